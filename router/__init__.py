@@ -1,0 +1,9 @@
+"""The core of Linnet, and the process that finishes what gateways began.
+
+contract/   what gateways and routers agree on; pure, no I/O
+store/      the only code that talks to Redis
+finisher    dirty conversations: deliver again, arm push deadlines, trim
+janitor     dead gateways and what they left
+webhooks    push for users whose devices did not get an event in time
+api         the HTTP API and its OpenAPI document
+"""

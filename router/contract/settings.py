@@ -1,0 +1,147 @@
+"""Every environment variable of the gateway and the router, read once at start and frozen.
+
+The table is the struct: a field's name in upper case with `LINNET_` before it is its variable (and `…_FILE` names a
+file that holds the value, the way orchestrators mount secrets), its type says what is valid, its comment is the
+settings table of the README. A wrong value stops the process with one line that names the variable, never its value
+(it may be a secret). A variable that looks like ours and is not is refused: a typo must not become a default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from router.contract.errors import StartupError
+
+PREFIX: Final = "LINNET_"
+
+Address = Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:\[\]/ ]+):[0-9]{1,5}$")]
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of both processes; each reads the ones that concern it."""
+
+    # -- where Redis is
+    redis_url: Annotated[str, Meta(description="redis://, rediss:// (TLS) or unix:// of a Redis >= 7.0 or Valkey")] = (
+        "redis://127.0.0.1:6379/0"
+    )
+    redis_mode: Annotated[
+        Literal["standalone", "sentinel", "cluster"], Meta(description="how Redis is laid out")
+    ] = "standalone"
+    durability: Annotated[
+        Literal["memory", "fsync", "replicated"], Meta(description="what must hold before a send is acked")
+    ] = "fsync"
+    # -- where this process listens
+    listen: Annotated[Address, Meta(description="host:port for clients (gateway: WebSocket, router: HTTP API)")] = (
+        "127.0.0.1:8000"
+    )
+    admin_listen: Annotated[Address, Meta(description="host:port of /livez, /readyz and /metrics")] = "127.0.0.1:9000"
+    gateway_url: Annotated[
+        str, Meta(description="ws:// or wss:// URL that clients are told to reach this gateway by; empty: from LISTEN")
+    ] = ""
+    trusted_proxies: Annotated[
+        str, Meta(description="addresses or networks, comma-separated, whose X-Forwarded-For is believed")
+    ] = ""
+    tls_cert: Annotated[str, Meta(description="certificate chain (PEM) to serve wss:// and https:// oneself")] = ""
+    tls_key: Annotated[str, Meta(description="private key (PEM) of TLS_CERT")] = ""
+    # -- who may come in
+    jwt_secret: Annotated[str, Meta(description="HS256 key of user tokens, at least 32 bytes")] = ""
+    jwks_url: Annotated[str, Meta(description="JWKS of an outside identity provider (RS256, ES256, EdDSA)")] = ""
+    jwt_audience: Annotated[str, Meta(description="`aud` that tokens must bear; empty: not checked")] = ""
+    jwt_issuer: Annotated[str, Meta(description="`iss` that tokens must bear; empty: not checked")] = ""
+    server_key: Annotated[str, Meta(description="bearer key of backends on the HTTP API, at least 32 bytes")] = ""
+    origins: Annotated[
+        str, Meta(description="browser origins that may connect, comma-separated; `*`: any; empty: same host only")
+    ] = ""
+    accounts: Annotated[
+        bool, Meta(description="whether accounts and login are served; off with an outside identity provider")
+    ] = True
+    token_ttl_s: Annotated[float, Meta(gt=0, description="how long a token from login or /v1/tokens is valid")] = 86_400
+    # -- connections
+    max_connections: Annotated[int, Meta(ge=1, description="connections of one gateway; more are refused with 503")] = (
+        20_000
+    )
+    max_connections_per_address: Annotated[
+        int, Meta(ge=1, description="connections of one client address on one gateway")
+    ] = 10_000
+    heartbeat_s: Annotated[float, Meta(ge=0.1, description="seconds between pings and audits of a session")] = 30
+    max_age_s: Annotated[float, Meta(gt=0, description="oldest a connection gets, jittered by a quarter")] = 14_400
+    sends_per_s: Annotated[float, Meta(gt=0, description="sends per second, of a connection and of a conversation's device")] = 50
+    send_burst: Annotated[int, Meta(ge=1, description="sends that may come at once on top of that rate")] = 200
+    # -- drain
+    drain_accept_s: Annotated[
+        float, Meta(ge=0, description="how long a gateway that is told to stop goes on accepting")
+    ] = 5
+    drain_window_s: Annotated[float, Meta(ge=0, description="over how long its connections are then closed")] = 20
+    # -- the router
+    retention_events: Annotated[int, Meta(ge=100, description="events that a conversation's log keeps")] = 10_000
+    retention_days: Annotated[float, Meta(gt=0, description="days that an event is kept")] = 90
+    webhook_url: Annotated[str, Meta(description="where pushes for absent users are posted; empty: nowhere")] = ""
+    webhook_secret: Annotated[str, Meta(description="HMAC-SHA256 key of the posts, at least 32 bytes")] = ""
+    # -- what it says of itself
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="log level")] = "info"
+    log_format: Annotated[Literal["text", "json"], Meta(description="log lines as text or JSON")] = "text"
+
+
+_SECRETS: Final = ("jwt_secret", "server_key", "webhook_secret")
+MIN_SECRET_BYTES: Final = 32
+
+
+def load(environ: Mapping[str, str]) -> Settings:
+    """Settings from the environment; `StartupError` names the variable that is wrong and what it should be."""
+    fields = {field.name: field for field in msgspec.structs.fields(Settings)}
+    given: dict[str, str] = {}
+    for variable, value in environ.items():
+        if not variable.startswith(PREFIX):
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name in fields:
+            given[name] = value
+        elif name.endswith("_file") and name.removesuffix("_file") in fields:
+            given[name.removesuffix("_file")] = _read(variable, value)
+        else:
+            raise StartupError(f"{variable} is no setting of Linnet; see the settings table in the README")
+    for name, value in given.items():
+        _convert(name, value, fields[name].type)
+    settings = msgspec.convert(given, Settings, strict=False)
+    _check(settings)
+    return settings
+
+
+def _read(variable: str, path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartupError(f"{variable}: cannot read the file ({type(error).__name__})") from None
+
+
+def _convert(name: str, value: str, kind: Any) -> None:
+    try:
+        msgspec.convert(value, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise StartupError(f"{PREFIX}{name.upper()}: {error}") from None
+
+
+def _check(settings: Settings) -> None:
+    """Rules between settings."""
+    for name in _SECRETS:
+        value = getattr(settings, name)
+        if value and len(value.encode()) < MIN_SECRET_BYTES:
+            raise StartupError(f"{PREFIX}{name.upper()}: a secret needs at least {MIN_SECRET_BYTES} bytes")
+    if not settings.jwt_secret and not settings.jwks_url:
+        raise StartupError(f"set {PREFIX}JWT_SECRET (HS256) or {PREFIX}JWKS_URL: without it no token can be checked")
+    if settings.accounts and not settings.jwt_secret:
+        raise StartupError(f"login signs its tokens with {PREFIX}JWT_SECRET: set it, or {PREFIX}ACCOUNTS=false")
+    if settings.webhook_url and not settings.webhook_secret:
+        raise StartupError(f"{PREFIX}WEBHOOK_URL needs {PREFIX}WEBHOOK_SECRET to sign with")
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        raise StartupError(f"{PREFIX}TLS_CERT and {PREFIX}TLS_KEY go together")
+
+
+def host_port(address: str) -> tuple[str, int]:
+    """The two parts of a `host:port` setting."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)

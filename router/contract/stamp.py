@@ -1,0 +1,111 @@
+"""The bytes of one event, as log, bus and msgpack clients all carry them.
+
+An event is a msgpack map that opens with four fixed-width slots, so that `append` can stamp seq, prev, count and at
+without knowing msgpack, and every reader finds them at fixed offsets without decoding:
+
+    8x  a3 seq cf <8>  a4 prev cf <8>  a5 count cf <8>  a2 at cf <8>  <tail: a4 type …>
+
+The writer makes `tail` once; nobody encodes the event again, live, in the log or in a replay (JSON text is made once
+per node). `fingerprint` is what a resend is compared by: it covers the client's own content and nothing that another
+codec, gateway version or `to` form could encode otherwise, else a rolling deploy would turn resends into conflicts.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from struct import Struct as Packing
+from typing import Any, Final
+
+import msgpack
+import msgspec
+
+from router.contract.errors import TooLarge
+from router.contract.wire import MAX_BODY_BYTES, pack
+
+_SLOTS: Final = Packing(">c5sQ6sQ7sQ4sQ")
+_READ: Final = Packing(">6xQ6xQ7xQ4xQ")
+_SEQ: Final = (b"\xa3seq\xcf", b"\xa4prev\xcf", b"\xa5count\xcf", b"\xa2at\xcf")
+TAIL_AT: Final = _SLOTS.size
+_MESSAGE: Final = b"\xa4type\xa7message"
+_MEMBER: Final = b"\xa4type\xa6member"
+MAX_EVENT_BYTES: Final = MAX_BODY_BYTES + 2048
+
+
+class Slots(msgspec.Struct, frozen=True):
+    seq: int
+    prev: int
+    count: int
+    at: int
+
+
+class Author(msgspec.Struct, frozen=True):
+    """Which conversation an event stands in, who wrote it, and for `member` events who it is about."""
+
+    type: str
+    conversation: str
+    from_: str = msgspec.field(name="from", default="")
+    device: str = ""
+    user: str = ""
+    action: str = ""
+    role: str | None = None
+
+
+_author = msgspec.msgpack.Decoder(Author).decode
+
+
+class Tail(msgspec.Struct, frozen=True):
+    """An event without its slots: `first` is the map's header byte, `rest` all after the slots."""
+
+    first: bytes
+    rest: bytes
+
+
+def tail(kind: str, conversation: str, user: str, device: str, n: int, packed: dict[str, bytes]) -> Tail:
+    """The event's bytes but for the slots; `packed` are its further fields, already msgpack."""
+    parts = [pack("type"), pack(kind), pack("conversation"), pack(conversation), pack("from"), pack(user)]
+    parts += (pack("device"), pack(device), pack("n"), pack(n))
+    for name, value in packed.items():
+        parts += (pack(name), value)
+    rest = b"".join(parts)
+    if len(rest) > MAX_EVENT_BYTES:
+        raise TooLarge(f"an event may have {MAX_EVENT_BYTES} bytes")
+    return Tail(bytes((0x80 | (9 + len(packed)),)), rest)
+
+
+def fill(tail: Tail, slots: Slots) -> bytes:
+    """The event's final bytes: what `append` wrote to the log, byte for byte."""
+    a, b, c, d = _SEQ
+    return _SLOTS.pack(tail.first, a, slots.seq, b, slots.prev, c, slots.count, d, slots.at) + tail.rest
+
+
+def slots(event: bytes) -> tuple[int, int, int, int]:
+    """(seq, prev, count, at) of an event's bytes."""
+    return _READ.unpack_from(event)  # type: ignore[return-value]  # struct cannot say how many
+
+
+def is_event(payload: bytes) -> bool:
+    """Whether a channel's payload is an event; anything else there is a signal (a msgpack array)."""
+    return payload[0] & 0xF0 == 0x80
+
+
+def is_message(event: bytes) -> bool:
+    return event.startswith(_MESSAGE, TAIL_AT)
+
+
+def is_member(event: bytes) -> bool:
+    return event.startswith(_MEMBER, TAIL_AT)
+
+
+def author(event: bytes) -> Author:
+    return _author(event)
+
+
+def fingerprint(*content: Any) -> bytes:
+    """Eight bytes that stand for a command's content: (kind, target or media, body, …), canonical values only."""
+    return blake2b(pack(content), digest_size=8).digest()
+
+
+def decode(event: bytes) -> dict[str, Any]:
+    """The whole event as a map, for `history` answers and tests."""
+    value: dict[str, Any] = msgpack.unpackb(event)
+    return value

@@ -1,0 +1,476 @@
+"""The client's wire: commands and events as typed structs, the two codecs, and what a canonical value is.
+
+A command is one JSON object (text frame) or one msgpack map (binary frame) whose `type` names it. Decoding decides
+what is valid: a handler never checks a field again. `body` and every other free value is canonical (`canonical`),
+whatever msgpack or JSON would let through, so that what one client sends every other can read: one NaN in a body
+would break each JSON client at every resume. The JSON Schema that is served is generated from these structs.
+Events that stand in a log are not encoded from their struct here but stamped (`stamp.py`), once for all readers.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from math import isfinite
+from typing import Annotated, Any, ClassVar, Final
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from router.contract.errors import BadCommand, BadFrame, TooLarge
+
+MAX_INTEGER: Final = 2**53 - 1
+MAX_DEPTH: Final = 32
+MAX_FRAME_BYTES: Final = 131_072
+MAX_BODY_BYTES: Final = 65_536
+HISTORY_LIMIT: Final = 200
+PRESENCE_LIMIT: Final = 200
+WELCOME_LIMIT: Final = 200
+
+# The lookahead refuses a newline at the end, which `$` alone lets pass in Python; it says nothing in ECMAScript.
+NAME_PATTERN: Final = r"^[A-Za-z0-9._-]{1,64}$(?!\n)"
+
+Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="A user or device: 1-64 of A-Z a-z 0-9 . _ -")]
+ConversationId = Annotated[str, Meta(min_length=1, max_length=160, description="Made by the server, opaque.")]
+Target = Annotated[str, Meta(min_length=1, max_length=160, description="A conversation id, or @user.")]
+Seq = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
+N = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
+CommandId = str | int | None
+Short = Annotated[str, Meta(min_length=1, max_length=64)]
+Instance = Annotated[str, Meta(max_length=64)]
+Token = Annotated[str, Meta(max_length=8192)]
+
+
+class Command(Struct, tag_field="type", kw_only=True, frozen=True):
+    """Base of all commands; `id` comes back with the direct answer."""
+
+    id: CommandId = None
+
+
+class Hello(Command, tag="hello", frozen=True, kw_only=True):
+    token: Token | None = None
+    device: Name = "default"
+    instance: Instance | None = None
+    cursors: Annotated[dict[ConversationId, Seq], Meta(max_length=10_000)] = {}
+
+
+class Auth(Command, tag="auth", frozen=True, kw_only=True):
+    token: Token
+
+
+class Send(Command, tag="send", frozen=True, kw_only=True):
+    to: Target
+    n: N
+    body: Any
+    media: Short = "text"
+    reply_to: Seq | None = None
+    done: Seq = 0
+
+
+class Edit(Command, tag="edit", frozen=True, kw_only=True):
+    conversation: ConversationId
+    seq: Seq
+    n: N
+    body: Any
+    done: Seq = 0
+
+
+class Delete(Command, tag="delete", frozen=True, kw_only=True):
+    conversation: ConversationId
+    seq: Seq
+    n: N
+    done: Seq = 0
+
+
+class React(Command, tag="react", frozen=True, kw_only=True):
+    conversation: ConversationId
+    seq: Seq
+    n: N
+    emoji: Short
+    remove: bool = False
+    done: Seq = 0
+
+
+class Ack(Command, tag="ack", frozen=True, kw_only=True):
+    conversation: ConversationId | None = None
+    seq: Seq = 0
+    cursors: Annotated[dict[ConversationId, Seq], Meta(max_length=1000)] = {}
+
+
+class Read(Command, tag="read", frozen=True, kw_only=True):
+    conversation: ConversationId
+    seq: Seq
+
+
+class Typing(Command, tag="typing", frozen=True, kw_only=True):
+    to: Target
+
+
+class History(Command, tag="history", frozen=True, kw_only=True):
+    conversation: ConversationId
+    before: Seq | None = None
+    after: Seq | None = None
+    limit: Annotated[int, Meta(ge=1, le=HISTORY_LIMIT)] = 50
+
+    def __post_init__(self) -> None:
+        if self.before is not None and self.after is not None:
+            raise ValueError("give `before` or `after`, not both")
+
+
+class Presence(Command, tag="presence", frozen=True, kw_only=True):
+    users: Annotated[list[Name], Meta(max_length=PRESENCE_LIMIT)]
+    watch: bool = False
+
+
+class Ping(Command, tag="ping", frozen=True, kw_only=True):
+    pass
+
+
+Commands = Hello | Auth | Send | Edit | Delete | React | Ack | Read | Typing | History | Presence | Ping
+
+
+class Event(Struct, tag_field="type", kw_only=True, frozen=True, omit_defaults=True):
+    """Base of all events."""
+
+
+class Answer(Event, frozen=True, kw_only=True):
+    """Base of direct answers: `id` is the command's, left out when it had none."""
+
+    id: CommandId = None
+
+
+class Limits(Struct, frozen=True):
+    frame_bytes: int
+    body_bytes: int
+    sends_per_s: float
+    send_burst: int
+
+
+class ConversationState(Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """One conversation as a device finds it: `cursor` what the device has, `read` what the user has read."""
+
+    conversation: str
+    kind: str
+    title: str
+    head: int
+    cursor: int
+    read: int
+    unread: int
+    with_: str | None = field(name="with", default=None)
+
+
+class Welcome(Answer, tag="welcome", frozen=True, kw_only=True):
+    user: str
+    device: str
+    session: str
+    gateway: str
+    heartbeat_s: float
+    expires_at: int
+    limits: Limits
+    conversations: list[ConversationState]
+    more: bool
+
+
+class ConversationsEvent(Event, tag="conversations", frozen=True, kw_only=True):
+    """Further conversations after `welcome`, or one that the user has just come into."""
+
+    conversations: list[ConversationState]
+    more: bool
+
+
+class Logged(Event, frozen=True, kw_only=True):
+    """Base of what stands in a conversation's log: `prev` is the seq before this one, `count` the messages so far."""
+
+    conversation: str
+    seq: int
+    prev: int
+    count: int
+    at: int
+    from_: str = field(name="from")
+    device: str
+    n: int
+
+
+class MessageEvent(Logged, tag="message", frozen=True, kw_only=True):
+    media: str
+    body: Any
+    reply_to: int | None = None
+
+
+class EditEvent(Logged, tag="edit", frozen=True, kw_only=True):
+    target: int
+    body: Any
+
+
+class DeleteEvent(Logged, tag="delete", frozen=True, kw_only=True):
+    target: int
+
+
+class ReactEvent(Logged, tag="react", frozen=True, kw_only=True):
+    target: int
+    emoji: str
+    remove: bool
+
+
+class MemberEvent(Logged, tag="member", frozen=True, kw_only=True):
+    user: str
+    action: str
+    role: str | None = None
+
+
+class TitleEvent(Logged, tag="title", frozen=True, kw_only=True):
+    title: str
+
+
+class AckEvent(Answer, tag="ack", frozen=True, kw_only=True):
+    n: int
+    conversation: str
+    seq: int
+    at: int
+    duplicate: bool
+
+
+class ReceiptEvent(Event, tag="receipt", frozen=True, kw_only=True):
+    conversation: str
+    user: str
+    read: int
+
+
+class TypingEvent(Event, tag="typing", frozen=True, kw_only=True):
+    conversation: str
+    from_: str = field(name="from")
+
+
+class PresenceState(Struct, frozen=True):
+    """`last_seen` is milliseconds since the epoch; null for a user who was never here."""
+
+    online: bool
+    last_seen: int | None
+
+
+class PresenceEvent(Answer, tag="presence", frozen=True, kw_only=True):
+    users: dict[str, PresenceState]
+
+
+class GapEvent(Event, tag="gap", frozen=True, kw_only=True):
+    """Events from `from` to `to`, both included, are not to be had any more (`expired`) or never were (`failover`)."""
+
+    conversation: str
+    from_: int = field(name="from")
+    to: int
+    reason: str
+
+
+class DrainEvent(Event, tag="drain", frozen=True, kw_only=True):
+    retry_after: float
+
+
+class Ok(Answer, tag="ok", frozen=True, kw_only=True):
+    expires_at: int
+
+
+class HistoryEvent(Answer, tag="history", frozen=True, kw_only=True):
+    conversation: str
+    events: list[Any]
+    more: bool
+
+
+class Pong(Answer, tag="pong", frozen=True, kw_only=True):
+    at: int
+
+
+class ErrorEvent(Answer, tag="error", frozen=True, kw_only=True):
+    code: str
+    message: str
+    retry_after: float | None = None
+    n: int | None = None
+
+
+Events = (
+    Welcome
+    | ConversationsEvent
+    | MessageEvent
+    | EditEvent
+    | DeleteEvent
+    | ReactEvent
+    | MemberEvent
+    | TitleEvent
+    | AckEvent
+    | ReceiptEvent
+    | TypingEvent
+    | PresenceEvent
+    | GapEvent
+    | DrainEvent
+    | Ok
+    | HistoryEvent
+    | Pong
+    | ErrorEvent
+)
+
+
+def canonical(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """The value as all codecs carry it: `{"$b64": …}` becomes bytes; anything that is not canonical is `BadCommand`.
+
+    Canonical: null, bool, integers within ±(2⁵³-1), finite floats, strings, bytes, lists, maps with string keys,
+    at most 32 deep. Lists and maps are changed in place.
+    """
+    kind = type(value)
+    if kind is str or value is None or kind is bool or kind is bytes:
+        return value
+    if kind is int:
+        if -MAX_INTEGER <= value <= MAX_INTEGER:
+            return value
+        raise BadCommand("integers must be within ±(2^53-1)")
+    if kind is float:
+        if isfinite(value):
+            return value
+        raise BadCommand("numbers must be finite")
+    if depth == 0:
+        raise BadCommand(f"values may be {MAX_DEPTH} deep")
+    if kind is list:
+        for i, item in enumerate(value):
+            value[i] = canonical(item, depth - 1)
+        return value
+    if kind is dict:
+        if "$b64" in value:
+            return _from_base64(value)
+        for key, item in value.items():
+            if type(key) is not str:
+                raise BadCommand("keys of maps must be strings")
+            value[key] = canonical(item, depth - 1)
+        return value
+    raise BadCommand("a value has a type that JSON and msgpack do not share")
+
+
+def _from_base64(value: dict[Any, Any]) -> bytes:
+    if len(value) != 1 or type(value["$b64"]) is not str:
+        raise BadCommand('bytes are {"$b64": "<base64>"} and nothing beside it')
+    try:
+        return base64.b64decode(value["$b64"], validate=True)
+    except (binascii.Error, ValueError):
+        raise BadCommand("$b64 is not base64") from None
+
+
+def jsonable(value: Any) -> Any:
+    """A canonical value with its bytes as `{"$b64": …}`; lists and maps are changed in place."""
+    kind = type(value)
+    if kind is dict:
+        for key, item in value.items():
+            if type(item) in _CONTAINERS:
+                value[key] = jsonable(item)
+    elif kind is list:
+        for i, item in enumerate(value):
+            if type(item) in _CONTAINERS:
+                value[i] = jsonable(item)
+    elif kind is bytes:
+        return {"$b64": base64.b64encode(value).decode()}
+    return value
+
+
+_CONTAINERS: Final = frozenset((dict, list, bytes))
+
+_packer = msgspec.msgpack.Encoder()
+_unpack_any = msgspec.msgpack.Decoder().decode
+_to_json = msgspec.json.Encoder().encode
+
+
+def pack(value: Any) -> bytes:
+    """msgpack of a canonical value or an event struct."""
+    return _packer.encode(value)
+
+
+def pack_body(body: Any) -> bytes:
+    """msgpack of a body that was just decoded: canonical and not too large, else `BadCommand` or `TooLarge`."""
+    packed = _packer.encode(canonical(body))
+    if len(packed) > MAX_BODY_BYTES:
+        raise TooLarge(f"a body may have {MAX_BODY_BYTES} bytes")
+    return packed
+
+
+def json_of_packed(packed: bytes) -> bytes:
+    """The JSON text of a logged event's msgpack bytes."""
+    return _to_json(jsonable(_unpack_any(packed)))
+
+
+class Codec:
+    """One wire form: `decode` frames into commands, `encode` events into frames' payloads, `logged` for log bytes."""
+
+    name: ClassVar[str]
+    subprotocol: ClassVar[str]
+    text: ClassVar[bool]
+
+    def decode(self, data: bytes) -> Commands:
+        raise NotImplementedError
+
+    def encode(self, event: Event) -> bytes:
+        raise NotImplementedError
+
+    def logged(self, packed: bytes) -> bytes:
+        raise NotImplementedError
+
+
+class MsgpackCodec(Codec):
+    name = "msgpack"
+    subprotocol = "linnet.v1.msgpack"
+    text = False
+    _decode = msgspec.msgpack.Decoder(Commands).decode
+
+    def decode(self, data: bytes) -> Commands:
+        try:
+            return self._decode(data)
+        except msgspec.ValidationError as error:
+            raise BadCommand(str(error)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise BadFrame("not one msgpack value") from None
+        except RecursionError:
+            raise BadCommand(f"values may be {MAX_DEPTH} deep") from None
+
+    def encode(self, event: Event) -> bytes:
+        return _packer.encode(event)
+
+    def logged(self, packed: bytes) -> bytes:
+        return packed
+
+
+class JsonCodec(Codec):
+    name = "json"
+    subprotocol = "linnet.v1.json"
+    text = True
+    _decode = msgspec.json.Decoder(Commands).decode
+
+    def decode(self, data: bytes) -> Commands:
+        try:
+            return self._decode(data)
+        except msgspec.ValidationError as error:
+            raise BadCommand(str(error)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise BadFrame("not one JSON value") from None
+        except RecursionError:
+            raise BadCommand(f"values may be {MAX_DEPTH} deep") from None
+
+    def encode(self, event: Event) -> bytes:
+        if isinstance(event, HistoryEvent):
+            event = msgspec.structs.replace(event, events=[jsonable(e) for e in event.events])
+        return _to_json(event)
+
+    def logged(self, packed: bytes) -> bytes:
+        return json_of_packed(packed)
+
+
+JSON: Final = JsonCodec()
+MSGPACK: Final = MsgpackCodec()
+CODECS: Final[dict[str, Codec]] = {codec.subprotocol: codec for codec in (JSON, MSGPACK)}
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of all commands and events, generated from the structs above."""
+    (commands, events), components = msgspec.json.schema_components(
+        (Commands, Events), ref_template="#/$defs/{name}"
+    )
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Linnet wire, version 1",
+        "type": "object",
+        "properties": {"command": commands, "event": events},
+        "$defs": components,
+    }
