@@ -1,0 +1,81 @@
+# Everything a checkout needs, from nothing but Linux, make and Python ≥ 3.11 with venv.
+#
+# .venv is made here from the hash-locked wheels in deploy/ and nothing else: never from an index's newest versions,
+# never by compiling. `up` needs the runtime lock alone; checks and tests add the development lock to the same .venv.
+# One stamp each says which lock is installed. Nothing is installed into the .venv for the project itself: all runs
+# from the checkout, as it does from the image.
+
+PYTHON ?= python3
+PY      := .venv/bin/python
+RUNTIME := .venv/runtime.stamp
+DEV     := .venv/dev.stamp
+CODE    := $(wildcard gateway router deploy loadtest tests)
+COMPILE := $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+           --custom-compile-command "make lock"
+
+# A .venv whose interpreter is gone (a Python upgrade) is no .venv.
+ifneq ($(wildcard $(RUNTIME)),)
+ifneq ($(shell $(PY) -c 'print("ok")' 2>/dev/null),ok)
+$(shell rm -rf .venv)
+endif
+endif
+
+.PHONY: up test lint format types bench conformance lock clean
+.DEFAULT_GOAL := up
+
+up: $(RUNTIME)
+	@exec $(PY) -m deploy.local
+
+test: lint types
+	$(PY) -m pytest
+
+lint: $(DEV)
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+
+types: $(DEV)
+	$(PY) -m mypy $(CODE)
+
+format: $(DEV)
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+bench: $(DEV)
+	$(PY) -m loadtest
+
+conformance: $(DEV)
+	bash tests/gateway/conformance.sh
+
+lock: $(DEV)
+	$(COMPILE) --upgrade -o deploy/requirements.txt deploy/requirements.in
+	$(COMPILE) --upgrade -o deploy/requirements-dev.txt deploy/requirements-dev.in
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each way this can fail gets one line that says what to do; pip's own words stay in .venv/pip.log.
+define install
+@echo "linnet: installing $(1) into .venv"
+@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --only-binary :all: --require-hashes \
+    -r $(1) >.venv/pip.log 2>&1 || { \
+    echo "linnet: cannot install $(1): $$(grep -m1 '^ERROR' .venv/pip.log || tail -n1 .venv/pip.log) (all of it: .venv/pip.log)" >&2; \
+    exit 1; }
+@touch $@
+endef
+
+$(DEV): deploy/requirements-dev.txt $(RUNTIME)
+	$(call install,deploy/requirements-dev.txt)
+
+$(RUNTIME): deploy/requirements.txt | .venv/bin/python
+	$(call install,deploy/requirements.txt)
+
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	    echo "linnet: no $(PYTHON) here; on Debian or Ubuntu: apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "linnet: $$($(PYTHON) -V 2>&1) is too old, 3.11 is needed; with a newer one beside it: make PYTHON=python3.11" >&2; \
+	    exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	    echo "linnet: $(PYTHON) has no venv module; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear .venv

