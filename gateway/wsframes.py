@@ -1,0 +1,361 @@
+"""RFC 6455 frames and RFC 7692 permessage-deflate, server side, no I/O.
+
+Here bytes become messages, pings, pongs and closes, and payloads become frames. Never here: sockets, timers, policy.
+
+`FrameParser.feed` calls the sink as soon as something is complete and raises `FrameError` with the close code as soon
+as the peer is wrong: at the byte that is wrong, not at the end of its message. After an error the parser is finished.
+
+Invariants
+- Nothing from the peer makes the parser hold more than one message of `max_message_bytes` and one frame header.
+- Between messages it holds no buffer and no zlib state: both sides agree on no_context_takeover, so a connection costs
+  nothing for deflate, and one compressed frame serves everyone.
+- A frame that arrives in one piece, which is nearly all of them, is never copied into a buffer.
+
+Rejected: a C parser (for small client frames the calls around it cost as much as this loop), events as objects (a
+message costs 1 µs here; building and dispatching an object would be a good part of that).
+"""
+
+import codecs
+import zlib
+from typing import Final, NamedTuple, Protocol
+
+TEXT: Final = 0x1
+BINARY: Final = 0x2
+CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
+
+NORMAL: Final = 1000
+PROTOCOL_ERROR: Final = 1002
+NO_CODE: Final = 1005  # a close frame without a code; never on the wire
+ABNORMAL: Final = 1006  # no close frame at all; never on the wire
+INVALID_DATA: Final = 1007
+POLICY: Final = 1008
+TOO_BIG: Final = 1009
+INTERNAL: Final = 1011
+RESTART: Final = 1012
+
+MAX_CONTROL_BYTES: Final = 125
+
+# A smaller window than zlib's 15 loses next to nothing on chat messages and serves clients that ask for a small one.
+DEFLATE_WINDOW_BITS: Final = 12
+_DEFLATE_MEM_LEVEL: Final = 5
+_DEFLATE_TAIL: Final = b"\x00\x00\xff\xff"  # ends every sync flush; left out on the wire (RFC 7692, 7.2.1)
+
+_WINDOW_BITS = frozenset(map(str, range(8, 16)))
+
+_RSV1 = 0x40
+_FIN = 0x80
+_MASKED = 0x80
+_PLAIN_OPENINGS = frozenset((0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8A))  # FIN and opcode, no reserved bit
+_DEFLATE_OPENINGS = _PLAIN_OPENINGS | {0x41, 0x42, 0xC1, 0xC2}  # and RSV1 where a message begins
+_WIRE_CODES = frozenset((1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014))
+
+# XOR through one big integer is quickest for short payloads; from here on one table lookup per byte is.
+_LONG_PAYLOAD = 4096
+_XOR_TABLES = tuple(bytes(byte ^ key for byte in range(256)) for key in range(256))
+
+
+class FrameError(Exception):
+    """The peer broke the protocol or a limit: close with this code."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+
+class Sink(Protocol):
+    """Who hears what the parser found, in order, from within `feed`. Text has been checked to be UTF-8."""
+
+    def message_received(self, data: bytes, text: bool) -> None: ...
+    def ping_received(self, payload: bytes) -> None: ...
+    def pong_received(self, payload: bytes) -> None: ...
+    def close_received(self, code: int, reason: str) -> None: ...
+
+
+class _Message:
+    """A message under way, and its frame under way. Most messages come whole, in one frame, and never get one."""
+
+    __slots__ = (
+        "_announced",
+        "_characters",
+        "_data",
+        "_final",
+        "_fragments",
+        "_inflater",
+        "_left",
+        "_mask",
+        "_max_bytes",
+        "text",
+    )
+
+    def __init__(self, text: bool, deflated: bool, max_bytes: int) -> None:
+        self.text = text
+        self._max_bytes = max_bytes
+        self._data = bytearray()
+        self._characters = b""  # the last bytes, at most 3, where they only begin a character
+        self._fragments = 64 + max_bytes // 64  # that may still come; without it empty ones could go on for ever
+        # Payload bytes that may still be announced. What does not compress grows a little.
+        self._announced = max_bytes + (max_bytes // 1024 + 64 if deflated else 0)
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if deflated else None
+        self._left = 0  # payload bytes still to come of this frame, and the mask from there on
+        self._mask = b""
+        self._final = False
+
+    @property
+    def under_way(self) -> int:
+        """Payload bytes still to come of the frame under way."""
+        return self._left
+
+    @property
+    def complete(self) -> bool:
+        return self._final and not self._left
+
+    def begin_frame(self, length: int, mask: bytes, final: bool) -> None:
+        self._left, self._mask, self._final = length, mask, final
+        self._fragments -= 1
+        self._announced -= length
+        if self._announced < 0:
+            raise FrameError(TOO_BIG, "message too big")
+        if self._fragments < 0:
+            raise FrameError(POLICY, "too many fragments")
+
+    def take(self, data: bytes, at: int) -> int:
+        """Add what is there of the frame under way; answer where that ends."""
+        piece = data[at : at + self._left]
+        self._add(unmask(piece, self._mask))
+        self._left -= len(piece)
+        turn = len(piece) % 4
+        self._mask = self._mask[turn:] + self._mask[:turn]
+        return at + len(piece)
+
+    def finish(self) -> bytes:
+        if self._inflater is not None:
+            self._add(_DEFLATE_TAIL)
+        if self._characters:
+            raise FrameError(INVALID_DATA, "text ends within a character")
+        return bytes(self._data)
+
+    def _add(self, piece: bytes) -> None:
+        if self._inflater is not None:
+            piece = self._inflate(self._inflater, piece)
+        if self.text and (self._characters or not piece.isascii()):
+            self._characters = _check_utf8(self._characters + piece)
+        self._data += piece
+
+    def _inflate(self, inflater: "zlib._Decompress", piece: bytes) -> bytes:
+        """Inflate, but only to one byte more than the message may still grow: bombs go no further."""
+        if inflater.eof:
+            return b""
+        room = self._max_bytes - len(self._data)
+        try:
+            inflated = inflater.decompress(piece, room + 1)
+        except zlib.error:
+            raise FrameError(PROTOCOL_ERROR, "invalid deflate data") from None
+        if len(inflated) > room:
+            raise FrameError(TOO_BIG, "message too big")
+        return inflated
+
+
+class FrameParser:
+    """The frames of one client. Fed with whatever the socket gave, in pieces of any size."""
+
+    __slots__ = ("_max_bytes", "_message", "_openings", "_rest")
+
+    def __init__(self, max_message_bytes: int, deflate: bool) -> None:
+        self._max_bytes = max_message_bytes
+        self._openings = _DEFLATE_OPENINGS if deflate else _PLAIN_OPENINGS
+        self._rest = b""  # an incomplete header or control frame
+        self._message: _Message | None = None
+
+    def feed(self, data: bytes, sink: Sink) -> None:
+        """Take bytes from the peer. After a close frame, as after an error, feed no more."""
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        at, size = 0, len(data)
+        if self._message is not None and self._message.under_way:
+            at = self._take(self._message, data, 0, sink)
+        while size - at > 1:
+            first = data[at]
+            length = data[at + 1] - _MASKED
+            start = at + 6
+            if first not in self._openings:
+                raise FrameError(PROTOCOL_ERROR, "reserved bit, unknown opcode or fragmented control frame")
+            if length < 0 or length > MAX_CONTROL_BYTES:
+                start, length = _long_length(data, at)
+            end = start + length
+            if start > size or (end > size and first & CLOSE):  # headers and control frames are waited for
+                break
+            mask = data[start - 4 : start]
+            if end <= size and (first == 0x81 or first == 0x82) and self._message is None and length <= self._max_bytes:
+                payload = unmask(data[start:end], mask)
+                if first == 0x81 and not payload.isascii() and _check_utf8(payload):
+                    raise FrameError(INVALID_DATA, "text ends within a character")
+                at = end
+                sink.message_received(payload, first == 0x81)
+            elif first & CLOSE:
+                at = end
+                if _control_received(first & 0x0F, unmask(data[start:end], mask), sink):
+                    return
+            else:
+                message = self._message_of(first)
+                message.begin_frame(length, mask, first >= _FIN)
+                at = self._take(message, data, start, sink)
+        if at < size:
+            self._rest = data[at:]
+
+    def _message_of(self, first: int) -> _Message:
+        """The message that a data frame begins or continues."""
+        message = self._message
+        if first & 0x0F:
+            if message is not None:
+                raise FrameError(PROTOCOL_ERROR, "expected a continuation")
+            message = self._message = _Message(first & 0x0F == TEXT, bool(first & _RSV1), self._max_bytes)
+        elif message is None:
+            raise FrameError(PROTOCOL_ERROR, "nothing to continue")
+        return message
+
+    def _take(self, message: _Message, data: bytes, at: int, sink: Sink) -> int:
+        at = message.take(data, at)
+        if message.complete:
+            self._message = None
+            sink.message_received(message.finish(), message.text)
+        return at
+
+
+def _long_length(data: bytes, at: int) -> tuple[int, int]:
+    """Where the payload starts and how long it is, if that does not stand in the second byte.
+
+    While the length has not arrived, the start lies beyond the data.
+    """
+    first, second = data[at], data[at + 1]
+    if second < _MASKED:
+        raise FrameError(PROTOCOL_ERROR, "frame not masked")
+    if first & CLOSE:
+        raise FrameError(PROTOCOL_ERROR, "control frame too long")
+    width, least = (2, 126) if second == _MASKED + 126 else (8, 65536)
+    field = at + 2
+    start = field + width + 4
+    if len(data) < field + width:
+        return start, 0
+    length = int.from_bytes(data[field : field + width], "big")
+    if length < least or length >= 1 << 63:
+        raise FrameError(PROTOCOL_ERROR, "invalid length")
+    return start, length
+
+
+def _control_received(opcode: int, payload: bytes, sink: Sink) -> bool:
+    """Hand over a control frame; answer whether it was the last frame."""
+    if opcode == PING:
+        sink.ping_received(payload)
+    elif opcode == PONG:
+        sink.pong_received(payload)
+    else:
+        sink.close_received(*_close_payload(payload))
+    return opcode == CLOSE
+
+
+def _close_payload(payload: bytes) -> tuple[int, str]:
+    if not payload:
+        return NO_CODE, ""
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) == 1 or not (code in _WIRE_CODES or 3000 <= code <= 4999):
+        raise FrameError(PROTOCOL_ERROR, "invalid close code")
+    try:
+        return code, payload[2:].decode()
+    except UnicodeDecodeError:
+        raise FrameError(INVALID_DATA, "close reason is not UTF-8") from None
+
+
+def _check_utf8(data: bytes) -> bytes:
+    """Answer the bytes at the end that only begin a character."""
+    try:
+        _, valid = codecs.utf_8_decode(data, "strict", False)
+    except UnicodeDecodeError:
+        raise FrameError(INVALID_DATA, "text is not UTF-8") from None
+    return data[valid:]
+
+
+def unmask(payload: bytes, mask: bytes) -> bytes:
+    length = len(payload)
+    if length < _LONG_PAYLOAD:
+        key = (mask * (length // 4 + 1))[:length]
+        return (int.from_bytes(payload, "little") ^ int.from_bytes(key, "little")).to_bytes(length, "little")
+    out = bytearray(length)
+    for lane in range(4):
+        out[lane::4] = payload[lane::4].translate(_XOR_TABLES[mask[lane]])
+    return bytes(out)
+
+
+def frame(payload: bytes, opcode: int) -> bytes:
+    """One whole frame as a server sends it. Made once, written to any number of connections."""
+    return _header(_FIN | opcode, len(payload)) + payload
+
+
+def deflated_frame(payload: bytes, opcode: int) -> bytes:
+    """The same, compressed, for connections whose `deflate` was agreed on."""
+    deflater = zlib.compressobj(zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -DEFLATE_WINDOW_BITS, _DEFLATE_MEM_LEVEL)
+    deflated = (deflater.compress(payload) + deflater.flush(zlib.Z_SYNC_FLUSH))[: -len(_DEFLATE_TAIL)]
+    return _header(_FIN | _RSV1 | opcode, len(deflated)) + deflated
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """A close frame; a reason that is too long is cut between characters."""
+    if code == NO_CODE:
+        return frame(b"", CLOSE)
+    text = reason.encode()[: MAX_CONTROL_BYTES - 2].decode(errors="ignore")
+    return frame(code.to_bytes(2, "big") + text.encode(), CLOSE)
+
+
+def _header(first: int, length: int) -> bytes:
+    if length < 126:
+        return bytes((first, length))
+    if length < 65536:
+        return bytes((first, 126)) + length.to_bytes(2, "big")
+    return bytes((first, 127)) + length.to_bytes(8, "big")
+
+
+class Deflate(NamedTuple):
+    """permessage-deflate as agreed with one client."""
+
+    answer: str  # what the Sec-WebSocket-Extensions header says
+    window_bits: int  # the largest window the client wants to inflate with
+
+    @property
+    def shared_frames(self) -> bool:
+        """Whether the frames made once for all may go to this client. One with less memory is sent plain frames."""
+        return self.window_bits >= DEFLATE_WINDOW_BITS
+
+
+def negotiate_deflate(offers: str) -> Deflate | None:
+    """Choose from a Sec-WebSocket-Extensions header: the first permessage-deflate offer that is well-formed."""
+    for offer in offers.split(","):
+        name, *parameters = (part.strip() for part in offer.split(";"))
+        if name == "permessage-deflate" and (deflate := _accept_offer(parameters)) is not None:
+            return deflate
+    return None
+
+
+def _accept_offer(parameters: list[str]) -> Deflate | None:
+    """RFC 7692, 7.1: an offer with an unknown, repeated or ill-valued parameter is declined, not repaired."""
+    answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+    window_bits = zlib.MAX_WBITS
+    seen = set[str]()
+    for parameter in parameters:
+        name, given, value = (part.strip() for part in parameter.partition("="))
+        value = value.removeprefix('"').removesuffix('"')
+        bits = int(value) if value in _WINDOW_BITS else None
+        valued = {
+            "server_no_context_takeover": not given,
+            "client_no_context_takeover": not given,
+            "client_max_window_bits": not given or bits is not None,
+            "server_max_window_bits": bits is not None,
+        }
+        if name in seen or not valued.get(name, False):
+            return None
+        seen.add(name)
+        if name == "server_max_window_bits" and bits is not None:
+            window_bits = bits
+            answer += f"; server_max_window_bits={bits}"
+    return Deflate(answer, window_bits)
