@@ -1,0 +1,99 @@
+"""How both processes write their log: entries on standard error, as text or as JSON.
+
+What lives here: the two line forms and the set-up of Python's logging, uvicorn's included. What never does: what is
+worth a line (each part's own business: never one per message, never a user's content).
+
+Invariants
+- An entry is one line (in the text form a trace follows, indented): what a client sent cannot start another.
+- A configured secret never stands in it, whatever raised and with what in its message: the formatter blanks every
+  secret of the settings, traces included. It is the last line of defence, not a licence.
+
+Rejected: structlog (a dependency for what two formatters do); a log of accesses (the metrics count requests, and the
+load balancer in front has the lines).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Collection
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import msgspec
+
+from router.contract.settings import Settings
+
+BLANK: Final = "***"
+_LINE_ENDS: Final = {ord("\n"): "\\n", ord("\r"): "\\r", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+
+class Formatter(logging.Formatter):
+    """Base of both forms: the time, and no secret."""
+
+    def __init__(self, secrets: Collection[str] = ()) -> None:
+        super().__init__()
+        self._secrets = sorted(filter(None, secrets), key=len, reverse=True)  # the longest first: one may hold another
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = self.line(record, self.trace(record))
+        for secret in self._secrets:
+            line = line.replace(secret, BLANK)
+        return line
+
+    def line(self, record: logging.LogRecord, trace: str) -> str:
+        raise NotImplementedError
+
+    def trace(self, record: logging.LogRecord) -> str:
+        return self.formatException(record.exc_info) if record.exc_info else ""
+
+    @staticmethod
+    def at(record: logging.LogRecord) -> str:
+        return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+class TextFormatter(Formatter):
+    """`2026-01-31T12:00:00.000Z warning linnet.redis: connection lost`, for people."""
+
+    def line(self, record: logging.LogRecord, trace: str) -> str:
+        message = record.getMessage().translate(_LINE_ENDS)
+        return f"{self.at(record)} {record.levelname.lower()} {record.name}: {message}{_indented(trace)}"
+
+
+def _indented(trace: str) -> str:
+    return "".join(f"\n    {line}" for line in trace.splitlines())
+
+
+class JsonFormatter(Formatter):
+    """One object a line, for collectors."""
+
+    def line(self, record: logging.LogRecord, trace: str) -> str:
+        entry = {
+            "at": self.at(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if trace:
+            entry["trace"] = trace
+        return msgspec.json.encode(entry).decode()
+
+
+def set_up(settings: Settings) -> None:
+    """Log as the settings say; whatever logging was set up before is gone."""
+    form = JsonFormatter if settings.log_format == "json" else TextFormatter
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(form(secrets(settings)))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its start and stop are ours to tell
+
+
+def secrets(settings: Settings) -> list[str]:
+    """Every secret in the settings, in each form in which it could turn up."""
+    redis = urlsplit(settings.redis_url)
+    password = redis.password or ""
+    found = [settings.jwt_secret, settings.server_key, settings.webhook_secret, password, unquote(password)]
+    found += parse_qs(redis.query).get("password", [])
+    return [*found, *(msgspec.json.encode(secret).decode()[1:-1] for secret in found)]
