@@ -1,0 +1,253 @@
+"""Who a token speaks for: the keys of a process, and the one function that checks a token against them.
+
+A token is a JWT: `sub` names the user, `exp` is required. The key decides the algorithm, never the token's header: a
+header only picks among keys, and a key is used with its own algorithm alone. So there is no `none`, and no way to
+have an HMAC checked with a public key. Keys come from `LINNET_JWT_SECRET` (HS256) and from the provider's key set
+(`LINNET_JWKS_URL`: RS256, ES256, EdDSA; symmetric, private and short keys in it are skipped).
+
+Pure: the time is passed in, and so is what fetches the key set. `Verifier` holds a process's keys and decides when to
+ask for the set again: when a token names a key it lacks, or the set is old, but never twice in `REFRESH_S`, whatever
+tokens are thrown at it. A provider that is down changes nothing for keys already here; while there is no set at all a
+token can be neither accepted nor refused, which is `Unavailable` (refusing would log everybody out).
+
+Rejected: `jwt.decode` (reads the clock, takes numbers from strings); `PyJWKClient` (blocks, no bound on what it reads).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import logging
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Annotated, Any, Final
+
+import msgspec
+from jwt import PyJWK
+from jwt.api_jws import PyJWS
+from jwt.exceptions import PyJWTError
+from msgspec import Meta, Struct
+
+from router.contract.errors import TokenExpired, Unauthorized, Unavailable
+from router.contract.settings import Settings
+from router.contract.wire import MAX_INTEGER, Name
+
+MAX_TOKEN: Final = 8192
+MAX_KEYS: Final = 32
+MIN_RSA_BITS: Final = 2048
+REFRESH_S: Final = 5.0
+MAX_AGE_S: Final = 600.0
+NEVER: Final = float("-inf")
+LEEWAY_MS: Final = 1000  # for `nbf` alone: the issuer's clock may be ahead; an expiry that has passed has passed
+
+_ALGORITHMS: Final = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
+
+log = logging.getLogger("linnet.tokens")
+
+
+class Identity(Struct, frozen=True):
+    """A user, and until when (ms since the epoch) this is vouched for."""
+
+    user: str
+    expires_at: int
+
+
+class Key(Struct, frozen=True):
+    """A key that checks signatures of one algorithm; `kid` is empty when its origin gave it none."""
+
+    kid: str
+    algorithm: str
+    jwk: PyJWK
+
+
+class Rules(Struct, frozen=True):
+    """What a token must say beside who and until when; an empty one is not checked."""
+
+    audience: str = ""
+    issuer: str = ""
+
+
+class UnknownKey(Unauthorized):
+    """No key here fits the token's header: forged, or signed with a key the provider has just begun to use."""
+
+
+class _Header(Struct, frozen=True):
+    alg: str
+    kid: str = ""
+    crit: Any = None
+
+
+class _Claims(Struct, frozen=True):
+    sub: Name
+    exp: Annotated[int, Meta(ge=0, le=MAX_INTEGER)] | Annotated[float, Meta(ge=0, le=MAX_INTEGER)]
+    nbf: int | float = 0
+    aud: str | list[str] = []
+    iss: str = ""
+
+
+class _Set(Struct, frozen=True):
+    keys: list[dict[str, Any]]
+
+
+_jws = PyJWS()
+_header = msgspec.json.Decoder(_Header).decode
+_claims = msgspec.json.Decoder(_Claims).decode
+_set = msgspec.json.Decoder(_Set).decode
+
+
+def secret_key(secret: str) -> Key:
+    """The HS256 key of `LINNET_JWT_SECRET`."""
+    encoded = urlsafe_b64encode(secret.encode()).decode()
+    return Key("", "HS256", PyJWK({"kty": "oct", "k": encoded}, "HS256"))
+
+
+def key_set(document: bytes) -> tuple[Key, ...]:
+    """The usable keys of a JWKS; ValueError when it is none, or has none."""
+    try:
+        found = _set(document).keys
+    except msgspec.DecodeError as error:
+        raise ValueError(f"not a key set: {error}") from None
+    keys = tuple(key for jwk in found[:MAX_KEYS] if (key := _public_key(jwk)) is not None)
+    if not keys:
+        raise ValueError("a key set without a key for RS256, ES256 or EdDSA")
+    return keys
+
+
+def _public_key(jwk: dict[str, Any]) -> Key | None:
+    kind = jwk.get("kty")
+    algorithm = _ALGORITHMS.get((kind, None if kind == "RSA" else jwk.get("crv"))) if isinstance(kind, str) else None
+    if algorithm is None or "d" in jwk or jwk.get("use", "sig") != "sig" or jwk.get("alg", algorithm) != algorithm:
+        return None
+    kid = jwk.get("kid", "")
+    try:
+        made = PyJWK(jwk, algorithm)
+    except (PyJWTError, ValueError, TypeError, KeyError, AttributeError):  # whatever a malformed member makes of it
+        return None
+    if not isinstance(kid, str) or (kind == "RSA" and made.key.key_size < MIN_RSA_BITS):
+        return None
+    return Key(kid, algorithm, made)
+
+
+def verify(token: str, keys: tuple[Key, ...], rules: Rules, now_ms: int) -> Identity:
+    """Who the token speaks for at `now_ms`; else `Unauthorized`, `TokenExpired` or `UnknownKey`."""
+    claims = _read_claims(_signed(token, keys))
+    if rules.issuer and claims.iss != rules.issuer:
+        raise Unauthorized("the token is from another issuer")
+    if rules.audience and rules.audience not in ([claims.aud] if isinstance(claims.aud, str) else claims.aud):
+        raise Unauthorized("the token is for another audience")
+    if claims.nbf * 1000 > now_ms + LEEWAY_MS:
+        raise Unauthorized("the token is not valid yet")
+    expires_at = int(claims.exp * 1000)
+    if expires_at <= now_ms:
+        raise TokenExpired("the token has expired")
+    return Identity(claims.sub, min(expires_at, MAX_INTEGER))
+
+
+def _signed(token: str, keys: tuple[Key, ...]) -> bytes:
+    """The payload, once a key that fits the header has confirmed the signature."""
+    header = _read_header(token)
+    fitting = [k for k in keys if k.algorithm == header.alg and (not k.kid or not header.kid or k.kid == header.kid)]
+    if not fitting:
+        raise UnknownKey("the token is not signed with a key that is known here")
+    for key in fitting:
+        try:
+            payload: bytes = _jws.decode(token, key.jwk, algorithms=[key.algorithm])
+        except PyJWTError:
+            continue
+        return payload
+    if header.kid and not any(key.kid == header.kid for key in fitting):
+        raise UnknownKey("the token is not signed with a key that is known here")
+    raise Unauthorized("the token's signature is wrong")
+
+
+def _read_header(token: str) -> _Header:
+    if len(token) > MAX_TOKEN or not token.isascii():
+        raise Unauthorized("not a JWT")
+    first = token.partition(".")[0]
+    try:
+        header = _header(urlsafe_b64decode(first + "=" * (-len(first) % 4)))
+    except (msgspec.DecodeError, binascii.Error, ValueError, RecursionError):
+        raise Unauthorized("not a JWT") from None
+    if header.crit is not None:
+        raise Unauthorized("the token has a critical extension")
+    return header
+
+
+def _read_claims(payload: bytes) -> _Claims:
+    try:
+        return _claims(payload)
+    except msgspec.ValidationError as error:
+        raise Unauthorized(f"the token's claims: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise Unauthorized("the token's claims are not JSON") from None
+
+
+def issue(user: str, settings: Settings, now_ms: int) -> tuple[str, int]:
+    """A token of our own for the user, and when (ms) it expires."""
+    issued = now_ms // 1000
+    claims: dict[str, Any] = {"sub": user, "iat": issued, "exp": issued + max(1, round(settings.token_ttl_s))}
+    if settings.jwt_audience:
+        claims["aud"] = settings.jwt_audience
+    if settings.jwt_issuer:
+        claims["iss"] = settings.jwt_issuer
+    token = _jws.encode(msgspec.json.encode(claims), settings.jwt_secret, algorithm="HS256")
+    return token, claims["exp"] * 1000
+
+
+Fetch = Callable[[], Awaitable[bytes]]
+
+
+class Verifier:
+    """A process's keys. `fetch` gets the provider's key set, within a time and size of its own; it raises OSError."""
+
+    def __init__(self, settings: Settings, fetch: Fetch | None = None, clock: Callable[[], float] = monotonic) -> None:
+        self._own = (secret_key(settings.jwt_secret),) if settings.jwt_secret else ()
+        self._keys = self._own
+        self._rules = Rules(settings.jwt_audience, settings.jwt_issuer)
+        self._fetch = fetch if settings.jwks_url else None
+        self._clock = clock
+        self._asked_at = self._fetched_at = NEVER
+        self._asking: asyncio.Task[None] | None = None
+
+    def check(self, token: str, now_ms: int) -> Identity:
+        """At once, with the keys that are here. `UnknownKey` means that `identity` may know more."""
+        if self._fetch is not None and self._clock() - self._fetched_at > MAX_AGE_S:
+            self._ask(self._fetch)
+        return verify(token, self._keys, self._rules, now_ms)
+
+    async def identity(self, token: str, now_ms: int) -> Identity:
+        """As `check`, after asking the provider where that may help."""
+        try:
+            return self.check(token, now_ms)
+        except UnknownKey:
+            if self._fetch is None:
+                raise
+        if (asking := self._ask(self._fetch)) is not None:
+            await asyncio.wait({asking})
+        try:
+            return self.check(token, now_ms)
+        except UnknownKey:
+            if self._fetched_at == NEVER:
+                raise Unavailable("the identity provider cannot be reached", REFRESH_S) from None
+            raise
+
+    def _ask(self, fetch: Fetch) -> asyncio.Task[None] | None:
+        """Who is asking for the key set; nobody when somebody did within the last `REFRESH_S`."""
+        if self._asking is None and self._clock() - self._asked_at >= REFRESH_S:
+            self._asked_at = self._clock()
+            self._asking = asyncio.create_task(self._fetch_keys(fetch))
+        return self._asking
+
+    async def _fetch_keys(self, fetch: Fetch) -> None:
+        """Replace the provider's keys; on any failure keep those that are here."""
+        try:
+            self._keys = (*self._own, *key_set(await fetch()))
+            self._fetched_at = self._clock()
+        except (OSError, ValueError) as error:
+            log.warning("the identity provider's key set: %s: %s", type(error).__name__, error)
+        finally:
+            self._asking = None
+
+    def statistics(self) -> dict[str, float]:
+        return {"keys": len(self._keys), "key_set_age_s": self._clock() - self._fetched_at}

@@ -1,0 +1,301 @@
+"""Tokens: what is accepted, what is refused and as what, and how the provider's keys come and stay."""
+
+import asyncio
+import hmac
+import json
+from base64 import urlsafe_b64encode
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+
+from router.contract import tokens
+from router.contract.errors import TokenExpired, Unauthorized, Unavailable
+from router.contract.settings import Settings
+from router.contract.tokens import Identity, Key, Rules, UnknownKey, Verifier, issue, key_set, secret_key, verify
+from tests.support import JWT_SECRET, eventually
+
+NOW = 1_700_000_000_000
+S = NOW // 1000
+SETTINGS = Settings(jwt_secret=JWT_SECRET)
+OWN = (secret_key(JWT_SECRET),)
+
+RSA = rsa.generate_private_key(65537, 2048)
+EC = ec.generate_private_key(ec.SECP256R1())
+ED = ed25519.Ed25519PrivateKey.generate()
+
+
+def jwk(private: Any, kid: str = "", **more: Any) -> dict[str, Any]:
+    algorithm = {rsa.RSAPrivateKey: RSAAlgorithm, ec.EllipticCurvePrivateKey: ECAlgorithm}
+    kind: Any = next((a for t, a in algorithm.items() if isinstance(private, t)), OKPAlgorithm)
+    made: dict[str, Any] = kind.to_jwk(private.public_key(), as_dict=True)
+    made.pop("key_ops", None)
+    return made | ({"kid": kid} if kid else {}) | more
+
+
+def document(*jwks: dict[str, Any]) -> bytes:
+    return json.dumps({"keys": jwks}).encode()
+
+
+def sign(claims: Any, key: Any = JWT_SECRET, algorithm: str = "HS256", **headers: Any) -> str:
+    return jwt.encode(claims, key, algorithm=algorithm, headers=headers or None)
+
+
+def b64(data: bytes) -> str:
+    return urlsafe_b64encode(data).decode().rstrip("=")
+
+
+PROVIDER = key_set(document(jwk(RSA, "r"), jwk(EC, "e"), jwk(ED, "d")))
+GOOD = {"sub": "ada", "exp": S + 60}
+
+
+def test_an_issued_token_names_its_user_until_it_expires() -> None:
+    """What `issue` signs, `verify` accepts until the very millisecond of its expiry."""
+    token, expires_at = issue("ada", SETTINGS, NOW)
+    assert expires_at == NOW + 86_400_000
+    assert verify(token, OWN, Rules(), NOW) == Identity("ada", expires_at)
+    assert verify(token, OWN, Rules(), expires_at - 1).user == "ada"
+    with pytest.raises(TokenExpired):
+        verify(token, OWN, Rules(), expires_at)
+
+
+def test_an_issued_token_bears_the_configured_audience_and_issuer() -> None:
+    """A token of our own passes the rules of its own deployment, and no other's."""
+    settings = Settings(jwt_secret=JWT_SECRET, jwt_audience="chat", jwt_issuer="us")
+    token, _ = issue("ada", settings, NOW)
+    assert verify(token, OWN, Rules("chat", "us"), NOW).user == "ada"
+    for rules in (Rules("mail", "us"), Rules("chat", "them")):
+        with pytest.raises(Unauthorized):
+            verify(token, OWN, rules, NOW)
+
+
+@pytest.mark.parametrize(("key", "algorithm", "kid"), [(RSA, "RS256", "r"), (EC, "ES256", "e"), (ED, "EdDSA", "d")])
+def test_the_providers_algorithms_are_accepted(key: Any, algorithm: str, kid: str) -> None:
+    """RS256, ES256 and EdDSA, with and without a `kid` in the header."""
+    assert verify(sign(GOOD, key, algorithm, kid=kid), PROVIDER, Rules(), NOW).user == "ada"
+    assert verify(sign(GOOD, key, algorithm), OWN + PROVIDER, Rules(), NOW).user == "ada"
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"sub": "ada"},
+        {"exp": S + 60},
+        {"sub": "ada", "exp": None},
+        {"sub": "ada", "exp": str(S + 60)},
+        {"sub": "ada", "exp": True},
+        {"sub": "ada", "exp": [S + 60]},
+        {"sub": "ada", "exp": -1},
+        {"sub": "ada", "exp": 10**30},
+        {"sub": "ada", "exp": 1e300},
+        {"sub": 7, "exp": S + 60},
+        {"sub": "", "exp": S + 60},
+        {"sub": "a d a", "exp": S + 60},
+        {"sub": "ada\n", "exp": S + 60},
+        {"sub": "a" * 65, "exp": S + 60},
+        {"sub": "{u1}", "exp": S + 60},
+        {"sub": "ada", "exp": S + 60, "nbf": S + 2},
+        {"sub": "ada", "exp": S + 60, "nbf": "0"},
+    ],
+)
+def test_a_token_with_a_wrong_claim_is_unauthorized(claims: dict[str, Any]) -> None:
+    """Well signed is not enough: who and until when must be there, of their type, and a name that we allow."""
+    token = jwt.api_jws.PyJWS().encode(json.dumps(claims).encode(), JWT_SECRET, "HS256")
+    with pytest.raises(Unauthorized) as refusal:
+        verify(token, OWN, Rules(), NOW)
+    assert not isinstance(refusal.value, TokenExpired)
+
+
+@pytest.mark.parametrize("exp", [S, S - 1, 0, 1.5])
+def test_an_expired_token_says_so(exp: float) -> None:
+    """There is no leeway behind an expiry."""
+    with pytest.raises(TokenExpired):
+        verify(sign({"sub": "ada", "exp": exp}), OWN, Rules(), NOW)
+
+
+def test_a_fraction_of_a_second_counts() -> None:
+    """`exp` is a NumericDate and may have a fraction."""
+    assert verify(sign({"sub": "ada", "exp": S + 0.5}), OWN, Rules(), NOW).expires_at == NOW + 500
+
+
+def test_an_audience_may_be_one_of_a_list() -> None:
+    """`aud` is a string or a list of them."""
+    assert verify(sign(GOOD | {"aud": ["mail", "chat"]}), OWN, Rules("chat"), NOW).user == "ada"
+    with pytest.raises(Unauthorized):
+        verify(sign(GOOD), OWN, Rules("chat"), NOW)
+
+
+def test_a_public_key_never_checks_an_hmac() -> None:
+    """The classic confusion: HS256 with the provider's public key (PEM, DER or JWK bytes) as the secret."""
+    public = RSA.public_key()
+    body = f"{b64(json.dumps({'alg': 'HS256', 'kid': 'r'}).encode())}.{b64(json.dumps(GOOD).encode())}"
+    secrets = [public.public_bytes(e, PublicFormat.SubjectPublicKeyInfo) for e in (Encoding.PEM, Encoding.DER)]
+    for secret in [*secrets, json.dumps(jwk(RSA, "r")).encode()]:
+        forged = f"{body}.{b64(hmac.digest(secret, body.encode(), 'sha256'))}"
+        for keys in (PROVIDER, OWN + PROVIDER):
+            with pytest.raises(Unauthorized):
+                verify(forged, keys, Rules(), NOW)
+
+
+@pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "", "HS384", "RS512", "PS256"])
+def test_no_other_algorithm_is_accepted(algorithm: str) -> None:
+    """Neither an unsigned token nor one that names an algorithm of no key."""
+    head = b64(json.dumps({"alg": algorithm}).encode())
+    for signature in ("", b64(b"x" * 32)):
+        with pytest.raises(Unauthorized):
+            verify(f"{head}.{b64(json.dumps(GOOD).encode())}.{signature}", OWN + PROVIDER, Rules(), NOW)
+
+
+def test_a_key_of_another_token_does_not_fit() -> None:
+    """A token that names one key and is signed with another is refused."""
+    other = rsa.generate_private_key(65537, 2048)
+    with pytest.raises(Unauthorized):
+        verify(sign(GOOD, other, "RS256", kid="r"), PROVIDER, Rules(), NOW)
+    with pytest.raises(UnknownKey):
+        verify(sign(GOOD, other, "RS256", kid="new"), PROVIDER, Rules(), NOW)
+
+
+def test_a_critical_extension_is_refused() -> None:
+    """What a token declares critical must be understood, and nothing is."""
+    with pytest.raises(Unauthorized):
+        verify(sign(GOOD, crit=["b64"], b64=True), OWN, Rules(), NOW)
+
+
+@given(st.text(max_size=200) | st.binary(max_size=200).map(lambda b: f"{b64(b)}.{b64(b)}.{b64(b)}"))
+def test_nonsense_is_unauthorized(token: str) -> None:
+    """Whatever a client sends as a token, the answer is a refusal and never another error."""
+    with pytest.raises(Unauthorized):
+        verify(token, OWN + PROVIDER, Rules(), NOW)
+
+
+@given(st.integers(0, 400), st.integers(1, 255))
+def test_a_changed_byte_is_unauthorized(at: int, flip: int) -> None:
+    """No byte of a token can change."""
+    token = bytearray(sign(GOOD).encode())
+    at %= len(token)
+    token[at] ^= flip
+    with pytest.raises(Unauthorized):
+        verify(token.decode("latin-1"), OWN, Rules(), NOW)
+
+
+def test_only_keys_that_can_be_trusted_are_taken_from_a_set() -> None:
+    """Symmetric, private, short, foreign and malformed members are skipped; the good one beside them counts."""
+    small = rsa.generate_private_key(65537, 1024)  # noqa: S505  # what is to be refused
+    bad: list[dict[str, Any]] = [
+        {"kty": "oct", "k": b64(b"x" * 32), "kid": "o"},
+        {**jwk(ED), "d": b64(b"x" * 32)},
+        jwk(small, "small"),
+        jwk(RSA, "enc", use="enc"),
+        jwk(RSA, "ps", alg="PS256"),
+        jwk(RSA) | {"n": 7},
+        jwk(EC) | {"x": "!!"},
+        jwk(ec.generate_private_key(ec.SECP384R1()), "384"),
+        {"kty": ["RSA"]},
+        {"kty": "RSA"},
+        {},
+    ]
+    assert [(key.kid, key.algorithm) for key in key_set(document(*bad, jwk(EC, "e")))] == [("e", "ES256")]
+    for nothing in (document(*bad), b"{}", b"[]", b'{"keys": 7}', b"\xff", b""):
+        with pytest.raises(ValueError, match="key"):
+            key_set(nothing)
+
+
+def test_a_key_set_is_bounded() -> None:
+    """A provider cannot make a token cost thousands of signature checks."""
+    assert len(key_set(document(*[jwk(ED, f"k{i}") for i in range(100)]))) == tokens.MAX_KEYS
+
+
+class Provider:
+    """What `fetch` asks: answers with `document`, or fails with `error`; `asked` counts."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer: bytes | OSError = answer
+        self.asked = 0
+
+    async def fetch(self) -> bytes:
+        self.asked += 1
+        await asyncio.sleep(0)
+        if isinstance(self.answer, OSError):
+            raise self.answer
+        return self.answer
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def verifier(provider: Provider, clock: Clock) -> Verifier:
+    return Verifier(Settings(jwks_url="http://127.0.0.1/jwks"), provider.fetch, clock)
+
+
+async def test_many_tokens_at_once_ask_the_provider_once() -> None:
+    """A reconnect storm at a fresh process fetches the key set a single time."""
+    provider = Provider(document(jwk(EC, "e")))
+    clock = Clock()
+    keys = verifier(provider, clock)
+    token = sign(GOOD, EC, "ES256", kid="e")
+    found = await asyncio.gather(*(keys.identity(token, NOW) for _ in range(50)))
+    assert {one.user for one in found} == {"ada"}
+    assert provider.asked == 1
+
+
+async def test_a_rotated_key_is_found_and_forged_ones_do_not_flood_the_provider() -> None:
+    """An unknown `kid` asks again, at most once in a while whatever tokens come."""
+    provider = Provider(document(jwk(EC, "e")))
+    clock = Clock()
+    keys = verifier(provider, clock)
+    await keys.identity(sign(GOOD, EC, "ES256", kid="e"), NOW)
+    provider.answer = document(jwk(EC, "e"), jwk(RSA, "r"))
+    rotated = sign(GOOD, RSA, "RS256", kid="r")
+    for _ in range(20):
+        with pytest.raises(UnknownKey):
+            await keys.identity(rotated, NOW)
+    assert provider.asked == 1
+    clock.now += tokens.REFRESH_S
+    assert (await keys.identity(rotated, NOW)).user == "ada"
+    assert provider.asked == 2
+
+
+async def test_keys_outlive_a_provider_that_is_down() -> None:
+    """Old keys go on counting while an aged set cannot be fetched anew; it is fetched when the provider is back."""
+    provider = Provider(document(jwk(EC, "e")))
+    clock = Clock()
+    keys = verifier(provider, clock)
+    token = sign(GOOD, EC, "ES256", kid="e")
+    await keys.identity(token, NOW)
+    provider.answer = OSError("down")
+    clock.now += tokens.MAX_AGE_S + 1
+    assert keys.check(token, NOW).user == "ada"
+    await eventually(lambda: provider.asked == 2)
+    assert (await keys.identity(token, NOW)).user == "ada"
+    provider.answer = document(jwk(ED, "d"))
+    clock.now += tokens.REFRESH_S
+    assert keys.check(token, NOW).user == "ada"
+    await eventually(lambda: keys.statistics()["key_set_age_s"] == 0)
+    with pytest.raises(UnknownKey):
+        await keys.identity(token, NOW)
+
+
+@pytest.mark.parametrize("answer", [OSError("down"), b"<html>", b'{"keys": []}'])
+async def test_without_any_key_set_a_token_is_neither_right_nor_wrong(answer: Any) -> None:
+    """A process that starts while the provider is down says `unavailable`: refusing would log everybody out."""
+    provider = Provider(b"")
+    provider.answer = answer
+    with pytest.raises(Unavailable) as refusal:
+        await verifier(provider, Clock()).identity(sign(GOOD, EC, "ES256", kid="e"), NOW)
+    assert refusal.value.retry_after
+
+
+def test_a_key_keeps_its_algorithm() -> None:
+    """The algorithm belongs to the key; the header's word only picks among keys."""
+    assert {(key.kid, key.algorithm) for key in PROVIDER} == {("r", "RS256"), ("e", "ES256"), ("d", "EdDSA")}
+    assert all(isinstance(key, Key) for key in PROVIDER)
