@@ -1,7 +1,8 @@
 """The edge: WebSockets in, events out. Holds nothing that outlives a connection.
 
 app             puts the parts together: Starlette routes and lifespan
-wsprotocol      one WebSocket connection: upgrade through ASGI, then callbacks
+wsprotocol      one WebSocket connection: callbacks between transport and session
+wsupgrade       how it begins: the upgrade request and the ASGI application's answer
 wsframes        RFC 6455 frames and permessage-deflate, no I/O
 auth            token to identity
 session         one connection's states, limits and what it has
