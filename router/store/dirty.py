@@ -1,0 +1,54 @@
+"""What routers still have to finish: claiming dirty conversations, and saying how far one is done.
+
+What lives here: the partition's `dirty` set and the trimming of logs, which is part of being done. What never does:
+what "finished" means (`router/finisher.py`).
+
+Invariants
+- A claim is a lease: a router that dies leaves its conversations to be claimed again when it runs out. So the same
+  conversation may be worked on twice, and all work on it is idempotent.
+- `routed` only rises, and nothing above it is ever trimmed here.
+- A log that has events stays marked for the day its oldest is too old, however quiet the conversation.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from router.store.client import Client
+
+
+class Done(msgspec.Struct, frozen=True):
+    """Where the conversation stands now: finished if `routed` = `head`."""
+
+    routed: int
+    head: int
+    floor: int
+    trimmed: int
+
+
+class Backlog(msgspec.Struct, frozen=True):
+    """Conversations that are due, and since when the oldest is (ms since the epoch; 0 if none)."""
+
+    count: int
+    oldest_ms: int
+
+
+class Dirty:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def claim(self, part: int, limit: int, lease_ms: int) -> list[str]:
+        """Up to `limit` due conversations of a partition, ours for `lease_ms`."""
+        raise NotImplementedError
+
+    async def done(self, conv: str, upto: int, retention_events: int, retention_age_ms: int) -> Done:
+        """All up to `upto` is delivered: trim, and unmark or come again."""
+        raise NotImplementedError
+
+    async def forget(self, conv: str) -> None:
+        """Delete what a removed conversation left, once no member's row names it."""
+        raise NotImplementedError
+
+    async def backlog(self, part: int) -> Backlog:
+        """How much is due in a partition."""
+        raise NotImplementedError
