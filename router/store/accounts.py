@@ -1,0 +1,112 @@
+"""Who exists: accounts with a password, users that a token or a backend has made, and names that are gone for good.
+
+What lives here: the user hash, and the deployment's one-time settings. What never does: hashing or checking a
+password (the API does; here it is an opaque string).
+
+Invariants
+- A name is given out once. Deleting leaves a tombstone, and creating, ensuring, registering and delivering all see it.
+- `created` stands in the hash exactly while the user exists: that one field is the question "is there such a user?".
+- Only `create` and `ensure` (and a session's registering) make a user; asking about one never does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from msgspec import Struct
+
+from router.contract import keys, signals
+from router.contract.errors import FunctionError, RateLimited, StartupError, from_function
+from router.store.client import Client
+
+GUESS_COST_US, GUESS_BURST_US = 12_000_000, 60_000_000
+_DEPLOYMENT: Final = {"partitions": str(keys.PARTITIONS), "format": str(keys.FORMAT)}
+
+
+class Account(Struct, frozen=True):
+    """`created` is in milliseconds since the epoch; `password`: whether one was set."""
+
+    user: str
+    name: str
+    created: int
+    password: bool
+
+
+class Accounts:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def create(self, user: str, password: str, name: str) -> None:
+        """A new account with this password hash; `Conflict` if the name is, or ever was, taken."""
+        await self._fcall("create_account", (keys.user(user),), (password, name))
+
+    async def ensure(self, user: str) -> bool:
+        """Make the user unless she exists; True if she is new, `Blocked` if she was deleted."""
+        return bool(await self._fcall("ensure_user", (keys.user(user),), ()))
+
+    async def password(self, user: str) -> bytes | None:
+        """The password hash; None without an account that has one."""
+        value: bytes | None = await self._client.fetch("HGET", keys.user(user), "pw")
+        return value
+
+    async def set_password(self, user: str, password: str) -> None:
+        """Another hash for an account that has one (its parameters have grown); `NotFound` without."""
+        await self._fcall("set_password", (keys.user(user),), (password,))
+
+    async def guess(self, user: str) -> None:
+        """A password is about to be tried: `RateLimited` after too many. Nothing is kept for unknown users."""
+        await self._fcall("spend", (keys.user(user),), ("guesses", GUESS_COST_US, GUESS_BURST_US))
+
+    async def delete(self, user: str) -> list[str]:
+        """End the user for ever: her sessions, then everything of hers; answers the groups she is still in.
+
+        From the first call on she is gone to everybody. Take her out of the groups and call again until there are
+        none: only then her rows go, so that a caller who dies in between can be followed by another.
+        """
+        kicked = signals.encode(signals.Kick(""))
+        touched = signals.encode(signals.Touched(user))
+        value: list[bytes] = await self._fcall(
+            "delete_account",
+            (keys.user(user),),
+            (
+                keys.devices(user),
+                keys.cursor(user, ""),
+                keys.groups(user),
+                keys.convs(user),
+                keys.recent(user),
+                keys.pushes(user),
+                keys.push(keys.partition(user)),
+                user,
+                keys.user_channel(user),
+                kicked,
+                keys.presence_channel(user),
+                touched,
+            ),
+        )
+        return [group.decode() for group in value]
+
+    async def get(self, user: str) -> Account | None:
+        created, name, password = await self._client.fetch("HMGET", keys.user(user), "created", "name", "pw")
+        if created is None:
+            return None
+        return Account(user, (name or b"").decode(), int(created), password is not None)
+
+    async def deployment_check(self) -> None:
+        """`StartupError` if this Redis holds a deployment that was laid out otherwise; an empty one becomes ours."""
+        for name, value in _DEPLOYMENT.items():
+            await self._client.fetch("HSETNX", keys.DEPLOYMENT, name, value)
+        found = await self._client.fetch("HMGET", keys.DEPLOYMENT, *_DEPLOYMENT)
+        for (name, wanted), value in zip(_DEPLOYMENT.items(), found, strict=True):
+            if value is None or value.decode() != wanted:
+                raise StartupError(
+                    f"this Redis holds a deployment with {name} {(value or b'?').decode()}, we need {wanted}:"
+                    " give it another Redis (or database), or run the version that made this one"
+                )
+
+    async def _fcall(self, function: str, names: tuple[str, ...], args: tuple[Any, ...]) -> Any:
+        try:
+            return await self._client.fcall(function, names, args)
+        except FunctionError as error:
+            if error.reply_code == "RATE":
+                raise RateLimited("too many attempts", round(int(error.detail) / 1e6, 3)) from None
+            raise from_function(error) from None

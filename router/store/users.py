@@ -1,0 +1,336 @@
+"""A user's slot: which conversations she has, what moved in them, what each device has, and who may be her session.
+
+What lives here: `sync` (registering, auditing, the end of a time of being behind and the delivery of kicks are one
+function with one set of rules), the rows of her conversations, cursors, read marks, and what may be asked of her from
+outside. What never does: a conversation's log or its members (`conversations`); whether she is online (`presence`).
+
+Invariants
+- `recent` only grows at its top: a row is raised to max(now, top + 1), and scores are unique. So "everything above a
+  score, ascending" misses nothing that is raised while it is being read.
+- Heads, cursors, read marks and membership changes only go up, whoever writes them how late; the one exception is
+  what a device says of itself in `hello.cursors`.
+- Leaving is a mark. No row is ever removed while the user lives, so nothing late can bring one back.
+
+Rejected: a queue per device (copies, and it overflows); a TTL on device rows (a resume would expire).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from itertools import chain
+from struct import Struct as Packing
+from typing import Any, Final, Literal, TypeAlias, cast
+
+import msgspec
+from msgspec import Struct
+
+from router.contract import keys, signals
+from router.contract.errors import FunctionError, LinnetError, RateLimited, from_function
+from router.store.client import Client
+
+PAGE: Final = 200
+CONNECT_COST_US, CONNECT_BURST_US = 1_000_000, 30_000_000
+OPEN_COST_US, OPEN_BURST_US = 2_000_000, 120_000_000
+
+_ROW: Final = Packing(">ccQQQQQ")
+_pack = msgspec.msgpack.Encoder().encode
+
+Status: TypeAlias = Literal["ok", "replaced", "kicked"]
+
+
+class Sync(Struct, frozen=True, kw_only=True):
+    """Who asks, and since when. `since` is opaque; `cursors` replace what is stored, at registering only."""
+
+    user: str
+    device: str
+    session: str
+    node: str
+    started: int
+    instance: str = ""
+    since: bytes = b""
+    register: bool = False
+    limit: int = PAGE
+    cursors: dict[str, int] | None = None
+
+
+class Row(Struct, frozen=True):
+    """One conversation as its user finds it. Head and count of groups and channels stand with them, and are 0 here.
+
+    `left`: she has left it; `title` of a direct one is the other user; `cursor` None: this device has none yet;
+    `score` orders rows by when they moved last.
+    """
+
+    conversation: str
+    kind: str
+    title: str
+    left: bool
+    head: int
+    count: int
+    read: int
+    read_count: int
+    cursor: int | None
+    score: int
+
+
+class Synced(Struct, frozen=True):
+    """`rows` ascending from `since` by what moved, or at registering the newest first and then the other groups.
+
+    `more`: at registering, ask `page` below `below`; else ask `sync` again with the new `since`. `new_device` stays
+    true until `set_starts` has said that the device is known, so that a connect that dies half way begins again.
+    """
+
+    status: Status
+    rows: list[Row]
+    since: bytes
+    more: bool
+    below: int
+    new_device: bool
+    groups: list[str]
+
+
+class Page(Struct, frozen=True):
+    """Rows by when they moved, newest first; ask again below `below` while there are more."""
+
+    rows: list[Row]
+    below: int
+    more: bool
+
+
+class Users:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def sync(self, s: Sync, reply: Callable[[Synced | LinnetError], None]) -> None:
+        """Register (or audit) a session and say what moved.
+
+        `replaced` and `kicked` end the session. Registering may be refused: `RateLimited`, or `Blocked` for a user
+        who was deleted.
+        """
+        user = s.user
+        rest = (
+            keys.user(user),
+            keys.convs(user),
+            keys.groups(user),
+            keys.cursor(user, ""),
+            keys.user_channel(user),
+            keys.presence_channel(user),
+            signals.encode(signals.Taken(s.device, s.session, s.instance)),
+            signals.encode(signals.Touched(user)),
+            CONNECT_COST_US,
+            CONNECT_BURST_US,
+            [part for conv, seq in (s.cursors or {}).items() for part in (conv, str(seq))],
+        )
+        self._client.call(
+            "sync",
+            (keys.devices(user),),
+            (s.device, s.session, s.node, s.started, s.instance, s.since, s.limit, int(s.register),
+             keys.recent(user), _pack(rest)),
+            partial(_synced, s, reply),
+        )  # fmt: skip
+
+    def page(
+        self, user: str, device: str, below: int, reply: Callable[[Page | LinnetError], None], limit: int = PAGE
+    ) -> None:
+        """Rows that moved before `below`, newest first, without the groups that registering has already told."""
+        self._client.call(
+            "page",
+            (keys.recent(user),),
+            (keys.convs(user), keys.cursor(user, device), below, limit),
+            partial(_paged, reply),
+        )
+
+    def deliver(
+        self,
+        user: str,
+        conv: str,
+        other: str,
+        seq: int,
+        count: int,
+        event: bytes,
+        author: bool,
+        reply: Callable[[bool | LinnetError], None],
+    ) -> None:
+        """Raise a direct conversation to `seq` and publish the event; False if that was already done.
+
+        `other` is whom the user talks to; `author`: the event is her own, so she has read up to it.
+        """
+        self._client.call(
+            "deliver",
+            (keys.user(user),),
+            (keys.convs(user), keys.recent(user), keys.user_channel(user), conv, other, seq, count, event, int(author)),
+            partial(_truth, reply),
+        )
+
+    async def join(self, user: str, conv: str, title: str, changed: int, read: int, read_count: int) -> bool:
+        """Present in a group or channel as of the change `changed`; False if a later change stands, or no such user."""
+        return await self._member(user, conv, title, changed, read, read_count, joins=True)
+
+    async def leave(self, user: str, conv: str, changed: int) -> bool:
+        """No longer present as of the change `changed`; False if a later change stands, or no such user."""
+        return await self._member(user, conv, "", changed, 0, 0, joins=False)
+
+    async def _member(
+        self, user: str, conv: str, title: str, changed: int, read: int, read_count: int, *, joins: bool
+    ) -> bool:
+        moved = signals.encode(signals.Moved(conv))
+        where = (keys.convs(user), keys.recent(user), keys.groups(user), keys.user_channel(user))
+        what = (conv, changed, title, read, read_count) if joins else (conv, changed)
+        return bool(await self._fcall("join" if joins else "leave", (keys.user(user),), (*where, moved, *what)))
+
+    def ack(
+        self,
+        user: str,
+        device: str,
+        session: str,
+        cursors: dict[str, int],
+        reply: Callable[[bool | LinnetError], None],
+    ) -> None:
+        """The device has everything up to these seqs. Only raises; False if the session is not the device's."""
+        pairs: Iterable[str | int] = chain.from_iterable(cursors.items())
+        self._client.call(
+            "ack", (keys.devices(user),), (device, session, keys.cursor(user, device), *pairs), partial(_truth, reply)
+        )
+
+    def set_starts(
+        self,
+        user: str,
+        device: str,
+        session: str,
+        starts: dict[str, int],
+        known: bool,
+        reply: Callable[[bool | LinnetError], None],
+    ) -> None:
+        """Where a device begins that has no cursor there; `known`: these were the last, it is a new device no more."""
+        pairs: Iterable[str | int] = chain.from_iterable(starts.items())
+        self._client.call(
+            "starts",
+            (keys.devices(user),),
+            (device, session, keys.cursor(user, device), int(known), *pairs),
+            partial(_truth, reply),
+        )
+
+    def read(self, user: str, conv: str, seq: int, count: int, reply: Callable[[bool | LinnetError], None]) -> None:
+        """She has read up to `seq` (and `count` messages). True if that is further than before."""
+        receipt = signals.encode(signals.Receipt(conv, user, seq))
+        self._client.call(
+            "read",
+            (keys.user(user),),
+            (keys.convs(user), keys.recent(user), keys.user_channel(user), receipt, conv, seq, count),
+            partial(_truth, reply),
+        )
+
+    def open(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
+        """Ask whether the user may begin another direct conversation now: None, or `RateLimited`."""
+        self._client.call(
+            "spend",
+            (keys.user(user),),
+            ("opens", OPEN_COST_US, OPEN_BURST_US),
+            lambda value: reply(refusal(value) if isinstance(value, LinnetError) else None),
+        )
+
+    def exists(self, user: str, reply: Callable[[bool | LinnetError], None]) -> None:
+        """Whether the user was made and is not deleted."""
+        self._client.command("HEXISTS", keys.user(user), "created", reply=partial(_truth, reply))
+
+    def whisper(
+        self, to: str, conv: str, payload: bytes, reply: Callable[[bool | LinnetError], None] | None = None
+    ) -> None:
+        """Publish a signal on the channel of `to`; False if she does not have that conversation."""
+        self._client.call(
+            "whisper_user",
+            (keys.convs(to),),
+            (keys.user_channel(to), conv, payload),
+            partial(_truth, reply or _ignore),
+        )
+
+    async def row(self, user: str, conv: str) -> Row | None:
+        """The user's row of one conversation, for no device; its score is 0."""
+        packed = await self._client.fetch("HGET", keys.convs(user), conv)
+        return None if packed is None else _row(conv.encode(), packed, b"0", None)
+
+    async def conversations(self, user: str, below: int | None = None, limit: int = PAGE) -> Page:
+        """All rows, newest first; begin with None."""
+        value = await self._fcall("conversations", (keys.recent(user),), (keys.convs(user), below or "+inf", limit))
+        return _page(value)
+
+    async def kick(self, user: str, device: str | None = None) -> None:
+        """End the sessions of a device, or of all, that have started by now, registered or still under way."""
+        kicked = signals.encode(signals.Kick(device or ""))
+        await self._fcall(
+            "kick", (keys.user(user),), (keys.devices(user), keys.user_channel(user), device or "", kicked)
+        )
+
+    def away(self, user: str, device: str, session: str, now: int, reply: Callable[[bool | LinnetError], None]) -> None:
+        """The session has ended; False if the device has another one, or none, by now."""
+        touched = signals.encode(signals.Touched(user))
+        self._client.call(
+            "away",
+            (keys.devices(user),),
+            (device, session, now, keys.presence_channel(user), touched),
+            partial(_truth, reply),
+        )
+
+    async def _fcall(self, function: str, names: tuple[str, ...], args: tuple[Any, ...]) -> Any:
+        try:
+            return await self._client.fcall(function, names, args)
+        except FunctionError as error:
+            raise refusal(error) from None
+
+
+def refusal(error: LinnetError) -> LinnetError:
+    """What a user-slot function's error is to a client."""
+    if isinstance(error, FunctionError) and error.reply_code == "RATE":
+        return RateLimited("too often for one user", round(int(error.detail) / 1e6, 3))
+    return from_function(error)
+
+
+def _ignore(_: object) -> None:
+    """For signals: hints that nobody waits for."""
+
+
+def _truth(reply: Callable[[bool | LinnetError], None], value: object) -> None:
+    reply(refusal(value) if isinstance(value, LinnetError) else bool(value))
+
+
+def _synced(s: Sync, reply: Callable[[Synced | LinnetError], None], value: object) -> None:
+    if isinstance(value, LinnetError):
+        reply(refusal(value))
+        return
+    status, *rest = cast("list[Any]", value)
+    if not rest:
+        reply(Synced(status.decode(), [], s.since, False, 0, False, []))
+        return
+    since, more, below, new, rows, groups = rest
+    reply(Synced("ok", _rows(rows), since, bool(more), int(below), bool(new), [group.decode() for group in groups]))
+
+
+def _paged(reply: Callable[[Page | LinnetError], None], value: object) -> None:
+    reply(refusal(value) if isinstance(value, LinnetError) else _page(value))
+
+
+def _page(value: Any) -> Page:
+    more, below, rows = value
+    return Page(_rows(rows), int(below), bool(more))
+
+
+def _rows(flat: list[Any]) -> list[Row]:
+    """Rows come as conversation, packed row, score, cursor, one after the other."""
+    parts = iter(flat)
+    return [_row(*row) for row in zip(parts, parts, parts, parts, strict=True)]
+
+
+def _row(conv: bytes, packed: bytes, score: bytes, cursor: bytes | None) -> Row:
+    kind, mark, head, count, read, read_count, _changed = _ROW.unpack_from(packed)
+    return Row(
+        conv.decode(),
+        kind.decode(),
+        packed[_ROW.size :].decode(),
+        mark == b"-",
+        head,
+        count,
+        read,
+        read_count,
+        None if cursor is None else int(cursor),
+        int(score),
+    )
