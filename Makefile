@@ -59,7 +59,8 @@ define install
 @echo "linnet: installing $(1) into .venv"
 @$(PY) -m pip install --quiet --disable-pip-version-check --no-input --only-binary :all: --require-hashes \
     -r $(1) >.venv/pip.log 2>&1 || { \
-    if grep -qiE 'connection|timed out|resolution' .venv/pip.log; then why="the package index cannot be reached"; \
+    if grep -q 'from versions: none' .venv/pip.log; \
+    then why="$$(grep -om1 '[^ ]*==[^ ]*' .venv/pip.log): the package index cannot be reached, or has no wheel for this machine"; \
     else why=$$(grep -m1 '^ERROR' .venv/pip.log || tail -n1 .venv/pip.log); fi; \
     echo "linnet: cannot install $(1): $$why (all pip said: .venv/pip.log)" >&2; exit 1; }
 @touch $@
