@@ -30,7 +30,7 @@ import msgspec
 import redis
 import redis.asyncio.connection as pool
 
-from router.contract.errors import StartupError, Unavailable
+from router.contract.errors import StartupError
 
 Part: TypeAlias = bytes | str | int | float
 
@@ -100,7 +100,7 @@ class Link(asyncio.Protocol):
         self._owed = 0  # replies of the greeting still to come
         self._failures = 0
         self._opened_at = 0.0
-        self._why = "closed by the server"
+        self._why = "no answer"
         self._finished = False
 
     # -- what subclasses say
@@ -121,12 +121,13 @@ class Link(asyncio.Protocol):
     # -- up and down
 
     async def connect(self, within_s: float) -> None:
-        """Dial until it is up; `Unavailable` with the last reason when that takes longer than `within_s`."""
+        """Dial until it is up; `StartupError` with the last reason when that takes longer than `within_s`."""
         self._keeper = asyncio.create_task(self._keep())
         await asyncio.wait({self._keeper}, timeout=within_s)
         if not self.up:
+            why = self._why
             await self.close()
-            raise Unavailable(f"Redis at {self.address} cannot be reached: {self._why}", BACKOFF_S[1])
+            raise StartupError(f"Redis at {self.address} cannot be reached: {why}")
 
     async def close(self) -> None:
         """Down for good, with everything that waits told so."""
@@ -184,7 +185,7 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._gone = asyncio.get_running_loop().create_future()
-        self._reader = self.new_reader()
+        self._reader = hiredis.Reader(notEnoughData=NOTHING)
         self._owed = len(self.address.greeting)
         self._why = "closed by the server"
         self._transport.write(b"".join(map(pack, self.address.greeting)))
@@ -223,6 +224,9 @@ class Link(asyncio.Protocol):
         if self._greeted is None or self._greeted.done():
             return False
         self._greeted.set_result(True)
+        self._reader = (
+            self.new_reader()
+        )  # the server has said all it was asked; refusals of the greeting keep their text
         self.up = True
         self._opened_at = asyncio.get_running_loop().time()
         self.opened()

@@ -1,0 +1,135 @@
+"""Addresses, greetings and redials."""
+
+import datetime
+import ipaddress
+import ssl
+from pathlib import Path
+from typing import cast
+from urllib.parse import quote
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from deploy.embedded import EmbeddedValkey
+from router.contract.errors import StartupError
+from router.store.hot import HotConnection
+from router.store.link import BACKOFF_S, address, backoff
+from tests import support
+from tests.store.conftest import proxied
+from tests.store.test_hot import Replies, connected
+
+pytestmark = pytest.mark.usefixtures("either_loop")
+
+
+def test_an_address_shows_no_secret() -> None:
+    where = address("redis://user:se%40cret@host:7000/3")
+    assert str(where) == repr(where) == "host:7000"
+    assert where.greeting == (("AUTH", "user", "se@cret"), ("SELECT", "3"), ("PING",))
+
+
+@pytest.mark.parametrize(
+    "url", ["http://x", "redis://:sec/ret@host", "rediss://h?ssl_ca_certs=/nonexistent", "redis://h?db=x"]
+)
+def test_a_url_that_cannot_be_used_is_told_in_one_line(url: str) -> None:
+    with pytest.raises(StartupError, match="LINNET_REDIS_URL") as error:
+        address(url)
+    assert "sec" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_backoff_grows_to_its_bound_with_jitter() -> None:
+    assert backoff(0) == 0
+    assert max(backoff(1) for _ in range(100)) <= BACKOFF_S[0]
+    many = [backoff(1000) for _ in range(200)]
+    assert max(many) <= BACKOFF_S[1]
+    assert max(many) - min(many) > BACKOFF_S[1] / 2
+
+
+async def test_nobody_listens(tmp_path: Path) -> None:
+    (port,) = support.free_ports(1)
+    connection = HotConnection(address(f"redis://:secret@127.0.0.1:{port}"), b"", lambda: None, lambda: None)
+    with pytest.raises(StartupError, match=f"127.0.0.1:{port}") as error:
+        await connection.connect(0.2)
+    assert "secret" not in str(error.value)
+
+
+async def test_a_wrong_password_is_told_and_the_right_one_works(own_valkey: EmbeddedValkey) -> None:
+    with own_valkey.client() as client:
+        client.config_set("requirepass", "p:a/ss @word")
+    wrong = HotConnection(address(own_valkey.url.replace("://", "://:guess@")), b"", lambda: None, lambda: None)
+    with pytest.raises(StartupError, match="WRONGPASS"):
+        await wrong.connect(0.2)
+    async with connected(own_valkey.url.replace("://", f"://:{quote('p:a/ss @word', safe='')}@")) as connection:
+        replies = Replies()
+        connection.call(("PING",), replies)
+        assert list(await replies.until(1)) == [b"PONG"]
+
+
+async def test_a_unix_socket_and_a_database(tmp_path: Path) -> None:
+    server = EmbeddedValkey(tmp_path / "v")
+    server.start()
+    try:
+        async with connected(f"unix://{tmp_path}/v/valkey.sock?db=5") as connection:
+            replies = Replies()
+            connection.call(("CLIENT", "INFO"), replies)
+            (info,) = await replies.until(1)
+            assert b" db=5 " in cast(bytes, info)
+    finally:
+        server.kill()
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder / "cert.pem", folder / "key.pem"
+
+
+async def test_tls_is_spoken_and_the_certificate_checked(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """A server whose certificate the URL's CA signed is used; without that CA it is refused."""
+    cert, key = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    async with proxied(valkey.url, context) as proxy:
+        async with connected(f"{proxy.url}?ssl_ca_certs={cert}") as connection:
+            replies = Replies()
+            connection.call(("ECHO", b"x" * 100_000), replies)
+            assert list(await replies.until(1)) == [b"x" * 100_000]
+        untrusting = HotConnection(address(proxy.url), b"", lambda: None, lambda: None)
+        with pytest.raises(StartupError, match="CERTIFICATE_VERIFY_FAILED"):
+            await untrusting.connect(0.3)
+
+
+async def test_a_server_that_accepts_and_says_nothing_is_given_up(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dialing has a deadline that covers the greeting; the next attempt finds the server well."""
+    monkeypatch.setattr("router.store.link.DIAL_S", 0.1)
+    async with proxied(valkey.url) as proxy:
+        proxy.swallow = True
+        connection = HotConnection(address(proxy.url), b"", lambda: None, lambda: None)
+        with pytest.raises(StartupError):
+            await connection.connect(0.4)
+        assert proxy.accepted >= 2
+        proxy.swallow = False
+        async with connected(proxy.url) as well:
+            assert well.up
