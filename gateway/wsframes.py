@@ -259,13 +259,16 @@ def _control_received(opcode: int, payload: bytes, sink: Sink) -> bool:
 def _close_payload(payload: bytes) -> tuple[int, str]:
     if not payload:
         return NO_CODE, ""
-    code = int.from_bytes(payload[:2], "big")
-    if len(payload) == 1 or not (code in _WIRE_CODES or 3000 <= code <= 4999):
-        raise FrameError(PROTOCOL_ERROR, "invalid close code")
+    if len(payload) == 1:
+        raise FrameError(PROTOCOL_ERROR, "close payload of one byte")
     try:
-        return code, payload[2:].decode()
+        reason = payload[2:].decode()
     except UnicodeDecodeError:
         raise FrameError(INVALID_DATA, "close reason is not UTF-8") from None
+    code = int.from_bytes(payload[:2], "big")
+    if code not in _WIRE_CODES and not 3000 <= code <= 4999:
+        raise FrameError(PROTOCOL_ERROR, "invalid close code")
+    return code, reason
 
 
 def _check_utf8(data: bytes) -> bytes:
