@@ -1,7 +1,7 @@
 """The function library: functions/*.lua made into one source whose names no other version shares.
 
 What lives here: reading the files and joining them. What never does: a connection (`hot` loads the source when the
-server lacks it). `prelude.lua` comes first, as it stands: local helpers for all. Every other file stands in a
+server lacks it). `prelude*.lua` come first, as they stand: local helpers for all. Every other file stands in a
 `do … end` of its own and registers with `register(name, callback, flags)`.
 
 Invariants
@@ -42,11 +42,15 @@ class Library(msgspec.Struct, frozen=True):
 
 def build(folder: Path = FOLDER) -> Library:
     """The library of a folder of Lua files."""
-    files = sorted(folder.glob("*.lua"), key=lambda file: (file.name != "prelude.lua", file.name))
+    files = sorted(folder.glob("*.lua"), key=lambda file: (not _is_prelude(file.name), file.name))
     parts = [(file.name, file.read_text(encoding="utf-8")) for file in files]
     hashed = "\0".join([_REGISTER, *(piece for part in parts for piece in part)])
     version = hashlib.sha256(hashed.encode()).hexdigest()[:8]
     chunks = [f"#!lua name=linnet_{version}\n", _REGISTER.format(version=version)]
     for name, text in parts:
-        chunks.append(text + "\n" if name == "prelude.lua" else f"do -- {name}\n{text}\nend\n")
+        chunks.append(text + "\n" if _is_prelude(name) else f"do -- {name}\n{text}\nend\n")
     return Library(version, "".join(chunks).encode())
+
+
+def _is_prelude(name: str) -> bool:
+    return name.startswith("prelude")

@@ -22,7 +22,7 @@ from itertools import chain
 from struct import Struct as Packing
 from typing import Any, Final, Literal, TypeAlias, cast
 
-import msgspec
+import msgpack
 from msgspec import Struct
 
 from router.contract import keys, signals
@@ -34,7 +34,7 @@ CONNECT_COST_US, CONNECT_BURST_US = 1_000_000, 30_000_000
 OPEN_COST_US, OPEN_BURST_US = 2_000_000, 120_000_000
 
 _ROW: Final = Packing(">ccQQQQQ")
-_pack = msgspec.msgpack.Encoder().encode
+_pack = msgpack.Packer(use_bin_type=False).pack  # Lua's msgpack has no bin type
 
 Status: TypeAlias = Literal["ok", "replaced", "kicked"]
 
@@ -204,7 +204,7 @@ class Users:
         """Where a device begins that has no cursor there; `known`: these were the last, it is a new device no more."""
         pairs: Iterable[str | int] = chain.from_iterable(starts.items())
         self._client.call(
-            "starts",
+            "set_starts",
             (keys.devices(user),),
             (device, session, keys.cursor(user, device), int(known), *pairs),
             partial(_truth, reply),
@@ -215,8 +215,8 @@ class Users:
         receipt = signals.encode(signals.Receipt(conv, user, seq))
         self._client.call(
             "read",
-            (keys.user(user),),
-            (keys.convs(user), keys.recent(user), keys.user_channel(user), receipt, conv, seq, count),
+            (keys.convs(user),),
+            (keys.recent(user), keys.user_channel(user), receipt, conv, seq, count),
             partial(_truth, reply),
         )
 
@@ -251,7 +251,8 @@ class Users:
 
     async def conversations(self, user: str, below: int | None = None, limit: int = PAGE) -> Page:
         """All rows, newest first; begin with None."""
-        value = await self._fcall("conversations", (keys.recent(user),), (keys.convs(user), below or "+inf", limit))
+        above = "+inf" if below is None else below
+        value = await self._fcall("page", (keys.recent(user),), (keys.convs(user), "", above, limit))
         return _page(value)
 
     async def kick(self, user: str, device: str | None = None) -> None:
@@ -332,5 +333,5 @@ def _row(conv: bytes, packed: bytes, score: bytes, cursor: bytes | None) -> Row:
         read,
         read_count,
         None if cursor is None else int(cursor),
-        int(score),
+        int(float(score)),  # a score comes as Redis prints a double
     )
