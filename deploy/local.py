@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deploy.embedded import EmbeddedValkey, ValkeyError, die_with_parent
+from deploy.embedded import EmbeddedValkey, ValkeyError, tied
 from router.contract.errors import StartupError
 from router.contract.settings import Settings, host_port, load
 
@@ -205,16 +205,13 @@ class Child:
 
     async def _once(self) -> int:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            self.service.module,
+            *tied(sys.executable, "-m", self.service.module),
             env=self.service.environ,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             limit=MAX_LOG_LINE,
             start_new_session=True,  # a Ctrl-C at the terminal is the runner's to hand on
-            preexec_fn=die_with_parent,
         )
         if self._stopping.is_set():  # asked while it was being started
             self._signal(signal.SIGTERM)

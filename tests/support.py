@@ -23,7 +23,7 @@ from typing import Any, TypeVar, overload
 
 import uvloop
 
-from deploy.embedded import die_with_parent
+from deploy.embedded import tied
 
 T = TypeVar("T")
 
@@ -131,13 +131,12 @@ class Process:
             own["LINNET_GATEWAY_URL"] = self.url
         with self._log_path.open("wb") as log:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", module],
+                tied(sys.executable, "-m", module),
                 cwd=ROOT,
                 env={**inherited, **own, **env},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                preexec_fn=die_with_parent,
             )
 
     @property
