@@ -1,0 +1,179 @@
+"""router/post.py against real servers that answer, redirect, dribble, flood and hang up."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import pytest
+
+from router.contract.errors import StartupError
+from router.post import MAX_ANSWER_BYTES, Poster, PostError
+
+Handle: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def request(reader: asyncio.StreamReader) -> tuple[str, bytes]:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    length = next(line for line in head.split("\r\n") if line.lower().startswith("content-length:"))
+    return head, await reader.readexactly(int(length.partition(":")[2]))
+
+
+@asynccontextmanager
+async def serving(handle: Handle) -> AsyncIterator[str]:
+    """The URL of a server that gives each connection to `handle`; nothing of it is left behind."""
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await handle(reader, writer)
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.transport.abort()
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.create_task(connection(reader, writer)))
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hook?key=1"
+    finally:
+        server.close()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def poster(url: str, timeout_s: float = 5.0) -> AsyncIterator[Poster]:
+    one = Poster(url, timeout_s)
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+async def test_posts_share_a_connection() -> None:
+    """The body arrives with its headers at the URL's path and query, and the second post uses the same connection."""
+    heads: list[str] = []
+    connections = 0
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while True:
+            head, body = await request(reader)
+            heads.append(head)
+            writer.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 3\r\n\r\n" + body)
+
+    async with serving(handle) as url, poster(url) as post:
+        assert await post.post([("X-Mark", "a")], b"one") == 202
+        assert await post.post([], b"two") == 202
+    assert connections == 1
+    assert heads[0].startswith("POST /hook?key=1 HTTP/1.1\r\n")
+    assert "X-Mark: a\r\n" in heads[0]
+
+
+async def test_a_kept_connection_that_was_closed_is_no_failure() -> None:
+    """The server hangs up between two posts, even as the second is under way: it is made on a new connection."""
+    bodies: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        bodies.append((await request(reader))[1])
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        if len(bodies) == 1:
+            await request(reader)
+
+    async with serving(handle) as url, poster(url) as post:
+        assert await post.post([], b"one") == 200
+        assert await post.post([], b"two") == 200
+    assert bodies == [b"one", b"two"]
+
+
+async def test_redirects_are_an_answer_like_any_other() -> None:
+    """A redirect is not followed: the status is returned and nobody else is asked."""
+    asked = 0
+
+    async def elsewhere(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+
+    async with serving(elsewhere) as target:
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await request(reader)
+            writer.write(f"HTTP/1.1 307 x\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n".encode())
+            await writer.drain()
+
+        async with serving(handle) as url, poster(url) as post:
+            assert await post.post([], b"x") == 307
+    assert asked == 0
+
+
+async def test_a_dribbled_answer_ends_with_the_time_limit() -> None:
+    """A server that sends a byte at a time, for ever, cannot hold a post beyond its limit."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+        while True:
+            writer.write(b"x")
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    async with serving(handle) as url, poster(url, 0.2) as post:
+        with pytest.raises(PostError):
+            await post.post([], b"x")
+
+
+async def test_an_endless_answer_is_cut_off() -> None:
+    """A body without end costs its connection and not our memory; the status counts."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(bytes(MAX_ANSWER_BYTES))
+            await writer.drain()
+
+    async with serving(handle) as url, poster(url) as post:
+        assert await post.post([], b"x") == 200
+        assert await post.post([], b"x") == 200
+
+
+@pytest.mark.parametrize("answer", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort"])
+async def test_no_whole_answer_is_an_error(answer: bytes) -> None:
+    """Hanging up early, or speaking something else than HTTP, is a `PostError`."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+
+    async with serving(handle) as url, poster(url) as post:
+        with pytest.raises(PostError):
+            await post.post([], b"x")
+
+
+async def test_nobody_there_is_an_error() -> None:
+    """A refused connection is a `PostError` too."""
+
+    async def handle(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None: ...
+
+    async with serving(handle) as url:
+        pass
+    async with poster(url) as post:
+        with pytest.raises(PostError):
+            await post.post([], b"x")
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://a/b", "http://", "/hook", "http://a:b/", "http://u:p@a/", "http://a/\r\nX: y\r\n "]
+)
+def test_urls_that_cannot_be_posted_to_are_refused(url: str) -> None:
+    """A wrong URL stops the process at its start and not at the first push."""
+    with pytest.raises(StartupError, match="LINNET_WEBHOOK_URL"):
+        Poster(url, 1)
