@@ -18,18 +18,22 @@ cost a call per append).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeVar
+from functools import lru_cache, partial
+from struct import Struct as Packing
+from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
 
 from router.contract import keys
-from router.contract.errors import LinnetError, from_function
-from router.contract.stamp import Tail
-from router.store.client import Client
+from router.contract.errors import BadCommand, LinnetError, NotFound, from_function
+from router.contract.stamp import Tail, tail
+from router.contract.wire import pack
+from router.store.client import Client, Part
 
 T = TypeVar("T")
-Reply = Callable[[T | LinnetError], None]
+Reply: TypeAlias = Callable[[T | LinnetError], None]
 
 Action = Literal["message", "edit", "delete", "react"]
 MemberAction = Literal["put", "remove", "join"]
@@ -39,6 +43,10 @@ ROLE_NAMES: Final = {char: name for name, char in ROLES.items()}
 MAX_MEMBERS: Final = 100_000
 CREATE_LIMIT: Final = 1000
 HEAD: Final = 2**53 - 1  # `upto` of a read that wants all there is
+PAGE_BYTES: Final = 1 << 20
+MEMBERS_STEP: Final = 1000
+_META: Final = Packing(">QQII16sQ")
+_RATE_MAX: Final = 2**32 - 1  # µs, as `m` holds them
 
 
 class Append(msgspec.Struct, frozen=True):
@@ -139,19 +147,30 @@ class Conversations:
         self._client = client
         self._cap = cap
 
+    # -- writing
+
     def append(self, a: Append, reply: Reply[Appended]) -> None:
         """Append an event, once for its (user, device, n)."""
-        raise NotImplementedError
+        conv, user, limited = a.conversation, a.user, "0" if a.server else "1"
+        where, channel = _places(conv)
+        args = (conv, channel, self._cap, user, f"{user}/{a.device}", a.n, a.done, a.fingerprint, a.seen, limited)
+        event = (a.tail.first, a.tail.rest, a.action, a.target)
+        self._client.call("append", where, (*args, *event), partial(_answer, reply, _appended))
 
     async def create(
         self, conv: str, kind: str, title: str, members: Mapping[str, str], cost_us: int, burst_us: int
     ) -> bool:
         """Make a conversation with its founders (user → role char); False if it is there already."""
-        raise NotImplementedError
+        if len(members) > CREATE_LIMIT:
+            raise BadCommand(f"name {CREATE_LIMIT} members at a time")
+        args = _creation(conv, kind, title, members, cost_us, burst_us)
+        return bool(await self._fcall("create", (keys.conversation(conv),), args))
 
     def create_direct(self, user: str, other: str, cost_us: int, burst_us: int, reply: Reply[bool]) -> None:
         """Make the direct conversation of two users; False if it is there already."""
-        raise NotImplementedError
+        conv = keys.direct(user, other)
+        args = _creation(conv, keys.DIRECT, "", {user: "m", other: "m"}, cost_us, burst_us)
+        self._client.call("create", (keys.conversation(conv),), args, partial(_answer, reply, bool))
 
     async def member(
         self,
@@ -165,52 +184,185 @@ class Conversations:
         max_members: int = MAX_MEMBERS,
     ) -> Change:
         """Put, remove or join; `actor` None is the server, who may do anything."""
-        raise NotImplementedError
+        by = actor or ""
+        if action == "join":
+            role = "r"
+        once = _member_tail(conv, by, device, user, "remove" if action == "remove" else "add", role)
+        again = _member_tail(conv, by, device, user, "role", role)
+        where, channel = _places(conv)
+        args = (conv, channel, self._cap, by, user, action, role, max_members)
+        event = (once.first, once.rest, again.first, again.rest)
+        change, role_now, *slots = await self._fcall("member", where, (*args, *event))
+        return Change(change.decode(), slots[0], role_now.decode(), *slots[1:])
 
     async def title(self, conv: str, actor: str | None, title: str, *, device: str = "") -> Appended:
         """Give a group or channel a title."""
-        raise NotImplementedError
+        by = actor or ""
+        event = tail("title", conv, by, device, 0, {"title": pack(title)})
+        where, channel = _places(conv)
+        args = (conv, channel, self._cap, by, title, event.first, event.rest)
+        return _appended(await self._fcall("title", where, args))
+
+    async def block(self, conv: str, user: str, blocked: bool) -> bool:
+        """Whether `user` may write in this direct conversation; True if that is new."""
+        return bool(await self._fcall("block", (keys.conversation(conv),), (user, int(blocked))))
 
     async def remove_conversation(self, conv: str, actor: str | None) -> int:
         """Take the conversation out of the world; answers the seq of that change. Every call is `NotFound` then."""
-        raise NotImplementedError
+        seq: int = await self._fcall("remove_conversation", _places(conv)[0], (conv, actor or ""))
+        return seq
 
     async def gone(self, conv: str) -> int:
         """The seq at which the conversation was removed; 0 if it was not."""
-        raise NotImplementedError
-
-    def heads(self, convs: Sequence[str], reply: Reply[list[Head | None]]) -> None:
-        """Heads in the order asked for; None for what does not exist (any more)."""
-        raise NotImplementedError
-
-    def range(self, conv: str, user: str | None, after: int, upto: int, limit: int, reply: Reply[Page]) -> None:
-        """Events in (after, upto], as `user` sees them; None sees all."""
-        raise NotImplementedError
-
-    def before(self, conv: str, user: str | None, before: int, limit: int, reply: Reply[Page]) -> None:
-        """The last events below `before`."""
-        raise NotImplementedError
-
-    def place(self, conv: str, user: str, seq: int, reply: Reply[Place]) -> None:
-        """Where a read mark of the user lands."""
-        raise NotImplementedError
-
-    def start(self, conv: str, user: str, read: int, reply: Reply[int]) -> None:
-        """The cursor at which a device new to the server starts."""
-        raise NotImplementedError
+        return int(await self._client.fetch("HGET", keys.conversation(conv), "gone") or 0)
 
     def whisper(self, conv: str, user: str, payload: bytes, reply: Reply[int] | None = None) -> None:
         """Publish a signal on the conversation's channel for a present member; answers the conversation's size."""
-        raise NotImplementedError
+        args = (keys.conversation_channel(conv), user, payload)
+        then = _ignore if reply is None else partial(_answer, reply, int)
+        self._client.call("whisper_group", (keys.conversation(conv),), args, then)
 
-    async def members(self, conv: str, user: str | None = None, cursor: int = 0) -> Members:
-        """A page of the present members, of a removed conversation too if the server asks (`user` None)."""
-        raise NotImplementedError
+    # -- reading
+
+    def heads(self, convs: Sequence[str], reply: Reply[list[Head | None]]) -> None:
+        """Heads in the order asked for; None for what does not exist (any more)."""
+        _Heads(self._client, convs, reply)
+
+    def range(self, conv: str, user: str | None, after: int, upto: int, limit: int, reply: Reply[Page]) -> None:
+        """Events in (after, upto], as `user` sees them; None sees all."""
+        args = (user or "", after, upto, limit, PAGE_BYTES)
+        self._client.call("range", _places(conv)[0][:2], args, partial(_answer, reply, _page))
+
+    def before(self, conv: str, user: str | None, before: int, limit: int, reply: Reply[Page]) -> None:
+        """The last events below `before`."""
+        args = (user or "", before, limit, PAGE_BYTES)
+        self._client.call("before", _places(conv)[0][:2], args, partial(_answer, reply, _page))
+
+    def place(self, conv: str, user: str, seq: int, reply: Reply[Place]) -> None:
+        """Where a read mark of the user lands."""
+        self._client.call("place", _places(conv)[0][:2], (user, seq), partial(_answer, reply, _place))
+
+    def start(self, conv: str, user: str, read: int, reply: Reply[int]) -> None:
+        """The cursor at which a device new to the server starts."""
+        self._client.call("start", _places(conv)[0][:2], (user, read, PAGE_BYTES), partial(_answer, reply, int))
 
     def roles(self, conv: str, users: Sequence[str], reply: Reply[list[str]]) -> None:
         """The role char of each user, "" for who is no present member."""
-        raise NotImplementedError
+        fields = [f"u:{user}" for user in users]
+        self._client.command(
+            "HMGET", keys.conversation(conv), "m", *fields, reply=partial(_answer, reply, _present_roles)
+        )
+
+    async def members(self, conv: str, user: str | None = None, cursor: int = 0) -> Members:
+        """A page of the present members, of a removed conversation too if the server asks (`user` None)."""
+        key = keys.conversation(conv)
+        if user is not None and not _present_roles(await self._client.fetch("HMGET", key, "m", f"u:{user}"))[0]:
+            raise NotFound
+        following, found = await self._client.fetch("HSCAN", key, cursor, "MATCH", "u:*", "COUNT", MEMBERS_STEP)
+        rows = zip(found[::2], found[1::2], strict=True)
+        return Members({name[2:].decode(): chr(row[0]) for name, row in rows if row[:1] != b"-"}, int(following))
 
     async def describe(self, conv: str, user: str | None) -> Description:
         """All about a conversation, for a present member or the server."""
-        raise NotImplementedError
+        fields = ("m", f"u:{user or ''}", "kind", "title", "made", "size", "ver")
+        m, row, kind, title, made, size, version = await self._client.fetch("HMGET", keys.conversation(conv), *fields)
+        role = _present_roles([m, row])[0]
+        if m is None or (user is not None and not role):
+            raise NotFound
+        seq, count, _, _, _, at = _META.unpack(m)
+        return Description(
+            conv, kind.decode(), title.decode(), seq, count, at, int(made), int(size), int(version), role
+        )
+
+    async def _fcall(self, function: str, where: Sequence[str], args: Sequence[Part]) -> Any:
+        try:
+            return await self._client.fcall(function, where, args)
+        except LinnetError as error:
+            raise from_function(error) from None
+
+
+class _Heads:
+    """The pipelined reads of one `heads` call, and its one answer."""
+
+    __slots__ = ("_heads", "_missing", "_reply")
+
+    def __init__(self, client: Client, convs: Sequence[str], reply: Reply[list[Head | None]]) -> None:
+        self._reply = reply
+        self._missing = len(convs)
+        self._heads: list[Head | None] = [None] * len(convs)
+        if not convs:
+            asyncio.get_running_loop().call_soon(reply, self._heads)
+        for at, conv in enumerate(convs):
+            client.command("HMGET", keys.conversation(conv), *_HEAD_FIELDS, reply=partial(self._take, at))
+
+    def _take(self, at: int, value: Any) -> None:
+        if self._missing <= 0:
+            return  # an error has been answered
+        if isinstance(value, Exception):
+            self._missing = 0
+            self._reply(from_function(value))
+            return
+        self._heads[at] = _head(value)
+        self._missing -= 1
+        if not self._missing:
+            self._reply(self._heads)
+
+
+_HEAD_FIELDS: Final = ("m", "ver", "floor", "routed", "kind", "title")
+
+
+@lru_cache(maxsize=1 << 14)
+def _places(conv: str) -> tuple[tuple[str, str, str], str]:
+    """The keys of a conversation, and the channel of its events: none for a direct one (`users.deliver` has those)."""
+    where = (keys.conversation(conv), keys.log(conv), keys.dirty(keys.partition(conv)))
+    return where, "" if conv.startswith(keys.DIRECT) else keys.conversation_channel(conv)
+
+
+def _creation(
+    conv: str, kind: str, title: str, members: Mapping[str, str], cost_us: int, burst_us: int
+) -> tuple[Part, ...]:
+    founders = (part for founder in members.items() for part in founder)
+    rate = (min(cost_us, _RATE_MAX), min(burst_us, _RATE_MAX))
+    return (keys.log(conv), keys.dirty(keys.partition(conv)), kind, title, *rate, *founders)
+
+
+def _member_tail(conv: str, by: str, device: str, user: str, action: str, role: str) -> Tail:
+    named = None if action == "remove" else ROLE_NAMES[role]
+    return tail("member", conv, by, device, 0, {"user": pack(user), "action": pack(action), "role": pack(named)})
+
+
+def _answer(reply: Reply[T], read: Callable[[Any], T], value: Any) -> None:
+    reply(from_function(value) if isinstance(value, Exception) else read(value))
+
+
+def _ignore(value: object) -> None:
+    """A signal may be lost."""
+
+
+def _appended(value: Any) -> Appended:
+    seq, prev, count, at, duplicate, replid = value
+    return Appended(seq, prev, count, at, duplicate == 1, replid)
+
+
+def _page(value: Any) -> Page:
+    position, floor, more, events = value
+    return Page(events, position, floor, more == 1)
+
+
+def _place(value: Any) -> Place:
+    seq, count, size, kind = value
+    return Place(seq, count, size, kind.decode())
+
+
+def _head(value: Any) -> Head | None:
+    m, version, floor, routed, kind, title = value
+    if m is None:
+        return None
+    seq, count, _, _, _, at = _META.unpack(m)
+    return Head(seq, count, at, int(version), int(floor or 0), int(routed or 0), kind.decode(), title.decode())
+
+
+def _present_roles(value: Any) -> list[str]:
+    """Role chars from (m, member row …)."""
+    m, *rows = value
+    return ["" if m is None or row is None or row[:1] == b"-" else chr(row[0]) for row in rows]

@@ -12,9 +12,15 @@ Invariants
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
 import msgspec
 
-from router.store.client import Client
+from router.contract import keys
+from router.contract.errors import LinnetError, from_function
+from router.store.client import Client, Part
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -39,16 +45,33 @@ class Dirty:
 
     async def claim(self, part: int, limit: int, lease_ms: int) -> list[str]:
         """Up to `limit` due conversations of a partition, ours for `lease_ms`."""
-        raise NotImplementedError
+        return [conv.decode() for conv in await self._fcall("claim", (keys.dirty(part),), (limit, lease_ms))]
 
     async def done(self, conv: str, upto: int, retention_events: int, retention_age_ms: int) -> Done:
-        """All up to `upto` is delivered: trim, and unmark or come again."""
-        raise NotImplementedError
+        """All up to `upto` is delivered: trim, and unmark or come again. `NotFound` for what is removed or lost."""
+        return Done(*await self._fcall("done", _where(conv), (conv, upto, retention_events, retention_age_ms)))
 
     async def forget(self, conv: str) -> None:
         """Delete what a removed conversation left, once no member's row names it."""
-        raise NotImplementedError
+        await self._fcall("forget", _where(conv), (conv,))
 
     async def backlog(self, part: int) -> Backlog:
-        """How much is due in a partition."""
-        raise NotImplementedError
+        """How much is due in a partition, by the server's clock."""
+        key = keys.dirty(part)
+        (seconds, _), oldest = await asyncio.gather(
+            self._client.fetch("TIME"), self._client.fetch("ZRANGE", key, 0, 0, "WITHSCORES")
+        )
+        now = int(seconds) * 1000
+        if not oldest or not float(oldest[1]) <= now:
+            return Backlog(0, 0)
+        return Backlog(await self._client.fetch("ZCOUNT", key, "-inf", now), int(float(oldest[1])))
+
+    async def _fcall(self, function: str, where: Sequence[str], args: Sequence[Part]) -> Any:
+        try:
+            return await self._client.fcall(function, where, args)
+        except LinnetError as error:
+            raise from_function(error) from None
+
+
+def _where(conv: str) -> tuple[str, str, str]:
+    return keys.conversation(conv), keys.log(conv), keys.dirty(keys.partition(conv))

@@ -39,3 +39,91 @@ local function seq_of(event) return (struct.unpack('>I8', event, 7)) end
 local function prev_of(event) return (struct.unpack('>I8', event, 21)) end
 local function count_of(event) return (struct.unpack('>I8', event, 36)) end
 local function at_of(event) return (struct.unpack('>I8', event, 48)) end
+
+-- The member row of a conversation: role, first and last seq the user sees (0: no end). Nil without a row.
+local function membership(row)
+  if not row then return nil end
+  local role, joined, left = string.match(row, '^(%S) (%d+) (%d+)$')
+  return role, tonumber(joined), tonumber(left)
+end
+
+local function present(row)
+  return row and string.sub(row, 1, 1) ~= '-'
+end
+
+-- What a reader sees of a conversation: floor, first seq, last seq, and the fields asked for (from the fourth on);
+-- nil if it is not for this user. User '' is the server and sees all.
+local function view(key, user, ...)
+  local h = redis.call('HMGET', key, 'm', 'floor', 'u:' .. user, ...)
+  if not h[1] then return nil end
+  local last = struct.unpack('>I8', h[1])
+  if user == '' then return tonumber(h[2] or 0), 0, last, h end
+  local role, joined, left = membership(h[3])
+  if not role then return nil end
+  return tonumber(h[2] or 0), joined, left > 0 and left or last, h
+end
+
+-- What the log says stands behind `last`: a call that died between log and counters left an event nobody counted.
+-- Answers last and count with it, and its bytes.
+local function uncounted(log, last, count)
+  local info, top, entry = redis.call('XINFO', 'STREAM', log), 0, nil
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then top = tonumber(string.match(info[i + 1], '^%d+')) end
+    if info[i] == 'last-entry' then entry = info[i + 1] end
+  end
+  if top <= last then return last, count end
+  local event = entry and entry[2][2]
+  if event and seq_of(event) > last then return top, math.max(count, count_of(event)), event end
+  return top, count
+end
+
+-- Puts an event into the log: decides its seq, fills its slots, adds it. First half of a write; `settle` is the other.
+-- `author` is given for messages alone and makes them count. Answers a table, or nil and the error reply.
+--
+-- A seq is never used twice: on a server that did not write last here (a promotion, a restart) it jumps over whatever
+-- was lost with the old one. XADD comes before the counters and under pcall: a call that died between the two must
+-- not wedge the conversation, nor stand in the log twice when its sender tries again.
+local function enter(log, last, count, wrote, us, seen, first, rest, author)
+  local id, at, least, found = replid(us), math.floor(us / 1000), 0, nil
+  if wrote ~= id then
+    last, count = uncounted(log, last, count)
+    least = math.max(tonumber(seen) + 1, (math.floor(us / 1000000) - E0) * PER_SECOND)
+  end
+  for try = 1, 2 do
+    local seq, total = math.max(last + 1, least), author and count + 1 or count
+    local event = table.concat{first, '\163seq\207', struct.pack('>I8', seq), '\164prev\207', struct.pack('>I8', last),
+      '\165count\207', struct.pack('>I8', total), '\162at\207', struct.pack('>I8', at), rest}
+    local r
+    if author then
+      r = redis.pcall('XADD', log, string.format('%.0f-0', seq), 'e', event, 'f', author)
+    else
+      r = redis.pcall('XADD', log, string.format('%.0f-0', seq), 'e', event)
+    end
+    if type(r) == 'string' then
+      return {seq = seq, prev = last, count = total, at = at, id = id, event = event}
+    end
+    if try == 2 or not string.find(r.err, 'equal or smaller', 1, true) then return nil, r end
+    last, count, found = uncounted(log, last, count)
+    if found and string.sub(found, 1, 1) == first and string.sub(found, 56) == rest then
+      return {seq = last, prev = prev_of(found), count = count, at = at_of(found), id = id, event = found}
+    end
+  end
+end
+
+-- Keeps a log that no router trims from growing for ever; what it cuts is announced by `floor`.
+local function cut(key, log, cap)
+  if redis.call('XLEN', log) <= cap then return end
+  redis.call('XTRIM', log, 'MAXLEN', cap)
+  local rest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)
+  redis.call('HSET', key, 'floor', string.format('%.0f', prev_of(rest[1][2][2])))
+end
+
+-- Second half of a write: the counters with whatever else changes in the conversation's hash (`...`: fields and
+-- values), the mark for routers, the event to whoever is subscribed (direct events go by `deliver`: no channel).
+local function settle(k, conv, channel, cap, w, cost, burst, ...)
+  redis.call('HSET', k[1], 'm', struct.pack(META, w.seq, w.count, cost, burst, w.id, w.at), ...)
+  if w.seq % CAP_EVERY == 0 then cut(k[1], k[2], tonumber(cap)) end
+  redis.call('ZADD', k[3], 'NX', w.at + COALESCE_MS, conv)
+  if channel ~= '' then redis.call('SPUBLISH', channel, w.event) end
+  return {w.seq, w.prev, w.count, w.at, 0, w.id}
+end

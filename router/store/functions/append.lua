@@ -1,0 +1,116 @@
+-- append: one event into a conversation, once for its (user, device, n).
+-- KEYS  conv log dirty
+-- ARGV  conv channel cap user user/device n done fingerprint seen limited first rest action target
+--       channel '' for direct ones; n 0: no row, no rate; limited '0': no rate; action message edit delete react
+-- Returns {seq, prev, count, at, duplicate 0|1, replication id}; NOTFOUND READONLY_ BLOCKED CONFLICT RATE <µs>
+--
+-- Keeps true:
+-- - The resend of an accepted n gets the first answer again, whoever has been put out since and however long ago: n is
+--   looked up before anything else. With other content, or where it cannot be told any more, it is CONFLICT.
+-- - Nothing is changed unless the event is in the log.
+--
+-- A device's row `d:<user>/<device>`: rate stamp (µs), done, then at most 32 accepted (n, seq, fingerprint) by
+-- ascending n. All n <= done are answered, so their rows are gone for good: a copy of one that was stuck on an old
+-- connection is refused, not written again.
+
+local ROWS_AT = 17
+local ROW = 24
+local FULL = ROWS_AT - 1 + 32 * ROW
+local DEVICES = 64                 -- rows a user has in one conversation; device names are the client's to choose
+
+-- Where n belongs among the rows; its seq if it is there; whether it is there with other content.
+local function seek(d, n, fingerprint)
+  local p = #d + 1
+  while p > ROWS_AT do
+    local rn, seq = struct.unpack('>I8I8', d, p - ROW)
+    if n > rn then break end
+    if n == rn then return p, seq, string.sub(d, p - 8, p - 1) ~= fingerprint end
+    p = p - ROW
+  end
+  return p
+end
+
+local function again(log, seq, id)
+  local entry = redis.call('XRANGE', log, string.format('%.0f', seq), string.format('%.0f', seq))[1]
+  return {seq, 0, 0, entry and at_of(entry[2][2]) or 0, 1, id}
+end
+
+-- Why this member may not edit, delete or react to the target; nil if it may.
+local function forbidden(log, action, target, user, role, joined)
+  local entry = redis.call('XRANGE', log, target, target)[1]
+  local author = entry and entry[2][4]
+  if not author or tonumber(target) < joined then return fail('NOTFOUND') end
+  if author == user or action == 'react' then return nil end
+  if action == 'delete' and (role == 'o' or role == 'a') then return nil end
+  return fail('READONLY_', 'only its author may do that')
+end
+
+-- A device's first event here: enter it among the user's devices; of too many, the one that was quiet longest goes.
+local function admit(key, user, device)
+  local known = redis.call('HGET', key, 'w:' .. user) or ''
+  local rows = {}
+  for name in string.gmatch(known, '%S+') do rows[#rows + 1] = 'd:' .. name end
+  if #rows >= DEVICES then
+    local quiet, least = 1, math.huge
+    for i, d in ipairs(redis.call('HMGET', key, unpack(rows))) do
+      local seq = d and #d >= ROWS_AT and struct.unpack('>I8', d, #d - 15) or 0
+      if seq < least then quiet, least = i, seq end
+    end
+    redis.call('HDEL', key, table.remove(rows, quiet))
+    local names = {}
+    for i, row in ipairs(rows) do names[i] = string.sub(row, 3) end
+    known = table.concat(names, ' ')
+  end
+  redis.call('HSET', key, 'w:' .. user, known == '' and device or known .. ' ' .. device)
+end
+
+-- The row with (n, seq, fingerprint) at p, without what `done` or the bound lets go.
+local function accepted(d, p, tat, done, n, seq, fingerprint)
+  local from = ROWS_AT
+  while from < p and struct.unpack('>I8', d, from) <= done do from = from + ROW end
+  if #d - from >= FULL - ROWS_AT then from = from + ROW end
+  return table.concat{struct.pack('>I8I8', tat, done), string.sub(d, from, p - 1), struct.pack('>I8I8', n, seq),
+    fingerprint, string.sub(d, p)}
+end
+
+local function append(k, a)
+  local user, n, action = a[4], tonumber(a[6]), a[13]
+  local h = redis.call('HMGET', k[1], 'm', 'u:' .. user, 'd:' .. a[5])
+  if not h[1] then return fail('NOTFOUND') end
+  local us = now_us()
+  local d, p = h[3] or '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0', nil
+  local tat, done = struct.unpack('>I8I8', d)
+  if n > 0 then
+    local seq, other
+    p, seq, other = seek(d, n, a[8])
+    done = math.max(done, tonumber(a[7]))
+    if other then return fail('CONFLICT', 'this n was used for something else') end
+    if seq then return again(k[2], seq, replid(us)) end
+    if n <= done or p == ROWS_AT and #d >= FULL then return fail('CONFLICT', 'this n is too old') end
+  end
+
+  local role, joined = membership(h[2])
+  if not role or role == '-' then return fail('NOTFOUND') end
+  if role == 'r' then return fail('READONLY_') end
+  if role == 'b' then return fail('BLOCKED') end
+  if action ~= 'message' then
+    local refusal = forbidden(k[2], action, a[14], user, role, joined)
+    if refusal then return refusal end
+  end
+
+  local last, count, cost, burst, wrote = struct.unpack(META, h[1])
+  if n > 0 and a[10] == '1' then
+    if tat > us + burst then tat = us end            -- the clock was set back
+    tat = math.max(tat, us) + cost
+    if tat - us > burst then return fail('RATE', string.format('%.0f', tat - us - burst)) end
+  end
+
+  local w, err = enter(k[2], last, count, wrote, us, a[9], a[11], a[12], action == 'message' and user or nil)
+  if not w then return err end
+  if action == 'delete' then redis.call('XDEL', k[2], a[14] .. '-0') end
+  if n == 0 then return settle(k, a[1], a[2], a[3], w, cost, burst) end
+  if not h[3] then admit(k[1], user, a[5]) end
+  return settle(k, a[1], a[2], a[3], w, cost, burst, 'd:' .. a[5], accepted(d, p, tat, done, n, w.seq, a[8]))
+end
+
+register('append', append)
