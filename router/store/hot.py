@@ -83,9 +83,15 @@ class HotStatistics(msgspec.Struct, frozen=True):
     errors: dict[str, int]
 
 
+def _words(text: str) -> tuple[str, str]:
+    """Code and detail. Redis puts `ERR` before a function's error that has a code and no detail; that is taken off."""
+    code, _, detail = text.partition(" ")
+    return (detail, "") if code == "ERR" and detail.isupper() and " " not in detail else (code, detail)
+
+
 def server_error(text: str) -> LinnetError:
     """What an error reply of the server means to its caller."""
-    code, _, detail = text.partition(" ")
+    code, detail = _words(text)
     if code in UNAVAILABLE or text.startswith("ERR max number of clients"):
         return Unavailable(retry_after=RETRY_S)
     if text.startswith("ERR Function not found"):
@@ -208,8 +214,8 @@ class HotConnection(Link):
 
     def _error(self, text: str) -> LinnetError:
         """Called by the reader for every error reply, within arrays too."""
-        code = text.partition(" ")[0][:24]
-        self.errors[code if code.isupper() else "ERR"] += 1
+        code, _ = _words(text)
+        self.errors[code[:24] if code.isupper() else "ERR"] += 1
         expected = text.startswith("ERR Function not found") or text.endswith("already exists")
         if code in FOREIGN and not expected and perf_counter() > self._logged_at + 1:
             self._logged_at = perf_counter()

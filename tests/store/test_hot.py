@@ -193,6 +193,8 @@ def test_a_functions_own_errors_keep_code_and_detail() -> None:
     """The position in the script, which Redis appends to raised errors, is no part of the detail."""
     for text, code, detail in (
         ("NOTFOUND", "NOTFOUND", ""),
+        ("ERR NOTFOUND", "NOTFOUND", ""),
+        ("ERR syntax error", "ERR", "syntax error"),
         ("READONLY_ you may read", "READONLY_", "you may read"),
         ("RATE 123456 script: append_1, on @user_function:8.", "RATE", "123456"),
     ):
