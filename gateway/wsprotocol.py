@@ -123,10 +123,12 @@ class WebSocketConnection(asyncio.Protocol):
 
     def close(self, code: int, reason: str = "") -> None:
         """Send a close frame and wait a while for the peer's; `connection_closed` comes when it is over."""
-        if self._state is _OPEN:
-            self.write(wsframes.close_frame(code, reason))
-            self.resume_reading()  # else the peer's close would never be seen
-            self._start_closing(code, reason)
+        if self._state is not _OPEN:
+            return
+        if self._session is None:
+            self._fail(code, reason)  # nobody attached, nothing parsed: no answer would be understood
+        else:
+            self._send_close(code, reason)
 
     def pause_reading(self) -> None:
         """Read no more from the socket. What has already been read may still hold messages, and they still come."""
@@ -218,6 +220,11 @@ class WebSocketConnection(asyncio.Protocol):
 
     # How it ends
 
+    def _send_close(self, code: int, reason: str) -> None:
+        self.write(wsframes.close_frame(code, reason))
+        self.resume_reading()  # else the peer's answer would never be seen
+        self._start_closing(code, reason)
+
     def _start_closing(self, code: int, reason: str) -> None:
         self._state = _CLOSING
         self._ended_with = (code, reason)
@@ -231,12 +238,11 @@ class WebSocketConnection(asyncio.Protocol):
         self._end_session()
 
     def _fail(self, code: int, reason: str) -> None:
-        """The peer's bytes make no more sense. Tell it why, and read on to its FIN: a close with unread bytes would
-        reset the connection and take our close frame with it."""
+        """Say why, understand nothing more, but read on to the peer's FIN: a close with unread bytes would reset the
+        connection and take our close frame with it."""
         self._parser = None
         if self._state is _OPEN:
-            self.write(wsframes.close_frame(code, reason))
-            self._start_closing(code, reason)
+            self._send_close(code, reason)
         if self.transport.is_closing() or not self.transport.can_write_eof():  # TLS has no half-close
             self.transport.close()
         else:

@@ -39,7 +39,7 @@ class RawClient:
         self.writer = writer
 
     @classmethod
-    async def connect(cls, port: int, *, receive_bytes: int | None = None) -> "RawClient":
+    async def connect(cls, port: int, receive_bytes: int | None = None) -> "RawClient":
         """`receive_bytes` bounds what the kernel takes for a client that does not read."""
         sock = socket.socket()
         if receive_bytes is not None:
@@ -47,13 +47,6 @@ class RawClient:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
         return cls(*await asyncio.open_connection(sock=sock, limit=1 << 16))
-
-    @classmethod
-    async def upgraded(cls, port: int, *, receive_bytes: int | None = None, **headers: str) -> "RawClient":
-        client = await cls.connect(port, receive_bytes=receive_bytes)
-        status, _, _ = await client.request({**UPGRADE, **headers})
-        assert status == 101
-        return client
 
     async def request(
         self, headers: dict[str, str], *, method: str = "GET", target: str = "/"
