@@ -15,8 +15,8 @@ Invariants
 - Requests leave once per tick, as the difference between what the server was asked for and what is wanted now.
   Confirmations come in the order of requests, so a waiter is tied to the last request in flight, not to channels.
 - A connection that is up but deaf (a demoted primary, a lost subscription) is noticed: the command connection
-  publishes to `echo` every second, and `DEAF_TICKS` confirmed echoes unheard end it. Ticks, not seconds, and only
-  echoes that Redis has confirmed: neither a stalled loop nor a stalled Redis makes the bus deaf.
+  publishes to `echo` every second, and `DEAF_ECHOES` of them in a row unheard end it. Only echoes that Redis has
+  confirmed count, and no clock does: neither a stalled loop nor a stalled Redis makes the bus deaf.
 
 Rejected: redis-py's PubSub (7 µs a message against 1.2, and a lost connection is silent); a future per channel;
 waiting for the confirmation of single channels (a map of 10,000 entries for what an order already says).
@@ -46,7 +46,7 @@ BATCH: Final = 1000  # messages between two turns of the loop
 CHUNK: Final = 500  # channels of one request
 MAX_REQUESTS: Final = 10_000  # unconfirmed; a server so far behind is dropped, and the restore asks for what is left
 ECHO_S: Final = 1.0
-DEAF_TICKS: Final = 3
+DEAF_ECHOES: Final = 3
 
 log = logging.getLogger("linnet.redis")
 
@@ -105,8 +105,7 @@ class Bus(Link):
         self._flushing = self._paused = False
         self._was_lost = False
         self._published = self._heard = 0  # echoes
-        self._unheard: int | None = None  # the first echo that Redis confirmed and we did not hear
-        self._silent = 0  # ticks since then
+        self._unheard = 0  # of those that Redis has confirmed, since the last one heard
         self._timer: asyncio.TimerHandle | None = None
         self.restored = False
         self.messages = self.batches = self.deaf = self.taken_away = self.callback_errors = 0
@@ -272,12 +271,10 @@ class Bus(Link):
     # -- is it deaf?
 
     def _tick(self) -> None:
-        if self._unheard is not None:
-            self._silent += 1
-            if self._silent >= DEAF_TICKS:
-                self.deaf += 1
-                self.drop("it is up and hears nothing")
-                return
+        if self._unheard >= DEAF_ECHOES:
+            self.deaf += 1
+            self.drop("it is up and hears nothing")
+            return
         if self._client.available:
             self._published += 1
             number = self._published
@@ -285,18 +282,17 @@ class Bus(Link):
         self._timer = self._loop.call_later(ECHO_S, self._tick)
 
     def _echoed(self, number: int, reply: object) -> None:
-        if not isinstance(reply, LinnetError) and number > self._heard and self._unheard is None:
-            self._unheard, self._silent = number, 0
+        if number > self._heard and not isinstance(reply, LinnetError):
+            self._unheard += 1
 
     def _hear(self, payload: bytes) -> None:
         self._heard = int(payload)
-        if self._unheard is not None and self._heard >= self._unheard:
-            self._unheard = None
+        self._unheard = 0
 
     # -- up and down
 
     def opened(self) -> None:
-        self._heard, self._unheard = self._published, None
+        self._heard, self._unheard = self._published, 0
         self._adding = set(self._wanted)
         self._waiting.append(self._all_confirmed)
         self._flush()
