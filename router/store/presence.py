@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from struct import Struct as Packing
 from typing import Any, Final, cast
 
 import msgspec
@@ -45,20 +46,19 @@ class Device(Struct, frozen=True):
     seen: int
 
 
-class _Stored(Struct, frozen=True, array_like=True):
-    """A device's row as the functions pack it."""
+class _Who(Struct, frozen=True, array_like=True):
+    """Who holds a device's row, as `sync` packs it behind the row's two times."""
 
     session: str
     gateway: str
     instance: str
     started: int
-    min_started: int
-    seen: int
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _gateway = msgspec.msgpack.Decoder(Gateway).decode
-_stored = msgspec.msgpack.Decoder(_Stored).decode
+_who = msgspec.msgpack.Decoder(_Who).decode
+_TIMES: Final = Packing(">QQ")  # min_started, seen
 
 
 class Presence:
@@ -125,12 +125,13 @@ class _Read:
 
 def _devices(flat: list[bytes]) -> list[Device]:
     """Device rows; the field `*` is the mark of a kick of all."""
-    return [
-        Device(name.decode(), row.session, row.gateway, row.started, row.seen)
-        for name, packed in _pairs(flat)
-        if name != b"*"
-        for row in (_stored(packed),)
-    ]
+    return [_device(name.decode(), row) for name, row in _pairs(flat) if name != b"*"]
+
+
+def _device(name: str, row: bytes) -> Device:
+    _, seen = _TIMES.unpack_from(row)
+    who = _who(row[_TIMES.size :])
+    return Device(name, who.session, who.gateway, who.started, seen)
 
 
 def _pairs(flat: list[Any]) -> Iterable[tuple[Any, Any]]:

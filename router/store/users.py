@@ -33,6 +33,7 @@ PAGE: Final = 200
 CONNECT_COST_US, CONNECT_BURST_US = 1_000_000, 30_000_000
 OPEN_COST_US, OPEN_BURST_US = 2_000_000, 120_000_000
 
+_SERVER: Final = 16  # bytes of `since` that name the server; the rest is what ZRANGEBYSCORE calls "above a score"
 _ROW: Final = Packing(">ccQQQQQ")
 _pack = msgpack.Packer(use_bin_type=False).pack  # Lua's msgpack has no bin type
 
@@ -108,6 +109,7 @@ class Users:
         who was deleted.
         """
         user = s.user
+        who = _pack((s.session, s.node, s.instance, s.started))
         rest = (
             keys.user(user),
             keys.convs(user),
@@ -124,8 +126,8 @@ class Users:
         self._client.call(
             "sync",
             (keys.devices(user),),
-            (s.device, s.session, s.node, s.started, s.instance, s.since, s.limit, int(s.register),
-             keys.recent(user), _pack(rest)),
+            (s.device, who, s.started, keys.recent(user), s.since[:_SERVER], s.since[_SERVER:] or b"(0", s.limit,
+             int(s.register), _pack(rest)),
             partial(_synced, s, reply),
         )  # fmt: skip
 
@@ -298,9 +300,9 @@ def _synced(s: Sync, reply: Callable[[Synced | LinnetError], None], value: objec
     if isinstance(value, LinnetError):
         reply(refusal(value))
         return
-    status, *rest = cast("list[Any]", value)
+    status, *rest = cast("list[Any]", value) if value is not None else (b"ok",)
     if not rest:
-        reply(Synced(status.decode(), [], s.since, False, 0, False, []))
+        reply(Synced(cast("Status", status.decode()), [], s.since, False, 0, False, []))
         return
     since, more, below, new, rows, groups = rest
     reply(Synced("ok", _rows(rows), since, bool(more), int(below), bool(new), [group.decode() for group in groups]))

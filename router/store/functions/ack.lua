@@ -5,8 +5,7 @@
 -- Keeps true: cursors only go up.
 
 local function ack(keys, a)
-  local row = redis.call('HGET', keys[1], a[1])
-  if not row or cmsgpack.unpack(row)[SESSION] ~= a[2] then return 0 end
+  if not is_session(redis.call('HGET', keys[1], a[1]), a[2]) then return 0 end
   for i = 4, #a, 2 do
     if tonumber(a[i + 1]) > tonumber(redis.call('HGET', a[3], a[i]) or -1) then
       redis.call('HSET', a[3], a[i], a[i + 1])

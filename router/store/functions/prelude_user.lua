@@ -1,13 +1,16 @@
 -- Shared by the functions of the user slot. What lives here: the packed row of a conversation, the one way a row is
 -- raised, the rate of what one user may do, and how rows are answered. What never does: who may be a session (sync.lua).
 --
--- A device's row is msgpack [session, gateway, instance, started, min_started, seen]; times in ms. The gateway is '' once
--- the session has ended. The field `*` beside the devices is min_started of every device that has no row.
+-- A device's row is min_started and seen (ms), then msgpack [session, gateway, instance, started], which a session
+-- compares as it stands. The gateway is '' once the session has ended. The field `*` beside the devices is min_started of
+-- every device that has no row.
 
 local ROW = '>c1c1I8I8I8I8I8'      -- kind, mark, head, count, read, read count, seq of the last change; the title follows
 local TITLE_AT = 43
 local PRESENT, LEFT = ' ', '-'
-local SESSION, GATEWAY, INSTANCE, STARTED, MIN_STARTED, SEEN = 1, 2, 3, 4, 5, 6
+local TIMES = '>I8I8'              -- of a device's row: min_started, seen
+local WHO_AT = 17
+local SESSION, GATEWAY, INSTANCE, STARTED = 1, 2, 3, 4
 
 local function now_ms()
   return math.floor(now_us() / 1000)
@@ -15,6 +18,17 @@ end
 
 local function digits(number)
   return string.format('%.0f', number)
+end
+
+-- A device's row: min_started, seen, and who: {session, gateway, instance, started}.
+local function device_of(row)
+  local least, seen = struct.unpack(TIMES, row)
+  return least, seen, cmsgpack.unpack(string.sub(row, WHO_AT))
+end
+
+-- Whether a device's row is this session's.
+local function is_session(row, session)
+  return row and cmsgpack.unpack(string.sub(row, WHO_AT))[SESSION] == session
 end
 
 -- The user was made and is not deleted.
@@ -40,12 +54,18 @@ local function spend(user, field, cost, burst)
   redis.call('HSET', user, field, digits(tat))
 end
 
--- Append conversation, row, score, cursor to `out` for each pair of conversation and score; '' for no cursors.
-local function put_rows(out, pairs_, convs, cursor)
-  for i = 1, #pairs_, 2 do
-    local conv, n = pairs_[i], #out
-    out[n + 1], out[n + 2], out[n + 3] = conv, redis.call('HGET', convs, conv), pairs_[i + 1]
-    out[n + 4] = cursor ~= '' and redis.call('HGET', cursor, conv)
+-- Append conversation, row, score, cursor to `out` for each conversation and its score; `cursor` '': for no device. In
+-- pieces, because a call's arguments stand on Lua's stack.
+local function put_rows(out, scored, convs, cursor)
+  for first = 1, #scored, 1000 do
+    local names = {}
+    for i = first, math.min(first + 999, #scored), 2 do names[#names + 1] = scored[i] end
+    local rows = redis.call('HMGET', convs, unpack(names))
+    local cursors = cursor ~= '' and redis.call('HMGET', cursor, unpack(names))
+    for i, name in ipairs(names) do
+      local n = #out
+      out[n + 1], out[n + 2], out[n + 3], out[n + 4] = name, rows[i], scored[first + 2 * i - 1], cursors and cursors[i]
+    end
   end
   return out
 end

@@ -1,12 +1,12 @@
 -- Is this session still the one of its device, and what moved since? Registers, audits, ends a time of being behind and
 -- delivers kicks; one set of rules, so that no two of these can disagree.
 -- KEYS dev
--- ARGV device session node started instance since limit register(0|1) recent rest
---   `since`: replication id and score, or ''. `rest`, msgpack, is what an audit that finds nothing does without:
---   [user, convs, groups, cursor prefix, user channel, presence channel, Taken, Touched, connect cost µs, its burst,
---   [conv, cursor, …]]
--- Returns {'replaced'} | {'kicked'} | {'ok', since, more, below, new device, {conv, row, score, cursor, …}, {group, …}}
---   | {'ok'} when nothing moved; RATE | BLOCKED | OOM, when registering.
+-- ARGV device who started recent server above limit register(0|1) rest
+--   `who`: msgpack [session, gateway, instance, started], as the row keeps it; `server` and `above`: since, '(' before the
+--   score. `rest`, msgpack, is what an audit that finds nothing does without: [user, convs, groups, cursor prefix,
+--   user channel, presence channel, Taken, Touched, connect cost µs, its burst, [conv, cursor, …]]
+-- Returns nil when nothing moved; {'ok', since, more, below, new device, {conv, row, score, cursor, …}, {group, …}};
+--   {'replaced'}; {'kicked'}; RATE | OOM when registering; BLOCKED
 -- Keeps true: of two sessions of a device the one that started later stays, in whatever order they arrive; one that
 -- started before a kick never gets in; a deleted user registers nothing; at most DEVICES devices have rows or cursors.
 -- An audit writes only if its row is gone or not its own any more (a failover has lost it): then it registers again.
@@ -26,8 +26,8 @@ local function evict(dev, rest)
   local rows, oldest, name = redis.call('HGETALL', dev), nil, nil
   for i = 1, #rows, 2 do
     if rows[i] ~= '*' then
-      local started = cmsgpack.unpack(rows[i + 1])[STARTED]
-      if not oldest or started < oldest then oldest, name = started, rows[i] end
+      local _, _, who = device_of(rows[i + 1])
+      if not oldest or who[STARTED] < oldest then oldest, name = who[STARTED], rows[i] end
     end
   end
   redis.call('HDEL', dev, name)
@@ -35,6 +35,12 @@ local function evict(dev, rest)
   local taken = cmsgpack.unpack(rest[7])
   taken[2] = name
   redis.call('SPUBLISH', rest[5], cmsgpack.pack(taken))
+end
+
+-- Of two sessions of a device, which goes on; of one instant, whichever, so long as all agree.
+local function newer(one, other)
+  if one[STARTED] ~= other[STARTED] then return one[STARTED] > other[STARTED] end
+  return one[SESSION] > other[SESSION]
 end
 
 -- What the device says it has, for conversations that the user has; down as well as up.
@@ -46,7 +52,7 @@ end
 
 -- 'replaced', 'kicked', an error, or nil: the session is in.
 local function admit(dev, a, row, rest)
-  local device, session, node, started, registers = a[1], a[2], a[3], tonumber(a[4]), a[8] == '1'
+  local who, registers = cmsgpack.unpack(a[2]), a[8] == '1'
   local created, deleted = unpack(redis.call('HMGET', rest[1], 'created', 'deleted'))
   if deleted then return fail('BLOCKED') end
   if registers then
@@ -54,27 +60,27 @@ local function admit(dev, a, row, rest)
     local refused = spend(rest[1], 'connect', rest[9], rest[10])
     if refused then return refused end
   end
-  local least = row and row[MIN_STARTED] or tonumber(redis.call('HGET', dev, '*') or 0)
-  if least > started then return 'kicked' end
-  if row and row[SESSION] ~= session then
+  local least, seen, was = tonumber(redis.call('HGET', dev, '*') or 0), 0, nil
+  if row then least, seen, was = device_of(row) end
+  if least > who[STARTED] then return 'kicked' end
+  if was and was[SESSION] ~= who[SESSION] then
     -- After the newer one has ended, an older one that has just come is nobody's rival (clocks differ between gateways).
-    local ended = registers and row[GATEWAY] == ''
-    local newer = row[STARTED] > started or row[STARTED] == started and row[SESSION] > session
-    if newer and not ended then return 'replaced' end
-    if row[GATEWAY] ~= '' then redis.call('SPUBLISH', rest[5], rest[7]) end
+    local ended = registers and was[GATEWAY] == ''
+    if newer(was, who) and not ended then return 'replaced' end
+    if was[GATEWAY] ~= '' then redis.call('SPUBLISH', rest[5], rest[7]) end
   end
   if not row and redis.call('HLEN', dev) - redis.call('HEXISTS', dev, '*') >= DEVICES then
     if not registers then return 'replaced' end
     evict(dev, rest)
   end
   if not created then redis.call('HSET', rest[1], 'created', digits(now_ms())) end
-  redis.call('HSET', dev, device, cmsgpack.pack({session, node, a[5], started, least, row and row[SEEN] or 0}))
+  redis.call('HSET', dev, a[1], struct.pack(TIMES, least, seen) .. a[2])
   redis.call('SPUBLISH', rest[6], rest[8])
 end
 
 -- The newest rows, and then every other group she is in.
 local function everything(a, rest, cursor)
-  local recent, groups = a[9], redis.call('ZRANGE', rest[3], 0, -1)
+  local recent, groups = a[4], redis.call('ZRANGE', rest[3], 0, -1)
   local newest = redis.call('ZREVRANGE', recent, 0, a[7] - 1, 'WITHSCORES')
   local more, told, others = redis.call('ZCARD', recent) > #newest / 2, {}, {}
   for i = 1, #newest, 2 do told[newest[i]] = true end
@@ -85,15 +91,14 @@ local function everything(a, rest, cursor)
   end
   local rows = put_rows(put_rows({}, newest, rest[2], cursor), others, rest[2], cursor)
   local new = redis.call('HEXISTS', cursor, '*') == 0
-  return {'ok', replid() .. digits(newest[2] or 0), more and 1 or 0, digits(newest[#newest] or 0), new and 1 or 0, rows, groups}
+  return {'ok', replid() .. '(' .. digits(newest[2] or 0), more and 1 or 0, digits(newest[#newest] or 0), new and 1 or 0, rows, groups}
 end
 
 local function sync(keys, a)
-  local dev, registers = keys[1], a[8] == '1'
-  local row, rest = redis.call('HGET', dev, a[1]), nil
-  row = row and cmsgpack.unpack(row)
-  if registers or not row or row[SESSION] ~= a[2] or row[GATEWAY] ~= a[3] or row[MIN_STARTED] > tonumber(a[4]) then
-    rest = cmsgpack.unpack(a[10])
+  local dev, registers, rest = keys[1], a[8] == '1', nil
+  local row = redis.call('HGET', dev, a[1])
+  if registers or not row or string.sub(row, WHO_AT) ~= a[2] or struct.unpack('>I8', row) > tonumber(a[3]) then
+    rest = cmsgpack.unpack(a[9])
     local refused = admit(dev, a, row, rest)
     if refused then return type(refused) == 'string' and {refused} or refused end
     if registers then
@@ -102,18 +107,16 @@ local function sync(keys, a)
       return everything(a, rest, cursor)
     end
   end
-  local server, from = replid(), string.sub(a[6], 17)
-  local known = string.sub(a[6], 1, 16) == server
-  if from == '' then from = '0' end
-  if not known then from = digits(math.max(0, from - BACK_US)) end
-  local moved = redis.call('ZRANGEBYSCORE', a[9], '(' .. from, '+inf', 'WITHSCORES', 'LIMIT', 0, a[7])
-  if #moved == 0 then
-    if known then return {'ok'} end
-    return {'ok', server .. from, 0, 0, 0, {}, {}}
+  local server, above = replid(), a[6]
+  if a[5] ~= server then
+    above = '(' .. digits(math.max(0, string.sub(above, 2) - BACK_US))
+  elseif redis.call('ZCOUNT', a[4], above, '+inf') == 0 then
+    return nil                     -- as nearly always, at the cost of one look at the row and one at what moved
   end
-  rest = rest or cmsgpack.unpack(a[10])
-  local more = #moved == 2 * a[7] and 1 or 0
-  return {'ok', server .. digits(moved[#moved]), more, 0, 0, put_rows({}, moved, rest[2], rest[4] .. a[1]), {}}
+  local moved = redis.call('ZRANGEBYSCORE', a[4], above, '+inf', 'WITHSCORES', 'LIMIT', 0, a[7])
+  rest = rest or cmsgpack.unpack(a[9])
+  local upto, more = #moved > 0 and '(' .. digits(moved[#moved]) or above, #moved == 2 * a[7] and 1 or 0
+  return {'ok', server .. upto, more, 0, 0, put_rows({}, moved, rest[2], rest[4] .. a[1]), {}}
 end
 
 register('sync', sync, {'allow-oom'})
