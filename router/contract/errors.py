@@ -46,6 +46,13 @@ class TokenExpired(Unauthorized):
     code = "token_expired"
 
 
+class Forbidden(LinnetError):
+    """The caller is known, and may not call this (HTTP only)."""
+
+    code = "forbidden"
+    status = 403
+
+
 class NotFound(LinnetError):
     """It does not exist, or this user may not know that it does."""
 
@@ -63,6 +70,16 @@ class ReadOnly(LinnetError):
 class Blocked(LinnetError):
     code = "blocked"
     status = 403
+
+
+class MethodNotAllowed(LinnetError):
+    code = "method_not_allowed"
+    status = 405
+
+
+class UnsupportedMediaType(LinnetError):
+    code = "unsupported_media_type"
+    status = 415
 
 
 class TooLarge(LinnetError):

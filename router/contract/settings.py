@@ -18,6 +18,7 @@ from msgspec import Meta
 from router.contract.errors import StartupError
 
 PREFIX: Final = "LINNET_"
+VERSION: Final = "0.1.0"
 
 Address = Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:\[\]/ ]+):[0-9]{1,5}$")]
 
@@ -69,8 +70,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10_000
     heartbeat_s: Annotated[float, Meta(ge=0.1, description="seconds between pings and audits of a session")] = 30
     max_age_s: Annotated[float, Meta(gt=0, description="oldest a connection gets, jittered by a quarter")] = 14_400
-    sends_per_s: Annotated[float, Meta(gt=0, description="sends per second, of a connection and of a conversation's device")] = 50
-    send_burst: Annotated[int, Meta(ge=1, description="sends that may come at once on top of that rate")] = 200
+    sends_per_s: Annotated[float, Meta(gt=0, description="sends per second, of a connection and of a conversation's device")] = 200
+    send_burst: Annotated[int, Meta(ge=1, description="sends that may come at once on top of that rate")] = 1000
     # -- drain
     drain_accept_s: Annotated[
         float, Meta(ge=0, description="how long a gateway that is told to stop goes on accepting")

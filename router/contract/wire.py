@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from math import isfinite
 from typing import Annotated, Any, ClassVar, Final
 
@@ -30,6 +31,8 @@ WELCOME_LIMIT: Final = 200
 # The lookahead refuses a newline at the end, which `$` alone lets pass in Python; it says nothing in ECMAScript.
 NAME_PATTERN: Final = r"^[A-Za-z0-9._-]{1,64}$(?!\n)"
 
+_name = re.compile(NAME_PATTERN)
+
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="A user or device: 1-64 of A-Z a-z 0-9 . _ -")]
 ConversationId = Annotated[str, Meta(min_length=1, max_length=160, description="Made by the server, opaque.")]
 Target = Annotated[str, Meta(min_length=1, max_length=160, description="A conversation id, or @user.")]
@@ -39,6 +42,11 @@ CommandId = str | int | None
 Short = Annotated[str, Meta(min_length=1, max_length=64)]
 Instance = Annotated[str, Meta(max_length=64)]
 Token = Annotated[str, Meta(max_length=8192)]
+
+
+def is_name(text: str) -> bool:
+    """Whether the text can name a user or a device."""
+    return _name.match(text) is not None
 
 
 class Command(Struct, tag_field="type", kw_only=True, frozen=True):
@@ -270,6 +278,8 @@ class Ok(Answer, tag="ok", frozen=True, kw_only=True):
 
 
 class HistoryEvent(Answer, tag="history", frozen=True, kw_only=True):
+    """`events` are given as `msgspec.Raw` of the codec's own form of the log's bytes: nothing is encoded again."""
+
     conversation: str
     events: list[Any]
     more: bool
@@ -449,8 +459,6 @@ class JsonCodec(Codec):
             raise BadCommand(f"values may be {MAX_DEPTH} deep") from None
 
     def encode(self, event: Event) -> bytes:
-        if isinstance(event, HistoryEvent):
-            event = msgspec.structs.replace(event, events=[jsonable(e) for e in event.events])
         return _to_json(event)
 
     def logged(self, packed: bytes) -> bytes:

@@ -1,0 +1,139 @@
+"""`python -m gateway`: one gateway process, configured by LINNET_* variables.
+
+What can be wrong at the start stops it with one line. SIGTERM or Ctrl-C drains and exits 0; a second one hurries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import signal
+import socket
+import sys
+
+import uvicorn
+import uvloop
+from starlette.applications import Starlette
+
+from gateway.app import create_app
+from gateway.node import Node
+from gateway.wsprotocol import WebSocketConnection
+from router.admin import Readiness, create_admin
+from router.contract import logging, metrics, wire
+from router.contract.errors import StartupError
+from router.contract.settings import VERSION, Settings, host_port, load
+from router.store.accounts import Accounts
+from router.store.client import Client
+
+BACKLOG = 4096
+CONNECT_S = 10.0
+
+
+def listening(address: str) -> socket.socket:
+    """A bound socket; `StartupError` says why not."""
+    host, port = host_port(address)
+    try:
+        return socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
+        )
+    except (OSError, OverflowError) as error:
+        raise StartupError(f"cannot listen on {address}: {error}") from None
+
+
+def public_config(app: Starlette, settings: Settings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws=WebSocketConnection,
+        ws_max_size=wire.MAX_FRAME_BYTES,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        ssl_certfile=settings.tls_cert or None,
+        ssl_keyfile=settings.tls_key or None,
+    )
+
+
+def admin_config(app: Starlette) -> uvicorn.Config:
+    return uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False)
+
+
+class Gateway:
+    """The process: two servers on one loop, around one node."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._public = uvicorn.Server(public_config(create_app(node), node.settings))
+        self._admin = uvicorn.Server(admin_config(create_admin(self.readiness, node.observe)))
+        self._stopping = asyncio.Event()
+
+    def readiness(self) -> Readiness:
+        """Ready once the lease is written. A Redis that fails later unreadies nobody: all would go at once."""
+        if self._node.draining:
+            return Readiness(False, "draining")
+        if not self._node.lease.held:
+            return Readiness(False, "no lease yet")
+        return Readiness(True, "ok")
+
+    def stop(self) -> None:
+        """The first signal drains, the second hurries."""
+        if self._stopping.is_set():
+            self._node.drain.hurry()
+        self._stopping.set()
+
+    async def run(self, public: socket.socket, admin: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self.stop)
+        # `_serve` is `serve` without uvicorn's own signal handlers, which would close all sockets at once.
+        serving = [
+            asyncio.create_task(self._admin._serve([admin])),
+            asyncio.create_task(self._public._serve([public])),
+        ]
+        await self._stopping.wait()
+        await self._node.drain.run(self._stop_accepting)
+        self._public.should_exit = self._admin.should_exit = True
+        await asyncio.gather(*serving)
+
+    def _stop_accepting(self) -> None:
+        for listener in self._public.servers:
+            listener.close()
+
+
+async def serve(settings: Settings) -> None:
+    public, admin = listening(settings.listen), listening(settings.admin_listen)
+    client = await Client.connect(settings.redis_url, settings.redis_mode, within_s=CONNECT_S)
+    try:
+        await client.check_server(settings.durability)
+        await Accounts(client).deployment_check()
+        node = Node(settings, client)
+        metrics.BUILD_INFO.labels("gateway", VERSION, platform.python_version(), node.name).set(1)
+        try:
+            await node.bus.connect(CONNECT_S)
+            await Gateway(node).run(public, admin)
+        finally:
+            await node.close()
+    finally:
+        await client.close()
+
+
+def main() -> int:
+    try:
+        settings = load(os.environ)
+        logging.set_up(settings)
+        if settings.durability == "replicated":
+            raise StartupError("LINNET_DURABILITY=replicated is not supported yet: use fsync or memory")
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
+    except StartupError as error:
+        print(f"linnet gateway: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,167 @@
+"""The third layer of certainty: what Redis says against what is here, once per heartbeat.
+
+Once per hub: head and membership version. Once per session: `sync`, which says whether the session is still its
+device's (or was replaced, or kicked), and which of the user's conversations moved. What looks missing is looked at
+again `RECHECK_S` later, because the event itself may just be under way on the other connection; what is still missing
+then is repaired from the log and counted, so that an operator sees when the fast path lost something.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from gateway.hub import Hub
+from gateway.session import Session, State
+from router.contract import errors, keys, metrics
+from router.contract.errors import LinnetError
+from router.store.users import Row, Sync, Synced
+
+if TYPE_CHECKING:
+    from gateway.node import Node
+
+RECHECK_S: Final = 0.5
+FIRST_AUDIT_S: Final = 2.0
+STEP: Final = 200
+
+
+class Audits:
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    # -- sessions
+
+    def first(self, session: Session) -> None:
+        """The first audit comes soon after connecting: that is when most can have been missed."""
+        self._node.later(FIRST_AUDIT_S, self.sync, session, "audit")
+
+    def sync(self, session: Session, cause: str = "") -> None:
+        """Asks what moved since the last time. `cause` names the repairs that follow; a hint has none."""
+        if session.state is not State.READY or session.syncing:
+            return
+        session.syncing = True
+        self._node.users.sync(self.question(session), partial(self._synced, session, cause, ""))
+
+    def replaced(self, session: Session, instance: str) -> None:
+        """Another session of the device says it has registered; whether it is the later one is not for it to say."""
+        if session.state is State.READY:
+            self._node.users.sync(self.question(session), partial(self._synced, session, "", instance))
+
+    def question(self, session: Session) -> Sync:
+        return Sync(
+            user=session.user,
+            device=session.device,
+            session=session.id,
+            node=self._node.name,
+            started=session.started,
+            instance=session.instance,
+            since=session.since,
+        )
+
+    def _synced(self, session: Session, cause: str, instance: str, answer: Synced | LinnetError) -> None:
+        session.syncing = False
+        if session.state is not State.READY:
+            return
+        if isinstance(answer, LinnetError):
+            metrics.AUDITS.labels(answer.code).inc()
+            if session.behind is not None and session.behind.resyncing:
+                self._node.later(FIRST_AUDIT_S, self.sync, session, cause)
+            return
+        metrics.AUDITS.labels(answer.status).inc()
+        if answer.status != "ok":
+            self.end(session, answer.status, instance)
+            return
+        session.since = answer.since
+        self._apply(session, answer.rows, cause)
+        if answer.more:
+            self.sync(session, cause)
+        elif session.behind is not None and session.behind.resyncing:
+            session.behind.resyncing = False
+            self._node.catchup.listed(session)
+
+    def end(self, session: Session, status: str, instance: str) -> None:
+        """The session is not its device's any more. The same client process may come back; another must not."""
+        if status == "kicked":
+            session.close(errors.CLOSE_BANNED, "disconnected")
+        elif instance and instance == session.instance:
+            session.close(errors.CLOSE_UNAVAILABLE, errors.retry_reason(0.1))
+        else:
+            session.close(errors.CLOSE_REPLACED, "this device is connected elsewhere")
+
+    def _apply(self, session: Session, rows: list[Row], cause: str) -> None:
+        missing: list[tuple[str, int]] = []
+        for row in rows:
+            if row.kind != keys.DIRECT:
+                self._membership(session, row)
+            elif session.behind is not None:
+                if session.behind.positions.get(row.conversation, row.cursor or 0) < row.head:
+                    session.behind.moved(row.conversation, row.head)
+            elif session.direct.get(row.conversation, row.cursor or 0) < row.head:
+                missing.append((row.conversation, row.head))
+        if missing:
+            self._node.later(RECHECK_S, self._recheck, session, missing, cause)
+        self._node.catchup.pump(session)
+
+    def _recheck(self, session: Session, missing: list[tuple[str, int]], cause: str) -> None:
+        if session.state is not State.READY or session.behind is not None:
+            return  # whoever is behind is fed from the log up to what moves
+        for conversation, head in missing:
+            if session.direct.get(conversation, 0) < head:
+                self._node.catchup.hole(session, conversation, head, cause)
+
+    def _membership(self, session: Session, row: Row) -> None:
+        """A group or channel that the user came into, or left, or that merely was read elsewhere."""
+        hub = self._node.subscriptions.hubs.get(row.conversation)
+        inside = hub is not None and session in hub.members
+        if row.left and inside and hub is not None:
+            self._node.subscriptions.leave(session, hub)
+        elif not row.left and not inside:
+            self._node.connects.join(session, row)
+
+    # -- hubs
+
+    def hubs(self) -> None:
+        """Compares every hub with its conversation's head, some each turn of the loop."""
+        conversations = iter([hub.conversation for hub in self._node.subscriptions.hubs.values() if hub.confirmed])
+
+        def go_on() -> None:
+            step = list(islice(conversations, STEP))
+            if step:
+                self._node.conversations.heads(step, partial(self._suspect, step))
+                self._node.soon(go_on)
+
+        go_on()
+
+    def _suspect(self, conversations: list[str], heads: object) -> None:
+        """Only hubs that may have missed something are compared for good, a little later."""
+        if not isinstance(heads, list):
+            return
+        hubs = self._node.subscriptions.hubs
+        behind = [
+            conversation
+            for conversation, head in zip(conversations, heads, strict=True)
+            if head is not None
+            and (hub := hubs.get(conversation)) is not None
+            and (head.seq > hub.seq or head.version != hub.version)
+        ]
+        if behind:
+            self._node.later(RECHECK_S, self._compare, behind)
+
+    def _compare(self, conversations: list[str]) -> None:
+        self._node.subscriptions.compare(conversations, "audit")
+
+    def members(self, hub: Hub) -> None:
+        """The membership changed in a way this hub did not see: ask again for the users that are here."""
+        users = sorted({session.user for session in hub.members})
+        for start in range(0, len(users), STEP):
+            some = users[start : start + STEP]
+            self._node.conversations.roles(hub.conversation, some, partial(self._roles, hub, some))
+
+    def _roles(self, hub: Hub, users: list[str], roles: list[str] | LinnetError) -> None:
+        if isinstance(roles, LinnetError):
+            hub.version = -1  # the next round asks again
+            return
+        for user, role in zip(users, roles, strict=True):
+            if not role:
+                self._node.subscriptions.member_left(hub, user)

@@ -1,0 +1,212 @@
+"""Feeds sessions that are behind from the log, in pages, under flow control.
+
+A session is behind right after connecting, when its connection is slow, and when a direct conversation has a hole.
+It then has a list of conversations with the position it stands at; a page of the log is read, written at once, and the
+next page is asked for only while its transport takes it: at most one page waits per session, so memory is bounded
+whatever the reader does. Newest conversations come first. It joins the live set in the very turn of the loop in which
+it stands at what each of its hubs has written and nothing else is left; never past `hub.written`, or an event that is
+still pending there would come twice.
+
+Rejected: a queue per slow session (unbounded, or lossy), cutting slow readers off (they come back and are slower).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from gateway.frames import event_frames
+from gateway.session import Session, State
+from router.contract import keys, metrics, stamp
+from router.contract.errors import LinnetError, NotFound
+from router.contract.wire import MAX_INTEGER
+from router.store.conversations import Page
+
+if TYPE_CHECKING:
+    from gateway.hub import Hub
+    from gateway.node import Node
+
+PAGE_EVENTS: Final = 100
+MAX_MOVED: Final = 1024
+RETRY_S: Final = 1.0
+
+
+class Behind:
+    """What a session that is behind still has to be given.
+
+    `todo`: conversation → seq to read up to (None: up to what its hub has written). `positions`: where the session
+    stands, in each of these and in each of its hubs. `more_below`: conversations that were not listed yet.
+    """
+
+    __slots__ = ("more_below", "paused", "positions", "reading", "resync", "resyncing", "todo")
+
+    def __init__(self) -> None:
+        self.todo: dict[str, int | None] = {}
+        self.positions: dict[str, int] = {}
+        self.more_below: int | None = None
+        self.paused = False
+        self.reading = False
+        self.resync = False  # too much moved to note: ask again what did …
+        self.resyncing = False  # … and that question is under way
+
+    def position(self, conversation: str) -> int | None:
+        return self.positions.get(conversation)
+
+    def moved(self, conversation: str, seq: int) -> None:
+        """A direct conversation moved while the session could not be given the event."""
+        upto = self.todo.get(conversation)
+        if upto is not None or len(self.todo) < MAX_MOVED:
+            self.todo[conversation] = max(upto or 0, seq)
+        else:
+            self.resync = True
+
+
+class Catchup:
+    """The ways into being behind, and the one way out."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    # -- ways in
+
+    def start(self, session: Session) -> Behind:
+        """The session leaves the live set; where it stood in each hub is noted."""
+        behind = session.behind
+        if behind is None:
+            behind = session.behind = Behind()
+            for hub in session.hubs:
+                behind.positions[hub.conversation] = hub.leave(session)
+            metrics.SESSIONS_LIVE.dec()
+            metrics.SESSIONS_BEHIND.inc()
+        return behind
+
+    def paused(self, session: Session) -> None:
+        """The connection is slow."""
+        if session.behind is None:
+            metrics.FELL_BEHIND.inc()
+        self.start(session).paused = True
+
+    def resumed(self, session: Session) -> None:
+        assert session.behind is not None
+        session.behind.paused = False
+        self.pump(session)
+
+    def hole(self, session: Session, conversation: str, upto: int, cause: str = "") -> None:
+        """A direct conversation is to be read up to `upto`: events were lost (`cause`), or it moves here first."""
+        if cause:
+            metrics.REPAIRS.labels(cause).inc()
+        behind = self.start(session)
+        if conversation in session.direct:
+            behind.positions.setdefault(conversation, session.direct[conversation])
+        behind.moved(conversation, upto)
+        self.pump(session)
+
+    # -- the way out
+
+    def pump(self, session: Session) -> None:
+        """Goes on feeding, unless something is under way or the transport is full; joins when nothing is left."""
+        behind = session.behind
+        while (
+            behind is not None and not behind.reading and not behind.paused and session.state is State.READY
+        ):
+            if behind.todo:
+                self._feed(session, behind, *next(iter(behind.todo.items())))
+            elif self._moved_hubs(session, behind):
+                continue
+            elif behind.more_below is not None:
+                behind.reading = True
+                self._node.connects.further(session, behind.more_below)
+            elif behind.resync:
+                behind.resync, behind.resyncing, behind.reading = False, True, True
+                self._node.audits.sync(session)
+            else:
+                self._join(session, behind)
+                return
+
+    def listed(self, session: Session) -> None:
+        """What `pump` asked for is there, or may be asked for again."""
+        if session.behind is not None:
+            session.behind.reading = False
+            self.pump(session)
+
+    def _moved_hubs(self, session: Session, behind: Behind) -> bool:
+        for hub in session.hubs:
+            if behind.positions[hub.conversation] < hub.written:
+                behind.todo[hub.conversation] = None
+        return bool(behind.todo)
+
+    def _join(self, session: Session, behind: Behind) -> None:
+        for conversation, position in behind.positions.items():
+            if conversation[0] == keys.DIRECT:
+                session.has(conversation, position)
+        session.behind = None
+        for hub in session.hubs:
+            hub.join(session)
+        metrics.SESSIONS_BEHIND.dec()
+        metrics.SESSIONS_LIVE.inc()
+
+    def _feed(self, session: Session, behind: Behind, conversation: str, upto: int | None) -> None:
+        """Asks for the next page of one conversation, or finds it level."""
+        if upto is None:
+            hub = self._node.subscriptions.hubs.get(conversation)
+            upto = hub.written if hub is not None else 0
+        position = behind.positions.get(conversation)
+        if position is None:
+            behind.reading = True
+            reply = partial(self._cursor, session, behind, conversation)
+            self._node.users.cursor(session.user, session.device, conversation, reply)
+        elif position >= upto:
+            del behind.todo[conversation]
+        else:
+            behind.reading = True
+            reply = partial(self._page, session, behind, conversation, upto)
+            self._node.conversations.range(conversation, session.user, position, upto, PAGE_EVENTS, reply)
+
+    def _cursor(self, session: Session, behind: Behind, conversation: str, seq: int | LinnetError) -> None:
+        if isinstance(seq, LinnetError):
+            self._again(session)
+        else:
+            behind.positions.setdefault(conversation, seq)
+            self.listed(session)
+
+    def _again(self, session: Session) -> None:
+        self._node.later(RETRY_S, self.listed, session)
+
+    def _page(self, session: Session, behind: Behind, conversation: str, upto: int, page: Page | LinnetError) -> None:
+        if session.behind is not behind or session.state is not State.READY:
+            return
+        if isinstance(page, NotFound):  # gone meanwhile
+            behind.positions[conversation] = upto
+        elif isinstance(page, LinnetError):
+            self._again(session)
+            return
+        else:
+            self._write(session, behind, conversation, page)
+            if not page.more:  # what was asked for is read to its end, whatever stands there
+                behind.positions[conversation] = max(page.position, upto if upto < MAX_INTEGER else 0)
+                if behind.todo.get(conversation) == MAX_INTEGER:
+                    del behind.todo[conversation]
+        self.listed(session)
+
+    def _write(self, session: Session, behind: Behind, conversation: str, page: Page) -> None:
+        position = behind.positions[conversation]
+        if page.floor > position:
+            session.gap(conversation, position + 1, page.floor, "expired")
+        behind.positions[conversation] = max(position, page.position)
+        if not page.events:
+            return
+        prev = stamp.slots(page.events[0])[1]
+        if prev < position:
+            session.gap(conversation, prev + 1, position, "failover")
+        session.flush()  # what this turn had for it comes first
+        frames = event_frames(page.events, session.variant)
+        session.connection.write(frames)
+        metrics.DELIVERIES_REPLAY.inc(len(page.events))
+        metrics.WRITTEN_BYTES.inc(len(frames))
+
+    def left(self, session: Session, hub: Hub, position: int) -> None:
+        """The session's user left a group: what was before that is still the user's to have."""
+        if session.behind is not None:
+            session.behind.positions[hub.conversation] = position
+            session.behind.todo[hub.conversation] = MAX_INTEGER
+            self.pump(session)

@@ -1,0 +1,130 @@
+"""One clock for all sessions: heartbeats, audits, deadlines and the writing of marks; no timer per session.
+
+Each session sits in one bucket of a wheel that turns once per heartbeat, so that pings and audits spread evenly, and in
+one bucket of seconds for the next of its deadlines (no hello in time, token expired, too old). Cursors and read marks
+are noted and written at most once a second per session.
+
+Bound: all of these hold each session once, and let go of it when it closes.
+"""
+
+from __future__ import annotations
+
+from random import uniform
+from typing import TYPE_CHECKING, Final
+
+from gateway.session import Session, State
+from router.contract import errors, metrics
+
+if TYPE_CHECKING:
+    from gateway.node import Node
+
+HELLO_S: Final = 10.0
+LOST_AFTER_HEARTBEATS: Final = 2.0
+
+
+class Clock:
+    """Turned once a second (oftener where heartbeats are shorter than that)."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        heartbeat = node.settings.heartbeat_s
+        self.turn_s = min(1.0, heartbeat / 2)
+        self._wheel: list[dict[Session, None]] = [{} for _ in range(max(2, round(heartbeat / self.turn_s)))]
+        self._bucket_of: dict[Session, int] = {}
+        self._hand = 0
+        self._deadlines: dict[int, dict[Session, None]] = {}
+        self._looked_at = int(node.loop.time())
+        self._marked: dict[Session, None] = {}
+        self._due = node.loop.time() + self.turn_s
+        self._timer = node.loop.call_at(self._due, self._turn)
+
+    def stop(self) -> None:
+        self._timer.cancel()
+
+    # -- sessions
+
+    def add(self, session: Session) -> None:
+        bucket = len(self._bucket_of) % len(self._wheel)
+        self._bucket_of[session] = bucket
+        self._wheel[bucket][session] = None
+        session.age_deadline = self._node.loop.time() + self._node.settings.max_age_s * uniform(0.75, 1)
+        self._at(session, self._node.loop.time() + HELLO_S)
+
+    def remove(self, session: Session) -> None:
+        self._wheel[self._bucket_of.pop(session)].pop(session, None)
+        self._deadlines.get(session.deadline, {}).pop(session, None)
+
+    def ready(self, session: Session) -> None:
+        """The session has said hello, or has a new token: its deadline is now its token's or its age's."""
+        expires_in = (session.expires_at - self._node.now_ms()) / 1000
+        self._at(session, min(session.age_deadline, self._node.loop.time() + expires_in))
+
+    def marked(self, session: Session) -> None:
+        """The session has cursors or read marks to write."""
+        self._marked[session] = None
+
+    def _at(self, session: Session, when: float) -> None:
+        self._deadlines.get(session.deadline, {}).pop(session, None)
+        session.deadline = max(int(when) + 1, self._looked_at + 1)
+        self._deadlines.setdefault(session.deadline, {})[session] = None
+
+    # -- turning
+
+    def _turn(self) -> None:
+        node, now = self._node, self._node.loop.time()
+        metrics.LOOP_LAG_SECONDS.observe(max(0.0, now - self._due))
+        self._due = max(self._due + self.turn_s, now)
+        self._timer = node.loop.call_at(self._due, self._turn)
+        self._hand = (self._hand + 1) % len(self._wheel)
+        if self._hand == 0:
+            node.audits.hubs()
+            node.watches.touched(*node.watches.users)
+        self._beat(now)
+        while self._looked_at < int(now):
+            self._looked_at += 1
+            for session in self._deadlines.pop(self._looked_at, ()):
+                self._expired(session, now)
+        marked, self._marked = self._marked, {}
+        for session in marked:
+            self.write_marks(session)
+        node.lease.turn()
+
+    def _beat(self, now: float) -> None:
+        """Pings and audits of the sessions whose turn it is."""
+        heartbeat = self._node.settings.heartbeat_s
+        for session in list(self._wheel[self._hand]):
+            quiet = now - session.connection.last_received
+            if quiet > heartbeat * LOST_AFTER_HEARTBEATS:
+                session.close(errors.CLOSE_HEARTBEAT_LOST, errors.retry_reason(0.1))
+                continue
+            if quiet > heartbeat / 2:
+                session.connection.ping()
+            if session.state is State.READY:
+                self._node.audits.sync(session, "audit")
+
+    def _expired(self, session: Session, now: float) -> None:
+        if session.state is not State.READY:
+            if session.state is State.HELLO:
+                session.close(errors.CLOSE_SLOW_HANDSHAKE, errors.retry_reason(uniform(0.5, 2)))
+            else:
+                session.close(errors.CLOSE_UNAVAILABLE, errors.retry_reason(uniform(1, 5)))
+        elif session.expires_at <= self._node.now_ms():
+            session.close(errors.CLOSE_TOKEN_EXPIRED, "token expired")
+        elif session.age_deadline <= now:
+            self._node.drain.rotate(session, errors.CLOSE_MAX_AGE)
+        else:
+            self.ready(session)
+
+    def write_marks(self, session: Session) -> None:
+        """Writes what the session has acked and read since the last time."""
+        acks, session.acks = session.acks, None
+        reads, session.reads = session.reads, None
+        users = self._node.users
+        if acks:
+            users.ack(session.user, session.device, session.id, acks, _ignore)
+        for conversation, (seq, count) in (reads or {}).items():
+            users.read(session.user, conversation, seq, count, _ignore)
+
+
+def _ignore(_: object) -> None:
+    """Marks only go up and are written again by the next; a lost write costs a replay of what the device drops."""

@@ -1,0 +1,217 @@
+"""Where events of one channel meet the sessions on this node.
+
+A `Hub` stands for a group or channel with members here, a `UserHub` for a user with sessions here. A hub knows one
+position for all its live sessions: `seq`, the last event it has, and `written`, the last event that it has given to
+every live session. An event follows if its `prev` is `seq`; anything else is a hole, and holes are read from the log
+(`Repairs` below), never guessed. All is plain `def`: nothing here can wait, and there is no task, queue or encode per
+recipient.
+
+Invariant: a session in `live` has every event up to `written` (or stands in `rest`, the part of a large fan-out that
+is still to be written, and has every event up to `before`). A session leaves `live` only through `leave`, which tells
+it that position, and enters only where it stands at `written`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
+
+from gateway.frames import VARIANTS, event_frames
+from router.contract import metrics, signals, stamp
+
+if TYPE_CHECKING:
+    from gateway.session import Session
+
+# A larger fan-out goes on in the loop's next turn, so that one large group does not hold up the others.
+CHUNK = 512
+
+
+class Owner(Protocol):
+    """What a hub asks of its node."""
+
+    def repair(self, hub: Hub, cause: str) -> None:
+        """Read the log from `hub.seq` on and give the events to `hub.accept`."""
+
+    def soon(self, callback: Callable[[], None]) -> None: ...
+
+    def member_left(self, hub: Hub, user: str) -> None: ...
+
+    def now_ms(self) -> int: ...
+
+
+class Hub:
+    """One group or channel: its position, its sessions by frame variant, and what this tick has for them."""
+
+    __slots__ = (
+        "before", "count", "at", "channel", "confirmed", "conversation", "live", "members", "owner", "pending",
+        "repairing", "rest", "seen", "seq", "title", "version", "waiting", "written",
+    )  # fmt: skip
+
+    def __init__(self, owner: Owner, conversation: str, channel: str) -> None:
+        self.owner = owner
+        self.conversation = conversation
+        self.channel = channel
+        self.confirmed = False  # subscribed, and the head was read
+        self.waiting: list[Callable[[bool], None]] = []  # who waits for that
+        self.members: dict[Session, None] = {}
+        self.live: dict[int, dict[Session, None]] = {}
+        self.seq = self.written = self.before = 0
+        self.count = self.at = self.version = 0
+        self.title = ""
+        self.seen = 0  # the highest seq that a live event named while the position was not known
+        self.repairing = False
+        self.pending: list[bytes] = []
+        self.rest: dict[Session, None] = {}
+
+    # -- sessions
+
+    def add(self, session: Session) -> None:
+        """A session's user is a member; it becomes live by `join`."""
+        self.members[session] = None
+
+    def remove(self, session: Session) -> None:
+        self.leave(session)
+        self.members.pop(session, None)
+
+    def join(self, session: Session) -> None:
+        """The session stands at `written`: from here on it is live."""
+        self.live.setdefault(session.variant, {})[session] = None
+
+    def leave(self, session: Session) -> int:
+        """Takes the session out of the live set; the seq up to which it was given everything."""
+        live = self.live.get(session.variant)
+        if live is not None:
+            live.pop(session, None)
+        if session in self.rest:
+            del self.rest[session]
+            return self.before
+        return self.written
+
+    # -- events
+
+    def place(self, seq: int, count: int, at: int, version: int, title: str) -> None:
+        """The position that a new hub starts from: the head as read after the subscription was confirmed."""
+        self.seq = self.written = self.before = seq
+        self.count, self.at, self.version, self.title = count, at, version, title
+        self.confirmed = True
+        if self.seen > seq:
+            self.owner.repair(self, "subscribe")
+
+    def receive(self, event: bytes) -> None:
+        """A live event."""
+        seq, prev, count, at = stamp.slots(event)
+        if not self.confirmed or self.repairing:
+            self.seen = max(self.seen, seq)
+        elif seq <= self.seq:
+            return
+        elif prev == self.seq:
+            self.accept(event, seq, count, at)
+        elif prev < self.seq:
+            self.void(prev)
+            self.accept(event, seq, count, at)
+        else:
+            self.seen = seq
+            self.owner.repair(self, "hole")
+
+    def accept(self, event: bytes, seq: int, count: int, at: int) -> None:
+        """The next event in order, live or from a repair."""
+        self.seq, self.count, self.at = seq, count, at
+        self.pending.append(event)
+        if not stamp.is_message(event) and stamp.is_member(event):
+            self._member_changed(event)
+
+    def void(self, prev: int) -> None:
+        """The log was rolled back below `seq`: what stood in (prev, seq] never was, and is announced as such."""
+        self.flush()
+        self._gap(prev + 1, self.seq, "failover")
+
+    def expired(self, floor: int) -> None:
+        """The log was trimmed past `seq` before this hub could read it."""
+        self.flush()
+        self._gap(self.seq + 1, floor, "expired")
+        self.seq = self.written = self.before = floor
+
+    def flush(self) -> None:
+        """Writes what is pending to all live sessions: one joined write each, the same bytes for all of a variant."""
+        if not self.pending or self.rest:
+            return  # a fan-out under way flushes again when it is through
+        events, self.pending = self.pending, []
+        self.before, self.written = self.written, self.seq
+        total = 0
+        for variant in VARIANTS:
+            live = self.live.get(variant)
+            if not live:
+                continue
+            frames = event_frames(events, variant)
+            sessions = list(live)  # a write may make a session leave
+            total += len(sessions)
+            metrics.WRITTEN_BYTES.inc(len(frames) * len(sessions))
+            if len(sessions) > CHUNK:
+                self.rest.update(dict.fromkeys(sessions[CHUNK:]))
+                self._later(frames, sessions)
+                sessions = sessions[:CHUNK]
+            for session in sessions:
+                session.connection.write(frames)
+        if total:
+            metrics.DELIVERIES_LIVE.inc(total * len(events))
+            metrics.DELIVERY_SECONDS.observe(max(0, self.owner.now_ms() - self.at) / 1000)
+
+    def _later(self, frames: bytes, sessions: list[Session]) -> None:
+        """Writes to the rest of a large fan-out, a chunk each turn of the loop."""
+        rest = iter(sessions[CHUNK:])
+
+        def go_on() -> None:
+            chunk = list(islice(rest, CHUNK))
+            for session in chunk:
+                if session in self.rest:
+                    del self.rest[session]
+                    session.connection.write(frames)
+            if chunk:
+                self.owner.soon(go_on)
+            else:
+                self.flush()
+
+        self.owner.soon(go_on)
+
+    def whisper(self, frames: list[bytes], except_user: str) -> None:
+        """Writes an ephemeral event, given as one frame per variant, to the live sessions of everybody else."""
+        for variant, live in self.live.items():
+            for session in list(live):
+                if session.user != except_user:
+                    session.write(frames[variant])
+
+    def _gap(self, first: int, last: int, reason: str) -> None:
+        for session in list(self.members):
+            session.gap(self.conversation, first, last, reason)
+
+    def _member_changed(self, event: bytes) -> None:
+        self.version += 1
+        change = stamp.author(event)
+        if change.action == "remove":
+            self.flush()  # who leaves sees that, and nothing after it
+            self.owner.member_left(self, change.user)
+
+
+class UserHub:
+    """One user's channel: direct events, signals, and the user's sessions on this node."""
+
+    __slots__ = ("channel", "confirmed", "sessions", "user", "waiting")
+
+    def __init__(self, user: str, channel: str) -> None:
+        self.user = user
+        self.channel = channel
+        self.confirmed = False
+        self.waiting: list[Callable[[bool], None]] = []
+        self.sessions: list[Session] = []
+
+    def receive(self, payload: bytes) -> None:
+        if stamp.is_event(payload):
+            seq, prev, _, _ = stamp.slots(payload)
+            conversation = stamp.author(payload).conversation
+            for session in self.sessions:
+                session.direct_event(conversation, seq, prev, payload)
+        else:
+            signal = signals.decode(payload)
+            for session in list(self.sessions):
+                session.signal(signal)

@@ -1,0 +1,96 @@
+"""This node's lease, the leases of the others, and the sessions that have just gone.
+
+The lease says that this gateway lives; whoever asks who is online compares it with the clock, so a gateway that dies
+takes its users offline by saying nothing. A session that ends is marked away only after a grace, within which the
+device may come back anywhere without a flicker.
+
+A node that has just lost Redis cannot tell a dead gateway from its own blindness: it trusts no missing lease until it
+has read the leases for a whole lease length again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from gateway.session import Session
+from router.contract import metrics
+from router.contract.errors import LinnetError
+from router.store.presence import LEASE_S, Gateway
+
+if TYPE_CHECKING:
+    from gateway.node import Node
+
+RENEW_S: Final = 3.0
+AWAY_GRACE_S: Final = 3.0
+MEMORY_LIMIT: Final = 0.9
+
+
+class Lease:
+    """Turned by the clock."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._started = node.now_ms()
+        self._renew_at = 0.0
+        self._away: deque[tuple[float, str, str, str]] = deque()
+        self._blind_until = 0.0
+        self._read_at = node.loop.time()
+        self.gateways: dict[str, Gateway] = {}
+        self.held = False  # a lease was written, so that whoever looks finds this node
+        self.full = False  # Redis is so full that nothing new is taken
+
+    def away(self, session: Session) -> None:
+        """The session has ended."""
+        due = self._node.loop.time() + AWAY_GRACE_S
+        self._away.append((due, session.user, session.device, session.id))
+
+    def alive(self) -> dict[str, Gateway]:
+        """The leases to judge presence by."""
+        if self._node.loop.time() >= self._blind_until:
+            return self.gateways
+        horizon = self._node.now_ms() + LEASE_S * 1000
+        return {
+            node: Gateway(row.url, max(row.lease_until, horizon), row.connections, row.started)
+            for node, row in self.gateways.items()
+        }
+
+    def turn(self) -> None:
+        now = self._node.loop.time()
+        while self._away and self._away[0][0] <= now:
+            _, user, device, session = self._away.popleft()
+            self._node.users.away(user, device, session, self._node.now_ms(), _ignore)
+        if now >= self._renew_at:
+            self._renew_at = now + RENEW_S
+            self.renew()
+            self._node.spawn(self._read())
+
+    def renew(self) -> None:
+        """Once more for `LEASE_S`; a node that drains is alive and has no URL to be sent to."""
+        node = self._node
+        url = "" if node.draining else node.url
+        node.presence.renew(node.name, url, len(node.sessions), self._started, node.now_ms(), self._renewed)
+
+    def _renewed(self, error: LinnetError | None) -> None:
+        self.held = self.held or error is None
+
+    async def _read(self) -> None:
+        try:
+            gateways = await self._node.presence.gateways()
+            memory = await self._node.client.memory_ratio()
+        except LinnetError:
+            return
+        now = self._node.loop.time()
+        if now - self._read_at > LEASE_S:
+            self._blind_until = now + LEASE_S
+        self._read_at = now
+        self.gateways = gateways
+        self.full = memory >= MEMORY_LIMIT
+        metrics.REDIS_MEMORY_RATIO.set(memory)
+        now_ms = self._node.now_ms()
+        metrics.GATEWAYS_ALIVE.set(sum(1 for row in gateways.values() if row.lease_until > now_ms))
+        self._node.watches.judge()
+
+
+def _ignore(_: object) -> None:
+    """A mark that was not written leaves the device to this gateway's lease."""

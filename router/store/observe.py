@@ -1,0 +1,44 @@
+"""What the Redis connections of a process have counted, as metrics, once per scrape.
+
+The connections count in plain integers, since they are on the hot path; here the difference to the last scrape goes
+onto the counters.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter
+
+from router.contract import metrics
+from router.store.bus import Bus
+from router.store.client import Client
+
+
+class RedisObserver:
+    """`observe()` at each scrape; a router has no bus."""
+
+    def __init__(self, client: Client, bus: Bus | None = None) -> None:
+        self._client = client
+        self._bus = bus
+        self._last: dict[tuple[str, str], int] = {}
+
+    def observe(self) -> None:
+        client = self._client.statistics()
+        metrics.REDIS_UP.set(client.hot.up)
+        metrics.REDIS_IN_FLIGHT.set(client.hot.in_flight)
+        for function, calls in client.functions.items():
+            self._raise(metrics.REDIS_CALLS, function, calls)
+        for kind, errors in client.hot.errors.items():
+            self._raise(metrics.REDIS_ERRORS, kind, errors)
+        self._raise(metrics.REDIS_ERRORS, "refused", client.hot.refused)
+        self._raise(metrics.REDIS_ERRORS, "timeout", client.hot.timeouts)
+        self._raise(metrics.REDIS_RECONNECTS, "commands", client.hot.reconnects)
+        if self._bus is not None:
+            bus = self._bus.statistics()
+            metrics.CHANNELS.set(bus.channels)
+            self._raise(metrics.REDIS_RECONNECTS, "bus", bus.reconnects)
+            self._raise(metrics.REDIS_ERRORS, "deaf", bus.deaf)
+
+    def _raise(self, counter: Counter, label: str, total: int) -> None:
+        key = (counter._name, label)
+        counter.labels(label).inc(total - self._last.get(key, 0))
+        self._last[key] = total
