@@ -5,7 +5,7 @@ A push is due when no device's cursor has passed the event by its deadline, what
 all that this takes in one step, and the plan is made from it elsewhere.
 
 Invariants
-- The deadline of a user is never later than the earliest of her conversations, but for the time of a claim or retry.
+- The deadline of a user is set by what she waited for first; what comes later neither moves it nor a claim or retry.
 - `settled` removes what it was told of and nothing that came since.
 - A claim that dies runs out; what it did may be done again.
 """
