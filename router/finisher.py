@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
 from time import monotonic, time
 from typing import Final, TypeAlias
 
@@ -210,10 +211,13 @@ class Finisher:
         return "finished" if done.routed == done.head else "partly"
 
     async def _remove(self, conv: str) -> str:
-        """The conversation is removed: everybody leaves it, then it is forgotten."""
-        if changed := await self._conversations.gone(conv):
-            async for members in self._members(conv):
-                await self._apply(conv, "", [Leave(user, changed) for user in members])
+        """Everybody leaves a removed conversation, then it is forgotten. One that Redis lost is only unmarked."""
+        if not (changed := await self._conversations.gone(conv)):
+            with suppress(NotFound):
+                await self._dirty.done(conv, 0, *self._retention)
+            return "lost"
+        async for users in self._members(conv):
+            await self._apply(conv, "", [Leave(user, changed) for user in users])
         await self._dirty.forget(conv)
         return "removed"
 

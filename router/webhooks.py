@@ -1,8 +1,8 @@
 """Tells the operator's backend of users whose devices did not get a message in time.
 
 A deadline was armed with the message (`finisher`). When it comes, a message has been missed if no device's cursor and
-no read mark of the user has passed it within a heartbeat and ten seconds, whatever presence says: a phone that is "online
-but dead" loses nothing. One POST tells of everything that a user has missed:
+no read mark of the user has passed it within a heartbeat and ten seconds, whatever presence says: a phone that is
+"online but dead" loses nothing. One POST tells of everything that a user has missed:
 
     {"id", "at", "user", "conversations": [{"conversation", "kind", "seq", "unread"}]}
     Linnet-Signature: t=<unix seconds>,v1=<hex of HMAC-SHA256 over "<t>.<body>" with LINNET_WEBHOOK_SECRET>
@@ -124,7 +124,7 @@ def signature(secret: str, at_s: int, body: bytes) -> str:
 
 
 class Webhooks:
-    """Claims users whose deadline has come, and posts; `round` once through all partitions, `run` until told to stop."""
+    """Claims users whose deadline has come, and posts. `round`: all partitions once; `run`: until told to stop."""
 
     def __init__(
         self,

@@ -1,0 +1,97 @@
+"""A store on a real server, with people, conversations and messages as gateways would have left them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import count
+from typing import Any
+
+from deploy.embedded import EmbeddedValkey
+from router.answers import ask
+from router.contract import keys, stamp
+from router.contract.settings import Settings, load
+from router.contract.wire import pack
+from router.store.accounts import Accounts
+from router.store.client import Client
+from router.store.conversations import Append, Appended, Conversations
+from router.store.dirty import Dirty
+from router.store.presence import Presence
+from router.store.pushes import Pushes
+from router.store.users import Row, Sync, Synced, Users
+from tests import support
+
+COST_US, BURST_US = 20_000, 4_000_000
+SECRET = "a-secret-for-webhooks-of-32-bytes-or-more"
+
+
+def settings(**changes: object) -> Settings:
+    """Settings of a router that pushes; nothing listens at its webhook URL unless one is given."""
+    env = {"jwt_secret": support.JWT_SECRET, "webhook_secret": SECRET, "webhook_url": "http://127.0.0.1:9/"}
+    env.update({name: str(value) for name, value in changes.items()})
+    return load({f"LINNET_{name.upper()}": value for name, value in env.items()})
+
+
+class World:
+    def __init__(self, client: Client, valkey: EmbeddedValkey) -> None:
+        self.client = client
+        self.valkey = valkey
+        self.accounts = Accounts(client)
+        self.conversations = Conversations(client)
+        self.dirty = Dirty(client)
+        self.presence = Presence(client)
+        self.pushes = Pushes(client)
+        self.users = Users(client)
+        self._n = count(1)
+
+    async def direct(self, user: str, other: str) -> str:
+        """The direct conversation of two people, who exist from now on."""
+        await self.people(user, other)
+        await ask(self.conversations.create_direct, user, other, COST_US, BURST_US)
+        return keys.direct(user, other)
+
+    async def group(self, *names: str, kind: str = keys.GROUP) -> str:
+        """A group, as made by an API that died before it told anybody; the first is its owner."""
+        await self.people(*names)
+        conv = keys.new_conversation(kind)
+        roles = dict.fromkeys(names, "m") | {names[0]: "o"}
+        assert await self.conversations.create(conv, kind, "a title", roles, COST_US, BURST_US)
+        return conv
+
+    async def people(self, *names: str) -> None:
+        for name in names:
+            await self.accounts.ensure(name)
+
+    async def say(self, user: str, conv: str, body: Any = "hello") -> Appended:
+        """A message, appended by a gateway that died before it delivered it."""
+        n = next(self._n)
+        tail = stamp.tail("message", conv, user, "phone", n, {"media": pack("text"), "body": pack(body)})
+        return await ask(self.conversations.append, Append(conv, user, "phone", n, 0, pack(n).ljust(8), tail))
+
+    async def device(self, user: str, device: str = "phone") -> Synced:
+        """A device with a session, whose name is the device's."""
+        return await ask(
+            self.users.sync,
+            Sync(user=user, device=device, session=device, node="node", started=next(self._n), register=True),
+        )
+
+    async def row(self, user: str, conv: str) -> Row:
+        row = await self.users.row(user, conv)
+        assert row is not None
+        return row
+
+    def due_now(self, conv: str) -> None:
+        """The conversation's claim or delay is over."""
+        with self.valkey.client() as redis:
+            redis.zadd(keys.dirty(keys.partition(conv)), {conv: 1})
+
+    def is_dirty(self, conv: str) -> bool:
+        with self.valkey.client() as redis:
+            return redis.zscore(keys.dirty(keys.partition(conv)), conv) is not None
+
+
+@asynccontextmanager
+async def world(valkey: EmbeddedValkey) -> AsyncIterator[World]:
+    client = await Client.connect(valkey.url)
+    try:
+        yield World(client, valkey)
+    finally:
+        await client.close()
