@@ -106,9 +106,7 @@ class Catchup:
     def pump(self, session: Session) -> None:
         """Goes on feeding, unless something is under way or the transport is full; joins when nothing is left."""
         behind = session.behind
-        while (
-            behind is not None and not behind.reading and not behind.paused and session.state is State.READY
-        ):
+        while behind is not None and not behind.reading and not behind.paused and session.state is State.READY:
             if behind.todo:
                 self._feed(session, behind, *next(iter(behind.todo.items())))
             elif self._moved_hubs(session, behind):

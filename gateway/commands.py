@@ -99,9 +99,7 @@ class CommandHandlers:
             )
         )
 
-    def _refused(
-        self, session: Session, command: wire.Commands | None, data: bytes, error: LinnetError
-    ) -> None:
+    def _refused(self, session: Session, command: wire.Commands | None, data: bytes, error: LinnetError) -> None:
         if command is None:
             metrics.COMMANDS.labels("invalid", error.code).inc()
             self._charge(session, self._cost)
@@ -443,4 +441,5 @@ TABLE: Final[dict[State, dict[type[wire.Command], Handler]]] = {
     State.CLOSED: {},
 }
 
-OK: Final = {kind: metrics.COMMANDS.labels(kind.__name__.lower(), "ok") for kind in (wire.Hello, *_READY)}
+_KINDS: Final[tuple[type[wire.Command], ...]] = (wire.Hello, *_READY)
+OK: Final = {kind: metrics.COMMANDS.labels(kind.__name__.lower(), "ok") for kind in _KINDS}

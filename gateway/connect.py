@@ -228,7 +228,9 @@ class Connects:
             cursor = row.cursor if row.cursor is not None else starts.get(conversation, 0)
             behind.positions.setdefault(conversation, cursor)
             head, count, at = (row.head, row.count, row.score) if hub is None else (hub.seq, hub.count, hub.at * 1000)
-            listed.append((at, state_of(session.user, row, cursor, head, count, row.title if hub is None else hub.title)))
+            listed.append(
+                (at, state_of(session.user, row, cursor, head, count, row.title if hub is None else hub.title))
+            )
         listed.sort(key=_newest_first)
         for _, state in listed:
             if state.head > state.cursor:

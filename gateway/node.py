@@ -103,9 +103,7 @@ class Node:
         metrics.FRAME_CACHE.labels("miss").inc(misses - self._cache[1])
         self._cache = (hits, misses)
         behind = [session for session in self.sessions if session.behind is not None]
-        metrics.WRITE_BUFFER_BYTES.set(
-            sum(session.connection.transport.get_write_buffer_size() for session in behind)
-        )
+        metrics.WRITE_BUFFER_BYTES.set(sum(session.connection.transport.get_write_buffer_size() for session in behind))
 
     # -- what hubs ask for
 

@@ -22,6 +22,7 @@ VERSION: Final = "0.1.0"
 
 Address = Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:\[\]/ ]+):[0-9]{1,5}$")]
 
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of both processes; each reads the ones that concern it."""
 
@@ -29,9 +30,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_url: Annotated[str, Meta(description="redis://, rediss:// (TLS) or unix:// of a Redis >= 7.0 or Valkey")] = (
         "redis://127.0.0.1:6379/0"
     )
-    redis_mode: Annotated[
-        Literal["standalone", "sentinel", "cluster"], Meta(description="how Redis is laid out")
-    ] = "standalone"
+    redis_mode: Annotated[Literal["standalone", "sentinel", "cluster"], Meta(description="how Redis is laid out")] = (
+        "standalone"
+    )
     durability: Annotated[
         Literal["memory", "fsync", "replicated"], Meta(description="what must hold before a send is acked")
     ] = "fsync"
@@ -70,7 +71,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10_000
     heartbeat_s: Annotated[float, Meta(ge=0.1, description="seconds between pings and audits of a session")] = 30
     max_age_s: Annotated[float, Meta(gt=0, description="oldest a connection gets, jittered by a quarter")] = 14_400
-    sends_per_s: Annotated[float, Meta(gt=0, description="sends per second, of a connection and of a conversation's device")] = 200
+    sends_per_s: Annotated[
+        float, Meta(gt=0, description="sends per second, of a connection and of a conversation's device")
+    ] = 200
     send_burst: Annotated[int, Meta(ge=1, description="sends that may come at once on top of that rate")] = 1000
     # -- drain
     drain_accept_s: Annotated[

@@ -80,7 +80,8 @@ def fill(tail: Tail, slots: Slots) -> bytes:
 
 def slots(event: bytes) -> tuple[int, int, int, int]:
     """(seq, prev, count, at) of an event's bytes."""
-    return _READ.unpack_from(event)  # type: ignore[return-value]  # struct cannot say how many
+    seq, prev, count, at = _READ.unpack_from(event)
+    return seq, prev, count, at
 
 
 def is_event(payload: bytes) -> bool:

@@ -427,7 +427,8 @@ class MsgpackCodec(Codec):
 
     def decode(self, data: bytes) -> Commands:
         try:
-            return self._decode(data)
+            command: Commands = self._decode(data)
+            return command
         except msgspec.ValidationError as error:
             raise BadCommand(str(error)) from None
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -450,7 +451,8 @@ class JsonCodec(Codec):
 
     def decode(self, data: bytes) -> Commands:
         try:
-            return self._decode(data)
+            command: Commands = self._decode(data)
+            return command
         except msgspec.ValidationError as error:
             raise BadCommand(str(error)) from None
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -472,9 +474,7 @@ CODECS: Final[dict[str, Codec]] = {codec.subprotocol: codec for codec in (JSON, 
 
 def schema() -> dict[str, Any]:
     """JSON Schema of all commands and events, generated from the structs above."""
-    (commands, events), components = msgspec.json.schema_components(
-        (Commands, Events), ref_template="#/$defs/{name}"
-    )
+    (commands, events), components = msgspec.json.schema_components((Commands, Events), ref_template="#/$defs/{name}")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Linnet wire, version 1",

@@ -87,6 +87,18 @@ class Client:
     def on_down(self, callback: Callable[[], None]) -> None:
         self._down.append(callback)
 
+    @property
+    def busy(self) -> bool:
+        """Whether calls wait for their replies."""
+        return self._hot.statistics().in_flight > 0
+
+    async def memory_ratio(self) -> float:
+        """How full the server is: used_memory / maxmemory, 0 without a limit."""
+        lines = (await self.fetch("INFO", "memory")).decode().split("\r\n")
+        info = dict(line.split(":", 1) for line in lines if ":" in line)
+        limit = int(info["maxmemory"])
+        return int(info["used_memory"]) / limit if limit else 0.0
+
     def statistics(self) -> ClientStatistics:
         return ClientStatistics(self._hot.statistics(), dict(self._functions))
 
