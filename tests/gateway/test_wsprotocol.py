@@ -1,9 +1,13 @@
 """gateway/wsprotocol.py and gateway/wsupgrade.py: a real uvicorn on loopback, clients with manners and without."""
 
 import asyncio
+import contextlib
 import gc
+import resource
 import socket
 import ssl
+import subprocess
+import sys
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -25,12 +29,13 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Subprotocol
 
+from deploy.embedded import tied
 from gateway import wsprotocol
 from gateway.wsframes import BINARY, CLOSE, PING, PONG, TEXT, frame
 from gateway.wsprotocol import HIGH_MARK, KERNEL_SEND_BYTES, WebSocketConnection
 from gateway.wsupgrade import UpgradeError, read_upgrade
 from tests.gateway.wsclient import UPGRADE, RawClient, client_frame
-from tests.support import eventually
+from tests.support import ROOT, eventually, free_ports, http_get, run
 
 LIMIT = 1 << 20
 Endpoint = Callable[[WebSocket], Awaitable[None]]
@@ -397,6 +402,37 @@ async def test_nothing_of_the_upgrade_outlives_it() -> None:
             await eventually(lambda: not any(type(thing) is WebSocketConnection for thing in gc.get_objects()))
     finally:
         gc.enable()
+
+
+def test_an_idle_connection_costs_two_kilobytes() -> None:
+    """Resident memory of a server process, HTTP and transport and all, over some thousand connections."""
+    port, before, count = free_ports(1)[0], 200, 2000
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.ExitStack() as stack:
+        server = subprocess.Popen(tied(sys.executable, "-m", "tests.gateway.echo", str(port)), cwd=ROOT)
+        stack.callback(server.wait)
+        stack.callback(server.kill)
+
+        async def answers() -> bool:
+            return (await http_get(port, "/"))[0] == 404
+
+        def resident() -> int:
+            return int(Path(f"/proc/{server.pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+        def upgrade() -> None:
+            sock = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            lines = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
+            sock.sendall(f"GET / HTTP/1.1\r\n{lines}\r\n".encode())
+            assert sock.recv(1000).startswith(b"HTTP/1.1 101")
+
+        run(eventually(answers))
+        for _ in range(before):
+            upgrade()
+        at_first = resident()
+        for _ in range(count):
+            upgrade()
+        assert (resident() - at_first) / count < 2300
 
 
 async def test_the_kernel_sends_at_once_and_buffers_little() -> None:
