@@ -1,0 +1,466 @@
+"""Appending: once for its n, in one order, by whoever may. One test plays thousands of resends against a model."""
+
+import asyncio
+import random
+import struct
+from typing import Any
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import keys, stamp
+from router.contract.errors import Blocked, Conflict, LinnetError, NotFound, RateLimited, ReadOnly, Unavailable
+from router.store.conversations import Append, Appended
+from tests.store.calling import BURST_US, COST_US, Store, called, event, store
+
+WINDOW = 32
+META = struct.Struct(">QQII16sQ")
+
+
+async def meta(s: Store, conv: str) -> list[Any]:
+    return list(META.unpack(await s.client.fetch("HGET", keys.conversation(conv), "m")))
+
+
+async def another_server_wrote_last(s: Store, conv: str) -> None:
+    """As after a failover: the replication id in the counters is not that of the server."""
+    m = await meta(s, conv)
+    m[4] = b"f" * 16
+    await s.client.fetch("HSET", keys.conversation(conv), "m", META.pack(*m))
+
+
+async def died_half_way(s: Store, a: Append) -> int:
+    """What a call leaves that died between the log and the counters; the seq of its event."""
+    last, count, *_, at = await meta(s, a.conversation)
+    packed = stamp.fill(a.tail, stamp.Slots(last + 1, last, count + 1, at))
+    await s.client.fetch("XADD", keys.log(a.conversation), f"{last + 1}-0", "e", packed, "f", a.user)
+    return int(last) + 1
+
+
+# -- the model
+
+
+class Device:
+    """What the server should remember of one device in one conversation."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, tuple[int, bytes]] = {}
+        self.done = 0
+
+    def expect(self, a: Append, member: bool) -> int | type[LinnetError] | None:
+        """The seq of a duplicate, the refusal, or None for an event that is new."""
+        if a.n in self.rows:
+            seq, fingerprint = self.rows[a.n]
+            return seq if fingerprint == a.fingerprint else Conflict
+        if a.n <= max(self.done, a.done) or (len(self.rows) == WINDOW and a.n < min(self.rows)):
+            return Conflict
+        return None if member else NotFound
+
+    def accept(self, a: Append, seq: int) -> None:
+        self.done = max(self.done, a.done)
+        self.rows = {n: row for n, row in self.rows.items() if n > self.done}
+        if len(self.rows) == WINDOW:
+            del self.rows[min(self.rows)]
+        self.rows[a.n] = (seq, a.fingerprint)
+
+
+class Model:
+    """Devices that send, resend, reinstall and lie, members who come and go, calls that die, new servers."""
+
+    def __init__(self, s: Store, conv: str, seed: int) -> None:
+        self.s, self.conv, self.random = s, conv, random.Random(seed)
+        self.devices = {(user, device): Device() for user in ("ann", "bob") for device in ("phone", "laptop")}
+        self.newest = dict.fromkeys(self.devices, 0)
+        self.members = {"ann", "bob"}
+        self.last = 0
+        self.accepted: list[tuple[str, str, int]] = []
+        self.died: list[tuple[str, str, int]] = []
+        self.seen: dict[str, int] = dict.fromkeys(("new", "duplicate", "Conflict", "NotFound", "adopted", "jump"), 0)
+
+    def command(self) -> Append:
+        """Mostly the next n; else one of the window, or one far behind."""
+        user, device = self.random.choice(list(self.devices))
+        newest, chance = self.newest[user, device], self.random.random()
+        if chance < 0.5:
+            n = newest + self.random.choice((1, 1, 1, 2, 5))
+        else:
+            n = max(1, newest - self.random.randrange(WINDOW + 4 if chance < 0.97 else 200))
+        self.newest[user, device] = max(newest, n)
+        body = "hello" if self.random.random() < 0.97 else "other"
+        done = n - self.random.randrange(1, 40) if self.random.random() < 0.1 else 0
+        return event(self.conv, user, n, device=device, body=body, done=max(0, done))
+
+    async def batch(self, size: int) -> None:
+        """Send commands in one write, and compare each answer with the model."""
+        commands = [self.command() for _ in range(size)]
+        answers = await asyncio.gather(
+            *(called(self.s.conversations.append, a) for a in commands), return_exceptions=True
+        )
+        for a, answer in zip(commands, answers, strict=True):
+            self.check(a, answer)
+
+    def check(self, a: Append, answer: Appended | BaseException, jump: bool = False) -> None:
+        device = self.devices[a.user, a.device]
+        expected = device.expect(a, a.user in self.members)
+        if isinstance(expected, type):
+            assert isinstance(answer, expected), (a, answer)
+            self.seen[expected.__name__] += 1
+            return
+        assert isinstance(answer, Appended), (a, answer)
+        if expected is not None:
+            assert (answer.duplicate, answer.seq) == (True, expected)
+            assert answer.at > 0
+            self.seen["duplicate"] += 1
+            return
+        assert not answer.duplicate
+        assert answer.prev == self.last
+        assert answer.seq > max(self.last, 1 << 40) if jump else answer.seq == self.last + 1
+        self.last = answer.seq
+        device.accept(a, answer.seq)
+        self.accepted.append((a.user, a.device, a.n))
+        assert answer.count == len(self.accepted) + len(self.died)
+        self.seen["new"] += 1
+
+    async def one(self, a: Append, jump: bool = False) -> None:
+        answers = await asyncio.gather(called(self.s.conversations.append, a), return_exceptions=True)
+        self.check(a, answers[0], jump)
+
+    def fresh(self, user: str = "ann") -> Append:
+        self.newest[user, "phone"] += 1
+        return event(self.conv, user, self.newest[user, "phone"])
+
+    async def die_and_resend(self) -> None:
+        """A call dies and its sender tries again: the event that it left is taken for the answer."""
+        a = self.fresh()
+        left = await died_half_way(self.s, a)
+        answer = await called(self.s.conversations.append, a)
+        assert (answer.seq, answer.prev, answer.duplicate) == (left, self.last, False)
+        self.last = left
+        self.devices[a.user, a.device].accept(a, left)
+        self.accepted.append((a.user, a.device, a.n))
+        self.seen["adopted"] += 1
+
+    async def die(self) -> None:
+        """A call dies and somebody else goes on, after its event."""
+        a = self.fresh()
+        self.last = await died_half_way(self.s, a)
+        self.died.append((a.user, a.device, a.n))
+        await self.one(self.fresh())
+
+    async def change_servers(self) -> None:
+        await another_server_wrote_last(self.s, self.conv)
+        await self.one(self.fresh(), jump=True)
+        self.seen["jump"] += 1
+
+    async def come_and_go(self) -> None:
+        leaves = "bob" in self.members
+        change = await self.s.conversations.member(self.conv, None, "bob", "remove" if leaves else "put")
+        self.members ^= {"bob"}
+        assert change.prev == self.last
+        self.last = change.seq
+
+
+async def test_any_mix_of_resends_takes_effect_once(valkey: EmbeddedValkey) -> None:
+    """Whatever is resent, in whatever order, with members, calls and servers coming and going: the answers are the
+    model's, and the log holds each accepted event once, in one chain."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o", bob="m")
+        model = Model(s, conv, seed=20)
+        steps = [model.come_and_go, model.die_and_resend, model.die]
+        for turn in range(150):
+            await model.batch(40)
+            await model.random.choice(steps)()
+            if turn % 50 == 49:
+                await model.change_servers()
+        assert min(model.seen.values()) >= 3, model.seen
+
+        log = await s.log(conv)
+        prev, count = 0, 0
+        for entry in log:
+            count += entry["type"] == "message"
+            assert (entry["prev"], entry["count"]) == (prev, count)
+            prev = entry["seq"]
+        written = [(e["from"], e["device"], e["n"]) for e in log if e["type"] == "message"]
+        assert sorted(written) == sorted(model.accepted + model.died)
+        assert (await meta(s, conv))[:2] == [prev, count]
+
+
+# -- once
+
+
+async def test_a_resend_after_removal_is_still_acked(valkey: EmbeddedValkey) -> None:
+    """The first answer comes again to who has been put out since; a new event is refused her."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o", bob="m")
+        first = await s.send(conv, "bob", 7)
+        await s.conversations.member(conv, "ann", "bob", "remove")
+        again = await s.send(conv, "bob", 7)
+        assert (again.seq, again.at, again.duplicate, again.prev, again.count) == (first.seq, first.at, True, 0, 0)
+        with pytest.raises(NotFound):
+            await s.send(conv, "bob", 8)
+
+
+async def test_the_same_n_with_other_content_is_a_conflict(valkey: EmbeddedValkey) -> None:
+    """A reinstall that begins again with n = 1 must not get an ack for a message that was dropped."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await s.send(conv, "ann", 1)
+        with pytest.raises(Conflict):
+            await s.send(conv, "ann", 1, body="other")
+        assert not (await s.send(conv, "ann", 1, device="laptop", body="other")).duplicate
+
+
+async def test_a_late_n_is_accepted_where_it_can_be_told_that_it_is_new(valkey: EmbeddedValkey) -> None:
+    """n = 5 resent after n = 6 got through is written; one older than 32 accepted ones is refused."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await s.send(conv, "ann", 6)
+        assert not (await s.send(conv, "ann", 5)).duplicate
+        for n in range(7, 37):
+            await s.send(conv, "ann", n)
+        assert (await s.send(conv, "ann", 5)).duplicate
+        with pytest.raises(Conflict):
+            await s.send(conv, "ann", 4)
+        await s.send(conv, "ann", 40)
+        with pytest.raises(Conflict):
+            await s.send(conv, "ann", 5)
+        assert not (await s.send(conv, "ann", 39)).duplicate
+
+
+async def test_done_lets_rows_go_and_is_remembered(valkey: EmbeddedValkey) -> None:
+    """All n ≤ done are answered: their rows go, and a copy that was stuck somewhere is refused, not written again."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        for n in range(1, 11):
+            await s.send(conv, "ann", n, done=n - 1)
+        row = await s.client.fetch("HGET", keys.conversation(conv), "d:ann/phone")
+        assert len(row) == 16 + 24
+        for n in (3, 9):
+            with pytest.raises(Conflict):
+                await s.send(conv, "ann", n)
+        with pytest.raises(Conflict):
+            await s.send(conv, "ann", 11, done=11)
+        assert (await s.send(conv, "ann", 10)).duplicate
+        assert len(await s.log(conv)) == 10
+
+
+async def test_devices_that_come_and_go_take_bounded_memory(valkey: EmbeddedValkey) -> None:
+    """A user has 64 rows in a conversation; the device that was quiet longest gives way, another user's never."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o", bob="m")
+        await s.send(conv, "bob", 1)
+        for i in range(64):
+            await s.send(conv, "ann", 1, device=f"phone-{i}")
+        await s.send(conv, "ann", 2, device="phone-0")
+        await s.send(conv, "ann", 1, device="phone-64")
+        assert (await s.send(conv, "ann", 1, device="phone-0")).duplicate
+        assert (await s.send(conv, "ann", 1, device="phone-2")).duplicate
+        assert (await s.send(conv, "bob", 1)).duplicate
+        assert not (await s.send(conv, "ann", 1, device="phone-1")).duplicate
+        rows = await s.client.fetch("HKEYS", keys.conversation(conv))
+        assert sum(row.startswith(b"d:ann/") for row in rows) == 64
+
+
+async def test_one_off_events_leave_no_row_and_meet_no_rate(valkey: EmbeddedValkey) -> None:
+    """n = 0 is written each time, but only for a member."""
+    async with store(valkey.url) as s:
+        conv = keys.new_conversation(keys.GROUP)
+        await s.conversations.create(conv, keys.GROUP, "", {"ann": "o"}, 10_000_000, 10_000_000)
+        seqs = [(await s.send(conv, "ann")).seq for _ in range(3)]
+        assert seqs == [1, 2, 3]
+        assert await s.client.fetch("HEXISTS", keys.conversation(conv), "d:ann/phone") == 0
+        with pytest.raises(NotFound):
+            await s.send(conv, "eve")
+
+
+# -- one order
+
+
+async def test_on_another_server_the_seq_jumps_past_all_that_was_ever_seen(valkey: EmbeddedValkey) -> None:
+    """After a failover the seq is beyond the log, the clock's share, and the highest seq the caller has seen."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        assert (await s.send(conv, "ann", 1, seen=900)).seq == 1
+        await another_server_wrote_last(s, conv)
+        jumped = await s.send(conv, "ann", 2, seen=2**52)
+        assert (jumped.seq, jumped.prev) == (2**52 + 1, 1)
+        assert (await s.send(conv, "ann", 3)).seq == jumped.seq + 1
+        await another_server_wrote_last(s, conv)
+        assert (await s.send(conv, "ann", 4)).seq == jumped.seq + 2
+
+        other = await s.group(ann="o")
+        await another_server_wrote_last(s, other)
+        by_clock = await s.send(other, "ann", 1)
+        assert by_clock.seq == (by_clock.at // 1000 - 1_750_000_000) << 20
+
+
+async def test_a_restarted_server_is_another_one(own_valkey: EmbeddedValkey) -> None:
+    """A restart may have lost what others have already seen, so seqs jump; what was acked is there."""
+    async with store(own_valkey.url) as s:
+        conv = await s.group(ann="o")
+        first = await s.send(conv, "ann", 1)
+    own_valkey.kill()
+    own_valkey.start()
+    async with store(own_valkey.url) as s:
+        again = await s.send(conv, "ann", 1)
+        assert (again.seq, again.duplicate) == (first.seq, True)
+        assert again.replid != first.replid
+        second = await s.send(conv, "ann", 2)
+        assert second.seq > 1 << 40
+        assert second.prev == first.seq
+
+
+async def test_a_direct_conversation_that_was_lost_begins_beyond_its_old_seqs(valkey: EmbeddedValkey) -> None:
+    """Its id comes again when its making was lost with a server; its seqs must not."""
+    async with store(valkey.url) as s:
+        seqs = []
+        for _ in range(2):
+            assert await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
+            sent = await s.send(keys.direct("ann", "bob"), "ann", 1, seen=max(seqs, default=0))
+            assert sent.prev == 0
+            seqs.append(sent.seq)
+            await s.client.fetch("FLUSHALL")
+        assert seqs[1] > seqs[0] > 1 << 40
+
+
+# -- who may
+
+
+async def test_strangers_readers_and_blocked_users_are_told_apart(valkey: EmbeddedValkey) -> None:
+    """A stranger gets the answer of a conversation that does not exist."""
+    async with store(valkey.url) as s:
+        channel = await s.group(keys.CHANNEL, ann="o", rob="r")
+        with pytest.raises(NotFound):
+            await s.send(channel, "eve", 1)
+        with pytest.raises(NotFound):
+            await s.send(keys.new_conversation(keys.CHANNEL), "eve", 1)
+        with pytest.raises(ReadOnly):
+            await s.send(channel, "rob", 1)
+        await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
+        direct = keys.direct("ann", "bob")
+        sent = await s.send(direct, "bob", 1)
+        assert await s.conversations.block(direct, "bob", True)
+        assert not await s.conversations.block(direct, "bob", True)
+        with pytest.raises(Blocked):
+            await s.send(direct, "bob", 2)
+        assert (await s.send(direct, "bob", 1)).seq == sent.seq
+        await s.send(direct, "ann", 1)
+        assert await s.conversations.block(direct, "bob", False)
+        await s.send(direct, "bob", 2)
+
+
+async def test_only_members_of_a_direct_conversation_can_be_blocked(valkey: EmbeddedValkey) -> None:
+    """A group knows no blocks, and nobody gets a row in a direct conversation by being blocked there."""
+    async with store(valkey.url) as s:
+        group = await s.group(ann="o", bob="m")
+        await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
+        for conv, user in ((group, "bob"), (keys.direct("ann", "bob"), "eve"), (keys.direct("ann", "eve"), "eve")):
+            with pytest.raises(NotFound):
+                await s.conversations.block(conv, user, True)
+
+
+async def test_targets_must_be_messages_that_the_user_sees(valkey: EmbeddedValkey) -> None:
+    """Authors edit and delete their own; owners and admins delete any; nobody touches what came before her."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o", bob="m")
+        old = (await s.send(conv, "ann", 1)).seq
+        joined = (await s.conversations.member(conv, "ann", "cat", "put")).seq
+        new = (await s.send(conv, "bob", 1)).seq
+        for action in ("edit", "delete", "react"):
+            for target in (old, joined, 999):
+                with pytest.raises(NotFound):
+                    await s.send(conv, "cat", 1, action=action, target=target)
+        for action in ("edit", "delete"):
+            with pytest.raises(ReadOnly):
+                await s.send(conv, "cat", 1, action=action, target=new)
+        with pytest.raises(ReadOnly):
+            await s.send(conv, "ann", 2, action="edit", target=new)
+        reaction = await s.send(conv, "cat", 1, action="react", target=new)
+        edit = await s.send(conv, "bob", 2, action="edit", target=new)
+        assert (reaction.count, edit.count) == (2, 2)
+        with pytest.raises(NotFound):
+            await s.send(conv, "bob", 3, action="edit", target=edit.seq)
+
+
+async def test_delete_takes_its_target_out_of_the_log(valkey: EmbeddedValkey) -> None:
+    """Once; the resend of the delete is acked, and of the message, too, though its time is no longer known."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o", bob="m")
+        target = (await s.send(conv, "bob", 1)).seq
+        await s.send(conv, "bob", 2)
+        delete = await s.send(conv, "ann", 1, action="delete", target=target)
+        assert [entry["seq"] for entry in await s.log(conv)] == [2, delete.seq]
+        assert (await s.send(conv, "ann", 1, action="delete", target=target)).duplicate
+        with pytest.raises(NotFound):
+            await s.send(conv, "ann", 2, action="delete", target=target)
+        again = await s.send(conv, "bob", 1)
+        assert (again.seq, again.at, again.duplicate) == (target, 0, True)
+
+
+# -- bounds
+
+
+async def test_the_rate_is_per_device_and_says_when_to_come_back(valkey: EmbeddedValkey) -> None:
+    """A burst passes, then one event per cost; refused ones change nothing; a clock set back does not lock out."""
+    async with store(valkey.url) as s:
+        conv = keys.new_conversation(keys.GROUP)
+        await s.conversations.create(conv, keys.GROUP, "", {"ann": "o"}, 10_000_000, 30_000_000)
+        for n in (1, 2, 3):
+            await s.send(conv, "ann", n)
+        with pytest.raises(RateLimited) as refused:
+            await s.send(conv, "ann", 4)
+        assert refused.value.retry_after is not None
+        assert 8 < refused.value.retry_after <= 10
+        assert (await s.send(conv, "ann", 3)).duplicate
+        await s.send(conv, "ann", 1, device="laptop")
+        await s.send(conv, "ann", 4, server=True)
+        assert len(await s.log(conv)) == 5
+
+        row = await s.client.fetch("HGET", keys.conversation(conv), "d:ann/phone")
+        ahead = struct.pack(">Q", struct.unpack(">Q", row[:8])[0] + 3_600_000_000)
+        await s.client.fetch("HSET", keys.conversation(conv), "d:ann/phone", ahead + row[8:])
+        await s.send(conv, "ann", 5)
+
+
+async def test_a_log_that_nobody_trims_is_capped_and_says_so(valkey: EmbeddedValkey) -> None:
+    """With every router down the log stops at its cap; what was cut is announced by `floor`."""
+    async with store(valkey.url, cap=100) as s:
+        conv = await s.group(ann="o")
+        await asyncio.gather(*(s.send(conv, "ann") for _ in range(256)))
+        log = await s.log(conv)
+        assert len(log) == 100
+        (head,) = await called(s.conversations.heads, [conv])
+        assert head.floor == log[0]["seq"] - 1 == 156
+
+
+async def test_out_of_memory_is_unavailable_and_changes_nothing(valkey: EmbeddedValkey) -> None:
+    """Redis refuses before the function runs; reads go on."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await s.client.fetch("CONFIG", "SET", "maxmemory", "1")
+        with pytest.raises(Unavailable):
+            await s.send(conv, "ann", 1)
+        assert (await called(s.conversations.range, conv, "ann", 0, 10, 10)).events == []
+        await s.client.fetch("CONFIG", "SET", "maxmemory", "0")
+        assert (await s.send(conv, "ann", 1)).seq == 1
+
+
+# -- who learns of it
+
+
+async def test_an_event_is_published_as_it_stands_in_the_log(valkey: EmbeddedValkey) -> None:
+    """Live and replay share the same bytes; those of direct conversations go by the users' channels instead."""
+    async with store(valkey.url) as s:
+        conv, direct = await s.group(ann="o"), keys.direct("ann", "bob")
+        await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
+        with valkey.client() as other, other.pubsub() as listener:
+            listener.ssubscribe(keys.conversation_channel(conv), keys.conversation_channel(direct))
+            for _ in range(2):
+                assert listener.get_sharded_message(timeout=5)["type"] == "ssubscribe"
+            await s.send(direct, "ann", 1)
+            for n in (1, 1, 2):
+                await s.send(conv, "ann", n)
+            page = await called(s.conversations.range, conv, "ann", 0, 10, 10)
+            published = [listener.get_sharded_message(timeout=5)["data"] for _ in range(2)]
+            assert published == page.events
+            assert stamp.slots(published[1])[:3] == (2, 1, 2)
+            assert listener.get_sharded_message(timeout=0) is None
