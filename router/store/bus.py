@@ -12,8 +12,8 @@ Invariants
 - `on_lost` and `on_restored` alternate; between them messages may be missed. `on_restored` comes when all wanted
   channels are confirmed again. A channel the server takes away by itself (its slot moved) is subscribed again and
   reported by `on_channel_restored`.
-- Requests leave once per tick, as the difference between what the server was asked for and what is wanted now.
-  Confirmations come in the order of requests, so a waiter is tied to the last request in flight, not to channels.
+- Requests leave once per tick, each channel in the one that fits the last wish; asking for what is so already does
+  no harm. Confirmations come in the order of requests: a waiter is tied to the last one in flight, not to channels.
 - A connection that is up but deaf (a demoted primary, a lost subscription) is noticed: the command connection
   publishes to `echo` every second, and `DEAF_ECHOES` of them in a row unheard end it. Only echoes that Redis has
   confirmed count, and no clock does: neither a stalled loop nor a stalled Redis makes the bus deaf.
@@ -98,8 +98,8 @@ class Bus(Link):
         self._on_channel_restored = on_channel_restored
         self._loop = asyncio.get_running_loop()
         self._wanted: set[bytes] = {self._echo}
-        self._adding: set[bytes] = set()  # wanted, not asked for
-        self._leaving: set[bytes] = set()  # asked for, not wanted
+        self._adding: set[bytes] = set()  # to ask for in this tick
+        self._leaving: set[bytes] = set()  # to give up in this tick
         self._waiting: list[Ready] = []  # on this tick's requests
         self._requests: deque[_Request] = deque()
         self._flushing = self._paused = False
@@ -120,7 +120,7 @@ class Bus(Link):
             if ready is not None:
                 self._loop.call_soon(self._guard, partial(ready, False))
             return
-        self._adding |= new - self._leaving
+        self._adding |= new
         self._leaving -= new
         if ready is not None:
             self._waiting.append(ready)
@@ -131,7 +131,7 @@ class Bus(Link):
         gone.discard(self._echo)
         self._wanted -= gone
         if self.up:
-            self._leaving |= gone - self._adding
+            self._leaving |= gone
             self._adding -= gone
             self._flush_soon()
 
@@ -158,7 +158,7 @@ class Bus(Link):
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Ask for the difference; whoever waits, waits for the last request that is then in flight."""
+        """Ask; whoever waits, waits for the last request that is then in flight."""
         self._flushing = False
         if not self.up or self._transport is None or self._transport.is_closing():
             return
@@ -191,7 +191,6 @@ class Bus(Link):
             self._answer(request.waiters, True)
 
     def _taken_away(self, channel: bytes) -> None:
-        self._leaving.discard(channel)
         if channel in self._wanted:
             self.taken_away += 1
             self._adding.add(channel)

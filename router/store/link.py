@@ -123,11 +123,14 @@ class Link(asyncio.Protocol):
     async def connect(self, within_s: float) -> None:
         """Dial until it is up; `StartupError` with the last reason when that takes longer than `within_s`."""
         self._keeper = asyncio.create_task(self._keep())
-        await asyncio.wait({self._keeper}, timeout=within_s)
-        if not self.up:
+        try:
+            async with asyncio.timeout(within_s):
+                while not self.up:
+                    await asyncio.wait({self._keeper})  # another one, when it was lost right after the greeting
+        except TimeoutError:
             why = self._why
             await self.close()
-            raise StartupError(f"Redis at {self.address} cannot be reached: {why}")
+            raise StartupError(f"Redis at {self.address} cannot be reached: {why}") from None
 
     async def close(self) -> None:
         """Down for good, with everything that waits told so."""
@@ -150,7 +153,7 @@ class Link(asyncio.Protocol):
             try:
                 async with asyncio.timeout(DIAL_S):
                     return await self._dial()
-            except (OSError, hiredis.HiredisError) as error:  # TimeoutError and SSLError are OSErrors
+            except Exception as error:  # noqa: BLE001 - whatever it is, a link that stops dialing is down for good
                 self._failed(error)
             finally:
                 if not self.up:

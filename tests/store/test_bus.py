@@ -289,17 +289,38 @@ class TestDeafness:
             assert listener.told == []
             assert listener.messages == []
 
-    async def test_a_stalled_server_makes_nobody_deaf(self, own_valkey: EmbeddedValkey) -> None:
-        """Echoes that Redis has not confirmed prove nothing."""
+    async def test_a_stalled_server_makes_nobody_deaf(
+        self, own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Echoes that Redis has not confirmed prove nothing: neither those in flight nor those that failed."""
+        monkeypatch.setattr("router.store.hot.TIMEOUT_S", 0.3)
         async with listening(own_valkey) as listener:
             os.kill(own_valkey.pid, signal.SIGSTOP)
+            await support.eventually(lambda: not listener.client.available)
             calls = listener.client.statistics().hot.calls
-            await support.eventually(lambda: listener.client.statistics().hot.calls >= calls + 10)
             os.kill(own_valkey.pid, signal.SIGCONT)
-            await listener.client.fetch("PING")
+            await support.eventually(lambda: listener.client.statistics().hot.calls > calls + 3)
             assert await listener.subscribed("a")
             assert listener.told == []
             assert listener.bus.statistics().deaf == 0
+
+
+async def test_lost_again_before_all_is_restored_is_one_loss(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with listening(valkey) as listener:
+        bus, opened = listener.bus, listener.bus.opened
+
+        def opened_and_lost() -> None:
+            monkeypatch.undo()
+            opened()
+            bus.drop("at once again")
+
+        monkeypatch.setattr(bus, "opened", opened_and_lost)
+        bus.drop("first")
+        await support.eventually(lambda: "restored" in listener.told)
+        assert listener.told == ["lost", "restored"]
+        assert bus.statistics().reconnects == 2
 
 
 async def test_a_server_that_never_confirms_is_dropped(

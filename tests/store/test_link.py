@@ -130,6 +130,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up(
         with pytest.raises(StartupError):
             await connection.connect(0.4)
         assert proxy.accepted >= 2
+        await support.eventually(lambda: all(task.done() for task in proxy.tasks))  # none was left open
         proxy.swallow = False
         async with connected(proxy.url) as well:
             assert well.up
