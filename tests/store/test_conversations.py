@@ -1,0 +1,505 @@
+"""Conversations: made once, who may change what, who sees what of the log, marks and heads."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import keys, stamp
+from router.contract.errors import BadCommand, Conflict, NotFound, ReadOnly
+from router.contract.wire import MAX_BODY_BYTES
+from router.store.conversations import HEAD, PAGE_BYTES, Head, Page, Place
+from tests.store.calling import BURST_US, COST_US, Store, called, store
+
+
+def seqs(page: Page) -> list[int]:
+    return [stamp.slots(event)[0] for event in page.events]
+
+
+async def head(s: Store, conv: str) -> Head:
+    (found,) = await called(s.conversations.heads, [conv])
+    assert isinstance(found, Head)
+    return found
+
+
+async def fill(s: Store, conv: str, count: int, user: str = "ann", **more: Any) -> None:
+    await asyncio.gather(*(s.send(conv, user, **more) for _ in range(count)))
+
+
+# -- create
+
+
+async def test_create_makes_a_conversation_once(valkey: EmbeddedValkey) -> None:
+    """A second call, with whatever members, changes nothing; all keys that functions name exist from the start."""
+    async with store(valkey.url) as s:
+        conv = keys.new_conversation(keys.GROUP)
+        create = s.conversations.create
+        assert await create(conv, keys.GROUP, "first", {"ann": "o", "bob": "m"}, COST_US, BURST_US)
+        assert not await create(conv, keys.GROUP, "second", {"eve": "o"}, COST_US, BURST_US)
+        found = await s.conversations.describe(conv, "ann")
+        assert (found.kind, found.title, found.head, found.count, found.size) == ("g", "first", 0, 0, 2)
+        assert (found.version, found.role) == (0, "o")
+        assert found.at == found.made > 0
+        assert (await s.conversations.members(conv)).roles == {"ann": "o", "bob": "m"}
+        for key in (keys.conversation(conv), keys.log(conv), keys.dirty(keys.partition(conv))):
+            assert await s.client.fetch("EXISTS", key) == 1
+
+
+async def test_create_that_died_half_way_is_as_good_as_none(valkey: EmbeddedValkey) -> None:
+    """Without its counters a conversation does not exist; making it again completes it."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await s.client.fetch("HDEL", keys.conversation(conv), "m")
+        with pytest.raises(NotFound):
+            await s.send(conv, "ann", 1)
+        assert await s.conversations.create(conv, keys.GROUP, "", {"ann": "o"}, COST_US, BURST_US)
+        assert (await s.send(conv, "ann", 1)).prev == 0
+
+
+async def test_create_takes_a_thousand_members_at_a_time(valkey: EmbeddedValkey) -> None:
+    """More are refused before Redis hears of them; a large conversation is listed in pages."""
+    async with store(valkey.url) as s:
+        members = {f"user-{i}": "m" for i in range(1000)}
+        conv = await s.group(**members)
+        assert (await s.conversations.describe(conv, None)).size == 1000
+        with pytest.raises(BadCommand):
+            await s.group(ann="o", **members)
+        listed: dict[str, str] = {}
+        page = await s.conversations.members(conv)
+        while True:
+            listed |= page.roles
+            if not page.cursor:
+                break
+            page = await s.conversations.members(conv, "user-1", page.cursor)
+        assert listed == members
+
+
+async def test_create_direct_is_the_same_from_both_sides(valkey: EmbeddedValkey) -> None:
+    """Two users have one direct conversation; a user may have one with herself."""
+    async with store(valkey.url) as s:
+        direct = s.conversations.create_direct
+        assert await called(direct, "ann", "bob", COST_US, BURST_US) is True
+        assert await called(direct, "bob", "ann", COST_US, BURST_US) is False
+        assert await called(direct, "ann", "ann", COST_US, BURST_US) is True
+        assert (await s.conversations.members(keys.direct("ann", "ann"))).roles == {"ann": "m"}
+
+
+# -- member
+
+
+async def test_put_and_remove_leave_one_event_each_and_raise_the_version(valkey: EmbeddedValkey) -> None:
+    """The log, the rows, the size and the version tell the same story; what changes nothing writes nothing."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await s.send(conv, "ann", 1)
+        member = s.conversations.member
+        add = await member(conv, "ann", "bob", "put", device="phone")
+        assert (add.action, add.seq, add.role, add.prev, add.count) == ("add", 2, "m", 1, 1)
+        assert (await member(conv, "ann", "bob", "put")).action == "none"
+        role = await member(conv, "ann", "bob", "put", "a")
+        assert (role.action, role.seq, role.role) == ("role", 3, "a")
+        remove = await member(conv, "ann", "bob", "remove")
+        assert (remove.action, remove.seq, remove.role) == ("remove", 4, "a")
+        assert (await member(conv, "ann", "bob", "remove")).action == "none"
+
+        told = [(e["type"], e["from"], e["user"], e["action"], e["role"]) for e in (await s.log(conv))[1:]]
+        assert told == [
+            ("member", "ann", "bob", "add", "member"),
+            ("member", "ann", "bob", "role", "admin"),
+            ("member", "ann", "bob", "remove", None),
+        ]
+        found = await s.conversations.describe(conv, "ann")
+        assert (found.version, found.size, found.count, found.head) == (3, 1, 1, 4)
+        assert await called(s.conversations.roles, conv, ["ann", "bob", "eve"]) == ["o", "", ""]
+        with pytest.raises(NotFound):
+            await s.conversations.describe(conv, "bob")
+        with pytest.raises(NotFound):
+            await s.conversations.members(conv, "bob")
+
+
+@pytest.mark.parametrize(
+    ("actor", "user", "action", "role", "refusal"),
+    [
+        ("own", "adm", "put", "o", None),
+        ("own", "mem", "put", "a", None),
+        ("own", "adm", "remove", "m", None),
+        ("adm", "new", "put", "m", None),
+        ("adm", "mem", "put", "r", None),
+        ("adm", "mem", "remove", "m", None),
+        ("adm", "adm", "remove", "m", None),
+        ("mem", "mem", "remove", "m", None),
+        (None, "own", "remove", "m", None),
+        (None, "new", "put", "o", None),
+        ("adm", "new", "put", "a", ReadOnly),
+        ("adm", "mem", "put", "o", ReadOnly),
+        ("adm", "own", "remove", "m", ReadOnly),
+        ("adm", "own", "put", "m", ReadOnly),
+        ("adm", "adm2", "remove", "m", ReadOnly),
+        ("adm", "adm2", "put", "m", ReadOnly),
+        ("mem", "new", "put", "m", ReadOnly),
+        ("mem", "rea", "remove", "m", ReadOnly),
+        ("mem", "mem", "put", "o", ReadOnly),
+        ("rea", "rea", "put", "m", ReadOnly),
+        ("own", "own", "remove", "m", Conflict),
+        ("own", "own", "put", "m", Conflict),
+        ("eve", "new", "put", "m", NotFound),
+        ("eve", "mem", "remove", "m", NotFound),
+        ("eve", "eve", "put", "o", NotFound),
+        ("eve", "eve", "join", "o", NotFound),
+    ],
+)
+async def test_who_may_change_whose_membership(
+    valkey: EmbeddedValkey, actor: str | None, user: str, action: Any, role: str, refusal: type[Exception] | None
+) -> None:
+    """The rules of a group, and that a refused call writes nothing."""
+    async with store(valkey.url) as s:
+        conv = await s.group(own="o", adm="a", adm2="a", mem="m", rea="r")
+        change = s.conversations.member(conv, actor, user, action, role)
+        if refusal is None:
+            assert (await change).seq == (await head(s, conv)).version == 1
+        else:
+            with pytest.raises(refusal):
+                await change
+            assert (await head(s, conv)).seq == (await head(s, conv)).version == 0
+
+
+async def test_the_last_owner_leaves_last_or_hands_over(valkey: EmbeddedValkey) -> None:
+    """With another owner, or alone, an owner may go."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o", bob="m")
+        member = s.conversations.member
+        with pytest.raises(Conflict, match="hand over"):
+            await member(conv, "ann", "ann", "remove")
+        await member(conv, "ann", "bob", "put", "o")
+        await member(conv, "ann", "ann", "remove")
+        with pytest.raises(NotFound):
+            await member(conv, "ann", "ann", "remove")
+        assert (await member(conv, "bob", "bob", "remove")).action == "remove"
+        assert (await s.conversations.describe(conv, None)).size == 0
+
+
+async def test_join_is_for_channels_and_makes_a_reader(valkey: EmbeddedValkey) -> None:
+    """Whatever role is asked for; joining again changes nothing, and a channel can be full."""
+    async with store(valkey.url) as s:
+        channel = await s.group(keys.CHANNEL, ann="o")
+        member = s.conversations.member
+        joined = await member(channel, "bob", "bob", "join", "o")
+        assert (joined.action, joined.role) == ("add", "r")
+        assert (await member(channel, "bob", "bob", "join")).action == "none"
+        assert (await member(channel, "ann", "ann", "join")).action == "none"
+        with pytest.raises(Conflict, match="no room"):
+            await member(channel, "cat", "cat", "join", max_members=2)
+        with pytest.raises(NotFound):
+            await member(keys.new_conversation(keys.CHANNEL), "cat", "cat", "join")
+
+
+async def test_direct_conversations_have_fixed_members_and_no_title(valkey: EmbeddedValkey) -> None:
+    """A party is told so; a stranger is told nothing."""
+    async with store(valkey.url) as s:
+        await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
+        direct = keys.direct("ann", "bob")
+        for actor, refusal in (("ann", ReadOnly), (None, ReadOnly), ("eve", NotFound)):
+            for change in (
+                s.conversations.member(direct, actor, "cat", "put"),
+                s.conversations.member(direct, actor, "ann", "remove"),
+                s.conversations.title(direct, actor, "ours"),
+                s.conversations.remove_conversation(direct, actor),
+            ):
+                with pytest.raises(refusal):
+                    await change
+
+
+# -- title, remove_conversation
+
+
+async def test_title_is_for_owners_and_admins_and_leaves_an_event(valkey: EmbeddedValkey) -> None:
+    """Heads carry the new title; the server may set it, too."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o", bob="a", cat="m")
+        assert (await s.conversations.title(conv, "bob", "ours")).seq == 1
+        assert (await s.conversations.title(conv, None, "thëirs")).prev == 1
+        assert (await head(s, conv)).title == "thëirs"
+        assert [(e["type"], e["title"], e["from"]) for e in await s.log(conv)] == [
+            ("title", "ours", "bob"),
+            ("title", "thëirs", ""),
+        ]
+        with pytest.raises(ReadOnly):
+            await s.conversations.title(conv, "cat", "mine")
+        with pytest.raises(NotFound):
+            await s.conversations.title(conv, "eve", "mine")
+
+
+async def test_a_removed_conversation_is_not_found_until_it_is_forgotten(valkey: EmbeddedValkey) -> None:
+    """Everything answers NotFound, the log is empty, and a router finds it due, with its members, to take it away."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o", bob="a")
+        await s.send(conv, "ann", 1)
+        for actor, refusal in (("bob", ReadOnly), ("eve", NotFound)):
+            with pytest.raises(refusal):
+                await s.conversations.remove_conversation(conv, actor)
+        assert await s.conversations.gone(conv) == 0
+        assert await s.conversations.remove_conversation(conv, "ann") == 2
+
+        assert await s.conversations.gone(conv) == 2
+        assert await called(s.conversations.heads, [conv]) == [None]
+        assert await s.log(conv) == []
+        calls = [
+            s.send(conv, "ann", 1),
+            s.conversations.member(conv, None, "cat", "put"),
+            s.conversations.title(conv, None, "x"),
+            s.conversations.remove_conversation(conv, None),
+            called(s.conversations.range, conv, None, 0, HEAD, 10),
+            called(s.conversations.before, conv, "ann", HEAD, 10),
+            called(s.conversations.place, conv, "ann", 1),
+            called(s.conversations.start, conv, "ann", 0),
+            called(s.conversations.whisper, conv, "ann", b"\x90"),
+            s.conversations.members(conv, "ann"),
+            s.conversations.describe(conv, None),
+            s.dirty.done(conv, 1, 100, 1000),
+        ]
+        for call in calls:
+            with pytest.raises(NotFound):
+                await call
+        assert await called(s.conversations.roles, conv, ["ann"]) == [""]
+        assert not await s.conversations.create(conv, keys.GROUP, "", {"ann": "o"}, COST_US, BURST_US)
+
+        part = keys.partition(conv)
+        assert await s.dirty.claim(part, 10, 60_000) == [conv]
+        assert (await s.conversations.members(conv)).roles == {"ann": "o", "bob": "a"}
+        await s.dirty.forget(conv)
+        assert await s.client.fetch("EXISTS", keys.conversation(conv), keys.log(conv)) == 0
+        assert await s.client.fetch("ZRANGE", keys.dirty(part), 0, -1) == [b"!"]
+        with pytest.raises(NotFound):
+            await s.dirty.forget(conv)
+
+
+async def test_forget_touches_nothing_that_was_not_removed(valkey: EmbeddedValkey) -> None:
+    """A router that is mistaken deletes nothing."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        with pytest.raises(NotFound):
+            await s.dirty.forget(conv)
+        assert (await s.send(conv, "ann", 1)).seq == 1
+
+
+# -- heads
+
+
+async def test_heads_come_in_the_order_asked_for(valkey: EmbeddedValkey) -> None:
+    """None stands for what does not exist; no conversations, no heads; an error is answered once."""
+    async with store(valkey.url) as s:
+        convs = [await s.group(ann="o") for _ in range(3)]
+        last = [await s.send(conv, "ann", 1, body=conv) for conv in convs]
+        answers = await called(s.conversations.heads, [convs[2], keys.new_conversation("g"), convs[0]])
+        assert answers == [
+            Head(1, 1, last[2].at, 0, 0, 0, "g", "a title"),
+            None,
+            Head(1, 1, last[0].at, 0, 0, 0, "g", "a title"),
+        ]
+        assert await called(s.conversations.heads, []) == []
+        replies: list[object] = []
+        for conv in convs[:2]:
+            await s.client.fetch("SET", keys.conversation(conv), "broken")
+        s.conversations.heads(convs, replies.append)
+        await s.client.fetch("PING")
+        assert [str(reply) for reply in replies] == ["internal"]
+
+
+# -- range, before
+
+
+async def test_range_reads_on_from_where_it_stopped(valkey: EmbeddedValkey) -> None:
+    """Pages follow each other; the last one ends at the head, or at the bound that was asked for."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await fill(s, conv, 200)
+        read = s.conversations.range
+        pages, position = [], 0
+        while True:
+            page = await called(read, conv, "ann", position, HEAD, 70)
+            pages.append(seqs(page))
+            position = page.position
+            if not page.more:
+                break
+        assert pages == [list(range(1, 71)), list(range(71, 141)), list(range(141, 201))]
+        assert position == 200
+        assert await called(read, conv, "ann", 200, HEAD, 70) == Page([], 200, 0, False)
+        bounded = await called(read, conv, None, 10, 13, 70)
+        assert (seqs(bounded), bounded.position, bounded.more) == ([11, 12, 13], 13, False)
+        exact = await called(read, conv, None, 10, 13, 3)
+        assert (seqs(exact), exact.position, exact.more) == ([11, 12, 13], 13, False)
+
+
+async def test_range_steps_over_what_was_deleted(valkey: EmbeddedValkey) -> None:
+    """A short page puts the reader at the bound it asked for, so a deleted last event is not asked for again."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await fill(s, conv, 5)
+        for target in (2, 5):
+            await s.send(conv, "ann", action="delete", target=target)
+        page = await called(s.conversations.range, conv, "ann", 0, 5, 100)
+        assert (seqs(page), page.position, page.more) == ([1, 3, 4], 5, False)
+
+
+async def test_range_of_a_reader_ahead_of_the_log_does_not_lead_back(valkey: EmbeddedValkey) -> None:
+    """A device may be ahead of a log that was rolled back: its position stays."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await fill(s, conv, 3)
+        assert await called(s.conversations.range, conv, "ann", 9, HEAD, 10) == Page([], 9, 0, False)
+
+
+async def test_range_and_before_bound_a_page_by_its_bytes(valkey: EmbeddedValkey) -> None:
+    """Large events make short pages; `position` and `more` tell that there are others."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await fill(s, conv, 40, body="x" * (MAX_BODY_BYTES - 10))
+        forward, position = [], 0
+        while True:
+            page = await called(s.conversations.range, conv, "ann", position, HEAD, 200)
+            assert sum(map(len, page.events)) <= PAGE_BYTES
+            forward += seqs(page)
+            position = page.position
+            if not page.more:
+                break
+        assert forward == list(range(1, 41))
+        back, position = list[int](), HEAD
+        while True:
+            page = await called(s.conversations.before, conv, "ann", position, 200)
+            assert sum(map(len, page.events)) <= PAGE_BYTES
+            assert page.position == seqs(page)[0]
+            back[:0] = seqs(page)
+            position = page.position
+            if not page.more:
+                break
+        assert back == list(range(1, 41))
+
+
+async def test_members_see_what_happened_while_they_were_members(valkey: EmbeddedValkey) -> None:
+    """Both ends included, by range, before, place and start; never a member: NotFound; the server sees all."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await fill(s, conv, 3)
+        joined = (await s.conversations.member(conv, "ann", "bob", "put")).seq
+        await fill(s, conv, 2)
+        read, before = s.conversations.range, s.conversations.before
+        assert seqs(await called(read, conv, "bob", 0, HEAD, 10)) == [joined, 5, 6]
+        left = (await s.conversations.member(conv, "bob", "bob", "remove")).seq
+        await fill(s, conv, 3)
+        page = await called(read, conv, "bob", 0, HEAD, 10)
+        assert (seqs(page), page.position, page.more) == ([joined, 5, 6, left], left, False)
+        page = await called(before, conv, "bob", HEAD, 10)
+        assert (seqs(page), page.position, page.more) == ([joined, 5, 6, left], joined, False)
+        assert (await called(s.conversations.place, conv, "bob", HEAD)).seq == left
+        assert await called(s.conversations.start, conv, "bob", 0) == joined - 1
+        for eve in (called(read, conv, "eve", 0, HEAD, 10), called(before, conv, "eve", HEAD, 10)):
+            with pytest.raises(NotFound):
+                await eve
+        assert len((await called(read, conv, None, 0, HEAD, 100)).events) == 10
+        back = (await s.conversations.member(conv, "ann", "bob", "put")).seq
+        assert seqs(await called(read, conv, "bob", 0, HEAD, 10)) == [back]
+
+
+async def test_a_channels_history_is_open_to_its_readers(valkey: EmbeddedValkey) -> None:
+    """Who joins late sees it from its beginning, and no more of it after leaving."""
+    async with store(valkey.url) as s:
+        conv = await s.group(keys.CHANNEL, ann="o")
+        await fill(s, conv, 3)
+        await s.conversations.member(conv, "bob", "bob", "join")
+        assert seqs(await called(s.conversations.range, conv, "bob", 0, HEAD, 10)) == [1, 2, 3, 4]
+        await s.conversations.member(conv, "bob", "bob", "remove")
+        await fill(s, conv, 1)
+        assert seqs(await called(s.conversations.range, conv, "bob", 0, HEAD, 10)) == [1, 2, 3, 4, 5]
+
+
+async def test_before_pages_backwards(valkey: EmbeddedValkey) -> None:
+    """Ascending within a page; `more` ends with the first event there is, also when it stands at the page's edge."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await fill(s, conv, 10)
+        before = s.conversations.before
+        page = await called(before, conv, "ann", HEAD, 4)
+        assert (seqs(page), page.position, page.more) == ([7, 8, 9, 10], 7, True)
+        page = await called(before, conv, "ann", 7, 6)
+        assert (seqs(page), page.position, page.more) == ([1, 2, 3, 4, 5, 6], 1, False)
+        page = await called(before, conv, "ann", 1, 6)
+        assert (seqs(page), page.more) == ([], False)
+        assert seqs(await called(before, conv, None, 4, 2)) == [2, 3]
+
+
+# -- place, start
+
+
+async def test_place_takes_its_count_from_the_log(valkey: EmbeddedValkey) -> None:
+    """Clamped to the head; a deleted or trimmed event is told by its neighbours."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o", bob="m")
+        await fill(s, conv, 3)
+        await s.send(conv, "ann", action="react", target=1)
+        await s.send(conv, "ann", action="delete", target=2)
+        await fill(s, conv, 1)
+        place = s.conversations.place
+        counts = [(await called(place, conv, "ann", seq)).count for seq in range(7)]
+        assert counts == [0, 1, 1, 3, 3, 3, 4]
+        assert await called(place, conv, "ann", HEAD) == Place(6, 4, 2, "g")
+        await s.client.fetch("XTRIM", keys.log(conv), "MINID", 6)
+        assert await called(place, conv, "ann", 4) == Place(4, 3, 2, "g")
+        await s.client.fetch("XTRIM", keys.log(conv), "MAXLEN", 0)
+        assert (await called(place, conv, "ann", 4)).count == 4
+        with pytest.raises(NotFound):
+            await called(place, conv, "eve", 4)
+
+
+async def test_start_is_a_hundred_events_back_or_the_read_mark(valkey: EmbeddedValkey) -> None:
+    """The earlier of the two, but a thousand at most; counted in events, whatever was deleted or how seqs jumped."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        start = s.conversations.start
+        assert await called(start, conv, "ann", 0) == 0
+        await fill(s, conv, 50)
+        assert await called(start, conv, "ann", 50) == 0
+        await fill(s, conv, 1200)
+        assert await called(start, conv, "ann", 1250) == 1150
+        assert await called(start, conv, "ann", 1200) == 1150
+        assert await called(start, conv, "ann", 700) == 700
+        assert await called(start, conv, "ann", 5) == 250
+        await s.client.fetch("XDEL", keys.log(conv), *range(1151, 1161))
+        assert await called(start, conv, "ann", 1250) == 1140
+        await s.client.fetch("HSET", keys.conversation(conv), "floor", 1200)
+        assert await called(start, conv, "ann", 0) == 1200
+        joined = (await s.conversations.member(conv, "ann", "bob", "put")).seq
+        assert await called(start, conv, "bob", 0) == joined - 1
+        with pytest.raises(NotFound):
+            await called(start, conv, "eve", 0)
+
+
+async def test_start_stops_early_where_events_are_large(valkey: EmbeddedValkey) -> None:
+    """A new device is not fed a thousand large events, and the function does not hold up the others by reading them."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await fill(s, conv, 250, body="x" * 10_000)
+        assert await called(s.conversations.start, conv, "ann", 0) == 50
+
+
+# -- whisper
+
+
+async def test_whisper_is_heard_from_present_members_alone(valkey: EmbeddedValkey) -> None:
+    """The answer is the size, by which a gateway knows whether receipts are worth telling."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o", bob="m", cat="r")
+        await s.conversations.member(conv, "bob", "bob", "remove")
+        with valkey.client() as other, other.pubsub() as listener:
+            listener.ssubscribe(keys.conversation_channel(conv))
+            assert listener.get_sharded_message(timeout=5)["type"] == "ssubscribe"
+            assert await called(s.conversations.whisper, conv, "cat", b"\x91\x01") == 2
+            for user in ("bob", "eve"):
+                with pytest.raises(NotFound):
+                    await called(s.conversations.whisper, conv, user, b"\x91\x02")
+            s.conversations.whisper(conv, "ann", b"\x91\x03")
+            s.conversations.whisper(conv, "eve", b"\x91\x04")
+            await s.client.fetch("PING")
+            heard = [listener.get_sharded_message(timeout=5)["data"] for _ in range(2)]
+            assert heard == [b"\x91\x01", b"\x91\x03"]
+            assert listener.get_sharded_message(timeout=0) is None

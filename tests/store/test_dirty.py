@@ -1,0 +1,200 @@
+"""What routers have to finish: marked by every write, leased, trimmed, unmarked; and what is quiet still ages."""
+
+import asyncio
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import keys
+from router.contract.errors import NotFound
+from router.store.conversations import HEAD
+from router.store.dirty import Backlog, Done
+from tests.store.calling import COST_US, Store, called, store
+
+DAY = 86_400_000
+COALESCE_MS = 1500
+
+
+async def marks(s: Store, conv: str) -> dict[str, float]:
+    """The partition's marks but for the sentinel, with their due times."""
+    found = await s.client.fetch("ZRANGE", keys.dirty(keys.partition(conv)), 0, -1, "WITHSCORES")
+    return {name.decode(): float(due) for name, due in zip(found[::2], found[1::2], strict=True) if name != b"!"}
+
+
+async def now_ms(s: Store) -> int:
+    seconds, micros = await s.client.fetch("TIME")
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+async def make_due(s: Store, name: str, conv: str) -> None:
+    await s.client.fetch("ZADD", keys.dirty(keys.partition(conv)), 1, name)
+
+
+async def claim(s: Store, conv: str, lease_ms: int = 60_000) -> list[str]:
+    return await s.dirty.claim(keys.partition(conv), 10, lease_ms)
+
+
+async def fill(s: Store, conv: str, count: int) -> None:
+    await asyncio.gather(*(s.send(conv, "ann") for _ in range(count)))
+
+
+async def test_a_burst_is_one_mark_due_after_its_first_event(valkey: EmbeddedValkey) -> None:
+    """Gateways get their time to finish by themselves; the mark does not move with every event."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        assert await marks(s, conv) == {}
+        first = await s.send(conv, "ann", 1)
+        await fill(s, conv, 5)
+        await s.conversations.member(conv, "ann", "bob", "put")
+        await s.conversations.title(conv, "ann", "x")
+        assert await marks(s, conv) == {conv: first.at + COALESCE_MS}
+        assert await claim(s, conv) == []
+        assert await s.dirty.backlog(keys.partition(conv)) == Backlog(0, 0)
+
+
+async def test_claim_is_a_lease(valkey: EmbeddedValkey) -> None:
+    """A router that dies holds its conversations no longer than its lease; new events do not break it."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await s.send(conv, "ann", 1)
+        await make_due(s, conv, conv)
+        assert await s.dirty.backlog(keys.partition(conv)) == Backlog(1, 1)
+        before = await now_ms(s)
+        assert await claim(s, conv) == [conv]
+        assert await claim(s, conv) == []
+        await s.send(conv, "ann", 2)
+        assert before + 60_000 <= (await marks(s, conv))[conv] <= await now_ms(s) + 60_000
+        await make_due(s, conv, conv)
+        assert await claim(s, conv, 0) == [conv]
+        assert await claim(s, conv, 0) == [conv]
+
+
+async def test_claim_takes_no_more_than_its_limit(valkey: EmbeddedValkey) -> None:
+    """The oldest first; the sentinel never; a partition without conversations has nothing."""
+    async with store(valkey.url) as s:
+        names = [f"g:{i}" for i in range(5)]
+        await s.client.fetch("ZADD", keys.dirty(7), "+inf", "!", *(x for i, n in enumerate(names) for x in (i + 1, n)))
+        assert await s.dirty.backlog(7) == Backlog(5, 1)
+        assert await s.dirty.claim(7, 2, 60_000) == names[:2]
+        assert await s.dirty.claim(7, 10, 60_000) == names[2:]
+        assert await s.dirty.claim(8, 10, 60_000) == []
+        assert await s.dirty.backlog(8) == Backlog(0, 0)
+
+
+async def test_done_at_the_head_unmarks_and_below_it_comes_again(valkey: EmbeddedValkey) -> None:
+    """An event that comes while a router works is not lost; `routed` never falls and never passes the head."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await fill(s, conv, 3)
+        assert await s.dirty.done(conv, 2, 100, DAY) == Done(2, 3, 0, 0)
+        assert (await marks(s, conv))[conv] <= await now_ms(s)
+        assert await s.dirty.done(conv, 1, 100, DAY) == Done(2, 3, 0, 0)
+        assert await s.dirty.done(conv, 9, 100, DAY) == Done(3, 3, 0, 0)
+        assert conv not in await marks(s, conv)
+        (head,) = await called(s.conversations.heads, [conv])
+        assert (head.routed, head.seq) == (3, 3)
+        assert (await s.send(conv, "ann")).seq == 4
+        assert conv in await marks(s, conv)
+
+
+async def test_done_trims_by_count_and_says_so(valkey: EmbeddedValkey) -> None:
+    """What is beyond the number kept goes, and whoever has not read it is told by `floor`."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await fill(s, conv, 110)
+        assert await s.dirty.done(conv, 110, 100, DAY) == Done(110, 110, 10, 10)
+        assert [entry["seq"] for entry in await s.log(conv)] == list(range(11, 111))
+        assert (await called(s.conversations.range, conv, "ann", 0, HEAD, 1)).floor == 10
+        assert (await called(s.conversations.before, conv, "ann", 20, 9)).more is False
+        assert await called(s.conversations.start, conv, "ann", 0) == 10
+        assert await s.dirty.done(conv, 110, 100, DAY) == Done(110, 110, 10, 0)
+
+
+async def test_done_never_trims_what_is_not_routed(valkey: EmbeddedValkey) -> None:
+    """However many there are, and however old."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await fill(s, conv, 110)
+        assert await s.dirty.done(conv, 4, 100, -DAY) == Done(4, 110, 4, 4)
+        assert (await s.log(conv))[0]["seq"] == 5
+
+
+async def test_done_trims_a_long_log_in_steps(valkey: EmbeddedValkey) -> None:
+    """No call holds Redis up for long: it takes 128 events and is due again at once until the rest is done."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await fill(s, conv, 400)
+        trimmed = [(await s.dirty.done(conv, 400, 100, DAY)).trimmed]
+        while (await marks(s, conv))["~" + conv] <= await now_ms(s):
+            assert await claim(s, conv) == [conv]
+            trimmed.append((await s.dirty.done(conv, 400, 100, DAY)).trimmed)
+        assert trimmed == [128, 128, 44]
+        assert len(await s.log(conv)) == 100
+
+
+async def test_a_quiet_log_is_trimmed_when_its_events_are_too_old(valkey: EmbeddedValkey) -> None:
+    """It stays marked for that day; its claim is an ordinary one, and an empty log has no mark."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        sent = await s.send(conv, "ann", 1)
+        await fill(s, conv, 4)
+        assert (await s.dirty.done(conv, 5, 100, DAY)).trimmed == 0
+        assert await marks(s, conv) == {"~" + conv: sent.at + DAY + 3_600_000}
+        await make_due(s, "~" + conv, conv)
+        assert await claim(s, conv) == [conv]
+        assert list(await marks(s, conv)) == [conv]
+        assert await s.dirty.done(conv, 5, 100, -1) == Done(5, 5, 5, 5)
+        assert await marks(s, conv) == {}
+        assert await s.log(conv) == []
+        assert await s.send(conv, "ann", 1) == sent.__class__(1, 0, 0, 0, True, sent.replid)
+        assert (await s.send(conv, "ann", 2)).prev == 5
+
+
+async def test_a_conversation_marked_twice_is_claimed_once(valkey: EmbeddedValkey) -> None:
+    """Its age mark goes, and a lease that stands is left alone."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await s.send(conv, "ann", 1)
+        for name in (conv, "~" + conv):
+            await make_due(s, name, conv)
+        assert await claim(s, conv) == [conv]
+        await make_due(s, "~" + conv, conv)
+        assert await claim(s, conv) == []
+        assert list(await marks(s, conv)) == [conv]
+
+
+async def test_done_clears_the_marks_of_what_was_lost(valkey: EmbeddedValkey) -> None:
+    """A conversation that a failover took is no work for ever."""
+    async with store(valkey.url) as s:
+        conv = keys.new_conversation(keys.GROUP)
+        for name in (conv, "~" + conv):
+            await make_due(s, name, conv)
+        with pytest.raises(NotFound):
+            await s.dirty.done(conv, 1, 100, DAY)
+        assert await marks(s, conv) == {}
+
+
+async def test_finishing_goes_on_out_of_memory(valkey: EmbeddedValkey) -> None:
+    """Trimming is what ends it."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await fill(s, conv, 110)
+        await make_due(s, conv, conv)
+        await s.client.fetch("CONFIG", "SET", "maxmemory", "1")
+        assert await claim(s, conv) == [conv]
+        assert (await s.dirty.done(conv, 110, 100, DAY)).trimmed == 10
+        await s.conversations.remove_conversation(conv, "ann")
+        await s.dirty.forget(conv)
+
+
+async def test_a_removed_conversation_keeps_its_lease(valkey: EmbeddedValkey) -> None:
+    """A router that read the head before the removal says done: the next one still finds it."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await s.send(conv, "ann", COST_US)
+        await s.dirty.done(conv, 1, 100, DAY)
+        await s.conversations.remove_conversation(conv, "ann")
+        assert await claim(s, conv) == [conv]
+        with pytest.raises(NotFound):
+            await s.dirty.done(conv, 1, 100, DAY)
+        assert list(await marks(s, conv)) == [conv]
