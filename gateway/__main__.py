@@ -19,8 +19,8 @@ from starlette.applications import Starlette
 from gateway.app import create_app
 from gateway.node import Node
 from gateway.wsprotocol import WebSocketConnection
-from router.admin import Readiness, create_admin
 from router.contract import logging, metrics, wire
+from router.contract.admin import Readiness, create_admin
 from router.contract.errors import StartupError
 from router.contract.settings import VERSION, Settings, host_port, load
 from router.store.accounts import Accounts
