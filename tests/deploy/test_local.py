@@ -1,7 +1,7 @@
 """The local runner: what it starts, what it refuses, what it does when something dies, how it stops.
 
-Its children are stand-ins here (a gateway and a router of a few lines, in the folder it runs in), because what is
-tested is how the runner deals with children that fail, hang or shout on purpose.
+Its children are stand-ins (a gateway and a router of a few lines, in the folder it runs in) wherever what is tested is
+how the runner deals with children that fail, hang or shout on purpose, and the real ones where it is what it prints.
 """
 
 import os
@@ -121,16 +121,46 @@ def three_ports() -> int:
 
 
 @pytest.fixture
-def runner(tmp_path: Path) -> Iterator[Runner]:
-    for module in ("gateway", "router"):
-        (tmp_path / module).mkdir()
-        (tmp_path / module / "__init__.py").write_text(f"__path__.append({str(ROOT / module)!r})")
-        (tmp_path / module / "__main__.py").write_text(STAND_IN)
+def real(tmp_path: Path) -> Iterator[Runner]:
+    """A runner of the real gateways and router."""
     one = Runner(tmp_path)
     yield one
     if one.popen is not None:
         one.popen.kill()
         one.popen.wait()
+
+
+@pytest.fixture
+def runner(real: Runner, tmp_path: Path) -> Runner:
+    """A runner of stand-ins."""
+    for module in ("gateway", "router"):
+        (tmp_path / module).mkdir()
+        (tmp_path / module / "__init__.py").write_text(f"__path__.append({str(ROOT / module)!r})")
+        (tmp_path / module / "__main__.py").write_text(STAND_IN)
+    return real
+
+
+class Shell:
+    """A line typed into a terminal of its own; `leave` is Ctrl-D."""
+
+    def __init__(self, runner: Runner, name: str, line: str) -> None:
+        self._output = runner.folder / name
+        with self._output.open("wb") as output:
+            self._popen = subprocess.Popen(
+                ["sh", "-c", line], cwd=runner.folder, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
+            )
+
+    async def shows(self, text: str) -> None:
+        try:
+            await eventually(lambda: text in self._output.read_text())
+        except AssertionError as error:
+            error.add_note(self._output.read_text())
+            raise
+
+    async def leave(self) -> None:
+        assert self._popen.stdin is not None
+        self._popen.stdin.close()
+        await eventually(lambda: self._popen.poll() is not None)
 
 
 # -- the whole of it
@@ -231,6 +261,33 @@ async def test_with_a_redis_given_it_starts_none(runner: Runner, valkey: Embedde
     runner.start(LINNET_REDIS_URL=valkey.url)
     await runner.said(f"up {valkey.url} ", times=3)
     assert not runner.children("valkey-server")
+
+
+async def test_what_it_prints_works_and_is_there_tomorrow(real: Runner) -> None:
+    """The three lines, pasted: accounts, a message across gateways; after a restart it is still there."""
+    real.start()
+    await real.said("Try it")
+    accounts, bob, ann = (line for line in real.log.splitlines() if line.startswith("  ") and "curl" in line)
+    made = Shell(real, "accounts", accounts)
+    await made.leave()
+    await made.shows('"ann"')
+    await made.shows('"bob"')
+    listening = Shell(real, "bob", bob)
+    await listening.shows('"welcome"')
+    writing = Shell(real, "ann", ann)
+    await listening.shows('"body":"hello bob"')
+    await writing.shows('"ack"')
+    real.send(signal.SIGINT)
+    assert await real.ended() == 0
+    await listening.shows("1012")
+    await listening.leave()
+    await writing.leave()
+
+    real.start()
+    await real.said("Try it")
+    listening = Shell(real, "bob", bob)
+    await listening.shows('"body":"hello bob"')
+    await listening.leave()
 
 
 # -- what it refuses, in one line each
