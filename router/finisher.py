@@ -157,7 +157,7 @@ class Finisher:
     """Claims, plans, applies; `round` once through all partitions, `run` until told to stop."""
 
     def __init__(
-        self, settings: Settings, conversations: Conversations, users: Users, dirty: Dirty, pushes: Pushes
+        self, settings: Settings, conversations: Conversations, users: Users, pushes: Pushes, dirty: Dirty
     ) -> None:
         self._conversations = conversations
         self._users = users

@@ -1,4 +1,4 @@
-"""What both processes agree on; pure functions, structs and tables, no I/O.
+"""What both processes agree on; functions, structs and tables, no I/O.
 
 wire      the client's commands and events as typed structs, the two codecs, canonical values
 stamp     an event's bytes with their fixed-width slots, as log and bus carry them
@@ -6,4 +6,6 @@ errors    the error tree and the one table from it to wire codes, close codes an
 keys      every Redis key and channel
 settings  every environment variable
 metrics   every Prometheus metric
+logging   how both write their log
+admin     the three paths that both answer operators on
 """

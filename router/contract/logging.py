@@ -26,7 +26,7 @@ import msgspec
 from router.contract.settings import Settings
 
 BLANK: Final = "***"
-_LINE_ENDS: Final = {ord("\n"): "\\n", ord("\r"): "\\r", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+_CONTROL: Final = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
 
 class Formatter(logging.Formatter):
@@ -57,12 +57,12 @@ class TextFormatter(Formatter):
     """`2026-01-31T12:00:00.000Z warning linnet.redis: connection lost`, for people."""
 
     def line(self, record: logging.LogRecord, trace: str) -> str:
-        message = record.getMessage().translate(_LINE_ENDS)
+        message = record.getMessage().translate(_CONTROL)
         return f"{self.at(record)} {record.levelname.lower()} {record.name}: {message}{_indented(trace)}"
 
 
 def _indented(trace: str) -> str:
-    return "".join(f"\n    {line}" for line in trace.splitlines())
+    return "".join(f"\n    {line.translate(_CONTROL)}" for line in trace.splitlines())
 
 
 class JsonFormatter(Formatter):

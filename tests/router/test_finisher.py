@@ -27,7 +27,7 @@ def event(
 
 
 def worker(w: World, **changes: object) -> Finisher:
-    return Finisher(settings(**changes), w.conversations, w.users, w.dirty, w.pushes)
+    return Finisher(settings(**changes), w.conversations, w.users, w.pushes, w.dirty)
 
 
 # -- the plan

@@ -55,7 +55,7 @@ class Scene(World):
     async def armed(self, body: Any = "hello") -> None:
         said = await self.say("ann", self.conv, body)
         self.seq, self.at = said.seq, said.at
-        await Finisher(settings(), self.conversations, self.users, self.dirty, self.pushes).finish(self.conv)
+        await Finisher(settings(), self.conversations, self.users, self.pushes, self.dirty).finish(self.conv)
 
     async def waits(self, user: str = "bob") -> dict[str, Wait]:
         return (await self.pushes.waiting(user)).waits

@@ -1,4 +1,4 @@
-"""What the orchestrator and Prometheus ask: /livez, /readyz, /metrics, on a port of its own.
+"""What the orchestrator and Prometheus ask of either process: /livez, /readyz, /metrics, on a port of its own.
 
 /livez    200 as long as the event loop answers; it asks nothing else, for a restart heals nothing else
 /readyz   200 when this process takes requests, else 503 and why. Once ready it stays so until it is told to stop: were

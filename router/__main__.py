@@ -1,0 +1,217 @@
+"""`python -m router`: one router process, configured by LINNET_* variables.
+
+The one place where a router's parts are put together, and their order: the admin port first, so that the process can
+be asked how it is while it waits for Redis; then Redis, what it must be able to keep, the parts, the API's port.
+
+What can be wrong at the start stops it with one line and 1. SIGTERM or Ctrl-C: no more requests, claims in hand are
+ended, exit 0 within STOP_S; whatever is left undone then is found again by the next router. A part that ends by
+itself is a bug and ends the process, rather than leave a router that looks well and does half its work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import platform
+import signal
+import socket
+import sys
+from collections.abc import Coroutine
+from secrets import token_hex
+from typing import Any, Final
+
+import uvicorn
+import uvloop
+from starlette.applications import Starlette
+
+from router import loop
+from router.api import create_app
+from router.api_call import Services
+from router.contract import logging as logs
+from router.contract import metrics
+from router.contract.admin import Readiness, create_admin
+from router.contract.errors import StartupError
+from router.contract.settings import VERSION, Settings, host_port, load
+from router.finisher import Finisher
+from router.janitor import Janitor
+from router.jwks import fetcher
+from router.store.accounts import Accounts
+from router.store.client import Client
+from router.store.dirty import Dirty
+from router.store.observe import RedisObserver
+from router.webhooks import Webhooks
+
+BACKLOG: Final = 2048
+CONNECTIONS: Final = 2048
+REQUESTS_S: Final = 5
+STOP_S: Final = 8.0
+FOREVER_S: Final = 1e9
+
+log = logging.getLogger("linnet.router")
+
+
+class Status:
+    """What the admin port tells of this process; parts are set as they come up."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+        self._client: Client | None = None
+        self._redis: RedisObserver | None = None
+
+    def up(self, client: Client) -> None:
+        self._client, self._redis = client, RedisObserver(client)
+
+    def readiness(self) -> Readiness:
+        if self._stop.is_set():
+            return Readiness(False, "stopping")
+        if self._client is None:
+            return Readiness(False, "waiting for Redis")
+        return Readiness(True, "ok" if self._client.available else "ok, but Redis cannot be reached now")
+
+    def observe(self) -> None:
+        if self._redis is not None:
+            self._redis.observe()
+
+
+def main() -> None:
+    try:
+        settings = load(os.environ)
+        logs.set_up(settings)
+        check(settings)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
+    except StartupError as error:
+        sys.exit(f"linnet router: {error}")
+
+
+def check(settings: Settings) -> None:
+    """What this version does not have yet; all else is checked where it is used."""
+    if settings.redis_mode != "standalone":
+        raise StartupError(f"LINNET_REDIS_MODE={settings.redis_mode} is not supported yet: use standalone")
+    if settings.durability == "replicated":
+        raise StartupError("LINNET_DURABILITY=replicated is not supported yet: use fsync or memory")
+
+
+async def serve(settings: Settings) -> None:
+    """From the first socket to the last."""
+    stop = stop_on_signals()
+    with listening(settings.listen) as public, listening(settings.admin_listen) as private:
+        status = Status(stop)
+        admin = uvicorn.Server(config(create_admin(status.readiness, status.observe)))
+        answering = asyncio.create_task(admin._serve([private]))
+        try:
+            if client := await connected(settings, stop):
+                try:
+                    await work(settings, client, status, stop, public)
+                finally:
+                    await client.close()
+        finally:
+            admin.should_exit = True
+            await answering
+
+
+async def connected(settings: Settings, stop: asyncio.Event) -> Client | None:
+    """The client, as soon as Redis can be reached; None if told to stop before. The link says once why it waits."""
+    connecting = asyncio.create_task(Client.connect(settings.redis_url, settings.redis_mode, within_s=FOREVER_S))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if connecting.done():
+        return connecting.result()
+    connecting.cancel()
+    await asyncio.wait((connecting,))
+    return None
+
+
+async def work(settings: Settings, client: Client, status: Status, stop: asyncio.Event, public: socket.socket) -> None:
+    """All that a router does, until told to stop."""
+    await client.check_server(settings.durability)
+    await Accounts(client).deployment_check()
+    node = token_hex(8)
+    fetch = fetcher(settings.jwks_url) if settings.jwks_url else None
+    services = Services.make(settings, client, node, fetch)
+    api = uvicorn.Server(public_config(create_app(services), settings))
+    stores = services.conversations, services.users, services.pushes
+    workers: list[Finisher | Janitor | Webhooks] = [
+        Finisher(settings, *stores, Dirty(client)),
+        Janitor(services.presence),
+        *([Webhooks(settings, *stores)] if settings.webhook_url else []),
+    ]
+    metrics.BUILD_INFO.labels("router", VERSION, platform.python_version(), node).set(1)
+    status.up(client)
+    log.info("ready: HTTP API on %s, admin on %s", settings.listen, settings.admin_listen)
+    try:
+        await together([api._serve([public]), *(worker.run(stop) for worker in workers)], stop, api)
+    finally:
+        services.passwords.close()
+    log.info("stopped")
+
+
+async def together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event, api: uvicorn.Server) -> None:
+    """Run the parts until told to stop, or until one of them ends; then end them all within STOP_S."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    probing, stopping = asyncio.create_task(loop.probe()), asyncio.create_task(stop.wait())
+    await asyncio.wait((*tasks, probing, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stop.set()
+    api.should_exit = True
+    await asyncio.wait(tasks, timeout=STOP_S)
+    for task in (*tasks, probing):
+        task.cancel()
+    for outcome in await asyncio.gather(*tasks, probing, stopping, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            raise outcome
+
+
+def stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    return stop
+
+
+def listening(address: str) -> socket.socket:
+    """A bound socket; `StartupError` says why not."""
+    host, port = host_port(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except (OSError, OverflowError) as error:
+        raise StartupError(f"cannot listen on {address}: {error}") from None
+
+
+def config(app: Starlette, **more: Any) -> uvicorn.Config:
+    """Servers of ours run on our loop and our sockets, under `_serve`: `serve` without uvicorn's signal handlers."""
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=REQUESTS_S,
+        limit_concurrency=CONNECTIONS,
+        **more,
+    )
+
+
+def public_config(app: Starlette, settings: Settings) -> uvicorn.Config:
+    """The API's server. `StartupError` if its certificate cannot be used."""
+    made = config(
+        app,
+        backlog=BACKLOG,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
+        ssl_certfile=settings.tls_cert or None,
+        ssl_keyfile=settings.tls_key or None,
+    )
+    try:
+        made.load()
+    except OSError as error:  # ssl.SSLError is one
+        raise StartupError(f"LINNET_TLS_CERT and LINNET_TLS_KEY cannot be used: {error}") from None
+    return made
+
+
+if __name__ == "__main__":
+    main()

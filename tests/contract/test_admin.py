@@ -1,0 +1,47 @@
+"""router/contract/admin.py: what operators' machines are told."""
+
+import httpx
+from prometheus_client import Gauge
+
+from router.contract.admin import Readiness, create_admin
+
+SEEN = Gauge("linnet_test_seen", "Set at scrape time, by this test")
+
+
+def client(readiness: Readiness) -> httpx.AsyncClient:
+    app = create_admin(lambda: readiness, lambda: SEEN.set(7))
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://admin")
+
+
+async def test_liveness_asks_nothing_but_the_loop() -> None:
+    """A process that is not ready lives."""
+    async with client(Readiness(False, "waiting for Redis")) as admin:
+        assert (await admin.get("/livez")).status_code == 200
+
+
+async def test_readiness_says_why_not() -> None:
+    """503 with the reason, 200 with what is to be said otherwise."""
+    async with client(Readiness(False, "waiting for Redis")) as admin:
+        answer = await admin.get("/readyz")
+        assert (answer.status_code, answer.text) == (503, "waiting for Redis\n")
+    async with client(Readiness(True, "ok")) as admin:
+        answer = await admin.get("/readyz")
+        assert (answer.status_code, answer.text) == (200, "ok\n")
+
+
+async def test_metrics_are_of_the_moment_and_in_the_form_asked_for() -> None:
+    """Gauges are set by the scrape itself; OpenMetrics where the scraper asks for it."""
+    async with client(Readiness(True, "ok")) as admin:
+        plain = await admin.get("/metrics", headers={"accept": "text/plain"})
+        assert plain.headers["content-type"].startswith("text/plain")
+        assert "\nlinnet_test_seen 7.0\n" in plain.text
+        openmetrics = await admin.get("/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0"})
+        assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
+        assert openmetrics.text.endswith("# EOF\n")
+
+
+async def test_nothing_else_is_served() -> None:
+    """No other path, no other method."""
+    async with client(Readiness(True, "ok")) as admin:
+        assert (await admin.get("/")).status_code == 404
+        assert (await admin.post("/metrics")).status_code == 405

@@ -1,0 +1,92 @@
+"""router/contract/logging.py: one entry a line, and no secret in any of them."""
+
+import json
+import logging
+import sys
+
+import pytest
+
+from router.contract.logging import Formatter, JsonFormatter, TextFormatter, secrets, set_up
+from router.contract.settings import Settings, load
+
+SECRET = 'a-jwt-secret-of-more-than-32-bytes-"quoted"'
+SETTINGS = {
+    "LINNET_JWT_SECRET": SECRET,
+    "LINNET_SERVER_KEY": "a-server-key-of-more-than-32-bytes-x",
+    "LINNET_WEBHOOK_SECRET": "a-webhook-secret-of-more-than-32-bytes",
+    "LINNET_REDIS_URL": "redis://user:p%40ssword@127.0.0.1/0?password=another-one",
+}
+
+
+def settings(**changes: str) -> Settings:
+    return load({**SETTINGS, **changes})
+
+
+def entry(message: str, *args: object, failed: bool = False) -> logging.LogRecord:
+    trace = None
+    if failed:
+        try:
+            raise ValueError(f"wrong: {SECRET}\n2026-01-01T00:00:00.000Z info forged: entry")
+        except ValueError:
+            trace = sys.exc_info()
+    record = logging.LogRecord("linnet.test", logging.WARNING, __file__, 1, message, args, trace)
+    record.created = 1_767_225_600.25
+    return record
+
+
+def test_text_is_for_people() -> None:
+    """Time in UTC with milliseconds, level, logger, message."""
+    assert TextFormatter().format(entry("lost %d", 3)) == "2026-01-01T00:00:00.250Z warning linnet.test: lost 3"
+
+
+def test_json_is_for_collectors() -> None:
+    """One object a line, the trace in a field of its own."""
+    line = JsonFormatter().format(entry("lost %d", 3, failed=True))
+    value = json.loads(line)
+    assert "\n" not in line
+    assert "ValueError" in value.pop("trace")
+    assert value == {
+        "at": "2026-01-01T00:00:00.250Z", "level": "warning", "logger": "linnet.test", "message": "lost 3",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("form", [TextFormatter(), JsonFormatter()])
+def test_no_message_starts_a_second_entry(form: Formatter) -> None:
+    """Line ends and terminal controls of clients are escaped; in text a trace stands indented below its entry."""
+    text = form.format(entry("from %s", "eve\r\n\x1b[2Jforged", failed=True))
+    assert "\r" not in text
+    assert "\x1b" not in text
+    assert all(line.startswith("    ") for line in text.split("\n")[1:])
+
+
+@pytest.mark.parametrize("form", [TextFormatter, JsonFormatter])
+def test_no_secret_is_ever_logged(form: type[Formatter]) -> None:
+    """In the message, in its arguments, in a trace, as it is or as JSON escapes it."""
+    given = settings()
+    formatter = form(secrets(given))
+    line = formatter.format(entry("%s and %s", given.redis_url, given, failed=True))
+    for secret in (
+        SECRET,
+        json.dumps(SECRET)[1:-1],
+        given.server_key,
+        given.webhook_secret,
+        "p%40ssword",
+        "another-one",
+    ):
+        assert secret not in line
+    assert "***" in line
+
+
+def test_set_up_says_what_the_settings_ask_for(capfd: pytest.CaptureFixture[str]) -> None:
+    """Level and form come from the settings, and uvicorn's own tale of starting is left out."""
+    root, level, handlers = logging.getLogger(), logging.getLogger().level, list(logging.getLogger().handlers)
+    try:
+        set_up(settings(LINNET_LOG_FORMAT="json", LINNET_LOG_LEVEL="info"))
+        logging.getLogger("linnet.test").info("heard")
+        logging.getLogger("linnet.test").debug("not heard")
+        logging.getLogger("uvicorn.error").info("not heard either")
+        assert [json.loads(line)["message"] for line in capfd.readouterr().err.splitlines()] == ["heard"]
+    finally:
+        logging.captureWarnings(False)
+        root.setLevel(level)
+        root.handlers[:] = handlers
