@@ -29,7 +29,8 @@ class Store(NamedTuple):
         return conv
 
     async def send(self, conv: str, user: str, n: int = 0, **more: Any) -> Appended:
-        return await called(self.conversations.append, event(conv, user, n, **more))
+        appended: Appended = await called(self.conversations.append, event(conv, user, n, **more))
+        return appended
 
     async def log(self, conv: str) -> list[dict[str, Any]]:
         """All that stands in the log, read past every function."""

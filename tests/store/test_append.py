@@ -312,7 +312,7 @@ async def test_a_restarted_server_is_another_one(own_valkey: EmbeddedValkey) -> 
 async def test_a_direct_conversation_that_was_lost_begins_beyond_its_old_seqs(valkey: EmbeddedValkey) -> None:
     """Its id comes again when its making was lost with a server; its seqs must not."""
     async with store(valkey.url) as s:
-        seqs = []
+        seqs: list[int] = []
         for _ in range(2):
             assert await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
             sent = await s.send(keys.direct("ann", "bob"), "ann", 1, seen=max(seqs, default=0))
@@ -394,6 +394,32 @@ async def test_delete_takes_its_target_out_of_the_log(valkey: EmbeddedValkey) ->
             await s.send(conv, "ann", 2, action="delete", target=target)
         again = await s.send(conv, "bob", 1)
         assert (again.seq, again.at, again.duplicate) == (target, 0, True)
+
+
+async def test_delete_takes_the_edits_of_its_target_with_it(valkey: EmbeddedValkey) -> None:
+    """What a message said after an edit is its content, too; other messages keep theirs, and nothing is noted on."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        target, other = [(await s.send(conv, "ann", body="old")).seq for _ in range(2)]
+        for _ in range(3):
+            await s.send(conv, "ann", action="edit", target=target, body="secret")
+        kept = await s.send(conv, "ann", action="edit", target=other)
+        delete = await s.send(conv, "ann", action="delete", target=target)
+        assert [entry["seq"] for entry in await s.log(conv)] == [other, kept.seq, delete.seq]
+        fields = await s.client.fetch("HKEYS", keys.conversation(conv))
+        assert [field for field in fields if field.startswith(b"e:")] == [b"e:2"]
+
+
+async def test_a_message_is_edited_256_times_at_most(valkey: EmbeddedValkey) -> None:
+    """So that its note, and the work of its delete, stay small."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        target = (await s.send(conv, "ann")).seq
+        await asyncio.gather(*(s.send(conv, "ann", action="edit", target=target) for _ in range(256)))
+        with pytest.raises(Conflict):
+            await s.send(conv, "ann", action="edit", target=target)
+        await s.send(conv, "ann", action="delete", target=target)
+        assert len(await s.log(conv)) == 1
 
 
 # -- bounds

@@ -110,6 +110,19 @@ async def test_done_trims_by_count_and_says_so(valkey: EmbeddedValkey) -> None:
         assert await s.dirty.done(conv, 110, 100, DAY) == Done(110, 110, 10, 0)
 
 
+async def test_done_forgets_the_edits_of_what_it_trims(valkey: EmbeddedValkey) -> None:
+    """The notes go with the message, so they are bounded by the log."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        target = (await s.send(conv, "ann")).seq
+        await s.send(conv, "ann", action="edit", target=target)
+        key = keys.conversation(conv)
+        assert await s.client.fetch("HEXISTS", key, f"e:{target}") == 1
+        await fill(s, conv, 99)
+        assert (await s.dirty.done(conv, HEAD, 100, DAY)).trimmed == 1
+        assert await s.client.fetch("HEXISTS", key, f"e:{target}") == 0
+
+
 async def test_done_never_trims_what_is_not_routed(valkey: EmbeddedValkey) -> None:
     """However many there are, and however old."""
     async with store(valkey.url) as s:

@@ -12,10 +12,12 @@
 -- A device's row `d:<user>/<device>`: rate stamp (µs), done, then at most 32 accepted (n, seq, fingerprint) by
 -- ascending n. All n <= done are answered, so their rows are gone for good: a copy of one that was stuck on an old
 -- connection is refused, not written again.
+-- `e:<seq>` notes the edits of a message, so that its delete takes all its content out of the log.
 
 local ROWS_AT = 17
 local ROW = 24
 local FULL = ROWS_AT - 1 + 32 * ROW
+local EDITS = 256                  -- of one message
 local DEVICES = 64                 -- rows a user has in one conversation; device names are the client's to choose
 
 -- Where n belongs among the rows; its seq if it is there; whether it is there with other content.
@@ -35,14 +37,29 @@ local function again(log, seq, id)
   return {seq, 0, 0, entry and at_of(entry[2][2]) or 0, 1, id}
 end
 
--- Why this member may not edit, delete or react to the target; nil if it may.
-local function forbidden(log, action, target, user, role, joined)
-  local entry = redis.call('XRANGE', log, target, target)[1]
+-- Why this member may not edit, delete or react to the target; nil if she may.
+local function forbidden(k, action, target, user, role, joined)
+  local entry = redis.call('XRANGE', k[2], target, target)[1]
   local author = entry and entry[2][4]
   if not author or tonumber(target) < joined then return fail('NOTFOUND') end
-  if author == user or action == 'react' then return nil end
-  if action == 'delete' and (role == 'o' or role == 'a') then return nil end
-  return fail('READONLY_', 'only its author may do that')
+  local may = author == user or action == 'react' or action == 'delete' and (role == 'o' or role == 'a')
+  if not may then return fail('READONLY_', 'only its author may do that') end
+  if action == 'edit' and redis.call('HSTRLEN', k[1], 'e:' .. target) >= 8 * EDITS then
+    return fail('CONFLICT', 'this message was edited too often')
+  end
+end
+
+-- What an edit or delete does beside standing in the log.
+local function apply(k, action, target, seq)
+  local note = 'e:' .. target
+  local edits = redis.call('HGET', k[1], note) or ''
+  if action == 'edit' then
+    redis.call('HSET', k[1], note, edits .. struct.pack('>I8', seq))
+  elseif action == 'delete' then
+    redis.call('XDEL', k[2], target)
+    for p = 1, #edits, 8 do redis.call('XDEL', k[2], string.format('%.0f', (struct.unpack('>I8', edits, p)))) end
+    redis.call('HDEL', k[1], note)
+  end
 end
 
 -- A device's first event here: enter it among the user's devices; of too many, the one that was quiet longest goes.
@@ -94,7 +111,7 @@ local function append(k, a)
   if role == 'r' then return fail('READONLY_') end
   if role == 'b' then return fail('BLOCKED') end
   if action ~= 'message' then
-    local refusal = forbidden(k[2], action, a[14], user, role, joined)
+    local refusal = forbidden(k, action, a[14], user, role, joined)
     if refusal then return refusal end
   end
 
@@ -107,7 +124,7 @@ local function append(k, a)
 
   local w, err = enter(k[2], last, count, wrote, us, a[9], a[11], a[12], action == 'message' and user or nil)
   if not w then return err end
-  if action == 'delete' then redis.call('XDEL', k[2], a[14] .. '-0') end
+  if action ~= 'message' then apply(k, action, a[14], w.seq) end
   if n == 0 then return settle(k, a[1], a[2], a[3], w, cost, burst) end
   if not h[3] then admit(k[1], user, a[5]) end
   return settle(k, a[1], a[2], a[3], w, cost, burst, 'd:' .. a[5], accepted(d, p, tat, done, n, w.seq, a[8]))

@@ -110,12 +110,22 @@ local function enter(log, last, count, wrote, us, seen, first, rest, author)
   end
 end
 
+-- Takes the first entries from a log, and the notes on their edits (`e:<seq>`, see append) with them.
+local function trim(key, log, entries, count)
+  if count == 0 then return end
+  local notes = {}
+  for i = 1, count do notes[i] = 'e:' .. string.format('%.0f', seq_of(entries[i][2][2])) end
+  redis.call('HDEL', key, unpack(notes))
+  redis.call('XTRIM', log, 'MINID', string.format('%.0f', seq_of(entries[count][2][2]) + 1))
+end
+
 -- Keeps a log that no router trims from growing for ever; what it cuts is announced by `floor`.
 local function cut(key, log, cap)
-  if redis.call('XLEN', log) <= cap then return end
-  redis.call('XTRIM', log, 'MAXLEN', cap)
-  local rest = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)
-  redis.call('HSET', key, 'floor', string.format('%.0f', prev_of(rest[1][2][2])))
+  local excess = math.min(redis.call('XLEN', log) - cap, 4 * CAP_EVERY)
+  if excess <= 0 then return end
+  local entries = redis.call('XRANGE', log, '-', '+', 'COUNT', excess)
+  trim(key, log, entries, excess)
+  redis.call('HSET', key, 'floor', string.format('%.0f', seq_of(entries[excess][2][2])))
 end
 
 -- Second half of a write: the counters with whatever else changes in the conversation's hash (`...`: fields and
