@@ -1,0 +1,177 @@
+"""What `make up` runs, decided before anything is started: which processes, with which environment, and what it says.
+
+What lives here: the environment of each child, the secrets and the folder they are kept in, the checks that can be made
+beforehand, and the text that greets whoever started it. What never does: a process, a signal, the event loop.
+
+Invariants:
+- `LINNET_*` variables given to the runner win. `LINNET_LISTEN` and `LINNET_ADMIN_LISTEN` are the router's, the
+  gateways take the next ports;
+- secrets nobody gave are made once and kept in the folder, readable by the owner alone, and reach the children as
+  `…_FILE`, so that no process list or environment shows them;
+- one runner a folder: the lock is held as long as its descriptor is open, so a killed runner leaves none behind.
+
+Rejected: variables of the runner's own (two checkouts side by side need other ports, and the two settings that every
+process has already say which); a lock on the ports (they are checked, but data is what two runners would spoil).
+"""
+
+import fcntl
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from router.contract.settings import Settings, host_port
+
+GATEWAYS = 2
+
+# A developer's Ctrl-C: there is no load balancer to wait for, and no other node to spread the reconnects over.
+LOCAL_DEFAULTS = {"LINNET_DRAIN_ACCEPT_S": "0", "LINNET_DRAIN_WINDOW_S": "2"}
+PER_PROCESS = ("LISTEN", "ADMIN_LISTEN")
+
+
+class LocalError(Exception):
+    """Why it cannot start: one line for the person at the terminal."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """One child: what it is called, what it runs and with which environment."""
+
+    name: str
+    module: str
+    listen: tuple[str, int]
+    admin: tuple[str, int]
+    environ: Mapping[str, str]
+
+
+def given(environ: Mapping[str, str], name: str) -> bool:
+    return f"LINNET_{name}" in environ or f"LINNET_{name}_FILE" in environ
+
+
+def shared_environ(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """What all children are told: the runner's own environment, completed where it is silent."""
+    shared = {"PYTHONUNBUFFERED": "1", **LOCAL_DEFAULTS, **environ}
+    # An outside identity provider needs no secret here, and one more key that signs tokens would be one too many.
+    for name in ("SERVER_KEY",) if given(environ, "JWKS_URL") else ("SERVER_KEY", "JWT_SECRET"):
+        if not given(environ, name):
+            shared[f"LINNET_{name}_FILE"] = str(own_secret(folder / name.lower().replace("_", "-")))
+    return shared
+
+
+def services(shared: Mapping[str, str], settings: Settings) -> list[Service]:
+    """The router on the given ports, the gateways on the ones that follow."""
+    bare = {
+        name: value
+        for name, value in shared.items()
+        if name.removeprefix("LINNET_").removesuffix("_FILE") not in PER_PROCESS
+    }
+    (host, port), (admin_host, admin_port) = host_port(settings.listen), host_port(settings.admin_listen)
+    if max(port, admin_port) + GATEWAYS > 65_535:
+        raise LocalError(f"no room for {GATEWAYS} gateways above the ports {port} and {admin_port}")
+    found = []
+    for number in range(GATEWAYS + 1):
+        listen = {
+            "LINNET_LISTEN": address(host, port + number),
+            "LINNET_ADMIN_LISTEN": address(admin_host, admin_port + number),
+        }
+        found.append(
+            Service(
+                name=f"gateway-{number}" if number else "router",
+                module="gateway" if number else "router",
+                listen=(host, port + number),
+                admin=(admin_host, admin_port + number),
+                environ={**bare, **listen},
+            )
+        )
+    return found
+
+
+def address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def own_secret(path: Path) -> Path:
+    """A secret made once; whole or absent, whenever the machine goes down."""
+    if not path.exists():
+        draft = path.with_suffix(".new")
+        draft.unlink(missing_ok=True)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(48) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    return path.resolve()
+
+
+def claim_folder(folder: Path) -> int:
+    """The folder is ours until the returned descriptor is closed; a second runner in it would share its data."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pid = os.read(lock, 32).decode().strip()
+        os.close(lock)
+        raise LocalError(f"Linnet already runs from {folder.resolve()} (pid {pid})") from None
+    os.ftruncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
+    return lock
+
+
+def check_port(service: Service, which: str, variable: str) -> None:
+    """A taken port is found before anything is started."""
+    host, port = getattr(service, which)
+    try:
+        (family, kind, _, _, where), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(where)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise LocalError(
+            f"{service.name} cannot listen on {address(host, port)}: {reason}"
+            f" ({variable}=host:port moves the router, and the gateways with it)"
+        ) from None
+
+
+def welcome(plan: list[Service], settings: Settings, folder: Path) -> str:
+    """Where everything is, and three lines that can be pasted into another terminal."""
+    router, *gateways = plan
+    api = f"http{'s' * bool(settings.tls_cert)}://{reachable(router.listen)}"
+    sockets = [f"ws{'s' * bool(settings.tls_cert)}://{reachable(one.listen)}/ws" for one in gateways]
+    admins = "  ".join(f"{one.name} http://{reachable(one.admin)}" for one in plan)
+    post = f"curl -sS -H 'Content-Type: application/json' {api}/v1"
+    return f"""linnet: ready
+
+  HTTP API   {api}/v1  (OpenAPI: {api}/v1/openapi.json)
+  gateways   {"  ".join(sockets)}
+  admin      {admins}  (/livez /readyz /metrics)
+  kept in    {folder.resolve()}  (messages, secrets, the server's log)
+
+Try it: two accounts; bob, who listens; ann, who writes to him (one more terminal each, Ctrl-D leaves):
+
+  for u in ann bob; do {post}/accounts -d '{{"user":"'$u'","password":"correct-horse","name":"'$u'"}}'; echo; done
+  {chat(post, sockets[0], "bob", "")}
+  {chat(post, sockets[-1], "ann", HELLO_BOB)}
+"""
+
+
+# `n` as the protocol wants it from a fresh client: the Unix time in µs.
+HELLO_BOB = r"""printf '{"type":"send","to":"@bob","n":%s,"body":"hello bob"}\n' $(date +%s%6N); """
+
+
+def chat(post: str, url: str, user: str, first: str) -> str:
+    """A shell line that logs in, says hello with the answer (unknown fields are ignored), then sends what is typed."""
+    login = f"""{post}/login -d '{{"user":"{user}","password":"correct-horse","device":"terminal"}}'"""
+    hello = f"""echo "$({login} | sed 's/^{{/{{"type":"hello","device":"terminal",/')"; """
+    return f"({hello}{first}cat) | {os.path.relpath(sys.executable)} -m websockets {url}"
+
+
+def reachable(where: tuple[str, int]) -> str:
+    """An address to connect to, for one to listen on."""
+    host, port = where
+    return address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)  # noqa: S104  # replaced, not bound

@@ -1,0 +1,68 @@
+"""What `make up` decides before it starts anything."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from deploy.plan import LocalError, claim_folder, own_secret, services, shared_environ, welcome
+from router.contract.settings import load
+
+
+def test_gateways_take_the_ports_after_the_routers(tmp_path: Path) -> None:
+    """Each child has its own two addresses and otherwise the same environment."""
+    shared = shared_environ({"LINNET_LISTEN": "0.0.0.0:7000", "LINNET_ADMIN_LISTEN": "[::1]:7100", "A": "b"}, tmp_path)
+    router, first, second = services(shared, load(shared))
+    assert [one.module for one in (router, first, second)] == ["router", "gateway", "gateway"]
+    assert second.environ["LINNET_LISTEN"] == "0.0.0.0:7002"
+    assert second.environ["LINNET_ADMIN_LISTEN"] == "[::1]:7102"
+    assert load(second.environ).listen == "0.0.0.0:7002"
+    own = {"LINNET_LISTEN", "LINNET_ADMIN_LISTEN"}
+    assert {k: v for k, v in first.environ.items() if k not in own} == {
+        k: v for k, v in router.environ.items() if k not in own
+    }
+
+
+def test_ports_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    """There is no port above 65535."""
+    shared = shared_environ({"LINNET_LISTEN": "127.0.0.1:65534"}, tmp_path)
+    with pytest.raises(LocalError, match="no room"):
+        services(shared, load(shared))
+
+
+def test_an_identity_provider_gets_no_second_signing_key(tmp_path: Path) -> None:
+    """With a JWKS no HS256 secret is made: tokens signed with it would be let in too."""
+    shared = shared_environ({"LINNET_JWKS_URL": "https://id.example/jwks", "LINNET_ACCOUNTS": "false"}, tmp_path)
+    assert not [name for name in shared if "JWT_SECRET" in name]
+    assert load(shared).server_key
+
+
+def test_a_secret_is_never_half_written(tmp_path: Path) -> None:
+    """A draft that a crash left behind is made anew, and only a whole one gets the name."""
+    (tmp_path / "key.new").write_text("half")
+    made = own_secret(tmp_path / "key").read_text()
+    assert len(made.strip()) == 64
+    assert own_secret(tmp_path / "key").read_text() == made
+
+
+def test_the_lock_goes_with_its_descriptor(tmp_path: Path) -> None:
+    """One at a time; a folder whose owner is gone is free."""
+    lock = claim_folder(tmp_path / "own")
+    with pytest.raises(LocalError, match=f"pid {os.getpid()}"):
+        claim_folder(tmp_path / "own")
+    os.close(lock)
+    os.close(claim_folder(tmp_path / "own"))
+
+
+def test_the_lines_to_try_are_shell(tmp_path: Path) -> None:
+    """What it prints can be pasted: three lines that the shell parses, towards addresses one can connect to."""
+    shared = shared_environ({"LINNET_LISTEN": "0.0.0.0:7000"}, tmp_path)
+    settings = load(shared)
+    text = welcome(services(shared, settings), settings, tmp_path)
+    lines = [line.strip() for line in text.splitlines() if "curl" in line]
+    assert len(lines) == 3
+    for line in lines:
+        subprocess.run(["sh", "-n", "-c", line], check=True)
+        assert "127.0.0.1:7000" in line
+    assert "0.0.0.0" not in text
