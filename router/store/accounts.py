@@ -57,6 +57,10 @@ class Accounts:
         """A password is about to be tried: `RateLimited` after too many. Nothing is kept for unknown users."""
         await self._fcall("spend", (keys.user(user),), ("guesses", GUESS_COST_US, GUESS_BURST_US))
 
+    async def forget_guesses(self, user: str) -> None:
+        """The password was known: what was tried before counts no more."""
+        await self._client.fetch("HDEL", keys.user(user), "guesses")
+
     async def delete(self, user: str) -> list[str]:
         """End the user for ever: her sessions, then everything of hers; answers the groups she is still in.
 

@@ -212,6 +212,10 @@ class Users:
             partial(_truth, reply),
         )
 
+    def cursor(self, user: str, device: str, conv: str, reply: Callable[[int | LinnetError], None]) -> None:
+        """Up to where the device has a conversation; 0 when it never said."""
+        self._client.command("HGET", keys.cursor(user, device), conv, reply=partial(_number, reply))
+
     def read(self, user: str, conv: str, seq: int, count: int, reply: Callable[[bool | LinnetError], None]) -> None:
         """She has read up to `seq` (and `count` messages). True if that is further than before."""
         receipt = signals.encode(signals.Receipt(conv, user, seq))
@@ -294,6 +298,10 @@ def _ignore(_: object) -> None:
 
 def _truth(reply: Callable[[bool | LinnetError], None], value: object) -> None:
     reply(refusal(value) if isinstance(value, LinnetError) else bool(value))
+
+
+def _number(reply: Callable[[int | LinnetError], None], value: object) -> None:
+    reply(refusal(value) if isinstance(value, LinnetError) else int(cast("bytes | None", value) or 0))
 
 
 def _synced(s: Sync, reply: Callable[[Synced | LinnetError], None], value: object) -> None:

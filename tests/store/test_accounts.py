@@ -1,0 +1,135 @@
+"""Who exists, and names that are gone for good."""
+
+import asyncio
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import keys, signals
+from router.contract.errors import Blocked, Conflict, NotFound, RateLimited, StartupError
+from router.store.accounts import Account, Accounts
+from router.store.pushes import Pushes
+from router.store.users import Sync, Users
+from tests.store.calling import called
+from tests.store.user_slot import Channel, connected
+
+GROUP = "g:AAAAAAAAAAAAAAAAAAAAAA"
+
+
+async def test_of_many_who_want_a_name_one_gets_it(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        accounts = Accounts(client)
+        tries = [accounts.create("ann", f"hash-{i}", f"Ann {i}") for i in range(5)]
+        results = await asyncio.gather(*tries, return_exceptions=True)
+        assert [type(result) for result in results].count(Conflict) == 4
+        winner = results.index(None)
+        assert await accounts.password("ann") == f"hash-{winner}".encode()
+        account = await accounts.get("ann")
+        assert account == Account("ann", f"Ann {winner}", account.created if account else 0, True)
+
+
+async def test_a_user_who_came_by_a_token_has_the_name(valkey: EmbeddedValkey) -> None:
+    """Nobody can put a password on her, and asking for one tells nothing apart."""
+    async with connected(valkey) as client:
+        accounts = Accounts(client)
+        assert await accounts.ensure("ann")
+        assert not await accounts.ensure("ann")
+        with pytest.raises(Conflict):
+            await accounts.create("ann", "hash", "Ann")
+        with pytest.raises(NotFound):
+            await accounts.set_password("ann", "hash")
+        assert await accounts.password("ann") is None
+        account = await accounts.get("ann")
+        assert account is not None
+        assert not account.password
+
+
+async def test_a_password_hash_can_be_made_anew(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        accounts = Accounts(client)
+        await accounts.create("ann", "old", "Ann")
+        await accounts.set_password("ann", "new")
+        assert await accounts.password("ann") == b"new"
+
+
+async def test_names_of_the_deleted_never_come_back(valkey: EmbeddedValkey) -> None:
+    """Not by an account, not by a backend, not by a token; and what was there is gone."""
+    async with connected(valkey) as client:
+        accounts, users, pushes = Accounts(client), Users(client), Pushes(client)
+        await accounts.create("ann", "hash", "Ann")
+        who = Sync(user="ann", device="phone", session="s", node="node-1", started=10, register=True)
+        await called(users.sync, who)
+        await called(users.deliver, "ann", "d:ann:bob", "bob", 1, 1, b"\x80", False)
+        await called(users.ack, "ann", "phone", "s", {"d:ann:bob": 1})
+        await pushes.arm("ann", "d:ann:bob", 1, 0)
+        with Channel(valkey, keys.user_channel("ann")) as channel:
+            assert await accounts.delete("ann") == []
+        assert signals.decode(channel.heard[0]) == signals.Kick("")
+        assert await client.fetch("KEYS", "*ann*") == [keys.user("ann").encode()]
+        assert await client.fetch("HKEYS", keys.user("ann")) == [b"deleted"]
+        assert await pushes.claim(keys.partition("ann"), 10, 1000) == []
+        with pytest.raises(Conflict):
+            await accounts.create("ann", "hash", "Ann")
+        with pytest.raises(Blocked):
+            await accounts.ensure("ann")
+        with pytest.raises(Blocked):
+            await called(users.sync, who)
+        with pytest.raises(NotFound):
+            await accounts.set_password("ann", "hash")
+        assert await accounts.get("ann") is None
+        assert await accounts.password("ann") is None
+
+
+async def test_deleting_can_be_taken_over(valkey: EmbeddedValkey) -> None:
+    """She is gone at once; her groups are known until she has been taken out of them, by whoever finishes it."""
+    async with connected(valkey) as client:
+        accounts, users = Accounts(client), Users(client)
+        await accounts.ensure("ann")
+        await users.join("ann", GROUP, "Crew", 4, 0, 0)
+        assert await accounts.delete("ann") == [GROUP]
+        assert not await called(users.exists, "ann")
+        assert not await users.join("ann", "g:BBBBBBBBBBBBBBBBBBBBBB", "Late", 1, 0, 0)
+        assert await accounts.delete("ann") == [GROUP]
+        assert await users.leave("ann", GROUP, 9)
+        assert await accounts.delete("ann") == []
+        assert await client.fetch("KEYS", "*ann*") == [keys.user("ann").encode()]
+        assert not await users.leave("ann", GROUP, 11)
+        assert await client.fetch("KEYS", "*ann*") == [keys.user("ann").encode()]
+
+
+async def test_who_never_was_cannot_be_deleted(valkey: EmbeddedValkey) -> None:
+    """Else anybody could use up names."""
+    async with connected(valkey) as client:
+        accounts = Accounts(client)
+        with pytest.raises(NotFound):
+            await accounts.delete("ann")
+        await accounts.create("ann", "hash", "Ann")
+
+
+async def test_guesses_have_a_rate_and_make_nobody(valkey: EmbeddedValkey) -> None:
+    """Five at once, then one in twelve seconds, until the password was known; for an unknown name nothing is kept."""
+    async with connected(valkey) as client:
+        accounts = Accounts(client)
+        await accounts.create("ann", "hash", "Ann")
+        for _ in range(5):
+            await accounts.guess("ann")
+        with pytest.raises(RateLimited) as refused:
+            await accounts.guess("ann")
+        assert 0 < (refused.value.retry_after or 0) <= 12
+        await accounts.forget_guesses("ann")
+        await accounts.guess("ann")
+        for _ in range(6):
+            await accounts.guess("nobody")
+        assert await client.fetch("KEYS", "*nobody*") == []
+
+
+async def test_a_deployment_keeps_its_layout(valkey: EmbeddedValkey) -> None:
+    """The first start writes it down; a start that needs another one is told so, and changes nothing."""
+    async with connected(valkey) as client:
+        accounts = Accounts(client)
+        await accounts.deployment_check()
+        await accounts.deployment_check()
+        await client.fetch("HSET", keys.DEPLOYMENT, "partitions", "128")
+        with pytest.raises(StartupError, match="partitions 128"):
+            await accounts.deployment_check()
+        assert await client.fetch("HGET", keys.DEPLOYMENT, "partitions") == b"128"

@@ -1,0 +1,99 @@
+"""Who is online: from leases and device rows, decided by whoever reads them."""
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.contract.errors import Unavailable
+from router.contract.wire import PresenceState
+from router.store.presence import LEASE_S, Device, Gateway, Presence, state
+from router.store.users import Sync, Users
+from tests.store.calling import called
+from tests.store.user_slot import connected
+
+NOW = 1_000_000
+LIVE = {"node-1": Gateway("ws://1", NOW + 1, 0, 0)}
+DEAD = {"node-1": Gateway("ws://1", NOW, 0, 0)}
+
+
+def device(gateway: str, started: int = 100, seen: int = 0) -> Device:
+    return Device("phone", "s", gateway, started, seen)
+
+
+def test_unknown_users_are_offline_and_were_never_seen() -> None:
+    assert state([], LIVE, NOW) == PresenceState(False, None)
+
+
+def test_online_is_a_device_on_a_gateway_whose_lease_runs() -> None:
+    """One such device is enough, whatever the others do."""
+    assert state([device("node-1")], LIVE, NOW) == PresenceState(True, 100)
+    assert state([device("", seen=500), device("node-1")], LIVE, NOW) == PresenceState(True, 500)
+
+
+def test_a_gateway_that_dies_takes_its_sessions_offline_when_its_lease_ends() -> None:
+    """Nobody writes anything; the end of the lease is when they were last seen."""
+    assert state([device("node-1")], DEAD, NOW) == PresenceState(False, NOW)
+
+
+def test_without_a_lease_row_a_device_was_seen_when_it_came() -> None:
+    assert state([device("node-2", started=100, seen=50)], LIVE, NOW) == PresenceState(False, 100)
+
+
+def test_last_seen_is_the_latest_of_all_devices() -> None:
+    assert state([device("", 100, 700), device("", 300, 400)], LIVE, NOW) == PresenceState(False, 700)
+
+
+async def test_a_lease_is_renewed_listed_and_removed(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        presence = Presence(client)
+        assert await called(presence.renew, "node-1", "ws://one", 3, NOW - 5, NOW) is None
+        assert await called(presence.renew, "node-2", "ws://two", 0, NOW, NOW) is None
+        await called(presence.renew, "node-1", "ws://one", 4, NOW - 5, NOW + 3000)
+        until = NOW + LEASE_S * 1000
+        assert await presence.gateways() == {
+            "node-1": Gateway("ws://one", until + 3000, 4, NOW - 5),
+            "node-2": Gateway("ws://two", until, 0, NOW),
+        }
+        await presence.remove("node-1")
+        assert list(await presence.gateways()) == ["node-2"]
+
+
+async def test_presence_follows_sessions_as_they_come_and_go(valkey: EmbeddedValkey) -> None:
+    """Registered: online; ended: offline since then; and rows come in the order that was asked for."""
+    async with connected(valkey) as client:
+        users, presence = Users(client), Presence(client)
+        for name in ("ann", "bob"):
+            who = Sync(user=name, device="phone", session=f"s-{name}", node="node-1", started=100, register=True)
+            await called(users.sync, who)
+        await called(users.away, "bob", "phone", "s-bob", 900)
+        devices = await called(presence.devices, ["bob", "nobody", "ann"])
+        assert devices == [
+            [Device("phone", "s-bob", "", 100, 900)],
+            [],
+            [Device("phone", "s-ann", "node-1", 100, 0)],
+        ]
+        assert [state(found, LIVE, NOW) for found in devices] == [
+            PresenceState(False, 900),
+            PresenceState(False, None),
+            PresenceState(True, 100),
+        ]
+        assert await called(presence.devices, []) == []
+
+
+async def test_the_mark_of_a_kick_is_no_device(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        users, presence = Users(client), Presence(client)
+        who = Sync(user="ann", device="phone", session="s", node="node-1", started=100, register=True)
+        await called(users.sync, who)
+        await users.kick("ann")
+        assert await called(presence.devices, ["ann"]) == [[Device("phone", "s", "node-1", 100, 0)]]
+
+
+async def test_one_error_is_the_answer_for_all(valkey: EmbeddedValkey) -> None:
+    """`devices` answers exactly once, also when no Redis can be asked."""
+    answers: list[object] = []
+    async with connected(valkey) as client:
+        presence = Presence(client)
+    presence.devices(["ann", "bob"], answers.append)
+    with pytest.raises(Unavailable):  # calls are answered in their order, so that one has been by now
+        await called(presence.renew, "node-1", "ws://one", 0, 0, 0)
+    assert [type(value) for value in answers] == [Unavailable]

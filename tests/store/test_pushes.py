@@ -1,0 +1,128 @@
+"""Who waits for a push until when; and what idempotency keys stand for."""
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import keys
+from router.store.accounts import Accounts
+from router.store.client import Client
+from router.store.pushes import Pushes, Wait, Waiting
+from router.store.users import Sync, Users
+from tests.store.calling import called
+from tests.store.user_slot import connected, now
+
+PART = keys.partition("ann")
+A, B = "d:ann:bob", "d:ann:eve"
+HOUR = 3_600_000
+
+
+async def pushes_of(client: Client) -> Pushes:
+    await Accounts(client).ensure("ann")
+    return Pushes(client)
+
+
+async def test_a_conversation_waits_for_its_earliest_deadline_and_newest_seq(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        pushes = await pushes_of(client)
+        for seq, due in ((5, 900), (7, 800), (6, 950)):
+            assert await pushes.arm("ann", A, seq, due)
+        assert await pushes.arm("ann", B, 3, 1000)
+        assert (await pushes.waiting("ann")).waits == {A: Wait(7, 800, 0), B: Wait(3, 1000, 0)}
+
+
+async def test_a_claim_is_for_one_router_until_it_runs_out(valkey: EmbeddedValkey) -> None:
+    """Only what is due is claimed; a message that comes meanwhile does not cut the claim short; a dead one runs out."""
+    async with connected(valkey) as client:
+        pushes, at = await pushes_of(client), await now(client)
+        assert await pushes.claim(PART, 10, 1000) == []
+        await pushes.arm("ann", A, 1, at - 1)
+        assert await pushes.backlog(PART) == (1, at - 1)
+        assert await pushes.claim(PART, 10, -2000) == ["ann"]  # a lease that has run out already
+        assert await pushes.claim(PART, 10, HOUR) == ["ann"]
+        await pushes.arm("ann", B, 1, at - 1)
+        assert await pushes.claim(PART, 10, HOUR) == []
+
+
+async def test_who_is_not_due_is_not_claimed(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        pushes, at = await pushes_of(client), await now(client)
+        await pushes.arm("ann", A, 1, at + HOUR)
+        assert await pushes.claim(PART, 10, 1000) == []
+        assert await pushes.backlog(PART) == (1, at + HOUR)
+
+
+async def test_settling_leaves_what_came_since(valkey: EmbeddedValkey) -> None:
+    """It removes what it was told of; the rest is due when it was, and the last one takes the user out."""
+    async with connected(valkey) as client:
+        pushes, at = await pushes_of(client), await now(client)
+        await pushes.arm("ann", A, 5, at - 1)
+        await pushes.arm("ann", B, 5, at + HOUR)
+        assert await pushes.claim(PART, 10, 1000) == ["ann"]
+        await pushes.arm("ann", A, 6, at + 2 * HOUR)
+        await pushes.settled("ann", {A: 5})
+        assert (await pushes.waiting("ann")).waits == {A: Wait(6, at - 1, 0), B: Wait(5, at + HOUR, 0)}
+        await pushes.settled("ann", {A: 6})
+        assert await pushes.backlog(PART) == (1, at + HOUR)
+        await pushes.settled("ann", {A: 9, B: 5})
+        assert await pushes.backlog(PART) == (0, None)
+        assert await client.fetch("EXISTS", keys.pushes("ann")) == 0
+
+
+async def test_failures_are_counted_until_one_succeeds(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        pushes, at = await pushes_of(client), await now(client)
+        await pushes.arm("ann", A, 5, at - 1)
+        await pushes.arm("ann", B, 5, at - 1)
+        for _ in range(2):
+            await pushes.retry("ann", at + HOUR)
+        assert (await pushes.waiting("ann")).attempts == 2
+        assert await pushes.backlog(PART) == (1, at + HOUR)
+        await pushes.settled("ann", {A: 5})
+        assert (await pushes.waiting("ann")).attempts == 0
+        await pushes.settled("ann", {B: 5})
+        await pushes.retry("ann", at)
+        assert await pushes.waiting("ann") == Waiting({}, {}, 0)
+        assert await pushes.backlog(PART) == (0, None)
+
+
+async def test_waiting_tells_how_far_the_devices_have_come(valkey: EmbeddedValkey) -> None:
+    """The furthest cursor of any device, and the read mark, per conversation that waits."""
+    async with connected(valkey) as client:
+        pushes, users = await pushes_of(client), Users(client)
+        for device, seq in (("phone", 4), ("desk", 7)):
+            who = Sync(user="ann", device=device, session=device, node="node-1", started=1, register=True)
+            await called(users.sync, who)
+            await called(users.ack, "ann", device, device, {A: seq, "d:ann:zoe": 99})
+        await called(users.deliver, "ann", A, "bob", 8, 8, b"\x80", False)
+        await called(users.read, "ann", A, 6, 6)
+        await pushes.arm("ann", A, 8, 900)
+        await pushes.arm("ann", B, 2, 900)
+        assert await pushes.waiting("ann") == Waiting({A: Wait(8, 900, 6), B: Wait(2, 900, 0)}, {A: 7, B: 0}, 0)
+
+
+async def test_nobody_waits_who_does_not_exist(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        assert not await Pushes(client).arm("ann", A, 1, 0)
+        assert await Pushes(client).backlog(PART) == (0, None)
+
+
+async def test_what_waits_for_one_user_is_bounded(valkey: EmbeddedValkey) -> None:
+    """A thousand conversations; those that wait already still move on."""
+    async with connected(valkey) as client:
+        pushes = await pushes_of(client)
+        told = [await pushes.arm("ann", f"d:ann:user-{i}", 1, 0) for i in range(1002)]
+        assert told.index(False) in (1000, 1001)
+        assert await pushes.arm("ann", "d:ann:user-0", 9, 0)
+        assert len((await pushes.waiting("ann")).waits) == told.count(True)
+
+
+async def test_an_idempotency_key_stands_for_one_thing(valkey: EmbeddedValkey) -> None:
+    """The first value wins, an answer replaces it, and its time goes on running."""
+    async with connected(valkey) as client:
+        pushes = Pushes(client)
+        assert await pushes.remember("ann", "key", "17") is None
+        assert await pushes.remember("ann", "key", "18") == b"17"
+        assert await pushes.remember("bob", "key", "19") is None
+        await pushes.answered("ann", "key", "done")
+        assert await pushes.remember("ann", "key", "20") == b"done"
+        assert 0 < await client.fetch("TTL", keys.idempotency("ann", "key")) <= keys.IDEMPOTENCY_S
+        await pushes.answered("ann", "gone", "x")
+        assert await pushes.remember("ann", "gone", "21") is None

@@ -1,0 +1,382 @@
+"""`sync`: whose session it is, and what moved since."""
+
+from functools import partial
+
+import msgspec
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import keys, signals
+from router.contract.errors import Blocked, RateLimited, Unavailable
+from router.store.accounts import Accounts
+from router.store.users import Row, Sync, Synced, Users
+from tests.store.calling import called
+from tests.store.user_slot import Channel, connected, now
+
+
+def session(name: str, started: int, **more: object) -> Sync:
+    given: dict[str, object] = {"user": "ann", "device": "phone", "node": "node-1", **more}
+    return msgspec.convert({"session": name, "started": started, **given}, Sync)
+
+
+async def register(users: Users, who: Sync) -> Synced:
+    synced: Synced = await called(users.sync, msgspec.structs.replace(who, register=True))
+    return synced
+
+
+async def audit(users: Users, who: Sync, since: bytes = b"", limit: int = 200) -> Synced:
+    synced: Synced = await called(users.sync, msgspec.structs.replace(who, since=since, limit=limit))
+    return synced
+
+
+async def message(users: Users, other: str, seq: int) -> str:
+    """A direct message from `other` to ann."""
+    conv = keys.direct("ann", other)
+    await called(users.deliver, "ann", conv, other, seq, seq, b"\x81", False)
+    return conv
+
+
+def names(rows: list[Row]) -> list[str]:
+    return [row.conversation for row in rows]
+
+
+# -- whose session it is
+
+
+@pytest.mark.parametrize("slow", [False, True])
+async def test_an_older_session_cannot_kill_its_successor(valkey: EmbeddedValkey, slow: bool) -> None:
+    """Of two sessions of a device the one that started later stays, in whatever order their registers arrive."""
+    async with connected(valkey) as client:
+        users = Users(client)
+        older, later = session("s-older", 10), session("s-later", 20)
+        first = [await register(users, who) for who in ((later, older) if slow else (older, later))]
+        assert [synced.status for synced in first] == (["ok", "replaced"] if slow else ["ok", "ok"])
+        assert (await audit(users, older)).status == "replaced"
+        assert (await audit(users, later)).status == "ok"
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+async def test_sessions_of_one_instant_agree_who_stays(valkey: EmbeddedValkey, swapped: bool) -> None:
+    """With equal start times the same one of two wins, whichever came first: they never replace each other in turn."""
+    async with connected(valkey) as client:
+        users = Users(client)
+        one, two = session("s-1", 10), session("s-2", 10)
+        for who in (two, one) if swapped else (one, two):
+            await register(users, who)
+        assert [(await audit(users, who)).status for who in (one, two, one)] == ["replaced", "ok", "replaced"]
+
+
+async def test_a_session_that_has_ended_is_nobodys_rival(valkey: EmbeddedValkey) -> None:
+    """After the later session has ended, a gateway whose clock is behind can still register the device's next one."""
+    async with connected(valkey) as client:
+        users = Users(client)
+        ahead, behind = session("s-ahead", 5_000), session("s-behind", 1_000, node="node-2")
+        await register(users, ahead)
+        await called(users.away, "ann", "phone", "s-ahead", 5_001)
+        assert (await audit(users, behind)).status == "replaced"  # but an old one does not come back by itself
+        assert (await register(users, behind)).status == "ok"
+        assert (await audit(users, behind)).status == "ok"
+
+
+async def test_registering_twice_is_registering_once(valkey: EmbeddedValkey) -> None:
+    """A register that is repeated after a lost answer takes nothing from anybody."""
+    async with connected(valkey) as client:
+        users = Users(client)
+        with Channel(valkey, keys.user_channel("ann")) as channel:
+            await register(users, session("s", 10))
+            assert (await register(users, session("s", 10))).status == "ok"
+        assert channel.heard == []
+
+
+async def test_the_session_that_is_replaced_hears_of_it(valkey: EmbeddedValkey) -> None:
+    """Its gateway gets `Taken` with the successor's instance; whoever watches the user looks again."""
+    async with connected(valkey) as client:
+        users = Users(client)
+        await register(users, session("s-1", 10, instance="tab"))
+        with (
+            Channel(valkey, keys.user_channel("ann")) as user,
+            Channel(valkey, keys.presence_channel("ann")) as presence,
+        ):
+            await register(users, session("s-2", 20, instance="tab-2"))
+        assert [signals.decode(payload) for payload in user.heard] == [signals.Taken("phone", "s-2", "tab-2")]
+        assert [signals.decode(payload) for payload in presence.heard] == [signals.Touched("ann")]
+
+
+@pytest.mark.parametrize("device", ["phone", None])
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_kick_outlives_a_slow_register(valkey: EmbeddedValkey, device: str | None, known: bool) -> None:
+    """What started before a kick never gets in, however late it arrives; what starts after it does."""
+    async with connected(valkey) as client:
+        at = await now(client)
+        users, accounts = Users(client), Accounts(client)
+        await accounts.ensure("ann")
+        if known:
+            await register(users, session("s-first", at - 2_000))
+        await users.kick("ann", device)
+        assert (await register(users, session("s-slow", at - 1_000))).status == "kicked"
+        assert (await register(users, session("s-next", at + 60_000))).status == "ok"
+        assert (await register(users, session("s-slow", at - 1_000))).status == "kicked"
+
+
+@pytest.mark.parametrize("device", ["phone", None])
+async def test_a_kick_ends_the_registered_session(valkey: EmbeddedValkey, device: str | None) -> None:
+    """The next audit says so, and a signal asks for it at once, also when its gateway's clock is ahead."""
+    async with connected(valkey) as client:
+        at = await now(client)
+        users = Users(client)
+        ahead = session("s", at + 3_600_000)
+        await register(users, ahead)
+        with Channel(valkey, keys.user_channel("ann")) as channel:
+            await users.kick("ann", device)
+        assert [signals.decode(payload) for payload in channel.heard] == [signals.Kick(device or "")]
+        assert (await audit(users, ahead)).status == "kicked"
+
+
+async def test_a_kick_of_one_device_leaves_the_others(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        at = await now(client)
+        users = Users(client)
+        phone, desk = session("s-1", at - 1_000), session("s-2", at - 1_000, device="desk")
+        await register(users, phone)
+        await register(users, desk)
+        await users.kick("ann", "phone")
+        assert (await audit(users, phone)).status == "kicked"
+        assert (await audit(users, desk)).status == "ok"
+
+
+async def test_a_kick_of_nobody_makes_nobody(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        await Users(client).kick("nobody")
+        assert await client.fetch("KEYS", "*nobody*") == []
+
+
+async def test_an_audit_registers_again_what_was_lost(valkey: EmbeddedValkey) -> None:
+    """A failover may lose device rows, and bring back older ones: the live session puts its own there again."""
+    async with connected(valkey) as client:
+        users = Users(client)
+        old, live = session("s-old", 10), session("s-live", 20)
+        await register(users, old)
+        rolled_back = await client.fetch("HGET", keys.devices("ann"), "phone")
+        await register(users, live)
+        await client.fetch("HSET", keys.devices("ann"), "phone", rolled_back)
+        assert (await audit(users, live)).status == "ok"
+        assert (await audit(users, old)).status == "replaced"
+        await client.fetch("DEL", keys.devices("ann"), keys.user("ann"))
+        assert (await audit(users, live)).status == "ok"
+        assert (await audit(users, old)).status == "replaced"
+        assert await called(users.exists, "ann")
+
+
+async def test_a_seventeenth_device_takes_the_place_of_the_oldest(valkey: EmbeddedValkey) -> None:
+    """Sixteen devices have rows; one more evicts the one that started first, its cursors too, and tells its session."""
+    async with connected(valkey) as client:
+        users = Users(client)
+        devices = [session(f"s-{i}", 100 + i, device=f"device-{i}") for i in range(16)]
+        for who in devices:
+            await register(users, who)
+        await called(users.ack, "ann", "device-0", "s-0", {"d:ann:bob": 5})
+        with Channel(valkey, keys.user_channel("ann")) as channel:
+            assert (await register(users, session("s-16", 116, device="device-16"))).status == "ok"
+        assert [signals.decode(payload) for payload in channel.heard] == [signals.Taken("device-0", "s-16", "")]
+        assert await client.fetch("HLEN", keys.devices("ann")) == 16
+        assert not await client.fetch("EXISTS", keys.cursor("ann", "device-0"))
+        assert (await audit(users, devices[0])).status == "replaced"
+        assert (await audit(users, devices[1])).status == "ok"
+
+
+async def test_a_deleted_user_registers_nothing(valkey: EmbeddedValkey) -> None:
+    """Neither a new session nor one that was live: its audit does not bring the user back."""
+    async with connected(valkey) as client:
+        users, accounts = Users(client), Accounts(client)
+        await register(users, session("s", 10))
+        await accounts.delete("ann")
+        with pytest.raises(Blocked):
+            await audit(users, session("s", 10))
+        with pytest.raises(Blocked):
+            await register(users, session("s-2", 20))
+        assert not await called(users.exists, "ann")
+
+
+async def test_connects_of_one_user_have_a_rate(valkey: EmbeddedValkey) -> None:
+    """Thirty at once, then one a second; the refusal says when to come back, and audits go on."""
+    async with connected(valkey) as client:
+        users = Users(client)
+        for i in range(30):
+            await register(users, session(f"s-{i}", i))
+        with pytest.raises(RateLimited) as refused:
+            await register(users, session("s-30", 30))
+        assert 0 < (refused.value.retry_after or 0) <= 1
+        assert (await audit(users, session("s-29", 29))).status == "ok"
+
+
+async def test_near_maxmemory_nobody_new_comes_in(valkey: EmbeddedValkey) -> None:
+    """From 90 % on registering is `unavailable`, while those who are in are audited even when memory is full."""
+    async with connected(valkey) as client:
+        users = Users(client)
+        await register(users, session("s", 10))
+        used = (await client.cold.info("memory"))["used_memory"]
+        await client.cold.config_set("maxmemory", int(used * 1.05))
+        with pytest.raises(Unavailable):
+            await register(users, session("s-2", 20))
+        await client.cold.config_set("maxmemory", "1mb")
+        assert (await audit(users, session("s", 10))).status == "ok"
+        await called(users.ack, "ann", "phone", "s", {"d:ann:bob": 5})
+
+
+# -- what moved
+
+
+async def test_nothing_moved_is_the_same_since(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        users = Users(client)
+        conv = await message(users, "bob", 1)
+        assert conv
+        first = await register(users, session("s", 10))
+        again = await audit(users, session("s", 10), first.since)
+        assert (again.rows, again.since, again.more) == ([], first.since, False)
+
+
+async def test_since_never_skips_what_is_raised_while_a_page_is_read(valkey: EmbeddedValkey) -> None:
+    """Between any two pages rows are raised, of those read and of those not: in the end each was seen as it stands."""
+    async with connected(valkey) as client:
+        users, who = Users(client), session("s", 10)
+        others = [f"user-{i}" for i in range(9)]
+        await Accounts(client).ensure("ann")
+        since = (await register(users, who)).since
+        for other in others:
+            await message(users, other, 1)
+        seen: dict[str, int] = {}
+        heads = dict.fromkeys(others, 1)
+        for step in range(40):
+            page = await audit(users, who, since, limit=2)
+            seen.update((row.title, row.head) for row in page.rows)
+            since = page.since
+            if step < 20:  # a busy while, then quiet
+                other = others[step * 5 % 9]
+                heads[other] += 1
+                await message(users, other, heads[other])
+            elif not page.more:
+                break
+        assert seen == heads
+
+
+async def test_registering_tells_the_newest_first_and_every_group_once(valkey: EmbeddedValkey) -> None:
+    """`page` goes on from there, and both together tell each row exactly once."""
+    async with connected(valkey) as client:
+        users, who = Users(client), session("s", 10, limit=3)
+        await Accounts(client).ensure("ann")
+        groups = [keys.new_conversation(kind) for kind in "ggc"]
+        await users.join("ann", groups[0], "old", 0, 0, 0)
+        await users.join("ann", groups[1], "left", 0, 0, 0)
+        await users.leave("ann", groups[1], 7)
+        directs = [await message(users, f"user-{i}", 1) for i in range(5)]
+        await users.join("ann", groups[2], "new", 0, 0, 0)
+        synced = await register(users, who)
+        assert names(synced.rows) == [groups[2], directs[4], directs[3], groups[0]]
+        assert sorted(synced.groups) == sorted((groups[0], groups[2]))
+        assert synced.more
+        rest = (await called(users.page, "ann", "phone", synced.below)).rows
+        assert names(rest) == [directs[2], directs[1], directs[0], groups[1]]
+        assert [row.left for row in rest] == [False, False, False, True]
+        assert (await audit(users, who, synced.since)).rows == []
+
+
+async def test_pages_end(valkey: EmbeddedValkey) -> None:
+    """`page` by page of any size the rows come once each, newest first, and then there are no more."""
+    async with connected(valkey) as client:
+        users = Users(client)
+        await Accounts(client).ensure("ann")
+        directs = [await message(users, f"user-{i}", 1) for i in range(7)]
+        for limit in (1, 2, 7, 8):
+            found: list[str] = []
+            below, more = 2**53, True
+            while more:
+                page = await called(partial(users.page, limit=limit), "ann", "phone", below)
+                found, below, more = found + names(page.rows), page.below, page.more
+            assert found == directs[::-1]
+
+
+async def test_a_row_is_raised_above_all_others_whatever_the_clock_says(valkey: EmbeddedValkey) -> None:
+    """After the clock was set back, what moves now still comes after what moved before."""
+    async with connected(valkey) as client:
+        users, who = Users(client), session("s", 10)
+        await register(users, who)
+        first = await message(users, "bob", 1)
+        await client.fetch("ZADD", keys.recent("ann"), await now(client) * 1000 + 3_600_000_000, first)
+        since = (await register(users, who)).since
+        conv = await message(users, "eve", 1)
+        assert names((await audit(users, who, since)).rows) == [conv]
+
+
+async def test_another_server_means_going_back_five_minutes(valkey: EmbeddedValkey) -> None:
+    """After a failover the clock may be behind: what moved up to five minutes before `since` is told again."""
+    async with connected(valkey) as client:
+        users, who = Users(client), session("s", 10)
+        await register(users, who)
+        at = await now(client) * 1000
+        old, late = await message(users, "old", 1), await message(users, "late", 1)
+        await client.fetch("ZADD", keys.recent("ann"), at - 301_000_000, old, at - 299_000_000, late)
+        since = b"%s(%d" % (b"f" * 16, at)
+        synced = await audit(users, who, since)
+        assert names(synced.rows) == [late]
+        assert synced.since[:16] != since[:16]
+        assert (await audit(users, who, synced.since)).rows == []
+
+
+async def test_another_server_that_has_nothing_is_asked_from_five_minutes_back(valkey: EmbeddedValkey) -> None:
+    """What it raises next, by a clock that is behind, is not below the new `since`."""
+    async with connected(valkey) as client:
+        users, who = Users(client), session("s", 10)
+        await register(users, who)
+        ahead = await now(client) * 1000 + 60_000_000
+        synced = await audit(users, who, b"%s(%d" % (b"f" * 16, ahead))
+        conv = await message(users, "bob", 1)
+        assert names((await audit(users, who, synced.since)).rows) == [conv]
+
+
+# -- what each device has
+
+
+async def test_devices_have_cursors_of_their_own(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        users = Users(client)
+        phone, desk = session("s-1", 10), session("s-2", 10, device="desk")
+        await register(users, phone)
+        await register(users, desk)
+        conv = await message(users, "bob", 9)
+        await called(users.ack, "ann", "phone", "s-1", {conv: 9})
+        await called(users.ack, "ann", "desk", "s-2", {conv: 4})
+        assert [(await audit(users, who)).rows[0].cursor for who in (phone, desk)] == [9, 4]
+        assert [(await register(users, who)).rows[0].cursor for who in (phone, desk)] == [9, 4]
+
+
+async def test_a_device_is_new_until_its_starts_are_set(valkey: EmbeddedValkey) -> None:
+    """A connect that dies half way begins again as a new device; a start never moves a cursor that stands."""
+    async with connected(valkey) as client:
+        users, who = Users(client), session("s", 10)
+        await Accounts(client).ensure("ann")
+        one, two = await message(users, "bob", 5), await message(users, "eve", 5)
+        assert (await register(users, who)).new_device
+        assert await called(users.set_starts, "ann", "phone", "s", {one: 2}, False)
+        half = await register(users, who)
+        assert half.new_device
+        assert {row.conversation: row.cursor for row in half.rows} == {one: 2, two: None}
+        assert await called(users.set_starts, "ann", "phone", "s", {one: 1, two: 3}, True)
+        whole = await register(users, who)
+        assert not whole.new_device
+        assert {row.conversation: row.cursor for row in whole.rows} == {one: 2, two: 3}
+        assert not await called(users.set_starts, "ann", "phone", "s-other", {one: 1}, True)
+
+
+async def test_hello_replaces_cursors_down_as_well_as_up(valkey: EmbeddedValkey) -> None:
+    """For conversations that the user has; nothing else can be put into the cursors."""
+    async with connected(valkey) as client:
+        users, who = Users(client), session("s", 10)
+        await Accounts(client).ensure("ann")
+        one, two = await message(users, "bob", 50), await message(users, "eve", 50)
+        await register(users, who)
+        await called(users.ack, "ann", "phone", "s", {one: 20, two: 20})
+        again = await register(users, session("s", 10, cursors={one: 10, two: 30, "d:ann:zoe": 7, "*": 1}))
+        assert {row.conversation: row.cursor for row in again.rows} == {one: 10, two: 30}
+        assert again.new_device
+        assert await client.fetch("HLEN", keys.cursor("ann", "phone")) == 2

@@ -1,0 +1,296 @@
+"""The rows of a user's conversations, what her devices have and what she has read; `sync` has a file of its own."""
+
+from itertools import permutations
+from typing import Any
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import keys, signals
+from router.contract.errors import RateLimited
+from router.store.accounts import Accounts
+from router.store.client import Client
+from router.store.users import Row, Sync, Users
+from tests.store.calling import called
+from tests.store.user_slot import Channel, connected
+
+CONV = keys.direct("ann", "bob")
+GROUP = "g:AAAAAAAAAAAAAAAAAAAAAA"
+EVENT = b"\x81\xa1a\xa1b"
+
+
+async def users_of(client: Client, *names: str) -> Users:
+    """The store's users, with these already made."""
+    for name in names or ("ann",):
+        await Accounts(client).ensure(name)
+    return Users(client)
+
+
+async def registered(users: Users, session: str = "s", started: int = 10) -> None:
+    who = Sync(user="ann", device="phone", session=session, node="node-1", started=started, register=True)
+    assert (await called(users.sync, who)).status == "ok"
+
+
+async def cursors(client: Client) -> dict[str, int]:
+    flat = iter(await client.fetch("HGETALL", keys.cursor("ann", "phone")))
+    return {conv.decode(): int(seq) for conv, seq in zip(flat, flat, strict=True)}
+
+
+async def score(client: Client, conv: str) -> float:
+    return float(await client.fetch("ZSCORE", keys.recent("ann"), conv) or 0)
+
+
+async def deliver(users: Users, seq: int, count: int = 0, author: bool = False) -> bool:
+    published: bool = await called(users.deliver, "ann", CONV, "bob", seq, count or seq, EVENT, author)
+    return published
+
+
+# -- deliver
+
+
+async def test_delivering_twice_raises_and_publishes_once(valkey: EmbeddedValkey) -> None:
+    """Sender's gateway and router both deliver; who comes second finds it done."""
+    async with connected(valkey) as client:
+        users = await users_of(client)
+        with Channel(valkey, keys.user_channel("ann")) as channel:
+            assert await deliver(users, 3, 2)
+            at = await score(client, CONV)
+            assert not await deliver(users, 3, 2)
+        assert channel.heard == [EVENT]
+        assert await score(client, CONV) == at
+        assert await users.row("ann", CONV) == Row(CONV, "d", "bob", False, 3, 2, 0, 0, None, 0)
+
+
+async def test_an_event_that_its_successor_has_overtaken_is_not_published(valkey: EmbeddedValkey) -> None:
+    """The head does not go down; whoever is live has seen a hole and reads the log."""
+    async with connected(valkey) as client:
+        users = await users_of(client)
+        with Channel(valkey, keys.user_channel("ann")) as channel:
+            assert await deliver(users, 4)
+            assert not await deliver(users, 3)
+        assert len(channel.heard) == 1
+        row = await users.row("ann", CONV)
+        assert row is not None
+        assert (row.head, row.count) == (4, 4)
+
+
+async def test_sending_marks_as_read(valkey: EmbeddedValkey) -> None:
+    """Up to the author's own event, also when another one has overtaken it; never down."""
+    async with connected(valkey) as client:
+        users = await users_of(client)
+        marks = []
+        for seq, author in ((5, True), (6, False), (9, False), (7, True), (3, True)):
+            await deliver(users, seq, author=author)
+            row = await users.row("ann", CONV)
+            assert row is not None
+            marks.append((row.head, row.read, row.read_count))
+        assert marks == [(5, 5, 5), (6, 5, 5), (9, 5, 5), (9, 7, 7), (9, 7, 7)]
+
+
+async def test_nothing_is_delivered_to_who_does_not_exist(valkey: EmbeddedValkey) -> None:
+    """Neither to a name nobody has, nor to one that was deleted: no row, no event."""
+    async with connected(valkey) as client:
+        users = await users_of(client, "ann", "bob")
+        await deliver(users, 1)
+        await Accounts(client).delete("ann")
+        with Channel(valkey, keys.user_channel("ann")) as channel:
+            assert not await deliver(users, 2)
+            assert not await called(users.deliver, "nobody", "d:bob:nobody", "bob", 1, 1, EVENT, False)
+        assert channel.heard == []
+        assert await client.fetch("KEYS", "*:*:ann") == [keys.user("ann").encode()]
+        assert await client.fetch("KEYS", "*nobody*") == []
+
+
+# -- groups and channels
+
+
+async def test_leaving_is_a_mark(valkey: EmbeddedValkey) -> None:
+    """The row stays, with its title and read mark; the group is no longer among hers; her sessions are told."""
+    async with connected(valkey) as client:
+        users = await users_of(client)
+        with Channel(valkey, keys.user_channel("ann")) as channel:
+            assert await users.join("ann", GROUP, "Crew", 4, 3, 2)
+            joined = await score(client, GROUP)
+            assert await users.leave("ann", GROUP, 9)
+        assert [signals.decode(payload) for payload in channel.heard] == [signals.Moved(GROUP)] * 2
+        assert await users.row("ann", GROUP) == Row(GROUP, "g", "Crew", True, 0, 0, 3, 2, None, 0)
+        assert await client.fetch("ZCARD", keys.groups("ann")) == 0
+        assert await score(client, GROUP) > joined
+
+
+CHANGES = {0: "join", 5: "leave", 8: "join", 12: "leave"}
+
+
+async def test_the_latest_change_of_membership_wins_in_any_order(valkey: EmbeddedValkey) -> None:
+    """Changes arrive late, twice and out of order; what stands is the latest, and earlier ones do nothing."""
+    async with connected(valkey) as client:
+        for i, order in enumerate(permutations(CHANGES)):
+            name, latest = f"ann-{i}", -1
+            users = await users_of(client, name)
+            for changed in (*order, *order):
+                if CHANGES[changed] == "join":
+                    took = await users.join(name, GROUP, "Crew", changed, changed, 0)
+                else:
+                    took = await users.leave(name, GROUP, changed)
+                assert took == (changed > latest)
+                latest = max(latest, changed)
+                row = await users.row(name, GROUP)
+                assert row is not None
+                assert row.left == (CHANGES[latest] == "leave")
+                assert await client.fetch("ZCARD", keys.groups(name)) == (0 if row.left else 1)
+
+
+async def test_who_does_not_exist_joins_nothing(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        users = await users_of(client, "ann")
+        assert not await users.join("nobody", GROUP, "Crew", 0, 0, 0)
+        assert not await users.leave("nobody", GROUP, 1)
+        assert await client.fetch("KEYS", "*nobody*") == []
+
+
+async def test_coming_back_does_not_take_a_read_mark_down(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        users = await users_of(client)
+        await users.join("ann", GROUP, "Crew", 0, 0, 0)
+        await called(users.read, "ann", GROUP, 20, 15)
+        await users.leave("ann", GROUP, 21)
+        await users.join("ann", GROUP, "Crew", 22, 5, 3)
+        row = await users.row("ann", GROUP)
+        assert row is not None
+        assert (row.left, row.read, row.read_count) == (False, 20, 15)
+
+
+# -- cursors and read marks
+
+
+async def test_acks_only_raise(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        users = await users_of(client)
+        await registered(users)
+        assert await called(users.ack, "ann", "phone", "s", {CONV: 5, GROUP: 2**53 - 1})
+        assert await called(users.ack, "ann", "phone", "s", {CONV: 4, GROUP: 7})
+        assert await cursors(client) == {CONV: 5, GROUP: 2**53 - 1}
+
+
+async def test_only_the_registered_session_acks(valkey: EmbeddedValkey) -> None:
+    """A replaced session, or one of a device that was evicted, must not say what its successor has."""
+    async with connected(valkey) as client:
+        users = await users_of(client)
+        await registered(users, "s-1", 10)
+        await registered(users, "s-2", 20)
+        assert not await called(users.ack, "ann", "phone", "s-1", {CONV: 5})
+        assert not await called(users.ack, "ann", "desk", "s-2", {CONV: 5})
+        assert await cursors(client) == {}
+        assert await client.fetch("EXISTS", keys.cursor("ann", "desk")) == 0
+
+
+async def test_a_cursor_can_be_asked_for(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        users = await users_of(client)
+        await registered(users)
+        await called(users.ack, "ann", "phone", "s", {CONV: 5})
+        assert [await called(users.cursor, "ann", "phone", conv) for conv in (CONV, GROUP)] == [5, 0]
+
+
+async def test_reading_is_monotone(valkey: EmbeddedValkey) -> None:
+    """What is further raises the row and is told to her own sessions, once; anything else changes nothing."""
+    async with connected(valkey) as client:
+        users = await users_of(client)
+        await deliver(users, 9)
+        before = await score(client, CONV)
+        with Channel(valkey, keys.user_channel("ann")) as channel:
+            assert [await called(users.read, "ann", CONV, seq, seq - 1) for seq in (4, 4, 3, 6)] == [1, 0, 0, 1]
+        assert [signals.decode(payload) for payload in channel.heard] == [
+            signals.Receipt(CONV, "ann", 4),
+            signals.Receipt(CONV, "ann", 6),
+        ]
+        assert await users.row("ann", CONV) == Row(CONV, "d", "bob", False, 9, 9, 6, 5, None, 0)
+        assert await score(client, CONV) > before
+
+
+async def test_what_she_does_not_have_she_has_not_read(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        users = await users_of(client)
+        assert not await called(users.read, "ann", "d:ann:zoe", 4, 4)
+        assert await users.row("ann", "d:ann:zoe") is None
+
+
+# -- what else may be asked
+
+
+async def test_new_direct_conversations_have_a_rate(valkey: EmbeddedValkey) -> None:
+    """Sixty at once, then one in two seconds; nobody else pays for it."""
+    async with connected(valkey) as client:
+        users = await users_of(client, "ann", "bob")
+        for _ in range(60):
+            assert await called(users.open, "ann") is None
+        with pytest.raises(RateLimited) as refused:
+            await called(users.open, "ann")
+        assert 0 < (refused.value.retry_after or 0) <= 2
+        assert await called(users.open, "bob") is None
+
+
+async def test_a_clock_that_was_set_back_stops_nobody_for_long(valkey: EmbeddedValkey) -> None:
+    """A rate stamp from the future counts as a spent burst, and no more than that."""
+    async with connected(valkey) as client:
+        users = await users_of(client)
+        await client.fetch("HSET", keys.user("ann"), "opens", 2**52)
+        with pytest.raises(RateLimited) as refused:
+            await called(users.open, "ann")
+        assert (refused.value.retry_after or 0) <= 2
+
+
+async def test_a_user_exists_from_being_made_to_being_deleted(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        users = Users(client)
+        told = [await called(users.exists, "ann")]
+        await Accounts(client).ensure("ann")
+        told.append(await called(users.exists, "ann"))
+        await Accounts(client).delete("ann")
+        told.append(await called(users.exists, "ann"))
+        assert told == [False, True, False]
+
+
+async def test_whispers_reach_who_has_the_conversation(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        users = await users_of(client)
+        await deliver(users, 1)
+        typing = signals.encode(signals.Typing(CONV, "bob"))
+        with Channel(valkey, keys.user_channel("ann")) as channel:
+            assert await called(users.whisper, "ann", CONV, typing)
+            assert not await called(users.whisper, "ann", "d:ann:zoe", typing)
+            users.whisper("ann", CONV, typing)
+            assert await called(users.exists, "ann")  # answers come in order: the whisper was done
+        assert channel.heard == [typing, typing]
+
+
+async def test_all_conversations_can_be_listed(valkey: EmbeddedValkey) -> None:
+    """Newest first, page by page, present and left groups too; without anybody's cursor."""
+    async with connected(valkey) as client:
+        users = await users_of(client)
+        await deliver(users, 1)
+        await users.join("ann", GROUP, "Crew", 0, 0, 0)
+        left = "c:BBBBBBBBBBBBBBBBBBBBBB"
+        await users.join("ann", left, "Old", 0, 0, 0)
+        await users.leave("ann", left, 3)
+        first = await users.conversations("ann", limit=2)
+        second = await users.conversations("ann", first.below, limit=2)
+        assert [(row.conversation, row.left) for row in first.rows + second.rows] == [
+            (left, True),
+            (GROUP, False),
+            (CONV, False),
+        ]
+        assert (first.more, second.more) == (True, False)
+        assert (await users.conversations("nobody")).rows == []
+
+
+async def test_only_its_own_session_ends_a_row(valkey: EmbeddedValkey) -> None:
+    """The `away` of a session that was replaced comes late and changes nothing."""
+    async with connected(valkey) as client:
+        users = await users_of(client)
+        await registered(users, "s-1", 10)
+        await registered(users, "s-2", 20)
+        with Channel(valkey, keys.presence_channel("ann")) as channel:
+            told: list[Any] = [await called(users.away, "ann", "phone", f"s-{i}", 99) for i in (1, 2, 2)]
+        assert told == [False, True, False]
+        assert [signals.decode(payload) for payload in channel.heard] == [signals.Touched("ann")]
