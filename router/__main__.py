@@ -98,7 +98,7 @@ async def serve(settings: Settings) -> None:
     stop = stop_on_signals()
     with listening(settings.listen) as public, listening(settings.admin_listen) as private:
         status = Status(stop)
-        admin = uvicorn.Server(config(create_admin(status.readiness, status.observe)))
+        admin = uvicorn.Server(config(create_admin(status.readiness, status.observe), lifespan="off"))
         answering = asyncio.create_task(admin._serve([private]))
         try:
             if client := await connected(settings, stop):
@@ -141,10 +141,7 @@ async def work(settings: Settings, client: Client, status: Status, stop: asyncio
     metrics.BUILD_INFO.labels("router", VERSION, platform.python_version(), node).set(1)
     status.up(client)
     log.info("ready: HTTP API on %s, admin on %s", settings.listen, settings.admin_listen)
-    try:
-        await together([api._serve([public]), *(worker.run(stop) for worker in workers)], stop, api)
-    finally:
-        services.passwords.close()
+    await together([api._serve([public]), *(worker.run(stop) for worker in workers)], stop, api)
     log.info("stopped")
 
 
@@ -174,9 +171,11 @@ def listening(address: str) -> socket.socket:
     """A bound socket; `StartupError` says why not."""
     host, port = host_port(address)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if port > 65535:
+        raise StartupError(f"cannot listen on {address}: ports end at 65535")
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise StartupError(f"cannot listen on {address}: {error}") from None
 
 
@@ -186,10 +185,10 @@ def config(app: Starlette, **more: Any) -> uvicorn.Config:
         app,
         http="httptools",
         ws="none",
-        lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=REQUESTS_S,
         limit_concurrency=CONNECTIONS,
         **more,
@@ -200,9 +199,8 @@ def public_config(app: Starlette, settings: Settings) -> uvicorn.Config:
     """The API's server. `StartupError` if its certificate cannot be used."""
     made = config(
         app,
+        lifespan="on",
         backlog=BACKLOG,
-        proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=settings.trusted_proxies,
         ssl_certfile=settings.tls_cert or None,
         ssl_keyfile=settings.tls_key or None,
     )

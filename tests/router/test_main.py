@@ -1,0 +1,175 @@
+"""`python -m router` as an operator meets it: its start, its one line when it cannot, Redis gone and back, its end."""
+
+import asyncio
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router import __main__ as main
+from router.contract import keys
+from router.contract.errors import StartupError
+from tests import support
+from tests.conftest import StartProcess
+from tests.router.world import SECRET, world
+
+
+async def test_it_serves_the_api_and_ends_with_zero(valkey: EmbeddedValkey, process: StartProcess) -> None:
+    """Ready, it answers on both ports; told to stop, it exits 0 within seconds, and its log holds no secret."""
+    router = await process("router", LINNET_REDIS_URL=valkey.url).ready()
+    assert (await support.http_get(router.port, "/v1/openapi.json"))[0] == 200
+    assert (await support.http_get(router.port, "/metrics"))[0] == 404
+    assert (await support.http_get(router.admin_port, "/livez"))[0] == 200
+    metrics = await router.metrics()
+    assert "\nlinnet_redis_up 1.0\n" in metrics
+    assert 'linnet_redis_calls_total{function="claim"}' in metrics
+    assert 'linnet_build_info{node="' in metrics
+    router.send(signal.SIGTERM)
+    assert await router.ended(10) == 0
+    assert "linnet.router: stopped" in router.log
+    assert "Traceback" not in router.log
+    assert support.JWT_SECRET not in router.log
+
+
+async def test_it_finishes_what_a_dead_gateway_left(valkey: EmbeddedValkey, process: StartProcess) -> None:
+    """A message that was only appended reaches its recipient's row, and waits there for a push."""
+    async with world(valkey) as w:
+        conv = await w.direct("ann", "bob")
+        said = await w.say("ann", conv)
+        hook = {"LINNET_WEBHOOK_URL": "http://127.0.0.1:9/", "LINNET_WEBHOOK_SECRET": SECRET}
+        process("router", LINNET_REDIS_URL=valkey.url, **hook)
+
+        async def armed() -> bool:
+            return bool((await w.pushes.waiting("bob")).waits)
+
+        await support.eventually(armed)
+        assert (await w.row("bob", conv)).head == said.seq
+
+
+async def test_without_redis_it_lives_and_waits(own_valkey: EmbeddedValkey, process: StartProcess) -> None:
+    """Nobody answers at the start: alive, not ready, one line in the log; it is ready once Redis is there."""
+    own_valkey.stop()
+    router = process("router", LINNET_REDIS_URL=own_valkey.url)
+
+    async def waits() -> bool:
+        return (await support.http_get(router.admin_port, "/readyz")) == (503, "waiting for Redis\n")
+
+    await support.eventually(waits)
+    assert (await support.http_get(router.admin_port, "/livez"))[0] == 200
+    assert len(router.log.splitlines()) == 1
+    own_valkey.start()
+    await router.ready()
+
+
+async def test_it_can_be_stopped_while_it_waits(process: StartProcess) -> None:
+    """SIGTERM before Redis was ever there is an ordinary end."""
+    router = process("router", LINNET_REDIS_URL=f"redis://127.0.0.1:{support.free_ports(1)[0]}/0")
+
+    async def answers() -> bool:
+        return (await support.http_get(router.admin_port, "/livez"))[0] == 200
+
+    await support.eventually(answers)
+    router.send(signal.SIGTERM)
+    assert await router.ended(5) == 0
+    assert "Traceback" not in router.log
+
+
+async def test_an_outage_of_redis_unreadies_nobody(own_valkey: EmbeddedValkey, process: StartProcess) -> None:
+    """Redis is killed: the router stays ready, says what is wrong, and works on when Redis is back."""
+    router = await process("router", LINNET_REDIS_URL=own_valkey.url).ready()
+    own_valkey.kill()
+
+    async def says() -> bool:
+        return (await support.http_get(router.admin_port, "/readyz")) == (200, "ok, but Redis cannot be reached now\n")
+
+    await support.eventually(says)
+    assert (await support.http_get(router.admin_port, "/livez"))[0] == 200
+    own_valkey.start()
+    async with world(own_valkey) as w:
+        conv = await w.direct("ann", "bob")
+        await w.say("ann", conv)
+        w.due_now(conv)
+        await support.eventually(lambda: not w.is_dirty(conv))
+    router.send(signal.SIGTERM)
+    assert await router.ended(10) == 0
+    assert "Traceback" not in router.log
+
+
+async def test_what_is_wrong_at_the_start_is_one_line(
+    valkey: EmbeddedValkey, process: StartProcess, tmp_path: Path
+) -> None:
+    """A wrong setting, something not to be had, a port that is taken, a server that is not fit: exit 1, one line."""
+    with valkey.client() as redis, socket.create_server(("127.0.0.1", 0)) as taken:
+        redis.hset(keys.DEPLOYMENT, "partitions", 7)
+        port = taken.getsockname()[1]
+        expected = {
+            "LINNET_HEARTBEAT": ({"LINNET_HEARTBEAT": "3"}, "LINNET_HEARTBEAT is no setting"),
+            "mode": ({"LINNET_REDIS_MODE": "cluster"}, "LINNET_REDIS_MODE=cluster is not supported yet"),
+            "durability": ({"LINNET_DURABILITY": "replicated"}, "LINNET_DURABILITY=replicated is not supported yet"),
+            "port": ({"LINNET_LISTEN": f"127.0.0.1:{port}"}, f"cannot listen on 127.0.0.1:{port}"),
+            "admin": ({"LINNET_ADMIN_LISTEN": f"127.0.0.1:{port}"}, f"cannot listen on 127.0.0.1:{port}"),
+            "deployment": ({}, "this Redis holds a deployment with partitions 7"),
+        }
+        routers = {name: process("router", LINNET_REDIS_URL=valkey.url, **env) for name, (env, _) in expected.items()}
+        for name, router in routers.items():
+            assert await router.ended() == 1, name
+            assert router.log.startswith("linnet router: "), name
+            assert expected[name][1] in router.log, name
+            assert len(router.log.splitlines()) == 1, router.log
+
+
+async def test_what_is_wrong_with_the_parts_is_one_line_too(
+    valkey: EmbeddedValkey, process: StartProcess, tmp_path: Path
+) -> None:
+    """Known only once Redis is there: a URL, a certificate, what the server would lose."""
+    hook = {"LINNET_WEBHOOK_URL": "ftp://x/", "LINNET_WEBHOOK_SECRET": SECRET}
+    tls = {"LINNET_TLS_CERT": str(tmp_path / "no.pem"), "LINNET_TLS_KEY": str(tmp_path / "no.pem")}
+    expected = {"LINNET_WEBHOOK_URL": hook, "LINNET_TLS_CERT and LINNET_TLS_KEY cannot be used": tls}
+    routers = {
+        text: process("router", LINNET_REDIS_URL=valkey.url, LINNET_DURABILITY="memory", **env)
+        for text, env in expected.items()
+    }
+    with valkey.client() as redis:
+        redis.config_set("appendfsync", "everysec")
+    routers["appendfsync always"] = process("router", LINNET_REDIS_URL=valkey.url)
+    for text, router in routers.items():
+        assert await router.ended() == 1, text
+        assert text in router.log
+        assert len(router.log.splitlines()) == 1, router.log
+
+
+async def test_a_part_that_ends_by_itself_ends_the_process() -> None:
+    """A bug must not leave a router that looks well and does half its work: the others end, and it is raised."""
+    stop = asyncio.Event()
+    ended = asyncio.Event()
+
+    class Server:
+        should_exit = False
+
+    async def works() -> None:
+        await stop.wait()
+        ended.set()
+
+    async def breaks() -> None:
+        raise ValueError("a bug")
+
+    server = Server()
+    with pytest.raises(ValueError, match="a bug"):
+        await main.together([works(), breaks()], stop, server)  # type: ignore[arg-type]  # all it needs of one
+    assert ended.is_set()
+    assert server.should_exit
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:99999", "256.0.0.1:80", "nowhere.invalid:80"])
+def test_addresses_that_cannot_be_listened_on_are_refused(address: str) -> None:
+    """Whatever is wrong with it, the line names the address."""
+    with pytest.raises(StartupError, match=address):
+        main.listening(address)
+
+
+def test_ipv6_addresses_are_listened_on() -> None:
+    """A bracketed address is an IPv6 one."""
+    with main.listening("[::1]:0") as listener:
+        assert listener.family == socket.AF_INET6
