@@ -323,7 +323,7 @@ def _creation(
 ) -> tuple[Part, ...]:
     founders = (part for founder in members.items() for part in founder)
     rate = (min(cost_us, _RATE_MAX), min(burst_us, _RATE_MAX))
-    return (keys.log(conv), keys.dirty(keys.partition(conv)), kind, title, *rate, *founders)
+    return (conv, keys.log(conv), keys.dirty(keys.partition(conv)), kind, title, *rate, *founders)
 
 
 def _member_tail(conv: str, by: str, device: str, user: str, action: str, role: str) -> Tail:

@@ -9,7 +9,7 @@ from router.contract import keys
 from router.contract.errors import NotFound
 from router.store.conversations import HEAD
 from router.store.dirty import Backlog, Done
-from tests.store.calling import COST_US, Store, called, store
+from tests.store.calling import BURST_US, COST_US, Store, called, store
 
 DAY = 86_400_000
 COALESCE_MS = 1500
@@ -38,11 +38,23 @@ async def fill(s: Store, conv: str, count: int) -> None:
     await asyncio.gather(*(s.send(conv, "ann") for _ in range(count)))
 
 
+async def test_a_new_group_is_marked_for_its_founders(valkey: EmbeddedValkey) -> None:
+    """Its maker may die before all founders know of it; a direct conversation shows with its first event."""
+    async with store(valkey.url) as s:
+        conv, direct = await s.group(ann="o"), keys.direct("ann", "bob")
+        made = (await s.conversations.describe(conv, None)).made
+        assert await marks(s, conv) == {conv: made + COALESCE_MS}
+        assert await s.dirty.done(conv, 0, 100, DAY) == Done(0, 0, 0, 0)
+        assert await marks(s, conv) == {}
+        await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
+        assert await marks(s, direct) == {}
+
+
 async def test_a_burst_is_one_mark_due_after_its_first_event(valkey: EmbeddedValkey) -> None:
     """Gateways get their time to finish by themselves; the mark does not move with every event."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
-        assert await marks(s, conv) == {}
+        await s.dirty.done(conv, 0, 100, DAY)
         first = await s.send(conv, "ann", 1)
         await fill(s, conv, 5)
         await s.conversations.member(conv, "ann", "bob", "put")
@@ -204,7 +216,7 @@ async def test_a_removed_conversation_keeps_its_lease(valkey: EmbeddedValkey) ->
     """A router that read the head before the removal says done: the next one still finds it."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
-        await s.send(conv, "ann", COST_US)
+        await s.send(conv, "ann", 1)
         await s.dirty.done(conv, 1, 100, DAY)
         await s.conversations.remove_conversation(conv, "ann")
         assert await claim(s, conv) == [conv]
