@@ -1,26 +1,38 @@
 """A client as somebody else would write it: a third-party WebSocket library and the documented interface, no more.
 
-It remembers what it has been told, drops what it already has, acks, and resends what was not answered, so that flow
-tests can state promises ("each has every message, in order") instead of frames.
+It remembers what it has been told, drops what it already has, and answers what was asked of it, so that flow tests can
+state promises ("each has every message, in order") instead of frames. What a promise needs of everybody is checked
+here (`whole`): order, an unbroken `prev` chain, no message twice.
+
+Every client made in a test stands in `OPEN`; the flow tests' conftest closes what is left of them after it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import json
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import jwt
 import msgpack
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 from tests.support import JWT_SECRET
 
 Event = dict[str, Any]
+
+OPEN: set[ChatClient] = set()
+
+SUBPROTOCOLS = {"json": Subprotocol("linnet.v1.json"), "msgpack": Subprotocol("linnet.v1.msgpack")}
+SLOW_RECEIVE_BYTES = 4096
 
 
 def token(user: str, ttl_s: float = 3600) -> str:
@@ -34,6 +46,7 @@ class ChatClient:
     def __init__(self, user: str, device: str = "phone", codec: str = "json") -> None:
         self.user, self.device, self.codec = user, device, codec
         self.received: dict[str, dict[int, Event]] = {}
+        self.frames: dict[tuple[str, int], list[bytes | str]] = {}  # every frame that carried an event, as it came
         self.events: list[Event] = []
         self.duplicates = 0
         self.closed: tuple[int, str] | None = None
@@ -41,30 +54,64 @@ class ChatClient:
         self._n = itertools.count(int(time.time() * 1e6))
         self._ids = itertools.count(1)
         self._answers: dict[Any, asyncio.Future[Event]] = {}
-        self._changed = asyncio.Event()
+        self._changed: set[asyncio.Future[None]] = set()
+        self._reading = asyncio.Event()
+        self._reading.set()
         self._socket: ClientConnection | None = None
         self._reader: asyncio.Task[None] | None = None
 
-    async def connect(self, url: str, **hello: Any) -> Event:
-        """Connects and says hello; the welcome (or the error that came instead)."""
+    # -- connecting
+
+    async def open(self, url: str, *, slow: bool = False, **options: Any) -> None:
+        """Connects and says nothing yet; a slow one has hardly any buffer of its own."""
         self.closed = None
-        subprotocol = "linnet.v1.msgpack" if self.codec == "msgpack" else "linnet.v1.json"
-        self._socket = await connect(url, subprotocols=[subprotocol], max_size=None, compression=None)  # type: ignore[list-item]  # Subprotocol is a str
+        sock = _small_buffers(url) if slow else None
+        options = {"subprotocols": [SUBPROTOCOLS[self.codec]], "compression": None, **options}
+        self._socket = await connect(
+            url, sock=sock, max_size=None, max_queue=1 if slow else 256, ping_interval=None, proxy=None, **options
+        )
+        OPEN.add(self)
         self._reader = asyncio.create_task(self._read(self._socket))
+
+    async def connect(self, url: str, *, slow: bool = False, **hello: Any) -> Event:
+        """Connects and says hello; the welcome (or the error that came instead)."""
+        await self.open(url, slow=slow)
+        return await self.hello(**hello)
+
+    async def hello(self, **hello: Any) -> Event:
         hello = {"token": token(self.user), "device": self.device, **hello}
         self.welcome = await self.ask("hello", **hello)
         return self.welcome
 
     async def disconnect(self) -> None:
+        """Says goodbye."""
         if self._socket is not None:
             await self._socket.close()
-        if self._reader is not None:
-            await self._reader
+        await self.gone()
 
     def abort(self) -> None:
         """Vanishes without a word."""
-        assert self._socket is not None
-        self._socket.transport.abort()
+        if self._socket is not None:
+            self._socket.transport.abort()
+
+    async def gone(self, deadline_s: float = 10.0) -> tuple[int, str]:
+        """Until the connection has ended: close code and reason."""
+        assert self._reader is not None
+        self.read_on()
+        async with asyncio.timeout(deadline_s):
+            await self._reader
+        OPEN.discard(self)
+        assert self.closed is not None
+        return self.closed
+
+    def stop_reading(self) -> None:
+        """Takes nothing more from the connection; what its few buffers hold stays there."""
+        self._reading.clear()
+
+    def read_on(self) -> None:
+        self._reading.set()
+
+    # -- saying
 
     def next_n(self) -> int:
         return next(self._n)
@@ -81,34 +128,81 @@ class ChatClient:
     async def ask(self, kind: str, **fields: Any) -> Event:
         """A command and its direct answer; ConnectionClosed when the connection ends first."""
         ident = next(self._ids)
-        self._answers[ident] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
+        self._answers[ident] = answer
         try:
             await self.say(kind, id=ident, **fields)
-            return await self._answers[ident]
+            return await answer
         finally:
             del self._answers[ident]
+            if answer.done() and not answer.cancelled():
+                answer.exception()  # taken note of, whoever raised first
 
     async def send(self, to: str, body: Any, **fields: Any) -> Event:
         """Sends a message; its `ack` or `error`."""
         return await self.ask("send", to=to, body=body, **{"n": self.next_n(), **fields})
 
+    async def sent(self, to: str, body: Any, **fields: Any) -> Event:
+        """Sends a message that is to be acked; its `ack`."""
+        answer = await self.send(to, body, **fields)
+        assert answer["type"] == "ack", answer
+        return answer
+
+    async def ack_all(self) -> None:
+        """Tells what this device has; the answered `ping` behind it says that the server has heard it."""
+        await self.say("ack", cursors={conversation: max(log) for conversation, log in self.received.items() if log})
+        await self.ask("ping")
+
+    # -- waiting
+
     async def until(self, predicate: Callable[[], Any], deadline_s: float = 10.0) -> Any:
         """The first true value of `predicate`, asked again whenever something came."""
-        async with asyncio.timeout(deadline_s):
-            while not (value := predicate()):
-                await self._changed.wait()
-                self._changed.clear()
-            return value
+        try:
+            async with asyncio.timeout(deadline_s):
+                while not (value := predicate()):
+                    changed = asyncio.get_running_loop().create_future()
+                    self._changed.add(changed)
+                    try:
+                        await changed
+                    finally:
+                        self._changed.discard(changed)
+                return value
+        except TimeoutError:
+            last = "\n".join(f"  {event!s:.300}" for event in self.events[-10:])
+            what = inspect.getsource(predicate).strip()
+            who = f"{self.user}/{self.device} (closed: {self.closed})"
+            raise AssertionError(f"{who} waited {deadline_s:g} s for {what}; it last got\n{last}") from None
 
-    async def event(self, kind: str, deadline_s: float = 10.0, **fields: Any) -> Event:
-        """The first event of this kind and with these fields, of all that came so far or come."""
+    async def event(self, kind: str, deadline_s: float = 10.0, *, since: int = 0, **fields: Any) -> Event:
+        """The first event of this kind and with these fields, of all that came so far (from `since` on) or come."""
+        wanted = {"type": kind, **{name.rstrip("_"): value for name, value in fields.items()}}
 
         def find() -> Event | None:
-            wanted = {"type": kind, **fields}.items()
-            return next((event for event in self.events if wanted <= event.items()), None)
+            return next((event for event in self.events[since:] if wanted.items() <= event.items()), None)
 
-        found: Event = await self.until(find, deadline_s)
+        try:
+            found: Event = await self.until(find, deadline_s)
+        except AssertionError as error:
+            error.add_note(f"wanted: {wanted}")
+            raise
         return found
+
+    async def has(self, conversation: str, count: int, deadline_s: float = 10.0) -> list[Any]:
+        """Until this many messages are here; their bodies."""
+        return list(await self.until(lambda: len(b := self.bodies(conversation)) >= count and b, deadline_s))
+
+    # -- what it knows
+
+    @property
+    def here(self) -> int:
+        """How many events came so far: what `since` means."""
+        return len(self.events)
+
+    def conversation(self, conversation: str) -> Event:
+        """The state in which welcome (or a later list) gave a conversation."""
+        lists = [self.welcome, *(event for event in self.events if event["type"] == "conversations")]
+        states = (state for event in reversed(lists) for state in event["conversations"])
+        return next(state for state in states if state["conversation"] == conversation)
 
     def bodies(self, conversation: str) -> list[Any]:
         """The bodies of all messages here, in the order of their seqs."""
@@ -120,24 +214,36 @@ class ChatClient:
         seqs = list(self.received.get(conversation, {}))
         return seqs == sorted(seqs)
 
-    async def ack_all(self) -> None:
-        await self.say("ack", cursors={conversation: max(log) for conversation, log in self.received.items() if log})
+    def whole(self, conversation: str) -> bool:
+        """Whether all came in order, each after the one that its `prev` names, and no send twice."""
+        events = list(self.received.get(conversation, {}).values())
+        follows = all(event["prev"] == before["seq"] for before, event in itertools.pairwise(events))
+        sends = [(event["from"], event["device"], event["n"]) for event in events if event["n"]]
+        return self.in_order(conversation) and follows and len(set(sends)) == len(sends)
+
+    def gaps(self) -> list[Event]:
+        return [event for event in self.events if event["type"] == "gap"]
+
+    # -- what comes
 
     async def _read(self, socket: ClientConnection) -> None:
         try:
-            async for frame in socket:
-                self._take(msgpack.unpackb(frame) if isinstance(frame, bytes) else json.loads(frame))
+            while True:
+                await self._reading.wait()
+                self._take(await socket.recv())
         except ConnectionClosed:
             pass
         self.closed = (socket.close_code or 1006, socket.close_reason or "")
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(ConnectionClosed(socket.protocol.close_rcvd, socket.protocol.close_sent))
-        self._changed.set()
+        self._wake()
 
-    def _take(self, event: Event) -> None:
+    def _take(self, frame: bytes | str) -> None:
+        event: Event = msgpack.unpackb(frame) if isinstance(frame, bytes) else json.loads(frame)
         if "seq" in event and "prev" in event:
             log = self.received.setdefault(event["conversation"], {})
+            self.frames.setdefault((event["conversation"], event["seq"]), []).append(frame)
             if event["seq"] in log:
                 self.duplicates += 1
             else:
@@ -146,4 +252,18 @@ class ChatClient:
         if answer is not None and not answer.done():
             answer.set_result(event)
         self.events.append(event)
-        self._changed.set()
+        self._wake()
+
+    def _wake(self) -> None:
+        for changed in self._changed:
+            if not changed.done():
+                changed.set_result(None)
+
+
+def _small_buffers(url: str) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SLOW_RECEIVE_BYTES)
+    where = urlsplit(url)
+    sock.connect((where.hostname, where.port))
+    sock.setblocking(False)
+    return sock

@@ -1,0 +1,165 @@
+"""Whole systems for the flow tests: two gateways and a router over a Valkey, as an operator would start them.
+
+`chat`    one system shared by the run, for tests that do it no harm; each test brings users of its own (`names`)
+`start`   makes a system for one test, with the settings it needs, to be killed and drained and starved
+
+After each test all its clients are gone, and no process may have logged a traceback: a bug that a client does not
+notice is one nevertheless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from tests import support
+from tests.flow.client import OPEN
+from tests.support import SERVER_KEY, Process
+
+DEADLINE_S = 60.0
+
+# Short enough for tests, long enough for a machine that has other things to do.
+SETTINGS = {"LINNET_HEARTBEAT_S": "3", "LINNET_DRAIN_ACCEPT_S": "0", "LINNET_DRAIN_WINDOW_S": "1"}
+
+Names = Callable[..., list[str]]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an async test, then put an end to the clients it left."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    wanted = pyfuncitem._fixtureinfo.argnames
+    test = pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in wanted})
+    support.run(_and_close(test), DEADLINE_S)
+    return True
+
+
+async def _and_close(test: Any) -> None:
+    try:
+        await test
+    finally:
+        for client in list(OPEN):
+            client.abort()
+        await asyncio.gather(*(client.gone() for client in list(OPEN)))
+
+
+class System:
+    """A Valkey, gateways and a router; more of each may be started."""
+
+    def __init__(self, folder: Path, gateways: int = 2, router: bool = True, **env: str) -> None:
+        self.folder = folder
+        self.env = env
+        self.valkey = EmbeddedValkey(folder / "valkey", support.free_ports(1)[0])
+        self.valkey.start()
+        self.processes: list[Process] = []
+        self.gateways = [self.gateway() for _ in range(gateways)]
+        self.router: Process | None = self.start("router") if router else None
+
+    def start(self, module: str, **env: str) -> Process:
+        settings = {"LINNET_REDIS_URL": self.valkey.url, **SETTINGS, **self.env, **env}
+        process = Process(module, self.folder, settings)
+        self.processes.append(process)
+        return process
+
+    def gateway(self, **env: str) -> Process:
+        return self.start("gateway", **env)
+
+    async def ready(self) -> System:
+        await asyncio.gather(*(process.ready() for process in self.processes if process.popen.poll() is None))
+        return self
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        return tuple(gateway.url for gateway in self.gateways)
+
+    async def api(self, method: str, path: str, body: Any = None, *, user: str = "") -> Any:
+        """A call of a backend on the HTTP API, for `user` where one is named; its answer."""
+        assert self.router is not None
+        headers = {"Authorization": f"Bearer {SERVER_KEY}"} | ({"Linnet-User": user} if user else {})
+        async with httpx.AsyncClient(base_url=self.router.url, headers=headers, trust_env=False) as http:
+            answer = await http.request(method, path, json=body)
+        assert answer.is_success, (answer.status_code, answer.text)
+        return answer.json() if answer.content else None
+
+    async def group(self, *members: str, kind: str = "group", title: str = "a title") -> str:
+        """A group or channel; the first member is its owner."""
+        roles = dict.fromkeys(members, "member") | {members[0]: "owner"}
+        made = await self.api("POST", "/v1/conversations", {"kind": kind, "title": title, "members": roles})
+        return str(made["conversation"])
+
+    async def metric(self, name: str, process: Process | None = None) -> float:
+        """The sum of all series of a metric, on one process or on all gateways."""
+        total = 0.0
+        for gateway in [process] if process else self.gateways:
+            for line in (await gateway.metrics()).splitlines():
+                if line.startswith(name) and line[len(name)] in " {":
+                    total += float(line.rsplit(" ", 1)[1])
+        return total
+
+    def tracebacks(self) -> str:
+        return "\n".join(process.log[-6000:] for process in self.processes if "Traceback" in process.log)
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.send(signal.SIGCONT)
+            process.kill()
+        self.valkey.kill()
+
+
+class Start(Protocol):
+    async def __call__(self, gateways: int = 2, router: bool = True, **env: str) -> System: ...
+
+
+@pytest.fixture(scope="session")
+def _chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    system = System(tmp_path_factory.mktemp("chat"))
+    support.run(system.ready())
+    yield system
+    system.close()
+
+
+@pytest.fixture
+def chat(_chat: System) -> Iterator[System]:
+    """The shared system."""
+    yield _chat
+    assert not _chat.tracebacks(), _chat.tracebacks()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """`system = await start(LINNET_HEARTBEAT_S="1")`: a system of the test's own."""
+    systems: list[System] = []
+
+    async def make(gateways: int = 2, router: bool = True, **env: str) -> System:
+        systems.append(System(tmp_path / str(len(systems)), gateways, router, **env))
+        return await systems[-1].ready()
+
+    yield make
+    for system in systems:
+        system.close()
+    for system in systems:
+        assert not system.tracebacks(), system.tracebacks()
+
+
+_serial = itertools.count(1)
+
+
+@pytest.fixture
+def names() -> Names:
+    """`alice, bob = names("alice", "bob")`: users that no other test has met."""
+
+    def make(*given: str) -> list[str]:
+        number = next(_serial)
+        return [f"{name}-{number}" for name in given]
+
+    return make
