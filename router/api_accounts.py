@@ -1,0 +1,125 @@
+"""Accounts, logins, tokens, sessions and presence: who one is, and where.
+
+A wrong password, an unknown user and an account without a password are one answer, in one time. Guesses are counted
+per user in her slot, and per name here for those who do not exist, so that neither tells who does.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from router.answers import ask
+from router.api_call import Call, now_ms
+from router.api_types import (
+    AccountMade,
+    LoginAnswer,
+    LoginRequest,
+    NewAccount,
+    PresenceAnswer,
+    PresenceQuery,
+    TokenAnswer,
+    TokenRequest,
+)
+from router.contract.errors import Conflict, NotFound, Unauthorized
+from router.contract.tokens import issue
+from router.store.conversations import HEAD
+from router.store.presence import state
+
+
+async def create_account(call: Call, given: NewAccount) -> AccountMade:
+    """Make an account."""
+    call.services.addresses.spend(call.address)
+    password = await call.services.passwords.hash(given.password)
+    await call.services.accounts.create(given.user, password.decode(), given.name)
+    return AccountMade(given.user, given.name)
+
+
+async def login(call: Call, given: LoginRequest) -> LoginAnswer:
+    """Change a password into a token and the gateways to take it to."""
+    services = call.services
+    services.addresses.spend(call.address)
+    await services.accounts.guess(given.user)
+    stored = await services.accounts.password(given.user)
+    if stored is None:
+        services.nobodies.spend(given.user)
+    if not await services.passwords.verify(stored, given.password):
+        raise Unauthorized("wrong user or password")
+    await services.accounts.forget_guesses(given.user)
+    token, expires_at = issue(given.user, services.settings, now_ms())
+    return LoginAnswer(given.user, given.device, token, expires_at, await _gateways(call))
+
+
+async def _gateways(call: Call) -> list[str]:
+    """URLs of the gateways that live, the least loaded first."""
+    gateways = (await call.services.presence.gateways()).values()
+    now = now_ms()
+    return [g.url for g in sorted(gateways, key=lambda g: g.connections) if g.lease_until > now and g.url]
+
+
+async def create_token(call: Call, given: TokenRequest) -> TokenAnswer:
+    """Issue a token for a user, who comes to exist by it."""
+    await call.services.accounts.ensure(given.user)
+    token, expires_at = issue(given.user, call.services.settings, now_ms())
+    return TokenAnswer(given.user, token, expires_at)
+
+
+async def delete_account(call: Call, _: None) -> None:
+    """End the user for ever: sessions, memberships, account. The name is never given out again."""
+    user = call.path["user"]
+    call.must_be(user)
+    for _round in range(_ROUNDS):
+        groups = await call.services.accounts.delete(user)
+        if not groups:
+            return
+        for group in groups:
+            await _take_out(call, group, user)
+
+
+_ROUNDS: Final = 3  # a group that the user is put into meanwhile takes another
+
+
+async def _take_out(call: Call, group: str, user: str) -> None:
+    """Out of one group; the last owner hands it on."""
+    seq = HEAD  # the conversation is gone for good: no later change can come
+    for actor in (user, None):
+        try:
+            seq = (await call.services.conversations.member(group, actor, user, "remove")).seq
+            break
+        except Conflict:
+            await _hand_on(call, group, user)
+        except NotFound:
+            continue
+    await call.services.users.leave(user, group, seq)
+
+
+async def _hand_on(call: Call, group: str, user: str) -> None:
+    """Make somebody else owner: an admin if there is one."""
+    conversations = call.services.conversations
+    heir, cursor = "", 0
+    while True:
+        page = await conversations.members(group, None, cursor)
+        for other, role in page.roles.items():
+            if other != user and (not heir or role == "a"):
+                heir = other
+        cursor = page.cursor
+        if not cursor or page.roles.get(heir) == "a":
+            break
+    if heir:
+        await conversations.member(group, None, heir, "put", "o")
+
+
+async def delete_sessions(call: Call, _: None) -> None:
+    """Disconnect a user, or one of her devices; they may connect again."""
+    user = call.path["user"]
+    call.must_be(user)
+    if not await ask(call.services.users.exists, user):
+        raise NotFound("no such user")
+    await call.services.users.kick(user, call.path.get("device"))
+
+
+async def presence(call: Call, given: PresenceQuery) -> PresenceAnswer:
+    """Who is online, and when the others were last seen."""
+    users = given.users.split(",")
+    devices = await ask(call.services.presence.devices, users)
+    gateways, now = await call.services.presence.gateways(), now_ms()
+    return PresenceAnswer({user: state(has, gateways, now) for user, has in zip(users, devices, strict=True)})
