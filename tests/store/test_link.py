@@ -1,5 +1,6 @@
 """Addresses, greetings and redials."""
 
+import asyncio
 import datetime
 import ipaddress
 import ssl
@@ -19,7 +20,7 @@ from router.store.hot import HotConnection
 from router.store.link import BACKOFF_S, address, backoff
 from tests import support
 from tests.store.conftest import proxied
-from tests.store.test_hot import Replies, connected
+from tests.store.test_hot import Replies, connected, scripted
 
 pytestmark = pytest.mark.usefixtures("either_loop")
 
@@ -127,10 +128,30 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up(
     async with proxied(valkey.url) as proxy:
         proxy.swallow = True
         connection = HotConnection(address(proxy.url), b"", lambda: None, lambda: None)
-        with pytest.raises(StartupError):
-            await connection.connect(0.4)
-        assert proxy.accepted >= 2
-        await support.eventually(lambda: all(task.done() for task in proxy.tasks))  # none was left open
+        connecting = asyncio.ensure_future(connection.connect(15))
+        await support.eventually(lambda: proxy.accepted >= 3)
         proxy.swallow = False
-        async with connected(proxy.url) as well:
-            assert well.up
+        await connecting
+        await support.eventually(
+            lambda: sum(not task.done() for task in proxy.tasks) == 1
+        )  # no failed one is left open
+        await connection.close()
+
+
+async def test_a_link_that_keeps_dying_young_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that greets and hangs up is not dialed in a circle; a loss after a long life costs no wait."""
+
+    hangs_up = False
+
+    def answer(data: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"+PONG\r\n")
+        if hangs_up:
+            writer.close()
+
+    async with scripted(answer) as url, connected(url) as connection:
+        hangs_up = True
+        connection.drop("the first of many")
+        await support.eventually(lambda: connection.reconnects >= 4)
+        assert connection._failures >= 4
+        monkeypatch.setattr("router.store.link.YOUNG_S", -1.0)
+        await support.eventually(lambda: connection._failures == 0)
