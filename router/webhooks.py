@@ -27,6 +27,7 @@ import hmac
 import logging
 import random
 from collections.abc import Mapping
+from itertools import islice
 from time import perf_counter, time
 from typing import Final, Literal, TypeAlias
 
@@ -76,10 +77,11 @@ class Notice(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """`had`: a device got it, settle; `missed`: tell. What is in neither has time left."""
+    """`had`: a device got it; `missed`: tell. What is in neither has time left, the first of it until `later`."""
 
     had: dict[str, int]
     missed: dict[str, int]
+    later: int | None = None
 
 
 def unseen(waiting: Waiting) -> dict[str, int]:
@@ -94,10 +96,11 @@ def plan(waiting: Waiting, firsts: Mapping[str, int | None], now_ms: int, push_a
     The deadline was that of the first message armed. A device that has since got it, and is behind by less than the
     window, is alive: it has the rest of the window.
     """
-    seqs = {conv: wait.seq for conv, wait in waiting.waits.items()}
-    had = {conv: seq for conv, seq in seqs.items() if firsts.get(conv) is None}
-    missed = {conv: seqs[conv] for conv, at in firsts.items() if at is not None and at + push_after <= now_ms}
-    return Plan(had, dict(sorted(missed.items())[:CONVERSATIONS]))
+    due = {conv: at + push_after for conv, at in firsts.items() if at is not None}
+    had = {conv: wait.seq for conv, wait in waiting.waits.items() if conv not in due}
+    missed = {conv: waiting.waits[conv].seq for conv, at in sorted(due.items()) if at <= now_ms}
+    later = min((at for at in due.values() if at > now_ms), default=None)
+    return Plan(had, dict(islice(missed.items(), CONVERSATIONS)), later)
 
 
 def verdict(status: int | None, attempts: int) -> Verdict:
@@ -161,16 +164,17 @@ class Webhooks:
         metrics.PUSH_BACKLOG.set(sum(count for count, _ in found))
 
     async def push(self, user: str, now_ms: int | None = None) -> None:
-        """Settle what a claimed user has, post what she missed. What has time left is looked at when the claim ends."""
+        """Settle what a claimed user has, post what she missed, put off what has time left."""
         now_ms = round(time() * 1000) if now_ms is None else now_ms
         waiting = await self._pushes.waiting(user)
         places = unseen(waiting)
         firsts = await asyncio.gather(*(self._first(user, conv, place) for conv, place in places.items()))
         todo = plan(waiting, dict(zip(places, firsts, strict=True)), now_ms, self._push_after_ms)
-        if todo.missed:
-            await self._tell(user, todo, waiting.attempts, now_ms)
-        elif len(todo.had) == len(waiting.waits):
-            await self._pushes.settled(user, todo.had)
+        if todo.missed and await self._tell(user, todo, waiting.attempts, now_ms) == "retried":
+            return
+        await self._pushes.settled(user, {**todo.had, **todo.missed})
+        if todo.later is not None and len(todo.missed) < CONVERSATIONS:
+            await self._pushes.postpone(user, todo.later)
 
     async def _first(self, user: str, conv: str, place: int) -> int | None:
         """When the first event above `place` came that the user may see; None if there is none."""
@@ -180,16 +184,15 @@ class Webhooks:
             return None
         return stamp.slots(page.events[0])[3] if page.events else None
 
-    async def _tell(self, user: str, todo: Plan, attempts: int, now_ms: int) -> None:
+    async def _tell(self, user: str, todo: Plan, attempts: int, now_ms: int) -> Verdict:
+        """One post, and when to try again if that is to be."""
         notice = Notice(identity(user, todo.missed), now_ms, user, await self._describe(user, todo.missed))
         status = await self._post(msgspec.json.encode(notice), now_ms // 1000)
         result = verdict(status, attempts)
         metrics.WEBHOOKS.labels(result).inc()
         if result == "retried":
-            wait_s = backoff_s(attempts, random.random())
-            await self._pushes.retry(user, now_ms + round(wait_s * 1000))
-        else:
-            await self._pushes.settled(user, {**todo.had, **todo.missed})
+            await self._pushes.retry(user, now_ms + round(1000 * backoff_s(attempts, random.random())))
+        return result
 
     async def _describe(self, user: str, missed: Mapping[str, int]) -> list[Missed]:
         heads: list[Head | None] = await ask(self._conversations.heads, list(missed))

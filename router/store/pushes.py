@@ -71,6 +71,10 @@ class Pushes:
         names = (keys.push(keys.partition(user)), keys.pushes(user))
         await self._fcall("retry_push", names[:1], (names[1], user, due_ms))
 
+    async def postpone(self, user: str, due_ms: int) -> None:
+        """It was too early: look again at `due_ms`. Ends the claim and counts nothing."""
+        await self._client.fetch("ZADD", keys.push(keys.partition(user)), "XX", due_ms, user)
+
     async def backlog(self, part: int) -> tuple[int, int | None]:
         """How many users wait, and the earliest deadline (ms)."""
         size = await self._client.fetch("ZCARD", keys.push(part))

@@ -13,9 +13,9 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.answers import ask
 from router.contract import keys, metrics
-from router.finisher import Finisher
+from router.finisher import Finisher, push_after_ms
 from router.store.pushes import Wait, Waiting
-from router.webhooks import MAX_ATTEMPTS, Plan, Webhooks, backoff_s, plan, unseen, verdict
+from router.webhooks import CONVERSATIONS, MAX_ATTEMPTS, Plan, Webhooks, backoff_s, plan, unseen, verdict
 from tests.router.test_post import request, serving
 from tests.router.world import SECRET, World, settings, world
 
@@ -108,12 +108,25 @@ def test_a_cursor_or_a_read_mark_that_has_passed_is_enough(state: Waiting, place
     [
         (None, Plan({"d:ann:bob": 5}, {})),  # nothing to be had any more
         (1000, Plan({}, {"d:ann:bob": 5})),  # its window is over
-        (1001, Plan({}, {})),  # a device is behind, but not yet for long enough
+        (1001, Plan({}, {}, 2001)),  # a device is behind, but not yet for long enough
     ],
 )
 def test_the_first_unseen_event_decides(first: int | None, expected: Plan) -> None:
     """A device that keeps up, a second behind a busy conversation, gets no push; one that stopped does."""
     assert plan(waiting(5, cursor=3), {"d:ann:bob": first}, 2000, 1000) == expected
+
+
+def test_one_conversation_is_told_and_another_put_off() -> None:
+    """What was missed goes out at its time; what is younger is looked at again when the first of it is due."""
+    state = Waiting({conv: Wait(seq, 0, 0) for seq, conv in enumerate("abcd", start=1)}, dict.fromkeys("abcd", 0), 0)
+    assert plan(state, {"a": 500, "b": 1900, "c": 1700}, 2000, 1000) == Plan({"d": 4}, {"a": 1}, 2700)
+
+
+def test_a_post_is_bounded() -> None:
+    """However many conversations, a post tells of at most so many; the next one tells of the rest."""
+    convs = [f"{i:04}" for i in range(CONVERSATIONS + 1)]
+    state = Waiting({conv: Wait(1, 0, 0) for conv in convs}, dict.fromkeys(convs, 0), 0)
+    assert list(plan(state, dict.fromkeys(convs, 0), 2000, 1000).missed) == convs[:-1]
 
 
 @pytest.mark.parametrize(
@@ -188,6 +201,7 @@ async def test_a_device_that_keeps_up_has_time(valkey: EmbeddedValkey) -> None:
         await s.webhooks.push("bob", s.at + 1)
         assert s.hook.notices == []
         assert (await s.waits())[s.conv].seq == s.seq
+        assert s.deadline() == s.at + push_after_ms(settings())
         await s.webhooks.push("bob", s.at + LATER_MS)
         assert len(s.hook.notices) == 1
 
