@@ -10,6 +10,7 @@ from typing import Final
 
 from router.answers import ask
 from router.api_call import Call, now_ms
+from router.api_conversations import change_member
 from router.api_types import (
     AccountMade,
     LoginAnswer,
@@ -83,7 +84,7 @@ async def _take_out(call: Call, group: str, user: str) -> None:
     seq = HEAD  # the conversation is gone for good: no later change can come
     for actor in (user, None):
         try:
-            seq = (await call.services.conversations.member(group, actor, user, "remove")).seq
+            seq = (await change_member(call, group, actor, user, "remove")).seq
             break
         except Conflict:
             await _hand_on(call, group, user)
@@ -94,10 +95,9 @@ async def _take_out(call: Call, group: str, user: str) -> None:
 
 async def _hand_on(call: Call, group: str, user: str) -> None:
     """Make somebody else owner: an admin if there is one."""
-    conversations = call.services.conversations
     heir, cursor = "", 0
     while True:
-        page = await conversations.members(group, None, cursor)
+        page = await call.services.conversations.members(group, None, cursor)
         for other, role in page.roles.items():
             if other != user and (not heir or role == "a"):
                 heir = other
@@ -105,7 +105,7 @@ async def _hand_on(call: Call, group: str, user: str) -> None:
         if not cursor or page.roles.get(heir) == "a":
             break
     if heir:
-        await conversations.member(group, None, heir, "put", "o")
+        await change_member(call, group, None, heir, "put", "o")
 
 
 async def delete_sessions(call: Call, _: None) -> None:

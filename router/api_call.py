@@ -34,9 +34,14 @@ NOBODY_EVERY_S, NOBODY_BURST = 12.0, 5  # as `accounts.guess` for who exists, so
 
 
 class Series:
-    """Numbers for events that came without one: from the Unix time in µs, each once."""
+    """This process's own devices, and numbers for events that came without one: from the Unix time in µs, each once.
 
-    def __init__(self) -> None:
+    Clients drop what has the (from, device, n) of another event, so every event gets its own.
+    """
+
+    def __init__(self, node: str) -> None:
+        self.device = f"api/{node}"
+        self.key_device = f"api/{node}.keys"
         self._last = time_ns() // 1000
 
     def next(self) -> int:
@@ -45,10 +50,9 @@ class Series:
 
 
 class Services(Struct, frozen=True):
-    """The parts that handlers call; `node` names this process in what it sends."""
+    """The parts that handlers call."""
 
     settings: Settings
-    node: str
     conversations: Conversations
     users: Users
     presence: Presence
@@ -62,9 +66,9 @@ class Services(Struct, frozen=True):
 
     @classmethod
     def make(cls, settings: Settings, client: Client, node: str, fetch: Fetch | None = None) -> Services:
+        """All of them on one client; `node` names this process among the devices of the API."""
         return cls(
             settings=settings,
-            node=node,
             conversations=Conversations(client, 2 * settings.retention_events),
             users=Users(client),
             presence=Presence(client),
@@ -74,7 +78,7 @@ class Services(Struct, frozen=True):
             passwords=Passwords(),
             addresses=Limiter(ADDRESS_EVERY_S, ADDRESS_BURST),
             nobodies=Limiter(NOBODY_EVERY_S, NOBODY_BURST),
-            series=Series(),
+            series=Series(node),
         )
 
 

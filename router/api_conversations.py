@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Literal
 
 from router.answers import ask
 from router.api_call import Call
@@ -28,7 +27,7 @@ from router.api_types import (
 )
 from router.contract import keys
 from router.contract.errors import BadCommand, NotFound
-from router.store.conversations import ROLE_NAMES, ROLES, Change, Description, Head
+from router.store.conversations import ROLE_NAMES, ROLES, Change, Description, Head, MemberAction
 from router.store.users import Row
 
 
@@ -139,7 +138,10 @@ def _listed(row: Row, head: Head) -> ListedConversation:
 
 async def patch_conversation(call: Call, given: NewTitle) -> Conversation:
     """Give it another title."""
-    await call.services.conversations.title(call.conversation, call.actor, given.title)
+    series = call.services.series
+    await call.services.conversations.title(
+        call.conversation, call.actor, given.title, device=series.device, n=series.next()
+    )
     return await _describe(call, call.conversation)
 
 
@@ -174,9 +176,17 @@ async def join_conversation(call: Call, _: None) -> Membership:
     return await _change(call, user, "join")
 
 
-async def _change(call: Call, user: str, action: Literal["put", "remove", "join"], role: str = "m") -> Membership:
+async def change_member(
+    call: Call, conv: str, actor: str | None, user: str, action: MemberAction, role: str = "m"
+) -> Change:
+    """The conversation's half of a change."""
+    series, store = call.services.series, call.services.conversations
+    return await store.member(conv, actor, user, action, role, device=series.device, n=series.next())
+
+
+async def _change(call: Call, user: str, action: MemberAction, role: str = "m") -> Membership:
     conv, services = call.conversation, call.services
-    change = await services.conversations.member(conv, user if action == "join" else call.actor, user, action, role)
+    change = await change_member(call, conv, user if action == "join" else call.actor, user, action, role)
     if action == "remove":
         if change.action == "none":
             raise NotFound("no such member")

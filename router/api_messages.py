@@ -55,7 +55,8 @@ async def send_message(call: Call, given: NewMessage) -> Sent:
     if key := call.request.headers.get("idempotency-key"):
         return await _send_once(call, conv, user, fields, key)
     # A backend's message needs no row: nobody can send it again. A user's gets one, because it holds her rate.
-    return await send(f"api/{call.services.node}", call.services.series.next(), 0, row=not call.caller.server)
+    series = call.services.series
+    return await send(series.device, series.next(), 0, row=not call.caller.server)
 
 
 async def _sender(call: Call, given: NewMessage) -> str:
@@ -82,7 +83,8 @@ async def _send_once(call: Call, conv: str, user: str, fields: dict[str, bytes],
         raise BadCommand(f"an Idempotency-Key has at most {KEY_CHARACTERS} characters")
     key_hash = blake2b(key.encode(), digest_size=16).hexdigest()
     content = stamp.fingerprint(wire.pack(conv), *fields.values()).hex()
-    place = Place(content, f"api/{call.services.node}.keys", call.services.series.next())
+    series = call.services.series
+    place = Place(content, series.key_device, series.next())
     found = await call.services.pushes.remember(user, key_hash, msgspec.json.encode(place).decode())
     if found is not None:
         place = _place(found)

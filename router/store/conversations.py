@@ -181,24 +181,25 @@ class Conversations:
         role: str = "m",
         *,
         device: str = "",
+        n: int = 0,
         max_members: int = MAX_MEMBERS,
     ) -> Change:
-        """Put, remove or join; `actor` None is the server, who may do anything."""
+        """Put, remove or join; `actor` None is the server, who may do anything. (device, n): the event's own."""
         by = actor or ""
         if action == "join":
             role = "r"
-        once = _member_tail(conv, by, device, user, "remove" if action == "remove" else "add", role)
-        again = _member_tail(conv, by, device, user, "role", role)
+        once = _member_tail(conv, by, device, n, user, "remove" if action == "remove" else "add", role)
+        again = _member_tail(conv, by, device, n, user, "role", role)
         where, channel = _places(conv)
         args = (conv, channel, self._cap, by, user, action, role, max_members)
         event = (once.first, once.rest, again.first, again.rest)
         change, role_now, *slots = await self._fcall("member", where, (*args, *event))
         return Change(change.decode(), slots[0], role_now.decode(), *slots[1:])
 
-    async def title(self, conv: str, actor: str | None, title: str, *, device: str = "") -> Appended:
+    async def title(self, conv: str, actor: str | None, title: str, *, device: str = "", n: int = 0) -> Appended:
         """Give a group or channel a title."""
         by = actor or ""
-        event = tail("title", conv, by, device, 0, {"title": pack(title)})
+        event = tail("title", conv, by, device, n, {"title": pack(title)})
         where, channel = _places(conv)
         args = (conv, channel, self._cap, by, title, event.first, event.rest)
         return _appended(await self._fcall("title", where, args))
@@ -326,9 +327,9 @@ def _creation(
     return (conv, keys.log(conv), keys.dirty(keys.partition(conv)), kind, title, *rate, *founders)
 
 
-def _member_tail(conv: str, by: str, device: str, user: str, action: str, role: str) -> Tail:
+def _member_tail(conv: str, by: str, device: str, n: int, user: str, action: str, role: str) -> Tail:
     named = None if action == "remove" else ROLE_NAMES[role]
-    return tail("member", conv, by, device, 0, {"user": pack(user), "action": pack(action), "role": pack(named)})
+    return tail("member", conv, by, device, n, {"user": pack(user), "action": pack(action), "role": pack(named)})
 
 
 def _answer(reply: Reply[T], read: Callable[[Any], T], value: Any) -> None:

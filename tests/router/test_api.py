@@ -367,9 +367,9 @@ async def test_a_direct_event_reaches_both_users_channels(valkey: EmbeddedValkey
     """The very bytes that stand in the log are published to both, right after the append."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob")
-        heard = {}
+        heard: dict[str, bytes] = {}
         async with api.store.cold.pubsub() as listener:
-            await listener.ssubscribe(keys.user_channel("ada"), keys.user_channel("bob"))  # type: ignore[no-untyped-call]
+            await listener.ssubscribe(keys.user_channel("ada"), keys.user_channel("bob"))
             await api.ok("POST", "/v1/messages", ADA, {"to": "@bob", "body": "hi"})
             while len(heard) < 2:
                 said = await listener.get_message(ignore_subscribe_messages=True, timeout=5)
