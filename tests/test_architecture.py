@@ -79,7 +79,9 @@ def test_only_the_store_knows_redis() -> None:
 
 def test_keys_are_spelled_in_one_file() -> None:
     """No file but keys.py spells a key or a channel."""
-    spelled = re.compile(r"""["']f?\{\{[cu]\{|linnet:(gateways|deployment)|:(conv|log|dirty|convs|recent|dev|cursor|ch|pr):""")
+    spelled = re.compile(
+        r"""["']f?\{\{[cu]\{|linnet:(gateways|deployment)|:(conv|log|dirty|convs|recent|dev|cursor|ch|pr):"""
+    )
     for folder in ("gateway", "router", "loadtest"):
         for path in modules(folder):
             if path.name != "keys.py":
@@ -116,7 +118,7 @@ def test_every_lua_function_has_its_file_and_its_caller() -> None:
     for path in sorted((ROOT / "router/store/functions").glob("*.lua")):
         if path.name.startswith("prelude"):
             continue
-        registered = re.findall(r"^register\('(\w+)'", path.read_text(), re.M)
+        registered = re.findall(r"^register\('(\w+)'", path.read_text(), re.MULTILINE)
         assert registered == [path.stem], path
         assert f'"{path.stem}"' in python, path
 
