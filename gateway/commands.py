@@ -271,7 +271,8 @@ class CommandHandlers:
         if isinstance(answer, LinnetError):
             self._not_opened(place, answer)
             return
-        for sending in self._opening.pop(place):
+        # In the order of n: a send that came while the first ones were being refused overtook them here.
+        for sending in sorted(self._opening.pop(place), key=_by_n):
             self._node.conversations.append(sending.append, partial(self._appended_again, sending))
 
     def _appended_again(self, sending: Sending, answer: Appended | LinnetError) -> None:
@@ -404,6 +405,10 @@ def _named(codec: wire.Codec, data: bytes) -> _Named:
     if type(named.n) is not int or abs(named.n) > wire.MAX_INTEGER:
         named.n = None
     return named
+
+
+def _by_n(sending: Sending) -> int:
+    return sending.append.n
 
 
 def _name(command: wire.Command) -> str:
