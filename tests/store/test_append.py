@@ -361,7 +361,7 @@ async def test_only_members_of_a_direct_conversation_can_be_blocked(valkey: Embe
 async def test_targets_must_be_messages_that_the_user_sees(valkey: EmbeddedValkey) -> None:
     """Authors edit and delete their own; owners and admins delete any; nobody touches what came before her."""
     async with store(valkey.url) as s:
-        conv = await s.group(ann="o", bob="m")
+        conv = await s.group(ann="o", bob="m", dan="a")
         old = (await s.send(conv, "ann", 1)).seq
         joined = (await s.conversations.member(conv, "ann", "cat", "put")).seq
         new = (await s.send(conv, "bob", 1)).seq
@@ -377,6 +377,7 @@ async def test_targets_must_be_messages_that_the_user_sees(valkey: EmbeddedValke
         reaction = await s.send(conv, "cat", 1, action="react", target=new)
         edit = await s.send(conv, "bob", 2, action="edit", target=new)
         assert (reaction.count, edit.count) == (2, 2)
+        await s.send(conv, "dan", 1, action="delete", target=new)
         with pytest.raises(NotFound):
             await s.send(conv, "bob", 3, action="edit", target=edit.seq)
 
