@@ -6,4 +6,7 @@ finisher    dirty conversations: deliver again, arm push deadlines, trim
 janitor     dead gateways and what they left
 webhooks    push for users whose devices did not get an event in time
 api         the HTTP API and its OpenAPI document
+
+Below them: `rounds` claims what is due and works it off, `post` is the HTTP client of the webhooks, `answers` awaits
+what the store answers by callback, `loop` measures the event loop.
 """
