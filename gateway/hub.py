@@ -118,8 +118,12 @@ class Hub:
         """The next event in order, live or from a repair."""
         self.seq, self.count, self.at = seq, count, at
         self.pending.append(event)
-        if not stamp.is_message(event) and stamp.is_member(event):
+        if stamp.is_message(event):
+            return
+        if stamp.is_member(event):
             self._member_changed(event)
+        elif stamp.is_title(event):
+            self.title = stamp.decode(event)["title"]
 
     def void(self, prev: int) -> None:
         """The log was rolled back below `seq`: what stood in (prev, seq] never was, and is announced as such."""

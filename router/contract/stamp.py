@@ -28,6 +28,7 @@ _SEQ: Final = (b"\xa3seq\xcf", b"\xa4prev\xcf", b"\xa5count\xcf", b"\xa2at\xcf")
 TAIL_AT: Final = _SLOTS.size
 _MESSAGE: Final = b"\xa4type\xa7message"
 _MEMBER: Final = b"\xa4type\xa6member"
+_TITLE: Final = b"\xa4type\xa5title"
 MAX_EVENT_BYTES: Final = MAX_BODY_BYTES + 2048
 
 
@@ -95,6 +96,10 @@ def is_message(event: bytes) -> bool:
 
 def is_member(event: bytes) -> bool:
     return event.startswith(_MEMBER, TAIL_AT)
+
+
+def is_title(event: bytes) -> bool:
+    return event.startswith(_TITLE, TAIL_AT)
 
 
 def author(event: bytes) -> Author:
