@@ -22,7 +22,7 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from tests import support
-from tests.flow.client import OPEN
+from tests.flow.client import OPEN, token
 from tests.support import SERVER_KEY, Process
 
 DEADLINE_S = 60.0
@@ -83,9 +83,9 @@ class System:
         return tuple(gateway.url for gateway in self.gateways)
 
     async def api(self, method: str, path: str, body: Any = None, *, user: str = "") -> Any:
-        """A call of a backend on the HTTP API, for `user` where one is named; its answer."""
+        """A call on the HTTP API, of `user` or of a backend; its answer."""
         assert self.router is not None
-        headers = {"Authorization": f"Bearer {SERVER_KEY}"} | ({"Linnet-User": user} if user else {})
+        headers = {"Authorization": f"Bearer {token(user) if user else SERVER_KEY}"}
         async with httpx.AsyncClient(base_url=self.router.url, headers=headers, trust_env=False) as http:
             answer = await http.request(method, path, json=body)
         assert answer.is_success, (answer.status_code, answer.text)

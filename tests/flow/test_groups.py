@@ -1,0 +1,159 @@
+"""Members come, go and change while they are online: the conversation's slot decides, every session follows."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.flow.client import ChatClient
+from tests.flow.conftest import Names, System
+
+
+async def test_added_member_gets_the_conversation_live(chat: System, names: Names) -> None:
+    """Who is added while online hears of the conversation and has it live from there on, and nothing from before."""
+    alice_, bob_ = names("alice", "bob")
+    group = await chat.group(alice_, title="Plans")
+    alice, bob = ChatClient(alice_), ChatClient(bob_, codec="msgpack")
+    await alice.connect(chat.urls[0])
+    await bob.connect(chat.urls[1])
+    await alice.sent(group, "before")
+    await chat.api("PUT", f"/v1/conversations/{group}/members/{bob_}", {"role": "member"}, user=alice_)
+    await bob.event("conversations")
+    state = bob.conversation(group)
+    assert (state["kind"], state["title"]) == ("group", "Plans")
+    added = await alice.event("member", conversation=group, user=bob_)
+    assert (added["action"], added["role"], added["from"]) == ("add", "member", alice_)
+    await alice.sent(group, "welcome")
+    await bob.sent(group, "thanks")
+    assert await bob.has(group, 2) == ["welcome", "thanks"]
+    assert await alice.has(group, 3) == ["before", "welcome", "thanks"]
+    assert bob.whole(group)
+    assert min(bob.received[group]) >= added["seq"]
+
+
+async def test_removed_member_sees_that_and_nothing_after(chat: System, names: Names) -> None:
+    """A removed member's devices get the removal as their last event, then the conversation is not found to them."""
+    alice_, bob_ = names("alice", "bob")
+    group = await chat.group(alice_, bob_)
+    alice, phone, away = ChatClient(alice_), ChatClient(bob_), ChatClient(bob_, "tablet", codec="msgpack")
+    await away.connect(chat.urls[0])
+    await away.disconnect()
+    await alice.connect(chat.urls[0])
+    await phone.connect(chat.urls[1])
+    await alice.sent(group, "hello")
+    await phone.has(group, 1)
+    await chat.api("DELETE", f"/v1/conversations/{group}/members/{bob_}", user=alice_)
+    removal = await phone.event("member", conversation=group, user=bob_, action="remove")
+    await alice.sent(group, "now that he is gone")
+    answer = await phone.send(group, "am I?")
+    assert answer["code"] == "not_found"
+    await away.connect(chat.urls[1])
+    assert group not in [state["conversation"] for state in away.welcome["conversations"]]
+    await away.event("member", conversation=group, user=bob_, action="remove")
+    direct = (await alice.sent(f"@{bob_}", "sorry"))["conversation"]
+    for client in (phone, away):
+        await client.has(direct, 1)
+        assert max(client.received[group]) == removal["seq"]
+        assert client.bodies(group) == ["hello"]
+
+
+async def test_member_comes_back(chat: System, names: Names) -> None:
+    """Put out and in again while online: both parts of the membership are there, the time between is not."""
+    alice_, bob_ = names("alice", "bob")
+    group = await chat.group(alice_, bob_)
+    alice, bob = ChatClient(alice_), ChatClient(bob_)
+    await alice.connect(chat.urls[0])
+    await bob.connect(chat.urls[1])
+    await alice.sent(group, "one")
+    await bob.has(group, 1)
+    member = f"/v1/conversations/{group}/members/{bob_}"
+    await chat.api("DELETE", member)
+    await bob.event("member", action="remove", user=bob_)
+    await alice.sent(group, "two")
+    await chat.api("PUT", member, {"role": "reader"})
+    await bob.event("conversations")
+    await alice.sent(group, "three")
+    assert await bob.has(group, 2) == ["one", "three"]
+    assert bob.in_order(group)
+    assert (await bob.send(group, "?"))["code"] == "read_only"
+    await chat.api("PUT", member, {"role": "member"})
+    await bob.event("member", action="role", user=bob_, role="member")
+    await bob.sent(group, "four")
+    assert await alice.has(group, 4) == ["one", "two", "three", "four"]
+    assert alice.whole(group)
+
+
+async def test_title_changes_live_and_in_welcome(chat: System, names: Names) -> None:
+    """A new title is an event for those who are there and stands in the welcome of those who come."""
+    alice_, bob_ = names("alice", "bob")
+    group = await chat.group(alice_, bob_, title="Old")
+    bob = ChatClient(bob_)
+    await bob.connect(chat.urls[1])
+    await chat.api("PATCH", f"/v1/conversations/{group}", {"title": "New"}, user=alice_)
+    assert (await bob.event("title", conversation=group))["title"] == "New"
+    for url in chat.urls:
+        tablet = ChatClient(bob_, "tablet")
+        await tablet.connect(url)
+        assert tablet.conversation(group)["title"] == "New"
+
+
+async def test_channel_readers_read(chat: System, names: Names) -> None:
+    """A channel is joined by whoever likes, read by all of its members and written by its owner."""
+    owner_, reader_ = names("owner", "reader")
+    channel = await chat.group(owner_, kind="channel", title="News")
+    owner, reader = ChatClient(owner_), ChatClient(reader_)
+    await owner.connect(chat.urls[0])
+    await reader.connect(chat.urls[1])
+    first = await owner.sent(channel, "old news")
+    await chat.api("POST", f"/v1/conversations/{channel}/join", user=reader_)
+    await reader.event("conversations")
+    await owner.sent(channel, "fresh news")
+    await reader.until(lambda: "fresh news" in reader.bodies(channel))
+    assert (await reader.send(channel, "me too"))["code"] == "read_only"
+    history = await reader.ask("history", conversation=channel)
+    assert first["seq"] in [event["seq"] for event in history["events"]]
+
+
+async def test_removed_conversation_is_gone_for_all(chat: System, names: Names) -> None:
+    """A conversation that its owner deletes is not found by anybody any more, live or on coming back."""
+    alice_, bob_ = names("alice", "bob")
+    group = await chat.group(alice_, bob_)
+    bob = ChatClient(bob_)
+    await bob.connect(chat.urls[1])
+    await bob.sent(group, "hello")
+    await chat.api("DELETE", f"/v1/conversations/{group}", user=alice_)
+    assert (await bob.send(group, "anybody?"))["code"] == "not_found"
+    assert (await bob.ask("history", conversation=group))["code"] == "not_found"
+    tablet = ChatClient(bob_, "tablet")
+    welcome = await tablet.connect(chat.urls[0])
+    assert group not in [state["conversation"] for state in welcome["conversations"]]
+
+
+async def test_members_changing_under_traffic_lose_nothing(chat: System, names: Names) -> None:
+    """While three members talk, others come and go: whoever stays has everything, in one unbroken order."""
+    users = names("ann", "ben", "cem")
+    guests = names("x", "y", "z")
+    group = await chat.group(*users)
+    clients = [ChatClient(user) for user in users]
+    visitors = [ChatClient(guest, codec="msgpack") for guest in guests]
+    for i, client in enumerate([*clients, *visitors]):
+        await client.connect(chat.urls[i % 2])
+
+    async def talk(client: ChatClient) -> None:
+        for i in range(60):
+            await client.sent(group, f"{client.user} {i}")
+
+    async def come_and_go(guest: str) -> None:
+        for _ in range(5):
+            await chat.api("PUT", f"/v1/conversations/{group}/members/{guest}", {"role": "member"})
+            await chat.api("DELETE", f"/v1/conversations/{group}/members/{guest}")
+        await chat.api("PUT", f"/v1/conversations/{group}/members/{guest}", {"role": "member"})
+
+    await asyncio.gather(*map(talk, clients), *map(come_and_go, guests))
+    last = await clients[0].sent(group, "last")
+    for client in clients:
+        await client.event("message", seq=last["seq"])
+        assert client.whole(group)
+        assert len(client.bodies(group)) == 181
+    for visitor in visitors:
+        await visitor.event("message", seq=last["seq"])
+        assert visitor.in_order(group)
