@@ -7,6 +7,7 @@
 An `async def` test needs no mark: it runs under `support.run`, with its deadline.
 """
 
+import gc
 import inspect
 import signal
 from collections.abc import Iterator
@@ -17,6 +18,12 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from tests import support
+
+
+def pytest_collection_finish() -> None:
+    """`run` collects garbage after each test: spare it what was there before the first."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
