@@ -115,6 +115,7 @@ class Audits:
         hub = self._node.subscriptions.hubs.get(row.conversation)
         inside = hub is not None and session in hub.members
         if row.left and inside and hub is not None:
+            self._node.catchup.start(session)  # what the hub has not written yet may still be the user's to have
             self._node.subscriptions.leave(session, hub)
         elif not row.left and not inside:
             self._node.connects.join(session, row)

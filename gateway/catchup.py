@@ -35,15 +35,17 @@ class Behind:
     """What a session that is behind still has to be given.
 
     `todo`: conversation → seq to read up to (None: up to what its hub has written). `positions`: where the session
-    stands, in each of these and in each of its hubs. `more_below`: conversations that were not listed yet.
+    stands, in each of these and in each of its hubs. `more_below`: conversations that were not listed yet, of a device
+    that is new to the server or not.
     """
 
-    __slots__ = ("more_below", "paused", "positions", "reading", "resync", "resyncing", "todo")
+    __slots__ = ("more_below", "new_device", "paused", "positions", "reading", "resync", "resyncing", "todo")
 
     def __init__(self) -> None:
         self.todo: dict[str, int | None] = {}
         self.positions: dict[str, int] = {}
         self.more_below: int | None = None
+        self.new_device = False
         self.paused = False
         self.reading = False
         self.resync = False  # too much moved to note: ask again what did …
@@ -205,6 +207,6 @@ class Catchup:
     def left(self, session: Session, hub: Hub, position: int) -> None:
         """The session's user left a group: what was before that is still the user's to have."""
         if session.behind is not None:
-            session.behind.positions[hub.conversation] = position
+            session.behind.positions.setdefault(hub.conversation, position)
             session.behind.todo[hub.conversation] = MAX_INTEGER
             self.pump(session)

@@ -49,13 +49,11 @@ class Countdown:
 class Connect:
     """One connect under way."""
 
-    __slots__ = ("began", "command", "new_device", "starts")
+    __slots__ = ("began", "command")
 
     def __init__(self, command: wire.Hello) -> None:
         self.command = command
         self.began = perf_counter()
-        self.new_device = False
-        self.starts: dict[str, int] = {}
 
 
 class Connects:
@@ -139,46 +137,30 @@ class Connects:
             self._node.audits.end(session, answer.status, "")
             return
         session.since = answer.since
+        session.behind.new_device = answer.new_device
         session.behind.more_below = answer.below if answer.more else None
-        connect.new_device = answer.new_device
-        present = [row for row in answer.rows if not row.left]
-        countdown = Countdown(partial(self._welcome, session, connect, answer.rows))
-        for row in present:
-            if row.kind != keys.DIRECT:
+        self._begin(session, answer.rows, not answer.more, partial(self._begun, session, connect, answer.rows))
+
+    def _begun(self, session: Session, connect: Connect, rows: list[Row], starts: dict[str, int]) -> None:
+        countdown = Countdown(partial(self._welcome, session, connect, rows, starts))
+        for row in rows:
+            if row.kind != keys.DIRECT and not row.left:
                 countdown.begin()
-                self._node.subscriptions.hub(row.conversation, partial(self._entered, session, row, countdown))
-        if connect.new_device:
-            self._starts(session, connect, answer.rows, countdown)
+                self._node.subscriptions.hub(row.conversation, partial(self._entered, session, countdown, row))
         countdown.finish()
 
-    def _entered(self, session: Session, row: Row, countdown: Countdown, exists: bool) -> None:
+    def _entered(self, session: Session, countdown: Countdown, row: Row, exists: bool) -> None:
         hub = self._node.subscriptions.hubs.get(row.conversation)
         if exists and hub is not None and session.state is State.CONNECTING:
             hub.add(session)
             session.hubs.append(hub)
         countdown.finish()
 
-    def _starts(self, session: Session, connect: Connect, rows: list[Row], countdown: Countdown) -> None:
-        """Where this new device begins in each conversation."""
-        for row in rows:
-            if row.cursor is None and not row.left:
-                countdown.begin()
-                reply = partial(self._start, connect, row.conversation, countdown)
-                self._node.conversations.start(row.conversation, session.user, row.read, reply)
-
-    def _start(self, connect: Connect, conversation: str, countdown: Countdown, seq: int | LinnetError) -> None:
-        if not isinstance(seq, LinnetError):
-            connect.starts[conversation] = seq
-        countdown.finish()
-
-    def _welcome(self, session: Session, connect: Connect, rows: list[Row]) -> None:
+    def _welcome(self, session: Session, connect: Connect, rows: list[Row], starts: dict[str, int]) -> None:
         node, behind = self._node, session.behind
         if session.state is not State.CONNECTING or behind is None:
             return
-        if connect.new_device:
-            last = behind.more_below is None
-            node.users.set_starts(session.user, session.device, session.id, connect.starts, last, _ignore)
-        states = self._list(session, rows, connect.starts)
+        states = self._list(session, rows, starts)
         session.state = State.READY
         node.clock.ready(session)
         settings = node.settings
@@ -209,6 +191,30 @@ class Connects:
         for data, text in early or ():
             session.message_received(data, text)
         node.catchup.pump(session)
+
+    # -- where a device begins
+
+    def _begin(self, session: Session, rows: list[Row], last: bool, done: Callable[[dict[str, int]], None]) -> None:
+        """Settles where the device begins where it has no cursor: in all if it is new to the server, in channels anyway
+        (their history is public, and long). `last`: with these rows the device is known."""
+        starts: dict[str, int] = {}
+        countdown = Countdown(partial(self._settled, session, starts, last, done))
+        new = session.behind is not None and session.behind.new_device
+        for row in rows:
+            if row.cursor is None and not row.left and (new or row.kind == keys.CHANNEL):
+                countdown.begin()
+                reply = partial(_start, starts, row.conversation, countdown)
+                self._node.conversations.start(row.conversation, session.user, row.read, reply)
+        countdown.finish()
+
+    def _settled(
+        self, session: Session, starts: dict[str, int], last: bool, done: Callable[[dict[str, int]], None]
+    ) -> None:
+        new = session.behind is not None and session.behind.new_device
+        if starts or (new and last):
+            known = last and new
+            self._node.users.set_starts(session.user, session.device, session.id, starts, known, _ignore)
+        done(starts)
 
     # -- lists of conversations
 
@@ -250,23 +256,30 @@ class Connects:
             self._node.later(1.0, self.further, session, below)
             return
         behind.more_below = page.below if page.more else None
-        states = self._list(session, page.rows, {})
-        session.answer(wire.ConversationsEvent(conversations=states, more=page.more))
-        self._node.catchup.listed(session)
+        self._begin(session, page.rows, not page.more, partial(self._further, session, page))
+
+    def _further(self, session: Session, page: Page, starts: dict[str, int]) -> None:
+        if session.behind is not None and session.state is State.READY:
+            states = self._list(session, page.rows, starts)
+            session.answer(wire.ConversationsEvent(conversations=states, more=page.more))
+            self._node.catchup.listed(session)
 
     # -- coming into a group or channel later
 
     def join(self, session: Session, row: Row) -> None:
-        self._node.subscriptions.hub(row.conversation, partial(self._joined, session, row))
+        self._begin(session, [row], False, partial(self._enter, session, row))
 
-    def _joined(self, session: Session, row: Row, exists: bool) -> None:
+    def _enter(self, session: Session, row: Row, starts: dict[str, int]) -> None:
+        self._node.subscriptions.hub(row.conversation, partial(self._joined, session, row, starts))
+
+    def _joined(self, session: Session, row: Row, starts: dict[str, int], exists: bool) -> None:
         hub = self._node.subscriptions.hubs.get(row.conversation)
         if not exists or hub is None or session in hub.members or session.state is not State.READY:
             return
         behind = self._node.catchup.start(session)
         hub.add(session)
         session.hubs.append(hub)
-        cursor = row.cursor or 0
+        cursor = row.cursor if row.cursor is not None else starts.get(row.conversation, 0)
         behind.positions[row.conversation] = cursor
         state = state_of(session.user, row, cursor, hub.seq, hub.count, hub.title)
         session.answer(wire.ConversationsEvent(conversations=[state], more=False))
@@ -290,6 +303,12 @@ def state_of(user: str, row: Row, cursor: int, head: int, count: int, title: str
 
 def _newest_first(item: tuple[int, wire.ConversationState]) -> int:
     return -item[0]
+
+
+def _start(starts: dict[str, int], conversation: str, countdown: Countdown, seq: int | LinnetError) -> None:
+    if not isinstance(seq, LinnetError):
+        starts[conversation] = seq
+    countdown.finish()
 
 
 def _ignore(_: object) -> None:
