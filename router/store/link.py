@@ -9,6 +9,8 @@ Invariants
   loads its data set, or a replica without its primary, fails the PING and is dialed again later.
 - `opened` and `closed` alternate. Whatever goes wrong (reset, garbage, `drop`) ends in `connection_lost`, one loop
   turn later at the earliest, never inside the caller's stack; there alone state is torn down.
+- A socket that was given up is heard no more, and not waited for: a transport whose dialing was cancelled may or may
+  not call back (uvloop's does not).
 - The first redial is (almost) immediate; a link that keeps dying young backs off like one that cannot be dialed.
 
 Rejected: redis-py's asyncio connection (a future, a lock and two timeouts per read: 20-85 µs a call against 3);
@@ -18,7 +20,6 @@ RESP3 (the same replies in more bytes; pub/sub on connections of its own needs n
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import ssl
@@ -84,7 +85,28 @@ def backoff(failures: int) -> float:
     return random.uniform(0, min(most, first * 2.0 ** min(failures - 1, 16))) if failures else 0.0
 
 
-class Link(asyncio.Protocol):
+class _Wire(asyncio.Protocol):
+    """One socket's callbacks, passed on until the link leaves it."""
+
+    def __init__(self, link: Link) -> None:
+        self.link: Link | None = link
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if self.link is None:
+            cast(asyncio.Transport, transport).abort()
+        else:
+            self.link.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        if self.link is not None:
+            self.link.data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.link is not None:
+            self.link.connection_lost(exc)
+
+
+class Link:
     """A connection that keeps itself up. Subclasses say what happens when it opens, reads and closes."""
 
     def __init__(self, where: Address) -> None:
@@ -93,10 +115,10 @@ class Link(asyncio.Protocol):
         self.reconnects = 0
         self.read_bytes = 0
         self._reader = hiredis.Reader(notEnoughData=NOTHING)
+        self._wire: _Wire | None = None
         self._transport: asyncio.Transport | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._greeted: asyncio.Future[bool] | None = None
-        self._gone: asyncio.Future[None] | None = None
         self._owed = 0  # replies of the greeting still to come
         self._failures = 0
         self._opened_at = 0.0
@@ -138,13 +160,15 @@ class Link(asyncio.Protocol):
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
-        await self._hang_up("closed by us")
+        self._hang_up("closed by us")
 
     def drop(self, why: str) -> None:
         """Give this connection up; the link dials anew."""
         self._why = why
         if self._transport is not None:
             self._transport.abort()
+        if self._wire is not None:
+            asyncio.get_running_loop().call_soon(self._wire.connection_lost, None)
 
     async def _keep(self) -> None:
         """Dial until the server has greeted us."""
@@ -155,18 +179,17 @@ class Link(asyncio.Protocol):
                     return await self._dial()
             except Exception as error:  # noqa: BLE001 - whatever it is, a link that stops dialing is down for good
                 self._failed(error)
-            finally:
-                if not self.up:
-                    await self._hang_up(self._why)
+                self._hang_up(self._why)
 
     async def _dial(self) -> None:
         loop = asyncio.get_running_loop()
         where = self.address
         self._greeted = loop.create_future()
+        wire = self._wire = _Wire(self)
         if where.path:
-            await loop.create_unix_connection(lambda: self, where.path)
+            await loop.create_unix_connection(lambda: wire, where.path)
         else:
-            await loop.create_connection(lambda: self, where.host, where.port, ssl=where.tls)
+            await loop.create_connection(lambda: wire, where.host, where.port, ssl=where.tls)
         if not await self._greeted:
             raise ConnectionError(self._why)
 
@@ -176,18 +199,16 @@ class Link(asyncio.Protocol):
             log.warning("Redis at %s: %s", self.address, self._why)
         self._failures += 1
 
-    async def _hang_up(self, why: str) -> None:
-        """Abort, and wait until the transport says it is gone: its last callback must not meet its successor."""
-        if self._transport is not None and self._gone is not None:
-            self.drop(why)
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.shield(self._gone)
+    def _hang_up(self, why: str) -> None:
+        self._why = why
+        if self._transport is not None:
+            self._transport.abort()
+        self.connection_lost(None)
 
-    # -- asyncio.Protocol
+    # -- what the wire says
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._gone = asyncio.get_running_loop().create_future()
         self._reader = hiredis.Reader(notEnoughData=NOTHING)
         self._owed = len(self.address.greeting)
         self._why = "closed by the server"
@@ -204,11 +225,12 @@ class Link(asyncio.Protocol):
             self.drop(str(error))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._wire is not None:
+            self._wire.link = None
+            self._wire = None
         self._transport = None
         if exc is not None:
             self._why = str(exc)
-        if self._gone is not None and not self._gone.done():
-            self._gone.set_result(None)
         if self._greeted is not None and not self._greeted.done():
             self._greeted.set_result(False)
         if self.up:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -280,11 +280,17 @@ Answer = Callable[[bytes, asyncio.StreamWriter], None]
 async def scripted(answer: Answer) -> AsyncIterator[str]:
     """A server that answers as it is told."""
     writers: list[asyncio.StreamWriter] = []
+    tasks: list[asyncio.Future[None]] = []
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                answer(data, writer)
+        writer.close()
+
+    def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
-        while data := await reader.read(65536):
-            answer(data, writer)
+        tasks.append(asyncio.ensure_future(talk(reader, writer)))
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
@@ -293,6 +299,7 @@ async def scripted(answer: Answer) -> AsyncIterator[str]:
         server.close()
         for writer in writers:
             writer.close()
+        await asyncio.gather(*tasks)
 
 
 async def test_a_server_that_loads_is_not_up_until_it_has_loaded() -> None:
