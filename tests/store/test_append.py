@@ -291,6 +291,17 @@ async def test_on_another_server_the_seq_jumps_past_all_that_was_ever_seen(valke
         assert by_clock.seq == (by_clock.at // 1000 - 1_750_000_000) << 20
 
 
+async def test_what_died_half_way_before_a_failover_is_counted_after_it(valkey: EmbeddedValkey) -> None:
+    """Its event stands in the log, so the next one names it as `prev`: a reader that has not got it sees the hole."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await s.send(conv, "ann", 1)
+        left = await died_half_way(s, event(conv, "ann", 2))
+        await another_server_wrote_last(s, conv)
+        sent = await s.send(conv, "ann", 3)
+        assert (sent.prev, sent.count) == (left, 3)
+
+
 async def test_a_restarted_server_is_another_one(own_valkey: EmbeddedValkey) -> None:
     """A restart may have lost what others have already seen, so seqs jump; what was acked is there."""
     async with store(own_valkey.url) as s:
