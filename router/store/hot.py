@@ -5,7 +5,7 @@ replies as `LinnetError`s, and the loading of the function library the moment th
 does: what a command means, and any coroutine on the way of a call.
 
 Invariants
-- A callback gets its reply, or exactly one exception, and never before `call` has returned. It may call again.
+- A callback gets its reply or exactly one `LinnetError`, and never before `call` has returned. It may call again.
 - Commands reach the server in the order of `call`, and replies come in that order. After *function not found* all
   that were in flight then, and all that come until the library is loaded, run again in their order, once.
 - At most `MAX_CALLS` calls and `MAX_BYTES` bytes wait, sent or not; one more is `Unavailable` at once.
@@ -28,7 +28,7 @@ from typing import Final, TypeAlias
 import hiredis
 import msgspec
 
-from router.contract.errors import FunctionError, LinnetError, Unavailable
+from router.contract.errors import FunctionError, Internal, LinnetError, Unavailable
 from router.contract.metrics import REDIS_SECONDS
 from router.store.link import NOTHING, Address, Link, Part, pack
 
@@ -126,8 +126,9 @@ class HotConnection(Link):
         """Send a command with this tick's batch; `reply` gets the value or an exception, later."""
         try:
             packed = pack(tuple(command))
-        except (TypeError, ValueError) as error:  # not a part, or a string that is no UTF-8
-            self._loop.call_soon(self._answer, reply, error)
+        except (TypeError, ValueError) as error:  # a bug of the caller's: not a part, or a string that is no UTF-8
+            log.error("a command cannot be packed", exc_info=error)
+            self._loop.call_soon(self._answer, reply, Internal())
             return
         if not self.up or self._bytes > MAX_BYTES or len(self._pending) + len(self._held) >= MAX_CALLS:
             self.refused += 1
