@@ -144,6 +144,22 @@ def test_a_deflate_stream_that_ends_itself_is_read_to_its_end() -> None:
     ]
 
 
+def test_what_follows_the_end_of_a_deflate_stream_is_not_kept() -> None:
+    """It counts for nothing, so it must not cost memory either."""
+    deflater = zlib.compressobj(wbits=-15)
+    body = deflater.compress(b"hello") + deflater.flush()
+    stream = client_frame(body + bytes(LIMIT // 2), BINARY, fin=False, reserved=RSV1)
+    sink, parser = Recorder(), FrameParser(LIMIT, True)
+    tracemalloc.start()
+    try:
+        for at in range(0, len(stream), 1000):
+            parser.feed(stream[at : at + 1000], sink)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000  # zlib itself takes some 40 KB
+
+
 # Refusals
 
 

@@ -543,8 +543,9 @@ async def test_our_close_waits_for_the_clients() -> None:
         assert await session.heard.get() == ("closed", 4002, "heartbeat lost")
 
 
-async def test_a_close_while_reading_is_paused_still_ends() -> None:
+async def test_a_close_while_reading_is_paused_still_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading is resumed, or the client's answer would never be seen."""
+    monkeypatch.setattr(wsprotocol, "CLOSE_WAIT_S", 1000.0)
     async with serving() as served, connect(served.url) as client:
         session = await served.attached.get()
         session.connection.pause_reading()
@@ -597,6 +598,42 @@ async def test_a_client_that_vanishes_is_1006(how: str) -> None:
         assert await session.heard.get() == ("closed", 1006, "")
         await eventually(lambda: not served.server.server_state.connections)
         assert session.heard.empty()
+
+
+async def test_a_client_that_says_no_more_and_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A half-closed connection is over, even while there are bytes that it does not take."""
+    monkeypatch.setattr(wsprotocol, "CLOSE_WAIT_S", 0.05)
+    async with serving() as served:
+        client, session = await served.client(receive_bytes=4096)
+        session.connection.write(frame(bytes(4 << 20), BINARY))
+        assert await session.heard.get() == ("paused",)
+        client.writer.write_eof()
+        assert await session.heard.get() == ("closed", 1006, "")
+        await eventually(lambda: not served.server.server_state.connections)
+
+
+async def test_an_upgrade_refused_by_a_shutdown_stays_refused() -> None:
+    """An application that accepts in the same tick is told that the client is gone, and one answer is sent."""
+    go_on = asyncio.Event()
+    connections: list[WebSocketConnection] = []
+    outcome: asyncio.Queue[str] = asyncio.Queue()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        connections.append(scope["extensions"]["linnet"]["connection"])
+        await go_on.wait()
+        try:
+            await send({"type": "websocket.accept"})
+        except OSError:
+            outcome.put_nowait("gone")
+
+    async with serving(app=app) as served:
+        client = await served.raw()
+        request = asyncio.create_task(client.request(UPGRADE))
+        await eventually(lambda: connections)
+        connections[0].shutdown()
+        go_on.set()
+        assert await outcome.get() == "gone"
+        assert (await request)[0::2] == (503, b"")
 
 
 async def test_a_server_that_stops_says_so() -> None:
