@@ -7,7 +7,7 @@ calls `data_received`, that calls the session, and the session writes. What a se
 
 Invariants
 - `connection_closed` comes exactly once to every session that was attached, however the connection ended.
-- After a close frame in either direction `write` does nothing and the session hears no more messages.
+- After a close frame in either direction `write` does nothing and the session hears nothing but `connection_closed`.
 - No connection outlives its close frame by more than CLOSE_WAIT_S, whether its peer answers, reads or is there at all.
 - What a peer that does not read can make us hold is bounded: HIGH_MARK here plus one tick's writes, and the socket's
   buffer in the kernel. A session that hears `writing_paused` must stop writing.
@@ -180,13 +180,13 @@ class WebSocketConnection(asyncio.Protocol):
         self._end_session()
 
     def pause_writing(self) -> None:
-        if self._session is not None:
+        if self._state is _OPEN and self._session is not None:
             self._session.writing_paused()
 
     def resume_writing(self) -> None:
         if self._owed_pong is not None:
             self.ping_received(self._owed_pong)
-        if self._session is not None:
+        if self._state is _OPEN and self._session is not None:
             self._session.writing_resumed()
 
     def shutdown(self) -> None:
@@ -214,16 +214,16 @@ class WebSocketConnection(asyncio.Protocol):
 
     def close_received(self, code: int, reason: str) -> None:
         if self._state is _OPEN:
-            self.write(wsframes.close_frame(code))
             self._start_closing(code, reason)
+            self.transport.write(wsframes.close_frame(code))
         self._leave()
 
     # How it ends
 
     def _send_close(self, code: int, reason: str) -> None:
-        self.write(wsframes.close_frame(code, reason))
         self.resume_reading()  # else the peer's answer would never be seen
-        self._start_closing(code, reason)
+        self._start_closing(code, reason)  # before the write: that may pause writing, and so lead back here
+        self.transport.write(wsframes.close_frame(code, reason))
 
     def _start_closing(self, code: int, reason: str) -> None:
         self._state = _CLOSING

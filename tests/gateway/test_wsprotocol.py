@@ -680,6 +680,26 @@ async def test_a_slow_reader_is_told_about_and_comes_back() -> None:
         assert await session.heard.get() == ("resumed",)
 
 
+async def test_a_session_may_close_where_it_hears_that_writing_is_paused() -> None:
+    """That is within a write: one close frame is sent, and the session hears nothing more but the end."""
+
+    class Impatient(Recorder):
+        def writing_paused(self) -> None:
+            self.connection.close(1013)
+            self.connection.close(1013)
+
+    async with serving() as served:
+        served.make = Impatient
+        client, session = await served.client(receive_bytes=4096)
+        session.connection.write(frame(bytes(1 << 20), BINARY))
+        assert await client.frame() == (0x82, bytes(1 << 20))
+        assert (await client.close_frame())[0] == 1013
+        client.send(client_frame((1013).to_bytes(2, "big"), CLOSE))
+        assert await client.eof() == b""
+        assert await session.heard.get() == ("closed", 1013, "")
+        assert session.heard.empty()
+
+
 async def test_a_flood_of_pings_is_answered_within_bounds() -> None:
     """While nobody reads, pongs stop at the high mark; the latest ping is answered once there is room."""
     async with serving() as served:
