@@ -173,6 +173,10 @@ async def test_a_quiet_log_is_trimmed_when_its_events_are_too_old(valkey: Embedd
         assert await s.log(conv) == []
         assert await s.send(conv, "ann", 1) == sent.__class__(1, 0, 0, 0, True, sent.replid)
         assert (await s.send(conv, "ann", 2)).prev == 5
+        await s.dirty.done(conv, 6, 100, DAY)
+        assert list(await marks(s, conv)) == ["~" + conv]
+        await s.dirty.done(conv, 6, 100, -1)
+        assert await marks(s, conv) == {}
 
 
 async def test_a_conversation_marked_twice_is_claimed_once(valkey: EmbeddedValkey) -> None:
