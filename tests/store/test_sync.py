@@ -184,6 +184,20 @@ async def test_a_seventeenth_device_takes_the_place_of_the_oldest(valkey: Embedd
         assert (await audit(users, devices[1])).status == "ok"
 
 
+async def test_a_kick_outlives_the_row_it_stands_in(valkey: EmbeddedValkey) -> None:
+    """A kicked device that gives way to another is still kicked when its slow register comes, or its audit."""
+    async with connected(valkey) as client:
+        users = Users(client)
+        devices = [session(f"s-{i}", 100 + i, device=f"device-{i}") for i in range(17)]
+        for who in devices[:16]:
+            await register(users, who)
+        await users.kick("ann", "device-0")
+        assert (await register(users, devices[16])).status == "ok"
+        assert (await register(users, devices[0])).status == "kicked"
+        assert (await audit(users, devices[0])).status == "kicked"
+        assert (await audit(users, devices[1])).status == "ok"
+
+
 async def test_a_deleted_user_registers_nothing(valkey: EmbeddedValkey) -> None:
     """Neither a new session nor one that was live: its audit does not bring the user back."""
     async with connected(valkey) as client:

@@ -21,15 +21,16 @@ local function full()
   return max > 0 and tonumber(string.match(memory, 'used_memory:(%d+)')) > FULL * max
 end
 
--- Forget the device that started longest ago, so that another finds room.
+-- Forget the device that started longest ago, so that another finds room. If it was kicked, `*` remembers that.
 local function evict(dev, rest)
-  local rows, oldest, name = redis.call('HGETALL', dev), nil, nil
+  local rows, oldest, name, kicked = redis.call('HGETALL', dev), nil, nil, 0
   for i = 1, #rows, 2 do
     if rows[i] ~= '*' then
-      local _, _, who = device_of(rows[i + 1])
-      if not oldest or who[STARTED] < oldest then oldest, name = who[STARTED], rows[i] end
+      local least, _, who = device_of(rows[i + 1])
+      if not oldest or who[STARTED] < oldest then oldest, name, kicked = who[STARTED], rows[i], least end
     end
   end
+  if kicked > tonumber(redis.call('HGET', dev, '*') or 0) then redis.call('HSET', dev, '*', digits(kicked)) end
   redis.call('HDEL', dev, name)
   redis.call('UNLINK', rest[4] .. name)
   local taken = cmsgpack.unpack(rest[7])
