@@ -74,14 +74,11 @@ def read_upgrade(request: bytes) -> Upgrade:
     def joined(name: bytes) -> bytes:
         return b",".join(fields.get(name, []))
 
-    def tokens(name: bytes) -> list[bytes]:
-        return [token.strip() for token in joined(name).split(b",") if token.strip()]
-
     if method != b"GET":
         raise UpgradeError(405, [(b"allow", b"GET")])
-    if b"upgrade" not in joined(b"connection").lower().replace(b" ", b"").split(b","):
+    if b"upgrade" not in _tokens(joined(b"connection").lower()):
         raise UpgradeError(400)
-    if b"websocket" not in joined(b"upgrade").lower().replace(b" ", b"").split(b","):
+    if b"websocket" not in _tokens(joined(b"upgrade").lower()):
         raise UpgradeError(426, [(b"upgrade", b"websocket")])
     if joined(b"sec-websocket-version") != b"13":
         raise UpgradeError(426, [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")])
@@ -91,8 +88,12 @@ def read_upgrade(request: bytes) -> Upgrade:
     path, _, query = target.partition(b"?")
     if not _is_key(key) or not path.startswith(b"/") or not target.isascii():
         raise UpgradeError(400)
-    subprotocols = [token.decode("latin-1") for token in tokens(b"sec-websocket-protocol")]
+    subprotocols = [token.decode("latin-1") for token in _tokens(joined(b"sec-websocket-protocol"))]
     return Upgrade(path, query, headers, key, subprotocols, joined(b"sec-websocket-extensions").decode("latin-1"))
+
+
+def _tokens(value: bytes) -> list[bytes]:
+    return [token.strip() for token in value.split(b",") if token.strip()]
 
 
 def _is_key(key: bytes) -> bool:
