@@ -231,13 +231,12 @@ class ChatClient:
             while True:
                 await self._reading.wait()
                 self._take(await socket.recv())
-        except ConnectionClosed:
-            pass
-        self.closed = (socket.close_code or 1006, socket.close_reason or "")
-        for answer in self._answers.values():
-            if not answer.done():
-                answer.set_exception(ConnectionClosed(socket.protocol.close_rcvd, socket.protocol.close_sent))
-        self._wake()
+        except ConnectionClosed as error:
+            self.closed = (socket.close_code or 1006, socket.close_reason or "")
+            for answer in self._answers.values():
+                if not answer.done():
+                    answer.set_exception(error)
+            self._wake()
 
     def _take(self, frame: bytes | str) -> None:
         event: Event = msgpack.unpackb(frame) if isinstance(frame, bytes) else json.loads(frame)

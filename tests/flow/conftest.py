@@ -48,9 +48,11 @@ async def _and_close(test: Any) -> None:
     try:
         await test
     finally:
-        for client in list(OPEN):
+        clients = list(OPEN)
+        OPEN.clear()
+        for client in clients:
             client.abort()
-        await asyncio.gather(*(client.gone() for client in list(OPEN)))
+        await asyncio.gather(*(client.gone() for client in clients))
 
 
 class System:

@@ -21,8 +21,8 @@ async def test_second_connection_of_a_device_replaces_the_first(
     alice_, bob_ = names("alice", "bob")
     first, second, bob = ChatClient(alice_), ChatClient(alice_), ChatClient(bob_)
     await bob.connect(chat.urls[0])
-    await first.connect(chat.urls[places[0]], **({} if other is None else {"instance": "a"}))
-    await second.connect(chat.urls[places[1]], **({} if other is None else {"instance": other}))
+    await first.connect(chat.urls[places[0]], instance=None if other is None else "a")
+    await second.connect(chat.urls[places[1]], instance=other)
     assert (await first.gone())[0] == 4409
     conversation = (await bob.sent(f"@{alice_}", "hi"))["conversation"]
     await second.has(conversation, 1)
