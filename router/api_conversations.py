@@ -35,6 +35,8 @@ async def create_conversation(call: Call, given: NewConversation) -> Conversatio
     """Make a group or channel."""
     members = _founders(call, given)
     await _must_exist(call, members)
+    if call.actor is not None:
+        await ask(call.services.users.open, call.actor)
     kind = keys.GROUP if given.kind == "group" else keys.CHANNEL
     conv = keys.new_conversation(kind)
     await call.services.conversations.create(conv, kind, given.title, members, *rate(call))
