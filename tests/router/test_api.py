@@ -15,6 +15,7 @@ from router.answers import ask
 from router.api_call import now_ms
 from router.contract import keys, stamp
 from router.contract.tokens import Identity
+from router.store import users
 from router.store.presence import LEASE_S, Presence
 from router.store.users import Sync, Synced
 from tests.router.serving import SERVER, Api, by, refusal, serve
@@ -660,3 +661,15 @@ def test_every_handler_says_what_it_does() -> None:
     rows = api_module.ACCOUNTS + api_module.TOKENS + api_module.ALWAYS + api_module.DOCUMENTS
     assert all(row.handler.__doc__ for row in rows)
     assert len({(row.method, row.path) for row in rows}) == len(rows)
+
+
+async def test_groups_of_one_user_are_limited(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody fills the store with conversations; a backend makes as many as it likes."""
+    monkeypatch.setattr(users, "OPEN_BURST_US", 2 * users.OPEN_COST_US)
+    async with serve(valkey) as api:
+        for _ in range(2):
+            await make_group(api)
+        given = {"kind": "group"}
+        assert await api.refused("POST", "/v1/conversations", ADA, given) == (429, "rate_limited")
+        for _ in range(5):
+            await api.ok("POST", "/v1/conversations", SERVER | {"Linnet-User": "ada"}, given)

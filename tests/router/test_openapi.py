@@ -41,7 +41,11 @@ async def schemathesis(port: int, token: str, folder: Path) -> tuple[int, str]:
         "--checks", CHECKS, "--exclude-checks", NOT, "--continue-on-failure", "--suppress-health-check", "all",
         cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    said, _ = await process.communicate()
+    try:
+        said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
     return process.returncode or 0, said.decode()
 
 
