@@ -19,47 +19,19 @@ from starlette.applications import Starlette
 from gateway.app import create_app
 from gateway.node import Node
 from gateway.wsprotocol import WebSocketConnection
-from router.contract import logging, metrics, wire
-from router.contract.admin import Readiness, create_admin
+from router.contract import metrics, wire
 from router.contract.errors import StartupError
-from router.contract.settings import VERSION, Settings, host_port, load
+from router.contract.settings import VERSION, Settings, load
+from router.process import logs, serving
+from router.process.admin import Readiness, create_admin
 from router.store.accounts import Accounts
 from router.store.client import Client
 
-BACKLOG = 4096
 CONNECT_S = 10.0
 
 
-def listening(address: str) -> socket.socket:
-    """A bound socket; `StartupError` says why not."""
-    host, port = host_port(address)
-    try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=BACKLOG
-        )
-    except (OSError, OverflowError) as error:
-        raise StartupError(f"cannot listen on {address}: {error}") from None
-
-
 def public_config(app: Starlette, settings: Settings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http="httptools",
-        ws=WebSocketConnection,
-        ws_max_size=wire.MAX_FRAME_BYTES,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-        ssl_certfile=settings.tls_cert or None,
-        ssl_keyfile=settings.tls_key or None,
-    )
-
-
-def admin_config(app: Starlette) -> uvicorn.Config:
-    return uvicorn.Config(app, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False)
+    return serving.public_config(app, settings, ws=WebSocketConnection, ws_max_size=wire.MAX_FRAME_BYTES)
 
 
 class Gateway:
@@ -68,7 +40,7 @@ class Gateway:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._public = uvicorn.Server(public_config(create_app(node), node.settings))
-        self._admin = uvicorn.Server(admin_config(create_admin(self.readiness, node.observe)))
+        self._admin = uvicorn.Server(serving.config(create_admin(self.readiness, node.observe)))
         self._stopping = asyncio.Event()
 
     def readiness(self) -> Readiness:
@@ -105,7 +77,7 @@ class Gateway:
 
 
 async def serve(settings: Settings) -> None:
-    public, admin = listening(settings.listen), listening(settings.admin_listen)
+    public, admin = serving.listening(settings.listen), serving.listening(settings.admin_listen)
     client = await Client.connect(settings.redis_url, settings.redis_mode, within_s=CONNECT_S)
     try:
         await client.check_server(settings.durability)
@@ -124,7 +96,7 @@ async def serve(settings: Settings) -> None:
 def main() -> int:
     try:
         settings = load(os.environ)
-        logging.set_up(settings)
+        logs.set_up(settings)
         if settings.durability == "replicated":
             raise StartupError("LINNET_DURABILITY=replicated is not supported yet: use fsync or memory")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -24,7 +24,6 @@ from router.contract.wire import MAX_INTEGER
 from router.store.users import Page, Row, Sync, Synced
 
 if TYPE_CHECKING:
-    from gateway.hub import Hub
     from gateway.node import Node
 
 

@@ -26,6 +26,7 @@ from gateway.watches import Watches
 from router.contract import keys, metrics
 from router.contract.settings import Settings, host_port
 from router.contract.tokens import Verifier
+from router.process.jwks import fetcher
 from router.store.bus import Bus
 from router.store.client import Client
 from router.store.conversations import Conversations
@@ -48,7 +49,7 @@ class Node:
         self.loop = asyncio.get_running_loop()
         self.soon: Callable[..., Any] = self.loop.call_soon
         self.later: Callable[..., Any] = self.loop.call_later
-        self.verifier = Verifier(settings)
+        self.verifier = Verifier(settings, fetcher(settings.jwks_url) if settings.jwks_url else None)
         self.conversations = Conversations(client)
         self.users = Users(client)
         self.presence = Presence(client)

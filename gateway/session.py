@@ -15,7 +15,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
-from gateway.frames import TEXT, BINARY, control_frame, event_frame, variant_of
+from gateway.frames import BINARY, TEXT, control_frame, event_frame, variant_of
 from gateway.wsframes import frame
 from router.contract import errors, metrics, signals, wire
 

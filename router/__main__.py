@@ -23,26 +23,23 @@ from typing import Any, Final
 
 import uvicorn
 import uvloop
-from starlette.applications import Starlette
 
-from router import loop
 from router.api import create_app
 from router.api_call import Services
-from router.contract import logging as logs
 from router.contract import metrics
-from router.contract.admin import Readiness, create_admin
 from router.contract.errors import StartupError
-from router.contract.settings import VERSION, Settings, host_port, load
+from router.contract.settings import VERSION, Settings, load
 from router.finisher import Finisher
 from router.janitor import Janitor
-from router.jwks import fetcher
+from router.process import logs, loop, serving
+from router.process.admin import Readiness, create_admin
+from router.process.jwks import fetcher
 from router.store.accounts import Accounts
 from router.store.client import Client
 from router.store.dirty import Dirty
 from router.store.observe import RedisObserver
 from router.webhooks import Webhooks
 
-BACKLOG: Final = 2048
 CONNECTIONS: Final = 2048
 REQUESTS_S: Final = 5
 STOP_S: Final = 8.0
@@ -96,9 +93,9 @@ def check(settings: Settings) -> None:
 async def serve(settings: Settings) -> None:
     """From the first socket to the last."""
     stop = stop_on_signals()
-    with listening(settings.listen) as public, listening(settings.admin_listen) as private:
+    with serving.listening(settings.listen) as public, serving.listening(settings.admin_listen) as private:
         status = Status(stop)
-        admin = uvicorn.Server(config(create_admin(status.readiness, status.observe), lifespan="off"))
+        admin = uvicorn.Server(serving.config(create_admin(status.readiness, status.observe)))
         answering = asyncio.create_task(admin._serve([private]))
         try:
             if client := await connected(settings, stop):
@@ -131,7 +128,15 @@ async def work(settings: Settings, client: Client, status: Status, stop: asyncio
     node = token_hex(8)
     fetch = fetcher(settings.jwks_url) if settings.jwks_url else None
     services = Services.make(settings, client, node, fetch)
-    api = uvicorn.Server(public_config(create_app(services), settings))
+    api = uvicorn.Server(
+        serving.public_config(
+            create_app(services),
+            settings,
+            lifespan="on",
+            timeout_graceful_shutdown=REQUESTS_S,
+            limit_concurrency=CONNECTIONS,
+        )
+    )
     stores = services.conversations, services.users, services.pushes
     workers: list[Finisher | Janitor | Webhooks] = [
         Finisher(settings, *stores, Dirty(client)),
@@ -165,50 +170,6 @@ def stop_on_signals() -> asyncio.Event:
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     return stop
-
-
-def listening(address: str) -> socket.socket:
-    """A bound socket; `StartupError` says why not."""
-    host, port = host_port(address)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    if port > 65535:
-        raise StartupError(f"cannot listen on {address}: ports end at 65535")
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise StartupError(f"cannot listen on {address}: {error}") from None
-
-
-def config(app: Starlette, **more: Any) -> uvicorn.Config:
-    """Servers of ours run on our loop and our sockets, under `_serve`: `serve` without uvicorn's signal handlers."""
-    return uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=REQUESTS_S,
-        limit_concurrency=CONNECTIONS,
-        **more,
-    )
-
-
-def public_config(app: Starlette, settings: Settings) -> uvicorn.Config:
-    """The API's server. `StartupError` if its certificate cannot be used."""
-    made = config(
-        app,
-        lifespan="on",
-        backlog=BACKLOG,
-        ssl_certfile=settings.tls_cert or None,
-        ssl_keyfile=settings.tls_key or None,
-    )
-    try:
-        made.load()
-    except OSError as error:  # ssl.SSLError is one
-        raise StartupError(f"LINNET_TLS_CERT and LINNET_TLS_KEY cannot be used: {error}") from None
-    return made
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import socket
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router import __main__ as main
 from router.contract import keys
-from router.contract.errors import StartupError
 from tests import support
 from tests.conftest import StartProcess
 from tests.router.world import SECRET, world
@@ -160,16 +158,3 @@ async def test_a_part_that_ends_by_itself_ends_the_process() -> None:
         await main.together([works(), breaks()], stop, server)  # type: ignore[arg-type]  # all it needs of one
     assert ended.is_set()
     assert server.should_exit
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:99999", "256.0.0.1:80", "nowhere.invalid:80"])
-def test_addresses_that_cannot_be_listened_on_are_refused(address: str) -> None:
-    """Whatever is wrong with it, the line names the address."""
-    with pytest.raises(StartupError, match=address):
-        main.listening(address)
-
-
-def test_ipv6_addresses_are_listened_on() -> None:
-    """A bracketed address is an IPv6 one."""
-    with main.listening("[::1]:0") as listener:
-        assert listener.family == socket.AF_INET6

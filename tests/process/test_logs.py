@@ -1,4 +1,4 @@
-"""router/contract/logging.py: one entry a line, and no secret in any of them."""
+"""router/process/logs.py: one entry a line, and no secret in any of them."""
 
 import json
 import logging
@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from router.contract.logging import Formatter, JsonFormatter, TextFormatter, secrets, set_up
 from router.contract.settings import Settings, load
+from router.process.logs import Formatter, JsonFormatter, TextFormatter, secrets, set_up
 
 SECRET = 'a-jwt-secret-of-more-than-32-bytes-"quoted"'
 SETTINGS = {

@@ -1,9 +1,9 @@
-"""router/contract/admin.py: what operators' machines are told."""
+"""router/process/admin.py: what operators' machines are told."""
 
 import httpx
 from prometheus_client import Gauge
 
-from router.contract.admin import Readiness, create_admin
+from router.process.admin import Readiness, create_admin
 
 SEEN = Gauge("linnet_test_seen", "Set at scrape time, by this test")
 

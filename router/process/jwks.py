@@ -1,6 +1,6 @@
 """Gets the identity provider's key set: one GET in a thread, bounded in time and size.
 
-When to ask, and what counts as a key, is decided in `contract/tokens.py`.
+When to ask, and what counts as a key, is decided in `contract/tokens.py`, which does no I/O.
 """
 
 from __future__ import annotations

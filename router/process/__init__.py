@@ -1,0 +1,8 @@
+"""What every Linnet process is on the outside; the only I/O that both share beside the store.
+
+admin    /livez, /readyz, /metrics
+jwks     fetches the identity provider's keys
+logs     the log's two forms, and no secret in either
+loop     how late the event loop runs
+serving  sockets and uvicorn, as both processes use them
+"""

@@ -1,0 +1,74 @@
+"""Fetching the provider's key set: against a real server that misbehaves."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from jwt.algorithms import OKPAlgorithm
+
+from router.contract.errors import StartupError
+from router.contract.settings import Settings
+from router.contract.tokens import Verifier
+from router.process import jwks
+from router.process.jwks import fetcher
+
+
+@asynccontextmanager
+async def provider(answer: bytes, hold: asyncio.Event | None = None) -> AsyncIterator[str]:
+    """A server that gives these bytes to whoever connects, and keeps the connection open while it holds."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        if hold is not None:
+            await hold.wait()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/jwks"
+    finally:
+        if hold is not None:
+            hold.set()
+        server.close()
+        await server.wait_closed()
+
+
+def http(body: bytes, status: str = "200 OK") -> bytes:
+    return b"HTTP/1.1 %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (status.encode(), len(body), body)
+
+
+async def test_a_token_of_the_provider_is_accepted() -> None:
+    """From the URL alone to an identity."""
+    private = ed25519.Ed25519PrivateKey.generate()
+    document = f'{{"keys": [{OKPAlgorithm.to_jwk(private.public_key())}]}}'
+    async with provider(http(document.encode())) as url:
+        verifier = Verifier(Settings(jwks_url=url), fetcher(url))
+        token = jwt.encode({"sub": "ada", "exp": 2_000_000_000}, private, algorithm="EdDSA")
+        assert (await verifier.identity(token, 1_700_000_000_000)).user == "ada"
+
+
+@pytest.mark.parametrize("answer", [http(b"", "500 Oops"), http(b"x" * 300_000), b"nonsense\r\n\r\n", b""])
+async def test_a_bad_answer_is_an_oserror(answer: bytes) -> None:
+    """An error status, too much, no HTTP, or nothing: what the verifier knows how to live with."""
+    async with provider(answer) as url:
+        with pytest.raises(OSError):  # noqa: PT011  # whichever
+            await fetcher(url)()
+
+
+async def test_a_provider_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits longer than the limit."""
+    monkeypatch.setattr(jwks, "TIMEOUT_S", 0.05)
+    async with provider(b"HTTP/1.1 200 OK\r\n", asyncio.Event()) as url:
+        with pytest.raises(OSError):  # noqa: PT011  # TimeoutError is one
+            await fetcher(url)()
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://x/y", "jwks.json"])
+def test_only_http_urls_are_taken(url: str) -> None:
+    """A slip in the setting stops the process instead of reading some file."""
+    with pytest.raises(StartupError, match="LINNET_JWKS_URL"):
+        fetcher(url)
