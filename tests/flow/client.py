@@ -94,12 +94,18 @@ class ChatClient:
         if self._socket is not None:
             self._socket.transport.abort()
 
+    async def end(self) -> None:
+        """At the end of the test: no more of it."""
+        self.abort()
+        await self.gone()
+
     async def gone(self, deadline_s: float = 10.0) -> tuple[int, str]:
         """Until the connection has ended: close code and reason."""
         assert self._reader is not None
         self.read_on()
-        async with asyncio.timeout(deadline_s):
-            await self._reader
+        done, _ = await asyncio.wait([self._reader], timeout=deadline_s)
+        assert done, f"{self.user}/{self.device} is still connected after {deadline_s:g} s"
+        await self._reader
         OPEN.discard(self)
         assert self.closed is not None
         return self.closed

@@ -50,9 +50,7 @@ async def _and_close(test: Any) -> None:
     finally:
         clients = list(OPEN)
         OPEN.clear()
-        for client in clients:
-            client.abort()
-        await asyncio.gather(*(client.gone() for client in clients))
+        await asyncio.gather(*(client.end() for client in clients))
 
 
 class System:

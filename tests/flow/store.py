@@ -1,0 +1,67 @@
+"""The store, as a gateway calls it: for histories too long to be typed, and for gateways that die at a given line."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from router.answers import ask
+from router.contract import keys, stamp
+from router.contract.wire import pack
+from router.store.accounts import Accounts
+from router.store.client import Client
+from router.store.conversations import Append, Appended, Conversations
+from router.store.users import Users
+
+COST_US, BURST_US = 5_000, 5_000_000
+
+
+class Store:
+    """Writes what other devices would have written; `device` is never that of a client in the test."""
+
+    def __init__(self, client: Client) -> None:
+        self.conversations = Conversations(client)
+        self.users = Users(client)
+        self.accounts = Accounts(client)
+        self._n = itertools.count(1)
+
+    async def direct(self, user: str, other: str) -> str:
+        for name in (user, other):
+            await self.accounts.ensure(name)
+        await ask(self.conversations.create_direct, user, other, COST_US, BURST_US)
+        return keys.direct(user, other)
+
+    async def append(self, conversation: str, user: str, body: Any) -> tuple[Appended, bytes]:
+        """Only appended: a gateway that died before it delivered. What was appended, and the event's bytes."""
+        n = next(self._n)
+        fields = {"media": pack("text"), "body": pack(body)}
+        tail = stamp.tail("message", conversation, user, "elsewhere", n, fields)
+        append = Append(conversation, user, "elsewhere", n, 0, stamp.fingerprint(*fields.values()), tail, server=True)
+        done: Appended = await ask(self.conversations.append, append)
+        return done, stamp.fill(tail, stamp.Slots(done.seq, done.prev, done.count, done.at))
+
+    async def say(self, conversation: str, user: str, body: Any) -> int:
+        """A message as a gateway leaves it; its seq."""
+        done, event = await self.append(conversation, user, body)
+        if conversation[0] == keys.DIRECT:
+            other = keys.other_party(conversation, user)
+            for to, of, author in ((other, user, False), (user, other, True)):
+                deliver = self.users.deliver
+                await ask(deliver, to, conversation, of, done.seq, done.count, event, author)
+        return done.seq
+
+    async def say_all(self, conversation: str, user: str, bodies: Iterable[Any]) -> list[int]:
+        """Many at once, in order."""
+        return list(await asyncio.gather(*(self.say(conversation, user, body) for body in bodies)))
+
+
+@asynccontextmanager
+async def store(url: str) -> AsyncIterator[Store]:
+    client = await Client.connect(url)
+    try:
+        yield Store(client)
+    finally:
+        await client.close()
