@@ -93,7 +93,7 @@ async def serve(settings: Settings) -> None:
         await client.close()
 
 
-def main() -> int:
+def main() -> None:
     try:
         settings = load(os.environ)
         logs.set_up(settings)
@@ -102,10 +102,8 @@ def main() -> int:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
     except StartupError as error:
-        print(f"linnet gateway: {error}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"linnet gateway: {error}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -87,11 +87,13 @@ class Catchup:
         if session.behind is None:
             metrics.FELL_BEHIND.inc()
         self.start(session).paused = True
+        session.connection.pause_reading()  # else answers to what it goes on asking would pile up
 
     def resumed(self, session: Session) -> None:
-        assert session.behind is not None
-        session.behind.paused = False
-        self.pump(session)
+        if session.behind is not None:
+            session.behind.paused = False
+            session.connection.resume_reading()
+            self.pump(session)
 
     def hole(self, session: Session, conversation: str, upto: int, cause: str = "") -> None:
         """A direct conversation is to be read up to `upto`: events were lost (`cause`), or it moves here first."""

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 HELLO_S: Final = 10.0
 LOST_AFTER_HEARTBEATS: Final = 2.0
+# Nothing is read from a client that does not read, so its silence says less; it costs a bounded buffer, no more.
+STALLED_FOR_HEARTBEATS: Final = 10.0
 
 
 class Clock:
@@ -94,10 +96,11 @@ class Clock:
         heartbeat = self._node.settings.heartbeat_s
         for session in list(self._wheel[self._hand]):
             quiet = now - session.connection.last_received
-            if quiet > heartbeat * LOST_AFTER_HEARTBEATS:
+            stalled = session.behind is not None and session.behind.paused
+            if quiet > heartbeat * (STALLED_FOR_HEARTBEATS if stalled else LOST_AFTER_HEARTBEATS):
                 session.close(errors.CLOSE_HEARTBEAT_LOST, errors.retry_reason(0.1))
                 continue
-            if quiet > heartbeat / 2:
+            if quiet > heartbeat / 2 and not stalled:
                 session.connection.ping()
             if session.state is State.READY:
                 self._node.audits.sync(session, "audit")

@@ -219,8 +219,7 @@ class Connects:
 
     def _list(self, session: Session, rows: list[Row], starts: dict[str, int]) -> list[wire.ConversationState]:
         """Notes where the session stands in each and what it lacks; the states, newest first."""
-        behind, hubs = session.behind, self._node.subscriptions.hubs
-        assert behind is not None
+        hubs, behind = self._node.subscriptions.hubs, self._node.catchup.start(session)
         listed: list[tuple[int, wire.ConversationState]] = []
         for row in rows:
             conversation = row.conversation

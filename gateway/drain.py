@@ -4,7 +4,7 @@ On SIGTERM: not ready at once → go on accepting for `drain_accept_s`, because 
 stop accepting → every session is told `drain {retry_after}` and closed with 1012, spread evenly over
 `drain_window_s` in random order, so that the others never get a storm → commands under way are answered → exit 0. The
 lease stays until it runs out: users whose devices are between two gateways do not flicker offline.
-A connection that has reached its maximum age leaves the same way, one at a time: for a client a drain is normal rotation.
+A connection that has reached its maximum age leaves the same way, by itself: for a client a drain is normal rotation.
 """
 
 from __future__ import annotations
@@ -55,9 +55,10 @@ class Drain:
         await self._wait(node.settings.drain_accept_s)
         stop_accepting()
         await self._close_all(node.settings.drain_window_s)
-        until = node.loop.time() + FINISH_S
-        while (node.commands.in_flight or node.sessions or node.client.busy) and node.loop.time() < until:
-            await asyncio.sleep(STEP_S / 2)
+        for _ in range(round(FINISH_S / STEP_S)):
+            if not (node.commands.in_flight or node.client.busy):
+                break
+            await asyncio.sleep(STEP_S)
 
     async def _close_all(self, window: float) -> None:
         node = self._node

@@ -44,8 +44,24 @@ class Hub:
     """One group or channel: its position, its sessions by frame variant, and what this tick has for them."""
 
     __slots__ = (
-        "before", "count", "at", "channel", "confirmed", "conversation", "live", "members", "owner", "pending",
-        "repairing", "rest", "seen", "seq", "title", "version", "waiting", "written",
+        "at",
+        "before",
+        "channel",
+        "confirmed",
+        "conversation",
+        "count",
+        "live",
+        "members",
+        "owner",
+        "pending",
+        "repairing",
+        "rest",
+        "seen",
+        "seq",
+        "title",
+        "version",
+        "waiting",
+        "written",
     )  # fmt: skip
 
     def __init__(self, owner: Owner, conversation: str, channel: str) -> None:

@@ -1,25 +1,29 @@
 """Every Redis key and channel, spelled once.
 
 Conversations fall into `PARTITIONS` by crc32 of their id, users likewise; the partition is the cluster hash tag
-(`{c12}`, `{u200}`), and everything that one function touches bears one tag. No key has a TTL but those that say so.
-The kind of a conversation is the first letter of its id, so neither process asks Redis for it.
+(`{c12}`, `{u200}`), and everything that one function touches bears one tag. No key has a TTL but `idem`
+(IDEMPOTENCY_S). The kind of a conversation is the first letter of its id, so neither process asks Redis for it.
 
-key                            type    what                                                      written by / read by
-{c<p>}:conv:<conv>             hash    `m` packed meta, kind, title, ver, routed, floor, made,    functions / both
-                                       `u:<user>` role joined left, `d:<user>/<device>` dedup rows
-{c<p>}:log:<conv>              stream  ids <seq>-0; `e` the event's bytes, `f` author (messages)  append, done / range
-{c<p>}:dirty                   zset    conv -> due ms; sentinel `!` at +inf                       append / claim, done
-{u<q>}:user:<user>             hash    created, name, pw, deleted, rates                          accounts, sync / both
-{u<q>}:convs:<user>            hash    conv -> packed row (kind, mark, head, count, read …)       deliver, join, read / sync
-{u<q>}:recent:<user>           zset    conv -> raised at, µs                                      deliver, join, read / sync
-{u<q>}:groups:<user>           zset    group or channel -> joined seq                             join / sync
-{u<q>}:dev:<user>              hash    device -> session row; `*` the kick mark of all            sync, leave, kick / both
-{u<q>}:cursor:<user>:<device>  hash    conv -> acked seq                                          ack, sync / sync, pushes
-{u<q>}:push                    zset    user -> due ms; sentinel `!`                               arm / claim_push
-{u<q>}:pushes:<user>           hash    conv -> waiting seq and when; attempts                     arm / pushed
-{u<q>}:idem:<user>:<key>       string  what an Idempotency-Key stands for; TTL IDEMPOTENCY_S      router / router
-linnet:gateways                hash    node -> lease row                                          gateways / both
-linnet:deployment              hash    partitions and format of this deployment                   first start / every start
+key                            type    what                                                 written by / read by
+{c<p>}:conv:<conv>             hash    `m` packed meta, kind, title, ver, routed, floor,    functions / both
+                                       made, size, owners, gone; `u:<user>` role joined
+                                       left, `d:<user>/<device>` dedup rows, `w:<user>`
+                                       its devices with a row, `e:<seq>` edits of a message
+{c<p>}:log:<conv>              stream  ids <seq>-0; `e` the event's bytes, `f` author of a  append, done / range
+                                       message
+{c<p>}:dirty                   zset    conv -> due ms; `~conv` a quiet log that will age;   append / claim, done
+                                       sentinel `!` at +inf
+{u<q>}:user:<user>             hash    created, name, pw, deleted, rates                    accounts, sync / both
+{u<q>}:convs:<user>            hash    conv -> packed row (kind, mark, head, count, ...)    deliver, join, read / sync
+{u<q>}:recent:<user>           zset    conv -> raised at, in us                             deliver, join, read / sync
+{u<q>}:groups:<user>           zset    group or channel -> joined seq                       join / sync
+{u<q>}:dev:<user>              hash    device -> session row; `*` the kick mark of all      sync, leave, kick / both
+{u<q>}:cursor:<user>:<device>  hash    conv -> acked seq                                    ack, sync / sync, pushes
+{u<q>}:push                    zset    user -> due ms; sentinel `!`                         arm / claim_push
+{u<q>}:pushes:<user>           hash    conv -> waiting seq and when; attempts               arm / pushed
+{u<q>}:idem:<user>:<key>       string  what an Idempotency-Key stands for; expires          router / router
+linnet:gateways                hash    node -> lease row                                    gateways / both
+linnet:deployment              hash    partitions and format of this deployment             first start / every start
 
 channel                        who listens                    what
 {c<p>}:ch:<conv>               gateways with a member here    events; typing and receipts
