@@ -15,7 +15,7 @@ import itertools
 import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -196,6 +196,15 @@ class ChatClient:
     async def has(self, conversation: str, count: int, deadline_s: float = 10.0) -> list[Any]:
         """Until this many messages are here; their bodies."""
         return list(await self.until(lambda: len(b := self.bodies(conversation)) >= count and b, deadline_s))
+
+    async def reaches(self, ends: Mapping[str, int], deadline_s: float = 20.0) -> None:
+        """Until the event with this seq is here, of each of these conversations."""
+        await self.until(lambda: all(seq in self.received.get(name, {}) for name, seq in ends.items()), deadline_s)
+
+    async def more(self, count: int) -> None:
+        """Until so many events have come from now on."""
+        here = self.here
+        await self.until(lambda: self.here >= here + count)
 
     # -- what it knows
 

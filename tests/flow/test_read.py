@@ -1,0 +1,96 @@
+"""G9, read state converges, monotonically, on all of a user's devices, and the others of a conversation hear of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.flow.client import ChatClient
+from tests.flow.conftest import Names, System
+
+
+async def people(chat: System, names: Names, kind: str) -> tuple[ChatClient, ChatClient, ChatClient, str]:
+    """Ann's phone and tablet, Ben, and a conversation in which Ben has said five things."""
+    ann_, ben_ = names("ann", "ben")
+    phone, tablet, ben = ChatClient(ann_), ChatClient(ann_, "tablet", codec="msgpack"), ChatClient(ben_)
+    await phone.connect(chat.urls[0])
+    await tablet.connect(chat.urls[1])
+    await ben.connect(chat.urls[1])
+    to = f"@{ann_}" if kind == "direct" else await chat.group(ann_, ben_)
+    for i in range(5):
+        conversation = (await ben.sent(to, i))["conversation"]
+    for client in (phone, tablet):
+        await client.has(conversation, 5)
+    return phone, tablet, ben, conversation
+
+
+@pytest.mark.parametrize("kind", ["direct", "group"])
+async def test_read_on_one_device_reaches_the_other_and_the_others(chat: System, names: Names, kind: str) -> None:
+    """`read` is told to the user's other device and to the other user; the next welcome has it, with what is unread."""
+    phone, tablet, ben, talk = await people(chat, names, kind)
+    seqs = list(phone.received[talk])
+    await phone.say("read", conversation=talk, seq=seqs[2])
+    for client in (tablet, ben):
+        receipt = await client.event("receipt", conversation=talk, user=phone.user)
+        assert receipt["read"] == seqs[2]
+    laptop = ChatClient(phone.user, "laptop")
+    await laptop.connect(chat.urls[0])
+    state = laptop.conversation(talk)
+    assert (state["read"], state["unread"], state["head"]) == (seqs[2], 2, seqs[-1])
+
+
+@pytest.mark.parametrize("kind", ["direct", "group"])
+async def test_read_only_goes_up(chat: System, names: Names, kind: str) -> None:
+    """A lower mark, late or from another device, changes nothing and is told to nobody; one too high means all."""
+    phone, tablet, ben, talk = await people(chat, names, kind)
+    seqs = list(phone.received[talk])
+    await phone.say("read", conversation=talk, seq=seqs[3])
+    await ben.event("receipt", read=seqs[3])
+    await tablet.say("read", conversation=talk, seq=seqs[1])
+    await tablet.say("read", conversation=talk, seq=seqs[3])
+    await tablet.ask("history", conversation=talk)
+    await tablet.say("read", conversation=talk, seq=2**53 - 1)
+    await ben.event("receipt", read=seqs[4])
+    assert [event["read"] for event in ben.events if event["type"] == "receipt"] == [seqs[3], seqs[4]]
+    laptop = ChatClient(phone.user, "laptop")
+    await laptop.connect(chat.urls[0])
+    assert (laptop.conversation(talk)["read"], laptop.conversation(talk)["unread"]) == (seqs[4], 0)
+
+
+@pytest.mark.parametrize("kind", ["direct", "group"])
+async def test_sending_marks_as_read(chat: System, names: Names, kind: str) -> None:
+    """Who answers has read what came before; on coming back nothing is unread to her, and one message to him."""
+    phone, tablet, ben, talk = await people(chat, names, kind)
+    ack = await phone.sent(talk, "answer")
+    await tablet.has(talk, 6)
+    if kind == "group":  # written a moment later, together with what else is to be written
+        assert (await tablet.event("receipt", conversation=talk, user=phone.user))["read"] == ack["seq"]
+    for user, unread in ((phone.user, 0), (ben.user, 1)):
+        laptop = ChatClient(user, "laptop")
+        await laptop.connect(chat.urls[0])
+        assert laptop.conversation(talk)["unread"] == unread, user
+
+
+async def test_reads_of_a_large_group_stay_private(chat: System, names: Names) -> None:
+    """In a group of more than 32 nobody else is told, which would be a message to all for each who reads."""
+    ann_, ben_, *others = names("ann", "ben", *(f"user-{i}" for i in range(40)))
+    talk = await chat.group(ann_, ben_, *others)
+    phone, tablet, ben = ChatClient(ann_), ChatClient(ann_, "tablet"), ChatClient(ben_)
+    for client, url in ((phone, 0), (tablet, 1), (ben, 1)):
+        await client.connect(chat.urls[url])
+    ack = await ben.sent(talk, "hi")
+    await phone.say("read", conversation=talk, seq=ack["seq"])
+    await tablet.event("receipt", conversation=talk, user=ann_, read=ack["seq"])
+    await phone.sent(talk, "end")
+    await ben.has(talk, 2)
+    assert not [event for event in ben.events if event["type"] == "receipt" and event["user"] == ann_]
+
+
+async def test_read_while_the_other_device_is_away(chat: System, names: Names) -> None:
+    """The device that was away finds the mark in its welcome."""
+    phone, tablet, _, talk = await people(chat, names, "direct")
+    await tablet.disconnect()
+    seq = max(phone.received[talk])
+    await phone.say("read", conversation=talk, seq=seq)
+    await phone.event("receipt", conversation=talk, read=seq)
+    await tablet.connect(chat.urls[0])
+    assert (tablet.conversation(talk)["read"], tablet.conversation(talk)["unread"]) == (seq, 0)
