@@ -43,7 +43,6 @@ CHANNELS = Gauge("linnet_gateway_subscribed_channels", "Channels this gateway is
 FRAME_CACHE = Counter("linnet_gateway_frame_cache", "Look-ups of JSON frames of replayed events", ("result",))
 AUDITS = Counter("linnet_gateway_audits", "Session audits by what they found", ("result",))
 DRAINING = Gauge("linnet_gateway_draining", "1 while this gateway drains")
-SIGNALS = Counter("linnet_gateway_signals", "Signals received by kind", ("kind",))
 PRESENCE_CHANGES = Counter("linnet_gateway_presence_changes", "Presence changes told to watchers")
 PRESENCE_WATCHES = Gauge("linnet_gateway_presence_watches", "Users that local sessions watch")
 
