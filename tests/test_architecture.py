@@ -30,6 +30,17 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def loaded(path: Path) -> set[str]:
+    """Modules that a file imports when it is loaded: not what only its annotations name."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    named = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module)
+    return found | {f"{node.module}.{name.name}" for node in named for name in node.names}
+
+
 def of(found: set[str], package: str) -> set[str]:
     return {name for name in found if name == package or name.startswith(f"{package}.")}
 
@@ -75,6 +86,21 @@ def test_only_the_store_knows_redis() -> None:
         for path in modules(folder):
             if "store" not in path.parts:
                 assert not of(imports(path), "redis") | of(imports(path), "hiredis"), path
+
+
+def test_no_module_loads_itself() -> None:
+    """Imports form no circle. (A gateway's parts know each other through `Node`, by annotation alone.)"""
+    names = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+        for folder in ("gateway", "router", "deploy", "loadtest")
+        for path in modules(folder)
+        if path.name != "__init__.py"
+    }
+    arrows = {name: {other for other in loaded(path) if other in names} for name, path in names.items()}
+    while arrows:
+        ground = {name for name, others in arrows.items() if not others & arrows.keys()}
+        assert ground, f"a circle among {sorted(arrows)}"
+        arrows = {name: others for name, others in arrows.items() if name not in ground}
 
 
 def test_keys_are_spelled_in_one_file() -> None:
