@@ -99,10 +99,7 @@ class Catchup:
         """A direct conversation is to be read up to `upto`: events were lost (`cause`), or it moves here first."""
         if cause:
             metrics.REPAIRS.labels(cause).inc()
-        behind = self.start(session)
-        if conversation in session.direct:
-            behind.positions.setdefault(conversation, session.direct[conversation])
-        behind.moved(conversation, upto)
+        self.start(session).moved(conversation, upto)
         self.pump(session)
 
     # -- the way out
@@ -152,6 +149,8 @@ class Catchup:
         if upto is None:
             hub = self._node.subscriptions.hubs.get(conversation)
             upto = hub.written if hub is not None else 0
+        if conversation in session.direct:
+            behind.positions.setdefault(conversation, session.direct[conversation])
         position = behind.positions.get(conversation)
         if position is None:
             behind.reading = True
