@@ -146,8 +146,9 @@ def state(devices: list[Device], gateways: Mapping[str, Gateway], now: int) -> P
         gateway = gateways.get(device.gateway)
         last = max(last, device.started, device.seen)
         if gateway is None:
-            continue
-        if gateway.lease_until > now:
+            # One that has just begun, and whose lease is not read yet: its users must not flicker until it is.
+            online = online or (device.gateway != "" and now - device.started < LEASE_S * 1000)
+        elif gateway.lease_until > now:
             online = True
         else:
             last = max(last, gateway.lease_until)
