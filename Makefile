@@ -41,7 +41,7 @@ format: $(DEV)
 	$(PY) -m ruff format
 
 bench: $(DEV)
-	$(PY) -m loadtest
+	$(PY) -m loadtest bench
 
 conformance: $(DEV)
 	bash tests/gateway/conformance.sh

@@ -1,0 +1,19 @@
+"""A load test for a Linnet deployment, of one's own or one that is started for it; and the measurements of the project.
+
+`python -m loadtest SCENARIO --target ws://… --api http://… --metrics http://…` drives a running deployment, a scenario
+without a target drives one that is started here and stopped again, and `bench` is the short set behind `make bench`.
+
+client       one device of one user, cheap enough to be thousands in a process; checks what it is given
+worker       a load process: its clients, the pace, and the barriers at which all processes meet
+run          the process that conducts the workers and reads the meters
+meters       CPU and memory of every process involved, from wherever they can be had
+api          the HTTP API, as far as preparing needs it
+local        a deployment of its own for the time of a test
+floor        what no server can beat: a bare protocol that writes prebuilt frames
+results      what was measured, medians of it, and whether all is well
+report       results as a table, JSON and an HTML page with plots
+scenarios/   what users do, one file each
+bench        the short set, held against the figures that the project promises
+
+Nothing here is imported by the processes it measures.
+"""

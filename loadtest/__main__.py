@@ -1,0 +1,107 @@
+"""`python -m loadtest SCENARIO`: one scenario against a deployment; `bench`: the short set; `report`: JSON to a page.
+
+Without `--target` the deployment is started here. Exit code 1: something was lost, doubled, out of order or refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import msgspec
+
+from loadtest import bench, local, report
+from loadtest.results import Result
+from loadtest.run import LoadFailed, Target, run
+from loadtest.scenarios import SCENARIOS
+
+
+def parser() -> argparse.ArgumentParser:
+    """One subcommand per scenario; its options are the fields of its struct."""
+    root = argparse.ArgumentParser(prog="python -m loadtest", description="A load test for Linnet.")
+    commands = root.add_subparsers(dest="scenario", required=True, metavar="SCENARIO")
+    for name, scenario in SCENARIOS.items():
+        one = commands.add_parser(name, help=scenario.about, description=scenario.about)
+        for field in msgspec.structs.fields(scenario.Options):
+            _add_option(one, field)
+        _add_target(one)
+    short = commands.add_parser("bench", help="the short set, against the figures that are promised")
+    _add_outputs(short)
+    page = commands.add_parser("report", help="a JSON result as an HTML page")
+    page.add_argument("json", type=Path)
+    page.add_argument("--html", type=Path, required=True)
+    return root
+
+
+def _add_option(one: argparse.ArgumentParser, field: msgspec.structs.FieldInfo) -> None:
+    kind, *extra = get_args(field.type)
+    many = get_origin(kind) is tuple
+    one.add_argument(
+        f"--{field.name.replace('_', '-')}",
+        type=get_args(kind)[0] if many else kind,
+        nargs="+" if many else None,
+        default=field.default if field.default is not msgspec.NODEFAULT else field.default_factory(),
+        help=f"{extra[0].description} (%(default)s)",
+    )
+
+
+def _add_target(one: argparse.ArgumentParser) -> None:
+    target = one.add_argument_group("target", "without --target a deployment is started here and stopped again")
+    target.add_argument("--target", nargs="+", default=[], metavar="ws://…/ws", help="gateways")
+    target.add_argument("--api", default="", metavar="http://…", help="the router's HTTP API")
+    target.add_argument("--metrics", nargs="*", default=[], metavar="http://…", help="/metrics of every process")
+    target.add_argument("--redis", default="", metavar="redis://…", help="to read its CPU and memory from INFO")
+    target.add_argument("--jwt-secret", default=os.environ.get("LINNET_JWT_SECRET", ""), help="mints tokens here")
+    target.add_argument("--server-key", default=os.environ.get("LINNET_SERVER_KEY", ""), help="of the HTTP API")
+    target.add_argument("--durability", default="memory", choices=("memory", "fsync"), help="of what is started here")
+    one.add_argument("--workers", type=int, default=1, help="load processes (%(default)s)")
+    _add_outputs(one)
+
+
+def _add_outputs(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--json", type=Path, help="write the result there")
+    one.add_argument("--html", type=Path, help="write a page with plots there")
+
+
+def one_scenario(arguments: argparse.Namespace) -> Result:
+    struct = SCENARIOS[arguments.scenario].Options
+    given: dict[str, Any] = {name: getattr(arguments, name) for name in struct.__struct_fields__}
+    options = msgspec.convert(given, struct)
+    if not arguments.target:
+        with local.deployment(arguments.durability) as target:
+            return run(arguments.scenario, options, target, arguments.workers)
+    target = Target(
+        urls=arguments.target,
+        api=arguments.api,
+        metrics=arguments.metrics,
+        redis=arguments.redis,
+        jwt_secret=arguments.jwt_secret,
+        server_key=arguments.server_key,
+    )
+    return run(arguments.scenario, options, target, arguments.workers)
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    if arguments.scenario == "report":
+        report.write_html(report.read_json(arguments.json), arguments.html)
+        return 0
+    try:
+        results = bench.run_all() if arguments.scenario == "bench" else [one_scenario(arguments)]
+    except LoadFailed as error:
+        print(f"loadtest: {error}", file=sys.stderr)
+        return 1
+    if arguments.scenario != "bench":
+        print(report.table(results[0]))
+    if arguments.json:
+        report.write_json(results, arguments.json)
+    if arguments.html:
+        report.write_html(results, arguments.html)
+    return 0 if all(result.good for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,361 @@
+"""One device of one user, cheap enough that thousands of them in one process are not what limits a test.
+
+A bare protocol: commands are prebuilt masked frames into which only `n`, `done` and the stamp are put (the mask is
+zero, which is a mask as good as any to the server), and of an event only its slots, its conversation and its stamp are
+looked at, at their fixed places in the bytes. No task, queue or decoded map per message.
+
+What it checks, on every event of every conversation: `prev` is the seq it had last. So a lost event, one that comes
+twice and one out of order each show at once, and with the counts that scenarios compare nothing can be lost unseen.
+A message carries the time at which it was *meant* to leave, in its last 16 bytes; the age of that when it arrives is
+its latency, whatever held up its sender.
+
+Rejected: a WebSocket library (10-40 µs a frame would make the client the bottleneck); JSON (no fixed places).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from array import array
+from collections.abc import Callable
+from functools import lru_cache
+from struct import Struct as Packing
+from time import monotonic_ns
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+
+import msgspec
+
+SUBPROTOCOL: Final = "linnet.v1.msgpack"
+BINARY: Final = 0x82
+DEFLATED: Final = 0xC2
+CLOSE: Final = 0x88
+PING: Final = 0x89
+PONG: Final = 0x8A
+NO_MASK: Final = b"\0\0\0\0"
+
+# Where things stand in an event's bytes: four slots, then `type`, its value, `conversation`, its value.
+_SEQ_PREV: Final = Packing(">6xQ6xQ")
+_TYPE_AT: Final = 60
+_FIRST_SLOT: Final = 0xA3  # "seq", which nothing but an event of a log begins with
+_MESSAGE: Final = 0xA7
+STAMP_BYTES: Final = 16
+
+_number = Packing(">Q").pack
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+
+
+def now_us() -> int:
+    """One clock for all processes of a test on this machine."""
+    return monotonic_ns() // 1000
+
+
+def frame(payload: bytes, first: int = BINARY) -> bytes:
+    """A whole frame as a client sends it."""
+    length = len(payload)
+    if length < 126:
+        return bytes((first, 0x80 | length)) + NO_MASK + payload
+    if length < 65536:
+        return bytes((first, 0xFE)) + length.to_bytes(2, "big") + NO_MASK + payload
+    return bytes((first, 0xFF)) + length.to_bytes(8, "big") + NO_MASK + payload
+
+
+def command(kind: str, **fields: Any) -> bytes:
+    return frame(_encode({"type": kind, **fields}))
+
+
+class Route:
+    """Sends of one device into one conversation: the frame but for what changes."""
+
+    __slots__ = ("_head", "_middle", "_tail", "pending")
+
+    def __init__(self, to: str, body_bytes: int) -> None:
+        body = b"x" * max(0, body_bytes - STAMP_BYTES)
+        head = b"\x85" + _encode("type") + _encode("send") + _encode("to") + _encode(to) + _encode("n") + b"\xcf"
+        middle = _encode("done") + b"\xcf"
+        tail = _encode("body") + _encode("x" * max(STAMP_BYTES, body_bytes))[: -max(STAMP_BYTES, body_bytes)] + body
+        whole = frame(head + bytes(8) + middle + bytes(8) + tail + bytes(STAMP_BYTES))
+        self._head = whole[: -(len(tail) + STAMP_BYTES + 8 + len(middle) + 8)]
+        self._middle = middle
+        self._tail = tail
+        self.pending: dict[int, int] = {}  # n -> stamp of what is not answered, in the order of n
+
+    def message(self, n: int, stamp: int) -> bytes:
+        pending = self.pending
+        done = next(iter(pending), n) - 1
+        pending[n] = stamp
+        return b"".join((self._head, _number(n), self._middle, _number(done), self._tail, b"%016d" % stamp))
+
+
+class Faults(msgspec.Struct):
+    """What must not be; anything but zeros fails the run."""
+
+    holes: int = 0
+    again: int = 0
+    gaps: int = 0
+    errors: int = 0
+    closes: int = 0
+    lost: int = 0
+
+    def __bool__(self) -> bool:
+        return any(msgspec.structs.astuple(self))
+
+    def __add__(self, other: Faults) -> Faults:
+        pairs = zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)
+        return Faults(*(one + another for one, another in pairs))
+
+
+class Refused(Exception):
+    """The server did not take us; the text says what it answered."""
+
+
+OnRead = Callable[["Chat", int, int], None]
+OnAck = Callable[["Chat", int], None]
+
+
+class Chat(asyncio.Protocol):
+    """See above. `received` counts messages; scenarios may set it back to 0 while all is quiet."""
+
+    __slots__ = (
+        "_greeting", "_rest", "_unacked", "_upgraded", "acks", "closed", "closing", "error", "event_bytes", "faults",
+        "inflate", "last", "n", "on_ack", "on_other", "on_read", "received", "routes", "sink", "transport", "user",
+        "welcomed",
+    )  # fmt: skip
+
+    def __init__(self, user: str, faults: Faults, n: int, *, inflate: bool = False) -> None:
+        self.user = user
+        self.faults = faults
+        self.inflate = inflate
+        self.n = n
+        self.transport: asyncio.Transport
+        self.received = 0
+        self.event_bytes = 0
+        self.last: dict[bytes, int] = {}
+        self.routes: dict[int, Route] = {}  # by n, of what is not answered
+        self.sink: array[int] | None = None  # where latencies go while they are measured
+        self.acks: array[int] | None = None
+        self.on_read: OnRead | None = None
+        self.on_ack: OnAck | None = None
+        self.on_other: Callable[[dict[str, Any]], None] | None = None
+        self.welcomed: asyncio.Future[dict[str, Any]] | None = None
+        self.closed: asyncio.Future[None] | None = None
+        self.closing = False
+        self.error = ""
+        self._greeting = b""
+        self._rest = b""
+        self._upgraded = False
+        self._unacked: set[bytes] = set()
+
+    # -- connecting
+
+    async def connect(self, url: str, token: str) -> dict[str, Any]:
+        """Upgrade and hello; the welcome. What the device has already is told, so that nothing comes twice."""
+        loop = asyncio.get_running_loop()
+        where = urlsplit(url)
+        extensions = "Sec-WebSocket-Extensions: permessage-deflate\r\n" if self.inflate else ""
+        self.closing = self._upgraded = False
+        self._rest = b""
+        self.welcomed, self.closed = loop.create_future(), loop.create_future()
+        cursors = {key.decode(): seq for key, seq in self.last.items()}
+        self._greeting = command("hello", token=token, device="load", cursors=cursors)
+        await loop.create_connection(
+            lambda: self, where.hostname or "", where.port or 80, ssl=True if where.scheme == "wss" else None
+        )
+        self.transport.write(
+            f"GET {where.path or '/'} HTTP/1.1\r\nHost: {where.netloc}\r\nUpgrade: websocket\r\n"
+            "Connection: Upgrade\r\nSec-WebSocket-Key: bGlubmV0LWxvYWQtdGVzdA==\r\nSec-WebSocket-Version: 13\r\n"
+            f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n{extensions}\r\n".encode()
+        )
+        try:
+            return await self.welcomed
+        except Refused:
+            self.transport.abort()
+            raise
+
+    async def disconnect(self) -> None:
+        """Goodbye, and wait for the end."""
+        self.closing = True
+        if self.closed is not None and not self.closed.done():
+            self.transport.write(frame((1000).to_bytes(2, "big"), CLOSE))
+            await self.closed
+
+    def abort(self) -> None:
+        """Gone without a word, as when a network is."""
+        self.closing = True
+        self.transport.abort()
+
+    # -- saying
+
+    def message(self, route: Route, stamp: int) -> bytes:
+        """The next message's frame; whoever asked for it writes it."""
+        self.n += 1
+        self.routes[self.n] = route
+        return route.message(self.n, stamp)
+
+    def send(self, route: Route, stamp: int) -> None:
+        self.transport.write(self.message(route, stamp))
+
+    def say(self, kind: str, **fields: Any) -> None:
+        self.transport.write(command(kind, **fields))
+
+    def ack_all(self) -> None:
+        """Tell what this device has, as any client does now and then."""
+        if self._unacked and not self.closing:
+            cursors = {key.decode(): self.last[key] for key in self._unacked}
+            self._unacked.clear()
+            self.say("ack", cursors=cursors)
+
+    # -- what the transport says
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.closing:
+            self.faults.closes += 1
+            self.error = self.error or f"connection lost: {exc}"
+        if self.welcomed is not None and not self.welcomed.done():
+            self.welcomed.set_exception(Refused(self.error or "closed before welcome"))
+        if self.closed is not None and not self.closed.done():
+            self.closed.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        if self._rest:
+            data, self._rest = self._rest + data, b""
+        if not self._upgraded:
+            data = self._upgrade(data)
+        at, size, before = 0, len(data), self.received
+        now = now_us() if self.sink is not None else 0
+        while size - at >= 2:
+            length, start = data[at + 1], at + 2
+            if length > 125:
+                start = at + (4 if length == 126 else 10)
+                if start > size:
+                    break
+                length = int.from_bytes(data[at + 2 : start], "big")
+            end = start + length
+            if end > size:
+                break
+            if data[at] == BINARY and length > _TYPE_AT and data[start + 1] == _FIRST_SLOT:
+                self._event(data, start, end, now)
+            else:
+                self._other(data[at], data[start:end], now)
+            at = end
+        if at < size:
+            self._rest = data[at:]
+        if self.received != before and self.on_read is not None:
+            self.on_read(self, before, self.received)
+
+    def _event(self, data: bytes, start: int, end: int, now: int) -> None:
+        """An event of a log: does it follow, and how old is it?"""
+        seq, prev = _SEQ_PREV.unpack_from(data, start)
+        kind = data[start + _TYPE_AT]
+        at = start + _TYPE_AT + 14 + (kind & 0x1F)
+        first = data[at]
+        key = data[at + 2 : at + 2 + data[at + 1]] if first == 0xD9 else data[at + 1 : at + 1 + (first & 0x1F)]
+        last = self.last.get(key)
+        if prev != last and last is not None:
+            if seq <= last:
+                self.faults.again += 1
+                return
+            self.faults.holes += 1
+        self.last[key] = seq
+        self._unacked.add(key)
+        if kind == _MESSAGE:
+            self.received += 1
+            self.event_bytes = end - start
+            if now and self.sink is not None:
+                self.sink.append(now - int(data[end - STAMP_BYTES : end]))
+
+    def _other(self, first: int, payload: bytes, now: int) -> None:
+        if first == PING:
+            self.transport.write(frame(payload, PONG))
+        elif first == DEFLATED:
+            inflated = _inflated(payload)
+            if inflated[1] == _FIRST_SLOT:
+                self._event(inflated, 0, len(inflated), now)
+            else:
+                self._answer(_decode(inflated))
+        elif first == BINARY:
+            self._answer(_decode(payload))
+        elif first == CLOSE:
+            self.error = f"{int.from_bytes(payload[:2], 'big')} {payload[2:].decode(errors='replace')}"
+            self.transport.write(frame(payload[:2], CLOSE))
+
+    def _answer(self, event: dict[str, Any]) -> None:
+        match event["type"]:
+            case "ack":
+                self._acked(event["n"])
+            case "welcome":
+                if self.welcomed is not None and not self.welcomed.done():
+                    self.welcomed.set_result(event)
+            case "gap":
+                self.faults.gaps += 1
+            case "error":
+                self.faults.errors += 1
+                self.error = f"{event['code']}: {event['message']}"
+            case _:
+                pass
+        if self.on_other is not None:
+            self.on_other(event)
+
+    def _acked(self, n: int) -> None:
+        route = self.routes.pop(n, None)
+        if route is None:
+            return
+        stamp = route.pending.pop(n)
+        if self.acks is not None:
+            self.acks.append(now_us() - stamp)
+        if self.on_ack is not None:
+            self.on_ack(self, n)
+
+    def _upgrade(self, data: bytes) -> bytes:
+        """The answer to the upgrade request, and then hello."""
+        head, found, rest = data.partition(b"\r\n\r\n")
+        if not found:
+            self._rest = data
+            return b""
+        if not head.startswith(b"HTTP/1.1 101"):
+            self.error = head.partition(b"\r\n")[0].decode(errors="replace")
+            if self.welcomed is not None and not self.welcomed.done():
+                self.welcomed.set_exception(Refused(self.error))
+            return b""
+        self._upgraded = True
+        if self._greeting:
+            self.transport.write(self._greeting)
+            self._greeting = b""
+        return rest
+
+
+@lru_cache(64)
+def _inflated(payload: bytes) -> bytes:
+    """All are sent the same bytes, so one inflate serves all of a process's clients."""
+    return zlib.decompressobj(-zlib.MAX_WBITS).decompress(payload + b"\x00\x00\xff\xff")
+
+
+class FloorReader(Chat):
+    """Reads from a floor: no hello, no seqs, frames of one length that are counted."""
+
+    __slots__ = ("frame_bytes",)
+
+    def __init__(self, user: str, faults: Faults) -> None:
+        super().__init__(user, faults, n=0)
+        self.frame_bytes = 0
+
+    def ask(self, count: int) -> None:
+        """`count` frames to everybody."""
+        self.transport.write(frame(b"%06d" % self.frame_bytes) * count)
+
+    def data_received(self, data: bytes) -> None:
+        if self.welcomed is not None and not self.welcomed.done():
+            self._greeting = b""  # no hello; a floor says nothing of its own accord
+            self._upgrade(data)
+            self.welcomed.set_result({})
+            return
+        held = len(self._rest) + len(data)
+        before = self.received
+        self.received += held // self.frame_bytes
+        self._rest = bytes(held % self.frame_bytes)
+        if self.received != before and self.on_read is not None:
+            self.on_read(self, before, self.received)

@@ -1,0 +1,254 @@
+"""A TCP proxy between two parts of a deployment, whose links can be cut, held up or forgotten. No privileges needed.
+
+One `Proxy` stands before one address. What it can do to its connections, now and for those to come:
+`cut`      they are reset, new ones are refused (reset at once)
+`hold`     nothing passes either way and nobody is told, as when a cable is pulled; bytes wait in socket buffers
+`delay`    every chunk passes so much later, in order
+`stutter`  now and then everything waits for a while, as a lossy line does to TCP
+`vanish`   clients' ends are dropped, the server's stay open and silent, as when phones leave the network
+`heal` ends all of it; what was held passes on.
+
+Bound: a direction whose other end does not take more is not read from (flow control passes through), and one that is
+held or delayed holds at most one read's bytes per `delay`.
+
+Rejected: network namespaces with tc netem (root and kernel modules, which continuous integration seldom has); packet
+loss proper (a stream has none: TCP turns it into the waits that `stutter` makes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any, Final
+
+HIGH_WATER: Final = 65_536
+STUTTER_S: Final = (0.2, 1.0)
+STUTTER_EVERY_S: Final = 0.5
+
+
+class _End(asyncio.Protocol):
+    """One end of a link; what it reads goes to `other`, when it may."""
+
+    def __init__(self, link: _Link) -> None:
+        self.link = link
+        self.other: _End
+        self.transport: asyncio.Transport | None = None
+        self.waiting: deque[tuple[float, bytes]] = deque()
+        self.ended = False
+        self.full = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.set_write_buffer_limits(HIGH_WATER)
+        self.link.made(self)
+
+    def data_received(self, data: bytes) -> None:
+        proxy = self.link.proxy
+        if proxy.held or proxy.delay_s or self.waiting:
+            self.waiting.append((proxy.loop.time() + proxy.delay_s, data))
+            self.link.wake()
+            if proxy.held or len(self.waiting) > 64:
+                self.pause()
+        else:
+            self.other.write(data)
+
+    def pass_on(self, now: float) -> float | None:
+        """Passes what is due; when the next is."""
+        while self.waiting and self.waiting[0][0] <= now:
+            self.other.write(self.waiting.popleft()[1])
+        if self.waiting:
+            return self.waiting[0][0]
+        if self.ended:
+            self.other.end()
+        elif not self.other.full:
+            self.resume()
+        return None
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def pause(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        self.full = True
+        self.other.pause()
+
+    def resume_writing(self) -> None:
+        self.full = False
+        if not self.link.proxy.held:
+            self.other.resume()
+
+    def end(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.close()
+
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended = True
+        self.link.lost(self)
+
+
+class _Link:
+    """A connection through the proxy."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.proxy = proxy
+        self.client, self.server = _End(self), _End(self)
+        self.client.other, self.server.other = self.server, self.client
+        self.forgotten = False
+        self._timer: asyncio.Handle | None = None
+
+    def made(self, end: _End) -> None:
+        if end is self.client:
+            if self.proxy.cutting:
+                end.abort()
+                return
+            end.pause()
+            self.proxy.links[self] = None
+            self.proxy.spawn(self._dial())
+        elif self.client.ended:
+            end.abort()
+        elif not self.proxy.held:
+            self.client.resume()
+        else:
+            self.server.pause()
+
+    async def _dial(self) -> None:
+        try:
+            async with asyncio.timeout(5):
+                await self.proxy.loop.create_connection(lambda: self.server, "127.0.0.1", self.proxy.to_port)
+        except (OSError, TimeoutError):
+            self.client.abort()
+
+    def lost(self, end: _End) -> None:
+        if self.client.ended and (self.server.ended or self.server.transport is None):
+            self.proxy.links.pop(self, None)
+        if self.forgotten or self.proxy.held:
+            return  # the other end hears nothing of it
+        if end.waiting:
+            self.wake()
+        else:
+            end.other.end()
+
+    def wake(self) -> None:
+        if self._timer is None and not self.proxy.held:
+            self._timer = self.proxy.loop.call_soon(self._pass_on)
+
+    def _pass_on(self) -> None:
+        self._timer = None
+        if self.proxy.held:
+            return
+        now = self.proxy.loop.time()
+        due = [when for end in (self.client, self.server) if (when := end.pass_on(now)) is not None]
+        if due:
+            self._timer = self.proxy.loop.call_at(max(min(due), now + 0.001), self._pass_on)
+
+    def thaw(self) -> None:
+        """Nothing is held any more: what waited passes, and an end that went meanwhile is told to the other."""
+        for end in (self.client, self.server):
+            if end.ended and not end.waiting and not self.forgotten:
+                end.other.end()
+            elif not end.waiting and not end.other.full:
+                end.resume()
+        self.wake()
+
+    def forget(self) -> None:
+        """The client is gone without the server being told."""
+        self.forgotten = True
+        self.client.abort()
+
+    def abort(self) -> None:
+        self.client.abort()
+        self.server.abort()
+
+
+class Proxy:
+    """Listens on `port`, passes on to `to_port`, both on loopback."""
+
+    def __init__(self, port: int, to_port: int) -> None:
+        self.port = port
+        self.to_port = to_port
+        self.loop = asyncio.get_running_loop()
+        self.links: dict[_Link, None] = {}
+        self.cutting = self.held = False
+        self.delay_s = 0.0
+        self._stuttering: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        self._server = await self.loop.create_server(lambda: _Link(self).client, "127.0.0.1", self.port, backlog=1024)
+
+    async def close(self) -> None:
+        self.heal()
+        if self._server is not None:
+            self._server.close()
+        for link in list(self.links):
+            link.abort()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- faults
+
+    def cut(self) -> None:
+        self.cutting = True
+        for link in list(self.links):
+            link.abort()
+
+    def hold(self) -> None:
+        self.held = True
+        for link in self.links:
+            link.client.pause()
+            link.server.pause()
+
+    def release(self) -> None:
+        self.held = False
+        for link in list(self.links):
+            link.thaw()
+
+    def delay(self, seconds: float) -> None:
+        self.delay_s = seconds
+
+    def stutter(self, rng: random.Random) -> None:
+        self._stuttering = self.loop.create_task(self._stutter(rng))
+
+    async def _stutter(self, rng: random.Random) -> None:
+        while True:
+            await asyncio.sleep(rng.expovariate(1 / STUTTER_EVERY_S))
+            self.hold()
+            await asyncio.sleep(rng.uniform(*STUTTER_S))
+            self.release()
+
+    def vanish(self) -> int:
+        """How many clients left without a word."""
+        links = list(self.links)
+        for link in links:
+            link.forget()
+        return len(links)
+
+    def heal(self) -> None:
+        if self._stuttering is not None:
+            self._stuttering.cancel()
+            self._stuttering = None
+        self.cutting = False
+        self.delay_s = 0.0
+        self.release()

@@ -1,0 +1,142 @@
+"""Results for people and programs: a table, JSON, and one HTML page that needs nothing from anywhere.
+
+The JSON is the whole truth and can be made into the page later and elsewhere (`python -m loadtest report FILE`), so
+that where the test runs needs no plotter.
+"""
+
+from __future__ import annotations
+
+import html
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from loadtest.results import Measurement, Result, medians
+
+PARTS = ("gateway", "router", "redis", "floor")
+WARM_UP = "warm-up"
+
+
+def shown(result: Result) -> list[Measurement]:
+    return [one for one in medians(result.measurements) if one.name != WARM_UP]
+
+
+def table(result: Result) -> str:
+    """One line per phase; costs are CPU µs per unit."""
+    header = ["phase", "per", "units/s", *(f"{part} µs" for part in PARTS[:3]), "all µs", "p50 ms", "p99 ms", "max ms"]
+    header += ["gateway MB", "client"]
+    rows = [_row(one) for one in shown(result)]
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in [header, *rows]
+    ]
+    lines += [f"{name}: {value:.1f}" for name, value in result.notes.items()]
+    if any(one.saturated for one in shown(result)):
+        lines.append("a load process was busy all the time: costs hold, rates and latencies are its own; add --workers")
+    faults = ", ".join(f"{name} {count}" for name, count in msgspec.structs.asdict(result.faults).items() if count)
+    lines.append("nothing lost, doubled or out of order" if result.good else f"WRONG: {faults}. {result.complaint}")
+    return "\n".join(lines)
+
+
+def _row(one: Measurement) -> list[str]:
+    ms = [one.delivery_us.get(percentile) for percentile in ("50", "99", "100")]
+    return [
+        one.name,
+        one.unit,
+        f"{one.rate:,.0f}",
+        *(f"{one.cost_us(part):.2f}" if part in one.cpu_s else "-" for part in PARTS[:3]),
+        f"{sum(one.cost_us(part) for part in _parts(one)):.2f}",
+        *("-" if value is None else f"{value / 1000:.1f}" for value in ms),
+        f"{one.rss_bytes.get('gateway', 0) / 1e6:.1f}",
+        f"{one.client_load:.0%}",
+    ]
+
+
+def _parts(one: Measurement) -> Iterable[str]:
+    """The floor's phases cost the floor, the others everybody else."""
+    return ["floor"] if one.name.startswith("floor") else [part for part in one.cpu_s if part != "floor"]
+
+
+def write_json(results: Sequence[Result], path: Path) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1))
+
+
+def read_json(path: Path) -> list[Result]:
+    return msgspec.json.decode(path.read_bytes(), type=list[Result])
+
+
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Linnet load test</title>
+<style>body{{font:15px system-ui;margin:2em auto;max-width:1000px}}pre{{overflow:auto;background:#f4f4f4;padding:1em}}
+figure{{margin:1em 0}}</style><h1>Linnet load test</h1>{body}</html>
+"""
+
+
+def write_html(results: Sequence[Result], path: Path) -> None:
+    """Tables and plots; the plots are SVG in the page."""
+    parts = []
+    for result in results:
+        options = ", ".join(f"{name} {value}" for name, value in result.options.items())
+        parts.append(f"<h2>{html.escape(result.scenario)}</h2><p>{html.escape(result.at)}, {html.escape(options)}<br>")
+        parts.append(f"{html.escape(result.machine)}</p><pre>{html.escape(table(result))}</pre>")
+        parts += [f"<figure>{plot}</figure>" for plot in _plots(result)]
+    path.write_text(_PAGE.format(body="".join(parts)), encoding="utf-8")
+
+
+def _plots(result: Result) -> list[str]:
+    measurements = shown(result)
+    found = [_costs(measurements)] if measurements else []
+    if any(one.delivery_us for one in measurements):
+        found.append(_latencies(measurements))
+    connects = [one for one in measurements if one.unit == "connect"]
+    if len(connects) > 1:
+        found.append(_memory(connects))
+    return found
+
+
+def _pygal() -> Any:
+    """The plotter, imported here because only the page needs it, and rid of its import hook, which is of a kind that
+    Python warns of at every later import."""
+    import pygal
+
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
+    return pygal
+
+
+def _config() -> Any:
+    return _pygal().Config(js=[], disable_xml_declaration=True, width=900, height=360, legend_at_bottom=True)
+
+
+def _costs(measurements: list[Measurement]) -> str:
+    chart = _pygal().StackedBar(_config(), title="CPU µs per unit, by part", x_label_rotation=20)
+    chart.x_labels = [f"{one.name} ({one.unit})" for one in measurements]
+    for part in PARTS:
+        values = [one.cost_us(part) if part in _parts(one) else 0 for one in measurements]
+        if any(values):
+            chart.add(part, values)
+    return str(chart.render(is_unicode=True))
+
+
+def _latencies(measurements: list[Measurement]) -> str:
+    chart = _pygal().Line(_config(), title="latency from the time a send was due, ms", logarithmic=True)
+    chart.x_labels = ["p50", "p90", "p99", "p99.9", "max"]
+    for one in measurements:
+        if one.delivery_us:
+            chart.add(one.name, [max(0.01, value / 1000) for value in one.delivery_us.values()])
+    return str(chart.render(is_unicode=True))
+
+
+def _memory(connects: list[Measurement]) -> str:
+    chart = _pygal().XY(_config(), title="gateway memory (MB) against connections")
+    points, total = [(0, connects[0].rss_before["gateway"] / 1e6)], 0
+    for one in connects:
+        total += one.units
+        points.append((total, one.rss_bytes["gateway"] / 1e6))
+    chart.add("gateway", points)
+    return str(chart.render(is_unicode=True))

@@ -1,0 +1,39 @@
+"""Everybody loses the connection at once and comes back as fast as they are let in, each with several groups."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from loadtest.api import Api
+from loadtest.worker import Worker
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    clients: Annotated[int, Meta(description="who come back")] = 1000
+    groups: Annotated[int, Meta(description="groups that each is in")] = 10
+    members: Annotated[int, Meta(description="members of a group")] = 100
+    at_once: Annotated[int, Meta(description="connects under way at a time")] = 200
+    rounds: Annotated[int, Meta(description="how often they are thrown out")] = 5
+
+
+def prepare(options: Options, api: Api) -> tuple[list[str], dict[str, Any]]:
+    users = [f"storm-{number}" for number in range(options.clients)]
+    for first in range(0, options.clients, options.members):
+        for _ in range(options.groups):
+            api.group(users[first : first + options.members])
+    return users, {"users": users, "groups": options.groups}
+
+
+async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> None:
+    clients = [worker.client(user) for user in worker.mine(prepared["users"])]
+    for number in range(options.rounds + 1):
+        async with worker.measured("reconnect" if number else "first connect", "connect") as counting:
+            await worker.connect(clients, lambda _: worker.urls[0], options.at_once)
+            counting.units = len(clients)
+        for chat in clients:
+            chat.abort()
+        await asyncio.sleep(1.0)
