@@ -20,11 +20,14 @@ $(shell rm -rf .venv)
 endif
 endif
 
-.PHONY: up test lint format types bench conformance lock clean
+.PHONY: up stack test lint format types bench conformance lock clean
 .DEFAULT_GOAL := up
 
 up: $(RUNTIME)
 	@exec $(PY) -m deploy.local
+
+stack: $(DEV)
+	@exec $(PY) -m deploy.stack
 
 test: lint types
 	$(PY) -m pytest

@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from typing import Any
 from deploy.embedded import EmbeddedValkey, ValkeyError, tied
 from deploy.plan import LocalError, Service, address, check_port, claim_folder, given, services, shared_environ, welcome
 from router.contract.errors import StartupError
-from router.contract.settings import load
+from router.contract.settings import Settings, load
 
 FOLDER = Path(".linnet")
 READY_DEADLINE_S = 60.0
@@ -82,7 +82,7 @@ class Child:
 
     async def _once(self) -> int:
         self._process = await asyncio.create_subprocess_exec(
-            *tied(sys.executable, "-m", self.service.module),
+            *tied(*self.service.command),
             env=self.service.environ,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -124,12 +124,12 @@ class Child:
             self._process.send_signal(signum)
 
 
-async def answers_ready(where: tuple[str, int]) -> bool:
+async def answers_ready(where: tuple[str, int], path: str = "/readyz") -> bool:
     try:
         async with asyncio.timeout(5.0):
             reader, writer = await asyncio.open_connection(*where)
             try:
-                writer.write(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
                 return (await reader.readline()).split()[1:2] == [b"200"]
             finally:
                 writer.close()
@@ -140,10 +140,11 @@ async def answers_ready(where: tuple[str, int]) -> bool:
 async def until_ready(children: list[Child]) -> None:
     until = time.monotonic() + READY_DEADLINE_S
     for child in children:
-        while not await answers_ready(child.service.admin):
+        service = child.service
+        while not await answers_ready(service.admin, service.ready_path):
             if time.monotonic() > until:
-                where = address(*child.service.admin)
-                raise LocalError(f"{child.service.name} is not ready after {READY_DEADLINE_S:g} s, see {where}/readyz")
+                where = address(*service.admin) + service.ready_path
+                raise LocalError(f"{service.name} is not ready after {READY_DEADLINE_S:g} s, see {where}")
             await asyncio.sleep(0.05)
         child.ready = True
 
@@ -196,26 +197,18 @@ async def drain(running: Mapping[Child, Task], hurry: asyncio.Event, deadline_s:
     return in_time
 
 
-class Local:
-    """The whole of it: decided at construction, run once."""
+class Runner:
+    """What was planned, run once: Valkey if it is ours, then all services; stopped in the opposite order."""
 
-    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
-        self.folder = folder
-        shared = shared_environ(environ, folder)
-        self.settings = load(shared)
-        self.valkey: EmbeddedValkey | None = None
-        if not given(environ, "REDIS_URL"):
-            in_memory = self.settings.durability == "memory"
-            self.valkey = EmbeddedValkey(folder / "valkey", appendfsync="everysec" if in_memory else "always")
-            shared["LINNET_REDIS_URL"] = self.valkey.url
-        self.children = [Child(service) for service in services(shared, self.settings)]
-        for child in self.children:
-            check_port(child.service, "listen", "LINNET_LISTEN")
-            check_port(child.service, "admin", "LINNET_ADMIN_LISTEN")
+    def __init__(self, valkey: EmbeddedValkey | None, plan: list[Service], greeting: str, window_s: float) -> None:
+        self.valkey = valkey
+        self.children = [Child(service) for service in plan]
         self.stopping, self.hurry = asyncio.Event(), asyncio.Event()
+        self._greeting = greeting
+        self._deadline_s = window_s + DRAIN_MARGIN_S
 
-    async def run(self) -> bool:
-        """Until it is asked to stop; True if everything then ended by itself."""
+    async def run(self, *beside: Work) -> bool:
+        """Until it is asked to stop; True if everything then ended by itself. `beside` is work of the caller's."""
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(signum, self._ask_to_stop)
         running: dict[Child, Task] = {}
@@ -226,7 +219,7 @@ class Local:
             if not self.stopping.is_set():
                 running = {child: asyncio.create_task(child.run()) for child in self.children}
                 keeping = [keep_valkey(self.valkey)] if self.valkey else []
-                await watch([self._announce(), *keeping], running.values(), self.stopping)
+                await watch([self._announce(), *keeping, *beside], running.values(), self.stopping)
         finally:
             in_time = await self._stop(running)
         return in_time
@@ -240,14 +233,13 @@ class Local:
 
     async def _announce(self) -> None:
         await until_ready(self.children)
-        say(welcome([child.service for child in self.children], self.settings, self.folder))
+        say(self._greeting)
 
     async def _stop(self, running: Mapping[Child, Task]) -> bool:
-        window_s = self.settings.drain_accept_s + self.settings.drain_window_s
         in_time = True
-        for module in ("gateway", "router"):
+        for module in reversed(dict.fromkeys(child.service.module for child in self.children)):
             these = {child: task for child, task in running.items() if child.service.module == module}
-            in_time &= await drain(these, self.hurry, window_s + DRAIN_MARGIN_S)
+            in_time &= await drain(these, self.hurry, self._deadline_s)
         if self.valkey is not None:
             await asyncio.to_thread(self.valkey.stop)
         if running:
@@ -255,11 +247,44 @@ class Local:
         return in_time
 
 
-def main() -> int:
+MOVES = "LINNET_{}=host:port moves the router, and the gateways with it"
+
+
+def own_valkey(
+    folder: Path, environ: Mapping[str, str], shared: dict[str, str], settings: Settings
+) -> EmbeddedValkey | None:
+    """The server everybody is sent to, unless another one was given."""
+    if given(environ, "REDIS_URL"):
+        return None
+    in_memory = settings.durability == "memory"
+    valkey = EmbeddedValkey(folder / "valkey", appendfsync="everysec" if in_memory else "always")
+    shared["LINNET_REDIS_URL"] = valkey.url
+    return valkey
+
+
+def local(folder: Path, environ: Mapping[str, str]) -> Runner:
+    """The whole of `make up`, decided."""
+    shared = shared_environ(environ, folder)
+    settings = load(shared)
+    valkey = None
+    if not given(environ, "REDIS_URL"):
+        valkey = EmbeddedValkey(
+            folder / "valkey", appendfsync="everysec" if settings.durability == "memory" else "always"
+        )
+        shared["LINNET_REDIS_URL"] = valkey.url
+    plan = services(shared, settings)
+    for service in plan:
+        check_port(service.name, service.listen, MOVES.format("LISTEN"))
+        check_port(service.name, service.admin, MOVES.format("ADMIN_LISTEN"))
+    return Runner(valkey, plan, welcome(plan, settings, folder), settings.drain_accept_s + settings.drain_window_s)
+
+
+def run(folder: Path, make: Callable[[Path, Mapping[str, str]], Coroutine[Any, Any, bool]]) -> int:
+    """Claim the folder and run in it what `make` makes; the exit code, with one line for what a person can mend."""
     try:
-        lock = claim_folder(FOLDER)
+        lock = claim_folder(folder)
         try:
-            return 0 if asyncio.run(Local(FOLDER, os.environ).run()) else 1
+            return 0 if asyncio.run(make(folder, os.environ)) else 1
         finally:
             os.close(lock)
     except (LocalError, ValkeyError, StartupError) as error:
@@ -270,5 +295,9 @@ def main() -> int:
     return 1
 
 
+async def main(folder: Path, environ: Mapping[str, str]) -> bool:
+    return await local(folder, environ).run()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run(FOLDER, main))

@@ -41,10 +41,16 @@ class Service:
     """One child: what it is called, what it runs and with which environment."""
 
     name: str
-    module: str
+    module: str  # a Python module of ours; services of one module start and stop together
     listen: tuple[str, int]
     admin: tuple[str, int]
     environ: Mapping[str, str]
+    program: tuple[str, ...] = ()  # what runs instead of the module, where somebody else wrote it
+    ready_path: str = "/readyz"
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        return self.program or (sys.executable, "-m", self.module)
 
 
 def given(environ: Mapping[str, str], name: str) -> bool:
@@ -108,7 +114,7 @@ def own_secret(path: Path) -> Path:
 
 def claim_folder(folder: Path) -> int:
     """The folder is ours until the returned descriptor is closed; a second runner in it would share its data."""
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -122,20 +128,17 @@ def claim_folder(folder: Path) -> int:
     return lock
 
 
-def check_port(service: Service, which: str, variable: str) -> None:
+def check_port(name: str, where: tuple[str, int], remedy: str) -> None:
     """A taken port is found before anything is started."""
-    host, port = getattr(service, which)
+    host, port = where
     try:
-        (family, kind, _, _, where), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        (family, kind, _, _, found), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         with socket.socket(family, kind) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(where)
+            probe.bind(found)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise LocalError(
-            f"{service.name} cannot listen on {address(host, port)}: {reason}"
-            f" ({variable}=host:port moves the router, and the gateways with it)"
-        ) from None
+        raise LocalError(f"{name} cannot listen on {address(host, port)}: {reason} ({remedy})") from None
 
 
 def welcome(plan: list[Service], settings: Settings, folder: Path) -> str:

@@ -1,0 +1,230 @@
+"""`make stack`: the whole set-up of compose.yaml without containers, on loopback, in the foreground of one terminal.
+
+HAProxy (8000, TLS 8443) before three gateways and two routers, a Valkey that fsyncs, Prometheus with our rules,
+Alertmanager, the Redis exporter. What lives here: where each of them is and how it is called. What never does: another
+configuration; HAProxy, Prometheus and Alertmanager run from the very files that compose.yaml mounts.
+
+Invariants:
+- every part has a loopback address of its own and its usual ports, as containers have; names are answered by names.py.
+  A second stack needs another network, no other port;
+- nothing is installed: what is missing is named with the line that brings it;
+- Ctrl-C stops gateways, then routers, then the rest; nothing is left behind (see local.py).
+
+Rejected: containers (they need a daemon, root and an index); one address with a port for each part (HAProxy finds its
+servers by name, and names have addresses).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.embedded import EmbeddedValkey
+from deploy.local import Runner, run
+from deploy.names import serve_names
+from deploy.plan import LocalError, Service, address, check_port, given, shared_environ
+from deploy.prepare import own_certificate
+from router.contract.settings import Settings, load
+
+FOLDER = Path(".linnet/stack")
+NETWORK = "127.77.0"
+DEPLOY = Path(__file__).parent
+
+GATEWAYS = ("11", "12", "13")
+ROUTERS = ("21", "22")
+HOSTS = {
+    "haproxy": ("10",),
+    "gateway": GATEWAYS,
+    "router": ROUTERS,
+    "prometheus": ("40",),
+    "alertmanager": ("41",),
+    "redis-exporter": ("42",),
+    "canary": (),
+    "dns": ("53",),
+}
+DNS_PORT = 5300
+
+# Debian's packages, by the program each is needed for.
+PROGRAMS = {
+    "haproxy": "haproxy",
+    "prometheus": "prometheus",
+    "prometheus-alertmanager": "prometheus-alertmanager",
+    "prometheus-redis-exporter": "prometheus-redis-exporter",
+}
+
+# Two failed health checks of HAProxy's and a margin; then a window that a person at a terminal can wait for.
+DEFAULTS = {"LINNET_DRAIN_ACCEPT_S": "3", "LINNET_DRAIN_WINDOW_S": "5", "LINNET_TRUSTED_PROXIES": "127.0.0.1"}
+
+
+def programs() -> dict[str, str]:
+    """Where the programs are; one line for those that are not. Debian keeps HAProxy where only root's PATH looks."""
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
+    found = {program: shutil.which(program, path=path) for program in PROGRAMS}
+    if missing := sorted(PROGRAMS[program] for program, where in found.items() if where is None):
+        raise LocalError(f"make stack needs more programs; on Debian: apt-get install {' '.join(missing)}")
+    return {program: where for program, where in found.items() if where is not None}
+
+
+class Stack:
+    """Everything decided: addresses, files, services. `run` runs it."""
+
+    def __init__(self, folder: Path, environ: Mapping[str, str], network: str = NETWORK) -> None:
+        for name in ("LISTEN", "ADMIN_LISTEN", "REDIS_URL"):
+            if given(environ, name):
+                raise LocalError(f"the stack brings its own: unset LINNET_{name}")
+        self.network = network
+        self.table = {name: [f"{network}.{host}" for host in hosts] for name, hosts in HOSTS.items()}
+        shared = shared_environ({**DEFAULTS, **environ}, folder)
+        self.settings: Settings = load(shared)
+        self.valkey = EmbeddedValkey(folder / "valkey")
+        shared["LINNET_REDIS_URL"] = self.valkey.url
+        self.certificate = own_certificate(folder / "linnet.pem", *self.table["haproxy"])
+        self.services = [*_surroundings(self, folder, programs()), *_ours(self, shared)]
+        for service in self.services:
+            for where in dict.fromkeys((service.listen, service.admin)):
+                check_port(service.name, where, "is another stack running?")
+
+    def only(self, name: str) -> str:
+        """The address of a part there is one of."""
+        (one,) = self.table[name]
+        return one
+
+    async def run(self) -> bool:
+        names = await serve_names(self.only("dns"), DNS_PORT, self.table)
+        window_s = self.settings.drain_accept_s + self.settings.drain_window_s
+        try:
+            return await Runner(self.valkey, self.services, _greeting(self), window_s).run()
+        finally:
+            names.close()
+
+
+def _ours(stack: Stack, shared: Mapping[str, str]) -> list[Service]:
+    """Routers and gateways, each on its own address and the ports it has in a container."""
+    found = []
+    for module in ("router", "gateway"):
+        for number, host in enumerate(stack.table[module], 1):
+            own = {"LINNET_LISTEN": f"{host}:8000", "LINNET_ADMIN_LISTEN": f"{host}:9000"}
+            if module == "gateway":
+                own["LINNET_GATEWAY_URL"] = shared.get("LINNET_GATEWAY_URL", f"ws://{host}:8000/ws")
+            found.append(Service(f"{module}-{number}", module, (host, 8000), (host, 9000), {**shared, **own}))
+    return found
+
+
+def _surroundings(stack: Stack, folder: Path, programs: Mapping[str, str]) -> list[Service]:
+    """What others wrote, called as its packages and images call it."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("LINNET_")}
+    proxy, prometheus, alertmanager, exporter = map(
+        stack.only, ("haproxy", "prometheus", "alertmanager", "redis-exporter")
+    )
+    proxy_environ = {
+        "LINNET_ADDRESS": proxy,
+        "LINNET_DNS": address(stack.only("dns"), DNS_PORT),
+        "LINNET_TLS": str(stack.certificate),
+    }
+    config = folder.resolve() / "prometheus.yml"
+    config.write_text(yaml.safe_dump(prometheus_config(stack.table), sort_keys=False))
+    return [
+        _program(
+            "alertmanager",
+            (alertmanager, 9093),
+            "/-/ready",
+            environ,
+            programs["prometheus-alertmanager"],
+            f"--config.file={DEPLOY / 'alertmanager' / 'alertmanager.yml'}",
+            f"--storage.path={folder / 'alertmanager'}",
+            f"--web.listen-address={alertmanager}:9093",
+            "--cluster.listen-address=",
+            "--log.level=warn",
+        ),
+        _program(
+            "prometheus",
+            (prometheus, 9090),
+            "/-/ready",
+            environ,
+            programs["prometheus"],
+            f"--config.file={config}",
+            f"--storage.tsdb.path={folder / 'prometheus'}",
+            f"--web.listen-address={prometheus}:9090",
+            "--storage.tsdb.retention.time=2d",
+            "--log.level=warn",
+        ),
+        _program(
+            "exporter",
+            (exporter, 9121),
+            "/health",
+            environ,
+            programs["prometheus-redis-exporter"],
+            f"-redis.addr={stack.valkey.url}",
+            f"-web.listen-address={exporter}:9121",
+        ),
+        _program(
+            "haproxy",
+            (proxy, 8404),
+            "/metrics",  # /healthz asks for a gateway, and those are not up yet
+            {**environ, **proxy_environ},
+            programs["haproxy"],
+            "-db",
+            "-f",
+            str(DEPLOY / "haproxy" / "haproxy.cfg"),
+            listen=(proxy, 8000),
+        ),
+    ]
+
+
+def _program(
+    name: str,
+    admin: tuple[str, int],
+    ready_path: str,
+    environ: Mapping[str, str],
+    *command: str,
+    listen: tuple[str, int] | None = None,
+) -> Service:
+    return Service(name, "surroundings", listen or admin, admin, environ, command, ready_path)
+
+
+def prometheus_config(table: Mapping[str, list[str]]) -> dict[str, Any]:
+    """deploy/prometheus/prometheus.yml with addresses in place of names, scraped often enough to watch."""
+    config: dict[str, Any] = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
+    config["global"] |= {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "2s"}
+    config["rule_files"] = [str(DEPLOY / "prometheus" / pattern) for pattern in config["rule_files"]]
+    for job in [*config["scrape_configs"], *config["alerting"]["alertmanagers"]]:
+        found = [
+            f"{host}:{asked['port']}"
+            for asked in job.pop("dns_sd_configs", [])
+            for name in asked["names"]
+            for host in table[name]
+        ]
+        for target in [target for group in job.pop("static_configs", []) for target in group["targets"]]:
+            name, _, port = target.partition(":")
+            found += [f"{host}:{port}" for host in table[name]]
+        job["static_configs"] = [{"targets": found}]
+    return config
+
+
+def _greeting(stack: Stack) -> str:
+    proxy = stack.only("haproxy")
+    return f"""linnet: the stack is ready
+
+  clients      ws://{proxy}:8000/ws  wss://{proxy}:8443/ws  (certificate: {stack.certificate})
+  HTTP API     http://{proxy}:8000/v1
+  HAProxy      http://{proxy}:8404/stats
+  Prometheus   http://{stack.only("prometheus")}:9090  (/alerts /targets)
+  Alertmanager http://{stack.only("alertmanager")}:9093
+  gateways     {"  ".join(f"http://{host}:9000/metrics" for host in stack.table["gateway"])}
+  routers      {"  ".join(f"http://{host}:9000/metrics" for host in stack.table["router"])}
+  kept in      {stack.certificate.parent}
+"""
+
+
+async def main(folder: Path, environ: Mapping[str, str]) -> bool:
+    return await Stack(folder, environ).run()
+
+
+if __name__ == "__main__":
+    sys.exit(run(FOLDER, main))
