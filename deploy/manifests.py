@@ -1,0 +1,88 @@
+"""The Kubernetes manifests as the cluster would get them: every kustomization of k8s/, rendered.
+
+What lives here: finding kubectl, rendering, and the list of what is rendered. What never does: an opinion about the
+result; tests/deploy/test_k8s.py has the sums, check.py the schemas and policies.
+
+Invariant: nothing is written into the checkout. A component cannot be rendered by itself, so each is put on the base
+(or on the overlay that fits it) in a copy that is thrown away.
+
+Rejected: reading the YAML files as they stand (patches, hashes and merges are where mistakes are made).
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+LOCKED_KUBECTL = ROOT / ".venv/check/bin/kubectl"
+
+Manifest = dict[str, Any]
+
+COMPONENT = """\
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+namespace: linnet
+resources: [../base]
+components: [../components/{name}]
+"""
+
+
+class RenderError(Exception):
+    """What kubectl said."""
+
+
+def kubectl() -> str | None:
+    """The locked one (`make deploy-check` installs it), or whatever this machine has."""
+    return str(LOCKED_KUBECTL) if LOCKED_KUBECTL.exists() else shutil.which("kubectl")
+
+
+def render(folder: Path) -> str:
+    program = kubectl()
+    if program is None:
+        raise RenderError("no kubectl on this machine")
+    done = subprocess.run([program, "kustomize", folder], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RenderError(f"{folder.name}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def render_all() -> Mapping[str, str]:
+    """Base, overlays, load test, and the base with each component by itself; YAML by name."""
+    k8s = ROOT / "k8s"
+    found = {folder.name: render(folder) for folder in (k8s / "base", *overlays(), k8s / "loadtest")}
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch) / "k8s"
+        shutil.copytree(k8s, copy)
+        shutil.copytree(ROOT / "deploy", Path(scratch) / "deploy", ignore=shutil.ignore_patterns("*.py", "*.txt"))
+        for component in components():
+            folder = copy / f"base-with-{component.name}"
+            folder.mkdir()
+            (folder / "kustomization.yaml").write_text(COMPONENT.format(name=component.name))
+            found[folder.name] = render(folder)
+    return found
+
+
+def overlays() -> list[Path]:
+    return sorted(path.parent for path in (ROOT / "k8s/overlays").glob("*/kustomization.yaml"))
+
+
+def components() -> list[Path]:
+    return sorted(path.parent for path in (ROOT / "k8s/components").glob("*/kustomization.yaml"))
+
+
+def documents(text: str) -> list[Manifest]:
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def pod_specs(manifests: list[Manifest]) -> Iterator[tuple[Manifest, Manifest]]:
+    """Each workload with the pod it makes."""
+    for manifest in manifests:
+        if manifest["kind"] in ("Deployment", "StatefulSet", "Job"):
+            yield manifest, manifest["spec"]["template"]

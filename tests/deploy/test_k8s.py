@@ -1,0 +1,395 @@
+"""The Kubernetes manifests, rendered as a cluster would get them: the sums, and that their parts agree with each other
+and with the code. Schemas and policies are `make deploy-check`'s.
+
+Skipped where there is no kubectl; `make deploy-check` brings one.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy import manifests
+from deploy.manifests import Manifest, documents, pod_specs
+from gateway.drain import FINISH_S
+from router.__main__ import STOP_S
+from router.contract.settings import VERSION, Settings, host_port, load
+from tests.deploy.netpol import Peer, allowed, selects
+
+pytestmark = pytest.mark.skipif(manifests.kubectl() is None, reason="no kubectl here; make deploy-check brings one")
+
+MARGIN_S = 5
+MOUNT = "/run/secrets/linnet"
+SECRET_KEYS = {"redis-url", "jwt-secret", "server-key", "webhook-secret"}
+DEPLOYMENTS = ("base", "dev", "prod")
+
+
+@functools.cache
+def rendered() -> Mapping[str, list[Manifest]]:
+    return {name: documents(text) for name, text in manifests.render_all().items()}
+
+
+def every(*kinds: str) -> Iterator[tuple[str, Manifest]]:
+    """All objects of these kinds in all renderings."""
+    for name, objects in rendered().items():
+        yield from ((name, one) for one in objects if one["kind"] in kinds)
+
+
+def one(name: str, kind: str, of: str) -> Manifest:
+    (found,) = (item for item in rendered()[name] if (item["kind"], item["metadata"]["name"]) == (kind, of))
+    return found
+
+
+def pod_of(name: str, component: str) -> Manifest:
+    template: Manifest = one(name, "Deployment", component)["spec"]["template"]
+    return template
+
+
+def container(template: Manifest) -> Manifest:
+    (only,) = template["spec"]["containers"]
+    return dict(only)
+
+
+def environ(name: str, component: str) -> dict[str, str]:
+    """The variables of a pod's container, from the ConfigMap and its own."""
+    its = container(pod_of(name, component))
+    found: dict[str, str] = {}
+    for source in its["envFrom"]:
+        found |= one(name, "ConfigMap", source["configMapRef"]["name"])["data"]
+    return found | {entry["name"]: entry["value"] for entry in its.get("env", [])}
+
+
+def settings(name: str, component: str, folder: Path) -> Settings:
+    """The settings a pod's process would read, from variables and from the secret files that are mounted."""
+    template = pod_of(name, component)
+    (volume,) = template["spec"]["volumes"]
+    for item in volume["secret"]["items"]:
+        assert item["key"] in SECRET_KEYS
+        is_url = item["key"] == "redis-url"
+        (folder / item["path"]).write_text("redis://redis.example.com:6379/0" if is_url else "s" * 32)
+    return load({key: value.replace(MOUNT, str(folder)) for key, value in environ(name, component).items()})
+
+
+# -- settings
+
+
+@pytest.mark.parametrize("component", ["gateway", "router"])
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_each_process_starts_with_these_settings(name: str, component: str, tmp_path: Path) -> None:
+    """Every variable is one the code knows, every value valid, every file mounted; no secret stands in a ConfigMap."""
+    found = settings(name, component, tmp_path)
+    assert found.jwt_secret == "s" * 32
+    assert found.redis_url.startswith("redis://redis.example.com")
+    assert bool(found.server_key) == (component == "router")
+    assert not re.search("secret=|key=", " ".join(environ(name, component)).lower())
+
+
+@pytest.mark.parametrize("component", ["gateway", "router"])
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_ports_are_those_the_process_listens_on(name: str, component: str, tmp_path: Path) -> None:
+    found = settings(name, component, tmp_path)
+    (public, public_port), (private, admin_port) = host_port(found.listen), host_port(found.admin_listen)
+    assert public == private == "0.0.0.0"
+    ports = {port["name"]: port["containerPort"] for port in container(pod_of(name, component))["ports"]}
+    assert ports == {"ws" if component == "gateway" else "http": public_port, "admin": admin_port}
+
+
+# -- the sums
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_a_gateway_has_time_to_drain(name: str, tmp_path: Path) -> None:
+    """preStop + accepting + window + answering what is under way + a margin end before the kill."""
+    its = settings(name, "gateway", tmp_path)
+    template = pod_of(name, "gateway")
+    pre_stop = container(template)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    needed = pre_stop + its.drain_accept_s + its.drain_window_s + FINISH_S + MARGIN_S
+    assert needed <= template["spec"]["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_a_router_has_time_to_stop(name: str) -> None:
+    template = pod_of(name, "router")
+    pre_stop = container(template)["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pre_stop + STOP_S + MARGIN_S <= template["spec"]["terminationGracePeriodSeconds"]
+
+
+@pytest.mark.parametrize("name", DEPLOYMENTS)
+def test_a_rollout_waits_for_the_clients_of_the_last_pod(name: str, tmp_path: Path) -> None:
+    """A Deployment does not wait for pods that leave; minReadySeconds lets one drain end before the next begins."""
+    its = settings(name, "gateway", tmp_path)
+    spec = one(name, "Deployment", "gateway")["spec"]
+    assert spec["minReadySeconds"] >= its.drain_accept_s + its.drain_window_s
+    assert spec["minReadySeconds"] < spec["progressDeadlineSeconds"]
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def test_scaling_out_begins_before_a_gateway_is_full(tmp_path: Path) -> None:
+    """With one gateway fewer than the least number, the rest still have room for its clients."""
+    for name, least, target in (
+        ("base", one("base", "HorizontalPodAutoscaler", "gateway")["spec"]["minReplicas"], hpa_target("base")),
+        ("prod", one("prod", "HorizontalPodAutoscaler", "gateway")["spec"]["minReplicas"], hpa_target("prod")),
+        ("prod", scaled_object()["minReplicaCount"], int(scaled_object()["triggers"][0]["metadata"]["threshold"])),
+    ):
+        limit = settings(name, "gateway", tmp_path).max_connections
+        assert target <= 0.7 * limit
+        assert least >= 2
+
+
+def hpa_target(name: str) -> int:
+    metric = one(name, "HorizontalPodAutoscaler", "gateway")["spec"]["metrics"][0]["pods"]
+    assert metric["metric"]["name"] == "linnet_gateway_connections"
+    return int(metric["target"]["averageValue"])
+
+
+def scaled_object() -> Manifest:
+    spec: Manifest = one("base-with-keda", "ScaledObject", "gateway")["spec"]
+    return spec
+
+
+def test_scaling_in_is_slow_however_it_is_done() -> None:
+    """One pod in five minutes, after ten quiet ones: each moves all the clients it has."""
+    behaviors = [spec["spec"]["behavior"] for _, spec in every("HorizontalPodAutoscaler") if "gateway" in str(spec)]
+    behaviors.append(scaled_object()["advanced"]["horizontalPodAutoscalerConfig"]["behavior"])
+    for behavior in behaviors:
+        down = behavior["scaleDown"]
+        assert down["stabilizationWindowSeconds"] == 600
+        assert down["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 300}]
+
+
+def test_keda_takes_the_place_of_the_autoscaler() -> None:
+    """Two that scale the same Deployment would fight."""
+    kinds = ("HorizontalPodAutoscaler", "ScaledObject")
+    objects = [item for item in rendered()["base-with-keda"] if item["kind"] in kinds]
+    assert sorted(item["spec"]["scaleTargetRef"]["name"] for item in objects) == ["gateway", "router"]
+
+
+# -- pods
+
+
+def test_pods_are_as_locked_up_as_can_be() -> None:
+    """No root, token or capability, nothing to write to, no variables but ours, and nothing a drain would refuse."""
+    for name, workload in every("Deployment", "StatefulSet", "Job"):
+        spec = workload["spec"]["template"]["spec"]
+        assert spec["automountServiceAccountToken"] is False, name
+        assert spec["enableServiceLinks"] is False, name
+        assert spec["serviceAccountName"] == workload["metadata"]["name"]
+        assert spec["securityContext"] == {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "fsGroup": 65532,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+        assert container({"spec": spec})["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert not any("emptyDir" in volume or "hostPath" in volume for volume in spec.get("volumes", []))
+
+
+def test_pods_are_promised_what_they_use() -> None:
+    """Requests for both, a limit for memory alone and not above what was asked for."""
+    for _, workload in every("Deployment", "StatefulSet", "Job"):
+        resources = container(workload["spec"]["template"])["resources"]
+        assert set(resources["requests"]) == {"cpu", "memory"}
+        assert resources["limits"] == {"memory": resources["requests"]["memory"]}
+
+
+def test_what_runs_is_this_version() -> None:
+    for name, workload in every("Deployment", "Job"):
+        image = container(workload["spec"]["template"])["image"]
+        assert image.rpartition("/")[2] == f"linnet:{VERSION}", name
+
+
+def test_probes_ask_the_admin_port() -> None:
+    """Startup and liveness ask the event loop alone; only readiness may say no for other reasons."""
+    for component in ("gateway", "router"):
+        its = container(pod_of("prod", component))
+        live = {"path": "/livez", "port": "admin"}
+        assert its["startupProbe"] == {"httpGet": live, "periodSeconds": 1, "failureThreshold": 30}
+        ready = {"path": "/readyz", "port": "admin"}
+        assert its["readinessProbe"] == {"httpGet": ready, "periodSeconds": 5, "failureThreshold": 2}
+        assert its["livenessProbe"] == {
+            "httpGet": live,
+            "periodSeconds": 10,
+            "timeoutSeconds": 5,
+            "failureThreshold": 6,
+        }
+
+
+def test_pods_spread_over_zones_and_hosts() -> None:
+    for component in ("gateway", "router"):
+        template = pod_of("prod", component)
+        spread = template["spec"]["topologySpreadConstraints"]
+        assert [each["topologyKey"] for each in spread] == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+        assert all(selects(each["labelSelector"], template["metadata"]["labels"]) for each in spread)
+
+
+def test_evictions_take_one_at_a_time_and_never_wait_for_the_sick() -> None:
+    for component in ("gateway", "router"):
+        spec = one("prod", "PodDisruptionBudget", component)["spec"]
+        assert (spec["maxUnavailable"], spec["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
+
+
+def test_the_namespace_is_restricted() -> None:
+    labels = one("prod", "Namespace", "linnet")["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert all(
+        each["metadata"].get("namespace") == "linnet" for each in rendered()["prod"] if each["kind"] != "Namespace"
+    )
+
+
+# -- names and labels agree
+
+
+def pods(name: str) -> list[Peer]:
+    """The pods of a rendering, with labels and named ports."""
+    return [
+        Peer(
+            labels=template["metadata"]["labels"],
+            ports={port["name"]: port["containerPort"] for port in container(template).get("ports", [])},
+        )
+        for _, template in pod_specs(rendered()[name])
+    ]
+
+
+def test_whatever_selects_pods_selects_some() -> None:
+    """Services find the port they name in each pod they select; budgets and workloads find their pods."""
+    for name, service in every("Service"):
+        found = [pod for pod in pods(name) if service["spec"]["selector"].items() <= pod.labels.items()]
+        assert found, service["metadata"]
+        assert all(port["targetPort"] in pod.ports for port in service["spec"]["ports"] for pod in found)
+    for name, object_ in every("PodDisruptionBudget", "Deployment", "StatefulSet"):
+        assert [pod for pod in pods(name) if selects(object_["spec"]["selector"], pod.labels)], object_["metadata"]
+    for name, object_ in every("HorizontalPodAutoscaler", "ScaledObject"):
+        assert one(name, "Deployment", object_["spec"]["scaleTargetRef"]["name"])
+
+
+def test_every_pod_is_scraped() -> None:
+    """Whatever has an admin port is found by the PodMonitor, and all it finds has one."""
+    (monitor,) = (each for each in rendered()["prod"] if each["kind"] == "PodMonitor")
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["path"] == "/metrics"
+    for pod in pods("prod"):
+        assert selects(monitor["spec"]["selector"], pod.labels) == (endpoint["port"] in pod.ports), pod
+
+
+def test_routes_lead_to_services() -> None:
+    """The public door opens on the two public ports and on nothing else."""
+    (route,) = (each for each in rendered()["prod"] if each["kind"] == "HTTPRoute")
+    (ingress,) = (each for each in rendered()["base-with-ingress"] if each["kind"] == "Ingress")
+    by_route = {
+        (match["path"]["value"], backend["name"], backend["port"])
+        for rule in route["spec"]["rules"]
+        for match in rule["matches"]
+        for backend in rule["backendRefs"]
+    }
+    (host,) = ingress["spec"]["rules"]
+    by_ingress = {
+        (path["path"], path["backend"]["service"]["name"], port_number(path["backend"]["service"]))
+        for path in host["http"]["paths"]
+    }
+    assert (
+        by_route == by_ingress == {("/ws", "gateway", 8000), ("/schema.json", "gateway", 8000), ("/v1", "router", 8000)}
+    )
+
+
+def port_number(service: Manifest) -> int:
+    ports = one("base-with-ingress", "Service", service["name"])["spec"]["ports"]
+    (number,) = (port["port"] for port in ports if port["name"] == service["port"]["name"])
+    return int(number)
+
+
+# -- the network
+
+
+KUBE_SYSTEM = {"kubernetes.io/metadata.name": "kube-system"}
+DNS = Peer({"k8s-app": "kube-dns"}, KUBE_SYSTEM)
+PROMETHEUS = Peer({"app.kubernetes.io/name": "prometheus"}, {"kubernetes.io/metadata.name": "monitoring"})
+PROXY = Peer({}, {"kubernetes.io/metadata.name": "proxies", "linnet/proxy": "true"})
+BACKEND = Peer({}, {"kubernetes.io/metadata.name": "backends", "linnet/backend": "true"})
+STRANGER = Peer({}, {"kubernetes.io/metadata.name": "default"})
+REDIS = Peer(address="10.1.2.3")
+WEB = Peer(address="198.51.100.7")
+METADATA = Peer(address="169.254.169.254")
+
+
+def network(name: str) -> tuple[list[Manifest], dict[str, Peer]]:
+    """The policies of a rendering, and its pods by component."""
+    policies = [each for each in rendered()[name] if each["kind"] == "NetworkPolicy"]
+    return policies, {pod.labels["app.kubernetes.io/component"]: pod for pod in pods(name)}
+
+
+def test_the_network_lets_through_what_is_needed() -> None:
+    policies, pod = network("prod")
+    gateway, router, canary = pod["gateway"], pod["router"], pod["canary"]
+    for source, target, port, protocol in (
+        *((each, DNS, 53, "UDP") for each in pod.values()),
+        (gateway, REDIS, 6379, "TCP"),
+        (router, REDIS, 6379, "TCP"),
+        (gateway, WEB, 443, "TCP"),
+        (router, WEB, 443, "TCP"),
+        (canary, gateway, 8000, "TCP"),
+        (canary, router, 8000, "TCP"),
+        (PROXY, gateway, 8000, "TCP"),
+        (PROXY, router, 8000, "TCP"),
+        (BACKEND, router, 8000, "TCP"),
+        *((PROMETHEUS, each, 9000, "TCP") for each in pod.values()),
+    ):
+        assert allowed(policies, source, target, port, protocol), (source, target, port)
+
+
+def test_the_network_lets_nothing_else_through() -> None:
+    policies, pod = network("prod")
+    gateway, router, canary = pod["gateway"], pod["router"], pod["canary"]
+    for source, target, port in (
+        (STRANGER, gateway, 8000),
+        (STRANGER, router, 8000),
+        (BACKEND, gateway, 8000),
+        (WEB, gateway, 8000),
+        (PROXY, gateway, 9000),
+        (STRANGER, gateway, 9000),
+        (gateway, router, 8000),
+        (router, gateway, 8000),
+        (canary, REDIS, 6379),
+        (canary, WEB, 443),
+        (gateway, METADATA, 80),
+        (gateway, METADATA, 443),
+        (gateway, REDIS, 443),
+        (gateway, WEB, 80),
+    ):
+        assert not allowed(policies, source, target, port), (source, target, port)
+
+
+def test_the_network_of_the_small_deployment_and_of_the_load_test() -> None:
+    policies, pod = network("dev")
+    for component in ("gateway", "router"):
+        assert allowed(policies, pod[component], pod["valkey"], 6379)
+    assert not allowed(policies, PROXY, pod["valkey"], 6379)
+    assert not allowed(policies, pod["valkey"], WEB, 443)
+    extra, job = network("loadtest")
+    both = [*policies, *extra]
+    assert allowed(both, job["loadtest"], pod["gateway"], 8000)
+    assert allowed(both, job["loadtest"], pod["router"], 8000)
+    assert not allowed(both, job["loadtest"], pod["valkey"], 6379)
+
+
+def arguments(workload: Manifest) -> list[str]:
+    return [str(each) for each in container(workload["spec"]["template"])["args"]]
+
+
+def test_the_load_test_knows_its_arguments() -> None:
+    """What the Job passes is what the program takes."""
+    from loadtest.__main__ import parser
+
+    module, *rest = arguments(one("loadtest", "Job", "loadtest"))
+    assert module == "loadtest"
+    parsed: Any = parser().parse_args(rest)
+    assert parsed.target == ["ws://gateway:8000/ws"]
