@@ -93,6 +93,7 @@ class Catchup:
         if session.behind is not None:
             session.behind.paused = False
             session.connection.resume_reading()
+            self._node.commands.next_page(session)
             self.pump(session)
 
     def hole(self, session: Session, conversation: str, upto: int, cause: str = "") -> None:

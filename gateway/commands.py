@@ -34,6 +34,7 @@ FLOOD_S: Final = 10.0
 RECEIPT_MEMBERS: Final = 32
 TYPING_EVERY_S: Final = 1.0
 MAX_OPENING: Final = 64
+MAX_PAGES: Final = 64
 FULL_RETRY_S: Final = 10.0
 
 
@@ -351,23 +352,41 @@ class CommandHandlers:
         self._whisper(session.user, conversation, signals.encode(signals.Typing(conversation, session.user)))
 
     def history(self, session: Session, command: wire.History) -> None:
-        conversation = self._known(session, command.conversation)
+        """Pages are read one after the other and only for who takes them: each may have a megabyte."""
+        self._known(session, command.conversation)
+        if session.pages is None:
+            session.pages = deque()
+        if len(session.pages) >= MAX_PAGES:
+            raise RateLimited("wait for the pages that you have asked for", 1.0)
+        session.pages.append(command)
+        self.next_page(session)
+
+    def next_page(self, session: Session) -> None:
+        """Reads the next page, unless one is under way or the client does not take what it has been given."""
+        if not session.pages or session.paging or (session.behind is not None and session.behind.paused):
+            return
+        session.paging = True
+        command = session.pages.popleft()
         reply = partial(self._history, session, command)
         store = self._node.conversations
         if command.after is not None:
-            store.range(conversation, session.user, command.after, wire.MAX_INTEGER, command.limit, reply)
+            store.range(command.conversation, session.user, command.after, wire.MAX_INTEGER, command.limit, reply)
         else:
             before = wire.MAX_INTEGER if command.before is None else command.before
-            store.before(conversation, session.user, before, command.limit, reply)
+            store.before(command.conversation, session.user, before, command.limit, reply)
 
     def _history(self, session: Session, command: wire.History, page: Page | LinnetError) -> None:
+        session.paging = False
         if isinstance(page, LinnetError):
             self.refuse(session, command, page)
-            return
-        events = [msgspec.Raw(session.codec.logged(event)) for event in page.events]
-        session.answer(
-            wire.HistoryEvent(id=command.id, conversation=command.conversation, events=events, more=page.more)
-        )
+        else:
+            events = [msgspec.Raw(session.codec.logged(event)) for event in page.events]
+            session.answer(
+                wire.HistoryEvent(id=command.id, conversation=command.conversation, events=events, more=page.more)
+            )
+            session.flush()  # so that it is known whether there is room for another
+        if session.state is not State.CLOSED:
+            self.next_page(session)
 
     def presence(self, session: Session, command: wire.Presence) -> None:
         self._node.watches.presence(session, command)

@@ -7,11 +7,13 @@ A session as a whole is *live* or *behind*, because it is the connection that is
 everything that its hubs have written and, of a direct conversation that moved since it connected, everything up to
 `direct[conversation]`. Behind: `catchup.py` feeds it from the log, and whatever happens live is only noted.
 Bounds: `direct` holds `MAX_DIRECT` conversations (one that was dropped is read from the log again), `early` what came
-in one read of the socket, `out` what one turn of the loop has for it; beyond that the transport's high mark decides.
+in one read of the socket, `pages` the `MAX_PAGES` requests for history that wait, `out` what one turn of the loop has
+for it; beyond that the transport's high mark decides.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
@@ -42,8 +44,8 @@ class Session:
 
     __slots__ = (
         "acks", "age_deadline", "behind", "codec", "connection", "deadline", "device", "direct", "early", "expires_at",
-        "hubs", "id", "instance", "node", "out", "reads", "since", "started", "state", "syncing", "tat",
-        "token", "user", "user_hub", "variant", "watches",
+        "hubs", "id", "instance", "node", "out", "pages", "paging", "reads", "since", "started", "state", "syncing",
+        "tat", "token", "user", "user_hub", "variant", "watches",
     )  # fmt: skip
 
     def __init__(self, node: Node, connection: WebSocketConnection, codec: wire.Codec, token: str | None) -> None:
@@ -66,6 +68,8 @@ class Session:
         self.behind: Behind | None = None
         self.early: list[tuple[bytes, bool]] | None = None
         self.out: list[bytes] | None = None
+        self.pages: deque[wire.History] | None = None
+        self.paging = False
         self.acks: dict[str, int] | None = None
         self.reads: dict[str, tuple[int, int]] | None = None
         self.watches: set[str] | None = None
