@@ -1,0 +1,132 @@
+"""G8, presence is right within a bounded time after any crash."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from tests.flow.client import ChatClient, Event
+from tests.flow.conftest import Names, Start, System
+
+
+async def tells(watcher: ChatClient, user: str, online: bool, since: int = 0, deadline_s: float = 10.0) -> Event:
+    """The next news of a user that says so."""
+
+    def find() -> Event | None:
+        news = (event["users"][user] for event in watcher.events[since:] if user in event.get("users", ()))
+        return next((state for state in news if state["online"] is online), None)
+
+    state: Event = await watcher.until(find, deadline_s)
+    return state
+
+
+async def test_coming_and_going_is_told_to_who_watches(chat: System, names: Names) -> None:
+    """Online at once, offline after the grace, each told once; who only asked once is told nothing more."""
+    ann_, ben_, cem_ = names("ann", "ben", "cem")
+    watcher, curious, ben = ChatClient(ann_), ChatClient(cem_, codec="msgpack"), ChatClient(ben_)
+    await watcher.connect(chat.urls[0])
+    await curious.connect(chat.urls[0])
+    answer = await watcher.ask("presence", users=[ben_, ann_, f"{ben_}-nobody"], watch=True)
+    assert answer["type"] == "presence"
+    assert answer["users"][ben_] == {"online": False, "last_seen": None}
+    assert answer["users"][f"{ben_}-nobody"] == {"online": False, "last_seen": None}
+    assert answer["users"][ann_]["online"] is True
+    assert (await curious.ask("presence", users=[ben_]))["users"][ben_]["online"] is False
+    here = watcher.here
+    began = int(time.time() * 1000)
+    await ben.connect(chat.urls[1])
+    await tells(watcher, ben_, True, here, 2.0)
+    assert (await curious.ask("presence", users=[ben_]))["users"][ben_]["online"] is True
+    await ben.disconnect()
+    gone = await tells(watcher, ben_, False, here, 8.0)
+    assert began - 1000 <= gone["last_seen"] <= int(time.time() * 1000) + 1000
+    assert (await curious.ask("presence", users=[ben_]))["users"][ben_] == gone
+    news = [event["users"][ben_]["online"] for event in watcher.events[here:] if ben_ in event.get("users", ())]
+    assert news == [True, False]
+    assert len([event for event in curious.events if event["type"] == "presence"]) == 3
+
+
+async def test_reconnect_does_not_flicker(chat: System, names: Names) -> None:
+    """A device that is back within three seconds, here or on another gateway, was never away."""
+    ann_, ben_ = names("ann", "ben")
+    watcher, ben = ChatClient(ann_), ChatClient(ben_)
+    await watcher.connect(chat.urls[0])
+    await ben.connect(chat.urls[0])
+    await watcher.ask("presence", users=[ben_], watch=True)
+    here = watcher.here
+    for i in range(4):
+        if i % 2:
+            await ben.disconnect()
+        else:
+            ben.abort()
+            await ben.gone()
+        await ben.connect(chat.urls[(i + 1) % 2])
+    left = time.monotonic()
+    await ben.disconnect()
+    await tells(watcher, ben_, False, here, 10.0)
+    assert time.monotonic() - left > 2.5, "the grace"
+    news = [event["users"][ben_]["online"] for event in watcher.events[here:] if ben_ in event.get("users", ())]
+    assert news == [False]
+
+
+async def test_user_is_online_while_one_device_is(chat: System, names: Names) -> None:
+    """The last device to go takes the user offline."""
+    ann_, ben_ = names("ann", "ben")
+    watcher, phone, tablet = ChatClient(ann_), ChatClient(ben_), ChatClient(ben_, "tablet")
+    await watcher.connect(chat.urls[0])
+    await phone.connect(chat.urls[0])
+    await tablet.connect(chat.urls[1])
+    await watcher.ask("presence", users=[ben_], watch=True)
+    here = watcher.here
+    await phone.disconnect()
+    left = time.monotonic()
+    await tablet.disconnect()
+    await tells(watcher, ben_, False, here)
+    assert time.monotonic() - left > 2.5
+
+
+async def test_killed_gateway_takes_its_users_offline(start: Start) -> None:
+    """`kill -9` of a gateway: its users are offline within 15 s, told once, with the time when they were last known."""
+    system = await start()
+    watcher, late = ChatClient("ann"), ChatClient("cem")
+    users = [ChatClient(f"user-{i}") for i in range(5)]
+    await watcher.connect(system.urls[0])
+    for user in users:
+        await user.connect(system.urls[1])
+    await users[0].connect(system.urls[1])  # a second session of the same device
+    await watcher.ask("presence", users=[user.user for user in users], watch=True)
+    here = watcher.here
+    killed = time.time()
+    system.gateways[1].kill()
+    await asyncio.gather(*(user.gone() for user in users))
+    back = ChatClient("user-4")
+    await back.connect(system.urls[0])
+    for user in users[:4]:
+        state = await tells(watcher, user.user, False, here, 15.0)
+        assert abs(state["last_seen"] / 1000 - killed) < 15
+    assert time.time() - killed < 15
+    await late.connect(system.urls[0])
+    states = (await late.ask("presence", users=[user.user for user in users]))["users"]
+    assert [states[user.user]["online"] for user in users] == [False] * 4 + [True]
+    assert all(state["last_seen"] for state in states.values())
+    news = [(user, state) for event in watcher.events[here:] for user, state in event.get("users", {}).items()]
+    assert len(news) == 4, "each told once; who came back in time was never away"
+
+
+async def test_drained_gateway_makes_nobody_flicker(start: Start) -> None:
+    """Users whose gateway is drained and who are back at once stay online to those who watch them."""
+    system = await start()
+    watcher, ben = ChatClient("ann"), ChatClient("ben")
+    await watcher.connect(system.urls[0])
+    await ben.connect(system.urls[1])
+    await watcher.ask("presence", users=["ben"], watch=True)
+    here = watcher.here
+    system.gateways[1].popen.terminate()
+    await ben.gone()
+    await ben.connect(system.urls[0])
+    assert await system.gateways[1].ended() == 0
+    left = time.monotonic()
+    await ben.disconnect()
+    await tells(watcher, "ben", False, here)
+    assert time.monotonic() - left > 2.5
+    assert len([event for event in watcher.events[here:] if event["type"] == "presence"]) == 1
