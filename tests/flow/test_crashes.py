@@ -1,0 +1,167 @@
+"""G1, acked means kept: the router, Valkey and gateways are killed under traffic, and everybody still agrees."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import signal
+
+from tests import support
+from tests.flow.client import ChatClient
+from tests.flow.conftest import Start, System
+from tests.flow.resilient import ResilientClient
+from tests.store.conftest import proxied
+
+
+async def test_chat_goes_on_without_a_router(start: Start) -> None:
+    """The router is killed: messages flow on; what a gateway left undone meanwhile is done by the next router."""
+    system = await start()
+    group = await system.group("ann", "ben")
+    ann, ben = ChatClient("ann"), ChatClient("ben", codec="msgpack")
+    async with proxied(system.valkey.url) as proxy:
+        doomed = await system.gateway(LINNET_REDIS_URL=proxy.url).ready()
+        await ann.connect(doomed.url)
+        await ben.connect(system.urls[0])
+        direct = (await ann.sent("@ben", "before"))["conversation"]
+        assert system.router is not None
+        system.router.kill()
+        for i in range(20):
+            await ann.sent(group, i)
+            await ben.sent(direct, i)
+        assert await ben.has(group, 20) == list(range(20))
+        proxy.swallow = True
+        await ann.say("send", to="@ben", n=ann.next_n(), body="orphan")
+        with system.valkey.client() as redis:
+            key = next(redis.scan_iter(match=f"*:log:{direct}"))
+            await support.eventually(lambda: redis.xlen(key) == 22)
+        doomed.kill()
+    await ben.ask("ping")
+    assert "orphan" not in ben.bodies(direct)
+    system.router = system.start("router")
+    assert await ben.has(direct, 22) == ["before", *range(20), "orphan"]
+    assert ben.whole(direct)
+    with system.valkey.client() as redis:
+        dirty = [redis.zrange(key, 0, -1) for key in redis.scan_iter(match="*:dirty")]
+    waiting = [name for name in itertools.chain(*dirty) if name[:1] not in (b"!", b"~")]
+    await support.eventually(lambda: not still_dirty(system, waiting))
+
+
+def still_dirty(system: System, names: list[bytes]) -> list[bytes]:
+    with system.valkey.client() as redis:
+        present = set(itertools.chain(*(redis.zrange(key, 0, -1) for key in redis.scan_iter(match="*:dirty"))))
+    return [name for name in names if name in present]
+
+
+async def test_valkey_killed_and_restarted_loses_nothing_acked(start: Start) -> None:
+    """`kill -9` of Valkey: sockets stay, answered `unavailable`; then all that was acked is there."""
+    system = await start()
+    group = await system.group("ann", "ben", "cem")
+    clients = [ResilientClient(user, system.urls) for user in ("ann", "ben", "cem")]
+    ann, ben, cem = clients
+    for i, client in enumerate(clients):
+        await client.stay(i)
+    direct = (await ann.deliver("@ben", "hi"))["conversation"]
+    acked: dict[str, list[str]] = {group: [], direct: []}
+    stop = asyncio.Event()
+
+    async def talk(client: ResilientClient, conversation: str) -> None:
+        for i in itertools.count():
+            if stop.is_set():
+                return
+            body = f"{client.user} {i}"
+            await client.deliver(conversation, body)
+            acked[conversation].append(body)
+
+    talking = asyncio.gather(talk(ann, direct), talk(ben, group), talk(cem, group), talk(ann, group))
+    for _ in range(2):
+        await ann.more(100)
+        system.valkey.kill()
+        answer = await cem.send(group, "nobody hears this yet", n=cem.next_n())
+        assert (answer["type"], answer.get("code")) == ("error", "unavailable")
+        assert answer["retry_after"] > 0
+        assert (await ann.ask("ping"))["type"] == "pong"
+        system.valkey.start()
+    await ann.more(100)
+    stop.set()
+    await talking
+    ends = {group: (await ben.deliver(group, "end"))["seq"], direct: (await ben.deliver(direct, "end"))["seq"]}
+    for client in clients:
+        mine = {name: seq for name, seq in ends.items() if name == group or client is not cem}
+        await client.reaches(mine)
+        for conversation in mine:
+            bodies = client.bodies(conversation)
+            assert set(acked[conversation]) <= set(bodies)
+            assert client.in_order(conversation)
+            sends = [(event["from"], event["n"]) for event in client.received[conversation].values()]
+            assert len(set(sends)) == len(sends), "nothing twice"
+        assert not client.partings, "no socket was closed"
+    assert ann.bodies(group) == ben.bodies(group) == cem.bodies(group)
+    assert ann.bodies(direct) == ben.bodies(direct)
+    late = ChatClient("ann", "tablet", codec="msgpack")
+    await late.connect(system.urls[0])
+    await late.reaches(ends)
+    tail = late.bodies(group)
+    assert tail == ann.bodies(group)[-len(tail) :]
+
+
+async def test_gateway_stalled_and_resumed(start: Start) -> None:
+    """A gateway that stands still for longer than its subscription lives comes back and repairs what it missed."""
+    system = await start()
+    group = await system.group("ann", "ben")
+    ann, ben = ChatClient("ann"), ChatClient("ben")
+    await ann.connect(system.urls[0])
+    await ben.connect(system.urls[1])
+    await ann.sent(group, "before")
+    await ben.has(group, 1)
+    stalled = system.gateways[1]
+    stalled.send(signal.SIGSTOP)
+    with system.valkey.client() as redis:
+        for i in range(50):
+            await ann.sent(group, i)
+        await support.eventually(lambda: redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub"))
+        await ann.sent(group, "unheard")
+    stalled.send(signal.SIGCONT)
+    assert await ben.has(group, 52) == ["before", *range(50), "unheard"]
+    await ann.sent(group, "after")
+    await ben.has(group, 53)
+    assert ben.whole(group)
+    assert ben.duplicates == 0
+    assert ben.closed is None
+
+
+async def test_gateways_killed_under_traffic(start: Start) -> None:
+    """Gateways are killed one after the other while everybody talks: clients resend, and nothing is lost or doubled."""
+    system = await start()
+    urls = list(system.urls)
+    group = await system.group("ann", "ben", "cem")
+    codecs = {"ann": "json", "ben": "msgpack", "cem": "json"}
+    clients = [ResilientClient(user, urls, codec=codec) for user, codec in codecs.items()]
+    for i, client in enumerate(clients):
+        await client.stay(i)
+    said: list[str] = []
+    stop = asyncio.Event()
+
+    async def talk(client: ResilientClient) -> None:
+        for i in itertools.count():
+            if stop.is_set():
+                return
+            await client.deliver(group, f"{client.user} {i}")
+            said.append(f"{client.user} {i}")
+
+    talking = asyncio.gather(*map(talk, clients))
+    for gateway in system.gateways:
+        successor = await system.gateway().ready()
+        await clients[0].more(50)
+        urls.append(successor.url)
+        urls.remove(gateway.url)
+        gateway.kill()
+    await clients[0].more(50)
+    stop.set()
+    await talking
+    end = await clients[0].deliver(group, "end")
+    for client in clients:
+        await client.reaches({group: end["seq"]})
+        assert client.whole(group)
+        assert sorted(client.bodies(group)) == sorted([*said, "end"])
+        assert client.partings
+        assert not client.gaps()
