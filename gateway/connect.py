@@ -15,13 +15,15 @@ from random import uniform
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from gateway.catchup import Behind
 from gateway.session import Session, State
 from router.contract import errors, keys, metrics, wire
 from router.contract.errors import LinnetError, Unauthorized
 from router.contract.tokens import Identity, UnknownKey
 from router.contract.wire import MAX_INTEGER
-from router.store.users import Page, Row, Sync, Synced
+from router.store.users import Page, Row, Synced
 
 if TYPE_CHECKING:
     from gateway.node import Node
@@ -114,16 +116,7 @@ class Connects:
         # `ready` may come while `user()` is still running, so the hub is looked up.
         session.user_hub = self._node.subscriptions.users[session.user]
         session.user_hub.sessions.append(session)
-        question = Sync(
-            user=session.user,
-            device=session.device,
-            session=session.id,
-            node=self._node.name,
-            started=session.started,
-            instance=session.instance,
-            register=True,
-            cursors=connect.command.cursors or None,
-        )
+        question = replace(self._node.audits.question(session), register=True, cursors=connect.command.cursors or None)
         self._node.users.sync(question, partial(self._synced, session, connect))
 
     def _synced(self, session: Session, connect: Connect, answer: Synced | LinnetError) -> None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Callable
 from math import isfinite
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -24,6 +25,7 @@ MAX_INTEGER: Final = 2**53 - 1
 MAX_DEPTH: Final = 32
 MAX_FRAME_BYTES: Final = 131_072
 MAX_BODY_BYTES: Final = 65_536
+MAX_ID: Final = 256
 HISTORY_LIMIT: Final = 200
 PRESENCE_LIMIT: Final = 200
 WELCOME_LIMIT: Final = 200
@@ -38,7 +40,7 @@ ConversationId = Annotated[str, Meta(min_length=1, max_length=160, description="
 Target = Annotated[str, Meta(min_length=1, max_length=160, description="A conversation id, or @user.")]
 Seq = Annotated[int, Meta(ge=0, le=MAX_INTEGER)]
 N = Annotated[int, Meta(ge=1, le=MAX_INTEGER)]
-CommandId = str | int | None
+CommandId = Annotated[str, Meta(max_length=MAX_ID)] | Annotated[int, Meta(ge=-MAX_INTEGER, le=MAX_INTEGER)] | None
 Short = Annotated[str, Meta(min_length=1, max_length=64)]
 Instance = Annotated[str, Meta(max_length=64)]
 Token = Annotated[str, Meta(max_length=8192)]
@@ -403,72 +405,46 @@ def json_of_packed(packed: bytes) -> bytes:
 
 
 class Codec:
-    """One wire form: `decode` frames into commands, `encode` events into frames' payloads, `logged` for log bytes."""
+    """One wire form: its name, subprotocol and kind of frame, and what turns commands and events from and into it.
 
-    name: ClassVar[str]
-    subprotocol: ClassVar[str]
-    text: ClassVar[bool]
+    `encode` gives an event's payload, `logged` that of a logged event, given as the log's msgpack bytes.
+    """
+
+    __slots__ = ("_decode", "encode", "logged", "name", "subprotocol", "text")
+
+    def __init__(
+        self,
+        name: str,
+        text: bool,
+        decode: Callable[[bytes], Commands],
+        encode: Callable[[Event], bytes],
+        logged: Callable[[bytes], bytes],
+    ) -> None:
+        self.name = name
+        self.subprotocol = f"linnet.v1.{name}"
+        self.text = text
+        self._decode = decode
+        self.encode = encode
+        self.logged = logged
 
     def decode(self, data: bytes) -> Commands:
-        raise NotImplementedError
-
-    def encode(self, event: Event) -> bytes:
-        raise NotImplementedError
-
-    def logged(self, packed: bytes) -> bytes:
-        raise NotImplementedError
-
-
-class MsgpackCodec(Codec):
-    name = "msgpack"
-    subprotocol = "linnet.v1.msgpack"
-    text = False
-    _decode = msgspec.msgpack.Decoder(Commands).decode
-
-    def decode(self, data: bytes) -> Commands:
+        """The command; `BadFrame` if it is not one value of this form, `BadCommand` if that is no command."""
         try:
-            command: Commands = self._decode(data)
-            return command
+            return self._decode(data)
         except msgspec.ValidationError as error:
             raise BadCommand(str(error)) from None
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise BadFrame("not one msgpack value") from None
+            raise BadFrame(f"not one {self.name} value") from None
         except RecursionError:
             raise BadCommand(f"values may be {MAX_DEPTH} deep") from None
 
-    def encode(self, event: Event) -> bytes:
-        return _packer.encode(event)
 
-    def logged(self, packed: bytes) -> bytes:
-        return packed
+def _as_it_is(packed: bytes) -> bytes:
+    return packed
 
 
-class JsonCodec(Codec):
-    name = "json"
-    subprotocol = "linnet.v1.json"
-    text = True
-    _decode = msgspec.json.Decoder(Commands).decode
-
-    def decode(self, data: bytes) -> Commands:
-        try:
-            command: Commands = self._decode(data)
-            return command
-        except msgspec.ValidationError as error:
-            raise BadCommand(str(error)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            raise BadFrame("not one JSON value") from None
-        except RecursionError:
-            raise BadCommand(f"values may be {MAX_DEPTH} deep") from None
-
-    def encode(self, event: Event) -> bytes:
-        return _to_json(event)
-
-    def logged(self, packed: bytes) -> bytes:
-        return json_of_packed(packed)
-
-
-JSON: Final = JsonCodec()
-MSGPACK: Final = MsgpackCodec()
+JSON: Final = Codec("json", True, msgspec.json.Decoder(Commands).decode, _to_json, json_of_packed)
+MSGPACK: Final = Codec("msgpack", False, msgspec.msgpack.Decoder(Commands).decode, _packer.encode, _as_it_is)
 CODECS: Final[dict[str, Codec]] = {codec.subprotocol: codec for codec in (JSON, MSGPACK)}
 
 
