@@ -9,6 +9,7 @@ PYTHON ?= python3
 PY      := .venv/bin/python
 RUNTIME := .venv/runtime.stamp
 DEV     := .venv/dev.stamp
+CHECK   := .venv/check.stamp
 CODE    := $(wildcard gateway router deploy loadtest tests)
 COMPILE := $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
            --custom-compile-command "make lock"
@@ -49,9 +50,19 @@ bench: $(DEV)
 conformance: $(DEV)
 	bash tests/gateway/conformance.sh
 
+# Manifests, Dockerfile and image against the real tools; IMAGE=1 builds and runs the image, too.
+deploy-check: $(DEV) $(CHECK)
+	$(PY) -m deploy.check
+	$(PY) -m pytest -q tests/deploy/test_k8s.py
+	$(if $(IMAGE),$(PY) -m deploy.image && LINNET_IMAGE=localhost/linnet:check $(PY) -m pytest -q tests/deploy/test_image.py)
+
+# Against the cluster that KUBECONFIG names; without one it says so.
+k8s-check: $(DEV) $(CHECK)
+	$(PY) -m deploy.cluster
+
 lock: $(DEV)
-	$(COMPILE) --upgrade -o deploy/requirements.txt deploy/requirements.in
-	$(COMPILE) --upgrade -o deploy/requirements-dev.txt deploy/requirements-dev.in
+	for lock in requirements requirements-dev requirements-image requirements-sbom requirements-check; do \
+	    $(COMPILE) --upgrade -o deploy/$$lock.txt deploy/$$lock.in || exit 1; done
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
@@ -59,8 +70,8 @@ clean:
 
 # Each way this can fail gets one line that says what to do; pip's own words stay in .venv/pip.log.
 define install
-@echo "linnet: installing $(1) into .venv"
-@$(PY) -m pip install --quiet --disable-pip-version-check --no-input --only-binary :all: --require-hashes \
+@echo "linnet: installing $(1) into $(or $(2),.venv)"
+@$(or $(2),.venv)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --only-binary :all: --require-hashes \
     -r $(1) >.venv/pip.log 2>&1 || { \
     if grep -q 'from versions: none' .venv/pip.log; \
     then why="$$(grep -om1 '[^ ]*==[^ ]*' .venv/pip.log): the package index cannot be reached, or has no wheel for this machine"; \
@@ -71,6 +82,11 @@ endef
 
 $(DEV): deploy/requirements-dev.txt $(RUNTIME)
 	$(call install,deploy/requirements-dev.txt)
+
+# The tools of deploy-check have a .venv inside the .venv: heavy, and with demands of their own.
+$(CHECK): deploy/requirements-check.txt | .venv/made.stamp
+	@$(PYTHON) -m venv --clear .venv/check
+	$(call install,deploy/requirements-check.txt,.venv/check)
 
 $(RUNTIME): deploy/requirements.txt | .venv/made.stamp
 	$(call install,deploy/requirements.txt)

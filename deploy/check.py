@@ -1,0 +1,155 @@
+"""`make deploy-check`: what is deployed, held against the real tools' schemas and policies. `python -m deploy.check NAME…`
+runs some of it.
+
+What lives here: running other people's tools on the Dockerfile and on every rendered manifest, and one line each for
+what came of it. What never does: sums and agreements of our own (tests/deploy), the image itself (image.py).
+
+Invariants:
+- a check passed, failed, or was skipped with its reason; nothing is silently left out, and only a failure exits 1;
+- the tools are those of the lock (.venv/check), never what happens to be on the machine, except node and npm.
+
+Rejected: `kubectl apply --dry-run=client` (it proves nothing without a server).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+from deploy import manifests
+from deploy.manifests import ROOT, documents
+
+TOOLS = ROOT / ".venv/check/bin"
+MODELS = ROOT / ".venv/crds"
+KUBERNETES = ("1.33", "1.37")  # the oldest that is served, and the newest there are schemas for
+CUSTOM = ("gateway.networking.k8s.io/", "keda.sh/", "monitoring.coreos.com/")
+
+# Policies that are not followed, and why. All others are.
+CHECKOV_SKIPS = {
+    "CKV_K8S_11": "a limit on CPU adds latency and protects nobody who has requests",
+    "CKV_K8S_15": "the image is named by digest: pulling it again at every start would only tie starts to the registry",
+    "CKV_K8S_35": "the load test's Job has its key for half an hour, as a variable; all that stays has files",
+    "CKV_K8S_43": "the digest is known to whoever built the image, and is set in the overlay",
+}
+
+
+class Failed(Exception):
+    """What the tool said."""
+
+
+class Skipped(Exception):
+    """Why it could not be checked here."""
+
+
+def tool(name: str, *arguments: object, stdin: str = "", cwd: Path = ROOT) -> str:
+    """Run a tool; its output, or `Failed` with it."""
+    path = TOOLS / name if (TOOLS / name).exists() else shutil.which(name)
+    if path is None:
+        raise Skipped(f"no {name} here")
+    environ = {**os.environ, "PATH": f"{TOOLS}:{os.environ['PATH']}", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [path, *map(str, arguments)], input=stdin, cwd=cwd, env=environ, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise Failed((done.stdout + done.stderr).strip())
+    return done.stdout
+
+
+@cache
+def rendered() -> dict[str, str]:
+    if manifests.kubectl() is None:
+        raise Skipped("no kubectl here")
+    return dict(manifests.render_all())
+
+
+def check_dockerfile() -> str:
+    tool("hadolint", "deploy/Dockerfile")
+    return "hadolint has no complaint"
+
+
+def check_kustomize() -> str:
+    try:
+        return f"{len(rendered())} rendered: {', '.join(rendered())}"
+    except manifests.RenderError as error:
+        raise Failed(str(error)) from None
+
+
+def check_schema() -> str:
+    """Kubernetes' own objects, unknown fields refused."""
+    count = 0
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{name}.yaml" for name in rendered()]
+        for file, text in zip(files, rendered().values(), strict=True):
+            own = [one for one in documents(text) if not one["apiVersion"].startswith(CUSTOM)]
+            count += len(own)
+            file.write_text("\n---\n".join(json.dumps(one) for one in own))
+        for version in KUBERNETES:
+            tool("kubernetes-validate", "--kubernetes-version", version, "--strict", "--quiet", *files)
+    return f"{count} objects, strictly, against {' and '.join(KUBERNETES)}"
+
+
+def check_crds() -> str:
+    """Custom resources. The models check types, patterns and what is required, but let unknown fields pass."""
+    for needed in ("node", "npm"):
+        if shutil.which(needed) is None:
+            raise Skipped(f"no {needed} here, and the models of CRDs come from npm")
+    source = ROOT / "deploy/crds"
+    lock = (source / "package-lock.json").read_text()
+    if not (MODELS / "installed").exists() or (MODELS / "installed").read_text() != lock:
+        shutil.rmtree(MODELS, ignore_errors=True)
+        shutil.copytree(source, MODELS)
+        tool("npm", "ci", "--silent", "--ignore-scripts", cwd=MODELS)
+        (MODELS / "installed").write_text(lock)
+    shutil.copy(source / "validate.mjs", MODELS)
+    objects = [one for text in rendered().values() for one in documents(text) if one["apiVersion"].startswith(CUSTOM)]
+    tool("node", "validate.mjs", stdin=json.dumps(objects), cwd=MODELS)
+    return f"{len(objects)}: {', '.join(sorted({one['kind'] for one in objects}))}"
+
+
+def check_policy() -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in rendered().items():
+            (Path(folder) / f"{name}.yaml").write_text(text)
+        options = ("--framework", "kubernetes", "--compact", "--quiet", "--skip-download", "--output", "json")
+        skips = ",".join(CHECKOV_SKIPS)
+        answer = tool("checkov", "--directory", folder, "--skip-check", skips, *options, cwd=Path(folder))
+    summary = json.loads(answer)["summary"]
+    return (
+        f"checkov: {summary['passed']} passed, and {len(CHECKOV_SKIPS)} rules not followed for the reasons in check.py"
+    )
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "dockerfile": check_dockerfile,
+    "kustomize": check_kustomize,
+    "schema": check_schema,
+    "crds": check_crds,
+    "policy": check_policy,
+}
+
+
+def main(names: Sequence[str]) -> int:
+    failures = 0
+    for name in names or CHECKS:
+        began = time.monotonic()
+        try:
+            outcome, detail = "ok", CHECKS[name]()
+        except Skipped as skipped:
+            outcome, detail = "skipped", str(skipped)
+        except Failed as failed:
+            outcome, detail = "FAILED", str(failed)
+            failures += 1
+        print(f"{name:11} {outcome:8} {detail} ({time.monotonic() - began:.1f} s)", flush=True)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
