@@ -1,0 +1,105 @@
+"""Keys and channels: one hash tag for all that one function touches, and nothing of a client's in it unchecked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.contract import keys
+from router.contract.wire import is_name
+
+GROUP = "g:0123456789012345678901"
+NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)
+CONVERSATION_KEYS = (keys.conversation, keys.log, keys.conversation_channel)
+USER_KEYS: tuple[Callable[[str], str], ...] = (
+    keys.user, keys.convs, keys.recent, keys.groups, keys.devices, keys.pushes, keys.user_channel,
+    keys.presence_channel, lambda user: keys.cursor(user, "phone"), lambda user: keys.idempotency(user, "hash"),
+)  # fmt: skip
+
+
+def tag(key: str) -> str:
+    """The hash tag as Redis Cluster sees it: between the first brace and the next closing one."""
+    found = re.match(r"[^{]*\{([^}]+)\}", key)
+    assert found
+    return found[1]
+
+
+@given(NAMES, NAMES)
+def test_all_of_a_conversation_has_one_tag(user: str, other: str) -> None:
+    """Else a function could not touch it in one call; its partition's worklist has it too."""
+    for conv in (keys.direct(user, other), keys.new_conversation(keys.GROUP), keys.new_conversation(keys.CHANNEL)):
+        part = keys.partition(conv)
+        assert {tag(of(conv)) for of in CONVERSATION_KEYS} == {tag(keys.dirty(part))} == {f"c{part}"}
+
+
+@given(NAMES)
+def test_all_of_a_user_has_one_tag(user: str) -> None:
+    part = keys.partition(user)
+    assert {tag(of(user)) for of in USER_KEYS} == {tag(keys.push(part))} == {f"u{part}"}
+
+
+@given(st.lists(NAMES, min_size=2, max_size=6, unique=True))
+def test_no_two_things_share_a_key(users: list[str]) -> None:
+    """Names hold no colon, so that no name and device read like another's."""
+    made = [of(user) for user in users for of in USER_KEYS]
+    made += [keys.cursor(user, device) for user in users for device in users if device != "phone"]
+    made += [of(conv) for conv in {keys.direct(users[0], user) for user in users} for of in CONVERSATION_KEYS]
+    made += [keys.echo_channel(user) for user in users]
+    assert len(set(made)) == len(made)
+
+
+def test_partitions_never_change() -> None:
+    """Golden: another hash, or another number of partitions, would lose every conversation there is."""
+    assert (keys.PARTITIONS, keys.FORMAT) == (256, 1)
+    assert [keys.partition(name) for name in ("ann", "bob", "d:ann:bob", GROUP)] == [115, 64, 115, 20]
+    assert keys.log(GROUP) == "{c20}:log:g:0123456789012345678901"
+    assert keys.cursor("ann", "phone") == "{u115}:cursor:ann:phone"
+
+
+def test_partitions_are_even() -> None:
+    """A partition is a share of a shard's load."""
+    counts = [0] * keys.PARTITIONS
+    for i in range(25_600):
+        counts[keys.partition(f"user-{i}")] += 1
+    assert min(counts) > 50
+    assert max(counts) < 200
+
+
+@given(NAMES, NAMES)
+def test_two_users_have_one_direct_conversation(user: str, other: str) -> None:
+    """Whoever of them says it; and each finds the other in it."""
+    conv = keys.direct(user, other)
+    assert conv == keys.direct(other, user)
+    assert keys.is_conversation(conv)
+    assert len(conv) <= 160
+    assert keys.parties(conv) == tuple(sorted((user, other)))
+    assert (keys.other_party(conv, user), keys.other_party(conv, other)) == (other, user)
+
+
+@pytest.mark.parametrize("kind", [keys.GROUP, keys.CHANNEL])
+def test_new_ids_are_ids_and_unguessable(kind: str) -> None:
+    """128 random bits; the kind is the first letter."""
+    made = {keys.new_conversation(kind) for _ in range(1000)}
+    assert len(made) == 1000
+    assert all(keys.is_conversation(conv) and conv[0] == kind for conv in made)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    ["", "g", "g:", "d::", "d:ann", "d:ann:", "d::bob", "d:ann:bob:cid", "x:0123456789012345678901", GROUP + "0",
+     GROUP[:-1], GROUP + "\n", "\n" + GROUP, "d:ann:bob\n", "d:ann:b ob", "d:{ann}:bob", "d:ann}:bob", "g:01234567890123456789{}",
+     "g:0123456789012345678.01", "d:ann:" + "b" * 65, "d:änn:bob", "d:ann:bob\0", "D:ann:bob", "d:ann:*", "d:ann:b%b",
+     "d:ann\r\nPING:bob"],
+)  # fmt: skip
+def test_nothing_else_is_a_conversation(conv: str) -> None:
+    """What a client makes up never becomes part of a key: no brace that would move it to another slot, no newline."""
+    assert not keys.is_conversation(conv)
+
+
+@pytest.mark.parametrize("name", ["{a}", "a}", "a{b", "a:b", "a b", "a\n", "", "a" * 65, "é", "a\0", "*", "a/b", "@a"])
+def test_nothing_else_is_a_name(name: str) -> None:
+    assert not is_name(name)

@@ -1,0 +1,97 @@
+"""Metrics: Prometheus's names and units, and labels that stay few."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import Counter, Gauge, Histogram
+
+from router.contract import metrics
+
+ROOT = Path(metrics.__file__).parent.parent.parent
+METRICS: dict[str, Any] = {
+    name: value for name, value in vars(metrics).items() if isinstance(value, Counter | Gauge | Histogram)
+}
+# A child of another metric here is bound for the hot path and has no declaration of its own.
+DECLARED = {name: metric for name, metric in METRICS.items() if not metric._labelvalues}
+SUFFIXES = ("_seconds", "_bytes", "_ratio", "_info")
+NO_UNITS = (
+    r"_(ms|us|ns|milliseconds|microseconds|minutes|hours|days|kb|mb|kib|mib|kilobytes|megabytes|percent|pct)(_|$)"
+)
+UNBOUNDED = {
+    "user",
+    "conversation",
+    "device",
+    "session",
+    "channel",
+    "address",
+    "id",
+    "seq",
+    "token",
+    "path",
+    "url",
+    "key",
+}
+
+each = pytest.mark.parametrize("metric", DECLARED.values(), ids=DECLARED)
+
+
+def test_there_are_metrics() -> None:
+    assert len(DECLARED) > 40
+
+
+@each
+def test_names_are_as_prometheus_wants_them(metric: Any) -> None:
+    """Snake case, ours, and without the `_total` that the client adds to counters itself."""
+    assert re.fullmatch(r"linnet(_[a-z0-9]+)+", metric._name)
+    assert not metric._name.endswith(("_total", "_count", "_sum", "_bucket", "_created"))
+
+
+@each
+def test_units_are_base_units_and_stand_at_the_end(metric: Any) -> None:
+    """Seconds, bytes, ratios: never milliseconds, kilobytes or percent; every histogram has one."""
+    assert not re.search(NO_UNITS, metric._name)
+    for suffix in SUFFIXES:
+        assert suffix not in metric._name.removesuffix(suffix), metric._name
+    if isinstance(metric, Histogram):
+        assert metric._name.endswith(("_seconds", "_bytes"))
+
+
+@each
+def test_labels_are_bounded(metric: Any) -> None:
+    """Never a label that takes a new value with each user."""
+    assert not set(metric._labelnames) & UNBOUNDED
+    assert len(metric._labelnames) <= 2 or metric is metrics.BUILD_INFO
+
+
+@each
+def test_every_metric_says_what_it_is(metric: Any) -> None:
+    assert len(metric._documentation) > 10
+    assert not metric._documentation.endswith(".")
+
+
+def test_buckets_reach_from_half_a_millisecond_to_ten_seconds() -> None:
+    """The promises are about milliseconds, the failures about seconds."""
+    for metric in DECLARED.values():
+        if isinstance(metric, Histogram):
+            bounds = metric._upper_bounds
+            assert bounds[0] <= 0.001
+            assert bounds[-2] >= 10
+
+
+def test_every_metric_is_fed() -> None:
+    """One that nobody counts shows a straight line, and somebody will believe it."""
+    code = "\n".join(
+        path.read_text()
+        for folder in ("gateway", "router")
+        for path in (ROOT / folder).rglob("*.py")
+        if path.stem != "metrics"
+    )
+    children = {name: next(key for key, parent in DECLARED.items() if parent._name == child._name)
+                for name, child in METRICS.items() if name not in DECLARED}  # fmt: skip
+    used = {name for name in METRICS if re.search(rf"\b{name}\b", code)}
+    used |= {children[name] for name in used & children.keys()}
+    assert METRICS.keys() - used == set()

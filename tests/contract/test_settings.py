@@ -1,0 +1,169 @@
+"""Settings: what is read, what is refused, and that no refusal shows a value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from router.contract import settings
+from router.contract.errors import StartupError
+from router.contract.settings import Settings, host_port, load, proxies
+
+SECRET = "s" * 32
+FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
+
+
+def loaded(**given: str) -> Settings:
+    return load({f"LINNET_{name.upper()}": value for name, value in ({"jwt_secret": SECRET} | given).items()})
+
+
+def refusal(**given: str) -> str:
+    """The one line that an operator sees."""
+    with pytest.raises(StartupError) as caught:
+        loaded(**given)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+def test_defaults_serve_and_are_safe() -> None:
+    """Nothing but the secret is needed; what is not said is the careful choice."""
+    made = loaded()
+    assert made == Settings(jwt_secret=SECRET)
+    assert (made.durability, made.redis_mode) == ("fsync", "standalone")
+    assert (made.origins, made.trusted_proxies) == ("", "")
+    assert (host_port(made.listen)[0], host_port(made.admin_listen)[0]) == ("127.0.0.1", "127.0.0.1")
+    with pytest.raises(AttributeError):
+        made.listen = "0.0.0.0:1"  # type: ignore[misc]  # frozen
+
+
+def test_every_setting_has_a_default_and_a_description() -> None:
+    """The settings table is made of them."""
+    for name, field in FIELDS.items():
+        assert name == "jwt_secret" or field.default is not msgspec.NODEFAULT, name
+        (meta,) = [meta for meta in field.type.__metadata__ if meta.description]
+        assert not meta.description.endswith("."), name
+
+
+def test_values_are_read_by_type() -> None:
+    made = loaded(heartbeat_s="2.5", send_burst="7", accounts="false", redis_mode="standalone", origins="https://a, *")
+    assert (made.heartbeat_s, made.send_burst, made.accounts, made.origins) == (2.5, 7, False, "https://a, *")
+
+
+def test_a_file_holds_the_value(tmp_path: Path) -> None:
+    """The way orchestrators mount secrets; what an editor left at its end is no part of it."""
+    path = tmp_path / "secret"
+    path.write_text(f"{SECRET}é\n")
+    assert load({"LINNET_JWT_SECRET_FILE": str(path)}).jwt_secret == f"{SECRET}é"
+
+
+@pytest.mark.parametrize("content", [None, b"\xff" * 40])
+def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "missing-or-binary"
+    if content:
+        path.write_bytes(content)
+    assert refusal(server_key_file=str(path)).startswith("LINNET_SERVER_KEY_FILE: ")
+
+
+def test_a_value_and_a_file_of_it_are_one_too_many(tmp_path: Path) -> None:
+    """Which of the two was meant is not for us to guess."""
+    path = tmp_path / "secret"
+    path.write_text("t" * 32)
+    assert refusal(jwt_secret_file=str(path)) == "set LINNET_JWT_SECRET or LINNET_JWT_SECRET_FILE, not both"
+
+
+@pytest.mark.parametrize(
+    "variable", ["LINNET_JWTSECRET", "LINNET_", "LINNET_LISTENING", "LINNET_FILE", "LINNET_listen"]
+)
+def test_a_variable_that_looks_like_ours_and_is_not_is_refused(variable: str) -> None:
+    """A typo must not become a default."""
+    with pytest.raises(StartupError, match=f"^{variable} is no setting"):
+        load({"LINNET_JWT_SECRET": SECRET, variable: "1"})
+
+
+def test_other_variables_are_none_of_our_business() -> None:
+    load({"LINNET_JWT_SECRET": SECRET, "PATH": "/bin", "LINNETX": "1", "linnet_listen": "1"})
+
+
+WRONG = [
+    ("redis_mode", "v4lue"), ("durability", "v4lue"), ("listen", "v4lue"), ("listen", "v4lue:"),
+    ("listen", "a/v4lue:1"), ("admin_listen", "v4lue:123456"), ("accounts", "v4lue"), ("token_ttl_s", "v4lue"), ("max_connections", "v4lue"),
+    ("send_burst", "1.5v4lue"), ("log_level", "v4lue"), ("log_format", "v4lue"),
+    ("trusted_proxies", "10.0.0.0/8,v4lue"), ("jwt_secret", "v4lue"), ("server_key", "v4lue"), ("webhook_secret", "v4lue"), ("jwt_secret", "é" * 15 + "v"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_a_wrong_value_is_named_and_never_shown(name: str, value: str) -> None:
+    """The line goes to logs; the value may be a secret that was put into the wrong variable."""
+    line = refusal(**{name: value})
+    assert line.startswith(f"LINNET_{name.upper()}: ")
+    assert value not in line
+    assert "v4lue" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("heartbeat_s", "0"), ("max_connections", "0"), ("max_connections_per_address", "0"), ("max_age_s", "0"),
+     ("sends_per_s", "0"), ("send_burst", "0"), ("drain_accept_s", "-1"), ("drain_window_s", "-1"),
+     ("token_ttl_s", "0"), ("retention_events", "99"), ("retention_days", "0")],
+)  # fmt: skip
+def test_a_value_out_of_range_is_refused(name: str, value: str) -> None:
+    assert refusal(**{name: value}).startswith(f"LINNET_{name.upper()}: ")
+
+
+@pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if isinstance(field.default, float | int)])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "infinity"])
+def test_no_number_is_nan_or_infinite(name: str, value: str) -> None:
+    """Either passes, or breaks, comparisons that look right."""
+    assert refusal(**{name: value}).startswith(f"LINNET_{name.upper()}: ")
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ({"jwt_secret": ""}, "set LINNET_JWT_SECRET"),
+        ({"jwt_secret": "", "jwks_url": "https://id.example/jwks"}, "login signs its tokens"),
+        ({"webhook_url": "https://example.com/"}, "LINNET_WEBHOOK_URL needs LINNET_WEBHOOK_SECRET"),
+        ({"tls_cert": "cert.pem"}, "LINNET_TLS_CERT and LINNET_TLS_KEY"),
+        ({"tls_key": "key.pem"}, "LINNET_TLS_CERT and LINNET_TLS_KEY"),
+    ],
+)
+def test_settings_that_need_each_other_are_checked(given: dict[str, str], line: str) -> None:
+    """What would only fail at the first client fails at the start."""
+    assert refusal(**given).startswith(line)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"jwt_secret": "", "jwks_url": "https://id.example/jwks", "accounts": "false"},
+        {"webhook_url": "https://example.com/", "webhook_secret": SECRET},
+        {"tls_cert": "cert.pem", "tls_key": "key.pem"},
+        {"jwt_secret": "é" * 16},
+    ],
+)
+def test_settings_that_fit_are_taken(given: dict[str, str]) -> None:
+    loaded(**given)
+
+
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:8000", ("::1", 8000)), ("chat.example:443", ("chat.example", 443))],
+)
+def test_an_address_has_two_parts(address: str, parts: tuple[str, int]) -> None:
+    assert host_port(loaded(listen=address).listen) == parts
+
+
+def test_proxies_are_addresses_and_networks() -> None:
+    made = proxies(loaded(trusted_proxies="10.0.0.0/8, 192.168.1.7,, fd00::/8 ,10.1.2.3/16"))
+    assert [str(network) for network in made] == ["10.0.0.0/8", "192.168.1.7/32", "fd00::/8", "10.1.0.0/16"]
+
+
+def test_every_setting_named_like_a_secret_is_checked_like_one() -> None:
+    """Whoever adds one adds it to the list of those that may not be short."""
+    named: set[Any] = {name for name in FIELDS if name.endswith(("_secret", "_key")) and name != "tls_key"}
+    assert named == set(settings._SECRETS)

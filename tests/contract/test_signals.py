@@ -1,0 +1,57 @@
+"""Signals: hints between processes, of this version and of the next."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import msgpack
+import pytest
+
+from router.contract import signals, stamp, wire
+
+GROUP = "g:0123456789012345678901"
+ALL: list[signals.Signals] = [
+    signals.Typing(GROUP, "ann"),
+    signals.Receipt(GROUP, "ann", 7),
+    signals.Moved(GROUP),
+    signals.Taken("phone", "session", "instance"),
+    signals.Kick(""),
+    signals.Touched("ann"),
+]
+
+
+def test_every_signal_is_read_as_it_was_written() -> None:
+    assert {type(signal) for signal in ALL} == set(get_args(signals.Signals))
+    assert [signals.decode(signals.encode(signal)) for signal in ALL] == ALL
+
+
+def test_the_bytes_of_signals_never_change() -> None:
+    """Golden: gateways of two versions, and the functions that pass these on, share the channels. `sync` writes another
+    device's name into the third place of a Taken."""
+    assert [msgpack.unpackb(signals.encode(signal)) for signal in ALL] == [
+        ["t", GROUP, "ann"],
+        ["r", GROUP, "ann", 7],
+        ["m", GROUP],
+        ["x", "phone", "session", "instance"],
+        ["k", ""],
+        ["p", "ann"],
+    ]
+
+
+def test_a_signal_is_told_from_an_event_by_its_first_byte() -> None:
+    """They share the channels."""
+    event = stamp.fill(
+        stamp.tail("title", GROUP, "ann", "phone", 1, {"title": wire.pack("x")}), stamp.Slots(1, 0, 1, 1)
+    )
+    assert stamp.is_event(event)
+    assert not any(stamp.is_event(signals.encode(signal)) for signal in ALL)
+
+
+@pytest.mark.parametrize("payload", [["z", 1], ["t"], ["t", 1, 2], [], "x", 7])
+def test_what_a_later_version_says_is_nothing_to_this_one(payload: object) -> None:
+    """It must not cost the batch it came in: while a version is rolled out both are on the same channels."""
+    assert signals.decode(msgpack.packb(payload)) is None
+
+
+def test_fields_that_a_later_version_adds_are_ignored() -> None:
+    assert signals.decode(msgpack.packb(["m", GROUP, "more"])) == signals.Moved(GROUP)
