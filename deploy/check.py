@@ -1,5 +1,4 @@
-"""`make deploy-check`: what is deployed, held against the real tools' schemas and policies. `python -m deploy.check NAME…`
-runs some of it.
+"""`make deploy-check`: what is deployed, held against real tools' schemas and policies; with names, some of it.
 
 What lives here: running other people's tools on the Dockerfile and on every rendered manifest, and one line each for
 what came of it. What never does: sums and agreements of our own (tests/deploy), the image itself (image.py).
