@@ -20,7 +20,7 @@ from starlette.websockets import WebSocket
 from gateway.node import Node
 from gateway.session import Session
 from router.contract import metrics, wire
-from router.contract.settings import Settings
+from router.contract.settings import Settings, proxies
 
 BEARER: Final = "bearer."
 
@@ -44,8 +44,7 @@ class Doorkeeper:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._origins = frozenset(part.strip().rstrip("/") for part in settings.origins.split(",") if part.strip())
-        networks = [part.strip() for part in settings.trusted_proxies.split(",") if part.strip()]
-        self._proxies = [ipaddress.ip_network(network, strict=False) for network in networks]
+        self._proxies = proxies(settings)
         self._by_address: Counter[str] = Counter()
 
     def address(self, peer: str, forwarded: str) -> str:

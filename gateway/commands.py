@@ -419,11 +419,16 @@ def _named(codec: wire.Codec, data: bytes) -> _Named:
         named = decode(data, type=_Named)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _Named()
-    if type(named.id) not in (str, int) or (type(named.id) is str and len(named.id) > 64):
+    long = type(named.id) is str and len(named.id) > wire.MAX_ID
+    if long or (type(named.id) is not str and not _is_integer(named.id)):
         named.id = None
-    if type(named.n) is not int or abs(named.n) > wire.MAX_INTEGER:
+    if not _is_integer(named.n):
         named.n = None
     return named
+
+
+def _is_integer(value: object) -> bool:
+    return type(value) is int and abs(value) <= wire.MAX_INTEGER
 
 
 def _by_n(sending: Sending) -> int:

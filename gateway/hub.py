@@ -233,5 +233,6 @@ class UserHub:
                 session.direct_event(conversation, seq, prev, payload)
         else:
             signal = signals.decode(payload)
-            for session in list(self.sessions):
-                session.signal(signal)
+            if signal is not None:
+                for session in list(self.sessions):
+                    session.signal(signal)

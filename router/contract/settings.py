@@ -9,8 +9,10 @@ settings table of the README. A wrong value stops the process with one line that
 from __future__ import annotations
 
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from math import inf
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 from msgspec import Meta
@@ -102,12 +104,14 @@ def load(environ: Mapping[str, str]) -> Settings:
         if not variable.startswith(PREFIX):
             continue
         name = variable.removeprefix(PREFIX).lower()
-        if name in fields:
-            given[name] = value
-        elif name.endswith("_file") and name.removesuffix("_file") in fields:
-            given[name.removesuffix("_file")] = _read(variable, value)
-        else:
+        in_file = name not in fields and name.endswith("_file")
+        if in_file:
+            name = name.removesuffix("_file")
+        if name not in fields or not variable.isupper():
             raise StartupError(f"{variable} is no setting of Linnet; see the settings table in the README")
+        if name in given:
+            raise StartupError(f"set {PREFIX}{name.upper()} or {PREFIX}{name.upper()}_FILE, not both")
+        given[name] = _read(variable, value) if in_file else value
     for name, value in given.items():
         _convert(name, value, fields[name].type)
     settings = msgspec.convert(given, Settings, strict=False)
@@ -126,11 +130,20 @@ def _convert(name: str, value: str, kind: Any) -> None:
     try:
         msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise StartupError(f"{PREFIX}{name.upper()}: {error}") from None
+        choices = get_args(get_args(kind)[0])  # of a Literal, where msgspec would say what was given
+        why = f"expected one of {', '.join(choices)}" if choices else str(error)
+        raise StartupError(f"{PREFIX}{name.upper()}: {why}") from None
 
 
 def _check(settings: Settings) -> None:
-    """Rules between settings."""
+    """Rules between settings, and what a type cannot say."""
+    for name, number in msgspec.structs.asdict(settings).items():
+        if number == inf:
+            raise StartupError(f"{PREFIX}{name.upper()}: expected a finite number")
+    try:
+        proxies(settings)
+    except ValueError:
+        raise StartupError(f"{PREFIX}TRUSTED_PROXIES: expected addresses or networks, comma-separated") from None
     for name in _SECRETS:
         value = getattr(settings, name)
         if value and len(value.encode()) < MIN_SECRET_BYTES:
@@ -143,6 +156,11 @@ def _check(settings: Settings) -> None:
         raise StartupError(f"{PREFIX}WEBHOOK_URL needs {PREFIX}WEBHOOK_SECRET to sign with")
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise StartupError(f"{PREFIX}TLS_CERT and {PREFIX}TLS_KEY go together")
+
+
+def proxies(settings: Settings) -> list[IPv4Network | IPv6Network]:
+    """The networks of TRUSTED_PROXIES."""
+    return [ip_network(part.strip(), strict=False) for part in settings.trusted_proxies.split(",") if part.strip()]
 
 
 def host_port(address: str) -> tuple[str, int]:

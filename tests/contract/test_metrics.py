@@ -31,7 +31,6 @@ UNBOUNDED = {
     "id",
     "seq",
     "token",
-    "path",
     "url",
     "key",
 }
