@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-from loadtest import bench, local, report
+from loadtest import bench, chaos, local, report
 from loadtest.results import Result
 from loadtest.run import LoadFailed, Target, run
 from loadtest.scenarios import SCENARIOS
@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
         _add_target(one)
     short = commands.add_parser("bench", help="the short set, against the figures that are promised")
     _add_outputs(short)
+    chaos.add_commands(commands)
     page = commands.add_parser("report", help="a JSON result as an HTML page")
     page.add_argument("json", type=Path)
     page.add_argument("--html", type=Path, required=True)
@@ -89,6 +90,8 @@ def main() -> int:
     if arguments.scenario == "report":
         report.write_html(report.read_json(arguments.json), arguments.html)
         return 0
+    if arguments.scenario in chaos.COMMANDS:
+        return chaos.COMMANDS[arguments.scenario](arguments)
     try:
         results = bench.run_all() if arguments.scenario == "bench" else [one_scenario(arguments)]
     except LoadFailed as error:

@@ -61,9 +61,9 @@ class Listed(Row, frozen=True, array_like=True, tag="listed"):
 
 
 class Sent(Row, frozen=True, array_like=True, tag="sent"):
-    """`to` as the command names it; `attempt` counts from 1 (0: not connected, will be sent with the next attempt)."""
+    """`attempt` counts from 1 (0: not connected, it leaves when it is)."""
 
-    to: str
+    conversation: str
     n: int
     kind: str
     target: int

@@ -21,7 +21,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any, Final, cast
 
 HIGH_WATER: Final = 65_536
 STUTTER_S: Final = (0.2, 1.0)
@@ -40,23 +40,24 @@ class _End(asyncio.Protocol):
         self.full = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.set_write_buffer_limits(HIGH_WATER)
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(HIGH_WATER)
         self.link.made(self)
 
     def data_received(self, data: bytes) -> None:
         proxy = self.link.proxy
-        if proxy.held or proxy.delay_s or self.waiting:
+        if proxy.held or proxy.delay_s or self.waiting or self.other.transport is None:
             self.waiting.append((proxy.loop.time() + proxy.delay_s, data))
             self.link.wake()
-            if proxy.held or len(self.waiting) > 64:
+            if proxy.held or self.other.transport is None or len(self.waiting) > 64:
                 self.pause()
         else:
             self.other.write(data)
 
     def pass_on(self, now: float) -> float | None:
         """Passes what is due; when the next is."""
+        if self.other.transport is None:
+            return None
         while self.waiting and self.waiting[0][0] <= now:
             self.other.write(self.waiting.popleft()[1])
         if self.waiting:
@@ -121,10 +122,11 @@ class _Link:
             self.proxy.spawn(self._dial())
         elif self.client.ended:
             end.abort()
-        elif not self.proxy.held:
-            self.client.resume()
-        else:
+        elif self.proxy.held:
             self.server.pause()
+        else:
+            self.client.resume()
+            self.wake()
 
     async def _dial(self) -> None:
         try:

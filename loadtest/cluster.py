@@ -1,0 +1,271 @@
+"""A deployment whose parts can be killed one by one: Valkey, gateways, routers, and a proxy on every link.
+
+    clients -> proxy -> gateway -> proxy -> Valkey <- proxy <- router
+
+Every process keeps its ports and its log for all its lives. What it is told is noted with how it ended (`endings`); a
+process that ends untold is started again like any other, and the checker reports it. All of it is gone when `close`
+returns, and dies with this process if that dies first.
+
+Rejected: `loadtest.local` (what is measured there must have no proxy in its way, and never dies).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import resource
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import redis
+
+from deploy.embedded import EmbeddedValkey, tied
+from loadtest.evidence import Ending, Sample, append
+from loadtest.history import now_ms
+from loadtest.proxy import Proxy
+
+ROOT: Final = Path(__file__).parent.parent
+READY_S: Final = 60.0
+DRAINED_S: Final = 40.0
+WATCH_S: Final = 0.25
+SAMPLE_S: Final = 2.0
+
+# Short enough that a fault of seconds meets audits, leases and drains; long enough for a busy machine.
+SETTINGS: Final = {
+    "LINNET_HEARTBEAT_S": "5",
+    "LINNET_DRAIN_ACCEPT_S": "0.5",
+    "LINNET_DRAIN_WINDOW_S": "5",
+    "LINNET_RETENTION_EVENTS": "1000000",
+    "LINNET_MAX_CONNECTIONS_PER_ADDRESS": "20000",
+}
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody holds now, below the range that the kernel hands to clients: they are taken again and again."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in found:
+            found.append(port)
+    return found
+
+
+class Part:
+    """A gateway or a router: one name, one set of ports and one log, for as many processes as it takes."""
+
+    def __init__(self, name: str, folder: Path, redis_port: int, env: Mapping[str, str]) -> None:
+        self.name = name
+        self.module = name.partition("-")[0]
+        self.folder = folder
+        self.port, self.admin_port, client_port, store_port = free_ports(4)
+        self.clients = Proxy(client_port, self.port)
+        self.store = Proxy(store_port, redis_port)
+        self.url = f"ws://127.0.0.1:{client_port}/ws" if self.module == "gateway" else f"http://127.0.0.1:{client_port}"
+        self.busy = asyncio.Lock()  # one fault of a process at a time
+        self.told = ""
+        self.popen: subprocess.Popen[bytes] | None = None
+        self._env = {
+            **env,
+            "LINNET_REDIS_URL": f"redis://127.0.0.1:{store_port}/0",
+            "LINNET_LISTEN": f"127.0.0.1:{self.port}",
+            "LINNET_ADMIN_LISTEN": f"127.0.0.1:{self.admin_port}",
+        }
+        if self.module == "gateway":
+            self._env["LINNET_GATEWAY_URL"] = self.url
+
+    @property
+    def alive(self) -> bool:
+        return self.popen is not None and self.popen.poll() is None
+
+    def start(self) -> None:
+        self.told = ""
+        with (self.folder / f"{self.name}.log").open("ab") as log:
+            self.popen = subprocess.Popen(
+                tied(sys.executable, "-m", self.module),
+                cwd=ROOT,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def send(self, signum: signal.Signals) -> None:
+        if signum in (signal.SIGKILL, signal.SIGTERM):
+            self.told = signum.name
+        if self.alive and self.popen is not None:
+            self.popen.send_signal(signum)
+
+    async def ended(self, deadline_s: float) -> bool:
+        until = asyncio.get_running_loop().time() + deadline_s
+        while self.alive:
+            if asyncio.get_running_loop().time() > until:
+                return False
+            await asyncio.sleep(0.02)
+        self.note_end()
+        return True
+
+    def note_end(self) -> None:
+        """Writes down how it ended, once."""
+        if self.popen is not None and self.popen.returncode is not None:
+            append(self.folder / "processes.jsonl", Ending(now_ms(), self.name, self.popen.returncode, self.told))
+            self.popen = None
+
+    async def ready(self, deadline_s: float = READY_S) -> bool:
+        until = asyncio.get_running_loop().time() + deadline_s
+        while asyncio.get_running_loop().time() < until and self.alive:
+            if await self._answers():
+                return True
+            await asyncio.sleep(0.05)
+        return False
+
+    async def _answers(self) -> bool:
+        try:
+            async with asyncio.timeout(2):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.admin_port)
+                try:
+                    writer.write(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                    return (await reader.readline()).split()[1:2] == [b"200"]
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            return False
+
+    @property
+    def rss_bytes(self) -> int:
+        try:
+            pages = Path(f"/proc/{self.popen.pid if self.popen else 0}/statm").read_text().split()[1]
+        except (OSError, IndexError):
+            return 0
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Cluster:
+    """`gateways` and `routers` of them, and one Valkey that keeps what it acked."""
+
+    def __init__(self, folder: Path, gateways: int = 3, routers: int = 2, level: str = "fsync") -> None:
+        self.folder = folder
+        self.jwt_secret, self.server_key = secrets.token_urlsafe(48), secrets.token_urlsafe(48)
+        (redis_port,) = free_ports(1)
+        self.valkey = EmbeddedValkey(
+            folder / "valkey", redis_port, appendfsync="always" if level == "fsync" else "everysec"
+        )
+        self.valkey_busy = asyncio.Lock()
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("LINNET_")}
+        env = {
+            **inherited,
+            **SETTINGS,
+            "LINNET_DURABILITY": level,
+            "LINNET_JWT_SECRET": self.jwt_secret,
+            "LINNET_SERVER_KEY": self.server_key,
+        }
+        self.gateways = [Part(f"gateway-{number}", folder, redis_port, env) for number in range(gateways)]
+        self.routers = [Part(f"router-{number}", folder, redis_port, env) for number in range(routers)]
+        self.parts = {part.name: part for part in (*self.gateways, *self.routers)}
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def urls(self) -> list[str]:
+        return [gateway.url for gateway in self.gateways]
+
+    async def start(self) -> None:
+        self.valkey.start()  # on the main thread, which it is tied to; nothing else runs yet
+        for part in self.parts.values():
+            await part.clients.start()
+            await part.store.start()
+            part.start()
+        for part in self.parts.values():
+            if not await part.ready():
+                raise RuntimeError(f"{part.name} did not come up, see {self.folder / part.name}.log")
+        self._watching = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """Memory samples, and a new process for one that ended by itself."""
+        loop, sampled = asyncio.get_running_loop(), 0.0
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for part in self.parts.values():
+                if part.popen is not None and not part.told and not part.alive:
+                    part.note_end()
+                    part.start()
+            if loop.time() > sampled + SAMPLE_S:
+                sampled = loop.time()
+                samples = [Sample(now_ms(), part.name, part.rss_bytes) for part in self.parts.values()]
+                append(self.folder / "processes.jsonl", *samples)
+
+    async def restart(self, part: Part) -> None:
+        """A new process, ready."""
+        part.start()
+        await part.ready()
+
+    # -- Valkey
+
+    def command(self, *words: str) -> object:
+        """One command for Valkey; blocking, short."""
+        with redis.Redis.from_url(self.valkey.url, socket_timeout=5, retry=None) as client:
+            return client.execute_command(*words)
+
+    def signal_valkey(self, signum: signal.Signals) -> None:
+        os.kill(self.valkey.pid, signum)
+
+    async def restart_valkey(self) -> None:
+        self._keep_log()
+        self.valkey.spawn()
+        await asyncio.to_thread(self.valkey.wait_ready, READY_S)
+
+    def _keep_log(self) -> None:
+        """The server begins its log anew at each start."""
+        with (self.folder / "valkey.log").open("ab") as kept:
+            kept.write(self.valkey.log_path.read_bytes())
+
+    def fill_disk(self) -> None:
+        """As if the disk had no more room: what Valkey appends from now on fails half way."""
+        newest = max((self.valkey.folder / "appendonlydir").glob("*.incr.aof"), key=lambda path: path.stat().st_mtime)
+        room = newest.stat().st_size + 777
+        resource.prlimit(self.valkey.pid, resource.RLIMIT_FSIZE, (room, room))
+
+    # -- the end
+
+    async def heal(self) -> None:
+        """Everything runs, and no link is disturbed."""
+        for part in self.parts.values():
+            part.clients.heal()
+            part.store.heal()
+            part.send(signal.SIGCONT)
+        for part in self.parts.values():
+            if not await part.ready():
+                raise RuntimeError(f"{part.name} is not ready, see {self.folder / part.name}.log")
+
+    async def stop(self) -> None:
+        """As an operator would: gateways, routers; Valkey stays, for whoever reads the logs."""
+        if self._watching is not None:
+            self._watching.cancel()
+        for parts in (self.gateways, self.routers):
+            for part in parts:
+                part.send(signal.SIGTERM)
+            for part in parts:
+                await part.ended(DRAINED_S)
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+        for part in self.parts.values():
+            if part.popen is not None:
+                part.popen.kill()
+                part.popen.wait()
+            await part.clients.close()
+            await part.store.close()
+        self.valkey.kill()
+        self._keep_log()

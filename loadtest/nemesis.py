@@ -1,0 +1,205 @@
+"""What goes wrong in a run: a schedule that a seed decides, and the hands that carry it out.
+
+`schedule` is pure: the same seed, length and kinds give the same acts. `Nemesis` carries them out against a `Cluster`
+and writes down when each really began and ended. Faults of different parts overlap as they fall; of one part, one
+fault of its process and one of each of its links at a time.
+
+Adding a fault: a row in `FAULTS`, a method of `Nemesis` named like it, a row in the README's table of failures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from loadtest.cluster import DRAINED_S, Cluster, Part
+from loadtest.evidence import Fault, append
+from loadtest.history import now_ms
+
+FIRST_S: Final = 3.0
+EVERY_S: Final = 3.0
+ALL: Final = ("gateway", "router")
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """`on`: which parts; `weight`: how often; `lasts`: least and most seconds; `uses`: what it holds meanwhile."""
+
+    on: tuple[str, ...]
+    weight: float
+    lasts: tuple[float, float]
+    uses: str
+
+
+FAULTS: Final[dict[str, Kind]] = {
+    "gateway-kill": Kind(("gateway",), 3, (0.2, 4), "process"),
+    "gateway-stall": Kind(("gateway",), 2, (0.5, 14), "process"),
+    "gateway-term": Kind(("gateway",), 2, (0, 1), "process"),
+    "router-kill": Kind(("router",), 2, (0.2, 6), "process"),
+    "router-stall": Kind(("router",), 1, (0.5, 14), "process"),
+    "router-term": Kind(("router",), 1, (0, 1), "process"),
+    "rolling": Kind((), 0.7, (0, 0), "everything"),
+    "valkey-kill": Kind((), 2, (0.1, 4), "valkey"),
+    "valkey-restart": Kind((), 1, (0, 1), "valkey"),
+    "valkey-stall": Kind((), 1, (0.5, 6), "valkey"),
+    "valkey-disk-full": Kind((), 1, (0.5, 4), "valkey"),
+    "pubsub-kill": Kind((), 3, (0, 0), "pubsub"),
+    "store-cut": Kind(ALL, 3, (0.2, 6), "store"),
+    "store-hold": Kind(ALL, 3, (0.5, 14), "store"),
+    "store-delay": Kind(ALL, 1, (2, 8), "store"),
+    "store-stutter": Kind(ALL, 2, (3, 8), "store"),
+    "client-cut": Kind(("gateway",), 1, (0.2, 4), "clients"),
+    "client-hold": Kind(("gateway",), 2, (1, 15), "clients"),
+    "client-delay": Kind(("gateway",), 1, (2, 8), "clients"),
+    "client-stutter": Kind(("gateway",), 1, (3, 8), "clients"),
+    "client-vanish": Kind(("gateway",), 1, (0, 0), "clients"),
+}
+
+
+class Act(msgspec.Struct, frozen=True):
+    at_s: float
+    kind: str
+    target: str
+    for_s: float
+
+
+def schedule(
+    seed: int, seconds: float, parts: Collection[str], kinds: Collection[str] = (), every_s: float = EVERY_S
+) -> list[Act]:
+    """What is done when; all of it is over after `seconds`."""
+    rng = random.Random(seed)
+    chosen = {kind: FAULTS[kind] for kind in kinds or FAULTS}
+    acts, at, free_from = [], FIRST_S, dict[tuple[str, str], float]()
+    while (at := at + rng.expovariate(1 / every_s)) < seconds:
+        kind = rng.choices(list(chosen), [one.weight for one in chosen.values()])[0]
+        fault = chosen[kind]
+        targets = [part for part in sorted(parts) if part.startswith(fault.on)] if fault.on else [""]
+        target, for_s = rng.choice(targets), rng.uniform(*fault.lasts)
+        if at + for_s < seconds and free_from.get((target, fault.uses), 0) <= at:
+            free_from[target, fault.uses] = at + for_s
+            acts.append(Act(round(at, 3), kind, target, round(for_s, 3)))
+    return acts
+
+
+class Nemesis:
+    """Carries out a schedule."""
+
+    def __init__(self, cluster: Cluster, seed: int, folder: Path) -> None:
+        self._cluster = cluster
+        self._rng = random.Random(seed)
+        self._path = folder / "faults.jsonl"
+        self.done: list[Fault] = []
+
+    async def carry_out(self, acts: list[Act]) -> None:
+        """Returns when the last one is over, and with an error if one could not be carried out."""
+        began = asyncio.get_running_loop().time()
+        async with asyncio.TaskGroup() as group:
+            for act in acts:
+                await asyncio.sleep(max(0.0, began + act.at_s - asyncio.get_running_loop().time()))
+                group.create_task(self._act(act))
+
+    async def _act(self, act: Act) -> None:
+        kind = FAULTS[act.kind]
+        if kind.uses == "process":
+            part = self._cluster.parts[act.target]
+            async with part.busy:
+                await self._process(act, part)
+        elif kind.uses == "valkey":
+            async with self._cluster.valkey_busy:
+                await self._valkey(act)
+        elif act.kind == "rolling":
+            await self._rolling()
+        elif act.kind == "pubsub-kill":
+            began = now_ms()
+            with suppress(Exception):  # a server that is down has no connections to lose
+                await asyncio.to_thread(self._cluster.command, "CLIENT", "KILL", "TYPE", "pubsub")
+            self._note(act.kind, "", began)
+        else:
+            await self._link(act)
+
+    def _note(self, kind: str, target: str, began: int) -> None:
+        self.done.append(Fault(kind, target, began, now_ms()))
+        append(self._path, self.done[-1])
+
+    async def _process(self, act: Act, part: Part) -> None:
+        began = now_ms()
+        match act.kind.partition("-")[2]:
+            case "kill":
+                part.send(signal.SIGKILL)
+                await part.ended(DRAINED_S)
+                await asyncio.sleep(act.for_s)
+                await self._cluster.restart(part)
+            case "stall":
+                part.send(signal.SIGSTOP)
+                await asyncio.sleep(act.for_s)
+                part.send(signal.SIGCONT)
+            case "term":
+                await self._replace(part)
+        self._note(act.kind, part.url if act.kind == "gateway-term" else part.name, began)
+
+    async def _replace(self, part: Part) -> None:
+        """As a deploy does it: told to stop, awaited, started anew."""
+        part.send(signal.SIGTERM)
+        if not await part.ended(DRAINED_S):
+            part.send(signal.SIGKILL)
+            part.told = "SIGTERM, in vain"
+            await part.ended(DRAINED_S)
+        await self._cluster.restart(part)
+
+    async def _rolling(self) -> None:
+        """Every process in turn."""
+        whole = now_ms()
+        for part in self._cluster.parts.values():
+            async with part.busy:
+                began = now_ms()
+                await self._replace(part)
+                self._note(f"{part.module}-term", part.url if part.module == "gateway" else part.name, began)
+        self._note("rolling", "", whole)
+
+    async def _valkey(self, act: Act) -> None:
+        cluster, began = self._cluster, now_ms()
+        match act.kind:
+            case "valkey-kill":
+                cluster.valkey.kill()
+                await asyncio.sleep(act.for_s)
+                await cluster.restart_valkey()
+            case "valkey-restart":
+                await asyncio.to_thread(cluster.valkey.stop)
+                await asyncio.sleep(act.for_s)
+                await cluster.restart_valkey()
+            case "valkey-stall":
+                cluster.signal_valkey(signal.SIGSTOP)
+                await asyncio.sleep(act.for_s)
+                cluster.signal_valkey(signal.SIGCONT)
+            case "valkey-disk-full":
+                cluster.fill_disk()
+                await asyncio.to_thread(cluster.valkey.wait)
+                await asyncio.sleep(act.for_s)
+                await cluster.restart_valkey()
+        self._note(act.kind, "valkey", began)
+
+    async def _link(self, act: Act) -> None:
+        side, _, what = act.kind.partition("-")
+        part, began = self._cluster.parts[act.target], now_ms()
+        proxy = part.store if side == "store" else part.clients
+        match what:
+            case "cut":
+                proxy.cut()
+            case "hold":
+                proxy.hold()
+            case "delay":
+                proxy.delay(self._rng.uniform(0.02, 0.2))
+            case "stutter":
+                proxy.stutter(random.Random(self._rng.random()))
+            case "vanish":
+                proxy.vanish()
+        await asyncio.sleep(act.for_s)
+        if what != "vanish":
+            proxy.heal()
+        self._note(act.kind, part.name, began)
