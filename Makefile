@@ -21,7 +21,7 @@ $(shell rm -rf .venv)
 endif
 endif
 
-.PHONY: up stack test lint format types bench conformance lock clean
+.PHONY: up stack test lint format types bench conformance k8s deploy-check k8s-check lock clean
 .DEFAULT_GOAL := up
 
 up: $(RUNTIME)
@@ -49,6 +49,10 @@ bench: $(DEV)
 
 conformance: $(DEV)
 	bash tests/gateway/conformance.sh
+
+# The one manifest that is made from something else.
+k8s: $(DEV)
+	$(PY) -m deploy.manifests
 
 # Manifests, Dockerfile and image against the real tools; IMAGE=1 builds and runs the image, too.
 deploy-check: $(DEV) $(CHECK)

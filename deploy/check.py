@@ -66,7 +66,10 @@ def tool(name: str, *arguments: object, stdin: str = "", cwd: Path = ROOT) -> st
 def rendered() -> dict[str, str]:
     if manifests.kubectl() is None:
         raise Skipped("no kubectl here")
-    return dict(manifests.render_all())
+    try:
+        return dict(manifests.render_all())
+    except manifests.RenderError as error:
+        raise Failed(str(error)) from None
 
 
 def check_dockerfile() -> str:
@@ -75,10 +78,7 @@ def check_dockerfile() -> str:
 
 
 def check_kustomize() -> str:
-    try:
-        return f"{len(rendered())} rendered: {', '.join(rendered())}"
-    except manifests.RenderError as error:
-        raise Failed(str(error)) from None
+    return f"{len(rendered())} rendered: {', '.join(rendered())}"
 
 
 def check_schema() -> str:

@@ -1,7 +1,7 @@
 """`python -m deploy.image`: builds the image on a machine that has no registry, as `make deploy-check IMAGE=1` does.
 
-What lives here: a base made from Debian's packages (or BASE=name@digest, given), the wheels beside it, the build without
-a network, and how podman is called. What never does: what the image must be able to do; tests/deploy/test_image.py.
+What lives here: a base made from Debian's packages (or BASE=name@digest, given), the wheels beside it, the build
+without a network, and how podman is called. What never does: what the image must do; tests/deploy/test_image.py.
 
 Invariants: nothing of the machine's own configuration is changed (settings go by CONTAINERS_CONF); a machine that
 lacks a tool is told which, and that is no failure. Root is needed, since a base is made of device nodes and owners.

@@ -3,8 +3,11 @@
 What lives here: finding kubectl, rendering, and the list of what is rendered. What never does: an opinion about the
 result; tests/deploy/test_k8s.py has the sums, check.py the schemas and policies.
 
-Invariant: nothing is written into the checkout. A component cannot be rendered by itself, so each is put on the base
-(or on the overlay that fits it) in a copy that is thrown away.
+Also here: the one file that is made from another. Prometheus' rules (deploy/prometheus) are wrapped for the operator
+into k8s/components/monitoring/rules.yaml by `make k8s`; a test holds the two together. Kustomize cannot do that.
+
+Invariant: rendering writes nothing into the checkout. A component cannot be rendered by itself, so each is put on the
+base in a copy that is thrown away.
 
 Rejected: reading the YAML files as they stand (patches, hashes and merges are where mistakes are made).
 """
@@ -86,3 +89,31 @@ def pod_specs(manifests: list[Manifest]) -> Iterator[tuple[Manifest, Manifest]]:
     for manifest in manifests:
         if manifest["kind"] in ("Deployment", "StatefulSet", "Job"):
             yield manifest, manifest["spec"]["template"]
+
+
+class _Block(yaml.SafeDumper):
+    """Expressions over several lines stay readable."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Block.add_representer(str, _text)
+
+RULES = ROOT / "k8s/components/monitoring/rules.yaml"
+
+
+def prometheus_rules() -> str:
+    """The rule files as PrometheusRules, one each."""
+    wrapped = []
+    for path in sorted((ROOT / "deploy/prometheus").glob("rules-*.yaml")):
+        name = path.stem.replace("rules-", "linnet-")
+        head = {"apiVersion": "monitoring.coreos.com/v1", "kind": "PrometheusRule", "metadata": {"name": name}}
+        wrapped.append({**head, "spec": yaml.safe_load(path.read_text())})
+    text = yaml.dump_all(wrapped, Dumper=_Block, sort_keys=False, width=120, allow_unicode=True)
+    return f"# Made from deploy/prometheus by `make k8s`; change it there.\n{text}"
+
+
+if __name__ == "__main__":
+    RULES.write_text(prometheus_rules())

@@ -281,6 +281,11 @@ def test_every_pod_is_scraped() -> None:
         assert selects(monitor["spec"]["selector"], pod.labels) == (endpoint["port"] in pod.ports), pod
 
 
+def test_the_rules_are_those_of_prometheus() -> None:
+    """The operator's copy says what the tested files say; `make k8s` makes it anew."""
+    assert manifests.RULES.read_text() == manifests.prometheus_rules()
+
+
 def test_routes_lead_to_services() -> None:
     """The public door opens on the two public ports and on nothing else."""
     (route,) = (each for each in rendered()["prod"] if each["kind"] == "HTTPRoute")
