@@ -286,6 +286,15 @@ def test_the_rules_are_those_of_prometheus() -> None:
     assert manifests.RULES.read_text() == manifests.prometheus_rules()
 
 
+def test_every_dashboard_comes_to_the_cluster() -> None:
+    """Byte for byte, in a ConfigMap that Grafana's sidecar looks for and that an apply can carry."""
+    maps = [item for item in rendered()["prod"] if item["kind"] == "ConfigMap" and "labels" in item["metadata"]]
+    assert all(item["metadata"]["labels"] == {"grafana_dashboard": "1"} for item in maps)
+    files = {path.name: path.read_text() for path in (manifests.ROOT / "deploy/grafana").glob("*.json")}
+    assert {name: text for item in maps for name, text in item["data"].items()} == files
+    assert all(len(text) < 200_000 for text in files.values())
+
+
 def test_routes_lead_to_services() -> None:
     """The public door opens on the two public ports and on nothing else."""
     (route,) = (each for each in rendered()["prod"] if each["kind"] == "HTTPRoute")
