@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.hub import Hub
 from gateway.session import Session, State
 from router.contract import errors, keys, metrics
-from router.contract.errors import LinnetError
+from router.contract.errors import Blocked, LinnetError
 from router.store.users import Row, Sync, Synced
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class Audits:
             return
         if isinstance(answer, LinnetError):
             metrics.AUDITS.labels(answer.code).inc()
+            if isinstance(answer, Blocked):  # the user was deleted
+                self.end(session, "kicked", instance)
             if session.behind is not None and session.behind.resyncing:
                 self._node.later(FIRST_AUDIT_S, self.sync, session, cause)
             return

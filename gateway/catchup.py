@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.frames import event_frames
 from gateway.session import Session, State
-from router.contract import keys, metrics, stamp
+from router.contract import metrics, stamp
 from router.contract.errors import LinnetError, NotFound
 from router.contract.wire import MAX_INTEGER
 from router.store.conversations import Page
@@ -136,8 +136,9 @@ class Catchup:
         return bool(behind.todo)
 
     def _join(self, session: Session, behind: Behind) -> None:
+        hubs = {hub.conversation for hub in session.hubs}
         for conversation, position in behind.positions.items():
-            if conversation[0] == keys.DIRECT:
+            if conversation not in hubs:
                 session.has(conversation, position)
         session.behind = None
         for hub in session.hubs:
@@ -208,7 +209,9 @@ class Catchup:
 
     def left(self, session: Session, hub: Hub, position: int) -> None:
         """The session's user left a group: what was before that is still the user's to have."""
-        if session.behind is not None:
+        if session.behind is None:
+            session.has(hub.conversation, position)
+        else:
             session.behind.positions.setdefault(hub.conversation, position)
             session.behind.todo[hub.conversation] = MAX_INTEGER
             self.pump(session)

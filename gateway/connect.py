@@ -218,8 +218,8 @@ class Connects:
             conversation = row.conversation
             hub = hubs.get(conversation)
             if row.left or (row.kind != keys.DIRECT and (hub is None or session not in hub.members)):
-                if row.left:
-                    behind.positions.setdefault(conversation, row.cursor or 0)
+                if row.left and row.cursor is not None:  # a device that never had it has nothing to be told
+                    behind.positions.setdefault(conversation, row.cursor)
                     behind.todo[conversation] = MAX_INTEGER
                 continue
             cursor = row.cursor if row.cursor is not None else starts.get(conversation, 0)
@@ -272,6 +272,7 @@ class Connects:
         session.hubs.append(hub)
         cursor = row.cursor if row.cursor is not None else starts.get(row.conversation, 0)
         behind.positions[row.conversation] = cursor
+        session.direct.pop(row.conversation, None)
         state = state_of(session.user, row, cursor, hub.seq, hub.count, hub.title)
         session.answer(wire.ConversationsEvent(conversations=[state], more=False))
         self._node.catchup.pump(session)

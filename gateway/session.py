@@ -4,8 +4,9 @@ The protocol calls a session on every message and every change of its transport;
 through it. Nothing here waits and nothing here talks to Redis: what a command does is in `commands.py`.
 
 A session as a whole is *live* or *behind*, because it is the connection that is slow. Live: `behind` is None, it has
-everything that its hubs have written and, of a direct conversation that moved since it connected, everything up to
-`direct[conversation]`. Behind: `catchup.py` feeds it from the log, and whatever happens live is only noted.
+everything that its hubs have written and, of a direct conversation that moved since it connected (or a group that its
+user has left), everything up to `direct[conversation]`. Behind: `catchup.py` feeds it from the log, and whatever
+happens live is only noted.
 Bounds: `direct` holds `MAX_DIRECT` conversations (one that was dropped is read from the log again), `early` what came
 in one read of the socket, `pages` the `MAX_PAGES` requests for history that wait, `out` what one turn of the loop has
 for it; beyond that the transport's high mark decides.
