@@ -165,3 +165,26 @@ async def test_gateways_killed_under_traffic(start: Start) -> None:
         assert sorted(client.bodies(group)) == sorted([*said, "end"])
         assert client.partings
         assert not client.gaps()
+
+
+async def test_connecting_while_valkey_is_away(start: Start) -> None:
+    """Who connects meanwhile waits, or is told `unavailable` and comes back: in the end everybody is in, with all."""
+    system = await start()
+    group = await system.group("ann", "ben")
+    ann, ben = ChatClient("ann"), ResilientClient("ben", system.urls)
+    await ann.connect(system.urls[0])
+    await ann.sent(group, "before")
+    system.valkey.kill()
+    staying = asyncio.create_task(ben.stay())
+    assert (await ann.send(group, "lost"))["code"] == "unavailable"
+    await ann.ask("ping")
+    system.valkey.start()
+    await staying
+    await support.eventually(lambda: sent_again(ann, group))
+    await ben.has(group, 2)
+    assert ben.bodies(group) == ["before", "after"]
+    assert {code for code, _ in ben.partings} <= {4000}
+
+
+async def sent_again(client: ChatClient, group: str) -> bool:
+    return (await client.send(group, "after"))["type"] == "ack"

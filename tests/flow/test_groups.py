@@ -157,3 +157,83 @@ async def test_members_changing_under_traffic_lose_nothing(chat: System, names: 
     for visitor in visitors:
         await visitor.event("message", seq=last["seq"])
         assert visitor.in_order(group)
+
+
+async def test_left_conversation_is_not_told_again_and_again(chat: System, names: Names) -> None:
+    """What a device has acked of a conversation that it was put out of does not come back, nor to a new one."""
+    alice_, bob_ = names("alice", "bob")
+    group = await chat.group(alice_, bob_)
+    alice, live, away = ChatClient(alice_), ChatClient(bob_), ChatClient(bob_, "tablet")
+    await alice.connect(chat.urls[0])
+    await live.connect(chat.urls[0])
+    await away.connect(chat.urls[1])
+    for i in range(5):
+        await alice.sent(group, i)
+    await away.has(group, 5)
+    await away.disconnect()
+    await chat.api("DELETE", f"/v1/conversations/{group}/members/{bob_}")
+    await live.event("member", action="remove", user=bob_)
+    await away.connect(chat.urls[1])
+    await away.event("member", action="remove", user=bob_)
+    new = ChatClient(bob_, "laptop")
+    for device in (live, away, new):
+        if device is not new:
+            await device.ack_all()
+            await device.disconnect()
+        again = ChatClient(bob_, device.device)
+        await again.connect(chat.urls[0])
+        note = await again.sent(f"@{bob_}", device.device)
+        await again.event("message", seq=note["seq"])
+        assert group not in again.received
+
+
+async def test_acks_count_after_coming_back(chat: System, names: Names) -> None:
+    """Put out and in again on one connection: what is acked then is what the next connection starts from."""
+    alice_, bob_ = names("alice", "bob")
+    group = await chat.group(alice_, bob_)
+    alice, bob = ChatClient(alice_), ChatClient(bob_)
+    await alice.connect(chat.urls[0])
+    await bob.connect(chat.urls[1])
+    await alice.sent(group, "one")
+    await bob.has(group, 1)
+    member = f"/v1/conversations/{group}/members/{bob_}"
+    await chat.api("DELETE", member)
+    await bob.event("member", action="remove", user=bob_)
+    await bob.ack_all()
+    await chat.api("PUT", member, {"role": "member"})
+    await bob.event("conversations")
+    await alice.sent(group, "two")
+    await bob.has(group, 2)
+    await bob.ack_all()
+    await bob.disconnect()
+    await alice.sent(group, "three")
+    again = ChatClient(bob_)
+    await again.connect(chat.urls[0])
+    assert await again.has(group, 1) == ["three"]
+
+
+async def test_large_group_on_one_gateway(chat: System, names: Names) -> None:
+    """More members on a gateway than one turn of its loop writes to: each has everything, in order, once."""
+    writer_, *users = names("writer", *(f"user-{i}" for i in range(700)))
+    group = await chat.group(writer_, *users)
+    writer = ChatClient(writer_)
+    await writer.connect(chat.urls[1])
+    members = [ChatClient(user, codec=("json", "msgpack")[i % 10 == 0]) for i, user in enumerate(users)]
+    for start in range(0, len(members), 50):
+        await asyncio.gather(*(member.connect(chat.urls[0]) for member in members[start : start + 50]))
+
+    async def come_and_go(member: ChatClient) -> None:
+        for _ in range(3):
+            member.abort()
+            await member.gone()
+            await member.connect(chat.urls[0])
+
+    bursts = (asyncio.gather(*(writer.sent(group, j) for j in range(i, i + 10))) for i in range(0, 60, 10))
+    for burst in bursts:
+        await burst
+        await asyncio.gather(*map(come_and_go, members[:3]))
+    for member in members:
+        await member.has(group, 60, deadline_s=20)
+        assert member.bodies(group) == list(range(60))
+        assert member.whole(group)
+    assert all(member.duplicates == 0 for member in members[3:])

@@ -164,3 +164,18 @@ async def test_sender_gone_before_ack_is_delivered(chat: System, names: Names) -
     with pytest.raises(ConnectionClosed):
         await alice.ask("ping")
     assert await bob.has(conversation, 2) == ["one", "two"]
+
+
+async def test_deleted_user_is_out_and_stays_out(chat: System, names: Names) -> None:
+    """Whose account is deleted: sessions end, and no token of hers gets in again."""
+    alice_, bob_ = names("alice", "bob")
+    phone, tablet, bob = ChatClient(alice_), ChatClient(alice_, "tablet"), ChatClient(bob_)
+    for client, url in ((phone, 0), (tablet, 1), (bob, 0)):
+        await client.connect(chat.urls[url])
+    await chat.api("DELETE", f"/v1/accounts/{alice_}")
+    for client in (phone, tablet):
+        assert (await client.gone())[0] == 4502
+        answer = await client.connect(chat.urls[0])
+        assert (answer["type"], answer["code"]) == ("error", "blocked")
+        assert (await client.gone())[0] == 4502
+    assert (await bob.send(f"@{alice_}", "still there?"))["code"] == "not_found"
