@@ -28,12 +28,12 @@ LOCKED_KUBECTL = ROOT / ".venv/check/bin/kubectl"
 
 Manifest = dict[str, Any]
 
-COMPONENT = """\
+OVERLAY = """\
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 namespace: linnet
-resources: [../base]
-components: [../components/{name}]
+resources: [../{base}]
+components: [../components/{component}]
 """
 
 
@@ -60,16 +60,20 @@ def render_all() -> Mapping[str, str]:
     """Base, overlays, load test, and the base with each component by itself; YAML by name."""
     k8s = ROOT / "k8s"
     found = {folder.name: render(folder) for folder in (k8s / "base", *overlays(), k8s / "loadtest")}
+    found |= {f"base-with-{each.name}": render_with("base", each.name) for each in components()}
+    return found
+
+
+def render_with(base: str, component: str) -> str:
+    """An overlay or the base with a component on it."""
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / "k8s"
-        shutil.copytree(k8s, copy)
-        shutil.copytree(ROOT / "deploy", Path(scratch) / "deploy", ignore=shutil.ignore_patterns("*.py", "*.txt"))
-        for component in components():
-            folder = copy / f"base-with-{component.name}"
-            folder.mkdir()
-            (folder / "kustomization.yaml").write_text(COMPONENT.format(name=component.name))
-            found[folder.name] = render(folder)
-    return found
+        shutil.copytree(ROOT / "k8s", copy)
+        shutil.copytree(ROOT / "deploy/grafana", Path(scratch) / "deploy/grafana")
+        folder = copy / "check"
+        folder.mkdir()
+        (folder / "kustomization.yaml").write_text(OVERLAY.format(base=base, component=component))
+        return render(folder)
 
 
 def overlays() -> list[Path]:

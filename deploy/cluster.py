@@ -1,0 +1,182 @@
+"""`make k8s-check`: the manifests on the cluster that KUBECONFIG names, and promises under its own rollouts.
+
+What lives here: what can only be seen with an API server, a scheduler and a kubelet. What never does: what can be seen
+without them; check.py and tests/deploy/test_k8s.py.
+
+Everything is done in the namespace `linnet`, which must not exist before and does not afterwards: a deployment that
+somebody uses is never touched. IMAGE names the image (the cluster must be able to get it). The witness is the canary:
+whatever happens, its users miss nothing, get nothing twice and nothing out of order.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from deploy import manifests
+from deploy.check import CUSTOM, Failed, Skipped, tool
+from router.contract.settings import VERSION
+
+NAMESPACE = "linnet"
+IMAGE = f"linnet:{VERSION}"
+DEADLINE_S = 600
+ALL_SEEN_S = 30.0  # how long after a change the canary is watched: the longest drain, and a heartbeat
+
+READ_METRICS = """
+import urllib.request
+print(urllib.request.urlopen("http://127.0.0.1:9000/metrics").read().decode())
+"""
+
+
+def kubectl(*arguments: object, stdin: str = "") -> str:
+    return tool("kubectl", "--namespace", NAMESPACE, *arguments, stdin=stdin)
+
+
+def objects(kind: str, selector: str) -> list[dict[str, Any]]:
+    found = json.loads(
+        kubectl("get", kind, "--selector", f"app.kubernetes.io/component={selector}", "--output", "json")
+    )
+    return list(found["items"])
+
+
+def rolled_out() -> None:
+    for name in ("deployment/gateway", "deployment/router", "deployment/canary"):
+        kubectl("rollout", "status", name, f"--timeout={DEADLINE_S}s")
+
+
+def canary() -> dict[str, float]:
+    """Its counters by name."""
+    text = kubectl("exec", "deployment/canary", "--", "/opt/linnet/bin/python", "-c", READ_METRICS)
+    lines = (line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("linnet_canary_"))
+    found: dict[str, float] = {}
+    for series, value in lines:
+        name = series.partition("{")[0]
+        found[name] = found.get(name, 0.0) + float(value)
+    return found
+
+
+def unharmed(change: Callable[[], None]) -> str:
+    """Make the change under the canary's traffic, then wait until all it sent can have arrived."""
+    before = canary()
+    change()
+    time.sleep(ALL_SEEN_S)
+    after = canary()
+    for harm in ("lost", "duplicated", "reordered"):
+        name = f"linnet_canary_{harm}_total"
+        if after[name] != before[name]:
+            raise Failed(f"{after[name] - before[name]:g} messages {harm}")
+    sent = after["linnet_canary_sent_total"] - before["linnet_canary_sent_total"]
+    if sent <= 0:
+        raise Failed("the canary sent nothing")
+    return f"{sent:g} messages, none lost, doubled or out of order"
+
+
+def check_dry_run() -> str:
+    """Every rendering, admitted by the server; kinds it does not have are left out and named."""
+    known = set(kubectl("api-resources", "--output", "name").split())
+    strangers: set[str] = set()
+    for text in manifests.render_all().values():
+        ours = []
+        for one in manifests.documents(text):
+            plural = f"{one['kind'].lower()}s.{one['apiVersion'].partition('/')[0]}"
+            if one["apiVersion"].startswith(CUSTOM) and plural not in known:
+                strangers.add(one["kind"])
+            else:
+                ours.append(json.dumps(one))
+        kubectl("apply", "--dry-run=server", "--filename", "-", stdin="\n---\n".join(ours))
+    return "all admitted" + (f", but the cluster has no {', '.join(sorted(strangers))}" if strangers else "")
+
+
+def check_deployed() -> str:
+    text = manifests.render_with("overlays/dev", "canary").replace(IMAGE, os.environ.get("IMAGE") or IMAGE)
+    kubectl("apply", "--filename", "-", stdin=text)
+    rolled_out()
+    return "gateways, router, Valkey and canary are up"
+
+
+def check_rollout() -> str:
+    def restart() -> None:
+        kubectl("rollout", "restart", "deployment/gateway", "deployment/router")
+        rolled_out()
+
+    return unharmed(restart)
+
+
+def check_scaling() -> str:
+    def scale() -> None:
+        for replicas in (4, 2):
+            kubectl("scale", "deployment/gateway", f"--replicas={replicas}")
+            rolled_out()
+
+    return unharmed(scale)
+
+
+def check_eviction() -> str:
+    """One gateway goes, the second is refused for now."""
+    answers = []
+    for pod in objects("pods", "gateway")[:2]:
+        name = pod["metadata"]["name"]
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": NAMESPACE}}
+        path = f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/eviction"
+        try:
+            kubectl("create", "--raw", path, "--filename", "-", stdin=json.dumps(eviction))
+            answers.append("evicted")
+        except Failed as refusal:
+            answers.append("refused" if "disruption budget" in str(refusal) else str(refusal))
+    if answers != ["evicted", "refused"]:
+        raise Failed(", ".join(answers))
+    rolled_out()
+    return "one evicted, the next refused"
+
+
+CHECKS = {
+    "deployed": check_deployed,
+    "rollout": check_rollout,
+    "scaling": check_scaling,
+    "eviction": check_eviction,
+}
+
+
+def said(name: str, check: Callable[[], str]) -> bool:
+    try:
+        print(f"{name:11} ok       {check()}", flush=True)
+    except Failed as failed:
+        print(f"{name:11} FAILED   {failed}", flush=True)
+        return False
+    return True
+
+
+def main() -> int:
+    if not os.environ.get("KUBECONFIG"):
+        print("k8s-check   skipped  KUBECONFIG names no cluster")
+        return 0
+    try:
+        if "NotFound" not in _namespace():
+            print(f"k8s-check   skipped  the cluster has a namespace {NAMESPACE}, which may be in use")
+            return 0
+        tool("kubectl", "create", "namespace", NAMESPACE)
+    except (Failed, Skipped) as why:
+        print(f"k8s-check   FAILED   {why}")
+        return 1
+    try:
+        return 0 if said("dry run", check_dry_run) and all(said(*one) for one in CHECKS.items()) else 1
+    finally:
+        tool("kubectl", "delete", "namespace", NAMESPACE)
+
+
+def _namespace() -> str:
+    """What the cluster says of the namespace."""
+    try:
+        return tool("kubectl", "get", "namespace", NAMESPACE)
+    except Failed as why:
+        if "NotFound" not in str(why):
+            raise
+        return str(why)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
