@@ -25,14 +25,15 @@ from typing import Any
 
 import yaml
 
+from deploy.alerts import serve_alerts
 from deploy.embedded import EmbeddedValkey
-from deploy.local import Runner, run
+from deploy.local import Runner, run, say
 from deploy.names import serve_names
 from deploy.plan import LocalError, Service, address, check_port, given, shared_environ
 from deploy.prepare import own_certificate
 from router.contract.settings import Settings, load
 
-FOLDER = Path(".linnet/stack")
+FOLDER = ".linnet/stack"
 NETWORK = "127.77.0"
 DEPLOY = Path(__file__).parent
 
@@ -47,8 +48,10 @@ HOSTS = {
     "redis-exporter": ("42",),
     "canary": (),
     "dns": ("53",),
+    "alerts": ("54",),
 }
 DNS_PORT = 5300
+ALERTS_PORT = 8080
 
 # Debian's packages, by the program each is needed for.
 PROGRAMS = {
@@ -97,11 +100,13 @@ class Stack:
 
     async def run(self) -> bool:
         names = await serve_names(self.only("dns"), DNS_PORT, self.table)
+        alerts = await serve_alerts(self.only("alerts"), ALERTS_PORT, say)
         window_s = self.settings.drain_accept_s + self.settings.drain_window_s
         try:
             return await Runner(self.valkey, self.services, _greeting(self), window_s).run()
         finally:
             names.close()
+            alerts.close()
 
 
 def _ours(stack: Stack, shared: Mapping[str, str]) -> list[Service]:
@@ -127,8 +132,10 @@ def _surroundings(stack: Stack, folder: Path, programs: Mapping[str, str]) -> li
         "LINNET_DNS": address(stack.only("dns"), DNS_PORT),
         "LINNET_TLS": str(stack.certificate),
     }
-    config = folder.resolve() / "prometheus.yml"
-    config.write_text(yaml.safe_dump(prometheus_config(stack.table), sort_keys=False))
+    configs = folder.resolve() / "prometheus.yml", folder.resolve() / "alertmanager.yml"
+    made = prometheus_config(stack.table), alertmanager_config(address(stack.only("alerts"), ALERTS_PORT))
+    for path, config in zip(configs, made, strict=True):
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
     return [
         _program(
             "alertmanager",
@@ -136,7 +143,7 @@ def _surroundings(stack: Stack, folder: Path, programs: Mapping[str, str]) -> li
             "/-/ready",
             environ,
             programs["prometheus-alertmanager"],
-            f"--config.file={DEPLOY / 'alertmanager' / 'alertmanager.yml'}",
+            f"--config.file={configs[1]}",
             f"--storage.path={folder / 'alertmanager'}",
             f"--web.listen-address={alertmanager}:9093",
             "--cluster.listen-address=",
@@ -148,7 +155,7 @@ def _surroundings(stack: Stack, folder: Path, programs: Mapping[str, str]) -> li
             "/-/ready",
             environ,
             programs["prometheus"],
-            f"--config.file={config}",
+            f"--config.file={configs[0]}",
             f"--storage.tsdb.path={folder / 'prometheus'}",
             f"--web.listen-address={prometheus}:9090",
             "--storage.tsdb.retention.time=2d",
@@ -207,6 +214,14 @@ def prometheus_config(table: Mapping[str, list[str]]) -> dict[str, Any]:
     return config
 
 
+def alertmanager_config(pager: str) -> dict[str, Any]:
+    """deploy/alertmanager/alertmanager.yml, whose receivers also tell the terminal."""
+    config: dict[str, Any] = yaml.safe_load((DEPLOY / "alertmanager" / "alertmanager.yml").read_text())
+    for receiver in config["receivers"]:
+        receiver.setdefault("webhook_configs", []).append({"url": f"http://{pager}/"})
+    return config
+
+
 def _greeting(stack: Stack) -> str:
     proxy = stack.only("haproxy")
     return f"""linnet: the stack is ready
@@ -222,9 +237,14 @@ def _greeting(stack: Stack) -> str:
 """
 
 
-async def main(folder: Path, environ: Mapping[str, str]) -> bool:
-    return await Stack(folder, environ).run()
+def main(network: str = NETWORK, folder: str = FOLDER) -> int:
+    async def stack(where: Path, environ: Mapping[str, str]) -> bool:
+        return await Stack(where, environ, network).run()
+
+    return run(Path(folder), stack)
 
 
 if __name__ == "__main__":
-    sys.exit(run(FOLDER, main))
+    if len(sys.argv) not in (1, 3):
+        sys.exit("usage: python -m deploy.stack [NETWORK FOLDER], e.g. 127.77.1 .linnet/second")
+    sys.exit(main(*sys.argv[1:]))
