@@ -106,25 +106,32 @@ async def test_valkey_killed_and_restarted_loses_nothing_acked(start: Start) -> 
 
 async def test_gateway_stalled_and_resumed(start: Start) -> None:
     """A gateway that stands still for longer than its subscription lives comes back and repairs what it missed."""
-    system = await start()
+    system = await start(LINNET_HEARTBEAT_S="30")
     group = await system.group("ann", "ben")
     ann, ben = ChatClient("ann"), ChatClient("ben")
     await ann.connect(system.urls[0])
     await ben.connect(system.urls[1])
+    direct = (await ann.sent("@ben", "before"))["conversation"]
     await ann.sent(group, "before")
     await ben.has(group, 1)
+    await ben.has(direct, 1)
     stalled = system.gateways[1]
     stalled.send(signal.SIGSTOP)
     with system.valkey.client() as redis:
         for i in range(50):
             await ann.sent(group, i)
+            await ann.sent(direct, i)
         await support.eventually(lambda: redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub"))
         await ann.sent(group, "unheard")
+        await ann.sent(direct, "unheard")
     stalled.send(signal.SIGCONT)
-    assert await ben.has(group, 52) == ["before", *range(50), "unheard"]
-    await ann.sent(group, "after")
-    await ben.has(group, 53)
-    assert ben.whole(group)
+    for talk in (group, direct):
+        assert await ben.has(talk, 52) == ["before", *range(50), "unheard"]
+    assert await system.metric('linnet_gateway_repairs_total{cause="resubscribe"}', stalled) >= 2
+    for talk in (group, direct):
+        await ann.sent(talk, "after")
+        await ben.has(talk, 53)
+        assert ben.whole(talk)
     assert ben.duplicates == 0
     assert ben.closed is None
 
