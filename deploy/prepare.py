@@ -1,7 +1,7 @@
 """What a set-up needs before its first start and nobody gave: secrets, and a certificate to try `wss://` with.
 
-`python -m deploy.prepare FOLDER` makes what is missing there and leaves what exists; the compose file runs it once, the
-stack uses its functions. What never lives here: anything a deployment with real users should go on using; there,
+`python -m deploy.prepare FOLDER [OWNER]` makes what is missing there and leaves what exists, for the user with that
+number; the compose file runs it once, the stack uses its functions. What never lives here: anything a deployment with real users should go on using; there,
 secrets come from its vault and certificates from its authority.
 
 Invariant: a file is whole or absent (see `own_secret`); a certificate is made again before it expires.
@@ -10,6 +10,7 @@ Invariant: a file is whole or absent (see `own_secret`); a certificate is made a
 from __future__ import annotations
 
 import ipaddress
+import os
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -63,14 +64,15 @@ def _name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, owner: int | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("jwt-secret", "server-key"):
-        own_secret(folder / name)
-    own_certificate(folder / "linnet.pem")
+    made = [own_secret(folder / name) for name in ("jwt-secret", "server-key")]
+    for path in (*made, own_certificate(folder / "linnet.pem")):
+        if owner is not None:
+            os.chown(path, owner, owner)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python -m deploy.prepare FOLDER")
-    main(Path(sys.argv[1]))
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: python -m deploy.prepare FOLDER [OWNER]")
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
