@@ -18,6 +18,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey, tied
 from deploy.image import environ
 from router.contract.settings import VERSION
+from tests.conftest import StartProcess
 from tests.flow.client import ChatClient
 from tests.support import JWT_SECRET, SERVER_KEY, eventually, free_ports, http_get
 
@@ -177,8 +178,16 @@ def test_a_process_without_settings_says_what_is_missing(module: str) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_load_test_is_in_it() -> None:
-    assert podman("run", "--rm", *LOCKED, IMAGE, "loadtest", "--help").returncode == 0
+async def test_the_load_test_runs_from_it(own_valkey: EmbeddedValkey, process: StartProcess) -> None:
+    """Its processes need nowhere to write; its verdict is its exit code."""
+    router, gateway = (process(each, LINNET_REDIS_URL=own_valkey.url) for each in ("router", "gateway"))
+    await router.ready()
+    await gateway.ready()
+    load = ("--users", "40", "--rate", "100", "--seconds", "1", "--rounds", "1", "--workers", "2")
+    target = ("--target", gateway.url, "--api", router.url)
+    key = ("--env", f"LINNET_SERVER_KEY={SERVER_KEY}")
+    done = podman("run", "--rm", *LOCKED, *key, IMAGE, "loadtest", "mixed", *load, *target)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 async def test_chat_works_through_it_and_sigterm_drains_it(own_valkey: EmbeddedValkey, start: Start) -> None:
