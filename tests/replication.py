@@ -1,0 +1,112 @@
+"""A primary, its replicas and three sentinels, all real: what failovers are tested with.
+
+The sentinels' own periods are shortened (SENTINEL DEBUG), so that a failover takes two seconds instead of ten; what
+they do and in which order stays theirs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploy.embedded import EmbeddedSentinel, EmbeddedValkey
+from tests import support
+
+NAME = "main"
+SENTINELS = 3
+DOWN_AFTER_MS = 1000
+PERIODS = ("info-period", 100, "ping-period", 100, "ask-period", 100, "publish-period", 500, "election-timeout", 1000)
+
+# What a sentinel does to a primary that it demotes: without these it cannot, as if the network were cut between them.
+DEMOTION = ("-multi", "-exec", "-replicaof", "-slaveof", "-client|kill", "-config|rewrite")
+REPLICATION = ("-psync", "-sync", "-replconf")
+
+
+class Replication:
+    """`servers[0]` is the first primary."""
+
+    def __init__(self, folder: Path, replicas: int = 2) -> None:
+        ports = support.free_ports(1 + replicas + SENTINELS)
+        self.servers = [EmbeddedValkey(folder / str(port), port) for port in ports[: 1 + replicas]]
+        self.sentinels = [
+            EmbeddedSentinel(folder / str(port), port, NAME, ports[0], SENTINELS // 2 + 1, DOWN_AFTER_MS)
+            for port in ports[1 + replicas :]
+        ]
+        self._ports = dict(zip(ports, self.servers, strict=False))
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports[1 + replicas :])
+        self.url = f"redis+sentinel://{hosts}/{NAME}"
+        for server in self.servers[1:]:
+            server.replica_of = ports[0]
+
+    async def start(self) -> Replication:
+        for each in (*self.servers, *self.sentinels):
+            each.spawn()
+        for each in (*self.servers, *self.sentinels):
+            each.wait_ready()
+        for sentinel in self.sentinels:
+            with sentinel.client() as client:
+                client.execute_command("SENTINEL", "DEBUG", *PERIODS)
+        await self.whole()
+        return self
+
+    def close(self) -> None:
+        for each in (*self.sentinels, *self.servers):
+            each.kill()
+
+    async def whole(self, deadline_s: float = 15.0) -> None:
+        """Until all servers that run follow the primary, and every sentinel knows them and would promote them."""
+        replicas = sum(server.returncode is None for server in self.servers) - 1
+
+        def settled() -> bool:
+            primary = self.primary
+            with primary.client() as client:
+                info = client.info("replication")
+            online = [info[f"slave{i}"]["state"] for i in range(info["connected_slaves"])].count("online")
+            return online == replicas and all(self._agrees(sentinel, primary, replicas) for sentinel in self.sentinels)
+
+        await support.eventually(settled, deadline_s, every_s=0.05)
+
+    def _agrees(self, sentinel: EmbeddedSentinel, primary: EmbeddedValkey, replicas: int) -> bool:
+        with sentinel.client() as client:
+            state, followers = client.sentinel_master(NAME), client.sentinel_slaves(NAME)
+        good = [one for one in followers if one["flags"] == "slave" and one["master-link-status"] == "ok"]
+        others = state["num-other-sentinels"] == SENTINELS - 1
+        return bool(others and state["flags"] == "master" and state["port"] == self.port(primary)
+                    and len(good) >= replicas)  # fmt: skip
+
+    @property
+    def primary(self) -> EmbeddedValkey:
+        """As the sentinel that knows best says."""
+        states = [self._state(sentinel) for sentinel in self.sentinels]
+        return self._ports[max(states, key=lambda state: state["config-epoch"])["port"]]
+
+    def port(self, server: EmbeddedValkey) -> int:
+        return next(port for port, one in self._ports.items() if one is server)
+
+    async def replaced(self, old: EmbeddedValkey, deadline_s: float = 20.0) -> EmbeddedValkey:
+        """The primary that the sentinels have made instead of `old`."""
+
+        def promoted() -> bool:
+            if self.primary is old:
+                return False
+            with self.primary.client() as client:
+                return bool(client.info("replication")["role"] == "master")
+
+        await support.eventually(promoted, deadline_s, every_s=0.05)
+        return self.primary
+
+    async def rejoin(self, server: EmbeddedValkey) -> None:
+        """A server that was killed comes back as a replica, as an operator's configuration would start it."""
+        server.replica_of = self.port(self.primary)
+        server.start()
+        await self.whole()
+
+    def forbid(self, server: EmbeddedValkey, *commands: str) -> None:
+        """Nobody runs these on the server any more, neither sentinels nor replicas."""
+        with server.client() as client:
+            client.execute_command("ACL", "SETUSER", "default", *commands)
+
+    @staticmethod
+    def _state(sentinel: EmbeddedSentinel) -> dict[str, int]:
+        with sentinel.client() as client:
+            state: dict[str, int] = client.sentinel_master(NAME)
+            return state
