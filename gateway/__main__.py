@@ -80,12 +80,13 @@ async def serve(settings: Settings) -> None:
     public, admin = serving.listening(settings.listen), serving.listening(settings.admin_listen)
     client = await Client.connect(settings.redis_url, settings.redis_mode, within_s=CONNECT_S)
     try:
-        await client.check_server(settings.durability)
+        await client.check_server(settings.durability, settings.replicas)
         await Accounts(client).deployment_check()
         node = Node(settings, client)
         metrics.BUILD_INFO.labels("gateway", VERSION, platform.python_version(), node.name).set(1)
         try:
             await node.bus.connect(CONNECT_S)
+            await node.durability.connect(CONNECT_S)
             await Gateway(node).run(public, admin)
         finally:
             await node.close()
@@ -97,8 +98,6 @@ def main() -> None:
     try:
         settings = load(os.environ)
         logs.set_up(settings)
-        if settings.durability == "replicated":
-            raise StartupError("LINNET_DURABILITY=replicated is not supported yet: use fsync or memory")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
     except StartupError as error:

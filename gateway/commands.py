@@ -10,7 +10,7 @@ Adding a command: struct in `wire.py`, handler here, row in `TABLE`, a limit, a 
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
@@ -64,7 +64,8 @@ class CommandHandlers:
         self._node = node
         self._cost = 1 / node.settings.sends_per_s
         self._burst = node.settings.send_burst * self._cost
-        self._typed: dict[tuple[Session, str], float] = {}
+        # Until when typing is not passed on again, in that order; bounded by what one second's rate lets through.
+        self._typed: OrderedDict[tuple[Session, str], float] = OrderedDict()
         # Sends that wait for their direct conversation to be made, in order, by session and conversation.
         self._opening: dict[tuple[Session, str], deque[Sending]] = {}
         self.in_flight = 0
@@ -194,7 +195,7 @@ class CommandHandlers:
         sending = Sending(session, command, append)
         opening = self._opening.get((session, conversation))
         if opening is not None:
-            opening.append(sending)
+            self._wait(opening, sending)
         else:
             self._node.conversations.append(append, partial(self._appended, sending))
 
@@ -206,18 +207,24 @@ class CommandHandlers:
             else:
                 self._failed(sending, answer)
             return
-        self.in_flight -= 1
-        metrics.APPEND_SECONDS.observe(perf_counter() - sending.began)
         if not answer.duplicate:
             if append.conversation[0] == keys.DIRECT:
                 self._deliver(append, answer)
-            elif append.action == "message":
+            else:
                 self._mark_read(session, append.conversation, answer.seq, answer.count)
-        session.answer(
+        self._node.durability.when_kept(answer.replid, partial(self._kept, sending, answer))
+
+    def _kept(self, sending: Sending, answer: Appended, error: LinnetError | None) -> None:
+        if error is not None:
+            self._failed(sending, error)
+            return
+        self.in_flight -= 1
+        metrics.APPEND_SECONDS.observe(perf_counter() - sending.began)
+        sending.session.answer(
             wire.AckEvent(
                 id=sending.command.id,
-                n=append.n,
-                conversation=append.conversation,
+                n=sending.append.n,
+                conversation=sending.append.conversation,
                 seq=answer.seq,
                 at=answer.at,
                 duplicate=answer.duplicate,
@@ -244,14 +251,17 @@ class CommandHandlers:
         """Makes the conversation, if both users exist; sends that come meanwhile wait behind this one."""
         place = (sending.session, sending.append.conversation)
         if (opening := self._opening.get(place)) is not None:
-            if len(opening) < MAX_OPENING:
-                opening.append(sending)
-            else:
-                self._failed(sending, RateLimited("wait for the first ack", 1.0))
+            self._wait(opening, sending)
             return
         self._opening[place] = deque([sending])
         other = keys.other_party(sending.append.conversation, sending.session.user)
         self._node.users.exists(other, partial(self._exists, place))
+
+    def _wait(self, opening: deque[Sending], sending: Sending) -> None:
+        if len(opening) < MAX_OPENING:
+            opening.append(sending)
+        else:
+            self._failed(sending, RateLimited("wait for the first ack", 1.0))
 
     def _exists(self, place: tuple[Session, str], answer: bool | LinnetError) -> None:
         if answer is True:
@@ -323,7 +333,7 @@ class CommandHandlers:
             self._whisper(session.user, command.conversation, receipt)
 
     def _mark_read(self, session: Session, conversation: str, seq: int, count: int) -> None:
-        """Sending marks as read; in groups a little later, joined with what else is to be written."""
+        """Writing marks as read; in groups a little later, joined with what else is to be written."""
         if session.state is not State.CLOSED:
             session.reads = session.reads or {}
             session.reads[conversation] = (seq, count)
@@ -343,12 +353,12 @@ class CommandHandlers:
     def typing(self, session: Session, command: wire.Typing) -> None:
         """Passed on at most once a second per session and conversation."""
         conversation = self._target(session, command.to)
-        now = self._node.loop.time()
-        if self._typed.get((session, conversation), 0) > now:
+        now, typed = self._node.loop.time(), self._typed
+        while typed and next(iter(typed.values())) <= now:
+            typed.popitem(last=False)
+        if (session, conversation) in typed:
             return
-        if len(self._typed) > len(self._node.sessions):
-            self._typed = {place: until for place, until in self._typed.items() if until > now}
-        self._typed[session, conversation] = now + TYPING_EVERY_S
+        typed[session, conversation] = now + TYPING_EVERY_S
         self._whisper(session.user, conversation, signals.encode(signals.Typing(conversation, session.user)))
 
     def history(self, session: Session, command: wire.History) -> None:

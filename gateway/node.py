@@ -30,6 +30,7 @@ from router.process.jwks import fetcher
 from router.store.bus import Bus
 from router.store.client import Client
 from router.store.conversations import Conversations
+from router.store.durability import durability
 from router.store.observe import RedisObserver
 from router.store.presence import Presence
 from router.store.users import Users
@@ -53,6 +54,7 @@ class Node:
         self.conversations = Conversations(client)
         self.users = Users(client)
         self.presence = Presence(client)
+        self.durability = durability(settings.durability, client, settings.replicas)
         self.subscriptions = Subscriptions(self)
         self.catchup = Catchup(self)
         self.audits = Audits(self)
@@ -88,6 +90,7 @@ class Node:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.durability.close()
         await self.bus.close()
 
     @staticmethod

@@ -35,7 +35,7 @@ from router.process import logs, loop, serving
 from router.process.admin import Readiness, create_admin
 from router.process.jwks import fetcher
 from router.store.accounts import Accounts
-from router.store.client import Client
+from router.store.client import CONNECT_S, Client
 from router.store.dirty import Dirty
 from router.store.observe import RedisObserver
 from router.webhooks import Webhooks
@@ -75,19 +75,10 @@ def main() -> None:
     try:
         settings = load(os.environ)
         logs.set_up(settings)
-        check(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
     except StartupError as error:
         sys.exit(f"linnet router: {error}")
-
-
-def check(settings: Settings) -> None:
-    """What this version does not have yet; all else is checked where it is used."""
-    if settings.redis_mode != "standalone":
-        raise StartupError(f"LINNET_REDIS_MODE={settings.redis_mode} is not supported yet: use standalone")
-    if settings.durability == "replicated":
-        raise StartupError("LINNET_DURABILITY=replicated is not supported yet: use fsync or memory")
 
 
 async def serve(settings: Settings) -> None:
@@ -123,7 +114,7 @@ async def connected(settings: Settings, stop: asyncio.Event) -> Client | None:
 
 async def work(settings: Settings, client: Client, status: Status, stop: asyncio.Event, public: socket.socket) -> None:
     """All that a router does, until told to stop."""
-    await client.check_server(settings.durability)
+    await client.check_server(settings.durability, settings.replicas)
     await Accounts(client).deployment_check()
     node = token_hex(8)
     fetch = fetcher(settings.jwks_url) if settings.jwks_url else None
@@ -145,8 +136,12 @@ async def work(settings: Settings, client: Client, status: Status, stop: asyncio
     ]
     metrics.BUILD_INFO.labels("router", VERSION, platform.python_version(), node).set(1)
     status.up(client)
-    log.info("ready: HTTP API on %s, admin on %s", settings.listen, settings.admin_listen)
-    await together([api._serve([public]), *(worker.run(stop) for worker in workers)], stop, api)
+    await services.durability.connect(CONNECT_S)
+    try:
+        log.info("ready: HTTP API on %s, admin on %s", settings.listen, settings.admin_listen)
+        await together([api._serve([public]), *(worker.run(stop) for worker in workers)], stop, api)
+    finally:
+        await services.durability.close()
     log.info("stopped")
 
 

@@ -25,6 +25,7 @@ from router.passwords import Passwords
 from router.store.accounts import Accounts
 from router.store.client import Client
 from router.store.conversations import Conversations
+from router.store.durability import Durability, durability
 from router.store.presence import Presence
 from router.store.pushes import Pushes
 from router.store.users import Users
@@ -58,6 +59,7 @@ class Services(Struct, frozen=True):
     presence: Presence
     accounts: Accounts
     pushes: Pushes
+    durability: Durability
     verifier: Verifier
     passwords: Passwords
     addresses: Limiter
@@ -74,6 +76,7 @@ class Services(Struct, frozen=True):
             presence=Presence(client),
             accounts=Accounts(client),
             pushes=Pushes(client),
+            durability=durability(settings.durability, client, settings.replicas),
             verifier=Verifier(settings, fetch),
             passwords=Passwords(),
             addresses=Limiter(ADDRESS_EVERY_S, ADDRESS_BURST),

@@ -121,6 +121,7 @@ async def _send(
         answer = await ask(store.append, append)
     if not answer.duplicate:
         _tell(call, append, answer)
+    await ask(call.services.durability.when_kept, answer.replid)
     return Sent(conv, answer.seq, answer.at, device, n, answer.duplicate)
 
 

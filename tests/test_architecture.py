@@ -11,7 +11,7 @@ from pathlib import Path
 from router.contract.settings import VERSION
 
 ROOT = Path(__file__).parent.parent
-STORE_BASE = {"client", "hot", "link", "library", "bus"}
+STORE_BASE = {"client", "hot", "link", "library", "bus", "sentinel"}
 
 
 def modules(folder: str) -> Iterator[Path]:
@@ -106,7 +106,7 @@ def test_no_module_loads_itself() -> None:
 def test_keys_are_spelled_in_one_file() -> None:
     """No file but keys.py spells a key or a channel."""
     spelled = re.compile(
-        r"""["']f?\{\{[cu]\{|linnet:(gateways|deployment)|:(conv|log|dirty|convs|recent|dev|cursor|ch|pr):"""
+        r"""["']f?\{\{[cu]\{|linnet:(gateways|deployment|tick)|:(conv|log|dirty|convs|recent|dev|cursor|ch|pr):"""
     )
     for folder in ("gateway", "router", "loadtest"):
         for path in modules(folder):

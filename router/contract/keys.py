@@ -44,6 +44,7 @@ FORMAT: Final = 1
 IDEMPOTENCY_S: Final = 86_400
 GATEWAYS: Final = "linnet:gateways"
 DEPLOYMENT: Final = "linnet:deployment"
+TICK: Final = "linnet:tick"
 
 DIRECT: Final = "d"
 GROUP: Final = "g"

@@ -29,15 +29,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of both processes; each reads the ones that concern it."""
 
     # -- where Redis is
-    redis_url: Annotated[str, Meta(description="redis://, rediss:// (TLS) or unix:// of a Redis >= 7.0 or Valkey")] = (
-        "redis://127.0.0.1:6379/0"
-    )
+    redis_url: Annotated[
+        str,
+        Meta(
+            description="redis://, rediss:// (TLS) or unix:// of a Redis >= 7.0 or Valkey; with sentinels"
+            " redis+sentinel://[user:password@]host:port,host:port/name[/db][?sentinel_password=…], or rediss+…"
+        ),
+    ] = "redis://127.0.0.1:6379/0"
     redis_mode: Annotated[Literal["standalone", "sentinel", "cluster"], Meta(description="how Redis is laid out")] = (
         "standalone"
     )
     durability: Annotated[
-        Literal["memory", "fsync", "replicated"], Meta(description="what must hold before a send is acked")
+        Literal["memory", "fsync", "replicated"],
+        Meta(
+            description="what an acked send survives: memory: gateways and routers; fsync: also Redis killed and"
+            " restarted on its disk; replicated: also a failover"
+        ),
     ] = "fsync"
+    replicas: Annotated[
+        int,
+        Meta(
+            ge=1,
+            description="with replicated: replicas that must have a send before its ack; all that may be promoted, else"
+            " a failover can lose it",
+        ),
+    ] = 1
     # -- where this process listens
     listen: Annotated[Address, Meta(description="host:port for clients (gateway: WebSocket, router: HTTP API)")] = (
         "127.0.0.1:8000"

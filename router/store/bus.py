@@ -14,7 +14,7 @@ Invariants
   reported by `on_channel_restored`.
 - Requests leave once per tick, each channel in the one that fits the last wish; asking for what is so already does
   no harm. Confirmations come in the order of requests: a waiter is tied to the last one in flight, not to channels.
-- A connection that is up but deaf (a demoted primary, a lost subscription) is noticed: the command connection
+- A connection that is up but deaf (a cut-off server, a lost subscription) is noticed: the command connection
   publishes to `echo` every second, and `DEAF_ECHOES` of them in a row unheard end it. Only echoes that Redis has
   confirmed count, and no clock does: neither a stalled loop nor a stalled Redis makes the bus deaf.
 
@@ -89,7 +89,8 @@ class Bus(Link):
         on_restored: Callable[[], None],
         on_channel_restored: Callable[[bytes], None],
     ) -> None:
-        super().__init__(client.address)
+        super().__init__(client.topology)
+        client.links.append(self)
         self._client = client
         self._echo = _bytes(echo)
         self._on_messages = on_messages

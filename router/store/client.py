@@ -8,9 +8,11 @@ Invariants
 - `call` and `command` never raise and never answer before they have returned; see `hot` for order and bounds.
 - `Unavailable` is the only error that means "later"; the outcome of a call that met it is unknown.
 - Listeners hear up and down in turn; one that raises is logged and the others still hear.
+- Under sentinels every connection made of `topology` (`links`) leaves a server that is not the primary any more within
+  FOLLOW_S and the time to ask, whatever it hears from there: a demoted or cut-off primary stays connected and silent.
 
 Rejected: redis-py for the calls (20-85 µs each); a connection pool (order within one connection is what lets a
-gateway pipeline a device's sends). It stays for what is cold (`cold`): INFO, CONFIG, and finding a topology.
+gateway pipeline a device's sends).
 """
 
 from __future__ import annotations
@@ -23,18 +25,18 @@ from functools import partial
 from typing import Any, Final, Literal
 
 import msgspec
-import redis
-import redis.asyncio
 
-from router.contract.errors import FunctionError, StartupError, Unavailable
+from router.contract.errors import FunctionError, LinnetError, StartupError, Unavailable
 from router.store.hot import HotConnection, HotStatistics, Reply
 from router.store.library import Library, build
-from router.store.link import Address, Part, address
+from router.store.link import Address, Link, Part, Topology, address
+from router.store.sentinel import SCHEMES, Sentinels
 
 Mode = Literal["standalone", "sentinel", "cluster"]
 Durability = Literal["memory", "fsync", "replicated"]
 
 CONNECT_S: Final = 10.0
+FOLLOW_S: Final = 1.0
 OLDEST: Final = (7, 0)  # functions, sharded pub/sub
 
 log = logging.getLogger("linnet.redis")
@@ -48,34 +50,55 @@ class ClientStatistics(msgspec.Struct, frozen=True):
 class Client:
     """`client = await Client.connect(url)`; `await client.close()` at the end."""
 
-    def __init__(self, where: Address, cold: redis.asyncio.Redis, library: Library) -> None:
-        self.address = where
-        self.cold = cold
-        self._library = library
+    def __init__(self, topology: Topology, library: Library) -> None:
+        self.topology = topology
+        self.library = library
         self._up: list[Callable[[], None]] = []
         self._down: list[Callable[[], None]] = []
         self._functions: Counter[str] = Counter()
-        self._hot = HotConnection(where, library.source, partial(_tell, self._up), partial(_tell, self._down))
+        self._hot = HotConnection(topology, library.source, partial(_tell, self._up), partial(_tell, self._down))
+        self.links: list[Link] = [self._hot]
+        self._following: asyncio.Task[None] | None = None
 
     @classmethod
     async def connect(
         cls, url: str, mode: Mode = "standalone", *, within_s: float = CONNECT_S, library: Library | None = None
     ) -> Client:
         """Up, with the library loaded; `StartupError` says what is wrong with the URL, the server or the functions."""
-        if mode != "standalone":
-            raise StartupError(f"LINNET_REDIS_MODE={mode} is not supported yet: use standalone")
-        client = cls(address(url), redis.asyncio.Redis.from_url(url), library or build())
+        client = cls(_topology(url, mode), library or build())
         try:
             await client._hot.connect(within_s)
             await client._load()
         except BaseException:
             await client.close()
             raise
+        if mode == "sentinel":
+            client._following = asyncio.create_task(client._follow())
         return client
 
     async def close(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait((self._following,))
         await self._hot.close()
-        await self.cold.aclose()
+        if isinstance(self.topology, Sentinels):
+            await self.topology.close()
+
+    async def _follow(self) -> None:
+        """Tell all connections where the primary is, again and again."""
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            try:
+                where = await self.topology.primary()
+            except ConnectionError:
+                continue
+            for link in self.links:
+                link.follow(where)
+
+    @property
+    def address(self) -> Address:
+        """The server that calls go to."""
+        return self._hot.address
 
     @property
     def available(self) -> bool:
@@ -94,8 +117,7 @@ class Client:
 
     async def memory_ratio(self) -> float:
         """How full the server is: used_memory / maxmemory, 0 without a limit."""
-        lines = (await self.fetch("INFO", "memory")).decode().split("\r\n")
-        info = dict(line.split(":", 1) for line in lines if ":" in line)
+        info = await self._info("memory")
         limit = int(info["maxmemory"])
         return int(info["used_memory"]) / limit if limit else 0.0
 
@@ -107,7 +129,7 @@ class Client:
     def call(self, function: str, keys: Sequence[str | bytes], args: Sequence[Part], reply: Reply) -> None:
         """Call a function of our library; `reply` gets its value or a `LinnetError`."""
         self._functions[function] += 1
-        name = self._library.named(function)
+        name = self.library.named(function)
         self._shard_of(keys).call(("FCALL", name, len(keys), *keys, *args), reply)
 
     def command(self, *parts: Part, reply: Reply) -> None:
@@ -130,6 +152,12 @@ class Client:
         self.command(*parts, reply=partial(_settle, future))
         return await future
 
+    def second_line(self) -> HotConnection:
+        """Another connection to the same server, for calls that may hold up what comes behind them."""
+        line = HotConnection(self.topology, self.library.source, _nothing, _nothing)
+        self.links.append(line)
+        return line
+
     def _shard_of(self, keys: Sequence[Part]) -> HotConnection:
         """The connection that serves these keys, which all bear one hash tag."""
         return self._hot
@@ -138,44 +166,65 @@ class Client:
 
     async def _load(self) -> None:
         try:
-            await self.fetch("FUNCTION", "LOAD", self._library.source)
+            await self.fetch("FUNCTION", "LOAD", self.library.source)
         except FunctionError as error:
             if not error.detail.endswith("already exists"):
                 raise StartupError(f"Redis does not take our functions: {error.detail}") from None
         except Unavailable:  # out of memory, say: the functions may be there, else the first call tries again
             log.warning("Redis at %s did not load the functions now", self.address)
 
-    async def check_server(self, durability: Durability) -> None:
+    async def check_server(self, durability: Durability, replicas: int = 1) -> None:
         """`StartupError` if this server cannot keep what `durability` promises."""
         try:
-            info: dict[str, Any] = await self.cold.info()
-        except redis.RedisError as error:
-            raise StartupError(f"Redis at {self.address} does not answer INFO: {error}") from None
+            info = await self._info("everything")
+        except LinnetError:
+            raise StartupError(f"Redis at {self.address} does not answer INFO") from None
         if fault := unfit(info):
             raise StartupError(f"Redis at {self.address}: {fault}")
         if durability == "fsync":
             await self._check_fsync(info)
+        elif durability == "replicated":
+            self._check_replicas(info, replicas)
 
-    async def _check_fsync(self, info: dict[str, Any]) -> None:
+    async def _check_fsync(self, info: dict[str, str]) -> None:
         wanted = "set `appendonly yes` and `appendfsync always` there, or choose another LINNET_DURABILITY"
         try:
-            appendfsync = (await self.cold.config_get("appendfsync")).get("appendfsync")
-        except redis.RedisError:
+            appendfsync: list[bytes] = await self.fetch("CONFIG", "GET", "appendfsync")
+        except LinnetError:
             raise StartupError(
                 f"Redis at {self.address} does not let us read its configuration, so durability fsync cannot be"
                 f" checked: allow CONFIG GET, {wanted}"
             ) from None
-        if not info.get("aof_enabled") or appendfsync != "always":
+        if info.get("aof_enabled") != "1" or appendfsync[1:] != [b"always"]:
             raise StartupError(f"Redis at {self.address} does not fsync what it acknowledges: {wanted}")
 
+    def _check_replicas(self, info: dict[str, str], replicas: int) -> None:
+        """How it is configured stops the start; how it is now (a replica is down) only stops acks."""
+        if info.get("aof_enabled") != "1":
+            raise StartupError(
+                f"Redis at {self.address} forgets all when it restarts before it is replaced, and its replicas with"
+                " it: set `appendonly yes` there, or choose another LINNET_DURABILITY"
+            )
+        connected = int(info.get("connected_slaves", 0))
+        if connected < replicas:
+            log.warning("Redis at %s has %d of %d replicas: no send is acked until it has them", self.address,
+                        connected, replicas)  # fmt: skip
+        elif connected > replicas:
+            log.warning("Redis at %s has %d replicas and LINNET_REPLICAS is %d: a failover to one that was not waited"
+                        " for loses acked sends", self.address, connected, replicas)  # fmt: skip
 
-def unfit(info: dict[str, Any]) -> str:
+    async def _info(self, section: str) -> dict[str, str]:
+        lines = (await self.fetch("INFO", section)).decode().split("\r\n")
+        return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def unfit(info: dict[str, str]) -> str:
     """What is wrong with a server, from its INFO; empty if nothing is."""
-    version = str(info.get("redis_version", "0"))
+    version = info.get("redis_version", "0")
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST:
         return f"version {version} is too old: Redis 7.0 or any Valkey is needed"
-    if info.get("cluster_enabled"):
-        return "it is a cluster node: set LINNET_REDIS_MODE=cluster"
+    if info.get("cluster_enabled") == "1":
+        return "it is a cluster node, and LINNET_REDIS_MODE=cluster is not supported yet"
     if info.get("role") != "master":
         return "it is a replica: LINNET_REDIS_URL must name the primary"
     if (policy := info.get("maxmemory_policy")) != "noeviction":
@@ -183,8 +232,22 @@ def unfit(info: dict[str, Any]) -> str:
     return ""
 
 
+def _topology(url: str, mode: Mode) -> Topology:
+    if mode == "cluster":
+        raise StartupError("LINNET_REDIS_MODE=cluster is not supported yet: use standalone or sentinel")
+    if mode == "sentinel":
+        return Sentinels(url)
+    if url.partition(":")[0] in SCHEMES:
+        raise StartupError("LINNET_REDIS_URL names sentinels: set LINNET_REDIS_MODE=sentinel")
+    return address(url)
+
+
 def _ignore(value: object) -> None:
     """The reply that nobody waits for; errors were counted where they came in."""
+
+
+def _nothing() -> None:
+    """A second line that comes or goes is told to nobody but its callers."""
 
 
 def _settle(future: asyncio.Future[Any], value: object) -> None:

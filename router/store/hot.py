@@ -11,6 +11,7 @@ Invariants
 - At most `MAX_CALLS` calls and `MAX_BYTES` bytes wait, sent or not; one more is `Unavailable` at once.
 - A call older than `TIMEOUT_S` takes the connection with it: replies come in order, so nothing behind it can be
   better off. Whatever was sent and not answered is `Unavailable`, and may have been done.
+- A server that refuses a write because it is a replica (a demoted primary) is left; the next dial asks for the primary.
 
 Rejected: a future per call (4.7 µs against 3); a timer per call; packing in Python (2.0-2.9 µs for a 15-part command,
 hiredis 1.1); keeping the arguments for a second run (the packed bytes are what memory is counted by anyway).
@@ -30,7 +31,7 @@ import msgspec
 
 from router.contract.errors import FunctionError, Internal, LinnetError, Unavailable
 from router.contract.metrics import REDIS_SECONDS
-from router.store.link import NOTHING, Address, Link, Part, pack
+from router.store.link import NOTHING, Link, Part, Topology, pack
 
 Reply: TypeAlias = Callable[[object], None]
 
@@ -102,8 +103,10 @@ def server_error(text: str) -> LinnetError:
 class HotConnection(Link):
     """Commands to one server. `library` is the source that *function not found* makes it load."""
 
-    def __init__(self, where: Address, library: bytes, on_up: Callable[[], None], on_down: Callable[[], None]) -> None:
-        super().__init__(where)
+    def __init__(
+        self, topology: Topology, library: bytes, on_up: Callable[[], None], on_down: Callable[[], None]
+    ) -> None:
+        super().__init__(topology)
         self._library = library
         self._on_up = on_up
         self._on_down = on_down
@@ -221,6 +224,8 @@ class HotConnection(Link):
         if code in FOREIGN and not expected and perf_counter() > self._logged_at + 1:
             self._logged_at = perf_counter()
             log.warning("Redis at %s refuses: %.200s", self.address, text)
+        if code == "READONLY":
+            self.drop("it is a replica")
         return server_error(text)
 
     # -- a server without the library

@@ -2,11 +2,12 @@
 
 What lives here: the address as the URL says it, the greeting (AUTH, SELECT, PING), the redial with backoff, and
 `Link`, the protocol that `hot` (commands) and `bus` (subscriptions) build on. What never does: a command of Linnet,
-a key, a queue of calls.
+a key, a queue of calls, a way to find the primary among several servers (`Topology`; `sentinel` has one).
 
 Invariants
 - `opened` is called once the server has answered the whole greeting, so a link that is up can serve: a server that
   loads its data set, or a replica without its primary, fails the PING and is dialed again later.
+- Every dial asks the topology anew. A server whose greeting has ROLE in it must answer that it is a primary.
 - `opened` and `closed` alternate. Whatever goes wrong (reset, garbage, `drop`) ends in `connection_lost`, one loop
   turn later at the earliest, never inside the caller's stack; there alone state is torn down.
 - A socket that was given up is heard no more, and not waited for: a transport whose dialing was cancelled may or may
@@ -24,7 +25,7 @@ import logging
 import random
 import ssl
 from collections.abc import Callable
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, Protocol, TypeAlias, cast
 
 import hiredis
 import msgspec
@@ -46,7 +47,7 @@ log = logging.getLogger("linnet.redis")
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where a server is and who we are to it; `str()` of it bears no secret."""
+    """Where a server is and who we are to it; `str()` of it bears no secret. Of one server: a `Topology` too."""
 
     host: str
     port: int
@@ -55,9 +56,29 @@ class Address(msgspec.Struct, frozen=True):
     tls: ssl.SSLContext | None
 
     def __repr__(self) -> str:
-        return self.path or f"{self.host}:{self.port}"
+        return self.path or (f"{self.host}:{self.port}" if self.port else self.host)
 
     __str__ = __repr__
+
+    @property
+    def address(self) -> Address:
+        return self
+
+    async def primary(self) -> Address:
+        return self
+
+
+class Topology(Protocol):
+    """What knows where the primary is."""
+
+    @property
+    def address(self) -> Address:
+        """Where it was when last asked; before that, as much as the URL says."""
+        ...
+
+    async def primary(self) -> Address:
+        """Where it is now; `ConnectionError` when nobody can tell."""
+        ...
 
 
 def address(url: str) -> Address:
@@ -109,8 +130,9 @@ class _Wire(asyncio.Protocol):
 class Link:
     """A connection that keeps itself up. Subclasses say what happens when it opens, reads and closes."""
 
-    def __init__(self, where: Address) -> None:
-        self.address = where
+    def __init__(self, topology: Topology) -> None:
+        self.topology = topology
+        self.address = topology.address
         self.up = False
         self.reconnects = 0
         self.read_bytes = 0
@@ -170,6 +192,11 @@ class Link:
         if self._wire is not None:
             asyncio.get_running_loop().call_soon(self._wire.connection_lost, None)
 
+    def follow(self, where: Address) -> None:
+        """The primary is there now: leave any other server."""
+        if self.up and self.address != where:
+            self.drop(f"{where} is the primary now")
+
     async def _keep(self) -> None:
         """Dial until the server has greeted us."""
         while True:
@@ -183,7 +210,7 @@ class Link:
 
     async def _dial(self) -> None:
         loop = asyncio.get_running_loop()
-        where = self.address
+        where = self.address = await self.topology.primary()
         self._greeted = loop.create_future()
         wire = self._wire = _Wire(self)
         if where.path:
@@ -244,6 +271,9 @@ class Link:
                 return False
             if isinstance(reply, Exception):
                 self.drop(str(reply))
+                return False
+            if isinstance(reply, list) and reply[0] != b"master":  # to ROLE
+                self.drop("it is a replica")
                 return False
             self._owed -= 1
         if self._greeted is None or self._greeted.done():

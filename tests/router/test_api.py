@@ -7,6 +7,7 @@ from typing import Any
 
 import jwt
 import pytest
+import redis.asyncio
 
 from deploy.embedded import EmbeddedValkey
 from router import api as api_module
@@ -369,7 +370,7 @@ async def test_a_direct_event_reaches_both_users_channels(valkey: EmbeddedValkey
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob")
         heard: dict[str, bytes] = {}
-        async with api.store.cold.pubsub() as listener:
+        async with redis.asyncio.Redis.from_url(valkey.url) as other, other.pubsub() as listener:
             await listener.ssubscribe(keys.user_channel("ada"), keys.user_channel("bob"))
             await api.ok("POST", "/v1/messages", ADA, {"to": "@bob", "body": "hi"})
             while len(heard) < 2:

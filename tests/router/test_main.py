@@ -106,12 +106,14 @@ async def test_what_is_wrong_at_the_start_is_one_line(
         expected = {
             "LINNET_HEARTBEAT": ({"LINNET_HEARTBEAT": "3"}, "LINNET_HEARTBEAT is no setting"),
             "mode": ({"LINNET_REDIS_MODE": "cluster"}, "LINNET_REDIS_MODE=cluster is not supported yet"),
-            "durability": ({"LINNET_DURABILITY": "replicated"}, "LINNET_DURABILITY=replicated is not supported yet"),
+            "sentinels": ({"LINNET_REDIS_URL": "redis+sentinel://h/main"}, "set LINNET_REDIS_MODE=sentinel"),
             "port": ({"LINNET_LISTEN": f"127.0.0.1:{port}"}, f"cannot listen on 127.0.0.1:{port}"),
             "admin": ({"LINNET_ADMIN_LISTEN": f"127.0.0.1:{port}"}, f"cannot listen on 127.0.0.1:{port}"),
             "deployment": ({}, "this Redis holds a deployment with partitions 7"),
         }
-        routers = {name: process("router", LINNET_REDIS_URL=valkey.url, **env) for name, (env, _) in expected.items()}
+        routers = {
+            name: process("router", **{"LINNET_REDIS_URL": valkey.url, **env}) for name, (env, _) in expected.items()
+        }
         for name, router in routers.items():
             assert await router.ended() == 1, name
             assert router.log.startswith("linnet router: "), name

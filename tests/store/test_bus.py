@@ -37,7 +37,7 @@ class Listener:
             lambda: self.told.append("restored"),
             lambda channel: self.told.append(f"channel {channel.decode()}"),
         )
-        self.bus.address = address(url)
+        self.bus.topology = address(url)
 
     def _take(self, messages: list[tuple[bytes, bytes]]) -> None:
         self.messages += messages

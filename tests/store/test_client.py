@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 
@@ -119,6 +118,11 @@ async def test_a_mode_that_is_not_there_yet_is_refused(valkey: EmbeddedValkey) -
         await Client.connect(valkey.url, "cluster")
 
 
+async def test_sentinels_in_another_mode_are_refused() -> None:
+    with pytest.raises(StartupError, match="set LINNET_REDIS_MODE=sentinel"):
+        await Client.connect("redis+sentinel://127.0.0.1:1/main")
+
+
 async def test_fsync_is_checked(valkey: EmbeddedValkey) -> None:
     """`appendfsync always` or no start with that durability; `memory` asks for less."""
     async with connected(valkey.url) as client:
@@ -147,13 +151,13 @@ async def test_a_server_that_hides_its_configuration_says_what_to_allow(own_valk
         ({}, ""),
         ({"redis_version": "7.0.15"}, ""),
         ({"redis_version": "6.2.14"}, "too old"),
-        ({"cluster_enabled": 1}, "cluster"),
+        ({"cluster_enabled": "1"}, "cluster"),
         ({"role": "slave"}, "replica"),
         ({"maxmemory_policy": "allkeys-lru"}, "noeviction"),
     ],
 )
-def test_what_makes_a_server_unfit(changes: dict[str, Any], fault: str) -> None:
-    info = {"redis_version": "7.2.4", "cluster_enabled": 0, "role": "master", "maxmemory_policy": "noeviction"}
+def test_what_makes_a_server_unfit(changes: dict[str, str], fault: str) -> None:
+    info = {"redis_version": "7.2.4", "cluster_enabled": "0", "role": "master", "maxmemory_policy": "noeviction"}
     said = unfit(info | changes)
     assert fault in said
     assert bool(said) == bool(fault)

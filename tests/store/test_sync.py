@@ -228,11 +228,11 @@ async def test_near_maxmemory_nobody_new_comes_in(valkey: EmbeddedValkey) -> Non
     async with connected(valkey) as client:
         users = Users(client)
         await register(users, session("s", 10))
-        used = (await client.cold.info("memory"))["used_memory"]
-        await client.cold.config_set("maxmemory", int(used * 1.05))
+        with valkey.client() as redis:
+            redis.config_set("maxmemory", int(redis.info("memory")["used_memory"] * 1.05))
         with pytest.raises(Unavailable):
             await register(users, session("s-2", 20))
-        await client.cold.config_set("maxmemory", "1mb")
+        await client.fetch("CONFIG", "SET", "maxmemory", "1mb")
         assert (await audit(users, session("s", 10))).status == "ok"
         await called(users.ack, "ann", "phone", "s", {"d:ann:bob": 5})
 
