@@ -1,0 +1,43 @@
+"""How `make deploy-check` tells what came of its checks."""
+
+from __future__ import annotations
+
+import pytest
+
+from deploy import check
+
+
+def passing() -> str:
+    return "all of it"
+
+
+def failing() -> str:
+    return check.tool("false")
+
+
+def skipping() -> str:
+    return check.tool("no-such-tool")
+
+
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "CHECKS", {"one": passing, "two": skipping, "three": failing, "four": passing})
+
+
+@pytest.mark.usefixtures("checks")
+def test_a_failure_fails_the_run_but_not_the_checks_after_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main([]) == 1
+    outcomes = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert outcomes == [["one", "ok"], ["two", "skipped"], ["three", "FAILED"], ["four", "ok"]]
+
+
+@pytest.mark.usefixtures("checks")
+def test_what_cannot_be_checked_says_why_and_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check.main(["one", "two"]) == 0
+    assert "no no-such-tool here" in capsys.readouterr().out
+
+
+def test_a_failed_tool_is_quoted() -> None:
+    """What it said on either output is the reason."""
+    with pytest.raises(check.Failed, match=r"out\nerr"):
+        check.tool("sh", "-c", "echo out; echo err >&2; exit 3")
