@@ -38,9 +38,12 @@ class Audits:
 
     def sync(self, session: Session, cause: str = "") -> None:
         """Asks what moved since the last time. `cause` names the repairs that follow; a hint has none."""
-        if session.state is not State.READY or session.syncing:
+        if session.state is not State.READY:
             return
-        session.syncing = True
+        if session.syncing:
+            session.again = True  # what is to be found may be younger than the answer that is under way
+            return
+        session.syncing, session.again = True, False
         self._node.users.sync(self.question(session), partial(self._synced, session, cause, ""))
 
     def replaced(self, session: Session, instance: str) -> None:
@@ -74,13 +77,18 @@ class Audits:
         if answer.status != "ok":
             self.end(session, answer.status, instance)
             return
-        session.since = answer.since
         self._apply(session, answer.rows, cause)
-        if answer.more:
+        behind = session.behind
+        noted = behind is None or not behind.resync
+        if noted:  # else it is asked for again from there, once there is room
+            session.since = answer.since
+        if session.again or (noted and answer.more):
             self.sync(session, cause)
-        elif session.behind is not None and session.behind.resyncing:
-            session.behind.resyncing = False
+        elif behind is not None and behind.resyncing:
+            behind.resyncing = False
             self._node.catchup.listed(session)
+        else:
+            self._node.catchup.pump(session)
 
     def end(self, session: Session, status: str, instance: str) -> None:
         """The session is not its device's any more. The same client process may come back; another must not."""
@@ -96,14 +104,14 @@ class Audits:
         for row in rows:
             if row.kind != keys.DIRECT:
                 self._membership(session, row)
+            elif (session.given(row.conversation) or row.cursor or 0) >= row.head:
+                continue
             elif session.behind is not None:
-                if session.behind.positions.get(row.conversation, row.cursor or 0) < row.head:
-                    session.behind.moved(row.conversation, row.head)
-            elif session.direct.get(row.conversation, row.cursor or 0) < row.head:
+                session.behind.moved(row.conversation, row.head)
+            else:
                 missing.append((row.conversation, row.head))
         if missing:
             self._node.later(RECHECK_S, self._recheck, session, missing, cause)
-        self._node.catchup.pump(session)
 
     def _recheck(self, session: Session, missing: list[tuple[str, int]], cause: str) -> None:
         if session.state is not State.READY or session.behind is not None:
@@ -117,7 +125,6 @@ class Audits:
         hub = self._node.subscriptions.hubs.get(row.conversation)
         inside = hub is not None and session in hub.members
         if row.left and inside and hub is not None:
-            self._node.catchup.start(session)  # what the hub has not written yet may still be the user's to have
             self._node.subscriptions.leave(session, hub)
         elif not row.left and not inside:
             self._node.connects.join(session, row)

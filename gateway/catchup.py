@@ -119,6 +119,8 @@ class Catchup:
             elif behind.resync:
                 behind.resync, behind.resyncing, behind.reading = False, True, True
                 self._node.audits.sync(session)
+            elif session.out:
+                session.flush()  # it comes before what is live, and may fill the transport
             else:
                 self._join(session, behind)
                 return
@@ -137,7 +139,7 @@ class Catchup:
 
     def _join(self, session: Session, behind: Behind) -> None:
         hubs = {hub.conversation for hub in session.hubs}
-        for conversation, position in behind.positions.items():
+        for conversation, position in reversed(behind.positions.items()):  # the newest last: they stay
             if conversation not in hubs:
                 session.has(conversation, position)
         session.behind = None

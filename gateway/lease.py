@@ -4,14 +4,16 @@ The lease says that this gateway lives; whoever asks who is online compares it w
 takes its users offline by saying nothing. A session that ends is marked away only after a grace, within which the
 device may come back anywhere without a flicker.
 
-A node that has just lost Redis cannot tell a dead gateway from its own blindness: it trusts no missing lease until it
-has read the leases for a whole lease length again.
+A node that has just lost Redis cannot tell a dead gateway from its own blindness: of gateways that lived when it last
+saw them it trusts no missing lease until it has read the leases for a whole lease length again.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from gateway.session import Session
 from router.contract import metrics
@@ -36,6 +38,7 @@ class Lease:
         self._away: deque[tuple[float, str, str, str]] = deque()
         self._blind_until = 0.0
         self._read_at = node.loop.time()
+        self._sighted = self._read_ms = node.now_ms()  # before the last blindness; now
         self.gateways: dict[str, Gateway] = {}
         self.held = False  # a lease was written, so that whoever looks finds this node
         self.full = False  # Redis is so full that nothing new is taken
@@ -51,7 +54,7 @@ class Lease:
             return self.gateways
         horizon = self._node.now_ms() + LEASE_S * 1000
         return {
-            node: Gateway(row.url, max(row.lease_until, horizon), row.connections, row.started)
+            node: replace(row, lease_until=max(row.lease_until, horizon)) if row.lease_until > self._sighted else row
             for node, row in self.gateways.items()
         }
 
@@ -80,14 +83,14 @@ class Lease:
             memory = await self._node.client.memory_ratio()
         except LinnetError:
             return
-        now = self._node.loop.time()
+        now, now_ms = self._node.loop.time(), self._node.now_ms()
         if now - self._read_at > LEASE_S:
             self._blind_until = now + LEASE_S
-        self._read_at = now
+            self._sighted = self._read_ms
+        self._read_at, self._read_ms = now, now_ms
         self.gateways = gateways
         self.full = memory >= MEMORY_LIMIT
         metrics.REDIS_MEMORY_RATIO.set(memory)
-        now_ms = self._node.now_ms()
         metrics.GATEWAYS_ALIVE.set(sum(1 for row in gateways.values() if row.lease_until > now_ms))
         self._node.watches.judge()
 

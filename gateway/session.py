@@ -44,9 +44,9 @@ class Session:
     """See above. `connection.write` writes frames at once; `write` joins them with what else this turn has."""
 
     __slots__ = (
-        "acks", "age_deadline", "behind", "codec", "connection", "deadline", "device", "direct", "early", "expires_at",
-        "hubs", "id", "instance", "node", "out", "pages", "paging", "reads", "since", "started", "state", "syncing",
-        "tat", "token", "user", "user_hub", "variant", "watches",
+        "acks", "again", "age_deadline", "behind", "codec", "connection", "deadline", "device", "direct", "early",
+        "expires_at", "hubs", "id", "instance", "node", "out", "pages", "paging", "reads", "since", "started", "state",
+        "syncing", "tat", "token", "user", "user_hub", "variant", "watches",
     )  # fmt: skip
 
     def __init__(self, node: Node, connection: WebSocketConnection, codec: wire.Codec, token: str | None) -> None:
@@ -66,6 +66,7 @@ class Session:
         self.direct: dict[str, int] = {}
         self.since = b""
         self.syncing = False
+        self.again = False  # another question is wanted after that
         self.behind: Behind | None = None
         self.early: list[tuple[bytes, bool]] | None = None
         self.out: list[bytes] | None = None
@@ -122,6 +123,7 @@ class Session:
     def gap(self, conversation: str, first: int, last: int, reason: str) -> None:
         metrics.GAPS.labels(reason).inc()
         self.answer(wire.GapEvent(conversation=conversation, from_=first, to=last, reason=reason))
+        self.flush()  # a hub writes at once what comes after it
 
     def close(self, code: int, reason: str = "") -> None:
         """Ends the session now; the connection follows when its peer has answered."""

@@ -99,6 +99,8 @@ class Subscriptions:
             self.leave(session, hub)
 
     def leave(self, session: Session, hub: Hub) -> None:
+        """The session's user is out; what the hub has not written yet may still be the user's to have."""
+        self._node.catchup.start(session)
         position = hub.leave(session)
         hub.remove(session)
         session.hubs.remove(hub)
@@ -253,10 +255,10 @@ class Subscriptions:
             return
         for conversation, head in zip(conversations, heads, strict=True):
             hub = self.hubs.get(conversation)
-            if hub is None or head is None:
-                continue
-            if not hub.confirmed:
+            if hub is not None and not hub.confirmed:
                 self._placed(hub, [head])
+                continue
+            if hub is None or head is None:
                 continue
             hub.title = head.title
             if head.seq > hub.seq:
