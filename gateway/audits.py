@@ -102,6 +102,7 @@ class Audits:
     def _apply(self, session: Session, rows: list[Row], cause: str) -> None:
         missing: list[tuple[str, int]] = []
         for row in rows:
+            session.has_read(row.conversation, row.read)  # the receipt may not have come, or come too early
             if row.kind != keys.DIRECT:
                 self._membership(session, row)
             elif (session.given(row.conversation) or row.cursor or 0) >= row.head:

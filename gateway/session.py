@@ -7,9 +7,9 @@ A session as a whole is *live* or *behind*, because it is the connection that is
 everything that its hubs have written and, of a direct conversation that moved since it connected (or a group that its
 user has left), everything up to `direct[conversation]`. Behind: `catchup.py` feeds it from the log, and whatever
 happens live is only noted.
-Bounds: `direct` holds `MAX_DIRECT` conversations (one that was dropped is read from the log again), `early` what came
-in one read of the socket, `pages` the `MAX_PAGES` requests for history that wait, `out` what one turn of the loop has
-for it; beyond that the transport's high mark decides.
+Bounds: `direct` and `told_read` hold `MAX_DIRECT` conversations (one that was dropped is read from the log, or told,
+again), `early` what came in one read of the socket, `pages` the `MAX_PAGES` requests for history that wait, `out` what
+one turn of the loop has for it; beyond that the transport's high mark decides.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Session:
     __slots__ = (
         "acks", "again", "age_deadline", "behind", "codec", "connection", "deadline", "device", "direct", "early",
         "expires_at", "hubs", "id", "instance", "node", "out", "pages", "paging", "reads", "since", "started", "state",
-        "syncing", "tat", "token", "user", "user_hub", "variant", "watches",
+        "syncing", "tat", "token", "told_read", "user", "user_hub", "variant", "watches",
     )  # fmt: skip
 
     def __init__(self, node: Node, connection: WebSocketConnection, codec: wire.Codec, token: str | None) -> None:
@@ -74,6 +74,7 @@ class Session:
         self.paging = False
         self.acks: dict[str, int] | None = None
         self.reads: dict[str, tuple[int, int]] | None = None
+        self.told_read: dict[str, int] | None = None  # conversation -> the user's read mark, as told here
         self.watches: set[str] | None = None
         self.tat = 0.0
 
@@ -169,6 +170,19 @@ class Session:
         hub = self.node.subscriptions.hubs.get(conversation)
         return hub.written if hub is not None and self in hub.members else 0
 
+    # -- the user's own read marks
+
+    def has_read(self, conversation: str, read: int) -> None:
+        """The user has read up to here: told where it is news, whether a receipt said so or an audit."""
+        told = self.told_read = self.told_read if self.told_read is not None else {}
+        if read <= told.get(conversation, 0):
+            return
+        if len(told) >= MAX_DIRECT and conversation not in told:
+            del told[next(iter(told))]
+        told[conversation] = read
+        receipt = wire.ReceiptEvent(conversation=conversation, user=self.user, read=read)
+        self.write(control_frame(receipt, self.codec))
+
     # -- signals
 
     def signal(self, signal: signals.Signals) -> None:
@@ -177,6 +191,8 @@ class Session:
         match signal:
             case signals.Typing(conversation, user):
                 self.write(control_frame(wire.TypingEvent(conversation=conversation, from_=user), self.codec))
+            case signals.Receipt(conversation, user, read) if user == self.user:
+                self.has_read(conversation, read)
             case signals.Receipt(conversation, user, read):
                 receipt = wire.ReceiptEvent(conversation=conversation, user=user, read=read)
                 self.write(control_frame(receipt, self.codec))
