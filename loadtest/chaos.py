@@ -32,7 +32,7 @@ from loadtest.workload import Workload
 
 PROGRESS_S: Final = 10.0
 RSS_LIMIT_BYTES: Final = 256 << 20
-STORIES: Final = 5
+STORIES: Final = 8
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -285,7 +285,7 @@ class Account:
                 self._known(row.conversations, row.at)
             case history.Receipt():
                 if row.user == self.user:
-                    self._read_mark(row.conversation, row.read, row.at)
+                    self._read_mark(row.conversation, row.read)
             case history.Watching():
                 self.watched.update(row.users)
             case history.Seen():
@@ -318,7 +318,10 @@ class Account:
             if self.sessions == 1 and known.conversation not in self.starts and known.conversation not in self.had:
                 self._start(known, at)
             self.session.setdefault(known.conversation, known.cursor)
-            self._read_mark(known.conversation, known.read, at)
+            if known.read < self.told.get(known.conversation, 0):
+                what = f"read mark went from {self.told[known.conversation]} back to {known.read}"
+                self._add("G9", what, at, known.conversation, known.read)
+            self._read_mark(known.conversation, known.read)
 
     def _start(self, known: history.Known, at: int) -> None:
         """Where a device begins that the server has never seen: not later than it was promised."""
@@ -327,8 +330,9 @@ class Account:
         if log is None or known.cursor <= log.floor:
             return
         first, _ = log.visible(self.user)
-        given = len(log.between(known.cursor, known.head))
-        there = len(log.between(max(log.floor, first - 1), known.head))
+        after = max(log.floor, first - 1)  # `head` may lag behind the log, so what stood there then is told by its time
+        given = sum(entry.stamp <= at for entry in log.between(known.cursor, log.head))
+        there = sum(entry.stamp <= at for entry in log.between(after, log.head))
         if given < min(START_EVENTS, there) - len(log.deleted):
             self._add("G5", f"begins with the last {given} of {there} events", at, known.conversation, known.cursor)
 
@@ -383,7 +387,7 @@ class Account:
         self.given.add((name, seq))
         self.session[name] = max(seq, self.session.get(name, 0))
         self.had.setdefault(name, set()).add(seq)
-        if row.user == self.user and row.kind == "message":  # writing marks as read
+        if row.user == self.user:  # writing marks as read
             self._marked(name, seq)
         log = self.checker.logs.get(name)
         logged = log.by_seq.get(seq) if log is not None else None
@@ -414,9 +418,8 @@ class Account:
 
     # -- read marks, presence
 
-    def _read_mark(self, name: str, seq: int, at: int) -> None:
-        if seq < self.told.get(name, 0):
-            self._add("G9", f"read mark went from {self.told[name]} back to {seq}", at, name, seq)
+    def _read_mark(self, name: str, seq: int) -> None:
+        """As the server says it. Receipts may overtake each other, a client takes the highest; a welcome must not."""
         self.told[name] = max(seq, self.told.get(name, 0))
         self._marked(name, seq)
 

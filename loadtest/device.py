@@ -312,8 +312,8 @@ class Device:
             self._unacked.add(conversation)
             if kind == "message":
                 self.recent.append((conversation, seq))
-                if event["from"] == self.user:  # writing marks as read
-                    self._read_to(conversation, seq)
+            if event["from"] == self.user:  # writing marks as read
+                self._read_to(conversation, seq)
 
     def _acked(self, event: dict[str, Any]) -> None:
         n = event["n"]

@@ -20,8 +20,8 @@ from loadtest.evidence import Evidence
 from loadtest.history import Rows
 
 AROUND_MS: Final = 15_000
-ROWS: Final = 24
-LINES: Final = 6
+ROWS: Final = 12
+LINES: Final = 3
 # Of a log line: its time, and that it is more than information.
 _LINE: Final = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3})Z (?:warning|error|critical) ")
 
@@ -30,7 +30,7 @@ def story(evidence: Evidence, violation: Violation) -> list[str]:
     """Lines in the order of time."""
     found = [*_devices(evidence, violation), *_faults(evidence, violation), *_entry(evidence, violation)]
     found += _processes(evidence, violation)
-    return [f"{_clock(at)} {line}" for at, line in sorted(found)]
+    return [f"{_clock(at)} {line}" for at, line in sorted(found, key=lambda one: one[0])]
 
 
 def _clock(at: int) -> str:

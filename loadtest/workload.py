@@ -175,7 +175,7 @@ class Workload:
             "none": None,
             "list": [True, {"bytes": self.rng.randbytes(20)}],
         }
-        return odd if self.rng.random() < 0.7 else {"long": text * self.rng.randint(10, 400)}
+        return odd if self.rng.random() < 0.7 else {"long": (text * self.rng.randint(10, 400))[:20_000]}
 
     def _read(self) -> None:
         device = self.rng.choice(self.devices)
