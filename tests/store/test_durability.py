@@ -1,0 +1,253 @@
+"""When an append counts as kept: levels, replicas, failovers in between."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.answers import ask
+from router.contract import keys
+from router.contract.errors import StartupError, Unavailable
+from router.store import durability as module
+from router.store.client import Client
+from router.store.conversations import Conversations
+from router.store.dirty import Dirty
+from router.store.durability import Replicated, durability
+from tests import support
+from tests.store.calling import Store
+
+pytestmark = pytest.mark.usefixtures("either_loop")
+
+
+class Servers:
+    """A primary and one replica."""
+
+    def __init__(self, folder: Path) -> None:
+        ports = support.free_ports(2)
+        self.primary, self.replica = (EmbeddedValkey(folder / str(port), port) for port in ports)
+        self.replica.replica_of = ports[0]
+
+    async def start(self) -> None:
+        for server in (self.primary, self.replica):
+            server.start()
+        await self.linked()
+
+    async def linked(self) -> None:
+        with self.replica.client() as redis:
+            await support.eventually(lambda: redis.info("replication")["master_link_status"] == "up")
+
+    def stall(self) -> None:
+        """The replica takes nothing and answers nothing from here on."""
+        os.kill(self.replica.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.replica.pid, signal.SIGCONT)
+
+    def calls(self, command: str) -> int:
+        with self.primary.client() as redis:
+            return int(redis.info("commandstats").get(f"cmdstat_{command}", {}).get("calls", 0))
+
+    def close(self) -> None:
+        self.primary.kill()
+        self.replica.kill()
+
+
+@pytest.fixture
+def servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
+    monkeypatch.setattr(module, "WAIT_MS", 300)
+    made = Servers(tmp_path)
+    yield made
+    made.close()
+
+
+@asynccontextmanager
+async def replicated(servers: Servers, replicas: int = 1) -> AsyncIterator[tuple[Store, Replicated]]:
+    await servers.start()
+    client = await Client.connect(servers.primary.url)
+    kept = durability("replicated", client, replicas)
+    assert isinstance(kept, Replicated)
+    try:
+        await kept.connect(10)
+        yield Store(client, Conversations(client), Dirty(client)), kept
+    finally:
+        await kept.close()
+        await client.close()
+
+
+async def test_memory_and_fsync_keep_at_once(valkey: EmbeddedValkey) -> None:
+    """The reply was the proof; nothing is asked."""
+    client = await Client.connect(valkey.url)
+    for level in ("memory", "fsync"):
+        told: list[object] = []
+        kept = durability(level, client, 1)
+        await kept.connect(1)
+        kept.when_kept(b"any", told.append)
+        assert told == [None]
+        await kept.close()
+    await client.close()
+
+
+async def test_kept_means_the_replica_has_it(servers: Servers) -> None:
+    """When the answer comes, the event stands in the replica's log; as for a first one, so for its duplicate."""
+    async with replicated(servers) as (store, kept):
+        group = await store.group(ann="o")
+        with servers.replica.client() as redis:
+            for n in range(1, 50):
+                first = await store.send(group, "ann", n)
+                await ask(kept.when_kept, first.replid)
+                assert redis.xlen(keys.log(group)) == n
+                again = await store.send(group, "ann", n)
+                assert again.duplicate
+                await ask(kept.when_kept, again.replid)
+
+
+async def test_without_the_replica_nothing_is_kept_and_nobody_is_held_up(servers: Servers) -> None:
+    """`unavailable` after the wait, for a duplicate too; appends and reads go on meanwhile. Then it is kept."""
+    async with replicated(servers) as (store, kept):
+        group = await store.group(ann="o")
+        servers.stall()
+        first = await store.send(group, "ann", 1)
+        waiting = asyncio.ensure_future(ask(kept.when_kept, first.replid))
+        with servers.primary.client() as redis:
+            await support.eventually(lambda: redis.info("clients")["blocked_clients"] == 1)
+        for n in range(2, 20):
+            await store.send(group, "ann", n)
+        assert not waiting.done()
+        with pytest.raises(Unavailable):
+            await waiting
+        duplicate = await store.send(group, "ann", 1)
+        with pytest.raises(Unavailable):
+            await ask(kept.when_kept, duplicate.replid)
+        servers.resume()
+        await servers.linked()
+        await ask(kept.when_kept, (await store.send(group, "ann", 1)).replid)
+
+
+async def test_two_are_asked_for_and_one_is_there(servers: Servers) -> None:
+    """All configured replicas, not some."""
+    async with replicated(servers, replicas=2) as (store, kept):
+        group = await store.group(ann="o")
+        with pytest.raises(Unavailable):
+            await ask(kept.when_kept, (await store.send(group, "ann", 1)).replid)
+
+
+async def test_what_another_server_appended_is_not_kept(servers: Servers) -> None:
+    """A failover between the append and the wait: the replicas are there, and follow another history."""
+    async with replicated(servers) as (store, kept):
+        group = await store.group(ann="o")
+        before = await store.send(group, "ann", 1)
+        with servers.primary.client() as redis:  # demoted and promoted again: another replication id
+            redis.replicaof("127.0.0.1", 1)
+            redis.replicaof("NO", "ONE")
+        await servers.linked()
+        with pytest.raises(Unavailable):
+            await ask(kept.when_kept, before.replid)
+        after = await support.eventually(lambda: store.send(group, "ann", 1))
+        assert after.duplicate
+        assert after.replid != before.replid
+        await ask(kept.when_kept, after.replid)
+
+
+async def test_one_wait_answers_for_many(servers: Servers) -> None:
+    """All that came in one turn of the loop share a tick; what comes while it is under way shares the next."""
+    async with replicated(servers) as (store, kept):
+        replid = (await store.send(await store.group(ann="o"), "ann", 1)).replid
+        told: list[object] = []
+        for _ in range(500):
+            kept.when_kept(replid, told.append)
+        await asyncio.sleep(0)  # their tick leaves
+        for _ in range(500):
+            kept.when_kept(replid, told.append)
+        await support.eventually(lambda: len(told) == 1000)
+        assert set(told) == {None}
+        assert servers.calls("wait") == 2
+
+
+async def test_those_that_wait_are_bounded(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is told at once, and later than the call returned."""
+    monkeypatch.setattr(module, "MAX_WAITING", 3)
+    async with replicated(servers) as (store, kept):
+        replid = (await store.send(await store.group(ann="o"), "ann", 1)).replid
+        told: list[object] = []
+        for _ in range(4):
+            kept.when_kept(replid, told.append)
+        assert told == []
+        await support.eventually(lambda: len(told) == 4)
+        assert sorted(value is None for value in told) == [False, True, True, True]
+
+
+async def test_a_lost_connection_keeps_nothing(servers: Servers) -> None:
+    """Whoever waits is told; a primary that restarts is another history; then all goes on."""
+    async with replicated(servers) as (store, kept):
+        group = await store.group(ann="o")
+        servers.stall()
+        before = await store.send(group, "ann", 1)
+        waiting = asyncio.ensure_future(ask(kept.when_kept, before.replid))
+        servers.primary.kill()
+        with pytest.raises(Unavailable):
+            await waiting
+        with pytest.raises(Unavailable):
+            await ask(kept.when_kept, before.replid)
+        servers.resume()
+        servers.primary.start()
+        await servers.linked()
+
+        async def kept_again() -> bool:
+            try:
+                await ask(kept.when_kept, (await store.send(group, "ann", 1)).replid)
+            except Unavailable:
+                return False
+            return True
+
+        await support.eventually(kept_again)
+        with pytest.raises(Unavailable):
+            await ask(kept.when_kept, before.replid)
+
+
+async def test_a_server_without_the_library_keeps_nothing_until_it_is_loaded(servers: Servers) -> None:
+    """The WAIT behind a tick that did not run proves nothing."""
+    async with replicated(servers) as (store, kept):
+        replid = (await store.send(await store.group(ann="o"), "ann", 1)).replid
+        with servers.primary.client() as redis:
+            redis.function_flush()
+        with pytest.raises(Unavailable):
+            await ask(kept.when_kept, replid)
+        await ask(kept.when_kept, replid)
+
+
+async def test_one_callback_that_raises_leaves_the_others_their_answer(servers: Servers) -> None:
+    async with replicated(servers) as (store, kept):
+        replid = (await store.send(await store.group(ann="o"), "ann", 1)).replid
+        kept.when_kept(replid, lambda error: 1 / 0)  # type: ignore[arg-type]  # raises on purpose
+        await ask(kept.when_kept, replid)
+        await ask(kept.when_kept, replid)
+
+
+async def test_the_server_is_checked(servers: Servers, caplog: pytest.LogCaptureFixture) -> None:
+    """Without an append-only file no start; with a replica too few or too many a warning."""
+    async with replicated(servers) as (store, _):
+        await store.client.check_server("replicated", 1)
+        assert caplog.messages == []
+        await store.client.check_server("replicated", 2)
+        assert "has 1 of 2 replicas" in caplog.messages[-1]
+        servers.replica.kill()
+        await support.eventually(lambda: servers.calls("psync") and not followers(servers.primary))
+        await store.client.check_server("replicated", 1)
+        assert "has 0 of 1 replicas" in caplog.messages[-1]
+        servers.replica.start()
+        await servers.linked()
+        await support.eventually(lambda: followers(servers.primary) == 1)
+        with servers.primary.client() as redis:
+            redis.config_set("appendonly", "no")
+        with pytest.raises(StartupError, match="appendonly yes"):
+            await store.client.check_server("replicated", 1)
+
+
+def followers(server: EmbeddedValkey) -> int:
+    with server.client() as redis:
+        return int(redis.info("replication")["connected_slaves"])
