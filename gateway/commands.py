@@ -209,7 +209,8 @@ class CommandHandlers:
             return
         if not answer.duplicate:
             if append.conversation[0] == keys.DIRECT:
-                self._deliver(append, answer)
+                if not self._node.conversations.delivers:
+                    self._deliver(append, answer)
             else:
                 self._mark_read(session, append.conversation, answer.seq, answer.count)
         self._node.durability.when_kept(answer.replid, partial(self._kept, sending, answer))

@@ -141,6 +141,8 @@ def _tell(call: Call, append: Append, answer: Appended) -> None:
     if conv[0] != keys.DIRECT:
         users.read(author, conv, answer.seq, answer.count, _ignore)
         return
+    if call.services.conversations.delivers:
+        return
     event = stamp.fill(append.tail, stamp.Slots(answer.seq, answer.prev, answer.count, answer.at))
     other = keys.other_party(conv, author)
     if other != author:

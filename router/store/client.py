@@ -111,6 +111,11 @@ class Client:
         self._down.append(callback)
 
     @property
+    def one_server(self) -> bool:
+        """Whether all slots are on one server, so that one call may touch several of them."""
+        return True
+
+    @property
     def busy(self) -> bool:
         """Whether calls wait for their replies."""
         return self._hot.statistics().in_flight > 0

@@ -149,13 +149,19 @@ class Conversations:
 
     # -- writing
 
+    @property
+    def delivers(self) -> bool:
+        """Whether `append` brings direct events to their users itself. Else that is its caller's: `users.deliver`."""
+        return self._client.one_server
+
     def append(self, a: Append, reply: Reply[Appended]) -> None:
         """Append an event, once for its (user, device, n)."""
         conv, user, limited = a.conversation, a.user, "0" if a.server else "1"
         where, channel = _places(conv)
         args = (conv, channel, self._cap, user, f"{user}/{a.device}", a.n, a.done, a.fingerprint, a.seen, limited)
         event = (a.tail.first, a.tail.rest, a.action, a.target)
-        self._client.call("append", where, (*args, *event), partial(_answer, reply, _appended))
+        parties = _parties(conv, user) if not channel and self.delivers else ()
+        self._client.call("append", where, (*args, *event, *parties), partial(_answer, reply, _appended))
 
     async def create(
         self, conv: str, kind: str, title: str, members: Mapping[str, str], cost_us: int, burst_us: int
@@ -317,6 +323,18 @@ def _places(conv: str) -> tuple[tuple[str, str, str], str]:
     """The keys of a conversation, and the channel of its events: none for a direct one (`users.deliver` has those)."""
     where = (keys.conversation(conv), keys.log(conv), keys.dirty(keys.partition(conv)))
     return where, "" if conv.startswith(keys.DIRECT) else keys.conversation_channel(conv)
+
+
+@lru_cache(maxsize=1 << 14)
+def _parties(conv: str, author: str) -> tuple[str, ...]:
+    """Both users of a direct conversation as `append` brings an event to them: the author, whose own it is, last."""
+    first, second = keys.parties(conv)
+    users = dict.fromkeys((second, first) if first == author else (first, second))
+    return tuple(part for user in users for part in _party(user, keys.other_party(conv, user)))
+
+
+def _party(user: str, other: str) -> tuple[str, ...]:
+    return keys.user(user), keys.convs(user), keys.recent(user), keys.user_channel(user), other
 
 
 def _creation(

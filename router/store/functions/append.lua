@@ -1,7 +1,7 @@
 -- append: one event into a conversation, once for its (user, device, n).
 -- KEYS  conv log dirty
--- ARGV  conv channel cap user user/device n done fingerprint seen limited first rest action target
---       channel '' for direct ones; n 0: no row, no rate; limited '0': no rate; action message edit delete react
+-- ARGV  conv channel cap user user/device n done fingerprint seen limited first rest action target [party …]
+--       party, of a direct one on a single server: user convs recent channel other, the author last. n 0: no row, no rate; limited '0': no rate; action message edit delete react
 -- Returns {seq, prev, count, at, duplicate 0|1, replication id}; NOTFOUND READONLY_ BLOCKED CONFLICT RATE <µs>
 --
 -- Keeps true:
@@ -125,9 +125,17 @@ local function append(k, a)
   local w, err = enter(k[2], last, count, wrote, us, a[9], a[11], a[12], action == 'message' and user or nil)
   if not w then return err end
   if action ~= 'message' then apply(k, action, a[14], w.seq) end
-  if n == 0 then return settle(k, a[1], a[2], a[3], w, cost, burst) end
-  if not h[3] then admit(k[1], user, a[5]) end
-  return settle(k, a[1], a[2], a[3], w, cost, burst, 'd:' .. a[5], accepted(d, p, tat, done, n, w.seq, a[8]))
+  local answer
+  if n == 0 then
+    answer = settle(k, a[1], a[2], a[3], w, cost, burst)
+  else
+    if not h[3] then admit(k[1], user, a[5]) end
+    answer = settle(k, a[1], a[2], a[3], w, cost, burst, 'd:' .. a[5], accepted(d, p, tat, done, n, w.seq, a[8]))
+  end
+  for i = 15, #a, 5 do
+    bring(a[i], a[i + 1], a[i + 2], a[i + 3], a[i + 4], a[1], w.seq, w.count, w.event, i + 4 == #a, us)
+  end
+  return answer
 end
 
 register('append', append)

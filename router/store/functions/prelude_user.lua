@@ -38,10 +38,27 @@ end
 
 -- Put a conversation on top of `recent`, strictly above all others: a reader that has come up to any score has missed
 -- nothing below it, whatever the clock does.
-local function raise(recent, conv)
-  local top, at = redis.call('ZRANGE', recent, -1, -1, 'WITHSCORES')[2], now_us()
+local function raise(recent, conv, us)
+  local top, at = redis.call('ZRANGE', recent, -1, -1, 'WITHSCORES')[2], us or now_us()
   if top then at = math.max(at, tonumber(top) + 1) end
   redis.call('ZADD', recent, digits(at), conv)
+end
+
+-- Raise a direct conversation to an event in the rows of one of its two users, who talks to `other`, and publish it. Says 1
+-- if it was published. What `deliver` does on its own, and `append` where one server has the slots of all.
+local function bring(user, convs, recent, channel, other, conv, seq, count, event, author, us)
+  local row = redis.call('HGET', convs, conv)
+  local head, heads, read, read_count, _ = 0, 0, 0, 0, nil
+  if row then _, _, head, heads, read, read_count = struct.unpack(ROW, row) end
+  local raised, reads = seq > head, author and seq > read
+  if not (raised or reads) or not alive(user) then return 0 end
+  if raised then head, heads = seq, count end
+  if reads then read, read_count = seq, count end
+  redis.call('HSET', convs, conv, struct.pack(ROW, 'd', PRESENT, head, heads, read, read_count, 0) .. other)
+  raise(recent, conv, us)
+  if not raised then return 0 end
+  redis.call('SPUBLISH', channel, event)
+  return 1
 end
 
 -- Take one from a rate (GCRA in a field of the user's hash); an error with the microseconds to wait if there is none.

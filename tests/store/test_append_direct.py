@@ -1,0 +1,79 @@
+"""A direct event on one server: the append that writes it also brings it to both of its users."""
+
+import asyncio
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import keys, stamp
+from router.contract.errors import Blocked
+from router.store.users import Users
+from tests.store.calling import BURST_US, COST_US, Store, called, store
+from tests.store.user_slot import Channel
+
+CONV = keys.direct("ann", "bob")
+
+
+async def opened(s: Store) -> Users:
+    for user in ("ann", "bob"):
+        await s.client.fetch("HSET", keys.user(user), "created", 1)
+    await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
+    return Users(s.client)
+
+
+def test_both_have_it_by_the_time_it_is_acked(valkey: EmbeddedValkey) -> None:
+    """Both rows are raised and both channels carry the log's bytes, once; the author has read it, the other has not."""
+
+    async def main() -> None:
+        async with store(valkey.url) as s:
+            users = await opened(s)
+            with Channel(valkey, keys.user_channel("ann")) as ann, Channel(valkey, keys.user_channel("bob")) as bob:
+                answer = await s.send(CONV, "ann", 1)
+                assert (await s.send(CONV, "ann", 1)).duplicate
+            (logged,) = await s.log(CONV)
+            assert ann.heard == bob.heard
+            assert [stamp.decode(event) for event in ann.heard] == [logged]
+            rows = {user: await users.row(user, CONV) for user in ("ann", "bob")}
+            seen = {user: row and (row.title, row.head, row.count, row.read) for user, row in rows.items()}
+            assert seen == {"ann": ("bob", answer.seq, 1, answer.seq), "bob": ("ann", answer.seq, 1, 0)}
+
+    asyncio.run(main())
+
+
+def test_whoever_delivers_it_again_finds_it_done(valkey: EmbeddedValkey) -> None:
+    """A router that works the conversation off publishes nothing twice."""
+
+    async def main() -> None:
+        async with store(valkey.url) as s:
+            users = await opened(s)
+            answer = await s.send(CONV, "ann", 1)
+            for user, other in (("ann", "bob"), ("bob", "ann")):
+                again = (users.deliver, user, CONV, other, answer.seq, answer.count, b"event", user == "ann")
+                assert not await called(*again)
+
+    asyncio.run(main())
+
+
+def test_one_with_herself_comes_once(valkey: EmbeddedValkey) -> None:
+    async def main() -> None:
+        async with store(valkey.url) as s:
+            await s.client.fetch("HSET", keys.user("ann"), "created", 1)
+            await called(s.conversations.create_direct, "ann", "ann", COST_US, BURST_US)
+            with Channel(valkey, keys.user_channel("ann")) as ann:
+                await s.send(keys.direct("ann", "ann"), "ann", 1)
+            assert len(ann.heard) == 1
+
+    asyncio.run(main())
+
+
+def test_nobody_hears_of_what_was_refused(valkey: EmbeddedValkey) -> None:
+    async def main() -> None:
+        async with store(valkey.url) as s:
+            users = await opened(s)
+            await s.conversations.block(CONV, "ann", True)
+            with Channel(valkey, keys.user_channel("bob")) as bob, pytest.raises(Blocked):
+                await s.send(CONV, "ann", 1)
+            assert bob.heard == []
+            assert await users.row("bob", CONV) is None
+
+    asyncio.run(main())
