@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import functools
 import re
+import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
+import redis
 
 from deploy import manifests
+from deploy.embedded import binary, tied
 from deploy.manifests import Manifest, documents, pod_specs
 from gateway.drain import FINISH_S
+from loadtest.__main__ import parser
 from router.__main__ import STOP_S
 from router.contract.settings import VERSION, Settings, host_port, load
 from tests.deploy.netpol import Peer, allowed, selects
+from tests.support import eventually
 
 pytestmark = pytest.mark.skipif(manifests.kubectl() is None, reason="no kubectl here; make deploy-check brings one")
 
@@ -395,15 +399,41 @@ def test_the_network_of_the_small_deployment_and_of_the_load_test() -> None:
     assert not allowed(both, job["loadtest"], pod["valkey"], 6379)
 
 
+async def test_the_small_valkey_keeps_what_it_acknowledged(tmp_path: Path) -> None:
+    """Its command line, really run: every write on the disk before its answer, nothing evicted, a bound on memory."""
+    its = container(one("dev", "StatefulSet", "valkey")["spec"]["template"])
+    program, *options = (str(each).replace("/data", str(tmp_path)) for each in its["command"])
+    assert program == "valkey-server"
+    socket = tmp_path / "valkey.sock"
+    server = subprocess.Popen(tied(binary(), *options, "--port 0", f"--unixsocket {socket}"), stdout=subprocess.DEVNULL)
+    try:
+        await eventually(socket.exists)
+        with redis.Redis(unix_socket_path=str(socket), decode_responses=True) as client:
+            found = client.config_get("dir", "save", "appendonly", "appendfsync", "maxmemory*")
+    finally:
+        server.kill()
+        server.wait()
+    assert found["dir"] == str(tmp_path)
+    assert (found["save"], found["appendonly"], found["appendfsync"]) == ("", "yes", "always")
+    assert found["maxmemory-policy"] == "noeviction"
+    limit = int(its["resources"]["limits"]["memory"].removesuffix("Mi")) << 20
+    assert 0 < int(found["maxmemory"]) <= 0.8 * limit
+
+
 def arguments(workload: Manifest) -> list[str]:
     return [str(each) for each in container(workload["spec"]["template"])["args"]]
 
 
 def test_the_load_test_knows_its_arguments() -> None:
     """What the Job passes is what the program takes."""
-    from loadtest.__main__ import parser
-
     module, *rest = arguments(one("loadtest", "Job", "loadtest"))
     assert module == "loadtest"
-    parsed: Any = parser().parse_args(rest)
-    assert parsed.target == ["ws://gateway:8000/ws"]
+    assert parser().parse_args(rest).target == ["ws://gateway:8000/ws"]
+
+
+@pytest.mark.skipif("canary" not in parser().format_help(), reason="this load test has no canary")
+def test_the_canary_knows_its_arguments() -> None:
+    """Of every gateway by itself, and with its metrics where the probes and Prometheus look."""
+    module, *rest = arguments(one("prod", "Deployment", "canary"))
+    assert module == "loadtest"
+    assert parser().parse_args(rest).target == ["ws://gateways:8000/ws"]
