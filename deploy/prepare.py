@@ -1,8 +1,8 @@
 """What a set-up needs before its first start and nobody gave: secrets, and a certificate to try `wss://` with.
 
 `python -m deploy.prepare FOLDER [OWNER]` makes what is missing there and leaves what exists, for the user with that
-number; the compose file runs it once, the stack uses its functions. What never lives here: anything a deployment with real users should go on using; there,
-secrets come from its vault and certificates from its authority.
+number; the compose file runs it once, the stack uses its functions. What never lives here: anything a deployment with
+real users should go on using; there, secrets come from its vault and certificates from its authority.
 
 Invariant: a file is whole or absent (see `own_secret`); a certificate is made again before it expires.
 """

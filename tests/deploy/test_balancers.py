@@ -1,0 +1,150 @@
+"""Chat through HAProxy, nginx and Envoy as configured in deploy/: even, over TLS, undisturbed by what happens behind.
+
+They take a minute and programs that a checkout does not bring, so they run in `make deploy-check` alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from tests import support
+from tests.deploy.balancing import COMMANDS, Site, program
+from tests.flow.client import ChatClient
+from tests.flow.resilient import ResilientClient
+
+pytestmark = pytest.mark.skipif("DEPLOY_CHECK" not in os.environ, reason="part of make deploy-check")
+
+
+@pytest.fixture(params=list(COMMANDS))
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    if program(request.param) is None:
+        pytest.skip(f"no {request.param} here")
+    limits = {"LINNET_MAX_CONNECTIONS_PER_ADDRESS": "2"} if "address" in request.node.name else {}
+    made = Site(tmp_path, request.param, **limits)
+    yield made
+    made.close()
+
+
+async def test_connections_are_spread_evenly(site: Site) -> None:
+    """Least connections: thirty clients, ten a gateway, give or take what comes at once."""
+    async with site.serving():
+        for number in range(30):
+            await ChatClient(f"user-{number}").connect(site.url)
+        counts = await site.counts()
+        assert sum(counts) == 30
+        assert max(counts) - min(counts) <= 6, counts
+
+
+async def test_tls_ends_at_the_balancer(site: Site) -> None:
+    """Over wss:// two people chat, with a certificate that is checked."""
+    trust = ssl.create_default_context(cafile=str(site.certificate))
+    async with site.serving():
+        alice, bob = ChatClient("alice"), ChatClient("bob", codec="msgpack")
+        for client in (alice, bob):
+            await client.open(site.secure_url, ssl=trust)
+            await client.hello()
+        ack = await alice.sent("@bob", "over TLS")
+        event = await bob.event("message", conversation=ack["conversation"])
+        assert event["body"] == "over TLS"
+
+
+async def test_the_clients_address_is_known_behind_it(site: Site) -> None:
+    """Limits by address count clients, not the balancer; what a client claims to be is not believed."""
+    claim = {"X-Forwarded-For": "203.0.113.7"}
+    async with site.serving():
+        statuses = []
+        for number in range(9):  # three gateways, two each
+            client = ChatClient("alice", device=f"device-{number}")
+            try:
+                await client.open(site.url, local_addr=(f"{site.network}.200", 0), additional_headers=claim)
+            except InvalidStatus as answer:
+                statuses.append(answer.response.status_code)
+        assert len(statuses) >= 3
+        assert set(statuses) == {429}
+        other = ChatClient("bob")
+        await other.open(site.url, local_addr=(f"{site.network}.201", 0), additional_headers=claim)
+        assert (await other.hello())["type"] == "welcome"
+
+
+class Pair:
+    """Two people who talk until told to stop, through whatever happens, and then compare."""
+
+    def __init__(self, site: Site, number: int) -> None:
+        self.clients = [ResilientClient(f"{name}-{number}", [site.url]) for name in ("ann", "ben")]
+        self.said: list[str] = []
+        self.conversation = ""
+
+    async def talk(self, stop: asyncio.Event) -> None:
+        for client in self.clients:
+            await client.stay()
+        ann, ben = self.clients
+        count = 0
+        while not stop.is_set() or count < 50:
+            ack = await ann.deliver(f"@{ben.user}", f"message {count}")
+            self.conversation = ack["conversation"]
+            self.said.append(f"message {count}")
+            count += 1
+
+    async def check(self) -> None:
+        last = await self.clients[0].deliver(f"@{self.clients[1].user}", "end")
+        for client in self.clients:
+            await client.event("message", conversation=self.conversation, seq=last["seq"], deadline_s=20)
+            assert client.whole(self.conversation)
+            assert not client.gaps()
+        assert sorted(self.clients[1].bodies(self.conversation)) == sorted([*self.said, "end"])
+
+
+async def talk_while(site: Site, happens: asyncio.Task[None]) -> None:
+    stop = asyncio.Event()
+    pairs = [Pair(site, number) for number in range(6)]
+    talking = [asyncio.create_task(pair.talk(stop)) for pair in pairs]
+    await happens
+    stop.set()
+    await asyncio.gather(*talking)
+    for pair in pairs:
+        await pair.check()
+
+
+async def test_a_gateway_drains_under_traffic(site: Site) -> None:
+    """SIGTERM: nobody new goes there, everybody is sent elsewhere, nothing is lost, and another takes its place."""
+
+    async def drain() -> None:
+        await support.eventually(site.gateways[0].connections)
+        site.gateways[0].send(signal.SIGTERM)
+        assert await site.gateways[0].ended(15) == 0
+        site.table["gateway"].remove(site.gateways[0].host)
+        if site.balancer != "nginx":  # it looks names up once
+            site.gateways.append(await site.place("gateway").ready())
+
+    async with site.serving():
+        await talk_while(site, asyncio.create_task(drain()))
+        counts = await site.counts()
+        assert sum(counts) >= 12
+        if site.balancer != "nginx":
+            newest = site.gateways[-1]
+
+            async def found() -> bool:
+                await ChatClient("late").connect(site.url)
+                return await newest.connections() > 0
+
+            await support.eventually(found, 15, every_s=0.1)
+
+
+async def test_a_gateway_is_killed_under_traffic(site: Site) -> None:
+    """SIGKILL: its clients come back through the same address and find the others."""
+
+    async def kill() -> None:
+        await support.eventually(site.gateways[0].connections)
+        site.gateways[0].kill()
+
+    async with site.serving():
+        await talk_while(site, asyncio.create_task(kill()))
+        assert sum(await site.counts()) >= 12
