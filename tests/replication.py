@@ -14,7 +14,9 @@ from tests import support
 NAME = "main"
 SENTINELS = 3
 DOWN_AFTER_MS = 1000
-PERIODS = ("info-period", 100, "ping-period", 100, "ask-period", 100, "publish-period", 500, "election-timeout", 1000)
+# A replica whose INFO is older than five ping periods is not promoted, and while the primary is down INFO is asked for
+# once a second; a promoted one that its sentinels have not been told of within four publish periods is demoted again.
+PERIODS = ("info-period", 400, "ping-period", 400, "ask-period", 100, "publish-period", 500, "election-timeout", 1000)
 
 # What a sentinel does to a primary that it demotes: without these it cannot, as if the network were cut between them.
 DEMOTION = ("-multi", "-exec", "-replicaof", "-slaveof", "-client|kill", "-config|rewrite")

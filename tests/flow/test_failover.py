@@ -1,0 +1,233 @@
+"""G1 and G2 through failovers: what was acked is there, no seq comes twice, and what never was is announced.
+
+A primary, two replicas and three sentinels under two gateways and a router; servers are killed, stalled and cut off
+while everybody talks. A client may be shown an event before it is kept; if a failover takes it back, `gap` says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from router.contract import stamp
+from tests import support
+from tests.flow.client import ChatClient, Event
+from tests.flow.conftest import Start, System
+from tests.flow.resilient import ResilientClient
+from tests.replication import REPLICATION, Replication
+
+
+@pytest.fixture
+def replication(tmp_path: Path) -> Iterator[Replication]:
+    made = Replication(tmp_path / "replication")
+    yield made
+    made.close()
+
+
+async def chat_on(replication: Replication, start: Start, durability: str) -> System:
+    await replication.start()
+    return await start(
+        LINNET_REDIS_URL=replication.url,
+        LINNET_REDIS_MODE="sentinel",
+        LINNET_DURABILITY=durability,
+        LINNET_REPLICAS="2",
+    )
+
+
+class Talk:
+    """Three people who talk in a group and two of them directly, and remember what was acked."""
+
+    def __init__(self, system: System, replication: Replication) -> None:
+        self.system, self.replication = system, replication
+        codecs = {"ann": "json", "ben": "msgpack", "cem": "json"}
+        self.clients = [ResilientClient(name, system.urls, codec=codec) for name, codec in codecs.items()]
+        self.group = self.direct = ""
+        self.acked: list[Event] = []
+        self._talking: list[asyncio.Task[None]] = []
+
+    async def begin(self) -> None:
+        ann, ben, cem = self.clients
+        self.group = await self.system.group("ann", "ben", "cem")
+        for at, client in enumerate(self.clients):
+            await client.stay(at)
+        self.direct = (await ann.deliver("@ben", "hi"))["conversation"]
+        places = [(ann, self.group), (ben, self.group), (cem, self.group), (ann, self.direct), (ben, self.direct)]
+        self._talking = [asyncio.create_task(self._talk(*place)) for place in places]
+
+    async def _talk(self, client: ResilientClient, conversation: str) -> None:
+        for number in itertools.count():
+            self.acked.append(await client.deliver(conversation, f"{client.user} {number}"))
+
+    async def goes_on(self, count: int = 50) -> None:
+        """Until so many more are acked."""
+        before = len(self.acked)
+        await support.eventually(lambda: [task.result() for task in self._talking if task.done()] or
+                                 len(self.acked) >= before + count, 30)  # fmt: skip
+
+    async def end(self) -> None:
+        for task in self._talking:
+            task.cancel()
+        await asyncio.wait(self._talking)
+
+    def log(self, conversation: str) -> dict[int, Event]:
+        """All that stands in the log of the primary."""
+        with self.replication.primary.client() as redis:
+            key = next(redis.scan_iter(match=f"*:log:{conversation}"))
+            events = [stamp.decode(fields[b"e"]) for _, fields in redis.xrange(key)]
+        return {event["seq"]: event for event in events}
+
+    async def agree(self) -> None:
+        """Everybody is given the whole log, in order; what else they were shown was taken back by a `gap`."""
+        await self.end()
+        places = {self.group: self.clients, self.direct: self.clients[:2]}
+        for conversation, clients in places.items():
+            last = (await clients[0].deliver(conversation, "the last"))["seq"]
+            for client in clients:
+                await client.event("message", conversation=conversation, seq=last)
+        for conversation, clients in places.items():
+            log = self.log(conversation)
+            for ack in self.acked:
+                if ack["conversation"] == conversation:
+                    assert log[ack["seq"]]["n"] == ack["n"]
+            sends = [(event["from"], event["n"]) for event in log.values() if event["n"]]
+            assert len(set(sends)) == len(sends), "a send stands in the log twice"
+            for client in clients:
+                assert follows(client, conversation, log)
+        everything: dict[tuple[str, int], tuple[object, ...]] = {}
+        for client in self.clients:
+            for conversation, received in client.received.items():
+                for seq, event in received.items():
+                    who = event["from"], event["n"], event.get("body")
+                    assert everything.setdefault((conversation, seq), who) == who, "a seq was used twice"
+
+
+def follows(client: ChatClient, conversation: str, log: dict[int, Event]) -> bool:
+    """Whether all of the log came, in order and each after its `prev`, and only void events beside it."""
+    gaps = [event for event in client.gaps() if event["conversation"] == conversation]
+    assert {gap["reason"] for gap in gaps} <= {"failover"}
+    void = [range(gap["from"], gap["to"] + 1) for gap in gaps]
+    received = list(client.received[conversation].values())
+    assert [event["seq"] for event in received] == sorted(event["seq"] for event in received)
+    for before, event in itertools.pairwise(received):
+        assert event["prev"] == before["seq"] or (
+            event["prev"] < before["seq"] and any(before["seq"] in taken for taken in void)
+        ), f"{client.user} was not told that something is missing between {before} and {event}"
+    extra = set(client.received[conversation]) - set(log)
+    assert all(any(seq in taken for taken in void) for seq in extra), f"{client.user} has what never was"
+    missing = [event for event in log.values() if event["seq"] not in client.received[conversation]]
+    assert not missing, f"{client.user} misses {missing[0]}"
+    return True
+
+
+async def test_acked_messages_survive_every_failover(replication: Replication, start: Start) -> None:
+    """Under traffic: the primary is killed, then the next one at once; both come back; then it fails back to the first.
+
+    At `replicated` nothing is acked while a replica is missing, and everything that was acked is in the end in the
+    log and with everybody.
+    """
+    system = await chat_on(replication, start, "replicated")
+    talk = Talk(system, replication)
+    await talk.begin()
+    await talk.goes_on()
+    first = replication.primary
+    first.kill()
+    second = await replication.replaced(first)
+    second.kill()
+    third = await replication.replaced(second)
+    before = len(talk.acked)
+    await replication.rejoin(first)
+    assert len(talk.acked) <= before + 5, "acked with a replica missing"
+    await replication.rejoin(second)
+    await talk.goes_on()
+    with first.client() as redis:
+        redis.config_set("replica-priority", 1)
+    await replication.whole()
+    third.kill()
+    assert await replication.replaced(third) is first
+    await replication.rejoin(third)
+    await talk.goes_on()
+    await talk.agree()
+    assert {client.closed for client in talk.clients} == {None}, "a failover closes no socket"
+
+
+async def test_stalled_primary_that_comes_back_acks_nothing(replication: Replication, start: Start) -> None:
+    """It stands still, is replaced, and goes on as if it were the primary: nobody stays with it, nothing is lost."""
+    system = await chat_on(replication, start, "replicated")
+    talk = Talk(system, replication)
+    await talk.begin()
+    await talk.goes_on()
+    first = replication.primary
+    os.kill(first.pid, signal.SIGSTOP)
+    await replication.replaced(first)
+    os.kill(first.pid, signal.SIGCONT)
+    await replication.whole()
+    await talk.goes_on()
+    await talk.agree()
+    assert {client.closed for client in talk.clients} == {None}
+
+
+async def test_what_a_failover_took_back_is_announced(replication: Replication, start: Start) -> None:
+    """At `memory` a failover may lose acked events: whoever was given them gets `gap {failover}`, live or resuming.
+
+    The next event comes after the last that is left, and its seq is beyond all that were lost.
+    """
+    system = await chat_on(replication, start, "memory")
+    ann, ben = ChatClient("ann"), ChatClient("ben", codec="msgpack")
+    tablet, laptop = ChatClient("ben", "tablet"), ChatClient("ben", "laptop")
+    everybody = [ann, ben, tablet, laptop]
+    group = await system.group("ann", "ben")
+    for at, client in enumerate(everybody):
+        await client.connect(system.urls[at % 2])
+    direct = (await ann.sent("@ben", "kept"))["conversation"]
+    left = {direct: (await ann.sent(direct, "kept"))["seq"], group: (await ann.sent(group, "kept"))["seq"]}
+    first = replication.primary
+    with first.client() as redis:
+        assert redis.wait(2, 5000) == 2
+        replication.forbid(first, *REPLICATION)
+        redis.client_kill_filter(_type="replica")
+    lost = {}
+    for conversation in (direct, group):
+        for number in range(5):
+            lost[conversation] = (await ann.sent(conversation, f"lost {number}"))["seq"]
+        for client in everybody:
+            await client.event("message", conversation=conversation, seq=lost[conversation])
+    await laptop.disconnect()
+    first.kill()
+    await replication.replaced(first)
+    await tablet.disconnect()
+    cursors = {conversation: max(log) for conversation, log in tablet.received.items()}
+    await eventually_welcome(tablet, system.urls[1], cursors)
+    for conversation in (direct, group):
+        await eventually_acked(ann, conversation, "after")
+    await laptop.connect(system.urls[0], cursors=cursors)
+    for conversation in (direct, group):
+        for client in everybody:
+            gap = await client.event("gap", conversation=conversation)
+            assert (gap["from"], gap["to"], gap["reason"]) == (left[conversation] + 1, lost[conversation], "failover")
+            event = await client.event("message", conversation=conversation, body="after")
+            assert event["prev"] == left[conversation]
+            assert event["seq"] > lost[conversation]
+            assert client.events.index(gap) < client.events.index(event)
+            assert len([one for one in client.gaps() if one["conversation"] == conversation]) == 1
+
+
+async def eventually_acked(client: ChatClient, conversation: str, body: str) -> None:
+    """`unavailable` is told while the gateway looks for the new primary."""
+
+    async def acked() -> bool:
+        return bool((await client.send(conversation, body))["type"] == "ack")
+
+    await support.eventually(acked)
+
+
+async def eventually_welcome(client: ChatClient, url: str, cursors: dict[str, int]) -> None:
+    async def welcome() -> bool:
+        return bool((await client.connect(url, cursors=cursors))["type"] == "welcome")
+
+    await support.eventually(welcome)
