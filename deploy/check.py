@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -135,12 +135,13 @@ CHECKS: dict[str, Callable[[], str]] = {
 }
 
 
-def main(names: Sequence[str]) -> int:
+def report(checks: Mapping[str, Callable[[], str]], names: Sequence[str]) -> int:
+    """Run these, or all; a line for each, and the exit code."""
     failures = 0
-    for name in names or CHECKS:
+    for name in names or checks:
         began = time.monotonic()
         try:
-            outcome, detail = "ok", CHECKS[name]()
+            outcome, detail = "ok", checks[name]()
         except Skipped as skipped:
             outcome, detail = "skipped", str(skipped)
         except Failed as failed:
@@ -148,6 +149,10 @@ def main(names: Sequence[str]) -> int:
             failures += 1
         print(f"{name:11} {outcome:8} {detail} ({time.monotonic() - began:.1f} s)", flush=True)
     return 1 if failures else 0
+
+
+def main(names: Sequence[str]) -> int:
+    return report(CHECKS, names)
 
 
 if __name__ == "__main__":
