@@ -5,7 +5,8 @@ It then has a list of conversations with the position it stands at; a page of th
 next page is asked for only while its transport takes it: at most one page waits per session, so memory is bounded
 whatever the reader does. Newest conversations come first. It joins the live set in the very turn of the loop in which
 it stands at what each of its hubs has written and nothing else is left; never past `hub.written`, or an event that is
-still pending there would come twice.
+still pending there would come twice. A device that comes with more than a hub here has (the hub lost its subscription a
+moment ago) waits until the hub has been repaired.
 
 Rejected: a queue per slow session (unbounded, or lossy), cutting slow readers off (they come back and are slower).
 """
@@ -20,7 +21,7 @@ from gateway.session import Session, State
 from router.contract import metrics, stamp
 from router.contract.errors import LinnetError, NotFound
 from router.contract.wire import MAX_INTEGER
-from router.store.conversations import Page
+from router.store.conversations import Head, Page
 
 if TYPE_CHECKING:
     from gateway.hub import Hub
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 PAGE_EVENTS: Final = 100
 MAX_MOVED: Final = 1024
 RETRY_S: Final = 1.0
+LAG_S: Final = 0.1
 
 
 class Behind:
@@ -119,6 +121,10 @@ class Catchup:
             elif behind.resync:
                 behind.resync, behind.resyncing, behind.reading = False, True, True
                 self._node.audits.sync(session)
+            elif ahead := [hub for hub in session.hubs if behind.positions[hub.conversation] > hub.written]:
+                behind.reading = True
+                conversations = [hub.conversation for hub in ahead]
+                self._node.conversations.heads(conversations, partial(self._ahead, session, behind, conversations))
             elif session.out:
                 session.flush()  # it comes before what is live, and may fill the transport
             else:
@@ -130,6 +136,32 @@ class Catchup:
         if session.behind is not None:
             session.behind.reading = False
             self.pump(session)
+
+    def _ahead(
+        self, session: Session, behind: Behind, conversations: list[str], heads: list[Head | None] | LinnetError
+    ) -> None:
+        """The device has more than hubs here have written: they lag, and must not give it that again; or the log was
+        rolled back, and the device has what never was."""
+        if session.behind is not behind or session.state is not State.READY:
+            return
+        if isinstance(heads, LinnetError):
+            self._again(session)
+            return
+        lagging = False
+        for conversation, head in zip(conversations, heads, strict=True):
+            hub, position = self._node.subscriptions.hubs.get(conversation), behind.positions[conversation]
+            if hub is None or head is None or hub.written >= position:
+                continue
+            if max(head.seq, hub.seq) < position:
+                session.gap(conversation, max(head.seq, hub.seq) + 1, position, "failover")
+                behind.positions[conversation] = max(head.seq, hub.seq)
+            lagging = lagging or behind.positions[conversation] > hub.written
+            if head.seq > hub.seq:
+                self._node.repair(hub, "ahead")
+        if lagging:
+            self._node.later(LAG_S, self.listed, session)
+        else:
+            self.listed(session)
 
     def _moved_hubs(self, session: Session, behind: Behind) -> bool:
         for hub in session.hubs:
@@ -144,7 +176,7 @@ class Catchup:
                 session.has(conversation, position)
         session.behind = None
         for hub in session.hubs:
-            hub.join(session)
+            hub.join(session, behind.positions[hub.conversation])
         metrics.SESSIONS_BEHIND.dec()
         metrics.SESSIONS_LIVE.inc()
 
