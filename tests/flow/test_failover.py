@@ -202,7 +202,8 @@ async def test_what_a_failover_took_back_is_announced(replication: Replication, 
     await replication.replaced(first)
     await tablet.disconnect()
     cursors = {conversation: max(log) for conversation, log in tablet.received.items()}
-    await eventually_welcome(tablet, system.urls[1], cursors)
+    late = await system.gateway().ready()
+    await eventually_welcome(tablet, late.url, cursors)
     for conversation in (direct, group):
         await eventually_acked(ann, conversation, "after")
     await laptop.connect(system.urls[0], cursors=cursors)
