@@ -115,10 +115,10 @@ class Audits:
             self._node.later(RECHECK_S, self._recheck, session, missing, cause)
 
     def _recheck(self, session: Session, missing: list[tuple[str, int]], cause: str) -> None:
-        if session.state is not State.READY or session.behind is not None:
-            return  # whoever is behind is fed from the log up to what moves
+        if session.state is not State.READY:
+            return
         for conversation, head in missing:
-            if session.direct.get(conversation, 0) < head:
+            if session.given(conversation) < head:  # to one that fell behind meanwhile it is noted all the same
                 self._node.catchup.hole(session, conversation, head, cause)
 
     def _membership(self, session: Session, row: Row) -> None:
