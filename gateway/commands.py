@@ -125,7 +125,7 @@ class CommandHandlers:
     def _spend(self, session: Session, cost: float) -> None:
         wait = self._charge(session, cost)
         if wait > 0:
-            raise RateLimited("too many commands on this connection", round(wait, 3))
+            raise RateLimited("too many commands on this connection", max(0.001, round(wait, 3)))
 
     # -- hello, auth, ping
 

@@ -132,7 +132,7 @@ def from_function(error: Exception) -> LinnetError:
         return error if isinstance(error, LinnetError) else Internal()
     match error.reply_code:
         case "RATE":
-            return RateLimited("too fast in this conversation", round(int(error.detail) / 1e6, 3))
+            return RateLimited("too fast in this conversation", max(0.001, round(int(error.detail) / 1e6, 3)))
         case "NOTFOUND":
             return NotFound()
         case "READONLY_":

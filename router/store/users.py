@@ -288,7 +288,7 @@ class Users:
 def refusal(error: LinnetError) -> LinnetError:
     """What a user-slot function's error is to a client."""
     if isinstance(error, FunctionError) and error.reply_code == "RATE":
-        return RateLimited("too often for one user", round(int(error.detail) / 1e6, 3))
+        return RateLimited("too often for one user", max(0.001, round(int(error.detail) / 1e6, 3)))
     return from_function(error)
 
 
