@@ -192,4 +192,4 @@ async def test_connecting_while_valkey_is_away(start: Start) -> None:
 
 
 async def sent_again(client: ChatClient, group: str) -> bool:
-    return (await client.send(group, "after"))["type"] == "ack"
+    return bool((await client.send(group, "after"))["type"] == "ack")

@@ -13,11 +13,12 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from router.contract import stamp
 from tests import support
-from tests.flow.client import ChatClient, Event
+from tests.flow.client import ChatClient, Event, token
 from tests.flow.conftest import Start, System
 from tests.flow.resilient import ResilientClient
 from tests.replication import REPLICATION, Replication
@@ -170,6 +171,35 @@ async def test_stalled_primary_that_comes_back_acks_nothing(replication: Replica
     await talk.goes_on()
     await talk.agree()
     assert {client.closed for client in talk.clients} == {None}
+
+
+async def test_nothing_is_acked_without_all_replicas(replication: Replication, start: Start) -> None:
+    """A replica stands still: sends are shown and answered `unavailable`, on a socket and over HTTP, resends too.
+
+    When it is back, the resend of each is acked as the duplicate that it is.
+    """
+    system = await chat_on(replication, start, "replicated")
+    ann, ben = ChatClient("ann"), ChatClient("ben", codec="msgpack")
+    group = await system.group("ann", "ben")
+    for at, client in enumerate((ann, ben)):
+        await client.connect(system.urls[at])
+    assert system.router is not None
+    n, message = ann.next_n(), {"to": group, "body": "over HTTP"}
+    headers = {"Authorization": f"Bearer {token('ann')}", "Idempotency-Key": "1"}
+    os.kill(replication.servers[2].pid, signal.SIGSTOP)
+    async with httpx.AsyncClient(base_url=system.router.url, headers=headers, trust_env=False) as http:
+        for _ in range(2):
+            answer = await ann.send(group, "by socket", n=n)
+            assert (answer["code"], answer["n"]) == ("unavailable", n)
+            assert answer["retry_after"] > 0
+            assert (await http.post("/v1/messages", json=message)).status_code == 503
+        assert sorted(await ben.has(group, 2)) == ["by socket", "over HTTP"]
+        os.kill(replication.servers[2].pid, signal.SIGCONT)
+        await replication.whole()
+        assert (await ann.sent(group, "by socket", n=n))["duplicate"]
+        assert (await http.post("/v1/messages", json=message)).json()["duplicate"]
+    assert len(ben.bodies(group)) == 2
+    assert await system.metric("linnet_redis_kept_total", system.gateways[0]) >= 3
 
 
 async def test_what_a_failover_took_back_is_announced(replication: Replication, start: Start) -> None:

@@ -65,6 +65,7 @@ async def test_sending_marks_as_read(chat: System, names: Names, kind: str) -> N
     if kind == "group":  # written a moment later, together with what else is to be written
         assert (await tablet.event("receipt", conversation=talk, user=phone.user))["read"] == ack["seq"]
         await ben.event("receipt", conversation=talk, user=ben.user, read=list(ben.received[talk])[4])
+        await ben.event("receipt", conversation=talk, user=ben.user, read=list(ben.received[talk])[4])
     for user, unread in ((phone.user, 0), (ben.user, 1)):
         laptop = ChatClient(user, "laptop")
         await laptop.connect(chat.urls[0])
