@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-from loadtest import bench, chaos, local, report
+from loadtest import bench, canary, chaos, local, report
 from loadtest.results import Result
 from loadtest.run import LoadFailed, Target, run
 from loadtest.scenarios import SCENARIOS
@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     short = commands.add_parser("bench", help="the short set, against the figures that are promised")
     _add_outputs(short)
     chaos.add_commands(commands)
+    canary.add_command(commands)
     page = commands.add_parser("report", help="a JSON result as an HTML page")
     page.add_argument("json", type=Path)
     page.add_argument("--html", type=Path, required=True)
@@ -90,6 +91,8 @@ def main() -> int:
     if arguments.scenario == "report":
         report.write_html(report.read_json(arguments.json), arguments.html)
         return 0
+    if arguments.scenario == "canary":
+        return canary.run(arguments)
     if arguments.scenario in chaos.COMMANDS:
         return chaos.COMMANDS[arguments.scenario](arguments)
     try:

@@ -164,25 +164,25 @@ class Device:
 
     # -- saying
 
-    def message(self, to: str, body: Any) -> bool:
-        """A new message; False if too many wait in that conversation."""
+    def message(self, to: str, body: Any) -> int:
+        """A new message; its n, or 0 if too many wait in that conversation."""
         conversation = keys.direct(self.user, to[1:]) if to.startswith("@") else to
         return self._command("send", conversation, {"to": to, "body": body}, 0, digest(body))
 
-    def act(self, kind: str, conversation: str, target: int, **fields: Any) -> bool:
+    def act(self, kind: str, conversation: str, target: int, **fields: Any) -> int:
         """An edit, delete or react."""
         body = digest(fields["body"]) if "body" in fields else ""
         return self._command(kind, conversation, {"conversation": conversation, "seq": target, **fields}, target, body)
 
-    def _command(self, kind: str, conversation: str, fields: dict[str, Any], target: int, body: str) -> bool:
+    def _command(self, kind: str, conversation: str, fields: dict[str, Any], target: int, body: str) -> int:
         here = self._waiting.setdefault(conversation, {})
         if len(here) >= OUTSTANDING:
-            return False
+            return 0
         self._n += 1
         one = here[self._n] = self.waiting[self._n] = Pending(conversation, kind, self._n, fields, target, body)
         self.sent += 1
         self._transmit(one)
-        return True
+        return one.n
 
     def _transmit(self, one: Pending) -> None:
         here = self._waiting[one.conversation]

@@ -1,0 +1,325 @@
+"""`python -m loadtest canary`: an auditor that never sleeps. Synthetic users send each other stamped messages all the
+time, through every gateway they can reach, and what becomes of each is exported as metrics.
+
+Each user is a `device.py` device, and what it writes into its book is judged at once (`Ledger`); a message on its way
+is a `Flight`, until everybody has it. A receiver that is connected and was not given a message within `LATE_S` counts
+as late: that is how a subscription that has gone deaf shows within seconds. One that still lacks it after `LOST_S`,
+though it has been connected for long enough to be given everything, counts as lost.
+
+What it costs is bounded: `--users` connections, two messages each `--every` seconds. Its users bear names of their own
+(`canary-…`), its group is found again after a restart, and its logs are trimmed like any other. Behind a load balancer
+it cannot choose its gateways: now and then a user leaves a gateway that others of them are on, so that with time each
+has one (`linnet_canary_gateways`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import random
+import signal
+import time
+import urllib.error
+from collections import Counter as Tally
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import uvicorn
+import uvloop
+from prometheus_client import Counter, Gauge, Histogram
+
+from loadtest import history
+from loadtest.api import Api
+from loadtest.device import Device
+from loadtest.history import Rows
+from router.contract import keys, metrics
+from router.process import serving
+from router.process.admin import Readiness, create_admin
+
+log = logging.getLogger("linnet.canary")
+
+LATE_S: Final = 5.0
+LOST_S: Final = 30.0
+FORGOTTEN_S: Final = 600.0
+ROTATE_S: Final = 20.0
+TOKENS_S: Final = 600.0
+RETRY_S: Final = 5.0
+DEVICE: Final = "canary"
+TITLE: Final = "canary"
+
+SENT = Counter("linnet_canary_sent", "Messages sent")
+ACKED = Counter("linnet_canary_acked", "Messages acked")
+REFUSED = Counter("linnet_canary_refused", "Errors in answer to messages, by code", ("code",))
+RECEIVED = Counter("linnet_canary_received", "Messages received, each by each receiver")
+LATE = Counter("linnet_canary_late", f"Messages a connected receiver did not have within {LATE_S:g} s")
+LOST = Counter("linnet_canary_lost", "Acked messages that a receiver was not given, although it was connected")
+DUPLICATED = Counter("linnet_canary_duplicated", "Messages given twice to one session, or that stand in a log twice")
+REORDERED = Counter("linnet_canary_reordered", "Messages given after a later one")
+GAPS = Counter("linnet_canary_gaps", "Announced gaps, by reason", ("reason",))
+CLOSES = Counter("linnet_canary_closes", "Connections that ended, not by us", ("code",))
+CONNECTED = Gauge("linnet_canary_connected", "Synthetic users that are connected")
+GATEWAYS = Gauge("linnet_canary_gateways", "Gateways that these are connected to")
+DELIVERY_SECONDS = Histogram(
+    "linnet_canary_delivery_seconds", "From a send to its arrival at a connected receiver", buckets=metrics._LATENCY
+)
+
+
+class Flight(msgspec.Struct):
+    """A message on its way; `waiting`: who does not have it."""
+
+    sent: float
+    waiting: set[str]
+    acked: bool = False
+    late: bool = False
+
+
+Flights = dict[tuple[str, int], Flight]
+
+
+class Ledger:
+    """One user's book: judges what the user is given, row by row."""
+
+    def __init__(self, user: str, flights: Flights, now: Callable[[], float]) -> None:
+        self.user = user
+        self.flights = flights
+        self.connected_at = 0.0  # 0: not connected
+        self.node = ""
+        self.groups: set[str] = set()
+        self._now = now
+        self._last: dict[str, int] = {}
+        self._places: dict[tuple[str, int], tuple[str, int]] = {}  # of the last messages: where each stands
+
+    def add(self, row: Rows) -> None:
+        match row:
+            case history.Received(kind="message"):
+                self._received(row)
+            case history.Acked():
+                self._acked(row)
+            case history.Refused():
+                REFUSED.labels(row.code).inc()
+            case history.Gap():
+                GAPS.labels(row.reason).inc()
+            case history.Welcomed():
+                self.connected_at, self.node, self._last = self._now(), row.node, {}
+                self._know(row.conversations)
+            case history.Listed():
+                self._know(row.conversations)
+            case history.Closed():
+                self.connected_at, self.node = 0.0, ""
+                if not row.ours:
+                    CLOSES.labels(str(row.code)).inc()
+            case _:
+                pass
+
+    def _know(self, conversations: Iterable[history.Known]) -> None:
+        for known in conversations:
+            self._last.setdefault(known.conversation, known.cursor)
+            if known.conversation[0] == keys.GROUP:
+                self.groups.add(known.conversation)
+
+    def _acked(self, row: history.Acked) -> None:
+        ACKED.inc()
+        flight = self.flights.get((self.user, row.n))
+        if flight is not None:
+            flight.acked = True
+
+    def _received(self, row: history.Received) -> None:
+        RECEIVED.inc()
+        place, message = (row.conversation, row.seq), (row.user, row.n)
+        last = self._last.get(row.conversation, 0)
+        self._last[row.conversation] = max(last, row.seq)
+        if self._places.get(message, place) != place or row.seq == last:
+            DUPLICATED.inc()
+        elif row.seq < last:
+            REORDERED.inc()
+        self._remember(message, place)
+        flight = self.flights.get(message)
+        if flight is not None and self.user in flight.waiting:
+            flight.waiting.discard(self.user)
+            if self.connected_at and self.connected_at <= flight.sent:
+                DELIVERY_SECONDS.observe(self._now() - flight.sent)
+
+    def _remember(self, message: tuple[str, int], place: tuple[str, int]) -> None:
+        self._places[message] = place
+        if len(self._places) > 1000:
+            del self._places[next(iter(self._places))]
+
+
+def sweep(flights: Flights, ledgers: dict[str, Ledger], now: float) -> None:
+    """Judges what is still on its way, and lets go of what is not."""
+    for message, flight in list(flights.items()):
+        age = now - flight.sent
+        there = [ledgers[user] for user in flight.waiting if ledgers[user].connected_at]
+        if age > LATE_S and not flight.late and flight.acked:
+            flight.late = True
+            LATE.inc(sum(ledger.connected_at <= flight.sent for ledger in there))
+        if age > LOST_S and flight.acked:
+            lost = [ledger.user for ledger in there if now - ledger.connected_at > LOST_S]
+            LOST.inc(len(lost))
+            flight.waiting.difference_update(lost)
+        if (flight.acked and not flight.waiting) or age > FORGOTTEN_S:
+            del flights[message]
+
+
+class Canary:
+    """The users, and what they do."""
+
+    def __init__(self, urls: list[str], api: Api, users: int, every_s: float) -> None:
+        self._api = api
+        self._every_s = every_s
+        self._rng = random.Random()
+        self._tokens: dict[str, str] = {}
+        self._flights: Flights = {}
+        names = [f"canary-{number}" for number in range(users)]
+        self.ledgers = {name: Ledger(name, self._flights, asyncio.get_running_loop().time) for name in names}
+        self.devices = [
+            Device(
+                name, DEVICE, ("json", "msgpack")[number % 2], urls[number % len(urls) :: len(urls)] or urls,
+                self._tokens.__getitem__, self.ledgers[name], self._rng,
+            )
+            for number, name in enumerate(names)
+        ]  # fmt: skip
+        self.group = ""
+
+    def observe(self) -> None:
+        connected = [ledger.node for ledger in self.ledgers.values() if ledger.connected_at]
+        CONNECTED.set(len(connected))
+        GATEWAYS.set(len(set(connected)))
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        await until(self._refresh)
+        async with asyncio.TaskGroup() as tasks:
+            for device in self.devices:
+                device.come()
+                tasks.create_task(device.live())
+            tasks.create_task(self._tick())
+            tasks.create_task(self._keep_tokens())
+            tasks.create_task(self._rotate())
+            tasks.create_task(self._sing())
+
+    async def _refresh(self) -> bool:
+        """Tokens for all."""
+        try:
+            for user in self.ledgers:
+                self._tokens[user] = await asyncio.to_thread(self._api.token, user)
+        except (urllib.error.URLError, OSError) as error:
+            log.warning("no tokens: %s", error)
+            return False
+        return True
+
+    async def _keep_tokens(self) -> None:
+        while True:
+            await asyncio.sleep(TOKENS_S)
+            await self._refresh()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            for device in self.devices:
+                device.tick()
+            sweep(self._flights, self.ledgers, asyncio.get_running_loop().time())
+
+    async def _rotate(self) -> None:
+        """A user on a gateway that others are on goes and comes back, perhaps elsewhere."""
+        while True:
+            await asyncio.sleep(ROTATE_S * self._rng.uniform(0.5, 1.5))
+            on = Tally(ledger.node for ledger in self.ledgers.values() if ledger.connected_at)
+            crowded = [device for device in self.devices if on[self.ledgers[device.user].node] > 1 and device.ready]
+            if crowded:
+                device = self._rng.choice(crowded)
+                device.go(politely=True)
+                device.come()
+
+    async def _sing(self) -> None:
+        """Each in turn writes to all and to the next."""
+        await until(self._gather)
+        while True:
+            for number, device in enumerate(self.devices):
+                await asyncio.sleep(self._every_s * self._rng.uniform(0.8, 1.2))
+                other = self.devices[(number + 1) % len(self.devices)]
+                self._send(device, self.group, set(self.ledgers))
+                self._send(device, f"@{other.user}", {device.user, other.user})
+
+    def _send(self, device: Device, to: str, receivers: set[str]) -> None:
+        if not device.ready:
+            return
+        sent = device.message(to, {"at": time.time()})
+        if sent:
+            SENT.inc()
+            self._flights[device.user, sent] = Flight(asyncio.get_running_loop().time(), receivers)
+
+    async def _gather(self) -> bool:
+        """The group of all, the one they have or a new one. Users exist once they have connected."""
+        if not all(device.ready for device in self.devices):
+            return False
+        groups = sorted(set().union(*(ledger.groups for ledger in self.ledgers.values())))
+        try:
+            self.group = groups[0] if groups else await asyncio.to_thread(self._make)
+            for user in self.ledgers:
+                path = f"/conversations/{self.group}/members/{user}"
+                await asyncio.to_thread(self._api.call, "PUT", path, {"role": "member"})
+        except (urllib.error.URLError, OSError) as error:
+            log.warning("no group: %s", error)
+            return False
+        return True
+
+    def _make(self) -> str:
+        members = dict.fromkeys(self.ledgers, "member")
+        made = self._api.call("POST", "/conversations", {"kind": "group", "title": TITLE, "members": members})
+        return str(made["conversation"])
+
+
+async def until(attempt: Callable[[], Awaitable[bool]]) -> None:
+    """Tries again until it succeeds."""
+    while True:
+        if await attempt():
+            return
+        await asyncio.sleep(RETRY_S)
+
+
+def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    one = commands.add_parser("canary", help="send stamped messages for ever, and export what becomes of them")
+    one.add_argument("--target", nargs="+", required=True, metavar="ws://…/ws", help="gateways")
+    one.add_argument("--api", required=True, metavar="http://…", help="the router's HTTP API")
+    one.add_argument("--listen", default="127.0.0.1:9000", help="host:port of /livez and /metrics (%(default)s)")
+    one.add_argument("--users", type=int, default=6, help="synthetic users, at least 2 (%(default)s)")
+    one.add_argument("--every", type=float, default=1.0, help="seconds between two messages (%(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(arguments))
+    return 0
+
+
+async def serve(arguments: argparse.Namespace) -> None:
+    """Until SIGTERM or Ctrl-C."""
+    api = Api(arguments.api, secret("LINNET_SERVER_KEY"), secret("LINNET_JWT_SECRET"))
+    canary = Canary(arguments.target, api, max(2, arguments.users), arguments.every)
+    admin = uvicorn.Server(serving.config(create_admin(lambda: Readiness(True, "ok"), canary.observe)))
+    listening = asyncio.create_task(admin._serve([serving.listening(arguments.listen)]))
+    singing = asyncio.create_task(canary.run())
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({stopping, singing, listening}, return_when=asyncio.FIRST_COMPLETED)
+    admin.should_exit = True
+    singing.cancel()
+    stopping.cancel()
+    outcomes = await asyncio.gather(singing, listening, stopping, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+
+
+def secret(name: str) -> str:
+    """From the environment, or from the file that it names, as the processes read theirs."""
+    path = os.environ.get(f"{name}_FILE")
+    return Path(path).read_text(encoding="utf-8").strip() if path else os.environ.get(name, "")
