@@ -90,7 +90,10 @@ class Client:
             await asyncio.sleep(FOLLOW_S)
             try:
                 where = await self.topology.primary()
-            except ConnectionError:
+            except ConnectionError:  # nobody can tell: whoever serves us may go on
+                continue
+            except Exception:  # a bug here must not leave us with a cut-off primary for ever
+                log.exception("the sentinels could not be asked")
                 continue
             for link in self.links:
                 link.follow(where)
@@ -188,6 +191,8 @@ class Client:
             raise StartupError(f"Redis at {self.address}: {fault}")
         if durability == "fsync":
             await self._check_fsync(info)
+            if isinstance(self.topology, Sentinels):
+                log.warning("LINNET_DURABILITY=fsync: a failover can lose acked sends, replicated would keep them")
         elif durability == "replicated":
             self._check_replicas(info, replicas)
 
