@@ -21,7 +21,7 @@ $(shell rm -rf .venv)
 endif
 endif
 
-.PHONY: up stack test lint format types bench conformance k8s deploy-check k8s-check lock clean
+.PHONY: up stack test lint format types bench chaos conformance k8s deploy-check k8s-check lock clean
 .DEFAULT_GOAL := up
 
 up: $(RUNTIME)
@@ -46,6 +46,11 @@ format: $(DEV)
 
 bench: $(DEV)
 	$(PY) -m loadtest bench
+
+# Ten minutes of faults, and the proof that nothing was lost. `make chaos SECONDS=120` is a short one, SEED=… the same
+# people and faults again.
+chaos: $(DEV)
+	$(PY) -m loadtest chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
 
 conformance: $(DEV)
 	bash tests/gateway/conformance.sh
