@@ -41,3 +41,11 @@ def test_every_command_is_listed() -> None:
     for command in msgspec.inspect.multi_type_info(Commands.__args__):
         assert isinstance(command, msgspec.inspect.StructType)
         assert f"`{command.tag}`" in table, command.tag
+
+
+def test_every_guarantee_has_a_test_named_after_it() -> None:
+    """G1 to G10: each row of promises points at a file with such a test."""
+    for number in range(1, 11):
+        row = next(line for line in README.splitlines() if line.startswith(f"| G{number} |"))
+        files = re.findall(r"`(test_\w+\.py)`", row)
+        assert any(f"def test_g{number}_" in (ROOT / "tests/flow" / name).read_text() for name in files), row

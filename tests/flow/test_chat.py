@@ -33,7 +33,7 @@ async def test_direct_messages_cross_gateways_and_codecs(chat: System, names: Na
     assert bob.whole(sent["conversation"])
 
 
-async def test_group_has_one_order_for_all(chat: System, names: Names) -> None:
+async def test_g2_group_has_one_order_for_all(chat: System, names: Names) -> None:
     """Four members on two gateways talk at once: each sees all of it, the sender included, in one order."""
     users = names("ann", "ben", "cem", "dee")
     group = await chat.group(*users)
@@ -64,7 +64,7 @@ async def test_burst_of_one_device_keeps_its_order(chat: System, names: Names) -
 
 
 @pytest.mark.parametrize("kind", ["direct", "group"])
-async def test_event_is_encoded_once(chat: System, names: Names, kind: str) -> None:
+async def test_g10_event_is_encoded_once(chat: System, names: Names, kind: str) -> None:
     """What a msgpack client gets live is byte for byte what stands in the log and what a replay brings."""
     alice_, bob_ = names("alice", "bob")
     alice, bob = ChatClient(alice_), ChatClient(bob_, codec="msgpack")

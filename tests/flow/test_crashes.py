@@ -50,7 +50,7 @@ def still_dirty(system: System, names: list[bytes]) -> list[bytes]:
     return [name for name in names if name in present]
 
 
-async def test_valkey_killed_and_restarted_loses_nothing_acked(start: Start) -> None:
+async def test_g1_valkey_killed_and_restarted_loses_nothing_acked(start: Start) -> None:
     """`kill -9` of Valkey: sockets stay, answered `unavailable`; then all that was acked is there."""
     system = await start()
     group = await system.group("ann", "ben", "cem")
@@ -134,7 +134,7 @@ async def test_gateway_stalled_and_resumed(start: Start) -> None:
     assert ben.closed is None
 
 
-async def test_gateways_killed_under_traffic(start: Start) -> None:
+async def test_g1_gateways_killed_under_traffic_lose_nothing_acked(start: Start) -> None:
     """Gateways are killed one after the other while everybody talks: clients resend, and nothing is lost or doubled."""
     system = await start()
     urls = list(system.urls)

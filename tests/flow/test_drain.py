@@ -73,7 +73,7 @@ class Crowd:
         return time.monotonic() - began
 
 
-async def test_drain_under_traffic_loses_nothing(start: Start) -> None:
+async def test_g6_drain_under_traffic_loses_nothing(start: Start) -> None:
     """SIGTERM: each client is told to come back, does so elsewhere, and the process exits 0 in time."""
     crowd = Crowd(await start())
     await crowd.gather()
@@ -96,7 +96,7 @@ async def test_drain_under_traffic_loses_nothing(start: Start) -> None:
             assert reason == f"retry_after={drain['retry_after']:.3g}"
 
 
-async def test_rolling_restart_under_traffic_loses_nothing(start: Start) -> None:
+async def test_g6_rolling_restart_under_traffic_loses_nothing(start: Start) -> None:
     """Both gateways are replaced one after the other while everybody talks."""
     crowd = Crowd(await start())
     await crowd.gather()

@@ -126,7 +126,7 @@ def follows(client: ChatClient, conversation: str, log: dict[int, Event]) -> boo
     return True
 
 
-async def test_acked_messages_survive_every_failover(replication: Replication, start: Start) -> None:
+async def test_g1_acked_messages_survive_every_failover(replication: Replication, start: Start) -> None:
     """Under traffic: the primary is killed, then the next one at once; both come back; then it fails back to the first.
 
     At `replicated` nothing is acked while a replica is missing, and everything that was acked is in the end in the
@@ -202,7 +202,7 @@ async def test_nothing_is_acked_without_all_replicas(replication: Replication, s
     assert await system.metric("linnet_redis_kept_total", system.gateways[0]) >= 3
 
 
-async def test_what_a_failover_took_back_is_announced(replication: Replication, start: Start) -> None:
+async def test_g4_what_a_failover_took_back_is_announced(replication: Replication, start: Start) -> None:
     """At `memory` a failover may lose acked events: whoever was given them gets `gap {failover}`, live or resuming.
 
     The next event comes after the last that is left, and its seq is beyond all that were lost.

@@ -46,7 +46,7 @@ async def test_coming_and_going_is_told_to_who_watches(chat: System, names: Name
     assert len([event for event in curious.events if event["type"] == "presence"]) == 3
 
 
-async def test_reconnect_does_not_flicker(chat: System, names: Names) -> None:
+async def test_g8_reconnect_does_not_flicker(chat: System, names: Names) -> None:
     """A device that is back within three seconds, here or on another gateway, was never away."""
     ann_, ben_ = names("ann", "ben")
     watcher, ben = ChatClient(ann_), ChatClient(ben_)
@@ -85,7 +85,7 @@ async def test_user_is_online_while_one_device_is(chat: System, names: Names) ->
     assert time.monotonic() - left > 2.5
 
 
-async def test_killed_gateway_takes_its_users_offline(start: Start) -> None:
+async def test_g8_killed_gateway_takes_its_users_offline(start: Start) -> None:
     """`kill -9` of a gateway: its users are offline within 15 s, told once, with the time when they were last known."""
     system = await start()
     watcher, late = ChatClient("ann"), ChatClient("cem")

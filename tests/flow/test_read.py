@@ -24,7 +24,7 @@ async def people(chat: System, names: Names, kind: str) -> tuple[ChatClient, Cha
 
 
 @pytest.mark.parametrize("kind", ["direct", "group"])
-async def test_read_on_one_device_reaches_the_other_and_the_others(chat: System, names: Names, kind: str) -> None:
+async def test_g9_read_on_one_device_reaches_the_other_and_the_others(chat: System, names: Names, kind: str) -> None:
     """`read` is told to the user's other device and to the other user; the next welcome has it, with what is unread."""
     phone, tablet, ben, talk = await people(chat, names, kind)
     seqs = list(phone.received[talk])
@@ -39,7 +39,7 @@ async def test_read_on_one_device_reaches_the_other_and_the_others(chat: System,
 
 
 @pytest.mark.parametrize("kind", ["direct", "group"])
-async def test_read_only_goes_up(chat: System, names: Names, kind: str) -> None:
+async def test_g9_read_only_goes_up(chat: System, names: Names, kind: str) -> None:
     """A lower mark, late or from another device, changes nothing and is told to nobody; one too high means all."""
     phone, tablet, ben, talk = await people(chat, names, kind)
     seqs = list(phone.received[talk])

@@ -38,7 +38,7 @@ async def people(system: System) -> tuple[list[ChatClient], str, str]:
     return clients, group, direct
 
 
-async def test_cut_subscriptions_lose_nothing(start: Start) -> None:
+async def test_g4_cut_subscriptions_lose_nothing(start: Start) -> None:
     """Redis closes the gateways' pub/sub connections again and again under traffic: no client notices."""
     system = await start()
     clients, group, direct = await people(system)
@@ -133,7 +133,7 @@ async def test_hole_is_filled_before_what_came_after_it(start: Start) -> None:
             assert ben.duplicates == 0
 
 
-async def test_trimmed_events_are_announced(start: Start) -> None:
+async def test_g4_trimmed_events_are_announced(start: Start) -> None:
     """A device that was away longer than events are kept is told which part it missed, once, and gets the rest."""
     system = await start(LINNET_RETENTION_EVENTS="100")
     ann, ben = ChatClient("ann"), ChatClient("ben")

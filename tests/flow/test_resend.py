@@ -15,7 +15,7 @@ from tests.store.conftest import proxied
 
 
 @pytest.mark.parametrize("kind", ["direct", "group"])
-async def test_resend_after_gateway_died_before_ack(start: Start, kind: str) -> None:
+async def test_g3_resend_after_gateway_died_before_ack(start: Start, kind: str) -> None:
     """A gateway is killed after Redis has its event and before it can ack: the resend elsewhere is a duplicate."""
     system = await start(gateways=1)
     async with proxied(system.valkey.url) as proxy:
@@ -67,7 +67,7 @@ async def test_router_delivers_what_a_dead_gateway_could_not(start: Start) -> No
     assert await late.has(conversation, 2) == ["before", "orphan"]
 
 
-async def test_same_n_again_is_a_duplicate_everywhere(chat: System, names: Names) -> None:
+async def test_g3_same_n_again_is_a_duplicate_everywhere(chat: System, names: Names) -> None:
     """A resend is answered with the first answer, on either gateway, in either codec, however it names the other."""
     alice_, bob_ = names("alice", "bob")
     bob = ChatClient(bob_)

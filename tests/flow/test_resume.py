@@ -29,7 +29,7 @@ def order_of_arrival(client: ChatClient, since: int) -> list[str]:
     return list(dict.fromkeys(event["conversation"] for event in client.events[since:] if event["type"] == "message"))
 
 
-async def test_device_comes_back_to_ten_thousand_messages(start: Start) -> None:
+async def test_g5_device_comes_back_to_ten_thousand_messages(start: Start) -> None:
     """10,000 messages in 50 conversations while away: all of it comes, in order, the newest conversation first."""
     system = await start()
     devices = [ChatClient("ann", "phone"), ChatClient("ann", "tablet", codec="msgpack")]
@@ -63,7 +63,7 @@ async def test_device_comes_back_to_ten_thousand_messages(start: Start) -> None:
         assert not device.gaps()
 
 
-async def test_two_devices_resume_from_their_own_cursors(chat: System, names: Names) -> None:
+async def test_g5_two_devices_resume_from_their_own_cursors(chat: System, names: Names) -> None:
     """What one device has acked is nothing to the other."""
     ann_, ben_ = names("ann", "ben")
     talk = await chat.group(ann_, ben_)

@@ -37,7 +37,7 @@ async def burst(writer: ChatClient, group: str, start: int, count: int) -> None:
         await asyncio.gather(*(writer.sent(group, [j, BODY]) for j in range(i, min(i + 50, start + count))))
 
 
-async def test_readers_that_stop_are_fed_from_the_log(start: Start) -> None:
+async def test_g7_readers_that_stop_are_fed_from_the_log(start: Start) -> None:
     """Readers stop under traffic: memory stays, the others notice nothing; then they get all of it, in order, once."""
     system = await start(**FAST)
     ann, ben, slow, group = await crowd(system)
@@ -73,7 +73,7 @@ async def test_readers_that_stop_are_fed_from_the_log(start: Start) -> None:
         assert client.duplicates == 0, "it joined the live set where it stood"
 
 
-async def test_device_with_a_huge_backlog_that_reads_slowly(start: Start) -> None:
+async def test_g7_device_with_a_huge_backlog_that_reads_slowly(start: Start) -> None:
     """Devices come back to megabytes and do not read on after `welcome`: they wait at the log, not in memory."""
     system = await start(**FAST)
     ann, ben, slow, group = await crowd(system)
