@@ -55,7 +55,7 @@ def in_image(code: str) -> Any:
 class Container:
     """One process of Linnet in a container of its own."""
 
-    def __init__(self, module: str, folder: Path, env: dict[str, str]) -> None:
+    def __init__(self, folder: Path, env: dict[str, str], module: str, *arguments: str) -> None:
         self.port, self.admin_port = free_ports(2)
         self.name = f"linnet-test-{module}-{self.port}"
         self.url = f"ws://127.0.0.1:{self.port}/ws"
@@ -70,12 +70,15 @@ class Container:
             "LINNET_DRAIN_WINDOW_S": "1",
             **env,
         }
+        listen = ("--listen", own["LINNET_ADMIN_LISTEN"]) if arguments else ()
         variables = [part for name, value in own.items() for part in ("--env", f"{name}={value}")]
         options = ("--name", self.name, "--volume", f"{folder}:/run/secrets/linnet:ro", *variables)
         self.log_path = folder / f"{self.name}.log"
         with self.log_path.open("wb") as log:
             self.popen = subprocess.Popen(
-                tied(shutil.which("podman") or "", "run", "--rm", *LOCKED, *options, IMAGE, module),
+                tied(
+                    shutil.which("podman") or "", "run", "--rm", *LOCKED, *options, IMAGE, module, *arguments, *listen
+                ),
                 env=environ(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -102,7 +105,7 @@ class Container:
 
 
 class Start(Protocol):
-    def __call__(self, module: str, **env: str) -> Container: ...
+    def __call__(self, module: str, *arguments: str, **env: str) -> Container: ...
 
 
 @pytest.fixture
@@ -115,8 +118,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
             path.chmod(0o755)  # 65532 must get to the secrets
     started: list[Container] = []
 
-    def make(module: str, **env: str) -> Container:
-        started.append(Container(module, folder, env))
+    def make(module: str, *arguments: str, **env: str) -> Container:
+        started.append(Container(folder, env, module, *arguments))
         return started[-1]
 
     yield make
@@ -188,6 +191,25 @@ async def test_the_load_test_runs_from_it(own_valkey: EmbeddedValkey, process: S
     key = ("--env", f"LINNET_SERVER_KEY={SERVER_KEY}")
     done = podman("run", "--rm", *LOCKED, *key, IMAGE, "loadtest", "mixed", *load, *target)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+async def test_the_canary_sings_in_it(own_valkey: EmbeddedValkey, process: StartProcess, start: Start) -> None:
+    """It reads its key from the file it is given, and tells what it sees on its admin port."""
+    router, gateway = (process(each, LINNET_REDIS_URL=own_valkey.url) for each in ("router", "gateway"))
+    await router.ready()
+    await gateway.ready()
+    canary = start("loadtest", "canary", "--target", gateway.url, "--api", router.url, "--every", "0.1")
+    await canary.ready()
+
+    async def received() -> bool:
+        _, text = await http_get(canary.admin_port, "/metrics")
+        counts = dict(line.split() for line in text.splitlines() if line.startswith("linnet_canary_"))
+        assert float(counts["linnet_canary_lost_total"]) == 0
+        return float(counts["linnet_canary_received_total"]) > 0
+
+    await eventually(received, every_s=0.1)
+    canary.terminate()
+    assert await canary.ended() == 0
 
 
 async def test_chat_works_through_it_and_sigterm_drains_it(own_valkey: EmbeddedValkey, start: Start) -> None:
