@@ -24,7 +24,7 @@ from gateway.session import Session
 from gateway.subscriptions import Subscriptions
 from gateway.watches import Watches
 from router.contract import keys, metrics
-from router.contract.settings import Settings, host_port
+from router.contract.settings import Settings
 from router.contract.tokens import Verifier
 from router.process.jwks import fetcher
 from router.store.bus import Bus
@@ -44,8 +44,7 @@ class Node:
         self.client = client
         self.name = secrets.token_hex(6)
         scheme = "wss" if settings.tls_cert else "ws"
-        host, port = host_port(settings.listen)
-        self.url = settings.gateway_url or f"{scheme}://{host}:{port}/ws"
+        self.url = settings.gateway_url or f"{scheme}://{settings.listen}/ws"
         self.draining = False
         self.loop = asyncio.get_running_loop()
         self.soon: Callable[..., Any] = self.loop.call_soon

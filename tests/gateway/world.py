@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from typing import Any, cast
 
@@ -153,15 +153,15 @@ class Client:
         self.say("hello", **({"token": token(self.node, self.user), "device": self.device} | fields))
         return await self.event("welcome")
 
-    async def live(self) -> Client:
-        """Until the session is level with the log."""
-        await self.until(lambda: self.session.behind is None)
+    async def caught_up(self) -> Client:
+        """Until the session is level with the log, which nothing that is written says."""
+        await support.eventually(lambda: self.session.behind is None, DEADLINE_S)
         return self
 
     async def connected(self, **fields: Any) -> Client:
+        """Says hello and waits until it is level with the log."""
         await self.hello(**fields)
-        await support.eventually(lambda: self.session.behind is None, DEADLINE_S)
-        return self
+        return await self.caught_up()
 
     async def closed(self) -> tuple[int, str]:
         closed: tuple[int, str] = await self.until(lambda: self.connection.closed)
@@ -205,6 +205,10 @@ class World:
     def client(self, user: str, device: str = "phone", codec: wire.Codec = wire.JSON) -> Client:
         return Client(self.node, user, device, codec)
 
+    def calls(self, function: str) -> int:
+        """How often this node has called a function."""
+        return self.redis.statistics().functions.get(function, 0)
+
     async def people(self, *users: str) -> None:
         for user in users:
             await self.accounts.ensure(user)
@@ -236,9 +240,8 @@ class World:
             await self.node.users.leave(user, conv, change.seq)
         return change
 
-    async def say(self, user: str, conv: str, body: Any = "hello", told: bool = True, seen: int = 0) -> Appended:
-        """A message from elsewhere, by a gateway that has seen events up to `seen`. `told` False: of a direct one only
-        the rows say so, as if the bus had lost it."""
+    async def say(self, user: str, conv: str, body: Any = "hello", seen: int = 0) -> Appended:
+        """A message from elsewhere, by a gateway that has seen events up to `seen`."""
         n = next(_n)
         tail = stamp.tail("message", conv, user, "elsewhere", n, {"media": pack("text"), "body": pack(body)})
         append = Append(conv, user, "elsewhere", n, 0, pack(n).ljust(8), tail, seen=seen, server=True)
@@ -247,14 +250,42 @@ class World:
             event = stamp.fill(tail, stamp.Slots(done.seq, done.prev, done.count, done.at))
             for party in {*keys.parties(conv)}:
                 other = keys.other_party(conv, party)
-                payload = event if told else b"\x90"  # a signal of a version to come
-                await ask(self.node.users.deliver, party, conv, other, done.seq, done.count, payload, party == user)
+                await ask(self.node.users.deliver, party, conv, other, done.seq, done.count, event, party == user)
         return done
 
     async def register(self, user: str, device: str, started: int) -> Synced:
         """A session of another gateway."""
         question = Sync(user=user, device=device, session=f"s-{started}", node="other", started=started, register=True)
         return await ask(self.node.users.sync, question)
+
+    async def photographed(self, conv: str) -> dict[str, bytes]:
+        """The conversation as a replica has it now."""
+        return {key: await self.redis.fetch("DUMP", key) for key in (keys.conversation(conv), keys.log(conv))}
+
+    async def failed_over(self, conv: str, photograph: dict[str, bytes]) -> None:
+        """That replica is the primary now, and another server than the one that wrote last."""
+        for key, dump in photograph.items():
+            await self.redis.fetch("RESTORE", key, 0, dump, "REPLACE")
+        meta = await self.redis.fetch("HGET", keys.conversation(conv), "m")
+        await self.redis.fetch("HSET", keys.conversation(conv), "m", meta[:24] + b"another server!!" + meta[40:])
+
+    async def next_ms(self) -> None:
+        """Of two sessions of a device that started in one millisecond either may stay."""
+        now = self.node.now_ms()
+        await support.eventually(lambda: self.node.now_ms() > now, every_s=0)
+
+    async def cut_off(self) -> None:
+        """The bus has lost its connection, and dials again."""
+        self.node.bus.drop("a test")
+        await support.eventually(lambda: not self.node.bus.up, every_s=0)
+
+    @contextmanager
+    def deaf(self) -> Iterator[None]:
+        """Whatever is published meanwhile is lost, if it is waited for (`settled`)."""
+        bus = self.node.bus
+        hears, bus._on_messages = bus._on_messages, lambda messages: None
+        yield
+        bus._on_messages = hears
 
     async def settled(self) -> None:
         """Everything that was asked of Redis, and published there, has come: an echo of our own is back."""
