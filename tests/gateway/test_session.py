@@ -105,7 +105,7 @@ async def test_the_first_event_of_all_needs_no_log(valkey: EmbeddedValkey) -> No
             live(bob, seq, prev)
         await bob.event("message", seq=9)
         assert bob.seqs(DIRECT) == [5, 6, 9]
-        assert "range" not in of.redis.statistics().functions
+        assert of.calls("range") == 0
 
 
 async def test_a_live_event_that_follows_an_older_one_announces_what_was_lost(valkey: EmbeddedValkey) -> None:
@@ -191,19 +191,19 @@ async def test_a_hint_is_never_believed_only_looked_into(valkey: EmbeddedValkey,
     """Whether the session was replaced or kicked, Redis says; a session that is well goes on."""
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
-        asked = of.redis.statistics().functions["sync"]
+        asked = of.calls("sync")
         bob.session.signal(signal)
         await of.settled()
-        assert of.redis.statistics().functions["sync"] == asked + asks
+        assert of.calls("sync") == asked + asks
         assert bob.session.state is State.READY
 
 
 async def test_its_own_registering_does_not_end_a_session(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
-        asked = of.redis.statistics().functions["sync"]
+        asked = of.calls("sync")
         bob.session.signal(Taken("phone", bob.session.id, ""))
-        assert of.redis.statistics().functions["sync"] == asked
+        assert of.calls("sync") == asked
 
 
 async def test_a_session_that_is_not_ready_hears_no_signal(valkey: EmbeddedValkey) -> None:

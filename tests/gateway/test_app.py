@@ -1,0 +1,243 @@
+"""The upgrade: who is let in, by address and origin, with which codec and token."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.websockets import WebSocket
+
+from deploy.embedded import EmbeddedValkey
+from gateway.app import Attached, Doorkeeper, Refusal, bearer, create_app, negotiate
+from router.contract import wire
+from tests.gateway.world import Connection, settings, world
+
+# -- addresses
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("203.0.113.9", "", "203.0.113.9"),
+        ("203.0.113.9", "198.51.100.1", "203.0.113.9"),  # a stranger may say anything
+        ("10.1.1.1", "198.51.100.1", "198.51.100.1"),
+        (
+            "10.1.1.1",
+            "1.1.1.1, 198.51.100.1",
+            "198.51.100.1",
+        ),  # what a client puts before our proxy's own is not believed
+        ("10.1.1.1", "1.1.1.1, 198.51.100.1, 10.2.2.2 ", "198.51.100.1"),
+        ("10.1.1.1", "10.3.3.3,10.2.2.2", "10.3.3.3"),
+        ("10.1.1.1", "", "10.1.1.1"),
+        ("10.1.1.1", " , ,", "10.1.1.1"),
+        ("10.1.1.1", "nonsense", "nonsense"),
+        ("fd00::1", "2001:db8::1", "2001:db8::1"),
+        ("", "198.51.100.1", ""),
+    ],
+)
+def test_the_address_is_the_last_that_no_proxy_of_ours_bears(peer: str, forwarded: str, address: str) -> None:
+    door = Doorkeeper(settings(trusted_proxies="10.0.0.0/8, fd00::/8"))
+    assert door.address(peer, forwarded) == address
+
+
+@given(st.text(), st.text())
+def test_no_header_breaks_the_door(forwarded: str, origin: str) -> None:
+    """Whatever a client sends there."""
+    door = Doorkeeper(settings(trusted_proxies="10.0.0.0/8"))
+    door.address("10.1.1.1", forwarded)
+    assert door.origin_allowed(origin, "chat.example") in (True, False)
+
+
+def test_without_trusted_proxies_nobody_is_believed() -> None:
+    assert Doorkeeper(settings()).address("10.1.1.1", "198.51.100.1") == "10.1.1.1"
+
+
+def test_connections_are_limited_by_address_and_in_all() -> None:
+    """What has gone makes room, and an address without connections is forgotten."""
+    door = Doorkeeper(settings(max_connections=5, max_connections_per_address=2))
+    door.admit("a", 0)
+    door.admit("a", 1)
+    with pytest.raises(Refusal) as by_address:
+        door.admit("a", 2)
+    door.admit("b", 2)
+    with pytest.raises(Refusal) as full:
+        door.admit("c", 5)
+    assert [(caught.value.status, caught.value.result) for caught in (by_address, full)] == [
+        (429, "address_limit"), (503, "full"),
+    ]  # fmt: skip
+    door.left("a")
+    door.admit("a", 2)
+    for address in ("a", "a", "b"):
+        door.left(address)
+    assert not door._by_address
+
+
+# -- origins
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "allowed"),
+    [
+        ("", None, True),  # no browser
+        ("", "https://chat.example", True),
+        ("", "http://CHAT.example", True),
+        ("", "https://evil.example", False),
+        ("", "https://chat.example.evil.example", False),
+        ("", "https://chat.example@evil.example", False),
+        ("", "https://evil.example/chat.example", False),
+        ("", "null", False),
+        ("", "", False),
+        ("*", "https://evil.example", True),
+        ("https://app.example, https://b.example/", "https://app.example", True),
+        ("https://app.example, https://b.example/", "https://b.example", True),
+        ("https://app.example", "http://app.example", False),
+        ("https://app.example", "https://app.example:8443", False),
+        ("https://app.example", "https://chat.example", False),  # the same host, but it was not named
+        ("https://app.example", None, True),
+    ],
+)
+def test_browsers_connect_from_origins_that_may(origins: str, origin: str | None, allowed: bool) -> None:
+    assert Doorkeeper(settings(origins=origins)).origin_allowed(origin, "chat.example") == allowed
+
+
+# -- token and codec
+
+
+def upgrade(headers: dict[str, str], offered: list[str] | None = None, connection: Any = None) -> WebSocket:
+    named = {"host": "chat.example", **headers}
+    scope: dict[str, Any] = {
+        "type": "websocket", "path": "/ws", "query_string": b"", "client": ("203.0.113.9", 5),
+        "headers": [(name.lower().encode(), value.encode()) for name, value in named.items()],
+        "subprotocols": offered or [],
+        "extensions": {"websocket.http.response": {}, "linnet": {"connection": connection}},
+    }  # fmt: skip
+
+    async def nothing(*_: Any) -> Any: ...
+
+    return WebSocket(scope, nothing, nothing)
+
+
+@pytest.mark.parametrize(
+    ("headers", "offered", "token"),
+    [
+        ({"Authorization": "Bearer a.b.c"}, [], "a.b.c"),
+        ({"Authorization": "bearer  a.b.c "}, [], "a.b.c"),
+        ({"Authorization": "Basic a.b.c"}, [], None),
+        ({"Authorization": "Bearer"}, [], None),
+        ({"Authorization": "Bearer "}, ["bearer.x.y.z"], "x.y.z"),
+        ({"Authorization": "Bearer a.b.c"}, ["bearer.x.y.z"], "a.b.c"),
+        ({}, ["linnet.v1.json", "bearer.x.y.z"], "x.y.z"),
+        ({}, ["linnet.v1.json"], None),
+        ({}, [], None),
+    ],
+)
+def test_a_token_comes_in_the_header_or_as_a_subprotocol(
+    headers: dict[str, str], offered: list[str], token: str | None
+) -> None:
+    """The header wins: a browser cannot set it, so whoever does means it."""
+    assert bearer(upgrade(headers, offered)) == token
+
+
+@pytest.mark.parametrize(
+    ("offered", "codec", "answered"),
+    [
+        ([], wire.JSON, None),
+        (["linnet.v1.json"], wire.JSON, "linnet.v1.json"),
+        (["linnet.v1.msgpack", "linnet.v1.json"], wire.MSGPACK, "linnet.v1.msgpack"),
+        (["graphql-ws", "linnet.v1.json"], wire.JSON, "linnet.v1.json"),
+        (["bearer.x.y.z"], wire.JSON, None),  # a token must never be answered: it would stand in logs
+        (["bearer.x.y.z", "linnet.v1.msgpack"], wire.MSGPACK, "linnet.v1.msgpack"),
+    ],
+)
+def test_the_first_codec_we_know_is_taken(offered: list[str], codec: wire.Codec, answered: str | None) -> None:
+    assert negotiate(offered) == (codec, answered)
+
+
+@pytest.mark.parametrize("offered", [["graphql-ws"], ["linnet.v2.json"], ["bearer.x", "LINNET.V1.JSON"]])
+def test_a_client_that_speaks_nothing_of_ours_is_told_what_we_do(offered: list[str]) -> None:
+    with pytest.raises(Refusal) as caught:
+        negotiate(offered)
+    assert (caught.value.status, "linnet.v1.json" in caught.value.why) == (400, True)
+
+
+# -- the application
+
+
+class Wire(Connection):
+    """A connection that a session may be attached to."""
+
+    attached: Any = None
+
+    def attach(self, session: Any) -> None:
+        self.attached = self.session = session
+
+
+async def upgraded(
+    app: Any, headers: dict[str, str], offered: list[str], connection: Connection
+) -> list[dict[str, Any]]:
+    """What the application answers to one upgrade request."""
+    said: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    await app(upgrade(headers, offered, connection).scope, receive, send)
+    return said
+
+
+async def test_an_accepted_upgrade_has_a_session_and_its_address_is_counted(valkey: EmbeddedValkey) -> None:
+    """Until the connection is gone, whoever says so and how often."""
+    async with world(valkey, max_connections_per_address=1) as of:
+        app, connection = create_app(of.node), Wire()
+        (accepted,) = await upgraded(app, {"authorization": "Bearer t"}, ["linnet.v1.msgpack"], connection)
+        assert (accepted["type"], accepted["subprotocol"]) == ("websocket.accept", "linnet.v1.msgpack")
+        session = connection.attached
+        assert isinstance(session, Attached)
+        assert (session.codec, session.token, list(of.node.sessions)) == (wire.MSGPACK, "t", [session])
+        refused = await upgraded(app, {}, [], Wire())
+        assert refused[0]["status"] == 429
+        session.close(1000)
+        session.connection_closed(1006, "")
+        assert of.node.sessions == {}
+        again = Wire()
+        assert (await upgraded(app, {}, [], again))[0]["type"] == "websocket.accept"
+        again.attached.connection_closed(1006, "")
+
+
+@pytest.mark.parametrize(
+    ("headers", "offered", "status"),
+    [({"origin": "https://evil.example"}, [], 403), ({}, ["graphql-ws"], 400)],
+)
+async def test_a_refused_upgrade_is_an_http_answer_and_leaves_nothing(
+    valkey: EmbeddedValkey, headers: dict[str, str], offered: list[str], status: int
+) -> None:
+    async with world(valkey, max_connections_per_address=1) as of:
+        app = create_app(of.node)
+        answer = await upgraded(app, headers, offered, Wire())
+        assert (answer[0]["type"], answer[0]["status"]) == ("websocket.http.response.start", status)
+        connection = Wire()
+        await upgraded(app, {}, [], connection)
+        assert connection.attached is not None
+        connection.attached.connection_closed(1006, "")
+
+
+async def test_an_upgrade_that_fails_half_way_gives_its_place_back(valkey: EmbeddedValkey) -> None:
+    async with world(valkey, max_connections_per_address=1) as of:
+        app = create_app(of.node)
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "websocket.connect"}
+
+        async def broken(_: Any) -> None:
+            raise ConnectionResetError
+
+        with pytest.raises(ConnectionResetError):
+            await app(cast(Any, upgrade({}, [], Wire()).scope), receive, broken)
+        connection = Wire()
+        assert (await upgraded(app, {}, [], connection))[0]["type"] == "websocket.accept"
+        connection.attached.connection_closed(1006, "")

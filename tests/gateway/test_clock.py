@@ -1,0 +1,269 @@
+"""The clock: every deadline on time, every heartbeat spread, and nothing kept of who has gone. Its loop is a dial."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from gateway import clock
+from gateway.clock import Clock
+from gateway.session import State
+from tests.gateway.world import settings
+
+NOW_MS = 1_700_000_000_000
+
+
+class Dial:
+    """A node and its loop, whose time is turned by hand; it notes what the clock asks for."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.settings = settings(**{"heartbeat_s": 10.0, "max_age_s": 1000.0} | changes)
+        self.loop = self.audits = self.lease = self.drain = self.users = self
+        self.watches = SimpleNamespace(users=(), touched=lambda *users: None)
+        self.now = 100.0
+        self.timer: tuple[float, Any] | None = None
+        self.turns = self.rounds = 0
+        self.synced: list[Any] = []
+        self.rotated: list[tuple[Any, int]] = []
+        self.acked: list[dict[str, int]] = []
+        self.reads: list[tuple[str, int, int]] = []
+        made: Any = self
+        self.clock = Clock(made)
+
+    # the loop
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Any) -> Dial:
+        self.timer = (when, callback)
+        return self
+
+    def cancel(self) -> None:
+        self.timer = None
+
+    def turn_to(self, when: float) -> None:
+        """All timers that are due until then, each at its time."""
+        while self.timer is not None and self.timer[0] <= when:
+            self.now, callback = self.timer
+            callback()
+        self.now = when
+
+    # what the clock asks of a node
+    def now_ms(self) -> int:
+        return NOW_MS + int((self.now - 100) * 1000)
+
+    def hubs(self) -> None:
+        self.rounds += 1
+
+    def turn(self) -> None:
+        self.turns += 1
+
+    def sync(self, session: Any, cause: str) -> None:
+        self.synced.append(session)
+
+    def rotate(self, session: Any, code: int) -> None:
+        self.rotated.append((session, code))
+
+    def ack(self, user: str, device: str, session: str, acks: dict[str, int], reply: Any) -> None:
+        self.acked.append(acks)
+
+    def read(self, user: str, conversation: str, seq: int, count: int, reply: Any) -> None:
+        self.reads.append((conversation, seq, count))
+
+
+class Fake:
+    """As much of a session as the clock sees."""
+
+    def __init__(self, dial: Dial) -> None:
+        self.dial = dial
+        self.connection = self
+        self.state = State.HELLO
+        self.deadline = 0
+        self.age_deadline = 0.0
+        self.expires_at = NOW_MS + 3_600_000
+        self.last_received = dial.now
+        self.behind: Any = None
+        self.paused = False
+        self.acks: dict[str, int] | None = None
+        self.reads: dict[str, tuple[int, int]] | None = None
+        self.user, self.device, self.id = "bob", "phone", "s"
+        self.closed: Any = ()
+        self.pings: list[float] = []
+        dial.clock.add(self)  # type: ignore[arg-type]  # it looks like a session
+
+    def ready(self) -> Fake:
+        self.state = State.READY
+        self.dial.clock.ready(self)  # type: ignore[arg-type]  # it looks like a session
+        return self
+
+    def close(self, code: int, reason: str = "") -> None:
+        self.closed = (code, self.dial.now)
+        self.dial.clock.remove(self)  # type: ignore[arg-type]  # it looks like a session
+
+    def ping(self) -> None:
+        self.pings.append(self.dial.now)
+
+
+@pytest.mark.parametrize(("state", "code"), [(State.HELLO, 4001), (State.CONNECTING, 4000)])
+def test_who_does_not_get_ready_in_time_is_closed(state: State, code: int) -> None:
+    """Ten seconds to say hello, and no more to be let in; a slow client and a slow Redis are told apart."""
+    dial = Dial()
+    session = Fake(dial)
+    session.state = state
+    dial.turn_to(109.9)
+    assert session.closed == ()
+    dial.turn_to(112.0)
+    closed_with, at = session.closed
+    assert closed_with == code
+    assert 110 <= at <= 112
+
+
+def test_a_token_that_expires_ends_the_session() -> None:
+    """At its second, 4501; a new token moves that."""
+    dial = Dial()
+    first, second = Fake(dial).ready(), Fake(dial).ready()
+    for session in (first, second):
+        session.expires_at = NOW_MS + 30_000
+        session.ready()
+        session.last_received = 1e9
+    dial.turn_to(120)
+    second.expires_at = NOW_MS + 60_000
+    second.ready()
+    dial.turn_to(132)
+    assert first.closed
+    assert (first.closed[0], first.closed[1] >= 130) == (4501, True)
+    assert not second.closed
+    dial.turn_to(162)
+    assert second.closed
+
+
+def test_an_old_connection_is_rotated() -> None:
+    """Between three quarters of the largest age and all of it, each at its own time."""
+    dial = Dial(max_age_s=400.0)
+    sessions = [Fake(dial).ready() for _ in range(50)]
+    for session in sessions:
+        session.last_received = 1e9
+    dial.turn_to(399.9)
+    assert dial.rotated == []
+    dial.turn_to(450)
+    assert 0 < len(dial.rotated) < 50
+    dial.turn_to(502)
+    assert {code for _, code in dial.rotated} == {4003}
+    assert {id(session) for session, _ in dial.rotated} == {id(session) for session in sessions}
+
+
+def test_heartbeats_are_spread_and_each_session_gets_one_a_round() -> None:
+    """Pinged if it was quiet, audited if it is ready; the hubs once a round."""
+    dial = Dial()
+    sessions = [Fake(dial).ready() for _ in range(20)]
+    dial.turn_to(110.5)
+    assert all(dial.synced.count(session) == 1 for session in sessions)
+    dial.synced.clear()
+    most = 0
+    for second in range(111, 121):
+        before = len(dial.synced)
+        for session in sessions:
+            session.last_received = dial.now
+        dial.turn_to(second + 0.5)
+        most = max(most, len(dial.synced) - before)
+    assert most == 2
+    assert all(dial.synced.count(session) == 1 for session in sessions)
+    assert dial.rounds == 2
+    assert dial.turns == 20
+
+
+def test_only_the_quiet_are_pinged() -> None:
+    dial = Dial()
+    quiet, busy = Fake(dial).ready(), Fake(dial).ready()
+    for second in range(101, 116):
+        busy.last_received = dial.now
+        dial.turn_to(second)
+    assert (len(quiet.pings) >= 1, busy.pings) == (True, [])
+
+
+def test_a_peer_that_is_silent_for_two_heartbeats_is_gone() -> None:
+    """4002; one that answers pings stays."""
+    dial = Dial()
+    silent, there = Fake(dial).ready(), Fake(dial).ready()
+    for second in range(101, 160):
+        there.last_received = dial.now
+        dial.turn_to(second)
+    assert silent.closed
+    assert silent.closed[0] == 4002
+    assert 120 < silent.closed[1] <= 132
+    assert there.closed == ()
+
+
+def test_the_silence_of_who_does_not_read_is_borne_longer() -> None:
+    """Nothing is read from it either, so its pongs cannot be seen; but not for ever."""
+    dial = Dial()
+    stalled = Fake(dial).ready()
+    stalled.behind = stalled
+    stalled.paused = True
+    dial.turn_to(190)
+    assert (stalled.closed, stalled.pings) == ((), [])
+    dial.turn_to(215)
+    assert stalled.closed
+
+
+def test_a_stalled_loop_skips_no_deadline() -> None:
+    """Every second that passed is looked at, however late the turn comes; the turns themselves are not made up for."""
+    dial = Dial()
+    sessions = []
+    for i in range(5):
+        dial.turn_to(100.0 + i)
+        sessions.append(Fake(dial))
+    assert dial.timer is not None
+    dial.now = 140.0
+    dial.timer[1]()
+    assert all(session.closed for session in sessions)
+    turns = dial.turns
+    dial.turn_to(143)
+    assert dial.turns - turns == 4
+
+
+def test_marks_are_written_once_a_turn_and_joined() -> None:
+    """And at the end of a session by whoever ends it."""
+    dial = Dial()
+    session: Any = Fake(dial).ready()
+    session.acks, session.reads = {"g": 5, "h": 6}, {"g": (5, 2)}
+    dial.clock.marked(session)
+    dial.clock.marked(session)
+    dial.turn_to(101)
+    dial.turn_to(103)
+    assert (dial.acked, dial.reads) == ([{"g": 5, "h": 6}], [("g", 5, 2)])
+    assert (session.acks, session.reads) == (None, None)
+
+
+def test_nothing_is_kept_of_a_session_that_has_gone() -> None:
+    dial = Dial()
+    for _ in range(30):
+        session: Any = Fake(dial)
+        if dial.now % 2:
+            session.ready()
+        dial.turn_to(dial.now + 0.7)
+        dial.clock.remove(session)
+    assert dial.clock._bucket_of == {}
+    assert not any(dial.clock._wheel)
+    assert not any(dial.clock._deadlines.values())
+
+
+@pytest.mark.parametrize("heartbeat_s", [0.1, 0.5, 1.0, 2.0, 30.0])
+def test_short_heartbeats_turn_the_clock_oftener(heartbeat_s: float) -> None:
+    """A session is looked at once per heartbeat, give or take a turn."""
+    dial = Dial(heartbeat_s=heartbeat_s)
+    session: Any = Fake(dial).ready()
+    for _ in range(10):
+        session.last_received = dial.now
+        dial.turn_to(dial.now + heartbeat_s)
+    assert 8 <= dial.synced.count(session) <= 11
+    assert dial.clock.turn_s <= 1.0
+
+
+def test_stopping_is_for_good() -> None:
+    dial = Dial()
+    dial.clock.stop()
+    assert dial.timer is None
+    assert clock.LOST_AFTER_HEARTBEATS < clock.STALLED_FOR_HEARTBEATS

@@ -1,0 +1,86 @@
+"""Draining: told, spread, finished, and in no time when hurried."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from deploy.embedded import EmbeddedValkey
+from gateway.drain import RETRY_S
+from gateway.session import State
+from router.contract import errors, metrics
+from tests import support
+from tests.gateway.world import token, world
+
+
+async def test_every_client_is_told_when_to_come_back_and_closed(valkey: EmbeddedValkey) -> None:
+    """`drain` first, then 1012 with the same seconds; each client has its own."""
+    async with world(valkey, drain_accept_s=0.0, drain_window_s=0.0) as of:
+        clients = [await of.client(f"user{i}").connected() for i in range(10)]
+        greeting = of.client("late")
+        stopped: list[bool] = []
+        await of.node.drain.run(lambda: stopped.append(of.node.draining))
+        waits = set()
+        for client in clients:
+            (told,) = client.of("drain")
+            assert client.events[-1] == told
+            assert client.connection.closed == (1012, errors.retry_reason(told["retry_after"]))
+            assert 0.05 <= told["retry_after"] <= RETRY_S
+            waits.add(told["retry_after"])
+        assert len(waits) > 5
+        assert greeting.events == []
+        assert greeting.connection.closed is not None
+        assert re.fullmatch(r"retry_after=0\.\d+|retry_after=1", greeting.connection.closed[1])
+        assert (stopped, of.node.sessions) == ([True], {})
+
+
+async def test_accepting_goes_on_for_a_while_and_then_stops(valkey: EmbeddedValkey) -> None:
+    """Load balancers need it; whoever still comes is served, and closed with the others."""
+    async with world(valkey, drain_accept_s=30.0, drain_window_s=0.0) as of:
+        stopped: list[bool] = []
+        draining = asyncio.ensure_future(of.node.drain.run(lambda: stopped.append(True)))
+        await support.eventually(lambda: of.node.draining)
+        late = await of.client("late").connected()
+        assert (stopped, late.session.state, metrics.DRAINING._value.get()) == ([], State.READY, 1)
+        of.node.drain.hurry()
+        await draining
+        assert (stopped, len(late.of("drain"))) == ([True], 1)
+
+
+async def test_closes_are_spread_over_the_window(valkey: EmbeddedValkey) -> None:
+    """Some at once, the others later: no storm on the gateways that stay."""
+    async with world(valkey, drain_accept_s=0.0, drain_window_s=30.0) as of:
+        clients = [await of.client(f"user{i}").connected() for i in range(40)]
+        draining = asyncio.ensure_future(of.node.drain.run(lambda: None))
+        await support.eventually(lambda: len(of.node.sessions) < 40)
+        assert len(of.node.sessions) > 30
+        clients[7].end()
+        of.node.drain.hurry()
+        await draining
+        assert of.node.sessions == {}
+        assert all(len(client.of("drain")) == 1 for client in clients if client.connection.closed)
+
+
+async def test_commands_under_way_are_answered(valkey: EmbeddedValkey) -> None:
+    """The event is in the log before the process ends, even if its sender cannot hear the ack any more."""
+    async with world(valkey, drain_accept_s=0.0, drain_window_s=0.0) as of:
+        group = await of.group("ann", "bob")
+        ann = await of.client("ann").connected()
+        ann.say("send", to=group, n=1, body="last")
+        ann.say("send", to="@bob", n=2, body="last")
+        await of.node.drain.run(lambda: None)
+        assert (of.node.commands.in_flight, of.redis.busy) == (0, False)
+        bob = await of.client("bob").connected()
+        assert sorted(event["n"] for event in bob.of("message")) == [1, 2]
+
+
+async def test_a_connection_of_the_largest_age_leaves_the_same_way(valkey: EmbeddedValkey) -> None:
+    """For a client a drain is normal rotation. One that is not ready yet has nothing to be told."""
+    async with world(valkey) as of:
+        old = await of.client("old").connected()
+        of.node.drain.rotate(old.session, errors.CLOSE_MAX_AGE)
+        assert (old.events[-1]["type"], (await old.closed())[0]) == ("drain", 4003)
+        connecting = of.client("new")
+        connecting.say("hello", token=token(of.node, "new"))
+        of.node.drain.rotate(connecting.session, errors.CLOSE_MAX_AGE)
+        assert (connecting.events, (await connecting.closed())[0]) == ([], 4003)

@@ -1,0 +1,182 @@
+"""The lease: this node lives while it says so, and does not take its own blindness for the death of others."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from gateway import lease
+from gateway.lease import Lease
+from router.contract.errors import Unavailable
+from router.store.presence import LEASE_S, Gateway
+from tests import support
+from tests.gateway.world import settings, world
+
+
+class Dial:
+    """A node whose time is turned by hand, and a Redis that can be away."""
+
+    def __init__(self) -> None:
+        self.settings = settings()
+        self.loop = self.presence = self.client = self.users = self.watches = self
+        self.now = 100.0
+        self.name, self.url, self.draining = "self", "ws://self/ws", False
+        self.sessions: dict[Any, None] = {}
+        self.rows: dict[str, Gateway] = {}
+        self.down = False
+        self.ratio = 0.0
+        self.renewed: list[tuple[str, float]] = []
+        self.aways: list[tuple[str, float]] = []
+        self.judged = 0
+        node: Any = self
+        self.lease = Lease(node)
+
+    def time(self) -> float:
+        return self.now
+
+    def now_ms(self) -> int:
+        return int(self.now * 1000)
+
+    def row(self, name: str, until: float) -> None:
+        self.rows[name] = Gateway("", int(until * 1000), 0, 0)
+
+    def renew(self, name: str, url: str, connections: int, started: int, now: int, reply: Any) -> None:
+        if not self.down:
+            self.renewed.append((url, self.now))
+            self.row(name, self.now + LEASE_S)
+        reply(Unavailable() if self.down else None)
+
+    async def gateways(self) -> dict[str, Gateway]:
+        if self.down:
+            raise Unavailable
+        return dict(self.rows)
+
+    async def memory_ratio(self) -> float:
+        return self.ratio
+
+    def away(self, user: str, device: str, session: str, now: int, reply: Any) -> None:
+        self.aways.append((user, self.now))
+
+    def judge(self) -> None:
+        self.judged += 1
+
+    def spawn(self, work: Any) -> None:
+        with pytest.raises(StopIteration):
+            work.send(None)  # nothing in here really waits
+
+    def turn_to(self, when: float) -> None:
+        """A turn each second."""
+        while self.now < when:
+            self.now += 1
+            self.lease.turn()
+
+    def alive(self) -> set[str]:
+        return {name for name, row in self.lease.alive().items() if row.lease_until > self.now_ms()}
+
+
+def test_the_lease_is_renewed_well_before_it_runs_out() -> None:
+    dial = Dial()
+    dial.turn_to(130)
+    times = [at for _, at in dial.renewed]
+    assert max(later - sooner for sooner, later in pairwise(times)) <= LEASE_S / 3
+    assert dial.lease.held
+    assert dial.alive() == {"self"}
+
+
+def test_a_lease_that_could_not_be_written_is_not_held() -> None:
+    """Such a node is not ready: nobody would find its users. Once held, a failure later does not take that back."""
+    dial = Dial()
+    dial.down = True
+    dial.turn_to(110)
+    assert not dial.lease.held
+    dial.down = False
+    dial.turn_to(115)
+    assert bool(dial.lease.held)
+    dial.down = True
+    dial.turn_to(140)
+    assert dial.lease.held
+
+
+def test_a_node_that_drains_lives_and_has_no_url_to_be_sent_to() -> None:
+    dial = Dial()
+    dial.turn_to(103)
+    dial.draining = True
+    dial.lease.renew()
+    assert [url for url, _ in dial.renewed] == ["ws://self/ws", ""]
+
+
+def test_a_gateway_that_dies_is_dead_after_its_lease() -> None:
+    dial = Dial()
+    dial.row("other", 112)
+    dial.turn_to(110)
+    assert dial.alive() == {"self", "other"}
+    dial.turn_to(113)
+    assert dial.alive() == {"self"}
+    assert dial.judged >= 4
+
+
+def test_a_node_that_was_blind_trusts_no_missing_lease_for_a_while() -> None:
+    """They could not renew either. Those that have not done so a lease length later are dead."""
+    dial = Dial()
+    for name in ("other", "dies"):
+        dial.row(name, 112)
+    dial.turn_to(103)
+    dial.down = True
+    dial.turn_to(140)
+    dial.down = False
+    dial.turn_to(144)
+    assert dial.alive() == {"self", "other", "dies"}
+    dial.row("other", 200)
+    dial.turn_to(160)
+    assert dial.alive() == {"self", "other"}
+
+
+def test_who_was_dead_before_the_blindness_stays_dead() -> None:
+    """The rows of dead gateways stand for days: their users must not flicker online after each outage."""
+    dial = Dial()
+    dial.row("long dead", 50)
+    dial.row("other", 112)
+    dial.turn_to(103)
+    dial.down = True
+    dial.turn_to(140)
+    dial.down = False
+    dial.turn_to(144)
+    assert dial.alive() == {"self", "other"}
+
+
+def test_a_session_is_marked_away_after_the_grace() -> None:
+    """Within it the device may come back without a flicker."""
+    dial = Dial()
+    dial.turn_to(101)
+    session: Any = type("Gone", (), {"user": "bob", "device": "phone", "id": "s"})
+    dial.lease.away(session)
+    dial.turn_to(103)
+    assert dial.aways == []
+    dial.turn_to(105)
+    assert dial.aways == [("bob", 104.0)]
+    assert not dial.lease._away
+
+
+def test_a_store_that_is_nearly_full_is_full_until_it_is_not() -> None:
+    dial = Dial()
+    dial.ratio = lease.MEMORY_LIMIT
+    dial.turn_to(101)
+    assert dial.lease.full
+    dial.ratio = lease.MEMORY_LIMIT - 0.01
+    dial.turn_to(105)
+    assert not bool(dial.lease.full)
+
+
+async def test_the_row_of_a_real_node_is_found_by_others(valkey: EmbeddedValkey) -> None:
+    async with world(valkey, gateway_url="wss://a/ws") as of, world(valkey) as other:
+        await of.client("bob").connected()
+        of.node.lease.turn()
+        await of.settled()
+        await other.node.lease._read()
+        row = other.node.lease.gateways[of.node.name]
+        assert (row.url, row.connections) == ("wss://a/ws", 1)
+        assert row.lease_until > of.node.now_ms() + 8000
+        await support.eventually(lambda: of.node.lease.held)
