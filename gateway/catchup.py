@@ -176,7 +176,7 @@ class Catchup:
                 session.has(conversation, position)
         session.behind = None
         for hub in session.hubs:
-            hub.join(session, behind.positions[hub.conversation])
+            hub.join(session)
         metrics.SESSIONS_BEHIND.dec()
         metrics.SESSIONS_LIVE.inc()
 
