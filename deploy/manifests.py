@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parent.parent
-LOCKED_KUBECTL = ROOT / ".venv/check/bin/kubectl"
+LOCKED_KUBECTL = Path(sys.executable).parent / "kubectl"
 
 Manifest = dict[str, Any]
 
@@ -42,7 +43,7 @@ class RenderError(Exception):
 
 
 def kubectl() -> str | None:
-    """The locked one (`make deploy-check` installs it), or whatever this machine has."""
+    """The locked one, or whatever this machine has."""
     return str(LOCKED_KUBECTL) if LOCKED_KUBECTL.exists() else shutil.which("kubectl")
 
 

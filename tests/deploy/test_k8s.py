@@ -1,7 +1,5 @@
 """The Kubernetes manifests, rendered as a cluster would get them: the sums, and that their parts agree with each other
 and with the code. Schemas and policies are `make deploy-check`'s.
-
-Skipped where there is no kubectl; `make deploy-check` brings one.
 """
 
 from __future__ import annotations
@@ -24,8 +22,6 @@ from router.__main__ import STOP_S
 from router.contract.settings import VERSION, Settings, host_port, load
 from tests.deploy.netpol import Peer, allowed, selects
 from tests.support import eventually
-
-pytestmark = pytest.mark.skipif(manifests.kubectl() is None, reason="no kubectl here; make deploy-check brings one")
 
 MARGIN_S = 5
 MOUNT = "/run/secrets/linnet"
