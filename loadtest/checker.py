@@ -19,9 +19,11 @@ violations, and the first of a device is told with its story (`story.py`).
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -35,6 +37,7 @@ START_EVENTS: Final = 100
 # Reconnects in one second, of as many as would come if they were spread evenly; few are uneven by chance.
 PEAK: Final = 2.0
 PEAK_FROM: Final = 40
+PROCESSES: Final = ("gateway", "router")
 
 
 class Violation(msgspec.Struct, frozen=True):
@@ -216,6 +219,16 @@ def check_processes(evidence: Evidence) -> Iterator[Violation]:
             yield Violation("G6", f"{row.process} ended by itself with {row.code}", row.at)
         elif isinstance(row, Ending) and row.asked == "SIGTERM" and row.code:
             yield Violation("G6", f"{row.process} was told to stop and ended with {row.code}", row.at)
+    for process, path in evidence.said.items():
+        if process.startswith(PROCESSES) and (trace := _last_trace(path)):
+            yield Violation("G6", f"{process} logged {trace}")
+
+
+def _last_trace(path: Path) -> str:
+    """The last line of the last trace in a log: which exception it was."""
+    _, found, rest = path.read_text(errors="replace").rpartition("Traceback (most recent call last):")
+    lines = itertools.dropwhile(lambda line: line.startswith("      "), rest.splitlines()[1:])
+    return next(lines, "an error").strip() if found else ""
 
 
 class Account:
@@ -311,6 +324,10 @@ class Account:
         self.connected = True
         self.sessions += 1
         self.session, self.given, self.seen = {}, set(), {}
+        for known in row.conversations:
+            if known.read < self.told.get(known.conversation, 0):
+                what = f"read mark went from {self.told[known.conversation]} back to {known.read}"
+                self._add("G9", what, row.at, known.conversation, known.read)
         self._known(row.conversations, row.at)
 
     def _known(self, conversations: list[history.Known], at: int) -> None:
@@ -318,9 +335,6 @@ class Account:
             if self.sessions == 1 and known.conversation not in self.starts and known.conversation not in self.had:
                 self._start(known, at)
             self.session.setdefault(known.conversation, known.cursor)
-            if known.read < self.told.get(known.conversation, 0):
-                what = f"read mark went from {self.told[known.conversation]} back to {known.read}"
-                self._add("G9", what, at, known.conversation, known.read)
             self._read_mark(known.conversation, known.read)
 
     def _start(self, known: history.Known, at: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -66,11 +68,12 @@ class Forged:
         self.members = {"ann": (0, 0), "bob": (0, 0)}
         self.faults: list[Fault] = []
         self.processes: list[Sample | Ending] = []
+        self.said: dict[str, Path] = {}
 
     def evidence(self) -> Evidence:
         head = max(entry.seq for entry in self.log)
         talk = Conversation(TALK, head, self.floor, self.members, self.log)
-        return Evidence(self.run, {TALK: talk}, dict(self.rows), self.faults, self.processes)
+        return Evidence(self.run, {TALK: talk}, dict(self.rows), self.faults, self.processes, self.said)
 
     def found(self) -> list[Violation]:
         return checker.check(self.evidence()).violations
@@ -353,6 +356,16 @@ def test_process_that_does_not_stop_well(forged: Forged) -> None:
     """G6: a process that was told to stop did not exit 0."""
     forged.processes = [Ending(2000, "gateway-0", -9, "SIGTERM"), Ending(2000, "gateway-1", -9, "SIGKILL")]
     forged.only("G6", "gateway-0 was told to stop and ended with -9")
+
+
+def test_process_that_met_a_bug(forged: Forged, tmp_path: Path) -> None:
+    """G6: a trace in a log is told by what it ended with; warnings are not."""
+    quiet, loud = tmp_path / "gateway-0.log", tmp_path / "gateway-1.log"
+    quiet.write_text("2026-01-01T00:00:00.000Z warning linnet.redis: connection lost\n")
+    trace = '    Traceback (most recent call last):\n      File "x.py", line 1, in f\n        f(1)\n    TypeError: f() takes 0\n'
+    loud.write_text(f"2026-01-01T00:00:00.000Z error linnet.redis: a reply failed\n{trace}")
+    forged.said = {"gateway-0": quiet, "gateway-1": loud, "valkey": loud}
+    forged.only("G6", "gateway-1 logged TypeError: f() takes 0")
 
 
 # -- G7, G8, G9
