@@ -35,6 +35,17 @@ SETTINGS = {
 }
 
 
+@asynccontextmanager
+async def closing_clients() -> AsyncIterator[None]:
+    """At the end no client is left."""
+    try:
+        yield
+    finally:
+        clients = list(OPEN)
+        OPEN.clear()
+        await asyncio.gather(*(client.end() for client in clients))
+
+
 def program(name: str) -> str | None:
     """Where a balancer is: the check's own environment, or the system, whose daemons only root's PATH knows."""
     own = ROOT / ".venv/check/bin" / name
@@ -109,11 +120,9 @@ class Site:
         names = await serve_names(f"{self.network}.53", DNS_PORT, self.table)
         try:
             await self._start()
-            yield
+            async with closing_clients():
+                yield
         finally:
-            clients = list(OPEN)
-            OPEN.clear()
-            await asyncio.gather(*(client.end() for client in clients))
             names.close()
             await asyncio.sleep(0)  # uvloop closes a datagram endpoint in its next turn, and not at all after its last
 

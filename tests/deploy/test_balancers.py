@@ -77,8 +77,8 @@ async def test_the_clients_address_is_known_behind_it(site: Site) -> None:
 class Pair:
     """Two people who talk until told to stop, through whatever happens, and then compare."""
 
-    def __init__(self, site: Site, number: int) -> None:
-        self.clients = [ResilientClient(f"{name}-{number}", [site.url]) for name in ("ann", "ben")]
+    def __init__(self, url: str, number: int) -> None:
+        self.clients = [ResilientClient(f"{name}-{number}", [url]) for name in ("ann", "ben")]
         self.said: list[str] = []
         self.conversation = ""
 
@@ -104,7 +104,7 @@ class Pair:
 
 async def talk_while(site: Site, happens: asyncio.Task[None]) -> None:
     stop = asyncio.Event()
-    pairs = [Pair(site, number) for number in range(6)]
+    pairs = [Pair(site.url, number) for number in range(6)]
     talking = [asyncio.create_task(pair.talk(stop)) for pair in pairs]
     await happens
     stop.set()
