@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 RECHECK_S: Final = 0.5
 FIRST_AUDIT_S: Final = 2.0
 STEP: Final = 200
+AUDITED: Final = {status: metrics.AUDITS.labels(status) for status in ("ok", "replaced", "kicked")}
 
 
 class Audits:
@@ -73,7 +74,7 @@ class Audits:
             if session.behind is not None and session.behind.resyncing:
                 self._node.later(FIRST_AUDIT_S, self.sync, session, cause)
             return
-        metrics.AUDITS.labels(answer.status).inc()
+        AUDITED[answer.status].inc()
         if answer.status != "ok":
             self.end(session, answer.status, instance)
             return

@@ -44,6 +44,9 @@ def deployment(durability: str = "memory", gateways: int = 2, **env: str) -> Ite
         processes: list[subprocess.Popen[bytes]] = []
         try:
             valkey.start()
+            if durability == "memory":  # promises nothing of a disk, so none is paid for
+                with valkey.client() as client:
+                    client.config_set("appendonly", "no")
             jwt_secret, server_key = secrets.token_urlsafe(48), secrets.token_urlsafe(48)
             shared = {
                 **{name: value for name, value in os.environ.items() if not name.startswith("LINNET_")},

@@ -12,6 +12,7 @@ codec, gateway version or `to` form could encode otherwise, else a rolling deplo
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 from struct import Struct as Packing
 from typing import Any, Final
@@ -63,14 +64,20 @@ class Tail(msgspec.Struct, frozen=True):
 
 def tail(kind: str, conversation: str, user: str, device: str, n: int, packed: dict[str, bytes]) -> Tail:
     """The event's bytes but for the slots; `packed` are its further fields, already msgpack."""
-    parts = [pack("type"), pack(kind), pack("conversation"), pack(conversation), pack("from"), pack(user)]
-    parts += (pack("device"), pack(device), pack("n"), pack(n))
+    parts = [_head(kind, conversation, user, device), pack(n)]
     for name, value in packed.items():
         parts += (pack(name), value)
     rest = b"".join(parts)
     if len(rest) > MAX_EVENT_BYTES:
         raise TooLarge(f"an event may have {MAX_EVENT_BYTES} bytes")
     return Tail(bytes((0x80 | (9 + len(packed)),)), rest)
+
+
+@lru_cache(maxsize=1 << 14)
+def _head(kind: str, conversation: str, user: str, device: str) -> bytes:
+    """What all events of one device in one conversation have in common, up to the name of `n`."""
+    named = {"type": kind, "conversation": conversation, "from": user, "device": device}
+    return b"".join([pack(part) for pair in named.items() for part in pair]) + pack("n")
 
 
 def fill(tail: Tail, slots: Slots) -> bytes:

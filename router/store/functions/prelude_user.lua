@@ -51,7 +51,8 @@ local function bring(user, convs, recent, channel, other, conv, seq, count, even
   local head, heads, read, read_count, _ = 0, 0, 0, 0, nil
   if row then _, _, head, heads, read, read_count = struct.unpack(ROW, row) end
   local raised, reads = seq > head, author and seq > read
-  if not (raised or reads) or not alive(user) then return 0 end
+  -- With a row there is nothing to ask: a deletion that has not taken it yet takes it later, whatever stands in it.
+  if not (raised or reads) or not (row or alive(user)) then return 0 end
   if raised then head, heads = seq, count end
   if reads then read, read_count = seq, count end
   redis.call('HSET', convs, conv, struct.pack(ROW, 'd', PRESENT, head, heads, read, read_count, 0) .. other)
