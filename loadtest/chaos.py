@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import redis
 import uvloop
 
 from loadtest.checker import Violation, check
@@ -44,7 +43,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one.add_argument("--rate", type=float, default=200, help="messages per second (%(default)s)")
     one.add_argument("--every", type=float, default=3.0, help="seconds between faults, on the average (%(default)s)")
     one.add_argument("--faults", nargs="+", choices=FAULTS, default=[], metavar="FAULT", help="only these kinds")
-    one.add_argument("--level", choices=("memory", "fsync"), default="fsync", help="durability (%(default)s)")
+    one.add_argument("--level", choices=("memory", "fsync", "replicated"), default="fsync", help="durability")
     one.add_argument("--folder", type=Path, default=None, help="keep what the run leaves there")
     again = commands.add_parser("check", help="judge what a chaos run left behind")
     again.add_argument("folder", type=Path)
@@ -79,7 +78,8 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
         await workload.gather()
         say("everybody is here")
         nemesis = Nemesis(cluster, seed, folder)
-        acts = schedule(seed, arguments.seconds, cluster.parts, arguments.faults, arguments.every)
+        store = "replicated" if arguments.level == "replicated" else "single"
+        acts = schedule(seed, arguments.seconds, cluster.parts, arguments.faults, arguments.every, store)
         progress = asyncio.create_task(_progress(workload, nemesis))
         await asyncio.gather(workload.run(arguments.seconds, arguments.rate), nemesis.carry_out(acts))
         await cluster.heal()
@@ -88,7 +88,7 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
         progress.cancel()
         await workload.end()
         await cluster.stop()
-        with cluster.valkey.client() as client:
+        with cluster.store.client() as client:
             dump_logs(client, folder / "logs.jsonl")
     finally:
         (folder / "run.json").write_bytes(msgspec.json.encode(made))
@@ -98,7 +98,7 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
 def _heads(cluster: Cluster) -> dict[str, dict[str, int]]:
     """Of each user's conversations."""
     found: dict[str, dict[str, int]] = defaultdict(dict)
-    with redis.Redis.from_url(cluster.valkey.url) as client:
+    with cluster.store.client() as client:
         for key in client.scan_iter(match="{c*}:conv:*", count=1000):
             fields: dict[bytes, bytes] = client.hgetall(key)
             head = int.from_bytes(fields[b"m"][:8], "big")

@@ -2,6 +2,8 @@
 
     clients -> proxy -> gateway -> proxy -> Valkey <- proxy <- router
 
+(Where sentinels say which Valkey it is, there is no proxy before it: they would say another address.)
+
 Every process keeps its ports and its log for all its lives. What it is told is noted with how it ended (`endings`); a
 process that ends untold is started again like any other, and the checker reports it. All of it is gone when `close`
 returns, and dies with this process if that dies first.
@@ -13,23 +15,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
-import resource
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import redis
-
-from deploy.embedded import EmbeddedValkey, tied
+from deploy.embedded import tied
 from loadtest.evidence import Ending, Sample, append
 from loadtest.history import now_ms
+from loadtest.ports import free_ports
 from loadtest.proxy import Proxy
+from loadtest.stores import Replicated, Single
 
 ROOT: Final = Path(__file__).parent.parent
 READY_S: Final = 60.0
@@ -47,38 +46,24 @@ SETTINGS: Final = {
 }
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody holds now, below the range that the kernel hands to clients: they are taken again and again."""
-    found: list[int] = []
-    while len(found) < count:
-        port = random.randrange(10_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in found:
-            found.append(port)
-    return found
-
-
 class Part:
     """A gateway or a router: one name, one set of ports and one log, for as many processes as it takes."""
 
-    def __init__(self, name: str, folder: Path, redis_port: int, env: Mapping[str, str]) -> None:
+    def __init__(self, name: str, folder: Path, redis_port: int | None, env: Mapping[str, str]) -> None:
+        """With a `redis_port` it reaches Redis through a proxy, else as `env` says."""
         self.name = name
         self.module = name.partition("-")[0]
         self.folder = folder
         self.port, self.admin_port, client_port, store_port = free_ports(4)
         self.clients = Proxy(client_port, self.port)
-        self.store = Proxy(store_port, redis_port)
+        self.store = Proxy(store_port, redis_port or 0)
         self.url = f"ws://127.0.0.1:{client_port}/ws" if self.module == "gateway" else f"http://127.0.0.1:{client_port}"
         self.busy = asyncio.Lock()  # one fault of a process at a time
         self.told = ""
         self.popen: subprocess.Popen[bytes] | None = None
         self._env = {
             **env,
-            "LINNET_REDIS_URL": f"redis://127.0.0.1:{store_port}/0",
+            **({"LINNET_REDIS_URL": f"redis://127.0.0.1:{store_port}/0"} if redis_port else {}),
             "LINNET_LISTEN": f"127.0.0.1:{self.port}",
             "LINNET_ADMIN_LISTEN": f"127.0.0.1:{self.admin_port}",
         }
@@ -153,20 +138,19 @@ class Part:
 
 
 class Cluster:
-    """`gateways` and `routers` of them, and one Valkey that keeps what it acked."""
+    """`gateways` and `routers` of them, and a store."""
 
     def __init__(self, folder: Path, gateways: int = 3, routers: int = 2, level: str = "fsync") -> None:
         self.folder = folder
         self.jwt_secret, self.server_key = secrets.token_urlsafe(48), secrets.token_urlsafe(48)
-        (redis_port,) = free_ports(1)
-        self.valkey = EmbeddedValkey(
-            folder / "valkey", redis_port, appendfsync="always" if level == "fsync" else "everysec"
-        )
-        self.valkey_busy = asyncio.Lock()
+        self.store: Single | Replicated = Replicated(folder) if level == "replicated" else Single(folder, level)
+        self.store_busy = asyncio.Lock()
+        redis_port = self.store.port if isinstance(self.store, Single) else None
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("LINNET_")}
         env = {
             **inherited,
             **SETTINGS,
+            **self.store.settings,
             "LINNET_DURABILITY": level,
             "LINNET_JWT_SECRET": self.jwt_secret,
             "LINNET_SERVER_KEY": self.server_key,
@@ -181,7 +165,8 @@ class Cluster:
         return [gateway.url for gateway in self.gateways]
 
     async def start(self) -> None:
-        self.valkey.start()  # on the main thread, which it is tied to; nothing else runs yet
+        self.store.start()
+        await self.store.heal()
         for part in self.parts.values():
             await part.clients.start()
             await part.store.start()
@@ -210,36 +195,11 @@ class Cluster:
         part.start()
         await part.ready()
 
-    # -- Valkey
-
-    def command(self, *words: str) -> object:
-        """One command for Valkey; blocking, short."""
-        with redis.Redis.from_url(self.valkey.url, socket_timeout=5, retry=None) as client:
-            return client.execute_command(*words)
-
-    def signal_valkey(self, signum: signal.Signals) -> None:
-        os.kill(self.valkey.pid, signum)
-
-    async def restart_valkey(self) -> None:
-        self._keep_log()
-        self.valkey.spawn()
-        await asyncio.to_thread(self.valkey.wait_ready, READY_S)
-
-    def _keep_log(self) -> None:
-        """The server begins its log anew at each start."""
-        with (self.folder / "valkey.log").open("ab") as kept:
-            kept.write(self.valkey.log_path.read_bytes())
-
-    def fill_disk(self) -> None:
-        """As if the disk had no more room: what Valkey appends from now on fails half way."""
-        newest = max((self.valkey.folder / "appendonlydir").glob("*.incr.aof"), key=lambda path: path.stat().st_mtime)
-        room = newest.stat().st_size + 777
-        resource.prlimit(self.valkey.pid, resource.RLIMIT_FSIZE, (room, room))
-
     # -- the end
 
     async def heal(self) -> None:
         """Everything runs, and no link is disturbed."""
+        await self.store.heal()
         for part in self.parts.values():
             part.clients.heal()
             part.store.heal()
@@ -249,7 +209,7 @@ class Cluster:
                 raise RuntimeError(f"{part.name} is not ready, see {self.folder / part.name}.log")
 
     async def stop(self) -> None:
-        """As an operator would: gateways, routers; Valkey stays, for whoever reads the logs."""
+        """As an operator would: gateways, routers; the store stays, for whoever reads the logs."""
         if self._watching is not None:
             self._watching.cancel()
         for parts in (self.gateways, self.routers):
@@ -267,5 +227,4 @@ class Cluster:
                 part.popen.wait()
             await part.clients.close()
             await part.store.close()
-        self.valkey.kill()
-        self._keep_log()
+        self.store.close()

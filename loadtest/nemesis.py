@@ -13,7 +13,6 @@ import asyncio
 import random
 import signal
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +21,7 @@ import msgspec
 from loadtest.cluster import DRAINED_S, Cluster, Part
 from loadtest.evidence import Fault, append
 from loadtest.history import now_ms
+from loadtest.stores import Replicated
 
 FIRST_S: Final = 3.0
 EVERY_S: Final = 3.0
@@ -29,12 +29,14 @@ ALL: Final = ("gateway", "router")
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """`on`: which parts; `weight`: how often; `lasts`: least and most seconds; `uses`: what it holds meanwhile."""
+    """`on`: which parts; `weight`: how often; `lasts`: least and most seconds; `uses`: what it holds meanwhile;
+    `store`: with which kind of store (empty: any)."""
 
     on: tuple[str, ...]
     weight: float
     lasts: tuple[float, float]
     uses: str
+    store: str = ""
 
 
 FAULTS: Final[dict[str, Kind]] = {
@@ -45,15 +47,21 @@ FAULTS: Final[dict[str, Kind]] = {
     "router-stall": Kind(("router",), 1, (0.5, 14), "process"),
     "router-term": Kind(("router",), 1, (0, 1), "process"),
     "rolling": Kind((), 0.7, (0, 0), "everything"),
-    "valkey-kill": Kind((), 2, (0.1, 4), "valkey"),
-    "valkey-restart": Kind((), 1, (0, 1), "valkey"),
-    "valkey-stall": Kind((), 1, (0.5, 6), "valkey"),
-    "valkey-disk-full": Kind((), 1, (0.5, 4), "valkey"),
+    "valkey-kill": Kind((), 2, (0.1, 4), "valkey", "single"),
+    "valkey-restart": Kind((), 1, (0, 1), "valkey", "single"),
+    "valkey-stall": Kind((), 1, (0.5, 6), "valkey", "single"),
+    "valkey-disk-full": Kind((), 1, (0.5, 4), "valkey", "single"),
+    "primary-kill": Kind((), 3, (0.5, 8), "valkey", "replicated"),
+    "primary-stall": Kind((), 3, (0.5, 8), "valkey", "replicated"),
+    "replica-kill": Kind((), 1, (0.5, 6), "valkey", "replicated"),
+    "replica-stall": Kind((), 1, (0.5, 6), "valkey", "replicated"),
+    "failover": Kind((), 3, (1, 3), "valkey", "replicated"),
+    "sentinel-kill": Kind((), 1, (0.5, 5), "sentinel", "replicated"),
     "pubsub-kill": Kind((), 3, (0, 0), "pubsub"),
-    "store-cut": Kind(ALL, 3, (0.2, 6), "store"),
-    "store-hold": Kind(ALL, 3, (0.5, 14), "store"),
-    "store-delay": Kind(ALL, 1, (2, 8), "store"),
-    "store-stutter": Kind(ALL, 2, (3, 8), "store"),
+    "store-cut": Kind(ALL, 3, (0.2, 6), "store", "single"),
+    "store-hold": Kind(ALL, 3, (0.5, 14), "store", "single"),
+    "store-delay": Kind(ALL, 1, (2, 8), "store", "single"),
+    "store-stutter": Kind(ALL, 2, (3, 8), "store", "single"),
     "client-cut": Kind(("gateway",), 1, (0.2, 4), "clients"),
     "client-hold": Kind(("gateway",), 2, (1, 15), "clients"),
     "client-delay": Kind(("gateway",), 1, (2, 8), "clients"),
@@ -70,11 +78,16 @@ class Act(msgspec.Struct, frozen=True):
 
 
 def schedule(
-    seed: int, seconds: float, parts: Collection[str], kinds: Collection[str] = (), every_s: float = EVERY_S
+    seed: int,
+    seconds: float,
+    parts: Collection[str],
+    kinds: Collection[str] = (),
+    every_s: float = EVERY_S,
+    store: str = "single",
 ) -> list[Act]:
     """What is done when; all of it is over after `seconds`."""
     rng = random.Random(seed)
-    chosen = {kind: FAULTS[kind] for kind in kinds or FAULTS}
+    chosen = {kind: FAULTS[kind] for kind in kinds or FAULTS if FAULTS[kind].store in ("", store)}
     acts, at, free_from = [], FIRST_S, dict[tuple[str, str], float]()
     while (at := at + rng.expovariate(1 / every_s)) < seconds:
         kind = rng.choices(list(chosen), [one.weight for one in chosen.values()])[0]
@@ -111,14 +124,15 @@ class Nemesis:
             async with part.busy:
                 await self._process(act, part)
         elif kind.uses == "valkey":
-            async with self._cluster.valkey_busy:
+            async with self._cluster.store_busy:
                 await self._valkey(act)
+        elif kind.uses == "sentinel":
+            await self._sentinel(act)
         elif act.kind == "rolling":
             await self._rolling()
         elif act.kind == "pubsub-kill":
             began = now_ms()
-            with suppress(Exception):  # a server that is down has no connections to lose
-                await asyncio.to_thread(self._cluster.command, "CLIENT", "KILL", "TYPE", "pubsub")
+            await asyncio.to_thread(self._cluster.store.lose_subscribers)
             self._note(act.kind, "", began)
         else:
             await self._link(act)
@@ -163,26 +177,37 @@ class Nemesis:
         self._note("rolling", "", whole)
 
     async def _valkey(self, act: Act) -> None:
-        cluster, began = self._cluster, now_ms()
-        match act.kind:
-            case "valkey-kill":
-                cluster.valkey.kill()
-                await asyncio.sleep(act.for_s)
-                await cluster.restart_valkey()
-            case "valkey-restart":
-                await asyncio.to_thread(cluster.valkey.stop)
-                await asyncio.sleep(act.for_s)
-                await cluster.restart_valkey()
-            case "valkey-stall":
-                cluster.signal_valkey(signal.SIGSTOP)
-                await asyncio.sleep(act.for_s)
-                cluster.signal_valkey(signal.SIGCONT)
-            case "valkey-disk-full":
-                cluster.fill_disk()
-                await asyncio.to_thread(cluster.valkey.wait)
-                await asyncio.sleep(act.for_s)
-                await cluster.restart_valkey()
-        self._note(act.kind, "valkey", began)
+        store, (who, _, what), began = self._cluster.store, act.kind.partition("-"), now_ms()
+        server = await asyncio.to_thread(store.in_charge)
+        if who == "replica":
+            server = self._rng.choice([one for one in store.servers if one is not server])
+        match what:
+            case "kill":
+                server.kill()
+            case "restart":
+                await asyncio.to_thread(server.stop)
+            case "disk-full":
+                store.fill_disk(server)
+                await asyncio.to_thread(server.wait)
+            case "stall":
+                store.signal(server, signal.SIGSTOP)
+            case _ if isinstance(store, Replicated):
+                await asyncio.to_thread(store.fail_over)
+        await asyncio.sleep(act.for_s)
+        if what == "stall":
+            store.signal(server, signal.SIGCONT)
+        elif what:
+            await store.restart(server)
+        self._note(act.kind, server.folder.name, began)
+
+    async def _sentinel(self, act: Act) -> None:
+        store, began = self._cluster.store, now_ms()
+        assert isinstance(store, Replicated)
+        sentinel = self._rng.choice(store.sentinels)
+        sentinel.kill()
+        await asyncio.sleep(act.for_s)
+        await store.restart_sentinel(sentinel)
+        self._note(act.kind, sentinel.folder.name, began)
 
     async def _link(self, act: Act) -> None:
         side, _, what = act.kind.partition("-")

@@ -362,8 +362,13 @@ def test_process_that_met_a_bug(forged: Forged, tmp_path: Path) -> None:
     """G6: a trace in a log is told by what it ended with; warnings are not."""
     quiet, loud = tmp_path / "gateway-0.log", tmp_path / "gateway-1.log"
     quiet.write_text("2026-01-01T00:00:00.000Z warning linnet.redis: connection lost\n")
-    trace = "    Traceback (most recent call last):\n      File 'x.py', line 1, in f\n        f(1)\n    TypeError: f() takes 0\n"
-    loud.write_text(f"2026-01-01T00:00:00.000Z error linnet.redis: a reply failed\n{trace}")
+    trace = [
+        "    Traceback (most recent call last):",
+        "      File 'x.py', line 1, in f",
+        "    TypeError: f() takes 0",
+        "",
+    ]
+    loud.write_text(f"2026-01-01T00:00:00.000Z error linnet.redis: a reply failed\n" + "\n".join(trace))
     forged.said = {"gateway-0": quiet, "gateway-1": loud, "valkey": loud}
     forged.only("G6", "gateway-1 logged TypeError: f() takes 0")
 

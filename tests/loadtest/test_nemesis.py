@@ -31,11 +31,13 @@ def test_schedule_is_over_in_time() -> None:
             assert act.at_s + act.for_s < 60
 
 
-def test_schedule_uses_everything_on_everybody() -> None:
-    """In an hour each fault happens, to each part that it can happen to, within its bounds."""
-    acts = schedule(1, 3600 * 4, PARTS)
-    assert {act.kind for act in acts} == set(FAULTS)
-    for kind, fault in FAULTS.items():
+@pytest.mark.parametrize("store", ["single", "replicated"])
+def test_schedule_uses_everything_on_everybody(store: str) -> None:
+    """In a few hours each fault that this store knows happens, to each part it can happen to, within its bounds."""
+    acts = schedule(1, 3600 * 4, PARTS, store=store)
+    possible = {kind: fault for kind, fault in FAULTS.items() if fault.store in ("", store)}
+    assert {act.kind for act in acts} == set(possible)
+    for kind, fault in possible.items():
         chosen = [act for act in acts if act.kind == kind]
         wanted = {part for part in PARTS if part.startswith(fault.on)} if fault.on else {""}
         assert {act.target for act in chosen} == wanted

@@ -1,0 +1,189 @@
+"""Where a chaos run's deployment keeps everything: one Valkey, or a primary with two replicas behind three sentinels.
+
+Both can be asked for a client of whoever is in charge now, be healed, and keep what their servers said. What goes wrong
+with them is `nemesis.py`'s.
+
+Invariant: a server that was killed comes back over its own files; behind sentinels, as a replica of whoever they say is
+the primary by then, as an operator's configuration would start it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import redis
+
+from deploy.embedded import EmbeddedSentinel, EmbeddedValkey
+from loadtest.ports import free_ports
+
+NAME: Final = "main"
+SENTINELS: Final = 3
+REPLICAS: Final = 2
+DOWN_AFTER_MS: Final = 1000
+START_S: Final = 60.0
+# The sentinels' own periods, shortened, so that a failover takes two seconds and not ten.
+PERIODS: Final = (
+    "info-period", 400, "ping-period", 400, "ask-period", 100, "publish-period", 500, "election-timeout", 1000,
+)  # fmt: skip
+
+
+class Store:
+    """Its servers, and what the processes are told to find them (`settings`); `port` is that of the only one."""
+
+    def __init__(self, folder: Path, servers: list[EmbeddedValkey], settings: dict[str, str]) -> None:
+        self.folder = folder
+        self.servers = servers
+        self.settings = settings
+
+    def start(self) -> None:
+        """Blocking, and on the main thread, which the servers are tied to; nothing else runs yet."""
+        for server in self.servers:
+            server.spawn()
+        for server in self.servers:
+            server.wait_ready(START_S)
+
+    def in_charge(self) -> EmbeddedValkey:
+        return self.servers[0]
+
+    def client(self) -> redis.Redis:
+        """Of the server in charge; blocking, and closed by whoever asked."""
+        return self.in_charge().client()
+
+    def signal(self, server: EmbeddedValkey, signum: signal.Signals) -> None:
+        if server.returncode is None:
+            os.kill(server.pid, signum)
+
+    async def restart(self, server: EmbeddedValkey) -> None:
+        self.keep_log(server)
+        server.spawn()
+        await asyncio.to_thread(server.wait_ready, START_S)
+
+    def fill_disk(self, server: EmbeddedValkey) -> None:
+        """As if the disk had no more room: what it appends from now on fails half way."""
+        newest = max((server.folder / "appendonlydir").glob("*.incr.aof"), key=lambda path: path.stat().st_mtime)
+        room = newest.stat().st_size + 777
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (room, room))
+
+    def lose_subscribers(self) -> None:
+        """Every pub/sub connection of every server ends."""
+        for server in self.servers:
+            with suppress(redis.RedisError), server.client() as client:  # a server that is down has none
+                client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+
+    async def heal(self) -> None:
+        for server in self.servers:
+            self.signal(server, signal.SIGCONT)
+
+    def keep_log(self, server: EmbeddedValkey) -> None:
+        """A server begins its log anew at each start."""
+        if server.log_path.exists():
+            with (self.folder / f"{server.folder.name}.log").open("ab") as kept:
+                kept.write(server.log_path.read_bytes())
+
+    def close(self) -> None:
+        for server in self.servers:
+            server.kill()
+            self.keep_log(server)
+
+
+class Single(Store):
+    """One Valkey; each process reaches it through a proxy of its own, before `port`."""
+
+    def __init__(self, folder: Path, level: str) -> None:
+        (self.port,) = free_ports(1)
+        server = EmbeddedValkey(folder / "valkey", self.port, appendfsync="always" if level == "fsync" else "everysec")
+        super().__init__(folder, [server], {})
+
+
+class Replicated(Store):
+    """A primary, replicas, and the sentinels that decide which is which."""
+
+    def __init__(self, folder: Path) -> None:
+        ports = free_ports(1 + REPLICAS + SENTINELS)
+        self._ports = ports[: 1 + REPLICAS]
+        servers = [EmbeddedValkey(folder / f"valkey-{number}", port) for number, port in enumerate(self._ports)]
+        self.sentinels = [
+            EmbeddedSentinel(folder / f"sentinel-{number}", port, NAME, ports[0], SENTINELS // 2 + 1, DOWN_AFTER_MS)
+            for number, port in enumerate(ports[1 + REPLICAS :])
+        ]
+        hosts = ",".join(f"127.0.0.1:{port}" for port in ports[1 + REPLICAS :])
+        super().__init__(
+            folder,
+            servers,
+            {
+                "LINNET_REDIS_URL": f"redis+sentinel://{hosts}/{NAME}",
+                "LINNET_REDIS_MODE": "sentinel",
+                "LINNET_REPLICAS": str(REPLICAS),
+            },
+        )
+        for server in servers[1:]:
+            server.replica_of = ports[0]
+
+    def start(self) -> None:
+        super().start()
+        for sentinel in self.sentinels:
+            sentinel.spawn()
+        for sentinel in self.sentinels:
+            sentinel.wait_ready(START_S)
+            self._hurry(sentinel)
+
+    def _hurry(self, sentinel: EmbeddedSentinel) -> None:
+        with sentinel.client() as client:
+            client.execute_command("SENTINEL", "DEBUG", *PERIODS)
+
+    def in_charge(self) -> EmbeddedValkey:
+        """The primary, as the sentinel that knows best says."""
+        best, port = -1, self._ports[0]
+        for sentinel in self.sentinels:
+            with suppress(redis.RedisError), sentinel.client() as client:  # one that was killed knows nothing
+                state = client.sentinel_master(NAME)
+                if state["config-epoch"] > best:
+                    best, port = state["config-epoch"], state["port"]
+        return self.servers[self._ports.index(port)]
+
+    async def restart(self, server: EmbeddedValkey) -> None:
+        primary = await asyncio.to_thread(self.in_charge)
+        server.replica_of = None if primary is server else self._ports[self.servers.index(primary)]
+        await super().restart(server)
+
+    async def restart_sentinel(self, sentinel: EmbeddedSentinel) -> None:
+        sentinel.spawn()
+        await asyncio.to_thread(sentinel.wait_ready, START_S)
+        await asyncio.to_thread(self._hurry, sentinel)
+
+    def fail_over(self) -> None:
+        """As an operator asks for it; refused while one is under way."""
+        with suppress(redis.RedisError), self.sentinels[0].client() as client:
+            client.execute_command("SENTINEL", "FAILOVER", NAME)
+
+    async def heal(self) -> None:
+        """Until all replicas follow the primary."""
+        await super().heal()
+        for sentinel in self.sentinels:
+            self.signal(sentinel, signal.SIGCONT)
+        until = asyncio.get_running_loop().time() + START_S
+        while not await asyncio.to_thread(self._whole):
+            if asyncio.get_running_loop().time() > until:
+                raise RuntimeError(f"the replicas do not follow their primary, see the logs in {self.folder}")
+            await asyncio.sleep(0.2)
+
+    def _whole(self) -> bool:
+        try:
+            with self.client() as client:
+                info = client.info("replication")
+        except redis.RedisError:
+            return False
+        states = [info[f"slave{number}"]["state"] for number in range(info.get("connected_slaves", 0))]
+        return info["role"] == "master" and states.count("online") == REPLICAS
+
+    def close(self) -> None:
+        for sentinel in self.sentinels:
+            sentinel.kill()
+            self.keep_log(sentinel)
+        super().close()
