@@ -13,6 +13,7 @@ from gateway.session import State
 from router.contract import keys, metrics
 from router.contract.errors import Unavailable
 from router.store.users import Synced
+from tests import support
 from tests.gateway.world import world
 
 
@@ -229,6 +230,43 @@ async def test_a_member_that_the_hub_still_has_is_put_out_when_roles_say_so(
         of.node.subscriptions.compare([group], "audit")
         await bob.event("member", user="bob", action="remove")
         assert bob.bodies(group) == list(range(9))
+
+
+async def test_roles_that_could_not_be_read_are_asked_for_in_the_next_round(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the log itself does not tell any more who was put out."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        bob = await of.client("bob").connected()
+        with of.deaf():
+            removal = await of.remove(group, "bob", told=False)
+            await of.redis.fetch("XDEL", keys.log(group), removal.seq)
+            await of.settled()
+        hub, roles = of.node.subscriptions.hubs[group], of.node.conversations.roles
+        monkeypatch.setattr(of.node.conversations, "roles", lambda *args: args[-1](Unavailable()))
+        of.node.subscriptions.compare([group], "audit")
+        await of.settled()
+        assert bob.session in hub.members
+        monkeypatch.setattr(of.node.conversations, "roles", roles)
+        hub.seq = removal.seq  # as if it were level: the version alone must tell
+        of.node.audits.hubs()
+        await support.eventually(lambda: bob.session not in hub.members)
+
+
+async def test_the_first_audit_comes_soon_after_the_welcome(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is when most can have been missed."""
+    monkeypatch.setattr(audits, "FIRST_AUDIT_S", 0.0)
+    async with world(valkey) as of:
+        welcomed: list[Any] = []
+        monkeypatch.setattr(of.node.audits, "first", welcomed.append)
+        bob = await of.client("bob").connected()
+        assert welcomed == [bob.session]
+        asked = of.calls("sync")
+        audits.Audits.first(of.node.audits, bob.session)
+        await support.eventually(lambda: of.calls("sync") == asked + 1)
 
 
 async def test_coming_into_a_group_and_leaving_it_again(valkey: EmbeddedValkey) -> None:

@@ -13,7 +13,7 @@ from gateway.commands import HEAVY, TABLE
 from gateway.session import State
 from router.answers import ask
 from router.contract import keys, wire
-from router.contract.errors import Unavailable
+from router.contract.errors import NotFound, Unavailable
 from router.store.conversations import Append
 from tests.contract.test_wire import COMMANDS as EXAMPLES
 from tests.gateway.world import Client, token, world
@@ -237,6 +237,25 @@ async def test_a_first_message_makes_the_conversation_and_pipelined_ones_keep_th
         assert (of.node.commands.in_flight, of.node.commands._opening) == (0, {})
 
 
+async def test_a_send_that_overtakes_the_refusal_of_an_earlier_one_does_not_stand_before_it(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It joins those that wait while an earlier one has yet to be told that there is no conversation."""
+    async with world(valkey) as of:
+        await of.people("ann", "bob")
+        ann = await of.client("ann").connected()
+        append, held = of.node.conversations.append, []
+        monkeypatch.setattr(of.node.conversations, "append", lambda a, reply: held.append(reply))
+        ann.say("send", to="@bob", n=1, body=1)
+        ann.say("send", to="@bob", n=2, body=2)
+        monkeypatch.setattr(of.node.conversations, "append", append)
+        held[0](NotFound())
+        ann.say("send", to="@bob", n=3, body=3)
+        held[1](NotFound())
+        await ann.until(lambda: len(ann.of("message")) == 3)
+        assert ann.bodies(keys.direct("ann", "bob")) == [1, 2, 3]
+
+
 async def test_sends_that_wait_for_their_conversation_are_bounded(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -285,7 +304,9 @@ async def test_what_a_user_may_not_see_is_not_found(valkey: EmbeddedValkey, to: 
         assert (await ann.ask("read", "error", conversation=conv, seq=1))["code"] == "not_found"
         ann.say("typing", to=to)
         await of.settled()
-        assert await of.redis.fetch("EXISTS", keys.user("nobody"), keys.conversation(keys.direct("ann", "nobody"))) == 0
+        for other in ("nobody", "bob", "cid"):
+            assert await of.redis.fetch("EXISTS", keys.conversation(keys.direct("ann", other))) == 0
+        assert await of.redis.fetch("EXISTS", keys.user("nobody")) == 0
 
 
 async def test_a_full_store_takes_nothing_new(valkey: EmbeddedValkey) -> None:

@@ -199,6 +199,20 @@ async def test_what_comes_while_connecting_comes_once_and_after_the_welcome(valk
             bob.end()
 
 
+async def test_a_group_that_moved_last_comes_first_though_its_row_did_not_move(valkey: EmbeddedValkey) -> None:
+    """A group's event costs its members' rows nothing: what stands at the group decides."""
+    async with world(valkey) as of:
+        group, direct = await of.group("ann", "bob"), await of.direct("ann", "bob")
+        await of.say("ann", direct, "older")
+        await of.next_ms()
+        await of.say("ann", group, "newer")
+        bob = of.client("bob")
+        welcome = await bob.hello()
+        assert [state["conversation"] for state in welcome["conversations"]] == [group, direct]
+        await bob.caught_up()
+        assert [event["body"] for event in bob.of("message")] == ["newer", "older"]
+
+
 async def test_more_conversations_than_a_welcome_holds_follow_newest_first(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,12 +332,17 @@ async def test_a_group_that_vanished_is_not_told(valkey: EmbeddedValkey) -> None
 
 
 async def test_joins_that_are_told_twice_happen_once(valkey: EmbeddedValkey) -> None:
+    """The second may come while the group's channel is still being subscribed for the first."""
     async with world(valkey) as of:
         group = await of.group("ann")
         bob = await of.client("bob").connected()
-        await of.put(group, "bob")
-        of.node.audits.sync(bob.session)
-        of.node.audits.sync(bob.session)
+        with of.deaf():
+            await of.put(group, "bob")
+            await of.settled()
+        row = await of.node.users.row("bob", group)
+        assert row is not None
+        for _ in range(3):
+            of.node.connects.join(bob.session, row)
         await bob.event("member", user="bob", action="add")
         await of.settled()
         assert len(bob.of("conversations")) == 1

@@ -74,6 +74,19 @@ async def test_commands_under_way_are_answered(valkey: EmbeddedValkey) -> None:
         assert sorted(event["n"] for event in bob.of("message")) == [1, 2]
 
 
+async def test_the_end_waits_for_what_is_under_way(valkey: EmbeddedValkey) -> None:
+    """For as long as a Redis that lives may take."""
+    async with world(valkey, drain_accept_s=0.0, drain_window_s=0.0) as of:
+        of.node.commands.in_flight += 1
+        draining = asyncio.ensure_future(of.node.drain.run(lambda: None))
+        await support.eventually(lambda: of.node.draining)
+        for _ in range(20):
+            await of.settled()
+        assert not draining.done()
+        of.node.commands.in_flight -= 1
+        await draining
+
+
 async def test_a_connection_of_the_largest_age_leaves_the_same_way(valkey: EmbeddedValkey) -> None:
     """For a client a drain is normal rotation. One that is not ready yet has nothing to be told."""
     async with world(valkey) as of:

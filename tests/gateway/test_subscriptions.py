@@ -52,9 +52,10 @@ async def test_whoever_goes_while_the_subscription_is_confirmed_leaves_nothing(v
             for _ in range(turns):
                 await asyncio.sleep(0)
             bob.end()
-        await of.settled()
-        await support.eventually(lambda: channels(of) == set())
-        assert (of.node.subscriptions.hubs, of.node.subscriptions.users) == ({}, {})
+            await of.settled()
+            await of.settled()
+            assert channels(of) == set(), turns
+            assert (of.node.subscriptions.hubs, of.node.subscriptions.users) == ({}, {})
 
 
 async def test_who_comes_while_another_goes_keeps_the_channel(valkey: EmbeddedValkey) -> None:
@@ -89,6 +90,22 @@ async def test_a_hole_in_a_group_is_read_from_the_log_once_for_all(valkey: Embed
             assert client.bodies(group) == [0, 1, 2, 3]
         assert of.calls("range") == asked + 1
         assert metrics.REPAIRED_EVENTS._value.get() == counted + 3
+
+
+async def test_a_group_that_was_rolled_back_is_announced_before_what_replaced_it(valkey: EmbeddedValkey) -> None:
+    """A hub writes events at once: the gap must have left before."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        bob = await of.client("bob").connected()
+        kept = await of.say("ann", group, "kept")
+        photograph = await of.photographed(group)
+        void = await of.say("ann", group, "void")
+        await bob.event("message", body="void")
+        await of.failed_over(group, photograph)
+        await of.say("ann", group, "new", seen=void.seq)
+        await bob.event("message", body="new")
+        assert [event["type"] for event in bob.events] == ["welcome", "message", "message", "gap", "message"]
+        assert [(gap["from"], gap["to"]) for gap in bob.of("gap")] == [(kept.seq + 1, void.seq)]
 
 
 async def test_a_long_repair_is_read_in_pages(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -304,6 +304,8 @@ async def world(valkey: EmbeddedValkey, **changes: Any) -> AsyncIterator[World]:
     try:
         node = Node(settings(**changes), redis)
         try:
+            # The first audit comes a while after each connect, and would hide that nothing else has found something.
+            node.audits.first = lambda session: None  # type: ignore[method-assign]  # tests ask for audits themselves
             await node.bus.connect(DEADLINE_S)
             yield World(node, redis)
         finally:
