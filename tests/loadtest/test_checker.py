@@ -368,7 +368,7 @@ def test_process_that_met_a_bug(forged: Forged, tmp_path: Path) -> None:
         "    TypeError: f() takes 0",
         "",
     ]
-    loud.write_text(f"2026-01-01T00:00:00.000Z error linnet.redis: a reply failed\n" + "\n".join(trace))
+    loud.write_text("2026-01-01T00:00:00.000Z error linnet.redis: a reply failed\n" + "\n".join(trace))
     forged.said = {"gateway-0": quiet, "gateway-1": loud, "valkey": loud}
     forged.only("G6", "gateway-1 logged TypeError: f() takes 0")
 
