@@ -1,14 +1,14 @@
 """`make stack`: the whole set-up of compose.yaml without containers, on loopback, in the foreground of one terminal.
 
 HAProxy (8000, TLS 8443) before three gateways and two routers, a Valkey that fsyncs, Prometheus with our rules,
-Alertmanager, the Redis exporter. What lives here: where each of them is and how it is called. What never does: another
-configuration; HAProxy, Prometheus and Alertmanager run from the very files that compose.yaml mounts.
+Alertmanager, the Redis exporter, the canary. What lives here: where each of them is and how it is called. What never
+does: another configuration; HAProxy, Prometheus and Alertmanager run from the very files that compose.yaml mounts.
 
 Invariants:
 - every part has a loopback address of its own and its usual ports, as containers have; names are answered by names.py.
   A second stack needs another network, no other port;
 - nothing is installed: what is missing is named with the line that brings it;
-- Ctrl-C stops gateways, then routers, then the rest; nothing is left behind (see local.py).
+- Ctrl-C stops the canary, then gateways, routers and the rest; nothing is left behind (see local.py).
 
 Rejected: containers (they need a daemon, root and an index); one address with a port for each part (HAProxy finds its
 servers by name, and names have addresses).
@@ -46,7 +46,7 @@ HOSTS = {
     "prometheus": ("40",),
     "alertmanager": ("41",),
     "redis-exporter": ("42",),
-    "canary": (),
+    "canary": ("30",),
     "dns": ("53",),
     "alerts": ("54",),
 }
@@ -118,7 +118,14 @@ def _ours(stack: Stack, shared: Mapping[str, str]) -> list[Service]:
             if module == "gateway":
                 own["LINNET_GATEWAY_URL"] = shared.get("LINNET_GATEWAY_URL", f"ws://{host}:8000/ws")
             found.append(Service(f"{module}-{number}", module, (host, 8000), (host, 9000), {**shared, **own}))
-    return found
+    return [*found, _canary(stack, shared)]
+
+
+def _canary(stack: Stack, shared: Mapping[str, str]) -> Service:
+    """It chats through the load balancer, as users do."""
+    admin, front = (stack.only("canary"), 9000), f"{stack.only('haproxy')}:8000"
+    where = ("--target", f"ws://{front}/ws", "--api", f"http://{front}", "--listen", address(*admin))
+    return Service("canary", "canary", admin, admin, shared, (sys.executable, "-m", "loadtest", "canary", *where))
 
 
 def _surroundings(stack: Stack, folder: Path, programs: Mapping[str, str]) -> list[Service]:
