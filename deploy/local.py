@@ -256,6 +256,8 @@ def own_valkey(
     """The server everybody is sent to, unless another one was given."""
     if given(environ, "REDIS_URL"):
         return None
+    if settings.durability == "replicated":
+        raise LocalError("LINNET_DURABILITY=replicated needs replicas: name your own Redis with LINNET_REDIS_URL")
     in_memory = settings.durability == "memory"
     valkey = EmbeddedValkey(folder / "valkey", appendfsync="everysec" if in_memory else "always")
     shared["LINNET_REDIS_URL"] = valkey.url
@@ -266,12 +268,7 @@ def local(folder: Path, environ: Mapping[str, str]) -> Runner:
     """The whole of `make up`, decided."""
     shared = shared_environ(environ, folder)
     settings = load(shared)
-    valkey = None
-    if not given(environ, "REDIS_URL"):
-        valkey = EmbeddedValkey(
-            folder / "valkey", appendfsync="everysec" if settings.durability == "memory" else "always"
-        )
-        shared["LINNET_REDIS_URL"] = valkey.url
+    valkey = own_valkey(folder, environ, shared, settings)
     plan = services(shared, settings)
     for service in plan:
         check_port(service.name, service.listen, MOVES.format("LISTEN"))
