@@ -15,5 +15,20 @@ report       results as a table, JSON and an HTML page with plots
 scenarios/   what users do, one file each
 bench        the short set, held against the figures that the project promises
 
+chaos        breaks a deployment of its own on a seeded schedule, and prints the verdict
+cluster      that deployment: processes that can be killed, a proxy on every link
+stores       one Valkey, or primary, replicas and sentinels
+proxy        links that can be cut, held up and forgotten
+nemesis      what goes wrong when, and the hands that do it
+workload     what people do meanwhile
+device       one device of one user, as the interface advises a client to behave
+websocket    its connection, in either codec
+history      what it saw, row by row, on disk
+evidence     all that a run leaves behind
+checker      proves or refutes the promises from that
+story        the shortest story of a violation
+aftermath    what people noticed of each kind of fault
+canary       synthetic users on a real deployment, and metrics of what becomes of their messages
+
 Nothing here is imported by the processes it measures.
 """

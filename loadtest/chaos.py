@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 import uvloop
 
+from loadtest.aftermath import aftermath
 from loadtest.checker import Violation, check
 from loadtest.cluster import SETTINGS, Cluster
 from loadtest.evidence import Run, dump_logs, load
@@ -128,6 +129,8 @@ def verdict(folder: Path) -> bool:
     faults = Counter(fault.kind for fault in evidence.faults)
     say("faults: " + (", ".join(f"{count} {kind}" for kind, count in sorted(faults.items())) or "none"))
     say("seen: " + ", ".join(f"{count} {what}" for what, count in sorted(checked.counts.items())))
+    for line in aftermath(evidence):
+        say(line)
     if not checked.violations:
         say("every promise was kept")
         return True

@@ -492,7 +492,9 @@ class Account:
         for seq in sorted(had - log.by_seq.keys()):
             _, entry = self.checker.unlogged[name, seq]
             gone = seq <= log.floor or seq in log.deleted or (entry.kind == "edit" and entry.target in log.deleted)
-            if not gone and entry.stamp < self.unsaid_at:
+            if gone or self._told(name, seq):
+                continue
+            if entry.stamp < self.unsaid_at:
                 self.checker.counts["void, and could not be told"] += 1
-            elif not gone and not self._told(name, seq):
+            else:
                 self._add("G2", f"has {seq}, which is not in the log", entry.stamp, name, seq, entry.n)

@@ -154,11 +154,13 @@ class Device:
         """Reads nothing for a while."""
         if self._socket is not None and self.ready:
             self._stalled = True
+            self.book.add(history.Paused(now_ms(), True))
             self._socket.stop_reading()
 
     def read_on(self) -> None:
         if self._stalled and self._socket is not None:
             self._stalled = False
+            self.book.add(history.Paused(now_ms(), False))
             self._socket.heard_at = self._loop.time()
             self._socket.read_on()
 

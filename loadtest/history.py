@@ -132,6 +132,12 @@ class Seen(Row, frozen=True, array_like=True, tag="seen"):
     users: dict[str, bool]
 
 
+class Paused(Row, frozen=True, array_like=True, tag="paused"):
+    """The device stops reading, or reads on."""
+
+    on: bool
+
+
 class Draining(Row, frozen=True, array_like=True, tag="draining"):
     retry_after: float
 
@@ -146,7 +152,7 @@ class Closed(Row, frozen=True, array_like=True, tag="closed"):
 
 Rows = (
     Connecting | Welcomed | Listed | Sent | Acked | Refused | Received | Gap | Read | Receipt | Watching | Seen
-    | Draining | Closed
+    | Paused | Draining | Closed
 )  # fmt: skip
 
 _encode = msgspec.json.Encoder().encode
