@@ -59,10 +59,12 @@ conformance: $(DEV)
 k8s: $(DEV)
 	$(PY) -m deploy.manifests
 
-# Manifests, Dockerfile and image against the real tools; IMAGE=1 builds and runs the image, too.
+# Manifests, Dockerfile, load balancers, alerts and dashboards against the real tools, and the stack under load; IMAGE=1
+# builds and runs the image, too.
 deploy-check: $(DEV) $(CHECK)
 	$(PY) -m deploy.check
-	$(PY) -m pytest -q tests/deploy/test_k8s.py
+	$(PY) -m deploy.check_stack
+	DEPLOY_CHECK=1 $(PY) -m pytest -q tests/deploy/test_k8s.py tests/deploy/test_balancers.py tests/deploy/test_stack.py
 	$(if $(IMAGE),$(PY) -m deploy.image && LINNET_IMAGE=localhost/linnet:check $(PY) -m pytest -q tests/deploy/test_image.py)
 
 # Against the cluster that KUBECONFIG names; without one it says so.

@@ -22,11 +22,13 @@ import matplotlib.dates
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
+from PIL import Image
 
 GRAFANA = Path(__file__).parent / "grafana"
 POINTS = 150
 CELL_INCHES = 0.42, 0.30  # of Grafana's grid: 24 columns, rows of 30 pixels
 MAX_LEGENDS = 7
+DPI, COLORS = 90, 64
 
 mpl.use("Agg")
 plt.style.use("dark_background")
@@ -119,11 +121,17 @@ def draw(dashboard: dict[str, Any], url: str, began: float, until: float, path: 
         series = []
         for target in panel["targets"]:
             for one in ask(url, target["expr"], began, until):
-                times, values = zip(*((at, float(value)) for at, value in one["values"]), strict=True)
-                series.append((legend(target["legendFormat"], one["metric"]), list(times), list(values)))
+                points = [(at, float(value)) for at, value in one["values"] if value != "NaN"]
+                if points:
+                    times, values = zip(*points, strict=True)
+                    series.append((legend(target["legendFormat"], one["metric"]), list(times), list(values)))
         DRAW[panel["type"]](axes, panel, series)
-    figure.savefig(path, dpi=100)
+        if panel["type"] == "timeseries":
+            axes.set_xlim(datetime.fromtimestamp(began, UTC), datetime.fromtimestamp(until, UTC))
+    figure.savefig(path, dpi=DPI)
     plt.close(figure)
+    with Image.open(path) as picture:  # a palette takes a third of the room
+        picture.convert("RGB").quantize(COLORS).save(path, optimize=True)
 
 
 def main(url: str, folder: str, minutes: str = "10") -> None:
