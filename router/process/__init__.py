@@ -4,5 +4,6 @@ admin    /livez, /readyz, /metrics
 jwks     fetches the identity provider's keys
 logs     the log's two forms, and no secret in either
 loop     how late the event loop runs
+run      a process from its first socket to its last
 serving  sockets and uvicorn, as both processes use them
 """

@@ -1,0 +1,93 @@
+"""A process from its first socket to its last; what it works at in between is its own.
+
+The order: settings and logs, both ports (a taken one is said at once), the admin port first, so that the process can be
+asked how it is while it waits for Redis; then Redis, whether that can keep what is promised; then the work, until told
+to stop. What can be wrong at the start stops it with one line and 1. Redis away is not wrong: it is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import uvicorn
+import uvloop
+
+from router.contract.errors import StartupError
+from router.contract.settings import Settings, load
+from router.process import logs, serving
+from router.process.admin import Readiness, create_admin
+from router.store.accounts import Accounts
+from router.store.client import Client
+
+FOREVER_S: Final = 1e9
+
+
+class Process:
+    """What the work is given. It says what the admin port tells by setting `readiness` and `observe`."""
+
+    def __init__(self, settings: Settings, stop: asyncio.Event, public: socket.socket) -> None:
+        self.settings = settings
+        self.stop = stop
+        self.public = public
+        self.readiness: Callable[[], Readiness] = lambda: Readiness(False, "waiting for Redis")
+        self.observe: Callable[[], None] = lambda: None
+
+    def ready(self) -> Readiness:
+        return self.readiness()
+
+    def scraped(self) -> None:
+        self.observe()
+
+
+Work = Callable[[Process, Client], Awaitable[None]]
+
+
+def main(name: str, work: Work) -> None:
+    """Runs the process that the environment's settings describe; exits 1 with one line if it cannot begin."""
+    try:
+        settings = load(os.environ)
+        logs.set_up(settings)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_live(settings, work))
+    except StartupError as error:
+        sys.exit(f"linnet {name}: {error}")
+
+
+async def _live(settings: Settings, work: Work) -> None:
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    with serving.listening(settings.listen) as public, serving.listening(settings.admin_listen) as private:
+        process = Process(settings, stop, public)
+        admin = uvicorn.Server(serving.config(create_admin(process.ready, process.scraped)))
+        answering = asyncio.create_task(admin._serve([private]))
+        try:
+            if client := await _connected(settings, stop):
+                try:
+                    await client.check_server(settings.durability, settings.replicas)
+                    await Accounts(client).deployment_check()
+                    await work(process, client)
+                finally:
+                    await client.close()
+        finally:
+            admin.should_exit = True
+            await answering
+
+
+async def _connected(settings: Settings, stop: asyncio.Event) -> Client | None:
+    """The client, as soon as Redis can be reached; None if told to stop before. The link says once why it waits."""
+    connecting = asyncio.create_task(Client.connect(settings.redis_url, settings.redis_mode, within_s=FOREVER_S))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if connecting.done():
+        return connecting.result()
+    connecting.cancel()
+    await asyncio.wait((connecting,))
+    return None
