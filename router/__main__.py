@@ -1,9 +1,9 @@
 """`python -m router`: one router process, configured by LINNET_* variables.
 
 The one place where a router's parts are put together; its start is `process/run.py`'s. SIGTERM or Ctrl-C: no more
-requests, claims in hand are ended, exit 0 within STOP_S; whatever is left undone then is found again by the next router.
-A part that ends by itself is a bug and ends the process, rather than leave a router that looks well and does half its
-work.
+requests, claims in hand are ended, exit 0 within STOP_S; whatever is left undone then is found again by the next
+router. A part that ends by itself is a bug and ends the process, rather than leave a router that looks well and does
+half its work.
 """
 
 from __future__ import annotations
