@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.frames import BINARY, TEXT, control_frame, event_frame, variant_of
 from gateway.wsframes import frame
-from router.contract import errors, metrics, signals, wire
+from router.contract import errors, metrics, signals, stamp, wire
 
 if TYPE_CHECKING:
     from gateway.catchup import Behind
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from gateway.wsprotocol import WebSocketConnection
 
 MAX_DIRECT: Final = 1024
+TIMED: Final = 0b111  # one direct delivery in eight is timed: observing costs as much as the write
 
 
 class State(IntEnum):
@@ -151,8 +152,12 @@ class Session:
             if last is not None and prev < last:
                 self.gap(conversation, prev + 1, last, "failover")
             self.has(conversation, seq)
-            self.write(event_frame(event, self.variant))
+            frames = event_frame(event, self.variant)
+            self.write(frames)
             metrics.DELIVERIES_LIVE.inc()
+            metrics.WRITTEN_BYTES.inc(len(frames))
+            if not seq & TIMED:
+                metrics.DELIVERY_SECONDS.observe(max(0, self.node.now_ms() - stamp.slots(event)[3]) / 1000)
 
     def has(self, conversation: str, seq: int) -> None:
         """This session was given everything up to `seq` of a direct conversation."""
