@@ -97,14 +97,14 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
 
 
 def _heads(cluster: Cluster) -> dict[str, dict[str, int]]:
-    """Of each user's conversations."""
+    """Of each user's conversations; of those that the user has left, nothing is waited for."""
     found: dict[str, dict[str, int]] = defaultdict(dict)
     with cluster.store.client() as client:
         for key in client.scan_iter(match="{c*}:conv:*", count=1000):
             fields: dict[bytes, bytes] = client.hgetall(key)
             head = int.from_bytes(fields[b"m"][:8], "big")
-            for field in fields:
-                if field.startswith(b"u:"):
+            for field, member in fields.items():
+                if field.startswith(b"u:") and not member.startswith(b"-"):
                     found[field[2:].decode()][key.decode().partition(":conv:")[2]] = head
     return found
 

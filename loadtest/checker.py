@@ -64,6 +64,8 @@ class Log:
         self.entries = conversation.entries
         self.by_seq = {entry.seq: entry for entry in conversation.entries}
         self.seqs = [entry.seq for entry in conversation.entries]
+        # Users who came or went: what they wrote about that time may have been refused.
+        self.moved = {entry.body.partition(" ")[2] for entry in conversation.entries if entry.kind == "member"}
         self.deleted = {entry.target for entry in conversation.entries if entry.kind == "delete"}
 
     def visible(self, user: str) -> tuple[int, int]:
@@ -371,7 +373,7 @@ class Account:
         kind = "message" if row.kind == "send" else row.kind
         if row.n not in self.orders:
             self.checker.counts["sends"] += 1
-            self.orders[row.n] = Order(body=row.body, kind=kind, at=row.at)
+            self.orders[row.n] = Order(conversation=row.conversation, body=row.body, kind=kind, at=row.at)
         elif row.attempt > 1:
             self.checker.counts["resends"] += 1
 
@@ -390,7 +392,9 @@ class Account:
         if order is None or not row.final:
             return
         order.refused = row.code
-        if order.kind == "message":
+        log = self.checker.logs.get(order.conversation)
+        stranger = log is not None and (self.user in log.moved or self.user not in log.members)
+        if order.kind == "message" and not (row.code == "not_found" and stranger):
             self._add("G3", f"n {row.n} was refused for good: {row.code}", row.at, n=row.n)
 
     # -- what came
@@ -467,6 +471,8 @@ class Account:
     def _whole(self, name: str, log: Log) -> None:
         first, last = log.visible(self.user)
         had = self.had.get(name, set())
+        if log.members[self.user][1] and not had and name not in self.starts:
+            return  # came and went while this device was away: it is not told of what is over
         after = max(self.starts.get(name, 0), first - 1)
         missing = [
             entry for entry in log.between(after, last) if entry.seq not in had and not self._told(name, entry.seq)

@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from loadtest import history
-from loadtest.history import Known, Rows, digest, now_ms
+from loadtest.history import Known, Rows, content, digest, now_ms
 from loadtest.websocket import GONE, WebSocket
 from router.contract import keys
 
@@ -306,7 +306,7 @@ class Device:
         conversation, seq, kind = event["conversation"], event["seq"], event["type"]
         self.received += 1
         who = event["from"], event["device"], event["n"]
-        body = digest(event["body"]) if "body" in event else ""
+        body = content(event)
         slots = conversation, seq, event["prev"], event["count"], event["at"]
         self.book.add(history.Received(now_ms(), *slots, kind, *who, event.get("target", 0), body))
         if seq > self.last.get(conversation, 0):

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import redis
 
-from loadtest.history import History, Rows, digest
+from loadtest.history import History, Rows, content
 from router.contract import keys, stamp
 
 PAGE: int = 1000
@@ -160,6 +160,6 @@ def _entries(client: redis.Redis, key: str) -> Iterator[Entry]:
 
 
 def entry(event: dict[str, Any]) -> Entry:
-    body = digest(event["body"]) if "body" in event else ""
     slots = event["seq"], event["prev"], event["count"], event["at"]
-    return Entry(*slots, event["type"], event["from"], event["device"], event["n"], event.get("target", 0), body)
+    who = event["from"], event["device"], event["n"]
+    return Entry(*slots, event["type"], *who, event.get("target", 0), content(event))

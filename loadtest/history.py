@@ -164,6 +164,13 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def content(event: dict[str, Any]) -> str:
+    """What stands for a logged event's content."""
+    if event["type"] == "member":
+        return f"{event['action']} {event['user']}"
+    return digest(event["body"]) if "body" in event else ""
+
+
 def digest(body: Any) -> str:
     """Stands for a body; the same for the same value, whatever codec carried it."""
     return blake2b(_deterministic(body), digest_size=8).hexdigest()

@@ -11,6 +11,8 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +31,7 @@ LARGE_GROUP: Final = 60
 WATCHERS: Final = 10
 WATCHED: Final = 20
 SETTLE_S: Final = 90.0
+MEMBERS_EVERY_S: Final = 1.0
 # Lease, heartbeat round, grace, and what the machine needs: presence is right after that.
 PRESENCE_S: Final = 25.0
 
@@ -51,6 +54,7 @@ class Workload:
         self.writers: list[Writer] = []
         self._cluster = cluster
         self._tokens: dict[str, str] = {}
+        self._circles: dict[str, list[Person]] = {}  # the groups, and whom each began with: the first owns it
         self._tasks: list[asyncio.Task[None]] = []
         self._lives: list[asyncio.Task[None]] = []
         self._timers: list[asyncio.TimerHandle] = []
@@ -104,14 +108,17 @@ class Workload:
         device.come()
 
     async def _groups(self) -> None:
-        api = Api(self._cluster.routers[0].url, self._cluster.server_key, self._cluster.jwt_secret)
         rounds = [self.rng.sample(self.people, len(self.people)) for _ in range(2)]
         circles = [some[start : start + GROUP_OF] for some in rounds for start in range(0, len(some), GROUP_OF)]
         circles.append(self.rng.sample(self.people, min(LARGE_GROUP, len(self.people))))
         for circle in circles:
-            group = await asyncio.to_thread(api.group, [person.name for person in circle])
+            group = await asyncio.to_thread(self._api(0).group, [person.name for person in circle])
+            self._circles[group] = circle
             for person in circle:
                 person.places.append(group)
+
+    def _api(self, router: int) -> Api:
+        return Api(self._cluster.routers[router].url, self._cluster.server_key, self._cluster.jwt_secret)
 
     def _watchers(self) -> list[Device]:
         return [person.devices[0] for person in self.people[:WATCHERS]]
@@ -125,6 +132,7 @@ class Workload:
             asyncio.create_task(self._every(0.1, self._read)),
             asyncio.create_task(self._every(0.5, self._leave)),
             asyncio.create_task(self._every(1.0, self._stall)),
+            asyncio.create_task(self._come_and_go()),
         ]
         for device in self.late:
             asyncio.get_running_loop().call_later(self.rng.uniform(0.1, 0.9) * seconds, self._begin, device)
@@ -136,6 +144,21 @@ class Workload:
             for timer in self._timers:
                 timer.cancel()
         self.devices += self.late
+
+    async def _come_and_go(self) -> None:
+        """Members are put out of groups, and others in, by backends that are not told how it went when all is down."""
+        while True:
+            await asyncio.sleep(self.rng.expovariate(1 / MEMBERS_EVERY_S))
+            group = self.rng.choice(list(self._circles))
+            person = self.rng.choice([*self._circles[group][1:], *self.rng.sample(self.people, GROUP_OF // 2)])
+            path, inside = f"/conversations/{group}/members/{person.name}", group in person.places
+            if inside:
+                person.places.remove(group)
+            elif person is not self._circles[group][0]:
+                person.places.append(group)
+            method, body = ("DELETE", None) if inside else ("PUT", {"role": "member"})
+            with suppress(OSError, HTTPException):
+                await asyncio.to_thread(self._api(self.rng.randrange(2)).call, method, path, body)
 
     async def _every(self, seconds: float, act: Callable[[], None]) -> None:
         """At random times, so often on the average; what a busy machine delays is made up for, up to a second."""

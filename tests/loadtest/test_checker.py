@@ -227,6 +227,34 @@ def test_refused_for_good(forged: Forged) -> None:
     forged.only("G3", "n 3 was refused for good: conflict")
 
 
+def test_refused_to_a_member(forged: Forged) -> None:
+    """G3: a founder who was never put out is told that there is no such conversation."""
+    forged.rows["ann/phone"] += [Sent(2000, TALK, 3, "send", 0, "body-3", 1), Refused(2001, 3, "not_found", True)]
+    forged.only("G3", "n 3 was refused for good: not_found")
+
+
+def test_refused_to_one_who_was_put_out_is_no_violation(forged: Forged) -> None:
+    """What somebody wrote before he knew that he had been put out."""
+    removed = Entry(105, 104, 4, 1105, "member", "", "", 0, 0, "remove bob")
+    forged.log.append(removed)
+    forged.members["bob"] = (0, 105)
+    for rows in forged.rows.values():
+        rows.append(given(removed))
+    forged.rows["bob/phone"] += [Sent(2000, TALK, 9, "send", 0, "body-9", 1), Refused(2001, 9, "not_found", True)]
+    assert forged.found() == []
+
+
+def test_put_out_and_not_told(forged: Forged) -> None:
+    """G1: who was put out is given everything up to that."""
+    forged.log.append(Entry(105, 104, 4, 1105, "member", "", "", 0, 0, "remove bob"))
+    forged.log.append(message(106, "ann", 3))
+    forged.members["bob"] = (0, 105)
+    forged.rows["ann/phone"] += [Sent(2000, TALK, 3, "send", 0, "body-3", 1), Acked(2001, TALK, 3, 106, False)]
+    for device in ("ann/phone", "ann/laptop"):
+        forged.rows[device] += [given(entry) for entry in forged.log[4:]]
+    forged.only("G1", "bob/phone", "misses 1 events, the first is 105")
+
+
 def test_refused_for_now_is_no_violation(forged: Forged) -> None:
     """`unavailable` before the ack is what an outage looks like."""
     forged.rows["bob/phone"].insert(-3, Refused(1103, 8, "unavailable", False))
