@@ -122,6 +122,8 @@ class Checker:
         self.found += check_orders(orders, self.logs)
         self.found += self._reads()
         self.found += check_processes(self.evidence)
+        samples = [row.rss_bytes for row in self.evidence.processes if isinstance(row, Sample)]
+        self.counts["MiB of the largest process"] = max(samples, default=0) >> 20
         self.found += self._reconnects()
         return Checked(sorted(self.found, key=lambda one: (one.promise, one.at)), self.counts)
 
@@ -348,8 +350,8 @@ class Account:
         """Where a device begins that the server has never seen: not later than it was promised."""
         self.starts[known.conversation] = known.cursor
         log = self.checker.logs.get(known.conversation)
-        if log is None or known.cursor <= log.floor:
-            return
+        if log is None or known.cursor <= log.floor or self.checker.failed_over:
+            return  # what a failover took back was counted when it began
         first, _ = log.visible(self.user)
         after = max(log.floor, first - 1)  # `head` may lag behind the log, so what stood there then is told by its time
         given = sum(entry.stamp <= at for entry in log.between(known.cursor, log.head))
