@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 
 from router.contract.errors import StartupError
 from router.contract.settings import Settings, host_port
+from router.process.bounded import BoundedHttp
 
 BACKLOG: Final = 4096
 
@@ -32,7 +33,7 @@ def listening(address: str) -> socket.socket:
 
 def config(app: Starlette, **more: Any) -> uvicorn.Config:
     """A server of ours; without `more`, for an admin port."""
-    plain = {"http": "httptools", "ws": "none", "lifespan": "off", "backlog": BACKLOG}
+    plain = {"http": BoundedHttp, "ws": "none", "lifespan": "off", "backlog": BACKLOG}
     quiet = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
     return uvicorn.Config(app, **{**plain, **quiet, **more})
 
