@@ -44,7 +44,7 @@ def _add_option(one: argparse.ArgumentParser, field: msgspec.structs.FieldInfo) 
     one.add_argument(
         f"--{field.name.replace('_', '-')}",
         type=get_args(kind)[0] if many else kind,
-        nargs="+" if many else None,
+        nargs="*" if many else None,
         default=field.default if field.default is not msgspec.NODEFAULT else field.default_factory(),
         help=f"{extra[0].description} (%(default)s)",
     )

@@ -12,6 +12,7 @@ from router.store.accounts import Accounts
 from router.store.users import Row, Sync, Synced, Users
 from tests.store.calling import called
 from tests.store.user_slot import Channel, connected, now
+from tests.support import eventually
 
 
 def session(name: str, started: int, **more: object) -> Sync:
@@ -230,6 +231,15 @@ async def test_near_maxmemory_nobody_new_comes_in(valkey: EmbeddedValkey) -> Non
         await register(users, session("s", 10))
         with valkey.client() as redis:
             redis.config_set("maxmemory", int(redis.info("memory")["used_memory"] * 1.05))
+
+        async def noticed() -> bool:
+            try:
+                await register(users, session("s", 10, user="eve"))
+            except Unavailable:
+                return True
+            return False
+
+        await eventually(noticed)
         with pytest.raises(Unavailable):
             await register(users, session("s-2", 20))
         await client.fetch("CONFIG", "SET", "maxmemory", "1mb")
