@@ -1,0 +1,339 @@
+"""Who may do what: every HTTP call and every WebSocket command, role by role, with exactly the documented code.
+
+Two tables, a row per call or command and per thing it is done to, a column per role. A call of the API's own table or a
+command of the gateway's own table without a row here fails the test, so none comes into the world unasked. A row that
+names what no longer exists fails it, too.
+
+The cast of each cell is new: what one cell destroys no other sees.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import time
+from contextlib import suppress
+from typing import Any, Final
+
+import httpx
+import jwt
+import msgspec
+from websockets.exceptions import ConnectionClosed
+
+from gateway.commands import TABLE
+from router.api import endpoints
+from router.contract.settings import Settings
+from tests.flow.client import ChatClient, token
+from tests.flow.conftest import System
+from tests.support import JWT_SECRET, SERVER_KEY
+
+MEMBERS: Final = ("owner", "admin", "member", "reader", "left")
+USERS: Final = (*MEMBERS, "stranger")
+PASSWORD: Final = "correct horse battery"
+AT_ONCE: Final = 8
+
+_serial = itertools.count(1)
+
+
+class Cast(msgspec.Struct, frozen=True):
+    """The people of one cell, a conversation of theirs, and one of others. `own` is a message of who acts."""
+
+    role: str
+    names: dict[str, str]
+    group: str
+    direct: str
+    seq: int
+    own: int
+
+    @property
+    def me(self) -> str:
+        return self.names.get(self.role, self.names["stranger"])
+
+    def fill(self, template: Any) -> Any:
+        """The template, with the cast's names in place of theirs."""
+        given = {**self.names, "me": self.me, "group": self.group, "direct": self.direct, "password": PASSWORD}
+        text = json.dumps(template)
+        for name, value in given.items():
+            text = text.replace(f"<{name}>", value)
+        return json.loads(text.replace('"<seq>"', str(self.seq)).replace('"<own>"', str(self.own)))
+
+
+class Backend:
+    """The HTTP API, for who sets the stage with the server key and for who then acts."""
+
+    def __init__(self, chat: System) -> None:
+        assert chat.router is not None
+        self.http = httpx.AsyncClient(base_url=chat.router.url, trust_env=False, timeout=30)
+
+    async def ok(self, method: str, path: str, body: Any = None) -> Any:
+        answer = await self.http.request(method, path, json=body, headers={"Authorization": f"Bearer {SERVER_KEY}"})
+        assert answer.is_success, (path, answer.text)
+        return answer.json() if answer.content else None
+
+    async def sent(self, author: str, to: str) -> Any:
+        return await self.ok("POST", "/v1/messages", {"from": author, "to": to, "body": "hi"})
+
+    async def cast(self, role: str, kind: str = "group") -> Cast:
+        """A conversation with somebody in each role, `victim` among them, who has written into it and to `friend`."""
+        number = next(_serial)
+        everybody = (*USERS, "victim", "admin2", "friend", "newcomer")
+        names = {name: f"{name}-a{number}" for name in everybody}
+        for name in ("stranger", "friend", "newcomer"):
+            await self.ok("POST", "/v1/tokens", {"user": names[name]})
+        roles = {names[name]: "member" for name in (*MEMBERS, "victim")}
+        roles |= {names["owner"]: "owner", names["admin"]: "admin", names["admin2"]: "admin"}
+        made = await self.ok("POST", "/v1/conversations", {"kind": kind, "title": "t", "members": roles})
+        group = made["conversation"]
+        own = (await self.sent(names[role if role in MEMBERS else "owner"], group))["seq"]
+        seq = (await self.sent(names["victim"], group))["seq"]
+        await self.ok("PUT", f"/v1/conversations/{group}/members/{names['reader']}", {"role": "reader"})
+        await self.ok("DELETE", f"/v1/conversations/{group}/members/{names['left']}")
+        direct = (await self.sent(names["victim"], f"@{names['friend']}"))["conversation"]
+        return Cast(role, names, group, direct, seq, own)
+
+
+# -- HTTP
+
+COLUMNS: Final = (*USERS, "nobody", "forged", "server")
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One call on one kind of thing; `codes` stand under COLUMNS."""
+
+    call: str
+    codes: str
+    path: str
+    body: Any = None
+    kind: str = "group"
+
+
+ROOM: Final = "/v1/conversations/<group>"
+OTHERS: Final = "/v1/conversations/<direct>"
+ACCOUNT: Final = "DELETE /v1/accounts/{user}"
+KICK: Final = "DELETE /v1/sessions/{user}"
+CONVERSATION: Final = "/v1/conversations/{conversation}"
+MEMBER: Final = CONVERSATION + "/members/{user}"
+JOIN: Final = f"POST {CONVERSATION}/join"
+HI: Final = {"to": "<group>", "body": "hi"}
+PRESENCE: Final = "GET /v1/presence"
+
+# fmt: off
+ROWS: Final = (
+    # call                                     own adm mem rea lef str nob for server
+    Row("POST /v1/accounts",                  "201 201 201 201 201 201 201 201 201", "/v1/accounts",
+        {"user": "<me>-new", "password": "<password>"}),
+    Row("POST /v1/login",                     "401 401 401 401 401 401 401 401 401", "/v1/login",
+        {"user": "<victim>", "password": "<password>"}),
+    Row("POST /v1/tokens",                    "403 403 403 403 403 403 401 403 200", "/v1/tokens",
+        {"user": "<victim>"}),
+    Row(ACCOUNT,                              "403 403 403 403 403 403 401 401 204", "/v1/accounts/<victim>"),
+    Row(ACCOUNT,                              "204 204 204 204 204 204 401 401 204", "/v1/accounts/<me>"),
+    Row(KICK,                                 "403 403 403 403 403 403 401 401 204", "/v1/sessions/<victim>"),
+    Row(KICK,                                 "204 204 204 204 204 204 401 401 204", "/v1/sessions/<me>"),
+    Row(KICK + "/{device}",                   "403 403 403 403 403 403 401 401 204", "/v1/sessions/<victim>/phone"),
+    Row(KICK + "/{device}",                   "204 204 204 204 204 204 401 401 204", "/v1/sessions/<me>/phone"),
+    Row(PRESENCE,                             "200 200 200 200 200 200 401 401 200", "/v1/presence?users=<victim>"),
+    Row("POST /v1/conversations",             "201 201 201 201 201 201 401 401 201", "/v1/conversations",
+        {"kind": "group", "members": ["<victim>"]}),
+    Row("GET /v1/conversations",              "200 200 200 200 200 200 401 401 422", "/v1/conversations"),
+    Row(f"GET {CONVERSATION}",                "200 200 200 200 404 404 401 401 200", ROOM),
+    Row(f"GET {CONVERSATION}",                "404 404 404 404 404 404 401 401 200", OTHERS),
+    Row(f"PATCH {CONVERSATION}",              "200 200 403 403 404 404 401 401 200", ROOM, {"title": "mine"}),
+    Row(f"PATCH {CONVERSATION}",              "404 404 404 404 404 404 401 401 403", OTHERS, {"title": "mine"}),
+    Row(f"DELETE {CONVERSATION}",             "204 403 403 403 404 404 401 401 204", ROOM),
+    Row(f"DELETE {CONVERSATION}",             "404 404 404 404 404 404 401 401 403", OTHERS),
+    Row(f"GET {CONVERSATION}/members",        "200 200 200 200 404 404 401 401 200", f"{ROOM}/members"),
+    Row(f"GET {CONVERSATION}/members",        "404 404 404 404 404 404 401 401 200", f"{OTHERS}/members"),
+    # a member's role, a rise to admin, an admin's role, somebody new, oneself to owner, into others' conversation
+    Row(f"PUT {MEMBER}",                      "200 200 403 403 404 404 401 401 200", f"{ROOM}/members/<victim>",
+        {"role": "reader"}),
+    Row(f"PUT {MEMBER}",                      "200 403 403 403 404 404 401 401 200", f"{ROOM}/members/<victim>",
+        {"role": "admin"}),
+    Row(f"PUT {MEMBER}",                      "200 403 403 403 404 404 401 401 200", f"{ROOM}/members/<admin2>",
+        {"role": "reader"}),
+    Row(f"PUT {MEMBER}",                      "200 200 403 403 404 404 401 401 200", f"{ROOM}/members/<newcomer>",
+        {"role": "member"}),
+    Row(f"PUT {MEMBER}",                      "200 403 403 403 404 404 401 401 200", f"{ROOM}/members/<me>",
+        {"role": "owner"}),
+    Row(f"PUT {MEMBER}",                      "404 404 404 404 404 404 401 401 403", f"{OTHERS}/members/<me>",
+        {"role": "member"}),
+    # putting out a member, an admin, the owner; leaving
+    Row(f"DELETE {MEMBER}",                   "204 204 403 403 404 404 401 401 204", f"{ROOM}/members/<victim>"),
+    Row(f"DELETE {MEMBER}",                   "204 403 403 403 404 404 401 401 204", f"{ROOM}/members/<admin2>"),
+    Row(f"DELETE {MEMBER}",                   "409 403 403 403 404 404 401 401 204", f"{ROOM}/members/<owner>"),
+    Row(f"DELETE {MEMBER}",                   "409 204 204 204 404 404 401 401 404", f"{ROOM}/members/<me>"),
+    Row(f"DELETE {MEMBER}",                   "404 404 404 404 404 404 401 401 403", f"{OTHERS}/members/<victim>"),
+    # nobody comes into a group by herself, everybody into a channel
+    Row(JOIN,                                 "404 404 404 404 404 404 401 401 422", f"{ROOM}/join"),
+    Row(JOIN,                                 "200 200 200 200 200 200 401 401 422", f"{ROOM}/join", kind="channel"),
+    Row(JOIN,                                 "404 404 404 404 404 404 401 401 422", f"{OTHERS}/join"),
+    # who has left sees what she saw
+    Row(f"GET {CONVERSATION}/events",         "200 200 200 200 200 404 401 401 200", f"{ROOM}/events"),
+    Row(f"GET {CONVERSATION}/events",         "404 404 404 404 404 404 401 401 200", f"{OTHERS}/events"),
+    Row("POST /v1/messages",                  "200 200 200 403 404 404 401 401 422", "/v1/messages", HI),
+    Row("POST /v1/messages",                  "403 403 403 403 403 403 401 401 200", "/v1/messages",
+        {**HI, "from": "<victim>"}),
+    # nobody writes for one who is no party, not even a backend
+    Row("POST /v1/messages",                  "404 404 404 404 404 404 401 401 404", "/v1/messages",
+        {"to": "<direct>", "body": "hi", "from": "<me>"}),
+    Row("GET /v1/openapi.json",               "200 200 200 200 200 200 200 200 200", "/v1/openapi.json"),
+    Row("GET /v1/schema.json",                "200 200 200 200 200 200 200 200 200", "/v1/schema.json"),
+)
+# fmt: on
+
+
+def bearer(acting: Cast) -> dict[str, str]:
+    """What says who calls."""
+    if acting.role == "nobody":
+        return {}
+    if acting.role == "server":
+        return {"Authorization": f"Bearer {SERVER_KEY}"}
+    if acting.role == "forged":
+        claims = {"sub": acting.names["owner"], "exp": time.time() + 60}
+        return {"Authorization": "Bearer " + jwt.encode(claims, JWT_SECRET[::-1], algorithm="HS256")}
+    return {"Authorization": f"Bearer {token(acting.me)}"}
+
+
+async def status(backend: Backend, row: Row, role: str) -> int:
+    acting = await backend.cast(role, row.kind)
+    answer = await backend.http.request(
+        row.call.split(" ")[0], acting.fill(row.path), json=acting.fill(row.body), headers=bearer(acting)
+    )
+    if answer.status_code >= 400 and role != "server":
+        known = {*acting.names.values(), acting.group, acting.direct, SERVER_KEY} - {acting.me}
+        assert not [secret for secret in known if secret in answer.text], (row, role, answer.text)
+    return answer.status_code
+
+
+def test_every_call_has_its_rows() -> None:
+    """The API's table and this one name the same calls."""
+    served = {f"{endpoint.method} {endpoint.path}" for endpoint in endpoints(Settings(jwt_secret=JWT_SECRET))}
+    assert {row.call for row in ROWS} == served
+    assert all(len(row.codes.split()) == len(COLUMNS) for row in ROWS)
+
+
+async def test_every_call_by_every_role(chat: System) -> None:
+    """Each cell of the table, and no more is said about others than that."""
+    gate, backend = asyncio.Semaphore(AT_ONCE), Backend(chat)
+    async with backend.http:
+
+        async def cell(row: Row, role: str, code: str) -> str | None:
+            async with gate:
+                found = await status(backend, row, role)
+            return None if found == int(code) else f"{role}: {row.call} ({row.path}) is {found}, not {code}"
+
+        cells = [(row, *column) for row in ROWS for column in zip(COLUMNS, row.codes.split(), strict=True)]
+        wrong = [why for why in await asyncio.gather(*(cell(*given) for given in cells)) if why]
+    assert not wrong, "\n".join(wrong)
+
+
+# -- WebSocket
+
+
+class Command(msgspec.Struct, frozen=True):
+    """One command on one kind of thing; `codes` stand under USERS: the answer's type, or the error's code, or none."""
+
+    type: str
+    codes: str
+    fields: dict[str, Any]
+
+
+ON: Final = {"conversation": "<group>"}
+ELSEWHERE: Final = {"conversation": "<direct>"}
+NO: Final = " ".join(["not_found"] * 6)
+SILENT: Final = " ".join(["none"] * 6)
+
+# fmt: off
+COMMANDS: Final = (
+    #                    owner     admin     member    reader    left      stranger
+    Command("send",     "ack       ack       ack       read_only not_found not_found", {"to": "<group>", "body": "x"}),
+    Command("send",     NO, {"to": "<direct>", "body": "x"}),
+    # her own message, another's, and one in others' conversation
+    Command("edit",     "ack       ack       ack       read_only not_found not_found",
+            {**ON, "seq": "<own>", "body": 1}),
+    Command("edit",     "read_only read_only read_only read_only not_found not_found",
+            {**ON, "seq": "<seq>", "body": 1}),
+    Command("edit",     NO, {**ELSEWHERE, "seq": "<seq>", "body": 1}),
+    Command("delete",   "ack       ack       read_only read_only not_found not_found", {**ON, "seq": "<seq>"}),
+    Command("delete",   "ack       ack       ack       read_only not_found not_found", {**ON, "seq": "<own>"}),
+    Command("delete",   NO, {**ELSEWHERE, "seq": "<seq>"}),
+    Command("react",    "ack       ack       ack       read_only not_found not_found",
+            {**ON, "seq": "<seq>", "emoji": "+"}),
+    Command("react",    NO, {**ELSEWHERE, "seq": "<seq>", "emoji": "+"}),
+    Command("ack",      SILENT, {**ON, "seq": "<seq>"}),
+    Command("ack",      SILENT, {**ELSEWHERE, "seq": "<seq>"}),
+    Command("read",     "none      none      none      none      none      not_found", {**ON, "seq": "<seq>"}),
+    Command("read",     NO, {**ELSEWHERE, "seq": "<seq>"}),
+    Command("typing",   SILENT, {"to": "<group>"}),
+    Command("typing",   NO, {"to": "<direct>"}),
+    Command("history",  "history   history   history   history   history   not_found", ON),
+    Command("history",  NO, ELSEWHERE),
+    Command("presence", " ".join(["presence"] * 6), {"users": ["<victim>"]}),
+    Command("ping",     " ".join(["pong"] * 6), {}),
+    Command("auth",     " ".join(["ok"] * 6), {"token": "<my token>"}),
+    Command("auth",     " ".join(["unauthorized"] * 6), {"token": "<victim's token>"}),
+    Command("auth",     " ".join(["unauthorized"] * 6), {"token": "<server key>"}),
+    Command("hello",    " ".join(["bad_command"] * 6), {"token": "<my token>"}),
+)
+# fmt: on
+NUMBERED: Final = ("send", "edit", "delete", "react")
+UNANSWERED: Final = ("ack", "read", "typing")
+NOWHERE: Final = "g:" + "A" * 22
+
+
+async def outcome(client: ChatClient, acting: Cast, command: Command) -> str:
+    """What comes of a command: its answer, or "none" when the answer to a later one has come without it."""
+    fields = acting.fill(command.fields)
+    tokens = {"<my token>": acting.me, "<victim's token>": acting.names["victim"]}
+    if "token" in fields:
+        fields["token"] = token(tokens[fields["token"]]) if fields["token"] in tokens else SERVER_KEY
+    if command.type in NUMBERED:
+        fields["n"] = client.next_n()
+    await client.say(command.type, id="asked", **fields)
+    if command.type in UNANSWERED:
+        with suppress(ConnectionClosed):
+            await client.ask("history", conversation=NOWHERE)  # goes the same way, behind the other
+    else:
+        await client.until(lambda: any(event.get("id") == "asked" for event in client.events))
+    found = next((event for event in client.events if event.get("id") == "asked"), None)
+    return str(found.get("code", found["type"])) if found else "none"
+
+
+def test_every_command_has_its_rows() -> None:
+    """The gateway's table and this one name the same commands."""
+    served = {kind.__struct_config__.tag for state in TABLE.values() for kind in state}
+    assert {command.type for command in COMMANDS} == served
+    assert all(len(command.codes.split()) == len(USERS) for command in COMMANDS)
+
+
+async def test_every_command_by_every_role(chat: System) -> None:
+    """Each cell of the table, on sockets of both gateways."""
+    gate, backend = asyncio.Semaphore(AT_ONCE), Backend(chat)
+    async with backend.http:
+
+        async def cell(command: Command, role: str, code: str) -> str | None:
+            async with gate:
+                acting = await backend.cast(role)
+                client = ChatClient(acting.me)
+                await client.connect(chat.urls[len(role) % 2])
+                found = await outcome(client, acting, command)
+                await client.disconnect()
+            return None if found == code else f"{role}: {command.type} {command.fields} is {found}, not {code}"
+
+        cells = [
+            (command, *column) for command in COMMANDS for column in zip(USERS, command.codes.split(), strict=True)
+        ]
+        wrong = [why for why in await asyncio.gather(*(cell(*given) for given in cells)) if why]
+    assert not wrong, "\n".join(wrong)
+
+
+async def test_no_command_before_hello(chat: System) -> None:
+    """Nobody is anybody before `hello`: every other command is refused, and the connection with it (4503)."""
+    async with (backend := Backend(chat)).http:
+        acting = await backend.cast("owner")
+    for command in {command.type: command for command in COMMANDS if command.type != "hello"}.values():
+        client = ChatClient(acting.me)
+        await client.open(chat.urls[0])
+        assert await outcome(client, acting, command) == "bad_command"
+        assert (await client.gone())[0] == 4503
