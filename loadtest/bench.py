@@ -68,7 +68,7 @@ SET: tuple[tuple[str, dict[str, Any]], ...] = (
     ("fanout", {"seconds": 0.6}),
     ("deflate", {"outstanding": (1,), "seconds": 0.4, "rounds": 3, "members": 500, "body": 512}),
     ("direct", {"seconds": 1.0}),
-    ("idle", {"connections": 4000, "seconds": 8, "steps": 2}),
+    ("idle", {"connections": 4000, "seconds": 15, "steps": 2}),
     ("storm", {"clients": 500, "rounds": 3}),
     ("drain", {"readers": 3}),
 )

@@ -15,6 +15,9 @@ from loadtest.worker import Worker
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     connections: Annotated[int, Meta(description="sessions, each of a user of its own")] = 2000
     seconds: Annotated[float, Meta(description="how long they idle; should hold two heartbeats")] = 10
+    settle: Annotated[
+        float, Meta(description="seconds before that; a gateway pings who was quiet for half a heartbeat")
+    ] = 16
     steps: Annotated[int, Meta(description="in how many steps they connect, one phase each")] = 4
 
 
@@ -38,6 +41,7 @@ async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> Non
             await worker.connect(clients, lambda _: worker.urls[0])
             await asyncio.sleep(SETTLE_S)
             counting.units = len(clients)
+    await asyncio.sleep(options.settle)
     async with worker.measured("idle", "session second") as counting:
         await asyncio.sleep(options.seconds)
         counting.units = round(len(worker.clients) * options.seconds)

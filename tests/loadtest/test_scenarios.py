@@ -17,7 +17,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "fanout": {"members": 20, "outstanding": (1, 4), "seconds": 0.1, "rounds": 1, "gateways": 2},
     "direct": {"pairs": 4, "rate": 200, "outstanding": (8,), "seconds": 0.2, "rounds": 1},
     "mixed": {"users": 20, "members": 10, "rate": 100, "seconds": 0.3, "rounds": 1},
-    "idle": {"connections": 20, "seconds": 0.1, "steps": 1},
+    "idle": {"connections": 20, "seconds": 0.1, "settle": 0, "steps": 1},
     "storm": {"clients": 20, "groups": 2, "members": 10, "rounds": 1},
     "drain": {"events": 400, "conversations": 5, "readers": 1},
     "presence": {"watched": 4, "watchers": 4, "rounds": 1},
@@ -46,7 +46,7 @@ def test_a_refused_client_ends_the_run_with_its_reason(target: Target) -> None:
     """Tokens that nobody accepts are an error that says so, not a hang."""
     stranger = msgspec.structs.replace(target, jwt_secret="another-secret-of-thirty-two-bytes-or-more")
     with pytest.raises(LoadFailed, match="unauthorized"):
-        run("idle", SCENARIOS["idle"].Options(connections=1, seconds=0.1, steps=1), stranger)
+        run("idle", SCENARIOS["idle"].Options(connections=1, seconds=0.1, settle=0, steps=1), stranger)
 
 
 def test_every_scenario_has_its_options_on_the_command_line() -> None:
