@@ -21,6 +21,7 @@ import msgspec
 from gateway.session import Session, State
 from router.contract import errors, keys, metrics, signals, stamp, wire
 from router.contract.errors import BadCommand, Internal, LinnetError, NotFound, RateLimited, Unavailable
+from router.contract.tokens import Identity, UnknownKey
 from router.store.conversations import Action, Append, Appended, Page, Place
 
 if TYPE_CHECKING:
@@ -133,9 +134,25 @@ class CommandHandlers:
         self._node.connects.hello(session, command)
 
     def auth(self, session: Session, command: wire.Auth) -> None:
-        identity = self._node.verifier.check(command.token, self._node.now_ms())
+        try:
+            identity = self._node.verifier.check(command.token, self._node.now_ms())
+        except UnknownKey:
+            self._node.spawn(self._ask(session, command))
+        else:
+            self._refreshed(session, command, identity)
+
+    async def _ask(self, session: Session, command: wire.Auth) -> None:
+        """The token is signed with a key that is not here yet: the provider is asked."""
+        try:
+            self._refreshed(session, command, await self._node.verifier.identity(command.token, self._node.now_ms()))
+        except LinnetError as error:
+            self.refuse(session, command, error)
+
+    def _refreshed(self, session: Session, command: wire.Auth, identity: Identity) -> None:
         if identity.user != session.user:
             raise errors.Unauthorized("the token is another user's")
+        if session.state is not State.READY:
+            return  # it ended while the provider was asked
         session.expires_at = identity.expires_at
         self._node.clock.ready(session)
         session.answer(wire.Ok(id=command.id, expires_at=identity.expires_at))

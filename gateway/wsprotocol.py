@@ -37,6 +37,8 @@ HIGH_MARK: Final = 64 * 1024
 LOW_MARK: Final = 16 * 1024
 KERNEL_SEND_BYTES: Final = 64 * 1024  # the kernel doubles it for its bookkeeping
 CLOSE_WAIT_S: Final = 5.0
+CONTROL_EVERY_S: Final = 0.05  # pings and pongs of one peer: each costs us more than it costs the peer
+CONTROL_BURST_S: Final = 1000 * CONTROL_EVERY_S
 DEFLATE_FROM: Final = 256  # below this, deflating costs more than the bytes it saves
 
 PING_FRAME: Final = wsframes.frame(b"", wsframes.PING)
@@ -66,6 +68,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     __slots__ = (
         "_connections",
+        "_controls_due",
         "_ended_with",
         "_handshake",
         "_loop",
@@ -93,6 +96,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._state = _UPGRADING
         self._ended_with = _NO_CLOSE_FRAME
         self._owed_pong: bytes | None = None
+        self._controls_due = 0.0  # when all pings and pongs so far would have been due (GCRA)
         self.deflate = False
         self.last_received = self._loop.time()
         self.write = _discard
@@ -185,7 +189,7 @@ class WebSocketConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         if self._owed_pong is not None:
-            self.ping_received(self._owed_pong)
+            self._pong(self._owed_pong)
         if self._state is _OPEN and self._session is not None:
             self._session.writing_resumed()
 
@@ -203,6 +207,10 @@ class WebSocketConnection(asyncio.Protocol):
             self._session.message_received(data, text)
 
     def ping_received(self, payload: bytes) -> None:
+        self._charge_control()
+        self._pong(payload)
+
+    def _pong(self, payload: bytes) -> None:
         if self.transport.get_write_buffer_size() > HIGH_MARK:
             self._owed_pong = payload
         else:
@@ -210,7 +218,15 @@ class WebSocketConnection(asyncio.Protocol):
             self.write(wsframes.frame(payload, wsframes.PONG))
 
     def pong_received(self, payload: bytes) -> None:
-        """`last_received` has said it all."""
+        """`last_received` has said all that it says."""
+        self._charge_control()
+
+    def _charge_control(self) -> None:
+        """No command's rate counts control frames, so they have one here."""
+        now = self.last_received
+        self._controls_due = max(self._controls_due, now) + CONTROL_EVERY_S
+        if self._controls_due - now > CONTROL_BURST_S:
+            raise FrameError(wsframes.POLICY, "too many pings")
 
     def close_received(self, code: int, reason: str) -> None:
         if self._state is _OPEN:

@@ -29,6 +29,7 @@ from loadtest.nemesis import FAULTS, Nemesis, schedule
 from loadtest.run import allow_files
 from loadtest.story import story
 from loadtest.workload import Workload
+from router.contract import keys
 
 PROGRESS_S: Final = 10.0
 RSS_LIMIT_BYTES: Final = 256 << 20
@@ -100,12 +101,12 @@ def _heads(cluster: Cluster) -> dict[str, dict[str, int]]:
     """Of each user's conversations; of those that the user has left, nothing is waited for."""
     found: dict[str, dict[str, int]] = defaultdict(dict)
     with cluster.store.client() as client:
-        for key in client.scan_iter(match="{c*}:conv:*", count=1000):
+        for key in client.scan_iter(match=keys.EVERY_CONVERSATION, count=1000):
             fields: dict[bytes, bytes] = client.hgetall(key)
             head = int.from_bytes(fields[b"m"][:8], "big")
             for field, member in fields.items():
                 if field.startswith(b"u:") and not member.startswith(b"-"):
-                    found[field[2:].decode()][key.decode().partition(":conv:")[2]] = head
+                    found[field[2:].decode()][keys.conversation_of(key)] = head
     return found
 
 

@@ -132,9 +132,8 @@ def append(path: Path, *rows: Any) -> None:
 
 def dump_logs(client: redis.Redis, path: Path) -> None:
     """Every conversation's log and members, as Redis has them now."""
-    prefix = b":conv:"
-    for key in client.scan_iter(match="{c*}:conv:*", count=1000):
-        append(path, _conversation(client, key[key.index(prefix) + len(prefix) :].decode()))
+    for key in client.scan_iter(match=keys.EVERY_CONVERSATION, count=1000):
+        append(path, _conversation(client, keys.conversation_of(key)))
 
 
 def _conversation(client: redis.Redis, name: str) -> Conversation:

@@ -97,6 +97,14 @@ def conversation(conv: str) -> str:
     return f"{_c(conv)}:conv:{conv}"
 
 
+EVERY_CONVERSATION: Final = "{c*}:conv:*"  # for a scan; never on the hot path
+
+
+def conversation_of(key: bytes) -> str:
+    """The conversation whose hash this key is."""
+    return key.partition(b":conv:")[2].decode()
+
+
 def log(conv: str) -> str:
     return f"{_c(conv)}:log:{conv}"
 
