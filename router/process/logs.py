@@ -95,5 +95,6 @@ def secrets(settings: Settings) -> list[str]:
     redis = urlsplit(settings.redis_url)
     password = redis.password or ""
     found = [settings.jwt_secret, settings.server_key, settings.webhook_secret, password, unquote(password)]
-    found += parse_qs(redis.query).get("password", [])
+    options = parse_qs(redis.query)
+    found += options.get("password", []) + options.get("sentinel_password", [])
     return [*found, *(msgspec.json.encode(secret).decode()[1:-1] for secret in found)]

@@ -14,7 +14,7 @@ SETTINGS = {
     "LINNET_JWT_SECRET": SECRET,
     "LINNET_SERVER_KEY": "a-server-key-of-more-than-32-bytes-x",
     "LINNET_WEBHOOK_SECRET": "a-webhook-secret-of-more-than-32-bytes",
-    "LINNET_REDIS_URL": "redis://user:p%40ssword@127.0.0.1/0?password=another-one",
+    "LINNET_REDIS_URL": "redis://user:p%40ssword@127.0.0.1/0?password=another-one&sentinel_password=a-third",
 }
 
 
@@ -72,6 +72,7 @@ def test_no_secret_is_ever_logged(form: type[Formatter]) -> None:
         given.webhook_secret,
         "p%40ssword",
         "another-one",
+        "a-third",
     ):
         assert secret not in line
     assert "***" in line
