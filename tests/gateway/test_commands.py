@@ -14,6 +14,7 @@ from gateway.session import State
 from router.answers import ask
 from router.contract import keys, wire
 from router.contract.errors import NotFound, Unavailable
+from router.store.client import Client as StoreClient
 from router.store.conversations import Append
 from tests.contract.test_wire import COMMANDS as EXAMPLES
 from tests.gateway.world import Client, token, world
@@ -483,3 +484,19 @@ async def test_what_redis_cannot_do_now_is_unavailable(valkey: EmbeddedValkey, m
             assert (error["code"], error["retry_after"]) == ("unavailable", 1)
         assert of.node.commands.in_flight == 0
         assert ann.connection.closed is None
+
+
+async def test_where_slots_are_on_several_servers_the_gateway_delivers(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`append` then touches its own slot alone; the event reaches both users by `deliver`, once and as it stands."""
+    monkeypatch.setattr(StoreClient, "one_server", property(lambda _: False))
+    async with world(valkey) as of:
+        ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
+        for n in (1, 2):
+            await ann.ask("send", "ack", to="@bob", n=n, body=n)
+        conversation = keys.direct("ann", "bob")
+        await bob.until(lambda: len(bob.bodies(conversation)) == 2)
+        await ann.until(lambda: len(ann.bodies(conversation)) == 2)
+        assert ann.bodies(conversation) == bob.bodies(conversation) == [1, 2]
+        assert of.calls("deliver") == 4
