@@ -71,6 +71,9 @@ class Looking:
                     self._since = row.at
                 case history.Paused():
                     self._excused = row.at + SELF_MS if not row.on else 1 << 60
+                case history.Left():
+                    self._sent.clear()
+                    self._excused = row.at + SELF_MS
                 case history.Closed():
                     self._closed(row)
                 case history.Sent(attempt=1) if row.at > self._excused:
@@ -88,10 +91,7 @@ class Looking:
 
     def _closed(self, row: history.Closed) -> None:
         self._excused = min(self._excused, row.at + SELF_MS)
-        if row.ours:
-            self._sent.clear()
-            self._excused = row.at + SELF_MS
-        elif self._since:
+        if self._since and not row.ours:
             for one in self._during(row.at, row.at):
                 one.closes[row.code] += 1
         self._since = 0

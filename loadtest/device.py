@@ -134,6 +134,7 @@ class Device:
     def go(self, *, politely: bool) -> None:
         """Away until `come`."""
         self._wanted.clear()
+        self.book.add(history.Left(now_ms()))
         self._leave(politely=politely)
 
     def end(self) -> None:

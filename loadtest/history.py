@@ -138,6 +138,10 @@ class Paused(Row, frozen=True, array_like=True, tag="paused"):
     on: bool
 
 
+class Left(Row, frozen=True, array_like=True, tag="left"):
+    """The device goes away of its own will, connected or not."""
+
+
 class Draining(Row, frozen=True, array_like=True, tag="draining"):
     retry_after: float
 
@@ -152,7 +156,7 @@ class Closed(Row, frozen=True, array_like=True, tag="closed"):
 
 Rows = (
     Connecting | Welcomed | Listed | Sent | Acked | Refused | Received | Gap | Read | Receipt | Watching | Seen
-    | Paused | Draining | Closed
+    | Paused | Left | Draining | Closed
 )  # fmt: skip
 
 _encode = msgspec.json.Encoder().encode

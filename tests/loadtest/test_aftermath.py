@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loadtest.aftermath import aftermath
 from loadtest.evidence import Evidence, Fault, Run
-from loadtest.history import Acked, Closed, Paused, Received, Refused, Rows, Sent, Welcomed
+from loadtest.history import Acked, Closed, Left, Paused, Received, Refused, Rows, Sent, Welcomed
 
 RUN = Run(seed=0, seconds=1, level="fsync", drain_window_s=1, rss_limit_bytes=1)
 
@@ -39,6 +39,6 @@ def test_what_is_not_its_doing() -> None:
         sent(90_000, 1), Acked(99_000, "g:x", 1, 5, False), received(90_000, 99_000),
         sent(108_000, 2), Acked(109_000, "g:x", 2, 6, False), received(108_000, 109_000),
         Paused(110_000, True), received(101_000, 115_000), Paused(115_000, False),
-        sent(121_000, 3), Closed(121_500, 1000, "", True), Acked(130_000, "g:x", 3, 7, False),
+        sent(121_000, 3), Left(121_400), Closed(121_500, 1000, "", True), Acked(130_000, "g:x", 3, 7, False),
     )  # fmt: skip
     assert told == ["gateway-kill", "1", "2.0s", "0", "0", "0.0", "0.0s", "0.0", "0.0s"]
