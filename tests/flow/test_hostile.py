@@ -8,16 +8,35 @@ process may log a traceback.
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from itertools import chain, repeat
-from typing import Final
+from typing import Any, Final
+from urllib.parse import quote
+
+import httpx
+import jwt
+import pytest
+import redis.asyncio
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import RSAAlgorithm
+from websockets.exceptions import InvalidStatus
 
 from router.api import BODY_S
-from router.process.bounded import HEAD_S
-from tests.flow.conftest import Names, System
-from tests.flow.test_bad_input import witness
+from router.process.bounded import HEAD_S, PIPELINED
+from tests.flow.client import ChatClient, token
+from tests.flow.conftest import Names, Start, System
+from tests.flow.test_bad_input import BINARY, TEXT, closing, hello, upgraded, witness
+from tests.gateway.wsclient import UPGRADE, RawClient, client_frame
+from tests.support import JWT_SECRET, SERVER_KEY, eventually
 
 GRACE_S: Final = 6.0  # of a busy machine, on top of a deadline
 
@@ -77,3 +96,384 @@ async def test_who_trickles_a_request_is_dropped_after_ten_seconds(chat: System,
     for what, seconds in zip(slow, held, strict=True):
         assert seconds < HEAD_S + GRACE_S, (what, seconds)
     assert body < BODY_S + HEAD_S + GRACE_S, body
+
+
+# -- size and numbers
+
+
+HEADERS: Final = b"GET /ws HTTP/1.1\r\nHost: x\r\n"
+ENDLESS: Final[dict[str, tuple[bytes, bytes]]] = {
+    "one header": (HEADERS + b"X-A: ", b"b" * 65_536),
+    "many headers": (HEADERS, b"X-A: b\r\n" * 8192),
+    "a target": (b"GET /", b"x" * 65_536),
+    "trailers": (b"POST /ws HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X-A: b\r\n" * 8192),
+    "a chunk's extension": (b"POST /ws HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n5;a=", b"b" * 65_536),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+async def test_what_is_no_body_is_bounded(chat: System, names: Names, what: str) -> None:
+    """256 MiB of headers, trailers or framing: cut off after 64 KiB and one read, and no memory for it."""
+    assert chat.router is not None
+    begin, more = ENDLESS[what]
+    async with witness(chat, names):
+        for process in (chat.gateways[0], chat.router):
+            before = process.rss_bytes
+            _, writer = await asyncio.open_connection("127.0.0.1", process.port)
+            writer.write(begin)
+            sent = 0
+            with suppress(ConnectionError):
+                while sent < 256 << 20:
+                    writer.write(more)
+                    await writer.drain()
+                    sent += len(more)
+            writer.close()
+            assert sent < 64 << 20, (process.module, sent)  # most of it lies in the sockets' buffers
+            assert process.rss_bytes - before < 16 << 20, process.module
+
+
+async def test_a_heap_of_pipelined_requests_is_refused(chat: System) -> None:
+    """A read full of tiny requests is answered 400: no task, no buffer for the ten thousandth."""
+    assert chat.router is not None
+    for port in (chat.gateways[0].port, chat.router.port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n" * 5000)
+        answered = (await _to_the_end(reader)).count(b"HTTP/1.1 ")
+        writer.close()
+        assert answered <= PIPELINED + 2
+
+
+async def test_messages_of_sixteen_megabytes_end_their_connections(chat: System, names: Names) -> None:
+    """Announced or sent, in one frame or in parts, on twenty connections at once: 1009, and nothing is held."""
+    eve, gateway = names("eve")[0], chat.gateways[0]
+    size = 16 << 20
+
+    async def send(frames: Iterator[bytes], device: str) -> int:
+        raw = await upgraded(chat)
+        raw.send(hello(eve, device))
+        await raw.frame()
+        with suppress(ConnectionError):
+            for frame in frames:
+                raw.send(frame)
+                await raw.writer.drain()
+        return (await closing(raw))[0]
+
+    whole = client_frame(b"x" * size, TEXT)
+    parts = [client_frame(b"x" * 65_536, BINARY if i == 0 else 0, fin=False) for i in range(size >> 16)]
+    async with witness(chat, names):
+        before = gateway.rss_bytes
+        codes = await asyncio.gather(
+            *(send(iter([whole[:200_000]]), f"w{i}") for i in range(10)),
+            *(send(iter(parts[:4]), f"p{i}") for i in range(10)),
+        )
+        assert set(codes) == {1009}
+        assert gateway.rss_bytes - before < 32 << 20
+
+
+async def test_tiny_fragments_and_pings_are_cut_off(chat: System, names: Names) -> None:
+    """Empty fragments without end and pings without end: 1008 after some thousands, while others' sends are acked."""
+    (eve,) = names("eve")
+    empty = client_frame(b"x", TEXT, fin=False) + client_frame(b"", 0, fin=False) * 5000
+    for flood in (empty, client_frame(b"", 9) * 5000, client_frame(b"", 10) * 5000):
+        async with witness(chat, names):
+            raw = await upgraded(chat)
+            raw.send(hello(eve))
+            await raw.frame()
+            raw.send(flood)
+            assert (await closing(raw))[0] == 1008
+
+
+async def test_one_address_has_its_share_whatever_it_says(start: Start) -> None:
+    """Of 300 connections from one address 200 get in, the others are told 429; forwarded headers count from named
+    proxies alone, and there by the last hop that the proxy itself has seen."""
+    system = await start(
+        gateways=1, router=False, LINNET_MAX_CONNECTIONS_PER_ADDRESS="200", LINNET_TRUSTED_PROXIES="127.0.0.2"
+    )
+    held: list[RawClient] = []
+
+    async def upgrades(peer: str, forwarded: Callable[[int], str], count: int = 300) -> tuple[int, int]:
+        codes = []
+        for i in range(count):
+            port = system.gateways[0].port
+            raw = RawClient(*await asyncio.open_connection("127.0.0.1", port, local_addr=(peer, 0)))
+            held.append(raw)
+            codes.append((await raw.request({**UPGRADE, "X-Forwarded-For": forwarded(i)}, target="/ws"))[0])
+        return codes.count(101), codes.count(429)
+
+    assert await upgrades("127.0.0.1", lambda i: f"10.0.0.{i}") == (200, 100)
+    assert await upgrades("127.0.0.2", lambda i: f"10.0.{i}.1, 10.9.9.9") == (200, 100)
+    assert await upgrades("127.0.0.2", lambda i: f"10.9.9.9, 10.8.{i}.8") == (300, 0)
+    assert await upgrades("127.0.0.3", lambda i: "10.9.9.9", 1) == (1, 0)
+    for raw in held[:200]:
+        raw.abort()
+    gateway = system.gateways[0]
+
+    async def left() -> bool:
+        return await system.metric("linnet_gateway_connections", gateway) <= 501
+
+    await eventually(left)
+    assert await upgrades("127.0.0.1", lambda i: "", 100) == (100, 0)
+    for raw in held[200:]:
+        raw.abort()
+
+
+# -- tokens
+
+AUDIENCE, ISSUER = "linnet-under-test", "https://id.example"
+RSA, OTHER_RSA = (rsa.generate_private_key(65537, 2048) for _ in range(2))
+PUBLIC_PEM = RSA.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    """A good token's claims but for the changes; None takes one away."""
+    good = {"sub": "eve", "exp": time.time() + 600, "aud": AUDIENCE, "iss": ISSUER}
+    return {name: value for name, value in {**good, **changes}.items() if value is not None}
+
+
+def own(key: str = JWT_SECRET, algorithm: str = "HS256", headers: dict[str, Any] | None = None, **changes: Any) -> str:
+    return jwt.encode(claims(**changes), key, algorithm=algorithm, headers=headers)
+
+
+def provided(key: rsa.RSAPrivateKey = RSA, algorithm: str = "RS256", kid: str = "one", **headers: Any) -> str:
+    return jwt.encode(claims(), key, algorithm=algorithm, headers={"kid": kid, **headers})
+
+
+def raw_token(header: dict[str, Any], key: bytes | None = None, payload: bytes | None = None) -> str:
+    """A token that no library would make: any header, any payload, signed by HMAC or not at all."""
+    text = f"{b64(json.dumps(header).encode())}.{b64(payload or json.dumps(claims()).encode())}"
+    return f"{text}.{b64(hmac.digest(key, text.encode(), hashlib.sha256)) if key else ''}"
+
+
+def public_jwk(key: rsa.RSAPrivateKey) -> dict[str, Any]:
+    return RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
+
+
+HS: Final = {"alg": "HS256", "typ": "JWT"}
+
+WRONG: Final[dict[str, Callable[[], str]]] = {
+    "nothing": lambda: "",
+    "no JWT": lambda: "eve",
+    "dots": lambda: "..",
+    "the server key": lambda: SERVER_KEY,
+    "the secret itself": lambda: JWT_SECRET,
+    "8 KiB and more": lambda: own(pad="x" * 8192),
+    "not ASCII": lambda: own() + "\u00e9",
+    "alg none": lambda: raw_token({"alg": "none"}),
+    "alg None, signed": lambda: raw_token({"alg": "None"}, JWT_SECRET.encode()),
+    "no alg": lambda: raw_token({}, JWT_SECRET.encode()),
+    "alg of another hash": lambda: own(algorithm="HS512"),
+    "another secret": lambda: own(JWT_SECRET[::-1]),
+    "an empty secret": lambda: raw_token(HS, b"\0"),
+    "a cut signature": lambda: own()[:-4],
+    "a changed payload": lambda: ".".join([own().split(".")[0], b64(json.dumps(claims(sub="ann")).encode()), "AAAA"]),
+    "the public key as a secret": lambda: raw_token(HS, PUBLIC_PEM),
+    "the public key as a secret, with its kid": lambda: raw_token({**HS, "kid": "one"}, PUBLIC_PEM),
+    "RS256, signed with the secret": lambda: raw_token({"alg": "RS256", "kid": "one"}, JWT_SECRET.encode()),
+    "another RSA key under a known kid": lambda: provided(OTHER_RSA),
+    "PS256 with an RS256 key": lambda: provided(algorithm="PS256"),
+    "an unknown kid": lambda: provided(OTHER_RSA, kid="two"),
+    "a kid that is a path": lambda: provided(OTHER_RSA, kid="../../etc/passwd"),
+    "a kid that is a key of Redis": lambda: provided(OTHER_RSA, kid="linnet:gateways"),
+    "a key of its own in the header": lambda: provided(
+        OTHER_RSA, jwk=RSAAlgorithm.to_jwk(OTHER_RSA.public_key(), True)
+    ),
+    "a key set of its own": lambda: provided(OTHER_RSA, jku="http://127.0.0.1:9/keys"),
+    "a critical extension": lambda: raw_token({**HS, "crit": ["exp"]}, JWT_SECRET.encode()),
+    "another audience": lambda: own(aud="another"),
+    "no audience": lambda: own(aud=None),
+    "another issuer": lambda: own(iss="https://evil.example"),
+    "no issuer": lambda: own(iss=None),
+    "not valid yet": lambda: own(nbf=time.time() + 600),
+    "expired": lambda: own(exp=time.time() - 1),
+    "no expiry": lambda: own(exp=None),
+    "an expiry that is text": lambda: raw_token(HS, JWT_SECRET.encode(), json.dumps(claims(exp="never")).encode()),
+    "an endless expiry": lambda: raw_token(HS, JWT_SECRET.encode(), json.dumps(claims(exp=float("inf"))).encode()),
+    "nobody": lambda: own(sub=None),
+    "a number for a user": lambda: raw_token(HS, JWT_SECRET.encode(), json.dumps(claims(sub=7)).encode()),
+    "claims that are no object": lambda: raw_token(HS, JWT_SECRET.encode(), b"[]"),
+    **{
+        f"a user named {name!r}": partial(own, sub=name)
+        for name in ("", "a b", "eve}", "{eve}", "a:b", "eve\n", "eve\0", "../eve", "*", "x" * 65, "é")
+    },
+}
+
+
+BY_ANOTHER_NAME: Final = {"expired": ("token_expired", 4501), "8 KiB and more": ("bad_command", 4503)}
+
+
+@asynccontextmanager
+async def provider() -> AsyncIterator[tuple[str, list[float]]]:
+    """An identity provider with one key, and when it was asked for it."""
+    key = {**public_jwk(RSA), "kid": "one"}
+    body = json.dumps({"keys": [key]}).encode()
+    asked: list[float] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        asked.append(time.monotonic())
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/keys", asked
+
+
+async def test_a_token_in_any_wrong_shape_is_refused(start: Start) -> None:
+    """On the socket `unauthorized` and 4500, or `token_expired` and 4501; over HTTP 401; and a provider that unknown
+    kids are thrown at is asked once in five seconds."""
+    async with provider() as (url, asked):
+        system = await start(gateways=1, LINNET_JWKS_URL=url, LINNET_JWT_AUDIENCE=AUDIENCE, LINNET_JWT_ISSUER=ISSUER)
+        assert system.router is not None
+        began = time.monotonic()
+        async with httpx.AsyncClient(base_url=system.router.url, trust_env=False) as http:
+
+            async def refused(why: str, given: str) -> None:
+                expected = BY_ANOTHER_NAME.get(why, ("unauthorized", 4500))
+                client = ChatClient("eve")
+                await client.open(system.urls[0])
+                answer = await client.hello(token=given)
+                assert (answer.get("code"), (await client.gone())[0]) == expected, (why, answer)
+                header = (f"Bearer {given}" if given else "Bearer").encode()
+                answered = await http.get("/v1/conversations", headers={b"Authorization": header})
+                allowed = 422 if given == SERVER_KEY else 401  # the key is for backends, who name a user
+                assert answered.status_code == allowed, (why, answered.text)
+
+            for why, make in WRONG.items():
+                await refused(why, make())
+            for good in (own(), provided(), provided(kid="one"), own(aud=["x", AUDIENCE])):
+                client = ChatClient("eve")
+                assert (await client.connect(system.urls[0], token=good))["type"] == "welcome"
+                answered = await http.get("/v1/conversations", headers={"Authorization": f"Bearer {good}"})
+                assert answered.status_code == 200
+        assert len(asked) <= 2 * (2 + (time.monotonic() - began) / 5)
+
+
+async def test_an_upgrade_bears_no_ambient_rights(chat: System, names: Names) -> None:
+    """Cross-site hijacking has nothing to hijack: a cookie or a query is no token, and a foreign origin in any
+    disguise is 403 before anything else, with a good token too."""
+    (eve,) = names("eve")
+    gateway = chat.gateways[0]
+    here = f"http://127.0.0.1:{gateway.port}"
+    for origin in (
+        "https://evil.example", "null", "file://", "", f"{here}.evil.example", f"http://evil.example/?{here}",
+        f"http://127.0.0.1:{gateway.port}@evil.example", "http://127.0.0.1", "http://127.0.0.1:1", "*",
+        f"{here}, {here}",
+    ):  # fmt: skip
+        with pytest.raises(InvalidStatus) as refused:
+            await ChatClient(eve).open(
+                chat.urls[0], additional_headers={"Origin": origin, "Authorization": f"Bearer {token(eve)}"}
+            )
+        assert refused.value.response.status_code == 403, origin
+    client = ChatClient(eve)
+    cookies = {"Cookie": f"token={token(eve)}; session={token(eve)}", "Origin": here}
+    await client.open(f"{chat.urls[0]}?token={token(eve)}", additional_headers=cookies)
+    await client.say("hello", device="phone")
+    assert (await client.event("error"))["code"] == "unauthorized"
+    assert (await client.gone())[0] == 4500
+
+
+# -- names
+
+NAMES: Final = (
+    "{c}", "a}b", "}{", "u:{x}", "linnet:gateways", "{u1}:convs:ann", "*", "?", "[a-z]", "a\r\nSET x 1", "a\0b", "a b",
+    "../ann", "%00", "d:ann:bob", "\u202eann", "a" * 65, "a" * 100_000, "ａnn", "-ann\n",
+)  # fmt: skip
+
+
+async def test_no_name_becomes_another_key(chat: System, names: Names) -> None:
+    """Whatever stands where a user, a device, a conversation or a key is named: 4xx and an error, and not one key in
+    Redis that was not of a well-formed name; paths, queries and headers included."""
+    assert chat.router is not None
+    (eve_,) = names("eve")
+    store = redis.asyncio.Redis.from_url(chat.valkey.url)
+    server = {"Authorization": f"Bearer {SERVER_KEY}"}
+    eve = ChatClient(eve_)
+    await eve.connect(chat.urls[0])
+    async with httpx.AsyncClient(base_url=chat.router.url, trust_env=False, headers=server) as http:
+        for name in NAMES:
+            quoted = quote(name, safe="")
+            calls: list[tuple[str, str, Any, dict[str, Any]]] = [
+                ("POST", "/v1/accounts", {"user": name, "password": "x"}, {}),
+                ("POST", "/v1/login", {"user": name, "password": "x"}, {}),
+                ("POST", "/v1/tokens", {"user": name}, {}),
+                ("POST", "/v1/conversations", {"kind": "group", "members": [name]}, {}),
+                ("POST", "/v1/messages", {"from": eve_, "to": f"@{name}", "body": 1}, {}),
+                ("POST", "/v1/messages", {"from": eve_, "to": name, "body": 1}, {}),
+                ("POST", "/v1/messages", {"from": name, "to": f"@{eve_}", "body": 1}, {}),
+                ("POST", "/v1/messages", {"from": eve_, "to": f"@{eve_}", "body": 1, "device": name, "n": 1}, {}),
+                *(
+                    (method, f"{path}{quoted[:3000]}", None, {})
+                    for method, path in (
+                        ("DELETE", "/v1/accounts/"), ("DELETE", f"/v1/sessions/{eve_}/"), ("DELETE", "/v1/sessions/"),
+                        ("GET", "/v1/conversations/"), ("GET", "/v1/presence?users="),
+                    )
+                ),
+            ]  # fmt: skip
+            if name.isprintable() and name.isascii():
+                calls.append(("GET", "/v1/conversations", None, {"Linnet-User": name[:4000]}))
+            for method, path, body, headers in calls:
+                answer = await http.request(method, path, json=body, headers=headers)
+                harmless = (name == ".." and path.endswith("..")) or (path == "/v1/conversations" and not name)
+                assert 400 <= answer.status_code < 500 or harmless, (method, path, body, answer.text)
+                assert "redis" not in answer.text.lower()
+            if len(name) < 1000:
+                for kind, fields in (
+                    ("send", {"to": name, "n": eve.next_n(), "body": 1}),
+                    ("send", {"to": f"@{name}", "n": eve.next_n(), "body": 1}),
+                    ("history", {"conversation": name}),
+                    ("read", {"conversation": name, "seq": 1}),
+                    ("presence", {"users": [name]}),
+                ):
+                    assert (await eve.ask(kind, **fields))["type"] == "error", (kind, name)
+    found = [key.decode(errors="replace") async for key in store.scan_iter(count=5000)]
+    await store.aclose()
+    assert found
+    assert [key for key in found if not KEY.fullmatch(key)] == []
+
+
+KEY: Final = re.compile(r"[A-Za-z0-9._:{}~/-]{1,300}")
+
+
+# -- what is told
+
+
+async def test_secrets_stand_in_no_log_answer_or_metric(start: Start) -> None:
+    """At debug level, with good and bad tokens, logins, failures and a Redis that wants a password: neither a secret
+    of the settings, nor a token, nor a password, nor a body is in logs or metrics of any process."""
+    system = await start(gateways=1, LINNET_LOG_LEVEL="debug", LINNET_WEBHOOK_SECRET=WEBHOOK_SECRET)
+    assert system.router is not None
+    mine, forged, password, body = token("eve"), own("wrong" * 10), "a-password-of-eve", "a-body-of-eve"
+    async with httpx.AsyncClient(base_url=system.router.url, trust_env=False) as http:
+        await http.post("/v1/accounts", json={"user": "eve", "password": password})
+        logged_in = (await http.post("/v1/login", json={"user": "eve", "password": password})).json()["token"]
+        answers = [
+            await http.post("/v1/login", json={"user": "eve", "password": password + "!"}),
+            await http.post("/v1/login", json={"user": ["eve"], "password": password}),
+            await http.post("/v1/login", content=b'{"password": "' + password.encode()),
+            await http.get("/v1/conversations", headers={"Authorization": f"Bearer {forged}"}),
+            await http.get(f"/v1/{SERVER_KEY}", headers={"Authorization": f"Basic {SERVER_KEY}"}),
+        ]
+    eve = ChatClient("eve")
+    await eve.connect(system.urls[0], token=mine)
+    await eve.sent("@eve", body)
+    await eve.raw(json.dumps({"type": "send", "to": "@eve", "n": body, "body": [body] * 40}))
+    await eve.event("error")
+    with suppress(InvalidStatus):
+        await ChatClient("eve").open(system.urls[0] + f"x?token={mine}", subprotocols=[f"bearer.{mine}"])
+    bad = ChatClient("eve")
+    await bad.open(system.urls[0])
+    answers_ws = await bad.hello(token=forged)
+    told = [answer.text for answer in answers] + [json.dumps(answers_ws)]
+    for process in system.processes:
+        told += [process.log, await process.metrics()]
+    assert any(process.log for process in system.processes)
+    for secret in (JWT_SECRET, SERVER_KEY, WEBHOOK_SECRET, mine, forged, logged_in, password, body):
+        assert not [text for text in told if secret in text], secret
+
+
+WEBHOOK_SECRET: Final = "a-webhook-secret-for-tests-of-32-bytes"
