@@ -23,6 +23,7 @@ from router.contract import errors, keys, metrics, signals, stamp, wire
 from router.contract.errors import BadCommand, Internal, LinnetError, NotFound, RateLimited, Unavailable
 from router.contract.tokens import Identity, UnknownKey
 from router.store.conversations import Action, Append, Appended, Page, Place
+from router.store.durability import Kept
 
 if TYPE_CHECKING:
     from gateway.node import Node
@@ -224,13 +225,18 @@ class CommandHandlers:
             else:
                 self._failed(sending, answer)
             return
+        delivered: Callable[[object], None] = _ignore
+        kept: Kept = partial(self._kept, sending, answer)
         if not answer.duplicate:
+            if (tracer := self._node.tracer) is not None:
+                where = append.conversation, answer.seq, append.action
+                delivered, kept = tracer.appended(*where, sending.began, kept)
             if append.conversation[0] == keys.DIRECT:
                 if not self._node.conversations.delivers:
-                    self._deliver(append, answer)
+                    self._deliver(append, answer, delivered)
             else:
                 self._mark_read(session, append.conversation, answer.seq, answer.count)
-        self._node.durability.when_kept(answer.replid, partial(self._kept, sending, answer))
+        self._node.durability.when_kept(answer.replid, kept)
 
     def _kept(self, sending: Sending, answer: Appended, error: LinnetError | None) -> None:
         if error is not None:
@@ -253,15 +259,15 @@ class CommandHandlers:
         self.in_flight -= 1
         self.refuse(sending.session, sending.command, error)
 
-    def _deliver(self, append: Append, answer: Appended) -> None:
+    def _deliver(self, append: Append, answer: Appended, reply: Callable[[object], None]) -> None:
         """A direct event goes onto both users' channels; a router repeats it if this process dies here."""
         slots = stamp.Slots(answer.seq, answer.prev, answer.count, answer.at)
         event = stamp.fill(append.tail, slots)
         author, other = append.user, keys.other_party(append.conversation, append.user)
         deliver = partial(self._node.users.deliver, conv=append.conversation, seq=answer.seq, count=answer.count)
         if other != author:
-            deliver(other, other=author, event=event, author=False, reply=_ignore)
-        deliver(author, other=other, event=event, author=True, reply=_ignore)
+            deliver(other, other=author, event=event, author=False, reply=reply)
+        deliver(author, other=other, event=event, author=True, reply=reply)
 
     # -- the first message of a direct conversation makes it
 

@@ -22,6 +22,7 @@ from router.contract import metrics, signals, stamp
 
 if TYPE_CHECKING:
     from gateway.session import Session
+    from router.process.tracing import Tracer
 
 # A larger fan-out goes on in the loop's next turn, so that one large group does not hold up the others.
 CHUNK = 512
@@ -29,6 +30,9 @@ CHUNK = 512
 
 class Owner(Protocol):
     """What a hub asks of its node."""
+
+    @property
+    def tracer(self) -> Tracer | None: ...
 
     def repair(self, hub: Hub, cause: str) -> None:
         """Read the log from `hub.seq` on and give the events to `hub.accept`."""
@@ -176,6 +180,9 @@ class Hub:
         if total:
             metrics.DELIVERIES_LIVE.inc(total * len(events))
             metrics.DELIVERY_SECONDS.observe(max(0, self.owner.now_ms() - self.at) / 1000)
+            if (tracer := self.owner.tracer) is not None:
+                for event in events:
+                    tracer.written(self.conversation, event, total)
 
     def _later(self, frames: bytes, sessions: list[Session]) -> None:
         """Writes to the rest of a large fan-out, a chunk each turn of the loop."""

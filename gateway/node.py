@@ -27,6 +27,7 @@ from router.contract import keys, metrics
 from router.contract.settings import Settings
 from router.contract.tokens import Verifier
 from router.process.jwks import fetcher
+from router.process.tracing import tracer
 from router.store.bus import Bus
 from router.store.client import Client
 from router.store.conversations import Conversations
@@ -49,6 +50,7 @@ class Node:
         self.loop = asyncio.get_running_loop()
         self.soon: Callable[..., Any] = self.loop.call_soon
         self.later: Callable[..., Any] = self.loop.call_later
+        self.tracer = tracer(settings, "linnet-gateway", self.name)
         self.verifier = Verifier(settings, fetcher(settings.jwks_url) if settings.jwks_url else None)
         self.conversations = Conversations(client)
         self.users = Users(client)
@@ -91,6 +93,8 @@ class Node:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.durability.close()
         await self.bus.close()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
 
     @staticmethod
     def now_ms() -> int:

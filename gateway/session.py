@@ -158,6 +158,8 @@ class Session:
             metrics.WRITTEN_BYTES.inc(len(frames))
             if not seq & TIMED:
                 metrics.DELIVERY_SECONDS.observe(max(0, self.node.now_ms() - stamp.slots(event)[3]) / 1000)
+            if self.node.tracer is not None:
+                self.node.tracer.written(conversation, event, 1)
 
     def has(self, conversation: str, seq: int) -> None:
         """This session was given everything up to `seq` of a direct conversation."""

@@ -61,6 +61,9 @@ KEPT = Counter("linnet_redis_kept", "Appends that waited for replicas, by result
 KEPT_SECONDS = Histogram("linnet_redis_kept_seconds", "Duration of a wait for replicas", buckets=_LATENCY)
 REDIS_MEMORY_RATIO = Gauge("linnet_redis_memory_ratio", "used_memory / maxmemory (0 without a limit)")
 
+# -- both: traces, where they are on
+TRACE_SPANS = Counter("linnet_trace_spans", "Spans of traces by what became of them", ("result",))
+
 # -- router
 DIRTY = Gauge("linnet_router_dirty_conversations", "Conversations that routers still have to finish")
 DIRTY_AGE_SECONDS = Gauge("linnet_router_dirty_oldest_age_seconds", "How overdue the oldest of them is")

@@ -106,6 +106,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # -- what it says of itself
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="log level")] = "info"
     log_format: Annotated[Literal["text", "json"], Meta(description="log lines as text or JSON")] = "text"
+    otlp_endpoint: Annotated[
+        str,
+        Meta(
+            pattern=r"^(https?://[^ ]+)?$",
+            description="OTLP/HTTP collector of traces, as `http://collector:4318`; empty: no traces",
+        ),
+    ] = ""
+    trace_ratio: Annotated[
+        float, Meta(ge=0, le=1, description="share of events that are traced; the same on all gateways")
+    ] = 0.01
 
 
 _SECRETS: Final = ("jwt_secret", "server_key", "webhook_secret")

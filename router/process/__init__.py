@@ -6,4 +6,6 @@ logs     the log's two forms, and no secret in either
 loop     how late the event loop runs
 run      a process from its first socket to its last
 serving  sockets and uvicorn, as both processes use them
+spans    OpenTelemetry's SDK and the way to a collector; loaded only when traces are on
+tracing  which events are traced, and what of their way becomes a span
 """

@@ -1,7 +1,8 @@
 """How both processes write their log: entries on standard error, as text or as JSON.
 
 What lives here: the two line forms and the set-up of Python's logging, uvicorn's included. What never does: what is
-worth a line (each part's own business: never one per message, never a user's content).
+worth a line (each part's own business: never a user's content, never one per message but for those that are traced, at
+debug). A line about a traced event has its `trace_id`, as a field of its own in JSON.
 
 Invariants
 - An entry is one line (in the text form a trace follows, indented): what a client sent cannot start another.
@@ -75,6 +76,8 @@ class JsonFormatter(Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        if (trace_id := getattr(record, "trace_id", None)) is not None:
+            entry["trace_id"] = trace_id
         if trace:
             entry["trace"] = trace
         return msgspec.json.encode(entry).decode()

@@ -46,6 +46,8 @@ class Member:
 class Owner:
     """A node that notes what is asked of it."""
 
+    tracer = None
+
     def __init__(self) -> None:
         self.repairs: list[str] = []
         self.left: list[str] = []

@@ -1,0 +1,151 @@
+"""One trace per sampled event, from the client's command to the write to each recipient's session.
+
+    send      root, on the sender's gateway: the command was read → its ack was written
+    append    Redis has it
+    deliver   on the sender's gateway, where Redis is a cluster: Redis has brought a direct event to a user's channel;
+              on each recipient's gateway: the event's stamp → the write to its live sessions
+
+No context is propagated and no byte of an event tells of a trace: an event's identity, (conversation, seq), decides.
+Its hash is the trace's id, another the root span's, and whether it is sampled is a function of the hash and
+LINNET_TRACE_RATIO, so every process comes to the same decision and ids by itself, and an event that a router repeats
+joins the trace it belongs to. All processes must have the same ratio. Spans are recorded when they are over, on the
+event loop; `spans.py` brings them out.
+
+Invariants
+- Off (no LINNET_OTLP_ENDPOINT) there is no tracer, no thread and no import, and one `is None` per send and per flush.
+- No span names a user or a conversation. Who may read traces and guesses both parts of an identity can confirm it.
+
+Limits: a `deliver` begins at Redis' clock and ends at this node's. What came by a catch-up is not a live delivery and
+has none; an event that the HTTP API made has no `send`, nor has one whose gateway died before its ack; a seq that a
+failover took back and gave again has one trace for both.
+Rejected: W3C trace context in the event (bytes in each log entry and on each bus message, for one event in a hundred).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from hashlib import blake2b
+from time import perf_counter, time_ns
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from router.contract import stamp
+from router.contract.errors import LinnetError
+from router.contract.settings import Settings
+
+if TYPE_CHECKING:
+    from router.process.spans import Spans
+
+TRACE_ID_BYTES: Final = 16
+SPAN_ID_BYTES: Final = 8
+_LOW: Final = (1 << 64) - 1
+
+Kept: TypeAlias = Callable[[LinnetError | None], None]
+
+log = logging.getLogger("linnet.tracing")
+
+
+def trace_id(conversation: str, seq: int) -> int:
+    return _hash(conversation, seq, TRACE_ID_BYTES)
+
+
+def root_id(conversation: str, seq: int) -> int:
+    """The id of the span `send`."""
+    return _hash(conversation, seq, SPAN_ID_BYTES)
+
+
+def _hash(conversation: str, seq: int, size: int) -> int:
+    return int.from_bytes(blake2b(f"{conversation} {seq}".encode(), digest_size=size).digest())
+
+
+def tracer(settings: Settings, service: str, node: str) -> Tracer | None:
+    """What records this process' spans; None when nobody asked for traces."""
+    if not settings.otlp_endpoint:
+        return None
+    from router.process.spans import Spans  # see there why not above
+
+    return Tracer(Spans(settings.otlp_endpoint, service, node), settings.trace_ratio, node)
+
+
+class Tracer:
+    """Records the spans of one process' events. Used on one event loop."""
+
+    def __init__(self, spans: Spans, ratio: float, node: str) -> None:
+        self._spans = spans
+        self._below = round(ratio * (_LOW + 1))
+        self._node = node
+
+    def sampled(self, conversation: str, seq: int) -> bool:
+        """By the trace id's low half, as OpenTelemetry's own ratio sampler does it."""
+        return trace_id(conversation, seq) & _LOW < self._below
+
+    def appended(
+        self, conversation: str, seq: int, kind: str, began: float, kept: Kept
+    ) -> tuple[Callable[[object], None], Kept]:
+        """Redis has the event. What is to be called for each user that it was delivered to, and when it is kept."""
+        if not self.sampled(conversation, seq):
+            return _ignore, kept
+        sent = _Sent(self, conversation, seq, kind, began)
+        return sent.delivered, partial(sent.kept, kept)
+
+    def written(self, conversation: str, event: bytes, sessions: int) -> None:
+        """So many live sessions here were given the event."""
+        seq, _, _, at = stamp.slots(event)
+        if self.sampled(conversation, seq):
+            end = time_ns()
+            about: dict[str, str | int] = {"linnet.kind": stamp.author(event).type, "linnet.sessions": sessions}
+            self.record("deliver", conversation, seq, (min(at * 1_000_000, end), end), about)
+
+    def record(
+        self,
+        name: str,
+        conversation: str,
+        seq: int,
+        times: tuple[int, int],
+        about: dict[str, str | int],
+        *,
+        root: bool = False,
+        error: str = "",
+    ) -> None:
+        ids = trace_id(conversation, seq), root_id(conversation, seq)
+        self._spans.record(name, ids, times, {"linnet.node": self._node, **about}, root=root, error=error)
+        took = (times[1] - times[0]) / 1e6
+        log.debug("%s took %.3f ms", name, took, extra={"trace_id": f"{ids[0]:032x}"})
+
+    def close(self) -> None:
+        """Sends what waits; blocks for some seconds at most."""
+        self._spans.close()
+
+
+class _Sent:
+    """A sampled event between its append and its ack."""
+
+    __slots__ = ("_appended", "_began", "_conversation", "_kind", "_seq", "_tracer")
+
+    def __init__(self, tracer: Tracer, conversation: str, seq: int, kind: str, began: float) -> None:
+        self._tracer = tracer
+        self._conversation = conversation
+        self._seq = seq
+        self._kind = kind
+        self._began = began
+        self._appended = perf_counter()
+
+    def delivered(self, answer: object) -> None:
+        failed = answer.code if isinstance(answer, LinnetError) else ""
+        self._record("deliver", self._appended, perf_counter(), error=failed)
+
+    def kept(self, then: Kept, error: LinnetError | None) -> None:
+        then(error)
+        self._record("append", self._began, self._appended)
+        self._record("send", self._began, perf_counter(), root=True, error=error.code if error is not None else "")
+
+    def _record(self, name: str, start: float, end: float, *, root: bool = False, error: str = "") -> None:
+        epoch = time_ns() - round(perf_counter() * 1e9)
+        times = epoch + round(start * 1e9), epoch + round(end * 1e9)
+        about: dict[str, str | int] = {"linnet.kind": self._kind}
+        self._tracer.record(name, self._conversation, self._seq, times, about, root=root, error=error)
+
+
+def _ignore(_: object) -> None:
+    """Not sampled."""
