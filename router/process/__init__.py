@@ -1,6 +1,7 @@
 """What every Linnet process is on the outside; the only I/O that both share beside the store.
 
 admin    /livez, /readyz, /metrics
+bounded  HTTP/1.1 that neither slowness nor endless heads can hold
 jwks     fetches the identity provider's keys
 logs     the log's two forms, and no secret in either
 loop     how late the event loop runs
