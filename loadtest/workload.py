@@ -107,6 +107,10 @@ class Workload:
         self._lives.append(asyncio.create_task(device.live()))
         device.come()
 
+    def _begin_late(self, device: Device) -> None:
+        self.devices.append(device)
+        self._begin(device)
+
     async def _groups(self) -> None:
         rounds = [self.rng.sample(self.people, len(self.people)) for _ in range(2)]
         circles = [some[start : start + GROUP_OF] for some in rounds for start in range(0, len(some), GROUP_OF)]
@@ -135,7 +139,7 @@ class Workload:
             asyncio.create_task(self._come_and_go()),
         ]
         for device in self.late:
-            asyncio.get_running_loop().call_later(self.rng.uniform(0.1, 0.9) * seconds, self._begin, device)
+            asyncio.get_running_loop().call_later(self.rng.uniform(0.1, 0.9) * seconds, self._begin_late, device)
         try:
             await asyncio.sleep(seconds)
         finally:
@@ -143,7 +147,6 @@ class Workload:
                 task.cancel()
             for timer in self._timers:
                 timer.cancel()
-        self.devices += self.late
 
     async def _come_and_go(self) -> None:
         """Members are put out of groups, and others in, by backends that are not told how it went when all is down."""
