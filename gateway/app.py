@@ -133,7 +133,7 @@ def create_app(node: Node) -> Starlette:
                 raise Refusal(403, "this origin may not connect", "origin")
             codec, subprotocol = negotiate(websocket.scope["subprotocols"])
             peer = websocket.client.host if websocket.client else ""
-            address = door.address(peer, headers.get("x-forwarded-for", ""))
+            address = door.address(peer, ",".join(headers.getlist("x-forwarded-for")))
             door.admit(address, len(node.sessions))
         except Refusal as refusal:
             metrics.CONNECTS.labels(refusal.result).inc()

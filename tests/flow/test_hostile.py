@@ -202,13 +202,15 @@ async def test_one_address_has_its_share_whatever_it_says(start: Start) -> None:
     assert await upgrades("127.0.0.1", lambda i: f"10.0.0.{i}") == (200, 100)
     assert await upgrades("127.0.0.2", lambda i: f"10.0.{i}.1, 10.9.9.9") == (200, 100)
     assert await upgrades("127.0.0.2", lambda i: f"10.9.9.9, 10.8.{i}.8") == (300, 0)
+    twice = await upgrades("127.0.0.2", lambda i: f"10.7.{i}.7\r\nX-Forwarded-For: 10.6.6.6")  # as HAProxy adds its own
+    assert twice == (200, 100)
     assert await upgrades("127.0.0.3", lambda i: "10.9.9.9", 1) == (1, 0)
     for raw in held[:200]:
         raw.abort()
     gateway = system.gateways[0]
 
     async def left() -> bool:
-        return await system.metric("linnet_gateway_connections", gateway) <= 501
+        return await system.metric("linnet_gateway_connections", gateway) <= 701
 
     await eventually(left)
     assert await upgrades("127.0.0.1", lambda i: "", 100) == (100, 0)
