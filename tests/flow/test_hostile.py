@@ -30,7 +30,7 @@ from jwt.algorithms import RSAAlgorithm
 from websockets.exceptions import InvalidStatus
 
 from router.api import BODY_S
-from router.process.bounded import HEAD_S, PIPELINED
+from router.process.bounded import HEAD_S
 from tests.flow.client import ChatClient, token
 from tests.flow.conftest import Names, Start, System
 from tests.flow.test_bad_input import BINARY, TEXT, closing, hello, upgraded, witness
@@ -132,14 +132,14 @@ async def test_what_is_no_body_is_bounded(chat: System, names: Names, what: str)
 
 
 async def test_a_heap_of_pipelined_requests_is_refused(chat: System) -> None:
-    """A read full of tiny requests is answered 400: no task, no buffer for the ten thousandth."""
+    """Of 5000 requests at once some twenty are answered at most, the last with 400: no buffer for the others."""
     assert chat.router is not None
     for port in (chat.gateways[0].port, chat.router.port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n" * 5000)
         answered = (await _to_the_end(reader)).count(b"HTTP/1.1 ")
         writer.close()
-        assert answered <= PIPELINED + 2
+        assert 1 <= answered <= 20
 
 
 async def test_messages_of_sixteen_megabytes_end_their_connections(chat: System, names: Names) -> None:
