@@ -132,14 +132,14 @@ async def test_what_is_no_body_is_bounded(chat: System, names: Names, what: str)
 
 
 async def test_a_heap_of_pipelined_requests_is_refused(chat: System) -> None:
-    """Of 5000 requests at once some twenty are answered at most, the last with 400: no buffer for the others."""
+    """Of 5000 requests at once twenty are answered at most, then the connection ends: no buffer for the others."""
     assert chat.router is not None
     for port in (chat.gateways[0].port, chat.router.port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n" * 5000)
         answered = (await _to_the_end(reader)).count(b"HTTP/1.1 ")
         writer.close()
-        assert 1 <= answered <= 20
+        assert answered <= 20  # or none: a reset may overtake them
 
 
 async def test_messages_of_sixteen_megabytes_end_their_connections(chat: System, names: Names) -> None:
