@@ -70,7 +70,7 @@ class Counting(SpanExporter):
         failed = given_up or self._exporter.export(spans) is not SpanExportResult.SUCCESS
         if failed != self._failing:
             self._failing = failed
-            log.warning("the trace collector takes no spans: they are dropped" if failed else "it takes spans again")
+            log.warning("the trace collector takes %s", "no spans: they are dropped" if failed else "spans again")
         metrics.TRACE_SPANS.labels("dropped" if failed else "exported").inc(len(spans))
         return SpanExportResult.FAILURE if failed else SpanExportResult.SUCCESS
 

@@ -93,7 +93,8 @@ WRONG = [
     ("listen", "a/v4lue:1"), ("admin_listen", "v4lue:123456"), ("accounts", "v4lue"), ("token_ttl_s", "v4lue"),
     ("max_connections", "v4lue"), ("send_burst", "1.5v4lue"), ("log_level", "v4lue"), ("log_format", "v4lue"),
     ("trusted_proxies", "10.0.0.0/8,v4lue"), ("jwt_secret", "v4lue"), ("server_key", "v4lue"),
-    ("webhook_secret", "v4lue"), ("jwt_secret", "é" * 15 + "v"),
+    ("webhook_secret", "v4lue"), ("jwt_secret", "é" * 15 + "v"), ("otlp_endpoint", "v4lue:4318"),
+    ("trace_ratio", "v4lue"),
 ]  # fmt: skip
 
 
@@ -110,7 +111,8 @@ def test_a_wrong_value_is_named_and_never_shown(name: str, value: str) -> None:
     ("name", "value"),
     [("heartbeat_s", "0"), ("max_connections", "0"), ("max_connections_per_address", "0"), ("max_age_s", "0"),
      ("sends_per_s", "0"), ("send_burst", "0"), ("drain_accept_s", "-1"), ("drain_window_s", "-1"),
-     ("token_ttl_s", "0"), ("retention_events", "99"), ("retention_days", "0")],
+     ("token_ttl_s", "0"), ("retention_events", "99"), ("retention_days", "0"),
+     ("trace_ratio", "-0.1"), ("trace_ratio", "1.5")],
 )  # fmt: skip
 def test_a_value_out_of_range_is_refused(name: str, value: str) -> None:
     assert refusal(**{name: value}).startswith(f"LINNET_{name.upper()}: ")
