@@ -12,7 +12,8 @@ joins the trace it belongs to. All processes must have the same ratio. Spans are
 event loop; `spans.py` brings them out.
 
 Invariants
-- Off (no LINNET_OTLP_ENDPOINT) there is no tracer, no thread and no import, and one `is None` per send and per flush.
+- Off (no LINNET_OTLP_ENDPOINT) there is no tracer, no thread and no import, and one `is None` per event sent, per flush
+  of a hub and per write of a direct event to a session.
 - No span names a user or a conversation. Who may read traces and guesses both parts of an identity can confirm it.
 
 Limits: a `deliver` begins at Redis' clock and ends at this node's. What came by a catch-up is not a live delivery and
