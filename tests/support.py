@@ -11,9 +11,7 @@ import asyncio
 import gc
 import inspect
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +22,7 @@ from typing import Any, TypeVar, overload
 import uvloop
 
 from deploy.embedded import tied
+from loadtest import ports
 
 T = TypeVar("T")
 
@@ -80,19 +79,7 @@ async def eventually(predicate: Callable[[], Any], deadline_s: float = 10.0, *, 
         await asyncio.sleep(every_s)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports nobody holds now, below the range the kernel hands to clients, so that none is taken before its use."""
-    ports: list[int] = []
-    while len(ports) < count:
-        port = random.randrange(10_000, 32_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in ports:
-            ports.append(port)
-    return ports
+free_ports = ports.free_ports
 
 
 async def http_get(port: int, path: str) -> tuple[int, str]:
