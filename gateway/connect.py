@@ -154,6 +154,9 @@ class Connects:
         if session.state is not State.CONNECTING or behind is None:
             return
         states = self._list(session, rows, starts)
+        for conversation, cursor in connect.command.cursors.items():
+            if conversation[0] == keys.DIRECT and conversation not in behind.positions:
+                session.has(conversation, cursor)  # a failover took it back: what comes there next will say so
         session.state = State.READY
         node.clock.ready(session)
         settings = node.settings
@@ -271,9 +274,11 @@ class Connects:
         behind = self._node.catchup.start(session)
         hub.add(session)
         session.hubs.append(hub)
-        cursor = row.cursor if row.cursor is not None else starts.get(row.conversation, 0)
+        # Who was here before on this connection was given more than the cursor says, which is acked a while later.
+        stood = max(session.direct.pop(row.conversation, 0), behind.positions.get(row.conversation, 0))
+        cursor = max(stood, row.cursor if row.cursor is not None else starts.get(row.conversation, 0))
         behind.positions[row.conversation] = cursor
-        session.direct.pop(row.conversation, None)
+        behind.todo.pop(row.conversation, None)
         state = state_of(session.user, row, cursor, hub.seq, hub.count, hub.title)
         session.answer(wire.ConversationsEvent(conversations=[state], more=False))
         self._node.catchup.pump(session)

@@ -60,11 +60,11 @@ class Watches:
             self._node.commands.refuse(session, command, found)
             return
         states = self._states(zip(users, found, strict=True))
-        for user, devices in zip(users, found, strict=True):
-            if command.watch and (watch := self.users.get(user)) is not None:
-                watch.devices = devices
-                if watch.told is None:
-                    watch.told = states[user]
+        if command.watch:
+            for user, devices in zip(users, found, strict=True):
+                if (watch := self.users.get(user)) is not None:
+                    watch.devices = devices
+            self._tell(users)  # else this session would know another state than the one that changes are told against
         session.answer(wire.PresenceEvent(id=command.id, users=states))
 
     def _add(self, session: Session, users: list[str]) -> None:

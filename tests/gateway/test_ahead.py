@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from deploy.embedded import EmbeddedValkey
+from router.answers import ask
+from router.contract import keys
 from tests.gateway.world import world
 
 
@@ -38,3 +40,32 @@ async def test_what_a_device_brings_and_no_log_has_is_announced_as_void(valkey: 
         await bob.event("message", seq=new.seq)
         assert bob.seqs(group) == [new.seq]
         assert len(bob.of("gap")) == 1
+
+
+async def test_a_direct_conversation_that_a_failover_took_back_is_announced_with_its_next_event(
+    valkey: EmbeddedValkey,
+) -> None:
+    """Nothing but the device's own cursor knows of it, until somebody writes there."""
+    async with world(valkey) as of:
+        direct = keys.direct("ann", "bob")
+        bob = await of.client("bob").connected(cursors={direct: 500})
+        await of.direct("ann", "bob")
+        new = await of.say("ann", direct, "new")
+        await bob.event("message", seq=new.seq)
+        assert [(gap["from"], gap["to"], gap["reason"]) for gap in bob.of("gap")] == [(1, 500, "failover")]
+
+
+async def test_who_comes_into_a_group_again_goes_on_where_she_stood(valkey: EmbeddedValkey) -> None:
+    """Cursors are acked a while later: what this connection was given before it left is not given again."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        bob = await of.client("bob").connected()
+        said = [await of.say("ann", group, body) for body in ("one", "two")]
+        await bob.event("message", seq=said[-1].seq)
+        of.node.subscriptions.member_left(of.node.subscriptions.hubs[group], "bob")
+        await ask(of.node.users.read, "bob", group, said[0].seq, 1)
+        of.node.audits.sync(bob.session, "audit")
+        await bob.until(lambda: bob.session.hubs)
+        said.append(await of.say("ann", group, "three"))
+        await bob.event("message", seq=said[-1].seq)
+        assert bob.seqs(group) == [one.seq for one in said]

@@ -161,3 +161,23 @@ async def test_what_changed_before_the_channel_was_confirmed_is_seen(valkey: Emb
         of.node.watches._listening("bob", True)
         await ann.until(lambda: len(ann.of("presence")) == 2)
         await support.eventually(lambda: not of.node.watches._touched)
+
+
+async def test_who_asks_between_two_changes_is_told_the_second(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Her answer shows a change that nobody here was told yet: then all are, and the change back is one again."""
+    monkeypatch.setattr(lease, "AWAY_GRACE_S", 0.0)
+    async with world(valkey) as of:
+        await lease_held(of)
+        bob = await of.client("bob").connected()
+        ann, cid = await of.client("ann").connected(), await of.client("cid").connected()
+        assert (await ann.ask("presence", "presence", users=["bob"], watch=True))["users"]["bob"]["online"]
+        with of.deaf():
+            await ask(of.node.users.away, "bob", "phone", bob.session.id, of.node.now_ms())
+            await of.settled()
+        assert not (await cid.ask("presence", "presence", users=["bob"], watch=True))["users"]["bob"]["online"]
+        await of.client("bob", "laptop").connected()
+        await ann.until(lambda: ann.of("presence")[-1]["users"]["bob"]["online"])
+        await cid.until(lambda: cid.of("presence")[-1]["users"]["bob"]["online"])
+        assert [event["users"]["bob"]["online"] for event in ann.of("presence")] == [True, False, True]
