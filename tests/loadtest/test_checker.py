@@ -433,6 +433,13 @@ def test_read_marks_differ_at_the_end(forged: Forged) -> None:
     forged.only("G9", "the devices of ann know different read marks")
 
 
+def test_read_marks_of_one_who_left(forged: Forged) -> None:
+    """Nobody is told the marks of a group that he is not in."""
+    forged.members["ann"] = (0, 104)
+    forged.rows["ann/phone"].append(ReadReceipt(1200, TALK, "ann", 104))
+    assert forged.found() == []
+
+
 def test_own_messages_mark_as_read(forged: Forged) -> None:
     """Both devices have bob's newest of his own, so both know that he has read up to it."""
     forged.rows["bob/laptop"] = [*welcome(1000), *(given(entry) for entry in forged.log)]
