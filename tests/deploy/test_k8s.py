@@ -427,7 +427,6 @@ def test_the_load_test_knows_its_arguments() -> None:
     assert parser().parse_args(rest).target == ["ws://gateway:8000/ws"]
 
 
-@pytest.mark.skipif("canary" not in parser().format_help(), reason="this load test has no canary")
 def test_the_canary_knows_its_arguments() -> None:
     """Of every gateway by itself, and with its metrics where the probes and Prometheus look."""
     module, *rest = arguments(one("prod", "Deployment", "canary"))
