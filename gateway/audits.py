@@ -37,6 +37,24 @@ class Audits:
         """The first audit comes soon after connecting: that is when most can have been missed."""
         self._node.later(FIRST_AUDIT_S, self.sync, session, "audit")
 
+    def sessions(self, sessions: list[Session]) -> None:
+        """Audits these. One question tells which of them need a look of their own, and nearly always none does."""
+        quiet = [session for session in sessions if session.behind is None and not session.syncing]
+        for start in range(0, len(quiet), self._node.users.one_call):
+            some = quiet[start : start + self._node.users.one_call]
+            self._node.users.news([self.question(session) for session in some], partial(self._news, some))
+        for session in sessions:
+            if session.behind is not None or session.syncing:
+                self.sync(session, "audit")
+
+    def _news(self, sessions: list[Session], news: list[int] | LinnetError) -> None:
+        if isinstance(news, LinnetError):
+            metrics.AUDITS.labels(news.code).inc(len(sessions))
+            return
+        AUDITED["ok"].inc(len(sessions) - len(news))
+        for number in news:
+            self.sync(sessions[number], "audit")
+
     def sync(self, session: Session, cause: str = "") -> None:
         """Asks what moved since the last time. `cause` names the repairs that follow; a hint has none."""
         if session.state is not State.READY:

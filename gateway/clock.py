@@ -93,7 +93,7 @@ class Clock:
 
     def _beat(self, now: float) -> None:
         """Pings and audits of the sessions whose turn it is."""
-        heartbeat = self._node.settings.heartbeat_s
+        heartbeat, audited = self._node.settings.heartbeat_s, []
         for session in list(self._wheel[self._hand]):
             quiet = now - session.connection.last_received
             stalled = session.behind is not None and session.behind.paused
@@ -103,7 +103,8 @@ class Clock:
             if quiet > heartbeat / 2 and not stalled:
                 session.connection.ping()
             if session.state is State.READY:
-                self._node.audits.sync(session, "audit")
+                audited.append(session)
+        self._node.audits.sessions(audited)
 
     def _expired(self, session: Session, now: float) -> None:
         if session.state is not State.READY:

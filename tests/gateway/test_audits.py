@@ -12,6 +12,7 @@ from gateway import audits
 from gateway.session import State
 from router.contract import keys, metrics
 from router.contract.errors import Unavailable
+from router.store.client import Client
 from router.store.users import Synced
 from tests import support
 from tests.gateway.world import world
@@ -60,6 +61,25 @@ async def test_an_audit_of_what_is_well_repairs_nothing(valkey: EmbeddedValkey) 
         await of.settled()
         assert (repairs("audit"), of.calls("range")) == (counted, asked)
         assert len(bob.of("message")) == 2
+
+
+@pytest.mark.parametrize("one_server", [True, False])
+async def test_quiet_sessions_are_audited_by_one_question(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, one_server: bool
+) -> None:
+    """Only the one whose news the bus lost is looked at; where users are on several servers, each is asked alone."""
+    monkeypatch.setattr(Client, "one_server", property(lambda _: one_server))
+    async with world(valkey) as of:
+        direct = await of.direct("eve", "bob")
+        ann, bob, carl = [await of.client(user).connected() for user in ("ann", "bob", "carl")]
+        with of.deaf():
+            await of.say("eve", direct, "lost")
+            await of.settled()
+        asked, looked, counted = of.calls("news"), of.calls("sync"), repairs("audit")
+        of.node.audits.sessions([ann.session, bob.session, carl.session])
+        await bob.event("message", body="lost")
+        assert (of.calls("news") - asked, of.calls("sync") - looked) == (1 if one_server else 3, 1)
+        assert repairs("audit") == counted + 1
 
 
 async def test_an_event_that_comes_before_the_second_look_is_no_loss(

@@ -60,8 +60,8 @@ class Dial:
     def turn(self) -> None:
         self.turns += 1
 
-    def sync(self, session: Any, cause: str) -> None:
-        self.synced.append(session)
+    def sessions(self, sessions: list[Any]) -> None:
+        self.synced += sessions
 
     def rotate(self, session: Any, code: int) -> None:
         self.rotated.append((session, code))

@@ -358,6 +358,25 @@ async def test_another_server_that_has_nothing_is_asked_from_five_minutes_back(v
         assert names((await audit(users, who, synced.since)).rows) == [conv]
 
 
+async def test_news_are_of_whom_an_audit_would_say_something_to(valkey: EmbeddedValkey) -> None:
+    """Something moved, another session's row, no row, a kick, another server: one question finds them all."""
+    async with connected(valkey) as client:
+        users, asked = Users(client), list[Sync]()
+        for name in ("quiet", "moved", "replaced", "lost", "kicked", "elsewhere"):
+            who = session(f"s-{name}", 10, user=name)
+            asked.append(msgspec.structs.replace(who, since=(await register(users, who)).since))
+        assert await called(users.news, asked) == []
+        await called(users.deliver, "moved", keys.direct("bob", "moved"), "bob", 1, 1, b"\x81", False)
+        await register(users, session("s-later", 20, user="replaced"))
+        await client.fetch("DEL", keys.devices("lost"))
+        await users.kick("kicked")
+        asked[5] = msgspec.structs.replace(asked[5], since=b"f" * 16 + asked[5].since[16:])
+        assert await called(users.news, asked) == [1, 2, 3, 4, 5]
+        assert await called(users.news, []) == []
+        never = session("s-never", 10, user="quiet")
+        assert await called(users.news, [asked[0], never]) == [1]
+
+
 # -- what each device has
 
 

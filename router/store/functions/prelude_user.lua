@@ -31,6 +31,11 @@ local function is_session(row, session)
   return row and cmsgpack.unpack(string.sub(row, WHO_AT))[SESSION] == session
 end
 
+-- Whether a device's row says word for word what the session `who` that started then says, and no kick came since.
+local function holds(row, who, started)
+  return row and string.sub(row, WHO_AT) == who and struct.unpack('>I8', row) <= tonumber(started)
+end
+
 -- The user was made and is not deleted.
 local function alive(user)
   return redis.call('HEXISTS', user, 'created') == 1

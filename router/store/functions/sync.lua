@@ -104,7 +104,7 @@ end
 local function sync(keys, a)
   local dev, registers, rest = keys[1], a[8] == '1', nil
   local row = redis.call('HGET', dev, a[1])
-  if registers or not row or string.sub(row, WHO_AT) ~= a[2] or struct.unpack('>I8', row) > tonumber(a[3]) then
+  if registers or not holds(row, a[2], a[3]) then
     rest = cmsgpack.unpack(a[9])
     local refused = admit(dev, a, row, rest)
     if refused then return type(refused) == 'string' and {refused} or refused end
