@@ -151,21 +151,27 @@ class Chat(asyncio.Protocol):
 
     async def connect(self, url: str, token: str) -> dict[str, Any]:
         """Upgrade and hello; the welcome. What the device has already is told, so that nothing comes twice."""
+        cursors = {key.decode(): seq for key, seq in self.last.items()}
+        extensions = "Sec-WebSocket-Extensions: permessage-deflate\r\n" if self.inflate else ""
+        greeting = command("hello", token=token, device="load", cursors=cursors)
+        return await self.open(url, greeting, f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n{extensions}")
+
+    async def open(self, url: str, greeting: bytes, headers: str = "") -> dict[str, Any]:
+        """Upgrade, and greet; what `welcomed` is given then."""
         loop = asyncio.get_running_loop()
         where = urlsplit(url)
-        extensions = "Sec-WebSocket-Extensions: permessage-deflate\r\n" if self.inflate else ""
         self.closing = self._upgraded = False
         self._rest = b""
         self.welcomed, self.closed = loop.create_future(), loop.create_future()
-        cursors = {key.decode(): seq for key, seq in self.last.items()}
-        self._greeting = command("hello", token=token, device="load", cursors=cursors)
+        self._greeting = greeting
         await loop.create_connection(
             lambda: self, where.hostname or "", where.port or 80, ssl=True if where.scheme == "wss" else None
         )
+        path = (where.path or "/") + (f"?{where.query}" if where.query else "")
         self.transport.write(
-            f"GET {where.path or '/'} HTTP/1.1\r\nHost: {where.netloc}\r\nUpgrade: websocket\r\n"
+            f"GET {path} HTTP/1.1\r\nHost: {where.netloc}\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Key: bGlubmV0LWxvYWQtdGVzdA==\r\nSec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n{extensions}\r\n".encode()
+            f"{headers}\r\n".encode()
         )
         try:
             return await self.welcomed

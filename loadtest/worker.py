@@ -14,7 +14,7 @@ import asyncio
 import time
 import traceback
 from array import array
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from multiprocessing.connection import Connection
 from typing import Any, Final, TypeVar
@@ -176,10 +176,15 @@ async def _run(plan: Plan, pipe: Connection) -> None:
 
 
 def main(plan: Plan, pipe: Connection) -> None:
-    """The process: every way it can end is told to the conductor, who is waiting."""
+    """The process."""
+    told(_run(plan, pipe), pipe)
+
+
+def told(work: Coroutine[Any, Any, None], pipe: Connection) -> None:
+    """Do it: every way it can end is told to the conductor, who is waiting."""
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_run(plan, pipe))
+            runner.run(work)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the conductor must not wait for ever
         pipe.send(("failed", "".join(traceback.format_exception(error))))
         raise SystemExit(1) from None
