@@ -60,6 +60,7 @@ async def work(process: Process, client: Client) -> None:
     try:
         await node.bus.connect(CONNECT_S)
         await node.durability.connect(CONNECT_S)
+        await node.lease.set_clock()
         gateway = Gateway(node)
         process.readiness, process.observe = gateway.readiness, node.observe
         await gateway.run(process)

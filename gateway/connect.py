@@ -104,7 +104,7 @@ class Connects:
         session.expires_at = identity.expires_at
         session.instance = command.instance or ""
         session.id = secrets.token_hex(8)
-        session.started = self._started = max(self._node.now_ms(), self._started + 1)  # no two of one instant
+        session.started = self._started = max(self._node.lease.now_ms(), self._started + 1)  # no two of one instant
         session.token = None
         session.behind = Behind()
         metrics.SESSIONS_BEHIND.inc()

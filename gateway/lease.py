@@ -4,6 +4,10 @@ The lease says that this gateway lives; whoever asks who is online compares it w
 takes its users offline by saying nothing. A session that ends is marked away only after a grace, within which the
 device may come back anywhere without a flicker.
 
+All times here and in the rows are Redis's: each node carries its clock on by its own monotonic one and asks again with
+every renewal. So a wall clock that is wrong or steps makes no living gateway look dead, and no session look older than
+the one it replaces. (Tokens are judged by the wall clock, as their issuer's are.)
+
 A node that has just lost Redis cannot tell a dead gateway from its own blindness: of gateways that lived when it last
 saw them it trusts no missing lease until it has read the leases for a whole lease length again.
 """
@@ -11,6 +15,8 @@ saw them it trusts no missing lease until it has read the leases for a whole lea
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
@@ -26,13 +32,18 @@ if TYPE_CHECKING:
 RENEW_S: Final = 3.0
 AWAY_GRACE_S: Final = 3.0
 MEMORY_LIMIT: Final = 0.9
+CLOCK_S: Final = 1.0  # an answer that took longer no longer says what time it is
 
 
 class Lease:
     """Turned by the clock."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, clock: Callable[[], float] = monotonic) -> None:
         self._node = node
+        self._clock = clock
+        self._ahead_ms = node.now_ms() - round(
+            clock() * 1000
+        )  # how far Redis's is; until it has said, the wall clock's
         self._started = node.now_ms()
         self._renew_at = 0.0
         self._away: deque[tuple[float, str, str, str]] = deque()
@@ -43,6 +54,18 @@ class Lease:
         self.held = False  # a lease was written, so that whoever looks finds this node
         self.full = False  # Redis is so full that nothing new is taken
 
+    def now_ms(self) -> int:
+        """Redis's clock."""
+        return self._ahead_ms + round(self._clock() * 1000)
+
+    async def set_clock(self) -> None:
+        """Asks Redis what time it is; the answer stands for the middle of the time it took."""
+        asked = self._clock()
+        now_ms = await self._node.presence.clock_ms()
+        answered = self._clock()
+        if answered - asked < CLOCK_S:
+            self._ahead_ms = now_ms - round((asked + answered) * 500)
+
     def away(self, session: Session) -> None:
         """The session has ended."""
         due = self._node.loop.time() + AWAY_GRACE_S
@@ -52,7 +75,7 @@ class Lease:
         """The leases to judge presence by."""
         if self._node.loop.time() >= self._blind_until:
             return self.gateways
-        horizon = self._node.now_ms() + LEASE_S * 1000
+        horizon = self.now_ms() + LEASE_S * 1000
         return {
             node: replace(row, lease_until=max(row.lease_until, horizon)) if row.lease_until > self._sighted else row
             for node, row in self.gateways.items()
@@ -62,28 +85,29 @@ class Lease:
         now = self._node.loop.time()
         while self._away and self._away[0][0] <= now:
             _, user, device, session = self._away.popleft()
-            self._node.users.away(user, device, session, self._node.now_ms(), _ignore)
+            self._node.users.away(user, device, session, self.now_ms(), _ignore)
         if now >= self._renew_at:
             self._renew_at = now + RENEW_S
-            self.renew()
-            self._node.spawn(self._read())
+            self._node.spawn(self._round())
 
     def renew(self) -> None:
         """Once more for `LEASE_S`; a node that drains is alive and has no URL to be sent to."""
         node = self._node
         url = "" if node.draining else node.url
-        node.presence.renew(node.name, url, len(node.sessions), self._started, node.now_ms(), self._renewed)
+        node.presence.renew(node.name, url, len(node.sessions), self._started, self.now_ms(), self._renewed)
 
     def _renewed(self, error: LinnetError | None) -> None:
         self.held = self.held or error is None
 
-    async def _read(self) -> None:
+    async def _round(self) -> None:
         try:
+            await self.set_clock()
+            self.renew()
             gateways = await self._node.presence.gateways()
             memory = await self._node.client.memory_ratio()
         except LinnetError:
             return
-        now, now_ms = self._node.loop.time(), self._node.now_ms()
+        now, now_ms = self._node.loop.time(), self.now_ms()
         if now - self._read_at > LEASE_S:
             self._blind_until = now + LEASE_S
             self._sighted = self._read_ms

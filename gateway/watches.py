@@ -137,5 +137,5 @@ class Watches:
             session.answer(wire.PresenceEvent(users=told))
 
     def _states(self, users: Iterable[tuple[str, list[Device]]]) -> dict[str, wire.PresenceState]:
-        gateways, now = self._node.lease.alive(), self._node.now_ms()
+        gateways, now = self._node.lease.alive(), self._node.lease.now_ms()
         return {user: state(devices, gateways, now) for user, devices in users}

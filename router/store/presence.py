@@ -84,6 +84,11 @@ class Presence:
             reply=lambda value: reply(value if isinstance(value, LinnetError) else None),
         )
 
+    async def clock_ms(self) -> int:
+        """Redis's clock: the one that leases and sessions of different gateways are compared by."""
+        seconds, micros = await self._client.fetch("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
     async def gateways(self) -> dict[str, Gateway]:
         """Every gateway that has a row, by node, dead ones too."""
         flat: list[bytes] = await self._client.fetch("HGETALL", keys.GATEWAYS)

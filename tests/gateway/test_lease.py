@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -27,12 +28,13 @@ class Dial:
         self.sessions: dict[Any, None] = {}
         self.rows: dict[str, Gateway] = {}
         self.down = False
+        self.redis_ahead = 0.0
         self.ratio = 0.0
         self.renewed: list[tuple[str, float]] = []
         self.aways: list[tuple[str, float]] = []
         self.judged = 0
         node: Any = self
-        self.lease = Lease(node)
+        self.lease = Lease(node, self.time)
 
     def time(self) -> float:
         return self.now
@@ -40,13 +42,18 @@ class Dial:
     def now_ms(self) -> int:
         return int(self.now * 1000)
 
+    async def clock_ms(self) -> int:
+        if self.down:
+            raise Unavailable
+        return int((self.now + self.redis_ahead) * 1000)
+
     def row(self, name: str, until: float) -> None:
         self.rows[name] = Gateway("", int(until * 1000), 0, 0)
 
     def renew(self, name: str, url: str, connections: int, started: int, now: int, reply: Any) -> None:
         if not self.down:
             self.renewed.append((url, self.now))
-            self.row(name, self.now + LEASE_S)
+            self.row(name, now / 1000 + LEASE_S)
         reply(Unavailable() if self.down else None)
 
     async def gateways(self) -> dict[str, Gateway]:
@@ -74,7 +81,7 @@ class Dial:
             self.lease.turn()
 
     def alive(self) -> set[str]:
-        return {name for name, row in self.lease.alive().items() if row.lease_until > self.now_ms()}
+        return {name for name, row in self.lease.alive().items() if row.lease_until > self.lease.now_ms()}
 
 
 def test_the_lease_is_renewed_well_before_it_runs_out() -> None:
@@ -170,12 +177,35 @@ def test_a_store_that_is_nearly_full_is_full_until_it_is_not() -> None:
     assert not bool(dial.lease.full)
 
 
+def test_a_lease_is_told_by_the_clock_of_redis() -> None:
+    """Whatever this host's clock says: one that is off would make its users, or all others, look offline."""
+    dial = Dial()
+    dial.redis_ahead = 3600
+    dial.row("other", 3600 + 112)
+    dial.turn_to(103)
+    assert dial.rows["self"].lease_until == round((3600 + 101 + LEASE_S) * 1000)
+    assert dial.alive() == {"self", "other"}
+    dial.turn_to(113)
+    assert dial.alive() == {"self"}
+
+
+async def test_sessions_are_ordered_by_the_clock_of_redis(valkey: EmbeddedValkey) -> None:
+    """A device that leaves a gateway whose clock is ahead is taken in by another, however soon."""
+    async with world(valkey) as fast, world(valkey) as right:
+        fast.node.now_ms = lambda: time.time_ns() // 1_000_000 + 60_000  # type: ignore[method-assign]  # its wall clock
+        for of in (fast, right):
+            await of.node.lease.set_clock()
+        first = await fast.client("bob").connected()
+        second = await right.client("bob").connected()
+        assert second.session.started > first.session.started
+
+
 async def test_the_row_of_a_real_node_is_found_by_others(valkey: EmbeddedValkey) -> None:
     async with world(valkey, gateway_url="wss://a/ws") as of, world(valkey) as other:
         await of.client("bob").connected()
         of.node.lease.turn()
         await of.settled()
-        await other.node.lease._read()
+        await other.node.lease._round()
         row = other.node.lease.gateways[of.node.name]
         assert (row.url, row.connections) == ("wss://a/ws", 1)
         assert row.lease_until > of.node.now_ms() + 8000

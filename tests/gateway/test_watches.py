@@ -23,7 +23,7 @@ async def lease_held(of: World) -> None:
     """The node's lease stands in Redis, and it has read it."""
     of.node.lease.renew()
     await of.settled()
-    await of.node.lease._read()
+    await of.node.lease._round()
 
 
 async def test_presence_is_answered_for_everybody_asked_about(valkey: EmbeddedValkey) -> None:
@@ -89,13 +89,13 @@ async def test_a_gateway_that_dies_takes_its_users_offline_without_a_word(valkey
         other = await of.register("bob", "phone", of.node.now_ms())
         assert other.status == "ok"
         await ask(of.node.presence.renew, "other", "", 1, 0, of.node.now_ms())
-        await of.node.lease._read()
+        await of.node.lease._round()
         ann = await of.client("ann").connected()
         answer = await ann.ask("presence", "presence", users=["bob"], watch=True)
         assert answer["users"]["bob"]["online"]
         await of.settled()
         await ask(of.node.presence.renew, "other", "", 1, 0, of.node.now_ms() - 60_000)
-        await of.node.lease._read()
+        await of.node.lease._round()
         await ann.until(lambda: [event for event in ann.of("presence", id=None) if not event["users"]["bob"]["online"]])
 
 
@@ -156,7 +156,7 @@ async def test_what_changed_before_the_channel_was_confirmed_is_seen(valkey: Emb
             answer = await ann.ask("presence", "presence", users=["bob"], watch=True)
             await of.register("bob", "phone", of.node.now_ms())
             await ask(of.node.presence.renew, "other", "", 1, 0, of.node.now_ms())
-            await of.node.lease._read()
+            await of.node.lease._round()
         assert not answer["users"]["bob"]["online"]
         of.node.watches._listening("bob", True)
         await ann.until(lambda: len(ann.of("presence")) == 2)
