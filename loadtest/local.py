@@ -88,10 +88,12 @@ def deployment(durability: str = "memory", gateways: int = 2, **env: str) -> Ite
             valkey.kill()
 
 
-def start(arguments: list[str], env: dict[str, str], folder: str) -> subprocess.Popen[bytes]:
+def start(
+    arguments: list[str], env: dict[str, str], folder: str, program: str = sys.executable
+) -> subprocess.Popen[bytes]:
     with (Path(folder) / "processes.log").open("ab") as log:
         return subprocess.Popen(
-            tied(sys.executable, *arguments), cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            tied(program, *arguments), cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
 
 

@@ -11,6 +11,7 @@ import platform
 import resource
 import sys
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -51,14 +52,19 @@ def run(name: str, options: Any, target: Target, workers: int = 1) -> Result:
     users, prepared = scenario.prepare(options, api)
     prepared["floor"] = target.floor
     tokens = {user: api.token(user) for user in users}
-    parts = all_meters(target)
+    options = msgspec.to_builtins(options)
+    plans = [worker.Plan(name, options, prepared, tokens, target.urls, index, workers) for index in range(workers)]
+    return conduct(worker.main, plans, all_meters(target))
+
+
+def conduct(main: Callable[[worker.Plan, Connection], None], plans: list[worker.Plan], parts: list[Meter]) -> Result:
+    """A load process for each plan, until all are through."""
     context = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
     processes = []
-    for index in range(workers):
+    for plan in plans:
         ours, theirs = context.Pipe()
-        plan = worker.Plan(name, msgspec.to_builtins(options), prepared, tokens, target.urls, index, workers)
-        process = context.Process(target=worker.main, args=(plan, theirs), daemon=True)
+        process = context.Process(target=main, args=(plan, theirs), daemon=True)
         process.start()
         theirs.close()
         pipes.append(ours)
@@ -70,8 +76,8 @@ def run(name: str, options: Any, target: Target, workers: int = 1) -> Result:
             process.terminate()
             process.join()
     return Result(
-        scenario=name,
-        options=msgspec.to_builtins(options),
+        scenario=plans[0].scenario,
+        options=plans[0].options,
         at=time.strftime("%Y-%m-%d %H:%M"),
         machine=f"{multiprocessing.cpu_count()} × {_cpu()}, {platform.system()} {platform.release()}, "
         f"Python {platform.python_version()}",
