@@ -288,7 +288,24 @@ async def test_on_another_server_the_seq_jumps_past_all_that_was_ever_seen(valke
         other = await s.group(ann="o")
         await another_server_wrote_last(s, other)
         by_clock = await s.send(other, "ann", 1)
-        assert by_clock.seq == (by_clock.at // 1000 - 1_750_000_000) << 20
+        assert (by_clock.at // 1000 - 1_750_000_000) << 20 >= by_clock.seq > (by_clock.at // 1000 - 1_750_086_400) << 20
+
+
+async def test_a_server_that_was_succeeded_stays_below_its_successor(
+    valkey: EmbeddedValkey, own_valkey: EmbeddedValkey
+) -> None:
+    """Two servers that both think they are the primary, within a second: what the older says is seen, and void. Who
+    heard it must neither have seqs that come again nor stand above the events that stay."""
+    async with store(valkey.url) as old:
+        conv = await old.group(ann="o")
+        await another_server_wrote_last(old, conv)
+        async with store(own_valkey.url) as new:
+            for key in (keys.conversation(conv), keys.log(conv)):
+                await new.client.fetch("RESTORE", key, 0, await old.client.fetch("DUMP", key))
+            stays = await new.send(conv, "ann", 1)
+            void = await old.send(conv, "ann", 2)
+            assert void.prev == stays.prev
+            assert void.seq < stays.seq
 
 
 async def test_what_died_half_way_before_a_failover_is_counted_after_it(valkey: EmbeddedValkey) -> None:

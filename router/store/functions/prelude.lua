@@ -11,7 +11,7 @@ local CAP_EVERY = 64               -- events between two looks at a log's length
 local META = '>I8I8I4I4c16I8'      -- last seq, messages, cost and burst of the rate in µs, replication id, at of the last
 local FRESH = '0000000000000000'   -- the replication id of no server: makes the first event jump
 
-local rid, due = nil, 0            -- the replication id and until when it is taken for true
+local rid, due, since = nil, 0, 0  -- the replication id, until when it is taken for true, and (µs) since when it is known
 
 -- A typed error; the space is what makes the first word a code.
 local function fail(code, detail)
@@ -28,7 +28,8 @@ end
 local function replid(us)
   us = us or now_us()
   if us >= due or us < due - 20000 then
-    rid = string.sub(string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)'), 1, 16)
+    local id = string.sub(string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)'), 1, 16)
+    if id ~= rid then rid, since = id, us end
     due = us + 20000
   end
   return rid
@@ -81,13 +82,16 @@ end
 -- `author` is given for messages alone and makes them count. Answers a table, or nil and the error reply.
 --
 -- A seq is never used twice: on a server that did not write last here (a promotion, a restart) it jumps over whatever
--- was lost with the old one. XADD comes before the counters and under pcall: a call that died between the two must
+-- was lost with the old one. Not to the time of this write but to when this server became what it is: an old primary goes
+-- on for a second beside its successor, and readers who heard it must not stand above the log that stays. XADD comes before the counters and under pcall: a call that died between the two must
 -- not wedge the conversation, nor stand in the log twice when its sender tries again.
 local function enter(log, last, count, wrote, us, seen, first, rest, author)
   local id, at, least, found = replid(us), math.floor(us / 1000), 0, nil
   if wrote ~= id then
     last, count = uncounted(log, last, count)
-    least = math.max(tonumber(seen) + 1, (math.floor(us / 1000000) - E0) * PER_SECOND)
+    local seconds = math.floor(since / 1000000)
+    local jump = (seconds - E0) * PER_SECOND + math.floor((since - seconds * 1000000) * PER_SECOND / 1000000)
+    least = math.max(tonumber(seen) + 1, jump)
   end
   for try = 1, 2 do
     local seq, total = math.max(last + 1, least), author and count + 1 or count
