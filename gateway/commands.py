@@ -2,7 +2,8 @@
 
 A command goes frame → struct (`wire`) → state table → rate → handler; a handler validates what only it can know, calls
 the store and answers in the reply's callback. Nothing here awaits: the order of a session's commands is the order in
-which they reach Redis. Every refusal is one `error` event, through `refuse`.
+which they reach Redis. Every refusal is one `error` event, through `refuse`. What puts an event into a log (send, edit,
+delete, react) is in `sending.py`, all else that a ready session may say is here.
 
 Adding a command: struct in `wire.py`, handler here, row in `TABLE`, a limit, a test, a row in the README.
 """
@@ -13,17 +14,16 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from functools import partial
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from gateway.sending import target_of, visible
 from gateway.session import Session, State
-from router.contract import errors, keys, metrics, signals, stamp, wire
-from router.contract.errors import BadCommand, Internal, LinnetError, NotFound, RateLimited, Unavailable
+from router.contract import errors, keys, metrics, signals, wire
+from router.contract.errors import BadCommand, Internal, LinnetError, RateLimited
 from router.contract.tokens import Identity, UnknownKey
-from router.store.conversations import Action, Append, Appended, Page, Place
-from router.store.durability import Kept
+from router.store.conversations import Page, Place
 
 if TYPE_CHECKING:
     from gateway.node import Node
@@ -35,9 +35,7 @@ LIGHT: Final = 0.25
 FLOOD_S: Final = 10.0
 RECEIPT_MEMBERS: Final = 32
 TYPING_EVERY_S: Final = 1.0
-MAX_OPENING: Final = 64
 MAX_PAGES: Final = 64
-FULL_RETRY_S: Final = 10.0
 
 
 class _Named(msgspec.Struct):
@@ -45,18 +43,6 @@ class _Named(msgspec.Struct):
 
     id: Any = None
     n: Any = None
-
-
-class Sending:
-    """One event on its way: what its reply needs, without a closure per field."""
-
-    __slots__ = ("append", "began", "command", "session")
-
-    def __init__(self, session: Session, command: wire.Command, append: Append) -> None:
-        self.session = session
-        self.command = command
-        self.append = append
-        self.began = perf_counter()
 
 
 class CommandHandlers:
@@ -68,9 +54,6 @@ class CommandHandlers:
         self._burst = node.settings.send_burst * self._cost
         # Until when typing is not passed on again, in that order; bounded by what one second's rate lets through.
         self._typed: OrderedDict[tuple[Session, str], float] = OrderedDict()
-        # Sends that wait for their direct conversation to be made, in order, by session and conversation.
-        self._opening: dict[tuple[Session, str], deque[Sending]] = {}
-        self.in_flight = 0
 
     def handle(self, session: Session, data: bytes) -> None:
         """One message of a client."""
@@ -164,161 +147,16 @@ class CommandHandlers:
     # -- events
 
     def send(self, session: Session, command: wire.Send) -> None:
-        conversation = self._target(session, command.to)
-        fields = {"media": wire.pack(command.media), "body": wire.pack_body(command.body)}
-        if command.reply_to is not None:
-            fields["reply_to"] = wire.pack(command.reply_to)
-        self._append(session, command, conversation, "message", 0, fields)
+        self._node.sends.send(session, command)
 
     def edit(self, session: Session, command: wire.Edit) -> None:
-        fields = {"target": wire.pack(command.seq), "body": wire.pack_body(command.body)}
-        self._append(session, command, self._known(session, command.conversation), "edit", command.seq, fields)
+        self._node.sends.edit(session, command)
 
     def delete(self, session: Session, command: wire.Delete) -> None:
-        fields = {"target": wire.pack(command.seq)}
-        self._append(session, command, self._known(session, command.conversation), "delete", command.seq, fields)
+        self._node.sends.delete(session, command)
 
     def react(self, session: Session, command: wire.React) -> None:
-        fields = {
-            "target": wire.pack(command.seq),
-            "emoji": wire.pack(command.emoji),
-            "remove": wire.pack(command.remove),
-        }
-        self._append(session, command, self._known(session, command.conversation), "react", command.seq, fields)
-
-    def _append(
-        self,
-        session: Session,
-        command: wire.Send | wire.Edit | wire.Delete | wire.React,
-        conversation: str,
-        action: Action,
-        target: int,
-        fields: dict[str, bytes],
-    ) -> None:
-        if self._node.lease.full:
-            raise Unavailable("the store is full", FULL_RETRY_S)
-        append = Append(
-            conversation=conversation,
-            user=session.user,
-            device=session.device,
-            n=command.n,
-            done=command.done,
-            fingerprint=stamp.fingerprint(wire.pack(action), *fields.values()),
-            tail=stamp.tail(action, conversation, session.user, session.device, command.n, fields),
-            action=action,
-            target=target,
-            seen=session.given(conversation),
-        )
-        self.in_flight += 1
-        sending = Sending(session, command, append)
-        opening = self._opening.get((session, conversation))
-        if opening is not None:
-            self._wait(opening, sending)
-        else:
-            self._node.conversations.append(append, partial(self._appended, sending))
-
-    def _appended(self, sending: Sending, answer: Appended | LinnetError) -> None:
-        session, append = sending.session, sending.append
-        if isinstance(answer, LinnetError):
-            if isinstance(answer, NotFound) and append.conversation[0] == keys.DIRECT and append.action == "message":
-                self._open(sending)
-            else:
-                self._failed(sending, answer)
-            return
-        delivered: Callable[[object], None] = _ignore
-        kept: Kept = partial(self._kept, sending, answer)
-        if not answer.duplicate:
-            if (tracer := self._node.tracer) is not None:
-                where = append.conversation, answer.seq, append.action
-                delivered, kept = tracer.appended(*where, sending.began, kept)
-            if append.conversation[0] == keys.DIRECT:
-                if not self._node.conversations.delivers:
-                    self._deliver(append, answer, delivered)
-            else:
-                self._mark_read(session, append.conversation, answer.seq, answer.count)
-        self._node.durability.when_kept(answer.replid, kept)
-
-    def _kept(self, sending: Sending, answer: Appended, error: LinnetError | None) -> None:
-        if error is not None:
-            self._failed(sending, error)
-            return
-        self.in_flight -= 1
-        metrics.APPEND_SECONDS.observe(perf_counter() - sending.began)
-        sending.session.answer(
-            wire.AckEvent(
-                id=sending.command.id,
-                n=sending.append.n,
-                conversation=sending.append.conversation,
-                seq=answer.seq,
-                at=answer.at,
-                duplicate=answer.duplicate,
-            )
-        )
-
-    def _failed(self, sending: Sending, error: LinnetError) -> None:
-        self.in_flight -= 1
-        self.refuse(sending.session, sending.command, error)
-
-    def _deliver(self, append: Append, answer: Appended, reply: Callable[[object], None]) -> None:
-        """A direct event goes onto both users' channels; a router repeats it if this process dies here."""
-        slots = stamp.Slots(answer.seq, answer.prev, answer.count, answer.at)
-        event = stamp.fill(append.tail, slots)
-        author, other = append.user, keys.other_party(append.conversation, append.user)
-        deliver = partial(self._node.users.deliver, conv=append.conversation, seq=answer.seq, count=answer.count)
-        if other != author:
-            deliver(other, other=author, event=event, author=False, reply=reply)
-        deliver(author, other=other, event=event, author=True, reply=reply)
-
-    # -- the first message of a direct conversation makes it
-
-    def _open(self, sending: Sending) -> None:
-        """Makes the conversation, if both users exist; sends that come meanwhile wait behind this one."""
-        place = (sending.session, sending.append.conversation)
-        if (opening := self._opening.get(place)) is not None:
-            self._wait(opening, sending)
-            return
-        self._opening[place] = deque([sending])
-        other = keys.other_party(sending.append.conversation, sending.session.user)
-        self._node.users.exists(other, partial(self._exists, place))
-
-    def _wait(self, opening: deque[Sending], sending: Sending) -> None:
-        if len(opening) < MAX_OPENING:
-            opening.append(sending)
-        else:
-            self._failed(sending, RateLimited("wait for the first ack", 1.0))
-
-    def _exists(self, place: tuple[Session, str], answer: bool | LinnetError) -> None:
-        if answer is True:
-            self._node.users.open(place[0].user, partial(self._may_open, place))
-        else:
-            self._not_opened(place, answer if isinstance(answer, LinnetError) else NotFound("no such user"))
-
-    def _may_open(self, place: tuple[Session, str], refusal: LinnetError | None) -> None:
-        if refusal is not None:
-            self._not_opened(place, refusal)
-            return
-        session, conversation = place
-        other = keys.other_party(conversation, session.user)
-        cost, burst = round(self._cost * 1e6), round(self._burst * 1e6)
-        self._node.conversations.create_direct(session.user, other, cost, burst, partial(self._opened, place))
-
-    def _opened(self, place: tuple[Session, str], answer: bool | LinnetError) -> None:
-        if isinstance(answer, LinnetError):
-            self._not_opened(place, answer)
-            return
-        # In the order of n: a send that came while the first ones were being refused overtook them here.
-        for sending in sorted(self._opening.pop(place), key=_by_n):
-            self._node.conversations.append(sending.append, partial(self._appended_again, sending))
-
-    def _appended_again(self, sending: Sending, answer: Appended | LinnetError) -> None:
-        if isinstance(answer, NotFound):
-            self._failed(sending, answer)
-        else:
-            self._appended(sending, answer)
-
-    def _not_opened(self, place: tuple[Session, str], error: LinnetError) -> None:
-        for sending in self._opening.pop(place):
-            self._failed(sending, error)
+        self._node.sends.react(session, command)
 
     # -- what the device has and the user has read
 
@@ -337,7 +175,7 @@ class CommandHandlers:
             self._node.clock.marked(session)
 
     def read(self, session: Session, command: wire.Read) -> None:
-        conversation = self._known(session, command.conversation)
+        conversation = visible(session, command.conversation)
         reply = partial(self._placed, session, command)
         self._node.conversations.place(conversation, session.user, command.seq, reply)
 
@@ -356,13 +194,6 @@ class CommandHandlers:
             receipt = signals.encode(signals.Receipt(command.conversation, session.user, place.seq))
             self._whisper(session.user, command.conversation, receipt)
 
-    def _mark_read(self, session: Session, conversation: str, seq: int, count: int) -> None:
-        """Writing marks as read; in groups a little later, joined with what else is to be written."""
-        if session.state is not State.CLOSED:
-            session.reads = session.reads or {}
-            session.reads[conversation] = (seq, count)
-            self._node.clock.marked(session)
-
     def _whisper(self, user: str, conversation: str, payload: bytes) -> None:
         """An ephemeral signal to the others of a conversation."""
         if conversation[0] == keys.DIRECT:
@@ -376,7 +207,7 @@ class CommandHandlers:
 
     def typing(self, session: Session, command: wire.Typing) -> None:
         """Passed on at most once a second per session and conversation."""
-        conversation = self._target(session, command.to)
+        conversation = target_of(session, command.to)
         now, typed = self._node.loop.time(), self._typed
         while typed and next(iter(typed.values())) <= now:
             typed.popitem(last=False)
@@ -387,7 +218,7 @@ class CommandHandlers:
 
     def history(self, session: Session, command: wire.History) -> None:
         """Pages are read one after the other and only for who takes them: each may have a megabyte."""
-        self._known(session, command.conversation)
+        visible(session, command.conversation)
         if session.pages is None:
             session.pages = deque()
         if len(session.pages) >= MAX_PAGES:
@@ -425,26 +256,6 @@ class CommandHandlers:
     def presence(self, session: Session, command: wire.Presence) -> None:
         self._node.watches.presence(session, command)
 
-    # -- names
-
-    def _target(self, session: Session, to: str) -> str:
-        """The conversation that `to` names: an id, or @user."""
-        if not to.startswith("@"):
-            return self._known(session, to)
-        if not wire.is_name(to[1:]):
-            raise NotFound("no such user")
-        return keys.direct(session.user, to[1:])
-
-    def _known(self, session: Session, conversation: str) -> str:
-        """The id, if it can be one and is none of other users' direct conversations."""
-        if not keys.is_conversation(conversation):
-            raise NotFound()
-        if conversation[0] == keys.DIRECT:
-            first, second = keys.parties(conversation)
-            if session.user not in (first, second) or first > second:
-                raise NotFound()
-        return conversation
-
 
 def _named(codec: wire.Codec, data: bytes) -> _Named:
     """The `id` and `n` of a command that is no good otherwise; empty where there is nothing to find."""
@@ -465,16 +276,8 @@ def _is_integer(value: object) -> bool:
     return type(value) is int and abs(value) <= wire.MAX_INTEGER
 
 
-def _by_n(sending: Sending) -> int:
-    return sending.append.n
-
-
 def _name(command: wire.Command) -> str:
     return type(command).__name__.lower()
-
-
-def _ignore(_: object) -> None:
-    """A deliver that failed is repeated by a router."""
 
 
 Handler = Callable[[CommandHandlers, Session, Any], None]

@@ -56,7 +56,7 @@ class Drain:
         stop_accepting()
         await self._close_all(node.settings.drain_window_s)
         for _ in range(round(FINISH_S / STEP_S)):
-            if not (node.commands.in_flight or node.client.busy):
+            if not (node.sends.in_flight or node.client.busy):
                 break
             await asyncio.sleep(STEP_S)
 

@@ -20,6 +20,7 @@ from gateway.drain import Drain
 from gateway.frames import cache_statistics
 from gateway.hub import Hub
 from gateway.lease import Lease
+from gateway.sending import Sends
 from gateway.session import Session
 from gateway.subscriptions import Subscriptions
 from gateway.watches import Watches
@@ -61,6 +62,7 @@ class Node:
         self.audits = Audits(self)
         self.connects = Connects(self)
         self.commands = CommandHandlers(self)
+        self.sends = Sends(self)
         self.watches = Watches(self)
         self.lease = Lease(self)
         self.drain = Drain(self)
@@ -104,7 +106,7 @@ class Node:
         """Gauges that are read when somebody scrapes."""
         self._redis.observe()
         metrics.HUBS.set(len(self.subscriptions.hubs))
-        metrics.IN_FLIGHT.set(self.commands.in_flight)
+        metrics.IN_FLIGHT.set(self.sends.in_flight)
         hits, misses = cache_statistics()
         metrics.FRAME_CACHE.labels("hit").inc(hits - self._cache[0])
         metrics.FRAME_CACHE.labels("miss").inc(misses - self._cache[1])

@@ -69,7 +69,7 @@ async def test_commands_under_way_are_answered(valkey: EmbeddedValkey) -> None:
         ann.say("send", to=group, n=1, body="last")
         ann.say("send", to="@bob", n=2, body="last")
         await of.node.drain.run(lambda: None)
-        assert (of.node.commands.in_flight, of.redis.busy) == (0, False)
+        assert (of.node.sends.in_flight, of.redis.busy) == (0, False)
         bob = await of.client("bob").connected()
         assert sorted(event["n"] for event in bob.of("message")) == [1, 2]
 
@@ -77,13 +77,13 @@ async def test_commands_under_way_are_answered(valkey: EmbeddedValkey) -> None:
 async def test_the_end_waits_for_what_is_under_way(valkey: EmbeddedValkey) -> None:
     """For as long as a Redis that lives may take."""
     async with world(valkey, drain_accept_s=0.0, drain_window_s=0.0) as of:
-        of.node.commands.in_flight += 1
+        of.node.sends.in_flight += 1
         draining = asyncio.ensure_future(of.node.drain.run(lambda: None))
         await support.eventually(lambda: of.node.draining)
         for _ in range(20):
             await of.settled()
         assert not draining.done()
-        of.node.commands.in_flight -= 1
+        of.node.sends.in_flight -= 1
         await draining
 
 
