@@ -2,7 +2,8 @@
 
 It has no user, no log, no order, no ack; what it costs is the kernel and one call per write. `python -m loadtest.floor
 PORT` serves it until it is killed. After the upgrade every frame from a client names, in ASCII digits, how long a frame
-all connections are to get; a frame of each length is made once.
+all connections are to get; a frame of each length is made once. *All* are those that asked for the same path, so that
+one floor can have rooms of several sizes at once.
 
 A read with sixteen such frames costs sixteen writes per connection: joining them is what a server can do better.
 """
@@ -30,8 +31,9 @@ def prebuilt(length: int) -> bytes:
 
 
 class Floor(asyncio.Protocol):
-    def __init__(self, connections: dict[asyncio.Transport, None]) -> None:
-        self.connections = connections
+    def __init__(self, rooms: dict[bytes, dict[asyncio.Transport, None]]) -> None:
+        self.rooms = rooms
+        self.connections: dict[asyncio.Transport, None] = {}  # of the same room
         self.upgraded = False
         self.transport: asyncio.Transport
 
@@ -50,6 +52,7 @@ class Floor(asyncio.Protocol):
                 b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                 b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
             )
+            self.connections = self.rooms.setdefault(data.split(b" ", 2)[1], {})
             self.connections[self.transport] = None
             return
         at = 0
@@ -62,9 +65,9 @@ class Floor(asyncio.Protocol):
 
 
 async def serve(port: int) -> None:
-    connections: dict[asyncio.Transport, None] = {}
+    rooms: dict[bytes, dict[asyncio.Transport, None]] = {}
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(partial(Floor, connections), "127.0.0.1", port, backlog=4096)
+    server = await loop.create_server(partial(Floor, rooms), "127.0.0.1", port, backlog=4096)
     await server.serve_forever()
 
 

@@ -26,8 +26,8 @@ def shown(result: Result) -> list[Measurement]:
 
 def table(result: Result) -> str:
     """One line per phase; costs are CPU µs per unit."""
-    header = ["phase", "per", "units/s", *(f"{part} µs" for part in PARTS[:3]), "all µs", "p50 ms", "p99 ms", "max ms"]
-    header += ["gateway MB", "client"]
+    header = ["phase", "per", "units/s", *(f"{part} µs" for part in PARTS[:3]), "all µs", "p50 ms", "p99 ms"]
+    header += ["p99.9 ms", "max ms", "gateway MB", "client"]
     rows = [_row(one) for one in shown(result)]
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     lines = [
@@ -46,7 +46,7 @@ def table(result: Result) -> str:
 
 
 def _row(one: Measurement) -> list[str]:
-    ms = [one.delivery_us.get(percentile) for percentile in ("50", "99", "100")]
+    ms = [one.delivery_us.get(percentile) for percentile in ("50", "99", "99.9", "100")]
     return [
         one.name,
         one.unit,

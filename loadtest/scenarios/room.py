@@ -1,4 +1,4 @@
-"""One group with all its readers, and the two ways to send to it: so many outstanding, or so many a second.
+"""A group with all its readers, and the two ways to send to it: so many outstanding, or so many a second.
 
 `outstanding`: the next message leaves when the one `width` before it has reached every reader of this process. Several
 that become due at once leave in one write, as a client's would.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from loadtest.client import Chat, FloorReader, Route, now_us
@@ -72,13 +72,14 @@ class Room:
 
     async def outstanding(self, name: str, width: int, seconds: float) -> None:
         """A measured phase in deliveries."""
-        await self._phase(name, lambda: self._closed(width, seconds))
+        await together(self.worker, [self], name, width, seconds)
 
     async def paced(self, name: str, rate: float, seconds: float) -> None:
         """The same at an even rate."""
-        await self._phase(name, lambda: self._open(name, rate, seconds))
+        await _phase(self.worker, [self], name, lambda room: room.open(name, rate, seconds))
 
-    async def _closed(self, width: int, seconds: float) -> int:
+    async def closed(self, width: int, seconds: float) -> int:
+        """How many were sent; all of them have arrived, or never will."""
         pump = Pump(self.readers, width, seconds, self.send)
         try:
             async with asyncio.timeout(seconds + 20):
@@ -87,23 +88,44 @@ class Room:
             pass  # what is missing is counted as lost
         return pump.sent
 
-    async def _open(self, name: str, rate: float, seconds: float) -> int:
+    async def open(self, name: str, rate: float, seconds: float) -> int:
+        """How many were sent."""
         sender = self.readers[0]
         return await self.worker.paced(rate, seconds, lambda _, due: sender.send(self.route, due), name)
 
-    async def _phase(self, name: str, send: Callable[[], Any]) -> None:
+    def begin(self) -> None:
         for reader in self.readers:
             reader.received = 0
             reader.on_read = None
         if not isinstance(self.readers[0], FloorReader):
             self.worker.watch(self.readers, WATCH_EVERY)
             self.worker.watch_acks(self.readers[:1])
-        async with self.worker.measured(name, "delivery") as counting:
-            sent = await send() if self.worker.leads else 0
-            total = sum(await self.worker.share(sent))
-            await self.worker.until(lambda: all(reader.received >= total for reader in self.readers))
-            counting.units = sum(reader.received for reader in self.readers)
+
+    def end(self, total: int) -> None:
         for reader in self.readers:
             reader.sink = reader.acks = None
             self.worker.faults.lost += max(0, total - reader.received)
             self.worker.faults.again += max(0, reader.received - total)
+
+
+async def together(worker: Worker, rooms: Sequence[Room], name: str, width: int, seconds: float) -> None:
+    """A measured phase of several rooms at once, each with `width` outstanding."""
+    await _phase(worker, rooms, name, lambda room: room.closed(width, seconds))
+
+
+async def _phase(
+    worker: Worker, rooms: Sequence[Room], name: str, send: Callable[[Room], Coroutine[Any, Any, int]]
+) -> None:
+    for room in rooms:
+        room.begin()
+    async with worker.measured(name, "delivery") as counting:
+        sent = await asyncio.gather(*(send(room) for room in rooms)) if worker.leads else [0] * len(rooms)
+        totals = [sum(each) for each in zip(*await worker.share(sent), strict=True)]
+        await worker.until(lambda: all(map(_complete, rooms, totals)))
+        counting.units = sum(reader.received for room in rooms for reader in room.readers)
+    for room, total in zip(rooms, totals, strict=True):
+        room.end(total)
+
+
+def _complete(room: Room, total: int) -> bool:
+    return all(reader.received >= total for reader in room.readers)
