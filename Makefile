@@ -10,6 +10,7 @@ PY      := .venv/bin/python
 RUNTIME := .venv/runtime.stamp
 DEV     := .venv/dev.stamp
 CHECK   := .venv/check.stamp
+PEERS   := .venv/peers.stamp
 CODE    := $(wildcard gateway router deploy loadtest tests)
 COMPILE := $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
            --custom-compile-command "make lock"
@@ -21,7 +22,7 @@ $(shell rm -rf .venv)
 endif
 endif
 
-.PHONY: up stack test lint format types bench chaos conformance k8s deploy-check k8s-check lock clean
+.PHONY: up stack test lint format types bench bench-peers chaos conformance k8s deploy-check k8s-check lock clean
 .DEFAULT_GOAL := up
 
 up: $(RUNTIME)
@@ -46,6 +47,10 @@ format: $(DEV)
 
 bench: $(DEV)
 	$(PY) -m loadtest bench
+
+# Socket.IO, python-socketio and Django Channels under the same load, as ratios. Needs Node for the first.
+bench-peers: $(DEV) $(PEERS)
+	$(PY) -m loadtest.peers
 
 # Ten minutes of faults, and the proof that nothing was lost. `make chaos SECONDS=120` is a short one, SEED=… the same
 # people and faults again.
@@ -72,8 +77,10 @@ k8s-check: $(DEV) $(CHECK)
 	$(PY) -m deploy.cluster
 
 lock: $(DEV)
-	for lock in requirements requirements-dev requirements-image requirements-sbom requirements-check; do \
+	for lock in requirements requirements-dev requirements-image requirements-sbom requirements-check requirements-peers; do \
 	    $(COMPILE) --upgrade -o deploy/$$lock.txt deploy/$$lock.in || exit 1; done
+	$(need_node)
+	cd loadtest/peers && npm update --package-lock-only --ignore-scripts --no-audit --no-fund
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
@@ -91,6 +98,11 @@ define install
 @touch $@
 endef
 
+define need_node
+@node -e 'process.exit(+(parseInt(process.versions.node) < 20))' 2>/dev/null && command -v npm >/dev/null || { \
+    echo "linnet: no Node.js 20 or newer with npm here; on Debian or Ubuntu: apt-get install nodejs npm" >&2; exit 1; }
+endef
+
 $(DEV): deploy/requirements-dev.txt $(RUNTIME)
 	$(call install,deploy/requirements-dev.txt)
 
@@ -98,6 +110,17 @@ $(DEV): deploy/requirements-dev.txt $(RUNTIME)
 $(CHECK): deploy/requirements-check.txt | .venv/made.stamp
 	@$(PYTHON) -m venv --clear .venv/check
 	$(call install,deploy/requirements-check.txt,.venv/check)
+
+# So have the peers of bench-peers, and Node's modules beside them; `npm ci` takes nothing but what the lock has hashes of.
+$(PEERS): deploy/requirements-peers.txt loadtest/peers/package-lock.json | .venv/made.stamp
+	$(need_node)
+	@$(PYTHON) -m venv --clear .venv/peers
+	@mkdir .venv/peers/node
+	@cp loadtest/peers/package.json loadtest/peers/package-lock.json loadtest/peers/.npmrc .venv/peers/node
+	@echo "linnet: installing loadtest/peers/package-lock.json into .venv/peers/node"
+	@cd .venv/peers/node && npm ci --ignore-scripts --no-audit --no-fund >../../npm.log 2>&1 || { \
+	    echo "linnet: cannot install loadtest/peers/package-lock.json: all npm said: .venv/npm.log" >&2; exit 1; }
+	$(call install,deploy/requirements-peers.txt,.venv/peers)
 
 $(RUNTIME): deploy/requirements.txt | .venv/made.stamp
 	$(call install,deploy/requirements.txt)

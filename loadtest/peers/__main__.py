@@ -1,0 +1,80 @@
+"""`python -m loadtest.peers`: starts Linnet and the peers, loads them in turn, prints the table, stops them all.
+
+Exit code 1: Linnet lost, doubled or misplaced something. What a peer loses is told under the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from loadtest import local, report
+from loadtest.api import Api
+from loadtest.peers import load
+from loadtest.peers.clients import CLIENTS
+from loadtest.peers.deployment import MODULES, VENV, Peer, deployment, parts
+from loadtest.peers.table import Parts, table
+from loadtest.results import Result
+from loadtest.run import LoadFailed, Target, all_meters, allow_files, conduct
+from loadtest.scenarios import direct, fanout
+from loadtest.worker import Plan
+
+
+def measure(options: load.Options, target: Target, peers: list[Peer]) -> Result:
+    """Of deployments that are up."""
+    allow_files()
+    api = Api(target.api, target.server_key, target.jwt_secret)
+    writers, pairs = direct.prepare(direct.Options(pairs=options.pairs), api)
+    members, group = fanout.prepare(fanout.Options(members=options.members), api)
+    prepared = {
+        **pairs,
+        **group,
+        "floor": target.floor,
+        load.NODES: [load.Urls(peer.name, peer.urls) for peer in peers],
+    }
+    tokens = {user: api.token(user) for user in [*writers, *members]}
+    plan = Plan("peers", msgspec.to_builtins(options), prepared, tokens, target.urls, 0, 1)
+    meters = [*all_meters(target), *(meter for peer in peers for meter in peer.meters())]
+    return conduct(load.main, [plan], meters)
+
+
+def parts_of(names: list[str]) -> Parts:
+    """Whose CPU is whose cost, in the order of the table."""
+    return {
+        load.LINNET: ("gateway", "router", "redis"),
+        **{name: parts(name) for name in names},
+        load.FLOOR: ("floor",),
+    }
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(
+        prog="python -m loadtest.peers", description="Linnet and what users pick today."
+    )
+    arguments.add_argument("--rounds", type=int, default=load.Options().rounds, help="(%(default)s)")
+    arguments.add_argument("--seconds", type=float, default=load.Options().seconds, help="of a phase (%(default)s)")
+    arguments.add_argument("--json", type=Path, help="write all measurements there")
+    given = arguments.parse_args()
+    if not (VENV / "bin/python").exists() or not MODULES.exists():
+        print("loadtest: the peers are not installed; `make bench-peers` does that", file=sys.stderr)
+        return 1
+    names, began = list(CLIENTS), time.monotonic()
+    try:
+        with local.deployment() as target, deployment(names) as peers:
+            result = measure(load.Options(rounds=given.rounds, seconds=given.seconds), target, peers)
+    except LoadFailed as error:
+        print(f"loadtest: {error}", file=sys.stderr)
+        return 1
+    print(table(result, parts_of(names)))
+    print(f"{time.monotonic() - began:.0f} s in all")
+    if given.json:
+        report.write_json([result], given.json)
+    return 0 if result.good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""What the load process does: every side's clients, and round by round every phase on each side in turn.
+
+The phases are those of the scenarios `direct` and `fanout`, run by their own code; only the clients differ. Everybody
+stays connected throughout, but one side is loaded at a time. Phases are named `SIDE: PHASE`.
+
+Invariant: it ends by itself. After `ROUNDS_S` no further round begins, and at `LIMIT_S` the run fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+import msgspec
+
+from loadtest.client import Chat, Faults
+from loadtest.peers.clients import CLIENTS, FloorMember, Member
+from loadtest.scenarios import fanout
+from loadtest.scenarios.direct import Pair, Pairs
+from loadtest.scenarios.room import Room
+from loadtest.worker import Plan, Worker, told
+
+LINNET: Final = "Linnet"
+FLOOR: Final = "floor"
+NODES: Final = "nodes"
+ROUNDS_S: Final = 300.0
+LIMIT_S: Final = 450.0
+ROOM: Final = "everybody"
+WARM_UP_S: Final = 0.5
+
+
+class Options(msgspec.Struct, frozen=True):
+    """Of all sides alike."""
+
+    pairs: int = 200
+    rate: float = 2000.0
+    outstanding: int = 200
+    members: int = 1000
+    widths: tuple[int, ...] = (1, 16)
+    body: int = 128
+    seconds: float = 0.75
+    rounds: int = 5
+
+
+class Urls(msgspec.Struct, frozen=True):
+    """Where a peer's nodes are."""
+
+    name: str
+    urls: list[str]
+
+
+def phases(options: Options) -> dict[str, tuple[str, int]]:
+    """Name -> which kind, and how many messages are on their way (0: an even rate)."""
+    return {
+        f"direct, {options.rate:g}/s": ("direct", 0),
+        f"direct, {options.outstanding} outstanding": ("direct", options.outstanding),
+        **{f"group of {options.members}, {width} outstanding": ("group", width) for width in options.widths},
+    }
+
+
+class Side:
+    """One of those that are compared; a floor has no pairs."""
+
+    def __init__(self, name: str, worker: Worker, faults: Faults, pairs: list[Pair], room: Room) -> None:
+        self.name = name
+        self.faults = faults
+        self.room = room
+        self._worker = worker
+        self._pairs = Pairs(worker, pairs) if pairs else None
+
+    async def phase(self, name: str, kind: str, outstanding: int, options: Options) -> None:
+        self._worker.faults = self.faults
+        named, rate = f"{self.name}: {name}", 0 if outstanding else options.rate
+        if kind == "group":
+            await self.room.outstanding(named, outstanding, options.seconds)
+        elif self._pairs is not None:
+            await self._pairs.phase(named, rate, outstanding, options.seconds)
+
+    async def warm_up(self, options: Options) -> None:
+        self._worker.faults = self.faults
+        if self._pairs is not None:
+            await self._pairs.phase("warm-up", 0, options.pairs, WARM_UP_S)
+        await self.room.outstanding("warm-up", 4, WARM_UP_S)
+
+
+async def linnet(worker: Worker, options: Options, prepared: dict[str, Any]) -> Side:
+    worker.faults = Faults()
+    pairs = [Pair(worker.client(ann), worker.client(bob), options.body) for ann, bob in prepared["pairs"]]
+    members = [worker.client(user) for user in prepared["users"]]
+    room = Room(worker, members, prepared["conversation"], options.body)
+    await connect(worker, pairs, room, worker.urls)
+    return Side(LINNET, worker, worker.faults, pairs, room)
+
+
+async def peer(worker: Worker, options: Options, prepared: dict[str, Any], where: Urls) -> Side:
+    faults = Faults()
+
+    def member(user: str, room: str) -> Member:
+        made = CLIENTS[where.name](user, faults, room)
+        worker.clients.append(made)
+        return made
+
+    pairs = []
+    for number, (ann, bob) in enumerate(prepared["pairs"]):
+        writer = member(ann, f"pair-{number}")
+        pairs.append(Pair(writer, member(bob, f"pair-{number}"), options.body))
+        pairs[-1].route = writer.route(options.body)
+    members = [member(user, ROOM) for user in prepared["users"]]
+    room = Room(worker, members, ROOM, options.body)
+    room.route = members[0].route(options.body)
+    await connect(worker, pairs, room, where.urls)
+    return Side(where.name, worker, faults, pairs, room)
+
+
+async def floor(worker: Worker, prepared: dict[str, Any], frame_bytes: int) -> Side:
+    """As many readers as the group has, and frames as long as Linnet's."""
+    faults, members = Faults(), list[Chat]()
+    for user in prepared["users"]:
+        made = FloorMember(user, faults)
+        made.frame_bytes = frame_bytes
+        members.append(made)
+    worker.clients += members
+    room = Room(worker, members, ROOM, 0)
+    await room.connect(prepared["floor"])
+    return Side(FLOOR, worker, faults, [], room)
+
+
+async def connect(worker: Worker, pairs: list[Pair], room: Room, urls: list[str]) -> None:
+    """Each of a pair on another node, the group spread over both."""
+    await worker.connect([pair.ann for pair in pairs], lambda _: urls[0])
+    await worker.connect([pair.bob for pair in pairs], lambda _: urls[-1])
+    await room.connect(urls)
+
+
+async def run(plan: Plan, pipe: Connection) -> None:
+    worker = Worker(plan, pipe)
+    options = msgspec.convert(plan.options, Options)
+    async with asyncio.timeout(LIMIT_S):
+        sides = await everybody(worker, options, plan.prepared)
+        rounds = await all_rounds(sides, options)
+    ours = Faults()
+    worker.notes["rounds"] = rounds
+    for side in sides:
+        if side.name in (LINNET, FLOOR):
+            ours += side.faults
+        for kind, count in msgspec.structs.asdict(side.faults).items():
+            if count:
+                worker.notes[f"{side.name}: {kind}"] = count
+    complaint = next((chat.error for chat in worker.clients if chat.error), "")
+    await worker.share((ours, worker.notes, complaint), "finished")
+    for chat in worker.clients:
+        chat.closing = True
+
+
+async def everybody(worker: Worker, options: Options, prepared: dict[str, Any]) -> list[Side]:
+    """Connected, and warm."""
+    first = await linnet(worker, options, prepared)
+    sides = [first, *[await peer(worker, options, prepared, where) for where in prepared[NODES]]]
+    await first.warm_up(options)
+    sides.append(await floor(worker, prepared, first.room.readers[0].event_bytes + fanout.HEADER))
+    for side in sides[1:]:
+        await side.warm_up(options)
+    return sides
+
+
+async def all_rounds(sides: list[Side], options: Options) -> int:
+    """How many there was time for."""
+    until = time.monotonic() + ROUNDS_S
+    for number in range(options.rounds):
+        if time.monotonic() > until:
+            return number
+        for name, (kind, outstanding) in phases(options).items():
+            for side in sides:
+                await side.phase(name, kind, outstanding, options)
+    return options.rounds
+
+
+def main(plan: Plan, pipe: Connection) -> None:
+    told(run(plan, pipe), pipe)
