@@ -52,7 +52,8 @@ class Member(Chat):
     def greeting(self) -> bytes:
         raise NotImplementedError
 
-    def route(self, body_bytes: int) -> Route:
+    @classmethod
+    def route(cls, room: str, body_bytes: int) -> Route:
         raise NotImplementedError
 
     def heard(self, payload: bytes, now: int) -> None:
@@ -86,8 +87,9 @@ class SocketIO(Member):
     def greeting(self) -> bytes:
         return b""  # the server speaks first
 
-    def route(self, body_bytes: int) -> Route:
-        return TextRoute("42", f'["message",{{"to":"{self.room}","body":"', body_bytes, self.end)
+    @classmethod
+    def route(cls, room: str, body_bytes: int) -> Route:
+        return TextRoute("42", f'["message",{{"to":"{room}","body":"', body_bytes, cls.end)
 
     def heard(self, payload: bytes, now: int) -> None:
         kind = payload[:2]
@@ -121,8 +123,9 @@ class Channels(Member):
     def greeting(self) -> bytes:
         return frame(b'{"type":"join","room":"%b"}' % self.room.encode(), TEXT)
 
-    def route(self, body_bytes: int) -> Route:
-        return TextRoute('{"type":"message","n":', f',"to":"{self.room}","body":"', body_bytes, self.end)
+    @classmethod
+    def route(cls, room: str, body_bytes: int) -> Route:
+        return TextRoute('{"type":"message","n":', f',"to":"{room}","body":"', body_bytes, cls.end)
 
     def heard(self, payload: bytes, now: int) -> None:
         if payload.startswith(self.head):
@@ -134,9 +137,17 @@ class Channels(Member):
 
 
 class FloorMember(FloorReader):
-    """One reader of a floor; what it sends asks for a frame to everybody."""
+    """One reader in a room of a floor; what it sends asks for a frame to all in there. No ack is waited for."""
 
-    __slots__ = ()
+    __slots__ = ("room",)
+
+    def __init__(self, user: str, faults: Faults, room: str, frame_bytes: int) -> None:
+        super().__init__(user, faults)
+        self.room = room
+        self.frame_bytes = frame_bytes
+
+    async def connect(self, url: str, token: str) -> dict[str, Any]:
+        return await self.open(url + self.room, b"")
 
     def message(self, route: Route, stamp: int) -> bytes:
         return frame(b"%06d" % self.frame_bytes)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
 import msgspec
 
 from loadtest.client import Chat, Faults
-from loadtest.peers.clients import CLIENTS, FloorMember, Member
+from loadtest.peers.clients import CLIENTS, FloorMember
 from loadtest.scenarios import fanout
 from loadtest.scenarios.direct import Pair, Pairs
 from loadtest.scenarios.room import Room
@@ -61,27 +62,26 @@ def phases(options: Options) -> dict[str, tuple[str, int]]:
 
 
 class Side:
-    """One of those that are compared; a floor has no pairs."""
+    """One of those that are compared."""
 
     def __init__(self, name: str, worker: Worker, faults: Faults, pairs: list[Pair], room: Room) -> None:
         self.name = name
         self.faults = faults
         self.room = room
         self._worker = worker
-        self._pairs = Pairs(worker, pairs) if pairs else None
+        self._pairs = Pairs(worker, pairs)
 
     async def phase(self, name: str, kind: str, outstanding: int, options: Options) -> None:
         self._worker.faults = self.faults
         named, rate = f"{self.name}: {name}", 0 if outstanding else options.rate
         if kind == "group":
             await self.room.outstanding(named, outstanding, options.seconds)
-        elif self._pairs is not None:
+        else:
             await self._pairs.phase(named, rate, outstanding, options.seconds)
 
     async def warm_up(self, options: Options) -> None:
         self._worker.faults = self.faults
-        if self._pairs is not None:
-            await self._pairs.phase("warm-up", 0, options.pairs, WARM_UP_S)
+        await self._pairs.phase("warm-up", 0, options.pairs, WARM_UP_S)
         await self.room.outstanding("warm-up", 4, WARM_UP_S)
 
 
@@ -95,36 +95,37 @@ async def linnet(worker: Worker, options: Options, prepared: dict[str, Any]) -> 
 
 
 async def peer(worker: Worker, options: Options, prepared: dict[str, Any], where: Urls) -> Side:
-    faults = Faults()
-
-    def member(user: str, room: str) -> Member:
-        made = CLIENTS[where.name](user, faults, room)
-        worker.clients.append(made)
-        return made
-
-    pairs = []
-    for number, (ann, bob) in enumerate(prepared["pairs"]):
-        writer = member(ann, f"pair-{number}")
-        pairs.append(Pair(writer, member(bob, f"pair-{number}"), options.body))
-        pairs[-1].route = writer.route(options.body)
-    members = [member(user, ROOM) for user in prepared["users"]]
-    room = Room(worker, members, ROOM, options.body)
-    room.route = members[0].route(options.body)
+    faults, client = Faults(), CLIENTS[where.name]
+    pairs, room = together(worker, prepared, lambda user, room: client(user, faults, room))
+    for number, pair in enumerate(pairs):
+        pair.route = client.route(pair_room(number), options.body)
+    room.route = client.route(ROOM, options.body)
     await connect(worker, pairs, room, where.urls)
     return Side(where.name, worker, faults, pairs, room)
 
 
 async def floor(worker: Worker, prepared: dict[str, Any], frame_bytes: int) -> Side:
-    """As many readers as the group has, and frames as long as Linnet's."""
-    faults, members = Faults(), list[Chat]()
-    for user in prepared["users"]:
-        made = FloorMember(user, faults)
-        made.frame_bytes = frame_bytes
-        members.append(made)
-    worker.clients += members
-    room = Room(worker, members, ROOM, 0)
-    await room.connect(prepared["floor"])
-    return Side(FLOOR, worker, faults, [], room)
+    """Frames as long as Linnet's."""
+    faults = Faults()
+    pairs, room = together(worker, prepared, lambda user, room: FloorMember(user, faults, room, frame_bytes))
+    await connect(worker, pairs, room, [prepared["floor"]])
+    return Side(FLOOR, worker, faults, pairs, room)
+
+
+def together(worker: Worker, prepared: dict[str, Any], client: Callable[[str, str], Chat]) -> tuple[list[Pair], Room]:
+    """The same people as Linnet's, each in the room of their conversation."""
+    pairs = [
+        Pair(client(ann, pair_room(number)), client(bob, pair_room(number)), 0)
+        for number, (ann, bob) in enumerate(prepared["pairs"])
+    ]
+    room = Room(worker, [client(user, ROOM) for user in prepared["users"]], ROOM, 0)
+    worker.clients += [chat for pair in pairs for chat in (pair.ann, pair.bob)]
+    worker.clients += room.readers
+    return pairs, room
+
+
+def pair_room(number: int) -> str:
+    return f"pair-{number}"
 
 
 async def connect(worker: Worker, pairs: list[Pair], room: Room, urls: list[str]) -> None:

@@ -19,8 +19,9 @@ REACHED: Final = 0.9  # of the offered rate; a side that reaches less is saturat
 HEADER: Final = ("phase", "side", "× Linnet", "CPU µs", "of it Redis", "per second", "p50 ms", "p99 ms", "")
 TEXT_COLUMNS: Final = (0, 1, 8)
 WORDS: Final = """\
-CPU µs of all processes of a side, per message (direct) or per delivery (group); the floor has no pairs.
+CPU µs of all processes of a side, per message (direct) or per delivery (group).
 Linnet keeps, orders and acks all this and sends it again where it was missed; no peer does, even where it has acks.
+The floor is one process without Redis that writes a prebuilt frame to each who is to get it, and nothing else.
 Latency counts from when a message was due; where a side is saturated it is a queue's, but a message's cost holds."""
 
 Parts = Mapping[str, Sequence[str]]  # of a side, those whose CPU is its cost
@@ -41,7 +42,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 def rows(result: Result, parts: Parts) -> list[Row]:
-    """By phase, the sides in their order; a side that does not do a phase has none."""
+    """By phase, the sides in their order."""
     options = msgspec.convert(result.options, Options)
     by_name: dict[str, list[Measurement]] = {}
     for one in result.measurements:
@@ -50,11 +51,7 @@ def rows(result: Result, parts: Parts) -> list[Row]:
     for phase, (kind, outstanding) in phases(options).items():
         offered = 0.0 if kind == "group" or outstanding else options.rate
         base = [cost(one, parts[LINNET]) for one in by_name[f"{LINNET}: {phase}"]]
-        found += [
-            _row(phase, side, rounds, base, parts[side], offered)
-            for side in parts
-            if (rounds := by_name.get(f"{side}: {phase}"))
-        ]
+        found += [_row(phase, side, by_name[f"{side}: {phase}"], base, parts[side], offered) for side in parts]
     return found
 
 
