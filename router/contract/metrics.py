@@ -1,4 +1,4 @@
-"""Every Prometheus metric of both processes, declared once.
+"""Every Prometheus metric of both processes, declared once; each process shows those that are not the other's (`Own`).
 
 Units are in the names, labels are bounded (never a user, device or conversation). Hot paths use children bound here at
 import and count once per batch, so that no message pays a label lookup.
@@ -6,7 +6,9 @@ import and count once per batch, so that no message pays a label lookup.
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+from collections.abc import Iterator
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Metric, disable_created_metrics
 
 # A `…_created` beside every counter doubles a scrape and nobody asks for them.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library does not type it
@@ -49,7 +51,7 @@ DRAINING = Gauge("linnet_gateway_draining", "1 while this gateway drains")
 PRESENCE_CHANGES = Counter("linnet_gateway_presence_changes", "Presence changes told to watchers")
 PRESENCE_WATCHES = Gauge("linnet_gateway_presence_watches", "Users that local sessions watch")
 
-# -- both: the loop and Redis
+# -- both: the loop, Redis, HTTP
 LOOP_LAG_SECONDS = Histogram("linnet_loop_lag_seconds", "How late the event loop runs a timer", buckets=_LATENCY)
 REDIS_UP = Gauge("linnet_redis_up", "1 while the command connection to Redis is up")
 REDIS_CALLS = Counter("linnet_redis_calls", "Redis calls by function", ("function",))
@@ -60,6 +62,8 @@ REDIS_IN_FLIGHT = Gauge("linnet_redis_in_flight", "Commands written and not yet 
 KEPT = Counter("linnet_redis_kept", "Appends that waited for replicas, by result", ("result",))
 KEPT_SECONDS = Histogram("linnet_redis_kept_seconds", "Duration of a wait for replicas", buckets=_LATENCY)
 REDIS_MEMORY_RATIO = Gauge("linnet_redis_memory_ratio", "used_memory / maxmemory (0 without a limit)")
+
+HTTP_REFUSED = Counter("linnet_http_refused", "HTTP requests that no application saw, by why", ("why",))
 
 # -- both: traces, where they are on
 TRACE_SPANS = Counter("linnet_trace_spans", "Spans of traces by what became of them", ("result",))
@@ -78,6 +82,17 @@ HTTP_SECONDS = Histogram("linnet_router_http_seconds", "Duration of HTTP API req
 PASSWORD_SECONDS = Histogram("linnet_router_password_hash_seconds", "Duration of password hashing", buckets=_LATENCY)
 GATEWAYS_ALIVE = Gauge("linnet_gateways_alive", "Gateways with a live lease, as this process sees them")
 
+
+class Own:
+    """What a process of this name exports: a router's zeros for gateways would be as many false answers."""
+
+    def __init__(self, process: str) -> None:
+        self._others = tuple(f"linnet_{name}_" for name in ("gateway", "router") if name != process)
+
+    def collect(self) -> Iterator[Metric]:
+        return (metric for metric in REGISTRY.collect() if not metric.name.startswith(self._others))
+
+
 # What alerts and dashboards ask for exists from the start: a counter that is born at 1 has not increased.
 for _code in (1000, 1001, 1006, 1011, 1012, 4000, 4002, 4003):
     CLOSES.labels(str(_code))
@@ -87,5 +102,7 @@ for _cause in ("subscribe", "hole", "audit", "resubscribe", "bus_lost"):
     REPAIRS.labels(_cause)
 for _reason in ("expired", "failover"):
     GAPS.labels(_reason)
+for _why in ("malformed", "upgrade", "full"):
+    HTTP_REFUSED.labels(_why)
 for _outcome in ("sent", "retried", "dropped"):
     WEBHOOKS.labels(_outcome)

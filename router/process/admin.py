@@ -3,7 +3,7 @@
 /livez    200 as long as the event loop answers; it asks nothing else, for a restart heals nothing else
 /readyz   200 when this process takes requests, else 503 and why. Once ready it stays so until it is told to stop: were
           an outage of Redis to unready every router at once, the load balancer would have nobody left who could say 503
-/metrics  the exposition, in the form the scraper asks for
+/metrics  the exposition of this process's own metrics, in the form the scraper asks for
 
 What never lives here: anything a client may see; the port stays inside the cluster. Rejected: the same paths on the
 public port (one wrong route and the metrics are public).
@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
-from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+
+from router.contract import metrics
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -27,8 +28,9 @@ class Readiness(msgspec.Struct, frozen=True):
     why: str
 
 
-def create_admin(readiness: Callable[[], Readiness], observe: Callable[[], None]) -> Starlette:
-    """The admin app; `observe` sets the gauges that are read at scrape time."""
+def create_admin(readiness: Callable[[], Readiness], observe: Callable[[], None], name: str = "") -> Starlette:
+    """The admin app of the process of this name; `observe` sets the gauges that are read at scrape time."""
+    own = metrics.Own(name)
 
     async def livez(_: Request) -> Response:
         return PlainTextResponse("ok\n")
@@ -37,9 +39,9 @@ def create_admin(readiness: Callable[[], Readiness], observe: Callable[[], None]
         now = readiness()
         return PlainTextResponse(f"{now.why}\n", 200 if now.ready else 503)
 
-    async def metrics(request: Request) -> Response:
+    async def exposition(request: Request) -> Response:
         observe()
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(REGISTRY), headers={"content-type": content_type})
+        return Response(encode(own), headers={"content-type": content_type})
 
-    return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)])
+    return Starlette(routes=[Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", exposition)])

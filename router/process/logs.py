@@ -6,6 +6,8 @@ debug). A line about a traced event has its `trace_id`, as a field of its own in
 
 Invariants
 - An entry is one line (in the text form a trace follows, indented): what a client sent cannot start another.
+- No request costs a line: of what uvicorn has to say of requests that it refuses each kind stands there once a minute,
+  and `linnet_http_refused_total` counts them all.
 - A configured secret never stands in it, whatever raised and with what in its message: the formatter blanks every
   secret of the settings, traces included. It is the last line of defence, not a licence.
 
@@ -24,8 +26,10 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 
+from router.contract import metrics
 from router.contract.settings import Settings
 
+QUIET_S: Final = 60.0
 BLANK: Final = "***"
 _CONTROL: Final = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 
@@ -83,6 +87,31 @@ class JsonFormatter(Formatter):
         return msgspec.json.encode(entry).decode()
 
 
+class Refusals(logging.Filter):
+    """uvicorn warns of each request that it refuses: all are counted, the first of its kind in a minute is logged."""
+
+    # How uvicorn's messages begin, and what the metric calls them.
+    KINDS: Final = {"Invalid HTTP": "malformed", "Unsupported upgrade": "upgrade", "Exceeded concurrency": "full"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        if record.getMessage().startswith("No supported WebSocket library"):
+            return False  # it follows on an unsupported upgrade, and advises to install what we do without
+        found = (kind for begin, kind in self.KINDS.items() if record.getMessage().startswith(begin))
+        if (kind := next(found, None)) is None:
+            return True
+        metrics.HTTP_REFUSED.labels(kind).inc()
+        if record.created < self._said.get(kind, 0.0) + QUIET_S:
+            return False
+        self._said[kind] = record.created
+        return True
+
+
 def set_up(settings: Settings) -> None:
     """Log as the settings say; whatever logging was set up before is gone."""
     form = JsonFormatter if settings.log_format == "json" else TextFormatter
@@ -91,6 +120,8 @@ def set_up(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
     logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its start and stop are ours to tell
+    refusals = logging.getLogger("uvicorn.error")
+    refusals.filters[:] = [Refusals()]
 
 
 def secrets(settings: Settings) -> list[str]:

@@ -54,18 +54,18 @@ def main(name: str, work: Work) -> None:
         settings = load(os.environ)
         logs.set_up(settings)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_live(settings, work))
+            runner.run(_live(name, settings, work))
     except StartupError as error:
         sys.exit(f"linnet {name}: {error}")
 
 
-async def _live(settings: Settings, work: Work) -> None:
+async def _live(name: str, settings: Settings, work: Work) -> None:
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     with serving.listening(settings.listen) as public, serving.listening(settings.admin_listen) as private:
         process = Process(settings, stop, public)
-        admin = uvicorn.Server(serving.config(create_admin(process.ready, process.scraped)))
+        admin = uvicorn.Server(serving.config(create_admin(process.ready, process.scraped, name)))
         answering = asyncio.create_task(admin._serve([private]))
         try:
             if client := await _connected(settings, stop):

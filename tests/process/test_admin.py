@@ -1,5 +1,7 @@
 """router/process/admin.py: what operators' machines are told."""
 
+import re
+
 import httpx
 from prometheus_client import Gauge
 
@@ -38,6 +40,20 @@ async def test_metrics_are_of_the_moment_and_in_the_form_asked_for() -> None:
         openmetrics = await admin.get("/metrics", headers={"accept": "application/openmetrics-text;version=1.0.0"})
         assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
         assert openmetrics.text.endswith("# EOF\n")
+
+
+async def test_a_process_shows_what_is_its_own() -> None:
+    """A router says nothing of connections, a gateway nothing of webhooks; what both have, both show."""
+    shown = {}
+    for name in ("gateway", "router"):
+        app = create_admin(lambda: Readiness(True, "ok"), lambda: None, name)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://admin") as admin:
+            lines = (await admin.get("/metrics")).text.splitlines()
+        shown[name] = {re.split(r"[ {]", line)[0] for line in lines if not line.startswith("#")}
+    assert {"linnet_gateway_connections", "linnet_gateways_alive", "linnet_redis_up"} <= shown["gateway"]
+    assert {"linnet_router_dirty_conversations", "linnet_gateways_alive", "linnet_redis_up"} <= shown["router"]
+    assert not [name for name in shown["router"] if name.startswith("linnet_gateway_")]
+    assert not [name for name in shown["gateway"] if name.startswith("linnet_router_")]
 
 
 async def test_nothing_else_is_served() -> None:

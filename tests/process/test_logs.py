@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
+from router.contract import metrics
 from router.contract.settings import Settings, load
-from router.process.logs import Formatter, JsonFormatter, TextFormatter, secrets, set_up
+from router.process.logs import Formatter, JsonFormatter, Refusals, TextFormatter, secrets, set_up
 
 SECRET = 'a-jwt-secret-of-more-than-32-bytes-"quoted"'
 SETTINGS = {
@@ -76,6 +77,27 @@ def test_no_secret_is_ever_logged(form: type[Formatter]) -> None:
     ):
         assert secret not in line
     assert "***" in line
+
+
+def test_refused_requests_are_counted_and_one_of_a_kind_is_logged_a_minute() -> None:
+    """Whoever sends a million of them writes no log; other warnings, and errors of the same logger, all stand there."""
+
+    def said(message: str, at: float, level: int = logging.WARNING) -> bool:
+        record = entry(message)
+        record.levelno, record.created = level, at
+        return refusals.filter(record)
+
+    def counted() -> list[float]:
+        return [metrics.HTTP_REFUSED.labels(why)._value.get() for why in ("malformed", "upgrade", "full")]
+
+    refusals, before = Refusals(), counted()
+    assert [said("Invalid HTTP request received.", at) for at in (100, 101, 159.9, 160, 161)] == [1, 0, 0, 1, 0]
+    assert said("Unsupported upgrade request.", 101)
+    assert not said('No supported WebSocket library detected. Please use "pip install …"', 101)
+    assert said("Exceeded concurrency limit.", 101)
+    assert all(said("another", 101) for _ in range(2))
+    assert all(said("Invalid HTTP request received.", 102, logging.ERROR) for _ in range(2))
+    assert [now - then for now, then in zip(counted(), before, strict=True)] == [5, 1, 1]
 
 
 def test_set_up_says_what_the_settings_ask_for(capfd: pytest.CaptureFixture[str]) -> None:
