@@ -5,7 +5,8 @@ their ports:
 
 - a request's head must be complete HEAD_S after the connection was made or the answer before it was given, whatever
   trickles in meanwhile: bytes of a head, empty lines, the rest of a body that nobody wants any more;
-- an answer must be taken within ANSWER_S once it has filled the write buffer;
+- an answer must be taken within ANSWER_S once it has filled the write buffer, else the connection is reset (a smaller
+  one lies with the kernel, and the socket is ours no longer once it was given);
 - what comes beside bodies (heads, trailers, the framing of chunks) is bounded by HEAD_BYTES a request, and one read;
 - at most PIPELINED requests wait behind the one that is being answered.
 
@@ -19,6 +20,8 @@ head (who is that slow does not read it).
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -128,6 +131,9 @@ class BoundedHttp(HttpToolsProtocol):
             self.transport.abort()
 
     def answer_late(self) -> None:
+        """Reset: after a FIN the kernel would go on offering what nobody takes, megabytes of it, without us."""
+        if (sock := self.transport.get_extra_info("socket")) is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
 
