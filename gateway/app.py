@@ -6,21 +6,22 @@ the connection. `/schema.json` serves the JSON Schema of the wire.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from typing import Final
 from urllib.parse import urlsplit
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from gateway.node import Node
 from gateway.session import Session
 from router.contract import metrics, wire
-from router.contract.settings import Settings, proxies
+from router.contract.settings import Settings
+from router.process.forwarded import Proxies
 
 BEARER: Final = "bearer."
 
@@ -44,22 +45,7 @@ class Doorkeeper:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._origins = frozenset(part.strip().rstrip("/") for part in settings.origins.split(",") if part.strip())
-        self._proxies = proxies(settings)
         self._by_address: Counter[str] = Counter()
-
-    def address(self, peer: str, forwarded: str) -> str:
-        """The client's address: the last one in X-Forwarded-For that no trusted proxy of ours bears."""
-        hops = [hop.strip() for hop in forwarded.split(",") if hop.strip()]
-        while hops and self._is_proxy(peer):
-            peer = hops.pop()
-        return peer
-
-    def _is_proxy(self, address: str) -> bool:
-        try:
-            ip = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(ip in network for network in self._proxies)
 
     def origin_allowed(self, origin: str | None, host: str) -> bool:
         """Browsers always send an origin; whoever sends none is no browser and has no ambient rights to abuse."""
@@ -124,7 +110,7 @@ def negotiate(offered: list[str]) -> tuple[wire.Codec, str | None]:
 
 def create_app(node: Node) -> Starlette:
     """The public application of a node."""
-    door = Doorkeeper(node.settings)
+    door, proxies = Doorkeeper(node.settings), Proxies(node.settings)
 
     async def connect(websocket: WebSocket) -> None:
         headers = websocket.headers
@@ -133,7 +119,7 @@ def create_app(node: Node) -> Starlette:
                 raise Refusal(403, "this origin may not connect", "origin")
             codec, subprotocol = negotiate(websocket.scope["subprotocols"])
             peer = websocket.client.host if websocket.client else ""
-            address = door.address(peer, ",".join(headers.getlist("x-forwarded-for")))
+            address = proxies.client(peer, headers.getlist("x-forwarded-for"))
             door.admit(address, len(node.sessions))
         except Refusal as refusal:
             metrics.CONNECTS.labels(refusal.result).inc()
@@ -148,7 +134,19 @@ def create_app(node: Node) -> Starlette:
             raise
         session.connection.attach(session)
 
-    async def schema(_: Request) -> Response:
-        return JSONResponse(wire.schema())
+    described = msgspec.json.encode(wire.schema())  # once: it takes milliseconds, and anybody may ask for it
 
-    return Starlette(routes=[WebSocketRoute("/ws", connect), Route("/schema.json", schema)])
+    async def schema(_: Request) -> Response:
+        return Response(described, media_type="application/json")
+
+    async def nowhere(websocket: WebSocket) -> None:
+        metrics.CONNECTS.labels("path").inc()
+        await websocket.send_denial_response(PlainTextResponse("no such path\n", 404))
+
+    return Starlette(
+        routes=[
+            WebSocketRoute("/ws", connect),
+            WebSocketRoute("/{path:path}", nowhere),  # Starlette itself would say 403
+            Route("/schema.json", schema),
+        ]
+    )

@@ -18,6 +18,7 @@ import hmac
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import cache
 from math import ceil
 from time import perf_counter
 from typing import Any, Final
@@ -30,7 +31,6 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from router import api_accounts as accounts
 from router import api_conversations as conversations
@@ -52,6 +52,7 @@ from router.contract.errors import (
 )
 from router.contract.settings import Settings
 from router.openapi import document
+from router.process.forwarded import Forwarded, Proxies
 
 __all__ = ["Services", "create_app"]
 
@@ -103,20 +104,34 @@ ALWAYS: Final = (
 )  # fmt: skip
 
 
+@cache  # both take milliseconds to make, and anybody may ask for them
+def _document(settings: Settings) -> bytes:
+    return msgspec.json.encode(document(endpoints(settings)))
+
+
+@cache
+def _wire() -> bytes:
+    return msgspec.json.encode(wire.schema())
+
+
 async def _get_openapi(call: Call, _: None) -> Response:
     """This document."""
-    return _json(document(endpoints(call.services.settings)))
+    return _raw(_document(call.services.settings))
 
 
 async def _get_schema(_call: Call, _: None) -> Response:
     """JSON Schema of the WebSocket's commands and events."""
-    return _json(wire.schema())
+    return _raw(_wire())
 
 
 DOCUMENTS: Final = (
     Endpoint("GET", "/v1/openapi.json", OPEN, _get_openapi, answer=dict[str, Any]),
     Endpoint("GET", "/v1/schema.json", OPEN, _get_schema, answer=dict[str, Any]),
 )
+
+
+class Late(BadFrame):
+    """A body that takes too long."""
 
 
 def endpoints(settings: Settings) -> tuple[Endpoint, ...]:
@@ -148,9 +163,7 @@ def create_app(services: Services) -> Starlette:
 
 
 def _middleware(settings: Settings) -> list[Middleware]:
-    found = []
-    if proxies := _listed(settings.trusted_proxies):
-        found.append(Middleware(ProxyHeadersMiddleware, trusted_hosts=proxies))
+    found = [Middleware(Forwarded, proxies=Proxies(settings))]
     if origins := _listed(settings.origins):
         found.append(
             Middleware(
@@ -195,6 +208,8 @@ class Door:
             if endpoint is None:
                 raise MethodNotAllowed(f"this path takes {self._allow}")
             return await self._call(endpoint, request)
+        except Late as error:
+            return _refusal(error, {"Connection": "close"})  # what still trickles in is nobody's
         except LinnetError as error:
             return _refusal(error, {"Allow": self._allow} if isinstance(error, MethodNotAllowed) else {})
         except ClientDisconnect:
@@ -292,12 +307,16 @@ async def _body(request: Request) -> bytes:
                 if len(body) > MAX_BODY_BYTES:
                     raise TooLarge(f"a request may have {MAX_BODY_BYTES} bytes")
     except TimeoutError:
-        raise BadFrame(f"the body must come within {BODY_S:g} s") from None
+        raise Late(f"the body must come within {BODY_S:g} s") from None
     return bytes(body)
 
 
 def _json(value: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(value), status, {"Cache-Control": "no-store"}, "application/json")
+    return _raw(msgspec.json.encode(value), status)
+
+
+def _raw(body: bytes, status: int = 200) -> Response:
+    return Response(body, status, {"Cache-Control": "no-store"}, "application/json")
 
 
 def _refusal(error: LinnetError, headers: Mapping[str, str] | None = None) -> Response:

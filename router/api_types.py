@@ -12,6 +12,13 @@ from router.contract import wire
 from router.contract.wire import ConversationId, Name, Seq
 
 Role = Literal["owner", "admin", "member", "reader"]
+AccountName = Annotated[
+    str,
+    Meta(
+        pattern=wire.NAME_PATTERN.replace("^", r"^(?!\.{1,2}$)", 1),
+        description="A user's name but `.` and `..`, which URL libraries take for other places in a path.",
+    ),
+]
 Title = Annotated[str, Meta(max_length=256)]
 Password = Annotated[str, Meta(min_length=1, max_length=256)]
 PageLimit = Annotated[int, Meta(ge=1, le=200)]
@@ -35,7 +42,7 @@ class Error(Struct, frozen=True):
 
 
 class NewAccount(Struct, frozen=True):
-    user: Name
+    user: AccountName
     password: Password
     name: Annotated[str, Meta(max_length=128, description="As others see it.")] = ""
 

@@ -185,8 +185,14 @@ def _check(settings: Settings) -> None:
 
 
 def proxies(settings: Settings) -> list[IPv4Network | IPv6Network]:
-    """The networks of TRUSTED_PROXIES."""
-    return [ip_network(part.strip(), strict=False) for part in settings.trusted_proxies.split(",") if part.strip()]
+    """The networks of TRUSTED_PROXIES; one of IPv4 addresses mapped into IPv6 is theirs."""
+    return [_network(part.strip()) for part in settings.trusted_proxies.split(",") if part.strip()]
+
+
+def _network(text: str) -> IPv4Network | IPv6Network:
+    network = ip_network(text, strict=False)
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    return network if mapped is None or network.prefixlen < 96 else IPv4Network((mapped, network.prefixlen - 96))
 
 
 def host_port(address: str) -> tuple[str, int]:

@@ -164,6 +164,8 @@ def test_an_address_has_two_parts(address: str, parts: tuple[str, int]) -> None:
 def test_proxies_are_addresses_and_networks() -> None:
     made = proxies(loaded(trusted_proxies="10.0.0.0/8, 192.168.1.7,, fd00::/8 ,10.1.2.3/16"))
     assert [str(network) for network in made] == ["10.0.0.0/8", "192.168.1.7/32", "fd00::/8", "10.1.0.0/16"]
+    mapped = proxies(loaded(trusted_proxies="::ffff:10.1.2.3, ::ffff:10.0.0.0/104, ::ffff:0:0/95, ::/0"))
+    assert [str(network) for network in mapped] == ["10.1.2.3/32", "10.0.0.0/8", "::fffe:0:0/95", "::/0"]
 
 
 def test_every_setting_named_like_a_secret_is_checked_like_one() -> None:

@@ -1,12 +1,10 @@
-"""The upgrade: who is let in, by address and origin, with which codec and token."""
+"""The upgrade: who is let in, by number, path and origin, with which codec and token."""
 
 from __future__ import annotations
 
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from starlette.websockets import WebSocket
 
 from deploy.embedded import EmbeddedValkey
@@ -14,44 +12,7 @@ from gateway.app import Attached, Doorkeeper, Refusal, bearer, create_app, negot
 from router.contract import wire
 from tests.gateway.world import Connection, settings, world
 
-# -- addresses
-
-
-@pytest.mark.parametrize(
-    ("peer", "forwarded", "address"),
-    [
-        ("203.0.113.9", "", "203.0.113.9"),
-        ("203.0.113.9", "198.51.100.1", "203.0.113.9"),  # a stranger may say anything
-        ("10.1.1.1", "198.51.100.1", "198.51.100.1"),
-        (
-            "10.1.1.1",
-            "1.1.1.1, 198.51.100.1",
-            "198.51.100.1",
-        ),  # what a client puts before our proxy's own is not believed
-        ("10.1.1.1", "1.1.1.1, 198.51.100.1, 10.2.2.2 ", "198.51.100.1"),
-        ("10.1.1.1", "10.3.3.3,10.2.2.2", "10.3.3.3"),
-        ("10.1.1.1", "", "10.1.1.1"),
-        ("10.1.1.1", " , ,", "10.1.1.1"),
-        ("10.1.1.1", "nonsense", "nonsense"),
-        ("fd00::1", "2001:db8::1", "2001:db8::1"),
-        ("", "198.51.100.1", ""),
-    ],
-)
-def test_the_address_is_the_last_that_no_proxy_of_ours_bears(peer: str, forwarded: str, address: str) -> None:
-    door = Doorkeeper(settings(trusted_proxies="10.0.0.0/8, fd00::/8"))
-    assert door.address(peer, forwarded) == address
-
-
-@given(st.text(), st.text())
-def test_no_header_breaks_the_door(forwarded: str, origin: str) -> None:
-    """Whatever a client sends there."""
-    door = Doorkeeper(settings(trusted_proxies="10.0.0.0/8"))
-    door.address("10.1.1.1", forwarded)
-    assert door.origin_allowed(origin, "chat.example") in (True, False)
-
-
-def test_without_trusted_proxies_nobody_is_believed() -> None:
-    assert Doorkeeper(settings()).address("10.1.1.1", "198.51.100.1") == "10.1.1.1"
+# -- numbers and paths
 
 
 def test_connections_are_limited_by_address_and_in_all() -> None:
@@ -175,7 +136,7 @@ class Wire(Connection):
 
 
 async def upgraded(
-    app: Any, headers: dict[str, str], offered: list[str], connection: Connection
+    app: Any, headers: dict[str, str], offered: list[str], connection: Connection, path: str = "/ws"
 ) -> list[dict[str, Any]]:
     """What the application answers to one upgrade request."""
     said: list[dict[str, Any]] = []
@@ -186,7 +147,7 @@ async def upgraded(
     async def send(message: Any) -> None:
         said.append(message)
 
-    await app(upgrade(headers, offered, connection).scope, receive, send)
+    await app({**upgrade(headers, offered, connection).scope, "path": path}, receive, send)
     return said
 
 
@@ -224,6 +185,14 @@ async def test_a_refused_upgrade_is_an_http_answer_and_leaves_nothing(
         await upgraded(app, {}, [], connection)
         assert connection.attached is not None
         connection.attached.connection_closed(1006, "")
+
+
+@pytest.mark.parametrize("path", ["/", "/other", "/ws/", "/WS", "/schema.json", "/ws/../other"])
+async def test_there_is_one_path_to_upgrade_on(valkey: EmbeddedValkey, path: str) -> None:
+    """Any other is 404: what is not there is not forbidden."""
+    async with world(valkey) as of:
+        answer = await upgraded(create_app(of.node), {}, [], Wire(), path)
+        assert (answer[0]["type"], answer[0]["status"]) == ("websocket.http.response.start", 404)
 
 
 async def test_an_upgrade_that_fails_half_way_gives_its_place_back(valkey: EmbeddedValkey) -> None:

@@ -69,6 +69,14 @@ async def test_a_name_is_given_out_once(valkey: EmbeddedValkey) -> None:
         assert await api.refused("POST", "/v1/login", {}, wanted) == (401, "unauthorized")
 
 
+async def test_no_account_is_named_as_a_place_in_a_path(valkey: EmbeddedValkey) -> None:
+    """A dot or two would be swallowed by clients' URL libraries; more of them, or among others, are names."""
+    async with serve(valkey) as api:
+        for name, status in ((".", 422), ("..", 422), ("..\n", 422), ("...", 201), (".a", 201), ("a..", 201)):
+            answer = await api.post("/v1/accounts", json={"user": name, **PASSWORD})
+            assert answer.status_code == status, name
+
+
 async def test_a_login_does_not_tell_who_exists(valkey: EmbeddedValkey) -> None:
     """Wrong password, unknown user and a user without a password: one answer, and one limit to guessing."""
     async with serve(valkey) as api:
@@ -104,6 +112,7 @@ async def test_accounts_of_one_address_are_limited(valkey: EmbeddedValkey, monke
             return (await api.post("/v1/login", json=given, headers={"X-Forwarded-For": address})).status_code
 
         assert [await login("10.0.0.1") for _ in range(3)] == [401, 401, 429]
+        assert await login("1.1.1.1, ::ffff:10.0.0.1, 127.0.0.9") == 429  # the same one
         assert await login("10.0.0.2") == 401
 
 
@@ -596,6 +605,7 @@ async def test_a_body_without_end_or_haste_is_cut_off(valkey: EmbeddedValkey, mo
             feeding = asyncio.create_task(feed())
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             assert head.startswith(f"HTTP/1.1 {expected[0]} ")
+            assert ("connection: close" in head.lower()) == (expected[1] == "bad_frame")
             feeding.cancel()
             await asyncio.gather(feeding, return_exceptions=True)
             writer.close()
