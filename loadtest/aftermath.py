@@ -20,6 +20,7 @@ from loadtest.history import Rows
 
 AFTER_MS: Final = 5_000  # what happens so long after a fault is still its doing
 SELF_MS: Final = 5_000
+EXPIRED: Final = 4501
 
 HEADING: Final = "fault             times  lasted  cut off unavailable  ack med/max  deliv. med/max  closes"
 
@@ -62,6 +63,7 @@ class Looking:
         self._noticed = noticed
         self._sent: dict[int, int] = {}
         self._since = 0  # since when it is connected and reads; 0: it is not, or was not by its own doing
+        self._valid_until = 0
         self._excused = 0  # until when it waits for itself
 
     def through(self, rows: Iterable[Rows]) -> None:
@@ -69,6 +71,8 @@ class Looking:
             match row:
                 case history.Welcomed():
                     self._since = row.at
+                case history.Valid():
+                    self._valid_until = row.until
                 case history.Paused():
                     self._excused = row.at + SELF_MS if not row.on else 1 << 60
                 case history.Left():
@@ -83,15 +87,15 @@ class Looking:
                         one.unavailable += 1
                 case history.Acked():
                     self._acked(row)
-                case history.Received() if self._since and row.stamp > max(self._since, self._excused):
-                    for one in self._during(row.stamp, row.at):
-                        one.delivery_ms = max(one.delivery_ms, row.at - row.stamp)
+                case history.Received(event=event) if self._since and event.stamp > max(self._since, self._excused):
+                    for one in self._during(event.stamp, row.at):
+                        one.delivery_ms = max(one.delivery_ms, row.at - event.stamp)
                 case _:
                     pass
 
     def _closed(self, row: history.Closed) -> None:
         self._excused = min(self._excused, row.at + SELF_MS)
-        if self._since and not row.ours:
+        if self._since and not row.ours and not (row.code == EXPIRED and row.at >= self._valid_until):
             for one in self._during(row.at, row.at):
                 one.closes[row.code] += 1
         self._since = 0

@@ -95,8 +95,8 @@ class Ledger:
 
     def add(self, row: Rows) -> None:
         match row:
-            case history.Received(kind="message"):
-                self._received(row)
+            case history.Received(event=history.Entry(kind="message")):
+                self._received(row.conversation, row.event)
             case history.Acked():
                 self._acked(row)
             case history.Refused():
@@ -127,14 +127,14 @@ class Ledger:
         if flight is not None:
             flight.acked = True
 
-    def _received(self, row: history.Received) -> None:
+    def _received(self, conversation: str, event: history.Entry) -> None:
         RECEIVED.inc()
-        place, message = (row.conversation, row.seq), (row.user, row.n)
-        last = self._last.get(row.conversation, 0)
-        self._last[row.conversation] = max(last, row.seq)
-        if self._places.get(message, place) != place or row.seq == last:
+        place, message = (conversation, event.seq), (event.user, event.n)
+        last = self._last.get(conversation, 0)
+        self._last[conversation] = max(last, event.seq)
+        if self._places.get(message, place) != place or event.seq == last:
             DUPLICATED.inc()
-        elif row.seq < last:
+        elif event.seq < last:
             REORDERED.inc()
         self._remember(message, place)
         flight = self.flights.get(message)

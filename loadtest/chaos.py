@@ -22,12 +22,13 @@ import msgspec
 import uvloop
 
 from loadtest.aftermath import aftermath
-from loadtest.checker import Violation, check
-from loadtest.cluster import SETTINGS, Cluster
+from loadtest.checker import check
+from loadtest.cluster import FAKETIME, SETTINGS, Cluster
 from loadtest.evidence import Run, dump_logs, load
-from loadtest.nemesis import FAULTS, Nemesis, schedule
+from loadtest.nemesis import FAULTS, LEVELS, Nemesis, possible, schedule
 from loadtest.run import allow_files
 from loadtest.story import story
+from loadtest.verdict import Violation
 from loadtest.workload import Workload
 from router.contract import keys
 
@@ -45,7 +46,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one.add_argument("--rate", type=float, default=200, help="messages per second (%(default)s)")
     one.add_argument("--every", type=float, default=3.0, help="seconds between faults, on the average (%(default)s)")
     one.add_argument("--faults", nargs="+", choices=FAULTS, default=[], metavar="FAULT", help="only these kinds")
-    one.add_argument("--level", choices=("memory", "fsync", "replicated"), default="fsync", help="durability")
+    one.add_argument("--level", choices=LEVELS, default="fsync", help="durability")
     one.add_argument("--folder", type=Path, default=None, help="keep what the run leaves there")
     again = commands.add_parser("check", help="judge what a chaos run left behind")
     again.add_argument("folder", type=Path)
@@ -66,7 +67,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
-    cluster = Cluster(folder, level=arguments.level)
+    faults = possible(arguments.faults, arguments.level, clocks=FAKETIME is not None)
+    clocks = any(FAULTS[kind].uses == "clock" for kind in faults)
+    if not clocks and (left := set(possible(arguments.faults, arguments.level, clocks=True)).difference(faults)):
+        say(f"without libfaketime, so left out: {', '.join(sorted(left))}")
+    if not faults:
+        raise SystemExit(f"none of these faults can be done at level {arguments.level}")
+    cluster = Cluster(folder, level=arguments.level, clocks=clocks)
     made = Run(
         seed=seed,
         seconds=arguments.seconds,
@@ -80,8 +87,7 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
         await workload.gather()
         say("everybody is here")
         nemesis = Nemesis(cluster, seed, folder)
-        store = "replicated" if arguments.level == "replicated" else "single"
-        acts = schedule(seed, arguments.seconds, cluster.parts, arguments.faults, arguments.every, store)
+        acts = schedule(seed, arguments.seconds, cluster.parts, faults, arguments.every)
         progress = asyncio.create_task(_progress(workload, nemesis))
         await asyncio.gather(workload.run(arguments.seconds, arguments.rate), nemesis.carry_out(acts))
         await cluster.heal()

@@ -4,6 +4,9 @@
 
 (Where sentinels say which Valkey it is, there is no proxy before it: they would say another address.)
 
+Where there is libfaketime (Debian: `libfaketime`), each process reads its wall clock from a file of its own, which may
+step; its monotonic clock stays as it is, and so does everybody else's.
+
 Every process keeps its ports and its log for all its lives. What it is told is noted with how it ended (`endings`); a
 process that ends untold is started again like any other, and the checker reports it. All of it is gone when `close`
 returns, and dies with this process if that dies first.
@@ -35,6 +38,8 @@ READY_S: Final = 60.0
 DRAINED_S: Final = 40.0
 WATCH_S: Final = 0.25
 SAMPLE_S: Final = 2.0
+SHARED: Final = Path("/dev/shm")  # noqa: S108 - nothing is made there by us, and what is removed has a pid of ours
+FAKETIME: Final = next(iter(sorted(Path("/usr/lib").glob("**/faketime/libfaketimeMT.so.1"))), None)
 
 # Short enough that a fault of seconds meets audits, leases and drains; long enough for a busy machine.
 SETTINGS: Final = {
@@ -49,8 +54,10 @@ SETTINGS: Final = {
 class Part:
     """A gateway or a router: one name, one set of ports and one log, for as many processes as it takes."""
 
-    def __init__(self, name: str, folder: Path, redis_port: int | None, env: Mapping[str, str]) -> None:
-        """With a `redis_port` it reaches Redis through a proxy, else as `env` says."""
+    def __init__(
+        self, name: str, folder: Path, redis_port: int | None, env: Mapping[str, str], *, clocks: bool = False
+    ) -> None:
+        """With a `redis_port` it reaches Redis through a proxy, else as `env` says; `clocks`: `set_clock` works."""
         self.name = name
         self.module = name.partition("-")[0]
         self.folder = folder
@@ -58,21 +65,36 @@ class Part:
         self.clients = Proxy(client_port, self.port)
         self.store = Proxy(store_port, redis_port or 0)
         self.url = f"ws://127.0.0.1:{client_port}/ws" if self.module == "gateway" else f"http://127.0.0.1:{client_port}"
+        self._clock = folder / f"{name}.clock"
         self.busy = asyncio.Lock()  # one fault of a process at a time
         self.told = ""
         self.popen: subprocess.Popen[bytes] | None = None
-        self._env = {
+        self.env = {
             **env,
             **({"LINNET_REDIS_URL": f"redis://127.0.0.1:{store_port}/0"} if redis_port else {}),
             "LINNET_LISTEN": f"127.0.0.1:{self.port}",
             "LINNET_ADMIN_LISTEN": f"127.0.0.1:{self.admin_port}",
         }
         if self.module == "gateway":
-            self._env["LINNET_GATEWAY_URL"] = self.url
+            self.env["LINNET_GATEWAY_URL"] = self.url
+        if clocks and FAKETIME is not None:
+            self.set_clock(0)
+            self.env |= {
+                "LD_PRELOAD": str(FAKETIME),
+                "FAKETIME_TIMESTAMP_FILE": str(self._clock),
+                "FAKETIME_CACHE_DURATION": "1",  # else the file is read whenever somebody asks for the time
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            }
 
     @property
     def alive(self) -> bool:
         return self.popen is not None and self.popen.poll() is None
+
+    def set_clock(self, by_s: float) -> None:
+        """From about a second from now on its wall clock is wrong by so much, in all its lives."""
+        new = self._clock.with_suffix(".new")
+        new.write_text(f"{by_s:+.3f}\n")
+        new.replace(self._clock)
 
     def start(self) -> None:
         self.told = ""
@@ -80,7 +102,7 @@ class Part:
             self.popen = subprocess.Popen(
                 tied(sys.executable, "-m", self.module),
                 cwd=ROOT,
-                env=self._env,
+                env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -106,7 +128,20 @@ class Part:
         """Writes down how it ended, once."""
         if self.popen is not None and self.popen.returncode is not None:
             append(self.folder / "processes.jsonl", Ending(now_ms(), self.name, self.popen.returncode, self.told))
+            self._forget(self.popen.pid)
             self.popen = None
+
+    def kill(self) -> None:
+        if self.popen is not None:
+            self.popen.kill()
+            self.popen.wait()
+            self._forget(self.popen.pid)
+
+    @staticmethod
+    def _forget(pid: int) -> None:
+        """What libfaketime shares among threads outlives a process that is killed."""
+        for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
+            (SHARED / name).unlink(missing_ok=True)
 
     async def ready(self, deadline_s: float = READY_S) -> bool:
         until = asyncio.get_running_loop().time() + deadline_s
@@ -140,7 +175,9 @@ class Part:
 class Cluster:
     """`gateways` and `routers` of them, and a store."""
 
-    def __init__(self, folder: Path, gateways: int = 3, routers: int = 2, level: str = "fsync") -> None:
+    def __init__(
+        self, folder: Path, gateways: int = 3, routers: int = 2, level: str = "fsync", *, clocks: bool = False
+    ) -> None:
         self.folder = folder
         self.jwt_secret, self.server_key = secrets.token_urlsafe(48), secrets.token_urlsafe(48)
         self.store: Single | Replicated = Replicated(folder) if level == "replicated" else Single(folder, level)
@@ -155,8 +192,10 @@ class Cluster:
             "LINNET_JWT_SECRET": self.jwt_secret,
             "LINNET_SERVER_KEY": self.server_key,
         }
-        self.gateways = [Part(f"gateway-{number}", folder, redis_port, env) for number in range(gateways)]
-        self.routers = [Part(f"router-{number}", folder, redis_port, env) for number in range(routers)]
+        names = [f"gateway-{number}" for number in range(gateways)], [f"router-{number}" for number in range(routers)]
+        self.gateways, self.routers = (
+            [Part(name, folder, redis_port, env, clocks=clocks) for name in some] for some in names
+        )
         self.parts = {part.name: part for part in (*self.gateways, *self.routers)}
         self._watching: asyncio.Task[None] | None = None
 
@@ -203,6 +242,7 @@ class Cluster:
         for part in self.parts.values():
             part.clients.heal()
             part.store.heal()
+            part.set_clock(0)
             part.send(signal.SIGCONT)
         for part in self.parts.values():
             if not await part.ready():
@@ -222,9 +262,7 @@ class Cluster:
         if self._watching is not None:
             self._watching.cancel()
         for part in self.parts.values():
-            if part.popen is not None:
-                part.popen.kill()
-                part.popen.wait()
+            part.kill()
             await part.clients.close()
             await part.store.close()
         self.store.close()

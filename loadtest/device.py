@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from loadtest import history
-from loadtest.history import Known, Rows, content, digest, now_ms
+from loadtest.history import Known, Rows, digest, entry, now_ms
 from loadtest.websocket import GONE, WebSocket
 from router.contract import keys
 
@@ -32,6 +32,10 @@ WELCOME_S: Final = 15.0
 PING_AFTER_S: Final = 5.0
 DEAD_AFTER_S: Final = 12.0
 SHUT_OUT: Final = 4400
+EXPIRED: Final = 4501
+# A token is renewed when so much of its time has passed, and asked for again after a while.
+RENEW_AT: Final = (0.5, 0.8)
+RENEW_AGAIN_S: Final = 3.0
 RECENT: Final = 16
 
 
@@ -55,7 +59,7 @@ class Pending(msgspec.Struct):
 
 
 class Device:
-    """`urls` may change while it lives; `token` is asked at each connect."""
+    """`urls` may change while it lives; `token` is asked at each connect, and in time before the last one expires."""
 
     def __init__(
         self,
@@ -80,6 +84,7 @@ class Device:
         self.recent: deque[tuple[str, int]] = deque(maxlen=RECENT)
         self.seen: dict[str, bool] = {}  # who is online, as this connection was told
         self.ready = False
+        self.renews = True  # else its tokens run out, and it comes back with another
         self.sent = self.acked = self.received = self.refused = 0
         self.on_event: Callable[[dict[str, Any]], None] | None = None
         self._token, self._rng = token, rng
@@ -96,7 +101,7 @@ class Device:
         self._ours = False
         self._url = ""
         self._said: dict[str, int] | None = None
-        self._connecting_at = self._pinged_at = 0.0
+        self._connecting_at = self._pinged_at = self._renew_at = 0.0
         self._pause_s = 0.0
         self._watched: list[str] = []
         self._loop = asyncio.get_running_loop()
@@ -224,6 +229,9 @@ class Device:
         if self._unacked:
             socket.say("ack", cursors={conversation: self.last[conversation] for conversation in self._unacked})
             self._unacked.clear()
+        if self.renews and now > self._renew_at:
+            self._renew_at = now + RENEW_AGAIN_S
+            socket.say("auth", token=self._token(self.user))
         if not self._stalled:
             if now > socket.heard_at + DEAD_AFTER_S:
                 socket.abort()
@@ -250,7 +258,7 @@ class Device:
         if reason.startswith("retry_after="):
             with suppress(ValueError):
                 self._pause_s = float(reason.partition("=")[2]) * self._rng.uniform(1.0, 1.3)
-        elif code >= SHUT_OUT:
+        elif code >= SHUT_OUT and code != EXPIRED:
             self._pause_s = 2.0  # it should not come back; the checker will say so, and the run goes on
 
     def _event(self, event: dict[str, Any]) -> None:
@@ -261,6 +269,8 @@ class Device:
                 self._acked(event)
             case "error":
                 self._error(event)
+            case "ok":
+                self._valid(event["expires_at"])
             case "welcome":
                 self._welcomed(event)
             case "conversations":
@@ -284,6 +294,7 @@ class Device:
     def _welcomed(self, event: dict[str, Any]) -> None:
         known = self._known(event)
         self.book.add(history.Welcomed(now_ms(), self._url, event["gateway"], event["session"], self._said, known))
+        self._valid(event["expires_at"])
         self.ready = True
         self.seen = {}
         self._pinged_at = 0.0
@@ -291,6 +302,12 @@ class Device:
             self.watch(self._watched)
         for one in list(self.waiting.values()):
             self._transmit(one)
+
+    def _valid(self, until: int) -> None:
+        now = now_ms()
+        self.book.add(history.Valid(now, until))
+        left_s = (until - now) / 1000 * self._rng.uniform(*RENEW_AT)
+        self._renew_at = self._loop.time() + max(RENEW_AGAIN_S, left_s)
 
     def _known(self, event: dict[str, Any]) -> list[Known]:
         for state in event["conversations"]:
@@ -306,10 +323,7 @@ class Device:
     def _received(self, event: dict[str, Any]) -> None:
         conversation, seq, kind = event["conversation"], event["seq"], event["type"]
         self.received += 1
-        who = event["from"], event["device"], event["n"]
-        body = content(event)
-        slots = conversation, seq, event["prev"], event["count"], event["at"]
-        self.book.add(history.Received(now_ms(), *slots, kind, *who, event.get("target", 0), body))
+        self.book.add(history.Received(now_ms(), conversation, entry(event)))
         if seq > self.last.get(conversation, 0):
             self.last[conversation] = seq
             self._unacked.add(conversation)

@@ -19,25 +19,10 @@ from typing import Any
 import msgspec
 import redis
 
-from loadtest.history import History, Rows, content
+from loadtest.history import Entry, History, Rows, entry
 from router.contract import keys, stamp
 
 PAGE: int = 1000
-
-
-class Entry(msgspec.Struct, frozen=True, array_like=True):
-    """An event as it stands in a log."""
-
-    seq: int
-    prev: int
-    count: int
-    stamp: int
-    kind: str
-    user: str
-    device: str
-    n: int
-    target: int
-    body: str
 
 
 class Conversation(msgspec.Struct):
@@ -156,9 +141,3 @@ def _entries(client: redis.Redis, key: str) -> Iterator[Entry]:
         if len(page) < PAGE:
             return
         after = "(" + page[-1][0].decode()
-
-
-def entry(event: dict[str, Any]) -> Entry:
-    slots = event["seq"], event["prev"], event["count"], event["at"]
-    who = event["from"], event["device"], event["n"]
-    return Entry(*slots, event["type"], *who, event.get("target", 0), content(event))

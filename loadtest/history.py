@@ -56,6 +56,12 @@ class Welcomed(Row, frozen=True, array_like=True, tag="welcomed"):
     conversations: list[Known]
 
 
+class Valid(Row, frozen=True, array_like=True, tag="valid"):
+    """The connection's token holds until then; the server has said so."""
+
+    until: int
+
+
 class Listed(Row, frozen=True, array_like=True, tag="listed"):
     conversations: list[Known]
 
@@ -86,10 +92,9 @@ class Refused(Row, frozen=True, array_like=True, tag="refused"):
     final: bool
 
 
-class Received(Row, frozen=True, array_like=True, tag="received"):
-    """A logged event. `stamp`: the server's `at` in it."""
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """An event, as a log or a client has it."""
 
-    conversation: str
     seq: int
     prev: int
     count: int
@@ -100,6 +105,13 @@ class Received(Row, frozen=True, array_like=True, tag="received"):
     n: int
     target: int
     body: str
+
+
+class Received(Row, frozen=True, array_like=True, tag="received"):
+    """A logged event; its `stamp` is the server's `at`."""
+
+    conversation: str
+    event: Entry
 
 
 class Gap(Row, frozen=True, array_like=True, tag="gap"):
@@ -155,7 +167,7 @@ class Closed(Row, frozen=True, array_like=True, tag="closed"):
 
 
 Rows = (
-    Connecting | Welcomed | Listed | Sent | Acked | Refused | Received | Gap | Read | Receipt | Watching | Seen
+    Connecting | Welcomed | Valid | Listed | Sent | Acked | Refused | Received | Gap | Read | Receipt | Watching | Seen
     | Paused | Left | Draining | Closed
 )  # fmt: skip
 
@@ -168,7 +180,14 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def content(event: dict[str, Any]) -> str:
+def entry(event: dict[str, Any]) -> Entry:
+    """A logged event as it stands in evidence."""
+    slots = event["seq"], event["prev"], event["count"], event["at"]
+    who = event["from"], event["device"], event["n"]
+    return Entry(*slots, event["type"], *who, event.get("target", 0), _content(event))
+
+
+def _content(event: dict[str, Any]) -> str:
     """What stands for a logged event's content."""
     if event["type"] == "member":
         return f"{event['action']} {event['user']}"

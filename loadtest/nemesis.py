@@ -26,17 +26,25 @@ from loadtest.stores import Replicated
 FIRST_S: Final = 3.0
 EVERY_S: Final = 3.0
 ALL: Final = ("gateway", "router")
+CLOCK_S: Final = 60.0  # how far a clock steps at most
+
+# The levels of durability, and those at which a fault proves something: at `memory` a store that is killed may lose
+# what was acked, as is written of it.
+LEVELS: Final = ("memory", "fsync", "replicated")
+DISK: Final = ("fsync",)
+ONE: Final = ("memory", "fsync")
+SENTINELS: Final = ("replicated",)
 
 
 class Kind(msgspec.Struct, frozen=True):
     """`on`: which parts; `weight`: how often; `lasts`: least and most seconds; `uses`: what it holds meanwhile;
-    `store`: with which kind of store (empty: any)."""
+    `levels`: at which durability."""
 
     on: tuple[str, ...]
     weight: float
     lasts: tuple[float, float]
     uses: str
-    store: str = ""
+    levels: tuple[str, ...] = LEVELS
 
 
 FAULTS: Final[dict[str, Kind]] = {
@@ -46,28 +54,36 @@ FAULTS: Final[dict[str, Kind]] = {
     "router-kill": Kind(("router",), 2, (0.2, 6), "process"),
     "router-stall": Kind(("router",), 1, (0.5, 14), "process"),
     "router-term": Kind(("router",), 1, (0, 1), "process"),
+    "gateway-clock": Kind(("gateway",), 2, (2, 15), "clock"),
+    "router-clock": Kind(("router",), 1, (2, 15), "clock"),
     "rolling": Kind((), 0.7, (0, 0), "everything"),
-    "valkey-kill": Kind((), 2, (0.1, 4), "valkey", "single"),
-    "valkey-restart": Kind((), 1, (0, 1), "valkey", "single"),
-    "valkey-stall": Kind((), 1, (0.5, 6), "valkey", "single"),
-    "valkey-disk-full": Kind((), 1, (0.5, 4), "valkey", "single"),
-    "primary-kill": Kind((), 3, (0.5, 8), "valkey", "replicated"),
-    "primary-stall": Kind((), 3, (0.5, 8), "valkey", "replicated"),
-    "replica-kill": Kind((), 1, (0.5, 6), "valkey", "replicated"),
-    "replica-stall": Kind((), 1, (0.5, 6), "valkey", "replicated"),
-    "failover": Kind((), 3, (1, 3), "valkey", "replicated"),
-    "sentinel-kill": Kind((), 1, (0.5, 5), "sentinel", "replicated"),
+    "valkey-kill": Kind((), 2, (0.1, 4), "valkey", DISK),
+    "valkey-restart": Kind((), 1, (0, 1), "valkey", ONE),
+    "valkey-stall": Kind((), 1, (0.5, 6), "valkey", ONE),
+    "valkey-disk-full": Kind((), 1, (0.5, 4), "valkey", DISK),
+    "primary-kill": Kind((), 3, (0.5, 8), "valkey", SENTINELS),
+    "primary-stall": Kind((), 3, (0.5, 8), "valkey", SENTINELS),
+    "replica-kill": Kind((), 1, (0.5, 6), "valkey", SENTINELS),
+    "replica-stall": Kind((), 1, (0.5, 6), "valkey", SENTINELS),
+    "failover": Kind((), 3, (1, 3), "valkey", SENTINELS),
+    "sentinel-kill": Kind((), 1, (0.5, 5), "sentinel", SENTINELS),
     "pubsub-kill": Kind((), 3, (0, 0), "pubsub"),
-    "store-cut": Kind(ALL, 3, (0.2, 6), "store", "single"),
-    "store-hold": Kind(ALL, 3, (0.5, 14), "store", "single"),
-    "store-delay": Kind(ALL, 1, (2, 8), "store", "single"),
-    "store-stutter": Kind(ALL, 2, (3, 8), "store", "single"),
+    "store-cut": Kind(ALL, 3, (0.2, 6), "store", ONE),
+    "store-hold": Kind(ALL, 3, (0.5, 14), "store", ONE),
+    "store-delay": Kind(ALL, 1, (2, 8), "store", ONE),
+    "store-stutter": Kind(ALL, 2, (3, 8), "store", ONE),
     "client-cut": Kind(("gateway",), 1, (0.2, 4), "clients"),
     "client-hold": Kind(("gateway",), 2, (1, 15), "clients"),
     "client-delay": Kind(("gateway",), 1, (2, 8), "clients"),
     "client-stutter": Kind(("gateway",), 1, (3, 8), "clients"),
     "client-vanish": Kind(("gateway",), 1, (0, 0), "clients"),
 }
+
+
+def possible(kinds: Collection[str], level: str, *, clocks: bool) -> list[str]:
+    """Of these kinds (none: all) those that say something at this level; `clocks`: whether they can be made to step."""
+    known = {kind: FAULTS[kind] for kind in kinds or FAULTS}
+    return [kind for kind, fault in known.items() if level in fault.levels and (clocks or fault.uses != "clock")]
 
 
 class Act(msgspec.Struct, frozen=True):
@@ -81,13 +97,12 @@ def schedule(
     seed: int,
     seconds: float,
     parts: Collection[str],
-    kinds: Collection[str] = (),
+    kinds: Collection[str] = FAULTS,
     every_s: float = EVERY_S,
-    store: str = "single",
 ) -> list[Act]:
     """What is done when; all of it is over after `seconds`."""
     rng = random.Random(seed)
-    chosen = {kind: FAULTS[kind] for kind in kinds or FAULTS if FAULTS[kind].store in ("", store)}
+    chosen = {kind: FAULTS[kind] for kind in kinds}
     acts, at, free_from = [], FIRST_S, dict[tuple[str, str], float]()
     while (at := at + rng.expovariate(1 / every_s)) < seconds:
         kind = rng.choices(list(chosen), [one.weight for one in chosen.values()])[0]
@@ -126,6 +141,8 @@ class Nemesis:
         elif kind.uses == "valkey":
             async with self._cluster.store_busy:
                 await self._valkey(act)
+        elif kind.uses == "clock":
+            await self._clock(act)
         elif kind.uses == "sentinel":
             await self._sentinel(act)
         elif act.kind == "rolling":
@@ -156,6 +173,14 @@ class Nemesis:
             case "term":
                 await self._replace(part)
         self._note(act.kind, part.url if act.kind == "gateway-term" else part.name, began)
+
+    async def _clock(self, act: Act) -> None:
+        """The wall clock steps, and later back; a process that is killed meanwhile begins again with the wrong one."""
+        part, began, by_s = self._cluster.parts[act.target], now_ms(), self._rng.uniform(-CLOCK_S, CLOCK_S)
+        part.set_clock(by_s)
+        await asyncio.sleep(act.for_s)
+        part.set_clock(0)
+        self._note(act.kind, f"{part.url} by {by_s:+.1f} s", began)
 
     async def _replace(self, part: Part) -> None:
         """As a deploy does it: told to stop, awaited, started anew."""
@@ -197,6 +222,8 @@ class Nemesis:
         if what == "stall":
             store.signal(server, signal.SIGCONT)
         elif what:
+            if what == "kill":
+                await asyncio.to_thread(store.forget_pages, server)
             await store.restart(server)
         self._note(act.kind, server.folder.name, began)
 

@@ -15,9 +15,9 @@ from typing import Final
 import msgspec
 
 from loadtest import history
-from loadtest.checker import Violation
 from loadtest.evidence import Evidence
 from loadtest.history import Rows
+from loadtest.verdict import Violation
 
 AROUND_MS: Final = 15_000
 ROWS: Final = 12

@@ -31,6 +31,7 @@ LARGE_GROUP: Final = 60
 WATCHERS: Final = 10
 WATCHED: Final = 20
 SETTLE_S: Final = 90.0
+TOKEN_S: Final = 30
 MEMBERS_EVERY_S: Final = 1.0
 # Lease, heartbeat round, grace, and what the machine needs: presence is right after that.
 PRESENCE_S: Final = 25.0
@@ -53,7 +54,6 @@ class Workload:
         self.late: list[Device] = []
         self.writers: list[Writer] = []
         self._cluster = cluster
-        self._tokens: dict[str, str] = {}
         self._circles: dict[str, list[Person]] = {}  # the groups, and whom each began with: the first owns it
         self._tasks: list[asyncio.Task[None]] = []
         self._lives: list[asyncio.Task[None]] = []
@@ -78,14 +78,14 @@ class Workload:
             small=self.rng.random() < 0.1,
             forgetful=0.2 if self.rng.random() < 0.2 else 0.02,
         )
+        device.renews = self.rng.random() < 0.8
         person.devices.append(device)
         (self.late if late else self.devices).append(device)
 
     def _token(self, user: str) -> str:
-        if user not in self._tokens:
-            claims = {"sub": user, "exp": int(time.time()) + 86_400}
-            self._tokens[user] = jwt.encode(claims, self._cluster.jwt_secret, algorithm="HS256")
-        return self._tokens[user]
+        """A new one; it runs out often enough that renewing is part of every run."""
+        claims = {"sub": user, "exp": int(time.time()) + TOKEN_S}
+        return jwt.encode(claims, self._cluster.jwt_secret, algorithm="HS256")
 
     # -- the beginning
 
@@ -245,6 +245,7 @@ class Workload:
         for device in self.devices:
             device.read_on()
             device.come()
+            device.renews = True  # who is cut off just when presence is judged would be missed
         await self.until(lambda: all(device.ready and not device.waiting for device in self.devices), SETTLE_S)
         wanted = await asyncio.to_thread(heads)
         await self.until(lambda: all(self._has_all(device, wanted[device.user]) for device in self.devices), SETTLE_S)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loadtest.aftermath import aftermath
 from loadtest.evidence import Evidence, Fault, Run
-from loadtest.history import Acked, Closed, Left, Paused, Received, Refused, Rows, Sent, Welcomed
+from loadtest.history import Acked, Closed, Entry, Left, Paused, Received, Refused, Rows, Sent, Welcomed
 
 RUN = Run(seed=0, seconds=1, level="fsync", drain_window_s=1, rss_limit_bytes=1)
 
@@ -14,7 +14,7 @@ def sent(at: int, n: int) -> Sent:
 
 
 def received(stamp: int, at: int) -> Received:
-    return Received(at, "g:x", 1, 0, 1, stamp, "message", "ann", "phone", 1, 0, "")
+    return Received(at, "g:x", Entry(1, 0, 1, stamp, "message", "ann", "phone", 1, 0, ""))
 
 
 def line(*rows: Rows) -> list[str]:

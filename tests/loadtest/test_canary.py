@@ -12,7 +12,7 @@ from prometheus_client import Counter
 from deploy.embedded import EmbeddedValkey, tied
 from loadtest import canary
 from loadtest.canary import FORGOTTEN_S, LATE_S, LOST_S, Flight, Flights, Ledger, sweep
-from loadtest.history import Acked, Closed, Gap, Known, Received, Refused, Welcomed
+from loadtest.history import Acked, Closed, Entry, Gap, Known, Received, Refused, Welcomed
 from tests.conftest import StartProcess
 from tests.support import SERVER_KEY, eventually, free_ports, http_get
 
@@ -66,7 +66,8 @@ class Aviary:
             self.ann.add(Acked(0, TALK, n, n, False))
 
     def given(self, ledger: Ledger, seq: int, n: int = 0) -> None:
-        ledger.add(Received(0, TALK, seq, seq - 1, seq, 0, "message", "ann", "phone", n or seq, 0, ""))
+        event = Entry(seq, seq - 1, seq, 0, "message", "ann", "phone", n or seq, 0, "")
+        ledger.add(Received(0, TALK, event))
 
     def later(self, seconds: float) -> None:
         """Time passes, and the ledgers are looked through."""

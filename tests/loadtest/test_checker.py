@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from loadtest import checker
-from loadtest.checker import Violation
-from loadtest.evidence import Conversation, Ending, Entry, Evidence, Fault, Mark, Run, Sample
+from loadtest.evidence import Conversation, Ending, Evidence, Fault, Mark, Run, Sample
 from loadtest.history import (
     Acked,
     Closed,
     Connecting,
+    Entry,
     Gap,
     Known,
     Listed,
@@ -22,10 +23,12 @@ from loadtest.history import (
     Rows,
     Seen,
     Sent,
+    Valid,
     Watching,
     Welcomed,
 )
 from loadtest.history import Receipt as ReadReceipt
+from loadtest.verdict import SETTLED_MS, Violation
 
 TALK = "d:ann:bob"
 GATEWAY = "ws://one"
@@ -39,10 +42,7 @@ def message(seq: int, user: str, n: int, kind: str = "message", target: int = 0)
 
 
 def given(entry: Entry, at: int = 0) -> Received:
-    slots = entry.seq, entry.prev, entry.count, entry.stamp
-    return Received(
-        at or entry.stamp, TALK, *slots, entry.kind, entry.user, entry.device, entry.n, entry.target, entry.body
-    )
+    return Received(at or entry.stamp, TALK, entry)
 
 
 def welcome(at: int, *known: Known, said: dict[str, int] | None = None) -> list[Rows]:
@@ -85,12 +85,16 @@ class Forged:
         assert any(all(word in violation.what for word in words) for violation in found), found
 
     def without(self, device: str, *seqs: int) -> None:
-        self.rows[device] = [row for row in self.rows[device] if not (isinstance(row, Received) and row.seq in seqs)]
+        self.rows[device] = [
+            row for row in self.rows[device] if not (isinstance(row, Received) and row.event.seq in seqs)
+        ]
 
     def change(self, device: str, number: int, **fields: object) -> None:
         """The device's `number`-th received event, otherwise."""
         places = [i for i, row in enumerate(self.rows[device]) if isinstance(row, Received)]
-        self.rows[device][places[number]] = msgspec.structs.replace(self.rows[device][places[number]], **fields)
+        row = self.rows[device][places[number]]
+        assert isinstance(row, Received)
+        self.rows[device][places[number]] = given(msgspec.structs.replace(row.event, **fields), row.at)
 
     def insert_after_first(self, device: str, *rows: Rows) -> None:
         place = next(i for i, row in enumerate(self.rows[device]) if isinstance(row, Received))
@@ -190,6 +194,18 @@ def test_received_and_not_in_the_log(forged: Forged) -> None:
     """G2: a device has an event that the log does not, and was not told that it is void."""
     forged.rows["ann/laptop"].append(given(message(105, "cyd", 3)))
     forged.only("G2", "ann/laptop", "has 105, which is not in the log")
+
+
+@pytest.mark.parametrize(("prev", "found"), [(107, 0), (104, 1)])
+def test_void_whose_follower_was_deleted(forged: Forged, prev: int, found: int) -> None:
+    """Only the `prev` of the event after it says that an event is void; where that one is gone nobody can tell."""
+    void, delete = message(105, "cyd", 3), msgspec.structs.replace(message(108, "bob", 9, "delete", 107), prev=prev)
+    forged.rows["bob/phone"] += [Sent(1100, TALK, 9, "delete", 107, "", 1), Acked(1100, TALK, 9, 108, False)]
+    forged.rows["ann/laptop"].append(given(void))
+    forged.log.append(delete)
+    for rows in forged.rows.values():
+        rows.append(given(delete))
+    assert [one.what for one in forged.found()] == ["ann/laptop: has 105, which is not in the log"] * found
 
 
 def test_announced_as_void_is_no_violation(forged: Forged) -> None:
@@ -322,6 +338,15 @@ def test_new_device_begins_too_late(forged: Forged) -> None:
     forged.only("G5", "ann/tablet", "begins with the last 1 of 4 events")
 
 
+@pytest.mark.parametrize(("failover", "found"), [((100, 4_000), 0), ((9_000, 9_500), 0), ((100, 200), 1)])
+def test_new_device_in_a_failover(forged: Forged, failover: tuple[int, int], found: int) -> None:
+    """What a failover takes back was counted for a device that came then, or a moment before; not for a later one."""
+    forged.faults = [Fault("primary-kill", "", *failover)]
+    forged.rows["ann/tablet"] = welcome(12_000 if found else 5000, Known(TALK, 103, 104, 103))
+    forged.rows["ann/tablet"].append(given(forged.log[3], 12_000))
+    assert len(forged.found()) == found
+
+
 def test_later_member_begins_where_he_came(forged: Forged) -> None:
     """A member who came later owes nobody what was before him."""
     forged.members["cyd"] = (103, 0)
@@ -353,6 +378,19 @@ def test_sent_away_for_good(forged: Forged, code: int, words: str) -> None:
     """G6: a client that did nothing wrong must not come back, or is told that it did."""
     forged.rows["ann/laptop"].append(Closed(1300, code, "why", False))
     forged.only("G6", words, str(code))
+
+
+@pytest.mark.parametrize(
+    ("until", "step", "found"),
+    [(1200, "", 0), (60_000, "", 1), (60_000, GATEWAY, 0), (60_000, "ws://two", 1)],
+)
+def test_token_has_expired(forged: Forged, until: int, step: str, found: int) -> None:
+    """G6: told so of a token that holds, by a gateway whose clock nobody has touched."""
+    forged.faults = [Fault("gateway-clock", f"{step} by +50.0 s", 1000, 1400)] if step else []
+    forged.rows["ann/laptop"] += [Valid(1100, until), Closed(1300, 4501, "token expired", False), *welcome(1500)]
+    violations = forged.found()
+    assert len(violations) == found
+    assert all(one.promise == "G6" and "has expired which holds until 60000" in one.what for one in violations)
 
 
 def test_reconnects_of_a_drain_in_one_second(forged: Forged) -> None:
@@ -431,6 +469,25 @@ def test_read_marks_differ_at_the_end(forged: Forged) -> None:
     """G9: what one device knows to be read the other does not."""
     forged.rows["ann/phone"].append(ReadReceipt(1200, TALK, "ann", 104))
     forged.only("G9", "the devices of ann know different read marks")
+
+
+@pytest.mark.parametrize(("ended", "found"), [(1250, 0), (1100 - SETTLED_MS, 1)])
+def test_read_marks_after_a_failover(forged: Forged, ended: int, found: int) -> None:
+    """They are not acked: one told before a failover's end may be gone afterwards; what was told later must stay."""
+    forged.faults = [Fault("failover", "", ended - 50, ended)]
+    forged.rows["ann/phone"].append(ReadReceipt(1200, TALK, "ann", 104))
+    forged.rows["bob/phone"].append(ReadReceipt(1200, TALK, "bob", 104))
+    forged.rows["bob/phone"] += [Closed(1300, 1006, "", False), *welcome(1400, Known(TALK, 104, 104, 102))]
+    assert [one.promise for one in forged.found()] == ["G9", "G9"] * found
+
+
+def test_failover_that_nobody_asked_for(forged: Forged, tmp_path: Path) -> None:
+    """Sentinels make one of their own when a primary is too slow; their logs say so."""
+    forged.rows["ann/phone"].append(ReadReceipt(1200, TALK, "ann", 104))
+    forged.said["sentinel-0"] = tmp_path / "sentinel-0.log"
+    when = datetime.fromtimestamp(2, UTC).astimezone().strftime("%d %b %Y %H:%M:%S.000")
+    forged.said["sentinel-0"].write_text(f"99:X {when} # +switch-master main 127.0.0.1 1 127.0.0.1 2\n")
+    assert forged.found() == []
 
 
 def test_read_marks_of_one_who_left(forged: Forged) -> None:

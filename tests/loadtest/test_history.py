@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from loadtest import history
-from loadtest.evidence import Conversation, Entry, Fault, Run, append, load
-from loadtest.history import Acked, Closed, History, Known, Received, Rows, Seen, Sent, Welcomed, Writer, digest
+from loadtest.evidence import Conversation, Fault, Run, append, load
+from loadtest.history import Acked, Closed, Entry, History, Known, Received, Rows, Seen, Sent, Welcomed, Writer, digest
 from loadtest.websocket import with_bytes, without_bytes
 
 ROWS: list[Rows] = [
     Welcomed(1, "ws://one", "node", "session", None, [Known("g:x", 1, 2, 0)]),
     Sent(2, "g:x", 7, "send", 0, "00ff", 1),
     Acked(3, "g:x", 7, 3, False),
-    Received(3, "g:x", 3, 2, 1, 3, "message", "ann", "phone", 7, 0, "00ff"),
+    Received(3, "g:x", Entry(3, 2, 1, 3, "message", "ann", "phone", 7, 0, "00ff")),
     Seen(4, {"bob": True}),
     Closed(5, 1006, "", True),
 ]

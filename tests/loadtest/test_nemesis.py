@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 
-from loadtest.nemesis import FAULTS, FIRST_S, schedule
+from loadtest.cluster import FAKETIME, Part
+from loadtest.nemesis import FAULTS, FIRST_S, LEVELS, possible, schedule
 from loadtest.proxy import Proxy
 from tests.support import eventually, free_ports
 
@@ -31,13 +36,14 @@ def test_schedule_is_over_in_time() -> None:
             assert act.at_s + act.for_s < 60
 
 
-@pytest.mark.parametrize("store", ["single", "replicated"])
-def test_schedule_uses_everything_on_everybody(store: str) -> None:
-    """In a few hours each fault that this store knows happens, to each part it can happen to, within its bounds."""
-    acts = schedule(1, 3600 * 4, PARTS, store=store)
-    possible = {kind: fault for kind, fault in FAULTS.items() if fault.store in ("", store)}
-    assert {act.kind for act in acts} == set(possible)
-    for kind, fault in possible.items():
+@pytest.mark.parametrize("level", LEVELS)
+def test_schedule_uses_everything_on_everybody(level: str) -> None:
+    """In a few hours each fault that says something here happens, to each part it can happen to, within its bounds."""
+    kinds = possible([], level, clocks=True)
+    acts = schedule(1, 3600 * 4, PARTS, kinds)
+    assert {act.kind for act in acts} == set(kinds)
+    for kind in kinds:
+        fault = FAULTS[kind]
         chosen = [act for act in acts if act.kind == kind]
         wanted = {part for part in PARTS if part.startswith(fault.on)} if fault.on else {""}
         assert {act.target for act in chosen} == wanted
@@ -54,9 +60,33 @@ def test_one_fault_of_a_kind_at_a_time() -> None:
             until[place] = int((act.at_s + act.for_s) * 1000) - 2
 
 
+def test_what_would_prove_nothing_is_left_out() -> None:
+    """A store that loses what it never promised to keep, servers that are not there, clocks that cannot be set."""
+    assert "valkey-kill" not in possible([], "memory", clocks=True)
+    assert "valkey-stall" in possible([], "memory", clocks=True)
+    assert not {"failover", "primary-kill"}.intersection(possible([], "fsync", clocks=True))
+    assert not {"valkey-kill", "store-cut"}.intersection(possible([], "replicated", clocks=True))
+    assert {kind for kind in FAULTS if FAULTS[kind].uses == "clock"} == {"gateway-clock", "router-clock"}
+    assert possible(["gateway-clock", "gateway-kill", "failover"], "fsync", clocks=False) == ["gateway-kill"]
+
+
 def test_only_the_kinds_that_are_asked_for() -> None:
     """`--faults`: nothing else happens."""
     assert {act.kind for act in schedule(1, 600, PARTS, ["store-cut", "gateway-kill"])} == {"store-cut", "gateway-kill"}
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed")
+async def test_a_clock_steps_for_one_process_alone(tmp_path: Path) -> None:
+    """Its wall clock is wrong by as much as it is told, at once in a new process; its monotonic clock is not."""
+    part = Part("gateway-0", tmp_path, None, {}, clocks=True)
+    for by_s in (0.0, 37.5, -20.0):
+        part.set_clock(by_s)
+        told = subprocess.check_output(
+            [sys.executable, "-c", "import time; print(time.time(), time.monotonic())"], env=part.env
+        )
+        wall, monotonic = map(float, told.split())
+        assert abs(wall - time.time() - by_s) < 5
+        assert abs(monotonic - time.monotonic()) < 5
 
 
 class Link:
