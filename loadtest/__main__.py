@@ -16,7 +16,7 @@ import msgspec
 from loadtest import bench, canary, chaos, local, report
 from loadtest.results import Result
 from loadtest.run import LoadFailed, Target, run
-from loadtest.scenarios import SCENARIOS
+from loadtest.scenarios import GATEWAYS, SCENARIOS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -73,7 +73,7 @@ def one_scenario(arguments: argparse.Namespace) -> Result:
     given: dict[str, Any] = {name: getattr(arguments, name) for name in struct.__struct_fields__}
     options = msgspec.convert(given, struct)
     if not arguments.target:
-        with local.deployment(arguments.durability) as target:
+        with local.deployment(arguments.durability, GATEWAYS.get(arguments.scenario, 2)) as target:
             return run(arguments.scenario, options, target, arguments.workers)
     target = Target(
         urls=arguments.target,

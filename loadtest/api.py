@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import urllib.request
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jwt
@@ -12,6 +13,7 @@ import msgspec
 
 TOKEN_TTL_S = 86_400
 MEMBERS_AT_ONCE = 1000
+AT_ONCE = 8  # calls under way
 
 
 class Api:
@@ -44,6 +46,12 @@ class Api:
         first = dict.fromkeys(users[:MEMBERS_AT_ONCE], "member") | {users[0]: "owner"}
         made = self.call("POST", "/conversations", {"kind": kind, "title": "load", "members": first})
         conversation = str(made["conversation"])
-        for user in users[MEMBERS_AT_ONCE:]:
-            self.call("PUT", f"/conversations/{conversation}/members/{user}", {"role": "member"})
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            joins = [f"/conversations/{conversation}/members/{user}" for user in users[MEMBERS_AT_ONCE:]]
+            list(pool.map(lambda path: self.call("PUT", path, {"role": "member"}), joins))
         return conversation
+
+    def groups(self, all_members: Iterable[Iterable[str]]) -> list[str]:
+        """A group of each."""
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(self.group, all_members))

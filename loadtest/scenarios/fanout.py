@@ -8,8 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from loadtest.api import Api
-from loadtest.client import FloorReader
-from loadtest.scenarios.room import Room
+from loadtest.scenarios.room import FloorRoom, Room
 from loadtest.worker import Worker
 
 HEADER = 4  # of a frame as long as events are
@@ -35,7 +34,11 @@ async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> Non
     room = Room(worker, clients, prepared["conversation"], options.body)
     await room.connect(worker.urls[: options.gateways])
     await room.outstanding("warm-up", 4, 0.5)
-    floor = await _floor(worker, prepared, clients[0].event_bytes) if prepared["floor"] else None
+    floor = None
+    if prepared["floor"]:
+        floor = FloorRoom(worker, worker.mine(prepared["users"]), clients[0].event_bytes + HEADER)
+        await floor.connect(prepared["floor"])
+        await floor.outstanding("warm-up", 4, 0.5)
     for _ in range(options.rounds):
         if options.rate:
             await room.paced(f"fan-out {options.members}, {options.rate:g}/s", options.rate, options.seconds)
@@ -44,24 +47,3 @@ async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> Non
             await room.outstanding(f"fan-out {options.members}, W={width}", width, options.seconds)
             if floor is not None:
                 await floor.outstanding(f"floor {options.members}, W={width}", width, options.seconds)
-
-
-class _Floor(Room):
-    def send(self, count: int) -> None:
-        asker = self.readers[0]
-        assert isinstance(asker, FloorReader)
-        asker.ask(count)
-
-
-async def _floor(worker: Worker, prepared: dict[str, Any], event_bytes: int) -> Room:
-    """As many readers on the floor, of frames as long as ours."""
-    readers = []
-    for user in worker.mine(prepared["users"]):
-        reader = FloorReader(user, worker.faults)
-        reader.frame_bytes = event_bytes + HEADER
-        worker.clients.append(reader)
-        readers.append(reader)
-    floor = _Floor(worker, readers, "", 16)
-    await floor.connect(prepared["floor"])
-    await floor.outstanding("warm-up", 4, 0.5)
-    return floor

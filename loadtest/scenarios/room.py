@@ -108,6 +108,22 @@ class Room:
             self.worker.faults.again += max(0, reader.received - total)
 
 
+class FloorRoom(Room):
+    """As many readers on a floor, of frames as long as ours."""
+
+    def __init__(self, worker: Worker, users: Sequence[str], frame_bytes: int) -> None:
+        readers = [FloorReader(user, worker.faults) for user in users]
+        for reader in readers:
+            reader.frame_bytes = frame_bytes
+        worker.clients += readers
+        super().__init__(worker, readers, "", 0)
+
+    def send(self, count: int) -> None:
+        asker = self.readers[0]
+        assert isinstance(asker, FloorReader)
+        asker.ask(count)
+
+
 async def together(worker: Worker, rooms: Sequence[Room], name: str, width: int, seconds: float) -> None:
     """A measured phase of several rooms at once, each with `width` outstanding."""
     await _phase(worker, rooms, name, lambda room: room.closed(width, seconds))

@@ -21,7 +21,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "storm": {"clients": 20, "groups": 2, "members": 10, "rounds": 1},
     "drain": {"events": 400, "conversations": 5, "readers": 1},
     "presence": {"watched": 4, "watchers": 4, "rounds": 1},
-    "slow": {"members": 20, "seconds": 0.5},
+    "slow": {"members": 20, "seconds": 0.5, "calm": 0.3},
+    "growth": {"sizes": (2, 10, 20), "seconds": 0.1, "rounds": 1},
     "deflate": {"members": 10, "outstanding": (1,), "seconds": 0.1, "rounds": 1, "body": 512},
 }
 
