@@ -16,7 +16,7 @@ from typing import Final
 
 from loadtest import history
 from loadtest.history import Rows
-from loadtest.verdict import SETTLED_MS, Findings, Log, Order, Violation
+from loadtest.verdict import SETTLED_MS, Findings, Log, Order, Share, Violation
 
 AWAY_MS: Final = 5_000
 START_EVENTS: Final = 100
@@ -170,7 +170,7 @@ class Account:
         kind = "message" if row.kind == "send" else row.kind
         if row.n not in self.orders:
             self.findings.counts["sends"] += 1
-            self.orders[row.n] = Order(conversation=row.conversation, body=row.body, kind=kind, at=row.at)
+            self.orders[row.n] = Order(row.conversation, 0, row.body, kind, row.target, row.at)
         elif row.attempt > 1:
             self.findings.counts["resends"] += 1
 
@@ -190,7 +190,7 @@ class Account:
             return
         order.refused = row.code
         log = self.findings.logs.get(order.conversation)
-        stranger = log is not None and (self.user in log.moved or self.user not in log.members)
+        stranger = log is not None and log.moved(self.user)
         if order.kind == "message" and not (row.code == "not_found" and stranger):
             self._add("G3", f"n {row.n} was refused for good: {row.code}", row.at, n=row.n)
 
@@ -277,6 +277,10 @@ class Account:
             entry for entry in log.between(after, last) if entry.seq not in had and not self._told(name, entry.seq)
         ]
         self._phantoms(name, log, had)
+        if log.floor > after:
+            trimmed = frozenset(seq for seq in had if seq <= log.floor)
+            share = Share(self.device, after, min(last, log.floor), trimmed, self.gaps.get(name, []))
+            self.findings.shares.setdefault(name, []).append(share)
         if not missing:
             return
         entry, newest = missing[0], max(had, default=0)

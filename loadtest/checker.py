@@ -2,7 +2,8 @@
 
 The log of a conversation is what is held to be true, after it has been checked by itself; every history is then held
 against it (`account.py`), one device at a time and one pass each, so that memory goes with the logs and not with the
-deliveries. Here is that, and what shows only when devices, or processes, are held together.
+deliveries (but for what was trimmed, `trimmed.py`). Here is that, and what shows only when devices, or processes, are
+held together.
 
 G1  what was acked stands in the log, where the ack said and as it was sent; what stands there reached every device
 G2  one order: `prev` chains unbroken, no seq twice, every device was told the same and in order
@@ -30,6 +31,7 @@ import msgspec
 
 from loadtest.account import Account
 from loadtest.evidence import Ending, Evidence, Sample
+from loadtest.trimmed import check_trimmed
 from loadtest.verdict import Findings, Log, Order, Violation
 
 # Reconnects in one second, of as many as would come if they were spread evenly; few are uneven by chance.
@@ -64,6 +66,7 @@ class Checker:
             counts["devices"] += 1
             orders[device] = Account(self.findings, device).read(rows)
         found += check_orders(orders, logs)
+        found += check_trimmed(self.findings, orders)
         found += self._reads()
         found += check_processes(self.evidence)
         samples = [row.rss_bytes for row in self.evidence.processes if isinstance(row, Sample)]

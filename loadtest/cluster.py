@@ -46,7 +46,7 @@ SETTINGS: Final = {
     "LINNET_HEARTBEAT_S": "5",
     "LINNET_DRAIN_ACCEPT_S": "0.5",
     "LINNET_DRAIN_WINDOW_S": "5",
-    "LINNET_RETENTION_EVENTS": "1000000",
+    "LINNET_RETENTION_EVENTS": "150",  # lively groups are trimmed while some of their devices are away
     "LINNET_MAX_CONNECTIONS_PER_ADDRESS": "20000",
 }
 

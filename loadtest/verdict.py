@@ -51,14 +51,16 @@ class Log:
         self.entries = conversation.entries
         self.by_seq = {entry.seq: entry for entry in conversation.entries}
         self.seqs = [entry.seq for entry in conversation.entries]
-        # Users who came or went: what they wrote about that time may have been refused.
-        self.moved = {entry.body.partition(" ")[2] for entry in conversation.entries if entry.kind == "member"}
         self.deleted = {entry.target for entry in conversation.entries if entry.kind == "delete"}
 
     def visible(self, user: str) -> tuple[int, int]:
         """First and last seq that the user may see; (1, 0) for a stranger."""
         first, last = self.members.get(user, (1, -1))
         return first, last or self.head
+
+    def moved(self, user: str) -> bool:
+        """Whether the user came or went: what she wrote about that time may have been refused."""
+        return self.members.get(user) != (0, 0)
 
     def between(self, after: int, upto: int) -> list[Entry]:
         return self.entries[bisect_right(self.seqs, after) : bisect_right(self.seqs, upto)]
@@ -71,8 +73,22 @@ class Order(msgspec.Struct):
     seq: int = 0
     body: str = ""
     kind: str = ""
+    target: int = 0
     at: int = 0
     refused: str = ""
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What a device has of a conversation that was trimmed: of (after, upto], up to the floor."""
+
+    device: str
+    after: int
+    upto: int
+    had: frozenset[int]
+    gaps: list[tuple[int, int]]
+
+    def told(self, seq: int) -> bool:
+        return any(first <= seq <= last for first, last in self.gaps)
 
 
 class Findings:
@@ -88,6 +104,7 @@ class Findings:
         self.gone_at: dict[str, list[int]] = {}  # gateway -> when devices that it sent away asked for a new connection
         # user -> conversation -> device -> read mark, and when the device first knew it
         self.read: dict[str, dict[str, dict[str, tuple[int, int]]]] = {}
+        self.shares: dict[str, list[Share]] = {}
         self._failovers = [(began, ended + SETTLED_MS) for began, ended in _failovers(evidence)]
         self._steps = [fault for fault in evidence.faults if fault.kind == "gateway-clock"]
 

@@ -309,6 +309,44 @@ def test_announced_as_expired_is_no_violation(forged: Forged) -> None:
     assert forged.found() == []
 
 
+@pytest.mark.parametrize(("gaps", "found"), [([], 1), ([(1, 101)], 1), ([(1, 102)], 0), ([(101, 101), (102, 102)], 0)])
+def test_hole_in_what_was_trimmed(forged: Forged, gaps: list[tuple[int, int]], found: int) -> None:
+    """G4: an acked event that the log has no more did not come to a device, which was told of less than that."""
+    forged.log, forged.floor = forged.log[2:], 102
+    forged.without("ann/laptop", 101, 102)
+    forged.rows["ann/laptop"] += [Gap(1100, TALK, *gap, "expired") for gap in gaps]
+    violations = forged.found()
+    assert [one.promise for one in violations] == ["G4"] * found
+    assert all("that were trimmed since, the first is" in one.what for one in violations)
+
+
+def test_what_was_trimmed_and_given_is_no_violation(forged: Forged) -> None:
+    """All have it, but for a device that began later, and one whose user came later. Nobody needs a deleted message."""
+    delete = message(105, "ann", 3, "delete", 101)
+    forged.rows["ann/phone"] += [Sent(1105, TALK, 3, "delete", 101, "", 1), Acked(1105, TALK, 3, 105, False)]
+    forged.members["cyd"] = (103, 0)
+    forged.rows["ann/tablet"] = welcome(1103, Known(TALK, 102, 103, 103))
+    forged.rows["cyd/phone"] = [*welcome(1000), Listed(1103, [Known(TALK, 102, 103, 0)])]
+    for device in ("ann/tablet", "cyd/phone"):
+        forged.rows[device] += [given(entry) for entry in forged.log[2:]]
+    for rows in forged.rows.values():
+        rows.append(given(delete))
+    forged.without("ann/laptop", 101)
+    forged.log, forged.floor = [message(106, "bob", 9)], 105
+    for rows in forged.rows.values():
+        rows.append(given(forged.log[0]))
+    forged.rows["bob/phone"] += [Sent(1106, TALK, 9, "send", 0, "body-9", 1), Acked(1106, TALK, 9, 106, False)]
+    assert forged.found() == []
+
+
+def test_acked_where_another_message_stood(forged: Forged) -> None:
+    """G1: what all were given under the seq of an ack, before it was trimmed, was not what its author had sent."""
+    for device in forged.rows:
+        forged.change(device, 0, body="another")
+    forged.log, forged.floor = forged.log[2:], 102
+    forged.only("G1", "n 1 of ann/phone was acked as 101, where others have n 1 of ann")
+
+
 def test_gap_that_was_none(forged: Forged) -> None:
     """G4: a device was told of a failover, and the events are there."""
     forged.rows["ann/laptop"].append(Gap(1200, TALK, 102, 103, "failover"))
