@@ -365,19 +365,86 @@ async def test_an_upgrade_bears_no_ambient_rights(chat: System, names: Names) ->
     for origin in (
         "https://evil.example", "null", "file://", "", f"{here}.evil.example", f"http://evil.example/?{here}",
         f"http://127.0.0.1:{gateway.port}@evil.example", "http://127.0.0.1", "http://127.0.0.1:1", "*",
-        f"{here}, {here}",
+        f"{here}, {here}", "http://[", f"http://[{here}", f"{here}_.evil.example", f"{here}`.evil.example",
+        f"http://evil127.0.0.1:{gateway.port}", f"http://127.0.0.1.:{gateway.port}", f"ftp://127.0.0.1:{gateway.port}",
     ):  # fmt: skip
         with pytest.raises(InvalidStatus) as refused:
             await ChatClient(eve).open(
                 chat.urls[0], additional_headers={"Origin": origin, "Authorization": f"Bearer {token(eve)}"}
             )
         assert refused.value.response.status_code == 403, origin
+    raw = await RawClient.connect(gateway.port)
+    twice = await raw.request(
+        {**UPGRADE, "Host": here[7:], "Origin": f"{here}\r\nOrigin: http://evil.example"}, target="/ws"
+    )
+    raw.writer.close()
+    assert twice[0] == 403
     client = ChatClient(eve)
     cookies = {"Cookie": f"token={token(eve)}; session={token(eve)}", "Origin": here}
     await client.open(f"{chat.urls[0]}?token={token(eve)}", additional_headers=cookies)
     await client.say("hello", device="phone")
     assert (await client.event("error"))["code"] == "unauthorized"
     assert (await client.gone())[0] == 4500
+
+
+async def test_only_listed_origins_upgrade(start: Start) -> None:
+    """With LINNET_ORIGINS set, in whatever case it is written: those, exactly; not the host's own, not their
+    neighbours, not `null`; and what sends no origin is no browser."""
+    system = await start(gateways=1, router=False, LINNET_ORIGINS="https://chat.example, https://App.Example:8443/")
+    host = f"127.0.0.1:{system.gateways[0].port}"
+
+    async def status(origin: str | None) -> int:
+        raw = await RawClient.connect(system.gateways[0].port)
+        asked = {**UPGRADE, "Host": host} | ({} if origin is None else {"Origin": origin})
+        answered = await raw.request(asked, target="/ws")
+        raw.writer.close()
+        return answered[0]
+
+    for origin in (
+        "https://chat.example.evil.example", "https://evilchat.example", "https://evil.chat.example",
+        "https://chat.example_.evil.example", "https://chat.example`.evil.example", "https://chat.example@evil.example",
+        "https://chatxexample", "https://chat.example:8443", "https://app.example", "http://chat.example", "null", "",
+        "file://", f"http://{host}", "https://[chat.example", "https://chat.example\tx", "https://chat.example, x",
+        "https://chat.example\r\nOrigin: https://evil.example", "https://evil.example\r\nOrigin: https://chat.example",
+    ):  # fmt: skip
+        assert await status(origin) == 403, origin
+    for good in ("https://chat.example", "https://app.example:8443", "HTTPS://CHAT.EXAMPLE", None):
+        assert await status(good) == 101, good
+
+
+ABUSED: Final[list[tuple[int, dict[str, str]]]] = [
+    *(
+        (426, {"Sec-WebSocket-Version": text})
+        for text in ("12", "14", "0", "-13", "1e1", "13.0", "13, 8", "ab", "9" * 9000)
+    ),
+    (426, {"Sec-WebSocket-Version": "13\r\nSec-WebSocket-Version: 8"}),
+    *((400, {"Sec-WebSocket-Key": text}) for text in ("", "x", "AAAA", "A" * 24, "!" * 24, "A" * 9000)),
+    (
+        400,
+        {"Sec-WebSocket-Key": f"{UPGRADE['Sec-WebSocket-Key']}\r\nSec-WebSocket-Key: {UPGRADE['Sec-WebSocket-Key']}"},
+    ),
+    (400, {"Content-Length": "10"}),
+    (400, {"Transfer-Encoding": "chunked"}),
+    (400, {"Sec-WebSocket-Protocol": "linnet.v1.json" + " " * 50_000 + "x"}),
+    (400, {"Sec-WebSocket-Protocol": "," * 50_000 + "x"}),
+    (101, {"Sec-WebSocket-Protocol": "linnet.v1.json" + "," * 50_000}),
+    (101, {"Sec-WebSocket-Extensions": 'a; b="' + "\\c" * 25_000}),
+    (101, {"Sec-WebSocket-Extensions": "permessage-deflate" + "; x" * 16_000}),
+    (101, {"Sec-WebSocket-Extensions": ", permessage-deflate; server_max_window_bits=99" * 1200}),
+    (101, {"Sec-WebSocket-Extensions": "permessage-deflate; client_max_window_bits=" + "9" * 50_000}),
+]
+
+
+async def test_no_upgrade_header_costs_time(chat: System, names: Names) -> None:
+    """Versions and keys that are none, and the lists that regular expressions of other servers choke on: refused or
+    passed over at once, none in more than a second, while others chat."""
+    async with witness(chat, names):
+        for status, change in ABUSED:
+            raw = await RawClient.connect(chat.gateways[0].port)
+            began = time.monotonic()
+            assert (await raw.request({**UPGRADE, **change}, target="/ws"))[0] == status, str(change)[:100]
+            assert time.monotonic() - began < 1, str(change)[:100]
+            raw.abort()
 
 
 # -- names
