@@ -22,7 +22,8 @@ WORDS: Final = """\
 CPU µs of all processes of a side, per message (direct) or per delivery (group).
 Linnet keeps, orders and acks all this and sends it again where it was missed; no peer does, even where it has acks.
 The floor is one process without Redis that writes a prebuilt frame to each who is to get it, and nothing else.
-Latency counts from when a message was due; where a side is saturated it is a queue's, but a message's cost holds."""
+Latency counts from when a message was due; where a side is saturated it is a queue's, but a message's cost holds.
+What is due in the same millisecond is sent at once, so from 1000/s on every side can do several in one wake-up."""
 
 Parts = Mapping[str, Sequence[str]]  # of a side, those whose CPU is its cost
 
