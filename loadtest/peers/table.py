@@ -20,7 +20,7 @@ HEADER: Final = ("phase", "side", "× Linnet", "CPU µs", "of it Redis", "per se
 TEXT_COLUMNS: Final = (0, 1, 8)
 WORDS: Final = """\
 CPU µs of all processes of a side, per message (direct) or per delivery (group).
-Linnet (durability `memory`) keeps and orders what it acks, and sends it again where it was missed; no peer does any of it.
+Linnet (durability `memory`) keeps and orders what it acks, and repeats what was missed; no peer does any of this.
 The floor is one process without Redis that writes a prebuilt frame to each who is to get it, and nothing else.
 Latency counts from when a message was due; where a side is saturated it is a queue's, but a message's cost holds.
 What is due in the same millisecond is sent at once, so from 1000/s on every side can do several in one wake-up."""
