@@ -1,7 +1,7 @@
 """A load test for a Linnet deployment, of one's own or one that is started for it; and the measurements of the project.
 
 `python -m loadtest SCENARIO --target ws://… --api http://… --metrics http://…` drives a running deployment, a scenario
-without a target drives one that is started here and stopped again, and `bench` is the short set behind `make bench`.
+without a target drives one that is started here and stopped again, and `bench` is the set behind `make bench`.
 
 client       one device of one user, cheap enough to be thousands in a process; checks what it is given
 worker       a load process: its clients, the pace, and the barriers at which all processes meet
@@ -11,9 +11,10 @@ api          the HTTP API, as far as preparing needs it
 local        a deployment of its own for the time of a test
 floor        what no server can beat: a bare protocol that writes prebuilt frames
 results      what was measured, medians of it, and whether all is well
-report       results as a table, JSON and an HTML page with plots
+report       results as a table, JSON, an HTML page, pictures
+plots        measurements as SVG
 scenarios/   what users do, one file each
-bench        the short set, held against the figures that the project promises
+bench        sets of them, held against the figures that the project promises
 
 chaos        breaks a deployment of its own on a seeded schedule, and prints the verdict
 cluster      that deployment: processes that can be killed, a proxy on every link

@@ -1,4 +1,4 @@
-"""`python -m loadtest SCENARIO`: one scenario against a deployment; `bench`: the short set; `report`: JSON to a page.
+"""`python -m loadtest SCENARIO`: one scenario against a deployment; `bench`: a set of them; `report`: JSON to plots.
 
 Without `--target` the deployment is started here. Exit code 1: something was lost, doubled, out of order or refused.
 """
@@ -28,13 +28,19 @@ def parser() -> argparse.ArgumentParser:
         for field in msgspec.structs.fields(scenario.Options):
             _add_option(one, field)
         _add_target(one)
-    short = commands.add_parser("bench", help="the short set, against the figures that are promised")
-    _add_outputs(short)
+    sets = commands.add_parser("bench", help="sets of scenarios, against the figures that are promised")
+    which = sets.add_mutually_exclusive_group()
+    which.add_argument("--full", action="store_true", help="all that is promised, at its full size: 20 minutes")
+    which.add_argument(
+        "--quick", action="store_true", help="all of it small and without a verdict on figures: 1 minute"
+    )
+    _add_outputs(sets)
     chaos.add_commands(commands)
     canary.add_command(commands)
-    page = commands.add_parser("report", help="a JSON result as an HTML page")
+    page = commands.add_parser("report", help="a JSON result as an HTML page, or as pictures")
     page.add_argument("json", type=Path)
-    page.add_argument("--html", type=Path, required=True)
+    page.add_argument("--html", type=Path, help="write a page with plots there")
+    page.add_argument("--pictures", type=Path, metavar="FOLDER", help="write the plots of a README there, as SVG")
     return root
 
 
@@ -86,17 +92,27 @@ def one_scenario(arguments: argparse.Namespace) -> Result:
     return run(arguments.scenario, options, target, arguments.workers)
 
 
+def _bench(arguments: argparse.Namespace) -> list[Result]:
+    if arguments.quick:
+        return bench.quick()
+    return bench.full() if arguments.full else bench.short()
+
+
 def main() -> int:
     arguments = parser().parse_args()
     if arguments.scenario == "report":
-        report.write_html(report.read_json(arguments.json), arguments.html)
+        results = report.read_json(arguments.json)
+        if arguments.html:
+            report.write_html(results, arguments.html)
+        if arguments.pictures:
+            report.write_pictures(results, arguments.pictures)
         return 0
     if arguments.scenario == "canary":
         return canary.run(arguments)
     if arguments.scenario in chaos.COMMANDS:
         return chaos.COMMANDS[arguments.scenario](arguments)
     try:
-        results = bench.run_all() if arguments.scenario == "bench" else [one_scenario(arguments)]
+        results = _bench(arguments) if arguments.scenario == "bench" else [one_scenario(arguments)]
     except LoadFailed as error:
         print(f"loadtest: {error}", file=sys.stderr)
         return 1

@@ -7,16 +7,15 @@ that where the test runs needs no plotter.
 from __future__ import annotations
 
 import html
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
+from loadtest import plots
+from loadtest.plots import PARTS, parts_of
 from loadtest.results import Measurement, Result, medians
 
-PARTS = ("gateway", "router", "redis", "floor")
 WARM_UP = "warm-up"
 
 
@@ -52,16 +51,11 @@ def _row(one: Measurement) -> list[str]:
         one.unit,
         f"{one.rate:,.0f}",
         *(f"{one.cost_us(part):.2f}" if part in one.cpu_s else "-" for part in PARTS[:3]),
-        f"{sum(one.cost_us(part) for part in _parts(one)):.2f}",
+        f"{sum(one.cost_us(part) for part in parts_of(one)):.2f}",
         *("-" if value is None else f"{value / 1000:.1f}" for value in ms),
         f"{one.rss_bytes.get('gateway', 0) / 1e6:.1f}",
         f"{one.client_load:.0%}",
     ]
-
-
-def _parts(one: Measurement) -> Iterable[str]:
-    """The floor's phases cost the floor, the others everybody else."""
-    return ["floor"] if one.name.startswith("floor") else [part for part in one.cpu_s if part != "floor"]
 
 
 def write_json(results: Sequence[Result], path: Path) -> None:
@@ -85,58 +79,15 @@ def write_html(results: Sequence[Result], path: Path) -> None:
         options = ", ".join(f"{name} {value}" for name, value in result.options.items())
         parts.append(f"<h2>{html.escape(result.scenario)}</h2><p>{html.escape(result.at)}, {html.escape(options)}<br>")
         parts.append(f"{html.escape(result.machine)}</p><pre>{html.escape(table(result))}</pre>")
-        parts += [f"<figure>{plot}</figure>" for plot in _plots(result)]
+        parts += [f"<figure>{plot}</figure>" for plot in plots.of(shown(result))]
     path.write_text(_PAGE.format(body="".join(parts)), encoding="utf-8")
 
 
-def _plots(result: Result) -> list[str]:
-    measurements = shown(result)
-    found = [_costs(measurements)] if measurements else []
-    if any(one.delivery_us for one in measurements):
-        found.append(_latencies(measurements))
-    connects = [one for one in measurements if one.unit == "connect"]
-    if len(connects) > 1:
-        found.append(_memory(connects))
-    return found
-
-
-def _pygal() -> Any:
-    """The plotter, imported here because only the page needs it, and rid of its import hook, which is of a kind that
-    Python warns of at every later import."""
-    import pygal
-
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
-    return pygal
-
-
-def _config() -> Any:
-    return _pygal().Config(js=[], disable_xml_declaration=True, width=900, height=360, legend_at_bottom=True)
-
-
-def _costs(measurements: list[Measurement]) -> str:
-    chart = _pygal().StackedBar(_config(), title="CPU µs per unit, by part", x_label_rotation=20)
-    chart.x_labels = [f"{one.name} ({one.unit})" for one in measurements]
-    for part in PARTS:
-        values = [one.cost_us(part) if part in _parts(one) else 0 for one in measurements]
-        if any(values):
-            chart.add(part, values)
-    return str(chart.render(is_unicode=True))
-
-
-def _latencies(measurements: list[Measurement]) -> str:
-    chart = _pygal().Line(_config(), title="latency from the time a send was due, ms", logarithmic=True)
-    chart.x_labels = ["p50", "p90", "p99", "p99.9", "max"]
-    for one in measurements:
-        if one.delivery_us:
-            chart.add(one.name, [max(0.01, value / 1000) for value in one.delivery_us.values()])
-    return str(chart.render(is_unicode=True))
-
-
-def _memory(connects: list[Measurement]) -> str:
-    chart = _pygal().XY(_config(), title="gateway memory (MB) against connections")
-    points, total = [(0, connects[0].rss_before["gateway"] / 1e6)], 0
-    for one in connects:
-        total += one.units
-        points.append((total, one.rss_bytes["gateway"] / 1e6))
-    chart.add("gateway", points)
-    return str(chart.render(is_unicode=True))
+def write_pictures(results: Sequence[Result], folder: Path) -> None:
+    """One SVG for each plot of a README that these results have something for."""
+    phases: dict[str, list[Measurement]] = {}
+    for result in results:
+        phases.setdefault(result.scenario, []).extend(shown(result))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in plots.pictures(phases).items():
+        (folder / f"{name}.svg").write_text(picture + "\n", encoding="utf-8")

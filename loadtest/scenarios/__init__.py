@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 
 from loadtest.api import Api
-from loadtest.scenarios import deflate, direct, drain, fanout, growth, idle, mixed, presence, slow, storm
+from loadtest.scenarios import deflate, direct, drain, fanout, growth, idle, latency, mixed, presence, slow, storm
 from loadtest.worker import Worker
 
 Prepared = tuple[list[str], dict[str, Any]]
@@ -33,7 +33,7 @@ def _of(module: Any) -> Scenario:
 
 SCENARIOS: Final[dict[str, Scenario]] = {
     module.__name__.rpartition(".")[2]: _of(module)
-    for module in (fanout, direct, mixed, idle, storm, drain, presence, slow, deflate, growth)
+    for module in (fanout, direct, mixed, idle, storm, drain, presence, slow, deflate, growth, latency)
 }
 
 # Gateways that are started where no target is given, if not 2: one that does nothing costs something, too.

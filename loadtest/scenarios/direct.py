@@ -69,6 +69,11 @@ class Pair:
         self.refill()
 
     @property
+    def waiting(self) -> int:
+        """Messages that lack their ack or their reader."""
+        return self.asked - min(self.asked - len(self.route.pending), self.bob.received)
+
+    @property
     def through(self) -> bool:
         return not self.route.pending and self.ann.received == self.bob.received == self.asked
 

@@ -1,6 +1,7 @@
 """What a delivery costs as something grows: members of a group, gateways, or conversations on one gateway.
 
-Everybody stays connected for the whole run and the sizes take turns, so that all meet the same machine.
+Everybody stays connected for the whole run and the sizes take turns, so that all meet the same machine; thousands who
+still ack a phase are not left to the next.
 
 `members`: at each size one group by itself, with one message outstanding; a floor of the same size; and the population
 of the largest group divided into groups of that size, each with one message outstanding (*side by side*). A message has
@@ -18,6 +19,7 @@ traffic are woken twice as often for it; twice the traffic on twice the gateways
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import Annotated, Any
 
@@ -36,6 +38,7 @@ SIZES = {
     "gateways": (1, 2, 4),
     "conversations": (10, 100, 1000, 10_000),
 }
+SETTLE_S = 2.0  # clients ack what they have within a second, and gateways write that within another
 GROUP = 1000  # members, where gateways grow
 PAIRS = 50  # on each gateway, each with a message on its way
 USERS, MEMBERS = 100, 10  # where conversations grow
@@ -94,9 +97,10 @@ async def _run_members(worker: Worker, options: Options, prepared: dict[str, Any
     for _ in range(options.rounds):
         for size, many in rooms.items():
             await many[0].outstanding(f"{size} members", 1, options.seconds)
+            await together(worker, many, f"{size} members, side by side", 1, options.seconds)
+            await asyncio.sleep(SETTLE_S)
             if size in floors:
                 await floors[size].outstanding(f"floor, {size} members", 1, options.seconds)
-            await together(worker, many, f"{size} members, side by side", 1, options.seconds)
 
 
 # -- gateways
