@@ -53,7 +53,7 @@ async def login(call: Call, given: LoginRequest) -> LoginAnswer:
 async def _gateways(call: Call) -> list[str]:
     """URLs of the gateways that live, the least loaded first."""
     gateways = (await call.services.presence.gateways()).values()
-    now = now_ms()
+    now = await call.services.presence.clock_ms()
     return [g.url for g in sorted(gateways, key=lambda g: g.connections) if g.lease_until > now and g.url]
 
 
@@ -121,5 +121,5 @@ async def presence(call: Call, given: PresenceQuery) -> PresenceAnswer:
     """Who is online, and when the others were last seen."""
     users = given.users.split(",")
     devices = await ask(call.services.presence.devices, users)
-    gateways, now = await call.services.presence.gateways(), now_ms()
+    gateways, now = await call.services.presence.gateways(), await call.services.presence.clock_ms()
     return PresenceAnswer({user: state(has, gateways, now) for user, has in zip(users, devices, strict=True)})

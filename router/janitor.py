@@ -14,7 +14,6 @@ for a day) writes it again with its next renewal.
 from __future__ import annotations
 
 import asyncio
-from time import time
 from typing import Final
 
 from router.contract import metrics
@@ -34,7 +33,7 @@ class Janitor:
 
     async def look(self, now_ms: int | None = None) -> None:
         """Count the gateways that live; remove the rows of those that are long dead."""
-        now_ms = round(time() * 1000) if now_ms is None else now_ms
+        now_ms = await self._presence.clock_ms() if now_ms is None else now_ms
         gateways = await self._presence.gateways()
         metrics.GATEWAYS_ALIVE.set(sum(gateway.lease_until > now_ms for gateway in gateways.values()))
         for node, gateway in gateways.items():

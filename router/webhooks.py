@@ -28,7 +28,7 @@ import logging
 import random
 from collections.abc import Mapping
 from itertools import islice
-from time import perf_counter, time
+from time import perf_counter
 from typing import Final, Literal, TypeAlias
 
 import msgspec
@@ -165,7 +165,7 @@ class Webhooks:
 
     async def push(self, user: str, now_ms: int | None = None) -> None:
         """Settle what a claimed user has, post what she missed, put off what has time left."""
-        now_ms = round(time() * 1000) if now_ms is None else now_ms
+        now_ms = await self._pushes.clock_ms() if now_ms is None else now_ms
         waiting = await self._pushes.waiting(user)
         places = unseen(waiting)
         firsts = await asyncio.gather(*(self._first(user, conv, place) for conv, place in places.items()))

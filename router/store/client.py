@@ -123,6 +123,11 @@ class Client:
         """Whether calls wait for their replies."""
         return self._hot.statistics().in_flight > 0
 
+    async def clock_ms(self) -> int:
+        """The server's clock: the one that everything which several processes compare is told by."""
+        seconds, micros = await self.fetch("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
     async def memory_ratio(self) -> float:
         """How full the server is: used_memory / maxmemory, 0 without a limit."""
         info = await self._info("memory")

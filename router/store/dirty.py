@@ -58,10 +58,9 @@ class Dirty:
     async def backlog(self, part: int) -> Backlog:
         """How much is due in a partition, by the server's clock."""
         key = keys.dirty(part)
-        (seconds, _), oldest = await asyncio.gather(
-            self._client.fetch("TIME"), self._client.fetch("ZRANGE", key, 0, 0, "WITHSCORES")
+        now, oldest = await asyncio.gather(
+            self._client.clock_ms(), self._client.fetch("ZRANGE", key, 0, 0, "WITHSCORES")
         )
-        now = int(seconds) * 1000
         if not oldest or not float(oldest[1]) <= now:
             return Backlog(0, 0)
         return Backlog(await self._client.fetch("ZCOUNT", key, "-inf", now), int(float(oldest[1])))

@@ -86,8 +86,7 @@ class Presence:
 
     async def clock_ms(self) -> int:
         """Redis's clock: the one that leases and sessions of different gateways are compared by."""
-        seconds, micros = await self._client.fetch("TIME")
-        return int(seconds) * 1000 + int(micros) // 1000
+        return await self._client.clock_ms()
 
     async def gateways(self) -> dict[str, Gateway]:
         """Every gateway that has a row, by node, dead ones too."""

@@ -41,6 +41,10 @@ class Pushes:
     def __init__(self, client: Client) -> None:
         self._client = client
 
+    async def clock_ms(self) -> int:
+        """Redis's clock, by which deadlines are claimed."""
+        return await self._client.clock_ms()
+
     async def arm(self, user: str, conv: str, seq: int, due_ms: int) -> bool:
         """Push unless a device has `seq` by `due_ms`; False if there is no such user."""
         names = (keys.push(keys.partition(user)), keys.pushes(user))

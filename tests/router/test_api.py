@@ -526,6 +526,17 @@ async def test_events_are_read_in_pages(valkey: EmbeddedValkey) -> None:
 # -- presence, sessions
 
 
+async def test_whoever_lives_is_told_by_redis_clock(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A router whose own clock is an hour ahead takes no living gateway for dead, nor its users for offline."""
+    monkeypatch.setattr("router.api_accounts.now_ms", lambda: now_ms() + 3_600_000)
+    async with serve(valkey) as api:
+        await make_users(api, "ada")
+        await ask(api.services.presence.renew, "g1", "ws://g1/ws", 1, 0, now_ms())
+        register = Sync(user="ada", device="phone", session="s1", node="g1", started=now_ms(), register=True)
+        assert isinstance(await ask(api.services.users.sync, register), Synced)
+        assert (await api.ok("GET", "/v1/presence?users=ada", ADA))["users"]["ada"]["online"]
+
+
 async def test_presence_and_kick(valkey: EmbeddedValkey) -> None:
     """Online while a device names a living gateway; a kick ends the sessions there are, and only those."""
     async with serve(valkey) as api:
