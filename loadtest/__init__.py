@@ -27,6 +27,9 @@ websocket    its connection, in either codec
 history      what it saw, row by row, on disk
 evidence     all that a run leaves behind
 checker      proves or refutes the promises from that
+account      … of one device
+trimmed      … of what the logs do not have any more
+verdict      what was found, and what these three share
 story        the shortest story of a violation
 aftermath    what people noticed of each kind of fault
 canary       synthetic users on a real deployment, and metrics of what becomes of their messages
