@@ -10,8 +10,9 @@ import asyncio
 import base64
 import json
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from types import MappingProxyType
 
 import msgpack
 import pytest
@@ -459,20 +460,22 @@ def hello(user: str, device: str = "phone") -> bytes:
     return client_frame(json.dumps({"type": "hello", "token": token(user), "device": device}).encode(), TEXT)
 
 
-async def upgraded(chat: System) -> RawClient:
+async def upgraded(chat: System, headers: Mapping[str, str] = MappingProxyType({})) -> RawClient:
     raw = await RawClient.connect(chat.gateways[0].port)
     key = base64.b64encode(b"sixteen bytes ok").decode()
-    assert (await raw.request({**UPGRADE, "Sec-WebSocket-Key": key}, target="/ws"))[0] == 101
+    assert (await raw.request({**UPGRADE, "Sec-WebSocket-Key": key, **headers}, target="/ws"))[0] == 101
     return raw
 
 
-async def closing(raw: RawClient) -> tuple[int, bytes]:
-    """Code and reason of the close frame, which must come, and the end of the connection after it."""
+async def closing(raw: RawClient, answered: bool = True) -> tuple[int, bytes]:
+    """Code and reason of the close frame, which must come; answered as a client should, or left to the caller."""
     answer: tuple[int, bytes] | None = None
     while answer is None:
         first, payload = await raw.frame()
         if first == 0x88:
             answer = int.from_bytes(payload[:2], "big"), payload[2:]
+    if not answered:
+        return answer
     raw.send(client_frame(payload[:2], 8))
     raw.writer.close()
     return answer

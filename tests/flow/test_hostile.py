@@ -11,8 +11,10 @@ import asyncio
 import base64
 import hmac
 import json
+import os
 import re
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -37,6 +39,7 @@ from tests.flow.test_bad_input import BINARY, TEXT, closing, hello, upgraded, wi
 from tests.gateway.wsclient import UPGRADE, RawClient, client_frame
 from tests.support import JWT_SECRET, SERVER_KEY, eventually
 
+SILENT_S: Final = 10.0  # that a connection has for its hello
 GRACE_S: Final = 6.0  # of a busy machine, on top of a deadline
 
 
@@ -142,31 +145,70 @@ async def test_a_heap_of_pipelined_requests_is_refused(chat: System) -> None:
         assert answered <= 20  # or none: a reset may overtake them
 
 
-async def test_messages_of_sixteen_megabytes_end_their_connections(chat: System, names: Names) -> None:
-    """Announced or sent, in one frame or in parts, on twenty connections at once: 1009, and nothing is held."""
-    eve, gateway = names("eve")[0], chat.gateways[0]
-    size = 16 << 20
+SIXTEEN_MIB: Final = 16 << 20
+PART: Final = 1 << 16
 
-    async def send(frames: Iterator[bytes], device: str) -> int:
-        raw = await upgraded(chat)
-        raw.send(hello(eve, device))
+
+def bomb(inflated: int) -> bytes:
+    """A message of zeros, deflated to a thousandth."""
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return (deflate.compress(bytes(inflated)) + deflate.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def large_messages() -> dict[str, Callable[[], Iterator[bytes]]]:
+    """16 MiB, sent to the last byte: in one frame, in fragments, deflated to what fits into a frame."""
+    whole = client_frame(b"x" * SIXTEEN_MIB, TEXT)
+    first, more, last = (
+        client_frame(b"x" * PART, code, fin=fin) for code, fin in ((BINARY, False), (0, False), (0, True))
+    )
+    packed = bomb(SIXTEEN_MIB)
+    halves = client_frame(packed[:99], BINARY, fin=False, reserved=0x40), client_frame(packed[99:], 0)
+    return {
+        "one frame": lambda: (whole[i : i + PART] for i in range(0, len(whole), PART)),
+        "fragments": lambda: chain([first], repeat(more, SIXTEEN_MIB // PART - 2), [last]),
+        "a bomb": lambda: iter([client_frame(packed, BINARY, reserved=0x40)]),
+        "a bomb in fragments": lambda: iter(halves),
+        "a bomb of 128 MiB": lambda: iter([client_frame(bomb(1 << 27), BINARY, reserved=0x40)]),
+        "bombs without end": lambda: chain(
+            [client_frame(packed, BINARY, fin=False, reserved=0x40)], repeat(client_frame(packed, 0, fin=False), 1000)
+        ),
+    }
+
+
+async def test_messages_of_sixteen_megabytes_end_their_connections(chat: System, names: Names) -> None:
+    """Really sent, three times each and all at once, compressed or not: 1009, no memory for any of it, and somebody
+    else on the same gateway waits less than a second for her pongs meanwhile."""
+    (eve,), gateway, large = names("eve"), chat.gateways[0], large_messages()
+
+    async def send(frames: Iterator[bytes], device: str) -> tuple[int, int]:
+        raw = await upgraded(chat, {"Sec-WebSocket-Extensions": "permessage-deflate"})
+        raw.send(hello(f"{eve}.{device[0]}", device))
         await raw.frame()
+        ending, sent = asyncio.ensure_future(closing(raw, answered=False)), 0
         with suppress(ConnectionError):
             for frame in frames:
                 raw.send(frame)
                 await raw.writer.drain()
-        return (await closing(raw))[0]
+                sent += len(frame)
+        code, _ = await ending
+        raw.abort()
+        return code, sent
 
-    whole = client_frame(b"x" * size, TEXT)
-    parts = [client_frame(b"x" * 65_536, BINARY if i == 0 else 0, fin=False) for i in range(size >> 16)]
-    async with witness(chat, names):
-        before = gateway.rss_bytes
-        codes = await asyncio.gather(
-            *(send(iter([whole[:200_000]]), f"w{i}") for i in range(10)),
-            *(send(iter(parts[:4]), f"p{i}") for i in range(10)),
+    async with witness(chat, names) as (walter, _):
+        before = peak = gateway.rss_bytes
+        ended = asyncio.gather(
+            *(send(frames(), f"{i}{j}") for i, frames in enumerate(large.values()) for j in range(3))
         )
-        assert set(codes) == {1009}
-        assert gateway.rss_bytes - before < 32 << 20
+        waited: list[float] = []
+        while not ended.done():
+            began = time.monotonic()
+            await walter.ask("ping")
+            waited.append(time.monotonic() - began)
+            peak = max(peak, gateway.rss_bytes)
+        codes = [code for code, _ in await ended]
+        assert codes == [1009] * len(codes)
+        assert peak - before < 16 << 20
+        assert max(waited) < 1
 
 
 async def test_tiny_fragments_and_pings_are_cut_off(chat: System, names: Names) -> None:
@@ -215,6 +257,60 @@ async def test_one_address_has_its_share_whatever_it_says(start: Start) -> None:
     await eventually(left)
     assert await upgrades("127.0.0.1", lambda i: "", 100) == (100, 0)
     for raw in held[200:]:
+        raw.abort()
+
+
+FLOOD: Final = int(os.environ.get("HOSTILE_CONNECTIONS", "2000"))
+
+
+async def test_one_address_floods_and_keeps_its_share(start: Start) -> None:
+    """2000 connections (or as many as HOSTILE_CONNECTIONS says) of one address, directly and through two proxies of
+    ours: half of them may stay, the rest is 429, whichever way they come; never is one more open, an idle one costs
+    less than 8 KiB, and others connect and chat as before."""
+    share = FLOOD // 2
+    proxies = ("127.0.0.8", "127.0.0.9")
+    system = await start(
+        gateways=1, LINNET_MAX_CONNECTIONS_PER_ADDRESS=str(share), LINNET_TRUSTED_PROXIES="127.0.0.8/31"
+    )
+    (gateway,) = system.gateways
+    held: list[RawClient] = []
+    codes: list[int] = []
+    turns = iter(range(FLOOD))
+
+    async def attack() -> None:
+        for i in turns:
+            peer = ("127.0.0.2", *proxies)[i % 3]
+            forwarded = {"X-Forwarded-For": ("10.0.0.1", "127.0.0.2", "10.0.0.1, ::ffff:127.0.0.2")[i % 3]}
+            raw = RawClient(*await asyncio.open_connection("127.0.0.1", gateway.port, local_addr=(peer, 0)))
+            codes.append((await raw.request({**UPGRADE, **forwarded}, target="/ws"))[0])
+            if codes[-1] == 101:
+                held.append(raw)
+            else:
+                raw.abort()
+
+    async with witness(system, lambda *given: list(given)) as (walter, _):
+        waited: list[float] = []
+        before, began, peak = gateway.rss_bytes, time.monotonic(), 0.0
+        attacks = asyncio.gather(*(attack() for _ in range(50)))
+        while not attacks.done():
+            asked = time.monotonic()
+            other = ChatClient(f"olga-{len(waited)}")
+            await other.connect(system.urls[0])
+            await other.sent(f"@{walter.user}", "meanwhile")
+            await walter.ask("ping")
+            await other.end()
+            waited.append(time.monotonic() - asked)
+            peak = max(peak, await system.metric("linnet_gateway_connections", gateway))
+            await asyncio.wait([attacks], timeout=0.2)
+        await attacks
+        seconds = time.monotonic() - began
+        assert len(codes) == FLOOD
+        assert codes.count(101) + codes.count(429) == FLOOD
+        assert codes.count(101) == share or seconds > SILENT_S  # who says no hello goes, and makes room
+        assert peak <= share + 3
+        assert gateway.rss_bytes - before < share * 8192 + (8 << 20)
+        assert max(waited) < 2
+    for raw in held:
         raw.abort()
 
 
