@@ -9,7 +9,8 @@ every renewal. So a wall clock that is wrong or steps makes no living gateway lo
 the one it replaces. (Tokens are judged by the wall clock, as their issuer's are.)
 
 A node that has just lost Redis cannot tell a dead gateway from its own blindness: of gateways that lived when it last
-saw them it trusts no missing lease until it has read the leases for a whole lease length again.
+saw them it trusts no missing lease until it has read the leases for a whole lease length again. Nor does it when
+Redis's clock has jumped, as a failover may make it: the others have to hear of that before they can renew by it.
 """
 
 from __future__ import annotations
@@ -60,11 +61,18 @@ class Lease:
 
     async def set_clock(self) -> None:
         """Asks Redis what time it is; the answer stands for the middle of the time it took."""
+        was_ms = self._ahead_ms
         asked = self._clock()
         now_ms = await self._node.presence.clock_ms()
         answered = self._clock()
         if answered - asked < CLOCK_S:
             self._ahead_ms = now_ms - round((asked + answered) * 500)
+        if self.gateways and abs(self._ahead_ms - was_ms) > RENEW_S * 1000:
+            self._blind()
+
+    def _blind(self) -> None:
+        self._blind_until = self._node.loop.time() + LEASE_S
+        self._sighted = self._read_ms
 
     def away(self, session: Session) -> None:
         """The session has ended."""
@@ -109,8 +117,7 @@ class Lease:
             return
         now, now_ms = self._node.loop.time(), self.now_ms()
         if now - self._read_at > LEASE_S:
-            self._blind_until = now + LEASE_S
-            self._sighted = self._read_ms
+            self._blind()
         self._read_at, self._read_ms = now, now_ms
         self.gateways = gateways
         self.full = memory >= MEMORY_LIMIT
