@@ -22,6 +22,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 import uvloop
 
+from loadtest.beats import beats
 from loadtest.client import Chat, Faults, now_us
 from loadtest.results import Sample, encoded
 
@@ -31,7 +32,6 @@ ARRIVAL_S: Final = 20.0
 ACK_SLICES: Final = 20
 PROGRESS_S: Final = 0.5
 CONNECTING: Final = 64
-TICK_S: Final = 0.001  # the loop's timers are no finer; with less it would turn idly and take the servers' CPU
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -144,14 +144,17 @@ class Worker:
 
     async def paced(self, rate: float, seconds: float, send: Callable[[int, int], None], name: str) -> int:
         """Call `send(number, due)` at an even rate; how often it was called. `due` is in µs, for the stamp."""
-        start, sent, total = now_us(), 0, round(rate * seconds)
-        while sent < total:
-            now = now_us()
-            while sent < total and (due := start + round(sent * 1e6 / rate)) <= now:
-                send(sent, due)
-                sent += 1
-            self.progress(name, sent / total)
-            await asyncio.sleep(max(TICK_S, (start + sent * 1e6 / rate - now_us()) / 1e6))
+        sent, total = 0, round(rate * seconds)
+        with beats(1 / rate) as beat:
+            start = now_us()
+            while sent < total:
+                now = now_us()
+                while sent < total and (due := start + round(sent * 1e6 / rate)) <= now:
+                    send(sent, due)
+                    sent += 1
+                self.progress(name, sent / total)
+                await beat.wait()
+                beat.clear()
         return sent
 
 
