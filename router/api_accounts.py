@@ -6,6 +6,7 @@ per user in her slot, and per name here for those who do not exist, so that neit
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 from router.answers import ask
@@ -21,6 +22,7 @@ from router.api_types import (
     TokenAnswer,
     TokenRequest,
 )
+from router.contract import keys
 from router.contract.errors import Conflict, NotFound, Unauthorized
 from router.contract.tokens import issue
 from router.store.conversations import HEAD
@@ -69,6 +71,7 @@ async def delete_account(call: Call, _: None) -> None:
     user = call.path["user"]
     call.must_be(user)
     for _round in range(_ROUNDS):
+        await _close_direct(call, user)
         groups = await call.services.accounts.delete(user)
         if not groups:
             return
@@ -77,6 +80,24 @@ async def delete_account(call: Call, _: None) -> None:
 
 
 _ROUNDS: Final = 3  # a group that the user is put into meanwhile takes another
+
+
+async def _close_direct(call: Call, user: str) -> None:
+    """Nobody writes to her any more: an ack would say that somebody can read it. What was written stays readable.
+
+    Before the end of her account, which takes the list of them along. A send learns of it from the row it reads anyway.
+    """
+    below, more = None, True
+    while more:
+        page = await call.services.users.conversations(user, below, _PAGE)
+        below, more = page.below, page.more
+        for row in page.rows:
+            if row.kind == keys.DIRECT and row.title != user:
+                with suppress(NotFound):
+                    await call.services.conversations.block(row.conversation, row.title, True)
+
+
+_PAGE: Final = 200
 
 
 async def _take_out(call: Call, group: str, user: str) -> None:

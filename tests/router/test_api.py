@@ -11,7 +11,7 @@ import redis.asyncio
 
 from deploy.embedded import EmbeddedValkey
 from router import api as api_module
-from router import api_call
+from router import api_accounts, api_call
 from router.answers import ask
 from router.api_call import now_ms
 from router.contract import keys, stamp
@@ -140,6 +140,29 @@ async def test_deleting_an_account_leaves_all_groups_to_somebody(valkey: Embedde
         assert (await api.ok("GET", f"/v1/conversations/{alone}", SERVER))["members"] == {}
         await api.ok("DELETE", "/v1/accounts/ada", SERVER)
         assert await api.refused("DELETE", "/v1/accounts/nobody", SERVER) == (404, "not_found")
+
+
+async def test_nobody_writes_to_a_deleted_user(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in a conversation that was there before either: an ack would say that she could read it. What was written
+    stays readable, what others have with each other is as it was, and nothing of hers comes back by it."""
+    monkeypatch.setattr(api_accounts, "_PAGE", 2)
+    async with serve(valkey) as api:
+        friends = ["bob", "cy", "dee", "ed", "flo"]
+        await make_users(api, "ada", *friends)
+        token = {name: by(name) for name in friends}
+        sent = {name: await api.ok("POST", "/v1/messages", token[name], {"to": "@ada", "body": 1}) for name in friends}
+        await api.ok("POST", "/v1/messages", ADA, {"to": "@ada", "body": "a note"})
+        await api.ok("DELETE", "/v1/accounts/ada", ADA)
+        for name in friends:
+            for to in ("@ada", sent[name]["conversation"]):
+                given = {"to": to, "body": 2}
+                assert await api.refused("POST", "/v1/messages", token[name], given) == (403, "blocked"), name
+            found = await api.ok("GET", f"/v1/conversations/{sent[name]['conversation']}/events", token[name])
+            assert [event["body"] for event in found["events"]] == [1]
+        await api.ok("POST", "/v1/messages", token["bob"], {"to": "@cy", "body": 1})
+        with valkey.client() as client:
+            left = {key.decode() for key in client.scan_iter(match="*ada*") if not key.startswith(b"{c")}
+        assert left == {keys.user("ada")}
 
 
 # -- who calls
