@@ -349,6 +349,9 @@ class FloorReader(Chat):
         super().__init__(user, faults, n=0)
         self.frame_bytes = 0
 
+    async def disconnect(self) -> None:
+        self.abort()
+
     def ask(self, count: int) -> None:
         """`count` frames to everybody."""
         self.transport.write(frame(b"%06d" % self.frame_bytes) * count)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from math import floor, log10
 from typing import Any, Final
 
 from loadtest.results import PERCENTILES, Measurement
@@ -49,9 +50,14 @@ def _costs(measurements: list[Measurement]) -> str:
 def _latencies(lines: Mapping[str, Measurement]) -> str:
     chart = _chart("Line", "latency from the moment a message was due, ms", logarithmic=True)
     chart.x_labels = ["max" if percentile == 100 else f"p{percentile:g}" for percentile in PERCENTILES]
-    for name, one in lines.items():
-        if one.delivery_us:
-            chart.add(name, [max(0.01, value / 1000) for value in one.delivery_us.values()])
+    shown = {
+        name: [max(0.01, value / 1000) for value in one.delivery_us.values()]
+        for name, one in lines.items()
+        if one.delivery_us
+    }
+    chart.y_labels = _decades(value for values in shown.values() for value in values)
+    for name, values in shown.items():
+        chart.add(name, values)
     return _svg(chart)
 
 
@@ -103,14 +109,28 @@ def pictures(phases: Mapping[str, Sequence[Measurement]]) -> dict[str, str]:
 def _groups(measured: Mapping[str, Measurement]) -> str:
     chart = _chart("XY", "CPU µs for one message, against members of its group", logarithmic=True)
     sizes = sorted(int(name.split()[0]) for name in measured if re.fullmatch(r"\d+ members", name))
-    for line, (phase, part) in GROUPS.items():
-        known = [(size, measured[phase.format(size)]) for size in sizes if phase.format(size) in measured]
-        if known:
-            chart.add(line, [(size, one.cost_us(part) * size) for size, one in known])
+    lines = {
+        line: [
+            (size, measured[phase.format(size)].cost_us(part) * size)
+            for size in sizes
+            if phase.format(size) in measured
+        ]
+        for line, (phase, part) in GROUPS.items()
+    }
+    chart.x_labels = sizes
+    chart.y_labels = _decades(cost for points in lines.values() for _, cost in points)
+    for line, points in lines.items():
+        chart.add(line, points)
     return _svg(chart)
 
 
 # -- the plotter
+
+
+def _decades(values: Iterable[float]) -> list[float]:
+    """Labels of a logarithmic axis that holds them all."""
+    powers = [floor(log10(value)) for value in values]
+    return [10.0**power for power in range(min(powers), max(powers) + 2)]
 
 
 def _chart(kind: str, title: str, **options: Any) -> Any:
@@ -119,9 +139,16 @@ def _chart(kind: str, title: str, **options: Any) -> Any:
     from pygal.style import Style
 
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, pygal.PluginImportFixer)]
-    style = Style(background="white", plot_background="white", font_family="system-ui, sans-serif")
+    style = Style(background="white", plot_background="white", font_family="sans-serif", guide_stroke_color="#ccc")
     config = pygal.Config(
-        js=[], disable_xml_declaration=True, width=900, height=400, legend_at_bottom=True, style=style, **options
+        js=[],
+        disable_xml_declaration=True,
+        width=900,
+        height=400,
+        legend_at_bottom=True,
+        style=style,
+        stroke_style={"width": 2},
+        **options,
     )
     return getattr(pygal, kind)(config, title=title)
 

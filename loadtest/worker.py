@@ -15,7 +15,7 @@ import time
 import traceback
 from array import array
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any, Final, TypeVar
 
@@ -29,6 +29,7 @@ from loadtest.results import Sample, encoded
 T = TypeVar("T")
 
 ARRIVAL_S: Final = 20.0
+LEAVE_S: Final = 20.0
 ACK_SLICES: Final = 20
 PROGRESS_S: Final = 0.5
 CONNECTING: Final = 64
@@ -87,6 +88,14 @@ class Worker:
                 await chat.connect(url_of(chat), self.plan.tokens[chat.user])
 
         await asyncio.gather(*(one(chat) for chat in clients))
+
+    async def leave(self) -> None:
+        """Everybody acks what came and says goodbye, so that the next run on this deployment is not sent it again."""
+        for chat in self.clients:
+            chat.ack_all()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await asyncio.gather(*(chat.disconnect() for chat in self.clients))
 
     def watch(self, clients: Iterable[Chat], every: int = 1) -> None:
         """Measure the latency of what these receive (of each `every`-th: it costs the client something)."""
@@ -172,10 +181,9 @@ async def _run(plan: Plan, pipe: Connection) -> None:
     worker = Worker(plan, pipe)
     scenario = SCENARIOS[plan.scenario]
     await scenario.run(worker, msgspec.convert(plan.options, scenario.Options), plan.prepared)
+    await worker.leave()
     complaint = next((chat.error for chat in worker.clients if chat.error), "") if worker.faults else ""
     await worker.share((worker.faults, worker.notes, complaint), "finished")
-    for chat in worker.clients:
-        chat.closing = True
 
 
 def main(plan: Plan, pipe: Connection) -> None:

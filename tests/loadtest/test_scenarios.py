@@ -44,6 +44,14 @@ def test_a_scenario_loses_nothing_and_says_what_it_cost(name: str, target: Targe
     assert any(one.cost_us("gateway") > 0 for one in report.shown(result))
 
 
+def test_a_second_run_finds_nothing_left_of_the_first(target: Target) -> None:
+    """Users and devices are the same; what the first run was sent is acked, so that none of it comes again."""
+    options = SCENARIOS["direct"].Options(**{**SMALL["direct"], "pairs": 2})
+    for _ in range(2):
+        result = run("direct", options, target)
+        assert result.good, report.table(result)
+
+
 def test_a_refused_client_ends_the_run_with_its_reason(target: Target) -> None:
     """Tokens that nobody accepts are an error that says so, not a hang."""
     stranger = msgspec.structs.replace(target, jwt_secret="another-secret-of-thirty-two-bytes-or-more")
