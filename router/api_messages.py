@@ -21,7 +21,7 @@ from router.api_call import Call
 from router.api_conversations import rate
 from router.api_types import Events, EventsQuery, LoggedEvent, NewMessage, Sent
 from router.contract import keys, stamp, wire
-from router.contract.errors import BadCommand, Conflict, Forbidden, NotFound
+from router.contract.errors import BadCommand, Blocked, Conflict, Forbidden, NotFound
 from router.store.conversations import HEAD, Append, Appended
 
 KEY_CHARACTERS: Final = 255
@@ -119,6 +119,10 @@ async def _send(
             raise
         await _open(call, user, keys.other_party(conv, user))
         answer = await ask(store.append, append)
+    except Blocked:  # by her, or by the end of her account
+        if conv[0] != keys.DIRECT or await ask(call.services.users.exists, keys.other_party(conv, user)):
+            raise
+        raise NotFound("no such user") from None
     if not answer.duplicate:
         _tell(call, append, answer)
     await ask(call.services.durability.when_kept, answer.replid)
