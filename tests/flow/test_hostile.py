@@ -608,6 +608,36 @@ KEY: Final = re.compile(r"[A-Za-z0-9._:{}~/-]{1,300}")
 # -- what is told
 
 
+BAD_ORIGIN: Final = (
+    b"GET /ws HTTP/1.1\r\nHost: x\r\nOrigin: http://[\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+async def test_refused_requests_write_no_log(start: Start) -> None:
+    """A thousand requests that are no HTTP, upgrades that nobody serves and origins that none has: one line of each
+    kind in a minute at most, and a count of all."""
+    system = await start(gateways=1)
+    assert system.router is not None
+    gateway, router = system.gateways[0], system.router
+    for port, request in (
+        (gateway.port, b"NONSENSE\r\n\r\n"), (router.port, b"\x16\x03\x01\x02\x00"),
+        (gateway.port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"),
+        (router.port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"),
+        (gateway.port, b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"),
+        (gateway.port, BAD_ORIGIN),
+    ):  # fmt: skip
+        for _ in range(250):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(request)
+            assert (await reader.read(64)).startswith(b"HTTP/1.1 4"), request
+            writer.close()
+    assert await system.metric("linnet_http_refused_total", gateway) == 500
+    assert await system.metric("linnet_http_refused_total", router) == 500
+    for process in system.processes:
+        assert process.log.count("\n") < 10, process.log[-2000:]
+
+
 async def test_secrets_stand_in_no_log_answer_or_metric(start: Start) -> None:
     """At debug level, with good and bad tokens, logins, failures and a Redis that wants a password: neither a secret
     of the settings, nor a token, nor a password, nor a body is in logs or metrics of any process."""
