@@ -45,8 +45,9 @@ format: $(DEV)
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
+# The short set; with FULL=1 all that is promised, in about a quarter of an hour.
 bench: $(DEV)
-	$(PY) -m loadtest bench
+	$(PY) -m loadtest bench $(if $(FULL),--full)
 
 # Socket.IO, python-socketio and Django Channels under the same load, as ratios. Needs Node for the first.
 bench-peers: $(DEV) $(PEERS)

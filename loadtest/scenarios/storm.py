@@ -22,9 +22,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 def prepare(options: Options, api: Api) -> tuple[list[str], dict[str, Any]]:
     users = [f"storm-{number}" for number in range(options.clients)]
-    for first in range(0, options.clients, options.members):
-        for _ in range(options.groups):
-            api.group(users[first : first + options.members])
+    parts = [users[first : first + options.members] for first in range(0, options.clients, options.members)]
+    api.groups(part for part in parts for _ in range(options.groups))
     return users, {"users": users, "groups": options.groups}
 
 
