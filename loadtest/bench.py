@@ -228,7 +228,7 @@ def _each(steps: Steps) -> list[Result]:
     results = []
     for name, given in steps:
         if name == "durability":
-            results.append(_told(_durability(given)))
+            results.append(_told(durability(given)))
             continue
         with local.deployment(gateways=GATEWAYS.get(name, 2)) as target:
             results.append(_told(run(name, SCENARIOS[name].Options(**given), target)))
@@ -244,7 +244,7 @@ def _told(result: Result) -> Result:
 DURABLE_ROUNDS: Final = 5
 
 
-def _durability(given: dict[str, Any]) -> Result:
+def durability(given: dict[str, Any]) -> Result:
     """`direct` on a deployment of each durability, in turns: a run is one side's round."""
     options = SCENARIOS["direct"].Options(**given)
     with ExitStack() as stack:

@@ -109,14 +109,13 @@ def pictures(phases: Mapping[str, Sequence[Measurement]]) -> dict[str, str]:
 def _groups(measured: Mapping[str, Measurement]) -> str:
     chart = _chart("XY", "CPU µs for one message, against members of its group", logarithmic=True)
     sizes = sorted(int(name.split()[0]) for name in measured if re.fullmatch(r"\d+ members", name))
-    lines = {
-        line: [
-            (size, measured[phase.format(size)].cost_us(part) * size)
-            for size in sizes
-            if phase.format(size) in measured
-        ]
-        for line, (phase, part) in GROUPS.items()
-    }
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for line, (phase, part) in GROUPS.items():
+        known = [(size, measured[phase.format(size)]) for size in sizes if phase.format(size) in measured]
+        # What was too little for a meter to show has no place on a logarithmic axis.
+        points = [(size, one.cost_us(part) * size) for size, one in known if one.cost_us(part)]
+        if points:
+            lines[line] = points
     chart.x_labels = sizes
     chart.y_labels = _decades(cost for points in lines.values() for _, cost in points)
     for line, points in lines.items():

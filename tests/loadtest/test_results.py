@@ -63,3 +63,20 @@ def test_results_survive_json_and_become_a_page_that_needs_nothing_else(tmp_path
     assert "warm-up" not in page
     assert "src=" not in page
     assert "https://" not in page.replace('xmlns:xlink="http', "")
+
+
+def test_pictures_are_of_what_there_is_and_need_nothing_else(tmp_path: Path) -> None:
+    """A README's plots, of the phases of any number of runs; small enough to be kept beside it."""
+    growth = [measured(name.format(size), 0.01) for size in (10, 1000) for name in ("{} members", "floor, {} members")]
+    connects = [msgspec.structs.replace(measured(f"connect to {n}", 0.1), unit="connect") for n in (1, 2)]
+    runs = [("growth", growth), ("idle", connects), ("direct", [measured("direct, 2000/s", 0.1)])]
+    whole = [msgspec.structs.replace(result(*phases), scenario=name) for name, phases in runs]
+    report.write_pictures(whole, tmp_path)
+    assert {path.stem for path in tmp_path.iterdir()} == {"groups", "memory", "latency"}
+    for path in tmp_path.iterdir():
+        text = path.read_text()
+        assert text.startswith("<svg")
+        assert len(text) < 60_000
+        assert "<script" not in text
+    report.write_pictures(whole[1:2], tmp_path / "one")
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["memory.svg"]
