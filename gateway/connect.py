@@ -192,15 +192,20 @@ class Connects:
 
     def _begin(self, session: Session, rows: list[Row], last: bool, done: Callable[[dict[str, int]], None]) -> None:
         """Settles where the device begins where it has no cursor: in all if it is new to the server, in channels anyway
-        (their history is public, and long). `last`: with these rows the device is known."""
+        (their history is public, and long). In a group it begins at its user's beginning, which is noted, so that who
+        is put out before anything came is still given what was hers. `last`: with these rows the device is known."""
         starts: dict[str, int] = {}
         countdown = Countdown(partial(self._settled, session, starts, last, done))
         new = session.behind is not None and session.behind.new_device
         for row in rows:
-            if row.cursor is None and not row.left and (new or row.kind == keys.CHANNEL):
+            if row.cursor is not None or row.left:
+                continue
+            if new or row.kind == keys.CHANNEL:
                 countdown.begin()
                 reply = partial(_start, starts, row.conversation, countdown)
                 self._node.conversations.start(row.conversation, session.user, row.read, reply)
+            elif row.kind == keys.GROUP:
+                starts[row.conversation] = 0
         countdown.finish()
 
     def _settled(

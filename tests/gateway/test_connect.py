@@ -266,6 +266,33 @@ async def test_a_new_device_begins_a_hundred_events_back_without_a_gap(valkey: E
         assert (state["cursor"], state["read"], state["unread"]) == (said[125].seq, said[119].seq, 10)
 
 
+@pytest.mark.parametrize("connected", [True, False])
+async def test_who_is_put_out_of_a_group_that_was_empty_gets_what_was_written_before(
+    valkey: EmbeddedValkey, connected: bool
+) -> None:
+    """A device that knows the group and has nothing of it yet is away meanwhile; of groups that it never met it is told
+    nothing."""
+    async with world(valkey) as of:
+        bob = await of.client("bob").connected()
+        if not connected:
+            bob.end()
+        group = await of.group("ann", "bob")
+        if not connected:
+            bob = await of.client("bob").connected()
+        await bob.until(
+            lambda: any(group == one["conversation"] for e in bob.events for one in e.get("conversations", ()))
+        )
+        await of.settled()
+        bob.end()
+        never = await of.group("ann", "bob")
+        for conversation in (group, never):
+            await of.say("ann", conversation, "with bob")
+            await of.remove(conversation, "bob")
+            await of.say("ann", conversation, "without bob")
+        bob = await of.client("bob").connected()
+        assert (bob.bodies(group), bob.bodies(never)) == (["with bob"], [])
+
+
 async def test_an_early_read_mark_takes_a_new_device_further_back(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
