@@ -168,7 +168,7 @@ class Finisher:
         self._retention = settings.retention_events, round(settings.retention_days * 86_400_000)
         self._writes = asyncio.Semaphore(WRITES)
         self._rounds = Rounds(
-            "finisher", dirty.claim, self.finish, metrics.FINISHED.labels("failed"), limit=LIMIT, lease_ms=LEASE_MS
+            "finisher", dirty.claims, self.finish, metrics.FINISHED.labels("failed"), limit=LIMIT, lease_ms=LEASE_MS
         )
         self.round = self._rounds.round
 

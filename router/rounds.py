@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -31,7 +31,8 @@ from router.contract.keys import PARTITIONS
 
 CHUNK: Final = 32
 
-Claim = Callable[[int, int, int], Awaitable[list[str]]]  # partition, limit, lease in ms → items
+# Partitions, limit of each, lease in ms → the items of each.
+Claim = Callable[[Sequence[int], int, int], Awaitable[list[list[str]]]]
 
 log = logging.getLogger("linnet.router")
 
@@ -81,10 +82,13 @@ class Rounds:
         for i in range(0, PARTITIONS, CHUNK):
             if stop is not None and stop.is_set():
                 break
-            claims = await asyncio.gather(*map(self._claimed, parts[i : i + CHUNK]))
-            full = full or any(len(items) >= self._limit for items, _ in claims)
-            results += [error for _, error in claims if error is not None]
-            results += await asyncio.gather(*(self._tried(item) for items, _ in claims for item in items))
+            try:
+                claims = await self._claim(parts[i : i + CHUNK], self._limit, self._lease_ms)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others have their turn; `_told` logs it
+                results.append(error)
+                continue
+            full = full or any(len(items) >= self._limit for items in claims)
+            results += await asyncio.gather(*(self._tried(item) for items in claims for item in items))
         return self._told(results, full)
 
     def _told(self, results: list[Exception | None], full: bool) -> Round:
@@ -94,12 +98,6 @@ class Rounds:
             log.error("%s: %d failed in this round, the first with", self._name, len(faults), exc_info=faults[0])
         unavailable = sum(isinstance(error, Unavailable) for error in results)
         return Round(results.count(None), len(faults), unavailable, full)
-
-    async def _claimed(self, part: int) -> tuple[list[str], Exception | None]:
-        try:
-            return await self._claim(part, self._limit, self._lease_ms), None
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other partitions have their turn; `_told` logs it
-            return [], error
 
     async def _tried(self, item: str) -> Exception | None:
         try:

@@ -144,7 +144,7 @@ class Webhooks:
         self._push_after_ms = push_after_ms(settings)
         self._poster = Poster(settings.webhook_url, timeout_s)
         self._rounds = Rounds(
-            "webhooks", pushes.claim, self.push, metrics.WEBHOOKS.labels("failed"), limit=LIMIT, lease_ms=LEASE_MS
+            "webhooks", pushes.claims, self.push, metrics.WEBHOOKS.labels("failed"), limit=LIMIT, lease_ms=LEASE_MS
         )
         self.round = self._rounds.round
         self._failing = False

@@ -8,6 +8,7 @@ to stop. What can be wrong at the start stops it with one line and 1. Redis away
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -26,6 +27,7 @@ from router.store.accounts import Accounts
 from router.store.client import Client
 
 FOREVER_S: Final = 1e9
+YOUNG_OBJECTS: Final = 20_000  # before they are looked through for cycles
 
 
 class Process:
@@ -72,6 +74,7 @@ async def _live(name: str, settings: Settings, work: Work) -> None:
                 try:
                     await client.check_server(settings.durability, settings.replicas)
                     await Accounts(client).deployment_check()
+                    _settle_memory()
                     await work(process, client)
                 finally:
                     await client.close()
@@ -91,3 +94,11 @@ async def _connected(settings: Settings, stop: asyncio.Event) -> Client | None:
     connecting.cancel()
     await asyncio.wait((connecting,))
     return None
+
+
+def _settle_memory() -> None:
+    """What stands after the start stays, and is never looked through again. What comes and goes with messages is freed
+    by counting references; a collection is for the cycles of ended connections, and those can wait for each other."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)

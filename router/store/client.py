@@ -159,6 +159,12 @@ class Client:
         self.call(function, keys, args, partial(_settle, future))
         return await future
 
+    async def fcall_each(self, function: str, keys: Sequence[str], args: Sequence[Part]) -> list[Any]:
+        """`fcall` of a function that answers a value for each key: one call where one server has all of them."""
+        if self.one_server:
+            return list(await self.fcall(function, keys, args))
+        return [value for (value,) in await asyncio.gather(*(self.fcall(function, (key,), args) for key in keys))]
+
     async def fetch(self, *parts: Part) -> Any:
         """`command`, awaited."""
         future = asyncio.get_running_loop().create_future()

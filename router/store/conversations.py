@@ -46,6 +46,8 @@ HEAD: Final = 2**53 - 1  # `upto` of a read that wants all there is
 PAGE_BYTES: Final = 1 << 20
 MEMBERS_STEP: Final = 1000
 _META: Final = Packing(">QQII16sQ")
+_FACTS: Final = Packing(">QQQQ8s?")  # as append.lua reads them
+_ANSWER: Final = Packing(">QQQQ?16s")
 _RATE_MAX: Final = 2**32 - 1  # µs, as `m` holds them
 
 
@@ -156,12 +158,12 @@ class Conversations:
 
     def append(self, a: Append, reply: Reply[Appended]) -> None:
         """Append an event, once for its (user, device, n)."""
-        conv, user, limited = a.conversation, a.user, "0" if a.server else "1"
+        conv, user, event = a.conversation, a.user, a.tail
         where, channel = _places(conv)
-        args = (conv, channel, self._cap, user, f"{user}/{a.device}", a.n, a.done, a.fingerprint, a.seen, limited)
-        event = (a.tail.first, a.tail.rest, a.action, a.target)
+        facts = _FACTS.pack(a.n, a.done, a.seen, a.target, a.fingerprint, not a.server)
         parties = _parties(conv, user) if not channel and self.delivers else ()
-        self._client.call("append", where, (*args, *event, *parties), partial(_answer, reply, _appended))
+        args = (conv, channel, self._cap, user, f"{user}/{a.device}", facts, event.first, event.rest, a.action)
+        self._client.call("append", where, args + parties, partial(_appended_to, reply))
 
     async def create(
         self, conv: str, kind: str, title: str, members: Mapping[str, str], cost_us: int, burst_us: int
@@ -358,9 +360,12 @@ def _ignore(value: object) -> None:
     """A signal may be lost."""
 
 
+def _appended_to(reply: Reply[Appended], value: Any) -> None:
+    reply(_appended(value) if type(value) is bytes else from_function(value))
+
+
 def _appended(value: Any) -> Appended:
-    seq, prev, count, at, duplicate, replid = value
-    return Appended(seq, prev, count, at, duplicate == 1, replid)
+    return Appended(*_ANSWER.unpack(value))
 
 
 def _page(value: Any) -> Page:

@@ -45,7 +45,16 @@ class Dirty:
 
     async def claim(self, part: int, limit: int, lease_ms: int) -> list[str]:
         """Up to `limit` due conversations of a partition, ours for `lease_ms`."""
-        return [conv.decode() for conv in await self._fcall("claim", (keys.dirty(part),), (limit, lease_ms))]
+        (found,) = await self.claims((part,), limit, lease_ms)
+        return found
+
+    async def claims(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str]]:
+        """The same of several partitions; where one server has all slots they cost one call."""
+        try:
+            found = await self._client.fcall_each("claim", list(map(keys.dirty, parts)), (limit, lease_ms))
+        except LinnetError as error:
+            raise from_function(error) from None
+        return [[conv.decode() for conv in convs] for convs in found]
 
     async def done(self, conv: str, upto: int, retention_events: int, retention_age_ms: int) -> Done:
         """All up to `upto` is delivered: trim, and unmark or come again. `NotFound` for what is removed or lost."""

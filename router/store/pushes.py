@@ -12,6 +12,7 @@ Invariants
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -52,8 +53,16 @@ class Pushes:
 
     async def claim(self, part: int, limit: int, lease_ms: int) -> list[str]:
         """Users whose deadline has passed, ours for `lease_ms`."""
-        value: list[bytes] = await self._fcall("claim_push", (keys.push(part),), (limit, lease_ms))
-        return [user.decode() for user in value]
+        (found,) = await self.claims((part,), limit, lease_ms)
+        return found
+
+    async def claims(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str]]:
+        """The same of several partitions."""
+        try:
+            found = await self._client.fcall_each("claim_push", list(map(keys.push, parts)), (limit, lease_ms))
+        except FunctionError as error:
+            raise from_function(error) from None
+        return [[user.decode() for user in users] for users in found]
 
     async def waiting(self, user: str) -> Waiting:
         attempts, *flat = await self._fcall(

@@ -1,6 +1,7 @@
 """router/rounds.py: fairness and bounds of claiming, with claims that are plain lists."""
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
@@ -18,9 +19,12 @@ class Due:
         self.worked: list[str] = []
         self.in_hand = self.most_in_hand = 0
 
-    async def claim(self, part: int, limit: int, _lease_ms: int) -> list[str]:
-        items = self.due.get(part, [])
-        claimed, self.due[part] = items[:limit], items[limit:]
+    async def claim(self, parts: Sequence[int], limit: int, _lease_ms: int) -> list[list[str]]:
+        claimed = []
+        for part in parts:
+            items = self.due.get(part, [])
+            claimed.append(items[:limit])
+            self.due[part] = items[limit:]
         return claimed
 
     async def work(self, item: str) -> None:
@@ -78,14 +82,14 @@ async def test_redis_being_away_is_no_failure_of_the_item(
     """`Unavailable`, from a claim or from the work, is counted apart and logged by nobody here."""
     due = Due({1: ["a"], 2: ["b"]})
 
-    async def away(*_: object) -> list[str]:
+    async def away(*_: object) -> list[list[str]]:
         raise Unavailable
 
     monkeypatch.setattr(due, "work", away)
     result = await due.rounds().round()
     assert (result.unavailable, result.failed, result.done) == (2, 0, 0)
     monkeypatch.setattr(due, "claim", away)
-    assert (await due.rounds().round()).unavailable == PARTITIONS
+    assert (await due.rounds().round()).unavailable == PARTITIONS // CHUNK
     assert not caplog.records
 
 

@@ -77,3 +77,34 @@ def test_nobody_hears_of_what_was_refused(valkey: EmbeddedValkey) -> None:
             assert await users.row("bob", CONV) is None
 
     asyncio.run(main())
+
+
+def test_no_row_is_made_for_a_user_who_is_gone(valkey: EmbeddedValkey) -> None:
+    """Neither the author nor the other: a row would outlive the deletion of its user."""
+
+    async def main() -> None:
+        async with store(valkey.url) as s:
+            users = await opened(s)
+            await s.client.fetch("DEL", keys.user("ann"), keys.user("bob"))
+            with Channel(valkey, keys.user_channel("ann")) as ann, Channel(valkey, keys.user_channel("bob")) as bob:
+                await s.send(CONV, "ann", 1)
+            assert ann.heard == bob.heard == []
+            for user in ("ann", "bob"):
+                assert await users.row(user, CONV) is None
+                assert await s.client.fetch("EXISTS", keys.convs(user), keys.recent(user)) == 0
+
+    asyncio.run(main())
+
+
+def test_what_the_author_writes_she_has_read_and_what_the_other_read_stays(valkey: EmbeddedValkey) -> None:
+    async def main() -> None:
+        async with store(valkey.url) as s:
+            users = await opened(s)
+            first = await s.send(CONV, "ann", 1)
+            await called(users.read, "bob", CONV, first.seq, first.count)
+            second = await s.send(CONV, "ann", 2)
+            rows = {user: await users.row(user, CONV) for user in ("ann", "bob")}
+            read = {user: row and (row.head, row.count, row.read, row.read_count) for user, row in rows.items()}
+            assert read == {"ann": (second.seq, 2, second.seq, 2), "bob": (second.seq, 2, first.seq, 1)}
+
+    asyncio.run(main())

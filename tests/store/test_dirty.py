@@ -7,12 +7,14 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.contract.errors import NotFound
+from router.store.client import Client
 from router.store.conversations import HEAD
 from router.store.dirty import Backlog, Done
 from tests.store.calling import BURST_US, COST_US, Store, called, store
 
 DAY = 86_400_000
 COALESCE_MS = 1500
+BROUGHT_MS = 4000
 
 
 async def marks(s: Store, conv: str) -> dict[str, float]:
@@ -64,6 +66,31 @@ async def test_a_burst_is_one_mark_due_after_its_first_event(valkey: EmbeddedVal
         assert await s.dirty.backlog(keys.partition(conv)) == Backlog(0, 0)
 
 
+async def test_what_append_has_brought_to_its_users_has_more_time(valkey: EmbeddedValkey) -> None:
+    """Routers have only its push and its trimming left, and take more of a lively conversation at once."""
+    async with store(valkey.url) as s:
+        conv = keys.direct("ann", "bob")
+        await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
+        first = await s.send(conv, "ann", 1)
+        await fill(s, conv, 5)
+        assert await marks(s, conv) == {conv: first.at + BROUGHT_MS}
+
+
+async def test_the_next_event_of_what_was_finished_marks_it_again(valkey: EmbeddedValkey) -> None:
+    """And one that was finished in part is never without a mark, whatever comes between."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        for _ in range(2):
+            first = await s.send(conv, "ann")
+            await s.send(conv, "ann")
+            await s.dirty.done(conv, first.seq, 100, DAY)
+            await s.send(conv, "ann")
+            assert conv in await marks(s, conv)
+            await s.dirty.done(conv, HEAD, 100, DAY)
+            assert conv not in await marks(s, conv)
+        assert (await s.send(conv, "ann")).at + COALESCE_MS == (await marks(s, conv))[conv]
+
+
 async def test_claim_is_a_lease(valkey: EmbeddedValkey) -> None:
     """A router that dies holds its conversations no longer than its lease; new events do not break it."""
     async with store(valkey.url) as s:
@@ -91,6 +118,22 @@ async def test_claim_takes_no_more_than_its_limit(valkey: EmbeddedValkey) -> Non
         assert await s.dirty.claim(7, 10, 60_000) == names[2:]
         assert await s.dirty.claim(8, 10, 60_000) == []
         assert await s.dirty.backlog(8) == Backlog(0, 0)
+
+
+@pytest.mark.parametrize("one_server", [True, False])
+async def test_several_partitions_give_each_their_own(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, one_server: bool
+) -> None:
+    """Up to the limit from each, in the order asked for: in one call, or in one for each where slots are apart."""
+    monkeypatch.setattr(Client, "one_server", property(lambda _: one_server))
+    async with store(valkey.url) as s:
+        for part, names in ((7, ("a", "b")), (9, ("c",))):
+            for due, name in enumerate(names):
+                await s.client.fetch("ZADD", keys.dirty(part), due + 1, name)
+        calls = s.client.statistics().functions.get("claim", 0)
+        assert await s.dirty.claims((9, 8, 7), 1, 60_000) == [["c"], [], ["a"]]
+        assert await s.dirty.claims((9, 8, 7), 1, 60_000) == [[], [], ["b"]]
+        assert s.client.statistics().functions["claim"] - calls == (2 if one_server else 6)
 
 
 async def test_done_at_the_head_unmarks_and_below_it_comes_again(valkey: EmbeddedValkey) -> None:

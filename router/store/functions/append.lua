@@ -1,8 +1,10 @@
 -- append: one event into a conversation, once for its (user, device, n).
 -- KEYS  conv log dirty
--- ARGV  conv channel cap user user/device n done fingerprint seen limited first rest action target [party …]
---       party, of a direct one on a single server: user convs recent channel other, the author last. n 0: no row, no rate; limited '0': no rate; action message edit delete react
--- Returns {seq, prev, count, at, duplicate 0|1, replication id}; NOTFOUND READONLY_ BLOCKED CONFLICT RATE <µs>
+-- ARGV  conv channel cap user user/device facts first rest action [party …]
+--       facts, packed as FACTS: n done seen target fingerprint limited(0|1); n 0: no row, no rate; limited 0: no rate
+--       party, of a direct one on a single server: user convs recent channel other, the author last
+--       action: message edit delete react
+-- Returns ANSWER packed; NOTFOUND READONLY_ BLOCKED CONFLICT RATE <µs>
 --
 -- Keeps true:
 -- - The resend of an accepted n gets the first answer again, whoever has been put out since and however long ago: n is
@@ -14,6 +16,7 @@
 -- connection is refused, not written again.
 -- `e:<seq>` notes the edits of a message, so that its delete takes all its content out of the log.
 
+local FACTS = '>I8I8I8I8c8B'
 local ROWS_AT = 17
 local ROW = 24
 local FULL = ROWS_AT - 1 + 32 * ROW
@@ -33,8 +36,8 @@ local function seek(d, n, fingerprint)
 end
 
 local function again(log, seq, id)
-  local entry = redis.call('XRANGE', log, string.format('%.0f', seq), string.format('%.0f', seq))[1]
-  return {seq, 0, 0, entry and at_of(entry[2][2]) or 0, 1, id}
+  local entry = redis.call('XRANGE', log, seq, seq)[1]
+  return struct.pack(ANSWER, seq, 0, 0, entry and at_of(entry[2][2]) or 0, 1, id)
 end
 
 -- Why this member may not edit, delete or react to the target; nil if she may.
@@ -57,7 +60,7 @@ local function apply(k, action, target, seq)
     redis.call('HSET', k[1], note, edits .. struct.pack('>I8', seq))
   elseif action == 'delete' then
     redis.call('XDEL', k[2], target)
-    for p = 1, #edits, 8 do redis.call('XDEL', k[2], string.format('%.0f', (struct.unpack('>I8', edits, p)))) end
+    for p = 1, #edits, 8 do redis.call('XDEL', k[2], (struct.unpack('>I8', edits, p))) end
     redis.call('HDEL', k[1], note)
   end
 end
@@ -86,21 +89,22 @@ local function accepted(d, p, tat, done, n, seq, fingerprint)
   local from = ROWS_AT
   while from < p and struct.unpack('>I8', d, from) <= done do from = from + ROW end
   if #d - from >= FULL - ROWS_AT then from = from + ROW end
-  return table.concat{struct.pack('>I8I8', tat, done), string.sub(d, from, p - 1), struct.pack('>I8I8', n, seq),
-    fingerprint, string.sub(d, p)}
+  return struct.pack('>I8I8', tat, done) .. string.sub(d, from, p - 1) .. struct.pack('>I8I8c8', n, seq, fingerprint)
+    .. string.sub(d, p)
 end
 
 local function append(k, a)
-  local user, n, action = a[4], tonumber(a[6]), a[13]
-  local h = redis.call('HMGET', k[1], 'm', 'u:' .. user, 'd:' .. a[5])
+  local user, action = a[4], a[9]
+  local n, answered, seen, target, fingerprint, limited = struct.unpack(FACTS, a[6])
+  local h = redis.call('HMGET', k[1], 'm', 'u:' .. user, 'd:' .. a[5], 'routed')
   if not h[1] then return fail('NOTFOUND') end
   local us = now_us()
   local d, p = h[3] or '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0', nil
   local tat, done = struct.unpack('>I8I8', d)
   if n > 0 then
     local seq, other
-    p, seq, other = seek(d, n, a[8])
-    done = math.max(done, tonumber(a[7]))
+    p, seq, other = seek(d, n, fingerprint)
+    done = math.max(done, answered)
     if other then return fail('CONFLICT', 'this n was used for something else') end
     if seq then return again(k[2], seq, replid(us)) end
     if n <= done or p == ROWS_AT and #d >= FULL then return fail('CONFLICT', 'this n is too old') end
@@ -111,30 +115,32 @@ local function append(k, a)
   if role == 'r' then return fail('READONLY_') end
   if role == 'b' then return fail('BLOCKED') end
   if action ~= 'message' then
-    local refusal = forbidden(k, action, a[14], user, role, joined)
+    target = string.format('%.0f', target)
+    local refusal = forbidden(k, action, target, user, role, joined)
     if refusal then return refusal end
   end
 
-  local last, count, cost, burst, wrote = struct.unpack(META, h[1])
-  if n > 0 and a[10] == '1' then
+  local counted, count, cost, burst, wrote = struct.unpack(META, h[1])
+  if n > 0 and limited == 1 then
     if tat > us + burst then tat = us end            -- the clock was set back
     tat = math.max(tat, us) + cost
     if tat - us > burst then return fail('RATE', string.format('%.0f', tat - us - burst)) end
   end
 
-  local w, err = enter(k[2], last, count, wrote, us, a[9], a[11], a[12], action == 'message' and user or nil)
+  local w, err = enter(k[2], counted, count, wrote, us, seen, a[7], a[8], action == 'message' and user or nil)
   if not w then return err end
-  if action ~= 'message' then apply(k, action, a[14], w.seq) end
+  if action ~= 'message' then apply(k, action, target, w.seq) end
+  if tonumber(h[4] or 0) >= counted then mark(k[3], a[1], w.at + (a[10] and BROUGHT_MS or COALESCE_MS)) end
   local answer
   if n == 0 then
-    answer = settle(k, a[1], a[2], a[3], w, cost, burst)
+    answer = settle(k, a[2], a[3], w, cost, burst)
   else
     if not h[3] then admit(k[1], user, a[5]) end
-    answer = settle(k, a[1], a[2], a[3], w, cost, burst, 'd:' .. a[5], accepted(d, p, tat, done, n, w.seq, a[8]))
+    answer = settle(k, a[2], a[3], w, cost, burst, 'd:' .. a[5], accepted(d, p, tat, done, n, w.seq, fingerprint))
   end
-  for i = 15, #a, 5 do
-    bring(a[i], a[i + 1], a[i + 2], a[i + 3], a[i + 4], a[1], w.seq, w.count, w.event, i + 4 == #a, us)
-  end
+  local own = #a - 4
+  if own > 10 then bring(a[10], a[11], a[12], a[13], a[14], a[1], w.seq, w.count, w.event, false, us) end
+  if own > 9 then bring_own(a[own], a[own + 1], a[own + 2], a[own + 3], a[own + 4], a[1], w.seq, w.count, w.event, us) end
   return answer
 end
 

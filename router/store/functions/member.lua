@@ -51,7 +51,8 @@ local function member(k, a)
   if not w then return err end
   local now = change ~= 'remove' and wanted or '-'
   if change == 'add' then joined = kind == 'c' and 0 or w.seq end
-  settle(k, a[1], a[2], a[3], w, cost, burst,
+  mark(k[3], a[1], w.at + COALESCE_MS)
+  settle(k, a[2], a[3], w, cost, burst,
     row, string.format('%s %.0f %.0f', now, joined, change == 'remove' and w.seq or 0),
     'size', size + (change == 'add' and 1 or change == 'remove' and -1 or 0),
     'owners', owners + (now == 'o' and 1 or 0) - (was == 'o' and 1 or 0),

@@ -1,14 +1,19 @@
 -- Shared by all functions of the library. What lives here: the clock, who this server is now, typed errors, and `write`,
 -- the one way an event gets into a log. What never does: permissions, targets, rates; they are the functions' own.
 --
--- While a library loads there is only `redis`: no `string`, `math`, `struct`, hence no aliases of them at the top. Ids are
--- printed with '%.0f' (tostring has 14 digits). `register` comes from library.py.
+-- While a library loads there is only `redis`: no `string`, `math`, `struct`, hence no aliases of them at the top. Numbers
+-- go into commands as they are: Redis prints all digits. Where Lua itself makes text of one it is '%.0f' (tostring has 14
+-- digits, and '%.0f' costs as much as half a command). `register` comes from library.py.
 
 local E0 = 1750000000              -- seconds; what a seq that jumps counts its seconds from
 local PER_SECOND = 1048576         -- seqs that a second of jump is worth: 2^53 is reached in 2297
 local COALESCE_MS = 1500           -- how long a burst is left to its gateways before a router looks
+local BROUGHT_MS = 4000            -- the same where `append` has brought it: what is left (push, trimming) has time
 local CAP_EVERY = 64               -- events between two looks at a log's length
 local META = '>I8I8I4I4c16I8'      -- last seq, messages, cost and burst of the rate in µs, replication id, at of the last
+-- The opening of an event's bytes (contract/stamp.py): its slots between their names.
+local SLOTS = '>c1c5I8c6I8c7I8c4I8'
+local ANSWER = '>I8I8I8I8Bc16'     -- of a function that wrote: seq, prev, count, at, duplicate, replication id
 local FRESH = '0000000000000000'   -- the replication id of no server: makes the first event jump
 
 local rid, due, since = nil, 0, 0  -- the replication id, until when it is taken for true, and (µs) since when it is known
@@ -91,17 +96,17 @@ local function enter(log, last, count, wrote, us, seen, first, rest, author)
     last, count = uncounted(log, last, count)
     local seconds = math.floor(since / 1000000)
     local jump = (seconds - E0) * PER_SECOND + math.floor((since - seconds * 1000000) * PER_SECOND / 1000000)
-    least = math.max(tonumber(seen) + 1, jump)
+    least = math.max(seen + 1, jump)
   end
   for try = 1, 2 do
     local seq, total = math.max(last + 1, least), author and count + 1 or count
-    local event = table.concat{first, '\163seq\207', struct.pack('>I8', seq), '\164prev\207', struct.pack('>I8', last),
-      '\165count\207', struct.pack('>I8', total), '\162at\207', struct.pack('>I8', at), rest}
+    local event = struct.pack(SLOTS, first, '\163seq\207', seq, '\164prev\207', last, '\165count\207', total,
+      '\162at\207', at) .. rest
     local r
     if author then
-      r = redis.pcall('XADD', log, string.format('%.0f-0', seq), 'e', event, 'f', author)
+      r = redis.pcall('XADD', log, seq, 'e', event, 'f', author)
     else
-      r = redis.pcall('XADD', log, string.format('%.0f-0', seq), 'e', event)
+      r = redis.pcall('XADD', log, seq, 'e', event)
     end
     if type(r) == 'string' then
       return {seq = seq, prev = last, count = total, at = at, id = id, event = event}
@@ -132,12 +137,18 @@ local function cut(key, log, cap)
   redis.call('HSET', key, 'floor', string.format('%.0f', seq_of(entries[excess][2][2])))
 end
 
+-- The mark for routers, who look at a conversation when `due` (ms) has come and leave it marked until `routed` is its
+-- last seq. So one that was not finished is marked already, and who has read `routed` need not ask for it again. It comes
+-- before the counters: a mark with nothing behind it does no harm.
+local function mark(dirty, conv, due)
+  redis.call('ZADD', dirty, 'NX', due, conv)
+end
+
 -- Second half of a write: the counters with whatever else changes in the conversation's hash (`...`: fields and
--- values), the mark for routers, the event to whoever is subscribed (direct events go by `deliver`: no channel).
-local function settle(k, conv, channel, cap, w, cost, burst, ...)
+-- values), the event to whoever is subscribed (direct events go by `deliver`: no channel).
+local function settle(k, channel, cap, w, cost, burst, ...)
   redis.call('HSET', k[1], 'm', struct.pack(META, w.seq, w.count, cost, burst, w.id, w.at), ...)
   if w.seq % CAP_EVERY == 0 then cut(k[1], k[2], tonumber(cap)) end
-  redis.call('ZADD', k[3], 'NX', w.at + COALESCE_MS, conv)
   if channel ~= '' then redis.call('SPUBLISH', channel, w.event) end
-  return {w.seq, w.prev, w.count, w.at, 0, w.id}
+  return struct.pack(ANSWER, w.seq, w.prev, w.count, w.at, 0, w.id)
 end

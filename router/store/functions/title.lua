@@ -13,7 +13,8 @@ local function title(k, a)
   local last, count, cost, burst, wrote = struct.unpack(META, h[1])
   local w, err = enter(k[2], last, count, wrote, now_us(), 0, a[6], a[7], nil)
   if not w then return err end
-  return settle(k, a[1], a[2], a[3], w, cost, burst, 'title', a[5])
+  mark(k[3], a[1], w.at + COALESCE_MS)
+  return settle(k, a[2], a[3], w, cost, burst, 'title', a[5])
 end
 
 register('title', title)
