@@ -153,4 +153,5 @@ def _chart(kind: str, title: str, **options: Any) -> Any:
 
 
 def _svg(chart: Any) -> str:
-    return str(chart.render(is_unicode=True))
+    """Without the plotter's script, which holds its options for tooltips that nobody will see."""
+    return re.sub(r"<script.*?</script>", "", str(chart.render(is_unicode=True)), flags=re.DOTALL)
