@@ -36,6 +36,7 @@ FLOOD_S: Final = 10.0
 RECEIPT_MEMBERS: Final = 32
 TYPING_EVERY_S: Final = 1.0
 MAX_PAGES: Final = 64
+PAGE_BYTES: Final = wire.MAX_BODY_BYTES  # of a page of history, for one send of the rate; the first are free
 
 
 class _Named(msgspec.Struct):
@@ -245,6 +246,8 @@ class CommandHandlers:
         if isinstance(page, LinnetError):
             self.refuse(session, command, page)
         else:
+            # What is read counts as what is written does, or a hundred bytes would fetch a megabyte at any rate.
+            self._charge(session, self._cost * (sum(map(len, page.events)) // PAGE_BYTES))
             events = [msgspec.Raw(session.codec.logged(event)) for event in page.events]
             session.answer(
                 wire.HistoryEvent(id=command.id, conversation=command.conversation, events=events, more=page.more)

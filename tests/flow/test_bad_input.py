@@ -320,6 +320,29 @@ async def test_flood_is_slowed_then_cut(start: Start) -> None:
         await patient.ask("ping")
 
 
+async def test_reading_costs_what_it_weighs(start: Start) -> None:
+    """Pages of a megabyte take sixteen sends of the rate each: a burst of them is served, then a connection reads no
+    faster than it could write; small pages cost one send, as ever."""
+    system = await start(gateways=1, LINNET_SENDS_PER_S="100", LINNET_SEND_BURST="100")
+    eve = ChatClient("eve")
+    await eve.connect(system.urls[0])
+    large, small = await system.group("eve"), await system.group("eve")
+    await eve.sent(small, "x")
+    for _ in range(20):
+        await eve.sent(large, "x" * 65_000)
+
+    async def pages(conversation: str, count: int) -> int:
+        client = ChatClient("eve", f"of-{conversation[2:20]}")
+        await client.connect(system.urls[0])
+        answers = [await client.ask("history", conversation=conversation, limit=200) for _ in range(count)]
+        refused = [answer for answer in answers if answer["type"] == "error"]
+        assert {(answer["code"], 0 < answer["retry_after"] < 5) for answer in refused} <= {("rate_limited", True)}
+        return count - len(refused)
+
+    assert await pages(small, 60) == 60
+    assert 5 <= await pages(large, 60) < 30
+
+
 async def test_flood_of_garbage_is_cut(start: Start) -> None:
     """What is no command costs as much as one."""
     system = await start(gateways=1, LINNET_SENDS_PER_S="100", LINNET_SEND_BURST="50")
