@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.session import Session, State
 from router.contract import keys, metrics, stamp, wire
-from router.contract.errors import LinnetError, NotFound, RateLimited, Unavailable
+from router.contract.errors import Blocked, LinnetError, NotFound, RateLimited, Unavailable
 from router.store.conversations import Action, Append, Appended
 from router.store.durability import Kept
 
@@ -115,6 +115,9 @@ class Sends:
         if isinstance(answer, LinnetError):
             if isinstance(answer, NotFound) and append.conversation[0] == keys.DIRECT and append.action == "message":
                 self._open(sending)
+            elif isinstance(answer, Blocked) and append.conversation[0] == keys.DIRECT:
+                other = keys.other_party(append.conversation, session.user)
+                self._node.users.exists(other, partial(self._blocked, sending, answer))
             else:
                 self._failed(sending, answer)
             return
@@ -147,6 +150,10 @@ class Sends:
                 duplicate=answer.duplicate,
             )
         )
+
+    def _blocked(self, sending: Sending, answer: Blocked, exists: bool | LinnetError) -> None:
+        """By the other user, or by the end of her account: then she is not found, as for a first message."""
+        self._failed(sending, answer if exists is not False else NotFound("no such user"))
 
     def _failed(self, sending: Sending, error: LinnetError) -> None:
         self.in_flight -= 1

@@ -471,6 +471,26 @@ async def test_other_peoples_conversations_are_not_found(chat: System, names: Na
     assert not [event for event in walter.events if event["type"] == "typing"]
 
 
+async def test_nobody_writes_to_who_is_gone(chat: System, names: Names) -> None:
+    """Once an account is deleted, a direct conversation that was there before answers as one that never was:
+    `not_found`, whatever is tried in it; what was written stays readable."""
+    eve_, bob_ = names("eve", "bob")
+    eve, bob = ChatClient(eve_), ChatClient(bob_)
+    await bob.connect(chat.urls[1])
+    await eve.connect(chat.urls[0])
+    ack = await eve.sent(f"@{bob_}", "before")
+    on = {"conversation": ack["conversation"]}
+    await chat.api("DELETE", f"/v1/accounts/{bob_}")
+    for kind, fields in (
+        ("send", {"to": f"@{bob_}", "n": eve.next_n(), "body": "hi"}),
+        ("send", {"to": ack["conversation"], "n": eve.next_n(), "body": "hi"}),
+        ("edit", {**on, "seq": ack["seq"], "n": eve.next_n(), "body": "hi"}),
+    ):
+        answer = await eve.ask(kind, **fields)
+        assert (answer["type"], answer.get("code")) == ("error", "not_found"), (kind, answer)
+    assert [event["body"] for event in (await eve.ask("history", **on))["events"]] == ["before"]
+
+
 async def flood(client: ChatClient, frame: str) -> None:
     """The same again and again, until the connection ends."""
     with suppress(ConnectionClosed):
