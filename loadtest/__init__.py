@@ -5,6 +5,7 @@ without a target drives one that is started here and stopped again, and `bench` 
 
 client       one device of one user, cheap enough to be thousands in a process; checks what it is given
 worker       a load process: its clients, the pace, and the barriers at which all processes meet
+beats        a pace finer than the timers of a loop
 run          the process that conducts the workers and reads the meters
 meters       CPU and memory of every process involved, from wherever they can be had
 api          the HTTP API, as far as preparing needs it
