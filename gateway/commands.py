@@ -51,7 +51,9 @@ class CommandHandlers:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._time = node.loop.time
         self._cost = 1 / node.settings.sends_per_s
+        self._costs = {kind: self._cost if kind in HEAVY else self._cost * LIGHT for kind in OK}
         self._burst = node.settings.send_burst * self._cost
         # Until when typing is not passed on again, in that order; bounded by what one second's rate lets through.
         self._typed: OrderedDict[tuple[Session, str], float] = OrderedDict()
@@ -64,7 +66,7 @@ class CommandHandlers:
             handler = TABLE[session.state].get(type(command))
             if handler is None:
                 raise BadCommand("say hello first" if session.state is State.HELLO else "not now")
-            self._spend(session, self._cost if isinstance(command, HEAVY) else self._cost * LIGHT)
+            self._spend(session, self._costs[type(command)])
             handler(self, session, command)
         except LinnetError as error:
             self._refused(session, command, data, error)
@@ -104,9 +106,9 @@ class CommandHandlers:
     # -- rates (GCRA: `tat` is when everything taken so far would have been due)
 
     def _charge(self, session: Session, cost: float) -> float:
-        now = self._node.loop.time()
-        session.tat = max(session.tat, now) + cost
-        return session.tat - now - self._burst
+        now, tat = self._time(), session.tat
+        session.tat = tat = max(now, tat) + cost
+        return tat - now - self._burst
 
     def _spend(self, session: Session, cost: float) -> None:
         wait = self._charge(session, cost)

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
-from gateway.session import Session, State
+from gateway.session import TIMED, Session, State
 from router.contract import keys, metrics, stamp, wire
 from router.contract.errors import Blocked, LinnetError, NotFound, RateLimited, Unavailable
 from router.store.conversations import Action, Append, Appended
@@ -139,7 +139,8 @@ class Sends:
             self._failed(sending, error)
             return
         self.in_flight -= 1
-        metrics.APPEND_SECONDS.observe(perf_counter() - sending.began)
+        if not answer.seq & TIMED:
+            metrics.APPEND_SECONDS.observe(perf_counter() - sending.began)
         sending.session.answer(
             wire.AckEvent(
                 id=sending.command.id,
@@ -229,11 +230,7 @@ class Sends:
 
 def target_of(session: Session, to: str) -> str:
     """The conversation that `to` names: an id, or @user."""
-    if not to.startswith("@"):
-        return visible(session, to)
-    if not wire.is_name(to[1:]):
-        raise NotFound("no such user")
-    return keys.direct(session.user, to[1:])
+    return _direct(session.user, to[1:]) if to[0] == "@" else visible(session, to)
 
 
 def visible(session: Session, conversation: str) -> str:
@@ -245,6 +242,13 @@ def visible(session: Session, conversation: str) -> str:
         if session.user not in (first, second) or first > second:
             raise NotFound()
     return conversation
+
+
+@lru_cache(maxsize=1 << 14)
+def _direct(user: str, other: str) -> str:
+    if not wire.is_name(other):
+        raise NotFound("no such user")
+    return keys.direct(user, other)
 
 
 def _by_n(sending: Sending) -> int:

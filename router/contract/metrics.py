@@ -8,10 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Metric, disable_created_metrics
+import prometheus_client
+from prometheus_client import REGISTRY, Gauge, Histogram, Metric, disable_created_metrics
 
 # A `…_created` beside every counter doubles a scrape and nobody asks for them.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library does not type it
+
+
+class Counter(prometheus_client.Counter):
+    """Without the library's checks of every call: five counts were a sixth of what Python does for a message."""
+
+    def inc(self, amount: float = 1, exemplar: dict[str, str] | None = None) -> None:
+        self._value.inc(amount)
+
 
 _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -36,7 +45,9 @@ DELIVERIES = Counter("linnet_gateway_deliveries", "Events written to sessions", 
 DELIVERIES_LIVE = DELIVERIES.labels("live")
 DELIVERIES_REPLAY = DELIVERIES.labels("replay")
 WRITTEN_BYTES = Counter("linnet_gateway_written_bytes", "Bytes of events written to sessions")
-APPEND_SECONDS = Histogram("linnet_gateway_append_seconds", "From command to durable append", buckets=_LATENCY)
+APPEND_SECONDS = Histogram(
+    "linnet_gateway_append_seconds", "From command to durable append, of one in eight", buckets=_LATENCY
+)
 DELIVERY_SECONDS = Histogram(
     "linnet_gateway_delivery_seconds", "From the event's stamp to its live write here", buckets=_LATENCY
 )

@@ -66,11 +66,14 @@ def tail(kind: str, conversation: str, user: str, device: str, n: int, packed: d
     """The event's bytes but for the slots; `packed` are its further fields, already msgpack."""
     parts = [_head(kind, conversation, user, device), pack(n)]
     for name, value in packed.items():
-        parts += (pack(name), value)
+        parts += (_name(name), value)
     rest = b"".join(parts)
     if len(rest) > MAX_EVENT_BYTES:
         raise TooLarge(f"an event may have {MAX_EVENT_BYTES} bytes")
     return Tail(bytes((0x80 | (9 + len(packed)),)), rest)
+
+
+_name = lru_cache(maxsize=64)(pack)  # of the few fields that events have
 
 
 @lru_cache(maxsize=1 << 14)
