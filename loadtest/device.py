@@ -11,6 +11,7 @@ Bounds: `OUTSTANDING` sends per conversation wait for their answers, further one
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import secrets
 import time
@@ -33,6 +34,7 @@ PING_AFTER_S: Final = 5.0
 DEAD_AFTER_S: Final = 12.0
 SHUT_OUT: Final = 4400
 EXPIRED: Final = 4501
+WATCH: Final = "watch"
 # A token is renewed when so much of its time has passed, and asked for again after a while.
 RENEW_AT: Final = (0.5, 0.8)
 RENEW_AGAIN_S: Final = 3.0
@@ -103,6 +105,7 @@ class Device:
         self._said: dict[str, int] | None = None
         self._connecting_at = self._pinged_at = self._renew_at = 0.0
         self._pause_s = 0.0
+        self._watch_at = math.inf  # when to ask again, after being told to
         self._watched: list[str] = []
         self._loop = asyncio.get_running_loop()
 
@@ -209,10 +212,10 @@ class Device:
 
     def watch(self, users: list[str]) -> None:
         """Wants to know who of these is online, from now on and after every reconnect."""
-        self._watched = users
+        self._watched, self._watch_at = users, math.inf
         if self.ready and self._socket is not None:
             self.book.add(history.Watching(now_ms(), users))
-            self._socket.say("presence", users=users, watch=True)
+            self._socket.say("presence", id=WATCH, users=users, watch=True)
 
     def tick(self) -> None:
         """Once a second or so: acks, resends what is overdue, looks after the connection."""
@@ -229,6 +232,8 @@ class Device:
         if self._unacked:
             socket.say("ack", cursors={conversation: self.last[conversation] for conversation in self._unacked})
             self._unacked.clear()
+        if now > self._watch_at:
+            self.watch(self._watched)
         if self.renews and now > self._renew_at:
             self._renew_at = now + RENEW_AGAIN_S
             socket.say("auth", token=self._token(self.user))
@@ -350,6 +355,8 @@ class Device:
         n, retry_after = event.get("n"), event.get("retry_after")
         if n is None:
             self.book.add(history.Refused(now_ms(), 0, event["code"], retry_after is None))
+            if event.get("id") == WATCH:
+                self._watch_at = self._loop.time() + (retry_after or 1.0)
             return
         final = retry_after is None and event["code"] not in ("unavailable", "internal")
         self.book.add(history.Refused(now_ms(), n, event["code"], final))
