@@ -29,7 +29,7 @@ import msgspec
 from router.contract.errors import FunctionError, LinnetError, StartupError, Unavailable
 from router.store.hot import HotConnection, HotStatistics, Reply
 from router.store.library import Library, build
-from router.store.link import Address, Link, Part, Topology, address
+from router.store.link import Address, Form, Link, Part, Topology, address
 from router.store.sentinel import SCHEMES, Sentinels
 
 Mode = Literal["standalone", "sentinel", "cluster"]
@@ -144,6 +144,16 @@ class Client:
         self._functions[function] += 1
         name = self.library.named(function)
         self._shard_of(keys).call(("FCALL", name, len(keys), *keys, *args), reply)
+
+    def form(self, function: str, keys: Sequence[str], first: Sequence[Part], given: int, last: Sequence[Part]) -> Form:
+        """A call of which `given` arguments, between the first and the last ones, are told by each `call_form`."""
+        name = self.library.named(function)
+        return Form(keys, ("FCALL", name, len(keys), *keys, *first), given, tuple(last))
+
+    def call_form(self, function: str, form: Form, given: Sequence[bytes], reply: Reply) -> None:
+        """`call`, by its form."""
+        self._functions[function] += 1
+        self._shard_of(form.keys).call_packed(form.packed(*given), reply)
 
     def command(self, *parts: Part, reply: Reply) -> None:
         """Send a plain command, its key second as in most."""

@@ -31,6 +31,7 @@ from router.contract.errors import BadCommand, LinnetError, NotFound, from_funct
 from router.contract.stamp import Tail, tail
 from router.contract.wire import pack
 from router.store.client import Client, Part
+from router.store.link import Form
 
 T = TypeVar("T")
 Reply: TypeAlias = Callable[[T | LinnetError], None]
@@ -45,8 +46,9 @@ CREATE_LIMIT: Final = 1000
 HEAD: Final = 2**53 - 1  # `upto` of a read that wants all there is
 PAGE_BYTES: Final = 1 << 20
 MEMBERS_STEP: Final = 1000
+FORMS: Final = 1 << 13  # of a kilobyte
 _META: Final = Packing(">QQII16sQ")
-_FACTS: Final = Packing(">QQQQ8s?")  # as append.lua reads them
+_FACTS: Final = Packing(">QQQQ8s?c")  # as append.lua reads them
 _ANSWER: Final = Packing(">QQQQ?16s")
 _RATE_MAX: Final = 2**32 - 1  # µs, as `m` holds them
 
@@ -148,6 +150,7 @@ class Conversations:
     def __init__(self, client: Client, cap: int = 20_000) -> None:
         self._client = client
         self._cap = cap
+        self._form = lru_cache(maxsize=FORMS)(self._append_form)
 
     # -- writing
 
@@ -158,12 +161,17 @@ class Conversations:
 
     def append(self, a: Append, reply: Reply[Appended]) -> None:
         """Append an event, once for its (user, device, n)."""
-        conv, user, event = a.conversation, a.user, a.tail
+        event = a.tail
+        facts = _FACTS.pack(a.n, a.done, a.seen, a.target, a.fingerprint, not a.server, event.first)
+        form = self._form(a.conversation, a.user, a.device, a.action)
+        self._client.call_form("append", form, (facts, event.rest), partial(_appended_to, reply))
+
+    def _append_form(self, conv: str, user: str, device: str, action: Action) -> Form:
+        """What all events of one device in one conversation tell `append` alike."""
         where, channel = _places(conv)
-        facts = _FACTS.pack(a.n, a.done, a.seen, a.target, a.fingerprint, not a.server)
         parties = _parties(conv, user) if not channel and self.delivers else ()
-        args = (conv, channel, self._cap, user, f"{user}/{a.device}", facts, event.first, event.rest, a.action)
-        self._client.call("append", where, args + parties, partial(_appended_to, reply))
+        first = (conv, channel, self._cap, user, f"{user}/{device}", action)
+        return self._client.form("append", where, first, 2, parties)
 
     async def create(
         self, conv: str, kind: str, title: str, members: Mapping[str, str], cost_us: int, burst_us: int

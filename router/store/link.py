@@ -25,7 +25,7 @@ import logging
 import random
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 import hiredis
@@ -49,6 +49,36 @@ Part: TypeAlias = bytes | str | int | float
 
 # A command as RESP, in C. hiredis' stub says "tuple of one", which is why the type is ours.
 pack = cast("Callable[[tuple[Part, ...]], bytes]", hiredis.pack_command)
+
+
+class Form:
+    """A command of which only some parts differ from call to call: the others are packed once.
+
+    `keys` tell whose server it is for; what is given at each call stands between the first parts and the last.
+    """
+
+    __slots__ = ("_first", "_last", "keys")
+
+    def __init__(self, keys: Sequence[str], first: tuple[Part, ...], given: int, last: tuple[Part, ...]) -> None:
+        self.keys = keys
+        self._first = b"*%d" % (len(first) + given + len(last)) + _unnumbered(first)
+        self._last = _unnumbered(last) if last else b"\r\n"
+
+    def packed(self, *given: bytes) -> bytes:
+        """The whole command as RESP."""
+        parts = [self._first]
+        for part in given:
+            parts += (b"$%d\r\n" % len(part), part, b"\r\n")
+        parts[-1] = self._last
+        return b"".join(parts)
+
+
+def _unnumbered(parts: tuple[Part, ...]) -> bytes:
+    """Packed, but for how many they are."""
+    packed = pack(parts)
+    return packed[packed.index(b"\r\n") :]
+
+
 NOTHING: Final = object()  # "the reader holds no whole reply"; None is a reply
 DIAL_S: Final = 3.0
 YOUNG_S: Final = 5.0

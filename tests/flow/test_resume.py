@@ -204,6 +204,7 @@ async def test_resume_while_everybody_talks(chat: System, names: Names) -> None:
 
     await asyncio.gather(talking(), coming_and_going())
     await ann.has(talk, 300)
+    await cem.has(talk, 300)
     await ann.has(direct, 151)
     assert ann.whole(talk)
     assert ann.whole(direct)

@@ -257,10 +257,11 @@ async def test_what_redis_cannot_do_now_is_unavailable(valkey: EmbeddedValkey, m
         group = await of.group("ann", "bob")
         ann = await of.client("ann").connected()
 
-        def down(_function: str, _keys: Any, _args: Any, reply: Any) -> None:
+        def down(_function: str, _form_or_keys: Any, _args: Any, reply: Any) -> None:
             of.node.soon(reply, Unavailable(retry_after=1.0))
 
         monkeypatch.setattr(of.redis, "call", down)
+        monkeypatch.setattr(of.redis, "call_form", down)
         for kind, fields in (
             ("send", {"to": group, "n": 1, "body": 1}),
             ("send", {"to": "@bob", "n": 2, "body": 1}),

@@ -17,12 +17,20 @@ from cryptography.x509.oid import NameOID
 from deploy.embedded import EmbeddedValkey
 from router.contract.errors import StartupError
 from router.store.hot import HotConnection
-from router.store.link import BACKOFF_S, address, backoff
+from router.store.link import BACKOFF_S, Form, Part, address, backoff, pack
 from tests import support
 from tests.store.conftest import proxied
 from tests.store.test_hot import Replies, connected, scripted
 
 pytestmark = pytest.mark.usefixtures("either_loop")
+
+
+@pytest.mark.parametrize("last", [(), ("x" * 200, 7, b"\r\n", "")])
+@pytest.mark.parametrize("given", [(b"",), (b"\r\n$1\r\n", b"a" * 300, b"z")])
+def test_a_form_packs_what_the_whole_command_would(last: tuple[Part, ...], given: tuple[bytes, ...]) -> None:
+    first = ("FCALL", "f", 1, "k\u00e9y", "")
+    form = Form(("k",), first, len(given), last)
+    assert form.packed(*given) == form.packed(*given) == pack((*first, *given, *last))
 
 
 def test_an_address_shows_no_secret() -> None:

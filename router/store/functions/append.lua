@@ -1,7 +1,7 @@
 -- append: one event into a conversation, once for its (user, device, n).
 -- KEYS  conv log dirty
--- ARGV  conv channel cap user user/device facts first rest action [party …]
---       facts, packed as FACTS: n done seen target fingerprint limited(0|1); n 0: no row, no rate; limited 0: no rate
+-- ARGV  conv channel cap user user/device action facts rest [party …]
+--       facts, packed as FACTS: n done seen target fingerprint limited(0|1) first; n 0: no row, no rate; limited 0: no rate
 --       party, of a direct one on a single server: user convs recent channel other, the author last
 --       action: message edit delete react
 -- Returns ANSWER packed; NOTFOUND READONLY_ BLOCKED CONFLICT RATE <µs>
@@ -16,7 +16,7 @@
 -- connection is refused, not written again.
 -- `e:<seq>` notes the edits of a message, so that its delete takes all its content out of the log.
 
-local FACTS = '>I8I8I8I8c8B'
+local FACTS = '>I8I8I8I8c8Bc1'
 local ROWS_AT = 17
 local ROW = 24
 local FULL = ROWS_AT - 1 + 32 * ROW
@@ -94,8 +94,8 @@ local function accepted(d, p, tat, done, n, seq, fingerprint)
 end
 
 local function append(k, a)
-  local user, action = a[4], a[9]
-  local n, answered, seen, target, fingerprint, limited = struct.unpack(FACTS, a[6])
+  local user, action = a[4], a[6]
+  local n, answered, seen, target, fingerprint, limited, first = struct.unpack(FACTS, a[7])
   local h = redis.call('HMGET', k[1], 'm', 'u:' .. user, 'd:' .. a[5], 'routed')
   if not h[1] then return fail('NOTFOUND') end
   local us = now_us()
@@ -127,10 +127,10 @@ local function append(k, a)
     if tat - us > burst then return fail('RATE', string.format('%.0f', tat - us - burst)) end
   end
 
-  local w, err = enter(k[2], counted, count, wrote, us, seen, a[7], a[8], action == 'message' and user or nil)
+  local w, err = enter(k[2], counted, count, wrote, us, seen, first, a[8], action == 'message' and user or nil)
   if not w then return err end
   if action ~= 'message' then apply(k, action, target, w.seq) end
-  if tonumber(h[4] or 0) >= counted then mark(k[3], a[1], w.at + (a[10] and BROUGHT_MS or COALESCE_MS)) end
+  if tonumber(h[4] or 0) >= counted then mark(k[3], a[1], w.at + (a[9] and BROUGHT_MS or COALESCE_MS)) end
   local answer
   if n == 0 then
     answer = settle(k, a[2], a[3], w, cost, burst)
@@ -139,8 +139,8 @@ local function append(k, a)
     answer = settle(k, a[2], a[3], w, cost, burst, 'd:' .. a[5], accepted(d, p, tat, done, n, w.seq, fingerprint))
   end
   local own = #a - 4
-  if own > 10 then bring(a[10], a[11], a[12], a[13], a[14], a[1], w.seq, w.count, w.event, false, us) end
-  if own > 9 then bring_own(a[own], a[own + 1], a[own + 2], a[own + 3], a[own + 4], a[1], w.seq, w.count, w.event, us) end
+  if own > 9 then bring(a[9], a[10], a[11], a[12], a[13], a[1], w.seq, w.count, w.event, false, us) end
+  if own > 8 then bring_own(a[own], a[own + 1], a[own + 2], a[own + 3], a[own + 4], a[1], w.seq, w.count, w.event, us) end
   return answer
 end
 
