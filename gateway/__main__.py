@@ -18,8 +18,8 @@ from router.contract import metrics, wire
 from router.contract.settings import VERSION
 from router.process import serving
 from router.process.admin import Readiness
-from router.process.run import Process, main
-from router.store.client import CONNECT_S, Client
+from router.process.run import FOREVER_S, Process, main, patiently
+from router.store.client import Client
 
 
 class Gateway:
@@ -58,14 +58,19 @@ async def work(process: Process, client: Client) -> None:
     node = Node(process.settings, client)
     metrics.BUILD_INFO.labels("gateway", VERSION, platform.python_version(), node.name).set(1)
     try:
-        await node.bus.connect(CONNECT_S)
-        await node.durability.connect(CONNECT_S)
-        await node.lease.set_clock()
-        gateway = Gateway(node)
-        process.readiness, process.observe = gateway.readiness, node.observe
-        await gateway.run(process)
+        await process.unless_stopped(_begin(node))
+        if not process.stop.is_set():
+            gateway = Gateway(node)
+            process.readiness, process.observe = gateway.readiness, node.observe
+            await gateway.run(process)
     finally:
         await node.close()
+
+
+async def _begin(node: Node) -> None:
+    await node.bus.connect(FOREVER_S)
+    await node.durability.connect(FOREVER_S)
+    await patiently(node.lease.set_clock)
 
 
 if __name__ == "__main__":

@@ -26,8 +26,8 @@ from router.janitor import Janitor
 from router.process import loop, serving
 from router.process.admin import Readiness
 from router.process.jwks import fetcher
-from router.process.run import Process, main
-from router.store.client import CONNECT_S, Client
+from router.process.run import FOREVER_S, Process, main
+from router.store.client import Client
 from router.store.dirty import Dirty
 from router.store.observe import RedisObserver
 from router.webhooks import Webhooks
@@ -66,11 +66,12 @@ async def work(process: Process, client: Client) -> None:
             return Readiness(False, "stopping")
         return Readiness(True, "ok" if client.available else "ok, but Redis cannot be reached now")
 
-    process.readiness, process.observe = readiness, RedisObserver(client).observe
-    await services.durability.connect(CONNECT_S)
     try:
-        log.info("ready: HTTP API on %s, admin on %s", settings.listen, settings.admin_listen)
-        await together([api._serve([process.public]), *(worker.run(stop) for worker in workers)], stop, api)
+        await process.unless_stopped(services.durability.connect(FOREVER_S))
+        if not stop.is_set():
+            process.readiness, process.observe = readiness, RedisObserver(client).observe
+            log.info("ready: HTTP API on %s, admin on %s", settings.listen, settings.admin_listen)
+            await together([api._serve([process.public]), *(worker.run(stop) for worker in workers)], stop, api)
     finally:
         await services.durability.close()
     log.info("stopped")

@@ -13,13 +13,13 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TypeVar
 
 import uvicorn
 import uvloop
 
-from router.contract.errors import StartupError
+from router.contract.errors import StartupError, Unavailable
 from router.contract.settings import Settings, load
 from router.process import logs, serving
 from router.process.admin import Readiness, create_admin
@@ -27,7 +27,10 @@ from router.store.accounts import Accounts
 from router.store.client import Client
 
 FOREVER_S: Final = 1e9
+RETRY_S: Final = 0.5
 YOUNG_OBJECTS: Final = 20_000  # before they are looked through for cycles
+
+T = TypeVar("T")
 
 
 class Process:
@@ -45,6 +48,17 @@ class Process:
 
     def scraped(self) -> None:
         self.observe()
+
+    async def unless_stopped(self, start: Coroutine[Any, Any, T]) -> T | None:
+        """What a start that waits for Redis comes to; None if told to stop before."""
+        starting, stopping = asyncio.create_task(start), asyncio.create_task(self.stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if starting.done():
+            return starting.result()
+        starting.cancel()
+        await asyncio.wait((starting,))
+        return None
 
 
 Work = Callable[[Process, Client], Awaitable[None]]
@@ -70,12 +84,13 @@ async def _live(name: str, settings: Settings, work: Work) -> None:
         admin = uvicorn.Server(serving.config(create_admin(process.ready, process.scraped, name)))
         answering = asyncio.create_task(admin._serve([private]))
         try:
-            if client := await _connected(settings, stop):
+            connecting = Client.connect(settings.redis_url, settings.redis_mode, within_s=FOREVER_S)
+            if client := await process.unless_stopped(connecting):
                 try:
-                    await client.check_server(settings.durability, settings.replicas)
-                    await Accounts(client).deployment_check()
-                    _settle_memory()
-                    await work(process, client)
+                    await process.unless_stopped(_check(client, settings))
+                    if not stop.is_set():
+                        _settle_memory()
+                        await work(process, client)
                 finally:
                     await client.close()
         finally:
@@ -83,17 +98,19 @@ async def _live(name: str, settings: Settings, work: Work) -> None:
             await answering
 
 
-async def _connected(settings: Settings, stop: asyncio.Event) -> Client | None:
-    """The client, as soon as Redis can be reached; None if told to stop before. The link says once why it waits."""
-    connecting = asyncio.create_task(Client.connect(settings.redis_url, settings.redis_mode, within_s=FOREVER_S))
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if connecting.done():
-        return connecting.result()
-    connecting.cancel()
-    await asyncio.wait((connecting,))
-    return None
+async def patiently(ask: Callable[[], Awaitable[None]]) -> None:
+    """Until Redis has answered: that it went away again while we start is no reason to give up."""
+    while True:
+        try:
+            await ask()
+            return
+        except Unavailable:
+            await asyncio.sleep(RETRY_S)
+
+
+async def _check(client: Client, settings: Settings) -> None:
+    await patiently(lambda: client.check_server(settings.durability, settings.replicas))
+    await patiently(Accounts(client).deployment_check)
 
 
 def _settle_memory() -> None:

@@ -27,7 +27,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from router.contract.errors import FunctionError, LinnetError, StartupError, Unavailable
-from router.store.hot import HotConnection, HotStatistics, Reply
+from router.store.hot import RETRY_S, HotConnection, HotStatistics, Reply
 from router.store.library import Library, build
 from router.store.link import Address, Form, Link, Part, Topology, address
 from router.store.sentinel import SCHEMES, Sentinels
@@ -203,10 +203,11 @@ class Client:
             log.warning("Redis at %s did not load the functions now", self.address)
 
     async def check_server(self, durability: Durability, replicas: int = 1) -> None:
-        """`StartupError` if this server cannot keep what `durability` promises."""
+        """`StartupError` if this server cannot keep what `durability` promises, `Unavailable` if it went away."""
         try:
             info = await self._info("everything")
         except LinnetError:
+            self._raise_if_away()
             raise StartupError(f"Redis at {self.address} does not answer INFO") from None
         if fault := unfit(info):
             raise StartupError(f"Redis at {self.address}: {fault}")
@@ -222,6 +223,7 @@ class Client:
         try:
             appendfsync: list[bytes] = await self.fetch("CONFIG", "GET", "appendfsync")
         except LinnetError:
+            self._raise_if_away()
             raise StartupError(
                 f"Redis at {self.address} does not let us read its configuration, so durability fsync cannot be"
                 f" checked: allow CONFIG GET, {wanted}"
@@ -243,6 +245,11 @@ class Client:
         elif connected > replicas:
             log.warning("Redis at %s has %d replicas and LINNET_REPLICAS is %d: a failover to one that was not waited"
                         " for loses acked sends", self.address, connected, replicas)  # fmt: skip
+
+    def _raise_if_away(self) -> None:
+        """A server that is there and refuses is an operator's matter, one that is gone comes back."""
+        if not self.available:
+            raise Unavailable(retry_after=RETRY_S)
 
     async def _info(self, section: str) -> dict[str, str]:
         lines = (await self.fetch("INFO", section)).decode().split("\r\n")

@@ -1,0 +1,65 @@
+"""The start of a process while Redis comes and goes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.store.link import address
+from tests.conftest import StartProcess
+from tests.store.conftest import Proxy
+
+
+class Cutting(Proxy):
+    """Goes away, once, the moment it is asked a certain thing, and comes back when told to."""
+
+    def __init__(self, valkey: EmbeddedValkey, at: bytes) -> None:
+        super().__init__(address(valkey.url))
+        self._at = at
+        self.cut = asyncio.Event()
+        self.back = asyncio.Event()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.cut.is_set() and not self.back.is_set():
+            writer.close()
+        else:
+            await super()._serve(reader, writer)
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reply: bool) -> None:
+        while data := await reader.read(65536):
+            if not reply and self._at in data and not self.cut.is_set():
+                self.cut.set()
+                for each in self.writers:
+                    each.close()
+            writer.write(data)
+        writer.close()
+
+
+@pytest.mark.parametrize("at", [b"everything", b"appendfsync", b"HSETNX", b"HMGET", b"TIME"])
+@pytest.mark.parametrize("module", ["gateway", "router"])
+@pytest.mark.parametrize("stays_away", [False, True])
+async def test_redis_that_goes_away_while_a_process_starts_is_waited_for(
+    valkey: EmbeddedValkey, process: StartProcess, module: str, at: bytes, stays_away: bool
+) -> None:
+    """At whatever it is asked first: no end, no trace, and ready once it is back; told to stop meanwhile, it ends."""
+    if module == "router" and at == b"TIME":
+        pytest.skip("a router does not ask that")
+    proxy = Cutting(valkey, at)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    started = process(module, LINNET_REDIS_URL=url, LINNET_DRAIN_ACCEPT_S="0")
+    async with asyncio.timeout(20):
+        await proxy.cut.wait()
+    if stays_away:
+        started.send(signal.SIGTERM)
+        assert await started.ended(5) == 0
+    else:
+        proxy.back.set()
+        await started.ready()
+        started.send(signal.SIGTERM)
+        assert await started.ended(15) == 0
+    assert "Traceback" not in started.log
+    server.close()
