@@ -51,15 +51,19 @@ async def test_redis_that_goes_away_while_a_process_starts_is_waited_for(
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
     started = process(module, LINNET_REDIS_URL=url, LINNET_DRAIN_ACCEPT_S="0")
-    async with asyncio.timeout(20):
-        await proxy.cut.wait()
-    if stays_away:
-        started.send(signal.SIGTERM)
-        assert await started.ended(5) == 0
-    else:
-        proxy.back.set()
-        await started.ready()
-        started.send(signal.SIGTERM)
-        assert await started.ended(15) == 0
-    assert "Traceback" not in started.log
-    server.close()
+    try:
+        async with asyncio.timeout(20):
+            await proxy.cut.wait()
+        if stays_away:
+            started.send(signal.SIGTERM)
+            assert await started.ended(5) == 0
+        else:
+            proxy.back.set()
+            await started.ready()
+            started.send(signal.SIGTERM)
+            assert await started.ended(15) == 0
+        assert "Traceback" not in started.log
+    finally:
+        server.close()
+        for writer in proxy.writers:
+            writer.close()
