@@ -27,6 +27,9 @@ def prepare(options: Options, api: Api) -> tuple[list[str], dict[str, Any]]:
     return users, {"users": users, "groups": options.groups}
 
 
+AWAY_S = 5.0  # the gateway has marked everybody away: of a wave of connects, that is no part
+
+
 async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> None:
     clients = [worker.client(user) for user in worker.mine(prepared["users"])]
     for number in range(options.rounds + 1):
@@ -35,4 +38,4 @@ async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> Non
             counting.units = len(clients)
         for chat in clients:
             chat.abort()
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(AWAY_S)
