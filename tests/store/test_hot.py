@@ -121,6 +121,33 @@ async def test_a_tick_leaves_in_one_write_and_replies_come_in_order(valkey: Embe
         assert connection.statistics().batches == batches + 1
 
 
+async def test_calls_that_follow_a_write_leave_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first at once; those of the next turns with one write, when the time to gather is over."""
+    monkeypatch.setattr(hot, "GATHER_S", 0.05)
+    async with by_hand() as (connection, transport):
+        transport.written.clear()
+        for _ in range(3):
+            connection.call(("PING",), lambda _: None)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert len(transport.written) == 1
+        await support.eventually(lambda: len(transport.written) == 2, every_s=0.001)
+        assert transport.written[1] == 2 * transport.written[0]
+
+
+async def test_what_was_asked_before_the_end_leaves(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However lately something else was written: what nobody waits for is written all the same."""
+    monkeypatch.setattr(hot, "GATHER_S", 60.0)
+    async with connected(valkey.url) as connection:
+        for value in ("first", "last"):
+            connection.call(("SET", "asked", value), lambda _: None)
+            await asyncio.sleep(0)
+    async with connected(valkey.url) as connection:
+        replies = Replies()
+        connection.call(("GET", "asked"), replies)
+        assert await replies.until(1) == [b"last"]
+
+
 async def test_every_kind_of_part_arrives(valkey: EmbeddedValkey) -> None:
     """bytes, str, int and float go out as Redis expects them; anything else is a bug, told by callback."""
     async with connected(valkey.url) as connection:
