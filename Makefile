@@ -45,9 +45,9 @@ format: $(DEV)
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
-# The short set; with FULL=1 all that is promised, in about a quarter of an hour.
+# The short set; with FULL=1 all that is promised, in about a quarter of an hour; with QUICK=1 only whether anything is lost.
 bench: $(DEV)
-	$(PY) -m loadtest bench $(if $(FULL),--full)
+	$(PY) -m loadtest bench $(if $(FULL),--full) $(if $(QUICK),--quick)
 
 # Socket.IO, python-socketio and Django Channels under the same load, as ratios. Needs Node for the first.
 bench-peers: $(DEV) $(PEERS)

@@ -22,8 +22,7 @@ WORDS: Final = """\
 CPU µs of all processes of a side, per message (direct) or per delivery (group).
 Linnet (durability `memory`) keeps and orders what it acks, and repeats what was missed; no peer does any of this.
 The floor is one process without Redis that writes a prebuilt frame to each who is to get it, and nothing else.
-Latency counts from when a message was due; where a side is saturated it is a queue's, but a message's cost holds.
-What is due in the same millisecond is sent at once, so from 1000/s on every side can do several in one wake-up."""
+Latency counts from when a message was due; where a side is saturated it is a queue's, but a message's cost holds."""
 
 Parts = Mapping[str, Sequence[str]]  # of a side, those whose CPU is its cost
 
