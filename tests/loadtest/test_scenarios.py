@@ -23,7 +23,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "presence": {"watched": 4, "watchers": 4, "rounds": 1},
     "slow": {"members": 20, "seconds": 0.5, "calm": 0.3},
     "growth": {"sizes": (2, 10, 20), "seconds": 0.1, "rounds": 1},
-    "latency": {"pairs": 4, "start": 100, "step": 0.2, "narrow": 1, "seconds": 0.3},
+    "latency": {"pairs": 4, "start": 100, "step": 0.2, "narrow": 4, "seconds": 0.3},
     "deflate": {"members": 10, "outstanding": (1,), "seconds": 0.1, "rounds": 1, "body": 512},
 }
 
