@@ -1,4 +1,4 @@
-"""The gateway's ASGI application: who may upgrade, and the one place where a node's parts are put together.
+"""The gateway's ASGI application: who may upgrade, and whose connection it is.
 
 `/ws` checks origin, limits and subprotocol, accepts, attaches a session and returns: from then on no task belongs to
 the connection. `/schema.json` serves the JSON Schema of the wire.

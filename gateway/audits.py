@@ -1,9 +1,10 @@
 """The third layer of certainty: what Redis says against what is here, once per heartbeat.
 
-Once per hub: head and membership version. Once per session: `sync`, which says whether the session is still its
-device's (or was replaced, or kicked), and which of the user's conversations moved. What looks missing is looked at
-again `RECHECK_S` later, because the event itself may just be under way on the other connection; what is still missing
-then is repaired from the log and counted, so that an operator sees when the fast path lost something.
+Once per hub: head and membership version. Once per session: `news`, many sessions in one call, says to which of them
+`sync` has something to say, and nearly always to none; `sync` says whether the session is still its device's (or was
+replaced, or kicked), and which of the user's conversations moved. What looks missing is looked at again `RECHECK_S`
+later, because the event itself may just be under way on the other connection; what is still missing then is repaired
+from the log and counted, so that an operator sees when the fast path lost something.
 """
 
 from __future__ import annotations

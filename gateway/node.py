@@ -1,6 +1,6 @@
 """One gateway process: its parts, and what they share.
 
-`Node` holds no logic of its own beyond the loop's turn and the end of a session; `app.py` puts it together.
+`Node` holds no logic of its own beyond the loop's turn and the end of a session.
 """
 
 from __future__ import annotations

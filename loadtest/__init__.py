@@ -10,12 +10,14 @@ run          the process that conducts the workers and reads the meters
 meters       CPU and memory of every process involved, from wherever they can be had
 api          the HTTP API, as far as preparing needs it
 local        a deployment of its own for the time of a test
+ports        ports for processes that take them again and again
 floor        what no server can beat: a bare protocol that writes prebuilt frames
 results      what was measured, medians of it, and whether all is well
 report       results as a table, JSON, an HTML page, pictures
 plots        measurements as SVG
 scenarios/   what users do, one file each
 bench        sets of them, held against the figures that the project promises
+peers/       what users pick today, under the same load: `python -m loadtest.peers`, behind `make bench-peers`
 
 chaos        breaks a deployment of its own on a seeded schedule, and prints the verdict
 cluster      that deployment: processes that can be killed, a proxy on every link

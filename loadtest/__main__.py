@@ -1,6 +1,7 @@
 """`python -m loadtest SCENARIO`: one scenario against a deployment; `bench`: a set of them; `report`: JSON to plots.
 
-Without `--target` the deployment is started here. Exit code 1: something was lost, doubled, out of order or refused.
+`chaos`, `check` and `canary` have files of their own. Without `--target` the deployment is started here. Exit code 1:
+something was lost, doubled, out of order or refused.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ wire      the client's commands and events as typed structs, the two codecs, can
 stamp     an event's bytes with their fixed-width slots, as log and bus carry them
 errors    the error tree and the one table from it to wire codes, close codes and HTTP status
 keys      every Redis key and channel
+signals   what stands on a channel beside events: hints
+tokens    who a token speaks for
 settings  every environment variable
 metrics   every Prometheus metric
-logging   how both write their log
-admin     the three paths that both answer operators on
 """

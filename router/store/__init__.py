@@ -2,7 +2,7 @@
 
     link        one connection: dial, greet, read, lose, dial again
     sentinel    where the primary is
-    hot         commands: a tick's calls in one write, replies by callback
+    hot         commands: calls gathered into few writes, replies by callback
     bus         sharded pub/sub: batches of messages, subscriptions that restore themselves
     library     functions/*.lua as one source, named after its hash
     durability  when what was answered is kept
