@@ -1,4 +1,4 @@
-"""Commands: the table of states, rates, refusals, and what each does to the log and to others."""
+"""Commands: the table of states, rates, refusals, and what those do that put no event into a log."""
 
 from __future__ import annotations
 
