@@ -87,17 +87,15 @@ async def _close_direct(call: Call, user: str) -> None:
 
     Before the end of her account, which takes the list of them along. A send learns of it from the row it reads anyway.
     """
-    below, more = None, True
-    while more:
-        page = await call.services.users.conversations(user, below, _PAGE)
-        below, more = page.below, page.more
-        for row in page.rows:
-            if row.kind == keys.DIRECT and row.title != user:
+    cursor = 0
+    while True:
+        found, cursor = await call.services.users.direct(user, cursor)
+        for conv in found:
+            if (other := keys.other_party(conv, user)) != user:
                 with suppress(NotFound):
-                    await call.services.conversations.block(row.conversation, row.title, True)
-
-
-_PAGE: Final = 200
+                    await call.services.conversations.block(conv, other, True)
+        if not cursor:
+            return
 
 
 async def _take_out(call: Call, group: str, user: str) -> None:

@@ -279,6 +279,16 @@ class Users:
         value = await self._fcall("page", (keys.recent(user),), (keys.convs(user), "", above, limit))
         return _page(value)
 
+    async def direct(self, user: str, cursor: int = 0) -> tuple[list[str], int]:
+        """Some of her direct conversations, and the cursor of the next call, 0 after the last.
+
+        In no order, so that one that moves meanwhile is not passed over.
+        """
+        following, found = await self._client.fetch(
+            "HSCAN", keys.convs(user), cursor, "MATCH", f"{keys.DIRECT}:*", "COUNT", PAGE
+        )
+        return [name.decode() for name in found[::2]], int(following)
+
     async def kick(self, user: str, device: str | None = None) -> None:
         """End the sessions of a device, or of all, that have started by now, registered or still under way."""
         kicked = signals.encode(signals.Kick(device or ""))

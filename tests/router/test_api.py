@@ -11,7 +11,7 @@ import redis.asyncio
 
 from deploy.embedded import EmbeddedValkey
 from router import api as api_module
-from router import api_accounts, api_call
+from router import api_call
 from router.answers import ask
 from router.api_call import now_ms
 from router.contract import keys, stamp
@@ -142,10 +142,9 @@ async def test_deleting_an_account_leaves_all_groups_to_somebody(valkey: Embedde
         assert await api.refused("DELETE", "/v1/accounts/nobody", SERVER) == (404, "not_found")
 
 
-async def test_nobody_writes_to_a_deleted_user(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nobody_writes_to_a_deleted_user(valkey: EmbeddedValkey) -> None:
     """Not in a conversation that was there before either: an ack would say that she could read it. What was written
     stays readable, what others have with each other is as it was, and nothing of hers comes back by it."""
-    monkeypatch.setattr(api_accounts, "_PAGE", 2)
     async with serve(valkey) as api:
         friends = ["bob", "cy", "dee", "ed", "flo"]
         await make_users(api, "ada", *friends)
@@ -163,6 +162,44 @@ async def test_nobody_writes_to_a_deleted_user(valkey: EmbeddedValkey, monkeypat
         with valkey.client() as client:
             left = {key.decode() for key in client.scan_iter(match="*ada*") if not key.startswith(b"{c")}
         assert left == {keys.user("ada")}
+
+
+async def test_who_is_written_to_while_she_is_deleted_is_closed_to_the_writer(
+    own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conversation that moves to the top of her list meanwhile is not passed over."""
+    monkeypatch.setattr(users, "PAGE", 2)
+    with own_valkey.client() as client:
+        client.config_set("hash-max-listpack-entries", 2)  # as for one with many, so that it takes several pages
+    async with serve(own_valkey) as api:
+        friends = [f"friend{number}" for number in range(12)]
+        await make_users(api, "ada", *friends)
+        for name in friends:
+            await api.ok("POST", "/v1/messages", by(name), {"to": "@ada", "body": 1})
+        store, writes = api.services.conversations, iter(friends)
+        block = store.block
+
+        async def meanwhile(conv: str, user: str, blocked: bool) -> bool:
+            await api.post("/v1/messages", headers=by(next(writes)), json={"to": "@ada", "body": 2})
+            return await block(conv, user, blocked)
+
+        monkeypatch.setattr(store, "block", meanwhile)
+        await api.ok("DELETE", "/v1/accounts/ada", ADA)
+        for name in friends:
+            given = {"to": "@ada", "body": 3}
+            assert await api.refused("POST", "/v1/messages", by(name), given) == (404, "not_found"), name
+
+
+async def test_a_full_redis_lets_accounts_go(valkey: EmbeddedValkey) -> None:
+    """It is one of the few things that make room."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob")
+        await api.ok("POST", "/v1/messages", BOB, {"to": "@ada", "body": 1})
+        with valkey.client() as client:
+            client.config_set("maxmemory", 1)
+            await api.ok("DELETE", "/v1/accounts/ada", SERVER)
+            client.config_set("maxmemory", 0)
+        assert await api.refused("POST", "/v1/messages", BOB, {"to": "@ada", "body": 2}) == (404, "not_found")
 
 
 # -- who calls
