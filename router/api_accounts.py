@@ -70,6 +70,8 @@ async def delete_account(call: Call, _: None) -> None:
     """End the user for ever: sessions, memberships, account. The name is never given out again."""
     user = call.path["user"]
     call.must_be(user)
+    await _close_direct(call, user)
+    await call.services.accounts.end(user)
     for _round in range(_ROUNDS):
         await _close_direct(call, user)
         groups = await call.services.accounts.delete(user)
@@ -85,7 +87,8 @@ _ROUNDS: Final = 3  # a group that the user is put into meanwhile takes another
 async def _close_direct(call: Call, user: str) -> None:
     """Nobody writes to her any more: an ack would say that somebody can read it. What was written stays readable.
 
-    Before the end of her account, which takes the list of them along. A send learns of it from the row it reads anyway.
+    Before the end of her account, so that there is no time in which that could be, and once more after it, for those
+    that were opened meanwhile. A send learns of it from the row it reads anyway.
     """
     cursor = 0
     while True:

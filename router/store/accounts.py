@@ -61,12 +61,19 @@ class Accounts:
         """The password was known: what was tried before counts no more."""
         await self._client.fetch("HDEL", keys.user(user), "guesses")
 
+    async def end(self, user: str) -> None:
+        """`delete`, but her rows stay: no other comes from now on, so that they tell what is to be closed with her."""
+        await self._delete(user, rows=False)
+
     async def delete(self, user: str) -> list[str]:
         """End the user for ever: her sessions, then everything of hers; answers the groups she is still in.
 
         From the first call on she is gone to everybody. Take her out of the groups and call again until there are
         none: only then her rows go, so that a caller who dies in between can be followed by another.
         """
+        return await self._delete(user, rows=True)
+
+    async def _delete(self, user: str, rows: bool) -> list[str]:
         kicked = signals.encode(signals.Kick(""))
         touched = signals.encode(signals.Touched(user))
         value: list[bytes] = await self._fcall(
@@ -85,6 +92,7 @@ class Accounts:
                 kicked,
                 keys.presence_channel(user),
                 touched,
+                int(rows),
             ),
         )
         return [group.decode() for group in value]

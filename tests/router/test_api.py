@@ -3,6 +3,7 @@
 import asyncio
 import json
 from base64 import b64encode
+from itertools import cycle
 from typing import Any
 
 import jwt
@@ -176,7 +177,7 @@ async def test_who_is_written_to_while_she_is_deleted_is_closed_to_the_writer(
         await make_users(api, "ada", *friends)
         for name in friends:
             await api.ok("POST", "/v1/messages", by(name), {"to": "@ada", "body": 1})
-        store, writes = api.services.conversations, iter(friends)
+        store, writes = api.services.conversations, cycle(friends)
         block = store.block
 
         async def meanwhile(conv: str, user: str, blocked: bool) -> bool:
@@ -188,6 +189,33 @@ async def test_who_is_written_to_while_she_is_deleted_is_closed_to_the_writer(
         for name in friends:
             given = {"to": "@ada", "body": 3}
             assert await api.refused("POST", "/v1/messages", by(name), given) == (404, "not_found"), name
+
+
+async def test_who_first_writes_to_a_user_while_she_is_deleted_is_closed_out_too(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The conversation was opened after the list of those that are to be closed was read, whichever list it was."""
+    async with serve(valkey) as api:
+        newcomers = [f"new{number}" for number in range(8)]
+        await make_users(api, "ada", "bob", *newcomers)
+        await api.ok("POST", "/v1/messages", BOB, {"to": "@ada", "body": 1})
+        store, said = api.services.conversations, list[int]()
+        block = store.block
+
+        async def meanwhile(conv: str, user: str, blocked: bool) -> bool:
+            given = {"to": "@ada", "body": 1}
+            said.append((await api.post("/v1/messages", headers=by(newcomers[len(said)]), json=given)).status_code)
+            return await block(conv, user, blocked)
+
+        monkeypatch.setattr(store, "block", meanwhile)
+        await api.ok("DELETE", "/v1/accounts/ada", ADA)
+        assert said[0] == 200
+        for name in ("bob", *newcomers):
+            given = {"to": "@ada", "body": 2}
+            assert await api.refused("POST", "/v1/messages", by(name), given) == (404, "not_found"), name
+        with valkey.client() as client:
+            left = {key.decode() for key in client.scan_iter(match="*ada*") if not key.startswith(b"{c")}
+        assert left == {keys.user("ada")}
 
 
 async def test_a_full_redis_lets_accounts_go(valkey: EmbeddedValkey) -> None:
