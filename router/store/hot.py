@@ -133,7 +133,7 @@ class HotConnection(Link):
         self.errors: Counter[str] = Counter()
 
     def call(self, command: Sequence[Part], reply: Reply) -> None:
-        """Send a command with this tick's batch; `reply` gets the value or an exception, later."""
+        """Send a command with the next write; `reply` gets the value or an exception, later."""
         try:
             packed = pack(tuple(command))
         except (TypeError, ValueError) as error:  # a bug of the caller's: not a part, or a string that is no UTF-8

@@ -1,5 +1,5 @@
--- Shared by all functions of the library. What lives here: the clock, who this server is now, typed errors, and `write`,
--- the one way an event gets into a log. What never does: permissions, targets, rates; they are the functions' own.
+-- Shared by all functions of the library. What lives here: the clock, who this server is now, typed errors, and `enter`
+-- with `settle`, the one way an event gets into a log. What never does: permissions, targets, rates; they are the functions' own.
 --
 -- While a library loads there is only `redis`: no `string`, `math`, `struct`, hence no aliases of them at the top. Numbers
 -- go into commands as they are: Redis prints all digits. Where Lua itself makes text of one it is '%.0f' (tostring has 14
@@ -88,8 +88,10 @@ end
 --
 -- A seq is never used twice: on a server that did not write last here (a promotion, a restart) it jumps over whatever
 -- was lost with the old one. Not to the time of this write but to when this server became what it is: an old primary goes
--- on for a second beside its successor, and readers who heard it must not stand above the log that stays. XADD comes before the counters and under pcall: a call that died between the two must
--- not wedge the conversation, nor stand in the log twice when its sender tries again.
+-- on for a second beside its successor, and readers who heard it must not stand above the log that stays.
+--
+-- XADD comes before the counters and under pcall: a call that died between the two must not wedge the conversation, nor
+-- stand in the log twice when its sender tries again.
 local function enter(log, last, count, wrote, us, seen, first, rest, author)
   local id, at, least, found = replid(us), math.floor(us / 1000), 0, nil
   if wrote ~= id then
