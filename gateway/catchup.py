@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from gateway.frames import event_frames
 from gateway.session import Session, State
-from router.contract import metrics, stamp
+from router.contract import keys, metrics, stamp
 from router.contract.errors import LinnetError, NotFound
 from router.contract.wire import MAX_INTEGER
 from router.store.conversations import Head, Page
@@ -219,11 +219,18 @@ class Catchup:
             return
         else:
             self._write(session, behind, conversation, page)
-            if not page.more:  # what was asked for is read to its end, whatever stands there
-                behind.positions[conversation] = max(page.position, upto if upto < MAX_INTEGER else 0)
-                if behind.todo.get(conversation) == MAX_INTEGER:
-                    del behind.todo[conversation]
+            if not page.more:
+                self._read_through(behind, conversation, upto, page.position)
         self.listed(session)
+
+    def _read_through(self, behind: Behind, conversation: str, upto: int, position: int) -> None:
+        """The log has no more up to `upto`. Where it ends before that, the server has lost what was heard, or was
+        succeeded and does not know: a direct conversation stays where it is, so that the next event or the audit shows
+        what there is by then; in a hub the session stands where all stand."""
+        if conversation[0] != keys.DIRECT and upto < MAX_INTEGER:
+            behind.positions[conversation] = max(position, upto)
+        elif position < upto and behind.todo.get(conversation) == upto:  # else more was asked for meanwhile
+            del behind.todo[conversation]
 
     def _write(self, session: Session, behind: Behind, conversation: str, page: Page) -> None:
         position = behind.positions[conversation]

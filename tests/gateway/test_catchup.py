@@ -12,6 +12,7 @@ from deploy.embedded import EmbeddedValkey
 from gateway import catchup
 from router.contract import keys, metrics, stamp, wire
 from router.contract.errors import Unavailable
+from router.store.conversations import Page
 from tests.gateway.world import Client, World, token, world
 
 
@@ -209,6 +210,60 @@ async def test_groups_that_are_left_and_joined_while_behind(valkey: EmbeddedValk
         await of.say("ann", joined, "live")
         await bob.event("message", body="live")
         assert bob.bodies(left) == ["with bob"]
+
+
+async def test_who_is_removed_while_she_is_fed_gets_her_removal(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page under way was asked for before it: what is hers beyond that is asked for then."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        await of.say("ann", group, "before")
+        read: Any = of.node.conversations.range
+        held: list[Any] = []
+
+        def hold(*asked: Any) -> None:
+            read(*asked[:-1], lambda page: held.append((asked[-1], page)))
+
+        monkeypatch.setattr(of.node.conversations, "range", hold)
+        bob = of.client("bob")
+        await bob.hello()
+        await of.settled()
+        removal = await of.remove(group, "bob")
+        await of.settled()
+        monkeypatch.setattr(of.node.conversations, "range", read)
+        ((reply, page),) = held
+        reply(page)
+        await bob.event("member", conversation=group, action="remove")
+        assert bob.seqs(group)[-1] == removal.seq
+        await bob.caught_up()
+
+
+async def test_a_log_that_ends_before_what_was_heard_is_asked_again(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that was succeeded and does not know gives nothing, which is no reason to take it for given."""
+    async with world(valkey) as of:
+        direct = await of.direct("ann", "bob")
+        await of.say("ann", direct, "before")
+        bob = await of.client("bob").connected()
+        await bob.event("message", body="before")
+        read = of.node.conversations.range
+
+        def behind(conversation: str, user: str | None, after: int, upto: int, limit: int, reply: Any) -> None:
+            of.node.soon(reply, Page([], after, 0, False))
+
+        monkeypatch.setattr(of.node.conversations, "range", behind)
+        with of.deaf():
+            await of.say("ann", direct, "only the new one has it")
+            await of.settled()
+        await of.say("ann", direct, "heard")
+        await of.settled()
+        await bob.caught_up()
+        monkeypatch.setattr(of.node.conversations, "range", read)
+        await of.say("ann", direct, "after")
+        await bob.event("message", body="after")
+        assert bob.bodies(direct) == ["before", "only the new one has it", "heard", "after"]
 
 
 async def test_who_is_removed_while_a_large_fan_out_is_under_way_still_gets_it(
