@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import ssl
 import sys
@@ -81,6 +82,7 @@ def _unnumbered(parts: tuple[Part, ...]) -> bytes:
 
 NOTHING: Final = object()  # "the reader holds no whole reply"; None is a reply
 DIAL_S: Final = 3.0
+STALE_S: Final = 1.0  # where sentinels tell: how long their answer may be acted on
 YOUNG_S: Final = 5.0
 BACKOFF_S: Final = (0.05, 2.0)
 
@@ -182,6 +184,7 @@ class Link:
         self._transport: asyncio.Transport | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._greeted: asyncio.Future[bool] | None = None
+        self._stale_at = math.inf
         self._owed = 0  # replies of the greeting still to come
         self._failures = 0
         self._opened_at = 0.0
@@ -252,6 +255,7 @@ class Link:
     async def _dial(self) -> None:
         loop = asyncio.get_running_loop()
         where = self.address = await self.topology.primary()
+        self._stale_at = loop.time() + STALE_S if where is not self.topology else math.inf
         self._greeted = loop.create_future()
         wire = self._wire = _Wire(self)
         if where.path:
@@ -318,6 +322,9 @@ class Link:
                 return False
             self._owed -= 1
         if self._greeted is None or self._greeted.done():
+            return False
+        if asyncio.get_running_loop().time() > self._stale_at:  # who was stalled may have been succeeded since we asked
+            self.drop("it greeted us too late to be sure that it is the primary still")
             return False
         self._greeted.set_result(True)
         self._reader = (

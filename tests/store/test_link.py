@@ -16,8 +16,9 @@ from cryptography.x509.oid import NameOID
 
 from deploy.embedded import EmbeddedValkey
 from router.contract.errors import StartupError
+from router.store import link
 from router.store.hot import HotConnection
-from router.store.link import BACKOFF_S, Form, Part, address, backoff, pack
+from router.store.link import BACKOFF_S, Address, Form, Part, address, backoff, pack
 from tests import support
 from tests.store.conftest import proxied
 from tests.store.test_hot import Replies, connected, scripted
@@ -55,6 +56,29 @@ def test_the_backoff_grows_to_its_bound_with_jitter() -> None:
     many = [backoff(1000) for _ in range(200)]
     assert max(many) <= BACKOFF_S[1]
     assert max(many) - min(many) > BACKOFF_S[1] / 2
+
+
+class Told:
+    """Where sentinels say the primary is; after the first time they are asked, a greeting may take its time."""
+
+    def __init__(self, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.address = address(valkey.url)
+        self.asked = 0
+        self._monkeypatch = monkeypatch
+
+    async def primary(self) -> Address:
+        self.asked += 1
+        self._monkeypatch.setattr(link, "STALE_S", -1.0 if self.asked == 1 else 60.0)
+        return self.address
+
+
+async def test_who_greets_too_late_is_asked_for_again(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A primary that was stalled since sentinels named it may have been succeeded meanwhile."""
+    told = Told(valkey, monkeypatch)
+    connection = HotConnection(told, b"", lambda: None, lambda: None)
+    await connection.connect(10)
+    assert told.asked == 2
+    await connection.close()
 
 
 async def test_nobody_listens(tmp_path: Path) -> None:
