@@ -30,13 +30,14 @@ from typing import Final
 import msgspec
 
 from loadtest.account import Account
-from loadtest.evidence import Ending, Evidence, Sample
+from loadtest.evidence import Ending, Evidence, Fault, Sample
 from loadtest.trimmed import check_trimmed
 from loadtest.verdict import Findings, Log, Order, Violation
 
 # Reconnects in one second, of as many as would come if they were spread evenly; few are uneven by chance.
 PEAK: Final = 2.0
 PEAK_FROM: Final = 40
+BUNCHING: Final = ("client-hold", "client-stutter", "client-delay", "gateway-stall")
 PROCESSES: Final = ("gateway", "router")
 
 
@@ -91,6 +92,15 @@ class Checker:
                         devices=tuple(devices),
                     )
 
+    def _bunched(self, drain: Fault) -> bool:
+        """Whether clients may have heard all at once of what a gateway told them one after the other: links to clients
+        were slow then, or a gateway stood still."""
+        return any(
+            fault.began <= drain.ended and fault.ended >= drain.began
+            for fault in self.evidence.faults
+            if fault.kind in BUNCHING
+        )
+
     def _reconnects(self) -> Iterator[Violation]:
         window = self.evidence.run.drain_window_s
         for fault in self.evidence.faults:
@@ -100,6 +110,9 @@ class Checker:
                 at for at in self.findings.gone_at.get(fault.target, ()) if fault.began <= at <= fault.ended + 5_000
             ]
             self.findings.counts["drained"] += len(times)
+            if self._bunched(fault):
+                continue
+            self.findings.counts["drains judged"] += 1
             peak = max(Counter(at // 1000 for at in times).values(), default=0)
             if len(times) >= PEAK_FROM and peak > PEAK * len(times) / window:
                 yield Violation("G6", f"{peak} of {len(times)} drained clients came back in one second", fault.began)

@@ -23,7 +23,7 @@ FAILOVERS: Final = ("primary-kill", "primary-stall", "failover")
 # For so long after a failover somebody may talk to the old primary, or read what it took back.
 SETTLED_MS: Final = 10_000
 # For so long after a clock was set right it is still read wrong, and what was to be done then is done.
-STEPPED_MS: Final = 4_000
+STEPPED_MS: Final = 20_000  # who does not read, or whose link is held, hears of it that much later
 # What a sentinel says of one, in local time; it makes one of its own when the machine is too busy to answer it.
 _SWITCHED: Final = re.compile(r"^\d+:X (\d+ \w+ \d+ [\d:.]+) . \+switch-master", re.MULTILINE)
 

@@ -440,6 +440,16 @@ def test_reconnects_of_a_drain_in_one_second(forged: Forged) -> None:
     forged.only("G6", "60 of 60 drained clients came back in one second")
 
 
+@pytest.mark.parametrize("kind", ["client-hold", "gateway-stall"])
+def test_reconnects_of_a_drain_that_clients_heard_of_late(forged: Forged, kind: str) -> None:
+    """A link that is held lets go of everything at once, however it was spread."""
+    forged.run = msgspec.structs.replace(forged.run, drain_window_s=10)
+    forged.faults = [Fault("gateway-term", GATEWAY, 2000, 14_000), Fault(kind, "gateway-0", 1000, 3000)]
+    for number in range(60):
+        forged.rows[f"zoe/{number}"] = [*welcome(1000), Closed(3000 + number, 1012, "", False), *welcome(3500)]
+    assert forged.found() == []
+
+
 def test_reconnects_of_a_drain_that_are_spread(forged: Forged) -> None:
     """Six a second, of sixty in ten seconds, is what was promised."""
     forged.run = msgspec.structs.replace(forged.run, drain_window_s=10)
