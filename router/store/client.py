@@ -20,9 +20,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -31,6 +31,8 @@ from router.store.hot import RETRY_S, HotConnection, HotStatistics, Reply
 from router.store.library import Library, build
 from router.store.link import Address, Form, Link, Part, Topology, address
 from router.store.sentinel import SCHEMES, Sentinels
+
+T = TypeVar("T")
 
 Mode = Literal["standalone", "sentinel", "cluster"]
 Durability = Literal["memory", "fsync", "replicated"]
@@ -204,11 +206,7 @@ class Client:
 
     async def check_server(self, durability: Durability, replicas: int = 1) -> None:
         """`StartupError` if this server cannot keep what `durability` promises, `Unavailable` if it went away."""
-        try:
-            info = await self._info("everything")
-        except LinnetError:
-            self._raise_if_away()
-            raise StartupError(f"Redis at {self.address} does not answer INFO") from None
+        info = await self._said(self._info("everything"), "does not answer INFO")
         if fault := unfit(info):
             raise StartupError(f"Redis at {self.address}: {fault}")
         if durability == "fsync":
@@ -220,14 +218,11 @@ class Client:
 
     async def _check_fsync(self, info: dict[str, str]) -> None:
         wanted = "set `appendonly yes` and `appendfsync always` there, or choose another LINNET_DURABILITY"
-        try:
-            appendfsync: list[bytes] = await self.fetch("CONFIG", "GET", "appendfsync")
-        except LinnetError:
-            self._raise_if_away()
-            raise StartupError(
-                f"Redis at {self.address} does not let us read its configuration, so durability fsync cannot be"
-                f" checked: allow CONFIG GET, {wanted}"
-            ) from None
+        appendfsync: list[bytes] = await self._said(
+            self.fetch("CONFIG", "GET", "appendfsync"),
+            "does not let us read its configuration, so durability fsync cannot be checked: allow CONFIG GET,"
+            f" {wanted}",
+        )
         if info.get("aof_enabled") != "1" or appendfsync[1:] != [b"always"]:
             raise StartupError(f"Redis at {self.address} does not fsync what it acknowledges: {wanted}")
 
@@ -246,10 +241,15 @@ class Client:
             log.warning("Redis at %s has %d replicas and LINNET_REPLICAS is %d: a failover to one that was not waited"
                         " for loses acked sends", self.address, connected, replicas)  # fmt: skip
 
-    def _raise_if_away(self) -> None:
-        """A server that is there and refuses is an operator's matter, one that is gone comes back."""
-        if not self.available:
-            raise Unavailable(retry_after=RETRY_S)
+    async def _said(self, asked: Awaitable[T], refused: str) -> T:
+        """An answer; `StartupError` if the server is there and refuses it, `Unavailable` if it went away meanwhile."""
+        there, reconnects = self.available, self._hot.reconnects
+        try:
+            return await asked
+        except LinnetError:
+            if not there or not self.available or reconnects != self._hot.reconnects:
+                raise Unavailable(retry_after=RETRY_S) from None
+            raise StartupError(f"Redis at {self.address} {refused}") from None
 
     async def _info(self, section: str) -> dict[str, str]:
         lines = (await self.fetch("INFO", section)).decode().split("\r\n")
