@@ -41,11 +41,22 @@ class Behind:
     that is new to the server or not.
     """
 
-    __slots__ = ("more_below", "new_device", "paused", "positions", "reading", "resync", "resyncing", "todo")
+    __slots__ = (
+        "ahead_since",
+        "more_below",
+        "new_device",
+        "paused",
+        "positions",
+        "reading",
+        "resync",
+        "resyncing",
+        "todo",
+    )
 
     def __init__(self) -> None:
         self.todo: dict[str, int | None] = {}
         self.positions: dict[str, int] = {}
+        self.ahead_since: float | None = None  # when it was first found to have what no log here has
         self.more_below: int | None = None
         self.new_device = False
         self.paused = False
@@ -141,7 +152,8 @@ class Catchup:
         self, session: Session, behind: Behind, conversations: list[str], heads: list[Head | None] | LinnetError
     ) -> None:
         """The device has more than hubs here have written: they lag, and must not give it that again; or the log was
-        rolled back, and the device has what never was."""
+        rolled back, and the device has what never was. Where it could be a server that has been succeeded, that is told
+        only when it has had time to be left: a void that was none is given again, out of order."""
         if session.behind is not behind or session.state is not State.READY:
             return
         if isinstance(heads, LinnetError):
@@ -151,6 +163,9 @@ class Catchup:
         for conversation, head in zip(conversations, heads, strict=True):
             hub, position = self._node.subscriptions.hubs.get(conversation), behind.positions[conversation]
             if hub is None or head is None or hub.written >= position:
+                continue
+            if max(head.seq, hub.seq) < position and self._doubted(behind):
+                lagging = True
                 continue
             if max(head.seq, hub.seq) < position:
                 session.gap(conversation, max(head.seq, hub.seq) + 1, position, "failover")
@@ -162,6 +177,12 @@ class Catchup:
             self._node.later(LAG_S, self.listed, session)
         else:
             self.listed(session)
+
+    def _doubted(self, behind: Behind) -> bool:
+        """Whether it may still be that we ask a server which has been succeeded and knows less than the device."""
+        now = self._node.loop.time()
+        behind.ahead_since = now if behind.ahead_since is None else behind.ahead_since
+        return now - behind.ahead_since < self._node.client.doubt_s
 
     def _moved_hubs(self, session: Session, behind: Behind) -> bool:
         for hub in session.hubs:

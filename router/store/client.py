@@ -30,7 +30,7 @@ from router.contract.errors import FunctionError, LinnetError, StartupError, Una
 from router.store.hot import RETRY_S, HotConnection, HotStatistics, Reply
 from router.store.library import Library, build
 from router.store.link import Address, Form, Link, Part, Topology, address
-from router.store.sentinel import SCHEMES, Sentinels
+from router.store.sentinel import ASK_S, SCHEMES, Sentinels
 
 T = TypeVar("T")
 
@@ -119,6 +119,12 @@ class Client:
     def one_server(self) -> bool:
         """Whether all slots are on one server, so that one call may touch several of them."""
         return True
+
+    @property
+    def doubt_s(self) -> float:
+        """How long a server may go on answering us that has been succeeded: until the sentinels have been asked again.
+        Where there are none, nobody succeeds it."""
+        return FOLLOW_S + ASK_S if isinstance(self.topology, Sentinels) else 0.0
 
     @property
     def busy(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from deploy.embedded import EmbeddedValkey
 from router.answers import ask
 from router.contract import keys
@@ -40,6 +42,24 @@ async def test_what_a_device_brings_and_no_log_has_is_announced_as_void(valkey: 
         await bob.event("message", seq=new.seq)
         assert bob.seqs(group) == [new.seq]
         assert len(bob.of("gap")) == 1
+
+
+async def test_a_void_is_told_only_by_who_can_be_sure(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a server does not have that may have been succeeded, the next one has: no gap, and nothing given again."""
+    async with world(valkey) as of:
+        monkeypatch.setattr(type(of.redis), "doubt_s", property(lambda _: 60.0))
+        group = await of.group("ann", "bob")
+        last = await of.say("ann", group, "kept")
+        bob = of.client("bob")
+        await bob.hello(cursors={group: last.seq + 1})
+        await of.settled()
+        assert bob.session.behind is not None
+        there = await of.say("ann", group, "there now")
+        assert there.seq == last.seq + 1
+        await bob.caught_up()
+        new = await of.say("ann", group, "new")
+        await bob.event("message", seq=new.seq)
+        assert (bob.seqs(group), bob.of("gap")) == ([new.seq], [])
 
 
 async def test_a_direct_conversation_that_a_failover_took_back_is_announced_with_its_next_event(
