@@ -210,6 +210,7 @@ async def test_sessions_are_ordered_by_the_clock_of_redis(valkey: EmbeddedValkey
         for of in (fast, right):
             await of.node.lease.set_clock()
         first = await fast.client("bob").connected()
+        await support.eventually(lambda: right.node.lease.now_ms() > first.session.started)
         second = await right.client("bob").connected()
         assert second.session.started > first.session.started
 
