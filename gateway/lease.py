@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from math import ceil, floor
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 RENEW_S: Final = 3.0
 AWAY_GRACE_S: Final = 3.0
 MEMORY_LIMIT: Final = 0.9
-CLOCK_S: Final = 1.0  # an answer that took longer no longer says what time it is
 
 
 class Lease:
@@ -42,9 +42,8 @@ class Lease:
     def __init__(self, node: Node, clock: Callable[[], float] = monotonic) -> None:
         self._node = node
         self._clock = clock
-        self._ahead_ms = node.now_ms() - round(
-            clock() * 1000
-        )  # how far Redis's is; until it has said, the wall clock's
+        # How far Redis's is; until it has said, the wall clock's.
+        self._ahead_ms = node.now_ms() - round(clock() * 1000)
         self._started = node.now_ms()
         self._renew_at = 0.0
         self._away: deque[tuple[float, str, str, str]] = deque()
@@ -60,13 +59,13 @@ class Lease:
         return self._ahead_ms + round(self._clock() * 1000)
 
     async def set_clock(self) -> None:
-        """Asks Redis what time it is; the answer stands for the middle of the time it took."""
+        """Asks Redis what time it is, and moves no further than the answer proves: a slow one proves little."""
         was_ms = self._ahead_ms
         asked = self._clock()
         now_ms = await self._node.presence.clock_ms()
         answered = self._clock()
-        if answered - asked < CLOCK_S:
-            self._ahead_ms = now_ms - round((asked + answered) * 500)
+        least, most = now_ms - ceil(answered * 1000), now_ms + 1 - floor(asked * 1000)
+        self._ahead_ms = min(max(was_ms, least), most)
         if self.gateways and abs(self._ahead_ms - was_ms) > RENEW_S * 1000:
             self._blind()
 

@@ -270,7 +270,7 @@ class World:
         await self.redis.fetch("HSET", keys.conversation(conv), "m", meta[:24] + b"another server!!" + meta[40:])
 
     async def next_ms(self) -> None:
-        """Of two sessions of a device that started in one millisecond either may stay."""
+        """Of two conversations that moved in one millisecond either may come first."""
         now = self.node.now_ms()
         await support.eventually(lambda: self.node.now_ms() > now, every_s=0)
 
@@ -289,6 +289,7 @@ class World:
 
     async def settled(self) -> None:
         """Everything that was asked of Redis, and published there, has come: an echo of our own is back."""
+        await self.redis.fetch("PING")
         heard = asyncio.get_running_loop().create_future()
         channel = keys.presence_channel(f"nobody-{next(_n)}")
         self.node.bus.subscribe([channel], lambda _: heard.set_result(None))
