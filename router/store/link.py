@@ -10,6 +10,7 @@ Invariants
 - Every dial asks the topology anew. A server whose greeting has ROLE in it must answer that it is a primary.
 - `opened` and `closed` alternate. Whatever goes wrong (reset, garbage, `drop`) ends in `connection_lost`, one loop
   turn later at the earliest, never inside the caller's stack; there alone state is torn down.
+- One keeper at most, hence one socket at most.
 - A socket that was given up is heard no more, and not waited for: a transport whose dialing was cancelled may or may
   not call back (uvloop's does not).
 - The first redial is (almost) immediate; a link that keeps dying young backs off like one that cannot be dialed.
@@ -242,8 +243,12 @@ class Link:
             self.drop(f"{where} is the primary now")
 
     async def _keep(self) -> None:
-        """Dial until the server has greeted us."""
-        while True:
+        """Dial until the server has greeted us, for as long as nobody else does.
+
+        A dial may succeed in the very turn its time runs out. Then hanging up loses a link that is up, which gives it
+        another keeper: two would dial two sockets for the one reader.
+        """
+        while self._keeper is asyncio.current_task():
             await asyncio.sleep(backoff(self._failures))
             try:
                 async with asyncio.timeout(DIAL_S):

@@ -187,3 +187,39 @@ async def test_a_link_that_keeps_dying_young_backs_off(monkeypatch: pytest.Monke
         assert connection._failures >= 4
         monkeypatch.setattr("router.store.link.YOUNG_S", -1.0)
         await support.eventually(lambda: connection._failures == 0)
+
+
+async def test_a_dial_that_succeeds_as_its_time_runs_out_leaves_one_keeper(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two would dial two sockets, whose replies answered each other's calls."""
+    dials: list[asyncio.Timeout] = []
+    counts: list[int] = []
+    timeout = asyncio.timeout
+
+    def kept(delay: float | None) -> asyncio.Timeout:
+        made = timeout(delay)
+        if delay == link.DIAL_S:
+            dials.append(made)
+        return made
+
+    def up() -> None:
+        if len(dials) == 1:
+            dials[0]._on_timeout()  # type: ignore[attr-defined]  # the loop's own call, in the turn we want it in
+
+    def down() -> None:
+        asyncio.get_running_loop().call_soon(count)
+
+    def count() -> None:
+        counts.append(sum("._keep " in repr(task.get_coro()) for task in asyncio.all_tasks()))
+
+    monkeypatch.setattr(asyncio, "timeout", kept)
+    async with proxied(valkey.url) as proxy:
+        connection = HotConnection(address(proxy.url), b"", up, down)
+        await connection.connect(10)
+        assert (counts, proxy.accepted) == ([1], 2)
+        replies = Replies()
+        for n in range(10):
+            connection.call(("ECHO", n), replies)
+        assert list(await replies.until(10)) == [b"%d" % n for n in range(10)]
+        await connection.close()
