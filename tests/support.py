@@ -27,13 +27,14 @@ from loadtest import ports
 T = TypeVar("T")
 
 DEADLINE_S = 20.0
+TEST_S = 90.0  # of a whole test: above what it may wait for one thing, so that this says what did not come
 JWT_SECRET = "a-secret-for-tests-of-32-bytes-or-more"
 SERVER_KEY = "a-server-key-for-tests-of-32-bytes-or-more"
 
 ROOT = Path(__file__).parent.parent
 
 
-def run(main: Coroutine[Any, Any, T], deadline_s: float = DEADLINE_S) -> T:
+def run(main: Coroutine[Any, Any, T], deadline_s: float = TEST_S) -> T:
     """Run on a fresh uvloop under a deadline, and fail on whatever the loop had to report that nobody awaited."""
     reports: list[dict[str, Any]] = []
 
@@ -60,7 +61,7 @@ async def eventually(
 ) -> T: ...
 @overload
 async def eventually(predicate: Callable[[], T], deadline_s: float = ..., *, every_s: float = ...) -> T: ...
-async def eventually(predicate: Callable[[], Any], deadline_s: float = 10.0, *, every_s: float = 0.01) -> Any:
+async def eventually(predicate: Callable[[], Any], deadline_s: float = DEADLINE_S, *, every_s: float = 0.01) -> Any:
     """The first true value of `predicate` (plain or async); an AssertionError in it counts as "not yet"."""
     until = time.monotonic() + deadline_s
     while True:
