@@ -13,8 +13,8 @@ it that position, and enters only where it stands at `written`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import islice
+from collections.abc import Callable, Iterable
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Protocol
 
 from gateway.frames import VARIANTS, event_frames
@@ -82,7 +82,7 @@ class Hub:
         self.seen = 0  # the highest seq that a live event named while the position was not known
         self.repairing = False
         self.pending: list[bytes] = []
-        self.rest: dict[Session, None] = {}
+        self.rest: dict[Session, bytes] = {}
 
     # -- sessions
 
@@ -147,12 +147,12 @@ class Hub:
 
     def void(self, prev: int) -> None:
         """The log was rolled back below `seq`: what stood in (prev, seq] never was, and is announced as such."""
-        self.flush()
+        self._finish()
         self._gap(prev + 1, self.seq, "failover")
 
     def expired(self, floor: int) -> None:
         """The log was trimmed past `seq` before this hub could read it."""
-        self.flush()
+        self._finish()
         self._gap(self.seq + 1, floor, "expired")
         self.seq = self.written = self.before = floor
 
@@ -164,19 +164,17 @@ class Hub:
         self.before, self.written = self.written, self.seq
         total = 0
         for variant in VARIANTS:
-            live = self.live.get(variant)
-            if not live:
-                continue
-            frames = event_frames(events, variant)
-            sessions = list(live)  # a write may make a session leave
-            total += len(sessions)
-            metrics.WRITTEN_BYTES.inc(len(frames) * len(sessions))
-            if len(sessions) > CHUNK:
-                self.rest.update(dict.fromkeys(sessions[CHUNK:]))
-                self._later(frames, sessions)
-                sessions = sessions[:CHUNK]
-            for session in sessions:
-                session.connection.write(frames)
+            if live := self.live.get(variant):
+                frames = event_frames(events, variant)
+                sessions = list(live)  # a write may make a session leave
+                total += len(sessions)
+                metrics.WRITTEN_BYTES.inc(len(frames) * len(sessions))
+                if len(sessions) > CHUNK:
+                    self.rest.update(dict.fromkeys(sessions[CHUNK:], frames))
+                    del sessions[CHUNK:]
+                _give(zip(sessions, repeat(frames), strict=False))
+        if self.rest:
+            self.owner.soon(self._go_on)
         if total:
             metrics.DELIVERIES_LIVE.inc(total * len(events))
             metrics.DELIVERY_SECONDS.observe(max(0, self.owner.now_ms() - self.at) / 1000)
@@ -184,22 +182,25 @@ class Hub:
                 for event in events:
                     tracer.written(self.conversation, event, total)
 
-    def _later(self, frames: bytes, sessions: list[Session]) -> None:
-        """Writes to the rest of a large fan-out, a chunk each turn of the loop."""
-        rest = iter(sessions[CHUNK:])
+    def _go_on(self) -> None:
+        """The next part of a large fan-out, and after the last what came meanwhile."""
+        self._write_rest(CHUNK)
+        if self.rest:
+            self.owner.soon(self._go_on)
+        else:
+            self.flush()
 
-        def go_on() -> None:
-            chunk = list(islice(rest, CHUNK))
-            for session in chunk:
-                if session in self.rest:
-                    del self.rest[session]
-                    session.connection.write(frames)
-            if chunk:
-                self.owner.soon(go_on)
-            else:
-                self.flush()
+    def _write_rest(self, limit: int) -> None:
+        some = list(islice(self.rest.items(), limit))
+        for session, _ in some:
+            del self.rest[session]
+        _give(some)
 
-        self.owner.soon(go_on)
+    def _finish(self) -> None:
+        """Writes everything, however large: what is said next must not overtake it."""
+        while self.rest or self.pending:
+            self._write_rest(len(self.rest))
+            self.flush()
 
     def whisper(self, frames: list[bytes], except_user: str) -> None:
         """Writes an ephemeral event, given as one frame per variant, to the live sessions of everybody else."""
@@ -218,6 +219,15 @@ class Hub:
         if change.action == "remove":
             self.flush()  # who leaves sees that, and nothing after it
             self.owner.member_left(self, change.user)
+
+
+def _give(frames_of: Iterable[tuple[Session, bytes]]) -> None:
+    """Writes at once, or where this turn has something for a session already (the ack of who sent it), with that."""
+    for session, frames in frames_of:
+        if session.out is None:
+            session.connection.write(frames)
+        else:
+            session.out.append(frames)
 
 
 class UserHub:

@@ -34,6 +34,7 @@ class Member:
         self.user = user
         self.variant = variant
         self.connection = Connection()
+        self.out: list[bytes] | None = None
         self.gaps: list[tuple[str, int, int, str]] = []
 
     def gap(self, conversation: str, first: int, last: int, reason: str) -> None:
@@ -173,6 +174,41 @@ def test_a_large_fan_out_yields_and_whoever_leaves_meanwhile_stands_before_it(mo
     while owner.next_turn:
         owner.turn()
     assert [len(member.connection.written) for member in members] == [2, 2, 2, 2, 0]
+
+
+@pytest.mark.parametrize("what", ["failover", "expired"])
+def test_a_gap_does_not_overtake_a_large_fan_out(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Whoever is told that events are void or gone was given what stood before, and leaves where the gap ends."""
+    monkeypatch.setattr(hub_module, "CHUNK", 2)
+    owner, members = Owner(), [Member(f"user{i}") for i in range(5)]
+    hub: Any = confirmed_hub(owner, *members)
+    for seq in (11, 12):
+        hub.receive(event(seq, seq - 1))
+        hub.flush()
+    when_told: set[int] = set()
+    for member in members:
+        member.connection.on_write = lambda member=member: when_told.add(len(member.gaps))  # type: ignore[misc]
+    if what == "failover":
+        hub.void(10)
+    else:
+        hub.expired(20)
+        assert hub.leave(members[4]) == 20
+    gap = (11, 12) if what == "failover" else (13, 20)
+    assert [member.gaps for member in members] == [[(CONVERSATION, *gap, what)]] * 5
+    while owner.next_turn:
+        owner.turn()
+    assert (when_told, [len(member.connection.written) for member in members]) == ({0}, [2] * 5)
+
+
+def test_an_event_leaves_with_what_the_turn_has_for_a_session_already() -> None:
+    """The ack of who sent it, as a rule: one write to the socket less."""
+    ann, bob = Member("ann"), Member("bob")
+    hub = confirmed_hub(Owner(), ann, bob)
+    ann.out = [b"ack"]
+    hub.receive(event(11, 10))
+    hub.flush()
+    frames = event_frames([event(11, 10)], 0)
+    assert (ann.out, ann.connection.written, bob.connection.written) == ([b"ack", frames], [], [frames])
 
 
 def test_who_is_removed_sees_that_and_nothing_after() -> None:
