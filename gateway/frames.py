@@ -3,7 +3,8 @@
 A variant is how a connection wants its frames: JSON or msgpack, compressed or not. JSON text is made from the log's
 msgpack bytes and kept in a small cache that live fan-out and replays share, so that a thousand devices coming back to
 the same conversation cost one encode. Compressed frames are made per flush and never kept: deflate has no context of
-its own here, so one frame serves all. Bound: `CACHE_EVENTS` entries of at most one event each.
+its own here, so one frame serves all. Bound: `CACHE_EVENTS` events of at most `CACHED_BYTES`; a larger one is encoded
+again for each batch that it is in, else one user's largest bodies could fill the memory of every gateway.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from router.contract import wire
 TEXT: Final = 0x1
 BINARY: Final = 0x2
 CACHE_EVENTS: Final = 4096
+CACHED_BYTES: Final = 2048  # JSON text can be six times as long
 COMPRESS_FROM_BYTES: Final = 256
 
 # A variant is an index: bit 0 JSON, bit 1 compressed.
@@ -30,9 +32,11 @@ def variant_of(codec: wire.Codec, deflate: bool) -> int:
     return (JSON_BIT if codec.text else 0) | (DEFLATE_BIT if deflate else 0)
 
 
-@lru_cache(CACHE_EVENTS)
 def _json(event: bytes) -> bytes:
     return frame(wire.json_of_packed(event), TEXT)
+
+
+_cached_json = lru_cache(CACHE_EVENTS)(_json)
 
 
 def _compressed(payload: bytes, opcode: int) -> bytes:
@@ -45,7 +49,7 @@ def event_frame(event: bytes, variant: int) -> bytes:
     if variant == 0:
         return frame(event, BINARY)
     if variant == JSON_BIT:
-        return _json(event)
+        return _cached_json(event) if len(event) <= CACHED_BYTES else _json(event)
     if variant == DEFLATE_BIT:
         return _compressed(event, BINARY)
     return _compressed(wire.json_of_packed(event), TEXT)
@@ -63,5 +67,5 @@ def control_frame(event: wire.Event, codec: wire.Codec) -> bytes:
 
 def cache_statistics() -> tuple[int, int]:
     """(hits, misses) of the cache of JSON frames."""
-    info = _json.cache_info()
+    info = _cached_json.cache_info()
     return info.hits, info.misses

@@ -68,7 +68,15 @@ def test_json_text_is_made_once_for_live_and_replay() -> None:
     one = event(9, "unlike any other")
     assert event_frame(one, JSON_BIT) is event_frame(bytes(bytearray(one)), JSON_BIT)
     assert cache_statistics() == (hits + 1, misses + 1)
-    assert frames._json.cache_info().maxsize == frames.CACHE_EVENTS
+    assert frames._cached_json.cache_info().maxsize == frames.CACHE_EVENTS
+
+
+def test_large_events_are_not_kept() -> None:
+    """Bounded by count alone the cache could hold hundreds of megabytes."""
+    large = event(987_655, "\0" * frames.CACHED_BYTES)
+    before = cache_statistics()
+    assert opened(event_frame(large, JSON_BIT))[2].count(b"\\u0000") == frames.CACHED_BYTES
+    assert cache_statistics() == before
 
 
 def test_several_events_are_one_write() -> None:
