@@ -336,6 +336,28 @@ async def test_a_device_that_is_ahead_of_a_log_that_was_rolled_back_misses_nothi
         ]
 
 
+@pytest.mark.parametrize("known", [False, True])
+async def test_what_a_device_claims_to_have_wedges_no_conversation(valkey: EmbeddedValkey, known: bool) -> None:
+    """A cursor that no server gave out, said right before the first send to a new direct conversation or to a group
+    whose server was replaced, takes none of their seqs away."""
+    async with world(valkey) as of:
+        conv = await of.group("ann", "bob") if known else keys.direct("ann", "bob")
+        await of.people("ann", "bob")
+        bob = await of.client("bob").connected()
+        if known:
+            await of.say("bob", conv, 0)
+            await of.failed_over(conv, await of.photographed(conv))
+        ann = of.client("ann")
+        ann.say("hello", token=token(of.node, "ann"), device="phone", cursors={conv: wire.MAX_INTEGER})
+        ann.say("send", to=conv if known else "@bob", n=1, body=1)
+        first = await ann.event("ack", n=1)
+        ann.say("send", to=conv, n=2, body=2)
+        second = await ann.event("ack", n=2)
+        assert first["seq"] + 1 == second["seq"] < wire.MAX_INTEGER // 2
+        await bob.event("message", n=2)
+        assert bob.bodies(conv)[-2:] == [1, 2]
+
+
 async def test_a_channel_begins_near_its_end_for_whoever_comes(valkey: EmbeddedValkey) -> None:
     """Its history is public, and long: a device that is not new joins it a hundred events back."""
     async with world(valkey) as of:

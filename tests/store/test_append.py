@@ -279,8 +279,9 @@ async def test_on_another_server_the_seq_jumps_past_all_that_was_ever_seen(valke
         conv = await s.group(ann="o")
         assert (await s.send(conv, "ann", 1, seen=900)).seq == 1
         await another_server_wrote_last(s, conv)
-        jumped = await s.send(conv, "ann", 2, seen=2**52)
-        assert (jumped.seq, jumped.prev) == (2**52 + 1, 1)
+        seen = (await s.client.clock_ms() // 1000 - 1_750_000_000 + 60 << 20) + 7  # by a clock a minute ahead
+        jumped = await s.send(conv, "ann", 2, seen=seen)
+        assert (jumped.seq, jumped.prev) == (seen + 1, 1)
         assert (await s.send(conv, "ann", 3)).seq == jumped.seq + 1
         await another_server_wrote_last(s, conv)
         assert (await s.send(conv, "ann", 4)).seq == jumped.seq + 2
@@ -289,6 +290,18 @@ async def test_on_another_server_the_seq_jumps_past_all_that_was_ever_seen(valke
         await another_server_wrote_last(s, other)
         by_clock = await s.send(other, "ann", 1)
         assert (by_clock.at // 1000 - 1_749_999_999) << 20 > by_clock.seq > (by_clock.at // 1000 - 1_750_086_400) << 20
+
+
+@pytest.mark.parametrize("seen", [2**53 - 1, 2**52])
+async def test_a_seq_that_no_server_gave_out_moves_no_log(valkey: EmbeddedValkey, seen: int) -> None:
+    """A caller may have `seen` from a client, who may say anything: the log goes on as if it had not."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        for n in (1, 2):
+            await another_server_wrote_last(s, conv)
+            sent = await s.send(conv, "ann", n, seen=seen)
+            assert sent.seq < (sent.at // 1000 - 1_750_000_000 + 1) << 20
+        assert (await s.send(conv, "ann", 3)).seq == sent.seq + 1
 
 
 async def test_a_server_that_was_succeeded_stays_below_its_successor(

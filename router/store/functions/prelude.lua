@@ -7,6 +7,7 @@
 
 local E0 = 1750000000              -- seconds; what a seq that jumps counts its seconds from
 local PER_SECOND = 1048576         -- seqs that a second of jump is worth: 2^53 is reached in 2297
+local AHEAD = 300 * PER_SECOND     -- by how much the clocks of two servers may differ, in seqs
 local COALESCE_MS = 1500           -- how long a burst is left to its gateways before a router looks
 local BROUGHT_MS = 4000            -- the same where `append` has brought it: what is left (push, trimming) has time
 local CAP_EVERY = 64               -- events between two looks at a log's length
@@ -88,7 +89,8 @@ end
 --
 -- A seq is never used twice: on a server that did not write last here (a promotion, a restart) it jumps over whatever
 -- was lost with the old one. Not to the time of this write but to when this server became what it is: an old primary goes
--- on for a second beside its successor, and readers who heard it must not stand above the log that stays.
+-- on for a second beside its successor, and readers who heard it must not stand above the log that stays. `seen`, the
+-- highest that the caller knows of, may come from a client: one that no server's clock allows would leave no seqs.
 --
 -- XADD comes before the counters and under pcall: a call that died between the two must not wedge the conversation, nor
 -- stand in the log twice when its sender tries again.
@@ -98,7 +100,7 @@ local function enter(log, last, count, wrote, us, seen, first, rest, author)
     last, count = uncounted(log, last, count)
     local seconds = math.floor(since / 1000000)
     local jump = (seconds - E0) * PER_SECOND + math.floor((since - seconds * 1000000) * PER_SECOND / 1000000)
-    least = math.max(seen + 1, jump)
+    least = seen < jump + AHEAD and math.max(seen + 1, jump) or jump
   end
   for try = 1, 2 do
     local seq, total = math.max(last + 1, least), author and count + 1 or count
