@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from gateway import lease
 from gateway.lease import Lease
+from router.contract import metrics
 from router.contract.errors import Unavailable
 from router.store.presence import LEASE_S, Gateway
 from tests import support
@@ -20,8 +22,8 @@ from tests.gateway.world import settings, world
 class Dial:
     """A node whose time is turned by hand, and a Redis that can be away."""
 
-    def __init__(self) -> None:
-        self.settings = settings()
+    def __init__(self, **changes: Any) -> None:
+        self.settings = settings(**changes)
         self.loop = self.presence = self.client = self.users = self.watches = self
         self.now = 100.0
         self.name, self.url, self.draining = "self", "ws://self/ws", False
@@ -32,7 +34,9 @@ class Dial:
         self.answer_takes = 0.0
         self.ratio = 0.0
         self.renewed: list[tuple[str, float]] = []
+        self.started: set[int] = set()
         self.aways: list[tuple[str, float]] = []
+        self.refused = 0
         self.judged = 0
         node: Any = self
         self.lease = Lease(node, self.time)
@@ -56,6 +60,7 @@ class Dial:
     def renew(self, name: str, url: str, connections: int, started: int, now: int, reply: Any) -> None:
         if not self.down:
             self.renewed.append((url, self.now))
+            self.started.add(started)
             self.row(name, now / 1000 + LEASE_S)
         reply(Unavailable() if self.down else None)
 
@@ -68,7 +73,15 @@ class Dial:
         return self.ratio
 
     def away(self, user: str, device: str, session: str, now: int, reply: Any) -> None:
-        self.aways.append((user, self.now))
+        self.refused += self.down
+        if not self.down:
+            self.aways.append((user, self.now))
+        reply(Unavailable() if self.down else True)
+
+    def ends(self, *users: str) -> None:
+        for user in users:
+            session: Any = SimpleNamespace(user=user, device="phone", id="s")
+            self.lease.away(session)
 
     def judge(self) -> None:
         self.judged += 1
@@ -161,13 +174,58 @@ def test_a_session_is_marked_away_after_the_grace() -> None:
     """Within it the device may come back without a flicker."""
     dial = Dial()
     dial.turn_to(101)
-    session: Any = type("Gone", (), {"user": "bob", "device": "phone", "id": "s"})
-    dial.lease.away(session)
+    dial.ends("bob")
     dial.turn_to(103)
     assert dial.aways == []
     dial.turn_to(105)
     assert dial.aways == [("bob", 104.0)]
     assert not dial.lease._away
+
+
+def test_a_session_that_ended_while_redis_was_away_is_marked_when_it_is_back() -> None:
+    """This gateway lives and goes on renewing its lease: else its user would be online until the device comes again."""
+    dial = Dial()
+    dial.down = True
+    dial.ends("bob")
+    dial.turn_to(120)
+    assert dial.refused > 2
+    dial.down = False
+    dial.turn_to(120 + lease.AWAY_GRACE_S)
+    assert [user for user, _ in dial.aways] == ["bob"]
+    assert not dial.lease._away
+
+
+def test_sessions_that_end_all_at_once_are_marked_some_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A balancer drops thousands: the commands of others need room among these calls."""
+    monkeypatch.setattr(lease, "STEP", 10)
+    dial = Dial()
+    users = [f"user{i}" for i in range(35)]
+    dial.ends(*users)
+    marked = []
+    for second in range(103, 107):
+        dial.turn_to(second)
+        marked.append(len(dial.aways))
+    assert marked == [10, 20, 30, 35]
+    assert [user for user, _ in dial.aways] == users
+
+
+def test_sessions_that_wait_to_be_marked_are_bounded() -> None:
+    """Two for every connection; it is the latest that are dropped, and counted: those hardly got as far as a row."""
+    dial = Dial(max_connections=5)
+    dropped = metrics.AWAYS_DROPPED._value.get()
+    dial.ends(*(f"user{i}" for i in range(12)))
+    dial.turn_to(105)
+    assert [user for user, _ in dial.aways] == [f"user{i}" for i in range(10)]
+    assert metrics.AWAYS_DROPPED._value.get() - dropped == 2
+
+
+def test_a_gateway_has_started_when_redis_says_that_it_has() -> None:
+    """Like all times in the rows; and it stays that."""
+    dial = Dial()
+    dial.redis_ahead = 3600
+    dial.turn_to(120)
+    assert len(dial.renewed) > 2
+    assert dial.started == {3600_000 + 101_000}
 
 
 def test_a_store_that_is_nearly_full_is_full_until_it_is_not() -> None:
