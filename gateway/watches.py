@@ -5,13 +5,15 @@ and the leases (`router.store.presence.state`). Hints are coalesced over `COALES
 once per heartbeat round (so a lost hint lasts one round), and the leases are judged each time they are read (so a
 gateway's death needs no hint at all).
 
-Bound: `MAX_WATCHES` users per session; a user that nobody watches is forgotten.
+Bound: `MAX_WATCHES` users per session; a user that nobody watches is forgotten. However many are watched, `STEP` of
+them are read at a time, the next when those have come (commands need room among the calls), and judged in one turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from gateway.session import Session
@@ -43,6 +45,7 @@ class Watches:
         self._node = node
         self.users: dict[str, Watch] = {}
         self._touched: dict[str, None] = {}
+        self._reading = False  # or about to
 
     # -- the command
 
@@ -100,27 +103,40 @@ class Watches:
 
     def touched(self, *users: str) -> None:
         """The presence of these users may have changed."""
-        if users and not self._touched:
-            self._node.later(COALESCE_S, self._read)
         self._touched.update(dict.fromkeys(users))
+        if self._touched and not self._reading:
+            self._reading = True
+            self._node.later(COALESCE_S, self._read)
 
     def _read(self) -> None:
-        touched, self._touched = [user for user in self._touched if user in self.users], {}
-        for start in range(0, len(touched), STEP):
-            users = touched[start : start + STEP]
-            self._node.presence.devices(users, partial(self._have, users))
+        touched, self._touched = self._touched, {}
+        self._read_on(iter(touched))
 
-    def _have(self, users: list[str], found: list[list[Device]] | LinnetError) -> None:
-        if isinstance(found, LinnetError):
-            return  # the next round reads them all
-        for user, devices in zip(users, found, strict=True):
-            if user in self.users:
-                self.users[user].devices = devices
-        self._tell(users)
+    def _read_on(self, touched: Iterator[str]) -> None:
+        users = list(islice((user for user in touched if user in self.users), STEP))
+        if users:
+            self._node.presence.devices(users, partial(self._have, touched, users))
+        else:
+            self._reading = False
+            self.touched()  # those that were while we read
+
+    def _have(self, touched: Iterator[str], users: list[str], found: list[list[Device]] | LinnetError) -> None:
+        if not isinstance(found, LinnetError):  # else the next round reads them again
+            for user, devices in zip(users, found, strict=True):
+                if user in self.users:
+                    self.users[user].devices = devices
+            self._tell(users)
+        self._read_on(touched)
 
     def judge(self) -> None:
         """The leases were read: a gateway may have died, or come."""
-        self._tell(list(self.users))
+        self._judge_on(iter(list(self.users)))
+
+    def _judge_on(self, users: Iterator[str]) -> None:
+        some = list(islice(users, STEP))
+        if some:
+            self._tell(some)
+            self._node.soon(self._judge_on, users)
 
     def _tell(self, users: list[str]) -> None:
         """Tells each session once what has changed among these users."""

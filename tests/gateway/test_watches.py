@@ -10,6 +10,7 @@ from deploy.embedded import EmbeddedValkey
 from gateway import lease, watches
 from router.answers import ask
 from router.contract import keys, signals
+from router.contract.errors import Unavailable
 from tests import support
 from tests.gateway.world import World, world
 
@@ -146,6 +147,58 @@ async def test_hints_are_coalesced(valkey: EmbeddedValkey, monkeypatch: pytest.M
         assert len(later) == 1
         later[0]()
         assert reads == [["bob"]]
+
+
+async def test_many_watched_users_are_read_some_at_a_time(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next when those have come, or could not: else commands would find no room among the calls meanwhile.
+
+    What is touched while they are read is read after them, however often it was.
+    """
+    monkeypatch.setattr(watches, "STEP", 2)
+    async with world(valkey) as of:
+        ann = await of.client("ann").connected()
+        await ann.ask("presence", "presence", users=["a", "b", "c", "d", "e"], watch=True)
+        await of.settled()
+        await support.eventually(lambda: not of.node.watches._reading)
+        asked: list[tuple[list[str], Any]] = []
+        later: list[Any] = []
+        monkeypatch.setattr(of.node, "later", lambda _, callback: later.append(callback))
+        monkeypatch.setattr(of.node.presence, "devices", lambda users, reply: asked.append((users, reply)))
+
+        of.node.watches.touched(*of.node.watches.users)
+        later.pop()()
+        for answer in ([[], []], Unavailable(), [[]]):
+            assert len(asked) == 1
+            users, reply = asked.pop()
+            of.node.watches.touched("b")
+            reply(answer)
+        assert (users, asked, len(later)) == (["e"], [], 1)
+        later.pop()()
+        assert [users for users, _ in asked] == [["b"]]
+
+
+async def test_many_watched_users_are_judged_some_each_turn(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leases are read every few seconds, and messages wait meanwhile."""
+    monkeypatch.setattr(watches, "STEP", 2)
+    async with world(valkey) as of:
+        await lease_held(of)
+        ann = await of.client("ann").connected()
+        users = ["a", "b", "c", "d", "e"]
+        for user in users:
+            await of.register(user, "phone", of.node.now_ms() - 60_000)
+        await ask(of.node.presence.renew, "other", "", 5, 0, of.node.now_ms())
+        await of.node.lease._round()
+        await ann.ask("presence", "presence", users=users, watch=True)
+        await ask(of.node.presence.renew, "other", "", 5, 0, of.node.now_ms() - 60_000)
+        await of.node.lease._round()
+        await ann.until(lambda: sum(len(event["users"]) for event in ann.of("presence", id=None)) == len(users))
+        told = [set(event["users"]) for event in ann.of("presence", id=None)]
+        assert [len(some) for some in told] == [2, 2, 1]
+        assert set.union(*told) == set(users)
 
 
 async def test_what_changed_before_the_channel_was_confirmed_is_seen(valkey: EmbeddedValkey) -> None:
