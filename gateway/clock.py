@@ -2,18 +2,24 @@
 
 Each session sits in one bucket of a wheel that turns once per heartbeat, so that pings and audits spread evenly, and in
 one bucket of seconds for the next of its deadlines (no hello in time, token expired, too old). Cursors and read marks
-are noted and written at most once a second per session.
+are noted and written at most once a second per session, `STEP` sessions in a turn; what Redis cannot take is noted
+again. Of a session that has ended it is tried once more. What is lost then: the device says itself what it has when it
+comes back, and may get a push for that before; a group in which its user has written stays unread until she reads or
+writes there.
 
-Bound: all of these hold each session once, and let go of it when it closes.
+Bound: all of these hold each session once, and let go of it when it closes; notes hold each conversation once.
 """
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import islice
 from random import uniform
 from typing import TYPE_CHECKING, Final
 
 from gateway.session import Session, State
 from router.contract import errors, metrics
+from router.contract.errors import LinnetError, Unavailable
 
 if TYPE_CHECKING:
     from gateway.node import Node
@@ -22,6 +28,7 @@ HELLO_S: Final = 10.0
 LOST_AFTER_HEARTBEATS: Final = 2.0
 # Nothing is read from a client that does not read, so its silence says less; it costs a bounded buffer, no more.
 STALLED_FOR_HEARTBEATS: Final = 10.0
+STEP: Final = 5000  # after an outage all have marks to write, and commands need room among these calls
 
 
 class Clock:
@@ -86,9 +93,9 @@ class Clock:
             self._looked_at += 1
             for session in self._deadlines.pop(self._looked_at, ()):
                 self._expired(session, now)
-        marked, self._marked = self._marked, {}
-        for session in marked:
-            self.write_marks(session)
+        for session in list(islice(self._marked, STEP)):
+            del self._marked[session]
+            self.write_marks(session, last=session.state is State.CLOSED)
         node.lease.turn()
 
     def _beat(self, now: float) -> None:
@@ -119,16 +126,26 @@ class Clock:
         else:
             self.ready(session)
 
-    def write_marks(self, session: Session) -> None:
-        """Writes what the session has acked and read since the last time."""
+    def write_marks(self, session: Session, last: bool = False) -> None:
+        """Writes what the session has acked and read since the last time, for the last time or to be tried again."""
         acks, session.acks = session.acks, None
         reads, session.reads = session.reads, None
         users = self._node.users
         if acks:
-            users.ack(session.user, session.device, session.id, acks, _ignore)
-        for conversation, (seq, count) in (reads or {}).items():
-            users.read(session.user, conversation, seq, count, _ignore)
+            users.ack(session.user, session.device, session.id, acks, partial(self._acked, session, acks, last))
+        for conversation, place in (reads or {}).items():
+            users.read(session.user, conversation, *place, partial(self._read, session, conversation, place, last))
 
+    def _acked(self, session: Session, acks: dict[str, int], last: bool, answer: bool | LinnetError) -> None:
+        if isinstance(answer, Unavailable) and not last:
+            newer = session.acks or {}
+            session.acks = acks | {conv: max(seq, acks.get(conv, 0)) for conv, seq in newer.items()}
+            self.marked(session)
 
-def _ignore(_: object) -> None:
-    """Marks only go up and are written again by the next; a lost write costs a replay of what the device drops."""
+    def _read(
+        self, session: Session, conversation: str, place: tuple[int, int], last: bool, answer: bool | LinnetError
+    ) -> None:
+        if isinstance(answer, Unavailable) and not last:
+            session.reads = session.reads or {}
+            session.reads[conversation] = max(place, session.reads.get(conversation, place))
+            self.marked(session)

@@ -10,6 +10,7 @@ import pytest
 from gateway import clock
 from gateway.clock import Clock
 from gateway.session import State
+from router.contract.errors import Unavailable
 from tests.gateway.world import settings
 
 NOW_MS = 1_700_000_000_000
@@ -29,6 +30,9 @@ class Dial:
         self.rotated: list[tuple[Any, int]] = []
         self.acked: list[dict[str, int]] = []
         self.reads: list[tuple[str, int, int]] = []
+        self.down = False
+        self.tries = 0
+        self.replies: list[Any] = []
         made: Any = self
         self.clock = Clock(made)
 
@@ -67,10 +71,22 @@ class Dial:
         self.rotated.append((session, code))
 
     def ack(self, user: str, device: str, session: str, acks: dict[str, int], reply: Any) -> None:
-        self.acked.append(acks)
+        self._answer(reply, lambda: self.acked.append(acks))
 
     def read(self, user: str, conversation: str, seq: int, count: int, reply: Any) -> None:
-        self.reads.append((conversation, seq, count))
+        self._answer(reply, lambda: self.reads.append((conversation, seq, count)))
+
+    def _answer(self, reply: Any, write: Any) -> None:
+        self.tries += 1
+        if not self.down:
+            write()
+        self.replies.append(lambda: reply(Unavailable() if self.down else True))
+
+    def answered(self) -> None:
+        """The replies come, never before the call has returned."""
+        replies, self.replies = self.replies, []
+        for reply in replies:
+            reply()
 
 
 class Fake:
@@ -235,6 +251,61 @@ def test_marks_are_written_once_a_turn_and_joined() -> None:
     dial.turn_to(103)
     assert (dial.acked, dial.reads) == ([{"g": 5, "h": 6}], [("g", 5, 2)])
     assert (session.acks, session.reads) == (None, None)
+
+
+def test_marks_that_redis_could_not_take_are_written_when_it_can() -> None:
+    """Else there is a push for what the device has, and what the user wrote herself stays unread. They only go up."""
+    dial = Dial()
+    session: Any = Fake(dial).ready()
+    session.acks, session.reads = {"g": 5, "h": 6}, {"g": (5, 2), "h": (6, 6)}
+    dial.clock.marked(session)
+    dial.down = True
+    dial.turn_to(101)
+    session.acks, session.reads = {"g": 7, "h": 4, "i": 1}, {"g": (7, 3), "h": (4, 4)}
+    dial.answered()
+    for second in (102, 103):
+        dial.turn_to(second)
+        dial.answered()
+    dial.down = False
+    dial.turn_to(104)
+    dial.answered()
+    dial.turn_to(106)
+    assert dial.acked == [{"g": 7, "h": 6, "i": 1}]
+    assert sorted(dial.reads) == [("g", 7, 3), ("h", 6, 6)]
+
+
+def test_marks_of_a_session_that_has_ended_are_tried_once_more() -> None:
+    """When thousands end at once there is no room for all; but none is tried for ever, and none kept."""
+    dial = Dial()
+    lost, late = Fake(dial).ready(), Fake(dial).ready()
+    dial.down = True
+    for session in (lost, late):
+        ended: Any = session
+        ended.state, ended.acks, ended.reads = State.CLOSED, {"g": 5}, {"g": (5, 2)}
+        dial.clock.write_marks(ended)
+        dial.answered()
+        dial.down = session is lost
+        dial.turn_to(dial.now + 1)
+        dial.answered()
+        dial.down = True
+    assert (dial.acked, dial.reads, dial.tries) == ([{"g": 5}], [("g", 5, 2)], 8)
+    dial.turn_to(110)
+    assert (dial.tries, dial.clock._marked) == (8, {})
+
+
+def test_marks_of_many_are_written_some_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order in which they came: after an outage all have some, and commands need room among the calls."""
+    monkeypatch.setattr(clock, "STEP", 2)
+    dial = Dial()
+    for seq in range(1, 6):
+        session: Any = Fake(dial).ready()
+        session.acks = {"g": seq}
+        dial.clock.marked(session)
+    written = []
+    for second in (101, 102, 103):
+        dial.turn_to(second)
+        written.append([acks["g"] for acks in dial.acked])
+    assert written == [[1, 2], [1, 2, 3, 4], [1, 2, 3, 4, 5]]
 
 
 def test_nothing_is_kept_of_a_session_that_has_gone() -> None:

@@ -169,7 +169,8 @@ async def test_many_watched_users_are_read_some_at_a_time(
 
         of.node.watches.touched(*of.node.watches.users)
         later.pop()()
-        for answer in ([[], []], Unavailable(), [[]]):
+        answers: list[Any] = [[[], []], Unavailable(), [[]]]
+        for answer in answers:
             assert len(asked) == 1
             users, reply = asked.pop()
             of.node.watches.touched("b")
