@@ -53,7 +53,7 @@ class Node:
         self.later: Callable[..., Any] = self.loop.call_later
         self.tracer = tracer(settings, "linnet-gateway", self.name)
         self.verifier = Verifier(settings, fetcher(settings.jwks_url) if settings.jwks_url else None)
-        self.conversations = Conversations(client)
+        self.conversations = Conversations(client, 2 * settings.retention_events)
         self.users = Users(client)
         self.presence = Presence(client)
         self.durability = durability(settings.durability, client, settings.replicas)

@@ -147,7 +147,7 @@ class Description(msgspec.Struct, frozen=True):
 class Conversations:
     """`cap`: events a log may have at worst, when no router trims it."""
 
-    def __init__(self, client: Client, cap: int = 20_000) -> None:
+    def __init__(self, client: Client, cap: int) -> None:
         self._client = client
         self._cap = cap
         self._form = lru_cache(maxsize=FORMS)(self._append_form)

@@ -23,7 +23,7 @@ class Store:
     """Writes what other devices would have written; `device` is never that of a client in the test."""
 
     def __init__(self, client: Client) -> None:
-        self.conversations = Conversations(client)
+        self.conversations = Conversations(client, 20_000)
         self.users = Users(client)
         self.accounts = Accounts(client)
         self._n = itertools.count(1)

@@ -8,7 +8,7 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from gateway.node import KNOWN_CODES
-from router.contract import errors, metrics
+from router.contract import errors, keys, metrics
 from tests.gateway.world import world
 
 
@@ -116,3 +116,13 @@ async def test_the_url_clients_are_told_is_the_settings(valkey: EmbeddedValkey) 
     ):
         async with world(valkey, **changes) as of:
             assert of.node.url == url
+
+
+async def test_a_log_that_no_router_trims_is_cut_at_twice_what_is_to_be_kept(valkey: EmbeddedValkey) -> None:
+    """By what is configured, as on routers."""
+    async with world(valkey, retention_events=100) as of:
+        group = await of.group("ann")
+        for i in range(300):
+            await of.say("ann", group, i)
+        kept = await of.redis.fetch("XLEN", keys.log(group))
+        assert 200 <= kept < 200 + 64

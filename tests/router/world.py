@@ -35,7 +35,7 @@ class World:
         self.client = client
         self.valkey = valkey
         self.accounts = Accounts(client)
-        self.conversations = Conversations(client)
+        self.conversations = Conversations(client, 20_000)
         self.dirty = Dirty(client)
         self.presence = Presence(client)
         self.pushes = Pushes(client)

@@ -78,7 +78,7 @@ async def replicated(servers: Servers, replicas: int = 1) -> AsyncIterator[tuple
     assert isinstance(kept, Replicated)
     try:
         await kept.connect(10)
-        yield Store(client, Conversations(client), Dirty(client)), kept
+        yield Store(client, Conversations(client, 20_000), Dirty(client)), kept
     finally:
         await kept.close()
         await client.close()
