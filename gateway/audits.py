@@ -5,12 +5,16 @@ Once per hub: head and membership version. Once per session: `news`, many sessio
 replaced, or kicked), and which of the user's conversations moved. What looks missing is looked at again `RECHECK_S`
 later, because the event itself may just be under way on the other connection; what is still missing then is repaired
 from the log and counted, so that an operator sees when the fast path lost something.
+
+An audit that gets no answer waits for the next heartbeat. What was said while the bus was lost does not: that question
+is asked until it is answered, one at a time for each session, as the commands' connection may come up after the bus.
 """
 
 from __future__ import annotations
 
 from functools import partial
 from itertools import islice
+from random import uniform
 from typing import TYPE_CHECKING, Final
 
 from gateway.hub import Hub
@@ -66,6 +70,10 @@ class Audits:
         session.syncing, session.again = True, False
         self._node.users.sync(self.question(session), partial(self._synced, session, cause, ""))
 
+    def _ask_again(self, session: Session, cause: str) -> None:
+        session.syncing = False
+        self.sync(session, cause)
+
     def replaced(self, session: Session, instance: str) -> None:
         """Another session of the device says it has registered; whether it is the later one is not for it to say."""
         if session.state is State.READY:
@@ -90,8 +98,10 @@ class Audits:
             metrics.AUDITS.labels(answer.code).inc()
             if isinstance(answer, Blocked):  # the user was deleted
                 self.end(session, "kicked", instance)
-            if session.behind is not None and session.behind.resyncing:
-                self._node.later(FIRST_AUDIT_S, self.sync, session, cause)
+            elif session.again or cause == "resubscribe" or (session.behind is not None and session.behind.resyncing):
+                session.syncing = True  # whoever asks until then is answered by that
+                cause = "resubscribe" if session.again else cause  # the other question may have been that one
+                self._node.later(FIRST_AUDIT_S * uniform(0.5, 1.5), self._ask_again, session, cause)
             return
         AUDITED[answer.status].inc()
         if answer.status != "ok":

@@ -187,6 +187,63 @@ async def test_redis_that_cannot_answer_ends_no_session(
         assert (bob.session.syncing, bob.session.state, bob.connection.closed) == (False, State.READY, None)
 
 
+async def test_what_the_lost_bus_said_is_asked_for_until_it_is_told(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands' connection may come up after the bus, which may come and go meanwhile: one question waits."""
+    async with world(valkey) as of:
+        direct = await of.direct("ann", "bob")
+        bob = await of.client("bob").connected()
+        with of.deaf():
+            await of.say("ann", direct, "lost")
+            await of.settled()
+        asked: list[Any] = []
+        waiting: list[Any] = []
+
+        def refuse(_: Any, reply: Any) -> None:
+            asked.append(reply)
+            of.node.soon(reply, Unavailable())
+
+        with monkeypatch.context() as patch:
+            patch.setattr(of.node.users, "sync", refuse)
+            patch.setattr(of.node, "later", lambda _, *call: waiting.append(call))
+            for questions in range(1, 4):
+                for _ in range(3):
+                    of.node.subscriptions.restored()
+                    await of.settled()
+                ((again, *args),) = waiting
+                waiting.clear()
+                assert len(asked) == questions
+                again(*args)
+                await of.settled()
+        assert bob.of("message") == []
+        ((again, *args),) = waiting
+        again(*args)
+        await bob.event("message", body="lost")
+
+
+async def test_what_the_lost_bus_said_is_asked_for_though_an_audit_was_under_way(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The audit's answer would be too old to tell, and it fails."""
+    monkeypatch.setattr(audits, "FIRST_AUDIT_S", 0.0)
+    async with world(valkey) as of:
+        direct = await of.direct("ann", "bob")
+        bob = await of.client("bob").connected()
+        replies: list[Any] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(of.node.users, "sync", lambda _, reply: replies.append(reply))
+            of.node.audits.sync(bob.session, "audit")
+            with of.deaf():
+                await of.say("ann", direct, "lost")
+                await of.settled()
+            of.node.subscriptions.restored()
+            await of.settled()
+        (reply,) = replies
+        reply(Unavailable())
+        await bob.event("message", body="lost")
+
+
 async def test_what_moved_comes_in_pages(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """An audit asks on as long as there is more, from where it came to."""
     async with world(valkey) as of:
