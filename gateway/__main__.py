@@ -39,9 +39,15 @@ class Gateway:
         return Readiness(True, "ok")
 
     async def run(self, process: Process) -> None:
-        """Serves until told to stop, then drains."""
+        """Serves until told to stop, then drains. A server that ends by itself ends the process: with nobody to take
+        connections it would look ready for ever."""
         serving_it = asyncio.create_task(self._server._serve([process.public]))
-        await process.stop.wait()
+        stopping = asyncio.create_task(process.stop.wait())
+        await asyncio.wait((serving_it, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not process.stop.is_set():
+            serving_it.result()
+            raise RuntimeError("the server has ended, and nobody told it to")
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._node.loop.add_signal_handler(signum, self._node.drain.hurry)
         await self._node.drain.run(self._stop_accepting)
