@@ -144,7 +144,8 @@ class HotConnection(Link):
 
     def call_packed(self, packed: bytes, reply: Reply) -> None:
         """The same for a command that is RESP already."""
-        if not self.up or self._bytes > MAX_BYTES or len(self._pending) + len(self._held) >= MAX_CALLS:
+        waiting = len(self._pending) + len(self._missed) + len(self._held)
+        if not self.up or self._bytes > MAX_BYTES or waiting >= MAX_CALLS:
             self.refused += 1
             self._loop.call_soon(self._answer, reply, Unavailable(retry_after=RETRY_S))
             return

@@ -251,6 +251,21 @@ async def test_calls_beyond_the_bounds_are_refused_at_once(
         assert connection.statistics().in_flight_bytes == 0
 
 
+async def test_calls_that_wait_for_the_library_count_among_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that met a server without it, beside those that came while it loads."""
+    monkeypatch.setattr(hot, "MAX_CALLS", 10)
+    async with by_hand() as (connection, _):
+        replies = Replies()
+        for number in range(6):
+            connection.call(("ECHO", number), replies)
+        connection.data_received(b"-ERR Function not found\r\n" * 6)
+        for number in range(6):
+            connection.call(("ECHO", number), replies)
+        await replies.until(3)
+        assert [type(reply) for reply in replies] == [Unavailable] * 3
+        assert (connection.statistics().refused, connection.statistics().in_flight) == (3, 10)
+
+
 async def test_a_killed_server_fails_every_call_once_and_is_found_again(own_valkey: EmbeddedValkey) -> None:
     """Calls in flight at the kill and calls while it is down are `Unavailable`; after the restart calls work."""
     async with connected(own_valkey.url) as connection:
