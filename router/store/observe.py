@@ -31,12 +31,17 @@ class RedisObserver:
             self._raise(metrics.REDIS_ERRORS, kind, errors)
         self._raise(metrics.REDIS_ERRORS, "refused", client.hot.refused)
         self._raise(metrics.REDIS_ERRORS, "timeout", client.hot.timeouts)
+        self._raise(metrics.REDIS_ERRORS, "no_library", client.hot.loads)
+        callbacks = client.hot.callback_errors
         self._raise(metrics.REDIS_RECONNECTS, "commands", client.hot.reconnects)
         if self._bus is not None:
             bus = self._bus.statistics()
             metrics.CHANNELS.set(bus.channels)
             self._raise(metrics.REDIS_RECONNECTS, "bus", bus.reconnects)
             self._raise(metrics.REDIS_ERRORS, "deaf", bus.deaf)
+            self._raise(metrics.REDIS_ERRORS, "taken_away", bus.taken_away)
+            callbacks += bus.callback_errors
+        self._raise(metrics.REDIS_ERRORS, "callback", callbacks)
 
     def _raise(self, counter: Counter, label: str, total: int) -> None:
         key = (counter._name, label)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, metrics
 from router.store.bus import Bus
+from router.store.client import Client
 from router.store.observe import RedisObserver
 from tests import support
 from tests.store.calling import store
@@ -14,6 +16,14 @@ from tests.store.calling import store
 
 def calls(function: str) -> float:
     return float(metrics.REDIS_CALLS.labels(function)._value.get())
+
+
+def errors(kind: str) -> float:
+    return float(metrics.REDIS_ERRORS.labels(kind)._value.get())
+
+
+def raises(_: object) -> None:
+    raise ValueError("a caller's bug")
 
 
 async def test_each_scrape_adds_what_was_new(valkey: EmbeddedValkey) -> None:
@@ -46,3 +56,30 @@ async def test_a_bus_is_counted_beside_the_commands(valkey: EmbeddedValkey) -> N
         observer.observe()
         observer.observe()
         assert (counted._value.get() - before, metrics.CHANNELS._value.get()) == (1, 3)
+
+
+async def test_what_is_nobodys_answer_is_counted_all_the_same(valkey: EmbeddedValkey) -> None:
+    """Callbacks that raise, on either connection; a library that was gone; a channel that was taken away."""
+    kinds = ("callback", "no_library", "taken_away")
+    client = await Client.connect(valkey.url)
+    bus = Bus(client, keys.echo_channel("test"), raises, lambda: None, lambda: None, lambda _: None)
+    try:
+        await bus.connect(5)
+        observer = RedisObserver(client, bus)
+        observer.observe()
+        before = [errors(kind) for kind in kinds]
+        client.command("PING", reply=raises)
+        await client.fetch("FUNCTION", "FLUSH")
+        await client.fcall("claim", (keys.dirty(0),), (0, 1, 1))
+        channel = keys.user_channel("ann")
+        subscribed = asyncio.get_running_loop().create_future()
+        bus.subscribe([channel], subscribed.set_result)
+        assert await subscribed
+        client.publish(channel, b"for a callback that raises")
+        await support.eventually(lambda: bus.statistics().callback_errors == 1)
+        bus._taken_away(channel.encode())
+        observer.observe()
+        assert [errors(kind) - was for kind, was in zip(kinds, before, strict=True)] == [2, 1, 1]
+    finally:
+        await bus.close()
+        await client.close()
