@@ -24,7 +24,6 @@ from router.contract.wire import MAX_INTEGER
 from router.store.conversations import Head, Page
 
 if TYPE_CHECKING:
-    from gateway.hub import Hub
     from gateway.node import Node
 
 PAGE_EVENTS: Final = 100
@@ -63,9 +62,6 @@ class Behind:
         self.reading = False
         self.resync = False  # too much moved to note: ask again what did …
         self.resyncing = False  # … and that question is under way
-
-    def position(self, conversation: str) -> int | None:
-        return self.positions.get(conversation)
 
     def moved(self, conversation: str, seq: int) -> None:
         """A direct conversation moved while the session could not be given the event."""
@@ -269,11 +265,8 @@ class Catchup:
         metrics.DELIVERIES_REPLAY.inc(len(page.events))
         metrics.WRITTEN_BYTES.inc(len(frames))
 
-    def left(self, session: Session, hub: Hub, position: int) -> None:
-        """The session's user left a group: what was before that is still the user's to have."""
-        if session.behind is None:
-            session.has(hub.conversation, position)
-        else:
-            session.behind.positions.setdefault(hub.conversation, position)
-            session.behind.todo[hub.conversation] = MAX_INTEGER
-            self.pump(session)
+    def left(self, session: Session, behind: Behind, conversation: str) -> None:
+        """The session's user left a group: what was before that is still the user's to have. Where it stands `start`
+        has noted, or else, while it connects, Redis."""
+        behind.todo[conversation] = MAX_INTEGER
+        self.pump(session)

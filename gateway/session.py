@@ -170,7 +170,7 @@ class Session:
 
     def given(self, conversation: str) -> int:
         """The seq up to which this session was given everything, 0 when nothing moved since it connected."""
-        if self.behind is not None and (position := self.behind.position(conversation)) is not None:
+        if self.behind is not None and (position := self.behind.positions.get(conversation)) is not None:
             return position
         if conversation in self.direct:
             return self.direct[conversation]

@@ -100,11 +100,10 @@ class Subscriptions:
 
     def leave(self, session: Session, hub: Hub) -> None:
         """The session's user is out; what the hub has not written yet may still be the user's to have."""
-        self._node.catchup.start(session)
-        position = hub.leave(session)
+        behind = self._node.catchup.start(session)
         hub.remove(session)
         session.hubs.remove(hub)
-        self._node.catchup.left(session, hub, position)
+        self._node.catchup.left(session, behind, hub.conversation)
         self.release(hub)
 
     def _drop(self, channel: str) -> None:

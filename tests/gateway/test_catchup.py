@@ -13,6 +13,7 @@ from gateway import catchup
 from router.contract import keys, metrics, stamp, wire
 from router.contract.errors import Unavailable
 from router.store.conversations import Page
+from tests import support
 from tests.gateway.world import Client, World, token, world
 
 
@@ -210,6 +211,36 @@ async def test_groups_that_are_left_and_joined_while_behind(valkey: EmbeddedValk
         await of.say("ann", joined, "live")
         await bob.event("message", body="live")
         assert bob.bodies(left) == ["with bob"]
+
+
+async def test_who_is_removed_while_she_connects_is_fed_from_where_she_stood(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not from where the group stood that she had entered by then."""
+    async with world(valkey) as of:
+        left, other = await of.group("ann", "bob"), await of.group("ann", "bob")
+        has = await of.say("ann", left, "had")
+        for body in ("missed", "missed too"):
+            await of.say("ann", left, body)
+        enter = of.node.subscriptions.hub
+        held: list[Any] = []
+
+        def hub(conversation: str, ready: Any) -> None:
+            if conversation == other:
+                held.append(ready)
+            else:
+                enter(conversation, ready)
+
+        monkeypatch.setattr(of.node.subscriptions, "hub", hub)
+        bob = of.client("bob")
+        bob.say("hello", token=token(of.node, "bob"), device="phone", cursors={left: has.seq})
+        await support.eventually(lambda: held and bob.session.hubs)
+        removal = await of.remove(left, "bob", told=False)
+        await support.eventually(lambda: not bob.session.hubs)
+        held[0](True)
+        await bob.event("member", conversation=left, seq=removal.seq)
+        assert bob.bodies(left) == ["missed", "missed too"]
+        await bob.caught_up()
 
 
 async def test_who_is_removed_while_she_is_fed_gets_her_removal(
