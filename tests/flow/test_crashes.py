@@ -36,11 +36,12 @@ async def test_chat_goes_on_without_a_router(start: Start) -> None:
             await support.eventually(lambda: redis.xlen(key) == 22)
         doomed.kill()
     assert await ben.has(direct, 22) == ["before", *range(20), "orphan"]
-    system.router = system.start("router")
     assert ben.whole(direct)
     with system.valkey.client() as redis:
         dirty = [redis.zrange(key, 0, -1) for key in redis.scan_iter(match="*:dirty")]
     waiting = [name for name in itertools.chain(*dirty) if name[:1] not in (b"!", b"~")]
+    assert waiting
+    system.router = await system.start("router").ready()
     await support.eventually(lambda: not still_dirty(system, waiting))
 
 

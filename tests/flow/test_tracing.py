@@ -105,7 +105,8 @@ async def test_one_trace_spans_both_gateways(start: Start, collector: Collector)
     await alice.connect(system.urls[0])
     await bob.connect(system.urls[1])
     group = await system.group("alice", "bob")
-    await bob.event("conversations")
+    for client in (alice, bob):
+        await client.event("conversations")
     direct = await alice.sent("@bob", "one")
     grouped = await alice.sent(group, "two")
     for ack in (direct, grouped):

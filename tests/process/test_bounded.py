@@ -37,8 +37,8 @@ async def served() -> AsyncIterator[tuple[int, ServerState]]:
 
 async def test_an_answer_that_nobody_takes_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that asks for much and reads nothing holds it for ANSWER_S, however often it asks again."""
-    monkeypatch.setattr(bounded, "ANSWER_S", 0.3)
-    monkeypatch.setattr(bounded, "HEAD_S", 0.1)
+    monkeypatch.setattr(bounded, "ANSWER_S", 1.0)
+    monkeypatch.setattr(bounded, "HEAD_S", 0.5)
     async with served() as (port, state):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
@@ -51,13 +51,13 @@ async def test_an_answer_that_nobody_takes_is_dropped(monkeypatch: pytest.Monkey
 
 async def test_an_answer_that_is_read_is_given_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next head is not due while the answer before it is still being read."""
-    monkeypatch.setattr(bounded, "HEAD_S", 0.05)
+    monkeypatch.setattr(bounded, "HEAD_S", 0.5)
     async with served() as (port, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
         loop, read = asyncio.get_running_loop(), 0
-        until = loop.time() + 0.3
+        until = loop.time() + 1.5
         while loop.time() < until:
             read += len(await reader.read(4096))
             late = loop.create_future()
@@ -72,11 +72,11 @@ async def test_an_answer_that_is_read_is_given_the_time(monkeypatch: pytest.Monk
 
 async def test_a_connection_that_goes_on_asking_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each answer gives the next head its own time; one connection may ask for longer than HEAD_S."""
-    monkeypatch.setattr(bounded, "HEAD_S", 0.2)
+    monkeypatch.setattr(bounded, "HEAD_S", 1.0)
     async with served() as (port, state):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         loop = asyncio.get_running_loop()
-        until = loop.time() + 0.6
+        until = loop.time() + 2.5
         while loop.time() < until:
             writer.write(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n")
             await reader.readuntil(b"\r\n\r\nNot Found")

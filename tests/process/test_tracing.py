@@ -141,6 +141,7 @@ def test_spans_wait_in_a_bounded_queue(collector: Collector, monkeypatch: pytest
     """What the queue does not hold is dropped and counted; so is what a collector refuses."""
     monkeypatch.setattr(spans, "MAX_WAITING", 300)
     monkeypatch.setattr(spans, "BATCH", 300)
+    monkeypatch.setattr(spans, "EVERY_MS", 60_000.0)  # all leave as one batch, however long telling them takes
     collector.result = SpanExportResult.FAILURE
     monkeypatch.setattr(spans.Counting, "taken", property(lambda _: 0, lambda *_: None), raising=False)
     one, before = made(), dropped()

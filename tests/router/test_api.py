@@ -680,7 +680,6 @@ async def test_a_bad_body_is_refused(
 
 async def test_a_body_without_end_or_haste_is_cut_off(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream of unknown length ends at the limit; one that stalls ends by time."""
-    monkeypatch.setattr(api_module, "BODY_S", 0.05)
     async with serve(valkey) as api:
 
         async def endless() -> Any:
@@ -691,7 +690,11 @@ async def test_a_body_without_end_or_haste_is_cut_off(valkey: EmbeddedValkey, mo
             yield b'{"to":'
             await asyncio.Event().wait()
 
-        for content, expected in ((endless(), (413, "too_large")), (stalled(), (400, "bad_frame"))):
+        for content, body_s, expected in (
+            (endless(), 10.0, (413, "too_large")),
+            (stalled(), 0.05, (400, "bad_frame")),
+        ):
+            monkeypatch.setattr(api_module, "BODY_S", body_s)
             reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
             writer.write(b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n")
             writer.write(f"Authorization: {ADA['Authorization']}\r\n\r\n".encode())

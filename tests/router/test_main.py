@@ -38,7 +38,7 @@ async def test_it_finishes_what_a_dead_gateway_left(valkey: EmbeddedValkey, proc
         conv = await w.direct("ann", "bob")
         said = await w.say("ann", conv)
         hook = {"LINNET_WEBHOOK_URL": "http://127.0.0.1:9/", "LINNET_WEBHOOK_SECRET": SECRET}
-        process("router", LINNET_REDIS_URL=valkey.url, **hook)
+        await process("router", LINNET_REDIS_URL=valkey.url, **hook).ready()
 
         async def armed() -> bool:
             return bool((await w.pushes.waiting("bob")).waits)
@@ -71,7 +71,7 @@ async def test_it_can_be_stopped_while_it_waits(process: StartProcess) -> None:
 
     await support.eventually(answers)
     router.send(signal.SIGTERM)
-    assert await router.ended(5) == 0
+    assert await router.ended(15) == 0
     assert "Traceback" not in router.log
 
 

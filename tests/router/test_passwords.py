@@ -1,6 +1,7 @@
 """Passwords: right and wrong, nobody's, and what a flood gets."""
 
 import asyncio
+import threading
 
 import pytest
 
@@ -44,12 +45,21 @@ async def test_a_flood_is_refused_and_passes(monkeypatch: pytest.MonkeyPatch) ->
     """What exceeds the bound is told to come again at once; abandoned work counts until done; then all is free."""
     monkeypatch.setattr(passwords, "WAITING", 2)
     service = Passwords()
+    hasher, free = passwords._hasher, threading.Event()
+
+    class Held:
+        def hash(self, password: str) -> str:
+            free.wait(20)
+            return hasher.hash(password)
+
+    monkeypatch.setattr(passwords, "_hasher", Held())
     accepted = [asyncio.ensure_future(service.hash("a")) for _ in range(passwords.THREADS + 2)]
     await asyncio.gather(*(asyncio.sleep(0) for _ in accepted))
     accepted[0].cancel()
     with pytest.raises(Unavailable) as refusal:
         await service.hash("a")
     assert refusal.value.retry_after
+    free.set()
     done = await asyncio.gather(*accepted, return_exceptions=True)
     assert sum(isinstance(one, bytes) for one in done) == len(accepted) - 1
     assert await service.hash("a")

@@ -58,12 +58,12 @@ async def test_a_burst_is_one_mark_due_after_its_first_event(valkey: EmbeddedVal
         conv = await s.group(ann="o")
         await s.dirty.done(conv, 0, 100, DAY)
         first = await s.send(conv, "ann", 1)
+        assert await claim(s, conv) == []
+        assert await s.dirty.backlog(keys.partition(conv)) == Backlog(0, 0)
         await fill(s, conv, 5)
         await s.conversations.member(conv, "ann", "bob", "put")
         await s.conversations.title(conv, "ann", "x")
         assert await marks(s, conv) == {conv: first.at + COALESCE_MS}
-        assert await claim(s, conv) == []
-        assert await s.dirty.backlog(keys.partition(conv)) == Backlog(0, 0)
 
 
 async def test_what_append_has_brought_to_its_users_has_more_time(valkey: EmbeddedValkey) -> None:
