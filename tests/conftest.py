@@ -14,10 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+import hypothesis
 import pytest
 
 from deploy.embedded import EmbeddedValkey
 from tests import support
+
+# An example may take as long as a busy machine needs for it.
+hypothesis.settings.register_profile("linnet", deadline=None)
+hypothesis.settings.load_profile("linnet")
 
 
 def pytest_collection_finish() -> None:

@@ -33,6 +33,7 @@ OPEN: set[ChatClient] = set()
 
 SUBPROTOCOLS = {"json": Subprotocol("linnet.v1.json"), "msgpack": Subprotocol("linnet.v1.msgpack")}
 SLOW_RECEIVE_BYTES = 4096
+DEADLINE_S = 20.0  # of a wait for one thing
 
 
 def token(user: str, ttl_s: float = 3600) -> str:
@@ -99,7 +100,7 @@ class ChatClient:
         self.abort()
         await self.gone()
 
-    async def gone(self, deadline_s: float = 10.0) -> tuple[int, str]:
+    async def gone(self, deadline_s: float = DEADLINE_S) -> tuple[int, str]:
         """Until the connection has ended: close code and reason."""
         assert self._reader is not None
         self.read_on()
@@ -161,7 +162,7 @@ class ChatClient:
 
     # -- waiting
 
-    async def until(self, predicate: Callable[[], Any], deadline_s: float = 10.0) -> Any:
+    async def until(self, predicate: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
         """The first true value of `predicate`, asked again whenever something came."""
         try:
             async with asyncio.timeout(deadline_s):
@@ -179,7 +180,7 @@ class ChatClient:
             who = f"{self.user}/{self.device} (closed: {self.closed})"
             raise AssertionError(f"{who} waited {deadline_s:g} s for {what}; it last got\n{last}") from None
 
-    async def event(self, kind: str, deadline_s: float = 10.0, *, since: int = 0, **fields: Any) -> Event:
+    async def event(self, kind: str, deadline_s: float = DEADLINE_S, *, since: int = 0, **fields: Any) -> Event:
         """The first event of this kind and with these fields, of all that came so far (from `since` on) or come."""
         wanted = {"type": kind, **{name.rstrip("_"): value for name, value in fields.items()}}
 
@@ -193,11 +194,11 @@ class ChatClient:
             raise
         return found
 
-    async def has(self, conversation: str, count: int, deadline_s: float = 10.0) -> list[Any]:
+    async def has(self, conversation: str, count: int, deadline_s: float = DEADLINE_S) -> list[Any]:
         """Until this many messages are here; their bodies."""
         return list(await self.until(lambda: len(b := self.bodies(conversation)) >= count and b, deadline_s))
 
-    async def reaches(self, ends: Mapping[str, int], deadline_s: float = 20.0) -> None:
+    async def reaches(self, ends: Mapping[str, int], deadline_s: float = DEADLINE_S) -> None:
         """Until the event with this seq is here, of each of these conversations."""
         await self.until(lambda: all(seq in self.received.get(name, {}) for name, seq in ends.items()), deadline_s)
 

@@ -15,7 +15,6 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from tests import support
 from tests.flow.client import ChatClient, Event
 
-COME_BACK = range(4000, 4009)
 GONE = (OSError, ConnectionClosed, InvalidHandshake, TimeoutError)
 
 

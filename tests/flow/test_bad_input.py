@@ -323,7 +323,7 @@ async def test_flood_is_slowed_then_cut(start: Start) -> None:
 async def test_reading_costs_what_it_weighs(start: Start) -> None:
     """Pages of a megabyte take sixteen sends of the rate each: a burst of them is served, then a connection reads no
     faster than it could write; small pages cost one send, as ever."""
-    system = await start(gateways=1, LINNET_SENDS_PER_S="100", LINNET_SEND_BURST="100")
+    system = await start(gateways=1, LINNET_SENDS_PER_S="25", LINNET_SEND_BURST="100")
     eve = ChatClient("eve")
     await eve.connect(system.urls[0])
     large, small = await system.group("eve"), await system.group("eve")

@@ -26,7 +26,7 @@ async def test_direct_messages_cross_gateways_and_codecs(chat: System, names: Na
     got = await bob.event("message", seq=sent["seq"])
     assert got["body"] == {"text": "hé", "raw": b"\xfb\xff", "deep": [1, 2.5, None, True]}
     assert (got["from"], got["device"], got["n"], got["at"]) == (alice_, "phone", sent["n"], sent["at"])
-    await alice.event("message", 1.0, seq=sent["seq"])  # her own, before a router would see to it
+    await alice.event("message", 3.5, seq=sent["seq"])  # her own, before a router would see to it
     back = await bob.sent(sent["conversation"], b"\xfb\xff")
     assert (await alice.event("message", seq=back["seq"]))["body"] == {"$b64": "+/8="}
     assert alice.whole(sent["conversation"])
@@ -226,7 +226,8 @@ async def test_typing_reaches_the_others_and_only_them(chat: System, names: Name
     await alice.sent(group, "end")
     await eve.sent(f"@{bob_}", "end")
     await bob.until(lambda: len([body for log in bob.received for body in bob.bodies(log) if body == "end"]) == 2)
-    assert len([event for event in bob.events if event["type"] == "typing"]) == 2
+    # One of each, and another if a second has passed between the first and the last.
+    assert 2 <= len([event for event in bob.events if event["type"] == "typing"]) <= 4
     assert not [event for event in (*alice.events, *eve.events) if event["type"] == "typing"]
 
 
@@ -239,8 +240,8 @@ async def test_history_pages_both_ways(chat: System, names: Names) -> None:
         await client.connect(chat.urls[0])
         for i in range(5):
             await client.sent(group, f"{user} {i}")
-    seqs = list(client.received[group])
     await client.has(group, 5)
+    seqs = list(client.received[group])
     everything = await client.ask("history", conversation=group)
     assert everything["conversation"] == group
     events = everything["events"]

@@ -56,7 +56,7 @@ async def test_g7_readers_that_stop_are_fed_from_the_log(start: Start) -> None:
     began = time.monotonic()
     await ann.sent(group, "probe")
     await ben.has(group, 301 + MESSAGES)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 5
     assert await system.metric("linnet_gateway_sessions_fell_behind_total", system.gateways[0]) >= SLOW
     for client in slow:
         client.read_on()
