@@ -2,8 +2,10 @@
 
 On SIGTERM: not ready at once → go on accepting for `drain_accept_s`, because load balancers need a while to see it →
 stop accepting → every session is told `drain {retry_after}` and closed with 1012, spread evenly over
-`drain_window_s` in random order, so that the others never get a storm → commands under way are answered → exit 0. The
-lease stays until it runs out: users whose devices are between two gateways do not flicker offline.
+`drain_window_s` in random order, so that the others never get a storm → commands under way are finished: what they
+append reaches everybody, but their acks have nobody to go to any more; the client sends again elsewhere, and that is
+acked as the duplicate it is → exit 0. The lease stays until it runs out: users whose devices are between two gateways
+do not flicker offline.
 A connection that has reached its maximum age leaves the same way, by itself: for a client a drain is normal rotation.
 """
 
