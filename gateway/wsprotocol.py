@@ -39,7 +39,6 @@ KERNEL_SEND_BYTES: Final = 64 * 1024  # the kernel doubles it for its bookkeepin
 CLOSE_WAIT_S: Final = 5.0
 CONTROL_EVERY_S: Final = 0.05  # pings and pongs of one peer: each costs us more than it costs the peer
 CONTROL_BURST_S: Final = 1000 * CONTROL_EVERY_S
-DEFLATE_FROM: Final = 256  # below this, deflating costs more than the bytes it saves
 
 PING_FRAME: Final = wsframes.frame(b"", wsframes.PING)
 
@@ -115,12 +114,6 @@ class WebSocketConnection(asyncio.Protocol):
         self._parser = FrameParser(handshake.config.ws_max_size, handshake.deflate is not None)
         if handshake.early:
             self._loop.call_soon(self._take_early, handshake.early)
-
-    def send(self, payload: bytes, text: bool) -> None:
-        """One message to this connection alone."""
-        opcode = wsframes.TEXT if text else wsframes.BINARY
-        deflate = self.deflate and len(payload) >= DEFLATE_FROM
-        self.write(wsframes.deflated_frame(payload, opcode) if deflate else wsframes.frame(payload, opcode))
 
     def ping(self) -> None:
         self.write(PING_FRAME)

@@ -10,9 +10,17 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
+from gateway.frames import BINARY, COMPRESS_FROM_BYTES, TEXT
+from gateway.wsframes import deflated_frame, frame
 from gateway.wsprotocol import WebSocketConnection
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+
+
+def say(connection: WebSocketConnection, payload: bytes, text: bool) -> None:
+    """One message, deflated where that was agreed on and pays."""
+    build = deflated_frame if connection.deflate and len(payload) >= COMPRESS_FROM_BYTES else frame
+    connection.write(build(payload, TEXT if text else BINARY))
 
 
 class Echo:
@@ -22,7 +30,7 @@ class Echo:
         self._connection = connection
 
     def message_received(self, data: bytes, text: bool) -> None:
-        self._connection.send(data, text)
+        say(self._connection, data, text)
 
     def writing_paused(self) -> None:
         self._connection.pause_reading()

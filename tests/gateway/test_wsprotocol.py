@@ -34,6 +34,7 @@ from gateway import wsprotocol
 from gateway.wsframes import BINARY, CLOSE, PING, PONG, TEXT, frame
 from gateway.wsprotocol import HIGH_MARK, KERNEL_SEND_BYTES, WebSocketConnection
 from gateway.wsupgrade import UpgradeError, read_upgrade
+from tests.gateway.echo import say
 from tests.gateway.wsclient import UPGRADE, RawClient, client_frame
 from tests.support import ROOT, eventually, free_ports, http_get, run
 
@@ -137,8 +138,8 @@ async def test_messages_go_both_ways_through_a_well_behaved_client() -> None:
             await client.send(text.encode())
             assert await session.heard.get() == ("text", text.encode())
             assert await session.heard.get() == ("binary", text.encode())
-            session.connection.send(text.encode(), text=True)
-            session.connection.send(text.encode(), text=False)
+            say(session.connection, text.encode(), text=True)
+            say(session.connection, text.encode(), text=False)
             assert [await client.recv(), await client.recv()] == [text, text.encode()]
         session.connection.write(frame(b"prebuilt", TEXT))
         assert await client.recv() == "prebuilt"
@@ -156,7 +157,7 @@ async def test_a_client_with_a_small_window_is_sent_plain_frames() -> None:
     async with serving() as served:
         offer = "permessage-deflate; server_max_window_bits=9"
         client, session = await served.client(headers={"Sec-WebSocket-Extensions": offer})
-        session.connection.send(b"x" * 1000, text=True)
+        say(session.connection, b"x" * 1000, text=True)
         assert await client.frame() == (0x81, b"x" * 1000)
         client.send(client_frame(b"\xf2\x48\xcd\xc9\xc9\x07\x00", TEXT, reserved=0x40))  # RFC 7692, 7.2.3.1
         assert await session.heard.get() == ("text", b"Hello")
@@ -522,7 +523,7 @@ async def test_the_clients_close_is_answered_and_told_once() -> None:
         await eventually(lambda: not served.server.server_state.connections)
         assert session.heard.empty()
         session.connection.write(frame(b"too late", TEXT))
-        session.connection.send(b"too late", text=True)
+        say(session.connection, b"too late", text=True)
         session.connection.ping()
         session.connection.close(1000)
         session.connection.pause_reading()
@@ -534,7 +535,7 @@ async def test_our_close_waits_for_the_clients() -> None:
     async with serving() as served:
         client, session = await served.client()
         session.connection.close(4002, "heartbeat lost")
-        session.connection.send(b"after the end", text=True)
+        say(session.connection, b"after the end", text=True)
         assert await client.close_frame() == (4002, b"heartbeat lost")
         client.send(client_frame(b"late", TEXT), client_frame(b"late", PING))
         assert session.heard.empty()
