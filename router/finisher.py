@@ -26,7 +26,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
-from time import monotonic, time
+from time import monotonic
 from typing import Final, TypeAlias
 
 from msgspec import Struct
@@ -177,10 +177,9 @@ class Finisher:
 
     async def measure(self) -> None:
         """How much is due in all partitions; every router says the same."""
-        found = await asyncio.gather(*map(self._dirty.backlog, range(keys.PARTITIONS)))
-        oldest = min((backlog.oldest_ms for backlog in found if backlog.count), default=None)
-        metrics.DIRTY.set(sum(backlog.count for backlog in found))
-        metrics.DIRTY_AGE_SECONDS.set(0 if oldest is None else max(0.0, time() - oldest / 1000))
+        backlog = await self._dirty.backlog(range(keys.PARTITIONS))
+        metrics.DIRTY.set(backlog.count)
+        metrics.DIRTY_AGE_SECONDS.set(backlog.overdue_ms / 1000)
 
     async def finish(self, conv: str) -> None:
         """Work a claimed conversation from `routed` towards its head, for as long as the claim safely is ours."""

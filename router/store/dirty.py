@@ -13,7 +13,7 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -33,10 +33,10 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """Conversations that are due, and since when the oldest is (ms since the epoch; 0 if none)."""
+    """Conversations that are due, and for how long the oldest has been (ms; 0 if none)."""
 
     count: int
-    oldest_ms: int
+    overdue_ms: int
 
 
 class Dirty:
@@ -64,15 +64,17 @@ class Dirty:
         """Delete what a removed conversation left, once no member's row names it."""
         await self._fcall("forget", _where(conv), (conv,))
 
-    async def backlog(self, part: int) -> Backlog:
-        """How much is due in a partition, by the server's clock."""
-        key = keys.dirty(part)
-        now, oldest = await asyncio.gather(
-            self._client.clock_ms(), self._client.fetch("ZRANGE", key, 0, 0, "WITHSCORES")
-        )
+    async def backlog(self, parts: Iterable[int]) -> Backlog:
+        """How much is due in these partitions together, by the server's clock: the deadlines are of that."""
+        now = await self._client.clock_ms()
+        found = await asyncio.gather(*(self._backlog(keys.dirty(part), now) for part in parts))
+        return Backlog(sum(one.count for one in found), max((one.overdue_ms for one in found), default=0))
+
+    async def _backlog(self, key: str, now: int) -> Backlog:
+        oldest = await self._client.fetch("ZRANGE", key, 0, 0, "WITHSCORES")
         if not oldest or not float(oldest[1]) <= now:
             return Backlog(0, 0)
-        return Backlog(await self._client.fetch("ZCOUNT", key, "-inf", now), int(float(oldest[1])))
+        return Backlog(await self._client.fetch("ZCOUNT", key, "-inf", now), now - int(float(oldest[1])))
 
     async def _fcall(self, function: str, where: Sequence[str], args: Sequence[Part]) -> Any:
         try:

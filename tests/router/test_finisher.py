@@ -1,6 +1,7 @@
 """router/finisher.py: what a gateway that died left undone gets done, once, whoever and however often tries."""
 
 import asyncio
+from itertools import count
 from typing import Any
 
 import pytest
@@ -316,6 +317,20 @@ async def test_the_backlog_is_measured(valkey: EmbeddedValkey) -> None:
         await worker(w).measure()
         assert metrics.DIRTY._value.get() == 2
         assert metrics.DIRTY_AGE_SECONDS._value.get() > 1e9
+
+
+async def test_what_is_overdue_is_told_by_redis(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clock made the deadlines, and a router's may be wrong; one question serves all partitions."""
+    async with world(valkey) as w:
+        await w.say("ann", await w.direct("ann", "bob"))
+        clock_ms, asked = w.client.clock_ms, count(1)
+
+        async def in_an_hour() -> int:
+            return await clock_ms() + 3_600_000 * next(asked)
+
+        monkeypatch.setattr(w.client, "clock_ms", in_an_hour)
+        await worker(w).measure()
+        assert 3500 < metrics.DIRTY_AGE_SECONDS._value.get() < 3600
 
 
 async def test_told_to_stop_it_ends_what_it_has_in_hand(
