@@ -10,9 +10,10 @@ by itself that is all there is, so the first figure falls as groups grow and say
 every size has as many deliveries under way and as many writes in a turn of the loop, so wake-ups are shared alike, and
 what still differs is the size of groups.
 
-`gateways`: a group whose members are spread over so many, and pairs of which each end is on another (with one gateway:
-on the same); with as many messages on their way, and with as many *a gateway*. Twice the gateways that share the same
-traffic are woken twice as often for it; twice the traffic on twice the gateways is what people add gateways for.
+`gateways`: a group whose members are spread over so many, and pairs with as many messages on their way a gateway (twice
+the traffic on twice the gateways is what people add gateways for), of which each end is on another gateway or, *at
+home*, both are on the same. At home no gateway knows of any other: what such messages cost more on four gateways than
+on one is what four processes cost that share a machine, and only the rest is what crossing costs.
 
 `conversations`: one rate of messages, all to the same users, over more and more groups of theirs.
 """
@@ -107,40 +108,43 @@ async def _run_members(worker: Worker, options: Options, prepared: dict[str, Any
 
 
 def _prepare_gateways(sizes: tuple[int, ...], api: Api) -> tuple[list[str], dict[str, Any]]:
-    users, groups, pairs = list[str](), {}, {}
+    users, groups, pairs, at_home = list[str](), {}, {}, {}
     for size in sizes:
         members = [f"on-{size}-{number}" for number in range(GROUP)]
         groups[size] = {"conversation": api.group(members), "members": members}
-        pairs[size] = [(f"ann-{size}-{number}", f"bob-{size}-{number}") for number in range(PAIRS * max(sizes))]
-        users += [*members, *(user for pair in pairs[size] for user in pair)]
-    return users, {"groups": groups, "pairs": pairs}
+        pairs[size] = [(f"ann-{size}-{number}", f"bob-{size}-{number}") for number in range(PAIRS * size)]
+        at_home[size] = [(f"eve-{size}-{number}", f"ian-{size}-{number}") for number in range(PAIRS * size)]
+        users += [*members, *(user for pair in (*pairs[size], *at_home[size]) for user in pair)]
+    return users, {"groups": groups, "pairs": pairs, "at_home": at_home}
 
 
 async def _run_gateways(worker: Worker, options: Options, prepared: dict[str, Any]) -> None:
     sizes = prepared["sizes"]
     if max(sizes) > len(worker.urls):
         raise ValueError(f"{max(sizes)} gateways are to be compared, and {len(worker.urls)} are given")
-    rooms, pairs = {}, {}
+    rooms, pairs, at_home = {}, {}, {}
     for size in sizes:
         group, urls = prepared["groups"][size], worker.urls[:size]
         readers = [worker.client(user) for user in worker.mine(group["members"])]
         rooms[size] = Room(worker, readers, group["conversation"], options.body)
         await rooms[size].connect(urls)
-        pairs[size] = await _pairs(worker, prepared["pairs"][size], urls, options.body)
+        pairs[size] = await _pairs(worker, prepared["pairs"][size], urls, options.body, 1)
+        at_home[size] = await _pairs(worker, prepared["at_home"][size], urls, options.body, 0)
         await rooms[size].outstanding("warm-up", 1, options.seconds / 2)
-        await pairs[size].phase("warm-up", 0, PAIRS * max(sizes), options.seconds / 2)
+        for some in (pairs[size], at_home[size]):
+            await some.phase("warm-up", 0, PAIRS * size, options.seconds / 2)
     for _ in range(options.rounds):
         for size in sizes:
             await rooms[size].outstanding(f"group on {size}", 1, options.seconds)
-            await pairs[size].phase(f"direct on {size}", 0, PAIRS * max(sizes), options.seconds)
-            await pairs[size].phase(f"direct on {size}, as many a gateway", 0, PAIRS * size, options.seconds)
+            await pairs[size].phase(f"direct on {size}", 0, PAIRS * size, options.seconds)
+            await at_home[size].phase(f"direct on {size}, at home", 0, PAIRS * size, options.seconds)
 
 
-async def _pairs(worker: Worker, users: list[tuple[str, str]], urls: list[str], body_bytes: int) -> Pairs:
+async def _pairs(worker: Worker, users: list[tuple[str, str]], urls: list[str], body_bytes: int, apart: int) -> Pairs:
     found, where = [], {}
     for number, (ann, bob) in enumerate(worker.mine(users)):
         found.append(Pair(worker.client(ann), worker.client(bob), body_bytes))
-        where[ann], where[bob] = urls[number % len(urls)], urls[(number + 1) % len(urls)]
+        where[ann], where[bob] = urls[number % len(urls)], urls[(number + apart) % len(urls)]
     await worker.connect([chat for pair in found for chat in (pair.ann, pair.bob)], lambda chat: where[chat.user])
     return Pairs(worker, found)
 
@@ -211,6 +215,7 @@ async def _run_conversations(worker: Worker, options: Options, prepared: dict[st
     for _ in range(options.rounds):
         for size, town in towns.items():
             await town.phase(f"{size} conversations", options.rate, options.seconds)
+            await asyncio.sleep(SETTLE_S)
 
 
 _PREPARE = {"members": _prepare_members, "gateways": _prepare_gateways, "conversations": _prepare_conversations}
