@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 
+import pytest
+
 from deploy.embedded import EmbeddedValkey
+from gateway import drain
 from gateway.drain import RETRY_S
 from gateway.session import State
 from router.contract import errors, metrics
@@ -77,13 +80,14 @@ async def test_commands_under_way_are_finished(valkey: EmbeddedValkey) -> None:
         assert (await again.ask("send", "ack", to=group, n=1, body="last"))["duplicate"]
 
 
-async def test_the_end_waits_for_what_is_under_way(valkey: EmbeddedValkey) -> None:
+async def test_the_end_waits_for_what_is_under_way(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """For as long as a Redis that lives may take."""
+    monkeypatch.setattr(drain, "FINISH_S", 60.0)
     async with world(valkey, drain_accept_s=0.0, drain_window_s=0.0) as of:
         of.node.sends.in_flight += 1
         draining = asyncio.ensure_future(of.node.drain.run(lambda: None))
         await support.eventually(lambda: of.node.draining)
-        for _ in range(20):
+        for _ in range(3):
             await of.settled()
         assert not draining.done()
         of.node.sends.in_flight -= 1
