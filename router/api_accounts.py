@@ -25,7 +25,7 @@ from router.api_types import (
 from router.contract import keys
 from router.contract.errors import Conflict, NotFound, Unauthorized
 from router.contract.tokens import issue
-from router.store.conversations import HEAD
+from router.contract.wire import MAX_INTEGER
 from router.store.presence import state
 
 
@@ -103,7 +103,7 @@ async def _close_direct(call: Call, user: str) -> None:
 
 async def _take_out(call: Call, group: str, user: str) -> None:
     """Out of one group; the last owner hands it on."""
-    seq = HEAD  # the conversation is gone for good: no later change can come
+    seq = MAX_INTEGER  # the conversation is gone for good: no later change can come
     for actor in (user, None):
         try:
             seq = (await change_member(call, group, actor, user, "remove")).seq

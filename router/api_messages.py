@@ -22,7 +22,7 @@ from router.api_conversations import rate
 from router.api_types import Events, EventsQuery, LoggedEvent, NewMessage, Sent
 from router.contract import keys, stamp, wire
 from router.contract.errors import BadCommand, Blocked, Conflict, Forbidden, NotFound
-from router.store.conversations import HEAD, Append, Appended
+from router.store.conversations import Append, Appended
 
 KEY_CHARACTERS: Final = 255
 
@@ -162,9 +162,9 @@ async def get_events(call: Call, given: EventsQuery) -> Events:
     """Events of a conversation's log, as far as the user may see them."""
     conv, store = call.conversation, call.services.conversations
     if isinstance(given.after, int):
-        page = await ask(store.range, conv, call.actor, given.after, HEAD, given.limit)
+        page = await ask(store.range, conv, call.actor, given.after, wire.MAX_INTEGER, given.limit)
     else:
-        before = given.before if isinstance(given.before, int) else HEAD
+        before = given.before if isinstance(given.before, int) else wire.MAX_INTEGER
         page = await ask(store.before, conv, call.actor, before, given.limit)
     events = [msgspec.Raw(wire.json_of_packed(event)) for event in page.events]
     return Events(conv, cast("list[LoggedEvent]", cast("Any", events)), page.more, page.floor)

@@ -38,7 +38,7 @@ from router.answers import ask
 from router.contract import keys, metrics, stamp
 from router.contract.errors import NotFound
 from router.contract.settings import Settings
-from router.contract.wire import pack
+from router.contract.wire import MAX_INTEGER, pack
 from router.finisher import push_after_ms
 from router.post import Poster, PostError
 from router.rounds import Rounds, every
@@ -179,7 +179,7 @@ class Webhooks:
     async def _first(self, user: str, conv: str, place: int) -> int | None:
         """When the first event above `place` came that the user may see; None if there is none."""
         try:
-            page = await ask(self._conversations.range, conv, user, place, 2**53 - 1, 1)
+            page = await ask(self._conversations.range, conv, user, place, MAX_INTEGER, 1)
         except NotFound:
             return None
         return stamp.slots(page.events[0])[3] if page.events else None

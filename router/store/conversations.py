@@ -43,7 +43,6 @@ ROLES: Final = {"owner": "o", "admin": "a", "member": "m", "reader": "r"}
 ROLE_NAMES: Final = {char: name for name, char in ROLES.items()}
 MAX_MEMBERS: Final = 100_000
 CREATE_LIMIT: Final = 1000
-HEAD: Final = 2**53 - 1  # `upto` of a read that wants all there is
 PAGE_BYTES: Final = 1 << 20
 MEMBERS_STEP: Final = 1000
 FORMS: Final = 1 << 13  # of a kilobyte

@@ -8,8 +8,8 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, stamp
 from router.contract.errors import BadCommand, Conflict, NotFound, ReadOnly
-from router.contract.wire import MAX_BODY_BYTES
-from router.store.conversations import HEAD, PAGE_BYTES, Head, Page, Place
+from router.contract.wire import MAX_BODY_BYTES, MAX_INTEGER
+from router.store.conversations import PAGE_BYTES, Head, Page, Place
 from tests.store.calling import BURST_US, COST_US, Store, called, store
 
 
@@ -249,8 +249,8 @@ async def test_a_removed_conversation_is_not_found_until_it_is_forgotten(valkey:
             s.conversations.member(conv, None, "cat", "put"),
             s.conversations.title(conv, None, "x"),
             s.conversations.remove_conversation(conv, None),
-            called(s.conversations.range, conv, None, 0, HEAD, 10),
-            called(s.conversations.before, conv, "ann", HEAD, 10),
+            called(s.conversations.range, conv, None, 0, MAX_INTEGER, 10),
+            called(s.conversations.before, conv, "ann", MAX_INTEGER, 10),
             called(s.conversations.place, conv, "ann", 1),
             called(s.conversations.start, conv, "ann", 0),
             called(s.conversations.whisper, conv, "ann", b"\x90"),
@@ -317,14 +317,14 @@ async def test_range_reads_on_from_where_it_stopped(valkey: EmbeddedValkey) -> N
         read = s.conversations.range
         pages, position = [], 0
         while True:
-            page = await called(read, conv, "ann", position, HEAD, 70)
+            page = await called(read, conv, "ann", position, MAX_INTEGER, 70)
             pages.append(seqs(page))
             position = page.position
             if not page.more:
                 break
         assert pages == [list(range(1, 71)), list(range(71, 141)), list(range(141, 201))]
         assert position == 200
-        assert await called(read, conv, "ann", 200, HEAD, 70) == Page([], 200, 0, False)
+        assert await called(read, conv, "ann", 200, MAX_INTEGER, 70) == Page([], 200, 0, False)
         bounded = await called(read, conv, None, 10, 13, 70)
         assert (seqs(bounded), bounded.position, bounded.more) == ([11, 12, 13], 13, False)
         exact = await called(read, conv, None, 10, 13, 3)
@@ -347,7 +347,7 @@ async def test_range_of_a_reader_ahead_of_the_log_does_not_lead_back(valkey: Emb
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 3)
-        assert await called(s.conversations.range, conv, "ann", 9, HEAD, 10) == Page([], 9, 0, False)
+        assert await called(s.conversations.range, conv, "ann", 9, MAX_INTEGER, 10) == Page([], 9, 0, False)
 
 
 async def test_range_and_before_bound_a_page_by_its_bytes(valkey: EmbeddedValkey) -> None:
@@ -357,14 +357,14 @@ async def test_range_and_before_bound_a_page_by_its_bytes(valkey: EmbeddedValkey
         await fill(s, conv, 40, body="x" * (MAX_BODY_BYTES - 10))
         forward, position = [], 0
         while True:
-            page = await called(s.conversations.range, conv, "ann", position, HEAD, 200)
+            page = await called(s.conversations.range, conv, "ann", position, MAX_INTEGER, 200)
             assert sum(map(len, page.events)) <= PAGE_BYTES
             forward += seqs(page)
             position = page.position
             if not page.more:
                 break
         assert forward == list(range(1, 41))
-        back, position = list[int](), HEAD
+        back, position = list[int](), MAX_INTEGER
         while True:
             page = await called(s.conversations.before, conv, "ann", position, 200)
             assert sum(map(len, page.events)) <= PAGE_BYTES
@@ -384,22 +384,22 @@ async def test_members_see_what_happened_while_they_were_members(valkey: Embedde
         joined = (await s.conversations.member(conv, "ann", "bob", "put")).seq
         await fill(s, conv, 2)
         read, before = s.conversations.range, s.conversations.before
-        assert seqs(await called(read, conv, "bob", 0, HEAD, 10)) == [joined, 5, 6]
+        assert seqs(await called(read, conv, "bob", 0, MAX_INTEGER, 10)) == [joined, 5, 6]
         left = (await s.conversations.member(conv, "bob", "bob", "remove")).seq
         await fill(s, conv, 3)
-        page = await called(read, conv, "bob", 0, HEAD, 10)
+        page = await called(read, conv, "bob", 0, MAX_INTEGER, 10)
         assert (seqs(page), page.position, page.more) == ([joined, 5, 6, left], left, False)
         for limit in (10, 4):
-            page = await called(before, conv, "bob", HEAD, limit)
+            page = await called(before, conv, "bob", MAX_INTEGER, limit)
             assert (seqs(page), page.position, page.more) == ([joined, 5, 6, left], joined, False)
-        assert (await called(s.conversations.place, conv, "bob", HEAD)).seq == left
+        assert (await called(s.conversations.place, conv, "bob", MAX_INTEGER)).seq == left
         assert await called(s.conversations.start, conv, "bob", 0) == joined - 1
-        for eve in (called(read, conv, "eve", 0, HEAD, 10), called(before, conv, "eve", HEAD, 10)):
+        for eve in (called(read, conv, "eve", 0, MAX_INTEGER, 10), called(before, conv, "eve", MAX_INTEGER, 10)):
             with pytest.raises(NotFound):
                 await eve
-        assert len((await called(read, conv, None, 0, HEAD, 100)).events) == 10
+        assert len((await called(read, conv, None, 0, MAX_INTEGER, 100)).events) == 10
         back = (await s.conversations.member(conv, "ann", "bob", "put")).seq
-        assert seqs(await called(read, conv, "bob", 0, HEAD, 10)) == [back]
+        assert seqs(await called(read, conv, "bob", 0, MAX_INTEGER, 10)) == [back]
 
 
 async def test_a_channels_history_is_open_to_its_readers(valkey: EmbeddedValkey) -> None:
@@ -408,10 +408,10 @@ async def test_a_channels_history_is_open_to_its_readers(valkey: EmbeddedValkey)
         conv = await s.group(keys.CHANNEL, ann="o")
         await fill(s, conv, 3)
         await s.conversations.member(conv, "bob", "bob", "join")
-        assert seqs(await called(s.conversations.range, conv, "bob", 0, HEAD, 10)) == [1, 2, 3, 4]
+        assert seqs(await called(s.conversations.range, conv, "bob", 0, MAX_INTEGER, 10)) == [1, 2, 3, 4]
         await s.conversations.member(conv, "bob", "bob", "remove")
         await fill(s, conv, 1)
-        assert seqs(await called(s.conversations.range, conv, "bob", 0, HEAD, 10)) == [1, 2, 3, 4, 5]
+        assert seqs(await called(s.conversations.range, conv, "bob", 0, MAX_INTEGER, 10)) == [1, 2, 3, 4, 5]
 
 
 async def test_before_pages_backwards(valkey: EmbeddedValkey) -> None:
@@ -420,7 +420,7 @@ async def test_before_pages_backwards(valkey: EmbeddedValkey) -> None:
         conv = await s.group(ann="o")
         await fill(s, conv, 10)
         before = s.conversations.before
-        page = await called(before, conv, "ann", HEAD, 4)
+        page = await called(before, conv, "ann", MAX_INTEGER, 4)
         assert (seqs(page), page.position, page.more) == ([7, 8, 9, 10], 7, True)
         page = await called(before, conv, "ann", 7, 6)
         assert (seqs(page), page.position, page.more) == ([1, 2, 3, 4, 5, 6], 1, False)
@@ -443,7 +443,7 @@ async def test_place_takes_its_count_from_the_log(valkey: EmbeddedValkey) -> Non
         place = s.conversations.place
         counts = [(await called(place, conv, "ann", seq)).count for seq in range(7)]
         assert counts == [0, 1, 1, 3, 3, 3, 4]
-        assert await called(place, conv, "ann", HEAD) == Place(6, 4, 2, "g")
+        assert await called(place, conv, "ann", MAX_INTEGER) == Place(6, 4, 2, "g")
         await s.client.fetch("XTRIM", keys.log(conv), "MINID", 6)
         assert await called(place, conv, "ann", 4) == Place(4, 3, 2, "g")
         await s.client.fetch("XTRIM", keys.log(conv), "MAXLEN", 0)

@@ -7,8 +7,8 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.contract.errors import NotFound
+from router.contract.wire import MAX_INTEGER
 from router.store.client import Client
-from router.store.conversations import HEAD
 from router.store.dirty import Backlog, Done
 from tests.store.calling import BURST_US, COST_US, Store, called, store
 
@@ -86,7 +86,7 @@ async def test_the_next_event_of_what_was_finished_marks_it_again(valkey: Embedd
             await s.dirty.done(conv, first.seq, 100, DAY)
             await s.send(conv, "ann")
             assert conv in await marks(s, conv)
-            await s.dirty.done(conv, HEAD, 100, DAY)
+            await s.dirty.done(conv, MAX_INTEGER, 100, DAY)
             assert conv not in await marks(s, conv)
         assert (await s.send(conv, "ann")).at + COALESCE_MS == (await marks(s, conv))[conv]
 
@@ -160,7 +160,7 @@ async def test_done_trims_by_count_and_says_so(valkey: EmbeddedValkey) -> None:
         await fill(s, conv, 110)
         assert await s.dirty.done(conv, 110, 100, DAY) == Done(110, 110, 10, 10)
         assert [entry["seq"] for entry in await s.log(conv)] == list(range(11, 111))
-        assert (await called(s.conversations.range, conv, "ann", 0, HEAD, 1)).floor == 10
+        assert (await called(s.conversations.range, conv, "ann", 0, MAX_INTEGER, 1)).floor == 10
         assert (await called(s.conversations.before, conv, "ann", 20, 9)).more is False
         assert await called(s.conversations.start, conv, "ann", 0) == 10
         assert await s.dirty.done(conv, 110, 100, DAY) == Done(110, 110, 10, 0)
@@ -175,7 +175,7 @@ async def test_done_forgets_the_edits_of_what_it_trims(valkey: EmbeddedValkey) -
         key = keys.conversation(conv)
         assert await s.client.fetch("HEXISTS", key, f"e:{target}") == 1
         await fill(s, conv, 99)
-        assert (await s.dirty.done(conv, HEAD, 100, DAY)).trimmed == 1
+        assert (await s.dirty.done(conv, MAX_INTEGER, 100, DAY)).trimmed == 1
         assert await s.client.fetch("HEXISTS", key, f"e:{target}") == 0
 
 
