@@ -11,7 +11,6 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from gateway import catchup
 from router.contract import keys, metrics, stamp, wire
-from router.contract.errors import Unavailable
 from router.store.conversations import Page
 from tests import support
 from tests.gateway.world import Client, World, token, world
@@ -400,19 +399,11 @@ async def test_a_read_that_fails_is_tried_again(valkey: EmbeddedValkey, monkeypa
         await stalled(bob)
         await of.say("ann", group, "missed")
         await of.settled()
-        read, failures = of.node.conversations.range, [Unavailable(), Unavailable()]
-
-        def flaky(*args: Any) -> None:
-            if failures:
-                of.node.soon(args[-1], failures.pop())
-            else:
-                read(*args)
-
-        monkeypatch.setattr(of.node.conversations, "range", flaky)
+        refusals = of.unavailable(2)
         bob.connection.drain()
         await bob.event("message", body="missed")
         await bob.caught_up()
-        assert not failures
+        assert not refusals
 
 
 async def test_a_session_that_closes_while_it_is_fed_is_let_go(valkey: EmbeddedValkey) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import msgpack
 import pytest
@@ -11,7 +10,6 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from gateway import subscriptions
 from router.contract import keys, metrics, signals
-from router.contract.errors import Unavailable
 from tests import support
 from tests.gateway.world import World, token, world
 
@@ -132,18 +130,11 @@ async def test_a_repair_that_fails_is_tried_again(valkey: EmbeddedValkey, monkey
         with of.deaf():
             await of.say("ann", group, "lost")
             await of.settled()
-        read, failures = of.node.conversations.range, [Unavailable()] * 3
-
-        def flaky(*args: Any) -> None:
-            if failures:
-                of.node.soon(args[-1], failures.pop())
-            else:
-                read(*args)
-
-        monkeypatch.setattr(of.node.conversations, "range", flaky)
+        refusals = of.unavailable(3)
         await of.say("ann", group, "after")
         await bob.event("message", body="after")
         assert bob.bodies(group) == ["lost", "after"]
+        assert not refusals
 
 
 async def test_what_was_said_while_the_bus_was_away_is_looked_for(valkey: EmbeddedValkey) -> None:

@@ -23,6 +23,7 @@ from gateway.session import Session
 from gateway.wsprotocol import WebSocketConnection
 from router.answers import ask
 from router.contract import keys, stamp, wire
+from router.contract.errors import Unavailable
 from router.contract.settings import Settings
 from router.contract.tokens import issue
 from router.contract.wire import pack
@@ -278,6 +279,20 @@ class World:
         """The bus has lost its connection, and dials again."""
         self.node.bus.drop("a test")
         await support.eventually(lambda: not self.node.bus.up, every_s=0)
+
+    def unavailable(self, times: int) -> list[Unavailable]:
+        """The next reads of a log, so many, are refused; the refusals that are still to come."""
+        store: Any = self.node.conversations
+        read, refusals = store.range, [Unavailable() for _ in range(times)]
+
+        def flaky(*asked: Any) -> None:
+            if refusals:
+                self.node.soon(asked[-1], refusals.pop())
+            else:
+                read(*asked)
+
+        store.range = flaky
+        return refusals
 
     @contextmanager
     def deaf(self) -> Iterator[None]:
