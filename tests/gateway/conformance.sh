@@ -5,7 +5,8 @@
 # AUTOBAHN_SUITE  folder with the suite's run.sh (default: ../shared/autobahn beside the checkout)
 # CASES           another choice of cases, as a JSON list
 # The summary is printed and stays, with the suite's own reports, in .linnet/conformance/.
-# Exit: 0 no case failed, 1 some failed, 2 the suite or the endpoint is not there, 3 some cases have no result.
+# Exit: 0 no case failed, 1 some failed, 2 the endpoint is not there, 3 some cases have no result, 77 left out: there is
+# no suite.
 set -euo pipefail
 
 cd "$(dirname "$0")/../.."
@@ -13,7 +14,7 @@ suite=${AUTOBAHN_SUITE:-../shared/autobahn}
 out=.linnet/conformance
 python=.venv/bin/python
 
-[ -x "$suite/run.sh" ] || { echo "conformance: no Autobahn suite in $suite; set AUTOBAHN_SUITE" >&2; exit 2; }
+[ -x "$suite/run.sh" ] || { echo "conformance: no Autobahn suite in $suite; set AUTOBAHN_SUITE" >&2; exit 77; }
 mkdir -p "$out"
 if [ -n "${FULL:-}" ]; then
   unset CASES QUICK
