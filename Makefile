@@ -45,7 +45,7 @@ format: $(DEV)
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
-# The short set; with FULL=1 all that is promised, in about a quarter of an hour; with QUICK=1 only whether anything is lost.
+# The short set; with FULL=1 all that is promised, in about 20 minutes; with QUICK=1 only whether anything is lost.
 bench: $(DEV)
 	$(PY) -m loadtest bench $(if $(FULL),--full) $(if $(QUICK),--quick)
 
