@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+from gateway.lease import AWAY_GRACE_S
+from tests import support
 from tests.flow.client import ChatClient, Event
 from tests.flow.conftest import Names, Start, System
 
@@ -111,6 +113,22 @@ async def test_g8_killed_gateway_takes_its_users_offline(start: Start) -> None:
     assert all(state["last_seen"] for state in states.values())
     news = [(user, state) for event in watcher.events[here:] for user, state in event.get("users", {}).items()]
     assert len(news) == 4, "each told once; who came back in time was never away"
+
+
+async def test_g8_who_left_while_redis_was_down_is_offline_when_it_is_back(start: Start) -> None:
+    """Her gateway could not say so when the grace had passed; it lives, so nobody else will."""
+    system = await start(gateways=1, router=False)
+    watcher, ben = ChatClient("ann"), ChatClient("ben")
+    await watcher.connect(system.urls[0])
+    await ben.connect(system.urls[0])
+    await watcher.ask("presence", users=["ben"], watch=True)
+    here = watcher.here
+    system.valkey.kill()
+    await ben.disconnect()
+    left = time.monotonic()
+    await support.eventually(lambda: time.monotonic() - left > AWAY_GRACE_S + 2)  # the grace itself is waited for
+    system.valkey.start()
+    await tells(watcher, "ben", False, here, 20.0)
 
 
 async def test_drained_gateway_makes_nobody_flicker(start: Start) -> None:
