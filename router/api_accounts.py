@@ -23,7 +23,7 @@ from router.api_types import (
     TokenRequest,
 )
 from router.contract import keys
-from router.contract.errors import Conflict, NotFound, Unauthorized
+from router.contract.errors import Conflict, NotFound, Unauthorized, Unavailable
 from router.contract.tokens import issue
 from router.contract.wire import MAX_INTEGER
 from router.store.presence import state
@@ -79,6 +79,7 @@ async def delete_account(call: Call, _: None) -> None:
             return
         for group in groups:
             await _take_out(call, group, user)
+    raise Unavailable("she is being put into groups meanwhile; call again", 1.0)
 
 
 _ROUNDS: Final = 3  # a group that the user is put into meanwhile takes another

@@ -218,6 +218,24 @@ async def test_who_first_writes_to_a_user_while_she_is_deleted_is_closed_out_too
         assert left == {keys.user("ada")}
 
 
+async def test_who_is_put_into_groups_for_ever_is_not_said_to_be_gone(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Her rows are there still, and the next call goes on where this one gave up."""
+    async with serve(valkey) as api:
+        await make_users(api)
+        conversations = [await make_group(api, "bob") for _ in range(4)]
+        delete = api.services.accounts.delete
+
+        async def meanwhile(user: str) -> list[str]:
+            return await delete(user) or conversations[-1:]
+
+        with monkeypatch.context() as during:
+            during.setattr(api.services.accounts, "delete", meanwhile)
+            assert await api.refused("DELETE", "/v1/accounts/bob", BOB) == (503, "unavailable")
+        await api.ok("DELETE", "/v1/accounts/bob", SERVER)
+
+
 async def test_a_full_redis_lets_accounts_go(valkey: EmbeddedValkey) -> None:
     """It is one of the few things that make room."""
     async with serve(valkey) as api:
