@@ -49,7 +49,9 @@ APPEND_SECONDS = Histogram(
     "linnet_gateway_append_seconds", "From command to durable append, of one in eight", buckets=_LATENCY
 )
 DELIVERY_SECONDS = Histogram(
-    "linnet_gateway_delivery_seconds", "From the event's stamp to its live write here", buckets=_LATENCY
+    "linnet_gateway_delivery_seconds",
+    "From an event's stamp to its live write here: of a group each write's last, of direct ones one in eight",
+    buckets=_LATENCY,
 )
 REPAIRS = Counter("linnet_gateway_repairs", "Times the log had to fill in for the fast path", ("cause",))
 REPAIRED_EVENTS = Counter("linnet_gateway_repaired_events", "Events that came by repair instead of live")
