@@ -400,8 +400,11 @@ def pack_body(body: Any) -> bytes:
 
 
 def json_of_packed(packed: bytes) -> bytes:
-    """The JSON text of a logged event's msgpack bytes."""
-    return _to_json(jsonable(_unpack_any(packed)))
+    """The JSON text of a logged event's msgpack bytes; of its fields only `body` can hold bytes."""
+    event = _unpack_any(packed)
+    if type(body := event.get("body")) in _CONTAINERS:
+        event["body"] = jsonable(body)
+    return _to_json(event)
 
 
 class Codec:
