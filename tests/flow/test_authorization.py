@@ -13,8 +13,10 @@ import asyncio
 import itertools
 import json
 import time
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import httpx
 import jwt
@@ -195,7 +197,23 @@ def bearer(acting: Cast) -> dict[str, str]:
     return {"Authorization": f"Bearer {token(acting.me)}"}
 
 
-async def status(backend: Backend, row: Row, role: str) -> int:
+Of = TypeVar("Of", "Row", "Command")
+
+
+async def differing(table: Iterable[Of], columns: tuple[str, ...], found: Callable[[Of, str], Awaitable[str]]) -> str:
+    """Every cell of a table, AT_ONCE at a time; those in which something else is found, a line each."""
+    gate = asyncio.Semaphore(AT_ONCE)
+
+    async def cell(row: Of, role: str, code: str) -> str | None:
+        async with gate:
+            said = await found(row, role)
+        return None if said == code else f"{role}: {row} is {said}, not {code}"
+
+    cells = [cell(row, *column) for row in table for column in zip(columns, row.codes.split(), strict=True)]
+    return "\n".join(filter(None, await asyncio.gather(*cells)))
+
+
+async def status(backend: Backend, row: Row, role: str) -> str:
     acting = await backend.cast(role, row.kind)
     answer = await backend.http.request(
         row.call.split(" ")[0], acting.fill(row.path), json=acting.fill(row.body), headers=bearer(acting)
@@ -203,7 +221,7 @@ async def status(backend: Backend, row: Row, role: str) -> int:
     if answer.status_code >= 400 and role != "server":
         known = {*acting.names.values(), acting.group, acting.direct, SERVER_KEY} - {acting.me}
         assert not [secret for secret in known if secret in answer.text], (row, role, answer.text)
-    return answer.status_code
+    return str(answer.status_code)
 
 
 def test_every_call_has_its_rows() -> None:
@@ -215,17 +233,10 @@ def test_every_call_has_its_rows() -> None:
 
 async def test_every_call_by_every_role(chat: System) -> None:
     """Each cell of the table, and no more is said about others than that."""
-    gate, backend = asyncio.Semaphore(AT_ONCE), Backend(chat)
+    backend = Backend(chat)
     async with backend.http:
-
-        async def cell(row: Row, role: str, code: str) -> str | None:
-            async with gate:
-                found = await status(backend, row, role)
-            return None if found == int(code) else f"{role}: {row.call} ({row.path}) is {found}, not {code}"
-
-        cells = [(row, *column) for row in ROWS for column in zip(COLUMNS, row.codes.split(), strict=True)]
-        wrong = [why for why in await asyncio.gather(*(cell(*given) for given in cells)) if why]
-    assert not wrong, "\n".join(wrong)
+        wrong = await differing(ROWS, COLUMNS, partial(status, backend))
+    assert not wrong, wrong
 
 
 # -- WebSocket
@@ -309,23 +320,19 @@ def test_every_command_has_its_rows() -> None:
 
 async def test_every_command_by_every_role(chat: System) -> None:
     """Each cell of the table, on sockets of both gateways."""
-    gate, backend = asyncio.Semaphore(AT_ONCE), Backend(chat)
+    backend = Backend(chat)
     async with backend.http:
 
-        async def cell(command: Command, role: str, code: str) -> str | None:
-            async with gate:
-                acting = await backend.cast(role)
-                client = ChatClient(acting.me)
-                await client.connect(chat.urls[len(role) % 2])
-                found = await outcome(client, acting, command)
-                await client.disconnect()
-            return None if found == code else f"{role}: {command.type} {command.fields} is {found}, not {code}"
+        async def found(command: Command, role: str) -> str:
+            acting = await backend.cast(role)
+            client = ChatClient(acting.me)
+            await client.connect(chat.urls[len(role) % 2])
+            answer = await outcome(client, acting, command)
+            await client.disconnect()
+            return answer
 
-        cells = [
-            (command, *column) for command in COMMANDS for column in zip(USERS, command.codes.split(), strict=True)
-        ]
-        wrong = [why for why in await asyncio.gather(*(cell(*given) for given in cells)) if why]
-    assert not wrong, "\n".join(wrong)
+        wrong = await differing(COMMANDS, USERS, found)
+    assert not wrong, wrong
 
 
 async def test_no_command_before_hello(chat: System) -> None:
