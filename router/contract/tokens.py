@@ -248,6 +248,3 @@ class Verifier:
             log.warning("the identity provider's key set: %s: %s", type(error).__name__, error)
         finally:
             self._asking = None
-
-    def statistics(self) -> dict[str, float]:
-        return {"keys": len(self._keys), "key_set_age_s": self._clock() - self._fetched_at}

@@ -13,23 +13,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from msgspec import Struct
-
 from router.contract import keys, signals
 from router.contract.errors import FunctionError, RateLimited, StartupError, from_function
 from router.store.client import Client
 
 GUESS_COST_US, GUESS_BURST_US = 12_000_000, 60_000_000
 _DEPLOYMENT: Final = {"partitions": str(keys.PARTITIONS), "format": str(keys.FORMAT)}
-
-
-class Account(Struct, frozen=True):
-    """`created` is in milliseconds since the epoch; `password`: whether one was set."""
-
-    user: str
-    name: str
-    created: int
-    password: bool
 
 
 class Accounts:
@@ -48,10 +37,6 @@ class Accounts:
         """The password hash; None without an account that has one."""
         value: bytes | None = await self._client.fetch("HGET", keys.user(user), "pw")
         return value
-
-    async def set_password(self, user: str, password: str) -> None:
-        """Another hash for an account that has one (its parameters have grown); `NotFound` without."""
-        await self._fcall("set_password", (keys.user(user),), (password,))
 
     async def guess(self, user: str) -> None:
         """A password is about to be tried: `RateLimited` after too many. Nothing is kept for unknown users."""
@@ -96,12 +81,6 @@ class Accounts:
             ),
         )
         return [group.decode() for group in value]
-
-    async def get(self, user: str) -> Account | None:
-        created, name, password = await self._client.fetch("HMGET", keys.user(user), "created", "name", "pw")
-        if created is None:
-            return None
-        return Account(user, (name or b"").decode(), int(created), password is not None)
 
     async def deployment_check(self) -> None:
         """`StartupError` if this Redis holds a deployment that was laid out otherwise; an empty one becomes ours."""

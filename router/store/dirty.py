@@ -43,13 +43,8 @@ class Dirty:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def claim(self, part: int, limit: int, lease_ms: int) -> list[str]:
-        """Up to `limit` due conversations of a partition, ours for `lease_ms`."""
-        (found,) = await self.claims((part,), limit, lease_ms)
-        return found
-
     async def claims(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str]]:
-        """The same of several partitions; where one server has all slots they cost one call."""
+        """Up to `limit` due conversations of each partition, ours for `lease_ms`; one call where one server has all."""
         try:
             found = await self._client.fcall_each("claim", list(map(keys.dirty, parts)), (limit, lease_ms))
         except LinnetError as error:

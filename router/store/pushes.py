@@ -51,13 +51,8 @@ class Pushes:
         names = (keys.push(keys.partition(user)), keys.pushes(user))
         return bool(await self._fcall("arm", (keys.user(user),), (*names, user, conv, seq, due_ms)))
 
-    async def claim(self, part: int, limit: int, lease_ms: int) -> list[str]:
-        """Users whose deadline has passed, ours for `lease_ms`."""
-        (found,) = await self.claims((part,), limit, lease_ms)
-        return found
-
     async def claims(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str]]:
-        """The same of several partitions."""
+        """Up to `limit` users of each partition whose deadline has passed, ours for `lease_ms`."""
         try:
             found = await self._client.fcall_each("claim_push", list(map(keys.push, parts)), (limit, lease_ms))
         except FunctionError as error:

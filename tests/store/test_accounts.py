@@ -7,7 +7,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, signals
 from router.contract.errors import Blocked, Conflict, NotFound, RateLimited, StartupError
-from router.store.accounts import Account, Accounts
+from router.store.accounts import Accounts
 from router.store.pushes import Pushes
 from router.store.users import Sync, Users
 from tests.store.calling import called
@@ -24,8 +24,7 @@ async def test_of_many_who_want_a_name_one_gets_it(valkey: EmbeddedValkey) -> No
         assert [type(result) for result in results].count(Conflict) == 4
         winner = results.index(None)
         assert await accounts.password("ann") == f"hash-{winner}".encode()
-        account = await accounts.get("ann")
-        assert account == Account("ann", f"Ann {winner}", account.created if account else 0, True)
+        assert await client.fetch("HGET", keys.user("ann"), "name") == f"Ann {winner}".encode()
 
 
 async def test_a_user_who_came_by_a_token_has_the_name(valkey: EmbeddedValkey) -> None:
@@ -36,20 +35,7 @@ async def test_a_user_who_came_by_a_token_has_the_name(valkey: EmbeddedValkey) -
         assert not await accounts.ensure("ann")
         with pytest.raises(Conflict):
             await accounts.create("ann", "hash", "Ann")
-        with pytest.raises(NotFound):
-            await accounts.set_password("ann", "hash")
         assert await accounts.password("ann") is None
-        account = await accounts.get("ann")
-        assert account is not None
-        assert not account.password
-
-
-async def test_a_password_hash_can_be_made_anew(valkey: EmbeddedValkey) -> None:
-    async with connected(valkey) as client:
-        accounts = Accounts(client)
-        await accounts.create("ann", "old", "Ann")
-        await accounts.set_password("ann", "new")
-        assert await accounts.password("ann") == b"new"
 
 
 async def test_names_of_the_deleted_never_come_back(valkey: EmbeddedValkey) -> None:
@@ -67,16 +53,14 @@ async def test_names_of_the_deleted_never_come_back(valkey: EmbeddedValkey) -> N
         assert signals.decode(channel.heard[0]) == signals.Kick("")
         assert await client.fetch("KEYS", "*ann*") == [keys.user("ann").encode()]
         assert await client.fetch("HKEYS", keys.user("ann")) == [b"deleted"]
-        assert await pushes.claim(keys.partition("ann"), 10, 1000) == []
+        assert await pushes.claims((keys.partition("ann"),), 10, 1000) == [[]]
         with pytest.raises(Conflict):
             await accounts.create("ann", "hash", "Ann")
         with pytest.raises(Blocked):
             await accounts.ensure("ann")
         with pytest.raises(Blocked):
             await called(users.sync, who)
-        with pytest.raises(NotFound):
-            await accounts.set_password("ann", "hash")
-        assert await accounts.get("ann") is None
+        assert not await called(users.exists, "ann")
         assert await accounts.password("ann") is None
 
 

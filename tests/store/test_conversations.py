@@ -265,7 +265,7 @@ async def test_a_removed_conversation_is_not_found_until_it_is_forgotten(valkey:
         assert not await s.conversations.create(conv, keys.GROUP, "", {"ann": "o"}, COST_US, BURST_US)
 
         part = keys.partition(conv)
-        assert await s.dirty.claim(part, 10, 60_000) == [conv]
+        assert await s.dirty.claims((part,), 10, 60_000) == [[conv]]
         assert (await s.conversations.members(conv)).roles == {"ann": "o", "bob": "a"}
         await s.dirty.forget(conv)
         assert await s.client.fetch("EXISTS", keys.conversation(conv), keys.log(conv)) == 0

@@ -33,7 +33,8 @@ async def make_due(s: Store, name: str, conv: str) -> None:
 
 
 async def claim(s: Store, conv: str, lease_ms: int = 60_000) -> list[str]:
-    return await s.dirty.claim(keys.partition(conv), 10, lease_ms)
+    (found,) = await s.dirty.claims((keys.partition(conv),), 10, lease_ms)
+    return found
 
 
 async def fill(s: Store, conv: str, count: int) -> None:
@@ -115,9 +116,8 @@ async def test_claim_takes_no_more_than_its_limit(valkey: EmbeddedValkey) -> Non
         names = [f"g:{i}" for i in range(5)]
         await s.client.fetch("ZADD", keys.dirty(7), "+inf", "!", *(x for i, n in enumerate(names) for x in (i + 1, n)))
         assert (await s.dirty.backlog((7,))).count == 5
-        assert await s.dirty.claim(7, 2, 60_000) == names[:2]
-        assert await s.dirty.claim(7, 10, 60_000) == names[2:]
-        assert await s.dirty.claim(8, 10, 60_000) == []
+        assert await s.dirty.claims((7,), 2, 60_000) == [names[:2]]
+        assert await s.dirty.claims((7, 8), 10, 60_000) == [names[2:], []]
         assert await s.dirty.backlog((8,)) == Backlog(0, 0)
 
 

@@ -32,20 +32,20 @@ async def test_a_claim_is_for_one_router_until_it_runs_out(valkey: EmbeddedValke
     """Only what is due is claimed; a message that comes meanwhile does not cut the claim short; a dead one runs out."""
     async with connected(valkey) as client:
         pushes, at = await pushes_of(client), await now(client)
-        assert await pushes.claim(PART, 10, 1000) == []
+        assert await pushes.claims((PART,), 10, 1000) == [[]]
         await pushes.arm("ann", A, 1, at - 1)
         assert await pushes.backlog(PART) == (1, at - 1)
-        assert await pushes.claim(PART, 10, -2000) == ["ann"]  # a lease that has run out already
-        assert await pushes.claim(PART, 10, HOUR) == ["ann"]
+        assert await pushes.claims((PART,), 10, -2000) == [["ann"]]  # a lease that has run out already
+        assert await pushes.claims((PART,), 10, HOUR) == [["ann"]]
         await pushes.arm("ann", B, 1, at - 1)
-        assert await pushes.claim(PART, 10, HOUR) == []
+        assert await pushes.claims((PART,), 10, HOUR) == [[]]
 
 
 async def test_who_is_not_due_is_not_claimed(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         pushes, at = await pushes_of(client), await now(client)
         await pushes.arm("ann", A, 1, at + HOUR)
-        assert await pushes.claim(PART, 10, 1000) == []
+        assert await pushes.claims((PART,), 10, 1000) == [[]]
         assert await pushes.backlog(PART) == (1, at + HOUR)
 
 
@@ -55,7 +55,7 @@ async def test_settling_leaves_what_came_since(valkey: EmbeddedValkey) -> None:
         pushes, at = await pushes_of(client), await now(client)
         await pushes.arm("ann", A, 5, at - 1)
         await pushes.arm("ann", B, 5, at + HOUR)
-        assert await pushes.claim(PART, 10, 1000) == ["ann"]
+        assert await pushes.claims((PART,), 10, 1000) == [["ann"]]
         await pushes.arm("ann", A, 6, at + 2 * HOUR)
         await pushes.settled("ann", {A: 5})
         assert (await pushes.waiting("ann")).waits == {A: Wait(6, at - 1, 0), B: Wait(5, at + HOUR, 0)}
