@@ -199,8 +199,8 @@ async def test_sings_on_a_real_deployment(valkey: EmbeddedValkey, process: Start
             cwd=Path(__file__).parent.parent.parent,
         )
         try:
-            await eventually(lambda: metric("linnet_canary_delivery_seconds_count"), 20, every_s=0.1)
-            await eventually(lambda: _reaches(metric, 60), 20, every_s=0.1)
+            await eventually(lambda: metric("linnet_canary_delivery_seconds_count"), 40, every_s=0.1)
+            await eventually(lambda: _reaches(metric, 60), 40, every_s=0.1)
             assert await metric("linnet_canary_gateways") == 2
             for fault in ("lost", "duplicated", "reordered"):  # late is what a busy machine may be
                 assert await metric(f"linnet_canary_{fault}_total") == 0
