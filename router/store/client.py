@@ -7,7 +7,6 @@ does: a key's name, a function's arguments, a retry that could run something twi
 Invariants
 - `call` and `command` never raise and never answer before they have returned; see `hot` for order and bounds.
 - `Unavailable` is the only error that means "later"; the outcome of a call that met it is unknown.
-- Listeners hear up and down in turn; one that raises is logged and the others still hear.
 - Under sentinels every connection made of `topology` (`links`) leaves a server that is not the primary any more within
   FOLLOW_S and the time to ask, whatever it hears from there: a demoted or cut-off primary stays connected and silent.
 
@@ -20,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, Final, Literal, TypeVar
 
@@ -55,10 +54,8 @@ class Client:
     def __init__(self, topology: Topology, library: Library) -> None:
         self.topology = topology
         self.library = library
-        self._up: list[Callable[[], None]] = []
-        self._down: list[Callable[[], None]] = []
         self._functions: Counter[str] = Counter()
-        self._hot = HotConnection(topology, library.source, partial(_tell, self._up), partial(_tell, self._down))
+        self._hot = HotConnection(topology, library.source)
         self.links: list[Link] = [self._hot]
         self._following: asyncio.Task[None] | None = None
 
@@ -108,12 +105,6 @@ class Client:
     @property
     def available(self) -> bool:
         return self._hot.up
-
-    def on_up(self, callback: Callable[[], None]) -> None:
-        self._up.append(callback)
-
-    def on_down(self, callback: Callable[[], None]) -> None:
-        self._down.append(callback)
 
     @property
     def one_server(self) -> bool:
@@ -191,7 +182,7 @@ class Client:
 
     def second_line(self) -> HotConnection:
         """Another connection to the same server, for calls that may hold up what comes behind them."""
-        line = HotConnection(self.topology, self.library.source, _nothing, _nothing)
+        line = HotConnection(self.topology, self.library.source)
         self.links.append(line)
         return line
 
@@ -290,10 +281,6 @@ def _ignore(value: object) -> None:
     """The reply that nobody waits for; errors were counted where they came in."""
 
 
-def _nothing() -> None:
-    """A second line that comes or goes is told to nobody but its callers."""
-
-
 def _settle(future: asyncio.Future[Any], value: object) -> None:
     if future.done():
         return  # the caller gave up
@@ -301,14 +288,6 @@ def _settle(future: asyncio.Future[Any], value: object) -> None:
         future.set_exception(value)
     else:
         future.set_result(value)
-
-
-def _tell(listeners: list[Callable[[], None]]) -> None:
-    for listener in listeners:
-        try:
-            listener()
-        except Exception:  # a listener's fault must not end the connection's
-            log.exception("a listener of the Redis connection raised")
 
 
 __all__ = ["Client", "ClientStatistics", "Durability", "Mode", "Part", "Reply", "unfit"]

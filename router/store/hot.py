@@ -109,13 +109,9 @@ def server_error(text: str) -> LinnetError:
 class HotConnection(Link):
     """Commands to one server. `library` is the source that *function not found* makes it load."""
 
-    def __init__(
-        self, topology: Topology, library: bytes, on_up: Callable[[], None], on_down: Callable[[], None]
-    ) -> None:
+    def __init__(self, topology: Topology, library: bytes) -> None:
         super().__init__(topology)
         self._library = library
-        self._on_up = on_up
-        self._on_down = on_down
         self._loop = asyncio.get_running_loop()
         self._pending: deque[tuple[bytes, Reply]] = deque()  # accepted and not answered, oldest first
         self._out: list[bytes] = []  # packed since the last write
@@ -276,7 +272,6 @@ class HotConnection(Link):
     def opened(self) -> None:
         self._marks.clear()
         self._sweep()
-        self._on_up()
 
     def closed(self, why: str) -> None:
         if self._timer is not None:
@@ -284,7 +279,6 @@ class HotConnection(Link):
         waiting = [*self._missed, *self._pending, *self._held]
         self._pending, self._out, self._missed, self._held = deque(), [], [], []
         self._loading, self._bytes, self._probe = False, 0, None
-        self._on_down()
         for _, reply in waiting:
             self._answer(reply, Unavailable(retry_after=RETRY_S))
 

@@ -75,7 +75,7 @@ class Told:
 async def test_who_greets_too_late_is_asked_for_again(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """A primary that was stalled since sentinels named it may have been succeeded meanwhile."""
     told = Told(valkey, monkeypatch)
-    connection = HotConnection(told, b"", lambda: None, lambda: None)
+    connection = HotConnection(told, b"")
     await connection.connect(10)
     assert told.asked == 2
     await connection.close()
@@ -83,7 +83,7 @@ async def test_who_greets_too_late_is_asked_for_again(valkey: EmbeddedValkey, mo
 
 async def test_nobody_listens(tmp_path: Path) -> None:
     (port,) = support.free_ports(1)
-    connection = HotConnection(address(f"redis://:secret@127.0.0.1:{port}"), b"", lambda: None, lambda: None)
+    connection = HotConnection(address(f"redis://:secret@127.0.0.1:{port}"), b"")
     with pytest.raises(StartupError, match=f"127.0.0.1:{port}") as error:
         await connection.connect(2)
     assert "secret" not in str(error.value)
@@ -92,7 +92,7 @@ async def test_nobody_listens(tmp_path: Path) -> None:
 async def test_a_wrong_password_is_told_and_the_right_one_works(own_valkey: EmbeddedValkey) -> None:
     with own_valkey.client() as client:
         client.config_set("requirepass", "p:a/ss @word")
-    wrong = HotConnection(address(own_valkey.url.replace("://", "://:guess@")), b"", lambda: None, lambda: None)
+    wrong = HotConnection(address(own_valkey.url.replace("://", "://:guess@")), b"")
     with pytest.raises(StartupError, match="WRONGPASS"):
         await wrong.connect(2)
     async with connected(own_valkey.url.replace("://", f"://:{quote('p:a/ss @word', safe='')}@")) as connection:
@@ -147,7 +147,7 @@ async def test_tls_is_spoken_and_the_certificate_checked(valkey: EmbeddedValkey,
             replies = Replies()
             connection.call(("ECHO", b"x" * 100_000), replies)
             assert list(await replies.until(1)) == [b"x" * 100_000]
-        untrusting = HotConnection(address(proxy.url), b"", lambda: None, lambda: None)
+        untrusting = HotConnection(address(proxy.url), b"")
         with pytest.raises(StartupError, match="CERTIFICATE_VERIFY_FAILED"):
             await untrusting.connect(2)
 
@@ -159,7 +159,7 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up(
     monkeypatch.setattr("router.store.link.DIAL_S", 0.1)
     async with proxied(valkey.url) as proxy:
         proxy.swallow = True
-        connection = HotConnection(address(proxy.url), b"", lambda: None, lambda: None)
+        connection = HotConnection(address(proxy.url), b"")
         connecting = asyncio.ensure_future(connection.connect(15))
         await support.eventually(lambda: proxy.accepted >= 3)
         proxy.swallow = False
@@ -203,19 +203,22 @@ async def test_a_dial_that_succeeds_as_its_time_runs_out_leaves_one_keeper(
             dials.append(made)
         return made
 
-    def up() -> None:
-        if len(dials) == 1:
-            dials[0]._on_timeout()  # type: ignore[attr-defined]  # the loop's own call, in the turn we want it in
-
-    def down() -> None:
-        asyncio.get_running_loop().call_soon(count)
-
     def count() -> None:
         counts.append(sum("._keep " in repr(task.get_coro()) for task in asyncio.all_tasks()))
 
+    class Connection(HotConnection):
+        def opened(self) -> None:
+            super().opened()
+            if len(dials) == 1:
+                dials[0]._on_timeout()  # type: ignore[attr-defined]  # the loop's own call, in the turn we want it in
+
+        def closed(self, why: str) -> None:
+            super().closed(why)
+            asyncio.get_running_loop().call_soon(count)
+
     monkeypatch.setattr(asyncio, "timeout", kept)
     async with proxied(valkey.url) as proxy:
-        connection = HotConnection(address(proxy.url), b"", up, down)
+        connection = Connection(address(proxy.url), b"")
         await connection.connect(10)
         assert (counts, proxy.accepted) == ([1], 2)
         replies = Replies()
