@@ -55,7 +55,7 @@ class Gateway:
         await serving_it
 
     def _stop_accepting(self) -> None:
-        for listener in self._server.servers:
+        for listener in getattr(self._server, "servers", ()):  # it has none yet if it is stopped as it starts
             listener.close()
 
 

@@ -106,6 +106,12 @@ class System:
                     total += float(line.rsplit(" ", 1)[1])
         return total
 
+    def unfinished(self) -> set[bytes]:
+        """Conversations that routers still have to finish, but for those that wait for their day."""
+        with self.valkey.client() as redis:
+            dirty = [redis.zrange(key, 0, -1) for key in redis.scan_iter(match="*:dirty")]
+        return {name for name in itertools.chain(*dirty) if name[:1] not in (b"!", b"~")}
+
     def tracebacks(self) -> str:
         return "\n".join(process.log[-6000:] for process in self.processes if "Traceback" in process.log)
 

@@ -8,7 +8,7 @@ import signal
 
 from tests import support
 from tests.flow.client import ChatClient
-from tests.flow.conftest import Start, System
+from tests.flow.conftest import Start
 from tests.flow.resilient import ResilientClient
 from tests.store.conftest import proxied
 
@@ -37,18 +37,10 @@ async def test_chat_goes_on_without_a_router(start: Start) -> None:
         doomed.kill()
     assert await ben.has(direct, 22) == ["before", *range(20), "orphan"]
     assert ben.whole(direct)
-    with system.valkey.client() as redis:
-        dirty = [redis.zrange(key, 0, -1) for key in redis.scan_iter(match="*:dirty")]
-    waiting = [name for name in itertools.chain(*dirty) if name[:1] not in (b"!", b"~")]
+    waiting = system.unfinished()
     assert waiting
     system.router = await system.start("router").ready()
-    await support.eventually(lambda: not still_dirty(system, waiting))
-
-
-def still_dirty(system: System, names: list[bytes]) -> list[bytes]:
-    with system.valkey.client() as redis:
-        present = set(itertools.chain(*(redis.zrange(key, 0, -1) for key in redis.scan_iter(match="*:dirty"))))
-    return [name for name in names if name in present]
+    await support.eventually(lambda: not waiting & system.unfinished())
 
 
 async def test_g1_valkey_killed_and_restarted_loses_nothing_acked(start: Start) -> None:
