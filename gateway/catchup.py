@@ -20,7 +20,7 @@ from gateway.frames import event_frames
 from gateway.session import Session, State
 from router.contract import keys, metrics, stamp
 from router.contract.errors import LinnetError, NotFound
-from router.contract.wire import MAX_INTEGER
+from router.contract.packing import MAX_INTEGER
 from router.store.conversations import Head, Page
 
 if TYPE_CHECKING:

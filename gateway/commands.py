@@ -22,6 +22,7 @@ from gateway.sending import target_of, visible
 from gateway.session import Session, State
 from router.contract import errors, keys, metrics, signals, wire
 from router.contract.errors import BadCommand, Internal, LinnetError, RateLimited
+from router.contract.packing import MAX_BODY_BYTES, MAX_INTEGER
 from router.contract.tokens import Identity, UnknownKey
 from router.store.conversations import Page, Place
 
@@ -36,7 +37,7 @@ FLOOD_S: Final = 10.0
 RECEIPT_MEMBERS: Final = 32
 TYPING_EVERY_S: Final = 1.0
 MAX_PAGES: Final = 64
-PAGE_BYTES: Final = wire.MAX_BODY_BYTES  # of a page of history, for one send of the rate; the first are free
+PAGE_BYTES: Final = MAX_BODY_BYTES  # of a page of history, for one send of the rate; the first are free
 
 
 class _Named(msgspec.Struct):
@@ -238,9 +239,9 @@ class CommandHandlers:
         reply = partial(self._history, session, command)
         store = self._node.conversations
         if command.after is not None:
-            store.range(command.conversation, session.user, command.after, wire.MAX_INTEGER, command.limit, reply)
+            store.range(command.conversation, session.user, command.after, MAX_INTEGER, command.limit, reply)
         else:
-            before = wire.MAX_INTEGER if command.before is None else command.before
+            before = MAX_INTEGER if command.before is None else command.before
             store.before(command.conversation, session.user, before, command.limit, reply)
 
     def _history(self, session: Session, command: wire.History, page: Page | LinnetError) -> None:
@@ -278,7 +279,7 @@ def _named(codec: wire.Codec, data: bytes) -> _Named:
 
 
 def _is_integer(value: object) -> bool:
-    return type(value) is int and abs(value) <= wire.MAX_INTEGER
+    return type(value) is int and abs(value) <= MAX_INTEGER
 
 
 def _name(command: wire.Command) -> str:

@@ -19,10 +19,10 @@ from msgspec.structs import replace
 
 from gateway.catchup import Behind
 from gateway.session import Session, State
-from router.contract import errors, keys, metrics, wire
+from router.contract import errors, keys, metrics, packing, wire
 from router.contract.errors import LinnetError, Unauthorized
+from router.contract.packing import MAX_INTEGER
 from router.contract.tokens import Identity, UnknownKey
-from router.contract.wire import MAX_INTEGER
 from router.store.users import Page, Row, Synced
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ class Connects:
                 heartbeat_s=settings.heartbeat_s,
                 expires_at=session.expires_at,
                 limits=wire.Limits(
-                    wire.MAX_FRAME_BYTES, wire.MAX_BODY_BYTES, settings.sends_per_s, settings.send_burst
+                    wire.MAX_FRAME_BYTES, packing.MAX_BODY_BYTES, settings.sends_per_s, settings.send_burst
                 ),
                 conversations=states[: wire.WELCOME_LIMIT],
                 more=len(states) > wire.WELCOME_LIMIT or behind.more_below is not None,

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Final
 
 from gateway.wsframes import deflated_frame, frame
-from router.contract import wire
+from router.contract import packing, wire
 
 TEXT: Final = 0x1
 BINARY: Final = 0x2
@@ -33,7 +33,7 @@ def variant_of(codec: wire.Codec, deflate: bool) -> int:
 
 
 def _json(event: bytes) -> bytes:
-    return frame(wire.json_of_packed(event), TEXT)
+    return frame(packing.json_of_packed(event), TEXT)
 
 
 _cached_json = lru_cache(CACHE_EVENTS)(_json)
@@ -52,7 +52,7 @@ def event_frame(event: bytes, variant: int) -> bytes:
         return _cached_json(event) if len(event) <= CACHED_BYTES else _json(event)
     if variant == DEFLATE_BIT:
         return _compressed(event, BINARY)
-    return _compressed(wire.json_of_packed(event), TEXT)
+    return _compressed(packing.json_of_packed(event), TEXT)
 
 
 def event_frames(events: Iterable[bytes], variant: int) -> bytes:

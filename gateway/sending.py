@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.session import TIMED, Session, State
 from router.contract import keys, metrics, stamp, wire
 from router.contract.errors import Blocked, LinnetError, NotFound, RateLimited, Unavailable
+from router.contract.packing import pack, pack_body
 from router.store.conversations import Action, Append, Appended
 from router.store.durability import Kept
 
@@ -58,24 +59,24 @@ class Sends:
 
     def send(self, session: Session, command: wire.Send) -> None:
         conversation = target_of(session, command.to)
-        fields = {"media": wire.pack(command.media), "body": wire.pack_body(command.body)}
+        fields = {"media": pack(command.media), "body": pack_body(command.body)}
         if command.reply_to is not None:
-            fields["reply_to"] = wire.pack(command.reply_to)
+            fields["reply_to"] = pack(command.reply_to)
         self._append(session, command, conversation, "message", 0, fields)
 
     def edit(self, session: Session, command: wire.Edit) -> None:
-        fields = {"target": wire.pack(command.seq), "body": wire.pack_body(command.body)}
+        fields = {"target": pack(command.seq), "body": pack_body(command.body)}
         self._append(session, command, visible(session, command.conversation), "edit", command.seq, fields)
 
     def delete(self, session: Session, command: wire.Delete) -> None:
-        fields = {"target": wire.pack(command.seq)}
+        fields = {"target": pack(command.seq)}
         self._append(session, command, visible(session, command.conversation), "delete", command.seq, fields)
 
     def react(self, session: Session, command: wire.React) -> None:
         fields = {
-            "target": wire.pack(command.seq),
-            "emoji": wire.pack(command.emoji),
-            "remove": wire.pack(command.remove),
+            "target": pack(command.seq),
+            "emoji": pack(command.emoji),
+            "remove": pack(command.remove),
         }
         self._append(session, command, visible(session, command.conversation), "react", command.seq, fields)
 
@@ -96,7 +97,7 @@ class Sends:
             device=session.device,
             n=command.n,
             done=command.done,
-            fingerprint=stamp.fingerprint(wire.pack(action), *fields.values()),
+            fingerprint=stamp.fingerprint(pack(action), *fields.values()),
             tail=stamp.tail(action, conversation, session.user, session.device, command.n, fields),
             action=action,
             target=target,

@@ -20,7 +20,7 @@ from gateway.hub import Hub, UserHub
 from gateway.session import Session
 from router.contract import keys, metrics, signals, stamp, wire
 from router.contract.errors import LinnetError
-from router.contract.wire import MAX_INTEGER
+from router.contract.packing import MAX_INTEGER
 from router.store.conversations import Head, Page
 
 if TYPE_CHECKING:

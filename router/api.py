@@ -37,7 +37,7 @@ from router import api_conversations as conversations
 from router import api_messages as messages
 from router import api_types as types
 from router.api_call import CALLER, OPEN, SERVER, Call, Caller, Endpoint, Services, now_ms
-from router.contract import metrics, wire
+from router.contract import metrics, packing, wire
 from router.contract.errors import (
     BadCommand,
     BadFrame,
@@ -282,7 +282,7 @@ async def _given(endpoint: Endpoint, request: Request) -> Any:
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise BadFrame("the body is not one JSON value") from None
     except RecursionError:
-        raise BadCommand(f"values may be {wire.MAX_DEPTH} deep") from None
+        raise BadCommand(f"values may be {packing.MAX_DEPTH} deep") from None
 
 
 def _query(endpoint: Endpoint, request: Request) -> Any:

@@ -24,8 +24,8 @@ from router.api_types import (
 )
 from router.contract import keys
 from router.contract.errors import Conflict, NotFound, Unauthorized, Unavailable
+from router.contract.packing import MAX_INTEGER
 from router.contract.tokens import issue
-from router.contract.wire import MAX_INTEGER
 from router.store.presence import state
 
 

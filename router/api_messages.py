@@ -20,7 +20,7 @@ from router.answers import ask
 from router.api_call import Call
 from router.api_conversations import rate
 from router.api_types import Events, EventsQuery, LoggedEvent, NewMessage, Sent
-from router.contract import keys, stamp, wire
+from router.contract import keys, packing, stamp, wire
 from router.contract.errors import BadCommand, Blocked, Conflict, Forbidden, NotFound
 from router.store.conversations import Append, Appended
 
@@ -44,9 +44,9 @@ async def send_message(call: Call, given: NewMessage) -> Sent:
     """Send a message; a direct one (`@user`) begins the conversation."""
     user = await _sender(call, given)
     conv = _target(call, user, given.to)
-    fields = {"media": wire.pack(given.media), "body": wire.pack_body(given.body)}
+    fields = {"media": packing.pack(given.media), "body": packing.pack_body(given.body)}
     if given.reply_to is not None:
-        fields["reply_to"] = wire.pack(given.reply_to)
+        fields["reply_to"] = packing.pack(given.reply_to)
     send = partial(_send, call, conv, user, fields)
     if given.n is not None:
         return await send(f"api/{given.device or 'default'}", given.n, given.done)
@@ -82,7 +82,7 @@ async def _send_once(call: Call, conv: str, user: str, fields: dict[str, bytes],
     if len(key) > KEY_CHARACTERS:
         raise BadCommand(f"an Idempotency-Key has at most {KEY_CHARACTERS} characters")
     key_hash = blake2b(key.encode(), digest_size=16).hexdigest()
-    content = stamp.fingerprint(wire.pack(conv), *fields.values()).hex()
+    content = stamp.fingerprint(packing.pack(conv), *fields.values()).hex()
     series = call.services.series
     place = Place(content, series.key_device, series.next())
     found = await call.services.pushes.remember(user, key_hash, msgspec.json.encode(place).decode())
@@ -107,7 +107,7 @@ async def _send(
         device=device,
         n=n if row else 0,
         done=done,
-        fingerprint=stamp.fingerprint(wire.pack("message"), *fields.values()),
+        fingerprint=stamp.fingerprint(packing.pack("message"), *fields.values()),
         tail=stamp.tail("message", conv, user, device, n, fields),
         server=call.caller.server,
     )
@@ -162,9 +162,9 @@ async def get_events(call: Call, given: EventsQuery) -> Events:
     """Events of a conversation's log, as far as the user may see them."""
     conv, store = call.conversation, call.services.conversations
     if isinstance(given.after, int):
-        page = await ask(store.range, conv, call.actor, given.after, wire.MAX_INTEGER, given.limit)
+        page = await ask(store.range, conv, call.actor, given.after, packing.MAX_INTEGER, given.limit)
     else:
-        before = given.before if isinstance(given.before, int) else wire.MAX_INTEGER
+        before = given.before if isinstance(given.before, int) else packing.MAX_INTEGER
         page = await ask(store.before, conv, call.actor, before, given.limit)
-    events = [msgspec.Raw(wire.json_of_packed(event)) for event in page.events]
+    events = [msgspec.Raw(packing.json_of_packed(event)) for event in page.events]
     return Events(conv, cast("list[LoggedEvent]", cast("Any", events)), page.more, page.floor)

@@ -37,8 +37,8 @@ from msgspec import Struct
 from router.answers import ask
 from router.contract import keys, metrics, stamp
 from router.contract.errors import NotFound
+from router.contract.packing import MAX_INTEGER, pack
 from router.contract.settings import Settings
-from router.contract.wire import MAX_INTEGER, pack
 from router.finisher import push_after_ms
 from router.post import Poster, PostError
 from router.rounds import Rounds, every

@@ -21,7 +21,7 @@ import msgpack
 import msgspec
 
 from router.contract.errors import TooLarge
-from router.contract.wire import MAX_BODY_BYTES, pack
+from router.contract.packing import MAX_BODY_BYTES, pack
 
 _SLOTS: Final = Packing(">c5sQ6sQ7sQ4sQ")
 _READ: Final = Packing(">6xQ6xQ7xQ4xQ")

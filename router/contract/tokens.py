@@ -30,8 +30,9 @@ from jwt.exceptions import PyJWTError
 from msgspec import Meta, Struct
 
 from router.contract.errors import TokenExpired, Unauthorized, Unavailable
+from router.contract.packing import MAX_INTEGER
 from router.contract.settings import Settings
-from router.contract.wire import MAX_INTEGER, Name
+from router.contract.wire import Name
 
 MAX_TOKEN: Final = 8192
 MAX_KEYS: Final = 32

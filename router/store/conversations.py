@@ -28,8 +28,8 @@ import msgspec
 
 from router.contract import keys
 from router.contract.errors import BadCommand, LinnetError, NotFound, from_function
+from router.contract.packing import pack
 from router.contract.stamp import Tail, tail
-from router.contract.wire import pack
 from router.store.client import Client, Part
 from router.store.link import Form
 

@@ -7,7 +7,8 @@ from typing import get_args
 import msgpack
 import pytest
 
-from router.contract import signals, stamp, wire
+from router.contract import signals, stamp
+from router.contract.packing import pack
 
 GROUP = "g:0123456789012345678901"
 ALL: list[signals.Signals] = [
@@ -40,9 +41,7 @@ def test_the_bytes_of_signals_never_change() -> None:
 
 def test_a_signal_is_told_from_an_event_by_its_first_byte() -> None:
     """They share the channels."""
-    event = stamp.fill(
-        stamp.tail("title", GROUP, "ann", "phone", 1, {"title": wire.pack("x")}), stamp.Slots(1, 0, 1, 1)
-    )
+    event = stamp.fill(stamp.tail("title", GROUP, "ann", "phone", 1, {"title": pack("x")}), stamp.Slots(1, 0, 1, 1))
     assert stamp.is_event(event)
     assert not any(stamp.is_event(signals.encode(signal)) for signal in ALL)
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.contract import stamp, wire
+from router.contract import stamp
 from router.contract.errors import TooLarge
+from router.contract.packing import MAX_BODY_BYTES, MAX_INTEGER, pack, pack_body
 
 GROUP = "g:0123456789012345678901"
 SLOT = st.integers(0, 2**64 - 1)
@@ -33,7 +34,7 @@ GOLDEN_EVENT = bytes.fromhex(
     "a87265706c795f746f02"
 )
 BODY = {"text": "hi", "raw": b"\0\1"}
-FIELDS = {"media": wire.pack("text"), "body": wire.pack(BODY), "reply_to": wire.pack(2)}
+FIELDS = {"media": pack("text"), "body": pack(BODY), "reply_to": pack(2)}
 
 
 def test_the_bytes_of_an_event_never_change() -> None:
@@ -46,15 +47,19 @@ def test_the_bytes_of_an_event_never_change() -> None:
     ("action", "fields", "golden"),
     [
         ("message", FIELDS, "79caa52678c94e3a"),
-        ("message", {"media": wire.pack("text"), "body": wire.pack("hi")}, "cde7f861b37a3a97"),
-        ("edit", {"target": wire.pack(4), "body": wire.pack("hi")}, "e2e2a0d4962328dd"),
-        ("delete", {"target": wire.pack(4)}, "90fa57cf920472d1"),
-        ("react", {"target": wire.pack(4), "emoji": wire.pack("+"), "remove": wire.pack(False)}, "7b3bc64546d4d3f0"),
+        ("message", {"media": pack("text"), "body": pack("hi")}, "cde7f861b37a3a97"),
+        ("edit", {"target": pack(4), "body": pack("hi")}, "e2e2a0d4962328dd"),
+        ("delete", {"target": pack(4)}, "90fa57cf920472d1"),
+        (
+            "react",
+            {"target": pack(4), "emoji": pack("+"), "remove": pack(False)},
+            "7b3bc64546d4d3f0",
+        ),
     ],
 )
 def test_the_fingerprint_of_a_content_never_changes(action: str, fields: dict[str, bytes], golden: str) -> None:
     """Golden: a resend through a gateway of another version is a resend."""
-    assert stamp.fingerprint(wire.pack(action), *fields.values()).hex() == golden
+    assert stamp.fingerprint(pack(action), *fields.values()).hex() == golden
 
 
 def test_a_fingerprint_tells_contents_apart_wherever_the_difference_stands() -> None:
@@ -70,14 +75,14 @@ def test_a_fingerprint_tells_contents_apart_wherever_the_difference_stands() -> 
         (b"ab", "c"),
         (["a", "b"],),
     ]
-    assert len({stamp.fingerprint(*map(wire.pack, part)) for part in parts}) == len(parts)
+    assert len({stamp.fingerprint(*map(pack, part)) for part in parts}) == len(parts)
     assert len(stamp.fingerprint()) == 8
 
 
 @given(st.tuples(SLOT, SLOT, SLOT, SLOT))
 def test_slots_are_read_where_they_were_filled(slots: tuple[int, int, int, int]) -> None:
     """Every reader finds them without decoding, and a decoder finds the same."""
-    event = stamp.fill(stamp.tail("title", GROUP, "ann", "phone", 1, {"title": wire.pack("x")}), stamp.Slots(*slots))
+    event = stamp.fill(stamp.tail("title", GROUP, "ann", "phone", 1, {"title": pack("x")}), stamp.Slots(*slots))
     assert stamp.slots(event) == slots
     whole = stamp.decode(event)
     assert (whole["seq"], whole["prev"], whole["count"], whole["at"]) == slots
@@ -102,7 +107,7 @@ def test_the_type_is_told_without_decoding(kind: str) -> None:
 
 
 def test_the_author_of_an_event_and_whom_it_is_about() -> None:
-    packed = {"user": wire.pack("bob"), "action": wire.pack("add"), "role": wire.pack("member")}
+    packed = {"user": pack("bob"), "action": pack("add"), "role": pack("member")}
     event = stamp.fill(stamp.tail("member", GROUP, "ann", "", 0, packed), stamp.Slots(1, 0, 1, 1))
     assert stamp.author(event) == stamp.Author("member", GROUP, "ann", "", "bob", "add", "member")
 
@@ -110,15 +115,15 @@ def test_the_author_of_an_event_and_whom_it_is_about() -> None:
 def test_the_header_counts_the_fields() -> None:
     """The map has the four slots, five common fields and its own."""
     for count in range(4):
-        packed = {f"f{i}": wire.pack(i) for i in range(count)}
+        packed = {f"f{i}": pack(i) for i in range(count)}
         event = stamp.fill(stamp.tail("edit", GROUP, "ann", "phone", 1, packed), stamp.Slots(1, 0, 1, 1))
         assert len(msgpack.unpackb(event)) == 9 + count
 
 
 def test_an_event_is_bounded() -> None:
     """A body of the largest size fits beside all else a client may say; fields beyond that are refused."""
-    body = wire.pack_body("x" * (wire.MAX_BODY_BYTES - 3))
-    fields = {"media": wire.pack("m" * 64), "body": body, "reply_to": wire.pack(wire.MAX_INTEGER)}
-    stamp.tail("message", "d:" + "a" * 64 + ":" + "b" * 64, "a" * 64, "d" * 64, wire.MAX_INTEGER, fields)
+    body = pack_body("x" * (MAX_BODY_BYTES - 3))
+    fields = {"media": pack("m" * 64), "body": body, "reply_to": pack(MAX_INTEGER)}
+    stamp.tail("message", "d:" + "a" * 64 + ":" + "b" * 64, "a" * 64, "d" * 64, MAX_INTEGER, fields)
     with pytest.raises(TooLarge):
-        stamp.tail("message", GROUP, "ann", "phone", 1, {"body": body, "media": wire.pack("m" * 3000)})
+        stamp.tail("message", GROUP, "ann", "phone", 1, {"body": body, "media": pack("m" * 3000)})

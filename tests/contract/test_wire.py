@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from contextlib import suppress
-from copy import deepcopy
 from typing import Any, get_args
 
 import jsonschema_rs
@@ -15,10 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.contract import stamp, wire
-from router.contract.errors import BadCommand, BadFrame, LinnetError, TooLarge
-
-GROUP = "g:0123456789012345678901"
+from router.contract import packing, stamp, wire
+from router.contract.errors import BadCommand, BadFrame
+from tests.contract.codecs import GROUP, as_json, both, decoded, encoded, packed_body, refused
 
 # Each command with all its fields; `type` and `id` are common to them.
 COMMANDS: dict[str, dict[str, Any]] = {
@@ -36,38 +33,6 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "ping": {},
 }
 KINDS: dict[str, type[wire.Command]] = {kind.__struct_config__.tag: kind for kind in get_args(wire.Commands)}
-
-both = pytest.mark.parametrize("codec", wire.CODECS.values(), ids=lambda codec: codec.subprotocol)
-
-
-def as_json(value: Any) -> Any:
-    """A canonical value as a JSON client writes it."""
-    match value:
-        case bytes():
-            return {"$b64": base64.b64encode(value).decode()}
-        case list():
-            return [as_json(item) for item in value]
-        case dict():
-            return {key: as_json(item) for key, item in value.items()}
-    return value
-
-
-def encoded(codec: wire.Codec, value: Any) -> bytes:
-    """As a client in another language would write it: by no code of ours."""
-    packed: bytes = json.dumps(as_json(value)).encode() if codec.text else msgpack.packb(value)
-    return packed
-
-
-def decoded(codec: wire.Codec, **command: Any) -> Any:
-    return codec.decode(encoded(codec, command))
-
-
-def refused(codec: wire.Codec, data: bytes) -> str:
-    """The code with which a frame, or the body of the command in it, is refused."""
-    with pytest.raises(LinnetError) as caught:
-        wire.pack_body(getattr(codec.decode(data), "body", None))
-    return caught.value.code
-
 
 # -- commands
 
@@ -202,10 +167,6 @@ def test_what_msgpack_does_not_have_is_bad_frame(field: bytes) -> None:
     assert refused(wire.MSGPACK, packed_body(field)) == "bad_frame"
 
 
-def packed_body(body: bytes) -> bytes:
-    return b"\x84\xa4type\xa4send\xa2to\xa4@bob\xa1n\x01\xa4body" + body
-
-
 @both
 def test_a_frame_as_deep_as_it_is_long_is_refused_quietly(codec: wire.Codec) -> None:
     """No recursion error, in a body or in a field that nobody reads."""
@@ -223,105 +184,7 @@ def test_no_bytes_make_decoding_fail_otherwise(data: bytes, start: bytes) -> Non
     """Whatever comes is a command or one of two refusals."""
     for codec in wire.CODECS.values():
         with suppress(BadFrame, BadCommand):
-            wire.pack_body(getattr(codec.decode(start + data), "body", None))
-
-
-# -- canonical values
-
-SCALARS = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-wire.MAX_INTEGER, wire.MAX_INTEGER),
-    st.floats(allow_nan=False, allow_infinity=False),
-    st.text(),
-    st.binary(max_size=60),
-)
-KEYS = st.text(max_size=8).filter(lambda key: key != "$b64")
-VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(KEYS, inner, max_size=5))
-
-
-@settings(max_examples=300, deadline=None)
-@given(VALUES)
-def test_what_goes_in_through_either_codec_comes_out_of_both(value: Any) -> None:
-    """One canonical value has one form in the log, whoever sent it, and every client reads it as it was sent."""
-    bodies = [
-        wire.pack_body(decoded(codec, type="send", to="@b", n=1, body=value).body) for codec in wire.CODECS.values()
-    ]
-    assert bodies[0] == bodies[1] == msgspec.msgpack.encode(value)  # bytes, for 1 == 1.0 == True
-    event = stamp.fill(stamp.tail("message", GROUP, "ann", "phone", 1, {"body": bodies[0]}), stamp.Slots(1, 0, 1, 1))
-    from_json = json.loads(wire.JSON.logged(event))["body"]
-    from_msgpack = msgpack.unpackb(wire.MSGPACK.logged(event))["body"]
-    assert wire.pack(wire.canonical(from_json)) == wire.pack(from_msgpack) == bodies[0]
-
-
-NOT_CANONICAL: dict[str, bytes] = {
-    "nan": b"\xcb\x7f\xf8\0\0\0\0\0\0",
-    "nan of 32 bits": b"\xca\x7f\xc0\0\0",
-    "infinity": b"\xcb\x7f\xf0\0\0\0\0\0\0",
-    "minus infinity": b"\xcb\xff\xf0\0\0\0\0\0\0",
-    "2^53": b"\xcf\0\x20\0\0\0\0\0\0",
-    "2^64-1": b"\xcf" + b"\xff" * 8,
-    "-2^63": b"\xd3\x80" + b"\0" * 7,
-    "extension": b"\xd4\x05\x01",
-    "timestamp": b"\xd6\xff\0\0\0\1",
-    "timestamp that is none": b"\xd7\xff" + b"\xff" * 8,
-    "key 1": b"\x81\x01\x02",
-    "key null": b"\x81\xc0\x02",
-    "key of bytes": b"\x81\xc4\x01a\x02",
-    "key of a list": b"\x81\x91\x01\x02",
-    "key nan": b"\x81\xcb\x7f\xf8\0\0\0\0\0\0\x02",
-    "$b64 of a number": b"\x81\xa4$b64\x01",
-    "$b64 of bytes": b"\x81\xa4$b64\xc4\x01a",
-    "$b64 and more": b"\x82\xa4$b64\xa4AA==\xa1x\x01",
-    "$b64 without padding": b"\x81\xa4$b64\xa2AA",
-    "$b64 with a space": b"\x81\xa4$b64\xa5AA== ",
-    "$b64 of the other alphabet": b"\x81\xa4$b64\xa4-_==",
-    "$b64 of no ASCII": b"\x81\xa4$b64\xa2\xc3\xbc",
-}
-
-
-@pytest.mark.parametrize("bad", NOT_CANONICAL.values(), ids=NOT_CANONICAL)
-@pytest.mark.parametrize("around", [b"", b"\x92\x01", b"\x81\xa1a", b"\x91\x81\xa1a\x91"])
-def test_what_msgpack_lets_through_and_json_does_not_have_is_bad_command(bad: bytes, around: bytes) -> None:
-    """At any depth: one such body would break every JSON client at every resume."""
-    assert refused(wire.MSGPACK, packed_body(around + bad)) == "bad_command"
-
-
-@pytest.mark.parametrize(
-    "bad", [b"9007199254740992", b"-9007199254740992", b"1" * 400, b"1e999", b'{"$b64":1}', b'{"$b64":"AA"}',
-            b'{"$b64":"AA==","x":1}', b'[{"a":{"$b64":"A A="}}]', b'{"$b64":null}']
-)  # fmt: skip
-def test_json_that_is_not_canonical_is_bad_command(bad: bytes) -> None:
-    """Integers that lose digits elsewhere, and bytes that are none."""
-    assert refused(wire.JSON, b'{"type":"send","to":"@bob","n":1,"body":' + bad + b"}") == "bad_command"
-
-
-@both
-@pytest.mark.parametrize("value", ["", "AA==", base64.b64encode(bytes(range(256))).decode()])
-def test_b64_is_bytes_in_both_codecs(codec: wire.Codec, value: str) -> None:
-    """Else a msgpack client could send a map that JSON clients read as bytes."""
-    body = decoded(codec, type="send", to="@b", n=1, body=[{"$b64": value}]).body
-    assert wire.canonical(body) == [base64.b64decode(value)]
-
-
-@both
-def test_values_may_be_32_deep(codec: wire.Codec) -> None:
-    """32 containers around a scalar, of either kind; not one more."""
-    for inner in (lambda value: [value], lambda value: {"a": value}):
-        value: Any = 1
-        for _ in range(32):
-            value = inner(value)
-        wire.pack_body(decoded(codec, type="send", to="@b", n=1, body=deepcopy(value)).body)
-        assert (
-            refused(codec, encoded(codec, {"type": "send", "to": "@b", "n": 1, "body": inner(value)})) == "bad_command"
-        )
-
-
-def test_a_body_is_as_large_as_it_is_packed() -> None:
-    """65,536 bytes of msgpack, in whichever form it came."""
-    assert len(wire.pack_body("x" * (wire.MAX_BODY_BYTES - 3))) == wire.MAX_BODY_BYTES
-    with pytest.raises(TooLarge):
-        wire.pack_body("x" * (wire.MAX_BODY_BYTES - 2))
+            packing.pack_body(getattr(codec.decode(start + data), "body", None))
 
 
 # -- events
@@ -362,7 +225,7 @@ DECODERS: dict[str, Any] = {
 
 
 def stamped(kind: str) -> bytes:
-    packed = {name: wire.pack(value) for name, value in LOGGED[kind].items()}
+    packed = {name: packing.pack(value) for name, value in LOGGED[kind].items()}
     return stamp.fill(stamp.tail(kind, GROUP, "ann", "phone", 3, packed), stamp.Slots(8, 7, 6, 1_700_000_000_000))
 
 
@@ -388,15 +251,6 @@ def test_every_logged_event_is_what_its_struct_says(codec: wire.Codec, kind: str
 @pytest.mark.parametrize("event", OTHERS, ids=lambda event: event.__struct_config__.tag)
 def test_every_other_event_is_read_as_it_was_written(codec: wire.Codec, event: wire.Event) -> None:
     assert DECODERS[codec.subprotocol].decode(codec.encode(event)) == event
-
-
-def test_json_of_an_event_leaves_nothing_of_msgpack() -> None:
-    """Bytes are `$b64` wherever they stand, and the text is UTF-8."""
-    packed = wire.pack({"body": [b"\0", {"a": b"\xff"}, b""], "ü": "ü"})
-    assert json.loads(wire.json_of_packed(packed)) == {
-        "body": [{"$b64": "AA=="}, {"a": {"$b64": "/w=="}}, {"$b64": ""}],
-        "ü": "ü",
-    }
 
 
 # -- the schema

@@ -10,7 +10,7 @@ from typing import Any
 
 from router.answers import ask
 from router.contract import keys, stamp
-from router.contract.wire import pack
+from router.contract.packing import pack
 from router.store.accounts import Accounts
 from router.store.client import Client
 from router.store.conversations import Append, Appended, Conversations

@@ -11,6 +11,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from gateway import catchup
 from router.contract import keys, metrics, stamp, wire
+from router.contract.packing import pack
 from router.store.conversations import Page
 from tests import support
 from tests.gateway.world import Client, World, token, world
@@ -437,7 +438,7 @@ async def test_what_a_session_was_told_leaves_before_what_is_live(valkey: Embedd
             hub.pending.append(event)
             hub.flush()
 
-        tail = stamp.tail("message", group, "ann", "phone", 1, {"media": wire.pack("text"), "body": wire.pack("live")})
+        tail = stamp.tail("message", group, "ann", "phone", 1, {"media": pack("text"), "body": pack("live")})
         event = stamp.fill(tail, stamp.Slots(1, 0, 1, 1))
         of.node.catchup._join = joined_in_the_turn_of_an_event  # type: ignore[method-assign]  # the race, made certain
         await bob.event("message", body="live")

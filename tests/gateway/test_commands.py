@@ -13,6 +13,7 @@ from gateway.session import State
 from router.answers import ask
 from router.contract import keys, wire
 from router.contract.errors import Unavailable
+from router.contract.packing import MAX_INTEGER
 from tests.contract.test_wire import COMMANDS as EXAMPLES
 from tests.gateway.world import token, world
 
@@ -166,7 +167,7 @@ async def test_an_ack_counts_up_to_what_was_given(valkey: EmbeddedValkey) -> Non
         bob.say("ack", conversation=group, seq=first.seq)
         assert bob.session.acks
         assert dict(bob.session.acks) == {group: first.seq}
-        bob.say("ack", cursors={group: wire.MAX_INTEGER, direct: wire.MAX_INTEGER, other: 5, "nonsense": 5})
+        bob.say("ack", cursors={group: MAX_INTEGER, direct: MAX_INTEGER, other: 5, "nonsense": 5})
         assert dict(bob.session.acks) == {group: second.seq, direct: private.seq}
         bob.say("ack", conversation=group, seq=first.seq)
         assert bob.session.acks[group] == second.seq

@@ -13,6 +13,7 @@ from gateway.session import State
 from router.answers import ask
 from router.contract import keys, wire
 from router.contract.errors import Unavailable
+from router.contract.packing import MAX_INTEGER
 from router.contract.tokens import UnknownKey, issue
 from router.store.users import Sync
 from tests import support
@@ -348,12 +349,12 @@ async def test_what_a_device_claims_to_have_wedges_no_conversation(valkey: Embed
             await of.say("bob", conv, 0)
             await of.failed_over(conv, await of.photographed(conv))
         ann = of.client("ann")
-        ann.say("hello", token=token(of.node, "ann"), device="phone", cursors={conv: wire.MAX_INTEGER})
+        ann.say("hello", token=token(of.node, "ann"), device="phone", cursors={conv: MAX_INTEGER})
         ann.say("send", to=conv if known else "@bob", n=1, body=1)
         first = await ann.event("ack", n=1)
         ann.say("send", to=conv, n=2, body=2)
         second = await ann.event("ack", n=2)
-        assert first["seq"] + 1 == second["seq"] < wire.MAX_INTEGER // 2
+        assert first["seq"] + 1 == second["seq"] < MAX_INTEGER // 2
         await bob.event("message", n=2)
         assert bob.bodies(conv)[-2:] == [1, 2]
 

@@ -19,12 +19,13 @@ from gateway.frames import (
     variant_of,
 )
 from router.contract import stamp, wire
+from router.contract.packing import pack
 
 GROUP = "g:0123456789012345678901"
 
 
 def event(seq: int, body: object = "hi") -> bytes:
-    tail = stamp.tail("message", GROUP, "ann", "phone", seq, {"media": wire.pack("text"), "body": wire.pack(body)})
+    tail = stamp.tail("message", GROUP, "ann", "phone", seq, {"media": pack("text"), "body": pack(body)})
     return stamp.fill(tail, stamp.Slots(seq, seq - 1, seq, 1000))
 
 

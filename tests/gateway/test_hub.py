@@ -10,7 +10,8 @@ import pytest
 from gateway import hub as hub_module
 from gateway.frames import event_frames
 from gateway.hub import Hub
-from router.contract import stamp, wire
+from router.contract import stamp
+from router.contract.packing import pack
 
 CONVERSATION = "g:0123456789012345678901"
 
@@ -73,7 +74,7 @@ class Owner:
 
 
 def event(seq: int, prev: int, kind: str = "message", **fields: Any) -> bytes:
-    packed = {name: wire.pack(value) for name, value in (fields or {"media": "text", "body": seq}).items()}
+    packed = {name: pack(value) for name, value in (fields or {"media": "text", "body": seq}).items()}
     tail = stamp.tail(kind, CONVERSATION, "ann", "phone", seq, packed)
     return stamp.fill(tail, stamp.Slots(seq, prev, seq, 1000))
 

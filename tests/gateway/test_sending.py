@@ -12,6 +12,7 @@ from gateway import sending
 from router.answers import ask
 from router.contract import keys, wire
 from router.contract.errors import NotFound
+from router.contract.packing import MAX_INTEGER
 from router.store.client import Client as StoreClient
 from router.store.conversations import Append
 from tests import support
@@ -219,7 +220,7 @@ async def test_an_answer_that_nobody_waits_for_any_more_does_no_harm(valkey: Emb
         ann.say("send", to="@bob", n=2, body=2)
         ann.end()
         await support.eventually(lambda: of.node.sends.in_flight == 0)
-        page = await ask(of.node.conversations.range, group, None, 0, wire.MAX_INTEGER, 10)
+        page = await ask(of.node.conversations.range, group, None, 0, MAX_INTEGER, 10)
         assert len(page.events) == 1
 
 

@@ -10,6 +10,7 @@ from deploy.embedded import EmbeddedValkey
 from gateway import session as session_module
 from gateway.session import State
 from router.contract import keys, stamp, wire
+from router.contract.packing import pack
 from router.contract.signals import Kick, Moved, Receipt, Taken, Touched, Typing
 from tests.gateway.world import Client, token, world
 
@@ -17,7 +18,7 @@ DIRECT = keys.direct("ann", "bob")
 
 
 def event(seq: int, prev: int) -> bytes:
-    tail = stamp.tail("message", DIRECT, "ann", "phone", seq, {"media": wire.pack("text"), "body": wire.pack(seq)})
+    tail = stamp.tail("message", DIRECT, "ann", "phone", seq, {"media": pack("text"), "body": pack(seq)})
     return stamp.fill(tail, stamp.Slots(seq, prev, seq, 1000))
 
 

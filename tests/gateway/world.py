@@ -24,9 +24,9 @@ from gateway.wsprotocol import WebSocketConnection
 from router.answers import ask
 from router.contract import keys, stamp, wire
 from router.contract.errors import Unavailable
+from router.contract.packing import pack
 from router.contract.settings import Settings
 from router.contract.tokens import issue
-from router.contract.wire import pack
 from router.store.accounts import Accounts
 from router.store.client import Client as Redis
 from router.store.conversations import Append, Appended, Change

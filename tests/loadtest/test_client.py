@@ -10,6 +10,7 @@ import pytest
 from gateway import wsframes
 from loadtest.client import Chat, Faults, Route, command, frame
 from router.contract import stamp, wire
+from router.contract.packing import pack
 
 CONVERSATION = "d:ann:bob"
 
@@ -34,7 +35,7 @@ def chat() -> Chat:
 
 def event(seq: int, prev: int, conversation: str = CONVERSATION, kind: str = "message") -> bytes:
     """An event as a gateway frames it; its message was due at 1 s."""
-    fields = {"media": wire.pack("text"), "body": wire.pack("x" * 112 + "0000000001000000")}
+    fields = {"media": pack("text"), "body": pack("x" * 112 + "0000000001000000")}
     tail = stamp.tail(kind, conversation, "ann", "phone", 7, fields)
     return wsframes.frame(stamp.fill(tail, stamp.Slots(seq, prev, seq, 1)), wsframes.BINARY)
 

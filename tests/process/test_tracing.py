@@ -13,8 +13,9 @@ import pytest
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from router.contract import metrics, stamp, wire
+from router.contract import metrics, stamp
 from router.contract.errors import Unavailable
+from router.contract.packing import pack
 from router.contract.settings import Settings
 from router.process import spans
 from router.process.logs import JsonFormatter
@@ -30,7 +31,7 @@ def settings(ratio: float = 1.0) -> Settings:
 
 
 def event(seq: int) -> bytes:
-    packed = {"media": wire.pack("text"), "body": wire.pack("hello")}
+    packed = {"media": pack("text"), "body": pack("hello")}
     return stamp.fill(
         stamp.tail("message", CONVERSATION, "ann", "phone", 1, packed), stamp.Slots(seq, seq - 1, seq, 1000)
     )

@@ -11,7 +11,7 @@ from router import finisher
 from router.answers import ask
 from router.contract import keys, metrics, stamp
 from router.contract.errors import Unavailable
-from router.contract.wire import pack
+from router.contract.packing import pack
 from router.finisher import Arm, Deliver, Finisher, Join, Leave, plan
 from router.store.conversations import Page
 from tests.router.world import World, settings, world

@@ -8,8 +8,8 @@ from typing import Any
 from deploy.embedded import EmbeddedValkey
 from router.answers import ask
 from router.contract import keys, stamp
+from router.contract.packing import pack
 from router.contract.settings import Settings, load
-from router.contract.wire import pack
 from router.store.accounts import Accounts
 from router.store.client import Client
 from router.store.conversations import Append, Appended, Conversations

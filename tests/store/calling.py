@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from router.contract import keys, stamp
 from router.contract.errors import LinnetError
-from router.contract.wire import pack
+from router.contract.packing import pack
 from router.store.client import Client
 from router.store.conversations import Action, Append, Appended, Conversations
 from router.store.dirty import Dirty

@@ -8,7 +8,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, stamp
 from router.contract.errors import BadCommand, Conflict, NotFound, ReadOnly
-from router.contract.wire import MAX_BODY_BYTES, MAX_INTEGER
+from router.contract.packing import MAX_BODY_BYTES, MAX_INTEGER
 from router.store.conversations import PAGE_BYTES, Head, Page, Place
 from tests.store.calling import BURST_US, COST_US, Store, called, store
 

@@ -7,7 +7,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.contract.errors import NotFound
-from router.contract.wire import MAX_INTEGER
+from router.contract.packing import MAX_INTEGER
 from router.store.client import Client
 from router.store.dirty import Backlog, Done
 from tests.store.calling import BURST_US, COST_US, Store, called, store

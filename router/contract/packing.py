@@ -1,0 +1,101 @@
+"""Canonical values: what bodies may hold, and their bytes in msgpack and JSON.
+
+`body` and every other free value is canonical, whatever msgpack or JSON would let through, so that what one client
+sends every other can read: one NaN in a body would break each JSON client at every resume.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from math import isfinite
+from typing import Any, Final
+
+import msgspec
+
+from router.contract.errors import BadCommand, TooLarge
+
+MAX_INTEGER: Final = 2**53 - 1
+MAX_DEPTH: Final = 32
+MAX_BODY_BYTES: Final = 65_536
+
+_CONTAINERS: Final = frozenset((dict, list, bytes))
+
+_unpack_any = msgspec.msgpack.Decoder().decode
+to_json = msgspec.json.Encoder().encode  # of a value without bytes, or of an event struct
+pack = msgspec.msgpack.Encoder().encode  # of a canonical value, or of an event struct
+
+
+def canonical(value: Any, depth: int = MAX_DEPTH) -> Any:
+    """The value as all codecs carry it: `{"$b64": …}` becomes bytes; anything that is not canonical is `BadCommand`.
+
+    Canonical: null, bool, integers within ±(2⁵³-1), finite floats, strings, bytes, lists, maps with string keys,
+    at most 32 deep. Lists and maps are changed in place.
+    """
+    kind = type(value)
+    if kind is str or value is None or kind is bool or kind is bytes:
+        return value
+    if kind is int:
+        if -MAX_INTEGER <= value <= MAX_INTEGER:
+            return value
+        raise BadCommand("integers must be within ±(2^53-1)")
+    if kind is float:
+        if isfinite(value):
+            return value
+        raise BadCommand("numbers must be finite")
+    if depth == 0:
+        raise BadCommand(f"values may be {MAX_DEPTH} deep")
+    if kind is list:
+        for i, item in enumerate(value):
+            value[i] = canonical(item, depth - 1)
+        return value
+    if kind is dict:
+        if "$b64" in value:
+            return _from_base64(value)
+        for key, item in value.items():
+            if type(key) is not str:
+                raise BadCommand("keys of maps must be strings")
+            value[key] = canonical(item, depth - 1)
+        return value
+    raise BadCommand("a value has a type that JSON and msgpack do not share")
+
+
+def _from_base64(value: dict[Any, Any]) -> bytes:
+    if len(value) != 1 or type(value["$b64"]) is not str:
+        raise BadCommand('bytes are {"$b64": "<base64>"} and nothing beside it')
+    try:
+        return base64.b64decode(value["$b64"], validate=True)
+    except (binascii.Error, ValueError):
+        raise BadCommand("$b64 is not base64") from None
+
+
+def jsonable(value: Any) -> Any:
+    """A canonical value with its bytes as `{"$b64": …}`; lists and maps are changed in place."""
+    kind = type(value)
+    if kind is dict:
+        for key, item in value.items():
+            if type(item) in _CONTAINERS:
+                value[key] = jsonable(item)
+    elif kind is list:
+        for i, item in enumerate(value):
+            if type(item) in _CONTAINERS:
+                value[i] = jsonable(item)
+    elif kind is bytes:
+        return {"$b64": base64.b64encode(value).decode()}
+    return value
+
+
+def pack_body(body: Any) -> bytes:
+    """msgpack of a body that was just decoded: canonical and not too large, else `BadCommand` or `TooLarge`."""
+    packed = pack(canonical(body))
+    if len(packed) > MAX_BODY_BYTES:
+        raise TooLarge(f"a body may have {MAX_BODY_BYTES} bytes")
+    return packed
+
+
+def json_of_packed(packed: bytes) -> bytes:
+    """The JSON text of a logged event's msgpack bytes; of its fields only `body` can hold bytes."""
+    event = _unpack_any(packed)
+    if type(body := event.get("body")) in _CONTAINERS:
+        event["body"] = jsonable(body)
+    return to_json(event)
