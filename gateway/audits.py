@@ -12,6 +12,7 @@ is asked until it is answered, one at a time for each session, as the commands' 
 
 from __future__ import annotations
 
+from collections import deque
 from functools import partial
 from itertools import islice
 from random import uniform
@@ -35,12 +36,20 @@ AUDITED: Final = {status: metrics.AUDITS.labels(status) for status in ("ok", "re
 class Audits:
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._new: deque[tuple[float, Session]] = deque()  # who connected in the last FIRST_AUDIT_S, in that order
 
     # -- sessions
 
     def first(self, session: Session) -> None:
         """The first audit comes soon after connecting: that is when most can have been missed."""
-        self._node.later(FIRST_AUDIT_S, self.sync, session, "audit")
+        self._new.append((self._node.loop.time() + FIRST_AUDIT_S, session))
+
+    def new(self, now: float) -> None:
+        """Audits those who connected `FIRST_AUDIT_S` ago."""
+        due = []
+        while self._new and self._new[0][0] <= now:
+            due.append(self._new.popleft()[1])
+        self.sessions([session for session in due if session.state is State.READY])
 
     def sessions(self, sessions: list[Session]) -> None:
         """Audits these. One question tells which of them need a look of their own, and nearly always none does."""

@@ -2,10 +2,10 @@
 
 Each session sits in one bucket of a wheel that turns once per heartbeat, so that pings and audits spread evenly, and in
 one bucket of seconds for the next of its deadlines (no hello in time, token expired, too old). Cursors and read marks
-are noted and written at most once a second per session, `STEP` sessions in a turn; what Redis cannot take is noted
-again. Of a session that has ended it is tried once more. What is lost then: the device says itself what it has when it
-comes back, and may get a push for that before; a group in which its user has written stays unread until she reads or
-writes there.
+are noted and written at most once a second per session, a few at a time: thousands in one go would hold up
+everybody's messages, here and in Redis. What Redis cannot take is noted again. Of a session that has ended it is tried
+once more. What is lost then: the device says itself what it has when it comes back, and may get a push for that before;
+a group in which its user has written stays unread until she reads or writes there.
 
 Bound: all of these hold each session once, and let go of it when it closes; notes hold each conversation once.
 """
@@ -13,7 +13,6 @@ Bound: all of these hold each session once, and let go of it when it closes; not
 from __future__ import annotations
 
 from functools import partial
-from itertools import islice
 from random import uniform
 from typing import TYPE_CHECKING, Final
 
@@ -28,7 +27,8 @@ HELLO_S: Final = 10.0
 LOST_AFTER_HEARTBEATS: Final = 2.0
 # Nothing is read from a client that does not read, so its silence says less; it costs a bounded buffer, no more.
 STALLED_FOR_HEARTBEATS: Final = 10.0
-STEP: Final = 5000  # after an outage all have marks to write, and commands need room among these calls
+STEP: Final = 50  # marks that are written together, or those of one session
+STEP_S: Final = 0.002
 
 
 class Clock:
@@ -43,7 +43,8 @@ class Clock:
         self._hand = 0
         self._deadlines: dict[int, dict[Session, None]] = {}
         self._looked_at = int(node.loop.time())
-        self._marked: dict[Session, None] = {}
+        self._marked: dict[Session, None] = {}  # since the last turn
+        self._writing: dict[Session, None] = {}  # what is still to be written of those before
         self._due = node.loop.time() + self.turn_s
         self._timer = node.loop.call_at(self._due, self._turn)
 
@@ -89,14 +90,25 @@ class Clock:
             node.audits.hubs()
             node.watches.touched(*node.watches.users)
         self._beat(now)
+        node.audits.new(now)
         while self._looked_at < int(now):
             self._looked_at += 1
             for session in self._deadlines.pop(self._looked_at, ()):
                 self._expired(session, now)
-        for session in list(islice(self._marked, STEP)):
-            del self._marked[session]
-            self.write_marks(session, last=session.state is State.CLOSED)
+        if not self._writing:
+            self._writing, self._marked = self._marked, {}
+            self._write_some()
         node.lease.turn()
+
+    def _write_some(self) -> None:
+        room = STEP
+        while self._writing and room > 0:
+            session = next(iter(self._writing))
+            del self._writing[session]
+            room -= len(session.acks or ()) + len(session.reads or ())
+            self.write_marks(session, last=session.state is State.CLOSED)
+        if self._writing:
+            self._node.later(STEP_S, self._write_some)
 
     def _beat(self, now: float) -> None:
         """Pings and audits of the sessions whose turn it is."""

@@ -15,7 +15,8 @@ the traffic on twice the gateways is what people add gateways for), of which eac
 home*, both are on the same. At home no gateway knows of any other: what such messages cost more on four gateways than
 on one is what four processes cost that share a machine, and only the rest is what crossing costs.
 
-`conversations`: one rate of messages, all to the same users, over more and more groups of theirs.
+`conversations`: one rate of messages, all to the same users, over more and more groups of theirs. Not a message each
+millisecond: that is how long a gateway gathers what it writes to Redis, and whether two leave together were chance.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ USERS, MEMBERS = 100, 10  # where conversations grow
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     over: Annotated[str, Meta(pattern="^(members|gateways|conversations)$", description="what grows")] = "members"
     sizes: Annotated[tuple[int, ...], Meta(description="to compare; none: the usual ones")] = ()
-    rate: Annotated[float, Meta(description="messages a second, where conversations grow")] = 1000
+    rate: Annotated[float, Meta(description="messages a second, where conversations grow")] = 3000
     body: Annotated[int, Meta(description="bytes of a body")] = 128
     seconds: Annotated[float, Meta(description="of one phase")] = 1.0
     rounds: Annotated[int, Meta(description="rounds of all phases")] = 5

@@ -333,16 +333,23 @@ async def test_roles_that_could_not_be_read_are_asked_for_in_the_next_round(
 async def test_the_first_audit_comes_soon_after_the_welcome(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That is when most can have been missed."""
-    monkeypatch.setattr(audits, "FIRST_AUDIT_S", 0.0)
+    """That is when most can have been missed. Of those who came together it is one question, of the gone none."""
     async with world(valkey) as of:
         welcomed: list[Any] = []
         monkeypatch.setattr(of.node.audits, "first", welcomed.append)
-        bob = await of.client("bob").connected()
-        assert welcomed == [bob.session]
-        asked = of.calls("sync")
-        audits.Audits.first(of.node.audits, bob.session)
-        await support.eventually(lambda: of.calls("sync") == asked + 1)
+        ann, bob, gone = [await of.client(user).connected() for user in ("ann", "bob", "cem")]
+        assert welcomed == [ann.session, bob.session, gone.session]
+        now = of.node.loop.time()
+        for client in (ann, bob, gone):
+            audits.Audits.first(of.node.audits, client.session)
+        gone.end()
+        asked = []
+        monkeypatch.setattr(of.node.users, "news", lambda questions, reply: asked.append([q.user for q in questions]))
+        of.node.audits.new(now)
+        assert asked == []
+        of.node.audits.new(now + audits.FIRST_AUDIT_S + 1)
+        of.node.audits.new(now + audits.FIRST_AUDIT_S + 2)
+        assert asked == [["ann", "bob"]]
 
 
 async def test_coming_into_a_group_and_leaving_it_again(valkey: EmbeddedValkey) -> None:

@@ -25,6 +25,7 @@ class Dial:
         self.watches = SimpleNamespace(users=(), touched=lambda *users: None)
         self.now = 100.0
         self.timer: tuple[float, Any] | None = None
+        self.step: Any = None
         self.turns = self.rounds = 0
         self.synced: list[Any] = []
         self.rotated: list[tuple[Any, int]] = []
@@ -47,6 +48,14 @@ class Dial:
     def cancel(self) -> None:
         self.timer = None
 
+    def later(self, delay: float, callback: Any) -> None:
+        self.step = callback
+
+    def next_step(self) -> None:
+        step, self.step = self.step, None
+        if step is not None:
+            step()
+
     def turn_to(self, when: float) -> None:
         """All timers that are due until then, each at its time."""
         while self.timer is not None and self.timer[0] <= when:
@@ -63,6 +72,9 @@ class Dial:
 
     def turn(self) -> None:
         self.turns += 1
+
+    def new(self, now: float) -> None:
+        """First audits are no business of the wheel."""
 
     def sessions(self, sessions: list[Any]) -> None:
         self.synced += sessions
@@ -290,22 +302,27 @@ def test_marks_of_a_session_that_has_ended_are_tried_once_more() -> None:
         dial.down = True
     assert (dial.acked, dial.reads, dial.tries) == ([{"g": 5}], [("g", 5, 2)], 8)
     dial.turn_to(110)
-    assert (dial.tries, dial.clock._marked) == (8, {})
+    assert (dial.tries, dial.clock._marked, dial.clock._writing) == (8, {}, {})
 
 
-def test_marks_of_many_are_written_some_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the order in which they came: after an outage all have some, and commands need room among the calls."""
+def test_marks_of_many_are_written_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order in which they came; what comes meanwhile waits for a turn that finds nothing left of them."""
     monkeypatch.setattr(clock, "STEP", 2)
     dial = Dial()
-    for seq in range(1, 6):
-        session: Any = Fake(dial).ready()
+    sessions: list[Any] = [Fake(dial).ready() for _ in range(5)]
+    for seq, session in enumerate(sessions):
         session.acks = {"g": seq}
         dial.clock.marked(session)
-    written = []
-    for second in (101, 102, 103):
+    dial.turn_to(101)
+    written = [[acks["g"] for acks in dial.acked]]
+    sessions[0].acks = {"g": 9}
+    dial.clock.marked(sessions[0])
+    for second in (102, 103, 104):
         dial.turn_to(second)
+        dial.next_step()
         written.append([acks["g"] for acks in dial.acked])
-    assert written == [[1, 2], [1, 2, 3, 4], [1, 2, 3, 4, 5]]
+    assert written == [[0, 1], [0, 1, 2, 3], [0, 1, 2, 3, 4], [0, 1, 2, 3, 4, 9]]
+    assert dial.step is None
 
 
 def test_nothing_is_kept_of_a_session_that_has_gone() -> None:
