@@ -89,7 +89,6 @@ class Synced(Struct, frozen=True):
     more: bool
     below: int
     new_device: bool
-    groups: list[str]
 
 
 class Page(Struct, frozen=True):
@@ -343,10 +342,10 @@ def _synced(s: Sync, reply: Callable[[Synced | LinnetError], None], value: objec
         return
     status, *rest = cast("list[Any]", value) if value is not None else (b"ok",)
     if not rest:
-        reply(Synced(cast("Status", status.decode()), [], s.since, False, 0, False, []))
+        reply(Synced(cast("Status", status.decode()), [], s.since, False, 0, False))
         return
-    since, more, below, new, rows, groups = rest
-    reply(Synced("ok", _rows(rows), since, bool(more), int(below), bool(new), [group.decode() for group in groups]))
+    since, more, below, new, rows = rest
+    reply(Synced("ok", _rows(rows), since, bool(more), int(below), bool(new)))
 
 
 def _paged(reply: Callable[[Page | LinnetError], None], value: object) -> None:

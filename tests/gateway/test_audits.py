@@ -267,7 +267,7 @@ async def test_an_answer_to_a_session_that_has_closed_is_nothing(valkey: Embedde
         of.node.audits.sync(bob.session, "audit")
         bob.end()
         await of.settled()
-        of.node.audits._synced(bob.session, "", "", Synced("kicked", [], b"", False, 0, False, []))
+        of.node.audits._synced(bob.session, "", "", Synced("kicked", [], b"", False, 0, False))
         assert bob.connection.closed is None
 
 
