@@ -206,10 +206,8 @@ class Users:
         reply: Callable[[bool | LinnetError], None],
     ) -> None:
         """The device has everything up to these seqs. Only raises; False if the session is not the device's."""
-        pairs: Iterable[str | int] = chain.from_iterable(cursors.items())
-        self._client.call(
-            "ack", (keys.devices(user),), (device, session, keys.cursor(user, device), *pairs), partial(_truth, reply)
-        )
+        args = (device, session, keys.cursor(user, device), _pack(cursors))
+        self._client.call("ack", (keys.devices(user),), args, partial(_truth, reply))
 
     def set_starts(
         self,
