@@ -36,7 +36,7 @@ from router import api_accounts as accounts
 from router import api_conversations as conversations
 from router import api_messages as messages
 from router import api_types as types
-from router.api_call import CALLER, OPEN, SERVER, Call, Caller, Endpoint, Services, now_ms
+from router.api_call import CALLER, OPEN, SERVER, Call, Caller, Endpoint, Services, bearer, now_ms
 from router.contract import metrics, packing, wire
 from router.contract.errors import (
     BadCommand,
@@ -233,10 +233,9 @@ class Door:
         """Who calls. A user with a token exists from now on; a deleted one is `Blocked`."""
         if endpoint.auth == OPEN:
             return Caller(None, server=False)
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
+        token = bearer(request)
+        if token is None:
             raise Unauthorized("give a token: Authorization: Bearer <token>")
-        token = token.strip()
         key = self._services.settings.server_key
         if key and hmac.compare_digest(token.encode(), key.encode()):
             return await self._backend(request)

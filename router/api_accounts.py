@@ -1,12 +1,15 @@
 """Accounts, logins, tokens, sessions and presence: who one is, and where.
 
 A wrong password, an unknown user and an account without a password are one answer, in one time. Guesses are counted
-per user in her slot, and per name here for those who do not exist, so that neither tells who does.
+per user in the user's slot, and per name here for users that do not exist, so that neither tells which users exist.
+Devices and addresses that have proved to be the user's have rates of their own, so strangers cannot lock them out.
 """
 
 from __future__ import annotations
 
+import hmac
 from contextlib import suppress
+from ipaddress import ip_network
 from typing import Final
 
 from router.answers import ask
@@ -26,6 +29,7 @@ from router.contract import keys
 from router.contract.errors import Conflict, NotFound, Unauthorized, Unavailable
 from router.contract.packing import MAX_INTEGER
 from router.contract.tokens import issue
+from router.store.accounts import PLACE_CHARACTERS, Place
 from router.store.presence import state
 
 
@@ -38,18 +42,44 @@ async def create_account(call: Call, given: NewAccount) -> AccountMade:
 
 
 async def login(call: Call, given: LoginRequest) -> LoginAnswer:
-    """Change a password into a token and the gateways to take it to."""
+    """Change a password into a token and the gateways to take it to.
+
+    A device that has a token of this user, even an expired one, sends it as `Authorization: Bearer`: its guesses are
+    then counted apart from those of strangers, so that strangers cannot lock it out.
+    """
     services = call.services
     services.addresses.spend(call.address)
-    await services.accounts.guess(given.user)
+    place = _place(call, given.user)
+    await services.accounts.guess(given.user, place)
     stored = await services.accounts.password(given.user)
     if stored is None:
         services.nobodies.spend(given.user)
     if not await services.passwords.verify(stored, given.password):
         raise Unauthorized("wrong user or password")
-    await services.accounts.forget_guesses(given.user)
+    await services.accounts.guessed(given.user, place)
     token, expires_at = issue(given.user, services.settings, now_ms())
     return LoginAnswer(given.user, given.device, token, expires_at, await _gateways(call))
+
+
+def _place(call: Call, user: str) -> Place:
+    """Where a guess at this user's password comes from. Redis gets digests that are keyed by the token secret."""
+
+    def digest(text: str) -> str:
+        made = hmac.digest(call.services.settings.jwt_secret.encode(), f"{user} {text}".encode(), "sha256")
+        return made.hex()[:PLACE_CHARACTERS]
+
+    token = call.token
+    known = token is not None and call.services.verifier.once_issued_to(token) == user
+    # The part that is signed: the encoding of a signature has bits that do not count.
+    return Place(digest(_network(call.address)), digest(token.rpartition(".")[0]) if token and known else "")
+
+
+def _network(address: str) -> str:
+    """The address, or for IPv6 its network of 64 bits: a host changes the other half as it likes."""
+    try:
+        return str(ip_network((address, 64), strict=False)) if ":" in address else address
+    except ValueError:  # a socket without an address
+        return address
 
 
 async def _gateways(call: Call) -> list[str]:

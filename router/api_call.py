@@ -89,6 +89,12 @@ def now_ms() -> int:
     return time_ns() // 1_000_000
 
 
+def bearer(request: Request) -> str | None:
+    """The credential in the header `Authorization: Bearer …`; None without one."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return (token.strip() or None) if scheme.lower() == "bearer" else None
+
+
 class Caller(Struct, frozen=True):
     """Who calls: a user, or a backend that may act for one."""
 
@@ -124,6 +130,11 @@ class Call(Struct, frozen=True):
     @property
     def address(self) -> str:
         return self.request.client.host if self.request.client else ""
+
+    @property
+    def token(self) -> str | None:
+        """What the caller gives as `Authorization: Bearer`, unchecked."""
+        return bearer(self.request)
 
     def known(self, conversation: str, user: str | None = None) -> str:
         """The id, if it can be one and is none of other users' direct conversations."""

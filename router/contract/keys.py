@@ -13,7 +13,7 @@ key                            type    what                                     
                                        message
 {c<p>}:dirty                   zset    conv -> due ms; `~conv` a quiet log that will age;   append / claim, done
                                        sentinel `!` at +inf
-{u<q>}:user:<user>             hash    created, name, pw, deleted, rates                    accounts, sync / both
+{u<q>}:user:<user>             hash    created, name, pw, deleted, rates, known             accounts, sync / both
 {u<q>}:convs:<user>            hash    conv -> packed row (kind, mark, head, count, ...)    deliver, join, read / sync
 {u<q>}:recent:<user>           zset    conv -> raised at, in us                             deliver, join, read / sync
 {u<q>}:groups:<user>           zset    group or channel -> joined seq                       join / sync

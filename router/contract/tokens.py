@@ -132,17 +132,23 @@ def _public_key(jwk: dict[str, Any]) -> Key | None:
 
 def verify(token: str, keys: tuple[Key, ...], rules: Rules, now_ms: int) -> Identity:
     """Who the token speaks for at `now_ms`; else `Unauthorized`, `TokenExpired` or `UnknownKey`."""
-    claims = _read_claims(_signed(token, keys))
-    if rules.issuer and claims.iss != rules.issuer:
-        raise Unauthorized("the token is from another issuer")
-    if rules.audience and rules.audience not in ([claims.aud] if isinstance(claims.aud, str) else claims.aud):
-        raise Unauthorized("the token is for another audience")
+    claims = _authentic(token, keys, rules)
     if claims.nbf * 1000 > now_ms + LEEWAY_MS:
         raise Unauthorized("the token is not valid yet")
     expires_at = int(claims.exp * 1000)
     if expires_at <= now_ms:
         raise TokenExpired("the token has expired")
     return Identity(claims.sub, min(expires_at, MAX_INTEGER))
+
+
+def _authentic(token: str, keys: tuple[Key, ...], rules: Rules) -> _Claims:
+    """The claims of a token that was issued for this deployment, whatever the time."""
+    claims = _read_claims(_signed(token, keys))
+    if rules.issuer and claims.iss != rules.issuer:
+        raise Unauthorized("the token is from another issuer")
+    if rules.audience and rules.audience not in ([claims.aud] if isinstance(claims.aud, str) else claims.aud):
+        raise Unauthorized("the token is for another audience")
+    return claims
 
 
 def _signed(token: str, keys: tuple[Key, ...]) -> bytes:
@@ -216,6 +222,15 @@ class Verifier:
         if self._fetch is not None and self._clock() - self._fetched_at > MAX_AGE_S:
             self._ask(self._fetch)
         return verify(token, self._keys, self._rules, now_ms)
+
+    def once_issued_to(self, token: str) -> str | None:
+        """The user that a token was issued to, even if it has expired; None if it is not authentic by the keys here.
+
+        This proves that its holder was that user once, and gives no rights."""
+        try:
+            return _authentic(token, self._keys, self._rules).sub
+        except Unauthorized:
+            return None
 
     async def identity(self, token: str, now_ms: int) -> Identity:
         """As `check`, after asking the provider where that may help."""

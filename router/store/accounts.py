@@ -13,12 +13,24 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from msgspec import Struct
+
 from router.contract import keys, signals
 from router.contract.errors import FunctionError, RateLimited, StartupError, from_function
 from router.store.client import Client
 
 GUESS_COST_US, GUESS_BURST_US = 12_000_000, 60_000_000
+PLACE_CHARACTERS: Final = 16
 _DEPLOYMENT: Final = {"partitions": str(keys.PARTITIONS), "format": str(keys.FORMAT)}
+
+
+class Place(Struct, frozen=True):
+    """Where a guess at a password comes from, as digests of `PLACE_CHARACTERS`.
+
+    `token` is one of the user's that the caller has shown; empty if there was none."""
+
+    address: str
+    token: str = ""
 
 
 class Accounts:
@@ -38,13 +50,17 @@ class Accounts:
         value: bytes | None = await self._client.fetch("HGET", keys.user(user), "pw")
         return value
 
-    async def guess(self, user: str) -> None:
-        """A password is about to be tried: `RateLimited` after too many. Nothing is kept for unknown users."""
-        await self._fcall("spend", (keys.user(user),), ("guesses", GUESS_COST_US, GUESS_BURST_US))
+    async def guess(self, user: str, place: Place) -> None:
+        """Take one guess at the password: `RateLimited` after too many. Nothing is stored for an unknown user.
 
-    async def forget_guesses(self, user: str) -> None:
-        """The password was known: what was tried before counts no more."""
-        await self._client.fetch("HDEL", keys.user(user), "guesses")
+        A place that has proved to be the user's has a rate of its own; all others share one.
+        """
+        args = (GUESS_COST_US, GUESS_BURST_US, place.address, place.token)
+        await self._fcall("guess", (keys.user(user),), args)
+
+    async def guessed(self, user: str, place: Place) -> None:
+        """The password was right: earlier guesses from there no longer count, and the address is remembered."""
+        await self._fcall("guessed", (keys.user(user),), (place.address, place.token))
 
     async def end(self, user: str) -> None:
         """`delete`, but her rows stay: no other comes from now on, so that they tell what is to be closed with her."""

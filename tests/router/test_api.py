@@ -102,6 +102,32 @@ async def test_who_knows_the_password_is_not_limited_by_guesses(valkey: Embedded
             await api.ok("POST", "/v1/login", {}, {"user": "ada", **PASSWORD})
 
 
+async def test_wrong_logins_of_strangers_do_not_lock_the_owner_out(valkey: EmbeddedValkey) -> None:
+    """While strangers use up the guesses at a name, its owner logs in from an address that did so before, and from any
+    address with a token, expired or not. No forged token and no token of another user has this effect."""
+    async with serve(valkey, trusted_proxies="127.0.0.0/8") as api:
+
+        async def login(address: str, token: str = "", password: str = PASSWORD["password"]) -> int:
+            headers = {"X-Forwarded-For": address} | ({"Authorization": f"Bearer {token}"} if token else {})
+            given = {"user": "ada", "password": password}
+            return (await api.post("/v1/login", json=given, headers=headers)).status_code
+
+        await api.ok("POST", "/v1/accounts", {}, {"user": "ada", **PASSWORD})
+        assert await login("2001:db8::1") == 200
+        expired = jwt.encode({"sub": "ada", "exp": 1}, JWT_SECRET)
+        body, _, signature = expired.rpartition(".")
+        forged = f"{body}.{'A' * len(signature)}"
+        stranger = jwt.encode({"sub": "eve", "exp": 2_000_000_000}, JWT_SECRET)
+        assert [await login(f"10.0.0.{i}", password="wrong") for i in range(6)] == [401] * 5 + [429]
+        for token in ("", forged, stranger):
+            assert await login("10.0.0.9", token) == 429
+        for _ in range(12):
+            assert await login("2001:db8::2") == 200
+            assert await login("10.0.0.9", expired) == 200
+        assert await login("10.0.0.9") == 200
+        assert await login("2001:db8:0:1::1") == 429
+
+
 async def test_accounts_of_one_address_are_limited(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """An address cannot make accounts, or try logins, without end; another still can."""
     monkeypatch.setattr(api_call, "ADDRESS_BURST", 2)

@@ -7,7 +7,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, signals
 from router.contract.errors import Blocked, Conflict, NotFound, RateLimited, StartupError
-from router.store.accounts import Accounts
+from router.store.accounts import Accounts, Place
 from router.store.pushes import Pushes
 from router.store.users import Sync, Users
 from tests.store.calling import called
@@ -90,21 +90,62 @@ async def test_who_never_was_cannot_be_deleted(valkey: EmbeddedValkey) -> None:
         await accounts.create("ann", "hash", "Ann")
 
 
-async def test_guesses_have_a_rate_and_make_nobody(valkey: EmbeddedValkey) -> None:
-    """Five at once, then one in twelve seconds, until the password was known; for an unknown name nothing is kept."""
+STRANGER, HOME = Place("a" * 16), Place("b" * 16)
+PHONE = Place(STRANGER.address, "c" * 16)
+
+
+async def use_up(accounts: Accounts, place: Place) -> None:
+    """Guess until the place's rate refuses."""
+    for _ in range(5):
+        await accounts.guess("ann", place)
+    with pytest.raises(RateLimited) as refused:
+        await accounts.guess("ann", place)
+    assert 0 < (refused.value.retry_after or 0) <= 12
+
+
+async def test_guesses_have_a_rate_and_make_no_user(valkey: EmbeddedValkey) -> None:
+    """Five at once, then one in twelve seconds, until the password was right; for an unknown name nothing is kept."""
     async with connected(valkey) as client:
         accounts = Accounts(client)
         await accounts.create("ann", "hash", "Ann")
-        for _ in range(5):
-            await accounts.guess("ann")
-        with pytest.raises(RateLimited) as refused:
-            await accounts.guess("ann")
-        assert 0 < (refused.value.retry_after or 0) <= 12
-        await accounts.forget_guesses("ann")
-        await accounts.guess("ann")
+        await use_up(accounts, STRANGER)
+        await accounts.guessed("ann", STRANGER)
+        await accounts.guess("ann", STRANGER)
         for _ in range(6):
-            await accounts.guess("nobody")
+            await accounts.guess("nobody", PHONE)
+            await accounts.guessed("nobody", PHONE)
         assert await client.fetch("KEYS", "*nobody*") == []
+
+
+async def test_guesses_of_strangers_leave_the_rates_of_known_places(valkey: EmbeddedValkey) -> None:
+    """An address that logged in before, and a device with a token, still guess at their own rates; each is limited."""
+    async with connected(valkey) as client:
+        accounts = Accounts(client)
+        await accounts.create("ann", "hash", "Ann")
+        await accounts.guess("ann", HOME)
+        await accounts.guessed("ann", HOME)
+        await use_up(accounts, STRANGER)
+        await use_up(accounts, HOME)
+        await use_up(accounts, PHONE)
+        await accounts.guessed("ann", HOME)
+        await accounts.guess("ann", HOME)
+        with pytest.raises(RateLimited):
+            await accounts.guess("ann", PHONE)
+
+
+async def test_known_places_of_a_user_are_bounded(valkey: EmbeddedValkey) -> None:
+    """The sixteen used last are kept, and no rate of another one."""
+    async with connected(valkey) as client:
+        accounts = Accounts(client)
+        await accounts.create("ann", "hash", "Ann")
+        for i in range(40):
+            await accounts.guessed("ann", Place(f"{i:016}"))
+            await accounts.guess("ann", Place(f"{i:016}"))
+            await accounts.guess("ann", Place("a" * 16, f"t{i:015}"))
+        known = (await client.fetch("HGET", keys.user("ann"), "known")).decode().split()
+        assert known == [name for i in range(39, 31, -1) for name in (f"t{i:015}", f"{i:016}")]
+        fields = {name.decode() for name in await client.fetch("HKEYS", keys.user("ann"))}
+        assert {name.removeprefix("guesses:") for name in fields if name.startswith("guesses:")} == set(known)
 
 
 async def test_a_deployment_keeps_its_layout(valkey: EmbeddedValkey) -> None:

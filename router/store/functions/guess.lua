@@ -1,0 +1,13 @@
+-- Take one guess at a user's password: from the rate of a place that has proved itself, else from the common rate.
+-- KEYS user
+-- ARGV cost(µs) burst(µs) address token (digests of 16 characters; token '': the caller has shown none)
+-- Returns 1, or 0 if there is no such user; RATE with the microseconds to wait
+-- Keeps true: a caller that has proved nothing spends the common rate alone, so it cannot use up the rate of a place
+-- that has. A user who does not exist has no rate, and nothing is stored.
+
+local function guess(keys, a)
+  if not alive(keys[1]) then return 0 end
+  return spend(keys[1], guesses_of(keys[1], a[3], a[4]), tonumber(a[1]), tonumber(a[2])) or 1
+end
+
+register('guess', guess)
