@@ -17,7 +17,7 @@ import msgspec
 from loadtest import bench, canary, chaos, local, report
 from loadtest.results import Result
 from loadtest.run import LoadFailed, Target, run
-from loadtest.scenarios import GATEWAYS, SCENARIOS
+from loadtest.scenarios.table import GATEWAYS, SCENARIOS
 
 
 def parser() -> argparse.ArgumentParser:

@@ -21,7 +21,8 @@ import msgspec
 from loadtest import local, report
 from loadtest.results import Measurement, Result
 from loadtest.run import run
-from loadtest.scenarios import GATEWAYS, SCENARIOS, latency, slow
+from loadtest.scenarios import latency, slow
+from loadtest.scenarios.table import GATEWAYS, SCENARIOS
 
 Phases = Mapping[str, Measurement]
 Notes = Mapping[str, float]

@@ -25,8 +25,8 @@ from loadtest.aftermath import aftermath
 from loadtest.checker import check
 from loadtest.cluster import FAKETIME, SETTINGS, Cluster
 from loadtest.evidence import Run, dump_logs, load
+from loadtest.limits import raise_file_limit
 from loadtest.nemesis import FAULTS, LEVELS, Nemesis, possible, schedule
-from loadtest.run import allow_files
 from loadtest.story import story
 from loadtest.verdict import Violation
 from loadtest.workload import Workload
@@ -53,7 +53,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def run(arguments: argparse.Namespace) -> int:
-    allow_files()
+    raise_file_limit()
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1_000_000)
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix=f"linnet-chaos-{seed}-"))
     folder.mkdir(parents=True, exist_ok=True)

@@ -26,14 +26,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-SUBPROTOCOL: Final = "linnet.v1.msgpack"
-BINARY: Final = 0x82
-DEFLATED: Final = 0xC2
-CLOSE: Final = 0x88
-PING: Final = 0x89
-PONG: Final = 0x8A
-NO_MASK: Final = b"\0\0\0\0"
+from loadtest.frames import BINARY, CLOSE, DEFLATED, PING, PONG, frame
 
+SUBPROTOCOL: Final = "linnet.v1.msgpack"
 # Where things stand in an event's bytes: four slots, then `type`, its value, `conversation`, its value.
 _SEQ_PREV: Final = Packing(">6xQ6xQ")
 _TYPE_AT: Final = 60
@@ -49,16 +44,6 @@ _decode = msgspec.msgpack.Decoder().decode
 def now_us() -> int:
     """One clock for all processes of a test on this machine."""
     return monotonic_ns() // 1000
-
-
-def frame(payload: bytes, first: int = BINARY) -> bytes:
-    """A whole frame as a client sends it."""
-    length = len(payload)
-    if length < 126:
-        return bytes((first, 0x80 | length)) + NO_MASK + payload
-    if length < 65536:
-        return bytes((first, 0xFE)) + length.to_bytes(2, "big") + NO_MASK + payload
-    return bytes((first, 0xFF)) + length.to_bytes(8, "big") + NO_MASK + payload
 
 
 def command(kind: str, **fields: Any) -> bytes:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -17,14 +16,14 @@ from typing import Any
 
 import msgspec
 
-from loadtest import worker
 from loadtest.api import Api
 from loadtest.client import Faults
-from loadtest.meters import Meter, meters, read_all
+from loadtest.limits import raise_file_limit
+from loadtest.meters import LocalProcess, Meter, meters, read_all
+from loadtest.process import main
 from loadtest.results import Measurement, Result, measure
-from loadtest.scenarios import SCENARIOS
-
-FILES = 65_536
+from loadtest.scenarios.table import SCENARIOS
+from loadtest.worker import Plan
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,25 +45,25 @@ class LoadFailed(Exception):
 
 def run(name: str, options: Any, target: Target, workers: int = 1) -> Result:
     """One scenario against one target."""
-    allow_files()
+    raise_file_limit()
     scenario = SCENARIOS[name]
     api = Api(target.api, target.server_key, target.jwt_secret)
     users, prepared = scenario.prepare(options, api)
     prepared["floor"] = target.floor
     tokens = {user: api.token(user) for user in users}
     options = msgspec.to_builtins(options)
-    plans = [worker.Plan(name, options, prepared, tokens, target.urls, index, workers) for index in range(workers)]
-    return conduct(worker.main, plans, all_meters(target))
+    plans = [Plan(name, options, prepared, tokens, target.urls, index, workers) for index in range(workers)]
+    return conduct(main, plans, all_meters(target))
 
 
-def conduct(main: Callable[[worker.Plan, Connection], None], plans: list[worker.Plan], parts: list[Meter]) -> Result:
+def conduct(target: Callable[[Plan, Connection], None], plans: list[Plan], parts: list[Meter]) -> Result:
     """A load process for each plan, until all are through."""
     context = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
     processes = []
     for plan in plans:
         ours, theirs = context.Pipe()
-        process = context.Process(target=main, args=(plan, theirs), daemon=True)
+        process = context.Process(target=target, args=(plan, theirs), daemon=True)
         process.start()
         theirs.close()
         pipes.append(ours)
@@ -89,20 +88,10 @@ def conduct(main: Callable[[worker.Plan, Connection], None], plans: list[worker.
 
 
 def all_meters(target: Target) -> list[Meter]:
-    from loadtest.meters import LocalProcess
-
     found = meters(target.metrics, target.redis)
     if target.floor_pid:
         found.append(LocalProcess("floor", target.floor_pid))
     return found
-
-
-def allow_files() -> None:
-    """Thousands of sockets need as many files; as many as we may have."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _cpu() -> str:

@@ -18,9 +18,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from loadtest.client import BINARY, CLOSE, PING, PONG, frame
+from loadtest.frames import BINARY, CLOSE, PING, PONG, TEXT, frame
 
-TEXT: Final = 0x81
 SUBPROTOCOLS: Final = {"json": "linnet.v1.json", "msgpack": "linnet.v1.msgpack"}
 GONE: Final = 1006
 SMALL_BUFFER: Final = 4096

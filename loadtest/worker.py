@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-import traceback
 from array import array
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any, Final, TypeVar
 
 import msgspec
-import uvloop
 
 from loadtest.beats import beats
 from loadtest.client import Chat, Faults, now_us
@@ -173,29 +171,3 @@ class Counting:
     def __init__(self, name: str) -> None:
         self.name = name
         self.units = 0
-
-
-async def _run(plan: Plan, pipe: Connection) -> None:
-    from loadtest.scenarios import SCENARIOS
-
-    worker = Worker(plan, pipe)
-    scenario = SCENARIOS[plan.scenario]
-    await scenario.run(worker, msgspec.convert(plan.options, scenario.Options), plan.prepared)
-    await worker.leave()
-    complaint = next((chat.error for chat in worker.clients if chat.error), "") if worker.faults else ""
-    await worker.share((worker.faults, worker.notes, complaint), "finished")
-
-
-def main(plan: Plan, pipe: Connection) -> None:
-    """The process."""
-    told(_run(plan, pipe), pipe)
-
-
-def told(work: Coroutine[Any, Any, None], pipe: Connection) -> None:
-    """Do it: every way it can end is told to the conductor, who is waiting."""
-    try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(work)
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the conductor must not wait for ever
-        pipe.send(("failed", "".join(traceback.format_exception(error))))
-        raise SystemExit(1) from None

@@ -14,19 +14,20 @@ import msgspec
 
 from loadtest import local, report
 from loadtest.api import Api
+from loadtest.limits import raise_file_limit
 from loadtest.peers import load
 from loadtest.peers.clients import CLIENTS
 from loadtest.peers.deployment import MODULES, VENV, Peer, deployment, parts
 from loadtest.peers.table import Parts, table
 from loadtest.results import Result
-from loadtest.run import LoadFailed, Target, all_meters, allow_files, conduct
+from loadtest.run import LoadFailed, Target, all_meters, conduct
 from loadtest.scenarios import direct, fanout
 from loadtest.worker import Plan
 
 
 def measure(options: load.Options, target: Target, peers: list[Peer]) -> Result:
     """Of deployments that are up."""
-    allow_files()
+    raise_file_limit()
     api = Api(target.api, target.server_key, target.jwt_secret)
     writers, pairs = direct.prepare(direct.Options(pairs=options.pairs), api)
     members, group = fanout.prepare(fanout.Options(members=options.members), api)

@@ -18,10 +18,11 @@ import msgspec
 
 from loadtest.client import Chat, Faults
 from loadtest.peers.clients import CLIENTS, FloorMember
+from loadtest.process import reported
 from loadtest.scenarios import fanout
 from loadtest.scenarios.direct import Pair, Pairs
 from loadtest.scenarios.room import Room
-from loadtest.worker import Plan, Worker, told
+from loadtest.worker import Plan, Worker
 
 LINNET: Final = "Linnet"
 FLOOR: Final = "floor"
@@ -179,4 +180,4 @@ async def all_rounds(sides: list[Side], options: Options) -> int:
 
 
 def main(plan: Plan, pipe: Connection) -> None:
-    told(run(plan, pipe), pipe)
+    reported(run(plan, pipe), pipe)

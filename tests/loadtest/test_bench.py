@@ -9,7 +9,8 @@ from loadtest import bench
 from loadtest.bench import FIGURES, FULL, QUICK, SESSIONS, SHORT, Found
 from loadtest.client import Faults
 from loadtest.results import Measurement, Result
-from loadtest.scenarios import SCENARIOS, latency, slow
+from loadtest.scenarios import latency, slow
+from loadtest.scenarios.table import SCENARIOS
 
 
 def phase(name: str, cost_us: float = 1.0, units: int = 1000, **fields: object) -> Measurement:

@@ -8,7 +8,8 @@ from typing import Any, cast
 import pytest
 
 from gateway import wsframes
-from loadtest.client import Chat, Faults, Route, command, frame
+from loadtest.client import Chat, Faults, Route, command
+from loadtest.frames import frame
 from router.contract import stamp, wire
 from router.contract.packing import pack
 

@@ -11,7 +11,7 @@ import pytest
 from loadtest import __main__ as command_line
 from loadtest import local, report
 from loadtest.run import LoadFailed, Target, run
-from loadtest.scenarios import SCENARIOS
+from loadtest.scenarios.table import SCENARIOS
 
 SMALL: dict[str, dict[str, Any]] = {
     "fanout": {"members": 20, "outstanding": (1, 4), "seconds": 0.1, "rounds": 1, "gateways": 2},
