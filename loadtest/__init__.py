@@ -1,41 +1,21 @@
-"""A load test for a Linnet deployment, of one's own or one that is started for it; and the measurements of the project.
+"""Programs that load, break and watch a Linnet deployment from outside. No measured process imports anything from here.
 
-`python -m loadtest SCENARIO --target ws://… --api http://… --metrics http://…` drives a running deployment, a scenario
-without a target drives one that is started here and stopped again, and `bench` is the set behind `make bench`.
+`python -m loadtest SCENARIO --target ws://… --api http://… --metrics http://…` loads a running deployment. Without
+`--target`, the scenario starts a deployment, loads it and stops it again.
 
-client       one device of one user, cheap enough to be thousands in a process; checks what it is given
-worker       a load process: its clients, the pace, and the barriers at which all processes meet
-beats        a pace finer than the timers of a loop
-run          the process that conducts the workers and reads the meters
-meters       CPU and memory of every process involved, from wherever they can be had
-api          the HTTP API, as far as preparing needs it
-local        a deployment of its own for the time of a test
-ports        ports for processes that take them again and again
-floor        what no server can beat: a bare protocol that writes prebuilt frames
-results      what was measured, medians of it, and whether all is well
-report       results as a table, JSON, an HTML page, pictures
-plots        measurements as SVG
-scenarios/   what users do, one file each
-bench        sets of them, held against the figures that the project promises
-peers/       what users pick today, under the same load: `python -m loadtest.peers`, behind `make bench-peers`
+__main__   the command line
+load/      load processes, the conductor that synchronizes and measures them, and the scenarios
+bench/     the sets behind `make bench`, their promised figures, and reports
+chaos/     `make chaos`: a deployment, faults on a seeded schedule, and in proof/ the checker of the promises
+peers/     `make bench-peers`: Socket.IO, python-socketio and Django Channels under the same load
+canary     synthetic users on a production deployment, and metrics about their messages
+api        the HTTP API, as far as tests need it
+meters     CPU and memory of every measured process
+websocket  a client's WebSocket connection, for both subprotocols
+frames     the frames that both kinds of client write
+ports      free ports for processes that restart on the same port
+limits     the limit of open files
 
-chaos        breaks a deployment of its own on a seeded schedule, and prints the verdict
-cluster      that deployment: processes that can be killed, a proxy on every link
-stores       one Valkey, or primary, replicas and sentinels
-proxy        links that can be cut, held up and forgotten
-nemesis      what goes wrong when, and the hands that do it
-workload     what people do meanwhile
-device       one device of one user, as the interface advises a client to behave
-websocket    its connection, in either codec
-history      what it saw, row by row, on disk
-evidence     all that a run leaves behind
-checker      proves or refutes the promises from that
-account      … of one device
-trimmed      … of what the logs do not have any more
-verdict      what was found, and what these three share
-story        the shortest story of a violation
-aftermath    what people noticed of each kind of fault
-canary       synthetic users on a real deployment, and metrics of what becomes of their messages
-
-Nothing here is imported by the processes it measures.
+Packages import downwards only: peers → bench → load → api, meters, …; canary → chaos → chaos/proof.
+`tests/test_architecture.py` holds the table of allowed imports.
 """

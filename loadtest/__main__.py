@@ -14,10 +14,13 @@ from typing import Any, get_args, get_origin
 
 import msgspec
 
-from loadtest import bench, canary, chaos, local, report
-from loadtest.results import Result
-from loadtest.run import LoadFailed, Target, run
-from loadtest.scenarios.table import GATEWAYS, SCENARIOS
+from loadtest import canary
+from loadtest.bench import report, sets
+from loadtest.chaos import command as chaos
+from loadtest.load import local
+from loadtest.load.conductor import LoadFailed, Target, run
+from loadtest.load.results import Result
+from loadtest.load.scenarios.table import GATEWAYS, SCENARIOS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -95,8 +98,8 @@ def one_scenario(arguments: argparse.Namespace) -> Result:
 
 def _bench(arguments: argparse.Namespace) -> list[Result]:
     if arguments.quick:
-        return bench.quick()
-    return bench.full() if arguments.full else bench.short()
+        return sets.quick()
+    return sets.full() if arguments.full else sets.short()
 
 
 def main() -> int:

@@ -32,10 +32,10 @@ import uvicorn
 import uvloop
 from prometheus_client import Counter, Gauge, Histogram
 
-from loadtest import history
 from loadtest.api import Api
-from loadtest.device import Device
-from loadtest.history import Rows
+from loadtest.chaos.device import Device
+from loadtest.chaos.proof import history
+from loadtest.chaos.proof.history import Rows
 from router.contract import keys, metrics
 from router.process import serving
 from router.process.admin import Readiness, create_admin

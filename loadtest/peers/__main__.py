@@ -12,17 +12,18 @@ from pathlib import Path
 
 import msgspec
 
-from loadtest import local, report
 from loadtest.api import Api
+from loadtest.bench import report
 from loadtest.limits import raise_file_limit
+from loadtest.load import local
+from loadtest.load.conductor import LoadFailed, Target, all_meters, conduct
+from loadtest.load.results import Result
+from loadtest.load.scenarios import direct, fanout
+from loadtest.load.worker import Plan
 from loadtest.peers import load
 from loadtest.peers.clients import CLIENTS
 from loadtest.peers.deployment import MODULES, VENV, Peer, deployment, parts
 from loadtest.peers.table import Parts, table
-from loadtest.results import Result
-from loadtest.run import LoadFailed, Target, all_meters, conduct
-from loadtest.scenarios import direct, fanout
-from loadtest.worker import Plan
 
 
 def measure(options: load.Options, target: Target, peers: list[Peer]) -> Result:

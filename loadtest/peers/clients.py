@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from loadtest.client import STAMP_BYTES, Chat, Faults, FloorReader, Route
 from loadtest.frames import TEXT, frame
+from loadtest.load.client import STAMP_BYTES, Chat, Faults, FloorReader, Route
 
 FIRST: Final = 1_000_000  # numbers of messages have as many digits from the first to the last
 

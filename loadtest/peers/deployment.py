@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from deploy.embedded import EmbeddedValkey
-from loadtest.local import READY_S, ROOT, start
+from loadtest.load.local import READY_S, ROOT, start
 from loadtest.meters import LocalProcess, Meter
 from loadtest.ports import free_ports
 

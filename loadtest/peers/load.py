@@ -16,13 +16,13 @@ from typing import Any, Final
 
 import msgspec
 
-from loadtest.client import Chat, Faults
+from loadtest.load.client import Chat, Faults
+from loadtest.load.process import reported
+from loadtest.load.scenarios import fanout
+from loadtest.load.scenarios.direct import Pair, Pairs
+from loadtest.load.scenarios.room import Room
+from loadtest.load.worker import Plan, Worker
 from loadtest.peers.clients import CLIENTS, FloorMember
-from loadtest.process import reported
-from loadtest.scenarios import fanout
-from loadtest.scenarios.direct import Pair, Pairs
-from loadtest.scenarios.room import Room
-from loadtest.worker import Plan, Worker
 
 LINNET: Final = "Linnet"
 FLOOR: Final = "floor"

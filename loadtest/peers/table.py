@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
+from loadtest.load.results import Measurement, Result, medians
 from loadtest.peers.load import LINNET, Options, phases
-from loadtest.results import Measurement, Result, medians
 
 REACHED: Final = 0.9  # of the offered rate; a side that reaches less is saturated
 HEADER: Final = ("phase", "side", "× Linnet", "CPU µs", "of it Redis", "per second", "p50 ms", "p99 ms", "")

@@ -12,7 +12,7 @@ from prometheus_client import Counter
 from deploy.embedded import EmbeddedValkey, tied
 from loadtest import canary
 from loadtest.canary import FORGOTTEN_S, LATE_S, LOST_S, Flight, Flights, Ledger, sweep
-from loadtest.history import Acked, Closed, Entry, Gap, Known, Received, Refused, Welcomed
+from loadtest.chaos.proof.history import Acked, Closed, Entry, Gap, Known, Received, Refused, Welcomed
 from tests.conftest import StartProcess
 from tests.support import SERVER_KEY, eventually, free_ports, http_get
 

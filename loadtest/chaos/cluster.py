@@ -1,0 +1,268 @@
+"""A deployment whose parts can be killed one by one: Valkey, gateways, routers, and a proxy on every link.
+
+    clients -> proxy -> gateway -> proxy -> Valkey <- proxy <- router
+
+(Where sentinels say which Valkey it is, there is no proxy before it: they would say another address.)
+
+Where there is libfaketime (Debian: `libfaketime`), each process reads its wall clock from a file of its own, which may
+step; its monotonic clock stays as it is, and so does everybody else's.
+
+Every process keeps its ports and its log for all its lives. What it is told is noted with how it ended (`endings`); a
+process that ends untold is started again like any other, and the checker reports it. All of it is gone when `close`
+returns, and dies with this process if that dies first.
+
+Rejected: `loadtest.local` (what is measured there must have no proxy in its way, and never dies).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from deploy.embedded import tied
+from loadtest.chaos.proof.evidence import Ending, Sample, append
+from loadtest.chaos.proof.history import now_ms
+from loadtest.chaos.proxy import Proxy
+from loadtest.chaos.stores import Replicated, Single
+from loadtest.ports import free_ports
+
+ROOT: Final = Path(__file__).parent.parent.parent
+READY_S: Final = 60.0
+DRAINED_S: Final = 40.0
+WATCH_S: Final = 0.25
+SAMPLE_S: Final = 2.0
+SHARED: Final = Path("/dev/shm")  # noqa: S108 - nothing is made there by us, and what is removed has a pid of ours
+FAKETIME: Final = next(iter(sorted(Path("/usr/lib").glob("**/faketime/libfaketimeMT.so.1"))), None)
+
+# Short enough that a fault of seconds meets audits, leases and drains; long enough for a busy machine.
+SETTINGS: Final = {
+    "LINNET_HEARTBEAT_S": "5",
+    "LINNET_DRAIN_ACCEPT_S": "0.5",
+    "LINNET_DRAIN_WINDOW_S": "5",
+    "LINNET_RETENTION_EVENTS": "150",  # lively groups are trimmed while some of their devices are away
+    "LINNET_MAX_CONNECTIONS_PER_ADDRESS": "20000",
+}
+
+
+class Part:
+    """A gateway or a router: one name, one set of ports and one log, for as many processes as it takes."""
+
+    def __init__(
+        self, name: str, folder: Path, redis_port: int | None, env: Mapping[str, str], *, clocks: bool = False
+    ) -> None:
+        """With a `redis_port` it reaches Redis through a proxy, else as `env` says; `clocks`: `set_clock` works."""
+        self.name = name
+        self.module = name.partition("-")[0]
+        self.folder = folder
+        self.port, self.admin_port, client_port, store_port = free_ports(4)
+        self.clients = Proxy(client_port, self.port)
+        self.store = Proxy(store_port, redis_port or 0)
+        self.url = f"ws://127.0.0.1:{client_port}/ws" if self.module == "gateway" else f"http://127.0.0.1:{client_port}"
+        self._clock = folder / f"{name}.clock"
+        self.busy = asyncio.Lock()  # one fault of a process at a time
+        self.told = ""
+        self.popen: subprocess.Popen[bytes] | None = None
+        self.env = {
+            **env,
+            **({"LINNET_REDIS_URL": f"redis://127.0.0.1:{store_port}/0"} if redis_port else {}),
+            "LINNET_LISTEN": f"127.0.0.1:{self.port}",
+            "LINNET_ADMIN_LISTEN": f"127.0.0.1:{self.admin_port}",
+        }
+        if self.module == "gateway":
+            self.env["LINNET_GATEWAY_URL"] = self.url
+        if clocks and FAKETIME is not None:
+            self.set_clock(0)
+            self.env |= {
+                "LD_PRELOAD": str(FAKETIME),
+                "FAKETIME_TIMESTAMP_FILE": str(self._clock),
+                "FAKETIME_CACHE_DURATION": "1",  # else the file is read whenever somebody asks for the time
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            }
+
+    @property
+    def alive(self) -> bool:
+        return self.popen is not None and self.popen.poll() is None
+
+    def set_clock(self, by_s: float) -> None:
+        """From about a second from now on its wall clock is wrong by so much, in all its lives."""
+        new = self._clock.with_suffix(".new")
+        new.write_text(f"{by_s:+.3f}\n")
+        new.replace(self._clock)
+
+    def start(self) -> None:
+        self.told = ""
+        with (self.folder / f"{self.name}.log").open("ab") as log:
+            self.popen = subprocess.Popen(
+                tied(sys.executable, "-m", self.module),
+                cwd=ROOT,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def send(self, signum: signal.Signals) -> None:
+        if signum in (signal.SIGKILL, signal.SIGTERM):
+            self.told = signum.name
+        if self.alive and self.popen is not None:
+            self.popen.send_signal(signum)
+
+    async def ended(self, deadline_s: float) -> bool:
+        until = asyncio.get_running_loop().time() + deadline_s
+        while self.alive:
+            if asyncio.get_running_loop().time() > until:
+                return False
+            await asyncio.sleep(0.02)
+        self.note_end()
+        return True
+
+    def note_end(self) -> None:
+        """Writes down how it ended, once."""
+        if self.popen is not None and self.popen.returncode is not None:
+            append(self.folder / "processes.jsonl", Ending(now_ms(), self.name, self.popen.returncode, self.told))
+            self._forget(self.popen.pid)
+            self.popen = None
+
+    def kill(self) -> None:
+        if self.popen is not None:
+            self.popen.kill()
+            self.popen.wait()
+            self._forget(self.popen.pid)
+
+    @staticmethod
+    def _forget(pid: int) -> None:
+        """What libfaketime shares among threads outlives a process that is killed."""
+        for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
+            (SHARED / name).unlink(missing_ok=True)
+
+    async def ready(self, deadline_s: float = READY_S) -> bool:
+        until = asyncio.get_running_loop().time() + deadline_s
+        while asyncio.get_running_loop().time() < until and self.alive:
+            if await self._answers():
+                return True
+            await asyncio.sleep(0.05)
+        return False
+
+    async def _answers(self) -> bool:
+        try:
+            async with asyncio.timeout(2):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.admin_port)
+                try:
+                    writer.write(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                    return (await reader.readline()).split()[1:2] == [b"200"]
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError):
+            return False
+
+    @property
+    def rss_bytes(self) -> int:
+        try:
+            pages = Path(f"/proc/{self.popen.pid if self.popen else 0}/statm").read_text().split()[1]
+        except (OSError, IndexError):
+            return 0
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Cluster:
+    """`gateways` and `routers` of them, and a store."""
+
+    def __init__(
+        self, folder: Path, gateways: int = 3, routers: int = 2, level: str = "fsync", *, clocks: bool = False
+    ) -> None:
+        self.folder = folder
+        self.jwt_secret, self.server_key = secrets.token_urlsafe(48), secrets.token_urlsafe(48)
+        self.store: Single | Replicated = Replicated(folder) if level == "replicated" else Single(folder, level)
+        self.store_busy = asyncio.Lock()
+        redis_port = self.store.port if isinstance(self.store, Single) else None
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("LINNET_")}
+        env = {
+            **inherited,
+            **SETTINGS,
+            **self.store.settings,
+            "LINNET_DURABILITY": level,
+            "LINNET_JWT_SECRET": self.jwt_secret,
+            "LINNET_SERVER_KEY": self.server_key,
+        }
+        names = [f"gateway-{number}" for number in range(gateways)], [f"router-{number}" for number in range(routers)]
+        self.gateways, self.routers = (
+            [Part(name, folder, redis_port, env, clocks=clocks) for name in some] for some in names
+        )
+        self.parts = {part.name: part for part in (*self.gateways, *self.routers)}
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def urls(self) -> list[str]:
+        return [gateway.url for gateway in self.gateways]
+
+    async def start(self) -> None:
+        self.store.start()
+        await self.store.heal()
+        for part in self.parts.values():
+            await part.clients.start()
+            await part.store.start()
+            part.start()
+        for part in self.parts.values():
+            if not await part.ready():
+                raise RuntimeError(f"{part.name} did not come up, see {self.folder / part.name}.log")
+        self._watching = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """Memory samples, and a new process for one that ended by itself."""
+        loop, sampled = asyncio.get_running_loop(), 0.0
+        while True:
+            await asyncio.sleep(WATCH_S)
+            for part in self.parts.values():
+                if part.popen is not None and not part.told and not part.alive:
+                    part.note_end()
+                    part.start()
+            if loop.time() > sampled + SAMPLE_S:
+                sampled = loop.time()
+                samples = [Sample(now_ms(), part.name, part.rss_bytes) for part in self.parts.values()]
+                append(self.folder / "processes.jsonl", *samples)
+
+    async def restart(self, part: Part) -> None:
+        """A new process, ready."""
+        part.start()
+        await part.ready()
+
+    # -- the end
+
+    async def heal(self) -> None:
+        """Everything runs, and no link is disturbed."""
+        await self.store.heal()
+        for part in self.parts.values():
+            part.clients.heal()
+            part.store.heal()
+            part.set_clock(0)
+            part.send(signal.SIGCONT)
+        for part in self.parts.values():
+            if not await part.ready():
+                raise RuntimeError(f"{part.name} is not ready, see {self.folder / part.name}.log")
+
+    async def stop(self) -> None:
+        """As an operator would: gateways, routers; the store stays, for whoever reads the logs."""
+        if self._watching is not None:
+            self._watching.cancel()
+        for parts in (self.gateways, self.routers):
+            for part in parts:
+                part.send(signal.SIGTERM)
+            for part in parts:
+                await part.ended(DRAINED_S)
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+        for part in self.parts.values():
+            part.kill()
+            await part.clients.close()
+            await part.store.close()
+        self.store.close()

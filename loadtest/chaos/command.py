@@ -1,0 +1,169 @@
+"""`python -m loadtest chaos`: a deployment of its own, people who use it, faults on a seeded schedule, and the verdict.
+
+The whole run is one process beside those it disturbs: clients, proxies and nemesis share a loop, and the checker comes
+when all is over. What a run leaves stands in a folder (`evidence.py`), which is kept when a promise was broken;
+`python -m loadtest check FOLDER` judges it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import uvloop
+
+from loadtest.chaos.cluster import FAKETIME, SETTINGS, Cluster
+from loadtest.chaos.nemesis import FAULTS, LEVELS, Nemesis, possible, schedule
+from loadtest.chaos.proof.aftermath import aftermath
+from loadtest.chaos.proof.checker import check
+from loadtest.chaos.proof.evidence import Run, dump_logs, load
+from loadtest.chaos.proof.story import story
+from loadtest.chaos.proof.verdict import Violation
+from loadtest.chaos.workload import Workload
+from loadtest.limits import raise_file_limit
+from router.contract import keys
+
+PROGRESS_S: Final = 10.0
+RSS_LIMIT_BYTES: Final = 256 << 20
+STORIES: Final = 8
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """`chaos` and `check`, as subcommands."""
+    one = commands.add_parser("chaos", help="break a deployment of its own and prove that nothing was lost")
+    one.add_argument("--seconds", type=float, default=600, help="how long things go wrong (%(default)s)")
+    one.add_argument("--seed", type=int, default=None, help="decides faults and people (random)")
+    one.add_argument("--users", type=int, default=240, help="people, with one or two devices each (%(default)s)")
+    one.add_argument("--rate", type=float, default=200, help="messages per second (%(default)s)")
+    one.add_argument("--every", type=float, default=3.0, help="seconds between faults, on the average (%(default)s)")
+    one.add_argument("--faults", nargs="+", choices=FAULTS, default=[], metavar="FAULT", help="only these kinds")
+    one.add_argument("--level", choices=LEVELS, default="fsync", help="durability")
+    one.add_argument("--folder", type=Path, default=None, help="keep what the run leaves there")
+    again = commands.add_parser("check", help="judge what a chaos run left behind")
+    again.add_argument("folder", type=Path)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    raise_file_limit()
+    seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1_000_000)
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix=f"linnet-chaos-{seed}-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    say(f"seed {seed}, {arguments.seconds:g} s, {arguments.users} people, {arguments.rate:g} messages/s; {folder}")
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(arguments, seed, folder))
+    good = verdict(folder)
+    if good and arguments.folder is None:
+        shutil.rmtree(folder)
+    return 0 if good else 1
+
+
+async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
+    faults = possible(arguments.faults, arguments.level, clocks=FAKETIME is not None)
+    clocks = any(FAULTS[kind].uses == "clock" for kind in faults)
+    if not clocks and (left := set(possible(arguments.faults, arguments.level, clocks=True)).difference(faults)):
+        say(f"without libfaketime, so left out: {', '.join(sorted(left))}")
+    if not faults:
+        raise SystemExit(f"none of these faults can be done at level {arguments.level}")
+    cluster = Cluster(folder, level=arguments.level, clocks=clocks)
+    made = Run(
+        seed=seed,
+        seconds=arguments.seconds,
+        level=arguments.level,
+        drain_window_s=float(SETTINGS["LINNET_DRAIN_WINDOW_S"]),
+        rss_limit_bytes=RSS_LIMIT_BYTES,
+    )
+    try:
+        await cluster.start()
+        workload = Workload(cluster, folder, seed, arguments.users)
+        await workload.gather()
+        say("everybody is here")
+        nemesis = Nemesis(cluster, seed, folder)
+        acts = schedule(seed, arguments.seconds, cluster.parts, faults, arguments.every)
+        progress = asyncio.create_task(_progress(workload, nemesis))
+        await asyncio.gather(workload.run(arguments.seconds, arguments.rate), nemesis.carry_out(acts))
+        await cluster.heal()
+        say("all is healed")
+        made.marks = await workload.settle(lambda: _heads(cluster))
+        progress.cancel()
+        await workload.end()
+        await cluster.stop()
+        with cluster.store.client() as client:
+            dump_logs(client, folder / "logs.jsonl")
+    finally:
+        (folder / "run.json").write_bytes(msgspec.json.encode(made))
+        await cluster.close()
+
+
+def _heads(cluster: Cluster) -> dict[str, dict[str, int]]:
+    """Of each user's conversations; of those that the user has left, nothing is waited for."""
+    found: dict[str, dict[str, int]] = defaultdict(dict)
+    with cluster.store.client() as client:
+        for key in client.scan_iter(match=keys.EVERY_CONVERSATION, count=1000):
+            fields: dict[bytes, bytes] = client.hgetall(key)
+            head = int.from_bytes(fields[b"m"][:8], "big")
+            for field, member in fields.items():
+                if field.startswith(b"u:") and not member.startswith(b"-"):
+                    found[field[2:].decode()][keys.conversation_of(key)] = head
+    return found
+
+
+async def _progress(workload: Workload, nemesis: Nemesis) -> None:
+    began = time.monotonic()
+    while True:
+        await asyncio.sleep(PROGRESS_S)
+        devices, passed = workload.devices, time.monotonic() - began
+        connected, waiting = sum(one.ready for one in devices), sum(len(one.waiting) for one in devices)
+        acked, received = sum(one.acked for one in devices), sum(one.received for one in devices)
+        say(
+            f"{passed:5.0f} s  {connected}/{len(devices)} connected  {acked} acked  {waiting} waiting  "
+            f"{received} received  {len(nemesis.done)} faults"
+        )
+
+
+def verdict(folder: Path) -> bool:
+    """Prints what a run proves; True if every promise was kept."""
+    evidence = load(folder)
+    checked = check(evidence)
+    faults = Counter(fault.kind for fault in evidence.faults)
+    say("faults: " + (", ".join(f"{count} {kind}" for kind, count in sorted(faults.items())) or "none"))
+    say("seen: " + ", ".join(f"{count} {what}" for what, count in sorted(checked.counts.items())))
+    for line in aftermath(evidence):
+        say(line)
+    if not checked.violations:
+        say("every promise was kept")
+        return True
+    broken = Counter(violation.promise for violation in checked.violations)
+    say("BROKEN: " + ", ".join(f"{promise} {count} times" for promise, count in sorted(broken.items())))
+    for violation in _various(checked.violations):
+        say(f"\n{violation.promise}: {violation.what}")
+        for line in story(evidence, violation):
+            say(f"    {line}")
+    say(f"\nall of it: {folder}")
+    return False
+
+
+def _various(violations: list[Violation]) -> list[Violation]:
+    """A few of them, of each promise the earliest first."""
+    first = {violation.promise: violation for violation in reversed(violations)}
+    others = [violation for violation in violations if first[violation.promise] is not violation]
+    return [*first.values(), *others][:STORIES]
+
+
+def judge(arguments: argparse.Namespace) -> int:
+    return 0 if verdict(arguments.folder) else 1
+
+
+COMMANDS: Final = {"chaos": run, "check": judge}
+
+
+def say(line: str) -> None:
+    print(line, file=sys.stdout, flush=True)

@@ -1,0 +1,374 @@
+"""One device of one user, as the interface advises a client to behave; it writes down all it does and is told.
+
+It comes back when its connection ends, at another gateway if that is how it falls, after the wait it was given or a
+jittered one; it resends what is not answered, with the same n, until it is; it drops nothing from its history and
+draws no conclusion in it. What it does of its own accord (whom it writes to, when it is away) is decided outside,
+by `chaos.py` or `canary.py`; what follows from the interface is decided here.
+
+Bounds: `OUTSTANDING` sends per conversation wait for their answers, further ones are not begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from loadtest.chaos.proof import history
+from loadtest.chaos.proof.history import Known, Rows, digest, entry, now_ms
+from loadtest.websocket import GONE, WebSocket
+from router.contract import keys
+
+OUTSTANDING: Final = 16
+ANSWER_S: Final = 8.0
+WELCOME_S: Final = 15.0
+PING_AFTER_S: Final = 5.0
+DEAD_AFTER_S: Final = 12.0
+SHUT_OUT: Final = 4400
+EXPIRED: Final = 4501
+WATCH: Final = "watch"
+# A token is renewed when so much of its time has passed, and asked for again after a while.
+RENEW_AT: Final = (0.5, 0.8)
+RENEW_AGAIN_S: Final = 3.0
+RECENT: Final = 16
+
+
+class Book(Protocol):
+    """Where the rows go."""
+
+    def add(self, row: Rows) -> None: ...
+
+
+class Pending(msgspec.Struct):
+    """A command that is not answered (or whose answer this device pretends not to have had)."""
+
+    conversation: str
+    kind: str
+    n: int
+    fields: dict[str, Any]
+    target: int
+    body: str
+    due: float = 0.0
+    attempts: int = 0
+
+
+class Device:
+    """`urls` may change while it lives; `token` is asked at each connect, and in time before the last one expires."""
+
+    def __init__(
+        self,
+        user: str,
+        name: str,
+        codec: str,
+        urls: Sequence[str],
+        token: Callable[[str], str],
+        book: Book,
+        rng: random.Random,
+        *,
+        small: bool = False,
+        forgetful: float = 0.0,
+    ) -> None:
+        self.user, self.name, self.codec = user, name, codec
+        self.urls = urls
+        self.book = book
+        self.last: dict[str, int] = {}
+        self.read_up_to: dict[str, int] = {}
+        self.waiting: dict[int, Pending] = {}
+        self.mine: deque[tuple[str, int]] = deque(maxlen=RECENT)
+        self.recent: deque[tuple[str, int]] = deque(maxlen=RECENT)
+        self.seen: dict[str, bool] = {}  # who is online, as this connection was told
+        self.ready = False
+        self.renews = True  # else its tokens run out, and it comes back with another
+        self.sent = self.acked = self.received = self.refused = 0
+        self.on_event: Callable[[dict[str, Any]], None] | None = None
+        self._token, self._rng = token, rng
+        self._small, self._forgetful = small, forgetful
+        self._instance = secrets.token_hex(8)
+        self._n = time.time_ns() // 1000
+        self._waiting: dict[str, dict[int, Pending]] = {}
+        self._unacked: set[str] = set()
+        self._socket: WebSocket | None = None
+        self._wanted = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._ended = False
+        self._stalled = False
+        self._ours = False
+        self._url = ""
+        self._said: dict[str, int] | None = None
+        self._connecting_at = self._pinged_at = self._renew_at = 0.0
+        self._pause_s = 0.0
+        self._watch_at = math.inf  # when to ask again, after being told to
+        self._watched: list[str] = []
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def id(self) -> str:
+        return f"{self.user}/{self.name}"
+
+    # -- being there and being away
+
+    async def live(self) -> None:
+        """Connects whenever it is wanted, until `end`."""
+        while await self._wanted.wait() and not self._ended:
+            await self._once()
+            await asyncio.sleep(self._pause_s)
+
+    async def _once(self) -> None:
+        self._url = self._rng.choice(self.urls)
+        self._closed.clear()
+        self._ours, self._pause_s = False, self._rng.uniform(0.1, 1.5)
+        self._connecting_at = self._loop.time()
+        self.book.add(history.Connecting(now_ms(), self._url))
+        self._socket = WebSocket(self.codec, self._opened, self._event, self._gone)
+        try:
+            async with asyncio.timeout(WELCOME_S):
+                await self._socket.connect(self._url, small=self._small)
+        except (OSError, TimeoutError) as error:
+            self._gone(GONE, f"cannot connect: {error}")
+            self._socket.abort()
+        await self._closed.wait()
+
+    def come(self) -> None:
+        self._wanted.set()
+
+    def go(self, *, politely: bool) -> None:
+        """Away until `come`."""
+        self._wanted.clear()
+        self.book.add(history.Left(now_ms()))
+        self._leave(politely=politely)
+
+    def end(self) -> None:
+        self._ended = True
+        self.go(politely=True)
+        self._wanted.set()
+
+    def _leave(self, *, politely: bool) -> None:
+        if self._socket is not None and not self._closed.is_set():
+            self._ours = True
+            self._socket.read_on()
+            if politely and self.ready:
+                self._socket.close()
+            else:
+                self._socket.abort()
+
+    def stall(self) -> None:
+        """Reads nothing for a while."""
+        if self._socket is not None and self.ready:
+            self._stalled = True
+            self.book.add(history.Paused(now_ms(), True))
+            self._socket.stop_reading()
+
+    def read_on(self) -> None:
+        if self._stalled and self._socket is not None:
+            self._stalled = False
+            self.book.add(history.Paused(now_ms(), False))
+            self._socket.heard_at = self._loop.time()
+            self._socket.read_on()
+
+    # -- saying
+
+    def message(self, to: str, body: Any) -> int:
+        """A new message; its n, or 0 if too many wait in that conversation."""
+        conversation = keys.direct(self.user, to[1:]) if to.startswith("@") else to
+        return self._command("send", conversation, {"to": to, "body": body}, 0, digest(body))
+
+    def act(self, kind: str, conversation: str, target: int, **fields: Any) -> int:
+        """An edit, delete or react."""
+        body = digest(fields["body"]) if "body" in fields else ""
+        return self._command(kind, conversation, {"conversation": conversation, "seq": target, **fields}, target, body)
+
+    def _command(self, kind: str, conversation: str, fields: dict[str, Any], target: int, body: str) -> int:
+        here = self._waiting.setdefault(conversation, {})
+        if len(here) >= OUTSTANDING:
+            return 0
+        self._n += 1
+        one = here[self._n] = self.waiting[self._n] = Pending(conversation, kind, self._n, fields, target, body)
+        self.sent += 1
+        self._transmit(one)
+        return one.n
+
+    def _transmit(self, one: Pending) -> None:
+        here = self._waiting[one.conversation]
+        if self.ready and self._socket is not None:
+            one.attempts += 1
+            self._socket.say(one.kind, n=one.n, done=next(iter(here)) - 1, **one.fields)
+        one.due = self._loop.time() + ANSWER_S
+        self.book.add(history.Sent(now_ms(), one.conversation, one.n, one.kind, one.target, one.body, one.attempts))
+
+    def read(self, conversation: str) -> None:
+        """Tells that the user has read all that is here."""
+        seq = self.last.get(conversation, 0)
+        if seq and self.ready and self._socket is not None:
+            self.book.add(history.Read(now_ms(), conversation, seq))
+            self._socket.say("read", conversation=conversation, seq=seq)
+
+    def watch(self, users: list[str]) -> None:
+        """Wants to know who of these is online, from now on and after every reconnect."""
+        self._watched, self._watch_at = users, math.inf
+        if self.ready and self._socket is not None:
+            self.book.add(history.Watching(now_ms(), users))
+            self._socket.say("presence", id=WATCH, users=users, watch=True)
+
+    def tick(self) -> None:
+        """Once a second or so: acks, resends what is overdue, looks after the connection."""
+        socket, now = self._socket, self._loop.time()
+        if socket is None or self._closed.is_set():
+            return
+        if not self.ready:
+            if now > self._connecting_at + WELCOME_S:
+                socket.abort()
+            return
+        for one in list(self.waiting.values()):
+            if now > one.due:
+                self._transmit(one)
+        if self._unacked:
+            socket.say("ack", cursors={conversation: self.last[conversation] for conversation in self._unacked})
+            self._unacked.clear()
+        if now > self._watch_at:
+            self.watch(self._watched)
+        if self.renews and now > self._renew_at:
+            self._renew_at = now + RENEW_AGAIN_S
+            socket.say("auth", token=self._token(self.user))
+        if not self._stalled:
+            if now > socket.heard_at + DEAD_AFTER_S:
+                socket.abort()
+            elif now > max(socket.heard_at, self._pinged_at) + PING_AFTER_S:
+                self._pinged_at = now
+                socket.say("ping")
+
+    # -- what the connection says
+
+    def _opened(self) -> None:
+        assert self._socket is not None
+        self._said = dict(self.last) if self._rng.random() < 0.7 else None
+        hello: dict[str, Any] = {"token": self._token(self.user), "device": self.name, "instance": self._instance}
+        if self._said is not None:
+            hello["cursors"] = self._said
+        self._socket.say("hello", **hello)
+
+    def _gone(self, code: int, reason: str) -> None:
+        if self._closed.is_set():
+            return
+        self.ready = self._stalled = False
+        self._closed.set()
+        self.book.add(history.Closed(now_ms(), code, reason, self._ours))
+        if reason.startswith("retry_after="):
+            with suppress(ValueError):
+                self._pause_s = float(reason.partition("=")[2]) * self._rng.uniform(1.0, 1.3)
+        elif code >= SHUT_OUT and code != EXPIRED:
+            self._pause_s = 2.0  # it should not come back; the checker will say so, and the run goes on
+
+    def _event(self, event: dict[str, Any]) -> None:
+        if self.on_event is not None:
+            self.on_event(event)
+        match event["type"]:
+            case "ack":
+                self._acked(event)
+            case "error":
+                self._error(event)
+            case "ok":
+                self._valid(event["expires_at"])
+            case "welcome":
+                self._welcomed(event)
+            case "conversations":
+                self.book.add(history.Listed(now_ms(), self._known(event)))
+            case "gap":
+                gap = history.Gap(now_ms(), event["conversation"], event["from"], event["to"], event["reason"])
+                self.book.add(gap)
+            case "receipt":
+                self.book.add(history.Receipt(now_ms(), event["conversation"], event["user"], event["read"]))
+                if event["user"] == self.user:
+                    self._read_to(event["conversation"], event["read"])
+            case "presence":
+                seen = {user: state["online"] for user, state in event["users"].items()}
+                self.seen.update(seen)
+                self.book.add(history.Seen(now_ms(), seen))
+            case "drain":
+                self.book.add(history.Draining(now_ms(), event["retry_after"]))
+            case _ if "seq" in event and "prev" in event:
+                self._received(event)
+
+    def _welcomed(self, event: dict[str, Any]) -> None:
+        known = self._known(event)
+        self.book.add(history.Welcomed(now_ms(), self._url, event["gateway"], event["session"], self._said, known))
+        self._valid(event["expires_at"])
+        self.ready = True
+        self.seen = {}
+        self._pinged_at = 0.0
+        if self._watched:
+            self.watch(self._watched)
+        for one in list(self.waiting.values()):
+            self._transmit(one)
+
+    def _valid(self, until: int) -> None:
+        now = now_ms()
+        self.book.add(history.Valid(now, until))
+        left_s = (until - now) / 1000 * self._rng.uniform(*RENEW_AT)
+        self._renew_at = self._loop.time() + max(RENEW_AGAIN_S, left_s)
+
+    def _known(self, event: dict[str, Any]) -> list[Known]:
+        for state in event["conversations"]:
+            self._read_to(state["conversation"], state["read"])
+        return [
+            Known(state["conversation"], state["cursor"], state["head"], state["read"])
+            for state in event["conversations"]
+        ]
+
+    def _read_to(self, conversation: str, seq: int) -> None:
+        self.read_up_to[conversation] = max(seq, self.read_up_to.get(conversation, 0))
+
+    def _received(self, event: dict[str, Any]) -> None:
+        conversation, seq, kind = event["conversation"], event["seq"], event["type"]
+        self.received += 1
+        self.book.add(history.Received(now_ms(), conversation, entry(event)))
+        if seq > self.last.get(conversation, 0):
+            self.last[conversation] = seq
+            self._unacked.add(conversation)
+            if kind == "message":
+                self.recent.append((conversation, seq))
+            if event["from"] == self.user:  # writing marks as read
+                self._read_to(conversation, seq)
+
+    def _acked(self, event: dict[str, Any]) -> None:
+        n = event["n"]
+        self.book.add(history.Acked(now_ms(), event["conversation"], n, event["seq"], event["duplicate"]))
+        one = self.waiting.get(n)
+        if one is None:
+            return
+        if not event["duplicate"] and self._rng.random() < self._forgetful:
+            one.due = self._loop.time() + self._rng.uniform(0.0, 3.0)  # as if the ack had been lost
+            return
+        self._answered(one)
+        self.acked += 1
+        if one.kind == "send":
+            self.mine.append((one.conversation, event["seq"]))
+
+    def _error(self, event: dict[str, Any]) -> None:
+        n, retry_after = event.get("n"), event.get("retry_after")
+        if n is None:
+            self.book.add(history.Refused(now_ms(), 0, event["code"], retry_after is None))
+            if event.get("id") == WATCH:
+                self._watch_at = self._loop.time() + (retry_after or 1.0)
+            return
+        final = retry_after is None and event["code"] not in ("unavailable", "internal")
+        self.book.add(history.Refused(now_ms(), n, event["code"], final))
+        one = self.waiting.get(n)
+        if one is None:
+            return
+        if final:
+            self.refused += 1
+            self._answered(one)
+        else:
+            one.due = self._loop.time() + (retry_after or 1.0) * self._rng.uniform(1.0, 1.5)
+
+    def _answered(self, one: Pending) -> None:
+        del self.waiting[one.n]
+        del self._waiting[one.conversation][one.n]

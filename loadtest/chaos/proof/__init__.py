@@ -1,0 +1,11 @@
+"""The evidence that a chaos run leaves, and the proof that every promise was kept. Nothing here needs a deployment.
+
+history    what one device did and received, row by row, on disk
+evidence   everything that a run leaves in its folder
+checker    proves or refutes the promises from the evidence
+account    the part of the checker that judges one device
+trimmed    the part that judges events which the logs no longer contain
+verdict    findings: what the parts of the checker share
+story      the shortest explanation of a violation
+aftermath  what people noticed of each kind of fault
+"""

@@ -1,0 +1,311 @@
+"""One device's history, held against the logs in one pass.
+
+Here is all that a device can be wronged in: what it was told and in which order (G2), what it misses at the end (G1,
+G4, G5), how its connections ended (G6), what it sees of others (G8), what it was answered (G3). What only shows when
+devices or processes are held together is `checker.py`'s.
+
+After a failover not everything can be judged, because not everything is promised: read marks and the place where a new
+device begins are not acked, so a mark that was told up to `SETTLED_MS` after the last failover may go back once, and a
+device that came then may be given less. Those told later, or before the first, are judged as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from loadtest.chaos.proof import history
+from loadtest.chaos.proof.history import Rows
+from loadtest.chaos.proof.verdict import SETTLED_MS, Findings, Log, Order, Share, Violation
+
+AWAY_MS: Final = 5_000
+START_EVENTS: Final = 100
+EXPIRED: Final = 4501
+CLOCKS_MS: Final = 1_500  # tokens hold until a whole second, and this side's clock is read a moment later
+NEVER: Final = (-1, 0)
+
+
+class Account:
+    """One device's history, held against the logs in one pass."""
+
+    def __init__(self, findings: Findings, device: str) -> None:
+        self.findings = findings
+        self.device = device
+        self.user = device.partition("/")[0]
+        self.orders: dict[int, Order] = {}
+        self.had: dict[str, set[int]] = {}
+        self.starts: dict[str, int] = {}
+        self.sessions = 0
+        self.gaps: dict[str, list[tuple[int, int]]] = {}
+        self.session: dict[str, int] = {}  # conversation -> the highest seq that this session had or was given
+        self.given: set[tuple[str, int]] = set()  # in this session
+        self.connected = False
+        self.sent_away = ""
+        self.gateway = ""
+        self.away: list[tuple[int, int]] = []
+        self.closed_at = 0
+        self.unsaid_at = 0  # when it last came without a word of what it has: who then has too much cannot be told
+        self.valid_until = 0
+        self.told: dict[str, tuple[int, int]] = {}  # conversation -> read mark as the server said it, and when
+        self.seen: dict[str, bool] = {}
+        self.watched: set[str] = set()
+        self.marks = list(findings.evidence.run.marks)
+
+    def read(self, rows: Iterable[Rows]) -> dict[int, Order]:
+        for row in rows:
+            while self.marks and row.at > self.marks[0].at:
+                self._mark()
+            self._row(row)
+        while self.marks:
+            self._mark()
+        if self.closed_at:
+            self.away.append((self.closed_at, 1 << 60))
+        self._complete()
+        return self.orders
+
+    def _add(self, promise: str, what: str, at: int, conversation: str = "", seq: int = 0, n: int = 0) -> None:
+        self.findings.violations.append(
+            Violation(promise, f"{self.device}: {what}", at, conversation, seq, n, (self.device,))
+        )
+
+    def _row(self, row: Rows) -> None:
+        counts = self.findings.counts
+        match row:
+            case history.Received():
+                counts["deliveries"] += 1
+                self._received(row)
+            case history.Sent():
+                self._sent(row)
+            case history.Acked():
+                counts["acks"] += 1
+                self._acked(row)
+            case history.Refused():
+                counts[f"refused {row.code}"] += 1
+                self._refused(row)
+            case history.Gap():
+                counts[f"gaps {row.reason}"] += 1
+                self._gap(row)
+            case history.Connecting():
+                self._connecting(row)
+            case history.Welcomed():
+                counts["connects"] += 1
+                self._welcomed(row)
+            case history.Valid():
+                self.valid_until = row.until
+            case history.Listed():
+                self._known(row.conversations, row.at)
+            case history.Receipt():
+                if row.user == self.user:
+                    self._read_mark(row.conversation, row.read, row.at)
+            case history.Watching():
+                self.watched.update(row.users)
+            case history.Seen():
+                self.seen.update(row.users)
+            case history.Closed():
+                counts[f"closes {row.code}"] += not row.ours
+                self._closed(row)
+            case _:
+                pass
+
+    # -- connections
+
+    def _connecting(self, row: history.Connecting) -> None:
+        if self.sent_away:
+            self.findings.gone_at.setdefault(self.sent_away, []).append(row.at)
+            self.sent_away = ""
+        self.gateway = row.gateway
+
+    def _welcomed(self, row: history.Welcomed) -> None:
+        if self.closed_at:
+            self.away.append((self.closed_at, row.at))
+        self.closed_at = 0
+        self.connected = True
+        self.sessions += 1
+        self.session, self.given, self.seen = {}, set(), {}
+        if row.said is None:
+            self.unsaid_at = row.at
+        for known in row.conversations:
+            read, since = self.told.get(known.conversation, (0, 0))
+            if known.read < read and not self.findings.failed_over(since, row.at):
+                what = f"read mark went from {read} back to {known.read}"
+                self._add("G9", what, row.at, known.conversation, known.read)
+        self._known(row.conversations, row.at)
+
+    def _known(self, conversations: list[history.Known], at: int) -> None:
+        for known in conversations:
+            if self.sessions == 1 and known.conversation not in self.starts and known.conversation not in self.had:
+                self._start(known, at)
+            self.session.setdefault(known.conversation, known.cursor)
+            self._read_mark(known.conversation, known.read, at)
+
+    def _start(self, known: history.Known, at: int) -> None:
+        """Where a device begins that the server has never seen: not later than it was promised."""
+        self.starts[known.conversation] = known.cursor
+        log = self.findings.logs.get(known.conversation)
+        if log is None or known.cursor <= log.floor or self.findings.failed_over(at, at + SETTLED_MS):
+            return  # what a failover took back, then or a moment later, was counted when it began
+        first, _ = log.visible(self.user)
+        after = max(log.floor, first - 1)  # `head` may lag behind the log, so what stood there then is told by its time
+        given = sum(entry.stamp <= at for entry in log.between(known.cursor, log.head))
+        there = sum(entry.stamp <= at for entry in log.between(after, log.head))
+        if given < min(START_EVENTS, there) - len(log.deleted):
+            self._add("G5", f"begins with the last {given} of {there} events", at, known.conversation, known.cursor)
+
+    def _closed(self, row: history.Closed) -> None:
+        if self.connected:
+            self.closed_at = row.at
+            self.sent_away = self.gateway if row.code == 1012 and not row.ours else ""
+        self.connected = False
+        if row.code == EXPIRED and not row.ours:
+            if row.at < self.valid_until - CLOCKS_MS and not self.findings.stepped(self.gateway, row.at):
+                self._add("G6", f"was told that a token has expired which holds until {self.valid_until}", row.at)
+        elif row.code >= 4400 and not row.ours:
+            self._add("G6", f"was shut out with {row.code} {row.reason}", row.at)
+        elif row.code in (1002, 1003, 1007, 1009, 1011) and not row.ours:
+            self._add("G6", f"was cut off with {row.code} {row.reason}", row.at)
+
+    # -- sends
+
+    def _sent(self, row: history.Sent) -> None:
+        kind = "message" if row.kind == "send" else row.kind
+        if row.n not in self.orders:
+            self.findings.counts["sends"] += 1
+            self.orders[row.n] = Order(row.conversation, 0, row.body, kind, row.target, row.at)
+        elif row.attempt > 1:
+            self.findings.counts["resends"] += 1
+
+    def _acked(self, row: history.Acked) -> None:
+        order = self.orders.setdefault(row.n, Order())
+        if order.seq and (order.conversation, order.seq) != (row.conversation, row.seq):
+            self._add(
+                "G3", f"n {row.n} was acked as {order.seq} and as {row.seq}", row.at, row.conversation, row.seq, row.n
+            )
+        order.conversation, order.seq, order.at = row.conversation, row.seq, row.at
+
+    def _refused(self, row: history.Refused) -> None:
+        order = self.orders.get(row.n)
+        if row.code == "internal":
+            self._add("G3", f"n {row.n} met an internal error", row.at, n=row.n)
+        if order is None or not row.final:
+            return
+        order.refused = row.code
+        log = self.findings.logs.get(order.conversation)
+        stranger = log is not None and log.moved(self.user)
+        if order.kind == "message" and not (row.code == "not_found" and stranger):
+            self._add("G3", f"n {row.n} was refused for good: {row.code}", row.at, n=row.n)
+
+    # -- what came
+
+    def _received(self, row: history.Received) -> None:
+        name, entry = row.conversation, row.event
+        seq = entry.seq
+        if (name, seq) in self.given:
+            self._add("G6", f"was given {seq} twice in one session", row.at, name, seq)
+        elif seq <= self.session.get(name, 0):
+            what = f"was given {seq} after {self.session[name]}"
+            self._add("G2", what, row.at, name, seq)
+        self.given.add((name, seq))
+        self.session[name] = max(seq, self.session.get(name, 0))
+        self.had.setdefault(name, set()).add(seq)
+        if entry.user == self.user:  # writing marks as read
+            self._marked(name, seq, row.at)
+        log = self.findings.logs.get(name)
+        logged = log.by_seq.get(seq) if log is not None else None
+        if logged is None:
+            logged = self.findings.unlogged.setdefault((name, seq), entry)
+        if logged != entry:
+            self._add("G2", f"was told {entry} where others have {logged}", row.at, name, seq, entry.n)
+
+    def _gap(self, row: history.Gap) -> None:
+        name = row.conversation
+        self.gaps.setdefault(name, []).append((row.first, row.last))
+        log = self.findings.logs.get(name)
+        if log is None:
+            return
+        there = [entry.seq for entry in log.between(row.first - 1, row.last)]
+        if row.reason == "failover" and there:
+            self._add(
+                "G4", f"was told that {row.first}-{row.last} never was; {there[0]} stands there", row.at, name, there[0]
+            )
+        elif row.reason == "expired" and row.last > log.floor:
+            self._add(
+                "G4",
+                f"was told that {row.first}-{row.last} is gone; the log begins at {log.floor}",
+                row.at,
+                name,
+                row.last,
+            )
+
+    # -- read marks, presence
+
+    def _read_mark(self, name: str, seq: int, at: int) -> None:
+        """As the server says it. Receipts may overtake each other, a client takes the highest; a welcome must not."""
+        if seq > self.told.get(name, NEVER)[0]:
+            self.told[name] = seq, at
+        self._marked(name, seq, at)
+
+    def _marked(self, name: str, seq: int, at: int) -> None:
+        marks = self.findings.read.setdefault(self.user, {}).setdefault(name, {})
+        if seq > marks.get(self.device, NEVER)[0]:
+            marks[self.device] = seq, at
+
+    def _mark(self) -> None:
+        mark = self.marks.pop(0)
+        if not self.connected:
+            return
+        for users, online in ((mark.online, True), (mark.offline, False)):
+            for user in users:
+                if user in self.watched and self.seen.get(user) is not online:
+                    told = {True: "online", False: "offline", None: "nothing"}[self.seen.get(user)]
+                    self._add("G8", f"is told that {user} is {told}, who is {'on' if online else 'off'}line", mark.at)
+
+    # -- at the end
+
+    def _complete(self) -> None:
+        """Nothing is missing between where the device began and the head."""
+        for name, log in self.findings.logs.items():
+            if self.user in log.members:
+                self._whole(name, log)
+
+    def _whole(self, name: str, log: Log) -> None:
+        first, last = log.visible(self.user)
+        had = self.had.get(name, set())
+        if log.members[self.user][1] and not had and name not in self.starts:
+            return  # came and went while this device was away: it is not told of what is over
+        after = max(self.starts.get(name, 0), first - 1)
+        missing = [
+            entry for entry in log.between(after, last) if entry.seq not in had and not self._told(name, entry.seq)
+        ]
+        self._phantoms(name, log, had)
+        if log.floor > after:
+            trimmed = frozenset(seq for seq in had if seq <= log.floor)
+            share = Share(self.device, after, min(last, log.floor), trimmed, self.gaps.get(name, []))
+            self.findings.shares.setdefault(name, []).append(share)
+        if not missing:
+            return
+        entry, newest = missing[0], max(had, default=0)
+        what = f"misses {len(missing)} events, the first is {entry.seq} of {entry.user}/{entry.device}"
+        if any(began <= entry.stamp <= ended and ended - began > AWAY_MS for began, ended in self.away):
+            promise, what = "G5", f"{what}, from a time when it was away"
+        elif entry.seq > newest:
+            promise, what = "G1", f"{what}; the last it got is {newest}"
+        else:
+            promise, what = "G4", f"{what}; it was told no gap"
+        self._add(promise, what, entry.stamp, name, entry.seq, entry.n)
+
+    def _told(self, name: str, seq: int) -> bool:
+        return any(first <= seq <= last for first, last in self.gaps.get(name, ()))
+
+    def _phantoms(self, name: str, log: Log, had: set[int]) -> None:
+        """What a device was given and no log has: deleted, trimmed, or announced as void. That shows in the `prev` of
+        the event after it; but not to one who did not say that he has it, nor where that event was deleted since."""
+        for seq in sorted(had - log.by_seq.keys()):
+            entry = self.findings.unlogged[name, seq]
+            gone = seq <= log.floor or seq in log.deleted or (entry.kind == "edit" and entry.target in log.deleted)
+            if gone or self._told(name, seq):
+                continue
+            after = log.between(seq, log.head)
+            if entry.stamp < self.unsaid_at or (after and after[0].prev >= seq):
+                self.findings.counts["void, and could not be told"] += 1
+            else:
+                self._add("G2", f"has {seq}, which is not in the log", entry.stamp, name, seq, entry.n)

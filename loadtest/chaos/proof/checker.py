@@ -1,0 +1,204 @@
+"""Proves or refutes the promises from what a run left behind. Pure: evidence in, violations out.
+
+The log of a conversation is what is held to be true, after it has been checked by itself; every history is then held
+against it (`account.py`), one device at a time and one pass each, so that memory goes with the logs and not with the
+deliveries (but for what was trimmed, `trimmed.py`). Here is that, and what shows only when devices, or processes, are
+held together.
+
+G1  what was acked stands in the log, where the ack said and as it was sent; what stands there reached every device
+G2  one order: `prev` chains unbroken, no seq twice, every device was told the same and in order
+G3  one log entry per (user, device, n), one answer per n, no entry that nobody sent
+G4  no hole that no `gap` announced, and no gap announced that was none
+G5  a hole in what a device that was away got when it came back
+G6  what drains: nothing doubled, nobody shut out, reconnects spread; processes end as they were told
+G7  memory stays within its limit
+G8  presence is right at every mark
+G9  read marks never go back, and agree at the end (they are not acked: a failover may take back the newest)
+
+Invariant: each check looks at all evidence, whatever another has found; one root cause may so show as several
+violations, and the first of a device is told with its story (`story.py`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from loadtest.chaos.proof.account import Account
+from loadtest.chaos.proof.evidence import Ending, Evidence, Fault, Sample
+from loadtest.chaos.proof.trimmed import check_trimmed
+from loadtest.chaos.proof.verdict import Findings, Log, Order, Violation
+
+# Reconnects in one second, of as many as would come if they were spread evenly; few are uneven by chance.
+PEAK: Final = 2.0
+PEAK_FROM: Final = 40
+BUNCHING: Final = ("client-hold", "client-stutter", "client-delay", "gateway-stall")
+PROCESSES: Final = ("gateway", "router")
+
+
+class Checked(msgspec.Struct):
+    """The verdict, and what it rests on."""
+
+    violations: list[Violation]
+    counts: Counter[str]
+
+
+def check(evidence: Evidence) -> Checked:
+    return Checker(evidence).check()
+
+
+class Checker:
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        self.findings = Findings(evidence)
+
+    def check(self) -> Checked:
+        found, logs, counts = self.findings.violations, self.findings.logs, self.findings.counts
+        orders: dict[str, dict[int, Order]] = {}
+        for log in logs.values():
+            counts["events"] += len(log.entries)
+            found += check_log(log)
+        for device, rows in self.evidence.histories.items():
+            counts["devices"] += 1
+            orders[device] = Account(self.findings, device).read(rows)
+        found += check_orders(orders, logs)
+        found += check_trimmed(self.findings, orders)
+        found += self._reads()
+        found += check_processes(self.evidence)
+        samples = [row.rss_bytes for row in self.evidence.processes if isinstance(row, Sample)]
+        counts["MiB of the largest process"] = max(samples, default=0) >> 20
+        found += self._reconnects()
+        return Checked(sorted(found, key=lambda one: (one.promise, one.at)), counts)
+
+    def _reads(self) -> Iterator[Violation]:
+        """At the end all devices of a user know the same read marks, but for what a failover took back since."""
+        for user, conversations in self.findings.read.items():
+            for conversation, devices in conversations.items():
+                log = self.findings.logs.get(conversation)
+                left = log is not None and log.members.get(user, (0, 1))[1] > 0  # whose marks nobody is told any more
+                highest = max(mark for mark, _ in devices.values())
+                marked_at = min(at for mark, at in devices.values() if mark == highest)
+                marks = {device: mark for device, (mark, _) in devices.items()}
+                if len(set(marks.values())) > 1 and not left and not self.findings.failed_over(marked_at, 1 << 62):
+                    yield Violation(
+                        "G9",
+                        f"the devices of {user} know different read marks: {marks}",
+                        conversation=conversation,
+                        devices=tuple(devices),
+                    )
+
+    def _bunched(self, drain: Fault) -> bool:
+        """Whether clients may have heard all at once of what a gateway told them one after the other: links to clients
+        were slow then, or a gateway stood still."""
+        return any(
+            fault.began <= drain.ended and fault.ended >= drain.began
+            for fault in self.evidence.faults
+            if fault.kind in BUNCHING
+        )
+
+    def _reconnects(self) -> Iterator[Violation]:
+        window = self.evidence.run.drain_window_s
+        for fault in self.evidence.faults:
+            if fault.kind != "gateway-term" or window <= 0:
+                continue
+            times = [
+                at for at in self.findings.gone_at.get(fault.target, ()) if fault.began <= at <= fault.ended + 5_000
+            ]
+            self.findings.counts["drained"] += len(times)
+            if self._bunched(fault):
+                continue
+            self.findings.counts["drains judged"] += 1
+            peak = max(Counter(at // 1000 for at in times).values(), default=0)
+            if len(times) >= PEAK_FROM and peak > PEAK * len(times) / window:
+                yield Violation("G6", f"{peak} of {len(times)} drained clients came back in one second", fault.began)
+
+
+def check_log(log: Log) -> Iterator[Violation]:
+    """A log by itself: its chain, its counts, one entry per n."""
+    before, numbers = None, dict[tuple[str, str, int], int]()
+    for entry in log.entries:
+        place = {"at": entry.stamp, "conversation": log.id, "seq": entry.seq}
+        if before is None:
+            whole = entry.prev <= log.floor or bool(log.deleted)
+            last = "nothing"
+        else:
+            # Events that were deleted since (a message, its edits) leave marks in the chain.
+            whole = entry.prev == before.seq or (bool(log.deleted) and before.seq < entry.prev < entry.seq)
+            last = str(before.seq)
+            if entry.seq <= before.seq:
+                yield Violation("G2", f"seq {entry.seq} stands behind {before.seq}", **place)  # type: ignore[arg-type]
+            if entry.count < before.count:
+                yield Violation("G2", f"count fell from {before.count} to {entry.count}", **place)  # type: ignore[arg-type]
+        if not whole:
+            yield Violation("G2", f"seq {entry.seq} says it follows {entry.prev}, and follows {last}", **place)  # type: ignore[arg-type]
+        if entry.n:
+            author = (entry.user, entry.device, entry.n)
+            if author in numbers:
+                what = f"n {entry.n} of {entry.user}/{entry.device} stands at {numbers[author]} and {entry.seq}"
+                device = f"{entry.user}/{entry.device}"
+                yield Violation("G3", what, entry.stamp, log.id, entry.seq, entry.n, (device,))
+            numbers[author] = entry.seq
+        before = entry
+
+
+def check_orders(orders: dict[str, dict[int, Order]], logs: dict[str, Log]) -> Iterator[Violation]:
+    """What devices sent against what stands in the logs."""
+    for log in logs.values():
+        for entry in log.entries:
+            device = f"{entry.user}/{entry.device}"
+            if entry.n and device in orders:
+                order = orders[device].get(entry.n)
+                if order is None or (order.kind != entry.kind or order.body != entry.body):
+                    what = f"nobody sent what stands at {entry.seq}: {entry.kind} {entry.body}, n {entry.n} of {device}"
+                    yield Violation("G3", what, entry.stamp, log.id, entry.seq, entry.n, (device,))
+    for device, numbers in orders.items():
+        for n, order in numbers.items():
+            if not order.seq and not order.refused:
+                yield Violation("G3", f"n {n} of {device} was never answered", order.at, n=n, devices=(device,))
+            elif order.seq:
+                yield from check_kept(device, n, order, logs.get(order.conversation))
+
+
+def check_kept(device: str, n: int, order: Order, log: Log | None) -> Iterator[Violation]:
+    entry = log.by_seq.get(order.seq) if log is not None else None
+    if entry is not None:
+        if (f"{entry.user}/{entry.device}", entry.n, entry.body) != (device, n, order.body):
+            what = (
+                f"n {n} of {device} was acked as {order.seq}, where n {entry.n} of {entry.user}/{entry.device} stands"
+            )
+            yield Violation("G1", what, order.at, order.conversation, order.seq, n, (device,))
+    elif log is None or (order.seq > log.floor and order.seq not in log.deleted and not _edit_of_deleted(order, log)):
+        what = f"n {n} of {device} was acked as {order.seq}, which is not in the log"
+        yield Violation("G1", what, order.at, order.conversation, order.seq, n, (device,))
+
+
+def _edit_of_deleted(order: Order, log: Log) -> bool:
+    return order.kind == "edit" and bool(log.deleted)
+
+
+def check_processes(evidence: Evidence) -> Iterator[Violation]:
+    limit = evidence.run.rss_limit_bytes
+    told: set[str] = set()
+    for row in evidence.processes:
+        if isinstance(row, Sample) and row.rss_bytes > limit and row.process not in told:
+            told.add(row.process)
+            yield Violation("G7", f"{row.process} holds {row.rss_bytes >> 20} MiB", row.at)
+        elif isinstance(row, Ending) and not row.asked:
+            yield Violation("G6", f"{row.process} ended by itself with {row.code}", row.at)
+        elif isinstance(row, Ending) and row.asked == "SIGTERM" and row.code:
+            yield Violation("G6", f"{row.process} was told to stop and ended with {row.code}", row.at)
+    for process, path in evidence.said.items():
+        if process.startswith(PROCESSES) and (trace := _last_trace(path)):
+            yield Violation("G6", f"{process} logged {trace}")
+
+
+def _last_trace(path: Path) -> str:
+    """The last line of the last trace in a log: which exception it was."""
+    _, found, rest = path.read_text(errors="replace").rpartition("Traceback (most recent call last):")
+    lines = itertools.dropwhile(lambda line: line.startswith("      "), rest.splitlines()[1:])
+    return next(lines, "an error").strip() if found else ""

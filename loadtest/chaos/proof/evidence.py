@@ -1,0 +1,143 @@
+"""All that a run leaves behind for a judge, in one folder: histories, logs, faults, processes.
+
+histories/<user>_<device>.jsonl   what each client saw (`history.py`)
+logs.jsonl                        every conversation's log, read from Redis when all was over
+faults.jsonl                      what was done to the deployment, when, and for how long
+processes.jsonl                   memory samples and how each process ended
+run.json                          how the run was made: seed, level, limits, and the marks at which presence was settled
+<process>.log                     what each process said
+
+Here are the rows of all but the histories, and `load`. Judgement is `checker.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import redis
+
+from loadtest.chaos.proof.history import Entry, History, Rows, entry
+from router.contract import keys, stamp
+
+PAGE: int = 1000
+
+
+class Conversation(msgspec.Struct):
+    """`members`: user -> first and last seq that the user may see (last 0: no end)."""
+
+    id: str
+    head: int
+    floor: int
+    members: dict[str, tuple[int, int]]
+    entries: list[Entry]
+
+
+class Fault(msgspec.Struct, frozen=True, array_like=True):
+    kind: str
+    target: str
+    began: int
+    ended: int
+
+
+class Sample(msgspec.Struct, frozen=True, array_like=True, tag="sample"):
+    at: int
+    process: str
+    rss_bytes: int
+
+
+class Ending(msgspec.Struct, frozen=True, array_like=True, tag="ending"):
+    """`asked`: what it was told by us; empty if it ended by itself."""
+
+    at: int
+    process: str
+    code: int
+    asked: str
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """A moment when all had been calm for longer than presence takes: who was there, who was not."""
+
+    at: int
+    online: list[str]
+    offline: list[str]
+
+
+class Run(msgspec.Struct):
+    seed: int
+    seconds: float
+    level: str
+    drain_window_s: float
+    rss_limit_bytes: int
+    marks: list[Mark] = []
+
+
+class Evidence(msgspec.Struct):
+    run: Run
+    conversations: dict[str, Conversation]
+    histories: dict[str, Iterable[Rows]]
+    faults: list[Fault] = []
+    processes: list[Sample | Ending] = []
+    said: dict[str, Path] = {}
+
+
+def load(folder: Path) -> Evidence:
+    """The evidence of a finished run."""
+    logs = map(msgspec.json.Decoder(Conversation).decode, _lines(folder / "logs.jsonl"))
+    faults = map(msgspec.json.Decoder(Fault).decode, _lines(folder / "faults.jsonl"))
+    processes = map(msgspec.json.Decoder(Sample | Ending).decode, _lines(folder / "processes.jsonl"))
+    return Evidence(
+        run=msgspec.json.decode((folder / "run.json").read_bytes(), type=Run),
+        conversations={one.id: one for one in logs},
+        histories={
+            path.stem.replace("_", "/", 1): History(path) for path in sorted((folder / "histories").glob("*.jsonl"))
+        },
+        faults=sorted(faults, key=lambda fault: fault.began),
+        processes=list(processes),
+        said={path.stem: path for path in sorted(folder.glob("*.log"))},
+    )
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    if path.exists():
+        with path.open("rb") as file:
+            yield from file
+
+
+def append(path: Path, *rows: Any) -> None:
+    with path.open("ab") as file:
+        for row in rows:
+            file.write(msgspec.json.encode(row) + b"\n")
+
+
+# -- the logs
+
+
+def dump_logs(client: redis.Redis, path: Path) -> None:
+    """Every conversation's log and members, as Redis has them now."""
+    for key in client.scan_iter(match=keys.EVERY_CONVERSATION, count=1000):
+        append(path, _conversation(client, keys.conversation_of(key)))
+
+
+def _conversation(client: redis.Redis, name: str) -> Conversation:
+    fields: dict[bytes, bytes] = client.hgetall(keys.conversation(name))  # type: ignore[assignment]  # not awaitable
+    members = {}
+    for field, value in fields.items():
+        if field.startswith(b"u:"):
+            _, joined, left = value.decode().split(" ")
+            members[field[2:].decode()] = (int(joined), int(left))
+    head = int.from_bytes(fields[b"m"][:8], "big")
+    return Conversation(name, head, int(fields.get(b"floor", 0)), members, list(_entries(client, keys.log(name))))
+
+
+def _entries(client: redis.Redis, key: str) -> Iterator[Entry]:
+    after = "-"
+    while True:
+        page: list[Any] = client.xrange(key, min=after, count=PAGE)  # type: ignore[assignment]  # not awaitable
+        for _, values in page:
+            yield entry(stamp.decode(values[b"e"]))
+        if len(page) < PAGE:
+            return
+        after = "(" + page[-1][0].decode()

@@ -1,0 +1,66 @@
+"""What can be said of events that a log does not have any more, because it was trimmed.
+
+That they were there their acks say, and what they were those who received them. So: who was given such an event was
+given what its author had sent, and who was not was told `gap`, or began later, or may not see it. That a gap covers
+only what was trimmed is `account.py`'s.
+
+Not judged: the chain and the counts of a trimmed part, a void event in it, and an event whose ack never came.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+
+import msgspec
+
+from loadtest.chaos.proof.verdict import Findings, Log, Order, Violation
+
+Orders = dict[str, dict[int, Order]]
+
+
+class Acked(msgspec.Struct, frozen=True):
+    """An event below the floor: who sent it, and how."""
+
+    device: str
+    n: int
+    order: Order
+
+
+def check_trimmed(findings: Findings, orders: Orders) -> Iterator[Violation]:
+    acked: dict[str, dict[int, Acked]] = {}
+    deleted: dict[str, set[int]] = {name: set(log.deleted) for name, log in findings.logs.items()}
+    for device, numbers in orders.items():
+        for n, order in numbers.items():
+            log = findings.logs.get(order.conversation)
+            if order.seq and log is not None and order.seq <= log.floor:
+                acked.setdefault(log.id, {})[order.seq] = Acked(device, n, order)
+            if order.seq and order.kind == "delete" and log is not None:
+                deleted[log.id].add(order.target)
+    for name, events in acked.items():
+        gone = deleted[name]
+        findings.counts["events that were trimmed"] += len(events)
+        yield from _as_sent(findings, name, events)
+        kept = {seq for seq, one in events.items() if not (one.order.kind == "edit" and one.order.target in gone)}
+        yield from _reached(findings, findings.logs[name], events, sorted(kept - gone))
+
+
+def _as_sent(findings: Findings, name: str, events: dict[int, Acked]) -> Iterator[Violation]:
+    for seq, one in events.items():
+        entry = findings.unlogged.get((name, seq))
+        if entry is not None and (f"{entry.user}/{entry.device}", entry.n, entry.body) != (
+            one.device, one.n, one.order.body,
+        ):  # fmt: skip
+            what = f"n {one.n} of {one.device} was acked as {seq}, where others have n {entry.n} of {entry.user}"
+            yield Violation("G1", what, one.order.at, name, seq, one.n, (one.device,))
+
+
+def _reached(findings: Findings, log: Log, events: dict[int, Acked], wanted: list[int]) -> Iterator[Violation]:
+    for share in findings.shares.get(log.id, ()):
+        due = wanted[bisect_left(wanted, share.after + 1) : bisect_left(wanted, share.upto + 1)]
+        missing = [seq for seq in due if seq not in share.had and not share.told(seq)]
+        if missing:
+            one = events[missing[0]]
+            what = f"misses {len(missing)} events that were trimmed since, the first is {missing[0]} of {one.device}"
+            what = f"{share.device}: {what}; it was told no gap"
+            yield Violation("G4", what, one.order.at, log.id, missing[0], one.n, (share.device,))

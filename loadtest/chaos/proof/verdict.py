@@ -1,0 +1,135 @@
+"""What the parts of the checker share: logs ready to be asked, what was found, and what accounts gather for all.
+
+`checker.py` looks at the deployment as a whole, `account.py` at one device; both add to one `Findings`, and neither
+judges what is the other's. Nothing here judges anything.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from loadtest.chaos.proof.evidence import Conversation, Evidence
+from loadtest.chaos.proof.history import Entry
+
+FAILOVERS: Final = ("primary-kill", "primary-stall", "failover")
+# For so long after a failover somebody may talk to the old primary, or read what it took back.
+SETTLED_MS: Final = 10_000
+# For so long after a clock was set right it is still read wrong, and what was to be done then is done.
+STEPPED_MS: Final = 20_000  # who does not read, or whose link is held, hears of it that much later
+# What a sentinel says of one, in local time; it makes one of its own when the machine is too busy to answer it.
+_SWITCHED: Final = re.compile(r"^\d+:X (\d+ \w+ \d+ [\d:.]+) . \+switch-master", re.MULTILINE)
+
+
+class Violation(msgspec.Struct, frozen=True):
+    """`at`: when, as well as can be told; `devices`: whose histories tell about it."""
+
+    promise: str
+    what: str
+    at: int = 0
+    conversation: str = ""
+    seq: int = 0
+    n: int = 0
+    devices: tuple[str, ...] = ()
+
+
+class Log:
+    """A conversation's log, ready to be asked."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self.id = conversation.id
+        self.head = conversation.head
+        self.floor = conversation.floor
+        self.members = conversation.members
+        self.entries = conversation.entries
+        self.by_seq = {entry.seq: entry for entry in conversation.entries}
+        self.seqs = [entry.seq for entry in conversation.entries]
+        self.deleted = {entry.target for entry in conversation.entries if entry.kind == "delete"}
+
+    def visible(self, user: str) -> tuple[int, int]:
+        """First and last seq that the user may see; (1, 0) for a stranger."""
+        first, last = self.members.get(user, (1, -1))
+        return first, last or self.head
+
+    def moved(self, user: str) -> bool:
+        """Whether the user came or went: what she wrote about that time may have been refused."""
+        return self.members.get(user) != (0, 0)
+
+    def between(self, after: int, upto: int) -> list[Entry]:
+        return self.entries[bisect_right(self.seqs, after) : bisect_right(self.seqs, upto)]
+
+
+class Order(msgspec.Struct):
+    """What became of one n of one device."""
+
+    conversation: str = ""
+    seq: int = 0
+    body: str = ""
+    kind: str = ""
+    target: int = 0
+    at: int = 0
+    refused: str = ""
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What a device has of a conversation that was trimmed: of (after, upto], up to the floor."""
+
+    device: str
+    after: int
+    upto: int
+    had: frozenset[int]
+    gaps: list[tuple[int, int]]
+
+    def told(self, seq: int) -> bool:
+        return any(first <= seq <= last for first, last in self.gaps)
+
+
+class Findings:
+    """What was found, and what all accounts know together."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        self.logs = {name: Log(one) for name, one in evidence.conversations.items()}
+        self.violations: list[Violation] = []
+        self.counts: Counter[str] = Counter()
+        # What was received and stands in no log (deleted since, or rolled back): all must have been told the same.
+        self.unlogged: dict[tuple[str, int], Entry] = {}
+        self.gone_at: dict[str, list[int]] = {}  # gateway -> when devices that it sent away asked for a new connection
+        # user -> conversation -> device -> read mark, and when the device first knew it
+        self.read: dict[str, dict[str, dict[str, tuple[int, int]]]] = {}
+        self.shares: dict[str, list[Share]] = {}
+        self._failovers = [(began, ended + SETTLED_MS) for began, ended in _failovers(evidence)]
+        self._steps = [fault for fault in evidence.faults if fault.kind == "gateway-clock"]
+
+    def failed_over(self, since: int, until: int) -> bool:
+        """Whether what was not acked at one of these times may have been taken back by the other."""
+        return any(began <= until and ended >= since for began, ended in self._failovers)
+
+    def stepped(self, gateway: str, at: int) -> bool:
+        """Whether the clock of that gateway may have been wrong then."""
+        return any(
+            fault.target.startswith(f"{gateway} ") and fault.began <= at <= fault.ended + STEPPED_MS
+            for fault in self._steps
+        )
+
+
+def _failovers(evidence: Evidence) -> Iterator[tuple[int, int]]:
+    """When each began and ended."""
+    for fault in evidence.faults:
+        if fault.kind in FAILOVERS:
+            yield fault.began, fault.ended
+    for process, path in evidence.said.items():
+        if process.startswith("sentinel"):
+            yield from ((at - SETTLED_MS, at) for at in _switched(path))
+
+
+def _switched(path: Path) -> Iterator[int]:
+    for match in _SWITCHED.finditer(path.read_text(errors="replace")):
+        yield round(datetime.strptime(match[1], "%d %b %Y %H:%M:%S.%f").astimezone().timestamp() * 1000)

@@ -1,0 +1,288 @@
+"""What people do in a chaos run: whom they write to and what, when they are away, who reads slowly, who watches whom.
+
+All of it is decided by one seeded generator, at a modest rate, on devices of `device.py`. `settle` is the end:
+everybody comes back, everything is answered, read and seen, or a deadline passes; whether all is well then is the
+checker's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, Final
+
+import jwt
+
+from loadtest.api import Api
+from loadtest.chaos.cluster import Cluster
+from loadtest.chaos.device import Device
+from loadtest.chaos.proof.evidence import Mark
+from loadtest.chaos.proof.history import Writer, now_ms
+
+SLICES: Final = 10
+PEERS: Final = 3
+GROUP_OF: Final = 10
+LARGE_GROUP: Final = 60
+WATCHERS: Final = 10
+WATCHED: Final = 20
+SETTLE_S: Final = 90.0
+TOKEN_S: Final = 30
+MEMBERS_EVERY_S: Final = 1.0
+# Lease, heartbeat round, grace, and what the machine needs: presence is right after that.
+PRESENCE_S: Final = 25.0
+
+
+class Person:
+    """A user: devices, and whom messages go to (`to` as a command names it)."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.devices: list[Device] = []
+        self.places: list[str] = []
+
+
+class Workload:
+    def __init__(self, cluster: Cluster, folder: Path, seed: int, users: int) -> None:
+        self.rng = random.Random(seed)
+        self.people = [Person(f"u{number:03}") for number in range(users)]
+        self.devices: list[Device] = []
+        self.late: list[Device] = []
+        self.writers: list[Writer] = []
+        self._cluster = cluster
+        self._circles: dict[str, list[Person]] = {}  # the groups, and whom each began with: the first owns it
+        self._tasks: list[asyncio.Task[None]] = []
+        self._lives: list[asyncio.Task[None]] = []
+        self._timers: list[asyncio.TimerHandle] = []
+        (folder / "histories").mkdir()
+        for person in self.people:
+            self._add(person, "phone", folder)
+            if self.rng.random() < 0.4:
+                self._add(person, "laptop", folder, late=self.rng.random() < 0.4)
+
+    def _add(self, person: Person, name: str, folder: Path, *, late: bool = False) -> None:
+        writer = Writer(folder / "histories" / f"{person.name}_{name}.jsonl")
+        self.writers.append(writer)
+        device = Device(
+            person.name,
+            name,
+            self.rng.choice(("json", "msgpack")),
+            self._cluster.urls,
+            self._token,
+            writer,
+            random.Random(self.rng.random()),
+            small=self.rng.random() < 0.1,
+            forgetful=0.2 if self.rng.random() < 0.2 else 0.02,
+        )
+        device.renews = self.rng.random() < 0.8
+        person.devices.append(device)
+        (self.late if late else self.devices).append(device)
+
+    def _token(self, user: str) -> str:
+        """A new one; it runs out often enough that renewing is part of every run."""
+        claims = {"sub": user, "exp": int(time.time()) + TOKEN_S}
+        return jwt.encode(claims, self._cluster.jwt_secret, algorithm="HS256")
+
+    # -- the beginning
+
+    async def gather(self) -> None:
+        """All but the late devices connect; groups are made; some watch others."""
+        for device in self.devices:
+            self._begin(device)
+        self._tasks.append(asyncio.create_task(self._tick()))
+        if not await self.until(lambda: all(device.ready for device in self.devices), SETTLE_S):
+            raise RuntimeError("not everybody could connect, before anything was done to anybody")
+        await self._groups()
+        for person in self.people:
+            others = [other.name for other in self.people if other is not person]
+            person.places += [f"@{other}" for other in self.rng.sample(others, PEERS)]
+        for device in self._watchers():
+            device.watch([person.name for person in self.rng.sample(self.people, min(WATCHED, len(self.people)))])
+
+    def _begin(self, device: Device) -> None:
+        self._lives.append(asyncio.create_task(device.live()))
+        device.come()
+
+    def _begin_late(self, device: Device) -> None:
+        self.devices.append(device)
+        self._begin(device)
+
+    async def _groups(self) -> None:
+        rounds = [self.rng.sample(self.people, len(self.people)) for _ in range(2)]
+        circles = [some[start : start + GROUP_OF] for some in rounds for start in range(0, len(some), GROUP_OF)]
+        circles.append(self.rng.sample(self.people, min(LARGE_GROUP, len(self.people))))
+        for circle in circles:
+            group = await asyncio.to_thread(self._api(0).group, [person.name for person in circle])
+            self._circles[group] = circle
+            for person in circle:
+                person.places.append(group)
+
+    def _api(self, router: int) -> Api:
+        return Api(self._cluster.routers[router].url, self._cluster.server_key, self._cluster.jwt_secret)
+
+    def _watchers(self) -> list[Device]:
+        return [person.devices[0] for person in self.people[:WATCHERS]]
+
+    # -- the middle
+
+    async def run(self, seconds: float, rate: float) -> None:
+        """Everybody does what people do, until it is time."""
+        tasks = [
+            asyncio.create_task(self._every(1 / rate, self._speak)),
+            asyncio.create_task(self._every(0.1, self._read)),
+            asyncio.create_task(self._every(0.5, self._leave)),
+            asyncio.create_task(self._every(1.0, self._stall)),
+            asyncio.create_task(self._come_and_go()),
+        ]
+        for device in self.late:
+            asyncio.get_running_loop().call_later(self.rng.uniform(0.1, 0.9) * seconds, self._begin_late, device)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            for task in tasks:
+                task.cancel()
+            for timer in self._timers:
+                timer.cancel()
+
+    async def _come_and_go(self) -> None:
+        """Members are put out of groups, and others in, by backends that are not told how it went when all is down."""
+        while True:
+            await asyncio.sleep(self.rng.expovariate(1 / MEMBERS_EVERY_S))
+            group = self.rng.choice(list(self._circles))
+            person = self.rng.choice([*self._circles[group][1:], *self.rng.sample(self.people, GROUP_OF // 2)])
+            path, inside = f"/conversations/{group}/members/{person.name}", group in person.places
+            if inside:
+                person.places.remove(group)
+            elif person is not self._circles[group][0]:
+                person.places.append(group)
+            method, body = ("DELETE", None) if inside else ("PUT", {"role": "member"})
+            with suppress(OSError, HTTPException):
+                await asyncio.to_thread(self._api(self.rng.randrange(2)).call, method, path, body)
+
+    async def _every(self, seconds: float, act: Callable[[], None]) -> None:
+        """At random times, so often on the average; what a busy machine delays is made up for, up to a second."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            due = max(due + self.rng.expovariate(1 / seconds), loop.time() - 1.0)
+            if due > loop.time():
+                await asyncio.sleep(due - loop.time())
+            act()
+
+    def _speak(self) -> None:
+        person = self.rng.choice(self.people)
+        device, kind = self.rng.choice(person.devices), self.rng.random()
+        if kind < 0.9:
+            device.message(self.rng.choice(person.places), self._body())
+        elif device.mine and kind < 0.96:
+            conversation, seq = self.rng.choice(device.mine)
+            if kind < 0.94:
+                device.act("edit", conversation, seq, body=self._body())
+            else:
+                device.act("delete", conversation, seq)
+        elif device.recent:
+            conversation, seq = self.rng.choice(device.recent)
+            device.act("react", conversation, seq, emoji="👍", remove=False)
+
+    def _body(self) -> Any:
+        """Now and then all that a body may hold."""
+        text = "".join(
+            self.rng.choices('abcdefghij klmnop – äöü 漢字 🙂\n"\\', k=int(self.rng.expovariate(1 / 60)) + 1)
+        )
+        if self.rng.random() < 0.9:
+            return text
+        odd = {
+            "text": text,
+            "float": self.rng.random() * 1e9,
+            "none": None,
+            "list": [True, {"bytes": self.rng.randbytes(20)}],
+        }
+        return odd if self.rng.random() < 0.7 else {"long": (text * self.rng.randint(10, 400))[:20_000]}
+
+    def _read(self) -> None:
+        device = self.rng.choice(self.devices)
+        if device.last:
+            device.read(self.rng.choice(list(device.last)))
+
+    def _leave(self) -> None:
+        device = self.rng.choice(self.devices)
+        device.go(politely=self.rng.random() < 0.5)
+        self._later(self.rng.choice((0.0, 1.0, 5.0, 40.0)) * self.rng.random(), device.come)
+
+    def _stall(self) -> None:
+        device = self.rng.choice(self.devices)
+        device.stall()
+        self._later(self.rng.uniform(1, 20), device.read_on)
+
+    def _later(self, seconds: float, act: Callable[[], None]) -> None:
+        """Not any more once everybody settles."""
+        self._timers.append(asyncio.get_running_loop().call_later(seconds, act))
+
+    async def _tick(self) -> None:
+        number = 0
+        while True:
+            await asyncio.sleep(1 / SLICES)
+            number = (number + 1) % SLICES
+            for device in self.devices[number::SLICES]:
+                device.tick()
+
+    # -- the end
+
+    async def until(self, reached: Callable[[], bool], deadline_s: float) -> bool:
+        until = asyncio.get_running_loop().time() + deadline_s
+        while not reached():
+            if asyncio.get_running_loop().time() > until:
+                return False
+            await asyncio.sleep(0.1)
+        return True
+
+    async def settle(self, heads: Callable[[], dict[str, dict[str, int]]]) -> list[Mark]:
+        """Everybody comes and gets everything; `heads`: of each user's conversations, as the store has them."""
+        for device in self.devices:
+            device.read_on()
+            device.come()
+            device.renews = True  # who is cut off just when presence is judged would be missed
+        await self.until(lambda: all(device.ready and not device.waiting for device in self.devices), SETTLE_S)
+        wanted = await asyncio.to_thread(heads)
+        await self.until(lambda: all(self._has_all(device, wanted[device.user]) for device in self.devices), SETTLE_S)
+        await self.until(lambda: all(_agree(person) for person in self.people), PRESENCE_S)
+        return [await self._settled([]), await self._settled(self.people[WATCHERS:][::2])]
+
+    @staticmethod
+    def _has_all(device: Device, heads: dict[str, int]) -> bool:
+        return all(device.last.get(conversation, 0) >= head for conversation, head in heads.items())
+
+    async def _settled(self, leaving: list[Person]) -> Mark:
+        """The moment when watchers are told the truth, or should have been."""
+        for person in leaving:
+            for device in person.devices:
+                device.go(politely=self.rng.random() < 0.5)
+        gone = {person.name for person in leaving}
+        await self.until(lambda: all(_sees_truth(device, gone) for device in self._watchers()), PRESENCE_S)
+        present = [person.name for person in self.people if person.name not in gone]
+        return Mark(now_ms(), present, sorted(gone))
+
+    async def end(self) -> None:
+        for device in self.devices:
+            device.end()
+        await asyncio.wait(self._lives, timeout=10)
+        for task in (*self._lives, *self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._lives, *self._tasks, return_exceptions=True)
+        self.flush()
+
+    def flush(self) -> None:
+        for writer in self.writers:
+            writer.flush()
+
+
+def _agree(person: Person) -> bool:
+    return all(device.read_up_to == person.devices[0].read_up_to for device in person.devices)
+
+
+def _sees_truth(device: Device, gone: set[str]) -> bool:
+    return device.ready and all(online is (user not in gone) for user, online in device.seen.items())

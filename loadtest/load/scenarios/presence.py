@@ -1,0 +1,77 @@
+"""Users come and go while others watch them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from loadtest.api import Api
+from loadtest.load.worker import Worker
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    watched: Annotated[int, Meta(description="users who come and go")] = 100
+    watchers: Annotated[int, Meta(description="who watch them all, at most 200 each")] = 100
+    rounds: Annotated[int, Meta(description="how often they come and go")] = 3
+
+
+def prepare(options: Options, api: Api) -> tuple[list[str], dict[str, Any]]:
+    watched = [f"flit-{number}" for number in range(options.watched)]
+    watchers = [f"eye-{number}" for number in range(options.watchers)]
+    return watched + watchers, {"watched": watched, "watchers": watchers}
+
+
+GRACE_S = 20.0  # going offline is told after a few seconds
+
+
+class Watcher:
+    """Who it takes to be online, as it was told."""
+
+    def __init__(self) -> None:
+        self.online: dict[str, bool] = {}
+        self.told = 0
+
+    def sees(self, online: bool) -> int:
+        """How many."""
+        return sum(value is online for value in self.online.values())
+
+    def hear(self, event: dict[str, Any]) -> None:
+        if event["type"] == "presence":
+            for user, state in event["users"].items():
+                self.online[user] = state["online"]
+                self.told += 1
+
+
+async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> None:
+    flitting = [worker.client(user) for user in worker.mine(prepared["watched"])]
+    clients = [worker.client(user) for user in worker.mine(prepared["watchers"])]
+    await worker.connect(flitting, lambda _: worker.urls[-1])  # a user exists once she was here
+    await worker.connect(clients, lambda _: worker.urls[0])
+    await worker.share()
+    watchers = []
+    for chat in clients:
+        watcher = Watcher()
+        chat.on_other = watcher.hear
+        chat.say("presence", users=prepared["watched"], watch=True)
+        watchers.append(watcher)
+
+    async def agreed(online: bool) -> None:
+        await worker.share()
+        right = await worker.until(lambda: all(w.sees(online) == options.watched for w in watchers), GRACE_S)
+        worker.faults.lost += not right
+        await worker.share()
+
+    await agreed(True)
+    for _ in range(options.rounds):
+        for online in (False, True):
+            before = sum(watcher.told for watcher in watchers)
+            async with worker.measured("come" if online else "go", "change told") as counting:
+                if online:
+                    await worker.connect(flitting, lambda _: worker.urls[-1])
+                else:
+                    await asyncio.gather(*(chat.disconnect() for chat in flitting))
+                await agreed(online)
+                counting.units = sum(watcher.told for watcher in watchers) - before

@@ -1,0 +1,70 @@
+"""Some readers of a group stop reading for a while: the others must not notice, and nobody may lose anything.
+
+What the others notice is told against the same others, at the same rate, before every stall and after the last one,
+so that a machine which is busier at one time than at another does not decide. They keep their p99 from the moment a
+message was due. A stalled reader is fed from the log when it reads again; by how much it had missed by then (`missed`)
+one sees that it really was behind, and that no buffer held it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from loadtest.api import Api
+from loadtest.load.client import Chat
+from loadtest.load.scenarios.room import Room
+from loadtest.load.worker import Worker
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    members: Annotated[int, Meta(description="members of the group, all connected")] = 200
+    one_in: Annotated[int, Meta(ge=2, description="one reader in so many stalls")] = 10
+    rate: Annotated[float, Meta(description="messages a second")] = 20
+    body: Annotated[int, Meta(description="bytes of a body")] = 4096
+    seconds: Annotated[float, Meta(description="how long they stall")] = 20
+    calm: Annotated[float, Meta(description="how long all read before each stall and after the last")] = 20
+    rounds: Annotated[int, Meta(description="how often they stall")] = 1
+
+
+CALM = "all read"
+STALL = "some stall"
+
+
+def prepare(options: Options, api: Api) -> tuple[list[str], dict[str, Any]]:
+    users = [f"reader-{number}" for number in range(options.members)]
+    return users, {"users": users, "conversation": api.group(users)}
+
+
+async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> None:
+    clients = [worker.client(user) for user in worker.mine(prepared["users"])]
+    stalled = clients[1 :: options.one_in]
+    awake = [chat for number, chat in enumerate(clients) if number % options.one_in != 1]
+    everybody = Room(worker, clients, prepared["conversation"], options.body)
+    others = Room(worker, awake, prepared["conversation"], options.body)
+    await everybody.connect(worker.urls[0])
+    await everybody.paced("warm-up", options.rate, 2)
+    for _ in range(options.rounds):
+        await everybody.paced(CALM, options.rate, options.calm)
+        for chat in stalled:
+            chat.received = 0
+            chat.transport.pause_reading()
+        await others.paced(STALL, options.rate, options.seconds)
+        total = max(await worker.share(awake[0].received))
+        await _catch_up(worker, stalled, total)
+        worker.notes["missed by each who stalled, MB"] = total * options.body / 1e6
+    await everybody.paced(CALM, options.rate, options.calm)
+
+
+async def _catch_up(worker: Worker, stalled: list[Chat], total: int) -> None:
+    async with worker.measured("they catch up", "delivery") as counting:
+        before = sum(chat.received for chat in stalled)
+        for chat in stalled:
+            chat.transport.resume_reading()
+        await worker.until(lambda: all(chat.received >= total for chat in stalled))
+        counting.units = sum(chat.received for chat in stalled) - before
+    for chat in stalled:
+        worker.faults.lost += max(0, total - chat.received)
+        worker.faults.again += max(0, chat.received - total)

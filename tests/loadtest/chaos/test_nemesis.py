@@ -1,0 +1,233 @@
+"""The nemesis: schedules that a seed decides, and links that break in every way they are told to."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from loadtest.chaos.cluster import FAKETIME, Part
+from loadtest.chaos.nemesis import FAULTS, FIRST_S, LEVELS, possible, schedule
+from loadtest.chaos.proxy import Proxy
+from tests.support import eventually, free_ports
+
+PARTS = ["gateway-0", "gateway-1", "gateway-2", "router-0", "router-1"]
+
+
+def test_seed_decides_the_schedule() -> None:
+    """The same seed does the same things at the same times, another does others."""
+    assert schedule(7, 600, PARTS) == schedule(7, 600, PARTS[::-1])
+    assert schedule(7, 600, PARTS) != schedule(8, 600, PARTS)
+
+
+def test_schedule_is_over_in_time() -> None:
+    """Nothing begins before people are at it, nothing lasts beyond the end."""
+    for seed in range(50):
+        for act in schedule(seed, 60, PARTS):
+            assert act.at_s >= FIRST_S
+            assert act.at_s + act.for_s < 60
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_schedule_uses_everything_on_everybody(level: str) -> None:
+    """In a few hours each fault that says something here happens, to each part it can happen to, within its bounds."""
+    kinds = possible([], level, clocks=True)
+    acts = schedule(1, 3600 * 4, PARTS, kinds)
+    assert {act.kind for act in acts} == set(kinds)
+    for kind in kinds:
+        fault = FAULTS[kind]
+        chosen = [act for act in acts if act.kind == kind]
+        wanted = {part for part in PARTS if part.startswith(fault.on)} if fault.on else {""}
+        assert {act.target for act in chosen} == wanted
+        assert all(fault.lasts[0] <= act.for_s <= fault.lasts[1] + 0.001 for act in chosen)
+
+
+def test_one_fault_of_a_kind_at_a_time() -> None:
+    """What one fault holds no other takes before it is over."""
+    for seed in range(20):
+        until = Counter[tuple[str, str]]()
+        for act in schedule(seed, 600, PARTS, every_s=0.5):
+            place = (act.target, FAULTS[act.kind].uses)
+            assert act.at_s >= until[place] / 1000
+            until[place] = int((act.at_s + act.for_s) * 1000) - 2
+
+
+def test_what_would_prove_nothing_is_left_out() -> None:
+    """A store that loses what it never promised to keep, servers that are not there, clocks that cannot be set."""
+    assert "valkey-kill" not in possible([], "memory", clocks=True)
+    assert "valkey-stall" in possible([], "memory", clocks=True)
+    assert not {"failover", "primary-kill"}.intersection(possible([], "fsync", clocks=True))
+    assert not {"valkey-kill", "store-cut"}.intersection(possible([], "replicated", clocks=True))
+    assert {kind for kind in FAULTS if FAULTS[kind].uses == "clock"} == {"gateway-clock", "router-clock"}
+    assert possible(["gateway-clock", "gateway-kill", "failover"], "fsync", clocks=False) == ["gateway-kill"]
+
+
+def test_only_the_kinds_that_are_asked_for() -> None:
+    """`--faults`: nothing else happens."""
+    assert {act.kind for act in schedule(1, 600, PARTS, ["store-cut", "gateway-kill"])} == {"store-cut", "gateway-kill"}
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed")
+async def test_a_clock_steps_for_one_process_alone(tmp_path: Path) -> None:
+    """Its wall clock is wrong by as much as it is told, at once in a new process; its monotonic clock is not."""
+    part = Part("gateway-0", tmp_path, None, {}, clocks=True)
+    for by_s in (0.0, 37.5, -20.0):
+        part.set_clock(by_s)
+        told = subprocess.check_output(
+            [sys.executable, "-c", "import time; print(time.time(), time.monotonic())"], env=part.env
+        )
+        wall, monotonic = map(float, told.split())
+        assert abs(wall - time.time() - by_s) < 5
+        assert abs(monotonic - time.monotonic()) < 5
+
+
+class Link:
+    """A connection through a proxy, to a server that says everything again."""
+
+    def __init__(self, proxy: Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.proxy, self.reader, self.writer = proxy, reader, writer
+
+    async def echo(self, data: bytes = b"hello") -> bool:
+        self.writer.write(data)
+        return await self.reader.readexactly(len(data)) == data
+
+    async def nothing_comes(self, turns: int = 50) -> bool:
+        """Whether nothing was read though the loop turned."""
+        waiting = asyncio.ensure_future(self.reader.read(1))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        came = waiting.done()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        return not came
+
+
+class Echo(asyncio.Protocol):
+    """The server; who is connected stands in `open`."""
+
+    open: set[Echo]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+        self.open.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(data)  # type: ignore[attr-defined]  # it is a stream's
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.open.discard(self)
+
+
+@asynccontextmanager
+async def linked() -> AsyncIterator[tuple[Link, set[Echo], Callable[[], Awaitable[Link]]]]:
+    """A link, who is connected to the server behind it, and a way to make another."""
+    opened: set[Echo] = set()
+    server = type("Server", (Echo,), {"open": opened})
+    port, proxied = free_ports(2)
+    listening = await asyncio.get_running_loop().create_server(server, "127.0.0.1", port)
+    proxy = Proxy(proxied, port)
+    await proxy.start()
+    writers: list[asyncio.StreamWriter] = []
+
+    async def another() -> Link:
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxied)
+        writers.append(writer)
+        return Link(proxy, reader, writer)
+
+    try:
+        yield await another(), opened, another
+    finally:
+        for writer in writers:
+            writer.transport.abort()
+        await proxy.close()
+        listening.close()
+
+
+async def test_link_passes_everything_on() -> None:
+    """Undisturbed, what goes in comes out, in order, and an end is passed on too."""
+    async with linked() as (link, opened, _):
+        assert await link.echo()
+        assert await link.echo(random.Random(1).randbytes(3_000_000))
+        link.writer.close()
+        await eventually(lambda: not opened)
+
+
+async def test_cut_link_is_gone_until_it_is_healed() -> None:
+    """What is connected ends, what comes ends at once, afterwards all is as before."""
+    async with linked() as (link, opened, another):
+        assert await link.echo()
+        link.proxy.cut()
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await link.reader.readexactly(1)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await (await another()).echo()
+        await eventually(lambda: not opened)
+        link.proxy.heal()
+        assert await (await another()).echo()
+
+
+async def test_held_link_loses_nothing() -> None:
+    """While it is held nothing passes and nobody is told; then all of it does."""
+    async with linked() as (link, opened, _):
+        assert await link.echo()
+        link.proxy.hold()
+        link.writer.write(b"later")
+        assert await link.nothing_comes()
+        assert len(opened) == 1
+        link.proxy.heal()
+        assert await link.reader.readexactly(5) == b"later"
+
+
+async def test_held_link_hides_that_its_client_has_gone() -> None:
+    """The server hears of it when the link is healed."""
+    async with linked() as (link, opened, _):
+        assert await link.echo()
+        link.proxy.hold()
+        link.writer.transport.abort()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert len(opened) == 1
+        link.proxy.heal()
+        await eventually(lambda: not opened)
+
+
+async def test_delayed_link_keeps_the_order() -> None:
+    """Everything comes, later, in order."""
+    async with linked() as (link, _, _another):
+        link.proxy.delay(0.02)
+        began = asyncio.get_running_loop().time()
+        data = bytes(range(256)) * 200
+        for start in range(0, len(data), 1000):
+            link.writer.write(data[start : start + 1000])
+        assert await link.reader.readexactly(len(data)) == data
+        assert asyncio.get_running_loop().time() - began >= 0.04
+
+
+async def test_vanished_client_is_still_there_for_the_server() -> None:
+    """The client's end is gone, the server's is not told."""
+    async with linked() as (link, opened, _):
+        assert await link.echo()
+        assert link.proxy.vanish() == 1
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await link.reader.readexactly(1)
+        assert len(opened) == 1
+
+
+async def test_server_that_is_not_there() -> None:
+    """A client is let go when nobody listens behind the proxy."""
+    proxied, nobody = free_ports(2)
+    proxy = Proxy(proxied, nobody)
+    await proxy.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxied)
+    with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+        await reader.readexactly(1)
+    writer.transport.abort()
+    await proxy.close()

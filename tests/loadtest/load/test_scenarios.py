@@ -1,0 +1,65 @@
+"""Each scenario, small, against a real deployment; and the command line around them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from loadtest import __main__ as command_line
+from loadtest.bench import report
+from loadtest.load import local
+from loadtest.load.conductor import LoadFailed, Target, run
+from loadtest.load.scenarios.table import SCENARIOS
+
+SMALL: dict[str, dict[str, Any]] = {
+    "fanout": {"members": 20, "outstanding": (1, 4), "seconds": 0.1, "rounds": 1, "gateways": 2},
+    "direct": {"pairs": 4, "rate": 200, "outstanding": (8,), "seconds": 0.2, "rounds": 1},
+    "mixed": {"users": 20, "members": 10, "rate": 100, "seconds": 0.3, "rounds": 1},
+    "idle": {"connections": 20, "seconds": 0.1, "settle": 0, "steps": 1},
+    "storm": {"clients": 20, "groups": 2, "members": 10, "rounds": 1},
+    "drain": {"events": 400, "conversations": 5, "readers": 1},
+    "presence": {"watched": 4, "watchers": 4, "rounds": 1},
+    "slow": {"members": 20, "seconds": 0.5, "calm": 0.3},
+    "growth": {"sizes": (2, 10, 20), "seconds": 0.1, "rounds": 1},
+    "latency": {"pairs": 4, "start": 100, "step": 0.2, "narrow": 4, "seconds": 0.3},
+    "deflate": {"members": 10, "outstanding": (1,), "seconds": 0.1, "rounds": 1, "body": 512},
+}
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[Target]:
+    with local.deployment() as target:
+        yield target
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_scenario_loses_nothing_and_says_what_it_cost(name: str, target: Target) -> None:
+    options = SCENARIOS[name].Options(**SMALL[name])
+    result = run(name, options, target, workers=1 if name == "drain" else 2)
+    assert result.good, report.table(result)
+    for one in report.shown(result):
+        assert one.units > 0, one.name
+    assert any(one.cost_us("gateway") > 0 for one in report.shown(result))
+
+
+def test_a_second_run_finds_nothing_left_of_the_first(target: Target) -> None:
+    """Users and devices are the same; what the first run was sent is acked, so that none of it comes again."""
+    options = SCENARIOS["direct"].Options(**{**SMALL["direct"], "pairs": 2})
+    for _ in range(2):
+        result = run("direct", options, target)
+        assert result.good, report.table(result)
+
+
+def test_a_refused_client_ends_the_run_with_its_reason(target: Target) -> None:
+    """Tokens that nobody accepts are an error that says so, not a hang."""
+    stranger = msgspec.structs.replace(target, jwt_secret="another-secret-of-thirty-two-bytes-or-more")
+    with pytest.raises(LoadFailed, match="unauthorized"):
+        run("idle", SCENARIOS["idle"].Options(connections=1, seconds=0.1, settle=0, steps=1), stranger)
+
+
+def test_every_scenario_has_its_options_on_the_command_line() -> None:
+    arguments = command_line.parser().parse_args(["fanout", "--members", "7", "--outstanding", "1", "8"])
+    assert (arguments.members, arguments.outstanding, arguments.target) == (7, [1, 8], [])

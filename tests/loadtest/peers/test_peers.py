@@ -1,0 +1,213 @@
+"""The peers' clients, the table of ratios, and each peer itself where `make bench-peers` has installed it."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterator
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from loadtest.load import local
+from loadtest.load.client import Faults
+from loadtest.load.conductor import Target
+from loadtest.load.results import Measurement, Result, Sample, encoded
+from loadtest.load.results import measure as measured
+from loadtest.meters import Reading
+from loadtest.peers import load
+from loadtest.peers.__main__ import measure, parts_of
+from loadtest.peers.clients import CLIENTS, FIRST, Channels, FloorMember, Member, SocketIO
+from loadtest.peers.deployment import MODULES, VENV, Peer, deployment
+from loadtest.peers.table import rows, table
+
+STAMP = 1_000_000
+ANSWER = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+INSTALLED = (VENV / "bin/python").exists() and MODULES.exists()
+SMALL = load.Options(pairs=4, rate=100, outstanding=4, members=10, widths=(1, 4), seconds=0.1, rounds=1)
+
+
+class Wire:
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+
+def member(kind: type[Member]) -> tuple[Member, list[bytes]]:
+    """A client past its upgrade, and what it has written since."""
+    client, wire = kind("ann", Faults(), "pair-1"), Wire()
+    client.transport = cast(Any, wire)
+    client._greeting = client.greeting()
+    client.data_received(ANSWER)
+    return client, wire.written
+
+
+def text(payload: str) -> bytes:
+    """As a server frames it."""
+    data = payload.encode()
+    return bytes((0x81, len(data))) + data if len(data) < 126 else bytes((0x81, 126, 0, len(data))) + data
+
+
+def said(written: bytes) -> str:
+    """What a client wrote, without its frame."""
+    assert written[0] == 0x81
+    assert written[1] & 0x80
+    return written[(8 if written[1] == 0xFE else 6) :].decode()
+
+
+def test_a_socket_io_client_says_what_the_protocol_asks_for() -> None:
+    """Opened, it asks for the namespace; there, it joins; joined, it is welcome; pinged, it answers."""
+    client, written = member(SocketIO)
+    for heard, answer in (
+        ('0{"sid":"x"}', "40"),
+        ('40{"sid":"y"}', '420["join","pair-1"]'),
+        ("430[]", None),
+        ("2", "3"),
+    ):
+        client.data_received(text(heard))
+        assert (said(written.pop()) if answer else None) == answer
+        assert not written
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_message_is_what_the_peers_server_reads(name: str) -> None:
+    """JSON with the room and a body of the wished length that ends in the time it was due."""
+    client, written = member(CLIENTS[name])
+    written.clear()
+    client.send(client.route("pair-1", 200), STAMP)
+    payload = said(written[0])
+    if name == "Channels":
+        message = json.loads(payload)
+        assert (message["type"], message["n"]) == ("message", FIRST)
+    else:
+        assert payload.startswith(f"42{FIRST}[")
+        kind, message = json.loads(payload.removeprefix(f"42{FIRST}"))
+        assert kind == "message"
+    assert (message["to"], len(message["body"]), int(message["body"][-16:])) == ("pair-1", 200, STAMP)
+
+
+@pytest.mark.parametrize(
+    ("kind", "copy", "ack"),
+    [
+        (SocketIO, '42["message",{{"to":"pair-1","body":"{body}"}}]', "43{n}[]"),
+        (Channels, '{{"type": "message", "n": {n}, "to": "pair-1", "body": "{body}"}}', ""),
+    ],
+)
+def test_messages_and_acks_are_counted_and_timed_at_every_split(
+    kind: type[Member], copy: str, ack: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However the bytes come, each message is one, is as old as its stamp says, and its ack is the sender's."""
+    monkeypatch.setattr("loadtest.load.client.now_us", lambda: STAMP + 250)
+    body = "x" * 112 + f"{STAMP:016d}"
+    stream = text(copy.format(n=FIRST, body=body)) + text(ack.format(n=FIRST))
+    for cut in range(1, len(stream)):
+        client, _ = member(kind)
+        client.sink, client.acks = array("q"), array("q")
+        route = client.route("pair-1", 128)
+        client.send(route, STAMP)
+        client.data_received(stream[:cut])
+        client.data_received(stream[cut:])
+        assert (client.received, list(client.sink), list(client.acks)) == (1, [250], [250])
+        assert not route.pending
+
+
+def test_a_refusal_of_socket_io_is_a_fault_that_says_what_was_said() -> None:
+    client, _ = member(SocketIO)
+    client.data_received(text('44{"message":"no"}'))
+    assert client.faults == Faults(errors=1)
+    assert "no" in client.error
+
+
+def test_a_floor_member_asks_for_a_frame_to_its_room() -> None:
+    client, wire = FloorMember("ann", Faults(), "pair-1", 190), Wire()
+    client.transport = cast(Any, wire)
+    client.send(cast(Any, None), STAMP)
+    assert wire.written[0].endswith(b"000190")
+
+
+# -- the table
+
+PARTS = parts_of(list(CLIENTS))
+
+
+def one(name: str, cpu_s: dict[str, float], units: int = 1000, wall_s: float = 0.5) -> Measurement:
+    """A phase in which the parts spent so much, and everybody else something, too."""
+    every = [part for parts in PARTS.values() for part in parts]
+    before = {part: Reading(1.0, 1) for part in every}
+    after = {part: Reading(1.0 + cpu_s.get(part, 9.0), 1) for part in every}
+    sample = Sample(units, wall_s, 0.1, encoded([2000] * 99 + [8000]), encoded(()))
+    return measured(name, "message", [sample], before, after)
+
+
+def a_round(linnet: float, socket_io: float, wall_s: float = 0.5) -> Iterator[Measurement]:
+    """Every phase of every side; what Linnet and Socket.IO take in all is given, the others take 1 s."""
+    for phase in load.phases(load.Options()):
+        for side, parts in PARTS.items():
+            whole = {load.LINNET: linnet, "Socket.IO": socket_io}.get(side, 1.0)
+            name, spent = f"{side}: {phase}", dict.fromkeys(parts, whole / len(parts))
+            yield one(name, spent, wall_s=wall_s if side == "Socket.IO" else 0.5)
+
+
+def result(*measurements: Measurement, **notes: float) -> Result:
+    options = msgspec.to_builtins(load.Options())
+    return Result("peers", options, "today", "here", list(measurements), Faults(), {"rounds": 3, **notes})
+
+
+def test_a_ratio_is_of_all_parts_of_a_side_and_the_median_of_its_rounds() -> None:
+    """A noisy round that is slow for everybody changes no ratio, and neither does one that is bad for one side."""
+    rounds = [*a_round(0.2, 0.4), *a_round(2.0, 4.0), *a_round(0.2, 7.0)]
+    found = {(row.phase, row.side): row for row in rows(result(*rounds), PARTS)}
+    row = found["direct, 2000/s", "Socket.IO"]
+    assert (round(row.ratio, 6), round(row.cost_us), round(row.redis_us)) == (2.0, 4000, 2000)
+    assert found["direct, 2000/s", load.LINNET].ratio == 1.0
+    assert len(found) == len(PARTS) * len(load.phases(load.Options()))
+
+
+def test_a_side_that_does_not_reach_the_rate_is_called_saturated() -> None:
+    """Only at a rate: with so many outstanding there is none to reach."""
+    found = rows(result(*a_round(0.2, 0.4, wall_s=1.0)), PARTS)
+    assert [(row.phase, row.side) for row in found if row.saturated] == [("direct, 2000/s", "Socket.IO")]
+
+
+def test_the_table_says_ratio_latency_and_what_a_peer_lost() -> None:
+    lines = table(result(*a_round(0.2, 0.5), **{"Channels: lost": 7}), PARTS).splitlines()
+    assert lines[1].split()[:6] == ["direct,", "2000/s", "Linnet", "1.00", "200.0", "66.7"]
+    assert lines[2].split() == ["Socket.IO", "2.50", "500.0", "250.0", "2,000", "2.0", "2.0"]
+    assert "Channels: lost: 7" in lines
+
+
+# -- the real ones
+
+
+@pytest.fixture(scope="module")
+def target() -> Iterator[Target]:
+    with local.deployment() as target:
+        yield target
+
+
+@pytest.mark.skipif(not INSTALLED, reason="the peers are not installed: make bench-peers")
+def test_every_side_gets_every_message_through_and_is_charged_for_it(target: Target) -> None:
+    """Linnet, the peers and the floor, small: nothing is lost or doubled, and each phase cost somebody something."""
+    with deployment(CLIENTS) as peers:
+        found = measure(SMALL, target, peers)
+    assert (found.faults, found.notes) == (Faults(), {"rounds": 1})
+    assert len(table(found, PARTS).splitlines()) > len(PARTS) * 4
+    for row in rows(found, PARTS):
+        assert row.cost_us > 0, row
+        assert (row.p50_us or 0) > 0 or row.side == load.FLOOR, row
+
+
+@pytest.mark.skipif(not INSTALLED, reason="the peers are not installed: make bench-peers")
+def test_no_process_of_a_peer_is_left_behind() -> None:
+    with deployment(["Socket.IO"]) as (peer,):
+        assert isinstance(peer, Peer)
+        meters = peer.meters()
+        assert all(meter.read().rss_bytes for meter in meters)
+    for meter in meters:
+        with pytest.raises(OSError, match=r"No such process|Invalid|No such file"):
+            meter.read()
