@@ -106,7 +106,7 @@ class Audits:
         if isinstance(answer, LinnetError):
             metrics.AUDITS.labels(answer.code).inc()
             if isinstance(answer, Blocked):  # the user was deleted
-                self.end(session, "kicked", instance)
+                session.close(errors.CLOSE_BANNED, answer.code)
             elif session.again or cause == "resubscribe" or (session.behind is not None and session.behind.resyncing):
                 session.syncing = True  # whoever asks until then is answered by that
                 cause = "resubscribe" if session.again else cause  # the other question may have been that one
@@ -132,7 +132,7 @@ class Audits:
     def end(self, session: Session, status: str, instance: str) -> None:
         """The session is not its device's any more. The same client process may come back; another must not."""
         if status == "kicked":
-            session.close(errors.CLOSE_BANNED, "disconnected")
+            session.close(errors.CLOSE_ENDED, "ended")
         elif instance and instance == session.instance:
             session.close(errors.CLOSE_UNAVAILABLE, errors.retry_reason(0.1))
         else:

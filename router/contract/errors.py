@@ -168,6 +168,7 @@ CLOSE_UNAUTHORIZED: Final = 4500
 CLOSE_TOKEN_EXPIRED: Final = 4501
 CLOSE_BANNED: Final = 4502
 CLOSE_BAD_PROTOCOL: Final = 4503
+CLOSE_ENDED: Final = 4504  # a backend or the user ended this session: connect again when the user asks
 
 # What a refused `hello` or `auth` does to its connection, beside the `error` event.
 CLOSE_OF: Final[dict[str, int]] = {

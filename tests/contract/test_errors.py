@@ -18,6 +18,7 @@ PUBLIC = {
 HTTP_ONLY = {"forbidden", "method_not_allowed", "unsupported_media_type"}
 CLOSES = {
     1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 4000, 4001, 4002, 4003, 4008, 4409, 4500, 4501, 4502, 4503,
+    4504,
 }  # fmt: skip
 FUNCTIONS = Path(errors.__file__).parent.parent / "store/functions"
 

@@ -114,9 +114,9 @@ async def test_kick_ends_sessions_and_they_may_come_back(chat: System, names: Na
     await tablet.connect(chat.urls[1])
     await bob.connect(chat.urls[0])
     await chat.api("DELETE", f"/v1/sessions/{alice_}" + ("/phone" if which == "device" else ""))
-    assert (await phone.gone())[0] == 4502
+    assert await phone.gone() == (4504, "ended")
     if which == "user":
-        assert (await tablet.gone())[0] == 4502
+        assert await tablet.gone() == (4504, "ended")
     else:
         await tablet.ask("ping")
     await bob.ask("ping")

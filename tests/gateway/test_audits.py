@@ -147,7 +147,7 @@ async def test_a_kick_ends_the_session(valkey: EmbeddedValkey, device: str | Non
     async with world(valkey) as of:
         phone, laptop = await of.client("bob").connected(), await of.client("bob", "laptop").connected()
         await of.node.users.kick("bob", device)
-        assert await phone.closed() == (4502, "disconnected")
+        assert await phone.closed() == (4504, "ended")
         await of.settled()
         assert (laptop.connection.closed is None) == (device is not None)
 
@@ -172,7 +172,7 @@ async def test_a_hint_that_comes_while_an_audit_is_under_way_is_looked_into_afte
         ((reply, answer),) = held
         assert answer.status == "ok"
         reply(answer)
-        assert (await bob.closed())[0] == 4502
+        assert (await bob.closed())[0] == 4504
 
 
 async def test_redis_that_cannot_answer_ends_no_session(

@@ -80,7 +80,7 @@ async def test_a_session_that_started_before_a_kick_does_not_come_in(valkey: Emb
         bob.say("hello", token=token(of.node, "bob"))
         bob.session.started -= 60_000
         await of.node.users.kick("bob")
-        assert await bob.closed() == (4502, "disconnected")
+        assert await bob.closed() == (4504, "ended")
         kicked = await of.node.presence.clock_ms()
         await support.eventually(lambda: of.node.lease.now_ms() > kicked)
         await of.client("bob").connected()

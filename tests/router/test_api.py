@@ -830,3 +830,24 @@ async def test_groups_of_one_user_are_limited(valkey: EmbeddedValkey, monkeypatc
         assert await api.refused("POST", "/v1/conversations", ADA, given) == (429, "rate_limited")
         for _ in range(5):
             await api.ok("POST", "/v1/conversations", SERVER | {"Linnet-User": "ada"}, given)
+
+
+async def test_a_403_says_which_right_is_missing(valkey: EmbeddedValkey) -> None:
+    """The developer of a client learns which role the call takes, without trying."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob", "cy")
+        made = await api.ok(
+            "POST", "/v1/conversations", ADA, {"kind": "group", "members": {"bob": "admin", "cy": "member"}}
+        )
+        group = f"/v1/conversations/{made['conversation']}"
+
+        async def message(method: str, path: str, caller: dict[str, str], body: Any = None) -> str:
+            answer = await api.request(method, path, headers=caller, **({} if body is None else {"json": body}))
+            assert refusal(answer) == (403, "read_only")
+            return str(answer.json()["error"]["message"])
+
+        assert "owner or admin" in await message("PATCH", group, CY, {"title": "X"})
+        assert "role owner" in await message("DELETE", group, BOB)
+        assert "owner or admin" in await message("PUT", f"{group}/members/ada", CY, {"role": "member"})
+        assert "role owner" in await message("PUT", f"{group}/members/cy", BOB, {"role": "admin"})
+        assert "role owner" in await message("DELETE", f"{group}/members/ada", BOB)

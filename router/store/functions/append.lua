@@ -112,7 +112,7 @@ local function append(k, a)
 
   local role, joined = membership(h[2])
   if not role or role == '-' then return fail('NOTFOUND') end
-  if role == 'r' then return fail('READONLY_') end
+  if role == 'r' then return fail('READONLY_', 'readers may not write here') end
   if role == 'b' then return fail('BLOCKED') end
   if action ~= 'message' then
     target = string.format('%.0f', target)

@@ -18,11 +18,14 @@ local function high(role) return role == 'o' or role == 'a' end
 local function forbidden(a, kind, by, role, owners, size)
   local actor, user, action, wanted = a[4], a[5], a[6], a[7]
   if action == 'join' then return kind ~= 'c' and fail('NOTFOUND') or nil end
-  if kind == 'd' then return fail('READONLY_') end
+  if kind == 'd' then return fail('READONLY_', 'the members of a direct conversation never change') end
   if actor == '' then return nil end
   local leaves = action == 'remove' and actor == user
   local rises = action == 'put' and high(wanted)
-  if not leaves and by ~= 'o' and (by ~= 'a' or high(role) or rises) then return fail('READONLY_') end
+  if not leaves and by ~= 'o' and by ~= 'a' then return fail('READONLY_', 'this takes the role owner or admin') end
+  if not leaves and by == 'a' and (high(role) or rises) then
+    return fail('READONLY_', 'this takes the role owner: it concerns an owner or admin')
+  end
   if role == 'o' and owners <= 1 and (leaves and size > 1 or action == 'put' and wanted ~= 'o') then
     return fail('CONFLICT', OWNERLESS)
   end

@@ -9,7 +9,10 @@ local function title(k, a)
   local h = redis.call('HMGET', k[1], 'm', 'kind', 'u:' .. a[4])
   if not h[1] or a[4] ~= '' and not present(h[3]) then return fail('NOTFOUND') end
   local role = h[3] and string.sub(h[3], 1, 1)
-  if h[2] == 'd' or a[4] ~= '' and role ~= 'o' and role ~= 'a' then return fail('READONLY_') end
+  if h[2] == 'd' then return fail('READONLY_', 'a direct conversation has no title') end
+  if a[4] ~= '' and role ~= 'o' and role ~= 'a' then
+    return fail('READONLY_', 'this takes the role owner or admin')
+  end
   local last, count, cost, burst, wrote = struct.unpack(META, h[1])
   local w, err = enter(k[2], last, count, wrote, now_us(), 0, a[6], a[7], nil)
   if not w then return err end
