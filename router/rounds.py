@@ -1,18 +1,20 @@
-"""How a router works off what is due: claim a few in each partition, work on them at once, go on.
+"""How a router works off what is due: claim as many items as places are free, start them at once, go on.
 
 The partitions' due lists (dirty conversations, users to push to) are shared by all routers. A claim hides an item for
-a lease; who dies with claims in hand loses nothing, for the lease runs out and another router claims them.
+a lease. If a router dies with claims in hand, their leases run out and another router claims the items.
 
 Invariants
-- What is claimed is begun at once, so a lease covers the work and no waiting for it: never more than CHUNK × limit
-  items are in hand.
+- A round has CHUNK × limit places. A claim asks for no more items than places are free, and every claimed item starts
+  at once, so a lease covers the work and no waiting for it.
+- A slow item occupies its own place and delays no other item: claiming goes on while a place for one partition's claim
+  is free.
 - One item that fails stops no other: it is counted, the first trace of a round is logged, and its lease brings it
   back. Redis being away is no failure of the item.
 - Each round begins at a random partition, so routers that run in step do not fight over the same ones.
-- Told to stop, a round ends after the items in hand.
+- Told to stop, a round claims nothing more and ends after the items in hand; cancelled, it cancels them.
 
 Rejected: partitions owned by routers (a membership protocol for what a lease does); a queue between claiming and
-working (claims would age in it).
+working (claims would age in it); waiting for all items of a claim before the next (the slowest would delay the rest).
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import Final
 import msgspec
 from prometheus_client import Counter
 
+from router.contract import metrics
 from router.contract.errors import Unavailable
 from router.contract.keys import PARTITIONS
 
@@ -38,7 +41,7 @@ log = logging.getLogger("linnet.router")
 
 
 class Round(msgspec.Struct, frozen=True):
-    """What a round did; `full`: a partition had as many items as one claim takes, so more may be due."""
+    """The items that ended since the last report. `full`: a partition had as many as a claim takes, more may be due."""
 
     done: int = 0
     failed: int = 0
@@ -65,33 +68,63 @@ class Rounds:
         self._failures = failures
         self._limit = limit
         self._lease_ms = lease_ms
+        self._free = CHUNK * limit
+        self._freed = asyncio.Event()
+        self._results: list[Exception | None] = []
+        self._in_hand = metrics.ROUND_ITEMS.labels(name)
 
     async def run(self, stop: asyncio.Event, every_s: float) -> None:
         """Round after round until told to stop; at once where more is due, else with a pause."""
-        while not stop.is_set():
-            done = await self.round(stop)
-            if not done.full or done.failed or done.unavailable:
-                await pause(stop, every_s)
+        async with asyncio.TaskGroup() as group:
+            while not stop.is_set():
+                done = self._report(await self._claim_all(group, stop))
+                if not done.full or done.failed or done.unavailable:
+                    await pause(stop, every_s)
+        self._report(full=False)
 
-    async def round(self, stop: asyncio.Event | None = None) -> Round:
-        """All partitions once."""
+    async def round(self) -> Round:
+        """All partitions once, until the last item has ended."""
+        async with asyncio.TaskGroup() as group:
+            full = await self._claim_all(group, asyncio.Event())
+        return self._report(full)
+
+    async def _claim_all(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> bool:
+        """Claim from every partition once, as places come free; return whether a partition may have more."""
         start = random.randrange(PARTITIONS)
         parts = [(start + i) % PARTITIONS for i in range(PARTITIONS)]
-        results: list[Exception | None] = []
         full = False
-        for i in range(0, PARTITIONS, CHUNK):
-            if stop is not None and stop.is_set():
+        while parts:
+            await self._places()
+            if stop.is_set():
                 break
+            size = min(CHUNK, self._free // self._limit)
+            chunk, parts = parts[:size], parts[size:]
             try:
-                claims = await self._claim(parts[i : i + CHUNK], self._limit, self._lease_ms)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the others have their turn; `_told` logs it
-                results.append(error)
+                claims = await self._claim(chunk, self._limit, self._lease_ms)
+            except Exception as error:  # noqa: BLE001 - any error: the other partitions have their turn; it is reported
+                self._results.append(error)
                 continue
             full = full or any(len(items) >= self._limit for items in claims)
-            results += await asyncio.gather(*(self._tried(item) for items in claims for item in items))
-        return self._told(results, full)
+            for item in (item for items in claims for item in items):
+                self._free -= 1
+                self._in_hand.inc()
+                group.create_task(self._tried(item)).add_done_callback(self._ended)
+        return full
 
-    def _told(self, results: list[Exception | None], full: bool) -> Round:
+    async def _places(self) -> None:
+        """Wait until there are places for one partition's claim."""
+        while self._free < self._limit:
+            self._freed.clear()
+            await self._freed.wait()
+
+    def _ended(self, _task: asyncio.Task[None]) -> None:
+        self._free += 1
+        self._in_hand.dec()
+        self._freed.set()
+
+    def _report(self, full: bool) -> Round:
+        """Count and log the results since the last report."""
+        results, self._results = self._results, []
         faults = [error for error in results if error is not None and not isinstance(error, Unavailable)]
         if faults:
             self._failures.inc(len(faults))
@@ -99,12 +132,13 @@ class Rounds:
         unavailable = sum(isinstance(error, Unavailable) for error in results)
         return Round(results.count(None), len(faults), unavailable, full)
 
-    async def _tried(self, item: str) -> Exception | None:
+    async def _tried(self, item: str) -> None:
         try:
             await self._work(item)
-        except Exception as error:  # noqa: BLE001 - as above: one item never stops the others
-            return error
-        return None
+        except Exception as error:  # noqa: BLE001 - any error: one item never stops the others
+            self._results.append(error)
+        else:
+            self._results.append(None)
 
 
 async def pause(stop: asyncio.Event, seconds: float) -> None:

@@ -8,7 +8,8 @@ no read mark of the user has passed it within a heartbeat and ten seconds, whate
     Linnet-Signature: t=<unix seconds>,v1=<hex of HMAC-SHA256 over "<t>.<body>" with LINNET_WEBHOOK_SECRET>
 
 2xx settles it. 408, 429, 5xx, any other answer but a 4xx, and no answer are tried again, later and later, MAX_ATTEMPTS
-times; any 4xx else says that it never will be taken, and drops it.
+times, and not before the answer's Retry-After; any 4xx else says that it never will be taken, and drops it. An answer
+decides about its own post alone: the posts of other users go on.
 
 Invariants
 - What waits and how often it was tried stands in Redis: a router that dies loses none of it. So a post may be made
@@ -40,7 +41,7 @@ from router.contract.errors import NotFound
 from router.contract.packing import MAX_INTEGER, pack
 from router.contract.settings import Settings
 from router.finisher import push_after_ms
-from router.post import Poster, PostError
+from router.post import Answer, Poster, PostError
 from router.rounds import Rounds, every
 from router.store.conversations import Conversations, Head
 from router.store.pushes import Pushes, Waiting
@@ -187,11 +188,17 @@ class Webhooks:
     async def _tell(self, user: str, todo: Plan, attempts: int, now_ms: int) -> Verdict:
         """One post, and when to try again if that is to be."""
         notice = Notice(identity(user, todo.missed), now_ms, user, await self._describe(user, todo.missed))
-        status = await self._post(msgspec.json.encode(notice), now_ms // 1000)
-        result = verdict(status, attempts)
+        begun = perf_counter()
+        answer = await self._post(msgspec.json.encode(notice), now_ms // 1000)
+        spent_s = perf_counter() - begun
+        metrics.WEBHOOK_SECONDS.observe(spent_s)
+        result = verdict(answer.status if answer else None, attempts)
         metrics.WEBHOOKS.labels(result).inc()
         if result == "retried":
-            await self._pushes.retry(user, now_ms + round(1000 * backoff_s(attempts, random.random())))
+            wait_s = backoff_s(attempts, random.random())
+            if answer is not None and answer.retry_after_s:
+                wait_s = max(wait_s, spent_s + answer.retry_after_s)
+            await self._pushes.retry(user, now_ms + round(1000 * wait_s))
         return result
 
     async def _describe(self, user: str, missed: Mapping[str, int]) -> list[Missed]:
@@ -203,19 +210,16 @@ class Webhooks:
             if head is not None
         ]
 
-    async def _post(self, body: bytes, at_s: int) -> int | None:
-        """The status of the answer, None if there was none."""
+    async def _post(self, body: bytes, at_s: int) -> Answer | None:
+        """The answer, None if there was none."""
         headers = [("Content-Type", "application/json"), ("Linnet-Signature", signature(self._secret, at_s, body))]
-        begun = perf_counter()
         try:
-            status = await self._poster.post(headers, body)
+            answer = await self._poster.post(headers, body)
         except PostError as error:
             self._told(str(error))
             return None
-        finally:
-            metrics.WEBHOOK_SECONDS.observe(perf_counter() - begun)
-        self._told("" if 200 <= status < 300 else f"status {status}")
-        return status
+        self._told("" if 200 <= answer.status < 300 else f"status {answer.status}")
+        return answer
 
     def _told(self, fault: str) -> None:
         """Log when posts begin to fail and when they get through again, not each."""

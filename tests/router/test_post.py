@@ -8,7 +8,7 @@ from typing import TypeAlias
 import pytest
 
 from router.contract.errors import StartupError
-from router.post import MAX_ANSWER_BYTES, Poster, PostError
+from router.post import MAX_ANSWER_BYTES, MAX_RETRY_AFTER_S, Answer, Poster, PostError, retry_after_s
 
 Handle: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -68,8 +68,8 @@ async def test_posts_share_a_connection() -> None:
             writer.write(b"HTTP/1.1 202 Accepted\r\nContent-Length: 3\r\n\r\n" + body)
 
     async with serving(handle) as url, poster(url) as post:
-        assert await post.post([("X-Mark", "a")], b"one") == 202
-        assert await post.post([], b"two") == 202
+        assert (await post.post([("X-Mark", "a")], b"one")).status == 202
+        assert (await post.post([], b"two")).status == 202
     assert connections == 1
     assert heads[0].startswith("POST /hook?key=1 HTTP/1.1\r\n")
     assert "X-Mark: a\r\n" in heads[0]
@@ -86,8 +86,8 @@ async def test_a_kept_connection_that_was_closed_is_no_failure() -> None:
             await request(reader)
 
     async with serving(handle) as url, poster(url) as post:
-        assert await post.post([], b"one") == 200
-        assert await post.post([], b"two") == 200
+        assert (await post.post([], b"one")).status == 200
+        assert (await post.post([], b"two")).status == 200
     assert bodies == [b"one", b"two"]
 
 
@@ -107,8 +107,74 @@ async def test_redirects_are_an_answer_like_any_other() -> None:
             await writer.drain()
 
         async with serving(handle) as url, poster(url) as post:
-            assert await post.post([], b"x") == 307
+            assert (await post.post([], b"x")).status == 307
     assert asked == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (b"120", 120.0),
+        (b" 7 ", 7.0),
+        (b"Fri, 27 Nov 2026 12:00:30 GMT", 30.0),
+        (b"Fri, 27 Nov 2026 11:00:00 GMT", 0.0),  # past
+        (b"0", 0.0), (b"-5", 0.0), (b"soon", 0.0), (b"1.5", 0.0), (b"\xff", 0.0),
+        (b"9" * 5000, 0.0),  # more digits than int() takes
+        (b"999999999", MAX_RETRY_AFTER_S),
+        (b"Fri, 27 Nov 9999 12:00:00 GMT", MAX_RETRY_AFTER_S),
+    ],
+)  # fmt: skip
+def test_retry_after_is_seconds_or_a_date_and_bounded(value: bytes, seconds: float) -> None:
+    """Both forms of RFC 9110; a malformed one asks for nothing, and no receiver can put a post off for ever."""
+    assert retry_after_s(value, 1_795_780_800.0) == seconds
+
+
+async def test_an_answer_bears_its_retry_after() -> None:
+    """The header is found in whatever case, and its absence is 0."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(b"HTTP/1.1 429 x\r\nretry-AFTER: 30\r\nContent-Length: 0\r\n\r\n")
+        await request(reader)
+        writer.write(b"HTTP/1.1 503 x\r\nContent-Length: 0\r\n\r\n")
+
+    async with serving(handle) as url, poster(url) as post:
+        assert await post.post([], b"x") == Answer(429, 30.0)
+        assert await post.post([], b"x") == Answer(503, 0.0)
+
+
+async def test_posts_share_one_lookup_of_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that does not answer occupies one thread, however many posts wait; each post ends in its time."""
+    lookups = 0
+
+    async def unanswered() -> list[str]:
+        nonlocal lookups
+        lookups += 1
+        await asyncio.Event().wait()
+        return []
+
+    async with poster("http://backend.example/hook", 0.2) as post:
+        monkeypatch.setattr(post, "_look_up", unanswered)
+        answers = await asyncio.gather(*(post.post([], b"x") for _ in range(20)), return_exceptions=True)
+        answers += await asyncio.gather(post.post([], b"x"), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {PostError}
+    assert lookups == 1
+
+
+async def test_an_address_that_refuses_is_followed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with several addresses is reached while one of them accepts."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async with serving(handle) as url, poster(url) as post:
+
+        async def both() -> list[str]:
+            return ["127.0.0.2", "127.0.0.1"]
+
+        monkeypatch.setattr(post, "_look_up", both)
+        assert (await post.post([], b"x")).status == 200
 
 
 async def test_a_dribbled_answer_ends_with_the_time_limit() -> None:
@@ -138,8 +204,8 @@ async def test_an_endless_answer_is_cut_off() -> None:
             await writer.drain()
 
     async with serving(handle) as url, poster(url) as post:
-        assert await post.post([], b"x") == 200
-        assert await post.post([], b"x") == 200
+        assert (await post.post([], b"x")).status == 200
+        assert (await post.post([], b"x")).status == 200
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort"])

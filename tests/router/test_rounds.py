@@ -6,9 +6,11 @@ from collections.abc import Sequence
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
+from router.contract import metrics
 from router.contract.errors import Unavailable
 from router.contract.keys import PARTITIONS
 from router.rounds import CHUNK, Rounds, every
+from tests import support
 
 
 class Due:
@@ -46,6 +48,87 @@ async def test_a_round_visits_every_partition_with_a_bound_on_what_is_in_hand() 
     assert (result.done, result.full) == (2 * PARTITIONS, True)
     assert due.most_in_hand == 2 * CHUNK
     assert not (await due.rounds().round()).full
+
+
+class Slow(Due):
+    """Items that begin with `slow` end when the test says so."""
+
+    def __init__(self, due: dict[int, list[str]]) -> None:
+        super().__init__(due)
+        self.begun: list[str] = []
+        self.released = asyncio.Event()
+
+    async def work(self, item: str) -> None:
+        self.begun.append(item)
+        if item.startswith("slow"):
+            await self.released.wait()
+        await super().work(item)
+
+
+async def test_a_slow_item_delays_no_other() -> None:
+    """While one item is worked on, all others are, even those that become due later in its own partition."""
+    due = Slow({part: [f"{part}.{i}" for i in range(3)] for part in range(PARTITIONS)} | {7: ["slow"]})
+    stop = asyncio.Event()
+    run = asyncio.create_task(due.rounds().run(stop, 0))
+    await support.eventually(lambda: len(due.worked) == 3 * (PARTITIONS - 1))
+    due.due[7] = ["late"]
+    await support.eventually(lambda: due.worked[-1] == "late")
+    stop.set()
+    due.released.set()
+    await run
+    assert due.worked[-1] == "slow"
+
+
+async def test_claims_wait_for_free_places() -> None:
+    """With every place taken nothing more is claimed; each pair of places that comes free is used at once."""
+    due = Slow({part: [f"slow{part}.{i}" for i in range(2)] for part in range(PARTITIONS)})
+    stop = asyncio.Event()
+    run = asyncio.create_task(due.rounds().run(stop, 0))
+    await support.eventually(lambda: len(due.begun) == 2 * CHUNK)
+    assert sum(map(len, due.due.values())) == 2 * (PARTITIONS - CHUNK)
+    due.released.set()
+    await support.eventually(lambda: len(due.worked) == 2 * PARTITIONS)
+    stop.set()
+    await run
+    assert due.most_in_hand <= 2 * CHUNK
+
+
+async def test_a_run_told_to_stop_ends_after_the_items_in_hand() -> None:
+    """Nothing more is claimed, what is in hand is ended, and a failure of it is still reported."""
+    due = Slow({3: ["slow", "b"]})
+    rounds, stop = due.rounds(), asyncio.Event()
+    run = asyncio.create_task(rounds.run(stop, 0))
+    await support.eventually(lambda: due.worked == ["b"])
+    stop.set()
+    due.due[3] = ["more"]
+    due.released.set()
+    await run
+    assert due.worked == ["b", "slow"]
+    assert metrics.ROUND_ITEMS.labels("test")._value.get() == 0
+
+
+async def test_a_cancelled_run_cancels_the_items_in_hand() -> None:
+    """A process that cannot wait any longer leaves no work behind; the lease brings the item back."""
+    due = Slow({3: ["slow"]})
+    run = asyncio.create_task(due.rounds().run(asyncio.Event(), 0))
+    await support.eventually(lambda: due.begun == ["slow"])
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    due.released.set()
+    assert due.worked == []
+    assert metrics.ROUND_ITEMS.labels("test")._value.get() == 0
+
+
+async def test_an_item_that_raises_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More items than there are places fail, and all are tried."""
+    due = Due({part: [f"{part}.{i}" for i in range(2)] for part in range(PARTITIONS)})
+
+    async def broken(_item: str) -> None:
+        raise ValueError("broken")
+
+    monkeypatch.setattr(due, "work", broken)
+    assert (await due.rounds().round()).failed == 2 * PARTITIONS
 
 
 async def test_a_run_goes_on_at_once_while_more_is_due_until_told_to_stop(

@@ -16,6 +16,7 @@ from router.contract import keys, metrics
 from router.finisher import Finisher, push_after_ms
 from router.store.pushes import Wait, Waiting
 from router.webhooks import CONVERSATIONS, MAX_ATTEMPTS, Plan, Webhooks, backoff_s, plan, unseen, verdict
+from tests import support
 from tests.router.test_post import request, serving
 from tests.router.world import SECRET, World, settings, world
 
@@ -28,6 +29,9 @@ class Hook:
     def __init__(self) -> None:
         self.url = ""
         self.status = 200
+        self.retry_after = ""
+        self.held = ""  # the user whose posts get no answer until `released`
+        self.released = asyncio.Event()
         self.heads: list[str] = []
         self.bodies: list[bytes] = []
 
@@ -40,7 +44,10 @@ class Hook:
             head, body = await request(reader)
             self.heads.append(head)
             self.bodies.append(body)
-            writer.write(f"HTTP/1.1 {self.status} x\r\nContent-Length: 0\r\n\r\n".encode())
+            if self.held and json.loads(body)["user"] == self.held:
+                await self.released.wait()
+            fields = f"Retry-After: {self.retry_after}\r\n" if self.retry_after else ""
+            writer.write(f"HTTP/1.1 {self.status} x\r\n{fields}Content-Length: 0\r\n\r\n".encode())
 
 
 class Scene(World):
@@ -290,6 +297,42 @@ async def test_two_routers_post_once(valkey: EmbeddedValkey) -> None:
         another.close()
         assert sum(one.done for one in rounds) == 1
         assert len(s.hook.notices) == 1
+
+
+async def test_a_slow_answer_delays_only_its_own_post(valkey: EmbeddedValkey) -> None:
+    """While the post for one user is unanswered, users whose deadlines come later are posted and settled."""
+    async with scene(valkey) as s:
+        s.hook.held = "bob"
+        s.webhooks._push_after_ms = 0
+        with valkey.client() as redis:
+            redis.zadd(keys.push(keys.partition("bob")), {"bob": 1})
+            stop = asyncio.Event()
+            run = asyncio.create_task(s.webhooks.run(stop))
+            await support.eventually(lambda: len(s.hook.notices) == 1)
+            s.conv = await s.direct("ann", "cid")
+            await s.armed()
+            redis.zadd(keys.push(keys.partition("cid")), {"cid": 1})
+        await support.eventually(lambda: [notice["user"] for notice in s.hook.notices] == ["bob", "cid"])
+        await support.eventually(lambda: s.deadline("cid") is None)
+        assert s.deadline("bob") is not None
+        stop.set()
+        s.hook.released.set()
+        await run
+        assert await s.waits() == {}
+
+
+@pytest.mark.parametrize(("status", "asked", "wait_s"), [(429, "120", 120), (503, "600", 600), (503, "1", 2.5)])
+async def test_a_retry_waits_at_least_as_long_as_the_answer_asks(
+    valkey: EmbeddedValkey, status: int, asked: str, wait_s: float
+) -> None:
+    """Retry-After puts the user's next post off; a short one does not shorten the backoff."""
+    async with scene(valkey) as s:
+        s.hook.status, s.hook.retry_after = status, asked
+        now = s.at + LATER_MS
+        await s.webhooks.push("bob", now)
+        deadline = s.deadline()
+        assert deadline is not None
+        assert deadline >= now + 1000 * wait_s
 
 
 async def test_the_backlog_is_measured(valkey: EmbeddedValkey) -> None:
