@@ -36,7 +36,7 @@ from router.store.presence import state
 async def create_account(call: Call, given: NewAccount) -> AccountMade:
     """Make an account."""
     call.services.addresses.spend(call.address)
-    password = await call.services.passwords.hash(given.password)
+    password = await call.services.passwords.hash(given.password, given.user)
     await call.services.accounts.create(given.user, password.decode(), given.name)
     return AccountMade(given.user, given.name)
 

@@ -21,6 +21,15 @@ AccountName = Annotated[
 ]
 Title = Annotated[str, Meta(max_length=256)]
 Password = Annotated[str, Meta(min_length=1, max_length=256)]
+NewPassword = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=256,
+        description="At least `LINNET_PASSWORD_MIN` (8) characters, none of them a control or invisible one; not the"
+        " user's name. Compared in its composed form (RFC 8265, OpaqueString).",
+    ),
+]
 PageLimit = Annotated[int, Meta(ge=1, le=200)]
 Cursor = Annotated[int, Meta(ge=0, le=2**63 - 1, description="Opaque: `cursor` of the page before.")]
 
@@ -43,7 +52,7 @@ class Error(Struct, frozen=True):
 
 class NewAccount(Struct, frozen=True):
     user: AccountName
-    password: Password
+    password: NewPassword
     name: Annotated[str, Meta(max_length=128, description="As others see it.")] = ""
 
 

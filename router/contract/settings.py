@@ -80,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         bool, Meta(description="whether accounts and login are served; off with an outside identity provider")
     ] = True
     token_ttl_s: Annotated[float, Meta(gt=0, description="how long a token from login or /v1/tokens is valid")] = 86_400
+    password_min: Annotated[int, Meta(ge=1, le=256, description="characters that a new password needs")] = 8
     # -- connections
     max_connections: Annotated[int, Meta(ge=1, description="connections of one gateway; more are refused with 503")] = (
         20_000

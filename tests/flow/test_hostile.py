@@ -567,8 +567,8 @@ async def test_no_name_becomes_another_key(chat: System, names: Names) -> None:
         for name in NAMES:
             quoted = quote(name, safe="")
             calls: list[tuple[str, str, Any, dict[str, Any]]] = [
-                ("POST", "/v1/accounts", {"user": name, "password": "x"}, {}),
-                ("POST", "/v1/login", {"user": name, "password": "x"}, {}),
+                ("POST", "/v1/accounts", {"user": name, "password": "correct horse"}, {}),
+                ("POST", "/v1/login", {"user": name, "password": "correct horse"}, {}),
                 ("POST", "/v1/tokens", {"user": name}, {}),
                 ("POST", "/v1/conversations", {"kind": "group", "members": [name]}, {}),
                 ("POST", "/v1/messages", {"from": eve_, "to": f"@{name}", "body": 1}, {}),

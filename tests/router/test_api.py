@@ -102,6 +102,15 @@ async def test_who_knows_the_password_is_not_limited_by_guesses(valkey: Embedded
             await api.ok("POST", "/v1/login", {}, {"user": "ada", **PASSWORD})
 
 
+async def test_weak_passwords_make_no_account(valkey: EmbeddedValkey) -> None:
+    """As short as the setting allows is enough; shorter, or the name, is refused and leaves the name free."""
+    async with serve(valkey, password_min=10) as api:
+        for password in ("012345678", "Adalovelace"):
+            given = {"user": "adalovelace", "password": password}
+            assert await api.refused("POST", "/v1/accounts", {}, given) == (422, "bad_command")
+        await api.ok("POST", "/v1/accounts", {}, {"user": "adalovelace", "password": "0123456789"})
+
+
 async def test_wrong_logins_of_strangers_do_not_lock_the_owner_out(valkey: EmbeddedValkey) -> None:
     """While strangers use up the guesses at a name, its owner logs in from an address that did so before, and from any
     address with a token, expired or not. No forged token and no token of another user has this effect."""

@@ -6,16 +6,16 @@ import threading
 import pytest
 
 from router import passwords
-from router.contract.errors import Unavailable
+from router.contract.errors import BadCommand, Unavailable
 from router.passwords import Passwords
 
 
 async def test_only_the_password_matches_its_hash() -> None:
     """A hash is argon2id, salted, and accepts its own password alone."""
-    service = Passwords()
-    stored = await service.hash("päss wörd")
+    service = Passwords(8)
+    stored = await service.hash("päss wörd", "ada")
     assert stored.startswith(b"$argon2id$")
-    assert stored != await service.hash("päss wörd")
+    assert stored != await service.hash("päss wörd", "ada")
     assert await service.verify(stored, "päss wörd")
     assert not await service.verify(stored, "pass word")
     assert not await service.verify(b"not a hash", "päss wörd")
@@ -32,9 +32,9 @@ async def test_nobodys_password_costs_the_same_work(monkeypatch: pytest.MonkeyPa
         return matches(stored, password)
 
     monkeypatch.setattr(passwords, "_matches", noted)
-    service = Passwords()
-    stored = await service.hash("a")
-    assert not await service.verify(None, "a")
+    service = Passwords(8)
+    stored = await service.hash("long enough", "ada")
+    assert not await service.verify(None, "long enough")
     assert not await service.verify(None, "nobody's")
     parameters = stored.decode().rsplit("$", 2)[0]
     assert [one.rsplit("$", 2)[0] for one in checked] == [parameters] * 2
@@ -44,7 +44,7 @@ async def test_nobodys_password_costs_the_same_work(monkeypatch: pytest.MonkeyPa
 async def test_a_flood_is_refused_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What exceeds the bound is told to come again at once; abandoned work counts until done; then all is free."""
     monkeypatch.setattr(passwords, "WAITING", 2)
-    service = Passwords()
+    service = Passwords(8)
     hasher, free = passwords._hasher, threading.Event()
 
     class Held:
@@ -53,14 +53,53 @@ async def test_a_flood_is_refused_and_passes(monkeypatch: pytest.MonkeyPatch) ->
             return hasher.hash(password)
 
     monkeypatch.setattr(passwords, "_hasher", Held())
-    accepted = [asyncio.ensure_future(service.hash("a")) for _ in range(passwords.THREADS + 2)]
+    accepted = [asyncio.ensure_future(service.hash("long enough", "ada")) for _ in range(passwords.THREADS + 2)]
     await asyncio.gather(*(asyncio.sleep(0) for _ in accepted))
     accepted[0].cancel()
     with pytest.raises(Unavailable) as refusal:
-        await service.hash("a")
+        await service.hash("long enough", "ada")
     assert refusal.value.retry_after
     free.set()
     done = await asyncio.gather(*accepted, return_exceptions=True)
     assert sum(isinstance(one, bytes) for one in done) == len(accepted) - 1
-    assert await service.hash("a")
+    assert await service.hash("long enough", "ada")
+    service.close()
+
+
+async def test_a_password_matches_however_its_characters_are_composed() -> None:
+    """Composed, decomposed, and with another kind of space; what looks alike and is another character does not."""
+    service = Passwords(8)
+    stored = await service.hash("caf\u00e9 au lait", "ada")
+    for typed in ("caf\u00e9 au lait", "cafe\u0301 au lait", "caf\u00e9\u3000au\u00a0lait"):
+        assert await service.verify(stored, typed)
+    for typed in ("cafe au lait", "caf\u00e9 au l\u0430it", "Caf\u00e9 au lait", "caf\u00e9\u200b au lait"):
+        assert not await service.verify(stored, typed)
+    service.close()
+
+
+@pytest.mark.parametrize("typed", ["cafe\u0301 au lait", "tab\tand null\0", "a", "ada"])
+async def test_hashes_of_passwords_as_typed_still_match(typed: str) -> None:
+    """Hashes made before there was a form and before there were rules."""
+    service = Passwords(8)
+    assert await service.verify(passwords._hasher.hash(typed).encode(), typed)
+    service.close()
+
+
+@pytest.mark.parametrize(
+    ("password", "why"),
+    [
+        ("seven c", "at least 8"),
+        ("e\u0301" * 7, "at least 8"),
+        ("ADA.Lovelace", "name"),
+        ("tab\tis a control", "control"),
+        ("zero\u200bwidth", "invisible"),
+        ("\u202eoverride", "invisible"),
+        ("\ud800 is no character", "unassigned"),
+    ],
+)
+async def test_passwords_that_are_refused_for_new(password: str, why: str) -> None:
+    """Too short as it counts when composed, the user's own name, characters that the form does not allow."""
+    service = Passwords(8)
+    with pytest.raises(BadCommand, match=why):
+        await service.hash(password, "ada.lovelace")
     service.close()
