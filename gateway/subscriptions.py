@@ -10,7 +10,9 @@ Invariant: a channel is subscribed while somebody here needs it; `hubs` and `use
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import logging
+import math
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -30,6 +32,10 @@ REPAIR_EVENTS: Final = 256
 RETRY_S: Final = 1.0
 # How many hubs or sessions one turn of the loop asks for after a subscription was lost.
 STEP: Final = 200
+LOG_S: Final = 60.0
+UNREADABLE: Final = metrics.REDIS_ERRORS.labels("unreadable")
+
+log = logging.getLogger("linnet.gateway")
 
 Ready = Callable[[bool], None]
 
@@ -42,6 +48,7 @@ class Subscriptions:
         self.hubs: dict[str, Hub] = {}
         self.users: dict[str, UserHub] = {}
         self._channels: dict[bytes, Hub | UserHub | None] = {}
+        self._logged_at = -math.inf  # when the last unreadable message was logged
 
     # -- who needs what
 
@@ -113,23 +120,47 @@ class Subscriptions:
     # -- what comes
 
     def received(self, messages: list[tuple[bytes, bytes]]) -> None:
-        """All that one read of the bus brought: hubs first take everything, then write it joined."""
+        """All that one read of the bus brought: hubs first take everything, then write it joined.
+
+        A payload that cannot be read (it is neither an event nor a signal) is counted and passed over, as the rest of
+        its batch must not be lost with it.
+        """
         touched: dict[Hub, None] = {}
+        rest = iter(messages)
+        while True:
+            try:
+                self._receive(rest, touched)
+                break
+            except Exception as error:  # noqa: BLE001 - what one payload raises must not cost the payloads behind it
+                self._unreadable(error)
+        for hub in touched:
+            try:
+                hub.flush()
+            except Exception as error:  # noqa: BLE001 - the same, of one hub
+                self._unreadable(error)
+
+    def _receive(self, messages: Iterator[tuple[bytes, bytes]], touched: dict[Hub, None]) -> None:
         channels = self._channels
         for channel, payload in messages:
             hub = channels.get(channel)
             if hub.__class__ is Hub:
                 if stamp.is_event(payload):
-                    hub.receive(payload)
                     touched[hub] = None
+                    hub.receive(payload)
                 else:
                     self._whisper(hub, payload)
             elif hub is not None:
                 hub.receive(payload)
             elif channel in channels:
                 self._touched(payload)
-        for hub in touched:
-            hub.flush()
+
+    def _unreadable(self, error: Exception) -> None:
+        UNREADABLE.inc()
+        now = self._node.loop.time()
+        if now > self._logged_at + LOG_S:
+            self._logged_at = now
+            log.error("a message from Redis could not be processed; others of the next minute are counted",
+                      exc_info=error)  # fmt: skip
 
     def _touched(self, payload: bytes) -> None:
         signal = signals.decode(payload)

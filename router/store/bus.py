@@ -16,7 +16,11 @@ Invariants
   no harm. Confirmations come in the order of requests: a waiter is tied to the last one in flight, not to channels.
 - A connection that is up but deaf (a cut-off server, a lost subscription) is noticed: the command connection
   publishes to `echo` every second, and `DEAF_ECHOES` of them in a row unheard end it. Only echoes that Redis has
-  confirmed count, and no clock does: neither a stalled loop nor a stalled Redis makes the bus deaf.
+  confirmed count, and no clock does: neither a stalled loop nor a stalled Redis makes the bus deaf. If the connection
+  that was dialed after that is deaf too, commands and subscriptions may be on two servers (an address that moved):
+  then all connections are dialed anew.
+- A connection that is mute (echoes come, confirmations do not) is noticed: if the oldest request makes no progress
+  while `MUTE_ECHOES` echoes come, the connection ends.
 
 Rejected: redis-py's PubSub (7 µs a message against 1.2, and a lost connection is silent); a future per channel;
 waiting for the confirmation of single channels (a map of 10,000 entries for what an order already says).
@@ -47,6 +51,7 @@ CHUNK: Final = 500  # channels of one request
 MAX_REQUESTS: Final = 10_000  # unconfirmed; a server so far behind is dropped, and the restore asks for what is left
 ECHO_S: Final = 1.0
 DEAF_ECHOES: Final = 3
+MUTE_ECHOES: Final = 5
 
 log = logging.getLogger("linnet.redis")
 
@@ -61,6 +66,7 @@ class BusStatistics(msgspec.Struct, frozen=True):
     read_bytes: int
     reconnects: int
     deaf: int
+    mute: int
     taken_away: int
     callback_errors: int
 
@@ -107,9 +113,12 @@ class Bus(Link):
         self._was_lost = False
         self._published = self._heard = 0  # echoes
         self._unheard = 0  # of those that Redis has confirmed, since the last one heard
+        self._deaf_dials = 0  # connections in a row that ended deaf, since the last echo heard
+        self._awaited: tuple[_Request, int] | None = None  # the oldest request and its progress, at the last echo
+        self._mute = 0  # echoes heard since that made progress
         self._timer: asyncio.TimerHandle | None = None
         self.restored = False
-        self.messages = self.batches = self.deaf = self.taken_away = self.callback_errors = 0
+        self.messages = self.batches = self.deaf = self.mute = self.taken_away = self.callback_errors = 0
 
     # -- what callers do
 
@@ -147,6 +156,7 @@ class Bus(Link):
             read_bytes=self.read_bytes,
             reconnects=self.reconnects,
             deaf=self.deaf,
+            mute=self.mute,
             taken_away=self.taken_away,
             callback_errors=self.callback_errors,
         )
@@ -273,7 +283,12 @@ class Bus(Link):
     def _tick(self) -> None:
         if self._unheard >= DEAF_ECHOES:
             self.deaf += 1
+            self._deaf_dials += 1
             self.drop("it is up and hears nothing")
+            if self._deaf_dials > 1:
+                self._deaf_dials = 0
+                for link in self._client.links:
+                    link.drop("subscriptions do not receive what is published here: it may be another server")
             return
         if self._client.available:
             self._published += 1
@@ -286,13 +301,25 @@ class Bus(Link):
             self._unheard += 1
 
     def _hear(self, payload: bytes) -> None:
-        self._heard = int(payload)
-        self._unheard = 0
+        try:
+            self._heard = int(payload)
+        except ValueError:  # not ours
+            return
+        self._unheard = self._deaf_dials = 0
+        oldest = self._requests[0] if self._requests else None
+        awaited = None if oldest is None else (oldest, oldest.confirmed)
+        self._mute = self._mute + 1 if awaited is not None and awaited == self._awaited else 0
+        self._awaited = awaited
+        if self._mute >= MUTE_ECHOES:
+            self._mute = 0
+            self.mute += 1
+            self.drop("it does not confirm what we ask for")
 
     # -- up and down
 
     def opened(self) -> None:
         self._heard, self._unheard = self._published, 0
+        self._awaited, self._mute = None, 0
         self._adding = set(self._wanted)
         self._waiting.append(self._all_confirmed)
         self._flush()

@@ -39,6 +39,7 @@ class RedisObserver:
             metrics.CHANNELS.set(bus.channels)
             self._raise(metrics.REDIS_RECONNECTS, "bus", bus.reconnects)
             self._raise(metrics.REDIS_ERRORS, "deaf", bus.deaf)
+            self._raise(metrics.REDIS_ERRORS, "mute", bus.mute)
             self._raise(metrics.REDIS_ERRORS, "taken_away", bus.taken_away)
             callbacks += bus.callback_errors
         self._raise(metrics.REDIS_ERRORS, "callback", callbacks)

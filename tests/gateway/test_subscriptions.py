@@ -220,6 +220,31 @@ async def test_a_signal_of_a_later_version_costs_nothing_else(valkey: EmbeddedVa
         assert of.node.bus.statistics().callback_errors == 0
 
 
+@pytest.mark.parametrize("junk", [b"", b"\x80", b"\x89junk", b"\x8a" + b"\xff" * 200])
+async def test_payload_that_is_no_event_costs_nothing_else(valkey: EmbeddedValkey, junk: bytes) -> None:
+    """The events of its batch are delivered, on every kind of channel."""
+    async with world(valkey) as of:
+        group, direct = await of.group("ann", "bob"), await of.direct("ann", "bob")
+        bob = await of.client("bob").connected()
+        bob.say("presence", users=["ann"], watch=True)
+        await bob.event("presence")
+        batches: list[list[tuple[bytes, bytes]]] = []
+        received = of.node.bus._on_messages
+        of.node.bus._on_messages = batches.append
+        await of.say("ann", group, "in the group")
+        await of.say("ann", direct, "direct")
+        await support.eventually(lambda: sum(map(len, batches)) >= 2)
+        of.node.bus._on_messages = received
+        spoilt = [
+            (channel.encode(), junk)
+            for channel in (keys.conversation_channel(group), keys.user_channel("bob"), keys.presence_channel("ann"))
+        ]
+        received([*spoilt, *(message for batch in batches for message in batch)])
+        await bob.event("message", body="direct")
+        await bob.event("message", body="in the group")
+        assert of.node.bus.statistics().callback_errors == 0
+
+
 async def test_typing_in_a_group_reaches_everybody_else_in_both_codecs(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         group = await of.group("ann", "bob", "cid")

@@ -304,6 +304,57 @@ class TestDeafness:
             assert listener.told == []
             assert listener.bus.statistics().deaf == 0
 
+    async def test_bus_deaf_again_after_a_fresh_dial_drops_the_command_connection(
+        self, valkey: EmbeddedValkey, own_valkey: EmbeddedValkey
+    ) -> None:
+        """An address that moved: subscriptions are on one server, commands on another. Both meet on the new one."""
+        async with proxied(valkey.url) as proxy:
+            client = await Client.connect(proxy.url, library=LIBRARY)
+            try:
+                proxy.server = address(own_valkey.url)  # for whatever is dialed from here on
+                listener = Listener(client, proxy.url)
+                await listener.bus.connect(10)
+                await support.eventually(lambda: client.statistics().hot.reconnects == 1)
+                await support.eventually(lambda: listener.bus.restored and client.available)
+                assert await listener.subscribed("a")
+                assert await listener.publish("a", "x") == 1
+                await listener.heard(b"x")
+            finally:
+                await listener.bus.close()
+                await client.close()
+
+    async def test_mute_connection_is_replaced(self, valkey: EmbeddedValkey) -> None:
+        """Echoes come and a confirmation does not: the connection ends, and the restore subscribes the channel."""
+        async with listening(valkey) as listener:
+            bus = listener.bus
+            assert await listener.subscribed("a")
+
+            class Mute:
+                """Swallows requests, as a proxy that lost them would."""
+
+                def write(self, _: bytes) -> None: ...
+                def is_closing(self) -> bool:
+                    return False
+
+            real, bus._transport = bus._transport, Mute()  # type: ignore[assignment]
+            waiting = asyncio.ensure_future(listener.subscribed("b"))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            bus._transport = real
+            assert await waiting is False
+            assert bus.statistics().mute == 1
+            await support.eventually(lambda: listener.told == ["lost", "restored"])
+            assert await listener.publish("b", "x") == 1
+            await listener.heard(b"x")
+
+    async def test_echo_that_is_no_number_is_passed_over(self, valkey: EmbeddedValkey) -> None:
+        async with listening(valkey) as listener:
+            assert await listener.subscribed("a")
+            assert await listener.publish("echo", "junk") == 1
+            assert await listener.publish("a", "x") == 1
+            await listener.heard(b"x")
+            assert listener.told == []
+
 
 async def test_lost_again_before_all_is_restored_is_one_loss(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
