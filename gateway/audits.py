@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 RECHECK_S: Final = 0.5
 FIRST_AUDIT_S: Final = 2.0
 STEP: Final = 200
-AUDITED: Final = {status: metrics.AUDITS.labels(status) for status in ("ok", "replaced", "kicked")}
+AUDITED: Final = {status: metrics.AUDITS.labels(status) for status in ("ok", "replaced", "kicked", "evicted")}
 
 
 class Audits:
@@ -133,6 +133,8 @@ class Audits:
         """The session is not its device's any more. The same client process may come back; another must not."""
         if status == "kicked":
             session.close(errors.CLOSE_ENDED, "ended")
+        elif status == "evicted":
+            session.close(errors.CLOSE_REPLACED, "another device took the place of this one: a user has at most 16")
         elif instance and instance == session.instance:
             session.close(errors.CLOSE_UNAVAILABLE, errors.retry_reason(0.1))
         else:

@@ -117,7 +117,15 @@ class Connects:
         # `ready` may come while `user()` is still running, so the hub is looked up.
         session.user_hub = self._node.subscriptions.users[session.user]
         session.user_hub.sessions.append(session)
-        question = replace(self._node.audits.question(session), register=True, cursors=connect.command.cursors or None)
+        self._register(session, connect, None)
+
+    def _register(self, session: Session, connect: Connect, living: tuple[str, ...] | None) -> None:
+        question = replace(
+            self._node.audits.question(session),
+            register=True,
+            cursors=connect.command.cursors or None,
+            living=living,
+        )
         self._node.users.sync(question, partial(self._synced, session, connect))
 
     def _synced(self, session: Session, connect: Connect, answer: Synced | LinnetError) -> None:
@@ -125,6 +133,12 @@ class Connects:
             return
         if isinstance(answer, LinnetError):
             self.refuse(session, connect.command, answer)
+            return
+        if answer.status == "crowded":
+            lease = self._node.lease
+            now_ms = lease.now_ms()
+            living = [name for name, row in lease.alive().items() if row.lease_until > now_ms]
+            self._register(session, connect, (*living, self._node.name))
             return
         if answer.status != "ok":
             self._node.audits.end(session, answer.status, "")

@@ -39,11 +39,14 @@ _SERVER: Final = 16  # bytes of `since` that name the server; the rest is what Z
 _ROW: Final = Packing(">ccQQQQQ")
 _pack = msgpack.Packer(use_bin_type=False).pack  # Lua's msgpack has no bin type
 
-Status: TypeAlias = Literal["ok", "replaced", "kicked"]
+Status: TypeAlias = Literal["ok", "replaced", "kicked", "evicted", "crowded"]
 
 
 class Sync(Struct, frozen=True, kw_only=True):
-    """Who asks, and since when. `since` is opaque; `cursors` replace what is stored, at registering only."""
+    """Who asks, and since when. `since` is opaque; `cursors` replace what is stored, at registering only.
+
+    `living`: the gateways that live, for a register that was answered `crowded`.
+    """
 
     user: str
     device: str
@@ -55,6 +58,7 @@ class Sync(Struct, frozen=True, kw_only=True):
     register: bool = False
     limit: int = PAGE
     cursors: dict[str, int] | None = None
+    living: tuple[str, ...] | None = None
 
 
 class Row(Struct, frozen=True):
@@ -106,8 +110,9 @@ class Users:
     def sync(self, s: Sync, reply: Callable[[Synced | LinnetError], None]) -> None:
         """Register (or audit) a session and say what moved.
 
-        `replaced` and `kicked` end the session. Registering may be refused: `RateLimited`, or `Blocked` for a user
-        who was deleted.
+        `replaced`, `kicked` and `evicted` (another device has taken its place) end the session. `crowded`: the user has
+        as many devices as may be and none has ended; register again with `living`. Registering may be refused:
+        `RateLimited`, or `Blocked` for a user who was deleted.
         """
         user = s.user
         rest = (
@@ -122,6 +127,7 @@ class Users:
             CONNECT_COST_US,
             CONNECT_BURST_US,
             [part for conv, seq in (s.cursors or {}).items() for part in (conv, str(seq))],
+            s.living,
         )
         self._client.call(
             "sync",

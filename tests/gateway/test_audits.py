@@ -152,6 +152,29 @@ async def test_a_kick_ends_the_session(valkey: EmbeddedValkey, device: str | Non
         assert (laptop.connection.closed is None) == (device is not None)
 
 
+async def test_a_phone_that_is_online_outlasts_tabs_that_have_ended(valkey: EmbeddedValkey) -> None:
+    """The seventeenth device takes the place of a session that ended with its gateway, though the phone is older."""
+    async with world(valkey) as of:
+        phone = await of.client("bob").connected()
+        for number in range(15):
+            await of.register(
+                "bob", f"tab-{number}", phone.session.started + 1 + number
+            )  # on a gateway without a lease
+        await of.client("bob", "laptop").connected()
+        await of.settled()
+        assert phone.session.state is State.READY
+        assert await of.redis.fetch("HEXISTS", keys.devices("bob"), "tab-0") == 0
+
+
+async def test_a_device_that_is_evicted_while_online_is_told_why(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as of:
+        phone = await of.client("bob").connected()
+        for number in range(15):
+            await of.client("bob", f"tab-{number}").connected()
+        await of.client("bob", "laptop").connected()
+        assert await phone.closed() == (4409, "another device took the place of this one: a user has at most 16")
+
+
 async def test_a_hint_that_comes_while_an_audit_is_under_way_is_looked_into_afterwards(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:

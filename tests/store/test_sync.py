@@ -168,8 +168,11 @@ async def test_an_audit_registers_again_what_was_lost(valkey: EmbeddedValkey) ->
         assert await called(users.exists, "ann")
 
 
-async def test_a_seventeenth_device_takes_the_place_of_the_oldest(valkey: EmbeddedValkey) -> None:
-    """Sixteen devices have rows; one more evicts the one that started first, its cursors too, and tells its session."""
+async def test_a_seventeenth_device_evicts_the_oldest_if_all_are_online(valkey: EmbeddedValkey) -> None:
+    """Sixteen devices have rows; one more evicts the one that started first, its cursors too, and tells its session.
+
+    That only happens once the caller has said which gateways live: until then no session is ended.
+    """
     async with connected(valkey) as client:
         users = Users(client)
         devices = [session(f"s-{i}", 100 + i, device=f"device-{i}") for i in range(16)]
@@ -177,12 +180,35 @@ async def test_a_seventeenth_device_takes_the_place_of_the_oldest(valkey: Embedd
             await register(users, who)
         await called(users.ack, "ann", "device-0", "s-0", {"d:ann:bob": 5})
         with Channel(valkey, keys.user_channel("ann")) as channel:
-            assert (await register(users, session("s-16", 116, device="device-16"))).status == "ok"
+            assert (await register(users, session("s-16", 116, device="device-16"))).status == "crowded"
+            assert (await audit(users, devices[0])).status == "ok"
+            last = session("s-16", 116, device="device-16", living=("node-1",))
+            assert (await register(users, last)).status == "ok"
         assert [signals.decode(payload) for payload in channel.heard] == [signals.Taken("device-0", "s-16", "")]
         assert await client.fetch("HLEN", keys.devices("ann")) == 16
         assert not await client.fetch("EXISTS", keys.cursor("ann", "device-0"))
-        assert (await audit(users, devices[0])).status == "replaced"
+        assert (await audit(users, devices[0])).status == "evicted"
         assert (await audit(users, devices[1])).status == "ok"
+
+
+async def test_a_seventeenth_device_evicts_an_ended_session_first(valkey: EmbeddedValkey) -> None:
+    """Of those that have ended the one seen longest ago; sessions on a gateway that died have ended, too."""
+    async with connected(valkey) as client:
+        users = Users(client)
+        devices = [session(f"s-{i}", 100 + i, device=f"device-{i}", node=f"node-{i}") for i in range(20)]
+        for who in devices[:16]:
+            await register(users, who)
+        for i, seen in ((9, 2_000), (5, 3_000)):
+            await called(users.away, "ann", f"device-{i}", f"s-{i}", seen)
+        living = tuple(f"node-{i}" for i in range(20) if i != 7)
+        for who in devices[16:18]:
+            assert (await register(users, who)).status == "ok"
+        left = {name.decode() for name in await client.fetch("HKEYS", keys.devices("ann"))}
+        assert left == {who.device for who in devices[:18]} - {"device-9", "device-5"}
+        assert (await register(users, devices[18])).status == "crowded"
+        assert (await register(users, msgspec.structs.replace(devices[18], living=living))).status == "ok"
+        assert (await audit(users, devices[0])).status == "ok"
+        assert (await audit(users, devices[7])).status == "evicted"
 
 
 async def test_a_kick_outlives_the_row_it_stands_in(valkey: EmbeddedValkey) -> None:
@@ -193,7 +219,7 @@ async def test_a_kick_outlives_the_row_it_stands_in(valkey: EmbeddedValkey) -> N
         for who in devices[:16]:
             await register(users, who)
         await users.kick("ann", "device-0")
-        assert (await register(users, devices[16])).status == "ok"
+        assert (await register(users, msgspec.structs.replace(devices[16], living=("node-1",)))).status == "ok"
         assert (await register(users, devices[0])).status == "kicked"
         assert (await audit(users, devices[0])).status == "kicked"
         assert (await audit(users, devices[1])).status == "ok"
