@@ -20,7 +20,7 @@ from loadtest.chaos import command as chaos
 from loadtest.load import local
 from loadtest.load.conductor import LoadFailed, Target, run
 from loadtest.load.results import Result
-from loadtest.load.scenarios.table import GATEWAYS, SCENARIOS
+from loadtest.load.scenarios.table import SCENARIOS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,12 +79,12 @@ def _add_outputs(one: argparse.ArgumentParser) -> None:
 
 
 def one_scenario(arguments: argparse.Namespace) -> Result:
-    struct = SCENARIOS[arguments.scenario].Options
-    given: dict[str, Any] = {name: getattr(arguments, name) for name in struct.__struct_fields__}
-    options = msgspec.convert(given, struct)
+    scenario = SCENARIOS[arguments.scenario]
+    given: dict[str, Any] = {name: getattr(arguments, name) for name in scenario.Options.__struct_fields__}
+    options = msgspec.convert(given, scenario.Options)
     if not arguments.target:
-        with local.deployment(arguments.durability, GATEWAYS.get(arguments.scenario, 2)) as target:
-            return run(arguments.scenario, options, target, arguments.workers)
+        with local.deployment(arguments.durability, scenario.gateways) as target:
+            return run(scenario, options, target, arguments.workers)
     target = Target(
         urls=arguments.target,
         api=arguments.api,
@@ -93,7 +93,7 @@ def one_scenario(arguments: argparse.Namespace) -> Result:
         jwt_secret=arguments.jwt_secret,
         server_key=arguments.server_key,
     )
-    return run(arguments.scenario, options, target, arguments.workers)
+    return run(scenario, options, target, arguments.workers)
 
 
 def _bench(arguments: argparse.Namespace) -> list[Result]:

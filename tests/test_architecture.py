@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from router.contract.settings import VERSION
 
@@ -103,6 +104,48 @@ def test_no_module_loads_itself() -> None:
         arrows = {name: others for name, others in arrows.items() if name not in ground}
 
 
+# The other parts of loadtest that each part imports. `base` are the modules beside the packages.
+LOADTEST: Final[dict[str, set[str]]] = {
+    "base": set(),
+    "load": {"base"},
+    "load.scenarios": {"load", "base"},
+    "bench": {"load.scenarios", "load"},
+    "peers": {"bench", "load.scenarios", "load", "base"},
+    "chaos.proof": set(),
+    "chaos": {"chaos.proof", "base"},
+    "canary": {"chaos", "chaos.proof", "base"},
+    "__main__": {"canary", "chaos", "bench", "load.scenarios", "load"},
+}
+
+
+def part_of_loadtest(name: str) -> str:
+    """Return the key of `LOADTEST` that a module belongs to."""
+    parts = name.split(".")[1:]
+    return next((part for part in (".".join(parts[:2]), parts[0]) if part in LOADTEST), "base")
+
+
+def test_loadtest_imports_only_downwards() -> None:
+    """The table holds for every import, also of an annotation, and it has no circle: each row names earlier rows."""
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in modules("loadtest")}
+    used: dict[str, set[str]] = {part: set() for part in LOADTEST}
+    for name, path in files.items():
+        if not name.endswith("__init__"):
+            used[part_of_loadtest(name)] |= {part_of_loadtest(other) for other in imports(path) if other in files}
+    assert {part: others - {part} for part, others in used.items()} == LOADTEST
+    rows = list(LOADTEST)
+    assert all(rows.index(other) < rows.index(part) for part, others in LOADTEST.items() for other in others)
+
+
+def test_loadtest_files_form_no_circle() -> None:
+    """Imports of annotations count, too."""
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in modules("loadtest")}
+    arrows = {name: {other for other in imports(path) if other in files} for name, path in files.items()}
+    while arrows:
+        ground = {name for name, others in arrows.items() if not others & arrows.keys()}
+        assert ground, f"a circle among {sorted(arrows)}"
+        arrows = {name: others for name, others in arrows.items() if name not in ground}
+
+
 def test_keys_are_spelled_in_one_file() -> None:
     """No file but keys.py spells a key or a channel."""
     spelled = re.compile(
@@ -125,7 +168,7 @@ def test_metrics_are_declared_in_one_file() -> None:
 
 def test_no_imports_in_package_maps() -> None:
     """Packages' __init__ files are maps, not code."""
-    for folder in ("gateway", "router"):
+    for folder in ("gateway", "router", "loadtest"):
         for path in modules(folder):
             if path.name == "__init__.py":
                 assert imports(path) == set(), path

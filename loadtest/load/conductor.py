@@ -11,6 +11,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -19,9 +20,8 @@ import msgspec
 from loadtest.api import Api
 from loadtest.limits import raise_file_limit
 from loadtest.load.client import Faults
-from loadtest.load.process import main
+from loadtest.load.process import Scenario, main
 from loadtest.load.results import Measurement, Result, measure
-from loadtest.load.scenarios.table import SCENARIOS
 from loadtest.load.worker import Plan
 from loadtest.meters import LocalProcess, Meter, meters, read_all
 
@@ -43,17 +43,16 @@ class LoadFailed(Exception):
     """A load process could not go on; the text says why."""
 
 
-def run(name: str, options: Any, target: Target, workers: int = 1) -> Result:
-    """One scenario against one target."""
+def run(scenario: Scenario, options: Any, target: Target, workers: int = 1) -> Result:
+    """Run one scenario against one target."""
     raise_file_limit()
-    scenario = SCENARIOS[name]
     api = Api(target.api, target.server_key, target.jwt_secret)
     users, prepared = scenario.prepare(options, api)
     prepared["floor"] = target.floor
     tokens = {user: api.token(user) for user in users}
     options = msgspec.to_builtins(options)
-    plans = [Plan(name, options, prepared, tokens, target.urls, index, workers) for index in range(workers)]
-    return conduct(main, plans, all_meters(target))
+    plans = [Plan(scenario.name, options, prepared, tokens, target.urls, index, workers) for index in range(workers)]
+    return conduct(partial(main, scenario), plans, all_meters(target))
 
 
 def conduct(target: Callable[[Plan, Connection], None], plans: list[Plan], parts: list[Meter]) -> Result:

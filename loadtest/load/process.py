@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import uvloop
 
-from loadtest.load.scenarios.table import SCENARIOS
+from loadtest.api import Api
 from loadtest.load.worker import Plan, Worker
 
+Prepared = tuple[list[str], dict[str, Any]]
 
-async def _run(plan: Plan, pipe: Connection) -> None:
+
+class Scenario(NamedTuple):
+    """A scenario as the conductor and the load processes need it; each is a module of `scenarios/`."""
+
+    name: str
+    Options: type[Any]  # a struct; its fields are the options of the command line
+    prepare: Callable[[Any, Api], Prepared]  # called once, in the conductor: makes users and conversations
+    run: Callable[[Worker, Any, dict[str, Any]], Awaitable[None]]  # called in every load process
+    about: str
+    gateways: int = 2  # that are started if the command line names no target
+
+
+async def _run(scenario: Scenario, plan: Plan, pipe: Connection) -> None:
     worker = Worker(plan, pipe)
-    scenario = SCENARIOS[plan.scenario]
     await scenario.run(worker, msgspec.convert(plan.options, scenario.Options), plan.prepared)
     await worker.leave()
     complaint = next((chat.error for chat in worker.clients if chat.error), "") if worker.faults else ""
     await worker.share((worker.faults, worker.notes, complaint), "finished")
 
 
-def main(plan: Plan, pipe: Connection) -> None:
+def main(scenario: Scenario, plan: Plan, pipe: Connection) -> None:
     """Run one load process from its plan to its end."""
-    reported(_run(plan, pipe), pipe)
+    reported(_run(scenario, plan, pipe), pipe)
 
 
 def reported(work: Coroutine[Any, Any, None], pipe: Connection) -> None:

@@ -1,7 +1,6 @@
-"""What users do, one file each; `table.py` lists them.
+"""What the users do, one file each; `table.py` lists them.
 
-A scenario is its options, `prepare` (in the conductor, blocking, through the HTTP API: users and conversations) and
-`run` (in every load process, with its share of the users). What is measured happens within `worker.measured`.
-
-Adding one: a file here, a row in `table.py`, a test in tests/loadtest.
+A scenario consists of its options, `prepare` (called in the conductor, blocking, makes users and conversations through
+the HTTP API) and `run` (called in every load process with that process's share of the users). Everything that is
+measured happens within `worker.measured`.
 """

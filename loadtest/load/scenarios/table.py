@@ -1,34 +1,27 @@
-"""The table of scenarios: the options, the preparation and the load of each, by name."""
+"""The table of scenarios. Each is a module of this package, whose summary line describes it on the command line.
+
+Adding a scenario: a module here, a row in the table, a small size in `tests/loadtest/load/test_scenarios.py`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from loadtest.api import Api
+from loadtest.load.process import Scenario
 from loadtest.load.scenarios import deflate, direct, drain, fanout, growth, idle, latency, mixed, presence, slow, storm
-from loadtest.load.worker import Worker
-
-Prepared = tuple[list[str], dict[str, Any]]
 
 
-class Scenario(NamedTuple):
-    """`Options` is a struct whose fields are the command line."""
-
-    Options: type[Any]
-    prepare: Callable[[Any, Api], Prepared]
-    run: Callable[[Worker, Any, dict[str, Any]], Awaitable[None]]
-    about: str
+def _of(module: Any, gateways: int = 2) -> Scenario:
+    name, about = module.__name__.rpartition(".")[2], str(module.__doc__).partition("\n")[0]
+    return Scenario(name, module.Options, module.prepare, module.run, about, gateways)
 
 
-def _of(module: Any) -> Scenario:
-    return Scenario(module.Options, module.prepare, module.run, str(module.__doc__).partition("\n")[0])
+_ALL: Final = (
+    _of(fanout), _of(direct), _of(mixed),
+    _of(idle, gateways=1),  # a gateway without sessions uses CPU, too
+    _of(storm), _of(drain), _of(presence), _of(slow), _of(deflate),
+    _of(growth, gateways=4),
+    _of(latency),
+)  # fmt: skip
 
-
-SCENARIOS: Final[dict[str, Scenario]] = {
-    module.__name__.rpartition(".")[2]: _of(module)
-    for module in (fanout, direct, mixed, idle, storm, drain, presence, slow, deflate, growth, latency)
-}
-
-# Gateways that are started where no target is given, if not 2: one that does nothing costs something, too.
-GATEWAYS: Final = {"idle": 1, "growth": 4}
+SCENARIOS: Final[dict[str, Scenario]] = {scenario.name: scenario for scenario in _ALL}

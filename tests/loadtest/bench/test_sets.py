@@ -6,7 +6,8 @@ import msgspec
 import pytest
 
 from loadtest.bench import sets
-from loadtest.bench.sets import FIGURES, FULL, QUICK, SESSIONS, SHORT, Found
+from loadtest.bench.figures import FIGURES, SESSIONS, Found, compare
+from loadtest.bench.sets import FULL, QUICK, SHORT
 from loadtest.load.client import Faults
 from loadtest.load.results import Measurement, Result
 from loadtest.load.scenarios import latency, slow
@@ -52,16 +53,16 @@ def test_the_full_set_has_all_that_is_promised() -> None:
 
 def test_what_a_set_has_not_is_not_told() -> None:
     """Of no scenario that did not run, and of no storm that was too small for the promise."""
-    told = sets.figures([result("storm", phase("reconnect", 100.0))])
+    told = compare([result("storm", phase("reconnect", 100.0))])
     assert "connect with 10 groups, gateway" in told
     assert "clients back" not in told
     assert "fan-out" not in told
-    assert "10,000 clients back" in sets.figures([result("storm", phase("reconnect", units=SESSIONS))])
+    assert "10,000 clients back" in compare([result("storm", phase("reconnect", units=SESSIONS))])
 
 
 def test_a_figure_over_its_limit_is_said_to_be() -> None:
-    assert "OVER" in sets.figures([result("storm", phase("reconnect", 400.0))])
-    assert "OVER" not in sets.figures([result("storm", phase("reconnect", 300.0))])
+    assert "OVER" in compare([result("storm", phase("reconnect", 400.0))])
+    assert "OVER" not in compare([result("storm", phase("reconnect", 300.0))])
 
 
 def test_what_an_empty_gateway_costs_is_shared_by_as_many_sessions_as_are_promised() -> None:

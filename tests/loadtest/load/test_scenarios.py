@@ -38,7 +38,7 @@ def target() -> Iterator[Target]:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_scenario_loses_nothing_and_says_what_it_cost(name: str, target: Target) -> None:
     options = SCENARIOS[name].Options(**SMALL[name])
-    result = run(name, options, target, workers=1 if name == "drain" else 2)
+    result = run(SCENARIOS[name], options, target, workers=1 if name == "drain" else 2)
     assert result.good, report.table(result)
     for one in report.shown(result):
         assert one.units > 0, one.name
@@ -49,7 +49,7 @@ def test_a_second_run_finds_nothing_left_of_the_first(target: Target) -> None:
     """Users and devices are the same; what the first run was sent is acked, so that none of it comes again."""
     options = SCENARIOS["direct"].Options(**{**SMALL["direct"], "pairs": 2})
     for _ in range(2):
-        result = run("direct", options, target)
+        result = run(SCENARIOS["direct"], options, target)
         assert result.good, report.table(result)
 
 
@@ -57,7 +57,7 @@ def test_a_refused_client_ends_the_run_with_its_reason(target: Target) -> None:
     """Tokens that nobody accepts are an error that says so, not a hang."""
     stranger = msgspec.structs.replace(target, jwt_secret="another-secret-of-thirty-two-bytes-or-more")
     with pytest.raises(LoadFailed, match="unauthorized"):
-        run("idle", SCENARIOS["idle"].Options(connections=1, seconds=0.1, settle=0, steps=1), stranger)
+        run(SCENARIOS["idle"], SCENARIOS["idle"].Options(connections=1, seconds=0.1, settle=0, steps=1), stranger)
 
 
 def test_every_scenario_has_its_options_on_the_command_line() -> None:
