@@ -22,6 +22,7 @@ from gateway.sending import target_of, visible
 from gateway.session import Session, State
 from router.contract import errors, keys, metrics, signals, wire
 from router.contract.errors import BadCommand, Internal, LinnetError, RateLimited
+from router.contract.integers import as_integer
 from router.contract.packing import MAX_BODY_BYTES, MAX_INTEGER
 from router.contract.tokens import Identity, UnknownKey
 from router.store.conversations import Page, Place
@@ -270,6 +271,7 @@ def _named(codec: wire.Codec, data: bytes) -> _Named:
         named = decode(data, type=_Named)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _Named()
+    named.id, named.n = as_integer(named.id), as_integer(named.n)
     long = type(named.id) is str and len(named.id) > wire.MAX_ID
     if long or (type(named.id) is not str and not _is_integer(named.id)):
         named.id = None

@@ -16,14 +16,15 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from functools import cache
 from math import ceil
 from time import perf_counter
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
+from msgspec import inspect
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -37,7 +38,7 @@ from router import api_conversations as conversations
 from router import api_messages as messages
 from router import api_types as types
 from router.api_call import CALLER, OPEN, SERVER, Call, Caller, Endpoint, Services, bearer, now_ms
-from router.contract import metrics, packing, wire
+from router.contract import integers, metrics, packing, wire
 from router.contract.errors import (
     BadCommand,
     BadFrame,
@@ -275,7 +276,7 @@ async def _given(endpoint: Endpoint, request: Request) -> Any:
         raise UnsupportedMediaType("the body must be application/json")
     body = await _body(request)
     try:
-        return msgspec.json.decode(body or b"{}", type=endpoint.body)
+        return _decoder(endpoint.body)(body or b"{}")
     except msgspec.ValidationError as error:
         raise BadCommand(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -284,16 +285,30 @@ async def _given(endpoint: Endpoint, request: Request) -> Any:
         raise BadCommand(f"values may be {packing.MAX_DEPTH} deep") from None
 
 
+@cache
+def _decoder(kind: Any) -> Callable[[bytes], Any]:
+    return integers.tolerant(msgspec.json.Decoder(kind).decode, packing.from_json, kind)
+
+
 def _query(endpoint: Endpoint, request: Request) -> Any:
     parameters = request.query_params.multi_items()
     given = dict(parameters)
     known = {field.encode_name for field in msgspec.structs.fields(endpoint.query)}
     if sum(name in known for name, _ in parameters) > len(known & given.keys()):
         raise BadCommand("a query parameter is given twice")
+    for name in _integer_parameters(endpoint.query) & given.keys():
+        with suppress(msgspec.DecodeError):
+            given[name] = str(integers.as_integer(packing.from_json(given[name].encode())))
     try:
         return msgspec.convert(given, endpoint.query, strict=False)
     except msgspec.ValidationError as error:
         raise BadCommand(str(error)) from None
+
+
+@cache
+def _integer_parameters(kind: Any) -> frozenset[str]:
+    fields = cast("inspect.StructType", inspect.type_info(kind)).fields
+    return frozenset(field.encode_name for field in fields if integers.is_integer_field(field.type))
 
 
 async def _body(request: Request) -> bytes:

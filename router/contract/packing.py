@@ -21,7 +21,8 @@ MAX_BODY_BYTES: Final = 65_536
 
 _CONTAINERS: Final = frozenset((dict, list, bytes))
 
-_unpack_any = msgspec.msgpack.Decoder().decode
+unpack = msgspec.msgpack.Decoder().decode  # of any value
+from_json = msgspec.json.Decoder().decode  # of any value
 to_json = msgspec.json.Encoder().encode  # of a value without bytes, or of an event struct
 pack = msgspec.msgpack.Encoder().encode  # of a canonical value, or of an event struct
 
@@ -95,7 +96,7 @@ def pack_body(body: Any) -> bytes:
 
 def json_of_packed(packed: bytes) -> bytes:
     """The JSON text of a logged event's msgpack bytes; of its fields only `body` can hold bytes."""
-    event = _unpack_any(packed)
+    event = unpack(packed)
     if type(body := event.get("body")) in _CONTAINERS:
         event["body"] = jsonable(body)
     return to_json(event)

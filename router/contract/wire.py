@@ -16,7 +16,8 @@ import msgspec
 from msgspec import Meta, Struct, field
 
 from router.contract.errors import BadCommand, BadFrame
-from router.contract.packing import MAX_DEPTH, MAX_INTEGER, json_of_packed, pack, to_json
+from router.contract.integers import tolerant
+from router.contract.packing import MAX_DEPTH, MAX_INTEGER, from_json, json_of_packed, pack, to_json, unpack
 
 MAX_FRAME_BYTES: Final = 131_072
 MAX_ID: Final = 256
@@ -353,8 +354,11 @@ def _as_it_is(packed: bytes) -> bytes:
     return packed
 
 
-JSON: Final = Codec("json", True, msgspec.json.Decoder(Commands).decode, to_json, json_of_packed)
-MSGPACK: Final = Codec("msgpack", False, msgspec.msgpack.Decoder(Commands).decode, pack, _as_it_is)
+_json: Final = tolerant(msgspec.json.Decoder(Commands).decode, from_json, Commands)
+_msgpack: Final = tolerant(msgspec.msgpack.Decoder(Commands).decode, unpack, Commands)
+
+JSON: Final = Codec("json", True, _json, to_json, json_of_packed)
+MSGPACK: Final = Codec("msgpack", False, _msgpack, pack, _as_it_is)
 CODECS: Final[dict[str, Codec]] = {codec.subprotocol: codec for codec in (JSON, MSGPACK)}
 
 

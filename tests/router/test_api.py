@@ -860,3 +860,23 @@ async def test_a_403_says_which_right_is_missing(valkey: EmbeddedValkey) -> None
         assert "owner or admin" in await message("PUT", f"{group}/members/ada", CY, {"role": "member"})
         assert "role owner" in await message("PUT", f"{group}/members/cy", BOB, {"role": "admin"})
         assert "role owner" in await message("DELETE", f"{group}/members/ada", BOB)
+
+
+# -- integers that arrive as floats
+
+
+async def test_integers_that_arrive_as_floats_are_accepted(valkey: EmbeddedValkey) -> None:
+    """In bodies and in queries, with the same result as integers; a fraction is refused."""
+    async with serve(valkey) as api:
+        await make_users(api)
+        given = {"to": "@bob", "body": 1.0, "device": "a"}
+        sent = await api.ok("POST", "/v1/messages", ADA, {**given, "n": 1.8e15})
+        assert (sent["n"], type(sent["n"])) == (1_800_000_000_000_000, int)
+        again = await api.ok("POST", "/v1/messages", ADA, {**given, "n": 1_800_000_000_000_000})
+        assert (again["seq"], again["duplicate"]) == (sent["seq"], True)
+        events = "/v1/conversations/d:ada:bob/events"
+        page = await api.ok("GET", f"{events}?before={sent['seq'] + 1}.0&limit=5.0", ADA)
+        assert [event["seq"] for event in page["events"]] == [sent["seq"]]
+        assert await api.refused("POST", "/v1/messages", ADA, {**given, "n": 1.5}) == (422, "bad_command")
+        for query in ("limit=1.5", "limit=", "limit=1_0", "before=1e300"):
+            assert await api.refused("GET", f"{events}?{query}", ADA) == (422, "bad_command"), query
