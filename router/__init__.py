@@ -8,6 +8,6 @@ janitor     dead gateways and what they left
 webhooks    push for users whose devices did not get an event in time
 api         the HTTP API: its table; `api_*` its handlers and structs, `openapi` its document
 
-Below them: `rounds` claims what is due and works it off, `post` is the HTTP client of the webhooks, `answers` awaits
-what the store answers by callback, `limits` and `passwords` bound what callers of the API may cost.
+Below them: `rounds` claims what is due and works it off, `answers` awaits what the store answers by callback,
+`limits` and `passwords` bound what callers of the API may cost.
 """

@@ -41,7 +41,7 @@ from router.contract.errors import NotFound
 from router.contract.packing import MAX_INTEGER, pack
 from router.contract.settings import Settings
 from router.finisher import push_after_ms
-from router.post import Answer, Poster, PostError
+from router.process.http_client import Answer, HttpClient, NoAnswer
 from router.rounds import Rounds, every
 from router.store.conversations import Conversations, Head
 from router.store.pushes import Pushes, Waiting
@@ -143,7 +143,7 @@ class Webhooks:
         self._pushes = pushes
         self._secret = settings.webhook_secret
         self._push_after_ms = push_after_ms(settings)
-        self._poster = Poster(settings.webhook_url, timeout_s)
+        self._http = HttpClient("LINNET_WEBHOOK_URL", settings.webhook_url, timeout_s)
         self._rounds = Rounds(
             "webhooks", pushes.claims, self.push, metrics.WEBHOOKS.labels("failed"), limit=LIMIT, lease_ms=LEASE_MS
         )
@@ -157,7 +157,7 @@ class Webhooks:
             self.close()
 
     def close(self) -> None:
-        self._poster.close()
+        self._http.close()
 
     async def measure(self) -> None:
         """How many users wait in all partitions; every router says the same."""
@@ -214,8 +214,8 @@ class Webhooks:
         """The answer, None if there was none."""
         headers = [("Content-Type", "application/json"), ("Linnet-Signature", signature(self._secret, at_s, body))]
         try:
-            answer = await self._poster.post(headers, body)
-        except PostError as error:
+            answer = await self._http.post(headers, body)
+        except NoAnswer as error:
             self._told(str(error))
             return None
         self._told("" if 200 <= answer.status < 300 else f"status {answer.status}")

@@ -1,8 +1,9 @@
 """Fetching the provider's key set: against a real server that misbehaves."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import jwt
 import pytest
@@ -14,6 +15,7 @@ from router.contract.settings import Settings
 from router.contract.tokens import Verifier
 from router.process import jwks
 from router.process.jwks import fetcher
+from tests.support import eventually
 
 
 @asynccontextmanager
@@ -60,11 +62,57 @@ async def test_a_bad_answer_is_an_oserror(answer: bytes) -> None:
 
 
 async def test_a_provider_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits longer than the limit."""
+    """A fetch takes no longer than the limit."""
     monkeypatch.setattr(jwks, "TIMEOUT_S", 0.05)
     async with provider(b"HTTP/1.1 200 OK\r\n", asyncio.Event()) as url:
-        with pytest.raises(OSError):  # noqa: PT011  # TimeoutError is one
+        with pytest.raises(OSError, match="no answer within"):
             await fetcher(url)()
+
+
+async def test_provider_that_dribbles_is_given_up_without_holding_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte at a time for ever, in the head or in the body, ends with the limit, and what was connected is closed."""
+    monkeypatch.setattr(jwks, "TIMEOUT_S", 0.2)
+    ended = 0
+
+    async def dribble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal ended
+        head = (await reader.readuntil(b"\r\n\r\n")).partition(b" ")[2]
+        writer.write(b"HTTP/1.1 200 OK\r\n" + (b"X-Long: " if head.startswith(b"/head") else b"\r\n"))
+        with suppress(OSError):
+            while not reader.at_eof():
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0)
+        ended += 1
+        writer.close()
+
+    threads = threading.active_count()
+    server = await asyncio.start_server(dribble, "127.0.0.1", 0)
+    async with server:
+        base = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        for path in ("/head", "/body"):
+            with pytest.raises(OSError, match=r"no answer within|can't parse|too"):
+                await asyncio.wait_for(fetcher(base + path)(), 5)
+        await eventually(lambda: ended == 2)
+    assert threading.active_count() == threads
+
+
+async def test_redirect_of_the_key_set_is_not_followed() -> None:
+    """A redirect is a failure: keys come from the address of the setting alone."""
+    async with provider(http(b'{"keys": []}')) as elsewhere:
+        location = f"HTTP/1.1 302 Found\r\nLocation: {elsewhere}\r\nContent-Length: 0\r\n\r\n".encode()
+        async with provider(location) as url:
+            with pytest.raises(OSError, match="status 302"):
+                await fetcher(url)()
+
+
+async def test_proxy_variables_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a proxy of the environment would answer is no key set of the provider."""
+    async with provider(http(b"the proxy's")) as proxy, provider(http(b"the provider's")) as url:
+        for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy.removesuffix("/jwks"))
+        monkeypatch.setenv("no_proxy", "")
+        assert await fetcher(url)() == b"the provider's"
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://x/y", "jwks.json"])

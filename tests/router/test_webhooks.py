@@ -17,7 +17,7 @@ from router.finisher import Finisher, push_after_ms
 from router.store.pushes import Wait, Waiting
 from router.webhooks import CONVERSATIONS, MAX_ATTEMPTS, Plan, Webhooks, backoff_s, plan, unseen, verdict
 from tests import support
-from tests.router.test_post import request, serving
+from tests.process.test_http_client import request, serving
 from tests.router.world import SECRET, World, settings, world
 
 LATER_MS = 60_000  # after any deadline that these tests arm

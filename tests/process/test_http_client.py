@@ -1,4 +1,4 @@
-"""router/post.py against real servers that answer, redirect, dribble, flood and hang up."""
+"""router/process/http_client.py against real servers that answer, redirect, dribble, flood and hang up."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -8,7 +8,14 @@ from typing import TypeAlias
 import pytest
 
 from router.contract.errors import StartupError
-from router.post import MAX_ANSWER_BYTES, MAX_RETRY_AFTER_S, Answer, Poster, PostError, retry_after_s
+from router.process.http_client import (
+    MAX_ANSWER_BYTES,
+    MAX_RETRY_AFTER_S,
+    Answer,
+    HttpClient,
+    NoAnswer,
+    retry_after_s,
+)
 
 Handle: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -46,8 +53,8 @@ async def serving(handle: Handle) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def poster(url: str, timeout_s: float = 5.0) -> AsyncIterator[Poster]:
-    one = Poster(url, timeout_s)
+async def poster(url: str, timeout_s: float = 5.0) -> AsyncIterator[HttpClient]:
+    one = HttpClient("LINNET_WEBHOOK_URL", url, timeout_s)
     try:
         yield one
     finally:
@@ -157,7 +164,7 @@ async def test_posts_share_one_lookup_of_the_name(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(post, "_look_up", unanswered)
         answers = await asyncio.gather(*(post.post([], b"x") for _ in range(20)), return_exceptions=True)
         answers += await asyncio.gather(post.post([], b"x"), return_exceptions=True)
-    assert {type(answer) for answer in answers} == {PostError}
+    assert {type(answer) for answer in answers} == {NoAnswer}
     assert lookups == 1
 
 
@@ -189,7 +196,7 @@ async def test_a_dribbled_answer_ends_with_the_time_limit() -> None:
             await asyncio.sleep(0)
 
     async with serving(handle) as url, poster(url, 0.2) as post:
-        with pytest.raises(PostError):
+        with pytest.raises(NoAnswer):
             await post.post([], b"x")
 
 
@@ -210,7 +217,7 @@ async def test_an_endless_answer_is_cut_off() -> None:
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort"])
 async def test_no_whole_answer_is_an_error(answer: bytes) -> None:
-    """Hanging up early, or speaking something else than HTTP, is a `PostError`."""
+    """Hanging up early, or speaking something else than HTTP, is a `NoAnswer`."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
@@ -220,19 +227,19 @@ async def test_no_whole_answer_is_an_error(answer: bytes) -> None:
         await writer.wait_closed()
 
     async with serving(handle) as url, poster(url) as post:
-        with pytest.raises(PostError):
+        with pytest.raises(NoAnswer):
             await post.post([], b"x")
 
 
 async def test_nobody_there_is_an_error() -> None:
-    """A refused connection is a `PostError` too."""
+    """A refused connection is a `NoAnswer` too."""
 
     async def handle(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None: ...
 
     async with serving(handle) as url:
         pass
     async with poster(url) as post:
-        with pytest.raises(PostError):
+        with pytest.raises(NoAnswer):
             await post.post([], b"x")
 
 
@@ -242,4 +249,4 @@ async def test_nobody_there_is_an_error() -> None:
 def test_urls_that_cannot_be_posted_to_are_refused(url: str) -> None:
     """A wrong URL stops the process at its start and not at the first push."""
     with pytest.raises(StartupError, match="LINNET_WEBHOOK_URL"):
-        Poster(url, 1)
+        HttpClient("LINNET_WEBHOOK_URL", url, 1)

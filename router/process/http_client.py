@@ -1,21 +1,21 @@
-"""A small HTTP/1.1 client for one purpose: POST a body to the operator's URL, and return status and Retry-After.
+"""A small HTTP/1.1 client for one URL of the operator's: the webhook's receiver, the identity provider's key set.
 
 What lives here: connections to that one address, kept and used again, and the exchange itself over h11 (uvicorn
-brings it, and it does the parsing). What never does: why something is posted, or what a status means.
+brings it, and it does the parsing). What never does: why something is asked, or what a status means.
 
 Invariants
 - The address is the one given at start. No redirect is followed, no proxy variable is read: whoever answers cannot
   send us anywhere else.
-- A post ends within its time limit, whatever the other side does: dribbles, stalls or sends without end. Of an answer
-  at most MAX_ANSWER_BYTES are read; a longer one costs its connection, not our memory.
-- At most as many connections as the caller makes posts at once are open, at most IDLE of them without a post.
-- Posts that need a new connection share one lookup of the host's name: it is a call that blocks a thread, and a name
-  server that does not answer must not occupy the threads that other lookups of this process need.
-- A kept connection that turns out closed is no failure: the post is made again on a new one, once, if not a byte of
-  an answer had come. That may deliver it twice; posts bear an id for that.
+- An exchange ends within its time limit, whatever the other side does: dribbles, stalls or sends without end. Of an
+  answer at most `max_bytes` are read; a longer one costs its connection, not our memory.
+- At most as many connections as the caller makes exchanges at once are open, at most IDLE of them without one.
+- Exchanges that need a new connection share one lookup of the host's name: it is a call that blocks a thread, and a
+  name server that does not answer must not occupy the threads that other lookups of this process need.
+- A kept connection that turns out closed is no failure: the request is made again on a new one, once, if not a byte of
+  an answer had come. That may deliver it twice; posts have an id for that.
 
 Rejected: http.client in threads (its limit is per read: a dribble holds the thread for ever); httpx (four packages
-for one POST); a connection per post (a TLS handshake each).
+for two requests); a connection per post (a TLS handshake each).
 """
 
 from __future__ import annotations
@@ -31,24 +31,27 @@ from urllib.parse import urlsplit
 
 import h11
 from msgspec import Struct
+from msgspec.structs import replace
 
 from router.contract.errors import StartupError
 
 MAX_ANSWER_BYTES: Final = 65_536
 MAX_RETRY_AFTER_S: Final = 86_400
 IDLE: Final = 16
-WRONG_URL: Final = "LINNET_WEBHOOK_URL must be an http:// or https:// URL, without a user name in it"
+WRONG_URL: Final = "must be an http:// or https:// URL, without a user name in it"
 
 
-class PostError(Exception):
+class NoAnswer(Exception):
     """No answer: not reached, cut off, too slow, or not HTTP. The text is for the operator's log."""
 
 
 class Answer(Struct, frozen=True):
-    """`retry_after_s`: how long the receiver asks to be left alone; 0 if it does not."""
+    """`retry_after_s`: how long the server asks to be left alone; 0 if it does not. `whole`: `body` is all of it."""
 
     status: int
     retry_after_s: float = 0.0
+    body: bytes = b""
+    whole: bool = True
 
 
 def retry_after_s(value: bytes, now_s: float) -> float:
@@ -72,27 +75,25 @@ class Line:
     def reusable(self) -> bool:
         return self._http.our_state is h11.IDLE and not self._reader.at_eof()
 
-    async def post(self, target: str, headers: list[tuple[str, str]], body: bytes) -> Answer:
-        """The answer, whose body was read and dropped."""
+    async def exchange(self, request: h11.Request, body: bytes, max_bytes: int) -> Answer:
         self.heard = False
-        request = h11.Request(method="POST", target=target, headers=headers)
-        for event in (request, h11.Data(data=body), h11.EndOfMessage()):
+        for event in (request, *([h11.Data(data=body)] if body else []), h11.EndOfMessage()):
             self._writer.write(self._http.send(event) or b"")
         await self._writer.drain()
-        answer, size = Answer(0), 0
+        answer, received = Answer(0), bytearray()
         while True:
             match await self._next():
                 case h11.Response(status_code=status, headers=fields):
                     asked = dict(fields).get(b"retry-after", b"")
                     answer = Answer(status, retry_after_s(asked, time.time()) if asked else 0.0)
                 case h11.Data(data=data):
-                    size += len(data)
-                    if size > MAX_ANSWER_BYTES:
-                        return answer
+                    received += data
+                    if len(received) > max_bytes:
+                        return replace(answer, whole=False)
                 case h11.EndOfMessage():
                     if self._http.their_state is h11.DONE and self._http.our_state is h11.DONE:
                         self._http.start_next_cycle()
-                    return answer
+                    return replace(answer, body=bytes(received))
                 case h11.ConnectionClosed():
                     raise h11.RemoteProtocolError("closed without an answer")
 
@@ -109,10 +110,10 @@ class Line:
         return event
 
 
-class Poster:
-    """Posts to one URL."""
+class HttpClient:
+    """Asks one URL. `setting` is where the URL comes from, for the line that stops a start with a wrong one."""
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, setting: str, url: str, timeout_s: float, max_bytes: int = MAX_ANSWER_BYTES) -> None:
         try:
             parts = urlsplit(url)
             port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -120,25 +121,32 @@ class Poster:
             headers = [("Host", parts.netloc), ("User-Agent", "linnet")]
             h11.Request(method="POST", target=target, headers=headers)
         except (ValueError, h11.LocalProtocolError):
-            raise StartupError(WRONG_URL) from None
+            raise StartupError(f"{setting} {WRONG_URL}") from None
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-            raise StartupError(WRONG_URL)
+            raise StartupError(f"{setting} {WRONG_URL}")
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._host, self._port, self._target, self._headers = parts.hostname, port, target, headers
-        self._timeout_s = timeout_s
+        self._timeout_s, self._max_bytes = timeout_s, max_bytes
         self._idle: list[Line] = []
         self._lookup: asyncio.Future[list[str]] | None = None
 
     async def post(self, headers: list[tuple[str, str]], body: bytes) -> Answer:
-        """The answer; `PostError` if there was none in time."""
-        headers = [*self._headers, *headers, ("Content-Length", str(len(body)))]
+        """The answer; `NoAnswer` if there was none in time."""
+        return await self._timed("POST", [*headers, ("Content-Length", str(len(body)))], body)
+
+    async def get(self) -> Answer:
+        """The answer, on a connection of its own; `NoAnswer` if there was none in time."""
+        return await self._timed("GET", [("Accept", "application/json"), ("Connection", "close")], b"")
+
+    async def _timed(self, method: str, headers: list[tuple[str, str]], body: bytes) -> Answer:
+        request = h11.Request(method=method, target=self._target, headers=[*self._headers, *headers])
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._post(headers, body)
+                return await self._ask(request, body)
         except TimeoutError:
-            raise PostError(f"no answer within {self._timeout_s:g} s") from None
+            raise NoAnswer(f"no answer within {self._timeout_s:g} s") from None
         except (OSError, h11.RemoteProtocolError) as error:  # ssl.SSLError is an OSError
-            raise PostError(str(error) or type(error).__name__) from None
+            raise NoAnswer(str(error) or type(error).__name__) from None
 
     def close(self) -> None:
         for line in self._idle:
@@ -147,15 +155,15 @@ class Poster:
         if self._lookup is not None:
             self._lookup.cancel()
 
-    async def _post(self, headers: list[tuple[str, str]], body: bytes) -> Answer:
+    async def _ask(self, request: h11.Request, body: bytes) -> Answer:
         kept = self._kept()
         if kept is not None:
             try:
-                return await self._exchange(kept, headers, body)
+                return await self._exchange(kept, request, body)
             except (OSError, h11.RemoteProtocolError) as error:
                 if kept.heard or isinstance(error, TimeoutError):
                     raise
-        return await self._exchange(await self._connected(), headers, body)
+        return await self._exchange(await self._connected(), request, body)
 
     async def _connected(self) -> Line:
         """A new connection, to the first of the host's addresses that accepts one."""
@@ -176,9 +184,9 @@ class Poster:
         found = await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         return [str(where[0]) for *_, where in found]
 
-    async def _exchange(self, line: Line, headers: list[tuple[str, str]], body: bytes) -> Answer:
+    async def _exchange(self, line: Line, request: h11.Request, body: bytes) -> Answer:
         try:
-            return await line.post(self._target, headers, body)
+            return await line.exchange(request, body, self._max_bytes)
         finally:
             if line.reusable and len(self._idle) < IDLE:
                 self._idle.append(line)
