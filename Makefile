@@ -22,7 +22,7 @@ $(shell rm -rf .venv)
 endif
 endif
 
-.PHONY: up stack test lint format types bench bench-peers chaos conformance k8s deploy-check k8s-check lock clean
+.PHONY: up stack test lint format types bench bench-peers chaos conformance k8s limits deploy-check k8s-check lock clean
 .DEFAULT_GOAL := up
 
 up: $(RUNTIME)
@@ -64,6 +64,10 @@ conformance: $(DEV)
 # The one manifest that is made from something else.
 k8s: $(DEV)
 	$(PY) -m deploy.manifests
+
+# The README's table of limits.
+limits: $(DEV)
+	$(PY) -m deploy.limits
 
 # Manifests, Dockerfile, load balancers, alerts and dashboards against the real tools, and the stack under load; IMAGE=1
 # builds and runs the image, too.

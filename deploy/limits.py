@@ -1,0 +1,206 @@
+"""`make limits`: the README's table of limits, made from the constants that enforce them.
+
+A limit is a bound that a client, a backend or an operator can reach. Adding one: a row in LIMITS whose value is the
+constant itself, then `make limits`; tests/test_readme.py compares the table, and asks for a row or a reason for each
+constant whose name says that it is a limit. Settings have a table of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct, inspect
+
+from gateway import catchup, clock, commands, sending, session, subscriptions, watches, wsprotocol
+from router import api, api_call, api_messages, api_types, finisher, janitor, passwords, webhooks
+from router import limits as rates
+from router.__main__ import CONNECTIONS
+from router.contract import keys, packing, settings, tokens, wire
+from router.process import bounded, http_client, jwks, spans
+from router.rounds import CHUNK
+from router.store import accounts, conversations, durability, hot, presence, users
+
+ROOT: Final = Path(__file__).parent.parent
+README: Final = ROOT / "README.md"
+BEGIN: Final = "<!-- made by `make limits` from the constants; change them there -->\n"
+END: Final = "<!-- end of `make limits` -->\n"
+
+
+class Limit(Struct, frozen=True):
+    of: str
+    value: str
+    beyond: str
+
+
+def lua(function: str, name: str) -> int:
+    """The whole number in a constant of a function's source, after the terms that are names."""
+    text = (ROOT / f"router/store/functions/{function}.lua").read_text()
+    found = re.search(rf"^local {name} = (?:.*\+ )?(\d+)\b", text, re.MULTILINE)
+    if found is None:
+        raise LookupError(f"{function}.lua has no {name}")
+    return int(found[1])
+
+
+def longest(annotated: Any) -> int:
+    """The greatest length or number that a type of the wire or the API accepts."""
+    info = inspect.type_info(annotated)
+    if isinstance(info, inspect.Metadata):
+        info = info.type
+    for one in info.types if isinstance(info, inspect.UnionType) else (info,):
+        for name in ("max_length", "le"):
+            if (bound := getattr(one, name, None)) is not None:
+                return int(bound)
+    raise LookupError(f"{annotated} has no bound")
+
+
+def field(struct: type[Struct], name: str) -> int:
+    """The same for the field of a struct."""
+    return longest(next(one.type for one in msgspec.structs.fields(struct) if one.name == name))
+
+
+def count(number: float) -> str:
+    return f"{number:,g}" if number < 1e6 else f"{int(number):,}"
+
+
+def size(number: int) -> str:
+    for unit, factor in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if number >= factor:
+            return f"{number / factor:g} {unit}"
+    return f"{number} bytes"
+
+
+def time(seconds: float) -> str:
+    for unit, factor in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= factor and seconds % factor == 0:
+            return f"{seconds / factor:g} {unit if seconds > factor else unit.rstrip('s')}"
+    return f"{seconds:g} s"
+
+
+def rate(cost_s: float, burst: float) -> str:
+    return f"{count(burst)} at once, then one every {time(cost_s)}"
+
+
+LIMITS: Final[dict[str, list[Limit]]] = {
+    "The WebSocket": [
+        Limit("time until `hello`", time(clock.HELLO_S), "close 4001"),
+        Limit("a frame or message of a client", size(wire.MAX_FRAME_BYTES), "close 1009"),
+        Limit("command `id`, characters (or an integer)", count(wire.MAX_ID), "`bad_command`"),
+        Limit("integers: `n`, `seq`, `done`", f"2^{packing.MAX_INTEGER.bit_length()} − 1", "`bad_command`"),
+        Limit("nesting of a command or body", count(packing.MAX_DEPTH), "`bad_command`"),
+        Limit("names of users and devices, characters of `A-Z a-z 0-9 . _ -`", "1 to 64", "`bad_command`"),
+        Limit("conversation ids and `to`, characters", count(longest(wire.Target)), "`bad_command`"),
+        Limit("`emoji` and `media`, characters", count(longest(wire.Short)), "`bad_command`"),
+        Limit("`instance`, characters", count(longest(wire.Instance)), "`bad_command`"),
+        Limit("a token, characters", count(tokens.MAX_TOKEN), "`unauthorized`"),
+        Limit("`cursors` of a `hello`, conversations", count(field(wire.Hello, "cursors")), "`bad_command`"),
+        Limit("`cursors` of an `ack`, conversations", count(field(wire.Ack, "cursors")), "`bad_command`"),
+        Limit("conversations in one `welcome`", count(wire.WELCOME_LIMIT), "`conversations` events follow"),
+        Limit("events in one `history` page", f"{count(wire.HISTORY_LIMIT)}, {size(conversations.PAGE_BYTES)}",
+              "`bad_command`; a shorter page"),
+        Limit("`history` commands of a connection that wait", count(commands.MAX_PAGES), "`rate_limited`"),
+        Limit("users in one `presence` command", count(wire.PRESENCE_LIMIT), "`bad_command`"),
+        Limit("users that a connection watches", count(watches.MAX_WATCHES), "`too_large`"),
+        Limit("`typing` that is passed on, per conversation", f"one every {time(commands.TYPING_EVERY_S)}", "dropped"),
+        Limit("cost of a command that is no send, edit, delete, react, history or presence",
+              f"{commands.LIGHT:g} of a send", "`rate_limited` by `LINNET_SENDS_PER_S`"),
+        Limit("commands sent in spite of `rate_limited`", time(commands.FLOOD_S) + " ahead of the rate", "close 4008"),
+        Limit("pings and pongs of a client", rate(wsprotocol.CONTROL_EVERY_S,
+              wsprotocol.CONTROL_BURST_S / wsprotocol.CONTROL_EVERY_S), "close 1008"),
+        Limit("silence of a client", f"{clock.LOST_AFTER_HEARTBEATS:g} × `LINNET_HEARTBEAT_S`", "close 4002"),
+        Limit("bytes written to a client that does not read", size(wsprotocol.HIGH_MARK),
+              "it is fed from the log when it reads again"),
+        Limit("connects of one user", rate(users.CONNECT_COST_US / 1e6,
+              users.CONNECT_BURST_US / users.CONNECT_COST_US), "close 4008 with `retry_after`"),
+    ],
+    "Users, conversations, messages": [
+        Limit("devices of a user", count(lua("sync", "DEVICES")), "one that has ended goes, else the first (4409)"),
+        Limit("a message's body", size(packing.MAX_BODY_BYTES), "`too_large`"),
+        Limit("edits of one message", count(lua("append", "EDITS")), "`conflict`"),
+        Limit("a device's sends in one conversation whose `n` is remembered",
+              f"the last {count(lua('append', 'FULL'))} above `done`", "`conflict` for a resend of an older one"),
+        Limit("device names of a user that sent in one conversation", count(lua("append", "DEVICES")),
+              "the quietest one is forgotten: its resends are new messages"),
+        Limit("sends that wait for a new direct conversation", count(sending.MAX_OPENING), "`rate_limited`"),
+        Limit("direct conversations that a user opens", rate(users.OPEN_COST_US / 1e6,
+              users.OPEN_BURST_US / users.OPEN_COST_US), "`rate_limited`"),
+        Limit("members of a conversation", count(conversations.MAX_MEMBERS), "`conflict` (409)"),
+        Limit("members named when a conversation is made", count(conversations.CREATE_LIMIT), "400"),
+        Limit("title of a conversation, characters", count(longest(api_types.Title)), "400"),
+        Limit("members of a conversation with `receipt` events", count(commands.RECEIPT_MEMBERS), "no `receipt`"),
+        Limit("members of a group whose every message is pushed", count(finisher.PUSH_MEMBERS),
+              "those named in `mentions` get pushes"),
+        Limit("names read in `mentions`", count(finisher.MAX_MENTIONS), "the others get no push"),
+        Limit("\"last seen\" after a gateway that died", time(janitor.KEEP_S), "the time the session began"),
+    ],
+    "The HTTP API": [
+        Limit("a request's body", size(api.MAX_BODY_BYTES), "413"),
+        Limit("head of a request", f"{size(bounded.HEAD_BYTES)}, {time(bounded.HEAD_S)}", "431, closed"),
+        Limit("time for a request's body", time(api.BODY_S), "400"),
+        Limit("time in which an answer must be read", time(bounded.ANSWER_S), "closed"),
+        Limit("requests of a connection in advance", count(bounded.PIPELINED), "400, closed"),
+        Limit("requests and connections of one router", count(CONNECTIONS), "503"),
+        Limit("entries of a page", count(longest(api_types.PageLimit)), "400"),
+        Limit("password, characters", count(longest(api_types.Password)), "400"),
+        Limit("`name` of an account, characters", count(field(api_types.NewAccount, "name")), "400"),
+        Limit("guesses at the password of a user", rate(accounts.GUESS_COST_US / 1e6,
+              accounts.GUESS_BURST_US / accounts.GUESS_COST_US), "429"),
+        Limit("places of a user that have guesses of their own", count(lua("prelude_user", "KNOWN_PLACES")),
+              "the one used longest ago goes"),
+        Limit("account and login requests of one address, per router",
+              rate(api_call.ADDRESS_EVERY_S, api_call.ADDRESS_BURST), "429"),
+        Limit("addresses whose rate a router remembers", count(rates.SIZE), "the one seen longest ago goes"),
+        Limit("passwords that wait for a check, per router", count(passwords.WAITING), "503"),
+        Limit("`Idempotency-Key`, characters", count(api_messages.KEY_CHARACTERS), "400"),
+        Limit("time in which an `Idempotency-Key` holds", time(keys.IDEMPOTENCY_S), "it is a new message"),
+        Limit("secrets and keys of the settings, bytes", f"≥ {settings.MIN_SECRET_BYTES}", "no start"),
+        Limit("an identity provider's key set", f"{count(tokens.MAX_KEYS)} keys, {size(jwks.MAX_BYTES)}", "ignored"),
+        Limit("age of that key set", time(tokens.MAX_AGE_S), "fetched again"),
+        Limit("keys of that set, RSA bits", f"≥ {count(tokens.MIN_RSA_BITS)}", "ignored"),
+    ],
+    "The webhook": [
+        Limit("time for an answer", time(webhooks.TIMEOUT_S), "tried again"),
+        Limit("bytes of an answer that are read", size(http_client.MAX_ANSWER_BYTES), "the connection is closed"),
+        Limit("attempts", count(webhooks.MAX_ATTEMPTS), "dropped"),
+        Limit("time between attempts", f"{time(webhooks.BACKOFF_S[0])} to {time(webhooks.BACKOFF_S[1])}", "–"),
+        Limit("`Retry-After` that is obeyed", time(http_client.MAX_RETRY_AFTER_S), "cut to it"),
+        Limit("posts at once, per router", count(CHUNK * webhooks.LIMIT), "they wait for a free place"),
+        Limit("conversations in one post", count(webhooks.CONVERSATIONS), "another post"),
+        Limit("conversations in which a user waits for a push", count(lua("arm", "WAITS")), "no push for the others"),
+    ],
+    "Inside, for operators": [
+        Limit("conversations that the finisher of one router works on at once", count(CHUNK * finisher.LIMIT),
+              "they wait for a free place"),
+        Limit("calls of a process to Redis without an answer", f"{count(hot.MAX_CALLS)}, {size(hot.MAX_BYTES)}",
+              "`unavailable`"),
+        Limit("time for Redis to answer", time(hot.TIMEOUT_S), "`unavailable`, a new connection"),
+        Limit("sends that wait for `fsync` or replicas, per gateway", count(durability.MAX_WAITING), "`unavailable`"),
+        Limit("life of a gateway's lease", time(presence.LEASE_S), "its users are offline"),
+        Limit("direct conversations with news that a slow session keeps", count(session.MAX_DIRECT),
+              "read from the log"),
+        Limit("conversations that move while a device catches up", count(catchup.MAX_MOVED), "it begins anew"),
+        Limit("events that a hole in live delivery is filled with at once", count(subscriptions.REPAIR_EVENTS),
+              "sessions read the log"),
+        Limit("spans that wait for the collector of traces", count(spans.MAX_WAITING), "dropped and counted"),
+    ],
+}  # fmt: skip
+
+
+def table() -> str:
+    lines = ["| limit | value | beyond it |", "|---|---|---|"]
+    for heading, limits in LIMITS.items():
+        lines.append(f"| **{heading}** | | |")
+        lines += [f"| {one.of} | {one.value} | {one.beyond} |" for one in limits]
+    return "\n".join(lines) + "\n"
+
+
+def with_table(readme: str) -> str:
+    """The README with the table as the constants have it now."""
+    head, _, rest = readme.partition(BEGIN)
+    return head + BEGIN + table() + END + rest.partition(END)[2]
+
+
+if __name__ == "__main__":
+    README.write_text(with_table(README.read_text()))
