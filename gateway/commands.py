@@ -21,7 +21,7 @@ import msgspec
 from gateway.sending import target_of, visible
 from gateway.session import Session, State
 from router.contract import errors, keys, metrics, signals, wire
-from router.contract.errors import BadCommand, Internal, LinnetError, RateLimited
+from router.contract.errors import BadCommand, Conflict, Internal, LinnetError, RateLimited
 from router.contract.integers import as_integer
 from router.contract.packing import MAX_BODY_BYTES, MAX_INTEGER
 from router.contract.tokens import Identity, UnknownKey
@@ -81,6 +81,7 @@ class CommandHandlers:
     def refuse(self, session: Session, command: wire.Command, error: LinnetError) -> None:
         """The error event of a command that was understood."""
         metrics.COMMANDS.labels(_name(command), error.code).inc()
+        reason, following = (error.reason, error.next) if isinstance(error, Conflict) else (None, None)
         session.answer(
             wire.ErrorEvent(
                 id=command.id,
@@ -88,6 +89,8 @@ class CommandHandlers:
                 code=error.code,
                 message=error.message,
                 retry_after=error.retry_after,
+                reason=reason,
+                next=following,
             )
         )
 

@@ -42,6 +42,7 @@ from router.contract import integers, metrics, packing, wire
 from router.contract.errors import (
     BadCommand,
     BadFrame,
+    Conflict,
     Forbidden,
     Internal,
     LinnetError,
@@ -334,7 +335,8 @@ def _raw(body: bytes, status: int = 200) -> Response:
 
 
 def _refusal(error: LinnetError, headers: Mapping[str, str] | None = None) -> Response:
-    response = _json(types.Error(types.ErrorBody(error.code, error.message)), error.status)
+    reason, following = (error.reason, error.next) if isinstance(error, Conflict) else (None, None)
+    response = _json(types.Error(types.ErrorBody(error.code, error.message, reason, following)), error.status)
     response.headers.update(headers or {})
     if error.status in (429, 503):
         response.headers["Retry-After"] = str(max(1, ceil(error.retry_after or 1)))

@@ -36,9 +36,13 @@ Cursor = Annotated[int, Meta(ge=0, le=2**63 - 1, description="Opaque: `cursor` o
 MEMBERS_AT_ONCE = 1000
 
 
-class ErrorBody(Struct, frozen=True):
+class ErrorBody(Struct, frozen=True, omit_defaults=True):
+    """`reason` and `next` explain the `conflict` of an `n`, as on a socket."""
+
     code: str
     message: str
+    reason: str | None = None
+    next: int | None = None
 
 
 class Error(Struct, frozen=True):

@@ -100,10 +100,19 @@ class Unavailable(LinnetError):
 
 
 class Conflict(LinnetError):
-    """An `n` was used for something else, is too old to tell, or a name is taken."""
+    """An `n` was used for something else, is too old to tell, or a name is taken.
+
+    `reason`, of an `n` alone: `content` (used for something else), `answered` (n ≤ `done`), `old` (below the 32 that
+    are remembered). `next`: the n from which on every n of this device in this conversation is usable.
+    """
 
     code = "conflict"
     status = 409
+
+    def __init__(self, message: str = "", reason: str | None = None, next_n: int | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.next = next_n
 
 
 class Internal(LinnetError):
@@ -139,12 +148,23 @@ def from_function(error: Exception) -> LinnetError:
             return ReadOnly(error.detail or "you may read here, not write")
         case "CONFLICT":
             return Conflict(error.detail)
+        case "CONTENT":
+            return Conflict("this n was used for something else", "content")
+        case "ANSWERED":
+            return Conflict("this n is not above `done`", "answered", _usable(error.detail))
+        case "OLD":
+            return Conflict("this n is older than the last 32 that were accepted here", "old", _usable(error.detail))
         case "BLOCKED":
             return Blocked()
         case "BADCOMMAND":
             return BadCommand(error.detail)
         case _:
             return Internal()
+
+
+def _usable(n: str) -> int | None:
+    """The n that a function names as the next; None if the device has used up all numbers."""
+    return int(n) if int(n) < 2**53 else None
 
 
 # Close codes (RFC 6455 section 7.4 and our own). 40xx: come back, after `retry_after=…` where the reason has one.

@@ -287,10 +287,14 @@ class Pong(Answer, tag="pong", frozen=True, kw_only=True):
 
 
 class ErrorEvent(Answer, tag="error", frozen=True, kw_only=True):
+    """`reason` and `next` explain the `conflict` of an `n` (`errors.Conflict`)."""
+
     code: str
     message: str
     retry_after: float | None = None
     n: int | None = None
+    reason: str | None = None
+    next: int | None = None
 
 
 Events = (

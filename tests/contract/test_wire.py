@@ -217,6 +217,7 @@ OTHERS: list[wire.Event] = [
     wire.HistoryEvent(id=3, conversation=GROUP, events=[], more=True),
     wire.Pong(at=9),
     wire.ErrorEvent(id=4, code="rate_limited", message="wait", retry_after=1.5, n=7),
+    wire.ErrorEvent(id=4, code="conflict", message="too old", n=7, reason="old", next=40),
 ]  # fmt: skip
 DECODERS: dict[str, Any] = {
     wire.JSON.subprotocol: msgspec.json.Decoder(wire.Events),

@@ -41,7 +41,22 @@ async def test_a_send_is_acked_seen_by_all_and_counted_as_read(valkey: EmbeddedV
         again = await ann.ask("send", "ack", to=group, n=7, body={"$b64": "AAE="}, media="x", reply_to=0)
         assert (again["seq"], again["duplicate"]) == (ack["seq"], True)
         conflict = await ann.ask("send", "error", to=group, n=7, body="other")
-        assert conflict["code"] == "conflict"
+        assert (conflict["code"], conflict["reason"]) == ("conflict", "content")
+        assert "next" not in conflict
+
+
+async def test_n_that_is_too_old_is_a_conflict_with_the_next_usable_one(valkey: EmbeddedValkey) -> None:
+    """A device whose clock was ahead goes on at once: not when that time has come."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        ann = await of.client("ann").connected()
+        for n in range(1000, 1032):
+            await sent(ann, group, n)
+        old = await ann.ask("send", "error", to=group, n=10, body="late")
+        assert (old["code"], old["n"], old["reason"], old["next"]) == ("conflict", 10, "old", 1032)
+        await sent(ann, group, old["next"], done=1031)
+        answered = await ann.ask("send", "error", to=group, n=1031, body="again")
+        assert (answered["reason"], answered["next"]) == ("answered", 1033)
 
 
 @pytest.mark.parametrize(

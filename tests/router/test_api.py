@@ -880,3 +880,20 @@ async def test_integers_that_arrive_as_floats_are_accepted(valkey: EmbeddedValke
         assert await api.refused("POST", "/v1/messages", ADA, {**given, "n": 1.5}) == (422, "bad_command")
         for query in ("limit=1.5", "limit=", "limit=1_0", "before=1e300"):
             assert await api.refused("GET", f"{events}?{query}", ADA) == (422, "bad_command"), query
+
+
+async def test_a_conflict_of_an_n_says_why_and_which_n_is_usable(valkey: EmbeddedValkey) -> None:
+    """As on a socket: a worker that restarts with a clock behind is not locked out."""
+    async with serve(valkey) as api:
+        await make_users(api)
+        given = {"to": "@bob", "device": "a"}
+
+        async def conflict(**more: Any) -> dict[str, Any]:
+            answer = await api.post("/v1/messages", headers=ADA, json={**given, **more})
+            assert refusal(answer) == (409, "conflict")
+            error: dict[str, Any] = answer.json()["error"]
+            return {name: error[name] for name in ("reason", "next") if name in error}
+
+        await api.ok("POST", "/v1/messages", ADA, {**given, "body": 1, "n": 50, "done": 40})
+        assert await conflict(body=1, n=40) == {"reason": "answered", "next": 51}
+        assert await conflict(body=2, n=50) == {"reason": "content"}

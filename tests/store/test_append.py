@@ -242,6 +242,44 @@ async def test_done_lets_rows_go_and_is_remembered(valkey: EmbeddedValkey) -> No
         assert len(await s.log(conv)) == 10
 
 
+async def conflict(s: Store, conv: str, n: int, **more: Any) -> tuple[str | None, int | None]:
+    with pytest.raises(Conflict) as caught:
+        await s.send(conv, "ann", n, **more)
+    return caught.value.reason, caught.value.next
+
+
+async def test_device_whose_clock_was_ahead_learns_the_next_usable_n(valkey: EmbeddedValkey) -> None:
+    """The 32 remembered n are far in the future: every n of now is old, and from `next` on every n is accepted."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        now, ahead = 1_700_000_000_000_000, 1_900_000_000_000_000
+        for i in range(WINDOW):
+            await s.send(conv, "ann", ahead + 10 * i)
+        assert await conflict(s, conv, now) == ("old", ahead + 10 * (WINDOW - 1) + 1)
+        for n in range(ahead + 10 * (WINDOW - 1) + 1, ahead + 10 * (WINDOW - 1) + 4):
+            assert not (await s.send(conv, "ann", n)).duplicate
+        assert not (await s.send(conv, "ann", now, device="laptop")).duplicate
+
+
+async def test_conflict_tells_content_from_answered_and_from_old(valkey: EmbeddedValkey) -> None:
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await s.send(conv, "ann", 5)
+        assert await conflict(s, conv, 5, body="other") == ("content", None)
+        await s.send(conv, "ann", 9, done=7)
+        assert await conflict(s, conv, 7) == ("answered", 10)
+        assert await conflict(s, conv, 8, done=20) == ("answered", 21)  # the command's own `done` says so
+        assert not (await s.send(conv, "ann", 10, done=9)).duplicate
+
+
+async def test_conflict_after_the_last_n_names_no_next(valkey: EmbeddedValkey) -> None:
+    """2^53-1 is the largest n that a client can write."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        await s.send(conv, "ann", 2**53 - 1, done=2**53 - 2)
+        assert await conflict(s, conv, 5) == ("answered", None)
+
+
 async def test_devices_that_come_and_go_take_bounded_memory(valkey: EmbeddedValkey) -> None:
     """A user has 64 rows in a conversation; the device that was quiet longest gives way, another user's never."""
     async with store(valkey.url) as s:

@@ -4,11 +4,12 @@
 --       facts, packed as FACTS: n done seen target fingerprint limited(0|1) first; n 0: no row, no rate; limited 0: no rate
 --       party, of a direct one on a single server: user convs recent channel other, the author last
 --       action: message edit delete react
--- Returns ANSWER packed; NOTFOUND READONLY_ BLOCKED CONFLICT RATE <µs>
+-- Returns ANSWER packed; NOTFOUND READONLY_ BLOCKED CONFLICT CONTENT ANSWERED <next> OLD <next> RATE <µs>
 --
 -- Keeps true:
 -- - The resend of an accepted n gets the first answer again, whoever has been put out since and however long ago: n is
---   looked up before anything else. With other content, or where it cannot be told any more, it is CONFLICT.
+--   looked up before anything else. With other content it is CONTENT; if it is not above `done`, ANSWERED; if it is
+--   below 32 rows, so that it cannot be told any more, OLD. `next` is the n from which on every n is usable.
 -- - Nothing is changed unless the event is in the log.
 --
 -- A device's row `d:<user>/<device>`: rate stamp (µs), done, then at most 32 accepted (n, seq, fingerprint) by
@@ -33,6 +34,12 @@ local function seek(d, n, fingerprint)
     p = p - ROW
   end
   return p
+end
+
+-- The n after `done` and all rows.
+local function after_all(d, done)
+  local last = #d >= ROWS_AT and struct.unpack('>I8', d, #d + 1 - ROW) or 0
+  return string.format('%.0f', math.max(last, done) + 1)
 end
 
 local function again(log, seq, id)
@@ -105,9 +112,10 @@ local function append(k, a)
     local seq, other
     p, seq, other = seek(d, n, fingerprint)
     done = math.max(done, answered)
-    if other then return fail('CONFLICT', 'this n was used for something else') end
+    if other then return fail('CONTENT') end
     if seq then return again(k[2], seq, replid(us)) end
-    if n <= done or p == ROWS_AT and #d >= FULL then return fail('CONFLICT', 'this n is too old') end
+    if n <= done then return fail('ANSWERED', after_all(d, done)) end
+    if p == ROWS_AT and #d >= FULL then return fail('OLD', after_all(d, done)) end
   end
 
   local role, joined = membership(h[2])
