@@ -97,7 +97,10 @@ async def create_token(call: Call, given: TokenRequest) -> TokenAnswer:
 
 
 async def delete_account(call: Call, _: None) -> None:
-    """End the user for ever: sessions, memberships, account. The name is never given out again."""
+    """End the user for ever: sessions, memberships, account. The name is never given out again.
+
+    If the user was the only owner of a group or channel, an admin becomes owner, else the member who was added first.
+    """
     user = call.path["user"]
     call.must_be(user)
     await _close_direct(call, user)
@@ -147,17 +150,8 @@ async def _take_out(call: Call, group: str, user: str) -> None:
 
 
 async def _hand_on(call: Call, group: str, user: str) -> None:
-    """Make somebody else owner: an admin if there is one."""
-    heir, cursor = "", 0
-    while True:
-        page = await call.services.conversations.members(group, None, cursor)
-        for other, role in page.roles.items():
-            if other != user and (not heir or role == "a"):
-                heir = other
-        cursor = page.cursor
-        if not cursor or page.roles.get(heir) == "a":
-            break
-    if heir:
+    """Make another member owner. Without one the group or channel is left to the server key."""
+    if heir := await call.services.conversations.heir(group, user):
         await change_member(call, group, None, heir, "put", "o")
 
 

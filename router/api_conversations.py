@@ -160,14 +160,14 @@ async def list_members(call: Call, given: MemberQuery) -> MemberList:
 
 
 async def put_member(call: Call, given: NewRole) -> Membership:
-    """Put a user in, or give a member another role."""
+    """Put a user in, or give a member another role. Anybody may take a lower role themselves."""
     user = call.path["user"]
     await _must_exist(call, [user])
-    return await _change(call, user, "put", ROLES[given.role])
+    return await _change(call, user, "put", ROLES[given.role] if given.role else None)
 
 
 async def delete_member(call: Call, _: None) -> None:
-    """Put a member out, or leave."""
+    """Put a member out, or leave. A group ends when its last member leaves."""
     await _change(call, call.path["user"], "remove")
 
 
@@ -179,14 +179,14 @@ async def join_conversation(call: Call, _: None) -> Membership:
 
 
 async def change_member(
-    call: Call, conv: str, actor: str | None, user: str, action: MemberAction, role: str = "m"
+    call: Call, conv: str, actor: str | None, user: str, action: MemberAction, role: str | None = "m"
 ) -> Change:
     """The conversation's half of a change."""
     series, store = call.services.series, call.services.conversations
     return await store.member(conv, actor, user, action, role, device=series.device, n=series.next())
 
 
-async def _change(call: Call, user: str, action: MemberAction, role: str = "m") -> Membership:
+async def _change(call: Call, user: str, action: MemberAction, role: str | None = "m") -> Membership:
     conv, services = call.conversation, call.services
     change = await change_member(call, conv, user if action == "join" else call.actor, user, action, role)
     if action == "remove":

@@ -151,7 +151,9 @@ class NewTitle(Struct, frozen=True):
 
 
 class NewRole(Struct, frozen=True):
-    role: Role = "member"
+    """Without `role` a member keeps the role, and anybody else becomes `member`."""
+
+    role: Role | None = None
 
 
 class MemberQuery(Struct, frozen=True):

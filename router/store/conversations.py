@@ -193,20 +193,24 @@ class Conversations:
         actor: str | None,
         user: str,
         action: MemberAction,
-        role: str = "m",
+        role: str | None = "m",
         *,
         device: str = "",
         n: int = 0,
         max_members: int = MAX_MEMBERS,
     ) -> Change:
-        """Put, remove or join; `actor` None is the server, who may do anything. (device, n): the event's own."""
+        """Put, remove or join; `actor` None is the server, who may do anything. (device, n): the event's own.
+
+        `role` None: a member keeps the role, anybody else becomes a member. Of the last member of a group who leaves
+        the slots are 0: the group has ended.
+        """
         by = actor or ""
         if action == "join":
             role = "r"
-        once = _member_tail(conv, by, device, n, user, "remove" if action == "remove" else "add", role)
-        again = _member_tail(conv, by, device, n, user, "role", role)
+        once = _member_tail(conv, by, device, n, user, "remove" if action == "remove" else "add", role or "m")
+        again = _member_tail(conv, by, device, n, user, "role", role or "m")
         where, channel = _places(conv)
-        args = (conv, channel, self._cap, by, user, action, role, max_members)
+        args = (conv, channel, self._cap, by, user, action, role or "", max_members)
         event = (once.first, once.rest, again.first, again.rest)
         change, role_now, *slots = await self._fcall("member", where, (*args, *event))
         return Change(change.decode(), slots[0], role_now.decode(), *slots[1:])
@@ -277,6 +281,30 @@ class Conversations:
         following, found = await self._client.fetch("HSCAN", key, cursor, "MATCH", "u:*", "COUNT", MEMBERS_STEP)
         rows = zip(found[::2], found[1::2], strict=True)
         return Members({name[2:].decode(): chr(row[0]) for name, row in rows if row[:1] != b"-"}, int(following))
+
+    async def heir(self, conv: str, leaving: str) -> str:
+        """The user who is to own the conversation after `leaving`; "" for none.
+
+        An admin, else a member, each time the one who was added first; then a reader of a group. Readers of a channel
+        may have joined by themselves, so none of them.
+        """
+        ranks = "am" if conv[0] == keys.CHANNEL else "amr"
+        candidates: dict[str, tuple[int, int]] = {}
+        added: dict[str, int] = {}
+        cursor = -1
+        while cursor:
+            following, found = await self._client.fetch(
+                "HSCAN", keys.conversation(conv), max(cursor, 0), "MATCH", "[ua]:*", "COUNT", MEMBERS_STEP
+            )
+            cursor = int(following)
+            for field, value in zip(found[::2], found[1::2], strict=True):
+                user = field[2:].decode()
+                if field[:1] == b"a":
+                    added[user] = int(value)
+                elif user != leaving and (rank := ranks.find(chr(value[0]))) >= 0:
+                    candidates[user] = rank, int(value.split()[1])
+        order = [(rank, added.get(user, joined), user) for user, (rank, joined) in candidates.items()]
+        return min(order)[2] if order else ""
 
     async def describe(self, conv: str, user: str | None) -> Description:
         """All about a conversation, for a present member or the server."""

@@ -158,6 +158,10 @@ ROWS: Final = (
         {"role": "member"}),
     Row(f"PUT {MEMBER}",                      "200 403 403 403 404 404 401 401 200", f"{ROOM}/members/<me>",
         {"role": "owner"}),
+    # oneself to a lower role; no role: an admin keeps it
+    Row(f"PUT {MEMBER}",                      "409 200 200 403 404 404 401 401 200", f"{ROOM}/members/<me>",
+        {"role": "reader"}),
+    Row(f"PUT {MEMBER}",                      "200 200 403 403 404 404 401 401 200", f"{ROOM}/members/<admin2>", {}),
     Row(f"PUT {MEMBER}",                      "404 404 404 404 404 404 401 401 403", f"{OTHERS}/members/<me>",
         {"role": "member"}),
     # putting out a member, an admin, the owner; leaving

@@ -173,7 +173,7 @@ async def test_deleting_an_account_leaves_all_groups_to_somebody(valkey: Embedde
         await api.ok("DELETE", "/v1/accounts/ada", ADA)
         found = await api.ok("GET", f"/v1/conversations/{group}", BOB)
         assert found["members"] == {"bob": "member", "cy": "owner"}
-        assert (await api.ok("GET", f"/v1/conversations/{alone}", SERVER))["members"] == {}
+        assert await api.refused("GET", f"/v1/conversations/{alone}", SERVER) == (404, "not_found")
         await api.ok("DELETE", "/v1/accounts/ada", SERVER)
         assert await api.refused("DELETE", "/v1/accounts/nobody", SERVER) == (404, "not_found")
 
@@ -839,6 +839,31 @@ async def test_groups_of_one_user_are_limited(valkey: EmbeddedValkey, monkeypatc
         assert await api.refused("POST", "/v1/conversations", ADA, given) == (429, "rate_limited")
         for _ in range(5):
             await api.ok("POST", "/v1/conversations", SERVER | {"Linnet-User": "ada"}, given)
+
+
+async def test_a_channel_of_joined_readers_gets_no_owner_from_among_them(valkey: EmbeddedValkey) -> None:
+    """When the owner's account ends it is left to the server key; a member who was added comes before that."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob", "cy")
+        alone = await make_group(api, kind="channel")
+        added = await make_group(api, "cy", kind="channel")
+        for channel in (alone, added):
+            await api.ok("POST", f"/v1/conversations/{channel}/join", BOB)
+        await api.ok("DELETE", "/v1/accounts/ada", ADA)
+        roles = [(await api.ok("GET", f"/v1/conversations/{conv}", SERVER))["members"] for conv in (alone, added)]
+        assert roles == [{"bob": "reader"}, {"bob": "reader", "cy": "owner"}]
+
+
+async def test_an_admin_steps_down_and_a_put_without_a_role_keeps_it(valkey: EmbeddedValkey) -> None:
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob", "cy")
+        group = await make_group(api, "cy")
+        bob = f"/v1/conversations/{group}/members/bob"
+        assert (await api.ok("PUT", bob, ADA, {}))["role"] == "member"
+        assert (await api.ok("PUT", bob, ADA, {"role": "admin"}))["role"] == "admin"
+        assert (await api.ok("PUT", bob, ADA, {}))["role"] == "admin"
+        assert (await api.ok("PUT", bob, BOB, {"role": "member"}))["role"] == "member"
+        assert await api.refused("PUT", bob, BOB, {"role": "admin"}) == (403, "read_only")
 
 
 async def test_a_403_says_which_right_is_missing(valkey: EmbeddedValkey) -> None:

@@ -128,6 +128,8 @@ async def test_put_and_remove_leave_one_event_each_and_raise_the_version(valkey:
         ("adm", "mem", "put", "r", None),
         ("adm", "mem", "remove", "m", None),
         ("adm", "adm", "remove", "m", None),
+        ("adm", "adm", "put", "m", None),
+        ("mem", "mem", "put", "r", None),
         ("mem", "mem", "remove", "m", None),
         (None, "own", "remove", "m", None),
         (None, "new", "put", "o", None),
@@ -175,8 +177,64 @@ async def test_the_last_owner_leaves_last_or_hands_over(valkey: EmbeddedValkey) 
         await member(conv, "ann", "ann", "remove")
         with pytest.raises(NotFound):
             await member(conv, "ann", "ann", "remove")
+        with pytest.raises(NotFound):
+            await member(conv, "ann", "bob", "put", "m")
         assert (await member(conv, "bob", "bob", "remove")).action == "remove"
-        assert (await s.conversations.describe(conv, None)).size == 0
+
+
+async def test_a_group_ends_when_its_last_member_leaves(valkey: EmbeddedValkey) -> None:
+    """A router finds it due, with that member, to take it away. A backend's groups and channels may be empty."""
+    async with store(valkey.url) as s:
+        member = s.conversations.member
+        conv = await s.group(ann="o", bob="m")
+        await s.send(conv, "ann", 1)
+        await member(conv, "bob", "bob", "remove")
+        gone = await member(conv, "ann", "ann", "remove")
+        assert (gone.action, gone.role, gone.seq, gone.count) == ("remove", "o", 3, 0)
+        assert await s.conversations.gone(conv) == 3
+        assert await called(s.conversations.heads, [conv]) == [None]
+        assert await s.log(conv) == []
+        assert await s.dirty.claims((keys.partition(conv),), 10, 60_000) == [[conv]]
+        assert (await s.conversations.members(conv)).roles == {"ann": "o"}
+        emptied = [(await s.group(ann="o"), None), (await s.group(keys.CHANNEL, ann="o"), "ann")]
+        for conv, actor in emptied:
+            await member(conv, actor, "ann", "remove")
+            assert (await s.conversations.describe(conv, None)).size == 0
+
+
+async def test_a_put_without_a_role_leaves_the_role(valkey: EmbeddedValkey) -> None:
+    """Of a member it changes nothing and writes nothing, whatever the role; anybody else becomes a member."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o", adm="a", bob="r")
+        for user, role in (("ann", "o"), ("adm", "a"), ("bob", "r")):
+            change = await s.conversations.member(conv, "adm", user, "put", None)
+            assert (change.action, change.role) == ("none", role)
+        change = await s.conversations.member(conv, "adm", "new", "put", None)
+        assert (change.action, change.role) == ("add", "m")
+        assert [(e["action"], e["role"]) for e in await s.log(conv)] == [("add", "member")]
+
+
+async def test_an_heir_is_an_admin_or_the_member_who_was_added_first(valkey: EmbeddedValkey) -> None:
+    """Never a reader of a channel, as anybody may join one; a reader of a group before none at all."""
+    async with store(valkey.url) as s:
+        member, heir = s.conversations.member, s.conversations.heir
+        channel = await s.group(keys.CHANNEL, ann="o")
+        await member(channel, "abe", "abe", "join")
+        assert await heir(channel, "ann") == ""
+        for user in ("bob", "aldo", "cat"):
+            await member(channel, "ann", user, "put", "m")
+        await member(channel, None, "bob", "remove")
+        await member(channel, None, "bob", "put", "m")
+        await member(channel, None, "abe", "put", "m")  # a member from now on
+        assert await heir(channel, "ann") == "aldo"
+        await member(channel, "ann", "cat", "put", "a")
+        assert await heir(channel, "ann") == "cat"
+
+        group = await s.group(ann="o", eve="r")
+        assert await heir(group, "ann") == "eve"
+        for user in ("zoe", "bob"):
+            await member(group, "ann", user, "put", "m")
+        assert await heir(group, "ann") == "zoe"
 
 
 async def test_join_is_for_channels_and_makes_a_reader(valkey: EmbeddedValkey) -> None:

@@ -1,29 +1,35 @@
 -- member: put a user into a group or channel, give her another role, put her out; one `member` event for each change.
 -- KEYS  conv log dirty
 -- ARGV  conv channel cap actor user action role most first rest first_role rest_role
---       actor '' is the server, who may do anything; action put remove join; first/rest: the event, first_role/rest_role:
---       the event if `put` finds her present; most: members there may be
+--       actor '' is the server, who may do anything; action put remove join; role '' leaves a member's role; first/rest: the
+--       event, first_role/rest_role: the event if `put` finds her present; most: members there may be
 -- Returns {add|role|remove|none, role, seq, prev, count, at}; NOTFOUND READONLY_ CONFLICT
 --
 -- Keeps true:
 -- - A conversation that has members has an owner, unless the server took it away.
--- - Admins manage members and readers; only owners touch admins and owners.
+-- - Admins manage members and readers; only owners touch admins and owners. All may take a lower role themselves.
+-- - A group ends when its last member leaves. There is no event then: the log ends with it.
+-- - `a:<user>` says since when somebody whom another added to a channel is there: all of a channel is open to its
+--   members, so `joined` does not say it. Without it: since the beginning, or a reader.
 -- - The event's seq bounds what the user sees, and `ver` tells the gateways that somebody came or went.
 
 local OWNERLESS = 'hand over ownership first'
 
+local RANK = {o = 4, a = 3, m = 2, r = 1}
+
 local function high(role) return role == 'o' or role == 'a' end
 
 -- Why `actor` (with role `by`) may not; nil if she may. `role`: what the user is now (nil: no member).
-local function forbidden(a, kind, by, role, owners, size)
-  local actor, user, action, wanted = a[4], a[5], a[6], a[7]
+local function forbidden(a, kind, by, role, wanted, owners, size)
+  local actor, user, action = a[4], a[5], a[6]
   if action == 'join' then return kind ~= 'c' and fail('NOTFOUND') or nil end
   if kind == 'd' then return fail('READONLY_', 'the members of a direct conversation never change') end
   if actor == '' then return nil end
   local leaves = action == 'remove' and actor == user
+  local own = leaves or action == 'put' and actor == user and RANK[wanted] < RANK[role]
   local rises = action == 'put' and high(wanted)
-  if not leaves and by ~= 'o' and by ~= 'a' then return fail('READONLY_', 'this takes the role owner or admin') end
-  if not leaves and by == 'a' and (high(role) or rises) then
+  if not own and by ~= 'o' and by ~= 'a' then return fail('READONLY_', 'this takes the role owner or admin') end
+  if not own and by == 'a' and wanted ~= role and (high(role) or rises) then
     return fail('READONLY_', 'this takes the role owner: it concerns an owner or admin')
   end
   if role == 'o' and owners <= 1 and (leaves and size > 1 or action == 'put' and wanted ~= 'o') then
@@ -32,15 +38,19 @@ local function forbidden(a, kind, by, role, owners, size)
 end
 
 local function member(k, a)
-  local actor, user, action, wanted = a[4], a[5], a[6], a[7]
+  local actor, user, action = a[4], a[5], a[6]
   local h = redis.call('HMGET', k[1], 'm', 'kind', 'size', 'owners', 'ver', 'u:' .. user, 'u:' .. actor)
   if not h[1] then return fail('NOTFOUND') end
   if actor ~= '' and action ~= 'join' and not present(h[7]) then return fail('NOTFOUND') end
   local kind, size, owners, row = h[2], tonumber(h[3]), tonumber(h[4]), 'u:' .. user
   local role, joined, left = membership(h[6])
   local was = present(h[6]) and role or nil
-  local refusal = forbidden(a, kind, present(h[7]) and string.sub(h[7], 1, 1), was, owners, size)
+  local wanted = action == 'remove' and '-' or a[7] ~= '' and a[7] or was or 'm'
+  local refusal = forbidden(a, kind, present(h[7]) and string.sub(h[7], 1, 1), was, wanted, owners, size)
   if refusal then return refusal end
+  if kind == 'g' and action == 'remove' and was and actor == user and size == 1 then
+    return {'remove', was, finish(k, a[1], h[1]), 0, 0, 0}
+  end
 
   local change, first, rest = 'add', a[9], a[10]
   if action == 'remove' then change = was and 'remove' or 'none'
@@ -52,13 +62,17 @@ local function member(k, a)
   local last, count, cost, burst, wrote = struct.unpack(META, h[1])
   local w, err = enter(k[2], last, count, wrote, now_us(), 0, first, rest, nil)
   if not w then return err end
-  local now = change ~= 'remove' and wanted or '-'
   if change == 'add' then joined = kind == 'c' and 0 or w.seq end
   mark(k[3], a[1], w.at + COALESCE_MS)
+  if kind == 'c' and action == 'put' and (not was or was == 'r') then
+    redis.call('HSET', k[1], 'a:' .. user, w.seq)
+  elseif kind == 'c' and action == 'remove' then
+    redis.call('HDEL', k[1], 'a:' .. user)
+  end
   settle(k, a[2], a[3], w, cost, burst,
-    row, string.format('%s %.0f %.0f', now, joined, change == 'remove' and w.seq or 0),
+    row, string.format('%s %.0f %.0f', wanted, joined, change == 'remove' and w.seq or 0),
     'size', size + (change == 'add' and 1 or change == 'remove' and -1 or 0),
-    'owners', owners + (now == 'o' and 1 or 0) - (was == 'o' and 1 or 0),
+    'owners', owners + (wanted == 'o' and 1 or 0) - (was == 'o' and 1 or 0),
     'ver', tonumber(h[5]) + 1)
   return {change, change == 'remove' and was or wanted, w.seq, w.prev, w.count, w.at}
 end

@@ -148,6 +148,19 @@ local function mark(dirty, conv, due)
   redis.call('ZADD', dirty, 'NX', due, conv)
 end
 
+-- The end of a conversation whose meta is `m`; answers the seq of that change. Without `m` every function answers
+-- NOTFOUND, so nothing is written any more. `gone` and the member rows stay until a router has taken the conversation
+-- from all members (`forget`); it is marked dirty for that, due now.
+local function finish(k, conv, m)
+  local gone = struct.unpack('>I8', m) + 1
+  redis.call('HSET', k[1], 'gone', string.format('%.0f', gone))
+  redis.call('HDEL', k[1], 'm')
+  redis.call('XTRIM', k[2], 'MAXLEN', 0)
+  redis.call('ZADD', k[3], math.floor(now_us() / 1000), conv)
+  redis.call('ZREM', k[3], '~' .. conv)
+  return gone
+end
+
 -- Second half of a write: the counters with whatever else changes in the conversation's hash (`...`: fields and
 -- values), the event to whoever is subscribed (direct events go by `deliver`: no channel).
 local function settle(k, channel, cap, w, cost, burst, ...)
