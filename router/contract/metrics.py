@@ -79,6 +79,9 @@ REDIS_MEMORY_RATIO = Gauge("linnet_redis_memory_ratio", "used_memory / maxmemory
 
 HTTP_REFUSED = Counter("linnet_http_refused", "HTTP requests that no application saw, by why", ("why",))
 
+# -- both: the identity provider, where there is one
+JWKS_FETCHES = Counter("linnet_jwks_fetches", "Fetches of the identity provider's key set by result", ("result",))
+
 # -- both: traces, where they are on
 TRACE_SPANS = Counter("linnet_trace_spans", "Spans of traces by what became of them", ("result",))
 
@@ -119,5 +122,7 @@ for _reason in ("expired", "failover"):
     GAPS.labels(_reason)
 for _why in ("malformed", "upgrade", "full"):
     HTTP_REFUSED.labels(_why)
+for _result in ("ok", "failed"):
+    JWKS_FETCHES.labels(_result)
 for _outcome in ("sent", "retried", "dropped"):
     WEBHOOKS.labels(_outcome)

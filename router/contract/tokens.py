@@ -7,8 +7,10 @@ have an HMAC checked with a public key. Keys come from `LINNET_JWT_SECRET` (HS25
 
 Pure: the time is passed in, and so is what fetches the key set. `Verifier` holds a process's keys and decides when to
 ask for the set again: when a token names a key it lacks, or the set is old, but never twice in `REFRESH_S`, whatever
-tokens are thrown at it. A provider that is down changes nothing for keys already here; while there is no set at all a
-token can be neither accepted nor refused, which is `Unavailable` (refusing would log everybody out).
+tokens are thrown at it. A provider that is down changes nothing for keys already here. A token whose key is not here is
+refused only after a fetch that began after the token came has succeeded; until then it may be signed with a key that
+the provider has just begun to use, and is `Unavailable` (a refusal would log its user out). When tokens came is kept
+for the last `MAX_PENDING` of them; one that a flood pushes out is `Unavailable` once more.
 
 Rejected: `jwt.decode` (reads the clock, takes numbers from strings); `PyJWKClient` (blocks, no bound on what it reads).
 """
@@ -20,6 +22,7 @@ import binascii
 import logging
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable
+from hashlib import sha256
 from time import monotonic
 from typing import Annotated, Any, Final
 
@@ -29,6 +32,7 @@ from jwt.api_jws import PyJWS
 from jwt.exceptions import PyJWTError
 from msgspec import Meta, Struct
 
+from router.contract import metrics
 from router.contract.errors import TokenExpired, Unauthorized, Unavailable
 from router.contract.packing import MAX_INTEGER
 from router.contract.settings import Settings
@@ -39,10 +43,14 @@ MAX_KEYS: Final = 32
 MIN_RSA_BITS: Final = 2048
 REFRESH_S: Final = 5.0
 MAX_AGE_S: Final = 600.0
+MAX_PENDING: Final = 1024
+TICK_S: Final = 0.01  # by which a timer may be early
+AFTER_S: Final = 0.5  # what a client waits beyond the moment at which the next fetch may begin
 NEVER: Final = float("-inf")
 LEEWAY_MS: Final = 1000  # for `nbf` alone: the issuer's clock may be ahead; an expiry that has passed has passed
 
 _ALGORITHMS: Final = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
+_PROVIDERS: Final = frozenset(_ALGORITHMS.values())
 
 log = logging.getLogger("linnet.tokens")
 
@@ -155,15 +163,14 @@ def _signed(token: str, keys: tuple[Key, ...]) -> bytes:
     """The payload, once a key that fits the header has confirmed the signature."""
     header = _read_header(token)
     fitting = [k for k in keys if k.algorithm == header.alg and (not k.kid or not header.kid or k.kid == header.kid)]
-    if not fitting:
-        raise UnknownKey("the token is not signed with a key that is known here")
     for key in fitting:
         try:
             payload: bytes = _jws.decode(token, key.jwk, algorithms=[key.algorithm])
         except PyJWTError:
             continue
         return payload
-    if header.kid and not any(key.kid == header.kid for key in fitting):
+    # A new key of the provider may have confirmed it, unless the key that the header names is here.
+    if header.alg in _PROVIDERS and not any(key.kid == header.kid != "" for key in fitting):
         raise UnknownKey("the token is not signed with a key that is known here")
     raise Unauthorized("the token's signature is wrong")
 
@@ -215,7 +222,10 @@ class Verifier:
         self._fetch = fetch if settings.jwks_url else None
         self._clock = clock
         self._asked_at = self._fetched_at = NEVER
+        self._current_from = NEVER  # when the fetch began that brought the keys here
         self._asking: asyncio.Task[None] | None = None
+        self._again: asyncio.TimerHandle | None = None
+        self._pending: dict[bytes, float] = {}  # when a token of an unknown key came first, by its digest; oldest first
 
     def check(self, token: str, now_ms: int) -> Identity:
         """At once, with the keys that are here. `UnknownKey` means that `identity` may know more."""
@@ -237,19 +247,38 @@ class Verifier:
         try:
             return self.check(token, now_ms)
         except UnknownKey:
-            if self._fetch is None:
+            if (fetch := self._fetch) is None:
                 raise
-        if (asking := self._ask(self._fetch)) is not None:
+        digest = sha256(token.encode()).digest()
+        came_at = self._pending.pop(digest, self._clock())
+        if came_at > self._current_from and (asking := self._ask(fetch)) is not None:
             await asyncio.wait({asking})
         try:
             return self.check(token, now_ms)
         except UnknownKey:
-            if self._fetched_at == NEVER:
-                raise Unavailable("the identity provider cannot be reached", REFRESH_S) from None
-            raise
+            if came_at <= self._current_from:
+                raise
+        self._pending[digest] = came_at
+        if len(self._pending) > MAX_PENDING:
+            del self._pending[next(iter(self._pending))]
+        raise Unavailable(
+            "the key of this token is not known yet; the identity provider is asked", self._ask_again(fetch)
+        )
+
+    def _ask_again(self, fetch: Fetch) -> float:
+        """In how many seconds the answer of a fetch that has yet to begin may be here; it begins by itself."""
+        wait_s = max(0.0, self._asked_at + REFRESH_S - self._clock())
+        if self._again is None:
+            self._again = asyncio.get_running_loop().call_later(wait_s + TICK_S, self._begin_again, fetch)
+        return round(wait_s + AFTER_S, 3)
+
+    def _begin_again(self, fetch: Fetch) -> None:
+        self._again = None
+        if self._pending:
+            self._ask(fetch)
 
     def _ask(self, fetch: Fetch) -> asyncio.Task[None] | None:
-        """Who is asking for the key set; nobody when somebody did within the last `REFRESH_S`."""
+        """The fetch of the key set that is running; None if there is none and the last began within `REFRESH_S`."""
         if self._asking is None and self._clock() - self._asked_at >= REFRESH_S:
             self._asked_at = self._clock()
             self._asking = asyncio.create_task(self._fetch_keys(fetch))
@@ -257,10 +286,13 @@ class Verifier:
 
     async def _fetch_keys(self, fetch: Fetch) -> None:
         """Replace the provider's keys; on any failure keep those that are here."""
+        began = self._clock()
         try:
             self._keys = (*self._own, *key_set(await fetch()))
-            self._fetched_at = self._clock()
+            self._current_from, self._fetched_at = began, self._clock()
+            metrics.JWKS_FETCHES.labels("ok").inc()
         except (OSError, ValueError) as error:
+            metrics.JWKS_FETCHES.labels("failed").inc()
             log.warning("the identity provider's key set: %s: %s", type(error).__name__, error)
         finally:
             self._asking = None

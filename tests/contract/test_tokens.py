@@ -248,21 +248,112 @@ async def test_many_tokens_at_once_ask_the_provider_once() -> None:
     assert provider.asked == 1
 
 
-async def test_a_rotated_key_is_found_and_forged_ones_do_not_flood_the_provider() -> None:
-    """An unknown `kid` asks again, at most once in a while whatever tokens come."""
+async def test_new_key_within_a_fetch_interval_is_unavailable_and_then_accepted() -> None:
+    """A token of a new key that comes just after a fetch is not refused: the next fetch begins by itself, and the
+    client that waits `retry_after` is accepted. Meanwhile the provider is asked no oftener, whatever tokens come."""
     provider = Provider(document(jwk(EC, "e")))
     clock = Clock()
     keys = verifier(provider, clock)
     await keys.identity(sign(GOOD, EC, "ES256", kid="e"), NOW)
     provider.answer = document(jwk(EC, "e"), jwk(RSA, "r"))
+    clock.now += tokens.REFRESH_S - 0.05
     rotated = sign(GOOD, RSA, "RS256", kid="r")
-    for _ in range(20):
-        with pytest.raises(UnknownKey):
-            await keys.identity(rotated, NOW)
+    for i in range(20):
+        with pytest.raises(Unavailable) as refusal:
+            await keys.identity(rotated if i % 2 else sign(GOOD, RSA, "RS256", kid=f"junk{i}"), NOW)
+        assert 0 < (refusal.value.retry_after or 0) < tokens.REFRESH_S
     assert provider.asked == 1
+    clock.now += 0.1
+    await eventually(lambda: provider.asked == 2)
+    await eventually(lambda: keys._asking is None)
+    assert keys.check(rotated, NOW).user == "ada"
+
+
+async def test_forged_key_is_refused_once_a_later_fetch_succeeded() -> None:
+    """Also if it comes again within the interval of that fetch; and each forged token asks at most once in a while."""
+    provider = Provider(document(jwk(EC, "e")))
+    clock = Clock()
+    keys = verifier(provider, clock)
+    await keys.identity(sign(GOOD, EC, "ES256", kid="e"), NOW)
+    forged = sign(GOOD, RSA, "RS256", kid="r")
+    clock.now += 1
+    with pytest.raises(Unavailable):
+        await keys.identity(forged, NOW)
+    clock.now += tokens.REFRESH_S
+    with pytest.raises(UnknownKey):
+        await keys.identity(sign(GOOD, RSA, "RS256", kid="other"), NOW)
+    clock.now += 1
+    with pytest.raises(UnknownKey):
+        await keys.identity(forged, NOW)
+    assert provider.asked == 2
+
+
+async def test_fetch_that_began_before_a_token_came_refuses_nothing() -> None:
+    """Its answer may have been made before the new key was."""
+    provider, clock, answered = Provider(document(jwk(EC, "e"))), Clock(), asyncio.Event()
+
+    async def fetch() -> bytes:
+        document = await provider.fetch()
+        await answered.wait()
+        return document
+
+    keys = Verifier(Settings(jwks_url="http://127.0.0.1/jwks"), fetch, clock)
+    first = asyncio.create_task(keys.identity(sign(GOOD, EC, "ES256", kid="e"), NOW))
+    await eventually(lambda: provider.asked == 1)
+    clock.now += 1
+    late = asyncio.create_task(keys.identity(sign(GOOD, RSA, "RS256", kid="r"), NOW))
+    await asyncio.sleep(0)
+    answered.set()
+    assert (await first).user == "ada"
+    with pytest.raises(Unavailable):
+        await late
+
+
+async def test_new_key_while_the_provider_is_away_is_unavailable() -> None:
+    """However long it lasts; with the first answer it is accepted."""
+    provider = Provider(document(jwk(EC, "e")))
+    clock = Clock()
+    keys = verifier(provider, clock)
+    await keys.identity(sign(GOOD, EC, "ES256", kid="e"), NOW)
+    provider.answer = OSError("down")
+    rotated = sign(GOOD, RSA, "RS256", kid="r")
+    for _ in range(3):
+        clock.now += tokens.REFRESH_S
+        with pytest.raises(Unavailable):
+            await keys.identity(rotated, NOW)
+    assert provider.asked == 4
+    provider.answer = document(jwk(RSA, "r"))
     clock.now += tokens.REFRESH_S
     assert (await keys.identity(rotated, NOW)).user == "ada"
+
+
+async def test_new_key_without_a_kid_is_looked_for() -> None:
+    """Of a provider that names no keys, too; a wrong signature by a key that the token names is final at once."""
+    provider = Provider(document(jwk(EC)))
+    clock = Clock()
+    keys = verifier(provider, clock)
+    await keys.identity(sign(GOOD, EC, "ES256"), NOW)
+    renewed = ec.generate_private_key(ec.SECP256R1())
+    provider.answer = document(jwk(renewed, "new"))
+    clock.now += tokens.REFRESH_S
+    assert (await keys.identity(sign(GOOD, renewed, "ES256"), NOW)).user == "ada"
+    for forged in (sign(GOOD, EC, "ES256", kid="new"), sign(GOOD), sign(GOOD, "x" * 48, "HS384", kid="new")):
+        with pytest.raises(Unauthorized):
+            await keys.identity(forged, NOW)
     assert provider.asked == 2
+
+
+async def test_pending_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flood of junk pushes out the oldest, and nothing is kept without end."""
+    monkeypatch.setattr(tokens, "MAX_PENDING", 8)
+    provider = Provider(document(jwk(EC, "e")))
+    keys = verifier(provider, Clock())
+    provider.answer = OSError("down")
+    for i in range(40):
+        with pytest.raises(Unavailable):
+            await keys.identity(sign(GOOD, EC, "ES256", kid=f"junk{i}"), NOW)
+    assert len(keys._pending) == 8
+    assert provider.asked == 1
 
 
 async def test_keys_outlive_a_provider_that_is_down() -> None:
@@ -281,6 +372,7 @@ async def test_keys_outlive_a_provider_that_is_down() -> None:
     clock.now += tokens.REFRESH_S
     assert keys.check(token, NOW).user == "ada"
     await eventually(lambda: keys._asking is None)
+    clock.now += tokens.REFRESH_S
     with pytest.raises(UnknownKey):
         await keys.identity(token, NOW)
 
