@@ -158,6 +158,7 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("secrets and keys of the settings, bytes", f"≥ {settings.MIN_SECRET_BYTES}", "no start"),
         Limit("an identity provider's key set", f"{count(tokens.MAX_KEYS)} keys, {size(jwks.MAX_BYTES)}", "ignored"),
         Limit("age of that key set", time(tokens.MAX_AGE_S), "fetched again"),
+        Limit("tokens of unknown keys that a process remembers", count(tokens.MAX_PENDING), "`unavailable` again"),
         Limit("keys of that set, RSA bits", f"≥ {count(tokens.MIN_RSA_BITS)}", "ignored"),
     ],
     "The webhook": [
