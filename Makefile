@@ -59,7 +59,7 @@ chaos: $(DEV)
 	$(PY) -m loadtest chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
 
 conformance: $(DEV)
-	bash tests/gateway/conformance.sh
+	bash tests/gateway/websocket/conformance.sh
 
 # The one manifest that is made from something else.
 k8s: $(DEV)

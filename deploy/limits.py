@@ -14,14 +14,25 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, inspect
 
-from gateway import catchup, clock, commands, sending, session, subscriptions, watches, wsprotocol
-from router import api, api_call, api_messages, api_types, finisher, janitor, passwords, webhooks
-from router import limits as rates
+from gateway import clock
+from gateway.commands import dispatch as commands
+from gateway.commands import sending
+from gateway.delivery import catchup, session, subscriptions
+from gateway.presence import watches
+from gateway.websocket import connection as wsprotocol
 from router.__main__ import CONNECTIONS
+from router.api import call as api_call
+from router.api import messages as api_messages
+from router.api import passwords
+from router.api import rate_limits as rates
+from router.api import table as api
+from router.api import types as api_types
 from router.contract import keys, packing, settings, tokens, wire
+from router.jobs import finisher, janitor, webhooks
+from router.jobs.rounds import CHUNK
 from router.process import bounded, http_client, jwks, spans
-from router.rounds import CHUNK
-from router.store import accounts, conversations, durability, hot, presence, users
+from router.store import accounts, conversations, durability, presence, users
+from router.store.redis import pipeline as hot
 
 ROOT: Final = Path(__file__).parent.parent
 README: Final = ROOT / "README.md"

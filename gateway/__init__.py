@@ -1,21 +1,15 @@
-"""The edge: WebSockets in, events out. Holds nothing that outlives a connection.
+"""The edge: it holds the clients' WebSockets and keeps no state that outlives a connection.
 
-node            one process: its parts, and what they share
-app             the public application: who may upgrade
-wsprotocol      one WebSocket connection: callbacks between transport and session
-wsupgrade       how it begins: the upgrade request and the ASGI application's answer
-wsframes        RFC 6455 frames and permessage-deflate, no I/O
-session         one connection's states, limits and what it has
-connect         from `hello` to `welcome`
-commands        what a client may say: the table, and a handler each
-sending         what puts an event into a log: send, edit, delete, react
-hub             channel to local sessions: frame once, write to all
-frames          an event's frame in every form, made once for all sessions
-catchup         feeds sessions that are behind from the log
-subscriptions   which channels this node needs, and what comes from them
-audits          what Redis says against what is here
-clock           heartbeats and deadlines of all sessions
-watches         presence for those who asked
-lease           this node's lease, the leases of others, who has just gone
-drain           paced shutdown
+__main__    start, serve and drain one gateway process
+node        the composition root: builds every part of one gateway
+app         the public application: checks upgrade requests and attaches a session to each connection
+clock       one timer for the heartbeats, audits, deadlines and marks of all sessions
+drain       the paced shutdown
+commands/   a client's command → Redis → its answer
+reconcile/  Redis's truth compared with sessions and hubs
+presence/   which users are online
+delivery/   events → sessions
+websocket/  bytes ↔ messages; imports nothing of Linnet
+
+A package imports only packages below it in this list.
 """

@@ -13,13 +13,13 @@ import uvicorn
 
 from gateway.app import create_app
 from gateway.node import Node
-from gateway.wsprotocol import WebSocketConnection
+from gateway.websocket.connection import WebSocketConnection
 from router.contract import metrics, wire
 from router.contract.settings import VERSION
 from router.process import serving
 from router.process.admin import Readiness
 from router.process.run import FOREVER_S, Process, main, patiently
-from router.store.client import Client
+from router.store.redis.client import Client
 
 
 class Gateway:

@@ -16,8 +16,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from gateway.delivery.session import Session
 from gateway.node import Node
-from gateway.session import Session
 from router.contract import metrics, wire
 from router.contract.settings import Settings
 from router.process.forwarded import Proxies

@@ -16,7 +16,7 @@ from functools import partial
 from random import uniform
 from typing import TYPE_CHECKING, Final
 
-from gateway.session import Session, State
+from gateway.delivery.session import Session, State
 from router.contract import errors, metrics
 from router.contract.errors import LinnetError, Unavailable
 

@@ -17,7 +17,7 @@ from contextlib import suppress
 from random import shuffle, uniform
 from typing import TYPE_CHECKING, Final
 
-from gateway.session import Session, State
+from gateway.delivery.session import Session, State
 from router.contract import errors, metrics, wire
 
 if TYPE_CHECKING:

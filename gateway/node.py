@@ -11,30 +11,30 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from gateway.audits import Audits
-from gateway.catchup import Catchup
 from gateway.clock import Clock
-from gateway.commands import CommandHandlers
-from gateway.connect import Connects
+from gateway.commands.connect import Connects
+from gateway.commands.dispatch import CommandHandlers
+from gateway.commands.sending import Sends
+from gateway.delivery.catchup import Catchup
+from gateway.delivery.hub import Hub
+from gateway.delivery.session import Session
+from gateway.delivery.shared_frames import cache_statistics
+from gateway.delivery.subscriptions import Subscriptions
 from gateway.drain import Drain
-from gateway.frames import cache_statistics
-from gateway.hub import Hub
-from gateway.lease import Lease
-from gateway.sending import Sends
-from gateway.session import Session
-from gateway.subscriptions import Subscriptions
-from gateway.watches import Watches
+from gateway.presence.lease import Lease
+from gateway.presence.watches import Watches
+from gateway.reconcile.audits import Audits
 from router.contract import keys, metrics
 from router.contract.settings import Settings
 from router.contract.tokens import Verifier
 from router.process.jwks import fetcher
 from router.process.tracing import tracer
-from router.store.bus import Bus
-from router.store.client import Client
 from router.store.conversations import Conversations
 from router.store.durability import durability
 from router.store.observe import RedisObserver
 from router.store.presence import Presence
+from router.store.redis.client import Client
+from router.store.redis.pubsub import Bus
 from router.store.users import Users
 
 

@@ -1,13 +1,11 @@
 """The core of Linnet, and the process that finishes what gateways began.
 
-contract/   what gateways and routers agree on; pure, no I/O
+__main__    start, serve and stop one router process
+api/        the HTTP API
+jobs/       work that no request waits for: finishing conversations, pushes, tidying
+process/    what every Linnet process is on the outside
 store/      the only code that talks to Redis
-process/    what every process is on the outside
-finisher    dirty conversations: deliver again, arm push deadlines, trim
-janitor     dead gateways and what they left
-webhooks    push for users whose devices did not get an event in time
-api         the HTTP API: its table; `api_*` its handlers and structs, `openapi` its document
+contract/   what gateways and routers agree on; pure, no I/O
 
-Below them: `rounds` claims what is due and works it off, `answers` awaits what the store answers by callback,
-`limits` and `passwords` bound what callers of the API may cost.
+A package imports only packages below it in this list; a gateway imports the lower three.
 """

@@ -17,20 +17,20 @@ from typing import Any, Final
 
 import uvicorn
 
-from router.api import create_app
-from router.api_call import Services
+from router.api.call import Services
+from router.api.table import create_app
 from router.contract import metrics
 from router.contract.settings import VERSION
-from router.finisher import Finisher
-from router.janitor import Janitor
+from router.jobs.finisher import Finisher
+from router.jobs.janitor import Janitor
+from router.jobs.webhooks import Webhooks
 from router.process import loop, serving
 from router.process.admin import Readiness
 from router.process.jwks import fetcher
 from router.process.run import FOREVER_S, Process, main
-from router.store.client import Client
 from router.store.dirty import Dirty
 from router.store.observe import RedisObserver
-from router.webhooks import Webhooks
+from router.store.redis.client import Client
 
 CONNECTIONS: Final = 2048
 REQUESTS_S: Final = 5

@@ -24,7 +24,7 @@ from router.contract.settings import Settings, load
 from router.process import logs, serving
 from router.process.admin import Readiness, create_admin
 from router.store.accounts import Accounts
-from router.store.client import Client
+from router.store.redis.client import Client
 
 FOREVER_S: Final = 1e9
 RETRY_S: Final = 0.5

@@ -1,16 +1,12 @@
 """The only code that talks to Redis; its errors end here, as `contract.errors`.
 
-    link        one connection: dial, greet, read, lose, dial again
-    sentinel    where the primary is
-    hot         commands: calls gathered into few writes, replies by callback
-    bus         sharded pub/sub: batches of messages, subscriptions that restore themselves
-    library     functions/*.lua as one source, named after its hash
-    durability  when what was answered is kept
-    client      what the files below call: functions, commands, publishing; the checks at start
+redis/       connections, calls and pub/sub
+functions/   the Lua functions: a function, its one Python caller and its test share a name
+conversations, users, presence, dirty, accounts, pushes   one file per part of the domain: builds keys and arguments,
+             calls a function, reads its reply
+durability   decides when an answered append is kept
+observe      the counts of the connections as metrics
+answers      awaits what the store answers by callback
 
-    conversations, users, presence, dirty, accounts, …   one file per part of the domain: builds keys and arguments,
-                calls a function, reads its reply
-
-The domain files import `client` and never each other; `client` imports `hot` and `library`; `hot` and `bus` build on
-`link`. A function, its one Python caller and its test share a name.
+The files of the domain import `redis/` and never each other.
 """

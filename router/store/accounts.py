@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from router.contract import keys, signals
 from router.contract.errors import FunctionError, RateLimited, StartupError, from_function
-from router.store.client import Client
+from router.store.redis.client import Client
 
 GUESS_COST_US, GUESS_BURST_US = 12_000_000, 60_000_000
 PLACE_CHARACTERS: Final = 16

@@ -30,8 +30,8 @@ from router.contract import keys
 from router.contract.errors import BadCommand, LinnetError, NotFound, from_function
 from router.contract.packing import pack
 from router.contract.stamp import Tail, tail
-from router.store.client import Client, Part
-from router.store.link import Form
+from router.store.redis.client import Client, Part
+from router.store.redis.connection import Form
 
 T = TypeVar("T")
 Reply: TypeAlias = Callable[[T | LinnetError], None]

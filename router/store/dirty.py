@@ -1,7 +1,7 @@
 """What routers still have to finish: claiming dirty conversations, and saying how far one is done.
 
 What lives here: the partition's `dirty` set and the trimming of logs, which is part of being done. What never does:
-what "finished" means (`router/finisher.py`).
+what "finished" means (`router/jobs/finisher.py`).
 
 Invariants
 - A claim is a lease: a router that dies leaves its conversations to be claimed again when it runs out. So the same
@@ -20,7 +20,7 @@ import msgspec
 
 from router.contract import keys
 from router.contract.errors import LinnetError, from_function
-from router.store.client import Client, Part
+from router.store.redis.client import Client, Part
 
 
 class Done(msgspec.Struct, frozen=True):

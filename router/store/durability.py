@@ -30,7 +30,7 @@ from typing import Final, Literal, TypeAlias
 from router.contract import keys
 from router.contract.errors import LinnetError, Unavailable
 from router.contract.metrics import KEPT, KEPT_SECONDS
-from router.store.client import Client
+from router.store.redis.client import Client
 
 Kept: TypeAlias = Callable[[LinnetError | None], None]
 

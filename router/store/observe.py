@@ -9,8 +9,8 @@ from __future__ import annotations
 from prometheus_client import Counter
 
 from router.contract import metrics
-from router.store.bus import Bus
-from router.store.client import Client
+from router.store.redis.client import Client
+from router.store.redis.pubsub import Bus
 
 
 class RedisObserver:

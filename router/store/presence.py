@@ -22,7 +22,7 @@ from msgspec import Struct
 from router.contract import keys
 from router.contract.errors import LinnetError
 from router.contract.wire import PresenceState
-from router.store.client import Client
+from router.store.redis.client import Client
 
 LEASE_S: Final = 10
 

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from router.contract import keys
 from router.contract.errors import FunctionError, from_function
-from router.store.client import Client
+from router.store.redis.client import Client
 
 
 class Wait(Struct, frozen=True):

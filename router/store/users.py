@@ -27,8 +27,8 @@ from msgspec import Struct
 
 from router.contract import keys, signals
 from router.contract.errors import FunctionError, LinnetError, RateLimited, from_function
-from router.store.client import Client
-from router.store.link import Part
+from router.store.redis.client import Client
+from router.store.redis.connection import Part
 
 PAGE: Final = 200
 SOME: Final = 50  # users in one call: a server does nothing else meanwhile, for about as many µs

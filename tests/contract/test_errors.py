@@ -78,7 +78,7 @@ def test_whatever_is_no_functions_reply_stays_or_is_a_bug() -> None:
 
 
 def test_every_code_that_a_function_fails_with_is_known() -> None:
-    """Whoever adds a code in Lua adds its row. OOM is Redis's own, and means later (hot.py)."""
+    """Whoever adds a code in Lua adds its row. OOM is Redis's own, and means later (pipeline.py)."""
     said = {code for path in FUNCTIONS.glob("*.lua") for code in re.findall(r"fail\('(\w+)'", path.read_text())}
     unknown = {code for code in said - {"OOM"} if isinstance(from_function(FunctionError(code, "1")), Internal)}
     assert said

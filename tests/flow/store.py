@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from router.answers import ask
 from router.contract import keys, stamp
 from router.contract.packing import pack
 from router.store.accounts import Accounts
-from router.store.client import Client
+from router.store.answers import ask
 from router.store.conversations import Append, Appended, Conversations
+from router.store.redis.client import Client
 from router.store.users import Users
 
 COST_US, BURST_US = 5_000, 5_000_000

@@ -23,8 +23,8 @@ import jwt
 import msgspec
 from websockets.exceptions import ConnectionClosed
 
-from gateway.commands import TABLE
-from router.api import endpoints
+from gateway.commands.dispatch import TABLE
+from router.api.table import endpoints
 from router.contract.settings import Settings
 from tests.flow.client import ChatClient, token
 from tests.flow.conftest import System

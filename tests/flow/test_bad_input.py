@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.flow.client import ChatClient, token
 from tests.flow.conftest import Names, Start, System
-from tests.gateway.wsclient import UPGRADE, RawClient, client_frame
+from tests.gateway.websocket.client import UPGRADE, RawClient, client_frame
 
 TEXT, BINARY = 1, 2
 

@@ -31,12 +31,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 from websockets.exceptions import InvalidStatus
 
-from router.api import BODY_S
+from router.api.table import BODY_S
 from router.process.bounded import HEAD_S
 from tests.flow.client import ChatClient, token
 from tests.flow.conftest import Names, Start, System
 from tests.flow.test_bad_input import BINARY, TEXT, closing, hello, upgraded, witness
-from tests.gateway.wsclient import UPGRADE, RawClient, client_frame
+from tests.gateway.websocket.client import UPGRADE, RawClient, client_frame
 from tests.support import JWT_SECRET, SERVER_KEY, eventually
 
 SILENT_S: Final = 10.0  # that a connection has for its hello

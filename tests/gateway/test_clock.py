@@ -9,7 +9,7 @@ import pytest
 
 from gateway import clock
 from gateway.clock import Clock
-from gateway.session import State
+from gateway.delivery.session import State
 from router.contract.errors import Unavailable
 from tests.gateway.world import settings
 

@@ -9,8 +9,8 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from gateway import drain
+from gateway.delivery.session import State
 from gateway.drain import RETRY_S
-from gateway.session import State
 from router.contract import errors, metrics
 from tests import support
 from tests.gateway.world import token, world

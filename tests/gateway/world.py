@@ -18,18 +18,18 @@ import msgpack
 from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
+from gateway.delivery.session import Session
 from gateway.node import Node
-from gateway.session import Session
-from gateway.wsprotocol import WebSocketConnection
-from router.answers import ask
+from gateway.websocket.connection import WebSocketConnection
 from router.contract import keys, stamp, wire
 from router.contract.errors import Unavailable
 from router.contract.packing import pack
 from router.contract.settings import Settings
 from router.contract.tokens import issue
 from router.store.accounts import Accounts
-from router.store.client import Client as Redis
+from router.store.answers import ask
 from router.store.conversations import Append, Appended, Change
+from router.store.redis.client import Client as Redis
 from router.store.users import Sync, Synced
 from tests import support
 

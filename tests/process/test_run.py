@@ -10,7 +10,7 @@ from itertools import product
 import pytest
 
 from deploy.embedded import EmbeddedValkey
-from router.store.link import address
+from router.store.redis.connection import address
 from tests.conftest import StartProcess
 from tests.store.conftest import Proxy
 

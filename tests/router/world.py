@@ -6,16 +6,16 @@ from itertools import count
 from typing import Any
 
 from deploy.embedded import EmbeddedValkey
-from router.answers import ask
 from router.contract import keys, stamp
 from router.contract.packing import pack
 from router.contract.settings import Settings, load
 from router.store.accounts import Accounts
-from router.store.client import Client
+from router.store.answers import ask
 from router.store.conversations import Append, Appended, Conversations
 from router.store.dirty import Dirty
 from router.store.presence import Presence
 from router.store.pushes import Pushes
+from router.store.redis.client import Client
 from router.store.users import Row, Sync, Synced, Users
 from tests import support
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, TypeVar
 from router.contract import keys, stamp
 from router.contract.errors import LinnetError
 from router.contract.packing import pack
-from router.store.client import Client
 from router.store.conversations import Action, Append, Appended, Conversations
 from router.store.dirty import Dirty
+from router.store.redis.client import Client
 
 T = TypeVar("T")
 

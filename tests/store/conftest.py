@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import uvloop
 
-from router.store.library import Library
-from router.store.link import Address, address
+from router.store.redis.connection import Address, address
+from router.store.redis.functions import Library
 
 
 @pytest.fixture(params=["uvloop", "asyncio"])

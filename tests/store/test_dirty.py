@@ -8,8 +8,8 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.contract.errors import NotFound
 from router.contract.packing import MAX_INTEGER
-from router.store.client import Client
 from router.store.dirty import Backlog, Done
+from router.store.redis.client import Client
 from tests.store.calling import BURST_US, COST_US, Store, called, store
 
 DAY = 86_400_000

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from deploy.embedded import EmbeddedValkey
-from router.answers import ask
 from router.contract import keys
 from router.contract.errors import StartupError, Unavailable
 from router.store import durability as module
-from router.store.client import Client
+from router.store.answers import ask
 from router.store.conversations import Conversations
 from router.store.dirty import Dirty
 from router.store.durability import Replicated, durability
+from router.store.redis.client import Client
 from tests import support
 from tests.store.calling import Store
 

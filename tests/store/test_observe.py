@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, metrics
-from router.store.bus import Bus
-from router.store.client import Client
 from router.store.observe import RedisObserver
+from router.store.redis.client import Client
+from router.store.redis.pubsub import Bus
 from tests import support
 from tests.store.calling import store
 

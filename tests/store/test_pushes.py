@@ -3,8 +3,8 @@
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.store.accounts import Accounts
-from router.store.client import Client
 from router.store.pushes import Pushes, Wait, Waiting
+from router.store.redis.client import Client
 from router.store.users import Sync, Users
 from tests.store.calling import called
 from tests.store.user_slot import connected, now

@@ -9,7 +9,7 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys, signals
 from router.contract.errors import RateLimited
 from router.store.accounts import Accounts
-from router.store.client import Client
+from router.store.redis.client import Client
 from router.store.users import Row, Sync, Users
 from tests.store.calling import called
 from tests.store.user_slot import Channel, connected

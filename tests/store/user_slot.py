@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from deploy.embedded import EmbeddedValkey
-from router.store.client import Client
+from router.store.redis.client import Client
 
 _FENCE: Final = b"no more"
 

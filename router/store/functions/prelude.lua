@@ -3,7 +3,7 @@
 --
 -- While a library loads there is only `redis`: no `string`, `math`, `struct`, hence no aliases of them at the top. Numbers
 -- go into commands as they are: Redis prints all digits. Where Lua itself makes text of one it is '%.0f' (tostring has 14
--- digits, and '%.0f' costs as much as half a command). `register` comes from library.py.
+-- digits, and '%.0f' costs as much as half a command). `register` comes from redis/functions.py.
 
 local E0 = 1750000000              -- seconds; what a seq that jumps counts its seconds from
 local PER_SECOND = 1048576         -- seqs that a second of jump is worth: 2^53 is reached in 2297

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway import wsframes
+from gateway.websocket import frames as wsframes
 from loadtest.frames import frame
 from loadtest.load.client import Chat, Faults, Route, command
 from router.contract import stamp, wire

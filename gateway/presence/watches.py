@@ -1,0 +1,157 @@
+"""Presence for those who asked: users that sessions here watch, and what they were last told.
+
+A change anywhere is only a hint to read the user's device rows again; who is online is decided here, from those rows
+and the leases (`router.store.presence.state`). Hints are coalesced over `COALESCE_S`, every watched user is read again
+once per heartbeat round (so a lost hint lasts one round), and the leases are judged each time they are read (so a
+gateway's death needs no hint at all).
+
+Bound: `MAX_WATCHES` users per session; a user that nobody watches is forgotten. However many are watched, `STEP` of
+them are read at a time, the next when those have come (commands need room among the calls), and judged in one turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from gateway.delivery.session import Session
+from router.contract import metrics, wire
+from router.contract.errors import LinnetError, TooLarge
+from router.store.presence import Device, state
+
+if TYPE_CHECKING:
+    from gateway.node import Node
+
+MAX_WATCHES: Final = 1000
+COALESCE_S: Final = 0.2
+STEP: Final = 500
+
+
+class Watch:
+    """One watched user."""
+
+    __slots__ = ("devices", "sessions", "told")
+
+    def __init__(self) -> None:
+        self.sessions: dict[Session, None] = {}
+        self.devices: list[Device] = []
+        self.told: wire.PresenceState | None = None
+
+
+class Watches:
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.users: dict[str, Watch] = {}
+        self._touched: dict[str, None] = {}
+        self._reading = False  # or about to
+
+    # -- the command
+
+    def presence(self, session: Session, command: wire.Presence) -> None:
+        """Answers who is online, and goes on telling it if asked to watch."""
+        users = list(dict.fromkeys(command.users))
+        if command.watch:
+            self._add(session, users)
+        self._node.presence.devices(users, partial(self._answer, session, command, users))
+
+    def _answer(
+        self, session: Session, command: wire.Presence, users: list[str], found: list[list[Device]] | LinnetError
+    ) -> None:
+        if isinstance(found, LinnetError):
+            self._node.commands.refuse(session, command, found)
+            return
+        states = self._states(zip(users, found, strict=True))
+        if command.watch:
+            for user, devices in zip(users, found, strict=True):
+                if (watch := self.users.get(user)) is not None:
+                    watch.devices = devices
+            self._tell(users)  # else this session would know another state than the one that changes are told against
+        session.answer(wire.PresenceEvent(id=command.id, users=states))
+
+    def _add(self, session: Session, users: list[str]) -> None:
+        watched = session.watches if session.watches is not None else set()
+        if len(watched.union(users)) > MAX_WATCHES:
+            raise TooLarge(f"a session may watch {MAX_WATCHES} users")
+        session.watches = watched
+        for user in users:
+            watch = self.users.get(user)
+            if watch is None:
+                watch = self.users[user] = Watch()
+                # What changed before the subscription was confirmed is read then.
+                self._node.subscriptions.watch(user, partial(self._listening, user))
+            watch.sessions[session] = None
+            watched.add(user)
+        metrics.PRESENCE_WATCHES.set(len(self.users))
+
+    def _listening(self, user: str, _: bool) -> None:
+        self.touched(user)
+
+    def drop(self, session: Session) -> None:
+        """The session is gone."""
+        for user in session.watches or ():
+            watch = self.users[user]
+            watch.sessions.pop(session, None)
+            if not watch.sessions:
+                del self.users[user]
+                self._node.subscriptions.unwatch(user)
+        session.watches = None
+        metrics.PRESENCE_WATCHES.set(len(self.users))
+
+    # -- changes
+
+    def touched(self, *users: str) -> None:
+        """The presence of these users may have changed."""
+        self._touched.update(dict.fromkeys(users))
+        if self._touched and not self._reading:
+            self._reading = True
+            self._node.later(COALESCE_S, self._read)
+
+    def _read(self) -> None:
+        touched, self._touched = self._touched, {}
+        self._read_on(iter(touched))
+
+    def _read_on(self, touched: Iterator[str]) -> None:
+        users = list(islice((user for user in touched if user in self.users), STEP))
+        if users:
+            self._node.presence.devices(users, partial(self._have, touched, users))
+        else:
+            self._reading = False
+            self.touched()  # those that were while we read
+
+    def _have(self, touched: Iterator[str], users: list[str], found: list[list[Device]] | LinnetError) -> None:
+        if not isinstance(found, LinnetError):  # else the next round reads them again
+            for user, devices in zip(users, found, strict=True):
+                if user in self.users:
+                    self.users[user].devices = devices
+            self._tell(users)
+        self._read_on(touched)
+
+    def judge(self) -> None:
+        """The leases were read: a gateway may have died, or come."""
+        self._judge_on(iter(list(self.users)))
+
+    def _judge_on(self, users: Iterator[str]) -> None:
+        some = list(islice(users, STEP))
+        if some:
+            self._tell(some)
+            self._node.soon(self._judge_on, users)
+
+    def _tell(self, users: list[str]) -> None:
+        """Tells each session once what has changed among these users."""
+        watched = {user: self.users[user] for user in users if user in self.users}
+        states = self._states((user, watch.devices) for user, watch in watched.items())
+        changes: dict[Session, dict[str, wire.PresenceState]] = {}
+        for user, watch in watched.items():
+            if watch.told is not None and watch.told.online != states[user].online:
+                for session in watch.sessions:
+                    changes.setdefault(session, {})[user] = states[user]
+            watch.told = states[user]
+        for session, told in changes.items():
+            metrics.PRESENCE_CHANGES.inc(len(told))
+            session.answer(wire.PresenceEvent(users=told))
+
+    def _states(self, users: Iterable[tuple[str, list[Device]]]) -> dict[str, wire.PresenceState]:
+        gateways, now = self._node.lease.alive(), self._node.lease.now_ms()
+        return {user: state(devices, gateways, now) for user, devices in users}

@@ -1,0 +1,172 @@
+"""Accounts, logins, tokens, sessions and presence: who one is, and where.
+
+A wrong password, an unknown user and an account without a password are one answer, in one time. Guesses are counted
+per user in the user's slot, and per name here for users that do not exist, so that neither tells which users exist.
+Devices and addresses that have proved to be the user's have rates of their own, so strangers cannot lock them out.
+"""
+
+from __future__ import annotations
+
+import hmac
+from contextlib import suppress
+from ipaddress import ip_network
+from typing import Final
+
+from router.api.call import Call, now_ms
+from router.api.conversations import change_member
+from router.api.types import (
+    AccountMade,
+    LoginAnswer,
+    LoginRequest,
+    NewAccount,
+    PresenceAnswer,
+    PresenceQuery,
+    TokenAnswer,
+    TokenRequest,
+)
+from router.contract import keys
+from router.contract.errors import Conflict, NotFound, Unauthorized, Unavailable
+from router.contract.packing import MAX_INTEGER
+from router.contract.tokens import issue
+from router.store.accounts import PLACE_CHARACTERS, Place
+from router.store.answers import ask
+from router.store.presence import state
+
+
+async def create_account(call: Call, given: NewAccount) -> AccountMade:
+    """Make an account."""
+    call.services.addresses.spend(call.address)
+    password = await call.services.passwords.hash(given.password, given.user)
+    await call.services.accounts.create(given.user, password.decode(), given.name)
+    return AccountMade(given.user, given.name)
+
+
+async def login(call: Call, given: LoginRequest) -> LoginAnswer:
+    """Change a password into a token and the gateways to take it to.
+
+    A device that has a token of this user, even an expired one, sends it as `Authorization: Bearer`: its guesses are
+    then counted apart from those of strangers, so that strangers cannot lock it out.
+    """
+    services = call.services
+    services.addresses.spend(call.address)
+    place = _place(call, given.user)
+    await services.accounts.guess(given.user, place)
+    stored = await services.accounts.password(given.user)
+    if stored is None:
+        services.nobodies.spend(given.user)
+    if not await services.passwords.verify(stored, given.password):
+        raise Unauthorized("wrong user or password")
+    await services.accounts.guessed(given.user, place)
+    token, expires_at = issue(given.user, services.settings, now_ms())
+    return LoginAnswer(given.user, given.device, token, expires_at, await _gateways(call))
+
+
+def _place(call: Call, user: str) -> Place:
+    """Where a guess at this user's password comes from. Redis gets digests that are keyed by the token secret."""
+
+    def digest(text: str) -> str:
+        made = hmac.digest(call.services.settings.jwt_secret.encode(), f"{user} {text}".encode(), "sha256")
+        return made.hex()[:PLACE_CHARACTERS]
+
+    token = call.token
+    known = token is not None and call.services.verifier.once_issued_to(token) == user
+    # The part that is signed: the encoding of a signature has bits that do not count.
+    return Place(digest(_network(call.address)), digest(token.rpartition(".")[0]) if token and known else "")
+
+
+def _network(address: str) -> str:
+    """The address, or for IPv6 its network of 64 bits: a host changes the other half as it likes."""
+    try:
+        return str(ip_network((address, 64), strict=False)) if ":" in address else address
+    except ValueError:  # a socket without an address
+        return address
+
+
+async def _gateways(call: Call) -> list[str]:
+    """URLs of the gateways that live, the least loaded first."""
+    gateways = (await call.services.presence.gateways()).values()
+    now = await call.services.presence.clock_ms()
+    return [g.url for g in sorted(gateways, key=lambda g: g.connections) if g.lease_until > now and g.url]
+
+
+async def create_token(call: Call, given: TokenRequest) -> TokenAnswer:
+    """Issue a token for a user, who comes to exist by it."""
+    await call.services.accounts.ensure(given.user)
+    token, expires_at = issue(given.user, call.services.settings, now_ms())
+    return TokenAnswer(given.user, token, expires_at)
+
+
+async def delete_account(call: Call, _: None) -> None:
+    """End the user for ever: sessions, memberships, account. The name is never given out again.
+
+    If the user was the only owner of a group or channel, an admin becomes owner, else the member who was added first.
+    """
+    user = call.path["user"]
+    call.must_be(user)
+    await _close_direct(call, user)
+    await call.services.accounts.end(user)
+    for _round in range(_ROUNDS):
+        await _close_direct(call, user)
+        groups = await call.services.accounts.delete(user)
+        if not groups:
+            return
+        for group in groups:
+            await _take_out(call, group, user)
+    raise Unavailable("she is being put into groups meanwhile; call again", 1.0)
+
+
+_ROUNDS: Final = 3  # a group that the user is put into meanwhile takes another
+
+
+async def _close_direct(call: Call, user: str) -> None:
+    """Nobody writes to her any more: an ack would say that somebody can read it. What was written stays readable.
+
+    Before the end of her account, so that there is no time in which that could be, and once more after it, for those
+    that were opened meanwhile. A send learns of it from the row it reads anyway.
+    """
+    cursor = 0
+    while True:
+        found, cursor = await call.services.users.direct(user, cursor)
+        for conv in found:
+            if (other := keys.other_party(conv, user)) != user:
+                with suppress(NotFound):
+                    await call.services.conversations.block(conv, other, True)
+        if not cursor:
+            return
+
+
+async def _take_out(call: Call, group: str, user: str) -> None:
+    """Out of one group; the last owner hands it on."""
+    seq = MAX_INTEGER  # the conversation is gone for good: no later change can come
+    for actor in (user, None):
+        try:
+            seq = (await change_member(call, group, actor, user, "remove")).seq
+            break
+        except Conflict:
+            await _hand_on(call, group, user)
+        except NotFound:
+            continue
+    await call.services.users.leave(user, group, seq)
+
+
+async def _hand_on(call: Call, group: str, user: str) -> None:
+    """Make another member owner. Without one the group or channel is left to the server key."""
+    if heir := await call.services.conversations.heir(group, user):
+        await change_member(call, group, None, heir, "put", "o")
+
+
+async def delete_sessions(call: Call, _: None) -> None:
+    """Disconnect a user, or one of her devices; they may connect again."""
+    user = call.path["user"]
+    call.must_be(user)
+    if not await ask(call.services.users.exists, user):
+        raise NotFound("no such user")
+    await call.services.users.kick(user, call.path.get("device"))
+
+
+async def presence(call: Call, given: PresenceQuery) -> PresenceAnswer:
+    """Who is online, and when the others were last seen."""
+    users = given.users.split(",")
+    devices = await ask(call.services.presence.devices, users)
+    gateways, now = await call.services.presence.gateways(), await call.services.presence.clock_ms()
+    return PresenceAnswer({user: state(has, gateways, now) for user, has in zip(users, devices, strict=True)})

@@ -1,0 +1,179 @@
+"""One call of the HTTP API: what a handler is given, and what the table says of it.
+
+What lives here: the parts that all handlers share, who is calling, and the shape of a row in the table. What never
+does: a route, a status, a byte of HTTP.
+
+A server key may do anything: its calls have no actor (`actor` None: no membership or role is asked for), whoever it
+acts for. `Linnet-User` only names a user where a call needs one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from time import time_ns
+from typing import Any, Final, Literal
+
+from msgspec import Struct
+from starlette.requests import Request
+
+from router.api.passwords import Passwords
+from router.api.rate_limits import Limiter
+from router.contract import keys
+from router.contract.errors import BadCommand, Forbidden, NotFound
+from router.contract.settings import Settings
+from router.contract.tokens import Fetch, Verifier
+from router.store.accounts import Accounts
+from router.store.conversations import Conversations
+from router.store.durability import Durability, durability
+from router.store.presence import Presence
+from router.store.pushes import Pushes
+from router.store.redis.client import Client
+from router.store.users import Users
+
+ADDRESS_EVERY_S, ADDRESS_BURST = 0.1, 200
+NOBODY_EVERY_S, NOBODY_BURST = 12.0, 5  # as `accounts.guess` for who exists, so that the two look the same
+
+
+class Series:
+    """This process's own devices, and numbers for events that came without one: from the Unix time in µs, each once.
+
+    Clients drop what has the (from, device, n) of another event, so every event gets its own.
+    """
+
+    def __init__(self, node: str) -> None:
+        self.device = f"api/{node}"
+        self.key_device = f"api/{node}.keys"
+        self._last = time_ns() // 1000
+
+    def next(self) -> int:
+        self._last += 1
+        return self._last
+
+
+class Services(Struct, frozen=True):
+    """The parts that handlers call."""
+
+    settings: Settings
+    conversations: Conversations
+    users: Users
+    presence: Presence
+    accounts: Accounts
+    pushes: Pushes
+    durability: Durability
+    verifier: Verifier
+    passwords: Passwords
+    addresses: Limiter
+    nobodies: Limiter
+    series: Series
+
+    @classmethod
+    def make(cls, settings: Settings, client: Client, node: str, fetch: Fetch | None = None) -> Services:
+        """All of them on one client; `node` names this process among the devices of the API."""
+        return cls(
+            settings=settings,
+            conversations=Conversations(client, 2 * settings.retention_events),
+            users=Users(client),
+            presence=Presence(client),
+            accounts=Accounts(client),
+            pushes=Pushes(client),
+            durability=durability(settings.durability, client, settings.replicas),
+            verifier=Verifier(settings, fetch),
+            passwords=Passwords(settings.password_min),
+            addresses=Limiter(ADDRESS_EVERY_S, ADDRESS_BURST),
+            nobodies=Limiter(NOBODY_EVERY_S, NOBODY_BURST),
+            series=Series(node),
+        )
+
+
+def now_ms() -> int:
+    return time_ns() // 1_000_000
+
+
+def bearer(request: Request) -> str | None:
+    """The credential in the header `Authorization: Bearer …`; None without one."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return (token.strip() or None) if scheme.lower() == "bearer" else None
+
+
+class Caller(Struct, frozen=True):
+    """Who calls: a user, or a backend that may act for one."""
+
+    user: str | None
+    server: bool
+
+
+class Call(Struct, frozen=True):
+    """A call whose caller, path and input are checked."""
+
+    services: Services
+    caller: Caller
+    path: Mapping[str, str]
+    request: Request
+
+    @property
+    def actor(self) -> str | None:
+        """Whose rights count; None for a backend, who has all."""
+        return None if self.caller.server else self.caller.user
+
+    @property
+    def user(self) -> str:
+        """The user that the call is about."""
+        if self.caller.user is None:
+            raise BadCommand("name the user in the header Linnet-User")
+        return self.caller.user
+
+    @property
+    def conversation(self) -> str:
+        """The conversation in the path; nothing that cannot be one of the caller's reaches the store."""
+        return self.known(self.path["conversation"])
+
+    @property
+    def address(self) -> str:
+        return self.request.client.host if self.request.client else ""
+
+    @property
+    def token(self) -> str | None:
+        """What the caller gives as `Authorization: Bearer`, unchecked."""
+        return bearer(self.request)
+
+    def known(self, conversation: str, user: str | None = None) -> str:
+        """The id, if it can be one and is none of other users' direct conversations."""
+        if not keys.is_conversation(conversation):
+            raise NotFound("no such conversation")
+        if conversation[0] == keys.DIRECT:
+            first, second = keys.parties(conversation)
+            who = user or self.actor
+            if first > second or (who is not None and who not in (first, second)):
+                raise NotFound("no such conversation")
+        return conversation
+
+    def must_be(self, user: str) -> None:
+        """Only the user's own call, or a backend's."""
+        if self.actor is not None and self.actor != user:
+            raise Forbidden("only the user or a server key may do that")
+
+
+Handler = Callable[[Call, Any], Awaitable[Any]]
+Auth = Literal["open", "caller", "server"]
+
+OPEN: Final[Auth] = "open"
+CALLER: Final[Auth] = "caller"
+SERVER: Final[Auth] = "server"
+
+
+class Endpoint(Struct, frozen=True):
+    """A row of the table. `body`/`query`: what is decoded for the handler; `answer`: what it returns (None: nothing).
+
+    `refusals`: statuses beside those that follow from the rest.
+    """
+
+    method: str
+    path: str
+    auth: Auth
+    handler: Handler
+    status: int = 200
+    body: Any = None
+    query: Any = None
+    answer: Any = None
+    refusals: tuple[int, ...] = ()
+    headers: tuple[str, ...] = ()

@@ -1,0 +1,207 @@
+"""Groups and channels: making, changing and leaving them, and who is in them.
+
+A change goes to the conversation's slot first, which decides; then the user's slot follows. Should this process die in
+between, a router finds the change in the log and does the second half.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from router.api.call import Call
+from router.api.types import (
+    MEMBERS_AT_ONCE,
+    Conversation,
+    ConversationList,
+    ListedConversation,
+    ListQuery,
+    Member,
+    MemberList,
+    MemberQuery,
+    Membership,
+    NewConversation,
+    NewRole,
+    NewTitle,
+)
+from router.contract import keys
+from router.contract.errors import BadCommand, NotFound
+from router.store.answers import ask
+from router.store.conversations import ROLE_NAMES, ROLES, Change, Description, Head, MemberAction
+from router.store.users import Row
+
+
+async def create_conversation(call: Call, given: NewConversation) -> Conversation:
+    """Make a group or channel."""
+    members = _founders(call, given)
+    await _must_exist(call, members)
+    if call.actor is not None:
+        await ask(call.services.users.open, call.actor)
+    kind = keys.GROUP if given.kind == "group" else keys.CHANNEL
+    conv = keys.new_conversation(kind)
+    await call.services.conversations.create(conv, kind, given.title, members, *rate(call))
+    await asyncio.gather(*(call.services.users.join(user, conv, given.title, 0, 0, 0) for user in members))
+    return await _describe(call, conv)
+
+
+def _founders(call: Call, given: NewConversation) -> dict[str, str]:
+    """Role chars by user; whoever makes it is an owner."""
+    named = given.members if isinstance(given.members, dict) else dict.fromkeys(given.members, "member")
+    members = {user: ROLES[role] for user, role in named.items()}
+    if call.caller.user is not None:
+        members[call.caller.user] = "o"
+    if len(members) > MEMBERS_AT_ONCE:
+        raise BadCommand(f"name {MEMBERS_AT_ONCE} members at a time, its maker included")
+    return members
+
+
+def rate(call: Call) -> tuple[int, int]:
+    """Cost and burst (µs) of a device's sends in a conversation."""
+    cost = 1e6 / call.services.settings.sends_per_s
+    return round(cost), round(cost * call.services.settings.send_burst)
+
+
+async def _must_exist(call: Call, users: Iterable[str]) -> None:
+    """A backend's word makes a user; from anybody else, a name that nobody has is refused."""
+    if call.caller.server:
+        await asyncio.gather(*(call.services.accounts.ensure(user) for user in users))
+        return
+    asked = list(users)
+    known = await asyncio.gather(*(ask(call.services.users.exists, user) for user in asked))
+    unknown = [user for user, exists in zip(asked, known, strict=True) if not exists]
+    if unknown:
+        raise NotFound("no such user: " + ", ".join(unknown[:10]))
+
+
+async def get_conversation(call: Call, _: None) -> Conversation:
+    """One conversation of the caller's."""
+    return await _describe(call, call.conversation)
+
+
+async def _describe(call: Call, conv: str) -> Conversation:
+    store = call.services.conversations
+    about = await store.describe(conv, call.actor)
+    found: dict[str, str] = {}
+    cursor = 0
+    while len(found) < MEMBERS_AT_ONCE:
+        page = await store.members(conv, None, cursor)
+        found.update(page.roles)
+        cursor = page.cursor
+        if not cursor:
+            break
+    shown = dict(list(found.items())[:MEMBERS_AT_ONCE])
+    return _conversation(about, shown, more=bool(cursor) or len(shown) < len(found))
+
+
+def _conversation(about: Description, members: dict[str, str], more: bool) -> Conversation:
+    return Conversation(
+        conversation=about.conversation,
+        kind=keys.KIND_NAMES[about.kind],
+        title=about.title,
+        members={user: role_name(role) for user, role in members.items()},
+        more_members=more,
+        size=about.size,
+        head=about.head,
+        count=about.count,
+        at=about.at,
+        made=about.made,
+        role=role_name(about.role) if about.role else None,
+    )
+
+
+def role_name(char: str) -> str:
+    """Roles of a direct conversation's own (somebody is blocked) are nobody's business: they show as `member`."""
+    return ROLE_NAMES.get(char, "member")
+
+
+async def list_conversations(call: Call, given: ListQuery) -> ConversationList:
+    """The user's conversations."""
+    page = await call.services.users.conversations(call.user, given.cursor or None, given.limit)
+    rows = [row for row in page.rows if not row.left]
+    heads = await ask(call.services.conversations.heads, [row.conversation for row in rows])
+    listed = [_listed(row, head) for row, head in zip(rows, heads, strict=True) if head is not None]
+    return ConversationList(listed, page.more, page.below if page.more else 0)
+
+
+def _listed(row: Row, head: Head) -> ListedConversation:
+    """A direct one as far as it was delivered to the user, the others at their head."""
+    direct = row.kind == keys.DIRECT
+    count = row.count if direct else head.count
+    return ListedConversation(
+        conversation=row.conversation,
+        kind=keys.KIND_NAMES[row.kind],
+        title="" if direct else head.title,
+        head=row.head if direct else head.seq,
+        read=row.read,
+        unread=max(0, count - row.read_count),
+        with_=row.title if direct else None,
+    )
+
+
+async def patch_conversation(call: Call, given: NewTitle) -> Conversation:
+    """Give it another title."""
+    series = call.services.series
+    await call.services.conversations.title(
+        call.conversation, call.actor, given.title, device=series.device, n=series.next()
+    )
+    return await _describe(call, call.conversation)
+
+
+async def delete_conversation(call: Call, _: None) -> None:
+    """Take it out of the world. A router then takes it from its members."""
+    await call.services.conversations.remove_conversation(call.conversation, call.actor)
+
+
+async def list_members(call: Call, given: MemberQuery) -> MemberList:
+    """All members, page by page."""
+    page = await call.services.conversations.members(call.conversation, call.actor, given.cursor)
+    members = [Member(user, role_name(role)) for user, role in page.roles.items()]
+    return MemberList(members, page.cursor != 0, page.cursor)
+
+
+async def put_member(call: Call, given: NewRole) -> Membership:
+    """Put a user in, or give a member another role. Anybody may take a lower role themselves."""
+    user = call.path["user"]
+    await _must_exist(call, [user])
+    return await _change(call, user, "put", ROLES[given.role] if given.role else None)
+
+
+async def delete_member(call: Call, _: None) -> None:
+    """Put a member out, or leave. A group ends when its last member leaves."""
+    await _change(call, call.path["user"], "remove")
+
+
+async def join_conversation(call: Call, _: None) -> Membership:
+    """Come into a channel, as a reader."""
+    user = call.user
+    await _must_exist(call, [user])
+    return await _change(call, user, "join")
+
+
+async def change_member(
+    call: Call, conv: str, actor: str | None, user: str, action: MemberAction, role: str | None = "m"
+) -> Change:
+    """The conversation's half of a change."""
+    series, store = call.services.series, call.services.conversations
+    return await store.member(conv, actor, user, action, role, device=series.device, n=series.next())
+
+
+async def _change(call: Call, user: str, action: MemberAction, role: str | None = "m") -> Membership:
+    conv, services = call.conversation, call.services
+    change = await change_member(call, conv, user if action == "join" else call.actor, user, action, role)
+    if action == "remove":
+        if change.action == "none":
+            raise NotFound("no such member")
+        await services.users.leave(user, conv, change.seq)
+    else:
+        await _follow(call, user, conv, change)
+    return Membership(conv, user, role_name(change.role), change.seq)
+
+
+async def _follow(call: Call, user: str, conv: str, change: Change) -> None:
+    """The user's slot, after the conversation's. A change of role alone is nothing to it."""
+    if change.action == "role":
+        return
+    (head,) = await ask(call.services.conversations.heads, [conv])
+    title = head.title if head is not None else ""
+    await call.services.users.join(user, conv, title, change.seq, change.seq, change.count)

@@ -1,0 +1,170 @@
+"""Sending and reading without a socket.
+
+A message counts once if its sender says which it is: by `n` in a device's series, as on a socket, or by an
+`Idempotency-Key`. A key stands first for the place it was given in this process's own series, so that a resend on
+another router finds in the log's slot what became of the first; then for the answer.
+
+Devices of this API are `api/<name>`; no client can bear such a name.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from hashlib import blake2b
+from typing import Any, Final, cast
+
+import msgspec
+from msgspec import Struct
+
+from router.api.call import Call
+from router.api.conversations import rate
+from router.api.types import Events, EventsQuery, LoggedEvent, NewMessage, Sent
+from router.contract import keys, packing, stamp, wire
+from router.contract.errors import BadCommand, Blocked, Conflict, Forbidden, NotFound
+from router.store.answers import ask
+from router.store.conversations import Append, Appended
+
+KEY_CHARACTERS: Final = 255
+
+
+class Place(Struct, frozen=True):
+    """What an Idempotency-Key stands for: content (`print`) at (device, n); and where it came to stand, once known."""
+
+    print: str
+    device: str
+    n: int
+    seq: int = 0
+    at: int = 0
+
+
+_place = msgspec.json.Decoder(Place).decode
+
+
+async def send_message(call: Call, given: NewMessage) -> Sent:
+    """Send a message; a direct one (`@user`) begins the conversation."""
+    user = await _sender(call, given)
+    conv = _target(call, user, given.to)
+    fields = {"media": packing.pack(given.media), "body": packing.pack_body(given.body)}
+    if given.reply_to is not None:
+        fields["reply_to"] = packing.pack(given.reply_to)
+    send = partial(_send, call, conv, user, fields)
+    if given.n is not None:
+        return await send(f"api/{given.device or 'default'}", given.n, given.done)
+    if given.device is not None:
+        raise BadCommand("`device` goes with `n`")
+    if key := call.request.headers.get("idempotency-key"):
+        return await _send_once(call, conv, user, fields, key)
+    # A backend's message needs no row: nobody can send it again. A user's gets one, because it holds her rate.
+    series = call.services.series
+    return await send(series.device, series.next(), 0, row=not call.caller.server)
+
+
+async def _sender(call: Call, given: NewMessage) -> str:
+    if not call.caller.server:
+        if given.from_ not in (None, call.caller.user):
+            raise Forbidden("`from` is whose token it is")
+        return call.user
+    user = given.from_ or call.user
+    await call.services.accounts.ensure(user)
+    return user
+
+
+def _target(call: Call, user: str, to: str) -> str:
+    if not to.startswith("@"):
+        return call.known(to, user)
+    if not wire.is_name(to[1:]):
+        raise NotFound("no such user")
+    return keys.direct(user, to[1:])
+
+
+async def _send_once(call: Call, conv: str, user: str, fields: dict[str, bytes], key: str) -> Sent:
+    """The message that the key stands for, whoever sends it again within a day."""
+    if len(key) > KEY_CHARACTERS:
+        raise BadCommand(f"an Idempotency-Key has at most {KEY_CHARACTERS} characters")
+    key_hash = blake2b(key.encode(), digest_size=16).hexdigest()
+    content = stamp.fingerprint(packing.pack(conv), *fields.values()).hex()
+    series = call.services.series
+    place = Place(content, series.key_device, series.next())
+    found = await call.services.pushes.remember(user, key_hash, msgspec.json.encode(place).decode())
+    if found is not None:
+        place = _place(found)
+        if place.print != content:
+            raise Conflict("this Idempotency-Key was used for another message")
+        if place.seq:
+            return Sent(conv, place.seq, place.at, place.device, place.n, True)
+    sent = await _send(call, conv, user, fields, place.device, place.n, 0)
+    answered = msgspec.structs.replace(place, seq=sent.seq, at=sent.at)
+    await call.services.pushes.answered(user, key_hash, msgspec.json.encode(answered).decode())
+    return sent
+
+
+async def _send(
+    call: Call, conv: str, user: str, fields: dict[str, bytes], device: str, n: int, done: int, row: bool = True
+) -> Sent:
+    append = Append(
+        conversation=conv,
+        user=user,
+        device=device,
+        n=n if row else 0,
+        done=done,
+        fingerprint=stamp.fingerprint(packing.pack("message"), *fields.values()),
+        tail=stamp.tail("message", conv, user, device, n, fields),
+        server=call.caller.server,
+    )
+    store = call.services.conversations
+    try:
+        answer = await ask(store.append, append)
+    except NotFound:
+        if conv[0] != keys.DIRECT:
+            raise
+        await _open(call, user, keys.other_party(conv, user))
+        answer = await ask(store.append, append)
+    except Blocked:  # by her, or by the end of her account
+        if conv[0] != keys.DIRECT or await ask(call.services.users.exists, keys.other_party(conv, user)):
+            raise
+        raise NotFound("no such user") from None
+    if not answer.duplicate:
+        _tell(call, append, answer)
+    await ask(call.services.durability.when_kept, answer.replid)
+    return Sent(conv, answer.seq, answer.at, device, n, answer.duplicate)
+
+
+async def _open(call: Call, user: str, other: str) -> None:
+    """Make the direct conversation of two users, if both exist."""
+    users = call.services.users
+    if not await ask(users.exists, other):
+        raise NotFound("no such user")
+    if not call.caller.server:
+        await ask(users.open, user)
+    await ask(call.services.conversations.create_direct, user, other, *rate(call))
+
+
+def _tell(call: Call, append: Append, answer: Appended) -> None:
+    """Onto both users' channels if it is direct; its sender has read it. A router repeats what is lost here."""
+    users, conv, author = call.services.users, append.conversation, append.user
+    if conv[0] != keys.DIRECT:
+        users.read(author, conv, answer.seq, answer.count, _ignore)
+        return
+    if call.services.conversations.delivers:
+        return
+    event = stamp.fill(append.tail, stamp.Slots(answer.seq, answer.prev, answer.count, answer.at))
+    other = keys.other_party(conv, author)
+    if other != author:
+        users.deliver(other, conv, author, answer.seq, answer.count, event, False, _ignore)
+    users.deliver(author, conv, other, answer.seq, answer.count, event, True, _ignore)
+
+
+def _ignore(_: object) -> None:
+    """A delivery that failed is a router's to repeat."""
+
+
+async def get_events(call: Call, given: EventsQuery) -> Events:
+    """Events of a conversation's log, as far as the user may see them."""
+    conv, store = call.conversation, call.services.conversations
+    if isinstance(given.after, int):
+        page = await ask(store.range, conv, call.actor, given.after, packing.MAX_INTEGER, given.limit)
+    else:
+        before = given.before if isinstance(given.before, int) else packing.MAX_INTEGER
+        page = await ask(store.before, conv, call.actor, before, given.limit)
+    events = [msgspec.Raw(packing.json_of_packed(event)) for event in page.events]
+    return Events(conv, cast("list[LoggedEvent]", cast("Any", events)), page.more, page.floor)

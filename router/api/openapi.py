@@ -1,0 +1,114 @@
+"""The OpenAPI 3.1 document, made from the table of the API and the structs of its rows; nothing in it is written twice.
+
+An operation's summary and description are its handler's docstring, its schemas those that msgspec decodes with.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Final, get_type_hints
+
+import msgspec
+
+from router.api import types
+from router.api.call import CALLER, OPEN, Endpoint
+from router.contract import wire
+
+SECURITY: Final = {
+    "user": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "A user's token."},
+    "server": {"type": "http", "scheme": "bearer", "description": "The server key, for backends."},
+}
+HEADERS: Final = {
+    "Idempotency-Key": {
+        "name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255},
+        "description": "A message sent again with the same key within a day counts once.",
+    },
+    "Linnet-User": {
+        "name": "Linnet-User", "in": "header", "schema": msgspec.json.schema(wire.Name),
+        "description": "With the server key: the user it acts for.",
+    },
+}  # fmt: skip
+
+
+def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
+    """The whole document for these rows of the table."""
+    rows = list(endpoints)
+    shapes = [shape for row in rows for shape in (row.body, row.answer) if shape is not None] + [types.Error]
+    found, components = msgspec.json.schema_components(shapes, ref_template="#/components/schemas/{name}")
+    schemas = dict(zip(map(str, shapes), found, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        paths.setdefault(row.path, {})[row.method.lower()] = _operation(row, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Linnet", "version": "1", "description": "The HTTP API of a Linnet deployment."},
+        "paths": paths,
+        "components": {"schemas": components, "securitySchemes": SECURITY},
+    }
+
+
+def _operation(row: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
+    summary, _, more = inspect.cleandoc(row.handler.__doc__ or "").partition(". ")
+    operation: dict[str, Any] = {
+        "operationId": row.handler.__name__.strip("_") + ("_device" if "{device}" in row.path else ""),
+        "summary": summary.rstrip("."),
+        "parameters": _parameters(row),
+        "security": _security(row),
+        "responses": _responses(row, schemas),
+    }
+    if more:
+        operation["description"] = more
+    if row.body is not None:
+        required = any(field.required for field in msgspec.structs.fields(row.body))
+        operation["requestBody"] = {"required": required, "content": _content(schemas[str(row.body)])}
+    return operation
+
+
+def _parameters(row: Endpoint) -> list[dict[str, Any]]:
+    hints = get_type_hints(types.PathParameters, include_extras=True)
+    found = [
+        {"name": name, "in": "path", "required": True, "schema": msgspec.json.schema(hints[name])}
+        for name in re.findall(r"{(\w+)}", row.path)
+    ]
+    if row.query is not None:
+        found += [
+            {"name": name, "in": "query", "required": field.required, "schema": msgspec.json.schema(field.type)}
+            for field in msgspec.structs.fields(row.query)
+            for name in (field.encode_name,)
+        ]
+    named = row.headers if row.auth == OPEN else (*row.headers, "Linnet-User")
+    return found + [HEADERS[name] for name in named]
+
+
+def _security(row: Endpoint) -> list[dict[str, Any]]:
+    if row.auth == OPEN:
+        return []
+    return ([{"user": []}] if row.auth == CALLER else []) + [{"server": []}]
+
+
+def _responses(row: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
+    """The answer, and every status that the row's nature or its own list lets through."""
+    answer: dict[str, Any] = {"description": HTTPStatus(row.status).phrase}
+    if row.answer is not None:
+        answer["content"] = _content(schemas[str(row.answer)])
+    refused = {500, 503, *row.refusals}
+    if row.auth != OPEN:
+        refused |= {401, 403, 422}
+    if row.body is not None:
+        refused |= {400, 413, 415, 422}
+    if row.query is not None or "{" in row.path:
+        refused |= {422}
+    error = _content(schemas[str(types.Error)])
+    responses = {str(row.status): answer}
+    for status in sorted(refused):
+        responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": error}
+        if status in (429, 503):
+            responses[str(status)]["headers"] = {"Retry-After": {"schema": {"type": "integer", "minimum": 1}}}
+    return responses
+
+
+def _content(schema: Any) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}

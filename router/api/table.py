@@ -1,0 +1,348 @@
+"""The HTTP API: its one table, and what happens around every call.
+
+The table drives routing, decoding, authentication, metrics and the OpenAPI document, so nothing can be served that is
+not documented. Around a handler: who calls (a user's token or the server key), the body within its bounds of size and
+time, decoding into the row's struct, and every refusal in one shape with its status from `contract/errors.py`.
+
+Adding a call: structs in `types.py`, a handler beside it whose docstring is its documentation, a row here, a
+test. Unknown fields and query parameters are ignored; a parameter that is given twice is refused.
+
+Rejected: FastAPI (pydantic beside msgspec, and a second decoder for the same values); Starlette's CORS and error
+middlewares around handlers that already answer everything (CORS alone is used, as it is a protocol of its own).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import cache
+from math import ceil
+from time import perf_counter
+from typing import Any, Final, cast
+
+import msgspec
+from msgspec import inspect
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from router.api import accounts, conversations, messages, types
+from router.api.call import CALLER, OPEN, SERVER, Call, Caller, Endpoint, Services, bearer, now_ms
+from router.api.openapi import document
+from router.contract import integers, metrics, packing, wire
+from router.contract.errors import (
+    BadCommand,
+    BadFrame,
+    Conflict,
+    Forbidden,
+    Internal,
+    LinnetError,
+    MethodNotAllowed,
+    NotFound,
+    TooLarge,
+    Unauthorized,
+    UnsupportedMediaType,
+)
+from router.contract.settings import Settings
+from router.process.forwarded import Forwarded, Proxies
+
+__all__ = ["Services", "create_app"]
+
+MAX_BODY_BYTES: Final = wire.MAX_FRAME_BYTES
+BODY_S: Final = 10.0
+
+log = logging.getLogger("linnet.api")
+
+ACCOUNTS: Final = (
+    Endpoint("POST", "/v1/accounts", OPEN, accounts.create_account, status=201,
+             body=types.NewAccount, answer=types.AccountMade, refusals=(409, 429)),
+    Endpoint("POST", "/v1/login", OPEN, accounts.login,
+             body=types.LoginRequest, answer=types.LoginAnswer, refusals=(401, 429)),
+)  # fmt: skip
+
+TOKENS: Final = (
+    Endpoint("POST", "/v1/tokens", SERVER, accounts.create_token, body=types.TokenRequest, answer=types.TokenAnswer),
+)
+
+ALWAYS: Final = (
+    Endpoint("DELETE", "/v1/accounts/{user}", CALLER, accounts.delete_account, status=204, refusals=(403, 404)),
+    Endpoint("DELETE", "/v1/sessions/{user}", CALLER, accounts.delete_sessions, status=204, refusals=(403, 404)),
+    Endpoint("DELETE", "/v1/sessions/{user}/{device}", CALLER, accounts.delete_sessions, status=204,
+             refusals=(403, 404)),
+    Endpoint("GET", "/v1/presence", CALLER, accounts.presence, query=types.PresenceQuery,
+             answer=types.PresenceAnswer),
+    Endpoint("POST", "/v1/conversations", CALLER, conversations.create_conversation, status=201,
+             body=types.NewConversation, answer=types.Conversation, refusals=(403, 404)),
+    Endpoint("GET", "/v1/conversations", CALLER, conversations.list_conversations, query=types.ListQuery,
+             answer=types.ConversationList),
+    Endpoint("GET", "/v1/conversations/{conversation}", CALLER, conversations.get_conversation,
+             answer=types.Conversation, refusals=(404,)),
+    Endpoint("PATCH", "/v1/conversations/{conversation}", CALLER, conversations.patch_conversation,
+             body=types.NewTitle, answer=types.Conversation, refusals=(403, 404)),
+    Endpoint("DELETE", "/v1/conversations/{conversation}", CALLER, conversations.delete_conversation, status=204,
+             refusals=(403, 404)),
+    Endpoint("GET", "/v1/conversations/{conversation}/members", CALLER, conversations.list_members,
+             query=types.MemberQuery, answer=types.MemberList, refusals=(404,)),
+    Endpoint("PUT", "/v1/conversations/{conversation}/members/{user}", CALLER, conversations.put_member,
+             body=types.NewRole, answer=types.Membership, refusals=(403, 404, 409)),
+    Endpoint("DELETE", "/v1/conversations/{conversation}/members/{user}", CALLER, conversations.delete_member,
+             status=204, refusals=(403, 404, 409)),
+    Endpoint("POST", "/v1/conversations/{conversation}/join", CALLER, conversations.join_conversation,
+             answer=types.Membership, refusals=(403, 404, 409)),
+    Endpoint("GET", "/v1/conversations/{conversation}/events", CALLER, messages.get_events,
+             query=types.EventsQuery, answer=types.Events, refusals=(404,)),
+    Endpoint("POST", "/v1/messages", CALLER, messages.send_message, body=types.NewMessage, answer=types.Sent,
+             refusals=(403, 404, 409, 429), headers=("Idempotency-Key",)),
+)  # fmt: skip
+
+
+@cache  # both take milliseconds to make, and anybody may ask for them
+def _document(settings: Settings) -> bytes:
+    return msgspec.json.encode(document(endpoints(settings)))
+
+
+@cache
+def _wire() -> bytes:
+    return msgspec.json.encode(wire.schema())
+
+
+async def _get_openapi(call: Call, _: None) -> Response:
+    """This document."""
+    return _raw(_document(call.services.settings))
+
+
+async def _get_schema(_call: Call, _: None) -> Response:
+    """JSON Schema of the WebSocket's commands and events."""
+    return _raw(_wire())
+
+
+DOCUMENTS: Final = (
+    Endpoint("GET", "/v1/openapi.json", OPEN, _get_openapi, answer=dict[str, Any]),
+    Endpoint("GET", "/v1/schema.json", OPEN, _get_schema, answer=dict[str, Any]),
+)
+
+
+class Late(BadFrame):
+    """A body that takes too long."""
+
+
+def endpoints(settings: Settings) -> tuple[Endpoint, ...]:
+    """What this deployment serves: where an outside provider issues the tokens, nobody logs in here."""
+    own = (ACCOUNTS if settings.accounts else ()) + (TOKENS if settings.jwt_secret else ())
+    return own + ALWAYS + DOCUMENTS
+
+
+def create_app(services: Services) -> Starlette:
+    """The API as an ASGI application. It reads X-Forwarded-For itself: serve it with uvicorn's `proxy_headers` off."""
+    settings = services.settings
+    by_path: dict[str, dict[str, Endpoint]] = {}
+    for endpoint in endpoints(settings):
+        by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        services.passwords.close()
+
+    app = Starlette(
+        routes=[Route(path, Door(services, path, methods)) for path, methods in by_path.items()],
+        middleware=_middleware(settings),
+        exception_handlers={HTTPException: _unrouted},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    found = [Middleware(Forwarded, proxies=Proxies(settings))]
+    if origins := _listed(settings.origins):
+        found.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=[origin.rstrip("/") for origin in origins],
+                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
+                allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
+                expose_headers=["Retry-After"],
+                max_age=3600,
+            )
+        )
+    return found
+
+
+def _listed(setting: str) -> list[str]:
+    return [part.strip() for part in setting.split(",") if part.strip()]
+
+
+class Door:
+    """One path of the table: every call of it goes through here, and every answer is made here."""
+
+    def __init__(self, services: Services, path: str, methods: Mapping[str, Endpoint]) -> None:
+        self._services = services
+        self._path = path
+        self._methods = dict(methods)
+        if "GET" in methods:
+            self._methods["HEAD"] = methods["GET"]
+        self._allow = ", ".join(sorted(self._methods))
+        self._seconds = metrics.HTTP_SECONDS.labels(path)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        request = Request(scope, receive)
+        began = perf_counter()
+        response = await self._answer(request)
+        metrics.HTTP_REQUESTS.labels(self._path, response.status_code).inc()
+        self._seconds.observe(perf_counter() - began)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            endpoint = self._methods.get(request.method)
+            if endpoint is None:
+                raise MethodNotAllowed(f"this path takes {self._allow}")
+            return await self._call(endpoint, request)
+        except Late as error:
+            return _refusal(error, {"Connection": "close"})  # what still trickles in is nobody's
+        except LinnetError as error:
+            return _refusal(error, {"Allow": self._allow} if isinstance(error, MethodNotAllowed) else {})
+        except ClientDisconnect:
+            return _refusal(BadFrame("the body broke off"))
+        except Exception:  # a bug of ours: the client gets `internal`, the log the trace
+            log.exception("%s %s failed", request.method, self._path)
+            return _refusal(Internal())
+
+    async def _call(self, endpoint: Endpoint, request: Request) -> Response:
+        caller = await self._caller(endpoint, request)
+        call = Call(self._services, caller, _path(request.path_params), request)
+        given = await _given(endpoint, request)
+        answer = await endpoint.handler(call, given)
+        if isinstance(answer, Response):
+            return answer
+        if answer is None:
+            return Response(status_code=endpoint.status)
+        return _json(answer, endpoint.status)
+
+    async def _caller(self, endpoint: Endpoint, request: Request) -> Caller:
+        """Who calls. A user with a token exists from now on; a deleted one is `Blocked`."""
+        if endpoint.auth == OPEN:
+            return Caller(None, server=False)
+        token = bearer(request)
+        if token is None:
+            raise Unauthorized("give a token: Authorization: Bearer <token>")
+        key = self._services.settings.server_key
+        if key and hmac.compare_digest(token.encode(), key.encode()):
+            return await self._backend(request)
+        if endpoint.auth == SERVER:
+            raise Forbidden("this takes the server key")
+        identity = await self._services.verifier.identity(token, now_ms())
+        await self._services.accounts.ensure(identity.user)
+        return Caller(identity.user, server=False)
+
+    async def _backend(self, request: Request) -> Caller:
+        user = request.headers.get("linnet-user")
+        if user is None:
+            return Caller(None, server=True)
+        if not wire.is_name(user):
+            raise BadCommand("Linnet-User is no user's name")
+        await self._services.accounts.ensure(user)
+        return Caller(user, server=True)
+
+
+def _path(parameters: Mapping[str, str]) -> Mapping[str, str]:
+    """The path's parameters, each of its type."""
+    try:
+        msgspec.convert(parameters, types.PathParameters)
+    except msgspec.ValidationError as error:
+        raise BadCommand(str(error)) from None
+    return parameters
+
+
+async def _given(endpoint: Endpoint, request: Request) -> Any:
+    """The body or the query, as the row's struct; None where it takes neither."""
+    if endpoint.query is not None:
+        return _query(endpoint, request)
+    if endpoint.body is None:
+        return None
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise UnsupportedMediaType("the body must be application/json")
+    body = await _body(request)
+    try:
+        return _decoder(endpoint.body)(body or b"{}")
+    except msgspec.ValidationError as error:
+        raise BadCommand(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise BadFrame("the body is not one JSON value") from None
+    except RecursionError:
+        raise BadCommand(f"values may be {packing.MAX_DEPTH} deep") from None
+
+
+@cache
+def _decoder(kind: Any) -> Callable[[bytes], Any]:
+    return integers.tolerant(msgspec.json.Decoder(kind).decode, packing.from_json, kind)
+
+
+def _query(endpoint: Endpoint, request: Request) -> Any:
+    parameters = request.query_params.multi_items()
+    given = dict(parameters)
+    known = {field.encode_name for field in msgspec.structs.fields(endpoint.query)}
+    if sum(name in known for name, _ in parameters) > len(known & given.keys()):
+        raise BadCommand("a query parameter is given twice")
+    for name in _integer_parameters(endpoint.query) & given.keys():
+        with suppress(msgspec.DecodeError):
+            given[name] = str(integers.as_integer(packing.from_json(given[name].encode())))
+    try:
+        return msgspec.convert(given, endpoint.query, strict=False)
+    except msgspec.ValidationError as error:
+        raise BadCommand(str(error)) from None
+
+
+@cache
+def _integer_parameters(kind: Any) -> frozenset[str]:
+    fields = cast("inspect.StructType", inspect.type_info(kind)).fields
+    return frozenset(field.encode_name for field in fields if integers.is_integer_field(field.type))
+
+
+async def _body(request: Request) -> bytes:
+    """All of the body, unless it is too large or too slow."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_BODY_BYTES:
+                    raise TooLarge(f"a request may have {MAX_BODY_BYTES} bytes")
+    except TimeoutError:
+        raise Late(f"the body must come within {BODY_S:g} s") from None
+    return bytes(body)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return _raw(msgspec.json.encode(value), status)
+
+
+def _raw(body: bytes, status: int = 200) -> Response:
+    return Response(body, status, {"Cache-Control": "no-store"}, "application/json")
+
+
+def _refusal(error: LinnetError, headers: Mapping[str, str] | None = None) -> Response:
+    reason, following = (error.reason, error.next) if isinstance(error, Conflict) else (None, None)
+    response = _json(types.Error(types.ErrorBody(error.code, error.message, reason, following)), error.status)
+    response.headers.update(headers or {})
+    if error.status in (429, 503):
+        response.headers["Retry-After"] = str(max(1, ceil(error.retry_after or 1)))
+    if error.status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+async def _unrouted(_request: Request, _error: Exception) -> Response:
+    """Starlette's only error here: no such path."""
+    metrics.HTTP_REQUESTS.labels("unknown", 404).inc()
+    return _refusal(NotFound("no such path"))

@@ -1,0 +1,293 @@
+"""What the domain files call Redis through: functions, plain commands, publishing; and the checks at start.
+
+What lives here: which connection a key belongs to (one, as long as Redis is one), the names of this version's
+functions, awaitable twins of the callback calls, and whether the server is fit for what is promised. What never
+does: a key's name, a function's arguments, a retry that could run something twice.
+
+Invariants
+- `call` and `command` never raise and never answer before they have returned; see `hot` for order and bounds.
+- `Unavailable` is the only error that means "later"; the outcome of a call that met it is unknown.
+- Under sentinels every connection made of `topology` (`links`) leaves a server that is not the primary any more within
+  FOLLOW_S and the time to ask, whatever it hears from there: a demoted or cut-off primary stays connected and silent.
+
+Rejected: redis-py for the calls (20-85 µs each); a connection pool (order within one connection is what lets a
+gateway pipeline a device's sends).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Sequence
+from functools import partial
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+
+from router.contract.errors import FunctionError, LinnetError, StartupError, Unavailable
+from router.store.redis.connection import Address, Form, Link, Part, Topology, address
+from router.store.redis.functions import Library, build
+from router.store.redis.pipeline import RETRY_S, HotConnection, HotStatistics, Reply
+from router.store.redis.sentinel import ASK_S, SCHEMES, Sentinels
+
+T = TypeVar("T")
+
+Mode = Literal["standalone", "sentinel", "cluster"]
+Durability = Literal["memory", "fsync", "replicated"]
+
+CONNECT_S: Final = 10.0
+FOLLOW_S: Final = 1.0
+OLDEST: Final = (7, 0)  # functions, sharded pub/sub
+
+log = logging.getLogger("linnet.redis")
+
+
+class ClientStatistics(msgspec.Struct, frozen=True):
+    hot: HotStatistics
+    functions: dict[str, int]  # calls by function
+
+
+class Client:
+    """`client = await Client.connect(url)`; `await client.close()` at the end."""
+
+    def __init__(self, topology: Topology, library: Library) -> None:
+        self.topology = topology
+        self.library = library
+        self._functions: Counter[str] = Counter()
+        self._hot = HotConnection(topology, library.source)
+        self.links: list[Link] = [self._hot]
+        self._following: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def connect(
+        cls, url: str, mode: Mode = "standalone", *, within_s: float = CONNECT_S, library: Library | None = None
+    ) -> Client:
+        """Up, with the library loaded; `StartupError` says what is wrong with the URL, the server or the functions."""
+        client = cls(_topology(url, mode), library or build())
+        try:
+            await client._hot.connect(within_s)
+            await client._load()
+        except BaseException:
+            await client.close()
+            raise
+        if mode == "sentinel":
+            client._following = asyncio.create_task(client._follow())
+        return client
+
+    async def close(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait((self._following,))
+        await self._hot.close()
+        if isinstance(self.topology, Sentinels):
+            await self.topology.close()
+
+    async def _follow(self) -> None:
+        """Tell all connections where the primary is, again and again."""
+        while True:
+            await asyncio.sleep(FOLLOW_S)
+            try:
+                where = await self.topology.primary()
+            except ConnectionError:  # nobody can tell: whoever serves us may go on
+                continue
+            except Exception:  # a bug here must not leave us with a cut-off primary for ever
+                log.exception("the sentinels could not be asked")
+                continue
+            for link in self.links:
+                link.follow(where)
+
+    @property
+    def address(self) -> Address:
+        """The server that calls go to."""
+        return self._hot.address
+
+    @property
+    def available(self) -> bool:
+        return self._hot.up
+
+    @property
+    def one_server(self) -> bool:
+        """Whether all slots are on one server, so that one call may touch several of them."""
+        return True
+
+    @property
+    def doubt_s(self) -> float:
+        """How long a server may go on answering us that has been succeeded: until the sentinels have been asked again.
+        Where there are none, nobody succeeds it."""
+        return FOLLOW_S + ASK_S if isinstance(self.topology, Sentinels) else 0.0
+
+    @property
+    def busy(self) -> bool:
+        """Whether calls wait for their replies."""
+        return self._hot.statistics().in_flight > 0
+
+    async def clock_ms(self) -> int:
+        """The server's clock: the one that everything which several processes compare is told by."""
+        seconds, micros = await self.fetch("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def memory_ratio(self) -> float:
+        """How full the server is: used_memory / maxmemory, 0 without a limit."""
+        info = await self._info("memory")
+        limit = int(info["maxmemory"])
+        return int(info["used_memory"]) / limit if limit else 0.0
+
+    def statistics(self) -> ClientStatistics:
+        return ClientStatistics(self._hot.statistics(), dict(self._functions))
+
+    # -- calls
+
+    def call(self, function: str, keys: Sequence[str | bytes], args: Sequence[Part], reply: Reply) -> None:
+        """Call a function of our library; `reply` gets its value or a `LinnetError`."""
+        self._functions[function] += 1
+        name = self.library.named(function)
+        self._shard_of(keys).call(("FCALL", name, len(keys), *keys, *args), reply)
+
+    def form(self, function: str, keys: Sequence[str], first: Sequence[Part], given: int, last: Sequence[Part]) -> Form:
+        """A call of which `given` arguments, between the first and the last ones, are told by each `call_form`."""
+        name = self.library.named(function)
+        return Form(keys, ("FCALL", name, len(keys), *keys, *first), given, tuple(last))
+
+    def call_form(self, function: str, form: Form, given: Sequence[bytes], reply: Reply) -> None:
+        """`call`, by its form."""
+        self._functions[function] += 1
+        self._shard_of(form.keys).call_packed(form.packed(*given), reply)
+
+    def command(self, *parts: Part, reply: Reply) -> None:
+        """Send a plain command, its key second as in most."""
+        self._shard_of(parts[1:2]).call(parts, reply)
+
+    def publish(self, channel: str | bytes, payload: bytes) -> None:
+        """Fire and forget: what it tells is in Redis, or is repeated by its sender."""
+        self._shard_of((channel,)).call(("SPUBLISH", channel, payload), _ignore)
+
+    async def fcall(self, function: str, keys: Sequence[str | bytes], args: Sequence[Part]) -> Any:
+        """`call`, awaited."""
+        future = asyncio.get_running_loop().create_future()
+        self.call(function, keys, args, partial(_settle, future))
+        return await future
+
+    async def fcall_each(self, function: str, keys: Sequence[str], args: Sequence[Part]) -> list[Any]:
+        """`fcall` of a function that answers a value for each key: one call where one server has all of them."""
+        if self.one_server:
+            return list(await self.fcall(function, keys, args))
+        return [value for (value,) in await asyncio.gather(*(self.fcall(function, (key,), args) for key in keys))]
+
+    async def fetch(self, *parts: Part) -> Any:
+        """`command`, awaited."""
+        future = asyncio.get_running_loop().create_future()
+        self.command(*parts, reply=partial(_settle, future))
+        return await future
+
+    def second_line(self) -> HotConnection:
+        """Another connection to the same server, for calls that may hold up what comes behind them."""
+        line = HotConnection(self.topology, self.library.source)
+        self.links.append(line)
+        return line
+
+    def _shard_of(self, keys: Sequence[Part]) -> HotConnection:
+        """The connection that serves these keys, which all bear one hash tag."""
+        return self._hot
+
+    # -- at start
+
+    async def _load(self) -> None:
+        try:
+            await self.fetch("FUNCTION", "LOAD", self.library.source)
+        except FunctionError as error:
+            if not error.detail.endswith("already exists"):
+                raise StartupError(f"Redis does not take our functions: {error.detail}") from None
+        except Unavailable:  # out of memory, say: the functions may be there, else the first call tries again
+            log.warning("Redis at %s did not load the functions now", self.address)
+
+    async def check_server(self, durability: Durability, replicas: int = 1) -> None:
+        """`StartupError` if this server cannot keep what `durability` promises, `Unavailable` if it went away."""
+        info = await self._said(self._info("everything"), "does not answer INFO")
+        if fault := unfit(info):
+            raise StartupError(f"Redis at {self.address}: {fault}")
+        if durability == "fsync":
+            await self._check_fsync(info)
+            if isinstance(self.topology, Sentinels):
+                log.warning("LINNET_DURABILITY=fsync: a failover can lose acked sends, replicated would keep them")
+        elif durability == "replicated":
+            self._check_replicas(info, replicas)
+
+    async def _check_fsync(self, info: dict[str, str]) -> None:
+        wanted = "set `appendonly yes` and `appendfsync always` there, or choose another LINNET_DURABILITY"
+        appendfsync: list[bytes] = await self._said(
+            self.fetch("CONFIG", "GET", "appendfsync"),
+            "does not let us read its configuration, so durability fsync cannot be checked: allow CONFIG GET,"
+            f" {wanted}",
+        )
+        if info.get("aof_enabled") != "1" or appendfsync[1:] != [b"always"]:
+            raise StartupError(f"Redis at {self.address} does not fsync what it acknowledges: {wanted}")
+
+    def _check_replicas(self, info: dict[str, str], replicas: int) -> None:
+        """How it is configured stops the start; how it is now (a replica is down) only stops acks."""
+        if info.get("aof_enabled") != "1":
+            raise StartupError(
+                f"Redis at {self.address} forgets all when it restarts before it is replaced, and its replicas with"
+                " it: set `appendonly yes` there, or choose another LINNET_DURABILITY"
+            )
+        connected = int(info.get("connected_slaves", 0))
+        if connected < replicas:
+            log.warning("Redis at %s has %d of %d replicas: no send is acked until it has them", self.address,
+                        connected, replicas)  # fmt: skip
+        elif connected > replicas:
+            log.warning("Redis at %s has %d replicas and LINNET_REPLICAS is %d: a failover to one that was not waited"
+                        " for loses acked sends", self.address, connected, replicas)  # fmt: skip
+
+    async def _said(self, asked: Awaitable[T], refused: str) -> T:
+        """An answer; `StartupError` if the server is there and refuses it, `Unavailable` if it went away meanwhile."""
+        there, reconnects = self.available, self._hot.reconnects
+        try:
+            return await asked
+        except LinnetError:
+            if not there or not self.available or reconnects != self._hot.reconnects:
+                raise Unavailable(retry_after=RETRY_S) from None
+            raise StartupError(f"Redis at {self.address} {refused}") from None
+
+    async def _info(self, section: str) -> dict[str, str]:
+        lines = (await self.fetch("INFO", section)).decode().split("\r\n")
+        return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def unfit(info: dict[str, str]) -> str:
+    """What is wrong with a server, from its INFO; empty if nothing is."""
+    version = info.get("redis_version", "0")
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST:
+        return f"version {version} is too old: Redis 7.0 or any Valkey is needed"
+    if info.get("cluster_enabled") == "1":
+        return "it is a cluster node, and LINNET_REDIS_MODE=cluster is not supported yet"
+    if info.get("role") != "master":
+        return "it is a replica: LINNET_REDIS_URL must name the primary"
+    if (policy := info.get("maxmemory_policy")) != "noeviction":
+        return f"it would evict data (maxmemory-policy {policy}): set `maxmemory-policy noeviction`"
+    return ""
+
+
+def _topology(url: str, mode: Mode) -> Topology:
+    if mode == "cluster":
+        raise StartupError("LINNET_REDIS_MODE=cluster is not supported yet: use standalone or sentinel")
+    if mode == "sentinel":
+        return Sentinels(url)
+    if url.partition(":")[0] in SCHEMES:
+        raise StartupError("LINNET_REDIS_URL names sentinels: set LINNET_REDIS_MODE=sentinel")
+    return address(url)
+
+
+def _ignore(value: object) -> None:
+    """The reply that nobody waits for; errors were counted where they came in."""
+
+
+def _settle(future: asyncio.Future[Any], value: object) -> None:
+    if future.done():
+        return  # the caller gave up
+    if isinstance(value, Exception):
+        future.set_exception(value)
+    else:
+        future.set_result(value)
+
+
+__all__ = ["Client", "ClientStatistics", "Durability", "Mode", "Part", "Reply", "unfit"]

@@ -1,0 +1,296 @@
+"""The hot connection: every command of one loop tick leaves in one write, every reply comes by callback, in order.
+
+A write comes at once after a quiet millisecond, and else `GATHER_S` after the last one: at a trickle most of what a
+message costs is waking up whoever it passes, and what leaves together wakes the server, its replies us, and its events
+the other gateways once. At 2000 messages a second that saves a fifth of all CPU, for 0.1 ms of latency.
+
+What lives here: packing, the queue of calls that wait for their reply, its bounds and its one timer, Redis' error
+replies as `LinnetError`s, and the loading of the function library the moment the server says it has none. What never
+does: what a command means, and any coroutine on the way of a call.
+
+Invariants
+- A callback gets its reply or exactly one `LinnetError`, and never before `call` has returned. It may call again.
+- Commands reach the server in the order of `call`, and replies come in that order. After *function not found* all
+  that were in flight then, and all that come until the library is loaded, run again in their order, once.
+- At most `MAX_CALLS` calls and `MAX_BYTES` bytes wait, sent or not; one more is `Unavailable` at once.
+- A call older than `TIMEOUT_S` takes the connection with it: replies come in order, so nothing behind it can be
+  better off. Whatever was sent and not answered is `Unavailable`, and may have been done.
+- A server that refuses a write because it is a replica (a demoted primary) is left; the next dial asks for the primary.
+
+Rejected: a future per call (4.7 µs against 3); a timer per call; packing whole commands in Python (2.0-2.9 µs for 15
+parts, hiredis 1.1; a `Form` for what is nearly always the same takes 0.3); keeping the arguments for a second run (the
+packed bytes are what memory is counted by anyway).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from time import perf_counter
+from typing import Final, TypeAlias
+
+import hiredis
+import msgspec
+
+from router.contract.errors import FunctionError, Internal, LinnetError, Unavailable
+from router.contract.metrics import REDIS_SECONDS
+from router.store.redis.connection import NOTHING, Link, Part, Topology, pack
+
+Reply: TypeAlias = Callable[[object], None]
+
+MAX_CALLS: Final = 20_000
+MAX_BYTES: Final = 64 << 20
+TIMEOUT_S: Final = 5.0
+SWEEPS: Final = 5  # of the timer within one TIMEOUT_S
+RETRY_S: Final = 1.0  # what `Unavailable` advises
+GATHER_S: Final = 0.001  # the finest that the loop's timers know
+
+# First words of error replies that say: not now, or not by us. `READONLY_` is a function's own and not among them.
+UNAVAILABLE: Final = frozenset({
+    "ASK", "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOAUTH", "NOPERM", "NOREPLICAS", "OOM",
+    "READONLY", "TRYAGAIN", "UNKILLABLE", "WRONGPASS",
+})  # fmt: skip
+# First words that our functions never choose: their text goes to the log, for it means a bug or a broken server.
+FOREIGN: Final = UNAVAILABLE | {"CROSSSLOT", "ERR", "EXECABORT", "NOPROTO", "NOSCRIPT", "WRONGTYPE"}
+
+log = logging.getLogger("linnet.redis")
+
+
+class FunctionMissing(Unavailable):
+    """The server does not have this version of the library."""
+
+
+class Again:
+    """The callback of a call that runs for the second and last time, after the library was loaded."""
+
+    __slots__ = ("reply",)
+
+    def __init__(self, reply: Reply) -> None:
+        self.reply = reply
+
+    def __call__(self, value: object) -> None:
+        self.reply(value)
+
+
+class HotStatistics(msgspec.Struct, frozen=True):
+    up: bool
+    calls: int
+    in_flight: int
+    in_flight_bytes: int
+    written_bytes: int
+    read_bytes: int
+    batches: int
+    refused: int
+    timeouts: int
+    reconnects: int
+    loads: int
+    callback_errors: int
+    errors: dict[str, int]
+
+
+def _words(text: str) -> tuple[str, str]:
+    """Code and detail. Redis puts `ERR` before a function's error that has a code and no detail; that is taken off."""
+    code, _, detail = text.partition(" ")
+    return (detail, "") if code == "ERR" and detail.isupper() and " " not in detail else (code, detail)
+
+
+def server_error(text: str) -> LinnetError:
+    """What an error reply of the server means to its caller."""
+    code, detail = _words(text)
+    if code in UNAVAILABLE or text.startswith("ERR max number of clients"):
+        return Unavailable(retry_after=RETRY_S)
+    if text.startswith("ERR Function not found"):
+        return FunctionMissing(retry_after=RETRY_S)
+    return FunctionError(code, detail.partition(" script: ")[0])
+
+
+class HotConnection(Link):
+    """Commands to one server. `library` is the source that *function not found* makes it load."""
+
+    def __init__(self, topology: Topology, library: bytes) -> None:
+        super().__init__(topology)
+        self._library = library
+        self._loop = asyncio.get_running_loop()
+        self._pending: deque[tuple[bytes, Reply]] = deque()  # accepted and not answered, oldest first
+        self._out: list[bytes] = []  # packed since the last write
+        self._flushed_at = 0.0
+        self._missed: list[tuple[bytes, Reply]] = []  # met a server without the library
+        self._held: list[tuple[bytes, Reply]] = []  # came while it loads
+        self._loading = False
+        self._bytes = 0  # of all of them
+        self._marks: deque[int] = deque(maxlen=SWEEPS)  # `calls` at the last sweeps
+        self._timer: asyncio.TimerHandle | None = None
+        self._probe: tuple[int, float] | None = None  # the call whose reply ends the latency sample, and its start
+        self._logged_at = 0.0
+        self.calls = self.batches = self.written_bytes = 0
+        self.refused = self.timeouts = self.loads = self.callback_errors = 0
+        self.errors: Counter[str] = Counter()
+
+    def call(self, command: Sequence[Part], reply: Reply) -> None:
+        """Send a command with the next write; `reply` gets the value or an exception, later."""
+        try:
+            packed = pack(tuple(command))
+        except (TypeError, ValueError) as error:  # a bug of the caller's: not a part, or a string that is no UTF-8
+            log.error("a command cannot be packed", exc_info=error)
+            self._loop.call_soon(self._answer, reply, Internal())
+            return
+        self.call_packed(packed, reply)
+
+    def call_packed(self, packed: bytes, reply: Reply) -> None:
+        """The same for a command that is RESP already."""
+        waiting = len(self._pending) + len(self._missed) + len(self._held)
+        if not self.up or self._bytes > MAX_BYTES or waiting >= MAX_CALLS:
+            self.refused += 1
+            self._loop.call_soon(self._answer, reply, Unavailable(retry_after=RETRY_S))
+            return
+        self._bytes += len(packed)
+        if self._loading:
+            self._held.append((packed, reply))
+        else:
+            self._send(packed, reply)
+
+    def statistics(self) -> HotStatistics:
+        return HotStatistics(
+            up=self.up,
+            calls=self.calls,
+            in_flight=len(self._pending) + len(self._missed) + len(self._held),
+            in_flight_bytes=self._bytes,
+            written_bytes=self.written_bytes,
+            read_bytes=self.read_bytes,
+            batches=self.batches,
+            refused=self.refused,
+            timeouts=self.timeouts,
+            reconnects=self.reconnects,
+            loads=self.loads,
+            callback_errors=self.callback_errors,
+            errors=dict(self.errors),
+        )
+
+    # -- out
+
+    def _send(self, packed: bytes, reply: Reply) -> None:
+        if not self._out:
+            wait = self._flushed_at + GATHER_S - self._loop.time()
+            if wait > 0:
+                self._loop.call_later(wait, self._flush)
+            else:
+                self._loop.call_soon(self._flush)
+        self._out.append(packed)
+        self._pending.append((packed, reply))
+        self.calls += 1
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if not out or self._transport is None or self._transport.is_closing():
+            return
+        if self._probe is None:
+            self._probe = (self.calls - len(out) + 1, perf_counter())
+        self._flushed_at = self._loop.time()
+        batch = b"".join(out)
+        self.batches += 1
+        self.written_bytes += len(batch)
+        self._transport.write(batch)
+
+    # -- in
+
+    def new_reader(self) -> hiredis.Reader:
+        return hiredis.Reader(notEnoughData=NOTHING, replyError=self._error)
+
+    def received(self) -> None:
+        gets, pending = self._reader.gets, self._pending
+        while (value := gets()) is not NOTHING:
+            if value.__class__ is hiredis.PushNotification:
+                continue
+            if not pending:
+                raise hiredis.ProtocolError("a reply that nothing asked for")
+            packed, reply = pending.popleft()
+            if value.__class__ is FunctionMissing:
+                self._missing(packed, reply)
+                continue
+            self._bytes -= len(packed)
+            try:
+                reply(value)
+            except Exception as error:  # noqa: BLE001 - whatever one caller does, the replies of the others go on
+                self._callback_failed(error)
+        if self._probe is not None and self.calls - len(pending) >= self._probe[0]:
+            REDIS_SECONDS.observe(perf_counter() - self._probe[1])
+            self._probe = None
+
+    def _answer(self, reply: Reply, value: object) -> None:
+        try:
+            reply(value)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._callback_failed(error)
+
+    def _callback_failed(self, error: Exception) -> None:
+        self.callback_errors += 1
+        if self.callback_errors == 1:
+            log.error("a reply callback raised; further ones are only counted", exc_info=error)
+
+    def _error(self, text: str) -> LinnetError:
+        """Called by the reader for every error reply, within arrays too."""
+        code, _ = _words(text)
+        self.errors[code[:24] if code.isupper() else "ERR"] += 1
+        expected = text.startswith("ERR Function not found") or text.endswith("already exists")
+        if code in FOREIGN and not expected and perf_counter() > self._logged_at + 1:
+            self._logged_at = perf_counter()
+            log.warning("Redis at %s refuses: %.200s", self.address, text)
+        if code == "READONLY":
+            self.drop("it is a replica")
+        return server_error(text)
+
+    # -- a server without the library
+
+    def _missing(self, packed: bytes, reply: Reply) -> None:
+        if reply.__class__ is Again:  # it was loaded and this function is still not there
+            self._bytes -= len(packed)
+            self._answer(reply, Unavailable(retry_after=RETRY_S))
+            return
+        self._missed.append((packed, Again(reply)))
+        if not self._loading:
+            self._loading = True
+            self.loads += 1
+            load = pack(("FUNCTION", "LOAD", self._library))
+            self._bytes += len(load)
+            self._send(load, self._loaded)  # its reply comes after those of all calls in flight
+
+    def _loaded(self, value: object) -> None:
+        """Run again what missed it, then what came meanwhile. A load that failed shows as a second miss."""
+        again, self._missed, self._held, self._loading = self._missed + self._held, [], [], False
+        for packed, reply in again:
+            self._send(packed, reply)
+
+    # -- up and down
+
+    async def close(self) -> None:
+        """What was asked before still leaves."""
+        self._flush()
+        await super().close()
+
+    def opened(self) -> None:
+        self._marks.clear()
+        self._sweep()
+
+    def closed(self, why: str) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        waiting = [*self._missed, *self._pending, *self._held]
+        self._pending, self._out, self._missed, self._held = deque(), [], [], []
+        self._loading, self._bytes, self._probe = False, 0, None
+        for _, reply in waiting:
+            self._answer(reply, Unavailable(retry_after=RETRY_S))
+
+    def _sweep(self) -> None:
+        """Drop the connection when a call of SWEEPS sweeps ago is still unanswered.
+
+        Counting sweeps, not seconds: a loop that was held up itself must not blame the server.
+        """
+        marks = self._marks
+        if len(marks) == SWEEPS and self.calls - len(self._pending) < marks[0]:
+            self.timeouts += 1
+            self.drop(f"no reply for {TIMEOUT_S:g} s")
+            return
+        marks.append(self.calls)
+        self._timer = self._loop.call_later(TIMEOUT_S / SWEEPS, self._sweep)

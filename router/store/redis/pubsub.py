@@ -1,0 +1,355 @@
+"""Sharded pub/sub: one connection that listens, and keeps listening to what it was told to.
+
+What lives here: SSUBSCRIBE and SUNSUBSCRIBE, their confirmations, messages in batches, the echo that proves the
+connection hears, and the restoring of everything after a loss. What never does: who wants a channel (callers count
+their references) and what a message means.
+
+Invariants
+- `on_messages` gets what one read brought, in order and at most `BATCH` at a time, before anything that the server
+  said later takes effect (`ready`, `on_lost`): who is told "subscribed" has been given all that came before.
+- `ready(True)` comes after the server has confirmed every channel of the call; `ready(False)` if the connection was
+  down or went down before. The channels stay wanted either way, and the restore subscribes them.
+- `on_lost` and `on_restored` alternate; between them messages may be missed. `on_restored` comes when all wanted
+  channels are confirmed again. A channel the server takes away by itself (its slot moved) is subscribed again and
+  reported by `on_channel_restored`.
+- Requests leave once per tick, each channel in the one that fits the last wish; asking for what is so already does
+  no harm. Confirmations come in the order of requests: a waiter is tied to the last one in flight, not to channels.
+- A connection that is up but deaf (a cut-off server, a lost subscription) is noticed: the command connection
+  publishes to `echo` every second, and `DEAF_ECHOES` of them in a row unheard end it. Only echoes that Redis has
+  confirmed count, and no clock does: neither a stalled loop nor a stalled Redis makes the bus deaf. If the connection
+  that was dialed after that is deaf too, commands and subscriptions may be on two servers (an address that moved):
+  then all connections are dialed anew.
+- A connection that is mute (echoes come, confirmations do not) is noticed: if the oldest request makes no progress
+  while `MUTE_ECHOES` echoes come, the connection ends.
+
+Rejected: redis-py's PubSub (7 µs a message against 1.2, and a lost connection is silent); a future per channel;
+waiting for the confirmation of single channels (a map of 10,000 entries for what an order already says).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from itertools import islice
+from typing import Final
+
+import hiredis
+import msgspec
+
+from router.contract.errors import LinnetError
+from router.store.redis.client import Client
+from router.store.redis.connection import NOTHING, Link, pack
+
+Messages = list[tuple[bytes, bytes]]
+Ready = Callable[[bool], None]
+
+BATCH: Final = 1000  # messages between two turns of the loop
+CHUNK: Final = 500  # channels of one request
+MAX_REQUESTS: Final = 10_000  # unconfirmed; a server so far behind is dropped, and the restore asks for what is left
+ECHO_S: Final = 1.0
+DEAF_ECHOES: Final = 3
+MUTE_ECHOES: Final = 5
+
+log = logging.getLogger("linnet.redis")
+
+
+class BusStatistics(msgspec.Struct, frozen=True):
+    up: bool
+    restored: bool
+    channels: int
+    requests_in_flight: int
+    messages: int
+    batches: int
+    read_bytes: int
+    reconnects: int
+    deaf: int
+    mute: int
+    taken_away: int
+    callback_errors: int
+
+
+class _Request:
+    """One SSUBSCRIBE or SUNSUBSCRIBE that the server has yet to confirm, channel by channel."""
+
+    __slots__ = ("channels", "confirmed", "verb", "waiters")
+
+    def __init__(self, verb: bytes, channels: tuple[bytes, ...]) -> None:
+        self.verb = verb  # as confirmations spell it
+        self.channels = channels
+        self.confirmed = 0
+        self.waiters: list[Ready] = []
+
+
+class Bus(Link):
+    """`bus = Bus(client, keys.echo_channel(node), …)`, `await bus.connect(10)`, `await bus.close()`."""
+
+    def __init__(
+        self,
+        client: Client,
+        echo: str | bytes,
+        on_messages: Callable[[Messages], None],
+        on_lost: Callable[[], None],
+        on_restored: Callable[[], None],
+        on_channel_restored: Callable[[bytes], None],
+    ) -> None:
+        super().__init__(client.topology)
+        client.links.append(self)
+        self._client = client
+        self._echo = _bytes(echo)
+        self._on_messages = on_messages
+        self._on_lost = on_lost
+        self._on_restored = on_restored
+        self._on_channel_restored = on_channel_restored
+        self._loop = asyncio.get_running_loop()
+        self._wanted: set[bytes] = {self._echo}
+        self._adding: set[bytes] = set()  # to ask for in this tick
+        self._leaving: set[bytes] = set()  # to give up in this tick
+        self._waiting: list[Ready] = []  # on this tick's requests
+        self._requests: deque[_Request] = deque()
+        self._flushing = self._paused = False
+        self._was_lost = False
+        self._published = self._heard = 0  # echoes
+        self._unheard = 0  # of those that Redis has confirmed, since the last one heard
+        self._deaf_dials = 0  # connections in a row that ended deaf, since the last echo heard
+        self._awaited: tuple[_Request, int] | None = None  # the oldest request and its progress, at the last echo
+        self._mute = 0  # echoes heard since that made progress
+        self._timer: asyncio.TimerHandle | None = None
+        self.restored = False
+        self.messages = self.batches = self.deaf = self.mute = self.taken_away = self.callback_errors = 0
+
+    # -- what callers do
+
+    def subscribe(self, channels: Iterable[bytes | str], ready: Ready | None = None) -> None:
+        """Want these channels; the caller names none twice without leaving it (but may, at no cost)."""
+        new = {_bytes(channel) for channel in channels} - self._wanted
+        self._wanted |= new
+        if not self.up:
+            if ready is not None:
+                self._loop.call_soon(self._guard, partial(ready, False))
+            return
+        self._adding |= new
+        self._leaving -= new
+        if ready is not None:
+            self._waiting.append(ready)
+        self._flush_soon()
+
+    def unsubscribe(self, channels: Iterable[bytes | str]) -> None:
+        gone = {_bytes(channel) for channel in channels} & self._wanted
+        gone.discard(self._echo)
+        self._wanted -= gone
+        if self.up:
+            self._leaving |= gone
+            self._adding -= gone
+            self._flush_soon()
+
+    def statistics(self) -> BusStatistics:
+        return BusStatistics(
+            up=self.up,
+            restored=self.restored,
+            channels=len(self._wanted),
+            requests_in_flight=len(self._requests),
+            messages=self.messages,
+            batches=self.batches,
+            read_bytes=self.read_bytes,
+            reconnects=self.reconnects,
+            deaf=self.deaf,
+            mute=self.mute,
+            taken_away=self.taken_away,
+            callback_errors=self.callback_errors,
+        )
+
+    # -- requests
+
+    def _flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Ask; whoever waits, waits for the last request that is then in flight."""
+        self._flushing = False
+        if not self.up or self._transport is None or self._transport.is_closing():
+            return
+        adding, self._adding = self._adding, set()
+        leaving, self._leaving = self._leaving, set()
+        requests = [*_chunks(b"sunsubscribe", leaving), *_chunks(b"ssubscribe", adding)]
+        if requests:
+            self._requests += requests
+            if len(self._requests) > MAX_REQUESTS:
+                self.drop("it does not confirm what we ask for")
+                return
+            self._transport.write(b"".join(pack((request.verb, *request.channels)) for request in requests))
+        waiting, self._waiting = self._waiting, []
+        if self._requests:
+            self._requests[-1].waiters += waiting
+        else:
+            self._answer(waiting, True)
+
+    def _confirmed(self, verb: bytes, channel: bytes) -> None:
+        """A confirmation, or an unsubscription that nobody asked for."""
+        request = self._requests[0] if self._requests else None
+        if request is None or verb != request.verb or channel != request.channels[request.confirmed]:
+            if verb == b"sunsubscribe":
+                self._taken_away(channel)
+                return
+            raise hiredis.ProtocolError("a subscription that nobody asked for")
+        request.confirmed += 1
+        if request.confirmed == len(request.channels):
+            self._requests.popleft()
+            self._answer(request.waiters, True)
+
+    def _taken_away(self, channel: bytes) -> None:
+        if channel in self._wanted:
+            self.taken_away += 1
+            self._adding.add(channel)
+            self._waiting.append(partial(self._channel_restored, channel))
+            self._flush_soon()
+
+    def _channel_restored(self, channel: bytes, good: bool) -> None:
+        if good:  # else the restore of all covers it
+            self._on_channel_restored(channel)
+
+    def _answer(self, waiters: Sequence[Ready], good: bool) -> None:
+        for ready in waiters:
+            self._guard(partial(ready, good))
+
+    def _guard(self, callback: Callable[[], None]) -> None:
+        """What one caller raises must not keep the next from hearing."""
+        try:
+            callback()
+        except Exception as error:
+            self.callback_errors += 1
+            if self.callback_errors == 1:
+                log.error("a bus callback raised; further ones are only counted", exc_info=error)
+
+    # -- in
+
+    def received(self) -> None:
+        """Hand on what is there, a batch per loop turn; the socket rests meanwhile."""
+        if self._paused or not self._take_batch():
+            return
+        self._paused = True
+        if self._transport is not None:
+            self._transport.pause_reading()
+        self._loop.call_soon(self._take_more)
+
+    def _take_more(self) -> None:
+        self._paused = False
+        if not self.up or self._transport is None or self._transport.is_closing():
+            return
+        self._transport.resume_reading()
+        try:
+            self.received()
+        except hiredis.ProtocolError as error:
+            self.drop(str(error))
+
+    def _take_batch(self) -> bool:
+        """Whether more than a batch was there."""
+        gets, echo = self._reader.gets, self._echo
+        batch: Messages = []
+        append = batch.append
+        while len(batch) < BATCH:
+            reply = gets()
+            if reply is NOTHING:
+                self._deliver(batch)
+                return False
+            try:
+                verb, channel, payload = reply
+            except (TypeError, ValueError):  # an error reply, or nothing that belongs here
+                raise hiredis.ProtocolError(f"refused: {reply!s:.200}") from None
+            if verb != b"smessage":
+                self._deliver(batch)
+                batch = []
+                append = batch.append
+                self._confirmed(verb, channel)
+            elif channel == echo:
+                self._hear(payload)
+            else:
+                append((channel, payload))
+        self._deliver(batch)
+        return True
+
+    def _deliver(self, batch: Messages) -> None:
+        if batch:
+            self.messages += len(batch)
+            self.batches += 1
+            self._guard(partial(self._on_messages, batch))
+
+    # -- is it deaf?
+
+    def _tick(self) -> None:
+        if self._unheard >= DEAF_ECHOES:
+            self.deaf += 1
+            self._deaf_dials += 1
+            self.drop("it is up and hears nothing")
+            if self._deaf_dials > 1:
+                self._deaf_dials = 0
+                for link in self._client.links:
+                    link.drop("subscriptions do not receive what is published here: it may be another server")
+            return
+        if self._client.available:
+            self._published += 1
+            number = self._published
+            self._client.command("SPUBLISH", self._echo, number, reply=partial(self._echoed, number))
+        self._timer = self._loop.call_later(ECHO_S, self._tick)
+
+    def _echoed(self, number: int, reply: object) -> None:
+        if number > self._heard and not isinstance(reply, LinnetError):
+            self._unheard += 1
+
+    def _hear(self, payload: bytes) -> None:
+        try:
+            self._heard = int(payload)
+        except ValueError:  # not ours
+            return
+        self._unheard = self._deaf_dials = 0
+        oldest = self._requests[0] if self._requests else None
+        awaited = None if oldest is None else (oldest, oldest.confirmed)
+        self._mute = self._mute + 1 if awaited is not None and awaited == self._awaited else 0
+        self._awaited = awaited
+        if self._mute >= MUTE_ECHOES:
+            self._mute = 0
+            self.mute += 1
+            self.drop("it does not confirm what we ask for")
+
+    # -- up and down
+
+    def opened(self) -> None:
+        self._heard, self._unheard = self._published, 0
+        self._awaited, self._mute = None, 0
+        self._adding = set(self._wanted)
+        self._waiting.append(self._all_confirmed)
+        self._flush()
+        self._tick()
+
+    def _all_confirmed(self, good: bool) -> None:
+        if good:
+            self.restored = True
+            if self._was_lost:
+                self._was_lost = False
+                self._on_restored()
+
+    def closed(self, why: str) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        waiting = [ready for request in self._requests for ready in request.waiters] + self._waiting
+        self._requests, self._waiting = deque(), []
+        self._adding, self._leaving = set(), set()
+        self._paused = False
+        self.restored = False
+        if not self._was_lost and not self._finished:
+            self._was_lost = True
+            self._guard(self._on_lost)
+        self._answer(waiting, False)
+
+
+def _bytes(channel: bytes | str) -> bytes:
+    return channel.encode() if isinstance(channel, str) else channel
+
+
+def _chunks(verb: bytes, channels: Iterable[bytes]) -> list[_Request]:
+    rest = iter(channels)
+    return [_Request(verb, chunk) for chunk in iter(lambda: tuple(islice(rest, CHUNK)), ())]

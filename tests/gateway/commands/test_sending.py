@@ -1,0 +1,255 @@
+"""Putting events into logs: once, in order, seen by all, and an answer to each, whatever comes between."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from gateway.commands import sending
+from router.contract import keys, wire
+from router.contract.errors import NotFound
+from router.contract.packing import MAX_INTEGER
+from router.store.answers import ask
+from router.store.conversations import Append
+from router.store.redis.client import Client as StoreClient
+from tests import support
+from tests.gateway.world import Client, world
+
+
+async def sent(client: Client, to: str, n: int, **fields: Any) -> dict[str, Any]:
+    client.say("send", to=to, n=n, **({"body": n} | fields))
+    return await client.event("ack", n=n)
+
+
+async def test_a_send_is_acked_seen_by_all_and_counted_as_read(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        ann, bob = await of.client("ann").connected(), await of.client("bob", codec=wire.MSGPACK).connected()
+        ack = await sent(ann, group, 7, body={"$b64": "AAE="}, media="x", reply_to=0)
+        assert (ack["conversation"], ack["duplicate"]) == (group, False)
+        mine, his = await ann.event("message"), await bob.event("message")
+        assert his["body"] == b"\0\1"
+        assert mine["body"] == {"$b64": "AAE="}
+        assert {name: value for name, value in mine.items() if name not in ("body", "prev", "at")} == {
+            "type": "message", "conversation": group, "seq": ack["seq"], "count": 1, "from": "ann", "device": "phone",
+            "n": 7, "media": "x", "reply_to": 0,
+        }  # fmt: skip
+        assert ann.session.reads == {group: (ack["seq"], 1)}
+        again = await ann.ask("send", "ack", to=group, n=7, body={"$b64": "AAE="}, media="x", reply_to=0)
+        assert (again["seq"], again["duplicate"]) == (ack["seq"], True)
+        conflict = await ann.ask("send", "error", to=group, n=7, body="other")
+        assert (conflict["code"], conflict["reason"]) == ("conflict", "content")
+        assert "next" not in conflict
+
+
+async def test_n_that_is_too_old_is_a_conflict_with_the_next_usable_one(valkey: EmbeddedValkey) -> None:
+    """A device whose clock was ahead goes on at once: not when that time has come."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        ann = await of.client("ann").connected()
+        for n in range(1000, 1032):
+            await sent(ann, group, n)
+        old = await ann.ask("send", "error", to=group, n=10, body="late")
+        assert (old["code"], old["n"], old["reason"], old["next"]) == ("conflict", 10, "old", 1032)
+        await sent(ann, group, old["next"], done=1031)
+        answered = await ann.ask("send", "error", to=group, n=1031, body="again")
+        assert (answered["reason"], answered["next"]) == ("answered", 1033)
+
+
+@pytest.mark.parametrize(
+    ("command", "fingerprint"),
+    [
+        ({"type": "send", "body": {"text": "hi", "raw": {"$b64": "AAE="}}, "reply_to": 2}, "79caa52678c94e3a"),
+        ({"type": "send", "body": "hi", "done": 3, "id": 9}, "cde7f861b37a3a97"),
+        ({"type": "edit", "seq": 4, "body": "hi"}, "e2e2a0d4962328dd"),
+        ({"type": "delete", "seq": 4}, "90fa57cf920472d1"),
+        ({"type": "react", "seq": 4, "emoji": "+"}, "7b3bc64546d4d3f0"),
+    ],
+)
+async def test_a_resend_is_one_through_any_codec_version_and_name(
+    valkey: EmbeddedValkey, command: dict[str, Any], fingerprint: str
+) -> None:
+    """Golden: the fingerprint covers the client's content and nothing that may be said otherwise tomorrow."""
+    async with world(valkey) as of:
+        conv = await of.direct("ann", "bob")
+        appends: list[Append] = []
+        of.node.conversations.append = lambda a, reply: appends.append(a)  # type: ignore[method-assign]
+        named = {"to": conv} if command["type"] == "send" else {"conversation": conv}
+        for codec in (wire.JSON, wire.MSGPACK):
+            ann = await of.client("ann", codec.subprotocol[-4:], codec).connected()
+            value = {"n": 5, **named, **command}
+            if command["type"] == "send":
+                ann.say(**value | {"kind": value.pop("type"), "to": "@bob"})
+                value["type"] = "send"
+            ann.say(value.pop("type"), **value)
+        assert {append.fingerprint.hex() for append in appends} == {fingerprint}
+        tails = {append.tail.rest.replace(append.device.encode(), b"") for append in appends}
+        assert len(tails) == 1
+
+
+async def test_what_a_session_was_given_goes_along_as_seen(valkey: EmbeddedValkey) -> None:
+    """So that a server that lost the end of the log gives no seq again."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        ann = await of.client("ann").connected()
+        ack = await sent(ann, group, 1)
+        await ann.event("message")
+        appends: list[Append] = []
+        of.node.conversations.append = lambda a, reply: appends.append(a)  # type: ignore[method-assign]
+        ann.say("send", to=group, n=2, body=1)
+        assert [append.seen for append in appends] == [ack["seq"]]
+
+
+async def test_a_first_message_makes_the_conversation_and_pipelined_ones_keep_their_order(
+    valkey: EmbeddedValkey,
+) -> None:
+    """Those that come while it is made, before and after the first refusals, stand in the log by n."""
+    async with world(valkey) as of:
+        await of.people("ann", "bob")
+        ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
+        for n in range(1, 11):
+            ann.say("send", to="@bob", n=n, body=n)
+        await asyncio.sleep(0)
+        for n in range(11, 21):
+            ann.say("send", to=keys.direct("ann", "bob"), n=n, body=n)
+            await asyncio.sleep(0)
+        await ann.event("ack", n=20)
+        await bob.event("message", n=20)
+        assert bob.bodies(keys.direct("ann", "bob")) == list(range(1, 21))
+        assert [event["n"] for event in ann.of("ack")] == list(range(1, 21))
+        assert (of.node.sends.in_flight, of.node.sends._opening) == (0, {})
+
+
+async def test_a_send_that_overtakes_the_refusal_of_an_earlier_one_does_not_stand_before_it(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It joins those that wait while an earlier one has yet to be told that there is no conversation."""
+    async with world(valkey) as of:
+        await of.people("ann", "bob")
+        ann = await of.client("ann").connected()
+        append, held = of.node.conversations.append, []
+        monkeypatch.setattr(of.node.conversations, "append", lambda a, reply: held.append(reply))
+        ann.say("send", to="@bob", n=1, body=1)
+        ann.say("send", to="@bob", n=2, body=2)
+        monkeypatch.setattr(of.node.conversations, "append", append)
+        held[0](NotFound())
+        ann.say("send", to="@bob", n=3, body=3)
+        held[1](NotFound())
+        await ann.until(lambda: len(ann.of("message")) == 3)
+        assert ann.bodies(keys.direct("ann", "bob")) == [1, 2, 3]
+
+
+async def test_sends_that_wait_for_their_conversation_are_bounded(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On both ways in: refused by the log before, or come while it is made."""
+    monkeypatch.setattr(sending, "MAX_OPENING", 3)
+    async with world(valkey) as of:
+        await of.people("ann", "bob")
+        ann = await of.client("ann").connected()
+        held: list[Any] = []
+        exists = of.node.users.exists
+        monkeypatch.setattr(of.node.users, "exists", lambda *args: held.append(args))
+        for n in range(1, 6):
+            ann.say("send", to="@bob", n=n, body=n)
+        await ann.until(lambda: len(ann.of("error")) == 2)
+        for n in range(6, 10):
+            ann.say("send", to="@bob", n=n, body=n)
+        await ann.until(lambda: len(ann.of("error")) == 6)
+        assert {event["code"] for event in ann.of("error")} == {"rate_limited"}
+        exists(*held[0])
+        await ann.until(lambda: len(ann.of("ack")) == 3)
+        assert of.node.sends.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        "@nobody",
+        "@",
+        "@a b",
+        "@" + "x" * 65,
+        "nonsense",
+        "g:0123456789012345678901",
+        "d:bob:cid",
+        "d:bob:ann",
+        "{c1}:x",
+    ],
+)
+async def test_what_a_user_may_not_see_is_not_found(valkey: EmbeddedValkey, to: str) -> None:
+    """Nobody's name, somebody else's conversation, an id that is none: the same answer, and nothing is made."""
+    async with world(valkey) as of:
+        await of.direct("bob", "cid")
+        ann = await of.client("ann").connected()
+        assert (await ann.ask("send", "error", to=to, n=1, body=1))["code"] == "not_found"
+        conv = to if to[0] != "@" else keys.direct("ann", "zed")
+        assert (await ann.ask("history", "error", conversation=conv))["code"] == "not_found"
+        assert (await ann.ask("read", "error", conversation=conv, seq=1))["code"] == "not_found"
+        ann.say("typing", to=to)
+        await of.settled()
+        for other in ("nobody", "bob", "cid"):
+            assert await of.redis.fetch("EXISTS", keys.conversation(keys.direct("ann", other))) == 0
+        assert await of.redis.fetch("EXISTS", keys.user("nobody")) == 0
+
+
+async def test_a_full_store_takes_nothing_new(valkey: EmbeddedValkey) -> None:
+    """`unavailable`, with a wait; what reads or frees goes on."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        ann = await of.client("ann").connected()
+        of.node.lease.full = True
+        for kind, fields in (
+            ("send", {"to": group, "n": 1, "body": 1}),
+            ("react", {"conversation": group, "seq": 1, "n": 2, "emoji": "+"}),
+        ):
+            error = await ann.ask(kind, "error", **fields)
+            assert (error["code"], error["retry_after"]) == ("unavailable", 10)
+        await ann.ask("history", "history", conversation=group)
+        of.node.lease.full = False
+        await sent(ann, group, 3)
+
+
+async def test_an_edit_delete_and_reaction_stand_in_the_log(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
+        seq = (await sent(ann, group, 1))["seq"]
+        await ann.ask("edit", "ack", conversation=group, seq=seq, n=2, body="x")
+        await bob.ask("react", "ack", conversation=group, seq=seq, n=1, emoji="+", remove=True)
+        assert (await bob.ask("edit", "error", conversation=group, seq=seq, n=2, body="x"))["code"] == "read_only"
+        await ann.ask("delete", "ack", conversation=group, seq=seq, n=3)
+        await bob.event("edit", target=seq, body="x")
+        await bob.event("react", target=seq, emoji="+", remove=True, **{"from": "bob"})
+        await bob.event("delete", target=seq)
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_does_no_harm(valkey: EmbeddedValkey) -> None:
+    """The event stands, and no count is left over."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        ann = await of.client("ann").connected()
+        ann.say("send", to=group, n=1, body=1)
+        ann.say("send", to="@bob", n=2, body=2)
+        ann.end()
+        await support.eventually(lambda: of.node.sends.in_flight == 0)
+        page = await ask(of.node.conversations.range, group, None, 0, MAX_INTEGER, 10)
+        assert len(page.events) == 1
+
+
+async def test_where_slots_are_on_several_servers_the_gateway_delivers(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`append` then touches its own slot alone; the event reaches both users by `deliver`, once and as it stands."""
+    monkeypatch.setattr(StoreClient, "one_server", property(lambda _: False))
+    async with world(valkey) as of:
+        ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
+        for n in (1, 2):
+            await ann.ask("send", "ack", to="@bob", n=n, body=n)
+        conversation = keys.direct("ann", "bob")
+        await bob.until(lambda: len(bob.bodies(conversation)) == 2)
+        await ann.until(lambda: len(ann.bodies(conversation)) == 2)
+        assert ann.bodies(conversation) == bob.bodies(conversation) == [1, 2]
+        assert of.calls("deliver") == 4

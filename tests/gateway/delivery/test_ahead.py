@@ -1,0 +1,91 @@
+"""A device that comes with more than this node has: the node lags behind the log, or the log was rolled back."""
+
+from __future__ import annotations
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import keys
+from router.store.answers import ask
+from tests.gateway.world import world
+
+
+async def test_what_a_device_brings_is_not_given_to_it_again(valkey: EmbeddedValkey) -> None:
+    """The hub has lost events that the device got elsewhere: it is repaired, and only then goes on for the device."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        ann = await of.client("ann").connected()
+        first = await of.say("ann", group, "seen by all")
+        await ann.event("message", seq=first.seq)
+        with of.deaf():
+            missed = [await of.say("ann", group, body) for body in ("missed", "missed too")]
+            await of.settled()
+        bob = await of.client("bob").connected(cursors={group: missed[-1].seq})
+        assert bob.seqs(group) == []
+        await ann.event("message", seq=missed[-1].seq)
+        after = await of.say("ann", group, "after")
+        await bob.event("message", seq=after.seq)
+        assert bob.seqs(group) == [after.seq]
+        assert bob.of("gap") == []
+        assert ann.bodies(group) == ["seen by all", "missed", "missed too", "after"]
+
+
+async def test_what_a_device_brings_and_no_log_has_is_announced_as_void(valkey: EmbeddedValkey) -> None:
+    """It is told at once, and gets what is new."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        last = await of.say("ann", group, "kept")
+        bob = await of.client("bob").connected(cursors={group: last.seq + 5})
+        gap = await bob.event("gap", conversation=group)
+        assert (gap["from"], gap["to"], gap["reason"]) == (last.seq + 1, last.seq + 5, "failover")
+        new = await of.say("ann", group, "new")
+        await bob.event("message", seq=new.seq)
+        assert bob.seqs(group) == [new.seq]
+        assert len(bob.of("gap")) == 1
+
+
+async def test_a_void_is_told_only_by_who_can_be_sure(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a server does not have that may have been succeeded, the next one has: no gap, and nothing given again."""
+    async with world(valkey) as of:
+        monkeypatch.setattr(type(of.redis), "doubt_s", property(lambda _: 60.0))
+        group = await of.group("ann", "bob")
+        last = await of.say("ann", group, "kept")
+        bob = of.client("bob")
+        await bob.hello(cursors={group: last.seq + 1})
+        await of.settled()
+        assert bob.session.behind is not None
+        there = await of.say("ann", group, "there now")
+        assert there.seq == last.seq + 1
+        await bob.caught_up()
+        new = await of.say("ann", group, "new")
+        await bob.event("message", seq=new.seq)
+        assert (bob.seqs(group), bob.of("gap")) == ([new.seq], [])
+
+
+async def test_a_direct_conversation_that_a_failover_took_back_is_announced_with_its_next_event(
+    valkey: EmbeddedValkey,
+) -> None:
+    """Nothing but the device's own cursor knows of it, until somebody writes there."""
+    async with world(valkey) as of:
+        direct = keys.direct("ann", "bob")
+        bob = await of.client("bob").connected(cursors={direct: 500})
+        await of.direct("ann", "bob")
+        new = await of.say("ann", direct, "new")
+        await bob.event("message", seq=new.seq)
+        assert [(gap["from"], gap["to"], gap["reason"]) for gap in bob.of("gap")] == [(1, 500, "failover")]
+
+
+async def test_who_comes_into_a_group_again_goes_on_where_she_stood(valkey: EmbeddedValkey) -> None:
+    """Cursors are acked a while later: what this connection was given before it left is not given again."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        bob = await of.client("bob").connected()
+        said = [await of.say("ann", group, body) for body in ("one", "two")]
+        await bob.event("message", seq=said[-1].seq)
+        of.node.subscriptions.member_left(of.node.subscriptions.hubs[group], "bob")
+        await ask(of.node.users.read, "bob", group, said[0].seq, 1)
+        of.node.audits.sync(bob.session, "audit")
+        await bob.until(lambda: bob.session.hubs)
+        said.append(await of.say("ann", group, "three"))
+        await bob.event("message", seq=said[-1].seq)
+        assert bob.seqs(group) == [one.seq for one in said]

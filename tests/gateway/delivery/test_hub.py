@@ -1,0 +1,238 @@
+"""A hub: one position for all live sessions, holes never guessed, the same bytes for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gateway.delivery import hub as hub_module
+from gateway.delivery.hub import Hub
+from gateway.delivery.shared_frames import event_frames
+from router.contract import stamp
+from router.contract.packing import pack
+
+CONVERSATION = "g:0123456789012345678901"
+
+
+class Connection:
+    """Where a session's bytes end up."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+        self.on_write: Callable[[], None] = lambda: None
+
+    def write(self, frames: bytes) -> None:
+        self.written.append(frames)
+        self.on_write()
+
+
+class Member:
+    """As much of a session as a hub sees."""
+
+    def __init__(self, user: str = "ann", variant: int = 0) -> None:
+        self.user = user
+        self.variant = variant
+        self.connection = Connection()
+        self.out: list[bytes] | None = None
+        self.gaps: list[tuple[str, int, int, str]] = []
+
+    def gap(self, conversation: str, first: int, last: int, reason: str) -> None:
+        self.gaps.append((conversation, first, last, reason))
+
+    def write(self, frames: bytes) -> None:
+        self.connection.write(frames)
+
+
+class Owner:
+    """A node that notes what is asked of it."""
+
+    tracer = None
+
+    def __init__(self) -> None:
+        self.repairs: list[str] = []
+        self.left: list[str] = []
+        self.next_turn: list[Callable[[], None]] = []
+
+    def repair(self, hub: Hub, cause: str) -> None:
+        self.repairs.append(cause)
+
+    def member_left(self, hub: Hub, user: str) -> None:
+        self.left.append(user)
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        self.next_turn.append(callback)
+
+    def turn(self) -> None:
+        callbacks, self.next_turn = self.next_turn, []
+        for callback in callbacks:
+            callback()
+
+    def now_ms(self) -> int:
+        return 1000
+
+
+def event(seq: int, prev: int, kind: str = "message", **fields: Any) -> bytes:
+    packed = {name: pack(value) for name, value in (fields or {"media": "text", "body": seq}).items()}
+    tail = stamp.tail(kind, CONVERSATION, "ann", "phone", seq, packed)
+    return stamp.fill(tail, stamp.Slots(seq, prev, seq, 1000))
+
+
+def confirmed_hub(owner: Owner, *members: Member, seq: int = 10) -> Any:
+    hub: Any = Hub(owner, CONVERSATION, "channel")  # it gets members that only look like sessions
+    hub.place(seq, seq, 1000, 1, "title")
+    for member in members:
+        hub.add(member)
+        hub.join(member)
+    return hub
+
+
+def test_next_events_leave_in_one_write_with_the_same_bytes_for_all() -> None:
+    """What a batch brought is joined, and every session of a variant gets the very same object."""
+    members = Member(), Member("bob"), Member("cid", variant=1)
+    hub = confirmed_hub(Owner(), *members)
+    events = [event(11, 10), event(12, 11)]
+    for each in events:
+        hub.receive(each)
+    assert [member.connection.written for member in members] == [[], [], []]
+    hub.flush()
+    first, second, json = (member.connection.written for member in members)
+    assert first == [event_frames(events, 0)]
+    assert first[0] is second[0]
+    assert json == [event_frames(events, 1)]
+
+
+def test_a_repeated_event_is_dropped() -> None:
+    member = Member()
+    hub = confirmed_hub(Owner(), member)
+    hub.receive(event(10, 9))
+    hub.flush()
+    assert member.connection.written == []
+
+
+def test_an_event_whose_prev_is_not_here_asks_for_the_log_and_writes_nothing() -> None:
+    """Nothing is held: the log has it, and what comes meanwhile only moves the mark to read up to."""
+    owner, member = Owner(), Member()
+    hub = confirmed_hub(owner, member)
+    hub.receive(event(12, 11))
+    hub.repairing = True
+    hub.receive(event(13, 12))
+    hub.flush()
+    assert (owner.repairs, hub.seq, hub.seen, member.connection.written) == (["hole"], 10, 13, [])
+
+
+def test_a_log_that_was_rolled_back_is_announced_as_a_gap() -> None:
+    """After a failover an event follows something older than what was seen: what was seen since then is void."""
+    member = Member()
+    hub = confirmed_hub(Owner(), member)
+    hub.receive(event(5000, 8))
+    hub.flush()
+    assert member.gaps == [(CONVERSATION, 9, 10, "failover")]
+    assert (hub.seq, len(member.connection.written)) == (5000, 1)
+
+
+def test_events_before_the_head_is_known_are_repaired_not_lost() -> None:
+    owner = Owner()
+    hub = Hub(owner, CONVERSATION, "channel")
+    hub.receive(event(12, 11))
+    hub.place(10, 10, 1000, 1, "title")
+    assert owner.repairs == ["subscribe"]
+
+
+def test_a_session_that_leaves_while_it_is_written_to_has_been_given_the_batch() -> None:
+    """A write can fill the transport; the session then leaves where the batch ends, and the others get it too."""
+    slow, other = Member(), Member("bob")
+    hub: Any = confirmed_hub(Owner(), slow, other)
+    stood_at: list[int] = []
+    slow.connection.on_write = lambda: stood_at.append(hub.leave(slow))
+    hub.receive(event(11, 10))
+    hub.flush()
+    hub.receive(event(12, 11))
+    hub.flush()
+    assert (stood_at, len(slow.connection.written), len(other.connection.written)) == ([11], 1, 2)
+
+
+def test_pending_events_are_not_counted_as_written() -> None:
+    """A session that leaves between a batch and its flush stands before the batch."""
+    member = Member()
+    hub: Any = confirmed_hub(Owner(), member)
+    hub.receive(event(11, 10))
+    assert hub.leave(member) == 10
+
+
+def test_a_large_fan_out_yields_and_whoever_leaves_meanwhile_stands_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chunk each turn of the loop; the next batch waits for the end of the one under way."""
+    monkeypatch.setattr(hub_module, "CHUNK", 2)
+    owner, members = Owner(), [Member(f"user{i}") for i in range(5)]
+    hub: Any = confirmed_hub(owner, *members)
+    hub.receive(event(11, 10))
+    hub.flush()
+    assert [len(member.connection.written) for member in members] == [1, 1, 0, 0, 0]
+    assert hub.leave(members[4]) == 10
+    hub.receive(event(12, 11))
+    hub.flush()
+    while owner.next_turn:
+        owner.turn()
+    assert [len(member.connection.written) for member in members] == [2, 2, 2, 2, 0]
+
+
+@pytest.mark.parametrize("what", ["failover", "expired"])
+def test_a_gap_does_not_overtake_a_large_fan_out(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """Whoever is told that events are void or gone was given what stood before, and leaves where the gap ends."""
+    monkeypatch.setattr(hub_module, "CHUNK", 2)
+    owner, members = Owner(), [Member(f"user{i}") for i in range(5)]
+    hub: Any = confirmed_hub(owner, *members)
+    for seq in (11, 12):
+        hub.receive(event(seq, seq - 1))
+        hub.flush()
+    when_told: set[int] = set()
+    for member in members:
+        member.connection.on_write = lambda member=member: when_told.add(len(member.gaps))  # type: ignore[misc]
+    if what == "failover":
+        hub.void(10)
+    else:
+        hub.expired(20)
+        assert hub.leave(members[4]) == 20
+    gap = (11, 12) if what == "failover" else (13, 20)
+    assert [member.gaps for member in members] == [[(CONVERSATION, *gap, what)]] * 5
+    while owner.next_turn:
+        owner.turn()
+    assert (when_told, [len(member.connection.written) for member in members]) == ({0}, [2] * 5)
+
+
+def test_an_event_leaves_with_what_the_turn_has_for_a_session_already() -> None:
+    """The ack of who sent it, as a rule: one write to the socket less."""
+    ann, bob = Member("ann"), Member("bob")
+    hub = confirmed_hub(Owner(), ann, bob)
+    ann.out = [b"ack"]
+    hub.receive(event(11, 10))
+    hub.flush()
+    frames = event_frames([event(11, 10)], 0)
+    assert (ann.out, ann.connection.written, bob.connection.written) == ([b"ack", frames], [], [frames])
+
+
+def test_who_is_removed_sees_that_and_nothing_after() -> None:
+    """The removal is flushed before the sessions leave."""
+    owner, member = Owner(), Member("bob")
+    hub: Any = confirmed_hub(owner, member)
+
+    def leave(_: Hub, user: str) -> None:
+        owner.left.append(user)
+        hub.remove(member)
+
+    owner.member_left = leave  # type: ignore[assignment,method-assign]  # this node acts at once
+    hub.receive(event(11, 10, "member", user="bob", action="remove", role=None))
+    hub.receive(event(12, 11))
+    hub.flush()
+    assert owner.left == ["bob"]
+    assert member.connection.written == [
+        event_frames([event(11, 10, "member", user="bob", action="remove", role=None)], 0)
+    ]
+
+
+def test_a_whisper_goes_to_everybody_else() -> None:
+    ann, bob = Member("ann"), Member("bob")
+    hub = confirmed_hub(Owner(), ann, bob)
+    hub.whisper([b"msgpack", b"json", b"", b""], "ann")
+    assert (ann.connection.written, bob.connection.written) == ([], [b"msgpack"])

@@ -1,0 +1,215 @@
+"""A session's own decisions: what it may hear in which state, what it has, and in which order it is written to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from gateway.delivery import session as session_module
+from gateway.delivery.session import State
+from router.contract import keys, stamp, wire
+from router.contract.packing import pack
+from router.contract.signals import Kick, Moved, Receipt, Taken, Touched, Typing
+from tests.gateway.world import Client, token, world
+
+DIRECT = keys.direct("ann", "bob")
+
+
+def event(seq: int, prev: int) -> bytes:
+    tail = stamp.tail("message", DIRECT, "ann", "phone", seq, {"media": pack("text"), "body": pack(seq)})
+    return stamp.fill(tail, stamp.Slots(seq, prev, seq, 1000))
+
+
+def live(client: Client, seq: int, prev: int) -> None:
+    client.session.direct_event(DIRECT, seq, prev, event(seq, prev))
+
+
+async def test_a_turn_of_the_loop_is_one_write(valkey: EmbeddedValkey) -> None:
+    """Answers and direct events of one turn leave joined, in their order."""
+    async with world(valkey) as of:
+        bob = await of.client("bob").connected()
+        before = len(bob.connection.written)
+        bob.say("ping", id=1)
+        live(bob, 7, 0)
+        bob.say("ping", id=2)
+        assert len(bob.connection.written) == before
+        await bob.event("pong", id=2)
+        assert len(bob.connection.written) == before + 1
+        assert [event["type"] for event in bob.events[-3:]] == ["pong", "message", "pong"]
+
+
+async def test_commands_that_come_while_connecting_wait_for_the_welcome(valkey: EmbeddedValkey) -> None:
+    """A client need not wait itself: they are answered after it, in order, each once."""
+    async with world(valkey) as of:
+        bob = of.client("bob")
+        bob.say("hello", token=token(of.node, "bob"))
+        assert (bob.session.state, bob.connection.reading) == (State.CONNECTING, False)
+        for i in range(3):
+            bob.say("ping", id=i)
+        await bob.event("pong", id=2)
+        assert [(event["type"], event.get("id")) for event in bob.events] == [
+            ("welcome", None), ("pong", 0), ("pong", 1), ("pong", 2),
+        ]  # fmt: skip
+        assert (bob.connection.reading, bob.session.early) == (True, None)
+
+
+async def test_frames_of_the_other_kind_end_the_connection(valkey: EmbeddedValkey) -> None:
+    """Binary in JSON and text in msgpack: 1003, also where the frame came early."""
+    async with world(valkey) as of:
+        for codec in wire.CODECS.values():
+            bob = of.client("bob", codec=codec)
+            bob.session.message_received(b"{}", not codec.text)
+            assert bob.connection.closed == (1003, f"{codec.subprotocol} has other frames")
+        early = of.client("bob")
+        early.say("hello", token=token(of.node, "bob"))
+        early.session.message_received(b"\x80", False)
+        early.say("ping")
+        assert (await early.closed())[0] == 1003
+        assert early.of("pong") == []
+
+
+async def test_what_a_closed_session_still_had_to_say_is_said_and_nothing_after(valkey: EmbeddedValkey) -> None:
+    """The close flushes; afterwards the session neither speaks nor listens."""
+    async with world(valkey) as of:
+        bob = await of.client("bob").connected()
+        bob.say("ping", id=1)
+        bob.session.close(1000, "enough")
+        assert [event["id"] for event in bob.of("pong")] == [1]
+        bob.say("ping", id=2)
+        bob.session.close(1001)
+        live(bob, 7, 0)
+        await of.settled()
+        assert (len(bob.of("pong")), bob.connection.closed, bob.session.state) == (1, (1000, "enough"), State.CLOSED)
+        assert bob.session not in of.node.sessions
+
+
+async def test_a_close_within_the_write_that_fills_the_transport(valkey: EmbeddedValkey) -> None:
+    """The last flush may pause the session that is just ending."""
+    async with world(valkey) as of:
+        bob = await of.client("bob").connected()
+        bob.connection.room = 1
+        bob.say("ping")
+        bob.session.close(1000)
+        assert (bob.session.state, bob.session.behind) == (State.CLOSED, None)
+
+
+# -- direct conversations
+
+
+async def test_the_first_event_of_all_needs_no_log(valkey: EmbeddedValkey) -> None:
+    """prev 0: there is nothing before it. Repeats are dropped."""
+    async with world(valkey) as of:
+        bob = await of.client("bob").connected()
+        for seq, prev in ((5, 0), (6, 5), (6, 5), (5, 0), (9, 6)):
+            live(bob, seq, prev)
+        await bob.event("message", seq=9)
+        assert bob.seqs(DIRECT) == [5, 6, 9]
+        assert of.calls("range") == 0
+
+
+async def test_a_live_event_that_follows_an_older_one_announces_what_was_lost(valkey: EmbeddedValkey) -> None:
+    """After a failover: the gap first, then what replaced it."""
+    async with world(valkey) as of:
+        bob = await of.client("bob").connected()
+        live(bob, 5, 0)
+        live(bob, 6, 5)
+        live(bob, 1000, 5)
+        await bob.event("message", seq=1000)
+        assert [(event["type"], event.get("from")) for event in bob.events[-2:]] == [("gap", 6), ("message", "ann")]
+        assert bob.of("gap") == [{"type": "gap", "conversation": DIRECT, "from": 6, "to": 6, "reason": "failover"}]
+
+
+async def test_positions_of_direct_conversations_are_bounded(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest goes; it is read from the log again when it moves."""
+    monkeypatch.setattr(session_module, "MAX_DIRECT", 3)
+    async with world(valkey) as of:
+        bob = await of.client("bob").connected()
+        for i in range(5):
+            bob.session.has(f"d:bob:user{i}", i)
+        bob.session.has("d:bob:user2", 9)
+        assert bob.session.direct == {"d:bob:user2": 9, "d:bob:user3": 3, "d:bob:user4": 4}
+
+
+async def test_of_too_many_conversations_the_newest_are_remembered(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are the ones that will move."""
+    monkeypatch.setattr(session_module, "MAX_DIRECT", 2)
+    async with world(valkey) as of:
+        directs = [await of.direct("bob", f"user{i}") for i in range(4)]
+        for i in (2, 0, 3, 1):
+            await of.say(f"user{i}", directs[i])
+        bob = await of.client("bob").connected()
+        assert set(bob.session.direct) == {directs[1], directs[3]}
+
+
+async def test_what_a_session_was_given(valkey: EmbeddedValkey) -> None:
+    """By its hubs while live, up to where it stands while behind, nothing of what it has no part in."""
+    async with world(valkey) as of:
+        group, other = await of.group("ann", "bob"), await of.group("ann", "cid")
+        bob = await of.client("bob").connected()
+        await of.client("cid").connected()
+        said = await of.say("ann", group)
+        await of.say("ann", other)
+        await bob.event("message")
+        assert [bob.session.given(conv) for conv in (group, other, DIRECT, "nonsense")] == [said.seq, 0, 0, 0]
+        bob.connection.paused = True
+        bob.session.writing_paused()
+        await of.say("ann", group)
+        await of.settled()
+        assert bob.session.given(group) == said.seq
+
+
+# -- signals
+
+
+async def test_typing_and_receipts_are_passed_on(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as of:
+        bob = await of.client("bob").connected()
+        bob.session.signal(Typing(DIRECT, "ann"))
+        bob.session.signal(Receipt(DIRECT, "ann", 7))
+        await bob.event("typing", conversation=DIRECT, **{"from": "ann"})
+        await bob.event("receipt", conversation=DIRECT, user="ann", read=7)
+
+
+@pytest.mark.parametrize(
+    ("signal", "asks"),
+    [
+        (Taken("phone", "another", ""), True),
+        (Taken("laptop", "another", ""), False),
+        (Kick(""), True),
+        (Kick("phone"), True),
+        (Kick("laptop"), False),
+        (Moved(DIRECT), True),
+        (Touched("bob"), False),
+    ],
+)
+async def test_a_hint_is_never_believed_only_looked_into(valkey: EmbeddedValkey, signal: Any, asks: bool) -> None:
+    """Whether the session was replaced or kicked, Redis says; a session that is well goes on."""
+    async with world(valkey) as of:
+        bob = await of.client("bob").connected()
+        asked = of.calls("sync")
+        bob.session.signal(signal)
+        await of.settled()
+        assert of.calls("sync") == asked + asks
+        assert bob.session.state is State.READY
+
+
+async def test_its_own_registering_does_not_end_a_session(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as of:
+        bob = await of.client("bob").connected()
+        asked = of.calls("sync")
+        bob.session.signal(Taken("phone", bob.session.id, ""))
+        assert of.calls("sync") == asked
+
+
+async def test_a_session_that_is_not_ready_hears_no_signal(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as of:
+        bob = of.client("bob")
+        bob.session.signal(Typing(DIRECT, "ann"))
+        await of.settled()
+        assert bob.events == []

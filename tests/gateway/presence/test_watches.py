@@ -1,0 +1,237 @@
+"""Watches: who is online is told to those who asked, once for each change, and forgotten with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from gateway.presence import lease, watches
+from router.contract import keys, signals
+from router.contract.errors import Unavailable
+from router.store.answers import ask
+from tests import support
+from tests.gateway.world import World, world
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watches, "COALESCE_S", 0.0)
+
+
+async def lease_held(of: World) -> None:
+    """The node's lease stands in Redis, and it has read it."""
+    of.node.lease.renew()
+    await of.settled()
+    await of.node.lease._round()
+
+
+async def test_presence_is_answered_for_everybody_asked_about(valkey: EmbeddedValkey) -> None:
+    """Online, seen some time ago, never seen; asking twice about one is asking once."""
+    async with world(valkey) as of:
+        await lease_held(of)
+        ann = await of.client("ann").connected()
+        await of.client("bob").connected()
+        cid = await of.client("cid").connected()
+        cid.end()
+        await ask(of.node.users.away, "cid", "phone", cid.session.id, of.node.now_ms())
+        answer = await ann.ask("presence", "presence", users=["bob", "cid", "dan", "bob"])
+        states = answer["users"]
+        assert {user: state["online"] for user, state in states.items()} == {"bob": True, "cid": False, "dan": False}
+        assert states["dan"]["last_seen"] is None
+        assert abs(states["cid"]["last_seen"] - of.node.now_ms()) < 5000
+        assert of.node.watches.users == {}
+
+
+async def test_a_watcher_is_told_changes_and_only_changes(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Coming and going, once each; not what she was told already."""
+    monkeypatch.setattr(lease, "AWAY_GRACE_S", 0.0)
+    async with world(valkey) as of:
+        await lease_held(of)
+        ann = await of.client("ann").connected()
+        await ann.ask("presence", "presence", users=["bob"], watch=True)
+        bob = await of.client("bob").connected()
+        told = await ann.until(lambda: [event["users"] for event in ann.of("presence") if "id" not in event])
+        assert told == [{"bob": {"online": True, "last_seen": told[0]["bob"]["last_seen"]}}]
+        laptop = await of.client("bob", "laptop").connected()
+        of.node.watches.touched("bob")
+        await of.settled()
+        for client in (laptop, bob):
+            client.end()
+            of.node.lease.turn()
+            await of.settled()
+        offline = await ann.until(lambda: [event for event in ann.of("presence") if "id" not in event][1:])
+        assert [event["users"]["bob"]["online"] for event in offline] == [False]
+        assert len(ann.of("presence")) == 3
+
+
+async def test_a_hint_that_was_lost_is_made_up_for_by_the_round(valkey: EmbeddedValkey) -> None:
+    """Every watched user is read again once per heartbeat."""
+    async with world(valkey) as of:
+        await lease_held(of)
+        ann = await of.client("ann").connected()
+        await ann.ask("presence", "presence", users=["bob"], watch=True)
+        await of.settled()
+        with of.deaf():
+            await of.client("bob").connected()
+            await of.settled()
+        assert len(ann.of("presence")) == 1
+        of.node.watches.touched(*of.node.watches.users)
+        await ann.until(lambda: len(ann.of("presence")) == 2)
+
+
+async def test_a_gateway_that_dies_takes_its_users_offline_without_a_word(valkey: EmbeddedValkey) -> None:
+    """The leases tell, each time they are read."""
+    async with world(valkey) as of:
+        await lease_held(of)
+        other = await of.register("bob", "phone", of.node.now_ms())
+        assert other.status == "ok"
+        await ask(of.node.presence.renew, "other", "", 1, 0, of.node.now_ms())
+        await of.node.lease._round()
+        ann = await of.client("ann").connected()
+        answer = await ann.ask("presence", "presence", users=["bob"], watch=True)
+        assert answer["users"]["bob"]["online"]
+        await of.settled()
+        await ask(of.node.presence.renew, "other", "", 1, 0, of.node.now_ms() - 60_000)
+        await of.node.lease._round()
+        await ann.until(lambda: [event for event in ann.of("presence", id=None) if not event["users"]["bob"]["online"]])
+
+
+async def test_watches_go_with_their_session(valkey: EmbeddedValkey) -> None:
+    """Of two who watch a user the last one ends it; the channel is left."""
+    async with world(valkey) as of:
+        ann, cid = await of.client("ann").connected(), await of.client("cid").connected()
+        for client in (ann, cid):
+            await client.ask("presence", "presence", users=["bob"], watch=True)
+        await ann.ask("presence", "presence", users=["dan"], watch=True)
+        channel = keys.presence_channel("bob").encode()
+        assert of.node.watches.users.keys() == {"bob", "dan"}
+        ann.end()
+        assert of.node.watches.users.keys() == {"bob"}
+        assert channel in of.node.bus._wanted
+        cid.end()
+        await of.settled()
+        assert of.node.watches.users == {}
+        assert channel not in of.node.bus._wanted
+
+
+async def test_watches_of_a_session_are_bounded(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused as a whole; the same users again cost nothing."""
+    monkeypatch.setattr(watches, "MAX_WATCHES", 3)
+    async with world(valkey) as of:
+        ann = await of.client("ann").connected()
+        await ann.ask("presence", "presence", users=["a", "b", "c"], watch=True)
+        await ann.ask("presence", "presence", users=["c", "a"], watch=True)
+        assert (await ann.ask("presence", "error", users=["c", "d"], watch=True))["code"] == "too_large"
+        assert of.node.watches.users.keys() == {"a", "b", "c"}
+        await ann.ask("presence", "presence", users=["d"])
+
+
+async def test_hints_are_coalesced(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user whose devices come and go fast costs one read in a while; nobody's cost none."""
+    async with world(valkey) as of:
+        ann = await of.client("ann").connected()
+        await ann.ask("presence", "presence", users=["bob"], watch=True)
+        await of.settled()
+        reads: list[list[str]] = []
+        later: list[Any] = []
+        monkeypatch.setattr(of.node, "later", lambda _, callback: later.append(callback))
+        monkeypatch.setattr(of.node.presence, "devices", lambda users, reply: reads.append(users))
+        for _ in range(50):
+            of.redis.publish(keys.presence_channel("bob"), signals.encode(signals.Touched("bob")))
+            of.node.watches.touched("bob", "nobody")
+        await of.settled()
+        assert len(later) == 1
+        later[0]()
+        assert reads == [["bob"]]
+
+
+async def test_many_watched_users_are_read_some_at_a_time(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next when those have come, or could not: else commands would find no room among the calls meanwhile.
+
+    What is touched while they are read is read after them, however often it was.
+    """
+    monkeypatch.setattr(watches, "STEP", 2)
+    async with world(valkey) as of:
+        ann = await of.client("ann").connected()
+        await ann.ask("presence", "presence", users=["a", "b", "c", "d", "e"], watch=True)
+        await of.settled()
+        await support.eventually(lambda: not of.node.watches._reading)
+        asked: list[tuple[list[str], Any]] = []
+        later: list[Any] = []
+        monkeypatch.setattr(of.node, "later", lambda _, callback: later.append(callback))
+        monkeypatch.setattr(of.node.presence, "devices", lambda users, reply: asked.append((users, reply)))
+
+        of.node.watches.touched(*of.node.watches.users)
+        later.pop()()
+        answers: list[Any] = [[[], []], Unavailable(), [[]]]
+        for answer in answers:
+            assert len(asked) == 1
+            users, reply = asked.pop()
+            of.node.watches.touched("b")
+            reply(answer)
+        assert (users, asked, len(later)) == (["e"], [], 1)
+        later.pop()()
+        assert [users for users, _ in asked] == [["b"]]
+
+
+async def test_many_watched_users_are_judged_some_each_turn(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leases are read every few seconds, and messages wait meanwhile."""
+    monkeypatch.setattr(watches, "STEP", 2)
+    async with world(valkey) as of:
+        await lease_held(of)
+        ann = await of.client("ann").connected()
+        users = ["a", "b", "c", "d", "e"]
+        for user in users:
+            await of.register(user, "phone", of.node.now_ms() - 60_000)
+        await ask(of.node.presence.renew, "other", "", 5, 0, of.node.now_ms())
+        await of.node.lease._round()
+        await ann.ask("presence", "presence", users=users, watch=True)
+        await ask(of.node.presence.renew, "other", "", 5, 0, of.node.now_ms() - 60_000)
+        await of.node.lease._round()
+        await ann.until(lambda: sum(len(event["users"]) for event in ann.of("presence", id=None)) == len(users))
+        told = [set(event["users"]) for event in ann.of("presence", id=None)]
+        assert [len(some) for some in told] == [2, 2, 1]
+        assert set.union(*told) == set(users)
+
+
+async def test_what_changed_before_the_channel_was_confirmed_is_seen(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as of:
+        await lease_held(of)
+        ann = await of.client("ann").connected()
+        with of.deaf():
+            answer = await ann.ask("presence", "presence", users=["bob"], watch=True)
+            await of.register("bob", "phone", of.node.now_ms())
+            await ask(of.node.presence.renew, "other", "", 1, 0, of.node.now_ms())
+            await of.node.lease._round()
+        assert not answer["users"]["bob"]["online"]
+        of.node.watches._listening("bob", True)
+        await ann.until(lambda: len(ann.of("presence")) == 2)
+        await support.eventually(lambda: not of.node.watches._touched)
+
+
+async def test_who_asks_between_two_changes_is_told_the_second(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Her answer shows a change that nobody here was told yet: then all are, and the change back is one again."""
+    monkeypatch.setattr(lease, "AWAY_GRACE_S", 0.0)
+    async with world(valkey) as of:
+        await lease_held(of)
+        bob = await of.client("bob").connected()
+        ann, cid = await of.client("ann").connected(), await of.client("cid").connected()
+        assert (await ann.ask("presence", "presence", users=["bob"], watch=True))["users"]["bob"]["online"]
+        with of.deaf():
+            await ask(of.node.users.away, "bob", "phone", bob.session.id, of.node.now_ms())
+            await of.settled()
+        assert not (await cid.ask("presence", "presence", users=["bob"], watch=True))["users"]["bob"]["online"]
+        await of.client("bob", "laptop").connected()
+        await ann.until(lambda: ann.of("presence")[-1]["users"]["bob"]["online"])
+        await cid.until(lambda: cid.of("presence")[-1]["users"]["bob"]["online"])
+        assert [event["users"]["bob"]["online"] for event in ann.of("presence")] == [True, False, True]

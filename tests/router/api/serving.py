@@ -1,0 +1,77 @@
+"""The API on a real socket, in the test's own loop, against a real server."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import uvicorn
+from msgspec.structs import replace
+
+from deploy.embedded import EmbeddedValkey
+from router.api.call import now_ms
+from router.api.table import Services, create_app
+from router.contract.settings import Settings
+from router.contract.tokens import issue
+from router.store.redis.client import Client
+from tests.support import JWT_SECRET, SERVER_KEY, eventually
+
+SETTINGS = Settings(jwt_secret=JWT_SECRET, server_key=SERVER_KEY)
+SERVER = {"Authorization": f"Bearer {SERVER_KEY}"}
+
+
+def by(user: str) -> dict[str, str]:
+    """Headers of a user's call."""
+    return {"Authorization": f"Bearer {issue(user, SETTINGS, now_ms())[0]}"}
+
+
+class Api(httpx.AsyncClient):
+    """A client of the API that is being served; `services` are the server's own."""
+
+    def __init__(self, port: int, services: Services, client: Client) -> None:
+        super().__init__(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False)
+        self.port = port
+        self.services = services
+        self.store = client
+
+    async def ok(self, method: str, path: str, headers: dict[str, str], body: Any = None) -> Any:
+        """The answer of a call that must succeed."""
+        answer = await self.request(method, path, headers=headers, **({} if body is None else {"json": body}))
+        assert answer.status_code < 300, (answer.status_code, answer.text)
+        return answer.json() if answer.content else None
+
+    async def refused(self, method: str, path: str, headers: dict[str, str], body: Any = None) -> tuple[int, str]:
+        """Status and code of a call that must be refused, in the one shape of refusals."""
+        answer = await self.request(method, path, headers=headers, **({} if body is None else {"json": body}))
+        return refusal(answer)
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str]:
+    assert answer.headers["content-type"] == "application/json"
+    error = answer.json()["error"]
+    assert answer.json().keys() == {"error"}
+    assert {"code", "message"} <= error.keys() <= {"code", "message", "reason", "next"}
+    assert error["message"]
+    assert (answer.status_code in (429, 503)) == ("retry-after" in answer.headers)
+    return answer.status_code, error["code"]
+
+
+@asynccontextmanager
+async def serve(valkey: EmbeddedValkey, **changed: Any) -> AsyncIterator[Api]:
+    """The API with these settings changed; stopped again at the end."""
+    store = await Client.connect(valkey.url)
+    services = Services.make(replace(SETTINGS, **changed), store, "r1")
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(create_app(services), log_level="warning", proxy_headers=False, access_log=False)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve([listening]))
+    try:
+        await eventually(lambda: server.started)
+        async with Api(listening.getsockname()[1], services, store) as api:
+            yield api
+    finally:
+        server.should_exit = True
+        await task
+        await store.close()

@@ -1,0 +1,60 @@
+"""The OpenAPI document: what it says is what is served, under thousands of requests made from it, good and bad."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+from deploy.embedded import EmbeddedValkey
+from router.api import openapi
+from router.api.table import endpoints
+from router.contract import wire
+from tests.router.api.serving import SETTINGS, by, serve
+from tests.support import SERVER_KEY, run
+
+DEADLINE_S = 150.0
+EXAMPLES = "15"
+# The document cannot say which user or conversation there is, nor that some names are taken: a 404, 409 or 403 for
+# well-formed data is no contradiction. Everything else counts.
+CHECKS = "all"
+NOT = "positive_data_acceptance,use_after_free,ensure_resource_availability,object_level_authorization"
+
+
+def test_the_service_keeps_to_its_document(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """Every status, body and header is documented; nothing malformed is accepted; nothing fails; no call forgets to
+    ask who calls. As a backend, who may do anything, and as a user."""
+
+    async def main() -> None:
+        async with serve(valkey, sends_per_s=1e6, send_burst=10**6) as api:
+            for name, token in (("server", SERVER_KEY), ("user", by("ada")["Authorization"].removeprefix("Bearer "))):
+                status, said = await schemathesis(api.port, token, tmp_path / name)
+                assert status == 0, said[-8000:]
+
+    run(main(), DEADLINE_S)
+
+
+async def schemathesis(port: int, token: str, folder: Path) -> tuple[int, str]:
+    folder.mkdir()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{port}/v1/openapi.json",
+        "--header", f"Authorization: Bearer {token}", "--header", "Linnet-User: ada",
+        "--phases", "examples,coverage,fuzzing", "--max-examples", EXAMPLES, "--seed", "1", "--workers", "1",
+        "--checks", CHECKS, "--exclude-checks", NOT, "--continue-on-failure", "--suppress-health-check", "all",
+        cwd=folder, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+    return process.returncode or 0, said.decode()
+
+
+def test_every_schema_of_the_document_is_there() -> None:
+    """Each reference leads somewhere, and each operation has a name of its own."""
+    found = openapi.document(endpoints(SETTINGS))
+    text = wire.JSON.encode(found).decode()  # type: ignore[arg-type]  # plain JSON
+    for reference in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
+        assert reference in found["components"]["schemas"]
+    names = [operation["operationId"] for path in found["paths"].values() for operation in path.values()]
+    assert len(names) == len(set(names))
+    assert all(operation["summary"] for path in found["paths"].values() for operation in path.values())

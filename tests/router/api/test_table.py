@@ -1,0 +1,924 @@
+"""The HTTP API: what each call does, who may call it, and how it refuses."""
+
+import asyncio
+import json
+from base64 import b64encode
+from itertools import cycle
+from typing import Any
+
+import jwt
+import pytest
+import redis.asyncio
+
+from deploy.embedded import EmbeddedValkey
+from router.api import call as api_call
+from router.api import table as api_module
+from router.api.call import now_ms
+from router.contract import keys, stamp
+from router.contract.tokens import Identity
+from router.store import users
+from router.store.answers import ask
+from router.store.presence import LEASE_S, Presence
+from router.store.users import Sync, Synced
+from tests.router.api.serving import SERVER, Api, by, refusal, serve
+from tests.support import JWT_SECRET, eventually
+
+PASSWORD = {"password": "correct horse"}
+ADA, BOB, CY, DAN = (by(user) for user in ("ada", "bob", "cy", "dan"))
+
+
+async def make_users(api: Api, *users: str) -> None:
+    for user in users or ("ada", "bob", "cy"):
+        await api.ok("POST", "/v1/tokens", SERVER, {"user": user})
+
+
+async def make_group(api: Api, *members: str, kind: str = "group") -> str:
+    """A conversation of ada's with these members."""
+    made = await api.ok("POST", "/v1/conversations", ADA, {"kind": kind, "title": "T", "members": list(members)})
+    conversation: str = made["conversation"]
+    return conversation
+
+
+# -- accounts, logins, tokens
+
+
+async def test_an_account_logs_in_and_learns_the_gateways(valkey: EmbeddedValkey) -> None:
+    """A password becomes a token that this API and the gateways accept; live gateways come, least loaded first."""
+    async with serve(valkey) as api:
+        presence, now = Presence(api.store), now_ms()
+        for node, load, at in (("g1", 5, now), ("g2", 1, now), ("g3", 0, now - LEASE_S * 1000)):
+            await ask(presence.renew, node, f"ws://{node}/ws", load, now, at)
+        made = await api.post("/v1/accounts", json={"user": "ada", **PASSWORD, "name": "Ada"})
+        assert (made.status_code, made.json()) == (201, {"user": "ada", "name": "Ada"})
+        login = await api.ok("POST", "/v1/login", {}, {"user": "ada", **PASSWORD, "device": "phone"})
+        assert login["gateways"] == ["ws://g2/ws", "ws://g1/ws"]
+        assert api.services.verifier.check(login["token"], now) == Identity("ada", login["expires_at"])
+        listed = await api.ok("GET", "/v1/conversations", {"Authorization": f"Bearer {login['token']}"})
+        assert listed == {"conversations": [], "more": False, "cursor": 0}
+
+
+async def test_a_name_is_given_out_once(valkey: EmbeddedValkey) -> None:
+    """Of many who want a name at once one gets it, and after its deletion nobody."""
+    async with serve(valkey) as api:
+        wanted = {"user": "ada", **PASSWORD}
+        answers = await asyncio.gather(*(api.post("/v1/accounts", json=wanted) for _ in range(5)))
+        assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409, 409]
+        await api.ok("DELETE", "/v1/accounts/ada", ADA)
+        assert await api.refused("POST", "/v1/accounts", {}, wanted) == (409, "conflict")
+        assert await api.refused("POST", "/v1/tokens", SERVER, {"user": "ada"}) == (403, "blocked")
+        assert await api.refused("GET", "/v1/conversations", ADA) == (403, "blocked")
+        assert await api.refused("POST", "/v1/login", {}, wanted) == (401, "unauthorized")
+
+
+async def test_no_account_is_named_as_a_place_in_a_path(valkey: EmbeddedValkey) -> None:
+    """A dot or two would be swallowed by clients' URL libraries; more of them, or among others, are names."""
+    async with serve(valkey) as api:
+        for name, status in ((".", 422), ("..", 422), ("..\n", 422), ("...", 201), (".a", 201), ("a..", 201)):
+            answer = await api.post("/v1/accounts", json={"user": name, **PASSWORD})
+            assert answer.status_code == status, name
+
+
+async def test_a_login_does_not_tell_who_exists(valkey: EmbeddedValkey) -> None:
+    """Wrong password, unknown user and a user without a password: one answer, and one limit to guessing."""
+    async with serve(valkey) as api:
+        await api.ok("POST", "/v1/accounts", {}, {"user": "ada", **PASSWORD})
+        await make_users(api, "bob")
+        seen = {}
+        for user in ("ada", "bob", "nobody"):
+            seen[user] = [
+                (answer.status_code, answer.json())
+                for _ in range(6)
+                for answer in (await api.post("/v1/login", json={"user": user, "password": "wrong"}),)
+            ]
+        assert [status for status, _ in seen["ada"]] == [401] * 5 + [429]
+        assert seen["ada"] == seen["bob"] == seen["nobody"]
+
+
+async def test_who_knows_the_password_is_not_limited_by_guesses(valkey: EmbeddedValkey) -> None:
+    """Each login forgets the guesses before it, so that logging in often is no attack."""
+    async with serve(valkey) as api:
+        await api.ok("POST", "/v1/accounts", {}, {"user": "ada", **PASSWORD})
+        for _ in range(8):
+            await api.ok("POST", "/v1/login", {}, {"user": "ada", **PASSWORD})
+
+
+async def test_weak_passwords_make_no_account(valkey: EmbeddedValkey) -> None:
+    """As short as the setting allows is enough; shorter, or the name, is refused and leaves the name free."""
+    async with serve(valkey, password_min=10) as api:
+        for password in ("012345678", "Adalovelace"):
+            given = {"user": "adalovelace", "password": password}
+            assert await api.refused("POST", "/v1/accounts", {}, given) == (422, "bad_command")
+        await api.ok("POST", "/v1/accounts", {}, {"user": "adalovelace", "password": "0123456789"})
+
+
+async def test_wrong_logins_of_strangers_do_not_lock_the_owner_out(valkey: EmbeddedValkey) -> None:
+    """While strangers use up the guesses at a name, its owner logs in from an address that did so before, and from any
+    address with a token, expired or not. No forged token and no token of another user has this effect."""
+    async with serve(valkey, trusted_proxies="127.0.0.0/8") as api:
+
+        async def login(address: str, token: str = "", password: str = PASSWORD["password"]) -> int:
+            headers = {"X-Forwarded-For": address} | ({"Authorization": f"Bearer {token}"} if token else {})
+            given = {"user": "ada", "password": password}
+            return (await api.post("/v1/login", json=given, headers=headers)).status_code
+
+        await api.ok("POST", "/v1/accounts", {}, {"user": "ada", **PASSWORD})
+        assert await login("2001:db8::1") == 200
+        expired = jwt.encode({"sub": "ada", "exp": 1}, JWT_SECRET)
+        body, _, signature = expired.rpartition(".")
+        forged = f"{body}.{'A' * len(signature)}"
+        stranger = jwt.encode({"sub": "eve", "exp": 2_000_000_000}, JWT_SECRET)
+        assert [await login(f"10.0.0.{i}", password="wrong") for i in range(6)] == [401] * 5 + [429]
+        for token in ("", forged, stranger):
+            assert await login("10.0.0.9", token) == 429
+        for _ in range(12):
+            assert await login("2001:db8::2") == 200
+            assert await login("10.0.0.9", expired) == 200
+        assert await login("10.0.0.9") == 200
+        assert await login("2001:db8:0:1::1") == 429
+
+
+async def test_accounts_of_one_address_are_limited(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address cannot make accounts, or try logins, without end; another still can."""
+    monkeypatch.setattr(api_call, "ADDRESS_BURST", 2)
+    monkeypatch.setattr(api_call, "ADDRESS_EVERY_S", 60.0)
+    async with serve(valkey, trusted_proxies="127.0.0.0/8") as api:
+
+        async def login(address: str) -> int:
+            given = {"user": "nobody", **PASSWORD}
+            return (await api.post("/v1/login", json=given, headers={"X-Forwarded-For": address})).status_code
+
+        assert [await login("10.0.0.1") for _ in range(3)] == [401, 401, 429]
+        assert await login("1.1.1.1, ::ffff:10.0.0.1, 127.0.0.9") == 429  # the same one
+        assert await login("10.0.0.2") == 401
+
+
+async def test_identity_is_switched_off_with_an_outside_provider(valkey: EmbeddedValkey) -> None:
+    """Without accounts, and without a secret to sign with, those calls do not exist; all others do."""
+    async with serve(valkey, accounts=False) as api:
+        assert await api.refused("POST", "/v1/login", {}, {"user": "ada", **PASSWORD}) == (404, "not_found")
+        paths = (await api.ok("GET", "/v1/openapi.json", {}))["paths"]
+        assert "/v1/login" not in paths
+        assert "/v1/tokens" in paths
+        assert "delete" in paths["/v1/accounts/{user}"]
+
+
+async def test_deleting_an_account_leaves_all_groups_to_somebody(valkey: EmbeddedValkey) -> None:
+    """Sessions end, groups are left, and a group whose only owner goes gets another: an admin before all."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob", "cy")
+        group = await make_group(api, "bob", "cy")
+        await api.ok("PUT", f"/v1/conversations/{group}/members/cy", ADA, {"role": "admin"})
+        alone = await make_group(api)
+        assert await api.refused("DELETE", "/v1/accounts/ada", BOB) == (403, "forbidden")
+        await api.ok("DELETE", "/v1/accounts/ada", ADA)
+        found = await api.ok("GET", f"/v1/conversations/{group}", BOB)
+        assert found["members"] == {"bob": "member", "cy": "owner"}
+        assert await api.refused("GET", f"/v1/conversations/{alone}", SERVER) == (404, "not_found")
+        await api.ok("DELETE", "/v1/accounts/ada", SERVER)
+        assert await api.refused("DELETE", "/v1/accounts/nobody", SERVER) == (404, "not_found")
+
+
+async def test_nobody_writes_to_a_deleted_user(valkey: EmbeddedValkey) -> None:
+    """Not in a conversation that was there before either: an ack would say that she could read it. What was written
+    stays readable, what others have with each other is as it was, and nothing of hers comes back by it."""
+    async with serve(valkey) as api:
+        friends = ["bob", "cy", "dee", "ed", "flo"]
+        await make_users(api, "ada", *friends)
+        token = {name: by(name) for name in friends}
+        sent = {name: await api.ok("POST", "/v1/messages", token[name], {"to": "@ada", "body": 1}) for name in friends}
+        await api.ok("POST", "/v1/messages", ADA, {"to": "@ada", "body": "a note"})
+        await api.ok("DELETE", "/v1/accounts/ada", ADA)
+        for name in friends:
+            for to in ("@ada", sent[name]["conversation"]):
+                given = {"to": to, "body": 2}
+                assert await api.refused("POST", "/v1/messages", token[name], given) == (404, "not_found"), name
+            found = await api.ok("GET", f"/v1/conversations/{sent[name]['conversation']}/events", token[name])
+            assert [event["body"] for event in found["events"]] == [1]
+        await api.ok("POST", "/v1/messages", token["bob"], {"to": "@cy", "body": 1})
+        with valkey.client() as client:
+            left = {key.decode() for key in client.scan_iter(match="*ada*") if not key.startswith(b"{c")}
+        assert left == {keys.user("ada")}
+
+
+async def test_who_is_written_to_while_she_is_deleted_is_closed_to_the_writer(
+    own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A conversation that moves to the top of her list meanwhile is not passed over."""
+    monkeypatch.setattr(users, "PAGE", 2)
+    with own_valkey.client() as client:
+        client.config_set("hash-max-listpack-entries", 2)  # as for one with many, so that it takes several pages
+    async with serve(own_valkey) as api:
+        friends = [f"friend{number}" for number in range(12)]
+        await make_users(api, "ada", *friends)
+        for name in friends:
+            await api.ok("POST", "/v1/messages", by(name), {"to": "@ada", "body": 1})
+        store, writes = api.services.conversations, cycle(friends)
+        block = store.block
+
+        async def meanwhile(conv: str, user: str, blocked: bool) -> bool:
+            await api.post("/v1/messages", headers=by(next(writes)), json={"to": "@ada", "body": 2})
+            return await block(conv, user, blocked)
+
+        monkeypatch.setattr(store, "block", meanwhile)
+        await api.ok("DELETE", "/v1/accounts/ada", ADA)
+        for name in friends:
+            given = {"to": "@ada", "body": 3}
+            assert await api.refused("POST", "/v1/messages", by(name), given) == (404, "not_found"), name
+
+
+async def test_who_first_writes_to_a_user_while_she_is_deleted_is_closed_out_too(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The conversation was opened after the list of those that are to be closed was read, whichever list it was."""
+    async with serve(valkey) as api:
+        newcomers = [f"new{number}" for number in range(8)]
+        await make_users(api, "ada", "bob", *newcomers)
+        await api.ok("POST", "/v1/messages", BOB, {"to": "@ada", "body": 1})
+        store, said = api.services.conversations, list[int]()
+        block = store.block
+
+        async def meanwhile(conv: str, user: str, blocked: bool) -> bool:
+            given = {"to": "@ada", "body": 1}
+            said.append((await api.post("/v1/messages", headers=by(newcomers[len(said)]), json=given)).status_code)
+            return await block(conv, user, blocked)
+
+        monkeypatch.setattr(store, "block", meanwhile)
+        await api.ok("DELETE", "/v1/accounts/ada", ADA)
+        assert said[0] == 200
+        for name in ("bob", *newcomers):
+            given = {"to": "@ada", "body": 2}
+            assert await api.refused("POST", "/v1/messages", by(name), given) == (404, "not_found"), name
+        with valkey.client() as client:
+            left = {key.decode() for key in client.scan_iter(match="*ada*") if not key.startswith(b"{c")}
+        assert left == {keys.user("ada")}
+
+
+async def test_who_is_put_into_groups_for_ever_is_not_said_to_be_gone(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Her rows are there still, and the next call goes on where this one gave up."""
+    async with serve(valkey) as api:
+        await make_users(api)
+        conversations = [await make_group(api, "bob") for _ in range(4)]
+        delete = api.services.accounts.delete
+
+        async def meanwhile(user: str) -> list[str]:
+            return await delete(user) or conversations[-1:]
+
+        with monkeypatch.context() as during:
+            during.setattr(api.services.accounts, "delete", meanwhile)
+            assert await api.refused("DELETE", "/v1/accounts/bob", BOB) == (503, "unavailable")
+        await api.ok("DELETE", "/v1/accounts/bob", SERVER)
+
+
+async def test_a_full_redis_lets_accounts_go(valkey: EmbeddedValkey) -> None:
+    """It is one of the few things that make room."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob")
+        await api.ok("POST", "/v1/messages", BOB, {"to": "@ada", "body": 1})
+        with valkey.client() as client:
+            client.config_set("maxmemory", 1)
+            await api.ok("DELETE", "/v1/accounts/ada", SERVER)
+            client.config_set("maxmemory", 0)
+        assert await api.refused("POST", "/v1/messages", BOB, {"to": "@ada", "body": 2}) == (404, "not_found")
+
+
+# -- who calls
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": ""},
+        {"Authorization": "Bearer"},
+        {"Authorization": "Bearer nonsense"},
+        {"Authorization": "Basic YTpi"},
+        {"Authorization": ADA["Authorization"][:-4]},
+        {"Authorization": "Bearer " + jwt.encode({"sub": "ada", "exp": 1}, JWT_SECRET)},
+        {"Authorization": "Bearer " + jwt.encode({"sub": "ada", "exp": 10**10}, "another secret of enough bytes, 32")},
+        {"Authorization": "Bearer " + "x" * 20_000},
+    ],
+)
+async def test_without_a_good_token_nothing_is_told(valkey: EmbeddedValkey, headers: dict[str, str]) -> None:
+    """401 before anything else is looked at, whatever is asked."""
+    async with serve(valkey) as api:
+        for method, path in (("GET", "/v1/conversations"), ("POST", "/v1/messages"), ("DELETE", "/v1/accounts/a b")):
+            answer = await api.request(method, path, headers=headers)
+            status, code = refusal(answer)
+            assert (status, answer.headers["www-authenticate"]) == (401, "Bearer")
+            assert code in ("unauthorized", "token_expired")
+
+
+async def test_only_backends_issue_tokens(valkey: EmbeddedValkey) -> None:
+    """A user's token is no server key; and without a server key configured, an empty one is none either."""
+    async with serve(valkey) as api:
+        assert await api.refused("POST", "/v1/tokens", ADA, {"user": "bob"}) == (403, "forbidden")
+    async with serve(valkey, server_key="") as api:
+        assert (await api.refused("POST", "/v1/tokens", {"Authorization": "Bearer"}, {"user": "bob"}))[0] == 401
+
+
+async def test_a_backend_names_the_user_it_acts_for(valkey: EmbeddedValkey) -> None:
+    """`Linnet-User` is needed where a call is about a user, and makes that user."""
+    async with serve(valkey) as api:
+        assert await api.refused("GET", "/v1/conversations", SERVER) == (422, "bad_command")
+        assert await api.refused("GET", "/v1/conversations", SERVER | {"Linnet-User": "a b"}) == (422, "bad_command")
+        as_eve = SERVER | {"Linnet-User": "eve"}
+        made = await api.ok("POST", "/v1/conversations", as_eve, {"kind": "group", "members": ["fay"]})
+        assert made["members"] == {"eve": "owner", "fay": "member"}
+        assert (await api.ok("GET", "/v1/conversations", as_eve))["conversations"][0]["head"] == made["head"]
+        own = await api.ok("POST", "/v1/conversations", SERVER, {"kind": "group", "members": {"fay": "admin"}})
+        assert own["members"] == {"fay": "admin"}
+
+
+# -- conversations
+
+
+async def test_the_maker_of_a_group_owns_it(valkey: EmbeddedValkey) -> None:
+    """Members are named with or without roles; everybody finds the group in the list, and nobody else sees it."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob", "cy", "dan")
+        answer = await api.post(
+            "/v1/conversations",
+            headers=ADA,
+            json={"kind": "group", "title": "Tea", "members": {"bob": "admin", "cy": "reader", "ada": "reader"}},
+        )
+        made = answer.json()
+        assert answer.status_code == 201
+        assert made["members"] == {"ada": "owner", "bob": "admin", "cy": "reader"}
+        assert (made["kind"], made["title"], made["size"], made["role"]) == ("group", "Tea", 3, "owner")
+        group = made["conversation"]
+        for headers in (ADA, BOB, CY):
+            (listed,) = (await api.ok("GET", "/v1/conversations", headers))["conversations"]
+            assert (listed["conversation"], listed["title"], listed["unread"]) == (group, "Tea", 0)
+        for path in (f"/v1/conversations/{group}", f"/v1/conversations/{group}/events"):
+            assert await api.refused("GET", path, DAN) == (404, "not_found")
+            assert await api.refused("GET", path.replace("g:", "c:"), ADA) == (404, "not_found")
+            assert await api.refused("GET", path.replace(group, "no%3Asuch"), ADA) == (404, "not_found")
+
+
+async def test_unknown_members_are_named(valkey: EmbeddedValkey) -> None:
+    """A user cannot put in who does not exist, and learns which name was wrong; nothing is made."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob")
+        answer = await api.post("/v1/conversations", headers=ADA, json={"kind": "group", "members": ["bob", "zoe"]})
+        assert refusal(answer) == (404, "not_found")
+        assert "zoe" in answer.json()["error"]["message"]
+        assert (await api.ok("GET", "/v1/conversations", ADA))["conversations"] == []
+
+
+async def test_a_thousand_members_are_named_at_a_time(valkey: EmbeddedValkey) -> None:
+    """Its maker among them; one more is refused. The list of members pages through all."""
+    async with serve(valkey) as api:
+        names = [f"user-{i}" for i in range(1000)]
+        as_first = SERVER | {"Linnet-User": names[0]}
+        made = await api.ok("POST", "/v1/conversations", as_first, {"kind": "group", "members": names})
+        group = made["conversation"]
+        assert (len(made["members"]), made["size"], made["more_members"]) == (1000, 1000, False)
+        await api.ok("PUT", f"/v1/conversations/{group}/members/one-more", SERVER)
+        found = await api.ok("GET", f"/v1/conversations/{group}", by(names[0]))
+        assert (len(found["members"]), found["size"], found["more_members"]) == (1000, 1001, True)
+        seen, cursor = set(), 0
+        while True:
+            page = await api.ok("GET", f"/v1/conversations/{group}/members?cursor={cursor}", by(names[0]))
+            seen |= {member["user"] for member in page["members"]}
+            cursor = page["cursor"]
+            if not page["more"]:
+                break
+        assert seen == {*names, "one-more"}
+        for members in ([*names, "x"], dict.fromkeys([*names, "x"], "member")):
+            given = {"kind": "group", "members": members}
+            assert (await api.refused("POST", "/v1/conversations", as_first, given))[0] == 422
+
+
+async def test_members_come_go_and_change(valkey: EmbeddedValkey) -> None:
+    """Each change is in the log and in the user's own list; who left sees what was until then, who came only later."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob", "cy")
+        group = await make_group(api, "bob")
+        await api.ok("POST", "/v1/messages", ADA, {"to": group, "body": "before"})
+        added = await api.ok("PUT", f"/v1/conversations/{group}/members/cy", ADA)
+        assert (added["user"], added["role"]) == ("cy", "member")
+        assert (await api.ok("GET", "/v1/conversations", CY))["conversations"][0]["title"] == "T"
+        await api.ok("POST", "/v1/messages", ADA, {"to": group, "body": "between"})
+        assert (await api.ok("PUT", f"/v1/conversations/{group}/members/cy", ADA, {"role": "reader"}))[
+            "role"
+        ] == "reader"
+        assert await api.refused("POST", "/v1/messages", CY, {"to": group, "body": "no"}) == (403, "read_only")
+        assert await api.refused("PUT", f"/v1/conversations/{group}/members/cy", BOB, {"role": "admin"}) == (
+            403,
+            "read_only",
+        )
+        await api.ok("DELETE", f"/v1/conversations/{group}/members/cy", CY)
+        assert await api.refused("DELETE", f"/v1/conversations/{group}/members/cy", ADA) == (404, "not_found")
+        await api.ok("POST", "/v1/messages", ADA, {"to": group, "body": "after"})
+        assert (await api.ok("GET", "/v1/conversations", CY))["conversations"] == []
+        assert await api.refused("GET", f"/v1/conversations/{group}", CY) == (404, "not_found")
+        events = (await api.ok("GET", f"/v1/conversations/{group}/events", CY))["events"]
+        assert [(e["type"], e.get("body") or e.get("action")) for e in events] == [
+            ("member", "add"),
+            ("message", "between"),
+            ("member", "role"),
+            ("member", "remove"),
+        ]
+        assert await api.refused("DELETE", f"/v1/conversations/{group}/members/ada", ADA) == (409, "conflict")
+
+
+async def test_events_of_one_author_never_share_a_number(valkey: EmbeddedValkey) -> None:
+    """A client drops what has the (from, device, n) of another event, so each change of members needs its own."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob", "cy")
+        group = await make_group(api)
+        for user in ("bob", "cy"):
+            await api.ok("PUT", f"/v1/conversations/{group}/members/{user}", ADA)
+        await api.ok("PATCH", f"/v1/conversations/{group}", ADA, {"title": "U"})
+        await api.ok("POST", "/v1/messages", ADA, {"to": group, "body": 1})
+        await api.ok("POST", "/v1/messages", ADA, {"to": group, "body": 1})
+        await api.ok("POST", "/v1/messages", SERVER, {"to": group, "body": 1, "from": "ada"})
+        events = (await api.ok("GET", f"/v1/conversations/{group}/events", ADA))["events"]
+        assert len(events) == 6
+        assert len({(e["from"], e["device"], e["n"]) for e in events}) == 6
+
+
+async def test_a_channel_is_joined_by_who_likes(valkey: EmbeddedValkey) -> None:
+    """Joining makes a reader who sees all that was written; a group cannot be joined, nor what does not exist."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob")
+        channel = await make_group(api, kind="channel")
+        await api.ok("POST", "/v1/messages", ADA, {"to": channel, "body": "news"})
+        for _ in range(2):
+            joined = await api.ok("POST", f"/v1/conversations/{channel}/join", BOB)
+            assert (joined["user"], joined["role"]) == ("bob", "reader")
+        events = (await api.ok("GET", f"/v1/conversations/{channel}/events", BOB))["events"]
+        assert [event["type"] for event in events] == ["message", "member"]
+        group = await make_group(api)
+        for conversation in (group, channel[:-1] + "x", "d:ada:bob", "x"):
+            assert await api.refused("POST", f"/v1/conversations/{conversation}/join", BOB) == (404, "not_found")
+
+
+async def test_titles_and_removal(valkey: EmbeddedValkey) -> None:
+    """Owners rename and remove; a removed conversation is gone for everybody, at once."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob")
+        group = await make_group(api, "bob")
+        assert await api.refused("PATCH", f"/v1/conversations/{group}", BOB, {"title": "X"}) == (403, "read_only")
+        assert (await api.ok("PATCH", f"/v1/conversations/{group}", ADA, {"title": "New"}))["title"] == "New"
+        assert (await api.ok("GET", "/v1/conversations", BOB))["conversations"][0]["title"] == "New"
+        assert await api.refused("DELETE", f"/v1/conversations/{group}", BOB) == (403, "read_only")
+        await api.ok("DELETE", f"/v1/conversations/{group}", ADA)
+        for headers in (ADA, BOB, SERVER):
+            assert await api.refused("GET", f"/v1/conversations/{group}", headers) == (404, "not_found")
+        assert (await api.ok("GET", "/v1/conversations", BOB))["conversations"] == []
+        assert await api.refused("POST", "/v1/messages", ADA, {"to": group, "body": 1}) == (404, "not_found")
+
+
+async def test_the_list_pages_through_all(valkey: EmbeddedValkey) -> None:
+    """Newest first, each once, also while other conversations move."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada")
+        made = [await make_group(api) for _ in range(7)]
+        seen: list[str] = []
+        cursor, more = 0, True
+        while more:
+            page = await api.ok("GET", f"/v1/conversations?limit=3&cursor={cursor}", ADA)
+            seen += [one["conversation"] for one in page["conversations"]]
+            cursor, more = page["cursor"], page["more"]
+        assert seen == made[::-1]
+
+
+# -- messages
+
+
+async def test_a_direct_message_begins_the_conversation(valkey: EmbeddedValkey) -> None:
+    """Both find it in their lists and in the log; nobody else may look; nobody gets a message who is not there."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob", "cy")
+        body = {"text": "hé", "bytes": {"$b64": b64encode(b"\0\xff").decode()}, "n": 2**53 - 1}
+        sent = await api.ok("POST", "/v1/messages", ADA, {"to": "@bob", "body": body, "media": "rich"})
+        assert sent["conversation"] == "d:ada:bob"
+        assert not sent["duplicate"]
+        reply = await api.ok("POST", "/v1/messages", BOB, {"to": "d:ada:bob", "body": "yo", "reply_to": sent["seq"]})
+        assert reply["seq"] == sent["seq"] + 1
+        page = await api.ok("GET", "/v1/conversations/d:ada:bob/events", ADA)
+        first, second = page["events"]
+        assert first["body"] == body
+        assert (first["from"], first["media"], first["device"]) == ("ada", "rich", "api/r1")
+        assert (second["reply_to"], second["prev"], second["count"]) == (sent["seq"], sent["seq"], 2)
+        for headers, other, unread in ((ADA, "bob", 1), (BOB, "ada", 0)):
+            (listed,) = (await api.ok("GET", "/v1/conversations", headers))["conversations"]
+            assert (listed["with"], listed["head"], listed["unread"]) == (other, reply["seq"], unread)
+        found = await api.ok("GET", "/v1/conversations/d%3Aada%3Abob", BOB)
+        assert (found["kind"], found["members"]) == ("direct", {"ada": "member", "bob": "member"})
+        for path in ("/v1/conversations/d:ada:bob", "/v1/conversations/d:ada:bob/events"):
+            assert await api.refused("GET", path, CY) == (404, "not_found")
+        for to in ("@nobody", "@a b", "@", "d:bob:cy", "d:bob:ada", "nonsense", "g:" + "x" * 22):
+            assert await api.refused("POST", "/v1/messages", ADA, {"to": to, "body": 1}) == (404, "not_found"), to
+
+
+async def test_a_direct_event_reaches_both_users_channels(valkey: EmbeddedValkey) -> None:
+    """The very bytes that stand in the log are published to both, right after the append."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob")
+        heard: dict[str, bytes] = {}
+        async with redis.asyncio.Redis.from_url(valkey.url) as other, other.pubsub() as listener:
+            await listener.ssubscribe(keys.user_channel("ada"), keys.user_channel("bob"))
+            await api.ok("POST", "/v1/messages", ADA, {"to": "@bob", "body": "hi"})
+            while len(heard) < 2:
+                said = await listener.get_message(ignore_subscribe_messages=True, timeout=5)
+                if said and said["type"] == "smessage":
+                    heard[said["channel"].decode()] = said["data"]
+        assert set(heard) == {keys.user_channel("ada"), keys.user_channel("bob")}
+        assert len(set(heard.values())) == 1
+        assert stamp.decode(heard[keys.user_channel("bob")])["body"] == "hi"
+
+
+async def test_a_user_speaks_for_herself_and_a_backend_for_anybody(valkey: EmbeddedValkey) -> None:
+    """`from` is forced for users and required from backends; being a member is asked of both."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob", "cy")
+        group = await make_group(api, "bob")
+        message = {"to": group, "body": 1}
+        assert await api.refused("POST", "/v1/messages", ADA, message | {"from": "bob"}) == (403, "forbidden")
+        await api.ok("POST", "/v1/messages", ADA, message | {"from": "ada"})
+        assert await api.refused("POST", "/v1/messages", SERVER, message) == (422, "bad_command")
+        await api.ok("POST", "/v1/messages", SERVER, message | {"from": "bob"})
+        await api.ok("POST", "/v1/messages", SERVER | {"Linnet-User": "bob"}, message)
+        assert await api.refused("POST", "/v1/messages", SERVER, message | {"from": "cy"}) == (404, "not_found")
+        events = (await api.ok("GET", f"/v1/conversations/{group}/events", SERVER))["events"]
+        assert [event["from"] for event in events] == ["ada", "bob", "bob"]
+
+
+async def test_a_series_counts_each_number_once(valkey: EmbeddedValkey) -> None:
+    """`device` and `n` mean what they mean on a socket: a resend is answered again, other content is refused."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob")
+        message = {"to": "@bob", "body": "hi", "device": "worker", "n": 7}
+        first = await api.ok("POST", "/v1/messages", ADA, message)
+        again = await asyncio.gather(*(api.ok("POST", "/v1/messages", ADA, message) for _ in range(5)))
+        assert first["device"] == "api/worker"
+        assert [one | {"duplicate": False} for one in again] == [first] * 5
+        assert all(one["duplicate"] for one in again)
+        assert await api.refused("POST", "/v1/messages", ADA, message | {"body": "ho"}) == (409, "conflict")
+        assert await api.refused("POST", "/v1/messages", ADA, message | {"n": None}) == (422, "bad_command")
+        done = await api.ok("POST", "/v1/messages", ADA, message | {"n": 8, "done": 7})
+        assert done["seq"] == first["seq"] + 1
+        assert await api.refused("POST", "/v1/messages", ADA, message) == (409, "conflict")
+
+
+async def test_an_idempotency_key_counts_once(valkey: EmbeddedValkey) -> None:
+    """However often, at once or through which process: one event, one answer. It stands for that message alone."""
+    async with serve(valkey) as one, serve(valkey) as two:
+        await make_users(one, "ada", "bob", "cy")
+        keyed = ADA | {"Idempotency-Key": "k-1"}
+        message = {"to": "@bob", "body": {"a": [1, "x"]}}
+        answers = await asyncio.gather(*(api.ok("POST", "/v1/messages", keyed, message) for api in (one, two) * 5))
+        assert len({(answer["seq"], answer["at"], answer["n"]) for answer in answers}) == 1
+        assert sum(not answer["duplicate"] for answer in answers) == 1
+        for other in ({"to": "@bob", "body": 2}, {"to": "@cy", "body": {"a": [1, "x"]}}):
+            assert await one.refused("POST", "/v1/messages", keyed, other) == (409, "conflict")
+        other_key = ADA | {"Idempotency-Key": "k-2"}
+        assert (await two.ok("POST", "/v1/messages", other_key, message))["seq"] == answers[0]["seq"] + 1
+        await one.ok("POST", "/v1/messages", BOB | {"Idempotency-Key": "k-1"}, {"to": "@ada", "body": "mine"})
+        assert len((await one.ok("GET", "/v1/conversations/d:ada:bob/events", ADA))["events"]) == 3
+        assert await one.refused("POST", "/v1/messages", ADA | {"Idempotency-Key": "k" * 256}, message) == (
+            422,
+            "bad_command",
+        )
+
+
+async def test_an_idempotency_key_survives_who_took_it(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that dies before, or right after, the append leaves a key that another can finish with."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob")
+        await api.ok("POST", "/v1/messages", ADA, {"to": "@bob", "body": "open"})
+        keyed, message = ADA | {"Idempotency-Key": "k"}, {"to": "@bob", "body": "hi"}
+
+        async def dies(*_: Any) -> None:
+            raise RuntimeError("the process dies here")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(api.services.pushes, "answered", dies)
+            assert await api.refused("POST", "/v1/messages", keyed, message) == (500, "internal")
+        again = await api.ok("POST", "/v1/messages", keyed, message)
+        assert again["duplicate"]
+        with monkeypatch.context() as patch:
+            patch.setattr(api.services.conversations, "append", lambda *_: 1 / 0)
+            assert (await api.refused("POST", "/v1/messages", ADA | {"Idempotency-Key": "l"}, message))[0] == 500
+        assert not (await api.ok("POST", "/v1/messages", ADA | {"Idempotency-Key": "l"}, message))["duplicate"]
+        events = (await api.ok("GET", "/v1/conversations/d:ada:bob/events", ADA))["events"]
+        assert [event["body"] for event in events] == ["open", "hi", "hi"]
+
+
+async def test_a_users_sends_are_limited_and_a_backends_are_not(valkey: EmbeddedValkey) -> None:
+    """The rate of a conversation's device holds here too, and says when to come back."""
+    async with serve(valkey, sends_per_s=0.1, send_burst=3) as api:
+        await make_users(api, "ada", "bob")
+        group = await make_group(api, "bob")
+        message = {"to": group, "body": 1}
+        answers = [await api.post("/v1/messages", headers=ADA, json=message) for _ in range(5)]
+        assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
+        assert refusal(answers[-1]) == (429, "rate_limited")
+        assert 1 <= int(answers[-1].headers["retry-after"]) <= 20
+        for _ in range(5):
+            await api.ok("POST", "/v1/messages", SERVER, message | {"from": "ada"})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"n": 2**53},
+        {"n": 10**400},
+        [[[]]] * 3 + [json.loads("[" * 40 + "]" * 40)],
+        {"$b64": "***"},
+        {"$b64": "AA==", "x": 1},
+    ],
+)
+async def test_only_canonical_values_are_sent(valkey: EmbeddedValkey, body: Any) -> None:
+    """What one codec or client could not read is refused at the door."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob")
+        assert await api.refused("POST", "/v1/messages", ADA, {"to": "@bob", "body": body}) == (422, "bad_command")
+
+
+async def test_events_are_read_in_pages(valkey: EmbeddedValkey) -> None:
+    """Upwards with `after`, downwards with `before`, the newest without either; `more` says whether to go on."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada")
+        group = await make_group(api)
+        seqs = [
+            (await api.ok("POST", "/v1/messages", SERVER, {"to": group, "from": "ada", "body": i}))["seq"]
+            for i in range(5)
+        ]
+
+        async def page(query: str) -> tuple[list[int], bool]:
+            found = await api.ok("GET", f"/v1/conversations/{group}/events?{query}", ADA)
+            return [event["seq"] for event in found["events"]], found["more"]
+
+        assert await page("limit=2") == (seqs[3:], True)
+        assert await page("after=0&limit=3") == (seqs[:3], True)
+        assert await page(f"after={seqs[2]}&limit=3") == (seqs[3:], False)
+        assert await page(f"before={seqs[2]}&limit=5") == (seqs[:2], False)
+        assert await page(f"after={seqs[-1]}") == ([], False)
+        for query in ("after=1&before=2", "limit=0", "limit=201", "after=x", "after=-1", "limit=1&limit=2", "after="):
+            path = f"/v1/conversations/{group}/events?{query}"
+            assert await api.refused("GET", path, ADA) == (422, "bad_command"), query
+
+
+# -- presence, sessions
+
+
+async def test_whoever_lives_is_told_by_redis_clock(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A router whose own clock is an hour ahead takes no living gateway for dead, nor its users for offline."""
+    monkeypatch.setattr("router.api.accounts.now_ms", lambda: now_ms() + 3_600_000)
+    async with serve(valkey) as api:
+        await make_users(api, "ada")
+        await ask(api.services.presence.renew, "g1", "ws://g1/ws", 1, 0, now_ms())
+        register = Sync(user="ada", device="phone", session="s1", node="g1", started=now_ms(), register=True)
+        assert isinstance(await ask(api.services.users.sync, register), Synced)
+        assert (await api.ok("GET", "/v1/presence?users=ada", ADA))["users"]["ada"]["online"]
+
+
+async def test_presence_and_kick(valkey: EmbeddedValkey) -> None:
+    """Online while a device names a living gateway; a kick ends the sessions there are, and only those."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob")
+        now = now_ms()
+        await ask(api.services.presence.renew, "g1", "ws://g1/ws", 1, now, now)
+        audit = Sync(user="ada", device="phone", session="s1", node="g1", started=now)
+        register = Sync(user="ada", device="phone", session="s1", node="g1", started=now, register=True)
+        assert isinstance(await ask(api.services.users.sync, register), Synced)
+        users = (await api.ok("GET", "/v1/presence?users=ada,bob,nobody", BOB))["users"]
+        assert users["ada"]["online"]
+        assert users["bob"] == users["nobody"] == {"online": False, "last_seen": None}
+        for query in ("", "?users=", "?users=a%20b", "?users=" + ",".join(["x"] * 201)):
+            assert (await api.refused("GET", "/v1/presence" + query, BOB))[0] == 422
+        assert await api.refused("DELETE", "/v1/sessions/ada", BOB) == (403, "forbidden")
+        assert await api.refused("DELETE", "/v1/sessions/nobody", SERVER) == (404, "not_found")
+        await api.ok("DELETE", "/v1/sessions/ada/phone", ADA)
+        assert (await ask(api.services.users.sync, audit)).status == "kicked"
+        await api.ok("DELETE", "/v1/sessions/ada", SERVER)
+        assert (await ask(api.services.users.sync, audit)).status == "kicked"
+
+
+# -- the shape of it all
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "expected"),
+    [
+        (b"{", "application/json", (400, "bad_frame")),
+        (b"\xff", "application/json", (400, "bad_frame")),
+        (b"[]", "application/json", (422, "bad_command")),
+        (b"", "application/json", (422, "bad_command")),
+        (b'{"to": "@bob"}', "application/json", (422, "bad_command")),
+        (b'{"to": 7, "body": 1}', "application/json; charset=utf-8", (422, "bad_command")),
+        (b'{"to": "@bob", "body": "\\ud800"}', "application/json", (400, "bad_frame")),
+        (b"[" * 100_000, "application/json", (422, "bad_command")),
+        (b'{"to": "@bob", "body": ' + b"[" * 60_000, "application/json", (422, "bad_command")),
+        (b'{"to": "@bob", "body": "' + b"x" * 66_000 + b'"}', "application/json", (413, "too_large")),
+        (b"x" * 140_000, "application/json", (413, "too_large")),
+        (b'{"to": "@bob", "body": 1}', "text/plain", (415, "unsupported_media_type")),
+        (b"to=@bob", "application/x-www-form-urlencoded", (415, "unsupported_media_type")),
+    ],
+)
+async def test_a_bad_body_is_refused(
+    valkey: EmbeddedValkey, content: bytes, kind: str, expected: tuple[int, str]
+) -> None:
+    """Unreadable, wrong, too deep, too large or of another type: each with its status, in one shape."""
+    async with serve(valkey) as api:
+        await make_users(api, "bob")
+        answer = await api.post("/v1/messages", content=content, headers=ADA | {"Content-Type": kind})
+        assert refusal(answer) == expected
+
+
+async def test_a_body_without_end_or_haste_is_cut_off(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream of unknown length ends at the limit; one that stalls ends by time."""
+    async with serve(valkey) as api:
+
+        async def endless() -> Any:
+            while True:
+                yield b" " * 10_000
+
+        async def stalled() -> Any:
+            yield b'{"to":'
+            await asyncio.Event().wait()
+
+        for content, body_s, expected in (
+            (endless(), 10.0, (413, "too_large")),
+            (stalled(), 0.05, (400, "bad_frame")),
+        ):
+            monkeypatch.setattr(api_module, "BODY_S", body_s)
+            reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+            writer.write(b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n")
+            writer.write(f"Authorization: {ADA['Authorization']}\r\n\r\n".encode())
+
+            async def feed(content: Any = content, writer: asyncio.StreamWriter = writer) -> None:
+                async for part in content:
+                    writer.write(b"%x\r\n%b\r\n" % (len(part), part))
+                    await writer.drain()
+
+            feeding = asyncio.create_task(feed())
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            assert head.startswith(f"HTTP/1.1 {expected[0]} ")
+            assert ("connection: close" in head.lower()) == (expected[1] == "bad_frame")
+            feeding.cancel()
+            await asyncio.gather(feeding, return_exceptions=True)
+            writer.close()
+
+
+async def test_unknown_paths_and_methods_are_refused_in_the_same_shape(valkey: EmbeddedValkey) -> None:
+    """404 and 405 (with what is allowed) look like every other refusal, for any method there is."""
+    async with serve(valkey) as api:
+        for path in ("/", "/v1", "/v1/nonsense", "/v1/login/", "/v1/conversations/a%2Fb", "/docs"):
+            assert await api.refused("GET", path, ADA) == (404, "not_found"), path
+        answer = await api.request("TRACE", "/v1/conversations")
+        assert refusal(answer) == (405, "method_not_allowed")
+        assert answer.headers["allow"] == "GET, HEAD, POST"
+        assert (await api.head("/v1/conversations", headers=ADA)).status_code == 200
+
+
+async def test_a_bug_tells_nothing(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An unforeseen exception is 500 `internal`; its text is in the log alone."""
+    async with serve(valkey) as api:
+
+        async def bug() -> None:
+            raise KeyError("secret-detail")
+
+        monkeypatch.setattr(api.services.presence, "gateways", bug)
+        answer = await api.get("/v1/presence?users=ada", headers=ADA)
+        assert refusal(answer) == (500, "internal")
+        assert "secret-detail" not in answer.text
+        assert "secret-detail" in caplog.text
+
+
+async def test_without_redis_calls_are_unavailable_and_later_served(own_valkey: EmbeddedValkey) -> None:
+    """503 with when to come back, not a hanging request; once Redis is back everything works."""
+    async with serve(own_valkey) as api:
+        await make_users(api, "ada")
+        own_valkey.kill()
+        assert await api.refused("GET", "/v1/conversations", ADA) == (503, "unavailable")
+        own_valkey.start()
+
+        async def served() -> bool:
+            return (await api.get("/v1/conversations", headers=ADA)).status_code == 200
+
+        await eventually(served)
+
+
+async def test_browsers_of_listed_origins_may_call(valkey: EmbeddedValkey) -> None:
+    """CORS for the configured origins and no other; none at all when none is configured."""
+    ask_for = {"Origin": "https://chat.example", "Access-Control-Request-Method": "PUT"}
+    async with serve(valkey, origins="https://chat.example, https://b.example/") as api:
+        preflight = await api.options("/v1/messages", headers=ask_for)
+        assert preflight.headers["access-control-allow-origin"] == "https://chat.example"
+        called = await api.get("/v1/conversations", headers={"Origin": "https://b.example"})
+        assert called.status_code == 401
+        assert called.headers["access-control-allow-origin"] == "https://b.example"
+        other = await api.get("/v1/conversations", headers=ADA | {"Origin": "https://evil.example"})
+        assert "access-control-allow-origin" not in other.headers
+    async with serve(valkey) as api:
+        assert (await api.options("/v1/messages", headers=ask_for)).status_code == 405
+
+
+def test_every_handler_says_what_it_does() -> None:
+    """The document takes its words from the handlers."""
+    rows = api_module.ACCOUNTS + api_module.TOKENS + api_module.ALWAYS + api_module.DOCUMENTS
+    assert all(row.handler.__doc__ for row in rows)
+    assert len({(row.method, row.path) for row in rows}) == len(rows)
+
+
+async def test_groups_of_one_user_are_limited(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody fills the store with conversations; a backend makes as many as it likes."""
+    monkeypatch.setattr(users, "OPEN_BURST_US", 2 * users.OPEN_COST_US)
+    async with serve(valkey) as api:
+        for _ in range(2):
+            await make_group(api)
+        given = {"kind": "group"}
+        assert await api.refused("POST", "/v1/conversations", ADA, given) == (429, "rate_limited")
+        for _ in range(5):
+            await api.ok("POST", "/v1/conversations", SERVER | {"Linnet-User": "ada"}, given)
+
+
+async def test_a_channel_of_joined_readers_gets_no_owner_from_among_them(valkey: EmbeddedValkey) -> None:
+    """When the owner's account ends it is left to the server key; a member who was added comes before that."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob", "cy")
+        alone = await make_group(api, kind="channel")
+        added = await make_group(api, "cy", kind="channel")
+        for channel in (alone, added):
+            await api.ok("POST", f"/v1/conversations/{channel}/join", BOB)
+        await api.ok("DELETE", "/v1/accounts/ada", ADA)
+        roles = [(await api.ok("GET", f"/v1/conversations/{conv}", SERVER))["members"] for conv in (alone, added)]
+        assert roles == [{"bob": "reader"}, {"bob": "reader", "cy": "owner"}]
+
+
+async def test_an_admin_steps_down_and_a_put_without_a_role_keeps_it(valkey: EmbeddedValkey) -> None:
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob", "cy")
+        group = await make_group(api, "cy")
+        bob = f"/v1/conversations/{group}/members/bob"
+        assert (await api.ok("PUT", bob, ADA, {}))["role"] == "member"
+        assert (await api.ok("PUT", bob, ADA, {"role": "admin"}))["role"] == "admin"
+        assert (await api.ok("PUT", bob, ADA, {}))["role"] == "admin"
+        assert (await api.ok("PUT", bob, BOB, {"role": "member"}))["role"] == "member"
+        assert await api.refused("PUT", bob, BOB, {"role": "admin"}) == (403, "read_only")
+
+
+async def test_a_403_says_which_right_is_missing(valkey: EmbeddedValkey) -> None:
+    """The developer of a client learns which role the call takes, without trying."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob", "cy")
+        made = await api.ok(
+            "POST", "/v1/conversations", ADA, {"kind": "group", "members": {"bob": "admin", "cy": "member"}}
+        )
+        group = f"/v1/conversations/{made['conversation']}"
+
+        async def message(method: str, path: str, caller: dict[str, str], body: Any = None) -> str:
+            answer = await api.request(method, path, headers=caller, **({} if body is None else {"json": body}))
+            assert refusal(answer) == (403, "read_only")
+            return str(answer.json()["error"]["message"])
+
+        assert "owner or admin" in await message("PATCH", group, CY, {"title": "X"})
+        assert "role owner" in await message("DELETE", group, BOB)
+        assert "owner or admin" in await message("PUT", f"{group}/members/ada", CY, {"role": "member"})
+        assert "role owner" in await message("PUT", f"{group}/members/cy", BOB, {"role": "admin"})
+        assert "role owner" in await message("DELETE", f"{group}/members/ada", BOB)
+
+
+# -- integers that arrive as floats
+
+
+async def test_integers_that_arrive_as_floats_are_accepted(valkey: EmbeddedValkey) -> None:
+    """In bodies and in queries, with the same result as integers; a fraction is refused."""
+    async with serve(valkey) as api:
+        await make_users(api)
+        given = {"to": "@bob", "body": 1.0, "device": "a"}
+        sent = await api.ok("POST", "/v1/messages", ADA, {**given, "n": 1.8e15})
+        assert (sent["n"], type(sent["n"])) == (1_800_000_000_000_000, int)
+        again = await api.ok("POST", "/v1/messages", ADA, {**given, "n": 1_800_000_000_000_000})
+        assert (again["seq"], again["duplicate"]) == (sent["seq"], True)
+        events = "/v1/conversations/d:ada:bob/events"
+        page = await api.ok("GET", f"{events}?before={sent['seq'] + 1}.0&limit=5.0", ADA)
+        assert [event["seq"] for event in page["events"]] == [sent["seq"]]
+        assert await api.refused("POST", "/v1/messages", ADA, {**given, "n": 1.5}) == (422, "bad_command")
+        for query in ("limit=1.5", "limit=", "limit=1_0", "before=1e300"):
+            assert await api.refused("GET", f"{events}?{query}", ADA) == (422, "bad_command"), query
+
+
+async def test_a_conflict_of_an_n_says_why_and_which_n_is_usable(valkey: EmbeddedValkey) -> None:
+    """As on a socket: a worker that restarts with a clock behind is not locked out."""
+    async with serve(valkey) as api:
+        await make_users(api)
+        given = {"to": "@bob", "device": "a"}
+
+        async def conflict(**more: Any) -> dict[str, Any]:
+            answer = await api.post("/v1/messages", headers=ADA, json={**given, **more})
+            assert refusal(answer) == (409, "conflict")
+            error: dict[str, Any] = answer.json()["error"]
+            return {name: error[name] for name in ("reason", "next") if name in error}
+
+        await api.ok("POST", "/v1/messages", ADA, {**given, "body": 1, "n": 50, "done": 40})
+        assert await conflict(body=1, n=40) == {"reason": "answered", "next": 51}
+        assert await conflict(body=2, n=50) == {"reason": "content"}

@@ -1,0 +1,353 @@
+"""router/jobs/finisher.py: what a gateway that died left undone gets done, once, whoever and however often tries."""
+
+import asyncio
+from itertools import count
+from typing import Any
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import keys, metrics, stamp
+from router.contract.errors import Unavailable
+from router.contract.packing import pack
+from router.jobs import finisher
+from router.jobs.finisher import Arm, Deliver, Finisher, Join, Leave, plan
+from router.store.answers import ask
+from router.store.conversations import Page
+from tests.router.world import World, settings, world
+
+GROUP = "g:" + "x" * 22
+DIRECT = keys.direct("ann", "bob")
+
+
+def event(
+    seq: int, author: str, kind: str = "message", at: int = 0, count: int = 0, conv: str = DIRECT, **fields: object
+) -> bytes:
+    tail = stamp.tail(kind, conv, author, "phone", seq, {name: pack(value) for name, value in fields.items()})
+    return stamp.fill(tail, stamp.Slots(seq, seq - 1, count, at))
+
+
+def worker(w: World, **changes: object) -> Finisher:
+    return Finisher(settings(**changes), w.conversations, w.users, w.pushes, w.dirty)
+
+
+# -- the plan
+
+
+def test_both_users_of_a_direct_conversation_get_its_last_event() -> None:
+    """However many events, a slot needs the last; and each author's own last says what she has read."""
+    events = [event(1, "ann"), event(2, "bob", count=2), event(3, "ann", count=3)]
+    assert plan(DIRECT, events, [frozenset()] * 3, 0) == [
+        Deliver("ann", "bob", 3, 3, events[2], True),
+        Deliver("bob", "ann", 2, 2, events[1], True),
+        Deliver("bob", "ann", 3, 3, events[2], False),
+    ]
+
+
+def test_a_conversation_with_herself_is_delivered_once() -> None:
+    """Both parties are one user."""
+    conv = keys.direct("ann", "ann")
+    note = event(1, "ann", conv=conv)
+    assert plan(conv, [note], [frozenset(["ann"])], 0) == [Deliver("ann", "ann", 1, 0, note, True)]
+
+
+def test_the_last_change_of_a_member_counts() -> None:
+    """Joins and leaves carry the seq of the change they stand for; a new role moves nobody."""
+    events = [
+        event(1, "ann", "member", conv=GROUP, user="bob", action="add", role="member", count=4),
+        event(2, "ann", "member", conv=GROUP, user="cid", action="add", role="member"),
+        event(3, "ann", "member", conv=GROUP, user="cid", action="remove", role=None),
+        event(4, "ann", "member", conv=GROUP, user="dan", action="role", role="admin"),
+        event(5, "ann", conv=GROUP, body="x"),
+    ]
+    assert plan(GROUP, events, [frozenset()] * 5, 0) == [Join("bob", 1, 1, 4), Leave("cid", 3)]
+
+
+def test_a_deadline_begins_with_the_first_message_and_goes_up_to_the_last() -> None:
+    """One deadline per user, never for what she wrote herself."""
+    everybody = frozenset(["ann", "bob"])
+    events = [event(1, "ann", at=1000), event(2, "ann", at=2000), event(3, "bob", at=3000)]
+    arms = [action for action in plan(GROUP, events, [everybody] * 3, 500) if isinstance(action, Arm)]
+    assert sorted(arms, key=lambda arm: arm.user) == [Arm("ann", 3, 3500), Arm("bob", 2, 1500)]
+
+
+@pytest.mark.parametrize("body", ["bob", {"mentions": "bob"}, {"mentions": [1, None]}, ["mentions"], None, {}])
+def test_bodies_of_any_shape_mention_nobody_by_accident(body: object) -> None:
+    """A body is whatever the client sent; only a list of names under `mentions` mentions."""
+    assert finisher.mentions(event(1, "ann", body=body)) == []
+
+
+# -- the work
+
+
+async def test_a_direct_message_whose_gateway_died_reaches_both(valkey: EmbeddedValkey) -> None:
+    """After `finish` both rows stand at the message, its author's as read, and the conversation is unmarked."""
+    async with world(valkey) as w:
+        conv = await w.direct("ann", "bob")
+        said = await w.say("ann", conv)
+        await worker(w).finish(conv)
+        ann, bob = await w.row("ann", conv), await w.row("bob", conv)
+        assert (ann.head, ann.read, bob.head, bob.read) == (said.seq, said.seq, said.seq, 0)
+        assert (bob.count, bob.read_count, bob.title) == (1, 0, "ann")
+        assert not w.is_dirty(conv)
+
+
+async def test_what_is_finished_is_not_done_again(valkey: EmbeddedValkey) -> None:
+    """A second run finds nothing above `routed` and writes nothing."""
+    async with world(valkey) as w:
+        conv = await w.direct("ann", "bob")
+        await w.say("ann", conv)
+        await worker(w).finish(conv)
+        before = await w.row("bob", conv), await w.users.conversations("bob")
+        await worker(w).finish(conv)
+        assert (await w.row("bob", conv), await w.users.conversations("bob")) == before
+
+
+async def test_a_finisher_that_dies_before_done_is_followed_by_another(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between deliver and done: the claim is still there, hidden by its lease, and the next finds all to do."""
+    async with world(valkey) as w:
+        conv = await w.direct("ann", "bob")
+        said = await w.say("ann", conv)
+        w.due_now(conv)
+
+        async def dies(*_: object) -> None:
+            raise Unavailable
+
+        with monkeypatch.context() as patch:
+            patch.setattr(w.dirty, "done", dies)
+            assert (await worker(w).round()).unavailable == 1
+        assert w.is_dirty(conv)
+        assert (await worker(w).round()).done == 0, "the lease hides it"
+        rows = (await w.users.conversations("bob")).rows
+        w.due_now(conv)
+        assert (await worker(w).round()).done == 1
+        assert not w.is_dirty(conv)
+        assert (await w.users.conversations("bob")).rows == rows, "nothing was raised twice"
+        assert (await w.row("bob", conv)).head == said.seq
+
+
+async def test_two_finishers_share_the_work(valkey: EmbeddedValkey) -> None:
+    """Side by side they finish everything, each conversation claimed by one of them."""
+    async with world(valkey) as w:
+        convs = [await w.direct("ann", f"bob{i}") for i in range(40)]
+        for conv in convs:
+            await w.say("ann", conv)
+            w.due_now(conv)
+        rounds = await asyncio.gather(worker(w).round(), worker(w).round())
+        assert sum(one.done for one in rounds) == len(convs)
+        assert not any(map(w.is_dirty, convs))
+        assert all([(await w.row(f"bob{i}", conv)).head for i, conv in enumerate(convs)])
+
+
+async def test_one_bad_conversation_stops_no_other(valkey: EmbeddedValkey, caplog: pytest.LogCaptureFixture) -> None:
+    """What fails is counted, logged once, and comes again with its lease; the others of its round are done."""
+    async with world(valkey) as w:
+        bad, good = await w.direct("ann", "bob"), await w.direct("ann", "cid")
+        for conv in (bad, good):
+            await w.say("ann", conv)
+            w.due_now(conv)
+        with valkey.client() as redis:
+            redis.xadd(keys.log(bad), {"e": b"no event at all, and long enough to have slots" * 2})
+            redis.hset(keys.conversation(bad), "routed", 0)
+        failed = metrics.FINISHED.labels("failed")
+        before = failed._value.get()
+        result = await worker(w).round()
+        assert (result.done, result.failed) == (1, 1)
+        assert failed._value.get() == before + 1
+        assert "finisher: 1 failed" in caplog.text
+        assert w.is_dirty(bad)
+        assert not w.is_dirty(good)
+
+
+async def test_founders_are_told_though_the_api_died(valkey: EmbeddedValkey) -> None:
+    """A group's first finish joins all its members: no event tells of its founders."""
+    async with world(valkey) as w:
+        conv = await w.group("ann", "bob", "cid")
+        said = await w.say("ann", conv)
+        await worker(w).finish(conv)
+        for name in ("ann", "bob", "cid"):
+            row = await w.row(name, conv)
+            assert (row.left, row.title, row.kind) == (False, "a title", "g")
+        assert said.seq
+
+
+async def test_member_events_move_the_users_rows(valkey: EmbeddedValkey) -> None:
+    """Who was put in joins with what came before as read; who was put out leaves, in whatever pages the log comes."""
+    async with world(valkey) as w:
+        conv = await w.group("ann", "bob")
+        await w.people("cid")
+        await w.say("ann", conv)
+        await worker(w).finish(conv)
+        added = await w.conversations.member(conv, "ann", "cid", "put", "m")
+        await w.conversations.member(conv, "ann", "bob", "remove")
+        await worker(w).finish(conv)
+        cid, bob = await w.row("cid", conv), await w.row("bob", conv)
+        assert (cid.left, cid.read, cid.read_count) == (False, added.seq, 1)
+        assert bob.left
+
+
+async def test_who_came_and_went_before_the_first_finish_is_out(valkey: EmbeddedValkey) -> None:
+    """A member listing never undoes a change that came after the head it was read with."""
+    async with world(valkey) as w:
+        conv = await w.group("ann", "bob")
+        await w.say("ann", conv)
+        await w.conversations.member(conv, "ann", "bob", "remove")
+        await worker(w).finish(conv)
+        assert (await w.row("bob", conv)).left
+        assert not (await w.row("ann", conv)).left
+
+
+async def test_a_log_trimmed_past_routed_makes_all_members_join(valkey: EmbeddedValkey) -> None:
+    """The event that added a member is gone with the log; the listing still knows her."""
+    async with world(valkey) as w:
+        conv = await w.group("ann")
+        await w.people("bob")
+        await w.say("ann", conv)
+        await worker(w).finish(conv)
+        await w.conversations.member(conv, "ann", "bob", "put", "m")
+        last = await w.say("ann", conv)
+        with valkey.client() as redis:
+            redis.xtrim(keys.log(conv), minid=f"{last.seq}-0", approximate=False)
+            redis.hset(keys.conversation(conv), "floor", last.prev)
+        await worker(w).finish(conv)
+        assert not (await w.row("bob", conv)).left
+
+
+async def test_everybody_leaves_a_removed_conversation(valkey: EmbeddedValkey) -> None:
+    """Its members' rows are marked, and nothing of it stays."""
+    async with world(valkey) as w:
+        conv = await w.group("ann", "bob")
+        await w.say("ann", conv)
+        await worker(w).finish(conv)
+        await w.conversations.remove_conversation(conv, "ann")
+        assert (await worker(w).round()).done == 1
+        assert (await w.row("ann", conv)).left
+        assert (await w.row("bob", conv)).left
+        assert not w.is_dirty(conv)
+        with valkey.client() as redis:
+            assert not redis.exists(keys.conversation(conv), keys.log(conv))
+
+
+async def test_what_redis_lost_is_unmarked(valkey: EmbeddedValkey) -> None:
+    """A mark without a conversation goes away; it does not come back with every lease."""
+    async with world(valkey) as w:
+        conv = await w.group("ann")
+        await w.say("ann", conv)
+        with valkey.client() as redis:
+            redis.delete(keys.conversation(conv))
+        w.due_now(conv)
+        result = await worker(w).round()
+        assert (result.done, result.failed) == (1, 0)
+        assert not w.is_dirty(conv)
+
+
+async def test_long_backlogs_are_worked_in_pages(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More events than a page holds: the last one is delivered, and `routed` stands at the head."""
+    monkeypatch.setattr(finisher, "PAGE", 3)
+    async with world(valkey) as w:
+        conv = await w.direct("ann", "bob")
+        for _ in range(10):
+            said = await w.say("ann", conv)
+        await worker(w).finish(conv)
+        (head,) = await ask(w.conversations.heads, [conv])
+        assert head is not None
+        assert (head.routed, (await w.row("bob", conv)).head) == (said.seq, said.seq)
+
+
+async def test_logs_are_trimmed_when_all_is_routed(valkey: EmbeddedValkey) -> None:
+    """Beyond the number to keep the oldest go, and `floor` says so."""
+    async with world(valkey) as w:
+        conv = await w.direct("ann", "bob")
+        for _ in range(105):
+            said = await w.say("ann", conv)
+        await worker(w, retention_events=100).finish(conv)
+        page: Page = await ask(w.conversations.range, conv, None, 0, said.seq, 200)
+        assert len(page.events) == 100
+        assert page.floor > 0
+
+
+@pytest.mark.parametrize("body", [{"mentions": ["bob", "nobody", "ann"]}])
+async def test_a_large_group_pushes_to_who_is_mentioned(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, body: object
+) -> None:
+    """Above PUSH_MEMBERS a message waits for mentioned members, not for its author nor for strangers."""
+    monkeypatch.setattr(finisher, "PUSH_MEMBERS", 2)
+    async with world(valkey) as w:
+        conv = await w.group("ann", "bob", "cid")
+        await w.say("ann", conv)
+        said = await w.say("ann", conv, body)
+        await w.say("cid", conv)
+        await worker(w, heartbeat_s=1).finish(conv)
+        waits = (await w.pushes.waiting("bob")).waits
+        assert waits[conv].seq == said.seq
+        assert waits[conv].due == said.at + 11_000
+        for name in ("ann", "cid", "nobody"):
+            assert not (await w.pushes.waiting(name)).waits
+
+
+async def test_a_small_group_pushes_to_all_but_the_author(valkey: EmbeddedValkey) -> None:
+    """In direct conversations and small groups every message waits for everybody else."""
+    async with world(valkey) as w:
+        conv = await w.group("ann", "bob", "cid")
+        said = await w.say("ann", conv)
+        await worker(w).finish(conv)
+        assert not (await w.pushes.waiting("ann")).waits
+        for name in ("bob", "cid"):
+            assert (await w.pushes.waiting(name)).waits[conv].seq == said.seq
+
+
+async def test_nothing_waits_without_a_webhook(valkey: EmbeddedValkey) -> None:
+    """Who set no URL has no pushes pile up in Redis."""
+    async with world(valkey) as w:
+        conv = await w.direct("ann", "bob")
+        await w.say("ann", conv)
+        await worker(w, webhook_url="").finish(conv)
+        assert not (await w.pushes.waiting("bob")).waits
+
+
+async def test_the_backlog_is_measured(valkey: EmbeddedValkey) -> None:
+    """Due conversations and the age of the oldest, over all partitions."""
+    async with world(valkey) as w:
+        for name in ("bob", "cid"):
+            conv = await w.direct("ann", name)
+            await w.say("ann", conv)
+            w.due_now(conv)
+        await worker(w).measure()
+        assert metrics.DIRTY._value.get() == 2
+        assert metrics.DIRTY_AGE_SECONDS._value.get() > 1e9
+
+
+async def test_what_is_overdue_is_told_by_redis(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clock made the deadlines, and a router's may be wrong; one question serves all partitions."""
+    async with world(valkey) as w:
+        await w.say("ann", await w.direct("ann", "bob"))
+        clock_ms, asked = w.client.clock_ms, count(1)
+
+        async def in_an_hour() -> int:
+            return await clock_ms() + 3_600_000 * next(asked)
+
+        monkeypatch.setattr(w.client, "clock_ms", in_an_hour)
+        await worker(w).measure()
+        assert 3500 < metrics.DIRTY_AGE_SECONDS._value.get() < 3600
+
+
+async def test_told_to_stop_it_ends_what_it_has_in_hand(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A running finisher works off what is due and returns soon after `stop` is set."""
+    async with world(valkey) as w:
+        conv = await w.direct("ann", "bob")
+        await w.say("ann", conv)
+        w.due_now(conv)
+        stop = asyncio.Event()
+        done = w.dirty.done
+
+        async def seen(*args: Any) -> Any:
+            stop.set()
+            return await done(*args)
+
+        monkeypatch.setattr(w.dirty, "done", seen)  # the moment at which it has the claim in hand
+        await worker(w).run(stop)
+        assert not w.is_dirty(conv)

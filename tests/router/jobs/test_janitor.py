@@ -1,0 +1,22 @@
+"""router/jobs/janitor.py: rows of the dead go, those of the living stay."""
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import metrics
+from router.jobs.janitor import KEEP_S, Janitor
+from router.store.answers import ask
+from router.store.presence import LEASE_S
+from tests.router.world import world
+
+NOW_MS = 1_800_000_000_000
+DAY_MS = KEEP_S * 1000
+
+
+async def test_rows_of_gateways_long_dead_are_removed(valkey: EmbeddedValkey) -> None:
+    """Alive, dead since a while, dead for more than a day: only the last one's row goes, however often one looks."""
+    async with world(valkey) as w:
+        for node, at in (("alive", NOW_MS), ("dead", NOW_MS - DAY_MS), ("gone", NOW_MS - DAY_MS - LEASE_S * 1000 - 1)):
+            await ask(w.presence.renew, node, "ws://x", 1, at, at)
+        for _ in range(2):
+            await Janitor(w.presence).look(NOW_MS)
+            assert set(await w.presence.gateways()) == {"alive", "dead"}
+        assert metrics.GATEWAYS_ALIVE._value.get() == 1

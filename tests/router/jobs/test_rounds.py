@@ -1,0 +1,193 @@
+"""router/jobs/rounds.py: fairness and bounds of claiming, with claims that are plain lists."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from router.contract import metrics
+from router.contract.errors import Unavailable
+from router.contract.keys import PARTITIONS
+from router.jobs.rounds import CHUNK, Rounds, every
+from tests import support
+
+
+class Due:
+    """Partitions of items that are due; counts what is in hand."""
+
+    def __init__(self, due: dict[int, list[str]]) -> None:
+        self.due = due
+        self.worked: list[str] = []
+        self.in_hand = self.most_in_hand = 0
+
+    async def claim(self, parts: Sequence[int], limit: int, _lease_ms: int) -> list[list[str]]:
+        claimed = []
+        for part in parts:
+            items = self.due.get(part, [])
+            claimed.append(items[:limit])
+            self.due[part] = items[limit:]
+        return claimed
+
+    async def work(self, item: str) -> None:
+        self.in_hand += 1
+        self.most_in_hand = max(self.most_in_hand, self.in_hand)
+        await asyncio.sleep(0)
+        self.in_hand -= 1
+        self.worked.append(item)
+
+    def rounds(self, limit: int = 2) -> Rounds:
+        failures = Counter("failures", "of this test", registry=CollectorRegistry())
+        return Rounds("test", self.claim, self.work, failures, limit=limit, lease_ms=1000)
+
+
+async def test_a_round_visits_every_partition_with_a_bound_on_what_is_in_hand() -> None:
+    """Every partition gives up to `limit` items, and never more than a chunk's worth is worked on at once."""
+    due = Due({part: [f"{part}.{i}" for i in range(3)] for part in range(PARTITIONS)})
+    result = await due.rounds().round()
+    assert (result.done, result.full) == (2 * PARTITIONS, True)
+    assert due.most_in_hand == 2 * CHUNK
+    assert not (await due.rounds().round()).full
+
+
+class Slow(Due):
+    """Items that begin with `slow` end when the test says so."""
+
+    def __init__(self, due: dict[int, list[str]]) -> None:
+        super().__init__(due)
+        self.begun: list[str] = []
+        self.released = asyncio.Event()
+
+    async def work(self, item: str) -> None:
+        self.begun.append(item)
+        if item.startswith("slow"):
+            await self.released.wait()
+        await super().work(item)
+
+
+async def test_a_slow_item_delays_no_other() -> None:
+    """While one item is worked on, all others are, even those that become due later in its own partition."""
+    due = Slow({part: [f"{part}.{i}" for i in range(3)] for part in range(PARTITIONS)} | {7: ["slow"]})
+    stop = asyncio.Event()
+    run = asyncio.create_task(due.rounds().run(stop, 0))
+    await support.eventually(lambda: len(due.worked) == 3 * (PARTITIONS - 1))
+    due.due[7] = ["late"]
+    await support.eventually(lambda: due.worked[-1] == "late")
+    stop.set()
+    due.released.set()
+    await run
+    assert due.worked[-1] == "slow"
+
+
+async def test_claims_wait_for_free_places() -> None:
+    """With every place taken nothing more is claimed; each pair of places that comes free is used at once."""
+    due = Slow({part: [f"slow{part}.{i}" for i in range(2)] for part in range(PARTITIONS)})
+    stop = asyncio.Event()
+    run = asyncio.create_task(due.rounds().run(stop, 0))
+    await support.eventually(lambda: len(due.begun) == 2 * CHUNK)
+    assert sum(map(len, due.due.values())) == 2 * (PARTITIONS - CHUNK)
+    due.released.set()
+    await support.eventually(lambda: len(due.worked) == 2 * PARTITIONS)
+    stop.set()
+    await run
+    assert due.most_in_hand <= 2 * CHUNK
+
+
+async def test_a_run_told_to_stop_ends_after_the_items_in_hand() -> None:
+    """Nothing more is claimed, what is in hand is ended, and a failure of it is still reported."""
+    due = Slow({3: ["slow", "b"]})
+    rounds, stop = due.rounds(), asyncio.Event()
+    run = asyncio.create_task(rounds.run(stop, 0))
+    await support.eventually(lambda: due.worked == ["b"])
+    stop.set()
+    due.due[3] = ["more"]
+    due.released.set()
+    await run
+    assert due.worked == ["b", "slow"]
+    assert metrics.ROUND_ITEMS.labels("test")._value.get() == 0
+
+
+async def test_a_cancelled_run_cancels_the_items_in_hand() -> None:
+    """A process that cannot wait any longer leaves no work behind; the lease brings the item back."""
+    due = Slow({3: ["slow"]})
+    run = asyncio.create_task(due.rounds().run(asyncio.Event(), 0))
+    await support.eventually(lambda: due.begun == ["slow"])
+    run.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run
+    due.released.set()
+    assert due.worked == []
+    assert metrics.ROUND_ITEMS.labels("test")._value.get() == 0
+
+
+async def test_an_item_that_raises_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More items than there are places fail, and all are tried."""
+    due = Due({part: [f"{part}.{i}" for i in range(2)] for part in range(PARTITIONS)})
+
+    async def broken(_item: str) -> None:
+        raise ValueError("broken")
+
+    monkeypatch.setattr(due, "work", broken)
+    assert (await due.rounds().round()).failed == 2 * PARTITIONS
+
+
+async def test_a_run_goes_on_at_once_while_more_is_due_until_told_to_stop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A partition with more than a claim takes needs no pause between rounds."""
+    due = Due({7: [str(i) for i in range(50)]})
+    stop = asyncio.Event()
+    work = due.work
+
+    async def until_the_last(item: str) -> None:
+        await work(item)
+        if len(due.worked) == 50:
+            stop.set()
+
+    monkeypatch.setattr(due, "work", until_the_last)
+    await due.rounds().run(stop, 3600)
+    assert due.worked == [str(i) for i in range(50)]
+
+
+async def test_rounds_begin_at_different_partitions() -> None:
+    """Routers in step do not all begin with the same partition."""
+    firsts: set[str] = set()
+    for _ in range(40):
+        due = Due({part: [str(part)] for part in range(PARTITIONS)})
+        await due.rounds().round()
+        firsts.add(due.worked[0])
+    assert len(firsts) > 10
+
+
+async def test_redis_being_away_is_no_failure_of_the_item(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Unavailable`, from a claim or from the work, is counted apart and logged by nobody here."""
+    due = Due({1: ["a"], 2: ["b"]})
+
+    async def away(*_: object) -> list[list[str]]:
+        raise Unavailable
+
+    monkeypatch.setattr(due, "work", away)
+    result = await due.rounds().round()
+    assert (result.unavailable, result.failed, result.done) == (2, 0, 0)
+    monkeypatch.setattr(due, "claim", away)
+    assert (await due.rounds().round()).unavailable == PARTITIONS // CHUNK
+    assert not caplog.records
+
+
+async def test_upkeep_that_fails_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    """A fault in upkeep is logged, and the next turn comes."""
+    stop = asyncio.Event()
+    turns = 0
+
+    async def upkeep() -> None:
+        nonlocal turns
+        turns += 1
+        if turns == 3:
+            stop.set()
+        raise Unavailable if turns == 2 else ValueError("broken")
+
+    await every(stop, 0, upkeep)
+    assert turns == 3
+    assert [record.message for record in caplog.records] == ["upkeep failed"] * 2

@@ -1,0 +1,353 @@
+"""router/jobs/webhooks.py against a real server that takes posts, and a real Redis that keeps what waits."""
+
+import asyncio
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import keys, metrics
+from router.jobs.finisher import Finisher, push_after_ms
+from router.jobs.webhooks import CONVERSATIONS, MAX_ATTEMPTS, Plan, Webhooks, backoff_s, plan, unseen, verdict
+from router.store.answers import ask
+from router.store.pushes import Wait, Waiting
+from tests import support
+from tests.process.test_http_client import request, serving
+from tests.router.world import SECRET, World, settings, world
+
+LATER_MS = 60_000  # after any deadline that these tests arm
+
+
+class Hook:
+    """What a backend's endpoint has been sent; `status` is what it says next."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.status = 200
+        self.retry_after = ""
+        self.held = ""  # the user whose posts get no answer until `released`
+        self.released = asyncio.Event()
+        self.heads: list[str] = []
+        self.bodies: list[bytes] = []
+
+    @property
+    def notices(self) -> list[dict[str, Any]]:
+        return [json.loads(body) for body in self.bodies]
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head, body = await request(reader)
+            self.heads.append(head)
+            self.bodies.append(body)
+            if self.held and json.loads(body)["user"] == self.held:
+                await self.released.wait()
+            fields = f"Retry-After: {self.retry_after}\r\n" if self.retry_after else ""
+            writer.write(f"HTTP/1.1 {self.status} x\r\n{fields}Content-Length: 0\r\n\r\n".encode())
+
+
+class Scene(World):
+    """The world with an endpoint, and a message of ann that waits for bob."""
+
+    hook: Hook
+    webhooks: Webhooks
+    conv: str
+    seq: int
+    at: int
+
+    async def armed(self, body: Any = "hello") -> None:
+        said = await self.say("ann", self.conv, body)
+        self.seq, self.at = said.seq, said.at
+        await Finisher(settings(), self.conversations, self.users, self.pushes, self.dirty).finish(self.conv)
+
+    async def waits(self, user: str = "bob") -> dict[str, Wait]:
+        return (await self.pushes.waiting(user)).waits
+
+    def deadline(self, user: str = "bob") -> float | None:
+        with self.valkey.client() as redis:
+            score: float | None = redis.zscore(keys.push(keys.partition(user)), user)
+            return score
+
+
+@asynccontextmanager
+async def scene(valkey: EmbeddedValkey) -> AsyncIterator[Scene]:
+    hook = Hook()
+    async with serving(hook.handle) as hook.url, world(valkey) as w:
+        s = Scene(w.client, valkey)
+        s.hook = hook
+        s.webhooks = Webhooks(settings(webhook_url=hook.url), s.conversations, s.users, s.pushes)
+        s.conv = await s.direct("ann", "bob")
+        await s.armed()
+        try:
+            yield s
+        finally:
+            s.webhooks.close()
+
+
+# -- decisions
+
+
+def waiting(seq: int, cursor: int = 0, read: int = 0, attempts: int = 0) -> Waiting:
+    return Waiting({"d:ann:bob": Wait(seq, 0, read)}, {"d:ann:bob": cursor}, attempts)
+
+
+@pytest.mark.parametrize(
+    ("state", "place"),
+    [
+        (waiting(5), 0),
+        (waiting(5, cursor=3), 3),
+        (waiting(5, read=4), 4),
+        (waiting(5, cursor=5), None),
+        (waiting(5, read=6), None),
+    ],
+)
+def test_a_cursor_or_a_read_mark_that_has_passed_is_enough(state: Waiting, place: int | None) -> None:
+    """Any device's cursor, or what the user has read anywhere."""
+    assert unseen(state).get("d:ann:bob") == place
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"),
+    [
+        (None, Plan({"d:ann:bob": 5}, {})),  # nothing to be had any more
+        (1000, Plan({}, {"d:ann:bob": 5})),  # its window is over
+        (1001, Plan({}, {}, 2001)),  # a device is behind, but not yet for long enough
+    ],
+)
+def test_the_first_unseen_event_decides(first: int | None, expected: Plan) -> None:
+    """A device that keeps up, a second behind a busy conversation, gets no push; one that stopped does."""
+    assert plan(waiting(5, cursor=3), {"d:ann:bob": first}, 2000, 1000) == expected
+
+
+def test_one_conversation_is_told_and_another_put_off() -> None:
+    """What was missed goes out at its time; what is younger is looked at again when the first of it is due."""
+    state = Waiting({conv: Wait(seq, 0, 0) for seq, conv in enumerate("abcd", start=1)}, dict.fromkeys("abcd", 0), 0)
+    assert plan(state, {"a": 500, "b": 1900, "c": 1700}, 2000, 1000) == Plan({"d": 4}, {"a": 1}, 2700)
+
+
+def test_a_post_is_bounded() -> None:
+    """However many conversations, a post tells of at most so many; the next one tells of the rest."""
+    convs = [f"{i:04}" for i in range(CONVERSATIONS + 1)]
+    state = Waiting({conv: Wait(1, 0, 0) for conv in convs}, dict.fromkeys(convs, 0), 0)
+    assert list(plan(state, dict.fromkeys(convs, 0), 2000, 1000).missed) == convs[:-1]
+
+
+@pytest.mark.parametrize(
+    ("status", "attempts", "expected"),
+    [
+        (200, 0, "sent"), (204, 11, "sent"), (301, 0, "retried"), (400, 0, "dropped"), (404, 3, "dropped"),
+        (408, 0, "retried"), (410, 0, "dropped"), (429, 0, "retried"), (500, 0, "retried"), (None, 0, "retried"),
+        (503, MAX_ATTEMPTS - 2, "retried"), (503, MAX_ATTEMPTS - 1, "dropped"), (None, MAX_ATTEMPTS - 1, "dropped"),
+    ],
+)  # fmt: skip
+def test_what_an_answer_means(status: int | None, attempts: int, expected: str) -> None:
+    """2xx is taken, a 4xx that says never is dropped, all else is tried again a bounded number of times."""
+    assert verdict(status, attempts) == expected
+
+
+def test_attempts_come_later_and_later() -> None:
+    """Doubling up to a most, with up to half taken off at random."""
+    assert [backoff_s(attempts, 0) for attempts in (0, 1, 2, 30)] == [5, 10, 20, 3600]
+    assert backoff_s(0, 0.999) > 2.4
+
+
+# -- posts
+
+
+async def test_who_missed_a_message_is_posted_once_and_settled(valkey: EmbeddedValkey) -> None:
+    """One signed POST with what was missed; nothing waits afterwards."""
+    async with scene(valkey) as s:
+        now = s.at + LATER_MS
+        await s.webhooks.push("bob", now)
+        (notice,) = s.hook.notices
+        assert notice == {
+            "id": notice["id"],
+            "at": now,
+            "user": "bob",
+            "conversations": [{"conversation": s.conv, "kind": "direct", "seq": s.seq, "unread": 1}],
+        }
+        header = next(line for line in s.hook.heads[0].split("\r\n") if line.startswith("Linnet-Signature: "))
+        mac = hmac.new(SECRET.encode(), f"{now // 1000}.".encode() + s.hook.bodies[0], hashlib.sha256).hexdigest()
+        assert header == f"Linnet-Signature: t={now // 1000},v1={mac}"
+        assert await s.waits() == {}
+        assert s.deadline() is None
+
+
+async def test_many_messages_in_many_conversations_are_one_post(valkey: EmbeddedValkey) -> None:
+    """Coalesced by user: each conversation once, up to its newest message."""
+    async with scene(valkey) as s:
+        await s.armed()
+        first = s.conv
+        s.conv = await s.group("ann", "bob")
+        await s.armed()
+        await s.webhooks.push("bob", s.at + LATER_MS)
+        (notice,) = s.hook.notices
+        assert {one["conversation"]: one["unread"] for one in notice["conversations"]} == {first: 2, s.conv: 1}
+
+
+async def test_a_device_that_has_it_needs_no_push(valkey: EmbeddedValkey) -> None:
+    """Its cursor has passed: settled without a post."""
+    async with scene(valkey) as s:
+        await s.device("bob")
+        assert await ask(s.users.ack, "bob", "phone", "phone", {s.conv: s.seq})
+        await s.webhooks.push("bob", s.at + LATER_MS)
+        assert s.hook.notices == []
+        assert await s.waits() == {}
+
+
+async def test_a_device_that_keeps_up_has_time(valkey: EmbeddedValkey) -> None:
+    """It has all but the newest message, which is younger than the window: neither posted nor settled."""
+    async with scene(valkey) as s:
+        await s.device("bob")
+        assert await ask(s.users.ack, "bob", "phone", "phone", {s.conv: s.seq})
+        await s.armed()
+        await s.webhooks.push("bob", s.at + 1)
+        assert s.hook.notices == []
+        assert (await s.waits())[s.conv].seq == s.seq
+        assert s.deadline() == s.at + push_after_ms(settings())
+        await s.webhooks.push("bob", s.at + LATER_MS)
+        assert len(s.hook.notices) == 1
+
+
+async def test_a_post_that_fails_is_made_again_with_the_same_id(valkey: EmbeddedValkey) -> None:
+    """What waits, and how often it was tried, stands in Redis: any router goes on from there."""
+    async with scene(valkey) as s:
+        now = s.at + LATER_MS
+        for attempts, status in enumerate((500, 429), start=1):
+            s.hook.status = status
+            await s.webhooks.push("bob", now)
+            assert (await s.pushes.waiting("bob")).attempts == attempts
+            deadline = s.deadline()
+            assert deadline is not None
+            assert now + 2400 * attempts < deadline <= now + 5000 * attempts
+        s.hook.status = 200
+        another = Webhooks(settings(webhook_url=s.hook.url), s.conversations, s.users, s.pushes)
+        await another.push("bob", now)
+        another.close()
+        assert len({notice["id"] for notice in s.hook.notices}) == 1
+        assert await s.waits() == {}
+
+
+async def test_a_message_that_comes_during_backoff_does_not_cut_it_short(valkey: EmbeddedValkey) -> None:
+    """An endpoint that fails is not asked more often because people go on talking."""
+    async with scene(valkey) as s:
+        s.hook.status = 500
+        await s.webhooks.push("bob", s.at + 10 * LATER_MS)
+        deadline = s.deadline()
+        await s.armed()
+        assert s.deadline() == deadline
+        assert (await s.waits())[s.conv].seq == s.seq
+
+
+async def test_what_comes_while_a_post_is_under_way_has_its_own(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The post settles what it told of; the newer message waits on."""
+    async with scene(valkey) as s:
+        describe = s.webhooks._describe
+
+        async def meanwhile(user: str, missed: Any) -> Any:
+            await s.armed()
+            return await describe(user, missed)
+
+        monkeypatch.setattr(s.webhooks, "_describe", meanwhile)  # between the plan and the post
+        told = s.seq
+        await s.webhooks.push("bob", s.at + LATER_MS)
+        assert s.hook.notices[0]["conversations"][0]["seq"] == told
+        assert (await s.waits())[s.conv].seq == s.seq > told
+
+
+async def test_a_backend_that_says_never_is_not_asked_again(valkey: EmbeddedValkey) -> None:
+    """410: dropped, counted, and nothing waits."""
+    async with scene(valkey) as s:
+        dropped = metrics.WEBHOOKS.labels("dropped")
+        before = dropped._value.get()
+        s.hook.status = 410
+        await s.webhooks.push("bob", s.at + LATER_MS)
+        assert dropped._value.get() == before + 1
+        assert await s.waits() == {}
+
+
+async def test_an_endpoint_that_is_gone_is_told_once_to_the_log(
+    valkey: EmbeddedValkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two failures, one line; the attempts are kept for later."""
+    async with scene(valkey) as s:
+        nobody = Webhooks(settings(webhook_url="http://127.0.0.1:9/"), s.conversations, s.users, s.pushes)
+        for _ in range(2):
+            await nobody.push("bob", s.at + LATER_MS)
+        nobody.close()
+        assert [record.message.partition(":")[0] for record in caplog.records] == ["webhook posts fail"]
+        assert (await s.pushes.waiting("bob")).attempts == 2
+
+
+async def test_two_routers_post_once(valkey: EmbeddedValkey) -> None:
+    """A claim hides the user from the other router; a round takes whoever is due."""
+    async with scene(valkey) as s:
+        with valkey.client() as redis:
+            redis.zadd(keys.push(keys.partition("bob")), {"bob": 1})
+        s.webhooks._push_after_ms = 0
+        another = Webhooks(settings(webhook_url=s.hook.url), s.conversations, s.users, s.pushes)
+        another._push_after_ms = 0
+        rounds = await asyncio.gather(s.webhooks.round(), another.round())
+        another.close()
+        assert sum(one.done for one in rounds) == 1
+        assert len(s.hook.notices) == 1
+
+
+async def test_a_slow_answer_delays_only_its_own_post(valkey: EmbeddedValkey) -> None:
+    """While the post for one user is unanswered, users whose deadlines come later are posted and settled."""
+    async with scene(valkey) as s:
+        s.hook.held = "bob"
+        s.webhooks._push_after_ms = 0
+        with valkey.client() as redis:
+            redis.zadd(keys.push(keys.partition("bob")), {"bob": 1})
+            stop = asyncio.Event()
+            run = asyncio.create_task(s.webhooks.run(stop))
+            await support.eventually(lambda: len(s.hook.notices) == 1)
+            s.conv = await s.direct("ann", "cid")
+            await s.armed()
+            redis.zadd(keys.push(keys.partition("cid")), {"cid": 1})
+        await support.eventually(lambda: [notice["user"] for notice in s.hook.notices] == ["bob", "cid"])
+        await support.eventually(lambda: s.deadline("cid") is None)
+        assert s.deadline("bob") is not None
+        stop.set()
+        s.hook.released.set()
+        await run
+        assert await s.waits() == {}
+
+
+@pytest.mark.parametrize(("status", "asked", "wait_s"), [(429, "120", 120), (503, "600", 600), (503, "1", 2.5)])
+async def test_a_retry_waits_at_least_as_long_as_the_answer_asks(
+    valkey: EmbeddedValkey, status: int, asked: str, wait_s: float
+) -> None:
+    """Retry-After puts the user's next post off; a short one does not shorten the backoff."""
+    async with scene(valkey) as s:
+        s.hook.status, s.hook.retry_after = status, asked
+        now = s.at + LATER_MS
+        await s.webhooks.push("bob", now)
+        deadline = s.deadline()
+        assert deadline is not None
+        assert deadline >= now + 1000 * wait_s
+
+
+async def test_the_backlog_is_measured(valkey: EmbeddedValkey) -> None:
+    """Users who wait, over all partitions."""
+    async with scene(valkey) as s:
+        await s.webhooks.measure()
+        assert metrics.PUSH_BACKLOG._value.get() == 1
+
+
+async def test_who_left_is_told_of_what_she_could_see(valkey: EmbeddedValkey) -> None:
+    """A conversation that is gone, or whose log is, is settled: there is nothing to come and read."""
+    async with scene(valkey) as s:
+        s.conv = await s.group("ann", "bob")
+        await s.armed()
+        await s.conversations.remove_conversation(s.conv, "ann")
+        await s.webhooks.push("bob", s.at + LATER_MS)
+        assert [one["kind"] for one in s.hook.notices[0]["conversations"]] == ["direct"]
+        assert await s.waits() == {}

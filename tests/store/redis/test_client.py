@@ -1,0 +1,156 @@
+"""The client against a real server: calls, publishing, listeners, and the checks at start."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.contract.errors import FunctionError, StartupError, Unavailable
+from router.store.redis.client import Client, unfit
+from router.store.redis.functions import Library
+from tests import support
+from tests.store.conftest import LIBRARY
+
+pytestmark = pytest.mark.usefixtures("either_loop")
+
+
+@asynccontextmanager
+async def connected(url: str, library: Library = LIBRARY) -> AsyncIterator[Client]:
+    client = await Client.connect(url, library=library)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def test_functions_and_commands_answer_by_callback_and_by_await(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey.url) as client:
+        replies: list[object] = []
+        client.call("echo", (), ("x", 1), replies.append)
+        client.command("SET", "k", "v", reply=replies.append)
+        assert replies == []
+        assert await client.fcall("push", ("list",), (b"y",)) == 1
+        assert replies == [[b"x", b"1"], b"OK"]
+        assert await client.fetch("GET", "k") == b"v"
+        with pytest.raises(FunctionError, match="NOTFOUND"):
+            await client.fcall("refuse", (), ("NOTFOUND",))
+        assert client.statistics().functions == {"echo": 1, "push": 1, "refuse": 1}
+        assert client.statistics().hot.errors["NOTFOUND"] == 1
+
+
+async def test_a_waiter_that_gives_up_harms_nothing(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey.url) as client:
+        given_up = asyncio.ensure_future(client.fetch("PING"))
+        asyncio.get_running_loop().call_soon(given_up.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+        assert await client.fetch("ECHO", "x") == b"x"
+        assert client.statistics().hot.callback_errors == 0
+
+
+async def test_publishing_reaches_a_subscriber(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey.url) as client:
+        with valkey.client() as other, other.pubsub() as listener:
+            listener.ssubscribe("channel")
+            assert listener.get_sharded_message(timeout=5)["type"] == "ssubscribe"
+            client.publish("channel", b"payload")
+            await client.fetch("PING")
+            assert listener.get_sharded_message(timeout=5)["data"] == b"payload"
+
+
+async def test_a_client_says_whether_its_server_is_there(own_valkey: EmbeddedValkey) -> None:
+    """While it is not, calls are `Unavailable` at once."""
+    async with connected(own_valkey.url) as client:
+        assert client.available
+        own_valkey.kill()
+        await support.eventually(lambda: not client.available)
+        with pytest.raises(Unavailable):
+            await client.fetch("PING")
+        client.publish("channel", b"nobody waits for this")
+        own_valkey.start()
+        await support.eventually(lambda: client.available)
+        assert await client.fetch("PING") == b"PONG"
+
+
+async def test_the_library_is_there_after_connecting_and_two_may_load_at_once(valkey: EmbeddedValkey) -> None:
+    first, second = await asyncio.gather(*(Client.connect(valkey.url, library=LIBRARY) for _ in range(2)))
+    with valkey.client() as client:
+        assert len(client.function_list()) == 1
+    assert await first.fcall("echo", (), ("x",)) == [b"x"]
+    assert await second.fcall("echo", (), ("x",)) == [b"x"]
+    assert first.statistics().hot.loads == second.statistics().hot.loads == 0
+    await first.close()
+    await second.close()
+
+
+async def test_functions_that_do_not_compile_stop_the_start(valkey: EmbeddedValkey) -> None:
+    with pytest.raises(StartupError, match="does not take our functions"):
+        await Client.connect(valkey.url, library=Library("1", b"#!lua name=linnet_1\nthis is no Lua"))
+
+
+async def test_a_server_without_memory_does_not_stop_the_start(valkey: EmbeddedValkey) -> None:
+    """Its functions may have been loaded long ago, and those that free memory must run."""
+    async with connected(valkey.url):
+        pass
+    with valkey.client() as other:
+        other.config_set("maxmemory", 1)
+        try:
+            async with connected(valkey.url) as client:
+                assert await client.fetch("PING") == b"PONG"
+                with pytest.raises(Unavailable):
+                    await client.fetch("SET", "x", "1")
+        finally:
+            other.config_set("maxmemory", 0)
+
+
+async def test_a_mode_that_is_not_there_yet_is_refused(valkey: EmbeddedValkey) -> None:
+    with pytest.raises(StartupError, match="LINNET_REDIS_MODE"):
+        await Client.connect(valkey.url, "cluster")
+
+
+async def test_sentinels_in_another_mode_are_refused() -> None:
+    with pytest.raises(StartupError, match="set LINNET_REDIS_MODE=sentinel"):
+        await Client.connect("redis+sentinel://127.0.0.1:1/main")
+
+
+async def test_fsync_is_checked(valkey: EmbeddedValkey) -> None:
+    """`appendfsync always` or no start with that durability; `memory` asks for less."""
+    async with connected(valkey.url) as client:
+        await client.check_server("fsync")
+        with valkey.client() as other:
+            other.config_set("appendfsync", "everysec")
+            with pytest.raises(StartupError, match="appendfsync always"):
+                await client.check_server("fsync")
+            await client.check_server("memory")
+            other.config_set("appendfsync", "always")
+
+
+async def test_a_server_that_hides_its_configuration_says_what_to_allow(own_valkey: EmbeddedValkey) -> None:
+    with own_valkey.client() as other:
+        other.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-config")
+        url = own_valkey.url.replace("://", "://app:pw@")
+        async with connected(url) as client:
+            with pytest.raises(StartupError, match="CONFIG GET"):
+                await client.check_server("fsync")
+            await client.check_server("memory")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, ""),
+        ({"redis_version": "7.0.15"}, ""),
+        ({"redis_version": "6.2.14"}, "too old"),
+        ({"cluster_enabled": "1"}, "cluster"),
+        ({"role": "slave"}, "replica"),
+        ({"maxmemory_policy": "allkeys-lru"}, "noeviction"),
+    ],
+)
+def test_what_makes_a_server_unfit(changes: dict[str, str], fault: str) -> None:
+    info = {"redis_version": "7.2.4", "cluster_enabled": "0", "role": "master", "maxmemory_policy": "noeviction"}
+    said = unfit(info | changes)
+    assert fault in said
+    assert bool(said) == bool(fault)
+    assert "\n" not in said

@@ -1,0 +1,228 @@
+"""Addresses, greetings and redials."""
+
+import asyncio
+import datetime
+import ipaddress
+import ssl
+from pathlib import Path
+from typing import cast
+from urllib.parse import quote
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from deploy.embedded import EmbeddedValkey
+from router.contract.errors import StartupError
+from router.store.redis import connection as link
+from router.store.redis.connection import BACKOFF_S, Address, Form, Part, address, backoff, pack
+from router.store.redis.pipeline import HotConnection
+from tests import support
+from tests.store.conftest import proxied
+from tests.store.redis.test_pipeline import Replies, connected, scripted
+
+pytestmark = pytest.mark.usefixtures("either_loop")
+
+
+@pytest.mark.parametrize("last", [(), ("x" * 200, 7, b"\r\n", "")])
+@pytest.mark.parametrize("given", [(b"",), (b"\r\n$1\r\n", b"a" * 300, b"z")])
+def test_a_form_packs_what_the_whole_command_would(last: tuple[Part, ...], given: tuple[bytes, ...]) -> None:
+    first = ("FCALL", "f", 1, "k\u00e9y", "")
+    form = Form(("k",), first, len(given), last)
+    assert form.packed(*given) == form.packed(*given) == pack((*first, *given, *last))
+
+
+def test_an_address_shows_no_secret() -> None:
+    where = address("redis://user:se%40cret@host:7000/3")
+    assert str(where) == repr(where) == "host:7000"
+    assert where.greeting == (("AUTH", "user", "se@cret"), ("SELECT", "3"), ("PING",))
+
+
+@pytest.mark.parametrize(
+    "url", ["http://x", "redis://:sec/ret@host", "rediss://h?ssl_ca_certs=/nonexistent", "redis://h?db=x"]
+)
+def test_a_url_that_cannot_be_used_is_told_in_one_line(url: str) -> None:
+    with pytest.raises(StartupError, match="LINNET_REDIS_URL") as error:
+        address(url)
+    assert "sec" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_the_backoff_grows_to_its_bound_with_jitter() -> None:
+    assert backoff(0) == 0
+    assert max(backoff(1) for _ in range(100)) <= BACKOFF_S[0]
+    many = [backoff(1000) for _ in range(200)]
+    assert max(many) <= BACKOFF_S[1]
+    assert max(many) - min(many) > BACKOFF_S[1] / 2
+
+
+class Told:
+    """Where sentinels say the primary is; after the first time they are asked, a greeting may take its time."""
+
+    def __init__(self, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.address = address(valkey.url)
+        self.asked = 0
+        self._monkeypatch = monkeypatch
+
+    async def primary(self) -> Address:
+        self.asked += 1
+        self._monkeypatch.setattr(link, "STALE_S", -1.0 if self.asked == 1 else 60.0)
+        return self.address
+
+
+async def test_who_greets_too_late_is_asked_for_again(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A primary that was stalled since sentinels named it may have been succeeded meanwhile."""
+    told = Told(valkey, monkeypatch)
+    connection = HotConnection(told, b"")
+    await connection.connect(10)
+    assert told.asked == 2
+    await connection.close()
+
+
+async def test_nobody_listens(tmp_path: Path) -> None:
+    (port,) = support.free_ports(1)
+    connection = HotConnection(address(f"redis://:secret@127.0.0.1:{port}"), b"")
+    with pytest.raises(StartupError, match=f"127.0.0.1:{port}") as error:
+        await connection.connect(2)
+    assert "secret" not in str(error.value)
+
+
+async def test_a_wrong_password_is_told_and_the_right_one_works(own_valkey: EmbeddedValkey) -> None:
+    with own_valkey.client() as client:
+        client.config_set("requirepass", "p:a/ss @word")
+    wrong = HotConnection(address(own_valkey.url.replace("://", "://:guess@")), b"")
+    with pytest.raises(StartupError, match="WRONGPASS"):
+        await wrong.connect(2)
+    async with connected(own_valkey.url.replace("://", f"://:{quote('p:a/ss @word', safe='')}@")) as connection:
+        replies = Replies()
+        connection.call(("PING",), replies)
+        assert list(await replies.until(1)) == [b"PONG"]
+
+
+async def test_a_unix_socket_and_a_database(tmp_path: Path) -> None:
+    server = EmbeddedValkey(tmp_path / "v")
+    server.start()
+    try:
+        async with connected(f"unix://{tmp_path}/v/valkey.sock?db=5") as connection:
+            replies = Replies()
+            connection.call(("CLIENT", "INFO"), replies)
+            (info,) = await replies.until(1)
+            assert b" db=5 " in cast(bytes, info)
+    finally:
+        server.kill()
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return folder / "cert.pem", folder / "key.pem"
+
+
+async def test_tls_is_spoken_and_the_certificate_checked(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """A server whose certificate the URL's CA signed is used; without that CA it is refused."""
+    cert, key = certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    async with proxied(valkey.url, context) as proxy:
+        async with connected(f"{proxy.url}?ssl_ca_certs={cert}") as connection:
+            replies = Replies()
+            connection.call(("ECHO", b"x" * 100_000), replies)
+            assert list(await replies.until(1)) == [b"x" * 100_000]
+        untrusting = HotConnection(address(proxy.url), b"")
+        with pytest.raises(StartupError, match="CERTIFICATE_VERIFY_FAILED"):
+            await untrusting.connect(2)
+
+
+async def test_a_server_that_accepts_and_says_nothing_is_given_up(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dialing has a deadline that covers the greeting; the next attempt finds the server well."""
+    monkeypatch.setattr("router.store.redis.connection.DIAL_S", 0.1)
+    async with proxied(valkey.url) as proxy:
+        proxy.swallow = True
+        connection = HotConnection(address(proxy.url), b"")
+        connecting = asyncio.ensure_future(connection.connect(15))
+        await support.eventually(lambda: proxy.accepted >= 3)
+        proxy.swallow = False
+        await connecting
+        await support.eventually(
+            lambda: sum(not task.done() for task in proxy.tasks) == 1
+        )  # no failed one is left open
+        await connection.close()
+
+
+async def test_a_link_that_keeps_dying_young_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that greets and hangs up is not dialed in a circle; a loss after a long life costs no wait."""
+
+    hangs_up = False
+
+    def answer(data: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"+PONG\r\n")
+        if hangs_up:
+            writer.close()
+
+    async with scripted(answer) as url, connected(url) as connection:
+        hangs_up = True
+        connection.drop("the first of many")
+        await support.eventually(lambda: connection.reconnects >= 4)
+        assert connection._failures >= 4
+        monkeypatch.setattr("router.store.redis.connection.YOUNG_S", -1.0)
+        await support.eventually(lambda: connection._failures == 0)
+
+
+async def test_a_dial_that_succeeds_as_its_time_runs_out_leaves_one_keeper(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two would dial two sockets, whose replies answered each other's calls."""
+    dials: list[asyncio.Timeout] = []
+    counts: list[int] = []
+    timeout = asyncio.timeout
+
+    def kept(delay: float | None) -> asyncio.Timeout:
+        made = timeout(delay)
+        if delay == link.DIAL_S:
+            dials.append(made)
+        return made
+
+    def count() -> None:
+        counts.append(sum("._keep " in repr(task.get_coro()) for task in asyncio.all_tasks()))
+
+    class Connection(HotConnection):
+        def opened(self) -> None:
+            super().opened()
+            if len(dials) == 1:
+                dials[0]._on_timeout()  # type: ignore[attr-defined]  # the loop's own call, in the turn we want it in
+
+        def closed(self, why: str) -> None:
+            super().closed(why)
+            asyncio.get_running_loop().call_soon(count)
+
+    monkeypatch.setattr(asyncio, "timeout", kept)
+    async with proxied(valkey.url) as proxy:
+        connection = Connection(address(proxy.url), b"")
+        await connection.connect(10)
+        assert (counts, proxy.accepted) == ([1], 2)
+        replies = Replies()
+        for n in range(10):
+            connection.call(("ECHO", n), replies)
+        assert list(await replies.until(10)) == [b"%d" % n for n in range(10)]
+        await connection.close()
