@@ -24,7 +24,7 @@ from gateway.drain import Drain
 from gateway.presence.lease import Lease
 from gateway.presence.watches import Watches
 from gateway.reconcile.audits import Audits
-from router.contract import keys, metrics
+from router.contract import metrics
 from router.contract.settings import Settings
 from router.contract.tokens import Verifier
 from router.process.jwks import fetcher
@@ -68,7 +68,7 @@ class Node:
         self.drain = Drain(self)
         self.bus = Bus(
             client,
-            keys.echo_channel(self.name),
+            client.channels.echo(self.name),
             self.subscriptions.received,
             self.subscriptions.lost,
             self.subscriptions.restored,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.delivery.hub import Hub, UserHub
 from gateway.delivery.session import Session
 from gateway.delivery.shared_frames import VARIANTS, control_frame
-from router.contract import keys, metrics, signals, stamp, wire
+from router.contract import metrics, signals, stamp, wire
 from router.contract.errors import LinnetError
 from router.contract.packing import MAX_INTEGER
 from router.store.conversations import Head, Page
@@ -45,6 +45,7 @@ class Subscriptions:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._names = node.client.channels
         self.hubs: dict[str, Hub] = {}
         self.users: dict[str, UserHub] = {}
         self._channels: dict[bytes, Hub | UserHub | None] = {}
@@ -56,7 +57,7 @@ class Subscriptions:
         """The hub of a group or channel; `ready(True)` once it is confirmed, `ready(False)` if it is gone."""
         hub = self.hubs.get(conversation)
         if hub is None:
-            channel = keys.conversation_channel(conversation)
+            channel = self._names.conversation(conversation)
             hub = self.hubs[conversation] = Hub(self._node, conversation, channel)
             self._channels[channel.encode()] = hub
             self._node.bus.subscribe([channel], partial(self._subscribed, hub))
@@ -70,7 +71,7 @@ class Subscriptions:
         """The hub of a user; `ready(True)` once its subscription is confirmed."""
         hub = self.users.get(user)
         if hub is None:
-            channel = keys.user_channel(user)
+            channel = self._names.user(user)
             hub = self.users[user] = UserHub(user, channel)
             self._channels[channel.encode()] = hub
             self._node.bus.subscribe([channel], partial(self._user_subscribed, hub))
@@ -93,12 +94,12 @@ class Subscriptions:
 
     def watch(self, user: str, ready: Ready) -> None:
         """Listens for changes of a user's presence."""
-        channel = keys.presence_channel(user)
+        channel = self._names.presence(user)
         self._channels[channel.encode()] = None
         self._node.bus.subscribe([channel], ready)
 
     def unwatch(self, user: str) -> None:
-        self._drop(keys.presence_channel(user))
+        self._drop(self._names.presence(user))
 
     def member_left(self, hub: Hub, user: str) -> None:
         """A user is no member any more: the sessions here leave the hub where they stand."""

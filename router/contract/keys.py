@@ -24,13 +24,18 @@ key                            type    what                                     
 {u<q>}:pushes:<user>           hash    conv -> waiting seq and when; attempts               arm / pushed
 {u<q>}:idem:<user>:<key>       string  what an Idempotency-Key stands for; expires          router / router
 linnet:gateways                hash    node -> lease row                                    gateways / both
-linnet:deployment              hash    partitions and format of this deployment             first start / every start
+linnet:deployment              hash    partitions, format, id, fingerprint (store/            first start / every start
+                                       deployment.py)
 
 channel                        who listens                    what
-{c<p>}:ch:<conv>               gateways with a member here    events; typing and receipts
-{u<q>}:ch:<user>               gateways with a session        direct events; joins, kicks, receipts of own devices
-{u<q>}:pr:<user>               gateways with a watcher        presence may have changed
-{c<p>}:echo:<node>             one gateway                    is this subscription alive?
+<bus>{c<p>}:ch:<conv>          gateways with a member here    events; typing and receipts
+<bus>{u<q>}:ch:<user>          gateways with a session        direct events; joins, kicks, receipts of own devices
+<bus>{u<q>}:pr:<user>          gateways with a watcher        presence may have changed
+<bus>{c<p>}:echo:<node>        one gateway                    is this subscription alive?
+
+A server has one set of channels for all its databases, so each channel name begins with `<bus>`: the id of the
+deployment and its database, `<id>.<database>:`. Deployments made by an earlier release have no `<bus>` until they are
+moved (`Channels`).
 """
 
 from __future__ import annotations
@@ -40,8 +45,12 @@ from secrets import token_urlsafe
 from typing import Final
 from zlib import crc32
 
+import msgspec
+
 PARTITIONS: Final = 256
-FORMAT: Final = 1
+PLAIN: Final = "1"  # formats of a deployment: channels without `<bus>`, as earlier releases have them,
+MOVING: Final = "1-2"  # events published with it and received on both,
+OWN: Final = "2"  # or only with it; earlier releases refuse to start on the last two
 IDEMPOTENCY_S: Final = 86_400
 GATEWAYS: Final = "linnet:gateways"
 DEPLOYMENT: Final = "linnet:deployment"
@@ -150,17 +159,34 @@ def idempotency(name: str, key_hash: str) -> str:
     return f"{_u(name)}:idem:{name}:{key_hash}"
 
 
-def conversation_channel(conv: str) -> str:
-    return f"{_c(conv)}:ch:{conv}"
+class Channels(msgspec.Struct, frozen=True):
+    """The channel names of one deployment: each begins with `bus`.
+
+    `also`: what the same channels begin with for nodes that publish in the other format while the deployment is moved;
+    None if there are no such nodes. A node subscribes to both and publishes to the first.
+    """
+
+    bus: str = ""
+    also: str | None = None
+
+    def conversation(self, conv: str) -> str:
+        return f"{self.bus}{_c(conv)}:ch:{conv}"
+
+    def user(self, name: str) -> str:
+        return f"{self.bus}{_u(name)}:ch:{name}"
+
+    def presence(self, name: str) -> str:
+        return f"{self.bus}{_u(name)}:pr:{name}"
+
+    def echo(self, node: str) -> str:
+        return f"{self.bus}{_c(node)}:echo:{node}"
 
 
-def user_channel(name: str) -> str:
-    return f"{_u(name)}:ch:{name}"
+def channels(form: str, bus: str) -> Channels:
+    """The channel names of a deployment of this format."""
+    return {PLAIN: Channels("", bus), MOVING: Channels(bus, "")}.get(form, Channels(bus))
 
 
-def presence_channel(name: str) -> str:
-    return f"{_u(name)}:pr:{name}"
-
-
-def echo_channel(node: str) -> str:
-    return f"{_c(node)}:echo:{node}"
+def renamed(channel: bytes, bus: bytes) -> bytes:
+    """The same channel with `bus` as the beginning of its name."""
+    return bus + channel[channel.index(b"{") :]

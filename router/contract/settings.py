@@ -39,6 +39,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_mode: Annotated[Literal["standalone", "sentinel", "cluster"], Meta(description="how Redis is laid out")] = (
         "standalone"
     )
+    deployment: Annotated[
+        str,
+        Meta(
+            pattern="^[A-Za-z0-9._-]{0,64}$",
+            description="name of this deployment, the same for all its processes; a process with another name does not"
+            " start on the same Redis database. Empty: a digest of JWT_SECRET, else of JWKS_URL",
+        ),
+    ] = ""
     durability: Annotated[
         Literal["memory", "fsync", "replicated"],
         Meta(

@@ -23,7 +23,7 @@ from router.contract.errors import StartupError, Unavailable
 from router.contract.settings import Settings, load
 from router.process import logs, serving
 from router.process.admin import Readiness, create_admin
-from router.store.accounts import Accounts
+from router.store.deployment import deployment_check
 from router.store.redis.client import Client
 
 FOREVER_S: Final = 1e9
@@ -110,7 +110,11 @@ async def patiently(ask: Callable[[], Awaitable[None]]) -> None:
 
 async def _check(client: Client, settings: Settings) -> None:
     await patiently(lambda: client.check_server(settings.durability, settings.replicas))
-    await patiently(Accounts(client).deployment_check)
+    await patiently(lambda: _join(client, settings))
+
+
+async def _join(client: Client, settings: Settings) -> None:
+    client.channels = await deployment_check(client, settings)
 
 
 def _settle_memory() -> None:

@@ -1,7 +1,7 @@
 """Who exists: accounts with a password, users that a token or a backend has made, and names that are gone for good.
 
-What lives here: the user hash, and the deployment's one-time settings. What never does: hashing or checking a
-password (the API does; here it is an opaque string).
+What lives here: the user hash. What never does: hashing or checking a password (the API does; here it is an opaque
+string).
 
 Invariants
 - A name is given out once. Deleting leaves a tombstone, and creating, ensuring, registering and delivering all see it.
@@ -16,12 +16,11 @@ from typing import Any, Final
 from msgspec import Struct
 
 from router.contract import keys, signals
-from router.contract.errors import FunctionError, RateLimited, StartupError, from_function
+from router.contract.errors import FunctionError, RateLimited, from_function
 from router.store.redis.client import Client
 
 GUESS_COST_US, GUESS_BURST_US = 12_000_000, 60_000_000
 PLACE_CHARACTERS: Final = 16
-_DEPLOYMENT: Final = {"partitions": str(keys.PARTITIONS), "format": str(keys.FORMAT)}
 
 
 class Place(Struct, frozen=True):
@@ -89,26 +88,14 @@ class Accounts:
                 keys.pushes(user),
                 keys.push(keys.partition(user)),
                 user,
-                keys.user_channel(user),
+                self._client.channels.user(user),
                 kicked,
-                keys.presence_channel(user),
+                self._client.channels.presence(user),
                 touched,
                 int(rows),
             ),
         )
         return [group.decode() for group in value]
-
-    async def deployment_check(self) -> None:
-        """`StartupError` if this Redis holds a deployment that was laid out otherwise; an empty one becomes ours."""
-        for name, value in _DEPLOYMENT.items():
-            await self._client.fetch("HSETNX", keys.DEPLOYMENT, name, value)
-        found = await self._client.fetch("HMGET", keys.DEPLOYMENT, *_DEPLOYMENT)
-        for (name, wanted), value in zip(_DEPLOYMENT.items(), found, strict=True):
-            if value is None or value.decode() != wanted:
-                raise StartupError(
-                    f"this Redis holds a deployment with {name} {(value or b'?').decode()}, we need {wanted}:"
-                    " give it another Redis (or database), or run the version that made this one"
-                )
 
     async def _fcall(self, function: str, names: tuple[str, ...], args: tuple[Any, ...]) -> Any:
         try:

@@ -28,6 +28,7 @@ import msgspec
 
 from router.contract import keys
 from router.contract.errors import BadCommand, LinnetError, NotFound, from_function
+from router.contract.keys import Channels
 from router.contract.packing import pack
 from router.contract.stamp import Tail, tail
 from router.store.redis.client import Client, Part
@@ -149,6 +150,7 @@ class Conversations:
     def __init__(self, client: Client, cap: int) -> None:
         self._client = client
         self._cap = cap
+        self._channels = client.channels
         self._form = lru_cache(maxsize=FORMS)(self._append_form)
 
     # -- writing
@@ -167,8 +169,8 @@ class Conversations:
 
     def _append_form(self, conv: str, user: str, device: str, action: Action) -> Form:
         """What all events of one device in one conversation tell `append` alike."""
-        where, channel = _places(conv)
-        parties = _parties(conv, user) if not channel and self.delivers else ()
+        where, channel = _places(self._channels, conv)
+        parties = _parties(self._channels, conv, user) if not channel and self.delivers else ()
         first = (conv, channel, self._cap, user, f"{user}/{device}", action)
         return self._client.form("append", where, first, 2, parties)
 
@@ -209,7 +211,7 @@ class Conversations:
             role = "r"
         once = _member_tail(conv, by, device, n, user, "remove" if action == "remove" else "add", role or "m")
         again = _member_tail(conv, by, device, n, user, "role", role or "m")
-        where, channel = _places(conv)
+        where, channel = _places(self._channels, conv)
         args = (conv, channel, self._cap, by, user, action, role or "", max_members)
         event = (once.first, once.rest, again.first, again.rest)
         change, role_now, *slots = await self._fcall("member", where, (*args, *event))
@@ -219,7 +221,7 @@ class Conversations:
         """Give a group or channel a title."""
         by = actor or ""
         event = tail("title", conv, by, device, n, {"title": pack(title)})
-        where, channel = _places(conv)
+        where, channel = _places(self._channels, conv)
         args = (conv, channel, self._cap, by, title, event.first, event.rest)
         return _appended(await self._fcall("title", where, args))
 
@@ -229,7 +231,7 @@ class Conversations:
 
     async def remove_conversation(self, conv: str, actor: str | None) -> int:
         """Take the conversation out of the world; answers the seq of that change. Every call is `NotFound` then."""
-        seq: int = await self._fcall("remove_conversation", _places(conv)[0], (conv, actor or ""))
+        seq: int = await self._fcall("remove_conversation", _keys(conv), (conv, actor or ""))
         return seq
 
     async def gone(self, conv: str) -> int:
@@ -238,7 +240,7 @@ class Conversations:
 
     def whisper(self, conv: str, user: str, payload: bytes, reply: Reply[int] | None = None) -> None:
         """Publish a signal on the conversation's channel for a present member; answers the conversation's size."""
-        args = (keys.conversation_channel(conv), user, payload)
+        args = (self._channels.conversation(conv), user, payload)
         then = _ignore if reply is None else partial(_answer, reply, int)
         self._client.call("whisper_group", (keys.conversation(conv),), args, then)
 
@@ -251,20 +253,20 @@ class Conversations:
     def range(self, conv: str, user: str | None, after: int, upto: int, limit: int, reply: Reply[Page]) -> None:
         """Events in (after, upto], as `user` sees them; None sees all."""
         args = (user or "", after, upto, limit, PAGE_BYTES)
-        self._client.call("range", _places(conv)[0][:2], args, partial(_answer, reply, _page))
+        self._client.call("range", _keys(conv)[:2], args, partial(_answer, reply, _page))
 
     def before(self, conv: str, user: str | None, before: int, limit: int, reply: Reply[Page]) -> None:
         """The last events below `before`."""
         args = (user or "", before, limit, PAGE_BYTES)
-        self._client.call("before", _places(conv)[0][:2], args, partial(_answer, reply, _page))
+        self._client.call("before", _keys(conv)[:2], args, partial(_answer, reply, _page))
 
     def place(self, conv: str, user: str, seq: int, reply: Reply[Place]) -> None:
         """Where a read mark of the user lands."""
-        self._client.call("place", _places(conv)[0][:2], (user, seq), partial(_answer, reply, _place))
+        self._client.call("place", _keys(conv)[:2], (user, seq), partial(_answer, reply, _place))
 
     def start(self, conv: str, user: str, read: int, reply: Reply[int]) -> None:
         """The cursor at which a device new to the server starts."""
-        self._client.call("start", _places(conv)[0][:2], (user, read, PAGE_BYTES), partial(_answer, reply, int))
+        self._client.call("start", _keys(conv)[:2], (user, read, PAGE_BYTES), partial(_answer, reply, int))
 
     def roles(self, conv: str, users: Sequence[str], reply: Reply[list[str]]) -> None:
         """The role char of each user, "" for who is no present member."""
@@ -356,22 +358,25 @@ _HEAD_FIELDS: Final = ("m", "ver", "floor", "routed", "kind", "title")
 
 
 @lru_cache(maxsize=1 << 14)
-def _places(conv: str) -> tuple[tuple[str, str, str], str]:
+def _keys(conv: str) -> tuple[str, str, str]:
+    """The keys of a conversation: its hash, its log, and the marks for routers of its partition."""
+    return keys.conversation(conv), keys.log(conv), keys.dirty(keys.partition(conv))
+
+
+def _places(channels: Channels, conv: str) -> tuple[tuple[str, str, str], str]:
     """The keys of a conversation, and the channel of its events: none for a direct one (`users.deliver` has those)."""
-    where = (keys.conversation(conv), keys.log(conv), keys.dirty(keys.partition(conv)))
-    return where, "" if conv.startswith(keys.DIRECT) else keys.conversation_channel(conv)
+    return _keys(conv), "" if conv.startswith(keys.DIRECT) else channels.conversation(conv)
 
 
-@lru_cache(maxsize=1 << 14)
-def _parties(conv: str, author: str) -> tuple[str, ...]:
+def _parties(channels: Channels, conv: str, author: str) -> tuple[str, ...]:
     """Both users of a direct conversation as `append` brings an event to them: the author, whose own it is, last."""
     first, second = keys.parties(conv)
     users = dict.fromkeys((second, first) if first == author else (first, second))
-    return tuple(part for user in users for part in _party(user, keys.other_party(conv, user)))
+    return tuple(part for user in users for part in _party(channels, user, keys.other_party(conv, user)))
 
 
-def _party(user: str, other: str) -> tuple[str, ...]:
-    return keys.user(user), keys.convs(user), keys.recent(user), keys.user_channel(user), other
+def _party(channels: Channels, user: str, other: str) -> tuple[str, ...]:
+    return keys.user(user), keys.convs(user), keys.recent(user), channels.user(user), other
 
 
 def _creation(

@@ -106,6 +106,7 @@ class Page(Struct, frozen=True):
 class Users:
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._channels = client.channels
 
     def sync(self, s: Sync, reply: Callable[[Synced | LinnetError], None]) -> None:
         """Register (or audit) a session and say what moved.
@@ -120,8 +121,8 @@ class Users:
             keys.convs(user),
             keys.groups(user),
             keys.cursor(user, ""),
-            keys.user_channel(user),
-            keys.presence_channel(user),
+            self._channels.user(user),
+            self._channels.presence(user),
             signals.encode(signals.Taken(s.device, s.session, s.instance)),
             signals.encode(signals.Touched(user)),
             CONNECT_COST_US,
@@ -183,7 +184,17 @@ class Users:
         self._client.call(
             "deliver",
             (keys.user(user),),
-            (keys.convs(user), keys.recent(user), keys.user_channel(user), conv, other, seq, count, event, int(author)),
+            (
+                keys.convs(user),
+                keys.recent(user),
+                self._channels.user(user),
+                conv,
+                other,
+                seq,
+                count,
+                event,
+                int(author),
+            ),
             partial(_truth, reply),
         )
 
@@ -199,7 +210,7 @@ class Users:
         self, user: str, conv: str, title: str, changed: int, read: int, read_count: int, *, joins: bool
     ) -> bool:
         moved = signals.encode(signals.Moved(conv))
-        where = (keys.convs(user), keys.recent(user), keys.groups(user), keys.user_channel(user))
+        where = (keys.convs(user), keys.recent(user), keys.groups(user), self._channels.user(user))
         what = (conv, changed, title, read, read_count) if joins else (conv, changed)
         return bool(await self._fcall("join" if joins else "leave", (keys.user(user),), (*where, moved, *what)))
 
@@ -243,7 +254,7 @@ class Users:
         self._client.call(
             "read",
             (keys.convs(user),),
-            (keys.recent(user), keys.user_channel(user), receipt, conv, seq, count),
+            (keys.recent(user), self._channels.user(user), receipt, conv, seq, count),
             partial(_truth, reply),
         )
 
@@ -267,7 +278,7 @@ class Users:
         self._client.call(
             "whisper_user",
             (keys.convs(to),),
-            (keys.user_channel(to), conv, payload),
+            (self._channels.user(to), conv, payload),
             partial(_truth, reply or _ignore),
         )
 
@@ -296,7 +307,7 @@ class Users:
         """End the sessions of a device, or of all, that have started by now, registered or still under way."""
         kicked = signals.encode(signals.Kick(device or ""))
         await self._fcall(
-            "kick", (keys.user(user),), (keys.devices(user), keys.user_channel(user), device or "", kicked)
+            "kick", (keys.user(user),), (keys.devices(user), self._channels.user(user), device or "", kicked)
         )
 
     def away(self, user: str, device: str, session: str, now: int, reply: Callable[[bool | LinnetError], None]) -> None:
@@ -305,7 +316,7 @@ class Users:
         self._client.call(
             "away",
             (keys.devices(user),),
-            (device, session, now, keys.presence_channel(user), touched),
+            (device, session, now, self._channels.presence(user), touched),
             partial(_truth, reply),
         )
 

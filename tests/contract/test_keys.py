@@ -14,10 +14,11 @@ from router.contract.wire import is_name
 
 GROUP = "g:0123456789012345678901"
 NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)
-CONVERSATION_KEYS = (keys.conversation, keys.log, keys.conversation_channel)
+CHANNELS = keys.Channels("0123456789ab.0:")
+CONVERSATION_KEYS = (keys.conversation, keys.log, CHANNELS.conversation)
 USER_KEYS: tuple[Callable[[str], str], ...] = (
-    keys.user, keys.convs, keys.recent, keys.groups, keys.devices, keys.pushes, keys.user_channel,
-    keys.presence_channel, lambda user: keys.cursor(user, "phone"), lambda user: keys.idempotency(user, "hash"),
+    keys.user, keys.convs, keys.recent, keys.groups, keys.devices, keys.pushes, CHANNELS.user,
+    CHANNELS.presence, lambda user: keys.cursor(user, "phone"), lambda user: keys.idempotency(user, "hash"),
 )  # fmt: skip
 
 
@@ -48,13 +49,13 @@ def test_no_two_things_share_a_key(users: list[str]) -> None:
     made = [of(user) for user in users for of in USER_KEYS]
     made += [keys.cursor(user, device) for user in users for device in users if device != "phone"]
     made += [of(conv) for conv in {keys.direct(users[0], user) for user in users} for of in CONVERSATION_KEYS]
-    made += [keys.echo_channel(user) for user in users]
+    made += [CHANNELS.echo(user) for user in users]
     assert len(set(made)) == len(made)
 
 
 def test_partitions_never_change() -> None:
     """Golden: another hash, or another number of partitions, would lose every conversation there is."""
-    assert (keys.PARTITIONS, keys.FORMAT) == (256, 1)
+    assert (keys.PARTITIONS, keys.PLAIN, keys.MOVING, keys.OWN) == (256, "1", "1-2", "2")
     assert [keys.partition(name) for name in ("ann", "bob", "d:ann:bob", GROUP)] == [115, 64, 115, 20]
     assert keys.log(GROUP) == "{c20}:log:g:0123456789012345678901"
     assert keys.cursor("ann", "phone") == "{u115}:cursor:ann:phone"
@@ -103,3 +104,22 @@ def test_nothing_else_is_a_conversation(conv: str) -> None:
 @pytest.mark.parametrize("name", ["{a}", "a}", "a{b", "a:b", "a b", "a\n", "", "a" * 65, "é", "a\0", "*", "a/b", "@a"])
 def test_nothing_else_is_a_name(name: str) -> None:
     assert not is_name(name)
+
+
+def test_channels_of_two_deployments_or_databases_differ() -> None:
+    """All databases of a server have one set of channels."""
+    buses = [keys.channels(keys.OWN, f"{ident}.{database}:") for ident in ("aa", "bb") for database in (0, 1)]
+    for of in ("conversation", "user", "presence", "echo"):
+        assert len({getattr(bus, of)("bob") for bus in buses}) == len(buses)
+
+
+@given(NAMES)
+def test_channels_of_a_deployment_that_is_moved_are_received_by_both_names(user: str) -> None:
+    """Each step of the move receives what the step before and the step after it publish."""
+    plain, moving, own = (keys.channels(form, "aa.0:") for form in (keys.PLAIN, keys.MOVING, keys.OWN))
+    assert plain.user(user) == f"{{u{keys.partition(user)}}}:ch:{user}"
+    for sender, receiver in ((plain, moving), (moving, plain), (moving, own), (own, moving), (plain, plain)):
+        published, wanted = sender.user(user).encode(), receiver.user(user).encode()
+        also = None if receiver.also is None else keys.renamed(wanted, receiver.also.encode())
+        assert published in (wanted, also)
+        assert keys.renamed(published, receiver.bus.encode()) == wanted

@@ -10,11 +10,14 @@ from typing import Any
 
 from router.contract import keys, stamp
 from router.contract.packing import pack
+from router.contract.settings import Settings
 from router.store.accounts import Accounts
 from router.store.answers import ask
 from router.store.conversations import Append, Appended, Conversations
+from router.store.deployment import deployment_check
 from router.store.redis.client import Client
 from router.store.users import Users
+from tests.support import JWT_SECRET
 
 COST_US, BURST_US = 5_000, 5_000_000
 
@@ -62,6 +65,7 @@ class Store:
 async def store(url: str) -> AsyncIterator[Store]:
     client = await Client.connect(url)
     try:
+        client.channels = await deployment_check(client, Settings(jwt_secret=JWT_SECRET))
         yield Store(client)
     finally:
         await client.close()

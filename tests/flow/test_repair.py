@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from router.store import conversations
+from router.contract.keys import Channels
 from tests import support
 from tests.flow.client import ChatClient
 from tests.flow.conftest import Start, System
@@ -21,10 +21,9 @@ BURST = 25
 @contextmanager
 def nobody_hears(world: Store) -> Iterator[None]:
     """What this store publishes meanwhile goes to channels that nobody listens to."""
-    real = conversations._places
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("router.contract.keys.user_channel", lambda name: f"nobody:{name}")
-        patch.setattr(conversations, "_places", lambda conv: (real(conv)[0], f"nobody:{conv}"))
+        for part in (world.users, world.conversations):
+            patch.setattr(part, "_channels", Channels("nobody:"))
         patch.setattr(world.conversations, "_form", world.conversations._append_form)  # past what it has packed before
         yield
 

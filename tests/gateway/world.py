@@ -306,7 +306,7 @@ class World:
         """Everything that was asked of Redis, and published there, has come: an echo of our own is back."""
         await self.redis.fetch("PING")
         heard = asyncio.get_running_loop().create_future()
-        channel = keys.presence_channel(f"nobody-{next(_n)}")
+        channel = keys.Channels().presence(f"nobody-{next(_n)}")
         self.node.bus.subscribe([channel], lambda _: heard.set_result(None))
         await heard
         await self.redis.fetch("PING")

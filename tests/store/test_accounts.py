@@ -6,7 +6,7 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, signals
-from router.contract.errors import Blocked, Conflict, NotFound, RateLimited, StartupError
+from router.contract.errors import Blocked, Conflict, NotFound, RateLimited
 from router.store.accounts import Accounts, Place
 from router.store.pushes import Pushes
 from router.store.users import Sync, Users
@@ -48,7 +48,7 @@ async def test_names_of_the_deleted_never_come_back(valkey: EmbeddedValkey) -> N
         await called(users.deliver, "ann", "d:ann:bob", "bob", 1, 1, b"\x80", False)
         await called(users.ack, "ann", "phone", "s", {"d:ann:bob": 1})
         await pushes.arm("ann", "d:ann:bob", 1, 0)
-        with Channel(valkey, keys.user_channel("ann")) as channel:
+        with Channel(valkey, keys.Channels().user("ann")) as channel:
             assert await accounts.delete("ann") == []
         assert signals.decode(channel.heard[0]) == signals.Kick("")
         assert await client.fetch("KEYS", "*ann*") == [keys.user("ann").encode()]
@@ -146,15 +146,3 @@ async def test_known_places_of_a_user_are_bounded(valkey: EmbeddedValkey) -> Non
         assert known == [name for i in range(39, 31, -1) for name in (f"t{i:015}", f"{i:016}")]
         fields = {name.decode() for name in await client.fetch("HKEYS", keys.user("ann"))}
         assert {name.removeprefix("guesses:") for name in fields if name.startswith("guesses:")} == set(known)
-
-
-async def test_a_deployment_keeps_its_layout(valkey: EmbeddedValkey) -> None:
-    """The first start writes it down; a start that needs another one is told so, and changes nothing."""
-    async with connected(valkey) as client:
-        accounts = Accounts(client)
-        await accounts.deployment_check()
-        await accounts.deployment_check()
-        await client.fetch("HSET", keys.DEPLOYMENT, "partitions", "128")
-        with pytest.raises(StartupError, match="partitions 128"):
-            await accounts.deployment_check()
-        assert await client.fetch("HGET", keys.DEPLOYMENT, "partitions") == b"128"

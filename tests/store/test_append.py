@@ -557,7 +557,7 @@ async def test_an_event_is_published_as_it_stands_in_the_log(valkey: EmbeddedVal
         conv, direct = await s.group(ann="o"), keys.direct("ann", "bob")
         await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
         with valkey.client() as other, other.pubsub() as listener:
-            listener.ssubscribe(keys.conversation_channel(conv), keys.conversation_channel(direct))
+            listener.ssubscribe(keys.Channels().conversation(conv), keys.Channels().conversation(direct))
             for _ in range(2):
                 assert listener.get_sharded_message(timeout=5)["type"] == "ssubscribe"
             await s.send(direct, "ann", 1)

@@ -27,7 +27,10 @@ def test_both_have_it_by_the_time_it_is_acked(valkey: EmbeddedValkey) -> None:
     async def main() -> None:
         async with store(valkey.url) as s:
             users = await opened(s)
-            with Channel(valkey, keys.user_channel("ann")) as ann, Channel(valkey, keys.user_channel("bob")) as bob:
+            with (
+                Channel(valkey, keys.Channels().user("ann")) as ann,
+                Channel(valkey, keys.Channels().user("bob")) as bob,
+            ):
                 answer = await s.send(CONV, "ann", 1)
                 assert (await s.send(CONV, "ann", 1)).duplicate
             (logged,) = await s.log(CONV)
@@ -59,7 +62,7 @@ def test_one_with_herself_comes_once(valkey: EmbeddedValkey) -> None:
         async with store(valkey.url) as s:
             await s.client.fetch("HSET", keys.user("ann"), "created", 1)
             await called(s.conversations.create_direct, "ann", "ann", COST_US, BURST_US)
-            with Channel(valkey, keys.user_channel("ann")) as ann:
+            with Channel(valkey, keys.Channels().user("ann")) as ann:
                 await s.send(keys.direct("ann", "ann"), "ann", 1)
             assert len(ann.heard) == 1
 
@@ -71,7 +74,7 @@ def test_nobody_hears_of_what_was_refused(valkey: EmbeddedValkey) -> None:
         async with store(valkey.url) as s:
             users = await opened(s)
             await s.conversations.block(CONV, "ann", True)
-            with Channel(valkey, keys.user_channel("bob")) as bob, pytest.raises(Blocked):
+            with Channel(valkey, keys.Channels().user("bob")) as bob, pytest.raises(Blocked):
                 await s.send(CONV, "ann", 1)
             assert bob.heard == []
             assert await users.row("bob", CONV) is None
@@ -86,7 +89,10 @@ def test_no_row_is_made_for_a_user_who_is_gone(valkey: EmbeddedValkey) -> None:
         async with store(valkey.url) as s:
             users = await opened(s)
             await s.client.fetch("DEL", keys.user("ann"), keys.user("bob"))
-            with Channel(valkey, keys.user_channel("ann")) as ann, Channel(valkey, keys.user_channel("bob")) as bob:
+            with (
+                Channel(valkey, keys.Channels().user("ann")) as ann,
+                Channel(valkey, keys.Channels().user("bob")) as bob,
+            ):
                 await s.send(CONV, "ann", 1)
             assert ann.heard == bob.heard == []
             for user in ("ann", "bob"):

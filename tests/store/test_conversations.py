@@ -550,7 +550,7 @@ async def test_whisper_is_heard_from_present_members_alone(valkey: EmbeddedValke
         conv = await s.group(ann="o", bob="m", cat="r")
         await s.conversations.member(conv, "bob", "bob", "remove")
         with valkey.client() as other, other.pubsub() as listener:
-            listener.ssubscribe(keys.conversation_channel(conv))
+            listener.ssubscribe(keys.Channels().conversation(conv))
             assert listener.get_sharded_message(timeout=5)["type"] == "ssubscribe"
             assert await called(s.conversations.whisper, conv, "cat", b"\x91\x01") == 2
             for user in ("bob", "eve"):

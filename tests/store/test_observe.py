@@ -44,13 +44,13 @@ async def test_a_bus_is_counted_beside_the_commands(valkey: EmbeddedValkey) -> N
     """Its reconnects are its own; a router has none."""
     async with AsyncExitStack() as stack:
         client = (await stack.enter_async_context(store(valkey.url))).client
-        bus = Bus(client, keys.echo_channel("test"), lambda _: None, lambda: None, lambda: None, lambda _: None)
+        bus = Bus(client, keys.Channels().echo("test"), lambda _: None, lambda: None, lambda: None, lambda _: None)
         stack.push_async_callback(bus.close)
         await bus.connect(5)
         observer, counted = RedisObserver(client, bus), metrics.REDIS_RECONNECTS.labels("bus")
         observer.observe()
         before = counted._value.get()
-        bus.subscribe([keys.user_channel("ann"), keys.user_channel("bob")])
+        bus.subscribe([keys.Channels().user("ann"), keys.Channels().user("bob")])
         bus.drop("a test")
         await support.eventually(lambda: bus.statistics().reconnects == 1 and bus.restored)
         observer.observe()
@@ -62,7 +62,7 @@ async def test_what_is_nobodys_answer_is_counted_all_the_same(valkey: EmbeddedVa
     """Callbacks that raise, on either connection; a library that was gone; a channel that was taken away."""
     kinds = ("callback", "no_library", "taken_away")
     client = await Client.connect(valkey.url)
-    bus = Bus(client, keys.echo_channel("test"), raises, lambda: None, lambda: None, lambda _: None)
+    bus = Bus(client, keys.Channels().echo("test"), raises, lambda: None, lambda: None, lambda _: None)
     try:
         await bus.connect(5)
         observer = RedisObserver(client, bus)
@@ -71,7 +71,7 @@ async def test_what_is_nobodys_answer_is_counted_all_the_same(valkey: EmbeddedVa
         client.command("PING", reply=raises)
         await client.fetch("FUNCTION", "FLUSH")
         await client.fcall("claim", (keys.dirty(0),), (0, 1, 1))
-        channel = keys.user_channel("ann")
+        channel = keys.Channels().user("ann")
         subscribed = asyncio.get_running_loop().create_future()
         bus.subscribe([channel], subscribed.set_result)
         assert await subscribed

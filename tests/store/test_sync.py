@@ -83,7 +83,7 @@ async def test_registering_twice_is_registering_once(valkey: EmbeddedValkey) -> 
     """A register that is repeated after a lost answer takes nothing from anybody."""
     async with connected(valkey) as client:
         users = Users(client)
-        with Channel(valkey, keys.user_channel("ann")) as channel:
+        with Channel(valkey, keys.Channels().user("ann")) as channel:
             await register(users, session("s", 10))
             assert (await register(users, session("s", 10))).status == "ok"
         assert channel.heard == []
@@ -95,8 +95,8 @@ async def test_the_session_that_is_replaced_hears_of_it(valkey: EmbeddedValkey) 
         users = Users(client)
         await register(users, session("s-1", 10, instance="tab"))
         with (
-            Channel(valkey, keys.user_channel("ann")) as user,
-            Channel(valkey, keys.presence_channel("ann")) as presence,
+            Channel(valkey, keys.Channels().user("ann")) as user,
+            Channel(valkey, keys.Channels().presence("ann")) as presence,
         ):
             await register(users, session("s-2", 20, instance="tab-2"))
         assert [signals.decode(payload) for payload in user.heard] == [signals.Taken("phone", "s-2", "tab-2")]
@@ -127,7 +127,7 @@ async def test_a_kick_ends_the_registered_session(valkey: EmbeddedValkey, device
         users = Users(client)
         ahead = session("s", at + 3_600_000)
         await register(users, ahead)
-        with Channel(valkey, keys.user_channel("ann")) as channel:
+        with Channel(valkey, keys.Channels().user("ann")) as channel:
             await users.kick("ann", device)
         assert [signals.decode(payload) for payload in channel.heard] == [signals.Kick(device or "")]
         assert (await audit(users, ahead)).status == "kicked"
@@ -179,7 +179,7 @@ async def test_a_seventeenth_device_evicts_the_oldest_if_all_are_online(valkey: 
         for who in devices:
             await register(users, who)
         await called(users.ack, "ann", "device-0", "s-0", {"d:ann:bob": 5})
-        with Channel(valkey, keys.user_channel("ann")) as channel:
+        with Channel(valkey, keys.Channels().user("ann")) as channel:
             assert (await register(users, session("s-16", 116, device="device-16"))).status == "crowded"
             assert (await audit(users, devices[0])).status == "ok"
             last = session("s-16", 116, device="device-16", living=("node-1",))

@@ -52,7 +52,7 @@ async def test_delivering_twice_raises_and_publishes_once(valkey: EmbeddedValkey
     """Sender's gateway and router both deliver; who comes second finds it done."""
     async with connected(valkey) as client:
         users = await users_of(client)
-        with Channel(valkey, keys.user_channel("ann")) as channel:
+        with Channel(valkey, keys.Channels().user("ann")) as channel:
             assert await deliver(users, 3, 2)
             at = await score(client, CONV)
             assert not await deliver(users, 3, 2)
@@ -65,7 +65,7 @@ async def test_an_event_that_its_successor_has_overtaken_is_not_published(valkey
     """The head does not go down; whoever is live has seen a hole and reads the log."""
     async with connected(valkey) as client:
         users = await users_of(client)
-        with Channel(valkey, keys.user_channel("ann")) as channel:
+        with Channel(valkey, keys.Channels().user("ann")) as channel:
             assert await deliver(users, 4)
             assert not await deliver(users, 3)
         assert len(channel.heard) == 1
@@ -93,7 +93,7 @@ async def test_nothing_is_delivered_to_who_does_not_exist(valkey: EmbeddedValkey
         users = await users_of(client, "ann", "bob")
         await deliver(users, 1)
         await Accounts(client).delete("ann")
-        with Channel(valkey, keys.user_channel("ann")) as channel:
+        with Channel(valkey, keys.Channels().user("ann")) as channel:
             assert not await deliver(users, 2)
             assert not await called(users.deliver, "nobody", "d:bob:nobody", "bob", 1, 1, EVENT, False)
         assert channel.heard == []
@@ -108,7 +108,7 @@ async def test_leaving_is_a_mark(valkey: EmbeddedValkey) -> None:
     """The row stays, with its title and read mark; the group is no longer among hers; her sessions are told."""
     async with connected(valkey) as client:
         users = await users_of(client)
-        with Channel(valkey, keys.user_channel("ann")) as channel:
+        with Channel(valkey, keys.Channels().user("ann")) as channel:
             assert await users.join("ann", GROUP, "Crew", 4, 3, 2)
             joined = await score(client, GROUP)
             assert await users.leave("ann", GROUP, 9)
@@ -198,7 +198,7 @@ async def test_reading_is_monotone(valkey: EmbeddedValkey) -> None:
         users = await users_of(client)
         await deliver(users, 9)
         before = await score(client, CONV)
-        with Channel(valkey, keys.user_channel("ann")) as channel:
+        with Channel(valkey, keys.Channels().user("ann")) as channel:
             assert [await called(users.read, "ann", CONV, seq, seq - 1) for seq in (4, 4, 3, 6)] == [1, 0, 0, 1]
         assert [signals.decode(payload) for payload in channel.heard] == [
             signals.Receipt(CONV, "ann", 4),
@@ -256,7 +256,7 @@ async def test_whispers_reach_who_has_the_conversation(valkey: EmbeddedValkey) -
         users = await users_of(client)
         await deliver(users, 1)
         typing = signals.encode(signals.Typing(CONV, "bob"))
-        with Channel(valkey, keys.user_channel("ann")) as channel:
+        with Channel(valkey, keys.Channels().user("ann")) as channel:
             assert await called(users.whisper, "ann", CONV, typing)
             assert not await called(users.whisper, "ann", "d:ann:zoe", typing)
             users.whisper("ann", CONV, typing)
@@ -290,7 +290,7 @@ async def test_only_its_own_session_ends_a_row(valkey: EmbeddedValkey) -> None:
         users = await users_of(client)
         await registered(users, "s-1", 10)
         await registered(users, "s-2", 20)
-        with Channel(valkey, keys.presence_channel("ann")) as channel:
+        with Channel(valkey, keys.Channels().presence("ann")) as channel:
             told: list[Any] = [await called(users.away, "ann", "phone", f"s-{i}", 99) for i in (1, 2, 2)]
         assert told == [False, True, False]
         assert [signals.decode(payload) for payload in channel.heard] == [signals.Touched("ann")]

@@ -26,6 +26,7 @@ from typing import Any, Final, Literal, TypeVar
 import msgspec
 
 from router.contract.errors import FunctionError, LinnetError, StartupError, Unavailable
+from router.contract.keys import Channels
 from router.store.redis.connection import Address, Form, Link, Part, Topology, address
 from router.store.redis.functions import Library, build
 from router.store.redis.pipeline import RETRY_S, HotConnection, HotStatistics, Reply
@@ -54,6 +55,7 @@ class Client:
     def __init__(self, topology: Topology, library: Library) -> None:
         self.topology = topology
         self.library = library
+        self.channels = Channels()  # replaced once the deployment is known, before any part is made of this client
         self._functions: Counter[str] = Counter()
         self._hot = HotConnection(topology, library.source)
         self.links: list[Link] = [self._hot]
@@ -101,6 +103,11 @@ class Client:
     def address(self) -> Address:
         """The server that calls go to."""
         return self._hot.address
+
+    @property
+    def database(self) -> int:
+        """The number of the database that keys are in; channels are shared by all databases of a server."""
+        return next((int(part[1]) for part in self.address.greeting if part[0] == "SELECT"), 0)
 
     @property
     def available(self) -> bool:

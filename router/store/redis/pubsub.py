@@ -22,6 +22,9 @@ Invariants
 - A connection that is mute (echoes come, confirmations do not) is noticed: if the oldest request makes no progress
   while `MUTE_ECHOES` echoes come, the connection ends.
 
+- Callers name a channel by one name. While a deployment is moved (`keys.Channels.also`) the bus subscribes to both
+  names of each, and gives messages of both by the caller's.
+
 Rejected: redis-py's PubSub (7 µs a message against 1.2, and a lost connection is silent); a future per channel;
 waiting for the confirmation of single channels (a map of 10,000 entries for what an order already says).
 """
@@ -40,6 +43,7 @@ import hiredis
 import msgspec
 
 from router.contract.errors import LinnetError
+from router.contract.keys import renamed
 from router.store.redis.client import Client
 from router.store.redis.connection import NOTHING, Link, pack
 
@@ -84,7 +88,7 @@ class _Request:
 
 
 class Bus(Link):
-    """`bus = Bus(client, keys.echo_channel(node), …)`, `await bus.connect(10)`, `await bus.close()`."""
+    """`bus = Bus(client, client.channels.echo(node), …)`, `await bus.connect(10)`, `await bus.close()`."""
 
     def __init__(
         self,
@@ -99,6 +103,9 @@ class Bus(Link):
         client.links.append(self)
         self._client = client
         self._echo = _bytes(echo)
+        # While a deployment is moved: how the names begin that callers use, and how those of the other format do.
+        self._bus, also = client.channels.bus.encode(), client.channels.also
+        self._also = None if also is None else also.encode()
         self._on_messages = on_messages
         self._on_lost = on_lost
         self._on_restored = on_restored
@@ -124,7 +131,7 @@ class Bus(Link):
 
     def subscribe(self, channels: Iterable[bytes | str], ready: Ready | None = None) -> None:
         """Want these channels; the caller names none twice without leaving it (but may, at no cost)."""
-        new = {_bytes(channel) for channel in channels} - self._wanted
+        new = self._named(channels) - self._wanted
         self._wanted |= new
         if not self.up:
             if ready is not None:
@@ -137,13 +144,18 @@ class Bus(Link):
         self._flush_soon()
 
     def unsubscribe(self, channels: Iterable[bytes | str]) -> None:
-        gone = {_bytes(channel) for channel in channels} & self._wanted
+        gone = self._named(channels) & self._wanted
         gone.discard(self._echo)
         self._wanted -= gone
         if self.up:
             self._leaving |= gone
             self._adding -= gone
             self._flush_soon()
+
+    def _named(self, channels: Iterable[bytes | str]) -> set[bytes]:
+        """These channels by all the names on which this deployment publishes."""
+        names = {_bytes(channel) for channel in channels}
+        return names if self._also is None else names | {renamed(name, self._also) for name in names}
 
     def statistics(self) -> BusStatistics:
         return BusStatistics(
@@ -210,7 +222,7 @@ class Bus(Link):
 
     def _channel_restored(self, channel: bytes, good: bool) -> None:
         if good:  # else the restore of all covers it
-            self._on_channel_restored(channel)
+            self._on_channel_restored(channel if self._also is None else renamed(channel, self._bus))
 
     def _answer(self, waiters: Sequence[Ready], good: bool) -> None:
         for ready in waiters:
@@ -276,6 +288,8 @@ class Bus(Link):
         if batch:
             self.messages += len(batch)
             self.batches += 1
+            if self._also is not None:
+                batch = [(renamed(channel, self._bus), payload) for channel, payload in batch]
             self._guard(partial(self._on_messages, batch))
 
     # -- is it deaf?

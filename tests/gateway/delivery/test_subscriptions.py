@@ -13,9 +13,11 @@ from router.contract import keys, metrics, signals
 from tests import support
 from tests.gateway.world import World, token, world
 
+NAMES = keys.Channels()
+
 
 def channels(of: World) -> set[str]:
-    return {channel.decode() for channel in of.node.bus._wanted} - {keys.echo_channel(of.node.name)}
+    return {channel.decode() for channel in of.node.bus._wanted} - {keys.Channels().echo(of.node.name)}
 
 
 async def test_a_channel_is_listened_to_while_somebody_here_needs_it(valkey: EmbeddedValkey) -> None:
@@ -25,12 +27,12 @@ async def test_a_channel_is_listened_to_while_somebody_here_needs_it(valkey: Emb
         await of.say("ann", await of.direct("ann", "bob"))
         ann = await of.client("ann").connected()
         phone, laptop = await of.client("bob").connected(), await of.client("bob", "laptop").connected()
-        both = {keys.user_channel("ann"), keys.user_channel("bob"), keys.conversation_channel(group)}
+        both = {keys.Channels().user("ann"), keys.Channels().user("bob"), keys.Channels().conversation(group)}
         assert channels(of) == both
         phone.end()
         assert channels(of) == both
         laptop.end()
-        assert channels(of) == both - {keys.user_channel("bob")}
+        assert channels(of) == both - {keys.Channels().user("bob")}
         ann.end()
         assert channels(of) == set()
         assert (of.node.subscriptions.hubs, of.node.subscriptions.users, of.node.subscriptions._channels) == (
@@ -171,10 +173,10 @@ async def test_a_single_channel_that_was_lost_is_looked_after(valkey: EmbeddedVa
             await of.say("ann", group, "in the group")
             await of.say("ann", direct, "direct")
             await of.settled()
-        of.node.subscriptions.channel_restored(keys.conversation_channel(group).encode())
+        of.node.subscriptions.channel_restored(keys.Channels().conversation(group).encode())
         await bob.event("message", body="in the group")
         assert bob.bodies(direct) == ["before"]
-        of.node.subscriptions.channel_restored(keys.user_channel("bob").encode())
+        of.node.subscriptions.channel_restored(keys.Channels().user("bob").encode())
         await bob.event("message", body="direct")
         of.node.subscriptions.channel_restored(b"a channel that nobody has any more")
 
@@ -212,7 +214,11 @@ async def test_a_signal_of_a_later_version_costs_nothing_else(valkey: EmbeddedVa
         bob.say("presence", users=["ann"], watch=True)
         await bob.event("presence")
         unknown = msgpack.packb(["later", 1, 2])
-        for channel in (keys.conversation_channel(group), keys.user_channel("bob"), keys.presence_channel("ann")):
+        for channel in (
+            keys.Channels().conversation(group),
+            keys.Channels().user("bob"),
+            keys.Channels().presence("ann"),
+        ):
             of.redis.publish(channel, unknown)
         await asyncio.gather(of.say("ann", group, "in the group"), of.say("ann", direct, "direct"))
         await bob.event("message", body="in the group")
@@ -237,7 +243,7 @@ async def test_payload_that_is_no_event_costs_nothing_else(valkey: EmbeddedValke
         of.node.bus._on_messages = received
         spoilt = [
             (channel.encode(), junk)
-            for channel in (keys.conversation_channel(group), keys.user_channel("bob"), keys.presence_channel("ann"))
+            for channel in (NAMES.conversation(group), NAMES.user("bob"), NAMES.presence("ann"))
         ]
         received([*spoilt, *(message for batch in batches for message in batch)])
         await bob.event("message", body="direct")
@@ -249,8 +255,8 @@ async def test_typing_in_a_group_reaches_everybody_else_in_both_codecs(valkey: E
     async with world(valkey) as of:
         group = await of.group("ann", "bob", "cid")
         ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
-        of.redis.publish(keys.conversation_channel(group), signals.encode(signals.Typing(group, "ann")))
-        of.redis.publish(keys.conversation_channel(group), signals.encode(signals.Receipt(group, "bob", 7)))
+        of.redis.publish(keys.Channels().conversation(group), signals.encode(signals.Typing(group, "ann")))
+        of.redis.publish(keys.Channels().conversation(group), signals.encode(signals.Receipt(group, "bob", 7)))
         await bob.event("typing", conversation=group)
         await ann.event("receipt", user="bob", read=7)
         assert (ann.of("typing"), bob.of("receipt")) == ([], [])

@@ -107,7 +107,7 @@ async def test_watches_go_with_their_session(valkey: EmbeddedValkey) -> None:
         for client in (ann, cid):
             await client.ask("presence", "presence", users=["bob"], watch=True)
         await ann.ask("presence", "presence", users=["dan"], watch=True)
-        channel = keys.presence_channel("bob").encode()
+        channel = keys.Channels().presence("bob").encode()
         assert of.node.watches.users.keys() == {"bob", "dan"}
         ann.end()
         assert of.node.watches.users.keys() == {"bob"}
@@ -141,7 +141,7 @@ async def test_hints_are_coalesced(valkey: EmbeddedValkey, monkeypatch: pytest.M
         monkeypatch.setattr(of.node, "later", lambda _, callback: later.append(callback))
         monkeypatch.setattr(of.node.presence, "devices", lambda users, reply: reads.append(users))
         for _ in range(50):
-            of.redis.publish(keys.presence_channel("bob"), signals.encode(signals.Touched("bob")))
+            of.redis.publish(keys.Channels().presence("bob"), signals.encode(signals.Touched("bob")))
             of.node.watches.touched("bob", "nobody")
         await of.settled()
         assert len(later) == 1

@@ -391,4 +391,4 @@ async def test_coming_into_a_group_and_leaving_it_again(valkey: EmbeddedValkey) 
         await of.remove(group, "bob")
         await bob.event("member", user="bob", action="remove")
         await of.settled()
-        assert keys.conversation_channel(group).encode() not in of.node.bus._wanted
+        assert keys.Channels().conversation(group).encode() not in of.node.bus._wanted

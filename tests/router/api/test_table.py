@@ -521,15 +521,15 @@ async def test_a_direct_event_reaches_both_users_channels(valkey: EmbeddedValkey
         await make_users(api, "ada", "bob")
         heard: dict[str, bytes] = {}
         async with redis.asyncio.Redis.from_url(valkey.url) as other, other.pubsub() as listener:
-            await listener.ssubscribe(keys.user_channel("ada"), keys.user_channel("bob"))
+            await listener.ssubscribe(keys.Channels().user("ada"), keys.Channels().user("bob"))
             await api.ok("POST", "/v1/messages", ADA, {"to": "@bob", "body": "hi"})
             while len(heard) < 2:
                 said = await listener.get_message(ignore_subscribe_messages=True, timeout=5)
                 if said and said["type"] == "smessage":
                     heard[said["channel"].decode()] = said["data"]
-        assert set(heard) == {keys.user_channel("ada"), keys.user_channel("bob")}
+        assert set(heard) == {keys.Channels().user("ada"), keys.Channels().user("bob")}
         assert len(set(heard.values())) == 1
-        assert stamp.decode(heard[keys.user_channel("bob")])["body"] == "hi"
+        assert stamp.decode(heard[keys.Channels().user("bob")])["body"] == "hi"
 
 
 async def test_a_user_speaks_for_herself_and_a_backend_for_anybody(valkey: EmbeddedValkey) -> None:

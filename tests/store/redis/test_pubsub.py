@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 
 from deploy.embedded import EmbeddedValkey
+from router.contract.keys import Channels
 from router.store.redis import pubsub as bus_module
 from router.store.redis.client import Client
 from router.store.redis.connection import address
@@ -421,3 +422,27 @@ async def test_whatever_happens_the_server_has_what_is_wanted(valkey: EmbeddedVa
         assert len(answers) == asked
         assert bus.statistics().requests_in_flight == 0
         assert listener.told == ["lost", "restored"] * (len(listener.told) // 2)
+
+
+async def test_both_names_of_a_channel_are_received_while_a_deployment_is_moved(valkey: EmbeddedValkey) -> None:
+    """Callers see one name: in messages, when a channel is taken away and comes back, and when they leave it."""
+    client = await Client.connect(valkey.url, library=LIBRARY)
+    plain = client.channels = Channels("", "id.0:")
+    listener = Listener(client, valkey.url)
+    channel, other = plain.user("bob"), Channels("id.0:").user("bob")
+    try:
+        await listener.bus.connect(10)
+        assert await listener.subscribed(channel)
+        for name in (channel, other):
+            assert await listener.publish(name, f"on {name}") == 1
+        await listener.heard(f"on {other}".encode())
+        assert listener.messages == [(channel.encode(), f"on {name}".encode()) for name in (channel, other)]
+        listener.bus._taken_away(other.encode())
+        await support.eventually(lambda: listener.told == [f"channel {channel}"])
+        listener.bus.unsubscribe([channel])
+        assert await listener.subscribed(plain.user("ann"))
+        for name in (channel, other):
+            assert await listener.publish(name, "gone") == 0
+    finally:
+        await listener.bus.close()
+        await client.close()

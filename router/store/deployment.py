@@ -1,0 +1,66 @@
+"""Which deployment a Redis database holds, whether this process belongs to it, and the names of its channels.
+
+What lives here: the hash `keys.DEPLOYMENT`. What never does: whether the server can keep what is promised (`client`).
+
+Fields: `partitions` and `format` (how keys and channels are laid out), `id` (in every channel name), `fingerprint`
+(what makes processes one deployment: LINNET_DEPLOYMENT, else a digest of the token secret, else of the address of the
+key set). A process whose fingerprint differs stops: it belongs to another deployment. While the field is `rotating`,
+every fingerprint is accepted and none is written, so that a secret can be changed by a rolling restart.
+
+Invariants
+- The id is derived from the first fingerprint, so processes that start after the hash was lost agree with those that
+  still run. The channel names have the number of the database, too: a copy of a deployment in another database of the
+  same server, with its id, receives none of its events.
+- A deployment whose channels have no id (`keys.PLAIN`, `keys.MOVING`) is accepted in database 0 alone: channels are
+  shared by all databases of a server.
+"""
+
+from __future__ import annotations
+
+import hmac
+from hashlib import sha256
+from typing import Final
+
+from router.contract import keys
+from router.contract.errors import StartupError
+from router.contract.keys import Channels
+from router.contract.settings import Settings
+from router.store.redis.client import Client
+
+ROTATING: Final = "rotating"
+FORMATS: Final = (keys.PLAIN, keys.MOVING, keys.OWN)
+
+
+def fingerprint(settings: Settings) -> str:
+    """What all processes of one deployment have in common, and those of another have not; it contains no secret."""
+    if settings.deployment:
+        return f"name:{settings.deployment}"
+    secret = settings.jwt_secret or settings.jwks_url
+    return "key:" + hmac.new(secret.encode(), b"linnet deployment", sha256).hexdigest()[:32]
+
+
+async def deployment_check(client: Client, settings: Settings) -> Channels:
+    """The channel names of the deployment; `StartupError` if the database holds one that is not this process's."""
+    ours = fingerprint(settings)
+    fresh = sha256(ours.encode()).hexdigest()[:12]
+    values = await client.fcall("deployment", (keys.DEPLOYMENT,), (keys.PARTITIONS, keys.OWN, fresh, ours))
+    partitions, form, ident, theirs = (value.decode() for value in values)
+    where = f"database {client.database} of Redis at {client.address}"
+    if partitions != str(keys.PARTITIONS) or form not in FORMATS:
+        raise StartupError(
+            f"{where} holds a deployment with partitions {partitions} and format {form}, this version needs"
+            f" {keys.PARTITIONS} and one of {', '.join(FORMATS)}: use another Redis, or run the version that made it"
+        )
+    if form != keys.OWN and client.database != 0:
+        raise StartupError(
+            f"{where} holds a deployment of an earlier release, which would receive the events of deployments in the"
+            f" other databases of this server: stop all its processes, set the field `format` of `{keys.DEPLOYMENT}` to"
+            f" {keys.OWN}, and start them (deploy/README.md, Channels with an id)"
+        )
+    if theirs not in (ours, ROTATING):
+        raise StartupError(
+            f"{where} holds another deployment (its token secret, key set or LINNET_DEPLOYMENT differs from this"
+            " process's): use another database, or, if the secret was changed on purpose, see deploy/README.md,"
+            " Changing the token secret"
+        )
+    return keys.channels(form, f"{ident}.{client.database}:")

@@ -1,0 +1,126 @@
+"""Which deployment a database holds: who is refused, and what its channels are called."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from msgspec.structs import replace
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import keys
+from router.contract.errors import StartupError
+from router.contract.settings import Settings
+from router.store.deployment import ROTATING, deployment_check, fingerprint
+from router.store.redis.client import Client
+
+OURS = Settings(jwt_secret="a" * 32)
+OTHERS = Settings(jwt_secret="b" * 32)
+
+
+@asynccontextmanager
+async def connected(valkey: EmbeddedValkey, database: int = 0) -> AsyncIterator[Client]:
+    client = await Client.connect(f"{valkey.url}?db={database}")
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def made_by_an_earlier_release(client: Client) -> None:
+    await client.fetch("HSET", keys.DEPLOYMENT, "partitions", str(keys.PARTITIONS), "format", "1")
+
+
+async def test_processes_that_start_at_once_agree_on_the_channels(valkey: EmbeddedValkey) -> None:
+    """Also with those that start after the hash was lost: running processes keep the names they have."""
+    async with connected(valkey) as client:
+        names = await asyncio.gather(*(deployment_check(client, OURS) for _ in range(5)))
+        assert len(set(names)) == 1
+        assert names[0].also is None
+        assert names[0].bus.endswith(".0:")
+        await client.fetch("FLUSHALL")
+        assert await deployment_check(client, OURS) == names[0]
+
+
+async def test_deployments_in_two_databases_have_other_channels(valkey: EmbeddedValkey) -> None:
+    """Also if one is a copy of the other, the id included."""
+    async with connected(valkey) as first, connected(valkey, 1) as second:
+        assert (first.database, second.database) == (0, 1)
+        own = await deployment_check(first, OURS)
+        assert own.user("bob") != (await deployment_check(second, OTHERS)).user("bob")
+        await second.fetch("FLUSHDB")
+        await first.fetch("COPY", keys.DEPLOYMENT, keys.DEPLOYMENT, "DB", 1)
+        assert own.user("bob") != (await deployment_check(second, OURS)).user("bob")
+
+
+async def test_other_layout_is_refused(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        await deployment_check(client, OURS)
+        for field, value in (("partitions", "128"), ("format", "3")):
+            await client.fetch("HSET", keys.DEPLOYMENT, field, value)
+            with pytest.raises(StartupError, match=f"{field} {value}"):
+                await deployment_check(client, OURS)
+            assert await client.fetch("HGET", keys.DEPLOYMENT, field) == value.encode()
+            await client.fetch("DEL", keys.DEPLOYMENT)
+            await deployment_check(client, OURS)
+
+
+@pytest.mark.parametrize(
+    "other", [OTHERS, Settings(jwks_url="https://id.example/keys"), replace(OURS, deployment="staging")]
+)
+async def test_process_of_another_deployment_is_refused(valkey: EmbeddedValkey, other: Settings) -> None:
+    """One line, which has no secret in it, and nothing is changed."""
+    async with connected(valkey) as client:
+        names = await deployment_check(client, OURS)
+        with pytest.raises(StartupError, match="another deployment") as refused:
+            await deployment_check(client, other)
+        assert "\n" not in str(refused.value)
+        assert other.jwt_secret not in str(refused.value) or not other.jwt_secret
+        assert await client.fetch("HGET", keys.DEPLOYMENT, "fingerprint") == fingerprint(OURS).encode()
+        assert await deployment_check(client, OURS) == names
+
+
+async def test_named_deployment_accepts_a_new_secret(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        names = await deployment_check(client, replace(OURS, deployment="chat"))
+        assert await deployment_check(client, replace(OTHERS, deployment="chat")) == names
+
+
+async def test_secret_is_changed_by_a_rolling_restart(valkey: EmbeddedValkey) -> None:
+    """As deploy/README.md has it: old and new processes start meanwhile, then only those with the new secret."""
+    async with connected(valkey) as client:
+        names = await deployment_check(client, OURS)
+        await client.fetch("HSET", keys.DEPLOYMENT, "fingerprint", ROTATING)
+        for settings in (OTHERS, OURS, OTHERS):
+            assert await deployment_check(client, settings) == names
+        await client.fetch("HDEL", keys.DEPLOYMENT, "fingerprint")
+        assert await deployment_check(client, OTHERS) == names
+        with pytest.raises(StartupError, match="another deployment"):
+            await deployment_check(client, OURS)
+
+
+async def test_deployment_of_an_earlier_release_keeps_its_channels_until_moved(valkey: EmbeddedValkey) -> None:
+    """Nodes of both releases run side by side: the new ones publish where the old ones receive."""
+    async with connected(valkey) as client:
+        await made_by_an_earlier_release(client)
+        plain = await deployment_check(client, OURS)
+        assert plain.bus == ""
+        assert await client.fetch("HGET", keys.DEPLOYMENT, "format") == b"1"
+        await client.fetch("HSET", keys.DEPLOYMENT, "format", keys.MOVING)
+        moving = await deployment_check(client, OURS)
+        await client.fetch("HSET", keys.DEPLOYMENT, "format", keys.OWN)
+        own = await deployment_check(client, OURS)
+        assert (moving.bus, moving.also) == (plain.also, plain.bus)
+        assert (own.bus, own.also) == (moving.bus, None)
+
+
+@pytest.mark.parametrize("form", [keys.PLAIN, keys.MOVING])
+async def test_channels_without_id_are_refused_in_other_databases(valkey: EmbeddedValkey, form: str) -> None:
+    """They would be those of database 0; a stopped deployment is moved in one step."""
+    async with connected(valkey, 1) as client:
+        await made_by_an_earlier_release(client)
+        await client.fetch("HSET", keys.DEPLOYMENT, "format", form)
+        with pytest.raises(StartupError, match="database 1"):
+            await deployment_check(client, OURS)
+        await client.fetch("HSET", keys.DEPLOYMENT, "format", keys.OWN)
+        assert (await deployment_check(client, OURS)).bus.endswith(".1:")
