@@ -27,7 +27,7 @@ from router.api import passwords
 from router.api import rate_limits as rates
 from router.api import table as api
 from router.api import types as api_types
-from router.contract import keys, packing, settings, tokens, wire
+from router.contract import keys, packing, settings, signals, tokens, wire
 from router.jobs import finisher, janitor, webhooks
 from router.jobs.rounds import CHUNK
 from router.process import bounded, http_client, jwks, spans
@@ -140,7 +140,7 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("members of a conversation", count(conversations.MAX_MEMBERS), "`conflict` (409)"),
         Limit("members named when a conversation is made", count(conversations.CREATE_LIMIT), "400"),
         Limit("title of a conversation, characters", count(longest(api_types.Title)), "400"),
-        Limit("members of a conversation with `receipt` events", count(commands.RECEIPT_MEMBERS), "no `receipt`"),
+        Limit("members of a conversation with `receipt` events", count(signals.RECEIPT_MEMBERS), "no `receipt`"),
         Limit("members of a group whose every message is pushed", count(finisher.PUSH_MEMBERS),
               "those named in `mentions` get pushes"),
         Limit("names read in `mentions`", count(finisher.MAX_MENTIONS), "the others get no push"),

@@ -24,6 +24,7 @@ from router.contract import errors, keys, metrics, signals, wire
 from router.contract.errors import BadCommand, Conflict, Internal, LinnetError, RateLimited
 from router.contract.integers import as_integer
 from router.contract.packing import MAX_BODY_BYTES, MAX_INTEGER
+from router.contract.signals import RECEIPT_MEMBERS
 from router.contract.tokens import Identity, UnknownKey
 from router.store.conversations import Page, Place
 
@@ -35,7 +36,6 @@ log = logging.getLogger("linnet.commands")
 # A command that is not a send costs a quarter of one; a flood that goes on while it is refused is cut off.
 LIGHT: Final = 0.25
 FLOOD_S: Final = 10.0
-RECEIPT_MEMBERS: Final = 32
 TYPING_EVERY_S: Final = 1.0
 MAX_PAGES: Final = 64
 PAGE_BYTES: Final = MAX_BODY_BYTES  # of a page of history, for one send of the rate; the first are free

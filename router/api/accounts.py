@@ -16,6 +16,7 @@ from router.api.call import Call, now_ms
 from router.api.conversations import change_member
 from router.api.types import (
     AccountMade,
+    Gateways,
     LoginAnswer,
     LoginRequest,
     NewAccount,
@@ -80,6 +81,11 @@ def _network(address: str) -> str:
         return str(ip_network((address, 64), strict=False)) if ":" in address else address
     except ValueError:  # a socket without an address
         return address
+
+
+async def get_gateways(call: Call, _: None) -> Gateways:
+    """Where to connect."""
+    return Gateways(await _gateways(call))
 
 
 async def _gateways(call: Call) -> list[str]:

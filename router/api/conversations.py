@@ -23,9 +23,11 @@ from router.api.types import (
     NewConversation,
     NewRole,
     NewTitle,
+    Reads,
 )
 from router.contract import keys
-from router.contract.errors import BadCommand, NotFound
+from router.contract.errors import BadCommand, Forbidden, NotFound
+from router.contract.signals import RECEIPT_MEMBERS
 from router.store.answers import ask
 from router.store.conversations import ROLE_NAMES, ROLES, Change, Description, Head, MemberAction
 from router.store.users import Row
@@ -157,6 +159,22 @@ async def list_members(call: Call, given: MemberQuery) -> MemberList:
     page = await call.services.conversations.members(call.conversation, call.actor, given.cursor)
     members = [Member(user, role_name(role)) for user, role in page.roles.items()]
     return MemberList(members, page.cursor != 0, page.cursor)
+
+
+async def get_reads(call: Call, _: None) -> Reads:
+    """How far each member has read: in direct conversations and groups of at most 32 members."""
+    services, conv = call.services, call.conversation
+    if (await services.conversations.describe(conv, call.actor)).size > RECEIPT_MEMBERS:
+        raise Forbidden(f"conversations of more than {RECEIPT_MEMBERS} members have no receipts")
+    users: set[str] = set()
+    cursor, more = 0, True
+    while more:
+        page = await services.conversations.members(conv, None, cursor)
+        users |= page.roles.keys()
+        cursor, more = page.cursor, page.cursor != 0
+    members = sorted(users)
+    rows = await asyncio.gather(*(services.users.row(user, conv) for user in members))
+    return Reads({user: row.read if row is not None else 0 for user, row in zip(members, rows, strict=True)})
 
 
 async def put_member(call: Call, given: NewRole) -> Membership:

@@ -81,6 +81,12 @@ class LoginAnswer(Struct, frozen=True):
     gateways: list[str]
 
 
+class Gateways(Struct, frozen=True):
+    """URLs of the live gateways, the least loaded first."""
+
+    gateways: list[str]
+
+
 class TokenRequest(Struct, frozen=True):
     user: Name
 
@@ -144,6 +150,12 @@ class ConversationList(Struct, frozen=True):
     conversations: list[ListedConversation]
     more: bool
     cursor: int
+
+
+class Reads(Struct, frozen=True):
+    """The seq up to which each present member has read."""
+
+    reads: dict[str, int]
 
 
 class NewTitle(Struct, frozen=True):

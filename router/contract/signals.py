@@ -6,7 +6,11 @@ A signal may be lost: whatever it announces also stands in Redis and is found by
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
+
+RECEIPT_MEMBERS: Final = 32  # a conversation with more has no receipts but for one's own devices
 
 
 class Signal(msgspec.Struct, array_like=True, frozen=True, tag_field="t"):

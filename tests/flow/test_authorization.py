@@ -177,6 +177,9 @@ ROWS: Final = (
     # who has left sees what she saw
     Row(f"GET {CONVERSATION}/events",         "200 200 200 200 200 404 401 401 200", f"{ROOM}/events"),
     Row(f"GET {CONVERSATION}/events",         "404 404 404 404 404 404 401 401 200", f"{OTHERS}/events"),
+    Row(f"GET {CONVERSATION}/reads",          "200 200 200 200 404 404 401 401 200", f"{ROOM}/reads"),
+    Row(f"GET {CONVERSATION}/reads",          "404 404 404 404 404 404 401 401 200", f"{OTHERS}/reads"),
+    Row("GET /v1/gateways",                   "200 200 200 200 200 200 401 401 200", "/v1/gateways"),
     Row("POST /v1/messages",                  "200 200 200 403 404 404 401 401 422", "/v1/messages", HI),
     Row("POST /v1/messages",                  "403 403 403 403 403 403 401 401 200", "/v1/messages",
         {**HI, "from": "<victim>"}),

@@ -922,3 +922,34 @@ async def test_a_conflict_of_an_n_says_why_and_which_n_is_usable(valkey: Embedde
         await api.ok("POST", "/v1/messages", ADA, {**given, "body": 1, "n": 50, "done": 40})
         assert await conflict(body=1, n=40) == {"reason": "answered", "next": 51}
         assert await conflict(body=2, n=50) == {"reason": "content"}
+
+
+# -- what a client asks after it was away
+
+
+async def test_reads_say_how_far_each_member_has_read(valkey: EmbeddedValkey) -> None:
+    """In direct conversations and small groups, to members alone."""
+    async with serve(valkey) as api:
+        await make_users(api)
+        group = await make_group(api, "bob")
+        for conv in (group, "d:ada:bob"):
+            sent = await api.ok("POST", "/v1/messages", ADA, {"to": conv if conv == group else "@bob", "body": 1})
+            await ask(api.services.users.read, "bob", conv, sent["seq"], 1)
+            reads = await api.ok("GET", f"/v1/conversations/{conv}/reads", ADA)
+            assert reads["reads"].keys() == {"ada", "bob"}
+            assert reads["reads"]["bob"] == sent["seq"]
+            assert await api.refused("GET", f"/v1/conversations/{conv}/reads", CY) == (404, "not_found")
+        for i in range(31):
+            member = f"/v1/conversations/{group}/members/m{i}"
+            await api.ok("PUT", member, SERVER, {"role": "member"})
+        assert await api.refused("GET", f"/v1/conversations/{group}/reads", ADA) == (403, "forbidden")
+
+
+async def test_gateways_are_listed_for_any_token(valkey: EmbeddedValkey) -> None:
+    """Live ones, least loaded first: a token of an outside provider came with no list."""
+    async with serve(valkey) as api:
+        presence, now = Presence(api.store), now_ms()
+        for node, load, at in (("g1", 5, now), ("g2", 1, now), ("g3", 0, now - LEASE_S * 1000)):
+            await ask(presence.renew, node, f"ws://{node}/ws", load, now, at)
+        assert await api.ok("GET", "/v1/gateways", ADA) == {"gateways": ["ws://g2/ws", "ws://g1/ws"]}
+        assert await api.refused("GET", "/v1/gateways", {}) == (401, "unauthorized")
