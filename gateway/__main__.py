@@ -12,6 +12,7 @@ import signal
 import uvicorn
 
 from gateway.app import create_app
+from gateway.drain import FINISH_S
 from gateway.node import Node
 from gateway.websocket.connection import WebSocketConnection
 from router.contract import metrics, wire
@@ -19,6 +20,7 @@ from router.contract.settings import VERSION
 from router.process import serving
 from router.process.admin import Readiness
 from router.process.run import FOREVER_S, Process, main, patiently
+from router.store.presence import LEASE_S
 from router.store.redis.client import Client
 
 
@@ -27,16 +29,23 @@ class Gateway:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        its = node.settings
+        self._joins_by = node.loop.time() + its.drain_accept_s + its.drain_window_s + FINISH_S + LEASE_S
+        self._joined = False
         frames = {"ws": WebSocketConnection, "ws_max_size": wire.MAX_FRAME_BYTES}
         self._server = uvicorn.Server(serving.public_config(create_app(node), node.settings, **frames))
 
     def readiness(self) -> Readiness:
-        """Ready once the lease is written. A Redis that fails later unreadies nobody: all would go at once."""
+        """Ready once the lease is written. A Redis that fails later unreadies nobody: all would go at once.
+
+        It joins once no other gateway drains, or after the time that a drain takes, and stays joined.
+        """
         if self._node.draining:
             return Readiness(False, "draining")
         if not self._node.lease.held:
             return Readiness(False, "no lease yet")
-        return Readiness(True, "ok")
+        self._joined = self._joined or self._node.lease.joins() or self._node.loop.time() >= self._joins_by
+        return Readiness(True, "ok" if self._joined else "ok, joins when no other gateway drains", self._joined)
 
     async def run(self, process: Process) -> None:
         """Serves until told to stop, then drains. A server that ends by itself ends the process: with nobody to take

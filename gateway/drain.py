@@ -57,6 +57,7 @@ class Drain:
         await self._wait(node.settings.drain_accept_s)
         stop_accepting()
         await self._close_all(node.settings.drain_window_s)
+        node.lease.renew(drained=True)  # a gateway that starts now need not wait for this one's lease to run out
         for _ in range(round(FINISH_S / STEP_S)):
             if not (node.sends.in_flight or node.client.busy):
                 break

@@ -119,12 +119,26 @@ class Lease:
         if isinstance(answer, Unavailable):
             self._away_later(who)
 
-    def renew(self) -> None:
-        """Once more for `LEASE_S`; a node that drains is alive and has no URL to be sent to."""
+    def joins(self) -> bool:
+        """Whether the leases have been read, and no other living gateway is draining."""
+        now_ms, name = self.now_ms(), self._node.name
+        others = (row for node, row in self.gateways.items() if node != name and row.lease_until > now_ms)
+        return name in self.gateways and not any(row.draining for row in others)
+
+    def renew(self, *, drained: bool = False) -> None:
+        """Once more for `LEASE_S`; a node that drains, or has drained, is alive and has no URL to be sent to."""
         node = self._node
         self._started = self._started or self.now_ms()
         url = "" if node.draining else node.url
-        node.presence.renew(node.name, url, len(node.sessions), self._started, self.now_ms(), self._renewed)
+        node.presence.renew(
+            node.name,
+            url,
+            len(node.sessions),
+            self._started,
+            self.now_ms(),
+            self._renewed,
+            draining=node.draining and not drained,
+        )
 
     def _renewed(self, error: LinnetError | None) -> None:
         self.held = self.held or error is None

@@ -28,12 +28,13 @@ LEASE_S: Final = 10
 
 
 class Gateway(Struct, frozen=True, array_like=True):
-    """A gateway's lease row; times in milliseconds since the epoch."""
+    """A gateway's lease row; times in milliseconds since the epoch. `draining`: it is sending its clients away."""
 
     url: str
     lease_until: int
     connections: int
     started: int
+    draining: bool = False
 
 
 class Device(Struct, frozen=True):
@@ -73,9 +74,11 @@ class Presence:
         started: int,
         now: int,
         reply: Callable[[LinnetError | None], None],
+        *,
+        draining: bool = False,
     ) -> None:
         """This gateway lives, for another `LEASE_S` from `now`."""
-        row = _encode(Gateway(url, now + LEASE_S * 1000, connections, started))
+        row = _encode(Gateway(url, now + LEASE_S * 1000, connections, started, draining))
         self._client.command(
             "HSET",
             keys.GATEWAYS,

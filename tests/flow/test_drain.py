@@ -142,6 +142,27 @@ async def test_second_signal_hurries(start: Start) -> None:
     assert await gateway.ended(30) == 0
 
 
+async def test_a_new_gateway_joins_only_when_the_last_one_has_drained(start: Start) -> None:
+    """An orchestrator that asks /joinz drains one gateway at a time; to balancers the new one is ready at once."""
+    system = await start(gateways=1, router=False, LINNET_DRAIN_ACCEPT_S="60")
+    first = system.gateways[0]
+    await joins(first)
+    first.send(signal.SIGTERM)
+    await unready(first)
+    successor = await system.gateway().ready()
+    assert (await support.http_get(successor.admin_port, "/joinz"))[0] == 503
+    first.send(signal.SIGTERM)
+    assert await first.ended(30) == 0
+    await joins(successor)
+
+
+async def joins(gateway: Process) -> None:
+    async def says_yes() -> bool:
+        return (await support.http_get(gateway.admin_port, "/joinz"))[0] == 200
+
+    await support.eventually(says_yes)
+
+
 async def unready(gateway: Process) -> None:
     async def says_no() -> bool:
         return (await support.http_get(gateway.admin_port, "/readyz"))[0] == 503

@@ -31,6 +31,17 @@ async def test_readiness_says_why_not() -> None:
         assert (answer.status_code, answer.text) == (200, "ok\n")
 
 
+async def test_a_ready_process_may_have_to_wait_before_it_joins() -> None:
+    """/joinz is what an orchestrator paces by; /readyz, by which balancers choose, does not wait."""
+    async with client(Readiness(True, "ok, but another gateway is draining", joins=False)) as admin:
+        assert (await admin.get("/readyz")).status_code == 200
+        answer = await admin.get("/joinz")
+        assert (answer.status_code, answer.text) == (503, "ok, but another gateway is draining\n")
+    for readiness, status in ((Readiness(True, "ok"), 200), (Readiness(False, "no lease yet"), 503)):
+        async with client(readiness) as admin:
+            assert (await admin.get("/joinz")).status_code == status
+
+
 async def test_metrics_are_of_the_moment_and_in_the_form_asked_for() -> None:
     """Gauges are set by the scrape itself; OpenMetrics where the scraper asks for it."""
     async with client(Readiness(True, "ok")) as admin:

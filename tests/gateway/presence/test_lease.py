@@ -54,14 +54,16 @@ class Dial:
         self.now += self.answer_takes
         return said
 
-    def row(self, name: str, until: float) -> None:
-        self.rows[name] = Gateway("", int(until * 1000), 0, 0)
+    def row(self, name: str, until: float, *, draining: bool = False) -> None:
+        self.rows[name] = Gateway("", int(until * 1000), 0, 0, draining)
 
-    def renew(self, name: str, url: str, connections: int, started: int, now: int, reply: Any) -> None:
+    def renew(
+        self, name: str, url: str, connections: int, started: int, now: int, reply: Any, *, draining: bool
+    ) -> None:
         if not self.down:
             self.renewed.append((url, self.now))
             self.started.add(started)
-            self.row(name, now / 1000 + LEASE_S)
+            self.row(name, now / 1000 + LEASE_S, draining=draining)
         reply(Unavailable() if self.down else None)
 
     async def gateways(self) -> dict[str, Gateway]:
@@ -121,6 +123,30 @@ def test_a_lease_that_could_not_be_written_is_not_held() -> None:
     dial.down = True
     dial.turn_to(140)
     assert dial.lease.held
+
+
+def test_a_gateway_joins_when_no_other_one_is_draining() -> None:
+    """Not before the leases were read; a dead gateway's row and its own drain hold up nothing."""
+    dial = Dial()
+    dial.row("leaving", 108, draining=True)
+    assert not dial.lease.joins()
+    dial.turn_to(101)
+    assert not dial.lease.joins()
+    dial.turn_to(109)
+    assert dial.lease.joins()
+    dial.row("leaving", 130, draining=True)
+    dial.turn_to(113)
+    assert not dial.lease.joins()
+    dial.row("leaving", 130, draining=False)  # it has drained, and its lease runs out
+    dial.turn_to(117)
+    assert dial.lease.joins()
+    dial.draining = True
+    dial.lease.renew()
+    assert dial.rows["self"].draining
+    dial.turn_to(121)
+    assert dial.lease.joins()
+    dial.lease.renew(drained=True)
+    assert not dial.rows["self"].draining
 
 
 def test_a_node_that_drains_lives_and_has_no_url_to_be_sent_to() -> None:
