@@ -138,6 +138,8 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("direct conversations that a user opens", rate(users.OPEN_COST_US / 1e6,
               users.OPEN_BURST_US / users.OPEN_COST_US), "`rate_limited`"),
         Limit("members of a conversation", count(conversations.MAX_MEMBERS), "`conflict` (409)"),
+        Limit("times that a user was in a group before and whose events stay readable", count(lua("member", "RANGES")),
+              "the events of the first ones are not found"),
         Limit("members named when a conversation is made", count(conversations.CREATE_LIMIT), "400"),
         Limit("title of a conversation, characters", count(longest(api_types.Title)), "400"),
         Limit("members of a conversation with `receipt` events", count(signals.RECEIPT_MEMBERS), "no `receipt`"),

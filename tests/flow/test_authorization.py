@@ -274,7 +274,7 @@ COMMANDS: Final = (
             {**ON, "seq": "<seq>", "body": 1}),
     Command("edit",     NO, {**ELSEWHERE, "seq": "<seq>", "body": 1}),
     Command("delete",   "ack       ack       read_only read_only not_found not_found", {**ON, "seq": "<seq>"}),
-    Command("delete",   "ack       ack       ack       read_only not_found not_found", {**ON, "seq": "<own>"}),
+    Command("delete",   "ack       ack       ack       ack       not_found not_found", {**ON, "seq": "<own>"}),
     Command("delete",   NO, {**ELSEWHERE, "seq": "<seq>"}),
     Command("react",    "ack       ack       ack       read_only not_found not_found",
             {**ON, "seq": "<seq>", "emoji": "+"}),

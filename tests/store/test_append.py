@@ -459,6 +459,27 @@ async def test_targets_must_be_messages_that_the_user_sees(valkey: EmbeddedValke
             await s.send(conv, "bob", 3, action="edit", target=edit.seq)
 
 
+async def test_own_messages_can_be_deleted_as_a_reader_and_across_a_block(valkey: EmbeddedValkey) -> None:
+    """By their author alone, and nothing else: no edit, no reaction, no message of anybody else."""
+    async with store(valkey.url) as s:
+        group = await s.group(ann="o", bob="m")
+        own, other = (await s.send(group, "bob", 1)).seq, (await s.send(group, "ann", 1)).seq
+        await s.conversations.member(group, "ann", "bob", "put", "r")
+        await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
+        direct = keys.direct("ann", "bob")
+        said, heard = (await s.send(direct, "bob", 1)).seq, (await s.send(direct, "ann", 1)).seq
+        await s.conversations.block(direct, "bob", True)
+        for conv, mine, theirs, refusal in ((group, own, other, ReadOnly), (direct, said, heard, Blocked)):
+            with pytest.raises(refusal):
+                await s.send(conv, "bob", 2, action="edit", target=mine)
+            with pytest.raises(ReadOnly):
+                await s.send(conv, "bob", 2, action="delete", target=theirs)
+            await s.send(conv, "bob", 2, action="delete", target=mine)
+            assert mine not in [entry["seq"] for entry in await s.log(conv)]
+            with pytest.raises(NotFound):
+                await s.send(conv, "bob", 3, action="delete", target=mine)
+
+
 async def test_delete_takes_its_target_out_of_the_log(valkey: EmbeddedValkey) -> None:
     """Once; the resend of the delete is acked, and of the message, too, though its time is no longer known."""
     async with store(valkey.url) as s:

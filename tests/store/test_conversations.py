@@ -457,7 +457,44 @@ async def test_members_see_what_happened_while_they_were_members(valkey: Embedde
                 await eve
         assert len((await called(read, conv, None, 0, MAX_INTEGER, 100)).events) == 10
         back = (await s.conversations.member(conv, "ann", "bob", "put")).seq
-        assert seqs(await called(read, conv, "bob", 0, MAX_INTEGER, 10)) == [back]
+        assert seqs(await called(read, conv, "bob", 0, MAX_INTEGER, 10)) == [joined, 5, 6, left, back]
+
+
+async def test_a_member_who_comes_back_sees_the_earlier_times_and_nothing_between(valkey: EmbeddedValkey) -> None:
+    """Forwards and backwards, in pages of any size; a new device begins there; own old messages can be edited."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o", bob="m")
+        member, read, before = s.conversations.member, s.conversations.range, s.conversations.before
+        visible = [(await s.send(conv, "bob")).seq]
+        hidden = []
+        for _ in range(3):
+            visible.append((await member(conv, "bob", "bob", "remove")).seq)
+            hidden.append((await s.send(conv, "ann")).seq)
+            visible.append((await member(conv, "ann", "bob", "put")).seq)
+            visible.append((await s.send(conv, "ann")).seq)
+        await member(conv, "ann", "bob", "put", "a")  # a new role changes nothing of it
+        visible.append(visible[-1] + 1)
+        for limit in range(1, len(visible) + 2):
+            forward, position, more = list[int](), 0, True
+            while more:
+                page = await called(read, conv, "bob", position, MAX_INTEGER, limit)
+                forward, position, more = forward + seqs(page), page.position, page.more
+            assert (forward, position) == (visible, visible[-1])
+            back, upto, more = list[int](), MAX_INTEGER, True
+            while more:
+                page = await called(before, conv, "bob", upto, limit)
+                back, upto, more = seqs(page) + back, page.position, page.more
+            assert back == visible
+        assert seqs(await called(read, conv, "bob", 0, hidden[1], 10)) == [seq for seq in visible if seq < hidden[1]]
+        assert await called(s.conversations.start, conv, "bob", 0) == 0
+        assert (await called(s.conversations.place, conv, "bob", MAX_INTEGER)).seq == visible[-1]
+        for target in hidden:
+            with pytest.raises(NotFound):
+                await s.send(conv, "bob", action="react", target=target)
+        await s.send(conv, "bob", action="edit", target=visible[0])
+        await s.send(conv, "bob", action="delete", target=visible[0])
+        await member(conv, "bob", "bob", "remove")
+        assert seqs(await called(read, conv, "bob", 0, visible[-1], 10)) == visible[1:]
 
 
 async def test_a_channels_history_is_open_to_its_readers(valkey: EmbeddedValkey) -> None:

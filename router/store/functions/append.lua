@@ -47,11 +47,20 @@ local function again(log, seq, id)
   return struct.pack(ANSWER, seq, 0, 0, entry and at_of(entry[2][2]) or 0, 1, id)
 end
 
+-- Whether the user of the member row (role, joined) sees this event.
+local function sees(key, user, joined, seq)
+  if seq >= joined then return true end
+  for _, time in ipairs(earlier(redis.call('HGET', key, 'h:' .. user))) do
+    if time[1] <= seq and seq <= time[2] then return true end
+  end
+  return false
+end
+
 -- Why this member may not edit, delete or react to the target; nil if she may.
 local function forbidden(k, action, target, user, role, joined)
   local entry = redis.call('XRANGE', k[2], target, target)[1]
   local author = entry and entry[2][4]
-  if not author or tonumber(target) < joined then return fail('NOTFOUND') end
+  if not author or not sees(k[1], user, joined, tonumber(target)) then return fail('NOTFOUND') end
   local may = author == user or action == 'react' or action == 'delete' and (role == 'o' or role == 'a')
   if not may then return fail('READONLY_', 'only its author may do that') end
   if action == 'edit' and redis.call('HSTRLEN', k[1], 'e:' .. target) >= 8 * EDITS then
@@ -120,8 +129,10 @@ local function append(k, a)
 
   local role, joined = membership(h[2])
   if not role or role == '-' then return fail('NOTFOUND') end
-  if role == 'r' then return fail('READONLY_', 'readers may not write here') end
-  if role == 'b' then return fail('BLOCKED') end
+  if action ~= 'delete' then       -- one's own messages can be deleted by readers, and with a block in between
+    if role == 'r' then return fail('READONLY_', 'readers may not write here') end
+    if role == 'b' then return fail('BLOCKED') end
+  end
   if action ~= 'message' then
     target = string.format('%.0f', target)
     local refusal = forbidden(k, action, target, user, role, joined)

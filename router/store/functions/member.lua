@@ -15,6 +15,7 @@
 
 local OWNERLESS = 'hand over ownership first'
 
+local RANGES = 64                  -- earlier times of a user that are kept; of more, the first are forgotten
 local RANK = {o = 4, a = 3, m = 2, r = 1}
 
 local function high(role) return role == 'o' or role == 'a' end
@@ -39,7 +40,7 @@ end
 
 local function member(k, a)
   local actor, user, action = a[4], a[5], a[6]
-  local h = redis.call('HMGET', k[1], 'm', 'kind', 'size', 'owners', 'ver', 'u:' .. user, 'u:' .. actor)
+  local h = redis.call('HMGET', k[1], 'm', 'kind', 'size', 'owners', 'ver', 'u:' .. user, 'u:' .. actor, 'h:' .. user)
   if not h[1] then return fail('NOTFOUND') end
   if actor ~= '' and action ~= 'join' and not present(h[7]) then return fail('NOTFOUND') end
   local kind, size, owners, row = h[2], tonumber(h[3]), tonumber(h[4]), 'u:' .. user
@@ -62,6 +63,10 @@ local function member(k, a)
   local last, count, cost, burst, wrote = struct.unpack(META, h[1])
   local w, err = enter(k[2], last, count, wrote, now_us(), 0, first, rest, nil)
   if not w then return err end
+  if change == 'add' and kind ~= 'c' and left and left > 0 then
+    local times = (h[8] or '') .. struct.pack('>I8I8', joined, left)
+    redis.call('HSET', k[1], 'h:' .. user, string.sub(times, -16 * RANGES))
+  end
   if change == 'add' then joined = kind == 'c' and 0 or w.seq end
   mark(k[3], a[1], w.at + COALESCE_MS)
   if kind == 'c' and action == 'put' and (not was or was == 'r') then

@@ -58,16 +58,30 @@ local function present(row)
   return row and string.sub(row, 1, 1) ~= '-'
 end
 
--- What a reader sees of a conversation: floor, first seq, last seq, and the fields asked for (from the fourth on);
--- nil if it is not for this user. User '' is the server and sees all.
+-- The earlier times of a user in a group, ascending, from `h:<user>`: pairs of first and last seq. A user who was added
+-- again sees what was visible before, and not what happened in between.
+local function earlier(packed)
+  local times = {}
+  for p = 1, #(packed or ''), 16 do
+    local first, last = struct.unpack('>I8I8', packed, p)
+    times[#times + 1] = {first, last}
+  end
+  return times
+end
+
+-- What a reader sees of a conversation: floor, first seq, last seq, the fields asked for (from the fifth on), and the
+-- ranges {first, last} of what is visible, ascending; nil if it is not for this user. User '' is the server and sees all.
 local function view(key, user, ...)
-  local h = redis.call('HMGET', key, 'm', 'floor', 'u:' .. user, ...)
+  local h = redis.call('HMGET', key, 'm', 'floor', 'u:' .. user, 'h:' .. user, ...)
   if not h[1] then return nil end
   local last = struct.unpack('>I8', h[1])
-  if user == '' then return tonumber(h[2] or 0), 0, last, h end
+  if user == '' then return tonumber(h[2] or 0), 0, last, h, {{0, last}} end
   local role, joined, left = membership(h[3])
   if not role then return nil end
-  return tonumber(h[2] or 0), joined, left > 0 and left or last, h
+  if left > 0 then last = left end
+  local visible = earlier(h[4])
+  visible[#visible + 1] = {joined, last}
+  return tonumber(h[2] or 0), visible[1][1], last, h, visible
 end
 
 -- What the log says stands behind `last`: a call that died between log and counters left an event nobody counted.
