@@ -399,6 +399,25 @@ async def test_a_direct_conversation_that_was_lost_begins_beyond_its_old_seqs(va
         assert seqs[1] > seqs[0] > 1 << 40
 
 
+@pytest.mark.parametrize("lost", ["FLUSHALL", "DEL", "DEL of the hash alone"])
+async def test_direct_conversation_lost_by_a_server_that_goes_on_uses_no_seq_twice(
+    valkey: EmbeddedValkey, lost: str
+) -> None:
+    """Its sender may be on a gateway that has not seen the seqs before; connected receivers have."""
+    conv = keys.direct("ann", "bob")
+    async with store(valkey.url) as s:
+        last = 0
+        for n in range(1, 4):
+            assert await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
+            first = await s.send(conv, "ann", 2 * n)
+            assert first.seq > last
+            last = (await s.send(conv, "ann", 2 * n + 1)).seq
+            assert last == first.seq + 1
+            gone = {"DEL": (keys.conversation(conv), keys.log(conv)), "FLUSHALL": ()}.get(lost)
+            command = ("DEL", keys.conversation(conv)) if gone is None else (lost, *gone)
+            await s.client.fetch(*command)
+
+
 # -- who may
 
 

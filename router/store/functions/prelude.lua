@@ -105,6 +105,8 @@ end
 -- was lost with the old one. Not to the time of this write but to when this server became what it is: an old primary goes
 -- on for a second beside its successor, and readers who heard it must not stand above the log that stays. `seen`, the
 -- highest that the caller knows of, may come from a client: one that no server's clock allows would leave no seqs.
+-- The first event of a direct conversation jumps to the time of this write: if its keys were lost while the server went
+-- on (FLUSHALL, DEL, an eviction), seqs from the server's time onwards were used by this server itself.
 --
 -- XADD comes before the counters and under pcall: a call that died between the two must not wedge the conversation, nor
 -- stand in the log twice when its sender tries again.
@@ -112,8 +114,9 @@ local function enter(log, last, count, wrote, us, seen, first, rest, author)
   local id, at, least, found = replid(us), math.floor(us / 1000), 0, nil
   if wrote ~= id then
     last, count = uncounted(log, last, count)
-    local seconds = math.floor(since / 1000000)
-    local jump = (seconds - E0) * PER_SECOND + math.floor((since - seconds * 1000000) * PER_SECOND / 1000000)
+    local from = wrote == FRESH and math.max(us, since) or since
+    local seconds = math.floor(from / 1000000)
+    local jump = (seconds - E0) * PER_SECOND + math.floor((from - seconds * 1000000) * PER_SECOND / 1000000)
     least = seen < jump + AHEAD and math.max(seen + 1, jump) or jump
   end
   for try = 1, 2 do
