@@ -34,6 +34,7 @@ from router.store.redis.client import Client
 
 CONNECTIONS: Final = 2048
 REQUESTS_S: Final = 5
+KEEP_ALIVE_S: Final = 90  # longer than balancers keep theirs (60 or 75 s), so that they never reuse one that we close
 STOP_S: Final = 8.0
 
 log = logging.getLogger("linnet.router")
@@ -50,6 +51,7 @@ async def work(process: Process, client: Client) -> None:
             settings,
             lifespan="on",
             timeout_graceful_shutdown=REQUESTS_S,
+            timeout_keep_alive=KEEP_ALIVE_S,
             limit_concurrency=CONNECTIONS,
         )
     )

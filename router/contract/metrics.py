@@ -77,6 +77,7 @@ KEPT = Counter("linnet_redis_kept", "Appends that waited for replicas, by result
 KEPT_SECONDS = Histogram("linnet_redis_kept_seconds", "Duration of a wait for replicas", buckets=_LATENCY)
 REDIS_MEMORY_RATIO = Gauge("linnet_redis_memory_ratio", "used_memory / maxmemory (0 without a limit)")
 
+ROUND_ERRORS = Counter("linnet_round_errors", "Entries of sweeps, audits and timers that raised, by part", ("part",))
 HTTP_REFUSED = Counter("linnet_http_refused", "HTTP requests that no application saw, by why", ("why",))
 
 # -- both: the identity provider, where there is one

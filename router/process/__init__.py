@@ -4,6 +4,7 @@ admin    /livez, /readyz, /metrics
 bounded  HTTP/1.1 that neither slowness nor endless heads can hold
 forwarded whose connection it is, behind proxies
 http_client bounded requests to a URL of the operator's
+isolate  a round's entries: one that raises costs itself only
 jwks     fetches the identity provider's keys
 logs     the log's two forms, and no secret in either
 loop     how late the event loop runs

@@ -3,15 +3,22 @@
 uvicorn's httptools protocol, which bounds an idle connection and nothing else. Added here, for both processes and all
 their ports:
 
-- a request's head must be complete HEAD_S after the connection was made or the answer before it was given, whatever
-  trickles in meanwhile: bytes of a head, empty lines, the rest of a body that nobody wants any more;
+- a request's head must be complete HEAD_S after the connection was made, or after the first byte behind the answer
+  before it, whatever trickles in meanwhile: bytes of a head, empty lines, the rest of a body that no longer matters;
+- between two requests a connection may be idle for uvicorn's `timeout_keep_alive`; while half of the connections that
+  the process accepts are open, for CROWDED_KEEP_ALIVE_S at most;
 - an answer must be taken within ANSWER_S once it has filled the write buffer, else the connection is reset (a smaller
   one lies with the kernel, and the socket is ours no longer once it was given);
 - what comes beside bodies (heads, trailers, the framing of chunks) is bounded by HEAD_BYTES a request, and one read;
 - at most PIPELINED requests wait behind the one that is being answered.
 
-A request's body, while the application asks for it, is the application's business. An upgraded connection is no longer
-ours: its head was complete, and `on_headers_complete` forgets it.
+A request's body, while the application asks for it, is the application's business.
+
+Invariants
+- A connection that was handed on to its WebSocket is in no deadline. It is handed on only if every request before the
+  upgrade is answered; an upgrade that is pipelined behind an open request is ignored (RFC 9110, 7.8), and the
+  connection ends with that request's answer.
+- An entry that raises in a sweep costs itself only: the sweep goes on, and its timer is armed again.
 
 Rejected: a timer per connection (a reconnect storm would pay for them; one sweep per deadline does); a 408 for a late
 head (who is that slow does not read it).
@@ -28,10 +35,13 @@ from weakref import WeakKeyDictionary
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from router.process.isolate import each
+
 HEAD_S: Final = 10.0
 ANSWER_S: Final = 60.0
 HEAD_BYTES: Final = 64 * 1024
 PIPELINED: Final = 16
+CROWDED_KEEP_ALIVE_S: Final = 5
 
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -63,12 +73,14 @@ class Deadline:
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time() - self._seconds
-        for connection in [owing for owing, since in self._since.items() if since <= due]:
-            self.stop(connection)
-            self._late(connection)
+        each("deadlines", self._expire, [owing for owing, since in self._since.items() if since <= due])
         self._armed = bool(self._since)
         if self._armed:
             loop.call_later(max(0.0, next(iter(self._since.values())) - due), self._sweep)
+
+    def _expire(self, connection: BoundedHttp) -> None:
+        self.stop(connection)
+        self._late(connection)
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -78,6 +90,8 @@ class BoundedHttp(HttpToolsProtocol):
         super().__init__(*given, **named)
         self._heads, self._answers = _deadlines()
         self._beside = 0  # bytes of this request that were no body
+        self._idle = False  # all requests are answered, and no byte has come since
+        self._ending = False  # an upgrade was ignored: the open answers are written, and no more is read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # streams only
         super().connection_made(transport)
@@ -89,9 +103,14 @@ class BoundedHttp(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._ending:
+            return
+        if self._idle:
+            self._idle = False
+            self._heads.start(self)
         if self._beside > HEAD_BYTES:
             self.transport.write(_TOO_LARGE)
-            self.transport.close()
+            self._close()
             return
         self._beside += len(data)
         super().data_received(data)
@@ -111,9 +130,48 @@ class BoundedHttp(HttpToolsProtocol):
         super().on_body(body)
 
     def on_response_complete(self) -> None:
-        if not self.pipeline:
+        if self.transport.is_closing():
             self._heads.start(self)
+        elif not self.pipeline:
+            self._idle = True
+            if self.limit_concurrency is not None and 2 * len(self.connections) >= self.limit_concurrency:
+                self.timeout_keep_alive = min(self.config.timeout_keep_alive, CROWDED_KEEP_ALIVE_S)
+            else:
+                self.timeout_keep_alive = self.config.timeout_keep_alive
         super().on_response_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._ending = True
+            self.cycle.keep_alive = False  # the last of those that are open; uvicorn closes behind its answer
+            return
+        self._heads.stop(self)
+        self._answers.stop(self)
+        super().handle_websocket_upgrade()
+
+    def _get_upgrade(self) -> bytes | None:
+        """The protocol to upgrade to, if `Connection` asks for it in any of its lines; uvicorn reads the last only."""
+        if b"upgrade" not in self._listed(b"connection"):
+            return None
+        offered = self._listed(b"upgrade")
+        return b"websocket" if b"websocket" in offered else b",".join(offered)
+
+    def _listed(self, name: bytes) -> list[bytes]:
+        """The elements of a header that is a list, over all its lines, in lower case."""
+        values = [value for header, value in self.headers if header == name]
+        return [element.strip().lower() for value in values for element in value.split(b",")]
+
+    def send_400_response(self, msg: str) -> None:
+        super().send_400_response(msg)
+        self._heads.start(self)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        """Close, and abort what is still open HEAD_S later: a peer that does not read never lets the close finish."""
+        self.transport.close()
+        self._heads.start(self)
 
     def pause_writing(self) -> None:
         self._answers.start(self)

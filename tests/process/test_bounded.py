@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any, ClassVar
 
 import pytest
 from starlette.applications import Starlette
@@ -13,10 +14,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.server import ServerState
 
+from router.contract import metrics
 from router.process import bounded, serving
 from tests.support import eventually
 
 LARGE = 32 << 20
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 async def large(_: Request) -> Response:
@@ -24,9 +27,9 @@ async def large(_: Request) -> Response:
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[tuple[int, ServerState]]:
-    """A server of one large answer: its port, and who is connected."""
-    config, state = serving.config(Starlette(routes=[Route("/", large)])), ServerState()
+async def served(answer: Endpoint = large, **options: Any) -> AsyncIterator[tuple[int, ServerState]]:
+    """A server of one answer, a large one: its port, and its connections."""
+    config, state = serving.config(Starlette(routes=[Route("/", answer)]), **options), ServerState()
     config.load()
     server = await asyncio.get_running_loop().create_server(
         lambda: bounded.BoundedHttp(config=config, server_state=state, app_state={}), "127.0.0.1", 0
@@ -82,3 +85,117 @@ async def test_a_connection_that_goes_on_asking_is_kept(monkeypatch: pytest.Monk
             await reader.readuntil(b"\r\n\r\nNot Found")
         writer.close()
         await eventually(lambda: not state.connections)
+
+
+GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+ASK_UPGRADE = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+class HandedOn(asyncio.Protocol):
+    """What an upgrade hands the connection on to; like the gateway's, it empties its predecessor."""
+
+    made: ClassVar[list[HandedOn]] = []
+
+    def __init__(self, **_: Any) -> None:
+        self.made.append(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        predecessor = transport.get_protocol()
+        asyncio.get_running_loop().call_soon(vars(predecessor).clear)
+
+
+async def small(_: Request) -> Response:
+    return Response(b"ok")
+
+
+async def test_an_upgrade_behind_an_open_request_leaves_the_deadlines_running(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """GET and upgrade in one segment: the GET is answered, the upgrade is ignored, and the connection ends. A silent
+    connection made after it still ends in time."""
+    monkeypatch.setattr(bounded, "HEAD_S", 0.5)
+    async with served(small, ws=HandedOn) as (port, state):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET + ASK_UPGRADE)
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        assert answer.count(b"HTTP/1.1 200") == 1
+        assert answer.endswith(b"ok")
+        writer.close()
+        silent, other = await asyncio.open_connection("127.0.0.1", port)
+        await eventually(lambda: len(state.connections) == 1)
+        async with asyncio.timeout(10):
+            assert await silent.read() == b""
+        other.close()
+
+
+async def test_a_connection_that_was_handed_on_is_in_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade while the answer before it still fills the write buffer: the sweep finds nothing of it."""
+    monkeypatch.setattr(bounded, "ANSWER_S", 0.5)
+    before = metrics.ROUND_ERRORS.labels("deadlines")._value.get()
+    async with served(ws=HandedOn) as (port, state):
+        HandedOn.made.clear()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(GET)
+        await reader.readuntil(b"\r\n\r\n")
+        connection: Any = next(iter(state.connections))
+        _, answers = bounded._deadlines()
+        await eventually(lambda: bool(connection.cycle.response_complete))
+        assert connection in answers
+        writer.write(ASK_UPGRADE)
+        await eventually(lambda: HandedOn.made)
+        assert connection not in answers
+        writer.transport.abort()
+    assert metrics.ROUND_ERRORS.labels("deadlines")._value.get() == before
+
+
+async def test_an_entry_that_raises_does_not_end_a_deadline() -> None:
+    """The others of the same sweep are late as ever, and so is a connection that starts after it."""
+    late: list[Any] = []
+
+    def act(connection: Any) -> None:
+        if connection == "broken":
+            raise RuntimeError("this one is broken")
+        late.append(connection)
+
+    deadline: Any = bounded.Deadline(0.05, act)
+    for connection in ("first", "broken", "second"):
+        deadline.start(connection)
+    await eventually(lambda: late == ["first", "second"])
+    deadline.start("third")
+    await eventually(lambda: late == ["first", "second", "third"])
+
+
+async def test_connection_headers_count_over_all_their_lines() -> None:
+    """A proxy may add a `Connection` line of its own before or behind the client's."""
+    for lines in (
+        b"Connection: Upgrade\r\nConnection: keep-alive\r\n",
+        b"Connection: keep-alive\r\nConnection: x, Upgrade\r\n",
+    ):
+        async with served(small, ws=HandedOn) as (port, _):
+            HandedOn.made.clear()
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n" + lines + b"Upgrade: websocket\r\n\r\n")
+            await eventually(lambda: HandedOn.made)
+            writer.transport.abort()
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(100, True), (2, False)])
+async def test_an_idle_connection_is_kept_unless_the_process_is_crowded(
+    monkeypatch: pytest.MonkeyPatch, limit: int, kept: bool
+) -> None:
+    """Longer than a head may take, for balancers keep theirs; while half of the places are taken, not for long."""
+    monkeypatch.setattr(bounded, "HEAD_S", 0.2)
+    monkeypatch.setattr(bounded, "CROWDED_KEEP_ALIVE_S", 0.2)
+    async with served(small, timeout_keep_alive=60, limit_concurrency=limit) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET)
+        await reader.readuntil(b"ok")
+        ended = asyncio.ensure_future(reader.read())
+        await asyncio.wait([ended], timeout=1.0)
+        assert ended.done() is not kept
+        if kept:
+            writer.write(b"GET / HT")  # the first byte of a head starts its deadline
+            async with asyncio.timeout(10):
+                assert await ended == b""
+        writer.close()
