@@ -20,6 +20,7 @@ from gateway.drain import FINISH_S
 from loadtest.__main__ import parser
 from router.__main__ import STOP_S
 from router.contract.settings import VERSION, Settings, host_port, load
+from router.store.presence import LEASE_S
 from tests.deploy.netpol import Peer, allowed, selects
 from tests.support import eventually
 
@@ -104,11 +105,11 @@ def test_ports_are_those_the_process_listens_on(name: str, component: str, tmp_p
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_a_gateway_has_time_to_drain(name: str, tmp_path: Path) -> None:
-    """preStop + accepting + window + answering what is under way + a margin end before the kill."""
+    """Accepting + window + answering what is under way + a margin end before the kill."""
     its = settings(name, "gateway", tmp_path)
     template = pod_of(name, "gateway")
-    pre_stop = container(template)["lifecycle"]["preStop"]["sleep"]["seconds"]
-    needed = pre_stop + its.drain_accept_s + its.drain_window_s + FINISH_S + MARGIN_S
+    assert "lifecycle" not in container(template), "a sleep before SIGTERM hides the drain from the successor"
+    needed = its.drain_accept_s + its.drain_window_s + FINISH_S + MARGIN_S
     assert needed <= template["spec"]["terminationGracePeriodSeconds"]
 
 
@@ -121,11 +122,14 @@ def test_a_router_has_time_to_stop(name: str) -> None:
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_a_rollout_waits_for_the_clients_of_the_last_pod(name: str, tmp_path: Path) -> None:
-    """A Deployment does not wait for pods that leave; minReadySeconds lets one drain end before the next begins."""
+    """A successor starts up once no other gateway drains; its probe has the time of a start and of a whole drain."""
     its = settings(name, "gateway", tmp_path)
     spec = one(name, "Deployment", "gateway")["spec"]
-    assert spec["minReadySeconds"] >= its.drain_accept_s + its.drain_window_s
-    assert spec["minReadySeconds"] < spec["progressDeadlineSeconds"]
+    probe = container(spec["template"])["startupProbe"]
+    assert probe["httpGet"] == {"path": "/joinz", "port": "admin"}
+    hold_s = its.drain_accept_s + its.drain_window_s + FINISH_S + LEASE_S
+    assert probe["failureThreshold"] * probe["periodSeconds"] >= 30 + hold_s
+    assert spec["minReadySeconds"] + 30 + hold_s < spec["progressDeadlineSeconds"]
     assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
 
 
@@ -209,11 +213,12 @@ def test_what_runs_is_this_version() -> None:
 
 
 def test_probes_ask_the_admin_port() -> None:
-    """Startup and liveness ask the event loop alone; only readiness may say no for other reasons."""
+    """Liveness asks the event loop alone; readiness, and a gateway's startup, may say no for other reasons."""
     for component in ("gateway", "router"):
         its = container(pod_of("prod", component))
         live = {"path": "/livez", "port": "admin"}
-        assert its["startupProbe"] == {"httpGet": live, "periodSeconds": 1, "failureThreshold": 30}
+        if component == "router":
+            assert its["startupProbe"] == {"httpGet": live, "periodSeconds": 1, "failureThreshold": 30}
         ready = {"path": "/readyz", "port": "admin"}
         assert its["readinessProbe"] == {"httpGet": ready, "periodSeconds": 5, "failureThreshold": 2}
         assert its["livenessProbe"] == {
