@@ -15,8 +15,9 @@ Role = Literal["owner", "admin", "member", "reader"]
 AccountName = Annotated[
     str,
     Meta(
-        pattern=wire.NAME_PATTERN.replace("^", r"^(?!\.{1,2}$)", 1),
-        description="A user's name but `.` and `..`, which URL libraries take for other places in a path.",
+        pattern=wire.NAME_PATTERN.replace("^", r"^(?!\.{1,2}$|[eE][xX][tT]--)", 1),
+        description="A user's name but `.` and `..`, which URL libraries take for other places in a path, and none that"
+        f" begins with `{wire.MAPPED}` (in any case), which is reserved for users of the identity provider.",
     ),
 ]
 Title = Annotated[str, Meta(max_length=256)]

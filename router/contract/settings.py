@@ -80,6 +80,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     jwks_url: Annotated[str, Meta(description="JWKS of an outside identity provider (RS256, ES256, EdDSA)")] = ""
     jwt_audience: Annotated[str, Meta(description="`aud` that tokens must bear; empty: not checked")] = ""
     jwt_issuer: Annotated[str, Meta(description="`iss` that tokens must bear; empty: not checked")] = ""
+    jwt_user_claim: Annotated[
+        str, Meta(min_length=1, max_length=256, description="claim of the provider's tokens that names the user")
+    ] = "sub"
     server_key: Annotated[str, Meta(description="bearer key of backends on the HTTP API, at least 32 bytes")] = ""
     origins: Annotated[
         str, Meta(description="browser origins that may connect, comma-separated; `*`: any; empty: same host only")
@@ -128,6 +131,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _SECRETS: Final = ("jwt_secret", "server_key", "webhook_secret")
+_OTHER_CLAIMS: Final = ("exp", "nbf", "iat", "aud", "iss", "jti")
 MIN_SECRET_BYTES: Final = 32
 
 
@@ -185,6 +189,8 @@ def _check(settings: Settings) -> None:
             raise StartupError(f"{PREFIX}{name.upper()}: a secret needs at least {MIN_SECRET_BYTES} bytes")
     if not settings.jwt_secret and not settings.jwks_url:
         raise StartupError(f"set {PREFIX}JWT_SECRET (HS256) or {PREFIX}JWKS_URL: without it no token can be checked")
+    if settings.jwt_user_claim in _OTHER_CLAIMS or not settings.jwt_user_claim.isprintable():
+        raise StartupError(f"{PREFIX}JWT_USER_CLAIM: expected a claim that names the user, as `sub`")
     if settings.accounts and not settings.jwt_secret:
         raise StartupError(f"login signs its tokens with {PREFIX}JWT_SECRET: set it, or {PREFIX}ACCOUNTS=false")
     if settings.webhook_url and not settings.webhook_secret:

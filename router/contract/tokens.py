@@ -1,9 +1,13 @@
 """Who a token speaks for: the keys of a process, and the one function that checks a token against them.
 
-A token is a JWT: `sub` names the user, `exp` is required. The key decides the algorithm, never the token's header: a
-header only picks among keys, and a key is used with its own algorithm alone. So there is no `none`, and no way to
-have an HMAC checked with a public key. Keys come from `LINNET_JWT_SECRET` (HS256) and from the provider's key set
-(`LINNET_JWKS_URL`: RS256, ES256, EdDSA; symmetric, private and short keys in it are skipped).
+A token is a JWT: `sub` names the user, `exp` is required. A token of the provider may name the user in another claim
+(`LINNET_JWT_USER_CLAIM`), by any text: what is no Linnet name becomes `MAPPED` and a hash of it, and no plain claim may
+begin like that, so no two claims are one user. A token of our own secret has a Linnet name in `sub`.
+
+The key decides the algorithm, never the token's header: a header only picks among keys, and a key is used with its own
+algorithm alone. So there is no `none`, and no way to have an HMAC checked with a public key. Keys come from
+`LINNET_JWT_SECRET` (HS256) and from the provider's key set (`LINNET_JWKS_URL`: RS256, ES256, EdDSA; symmetric, private
+and short keys in it are skipped).
 
 Pure: the time is passed in, and so is what fetches the key set. `Verifier` holds a process's keys and decides when to
 ask for the set again: when a token names a key it lacks, or the set is old, but never twice in `REFRESH_S`, whatever
@@ -36,9 +40,10 @@ from router.contract import metrics
 from router.contract.errors import TokenExpired, Unauthorized, Unavailable
 from router.contract.packing import MAX_INTEGER
 from router.contract.settings import Settings
-from router.contract.wire import Name
+from router.contract.wire import MAPPED, is_name
 
 MAX_TOKEN: Final = 8192
+MAPPED_DIGITS: Final = 40  # of SHA-256, in hexadecimal
 MAX_KEYS: Final = 32
 MIN_RSA_BITS: Final = 2048
 REFRESH_S: Final = 5.0
@@ -71,10 +76,11 @@ class Key(Struct, frozen=True):
 
 
 class Rules(Struct, frozen=True):
-    """What a token must say beside who and until when; an empty one is not checked."""
+    """What a token must contain beside user and expiry; an empty audience or issuer is not checked."""
 
     audience: str = ""
     issuer: str = ""
+    user_claim: str = "sub"  # of the provider's tokens
 
 
 class UnknownKey(Unauthorized):
@@ -88,11 +94,11 @@ class _Header(Struct, frozen=True):
 
 
 class _Claims(Struct, frozen=True):
-    sub: Name
     exp: Annotated[int, Meta(ge=0, le=MAX_INTEGER)] | Annotated[float, Meta(ge=0, le=MAX_INTEGER)]
     nbf: int | float = 0
     aud: str | list[str] = []
     iss: str = ""
+    sub: Any = None
 
 
 class _Set(Struct, frozen=True):
@@ -102,6 +108,7 @@ class _Set(Struct, frozen=True):
 _jws = PyJWS()
 _header = msgspec.json.Decoder(_Header).decode
 _claims = msgspec.json.Decoder(_Claims).decode
+_object = msgspec.json.Decoder(dict[str, Any]).decode
 _set = msgspec.json.Decoder(_Set).decode
 
 
@@ -140,27 +147,47 @@ def _public_key(jwk: dict[str, Any]) -> Key | None:
 
 def verify(token: str, keys: tuple[Key, ...], rules: Rules, now_ms: int) -> Identity:
     """Who the token speaks for at `now_ms`; else `Unauthorized`, `TokenExpired` or `UnknownKey`."""
-    claims = _authentic(token, keys, rules)
+    user, claims = _authentic(token, keys, rules)
     if claims.nbf * 1000 > now_ms + LEEWAY_MS:
         raise Unauthorized("the token is not valid yet")
     expires_at = int(claims.exp * 1000)
     if expires_at <= now_ms:
         raise TokenExpired("the token has expired")
-    return Identity(claims.sub, min(expires_at, MAX_INTEGER))
+    return Identity(user, min(expires_at, MAX_INTEGER))
 
 
-def _authentic(token: str, keys: tuple[Key, ...], rules: Rules) -> _Claims:
-    """The claims of a token that was issued for this deployment, whatever the time."""
-    claims = _read_claims(_signed(token, keys))
+def _authentic(token: str, keys: tuple[Key, ...], rules: Rules) -> tuple[str, _Claims]:
+    """User and claims of a token that was issued for this deployment, whatever the time."""
+    payload, key = _signed(token, keys)
+    claims = _read_claims(payload)
     if rules.issuer and claims.iss != rules.issuer:
         raise Unauthorized("the token is from another issuer")
     if rules.audience and rules.audience not in ([claims.aud] if isinstance(claims.aud, str) else claims.aud):
         raise Unauthorized("the token is for another audience")
-    return claims
+    if key.algorithm in _PROVIDERS:
+        subject = claims.sub if rules.user_claim == "sub" else _object(payload).get(rules.user_claim)
+        return _user_of(subject, rules.user_claim), claims
+    if not (isinstance(claims.sub, str) and is_name(claims.sub)):
+        raise Unauthorized("the token's claims: `sub` must be the name of a user")
+    return claims.sub, claims
 
 
-def _signed(token: str, keys: tuple[Key, ...]) -> bytes:
-    """The payload, once a key that fits the header has confirmed the signature."""
+def _user_of(subject: Any, claim: str) -> str:
+    """The user that a claim of the provider names."""
+    if not isinstance(subject, str) or not subject:
+        raise Unauthorized(f"the token's claims: `{claim}` must be a text that names the user")
+    if subject.lower().startswith(MAPPED):
+        raise Unauthorized(f"the token's claims: `{claim}` must not begin with the reserved {MAPPED}")
+    return subject if is_name(subject) else mapped(subject)
+
+
+def mapped(subject: str) -> str:
+    """The name of the user whose claim is no Linnet name."""
+    return MAPPED + sha256(subject.encode()).hexdigest()[:MAPPED_DIGITS]
+
+
+def _signed(token: str, keys: tuple[Key, ...]) -> tuple[bytes, Key]:
+    """The payload and its key, once a key that fits the header has confirmed the signature."""
     header = _read_header(token)
     fitting = [k for k in keys if k.algorithm == header.alg and (not k.kid or not header.kid or k.kid == header.kid)]
     for key in fitting:
@@ -168,7 +195,7 @@ def _signed(token: str, keys: tuple[Key, ...]) -> bytes:
             payload: bytes = _jws.decode(token, key.jwk, algorithms=[key.algorithm])
         except PyJWTError:
             continue
-        return payload
+        return payload, key
     # A new key of the provider may have confirmed it, unless the key that the header names is here.
     if header.alg in _PROVIDERS and not any(key.kid == header.kid != "" for key in fitting):
         raise UnknownKey("the token is not signed with a key that is known here")
@@ -218,7 +245,7 @@ class Verifier:
     def __init__(self, settings: Settings, fetch: Fetch | None = None, clock: Callable[[], float] = monotonic) -> None:
         self._own = (secret_key(settings.jwt_secret),) if settings.jwt_secret else ()
         self._keys = self._own
-        self._rules = Rules(settings.jwt_audience, settings.jwt_issuer)
+        self._rules = Rules(settings.jwt_audience, settings.jwt_issuer, settings.jwt_user_claim)
         self._fetch = fetch if settings.jwks_url else None
         self._clock = clock
         self._asked_at = self._fetched_at = NEVER
@@ -238,7 +265,7 @@ class Verifier:
 
         This proves that its holder was that user once, and gives no rights."""
         try:
-            return _authentic(token, self._keys, self._rules).sub
+            return _authentic(token, self._keys, self._rules)[0]
         except Unauthorized:
             return None
 

@@ -30,6 +30,7 @@ NAME_PATTERN: Final = r"^[A-Za-z0-9._-]{1,64}$(?!\n)"
 
 _name = re.compile(NAME_PATTERN)
 
+MAPPED: Final = "ext--"  # how the names of users begin whose claim at the identity provider is no name of ours
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="A user or device: 1-64 of A-Z a-z 0-9 . _ -")]
 ConversationId = Annotated[str, Meta(min_length=1, max_length=160, description="Made by the server, opaque.")]
 Target = Annotated[str, Meta(min_length=1, max_length=160, description="A conversation id, or @user.")]

@@ -1,6 +1,7 @@
 """Tokens: what is accepted, what is refused and as what, and how the provider's keys come and stay."""
 
 import asyncio
+import hashlib
 import hmac
 import json
 from base64 import urlsafe_b64encode
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
-from router.contract import tokens
+from router.contract import tokens, wire
 from router.contract.errors import TokenExpired, Unauthorized, Unavailable
 from router.contract.settings import Settings
 from router.contract.tokens import Identity, Key, Rules, UnknownKey, Verifier, issue, key_set, secret_key, verify
@@ -109,6 +110,47 @@ def test_a_token_with_a_wrong_claim_is_unauthorized(claims: dict[str, Any]) -> N
     with pytest.raises(Unauthorized) as refusal:
         verify(token, OWN, Rules(), NOW)
     assert not isinstance(refusal.value, TokenExpired)
+
+
+@pytest.mark.parametrize(
+    ("subject", "user"),
+    [
+        ("ada", "ada"),
+        ("A-d_a.7", "A-d_a.7"),
+        ("auth0|5f7c8ec7c33c6c004bbafe82", "ext--41aa487887e3c45c19b2448b2f036552f00b2c78"),
+        ("ada@example.com", ""),
+        ("\u00e9", ""),
+        ("a" * 65, ""),
+        ("{u1}", ""),
+        (" ada", ""),
+        ("ada\n", ""),
+        ("\0", ""),
+    ],
+)
+@pytest.mark.parametrize("claim", ["sub", "https://example.com/user"])
+def test_subject_of_the_provider_that_is_no_name_is_mapped(subject: str, user: str, claim: str) -> None:
+    """By a hash that a backend can compute; a Linnet name stays, and equal claims are one user."""
+    token = sign({claim: subject, "exp": S + 60} | ({} if claim == "sub" else {"sub": "other"}), EC, "ES256", kid="e")
+    found = verify(token, OWN + PROVIDER, Rules(user_claim=claim), NOW).user
+    assert found == (user or f"ext--{hashlib.sha256(subject.encode()).hexdigest()[:40]}")
+    assert wire.is_name(found)
+
+
+@pytest.mark.parametrize("subject", [None, "", 7, True, ["ada"], {"a": 1}, "ext--", "EXT--x", tokens.mapped("a|b")])
+@pytest.mark.parametrize("claim", ["sub", "user_id"])
+def test_claim_that_names_no_user_is_unauthorized(subject: Any, claim: str) -> None:
+    """Absent, of another type, or one that takes the place of a mapped one."""
+    token = jwt.api_jws.PyJWS().encode(json.dumps({claim: subject, "exp": S + 60}).encode(), EC, "ES256")
+    with pytest.raises(Unauthorized, match=claim):
+        verify(token, OWN + PROVIDER, Rules(user_claim=claim), NOW)
+
+
+def test_own_tokens_name_their_user_in_sub() -> None:
+    """Whatever claim the provider uses; and a backend may have one issued for a user of the provider."""
+    settings = Settings(jwt_secret=JWT_SECRET, jwt_user_claim="user_id")
+    for user in ("ada", tokens.mapped("auth0|1")):
+        token, _ = issue(user, settings, NOW)
+        assert Verifier(settings).check(token, NOW).user == user
 
 
 @pytest.mark.parametrize("exp", [S, S - 1, 0, 1.5])

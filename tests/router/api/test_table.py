@@ -15,7 +15,7 @@ from router.api import call as api_call
 from router.api import table as api_module
 from router.api.call import now_ms
 from router.contract import keys, stamp
-from router.contract.tokens import Identity
+from router.contract.tokens import Identity, mapped
 from router.store import users
 from router.store.answers import ask
 from router.store.presence import LEASE_S, Presence
@@ -74,6 +74,20 @@ async def test_no_account_is_named_as_a_place_in_a_path(valkey: EmbeddedValkey) 
     """A dot or two would be swallowed by clients' URL libraries; more of them, or among others, are names."""
     async with serve(valkey) as api:
         for name, status in ((".", 422), ("..", 422), ("..\n", 422), ("...", 201), (".a", 201), ("a..", 201)):
+            answer = await api.post("/v1/accounts", json={"user": name, **PASSWORD})
+            assert answer.status_code == status, name
+
+
+async def test_no_account_is_named_as_a_user_of_the_provider(valkey: EmbeddedValkey) -> None:
+    """Names that stand for claims of the identity provider are not given out, in any case; names beside them are."""
+    async with serve(valkey) as api:
+        for name, status in (
+            (mapped("auth0|1"), 422),
+            ("EXT--x", 422),
+            ("ext--", 422),
+            ("ext-1", 201),
+            ("an.ext--", 201),
+        ):
             answer = await api.post("/v1/accounts", json={"user": name, **PASSWORD})
             assert answer.status_code == status, name
 
