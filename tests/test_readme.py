@@ -63,6 +63,7 @@ INNER_LIMITS = {
     "E0": "epoch of a seq", "PER_SECOND": "of a seq", "AHEAD": "of a seq", "COALESCE_MS": "pace", "BROUGHT_MS": "pace",
     "CAP_EVERY": "pace", "TITLE_AT": "layout", "WHO_AT": "layout", "ROWS_AT": "layout", "ROW": "layout",
     "STEP": "entries read at once", "CHUNK": "entries read at once", "GRACE_MS": "pace", "BACK_US": "clocks of servers",
+    "SKEW_MS": "clocks of servers", "CONNECT_MS": "clocks of servers",
 }  # fmt: skip
 
 

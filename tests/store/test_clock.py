@@ -1,0 +1,151 @@
+"""Functions with a time, while the server's clock is stepped: nobody is locked out, and what only rises still rises."""
+
+from pathlib import Path
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.contract.errors import RateLimited
+from router.store.accounts import GUESS_BURST_US, GUESS_COST_US, Accounts, Place
+from router.store.presence import Presence
+from router.store.users import CONNECT_BURST_US, CONNECT_COST_US, OPEN_BURST_US, OPEN_COST_US, Users
+from tests.store.calling import called
+from tests.store.clock import STEPS, SteppedClock, stepped
+from tests.store.test_sync import audit, message, names, register, session
+
+HOME = Place("a" * 16)
+
+pytestmark = pytest.mark.parametrize("step", STEPS)
+
+
+async def use_up(clock: SteppedClock, rate: str) -> tuple[int, float]:
+    """Ask until there is no more; how often it was granted, and in how many seconds there is another."""
+    for granted in range(1000):
+        try:
+            await ask(clock, rate)
+        except RateLimited as refused:
+            return granted, refused.retry_after or 0
+    raise AssertionError("no end")
+
+
+async def ask(clock: SteppedClock, rate: str) -> None:
+    users = Users(clock.client)
+    if rate == "guess":
+        await Accounts(clock.client).guess("ann", HOME)
+    elif rate == "open":
+        error = await called(lambda reply: users.open("ann", reply))
+        assert error is None
+    else:
+        await register(users, session("s", await clock.now_ms()))
+
+
+RATES = {
+    "guess": (GUESS_COST_US, GUESS_BURST_US),
+    "open": (OPEN_COST_US, OPEN_BURST_US),
+    "connect": (CONNECT_COST_US, CONNECT_BURST_US),
+}
+
+
+@pytest.mark.parametrize("rate", RATES)
+async def test_rate_used_up_before_the_step_locks_nobody_out(
+    valkey: EmbeddedValkey, tmp_path: Path, step: int, rate: str
+) -> None:
+    """Afterwards at least one is allowed, and the burst is still the most."""
+    cost, burst = RATES[rate]
+    async with stepped(valkey, tmp_path) as clock:
+        await Accounts(clock.client).ensure("ann")
+        await use_up(clock, rate)
+        await clock.step(step)
+        granted, wait_s = await use_up(clock, rate)
+        assert 1 <= granted <= burst // cost + 1
+        assert wait_s * 1e6 <= cost
+
+
+@pytest.mark.parametrize("device", ["phone", None])
+@pytest.mark.parametrize("known", [True, False])
+async def test_kick_before_the_step_keeps_nobody_out(
+    valkey: EmbeddedValkey, tmp_path: Path, step: int, device: str | None, known: bool
+) -> None:
+    """A session that starts after the step gets in, again and again; the one that was kicked does not go on."""
+    async with stepped(valkey, tmp_path) as clock:
+        users = Users(clock.client)
+        await Accounts(clock.client).ensure("ann")
+        old = session("s-old", await clock.now_ms() - 60_000)
+        if known:
+            await register(users, old)
+        await users.kick("ann", device)
+        await clock.step(step)
+        assert (await audit(users, old)).status == "kicked"
+        for i in range(2):
+            new = session(f"s-{i}", await clock.now_ms() - 5)
+            assert (await register(users, new)).status == "ok"
+            assert (await audit(users, new)).status == "ok"
+        assert (await audit(users, old)).status in ("kicked", "replaced")
+
+
+@pytest.mark.parametrize("device", ["phone", None])
+async def test_kick_after_the_step_ends_sessions_from_before_and_after_it(
+    valkey: EmbeddedValkey, tmp_path: Path, step: int, device: str | None
+) -> None:
+    async with stepped(valkey, tmp_path) as clock:
+        users = Users(clock.client)
+        await Accounts(clock.client).ensure("ann")
+        before = session("s-before", await clock.now_ms())
+        await register(users, before)
+        await users.kick("ann", device)
+        await register(users, session("s-1", await clock.now_ms() + 5))
+        await clock.step(step)
+        after = session("s-after", await clock.now_ms())
+        assert (await register(users, after)).status == "ok"
+        await users.kick("ann", device)
+        assert (await audit(users, after)).status == "kicked"
+        assert (await audit(users, before)).status in ("kicked", "replaced")
+        assert (await register(users, session("s-new", await clock.now_ms() + 5))).status == "ok"
+
+
+async def test_device_that_reconnects_after_the_step_replaces_its_dead_session(
+    valkey: EmbeddedValkey, tmp_path: Path, step: int
+) -> None:
+    """Its gateway died and says nothing; the dead session must not seem to have started later."""
+    async with stepped(valkey, tmp_path) as clock:
+        users = Users(clock.client)
+        dead = session("s-dead", await clock.now_ms())
+        assert (await register(users, dead)).status == "ok"
+        await clock.step(step)
+        for i in range(3):
+            new = session(f"s-{i}", await clock.now_ms() + i, node="node-2")
+            assert (await register(users, new)).status == "ok"
+            assert (await audit(users, dead)).status == "replaced"
+            assert (await audit(users, new)).status == "ok"
+
+
+async def test_last_seen_is_never_in_the_future(valkey: EmbeddedValkey, tmp_path: Path, step: int) -> None:
+    async with stepped(valkey, tmp_path) as clock:
+        users = Users(clock.client)
+        for _ in range(2):
+            who = session("s", await clock.now_ms())
+            await register(users, who)
+            at = await clock.now_ms()
+            assert await called(users.away, "ann", "phone", "s", at)
+            await clock.step(step)
+        (row,) = await called(Presence(clock.client).devices, ["ann"])
+        assert row[0].seen == at if step < 0 else row[0].seen <= at
+
+
+async def test_what_moves_after_the_step_is_above_what_moved_before(
+    valkey: EmbeddedValkey, tmp_path: Path, step: int
+) -> None:
+    """`recent` only rises: no audit misses a conversation."""
+    async with stepped(valkey, tmp_path) as clock:
+        users = Users(clock.client)
+        who = session("s", await clock.now_ms())
+        since = (await register(users, who)).since
+        await message(users, "bob", 1)
+        await clock.step(step)
+        for seq in (2, 3):
+            for other in ("cem", "bob"):
+                conv = await message(users, other, seq)
+                synced = await audit(users, who, since)
+                assert names(synced.rows)[-1] == conv
+                since = synced.since
+        assert (await audit(users, who, since)).rows == []
