@@ -7,6 +7,8 @@ everybody's messages, here and in Redis. What Redis cannot take is noted again. 
 once more. What is lost then: the device says itself what it has when it comes back, and may get a push for that before;
 a group in which its user has written stays unread until she reads or writes there.
 
+Invariant: a session that raises in a round costs itself only (`isolate.each`); the wheel turns on.
+
 Bound: all of these hold each session once, and let go of it when it closes; notes hold each conversation once.
 """
 
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.delivery.session import Session, State
 from router.contract import errors, metrics
 from router.contract.errors import LinnetError, Unavailable
+from router.process.isolate import attempt, each
 
 if TYPE_CHECKING:
     from gateway.node import Node
@@ -87,18 +90,17 @@ class Clock:
         self._timer = node.loop.call_at(self._due, self._turn)
         self._hand = (self._hand + 1) % len(self._wheel)
         if self._hand == 0:
-            node.audits.hubs()
-            node.watches.touched(*node.watches.users)
+            attempt("audits", node.audits.hubs)
+            attempt("watches", lambda: node.watches.touched(*node.watches.users))
         self._beat(now)
-        node.audits.new(now)
+        attempt("audits", lambda: node.audits.new(now))
         while self._looked_at < int(now):
             self._looked_at += 1
-            for session in self._deadlines.pop(self._looked_at, ()):
-                self._expired(session, now)
+            each("deadlines", lambda session: self._expired(session, now), self._deadlines.pop(self._looked_at, ()))
         if not self._writing:
             self._writing, self._marked = self._marked, {}
             self._write_some()
-        node.lease.turn()
+        attempt("lease", node.lease.turn)
 
     def _write_some(self) -> None:
         room = STEP
@@ -106,24 +108,28 @@ class Clock:
             session = next(iter(self._writing))
             del self._writing[session]
             room -= len(session.acks or ()) + len(session.reads or ())
-            self.write_marks(session, last=session.state is State.CLOSED)
+            each("marks", lambda one: self.write_marks(one, last=one.state is State.CLOSED), (session,))
         if self._writing:
             self._node.later(STEP_S, self._write_some)
 
     def _beat(self, now: float) -> None:
         """Pings and audits of the sessions whose turn it is."""
-        heartbeat, audited = self._node.settings.heartbeat_s, []
-        for session in list(self._wheel[self._hand]):
+        heartbeat = self._node.settings.heartbeat_s
+        audited: list[Session] = []
+
+        def beat(session: Session) -> None:
             quiet = now - session.connection.last_received
             stalled = session.behind is not None and session.behind.paused
             if quiet > heartbeat * (STALLED_FOR_HEARTBEATS if stalled else LOST_AFTER_HEARTBEATS):
                 session.close(errors.CLOSE_HEARTBEAT_LOST, errors.retry_reason(0.1))
-                continue
+                return
             if quiet > heartbeat / 2 and not stalled:
                 session.connection.ping()
             if session.state is State.READY:
                 audited.append(session)
-        self._node.audits.sessions(audited)
+
+        each("heartbeats", beat, list(self._wheel[self._hand]))
+        attempt("audits", lambda: self._node.audits.sessions(audited))
 
     def _expired(self, session: Session, now: float) -> None:
         if session.state is not State.READY:

@@ -14,11 +14,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from random import shuffle, uniform
 from typing import TYPE_CHECKING, Final
 
 from gateway.delivery.session import Session, State
 from router.contract import errors, metrics, wire
+from router.process.isolate import each
 
 if TYPE_CHECKING:
     from gateway.node import Node
@@ -67,13 +69,12 @@ class Drain:
         node = self._node
         sessions = list(node.sessions)
         shuffle(sessions)
+        restart = partial(self.rotate, code=errors.CLOSE_RESTART)
         began, closed = node.loop.time(), 0
         while closed < len(sessions) and not self._hurried.is_set():
             passed = (node.loop.time() - began + STEP_S) / max(window, STEP_S)
             due = min(len(sessions), int(len(sessions) * passed) + 1)
-            for session in sessions[closed:due]:
-                self.rotate(session, errors.CLOSE_RESTART)
+            each("drain", restart, sessions[closed:due])
             closed = due
             await self._wait(STEP_S)
-        for session in list(node.sessions):
-            self.rotate(session, errors.CLOSE_RESTART)
+        each("drain", restart, list(node.sessions))

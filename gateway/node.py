@@ -27,6 +27,7 @@ from gateway.reconcile.audits import Audits
 from router.contract import metrics
 from router.contract.settings import Settings
 from router.contract.tokens import Verifier
+from router.process.isolate import fault
 from router.process.jwks import fetcher
 from router.process.tracing import tracer
 from router.store.conversations import Conversations
@@ -86,7 +87,13 @@ class Node:
         """Runs one of the few things that must wait; never per message."""
         task = self.loop.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            fault("tasks", error)
 
     async def close(self) -> None:
         self.clock.stop()
@@ -133,7 +140,10 @@ class Node:
     def _flush(self) -> None:
         sessions, self._to_flush = self._to_flush, []
         for session in sessions:
-            session.flush()
+            try:
+                session.flush()
+            except Exception as error:  # noqa: BLE001 - what this turn has for the other sessions must leave
+                fault("flush", error)
 
     # -- sessions
 
@@ -164,4 +174,4 @@ class Node:
         session.behind = None
 
 
-KNOWN_CODES = frozenset((*range(1000, 1004), *range(1005, 1013), *range(4000, 4004), 4008, 4409, *range(4500, 4504)))
+KNOWN_CODES = frozenset((*range(1000, 1004), *range(1005, 1013), *range(4000, 4004), 4008, 4409, *range(4500, 4505)))

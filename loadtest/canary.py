@@ -39,6 +39,7 @@ from loadtest.chaos.proof.history import Rows
 from router.contract import keys, metrics
 from router.process import serving
 from router.process.admin import Readiness, create_admin
+from router.process.isolate import attempt, each
 
 log = logging.getLogger("linnet.canary")
 
@@ -220,9 +221,8 @@ class Canary:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            for device in self.devices:
-                device.tick()
-            sweep(self._flights, self.ledgers, asyncio.get_running_loop().time())
+            each("canary", Device.tick, self.devices)
+            attempt("canary", lambda: sweep(self._flights, self.ledgers, asyncio.get_running_loop().time()))
 
     async def _rotate(self) -> None:
         """A user on a gateway that others are on goes and comes back, perhaps elsewhere."""

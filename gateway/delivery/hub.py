@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from gateway.delivery.shared_frames import VARIANTS, event_frames
 from router.contract import metrics, signals, stamp
+from router.process.isolate import fault
 
 if TYPE_CHECKING:
     from gateway.delivery.session import Session
@@ -224,10 +225,13 @@ class Hub:
 def _give(frames_of: Iterable[tuple[Session, bytes]]) -> None:
     """Writes at once, or where this turn has something for a session already (the ack of who sent it), with that."""
     for session, frames in frames_of:
-        if session.out is None:
-            session.connection.write(frames)
-        else:
-            session.out.append(frames)
+        try:
+            if session.out is None:
+                session.connection.write(frames)
+            else:
+                session.out.append(frames)
+        except Exception as error:  # noqa: BLE001 - one session's mistake must not keep the event from the others
+            fault("fan-out", error)
 
 
 class UserHub:
@@ -247,7 +251,10 @@ class UserHub:
             seq, prev, _, _ = stamp.slots(payload)
             conversation = stamp.author(payload).conversation
             for session in self.sessions:
-                session.direct_event(conversation, seq, prev, payload)
+                try:
+                    session.direct_event(conversation, seq, prev, payload)
+                except Exception as error:  # noqa: BLE001 - as above, for the user's other sessions
+                    fault("fan-out", error)
         else:
             signal = signals.decode(payload)
             if signal is not None:

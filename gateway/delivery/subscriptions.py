@@ -23,6 +23,7 @@ from gateway.delivery.shared_frames import VARIANTS, control_frame
 from router.contract import metrics, signals, stamp, wire
 from router.contract.errors import LinnetError
 from router.contract.packing import MAX_INTEGER
+from router.process.isolate import attempt, each
 from router.store.conversations import Head, Page
 
 if TYPE_CHECKING:
@@ -265,13 +266,12 @@ class Subscriptions:
     def _compare_all(self, conversations: Iterable[str]) -> None:
         step = list(islice(conversations, STEP))
         if step:
-            self.compare(step, "resubscribe")
+            attempt("resubscribe", lambda: self.compare(step, "resubscribe"))
             self._node.soon(partial(self._compare_all, conversations))
 
     def _sync_all(self, sessions: Iterable[Session]) -> None:
         step = list(islice(sessions, STEP))
-        for session in step:
-            self._node.audits.sync(session, "resubscribe")
+        each("resubscribe", partial(self._node.audits.sync, cause="resubscribe"), step)
         if step:
             self._node.soon(partial(self._sync_all, sessions))
 
@@ -284,17 +284,20 @@ class Subscriptions:
             if cause != "audit":  # the next round audits anyway
                 self._node.later(RETRY_S, self.compare, conversations, cause)
             return
-        for conversation, head in zip(conversations, heads, strict=True):
-            hub = self.hubs.get(conversation)
-            if hub is not None and not hub.confirmed:
-                self._placed(hub, [head])
-                continue
-            if hub is None or head is None:
-                continue
-            hub.title = head.title
-            if head.seq > hub.seq:
-                hub.seen = max(hub.seen, head.seq)
-                self.repair(hub, cause)
-            if head.version != hub.version:
-                hub.version = head.version
-                self._node.audits.members(hub)
+        each("compare", partial(self._compare_one, cause), zip(conversations, heads, strict=True))
+
+    def _compare_one(self, cause: str, found: tuple[str, Head | None]) -> None:
+        conversation, head = found
+        hub = self.hubs.get(conversation)
+        if hub is not None and not hub.confirmed:
+            self._placed(hub, [head])
+            return
+        if hub is None or head is None:
+            return
+        hub.title = head.title
+        if head.seq > hub.seq:
+            hub.seen = max(hub.seen, head.seq)
+            self.repair(hub, cause)
+        if head.version != hub.version:
+            hub.version = head.version
+            self._node.audits.members(hub)

@@ -30,6 +30,7 @@ from msgspec.structs import replace
 from gateway.delivery.session import Session
 from router.contract import metrics
 from router.contract.errors import LinnetError, Unavailable
+from router.process.isolate import each
 from router.store.presence import LEASE_S, Gateway
 
 if TYPE_CHECKING:
@@ -110,10 +111,13 @@ class Lease:
             if not self._away or self._away[0][0] > now:
                 break
             _, who = self._away.popleft()
-            self._node.users.away(*who, self.now_ms(), partial(self._marked_away, who))
+            each("away", self._mark_away, (who,))
         if now >= self._renew_at:
             self._renew_at = now + RENEW_S
             self._node.spawn(self._round())
+
+    def _mark_away(self, who: Who) -> None:
+        self._node.users.away(*who, self.now_ms(), partial(self._marked_away, who))
 
     def _marked_away(self, who: Who, answer: bool | LinnetError) -> None:
         if isinstance(answer, Unavailable):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from gateway.delivery.session import Session
 from router.contract import metrics, wire
 from router.contract.errors import LinnetError, TooLarge
+from router.process.isolate import attempt, each
 from router.store.presence import Device, state
 
 if TYPE_CHECKING:
@@ -115,7 +116,8 @@ class Watches:
     def _read_on(self, touched: Iterator[str]) -> None:
         users = list(islice((user for user in touched if user in self.users), STEP))
         if users:
-            self._node.presence.devices(users, partial(self._have, touched, users))
+            if not attempt("watches", lambda: self._node.presence.devices(users, partial(self._have, touched, users))):
+                self._node.soon(self._read_on, touched)  # no answer comes for these; the next round reads them again
         else:
             self._reading = False
             self.touched()  # those that were while we read
@@ -125,7 +127,7 @@ class Watches:
             for user, devices in zip(users, found, strict=True):
                 if user in self.users:
                     self.users[user].devices = devices
-            self._tell(users)
+            attempt("watches", lambda: self._tell(users))
         self._read_on(touched)
 
     def judge(self) -> None:
@@ -135,7 +137,7 @@ class Watches:
     def _judge_on(self, users: Iterator[str]) -> None:
         some = list(islice(users, STEP))
         if some:
-            self._tell(some)
+            attempt("watches", lambda: self._tell(some))
             self._node.soon(self._judge_on, users)
 
     def _tell(self, users: list[str]) -> None:
@@ -148,9 +150,13 @@ class Watches:
                 for session in watch.sessions:
                     changes.setdefault(session, {})[user] = states[user]
             watch.told = states[user]
-        for session, told in changes.items():
-            metrics.PRESENCE_CHANGES.inc(len(told))
-            session.answer(wire.PresenceEvent(users=told))
+        each("watches", self._announce, changes.items())
+
+    @staticmethod
+    def _announce(change: tuple[Session, dict[str, wire.PresenceState]]) -> None:
+        session, told = change
+        metrics.PRESENCE_CHANGES.inc(len(told))
+        session.answer(wire.PresenceEvent(users=told))
 
     def _states(self, users: Iterable[tuple[str, list[Device]]]) -> dict[str, wire.PresenceState]:
         gateways, now = self._node.lease.alive(), self._node.lease.now_ms()

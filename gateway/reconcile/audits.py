@@ -22,6 +22,7 @@ from gateway.delivery.hub import Hub
 from gateway.delivery.session import Session, State
 from router.contract import errors, keys, metrics
 from router.contract.errors import Blocked, LinnetError
+from router.process.isolate import attempt, each
 from router.store.users import Row, Sync, Synced
 
 if TYPE_CHECKING:
@@ -56,18 +57,20 @@ class Audits:
         quiet = [session for session in sessions if session.behind is None and not session.syncing]
         for start in range(0, len(quiet), self._node.users.one_call):
             some = quiet[start : start + self._node.users.one_call]
-            self._node.users.news([self.question(session) for session in some], partial(self._news, some))
-        for session in sessions:
-            if session.behind is not None or session.syncing:
-                self.sync(session, "audit")
+            if not attempt("audits", partial(self._ask_news, some)):
+                each("audits", partial(self.sync, cause="audit"), some)  # the others of this call have their own
+        apart = [session for session in sessions if session.behind is not None or session.syncing]
+        each("audits", partial(self.sync, cause="audit"), apart)
+
+    def _ask_news(self, sessions: list[Session]) -> None:
+        self._node.users.news([self.question(session) for session in sessions], partial(self._news, sessions))
 
     def _news(self, sessions: list[Session], news: list[int] | LinnetError) -> None:
         if isinstance(news, LinnetError):
             metrics.AUDITS.labels(news.code).inc(len(sessions))
             return
         AUDITED["ok"].inc(len(sessions) - len(news))
-        for number in news:
-            self.sync(sessions[number], "audit")
+        each("audits", partial(self.sync, cause="audit"), [sessions[number] for number in news])
 
     def sync(self, session: Session, cause: str = "") -> None:
         """Asks what moved since the last time. `cause` names the repairs that follow; a hint has none."""
@@ -77,7 +80,11 @@ class Audits:
             session.again = True  # what is to be found may be younger than the answer that is under way
             return
         session.syncing, session.again = True, False
-        self._node.users.sync(self.question(session), partial(self._synced, session, cause, ""))
+        try:
+            self._node.users.sync(self.question(session), partial(self._synced, session, cause, ""))
+        except BaseException:
+            session.syncing = False  # no answer comes; the next audit asks again
+            raise
 
     def _ask_again(self, session: Session, cause: str) -> None:
         session.syncing = False
@@ -180,7 +187,7 @@ class Audits:
         def go_on() -> None:
             step = list(islice(conversations, STEP))
             if step:
-                self._node.conversations.heads(step, partial(self._suspect, step))
+                attempt("audits", lambda: self._node.conversations.heads(step, partial(self._suspect, step)))
                 self._node.soon(go_on)
 
         go_on()

@@ -337,8 +337,11 @@ class _Lingering:
         loop = asyncio.get_running_loop()
         due = loop.time() - CLOSE_WAIT_S
         for connection in [waiting for waiting, since in self._since.items() if since <= due]:
-            connection.transport.abort()
             self.discard(connection)
+            try:
+                connection.transport.abort()
+            except Exception:  # one that raises must not keep the others, nor end the timer
+                logger.exception("a connection whose time is over could not be aborted")
         self._armed = bool(self._since)
         if self._armed:
             loop.call_later(next(iter(self._since.values())) - due, self._sweep)

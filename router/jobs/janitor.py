@@ -17,7 +17,9 @@ import asyncio
 from typing import Final
 
 from router.contract import metrics
+from router.contract.errors import Unavailable
 from router.jobs.rounds import every
+from router.process.isolate import fault
 from router.store.presence import Presence
 
 EVERY_S: Final = 10.0
@@ -38,4 +40,9 @@ class Janitor:
         metrics.GATEWAYS_ALIVE.set(sum(gateway.lease_until > now_ms for gateway in gateways.values()))
         for node, gateway in gateways.items():
             if gateway.lease_until + KEEP_S * 1000 < now_ms:
-                await self._presence.remove(node)
+                try:
+                    await self._presence.remove(node)
+                except Unavailable:
+                    raise
+                except Exception as error:  # noqa: BLE001 - one row that cannot be removed must not keep the others
+                    fault("janitor", error)

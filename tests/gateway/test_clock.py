@@ -355,3 +355,50 @@ def test_stopping_is_for_good() -> None:
     dial.clock.stop()
     assert dial.timer is None
     assert clock.LOST_AFTER_HEARTBEATS < clock.STALLED_FOR_HEARTBEATS
+
+
+class Broken(Fake):
+    """A session that raises wherever the clock looks at it."""
+
+    @property
+    def last_received(self) -> float:
+        raise RuntimeError("broken")
+
+    @last_received.setter
+    def last_received(self, _: float) -> None: ...
+
+    def close(self, code: int, reason: str = "") -> None:
+        raise RuntimeError("broken")
+
+
+def test_a_session_that_raises_does_not_stop_the_clock() -> None:
+    """Deadlines, heartbeats and marks of the sessions before and behind it go on, and so do audits and the lease."""
+    dial = Dial()
+    one, broken, other = (make(dial) for make in (Fake, Broken, Fake))
+    sessions: list[Any] = [one, broken, other]
+    for session in sessions:
+        session.acks = {"g": 1}
+        dial.clock.marked(session)
+    broken.acks = [1]  # type: ignore[assignment]  # no cursors can be read from it
+    dial.hubs = lambda: 1 / 0  # type: ignore[method-assign,assignment]  # a round of audits that raises
+    dial.new = lambda now: 1 / 0  # type: ignore[method-assign,assignment]
+    dial.users.ack = _ack_unless_broken(dial)  # type: ignore[method-assign]
+    dial.turn_to(dial.now + clock.HELLO_S + 2)
+    assert one.closed
+    assert other.closed
+    assert dial.acked == [{"g": 1}, {"g": 1}]
+    assert dial.turns == 12
+    late: Any = Fake(dial)
+    late.ready()
+    late.last_received = dial.now
+    dial.turn_to(dial.now + 10)
+    assert dial.synced.count(late) == 1
+
+
+def _ack_unless_broken(dial: Dial) -> Any:
+    def ack(user: str, device: str, session: str, acks: Any, reply: Any) -> None:
+        if not isinstance(acks, dict):
+            raise TypeError("broken")
+        dial.acked.append(acks)
+
+    return ack

@@ -104,3 +104,17 @@ async def test_a_connection_of_the_largest_age_leaves_the_same_way(valkey: Embed
         connecting.say("hello", token=token(of.node, "new"))
         of.node.drain.rotate(connecting.session, errors.CLOSE_MAX_AGE)
         assert (connecting.events, (await connecting.closed())[0]) == ([], 4003)
+
+
+async def test_a_session_that_raises_does_not_end_a_drain(valkey: EmbeddedValkey) -> None:
+    """The sessions behind it are told and closed, and the gateway comes to its end."""
+    async with world(valkey, drain_accept_s=0.0, drain_window_s=0.0) as of:
+        clients = [await of.client(f"user{i}").connected() for i in range(5)]
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("broken")
+
+        clients[2].connection.write = broken  # type: ignore[method-assign,assignment]
+        await of.node.drain.run(lambda: None)
+        assert [len(client.of("drain")) for client in clients] == [1, 1, 0, 1, 1]
+        clients[2].end()

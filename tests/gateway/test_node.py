@@ -126,3 +126,29 @@ async def test_a_log_that_no_router_trims_is_cut_at_twice_what_is_to_be_kept(val
             await of.say("ann", group, i)
         kept = await of.redis.fetch("XLEN", keys.log(group))
         assert 200 <= kept < 200 + 64
+
+
+async def test_a_session_that_raises_keeps_no_event_from_the_others(valkey: EmbeddedValkey) -> None:
+    """In the fan-out of a hub, among the sessions of a user, and where a turn's writes leave."""
+    async with world(valkey) as of:
+        group, direct = await of.group("ann", "bob", "cid"), await of.direct("ann", "bob")
+        broken, phone, other = (
+            await of.client("bob", "tablet").connected(),
+            await of.client("bob").connected(),
+            await of.client("cid").connected(),
+        )
+
+        def raising(*_: object) -> None:
+            raise RuntimeError("broken")
+
+        broken.connection.write = raising  # type: ignore[method-assign,assignment]
+        await of.say("ann", group, "to all")
+        await of.say("ann", direct, "to one")
+        await other.event("message", body="to all")
+        await phone.event("message", body="to all")
+        await phone.event("message", body="to one")
+        of.node.to_flush(broken.session)
+        of.node.to_flush(other.session)
+        broken.session.out, other.session.out = [b"x"], [b"\x81\x0f" + b'{"type": "end"}']
+        await other.event("end")
+        broken.end()

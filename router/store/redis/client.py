@@ -97,7 +97,10 @@ class Client:
                 log.exception("the sentinels could not be asked")
                 continue
             for link in self.links:
-                link.follow(where)
+                try:
+                    link.follow(where)
+                except Exception:  # one link's bug must not keep the others on a primary that was replaced
+                    log.exception("a connection could not be told where the primary is")
 
     @property
     def address(self) -> Address:

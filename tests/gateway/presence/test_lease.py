@@ -322,3 +322,23 @@ async def test_the_row_of_a_real_node_is_found_by_others(valkey: EmbeddedValkey)
         row = other.node.lease.gateways[of.node.name]
         assert (row.url, row.connections) == ("wss://a/ws", 1)
         assert row.lease_until > began + 8000
+
+
+def test_an_end_that_raises_keeps_neither_the_others_nor_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every end of a turn has its own try, and the lease is renewed in the same turn."""
+    dial = Dial()
+    away = dial.away
+
+    def raising(user: str, *rest: Any) -> None:
+        if user == "broken":
+            raise RuntimeError("broken")
+        away(user, *rest)
+
+    monkeypatch.setattr(dial, "away", raising)
+    dial.turn_to(101)
+    for user in ("ann", *["broken"] * 10, "bob"):
+        dial.ends(user)
+    renewed = len(dial.renewed)
+    dial.turn_to(101 + lease.AWAY_GRACE_S + 1)
+    assert [user for user, _ in dial.aways] == ["ann", "bob"]
+    assert len(dial.renewed) > renewed

@@ -235,3 +235,28 @@ async def test_who_asks_between_two_changes_is_told_the_second(
         await ann.until(lambda: ann.of("presence")[-1]["users"]["bob"]["online"])
         await cid.until(lambda: cid.of("presence")[-1]["users"]["bob"]["online"])
         assert [event["users"]["bob"]["online"] for event in ann.of("presence")] == [True, False, True]
+
+
+async def test_a_session_that_raises_keeps_no_change_from_the_others(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a reading that raises: the next hint is read as ever."""
+    async with world(valkey) as of:
+        await lease_held(of)
+        watchers = [await of.client(user).connected() for user in ("ann", "cid", "dan")]
+        for watcher in watchers:
+            await watcher.ask("presence", "presence", users=["bob"], watch=True)
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("broken")
+
+        devices = of.node.presence.devices
+        monkeypatch.setattr(of.node.presence, "devices", broken)
+        of.node.watches.touched("bob")
+        await support.eventually(lambda: not of.node.watches._reading)
+        monkeypatch.setattr(of.node.presence, "devices", devices)
+        watchers[1].connection.write = broken  # type: ignore[method-assign,assignment]
+        await of.client("bob").connected()
+        of.node.watches.touched("bob")
+        for watcher in (watchers[0], watchers[2]):
+            await watcher.until(lambda: [event for event in watcher.of("presence") if "id" not in event])  # noqa: B023

@@ -392,3 +392,38 @@ async def test_coming_into_a_group_and_leaving_it_again(valkey: EmbeddedValkey) 
         await bob.event("member", user="bob", action="remove")
         await of.settled()
         assert keys.Channels().conversation(group).encode() not in of.node.bus._wanted
+
+
+async def test_an_entry_that_raises_ends_no_round_of_audits(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that cannot be asked about costs itself only; nor does a hub keep the hubs behind it unread."""
+    monkeypatch.setattr(audits, "STEP", 1)
+    async with world(valkey) as of:
+        groups = [await of.group("ann", "bob") for _ in range(3)]
+        direct = await of.direct("eve", "bob")
+        ann, bob = [await of.client(user).connected() for user in ("ann", "bob")]
+        with of.deaf():
+            await of.say("eve", direct, "direct")
+            for group in groups:
+                await of.say("ann", group, "in a group")
+            await of.settled()
+        question, heads = of.node.audits.question, of.node.conversations.heads
+
+        def ask(session: Any) -> Any:
+            if session is ann.session:
+                raise RuntimeError("broken")
+            return question(session)
+
+        def read(conversations: list[str], reply: Any) -> None:
+            if groups[0] in conversations:
+                raise RuntimeError("broken")
+            heads(conversations, reply)
+
+        monkeypatch.setattr(of.node.audits, "question", ask)
+        monkeypatch.setattr(of.node.conversations, "heads", read)
+        of.node.audits.sessions([ann.session, bob.session])
+        of.node.audits.hubs()
+        await bob.event("message", body="direct")
+        await bob.until(lambda: len(bob.of("message", body="in a group")) >= 2)
+        assert not ann.session.syncing

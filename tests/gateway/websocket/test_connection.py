@@ -779,3 +779,21 @@ async def test_all_of_it_works_over_tls(certificate: Path) -> None:
             await client.wait_closed()
             assert client.close_code == 1007
             assert (await session.heard.get())[:2] == ("closed", 1007)
+
+
+async def test_a_connection_that_raises_as_it_is_dropped_keeps_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those behind it in the same sweep are dropped, and so are those that close later."""
+    monkeypatch.setattr(connection_module, "CLOSE_WAIT_S", 0.05)
+
+    class Broken:
+        def abort(self) -> None:
+            raise RuntimeError("broken")
+
+    async with serving() as served:
+        lingering = connection_module._lingering(asyncio.get_running_loop())
+        for _ in range(2):
+            broken: Any = type("Connection", (), {"transport": Broken()})()
+            lingering.add(broken)
+            _, session = await served.client()
+            session.connection.close(1001, "bye")
+            await eventually(lambda: not served.server.server_state.connections)

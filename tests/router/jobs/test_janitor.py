@@ -1,5 +1,7 @@
 """router/jobs/janitor.py: rows of the dead go, those of the living stay."""
 
+import pytest
+
 from deploy.embedded import EmbeddedValkey
 from router.contract import metrics
 from router.jobs.janitor import KEEP_S, Janitor
@@ -20,3 +22,22 @@ async def test_rows_of_gateways_long_dead_are_removed(valkey: EmbeddedValkey) ->
             await Janitor(w.presence).look(NOW_MS)
             assert set(await w.presence.gateways()) == {"alive", "dead"}
         assert metrics.GATEWAYS_ALIVE._value.get() == 1
+
+
+async def test_a_row_that_cannot_be_removed_keeps_no_other(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows behind it go all the same."""
+    async with world(valkey) as w:
+        for node in ("one", "broken", "two"):
+            await ask(w.presence.renew, node, "ws://x", 1, 0, NOW_MS - 2 * DAY_MS)
+        remove = w.presence.remove
+
+        async def removing(node: str) -> None:
+            if node == "broken":
+                raise RuntimeError("broken")
+            await remove(node)
+
+        monkeypatch.setattr(w.presence, "remove", removing)
+        await Janitor(w.presence).look(NOW_MS)
+        assert set(await w.presence.gateways()) == {"broken"}
