@@ -66,7 +66,7 @@ async def work(process: Process, client: Client) -> None:
     def readiness() -> Readiness:
         if stop.is_set():
             return Readiness(False, "stopping")
-        return Readiness(True, "ok" if client.available else "ok, but Redis cannot be reached now")
+        return Readiness(True, "ok")
 
     try:
         await process.unless_stopped(services.durability.connect(FOREVER_S))

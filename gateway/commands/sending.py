@@ -91,6 +91,7 @@ class Sends:
     ) -> None:
         if self._node.lease.full:
             raise Unavailable("the store is full", FULL_RETRY_S)
+        self._node.durability.require_fit()
         append = Append(
             conversation=conversation,
             user=session.user,

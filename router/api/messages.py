@@ -101,6 +101,7 @@ async def _send_once(call: Call, conv: str, user: str, fields: dict[str, bytes],
 async def _send(
     call: Call, conv: str, user: str, fields: dict[str, bytes], device: str, n: int, done: int, row: bool = True
 ) -> Sent:
+    call.services.durability.require_fit()
     append = Append(
         conversation=conv,
         user=user,

@@ -68,6 +68,7 @@ PRESENCE_WATCHES = Gauge("linnet_gateway_presence_watches", "Users that local se
 # -- both: the loop, Redis, HTTP
 LOOP_LAG_SECONDS = Histogram("linnet_loop_lag_seconds", "How late the event loop runs a timer", buckets=_LATENCY)
 REDIS_UP = Gauge("linnet_redis_up", "1 while the command connection to Redis is up")
+REDIS_UNFIT = Gauge("linnet_redis_unfit", "1 while Redis does not keep what LINNET_DURABILITY promises")
 REDIS_CALLS = Counter("linnet_redis_calls", "Redis calls by function", ("function",))
 REDIS_ERRORS = Counter("linnet_redis_errors", "Redis errors by kind", ("kind",))
 REDIS_RECONNECTS = Counter("linnet_redis_reconnects", "Reconnects by connection", ("connection",))

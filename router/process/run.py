@@ -16,6 +16,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
+import msgspec
 import uvicorn
 import uvloop
 
@@ -41,10 +42,18 @@ class Process:
         self.stop = stop
         self.public = public
         self.readiness: Callable[[], Readiness] = lambda: Readiness(False, "waiting for Redis")
+        self.trouble: Callable[[], str] = lambda: ""  # with Redis, now
         self.observe: Callable[[], None] = lambda: None
+        self._was_ready = False
 
     def ready(self) -> Readiness:
-        return self.readiness()
+        """What the work says, and beside it what is wrong with Redis; that alone keeps only a starting one unready."""
+        now, trouble = self.readiness(), self.trouble()
+        if not trouble:
+            self._was_ready = self._was_ready or now.ready
+            return now
+        why = f"{now.why}, but {trouble}" if now.ready else f"{now.why}: {trouble}"
+        return msgspec.structs.replace(now, ready=now.ready and self._was_ready, why=why)
 
     def scraped(self) -> None:
         self.observe()
@@ -84,15 +93,17 @@ async def _live(name: str, settings: Settings, work: Work) -> None:
         admin = uvicorn.Server(serving.config(create_admin(process.ready, process.scraped, name)))
         answering = asyncio.create_task(admin._serve([private]))
         try:
-            connecting = Client.connect(settings.redis_url, settings.redis_mode, within_s=FOREVER_S)
-            if client := await process.unless_stopped(connecting):
-                try:
+            client = Client.make(settings.redis_url, settings.redis_mode)
+            process.trouble = lambda: client.trouble
+            try:
+                await process.unless_stopped(client.open(FOREVER_S))
+                if not stop.is_set():
                     await process.unless_stopped(_check(client, settings))
-                    if not stop.is_set():
-                        _settle_memory()
-                        await work(process, client)
-                finally:
-                    await client.close()
+                if not stop.is_set():
+                    _settle_memory()
+                    await work(process, client)
+            finally:
+                await client.close()
         finally:
             admin.should_exit = True
             await answering
@@ -110,6 +121,7 @@ async def patiently(ask: Callable[[], Awaitable[None]]) -> None:
 
 async def _check(client: Client, settings: Settings) -> None:
     await patiently(lambda: client.check_server(settings.durability, settings.replicas))
+    client.fitness.watch(settings.durability)
     await patiently(lambda: _join(client, settings))
 
 

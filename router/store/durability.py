@@ -10,6 +10,7 @@ Invariants
 - Kept means: the server that holds the append, told by its replication id, is still the primary that all replicas
   follow, and they have everything up to a write that came after the append. A failover in between, a replica too few,
   a lost connection, a timeout: `Unavailable`, which says nothing about the event: the same send asks again.
+- While the server is unfit (`fitness`) nothing is called kept.
 - One tick and one WAIT answer for all appends whose answers had come when they left; the next leave when these are
   answered. At most MAX_WAITING wait for that, none longer than two WAITs.
 - Duplicates wait like first ones: the first one may be unacked because it was not kept.
@@ -37,12 +38,16 @@ Kept: TypeAlias = Callable[[LinnetError | None], None]
 WAIT_MS: Final = 2000  # below the time after which the connection is given up for silence
 MAX_WAITING: Final = 20_000
 RETRY_S: Final = 1.0
+UNFIT_RETRY_S: Final = 5.0
 
 log = logging.getLogger("linnet.redis")
 
 
 class Durability:
-    """`memory` and `fsync`: what Redis has answered is kept."""
+    """`memory` and `fsync`: what Redis has answered is kept, if it is fit."""
+
+    def __init__(self, client: Client) -> None:
+        self._fitness = client.fitness
 
     async def connect(self, within_s: float) -> None:
         """Until it can tell; `StartupError` when that takes longer."""
@@ -50,15 +55,21 @@ class Durability:
     async def close(self) -> None:
         """Whoever waits is told `Unavailable`."""
 
+    def require_fit(self) -> None:
+        """`Unavailable` while the server does not keep what is promised: a send is refused before it is appended."""
+        if self._fitness.fault:
+            raise Unavailable("the store does not keep now what it is given", UNFIT_RETRY_S)
+
     def when_kept(self, replid: bytes, reply: Kept) -> None:
         """`reply(None)` when an append that answered `replid` is kept, else `reply(Unavailable)`. Never raises."""
-        reply(None)
+        reply(Unavailable(retry_after=RETRY_S) if self._fitness.fault else None)
 
 
 class Replicated(Durability):
     """`replicated`, see above."""
 
     def __init__(self, client: Client, replicas: int) -> None:
+        super().__init__(client)
         self._loop = asyncio.get_running_loop()
         self._line = client.second_line()
         self._tick = ("FCALL", client.library.named("tick"), 1, keys.TICK)
@@ -91,7 +102,7 @@ class Replicated(Durability):
         self._line.call(self._wait, partial(self._waited, asked))
 
     def _waited(self, asked: _Round, count: object) -> None:
-        enough = isinstance(count, int) and count >= self._replicas
+        enough = isinstance(count, int) and count >= self._replicas and not self._fitness.fault
         if enough:
             KEPT_SECONDS.observe(perf_counter() - asked.began)
         lost = 0
@@ -128,4 +139,4 @@ class _Round:
 
 def durability(level: Literal["memory", "fsync", "replicated"], client: Client, replicas: int) -> Durability:
     """What a deployment's LINNET_DURABILITY stands for."""
-    return Replicated(client, replicas) if level == "replicated" else Durability()
+    return Replicated(client, replicas) if level == "replicated" else Durability(client)

@@ -24,6 +24,7 @@ class RedisObserver:
     def observe(self) -> None:
         client = self._client.statistics()
         metrics.REDIS_UP.set(client.hot.up)
+        metrics.REDIS_UNFIT.set(bool(self._client.fitness.fault))
         metrics.REDIS_IN_FLIGHT.set(client.hot.in_flight)
         for function, calls in client.functions.items():
             self._raise(metrics.REDIS_CALLS, function, calls)

@@ -11,6 +11,7 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from router.store.redis.connection import address
+from tests import support
 from tests.conftest import StartProcess
 from tests.store.conftest import Proxy
 
@@ -41,7 +42,7 @@ class Cutting(Proxy):
         writer.close()
 
 
-ASKED = product(("gateway", "router"), (b"everything", b"appendfsync", b"HSETNX", b"HMGET"))
+ASKED = product(("gateway", "router"), (b"persistence", b"appendfsync", b"HSETNX", b"HMGET"))
 
 
 @pytest.mark.parametrize(("module", "at"), [*ASKED, ("gateway", b"TIME")])  # a router does not ask what time it is
@@ -70,3 +71,47 @@ async def test_redis_that_goes_away_while_a_process_starts_is_waited_for(
         server.close()
         for writer in proxy.writers:
             writer.close()
+
+
+@pytest.mark.parametrize("module", ["gateway", "router"])
+async def test_starting_process_says_why_redis_cannot_be_used(
+    own_valkey: EmbeddedValkey, process: StartProcess, module: str
+) -> None:
+    """Not ready, and /readyz has the server's own words; once the password is right it starts by itself."""
+    with own_valkey.client() as redis:
+        redis.config_set("requirepass", "another")
+        started = process(module, LINNET_REDIS_URL=own_valkey.url.replace("://", "://:given@"))
+
+        async def says() -> bool:
+            status, text = await support.http_get(started.admin_port, "/readyz")
+            return status == 503 and "WRONGPASS" in text and "given" not in text
+
+        await support.eventually(says)
+        redis.config_set("requirepass", "given")
+    await started.ready()
+
+
+@pytest.mark.parametrize("module", ["gateway", "router"])
+async def test_server_that_becomes_unfit_is_named_and_unreadies_no_process(
+    valkey: EmbeddedValkey, process: StartProcess, module: str
+) -> None:
+    started = await process(module, LINNET_REDIS_URL=valkey.url).ready()
+
+    async def answer() -> tuple[int, str]:
+        return await support.http_get(started.admin_port, "/readyz")
+
+    async def unfit() -> bool:
+        status, text = await answer()
+        return status == 200 and "is unfit" in text and "appendfsync always" in text
+
+    async def fit() -> bool:
+        return await answer() == (200, "ok\n")
+
+    await support.eventually(fit)
+    with valkey.client() as redis:
+        redis.config_set("appendfsync", "everysec")
+        await support.eventually(unfit)
+        assert "linnet_redis_unfit 1.0" in await started.metrics()
+        redis.config_set("appendfsync", "always")
+    await support.eventually(fit)
+    assert "linnet_redis_unfit 0.0" in await started.metrics()

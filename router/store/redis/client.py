@@ -28,18 +28,17 @@ import msgspec
 from router.contract.errors import FunctionError, LinnetError, StartupError, Unavailable
 from router.contract.keys import Channels
 from router.store.redis.connection import Address, Form, Link, Part, Topology, address
+from router.store.redis.fitness import CONFIG, HIDDEN, INFO, Fitness, Level, config_of, info_of, unfit
 from router.store.redis.functions import Library, build
-from router.store.redis.pipeline import RETRY_S, HotConnection, HotStatistics, Reply
+from router.store.redis.pipeline import RETRY_S, Denied, HotConnection, HotStatistics, Reply
 from router.store.redis.sentinel import ASK_S, SCHEMES, Sentinels
 
 T = TypeVar("T")
 
 Mode = Literal["standalone", "sentinel", "cluster"]
-Durability = Literal["memory", "fsync", "replicated"]
 
 CONNECT_S: Final = 10.0
 FOLLOW_S: Final = 1.0
-OLDEST: Final = (7, 0)  # functions, sharded pub/sub
 
 log = logging.getLogger("linnet.redis")
 
@@ -59,28 +58,39 @@ class Client:
         self._functions: Counter[str] = Counter()
         self._hot = HotConnection(topology, library.source)
         self.links: list[Link] = [self._hot]
+        self.fitness = Fitness(self._hot)
         self._following: asyncio.Task[None] | None = None
+
+    @classmethod
+    def make(cls, url: str, mode: Mode = "standalone", *, library: Library | None = None) -> Client:
+        """A client that is not connected yet; `StartupError` says what is wrong with the URL."""
+        return cls(_topology(url, mode), library or build())
 
     @classmethod
     async def connect(
         cls, url: str, mode: Mode = "standalone", *, within_s: float = CONNECT_S, library: Library | None = None
     ) -> Client:
-        """Up, with the library loaded; `StartupError` says what is wrong with the URL, the server or the functions."""
-        client = cls(_topology(url, mode), library or build())
-        try:
-            await client._hot.connect(within_s)
-            await client._load()
-        except BaseException:
-            await client.close()
-            raise
-        if mode == "sentinel":
-            client._following = asyncio.create_task(client._follow())
+        """A client that is connected: `make` and `open`."""
+        client = cls.make(url, mode, library=library)
+        await client.open(within_s)
         return client
+
+    async def open(self, within_s: float = CONNECT_S) -> None:
+        """Up, with the library loaded; `StartupError` says what is wrong with the server or the functions."""
+        try:
+            await self._hot.connect(within_s)
+            await self._load()
+        except BaseException:
+            await self.close()
+            raise
+        if isinstance(self.topology, Sentinels):
+            self._following = asyncio.create_task(self._follow())
 
     async def close(self) -> None:
         if self._following is not None:
             self._following.cancel()
             await asyncio.wait((self._following,))
+        self.fitness.stop()
         await self._hot.close()
         if isinstance(self.topology, Sentinels):
             await self.topology.close()
@@ -117,6 +127,16 @@ class Client:
         return self._hot.up
 
     @property
+    def trouble(self) -> str:
+        """Why Redis cannot be used as it should now, for operators; empty if it can."""
+        for link in self.links:
+            if not link.up:
+                return f"Redis at {link.address} cannot be reached: {link.why}"
+        if self.fitness.fault:
+            return f"Redis at {self.address} is unfit: {self.fitness.fault}"
+        return f"Redis at {self.address} refuses: {self._hot.refusal}" if self._hot.refusal else ""
+
+    @property
     def one_server(self) -> bool:
         """Whether all slots are on one server, so that one call may touch several of them."""
         return True
@@ -139,7 +159,7 @@ class Client:
 
     async def memory_ratio(self) -> float:
         """How full the server is: used_memory / maxmemory, 0 without a limit."""
-        info = await self._info("memory")
+        info = info_of(await self.fetch("INFO", "memory"))
         limit = int(info["maxmemory"])
         return int(info["used_memory"]) / limit if limit else 0.0
 
@@ -208,38 +228,40 @@ class Client:
         except FunctionError as error:
             if not error.detail.endswith("already exists"):
                 raise StartupError(f"Redis does not take our functions: {error.detail}") from None
+            await self._check_library()
+        except Denied as error:
+            raise StartupError(f"Redis at {self.address} does not let us load our functions: {error.why}") from None
         except Unavailable:  # out of memory, say: the functions may be there, else the first call tries again
             log.warning("Redis at %s did not load the functions now", self.address)
 
-    async def check_server(self, durability: Durability, replicas: int = 1) -> None:
-        """`StartupError` if this server cannot keep what `durability` promises, `Unavailable` if it went away."""
-        info = await self._said(self._info("everything"), "does not answer INFO")
-        if fault := unfit(info):
-            raise StartupError(f"Redis at {self.address}: {fault}")
-        if durability == "fsync":
-            await self._check_fsync(info)
-            if isinstance(self.topology, Sentinels):
-                log.warning("LINNET_DURABILITY=fsync: a failover can lose acked sends, replicated would keep them")
-        elif durability == "replicated":
-            self._check_replicas(info, replicas)
-
-    async def _check_fsync(self, info: dict[str, str]) -> None:
-        wanted = "set `appendonly yes` and `appendfsync always` there, or choose another LINNET_DURABILITY"
-        appendfsync: list[bytes] = await self._said(
-            self.fetch("CONFIG", "GET", "appendfsync"),
-            "does not let us read its configuration, so durability fsync cannot be checked: allow CONFIG GET,"
-            f" {wanted}",
-        )
-        if info.get("aof_enabled") != "1" or appendfsync[1:] != [b"always"]:
-            raise StartupError(f"Redis at {self.address} does not fsync what it acknowledges: {wanted}")
-
-    def _check_replicas(self, info: dict[str, str], replicas: int) -> None:
-        """How it is configured stops the start; how it is now (a replica is down) only stops acks."""
-        if info.get("aof_enabled") != "1":
+    async def _check_library(self) -> None:
+        """`StartupError` if the library of our name on the server has another source than ours."""
+        name = self.library.name
+        try:
+            found = await self.fetch("FUNCTION", "LIST", "LIBRARYNAME", name, "WITHCODE")
+        except Unavailable:  # not allowed, or gone: then a call that misses its function says so
+            return
+        if not any(self.library.source in library for library in found):
             raise StartupError(
-                f"Redis at {self.address} forgets all when it restarts before it is replaced, and its replicas with"
-                " it: set `appendonly yes` there, or choose another LINNET_DURABILITY"
+                f"Redis at {self.address}: the function library {name}, or a function of it, is not ours: remove it"
+                " with FUNCTION DELETE"
             )
+
+    async def check_server(self, durability: Level, replicas: int = 1) -> None:
+        """`StartupError` if this server cannot keep what `durability` promises, `Unavailable` if it went away."""
+        info = info_of(await self._said(self.fetch(*INFO), "does not answer INFO"))
+        config: dict[str, str] = {}
+        if durability == "fsync":
+            config = config_of(await self._said(self.fetch(*CONFIG), HIDDEN))
+        if fault := unfit(info, durability, config):
+            raise StartupError(f"Redis at {self.address}: {fault}")
+        if durability == "fsync" and isinstance(self.topology, Sentinels):
+            log.warning("LINNET_DURABILITY=fsync: a failover can lose acked sends, replicated would keep them")
+        elif durability == "replicated":
+            self._count_replicas(info, replicas)
+
+    def _count_replicas(self, info: dict[str, str], replicas: int) -> None:
+        """How the server is configured stops the start; how it is now (a replica is down) only stops acks."""
         connected = int(info.get("connected_slaves", 0))
         if connected < replicas:
             log.warning("Redis at %s has %d of %d replicas: no send is acked until it has them", self.address,
@@ -257,24 +279,6 @@ class Client:
             if not there or not self.available or reconnects != self._hot.reconnects:
                 raise Unavailable(retry_after=RETRY_S) from None
             raise StartupError(f"Redis at {self.address} {refused}") from None
-
-    async def _info(self, section: str) -> dict[str, str]:
-        lines = (await self.fetch("INFO", section)).decode().split("\r\n")
-        return dict(line.split(":", 1) for line in lines if ":" in line)
-
-
-def unfit(info: dict[str, str]) -> str:
-    """What is wrong with a server, from its INFO; empty if nothing is."""
-    version = info.get("redis_version", "0")
-    if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST:
-        return f"version {version} is too old: Redis 7.0 or any Valkey is needed"
-    if info.get("cluster_enabled") == "1":
-        return "it is a cluster node, and LINNET_REDIS_MODE=cluster is not supported yet"
-    if info.get("role") != "master":
-        return "it is a replica: LINNET_REDIS_URL must name the primary"
-    if (policy := info.get("maxmemory_policy")) != "noeviction":
-        return f"it would evict data (maxmemory-policy {policy}): set `maxmemory-policy noeviction`"
-    return ""
 
 
 def _topology(url: str, mode: Mode) -> Topology:
@@ -300,4 +304,4 @@ def _settle(future: asyncio.Future[Any], value: object) -> None:
         future.set_result(value)
 
 
-__all__ = ["Client", "ClientStatistics", "Durability", "Mode", "Part", "Reply", "unfit"]
+__all__ = ["Client", "ClientStatistics", "Mode", "Part", "Reply"]

@@ -13,6 +13,7 @@ Invariants
 - One keeper at most, hence one socket at most.
 - A socket that was given up is heard no more, and not waited for: a transport whose dialing was cancelled may or may
   not call back (uvloop's does not).
+- Each reason why the server cannot be used is logged when it is new, and again each minute while it lasts.
 - The first redial is (almost) immediate; a link that keeps dying young backs off like one that cannot be dialed.
 
 Rejected: redis-py's asyncio connection (a future, a lock and two timeouts per read: 20-85 µs a call against 3);
@@ -86,6 +87,8 @@ DIAL_S: Final = 3.0
 STALE_S: Final = 1.0  # where sentinels tell: how long their answer may be acted on
 YOUNG_S: Final = 5.0
 BACKOFF_S: Final = (0.05, 2.0)
+SAY_S: Final = 60.0  # between two log lines of one reason
+REASONS: Final = 16  # reasons whose last line is remembered
 
 log = logging.getLogger("linnet.redis")
 
@@ -190,6 +193,7 @@ class Link:
         self._failures = 0
         self._opened_at = 0.0
         self._why = "no answer"
+        self._said: dict[str, float] = {}  # reason -> when it was logged last
         self._finished = False
 
     # -- what subclasses say
@@ -206,6 +210,11 @@ class Link:
 
     def new_reader(self) -> hiredis.Reader:
         return hiredis.Reader(notEnoughData=NOTHING)
+
+    @property
+    def why(self) -> str:
+        """The last reason why the connection could not be used."""
+        return self._why
 
     # -- up and down
 
@@ -272,9 +281,18 @@ class Link:
 
     def _failed(self, error: Exception) -> None:
         self._why = str(error) or type(error).__name__
-        if not self._failures:
-            log.warning("Redis at %s: %s", self.address, self._why)
+        self.say(self._why)
         self._failures += 1
+
+    def say(self, reason: str) -> None:
+        """Log a reason, unless the same one was logged within the last minute."""
+        now = asyncio.get_running_loop().time()
+        if now - self._said.get(reason, -math.inf) < SAY_S:
+            return
+        if len(self._said) >= REASONS:
+            self._said.clear()
+        self._said[reason] = now
+        log.warning("Redis at %s: %s", self.address, reason)
 
     def _hang_up(self, why: str) -> None:
         self._why = why
@@ -343,9 +361,13 @@ class Link:
     def _lost(self) -> None:
         loop = asyncio.get_running_loop()
         self.up = False
-        self._failures = 0 if loop.time() - self._opened_at > YOUNG_S else self._failures + 1
+        if loop.time() - self._opened_at > YOUNG_S:
+            self._failures = 0
+            self._said.clear()
+        else:
+            self._failures += 1
         if not self._finished:
-            log.warning("Redis at %s: connection lost: %s", self.address, self._why)
+            self.say(f"connection lost: {self._why}")
             self.reconnects += 1
             self._keeper = loop.create_task(self._keep())
         self.closed(self._why)

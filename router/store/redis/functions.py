@@ -35,6 +35,11 @@ class Library(msgspec.Struct, frozen=True):
     version: str
     source: bytes
 
+    @property
+    def name(self) -> str:
+        """What the server calls this version of the library."""
+        return f"linnet_{self.version}"
+
     def named(self, function: str) -> str:
         """What the server calls this version of a function."""
         return f"{function}_{self.version}"

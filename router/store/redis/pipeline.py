@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from time import perf_counter
@@ -52,6 +53,9 @@ UNAVAILABLE: Final = frozenset({
     "ASK", "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOAUTH", "NOPERM", "NOREPLICAS", "OOM",
     "READONLY", "TRYAGAIN", "UNKILLABLE", "WRONGPASS",
 })  # fmt: skip
+# How a command that a function runs is refused by the ACL, after `ERR`; the second is Redis 7.0's.
+SCRIPT_DENIED: Final = ("ACL failure in script", "The user executing the script")
+REFUSED_S: Final = 10.0  # for how long a refusal is named as what is wrong now
 # First words that our functions never choose: their text goes to the log, for it means a bug or a broken server.
 FOREIGN: Final = UNAVAILABLE | {"CROSSSLOT", "ERR", "EXECABORT", "NOPROTO", "NOSCRIPT", "WRONGTYPE"}
 
@@ -60,6 +64,14 @@ log = logging.getLogger("linnet.redis")
 
 class FunctionMissing(Unavailable):
     """The server does not have this version of the library."""
+
+
+class Denied(Unavailable):
+    """The server's ACL does not allow this to our user. `why` is its text, for operators only."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(retry_after=RETRY_S)
+        self.why = why
 
 
 class Again:
@@ -99,6 +111,8 @@ def _words(text: str) -> tuple[str, str]:
 def server_error(text: str) -> LinnetError:
     """What an error reply of the server means to its caller."""
     code, detail = _words(text)
+    if code == "NOPERM" or detail.startswith(SCRIPT_DENIED):
+        return Denied(detail.partition(" script: on @")[0])
     if code in UNAVAILABLE or text.startswith("ERR max number of clients"):
         return Unavailable(retry_after=RETRY_S)
     if text.startswith("ERR Function not found"):
@@ -124,6 +138,9 @@ class HotConnection(Link):
         self._timer: asyncio.TimerHandle | None = None
         self._probe: tuple[int, float] | None = None  # the call whose reply ends the latency sample, and its start
         self._logged_at = 0.0
+        self._refusal: tuple[float, str] = (-math.inf, "")
+        self._foreign = False  # another library may have our name
+        self.on_opened: Callable[[], None] = _nothing  # what it calls comes before all other calls
         self.calls = self.batches = self.written_bytes = 0
         self.refused = self.timeouts = self.loads = self.callback_errors = 0
         self.errors: Counter[str] = Counter()
@@ -167,6 +184,12 @@ class HotConnection(Link):
             callback_errors=self.callback_errors,
             errors=dict(self.errors),
         )
+
+    @property
+    def refusal(self) -> str:
+        """What the server has refused in the last seconds, in its own words; empty if nothing."""
+        at, text = self._refusal
+        return text if perf_counter() - at < REFUSED_S else ""
 
     # -- out
 
@@ -234,6 +257,8 @@ class HotConnection(Link):
         code, _ = _words(text)
         self.errors[code[:24] if code.isupper() else "ERR"] += 1
         expected = text.startswith("ERR Function not found") or text.endswith("already exists")
+        if code in UNAVAILABLE or text.startswith(tuple(f"ERR {said}" for said in SCRIPT_DENIED)):
+            self._refusal = (perf_counter(), text[:200])
         if code in FOREIGN and not expected and perf_counter() > self._logged_at + 1:
             self._logged_at = perf_counter()
             log.warning("Redis at %s refuses: %.200s", self.address, text)
@@ -247,6 +272,8 @@ class HotConnection(Link):
         if reply.__class__ is Again:  # it was loaded and this function is still not there
             self._bytes -= len(packed)
             self._answer(reply, Unavailable(retry_after=RETRY_S))
+            if self._foreign:
+                self.say("it has a function library of our name that is not ours: remove it with FUNCTION DELETE")
             return
         self._missed.append((packed, Again(reply)))
         if not self._loading:
@@ -259,6 +286,7 @@ class HotConnection(Link):
     def _loaded(self, value: object) -> None:
         """Run again what missed it, then what came meanwhile. A load that failed shows as a second miss."""
         again, self._missed, self._held, self._loading = self._missed + self._held, [], [], False
+        self._foreign = isinstance(value, FunctionError) and value.detail.endswith("already exists")
         for packed, reply in again:
             self._send(packed, reply)
 
@@ -272,6 +300,7 @@ class HotConnection(Link):
     def opened(self) -> None:
         self._marks.clear()
         self._sweep()
+        self.on_opened()
 
     def closed(self, why: str) -> None:
         if self._timer is not None:
@@ -294,3 +323,7 @@ class HotConnection(Link):
             return
         marks.append(self.calls)
         self._timer = self._loop.call_later(TIMEOUT_S / SWEEPS, self._sweep)
+
+
+def _nothing() -> None:
+    """Before a caller has set `on_opened`."""

@@ -253,3 +253,18 @@ async def test_where_slots_are_on_several_servers_the_gateway_delivers(
         await ann.until(lambda: len(ann.bodies(conversation)) == 2)
         assert ann.bodies(conversation) == bob.bodies(conversation) == [1, 2]
         assert of.calls("deliver") == 4
+
+
+async def test_send_to_an_unfit_store_is_refused_and_appended_once_it_is_fit(valkey: EmbeddedValkey) -> None:
+    """The refused one is not in the log: a receiver must not see what its sender was told is not kept."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
+        of.node.client.fitness.fault = "it would evict data"
+        refused = await ann.ask("send", "error", to=group, n=7, body="x")
+        assert (refused["code"], refused["n"]) == ("unavailable", 7)
+        assert refused["retry_after"] > 0
+        of.node.client.fitness.fault = ""
+        await sent(ann, group, 7, body="x")
+        await bob.event("message")
+        assert bob.bodies(group) == ["x"]

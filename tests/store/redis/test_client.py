@@ -8,8 +8,9 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from router.contract.errors import FunctionError, StartupError, Unavailable
-from router.store.redis.client import Client, unfit
+from router.store.redis.client import Client
 from router.store.redis.functions import Library
+from router.store.redis.pipeline import Denied
 from tests import support
 from tests.store.conftest import LIBRARY
 
@@ -137,20 +138,40 @@ async def test_a_server_that_hides_its_configuration_says_what_to_allow(own_valk
             await client.check_server("memory")
 
 
-@pytest.mark.parametrize(
-    ("changes", "fault"),
-    [
-        ({}, ""),
-        ({"redis_version": "7.0.15"}, ""),
-        ({"redis_version": "6.2.14"}, "too old"),
-        ({"cluster_enabled": "1"}, "cluster"),
-        ({"role": "slave"}, "replica"),
-        ({"maxmemory_policy": "allkeys-lru"}, "noeviction"),
-    ],
-)
-def test_what_makes_a_server_unfit(changes: dict[str, str], fault: str) -> None:
-    info = {"redis_version": "7.2.4", "cluster_enabled": "0", "role": "master", "maxmemory_policy": "noeviction"}
-    said = unfit(info | changes)
-    assert fault in said
-    assert bool(said) == bool(fault)
-    assert "\n" not in said
+async def test_acl_that_refuses_a_function_or_its_commands_is_unavailable(own_valkey: EmbeddedValkey) -> None:
+    """It is no bug of ours, so the caller may try again; an operator reads the server's words."""
+    with own_valkey.client() as other:
+        other.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-rpush")
+        async with connected(own_valkey.url.replace("://", "://app:pw@")) as client:
+            with pytest.raises(Denied, match="unavailable") as refused:
+                await client.fcall("push", ("list",), ("x",))
+            assert "'rpush'" in refused.value.why
+            assert "'rpush'" in client.trouble
+            other.execute_command("ACL", "SETUSER", "app", "-fcall")
+            with pytest.raises(Denied) as refused:
+                await client.fcall("push", ("list",), ("x",))
+            assert "'fcall'" in refused.value.why
+
+
+async def test_library_of_our_name_with_another_source_stops_the_start(valkey: EmbeddedValkey) -> None:
+    foreign = LIBRARY.source.replace(b"'echo'", b"'ohce'")
+    with valkey.client() as other:
+        other.function_load(foreign.decode())
+        with pytest.raises(StartupError, match=r"linnet_00000000, or a function of it, is not ours.*FUNCTION DELETE"):
+            await Client.connect(valkey.url, library=LIBRARY)
+        other.function_delete("linnet_00000000")
+        other.function_load(LIBRARY.source.replace(b"name=linnet_00000000", b"name=another").decode())
+        with pytest.raises(StartupError, match="FUNCTION DELETE"):
+            await Client.connect(valkey.url, library=LIBRARY)
+
+
+async def test_library_replaced_by_a_foreign_one_at_run_time_is_named_in_the_log(
+    valkey: EmbeddedValkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with connected(valkey.url) as client:
+        with valkey.client() as other:
+            other.function_delete("linnet_00000000")
+            other.function_load(LIBRARY.source.replace(b"'echo'", b"'ohce'").decode())
+        with pytest.raises(Unavailable):
+            await client.fcall("echo", (), ("x",))
+        assert "that is not ours" in caplog.text

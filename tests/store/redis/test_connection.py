@@ -101,6 +101,30 @@ async def test_a_wrong_password_is_told_and_the_right_one_works(own_valkey: Embe
         assert list(await replies.until(1)) == [b"PONG"]
 
 
+async def test_each_reason_is_logged_when_it_is_new_and_again_each_minute(
+    own_valkey: EmbeddedValkey, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that comes back with another password after an outage: both reasons show, each of them once."""
+    monkeypatch.setattr(link, "BACKOFF_S", (0.01, 0.01))
+    async with connected(own_valkey.url) as connection:
+        own_valkey.kill()
+        await support.eventually(lambda: connection._failures > 5)
+        assert len([record for record in caplog.records if "Connect call failed" in record.getMessage()]) <= 1
+        assert connection.why
+        own_valkey.start()
+        await support.eventually(lambda: connection.up)
+        with own_valkey.client() as client:
+            client.config_set("requirepass", "new")
+            client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await support.eventually(lambda: "NOAUTH" in connection.why)
+        failures = connection._failures
+        await support.eventually(lambda: connection._failures > failures + 3)
+        told = [record.getMessage() for record in caplog.records if "NOAUTH" in record.getMessage()]
+        assert len(told) == 1
+        monkeypatch.setattr(link, "SAY_S", 0.0)  # the minute is over
+        await support.eventually(lambda: caplog.text.count("NOAUTH") > 2)
+
+
 async def test_a_unix_socket_and_a_database(tmp_path: Path) -> None:
     server = EmbeddedValkey(tmp_path / "v")
     server.start()
