@@ -137,7 +137,7 @@ class Connects:
         if answer.status == "crowded":
             lease = self._node.lease
             now_ms = lease.now_ms()
-            living = [name for name, row in lease.alive().items() if row.lease_until > now_ms]
+            living = [name for name, row in lease.alive().items() if row.alive(now_ms)]
             self._register(session, connect, (*living, self._node.name))
             return
         if answer.status != "ok":

@@ -101,7 +101,7 @@ class Lease:
             return self.gateways
         horizon = self.now_ms() + LEASE_S * 1000
         return {
-            node: replace(row, lease_until=max(row.lease_until, horizon)) if row.lease_until > self._sighted else row
+            node: replace(row, lease_until=horizon) if row.lease_until > self._sighted else row
             for node, row in self.gateways.items()
         }
 
@@ -126,7 +126,7 @@ class Lease:
     def joins(self) -> bool:
         """Whether the leases have been read, and no other living gateway is draining."""
         now_ms, name = self.now_ms(), self._node.name
-        others = (row for node, row in self.gateways.items() if node != name and row.lease_until > now_ms)
+        others = (row for node, row in self.gateways.items() if node != name and row.alive(now_ms))
         return name in self.gateways and not any(row.draining for row in others)
 
     def renew(self, *, drained: bool = False) -> None:
@@ -162,5 +162,5 @@ class Lease:
         self.gateways = gateways
         self.full = memory >= MEMORY_LIMIT
         metrics.REDIS_MEMORY_RATIO.set(memory)
-        metrics.GATEWAYS_ALIVE.set(sum(1 for row in gateways.values() if row.lease_until > now_ms))
+        metrics.GATEWAYS_ALIVE.set(sum(1 for row in gateways.values() if row.alive(now_ms)))
         self._node.watches.judge()

@@ -89,10 +89,15 @@ async def get_gateways(call: Call, _: None) -> Gateways:
 
 
 async def _gateways(call: Call) -> list[str]:
-    """URLs of the gateways that live, the least loaded first."""
+    """URLs of the gateways that live, the least loaded first.
+
+    Right after Redis's clock was put back no gateway has renewed its lease by it: then all whose lease has not ended.
+    """
     gateways = (await call.services.presence.gateways()).values()
     now = await call.services.presence.clock_ms()
-    return [g.url for g in sorted(gateways, key=lambda g: g.connections) if g.lease_until > now and g.url]
+    running = [g for g in gateways if g.lease_until > now]
+    living = [g for g in running if g.alive(now)] or running
+    return [g.url for g in sorted(living, key=lambda g: g.connections) if g.url]
 
 
 async def create_token(call: Call, given: TokenRequest) -> TokenAnswer:

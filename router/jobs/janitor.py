@@ -37,7 +37,7 @@ class Janitor:
         """Count the gateways that live; remove the rows of those that are long dead."""
         now_ms = await self._presence.clock_ms() if now_ms is None else now_ms
         gateways = await self._presence.gateways()
-        metrics.GATEWAYS_ALIVE.set(sum(gateway.lease_until > now_ms for gateway in gateways.values()))
+        metrics.GATEWAYS_ALIVE.set(sum(gateway.alive(now_ms) for gateway in gateways.values()))
         for node, gateway in gateways.items():
             if gateway.lease_until + KEEP_S * 1000 < now_ms:
                 try:

@@ -25,6 +25,7 @@ from router.contract.wire import PresenceState
 from router.store.redis.client import Client
 
 LEASE_S: Final = 10
+SKEW_S: Final = 10  # gateways follow Redis's clock within seconds: a time further ahead is of another clock
 
 
 class Gateway(Struct, frozen=True, array_like=True):
@@ -35,6 +36,10 @@ class Gateway(Struct, frozen=True, array_like=True):
     connections: int
     started: int
     draining: bool = False
+
+    def alive(self, now: int) -> bool:
+        """Whether the lease runs. One that ends later than any lease can was written by another clock: it has ended."""
+        return now < self.lease_until <= now + (LEASE_S + SKEW_S) * 1000
 
 
 class Device(Struct, frozen=True):
@@ -154,9 +159,9 @@ def state(devices: list[Device], gateways: Mapping[str, Gateway], now: int) -> P
         last = max(last, device.started, device.seen)
         if gateway is None:
             # One that has just begun, and whose lease is not read yet: its users must not flicker until it is.
-            online = online or (device.gateway != "" and now - device.started < LEASE_S * 1000)
-        elif gateway.lease_until > now:
+            online = online or (device.gateway != "" and abs(now - device.started) < LEASE_S * 1000)
+        elif gateway.alive(now):
             online = True
         else:
             last = max(last, gateway.lease_until)
-    return PresenceState(online, last or None)
+    return PresenceState(online, min(last, now) or None)

@@ -42,6 +42,18 @@ def test_last_seen_is_the_latest_of_all_devices() -> None:
     assert state([device("", 100, 700), device("", 300, 400)], LIVE, NOW) == PresenceState(False, 700)
 
 
+@pytest.mark.parametrize("step", [-3_600_000, -90_000, 90_000, 3_600_000])
+def test_gateway_that_died_before_a_clock_step_is_dead_after_it(step: int) -> None:
+    """Its lease is of another clock; so is the time its session began, which is never in the future."""
+    before = NOW - step  # the same moment on the clock before
+    gateways = {"node-1": Gateway("ws://1", before + LEASE_S * 1000, 0, 0)}
+    dead = state([device("node-1", started=before - 5), device("node-2", started=before - 1)], gateways, NOW)
+    assert not dead.online
+    assert (dead.last_seen or 0) <= NOW
+    gateways = {"node-1": Gateway("ws://1", NOW + LEASE_S * 1000, 0, 0)}
+    assert state([device("node-1", started=before)], gateways, NOW).online
+
+
 async def test_a_lease_is_renewed_listed_and_removed(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         presence = Presence(client)

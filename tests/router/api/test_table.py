@@ -959,6 +959,17 @@ async def test_reads_say_how_far_each_member_has_read(valkey: EmbeddedValkey) ->
         assert await api.refused("GET", f"/v1/conversations/{group}/reads", ADA) == (403, "forbidden")
 
 
+async def test_gateways_are_listed_right_after_the_clock_was_put_back(valkey: EmbeddedValkey) -> None:
+    """None has renewed its lease by the new time yet; once one has, the leases that the old time gave have ended."""
+    async with serve(valkey) as api:
+        presence, now = Presence(api.store), now_ms()
+        for node in ("g1", "g2"):
+            await ask(presence.renew, node, f"ws://{node}/ws", 0, now, now + 3_600_000)
+        assert await api.ok("GET", "/v1/gateways", ADA) == {"gateways": ["ws://g1/ws", "ws://g2/ws"]}
+        await ask(presence.renew, "g2", "ws://g2/ws", 0, now, now)
+        assert await api.ok("GET", "/v1/gateways", ADA) == {"gateways": ["ws://g2/ws"]}
+
+
 async def test_gateways_are_listed_for_any_token(valkey: EmbeddedValkey) -> None:
     """Live ones, least loaded first: a token of an outside provider came with no list."""
     async with serve(valkey) as api:
