@@ -40,6 +40,9 @@ CHECKOV_SKIPS = {
 }
 
 
+TOOL_S = 900
+
+
 class Failed(Exception):
     """What the tool said."""
 
@@ -54,9 +57,13 @@ def tool(name: str, *arguments: object, stdin: str = "", cwd: Path = ROOT) -> st
     if path is None:
         raise Skipped(f"no {name} here")
     environ = {**os.environ, "PATH": f"{TOOLS}:{os.environ['PATH']}", "NO_COLOR": "1"}
-    done = subprocess.run(
-        [path, *map(str, arguments)], input=stdin, cwd=cwd, env=environ, capture_output=True, text=True, check=False
-    )
+    command = [path, *map(str, arguments)]
+    try:
+        done = subprocess.run(
+            command, input=stdin, cwd=cwd, env=environ, capture_output=True, text=True, timeout=TOOL_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{name} did not end within {TOOL_S} s") from None
     if done.returncode:
         raise Failed((done.stdout + done.stderr).strip())
     return done.stdout

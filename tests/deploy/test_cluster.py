@@ -1,0 +1,129 @@
+"""deploy/cluster.py without a cluster: what it takes for an answer, with a kubectl that answers as told."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from deploy import check, cluster
+from deploy.check import Failed
+
+BUDGET = "Cannot evict pod as it would violate the pod's disruption budget."
+DEAD = "The connection to the server 127.0.0.1:1 was refused"
+
+
+class Cluster:
+    """Two gateways; an evicted one drains for `drain` requests, and the budget refuses another until it has drained."""
+
+    def __init__(self, drain: int = 3, successor: int = 3) -> None:
+        self.drain, self.successor = drain, successor
+        self.leaving: dict[str, int] = {}
+        self.left = 0
+        self.harm = 0.0
+        self.log: list[str] = []
+
+    def kubectl(self, *arguments: object, stdin: str = "") -> str:
+        match arguments:
+            case ("create", "--raw", path, *_):
+                return self._evict(str(path).split("/")[-2])
+            case ("get", "pod", name, *_):
+                self.leaving[str(name)] -= 1
+                return f"pod/{name}" if self.leaving[str(name)] > 0 else ""
+        return ""
+
+    def _evict(self, name: str) -> str:
+        self.left -= 1
+        if self.left > 0:
+            raise Failed(BUDGET)
+        self.left = self.successor + 1
+        self.leaving[name] = self.drain
+        self.log.append(name)
+        return ""
+
+    def canary(self) -> dict[str, float]:
+        self.log.append("canary")
+        harms = {f"linnet_canary_{harm}_total": self.harm for harm in ("lost", "duplicated", "reordered")}
+        return harms | {"linnet_canary_sent_total": float(len(self.log))}
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    its = Cluster()
+    clock = iter(range(10**6))
+    pods = [{"metadata": {"name": name}} for name in ("a", "b")]
+    monkeypatch.setattr(cluster, "kubectl", its.kubectl)
+    monkeypatch.setattr(cluster, "canary", its.canary)
+    monkeypatch.setattr(cluster, "objects", lambda *_: pods)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
+    return its
+
+
+def test_evictions_happen_under_the_canarys_traffic(two: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both gateways go between the two looks at the canary, and what it lost meanwhile is a failure."""
+    assert cluster.check_eviction().startswith("2 gateways, one after the other; ")
+    assert two.log == ["canary", "a", "b", "canary"]
+    two.log.clear()
+    evict = two.kubectl
+
+    def losing(*arguments: object, stdin: str = "") -> str:
+        two.harm = 1.0
+        return evict(*arguments, stdin=stdin)
+
+    monkeypatch.setattr(cluster, "kubectl", losing)
+    with pytest.raises(Failed, match="1 messages lost"):
+        cluster.check_eviction()
+
+
+def test_two_gateways_that_drain_at_once_are_a_failure(two: Cluster) -> None:
+    """The budget allowed the second while the first was still there, or did not refuse it at all."""
+    two.drain = 100
+    with pytest.raises(Failed, match="b was evicted while a was still draining"):
+        cluster.check_eviction()
+    two.drain = two.successor = two.left = 0
+    with pytest.raises(Failed, match="at once"):
+        cluster.check_eviction()
+
+
+def test_a_kubectl_that_cannot_ask_is_no_refusal(two: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first failure ends the check with its own words."""
+    calls = 0
+
+    def dead(*_: object, **__: object) -> str:
+        nonlocal calls
+        calls += 1
+        raise Failed(DEAD)
+
+    monkeypatch.setattr(cluster, "kubectl", dead)
+    with pytest.raises(Failed, match="refused"):
+        cluster.evicted("a")
+    assert calls == 1
+
+
+def test_a_tool_that_does_not_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "TOOL_S", 0.1)
+    with pytest.raises(Failed, match="sleep did not end within"):
+        check.tool("sleep", 60)
+
+
+def test_what_is_left_behind_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cluster that dies during the checks ends them with a line for each that failed, and no trace."""
+    answers: dict[str, Any] = {"get": Failed("NotFound"), "create": "", "delete": Failed(DEAD)}
+
+    def tool(_name: str, verb: object, *_: object, **__: object) -> str:
+        if isinstance(answer := answers[str(verb)], Failed):
+            raise answer
+        return str(answer)
+
+    def dry_run() -> str:
+        raise Failed(DEAD)
+
+    monkeypatch.setenv("KUBECONFIG", "somewhere")
+    monkeypatch.setattr(cluster, "tool", tool)
+    monkeypatch.setattr(cluster, "check_dry_run", dry_run)
+    assert cluster.main() == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[-9] for line in lines] == ["FAILED", "FAILED"]
+    assert all(DEAD in line for line in lines)
