@@ -206,6 +206,21 @@ def test_pods_are_promised_what_they_use() -> None:
         assert resources["limits"] == {"memory": resources["requests"]["memory"]}
 
 
+def test_every_pod_of_a_trial_fits_on_a_small_node() -> None:
+    """All that `overlays/dev`, the canary and the load test ask for together fits into one core."""
+    pods = [*pod_specs(rendered()["dev"]), *pod_specs(rendered()["loadtest"])]
+    replicas = {"gateway": 2}
+    asked = sum(
+        replicas.get(workload["metadata"]["name"], 1) * cores(container(template)["resources"]["requests"]["cpu"])
+        for workload, template in pods
+    )
+    assert asked <= 1
+
+
+def cores(text: str) -> float:
+    return float(text.removesuffix("m")) / 1000 if text.endswith("m") else float(text)
+
+
 def test_what_runs_is_this_version() -> None:
     for name, workload in every("Deployment", "Job"):
         image = container(workload["spec"]["template"])["image"]
