@@ -149,7 +149,7 @@ def test_loadtest_files_form_no_circle() -> None:
 def test_keys_are_spelled_in_one_file() -> None:
     """No file but keys.py spells a key or a channel."""
     spelled = re.compile(
-        r"""["']f?\{\{[cu]\{|linnet:(gateways|deployment|tick)|:(conv|log|dirty|convs|recent|dev|cursor|ch|pr):"""
+        r"""["']f?\{\{[cu]\{|linnet:(gateways|deployment|tick)|:(conv|log|dirty|name|convs|recent|dev|cursor|ch|pr):"""
     )
     for folder in ("gateway", "router", "loadtest"):
         for path in modules(folder):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
-from router.contract import wire
+from router.contract import text, wire
 from router.contract.wire import ConversationId, Name, Seq
 
 Role = Literal["owner", "admin", "member", "reader"]
@@ -20,7 +20,8 @@ AccountName = Annotated[
         f" begins with `{wire.MAPPED}` (in any case), which is reserved for users of the identity provider.",
     ),
 ]
-Title = Annotated[str, Meta(max_length=256)]
+VISIBLE = "No control characters, none that override its direction, and not only invisible ones."
+Title = Annotated[str, Meta(max_length=256, description=VISIBLE)]
 Password = Annotated[str, Meta(min_length=1, max_length=256)]
 NewPassword = Annotated[
     str,
@@ -58,7 +59,10 @@ class Error(Struct, frozen=True):
 class NewAccount(Struct, frozen=True):
     user: AccountName
     password: NewPassword
-    name: Annotated[str, Meta(max_length=128, description="As others see it.")] = ""
+    name: Annotated[str, Meta(max_length=128, description=f"As others see it. {VISIBLE}")] = ""
+
+    def __post_init__(self) -> None:
+        text.check("name", self.name)
 
 
 class AccountMade(Struct, frozen=True):
@@ -111,6 +115,9 @@ class NewConversation(Struct, frozen=True):
         | Annotated[dict[Name, Role], Meta(max_length=MEMBERS_AT_ONCE)]
     ) = []
 
+    def __post_init__(self) -> None:
+        text.check("title", self.title)
+
 
 class Conversation(Struct, frozen=True, kw_only=True):
     """`members` holds at most 1000 of the `size`; `more_members`: ask for the list. `role`: the caller's own."""
@@ -161,6 +168,9 @@ class Reads(Struct, frozen=True):
 
 class NewTitle(Struct, frozen=True):
     title: Title
+
+    def __post_init__(self) -> None:
+        text.check("title", self.title)
 
 
 class NewRole(Struct, frozen=True):

@@ -16,6 +16,8 @@ key                            type    what                                     
 {c<p>}:dirty                   zset    conv -> due ms; `~conv` a quiet log that will age;   append / claim, done
                                        sentinel `!` at +inf
 {u<q>}:user:<user>             hash    created, name, pw, deleted, rates, known             accounts, sync / both
+{u<q>}:name:<name>             string  user and ms; which of the names that differ in case  claim_name / claim_name
+                                       alone is given out; <name> is in lower case
 {u<q>}:convs:<user>            hash    conv -> packed row (kind, mark, head, count, ...)    deliver, join, read / sync
 {u<q>}:recent:<user>           zset    conv -> raised at, in us                             deliver, join, read / sync
 {u<q>}:groups:<user>           zset    group or channel -> joined seq                       join / sync
@@ -126,6 +128,15 @@ def dirty(part: int) -> str:
 
 def user(name: str) -> str:
     return f"{_u(name)}:user:{name}"
+
+
+def folded(name: str) -> str:
+    """The form that names have in common if they differ in case alone."""
+    return name.lower()
+
+
+def names(name: str) -> str:
+    return f"{_u(folded(name))}:name:{folded(name)}"
 
 
 def convs(name: str) -> str:

@@ -5,6 +5,9 @@ string).
 
 Invariants
 - A name is given out once. Deleting leaves a tombstone, and creating, ensuring, registering and delivering all see it.
+- No account is made whose name differs in case alone from that of a user, also of a deleted one. Users that tokens make
+  may differ so, as their issuer decides. Names that an earlier release or a gateway gave out are known from the next
+  login, ensuring or deletion on, and before it where they are in lower case.
 - `created` stands in the hash exactly while the user exists: that one field is the question "is there such a user?".
 - Only `create` and `ensure` (and a session's registering) make a user; asking about one never does.
 """
@@ -16,11 +19,12 @@ from typing import Any, Final
 from msgspec import Struct
 
 from router.contract import keys, signals
-from router.contract.errors import FunctionError, RateLimited, from_function
+from router.contract.errors import Conflict, FunctionError, RateLimited, from_function
 from router.store.redis.client import Client
 
 GUESS_COST_US, GUESS_BURST_US = 12_000_000, 60_000_000
 PLACE_CHARACTERS: Final = 16
+CLAIM_MS: Final = 60_000  # far longer than a router takes from the claim of a name to the account
 
 
 class Place(Struct, frozen=True):
@@ -37,12 +41,38 @@ class Accounts:
         self._client = client
 
     async def create(self, user: str, password: str, name: str) -> None:
-        """A new account with this password hash; `Conflict` if the name is, or ever was, taken."""
+        """A new account with this password hash; `Conflict` if the name, or one like it, is or ever was taken."""
+        await self._claim(user)
         await self._fcall("create_account", (keys.user(user),), (password, name))
 
     async def ensure(self, user: str) -> bool:
         """Make the user unless she exists; True if she is new, `Blocked` if she was deleted."""
-        return bool(await self._fcall("ensure_user", (keys.user(user),), ()))
+        new = bool(await self._fcall("ensure_user", (keys.user(user),), ()))
+        if new:
+            await self._claim_name(user)
+        return new
+
+    async def _claim(self, user: str) -> None:
+        """Take the names that differ from this one in case alone; `Conflict` if another user has or had one."""
+        replaced = ""
+        for _try in range(2):
+            holder, held_ms = await self._claim_name(user, replaced)
+            if holder == user:
+                break
+            if held_ms < CLAIM_MS or await self._ever_was(holder):
+                raise Conflict("the name is taken")
+            replaced = holder  # its router died before it made the account
+        else:
+            raise Conflict("the name is taken")
+        if keys.folded(user) != user and await self._ever_was(keys.folded(user)):
+            raise Conflict("the name is taken")
+
+    async def _claim_name(self, user: str, replaced: str = "") -> tuple[str, int]:
+        holder, held_ms = await self._fcall("claim_name", (keys.names(user),), (user, replaced))
+        return holder.decode(), int(held_ms)
+
+    async def _ever_was(self, user: str) -> bool:
+        return any(await self._client.fetch("HMGET", keys.user(user), "created", "deleted"))
 
     async def password(self, user: str) -> bytes | None:
         """The password hash; None without an account that has one."""
@@ -59,11 +89,13 @@ class Accounts:
 
     async def guessed(self, user: str, place: Place) -> None:
         """The password was right: earlier guesses from there no longer count, and the address is remembered."""
-        await self._fcall("guessed", (keys.user(user),), (place.address, place.token))
+        if await self._fcall("guessed", (keys.user(user),), (place.address, place.token)):
+            await self._claim_name(user)
 
     async def end(self, user: str) -> None:
         """`delete`, but her rows stay: no other comes from now on, so that they tell what is to be closed with her."""
         await self._delete(user, rows=False)
+        await self._claim_name(user)
 
     async def delete(self, user: str) -> list[str]:
         """End the user for ever: her sessions, then everything of hers; answers the groups she is still in.

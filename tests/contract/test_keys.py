@@ -123,3 +123,9 @@ def test_channels_of_a_deployment_that_is_moved_are_received_by_both_names(user:
         also = None if receiver.also is None else keys.renamed(wanted, receiver.also.encode())
         assert published in (wanted, also)
         assert keys.renamed(published, receiver.bus.encode()) == wanted
+
+
+def test_names_that_differ_in_case_alone_share_a_key() -> None:
+    """And no other names do."""
+    assert keys.names("Ada.L-7") == keys.names("aDA.l-7") == f"{{u{keys.partition('ada.l-7')}}}:name:ada.l-7"
+    assert keys.names("ada") != keys.names("ada.")

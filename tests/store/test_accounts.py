@@ -7,6 +7,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, signals
 from router.contract.errors import Blocked, Conflict, NotFound, RateLimited
+from router.store import accounts as accounts_module
 from router.store.accounts import Accounts, Place
 from router.store.pushes import Pushes
 from router.store.users import Sync, Users
@@ -14,6 +15,9 @@ from tests.store.calling import called
 from tests.store.user_slot import Channel, connected
 
 GROUP = "g:AAAAAAAAAAAAAAAAAAAAAA"
+
+STRANGER, HOME = Place("a" * 16), Place("b" * 16)
+PHONE = Place(STRANGER.address, "c" * 16)
 
 
 async def test_of_many_who_want_a_name_one_gets_it(valkey: EmbeddedValkey) -> None:
@@ -25,6 +29,54 @@ async def test_of_many_who_want_a_name_one_gets_it(valkey: EmbeddedValkey) -> No
         winner = results.index(None)
         assert await accounts.password("ann") == f"hash-{winner}".encode()
         assert await client.fetch("HGET", keys.user("ann"), "name") == f"Ann {winner}".encode()
+
+
+async def test_of_names_that_differ_in_case_one_is_given_out(valkey: EmbeddedValkey) -> None:
+    """Of many at once, and for ever: also after its deletion, and for users that a backend made."""
+    async with connected(valkey) as client:
+        accounts = Accounts(client)
+        likes = ("ada", "Ada", "ADA", "aDa", "adA")
+        made = await asyncio.gather(*(accounts.create(name, "hash", "") for name in likes), return_exceptions=True)
+        assert sorted(map(type, made), key=str) == sorted([type(None)] + [Conflict] * 4, key=str)
+        winner = likes[made.index(None)]
+        await accounts.end(winner)
+        await accounts.delete(winner)
+        for name in likes:
+            with pytest.raises(Conflict):
+                await accounts.create(name, "hash", "")
+        await accounts.ensure("Bob")
+        with pytest.raises(Conflict):
+            await accounts.create("bob", "hash", "")
+        await accounts.ensure("bob")  # their issuer decides
+
+
+async def test_names_of_an_earlier_release_are_not_given_out_again(valkey: EmbeddedValkey) -> None:
+    """In lower case at once, else from the next login or the deletion on."""
+    async with connected(valkey) as client:
+        accounts = Accounts(client)
+        for user in ("ann", "Cy", "Dan"):
+            await client.fcall("create_account", (keys.user(user),), ("hash", ""))
+        with pytest.raises(Conflict):
+            await accounts.create("Ann", "hash", "")
+        await accounts.guessed("Cy", HOME)
+        await accounts.end("Dan")
+        for user in ("cy", "dan"):
+            with pytest.raises(Conflict):
+                await accounts.create(user, "hash", "")
+
+
+async def test_claim_of_a_router_that_died_is_replaced_after_a_while(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that was claimed and never made an account is free again after the time a router could take; once."""
+    async with connected(valkey) as client:
+        accounts = Accounts(client)
+        await client.fcall("claim_name", (keys.names("Eve"),), ("Eve", ""))
+        with pytest.raises(Conflict):
+            await accounts.create("eve", "hash", "")
+        monkeypatch.setattr(accounts_module, "CLAIM_MS", 0)
+        made = await asyncio.gather(*(accounts.create(n, "hash", "") for n in ("eve", "evE")), return_exceptions=True)
+        assert sorted(map(type, made), key=str) == sorted([type(None), Conflict], key=str)
 
 
 async def test_a_user_who_came_by_a_token_has_the_name(valkey: EmbeddedValkey) -> None:
@@ -51,7 +103,7 @@ async def test_names_of_the_deleted_never_come_back(valkey: EmbeddedValkey) -> N
         with Channel(valkey, keys.Channels().user("ann")) as channel:
             assert await accounts.delete("ann") == []
         assert signals.decode(channel.heard[0]) == signals.Kick("")
-        assert await client.fetch("KEYS", "*ann*") == [keys.user("ann").encode()]
+        assert set(await client.fetch("KEYS", "*ann*")) == {keys.user("ann").encode(), keys.names("ann").encode()}
         assert await client.fetch("HKEYS", keys.user("ann")) == [b"deleted"]
         assert await pushes.claims((keys.partition("ann"),), 10, 1000) == [[]]
         with pytest.raises(Conflict):
@@ -76,9 +128,9 @@ async def test_deleting_can_be_taken_over(valkey: EmbeddedValkey) -> None:
         assert await accounts.delete("ann") == [GROUP]
         assert await users.leave("ann", GROUP, 9)
         assert await accounts.delete("ann") == []
-        assert await client.fetch("KEYS", "*ann*") == [keys.user("ann").encode()]
+        assert set(await client.fetch("KEYS", "*ann*")) == {keys.user("ann").encode(), keys.names("ann").encode()}
         assert not await users.leave("ann", GROUP, 11)
-        assert await client.fetch("KEYS", "*ann*") == [keys.user("ann").encode()]
+        assert set(await client.fetch("KEYS", "*ann*")) == {keys.user("ann").encode(), keys.names("ann").encode()}
 
 
 async def test_who_never_was_cannot_be_deleted(valkey: EmbeddedValkey) -> None:
@@ -88,10 +140,6 @@ async def test_who_never_was_cannot_be_deleted(valkey: EmbeddedValkey) -> None:
         with pytest.raises(NotFound):
             await accounts.delete("ann")
         await accounts.create("ann", "hash", "Ann")
-
-
-STRANGER, HOME = Place("a" * 16), Place("b" * 16)
-PHONE = Place(STRANGER.address, "c" * 16)
 
 
 async def use_up(accounts: Accounts, place: Place) -> None:

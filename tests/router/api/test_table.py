@@ -70,6 +70,32 @@ async def test_a_name_is_given_out_once(valkey: EmbeddedValkey) -> None:
         assert await api.refused("POST", "/v1/login", {}, wanted) == (401, "unauthorized")
 
 
+async def test_names_like_one_that_was_given_out_are_refused(valkey: EmbeddedValkey) -> None:
+    """In another case 409, also after its deletion; in full-width letters no name at all."""
+    async with serve(valkey) as api:
+        await api.ok("POST", "/v1/accounts", {}, {"user": "ada", **PASSWORD})
+        assert await api.refused("POST", "/v1/accounts", {}, {"user": "Ada", **PASSWORD}) == (409, "conflict")
+        await api.ok("DELETE", "/v1/accounts/ada", ADA)
+        assert await api.refused("POST", "/v1/accounts", {}, {"user": "ADA", **PASSWORD}) == (409, "conflict")
+        wide = {"user": "\uff21da", **PASSWORD}
+        assert await api.refused("POST", "/v1/accounts", {}, wide) == (422, "bad_command")
+
+
+async def test_names_and_titles_can_be_read_as_they_are(valkey: EmbeddedValkey) -> None:
+    """Controls, overrides of the direction and invisible characters alone are refused; no name is no fault."""
+    async with serve(valkey) as api:
+        await make_users(api)
+        conv = await make_group(api)
+        for text in ("a\nb", "\u202egpj.exe", "\u200b"):
+            given = {"user": "dan", "name": text, **PASSWORD}
+            assert await api.refused("POST", "/v1/accounts", {}, given) == (422, "bad_command")
+            made = {"kind": "group", "title": text}
+            assert await api.refused("POST", "/v1/conversations", ADA, made) == (422, "bad_command")
+            path = f"/v1/conversations/{conv}"
+            assert await api.refused("PATCH", path, ADA, {"title": text}) == (422, "bad_command")
+        await api.ok("POST", "/v1/accounts", {}, {"user": "dan", "name": "", **PASSWORD})
+
+
 async def test_no_account_is_named_as_a_place_in_a_path(valkey: EmbeddedValkey) -> None:
     """A dot or two would be swallowed by clients' URL libraries; more of them, or among others, are names."""
     async with serve(valkey) as api:
@@ -211,7 +237,7 @@ async def test_nobody_writes_to_a_deleted_user(valkey: EmbeddedValkey) -> None:
         await api.ok("POST", "/v1/messages", token["bob"], {"to": "@cy", "body": 1})
         with valkey.client() as client:
             left = {key.decode() for key in client.scan_iter(match="*ada*") if not key.startswith(b"{c")}
-        assert left == {keys.user("ada")}
+        assert left == {keys.user("ada"), keys.names("ada")}
 
 
 async def test_who_is_written_to_while_she_is_deleted_is_closed_to_the_writer(
@@ -264,7 +290,7 @@ async def test_who_first_writes_to_a_user_while_she_is_deleted_is_closed_out_too
             assert await api.refused("POST", "/v1/messages", by(name), given) == (404, "not_found"), name
         with valkey.client() as client:
             left = {key.decode() for key in client.scan_iter(match="*ada*") if not key.startswith(b"{c")}
-        assert left == {keys.user("ada")}
+        assert left == {keys.user("ada"), keys.names("ada")}
 
 
 async def test_who_is_put_into_groups_for_ever_is_not_said_to_be_gone(
