@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Final
 
 from deploy.embedded import tied
+from loadtest.chaos.clocks import FAKETIME, Clock, forget
 from loadtest.chaos.proof.evidence import Ending, Sample, append
 from loadtest.chaos.proof.history import now_ms
 from loadtest.chaos.proxy import Proxy
@@ -38,8 +39,6 @@ READY_S: Final = 60.0
 DRAINED_S: Final = 40.0
 WATCH_S: Final = 0.25
 SAMPLE_S: Final = 2.0
-SHARED: Final = Path("/dev/shm")  # noqa: S108 - nothing is made there by us, and what is removed has a pid of ours
-FAKETIME: Final = next(iter(sorted(Path("/usr/lib").glob("**/faketime/libfaketimeMT.so.1"))), None)
 
 # Short enough that a fault of seconds meets audits, leases and drains; long enough for a busy machine.
 SETTINGS: Final = {
@@ -65,7 +64,7 @@ class Part:
         self.clients = Proxy(client_port, self.port)
         self.store = Proxy(store_port, redis_port or 0)
         self.url = f"ws://127.0.0.1:{client_port}/ws" if self.module == "gateway" else f"http://127.0.0.1:{client_port}"
-        self._clock = folder / f"{name}.clock"
+        self._clock = Clock(folder / f"{name}.clock") if clocks and FAKETIME is not None else None
         self.busy = asyncio.Lock()  # one fault of a process at a time
         self.told = ""
         self.popen: subprocess.Popen[bytes] | None = None
@@ -77,24 +76,17 @@ class Part:
         }
         if self.module == "gateway":
             self.env["LINNET_GATEWAY_URL"] = self.url
-        if clocks and FAKETIME is not None:
-            self.set_clock(0)
-            self.env |= {
-                "LD_PRELOAD": str(FAKETIME),
-                "FAKETIME_TIMESTAMP_FILE": str(self._clock),
-                "FAKETIME_CACHE_DURATION": "1",  # else the file is read whenever somebody asks for the time
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            }
+        if self._clock is not None:
+            self.env |= self._clock.env
 
     @property
     def alive(self) -> bool:
         return self.popen is not None and self.popen.poll() is None
 
     def set_clock(self, by_s: float) -> None:
-        """From about a second from now on its wall clock is wrong by so much, in all its lives."""
-        new = self._clock.with_suffix(".new")
-        new.write_text(f"{by_s:+.3f}\n")
-        new.replace(self._clock)
+        """Make the process's wall clock wrong by so much, if clocks can step."""
+        if self._clock is not None:
+            self._clock.set(by_s)
 
     def start(self) -> None:
         self.told = ""
@@ -128,20 +120,14 @@ class Part:
         """Writes down how it ended, once."""
         if self.popen is not None and self.popen.returncode is not None:
             append(self.folder / "processes.jsonl", Ending(now_ms(), self.name, self.popen.returncode, self.told))
-            self._forget(self.popen.pid)
+            forget(self.popen.pid)
             self.popen = None
 
     def kill(self) -> None:
         if self.popen is not None:
             self.popen.kill()
             self.popen.wait()
-            self._forget(self.popen.pid)
-
-    @staticmethod
-    def _forget(pid: int) -> None:
-        """What libfaketime shares among threads outlives a process that is killed."""
-        for name in (f"faketime_shm_{pid}", f"sem.faketime_sem_{pid}"):
-            (SHARED / name).unlink(missing_ok=True)
+            forget(self.popen.pid)
 
     async def ready(self, deadline_s: float = READY_S) -> bool:
         until = asyncio.get_running_loop().time() + deadline_s

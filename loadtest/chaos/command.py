@@ -21,7 +21,8 @@ from typing import Final
 import msgspec
 import uvloop
 
-from loadtest.chaos.cluster import FAKETIME, SETTINGS, Cluster
+from loadtest.chaos.clocks import FAKETIME
+from loadtest.chaos.cluster import SETTINGS, Cluster
 from loadtest.chaos.nemesis import FAULTS, LEVELS, Nemesis, possible, schedule
 from loadtest.chaos.proof.aftermath import aftermath
 from loadtest.chaos.proof.checker import check

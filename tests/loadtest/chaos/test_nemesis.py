@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.chaos.cluster import FAKETIME, Part
+from loadtest.chaos.clocks import FAKETIME
+from loadtest.chaos.cluster import Part
 from loadtest.chaos.nemesis import FAULTS, FIRST_S, LEVELS, possible, schedule
 from loadtest.chaos.proxy import Proxy
 from tests.support import eventually, free_ports
