@@ -114,6 +114,7 @@ class EmbeddedValkey:
             address = f"port {port}"
             self.url = f"redis://127.0.0.1:{port}/0"
         self.replica_of: int | None = None  # the port of the primary, for the next start
+        self.env: dict[str, str] = {}  # environment variables of the server beside this process's own
         self._config = _CONFIG.format(address=address, folder=self.folder, appendfsync=appendfsync)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -141,6 +142,7 @@ class EmbeddedValkey:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env={**os.environ, **self.env},
                 start_new_session=True,  # a Ctrl-C at the terminal is the parent's to handle
             )
 

@@ -28,6 +28,7 @@ from typing import Final
 
 from deploy.embedded import tied
 from loadtest.chaos.clocks import FAKETIME, Clock, forget
+from loadtest.chaos.key_set import KeySet
 from loadtest.chaos.proof.evidence import Ending, Sample, append
 from loadtest.chaos.proof.history import now_ms
 from loadtest.chaos.proxy import Proxy
@@ -165,22 +166,27 @@ class Cluster:
         self, folder: Path, gateways: int = 3, routers: int = 2, level: str = "fsync", *, clocks: bool = False
     ) -> None:
         self.folder = folder
+        self.level = level
         self.jwt_secret, self.server_key = secrets.token_urlsafe(48), secrets.token_urlsafe(48)
-        self.store: Single | Replicated = Replicated(folder) if level == "replicated" else Single(folder, level)
+        self.store: Single | Replicated = (
+            Replicated(folder) if level == "replicated" else Single(folder, level, clocks=clocks)
+        )
         self.store_busy = asyncio.Lock()
         redis_port = self.store.port if isinstance(self.store, Single) else None
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("LINNET_")}
-        env = {
+        self.key_set = KeySet(free_ports(1)[0])
+        self.env = {
             **inherited,
             **SETTINGS,
             **self.store.settings,
             "LINNET_DURABILITY": level,
             "LINNET_JWT_SECRET": self.jwt_secret,
+            "LINNET_JWKS_URL": self.key_set.url,
             "LINNET_SERVER_KEY": self.server_key,
         }
         names = [f"gateway-{number}" for number in range(gateways)], [f"router-{number}" for number in range(routers)]
         self.gateways, self.routers = (
-            [Part(name, folder, redis_port, env, clocks=clocks) for name in some] for some in names
+            [Part(name, folder, redis_port, self.env, clocks=clocks) for name in some] for some in names
         )
         self.parts = {part.name: part for part in (*self.gateways, *self.routers)}
         self._watching: asyncio.Task[None] | None = None
@@ -192,6 +198,7 @@ class Cluster:
     async def start(self) -> None:
         self.store.start()
         await self.store.heal()
+        await self.key_set.start()
         for part in self.parts.values():
             await part.clients.start()
             await part.store.start()
@@ -225,6 +232,7 @@ class Cluster:
     async def heal(self) -> None:
         """Everything runs, and no link is disturbed."""
         await self.store.heal()
+        self.key_set.broken = ""
         for part in self.parts.values():
             part.clients.heal()
             part.store.heal()
@@ -251,4 +259,5 @@ class Cluster:
             part.kill()
             await part.clients.close()
             await part.store.close()
+        await self.key_set.close()
         self.store.close()

@@ -23,7 +23,7 @@ import uvloop
 
 from loadtest.chaos.clocks import FAKETIME
 from loadtest.chaos.cluster import SETTINGS, Cluster
-from loadtest.chaos.nemesis import FAULTS, LEVELS, Nemesis, possible, schedule
+from loadtest.chaos.nemesis import FAULTS, LEVELS, REDIS_TROUBLE, Nemesis, possible, schedule
 from loadtest.chaos.proof.aftermath import aftermath
 from loadtest.chaos.proof.checker import check
 from loadtest.chaos.proof.evidence import Run, dump_logs, load
@@ -36,6 +36,7 @@ from router.contract import keys
 PROGRESS_S: Final = 10.0
 RSS_LIMIT_BYTES: Final = 256 << 20
 STORIES: Final = 8
+ALL_TROUBLE: Final = "redis-trouble"
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -46,7 +47,14 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one.add_argument("--users", type=int, default=240, help="people, with one or two devices each (%(default)s)")
     one.add_argument("--rate", type=float, default=200, help="messages per second (%(default)s)")
     one.add_argument("--every", type=float, default=3.0, help="seconds between faults, on the average (%(default)s)")
-    one.add_argument("--faults", nargs="+", choices=FAULTS, default=[], metavar="FAULT", help="only these kinds")
+    one.add_argument(
+        "--faults",
+        nargs="+",
+        choices=(*FAULTS, ALL_TROUBLE),
+        default=[],
+        metavar="FAULT",
+        help=f"only these kinds; {ALL_TROUBLE}: all of a Redis that keeps running",
+    )
     one.add_argument("--level", choices=LEVELS, default="fsync", help="durability")
     one.add_argument("--folder", type=Path, default=None, help="keep what the run leaves there")
     again = commands.add_parser("check", help="judge what a chaos run left behind")
@@ -68,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
+    if ALL_TROUBLE in arguments.faults:
+        arguments.faults = [*set(arguments.faults) - {ALL_TROUBLE} | set(REDIS_TROUBLE)]
     faults = possible(arguments.faults, arguments.level, clocks=FAKETIME is not None)
     clocks = any(FAULTS[kind].uses == "clock" for kind in faults)
     if not clocks and (left := set(possible(arguments.faults, arguments.level, clocks=True)).difference(faults)):

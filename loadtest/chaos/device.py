@@ -80,6 +80,7 @@ class Device:
         self.urls = urls
         self.book = book
         self.last: dict[str, int] = {}
+        self.told: dict[str, int] = {}  # conversation -> the end of the last gap that was announced
         self.read_up_to: dict[str, int] = {}
         self.waiting: dict[int, Pending] = {}
         self.mine: deque[tuple[str, int]] = deque(maxlen=RECENT)
@@ -282,6 +283,7 @@ class Device:
                 self.book.add(history.Listed(now_ms(), self._known(event)))
             case "gap":
                 gap = history.Gap(now_ms(), event["conversation"], event["from"], event["to"], event["reason"])
+                self.told[event["conversation"]] = event["to"]
                 self.book.add(gap)
             case "receipt":
                 self.book.add(history.Receipt(now_ms(), event["conversation"], event["user"], event["read"]))

@@ -19,9 +19,11 @@ from typing import Final
 import msgspec
 
 from loadtest.chaos.cluster import DRAINED_S, Cluster, Part
+from loadtest.chaos.neighbour import Neighbour
 from loadtest.chaos.proof.evidence import Fault, append
 from loadtest.chaos.proof.history import now_ms
-from loadtest.chaos.stores import Replicated
+from loadtest.chaos.redis_trouble import RedisTrouble
+from loadtest.chaos.stores import Replicated, Single
 
 FIRST_S: Final = 3.0
 EVERY_S: Final = 3.0
@@ -72,12 +74,27 @@ FAULTS: Final[dict[str, Kind]] = {
     "store-hold": Kind(ALL, 3, (0.5, 14), "store", ONE),
     "store-delay": Kind(ALL, 1, (2, 8), "store", ONE),
     "store-stutter": Kind(ALL, 2, (3, 8), "store", ONE),
+    "valkey-clock": Kind((), 1, (0, 0), "clock", ONE),
+    "valkey-settings": Kind((), 1, (9, 14), "valkey"),
+    "valkey-rights": Kind((), 1, (1, 6), "valkey"),
+    "functions-flushed": Kind((), 1, (0, 0), "valkey"),
+    "keys-deleted": Kind((), 1, (0, 0), "valkey"),
+    "neighbour-database": Kind((), 0.5, (5, 9), "neighbour", ONE),
+    "neighbour-same": Kind((), 0.5, (0, 0), "neighbour", ONE),
+    "keys-rotated": Kind((), 1, (2, 8), "keys"),
+    "keys-unreachable": Kind((), 1, (2, 12), "keys"),
     "client-cut": Kind(("gateway",), 1, (0.2, 4), "clients"),
     "client-hold": Kind(("gateway",), 2, (1, 15), "clients"),
     "client-delay": Kind(("gateway",), 1, (2, 8), "clients"),
     "client-stutter": Kind(("gateway",), 1, (3, 8), "clients"),
     "client-vanish": Kind(("gateway",), 1, (0, 0), "clients"),
 }
+
+# Faults of a Redis server that keeps running, and of whatever else a deployment shares (`--faults redis-trouble`).
+REDIS_TROUBLE: Final = (
+    "valkey-clock", "valkey-settings", "valkey-rights", "functions-flushed", "keys-deleted", "neighbour-database",
+    "neighbour-same", "keys-rotated", "keys-unreachable",
+)  # fmt: skip
 
 
 def possible(kinds: Collection[str], level: str, *, clocks: bool) -> list[str]:
@@ -121,7 +138,10 @@ class Nemesis:
     def __init__(self, cluster: Cluster, seed: int, folder: Path) -> None:
         self._cluster = cluster
         self._rng = random.Random(seed)
+        self._folder = folder
         self._path = folder / "faults.jsonl"
+        self._redis = RedisTrouble(cluster.store, cluster.level, folder, random.Random(self._rng.random()))
+        self._neighbours = 0
         self.done: list[Fault] = []
 
     async def carry_out(self, acts: list[Act]) -> None:
@@ -134,7 +154,9 @@ class Nemesis:
 
     async def _act(self, act: Act) -> None:
         kind = FAULTS[act.kind]
-        if kind.uses == "process":
+        if act.kind in REDIS_TROUBLE:
+            await self._trouble(act)
+        elif kind.uses == "process":
             part = self._cluster.parts[act.target]
             async with part.busy:
                 await self._process(act, part)
@@ -154,8 +176,59 @@ class Nemesis:
         else:
             await self._link(act)
 
-    def _note(self, kind: str, target: str, began: int) -> None:
-        self.done.append(Fault(kind, target, began, now_ms()))
+    async def _trouble(self, act: Act) -> None:
+        match act.kind:
+            case "valkey-clock":
+                began = now_ms()
+                self._note(act.kind, self._redis.step_clock(), began)
+            case "neighbour-database" | "neighbour-same":
+                await self._neighbour(act)
+            case "keys-rotated" | "keys-unreachable":
+                await self._keys(act)
+            case _:
+                async with self._cluster.store_busy:
+                    await self._server(act)
+
+    async def _server(self, act: Act) -> None:
+        began, ended = now_ms(), 0
+        match act.kind:
+            case "valkey-settings":
+                target, ended = await self._redis.change_settings(act.for_s)
+            case "valkey-rights":
+                target = await self._redis.remove_rights(act.for_s)
+            case "functions-flushed":
+                target = await asyncio.to_thread(self._redis.flush_functions)
+            case _:
+                target = await asyncio.to_thread(self._redis.delete_keys)
+        self._note(act.kind, target, began, ended)
+
+    async def _neighbour(self, act: Act) -> None:
+        store, began = self._cluster.store, now_ms()
+        assert isinstance(store, Single)
+        same = act.kind == "neighbour-same"
+        self._neighbours += 1
+        folder = self._folder / f"neighbour-{self._neighbours}"
+        neighbour = Neighbour(
+            folder, store.port, 0 if same else 1, self._cluster.env, random.Random(self._rng.random())
+        )
+        self._note(act.kind, await neighbour.run(act.for_s, writes=not same), began)
+
+    async def _keys(self, act: Act) -> None:
+        keys, began = self._cluster.key_set, now_ms()
+        if act.kind == "keys-unreachable":
+            keys.broken = self._rng.choice(("refuse", "dribble"))
+        target: str = keys.broken
+        if act.kind == "keys-rotated" or self._rng.random() < 0.5:
+            keys.rotate()
+            target += " rotated"
+        await asyncio.sleep(act.for_s)
+        keys.broken = ""
+        if act.kind == "keys-rotated":
+            keys.withdraw()
+        self._note(act.kind, target.strip(), began)
+
+    def _note(self, kind: str, target: str, began: int, ended: int = 0) -> None:
+        self.done.append(Fault(kind, target, began, ended or now_ms()))
         append(self._path, self.done[-1])
 
     async def _process(self, act: Act, part: Part) -> None:

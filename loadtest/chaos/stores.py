@@ -20,6 +20,7 @@ from typing import Final
 import redis
 
 from deploy.embedded import EmbeddedSentinel, EmbeddedValkey
+from loadtest.chaos.clocks import Clock, forget
 from loadtest.ports import free_ports
 
 NAME: Final = "main"
@@ -109,10 +110,37 @@ class Store:
 class Single(Store):
     """One Valkey; each process reaches it through a proxy of its own, before `port`."""
 
-    def __init__(self, folder: Path, level: str) -> None:
+    def __init__(self, folder: Path, level: str, *, clocks: bool = False) -> None:
+        """`clocks`: `set_clock` works."""
         (self.port,) = free_ports(1)
+        self._pid = 0
         server = EmbeddedValkey(folder / "valkey", self.port, appendfsync="always" if level == "fsync" else "everysec")
         super().__init__(folder, [server], {})
+        self._clock = Clock(folder / "valkey.clock") if clocks else None
+        if self._clock is not None:
+            server.env = self._clock.env
+
+    def set_clock(self, offset_s: float) -> None:
+        """Make the server's wall clock wrong by so much, if clocks can step."""
+        if self._clock is not None:
+            self._clock.set(offset_s)
+
+    async def heal(self) -> None:
+        await super().heal()
+        self.set_clock(0)
+
+    async def restart(self, server: EmbeddedValkey) -> None:
+        forget(self._pid)
+        await super().restart(server)
+        self._pid = server.pid
+
+    def start(self) -> None:
+        super().start()
+        self._pid = self.servers[0].pid
+
+    def close(self) -> None:
+        super().close()
+        forget(self._pid)
 
 
 class Replicated(Store):

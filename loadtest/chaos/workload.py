@@ -83,8 +83,11 @@ class Workload:
         (self.late if late else self.devices).append(device)
 
     def _token(self, user: str) -> str:
-        """A new one; it runs out often enough that renewing is part of every run."""
+        """A new one; it runs out often enough that renewing is part of every run. Every other user has tokens of the
+        identity provider."""
         claims = {"sub": user, "exp": int(time.time()) + TOKEN_S}
+        if int(user[1:]) % 2:
+            return self._cluster.key_set.token(claims)
         return jwt.encode(claims, self._cluster.jwt_secret, algorithm="HS256")
 
     # -- the beginning
@@ -254,7 +257,10 @@ class Workload:
 
     @staticmethod
     def _has_all(device: Device, heads: dict[str, int]) -> bool:
-        return all(device.last.get(conversation, 0) >= head for conversation, head in heads.items())
+        return all(
+            max(device.last.get(conversation, 0), device.told.get(conversation, 0)) >= head
+            for conversation, head in heads.items()
+        )
 
     async def _settled(self, leaving: list[Person]) -> Mark:
         """The moment when watchers are told the truth, or should have been."""

@@ -126,7 +126,8 @@ class Account:
             self.unsaid_at = row.at
         for known in row.conversations:
             read, since = self.told.get(known.conversation, (0, 0))
-            if known.read < read and not self.findings.failed_over(since, row.at):
+            kept = known.conversation not in self.findings.lost and not self.findings.failed_over(since, row.at)
+            if known.read < read and kept:
                 what = f"read mark went from {read} back to {known.read}"
                 self._add("G9", what, row.at, known.conversation, known.read)
         self._known(row.conversations, row.at)
@@ -143,6 +144,8 @@ class Account:
         self.starts[known.conversation] = known.cursor
         log = self.findings.logs.get(known.conversation)
         if log is None or known.cursor <= log.floor or self.findings.failed_over(at, at + SETTLED_MS):
+            return
+        if not self.findings.stamps_hold(at):
             return  # what a failover took back, then or a moment later, was counted when it began
         first, _ = log.visible(self.user)
         after = max(log.floor, first - 1)  # `head` may lag behind the log, so what stood there then is told by its time
@@ -181,6 +184,9 @@ class Account:
                 "G3", f"n {row.n} was acked as {order.seq} and as {row.seq}", row.at, row.conversation, row.seq, row.n
             )
         order.conversation, order.seq, order.at = row.conversation, row.seq, row.at
+        if not row.duplicate and self.findings.unfit(row.at):
+            what = f"n {row.n} was acked while Redis did not keep what it acknowledges"
+            self._add("G1", what, row.at, row.conversation, row.seq, row.n)
 
     def _refused(self, row: history.Refused) -> None:
         order = self.orders.get(row.n)
@@ -266,6 +272,15 @@ class Account:
         for name, log in self.findings.logs.items():
             if self.user in log.members:
                 self._whole(name, log)
+        for name in self.had.keys() - self.findings.logs.keys() - self.findings.lost.keys():
+            seq = min(self.had[name])
+            self._add(
+                "G2",
+                f"has {seq} of a conversation that does not exist",
+                self.findings.unlogged[name, seq].stamp,
+                name,
+                seq,
+            )
 
     def _whole(self, name: str, log: Log) -> None:
         first, last = log.visible(self.user)

@@ -14,6 +14,7 @@ G6  what drains: nothing doubled, nobody shut out, reconnects spread; processes 
 G7  memory stays within its limit
 G8  presence is right at every mark
 G9  read marks never go back, and agree at the end (they are not acked: a failover may take back the newest)
+G10 two deployments on one Redis server do not notice each other; on one database the second does not start
 
 Invariant: each check looks at all evidence, whatever another has found; one root cause may so show as several
 violations, and the first of a device is told with its story (`story.py`).
@@ -38,6 +39,7 @@ from loadtest.chaos.proof.verdict import Findings, Log, Order, Violation
 PEAK: Final = 2.0
 PEAK_FROM: Final = 40
 BUNCHING: Final = ("client-hold", "client-stutter", "client-delay", "gateway-stall")
+REFUSED_DURING: Final = ("valkey-settings", "valkey-rights")
 PROCESSES: Final = ("gateway", "router")
 
 
@@ -66,10 +68,11 @@ class Checker:
         for device, rows in self.evidence.histories.items():
             counts["devices"] += 1
             orders[device] = Account(self.findings, device).read(rows)
-        found += check_orders(orders, logs)
+        found += check_orders(orders, logs, self.findings.lost)
         found += check_trimmed(self.findings, orders)
         found += self._reads()
         found += check_processes(self.evidence)
+        found += check_neighbours(self.evidence)
         samples = [row.rss_bytes for row in self.evidence.processes if isinstance(row, Sample)]
         counts["MiB of the largest process"] = max(samples, default=0) >> 20
         found += self._reconnects()
@@ -84,7 +87,8 @@ class Checker:
                 highest = max(mark for mark, _ in devices.values())
                 marked_at = min(at for mark, at in devices.values() if mark == highest)
                 marks = {device: mark for device, (mark, _) in devices.items()}
-                if len(set(marks.values())) > 1 and not left and not self.findings.failed_over(marked_at, 1 << 62):
+                kept = conversation not in self.findings.lost and not self.findings.failed_over(marked_at, 1 << 62)
+                if len(set(marks.values())) > 1 and not left and kept:
                     yield Violation(
                         "G9",
                         f"the devices of {user} know different read marks: {marks}",
@@ -146,7 +150,9 @@ def check_log(log: Log) -> Iterator[Violation]:
         before = entry
 
 
-def check_orders(orders: dict[str, dict[int, Order]], logs: dict[str, Log]) -> Iterator[Violation]:
+def check_orders(
+    orders: dict[str, dict[int, Order]], logs: dict[str, Log], lost: dict[str, int]
+) -> Iterator[Violation]:
     """What devices sent against what stands in the logs."""
     for log in logs.values():
         for entry in log.entries:
@@ -160,7 +166,7 @@ def check_orders(orders: dict[str, dict[int, Order]], logs: dict[str, Log]) -> I
         for n, order in numbers.items():
             if not order.seq and not order.refused:
                 yield Violation("G3", f"n {n} of {device} was never answered", order.at, n=n, devices=(device,))
-            elif order.seq:
+            elif order.seq and (order.conversation in logs or order.seq > lost.get(order.conversation, 0)):
                 yield from check_kept(device, n, order, logs.get(order.conversation))
 
 
@@ -188,13 +194,27 @@ def check_processes(evidence: Evidence) -> Iterator[Violation]:
         if isinstance(row, Sample) and row.rss_bytes > limit and row.process not in told:
             told.add(row.process)
             yield Violation("G7", f"{row.process} holds {row.rss_bytes >> 20} MiB", row.at)
-        elif isinstance(row, Ending) and not row.asked:
+        elif isinstance(row, Ending) and not row.asked and not _refused_to_start(row, evidence.faults):
             yield Violation("G6", f"{row.process} ended by itself with {row.code}", row.at)
         elif isinstance(row, Ending) and row.asked == "SIGTERM" and row.code:
             yield Violation("G6", f"{row.process} was told to stop and ended with {row.code}", row.at)
     for process, path in evidence.said.items():
         if process.startswith(PROCESSES) and (trace := _last_trace(path)):
             yield Violation("G6", f"{process} logged {trace}")
+
+
+def _refused_to_start(ending: Ending, faults: list[Fault]) -> bool:
+    """Whether a process ended because it started while Redis lacked a right or did not keep its promise."""
+    return ending.code == 1 and any(
+        fault.began <= ending.at <= fault.ended + 5_000 for fault in faults if fault.kind in REFUSED_DURING
+    )
+
+
+def check_neighbours(evidence: Evidence) -> Iterator[Violation]:
+    """A process of another deployment must not start on the database of this one."""
+    for fault in evidence.faults:
+        if fault.kind == "neighbour-same" and fault.target == "ready":
+            yield Violation("G10", "a gateway with another secret started on the same database", fault.began)
 
 
 def _last_trace(path: Path) -> str:

@@ -3,6 +3,7 @@
 histories/<user>_<device>.jsonl   what each client saw (`history.py`)
 logs.jsonl                        every conversation's log, read from Redis when all was over
 faults.jsonl                      what was done to the deployment, when, and for how long
+losses.jsonl                      what faults deleted from Redis
 processes.jsonl                   memory samples and how each process ended
 run.json                          how the run was made: seed, level, limits, and the marks at which presence was settled
 <process>.log                     what each process said
@@ -40,6 +41,15 @@ class Fault(msgspec.Struct, frozen=True, array_like=True):
     target: str
     began: int
     ended: int
+
+
+class Loss(msgspec.Struct, frozen=True, array_like=True):
+    """Keys that a fault deleted: the log of a conversation up to a seq, or a user's row of the conversation."""
+
+    at: int
+    conversation: str
+    upto: int
+    user: str
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True, tag="sample"):
@@ -81,12 +91,14 @@ class Evidence(msgspec.Struct):
     faults: list[Fault] = []
     processes: list[Sample | Ending] = []
     said: dict[str, Path] = {}
+    losses: list[Loss] = []
 
 
 def load(folder: Path) -> Evidence:
     """The evidence of a finished run."""
     logs = map(msgspec.json.Decoder(Conversation).decode, _lines(folder / "logs.jsonl"))
     faults = map(msgspec.json.Decoder(Fault).decode, _lines(folder / "faults.jsonl"))
+    losses = map(msgspec.json.Decoder(Loss).decode, _lines(folder / "losses.jsonl"))
     processes = map(msgspec.json.Decoder(Sample | Ending).decode, _lines(folder / "processes.jsonl"))
     return Evidence(
         run=msgspec.json.decode((folder / "run.json").read_bytes(), type=Run),
@@ -95,6 +107,7 @@ def load(folder: Path) -> Evidence:
             path.stem.replace("_", "/", 1): History(path) for path in sorted((folder / "histories").glob("*.jsonl"))
         },
         faults=sorted(faults, key=lambda fault: fault.began),
+        losses=list(losses),
         processes=list(processes),
         said={path.stem: path for path in sorted(folder.glob("*.log"))},
     )

@@ -24,6 +24,8 @@ FAILOVERS: Final = ("primary-kill", "primary-stall", "failover")
 SETTLED_MS: Final = 10_000
 # For so long after a clock was set right it is still read wrong, and what was to be done then is done.
 STEPPED_MS: Final = 20_000  # who does not read, or whose link is held, hears of it that much later
+# Within so long every process has noticed that a setting of Redis breaks the durability's promise.
+NOTICED_MS: Final = 6_000
 # What a sentinel says of one, in local time; it makes one of its own when the machine is too busy to answer it.
 _SWITCHED: Final = re.compile(r"^\d+:X (\d+ \w+ \d+ [\d:.]+) . \+switch-master", re.MULTILINE)
 
@@ -43,10 +45,11 @@ class Violation(msgspec.Struct, frozen=True):
 class Log:
     """A conversation's log, ready to be asked."""
 
-    def __init__(self, conversation: Conversation) -> None:
+    def __init__(self, conversation: Conversation, lost: int = 0) -> None:
+        """`lost`: up to which seq a fault deleted the log; as if it had been trimmed, so its loss must be announced."""
         self.id = conversation.id
         self.head = conversation.head
-        self.floor = conversation.floor
+        self.floor = max(conversation.floor, lost)
         self.members = conversation.members
         self.entries = conversation.entries
         self.by_seq = {entry.seq: entry for entry in conversation.entries}
@@ -96,7 +99,10 @@ class Findings:
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
-        self.logs = {name: Log(one) for name, one in evidence.conversations.items()}
+        self.lost: dict[str, int] = {}  # conversation -> up to which seq a fault deleted its log
+        for loss in evidence.losses:
+            self.lost[loss.conversation] = max(loss.upto, self.lost.get(loss.conversation, 0))
+        self.logs = {name: Log(one, self.lost.get(name, 0)) for name, one in evidence.conversations.items()}
         self.violations: list[Violation] = []
         self.counts: Counter[str] = Counter()
         # What was received and stands in no log (deleted since, or rolled back): all must have been told the same.
@@ -107,10 +113,22 @@ class Findings:
         self.shares: dict[str, list[Share]] = {}
         self._failovers = [(began, ended + SETTLED_MS) for began, ended in _failovers(evidence)]
         self._steps = [fault for fault in evidence.faults if fault.kind == "gateway-clock"]
+        changed = (fault for fault in evidence.faults if fault.kind == "valkey-settings")
+        self._unfit = [(fault.began + NOTICED_MS, fault.ended) for fault in changed]
+        stepped = (fault.began for fault in evidence.faults if fault.kind == "valkey-clock")
+        self._stamps_until = min(stepped, default=1 << 62)
 
     def failed_over(self, since: int, until: int) -> bool:
         """Whether what was not acked at one of these times may have been taken back by the other."""
         return any(began <= until and ended >= since for began, ended in self._failovers)
+
+    def unfit(self, at: int) -> bool:
+        """Whether Redis did not keep what it acknowledges, and the processes have had the time to notice."""
+        return any(began <= at <= ended for began, ended in self._unfit)
+
+    def stamps_hold(self, at: int) -> bool:
+        """Whether the stamps of all events are of the right time, up to this time."""
+        return at < self._stamps_until
 
     def stepped(self, gateway: str, at: int) -> bool:
         """Whether the clock of that gateway may have been wrong then."""
