@@ -92,7 +92,7 @@ class Ledger:
         self.groups: set[str] = set()
         self._now = now
         self._last: dict[str, int] = {}
-        self._places: dict[tuple[str, int], tuple[str, int]] = {}  # of the last messages: where each stands
+        self._positions: dict[tuple[str, int], tuple[str, int]] = {}  # of the last messages: where each stands
 
     def add(self, row: Rows) -> None:
         match row:
@@ -130,24 +130,24 @@ class Ledger:
 
     def _received(self, conversation: str, event: history.Entry) -> None:
         RECEIVED.inc()
-        place, message = (conversation, event.seq), (event.user, event.n)
+        position, message = (conversation, event.seq), (event.user, event.n)
         last = self._last.get(conversation, 0)
         self._last[conversation] = max(last, event.seq)
-        if self._places.get(message, place) != place or event.seq == last:
+        if self._positions.get(message, position) != position or event.seq == last:
             DUPLICATED.inc()
         elif event.seq < last:
             REORDERED.inc()
-        self._remember(message, place)
+        self._remember(message, position)
         flight = self.flights.get(message)
         if flight is not None and self.user in flight.waiting:
             flight.waiting.discard(self.user)
             if self.connected_at and self.connected_at <= flight.sent:
                 DELIVERY_SECONDS.observe(self._now() - flight.sent)
 
-    def _remember(self, message: tuple[str, int], place: tuple[str, int]) -> None:
-        self._places[message] = place
-        if len(self._places) > 1000:
-            del self._places[next(iter(self._places))]
+    def _remember(self, message: tuple[str, int], position: tuple[str, int]) -> None:
+        self._positions[message] = position
+        if len(self._positions) > 1000:
+            del self._positions[next(iter(self._positions))]
 
 
 def sweep(flights: Flights, ledgers: dict[str, Ledger], now: float) -> None:
@@ -196,12 +196,12 @@ class Canary:
         await until(self._refresh)
         async with asyncio.TaskGroup() as tasks:
             for device in self.devices:
-                device.come()
-                tasks.create_task(device.live())
+                device.go_online()
+                tasks.create_task(device.run())
             tasks.create_task(self._tick())
             tasks.create_task(self._keep_tokens())
             tasks.create_task(self._rotate())
-            tasks.create_task(self._sing())
+            tasks.create_task(self._write())
 
     async def _refresh(self) -> bool:
         """Tokens for all."""
@@ -232,10 +232,10 @@ class Canary:
             crowded = [device for device in self.devices if on[self.ledgers[device.user].node] > 1 and device.ready]
             if crowded:
                 device = self._rng.choice(crowded)
-                device.go(politely=True)
-                device.come()
+                device.go_offline(politely=True)
+                device.go_online()
 
-    async def _sing(self) -> None:
+    async def _write(self) -> None:
         """Each in turn writes to all and to the next."""
         await until(self._gather)
         while True:
@@ -304,16 +304,16 @@ async def serve(arguments: argparse.Namespace) -> None:
     canary = Canary(arguments.target, api, max(2, arguments.users), arguments.every)
     admin = uvicorn.Server(serving.config(create_admin(lambda: Readiness(True, "ok"), canary.observe)))
     listening = asyncio.create_task(admin._serve([serving.listening(arguments.listen)]))
-    singing = asyncio.create_task(canary.run())
+    writing = asyncio.create_task(canary.run())
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait({stopping, singing, listening}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({stopping, writing, listening}, return_when=asyncio.FIRST_COMPLETED)
     admin.should_exit = True
-    singing.cancel()
+    writing.cancel()
     stopping.cancel()
-    outcomes = await asyncio.gather(singing, listening, stopping, return_exceptions=True)
+    outcomes = await asyncio.gather(writing, listening, stopping, return_exceptions=True)
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             raise outcome

@@ -70,7 +70,7 @@ class WebSocket(asyncio.Protocol):
         self._rest = b""
         self._upgraded = False
         self._closed = False
-        self._said = (GONE, "")
+        self._close_frame = (GONE, "")
         self._loop = asyncio.get_running_loop()
 
     async def connect(self, url: str, *, small: bool = False) -> None:
@@ -95,7 +95,7 @@ class WebSocket(asyncio.Protocol):
             f"Sec-WebSocket-Protocol: {self._subprotocol}\r\n\r\n".encode()
         )
 
-    def say(self, kind: str, **fields: Any) -> None:
+    def send_command(self, kind: str, **fields: Any) -> None:
         """A command."""
         command = {"type": kind, **fields}
         if self.text:
@@ -116,7 +116,7 @@ class WebSocket(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
-    def read_on(self) -> None:
+    def resume_reading(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
@@ -131,7 +131,7 @@ class WebSocket(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end(*self._said)
+        self._end(*self._close_frame)
 
     def _end(self, code: int, reason: str) -> None:
         if not self._closed:
@@ -177,7 +177,7 @@ class WebSocket(asyncio.Protocol):
         elif first == PING:
             self._write(frame(payload, PONG))
         elif first == CLOSE:
-            self._said = (int.from_bytes(payload[:2], "big") or 1005, payload[2:].decode(errors="replace"))
+            self._close_frame = (int.from_bytes(payload[:2], "big") or 1005, payload[2:].decode(errors="replace"))
             self._write(frame(payload[:2], CLOSE))
         elif first != PONG:
             self._end(1002, f"a frame that begins with {first:#x}")

@@ -39,8 +39,8 @@ def table(result: Result) -> str:
     lines += [f"{name}: {value:.1f}" for name, value in result.notes.items()]
     if any(one.saturated for one in shown(result)):
         lines.append("a load process was busy all the time: costs hold, rates and latencies are its own; add --workers")
-    faults = ", ".join(f"{name} {count}" for name, count in msgspec.structs.asdict(result.faults).items() if count)
-    lines.append("nothing lost, doubled or out of order" if result.good else f"WRONG: {faults}. {result.complaint}")
+    failures = ", ".join(f"{name} {count}" for name, count in msgspec.structs.asdict(result.failures).items() if count)
+    lines.append("nothing lost, doubled or out of order" if result.good else f"WRONG: {failures}. {result.complaint}")
     return "\n".join(lines)
 
 

@@ -120,13 +120,13 @@ def _named(result: Result, side: str) -> Result:
 
 
 def _joined(scenario: str, rounds: list[Result]) -> Result:
-    faults = rounds[0].faults
+    failures = rounds[0].failures
     for one in rounds[1:]:
-        faults = faults + one.faults
+        failures = failures + one.failures
     return msgspec.structs.replace(
         rounds[0],
         scenario=scenario,
         measurements=[one for result in rounds for one in result.measurements],
-        faults=faults,
+        failures=failures,
         complaint=next((one.complaint for one in rounds if one.complaint), ""),
     )

@@ -51,7 +51,7 @@ SETTINGS: Final = {
 }
 
 
-class Part:
+class ManagedProcess:
     """A gateway or a router: one name, one set of ports and one log, for as many processes as it takes."""
 
     def __init__(
@@ -67,7 +67,7 @@ class Part:
         self.url = f"ws://127.0.0.1:{client_port}/ws" if self.module == "gateway" else f"http://127.0.0.1:{client_port}"
         self._clock = Clock(folder / f"{name}.clock") if clocks and FAKETIME is not None else None
         self.busy = asyncio.Lock()  # one fault of a process at a time
-        self.told = ""
+        self.asked = ""
         self.popen: subprocess.Popen[bytes] | None = None
         self.env = {
             **env,
@@ -90,7 +90,7 @@ class Part:
             self._clock.set(by_s)
 
     def start(self) -> None:
-        self.told = ""
+        self.asked = ""
         with (self.folder / f"{self.name}.log").open("ab") as log:
             self.popen = subprocess.Popen(
                 tied(sys.executable, "-m", self.module),
@@ -104,7 +104,7 @@ class Part:
 
     def send(self, signum: signal.Signals) -> None:
         if signum in (signal.SIGKILL, signal.SIGTERM):
-            self.told = signum.name
+            self.asked = signum.name
         if self.alive and self.popen is not None:
             self.popen.send_signal(signum)
 
@@ -120,7 +120,7 @@ class Part:
     def note_end(self) -> None:
         """Writes down how it ended, once."""
         if self.popen is not None and self.popen.returncode is not None:
-            append(self.folder / "processes.jsonl", Ending(now_ms(), self.name, self.popen.returncode, self.told))
+            append(self.folder / "processes.jsonl", Ending(now_ms(), self.name, self.popen.returncode, self.asked))
             forget(self.popen.pid)
             self.popen = None
 
@@ -186,9 +186,9 @@ class Cluster:
         }
         names = [f"gateway-{number}" for number in range(gateways)], [f"router-{number}" for number in range(routers)]
         self.gateways, self.routers = (
-            [Part(name, folder, redis_port, self.env, clocks=clocks) for name in some] for some in names
+            [ManagedProcess(name, folder, redis_port, self.env, clocks=clocks) for name in some] for some in names
         )
-        self.parts = {part.name: part for part in (*self.gateways, *self.routers)}
+        self.processes = {process.name: process for process in (*self.gateways, *self.routers)}
         self._watching: asyncio.Task[None] | None = None
 
     @property
@@ -199,13 +199,13 @@ class Cluster:
         self.store.start()
         await self.store.heal()
         await self.key_set.start()
-        for part in self.parts.values():
-            await part.clients.start()
-            await part.store.start()
-            part.start()
-        for part in self.parts.values():
-            if not await part.ready():
-                raise RuntimeError(f"{part.name} did not come up, see {self.folder / part.name}.log")
+        for process in self.processes.values():
+            await process.clients.start()
+            await process.store.start()
+            process.start()
+        for process in self.processes.values():
+            if not await process.ready():
+                raise RuntimeError(f"{process.name} did not come up, see {self.folder / process.name}.log")
         self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -213,19 +213,19 @@ class Cluster:
         loop, sampled = asyncio.get_running_loop(), 0.0
         while True:
             await asyncio.sleep(WATCH_S)
-            for part in self.parts.values():
-                if part.popen is not None and not part.told and not part.alive:
-                    part.note_end()
-                    part.start()
+            for process in self.processes.values():
+                if process.popen is not None and not process.asked and not process.alive:
+                    process.note_end()
+                    process.start()
             if loop.time() > sampled + SAMPLE_S:
                 sampled = loop.time()
-                samples = [Sample(now_ms(), part.name, part.rss_bytes) for part in self.parts.values()]
+                samples = [Sample(now_ms(), process.name, process.rss_bytes) for process in self.processes.values()]
                 append(self.folder / "processes.jsonl", *samples)
 
-    async def restart(self, part: Part) -> None:
+    async def restart(self, process: ManagedProcess) -> None:
         """A new process, ready."""
-        part.start()
-        await part.ready()
+        process.start()
+        await process.ready()
 
     # -- the end
 
@@ -233,31 +233,31 @@ class Cluster:
         """Everything runs, and no link is disturbed."""
         await self.store.heal()
         self.key_set.broken = ""
-        for part in self.parts.values():
-            part.clients.heal()
-            part.store.heal()
-            part.set_clock(0)
-            part.send(signal.SIGCONT)
-        for part in self.parts.values():
-            if not await part.ready():
-                raise RuntimeError(f"{part.name} is not ready, see {self.folder / part.name}.log")
+        for process in self.processes.values():
+            process.clients.heal()
+            process.store.heal()
+            process.set_clock(0)
+            process.send(signal.SIGCONT)
+        for process in self.processes.values():
+            if not await process.ready():
+                raise RuntimeError(f"{process.name} is not ready, see {self.folder / process.name}.log")
 
     async def stop(self) -> None:
         """As an operator would: gateways, routers; the store stays, for whoever reads the logs."""
         if self._watching is not None:
             self._watching.cancel()
-        for parts in (self.gateways, self.routers):
-            for part in parts:
-                part.send(signal.SIGTERM)
-            for part in parts:
-                await part.ended(DRAINED_S)
+        for processes in (self.gateways, self.routers):
+            for process in processes:
+                process.send(signal.SIGTERM)
+            for process in processes:
+                await process.ended(DRAINED_S)
 
     async def close(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
-        for part in self.parts.values():
-            part.kill()
-            await part.clients.close()
-            await part.store.close()
+        for process in self.processes.values():
+            process.kill()
+            await process.clients.close()
+            await process.store.close()
         await self.key_set.close()
         self.store.close()

@@ -24,11 +24,11 @@ import uvloop
 from loadtest.chaos.clocks import FAKETIME
 from loadtest.chaos.cluster import SETTINGS, Cluster
 from loadtest.chaos.nemesis import FAULTS, LEVELS, REDIS_TROUBLE, Nemesis, possible, schedule
-from loadtest.chaos.proof.aftermath import aftermath
 from loadtest.chaos.proof.checker import check
+from loadtest.chaos.proof.effects import effects_of_faults
 from loadtest.chaos.proof.evidence import Run, dump_logs, load
+from loadtest.chaos.proof.findings import Violation
 from loadtest.chaos.proof.story import story
-from loadtest.chaos.proof.verdict import Violation
 from loadtest.chaos.workload import Workload
 from loadtest.limits import raise_file_limit
 from router.contract import keys
@@ -66,23 +66,25 @@ def run(arguments: argparse.Namespace) -> int:
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1_000_000)
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix=f"linnet-chaos-{seed}-"))
     folder.mkdir(parents=True, exist_ok=True)
-    say(f"seed {seed}, {arguments.seconds:g} s, {arguments.users} people, {arguments.rate:g} messages/s; {folder}")
+    print_line(
+        f"seed {seed}, {arguments.seconds:g} s, {arguments.users} people, {arguments.rate:g} messages/s; {folder}"
+    )
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(arguments, seed, folder))
-    good = verdict(folder)
+    good = print_verdict(folder)
     if good and arguments.folder is None:
         shutil.rmtree(folder)
     return 0 if good else 1
 
 
 async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
-    if ALL_TROUBLE in arguments.faults:
-        arguments.faults = [*set(arguments.faults) - {ALL_TROUBLE} | set(REDIS_TROUBLE)]
-    faults = possible(arguments.faults, arguments.level, clocks=FAKETIME is not None)
-    clocks = any(FAULTS[kind].uses == "clock" for kind in faults)
-    if not clocks and (left := set(possible(arguments.faults, arguments.level, clocks=True)).difference(faults)):
-        say(f"without libfaketime, so left out: {', '.join(sorted(left))}")
-    if not faults:
+    given = {*arguments.faults, *(REDIS_TROUBLE if ALL_TROUBLE in arguments.faults else ())}
+    wanted = [kind for kind in FAULTS if kind in given]
+    kinds = possible(wanted, arguments.level, clocks=FAKETIME is not None)
+    clocks = any(FAULTS[kind].occupies == "clock" for kind in kinds)
+    if not clocks and (left := set(possible(wanted, arguments.level, clocks=True)).difference(kinds)):
+        print_line(f"libfaketime is not installed, so these faults are left out: {', '.join(sorted(left))}")
+    if not kinds:
         raise SystemExit(f"none of these faults can be done at level {arguments.level}")
     cluster = Cluster(folder, level=arguments.level, clocks=clocks)
     made = Run(
@@ -96,16 +98,16 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
         await cluster.start()
         workload = Workload(cluster, folder, seed, arguments.users)
         await workload.gather()
-        say("everybody is here")
+        print_line("all devices are connected")
         nemesis = Nemesis(cluster, seed, folder)
-        acts = schedule(seed, arguments.seconds, cluster.parts, faults, arguments.every)
+        faults = schedule(seed, arguments.seconds, cluster.processes, kinds, arguments.every)
         progress = asyncio.create_task(_progress(workload, nemesis))
-        await asyncio.gather(workload.run(arguments.seconds, arguments.rate), nemesis.carry_out(acts))
+        await asyncio.gather(workload.run(arguments.seconds, arguments.rate), nemesis.carry_out(faults))
         await cluster.heal()
-        say("all is healed")
+        print_line("all faults are undone")
         made.marks = await workload.settle(lambda: _heads(cluster))
         progress.cancel()
-        await workload.end()
+        await workload.stop()
         await cluster.stop()
         with cluster.store.client() as client:
             dump_logs(client, folder / "logs.jsonl")
@@ -134,31 +136,31 @@ async def _progress(workload: Workload, nemesis: Nemesis) -> None:
         devices, passed = workload.devices, time.monotonic() - began
         connected, waiting = sum(one.ready for one in devices), sum(len(one.waiting) for one in devices)
         acked, received = sum(one.acked for one in devices), sum(one.received for one in devices)
-        say(
+        print_line(
             f"{passed:5.0f} s  {connected}/{len(devices)} connected  {acked} acked  {waiting} waiting  "
             f"{received} received  {len(nemesis.done)} faults"
         )
 
 
-def verdict(folder: Path) -> bool:
+def print_verdict(folder: Path) -> bool:
     """Prints what a run proves; True if every promise was kept."""
     evidence = load(folder)
     checked = check(evidence)
     faults = Counter(fault.kind for fault in evidence.faults)
-    say("faults: " + (", ".join(f"{count} {kind}" for kind, count in sorted(faults.items())) or "none"))
-    say("seen: " + ", ".join(f"{count} {what}" for what, count in sorted(checked.counts.items())))
-    for line in aftermath(evidence):
-        say(line)
+    print_line("faults: " + (", ".join(f"{count} {kind}" for kind, count in sorted(faults.items())) or "none"))
+    print_line("seen: " + ", ".join(f"{count} {what}" for what, count in sorted(checked.counts.items())))
+    for line in effects_of_faults(evidence):
+        print_line(line)
     if not checked.violations:
-        say("every promise was kept")
+        print_line("every promise was kept")
         return True
     broken = Counter(violation.promise for violation in checked.violations)
-    say("BROKEN: " + ", ".join(f"{promise} {count} times" for promise, count in sorted(broken.items())))
+    print_line("BROKEN: " + ", ".join(f"{promise} {count} times" for promise, count in sorted(broken.items())))
     for violation in _various(checked.violations):
-        say(f"\n{violation.promise}: {violation.what}")
+        print_line(f"\n{violation.promise}: {violation.what}")
         for line in story(evidence, violation):
-            say(f"    {line}")
-    say(f"\nall of it: {folder}")
+            print_line(f"    {line}")
+    print_line(f"\nall of it: {folder}")
     return False
 
 
@@ -170,11 +172,11 @@ def _various(violations: list[Violation]) -> list[Violation]:
 
 
 def judge(arguments: argparse.Namespace) -> int:
-    return 0 if verdict(arguments.folder) else 1
+    return 0 if print_verdict(arguments.folder) else 1
 
 
 COMMANDS: Final = {"chaos": run, "check": judge}
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     print(line, file=sys.stdout, flush=True)

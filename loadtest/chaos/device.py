@@ -41,7 +41,7 @@ RENEW_AGAIN_S: Final = 3.0
 RECENT: Final = 16
 
 
-class Book(Protocol):
+class Recorder(Protocol):
     """Where the rows go."""
 
     def add(self, row: Rows) -> None: ...
@@ -70,7 +70,7 @@ class Device:
         codec: str,
         urls: Sequence[str],
         token: Callable[[str], str],
-        book: Book,
+        recorder: Recorder,
         rng: random.Random,
         *,
         small: bool = False,
@@ -78,9 +78,9 @@ class Device:
     ) -> None:
         self.user, self.name, self.codec = user, name, codec
         self.urls = urls
-        self.book = book
+        self.recorder = recorder
         self.last: dict[str, int] = {}
-        self.told: dict[str, int] = {}  # conversation -> the end of the last gap that was announced
+        self.announced: dict[str, int] = {}  # conversation -> the end of the last gap that was announced
         self.read_up_to: dict[str, int] = {}
         self.waiting: dict[int, Pending] = {}
         self.mine: deque[tuple[str, int]] = deque(maxlen=RECENT)
@@ -100,10 +100,10 @@ class Device:
         self._wanted = asyncio.Event()
         self._closed = asyncio.Event()
         self._ended = False
-        self._stalled = False
-        self._ours = False
+        self._paused = False
+        self._closed_by_us = False
         self._url = ""
-        self._said: dict[str, int] | None = None
+        self._hello_cursors: dict[str, int] | None = None
         self._connecting_at = self._pinged_at = self._renew_at = 0.0
         self._pause_s = 0.0
         self._watch_at = math.inf  # when to ask again, after being told to
@@ -116,7 +116,7 @@ class Device:
 
     # -- being there and being away
 
-    async def live(self) -> None:
+    async def run(self) -> None:
         """Connects whenever it is wanted, until `end`."""
         while await self._wanted.wait() and not self._ended:
             await self._once()
@@ -125,9 +125,9 @@ class Device:
     async def _once(self) -> None:
         self._url = self._rng.choice(self.urls)
         self._closed.clear()
-        self._ours, self._pause_s = False, self._rng.uniform(0.1, 1.5)
+        self._closed_by_us, self._pause_s = False, self._rng.uniform(0.1, 1.5)
         self._connecting_at = self._loop.time()
-        self.book.add(history.Connecting(now_ms(), self._url))
+        self.recorder.add(history.Connecting(now_ms(), self._url))
         self._socket = WebSocket(self.codec, self._opened, self._event, self._gone)
         try:
             async with asyncio.timeout(WELCOME_S):
@@ -137,42 +137,42 @@ class Device:
             self._socket.abort()
         await self._closed.wait()
 
-    def come(self) -> None:
+    def go_online(self) -> None:
         self._wanted.set()
 
-    def go(self, *, politely: bool) -> None:
+    def go_offline(self, *, politely: bool) -> None:
         """Away until `come`."""
         self._wanted.clear()
-        self.book.add(history.Left(now_ms()))
+        self.recorder.add(history.Left(now_ms()))
         self._leave(politely=politely)
 
-    def end(self) -> None:
+    def stop(self) -> None:
         self._ended = True
-        self.go(politely=True)
+        self.go_offline(politely=True)
         self._wanted.set()
 
     def _leave(self, *, politely: bool) -> None:
         if self._socket is not None and not self._closed.is_set():
-            self._ours = True
-            self._socket.read_on()
+            self._closed_by_us = True
+            self._socket.resume_reading()
             if politely and self.ready:
                 self._socket.close()
             else:
                 self._socket.abort()
 
-    def stall(self) -> None:
+    def stop_reading(self) -> None:
         """Reads nothing for a while."""
         if self._socket is not None and self.ready:
-            self._stalled = True
-            self.book.add(history.Paused(now_ms(), True))
+            self._paused = True
+            self.recorder.add(history.Paused(now_ms(), True))
             self._socket.stop_reading()
 
-    def read_on(self) -> None:
-        if self._stalled and self._socket is not None:
-            self._stalled = False
-            self.book.add(history.Paused(now_ms(), False))
+    def resume_reading(self) -> None:
+        if self._paused and self._socket is not None:
+            self._paused = False
+            self.recorder.add(history.Paused(now_ms(), False))
             self._socket.heard_at = self._loop.time()
-            self._socket.read_on()
+            self._socket.resume_reading()
 
     # -- saying
 
@@ -200,23 +200,23 @@ class Device:
         here = self._waiting[one.conversation]
         if self.ready and self._socket is not None:
             one.attempts += 1
-            self._socket.say(one.kind, n=one.n, done=next(iter(here)) - 1, **one.fields)
+            self._socket.send_command(one.kind, n=one.n, done=next(iter(here)) - 1, **one.fields)
         one.due = self._loop.time() + ANSWER_S
-        self.book.add(history.Sent(now_ms(), one.conversation, one.n, one.kind, one.target, one.body, one.attempts))
+        self.recorder.add(history.Sent(now_ms(), one.conversation, one.n, one.kind, one.target, one.body, one.attempts))
 
     def read(self, conversation: str) -> None:
         """Tells that the user has read all that is here."""
         seq = self.last.get(conversation, 0)
         if seq and self.ready and self._socket is not None:
-            self.book.add(history.Read(now_ms(), conversation, seq))
-            self._socket.say("read", conversation=conversation, seq=seq)
+            self.recorder.add(history.Read(now_ms(), conversation, seq))
+            self._socket.send_command("read", conversation=conversation, seq=seq)
 
     def watch(self, users: list[str]) -> None:
         """Wants to know who of these is online, from now on and after every reconnect."""
         self._watched, self._watch_at = users, math.inf
         if self.ready and self._socket is not None:
-            self.book.add(history.Watching(now_ms(), users))
-            self._socket.say("presence", id=WATCH, users=users, watch=True)
+            self.recorder.add(history.Watching(now_ms(), users))
+            self._socket.send_command("presence", id=WATCH, users=users, watch=True)
 
     def tick(self) -> None:
         """Once a second or so: acks, resends what is overdue, looks after the connection."""
@@ -231,36 +231,38 @@ class Device:
             if now > one.due:
                 self._transmit(one)
         if self._unacked:
-            socket.say("ack", cursors={conversation: self.last[conversation] for conversation in self._unacked})
+            socket.send_command(
+                "ack", cursors={conversation: self.last[conversation] for conversation in self._unacked}
+            )
             self._unacked.clear()
         if now > self._watch_at:
             self.watch(self._watched)
         if self.renews and now > self._renew_at:
             self._renew_at = now + RENEW_AGAIN_S
-            socket.say("auth", token=self._token(self.user))
-        if not self._stalled:
+            socket.send_command("auth", token=self._token(self.user))
+        if not self._paused:
             if now > socket.heard_at + DEAD_AFTER_S:
                 socket.abort()
             elif now > max(socket.heard_at, self._pinged_at) + PING_AFTER_S:
                 self._pinged_at = now
-                socket.say("ping")
+                socket.send_command("ping")
 
     # -- what the connection says
 
     def _opened(self) -> None:
         assert self._socket is not None
-        self._said = dict(self.last) if self._rng.random() < 0.7 else None
+        self._hello_cursors = dict(self.last) if self._rng.random() < 0.7 else None
         hello: dict[str, Any] = {"token": self._token(self.user), "device": self.name, "instance": self._instance}
-        if self._said is not None:
-            hello["cursors"] = self._said
-        self._socket.say("hello", **hello)
+        if self._hello_cursors is not None:
+            hello["cursors"] = self._hello_cursors
+        self._socket.send_command("hello", **hello)
 
     def _gone(self, code: int, reason: str) -> None:
         if self._closed.is_set():
             return
-        self.ready = self._stalled = False
+        self.ready = self._paused = False
         self._closed.set()
-        self.book.add(history.Closed(now_ms(), code, reason, self._ours))
+        self.recorder.add(history.Closed(now_ms(), code, reason, self._closed_by_us))
         if reason.startswith("retry_after="):
             with suppress(ValueError):
                 self._pause_s = float(reason.partition("=")[2]) * self._rng.uniform(1.0, 1.3)
@@ -280,27 +282,29 @@ class Device:
             case "welcome":
                 self._welcomed(event)
             case "conversations":
-                self.book.add(history.Listed(now_ms(), self._known(event)))
+                self.recorder.add(history.Listed(now_ms(), self._known(event)))
             case "gap":
                 gap = history.Gap(now_ms(), event["conversation"], event["from"], event["to"], event["reason"])
-                self.told[event["conversation"]] = event["to"]
-                self.book.add(gap)
+                self.announced[event["conversation"]] = event["to"]
+                self.recorder.add(gap)
             case "receipt":
-                self.book.add(history.Receipt(now_ms(), event["conversation"], event["user"], event["read"]))
+                self.recorder.add(history.Receipt(now_ms(), event["conversation"], event["user"], event["read"]))
                 if event["user"] == self.user:
                     self._read_to(event["conversation"], event["read"])
             case "presence":
                 seen = {user: state["online"] for user, state in event["users"].items()}
                 self.seen.update(seen)
-                self.book.add(history.Seen(now_ms(), seen))
+                self.recorder.add(history.Seen(now_ms(), seen))
             case "drain":
-                self.book.add(history.Draining(now_ms(), event["retry_after"]))
+                self.recorder.add(history.Draining(now_ms(), event["retry_after"]))
             case _ if "seq" in event and "prev" in event:
                 self._received(event)
 
     def _welcomed(self, event: dict[str, Any]) -> None:
         known = self._known(event)
-        self.book.add(history.Welcomed(now_ms(), self._url, event["gateway"], event["session"], self._said, known))
+        self.recorder.add(
+            history.Welcomed(now_ms(), self._url, event["gateway"], event["session"], self._hello_cursors, known)
+        )
         self._valid(event["expires_at"])
         self.ready = True
         self.seen = {}
@@ -312,7 +316,7 @@ class Device:
 
     def _valid(self, until: int) -> None:
         now = now_ms()
-        self.book.add(history.Valid(now, until))
+        self.recorder.add(history.Valid(now, until))
         left_s = (until - now) / 1000 * self._rng.uniform(*RENEW_AT)
         self._renew_at = self._loop.time() + max(RENEW_AGAIN_S, left_s)
 
@@ -330,7 +334,7 @@ class Device:
     def _received(self, event: dict[str, Any]) -> None:
         conversation, seq, kind = event["conversation"], event["seq"], event["type"]
         self.received += 1
-        self.book.add(history.Received(now_ms(), conversation, entry(event)))
+        self.recorder.add(history.Received(now_ms(), conversation, entry(event)))
         if seq > self.last.get(conversation, 0):
             self.last[conversation] = seq
             self._unacked.add(conversation)
@@ -341,7 +345,7 @@ class Device:
 
     def _acked(self, event: dict[str, Any]) -> None:
         n = event["n"]
-        self.book.add(history.Acked(now_ms(), event["conversation"], n, event["seq"], event["duplicate"]))
+        self.recorder.add(history.Acked(now_ms(), event["conversation"], n, event["seq"], event["duplicate"]))
         one = self.waiting.get(n)
         if one is None:
             return
@@ -356,12 +360,12 @@ class Device:
     def _error(self, event: dict[str, Any]) -> None:
         n, retry_after = event.get("n"), event.get("retry_after")
         if n is None:
-            self.book.add(history.Refused(now_ms(), 0, event["code"], retry_after is None))
+            self.recorder.add(history.Refused(now_ms(), 0, event["code"], retry_after is None))
             if event.get("id") == WATCH:
                 self._watch_at = self._loop.time() + (retry_after or 1.0)
             return
         final = retry_after is None and event["code"] not in ("unavailable", "internal")
-        self.book.add(history.Refused(now_ms(), n, event["code"], final))
+        self.recorder.add(history.Refused(now_ms(), n, event["code"], final))
         one = self.waiting.get(n)
         if one is None:
             return

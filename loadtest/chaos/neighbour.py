@@ -18,7 +18,7 @@ from typing import Final
 
 import jwt
 
-from loadtest.chaos.cluster import DRAINED_S, Part
+from loadtest.chaos.cluster import DRAINED_S, ManagedProcess
 from loadtest.chaos.device import Device
 from loadtest.chaos.proof.history import Rows
 
@@ -28,7 +28,7 @@ EVERY_S: Final = 0.2
 READY: Final = "ready"
 
 
-class Nothing:
+class NoRecorder:
     """A book that keeps no rows: the neighbour's users are not judged."""
 
     def add(self, row: Rows) -> None:
@@ -46,37 +46,39 @@ class Neighbour:
             "LINNET_REDIS_URL": f"redis://127.0.0.1:{redis_port}/{database}",
             "LINNET_JWT_SECRET": self._secret,
         }
-        self._part = Part("gateway-n", folder, None, own)
+        self._process = ManagedProcess("gateway-n", folder, None, own)
         self._rng = rng
 
     async def run(self, for_s: float, *, writes: bool) -> str:
         """Start it, let its users write for a while, stop it; return `READY`, or the line with which it refused."""
-        await self._part.clients.start()
-        self._part.start()
+        await self._process.clients.start()
+        self._process.start()
         try:
-            if not await self._part.ready():
+            if not await self._process.ready():
                 return self._last_line()
             if writes:
                 await self._write(for_s)
             return READY
         finally:
-            self._part.send(signal.SIGTERM)
-            await self._part.ended(DRAINED_S)
-            self._part.kill()
-            await self._part.clients.close()
+            self._process.send(signal.SIGTERM)
+            await self._process.ended(DRAINED_S)
+            self._process.kill()
+            await self._process.clients.close()
 
     def _last_line(self) -> str:
-        lines = (self._part.folder / f"{self._part.name}.log").read_text(errors="replace").splitlines()
+        lines = (self._process.folder / f"{self._process.name}.log").read_text(errors="replace").splitlines()
         return lines[-1] if lines else "no output"
 
     def _token(self, user: str) -> str:
         return jwt.encode({"sub": user, "exp": int(time.time()) + TOKEN_S}, self._secret, algorithm="HS256")
 
     async def _write(self, for_s: float) -> None:
-        devices = [Device(user, "phone", "json", [self._part.url], self._token, Nothing(), self._rng) for user in USERS]
-        lives = [asyncio.create_task(device.live()) for device in devices]
+        devices = [
+            Device(user, "phone", "json", [self._process.url], self._token, NoRecorder(), self._rng) for user in USERS
+        ]
+        lives = [asyncio.create_task(device.run()) for device in devices]
         for device in devices:
-            device.come()
+            device.go_online()
         until = asyncio.get_running_loop().time() + for_s
         while asyncio.get_running_loop().time() < until:
             await asyncio.sleep(EVERY_S)
@@ -85,7 +87,7 @@ class Neighbour:
                 other = self._rng.choice([user for user in USERS if user != device.user])
                 device.message(f"@{other}", "from another deployment")
         for device in devices:
-            device.end()
+            device.stop()
         await asyncio.wait(lives, timeout=10)
         for life in lives:
             life.cancel()

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from loadtest.chaos.cluster import DRAINED_S, Cluster, Part
+from loadtest.chaos.cluster import DRAINED_S, Cluster, ManagedProcess
 from loadtest.chaos.neighbour import Neighbour
 from loadtest.chaos.proof.evidence import Fault, append
 from loadtest.chaos.proof.history import now_ms
@@ -38,56 +38,56 @@ ONE: Final = ("memory", "fsync")
 SENTINELS: Final = ("replicated",)
 
 
-class Kind(msgspec.Struct, frozen=True):
+class FaultKind(msgspec.Struct, frozen=True):
     """`on`: which parts; `weight`: how often; `lasts`: least and most seconds; `uses`: what it holds meanwhile;
     `levels`: at which durability."""
 
     on: tuple[str, ...]
     weight: float
     lasts: tuple[float, float]
-    uses: str
+    occupies: str
     levels: tuple[str, ...] = LEVELS
 
 
-FAULTS: Final[dict[str, Kind]] = {
-    "gateway-kill": Kind(("gateway",), 3, (0.2, 4), "process"),
-    "gateway-stall": Kind(("gateway",), 2, (0.5, 14), "process"),
-    "gateway-term": Kind(("gateway",), 2, (0, 1), "process"),
-    "router-kill": Kind(("router",), 2, (0.2, 6), "process"),
-    "router-stall": Kind(("router",), 1, (0.5, 14), "process"),
-    "router-term": Kind(("router",), 1, (0, 1), "process"),
-    "gateway-clock": Kind(("gateway",), 2, (2, 15), "clock"),
-    "router-clock": Kind(("router",), 1, (2, 15), "clock"),
-    "rolling": Kind((), 0.7, (0, 0), "everything"),
-    "valkey-kill": Kind((), 2, (0.1, 4), "valkey", DISK),
-    "valkey-restart": Kind((), 1, (0, 1), "valkey", ONE),
-    "valkey-stall": Kind((), 1, (0.5, 6), "valkey", ONE),
-    "valkey-disk-full": Kind((), 1, (0.5, 4), "valkey", DISK),
-    "primary-kill": Kind((), 3, (0.5, 8), "valkey", SENTINELS),
-    "primary-stall": Kind((), 3, (0.5, 8), "valkey", SENTINELS),
-    "replica-kill": Kind((), 1, (0.5, 6), "valkey", SENTINELS),
-    "replica-stall": Kind((), 1, (0.5, 6), "valkey", SENTINELS),
-    "failover": Kind((), 3, (1, 3), "valkey", SENTINELS),
-    "sentinel-kill": Kind((), 1, (0.5, 5), "sentinel", SENTINELS),
-    "pubsub-kill": Kind((), 3, (0, 0), "pubsub"),
-    "store-cut": Kind(ALL, 3, (0.2, 6), "store", ONE),
-    "store-hold": Kind(ALL, 3, (0.5, 14), "store", ONE),
-    "store-delay": Kind(ALL, 1, (2, 8), "store", ONE),
-    "store-stutter": Kind(ALL, 2, (3, 8), "store", ONE),
-    "valkey-clock": Kind((), 1, (0, 0), "clock", ONE),
-    "valkey-settings": Kind((), 1, (9, 14), "valkey"),
-    "valkey-rights": Kind((), 1, (1, 6), "valkey"),
-    "functions-flushed": Kind((), 1, (0, 0), "valkey"),
-    "keys-deleted": Kind((), 1, (0, 0), "valkey"),
-    "neighbour-database": Kind((), 0.5, (5, 9), "neighbour", ONE),
-    "neighbour-same": Kind((), 0.5, (0, 0), "neighbour", ONE),
-    "keys-rotated": Kind((), 1, (2, 8), "keys"),
-    "keys-unreachable": Kind((), 1, (2, 12), "keys"),
-    "client-cut": Kind(("gateway",), 1, (0.2, 4), "clients"),
-    "client-hold": Kind(("gateway",), 2, (1, 15), "clients"),
-    "client-delay": Kind(("gateway",), 1, (2, 8), "clients"),
-    "client-stutter": Kind(("gateway",), 1, (3, 8), "clients"),
-    "client-vanish": Kind(("gateway",), 1, (0, 0), "clients"),
+FAULTS: Final[dict[str, FaultKind]] = {
+    "gateway-kill": FaultKind(("gateway",), 3, (0.2, 4), "process"),
+    "gateway-stall": FaultKind(("gateway",), 2, (0.5, 14), "process"),
+    "gateway-term": FaultKind(("gateway",), 2, (0, 1), "process"),
+    "router-kill": FaultKind(("router",), 2, (0.2, 6), "process"),
+    "router-stall": FaultKind(("router",), 1, (0.5, 14), "process"),
+    "router-term": FaultKind(("router",), 1, (0, 1), "process"),
+    "gateway-clock": FaultKind(("gateway",), 2, (2, 15), "clock"),
+    "router-clock": FaultKind(("router",), 1, (2, 15), "clock"),
+    "rolling": FaultKind((), 0.7, (0, 0), "everything"),
+    "valkey-kill": FaultKind((), 2, (0.1, 4), "valkey", DISK),
+    "valkey-restart": FaultKind((), 1, (0, 1), "valkey", ONE),
+    "valkey-stall": FaultKind((), 1, (0.5, 6), "valkey", ONE),
+    "valkey-disk-full": FaultKind((), 1, (0.5, 4), "valkey", DISK),
+    "primary-kill": FaultKind((), 3, (0.5, 8), "valkey", SENTINELS),
+    "primary-stall": FaultKind((), 3, (0.5, 8), "valkey", SENTINELS),
+    "replica-kill": FaultKind((), 1, (0.5, 6), "valkey", SENTINELS),
+    "replica-stall": FaultKind((), 1, (0.5, 6), "valkey", SENTINELS),
+    "failover": FaultKind((), 3, (1, 3), "valkey", SENTINELS),
+    "sentinel-kill": FaultKind((), 1, (0.5, 5), "sentinel", SENTINELS),
+    "pubsub-kill": FaultKind((), 3, (0, 0), "pubsub"),
+    "store-cut": FaultKind(ALL, 3, (0.2, 6), "store", ONE),
+    "store-hold": FaultKind(ALL, 3, (0.5, 14), "store", ONE),
+    "store-delay": FaultKind(ALL, 1, (2, 8), "store", ONE),
+    "store-stutter": FaultKind(ALL, 2, (3, 8), "store", ONE),
+    "valkey-clock": FaultKind((), 1, (0, 0), "clock", ONE),
+    "valkey-settings": FaultKind((), 1, (9, 14), "valkey"),
+    "valkey-rights": FaultKind((), 1, (1, 6), "valkey"),
+    "functions-flushed": FaultKind((), 1, (0, 0), "valkey"),
+    "keys-deleted": FaultKind((), 1, (0, 0), "valkey"),
+    "neighbour-database": FaultKind((), 0.5, (5, 9), "neighbour", ONE),
+    "neighbour-same": FaultKind((), 0.5, (0, 0), "neighbour", ONE),
+    "keys-rotated": FaultKind((), 1, (2, 8), "keys"),
+    "keys-unreachable": FaultKind((), 1, (2, 12), "keys"),
+    "client-cut": FaultKind(("gateway",), 1, (0.2, 4), "clients"),
+    "client-hold": FaultKind(("gateway",), 2, (1, 15), "clients"),
+    "client-delay": FaultKind(("gateway",), 1, (2, 8), "clients"),
+    "client-stutter": FaultKind(("gateway",), 1, (3, 8), "clients"),
+    "client-vanish": FaultKind(("gateway",), 1, (0, 0), "clients"),
 }
 
 # Faults of a Redis server that keeps running, and of whatever else a deployment shares (`--faults redis-trouble`).
@@ -100,10 +100,10 @@ REDIS_TROUBLE: Final = (
 def possible(kinds: Collection[str], level: str, *, clocks: bool) -> list[str]:
     """Of these kinds (none: all) those that say something at this level; `clocks`: whether they can be made to step."""
     known = {kind: FAULTS[kind] for kind in kinds or FAULTS}
-    return [kind for kind, fault in known.items() if level in fault.levels and (clocks or fault.uses != "clock")]
+    return [kind for kind, fault in known.items() if level in fault.levels and (clocks or fault.occupies != "clock")]
 
 
-class Act(msgspec.Struct, frozen=True):
+class PlannedFault(msgspec.Struct, frozen=True):
     at_s: float
     kind: str
     target: str
@@ -113,23 +113,23 @@ class Act(msgspec.Struct, frozen=True):
 def schedule(
     seed: int,
     seconds: float,
-    parts: Collection[str],
+    processes: Collection[str],
     kinds: Collection[str] = FAULTS,
     every_s: float = EVERY_S,
-) -> list[Act]:
+) -> list[PlannedFault]:
     """What is done when; all of it is over after `seconds`."""
     rng = random.Random(seed)
     chosen = {kind: FAULTS[kind] for kind in kinds}
-    acts, at, free_from = [], FIRST_S, dict[tuple[str, str], float]()
+    faults, at, free_from = [], FIRST_S, dict[tuple[str, str], float]()
     while (at := at + rng.expovariate(1 / every_s)) < seconds:
         kind = rng.choices(list(chosen), [one.weight for one in chosen.values()])[0]
         fault = chosen[kind]
-        targets = [part for part in sorted(parts) if part.startswith(fault.on)] if fault.on else [""]
+        targets = [process for process in sorted(processes) if process.startswith(fault.on)] if fault.on else [""]
         target, for_s = rng.choice(targets), rng.uniform(*fault.lasts)
-        if at + for_s < seconds and free_from.get((target, fault.uses), 0) <= at:
-            free_from[target, fault.uses] = at + for_s
-            acts.append(Act(round(at, 3), kind, target, round(for_s, 3)))
-    return acts
+        if at + for_s < seconds and free_from.get((target, fault.occupies), 0) <= at:
+            free_from[target, fault.occupies] = at + for_s
+            faults.append(PlannedFault(round(at, 3), kind, target, round(for_s, 3)))
+    return faults
 
 
 class Nemesis:
@@ -144,139 +144,141 @@ class Nemesis:
         self._neighbours = 0
         self.done: list[Fault] = []
 
-    async def carry_out(self, acts: list[Act]) -> None:
+    async def carry_out(self, faults: list[PlannedFault]) -> None:
         """Returns when the last one is over, and with an error if one could not be carried out."""
         began = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as group:
-            for act in acts:
-                await asyncio.sleep(max(0.0, began + act.at_s - asyncio.get_running_loop().time()))
-                group.create_task(self._act(act))
+            for fault in faults:
+                await asyncio.sleep(max(0.0, began + fault.at_s - asyncio.get_running_loop().time()))
+                group.create_task(self._cause(fault))
 
-    async def _act(self, act: Act) -> None:
-        kind = FAULTS[act.kind]
-        if act.kind in REDIS_TROUBLE:
-            await self._trouble(act)
-        elif kind.uses == "process":
-            part = self._cluster.parts[act.target]
-            async with part.busy:
-                await self._process(act, part)
-        elif kind.uses == "valkey":
+    async def _cause(self, fault: PlannedFault) -> None:
+        kind = FAULTS[fault.kind]
+        if fault.kind in REDIS_TROUBLE:
+            await self._trouble(fault)
+        elif kind.occupies == "process":
+            process = self._cluster.processes[fault.target]
+            async with process.busy:
+                await self._process(fault, process)
+        elif kind.occupies == "valkey":
             async with self._cluster.store_busy:
-                await self._valkey(act)
-        elif kind.uses == "clock":
-            await self._clock(act)
-        elif kind.uses == "sentinel":
-            await self._sentinel(act)
-        elif act.kind == "rolling":
+                await self._valkey(fault)
+        elif kind.occupies == "clock":
+            await self._clock(fault)
+        elif kind.occupies == "sentinel":
+            await self._sentinel(fault)
+        elif fault.kind == "rolling":
             await self._rolling()
-        elif act.kind == "pubsub-kill":
+        elif fault.kind == "pubsub-kill":
             began = now_ms()
-            await asyncio.to_thread(self._cluster.store.lose_subscribers)
-            self._note(act.kind, "", began)
+            await asyncio.to_thread(self._cluster.store.kill_subscribers)
+            self._note(fault.kind, "", began)
         else:
-            await self._link(act)
+            await self._link(fault)
 
-    async def _trouble(self, act: Act) -> None:
-        match act.kind:
+    async def _trouble(self, fault: PlannedFault) -> None:
+        match fault.kind:
             case "valkey-clock":
                 began = now_ms()
-                self._note(act.kind, self._redis.step_clock(), began)
+                self._note(fault.kind, self._redis.step_clock(), began)
             case "neighbour-database" | "neighbour-same":
-                await self._neighbour(act)
+                await self._neighbour(fault)
             case "keys-rotated" | "keys-unreachable":
-                await self._keys(act)
+                await self._keys(fault)
             case _:
                 async with self._cluster.store_busy:
-                    await self._server(act)
+                    await self._server(fault)
 
-    async def _server(self, act: Act) -> None:
+    async def _server(self, fault: PlannedFault) -> None:
         began, ended = now_ms(), 0
-        match act.kind:
+        match fault.kind:
             case "valkey-settings":
-                target, ended = await self._redis.change_settings(act.for_s)
+                target, ended = await self._redis.change_settings(fault.for_s)
             case "valkey-rights":
-                target = await self._redis.remove_rights(act.for_s)
+                target = await self._redis.remove_rights(fault.for_s)
             case "functions-flushed":
                 target = await asyncio.to_thread(self._redis.flush_functions)
             case _:
                 target = await asyncio.to_thread(self._redis.delete_keys)
-        self._note(act.kind, target, began, ended)
+        self._note(fault.kind, target, began, ended)
 
-    async def _neighbour(self, act: Act) -> None:
+    async def _neighbour(self, fault: PlannedFault) -> None:
         store, began = self._cluster.store, now_ms()
         assert isinstance(store, Single)
-        same = act.kind == "neighbour-same"
+        same = fault.kind == "neighbour-same"
         self._neighbours += 1
         folder = self._folder / f"neighbour-{self._neighbours}"
         neighbour = Neighbour(
             folder, store.port, 0 if same else 1, self._cluster.env, random.Random(self._rng.random())
         )
-        self._note(act.kind, await neighbour.run(act.for_s, writes=not same), began)
+        self._note(fault.kind, await neighbour.run(fault.for_s, writes=not same), began)
 
-    async def _keys(self, act: Act) -> None:
+    async def _keys(self, fault: PlannedFault) -> None:
         keys, began = self._cluster.key_set, now_ms()
-        if act.kind == "keys-unreachable":
+        if fault.kind == "keys-unreachable":
             keys.broken = self._rng.choice(("refuse", "dribble"))
         target: str = keys.broken
-        if act.kind == "keys-rotated" or self._rng.random() < 0.5:
+        if fault.kind == "keys-rotated" or self._rng.random() < 0.5:
             keys.rotate()
             target += " rotated"
-        await asyncio.sleep(act.for_s)
+        await asyncio.sleep(fault.for_s)
         keys.broken = ""
-        if act.kind == "keys-rotated":
+        if fault.kind == "keys-rotated":
             keys.withdraw()
-        self._note(act.kind, target.strip(), began)
+        self._note(fault.kind, target.strip(), began)
 
     def _note(self, kind: str, target: str, began: int, ended: int = 0) -> None:
         self.done.append(Fault(kind, target, began, ended or now_ms()))
         append(self._path, self.done[-1])
 
-    async def _process(self, act: Act, part: Part) -> None:
+    async def _process(self, fault: PlannedFault, process: ManagedProcess) -> None:
         began = now_ms()
-        match act.kind.partition("-")[2]:
+        match fault.kind.partition("-")[2]:
             case "kill":
-                part.send(signal.SIGKILL)
-                await part.ended(DRAINED_S)
-                await asyncio.sleep(act.for_s)
-                await self._cluster.restart(part)
+                process.send(signal.SIGKILL)
+                await process.ended(DRAINED_S)
+                await asyncio.sleep(fault.for_s)
+                await self._cluster.restart(process)
             case "stall":
-                part.send(signal.SIGSTOP)
-                await asyncio.sleep(act.for_s)
-                part.send(signal.SIGCONT)
+                process.send(signal.SIGSTOP)
+                await asyncio.sleep(fault.for_s)
+                process.send(signal.SIGCONT)
             case "term":
-                await self._replace(part)
-        self._note(act.kind, part.url if act.kind == "gateway-term" else part.name, began)
+                await self._replace(process)
+        self._note(fault.kind, process.url if fault.kind == "gateway-term" else process.name, began)
 
-    async def _clock(self, act: Act) -> None:
+    async def _clock(self, fault: PlannedFault) -> None:
         """The wall clock steps, and later back; a process that is killed meanwhile begins again with the wrong one."""
-        part, began, by_s = self._cluster.parts[act.target], now_ms(), self._rng.uniform(-CLOCK_S, CLOCK_S)
-        part.set_clock(by_s)
-        await asyncio.sleep(act.for_s)
-        part.set_clock(0)
-        self._note(act.kind, f"{part.url} by {by_s:+.1f} s", began)
+        process, began, by_s = self._cluster.processes[fault.target], now_ms(), self._rng.uniform(-CLOCK_S, CLOCK_S)
+        process.set_clock(by_s)
+        await asyncio.sleep(fault.for_s)
+        process.set_clock(0)
+        self._note(fault.kind, f"{process.url} by {by_s:+.1f} s", began)
 
-    async def _replace(self, part: Part) -> None:
+    async def _replace(self, process: ManagedProcess) -> None:
         """As a deploy does it: told to stop, awaited, started anew."""
-        part.send(signal.SIGTERM)
-        if not await part.ended(DRAINED_S):
-            part.send(signal.SIGKILL)
-            part.told = "SIGTERM, in vain"
-            await part.ended(DRAINED_S)
-        await self._cluster.restart(part)
+        process.send(signal.SIGTERM)
+        if not await process.ended(DRAINED_S):
+            process.send(signal.SIGKILL)
+            process.asked = "SIGTERM, in vain"
+            await process.ended(DRAINED_S)
+        await self._cluster.restart(process)
 
     async def _rolling(self) -> None:
         """Every process in turn."""
         whole = now_ms()
-        for part in self._cluster.parts.values():
-            async with part.busy:
+        for process in self._cluster.processes.values():
+            async with process.busy:
                 began = now_ms()
-                await self._replace(part)
-                self._note(f"{part.module}-term", part.url if part.module == "gateway" else part.name, began)
+                await self._replace(process)
+                self._note(
+                    f"{process.module}-term", process.url if process.module == "gateway" else process.name, began
+                )
         self._note("rolling", "", whole)
 
-    async def _valkey(self, act: Act) -> None:
-        store, (who, _, what), began = self._cluster.store, act.kind.partition("-"), now_ms()
-        server = await asyncio.to_thread(store.in_charge)
+    async def _valkey(self, fault: PlannedFault) -> None:
+        store, (who, _, what), began = self._cluster.store, fault.kind.partition("-"), now_ms()
+        server = await asyncio.to_thread(store.primary)
         if who == "replica":
             server = self._rng.choice([one for one in store.servers if one is not server])
         match what:
@@ -291,28 +293,28 @@ class Nemesis:
                 store.signal(server, signal.SIGSTOP)
             case _ if isinstance(store, Replicated):
                 await asyncio.to_thread(store.fail_over)
-        await asyncio.sleep(act.for_s)
+        await asyncio.sleep(fault.for_s)
         if what == "stall":
             store.signal(server, signal.SIGCONT)
         elif what:
             if what == "kill":
-                await asyncio.to_thread(store.forget_pages, server)
+                await asyncio.to_thread(store.drop_page_cache, server)
             await store.restart(server)
-        self._note(act.kind, server.folder.name, began)
+        self._note(fault.kind, server.folder.name, began)
 
-    async def _sentinel(self, act: Act) -> None:
+    async def _sentinel(self, fault: PlannedFault) -> None:
         store, began = self._cluster.store, now_ms()
         assert isinstance(store, Replicated)
         sentinel = self._rng.choice(store.sentinels)
         sentinel.kill()
-        await asyncio.sleep(act.for_s)
+        await asyncio.sleep(fault.for_s)
         await store.restart_sentinel(sentinel)
-        self._note(act.kind, sentinel.folder.name, began)
+        self._note(fault.kind, sentinel.folder.name, began)
 
-    async def _link(self, act: Act) -> None:
-        side, _, what = act.kind.partition("-")
-        part, began = self._cluster.parts[act.target], now_ms()
-        proxy = part.store if side == "store" else part.clients
+    async def _link(self, fault: PlannedFault) -> None:
+        side, _, what = fault.kind.partition("-")
+        process, began = self._cluster.processes[fault.target], now_ms()
+        proxy = process.store if side == "store" else process.clients
         match what:
             case "cut":
                 proxy.cut()
@@ -324,7 +326,7 @@ class Nemesis:
                 proxy.stutter(random.Random(self._rng.random()))
             case "vanish":
                 proxy.vanish()
-        await asyncio.sleep(act.for_s)
+        await asyncio.sleep(fault.for_s)
         if what != "vanish":
             proxy.heal()
-        self._note(act.kind, part.name, began)
+        self._note(fault.kind, process.name, began)

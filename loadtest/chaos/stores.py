@@ -50,12 +50,12 @@ class Store:
         for server in self.servers:
             server.wait_ready(START_S)
 
-    def in_charge(self) -> EmbeddedValkey:
+    def primary(self) -> EmbeddedValkey:
         return self.servers[0]
 
     def client(self) -> redis.Redis:
         """Of the server in charge; blocking, and closed by whoever asked."""
-        return self.in_charge().client()
+        return self.primary().client()
 
     def signal(self, server: EmbeddedValkey, signum: signal.Signals) -> None:
         if server.returncode is None:
@@ -66,7 +66,7 @@ class Store:
         server.spawn()
         await asyncio.to_thread(server.wait_ready, START_S)
 
-    def forget_pages(self, server: EmbeddedValkey) -> None:
+    def drop_page_cache(self, server: EmbeddedValkey) -> None:
         """Of a server that was killed, what the kernel remembers of its files, so that it is read from the disk again.
 
         That is less than a power cut: the kernel gives up only pages that stand on the disk already; what was written
@@ -85,7 +85,7 @@ class Store:
         room = newest.stat().st_size + 777
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (room, room))
 
-    def lose_subscribers(self) -> None:
+    def kill_subscribers(self) -> None:
         """Every pub/sub connection of every server ends."""
         for server in self.servers:
             with suppress(redis.RedisError), server.client() as client:  # a server that is down has none
@@ -173,13 +173,13 @@ class Replicated(Store):
             sentinel.spawn()
         for sentinel in self.sentinels:
             sentinel.wait_ready(START_S)
-            self._hurry(sentinel)
+            self._shorten_periods(sentinel)
 
-    def _hurry(self, sentinel: EmbeddedSentinel) -> None:
+    def _shorten_periods(self, sentinel: EmbeddedSentinel) -> None:
         with sentinel.client() as client:
             client.execute_command("SENTINEL", "DEBUG", *PERIODS)
 
-    def in_charge(self) -> EmbeddedValkey:
+    def primary(self) -> EmbeddedValkey:
         """The primary, as the sentinel that knows best says."""
         best, port = -1, self._ports[0]
         for sentinel in self.sentinels:
@@ -190,14 +190,14 @@ class Replicated(Store):
         return self.servers[self._ports.index(port)]
 
     async def restart(self, server: EmbeddedValkey) -> None:
-        primary = await asyncio.to_thread(self.in_charge)
+        primary = await asyncio.to_thread(self.primary)
         server.replica_of = None if primary is server else self._ports[self.servers.index(primary)]
         await super().restart(server)
 
     async def restart_sentinel(self, sentinel: EmbeddedSentinel) -> None:
         sentinel.spawn()
         await asyncio.to_thread(sentinel.wait_ready, START_S)
-        await asyncio.to_thread(self._hurry, sentinel)
+        await asyncio.to_thread(self._shorten_periods, sentinel)
 
     def fail_over(self) -> None:
         """As an operator asks for it; refused while one is under way."""
@@ -210,12 +210,12 @@ class Replicated(Store):
         for sentinel in self.sentinels:
             self.signal(sentinel, signal.SIGCONT)
         until = asyncio.get_running_loop().time() + START_S
-        while not await asyncio.to_thread(self._whole):
+        while not await asyncio.to_thread(self._all_replicas_follow):
             if asyncio.get_running_loop().time() > until:
                 raise RuntimeError(f"the replicas do not follow their primary, see the logs in {self.folder}")
             await asyncio.sleep(0.2)
 
-    def _whole(self) -> bool:
+    def _all_replicas_follow(self) -> bool:
         try:
             with self.client() as client:
                 info = client.info("replication")

@@ -43,7 +43,7 @@ class Person:
     def __init__(self, name: str) -> None:
         self.name = name
         self.devices: list[Device] = []
-        self.places: list[str] = []
+        self.targets: list[str] = []
 
 
 class Workload:
@@ -54,7 +54,7 @@ class Workload:
         self.late: list[Device] = []
         self.writers: list[Writer] = []
         self._cluster = cluster
-        self._circles: dict[str, list[Person]] = {}  # the groups, and whom each began with: the first owns it
+        self._group_members: dict[str, list[Person]] = {}  # the groups, and whom each began with: the first owns it
         self._tasks: list[asyncio.Task[None]] = []
         self._lives: list[asyncio.Task[None]] = []
         self._timers: list[asyncio.TimerHandle] = []
@@ -102,13 +102,13 @@ class Workload:
         await self._groups()
         for person in self.people:
             others = [other.name for other in self.people if other is not person]
-            person.places += [f"@{other}" for other in self.rng.sample(others, PEERS)]
+            person.targets += [f"@{other}" for other in self.rng.sample(others, PEERS)]
         for device in self._watchers():
             device.watch([person.name for person in self.rng.sample(self.people, min(WATCHED, len(self.people)))])
 
     def _begin(self, device: Device) -> None:
-        self._lives.append(asyncio.create_task(device.live()))
-        device.come()
+        self._lives.append(asyncio.create_task(device.run()))
+        device.go_online()
 
     def _begin_late(self, device: Device) -> None:
         self.devices.append(device)
@@ -116,13 +116,13 @@ class Workload:
 
     async def _groups(self) -> None:
         rounds = [self.rng.sample(self.people, len(self.people)) for _ in range(2)]
-        circles = [some[start : start + GROUP_OF] for some in rounds for start in range(0, len(some), GROUP_OF)]
-        circles.append(self.rng.sample(self.people, min(LARGE_GROUP, len(self.people))))
-        for circle in circles:
-            group = await asyncio.to_thread(self._api(0).group, [person.name for person in circle])
-            self._circles[group] = circle
-            for person in circle:
-                person.places.append(group)
+        groups = [some[start : start + GROUP_OF] for some in rounds for start in range(0, len(some), GROUP_OF)]
+        groups.append(self.rng.sample(self.people, min(LARGE_GROUP, len(self.people))))
+        for members in groups:
+            group = await asyncio.to_thread(self._api(0).group, [person.name for person in members])
+            self._group_members[group] = members
+            for person in members:
+                person.targets.append(group)
 
     def _api(self, router: int) -> Api:
         return Api(self._cluster.routers[router].url, self._cluster.server_key, self._cluster.jwt_secret)
@@ -155,13 +155,13 @@ class Workload:
         """Members are put out of groups, and others in, by backends that are not told how it went when all is down."""
         while True:
             await asyncio.sleep(self.rng.expovariate(1 / MEMBERS_EVERY_S))
-            group = self.rng.choice(list(self._circles))
-            person = self.rng.choice([*self._circles[group][1:], *self.rng.sample(self.people, GROUP_OF // 2)])
-            path, inside = f"/conversations/{group}/members/{person.name}", group in person.places
+            group = self.rng.choice(list(self._group_members))
+            person = self.rng.choice([*self._group_members[group][1:], *self.rng.sample(self.people, GROUP_OF // 2)])
+            path, inside = f"/conversations/{group}/members/{person.name}", group in person.targets
             if inside:
-                person.places.remove(group)
-            elif person is not self._circles[group][0]:
-                person.places.append(group)
+                person.targets.remove(group)
+            elif person is not self._group_members[group][0]:
+                person.targets.append(group)
             method, body = ("DELETE", None) if inside else ("PUT", {"role": "member"})
             with suppress(OSError, HTTPException):
                 await asyncio.to_thread(self._api(self.rng.randrange(2)).call, method, path, body)
@@ -180,7 +180,7 @@ class Workload:
         person = self.rng.choice(self.people)
         device, kind = self.rng.choice(person.devices), self.rng.random()
         if kind < 0.9:
-            device.message(self.rng.choice(person.places), self._body())
+            device.message(self.rng.choice(person.targets), self._body())
         elif device.mine and kind < 0.96:
             conversation, seq = self.rng.choice(device.mine)
             if kind < 0.94:
@@ -213,13 +213,13 @@ class Workload:
 
     def _leave(self) -> None:
         device = self.rng.choice(self.devices)
-        device.go(politely=self.rng.random() < 0.5)
-        self._later(self.rng.choice((0.0, 1.0, 5.0, 40.0)) * self.rng.random(), device.come)
+        device.go_offline(politely=self.rng.random() < 0.5)
+        self._later(self.rng.choice((0.0, 1.0, 5.0, 40.0)) * self.rng.random(), device.go_online)
 
     def _stall(self) -> None:
         device = self.rng.choice(self.devices)
-        device.stall()
-        self._later(self.rng.uniform(1, 20), device.read_on)
+        device.stop_reading()
+        self._later(self.rng.uniform(1, 20), device.resume_reading)
 
     def _later(self, seconds: float, act: Callable[[], None]) -> None:
         """Not any more once everybody settles."""
@@ -246,8 +246,8 @@ class Workload:
     async def settle(self, heads: Callable[[], dict[str, dict[str, int]]]) -> list[Mark]:
         """Everybody comes and gets everything; `heads`: of each user's conversations, as the store has them."""
         for device in self.devices:
-            device.read_on()
-            device.come()
+            device.resume_reading()
+            device.go_online()
             device.renews = True  # who is cut off just when presence is judged would be missed
         await self.until(lambda: all(device.ready and not device.waiting for device in self.devices), SETTLE_S)
         wanted = await asyncio.to_thread(heads)
@@ -258,7 +258,7 @@ class Workload:
     @staticmethod
     def _has_all(device: Device, heads: dict[str, int]) -> bool:
         return all(
-            max(device.last.get(conversation, 0), device.told.get(conversation, 0)) >= head
+            max(device.last.get(conversation, 0), device.announced.get(conversation, 0)) >= head
             for conversation, head in heads.items()
         )
 
@@ -266,15 +266,15 @@ class Workload:
         """The moment when watchers are told the truth, or should have been."""
         for person in leaving:
             for device in person.devices:
-                device.go(politely=self.rng.random() < 0.5)
+                device.go_offline(politely=self.rng.random() < 0.5)
         gone = {person.name for person in leaving}
         await self.until(lambda: all(_sees_truth(device, gone) for device in self._watchers()), PRESENCE_S)
         present = [person.name for person in self.people if person.name not in gone]
         return Mark(now_ms(), present, sorted(gone))
 
-    async def end(self) -> None:
+    async def stop(self) -> None:
         for device in self.devices:
-            device.end()
+            device.stop()
         await asyncio.wait(self._lives, timeout=10)
         for task in (*self._lives, *self._tasks):
             task.cancel()

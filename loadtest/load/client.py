@@ -73,11 +73,11 @@ class Route:
         return b"".join((self._head, _number(n), self._middle, _number(done), self._tail, b"%016d" % stamp))
 
 
-class Faults(msgspec.Struct):
+class Failures(msgspec.Struct):
     """What must not be; anything but zeros fails the run."""
 
     holes: int = 0
-    again: int = 0
+    duplicates: int = 0
     gaps: int = 0
     errors: int = 0
     closes: int = 0
@@ -86,31 +86,31 @@ class Faults(msgspec.Struct):
     def __bool__(self) -> bool:
         return any(msgspec.structs.astuple(self))
 
-    def __add__(self, other: Faults) -> Faults:
+    def __add__(self, other: Failures) -> Failures:
         pairs = zip(msgspec.structs.astuple(self), msgspec.structs.astuple(other), strict=True)
-        return Faults(*(one + another for one, another in pairs))
+        return Failures(*(one + another for one, another in pairs))
 
 
 class Refused(Exception):
     """The server did not take us; the text says what it answered."""
 
 
-OnRead = Callable[["Chat", int, int], None]
-OnAck = Callable[["Chat", int], None]
+OnRead = Callable[["Client", int, int], None]
+OnAck = Callable[["Client", int], None]
 
 
-class Chat(asyncio.Protocol):
+class Client(asyncio.Protocol):
     """See above. `received` counts messages; scenarios may set it back to 0 while all is quiet."""
 
     __slots__ = (
-        "_greeting", "_rest", "_unacked", "_upgraded", "acks", "closed", "closing", "error", "event_bytes", "faults",
+        "_greeting", "_rest", "_unacked", "_upgraded", "acks", "closed", "closing", "error", "event_bytes", "failures",
         "inflate", "last", "n", "on_ack", "on_other", "on_read", "received", "routes", "sink", "transport", "user",
         "welcomed",
     )  # fmt: skip
 
-    def __init__(self, user: str, faults: Faults, n: int, *, inflate: bool = False) -> None:
+    def __init__(self, user: str, failures: Failures, n: int, *, inflate: bool = False) -> None:
         self.user = user
-        self.faults = faults
+        self.failures = failures
         self.inflate = inflate
         self.n = n
         self.transport: asyncio.Transport
@@ -187,7 +187,7 @@ class Chat(asyncio.Protocol):
     def send(self, route: Route, stamp: int) -> None:
         self.transport.write(self.message(route, stamp))
 
-    def say(self, kind: str, **fields: Any) -> None:
+    def send_command(self, kind: str, **fields: Any) -> None:
         self.transport.write(command(kind, **fields))
 
     def ack_all(self) -> None:
@@ -195,7 +195,7 @@ class Chat(asyncio.Protocol):
         if self._unacked and not self.closing:
             cursors = {key.decode(): self.last[key] for key in self._unacked}
             self._unacked.clear()
-            self.say("ack", cursors=cursors)
+            self.send_command("ack", cursors=cursors)
 
     # -- what the transport says
 
@@ -204,7 +204,7 @@ class Chat(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.closing:
-            self.faults.closes += 1
+            self.failures.closes += 1
             self.error = self.error or f"connection lost: {exc}"
         if self.welcomed is not None and not self.welcomed.done():
             self.welcomed.set_exception(Refused(self.error or "closed before welcome"))
@@ -248,9 +248,9 @@ class Chat(asyncio.Protocol):
         last = self.last.get(key)
         if prev != last and last is not None:
             if seq <= last:
-                self.faults.again += 1
+                self.failures.duplicates += 1
                 return
-            self.faults.holes += 1
+            self.failures.holes += 1
         self.last[key] = seq
         self._unacked.add(key)
         if kind == _MESSAGE:
@@ -282,9 +282,9 @@ class Chat(asyncio.Protocol):
                 if self.welcomed is not None and not self.welcomed.done():
                     self.welcomed.set_result(event)
             case "gap":
-                self.faults.gaps += 1
+                self.failures.gaps += 1
             case "error":
-                self.faults.errors += 1
+                self.failures.errors += 1
                 self.error = f"{event['code']}: {event['message']}"
             case _:
                 pass
@@ -325,13 +325,13 @@ def _inflated(payload: bytes) -> bytes:
     return zlib.decompressobj(-zlib.MAX_WBITS).decompress(payload + b"\x00\x00\xff\xff")
 
 
-class FloorReader(Chat):
+class FloorReader(Client):
     """Reads from a floor: no hello, no seqs, frames of one length that are counted."""
 
     __slots__ = ("frame_bytes",)
 
-    def __init__(self, user: str, faults: Faults) -> None:
-        super().__init__(user, faults, n=0)
+    def __init__(self, user: str, failures: Failures) -> None:
+        super().__init__(user, failures, n=0)
         self.frame_bytes = 0
 
     async def disconnect(self) -> None:

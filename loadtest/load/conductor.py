@@ -19,7 +19,7 @@ import msgspec
 
 from loadtest.api import Api
 from loadtest.limits import raise_file_limit
-from loadtest.load.client import Faults
+from loadtest.load.client import Failures
 from loadtest.load.process import Scenario, main
 from loadtest.load.results import Measurement, Result, measure
 from loadtest.load.worker import Plan
@@ -68,7 +68,7 @@ def conduct(target: Callable[[Plan, Connection], None], plans: list[Plan], parts
         pipes.append(ours)
         processes.append(process)
     try:
-        measurements, faults, notes, complaint = Conductor(pipes, parts).conduct()
+        measurements, failures, notes, complaint = Conductor(pipes, parts).conduct()
     finally:
         for process in processes:
             process.terminate()
@@ -80,7 +80,7 @@ def conduct(target: Callable[[Plan, Connection], None], plans: list[Plan], parts
         machine=f"{multiprocessing.cpu_count()} × {_cpu()}, {platform.system()} {platform.release()}, "
         f"Python {platform.python_version()}",
         measurements=measurements,
-        faults=faults,
+        failures=failures,
         notes=notes,
         complaint=complaint,
     )
@@ -109,10 +109,10 @@ class Conductor:
         self._parts = parts
         self._measurements: list[Measurement] = []
 
-    def conduct(self) -> tuple[list[Measurement], Faults, dict[str, float], str]:
+    def conduct(self) -> tuple[list[Measurement], Failures, dict[str, float], str]:
         before = after = read_all(self._parts)
         while True:
-            kind, values = self._meet()
+            kind, values = self._await_barrier()
             match kind:
                 case "begin":
                     show(values[0])
@@ -128,15 +128,15 @@ class Conductor:
             for pipe in self._pipes:
                 pipe.send(values)
 
-    def _meet(self) -> tuple[str, list[Any]]:
+    def _await_barrier(self) -> tuple[str, list[Any]]:
         """Until every worker stands at the same barrier."""
-        said = [self._hear(pipe) for pipe in self._pipes]
+        said = [self._receive(pipe) for pipe in self._pipes]
         kinds = {kind for kind, _ in said}
         if len(kinds) != 1:
             raise LoadFailed(f"the load processes are at different points: {sorted(kinds)}")
         return said[0][0], [value for _, value in said]
 
-    def _hear(self, pipe: Connection) -> tuple[str, Any]:
+    def _receive(self, pipe: Connection) -> tuple[str, Any]:
         while True:
             try:
                 kind, value = pipe.recv()
@@ -148,14 +148,14 @@ class Conductor:
                 return kind, value
             show(value[0], value[1])
 
-    def _finish(self, values: list[Any]) -> tuple[list[Measurement], Faults, dict[str, float], str]:
-        faults, notes, complaint = Faults(), dict[str, float](), ""
+    def _finish(self, values: list[Any]) -> tuple[list[Measurement], Failures, dict[str, float], str]:
+        failures, notes, complaint = Failures(), dict[str, float](), ""
         for found, noted, said in values:
-            faults = faults + found
+            failures = failures + found
             complaint = complaint or said
             for name, value in noted.items():
                 notes[name] = max(notes.get(name, value), value)
-        return self._measurements, faults, notes, complaint
+        return self._measurements, failures, notes, complaint
 
 
 def show(what: str, fraction: float | None = None) -> None:

@@ -32,8 +32,8 @@ async def _run(scenario: Scenario, plan: Plan, pipe: Connection) -> None:
     worker = Worker(plan, pipe)
     await scenario.run(worker, msgspec.convert(plan.options, scenario.Options), plan.prepared)
     await worker.leave()
-    complaint = next((chat.error for chat in worker.clients if chat.error), "") if worker.faults else ""
-    await worker.share((worker.faults, worker.notes, complaint), "finished")
+    complaint = next((chat.error for chat in worker.clients if chat.error), "") if worker.failures else ""
+    await worker.share((worker.failures, worker.notes, complaint), "finished")
 
 
 def main(scenario: Scenario, plan: Plan, pipe: Connection) -> None:

@@ -12,7 +12,7 @@ from statistics import median
 import msgspec
 from hdrh.histogram import HdrHistogram
 
-from loadtest.load.client import Faults
+from loadtest.load.client import Failures
 from loadtest.meters import Reading
 
 HIGHEST_US = 120_000_000
@@ -106,13 +106,13 @@ class Result(msgspec.Struct, frozen=True):
     at: str
     machine: str
     measurements: list[Measurement]
-    faults: Faults
+    failures: Failures
     notes: dict[str, float]
     complaint: str = ""  # what one of the clients last heard, when something was wrong
 
     @property
     def good(self) -> bool:
-        return not self.faults
+        return not self.failures
 
 
 def medians(measurements: Iterable[Measurement]) -> list[Measurement]:

@@ -20,9 +20,9 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from loadtest.load.beats import beats
-from loadtest.load.client import Chat, Faults, now_us
+from loadtest.load.client import Client, Failures, now_us
 from loadtest.load.results import Sample, encoded
+from loadtest.load.ticks import ticks
 
 T = TypeVar("T")
 
@@ -52,8 +52,8 @@ class Worker:
         self.plan = plan
         self.urls = plan.urls
         self.index = plan.index
-        self.faults = Faults()
-        self.clients: list[Chat] = []
+        self.failures = Failures()
+        self.clients: list[Client] = []
         self.notes: dict[str, float] = {}
         self._pipe = pipe
         self._deliveries: array[int] = array("q")
@@ -72,16 +72,18 @@ class Worker:
 
     # -- clients
 
-    def client(self, user: str, **options: Any) -> Chat:
-        chat = Chat(user, self.faults, n=time.time_ns() // 1000, **options)
+    def client(self, user: str, **options: Any) -> Client:
+        chat = Client(user, self.failures, n=time.time_ns() // 1000, **options)
         self.clients.append(chat)
         return chat
 
-    async def connect(self, clients: Iterable[Chat], url_of: Callable[[Chat], str], at_once: int = CONNECTING) -> None:
+    async def connect(
+        self, clients: Iterable[Client], url_of: Callable[[Client], str], at_once: int = CONNECTING
+    ) -> None:
         """All of them, some at once."""
         gate = asyncio.Semaphore(at_once)
 
-        async def one(chat: Chat) -> None:
+        async def one(chat: Client) -> None:
             async with gate:
                 await chat.connect(url_of(chat), self.plan.tokens[chat.user])
 
@@ -95,12 +97,12 @@ class Worker:
             async with asyncio.timeout(LEAVE_S):
                 await asyncio.gather(*(chat.disconnect() for chat in self.clients))
 
-    def watch(self, clients: Iterable[Chat], every: int = 1) -> None:
+    def watch(self, clients: Iterable[Client], every: int = 1) -> None:
         """Measure the latency of what these receive (of each `every`-th: it costs the client something)."""
         for number, chat in enumerate(clients):
             chat.sink = self._deliveries if number % every == 0 else None
 
-    def watch_acks(self, clients: Iterable[Chat]) -> None:
+    def watch_acks(self, clients: Iterable[Client]) -> None:
         for chat in clients:
             chat.acks = self._acks
 
@@ -152,7 +154,7 @@ class Worker:
     async def paced(self, rate: float, seconds: float, send: Callable[[int, int], None], name: str) -> int:
         """Call `send(number, due)` at an even rate; how often it was called. `due` is in µs, for the stamp."""
         sent, total = 0, round(rate * seconds)
-        with beats(1 / rate) as beat:
+        with ticks(1 / rate) as tick:
             start = now_us()
             while sent < total:
                 now = now_us()
@@ -160,8 +162,8 @@ class Worker:
                     send(sent, due)
                     sent += 1
                 self.progress(name, sent / total)
-                await beat.wait()
-                beat.clear()
+                await tick.wait()
+                tick.clear()
         return sent
 
 

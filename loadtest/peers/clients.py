@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from loadtest.frames import TEXT, frame
-from loadtest.load.client import STAMP_BYTES, Chat, Faults, FloorReader, Route
+from loadtest.load.client import STAMP_BYTES, Client, Failures, FloorReader, Route
 
 FIRST: Final = 1_000_000  # numbers of messages have as many digits from the first to the last
 
@@ -35,15 +35,15 @@ class TextRoute(Route):
         return b"%b%d%b%016d%b" % (self._head, n, self._tail, stamp, self._end)
 
 
-class Member(Chat):
+class Member(Client):
     """One client of a peer, in one room."""
 
     __slots__ = ("room",)
     path = "/"
     end = ""  # what follows the stamp in a message
 
-    def __init__(self, user: str, faults: Faults, room: str) -> None:
-        super().__init__(user, faults, n=FIRST - 1)
+    def __init__(self, user: str, failures: Failures, room: str) -> None:
+        super().__init__(user, failures, n=FIRST - 1)
         self.room = room
 
     async def connect(self, url: str, token: str) -> dict[str, Any]:
@@ -56,13 +56,13 @@ class Member(Chat):
     def route(cls, room: str, body_bytes: int) -> Route:
         raise NotImplementedError
 
-    def heard(self, payload: bytes, now: int) -> None:
+    def text_received(self, payload: bytes, now: int) -> None:
         """A whole text frame."""
         raise NotImplementedError
 
     def _other(self, first: int, payload: bytes, now: int) -> None:
         if first == TEXT:
-            self.heard(payload, now)
+            self.text_received(payload, now)
         else:
             super()._other(first, payload, now)
 
@@ -91,7 +91,7 @@ class SocketIO(Member):
     def route(cls, room: str, body_bytes: int) -> Route:
         return TextRoute("42", f'["message",{{"to":"{room}","body":"', body_bytes, cls.end)
 
-    def heard(self, payload: bytes, now: int) -> None:
+    def text_received(self, payload: bytes, now: int) -> None:
         kind = payload[:2]
         if kind == b"42":
             self._message(payload, now)
@@ -108,7 +108,7 @@ class SocketIO(Member):
         elif kind.startswith(b"0"):
             self.transport.write(frame(b"40", TEXT))
         else:  # a CONNECT_ERROR, or goodbye
-            self.faults.errors += 1
+            self.failures.errors += 1
             self.error = payload.decode(errors="replace")
 
 
@@ -127,7 +127,7 @@ class Channels(Member):
     def route(cls, room: str, body_bytes: int) -> Route:
         return TextRoute('{"type":"message","n":', f',"to":"{room}","body":"', body_bytes, cls.end)
 
-    def heard(self, payload: bytes, now: int) -> None:
+    def text_received(self, payload: bytes, now: int) -> None:
         if payload.startswith(self.head):
             self._message(payload, now)
             if self.routes:
@@ -141,8 +141,8 @@ class FloorMember(FloorReader):
 
     __slots__ = ("room",)
 
-    def __init__(self, user: str, faults: Faults, room: str, frame_bytes: int) -> None:
-        super().__init__(user, faults)
+    def __init__(self, user: str, failures: Failures, room: str, frame_bytes: int) -> None:
+        super().__init__(user, failures)
         self.room = room
         self.frame_bytes = frame_bytes
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from loadtest.load.client import Chat, Faults
+from loadtest.load.client import Client, Failures
 from loadtest.load.process import reported
 from loadtest.load.scenarios import fanout
 from loadtest.load.scenarios.direct import Pair, Pairs
@@ -65,15 +65,15 @@ def phases(options: Options) -> dict[str, tuple[str, int]]:
 class Side:
     """One of those that are compared."""
 
-    def __init__(self, name: str, worker: Worker, faults: Faults, pairs: list[Pair], room: Room) -> None:
+    def __init__(self, name: str, worker: Worker, failures: Failures, pairs: list[Pair], room: Room) -> None:
         self.name = name
-        self.faults = faults
+        self.failures = failures
         self.room = room
         self._worker = worker
         self._pairs = Pairs(worker, pairs)
 
     async def phase(self, name: str, kind: str, outstanding: int, options: Options) -> None:
-        self._worker.faults = self.faults
+        self._worker.failures = self.failures
         named, rate = f"{self.name}: {name}", 0 if outstanding else options.rate
         if kind == "group":
             await self.room.outstanding(named, outstanding, options.seconds)
@@ -81,39 +81,39 @@ class Side:
             await self._pairs.phase(named, rate, outstanding, options.seconds)
 
     async def warm_up(self, options: Options) -> None:
-        self._worker.faults = self.faults
+        self._worker.failures = self.failures
         await self._pairs.phase("warm-up", 0, options.pairs, WARM_UP_S)
         await self.room.outstanding("warm-up", 4, WARM_UP_S)
 
 
 async def linnet(worker: Worker, options: Options, prepared: dict[str, Any]) -> Side:
-    worker.faults = Faults()
+    worker.failures = Failures()
     pairs = [Pair(worker.client(ann), worker.client(bob), options.body) for ann, bob in prepared["pairs"]]
     members = [worker.client(user) for user in prepared["users"]]
     room = Room(worker, members, prepared["conversation"], options.body)
     await connect(worker, pairs, room, worker.urls)
-    return Side(LINNET, worker, worker.faults, pairs, room)
+    return Side(LINNET, worker, worker.failures, pairs, room)
 
 
 async def peer(worker: Worker, options: Options, prepared: dict[str, Any], where: Urls) -> Side:
-    faults, client = Faults(), CLIENTS[where.name]
-    pairs, room = together(worker, prepared, lambda user, room: client(user, faults, room))
+    failures, client = Failures(), CLIENTS[where.name]
+    pairs, room = together(worker, prepared, lambda user, room: client(user, failures, room))
     for number, pair in enumerate(pairs):
         pair.route = client.route(pair_room(number), options.body)
     room.route = client.route(ROOM, options.body)
     await connect(worker, pairs, room, where.urls)
-    return Side(where.name, worker, faults, pairs, room)
+    return Side(where.name, worker, failures, pairs, room)
 
 
 async def floor(worker: Worker, prepared: dict[str, Any], frame_bytes: int) -> Side:
     """Frames as long as Linnet's."""
-    faults = Faults()
-    pairs, room = together(worker, prepared, lambda user, room: FloorMember(user, faults, room, frame_bytes))
+    failures = Failures()
+    pairs, room = together(worker, prepared, lambda user, room: FloorMember(user, failures, room, frame_bytes))
     await connect(worker, pairs, room, [prepared["floor"]])
-    return Side(FLOOR, worker, faults, pairs, room)
+    return Side(FLOOR, worker, failures, pairs, room)
 
 
-def together(worker: Worker, prepared: dict[str, Any], client: Callable[[str, str], Chat]) -> tuple[list[Pair], Room]:
+def together(worker: Worker, prepared: dict[str, Any], client: Callable[[str, str], Client]) -> tuple[list[Pair], Room]:
     """The same people as Linnet's, each in the room of their conversation."""
     pairs = [
         Pair(client(ann, pair_room(number)), client(bob, pair_room(number)), 0)
@@ -142,12 +142,12 @@ async def run(plan: Plan, pipe: Connection) -> None:
     async with asyncio.timeout(LIMIT_S):
         sides = await everybody(worker, options, plan.prepared)
         rounds = await all_rounds(sides, options)
-    ours = Faults()
+    ours = Failures()
     worker.notes["rounds"] = rounds
     for side in sides:
         if side.name in (LINNET, FLOOR):
-            ours += side.faults
-        for kind, count in msgspec.structs.asdict(side.faults).items():
+            ours += side.failures
+        for kind, count in msgspec.structs.asdict(side.failures).items():
             if count:
                 worker.notes[f"{side.name}: {kind}"] = count
     complaint = next((chat.error for chat in worker.clients if chat.error), "")

@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from typing import Final
 
 from loadtest.chaos.proof import history
+from loadtest.chaos.proof.findings import SETTLED_MS, Command, Findings, Log, Share, Violation
 from loadtest.chaos.proof.history import Rows
-from loadtest.chaos.proof.verdict import SETTLED_MS, Findings, Log, Order, Share, Violation
 
 AWAY_MS: Final = 5_000
 START_EVENTS: Final = 100
@@ -32,26 +32,26 @@ class Account:
         self.findings = findings
         self.device = device
         self.user = device.partition("/")[0]
-        self.orders: dict[int, Order] = {}
-        self.had: dict[str, set[int]] = {}
+        self.commands: dict[int, Command] = {}
+        self.received: dict[str, set[int]] = {}
         self.starts: dict[str, int] = {}
         self.sessions = 0
         self.gaps: dict[str, list[tuple[int, int]]] = {}
         self.session: dict[str, int] = {}  # conversation -> the highest seq that this session had or was given
         self.given: set[tuple[str, int]] = set()  # in this session
         self.connected = False
-        self.sent_away = ""
+        self.drained_by = ""
         self.gateway = ""
-        self.away: list[tuple[int, int]] = []
+        self.absences: list[tuple[int, int]] = []
         self.closed_at = 0
         self.unsaid_at = 0  # when it last came without a word of what it has: who then has too much cannot be told
         self.valid_until = 0
-        self.told: dict[str, tuple[int, int]] = {}  # conversation -> read mark as the server said it, and when
+        self.server_marks: dict[str, tuple[int, int]] = {}  # conversation -> read mark as the server said it, and when
         self.seen: dict[str, bool] = {}
         self.watched: set[str] = set()
         self.marks = list(findings.evidence.run.marks)
 
-    def read(self, rows: Iterable[Rows]) -> dict[int, Order]:
+    def read(self, rows: Iterable[Rows]) -> dict[int, Command]:
         for row in rows:
             while self.marks and row.at > self.marks[0].at:
                 self._mark()
@@ -59,9 +59,9 @@ class Account:
         while self.marks:
             self._mark()
         if self.closed_at:
-            self.away.append((self.closed_at, 1 << 60))
-        self._complete()
-        return self.orders
+            self.absences.append((self.closed_at, 1 << 60))
+        self._check_complete()
+        return self.commands
 
     def _add(self, promise: str, what: str, at: int, conversation: str = "", seq: int = 0, n: int = 0) -> None:
         self.findings.violations.append(
@@ -110,14 +110,14 @@ class Account:
     # -- connections
 
     def _connecting(self, row: history.Connecting) -> None:
-        if self.sent_away:
-            self.findings.gone_at.setdefault(self.sent_away, []).append(row.at)
-            self.sent_away = ""
+        if self.drained_by:
+            self.findings.gone_at.setdefault(self.drained_by, []).append(row.at)
+            self.drained_by = ""
         self.gateway = row.gateway
 
     def _welcomed(self, row: history.Welcomed) -> None:
         if self.closed_at:
-            self.away.append((self.closed_at, row.at))
+            self.absences.append((self.closed_at, row.at))
         self.closed_at = 0
         self.connected = True
         self.sessions += 1
@@ -125,7 +125,7 @@ class Account:
         if row.said is None:
             self.unsaid_at = row.at
         for known in row.conversations:
-            read, since = self.told.get(known.conversation, (0, 0))
+            read, since = self.server_marks.get(known.conversation, (0, 0))
             kept = known.conversation not in self.findings.lost and not self.findings.failed_over(since, row.at)
             if known.read < read and kept:
                 what = f"read mark went from {read} back to {known.read}"
@@ -134,7 +134,7 @@ class Account:
 
     def _known(self, conversations: list[history.Known], at: int) -> None:
         for known in conversations:
-            if self.sessions == 1 and known.conversation not in self.starts and known.conversation not in self.had:
+            if self.sessions == 1 and known.conversation not in self.starts and known.conversation not in self.received:
                 self._start(known, at)
             self.session.setdefault(known.conversation, known.cursor)
             self._read_mark(known.conversation, known.read, at)
@@ -157,7 +157,7 @@ class Account:
     def _closed(self, row: history.Closed) -> None:
         if self.connected:
             self.closed_at = row.at
-            self.sent_away = self.gateway if row.code == 1012 and not row.ours else ""
+            self.drained_by = self.gateway if row.code == 1012 and not row.ours else ""
         self.connected = False
         if row.code == EXPIRED and not row.ours:
             if row.at < self.valid_until - CLOCKS_MS and not self.findings.stepped(self.gateway, row.at):
@@ -171,33 +171,33 @@ class Account:
 
     def _sent(self, row: history.Sent) -> None:
         kind = "message" if row.kind == "send" else row.kind
-        if row.n not in self.orders:
+        if row.n not in self.commands:
             self.findings.counts["sends"] += 1
-            self.orders[row.n] = Order(row.conversation, 0, row.body, kind, row.target, row.at)
+            self.commands[row.n] = Command(row.conversation, 0, row.body, kind, row.target, row.at)
         elif row.attempt > 1:
             self.findings.counts["resends"] += 1
 
     def _acked(self, row: history.Acked) -> None:
-        order = self.orders.setdefault(row.n, Order())
-        if order.seq and (order.conversation, order.seq) != (row.conversation, row.seq):
+        command = self.commands.setdefault(row.n, Command())
+        if command.seq and (command.conversation, command.seq) != (row.conversation, row.seq):
             self._add(
-                "G3", f"n {row.n} was acked as {order.seq} and as {row.seq}", row.at, row.conversation, row.seq, row.n
+                "G3", f"n {row.n} was acked as {command.seq} and as {row.seq}", row.at, row.conversation, row.seq, row.n
             )
-        order.conversation, order.seq, order.at = row.conversation, row.seq, row.at
+        command.conversation, command.seq, command.at = row.conversation, row.seq, row.at
         if not row.duplicate and self.findings.unfit(row.at):
             what = f"n {row.n} was acked while Redis did not keep what it acknowledges"
             self._add("G1", what, row.at, row.conversation, row.seq, row.n)
 
     def _refused(self, row: history.Refused) -> None:
-        order = self.orders.get(row.n)
+        command = self.commands.get(row.n)
         if row.code == "internal":
             self._add("G3", f"n {row.n} met an internal error", row.at, n=row.n)
-        if order is None or not row.final:
+        if command is None or not row.final:
             return
-        order.refused = row.code
-        log = self.findings.logs.get(order.conversation)
+        command.refused = row.code
+        log = self.findings.logs.get(command.conversation)
         stranger = log is not None and log.moved(self.user)
-        if order.kind == "message" and not (row.code == "not_found" and stranger):
+        if command.kind == "message" and not (row.code == "not_found" and stranger):
             self._add("G3", f"n {row.n} was refused for good: {row.code}", row.at, n=row.n)
 
     # -- what came
@@ -212,7 +212,7 @@ class Account:
             self._add("G2", what, row.at, name, seq)
         self.given.add((name, seq))
         self.session[name] = max(seq, self.session.get(name, 0))
-        self.had.setdefault(name, set()).add(seq)
+        self.received.setdefault(name, set()).add(seq)
         if entry.user == self.user:  # writing marks as read
             self._marked(name, seq, row.at)
         log = self.findings.logs.get(name)
@@ -246,8 +246,8 @@ class Account:
 
     def _read_mark(self, name: str, seq: int, at: int) -> None:
         """As the server says it. Receipts may overtake each other, a client takes the highest; a welcome must not."""
-        if seq > self.told.get(name, NEVER)[0]:
-            self.told[name] = seq, at
+        if seq > self.server_marks.get(name, NEVER)[0]:
+            self.server_marks[name] = seq, at
         self._marked(name, seq, at)
 
     def _marked(self, name: str, seq: int, at: int) -> None:
@@ -262,18 +262,20 @@ class Account:
         for users, online in ((mark.online, True), (mark.offline, False)):
             for user in users:
                 if user in self.watched and self.seen.get(user) is not online:
-                    told = {True: "online", False: "offline", None: "nothing"}[self.seen.get(user)]
-                    self._add("G8", f"is told that {user} is {told}, who is {'on' if online else 'off'}line", mark.at)
+                    server_marks = {True: "online", False: "offline", None: "nothing"}[self.seen.get(user)]
+                    self._add(
+                        "G8", f"is told that {user} is {server_marks}, who is {'on' if online else 'off'}line", mark.at
+                    )
 
     # -- at the end
 
-    def _complete(self) -> None:
+    def _check_complete(self) -> None:
         """Nothing is missing between where the device began and the head."""
         for name, log in self.findings.logs.items():
             if self.user in log.members:
-                self._whole(name, log)
-        for name in self.had.keys() - self.findings.logs.keys() - self.findings.lost.keys():
-            seq = min(self.had[name])
+                self._check_reached(name, log)
+        for name in self.received.keys() - self.findings.logs.keys() - self.findings.lost.keys():
+            seq = min(self.received[name])
             self._add(
                 "G2",
                 f"has {seq} of a conversation that does not exist",
@@ -282,25 +284,27 @@ class Account:
                 seq,
             )
 
-    def _whole(self, name: str, log: Log) -> None:
+    def _check_reached(self, name: str, log: Log) -> None:
         first, last = log.visible(self.user)
-        had = self.had.get(name, set())
-        if log.members[self.user][1] and not had and name not in self.starts:
+        received = self.received.get(name, set())
+        if log.members[self.user][1] and not received and name not in self.starts:
             return  # came and went while this device was away: it is not told of what is over
         after = max(self.starts.get(name, 0), first - 1)
         missing = [
-            entry for entry in log.between(after, last) if entry.seq not in had and not self._told(name, entry.seq)
+            entry
+            for entry in log.between(after, last)
+            if entry.seq not in received and not self._announced(name, entry.seq)
         ]
-        self._phantoms(name, log, had)
+        self._phantoms(name, log, received)
         if log.floor > after:
-            trimmed = frozenset(seq for seq in had if seq <= log.floor)
+            trimmed = frozenset(seq for seq in received if seq <= log.floor)
             share = Share(self.device, after, min(last, log.floor), trimmed, self.gaps.get(name, []))
             self.findings.shares.setdefault(name, []).append(share)
         if not missing:
             return
-        entry, newest = missing[0], max(had, default=0)
+        entry, newest = missing[0], max(received, default=0)
         what = f"misses {len(missing)} events, the first is {entry.seq} of {entry.user}/{entry.device}"
-        if any(began <= entry.stamp <= ended and ended - began > AWAY_MS for began, ended in self.away):
+        if any(began <= entry.stamp <= ended and ended - began > AWAY_MS for began, ended in self.absences):
             promise, what = "G5", f"{what}, from a time when it was away"
         elif entry.seq > newest:
             promise, what = "G1", f"{what}; the last it got is {newest}"
@@ -308,16 +312,16 @@ class Account:
             promise, what = "G4", f"{what}; it was told no gap"
         self._add(promise, what, entry.stamp, name, entry.seq, entry.n)
 
-    def _told(self, name: str, seq: int) -> bool:
+    def _announced(self, name: str, seq: int) -> bool:
         return any(first <= seq <= last for first, last in self.gaps.get(name, ()))
 
-    def _phantoms(self, name: str, log: Log, had: set[int]) -> None:
+    def _phantoms(self, name: str, log: Log, received: set[int]) -> None:
         """What a device was given and no log has: deleted, trimmed, or announced as void. That shows in the `prev` of
         the event after it; but not to one who did not say that he has it, nor where that event was deleted since."""
-        for seq in sorted(had - log.by_seq.keys()):
+        for seq in sorted(received - log.by_seq.keys()):
             entry = self.findings.unlogged[name, seq]
             gone = seq <= log.floor or seq in log.deleted or (entry.kind == "edit" and entry.target in log.deleted)
-            if gone or self._told(name, seq):
+            if gone or self._announced(name, seq):
                 continue
             after = log.between(seq, log.head)
             if entry.stamp < self.unsaid_at or (after and after[0].prev >= seq):

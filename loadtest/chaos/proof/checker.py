@@ -32,8 +32,8 @@ import msgspec
 
 from loadtest.chaos.proof.account import Account
 from loadtest.chaos.proof.evidence import Ending, Evidence, Fault, Sample
+from loadtest.chaos.proof.findings import Command, Findings, Log, Violation
 from loadtest.chaos.proof.trimmed import check_trimmed
-from loadtest.chaos.proof.verdict import Findings, Log, Order, Violation
 
 # Reconnects in one second, of as many as would come if they were spread evenly; few are uneven by chance.
 PEAK: Final = 2.0
@@ -61,15 +61,15 @@ class Checker:
 
     def check(self) -> Checked:
         found, logs, counts = self.findings.violations, self.findings.logs, self.findings.counts
-        orders: dict[str, dict[int, Order]] = {}
+        commands: dict[str, dict[int, Command]] = {}
         for log in logs.values():
             counts["events"] += len(log.entries)
             found += check_log(log)
         for device, rows in self.evidence.histories.items():
             counts["devices"] += 1
-            orders[device] = Account(self.findings, device).read(rows)
-        found += check_orders(orders, logs, self.findings.lost)
-        found += check_trimmed(self.findings, orders)
+            commands[device] = Account(self.findings, device).read(rows)
+        found += check_commands(commands, logs, self.findings.lost)
+        found += check_trimmed(self.findings, commands)
         found += self._reads()
         found += check_processes(self.evidence)
         found += check_neighbours(self.evidence)
@@ -150,55 +150,57 @@ def check_log(log: Log) -> Iterator[Violation]:
         before = entry
 
 
-def check_orders(
-    orders: dict[str, dict[int, Order]], logs: dict[str, Log], lost: dict[str, int]
+def check_commands(
+    commands: dict[str, dict[int, Command]], logs: dict[str, Log], lost: dict[str, int]
 ) -> Iterator[Violation]:
     """What devices sent against what stands in the logs."""
     for log in logs.values():
         for entry in log.entries:
             device = f"{entry.user}/{entry.device}"
-            if entry.n and device in orders:
-                order = orders[device].get(entry.n)
-                if order is None or (order.kind != entry.kind or order.body != entry.body):
+            if entry.n and device in commands:
+                command = commands[device].get(entry.n)
+                if command is None or (command.kind != entry.kind or command.body != entry.body):
                     what = f"nobody sent what stands at {entry.seq}: {entry.kind} {entry.body}, n {entry.n} of {device}"
                     yield Violation("G3", what, entry.stamp, log.id, entry.seq, entry.n, (device,))
-    for device, numbers in orders.items():
-        for n, order in numbers.items():
-            if not order.seq and not order.refused:
-                yield Violation("G3", f"n {n} of {device} was never answered", order.at, n=n, devices=(device,))
-            elif order.seq and (order.conversation in logs or order.seq > lost.get(order.conversation, 0)):
-                yield from check_kept(device, n, order, logs.get(order.conversation))
+    for device, numbers in commands.items():
+        for n, command in numbers.items():
+            if not command.seq and not command.refused:
+                yield Violation("G3", f"n {n} of {device} was never answered", command.at, n=n, devices=(device,))
+            elif command.seq and (command.conversation in logs or command.seq > lost.get(command.conversation, 0)):
+                yield from check_kept(device, n, command, logs.get(command.conversation))
 
 
-def check_kept(device: str, n: int, order: Order, log: Log | None) -> Iterator[Violation]:
-    entry = log.by_seq.get(order.seq) if log is not None else None
+def check_kept(device: str, n: int, command: Command, log: Log | None) -> Iterator[Violation]:
+    entry = log.by_seq.get(command.seq) if log is not None else None
     if entry is not None:
-        if (f"{entry.user}/{entry.device}", entry.n, entry.body) != (device, n, order.body):
+        if (f"{entry.user}/{entry.device}", entry.n, entry.body) != (device, n, command.body):
             what = (
-                f"n {n} of {device} was acked as {order.seq}, where n {entry.n} of {entry.user}/{entry.device} stands"
+                f"n {n} of {device} was acked as {command.seq}, where n {entry.n} of {entry.user}/{entry.device} stands"
             )
-            yield Violation("G1", what, order.at, order.conversation, order.seq, n, (device,))
-    elif log is None or (order.seq > log.floor and order.seq not in log.deleted and not _edit_of_deleted(order, log)):
-        what = f"n {n} of {device} was acked as {order.seq}, which is not in the log"
-        yield Violation("G1", what, order.at, order.conversation, order.seq, n, (device,))
+            yield Violation("G1", what, command.at, command.conversation, command.seq, n, (device,))
+    elif log is None or (
+        command.seq > log.floor and command.seq not in log.deleted and not _edit_of_deleted(command, log)
+    ):
+        what = f"n {n} of {device} was acked as {command.seq}, which is not in the log"
+        yield Violation("G1", what, command.at, command.conversation, command.seq, n, (device,))
 
 
-def _edit_of_deleted(order: Order, log: Log) -> bool:
-    return order.kind == "edit" and bool(log.deleted)
+def _edit_of_deleted(command: Command, log: Log) -> bool:
+    return command.kind == "edit" and bool(log.deleted)
 
 
 def check_processes(evidence: Evidence) -> Iterator[Violation]:
     limit = evidence.run.rss_limit_bytes
-    told: set[str] = set()
+    reported: set[str] = set()
     for row in evidence.processes:
-        if isinstance(row, Sample) and row.rss_bytes > limit and row.process not in told:
-            told.add(row.process)
+        if isinstance(row, Sample) and row.rss_bytes > limit and row.process not in reported:
+            reported.add(row.process)
             yield Violation("G7", f"{row.process} holds {row.rss_bytes >> 20} MiB", row.at)
         elif isinstance(row, Ending) and not row.asked and not _refused_to_start(row, evidence.faults):
             yield Violation("G6", f"{row.process} ended by itself with {row.code}", row.at)
         elif isinstance(row, Ending) and row.asked == "SIGTERM" and row.code:
             yield Violation("G6", f"{row.process} was told to stop and ended with {row.code}", row.at)
-    for process, path in evidence.said.items():
+    for process, path in evidence.process_logs.items():
         if process.startswith(PROCESSES) and (trace := _last_trace(path)):
             yield Violation("G6", f"{process} logged {trace}")
 

@@ -90,7 +90,7 @@ class Evidence(msgspec.Struct):
     histories: dict[str, Iterable[Rows]]
     faults: list[Fault] = []
     processes: list[Sample | Ending] = []
-    said: dict[str, Path] = {}
+    process_logs: dict[str, Path] = {}
     losses: list[Loss] = []
 
 
@@ -109,7 +109,7 @@ def load(folder: Path) -> Evidence:
         faults=sorted(faults, key=lambda fault: fault.began),
         losses=list(losses),
         processes=list(processes),
-        said={path.stem: path for path in sorted(folder.glob("*.log"))},
+        process_logs={path.stem: path for path in sorted(folder.glob("*.log"))},
     )
 
 

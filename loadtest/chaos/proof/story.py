@@ -16,8 +16,8 @@ import msgspec
 
 from loadtest.chaos.proof import history
 from loadtest.chaos.proof.evidence import Evidence
+from loadtest.chaos.proof.findings import Violation
 from loadtest.chaos.proof.history import Rows
-from loadtest.chaos.proof.verdict import Violation
 
 AROUND_MS: Final = 15_000
 ROWS: Final = 12
@@ -95,7 +95,7 @@ def _entry(evidence: Evidence, violation: Violation) -> Iterator[tuple[int, str]
 
 
 def _processes(evidence: Evidence, violation: Violation) -> Iterator[tuple[int, str]]:
-    for process, path in evidence.said.items():
+    for process, path in evidence.process_logs.items():
         lines = sorted(_lines(path), key=lambda line: abs(line[0] - violation.at))
         for at, text in lines[:LINES]:
             if abs(at - violation.at) < AROUND_MS:

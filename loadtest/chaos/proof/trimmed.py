@@ -14,9 +14,9 @@ from collections.abc import Iterator
 
 import msgspec
 
-from loadtest.chaos.proof.verdict import Findings, Log, Order, Violation
+from loadtest.chaos.proof.findings import Command, Findings, Log, Violation
 
-Orders = dict[str, dict[int, Order]]
+Commands = dict[str, dict[int, Command]]
 
 
 class Acked(msgspec.Struct, frozen=True):
@@ -24,24 +24,24 @@ class Acked(msgspec.Struct, frozen=True):
 
     device: str
     n: int
-    order: Order
+    command: Command
 
 
-def check_trimmed(findings: Findings, orders: Orders) -> Iterator[Violation]:
+def check_trimmed(findings: Findings, commands: Commands) -> Iterator[Violation]:
     acked: dict[str, dict[int, Acked]] = {}
     deleted: dict[str, set[int]] = {name: set(log.deleted) for name, log in findings.logs.items()}
-    for device, numbers in orders.items():
-        for n, order in numbers.items():
-            log = findings.logs.get(order.conversation)
-            if order.seq and log is not None and order.seq <= log.floor:
-                acked.setdefault(log.id, {})[order.seq] = Acked(device, n, order)
-            if order.seq and order.kind == "delete" and log is not None:
-                deleted[log.id].add(order.target)
+    for device, numbers in commands.items():
+        for n, command in numbers.items():
+            log = findings.logs.get(command.conversation)
+            if command.seq and log is not None and command.seq <= log.floor:
+                acked.setdefault(log.id, {})[command.seq] = Acked(device, n, command)
+            if command.seq and command.kind == "delete" and log is not None:
+                deleted[log.id].add(command.target)
     for name, events in acked.items():
         gone = deleted[name]
         findings.counts["events that were trimmed"] += len(events)
         yield from _as_sent(findings, name, events)
-        kept = {seq for seq, one in events.items() if not (one.order.kind == "edit" and one.order.target in gone)}
+        kept = {seq for seq, one in events.items() if not (one.command.kind == "edit" and one.command.target in gone)}
         yield from _reached(findings, findings.logs[name], events, sorted(kept - gone))
 
 
@@ -49,18 +49,18 @@ def _as_sent(findings: Findings, name: str, events: dict[int, Acked]) -> Iterato
     for seq, one in events.items():
         entry = findings.unlogged.get((name, seq))
         if entry is not None and (f"{entry.user}/{entry.device}", entry.n, entry.body) != (
-            one.device, one.n, one.order.body,
+            one.device, one.n, one.command.body,
         ):  # fmt: skip
             what = f"n {one.n} of {one.device} was acked as {seq}, where others have n {entry.n} of {entry.user}"
-            yield Violation("G1", what, one.order.at, name, seq, one.n, (one.device,))
+            yield Violation("G1", what, one.command.at, name, seq, one.n, (one.device,))
 
 
 def _reached(findings: Findings, log: Log, events: dict[int, Acked], wanted: list[int]) -> Iterator[Violation]:
     for share in findings.shares.get(log.id, ()):
         due = wanted[bisect_left(wanted, share.after + 1) : bisect_left(wanted, share.upto + 1)]
-        missing = [seq for seq in due if seq not in share.had and not share.told(seq)]
+        missing = [seq for seq in due if seq not in share.had and not share.announced(seq)]
         if missing:
             one = events[missing[0]]
             what = f"misses {len(missing)} events that were trimmed since, the first is {missing[0]} of {one.device}"
             what = f"{share.device}: {what}; it was told no gap"
-            yield Violation("G4", what, one.order.at, log.id, missing[0], one.n, (share.device,))
+            yield Violation("G4", what, one.command.at, log.id, missing[0], one.n, (share.device,))

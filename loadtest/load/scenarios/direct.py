@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from loadtest.api import Api
-from loadtest.load.client import Chat, Route, now_us
+from loadtest.load.client import Client, Route, now_us
 from loadtest.load.worker import Worker
 
 
@@ -37,7 +37,7 @@ class Pair:
 
     __slots__ = ("ann", "asked", "bob", "route", "until", "window")
 
-    def __init__(self, ann: Chat, bob: Chat, body_bytes: int) -> None:
+    def __init__(self, ann: Client, bob: Client, body_bytes: int) -> None:
         self.ann = ann
         self.bob = bob
         self.route = Route(f"@{bob.user}", body_bytes)
@@ -100,8 +100,8 @@ class Pairs:
             counting.units = sum(pair.asked for pair in pairs)
         for pair in pairs:
             for received in (pair.ann.received, pair.bob.received, pair.asked - len(pair.route.pending)):
-                worker.faults.lost += max(0, pair.asked - received)
-                worker.faults.again += max(0, received - pair.asked)
+                worker.failures.lost += max(0, pair.asked - received)
+                worker.failures.duplicates += max(0, received - pair.asked)
 
     def _send(self, number: int, due: int) -> None:
         self._pairs[number % len(self._pairs)].send(due)

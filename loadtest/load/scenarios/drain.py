@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from loadtest.api import Api
-from loadtest.load.client import Chat, Route, now_us
+from loadtest.load.client import Client, Route, now_us
 from loadtest.load.worker import Worker
 
 
@@ -51,7 +51,7 @@ async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> Non
         await _come_back(worker, reader, each * len(writers))
 
 
-async def _write(worker: Worker, writers: list[Chat], readers: list[Chat], options: Options, count: int) -> None:
+async def _write(worker: Worker, writers: list[Client], readers: list[Client], options: Options, count: int) -> None:
     for reader in readers:
         routes = [Route(f"@{reader.user}", options.body) for _ in writers]
         for first in range(0, count, BATCH):
@@ -66,10 +66,10 @@ def _answered(routes: list[Route]) -> bool:
     return not any(route.pending for route in routes)
 
 
-async def _come_back(worker: Worker, reader: Chat, missed: int) -> None:
+async def _come_back(worker: Worker, reader: Client, missed: int) -> None:
     reader.received, first_at = 0, 0.0
 
-    def read(_chat: Chat, before: int, _after: int) -> None:
+    def read(_chat: Client, before: int, _after: int) -> None:
         nonlocal first_at
         first_at = first_at or time.monotonic()
 
@@ -79,7 +79,7 @@ async def _come_back(worker: Worker, reader: Chat, missed: int) -> None:
         await worker.connect([reader], lambda _: worker.urls[0])
         await worker.until(lambda: reader.received >= missed)
         counting.units = reader.received
-    worker.faults.lost += max(0, missed - reader.received)
-    worker.faults.again += max(0, reader.received - missed)
+    worker.failures.lost += max(0, missed - reader.received)
+    worker.failures.duplicates += max(0, reader.received - missed)
     first_ms = (first_at - began) * 1000
     worker.notes["first event, ms (worst)"] = max(worker.notes.get("first event, ms (worst)", 0.0), first_ms)

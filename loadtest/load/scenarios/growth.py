@@ -164,7 +164,7 @@ def _prepare_conversations(sizes: tuple[int, ...], api: Api) -> tuple[list[str],
     return everybody, {"groups": groups}
 
 
-class Town:
+class Population:
     """The users of one size, who all live in one load process, and their groups."""
 
     def __init__(self, worker: Worker, groups: list[tuple[list[str], str]], body_bytes: int) -> None:
@@ -202,20 +202,20 @@ class Town:
             counting.units = sum(chat.received for chat in chats)
         for chat in chats:
             chat.sink = None
-            worker.faults.lost += max(0, expected[chat.user] - chat.received)
-            worker.faults.again += max(0, chat.received - expected[chat.user])
+            worker.failures.lost += max(0, expected[chat.user] - chat.received)
+            worker.failures.duplicates += max(0, chat.received - expected[chat.user])
 
 
 async def _run_conversations(worker: Worker, options: Options, prepared: dict[str, Any]) -> None:
     """Each size on a gateway of its own, as long as there are enough of them."""
-    towns = {}
+    populations = {}
     for number, (size, groups) in enumerate(prepared["groups"].items()):
-        towns[size] = town = Town(worker, groups if worker.leads else [], options.body)
-        await town.connect(worker.urls[number % len(worker.urls)])
-        await town.phase("warm-up", options.rate, len(groups) / options.rate)  # each group has been written to
+        populations[size] = population = Population(worker, groups if worker.leads else [], options.body)
+        await population.connect(worker.urls[number % len(worker.urls)])
+        await population.phase("warm-up", options.rate, len(groups) / options.rate)  # each group has been written to
     for _ in range(options.rounds):
-        for size, town in towns.items():
-            await town.phase(f"{size} conversations", options.rate, options.seconds)
+        for size, population in populations.items():
+            await population.phase(f"{size} conversations", options.rate, options.seconds)
             await asyncio.sleep(SETTLE_S)
 
 

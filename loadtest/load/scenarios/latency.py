@@ -90,7 +90,7 @@ class Search:
             load = (time.process_time() - cpu) / took
             await worker.until(lambda: all(pair.through for pair in pairs))
             counting.units = offered
-        worker.faults.lost += sum(pair.waiting for pair in pairs)
+        worker.failures.lost += sum(pair.waiting for pair in pairs)
         fine = offered >= total and took <= step * LATE and waiting <= max(1.0, part * WAITING_S)
         verdicts = await worker.share((fine, load))
         sustained = all(one for one, _ in verdicts)

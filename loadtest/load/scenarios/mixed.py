@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from loadtest.api import Api
-from loadtest.load.client import Chat, Route
+from loadtest.load.client import Client, Route
 from loadtest.load.worker import Worker
 
 
@@ -38,7 +38,7 @@ TYPING_EVERY = 5  # messages
 class Person:
     """A user with a friend and a group, whom she writes to in turns."""
 
-    def __init__(self, chat: Chat, friend: str, group: str, body_bytes: int) -> None:
+    def __init__(self, chat: Client, friend: str, group: str, body_bytes: int) -> None:
         self.chat = chat
         self.friend = friend
         self.group = group
@@ -66,7 +66,7 @@ async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> Non
         to_group = number * 37 % 100 < options.groups
         route, to = (person.to_group, person.group) if to_group else (person.to_friend, f"@{person.friend}")
         if number % TYPING_EVERY == 0:
-            person.chat.say("typing", to=to)
+            person.chat.send_command("typing", to=to)
         person.chat.send(route, due)
         expected.update(members[person.group] if to_group else {person.chat.user, person.friend})
 
@@ -80,12 +80,12 @@ async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> Non
             counting.units = await worker.paced(options.rate / worker.plan.workers, options.seconds, send, "mixed")
             await worker.until(lambda: all(person.chat.received >= expected[person.chat.user] for person in order))
         for person in order:
-            worker.faults.lost += max(0, expected[person.chat.user] - person.chat.received)
-            worker.faults.again += max(0, person.chat.received - expected[person.chat.user])
+            worker.failures.lost += max(0, expected[person.chat.user] - person.chat.received)
+            worker.failures.duplicates += max(0, person.chat.received - expected[person.chat.user])
             _read(person.chat)
 
 
-def _read(chat: Chat) -> None:
+def _read(chat: Client) -> None:
     """She looks at what came."""
     for conversation, seq in chat.last.items():
-        chat.say("read", conversation=conversation.decode(), seq=seq)
+        chat.send_command("read", conversation=conversation.decode(), seq=seq)

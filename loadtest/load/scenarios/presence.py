@@ -55,13 +55,13 @@ async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> Non
     for chat in clients:
         watcher = Watcher()
         chat.on_other = watcher.hear
-        chat.say("presence", users=prepared["watched"], watch=True)
+        chat.send_command("presence", users=prepared["watched"], watch=True)
         watchers.append(watcher)
 
     async def agreed(online: bool) -> None:
         await worker.share()
         right = await worker.until(lambda: all(w.sees(online) == options.watched for w in watchers), GRACE_S)
-        worker.faults.lost += not right
+        worker.failures.lost += not right
         await worker.share()
 
     await agreed(True)

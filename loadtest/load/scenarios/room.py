@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from loadtest.load.client import Chat, FloorReader, Route, now_us
+from loadtest.load.client import Client, FloorReader, Route, now_us
 from loadtest.load.worker import Worker
 
 WATCH_EVERY = 16  # readers whose latency is recorded: all would cost the client more than reading
@@ -20,7 +20,7 @@ WATCH_EVERY = 16  # readers whose latency is recorded: all would cost the client
 class Pump:
     """Keeps `width` messages on their way for a while, and knows when the last has arrived everywhere."""
 
-    def __init__(self, readers: Sequence[Chat], width: int, seconds: float, send: Callable[[int], None]) -> None:
+    def __init__(self, readers: Sequence[Client], width: int, seconds: float, send: Callable[[int], None]) -> None:
         self.sent = 0
         self.finished = asyncio.get_running_loop().create_future()
         self._readers = len(readers)
@@ -33,7 +33,7 @@ class Pump:
             reader.on_read = self._read
         self._refill()
 
-    def _read(self, _: Chat, before: int, after: int) -> None:
+    def _read(self, _: Client, before: int, after: int) -> None:
         reached, complete = self._reached, self._complete
         for index in range(before, min(after, self.sent)):
             reached[index] += 1
@@ -56,7 +56,7 @@ class Pump:
 class Room:
     """The readers of one group in this process; the first of the leading process sends."""
 
-    def __init__(self, worker: Worker, readers: Sequence[Chat], conversation: str, body_bytes: int) -> None:
+    def __init__(self, worker: Worker, readers: Sequence[Client], conversation: str, body_bytes: int) -> None:
         self.worker = worker
         self.readers = readers
         self.route = Route(conversation, body_bytes)
@@ -104,15 +104,15 @@ class Room:
     def end(self, total: int) -> None:
         for reader in self.readers:
             reader.sink = reader.acks = None
-            self.worker.faults.lost += max(0, total - reader.received)
-            self.worker.faults.again += max(0, reader.received - total)
+            self.worker.failures.lost += max(0, total - reader.received)
+            self.worker.failures.duplicates += max(0, reader.received - total)
 
 
 class FloorRoom(Room):
     """As many readers on a floor, of frames as long as ours."""
 
     def __init__(self, worker: Worker, users: Sequence[str], frame_bytes: int) -> None:
-        readers = [FloorReader(user, worker.faults) for user in users]
+        readers = [FloorReader(user, worker.failures) for user in users]
         for reader in readers:
             reader.frame_bytes = frame_bytes
         worker.clients += readers

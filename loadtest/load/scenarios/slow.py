@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from loadtest.api import Api
-from loadtest.load.client import Chat
+from loadtest.load.client import Client
 from loadtest.load.scenarios.room import Room
 from loadtest.load.worker import Worker
 
@@ -58,7 +58,7 @@ async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> Non
     await everybody.paced(CALM, options.rate, options.calm)
 
 
-async def _catch_up(worker: Worker, stalled: list[Chat], total: int) -> None:
+async def _catch_up(worker: Worker, stalled: list[Client], total: int) -> None:
     async with worker.measured("they catch up", "delivery") as counting:
         before = sum(chat.received for chat in stalled)
         for chat in stalled:
@@ -66,5 +66,5 @@ async def _catch_up(worker: Worker, stalled: list[Chat], total: int) -> None:
         await worker.until(lambda: all(chat.received >= total for chat in stalled))
         counting.units = sum(chat.received for chat in stalled) - before
     for chat in stalled:
-        worker.faults.lost += max(0, total - chat.received)
-        worker.faults.again += max(0, chat.received - total)
+        worker.failures.lost += max(0, total - chat.received)
+        worker.failures.duplicates += max(0, chat.received - total)

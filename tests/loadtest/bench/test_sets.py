@@ -8,7 +8,7 @@ import pytest
 from loadtest.bench import sets
 from loadtest.bench.figures import FIGURES, SESSIONS, Found, compare
 from loadtest.bench.sets import FULL, QUICK, SHORT
-from loadtest.load.client import Faults
+from loadtest.load.client import Failures
 from loadtest.load.results import Measurement, Result
 from loadtest.load.scenarios import latency, slow
 from loadtest.load.scenarios.table import SCENARIOS
@@ -32,7 +32,7 @@ def phase(name: str, cost_us: float = 1.0, units: int = 1000, **fields: object) 
 
 
 def result(scenario: str, *phases: Measurement, **notes: float) -> Result:
-    return Result(scenario, {}, "today", "here", list(phases), Faults(), notes)
+    return Result(scenario, {}, "today", "here", list(phases), Failures(), notes)
 
 
 def read(name: str, *phases: Measurement) -> float | None:

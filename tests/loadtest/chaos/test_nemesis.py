@@ -15,50 +15,50 @@ from pathlib import Path
 import pytest
 
 from loadtest.chaos.clocks import FAKETIME
-from loadtest.chaos.cluster import Part
+from loadtest.chaos.cluster import ManagedProcess
 from loadtest.chaos.nemesis import FAULTS, FIRST_S, LEVELS, possible, schedule
 from loadtest.chaos.proxy import Proxy
 from tests.support import eventually, free_ports
 
-PARTS = ["gateway-0", "gateway-1", "gateway-2", "router-0", "router-1"]
+PROCESSES = ["gateway-0", "gateway-1", "gateway-2", "router-0", "router-1"]
 
 
 def test_seed_decides_the_schedule() -> None:
     """The same seed does the same things at the same times, another does others."""
-    assert schedule(7, 600, PARTS) == schedule(7, 600, PARTS[::-1])
-    assert schedule(7, 600, PARTS) != schedule(8, 600, PARTS)
+    assert schedule(7, 600, PROCESSES) == schedule(7, 600, PROCESSES[::-1])
+    assert schedule(7, 600, PROCESSES) != schedule(8, 600, PROCESSES)
 
 
 def test_schedule_is_over_in_time() -> None:
     """Nothing begins before people are at it, nothing lasts beyond the end."""
     for seed in range(50):
-        for act in schedule(seed, 60, PARTS):
-            assert act.at_s >= FIRST_S
-            assert act.at_s + act.for_s < 60
+        for fault in schedule(seed, 60, PROCESSES):
+            assert fault.at_s >= FIRST_S
+            assert fault.at_s + fault.for_s < 60
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_schedule_uses_everything_on_everybody(level: str) -> None:
     """In a few hours each fault that says something here happens, to each part it can happen to, within its bounds."""
     kinds = possible([], level, clocks=True)
-    acts = schedule(1, 3600 * 4, PARTS, kinds)
-    assert {act.kind for act in acts} == set(kinds)
+    faults = schedule(1, 3600 * 4, PROCESSES, kinds)
+    assert {fault.kind for fault in faults} == set(kinds)
     for kind in kinds:
-        fault = FAULTS[kind]
-        chosen = [act for act in acts if act.kind == kind]
-        wanted = {part for part in PARTS if part.startswith(fault.on)} if fault.on else {""}
-        assert {act.target for act in chosen} == wanted
-        assert all(fault.lasts[0] <= act.for_s <= fault.lasts[1] + 0.001 for act in chosen)
+        on, (least, most) = FAULTS[kind].on, FAULTS[kind].lasts
+        planned = [fault for fault in faults if fault.kind == kind]
+        wanted = {name for name in PROCESSES if name.startswith(on)} if on else {""}
+        assert {fault.target for fault in planned} == wanted
+        assert all(least <= fault.for_s <= most + 0.001 for fault in planned)
 
 
 def test_one_fault_of_a_kind_at_a_time() -> None:
     """What one fault holds no other takes before it is over."""
     for seed in range(20):
         until = Counter[tuple[str, str]]()
-        for act in schedule(seed, 600, PARTS, every_s=0.5):
-            place = (act.target, FAULTS[act.kind].uses)
-            assert act.at_s >= until[place] / 1000
-            until[place] = int((act.at_s + act.for_s) * 1000) - 2
+        for fault in schedule(seed, 600, PROCESSES, every_s=0.5):
+            place = (fault.target, FAULTS[fault.kind].occupies)
+            assert fault.at_s >= until[place] / 1000
+            until[place] = int((fault.at_s + fault.for_s) * 1000) - 2
 
 
 def test_what_would_prove_nothing_is_left_out() -> None:
@@ -67,19 +67,26 @@ def test_what_would_prove_nothing_is_left_out() -> None:
     assert "valkey-stall" in possible([], "memory", clocks=True)
     assert not {"failover", "primary-kill"}.intersection(possible([], "fsync", clocks=True))
     assert not {"valkey-kill", "store-cut"}.intersection(possible([], "replicated", clocks=True))
-    assert {kind for kind in FAULTS if FAULTS[kind].uses == "clock"} == {"gateway-clock", "router-clock", "valkey-clock"}
+    assert {kind for kind in FAULTS if FAULTS[kind].occupies == "clock"} == {
+        "gateway-clock",
+        "router-clock",
+        "valkey-clock",
+    }
     assert possible(["gateway-clock", "gateway-kill", "failover"], "fsync", clocks=False) == ["gateway-kill"]
 
 
 def test_only_the_kinds_that_are_asked_for() -> None:
     """`--faults`: nothing else happens."""
-    assert {act.kind for act in schedule(1, 600, PARTS, ["store-cut", "gateway-kill"])} == {"store-cut", "gateway-kill"}
+    assert {fault.kind for fault in schedule(1, 600, PROCESSES, ["store-cut", "gateway-kill"])} == {
+        "store-cut",
+        "gateway-kill",
+    }
 
 
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed")
 async def test_a_clock_steps_for_one_process_alone(tmp_path: Path) -> None:
     """Its wall clock is wrong by as much as it is told, at once in a new process; its monotonic clock is not."""
-    part = Part("gateway-0", tmp_path, None, {}, clocks=True)
+    part = ManagedProcess("gateway-0", tmp_path, None, {}, clocks=True)
     for by_s in (0.0, 37.5, -20.0):
         part.set_clock(by_s)
         told = subprocess.check_output(

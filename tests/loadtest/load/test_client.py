@@ -9,7 +9,7 @@ import pytest
 
 from gateway.websocket import frames as wsframes
 from loadtest.frames import frame
-from loadtest.load.client import Chat, Faults, Route, command
+from loadtest.load.client import Client, Failures, Route, command
 from router.contract import stamp, wire
 from router.contract.packing import pack
 
@@ -26,9 +26,9 @@ class Wire:
         self.written += data
 
 
-def chat() -> Chat:
+def chat() -> Client:
     """A client past its upgrade."""
-    client = Chat("bob", Faults(), n=100)
+    client = Client("bob", Failures(), n=100)
     client.transport = cast(Any, Wire())
     client.data_received(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
     return client
@@ -48,24 +48,24 @@ def test_reads_events_at_every_split() -> None:
         client = chat()
         client.data_received(stream[:cut])
         client.data_received(stream[cut:])
-        assert (client.received, bool(client.faults)) == (3, False)
+        assert (client.received, bool(client.failures)) == (3, False)
         assert client.last[CONVERSATION.encode()] == 3
 
 
 @pytest.mark.parametrize(
-    ("events", "faults"),
+    ("events", "failures"),
     [
-        ([(1, 0), (3, 2)], Faults(holes=1)),
-        ([(1, 0), (1, 0)], Faults(again=1)),
-        ([(1, 0), (2, 1), (1, 0), (3, 2)], Faults(again=1)),
-        ([(5, 4), (6, 5)], Faults()),
+        ([(1, 0), (3, 2)], Failures(holes=1)),
+        ([(1, 0), (1, 0)], Failures(duplicates=1)),
+        ([(1, 0), (2, 1), (1, 0), (3, 2)], Failures(duplicates=1)),
+        ([(5, 4), (6, 5)], Failures()),
     ],
 )
-def test_sees_what_must_not_be(events: list[tuple[int, int]], faults: Faults) -> None:
+def test_sees_what_must_not_be(events: list[tuple[int, int]], failures: Failures) -> None:
     """A hole, a repetition and a step back each count; where a client begins is its own business."""
     client = chat()
     client.data_received(b"".join(event(seq, prev) for seq, prev in events))
-    assert client.faults == faults
+    assert client.failures == failures
 
 
 def test_a_gap_an_error_and_a_lost_connection_are_faults() -> None:
@@ -76,7 +76,7 @@ def test_a_gap_an_error_and_a_lost_connection_are_faults() -> None:
     ):
         client.data_received(wsframes.frame(wire.MSGPACK.encode(answer), wsframes.BINARY))
     client.connection_lost(None)
-    assert client.faults == Faults(gaps=1, errors=1, closes=1)
+    assert client.failures == Failures(gaps=1, errors=1, closes=1)
     assert "slow down" in client.error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from loadtest.bench import report
-from loadtest.load.client import Faults
+from loadtest.load.client import Failures
 from loadtest.load.results import Measurement, Result, Sample, encoded, measure, medians
 from loadtest.meters import Reading
 
@@ -19,8 +19,10 @@ def measured(name: str, cpu_s: float, units: int = 1000, latencies: tuple[int, .
     return measure(name, "message", [sample, sample], before, after)
 
 
-def result(*measurements: Measurement, faults: Faults | None = None) -> Result:
-    return Result("fanout", {"members": 2}, "today", "here", list(measurements), faults or Faults(), {"a note": 1.0})
+def result(*measurements: Measurement, failures: Failures | None = None) -> Result:
+    return Result(
+        "fanout", {"members": 2}, "today", "here", list(measurements), failures or Failures(), {"a note": 1.0}
+    )
 
 
 def test_a_cost_is_what_a_part_spent_between_the_barriers_over_the_units_of_all_processes() -> None:
@@ -46,7 +48,7 @@ def test_medians_are_of_costs_and_shrug_off_one_bad_round() -> None:
 
 
 def test_a_fault_makes_a_result_bad_and_the_table_says_which() -> None:
-    bad = result(measured("x", 0.1), faults=Faults(lost=3))
+    bad = result(measured("x", 0.1), failures=Failures(lost=3))
     assert not bad.good
     assert "WRONG: lost 3" in report.table(bad)
     assert "nothing lost" in report.table(result(measured("x", 0.1)))

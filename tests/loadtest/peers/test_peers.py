@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from loadtest.load import local
-from loadtest.load.client import Faults
+from loadtest.load.client import Failures
 from loadtest.load.conductor import Target
 from loadtest.load.results import Measurement, Result, Sample, encoded
 from loadtest.load.results import measure as measured
@@ -40,7 +40,7 @@ class Wire:
 
 def member(kind: type[Member]) -> tuple[Member, list[bytes]]:
     """A client past its upgrade, and what it has written since."""
-    client, wire = kind("ann", Faults(), "pair-1"), Wire()
+    client, wire = kind("ann", Failures(), "pair-1"), Wire()
     client.transport = cast(Any, wire)
     client._greeting = client.greeting()
     client.data_received(ANSWER)
@@ -63,13 +63,13 @@ def said(written: bytes) -> str:
 def test_a_socket_io_client_says_what_the_protocol_asks_for() -> None:
     """Opened, it asks for the namespace; there, it joins; joined, it is welcome; pinged, it answers."""
     client, written = member(SocketIO)
-    for heard, answer in (
+    for text_received, answer in (
         ('0{"sid":"x"}', "40"),
         ('40{"sid":"y"}', '420["join","pair-1"]'),
         ("430[]", None),
         ("2", "3"),
     ):
-        client.data_received(text(heard))
+        client.data_received(text(text_received))
         assert (said(written.pop()) if answer else None) == answer
         assert not written
 
@@ -119,12 +119,12 @@ def test_messages_and_acks_are_counted_and_timed_at_every_split(
 def test_a_refusal_of_socket_io_is_a_fault_that_says_what_was_said() -> None:
     client, _ = member(SocketIO)
     client.data_received(text('44{"message":"no"}'))
-    assert client.faults == Faults(errors=1)
+    assert client.failures == Failures(errors=1)
     assert "no" in client.error
 
 
 def test_a_floor_member_asks_for_a_frame_to_its_room() -> None:
-    client, wire = FloorMember("ann", Faults(), "pair-1", 190), Wire()
+    client, wire = FloorMember("ann", Failures(), "pair-1", 190), Wire()
     client.transport = cast(Any, wire)
     client.send(cast(Any, None), STAMP)
     assert wire.written[0].endswith(b"000190")
@@ -155,7 +155,7 @@ def a_round(linnet: float, socket_io: float, wall_s: float = 0.5) -> Iterator[Me
 
 def result(*measurements: Measurement, **notes: float) -> Result:
     options = msgspec.to_builtins(load.Options())
-    return Result("peers", options, "today", "here", list(measurements), Faults(), {"rounds": 3, **notes})
+    return Result("peers", options, "today", "here", list(measurements), Failures(), {"rounds": 3, **notes})
 
 
 def test_a_ratio_is_of_all_parts_of_a_side_and_the_median_of_its_rounds() -> None:
@@ -195,7 +195,7 @@ def test_every_side_gets_every_message_through_and_is_charged_for_it(target: Tar
     """Linnet, the peers and the floor, small: nothing is lost or doubled, and each phase cost somebody something."""
     with deployment(CLIENTS) as peers:
         found = measure(SMALL, target, peers)
-    assert (found.faults, found.notes) == (Faults(), {"rounds": 1})
+    assert (found.failures, found.notes) == (Failures(), {"rounds": 1})
     assert len(table(found, PARTS).splitlines()) > len(PARTS) * 4
     for row in rows(found, PARTS):
         assert row.cost_us > 0, row

@@ -10,6 +10,7 @@ import pytest
 
 from loadtest.chaos.proof import checker
 from loadtest.chaos.proof.evidence import Conversation, Ending, Evidence, Fault, Mark, Run, Sample
+from loadtest.chaos.proof.findings import SETTLED_MS, Violation
 from loadtest.chaos.proof.history import (
     Acked,
     Closed,
@@ -28,7 +29,6 @@ from loadtest.chaos.proof.history import (
     Welcomed,
 )
 from loadtest.chaos.proof.history import Receipt as ReadReceipt
-from loadtest.chaos.proof.verdict import SETTLED_MS, Violation
 
 TALK = "d:ann:bob"
 GATEWAY = "ws://one"
@@ -68,12 +68,12 @@ class Forged:
         self.members = {"ann": (0, 0), "bob": (0, 0)}
         self.faults: list[Fault] = []
         self.processes: list[Sample | Ending] = []
-        self.said: dict[str, Path] = {}
+        self.process_logs: dict[str, Path] = {}
 
     def evidence(self) -> Evidence:
         head = max(entry.seq for entry in self.log)
         talk = Conversation(TALK, head, self.floor, self.members, self.log)
-        return Evidence(self.run, {TALK: talk}, dict(self.rows), self.faults, self.processes, self.said)
+        return Evidence(self.run, {TALK: talk}, dict(self.rows), self.faults, self.processes, self.process_logs)
 
     def found(self) -> list[Violation]:
         return checker.check(self.evidence()).violations
@@ -483,7 +483,7 @@ def test_process_that_met_a_bug(forged: Forged, tmp_path: Path) -> None:
         "",
     ]
     loud.write_text("2026-01-01T00:00:00.000Z error linnet.redis: a reply failed\n" + "\n".join(trace))
-    forged.said = {"gateway-0": quiet, "gateway-1": loud, "valkey": loud}
+    forged.process_logs = {"gateway-0": quiet, "gateway-1": loud, "valkey": loud}
     forged.only("G6", "gateway-1 logged TypeError: f() takes 0")
 
 
@@ -532,9 +532,9 @@ def test_read_marks_after_a_failover(forged: Forged, ended: int, found: int) -> 
 def test_failover_that_nobody_asked_for(forged: Forged, tmp_path: Path) -> None:
     """Sentinels make one of their own when a primary is too slow; their logs say so."""
     forged.rows["ann/phone"].append(ReadReceipt(1200, TALK, "ann", 104))
-    forged.said["sentinel-0"] = tmp_path / "sentinel-0.log"
+    forged.process_logs["sentinel-0"] = tmp_path / "sentinel-0.log"
     when = datetime.fromtimestamp(2, UTC).astimezone().strftime("%d %b %Y %H:%M:%S.000")
-    forged.said["sentinel-0"].write_text(f"99:X {when} # +switch-master main 127.0.0.1 1 127.0.0.1 2\n")
+    forged.process_logs["sentinel-0"].write_text(f"99:X {when} # +switch-master main 127.0.0.1 1 127.0.0.1 2\n")
     assert forged.found() == []
 
 

@@ -93,4 +93,4 @@ def test_evidence_of_a_run_comes_back(tmp_path: Path) -> None:
     assert evidence.conversations == {"g:x": talk}
     assert {name: list(rows) for name, rows in evidence.histories.items()} == {"u001/lap_top": ROWS[:1]}
     assert [fault.kind for fault in evidence.faults] == ["store-cut", "valkey-kill"]
-    assert (evidence.run.seed, evidence.processes, list(evidence.said)) == (3, [], ["gateway-0"])
+    assert (evidence.run.seed, evidence.processes, list(evidence.process_logs)) == (3, [], ["gateway-0"])

@@ -20,18 +20,18 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 @contextmanager
-def beats(every_s: float) -> Iterator[asyncio.Event]:
+def ticks(every_s: float) -> Iterator[asyncio.Event]:
     """An event that is set every so many seconds; `FINEST_S` at the least."""
-    timer, beat = _timer(max(every_s, FINEST_S)), asyncio.Event()
+    timer, tick = _timer(max(every_s, FINEST_S)), asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def heard() -> None:
+    def text_received() -> None:
         os.read(timer, 8)  # how many beats it were: whoever waits looks at the clock anyway
-        beat.set()
+        tick.set()
 
-    loop.add_reader(timer, heard)
+    loop.add_reader(timer, text_received)
     try:
-        yield beat
+        yield tick
     finally:
         loop.remove_reader(timer)
         os.close(timer)

@@ -25,7 +25,7 @@ EXPIRED: Final = 4501
 HEADING: Final = "fault             times  lasted  cut off unavailable  ack med/max  deliv. med/max  closes"
 
 
-class Noticed(msgspec.Struct):
+class Effect(msgspec.Struct):
     """By people, of one fault: how many were cut off and how, how long an ack and a delivery took at most."""
 
     fault: Fault
@@ -35,16 +35,16 @@ class Noticed(msgspec.Struct):
     delivery_ms: int = 0
 
 
-def aftermath(evidence: Evidence) -> list[str]:
+def effects_of_faults(evidence: Evidence) -> list[str]:
     """A line for each kind of fault."""
-    noticed = [Noticed(fault, Counter()) for fault in evidence.faults if fault.kind != "rolling"]
+    effects = [Effect(fault, Counter()) for fault in evidence.faults if fault.kind != "rolling"]
     for rows in evidence.histories.values():
-        Looking(noticed).through(rows)
-    kinds = sorted({one.fault.kind for one in noticed})
-    return [HEADING, *(_line(kind, [one for one in noticed if one.fault.kind == kind]) for kind in kinds)]
+        DeviceEffects(effects).through(rows)
+    kinds = sorted({one.fault.kind for one in effects})
+    return [HEADING, *(_line(kind, [one for one in effects if one.fault.kind == kind]) for kind in kinds)]
 
 
-def _line(kind: str, them: list[Noticed]) -> str:
+def _line(kind: str, them: list[Effect]) -> str:
     closes = sum((one.closes for one in them), Counter[int]())
     lasted = median(one.fault.ended - one.fault.began for one in them) / 1000
     cut, refused = median(one.closes.total() for one in them), median(one.unavailable for one in them)
@@ -56,11 +56,11 @@ def _line(kind: str, them: list[Noticed]) -> str:
     )
 
 
-class Looking:
+class DeviceEffects:
     """Goes through one device's history."""
 
-    def __init__(self, noticed: list[Noticed]) -> None:
-        self._noticed = noticed
+    def __init__(self, effects: list[Effect]) -> None:
+        self._effects = effects
         self._sent: dict[int, int] = {}
         self._since = 0  # since when it is connected and reads; 0: it is not, or was not by its own doing
         self._valid_until = 0
@@ -106,9 +106,9 @@ class Looking:
             for one in self._during(began, row.at):
                 one.ack_ms = max(one.ack_ms, row.at - began)
 
-    def _during(self, began: int, ended: int) -> list[Noticed]:
+    def _during(self, began: int, ended: int) -> list[Effect]:
         return [
             one
-            for one in self._noticed
+            for one in self._effects
             if began <= one.fault.ended + AFTER_MS and ended >= one.fault.began and began >= one.fault.began - AFTER_MS
         ]

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 
-from loadtest.load.beats import beats
+from loadtest.load.ticks import ticks
 
 
 async def test_beats_are_finer_than_the_timers_of_a_loop() -> None:
@@ -20,18 +20,18 @@ async def test_beats_are_finer_than_the_timers_of_a_loop() -> None:
 
 
 async def _fifty() -> float:
-    with beats(0.0005) as beat:
+    with ticks(0.0005) as tick:
         began = time.perf_counter()
         for _ in range(50):
-            await beat.wait()
-            beat.clear()
+            await tick.wait()
+            tick.clear()
         return time.perf_counter() - began
 
 
 async def test_nothing_is_left_of_beats_that_are_over() -> None:
     """Neither a file nor a reader."""
     before = os.listdir("/proc/self/fd")
-    with beats(0.0005) as beat:
-        await beat.wait()
+    with ticks(0.0005) as tick:
+        await tick.wait()
     await asyncio.sleep(0)
     assert os.listdir("/proc/self/fd") == before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loadtest.chaos.proof.aftermath import aftermath
+from loadtest.chaos.proof.effects import effects_of_faults
 from loadtest.chaos.proof.evidence import Evidence, Fault, Run
 from loadtest.chaos.proof.history import Acked, Closed, Entry, Left, Paused, Received, Refused, Rows, Sent, Welcomed
 
@@ -20,7 +20,9 @@ def received(stamp: int, at: int) -> Received:
 def line(*rows: Rows) -> list[str]:
     """The words of the line about one fault, from 100 to 102 s."""
     history: list[Rows] = [Welcomed(1_000, "ws://one", "node", "session", {}, []), *rows]
-    _, told = aftermath(Evidence(RUN, {}, {"ann/phone": history}, [Fault("gateway-kill", "", 100_000, 102_000)]))
+    _, told = effects_of_faults(
+        Evidence(RUN, {}, {"ann/phone": history}, [Fault("gateway-kill", "", 100_000, 102_000)])
+    )
     return told.replace("/", " ").split()
 
 

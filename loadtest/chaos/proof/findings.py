@@ -69,7 +69,7 @@ class Log:
         return self.entries[bisect_right(self.seqs, after) : bisect_right(self.seqs, upto)]
 
 
-class Order(msgspec.Struct):
+class Command(msgspec.Struct):
     """What became of one n of one device."""
 
     conversation: str = ""
@@ -90,7 +90,7 @@ class Share(msgspec.Struct, frozen=True):
     had: frozenset[int]
     gaps: list[tuple[int, int]]
 
-    def told(self, seq: int) -> bool:
+    def announced(self, seq: int) -> bool:
         return any(first <= seq <= last for first, last in self.gaps)
 
 
@@ -143,7 +143,7 @@ def _failovers(evidence: Evidence) -> Iterator[tuple[int, int]]:
     for fault in evidence.faults:
         if fault.kind in FAILOVERS:
             yield fault.began, fault.ended
-    for process, path in evidence.said.items():
+    for process, path in evidence.process_logs.items():
         if process.startswith("sentinel"):
             yield from ((at - SETTLED_MS, at) for at in _switched(path))
 
