@@ -29,6 +29,7 @@ class KeySet:
         self._number = 0
         self._published: dict[str, Ed25519PrivateKey] = {}
         self._server: asyncio.Server | None = None
+        self._closing = asyncio.Event()
         self._answers: set[asyncio.Task[None]] = set()
         self.rotate()
 
@@ -56,8 +57,7 @@ class KeySet:
     async def close(self) -> None:
         if self._server is not None:
             self._server.close()
-        for answer in list(self._answers):
-            answer.cancel()
+        self._closing.set()
         await asyncio.gather(*self._answers, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -83,7 +83,9 @@ class KeySet:
                 for position in range(len(answer)):
                     writer.write(answer[position : position + 1])
                     await writer.drain()
-                    await asyncio.sleep(DRIBBLE_S)
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._closing.wait(), DRIBBLE_S)
+                        return
             case _:
                 writer.write(answer)
         await writer.drain()

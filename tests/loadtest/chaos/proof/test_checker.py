@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from loadtest.chaos.proof import checker
-from loadtest.chaos.proof.evidence import Conversation, Ending, Evidence, Fault, Mark, Run, Sample
-from loadtest.chaos.proof.findings import SETTLED_MS, Violation
+from loadtest.chaos.proof.evidence import Conversation, Ending, Evidence, Fault, Loss, Mark, Run, Sample
+from loadtest.chaos.proof.findings import NOTICED_MS, SETTLED_MS, Violation
 from loadtest.chaos.proof.history import (
     Acked,
     Closed,
@@ -69,11 +69,14 @@ class Forged:
         self.faults: list[Fault] = []
         self.processes: list[Sample | Ending] = []
         self.process_logs: dict[str, Path] = {}
+        self.losses: list[Loss] = []
 
     def evidence(self) -> Evidence:
         head = max(entry.seq for entry in self.log)
         talk = Conversation(TALK, head, self.floor, self.members, self.log)
-        return Evidence(self.run, {TALK: talk}, dict(self.rows), self.faults, self.processes, self.process_logs)
+        return Evidence(
+            self.run, {TALK: talk}, dict(self.rows), self.faults, self.processes, self.process_logs, self.losses
+        )
 
     def found(self) -> list[Violation]:
         return checker.check(self.evidence()).violations
@@ -573,4 +576,99 @@ def test_deleted_messages_leave_their_marks(forged: Forged) -> None:
     forged.without("ann/laptop", 103)
     forged.rows["ann/laptop"].append(given(delete))
     forged.log = [forged.log[0], forged.log[1], forged.log[3], delete]
+    assert forged.found() == []
+
+
+# -- Redis trouble
+
+
+@pytest.mark.parametrize(("began", "found"), [(1103 - NOTICED_MS, 2), (1103, 0)])
+def test_ack_during_a_broken_durability_is_a_violation(forged: Forged, began: int, found: int) -> None:
+    """G1: the processes have some seconds to notice that a setting of Redis breaks the durability; then no send is
+    acked until it is restored."""
+    forged.faults.append(Fault("valkey-settings", "appendfsync no", began, 1200))
+    violations = forged.found()
+    assert [violation.promise for violation in violations] == ["G1"] * found
+    assert all("while Redis did not keep" in violation.what for violation in violations)
+
+
+def test_duplicate_ack_during_a_broken_durability_is_no_violation(forged: Forged) -> None:
+    forged.rows["ann/phone"].append(Acked(1300, TALK, 2, 103, True))
+    forged.faults.append(Fault("valkey-settings", "appendonly no", 1200 - NOTICED_MS, 1400))
+    assert forged.found() == []
+
+
+@pytest.mark.parametrize(("gaps", "found"), [([], ["G4"]), ([(1, 102)], [])])
+def test_deleted_log_must_be_announced(forged: Forged, gaps: list[tuple[int, int]], found: list[str]) -> None:
+    """G4: a device that did not receive what a fault deleted was told no gap. Devices that received it are right."""
+    forged.losses.append(Loss(1102, TALK, 102, ""))
+    forged.log = forged.log[2:]
+    forged.without("ann/laptop", 101, 102)
+    forged.rows["ann/laptop"] += [Gap(1102, TALK, *gap, "expired") for gap in gaps]
+    assert [violation.promise for violation in forged.found()] == found
+
+
+def test_seq_reused_after_a_deletion_is_a_violation(forged: Forged) -> None:
+    """G1: a conversation whose keys were deleted began again below the seqs that were acked before."""
+    forged.losses.append(Loss(1104, TALK, 104, ""))
+    again = msgspec.structs.replace(message(104, "ann", 3), stamp=1200)
+    forged.log = [again]
+    forged.rows["ann/phone"] += [Sent(1200, TALK, 3, "send", 0, "body-3", 1), Acked(1200, TALK, 3, 104, False)]
+    assert "G1" in {violation.promise for violation in forged.found()}
+
+
+def test_conversation_deleted_as_a_whole_leaves_no_violation(forged: Forged) -> None:
+    """Its acked events are excused, if a fault deleted it; otherwise they are missing."""
+    evidence = forged.evidence()
+    evidence.conversations.clear()
+    assert {violation.promise for violation in checker.check(evidence).violations} == {"G1", "G2"}
+    evidence.losses.append(Loss(1104, TALK, 104, ""))
+    assert checker.check(evidence).violations == []
+
+
+def test_event_of_an_unknown_conversation_is_a_violation(forged: Forged) -> None:
+    """G2: an event of another deployment came to a device of this one."""
+    forged.rows["bob/phone"].append(Received(1200, "d:bob:cyd", message(101, "cyd", 1)))
+    forged.only("G2", "bob/phone", "has 101 of a conversation that does not exist")
+
+
+@pytest.mark.parametrize(("kind", "target", "found"), [
+    ("neighbour-same", "ready", ["G10"]),
+    ("neighbour-same", "linnet gateway: another deployment uses this database", []),
+    ("neighbour-database", "ready", []),
+])  # fmt: skip
+def test_other_deployment_on_the_same_database_is_a_violation(
+    forged: Forged, kind: str, target: str, found: list[str]
+) -> None:
+    """G10: its process must refuse to start there."""
+    forged.faults.append(Fault(kind, target, 1000, 1200))
+    assert [violation.promise for violation in forged.found()] == found
+
+
+@pytest.mark.parametrize(("kind", "code", "found"), [
+    ("valkey-rights", 1, []), ("valkey-rights", -6, ["G6"]), ("router-stall", 1, ["G6"]),
+])  # fmt: skip
+def test_process_may_refuse_to_start_while_a_right_is_missing(
+    forged: Forged, kind: str, code: int, found: list[str]
+) -> None:
+    forged.faults.append(Fault(kind, "-fcall", 1000, 1200))
+    forged.processes.append(Ending(1100, "router-0", code, ""))
+    assert [violation.promise for violation in forged.found()] == found
+
+
+def test_read_mark_of_a_deleted_row_may_go_back(forged: Forged) -> None:
+    """G9: only if a fault deleted the row."""
+    forged.rows["bob/phone"] += [
+        Listed(1400, [Known(TALK, 104, 104, 104)]),
+        Closed(1500, 1006, "", True),
+        *welcome(1600, Known(TALK, 104, 104, 0)),
+    ]
+    assert {violation.promise for violation in forged.found()} == {"G9"}
+    forged.losses.append(Loss(1550, TALK, 0, "bob"))
+    assert forged.found() == []
+
+
+def test_read_marks_of_a_deleted_row_may_differ_at_the_end(forged: Forged) -> None:
+    forged.rows["ann/phone"].append(ReadReceipt(1200, TALK, "ann", 104))
+    forged.losses.append(Loss(1550, TALK, 0, "ann"))
     assert forged.found() == []
