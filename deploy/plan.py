@@ -75,6 +75,8 @@ def services(shared: Mapping[str, str], settings: Settings) -> list[Service]:
         if name.removeprefix("LINNET_").removesuffix("_FILE") not in PER_PROCESS
     }
     (host, port), (admin_host, admin_port) = host_port(settings.listen), host_port(settings.admin_listen)
+    if not given(shared, "ORIGINS"):
+        bare["LINNET_ORIGINS"] = api_origins(host, port, tls=bool(settings.tls_cert))
     if max(port, admin_port) + GATEWAYS > 65_535:
         raise LocalError(f"no room for {GATEWAYS} gateways above the ports {port} and {admin_port}")
     found = []
@@ -93,6 +95,14 @@ def services(shared: Mapping[str, str], settings: Settings) -> list[Service]:
             )
         )
     return found
+
+
+def api_origins(host: str, port: int, *, tls: bool) -> str:
+    """The origins of pages that the router serves: the gateways are other origins, as they have other ports."""
+    near = host in ("localhost", "0.0.0.0", "::") or host.startswith("127.") or host == "::1"  # noqa: S104
+    hosts = ["localhost", "127.0.0.1", "::1"] if near else []
+    hosts += [socket.gethostname()] if host in ("0.0.0.0", "::") else [host]  # noqa: S104  # compared, not bound
+    return ",".join(f"http{'s' * tls}://{address(name, port)}" for name in dict.fromkeys(hosts))
 
 
 def address(host: str, port: int) -> str:

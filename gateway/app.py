@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket
 
 from gateway.delivery.session import Session
 from gateway.node import Node
-from router.contract import metrics, wire
+from router.contract import metrics, origins, wire
 from router.contract.settings import Settings
 from router.process.forwarded import Proxies
 
@@ -43,20 +43,18 @@ class Doorkeeper:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        listed = settings.origins.lower().split(",")
-        self._origins = frozenset(part.strip().rstrip("/") for part in listed if part.strip())
+        self._origins = origins.parse(settings.origins)
         self._by_address: Counter[str] = Counter()
 
-    def origin_allowed(self, origins: list[str], host: str) -> bool:
+    def origin_allowed(self, sent: list[str], host: str) -> bool:
         """Browsers always send an origin; whoever sends none is no browser and has no ambient rights to abuse.
 
         Compared whole, never taken apart: what a parser may be led to believe of a host is no question then.
         """
-        if not origins or "*" in self._origins:
+        if not sent or origins.ANY in self._origins:
             return True
-        same = {f"http://{host}", f"https://{host}"} if host else set()
-        allowed = self._origins or {origin.lower() for origin in same}
-        return all(origin.lower().rstrip("/") in allowed for origin in origins)
+        allowed = self._origins or origins.own(host)
+        return all(origin.lower().rstrip("/") in allowed for origin in sent)
 
     def admit(self, address: str, connections: int) -> None:
         if connections >= self._settings.max_connections:

@@ -36,7 +36,7 @@ from starlette.routing import Route
 from router.api import accounts, conversations, messages, types
 from router.api.call import CALLER, OPEN, SERVER, Call, Caller, Endpoint, Services, bearer, now_ms
 from router.api.openapi import document
-from router.contract import integers, metrics, packing, wire
+from router.contract import integers, metrics, origins, packing, wire
 from router.contract.errors import (
     BadCommand,
     BadFrame,
@@ -57,6 +57,18 @@ __all__ = ["Services", "create_app"]
 
 MAX_BODY_BYTES: Final = wire.MAX_FRAME_BYTES
 BODY_S: Final = 10.0
+
+# What pages of other origins may send and read, beyond what browsers always let them.
+ALLOWED_HEADERS: Final = (
+    "Authorization", "Content-Type", "Idempotency-Key",
+    "Linnet-Device", "Linnet-Name", "Linnet-Reason", "Linnet-User",
+    "Tus-Resumable", "Upload-Defer-Length", "Upload-Length", "Upload-Metadata", "Upload-Offset",
+)  # fmt: skip
+EXPOSED_HEADERS: Final = (
+    "Linnet-Upload", "Location", "Retry-After",
+    "Tus-Extension", "Tus-Max-Size", "Tus-Resumable", "Tus-Version",
+    "Upload-Expires", "Upload-Length", "Upload-Offset",
+)  # fmt: skip
 
 log = logging.getLogger("linnet.api")
 
@@ -166,22 +178,18 @@ def create_app(services: Services) -> Starlette:
 
 def _middleware(settings: Settings) -> list[Middleware]:
     found = [Middleware(Forwarded, proxies=Proxies(settings))]
-    if origins := _listed(settings.origins):
+    if allowed := origins.parse(settings.origins):
         found.append(
             Middleware(
                 CORSMiddleware,
-                allow_origins=[origin.rstrip("/") for origin in origins],
-                allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-                allow_headers=["Authorization", "Content-Type", "Idempotency-Key"],
-                expose_headers=["Retry-After"],
+                allow_origins=sorted(allowed),
+                allow_methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+                allow_headers=ALLOWED_HEADERS,
+                expose_headers=EXPOSED_HEADERS,
                 max_age=3600,
             )
         )
     return found
-
-
-def _listed(setting: str) -> list[str]:
-    return [part.strip() for part in setting.split(",") if part.strip()]
 
 
 class Door:

@@ -13,14 +13,17 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, get_args
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
 
+from router.contract import origins
 from router.contract.errors import StartupError
 
 PREFIX: Final = "LINNET_"
 VERSION: Final = "0.1.0"
+DECADE_S: Final = 10 * 365 * 86_400  # of tokens and connections: more is a mistake, and overflows what counts in ms
 
 Address = Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:\[\]/ ]+):[0-9]{1,5}$")]
 
@@ -90,7 +93,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     accounts: Annotated[
         bool, Meta(description="whether accounts and login are served; off with an outside identity provider")
     ] = True
-    token_ttl_s: Annotated[float, Meta(gt=0, description="how long a token from login or /v1/tokens is valid")] = 86_400
+    token_ttl_s: Annotated[
+        float, Meta(gt=0, le=DECADE_S, description="how long a token from login or /v1/tokens is valid")
+    ] = 86_400
     password_min: Annotated[int, Meta(ge=1, le=256, description="characters that a new password needs")] = 8
     # -- connections
     max_connections: Annotated[int, Meta(ge=1, description="connections of one gateway; more are refused with 503")] = (
@@ -99,20 +104,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_connections_per_address: Annotated[
         int, Meta(ge=1, description="connections of one client address on one gateway")
     ] = 10_000
-    heartbeat_s: Annotated[float, Meta(ge=0.1, description="seconds between pings and audits of a session")] = 30
-    max_age_s: Annotated[float, Meta(gt=0, description="oldest a connection gets, jittered by a quarter")] = 14_400
+    heartbeat_s: Annotated[
+        float, Meta(ge=0.1, le=3600, description="seconds between pings and audits of a session")
+    ] = 30
+    max_age_s: Annotated[
+        float, Meta(gt=0, le=DECADE_S, description="oldest a connection gets, jittered by a quarter")
+    ] = 14_400
     sends_per_s: Annotated[
         float, Meta(gt=0, description="sends per second, of a connection and of a conversation's device")
     ] = 200
     send_burst: Annotated[int, Meta(ge=1, description="sends that may come at once on top of that rate")] = 1000
     # -- drain
     drain_accept_s: Annotated[
-        float, Meta(ge=0, description="how long a gateway that is told to stop goes on accepting")
+        float, Meta(ge=0, le=3600, description="how long a gateway that is told to stop goes on accepting")
     ] = 5
-    drain_window_s: Annotated[float, Meta(ge=0, description="over how long its connections are then closed")] = 20
+    drain_window_s: Annotated[
+        float, Meta(ge=0, le=3600, description="over how long its connections are then closed")
+    ] = 20
     # -- the router
     retention_events: Annotated[int, Meta(ge=100, description="events that a conversation's log keeps")] = 10_000
-    retention_days: Annotated[float, Meta(gt=0, description="days that an event is kept")] = 90
+    retention_days: Annotated[float, Meta(gt=0, le=36_500, description="days that an event is kept")] = 90
     webhook_url: Annotated[str, Meta(description="where pushes for absent users are posted; empty: nowhere")] = ""
     webhook_secret: Annotated[str, Meta(description="HMAC-SHA256 key of the posts, at least 32 bytes")] = ""
     # -- what it says of itself
@@ -131,6 +142,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _SECRETS: Final = ("jwt_secret", "server_key", "webhook_secret")
+_URLS: Final = {
+    "gateway_url": ("ws", "wss"),
+    "jwks_url": ("http", "https"),
+    "webhook_url": ("http", "https"),
+    "otlp_endpoint": ("http", "https"),
+}
 _OTHER_CLAIMS: Final = ("exp", "nbf", "iat", "aud", "iss", "jti")
 MIN_SECRET_BYTES: Final = 32
 
@@ -179,6 +196,12 @@ def _check(settings: Settings) -> None:
     for name, number in msgspec.structs.asdict(settings).items():
         if number == inf:
             raise StartupError(f"{PREFIX}{name.upper()}: expected a finite number")
+    for name, schemes in _URLS.items():
+        _check_url(name, getattr(settings, name), schemes)
+    try:
+        origins.parse(settings.origins)
+    except ValueError as error:
+        raise StartupError(f"{PREFIX}ORIGINS: {error}") from None
     try:
         proxies(settings)
     except ValueError:
@@ -197,6 +220,22 @@ def _check(settings: Settings) -> None:
         raise StartupError(f"{PREFIX}WEBHOOK_URL needs {PREFIX}WEBHOOK_SECRET to sign with")
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise StartupError(f"{PREFIX}TLS_CERT and {PREFIX}TLS_KEY go together")
+
+
+def _check_url(name: str, value: str, schemes: tuple[str, str]) -> None:
+    """A URL with one of the schemes and a host, without a user name in it; empty where the setting is not set."""
+    if not value:
+        return
+    try:
+        url = urlsplit(value)
+        good = url.scheme in schemes and url.hostname and url.port != 0 and "@" not in url.netloc and not url.fragment
+        good = good and value.isprintable() and " " not in value
+    except ValueError:  # brackets that do not match, or no such port
+        good = False
+    if not good:
+        plain, secure = schemes
+        raise StartupError(f"{PREFIX}{name.upper()} must be a {plain}:// or {secure}:// URL, without a"
+                           " user name in it")  # fmt: skip
 
 
 def proxies(settings: Settings) -> list[IPv4Network | IPv6Network]:

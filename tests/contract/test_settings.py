@@ -175,3 +175,32 @@ def test_every_setting_named_like_a_secret_is_checked_like_one() -> None:
     """Whoever adds one adds it to the list of those that may not be short."""
     named: set[Any] = {name for name in FIELDS if name.endswith(("_secret", "_key")) and name != "tls_key"}
     assert named == set(settings._SECRETS)
+
+
+@pytest.mark.parametrize("setting", ["gateway_url", "jwks_url", "webhook_url", "otlp_endpoint"])
+@pytest.mark.parametrize(
+    "url", ["example", "example:80", "//example", "ftp://example", "http//example", "://example", "SCHEME://",
+            "SCHEME://user:pass@example", "SCHEME://example:99999", "SCHEME://[::1", "SCHEME://exa mple"],
+)  # fmt: skip
+def test_a_url_that_leads_nowhere_is_refused(setting: str, url: str) -> None:
+    """At the start, in the line of its variable."""
+    scheme = "ws" if setting == "gateway_url" else "https"
+    given = url.replace("SCHEME", scheme)
+    line = refusal(**{setting: given, "webhook_secret": SECRET})
+    assert f"LINNET_{setting.upper()}" in line
+    assert "user:pass" not in line
+    loaded(**{setting: f"{scheme}://example.com:8443/ws", "webhook_secret": SECRET})
+
+
+@pytest.mark.parametrize(
+    "setting", ["token_ttl_s", "heartbeat_s", "max_age_s", "drain_accept_s", "drain_window_s", "retention_days"]
+)
+@pytest.mark.parametrize("value", ["1e18", "-1", "nan", "1h"])
+def test_a_duration_is_a_number_that_can_be_meant(setting: str, value: str) -> None:
+    """Neither endless, which overflows what counts in milliseconds, nor negative, nor with a unit."""
+    assert f"LINNET_{setting.upper()}" in refusal(**{setting: value})
+
+
+@pytest.mark.parametrize("origins", ["app.example", "https://*.app.example", "https://app.example/chat"])
+def test_origins_that_never_match_are_refused(origins: str) -> None:
+    assert refusal(origins=origins).startswith("LINNET_ORIGINS: expected origins")

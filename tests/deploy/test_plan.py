@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.plan import LocalError, claim_folder, own_secret, services, shared_environ, welcome
+from gateway.app import Doorkeeper
 from router.contract.settings import load
 
 
@@ -22,6 +23,19 @@ def test_gateways_take_the_ports_after_the_routers(tmp_path: Path) -> None:
     assert {k: v for k, v in first.environ.items() if k not in own} == {
         k: v for k, v in router.environ.items() if k not in own
     }
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:7000", "0.0.0.0:7000", "[::]:7000"])
+def test_pages_of_the_api_may_connect_to_the_gateways(tmp_path: Path, listen: str) -> None:
+    """The gateways have other ports, so the API's origin is not theirs; origins that were given are left alone."""
+    shared = shared_environ({"LINNET_LISTEN": listen}, tmp_path)
+    for gateway in services(shared, load(shared))[1:]:
+        door = Doorkeeper(load(gateway.environ))
+        for origin in ("http://127.0.0.1:7000", "http://localhost:7000"):
+            assert door.origin_allowed([origin], "127.0.0.1:7001")
+        assert not door.origin_allowed(["http://127.0.0.1:7001"], "127.0.0.1:7001")
+    shared = shared_environ({"LINNET_LISTEN": listen, "LINNET_ORIGINS": "https://app.example"}, tmp_path)
+    assert services(shared, load(shared))[1].environ["LINNET_ORIGINS"] == "https://app.example"
 
 
 def test_ports_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -63,12 +63,19 @@ NAMED = "https://chat.example, https://Other.Example:8443/"
         (NAMED, "http://chat.example", False),
         (NAMED, "https://chat.example:8443", False),
         (NAMED, None, True),
+        ("HTTPS://Chat.Example:443", "https://chat.example", True),
         ("https://app.example", "https://chat.example", False),  # the same host, but it was not named
     ],
 )
 def test_browsers_connect_from_origins_that_may(origins: str, origin: str | None, allowed: bool) -> None:
     door = Doorkeeper(settings(origins=origins))
     assert door.origin_allowed([] if origin is None else [origin], "chat.example") == allowed
+
+
+def test_a_host_with_the_port_that_https_implies_is_the_same_host() -> None:
+    door = Doorkeeper(settings())
+    assert door.origin_allowed(["https://chat.example"], "chat.example:443")
+    assert not door.origin_allowed(["https://chat.example"], "chat.example:8443")
 
 
 # What checks for cross-site WebSocket hijacking try against a service on https://chat.example: each is an origin that

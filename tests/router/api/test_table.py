@@ -853,7 +853,12 @@ async def test_browsers_of_listed_origins_may_call(valkey: EmbeddedValkey) -> No
     async with serve(valkey, origins="https://chat.example, https://b.example/") as api:
         preflight = await api.options("/v1/messages", headers=ask_for)
         assert preflight.headers["access-control-allow-origin"] == "https://chat.example"
+        for header in ("Linnet-User", "Linnet-Name", "Tus-Resumable", "Upload-Offset", "Upload-Metadata"):
+            asked = await api.options("/v1/messages", headers=ask_for | {"Access-Control-Request-Headers": header})
+            assert asked.status_code == 200, header
         called = await api.get("/v1/conversations", headers={"Origin": "https://b.example"})
+        exposed = called.headers["access-control-expose-headers"].split(", ")
+        assert {"Linnet-Upload", "Location", "Upload-Offset", "Upload-Length", "Retry-After"} <= set(exposed)
         assert called.status_code == 401
         assert called.headers["access-control-allow-origin"] == "https://b.example"
         other = await api.get("/v1/conversations", headers=ADA | {"Origin": "https://evil.example"})
