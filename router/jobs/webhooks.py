@@ -54,7 +54,8 @@ MEASURE_S: Final = 5.0
 TIMEOUT_S: Final = 10.0
 CONVERSATIONS: Final = 100
 MAX_ATTEMPTS: Final = 12
-BACKOFF_S: Final = (5.0, 3600.0)
+BACKOFF_S: Final = (5.0, 3600.0)  # the longest is MOST_PUSH_MS of the functions
+SKEW_MS: Final = 10_000  # by which clocks that follow each other may differ
 
 Verdict: TypeAlias = Literal["sent", "retried", "dropped"]
 
@@ -95,12 +96,14 @@ def plan(waiting: Waiting, firsts: Mapping[str, int | None], now_ms: int, push_a
     """`firsts`: when the first event came that no device has; None if there is none to be had any more.
 
     The deadline was that of the first message armed. A device that has since got it, and is behind by less than the
-    window, is alive: it has the rest of the window.
+    window, is alive: it has the rest of the window. An event that seems to come from the future was stamped by another
+    clock: it counts as missed.
     """
     due = {conv: at + push_after for conv, at in firsts.items() if at is not None}
     had = {conv: wait.seq for conv, wait in waiting.waits.items() if conv not in due}
-    missed = {conv: waiting.waits[conv].seq for conv, at in sorted(due.items()) if at <= now_ms}
-    later = min((at for at in due.values() if at > now_ms), default=None)
+    has_time = {conv for conv, at in due.items() if now_ms < at <= now_ms + push_after + SKEW_MS}
+    missed = {conv: waiting.waits[conv].seq for conv in sorted(due.keys() - has_time)}
+    later = min((due[conv] for conv in has_time), default=None)
     return Plan(had, dict(islice(missed.items(), CONVERSATIONS)), later)
 
 

@@ -1,15 +1,22 @@
 """Functions with a time, while the server's clock is stepped: nobody is locked out, and what only rises still rises."""
 
+import itertools
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from deploy.embedded import EmbeddedValkey
+from router.contract import keys
 from router.contract.errors import RateLimited
 from router.store.accounts import GUESS_BURST_US, GUESS_COST_US, Accounts, Place
+from router.store.conversations import Conversations
+from router.store.dirty import Dirty
 from router.store.presence import Presence
+from router.store.pushes import Pushes
 from router.store.users import CONNECT_BURST_US, CONNECT_COST_US, OPEN_BURST_US, OPEN_COST_US, Users
-from tests.store.calling import called
+from tests.store.calling import Store, called
 from tests.store.clock import STEPS, SteppedClock, stepped
 from tests.store.test_sync import audit, message, names, register, session
 
@@ -149,3 +156,118 @@ async def test_what_moves_after_the_step_is_above_what_moved_before(
                 assert names(synced.rows)[-1] == conv
                 since = synced.since
         assert (await audit(users, who, since)).rows == []
+
+
+# -- what routers have to do
+
+
+async def due_in_time(clock: SteppedClock, step: int, claims: Callable[[], Awaitable[list[list[str]]]]) -> list[str]:
+    """What is claimed right after the step, and when all that was due a minute after it has become due."""
+    found = [name for names in await claims() for name in names]
+    await clock.step(60)
+    return found + [name for names in await claims() for name in names]
+
+
+async def test_conversation_marked_before_the_step_is_claimed_after_it(
+    valkey: EmbeddedValkey, tmp_path: Path, step: int
+) -> None:
+    """Also one whose claim died with its router. Marks of quiet logs stay, however many there are."""
+    async with stepped(valkey, tmp_path) as clock:
+        s = Store(clock.client, Conversations(clock.client, 20_000), Dirty(clock.client))
+        conv = await s.group(ann="o")
+        part = keys.partition(conv)
+        far = await clock.now_ms() + 90 * 86_400_000
+        quiet = [part_of_mark for i in range(250) for part_of_mark in (far + i // 100, f"~g:{i}")]
+        await clock.client.fetch("ZADD", keys.dirty(part), *quiet)
+        for _ in range(2):  # before any claim of this server, and after
+            await s.send(conv, "ann")
+            await clock.step(step)
+            claims = partial(s.dirty.claims, (part,), 300, 10_000)
+            claimed = [name for _ in range(3) for name in (await claims())[0]]
+            await clock.step(30)
+            claimed += (await claims())[0]
+            assert conv in claimed
+            assert set(claimed) == {conv}
+        assert await clock.client.fetch("ZCOUNT", keys.dirty(part), far, "+inf") >= 251
+
+
+async def test_push_armed_before_the_step_is_claimed_after_it(
+    valkey: EmbeddedValkey, tmp_path: Path, step: int
+) -> None:
+    """At once if the step is longer than any push can be due; else late by the step at most."""
+    async with stepped(valkey, tmp_path) as clock:
+        await Accounts(clock.client).ensure("ann")
+        pushes, part = Pushes(clock.client), keys.partition("ann")
+        assert await pushes.claims((part,), 10, 1000) == [[]]
+        await pushes.arm("ann", "d:ann:bob", 1, await clock.now_ms() + 40_000)
+        await clock.step(step)
+        claims = partial(pushes.claims, (part,), 10, 30_000)
+        claimed = await due_in_time(clock, step, claims)
+        if step == -90:
+            await clock.step(90)
+            claimed += (await claims())[0]
+        assert "ann" in claimed
+        # What waits in another conversation is due by the new time, not by the one that its event had.
+        await pushes.arm("ann", "d:ann:cem", 1, await clock.now_ms() + 2 * 3_600_000)
+        await pushes.settled("ann", {"d:ann:bob": 1})
+        assert (await claims()) == [["ann"]]
+
+
+async def test_finished_conversation_is_not_marked_again_by_the_step(
+    valkey: EmbeddedValkey, tmp_path: Path, step: int
+) -> None:
+    async with stepped(valkey, tmp_path) as clock:
+        s = Store(clock.client, Conversations(clock.client, 20_000), Dirty(clock.client))
+        conv = await s.group(ann="o")
+        sent = await s.send(conv, "ann")
+        await clock.step(step)
+        again = await s.send(conv, "ann")
+        assert (again.seq, again.prev) == (sent.seq + 1, sent.seq)
+        assert abs(again.at - await clock.now_ms()) < 10_000
+        done = await s.dirty.done(conv, again.seq, 100, 90 * 86_400_000)
+        assert (done.routed, done.trimmed) == (again.seq, 0)
+        assert await clock.client.fetch("ZSCORE", keys.dirty(keys.partition(conv)), conv) is None
+
+
+# -- conversations
+
+
+async def test_rate_of_a_device_used_up_before_the_step_locks_it_not_out(
+    valkey: EmbeddedValkey, tmp_path: Path, step: int
+) -> None:
+    async with stepped(valkey, tmp_path) as clock:
+        s = Store(clock.client, Conversations(clock.client, 20_000), Dirty(clock.client))
+        conv = keys.new_conversation(keys.GROUP)
+        assert await s.conversations.create(conv, keys.GROUP, "a title", {"ann": "o"}, 10_000_000, 30_000_000)
+        n = itertools.count(1)
+
+        async def used_up() -> int:
+            for granted in range(10):
+                try:
+                    await s.send(conv, "ann", next(n))
+                except RateLimited:
+                    return granted
+            raise AssertionError("no end")
+
+        assert await used_up() == 3
+        await clock.step(step)
+        assert await used_up() == 3
+
+
+async def test_events_after_the_step_have_higher_seqs_and_members_stay(
+    valkey: EmbeddedValkey, tmp_path: Path, step: int
+) -> None:
+    """Titles, members, a direct conversation made anew: what only rises is no stamp to be brought back."""
+    async with stepped(valkey, tmp_path) as clock:
+        s = Store(clock.client, Conversations(clock.client, 20_000), Dirty(clock.client))
+        conv, direct = await s.group(ann="o"), keys.direct("ann", "bob")
+        await called(s.conversations.create_direct, "ann", "bob", 1, 1_000_000)
+        first = await s.send(direct, "ann")
+        await s.conversations.member(conv, "ann", "bob", "put")
+        await clock.step(step)
+        assert (await s.conversations.member(conv, "ann", "cem", "put")).seq == 2
+        assert (await s.conversations.title(conv, "ann", "new")).seq == 3
+        assert (await s.send(direct, "bob")).seq == first.seq + 1
+        removed = await s.conversations.remove_conversation(conv, None)
+        assert removed > 3
+        assert conv in (await s.dirty.claims((keys.partition(conv),), 10, 10_000))[0]

@@ -15,6 +15,8 @@ local META = '>I8I8I4I4c16I8'      -- last seq, messages, cost and burst of the 
 -- The opening of an event's bytes (contract/stamp.py): its slots between their names.
 local SLOTS = '>c1c5I8c6I8c7I8c4I8'
 local ANSWER = '>I8I8I8I8Bc16'     -- of a function that wrote: seq, prev, count, at, duplicate, replication id
+local SKEW_MS = 10000              -- gateways follow Redis's clock within seconds: a time beyond is of another clock
+local LOOK = 100                   -- entries of a due list that one claim looks at after the clock was put back
 local FRESH = '0000000000000000'   -- the replication id of no server: makes the first event jump
 
 local rid, due, since = nil, 0, 0  -- the replication id, until when it is taken for true, and (µs) since when it is known
@@ -39,6 +41,33 @@ local function replid(us)
     due = us + 20000
   end
   return rid
+end
+
+-- Whether a time (ms) that the system itself has stored is of another clock: the server's clock was put back since, or
+-- another server has taken over whose clock is behind. Not for times that callers give, nor for series that only rise.
+local function of_another_clock(at, now)
+  return at > now + SKEW_MS
+end
+
+-- After the clock was put back, or another server has taken over, dues lie in the future, further ahead than any due can
+-- (`most`, ms): the claims of a due list look at them, LOOK at a time, and bring them to now. `~conv` and the sentinel may
+-- lie as far ahead as they do.
+local looks = {}                   -- due list -> the latest time of a claim, entries that this look has left alone
+
+local function bring_dues_to_now(list, now, most)
+  local look = looks[list]
+  if not look or of_another_clock(look.at, now) then
+    look = {at = now, left = 0}
+    looks[list] = look
+  end
+  look.at = math.max(look.at, now)
+  if not look.left then return end
+  local beyond = '(' .. string.format('%.0f', now + most + SKEW_MS)
+  local found = redis.call('ZRANGEBYSCORE', list, beyond, '+inf', 'LIMIT', look.left, LOOK)
+  for _, name in ipairs(found) do
+    if string.find(name, '^[~!]') then look.left = look.left + 1 else redis.call('ZADD', list, now, name) end
+  end
+  if #found < LOOK then look.left = nil end
 end
 
 -- The slots of an event's bytes (contract/stamp.py).

@@ -123,6 +123,15 @@ def test_the_first_unseen_event_decides(first: int | None, expected: Plan) -> No
     assert plan(waiting(5, cursor=3), {"d:ann:bob": first}, 2000, 1000) == expected
 
 
+@pytest.mark.parametrize("step_ms", [-3_600_000, -90_000, 90_000, 3_600_000])
+def test_event_of_a_clock_that_was_stepped_is_pushed_in_time(step_ms: int) -> None:
+    """Put back, the clock would make the message wait until it has caught up."""
+    now = 10_000_000
+    at = now - 500 - step_ms  # half a second ago, on the clock before the step
+    todo = plan(waiting(5, cursor=3), {"d:ann:bob": at}, now, 1000)
+    assert todo.missed or (todo.later or now) <= now + 1000
+
+
 def test_one_conversation_is_told_and_another_put_off() -> None:
     """What was missed goes out at its time; what is younger is looked at again when the first of it is due."""
     state = Waiting({conv: Wait(seq, 0, 0) for seq, conv in enumerate("abcd", start=1)}, dict.fromkeys("abcd", 0), 0)
