@@ -69,12 +69,13 @@ k8s: $(DEV)
 limits: $(DEV)
 	$(PY) -m deploy.limits
 
-# Manifests, Dockerfile, load balancers, alerts and dashboards against the real tools, and the stack under load; IMAGE=1
-# builds and runs the image, too.
+# Manifests, Dockerfile, load balancers, alerts and dashboards against the real tools, the stack under load, and, where Go
+# and the parts of a node are, k8s-check on a Kubernetes that is built here; IMAGE=1 runs the image's tests, too.
 deploy-check: $(DEV) $(CHECK)
 	$(PY) -m deploy.check
 	$(PY) -m deploy.check_stack
 	DEPLOY_CHECK=1 $(PY) -m pytest -q tests/deploy/test_k8s.py tests/deploy/test_balancers.py tests/deploy/test_stack.py
+	$(PY) -m deploy.kubernetes
 	$(if $(IMAGE),$(PY) -m deploy.image && LINNET_IMAGE=localhost/linnet:check $(PY) -m pytest -q tests/deploy/test_image.py)
 
 # Against the cluster that KUBECONFIG names; without one it says so.

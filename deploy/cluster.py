@@ -8,8 +8,8 @@ somebody uses is never touched. The witness is the canary: whatever happens, its
 and nothing out of order.
 
 It takes about ten minutes. The cluster needs nodes with 1 CPU and 4 GiB free in all, a volume of 2 GiB (a default
-StorageClass, or a PersistentVolume that nothing claims), and two images: the one that IMAGE names (`linnet:VERSION` by
-default) and overlays/dev's Valkey.
+StorageClass, or a PersistentVolume that nothing claims), and two images: `linnet:VERSION` or the one that IMAGE names,
+and overlays/dev's Valkey or the one that VALKEY_IMAGE names.
 
 Invariant: what is waited for is an answer of the cluster. If kubectl cannot ask it, or does not end, the check fails at
 once with what kubectl said.
@@ -31,6 +31,7 @@ from router.contract.settings import VERSION
 
 NAMESPACE = "linnet"
 IMAGE = f"linnet:{VERSION}"
+VALKEY = "valkey/valkey:8.1"
 DEADLINE_S = 600
 GONE_S = 10.0  # from the end of a drain, which lets the successor join, to the end of its pod
 ALL_SEEN_S = LOST_S + 10.0  # after a change: what was sent in its last moment is then there, or counted as lost
@@ -101,7 +102,9 @@ def check_dry_run() -> str:
 
 
 def check_deployed() -> str:
-    text = manifests.render_with("overlays/dev", "canary").replace(IMAGE, os.environ.get("IMAGE") or IMAGE)
+    text = manifests.render_with("overlays/dev", "canary")
+    for name, image in (("IMAGE", IMAGE), ("VALKEY_IMAGE", VALKEY)):
+        text = text.replace(f"image: {image}", f"image: {os.environ.get(name) or image}")
     kubectl("apply", "--filename", "-", stdin=text)
     rolled_out()
     return "gateways, router, Valkey and canary are up"

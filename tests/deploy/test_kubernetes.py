@@ -1,0 +1,83 @@
+"""deploy/kubernetes: its parts that need no cluster. The rest is seen by `make deploy-check`."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import subprocess
+import urllib.error
+from email.message import Message
+from typing import Any
+
+import pytest
+
+from deploy import cluster
+from deploy.kubernetes import __main__ as kubernetes
+from deploy.kubernetes import dns
+from deploy.manifests import documents, pod_specs, render_with
+
+SERVICES = {"gateway": "10.96.0.7", "gateways": "None"}
+ENDS = [
+    {"addresses": ["10.244.0.12"], "conditions": {"ready": True}},
+    {"addresses": ["10.244.0.13"], "conditions": {"ready": False}},
+    {"addresses": ["10.244.0.14"], "conditions": {"ready": True}},
+]
+
+
+def get(path: str) -> Any:
+    """An API server with a Service, a headless one, and three pods behind it."""
+    if "endpointslices" in path:
+        return {"items": [{"endpoints": ENDS}, {"endpoints": None}]}
+    service = path.rpartition("/")[2]
+    if service not in SERVICES:
+        raise urllib.error.HTTPError(path, 404, "Not Found", Message(), None)
+    return {"spec": {"clusterIP": SERVICES[service]}}
+
+
+def query(name: str, kind: int = 1) -> bytes:
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    return struct.pack("!6H", 77, 0x0100, 1, 0, 0, 0) + labels + b"\0" + struct.pack("!2H", kind, 1)
+
+
+def asked(name: str, kind: int = 1) -> tuple[int, list[str]]:
+    """The response code and the addresses of an answer."""
+    question = query(name, kind)
+    answer = dns.answer(get, question)
+    number, flags, questions, count, *_ = struct.unpack("!6H", answer[:12])
+    assert (number, questions) == (77, 1)
+    records = answer[len(question) :]
+    assert len(records) == 16 * count
+    return flags & 0xF, [socket.inet_ntoa(records[i + 12 : i + 16]) for i in range(0, len(records), 16)]
+
+
+def test_services_have_their_address_and_headless_ones_their_ready_pods() -> None:
+    assert asked("gateway.linnet.svc.cluster.local") == (0, ["10.96.0.7"])
+    assert asked("Gateways.linnet.svc.cluster.local") == (0, ["10.244.0.12", "10.244.0.14"])
+
+
+def test_names_that_are_no_service_do_not_exist() -> None:
+    """An IPv6 query of one that does exist has no records, or resolvers would take the name for missing."""
+    assert asked("nobody.linnet.svc.cluster.local") == (dns.NO_SUCH_NAME, [])
+    assert asked("gateway.linnet.svc.cluster.local.linnet.svc.cluster.local") == (dns.NO_SUCH_NAME, [])
+    assert asked("gateway.linnet.svc.cluster.local", kind=28) == (0, [])
+
+
+def test_the_script_parses() -> None:
+    subprocess.run(["bash", "-n", kubernetes.UP], check=True)
+
+
+def test_a_machine_without_the_tools_skips_and_says_which(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert kubernetes.main() == 0
+    said = capsys.readouterr().out
+    assert said.startswith("kubernetes  skipped  no go, etcd, containerd")
+
+
+def test_the_images_that_are_exchanged_are_those_of_the_manifests() -> None:
+    """A renamed image would be asked of a registry that the cluster cannot reach."""
+    pods = pod_specs(documents(render_with("overlays/dev", "canary")))
+    images = {container["image"] for _, template in pods for container in template["spec"]["containers"]}
+    assert images == {cluster.IMAGE, cluster.VALKEY}
