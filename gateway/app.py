@@ -140,6 +140,9 @@ def create_app(node: Node) -> Starlette:
     async def schema(_: Request) -> Response:
         return Response(described, media_type="application/json")
 
+    async def plain(_: Request) -> Response:
+        return PlainTextResponse("upgrade to WebSocket here\n", 426, {"upgrade": "websocket", "connection": "Upgrade"})
+
     async def nowhere(websocket: WebSocket) -> None:
         metrics.CONNECTS.labels("path").inc()
         await websocket.send_denial_response(PlainTextResponse("no such path\n", 404))
@@ -147,6 +150,7 @@ def create_app(node: Node) -> Starlette:
     return Starlette(
         routes=[
             WebSocketRoute("/ws", connect),
+            Route("/ws", plain),
             WebSocketRoute("/{path:path}", nowhere),  # Starlette itself would say 403
             Route("/schema.json", schema),
         ]

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 Headers = list[tuple[bytes, bytes]]
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_ABSOLUTE = re.compile(rb"(?:https?|wss?)://([A-Za-z0-9._:\[\]-]+)(?=[/?]|$)", re.IGNORECASE)
 _NOT_A_NAME = re.compile(rb'[\x00-\x20\x7f()<>@,;:\\"/\[\]?={}]')
 _NOT_A_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
@@ -63,13 +64,19 @@ def read_upgrade(request: bytes) -> Upgrade:
     """Check an upgrade request, whole and already found to be well-formed HTTP, by RFC 6455, 4.2.1."""
     request_line, *lines = request.partition(b"\r\n\r\n")[0].split(b"\r\n")
     method, target, _ = request_line.split(b" ", 2)
+    target, authority = _origin_form(target)
     headers: Headers = []
     fields: dict[bytes, list[bytes]] = {}
     for line in lines:
         name, _, value = line.partition(b":")
         name, value = name.lower(), value.strip()
+        if authority and name == b"host":
+            continue  # RFC 9112, 3.2.2: the target's authority counts instead
         headers.append((name, value))
         fields.setdefault(name, []).append(value)
+
+    if authority:
+        headers.append((b"host", authority))
 
     def joined(name: bytes) -> bytes:
         return b",".join(fields.get(name, []))
@@ -90,6 +97,15 @@ def read_upgrade(request: bytes) -> Upgrade:
         raise UpgradeError(400)
     subprotocols = [token.decode("latin-1") for token in _tokens(joined(b"sec-websocket-protocol"))]
     return Upgrade(path, query, headers, key, subprotocols, joined(b"sec-websocket-extensions").decode("latin-1"))
+
+
+def _origin_form(target: bytes) -> tuple[bytes, bytes]:
+    """The target without scheme and authority, and the authority: some proxies send the absolute form."""
+    found = _ABSOLUTE.match(target)
+    if found is None:
+        return target, b""
+    rest = target[found.end() :]
+    return rest if rest.startswith(b"/") else b"/" + rest, found[1]
 
 
 def _tokens(value: bytes) -> list[bytes]:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from ipaddress import ip_network
 from typing import Final
 
+from router.api.addresses import dialable
 from router.api.call import Call, now_ms
 from router.api.conversations import change_member
 from router.api.types import (
@@ -97,7 +98,9 @@ async def _gateways(call: Call) -> list[str]:
     now = await call.services.presence.clock_ms()
     running = [g for g in gateways if g.lease_until > now]
     living = [g for g in running if g.alive(now)] or running
-    return [g.url for g in sorted(living, key=lambda g: g.connections) if g.url]
+    host = call.request.headers.get("host", "")
+    urls = [dialable(g.url, host) for g in sorted(living, key=lambda g: g.connections)]
+    return [url for url in urls if url]
 
 
 async def create_token(call: Call, given: TokenRequest) -> TokenAnswer:

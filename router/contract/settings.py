@@ -71,7 +71,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     admin_listen: Annotated[Address, Meta(description="host:port of /livez, /readyz and /metrics")] = "127.0.0.1:9000"
     gateway_url: Annotated[
-        str, Meta(description="ws:// or wss:// URL that clients are told to reach this gateway by; empty: from LISTEN")
+        str,
+        Meta(
+            description="ws:// or wss:// URL that clients are told to reach this gateway by; empty: from LISTEN, or,"
+            " if that is all addresses, the host of the API call"
+        ),
     ] = ""
     trusted_proxies: Annotated[
         str, Meta(description="addresses or networks, comma-separated, whose X-Forwarded-For is believed")

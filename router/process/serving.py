@@ -6,6 +6,7 @@ which would close all connections at once; when to stop is the process's busines
 
 from __future__ import annotations
 
+import logging
 import socket
 from typing import Any, Final
 
@@ -18,15 +19,20 @@ from router.process.bounded import BoundedHttp
 
 BACKLOG: Final = 4096
 
+log = logging.getLogger("linnet.serving")
+
 
 def listening(address: str) -> socket.socket:
-    """A bound socket; `StartupError` says why not."""
+    """A bound socket; `StartupError` says why not. `[::]` serves IPv4 too, or says that this machine cannot."""
     host, port = host_port(address)
     if port > 65_535:
         raise StartupError(f"cannot listen on {address}: there is no such port")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
+    if host == "::" and not both:
+        log.warning("%s serves IPv6 only: this machine has no sockets for both families", address)
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as error:
         raise StartupError(f"cannot listen on {address}: {error}") from None
 

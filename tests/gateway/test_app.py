@@ -262,3 +262,27 @@ async def test_an_upgrade_that_fails_half_way_gives_its_place_back(valkey: Embed
         connection = Wire()
         assert (await upgraded(app, {}, [], connection))[0]["type"] == "websocket.accept"
         connection.attached.connection_closed(1006, "")
+
+
+async def test_a_plain_request_is_told_to_upgrade(valkey: EmbeddedValkey) -> None:
+    """426 names the protocol, for a person with a browser and for a proxy that drops the upgrade's headers."""
+    async with world(valkey) as of:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b""}
+
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": "GET",
+            "path": "/ws",
+            "headers": [],
+            "query_string": b"",
+            "app": None,
+        }
+        await create_app(of.node)(scope, receive, send)
+        assert sent[0]["status"] == 426
+        assert {(b"upgrade", b"websocket"), (b"connection", b"Upgrade")} <= set(sent[0]["headers"])

@@ -1,5 +1,6 @@
 """router/process/serving.py: ports that cannot be had are said in one line."""
 
+import asyncio
 import socket
 
 import pytest
@@ -19,3 +20,11 @@ def test_ipv6_addresses_are_listened_on() -> None:
     """A bracketed address is an IPv6 one."""
     with serving.listening("[::1]:0") as listener:
         assert listener.family == socket.AF_INET6
+
+
+async def test_all_ipv6_addresses_serve_both_families() -> None:
+    """A client that knows the IPv4 address only gets through."""
+    with serving.listening("[::]:0") as listener:
+        for host in ("127.0.0.1", "::1"):
+            _, writer = await asyncio.open_connection(host, listener.getsockname()[1])
+            writer.close()

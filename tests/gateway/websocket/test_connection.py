@@ -212,7 +212,9 @@ async def test_an_invalid_upgrade_is_refused(change: dict[str, str], status: int
     ("request_line", "drop", "status"),
     [
         (b"POST / HTTP/1.1", None, 405),
-        (b"GET http://elsewhere/ HTTP/1.1", None, 400),
+        (b"GET ftp://elsewhere/ HTTP/1.1", None, 400),
+        (b"GET http://user@elsewhere/ HTTP/1.1", None, 400),
+        (b"GET elsewhere HTTP/1.1", None, 400),
         (b"GET / HTTP/1.1", "Connection", 400),
         (b"GET / HTTP/1.1", "Upgrade", 426),
         (b"GET / HTTP/1.1", "Sec-WebSocket-Key", 400),
@@ -224,6 +226,22 @@ def test_a_request_that_is_no_upgrade_is_refused(request_line: bytes, drop: str 
     with pytest.raises(UpgradeError) as refused:
         read_upgrade(b"\r\n".join((request_line, *lines, b"", b"")))
     assert refused.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "query", "host"),
+    [
+        (b"http://chat.example:8000/ws?a=b", b"/ws", b"a=b", b"chat.example:8000"),
+        (b"HTTPS://chat.example?a", b"/", b"a", b"chat.example"),
+        (b"/ws?x=http://other/", b"/ws", b"x=http://other/", b"127.0.0.1"),
+    ],
+)
+def test_a_target_in_absolute_form_is_accepted(target: bytes, path: bytes, query: bytes, host: bytes) -> None:
+    """As some proxies send it; its authority counts instead of the Host header (RFC 9112, 3.2.2)."""
+    lines = [f"{name}: {value}".encode() for name, value in UPGRADE.items()]
+    upgrade = read_upgrade(b"\r\n".join((b"GET " + target + b" HTTP/1.1", *lines, b"", b"")))
+    assert (upgrade.path, upgrade.query) == (path, query)
+    assert [value for name, value in upgrade.headers if name == b"host"] == [host]
 
 
 async def test_the_application_can_refuse() -> None:
