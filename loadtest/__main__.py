@@ -1,7 +1,7 @@
-"""`python -m loadtest SCENARIO`: one scenario against a deployment; `bench`: a set of them; `report`: JSON to plots.
+"""`python -m loadtest SCENARIO`: run one scenario; `bench`: run a set of them; `report`: turn JSON into plots.
 
-`chaos`, `check` and `canary` have files of their own. Without `--target` the deployment is started here. Exit code 1:
-something was lost, doubled, out of order or refused.
+`chaos`, `check` and `canary` have modules of their own. Without `--target` the scenario starts its own deployment. The
+exit code is 1 if a message was lost, delivered twice, out of order or refused.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from loadtest.load.scenarios.table import SCENARIOS
 
 
 def parser() -> argparse.ArgumentParser:
-    """One subcommand per scenario; its options are the fields of its struct."""
+    """Return a parser with one subcommand per scenario, whose options are the fields of the scenario's struct."""
     root = argparse.ArgumentParser(prog="python -m loadtest", description="A load test for Linnet.")
     commands = root.add_subparsers(dest="scenario", required=True, metavar="SCENARIO")
     for name, scenario in SCENARIOS.items():
@@ -79,6 +79,7 @@ def _add_outputs(one: argparse.ArgumentParser) -> None:
 
 
 def one_scenario(arguments: argparse.Namespace) -> Result:
+    """Run the scenario of the command line."""
     scenario = SCENARIOS[arguments.scenario]
     given: dict[str, Any] = {name: getattr(arguments, name) for name in scenario.Options.__struct_fields__}
     options = msgspec.convert(given, scenario.Options)

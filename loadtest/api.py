@@ -1,4 +1,4 @@
-"""The HTTP API and the tokens, as far as preparing a test needs them. Blocking: nothing is measured meanwhile."""
+"""The HTTP API and the tokens, as far as a test needs them for its preparation. All calls block."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import msgspec
 
 TOKEN_TTL_S = 86_400
 MEMBERS_AT_ONCE = 1000
-AT_ONCE = 8  # calls under way
+AT_ONCE = 8  # calls at the same time
 
 
 class Api:
-    """`secret` mints tokens here; without it each is asked of `POST /v1/tokens` with the server key."""
+    """A client of the router. With a `secret`, it signs tokens itself; without one, it asks for each with the server
+    key."""
 
     def __init__(self, url: str, server_key: str, secret: str) -> None:
         self._url = url.rstrip("/")
@@ -41,7 +42,7 @@ class Api:
         return str(self.call("POST", "/tokens", {"user": user})["token"])
 
     def group(self, members: Iterable[str], kind: str = "group") -> str:
-        """A group; its first member owns it."""
+        """Create a group and return its id; the first member becomes its owner."""
         users = list(members)
         first = dict.fromkeys(users[:MEMBERS_AT_ONCE], "member") | {users[0]: "owner"}
         made = self.call("POST", "/conversations", {"kind": kind, "title": "load", "members": first})
@@ -52,6 +53,6 @@ class Api:
         return conversation
 
     def groups(self, all_members: Iterable[Iterable[str]]) -> list[str]:
-        """A group of each."""
+        """Create one group of each set of members."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return list(pool.map(self.group, all_members))

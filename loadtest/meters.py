@@ -1,10 +1,10 @@
-"""CPU and memory of the processes involved, from wherever they can be had.
+"""CPU and memory of all measured processes.
 
-A process on this machine is read from its own CPU clock (nanoseconds) and /proc; one elsewhere from the process metrics
-of its /metrics endpoint (10 ms of CPU are the least that shows); Redis from its INFO. Each belongs to a *part*
-(gateway, router, redis), and costs are told by part.
+The meter of a process on this machine reads the CPU clock of that process (nanoseconds) and /proc. The meter of a
+process elsewhere scrapes its /metrics (the smallest visible step is 10 ms of CPU). The meter of Redis reads INFO. Each
+meter belongs to a *part* (gateway, router, redis), and costs are reported by part.
 
-Invariant: reading the meters changes nothing in what is measured but the cost of one scrape, outside of the phase.
+Invariant: a reading adds nothing to what is measured except the cost of one scrape, outside of the measured phase.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import redis
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """CPU seconds so far and resident bytes now, of one part."""
+    """CPU seconds since the start and resident bytes now, of one part."""
 
     cpu_s: float
     rss_bytes: int
@@ -43,7 +43,7 @@ class LocalProcess:
         self.pid = pid
 
     def read(self) -> Reading:
-        clock = (~self.pid << 3) | 2  # the kernel's name for that process's CPU clock (clock_getcpuclockid)
+        clock = (~self.pid << 3) | 2  # the id of that process's CPU clock (clock_getcpuclockid)
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return Reading(time.clock_gettime(clock), pages * os.sysconf("SC_PAGE_SIZE"))
 
@@ -75,20 +75,20 @@ class RedisServer:
 
 
 def scrape(url: str) -> str:
-    """The text of a /metrics endpoint; the path may be left out."""
+    """Return the text of a /metrics endpoint; the URL may leave out the path."""
     url = url if urlsplit(url).path.strip("/") else url.rstrip("/") + "/metrics"
     with urllib.request.urlopen(url, timeout=10) as answer:
         return str(answer.read().decode())
 
 
 def metric(text: str, name: str) -> float:
-    """The sum of a metric's series."""
+    """Return the sum of a metric's series."""
     found = re.findall(rf"^{name}(?:\{{[^}}]*\}})? (\S+)$", text, re.MULTILINE)
     return sum(map(float, found))
 
 
 def meters(urls: Iterable[str], redis_url: str) -> list[Meter]:
-    """One per endpoint: by pid where the endpoint is on this machine, else by scraping."""
+    """Return a meter for each endpoint: by pid if the endpoint is on this machine, else by scraping."""
     found: list[Meter] = []
     for url in urls:
         build = re.search(r'^linnet_build_info\{.*?process="(\w+)"', scrape(url), re.MULTILINE)
@@ -105,7 +105,7 @@ def meters(urls: Iterable[str], redis_url: str) -> list[Meter]:
 
 
 def listener(port: int) -> int | None:
-    """The process of this machine that listens on a port; None where that cannot be told."""
+    """Return the pid that listens on a port of this machine, or None if that cannot be found out."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:] if Path(table).exists() else ():
@@ -118,12 +118,12 @@ def listener(port: int) -> int | None:
                 if any(os.readlink(link) in inodes for link in (folder / "fd").iterdir()):
                     return int(folder.name)
             except OSError:
-                continue  # another user's, or gone
+                continue  # the process belongs to another user, or has ended
     return None
 
 
 def read_all(all_meters: Iterable[Meter]) -> dict[str, Reading]:
-    """By part."""
+    """Return the sum of the readings of each part."""
     found: dict[str, Reading] = {}
     for meter in all_meters:
         now, before = meter.read(), found.get(meter.part, Reading(0.0, 0))

@@ -1,4 +1,4 @@
-"""Ports for processes that take them again and again."""
+"""Free ports for processes that restart on the same port."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody holds now, below the range that the kernel hands to clients: nobody takes them in between."""
+    """Return ports that are free now and that the kernel gives to no client: they are below its ephemeral range."""
     found: list[int] = []
     while len(found) < count:
         port = random.randrange(10_000, 32_000)

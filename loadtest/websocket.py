@@ -1,10 +1,10 @@
-"""A WebSocket client's connection by callbacks, in both subprotocols: what devices of `device.py` talk through.
+"""The WebSocket connection of a client, with callbacks, for both subprotocols.
 
-What lives here: the upgrade, whole frames in and out, pings answered, values of either codec. What never does: a
-command's meaning. The server neither fragments nor compresses what it sends to a client that did not ask for it; a
-frame that is not whole text, binary, ping, pong or close ends the connection as a fault of the server.
+This module knows the upgrade, frames, pings and both codecs; it does not know what a command means. The server neither
+fragments nor compresses messages for a client that did not ask for it, so a frame other than a whole text, binary,
+ping, pong or close frame ends the connection as an error of the server.
 
-Invariant: `on_close` is called exactly once, after which nothing else is.
+Invariant: `on_close` is called exactly once, and no other callback after it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _of_msgpack = msgspec.msgpack.Decoder().decode
 
 
 def without_bytes(value: Any) -> Any:
-    """A value for JSON: bytes are `{"$b64": …}` there."""
+    """Return a value that JSON can express: bytes become `{"$b64": …}`."""
     if isinstance(value, bytes):
         return {"$b64": base64.b64encode(value).decode()}
     if isinstance(value, dict):
@@ -42,7 +42,7 @@ def without_bytes(value: Any) -> Any:
 
 
 def with_bytes(value: Any) -> Any:
-    """The value that JSON stood for."""
+    """Return the value that a JSON value stands for."""
     if isinstance(value, dict):
         if len(value) == 1 and "$b64" in value:
             return base64.b64decode(value["$b64"])
@@ -53,7 +53,7 @@ def with_bytes(value: Any) -> Any:
 
 
 class WebSocket(asyncio.Protocol):
-    """One connection, made by `connect`."""
+    """One connection, opened by `connect`."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class WebSocket(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
 
     async def connect(self, url: str, *, small: bool = False) -> None:
-        """The connection is asked for; `on_open` follows, or `on_close`. `small`: with hardly any buffer of its own."""
+        """Open the connection; `on_open` or `on_close` follows. `small`: use a very small receive buffer."""
         where = urlsplit(url)
         host, port = where.hostname or "127.0.0.1", where.port or (443 if where.scheme == "wss" else 80)
         if small:
@@ -96,7 +96,7 @@ class WebSocket(asyncio.Protocol):
         )
 
     def send_command(self, kind: str, **fields: Any) -> None:
-        """A command."""
+        """Send a command."""
         command = {"type": kind, **fields}
         if self.text:
             self._write(frame(_to_json(without_bytes(command)), TEXT))
@@ -104,11 +104,11 @@ class WebSocket(asyncio.Protocol):
             self._write(frame(_to_msgpack(command)))
 
     def close(self, code: int = 1000) -> None:
-        """Says goodbye; the server's answer ends the connection."""
+        """Send a close frame; the server's answer ends the connection."""
         self._write(frame(code.to_bytes(2, "big"), CLOSE))
 
     def abort(self) -> None:
-        """Gone without a word."""
+        """End the connection without a close frame."""
         if self._transport is not None:
             self._transport.abort()
 
@@ -124,7 +124,7 @@ class WebSocket(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
-    # -- what the transport says
+    # -- calls of the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
 
@@ -180,4 +180,4 @@ class WebSocket(asyncio.Protocol):
             self._close_frame = (int.from_bytes(payload[:2], "big") or 1005, payload[2:].decode(errors="replace"))
             self._write(frame(payload[:2], CLOSE))
         elif first != PONG:
-            self._end(1002, f"a frame that begins with {first:#x}")
+            self._end(1002, f"unexpected frame, first byte {first:#x}")

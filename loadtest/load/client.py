@@ -1,15 +1,15 @@
-"""One device of one user, cheap enough that thousands of them in one process are not what limits a test.
+"""One device of one user, cheap enough that thousands of them in one process do not limit a test.
 
-A bare protocol: commands are prebuilt masked frames into which only `n`, `done` and the stamp are put (the mask is
-zero, which is a mask as good as any to the server), and of an event only its slots, its conversation and its stamp are
-looked at, at their fixed places in the bytes. No task, queue or decoded map per message.
+The client is a bare protocol. Its commands are prebuilt masked frames into which only `n`, `done` and the stamp are
+written. Of an event it reads only the slots, the conversation and the stamp, at their fixed positions in the bytes. It
+creates no task, queue or decoded map per message.
 
-What it checks, on every event of every conversation: `prev` is the seq it had last. So a lost event, one that comes
-twice and one out of order each show at once, and with the counts that scenarios compare nothing can be lost unseen.
-A message carries the time at which it was *meant* to leave, in its last 16 bytes; the age of that when it arrives is
-its latency, whatever held up its sender.
+For every event of every conversation it checks that `prev` is the last seq it received. So a lost event, a duplicate
+and an event out of order are each noticed at once; scenarios compare counts in addition, so that no loss is unseen. The
+last 16 bytes of a message contain the time at which it was *due*. Its age on arrival is the latency, even if its sender
+was late.
 
-Rejected: a WebSocket library (10-40 µs a frame would make the client the bottleneck); JSON (no fixed places).
+Rejected: a WebSocket library (10-40 µs per frame would make the client the bottleneck); JSON (no fixed positions).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ import msgspec
 from loadtest.frames import BINARY, CLOSE, DEFLATED, PING, PONG, frame
 
 SUBPROTOCOL: Final = "linnet.v1.msgpack"
-# Where things stand in an event's bytes: four slots, then `type`, its value, `conversation`, its value.
+# Positions in an event's bytes: four slots, then `type`, its value, `conversation`, its value.
 _SEQ_PREV: Final = Packing(">6xQ6xQ")
 _TYPE_AT: Final = 60
-_FIRST_SLOT: Final = 0xA3  # "seq", which nothing but an event of a log begins with
+_FIRST_SLOT: Final = 0xA3  # "seq": only events of a log begin with it
 _MESSAGE: Final = 0xA7
 STAMP_BYTES: Final = 16
 
@@ -42,7 +42,7 @@ _decode = msgspec.msgpack.Decoder().decode
 
 
 def now_us() -> int:
-    """One clock for all processes of a test on this machine."""
+    """Return the time in µs by the one clock that all processes of this machine share."""
     return monotonic_ns() // 1000
 
 
@@ -51,7 +51,7 @@ def command(kind: str, **fields: Any) -> bytes:
 
 
 class Route:
-    """Sends of one device into one conversation: the frame but for what changes."""
+    """The sends of one device into one conversation: a prebuilt frame, except for what changes."""
 
     __slots__ = ("_head", "_middle", "_tail", "pending")
 
@@ -64,7 +64,7 @@ class Route:
         self._head = whole[: -(len(tail) + STAMP_BYTES + 8 + len(middle) + 8)]
         self._middle = middle
         self._tail = tail
-        self.pending: dict[int, int] = {}  # n -> stamp of what is not answered, in the order of n
+        self.pending: dict[int, int] = {}  # n -> stamp of each unanswered send, in the order of n
 
     def message(self, n: int, stamp: int) -> bytes:
         pending = self.pending
@@ -74,7 +74,7 @@ class Route:
 
 
 class Failures(msgspec.Struct):
-    """What must not be; anything but zeros fails the run."""
+    """Counts of what must not happen; any count above zero fails the run."""
 
     holes: int = 0
     duplicates: int = 0
@@ -92,7 +92,7 @@ class Failures(msgspec.Struct):
 
 
 class Refused(Exception):
-    """The server did not take us; the text says what it answered."""
+    """The server refused the connection; the text is its answer."""
 
 
 OnRead = Callable[["Client", int, int], None]
@@ -100,7 +100,7 @@ OnAck = Callable[["Client", int], None]
 
 
 class Client(asyncio.Protocol):
-    """See above. `received` counts messages; scenarios may set it back to 0 while all is quiet."""
+    """One connection, see the module. `received` counts messages; scenarios may reset it between two phases."""
 
     __slots__ = (
         "_greeting", "_rest", "_unacked", "_upgraded", "acks", "closed", "closing", "error", "event_bytes", "failures",
@@ -117,8 +117,8 @@ class Client(asyncio.Protocol):
         self.received = 0
         self.event_bytes = 0
         self.last: dict[bytes, int] = {}
-        self.routes: dict[int, Route] = {}  # by n, of what is not answered
-        self.sink: array[int] | None = None  # where latencies go while they are measured
+        self.routes: dict[int, Route] = {}  # n -> the route of each unanswered send
+        self.sink: array[int] | None = None  # receives latencies while they are measured
         self.acks: array[int] | None = None
         self.on_read: OnRead | None = None
         self.on_ack: OnAck | None = None
@@ -135,14 +135,14 @@ class Client(asyncio.Protocol):
     # -- connecting
 
     async def connect(self, url: str, token: str) -> dict[str, Any]:
-        """Upgrade and hello; the welcome. What the device has already is told, so that nothing comes twice."""
+        """Upgrade, send `hello` with the cursors of this device, and return the welcome."""
         cursors = {key.decode(): seq for key, seq in self.last.items()}
         extensions = "Sec-WebSocket-Extensions: permessage-deflate\r\n" if self.inflate else ""
         greeting = command("hello", token=token, device="load", cursors=cursors)
         return await self.open(url, greeting, f"Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n{extensions}")
 
     async def open(self, url: str, greeting: bytes, headers: str = "") -> dict[str, Any]:
-        """Upgrade, and greet; what `welcomed` is given then."""
+        """Upgrade, send the greeting, and return the result of `welcomed`."""
         loop = asyncio.get_running_loop()
         where = urlsplit(url)
         self.closing = self._upgraded = False
@@ -165,21 +165,21 @@ class Client(asyncio.Protocol):
             raise
 
     async def disconnect(self) -> None:
-        """Goodbye, and wait for the end."""
+        """Send a close frame and wait until the connection has ended."""
         self.closing = True
         if self.closed is not None and not self.closed.done():
             self.transport.write(frame((1000).to_bytes(2, "big"), CLOSE))
             await self.closed
 
     def abort(self) -> None:
-        """Gone without a word, as when a network is."""
+        """End the connection without a close frame, as a lost network does."""
         self.closing = True
         self.transport.abort()
 
-    # -- saying
+    # -- sending
 
     def message(self, route: Route, stamp: int) -> bytes:
-        """The next message's frame; whoever asked for it writes it."""
+        """Return the frame of the next message; the caller writes it."""
         self.n += 1
         self.routes[self.n] = route
         return route.message(self.n, stamp)
@@ -191,13 +191,13 @@ class Client(asyncio.Protocol):
         self.transport.write(command(kind, **fields))
 
     def ack_all(self) -> None:
-        """Tell what this device has, as any client does now and then."""
+        """Acknowledge all received events, as clients do about once a second."""
         if self._unacked and not self.closing:
             cursors = {key.decode(): self.last[key] for key in self._unacked}
             self._unacked.clear()
             self.send_command("ack", cursors=cursors)
 
-    # -- what the transport says
+    # -- calls of the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -239,7 +239,7 @@ class Client(asyncio.Protocol):
             self.on_read(self, before, self.received)
 
     def _event(self, data: bytes, start: int, end: int, now: int) -> None:
-        """An event of a log: does it follow, and how old is it?"""
+        """Check that an event of a log follows the last one, and record its age."""
         seq, prev = _SEQ_PREV.unpack_from(data, start)
         kind = data[start + _TYPE_AT]
         at = start + _TYPE_AT + 14 + (kind & 0x1F)
@@ -302,7 +302,7 @@ class Client(asyncio.Protocol):
             self.on_ack(self, n)
 
     def _upgrade(self, data: bytes) -> bytes:
-        """The answer to the upgrade request, and then hello."""
+        """Read the answer to the upgrade request, then send the greeting."""
         head, found, rest = data.partition(b"\r\n\r\n")
         if not found:
             self._rest = data
@@ -321,12 +321,12 @@ class Client(asyncio.Protocol):
 
 @lru_cache(64)
 def _inflated(payload: bytes) -> bytes:
-    """All are sent the same bytes, so one inflate serves all of a process's clients."""
+    """Decompress a message. All clients of a process receive the same bytes, so one call serves them all."""
     return zlib.decompressobj(-zlib.MAX_WBITS).decompress(payload + b"\x00\x00\xff\xff")
 
 
 class FloorReader(Client):
-    """Reads from a floor: no hello, no seqs, frames of one length that are counted."""
+    """A reader of a floor: no hello, no seqs; it counts frames of one length."""
 
     __slots__ = ("frame_bytes",)
 
@@ -338,12 +338,12 @@ class FloorReader(Client):
         self.abort()
 
     def ask(self, count: int) -> None:
-        """`count` frames to everybody."""
+        """Ask the floor for `count` frames to all connections."""
         self.transport.write(frame(b"%06d" % self.frame_bytes) * count)
 
     def data_received(self, data: bytes) -> None:
         if self.welcomed is not None and not self.welcomed.done():
-            self._greeting = b""  # no hello; a floor says nothing of its own accord
+            self._greeting = b""  # no hello: a floor sends only on request
             self._upgrade(data)
             self.welcomed.set_result({})
             return

@@ -1,7 +1,7 @@
-"""The conductor: starts the load processes, meets them at their barriers, reads the meters there, and gathers results.
+"""The conductor starts the load processes, waits for them at barriers, reads the meters there and gathers the results.
 
-Blocking throughout, because it has nothing to do while the workers work, and must not take CPU from them.
-Invariant: meters are read only while every worker stands at a barrier.
+It blocks throughout: it has no work while the workers run, and must not use CPU then.
+Invariant: meters are read only while every worker waits at a barrier.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadFailed(Exception):
-    """A load process could not go on; the text says why."""
+    """A load process could not continue; the text says why."""
 
 
 def run(scenario: Scenario, options: Any, target: Target, workers: int = 1) -> Result:
@@ -56,7 +56,7 @@ def run(scenario: Scenario, options: Any, target: Target, workers: int = 1) -> R
 
 
 def conduct(target: Callable[[Plan, Connection], None], plans: list[Plan], parts: list[Meter]) -> Result:
-    """A load process for each plan, until all are through."""
+    """Run one load process for each plan until all have finished, and return the result."""
     context = multiprocessing.get_context("spawn")
     pipes: list[Connection] = []
     processes = []
@@ -129,11 +129,11 @@ class Conductor:
                 pipe.send(values)
 
     def _await_barrier(self) -> tuple[str, list[Any]]:
-        """Until every worker stands at the same barrier."""
+        """Wait until every worker has reached the same barrier."""
         said = [self._receive(pipe) for pipe in self._pipes]
         kinds = {kind for kind, _ in said}
         if len(kinds) != 1:
-            raise LoadFailed(f"the load processes are at different points: {sorted(kinds)}")
+            raise LoadFailed(f"the load processes wait at different barriers: {sorted(kinds)}")
         return said[0][0], [value for _, value in said]
 
     def _receive(self, pipe: Connection) -> tuple[str, Any]:
@@ -159,7 +159,7 @@ class Conductor:
 
 
 def show(what: str, fraction: float | None = None) -> None:
-    """One line that stays where it is, for whoever watches."""
+    """Show progress on one line of the terminal, if standard error is one."""
     if sys.stderr.isatty():
         bar = "" if fraction is None else f" [{'#' * round(20 * fraction):20}]"
         print(f"\r\033[K{what}{bar}", end="", file=sys.stderr, flush=True)

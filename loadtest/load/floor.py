@@ -25,7 +25,7 @@ _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 @lru_cache(16)
 def prebuilt(length: int) -> bytes:
-    """A whole frame of this many bytes."""
+    """Return a whole frame of this many bytes."""
     payload = length - (4 if length > 127 else 2)
     header = bytes((0x82, 126)) + payload.to_bytes(2, "big") if payload > 125 else bytes((0x82, payload))
     return header + bytes(payload)

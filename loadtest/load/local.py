@@ -1,6 +1,6 @@
-"""A deployment of one's own for the time of a test: Valkey, gateways, a router and a floor, all on this machine.
+"""A deployment that exists for one test: Valkey, gateways, a router and a floor, all on this machine.
 
-Made as an operator would, with real processes and their documented settings. It dies with whoever made it.
+It consists of real processes with their documented settings. The kernel kills them if the test process dies.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from loadtest.load.conductor import Target
 ROOT = Path(__file__).parent.parent.parent
 READY_S = 30.0
 
-# A load test sends more than a person: what is limited per person must not be what is measured.
+# A load test sends more than a person does, so limits per person must not be what it measures.
 OPEN_LIMITS = {
     "LINNET_SENDS_PER_S": "100000",
     "LINNET_SEND_BURST": "100000",
@@ -37,14 +37,14 @@ OPEN_LIMITS = {
 
 @contextmanager
 def deployment(durability: str = "memory", gateways: int = 2, **env: str) -> Iterator[Target]:
-    """Up and ready; all of it is gone afterwards."""
+    """Start a deployment, wait until it is ready, and remove it afterwards."""
     with tempfile.TemporaryDirectory(prefix="linnet-load-") as folder:
         always = durability == "fsync"
         valkey = EmbeddedValkey(Path(folder) / "valkey", appendfsync="always" if always else "everysec")
         processes: list[subprocess.Popen[bytes]] = []
         try:
             valkey.start()
-            if durability == "memory":  # promises nothing of a disk, so none is paid for
+            if durability == "memory":  # promises no disk, so the test must not pay for one
                 with valkey.client() as client:
                     client.config_set("appendonly", "no")
             jwt_secret, server_key = secrets.token_urlsafe(48), secrets.token_urlsafe(48)
@@ -98,7 +98,7 @@ def start(
 
 
 def free_port() -> int:
-    """One that nobody holds now."""
+    """Return a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

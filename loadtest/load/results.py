@@ -1,7 +1,7 @@
-"""What was measured: one `Measurement` per measured phase, and what several of the same name say together.
+"""Measurements: one for each measured phase, and medians over phases of the same name. Pure.
 
-Pure. Costs are CPU seconds of a part over units of work; percentiles come from HDR histograms, which travel encoded
-between processes and add up without loss.
+A cost is the CPU seconds of a part divided by units of work. Percentiles come from HDR histograms, which processes
+exchange in encoded form and which can be added without loss.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from loadtest.load.client import Failures
 from loadtest.meters import Reading
 
 HIGHEST_US = 120_000_000
-SATURATED = 0.9  # of a core: from there on the load client may be what is slow
+SATURATED = 0.9  # of a core: a busier load client may itself be the limit
 
 
 def histogram() -> HdrHistogram:
-    """Microseconds, to three digits."""
+    """Return a histogram of microseconds with three significant digits."""
     return HdrHistogram(1, HIGHEST_US, 3)
 
 
@@ -32,7 +32,7 @@ def encoded(latencies_us: Iterable[int]) -> bytes:
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """What one load process saw of a phase."""
+    """The measurements of one load process in one phase."""
 
     units: int
     wall_s: float
@@ -42,7 +42,7 @@ class Sample(msgspec.Struct, frozen=True):
 
 
 class Measurement(msgspec.Struct, frozen=True):
-    """One phase: `units` of work, what each part spent on them, and how long they took."""
+    """One phase: `units` of work, the resources that each part used for them, and the latencies."""
 
     name: str
     unit: str
@@ -51,12 +51,12 @@ class Measurement(msgspec.Struct, frozen=True):
     cpu_s: dict[str, float]
     rss_bytes: dict[str, int]
     rss_before: dict[str, int]
-    client_load: float  # of a core, the busiest load process
+    client_load: float  # share of a core that the busiest load process used
     delivery_us: dict[str, float]
     ack_us: dict[str, float]
 
     def cost_us(self, part: str = "") -> float:
-        """CPU per unit, of a part or of all."""
+        """Return the CPU µs per unit, of one part or of all parts."""
         spent = self.cpu_s.get(part, 0.0) if part else sum(self.cpu_s.values())
         return spent / max(1, self.units) * 1e6
 
@@ -99,7 +99,7 @@ def measure(
 
 
 class Result(msgspec.Struct, frozen=True):
-    """A run: `measurements` in the order they were made, `faults` of all clients, `notes` of the scenario."""
+    """One run: `measurements` in the order of the phases, `failures` of all clients, `notes` of the scenario."""
 
     scenario: str
     options: dict[str, object]
@@ -108,7 +108,7 @@ class Result(msgspec.Struct, frozen=True):
     measurements: list[Measurement]
     failures: Failures
     notes: dict[str, float]
-    complaint: str = ""  # what one of the clients last heard, when something was wrong
+    complaint: str = ""  # the last error that one of the clients received
 
     @property
     def good(self) -> bool:
@@ -116,7 +116,7 @@ class Result(msgspec.Struct, frozen=True):
 
 
 def medians(measurements: Iterable[Measurement]) -> list[Measurement]:
-    """Of the measurements of one name, each figure's median, in the order of the names."""
+    """Return the median of each figure over the measurements of the same name, in the order of the names."""
     by_name: dict[str, list[Measurement]] = {}
     for measurement in measurements:
         by_name.setdefault(measurement.name, []).append(measurement)
@@ -124,7 +124,7 @@ def medians(measurements: Iterable[Measurement]) -> list[Measurement]:
 
 
 def _median(group: list[Measurement]) -> Measurement:
-    """Costs are medians of the costs, so the units are put to a common number first."""
+    """Return the median measurement, of costs per unit: all measurements are first scaled to one number of units."""
     units = round(median(one.units for one in group))
     first = group[0]
 

@@ -1,11 +1,11 @@
-"""A load process: its clients, their pace, and the barriers at which it meets the others and whoever reads the meters.
+"""What a scenario uses in a load process: clients, pacing, measured phases, and barriers shared with other processes.
 
-A scenario runs the same `run(worker, plan)` in every process, each with its share of the users. `share` brings all to
-the same point and tells each what the others said; `measured` is such a point before and after, with the meters read
-in between by the conductor (conductor.py). Clients ack once a second, as clients do.
+A scenario runs the same `run(worker, …)` in every process, each with its share of the users. `share` is a barrier: it
+waits for all processes and returns the value that each of them gave. `measured` is a barrier before and after a phase,
+at which the conductor reads the meters. Clients acknowledge once a second, as clients do.
 
-Open loop: `paced` gives each send the time at which it is due by the schedule, whenever it really leaves, and never
-waits for an answer; so a server that stalls is charged for everything that should have come meanwhile.
+Open loop: `paced` gives each send the time at which it is due by the schedule, even if it leaves later, and never waits
+for an answer. So a server that stalls is charged for everything that was due meanwhile.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ CONNECTING: Final = 64
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a load process is told."""
+    """The arguments of a load process."""
 
     scenario: str
     options: dict[str, Any]
-    prepared: dict[str, Any]  # what the scenario's `prepare` made: users, conversations
+    prepared: dict[str, Any]  # the result of the scenario's `prepare`: users, conversations
     tokens: dict[str, str]
     urls: list[str]
     index: int
@@ -46,7 +46,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Worker:
-    """One load process' view of a run."""
+    """The view that one load process has of a run."""
 
     def __init__(self, plan: Plan, pipe: Connection) -> None:
         self.plan = plan
@@ -63,7 +63,7 @@ class Worker:
         asyncio.get_running_loop().call_later(1 / ACK_SLICES, self._ack_some)
 
     def mine(self, items: Sequence[T]) -> list[T]:
-        """This process' share."""
+        """Return this process's share of the items."""
         return list(items[self.index :: self.plan.workers])
 
     @property
@@ -80,7 +80,7 @@ class Worker:
     async def connect(
         self, clients: Iterable[Client], url_of: Callable[[Client], str], at_once: int = CONNECTING
     ) -> None:
-        """All of them, some at once."""
+        """Connect all clients, `at_once` at a time."""
         gate = asyncio.Semaphore(at_once)
 
         async def one(chat: Client) -> None:
@@ -90,7 +90,7 @@ class Worker:
         await asyncio.gather(*(one(chat) for chat in clients))
 
     async def leave(self) -> None:
-        """Everybody acks what came and says goodbye, so that the next run on this deployment is not sent it again."""
+        """Acknowledge everything and disconnect, so that the next run on this deployment does not receive it again."""
         for chat in self.clients:
             chat.ack_all()
         with suppress(TimeoutError):
@@ -98,7 +98,7 @@ class Worker:
                 await asyncio.gather(*(chat.disconnect() for chat in self.clients))
 
     def watch(self, clients: Iterable[Client], every: int = 1) -> None:
-        """Measure the latency of what these receive (of each `every`-th: it costs the client something)."""
+        """Measure the latency of every `every`-th of these clients; measuring has a cost for the client."""
         for number, chat in enumerate(clients):
             chat.sink = self._deliveries if number % every == 0 else None
 
@@ -107,16 +107,16 @@ class Worker:
             chat.acks = self._acks
 
     def _ack_some(self) -> None:
-        """A twentieth of the clients, twenty times a second."""
+        """Acknowledge for a twentieth of the clients, twenty times a second."""
         asyncio.get_running_loop().call_later(1 / ACK_SLICES, self._ack_some)
         self._ack_slice = (self._ack_slice + 1) % ACK_SLICES
         for chat in self.clients[self._ack_slice :: ACK_SLICES]:
             chat.ack_all()
 
-    # -- meeting the others
+    # -- barriers
 
     async def share(self, value: Any = None, kind: str = "share") -> list[Any]:
-        """Wait for all; what each said, by index."""
+        """Wait for all processes, and return the value that each of them gave, by index."""
         self._pipe.send((kind, value))
         answer: list[Any] = await asyncio.get_running_loop().run_in_executor(None, self._pipe.recv)
         return answer
@@ -129,21 +129,21 @@ class Worker:
 
     @asynccontextmanager
     async def measured(self, name: str, unit: str = "message") -> AsyncIterator[Counting]:
-        """A phase; the body says in `counting.units` what it got done. All of it is done when the body ends."""
+        """Measure a phase. The body stores its units of work in `counting.units` and ends when all of it is done."""
         await self.share(name, "begin")
         del self._deliveries[:], self._acks[:]
         counting = Counting(name)
         wall, cpu = time.monotonic(), time.process_time()
         yield counting
         wall, cpu = time.monotonic() - wall, time.process_time() - cpu
-        await self.share(None, "stop")  # the meters are read here, before histograms are made
+        await self.share(None, "stop")  # the conductor reads the meters here, before histograms are made
         sample = Sample(counting.units, wall, cpu, encoded(self._deliveries), encoded(self._acks))
         await self.share((name, unit, sample), "end")
 
     # -- waiting and pacing
 
     async def until(self, reached: Callable[[], bool], deadline_s: float = ARRIVAL_S) -> bool:
-        """Whether it came true in time."""
+        """Wait until the condition holds; return whether it held in time."""
         until = time.monotonic() + deadline_s
         while not reached():
             if time.monotonic() > until:
@@ -152,7 +152,7 @@ class Worker:
         return True
 
     async def paced(self, rate: float, seconds: float, send: Callable[[int, int], None], name: str) -> int:
-        """Call `send(number, due)` at an even rate; how often it was called. `due` is in µs, for the stamp."""
+        """Call `send(number, due)` at an even rate and return how often; `due` is in µs, for the stamp."""
         sent, total = 0, round(rate * seconds)
         with ticks(1 / rate) as tick:
             start = now_us()
@@ -168,7 +168,7 @@ class Worker:
 
 
 class Counting:
-    """What a measured phase got done."""
+    """The units of work of a measured phase."""
 
     def __init__(self, name: str) -> None:
         self.name = name

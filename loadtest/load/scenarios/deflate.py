@@ -1,4 +1,4 @@
-"""The same fan-out with permessage-deflate and without, in turns."""
+"""The same fan-out with and without permessage-deflate, in turns."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from loadtest.load.worker import Worker
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     members: Annotated[int, Meta(description="members of each of the two groups")] = 1000
-    outstanding: Annotated[tuple[int, ...], Meta(description="messages on their way, one phase each")] = (1, 16)
+    outstanding: Annotated[tuple[int, ...], Meta(description="messages outstanding, one phase each")] = (1, 16)
     body: Annotated[int, Meta(description="bytes of a body")] = 128
-    seconds: Annotated[float, Meta(description="of one phase")] = 1.0
+    seconds: Annotated[float, Meta(description="seconds of one phase")] = 1.0
     rounds: Annotated[int, Meta(description="rounds of all phases")] = 5
 
 

@@ -1,7 +1,7 @@
-"""Pairs that write to each other, each user on another gateway: at an even rate, and with so many outstanding.
+"""Pairs that write to each other, on different gateways: at an even rate, and with a number of messages outstanding.
 
-A message is outstanding until its sender has the ack and its reader has the message. Both ends of a pair live in one
-process; the sender's own copy is counted, too.
+A message is outstanding until its sender has received the ack and its reader the message. Both users of a pair live in
+one process. The sender's own copy is counted, too.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from loadtest.load.worker import Worker
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     pairs: Annotated[int, Meta(description="pairs of users")] = 200
-    rate: Annotated[float, Meta(description="messages a second of all pairs together; 0: none")] = 2000
-    outstanding: Annotated[tuple[int, ...], Meta(description="messages on their way, one phase each")] = (200,)
+    rate: Annotated[float, Meta(description="messages per second of all pairs together (0: none)")] = 2000
+    outstanding: Annotated[tuple[int, ...], Meta(description="messages outstanding, one phase each")] = (200,)
     body: Annotated[int, Meta(description="bytes of a body")] = 128
-    seconds: Annotated[float, Meta(description="of one phase")] = 2.0
+    seconds: Annotated[float, Meta(description="seconds of one phase")] = 2.0
     rounds: Annotated[int, Meta(description="rounds of all phases")] = 5
 
 
@@ -33,7 +33,7 @@ def prepare(options: Options, api: Api) -> tuple[list[str], dict[str, Any]]:
 
 
 class Pair:
-    """Ann, who writes, and bob, who reads."""
+    """Two users: Ann writes, Bob reads."""
 
     __slots__ = ("ann", "asked", "bob", "route", "until", "window")
 
@@ -50,7 +50,7 @@ class Pair:
         self.ann.send(self.route, due)
 
     def refill(self, *_: object) -> None:
-        """Something of ours arrived: what has an ack and is read makes room for more."""
+        """Send again if a message that was outstanding has both its ack and its reader."""
         while time.monotonic() < self.until:
             through = min(self.asked - len(self.route.pending), self.bob.received)
             if self.asked - through >= self.window:
@@ -63,14 +63,14 @@ class Pair:
             chat.received, chat.on_read, chat.on_ack = 0, None, None
 
     def keep(self, window: int, until: float) -> None:
-        """Have `window` messages on their way until then."""
+        """Keep `window` messages outstanding until the given time."""
         self.window, self.until = window, until
         self.bob.on_read = self.ann.on_ack = self.refill
         self.refill()
 
     @property
     def waiting(self) -> int:
-        """Messages that lack their ack or their reader."""
+        """Return how many messages lack their ack or their reader."""
         return self.asked - min(self.asked - len(self.route.pending), self.bob.received)
 
     @property
@@ -107,7 +107,7 @@ class Pairs:
         self._pairs[number % len(self._pairs)].send(due)
 
     async def _keep(self, outstanding: int, seconds: float) -> None:
-        """Evenly over the pairs, or over some of them."""
+        """Distribute outstanding messages evenly over the pairs."""
         busy = self._pairs[: max(1, outstanding)]
         for pair in busy:
             pair.keep(max(1, outstanding // len(busy)), time.monotonic() + seconds)
@@ -119,7 +119,7 @@ async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> Non
     await worker.connect([pair.ann for pair in pairs], lambda _: worker.urls[0])
     await worker.connect([pair.bob for pair in pairs], lambda _: worker.urls[-1])
     room = Pairs(worker, pairs)
-    await room.phase("warm-up", 0, options.pairs, 0.1)  # the first message of each makes its conversation
+    await room.phase("warm-up", 0, options.pairs, 0.1)  # the first message of each pair creates its conversation
     await room.phase("warm-up", options.rate, options.pairs, 0.5)
     for _ in range(options.rounds):
         if options.rate:

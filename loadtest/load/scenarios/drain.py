@@ -1,4 +1,4 @@
-"""A device comes back to what it missed in many conversations: how soon does it have the first, and all?"""
+"""A device reconnects to what it missed in many conversations: how soon has it the first event, and all of them?"""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from loadtest.load.worker import Worker
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     events: Annotated[int, Meta(description="events that each reader missed")] = 10_000
-    conversations: Annotated[int, Meta(description="in how many direct conversations")] = 50
+    conversations: Annotated[int, Meta(description="direct conversations they are spread over")] = 50
     body: Annotated[int, Meta(description="bytes of a body")] = 128
-    readers: Annotated[int, Meta(description="who come back one after the other")] = 5
+    readers: Annotated[int, Meta(description="readers, which reconnect one after the other")] = 5
 
 
 def prepare(options: Options, api: Api) -> tuple[list[str], dict[str, Any]]:
@@ -27,11 +27,11 @@ def prepare(options: Options, api: Api) -> tuple[list[str], dict[str, Any]]:
     return readers + writers, {"readers": readers, "writers": writers}
 
 
-BATCH = 20  # of one writer under way; a device may have 32 unanswered in a conversation
+BATCH = 20  # unanswered sends of one writer; a device may have 32 in a conversation
 
 
 async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> None:
-    """One process does it all: the readers are measured one by one."""
+    """Measure the readers one by one, all in one process."""
     if not worker.leads:
         for _ in prepared["readers"]:
             async with worker.measured("drain", "event"):

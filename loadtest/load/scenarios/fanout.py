@@ -1,4 +1,4 @@
-"""One group, one sender, everybody gets everything; beside it a floor that only writes, in the same rounds."""
+"""One group, one sender, every member reads; in the same rounds, a floor that only writes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from loadtest.api import Api
 from loadtest.load.scenarios.room import FloorRoom, Room
 from loadtest.load.worker import Worker
 
-HEADER = 4  # of a frame as long as events are
+HEADER = 4  # bytes of the frame header of an event
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     members: Annotated[int, Meta(description="members of the group, all connected")] = 1000
-    outstanding: Annotated[tuple[int, ...], Meta(description="messages on their way, one phase each")] = (1, 16)
-    rate: Annotated[float, Meta(description="messages a second at an even rate instead; 0: none")] = 0
+    outstanding: Annotated[tuple[int, ...], Meta(description="messages outstanding, one phase each")] = (1, 16)
+    rate: Annotated[float, Meta(description="messages per second at an even rate instead (0: none)")] = 0
     body: Annotated[int, Meta(description="bytes of a body")] = 128
-    seconds: Annotated[float, Meta(description="of one phase")] = 1.0
+    seconds: Annotated[float, Meta(description="seconds of one phase")] = 1.0
     rounds: Annotated[int, Meta(description="rounds of all phases")] = 5
-    gateways: Annotated[int, Meta(description="how many of the targets the members are spread over")] = 1
+    gateways: Annotated[int, Meta(description="number of targets that the members are spread over")] = 1
 
 
 def prepare(options: Options, api: Api) -> tuple[list[str], dict[str, Any]]:

@@ -1,22 +1,22 @@
-"""What a delivery costs as something grows: members of a group, gateways, or conversations on one gateway.
+"""The cost of a delivery as something grows: members of a group, gateways, or conversations on one gateway.
 
-Everybody stays connected for the whole run and the sizes take turns, so that all meet the same machine; thousands who
-still ack a phase are not left to the next.
+All users stay connected for the whole run and the sizes take turns, so that all sizes meet the same machine. Acks that
+thousands of clients still send after a phase are awaited before the next.
 
-`members`: at each size one group by itself, with one message outstanding; a floor of the same size; and the population
-of the largest group divided into groups of that size, each with one message outstanding (*side by side*). A message has
-costs of its own (a wake-up to read it, the call to Redis, its ack), which a small group has fewer deliveries to share:
-by itself that is all there is, so the first figure falls as groups grow and says what a message costs. Side by side
-every size has as many deliveries under way and as many writes in a turn of the loop, so wake-ups are shared alike, and
-what still differs is the size of groups.
+`members`: at each size one group by itself with one message outstanding; a floor of the same size; and the users of the
+largest group divided into groups of that size, each with one message outstanding (*side by side*). A message has costs
+of its own (a wake-up to read it, the call to Redis, its ack), and a small group has fewer deliveries to share them. By
+itself the cost of a delivery therefore falls as groups grow, and shows the cost of a message. Side by side, every size
+has as many deliveries and writes under way per turn of the loop, so wake-ups are shared alike, and the remaining
+difference is due to the size of the groups.
 
-`gateways`: a group whose members are spread over so many, and pairs with as many messages on their way a gateway (twice
-the traffic on twice the gateways is what people add gateways for), of which each end is on another gateway or, *at
-home*, both are on the same. At home no gateway knows of any other: what such messages cost more on four gateways than
-on one is what four processes cost that share a machine, and only the rest is what crossing costs.
+`gateways`: a group whose members are spread over the gateways, and pairs with as many outstanding messages per gateway
+(operators add gateways for more traffic). The users of a pair are on different gateways or, *at home*, on the same one.
+At home no gateway has a message for another. If such messages cost more on four gateways than on one, that is the
+cost of four processes that share a machine; only the rest is the cost of crossing gateways.
 
-`conversations`: one rate of messages, all to the same users, over more and more groups of theirs. Not a message each
-millisecond: that is how long a gateway gathers what it writes to Redis, and whether two leave together were chance.
+`conversations`: one rate of messages to the same users, over more and more of their groups. The rate is not one message
+per millisecond, because a gateway gathers its writes to Redis for that long, and chance would decide which share one.
 """
 
 from __future__ import annotations
@@ -40,18 +40,20 @@ SIZES = {
     "gateways": (1, 2, 4),
     "conversations": (10, 100, 1000, 10_000),
 }
-SETTLE_S = 2.0  # clients ack what they have within a second, and gateways write that within another
-GROUP = 1000  # members, where gateways grow
-PAIRS = 50  # on each gateway, each with a message on its way
-USERS, MEMBERS = 100, 10  # where conversations grow
+SETTLE_S = 2.0  # clients ack within a second, and gateways write acks within another
+GROUP = 1000  # members of the group, if gateways grow
+PAIRS = 50  # per gateway, each with one message outstanding
+USERS, MEMBERS = 100, 10  # if conversations grow
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    over: Annotated[str, Meta(pattern="^(members|gateways|conversations)$", description="what grows")] = "members"
-    sizes: Annotated[tuple[int, ...], Meta(description="to compare; none: the usual ones")] = ()
-    rate: Annotated[float, Meta(description="messages a second, where conversations grow")] = 3000
+    over: Annotated[str, Meta(pattern="^(members|gateways|conversations)$", description="the quantity that grows")] = (
+        "members"
+    )
+    sizes: Annotated[tuple[int, ...], Meta(description="sizes to compare (none: the default ones)")] = ()
+    rate: Annotated[float, Meta(description="messages per second, if conversations grow")] = 3000
     body: Annotated[int, Meta(description="bytes of a body")] = 128
-    seconds: Annotated[float, Meta(description="of one phase")] = 1.0
+    seconds: Annotated[float, Meta(description="seconds of one phase")] = 1.0
     rounds: Annotated[int, Meta(description="rounds of all phases")] = 5
 
 
@@ -69,7 +71,7 @@ async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> Non
 
 
 def _prepare_members(sizes: tuple[int, ...], api: Api) -> tuple[list[str], dict[str, Any]]:
-    """The same people are in one group of each size."""
+    """Create one group of each size, all with the same users."""
     users = [f"member-{number}" for number in range(max(sizes))]
     groups = {}
     for size in sizes:
@@ -79,7 +81,7 @@ def _prepare_members(sizes: tuple[int, ...], api: Api) -> tuple[list[str], dict[
 
 
 async def _run_members(worker: Worker, options: Options, prepared: dict[str, Any]) -> None:
-    """A load process has whole people and so a share of each group; the leading one sends to all of them."""
+    """Run whole users, and so a share of each group, in each process; the leading process sends to all groups."""
     chats = {user: worker.client(user) for user in worker.mine(prepared["users"])}
     rooms = {
         size: [
@@ -122,7 +124,7 @@ def _prepare_gateways(sizes: tuple[int, ...], api: Api) -> tuple[list[str], dict
 async def _run_gateways(worker: Worker, options: Options, prepared: dict[str, Any]) -> None:
     sizes = prepared["sizes"]
     if max(sizes) > len(worker.urls):
-        raise ValueError(f"{max(sizes)} gateways are to be compared, and {len(worker.urls)} are given")
+        raise ValueError(f"{max(sizes)} gateways are needed, but the target has {len(worker.urls)}")
     rooms, pairs, at_home = {}, {}, {}
     for size in sizes:
         group, urls = prepared["groups"][size], worker.urls[:size]
@@ -154,7 +156,7 @@ async def _pairs(worker: Worker, users: list[tuple[str, str]], urls: list[str], 
 
 
 def _prepare_conversations(sizes: tuple[int, ...], api: Api) -> tuple[list[str], dict[str, Any]]:
-    """For each size users of its own, of whom each is in as many groups as any other."""
+    """Create users for each size, each of them in as many groups as any other."""
     everybody, groups = [], {}
     for size in sizes:
         users = [f"in-{size}-{number}" for number in range(USERS)]
@@ -180,7 +182,7 @@ class Population:
         await self._worker.connect(self.chats.values(), lambda _: url)
 
     def send(self, _: int, due: int) -> None:
-        """To each group in turn, and from each member of it in turn."""
+        """Send to each group in turn, and from each of its members in turn."""
         users, conversation = self._groups[self._sent % len(self._groups)]
         user = users[self._sent // len(self._groups) % len(users)]
         route = self._routes.get((user, conversation)) or Route(conversation, self._body_bytes)
@@ -207,12 +209,12 @@ class Population:
 
 
 async def _run_conversations(worker: Worker, options: Options, prepared: dict[str, Any]) -> None:
-    """Each size on a gateway of its own, as long as there are enough of them."""
+    """Run each size on a gateway of its own, as long as there are enough gateways."""
     populations = {}
     for number, (size, groups) in enumerate(prepared["groups"].items()):
         populations[size] = population = Population(worker, groups if worker.leads else [], options.body)
         await population.connect(worker.urls[number % len(worker.urls)])
-        await population.phase("warm-up", options.rate, len(groups) / options.rate)  # each group has been written to
+        await population.phase("warm-up", options.rate, len(groups) / options.rate)  # writes to each group once
     for _ in range(options.rounds):
         for size, population in populations.items():
             await population.phase(f"{size} conversations", options.rate, options.seconds)

@@ -1,8 +1,8 @@
-"""Connect many, then let nothing happen: what a connection costs to make, to hold and to keep alive.
+"""Connect many clients, then do nothing: the cost of making, holding and keeping alive a connection.
 
-A process costs something with nobody connected, too (timers, its lease, the echo on the bus): the phase `empty` says
-how much, so that what a session costs does not depend on how many share that. Sessions are pinged and audited once in
-a heartbeat (30 s), so what they cost is told over a whole round of them, and after the last first audit.
+A process without connections uses CPU, too (timers, its lease, the echo on the bus). The phase `empty` measures that,
+so that the cost of a session does not depend on how many sessions share it. Sessions are pinged and audited once per
+heartbeat (30 s), so their cost is measured over one whole heartbeat, after the last first audit.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from loadtest.load.worker import Worker
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    connections: Annotated[int, Meta(description="sessions, each of a user of its own")] = 2000
-    seconds: Annotated[float, Meta(description="how long they idle: whole heartbeats")] = 30
+    connections: Annotated[int, Meta(description="sessions, one user each")] = 2000
+    seconds: Annotated[float, Meta(description="idle seconds, a multiple of the heartbeat")] = 30
     settle: Annotated[
-        float, Meta(description="seconds before that; a gateway pings who was quiet for half a heartbeat")
+        float,
+        Meta(
+            description="seconds before the idle phase; a gateway pings a session that was quiet for half a heartbeat"
+        ),
     ] = 16
-    steps: Annotated[int, Meta(description="in how many steps they connect, one phase each")] = 4
+    steps: Annotated[int, Meta(description="steps in which they connect, one phase each")] = 4
 
 
 def prepare(options: Options, api: Api) -> tuple[list[str], dict[str, Any]]:
@@ -31,9 +34,9 @@ def prepare(options: Options, api: Api) -> tuple[list[str], dict[str, Any]]:
     return users, {"users": users}
 
 
-WARM = 200  # connect first, so that what a process needs once is not counted as a connection's
+WARM = 200  # clients that connect first, so that one-time costs are not counted
 EMPTY_S = 8.0
-SETTLE_S = 3.0  # the first audit has been, and what a handshake needed is let go
+SETTLE_S = 3.0  # the first audit is over, and memory of handshakes is freed
 
 
 async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> None:

@@ -1,12 +1,12 @@
-"""How fast direct messages are at half of the highest rate that is sustained; and which rate that is.
+"""The latency of direct messages at half of the highest sustained rate, and that rate.
 
-The rate is doubled from `start` until it is not sustained, then narrowed down between the last that was and the first
-that was not. *Sustained*: all of it was offered in time, and when the offering ended no more was under way than is due
-in `WAITING_S`. Every load process must agree. A load client that shares two cores with all the servers is a good part
-of what they can bear together, and the rate found is that machine's; the notes say how busy the client was at the
-first rate that was too high: near a whole core, it was the client that could not go on.
+The rate is doubled from `start` until it is not sustained, then narrowed between the last that was and the first that
+was not. A rate is *sustained* if all messages were offered in time and, when the offering ended, no more messages were
+under way than are due in `WAITING_S`. All load processes must agree. A load client that shares two cores with all the
+servers uses a good part of them, so the rate found is that of the machine. The notes say how busy the client was at the
+first rate that was too high: near one whole core, the client was the limit.
 
-Open loop throughout: latency is the age of a message, from the moment it was due, when its reader has it.
+The loop is open throughout: latency is the age of a message when its reader receives it, counted from when it was due.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from loadtest.load.worker import Worker
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     pairs: Annotated[int, Meta(description="pairs of users")] = 200
-    start: Annotated[float, Meta(description="messages a second to begin with")] = 1000
-    step: Annotated[float, Meta(description="seconds at each rate that is tried")] = 2.0
-    narrow: Annotated[int, Meta(description="steps of narrowing down")] = 3
+    start: Annotated[float, Meta(description="first rate, messages per second")] = 1000
+    step: Annotated[float, Meta(description="seconds at each rate")] = 2.0
+    narrow: Annotated[int, Meta(description="steps that narrow the rate down")] = 3
     body: Annotated[int, Meta(description="bytes of a body")] = 128
-    seconds: Annotated[float, Meta(description="at half of the highest rate")] = 10.0
+    seconds: Annotated[float, Meta(description="seconds at half of the highest rate")] = 10.0
 
 
 HALF = "half of the highest rate"
 SLICE_S = 0.25
-WAITING_S = 0.05  # of messages may be under way while a rate is sustained
-HOPELESS_S = 0.25  # of them: the rest of the step would only build a heap
-LATE = 1.05  # times the step: the client did not get it all said
-TRIES = 2  # a stall of the machine is no verdict
+WAITING_S = 0.05  # seconds' worth of messages may be under way at a sustained rate
+HOPELESS_S = 0.25  # the step is given up: more messages would only queue
+LATE = 1.05  # × the step: the client could not send everything
+TRIES = 2  # one stall of the machine does not decide
 HIGHEST = 1_000_000.0
 
 
@@ -46,7 +46,7 @@ def prepare(options: Options, api: Api) -> tuple[list[str], dict[str, Any]]:
 
 
 class Search:
-    """The highest rate that is sustained, by trying."""
+    """The search for the highest sustained rate."""
 
     def __init__(self, worker: Worker, pairs: list[Pair], options: Options) -> None:
         self._worker = worker
@@ -55,7 +55,7 @@ class Search:
         self.client_load = 0.0  # at the last rate that was not sustained
 
     async def highest(self) -> float:
-        """0: every rate that was tried is too much."""
+        """Return the rate, or 0 if every tried rate is too high."""
         low, high = 0.0, self._options.start
         while high < HIGHEST and await self._sustained(high):
             low, high = high, 2 * high
@@ -74,7 +74,7 @@ class Search:
         return False
 
     async def _step(self, rate: float) -> bool:
-        """Whether all load processes sustained it. What was sent arrives, whatever the verdict."""
+        """Return whether all load processes sustained the rate, after everything that was sent has arrived."""
         worker, pairs, step = self._worker, self._pairs, self._options.step
         for pair in pairs:
             pair.begin()

@@ -1,4 +1,4 @@
-"""A population as there is one: groups and pairs over all gateways, typing before writing, reading after."""
+"""A mixed population: groups and pairs over all gateways, typing before writing, reading after."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from loadtest.load.worker import Worker
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     users: Annotated[int, Meta(description="users, one session each")] = 400
     members: Annotated[int, Meta(description="members of a group; each user is in one")] = 20
-    rate: Annotated[float, Meta(description="messages a second of all together")] = 300
-    groups: Annotated[int, Meta(description="percent of the messages that go to groups, the others to one user")] = 30
+    rate: Annotated[float, Meta(description="messages per second in total")] = 300
+    groups: Annotated[int, Meta(description="percentage of messages to groups; the others go to one user")] = 30
     body: Annotated[int, Meta(description="bytes of a body")] = 128
-    seconds: Annotated[float, Meta(description="of one round")] = 5
+    seconds: Annotated[float, Meta(description="seconds of one round")] = 5
     rounds: Annotated[int, Meta(description="rounds")] = 3
 
 
@@ -36,7 +36,7 @@ TYPING_EVERY = 5  # messages
 
 
 class Person:
-    """A user with a friend and a group, whom she writes to in turns."""
+    """A user with a friend and a group, to which she writes in turns."""
 
     def __init__(self, chat: Client, friend: str, group: str, body_bytes: int) -> None:
         self.chat = chat
@@ -47,7 +47,7 @@ class Person:
 
 
 async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> None:
-    """Whole groups live in one process, so that a process knows what each of its users is to receive."""
+    """Run whole groups in one process, so that the process knows what each of its users will receive."""
     people: dict[str, Person] = {}
     members: dict[str, list[str]] = {}
     for group in worker.mine(prepared["groups"]):
@@ -86,6 +86,6 @@ async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> Non
 
 
 def _read(chat: Client) -> None:
-    """She looks at what came."""
+    """Mark received messages as read."""
     for conversation, seq in chat.last.items():
         chat.send_command("read", conversation=conversation.decode(), seq=seq)

@@ -1,4 +1,4 @@
-"""Users come and go while others watch them."""
+"""Users connect and disconnect while others watch their presence."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from loadtest.load.worker import Worker
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    watched: Annotated[int, Meta(description="users who come and go")] = 100
-    watchers: Annotated[int, Meta(description="who watch them all, at most 200 each")] = 100
-    rounds: Annotated[int, Meta(description="how often they come and go")] = 3
+    watched: Annotated[int, Meta(description="users that connect and disconnect")] = 100
+    watchers: Annotated[int, Meta(description="users that watch all of them, at most 200 each")] = 100
+    rounds: Annotated[int, Meta(description="rounds of connecting and disconnecting")] = 3
 
 
 def prepare(options: Options, api: Api) -> tuple[list[str], dict[str, Any]]:
@@ -24,18 +24,18 @@ def prepare(options: Options, api: Api) -> tuple[list[str], dict[str, Any]]:
     return watched + watchers, {"watched": watched, "watchers": watchers}
 
 
-GRACE_S = 20.0  # going offline is told after a few seconds
+GRACE_S = 20.0  # watchers learn of an offline user after a few seconds
 
 
 class Watcher:
-    """Who it takes to be online, as it was told."""
+    """A watcher and the users that it was told are online."""
 
     def __init__(self) -> None:
         self.online: dict[str, bool] = {}
         self.told = 0
 
     def sees(self, online: bool) -> int:
-        """How many."""
+        """Return how many users are online."""
         return sum(value is online for value in self.online.values())
 
     def hear(self, event: dict[str, Any]) -> None:
@@ -48,7 +48,7 @@ class Watcher:
 async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> None:
     flitting = [worker.client(user) for user in worker.mine(prepared["watched"])]
     clients = [worker.client(user) for user in worker.mine(prepared["watchers"])]
-    await worker.connect(flitting, lambda _: worker.urls[-1])  # a user exists once she was here
+    await worker.connect(flitting, lambda _: worker.urls[-1])  # a user exists after the first connect
     await worker.connect(clients, lambda _: worker.urls[0])
     await worker.share()
     watchers = []

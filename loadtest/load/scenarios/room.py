@@ -1,7 +1,7 @@
-"""A group with all its readers, and the two ways to send to it: so many outstanding, or so many a second.
+"""A group with all its readers, and two ways to send to it: with a number of messages outstanding, or at a rate.
 
-`outstanding`: the next message leaves when the one `width` before it has reached every reader of this process. Several
-that become due at once leave in one write, as a client's would.
+With `outstanding`, the next message leaves when the message `width` before it has reached every reader of this process.
+Several messages that become due at once leave in one write, as those of a client would.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 from loadtest.load.client import Client, FloorReader, Route, now_us
 from loadtest.load.worker import Worker
 
-WATCH_EVERY = 16  # readers whose latency is recorded: all would cost the client more than reading
+WATCH_EVERY = 16  # every n-th reader records latency: for all, it would cost more than reading
 
 
 class Pump:
-    """Keeps `width` messages on their way for a while, and knows when the last has arrived everywhere."""
+    """Keep `width` messages outstanding for some seconds, and notice when the last one has arrived everywhere."""
 
     def __init__(self, readers: Sequence[Client], width: int, seconds: float, send: Callable[[int], None]) -> None:
         self.sent = 0
@@ -27,7 +27,7 @@ class Pump:
         self._width = width
         self._until = time.monotonic() + seconds
         self._send = send
-        self._reached: list[int] = []  # how many readers have the i-th
+        self._reached: list[int] = []  # how many readers received the i-th message
         self._complete = 0
         for reader in readers:
             reader.on_read = self._read
@@ -54,7 +54,7 @@ class Pump:
 
 
 class Room:
-    """The readers of one group in this process; the first of the leading process sends."""
+    """The readers of one group in this process; the first reader of the leading process sends."""
 
     def __init__(self, worker: Worker, readers: Sequence[Client], conversation: str, body_bytes: int) -> None:
         self.worker = worker
@@ -71,25 +71,25 @@ class Room:
         sender.transport.write(b"".join([sender.message(self.route, stamp) for _ in range(count)]))
 
     async def outstanding(self, name: str, width: int, seconds: float) -> None:
-        """A measured phase in deliveries."""
+        """Run a measured phase, counted in deliveries."""
         await together(self.worker, [self], name, width, seconds)
 
     async def paced(self, name: str, rate: float, seconds: float) -> None:
-        """The same at an even rate."""
+        """Run the same at an even rate."""
         await _phase(self.worker, [self], name, lambda room: room.open(name, rate, seconds))
 
     async def closed(self, width: int, seconds: float) -> int:
-        """How many were sent; all of them have arrived, or never will."""
+        """Send, and return how many were sent after all of them have arrived or have been given up."""
         pump = Pump(self.readers, width, seconds, self.send)
         try:
             async with asyncio.timeout(seconds + 20):
                 await pump.finished
         except TimeoutError:
-            pass  # what is missing is counted as lost
+            pass  # missing messages are counted as lost
         return pump.sent
 
     async def open(self, name: str, rate: float, seconds: float) -> int:
-        """How many were sent."""
+        """Send at a rate, and return how many were sent."""
         sender = self.readers[0]
         return await self.worker.paced(rate, seconds, lambda _, due: sender.send(self.route, due), name)
 
@@ -109,7 +109,7 @@ class Room:
 
 
 class FloorRoom(Room):
-    """As many readers on a floor, of frames as long as ours."""
+    """As many readers of a floor, with frames as long as Linnet's."""
 
     def __init__(self, worker: Worker, users: Sequence[str], frame_bytes: int) -> None:
         readers = [FloorReader(user, worker.failures) for user in users]
@@ -125,7 +125,7 @@ class FloorRoom(Room):
 
 
 async def together(worker: Worker, rooms: Sequence[Room], name: str, width: int, seconds: float) -> None:
-    """A measured phase of several rooms at once, each with `width` outstanding."""
+    """Run a measured phase of several rooms at once, each with `width` messages outstanding."""
     await _phase(worker, rooms, name, lambda room: room.closed(width, seconds))
 
 

@@ -1,9 +1,8 @@
-"""Some readers of a group stop reading for a while: the others must not notice, and nobody may lose anything.
+"""Some readers of a group stop reading for a while: the others must not notice, and no message may be lost.
 
-What the others notice is told against the same others, at the same rate, before every stall and after the last one,
-so that a machine which is busier at one time than at another does not decide. They keep their p99 from the moment a
-message was due. A stalled reader is fed from the log when it reads again; by how much it had missed by then (`missed`)
-one sees that it really was behind, and that no buffer held it.
+The other readers are compared with themselves at the same rate, before each stall and after the last one, so that a
+machine that is busier at one time does not decide. Their p99 counts from the moment a message was due. A stalled reader
+is fed from the log when it reads again; the note `missed` shows that it was behind and that no buffer held the events.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from loadtest.load.worker import Worker
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     members: Annotated[int, Meta(description="members of the group, all connected")] = 200
-    one_in: Annotated[int, Meta(ge=2, description="one reader in so many stalls")] = 10
-    rate: Annotated[float, Meta(description="messages a second")] = 20
+    one_in: Annotated[int, Meta(ge=2, description="one in this many readers stalls")] = 10
+    rate: Annotated[float, Meta(description="messages per second")] = 20
     body: Annotated[int, Meta(description="bytes of a body")] = 4096
-    seconds: Annotated[float, Meta(description="how long they stall")] = 20
-    calm: Annotated[float, Meta(description="how long all read before each stall and after the last")] = 20
-    rounds: Annotated[int, Meta(description="how often they stall")] = 1
+    seconds: Annotated[float, Meta(description="seconds of a stall")] = 20
+    calm: Annotated[float, Meta(description="seconds in which all read, before each stall and after the last")] = 20
+    rounds: Annotated[int, Meta(description="number of stalls")] = 1
 
 
 CALM = "all read"

@@ -1,4 +1,4 @@
-"""Everybody loses the connection at once and comes back as fast as they are let in, each with several groups."""
+"""All clients lose their connections at once and reconnect as fast as they are admitted, each with several groups."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from loadtest.load.worker import Worker
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
-    clients: Annotated[int, Meta(description="who come back")] = 1000
-    groups: Annotated[int, Meta(description="groups that each is in")] = 10
+    clients: Annotated[int, Meta(description="clients that reconnect")] = 1000
+    groups: Annotated[int, Meta(description="groups of each client")] = 10
     members: Annotated[int, Meta(description="members of a group")] = 100
-    at_once: Annotated[int, Meta(description="connects under way at a time")] = 200
-    rounds: Annotated[int, Meta(description="how often they are thrown out")] = 5
+    at_once: Annotated[int, Meta(description="concurrent connects")] = 200
+    rounds: Annotated[int, Meta(description="rounds of losing all connections")] = 5
 
 
 def prepare(options: Options, api: Api) -> tuple[list[str], dict[str, Any]]:
@@ -27,7 +27,7 @@ def prepare(options: Options, api: Api) -> tuple[list[str], dict[str, Any]]:
     return users, {"users": users, "groups": options.groups}
 
 
-AWAY_S = 5.0  # the gateway has marked everybody away: of a wave of connects, that is no part
+AWAY_S = 5.0  # the gateway has marked all users offline before the measured wave of connects
 
 
 async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> None:
