@@ -1,15 +1,15 @@
-"""`python -m loadtest canary`: an auditor that never sleeps. Synthetic users send each other stamped messages all the
-time, through every gateway they can reach, and what becomes of each is exported as metrics.
+"""`python -m loadtest canary`: synthetic users send each other stamped messages all the time, through every gateway
+that they can reach, and the canary exports metrics about each message.
 
-Each user is a `device.py` device, and what it writes into its book is judged at once (`Ledger`); a message on its way
-is a `Flight`, until everybody has it. A receiver that is connected and was not given a message within `LATE_S` counts
-as late: that is how a subscription that has gone deaf shows within seconds. One that still lacks it after `LOST_S`,
-though it has been connected for long enough to be given everything, counts as lost.
+Each user is a `Device`; its `Ledger` judges every row that the device records. A message is a `Flight` until every
+receiver has it. If a connected receiver has not received a message within `LATE_S`, it counts as late, so a
+subscription that went deaf is noticed within seconds. If the receiver has been connected for `LOST_S` and still lacks
+an acked message, it counts as lost.
 
-What it costs is bounded: `--users` connections, two messages each `--every` seconds. Its users bear names of their own
-(`canary-…`), its group is found again after a restart, and its logs are trimmed like any other. Behind a load balancer
-it cannot choose its gateways: now and then a user leaves a gateway that others of them are on, so that with time each
-has one (`linnet_canary_gateways`).
+The cost is bounded: `--users` connections, two messages each `--every` seconds. The users have reserved names
+(`canary-…`), the canary finds its group again after a restart, and its logs are trimmed like all others. Behind a load
+balancer it cannot choose gateways. Now and then it therefore reconnects a user whose gateway has other canary users,
+so that in time every gateway has one (`linnet_canary_gateways`).
 """
 
 from __future__ import annotations
@@ -54,23 +54,25 @@ TITLE: Final = "canary"
 
 SENT = Counter("linnet_canary_sent", "Messages sent")
 ACKED = Counter("linnet_canary_acked", "Messages acked")
-REFUSED = Counter("linnet_canary_refused", "Errors in answer to messages, by code", ("code",))
-RECEIVED = Counter("linnet_canary_received", "Messages received, each by each receiver")
-LATE = Counter("linnet_canary_late", f"Messages a connected receiver did not have within {LATE_S:g} s")
-LOST = Counter("linnet_canary_lost", "Acked messages that a receiver was not given, although it was connected")
-DUPLICATED = Counter("linnet_canary_duplicated", "Messages given twice to one session, or that stand in a log twice")
-REORDERED = Counter("linnet_canary_reordered", "Messages given after a later one")
+REFUSED = Counter("linnet_canary_refused", "Error answers to messages, by code", ("code",))
+RECEIVED = Counter("linnet_canary_received", "Messages received, counted for each receiver")
+LATE = Counter("linnet_canary_late", f"Messages that a connected receiver did not receive within {LATE_S:g} s")
+LOST = Counter("linnet_canary_lost", "Acked messages that a receiver did not receive although it was connected")
+DUPLICATED = Counter("linnet_canary_duplicated", "Messages delivered twice to one session, or stored twice in a log")
+REORDERED = Counter("linnet_canary_reordered", "Messages delivered after a later one")
 GAPS = Counter("linnet_canary_gaps", "Announced gaps, by reason", ("reason",))
-CLOSES = Counter("linnet_canary_closes", "Connections that ended, not by us", ("code",))
+CLOSES = Counter("linnet_canary_closes", "Connections that the canary did not end, by close code", ("code",))
 CONNECTED = Gauge("linnet_canary_connected", "Synthetic users that are connected")
-GATEWAYS = Gauge("linnet_canary_gateways", "Gateways that these are connected to")
+GATEWAYS = Gauge("linnet_canary_gateways", "Gateways that the synthetic users are connected to")
 DELIVERY_SECONDS = Histogram(
-    "linnet_canary_delivery_seconds", "From a send to its arrival at a connected receiver", buckets=metrics._LATENCY
+    "linnet_canary_delivery_seconds",
+    "Seconds from a send to its arrival at a connected receiver",
+    buckets=metrics._LATENCY,
 )
 
 
 class Flight(msgspec.Struct):
-    """A message on its way; `waiting`: who does not have it."""
+    """A message on its way; `waiting` are the users that have not received it."""
 
     sent: float
     waiting: set[str]
@@ -82,17 +84,19 @@ Flights = dict[tuple[str, int], Flight]
 
 
 class Ledger:
-    """One user's book: judges what the user is given, row by row."""
+    """The recorder of one user: it judges each row."""
 
     def __init__(self, user: str, flights: Flights, now: Callable[[], float]) -> None:
         self.user = user
         self.flights = flights
-        self.connected_at = 0.0  # 0: not connected
+        self.connected_at = 0.0  # 0: the user is not connected
         self.node = ""
         self.groups: set[str] = set()
         self._now = now
         self._last: dict[str, int] = {}
-        self._positions: dict[tuple[str, int], tuple[str, int]] = {}  # of the last messages: where each stands
+        self._positions: dict[
+            tuple[str, int], tuple[str, int]
+        ] = {}  # message -> conversation and seq, of the last messages
 
     def add(self, row: Rows) -> None:
         match row:
@@ -151,7 +155,7 @@ class Ledger:
 
 
 def sweep(flights: Flights, ledgers: dict[str, Ledger], now: float) -> None:
-    """Judges what is still on its way, and lets go of what is not."""
+    """Count messages that are late or lost, and forget those that are settled."""
     for message, flight in list(flights.items()):
         age = now - flight.sent
         there = [ledgers[user] for user in flight.waiting if ledgers[user].connected_at]
@@ -167,7 +171,7 @@ def sweep(flights: Flights, ledgers: dict[str, Ledger], now: float) -> None:
 
 
 class Canary:
-    """The users, and what they do."""
+    """The users and their behaviour."""
 
     def __init__(self, urls: list[str], api: Api, users: int, every_s: float) -> None:
         self._api = api
@@ -192,7 +196,7 @@ class Canary:
         GATEWAYS.set(len(set(connected)))
 
     async def run(self) -> None:
-        """Until it is cancelled."""
+        """Run until cancelled."""
         await until(self._refresh)
         async with asyncio.TaskGroup() as tasks:
             for device in self.devices:
@@ -204,12 +208,12 @@ class Canary:
             tasks.create_task(self._write())
 
     async def _refresh(self) -> bool:
-        """Tokens for all."""
+        """Fetch new tokens for all users; return whether that worked."""
         try:
             for user in self.ledgers:
                 self._tokens[user] = await asyncio.to_thread(self._api.token, user)
         except (urllib.error.URLError, OSError) as error:
-            log.warning("no tokens: %s", error)
+            log.warning("cannot get tokens: %s", error)
             return False
         return True
 
@@ -225,7 +229,7 @@ class Canary:
             attempt("canary", lambda: sweep(self._flights, self.ledgers, asyncio.get_running_loop().time()))
 
     async def _rotate(self) -> None:
-        """A user on a gateway that others are on goes and comes back, perhaps elsewhere."""
+        """Reconnect a user whose gateway has other canary users; it may reach another gateway."""
         while True:
             await asyncio.sleep(ROTATE_S * self._rng.uniform(0.5, 1.5))
             on = Tally(ledger.node for ledger in self.ledgers.values() if ledger.connected_at)
@@ -236,7 +240,7 @@ class Canary:
                 device.go_online()
 
     async def _write(self) -> None:
-        """Each in turn writes to all and to the next."""
+        """Let each user in turn write to the group and to the next user."""
         await until(self._gather)
         while True:
             for number, device in enumerate(self.devices):
@@ -254,7 +258,7 @@ class Canary:
             self._flights[device.user, sent] = Flight(asyncio.get_running_loop().time(), receivers)
 
     async def _gather(self) -> bool:
-        """The group of all, the one they have or a new one. Users exist once they have connected."""
+        """Find or create the group of all users, who exist once they have connected; return whether that worked."""
         if not all(device.ready for device in self.devices):
             return False
         groups = sorted(set().union(*(ledger.groups for ledger in self.ledgers.values())))
@@ -264,7 +268,7 @@ class Canary:
                 path = f"/conversations/{self.group}/members/{user}"
                 await asyncio.to_thread(self._api.call, "PUT", path, {"role": "member"})
         except (urllib.error.URLError, OSError) as error:
-            log.warning("no group: %s", error)
+            log.warning("cannot create the group: %s", error)
             return False
         return True
 
@@ -275,7 +279,7 @@ class Canary:
 
 
 async def until(attempt: Callable[[], Awaitable[bool]]) -> None:
-    """Tries again until it succeeds."""
+    """Call `attempt` until it succeeds."""
     while True:
         if await attempt():
             return
@@ -283,7 +287,7 @@ async def until(attempt: Callable[[], Awaitable[bool]]) -> None:
 
 
 def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    one = commands.add_parser("canary", help="send stamped messages for ever, and export what becomes of them")
+    one = commands.add_parser("canary", help="send stamped messages for ever, and export metrics about them")
     one.add_argument("--target", nargs="+", required=True, metavar="ws://…/ws", help="gateways")
     one.add_argument("--api", required=True, metavar="http://…", help="the router's HTTP API")
     one.add_argument("--listen", default="127.0.0.1:9000", help="host:port of /livez and /metrics (%(default)s)")
@@ -299,7 +303,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def serve(arguments: argparse.Namespace) -> None:
-    """Until SIGTERM or Ctrl-C."""
+    """Run until SIGTERM or SIGINT."""
     api = Api(arguments.api, secret("LINNET_SERVER_KEY"), secret("LINNET_JWT_SECRET"))
     canary = Canary(arguments.target, api, max(2, arguments.users), arguments.every)
     admin = uvicorn.Server(serving.config(create_admin(lambda: Readiness(True, "ok"), canary.observe)))
@@ -320,6 +324,6 @@ async def serve(arguments: argparse.Namespace) -> None:
 
 
 def secret(name: str) -> str:
-    """From the environment, or from the file that it names, as the processes read theirs."""
+    """Return a secret from the environment, or from the file that the environment names."""
     path = os.environ.get(f"{name}_FILE")
     return Path(path).read_text(encoding="utf-8").strip() if path else os.environ.get(name, "")

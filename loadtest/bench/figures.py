@@ -18,18 +18,18 @@ SIDES: Final = ("memory", "fsync")  # the durabilities that are compared
 Phases = Mapping[str, Measurement]
 Notes = Mapping[str, float]
 FLAT: Final = 1.2
-SESSIONS: Final = 10_000  # on a gateway, among which what it costs while nobody is there is divided
+SESSIONS: Final = 10_000  # on one gateway; they share the cost of an empty gateway
 
 
 class Found(NamedTuple):
-    """What a scenario's runs found: medians by phase, and notes."""
+    """The results of a scenario: medians by phase, and notes."""
 
     phases: Phases
     notes: Notes
 
 
 class Figure(NamedTuple):
-    """One promise: how it is read from what was found (None: not to be had from so small a run), and its limit."""
+    """A promised figure: `read` computes it (None: the run was too small for it), and `limit` is its promise."""
 
     name: str
     scenario: str
@@ -60,15 +60,15 @@ def _bytes_per_session(found: Found) -> float:
 
 
 def _idle_cpu(found: Found) -> float:
-    """Of a session, when `SESSIONS` of them share what an empty gateway costs."""
+    """Return the CPU of an idle session if `SESSIONS` sessions share the cost of an empty gateway."""
     empty, idle = found.phases["empty"], found.phases["idle"]
-    empty_us = empty.cost_us("gateway") * 1000  # a second
+    empty_us = empty.cost_us("gateway") * 1000  # per second
     sessions = idle.units / idle.wall_s
     return idle.cost_us("gateway") - empty_us / sessions + empty_us / SESSIONS
 
 
 def _growth(of: str, sizes: tuple[int, ...]) -> Callable[[Found], float]:
-    """The dearest of the sizes, against the cheapest."""
+    """Compare the most expensive of the sizes with the cheapest."""
 
     def read(found: Found) -> float:
         costs = [found.phases[of.format(size)].cost_us("gateway") for size in sizes]
@@ -78,7 +78,7 @@ def _growth(of: str, sizes: tuple[int, ...]) -> Callable[[Found], float]:
 
 
 def _further(of: str, sizes: tuple[int, ...]) -> Callable[[Found], float]:
-    """The same of what each delivery costs that a group has more than a smaller one: without a message's own costs."""
+    """Compare the cost of each further delivery between sizes, so without the costs of the message itself."""
 
     def read(found: Found) -> float:
         whole = [found.phases[of.format(size)].cost_us("gateway") * size for size in sizes]
@@ -100,7 +100,7 @@ def _p99_ms(name: str) -> Callable[[Found], float]:
 
 
 def _all_back_s(found: Found) -> float | None:
-    """As long as it took, where so many did come back."""
+    """Return the seconds until all clients were back, if as many as promised were."""
     back = found.phases["reconnect"]
     return back.wall_s if back.units >= SESSIONS else None
 
@@ -158,7 +158,7 @@ FIGURES: Final = (
 
 
 def compare(results: list[Result]) -> str:
-    """What is promised and what was found."""
+    """Return one line for each promised figure: what was measured, and the limit."""
     found: dict[str, Found] = {}
     for result in results:
         phases = {one.name: one for one in report.shown(result)}

@@ -1,7 +1,7 @@
-"""Measurements as SVG: the plots of a result's page, and the pictures of a README.
+"""Measurements as SVG: the plots of a result page, and the pictures of the documentation.
 
-Pure but for the plotter, which is imported when something is drawn: where a test runs needs none. What comes out needs
-nothing from anywhere, neither scripts nor fonts.
+Pure, except for the plotting library, which is imported when a plot is drawn: a machine that only measures needs none.
+The SVG needs neither scripts nor fonts from elsewhere.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PARTS: Final = ("gateway", "router", "redis", "floor")
 
 
 def parts_of(one: Measurement) -> Iterable[str]:
-    """The floor's phases cost the floor, the others everybody else."""
+    """Return the parts whose CPU a phase costs: the floor for its own phases, all others otherwise."""
     return ["floor"] if one.name.startswith("floor") else [part for part in one.cpu_s if part != "floor"]
 
 
@@ -27,7 +27,7 @@ def parts_of(one: Measurement) -> Iterable[str]:
 
 
 def of(measurements: list[Measurement]) -> list[str]:
-    """All that these phases have to show."""
+    """Return all plots that these phases have data for."""
     found = [_costs(measurements)] if measurements else []
     if any(one.delivery_us for one in measurements):
         found.append(_latencies({one.name: one for one in measurements}))
@@ -71,7 +71,7 @@ def _memory(connects: Sequence[Measurement]) -> str:
     return _svg(chart)
 
 
-# -- a README
+# -- the documentation
 
 
 LATENCIES: Final = {  # line -> scenario, phase
@@ -80,7 +80,7 @@ LATENCIES: Final = {  # line -> scenario, phase
     "group, everybody reads": ("slow", slow.CALM),
     "group, for the others while some do not read": ("slow", slow.STALL),
 }
-GROUPS: Final = {  # line -> what its phases are called, and the part that is shown
+GROUPS: Final = {  # line -> the name of its phases, and the part that is shown
     "floor: one bare write per member": ("floor, {} members", "floor"),
     "gateway": ("{} members", "gateway"),
     "gateway, groups side by side": ("{} members, side by side", "gateway"),
@@ -88,7 +88,7 @@ GROUPS: Final = {  # line -> what its phases are called, and the part that is sh
 
 
 def pictures(phases: Mapping[str, Sequence[Measurement]]) -> dict[str, str]:
-    """By name, those that the phases of these scenarios suffice for."""
+    """Return, by name, the pictures that these phases have data for."""
     by_name = {scenario: {one.name: one for one in some} for scenario, some in phases.items()}
     found: dict[str, str] = {}
     lines = {
@@ -112,7 +112,7 @@ def _groups(measured: Mapping[str, Measurement]) -> str:
     lines: dict[str, list[tuple[int, float]]] = {}
     for line, (phase, part) in GROUPS.items():
         known = [(size, measured[phase.format(size)]) for size in sizes if phase.format(size) in measured]
-        # What was too little for a meter to show has no place on a logarithmic axis.
+        # A cost of zero (too small for the meter) cannot be on a logarithmic axis.
         points = [(size, one.cost_us(part) * size) for size, one in known if one.cost_us(part)]
         if points:
             lines[line] = points
@@ -127,13 +127,13 @@ def _groups(measured: Mapping[str, Measurement]) -> str:
 
 
 def _decades(values: Iterable[float]) -> list[float]:
-    """Labels of a logarithmic axis that holds them all."""
+    """Return the labels of a logarithmic axis that contains all values."""
     powers = [floor(log10(value)) for value in values]
     return [10.0**power for power in range(min(powers), max(powers) + 2)]
 
 
 def _chart(kind: str, title: str, **options: Any) -> Any:
-    """One of pygal's, rid of its import hook, which is of a kind that Python warns of at every later import."""
+    """Return a chart of pygal. Its import hook is removed, because Python warns about it at every later import."""
     import pygal
     from pygal.style import Style
 
@@ -153,5 +153,5 @@ def _chart(kind: str, title: str, **options: Any) -> Any:
 
 
 def _svg(chart: Any) -> str:
-    """Without the plotter's script, which holds its options for tooltips that nobody will see."""
+    """Return the SVG without the script of the plotting library, which only serves tooltips."""
     return re.sub(r"<script.*?</script>", "", str(chart.render(is_unicode=True)), flags=re.DOTALL)

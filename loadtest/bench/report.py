@@ -1,7 +1,7 @@
-"""Results for people and programs: a table, JSON, and one HTML page that needs nothing from anywhere.
+"""Results for people and programs: a table, JSON, and one self-contained HTML page.
 
-The JSON is the whole truth and can be made into the page later and elsewhere (`python -m loadtest report FILE`), so
-that where the test runs needs no plotter.
+The JSON contains everything, and `python -m loadtest report FILE` turns it into the page later and elsewhere. So the
+machine that runs the test needs no plotting library.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ WARM_UP = "warm-up"
 
 
 def shown(result: Result) -> list[Measurement]:
+    """Return the medians of all phases except the warm-up."""
     return [one for one in medians(result.measurements) if one.name != WARM_UP]
 
 
 def table(result: Result) -> str:
-    """One line per phase; costs are CPU µs per unit."""
+    """Return one line per phase; costs are CPU µs per unit."""
     header = ["phase", "per", "units/s", *(f"{part} µs" for part in PARTS[:3]), "all µs", "p50 ms", "p99 ms"]
     header += ["p99.9 ms", "max ms", "gateway MB", "client"]
     rows = [_row(one) for one in shown(result)]
@@ -73,7 +74,7 @@ figure{{margin:1em 0}}</style><h1>Linnet load test</h1>{body}</html>
 
 
 def write_html(results: Sequence[Result], path: Path) -> None:
-    """Tables and plots; the plots are SVG in the page."""
+    """Write a page with tables and SVG plots."""
     parts = []
     for result in results:
         options = ", ".join(f"{name} {value}" for name, value in result.options.items())
@@ -84,7 +85,7 @@ def write_html(results: Sequence[Result], path: Path) -> None:
 
 
 def write_pictures(results: Sequence[Result], folder: Path) -> None:
-    """One SVG for each plot of a README that these results have something for."""
+    """Write one SVG for each picture that these results have data for."""
     phases: dict[str, list[Measurement]] = {}
     for result in results:
         phases.setdefault(result.scenario, []).extend(shown(result))

@@ -66,7 +66,7 @@ def full() -> list[Result]:
 
 
 def quick() -> list[Result]:
-    """All on one deployment, and no verdict but on what was lost."""
+    """Run all scenarios on one deployment, without a verdict on figures."""
     results = []
     with local.deployment() as target:
         for name, given in QUICK:
@@ -76,7 +76,7 @@ def quick() -> list[Result]:
 
 
 def _each(steps: Steps) -> list[Result]:
-    """Each against a deployment of its own, and the figures at the end."""
+    """Run each scenario on a deployment of its own, then compare the figures."""
     results = []
     for name, given in steps:
         if name == "durability":
@@ -98,7 +98,7 @@ DURABLE_ROUNDS: Final = 5
 
 
 def durability(given: dict[str, Any]) -> Result:
-    """`direct` on a deployment of each durability, in turns: a run is one side's round."""
+    """Run `direct` on one deployment of each durability, in turns; each run is one round of one side."""
     scenario = SCENARIOS["direct"]
     options = scenario.Options(**given)
     with ExitStack() as stack:

@@ -1,20 +1,20 @@
-"""What users pick today, under the same load as Linnet: `python -m loadtest.peers`, behind `make bench-peers`.
+"""Linnet compared with popular libraries under the same load: `python -m loadtest.peers`, behind `make bench-peers`.
 
-Two nodes of each over a Valkey of its own, all up at once, one of them loaded at a time: each round goes through all
-sides phase by phase, so that what the machine does meanwhile happens to all. It prints one table of what a message
-costs, as a multiple of what it costs Linnet. The peers are as their documentation has them and do what its examples do:
-join a room named as the conversation, emit to the room, ack where they have acks. None of them keeps, orders or
-repeats anything, and Linnet does all three for the price in the table.
+Each library runs two nodes over a Valkey of its own. All are started at once and loaded one at a time: each round loads
+every side in turn, phase by phase, so that all meet the same machine. The result is a table of the cost of a message,
+as a multiple of Linnet's. The libraries are configured as in their documentation and do what its examples do: join a
+room named as the conversation, emit to the room, acknowledge if they can. None of them stores, orders or repeats
+messages; Linnet does all three at the price in the table.
 
-clients            their connections, as cheap as Linnet's
-deployment         their processes
-load               what the load process does, round by round
-table              ratios, from what was measured
+clients            connections to the libraries, as cheap as Linnet's client
+deployment         processes of the libraries
+load               the load process, round by round
+table              ratios of what was measured
 __main__           the command
 
-socket_io.js       Socket.IO with @socket.io/redis-adapter; package.json and its lock say which
+socket_io.js       Socket.IO with @socket.io/redis-adapter; package.json and its lock name the versions
 python_socketio    python-socketio with AsyncRedisManager
 django_channels    Django Channels with channels_redis
 
-The last two run in a .venv of their own (deploy/requirements-peers.txt) and are imported by nobody.
+The last two run in a .venv of their own (deploy/requirements-peers.txt); no module imports them.
 """

@@ -1,6 +1,6 @@
-"""`python -m loadtest.peers`: starts Linnet and the peers, loads them in turn, prints the table, stops them all.
+"""`python -m loadtest.peers`: start Linnet and the peers, load them in turn, print the table, stop them all.
 
-Exit code 1: Linnet lost, doubled or misplaced something. What a peer loses is told under the table.
+The exit code is 1 if Linnet lost, duplicated or misordered a message. Losses of a peer are printed under the table.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from loadtest.peers.table import Parts, table
 
 
 def measure(options: load.Options, target: Target, peers: list[Peer]) -> Result:
-    """Of deployments that are up."""
+    """Measure deployments that are running."""
     raise_file_limit()
     api = Api(target.api, target.server_key, target.jwt_secret)
     writers, pairs = direct.prepare(direct.Options(pairs=options.pairs), api)
@@ -45,7 +45,7 @@ def measure(options: load.Options, target: Target, peers: list[Peer]) -> Result:
 
 
 def parts_of(names: list[str]) -> Parts:
-    """Whose CPU is whose cost, in the order of the table."""
+    """Return the parts whose CPU is the cost of each side, in the order of the table."""
     return {
         load.LINNET: ("gateway", "router", "redis"),
         **{name: parts(name) for name in names},

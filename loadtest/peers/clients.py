@@ -1,10 +1,10 @@
-"""Connections to the peers that count and write as cheaply as Linnet's client, and can stand where it stands.
+"""Connections to the peers that count and write as cheaply as Linnet's client, and can replace it in a scenario.
 
-Only what a connection says is of this file; frames, pace, latencies and counts are those of `client.Chat`. Messages
-are prebuilt text frames into which a number and a stamp are put. Of a message that arrives only its stamp is read,
-which is the last of its body, and its body the last of it: no JSON is parsed.
+Only the protocols are defined here; frames, pace, latencies and counts are those of `load.client.Client`. Messages are
+prebuilt text frames into which a number and a stamp are written. Of a received message only the stamp is read, which
+is the end of the body, and the body ends the message: no JSON is parsed.
 
-Peers have no seqs, so nothing is known of their order; what is lost or comes twice shows in the counts.
+Peers have no seqs, so their order is not checked; losses and duplicates show in the counts.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, Final
 from loadtest.frames import TEXT, frame
 from loadtest.load.client import STAMP_BYTES, Client, Failures, FloorReader, Route
 
-FIRST: Final = 1_000_000  # numbers of messages have as many digits from the first to the last
+FIRST: Final = 1_000_000  # all numbers of messages have the same number of digits
 
 
 class TextRoute(Route):
-    """Sends of one client into one room: the frame but for its number and its stamp, which end in `end`."""
+    """The sends of one client into one room: a frame except for its number and its stamp; `end` follows the stamp."""
 
     __slots__ = ("_end",)
 
@@ -40,7 +40,7 @@ class Member(Client):
 
     __slots__ = ("room",)
     path = "/"
-    end = ""  # what follows the stamp in a message
+    end = ""  # follows the stamp in a message
 
     def __init__(self, user: str, failures: Failures, room: str) -> None:
         super().__init__(user, failures, n=FIRST - 1)
@@ -57,7 +57,7 @@ class Member(Client):
         raise NotImplementedError
 
     def text_received(self, payload: bytes, now: int) -> None:
-        """A whole text frame."""
+        """Handle a whole text frame."""
         raise NotImplementedError
 
     def _other(self, first: int, payload: bytes, now: int) -> None:
@@ -78,14 +78,14 @@ class Member(Client):
 
 
 class SocketIO(Member):
-    """Engine.IO 4 and in it Socket.IO 5: `42[…]` is an event, `42n[…]` one to be acked, `43n[]` its ack, `2` a ping."""
+    """Engine.IO 4 with Socket.IO 5: `42[…]` is an event, `42n[…]` one with an ack, `43n[]` its ack, `2` a ping."""
 
     __slots__ = ()
     path = "/socket.io/?EIO=4&transport=websocket"
     end = '"}]'
 
     def greeting(self) -> bytes:
-        return b""  # the server speaks first
+        return b""  # the server sends first
 
     @classmethod
     def route(cls, room: str, body_bytes: int) -> Route:
@@ -107,13 +107,13 @@ class SocketIO(Member):
             self.transport.write(frame(b'420["join","%b"]' % self.room.encode(), TEXT))
         elif kind.startswith(b"0"):
             self.transport.write(frame(b"40", TEXT))
-        else:  # a CONNECT_ERROR, or goodbye
+        else:  # a CONNECT_ERROR or a disconnect
             self.failures.errors += 1
             self.error = payload.decode(errors="replace")
 
 
 class Channels(Member):
-    """The consumer of django_channels.py. The sender's own copy is the only ack it gets."""
+    """A client of django_channels.py. The sender's own copy is its only ack."""
 
     __slots__ = ()
     path = "/ws"
@@ -137,7 +137,7 @@ class Channels(Member):
 
 
 class FloorMember(FloorReader):
-    """One reader in a room of a floor; what it sends asks for a frame to all in there. No ack is waited for."""
+    """A reader in a room of a floor; its sends ask for a frame to the whole room and get no ack."""
 
     __slots__ = ("room",)
 

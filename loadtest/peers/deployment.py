@@ -1,6 +1,6 @@
-"""The peers' processes: two nodes of each, and a Valkey of its own for each, as Linnet's has it.
+"""Processes of the peers: two nodes of each and one Valkey for each, as Linnet has it.
 
-They need what `make bench-peers` installs into `.venv/peers`. They die with whoever started them.
+They need the packages that `make bench-peers` installs into `.venv/peers`. The kernel kills them if this process dies.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NODES: Final = 2
 
 
 class Peer(msgspec.Struct, frozen=True):
-    """A peer that is up."""
+    """A running peer."""
 
     name: str
     urls: list[str]
@@ -46,7 +46,7 @@ def parts(name: str) -> tuple[str, str]:
 
 
 def command(name: str, port: int, valkey: EmbeddedValkey) -> list[str]:
-    """One node's."""
+    """Return the command line of one node."""
     if name == "Socket.IO":
         node = shutil.which("node") or "node"
         return [node, "loadtest/peers/socket_io.js", str(port), str(valkey.folder / "valkey.sock")]
@@ -56,7 +56,7 @@ def command(name: str, port: int, valkey: EmbeddedValkey) -> list[str]:
 
 @contextmanager
 def deployment(names: Iterable[str]) -> Iterator[list[Peer]]:
-    """Up and ready; all of it is gone afterwards."""
+    """Start a peer, wait until it is ready, and remove it afterwards."""
     env = {**os.environ, "NODE_PATH": str(MODULES), "NODE_ENV": "production"}
     valkeys: list[EmbeddedValkey] = []
     processes: list[subprocess.Popen[bytes]] = []
@@ -67,7 +67,7 @@ def deployment(names: Iterable[str]) -> Iterator[list[Peer]]:
                 valkey = EmbeddedValkey(Path(folder) / str(number), appendfsync="everysec")
                 valkeys.append(valkey)
                 valkey.start()
-                with valkey.client() as client:  # nothing of theirs is worth keeping
+                with valkey.client() as client:  # the peers store nothing that must be kept
                     client.config_set("appendonly", "no")
                 ports = free_ports(NODES)
                 nodes = []

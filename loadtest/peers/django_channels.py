@@ -1,9 +1,9 @@
-"""Django Channels with the pub/sub layer of channels_redis on uvicorn and uvloop, as documented: one node of it.
+"""One node of Django Channels with the pub/sub layer of channels_redis, on uvicorn and uvloop, as documented.
 
-`python -m loadtest.peers.django_channels PORT REDIS_URL`, by the interpreter of `.venv/peers`. What a user would write:
-a consumer that joins a group per conversation and sends to it what its client says. Channels has no acks: the sender's
-own copy tells it. Of redis-py two defaults are set aside that break it under load, as for python-socketio; there is no
-database, which only makes it cheaper.
+`python -m loadtest.peers.django_channels PORT REDIS_URL`, run by the interpreter of `.venv/peers`. It is what a user
+would write: a consumer joins a group per conversation and sends its client's messages to it. Channels has no acks, so
+the sender's own copy serves as one. Two defaults of redis-py that break it under load are changed, as for
+python-socketio. It uses no database, which only makes it cheaper.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Member(AsyncJsonWebsocketConsumer):  # type: ignore[misc] # its base is of
             await self.channel_layer.group_send(content["to"], content)
 
     async def message(self, event: dict[str, Any]) -> None:
-        """What the layer brings of type `message`."""
+        """Handle a message of type `message` from the layer."""
         await self.send_json(event)
 
 

@@ -1,9 +1,9 @@
-"""What the load process does: every side's clients, and round by round every phase on each side in turn.
+"""The load process: the clients of every side, and round by round every phase on each side in turn.
 
-The phases are those of the scenarios `direct` and `fanout`, run by their own code; only the clients differ. Everybody
-stays connected throughout, but one side is loaded at a time. Phases are named `SIDE: PHASE`.
+The phases are those of the scenarios `direct` and `fanout` and run by their code; only the clients differ. All clients
+stay connected throughout, but only one side is loaded at a time. Phases are named `SIDE: PHASE`.
 
-Invariant: it ends by itself. After `ROUNDS_S` no further round begins, and at `LIMIT_S` the run fails.
+Invariant: the process ends. After `ROUNDS_S` no further round begins, and at `LIMIT_S` the run fails.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WARM_UP_S: Final = 0.5
 
 
 class Options(msgspec.Struct, frozen=True):
-    """Of all sides alike."""
+    """The options of the load, the same for all sides."""
 
     pairs: int = 200
     rate: float = 2000.0
@@ -47,14 +47,14 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Urls(msgspec.Struct, frozen=True):
-    """Where a peer's nodes are."""
+    """The addresses of a peer's nodes."""
 
     name: str
     urls: list[str]
 
 
 def phases(options: Options) -> dict[str, tuple[str, int]]:
-    """Name -> which kind, and how many messages are on their way (0: an even rate)."""
+    """Return, by name, the kind of each phase and the number of outstanding messages (0: an even rate)."""
     return {
         f"direct, {options.rate:g}/s": ("direct", 0),
         f"direct, {options.outstanding} outstanding": ("direct", options.outstanding),
@@ -63,7 +63,7 @@ def phases(options: Options) -> dict[str, tuple[str, int]]:
 
 
 class Side:
-    """One of those that are compared."""
+    """One of the compared systems."""
 
     def __init__(self, name: str, worker: Worker, failures: Failures, pairs: list[Pair], room: Room) -> None:
         self.name = name
@@ -106,7 +106,7 @@ async def peer(worker: Worker, options: Options, prepared: dict[str, Any], where
 
 
 async def floor(worker: Worker, prepared: dict[str, Any], frame_bytes: int) -> Side:
-    """Frames as long as Linnet's."""
+    """Connect a floor whose frames are as long as Linnet's."""
     failures = Failures()
     pairs, room = together(worker, prepared, lambda user, room: FloorMember(user, failures, room, frame_bytes))
     await connect(worker, pairs, room, [prepared["floor"]])
@@ -114,7 +114,7 @@ async def floor(worker: Worker, prepared: dict[str, Any], frame_bytes: int) -> S
 
 
 def together(worker: Worker, prepared: dict[str, Any], client: Callable[[str, str], Client]) -> tuple[list[Pair], Room]:
-    """The same people as Linnet's, each in the room of their conversation."""
+    """Create the same pairs and members as Linnet's, each in the room of its conversation."""
     pairs = [
         Pair(client(ann, pair_room(number)), client(bob, pair_room(number)), 0)
         for number, (ann, bob) in enumerate(prepared["pairs"])
@@ -130,7 +130,7 @@ def pair_room(number: int) -> str:
 
 
 async def connect(worker: Worker, pairs: list[Pair], room: Room, urls: list[str]) -> None:
-    """Each of a pair on another node, the group spread over both."""
+    """Connect the users of a pair to different nodes, and spread the group over both."""
     await worker.connect([pair.ann for pair in pairs], lambda _: urls[0])
     await worker.connect([pair.bob for pair in pairs], lambda _: urls[-1])
     await room.connect(urls)
@@ -157,7 +157,7 @@ async def run(plan: Plan, pipe: Connection) -> None:
 
 
 async def everybody(worker: Worker, options: Options, prepared: dict[str, Any]) -> list[Side]:
-    """Connected, and warm."""
+    """Connect and warm up all sides."""
     first = await linnet(worker, options, prepared)
     sides = [first, *[await peer(worker, options, prepared, where) for where in prepared[NODES]]]
     await first.warm_up(options)
@@ -168,7 +168,7 @@ async def everybody(worker: Worker, options: Options, prepared: dict[str, Any]) 
 
 
 async def all_rounds(sides: list[Side], options: Options) -> int:
-    """How many there was time for."""
+    """Run the rounds that there is time for, and return how many."""
     until = time.monotonic() + ROUNDS_S
     for number in range(options.rounds):
         if time.monotonic() > until:

@@ -1,9 +1,9 @@
-"""python-socketio with its Redis manager on uvicorn and uvloop, as documented: one node of it.
+"""One node of python-socketio with its Redis manager, on uvicorn and uvloop, as documented.
 
-`python -m loadtest.peers.python_socketio PORT REDIS_URL`, by the interpreter of `.venv/peers`. What a user would write:
-a room per conversation, a message goes to its room, and the sender is told that it went.
+`python -m loadtest.peers.python_socketio PORT REDIS_URL`, run by the interpreter of `.venv/peers`. It is what a user
+would write: a room per conversation, a message is sent to its room, and its sender receives an ack.
 
-Of redis-py two defaults are set aside that break it under load: a hundred connections at most, and a listener that
+Two defaults of redis-py that break it under load are changed: a limit of a hundred connections, and a listener that
 gives up after five quiet seconds.
 """
 

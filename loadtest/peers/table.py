@@ -1,7 +1,7 @@
-"""Ratios: what a message costs on each side, as a multiple of what it costs Linnet. Pure.
+"""Ratios: the cost of a message on each side, as a multiple of Linnet's. Pure.
 
 The cost is the CPU of all parts of a side: both nodes, its Redis, and Linnet's router. A ratio is the median of the
-ratios of the rounds, since the phases that make one up ran one after the other; costs and latencies are medians, too.
+ratios of all rounds, because the phases of one round ran one after the other. Costs and latencies are medians, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import msgspec
 from loadtest.load.results import Measurement, Result, medians
 from loadtest.peers.load import LINNET, Options, phases
 
-REACHED: Final = 0.9  # of the offered rate; a side that reaches less is saturated
+REACHED: Final = 0.9  # of the offered rate; a side below it is saturated
 HEADER: Final = ("phase", "side", "× Linnet", "CPU µs", "of it Redis", "per second", "p50 ms", "p99 ms", "")
 TEXT_COLUMNS: Final = (0, 1, 8)
 WORDS: Final = """\
@@ -24,7 +24,7 @@ Linnet (durability `memory`) keeps and orders what it acks, and repeats what was
 The floor is one process without Redis that writes a prebuilt frame to each who is to get it, and nothing else.
 Latency counts from when a message was due; where a side is saturated it is a queue's, but a message's cost holds."""
 
-Parts = Mapping[str, Sequence[str]]  # of a side, those whose CPU is its cost
+Parts = Mapping[str, Sequence[str]]  # side -> the parts whose CPU is its cost
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -42,7 +42,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 def rows(result: Result, parts: Parts) -> list[Row]:
-    """By phase, the sides in their order."""
+    """Return, by phase, a row for each side in order."""
     options = msgspec.convert(result.options, Options)
     by_name: dict[str, list[Measurement]] = {}
     for one in result.measurements:
@@ -56,7 +56,7 @@ def rows(result: Result, parts: Parts) -> list[Row]:
 
 
 def cost(one: Measurement, parts: Sequence[str]) -> float:
-    """µs per unit."""
+    """Return the µs per unit."""
     return sum(one.cost_us(part) for part in parts)
 
 
@@ -78,7 +78,7 @@ def _row(
 
 
 def table(result: Result, parts: Parts) -> str:
-    """One line per phase and side, and what has to be known to read them."""
+    """Return one line per phase and side, and the notes that explain them."""
     lines: list[Sequence[str]] = [HEADER]
     last = ""
     for row in rows(result, parts):
