@@ -28,7 +28,7 @@ from router.process import loop, serving
 from router.process.admin import Readiness
 from router.process.jwks import fetcher
 from router.process.run import FOREVER_S, Process, main
-from router.store.dirty import Dirty
+from router.store.dirty import Dirty, wall_ms
 from router.store.observe import RedisObserver
 from router.store.redis.client import Client
 
@@ -57,7 +57,7 @@ async def work(process: Process, client: Client) -> None:
     )
     stores = services.conversations, services.users, services.pushes
     workers: list[Finisher | Janitor | Webhooks] = [
-        Finisher(settings, *stores, Dirty(client)),
+        Finisher(settings, *stores, Dirty(client, None if settings.trust_redis_clock else wall_ms)),
         Janitor(services.presence),
         *([Webhooks(settings, *stores)] if settings.webhook_url else []),
     ]

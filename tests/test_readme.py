@@ -64,7 +64,8 @@ INNER_LIMITS = {
     "CAP_EVERY": "pace", "TITLE_AT": "layout", "WHO_AT": "layout", "ROWS_AT": "layout", "ROW": "layout",
     "STEP": "entries read at once", "CHUNK": "entries read at once", "GRACE_MS": "pace", "BACK_US": "clocks of servers",
     "SKEW_MS": "clocks of servers", "CONNECT_MS": "clocks of servers",
-    "LOOK": "entries looked at at once", "MOST_PUSH_MS": "the longest backoff of a push",
+    "AHEAD_MS": "clocks of servers", "LOOK": "entries looked at at once",
+    "MOST_PUSH_MS": "the longest backoff of a push",
 }  # fmt: skip
 
 

@@ -93,6 +93,10 @@ DIRTY_AGE_SECONDS = Gauge("linnet_router_dirty_oldest_age_seconds", "How overdue
 FINISHED = Counter("linnet_router_finished_conversations", "Claims worked off, by result", ("result",))
 QUEUE_WRITES = Counter("linnet_router_queue_writes", "Writes to users' slots that were still missing", ("kind",))
 TRIMMED_EVENTS = Counter("linnet_router_trimmed_events", "Events trimmed from logs")
+TRIMMING_HELD = Gauge(
+    "linnet_router_trimming_held",
+    "1 while this router trims nothing by age, because Redis's clock is more than a day ahead of its own; else 0",
+)
 ROUND_ITEMS = Gauge("linnet_router_round_items", "Claimed items that a router works on now, by round", ("round",))
 PUSH_BACKLOG = Gauge("linnet_router_push_backlog", "Users with an armed push deadline")
 WEBHOOKS = Counter("linnet_router_webhooks", "Webhook posts by result", ("result",))

@@ -128,6 +128,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # -- the router
     retention_events: Annotated[int, Meta(ge=100, description="events that a conversation's log keeps")] = 10_000
     retention_days: Annotated[float, Meta(gt=0, le=36_500, description="days that an event is kept")] = 90
+    trust_redis_clock: Annotated[
+        bool, Meta(description="whether to trim by age even if Redis's clock is more than a day ahead of the router's")
+    ] = False
     webhook_url: Annotated[str, Meta(description="where pushes for absent users are posted; empty: nowhere")] = ""
     webhook_secret: Annotated[str, Meta(description="HMAC-SHA256 key of the posts, at least 32 bytes")] = ""
     # -- what it says of itself

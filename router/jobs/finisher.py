@@ -180,6 +180,7 @@ class Finisher:
         backlog = await self._dirty.backlog(range(keys.PARTITIONS))
         metrics.DIRTY.set(backlog.count)
         metrics.DIRTY_AGE_SECONDS.set(backlog.overdue_ms / 1000)
+        metrics.TRIMMING_HELD.set(backlog.held)
 
     async def finish(self, conv: str) -> None:
         """Work a claimed conversation from `routed` towards its head, for as long as the claim safely is ours."""

@@ -7,20 +7,28 @@ Invariants
 - A claim is a lease: a router that dies leaves its conversations to be claimed again when it runs out. So the same
   conversation may be worked on twice, and all work on it is idempotent.
 - `routed` only rises, and nothing above it is ever trimmed here.
+- Nothing is trimmed by age while the server's clock is more than a day ahead of this process's.
 - A log that has events stays marked for the day its oldest is too old, however quiet the conversation.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from time import time_ns
+from typing import Any, Final
 
 import msgspec
 
 from router.contract import keys
 from router.contract.errors import LinnetError, from_function
 from router.store.redis.client import Client, Part
+
+AHEAD_MS: Final = 86_400_000  # as done.lua has it
+
+
+def wall_ms() -> int:
+    return time_ns() // 1_000_000
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -33,15 +41,19 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """Conversations that are due, and for how long the oldest has been (ms; 0 if none)."""
+    """Conversations that are due, and for how long the oldest has been (ms; 0 if none). `held`: nothing is trimmed by
+    age, because the server's clock is more than a day ahead of this process's."""
 
     count: int
     overdue_ms: int
+    held: bool = False
 
 
 class Dirty:
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, own_ms: Callable[[], int] | None = wall_ms) -> None:
+        """`own_ms`: this process's clock; None to trim by the server's clock alone."""
         self._client = client
+        self._own_ms = own_ms
 
     async def claims(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str]]:
         """Up to `limit` due conversations of each partition, ours for `lease_ms`; one call where one server has all."""
@@ -53,7 +65,8 @@ class Dirty:
 
     async def done(self, conv: str, upto: int, retention_events: int, retention_age_ms: int) -> Done:
         """All up to `upto` is delivered: trim, and unmark or come again. `NotFound` for what is removed or lost."""
-        return Done(*await self._fcall("done", _where(conv), (conv, upto, retention_events, retention_age_ms)))
+        own = self._own_ms() if self._own_ms else 0
+        return Done(*await self._fcall("done", _where(conv), (conv, upto, retention_events, retention_age_ms, own)))
 
     async def forget(self, conv: str) -> None:
         """Delete what a removed conversation left, once no member's row names it."""
@@ -63,7 +76,8 @@ class Dirty:
         """How much is due in these partitions together, by the server's clock: the deadlines are of that."""
         now = await self._client.clock_ms()
         found = await asyncio.gather(*(self._backlog(keys.dirty(part), now) for part in parts))
-        return Backlog(sum(one.count for one in found), max((one.overdue_ms for one in found), default=0))
+        held = self._own_ms is not None and now > self._own_ms() + AHEAD_MS
+        return Backlog(sum(one.count for one in found), max((one.overdue_ms for one in found), default=0), held)
 
     async def _backlog(self, key: str, now: int) -> Backlog:
         oldest = await self._client.fetch("ZRANGE", key, 0, 0, "WITHSCORES")

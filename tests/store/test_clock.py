@@ -229,6 +229,40 @@ async def test_finished_conversation_is_not_marked_again_by_the_step(
         assert await clock.client.fetch("ZSCORE", keys.dirty(keys.partition(conv)), conv) is None
 
 
+DAY_S = 86_400
+
+
+@pytest.mark.parametrize("trusts", [False, True])
+async def test_clock_far_ahead_trims_nothing_by_age(
+    valkey: EmbeddedValkey, tmp_path: Path, step: int, trusts: bool
+) -> None:
+    """A clock that is 100 days ahead for seconds would take the history away for good. An operator lets it go on."""
+    async with stepped(valkey, tmp_path) as clock:
+        dirty = Dirty(clock.client, None) if trusts else Dirty(clock.client)
+        s = Store(clock.client, Conversations(clock.client, 20_000), dirty)
+        conv, keep = await s.group(ann="o"), 90 * DAY_S * 1000
+        for _ in range(5):
+            last = await s.send(conv, "ann")
+        await clock.step(100 * DAY_S + step)
+        trimmed = (await dirty.done(conv, last.seq, 100, keep)).trimmed
+        assert trimmed == (5 if trusts else 0)
+        if not trusts:  # it looks again in an hour, not at once, and still trims by count
+            assert (await dirty.claims((keys.partition(conv),), 10, 10_000)) == [[]]
+            assert (await dirty.done(conv, last.seq, 2, keep)).trimmed == 3
+            await clock.step(-100 * DAY_S - step)
+            assert (await dirty.done(conv, last.seq, 2, -1)).trimmed == 2
+
+
+async def test_clock_within_a_day_trims_by_age(valkey: EmbeddedValkey, tmp_path: Path, step: int) -> None:
+    async with stepped(valkey, tmp_path) as clock:
+        s = Store(clock.client, Conversations(clock.client, 20_000), Dirty(clock.client))
+        conv = await s.group(ann="o")
+        await clock.step(-2 * DAY_S)
+        sent = await s.send(conv, "ann")
+        await clock.step(2 * DAY_S + step)
+        assert (await s.dirty.done(conv, sent.seq, 100, DAY_S * 1000)).trimmed == 1
+
+
 # -- conversations
 
 

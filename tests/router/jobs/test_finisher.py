@@ -333,6 +333,21 @@ async def test_what_is_overdue_is_told_by_redis(valkey: EmbeddedValkey, monkeypa
         assert 3500 < metrics.DIRTY_AGE_SECONDS._value.get() < 3600
 
 
+@pytest.mark.parametrize(("ahead_s", "held"), [(86_000, 0), (87_000, 1), (-87_000, 0)])
+async def test_trimming_held_by_a_clock_far_ahead_is_measured(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, ahead_s: int, held: int
+) -> None:
+    async with world(valkey) as w:
+        clock_ms = w.client.clock_ms
+
+        async def ahead() -> int:
+            return await clock_ms() + 1000 * ahead_s
+
+        monkeypatch.setattr(w.client, "clock_ms", ahead)
+        await worker(w).measure()
+        assert metrics.TRIMMING_HELD._value.get() == held
+
+
 async def test_told_to_stop_it_ends_what_it_has_in_hand(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
