@@ -33,6 +33,7 @@ from router.contract.packing import pack
 from router.contract.stamp import Tail, tail
 from router.store.redis.client import Client, Part
 from router.store.redis.connection import Form
+from router.store.redis.decoding import answer, unreadable
 
 T = TypeVar("T")
 Reply: TypeAlias = Callable[[T | LinnetError], None]
@@ -348,7 +349,10 @@ class _Heads:
             self._missing = 0
             self._reply(from_function(value))
             return
-        self._heads[at] = _head(value)
+        try:
+            self._heads[at] = _head(value)
+        except Exception as error:  # noqa: BLE001 - one damaged conversation must not cost the others their answer
+            unreadable(error)
         self._missing -= 1
         if not self._missing:
             self._reply(self._heads)
@@ -393,7 +397,7 @@ def _member_tail(conv: str, by: str, device: str, n: int, user: str, action: str
 
 
 def _answer(reply: Reply[T], read: Callable[[Any], T], value: Any) -> None:
-    reply(from_function(value) if isinstance(value, Exception) else read(value))
+    answer(reply, lambda value: from_function(value) if isinstance(value, Exception) else read(value), value)
 
 
 def _ignore(value: object) -> None:
@@ -401,7 +405,11 @@ def _ignore(value: object) -> None:
 
 
 def _appended_to(reply: Reply[Appended], value: Any) -> None:
-    reply(_appended(value) if type(value) is bytes else from_function(value))
+    try:
+        found = _appended(value) if type(value) is bytes else from_function(value)
+    except Exception as error:  # noqa: BLE001 - as `answer`, without its call
+        found = unreadable(error)
+    reply(found)
 
 
 def _appended(value: Any) -> Appended:

@@ -23,6 +23,7 @@ from router.contract import keys
 from router.contract.errors import LinnetError
 from router.contract.wire import PresenceState
 from router.store.redis.client import Client
+from router.store.redis.decoding import unreadable
 
 LEASE_S: Final = 10
 SKEW_S: Final = 10  # gateways follow Redis's clock within seconds: a time further ahead is of another clock
@@ -129,7 +130,10 @@ class _Read:
             self._left = 0
             self._reply(value)
             return
-        self._found[i] = _devices(cast("list[bytes]", value))
+        try:
+            self._found[i] = _devices(cast("list[bytes]", value))
+        except Exception as error:  # noqa: BLE001 - one damaged row must not cost the other users their answer
+            unreadable(error)
         self._left -= 1
         if self._left == 0:
             self._reply(self._found)

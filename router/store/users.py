@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
 from struct import Struct as Packing
+from struct import error as StructError  # noqa: N812 - a class, whatever its name
 from typing import Any, Final, Literal, TypeAlias, cast
 
 import msgpack
@@ -29,6 +30,7 @@ from router.contract import keys, signals
 from router.contract.errors import FunctionError, LinnetError, RateLimited, from_function
 from router.store.redis.client import Client
 from router.store.redis.connection import Part
+from router.store.redis.decoding import answer, unreadable
 
 PAGE: Final = 200
 SOME: Final = 50  # users in one call: a server does nothing else meanwhile, for about as many µs
@@ -264,7 +266,7 @@ class Users:
             "spend",
             (keys.user(user),),
             ("opens", OPEN_COST_US, OPEN_BURST_US),
-            lambda value: reply(refusal(value) if isinstance(value, LinnetError) else None),
+            partial(answer, reply, lambda value: refusal(value) if isinstance(value, LinnetError) else None),
         )
 
     def exists(self, user: str, reply: Callable[[bool | LinnetError], None]) -> None:
@@ -344,27 +346,29 @@ def _ignore(_: object) -> None:
 
 
 def _truth(reply: Callable[[bool | LinnetError], None], value: object) -> None:
-    reply(refusal(value) if isinstance(value, LinnetError) else bool(value))
+    answer(reply, lambda value: refusal(value) if isinstance(value, LinnetError) else bool(value), value)
 
 
 def _number(reply: Callable[[int | LinnetError], None], value: object) -> None:
-    reply(refusal(value) if isinstance(value, LinnetError) else int(cast("bytes | None", value) or 0))
+    answer(reply, lambda value: refusal(value) if isinstance(value, LinnetError) else int(value or 0), value)
 
 
 def _synced(s: Sync, reply: Callable[[Synced | LinnetError], None], value: object) -> None:
+    answer(reply, partial(_sync_answer, s), value)
+
+
+def _sync_answer(s: Sync, value: Any) -> Synced | LinnetError:
     if isinstance(value, LinnetError):
-        reply(refusal(value))
-        return
-    status, *rest = cast("list[Any]", value) if value is not None else (b"ok",)
+        return refusal(value)
+    status, *rest = value if value is not None else (b"ok",)
     if not rest:
-        reply(Synced(cast("Status", status.decode()), [], s.since, False, 0, False))
-        return
+        return Synced(cast("Status", status.decode()), [], s.since, False, 0, False)
     since, more, below, new, rows = rest
-    reply(Synced("ok", _rows(rows), since, bool(more), int(below), bool(new)))
+    return Synced("ok", _rows(rows), since, bool(more), int(below), bool(new))
 
 
 def _paged(reply: Callable[[Page | LinnetError], None], value: object) -> None:
-    reply(refusal(value) if isinstance(value, LinnetError) else _page(value))
+    answer(reply, lambda value: refusal(value) if isinstance(value, LinnetError) else _page(value), value)
 
 
 def _page(value: Any) -> Page:
@@ -373,9 +377,14 @@ def _page(value: Any) -> Page:
 
 
 def _rows(flat: list[Any]) -> list[Row]:
-    """Rows come as conversation, packed row, score, cursor, one after the other."""
-    parts = iter(flat)
-    return [_row(*row) for row in zip(parts, parts, parts, parts, strict=True)]
+    """Rows come as conversation, packed row, score, cursor, one after the other; one that is damaged is left out."""
+    parts, rows = iter(flat), []
+    for row in zip(parts, parts, parts, parts, strict=True):
+        try:
+            rows.append(_row(*row))
+        except (ValueError, TypeError, StructError) as error:
+            unreadable(error)
+    return rows
 
 
 def _row(conv: bytes, packed: bytes, score: bytes, cursor: bytes | None) -> Row:

@@ -7,6 +7,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, stamp
 from router.contract.errors import Blocked
+from router.store.accounts import Accounts
 from router.store.users import Users
 from tests.store.calling import BURST_US, COST_US, Store, called, store
 from tests.store.user_slot import Channel
@@ -88,7 +89,8 @@ def test_no_row_is_made_for_a_user_who_is_gone(valkey: EmbeddedValkey) -> None:
     async def main() -> None:
         async with store(valkey.url) as s:
             users = await opened(s)
-            await s.client.fetch("DEL", keys.user("ann"), keys.user("bob"))
+            for user in ("ann", "bob"):
+                await Accounts(s.client).delete(user)
             with (
                 Channel(valkey, keys.Channels().user("ann")) as ann,
                 Channel(valkey, keys.Channels().user("bob")) as bob,
@@ -98,6 +100,29 @@ def test_no_row_is_made_for_a_user_who_is_gone(valkey: EmbeddedValkey) -> None:
             for user in ("ann", "bob"):
                 assert await users.row(user, CONV) is None
                 assert await s.client.fetch("EXISTS", keys.convs(user), keys.recent(user)) == 0
+
+    asyncio.run(main())
+
+
+def test_users_whose_hashes_were_lost_get_their_events(valkey: EmbeddedValkey) -> None:
+    """The conversation names both, so both were there: what is acked reaches them, and they exist again."""
+
+    async def main() -> None:
+        async with store(valkey.url) as s:
+            users = await opened(s)
+            for user in ("ann", "bob"):
+                await s.client.fetch("DEL", keys.user(user), keys.convs(user), keys.recent(user))
+            with (
+                Channel(valkey, keys.Channels().user("ann")) as ann,
+                Channel(valkey, keys.Channels().user("bob")) as bob,
+            ):
+                sent = await s.send(CONV, "ann", 1)
+            assert len(ann.heard) == len(bob.heard) == 1
+            for user in ("ann", "bob"):
+                row = await users.row(user, CONV)
+                assert row is not None
+                assert row.head == sent.seq
+                assert await called(users.exists, user)
 
     asyncio.run(main())
 

@@ -9,6 +9,7 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys, signals
 from router.contract.errors import Blocked, RateLimited, Unavailable
 from router.store.accounts import Accounts
+from router.store.redis.client import Client
 from router.store.users import Row, Sync, Synced, Users
 from tests.store.calling import called
 from tests.store.user_slot import Channel, connected, now
@@ -28,6 +29,11 @@ async def register(users: Users, who: Sync) -> Synced:
 async def audit(users: Users, who: Sync, since: bytes = b"", limit: int = 200) -> Synced:
     synced: Synced = await called(users.sync, msgspec.structs.replace(who, since=since, limit=limit))
     return synced
+
+
+async def of_ann(client: Client) -> Users:
+    await Accounts(client).ensure("ann")
+    return Users(client)
 
 
 async def message(users: Users, other: str, seq: int) -> str:
@@ -448,3 +454,57 @@ async def test_hello_replaces_cursors_down_as_well_as_up(valkey: EmbeddedValkey)
         assert {row.conversation: row.cursor for row in again.rows} == {one: 10, two: 30}
         assert again.new_device
         assert await client.fetch("HLEN", keys.cursor("ann", "phone")) == 2
+
+
+# -- damaged rows
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut short"])
+async def test_conversation_without_a_whole_row_is_left_out_and_its_name_removed(
+    valkey: EmbeddedValkey, damage: str
+) -> None:
+    """A connect is answered with all others, as are an audit and a page; the next one does not meet the name again."""
+    async with connected(valkey) as client:
+        users = await of_ann(client)
+        who = session("s", 10)
+        since = (await register(users, who)).since
+        convs = [await message(users, other, 1) for other in ("bob", "cid", "dan")]
+        if damage == "lost":
+            await client.fetch("HDEL", keys.convs("ann"), convs[1])
+        else:
+            await client.fetch("HSET", keys.convs("ann"), convs[1], "d ")
+        await client.fetch("ZADD", keys.groups("ann"), 1, convs[1])
+        whole = [convs[0], convs[2]]
+        assert names((await called(users.page, "ann", "phone", 2**53)).rows) == whole[::-1]
+        assert names((await users.conversations("ann")).rows) == whole[::-1]
+        assert names((await audit(users, who, since)).rows) == whole
+        assert await client.fetch("ZSCORE", keys.recent("ann"), convs[1]) is None
+        assert await client.fetch("ZSCORE", keys.groups("ann"), convs[1]) is None
+        await client.fetch("ZADD", keys.recent("ann"), "NX", 2**52, convs[1])
+        assert names((await register(users, session("t", 20))).rows) == whole[::-1]
+        assert await client.fetch("ZSCORE", keys.recent("ann"), convs[1]) is None
+
+
+async def test_group_that_recent_has_lost_is_told_at_a_connect(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        users = await of_ann(client)
+        await register(users, session("s", 10))
+        group = keys.new_conversation("g")
+        assert await users.join("ann", group, "a title", 1, 0, 0)
+        await client.fetch("ZREM", keys.recent("ann"), group)
+        conv = await message(users, "bob", 1)
+        synced: Synced = await called(users.sync, msgspec.structs.replace(session("t", 20), register=True, limit=1))
+        assert names(synced.rows) == [conv]
+        other = await message(users, "cid", 1)
+        synced = await called(users.sync, msgspec.structs.replace(session("u", 30), register=True, limit=1))
+        assert names(synced.rows) == [other, group]
+
+
+async def test_row_that_cannot_be_read_costs_no_other_row(valkey: EmbeddedValkey) -> None:
+    """Its title is no text: the connect is answered with the others."""
+    async with connected(valkey) as client:
+        users = await of_ann(client)
+        convs = [await message(users, other, 1) for other in ("bob", "cid")]
+        row = await client.fetch("HGET", keys.convs("ann"), convs[0])
+        await client.fetch("HSET", keys.convs("ann"), convs[0], row[:42] + b"\xff\xfe")
+        assert names((await register(users, session("s", 10))).rows) == [convs[1]]

@@ -116,7 +116,8 @@ end
 -- What the log says stands behind `last`: a call that died between log and counters left an event nobody counted.
 -- Answers last and count with it, and its bytes.
 local function uncounted(log, last, count)
-  local info, top, entry = redis.call('XINFO', 'STREAM', log), 0, nil
+  local info, top, entry = redis.pcall('XINFO', 'STREAM', log), 0, nil
+  if info.err then return last, count end  -- the log was lost
   for i = 1, #info, 2 do
     if info[i] == 'last-generated-id' then top = tonumber(string.match(info[i + 1], '^%d+')) end
     if info[i] == 'last-entry' then entry = info[i + 1] end
@@ -125,6 +126,21 @@ local function uncounted(log, last, count)
   local event = entry and entry[2][2]
   if event and seq_of(event) > last then return top, math.max(count, count_of(event)), event end
   return top, count
+end
+
+-- The seq up to which events were lost with the log: `head` if there is no log, or if it was made anew since, what stood
+-- before its first event. `first` is the first event that is there, `after` what must have come before it. Nil if nothing
+-- was lost: an event that was deleted shows in the log's own record of deletions.
+local function lost_upto(log, first, after, head)
+  local before = first and prev_of(first) or head
+  if before <= after then return nil end
+  local info = redis.pcall('XINFO', 'STREAM', log)
+  if info.err then return head end
+  for i = 1, #info, 2 do
+    if info[i] == 'max-deleted-entry-id' then
+      return tonumber(string.match(info[i + 1], '^%d+')) < before and before or nil
+    end
+  end
 end
 
 -- Puts an event into the log: decides its seq, fills its slots, adds it. First half of a write; `settle` is the other.

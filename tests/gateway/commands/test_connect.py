@@ -398,3 +398,14 @@ async def test_joins_that_are_told_twice_happen_once(valkey: EmbeddedValkey) -> 
         await of.settled()
         assert len(bob.of("conversations")) == 1
         assert [hub.conversation for hub in bob.session.hubs] == [group]
+
+
+async def test_row_lost_from_a_list_costs_one_connect_nothing(valkey: EmbeddedValkey) -> None:
+    """A name that the list has and no row stands behind: the welcome comes, with the conversations that are whole."""
+    async with world(valkey) as of:
+        lost, whole = await of.direct("bob", "ann"), await of.direct("bob", "cid")
+        for user, conv in (("ann", lost), ("cid", whole)):
+            await of.say(user, conv)
+        await of.redis.fetch("HDEL", keys.convs("bob"), lost)
+        welcome = await of.client("bob").hello()
+        assert [state["conversation"] for state in welcome["conversations"]] == [whole]

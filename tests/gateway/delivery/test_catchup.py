@@ -349,6 +349,30 @@ async def test_the_newest_conversations_come_first(valkey: EmbeddedValkey) -> No
         assert [event["body"] for event in bob.of("message")] == [1, 3, 0, 2]
 
 
+@pytest.mark.parametrize("write", [False, True])
+async def test_lost_log_is_announced_as_expired_to_a_device_that_comes_back(
+    valkey: EmbeddedValkey, write: bool
+) -> None:
+    """The hash is still there: `gap {expired}` from the cursor to what was lost, then what was written since."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        bob = await of.client("bob").connected()
+        first = await of.say("ann", group, "first")
+        await bob.event("message", body="first")
+        bob.say("ack", conversation=group, seq=first.seq)
+        bob.end()
+        last = await of.say("ann", group, "lost")
+        await of.redis.fetch("DEL", keys.log(group))
+        if write:
+            await of.say("ann", group, "new")
+        back = await of.client("bob").connected(cursors={group: first.seq})
+        await back.event("gap")
+        assert back.of("gap") == [
+            {"type": "gap", "conversation": group, "from": first.seq + 1, "to": last.seq, "reason": "expired"}
+        ]
+        assert back.bodies(group) == (["new"] if write else [])
+
+
 async def test_a_trimmed_log_is_announced_before_what_is_left_of_it(valkey: EmbeddedValkey) -> None:
     """`gap {expired}` from the cursor to the floor, then the rest."""
     async with world(valkey) as of:

@@ -1,0 +1,71 @@
+"""A log that is gone while the conversation's hash stays: what was lost with it is announced, and writing goes on."""
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import keys
+from tests.store.calling import called, store
+
+
+async def test_lost_log_is_announced_by_the_floor(valkey: EmbeddedValkey) -> None:
+    """To a reader that had nothing and to one in its middle, before anything is written again."""
+    async with store(valkey.url) as s:
+        group = await s.group(ann="o")
+        sent = [await s.send(group, "ann", n) for n in range(1, 6)]
+        await s.client.fetch("DEL", keys.log(group))
+        for after in (0, sent[2].seq):
+            page = await called(s.conversations.range, group, "ann", after, 2**53, 100)
+            assert (page.events, page.position, page.floor) == ([], sent[-1].seq, sent[-1].seq)
+        page = await called(s.conversations.range, group, "ann", sent[-1].seq, 2**53, 100)
+        assert page.floor < sent[-1].seq  # this reader lost nothing
+
+
+@pytest.mark.parametrize("routed", [False, True])
+async def test_log_made_anew_after_a_loss_announces_what_was_before_it(valkey: EmbeddedValkey, routed: bool) -> None:
+    """Also after a later event was deleted, once a router has seen the log."""
+    async with store(valkey.url) as s:
+        group = await s.group(ann="o")
+        sent = [await s.send(group, "ann", n) for n in range(1, 4)]
+        await s.client.fetch("DEL", keys.log(group))
+        new = [await s.send(group, "ann", n) for n in range(4, 7)]
+        if routed:
+            await s.dirty.done(group, new[-1].seq, 100, 10**12)
+            await s.send(group, "ann", 7, action="delete", target=new[1].seq)
+        page = await called(s.conversations.range, group, "ann", 0, 2**53, 100)
+        assert page.floor == sent[-1].seq
+        assert len(page.events) == 3
+        page = await called(s.conversations.range, group, "ann", new[0].seq, 2**53, 100)
+        assert page.floor <= new[0].seq
+
+
+async def test_deleted_and_trimmed_events_are_no_loss(valkey: EmbeddedValkey) -> None:
+    """First, middle and last of a log, and all of it: only what is trimmed is announced."""
+    async with store(valkey.url) as s:
+        group = await s.group(ann="o")
+        sent = [await s.send(group, "ann", n) for n in range(1, 6)]
+        deletes = []
+        for n, event in enumerate((sent[0], sent[1], sent[3], sent[4]), 6):
+            deletes.append(await s.send(group, "ann", n, action="delete", target=event.seq))
+        for after in (0, *(event.seq for event in (*sent, *deletes))):
+            page = await called(s.conversations.range, group, "ann", after, 2**53, 100)
+            assert page.floor == 0
+        await s.dirty.done(group, deletes[-1].seq, 2, 10**12)
+        floor = (await called(s.conversations.range, group, "ann", 0, 2**53, 100)).floor
+        assert floor == deletes[1].seq
+        await s.dirty.done(group, deletes[-1].seq, 0, 0)
+        page = await called(s.conversations.range, group, "ann", 0, 2**53, 100)
+        assert (page.events, page.floor) == ([], deletes[-1].seq)
+
+
+async def test_lost_log_does_not_stop_writing_on_another_server(valkey: EmbeddedValkey) -> None:
+    """As after a restart: the log is asked what it has, and there is none."""
+    async with store(valkey.url) as s:
+        group = await s.group(ann="o")
+        first = await s.send(group, "ann", 1)
+        packed = await s.client.fetch("HGET", keys.conversation(group), "m")
+        await s.client.fetch("HSET", keys.conversation(group), "m", packed[:24] + b"1" * 16 + packed[40:])
+        await s.client.fetch("DEL", keys.log(group))
+        again = await s.send(group, "ann", 2)
+        assert again.seq > first.seq
+        page = await called(s.conversations.range, group, "ann", 0, 2**53, 100)
+        assert page.floor == first.seq
