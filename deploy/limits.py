@@ -130,6 +130,8 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("devices of a user", count(lua("sync", "DEVICES")), "one that has ended goes, else the first (4409)"),
         Limit("a message's body", size(packing.MAX_BODY_BYTES), "`too_large`"),
         Limit("edits of one message", count(lua("append", "EDITS")), "`conflict`"),
+        Limit("deletions of a conversation whose messages `unread` leaves out",
+              f"the last {count(lua('append', 'DELETIONS'))}", "messages deleted before them count as unread again"),
         Limit("a device's sends in one conversation whose `n` is remembered",
               f"the last {count(lua('append', 'FULL'))} above `done`", "`conflict` for a resend of an older one"),
         Limit("device names of a user that sent in one conversation", count(lua("append", "DEVICES")),

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from gateway.delivery.catchup import Behind
+from gateway.delivery.hub import Hub
 from gateway.delivery.session import Session, State
 from router.contract import errors, keys, metrics, packing, wire
 from router.contract.errors import LinnetError, Unauthorized
@@ -248,9 +249,7 @@ class Connects:
             cursor = row.cursor if row.cursor is not None else starts.get(conversation, 0)
             behind.positions.setdefault(conversation, cursor)
             head, count, at = (row.head, row.count, row.score) if hub is None else (hub.seq, hub.count, hub.at * 1000)
-            listed.append(
-                (at, state_of(session.user, row, cursor, head, count, row.title if hub is None else hub.title))
-            )
+            listed.append((at, state_of(session.user, row, cursor, head, count, hub)))
         listed.sort(key=_newest_first)
         for _, state in listed:
             if state.head > state.cursor:
@@ -298,14 +297,15 @@ class Connects:
         cursor = max(stood, row.cursor if row.cursor is not None else starts.get(row.conversation, 0))
         behind.positions[row.conversation] = cursor
         behind.todo.pop(row.conversation, None)
-        state = state_of(session.user, row, cursor, hub.seq, hub.count, hub.title)
+        state = state_of(session.user, row, cursor, hub.seq, hub.count, hub)
         session.answer(wire.ConversationsEvent(conversations=[state], more=False))
         self._node.catchup.pump(session)
 
 
-def state_of(user: str, row: Row, cursor: int, head: int, count: int, title: str) -> wire.ConversationState:
-    """One conversation as its user's device finds it."""
+def state_of(user: str, row: Row, cursor: int, head: int, count: int, hub: Hub | None) -> wire.ConversationState:
+    """One conversation as its user's device finds it; a direct one has no hub."""
     direct = row.kind == keys.DIRECT
+    title, deleted = (row.title, ()) if hub is None else (hub.title, hub.deleted)
     return wire.ConversationState(
         conversation=row.conversation,
         kind=keys.KIND_NAMES[row.kind],
@@ -313,7 +313,7 @@ def state_of(user: str, row: Row, cursor: int, head: int, count: int, title: str
         head=head,
         cursor=cursor,
         read=row.read,
-        unread=max(0, count - row.read_count),
+        unread=row.unread(count, deleted),
         with_=keys.other_party(row.conversation, user) if direct else None,
     )
 

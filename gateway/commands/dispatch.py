@@ -192,7 +192,7 @@ class CommandHandlers:
             self.refuse(session, command, place)
             return
         reply = partial(self._was_read, session, command, place)
-        self._node.users.read(session.user, command.conversation, place.seq, place.count, reply)
+        self._node.users.read(session.user, command.conversation, place.seq, place.count, reply, place.gone)
 
     def _was_read(self, session: Session, command: wire.Read, place: Place, raised: bool | LinnetError) -> None:
         """Tells the others, in direct conversations and small groups; the user's own devices hear it from `read`."""

@@ -132,7 +132,7 @@ class Sends:
             if append.conversation[0] == keys.DIRECT:
                 if not self._node.conversations.delivers:
                     self._deliver(append, answer, delivered)
-            else:
+            elif append.action == "message":
                 self._mark_read(session, append.conversation, answer.seq, answer.count)
         self._node.durability.when_kept(answer.replid, kept)
 
@@ -167,10 +167,12 @@ class Sends:
         slots = stamp.Slots(answer.seq, answer.prev, answer.count, answer.at)
         event = stamp.fill(append.tail, slots)
         author, other = append.user, keys.other_party(append.conversation, append.user)
-        deliver = partial(self._node.users.deliver, conv=append.conversation, seq=answer.seq, count=answer.count)
+        target = append.target if append.action == "delete" else 0
+        deliver = partial(self._node.users.deliver, conv=append.conversation, seq=answer.seq, count=answer.count,
+                          event=event, target=target, reply=reply)  # fmt: skip
         if other != author:
-            deliver(other, other=author, event=event, author=False, reply=reply)
-        deliver(author, other=other, event=event, author=True, reply=reply)
+            deliver(other, other=author, marks=False)
+        deliver(author, other=other, marks=append.action == "message")
 
     # -- the first message of a direct conversation makes it
 

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Protocol
 
-from gateway.delivery.shared_frames import VARIANTS, event_frames
-from router.contract import metrics, signals, stamp
+from gateway.delivery.shared_frames import JSON_BIT, VARIANTS, control_frame, event_frames
+from router.contract import metrics, signals, stamp, wire
 from router.process.isolate import fault
+from router.store.conversations import Head
 
 if TYPE_CHECKING:
     from gateway.delivery.session import Session
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 # A larger fan-out goes on in the loop's next turn, so that one large group does not hold up the others.
 CHUNK = 512
+DELETIONS = 256  # as many as the store keeps
 
 
 class Owner(Protocol):
@@ -55,14 +57,18 @@ class Hub:
         "confirmed",
         "conversation",
         "count",
+        "deleted",
         "live",
+        "marks",
         "members",
         "owner",
         "pending",
+        "receipts",
         "repairing",
         "rest",
         "seen",
         "seq",
+        "size",
         "title",
         "version",
         "waiting",
@@ -80,6 +86,10 @@ class Hub:
         self.seq = self.written = self.before = 0
         self.count = self.at = self.version = 0
         self.title = ""
+        self.size = 0  # members, here and elsewhere; 0 while it is not known
+        self.deleted: tuple[int, ...] = ()  # seqs of the messages that were deleted last
+        self.marks: dict[str, int] = {}  # how far members have read, as told here; in small conversations only
+        self.receipts: dict[str, int] = {}  # marks that follow from messages in `pending` and are news
         self.seen = 0  # the highest seq that a live event named while the position was not known
         self.repairing = False
         self.pending: list[bytes] = []
@@ -111,12 +121,13 @@ class Hub:
 
     # -- events
 
-    def place(self, seq: int, count: int, at: int, version: int, title: str) -> None:
+    def place(self, head: Head) -> None:
         """The position that a new hub starts from: the head as read after the subscription was confirmed."""
-        self.seq = self.written = self.before = seq
-        self.count, self.at, self.version, self.title = count, at, version, title
+        self.seq = self.written = self.before = head.seq
+        self.count, self.at, self.version, self.title = head.count, head.at, head.version, head.title
+        self.size, self.deleted = head.size, head.deleted
         self.confirmed = True
-        if self.seen > seq:
+        if self.seen > head.seq:
             self.owner.repair(self, "subscribe")
 
     def receive(self, event: bytes) -> None:
@@ -137,14 +148,19 @@ class Hub:
 
     def accept(self, event: bytes, seq: int, count: int, at: int) -> None:
         """The next event in order, live or from a repair."""
+        before = self.seq
         self.seq, self.count, self.at = seq, count, at
         self.pending.append(event)
         if stamp.is_message(event):
+            if 0 < self.size <= signals.RECEIPT_MEMBERS:
+                self._author_has_read(event, seq, before)
             return
         if stamp.is_member(event):
             self._member_changed(event)
         elif stamp.is_title(event):
             self.title = stamp.decode(event)["title"]
+        elif deleted := stamp.author(event).deletes:
+            self.deleted = (*self.deleted, deleted)[-DELETIONS:]
 
     def void(self, prev: int) -> None:
         """The log was rolled back below `seq`: what stood in (prev, seq] never was, and is announced as such."""
@@ -167,6 +183,8 @@ class Hub:
         for variant in VARIANTS:
             if live := self.live.get(variant):
                 frames = event_frames(events, variant)
+                if self.receipts:
+                    frames += self._receipt_frames(variant)
                 sessions = list(live)  # a write may make a session leave
                 total += len(sessions)
                 metrics.WRITTEN_BYTES.inc(len(frames) * len(sessions))
@@ -174,6 +192,7 @@ class Hub:
                     self.rest.update(dict.fromkeys(sessions[CHUNK:], frames))
                     del sessions[CHUNK:]
                 _give(zip(sessions, repeat(frames), strict=False))
+        self.receipts.clear()
         if self.rest:
             self.owner.soon(self._go_on)
         if total:
@@ -210,6 +229,37 @@ class Hub:
                 if session.user != except_user:
                     session.write(frames[variant])
 
+    # -- who has read how far
+
+    def has_read(self, user: str, read: int) -> bool:
+        """Note how far a member has read; return whether that is news here."""
+        if read <= self.marks.get(user, 0):
+            return False
+        if len(self.marks) >= 2 * signals.RECEIPT_MEMBERS:
+            self.marks.clear()  # of members who came and went
+        self.marks[user] = read
+        return True
+
+    def _author_has_read(self, event: bytes, seq: int, before: int) -> None:
+        """Who writes has read what is above; told with the event itself, unless it was known of what is before it."""
+        about = stamp.author(event)
+        if not about.marks:
+            return
+        if self.marks.get(about.from_, 0) < before or about.from_ in self.receipts:
+            self.receipts[about.from_] = seq
+            for session in self.members:
+                if session.user == about.from_ and session.behind is None:
+                    session.note_read(self.conversation, seq)
+        self.has_read(about.from_, seq)
+
+    def _receipt_frames(self, variant: int) -> bytes:
+        codec = wire.JSON if variant & JSON_BIT else wire.MSGPACK
+        found = [
+            control_frame(wire.ReceiptEvent(conversation=self.conversation, user=user, read=read), codec)
+            for user, read in self.receipts.items()
+        ]
+        return b"".join(found)
+
     def _gap(self, first: int, last: int, reason: str) -> None:
         for session in list(self.members):
             session.gap(self.conversation, first, last, reason)
@@ -217,6 +267,7 @@ class Hub:
     def _member_changed(self, event: bytes) -> None:
         self.version += 1
         change = stamp.author(event)
+        self.size += (change.action == "add") - (change.action == "remove")
         if change.action == "remove":
             self.flush()  # who leaves sees that, and nothing after it
             self.owner.member_left(self, change.user)
@@ -249,10 +300,12 @@ class UserHub:
     def receive(self, payload: bytes) -> None:
         if stamp.is_event(payload):
             seq, prev, _, _ = stamp.slots(payload)
-            conversation = stamp.author(payload).conversation
+            about = stamp.author(payload)
             for session in self.sessions:
                 try:
-                    session.direct_event(conversation, seq, prev, payload)
+                    session.direct_event(about.conversation, seq, prev, payload)
+                    if about.marks:
+                        session.wrote(about, seq, prev)
                 except Exception as error:  # noqa: BLE001 - as above, for the user's other sessions
                     fault("fan-out", error)
         else:

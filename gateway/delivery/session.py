@@ -7,9 +7,9 @@ A session as a whole is *live* or *behind*, because it is the connection that is
 everything that its hubs have written and, of a direct conversation that moved since it connected (or a group that its
 user has left), everything up to `direct[conversation]`. Behind: `catchup.py` feeds it from the log, and whatever
 happens live is only noted.
-Bounds: `direct` and `told_read` hold `MAX_DIRECT` conversations (one that was dropped is read from the log, or told,
-again), `early` what came in one read of the socket, `pages` the `MAX_PAGES` requests for history that wait, `out` what
-one turn of the loop has for it; beyond that the transport's high mark decides.
+Bounds: `direct`, `told_read` and `other_read` hold `MAX_DIRECT` conversations (one that was dropped is read from the
+log, or told, again), `early` what came in one read of the socket, `pages` the `MAX_PAGES` requests for history that
+wait, `out` what one turn of the loop has for it; beyond that the transport's high mark decides.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Session:
 
     __slots__ = (
         "acks", "again", "age_deadline", "behind", "codec", "connection", "deadline", "device", "direct", "early",
-        "expires_at", "hubs", "id", "instance", "node", "out", "pages", "paging", "reads", "since", "started", "state",
-        "syncing", "tat", "token", "told_read", "user", "user_hub", "variant", "watches",
+        "expires_at", "hubs", "id", "instance", "node", "other_read", "out", "pages", "paging", "reads",
+        "since", "started", "state", "syncing", "tat", "token", "told_read", "user", "user_hub", "variant", "watches",
     )  # fmt: skip
 
     def __init__(self, node: Node, connection: WebSocketConnection, codec: wire.Codec, token: str | None) -> None:
@@ -76,6 +76,7 @@ class Session:
         self.acks: dict[str, int] | None = None
         self.reads: dict[str, tuple[int, int]] | None = None
         self.told_read: dict[str, int] | None = None  # conversation -> the user's read mark, as told here
+        self.other_read: dict[str, int] | None = None  # direct conversation -> the other user's, as far as known here
         self.watches: set[str] | None = None
         self.tat = 0.0
 
@@ -181,14 +182,37 @@ class Session:
 
     def has_read(self, conversation: str, read: int) -> None:
         """The user has read up to here: told where it is news, whether a receipt said so or an audit."""
-        told = self.told_read = self.told_read if self.told_read is not None else {}
-        if read <= told.get(conversation, 0):
+        if read <= (self.told_read or {}).get(conversation, 0):
             return
-        if len(told) >= MAX_DIRECT and conversation not in told:
-            del told[next(iter(told))]
-        told[conversation] = read
+        self.note_read(conversation, read)
         receipt = wire.ReceiptEvent(conversation=conversation, user=self.user, read=read)
         self.write(control_frame(receipt, self.codec))
+
+    # -- read marks that follow from messages: their author has read up to them
+
+    def wrote(self, about: stamp.Author, seq: int, prev: int) -> None:
+        """The author of a live message in a direct conversation has read up to it: tell it where that is news."""
+        conversation = about.conversation
+        if self.state is not State.READY:
+            return
+        if about.from_ != self.user:
+            if (self.other_read or {}).get(conversation, 0) < prev:
+                if self.behind is not None and self.behind.paused:
+                    return  # nothing is queued for a connection that is full
+                receipt = wire.ReceiptEvent(conversation=conversation, user=about.from_, read=seq)
+                self.write(control_frame(receipt, self.codec))
+            self.other_has_read(conversation, seq)
+        elif about.device != self.device:
+            self.has_read(conversation, seq)
+        else:
+            self.note_read(conversation, seq)
+
+    def note_read(self, conversation: str, read: int) -> None:
+        """The client knows that its user has read up to here."""
+        self.told_read = _noted(self.told_read, conversation, read)
+
+    def other_has_read(self, conversation: str, read: int) -> None:
+        self.other_read = _noted(self.other_read, conversation, read)
 
     # -- signals
 
@@ -201,6 +225,7 @@ class Session:
             case signals.Receipt(conversation, user, read) if user == self.user:
                 self.has_read(conversation, read)
             case signals.Receipt(conversation, user, read):
+                self.other_has_read(conversation, read)
                 receipt = wire.ReceiptEvent(conversation=conversation, user=user, read=read)
                 self.write(control_frame(receipt, self.codec))
             case signals.Taken(device, session, instance):
@@ -213,3 +238,12 @@ class Session:
                 self.node.audits.sync(self)
             case _:
                 pass
+
+
+def _noted(marks: dict[str, int] | None, conversation: str, read: int) -> dict[str, int]:
+    """The marks with this one; of more than MAX_DIRECT the oldest goes."""
+    marks = marks if marks is not None else {}
+    if len(marks) >= MAX_DIRECT and conversation not in marks:
+        del marks[next(iter(marks))]
+    marks[conversation] = max(read, marks.get(conversation, 0))
+    return marks

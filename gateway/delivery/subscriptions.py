@@ -175,6 +175,8 @@ class Subscriptions:
             case signals.Typing(conversation, user):
                 event = wire.TypingEvent(conversation=conversation, from_=user)
             case signals.Receipt(conversation, user, read):
+                if not hub.has_read(user, read):
+                    return  # the user's own message has told it
                 event = wire.ReceiptEvent(conversation=conversation, user=user, read=read)
             case _:
                 return
@@ -193,7 +195,7 @@ class Subscriptions:
             return
         head = heads[0]
         if head is not None and not hub.confirmed:
-            hub.place(head.seq, head.count, head.at, head.version, head.title)
+            hub.place(head)
         waiting, hub.waiting = hub.waiting, []
         for ready in waiting:
             ready(head is not None)
@@ -295,6 +297,8 @@ class Subscriptions:
         if hub is None or head is None:
             return
         hub.title = head.title
+        if head.seq == hub.seq:
+            hub.size, hub.deleted = head.size, head.deleted
         if head.seq > hub.seq:
             hub.seen = max(hub.seen, head.seq)
             self.repair(hub, cause)

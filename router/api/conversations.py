@@ -135,7 +135,7 @@ def _listed(row: Row, head: Head) -> ListedConversation:
         title="" if direct else head.title,
         head=row.head if direct else head.seq,
         read=row.read,
-        unread=max(0, count - row.read_count),
+        unread=row.unread(count, head.deleted),
         with_=row.title if direct else None,
     )
 

@@ -38,6 +38,7 @@ class Place(Struct, frozen=True):
 
 
 _place = msgspec.json.Decoder(Place).decode
+_TRUE: Final = packing.pack(True)
 
 
 async def send_message(call: Call, given: NewMessage) -> Sent:
@@ -102,6 +103,7 @@ async def _send(
     call: Call, conv: str, user: str, fields: dict[str, bytes], device: str, n: int, done: int, row: bool = True
 ) -> Sent:
     call.services.durability.require_fit()
+    server = call.caller.server
     append = Append(
         conversation=conv,
         user=user,
@@ -109,8 +111,8 @@ async def _send(
         n=n if row else 0,
         done=done,
         fingerprint=stamp.fingerprint(packing.pack("message"), *fields.values()),
-        tail=stamp.tail("message", conv, user, device, n, fields),
-        server=call.caller.server,
+        tail=stamp.tail("message", conv, user, device, n, fields | {"server": _TRUE} if server else fields),
+        server=server,
     )
     store = call.services.conversations
     try:
@@ -141,18 +143,19 @@ async def _open(call: Call, user: str, other: str) -> None:
 
 
 def _tell(call: Call, append: Append, answer: Appended) -> None:
-    """Onto both users' channels if it is direct; its sender has read it. A router repeats what is lost here."""
+    """Onto both users' channels if it is direct; a user who writes has read it. A router repeats what is lost here."""
     users, conv, author = call.services.users, append.conversation, append.user
     if conv[0] != keys.DIRECT:
-        users.read(author, conv, answer.seq, answer.count, _ignore)
+        if not append.server:
+            users.read(author, conv, answer.seq, answer.count, _ignore)
         return
     if call.services.conversations.delivers:
         return
     event = stamp.fill(append.tail, stamp.Slots(answer.seq, answer.prev, answer.count, answer.at))
     other = keys.other_party(conv, author)
     if other != author:
-        users.deliver(other, conv, author, answer.seq, answer.count, event, False, _ignore)
-    users.deliver(author, conv, other, answer.seq, answer.count, event, True, _ignore)
+        users.deliver(other, conv, author, answer.seq, answer.count, event, False, 0, _ignore)
+    users.deliver(author, conv, other, answer.seq, answer.count, event, not append.server, 0, _ignore)
 
 
 def _ignore(_: object) -> None:

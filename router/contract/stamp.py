@@ -50,6 +50,18 @@ class Author(msgspec.Struct, frozen=True):
     user: str = ""
     action: str = ""
     role: str | None = None
+    target: int = 0
+    server: bool = False
+
+    @property
+    def marks(self) -> bool:
+        """Whether the author has read up to this event: by a message of their own, not by one of a backend."""
+        return self.type == "message" and not self.server
+
+    @property
+    def deletes(self) -> int:
+        """The seq of the message that this event deletes, else 0."""
+        return self.target if self.type == "delete" else 0
 
 
 _author = msgspec.msgpack.Decoder(Author).decode

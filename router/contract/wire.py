@@ -198,9 +198,12 @@ class Logged(Event, frozen=True, kw_only=True):
 
 
 class MessageEvent(Logged, tag="message", frozen=True, kw_only=True):
+    """`server`: a backend wrote it in the name of the user, who has therefore not read up to it."""
+
     media: str
     body: Any
     reply_to: int | None = None
+    server: bool = False
 
 
 class EditEvent(Logged, tag="edit", frozen=True, kw_only=True):

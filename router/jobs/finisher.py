@@ -58,7 +58,8 @@ class Deliver(Struct, frozen=True):
     seq: int
     count: int
     event: bytes
-    author: bool
+    marks: bool
+    target: int
 
 
 class Join(Struct, frozen=True):
@@ -93,17 +94,19 @@ def plan(conv: str, events: Sequence[bytes], audiences: Sequence[Audience], push
 
 
 def deliveries(conv: str, events: Sequence[bytes]) -> list[Action]:
-    """The last event for both, and before it each one's own last, which stands for what she has read."""
+    """The last event for both, before it each one's own last message, which marks as read, and deletions."""
     parties = keys.parties(conv)
-    authors = [stamp.author(event).from_ for event in events]
+    authors = [stamp.author(event) for event in events]
     last = len(events) - 1
     actions: list[Action] = []
     for user in sorted(set(parties)):
-        own = max((i for i, author in enumerate(authors) if author == user), default=last)
-        for i in sorted({own, last} if events else ()):
+        own = max((i for i, author in enumerate(authors) if author.from_ == user and author.marks), default=last)
+        deletions = (i for i, author in enumerate(authors) if author.deletes)
+        for i in sorted({own, last, *deletions} if events else ()):
+            marks = authors[i].from_ == user and authors[i].marks
             seq, _, count, _ = stamp.slots(events[i])
             other = keys.other_party(conv, user)
-            actions.append(Deliver(user, other, seq, count, events[i], authors[i] == user))
+            actions.append(Deliver(user, other, seq, count, events[i], marks, authors[i].deletes))
     return actions
 
 
@@ -257,8 +260,8 @@ class Finisher:
         """One action; counted if it changed something, that is, if nobody had done it before."""
         async with self._writes:
             match action:
-                case Deliver(user, other, seq, count, event, author):
-                    changed = await ask(self._users.deliver, user, conv, other, seq, count, event, author)
+                case Deliver(user, other, seq, count, event, marks, target):
+                    changed = await ask(self._users.deliver, user, conv, other, seq, count, event, marks, target)
                 case Join(user, at, read, read_count):
                     changed = await self._users.join(user, conv, title, at, read, read_count)
                 case Leave(user, at):

@@ -208,7 +208,7 @@ class Webhooks:
         heads: list[Head | None] = await ask(self._conversations.heads, list(missed))
         rows = await asyncio.gather(*(self._users.row(user, conv) for conv in missed))
         return [
-            Missed(conv, keys.KIND_NAMES[conv[0]], seq, max(0, head.count - (row.read_count if row else 0)))
+            Missed(conv, keys.KIND_NAMES[conv[0]], seq, row.unread(head.count, head.deleted) if row else head.count)
             for (conv, seq), head, row in zip(missed.items(), heads, rows, strict=True)
             if head is not None
         ]

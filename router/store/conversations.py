@@ -22,6 +22,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from struct import Struct as Packing
+from struct import unpack as struct_unpack
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -93,7 +94,10 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """Where a conversation stands. `at`: of the last event (of its making before the first)."""
+    """Where a conversation stands. `at`: of the last event (of its making before the first).
+
+    `deleted`: seqs of the messages that were deleted last, the newest deletion last.
+    """
 
     seq: int
     count: int
@@ -103,6 +107,8 @@ class Head(msgspec.Struct, frozen=True):
     routed: int
     kind: str
     title: str
+    size: int = 0
+    deleted: tuple[int, ...] = ()
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -115,12 +121,13 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Place(msgspec.Struct, frozen=True):
-    """A seq clamped to what the user sees, and how many messages there were up to it."""
+    """A seq clamped to what the user sees, how many messages there were up to it, and how many above it are deleted."""
 
     seq: int
     count: int
     size: int
     kind: str
+    gone: int = 0
 
 
 class Members(msgspec.Struct, frozen=True):
@@ -358,7 +365,7 @@ class _Heads:
             self._reply(self._heads)
 
 
-_HEAD_FIELDS: Final = ("m", "ver", "floor", "routed", "kind", "title")
+_HEAD_FIELDS: Final = ("m", "ver", "floor", "routed", "kind", "title", "size", "deleted")
 
 
 @lru_cache(maxsize=1 << 14)
@@ -422,16 +429,18 @@ def _page(value: Any) -> Page:
 
 
 def _place(value: Any) -> Place:
-    seq, count, size, kind = value
-    return Place(seq, count, size, kind.decode())
+    seq, count, size, kind, gone = value
+    return Place(seq, count, size, kind.decode(), gone)
 
 
 def _head(value: Any) -> Head | None:
-    m, version, floor, routed, kind, title = value
+    m, version, floor, routed, kind, title, size, deleted = value
     if m is None:
         return None
     seq, count, _, _, _, at = _META.unpack(m)
-    return Head(seq, count, at, int(version), int(floor or 0), int(routed or 0), kind.decode(), title.decode())
+    where = seq, count, at, int(version), int(floor or 0), int(routed or 0)
+    gone = struct_unpack(f">{len(deleted) // 8}Q", deleted) if deleted else ()
+    return Head(*where, kind.decode(), title.decode(), int(size or 0), gone)
 
 
 def _present_roles(value: Any) -> list[str]:

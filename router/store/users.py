@@ -67,7 +67,7 @@ class Row(Struct, frozen=True):
     """One conversation as its user finds it. Head and count of groups and channels stand with them, and are 0 here.
 
     `left`: she has left it; `title` of a direct one is the other user; `cursor` None: this device has none yet;
-    `score` orders rows by when they moved last.
+    `score` orders rows by when they moved last; `gone`: deleted messages above `read` in a direct one.
     """
 
     conversation: str
@@ -80,6 +80,12 @@ class Row(Struct, frozen=True):
     read_count: int
     cursor: int | None
     score: int
+    gone: int = 0
+
+    def unread(self, count: int, deleted: Sequence[int]) -> int:
+        """Messages above the read mark, of `count` in all; `deleted` are seqs of deleted messages (Head)."""
+        gone = self.gone if self.kind == keys.DIRECT else sum(seq > self.read for seq in deleted)
+        return max(0, count - self.read_count - gone)
 
 
 class Synced(Struct, frozen=True):
@@ -176,12 +182,14 @@ class Users:
         seq: int,
         count: int,
         event: bytes,
-        author: bool,
+        marks: bool,
+        target: int,
         reply: Callable[[bool | LinnetError], None],
     ) -> None:
         """Raise a direct conversation to `seq` and publish the event; False if that was already done.
 
-        `other` is whom the user talks to; `author`: the event is her own, so she has read up to it.
+        `other` is whom the user talks to; `marks`: the event is the user's own message, so the user
+        has read up to it. `target`: the seq of the message that the event deletes, else 0.
         """
         self._client.call(
             "deliver",
@@ -195,7 +203,8 @@ class Users:
                 seq,
                 count,
                 event,
-                int(author),
+                int(marks),
+                target,
             ),
             partial(_truth, reply),
         )
@@ -250,13 +259,18 @@ class Users:
         """Up to where the device has a conversation; 0 when it never said."""
         self._client.command("HGET", keys.cursor(user, device), conv, reply=partial(_number, reply))
 
-    def read(self, user: str, conv: str, seq: int, count: int, reply: Callable[[bool | LinnetError], None]) -> None:
-        """She has read up to `seq` (and `count` messages). True if that is further than before."""
+    def read(
+        self, user: str, conv: str, seq: int, count: int, reply: Callable[[bool | LinnetError], None], gone: int = 0
+    ) -> None:
+        """The user has read up to `seq` (and `count` messages). True if that is further than before.
+
+        `gone`: deleted messages above `seq`.
+        """
         receipt = signals.encode(signals.Receipt(conv, user, seq))
         self._client.call(
             "read",
             (keys.convs(user),),
-            (keys.recent(user), self._channels.user(user), receipt, conv, seq, count),
+            (keys.recent(user), self._channels.user(user), receipt, conv, seq, count, gone),
             partial(_truth, reply),
         )
 
@@ -388,7 +402,7 @@ def _rows(flat: list[Any]) -> list[Row]:
 
 
 def _row(conv: bytes, packed: bytes, score: bytes, cursor: bytes | None) -> Row:
-    kind, mark, head, count, read, read_count, _changed = _ROW.unpack_from(packed)
+    kind, mark, head, count, read, read_count, changed = _ROW.unpack_from(packed)
     return Row(
         conv.decode(),
         kind.decode(),
@@ -400,4 +414,5 @@ def _row(conv: bytes, packed: bytes, score: bytes, cursor: bytes | None) -> Row:
         read_count,
         None if cursor is None else int(cursor),
         int(float(score)),  # a score comes as Redis prints a double
+        changed if kind == b"d" else 0,
     )

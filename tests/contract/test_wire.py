@@ -191,7 +191,7 @@ def test_no_bytes_make_decoding_fail_otherwise(data: bytes, start: bytes) -> Non
 
 COMMON = {"conversation": GROUP, "from": "ann", "device": "phone", "n": 3}
 LOGGED: dict[str, dict[str, Any]] = {
-    "message": {"media": "text", "body": {"a": [b"\0\xff", None, 1.5]}, "reply_to": 2},
+    "message": {"media": "text", "body": {"a": [b"\0\xff", None, 1.5]}, "reply_to": 2, "server": True},
     "edit": {"target": 5, "body": "x"},
     "delete": {"target": 5},
     "react": {"target": 5, "emoji": "👍", "remove": False},

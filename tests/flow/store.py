@@ -53,7 +53,7 @@ class Store:
             other = keys.other_party(conversation, user)
             for to, of, author in ((other, user, False), (user, other, True)):
                 deliver = self.users.deliver
-                await ask(deliver, to, conversation, of, done.seq, done.count, event, author)
+                await ask(deliver, to, conversation, of, done.seq, done.count, event, author, 0)
         return done.seq
 
     async def say_all(self, conversation: str, user: str, bodies: Iterable[Any]) -> list[int]:

@@ -241,17 +241,34 @@ class World:
             await self.node.users.leave(user, conv, change.seq)
         return change
 
-    async def say(self, user: str, conv: str, body: Any = "hello", seen: int = 0) -> Appended:
-        """A message from elsewhere, by a gateway that has seen events up to `seen`."""
+    async def say(self, user: str, conv: str, body: Any = "hello", seen: int = 0, backend: bool = False) -> Appended:
+        """A message from elsewhere, by a gateway that has seen events up to `seen`, or by a backend."""
         n = next(_n)
-        tail = stamp.tail("message", conv, user, "elsewhere", n, {"media": pack("text"), "body": pack(body)})
+        tail = stamp.tail(
+            "message",
+            conv,
+            user,
+            "elsewhere",
+            n,
+            {"media": pack("text"), "body": pack(body)} | ({"server": pack(True)} if backend else {}),
+        )
         append = Append(conv, user, "elsewhere", n, 0, pack(n).ljust(8), tail, seen=seen, server=True)
         done: Appended = await ask(self.node.conversations.append, append)
         if conv[0] == keys.DIRECT:
             event = stamp.fill(tail, stamp.Slots(done.seq, done.prev, done.count, done.at))
             for party in {*keys.parties(conv)}:
                 other = keys.other_party(conv, party)
-                await ask(self.node.users.deliver, party, conv, other, done.seq, done.count, event, party == user)
+                await ask(
+                    self.node.users.deliver,
+                    party,
+                    conv,
+                    other,
+                    done.seq,
+                    done.count,
+                    event,
+                    party == user and not backend,
+                    0,
+                )
         return done
 
     async def register(self, user: str, device: str, started: int) -> Synced:

@@ -97,7 +97,7 @@ async def test_names_of_the_deleted_never_come_back(valkey: EmbeddedValkey) -> N
         await accounts.create("ann", "hash", "Ann")
         who = Sync(user="ann", device="phone", session="s", node="node-1", started=10, register=True)
         await called(users.sync, who)
-        await called(users.deliver, "ann", "d:ann:bob", "bob", 1, 1, b"\x80", False)
+        await called(users.deliver, "ann", "d:ann:bob", "bob", 1, 1, b"\x80", False, 0)
         await called(users.ack, "ann", "phone", "s", {"d:ann:bob": 1})
         await pushes.arm("ann", "d:ann:bob", 1, 0)
         with Channel(valkey, keys.Channels().user("ann")) as channel:

@@ -608,3 +608,16 @@ async def test_an_event_is_published_as_it_stands_in_the_log(valkey: EmbeddedVal
             assert published == page.events
             assert stamp.slots(published[1])[:3] == (2, 1, 2)
             assert listener.get_sharded_message(timeout=0) is None
+
+
+async def test_only_the_last_deletions_are_noted(valkey: EmbeddedValkey) -> None:
+    """The note is bounded; heads and read marks know of these deletions."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        sent = [(await s.send(conv, "ann", body=str(n))).seq for n in range(260)]
+        for seq in sent:
+            await s.send(conv, "ann", action="delete", target=seq)
+        (head,) = await called(s.conversations.heads, [conv])
+        assert head.deleted == tuple(sent[-256:])
+        place = await called(s.conversations.place, conv, "ann", sent[-3])
+        assert (place.seq, place.gone) == (sent[-3], 2)

@@ -52,7 +52,7 @@ def test_whoever_delivers_it_again_finds_it_done(valkey: EmbeddedValkey) -> None
             users = await opened(s)
             answer = await s.send(CONV, "ann", 1)
             for user, other in (("ann", "bob"), ("bob", "ann")):
-                again = (users.deliver, user, CONV, other, answer.seq, answer.count, b"event", user == "ann")
+                again = (users.deliver, user, CONV, other, answer.seq, answer.count, b"event", user == "ann", 0)
                 assert not await called(*again)
 
     asyncio.run(main())

@@ -351,9 +351,9 @@ async def test_heads_come_in_the_order_asked_for(valkey: EmbeddedValkey) -> None
         last = [await s.send(conv, "ann", 1, body=conv) for conv in convs]
         answers = await called(s.conversations.heads, [convs[2], keys.new_conversation("g"), convs[0]])
         assert answers == [
-            Head(1, 1, last[2].at, 0, 0, 0, "g", "a title"),
+            Head(1, 1, last[2].at, 0, 0, 0, "g", "a title", 1),
             None,
-            Head(1, 1, last[0].at, 0, 0, 0, "g", "a title"),
+            Head(1, 1, last[0].at, 0, 0, 0, "g", "a title", 1),
         ]
         assert await called(s.conversations.heads, []) == []
         replies: list[object] = []

@@ -91,7 +91,7 @@ async def test_waiting_tells_how_far_the_devices_have_come(valkey: EmbeddedValke
             who = Sync(user="ann", device=device, session=device, node="node-1", started=1, register=True)
             await called(users.sync, who)
             await called(users.ack, "ann", device, device, {A: seq, "d:ann:zoe": 99})
-        await called(users.deliver, "ann", A, "bob", 8, 8, b"\x80", False)
+        await called(users.deliver, "ann", A, "bob", 8, 8, b"\x80", False, 0)
         await called(users.read, "ann", A, 6, 6)
         await pushes.arm("ann", A, 8, 900)
         await pushes.arm("ann", B, 2, 900)

@@ -39,7 +39,7 @@ async def of_ann(client: Client) -> Users:
 async def message(users: Users, other: str, seq: int) -> str:
     """A direct message from `other` to ann."""
     conv = keys.direct("ann", other)
-    await called(users.deliver, "ann", conv, other, seq, seq, b"\x81", False)
+    await called(users.deliver, "ann", conv, other, seq, seq, b"\x81", False, 0)
     return conv
 
 
@@ -397,7 +397,7 @@ async def test_news_are_of_whom_an_audit_would_say_something_to(valkey: Embedded
             who = session(f"s-{name}", 10, user=name)
             asked.append(msgspec.structs.replace(who, since=(await register(users, who)).since))
         assert await called(users.news, asked) == []
-        await called(users.deliver, "moved", keys.direct("bob", "moved"), "bob", 1, 1, b"\x81", False)
+        await called(users.deliver, "moved", keys.direct("bob", "moved"), "bob", 1, 1, b"\x81", False, 0)
         await register(users, session("s-later", 20, user="replaced"))
         await client.fetch("DEL", keys.devices("lost"))
         await users.kick("kicked")

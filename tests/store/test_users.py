@@ -40,8 +40,8 @@ async def score(client: Client, conv: str) -> float:
     return float(await client.fetch("ZSCORE", keys.recent("ann"), conv) or 0)
 
 
-async def deliver(users: Users, seq: int, count: int = 0, author: bool = False) -> bool:
-    published: bool = await called(users.deliver, "ann", CONV, "bob", seq, count or seq, EVENT, author)
+async def deliver(users: Users, seq: int, count: int = 0, author: bool = False, target: int = 0) -> bool:
+    published: bool = await called(users.deliver, "ann", CONV, "bob", seq, count or seq, EVENT, author, target)
     return published
 
 

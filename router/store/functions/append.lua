@@ -3,7 +3,7 @@
 -- ARGV  conv channel cap user user/device action facts rest [party …]
 --       facts, packed as FACTS: n done seen target fingerprint limited(0|1) first; n 0: no row, no rate; limited 0: no rate
 --       party, of a direct one on a single server: user convs recent channel other, the author last
---       action: message edit delete react
+--       action: message edit delete react; a message that is not limited is a backend's, which its author has not read
 -- Returns ANSWER packed; NOTFOUND READONLY_ BLOCKED CONFLICT CONTENT ANSWERED <next> OLD <next> RATE <µs>
 --
 -- Keeps true:
@@ -15,6 +15,7 @@
 -- A device's row `d:<user>/<device>`: rate stamp (µs), done, then at most 32 accepted (n, seq, fingerprint) by
 -- ascending n. All n <= done are answered, so their rows are gone for good: a copy of one that was stuck on an old
 -- connection is refused, not written again.
+-- `deleted` has the seqs of the messages that were deleted last, as 8 bytes each.
 -- `e:<seq>` notes the edits of a message, so that its delete takes all its content out of the log.
 
 local FACTS = '>I8I8I8I8c8Bc1'
@@ -22,6 +23,7 @@ local ROWS_AT = 17
 local ROW = 24
 local FULL = ROWS_AT - 1 + 32 * ROW
 local EDITS = 256                  -- of one message
+local DELETIONS = 256              -- the last of a conversation, which do not count as unread
 local DEVICES = 64                 -- rows a user has in one conversation; device names are the client's to choose
 
 -- Where n belongs among the rows; its seq if it is there; whether it is there with other content.
@@ -78,6 +80,8 @@ local function apply(k, action, target, seq)
     redis.call('XDEL', k[2], target)
     for p = 1, #edits, 8 do redis.call('XDEL', k[2], (struct.unpack('>I8', edits, p))) end
     redis.call('HDEL', k[1], note)
+    local gone = (redis.call('HGET', k[1], 'deleted') or '') .. struct.pack('>I8', tonumber(target))
+    redis.call('HSET', k[1], 'deleted', string.sub(gone, -8 * DELETIONS))
   end
 end
 
@@ -157,9 +161,13 @@ local function append(k, a)
     if not h[3] then admit(k[1], user, a[5]) end
     answer = settle(k, a[2], a[3], w, cost, burst, 'd:' .. a[5], accepted(d, p, tat, done, n, w.seq, fingerprint))
   end
-  local own = #a - 4
-  if own > 9 then bring(a[9], a[10], a[11], a[12], a[13], a[1], w.seq, w.count, w.event, false, us) end
-  if own > 8 then bring_own(a[own], a[own + 1], a[own + 2], a[own + 3], a[own + 4], a[1], w.seq, w.count, w.event, us) end
+  local own, gone = #a - 4, action == 'delete' and tonumber(target) or 0
+  if own > 9 then bring(a[9], a[10], a[11], a[12], a[13], a[1], w.seq, w.count, w.event, false, gone, us) end
+  if own > 8 and action == 'message' and limited == 1 then
+    bring_own(a[own], a[own + 1], a[own + 2], a[own + 3], a[own + 4], a[1], w.seq, w.count, w.event, us)
+  elseif own > 8 then
+    bring(a[own], a[own + 1], a[own + 2], a[own + 3], a[own + 4], a[1], w.seq, w.count, w.event, false, gone, us)
+  end
   return answer
 end
 

@@ -197,7 +197,7 @@ async def test_reading_tells_own_devices_and_small_groups(
         await ann.event("receipt", conversation=small, user="bob")
         await ann.event("receipt", conversation=direct, user="bob")
         await of.settled()
-        assert [len(ann.of("receipt", conversation=conv)) for conv in (small, large, direct)] == [1, 0, 1]
+        assert [len(ann.of("receipt", conversation=conv, user="bob")) for conv in (small, large, direct)] == [1, 0, 1]
 
 
 async def test_typing_is_passed_on_once_a_second(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:

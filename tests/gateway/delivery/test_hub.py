@@ -12,6 +12,7 @@ from gateway.delivery.hub import Hub
 from gateway.delivery.shared_frames import event_frames
 from router.contract import stamp
 from router.contract.packing import pack
+from router.store.conversations import Head
 
 CONVERSATION = "g:0123456789012345678901"
 
@@ -79,9 +80,9 @@ def event(seq: int, prev: int, kind: str = "message", **fields: Any) -> bytes:
     return stamp.fill(tail, stamp.Slots(seq, prev, seq, 1000))
 
 
-def confirmed_hub(owner: Owner, *members: Member, seq: int = 10) -> Any:
+def confirmed_hub(owner: Owner, *members: Member, seq: int = 10, size: int = 100) -> Any:
     hub: Any = Hub(owner, CONVERSATION, "channel")  # it gets members that only look like sessions
-    hub.place(seq, seq, 1000, 1, "title")
+    hub.place(Head(seq, seq, 1000, 1, 0, 0, "g", "title", size))
     for member in members:
         hub.add(member)
         hub.join(member)
@@ -136,7 +137,7 @@ def test_events_before_the_head_is_known_are_repaired_not_lost() -> None:
     owner = Owner()
     hub = Hub(owner, CONVERSATION, "channel")
     hub.receive(event(12, 11))
-    hub.place(10, 10, 1000, 1, "title")
+    hub.place(Head(10, 10, 1000, 1, 0, 0, "g", "title"))
     assert owner.repairs == ["subscribe"]
 
 

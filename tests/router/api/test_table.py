@@ -15,9 +15,11 @@ from router.api import call as api_call
 from router.api import table as api_module
 from router.api.call import now_ms
 from router.contract import keys, stamp
+from router.contract.packing import pack
 from router.contract.tokens import Identity, mapped
 from router.store import users
 from router.store.answers import ask
+from router.store.conversations import Append
 from router.store.presence import LEASE_S, Presence
 from router.store.users import Sync, Synced
 from tests.router.api.serving import SERVER, Api, by, refusal, serve
@@ -1009,3 +1011,40 @@ async def test_gateways_are_listed_for_any_token(valkey: EmbeddedValkey) -> None
             await ask(presence.renew, node, f"ws://{node}/ws", load, now, at)
         assert await api.ok("GET", "/v1/gateways", ADA) == {"gateways": ["ws://g2/ws", "ws://g1/ws"]}
         assert await api.refused("GET", "/v1/gateways", {}) == (401, "unauthorized")
+
+
+async def test_a_backends_message_in_a_users_name_marks_nothing_read(valkey: EmbeddedValkey) -> None:
+    """The user has not seen what was said before it; a message by the user's own token does mark."""
+    async with serve(valkey) as api:
+        await make_users(api)
+        group = await make_group(api, "bob")
+        await api.ok("POST", "/v1/messages", ADA, {"to": "@bob", "body": 1})
+
+        async def read(conv: str) -> int:
+            row = await api.services.users.row("bob", conv)
+            return row.read if row else 0
+
+        for conv, to in ((group, group), ("d:ada:bob", "@ada")):
+            await api.ok("POST", "/v1/messages", SERVER, {"from": "bob", "to": to, "body": 2})
+            await api.ok("POST", "/v1/messages", SERVER, {"from": "bob", "to": to, "body": 2, "device": "w", "n": 1})
+            assert await read(conv) == 0
+            events = (await api.ok("GET", f"/v1/conversations/{conv}/events", ADA))["events"]
+            assert events[-1]["server"] is True
+            own = await api.ok("POST", "/v1/messages", BOB, {"to": to, "body": 3})
+            assert await read(conv) == own["seq"]
+            events = (await api.ok("GET", f"/v1/conversations/{conv}/events", ADA))["events"]
+            assert "server" not in events[-1]
+
+
+async def test_listed_unread_leaves_deleted_messages_out(valkey: EmbeddedValkey) -> None:
+    async with serve(valkey) as api:
+        await make_users(api)
+        group = await make_group(api, "bob")
+        for to, conv in ((group, group), ("@bob", "d:ada:bob")):
+            sent = await api.ok("POST", "/v1/messages", ADA, {"to": to, "body": 1})
+            await api.ok("POST", "/v1/messages", ADA, {"to": to, "body": 2})
+            tail = stamp.tail("delete", conv, "ada", "x", 1, {"target": pack(sent["seq"])})
+            delete = Append(conv, "ada", "x", 1, 0, b"8 bytes.", tail, "delete", sent["seq"])
+            await ask(api.services.conversations.append, delete)
+        listed = (await api.ok("GET", "/v1/conversations", BOB))["conversations"]
+        assert [each["unread"] for each in listed] == [1, 1]

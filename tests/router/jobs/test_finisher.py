@@ -38,9 +38,26 @@ def test_both_users_of_a_direct_conversation_get_its_last_event() -> None:
     """However many events, a slot needs the last; and each author's own last says what she has read."""
     events = [event(1, "ann"), event(2, "bob", count=2), event(3, "ann", count=3)]
     assert plan(DIRECT, events, [frozenset()] * 3, 0) == [
-        Deliver("ann", "bob", 3, 3, events[2], True),
-        Deliver("bob", "ann", 2, 2, events[1], True),
-        Deliver("bob", "ann", 3, 3, events[2], False),
+        Deliver("ann", "bob", 3, 3, events[2], True, 0),
+        Deliver("bob", "ann", 2, 2, events[1], True, 0),
+        Deliver("bob", "ann", 3, 3, events[2], False, 0),
+    ]
+
+
+def test_only_own_messages_mark_as_read_and_every_deletion_is_delivered() -> None:
+    """A reaction, or a backend's message, is delivered as if another had written it."""
+    events = [
+        event(1, "ann"),
+        event(2, "bob", "delete", target=1),
+        event(3, "bob", server=True),
+        event(4, "ann", "react", target=3, emoji="+", remove=False),
+    ]
+    assert plan(DIRECT, events, [frozenset()] * 4, 0) == [
+        Deliver("ann", "bob", 1, 0, events[0], True, 0),
+        Deliver("ann", "bob", 2, 0, events[1], False, 1),
+        Deliver("ann", "bob", 4, 0, events[3], False, 0),
+        Deliver("bob", "ann", 2, 0, events[1], False, 1),
+        Deliver("bob", "ann", 4, 0, events[3], False, 0),
     ]
 
 
@@ -48,7 +65,7 @@ def test_a_conversation_with_herself_is_delivered_once() -> None:
     """Both parties are one user."""
     conv = keys.direct("ann", "ann")
     note = event(1, "ann", conv=conv)
-    assert plan(conv, [note], [frozenset(["ann"])], 0) == [Deliver("ann", "ann", 1, 0, note, True)]
+    assert plan(conv, [note], [frozenset(["ann"])], 0) == [Deliver("ann", "ann", 1, 0, note, True, 0)]
 
 
 def test_the_last_change_of_a_member_counts() -> None:
