@@ -21,7 +21,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from deploy import manifests
@@ -35,6 +35,29 @@ VALKEY = "valkey/valkey:8.1"
 DEADLINE_S = 600
 GONE_S = 10.0  # from the end of a drain, which lets the successor join, to the end of its pod
 ALL_SEEN_S = LOST_S + 10.0  # after a change: what was sent in its last moment is then there, or counted as lost
+
+# From each component: the doors that base/network.yaml opens to it, and doors that it keeps shut.
+REACHED = {
+    "canary": ("gateway:8000", "router:8000"),
+    "gateway": ("valkey:6379",),
+    "router": ("valkey:6379",),
+}
+UNREACHED = {
+    "canary": ("valkey:6379", "GATEWAY:9000"),
+    "gateway": ("router:8000", "GATEWAY:9000"),
+    "router": ("gateway:8000", "GATEWAY:9000"),
+}
+
+CONNECT = """
+import socket, sys
+for door in sys.argv[1:]:
+    host, _, port = door.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), 3).close()
+        print(door)
+    except (TimeoutError, ConnectionError):
+        pass
+"""
 
 READ_METRICS = """
 import urllib.request
@@ -110,6 +133,30 @@ def check_deployed() -> str:
     return "gateways, router, Valkey and canary are up"
 
 
+def check_network() -> str:
+    """What the network policies allow can be reached, and nothing else, where the cluster enforces them."""
+    wrong, open_doors = [], []
+    for name, doors in REACHED.items():
+        wrong += [f"{name} cannot reach {door}" for door in doors if door not in reached(name, doors)]
+    for name, doors in UNREACHED.items():
+        open_doors += [f"{name} reaches {door}" for door in reached(name, doors)]
+    if len(open_doors) == sum(map(len, UNREACHED.values())) and not wrong:
+        raise Skipped("the cluster's network does not enforce NetworkPolicies")
+    if wrong or open_doors:
+        raise Failed("; ".join(wrong + open_doors))
+    return "all that is allowed is reached, and nothing else"
+
+
+def reached(name: str, doors: Sequence[str]) -> list[str]:
+    """Which of these doors the pod of a Deployment can connect to; GATEWAY is another gateway's pod."""
+    addresses = {pod["metadata"]["name"]: pod["status"]["podIP"] for pod in objects("pods", "gateway")}
+    pods = [pod["metadata"]["name"] for pod in objects("pods", name)]
+    (other, *_) = (address for pod, address in addresses.items() if pod != pods[0])
+    asked = [door.replace("GATEWAY", other) for door in doors]
+    answer = kubectl("exec", pods[0], "--", "/opt/linnet/bin/python", "-c", CONNECT, *asked).split()
+    return [door for door, address in zip(doors, asked, strict=True) if address in answer]
+
+
 def check_rollout() -> str:
     def restart() -> None:
         kubectl("rollout", "restart", "deployment/gateway", "deployment/router")
@@ -179,6 +226,7 @@ def check_removed() -> str:
 
 CHECKS = {
     "deployed": check_deployed,
+    "network": check_network,
     "rollout": check_rollout,
     "scaling": check_scaling,
     "eviction": check_eviction,
@@ -188,6 +236,8 @@ CHECKS = {
 def said(name: str, check: Callable[[], str]) -> bool:
     try:
         print(f"{name:11} ok       {check()}", flush=True)
+    except Skipped as why:
+        print(f"{name:11} skipped  {why}", flush=True)
     except Failed as failed:
         print(f"{name:11} FAILED   {failed}", flush=True)
         return False

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from deploy import check, cluster
-from deploy.check import Failed
+from deploy.check import Failed, Skipped
 
 BUDGET = "Cannot evict pod as it would violate the pod's disruption budget."
 DEAD = "The connection to the server 127.0.0.1:1 was refused"
@@ -85,6 +85,42 @@ def test_two_gateways_that_drain_at_once_are_a_failure(two: Cluster) -> None:
     two.drain = two.successor = two.left = 0
     with pytest.raises(Failed, match="at once"):
         cluster.check_eviction()
+
+
+@pytest.mark.parametrize("enforced", ["all", "none", "not the admin port", "too much"])
+def test_network_policies_are_held_against_connections(monkeypatch: pytest.MonkeyPatch, enforced: str) -> None:
+    """A network that enforces none of them is no failure of the manifests; one that lets half of it pass is."""
+    pods = {"gateway": ("g1", "g2"), "router": ("r1",), "canary": ("c1",)}
+
+    def objects(_: str, component: str) -> list[dict[str, Any]]:
+        return [{"metadata": {"name": pod}, "status": {"podIP": f"ip-{pod}"}} for pod in pods[component]]
+
+    def kubectl(_exec: object, pod: object, *rest: object, stdin: str = "") -> str:
+        doors = [str(door) for door in rest[4:]]
+        assert "ip-g1:9000" not in doors or pod != "g1", "a pod always reaches itself"
+        names = {"g1": "gateway", "r1": "router", "c1": "canary"}
+        allowed = {
+            "all": cluster.REACHED[names[str(pod)]],
+            "none": doors,
+            "not the admin port": [*cluster.REACHED[names[str(pod)]], "ip-g1:9000"],
+            "too much": ("gateway:8000",),
+        }[enforced]
+        return "\n".join(door for door in doors if door in allowed)
+
+    monkeypatch.setattr(cluster, "objects", objects)
+    monkeypatch.setattr(cluster, "kubectl", kubectl)
+    match enforced:
+        case "all":
+            assert cluster.check_network() == "all that is allowed is reached, and nothing else"
+        case "none":
+            with pytest.raises(Skipped, match="does not enforce"):
+                cluster.check_network()
+        case "not the admin port":
+            with pytest.raises(Failed, match="canary reaches GATEWAY:9000; router reaches GATEWAY:9000"):
+                cluster.check_network()
+        case _:
+            with pytest.raises(Failed, match="gateway cannot reach valkey:6379"):
+                cluster.check_network()
 
 
 def test_a_kubectl_that_cannot_ask_is_no_refusal(two: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
