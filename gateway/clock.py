@@ -69,7 +69,7 @@ class Clock:
 
     def ready(self, session: Session) -> None:
         """The session has said hello, or has a new token: its deadline is now its token's or its age's."""
-        expires_in = (session.expires_at - self._node.now_ms()) / 1000
+        expires_in = (session.expires_at - max(self._node.verifier.clocks.moments(self._node.now_ms()))) / 1000
         self._at(session, min(session.age_deadline, self._node.loop.time() + expires_in))
 
     def marked(self, session: Session) -> None:
@@ -137,8 +137,12 @@ class Clock:
                 session.close(errors.CLOSE_SLOW_HANDSHAKE, errors.retry_reason(uniform(0.5, 2)))
             else:
                 session.close(errors.CLOSE_UNAVAILABLE, errors.retry_reason(uniform(1, 5)))
-        elif session.expires_at <= self._node.now_ms():
+            return
+        moments = self._node.verifier.clocks.moments(self._node.now_ms())
+        if session.expires_at <= min(moments):
             session.close(errors.CLOSE_TOKEN_EXPIRED, "token expired")
+        elif session.expires_at <= max(moments):  # by one of two clocks that do not agree
+            session.close(errors.CLOSE_UNAVAILABLE, errors.retry_reason(uniform(1, 5)))
         elif session.age_deadline <= now:
             self._node.drain.rotate(session, errors.CLOSE_MAX_AGE)
         else:

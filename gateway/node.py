@@ -53,7 +53,9 @@ class Node:
         self.soon: Callable[..., Any] = self.loop.call_soon
         self.later: Callable[..., Any] = self.loop.call_later
         self.tracer = tracer(settings, "linnet-gateway", self.name)
-        self.verifier = Verifier(settings, fetcher(settings.jwks_url) if settings.jwks_url else None)
+        self.verifier = Verifier(
+            settings, fetcher(settings.jwks_url) if settings.jwks_url else None, clocks=client.clocks
+        )
         self.conversations = Conversations(client, 2 * settings.retention_events)
         self.users = Users(client)
         self.presence = Presence(client)

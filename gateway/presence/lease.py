@@ -7,7 +7,7 @@ that lives, and nothing else would end it before the device comes back.
 
 All times here and in the rows are Redis's: each node carries its clock on by its own monotonic one and asks again with
 every renewal. So a wall clock that is wrong or steps makes no living gateway look dead, and no session look older than
-the one it replaces. (Tokens are judged by the wall clock, as their issuer's are.)
+the one it replaces. (Tokens are judged by the wall clock, as their issuer's are, as long as Redis's agrees.)
 
 A node that has just lost Redis cannot tell a dead gateway from its own blindness: of gateways that lived when it last
 saw them it trusts no missing lease until it has read the leases for a whole lease length again. Nor does it when

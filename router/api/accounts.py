@@ -59,8 +59,13 @@ async def login(call: Call, given: LoginRequest) -> LoginAnswer:
     if not await services.passwords.verify(stored, given.password):
         raise Unauthorized("wrong user or password")
     await services.accounts.guessed(given.user, place)
-    token, expires_at = issue(given.user, services.settings, now_ms())
+    token, expires_at = issue(given.user, services.settings, _issued_ms(call))
     return LoginAnswer(given.user, given.device, token, expires_at, await _gateways(call))
+
+
+def _issued_ms(call: Call) -> int:
+    """When a token is issued: now, by Redis's clock if this node's does not agree with it."""
+    return call.services.verifier.clocks.moments(now_ms())[-1]
 
 
 def _place(call: Call, user: str) -> Place:
@@ -106,7 +111,7 @@ async def _gateways(call: Call) -> list[str]:
 async def create_token(call: Call, given: TokenRequest) -> TokenAnswer:
     """Issue a token for a user, who comes to exist by it."""
     await call.services.accounts.ensure(given.user)
-    token, expires_at = issue(given.user, call.services.settings, now_ms())
+    token, expires_at = issue(given.user, call.services.settings, _issued_ms(call))
     return TokenAnswer(given.user, token, expires_at)
 
 

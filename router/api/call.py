@@ -77,7 +77,7 @@ class Services(Struct, frozen=True):
             accounts=Accounts(client),
             pushes=Pushes(client),
             durability=durability(settings.durability, client, settings.replicas),
-            verifier=Verifier(settings, fetch),
+            verifier=Verifier(settings, fetch, clocks=client.clocks),
             passwords=Passwords(settings.password_min),
             addresses=Limiter(ADDRESS_EVERY_S, ADDRESS_BURST),
             nobodies=Limiter(NOBODY_EVERY_S, NOBODY_BURST),

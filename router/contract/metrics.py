@@ -81,6 +81,9 @@ REDIS_MEMORY_RATIO = Gauge("linnet_redis_memory_ratio", "used_memory / maxmemory
 ROUND_ERRORS = Counter("linnet_round_errors", "Entries of sweeps, audits and timers that raised, by part", ("part",))
 HTTP_REFUSED = Counter("linnet_http_refused", "HTTP requests that no application saw, by why", ("why",))
 
+# -- both: clocks
+CLOCK_OFFSET_SECONDS = Gauge("linnet_clock_offset_seconds", "Seconds by which this node's clock is ahead of Redis's")
+
 # -- both: the identity provider, where there is one
 JWKS_FETCHES = Counter("linnet_jwks_fetches", "Fetches of the identity provider's key set by result", ("result",))
 

@@ -37,6 +37,7 @@ from jwt.exceptions import PyJWTError
 from msgspec import Meta, Struct
 
 from router.contract import metrics
+from router.contract.clocks import Clocks
 from router.contract.errors import TokenExpired, Unauthorized, Unavailable
 from router.contract.packing import MAX_INTEGER
 from router.contract.settings import Settings
@@ -52,6 +53,7 @@ MAX_PENDING: Final = 1024
 TICK_S: Final = 0.01  # by which a timer may be early
 AFTER_S: Final = 0.5  # what a client waits beyond the moment at which the next fetch may begin
 NEVER: Final = float("-inf")
+CLOCKS_RETRY_S: Final = 5.0  # by then another node may be asked, or the clocks agree
 LEEWAY_MS: Final = 1000  # for `nbf` alone: the issuer's clock may be ahead; an expiry that has passed has passed
 
 _ALGORITHMS: Final = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
@@ -145,15 +147,27 @@ def _public_key(jwk: dict[str, Any]) -> Key | None:
     return Key(kid, algorithm, made)
 
 
-def verify(token: str, keys: tuple[Key, ...], rules: Rules, now_ms: int) -> Identity:
-    """Who the token speaks for at `now_ms`; else `Unauthorized`, `TokenExpired` or `UnknownKey`."""
+def verify(token: str, keys: tuple[Key, ...], rules: Rules, *moments_ms: int) -> Identity:
+    """Who the token speaks for at these moments; else `Unauthorized`, `TokenExpired` or `UnknownKey`.
+
+    `Unavailable` if it is valid at some of them only: which of them is now is not known.
+    """
     user, claims = _authentic(token, keys, rules)
-    if claims.nbf * 1000 > now_ms + LEEWAY_MS:
-        raise Unauthorized("the token is not valid yet")
     expires_at = int(claims.exp * 1000)
-    if expires_at <= now_ms:
-        raise TokenExpired("the token has expired")
-    return Identity(user, min(expires_at, MAX_INTEGER))
+    refusals = [refusal for now_ms in moments_ms if (refusal := _refused_at(now_ms, claims, expires_at)) is not None]
+    if not refusals:
+        return Identity(user, min(expires_at, MAX_INTEGER))
+    if len(refusals) < len(moments_ms):
+        raise Unavailable(
+            "the clocks of this node and of Redis do not agree whether the token is valid", CLOCKS_RETRY_S
+        )
+    raise refusals[0]
+
+
+def _refused_at(now_ms: int, claims: _Claims, expires_at: int) -> Unauthorized | None:
+    if claims.nbf * 1000 > now_ms + LEEWAY_MS:
+        return Unauthorized("the token is not valid yet")
+    return TokenExpired("the token has expired") if expires_at <= now_ms else None
 
 
 def _authentic(token: str, keys: tuple[Key, ...], rules: Rules) -> tuple[str, _Claims]:
@@ -242,7 +256,14 @@ Fetch = Callable[[], Awaitable[bytes]]
 class Verifier:
     """A process's keys. `fetch` gets the provider's key set, within a time and size of its own; it raises OSError."""
 
-    def __init__(self, settings: Settings, fetch: Fetch | None = None, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        fetch: Fetch | None = None,
+        clock: Callable[[], float] = monotonic,
+        clocks: Clocks | None = None,
+    ) -> None:
+        self.clocks = clocks or Clocks()
         self._own = (secret_key(settings.jwt_secret),) if settings.jwt_secret else ()
         self._keys = self._own
         self._rules = Rules(settings.jwt_audience, settings.jwt_issuer, settings.jwt_user_claim)
@@ -258,7 +279,7 @@ class Verifier:
         """At once, with the keys that are here. `UnknownKey` means that `identity` may know more."""
         if self._fetch is not None and self._clock() - self._fetched_at > MAX_AGE_S:
             self._ask(self._fetch)
-        return verify(token, self._keys, self._rules, now_ms)
+        return verify(token, self._keys, self._rules, *self.clocks.moments(now_ms))
 
     def once_issued_to(self, token: str) -> str | None:
         """The user that a token was issued to, even if it has expired; None if it is not authentic by the keys here.

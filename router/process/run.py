@@ -24,6 +24,7 @@ from router.contract.errors import StartupError, Unavailable
 from router.contract.settings import Settings, load
 from router.process import logs, serving
 from router.process.admin import Readiness, create_admin
+from router.process.clocks import ClockWatch
 from router.store.deployment import deployment_check
 from router.store.redis.client import Client
 
@@ -101,12 +102,23 @@ async def _live(name: str, settings: Settings, work: Work) -> None:
                     await process.unless_stopped(_check(client, settings))
                 if not stop.is_set():
                     _settle_memory()
-                    await work(process, client)
+                    await _work(process, client, work)
             finally:
                 await client.close()
         finally:
             admin.should_exit = True
             await answering
+
+
+async def _work(process: Process, client: Client, work: Work) -> None:
+    """The work, and a look at the clocks before it and beside it."""
+    watch = ClockWatch(client)
+    await process.unless_stopped(patiently(watch.look))
+    watching = asyncio.create_task(watch.run())
+    try:
+        await work(process, client)
+    finally:
+        watching.cancel()
 
 
 async def patiently(ask: Callable[[], Awaitable[None]]) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from router.contract import tokens, wire
+from router.contract.clocks import Clocks
 from router.contract.errors import TokenExpired, Unauthorized, Unavailable
 from router.contract.settings import Settings
 from router.contract.tokens import Identity, Key, Rules, UnknownKey, Verifier, issue, key_set, secret_key, verify
@@ -163,6 +164,27 @@ def test_an_expired_token_says_so(exp: float) -> None:
 def test_a_fraction_of_a_second_counts() -> None:
     """`exp` is a NumericDate and may have a fraction."""
     assert verify(sign({"sub": "ada", "exp": S + 0.5}), OWN, Rules(), NOW).expires_at == NOW + 500
+
+
+def test_a_token_is_judged_by_the_time_that_both_clocks_agree_on() -> None:
+    """Valid or expired by this node's clock and by Redis's, it is that; by one alone it is not known which."""
+    clocks = Clocks(lambda: 0.0)
+    verifier = Verifier(SETTINGS, clocks=clocks)
+    day = 86_400
+    early, late = sign({"sub": "ada", "exp": S + 60}), sign({"sub": "ada", "exp": S + 2 * day})
+    future, past = sign({"sub": "ada", "exp": S + 2 * day, "nbf": S + 3600}), sign({"sub": "ada", "exp": S - 2 * day})
+    for redis_ms in (NOW + day * 1000, NOW - day * 1000):
+        clocks.heard(redis_ms, 0.0, 0.0)
+        assert verifier.check(late, NOW).user == "ada"
+        with pytest.raises(TokenExpired):
+            verifier.check(past, NOW)
+    with pytest.raises(Unauthorized, match="not valid yet"):
+        verifier.check(future, NOW)
+    clocks.heard(NOW + day * 1000, 0.0, 0.0)
+    for token in (early, future):
+        with pytest.raises(Unavailable) as refusal:
+            verifier.check(token, NOW)
+        assert refusal.value.retry_after
 
 
 def test_an_audience_may_be_one_of_a_list() -> None:

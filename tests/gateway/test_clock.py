@@ -10,6 +10,7 @@ import pytest
 from gateway import clock
 from gateway.clock import Clock
 from gateway.delivery.session import State
+from router.contract.clocks import Clocks
 from router.contract.errors import Unavailable
 from tests.gateway.world import settings
 
@@ -35,6 +36,7 @@ class Dial:
         self.tries = 0
         self.replies: list[Any] = []
         made: Any = self
+        self.verifier, self.clocks = made, Clocks(lambda: self.now)
         self.clock = Clock(made)
 
     # the loop
@@ -165,6 +167,26 @@ def test_a_token_that_expires_ends_the_session() -> None:
     assert not second.closed
     dial.turn_to(162)
     assert second.closed
+
+
+@pytest.mark.parametrize("step_ms", [-86_400_000, 86_400_000])
+def test_token_that_expires_by_one_of_two_clocks_closes_as_unavailable(
+    step_ms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node whose clock steps does not log its users out, nor keep them beyond their token; both expired is 4501."""
+    dial = Dial()
+    by_one, by_both = Fake(dial).ready(), Fake(dial).ready()
+    dial.clocks.heard(NOW_MS, dial.now, dial.now)
+    redis_ms = dial.now_ms
+    monkeypatch.setattr(dial, "now_ms", lambda: redis_ms() + step_ms)
+    by_one.expires_at = redis_ms() + 30_000 + max(0, step_ms // 2)
+    by_both.expires_at = redis_ms() - 2 * 86_400_000
+    for session in (by_one, by_both):
+        session.ready()
+        session.last_received = 1e9
+    dial.turn_to(132)
+    assert by_one.closed[0] == 4000
+    assert by_both.closed[0] == 4501
 
 
 def test_an_old_connection_is_rotated() -> None:

@@ -25,6 +25,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from router.contract.clocks import Clocks
 from router.contract.errors import FunctionError, LinnetError, StartupError, Unavailable
 from router.contract.keys import Channels
 from router.store.redis.connection import Address, Form, Link, Part, Topology, address
@@ -55,6 +56,7 @@ class Client:
         self.topology = topology
         self.library = library
         self.channels = Channels()  # replaced once the deployment is known, before any part is made of this client
+        self.clocks = Clocks()  # this node's and Redis's; kept by router/process/clocks.py
         self._functions: Counter[str] = Counter()
         self._hot = HotConnection(topology, library.source)
         self.links: list[Link] = [self._hot]
