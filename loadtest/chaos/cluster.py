@@ -1,17 +1,16 @@
-"""A deployment whose parts can be killed one by one: Valkey, gateways, routers, and a proxy on every link.
+"""A deployment whose processes can be killed one by one: Valkey, gateways, routers, and a proxy on every link.
 
     clients -> proxy -> gateway -> proxy -> Valkey <- proxy <- router
 
-(Where sentinels say which Valkey it is, there is no proxy before it: they would say another address.)
+(With sentinels there is no proxy in front of Valkey: the sentinels name the address of the server itself.)
 
-Where there is libfaketime (Debian: `libfaketime`), each process reads its wall clock from a file of its own, which may
-step; its monotonic clock stays as it is, and so does everybody else's.
+If libfaketime is installed, the wall clock of each process can step (`clocks.py`).
 
-Every process keeps its ports and its log for all its lives. What it is told is noted with how it ended (`endings`); a
-process that ends untold is started again like any other, and the checker reports it. All of it is gone when `close`
-returns, and dies with this process if that dies first.
+A process keeps its ports and its log over all its restarts. Each end of a process is recorded with the signal that it
+was sent. If a process ends without a signal, it is restarted like any other, and the checker reports it. `close`
+removes everything, and the kernel kills all processes if this one dies first.
 
-Rejected: `loadtest.local` (what is measured there must have no proxy in its way, and never dies).
+Rejected: `load.local` (its processes must have no proxy in the way, and never die).
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ DRAINED_S: Final = 40.0
 WATCH_S: Final = 0.25
 SAMPLE_S: Final = 2.0
 
-# Short enough that a fault of seconds meets audits, leases and drains; long enough for a busy machine.
+# Short enough that a fault of some seconds meets audits, leases and drains; long enough for a busy machine.
 SETTINGS: Final = {
     "LINNET_HEARTBEAT_S": "5",
     "LINNET_DRAIN_ACCEPT_S": "0.5",
@@ -52,7 +51,7 @@ SETTINGS: Final = {
 
 
 class ManagedProcess:
-    """A gateway or a router: one name, one set of ports and one log, for as many processes as it takes."""
+    """A gateway or a router: one name, one set of ports and one log for all its restarts."""
 
     def __init__(
         self, name: str, folder: Path, redis_port: int | None, env: Mapping[str, str], *, clocks: bool = False
@@ -66,7 +65,7 @@ class ManagedProcess:
         self.store = Proxy(store_port, redis_port or 0)
         self.url = f"ws://127.0.0.1:{client_port}/ws" if self.module == "gateway" else f"http://127.0.0.1:{client_port}"
         self._clock = Clock(folder / f"{name}.clock") if clocks and FAKETIME is not None else None
-        self.busy = asyncio.Lock()  # one fault of a process at a time
+        self.busy = asyncio.Lock()  # held by the fault of the process
         self.asked = ""
         self.popen: subprocess.Popen[bytes] | None = None
         self.env = {
@@ -85,7 +84,7 @@ class ManagedProcess:
         return self.popen is not None and self.popen.poll() is None
 
     def set_clock(self, by_s: float) -> None:
-        """Make the process's wall clock wrong by so much, if clocks can step."""
+        """Make the wall clock of the process wrong by so much, if clocks can step."""
         if self._clock is not None:
             self._clock.set(by_s)
 
@@ -118,7 +117,7 @@ class ManagedProcess:
         return True
 
     def note_end(self) -> None:
-        """Writes down how it ended, once."""
+        """Record how the process ended, once."""
         if self.popen is not None and self.popen.returncode is not None:
             append(self.folder / "processes.jsonl", Ending(now_ms(), self.name, self.popen.returncode, self.asked))
             forget(self.popen.pid)
@@ -160,7 +159,7 @@ class ManagedProcess:
 
 
 class Cluster:
-    """`gateways` and `routers` of them, and a store."""
+    """A store, and the gateways and routers that use it."""
 
     def __init__(
         self, folder: Path, gateways: int = 3, routers: int = 2, level: str = "fsync", *, clocks: bool = False
@@ -205,11 +204,11 @@ class Cluster:
             process.start()
         for process in self.processes.values():
             if not await process.ready():
-                raise RuntimeError(f"{process.name} did not come up, see {self.folder / process.name}.log")
+                raise RuntimeError(f"{process.name} did not become ready, see {self.folder / process.name}.log")
         self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
-        """Memory samples, and a new process for one that ended by itself."""
+        """Sample memory, and restart a process that ended without a signal."""
         loop, sampled = asyncio.get_running_loop(), 0.0
         while True:
             await asyncio.sleep(WATCH_S)
@@ -223,14 +222,14 @@ class Cluster:
                 append(self.folder / "processes.jsonl", *samples)
 
     async def restart(self, process: ManagedProcess) -> None:
-        """A new process, ready."""
+        """Start a new process and wait until it is ready."""
         process.start()
         await process.ready()
 
     # -- the end
 
     async def heal(self) -> None:
-        """Everything runs, and no link is disturbed."""
+        """Undo all faults, and wait until every process is ready."""
         await self.store.heal()
         self.key_set.broken = ""
         for process in self.processes.values():
@@ -243,7 +242,7 @@ class Cluster:
                 raise RuntimeError(f"{process.name} is not ready, see {self.folder / process.name}.log")
 
     async def stop(self) -> None:
-        """As an operator would: gateways, routers; the store stays, for whoever reads the logs."""
+        """Stop gateways and routers as an operator does. The store keeps running, so that its logs can be read."""
         if self._watching is not None:
             self._watching.cancel()
         for processes in (self.gateways, self.routers):

@@ -1,8 +1,9 @@
-"""`python -m loadtest chaos`: a deployment of its own, people who use it, faults on a seeded schedule, and the verdict.
+"""`python -m loadtest chaos`: start a deployment, let people use it, cause faults on a seeded schedule, and print the
+verdict.
 
-The whole run is one process beside those it disturbs: clients, proxies and nemesis share a loop, and the checker comes
-when all is over. What a run leaves stands in a folder (`evidence.py`), which is kept when a promise was broken;
-`python -m loadtest check FOLDER` judges it again.
+The run is one process beside the tested ones: clients, proxies and nemesis share an event loop, and the checker runs
+afterwards. The evidence is in a folder (`proof/evidence.py`), which is kept if a promise was broken; `python -m
+loadtest check FOLDER` judges it again.
 """
 
 from __future__ import annotations
@@ -40,24 +41,24 @@ ALL_TROUBLE: Final = "redis-trouble"
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """`chaos` and `check`, as subcommands."""
-    one = commands.add_parser("chaos", help="break a deployment of its own and prove that nothing was lost")
-    one.add_argument("--seconds", type=float, default=600, help="how long things go wrong (%(default)s)")
-    one.add_argument("--seed", type=int, default=None, help="decides faults and people (random)")
+    """Add the subcommands `chaos` and `check`."""
+    one = commands.add_parser("chaos", help="break a deployment and prove that nothing was lost")
+    one.add_argument("--seconds", type=float, default=600, help="seconds with faults (%(default)s)")
+    one.add_argument("--seed", type=int, default=None, help="decides faults and people (default: random)")
     one.add_argument("--users", type=int, default=240, help="people, with one or two devices each (%(default)s)")
     one.add_argument("--rate", type=float, default=200, help="messages per second (%(default)s)")
-    one.add_argument("--every", type=float, default=3.0, help="seconds between faults, on the average (%(default)s)")
+    one.add_argument("--every", type=float, default=3.0, help="mean seconds between faults (%(default)s)")
     one.add_argument(
         "--faults",
         nargs="+",
         choices=(*FAULTS, ALL_TROUBLE),
         default=[],
         metavar="FAULT",
-        help=f"only these kinds; {ALL_TROUBLE}: all of a Redis that keeps running",
+        help=f"only these kinds; {ALL_TROUBLE}: all faults of a running Redis",
     )
     one.add_argument("--level", choices=LEVELS, default="fsync", help="durability")
-    one.add_argument("--folder", type=Path, default=None, help="keep what the run leaves there")
-    again = commands.add_parser("check", help="judge what a chaos run left behind")
+    one.add_argument("--folder", type=Path, default=None, help="keep the evidence there")
+    again = commands.add_parser("check", help="judge the evidence of a chaos run again")
     again.add_argument("folder", type=Path)
 
 
@@ -85,7 +86,7 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
     if not clocks and (left := set(possible(wanted, arguments.level, clocks=True)).difference(kinds)):
         print_line(f"libfaketime is not installed, so these faults are left out: {', '.join(sorted(left))}")
     if not kinds:
-        raise SystemExit(f"none of these faults can be done at level {arguments.level}")
+        raise SystemExit(f"none of these faults is possible at level {arguments.level}")
     cluster = Cluster(folder, level=arguments.level, clocks=clocks)
     made = Run(
         seed=seed,
@@ -117,7 +118,7 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
 
 
 def _heads(cluster: Cluster) -> dict[str, dict[str, int]]:
-    """Of each user's conversations; of those that the user has left, nothing is waited for."""
+    """Return, by user, the head of each conversation that the user has not left."""
     found: dict[str, dict[str, int]] = defaultdict(dict)
     with cluster.store.client() as client:
         for key in client.scan_iter(match=keys.EVERY_CONVERSATION, count=1000):
@@ -143,7 +144,7 @@ async def _progress(workload: Workload, nemesis: Nemesis) -> None:
 
 
 def print_verdict(folder: Path) -> bool:
-    """Prints what a run proves; True if every promise was kept."""
+    """Print what a run proves, and return whether every promise was kept."""
     evidence = load(folder)
     checked = check(evidence)
     faults = Counter(fault.kind for fault in evidence.faults)
@@ -160,12 +161,12 @@ def print_verdict(folder: Path) -> bool:
         print_line(f"\n{violation.promise}: {violation.what}")
         for line in story(evidence, violation):
             print_line(f"    {line}")
-    print_line(f"\nall of it: {folder}")
+    print_line(f"\nevidence: {folder}")
     return False
 
 
 def _various(violations: list[Violation]) -> list[Violation]:
-    """A few of them, of each promise the earliest first."""
+    """Return a few violations, the earliest of each promise first."""
     first = {violation.promise: violation for violation in reversed(violations)}
     others = [violation for violation in violations if first[violation.promise] is not violation]
     return [*first.values(), *others][:STORIES]

@@ -1,11 +1,12 @@
-"""One device of one user, as the interface advises a client to behave; it writes down all it does and is told.
+"""One device of one user, which behaves as the protocol page advises a client to, and records everything it does and
+receives.
 
-It comes back when its connection ends, at another gateway if that is how it falls, after the wait it was given or a
-jittered one; it resends what is not answered, with the same n, until it is; it drops nothing from its history and
-draws no conclusion in it. What it does of its own accord (whom it writes to, when it is away) is decided outside,
-by `chaos.py` or `canary.py`; what follows from the interface is decided here.
+When its connection ends, it reconnects to a random gateway, after the wait that the server named or a jittered one. It
+resends every unanswered command with the same n. It removes nothing from its history and draws no conclusion in it. The
+caller (`workload.py`, `canary.py`) decides what to write and when to be offline; this module decides what the protocol
+demands.
 
-Bounds: `OUTSTANDING` sends per conversation wait for their answers, further ones are not begun.
+Bound: at most `OUTSTANDING` sends per conversation wait for an answer; further ones are not started.
 """
 
 from __future__ import annotations
@@ -35,20 +36,20 @@ DEAD_AFTER_S: Final = 12.0
 SHUT_OUT: Final = 4400
 EXPIRED: Final = 4501
 WATCH: Final = "watch"
-# A token is renewed when so much of its time has passed, and asked for again after a while.
+# A token is renewed after this share of its validity, and again if no answer came.
 RENEW_AT: Final = (0.5, 0.8)
 RENEW_AGAIN_S: Final = 3.0
 RECENT: Final = 16
 
 
 class Recorder(Protocol):
-    """Where the rows go."""
+    """Receives the rows of a device."""
 
     def add(self, row: Rows) -> None: ...
 
 
 class Pending(msgspec.Struct):
-    """A command that is not answered (or whose answer this device pretends not to have had)."""
+    """A command without an answer, or whose answer this device pretends not to have received."""
 
     conversation: str
     kind: str
@@ -61,7 +62,7 @@ class Pending(msgspec.Struct):
 
 
 class Device:
-    """`urls` may change while it lives; `token` is asked at each connect, and in time before the last one expires."""
+    """`urls` may change while it lives. `token` is called at each connect, and before the last token expires."""
 
     def __init__(
         self,
@@ -85,9 +86,9 @@ class Device:
         self.waiting: dict[int, Pending] = {}
         self.mine: deque[tuple[str, int]] = deque(maxlen=RECENT)
         self.recent: deque[tuple[str, int]] = deque(maxlen=RECENT)
-        self.seen: dict[str, bool] = {}  # who is online, as this connection was told
+        self.seen: dict[str, bool] = {}  # presence that this connection has received
         self.ready = False
-        self.renews = True  # else its tokens run out, and it comes back with another
+        self.renews = True  # False: the token expires, and the device reconnects with another
         self.sent = self.acked = self.received = self.refused = 0
         self.on_event: Callable[[dict[str, Any]], None] | None = None
         self._token, self._rng = token, rng
@@ -106,7 +107,7 @@ class Device:
         self._hello_cursors: dict[str, int] | None = None
         self._connecting_at = self._pinged_at = self._renew_at = 0.0
         self._pause_s = 0.0
-        self._watch_at = math.inf  # when to ask again, after being told to
+        self._watch_at = math.inf  # when to watch again after an error
         self._watched: list[str] = []
         self._loop = asyncio.get_running_loop()
 
@@ -114,10 +115,10 @@ class Device:
     def id(self) -> str:
         return f"{self.user}/{self.name}"
 
-    # -- being there and being away
+    # -- online and offline
 
     async def run(self) -> None:
-        """Connects whenever it is wanted, until `end`."""
+        """Connect whenever the device should be online, until `stop`."""
         while await self._wanted.wait() and not self._ended:
             await self._once()
             await asyncio.sleep(self._pause_s)
@@ -141,7 +142,7 @@ class Device:
         self._wanted.set()
 
     def go_offline(self, *, politely: bool) -> None:
-        """Away until `come`."""
+        """Disconnect until `go_online`."""
         self._wanted.clear()
         self.recorder.add(history.Left(now_ms()))
         self._leave(politely=politely)
@@ -161,7 +162,7 @@ class Device:
                 self._socket.abort()
 
     def stop_reading(self) -> None:
-        """Reads nothing for a while."""
+        """Read nothing until `resume_reading`."""
         if self._socket is not None and self.ready:
             self._paused = True
             self.recorder.add(history.Paused(now_ms(), True))
@@ -174,15 +175,15 @@ class Device:
             self._socket.heard_at = self._loop.time()
             self._socket.resume_reading()
 
-    # -- saying
+    # -- sending
 
     def message(self, to: str, body: Any) -> int:
-        """A new message; its n, or 0 if too many wait in that conversation."""
+        """Send a message and return its n, or 0 if too many sends of that conversation wait."""
         conversation = keys.direct(self.user, to[1:]) if to.startswith("@") else to
         return self._command("send", conversation, {"to": to, "body": body}, 0, digest(body))
 
     def act(self, kind: str, conversation: str, target: int, **fields: Any) -> int:
-        """An edit, delete or react."""
+        """Send an edit, delete or react."""
         body = digest(fields["body"]) if "body" in fields else ""
         return self._command(kind, conversation, {"conversation": conversation, "seq": target, **fields}, target, body)
 
@@ -205,21 +206,21 @@ class Device:
         self.recorder.add(history.Sent(now_ms(), one.conversation, one.n, one.kind, one.target, one.body, one.attempts))
 
     def read(self, conversation: str) -> None:
-        """Tells that the user has read all that is here."""
+        """Tell the server that the user has read everything received in the conversation."""
         seq = self.last.get(conversation, 0)
         if seq and self.ready and self._socket is not None:
             self.recorder.add(history.Read(now_ms(), conversation, seq))
             self._socket.send_command("read", conversation=conversation, seq=seq)
 
     def watch(self, users: list[str]) -> None:
-        """Wants to know who of these is online, from now on and after every reconnect."""
+        """Watch the presence of these users, from now on and after every reconnect."""
         self._watched, self._watch_at = users, math.inf
         if self.ready and self._socket is not None:
             self.recorder.add(history.Watching(now_ms(), users))
             self._socket.send_command("presence", id=WATCH, users=users, watch=True)
 
     def tick(self) -> None:
-        """Once a second or so: acks, resends what is overdue, looks after the connection."""
+        """Acknowledge, resend what is overdue, and check the connection; called about once a second."""
         socket, now = self._socket, self._loop.time()
         if socket is None or self._closed.is_set():
             return
@@ -247,7 +248,7 @@ class Device:
                 self._pinged_at = now
                 socket.send_command("ping")
 
-    # -- what the connection says
+    # -- events
 
     def _opened(self) -> None:
         assert self._socket is not None
@@ -267,7 +268,7 @@ class Device:
             with suppress(ValueError):
                 self._pause_s = float(reason.partition("=")[2]) * self._rng.uniform(1.0, 1.3)
         elif code >= SHUT_OUT and code != EXPIRED:
-            self._pause_s = 2.0  # it should not come back; the checker will say so, and the run goes on
+            self._pause_s = 2.0  # a violation, which the checker reports; the run continues
 
     def _event(self, event: dict[str, Any]) -> None:
         if self.on_event is not None:
@@ -340,7 +341,7 @@ class Device:
             self._unacked.add(conversation)
             if kind == "message":
                 self.recent.append((conversation, seq))
-            if event["from"] == self.user:  # writing marks as read
+            if event["from"] == self.user:  # own messages count as read
                 self._read_to(conversation, seq)
 
     def _acked(self, event: dict[str, Any]) -> None:
@@ -350,7 +351,7 @@ class Device:
         if one is None:
             return
         if not event["duplicate"] and self._rng.random() < self._forgetful:
-            one.due = self._loop.time() + self._rng.uniform(0.0, 3.0)  # as if the ack had been lost
+            one.due = self._loop.time() + self._rng.uniform(0.0, 3.0)  # as if the ack were lost
             return
         self._answered(one)
         self.acked += 1

@@ -1,10 +1,10 @@
-"""What goes wrong in a run: a schedule that a seed decides, and the hands that carry it out.
+"""The faults of a run: a schedule that a seed decides, and the code that causes them.
 
-`schedule` is pure: the same seed, length and kinds give the same acts. `Nemesis` carries them out against a `Cluster`
-and writes down when each really began and ended. Faults of different parts overlap as they fall; of one part, one
-fault of its process and one of each of its links at a time.
+`schedule` is pure: the same seed, length and kinds give the same faults. `Nemesis` causes them in a `Cluster` and
+records when each really began and ended. Faults of different processes overlap at random; one process has at most one
+fault of its own and one of each of its links at a time.
 
-Adding a fault: a row in `FAULTS`, a method of `Nemesis` named like it, a row in the README's table of failures.
+Adding a fault: a row in `FAULTS`, a case in `Nemesis`, a row in the table of failures of the documentation.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from loadtest.chaos.stores import Replicated, Single
 FIRST_S: Final = 3.0
 EVERY_S: Final = 3.0
 ALL: Final = ("gateway", "router")
-CLOCK_S: Final = 60.0  # how far a clock steps at most
+CLOCK_S: Final = 60.0  # the largest step of a process's clock
 
-# The levels of durability, and those at which a fault proves something: at `memory` a store that is killed may lose
-# what was acked, as is written of it.
+# The levels of durability, and those at which a fault proves something: at `memory` a killed store may lose acked
+# events, as documented.
 LEVELS: Final = ("memory", "fsync", "replicated")
 DISK: Final = ("fsync",)
 ONE: Final = ("memory", "fsync")
@@ -39,8 +39,8 @@ SENTINELS: Final = ("replicated",)
 
 
 class FaultKind(msgspec.Struct, frozen=True):
-    """`on`: which parts; `weight`: how often; `lasts`: least and most seconds; `uses`: what it holds meanwhile;
-    `levels`: at which durability."""
+    """`on`: which processes; `weight`: how often; `lasts`: least and most seconds; `occupies`: what no other fault may
+    use meanwhile; `levels`: the durabilities at which it is caused."""
 
     on: tuple[str, ...]
     weight: float
@@ -101,7 +101,10 @@ NOT_SURVIVED: Final = tuple(kind for kind in REDIS_TROUBLE if kind != "functions
 
 
 def possible(kinds: Collection[str], level: str, *, clocks: bool) -> list[str]:
-    """Of these kinds (none: all) those that say something at this level; `clocks`: whether they can be made to step."""
+    """Return those of the kinds (none given: all that the processes survive) that prove something at this level.
+
+    `clocks`: whether clocks can step.
+    """
     known = {kind: FAULTS[kind] for kind in kinds or (kind for kind in FAULTS if kind not in NOT_SURVIVED)}
     return [kind for kind, fault in known.items() if level in fault.levels and (clocks or fault.occupies != "clock")]
 
@@ -120,7 +123,7 @@ def schedule(
     kinds: Collection[str] = FAULTS,
     every_s: float = EVERY_S,
 ) -> list[PlannedFault]:
-    """What is done when; all of it is over after `seconds`."""
+    """Return the faults in order; all of them end within `seconds`."""
     rng = random.Random(seed)
     chosen = {kind: FAULTS[kind] for kind in kinds}
     faults, at, free_from = [], FIRST_S, dict[tuple[str, str], float]()
@@ -136,7 +139,7 @@ def schedule(
 
 
 class Nemesis:
-    """Carries out a schedule."""
+    """Causes the faults of a schedule."""
 
     def __init__(self, cluster: Cluster, seed: int, folder: Path) -> None:
         self._cluster = cluster
@@ -148,7 +151,7 @@ class Nemesis:
         self.done: list[Fault] = []
 
     async def carry_out(self, faults: list[PlannedFault]) -> None:
-        """Returns when the last one is over, and with an error if one could not be carried out."""
+        """Cause all faults, and return when the last has ended; raise if one could not be caused."""
         began = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as group:
             for fault in faults:
@@ -251,7 +254,7 @@ class Nemesis:
         self._note(fault.kind, process.url if fault.kind == "gateway-term" else process.name, began)
 
     async def _clock(self, fault: PlannedFault) -> None:
-        """The wall clock steps, and later back; a process that is killed meanwhile begins again with the wrong one."""
+        """Step the wall clock and later back; a process that restarts meanwhile starts with the wrong clock."""
         process, began, by_s = self._cluster.processes[fault.target], now_ms(), self._rng.uniform(-CLOCK_S, CLOCK_S)
         process.set_clock(by_s)
         await asyncio.sleep(fault.for_s)
@@ -259,7 +262,7 @@ class Nemesis:
         self._note(fault.kind, f"{process.url} by {by_s:+.1f} s", began)
 
     async def _replace(self, process: ManagedProcess) -> None:
-        """As a deploy does it: told to stop, awaited, started anew."""
+        """Stop a process as a deploy does, wait for its end, and start a new one."""
         process.send(signal.SIGTERM)
         if not await process.ended(DRAINED_S):
             process.send(signal.SIGKILL)
@@ -268,7 +271,7 @@ class Nemesis:
         await self._cluster.restart(process)
 
     async def _rolling(self) -> None:
-        """Every process in turn."""
+        """Replace every process in turn."""
         whole = now_ms()
         for process in self._cluster.processes.values():
             async with process.busy:

@@ -1,18 +1,18 @@
-"""A TCP proxy between two parts of a deployment, whose links can be cut, held up or forgotten. No privileges needed.
+"""A TCP proxy between two processes, whose links can be cut, held, delayed and forgotten. It needs no privileges.
 
-One `Proxy` stands before one address. What it can do to its connections, now and for those to come:
-`cut`      they are reset, new ones are refused (reset at once)
-`hold`     nothing passes either way and nobody is told, as when a cable is pulled; bytes wait in socket buffers
-`delay`    every chunk passes so much later, in order
-`stutter`  now and then everything waits for a while, as a lossy line does to TCP
-`vanish`   clients' ends are dropped, the server's stay open and silent, as when phones leave the network
-`heal` ends all of it; what was held passes on.
+One `Proxy` listens in front of one address. Its faults apply to present and future connections:
+`cut`      connections are reset, and new ones are reset at once
+`hold`     nothing passes in either direction and no end notices, as with a pulled cable; bytes wait in socket buffers
+`delay`    every chunk passes later by so much, in order
+`stutter`  now and then everything waits for a while, as TCP does on a lossy line
+`vanish`   the ends of clients are dropped, those of the server stay open and silent, as when phones leave the network
+`heal` ends all faults; held bytes pass on.
 
-Bound: a direction whose other end does not take more is not read from (flow control passes through), and one that is
-held or delayed holds at most one read's bytes per `delay`.
+Bound: if an end does not accept more, the proxy stops reading from the other (flow control passes through). A held or
+delayed direction holds at most one read per `delay`.
 
-Rejected: network namespaces with tc netem (root and kernel modules, which continuous integration seldom has); packet
-loss proper (a stream has none: TCP turns it into the waits that `stutter` makes).
+Rejected: network namespaces with tc netem (they need root and kernel modules, which CI seldom has); packet loss itself
+(a stream has none: TCP turns it into the waits that `stutter` makes).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STUTTER_EVERY_S: Final = 0.5
 
 
 class _End(asyncio.Protocol):
-    """One end of a link; what it reads goes to `other`, when it may."""
+    """One end of a link; it passes what it reads to `other`, if the faults allow that."""
 
     def __init__(self, link: _Link) -> None:
         self.link = link
@@ -55,7 +55,7 @@ class _End(asyncio.Protocol):
             self.other.write(data)
 
     def pass_on(self, now: float) -> float | None:
-        """Passes what is due; when the next is."""
+        """Pass all bytes that are due, and return when the next are."""
         if self.other.transport is None:
             return None
         while self.waiting and self.waiting[0][0] <= now:
@@ -139,7 +139,7 @@ class _Link:
         if self.client.ended and (self.server.ended or self.server.transport is None):
             self.proxy.links.pop(self, None)
         if self.forgotten or self.proxy.held:
-            return  # the other end hears nothing of it
+            return  # the other end must not notice
         if end.waiting:
             self.wake()
         else:
@@ -159,7 +159,7 @@ class _Link:
             self._timer = self.proxy.loop.call_at(max(min(due), now + 0.001), self._pass_on)
 
     def thaw(self) -> None:
-        """Nothing is held any more: what waited passes, and an end that went meanwhile is told to the other."""
+        """Pass held bytes on, and close the ends whose other end has closed meanwhile."""
         for end in (self.client, self.server):
             if end.ended and not end.waiting and not self.forgotten:
                 end.other.end()
@@ -168,7 +168,7 @@ class _Link:
         self.wake()
 
     def forget(self) -> None:
-        """The client is gone without the server being told."""
+        """Drop the client's end without closing the server's."""
         self.forgotten = True
         self.client.abort()
 
@@ -178,7 +178,7 @@ class _Link:
 
 
 class Proxy:
-    """Listens on `port`, passes on to `to_port`, both on loopback."""
+    """Listens on `port` and connects to `to_port`, both on loopback."""
 
     def __init__(self, port: int, to_port: int) -> None:
         self.port = port
@@ -241,7 +241,7 @@ class Proxy:
             self.release()
 
     def vanish(self) -> int:
-        """How many clients left without a word."""
+        """Drop the clients' ends, and return how many."""
         links = list(self.links)
         for link in links:
             link.forget()

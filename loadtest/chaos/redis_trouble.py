@@ -56,14 +56,14 @@ class RedisTrouble:
         self._rng = rng
 
     def step_clock(self) -> str:
-        """Step the server's wall clock, and leave it so: what follows happens by the wrong clock."""
+        """Step the server's wall clock and leave it wrong until the end of the run or the next step."""
         assert isinstance(self._store, Single)
         offset_s = self._rng.choice(STEPS_S)
         self._store.set_clock(offset_s)
         return f"to {offset_s:+.0f} s"
 
     async def change_settings(self, for_s: float) -> tuple[str, int]:
-        """Give one setting a value that breaks the durability's promise; also return when it was set right again."""
+        """Break the durability by one setting, restore it, and return the setting and when it was restored."""
         name, value = self._rng.choice(UNFIT[self._level])
         with await asyncio.to_thread(self._store.client) as client:
             before = str(await asyncio.to_thread(_setting, client, name))
@@ -84,13 +84,13 @@ class RedisTrouble:
         return " ".join(rules)
 
     def flush_functions(self) -> str:
-        """Blocking: delete the library of functions."""
+        """Delete the library of functions. Blocking."""
         with self._store.client() as client:
             client.execute_command("FUNCTION", "FLUSH")
         return ""
 
     def delete_keys(self) -> str:
-        """Blocking: delete what belongs together of one conversation or user, as an operator's mistake would."""
+        """Delete keys of one conversation or user, as an operator's mistake would. Blocking."""
         with self._store.client() as client:
             found = sorted(keys.conversation_of(key) for key in client.scan_iter(match=keys.EVERY_CONVERSATION))
             directs = [name for name in found if name[0] == keys.DIRECT]
@@ -134,6 +134,6 @@ def _setting(client: redis.Redis, name: str) -> str:
 
 
 def _persists(client: redis.Redis) -> bool:
-    """Whether the append-only file is whole again: after `appendonly yes` it is written anew first."""
+    """Whether the append-only file is complete again: after `appendonly yes` the server first rewrites it."""
     info = client.info("persistence")
     return not info["aof_rewrite_in_progress"] and not info.get("aof_rewrite_scheduled", 0)

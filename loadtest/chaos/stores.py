@@ -1,10 +1,10 @@
-"""Where a chaos run's deployment keeps everything: one Valkey, or a primary with two replicas behind three sentinels.
+"""The Redis of a chaos run: one Valkey, or a primary with two replicas behind three sentinels.
 
-Both can be asked for a client of whoever is in charge now, be healed, and keep what their servers said. What goes wrong
-with them is `nemesis.py`'s.
+Both kinds give a client of the current primary, can be healed, and keep the logs of their servers. The faults
+themselves are decided by `nemesis.py`.
 
-Invariant: a server that was killed comes back over its own files; behind sentinels, as a replica of whoever they say is
-the primary by then, as an operator's configuration would start it.
+Invariant: a server that was killed restarts on its own files; behind sentinels it restarts as a replica of the current
+primary, as an operator's configuration would start it.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ REPLICAS: Final = 2
 DOWN_AFTER_MS: Final = 1000
 DROP_CACHES: Final = Path("/proc/sys/vm/drop_caches")
 START_S: Final = 60.0
-# The sentinels' own periods, shortened, so that a failover takes two seconds and not ten.
+# Shorter periods of the sentinels, so that a failover takes two seconds instead of ten.
 PERIODS: Final = (
     "info-period", 400, "ping-period", 400, "ask-period", 100, "publish-period", 500, "election-timeout", 1000,
 )  # fmt: skip
 
 
 class Store:
-    """Its servers, and what the processes are told to find them (`settings`); `port` is that of the only one."""
+    """The servers, and the `settings` with which processes find them."""
 
     def __init__(self, folder: Path, servers: list[EmbeddedValkey], settings: dict[str, str]) -> None:
         self.folder = folder
@@ -44,7 +44,7 @@ class Store:
         self.settings = settings
 
     def start(self) -> None:
-        """Blocking, and on the main thread, which the servers are tied to; nothing else runs yet."""
+        """Start all servers. Blocking, and on the main thread, to which the servers are tied."""
         for server in self.servers:
             server.spawn()
         for server in self.servers:
@@ -54,7 +54,7 @@ class Store:
         return self.servers[0]
 
     def client(self) -> redis.Redis:
-        """Of the server in charge; blocking, and closed by whoever asked."""
+        """Return a blocking client of the primary; the caller closes it."""
         return self.primary().client()
 
     def signal(self, server: EmbeddedValkey, signum: signal.Signals) -> None:
@@ -67,28 +67,28 @@ class Store:
         await asyncio.to_thread(server.wait_ready, START_S)
 
     def drop_page_cache(self, server: EmbeddedValkey) -> None:
-        """Of a server that was killed, what the kernel remembers of its files, so that it is read from the disk again.
+        """Drop the cached pages of a killed server's files, so that it reads them from the disk again.
 
-        That is less than a power cut: the kernel gives up only pages that stand on the disk already; what was written
-        and never synced it still has, and brings back. So this shows that what was synced can be read, and cannot show
-        that something acked was never synced (that the server syncs before it answers, a gateway asks at its start).
+        This is less than a power cut: the kernel drops only pages that are already on the disk, and keeps those that
+        were written and never synced. So it shows that synced data can be read; it cannot show that acked data was
+        never synced. (The gateway checks at its start that the server syncs before it answers.)
         """
         for path in (server.folder / "appendonlydir").iterdir():
             with path.open("rb") as file:
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        with suppress(OSError):  # only for root, and not in every container
+        with suppress(OSError):  # needs root, and is not allowed in every container
             DROP_CACHES.write_text("1")
 
     def fill_disk(self, server: EmbeddedValkey) -> None:
-        """As if the disk had no more room: what it appends from now on fails half way."""
+        """Let the next writes to the append-only file fail half way, as on a full disk."""
         newest = max((server.folder / "appendonlydir").glob("*.incr.aof"), key=lambda path: path.stat().st_mtime)
         room = newest.stat().st_size + 777
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (room, room))
 
     def kill_subscribers(self) -> None:
-        """Every pub/sub connection of every server ends."""
+        """End every pub/sub connection of every server."""
         for server in self.servers:
-            with suppress(redis.RedisError), server.client() as client:  # a server that is down has none
+            with suppress(redis.RedisError), server.client() as client:  # a stopped server has no subscribers
                 client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
 
     async def heal(self) -> None:
@@ -96,7 +96,7 @@ class Store:
             self.signal(server, signal.SIGCONT)
 
     def keep_log(self, server: EmbeddedValkey) -> None:
-        """A server begins its log anew at each start."""
+        """Append a server's log to a file of the run; the server overwrites its log at each start."""
         if server.log_path.exists():
             with (self.folder / f"{server.folder.name}.log").open("ab") as kept:
                 kept.write(server.log_path.read_bytes())
@@ -108,10 +108,10 @@ class Store:
 
 
 class Single(Store):
-    """One Valkey; each process reaches it through a proxy of its own, before `port`."""
+    """One Valkey; each process reaches it through a proxy of its own."""
 
     def __init__(self, folder: Path, level: str, *, clocks: bool = False) -> None:
-        """`clocks`: `set_clock` works."""
+        """`clocks`: whether `set_clock` works."""
         (self.port,) = free_ports(1)
         self._pid = 0
         server = EmbeddedValkey(folder / "valkey", self.port, appendfsync="always" if level == "fsync" else "everysec")
@@ -144,7 +144,7 @@ class Single(Store):
 
 
 class Replicated(Store):
-    """A primary, replicas, and the sentinels that decide which is which."""
+    """A primary, its replicas, and the sentinels that decide which server is the primary."""
 
     def __init__(self, folder: Path) -> None:
         ports = free_ports(1 + REPLICAS + SENTINELS)
@@ -180,10 +180,10 @@ class Replicated(Store):
             client.execute_command("SENTINEL", "DEBUG", *PERIODS)
 
     def primary(self) -> EmbeddedValkey:
-        """The primary, as the sentinel that knows best says."""
+        """Return the primary, as the sentinel with the newest configuration names it."""
         best, port = -1, self._ports[0]
         for sentinel in self.sentinels:
-            with suppress(redis.RedisError), sentinel.client() as client:  # one that was killed knows nothing
+            with suppress(redis.RedisError), sentinel.client() as client:  # a killed sentinel does not answer
                 state = client.sentinel_master(NAME)
                 if state["config-epoch"] > best:
                     best, port = state["config-epoch"], state["port"]
@@ -200,12 +200,12 @@ class Replicated(Store):
         await asyncio.to_thread(self._shorten_periods, sentinel)
 
     def fail_over(self) -> None:
-        """As an operator asks for it; refused while one is under way."""
+        """Ask for a failover as an operator does; the sentinels refuse it during another one."""
         with suppress(redis.RedisError), self.sentinels[0].client() as client:
             client.execute_command("SENTINEL", "FAILOVER", NAME)
 
     async def heal(self) -> None:
-        """Until all replicas follow the primary."""
+        """Wait until all replicas follow the primary."""
         await super().heal()
         for sentinel in self.sentinels:
             self.signal(sentinel, signal.SIGCONT)

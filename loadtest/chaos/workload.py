@@ -1,8 +1,9 @@
-"""What people do in a chaos run: whom they write to and what, when they are away, who reads slowly, who watches whom.
+"""The people of a chaos run: to whom they write and what, when they are offline, which devices read slowly, who is
+watched.
 
-All of it is decided by one seeded generator, at a modest rate, on devices of `device.py`. `settle` is the end:
-everybody comes back, everything is answered, read and seen, or a deadline passes; whether all is well then is the
-checker's business.
+One seeded generator decides all of it, at a modest rate, with the devices of `device.py`. `settle` ends the run: all
+devices connect and wait until every command is answered and every event received, or until a deadline. The checker then
+decides whether that was enough.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ WATCHED: Final = 20
 SETTLE_S: Final = 90.0
 TOKEN_S: Final = 30
 MEMBERS_EVERY_S: Final = 1.0
-# Lease, heartbeat round, grace, and what the machine needs: presence is right after that.
+# After lease, heartbeat, grace period and some time for a busy machine, presence is right.
 PRESENCE_S: Final = 25.0
 
 
 class Person:
-    """A user: devices, and whom messages go to (`to` as a command names it)."""
+    """A user: the devices, and the `targets` of their messages (as the command names them)."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -54,7 +55,7 @@ class Workload:
         self.late: list[Device] = []
         self.writers: list[Writer] = []
         self._cluster = cluster
-        self._group_members: dict[str, list[Person]] = {}  # the groups, and whom each began with: the first owns it
+        self._group_members: dict[str, list[Person]] = {}  # group -> its first members; the first one owns it
         self._tasks: list[asyncio.Task[None]] = []
         self._lives: list[asyncio.Task[None]] = []
         self._timers: list[asyncio.TimerHandle] = []
@@ -83,22 +84,22 @@ class Workload:
         (self.late if late else self.devices).append(device)
 
     def _token(self, user: str) -> str:
-        """A new one; it runs out often enough that renewing is part of every run. Every other user has tokens of the
+        """Return a new token of short validity, so that every run contains renewals. Every other user has tokens of the
         identity provider."""
         claims = {"sub": user, "exp": int(time.time()) + TOKEN_S}
         if int(user[1:]) % 2:
             return self._cluster.key_set.token(claims)
         return jwt.encode(claims, self._cluster.jwt_secret, algorithm="HS256")
 
-    # -- the beginning
+    # -- start
 
     async def gather(self) -> None:
-        """All but the late devices connect; groups are made; some watch others."""
+        """Connect all devices except the late ones, create the groups, and start the watches."""
         for device in self.devices:
             self._begin(device)
         self._tasks.append(asyncio.create_task(self._tick()))
         if not await self.until(lambda: all(device.ready for device in self.devices), SETTLE_S):
-            raise RuntimeError("not everybody could connect, before anything was done to anybody")
+            raise RuntimeError("not all devices could connect before the first fault")
         await self._groups()
         for person in self.people:
             others = [other.name for other in self.people if other is not person]
@@ -130,10 +131,10 @@ class Workload:
     def _watchers(self) -> list[Device]:
         return [person.devices[0] for person in self.people[:WATCHERS]]
 
-    # -- the middle
+    # -- run
 
     async def run(self, seconds: float, rate: float) -> None:
-        """Everybody does what people do, until it is time."""
+        """Let all people act for so many seconds."""
         tasks = [
             asyncio.create_task(self._every(1 / rate, self._speak)),
             asyncio.create_task(self._every(0.1, self._read)),
@@ -152,7 +153,7 @@ class Workload:
                 timer.cancel()
 
     async def _come_and_go(self) -> None:
-        """Members are put out of groups, and others in, by backends that are not told how it went when all is down."""
+        """Add and remove members of groups; the backend does not learn the outcome while routers are down."""
         while True:
             await asyncio.sleep(self.rng.expovariate(1 / MEMBERS_EVERY_S))
             group = self.rng.choice(list(self._group_members))
@@ -167,7 +168,7 @@ class Workload:
                 await asyncio.to_thread(self._api(self.rng.randrange(2)).call, method, path, body)
 
     async def _every(self, seconds: float, act: Callable[[], None]) -> None:
-        """At random times, so often on the average; what a busy machine delays is made up for, up to a second."""
+        """Call `act` at random times with this mean interval; catch up to one second of delay of a busy machine."""
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
@@ -192,7 +193,7 @@ class Workload:
             device.act("react", conversation, seq, emoji="👍", remove=False)
 
     def _body(self) -> Any:
-        """Now and then all that a body may hold."""
+        """Return a body, now and then with everything that a body may contain."""
         text = "".join(
             self.rng.choices('abcdefghij klmnop – äöü 漢字 🙂\n"\\', k=int(self.rng.expovariate(1 / 60)) + 1)
         )
@@ -222,7 +223,7 @@ class Workload:
         self._later(self.rng.uniform(1, 20), device.resume_reading)
 
     def _later(self, seconds: float, act: Callable[[], None]) -> None:
-        """Not any more once everybody settles."""
+        """Call `act` later, unless the run settles before."""
         self._timers.append(asyncio.get_running_loop().call_later(seconds, act))
 
     async def _tick(self) -> None:
@@ -233,7 +234,7 @@ class Workload:
             for device in self.devices[number::SLICES]:
                 device.tick()
 
-    # -- the end
+    # -- end
 
     async def until(self, reached: Callable[[], bool], deadline_s: float) -> bool:
         until = asyncio.get_running_loop().time() + deadline_s
@@ -244,11 +245,12 @@ class Workload:
         return True
 
     async def settle(self, heads: Callable[[], dict[str, dict[str, int]]]) -> list[Mark]:
-        """Everybody comes and gets everything; `heads`: of each user's conversations, as the store has them."""
+        """Connect all devices and wait until they have received everything; `heads`: by user and conversation, from the
+        store."""
         for device in self.devices:
             device.resume_reading()
             device.go_online()
-            device.renews = True  # who is cut off just when presence is judged would be missed
+            device.renews = True  # no token may expire while presence is judged
         await self.until(lambda: all(device.ready and not device.waiting for device in self.devices), SETTLE_S)
         wanted = await asyncio.to_thread(heads)
         await self.until(lambda: all(self._has_all(device, wanted[device.user]) for device in self.devices), SETTLE_S)
@@ -263,7 +265,7 @@ class Workload:
         )
 
     async def _settled(self, leaving: list[Person]) -> Mark:
-        """The moment when watchers are told the truth, or should have been."""
+        """Wait until the watchers see the right presence, or until a deadline; return that moment."""
         for person in leaving:
             for device in person.devices:
                 device.go_offline(politely=self.rng.random() < 0.5)

@@ -1,4 +1,4 @@
-"""The canary: it finds each fault in what its users are given, and sings on a real deployment."""
+"""The canary: it notices each fault in what its users receive, and it works on a real deployment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def observed() -> float:
 
 
 class Clock:
-    """Time, as the ledgers see it."""
+    """The time that the ledgers see."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -38,8 +38,8 @@ class Clock:
         return self.now
 
 
-class Aviary:
-    """Two users with their ledgers, a clock, and what the counters said before."""
+class Users:
+    """Two users with their ledgers, a clock, and the earlier values of the counters."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -70,117 +70,120 @@ class Aviary:
         ledger.add(Received(0, TALK, event))
 
     def later(self, seconds: float) -> None:
-        """Time passes, and the ledgers are looked through."""
+        """Advance the clock and sweep."""
         self.clock.now += seconds
         sweep(self.flights, {"ann": self.ann, "bob": self.bob}, self.clock.now)
 
 
 @pytest.fixture
-def aviary() -> Aviary:
-    return Aviary()
+def users() -> Users:
+    return Users()
 
 
-def test_what_everybody_has_is_forgotten(aviary: Aviary) -> None:
-    """All is well: nothing is counted but the time that it took."""
+def test_message_that_every_receiver_has_is_forgotten(users: Users) -> None:
+    """If every receiver has the message, only its delivery time is counted."""
     before = observed()
     for n in (1, 2):
-        aviary.sent(n)
-        for ledger in (aviary.ann, aviary.bob):
-            aviary.given(ledger, n)
-    aviary.later(LOST_S + 1)
-    assert (aviary.counted(), aviary.flights, observed() - before) == ({}, {}, 4)
+        users.sent(n)
+        for ledger in (users.ann, users.bob):
+            users.given(ledger, n)
+    users.later(LOST_S + 1)
+    assert (users.counted(), users.flights, observed() - before) == ({}, {}, 4)
 
 
-def test_late(aviary: Aviary) -> None:
-    """A connected receiver does not have it after a few seconds: counted once, however late it then comes."""
-    aviary.sent(1)
-    aviary.given(aviary.ann, 1)
-    aviary.later(LATE_S + 1)
-    aviary.later(1)
-    assert aviary.counted() == {"late": 1}
-    aviary.given(aviary.bob, 1)
-    aviary.later(LOST_S)
-    assert (aviary.counted(), aviary.flights) == ({"late": 1}, {})
+def test_message_missing_after_seconds_counts_as_late(users: Users) -> None:
+    """A connected receiver lacks the message after a few seconds: it counts as late once, however late it then
+    arrives."""
+    users.sent(1)
+    users.given(users.ann, 1)
+    users.later(LATE_S + 1)
+    users.later(1)
+    assert users.counted() == {"late": 1}
+    users.given(users.bob, 1)
+    users.later(LOST_S)
+    assert (users.counted(), users.flights) == ({"late": 1}, {})
 
 
-def test_lost(aviary: Aviary) -> None:
-    """It never comes to a receiver that was there all the time."""
-    aviary.sent(1)
-    aviary.given(aviary.ann, 1)
-    aviary.later(LOST_S + 1)
-    aviary.later(LOST_S + 1)
-    assert (aviary.counted(), aviary.flights) == ({"late": 1, "lost": 1}, {})
+def test_message_that_never_arrives_counts_as_lost(users: Users) -> None:
+    """The message never reaches a receiver that was connected all the time."""
+    users.sent(1)
+    users.given(users.ann, 1)
+    users.later(LOST_S + 1)
+    users.later(LOST_S + 1)
+    assert (users.counted(), users.flights) == ({"late": 1, "lost": 1}, {})
 
 
-def test_who_is_away_misses_nothing(aviary: Aviary) -> None:
-    """A receiver that is not connected is waited for, and given the time to be told everything."""
-    aviary.bob.add(Closed(0, 1012, "", False))
-    aviary.sent(1)
-    aviary.given(aviary.ann, 1)
-    aviary.later(LOST_S + 1)
-    aviary.connect(aviary.bob)
-    aviary.later(LOST_S - 1)
-    assert aviary.counted() == {}
-    aviary.later(2)
-    assert aviary.counted() == {"lost": 1}
+def test_offline_receiver_counts_as_neither_late_nor_lost(users: Users) -> None:
+    """The canary waits for a receiver that is offline, and gives it time to receive everything."""
+    users.bob.add(Closed(0, 1012, "", False))
+    users.sent(1)
+    users.given(users.ann, 1)
+    users.later(LOST_S + 1)
+    users.connect(users.bob)
+    users.later(LOST_S - 1)
+    assert users.counted() == {}
+    users.later(2)
+    assert users.counted() == {"lost": 1}
 
 
-def test_what_is_not_acked_may_be_lost(aviary: Aviary) -> None:
-    """A send that was never accepted owes nobody anything, and is not kept for ever."""
-    aviary.sent(1, acked=False)
-    aviary.later(LOST_S + 1)
-    assert aviary.flights
-    aviary.later(FORGOTTEN_S)
-    assert (aviary.counted(), aviary.flights) == ({}, {})
+def test_unacked_message_may_be_lost(users: Users) -> None:
+    """A send that was never acked is not expected anywhere, and is forgotten."""
+    users.sent(1, acked=False)
+    users.later(LOST_S + 1)
+    assert users.flights
+    users.later(FORGOTTEN_S)
+    assert (users.counted(), users.flights) == ({}, {})
 
 
-def test_duplicated_in_a_session(aviary: Aviary) -> None:
-    """The same event twice."""
-    aviary.given(aviary.bob, 1)
-    aviary.given(aviary.bob, 1)
-    assert aviary.counted() == {"again": 1}
+def test_event_received_twice_counts_as_duplicated(users: Users) -> None:
+    """The same event arrives twice."""
+    users.given(users.bob, 1)
+    users.given(users.bob, 1)
+    assert users.counted() == {"again": 1}
 
 
-def test_duplicated_in_the_log(aviary: Aviary) -> None:
-    """The same n in two places: a resend that made a second event."""
-    aviary.given(aviary.bob, 1)
-    aviary.given(aviary.bob, 2, n=1)
-    assert aviary.counted() == {"again": 1}
+def test_n_stored_at_two_seqs_counts_as_duplicated(users: Users) -> None:
+    """The same n is stored at two seqs: a resend made a second event."""
+    users.given(users.bob, 1)
+    users.given(users.bob, 2, n=1)
+    assert users.counted() == {"again": 1}
 
 
-def test_reordered(aviary: Aviary) -> None:
-    """An earlier event after a later one."""
+def test_earlier_event_after_a_later_one_counts_as_reordered(users: Users) -> None:
+    """An earlier event arrives after a later one."""
     for seq in (1, 3, 2):
-        aviary.given(aviary.bob, seq)
-    assert aviary.counted() == {"order": 1}
+        users.given(users.bob, seq)
+    assert users.counted() == {"order": 1}
 
 
-def test_replay_of_a_new_session_is_no_duplicate(aviary: Aviary) -> None:
-    """Who comes back is given what the server does not know it has."""
-    aviary.given(aviary.bob, 1)
-    aviary.bob.add(Closed(0, 1006, "", False))
-    aviary.connect(aviary.bob)
-    aviary.given(aviary.bob, 1)
-    assert aviary.counted() == {}
+def test_replay_of_a_new_session_is_no_duplicate(users: Users) -> None:
+    """A reconnected user receives again what the server does not know it has."""
+    users.given(users.bob, 1)
+    users.bob.add(Closed(0, 1006, "", False))
+    users.connect(users.bob)
+    users.given(users.bob, 1)
+    assert users.counted() == {}
 
 
-def test_gaps_errors_and_closes_are_counted(aviary: Aviary) -> None:
-    """By reason, code and close code; what the canary ends itself is not."""
+def test_gaps_errors_and_closes_are_counted(users: Users) -> None:
+    """They are counted by reason, code and close code; closes by the canary itself are not."""
     gap, refused, closed = (
         canary.GAPS.labels("failover"),
         canary.REFUSED.labels("conflict"),
         canary.CLOSES.labels("1006"),
     )
     before = [value(metric) for metric in (gap, refused, closed)]
-    aviary.bob.add(Gap(0, TALK, 1, 2, "failover"))
-    aviary.bob.add(Refused(0, 1, "conflict", True))
+    users.bob.add(Gap(0, TALK, 1, 2, "failover"))
+    users.bob.add(Refused(0, 1, "conflict", True))
     for ours in (True, False):
-        aviary.bob.add(Closed(0, 1006, "", ours))
+        users.bob.add(Closed(0, 1006, "", ours))
     assert [value(metric) for metric in (gap, refused, closed)] == [count + 1 for count in before]
 
 
-async def test_sings_on_a_real_deployment(valkey: EmbeddedValkey, process: StartProcess, tmp_path: Path) -> None:
-    """Two gateways and a router: messages go everywhere, none is lost; SIGTERM ends it; it finds its group again."""
+async def test_canary_loses_nothing_on_a_real_deployment(
+    valkey: EmbeddedValkey, process: StartProcess, tmp_path: Path
+) -> None:
+    """With two gateways and a router, all messages arrive; SIGTERM ends the canary; it finds its group again."""
     router = process("router", LINNET_REDIS_URL=valkey.url)
     gateways = [process("gateway", LINNET_REDIS_URL=valkey.url) for _ in range(2)]
     await asyncio.gather(router.ready(), *(gateway.ready() for gateway in gateways))
@@ -191,7 +194,7 @@ async def test_sings_on_a_real_deployment(valkey: EmbeddedValkey, process: Start
         _, text = await http_get(port, "/metrics")
         return sum(float(line.split()[-1]) for line in text.splitlines() if line.split("{")[0].split()[0] == name)
 
-    async def sings() -> None:
+    async def writes() -> None:
         command = [sys.executable, "-m", "loadtest", "canary", "--api", router.url, "--listen", f"127.0.0.1:{port}"]
         one = await asyncio.create_subprocess_exec(
             *tied(*command, "--users", "4", "--every", "0.05", "--target", *(gateway.url for gateway in gateways)),
@@ -202,14 +205,14 @@ async def test_sings_on_a_real_deployment(valkey: EmbeddedValkey, process: Start
             await eventually(lambda: metric("linnet_canary_delivery_seconds_count"), 40, every_s=0.1)
             await eventually(lambda: _reaches(metric, 60), 40, every_s=0.1)
             assert await metric("linnet_canary_gateways") == 2
-            for fault in ("lost", "duplicated", "reordered"):  # late is what a busy machine may be
+            for fault in ("lost", "duplicated", "reordered"):  # a busy machine may be late
                 assert await metric(f"linnet_canary_{fault}_total") == 0
         finally:
             one.terminate()
         assert await asyncio.wait_for(one.wait(), 10) == 0
 
-    await sings()
-    await sings()
+    await writes()
+    await writes()
     with valkey.client() as client:
         assert len(list(client.scan_iter(match="{c*}:conv:g:*"))) == 1
 

@@ -1,4 +1,4 @@
-"""CPU and memory, read from outside of a process."""
+"""CPU and memory of a process, read from outside."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import time
 from loadtest.meters import LocalProcess, Reading, listener, metric, read_all
 
 
-def test_a_process_is_read_from_its_own_clock() -> None:
-    """What another process would read of us is what we spend."""
+def test_cpu_is_read_from_the_clock_of_the_process() -> None:
+    """The CPU that another process reads is the CPU that this process used."""
     meter = LocalProcess("gateway", os.getpid())
     before, spent = meter.read(), time.process_time()
     while time.process_time() - spent < 0.02:
@@ -19,18 +19,18 @@ def test_a_process_is_read_from_its_own_clock() -> None:
     assert before.rss_bytes > 1_000_000
 
 
-def test_the_listener_of_a_port_is_found() -> None:
+def test_listener_of_a_port_is_found() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         assert listener(server.getsockname()[1]) == os.getpid()
     assert listener(1) is None
 
 
-def test_a_metric_is_the_sum_of_its_series() -> None:
+def test_metric_is_the_sum_of_its_series() -> None:
     text = '# HELP a x\na{k="1"} 2\na{k="2"} 3.5\nab 7\na_total 9\n'
     assert metric(text, "a") == 5.5
 
 
-def test_processes_of_a_part_are_read_as_one() -> None:
+def test_processes_of_a_part_are_added() -> None:
     class Fixed:
         def __init__(self, part: str, cpu_s: float) -> None:
             self.part = part

@@ -5,7 +5,7 @@ evidence   everything that a run leaves in its folder
 checker    proves or refutes the promises from the evidence
 account    the part of the checker that judges one device
 trimmed    the part that judges events which the logs no longer contain
-verdict    findings: what the parts of the checker share
+findings   logs, violations and counts, shared by the parts of the checker
 story      the shortest explanation of a violation
-aftermath  what people noticed of each kind of fault
+effects    the effects of each kind of fault on people
 """

@@ -1,12 +1,12 @@
-"""One device's history, held against the logs in one pass.
+"""The judgement of one device: its history is compared with the logs in one pass.
 
-Here is all that a device can be wronged in: what it was told and in which order (G2), what it misses at the end (G1,
-G4, G5), how its connections ended (G6), what it sees of others (G8), what it was answered (G3). What only shows when
-devices or processes are held together is `checker.py`'s.
+This module judges everything that concerns one device alone: what it received and in which order (G2), what it lacks at
+the end (G1, G4, G5), how its connections ended (G6), which presence it sees (G8), which answers it received (G3).
+`checker.py` judges what only shows when devices or processes are compared.
 
-After a failover not everything can be judged, because not everything is promised: read marks and the place where a new
-device begins are not acked, so a mark that was told up to `SETTLED_MS` after the last failover may go back once, and a
-device that came then may be given less. Those told later, or before the first, are judged as ever.
+After a failover some things are not promised. Read marks and the position at which a new device begins are not acked.
+So a mark that a device received up to `SETTLED_MS` after the last failover may go back once, and a device that began
+then may receive less. Everything later, and before the first failover, is judged as usual.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from loadtest.chaos.proof.history import Rows
 AWAY_MS: Final = 5_000
 START_EVENTS: Final = 100
 EXPIRED: Final = 4501
-CLOCKS_MS: Final = 1_500  # tokens hold until a whole second, and this side's clock is read a moment later
+CLOCKS_MS: Final = 1_500  # a token expires at a whole second, and the client reads its clock a moment later
 NEVER: Final = (-1, 0)
 
 
 class Account:
-    """One device's history, held against the logs in one pass."""
+    """The account of one device."""
 
     def __init__(self, findings: Findings, device: str) -> None:
         self.findings = findings
@@ -37,16 +37,18 @@ class Account:
         self.starts: dict[str, int] = {}
         self.sessions = 0
         self.gaps: dict[str, list[tuple[int, int]]] = {}
-        self.session: dict[str, int] = {}  # conversation -> the highest seq that this session had or was given
+        self.session: dict[str, int] = {}  # conversation -> the highest seq that this session had or received
         self.given: set[tuple[str, int]] = set()  # in this session
         self.connected = False
         self.drained_by = ""
         self.gateway = ""
         self.absences: list[tuple[int, int]] = []
         self.closed_at = 0
-        self.unsaid_at = 0  # when it last came without a word of what it has: who then has too much cannot be told
+        self.unsaid_at = 0  # when it last connected without cursors: the server could not announce void events
         self.valid_until = 0
-        self.server_marks: dict[str, tuple[int, int]] = {}  # conversation -> read mark as the server said it, and when
+        self.server_marks: dict[
+            str, tuple[int, int]
+        ] = {}  # conversation -> the read mark that the server sent, and when
         self.seen: dict[str, bool] = {}
         self.watched: set[str] = set()
         self.marks = list(findings.evidence.run.marks)
@@ -140,19 +142,21 @@ class Account:
             self._read_mark(known.conversation, known.read, at)
 
     def _start(self, known: history.Known, at: int) -> None:
-        """Where a device begins that the server has never seen: not later than it was promised."""
+        """Judge where a device begins that the server has never seen: not later than promised."""
         self.starts[known.conversation] = known.cursor
         log = self.findings.logs.get(known.conversation)
         if log is None or known.cursor <= log.floor or self.findings.failed_over(at, at + SETTLED_MS):
             return
         if not self.findings.stamps_hold(at):
-            return  # what a failover took back, then or a moment later, was counted when it began
+            return  # a failover may have taken back events that were counted at the start
         first, _ = log.visible(self.user)
-        after = max(log.floor, first - 1)  # `head` may lag behind the log, so what stood there then is told by its time
+        after = max(log.floor, first - 1)  # `head` may lag behind the log, so stamps decide
         given = sum(entry.stamp <= at for entry in log.between(known.cursor, log.head))
         there = sum(entry.stamp <= at for entry in log.between(after, log.head))
         if given < min(START_EVENTS, there) - len(log.deleted):
-            self._add("G5", f"begins with the last {given} of {there} events", at, known.conversation, known.cursor)
+            self._add(
+                "G5", f"begins with only the last {given} of {there} events", at, known.conversation, known.cursor
+            )
 
     def _closed(self, row: history.Closed) -> None:
         if self.connected:
@@ -161,11 +165,11 @@ class Account:
         self.connected = False
         if row.code == EXPIRED and not row.ours:
             if row.at < self.valid_until - CLOCKS_MS and not self.findings.stepped(self.gateway, row.at):
-                self._add("G6", f"was told that a token has expired which holds until {self.valid_until}", row.at)
+                self._add("G6", f"received `expired` for a token that is valid until {self.valid_until}", row.at)
         elif row.code >= 4400 and not row.ours:
-            self._add("G6", f"was shut out with {row.code} {row.reason}", row.at)
+            self._add("G6", f"was refused with {row.code} {row.reason}", row.at)
         elif row.code in (1002, 1003, 1007, 1009, 1011) and not row.ours:
-            self._add("G6", f"was cut off with {row.code} {row.reason}", row.at)
+            self._add("G6", f"was closed with {row.code} {row.reason}", row.at)
 
     # -- sends
 
@@ -191,36 +195,36 @@ class Account:
     def _refused(self, row: history.Refused) -> None:
         command = self.commands.get(row.n)
         if row.code == "internal":
-            self._add("G3", f"n {row.n} met an internal error", row.at, n=row.n)
+            self._add("G3", f"n {row.n} received an internal error", row.at, n=row.n)
         if command is None or not row.final:
             return
         command.refused = row.code
         log = self.findings.logs.get(command.conversation)
         stranger = log is not None and log.moved(self.user)
         if command.kind == "message" and not (row.code == "not_found" and stranger):
-            self._add("G3", f"n {row.n} was refused for good: {row.code}", row.at, n=row.n)
+            self._add("G3", f"n {row.n} was refused finally: {row.code}", row.at, n=row.n)
 
-    # -- what came
+    # -- received events
 
     def _received(self, row: history.Received) -> None:
         name, entry = row.conversation, row.event
         seq = entry.seq
         if (name, seq) in self.given:
-            self._add("G6", f"was given {seq} twice in one session", row.at, name, seq)
+            self._add("G6", f"received {seq} twice in one session", row.at, name, seq)
         elif seq <= self.session.get(name, 0):
-            what = f"was given {seq} after {self.session[name]}"
+            what = f"received {seq} after {self.session[name]}"
             self._add("G2", what, row.at, name, seq)
         self.given.add((name, seq))
         self.session[name] = max(seq, self.session.get(name, 0))
         self.received.setdefault(name, set()).add(seq)
-        if entry.user == self.user:  # writing marks as read
+        if entry.user == self.user:  # own messages count as read
             self._marked(name, seq, row.at)
         log = self.findings.logs.get(name)
         logged = log.by_seq.get(seq) if log is not None else None
         if logged is None:
             logged = self.findings.unlogged.setdefault((name, seq), entry)
         if logged != entry:
-            self._add("G2", f"was told {entry} where others have {logged}", row.at, name, seq, entry.n)
+            self._add("G2", f"received {entry} where others have {logged}", row.at, name, seq, entry.n)
 
     def _gap(self, row: history.Gap) -> None:
         name = row.conversation
@@ -231,12 +235,16 @@ class Account:
         there = [entry.seq for entry in log.between(row.first - 1, row.last)]
         if row.reason == "failover" and there:
             self._add(
-                "G4", f"was told that {row.first}-{row.last} never was; {there[0]} stands there", row.at, name, there[0]
+                "G4",
+                f"received a gap {row.first}-{row.last} as void, but the log has {there[0]}",
+                row.at,
+                name,
+                there[0],
             )
         elif row.reason == "expired" and row.last > log.floor:
             self._add(
                 "G4",
-                f"was told that {row.first}-{row.last} is gone; the log begins at {log.floor}",
+                f"received a gap {row.first}-{row.last} as expired, but the log begins after {log.floor}",
                 row.at,
                 name,
                 row.last,
@@ -245,7 +253,8 @@ class Account:
     # -- read marks, presence
 
     def _read_mark(self, name: str, seq: int, at: int) -> None:
-        """As the server says it. Receipts may overtake each other, a client takes the highest; a welcome must not."""
+        """Record a read mark from the server. Receipts may overtake each other, and a client takes the highest; a
+        welcome must not go back."""
         if seq > self.server_marks.get(name, NEVER)[0]:
             self.server_marks[name] = seq, at
         self._marked(name, seq, at)
@@ -262,15 +271,16 @@ class Account:
         for users, online in ((mark.online, True), (mark.offline, False)):
             for user in users:
                 if user in self.watched and self.seen.get(user) is not online:
-                    server_marks = {True: "online", False: "offline", None: "nothing"}[self.seen.get(user)]
-                    self._add(
-                        "G8", f"is told that {user} is {server_marks}, who is {'on' if online else 'off'}line", mark.at
+                    seen, state = (
+                        {True: "online", False: "offline", None: "nothing"}[self.seen.get(user)],
+                        "online" if online else "offline",
                     )
+                    self._add("G8", f"sees that {user} is {seen}, but {user} is {state}", mark.at)
 
     # -- at the end
 
     def _check_complete(self) -> None:
-        """Nothing is missing between where the device began and the head."""
+        """Check that the device lacks nothing between its beginning and the head of each log."""
         for name, log in self.findings.logs.items():
             if self.user in log.members:
                 self._check_reached(name, log)
@@ -288,7 +298,7 @@ class Account:
         first, last = log.visible(self.user)
         received = self.received.get(name, set())
         if log.members[self.user][1] and not received and name not in self.starts:
-            return  # came and went while this device was away: it is not told of what is over
+            return  # the user joined and left while this device was offline
         after = max(self.starts.get(name, 0), first - 1)
         missing = [
             entry
@@ -305,19 +315,22 @@ class Account:
         entry, newest = missing[0], max(received, default=0)
         what = f"misses {len(missing)} events, the first is {entry.seq} of {entry.user}/{entry.device}"
         if any(began <= entry.stamp <= ended and ended - began > AWAY_MS for began, ended in self.absences):
-            promise, what = "G5", f"{what}, from a time when it was away"
+            promise, what = "G5", f"{what}, from a time when it was offline"
         elif entry.seq > newest:
-            promise, what = "G1", f"{what}; the last it got is {newest}"
+            promise, what = "G1", f"{what}; the last that it received is {newest}"
         else:
-            promise, what = "G4", f"{what}; it was told no gap"
+            promise, what = "G4", f"{what}; it received no gap"
         self._add(promise, what, entry.stamp, name, entry.seq, entry.n)
 
     def _announced(self, name: str, seq: int) -> bool:
         return any(first <= seq <= last for first, last in self.gaps.get(name, ()))
 
     def _phantoms(self, name: str, log: Log, received: set[int]) -> None:
-        """What a device was given and no log has: deleted, trimmed, or announced as void. That shows in the `prev` of
-        the event after it; but not to one who did not say that he has it, nor where that event was deleted since."""
+        """Judge received events that no log has: they must have been deleted, trimmed, or announced as void.
+
+        A void event shows in the `prev` of the event after it. It cannot be announced to a device that did not send its
+        cursors, or if the event after it was deleted since.
+        """
         for seq in sorted(received - log.by_seq.keys()):
             entry = self.findings.unlogged[name, seq]
             gone = seq <= log.floor or seq in log.deleted or (entry.kind == "edit" and entry.target in log.deleted)

@@ -1,23 +1,24 @@
-"""Proves or refutes the promises from what a run left behind. Pure: evidence in, violations out.
+"""Proves or refutes the promises from the evidence of a run. Pure: evidence in, violations out.
 
-The log of a conversation is what is held to be true, after it has been checked by itself; every history is then held
-against it (`account.py`), one device at a time and one pass each, so that memory goes with the logs and not with the
-deliveries (but for what was trimmed, `trimmed.py`). Here is that, and what shows only when devices, or processes, are
-held together.
+The log of a conversation is checked by itself and then taken as the truth. Each history is compared with it
+(`account.py`), one device at a time and in one pass, so that memory grows with the logs and not with the deliveries
+(except for trimmed events, `trimmed.py`). This module contains that order, and the checks that compare devices or
+processes.
 
-G1  what was acked stands in the log, where the ack said and as it was sent; what stands there reached every device
-G2  one order: `prev` chains unbroken, no seq twice, every device was told the same and in order
-G3  one log entry per (user, device, n), one answer per n, no entry that nobody sent
-G4  no hole that no `gap` announced, and no gap announced that was none
-G5  a hole in what a device that was away got when it came back
-G6  what drains: nothing doubled, nobody shut out, reconnects spread; processes end as they were told
+G1  an acked event is in the log, at the acked seq and as it was sent; every event of a log reached every device;
+    nothing is acked while a setting of Redis breaks the durability
+G2  one order: unbroken `prev` chains, no seq twice, the same events in the same order for every device
+G3  one log entry per (user, device, n), one answer per n, no entry that no device sent
+G4  no hole without a `gap`, and no `gap` without a hole
+G5  no hole in the events that a device receives after it was offline
+G6  drains: no event twice, no device refused, reconnects spread over time; processes end as they were told
 G7  memory stays within its limit
 G8  presence is right at every mark
 G9  read marks never go back, and agree at the end (they are not acked: a failover may take back the newest)
 G10 two deployments on one Redis server do not notice each other; on one database the second does not start
 
-Invariant: each check looks at all evidence, whatever another has found; one root cause may so show as several
-violations, and the first of a device is told with its story (`story.py`).
+Invariant: each check examines all evidence, whatever another check has found. So one cause may show as several
+violations; `story.py` explains the first ones.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from loadtest.chaos.proof.evidence import Ending, Evidence, Fault, Sample
 from loadtest.chaos.proof.findings import Command, Findings, Log, Violation
 from loadtest.chaos.proof.trimmed import check_trimmed
 
-# Reconnects in one second, of as many as would come if they were spread evenly; few are uneven by chance.
+# Reconnects in one second, as a multiple of an even spread; small numbers are uneven by chance.
 PEAK: Final = 2.0
 PEAK_FROM: Final = 40
 BUNCHING: Final = ("client-hold", "client-stutter", "client-delay", "gateway-stall")
@@ -44,7 +45,7 @@ PROCESSES: Final = ("gateway", "router")
 
 
 class Checked(msgspec.Struct):
-    """The verdict, and what it rests on."""
+    """The verdict, and the counts it rests on."""
 
     violations: list[Violation]
     counts: Counter[str]
@@ -79,11 +80,13 @@ class Checker:
         return Checked(sorted(found, key=lambda one: (one.promise, one.at)), counts)
 
     def _reads(self) -> Iterator[Violation]:
-        """At the end all devices of a user know the same read marks, but for what a failover took back since."""
+        """Check that the devices of a user end with the same read marks, except for what a failover took back."""
         for user, conversations in self.findings.read.items():
             for conversation, devices in conversations.items():
                 log = self.findings.logs.get(conversation)
-                left = log is not None and log.members.get(user, (0, 1))[1] > 0  # whose marks nobody is told any more
+                left = (
+                    log is not None and log.members.get(user, (0, 1))[1] > 0
+                )  # the server sends no marks of a user that left
                 highest = max(mark for mark, _ in devices.values())
                 marked_at = min(at for mark, at in devices.values() if mark == highest)
                 marks = {device: mark for device, (mark, _) in devices.items()}
@@ -97,8 +100,8 @@ class Checker:
                     )
 
     def _bunched(self, drain: Fault) -> bool:
-        """Whether clients may have heard all at once of what a gateway told them one after the other: links to clients
-        were slow then, or a gateway stood still."""
+        """Whether clients may have received at once what a gateway sent one after the other, because links to clients
+        were slow or a gateway was stalled."""
         return any(
             fault.began <= drain.ended and fault.ended >= drain.began
             for fault in self.evidence.faults
@@ -119,11 +122,11 @@ class Checker:
             self.findings.counts["drains judged"] += 1
             peak = max(Counter(at // 1000 for at in times).values(), default=0)
             if len(times) >= PEAK_FROM and peak > PEAK * len(times) / window:
-                yield Violation("G6", f"{peak} of {len(times)} drained clients came back in one second", fault.began)
+                yield Violation("G6", f"{peak} of {len(times)} drained clients reconnected in one second", fault.began)
 
 
 def check_log(log: Log) -> Iterator[Violation]:
-    """A log by itself: its chain, its counts, one entry per n."""
+    """Check a log by itself: its chain, its counts, one entry per n."""
     before, numbers = None, dict[tuple[str, str, int], int]()
     for entry in log.entries:
         place = {"at": entry.stamp, "conversation": log.id, "seq": entry.seq}
@@ -131,19 +134,19 @@ def check_log(log: Log) -> Iterator[Violation]:
             whole = entry.prev <= log.floor or bool(log.deleted)
             last = "nothing"
         else:
-            # Events that were deleted since (a message, its edits) leave marks in the chain.
+            # Deleted events (a message, its edits) leave holes in the chain.
             whole = entry.prev == before.seq or (bool(log.deleted) and before.seq < entry.prev < entry.seq)
             last = str(before.seq)
             if entry.seq <= before.seq:
-                yield Violation("G2", f"seq {entry.seq} stands behind {before.seq}", **place)  # type: ignore[arg-type]
+                yield Violation("G2", f"seq {entry.seq} is stored after {before.seq}", **place)  # type: ignore[arg-type]
             if entry.count < before.count:
                 yield Violation("G2", f"count fell from {before.count} to {entry.count}", **place)  # type: ignore[arg-type]
         if not whole:
-            yield Violation("G2", f"seq {entry.seq} says it follows {entry.prev}, and follows {last}", **place)  # type: ignore[arg-type]
+            yield Violation("G2", f"seq {entry.seq} has prev {entry.prev}, but follows {last}", **place)  # type: ignore[arg-type]
         if entry.n:
             author = (entry.user, entry.device, entry.n)
             if author in numbers:
-                what = f"n {entry.n} of {entry.user}/{entry.device} stands at {numbers[author]} and {entry.seq}"
+                what = f"n {entry.n} of {entry.user}/{entry.device} is stored at {numbers[author]} and {entry.seq}"
                 device = f"{entry.user}/{entry.device}"
                 yield Violation("G3", what, entry.stamp, log.id, entry.seq, entry.n, (device,))
             numbers[author] = entry.seq
@@ -153,14 +156,16 @@ def check_log(log: Log) -> Iterator[Violation]:
 def check_commands(
     commands: dict[str, dict[int, Command]], logs: dict[str, Log], lost: dict[str, int]
 ) -> Iterator[Violation]:
-    """What devices sent against what stands in the logs."""
+    """Compare the commands of the devices with the logs."""
     for log in logs.values():
         for entry in log.entries:
             device = f"{entry.user}/{entry.device}"
             if entry.n and device in commands:
                 command = commands[device].get(entry.n)
                 if command is None or (command.kind != entry.kind or command.body != entry.body):
-                    what = f"nobody sent what stands at {entry.seq}: {entry.kind} {entry.body}, n {entry.n} of {device}"
+                    what = (
+                        f"no device sent the entry at {entry.seq}: {entry.kind} {entry.body}, n {entry.n} of {device}"
+                    )
                     yield Violation("G3", what, entry.stamp, log.id, entry.seq, entry.n, (device,))
     for device, numbers in commands.items():
         for n, command in numbers.items():
@@ -174,9 +179,8 @@ def check_kept(device: str, n: int, command: Command, log: Log | None) -> Iterat
     entry = log.by_seq.get(command.seq) if log is not None else None
     if entry is not None:
         if (f"{entry.user}/{entry.device}", entry.n, entry.body) != (device, n, command.body):
-            what = (
-                f"n {n} of {device} was acked as {command.seq}, where n {entry.n} of {entry.user}/{entry.device} stands"
-            )
+            stored = f"n {entry.n} of {entry.user}/{entry.device}"
+            what = f"n {n} of {device} was acked as {command.seq}, where the log has {stored}"
             yield Violation("G1", what, command.at, command.conversation, command.seq, n, (device,))
     elif log is None or (
         command.seq > log.floor and command.seq not in log.deleted and not _edit_of_deleted(command, log)
@@ -195,32 +199,32 @@ def check_processes(evidence: Evidence) -> Iterator[Violation]:
     for row in evidence.processes:
         if isinstance(row, Sample) and row.rss_bytes > limit and row.process not in reported:
             reported.add(row.process)
-            yield Violation("G7", f"{row.process} holds {row.rss_bytes >> 20} MiB", row.at)
+            yield Violation("G7", f"{row.process} uses {row.rss_bytes >> 20} MiB", row.at)
         elif isinstance(row, Ending) and not row.asked and not _refused_to_start(row, evidence.faults):
             yield Violation("G6", f"{row.process} ended by itself with {row.code}", row.at)
         elif isinstance(row, Ending) and row.asked == "SIGTERM" and row.code:
-            yield Violation("G6", f"{row.process} was told to stop and ended with {row.code}", row.at)
+            yield Violation("G6", f"{row.process} was stopped and ended with {row.code}", row.at)
     for process, path in evidence.process_logs.items():
         if process.startswith(PROCESSES) and (trace := _last_trace(path)):
             yield Violation("G6", f"{process} logged {trace}")
 
 
 def _refused_to_start(ending: Ending, faults: list[Fault]) -> bool:
-    """Whether a process ended because it started while Redis lacked a right or did not keep its promise."""
+    """Whether a process ended because it was started while Redis lacked a right or broke the durability."""
     return ending.code == 1 and any(
         fault.began <= ending.at <= fault.ended + 5_000 for fault in faults if fault.kind in REFUSED_DURING
     )
 
 
 def check_neighbours(evidence: Evidence) -> Iterator[Violation]:
-    """A process of another deployment must not start on the database of this one."""
+    """Check that no process of another deployment started on the database of this one."""
     for fault in evidence.faults:
         if fault.kind == "neighbour-same" and fault.target == "ready":
             yield Violation("G10", "a gateway with another secret started on the same database", fault.began)
 
 
 def _last_trace(path: Path) -> str:
-    """The last line of the last trace in a log: which exception it was."""
+    """Return the last line of the last trace in a log: it names the exception."""
     _, found, rest = path.read_text(errors="replace").rpartition("Traceback (most recent call last):")
     lines = itertools.dropwhile(lambda line: line.startswith("      "), rest.splitlines()[1:])
     return next(lines, "an error").strip() if found else ""

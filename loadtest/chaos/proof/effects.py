@@ -1,8 +1,8 @@
-"""What people noticed of each kind of fault: the figures for the table of failures. Pure: evidence in, lines out.
+"""The effects of each kind of fault on people: the figures for the table of failures. Pure: evidence in, lines out.
 
-A message is counted with every fault that was there between its send and its ack, or its stamp and its arrival; so
-only a run of one kind of fault (`--faults`) says what that kind does alone. What a device did to itself is left out:
-while it was away by its own will, read slowly, or had just done so, it waited for itself.
+A message is counted for every fault that was active between its send and its ack, or between its stamp and its arrival.
+So only a run of one kind of fault (`--faults`) tells what that kind does. Waits that a device caused itself (it was
+offline, read slowly, or had just done so) are left out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from loadtest.chaos.proof import history
 from loadtest.chaos.proof.evidence import Evidence, Fault
 from loadtest.chaos.proof.history import Rows
 
-AFTER_MS: Final = 5_000  # what happens so long after a fault is still its doing
+AFTER_MS: Final = 5_000  # what happens this long after a fault counts as its effect
 SELF_MS: Final = 5_000
 EXPIRED: Final = 4501
 
@@ -26,7 +26,7 @@ HEADING: Final = "fault             times  lasted  cut off unavailable  ack med/
 
 
 class Effect(msgspec.Struct):
-    """By people, of one fault: how many were cut off and how, how long an ack and a delivery took at most."""
+    """The effect of one fault: closes, refusals, and the longest times to an ack and to a delivery."""
 
     fault: Fault
     closes: Counter[int]
@@ -36,7 +36,7 @@ class Effect(msgspec.Struct):
 
 
 def effects_of_faults(evidence: Evidence) -> list[str]:
-    """A line for each kind of fault."""
+    """Return a line for each kind of fault."""
     effects = [Effect(fault, Counter()) for fault in evidence.faults if fault.kind != "rolling"]
     for rows in evidence.histories.values():
         DeviceEffects(effects).through(rows)
@@ -57,14 +57,14 @@ def _line(kind: str, them: list[Effect]) -> str:
 
 
 class DeviceEffects:
-    """Goes through one device's history."""
+    """Reads the history of one device."""
 
     def __init__(self, effects: list[Effect]) -> None:
         self._effects = effects
         self._sent: dict[int, int] = {}
-        self._since = 0  # since when it is connected and reads; 0: it is not, or was not by its own doing
+        self._since = 0  # since when it is connected; 0: it is not
         self._valid_until = 0
-        self._excused = 0  # until when it waits for itself
+        self._excused = 0  # until when its waits are its own doing
 
     def through(self, rows: Iterable[Rows]) -> None:
         for row in rows:

@@ -1,14 +1,14 @@
-"""All that a run leaves behind for a judge, in one folder: histories, logs, faults, processes.
+"""The evidence of a run, in one folder: histories, logs, faults, processes.
 
-histories/<user>_<device>.jsonl   what each client saw (`history.py`)
-logs.jsonl                        every conversation's log, read from Redis when all was over
-faults.jsonl                      what was done to the deployment, when, and for how long
+histories/<user>_<device>.jsonl   what each device did and received (`history.py`)
+logs.jsonl                        the log of every conversation, read from Redis at the end
+faults.jsonl                      each fault, its target, its begin and its end
 losses.jsonl                      what faults deleted from Redis
-processes.jsonl                   memory samples and how each process ended
-run.json                          how the run was made: seed, level, limits, and the marks at which presence was settled
-<process>.log                     what each process said
+processes.jsonl                   memory samples, and how each process ended
+run.json                          seed, level and limits of the run, and the marks at which presence was settled
+<process>.log                     the log of each process
 
-Here are the rows of all but the histories, and `load`. Judgement is `checker.py`'s.
+This module contains the rows of all but the histories, and `load`. `checker.py` judges them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Sample(msgspec.Struct, frozen=True, array_like=True, tag="sample"):
 
 
 class Ending(msgspec.Struct, frozen=True, array_like=True, tag="ending"):
-    """`asked`: what it was told by us; empty if it ended by itself."""
+    """`asked`: the signal that the process was sent; empty if it ended by itself."""
 
     at: int
     process: str
@@ -68,7 +68,7 @@ class Ending(msgspec.Struct, frozen=True, array_like=True, tag="ending"):
 
 
 class Mark(msgspec.Struct, frozen=True):
-    """A moment when all had been calm for longer than presence takes: who was there, who was not."""
+    """A moment after everything was calm for longer than presence takes: the users that were online and offline."""
 
     at: int
     online: list[str]
@@ -95,7 +95,7 @@ class Evidence(msgspec.Struct):
 
 
 def load(folder: Path) -> Evidence:
-    """The evidence of a finished run."""
+    """Load the evidence of a finished run."""
     logs = map(msgspec.json.Decoder(Conversation).decode, _lines(folder / "logs.jsonl"))
     faults = map(msgspec.json.Decoder(Fault).decode, _lines(folder / "faults.jsonl"))
     losses = map(msgspec.json.Decoder(Loss).decode, _lines(folder / "losses.jsonl"))
@@ -129,7 +129,7 @@ def append(path: Path, *rows: Any) -> None:
 
 
 def dump_logs(client: redis.Redis, path: Path) -> None:
-    """Every conversation's log and members, as Redis has them now."""
+    """Write the log and the members of every conversation, as Redis has them now."""
     for key in client.scan_iter(match=keys.EVERY_CONVERSATION, count=1000):
         append(path, _conversation(client, keys.conversation_of(key)))
 

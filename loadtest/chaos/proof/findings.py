@@ -1,7 +1,7 @@
-"""What the parts of the checker share: logs ready to be asked, what was found, and what accounts gather for all.
+"""What the parts of the checker share: logs with an index, violations, counts, and what accounts collect for other
+checks.
 
-`checker.py` looks at the deployment as a whole, `account.py` at one device; both add to one `Findings`, and neither
-judges what is the other's. Nothing here judges anything.
+`checker.py` judges the deployment as a whole, `account.py` one device; both add to one `Findings`. Nothing here judges.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from loadtest.chaos.proof.evidence import Conversation, Evidence
 from loadtest.chaos.proof.history import Entry
 
 FAILOVERS: Final = ("primary-kill", "primary-stall", "failover")
-# For so long after a failover somebody may talk to the old primary, or read what it took back.
+# For this long after a failover a process may use the old primary, or read what the failover took back.
 SETTLED_MS: Final = 10_000
-# For so long after a clock was set right it is still read wrong, and what was to be done then is done.
-STEPPED_MS: Final = 20_000  # who does not read, or whose link is held, hears of it that much later
-# Within so long every process has noticed that a setting of Redis breaks the durability's promise.
+# For this long after a clock was set right, processes may still act by the wrong time.
+STEPPED_MS: Final = 20_000  # a client that does not read, or whose link is held, notices later
+# Within this time every process has noticed that a setting of Redis breaks the durability.
 NOTICED_MS: Final = 6_000
-# What a sentinel says of one, in local time; it makes one of its own when the machine is too busy to answer it.
+# A sentinel's log line of a failover, in local time; it starts one itself if a busy machine does not answer.
 _SWITCHED: Final = re.compile(r"^\d+:X (\d+ \w+ \d+ [\d:.]+) . \+switch-master", re.MULTILINE)
 
 
 class Violation(msgspec.Struct, frozen=True):
-    """`at`: when, as well as can be told; `devices`: whose histories tell about it."""
+    """`at`: when, as precisely as known; `devices`: those whose histories explain it."""
 
     promise: str
     what: str
@@ -43,10 +43,11 @@ class Violation(msgspec.Struct, frozen=True):
 
 
 class Log:
-    """A conversation's log, ready to be asked."""
+    """The log of a conversation, with an index."""
 
     def __init__(self, conversation: Conversation, lost: int = 0) -> None:
-        """`lost`: up to which seq a fault deleted the log; as if it had been trimmed, so its loss must be announced."""
+        """`lost`: the seq up to which a fault deleted the log. It counts as trimmed, so that its loss must be
+        announced."""
         self.id = conversation.id
         self.head = conversation.head
         self.floor = max(conversation.floor, lost)
@@ -57,12 +58,12 @@ class Log:
         self.deleted = {entry.target for entry in conversation.entries if entry.kind == "delete"}
 
     def visible(self, user: str) -> tuple[int, int]:
-        """First and last seq that the user may see; (1, 0) for a stranger."""
+        """Return the first and last seq that the user may see; (1, 0) if the user is no member."""
         first, last = self.members.get(user, (1, -1))
         return first, last or self.head
 
     def moved(self, user: str) -> bool:
-        """Whether the user came or went: what she wrote about that time may have been refused."""
+        """Whether the user joined or left, so that their messages of that time may have been refused."""
         return self.members.get(user) != (0, 0)
 
     def between(self, after: int, upto: int) -> list[Entry]:
@@ -70,7 +71,7 @@ class Log:
 
 
 class Command(msgspec.Struct):
-    """What became of one n of one device."""
+    """One n of one device: what was sent, and its answer."""
 
     conversation: str = ""
     seq: int = 0
@@ -82,7 +83,7 @@ class Command(msgspec.Struct):
 
 
 class Share(msgspec.Struct, frozen=True):
-    """What a device has of a conversation that was trimmed: of (after, upto], up to the floor."""
+    """What a device received of the trimmed part of a conversation, which is (after, upto]."""
 
     device: str
     after: int
@@ -95,7 +96,7 @@ class Share(msgspec.Struct, frozen=True):
 
 
 class Findings:
-    """What was found, and what all accounts know together."""
+    """The violations and counts, and what all accounts collect together."""
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
@@ -105,9 +106,9 @@ class Findings:
         self.logs = {name: Log(one, self.lost.get(name, 0)) for name, one in evidence.conversations.items()}
         self.violations: list[Violation] = []
         self.counts: Counter[str] = Counter()
-        # What was received and stands in no log (deleted since, or rolled back): all must have been told the same.
+        # Received events that no log has (deleted or rolled back): all devices must have received the same.
         self.unlogged: dict[tuple[str, int], Entry] = {}
-        self.gone_at: dict[str, list[int]] = {}  # gateway -> when devices that it sent away asked for a new connection
+        self.gone_at: dict[str, list[int]] = {}  # gateway -> when devices that it drained asked for a new connection
         # user -> conversation -> device -> read mark, and when the device first knew it
         self.read: dict[str, dict[str, dict[str, tuple[int, int]]]] = {}
         self.shares: dict[str, list[Share]] = {}
@@ -119,19 +120,19 @@ class Findings:
         self._stamps_until = min(stepped, default=1 << 62)
 
     def failed_over(self, since: int, until: int) -> bool:
-        """Whether what was not acked at one of these times may have been taken back by the other."""
+        """Whether a failover may have taken back, by one of these times, something not acked at the other."""
         return any(began <= until and ended >= since for began, ended in self._failovers)
 
     def unfit(self, at: int) -> bool:
-        """Whether Redis did not keep what it acknowledges, and the processes have had the time to notice."""
+        """Whether a setting of Redis broke the durability, and the processes have had the time to notice it."""
         return any(began <= at <= ended for began, ended in self._unfit)
 
     def stamps_hold(self, at: int) -> bool:
-        """Whether the stamps of all events are of the right time, up to this time."""
+        """Whether the stamps of all events up to this time are right."""
         return at < self._stamps_until
 
     def stepped(self, gateway: str, at: int) -> bool:
-        """Whether the clock of that gateway may have been wrong then."""
+        """Whether the clock of that gateway may have been wrong at this time."""
         return any(
             fault.target.startswith(f"{gateway} ") and fault.began <= at <= fault.ended + STEPPED_MS
             for fault in self._steps
@@ -139,7 +140,7 @@ class Findings:
 
 
 def _failovers(evidence: Evidence) -> Iterator[tuple[int, int]]:
-    """When each began and ended."""
+    """Return the begin and the end of each failover."""
     for fault in evidence.faults:
         if fault.kind in FAILOVERS:
             yield fault.began, fault.ended

@@ -1,15 +1,14 @@
-"""What happened, as each client saw it: rows that are only ever appended, one file per device.
+"""The history of a device: rows that are only appended, in one file per device.
 
-Here are the rows, their one text form (a JSON array a line, so that `grep` and `jq` serve) and the reading back. Never
-here: judgement; what the rows prove or refute is `checker.py`'s. `evidence.py` has what stands beside the histories:
-the logs of the conversations, the faults, the processes.
+This module contains the rows, their text form (a JSON array per line, for `grep` and `jq`) and the reading of it.
+`checker.py` judges them. `evidence.py` contains the rest of the evidence: logs, faults, processes.
 
-Times are Unix milliseconds of the client's own clock. `body` is `digest` of a body: the same value has the same digest
-in either codec. A row is written when the client acts or is told, before it draws any conclusion from it, so a client
-that misbehaves is found like a server that does.
+Times are Unix milliseconds of the client's own clock. `body` is the `digest` of a body, which is the same for the same
+value in both codecs. A device writes a row when it acts or receives something, before it draws a conclusion from it. So
+a misbehaving client is found like a misbehaving server.
 
-Rejected: one history for all (a device's story would have to be picked out of half a million rows); msgpack (half the
-size, and nobody could read it).
+Rejected: one history for all devices (the story of a device would have to be picked out of half a million rows);
+msgpack (half the size, but unreadable for people).
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Connecting(Row, frozen=True, array_like=True, tag="connecting"):
-    """An upgrade is asked of a gateway."""
+    """The device asks a gateway for an upgrade."""
 
     gateway: str
 
 
 class Known(msgspec.Struct, frozen=True, array_like=True):
-    """A conversation as `welcome` or `conversations` gave it."""
+    """A conversation as `welcome` or `conversations` describes it."""
 
     conversation: str
     cursor: int
@@ -47,7 +46,7 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Welcomed(Row, frozen=True, array_like=True, tag="welcomed"):
-    """`said`: the cursors in hello, None where it left them to the server."""
+    """`said`: the cursors in hello, or None if the device left them to the server."""
 
     gateway: str
     node: str
@@ -57,7 +56,7 @@ class Welcomed(Row, frozen=True, array_like=True, tag="welcomed"):
 
 
 class Valid(Row, frozen=True, array_like=True, tag="valid"):
-    """The connection's token holds until then; the server has said so."""
+    """The server says until when the token of the connection is valid."""
 
     until: int
 
@@ -67,7 +66,7 @@ class Listed(Row, frozen=True, array_like=True, tag="listed"):
 
 
 class Sent(Row, frozen=True, array_like=True, tag="sent"):
-    """`attempt` counts from 1 (0: not connected, it leaves when it is)."""
+    """`attempt` counts from 1; 0: the device is not connected and sends the command later."""
 
     conversation: str
     n: int
@@ -85,7 +84,7 @@ class Acked(Row, frozen=True, array_like=True, tag="acked"):
 
 
 class Refused(Row, frozen=True, array_like=True, tag="refused"):
-    """An error event; `final`: nothing says that trying again helps."""
+    """An error event; `final`: the error does not suggest to try again."""
 
     n: int
     code: str
@@ -122,7 +121,7 @@ class Gap(Row, frozen=True, array_like=True, tag="gap"):
 
 
 class Read(Row, frozen=True, array_like=True, tag="read"):
-    """The user's device says that it has read up to here."""
+    """The device tells the server that the user has read up to here."""
 
     conversation: str
     seq: int
@@ -139,19 +138,19 @@ class Watching(Row, frozen=True, array_like=True, tag="watching"):
 
 
 class Seen(Row, frozen=True, array_like=True, tag="seen"):
-    """Presence, as told: user -> online."""
+    """Presence from the server: user -> online."""
 
     users: dict[str, bool]
 
 
 class Paused(Row, frozen=True, array_like=True, tag="paused"):
-    """The device stops reading, or reads on."""
+    """The device stops or resumes reading."""
 
     on: bool
 
 
 class Left(Row, frozen=True, array_like=True, tag="left"):
-    """The device goes away of its own will, connected or not."""
+    """The device goes offline on purpose."""
 
 
 class Draining(Row, frozen=True, array_like=True, tag="draining"):
@@ -159,7 +158,7 @@ class Draining(Row, frozen=True, array_like=True, tag="draining"):
 
 
 class Closed(Row, frozen=True, array_like=True, tag="closed"):
-    """`code` 1006: the connection was gone. `ours`: this side ended it."""
+    """`code` 1006: the connection was lost. `ours`: this side ended it."""
 
     code: int
     reason: str
@@ -181,26 +180,26 @@ def now_ms() -> int:
 
 
 def entry(event: dict[str, Any]) -> Entry:
-    """A logged event as it stands in evidence."""
+    """Return an event as evidence."""
     slots = event["seq"], event["prev"], event["count"], event["at"]
     who = event["from"], event["device"], event["n"]
     return Entry(*slots, event["type"], *who, event.get("target", 0), _content(event))
 
 
 def _content(event: dict[str, Any]) -> str:
-    """What stands for a logged event's content."""
+    """Return what represents the content of an event."""
     if event["type"] == "member":
         return f"{event['action']} {event['user']}"
     return digest(event["body"]) if "body" in event else ""
 
 
 def digest(body: Any) -> str:
-    """Stands for a body; the same for the same value, whatever codec carried it."""
+    """Return a digest of a body that is the same for the same value in both codecs."""
     return blake2b(_deterministic(body), digest_size=8).hexdigest()
 
 
 class Writer:
-    """One device's history, kept in `path`; the rows of the last moments are still here until `flush`."""
+    """Writes the history of one device to `path`; the newest rows are in memory until `flush`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -219,7 +218,7 @@ class Writer:
 
 
 class History:
-    """A device's history, read from its file as often as it is iterated, a row at a time."""
+    """Reads the history of a device from its file, a row at a time; can be iterated more than once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,7 +1,8 @@
-"""The shortest story of a violation: who, which message, which process, and what the processes said about it.
+"""The story of a violation: the rows of the devices concerned, the entry of the log, the faults, and lines of process
+logs.
 
-Reads only the histories of the devices concerned and the logs of the processes; picks rows, judges nothing.
-Bound: `ROWS` rows of each history, `LINES` lines of each process, nearest to the moment.
+It reads only the histories of the devices concerned and the logs of the processes; it selects rows and judges nothing.
+Bound: `ROWS` rows of each history, `LINES` lines of each process, nearest to the moment of the violation.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from loadtest.chaos.proof.history import Rows
 AROUND_MS: Final = 15_000
 ROWS: Final = 12
 LINES: Final = 3
-# Of a log line: its time, and that it is more than information.
+# The time of a log line of level warning or higher.
 _LINE: Final = re.compile(r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3})Z (?:warning|error|critical) ")
 
 
 def story(evidence: Evidence, violation: Violation) -> list[str]:
-    """Lines in the order of time."""
+    """Return the lines in the order of time."""
     found = [*_devices(evidence, violation), *_faults(evidence, violation), *_entry(evidence, violation)]
     found += _processes(evidence, violation)
     return [f"{_clock(at)} {line}" for at, line in sorted(found, key=lambda one: one[0])]

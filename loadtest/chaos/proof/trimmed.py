@@ -1,10 +1,10 @@
-"""What can be said of events that a log does not have any more, because it was trimmed.
+"""The judgement of events that a log no longer contains because it was trimmed.
 
-That they were there their acks say, and what they were those who received them. So: who was given such an event was
-given what its author had sent, and who was not was told `gap`, or began later, or may not see it. That a gap covers
-only what was trimmed is `account.py`'s.
+Their acks prove that they existed, and the devices that received them prove their content. So a device that received
+such an event must have received what its author sent. A device that did not must have been told a `gap`, or have begun
+later, or not be allowed to see it. `account.py` checks that a gap covers only trimmed events.
 
-Not judged: the chain and the counts of a trimmed part, a void event in it, and an event whose ack never came.
+Not judged: chain and counts of the trimmed part, a void event in it, and an event whose ack never arrived.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Commands = dict[str, dict[int, Command]]
 
 
 class Acked(msgspec.Struct, frozen=True):
-    """An event below the floor: who sent it, and how."""
+    """An event below the floor: its author and the command."""
 
     device: str
     n: int
@@ -62,5 +62,5 @@ def _reached(findings: Findings, log: Log, events: dict[int, Acked], wanted: lis
         if missing:
             one = events[missing[0]]
             what = f"misses {len(missing)} events that were trimmed since, the first is {missing[0]} of {one.device}"
-            what = f"{share.device}: {what}; it was told no gap"
+            what = f"{share.device}: {what}; it received no gap"
             yield Violation("G4", what, one.command.at, log.id, missing[0], one.n, (share.device,))

@@ -1,4 +1,4 @@
-"""The sets and their figures: what is read from which phases, and when a figure is not told."""
+"""The sets and their figures: how figures are read from phases, and when a figure is left out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loadtest.load.scenarios.table import SCENARIOS
 
 
 def phase(name: str, cost_us: float = 1.0, units: int = 1000, **fields: object) -> Measurement:
-    """Each unit cost the gateway so much."""
+    """Return a phase in which each unit cost the gateway this much."""
     one = Measurement(
         name=name,
         unit="unit",
@@ -41,18 +41,18 @@ def read(name: str, *phases: Measurement) -> float | None:
 
 
 @pytest.mark.parametrize("steps", [SHORT, FULL, QUICK])
-def test_a_set_gives_scenarios_options_that_they_have(steps: sets.Steps) -> None:
+def test_options_of_every_set_exist(steps: sets.Steps) -> None:
     for name, given in steps:
         struct = SCENARIOS["direct" if name == "durability" else name].Options
         assert msgspec.convert(given, struct) == struct(**given)
 
 
-def test_the_full_set_has_all_that_is_promised() -> None:
+def test_full_set_contains_every_promised_scenario() -> None:
     assert {figure.scenario for figure in FIGURES} == {name for name, _ in FULL}
 
 
-def test_what_a_set_has_not_is_not_told() -> None:
-    """Of no scenario that did not run, and of no storm that was too small for the promise."""
+def test_figure_without_its_scenario_is_left_out() -> None:
+    """Figures of scenarios that did not run, and of a storm that was too small, are left out."""
     told = compare([result("storm", phase("reconnect", 100.0))])
     assert "connect with 10 groups, gateway" in told
     assert "clients back" not in told
@@ -60,31 +60,31 @@ def test_what_a_set_has_not_is_not_told() -> None:
     assert "10,000 clients back" in compare([result("storm", phase("reconnect", units=SESSIONS))])
 
 
-def test_a_figure_over_its_limit_is_said_to_be() -> None:
+def test_figure_over_its_limit_is_marked() -> None:
     assert "OVER" in compare([result("storm", phase("reconnect", 400.0))])
     assert "OVER" not in compare([result("storm", phase("reconnect", 300.0))])
 
 
-def test_what_an_empty_gateway_costs_is_shared_by_as_many_sessions_as_are_promised() -> None:
-    """2000 µs a second with nobody there, 6000 with 4000 sessions: one costs 1 µs, and its share of 10,000 is 0.2."""
+def test_promised_number_of_sessions_shares_the_cost_of_an_empty_gateway() -> None:
+    """2000 µs per second when empty, 6000 with 4000 sessions: one costs 1 µs, plus 0.2 as its share of 10,000."""
     empty, idle = phase("empty", 2.0, 8000), phase("idle", 1.5, 40_000)
     assert read("idle session, CPU a second", empty, idle) == pytest.approx(1.2)
 
 
-def test_growth_is_the_dearest_size_over_the_cheapest() -> None:
+def test_growth_is_the_most_expensive_size_over_the_cheapest() -> None:
     costs = {10: 16.0, 100: 7.0, 1000: 6.1, 5000: 6.0}
     phases = [phase(f"{size} members, side by side", cost) for size, cost in costs.items()]
     assert read("members 10 to 5000, side by side", *phases) == pytest.approx(16 / 6)
     assert read("members 100 to 5000, side by side", *phases) == pytest.approx(7 / 6)
 
 
-def test_a_further_delivery_is_told_without_the_costs_of_the_message() -> None:
-    """100 µs for a message and 6 for each member: flat, whatever the small groups' share of the 100."""
+def test_cost_of_a_further_delivery_excludes_the_message() -> None:
+    """100 µs for a message and 6 for each member are flat, whatever share of the 100 small groups have."""
     phases = [phase(f"{size} members, side by side", 100 / size + 6) for size in (10, 100, 1000, 5000)]
     assert read("each further member's delivery", *phases) == pytest.approx(1.0)
 
 
-def test_those_who_read_are_compared_with_themselves() -> None:
+def test_readers_are_compared_with_themselves() -> None:
     calm = phase(slow.CALM, delivery_us={"99": 10_000.0}, rss_bytes={"gateway": 100})
     stall = phase(slow.STALL, delivery_us={"99": 11_000.0}, rss_bytes={"gateway": 105})
     assert read("p99 while one reader in ten stalls", calm, stall) == pytest.approx(1.1)
@@ -92,8 +92,8 @@ def test_those_who_read_are_compared_with_themselves() -> None:
     assert read("p99 at half of the highest rate", phase(latency.HALF, delivery_us={"99": 7000.0})) == 7.0
 
 
-def test_durability_is_compared_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two deployments, one round on each after the other, nothing lost on either, and the phases bear their names."""
+def test_durabilities_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two deployments take turns, nothing is lost on either, and each phase has the name of its side."""
     monkeypatch.setattr(sets, "DURABLE_ROUNDS", 2)
     small = {"pairs": 2, "rate": 200, "outstanding": (4,), "seconds": 0.2, "rounds": 1}
     found = sets.durability(small)

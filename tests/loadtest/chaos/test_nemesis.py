@@ -1,4 +1,4 @@
-"""The nemesis: schedules that a seed decides, and links that break in every way they are told to."""
+"""The schedule of faults that a seed decides."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PROCESSES = ["gateway-0", "gateway-1", "gateway-2", "router-0", "router-1"]
 
 
 def test_seed_decides_the_schedule() -> None:
-    """The same seed does the same things at the same times, another does others."""
+    """The same seed plans the same faults at the same times; another seed plans others."""
     assert schedule(7, 600, PROCESSES) == schedule(7, 600, PROCESSES[::-1])
     assert schedule(7, 600, PROCESSES) != schedule(8, 600, PROCESSES)
 
 
-def test_schedule_is_over_in_time() -> None:
-    """Nothing begins before people are at it, nothing lasts beyond the end."""
+def test_schedule_ends_in_time() -> None:
+    """No fault begins before people are active or lasts beyond the end."""
     for seed in range(50):
         for fault in schedule(seed, 60, PROCESSES):
             assert fault.at_s >= FIRST_S
@@ -38,8 +38,8 @@ def test_schedule_is_over_in_time() -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_schedule_uses_everything_on_everybody(level: str) -> None:
-    """In a few hours each fault that says something here happens, to each part it can happen to, within its bounds."""
+def test_schedule_uses_every_fault_on_every_process(level: str) -> None:
+    """In a few hours every fault of the level happens to every process it can happen to, for as long as it may last."""
     kinds = possible(list(FAULTS), level, clocks=True)
     faults = schedule(1, 3600 * 4, PROCESSES, kinds)
     assert {fault.kind for fault in faults} == set(kinds)
@@ -51,8 +51,8 @@ def test_schedule_uses_everything_on_everybody(level: str) -> None:
         assert all(least <= fault.for_s <= most + 0.001 for fault in planned)
 
 
-def test_one_fault_of_a_kind_at_a_time() -> None:
-    """What one fault holds no other takes before it is over."""
+def test_faults_of_one_resource_do_not_overlap() -> None:
+    """What one fault occupies, no other fault uses before it is over."""
     for seed in range(20):
         until = Counter[tuple[str, str]]()
         for fault in schedule(seed, 600, PROCESSES, every_s=0.5):
@@ -61,8 +61,8 @@ def test_one_fault_of_a_kind_at_a_time() -> None:
             until[place] = int((fault.at_s + fault.for_s) * 1000) - 2
 
 
-def test_what_would_prove_nothing_is_left_out() -> None:
-    """A store that loses what it never promised to keep, servers that are not there, clocks that cannot be set."""
+def test_faults_that_prove_nothing_are_left_out() -> None:
+    """Left out are a store that may lose what it never promised, servers that do not exist, clocks that cannot step."""
     assert "valkey-kill" not in possible([], "memory", clocks=True)
     assert "valkey-stall" in possible([], "memory", clocks=True)
     assert not {"failover", "primary-kill"}.intersection(possible([], "fsync", clocks=True))
@@ -75,8 +75,8 @@ def test_what_would_prove_nothing_is_left_out() -> None:
     assert possible(["gateway-clock", "gateway-kill", "failover"], "fsync", clocks=False) == ["gateway-kill"]
 
 
-def test_only_the_kinds_that_are_asked_for() -> None:
-    """`--faults`: nothing else happens."""
+def test_schedule_contains_only_the_requested_kinds() -> None:
+    """With `--faults`, no other kind is planned."""
     assert {fault.kind for fault in schedule(1, 600, PROCESSES, ["store-cut", "gateway-kill"])} == {
         "store-cut",
         "gateway-kill",
@@ -84,8 +84,8 @@ def test_only_the_kinds_that_are_asked_for() -> None:
 
 
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed")
-async def test_a_clock_steps_for_one_process_alone(tmp_path: Path) -> None:
-    """Its wall clock is wrong by as much as it is told, at once in a new process; its monotonic clock is not."""
+async def test_clock_steps_for_one_process_only(tmp_path: Path) -> None:
+    """The wall clock is wrong as told, at once in a new process; the monotonic clock is not."""
     part = ManagedProcess("gateway-0", tmp_path, None, {}, clocks=True)
     for by_s in (0.0, 37.5, -20.0):
         part.set_clock(by_s)
@@ -98,7 +98,7 @@ async def test_a_clock_steps_for_one_process_alone(tmp_path: Path) -> None:
 
 
 class Link:
-    """A connection through a proxy, to a server that says everything again."""
+    """A connection through a proxy to an echo server."""
 
     def __init__(self, proxy: Proxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.proxy, self.reader, self.writer = proxy, reader, writer
@@ -107,8 +107,8 @@ class Link:
         self.writer.write(data)
         return await self.reader.readexactly(len(data)) == data
 
-    async def nothing_comes(self, turns: int = 50) -> bool:
-        """Whether nothing was read though the loop turned."""
+    async def stays_silent(self, turns: int = 50) -> bool:
+        """Whether nothing arrives in some turns of the loop."""
         waiting = asyncio.ensure_future(self.reader.read(1))
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -119,7 +119,7 @@ class Link:
 
 
 class Echo(asyncio.Protocol):
-    """The server; who is connected stands in `open`."""
+    """The echo server; `open` holds its connections."""
 
     open: set[Echo]
 
@@ -136,7 +136,7 @@ class Echo(asyncio.Protocol):
 
 @asynccontextmanager
 async def linked() -> AsyncIterator[tuple[Link, set[Echo], Callable[[], Awaitable[Link]]]]:
-    """A link, who is connected to the server behind it, and a way to make another."""
+    """Yield a link, the connections of the server behind it, and a function that opens another link."""
     opened: set[Echo] = set()
     server = type("Server", (Echo,), {"open": opened})
     port, proxied = free_ports(2)
@@ -160,7 +160,7 @@ async def linked() -> AsyncIterator[tuple[Link, set[Echo], Callable[[], Awaitabl
 
 
 async def test_link_passes_everything_on() -> None:
-    """Undisturbed, what goes in comes out, in order, and an end is passed on too."""
+    """Without a fault, bytes and the end of a connection pass in order."""
     async with linked() as (link, opened, _):
         assert await link.echo()
         assert await link.echo(random.Random(1).randbytes(3_000_000))
@@ -168,8 +168,8 @@ async def test_link_passes_everything_on() -> None:
         await eventually(lambda: not opened)
 
 
-async def test_cut_link_is_gone_until_it_is_healed() -> None:
-    """What is connected ends, what comes ends at once, afterwards all is as before."""
+async def test_cut_link_refuses_until_it_is_healed() -> None:
+    """Connections end, new ones end at once; after the heal everything works again."""
     async with linked() as (link, opened, another):
         assert await link.echo()
         link.proxy.cut()
@@ -183,19 +183,19 @@ async def test_cut_link_is_gone_until_it_is_healed() -> None:
 
 
 async def test_held_link_loses_nothing() -> None:
-    """While it is held nothing passes and nobody is told; then all of it does."""
+    """While it is held nothing passes and no end notices; then everything passes."""
     async with linked() as (link, opened, _):
         assert await link.echo()
         link.proxy.hold()
         link.writer.write(b"later")
-        assert await link.nothing_comes()
+        assert await link.stays_silent()
         assert len(opened) == 1
         link.proxy.heal()
         assert await link.reader.readexactly(5) == b"later"
 
 
-async def test_held_link_hides_that_its_client_has_gone() -> None:
-    """The server hears of it when the link is healed."""
+async def test_held_link_hides_a_closed_client() -> None:
+    """The server notices when the link is healed."""
     async with linked() as (link, opened, _):
         assert await link.echo()
         link.proxy.hold()
@@ -208,7 +208,7 @@ async def test_held_link_hides_that_its_client_has_gone() -> None:
 
 
 async def test_delayed_link_keeps_the_order() -> None:
-    """Everything comes, later, in order."""
+    """Everything arrives later and in order."""
     async with linked() as (link, _, _another):
         link.proxy.delay(0.02)
         began = asyncio.get_running_loop().time()
@@ -219,8 +219,8 @@ async def test_delayed_link_keeps_the_order() -> None:
         assert asyncio.get_running_loop().time() - began >= 0.039  # the loop knows milliseconds only
 
 
-async def test_vanished_client_is_still_there_for_the_server() -> None:
-    """The client's end is gone, the server's is not told."""
+async def test_vanished_client_stays_open_for_the_server() -> None:
+    """The client's end is closed, the server's is not."""
     async with linked() as (link, opened, _):
         assert await link.echo()
         assert link.proxy.vanish() == 1
@@ -229,8 +229,8 @@ async def test_vanished_client_is_still_there_for_the_server() -> None:
         assert len(opened) == 1
 
 
-async def test_server_that_is_not_there() -> None:
-    """A client is let go when nobody listens behind the proxy."""
+async def test_client_is_closed_if_no_server_listens() -> None:
+    """The proxy closes a client if no server listens behind it."""
     proxied, nobody = free_ports(2)
     proxy = Proxy(proxied, nobody)
     await proxy.start()

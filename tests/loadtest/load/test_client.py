@@ -1,4 +1,4 @@
-"""The load client: what it reads at every split, and every fault that it must see."""
+"""The load client: what it reads if bytes are split anywhere, and each failure that it must notice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONVERSATION = "d:ann:bob"
 
 
 class Wire:
-    """A transport that keeps what is written."""
+    """A transport that keeps written bytes."""
 
     def __init__(self) -> None:
         self.written = b""
@@ -26,8 +26,8 @@ class Wire:
         self.written += data
 
 
-def chat() -> Client:
-    """A client past its upgrade."""
+def new_client() -> Client:
+    """Return a client after its upgrade."""
     client = Client("bob", Failures(), n=100)
     client.transport = cast(Any, Wire())
     client.data_received(b"HTTP/1.1 101 Switching Protocols\r\n\r\n")
@@ -35,17 +35,17 @@ def chat() -> Client:
 
 
 def event(seq: int, prev: int, conversation: str = CONVERSATION, kind: str = "message") -> bytes:
-    """An event as a gateway frames it; its message was due at 1 s."""
+    """Return an event as a gateway frames it; its message was due at 1 s."""
     fields = {"media": pack("text"), "body": pack("x" * 112 + "0000000001000000")}
     tail = stamp.tail(kind, conversation, "ann", "phone", 7, fields)
     return wsframes.frame(stamp.fill(tail, stamp.Slots(seq, prev, seq, 1)), wsframes.BINARY)
 
 
-def test_reads_events_at_every_split() -> None:
-    """However the bytes come, each message is counted once and follows the one before."""
+def test_client_reads_events_at_every_split() -> None:
+    """However the bytes are split, each message counts once and follows the one before."""
     stream = event(1, 0) + event(2, 1) + event(1, 0, "g:" + "x" * 40) + event(3, 2, kind="edit")
     for cut in range(1, len(stream)):
-        client = chat()
+        client = new_client()
         client.data_received(stream[:cut])
         client.data_received(stream[cut:])
         assert (client.received, bool(client.failures)) == (3, False)
@@ -61,15 +61,15 @@ def test_reads_events_at_every_split() -> None:
         ([(5, 4), (6, 5)], Failures()),
     ],
 )
-def test_sees_what_must_not_be(events: list[tuple[int, int]], failures: Failures) -> None:
-    """A hole, a repetition and a step back each count; where a client begins is its own business."""
-    client = chat()
+def test_client_counts_holes_and_duplicates(events: list[tuple[int, int]], failures: Failures) -> None:
+    """A hole, a duplicate and a step back are counted; the first event may have any seq."""
+    client = new_client()
     client.data_received(b"".join(event(seq, prev) for seq, prev in events))
     assert client.failures == failures
 
 
-def test_a_gap_an_error_and_a_lost_connection_are_faults() -> None:
-    client = chat()
+def test_gap_error_and_lost_connection_are_failures() -> None:
+    client = new_client()
     for answer in (
         wire.GapEvent(conversation=CONVERSATION, from_=1, to=2, reason="expired"),
         wire.ErrorEvent(code="rate_limited", message="slow down"),
@@ -80,18 +80,18 @@ def test_a_gap_an_error_and_a_lost_connection_are_faults() -> None:
     assert "slow down" in client.error
 
 
-def test_measures_from_the_time_a_send_was_due(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latency is the age of the stamp, whenever the message really left."""
+def test_latency_counts_from_the_due_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency is the age of the stamp, whenever the message was really sent."""
     monkeypatch.setattr("loadtest.load.client.now_us", lambda: 1_250_000)
-    client = chat()
+    client = new_client()
     client.sink = array("q")
     client.data_received(event(1, 0))
     assert list(client.sink) == [250_000]
 
 
-def test_a_gateway_understands_what_is_sent() -> None:
-    """Prebuilt sends decode as the commands they stand for, with n, done, stamp and a body of the length asked for."""
-    client, route = chat(), Route("@ann", 128)
+def test_gateway_decodes_prebuilt_sends() -> None:
+    """Prebuilt sends decode as commands with the right n, done, stamp and body length."""
+    client, route = new_client(), Route("@ann", 128)
     sent = [client.message(route, 1_000_000 + number) for number in range(3)]
     client.data_received(wsframes.frame(wire.MSGPACK.encode(_ack(101)), wsframes.BINARY))
     sent.append(client.message(route, 2_000_000))
@@ -105,8 +105,8 @@ def test_a_gateway_understands_what_is_sent() -> None:
     ]
 
 
-def test_answers_pings_and_acks_what_it_has() -> None:
-    client = chat()
+def test_client_answers_pings_and_acks_received_events() -> None:
+    client = new_client()
     client.data_received(wsframes.frame(b"beat", wsframes.PING) + event(4, 3))
     client.ack_all()
     client.ack_all()
@@ -126,7 +126,7 @@ def _ack(n: int) -> wire.AckEvent:
 
 
 class Payloads:
-    """What a server's parser finds."""
+    """The payloads that a server's parser finds."""
 
     def __init__(self) -> None:
         self.found: list[bytes] = []

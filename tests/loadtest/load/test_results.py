@@ -1,4 +1,4 @@
-"""What several measurements say together, and what a report says of them."""
+"""Medians of several measurements."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def result(*measurements: Measurement, failures: Failures | None = None) -> Resu
     )
 
 
-def test_a_cost_is_what_a_part_spent_between_the_barriers_over_the_units_of_all_processes() -> None:
+def test_cost_is_the_cpu_between_the_barriers_per_unit_of_all_processes() -> None:
     one = measured("x", cpu_s=0.01)
     assert (one.units, round(one.cost_us("gateway"), 6), one.cost_us("redis")) == (1000, 10.0, 0.0)
 
 
 def test_histograms_of_all_processes_add_up() -> None:
-    """A percentile is of all that was recorded, not a mean of percentiles."""
+    """A percentile is computed from all recorded values, not as a mean of percentiles."""
     samples = [Sample(1, 1.0, 0.1, encoded(range(1, 991)), b""), Sample(1, 1.0, 0.1, encoded([50_000] * 10), b"")]
     samples = [msgspec.structs.replace(sample, ack=encoded(())) for sample in samples]
     found = measure("x", "message", samples, {}, {})
@@ -40,21 +40,21 @@ def test_histograms_of_all_processes_add_up() -> None:
     assert found.delivery_us["99"] <= 1000
 
 
-def test_medians_are_of_costs_and_shrug_off_one_bad_round() -> None:
-    """Rounds with different numbers of units count alike."""
+def test_median_of_costs_ignores_one_bad_round() -> None:
+    """Rounds with different numbers of units have the same weight."""
     rounds = [measured("x", 0.01), measured("x", 0.02, units=2000), measured("x", 5.0)]
     (middle,) = medians(rounds)
     assert round(middle.cost_us("gateway"), 3) == 10.0
 
 
-def test_a_fault_makes_a_result_bad_and_the_table_says_which() -> None:
+def test_failure_makes_a_result_bad_and_shows_in_the_table() -> None:
     bad = result(measured("x", 0.1), failures=Failures(lost=3))
     assert not bad.good
     assert "WRONG: lost 3" in report.table(bad)
     assert "nothing lost" in report.table(result(measured("x", 0.1)))
 
 
-def test_results_survive_json_and_become_a_page_that_needs_nothing_else(tmp_path: Path) -> None:
+def test_results_survive_json_and_become_a_self_contained_page(tmp_path: Path) -> None:
     whole = [result(measured("a & b", 0.1), measured("warm-up", 9.0))]
     report.write_json(whole, tmp_path / "r.json")
     assert report.read_json(tmp_path / "r.json") == whole
@@ -67,7 +67,7 @@ def test_results_survive_json_and_become_a_page_that_needs_nothing_else(tmp_path
     assert "https://" not in page.replace('xmlns:xlink="http', "")
 
 
-def test_pictures_are_of_what_there_is_and_need_nothing_else(tmp_path: Path) -> None:
+def test_pictures_are_self_contained_and_only_of_existing_data(tmp_path: Path) -> None:
     """A README's plots, of the phases of any number of runs; small enough to be kept beside it."""
     growth = [measured(name.format(size), 0.01) for size in (10, 1000) for name in ("{} members", "floor, {} members")]
     connects = [msgspec.structs.replace(measured(f"connect to {n}", 0.1), unit="connect") for n in (1, 2)]

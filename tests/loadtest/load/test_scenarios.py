@@ -1,4 +1,4 @@
-"""Each scenario, small, against a real deployment; and the command line around them."""
+"""Each scenario in a small size against a real deployment, and its command line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def target() -> Iterator[Target]:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_a_scenario_loses_nothing_and_says_what_it_cost(name: str, target: Target) -> None:
+def test_scenario_loses_nothing_and_reports_its_costs(name: str, target: Target) -> None:
     options = SCENARIOS[name].Options(**SMALL[name])
     result = run(SCENARIOS[name], options, target, workers=1 if name == "drain" else 2)
     assert result.good, report.table(result)
@@ -45,21 +45,22 @@ def test_a_scenario_loses_nothing_and_says_what_it_cost(name: str, target: Targe
     assert any(one.cost_us("gateway") > 0 for one in report.shown(result))
 
 
-def test_a_second_run_finds_nothing_left_of_the_first(target: Target) -> None:
-    """Users and devices are the same; what the first run was sent is acked, so that none of it comes again."""
+def test_second_run_receives_nothing_of_the_first(target: Target) -> None:
+    """Both runs use the same users and devices; the first run acks everything, so that the second does not receive it
+    again."""
     options = SCENARIOS["direct"].Options(**{**SMALL["direct"], "pairs": 2})
     for _ in range(2):
         result = run(SCENARIOS["direct"], options, target)
         assert result.good, report.table(result)
 
 
-def test_a_refused_client_ends_the_run_with_its_reason(target: Target) -> None:
-    """Tokens that nobody accepts are an error that says so, not a hang."""
+def test_refused_client_ends_the_run_with_the_reason(target: Target) -> None:
+    """If tokens are refused, the run ends with an error that says so and does not hang."""
     stranger = msgspec.structs.replace(target, jwt_secret="another-secret-of-thirty-two-bytes-or-more")
     with pytest.raises(LoadFailed, match="unauthorized"):
         run(SCENARIOS["idle"], SCENARIOS["idle"].Options(connections=1, seconds=0.1, settle=0, steps=1), stranger)
 
 
-def test_every_scenario_has_its_options_on_the_command_line() -> None:
+def test_options_of_every_scenario_are_on_the_command_line() -> None:
     arguments = command_line.parser().parse_args(["fanout", "--members", "7", "--outstanding", "1", "8"])
     assert (arguments.members, arguments.outstanding, arguments.target) == (7, [1, 8], [])

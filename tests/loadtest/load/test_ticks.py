@@ -1,4 +1,4 @@
-"""Beats: finer than a millisecond, and nothing left of them afterwards."""
+"""Ticks: more precise than a millisecond, and without leftovers."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import time
 from loadtest.load.ticks import ticks
 
 
-async def test_beats_are_finer_than_the_timers_of_a_loop() -> None:
-    """Fifty beats of half a millisecond, in less time than fifty turns of a timer that knows milliseconds only."""
+async def test_ticks_are_finer_than_timers_of_a_loop() -> None:
+    """Fifty ticks of half a millisecond take less time than fifty turns of a timer with a resolution of a
+    millisecond."""
     fastest = 1.0
-    for _ in range(200):  # until the machine has once had nothing else to do
+    for _ in range(200):  # until the machine was once idle enough
         fastest = min(fastest, await _fifty())
         if fastest < 0.05:
             break
@@ -28,8 +29,8 @@ async def _fifty() -> float:
         return time.perf_counter() - began
 
 
-async def test_nothing_is_left_of_beats_that_are_over() -> None:
-    """Neither a file nor a reader."""
+async def test_ticks_leave_no_file_and_no_reader() -> None:
+    """Neither a file descriptor nor a reader is left."""
     before = os.listdir("/proc/self/fd")
     with ticks(0.0005) as tick:
         await tick.wait()

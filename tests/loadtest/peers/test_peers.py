@@ -1,4 +1,4 @@
-"""The peers' clients, the table of ratios, and each peer itself where `make bench-peers` has installed it."""
+"""The clients of the peers, the table of ratios, and each real peer if `make bench-peers` has installed it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SMALL = load.Options(pairs=4, rate=100, outstanding=4, members=10, widths=(1, 4)
 
 
 class Wire:
-    """A transport that keeps what is written."""
+    """A transport that keeps written bytes."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -39,7 +39,7 @@ class Wire:
 
 
 def member(kind: type[Member]) -> tuple[Member, list[bytes]]:
-    """A client past its upgrade, and what it has written since."""
+    """Return a client after its upgrade, and what it has written since."""
     client, wire = kind("ann", Failures(), "pair-1"), Wire()
     client.transport = cast(Any, wire)
     client._greeting = client.greeting()
@@ -48,20 +48,20 @@ def member(kind: type[Member]) -> tuple[Member, list[bytes]]:
 
 
 def text(payload: str) -> bytes:
-    """As a server frames it."""
+    """Return a text frame of a server."""
     data = payload.encode()
     return bytes((0x81, len(data))) + data if len(data) < 126 else bytes((0x81, 126, 0, len(data))) + data
 
 
-def said(written: bytes) -> str:
-    """What a client wrote, without its frame."""
+def written_text(written: bytes) -> str:
+    """Return the text that a client wrote, without its frame."""
     assert written[0] == 0x81
     assert written[1] & 0x80
     return written[(8 if written[1] == 0xFE else 6) :].decode()
 
 
-def test_a_socket_io_client_says_what_the_protocol_asks_for() -> None:
-    """Opened, it asks for the namespace; there, it joins; joined, it is welcome; pinged, it answers."""
+def test_socket_io_client_follows_the_protocol() -> None:
+    """It connects to the namespace, joins its room, is then welcome, and answers pings."""
     client, written = member(SocketIO)
     for text_received, answer in (
         ('0{"sid":"x"}', "40"),
@@ -70,17 +70,17 @@ def test_a_socket_io_client_says_what_the_protocol_asks_for() -> None:
         ("2", "3"),
     ):
         client.data_received(text(text_received))
-        assert (said(written.pop()) if answer else None) == answer
+        assert (written_text(written.pop()) if answer else None) == answer
         assert not written
 
 
 @pytest.mark.parametrize("name", CLIENTS)
-def test_a_message_is_what_the_peers_server_reads(name: str) -> None:
-    """JSON with the room and a body of the wished length that ends in the time it was due."""
+def test_message_is_readable_for_the_peers_server(name: str) -> None:
+    """The message is JSON with the room and a body of the right length that ends with its due time."""
     client, written = member(CLIENTS[name])
     written.clear()
     client.send(client.route("pair-1", 200), STAMP)
-    payload = said(written[0])
+    payload = written_text(written[0])
     if name == "Channels":
         message = json.loads(payload)
         assert (message["type"], message["n"]) == ("message", FIRST)
@@ -101,7 +101,8 @@ def test_a_message_is_what_the_peers_server_reads(name: str) -> None:
 def test_messages_and_acks_are_counted_and_timed_at_every_split(
     kind: type[Member], copy: str, ack: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However the bytes come, each message is one, is as old as its stamp says, and its ack is the sender's."""
+    """However the bytes are split, each message counts once with the age of its stamp, and the ack goes to the
+    sender."""
     monkeypatch.setattr("loadtest.load.client.now_us", lambda: STAMP + 250)
     body = "x" * 112 + f"{STAMP:016d}"
     stream = text(copy.format(n=FIRST, body=body)) + text(ack.format(n=FIRST))
@@ -116,14 +117,14 @@ def test_messages_and_acks_are_counted_and_timed_at_every_split(
         assert not route.pending
 
 
-def test_a_refusal_of_socket_io_is_a_fault_that_says_what_was_said() -> None:
+def test_refusal_of_socket_io_is_a_failure_with_its_text() -> None:
     client, _ = member(SocketIO)
     client.data_received(text('44{"message":"no"}'))
     assert client.failures == Failures(errors=1)
     assert "no" in client.error
 
 
-def test_a_floor_member_asks_for_a_frame_to_its_room() -> None:
+def test_floor_member_asks_for_a_frame_to_its_room() -> None:
     client, wire = FloorMember("ann", Failures(), "pair-1", 190), Wire()
     client.transport = cast(Any, wire)
     client.send(cast(Any, None), STAMP)
@@ -136,7 +137,7 @@ PARTS = parts_of(list(CLIENTS))
 
 
 def one(name: str, cpu_s: dict[str, float], units: int = 1000, wall_s: float = 0.5) -> Measurement:
-    """A phase in which the parts spent so much, and everybody else something, too."""
+    """Return a phase in which these parts used this much CPU, and all others something, too."""
     every = [part for parts in PARTS.values() for part in parts]
     before = {part: Reading(1.0, 1) for part in every}
     after = {part: Reading(1.0 + cpu_s.get(part, 9.0), 1) for part in every}
@@ -145,7 +146,7 @@ def one(name: str, cpu_s: dict[str, float], units: int = 1000, wall_s: float = 0
 
 
 def a_round(linnet: float, socket_io: float, wall_s: float = 0.5) -> Iterator[Measurement]:
-    """Every phase of every side; what Linnet and Socket.IO take in all is given, the others take 1 s."""
+    """Return every phase of every side, with the given costs of Linnet and Socket.IO and 1 s for the others."""
     for phase in load.phases(load.Options()):
         for side, parts in PARTS.items():
             whole = {load.LINNET: linnet, "Socket.IO": socket_io}.get(side, 1.0)
@@ -158,8 +159,8 @@ def result(*measurements: Measurement, **notes: float) -> Result:
     return Result("peers", options, "today", "here", list(measurements), Failures(), {"rounds": 3, **notes})
 
 
-def test_a_ratio_is_of_all_parts_of_a_side_and_the_median_of_its_rounds() -> None:
-    """A noisy round that is slow for everybody changes no ratio, and neither does one that is bad for one side."""
+def test_ratio_is_the_median_over_rounds_of_all_parts_of_a_side() -> None:
+    """A noisy round changes no ratio, whether it is slow for all sides or for one."""
     rounds = [*a_round(0.2, 0.4), *a_round(2.0, 4.0), *a_round(0.2, 7.0)]
     found = {(row.phase, row.side): row for row in rows(result(*rounds), PARTS)}
     row = found["direct, 2000/s", "Socket.IO"]
@@ -168,20 +169,20 @@ def test_a_ratio_is_of_all_parts_of_a_side_and_the_median_of_its_rounds() -> Non
     assert len(found) == len(PARTS) * len(load.phases(load.Options()))
 
 
-def test_a_side_that_does_not_reach_the_rate_is_called_saturated() -> None:
-    """Only at a rate: with so many outstanding there is none to reach."""
+def test_side_below_the_rate_is_marked_as_saturated() -> None:
+    """This applies only to a rate: with a number outstanding there is none to reach."""
     found = rows(result(*a_round(0.2, 0.4, wall_s=1.0)), PARTS)
     assert [(row.phase, row.side) for row in found if row.saturated] == [("direct, 2000/s", "Socket.IO")]
 
 
-def test_the_table_says_ratio_latency_and_what_a_peer_lost() -> None:
+def test_table_shows_ratio_latency_and_losses() -> None:
     lines = table(result(*a_round(0.2, 0.5), **{"Channels: lost": 7}), PARTS).splitlines()
     assert lines[1].split()[:6] == ["direct,", "2000/s", "Linnet", "1.00", "200.0", "66.7"]
     assert lines[2].split() == ["Socket.IO", "2.50", "500.0", "250.0", "2,000", "2.0", "2.0"]
     assert "Channels: lost: 7" in lines
 
 
-# -- the real ones
+# -- real peers
 
 
 @pytest.fixture(scope="module")
@@ -191,8 +192,8 @@ def target() -> Iterator[Target]:
 
 
 @pytest.mark.skipif(not INSTALLED, reason="the peers are not installed: make bench-peers")
-def test_every_side_gets_every_message_through_and_is_charged_for_it(target: Target) -> None:
-    """Linnet, the peers and the floor, small: nothing is lost or doubled, and each phase cost somebody something."""
+def test_every_side_delivers_every_message_and_has_costs(target: Target) -> None:
+    """Linnet, the peers and the floor, small: nothing is lost or duplicated, and each phase has a cost."""
     with deployment(CLIENTS) as peers:
         found = measure(SMALL, target, peers)
     assert (found.failures, found.notes) == (Failures(), {"rounds": 1})
@@ -203,7 +204,7 @@ def test_every_side_gets_every_message_through_and_is_charged_for_it(target: Tar
 
 
 @pytest.mark.skipif(not INSTALLED, reason="the peers are not installed: make bench-peers")
-def test_no_process_of_a_peer_is_left_behind() -> None:
+def test_peers_leave_no_process() -> None:
     with deployment(["Socket.IO"]) as (peer,):
         assert isinstance(peer, Peer)
         meters = peer.meters()

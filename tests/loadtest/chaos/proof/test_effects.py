@@ -1,4 +1,4 @@
-"""The figures of the table of failures: what is counted with a fault, and what a device did to itself."""
+"""The figures of the table of failures: which effects count for a fault, and which a device caused itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def received(stamp: int, at: int) -> Received:
 
 
 def line(*rows: Rows) -> list[str]:
-    """The words of the line about one fault, from 100 to 102 s."""
+    """Return the words of the line about one fault, from 100 to 102 s."""
     history: list[Rows] = [Welcomed(1_000, "ws://one", "node", "session", {}, []), *rows]
     _, told = effects_of_faults(
         Evidence(RUN, {}, {"ann/phone": history}, [Fault("gateway-kill", "", 100_000, 102_000)])
@@ -26,8 +26,8 @@ def line(*rows: Rows) -> list[str]:
     return told.replace("/", " ").split()
 
 
-def test_what_is_noticed_of_a_fault() -> None:
-    """Being cut off, being refused, how long an ack and a delivery took."""
+def test_effects_of_a_fault_are_counted() -> None:
+    """Closes, refusals, and the times to an ack and to a delivery count."""
     told = line(
         sent(100_100, 1), Refused(100_200, 1, "unavailable", False), Acked(101_600, "g:x", 1, 5, False),
         received(100_000, 103_200), Closed(103_300, 1006, "", False),
@@ -35,8 +35,8 @@ def test_what_is_noticed_of_a_fault() -> None:
     assert told == ["gateway-kill", "1", "2.0s", "1", "1", "1.5", "1.5s", "3.2", "3.2s", "1", "×", "1006"]
 
 
-def test_what_is_not_its_doing() -> None:
-    """What was over before it or began long after; what a device that slept or went by itself waited for."""
+def test_effects_of_other_causes_are_not_counted() -> None:
+    """Not counted: what was over before or began long after, and waits of a device that slept or went offline."""
     told = line(
         sent(90_000, 1), Acked(99_000, "g:x", 1, 5, False), received(90_000, 99_000),
         sent(108_000, 2), Acked(109_000, "g:x", 2, 6, False), received(108_000, 109_000),

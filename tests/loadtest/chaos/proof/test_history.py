@@ -1,4 +1,4 @@
-"""Histories: what is written is what is read, and bodies are compared by value."""
+"""Histories: rows are read as they were written, and bodies are compared by value."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ ROWS: list[Rows] = [
 ]
 
 
-def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
-    """All kinds of rows, in order, as often as they are asked for, across flushes."""
+def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
+    """All kinds of rows, in order, more than once, across flushes."""
     path = tmp_path / "ann_phone.jsonl"
     writer = Writer(path)
     for row in ROWS:
@@ -47,7 +47,7 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_history_is_only_appended_to(tmp_path: Path) -> None:
-    """A second writer of the same history goes on where the first ended."""
+    """A second writer of the same history continues where the first ended."""
     path = tmp_path / "ann_phone.jsonl"
     for row in ROWS[:2]:
         writer = Writer(path)
@@ -56,8 +56,8 @@ def test_history_is_only_appended_to(tmp_path: Path) -> None:
     assert list(History(path)) == ROWS[:2]
 
 
-def test_many_rows_are_written_without_being_asked(tmp_path: Path) -> None:
-    """What is held in memory is bounded."""
+def test_many_rows_are_written_without_a_flush(tmp_path: Path) -> None:
+    """The rows in memory are bounded."""
     path = tmp_path / "ann_phone.jsonl"
     writer = Writer(path)
     for _ in range(history.FLUSH_ROWS):
@@ -66,19 +66,19 @@ def test_many_rows_are_written_without_being_asked(tmp_path: Path) -> None:
 
 
 def test_same_value_has_the_same_digest() -> None:
-    """Whatever the order of keys; anything else has another digest."""
+    """The order of keys does not matter; any other value has another digest."""
     value = {"a": 1, "b": [None, True, 1.5, "ä", b"\0\xff"]}
     assert digest(value) == digest(dict(reversed(value.items())))
     assert len({digest(other) for other in (value, {**value, "a": 2}, "a", b"a", None, 1, 1.0, True)}) == 8
 
 
 @pytest.mark.parametrize("body", ["text", {"bytes": b"\0\xff", "list": [{"deep": b"x"}], "n": None}, [b""], 1.5])
-def test_codecs_carry_the_same_digest(body: object) -> None:
-    """What JSON says of a value and what it meant."""
+def test_codecs_give_the_same_digest(body: object) -> None:
+    """A value has the same digest after JSON."""
     assert digest(with_bytes(without_bytes(body))) == digest(body)
 
 
-def test_evidence_of_a_run_comes_back(tmp_path: Path) -> None:
+def test_evidence_of_a_run_is_loaded(tmp_path: Path) -> None:
     """A folder as a run leaves it: device names, logs, faults in order of time."""
     (tmp_path / "histories").mkdir()
     writer = Writer(tmp_path / "histories" / "u001_lap_top.jsonl")
