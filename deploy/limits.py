@@ -129,6 +129,8 @@ LIMITS: Final[dict[str, list[Limit]]] = {
     "Users, conversations, messages": [
         Limit("devices of a user", count(lua("sync", "DEVICES")), "one that has ended goes, else the first (4409)"),
         Limit("a message's body", size(packing.MAX_BODY_BYTES), "`too_large`"),
+        Limit("reactions to one message that are told from new ones", count(lua("append", "REACTIONS")),
+              "saying it again is another event"),
         Limit("edits of one message", count(lua("append", "EDITS")), "`conflict`"),
         Limit("deletions of a conversation whose messages `unread` leaves out",
               f"the last {count(lua('append', 'DELETIONS'))}", "messages deleted before them count as unread again"),

@@ -62,7 +62,7 @@ class Sends:
         fields = {"media": pack(command.media), "body": pack_body(command.body)}
         if command.reply_to is not None:
             fields["reply_to"] = pack(command.reply_to)
-        self._append(session, command, conversation, "message", 0, fields)
+        self._append(session, command, conversation, "message", command.reply_to or 0, fields)
 
     def edit(self, session: Session, command: wire.Edit) -> None:
         fields = {"target": pack(command.seq), "body": pack_body(command.body)}
@@ -125,7 +125,7 @@ class Sends:
             return
         delivered: Callable[[object], None] = _ignore
         kept: Kept = partial(self._kept, sending, answer)
-        if not answer.duplicate:
+        if answer.written:
             if (tracer := self._node.tracer) is not None:
                 where = append.conversation, answer.seq, append.action
                 delivered, kept = tracer.appended(*where, sending.began, kept)

@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
+from msgspec import UNSET
+
 from router.api.call import Call
 from router.api.types import (
     MEMBERS_AT_ONCE,
     Conversation,
+    ConversationChange,
     ConversationList,
     ListedConversation,
     ListQuery,
@@ -22,7 +25,6 @@ from router.api.types import (
     Membership,
     NewConversation,
     NewRole,
-    NewTitle,
     Reads,
 )
 from router.contract import keys
@@ -108,6 +110,7 @@ def _conversation(about: Description, members: dict[str, str], more: bool) -> Co
         at=about.at,
         made=about.made,
         role=role_name(about.role) if about.role else None,
+        reacting=about.reacting,
     )
 
 
@@ -140,11 +143,16 @@ def _listed(row: Row, head: Head) -> ListedConversation:
     )
 
 
-async def patch_conversation(call: Call, given: NewTitle) -> Conversation:
-    """Give it another title."""
+async def patch_conversation(call: Call, given: ConversationChange) -> Conversation:
+    """Give it another title, or change who may react."""
     series = call.services.series
     await call.services.conversations.title(
-        call.conversation, call.actor, given.title, device=series.device, n=series.next()
+        call.conversation,
+        call.actor,
+        None if given.title is UNSET else given.title,
+        reacting=None if given.reacting is UNSET else given.reacting,
+        device=series.device,
+        n=series.next(),
     )
     return await _describe(call, call.conversation)
 

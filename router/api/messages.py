@@ -48,13 +48,13 @@ async def send_message(call: Call, given: NewMessage) -> Sent:
     fields = {"media": packing.pack(given.media), "body": packing.pack_body(given.body)}
     if given.reply_to is not None:
         fields["reply_to"] = packing.pack(given.reply_to)
-    send = partial(_send, call, conv, user, fields)
+    send = partial(_send, call, conv, user, given.reply_to or 0, fields)
     if given.n is not None:
         return await send(f"api/{given.device or 'default'}", given.n, given.done)
     if given.device is not None:
         raise BadCommand("`device` goes with `n`")
     if key := call.request.headers.get("idempotency-key"):
-        return await _send_once(call, conv, user, fields, key)
+        return await _send_once(call, conv, user, given.reply_to or 0, fields, key)
     # A backend's message needs no row: nobody can send it again. A user's gets one, because it holds her rate.
     series = call.services.series
     return await send(series.device, series.next(), 0, row=not call.caller.server)
@@ -78,7 +78,7 @@ def _target(call: Call, user: str, to: str) -> str:
     return keys.direct(user, to[1:])
 
 
-async def _send_once(call: Call, conv: str, user: str, fields: dict[str, bytes], key: str) -> Sent:
+async def _send_once(call: Call, conv: str, user: str, target: int, fields: dict[str, bytes], key: str) -> Sent:
     """The message that the key stands for, whoever sends it again within a day."""
     if len(key) > KEY_CHARACTERS:
         raise BadCommand(f"an Idempotency-Key has at most {KEY_CHARACTERS} characters")
@@ -93,14 +93,22 @@ async def _send_once(call: Call, conv: str, user: str, fields: dict[str, bytes],
             raise Conflict("this Idempotency-Key was used for another message")
         if place.seq:
             return Sent(conv, place.seq, place.at, place.device, place.n, True)
-    sent = await _send(call, conv, user, fields, place.device, place.n, 0)
+    sent = await _send(call, conv, user, target, fields, place.device, place.n, 0)
     answered = msgspec.structs.replace(place, seq=sent.seq, at=sent.at)
     await call.services.pushes.answered(user, key_hash, msgspec.json.encode(answered).decode())
     return sent
 
 
 async def _send(
-    call: Call, conv: str, user: str, fields: dict[str, bytes], device: str, n: int, done: int, row: bool = True
+    call: Call,
+    conv: str,
+    user: str,
+    target: int,
+    fields: dict[str, bytes],
+    device: str,
+    n: int,
+    done: int,
+    row: bool = True,
 ) -> Sent:
     call.services.durability.require_fit()
     server = call.caller.server
@@ -113,6 +121,7 @@ async def _send(
         fingerprint=stamp.fingerprint(packing.pack("message"), *fields.values()),
         tail=stamp.tail("message", conv, user, device, n, fields | {"server": _TRUE} if server else fields),
         server=server,
+        target=target,
     )
     store = call.services.conversations
     try:
@@ -126,7 +135,7 @@ async def _send(
         if conv[0] != keys.DIRECT or await ask(call.services.users.exists, keys.other_party(conv, user)):
             raise
         raise NotFound("no such user") from None
-    if not answer.duplicate:
+    if answer.written:
         _tell(call, append, answer)
     await ask(call.services.durability.when_kept, answer.replid)
     return Sent(conv, answer.seq, answer.at, device, n, answer.duplicate)

@@ -98,7 +98,7 @@ ALWAYS: Final = (
     Endpoint("GET", "/v1/conversations/{conversation}", CALLER, conversations.get_conversation,
              answer=types.Conversation, refusals=(404,)),
     Endpoint("PATCH", "/v1/conversations/{conversation}", CALLER, conversations.patch_conversation,
-             body=types.NewTitle, answer=types.Conversation, refusals=(403, 404)),
+             body=types.ConversationChange, answer=types.Conversation, refusals=(403, 404)),
     Endpoint("DELETE", "/v1/conversations/{conversation}", CALLER, conversations.delete_conversation, status=204,
              refusals=(403, 404)),
     Endpoint("GET", "/v1/conversations/{conversation}/members", CALLER, conversations.list_members,

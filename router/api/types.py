@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from router.contract import text, wire
 from router.contract.wire import ConversationId, Name, Seq
 
+Reacting = Literal["all", "members"]
 Role = Literal["owner", "admin", "member", "reader"]
 AccountName = Annotated[
     str,
@@ -133,6 +134,7 @@ class Conversation(Struct, frozen=True, kw_only=True):
     at: int
     made: int
     role: str | None
+    reacting: Reacting
 
 
 class ListedConversation(Struct, frozen=True, kw_only=True):
@@ -166,11 +168,17 @@ class Reads(Struct, frozen=True):
     reads: dict[str, int]
 
 
-class NewTitle(Struct, frozen=True):
-    title: Title
+class ConversationChange(Struct, frozen=True):
+    """What is left out stays. `reacting`: whether readers may react, too (`all`), or `members` alone."""
+
+    title: Title | UnsetType = UNSET
+    reacting: Reacting | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        text.check("title", self.title)
+        if self.title is UNSET and self.reacting is UNSET:
+            raise ValueError("name what is to change: `title` or `reacting`")
+        if self.title is not UNSET:
+            text.check("title", self.title)
 
 
 class NewRole(Struct, frozen=True):

@@ -143,7 +143,7 @@ def from_function(error: Exception) -> LinnetError:
         case "RATE":
             return RateLimited("too fast in this conversation", max(0.001, round(int(error.detail) / 1e6, 3)))
         case "NOTFOUND":
-            return NotFound()
+            return NotFound(error.detail)
         case "READONLY_":
             return ReadOnly(error.detail or "you may read here, not write")
         case "CONFLICT":

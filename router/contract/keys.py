@@ -10,7 +10,9 @@ key                            type    what                                     
                                        left, `d:<user>/<device>` dedup rows, `w:<user>`
                                        its devices with a row, `e:<seq>` edits of a message,
                                        `a:<user>` seq at which a channel's member was added,
-                                       `h:<user>` earlier times in a group, packed, `deleted`
+                                       `h:<user>` earlier times in a group, packed, `deleted`,
+                                       `r:<seq>` reactions to a message, `noted` (all have
+                                       been), `reacting`
 {c<p>}:log:<conv>              stream  ids <seq>-0; `e` the event's bytes, `f` author of a  append, done / range
                                        message
 {c<p>}:dirty                   zset    conv -> due ms; `~conv` a quiet log that will age;   append / claim, done

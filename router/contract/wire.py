@@ -228,7 +228,10 @@ class MemberEvent(Logged, tag="member", frozen=True, kw_only=True):
 
 
 class TitleEvent(Logged, tag="title", frozen=True, kw_only=True):
+    """The title, changed or not, with what else of the conversation has changed."""
+
     title: str
+    reacting: str | None = None
 
 
 class AckEvent(Answer, tag="ack", frozen=True, kw_only=True):

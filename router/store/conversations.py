@@ -41,6 +41,7 @@ Reply: TypeAlias = Callable[[T | LinnetError], None]
 
 Action = Literal["message", "edit", "delete", "react"]
 MemberAction = Literal["put", "remove", "join"]
+Reacting = Literal["all", "members"]
 
 ROLES: Final = {"owner": "o", "admin": "a", "member": "m", "reader": "r"}
 ROLE_NAMES: Final = {char: name for name, char in ROLES.items()}
@@ -51,7 +52,7 @@ MEMBERS_STEP: Final = 1000
 FORMS: Final = 1 << 13  # of a kilobyte
 _META: Final = Packing(">QQII16sQ")
 _FACTS: Final = Packing(">QQQQ8s?c")  # as append.lua reads them
-_ANSWER: Final = Packing(">QQQQ?16s")
+_ANSWER: Final = Packing(">QQQQB16s")
 _RATE_MAX: Final = 2**32 - 1  # µs, as `m` holds them
 
 
@@ -72,14 +73,24 @@ class Append(msgspec.Struct, frozen=True):
 
 
 class Appended(msgspec.Struct, frozen=True):
-    """What became of it. `prev` and `count` are 0 for a duplicate; so is `at` when its event has left the log."""
+    """What became of it. `prev` and `count` are 0 if nothing was written, that is, for a duplicate and for a reaction
+    that was there already; so is `at` if the event has left the log. `how` as append.lua says it.
+    """
 
     seq: int
     prev: int
     count: int
     at: int
-    duplicate: bool
+    how: int
     replid: bytes
+
+    @property
+    def written(self) -> bool:
+        return self.how == 0
+
+    @property
+    def duplicate(self) -> bool:
+        return self.how == 1
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -150,6 +161,7 @@ class Description(msgspec.Struct, frozen=True):
     size: int
     version: int
     role: str
+    reacting: Reacting
 
 
 class Conversations:
@@ -225,12 +237,23 @@ class Conversations:
         change, role_now, *slots = await self._fcall("member", where, (*args, *event))
         return Change(change.decode(), slots[0], role_now.decode(), *slots[1:])
 
-    async def title(self, conv: str, actor: str | None, title: str, *, device: str = "", n: int = 0) -> Appended:
-        """Give a group or channel a title."""
+    async def title(
+        self,
+        conv: str,
+        actor: str | None,
+        title: str | None,
+        *,
+        reacting: Reacting | None = None,
+        device: str = "",
+        n: int = 0,
+    ) -> Appended:
+        """Change the title of a group or channel, or who may react there; None leaves it as it is."""
         by = actor or ""
-        event = tail("title", conv, by, device, n, {"title": pack(title)})
+        changed = {"reacting": pack(reacting)} if reacting else {}
+        event = tail("title", conv, by, device, n, {**changed, "title": b""})  # the function ends it with the title
         where, channel = _places(self._channels, conv)
-        args = (conv, channel, self._cap, by, title, event.first, event.rest)
+        change = (int(title is not None), title or "")
+        args = (conv, channel, self._cap, by, *change, event.first, event.rest, reacting or "")
         return _appended(await self._fcall("title", where, args))
 
     async def block(self, conv: str, user: str, blocked: bool) -> bool:
@@ -318,14 +341,26 @@ class Conversations:
 
     async def describe(self, conv: str, user: str | None) -> Description:
         """All about a conversation, for a present member or the server."""
-        fields = ("m", f"u:{user or ''}", "kind", "title", "made", "size", "ver")
-        m, row, kind, title, made, size, version = await self._client.fetch("HMGET", keys.conversation(conv), *fields)
+        fields = ("m", f"u:{user or ''}", "kind", "title", "made", "size", "ver", "reacting")
+        m, row, kind, title, made, size, version, reacting = await self._client.fetch(
+            "HMGET", keys.conversation(conv), *fields
+        )
         role = _present_roles([m, row])[0]
         if m is None or (user is not None and not role):
             raise NotFound
         seq, count, _, _, _, at = _META.unpack(m)
         return Description(
-            conv, kind.decode(), title.decode(), seq, count, at, int(made), int(size), int(version), role
+            conv,
+            kind.decode(),
+            title.decode(),
+            seq,
+            count,
+            at,
+            int(made),
+            int(size),
+            int(version),
+            role,
+            "members" if reacting == b"members" else "all",
         )
 
     async def _fcall(self, function: str, where: Sequence[str], args: Sequence[Part]) -> Any:

@@ -66,12 +66,17 @@ def event(
     body: str = "hello",
     device: str = "phone",
     target: int = 0,
+    emoji: str = "",
+    remove: bool = False,
     done: int = 0,
     seen: int = 0,
     server: bool = False,
 ) -> Append:
     """An event as a gateway would build it."""
     fields = {"target": pack(target)} if target else {"media": pack("text")}
-    tail = stamp.tail(action, conv, user, device, n, fields | {"body": pack(body)})
-    fingerprint = stamp.fingerprint(pack(action), pack(target), pack(body))
+    if action == "message":
+        fields = {"media": pack("text")}
+    said = {"emoji": pack(emoji), "remove": pack(remove)} if action == "react" else {"body": pack(body)}
+    tail = stamp.tail(action, conv, user, device, n, fields | said)
+    fingerprint = stamp.fingerprint(pack(action), pack(target), *said.values())
     return Append(conv, user, device, n, done, fingerprint, tail, action, target, seen, server)

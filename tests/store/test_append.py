@@ -499,6 +499,96 @@ async def test_own_messages_can_be_deleted_as_a_reader_and_across_a_block(valkey
                 await s.send(conv, "bob", 3, action="delete", target=mine)
 
 
+async def test_a_reaction_that_is_there_already_is_acked_without_an_event(valkey: EmbeddedValkey) -> None:
+    """So is the removal of one that is not there; each resend gets the same answer; a change is an event."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o", bob="m")
+        target = (await s.send(conv, "ann", 1)).seq
+
+        async def react(user: str, n: int, emoji: str = "+", *, remove: bool = False) -> Appended:
+            return await s.send(conv, user, n, action="react", target=target, emoji=emoji, remove=remove)
+
+        nothing = await react("bob", 1, remove=True)
+        assert (nothing.written, nothing.duplicate, nothing.seq) == (False, False, target)
+        first = await react("bob", 2)
+        assert (first.written, first.seq) == (True, 2)
+        second = await react("bob", 3)
+        assert (second.written, second.duplicate, second.seq, second.at) == (False, False, first.seq, first.at)
+        resent = await react("bob", 3)
+        assert (resent.written, resent.duplicate, resent.seq) == (False, True, first.seq)
+        for user, n, emoji in (("bob", 4, "-"), ("ann", 2, "+")):
+            assert (await react(user, n, emoji)).written
+        removed = await react("bob", 5, remove=True)
+        assert removed.written
+        assert (await react("bob", 6, remove=True)).seq == removed.seq
+        assert (await react("bob", 7)).written
+        assert [e["type"] for e in await s.log(conv)] == ["message", *["react"] * 5]
+        assert len({note for note in await s.client.fetch("HKEYS", keys.conversation(conv)) if note[:2] == b"r:"}) == 1
+        await s.send(conv, "ann", 9, action="delete", target=target)
+        assert not await s.client.fetch("HEXISTS", keys.conversation(conv), f"r:{target}")
+
+
+async def test_a_reaction_from_before_the_notes_can_be_removed(valkey: EmbeddedValkey) -> None:
+    """A conversation that is older than the notes may have reactions without one: the first removal is an event."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        target = (await s.send(conv, "ann", 1)).seq
+        await s.client.fetch("HDEL", keys.conversation(conv), "noted")
+        written = [
+            (await s.send(conv, "ann", n, action="react", target=target, emoji="+", remove=True)).written
+            for n in (2, 3)
+        ]
+        assert written == [True, False]
+
+
+async def test_notes_of_reactions_are_bounded_and_go_with_their_message(
+    valkey: EmbeddedValkey,
+) -> None:
+    """Beyond 4096 a reaction is written each time; a log that is trimmed takes the notes with it."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        target = (await s.send(conv, "ann", 1)).seq
+        key, field = keys.conversation(conv), f"r:{target}"
+        await s.client.fetch("HSET", key, field, (b"x" * 12 + b"\0" * 9) * 4096)
+        for n in (2, 3):
+            assert (await s.send(conv, "ann", n, action="react", target=target, emoji="+")).written
+        assert await s.client.fetch("HSTRLEN", key, field) == 4096 * 21
+        await s.dirty.done(conv, 3, 1, 10**12)
+        assert not await s.client.fetch("HEXISTS", key, field)
+
+
+async def test_readers_react_unless_only_members_may(valkey: EmbeddedValkey) -> None:
+    async with store(valkey.url) as s:
+        conv = await s.group(keys.CHANNEL, ann="o", bob="m", rob="r")
+        target = (await s.send(conv, "ann", 1)).seq
+        assert (await s.send(conv, "rob", 1, action="react", target=target, emoji="+")).written
+        await s.conversations.title(conv, "ann", None, reacting="members")
+        with pytest.raises(ReadOnly, match="member"):
+            await s.send(conv, "rob", 2, action="react", target=target, emoji="-")
+        assert (await s.send(conv, "bob", 1, action="react", target=target, emoji="-")).written
+        await s.conversations.title(conv, "ann", None, reacting="all")
+        assert (await s.send(conv, "rob", 2, action="react", target=target, emoji="-")).written
+
+
+async def test_a_reply_names_an_event_that_its_author_sees(valkey: EmbeddedValkey) -> None:
+    """Nothing from before she came, that was deleted, or is yet to come; the resend of an accepted one is acked."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o")
+        old, deleted = (await s.send(conv, "ann", 1)).seq, (await s.send(conv, "ann", 2)).seq
+        await s.conversations.member(conv, "ann", "bob", "put")
+        seen = (await s.send(conv, "ann", 3)).seq
+        reply = await s.send(conv, "bob", 1, target=seen)
+        assert reply.written
+        await s.send(conv, "ann", 4, action="delete", target=deleted)
+        for target in (old, 999):
+            with pytest.raises(NotFound, match="reply_to"):
+                await s.send(conv, "bob", 2, target=target)
+        with pytest.raises(NotFound, match="reply_to"):
+            await s.send(conv, "ann", 5, target=deleted)
+        await s.send(conv, "ann", 5, action="delete", target=seen)
+        assert (await s.send(conv, "bob", 1, target=seen)).duplicate
+
+
 async def test_delete_takes_its_target_out_of_the_log(valkey: EmbeddedValkey) -> None:
     """Once; the resend of the delete is acked, and of the message, too, though its time is no longer known."""
     async with store(valkey.url) as s:

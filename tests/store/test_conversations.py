@@ -282,6 +282,16 @@ async def test_title_is_for_owners_and_admins_and_leaves_an_event(valkey: Embedd
             ("title", "ours", "bob"),
             ("title", "thëirs", ""),
         ]
+        await s.conversations.title(conv, "bob", None, reacting="members")
+        assert (await head(s, conv)).title == "thëirs"
+        assert (await s.conversations.describe(conv, "cat")).reacting == "members"
+        last = (await s.log(conv))[-1]
+        assert (last["type"], last["title"], last["reacting"]) == ("title", "thëirs", "members")
+        await s.conversations.title(conv, None, "x" * 256)
+        assert (await s.log(conv))[-1]["title"] == "x" * 256
+        assert (await s.conversations.describe(conv, "cat")).reacting == "members"
+        with pytest.raises(ReadOnly):
+            await s.conversations.title(conv, "cat", None, reacting="all")
         with pytest.raises(ReadOnly):
             await s.conversations.title(conv, "cat", "mine")
         with pytest.raises(NotFound):

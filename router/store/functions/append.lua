@@ -1,7 +1,8 @@
 -- append: one event into a conversation, once for its (user, device, n).
 -- KEYS  conv log dirty
 -- ARGV  conv channel cap user user/device action facts rest [party …]
---       facts, packed as FACTS: n done seen target fingerprint limited(0|1) first; n 0: no row, no rate; limited 0: no rate
+--       facts, packed as FACTS: n done seen target fingerprint limited(0|1) first; n 0: no row, no rate; limited 0: no rate;
+--       target: of a message what it replies to, or 0
 --       party, of a direct one on a single server: user convs recent channel other, the author last
 --       action: message edit delete react; a message that is not limited is a backend's, which its author has not read
 -- Returns ANSWER packed; NOTFOUND READONLY_ BLOCKED CONFLICT CONTENT ANSWERED <next> OLD <next> RATE <µs>
@@ -17,6 +18,8 @@
 -- connection is refused, not written again.
 -- `deleted` has the seqs of the messages that were deleted last, as 8 bytes each.
 -- `e:<seq>` notes the edits of a message, so that its delete takes all its content out of the log.
+-- `r:<seq>` notes the last word of each user with each emoji on a message: a reaction that says it again is acked with the
+-- seq of the event that said it first, and no event is written.
 
 local FACTS = '>I8I8I8I8c8Bc1'
 local ROWS_AT = 17
@@ -24,6 +27,10 @@ local ROW = 24
 local FULL = ROWS_AT - 1 + 32 * ROW
 local EDITS = 256                  -- of one message
 local DELETIONS = 256              -- the last of a conversation, which do not count as unread
+local REACTIONS = 4096             -- notes of one message; what finds no room is written each time
+local NOTE = '>c12I8B'             -- whose and which, the seq of the event, 1 if it removes
+local NOTE_SIZE = 21
+local DUPLICATE, UNCHANGED = 1, 2  -- `duplicate` of an ANSWER, where nothing was written
 local DEVICES = 64                 -- rows a user has in one conversation; device names are the client's to choose
 
 -- Where n belongs among the rows; its seq if it is there; whether it is there with other content.
@@ -44,9 +51,39 @@ local function after_all(d, done)
   return string.format('%.0f', math.max(last, done) + 1)
 end
 
-local function again(log, seq, id)
+local function again(log, seq, id, how)
   local entry = redis.call('XRANGE', log, seq, seq)[1]
-  return struct.pack(ANSWER, seq, 0, 0, entry and at_of(entry[2][2]) or 0, 1, id)
+  return struct.pack(ANSWER, seq, 0, 0, entry and at_of(entry[2][2]) or 0, how, id)
+end
+
+-- What a reaction (an event without its slots) says: of whom with which emoji, and whether it removes (1) or not (0).
+local function reaction(user, first, rest)
+  local event = cmsgpack.unpack(string.char(string.byte(first) - 4) .. rest)
+  return string.sub(redis.sha1hex(user .. ' ' .. tostring(event.emoji)), 1, 12), event.remove and 1 or 0
+end
+
+-- Where a note is among the notes.
+local function find_note(notes, whose)
+  local p = string.find(notes, whose, 1, true)
+  while p and p % NOTE_SIZE ~= 1 do p = string.find(notes, whose, p + 1, true) end
+  return p
+end
+
+-- A reaction against what is noted: the seq of the event that says the same, or nil and the new notes (nil: no room).
+local function compare(key, target, user, first, rest)
+  local notes = redis.call('HGET', key, 'r:' .. target) or ''
+  local whose, removes = reaction(user, first, rest)
+  local p = find_note(notes, whose)
+  if p then
+    local _, seq, was = struct.unpack(NOTE, notes, p)
+    if was == removes then return seq end
+    notes = string.sub(notes, 1, p - 1) .. string.sub(notes, p + NOTE_SIZE)
+  elseif #notes >= REACTIONS * NOTE_SIZE then
+    return nil, nil
+  elseif removes == 1 and redis.call('HEXISTS', key, 'noted') == 1 then
+    return tonumber(target)        -- not there, so there is no event to name but the message
+  end
+  return nil, function(seq) return notes .. struct.pack(NOTE, whose, seq, removes) end
 end
 
 -- Whether the user of the member row (role, joined) sees this event.
@@ -70,16 +107,30 @@ local function forbidden(k, action, target, user, role, joined)
   end
 end
 
--- What an edit or delete does beside standing in the log.
-local function apply(k, action, target, seq)
-  local note = 'e:' .. target
-  local edits = redis.call('HGET', k[1], note) or ''
+-- Why the role alone does not allow this. One's own messages can be deleted by readers, and with a block in between.
+local function refused(key, role, action)
+  if action == 'delete' then return nil end
+  if role == 'b' then return fail('BLOCKED') end
+  if action ~= 'react' then return fail('READONLY_', 'readers may not write here') end
+  if redis.call('HGET', key, 'reacting') == 'members' then
+    return fail('READONLY_', 'this takes the role member: readers may not react here')
+  end
+end
+
+-- What an edit, delete or reaction does beside standing in the log.
+local function apply(k, action, target, seq, note)
+  if action == 'react' then
+    if note then redis.call('HSET', k[1], 'r:' .. target, note(seq)) end
+    return
+  end
+  local edited = 'e:' .. target
+  local edits = redis.call('HGET', k[1], edited) or ''
   if action == 'edit' then
-    redis.call('HSET', k[1], note, edits .. struct.pack('>I8', seq))
+    redis.call('HSET', k[1], edited, edits .. struct.pack('>I8', seq))
   elseif action == 'delete' then
     redis.call('XDEL', k[2], target)
     for p = 1, #edits, 8 do redis.call('XDEL', k[2], (struct.unpack('>I8', edits, p))) end
-    redis.call('HDEL', k[1], note)
+    redis.call('HDEL', k[1], edited, 'r:' .. target)
     local gone = (redis.call('HGET', k[1], 'deleted') or '') .. struct.pack('>I8', tonumber(target))
     redis.call('HSET', k[1], 'deleted', string.sub(gone, -8 * DELETIONS))
   end
@@ -126,21 +177,25 @@ local function append(k, a)
     p, seq, other = seek(d, n, fingerprint)
     done = math.max(done, answered)
     if other then return fail('CONTENT') end
-    if seq then return again(k[2], seq, replid(us)) end
+    if seq then return again(k[2], seq, replid(us), DUPLICATE) end
     if n <= done then return fail('ANSWERED', after_all(d, done)) end
     if p == ROWS_AT and #d >= FULL then return fail('OLD', after_all(d, done)) end
   end
 
   local role, joined = membership(h[2])
   if not role or role == '-' then return fail('NOTFOUND') end
-  if action ~= 'delete' then       -- one's own messages can be deleted by readers, and with a block in between
-    if role == 'r' then return fail('READONLY_', 'readers may not write here') end
-    if role == 'b' then return fail('BLOCKED') end
+  if role == 'r' or role == 'b' then
+    local refusal = refused(k[1], role, action)
+    if refusal then return refusal end
   end
+  local said, note
   if action ~= 'message' then
     target = string.format('%.0f', target)
     local refusal = forbidden(k, action, target, user, role, joined)
     if refusal then return refusal end
+    if action == 'react' then said, note = compare(k[1], target, user, first, a[8]) end
+  elseif target > 0 and not (sees(k[1], user, joined, target) and redis.call('XRANGE', k[2], target, target)[1]) then
+    return fail('NOTFOUND', 'reply_to names no event that you see')
   end
 
   local counted, count, cost, burst, wrote = struct.unpack(META, h[1])
@@ -150,9 +205,17 @@ local function append(k, a)
     if tat - us > burst then return fail('RATE', string.format('%.0f', tat - us - burst)) end
   end
 
+  if said then
+    if n > 0 then
+      if not h[3] then admit(k[1], user, a[5]) end
+      redis.call('HSET', k[1], 'd:' .. a[5], accepted(d, p, tat, done, n, said, fingerprint))
+    end
+    return again(k[2], said, replid(us), UNCHANGED)
+  end
+
   local w, err = enter(k[2], counted, count, wrote, us, seen, first, a[8], action == 'message' and user or nil)
   if not w then return err end
-  if action ~= 'message' then apply(k, action, target, w.seq) end
+  if action ~= 'message' then apply(k, action, target, w.seq, note) end
   if tonumber(h[4] or 0) >= counted then mark(k[3], a[1], w.at + (a[9] and BROUGHT_MS or COALESCE_MS)) end
   local answer
   if n == 0 then

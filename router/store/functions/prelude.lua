@@ -185,11 +185,14 @@ local function enter(log, last, count, wrote, us, seen, first, rest, author)
   end
 end
 
--- Takes the first entries from a log, and the notes on their edits (`e:<seq>`, see append) with them.
+-- Takes the first entries from a log, and the notes on their edits and reactions (see append) with them.
 local function trim(key, log, entries, count)
   if count == 0 then return end
   local notes = {}
-  for i = 1, count do notes[i] = 'e:' .. string.format('%.0f', seq_of(entries[i][2][2])) end
+  for i = 1, count do
+    local seq = string.format('%.0f', seq_of(entries[i][2][2]))
+    notes[2 * i - 1], notes[2 * i] = 'e:' .. seq, 'r:' .. seq
+  end
   redis.call('HDEL', key, unpack(notes))
   redis.call('XTRIM', log, 'MINID', string.format('%.0f', seq_of(entries[count][2][2]) + 1))
 end

@@ -218,12 +218,18 @@ async def test_an_edit_delete_and_reaction_stand_in_the_log(valkey: EmbeddedValk
         ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
         seq = (await sent(ann, group, 1))["seq"]
         await ann.ask("edit", "ack", conversation=group, seq=seq, n=2, body="x")
-        await bob.ask("react", "ack", conversation=group, seq=seq, n=1, emoji="+", remove=True)
-        assert (await bob.ask("edit", "error", conversation=group, seq=seq, n=2, body="x"))["code"] == "read_only"
+        first = await bob.ask("react", "ack", conversation=group, seq=seq, n=1, emoji="+")
+        second = await bob.ask("react", "ack", conversation=group, seq=seq, n=2, emoji="+")
+        assert (second["seq"], second["at"], second["duplicate"]) == (first["seq"], first["at"], False)
+        await bob.ask("react", "ack", conversation=group, seq=seq, n=3, emoji="+", remove=True)
+        assert (await bob.ask("edit", "error", conversation=group, seq=seq, n=4, body="x"))["code"] == "read_only"
+        refused = await bob.ask("send", "error", to=group, n=5, body="x", reply_to=seq + 100)
+        assert (refused["code"], refused["message"]) == ("not_found", "reply_to names no event that you see")
         await ann.ask("delete", "ack", conversation=group, seq=seq, n=3)
         await bob.event("edit", target=seq, body="x")
         await bob.event("react", target=seq, emoji="+", remove=True, **{"from": "bob"})
         await bob.event("delete", target=seq)
+        assert len(bob.of("react")) == 2
 
 
 async def test_an_answer_that_nobody_waits_for_any_more_does_no_harm(valkey: EmbeddedValkey) -> None:
