@@ -24,6 +24,7 @@ from gateway.drain import Drain
 from gateway.presence.lease import Lease
 from gateway.presence.watches import Watches
 from gateway.reconcile.audits import Audits
+from gateway.reconcile.gone import Gone
 from router.contract import metrics
 from router.contract.settings import Settings
 from router.contract.tokens import Verifier
@@ -63,6 +64,7 @@ class Node:
         self.subscriptions = Subscriptions(self)
         self.catchup = Catchup(self)
         self.audits = Audits(self)
+        self.gone = Gone(self)
         self.connects = Connects(self)
         self.commands = CommandHandlers(self)
         self.sends = Sends(self)

@@ -62,7 +62,7 @@ INNER_LIMITS = {
     "LIMIT": "of one claim; the table has the places that follow from it",
     "E0": "epoch of a seq", "PER_SECOND": "of a seq", "AHEAD": "of a seq", "COALESCE_MS": "pace", "BROUGHT_MS": "pace",
     "CAP_EVERY": "pace", "TITLE_AT": "layout", "WHO_AT": "layout", "ROWS_AT": "layout", "ROW": "layout",
-    "NOTE_SIZE": "layout",
+    "NOTE_SIZE": "layout", "FINAL": "seq after all others",
     "STEP": "entries read at once", "CHUNK": "entries read at once", "GRACE_MS": "pace", "BACK_US": "clocks of servers",
     "SKEW_MS": "clocks of servers", "CONNECT_MS": "clocks of servers",
     "AHEAD_MS": "clocks of servers", "LOOK": "entries looked at at once",

@@ -150,7 +150,10 @@ class Connects:
         self._begin(session, answer.rows, not answer.more, partial(self._begun, session, connect, answer.rows))
 
     def _begun(self, session: Session, connect: Connect, rows: list[Row], starts: dict[str, int]) -> None:
-        countdown = Countdown(partial(self._welcome, session, connect, rows, starts))
+        gone: list[wire.ConversationState] = []
+        countdown = Countdown(partial(self._welcome, session, connect, rows, starts, gone))
+        countdown.begin()
+        self._node.gone.entries(session, rows, partial(_found, gone, countdown))
         for row in rows:
             if row.kind != keys.DIRECT and not row.left:
                 countdown.begin()
@@ -164,11 +167,18 @@ class Connects:
             session.hubs.append(hub)
         countdown.finish()
 
-    def _welcome(self, session: Session, connect: Connect, rows: list[Row], starts: dict[str, int]) -> None:
+    def _welcome(
+        self,
+        session: Session,
+        connect: Connect,
+        rows: list[Row],
+        starts: dict[str, int],
+        gone: list[wire.ConversationState],
+    ) -> None:
         node, behind = self._node, session.behind
         if session.state is not State.CONNECTING or behind is None:
             return
-        states = self._list(session, rows, starts)
+        states = [*gone, *self._list(session, rows, starts)]
         for conversation, cursor in connect.command.cursors.items():
             if conversation[0] == keys.DIRECT and conversation not in behind.positions:
                 session.has(conversation, cursor)  # a failover took it back: what comes there next will say so
@@ -237,7 +247,7 @@ class Connects:
     def _list(self, session: Session, rows: list[Row], starts: dict[str, int]) -> list[wire.ConversationState]:
         """Notes where the session stands in each and what it lacks; the states, newest first."""
         hubs, behind = self._node.subscriptions.hubs, self._node.catchup.start(session)
-        listed: list[tuple[int, wire.ConversationState]] = []
+        listed: list[_Listed] = []
         for row in rows:
             conversation = row.conversation
             hub = hubs.get(conversation)
@@ -249,13 +259,12 @@ class Connects:
             cursor = row.cursor if row.cursor is not None else starts.get(conversation, 0)
             behind.positions.setdefault(conversation, cursor)
             head, count, at = (row.head, row.count, row.score) if hub is None else (hub.seq, hub.count, hub.at * 1000)
-            listed.append((at, state_of(session.user, row, cursor, head, count, hub)))
+            listed.append((at, head > cursor, head, state_of(session.user, row, cursor, head, count, hub)))
         listed.sort(key=_newest_first)
-        for _, state in listed:
-            if state.head > state.cursor:
-                direct = state.conversation[0] == keys.DIRECT
-                behind.todo.setdefault(state.conversation, state.head if direct else None)
-        return [state for _, state in listed]
+        for _, lacks, head, state in listed:
+            if lacks:
+                behind.todo.setdefault(state.conversation, head if state.conversation[0] == keys.DIRECT else None)
+        return [state for _, _, _, state in listed]
 
     def further(self, session: Session, below: int) -> None:
         """The next page of older conversations."""
@@ -269,11 +278,17 @@ class Connects:
             self._node.later(1.0, self.further, session, below)
             return
         behind.more_below = page.below if page.more else None
-        self._begin(session, page.rows, not page.more, partial(self._further, session, page))
+        ready = partial(self._further_gone, session, page)
+        self._begin(session, page.rows, not page.more, ready)
 
-    def _further(self, session: Session, page: Page, starts: dict[str, int]) -> None:
+    def _further_gone(self, session: Session, page: Page, starts: dict[str, int]) -> None:
+        self._node.gone.entries(session, page.rows, partial(self._further, session, page, starts))
+
+    def _further(
+        self, session: Session, page: Page, starts: dict[str, int], gone: list[wire.ConversationState]
+    ) -> None:
         if session.behind is not None and session.state is State.READY:
-            states = self._list(session, page.rows, starts)
+            states = [*gone, *self._list(session, page.rows, starts)]
             session.answer(wire.ConversationsEvent(conversations=states, more=page.more))
             self._node.catchup.listed(session)
 
@@ -290,6 +305,7 @@ class Connects:
         if not exists or hub is None or session in hub.members or session.state is not State.READY:
             return
         behind = self._node.catchup.start(session)
+        session.untold(row.conversation)
         hub.add(session)
         session.hubs.append(hub)
         # Who was here before on this connection was given more than the cursor says, which is acked a while later.
@@ -318,8 +334,16 @@ def state_of(user: str, row: Row, cursor: int, head: int, count: int, hub: Hub |
     )
 
 
-def _newest_first(item: tuple[int, wire.ConversationState]) -> int:
+_Listed = tuple[int, bool, int, wire.ConversationState]  # when it moved, whether the device lacks events, its head
+
+
+def _newest_first(item: _Listed) -> int:
     return -item[0]
+
+
+def _found(gone: list[wire.ConversationState], countdown: Countdown, entries: list[wire.ConversationState]) -> None:
+    gone += entries
+    countdown.finish()
 
 
 def _start(starts: dict[str, int], conversation: str, countdown: Countdown, seq: int | LinnetError) -> None:

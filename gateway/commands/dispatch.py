@@ -175,6 +175,8 @@ class CommandHandlers:
         if command.conversation is not None:
             cursors[command.conversation] = command.seq
         for conversation, seq in cursors.items():
+            if session.gone is not None and conversation in session.gone:
+                acks[f"-{conversation}"] = session.gone[conversation]
             seq = min(seq, session.given(conversation))
             if seq > acks.get(conversation, 0):
                 acks[conversation] = seq

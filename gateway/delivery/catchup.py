@@ -63,6 +63,11 @@ class Behind:
         self.resync = False  # too much moved to note: ask again what did …
         self.resyncing = False  # … and that question is under way
 
+    def forget(self, conversation: str) -> None:
+        """The conversation does not exist."""
+        self.todo.pop(conversation, None)
+        self.positions.pop(conversation, None)
+
     def moved(self, conversation: str, seq: int) -> None:
         """A direct conversation moved while the session could not be given the event."""
         upto = self.todo.get(conversation)
@@ -231,6 +236,9 @@ class Catchup:
             return
         if isinstance(page, NotFound):  # gone meanwhile
             behind.positions[conversation] = upto
+            if conversation[0] == keys.DIRECT:  # it may begin anew
+                behind.forget(conversation)
+                session.direct.pop(conversation, None)
         elif isinstance(page, LinnetError):
             self._again(session)
             return

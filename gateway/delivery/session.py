@@ -7,9 +7,9 @@ A session as a whole is *live* or *behind*, because it is the connection that is
 everything that its hubs have written and, of a direct conversation that moved since it connected (or a group that its
 user has left), everything up to `direct[conversation]`. Behind: `catchup.py` feeds it from the log, and whatever
 happens live is only noted.
-Bounds: `direct`, `told_read` and `other_read` hold `MAX_DIRECT` conversations (one that was dropped is read from the
-log, or told, again), `early` what came in one read of the socket, `pages` the `MAX_PAGES` requests for history that
-wait, `out` what one turn of the loop has for it; beyond that the transport's high mark decides.
+Bounds: `direct`, `gone`, `told_read` and `other_read` hold `MAX_DIRECT` conversations (one that was dropped is read
+from the log, or told, again), `early` what came in one read of the socket, `pages` the `MAX_PAGES` requests for history
+that wait, `out` what one turn of the loop has for it; beyond that the transport's high mark decides.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Session:
 
     __slots__ = (
         "acks", "again", "age_deadline", "behind", "codec", "connection", "deadline", "device", "direct", "early",
-        "expires_at", "hubs", "id", "instance", "node", "other_read", "out", "pages", "paging", "reads",
+        "expires_at", "gone", "hubs", "id", "instance", "node", "other_read", "out", "pages", "paging", "reads",
         "since", "started", "state", "syncing", "tat", "token", "told_read", "user", "user_hub", "variant", "watches",
     )  # fmt: skip
 
@@ -74,6 +74,7 @@ class Session:
         self.pages: deque[wire.History] | None = None
         self.paging = False
         self.acks: dict[str, int] | None = None
+        self.gone: dict[str, int] | None = None  # conversation -> the change by which it was, as told here
         self.reads: dict[str, tuple[int, int]] | None = None
         self.told_read: dict[str, int] | None = None  # conversation -> the user's read mark, as told here
         self.other_read: dict[str, int] | None = None  # direct conversation -> the other user's, as far as known here
@@ -168,6 +169,19 @@ class Session:
         if len(direct) >= MAX_DIRECT and conversation not in direct:
             del direct[next(iter(direct))]
         direct[conversation] = seq
+
+    def lost(self, conversation: str, changed: int) -> None:
+        """This session is told that its user has the conversation no more, as of this change."""
+        gone = self.gone = self.gone if self.gone is not None else {}
+        if len(gone) >= MAX_DIRECT and conversation not in gone:
+            del gone[next(iter(gone))]
+        gone[conversation] = changed
+
+    def untold(self, *conversations: str) -> None:
+        """The session's user has these conversations again, or could not be told why not."""
+        for conversation in conversations:
+            if self.gone is not None:
+                self.gone.pop(conversation, None)
 
     def given(self, conversation: str) -> int:
         """The seq up to which this session was given everything, 0 when nothing moved since it connected."""

@@ -151,9 +151,11 @@ class Audits:
         missing: list[tuple[str, int]] = []
         for row in rows:
             session.has_read(row.conversation, row.read)  # the receipt may not have come, or come too early
+            if row.left and self._node.gone.tell(session, row) and row.kind == keys.DIRECT:
+                self._node.catchup.left(session, self._node.catchup.start(session), row.conversation)
             if row.kind != keys.DIRECT:
                 self._membership(session, row)
-            elif (session.given(row.conversation) or row.cursor or 0) >= row.head:
+            elif row.left or (session.given(row.conversation) or row.cursor or 0) >= row.head:
                 continue
             elif session.behind is not None:
                 session.behind.moved(row.conversation, row.head)

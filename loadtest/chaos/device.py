@@ -322,12 +322,10 @@ class Device:
         self._renew_at = self._loop.time() + max(RENEW_AGAIN_S, left_s)
 
     def _known(self, event: dict[str, Any]) -> list[Known]:
-        for state in event["conversations"]:
+        states = [state for state in event["conversations"] if not state.get("gone")]
+        for state in states:
             self._read_to(state["conversation"], state["read"])
-        return [
-            Known(state["conversation"], state["cursor"], state["head"], state["read"])
-            for state in event["conversations"]
-        ]
+        return [Known(state["conversation"], state["cursor"], state["head"], state["read"]) for state in states]
 
     def _read_to(self, conversation: str, seq: int) -> None:
         self.read_up_to[conversation] = max(seq, self.read_up_to.get(conversation, 0))

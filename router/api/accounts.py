@@ -125,7 +125,7 @@ async def delete_account(call: Call, _: None) -> None:
     await _close_direct(call, user)
     await call.services.accounts.end(user)
     for _round in range(_ROUNDS):
-        await _close_direct(call, user)
+        await _close_direct(call, user, ended=True)
         groups = await call.services.accounts.delete(user)
         if not groups:
             return
@@ -137,11 +137,12 @@ async def delete_account(call: Call, _: None) -> None:
 _ROUNDS: Final = 3  # a group that the user is put into meanwhile takes another
 
 
-async def _close_direct(call: Call, user: str) -> None:
+async def _close_direct(call: Call, user: str, ended: bool = False) -> None:
     """Nobody writes to her any more: an ack would say that somebody can read it. What was written stays readable.
 
     Before the end of her account, so that there is no time in which that could be, and once more after it, for those
-    that were opened meanwhile. A send learns of it from the row it reads anyway.
+    that were opened meanwhile. A send learns of it from the row it reads anyway. Once the account has `ended`, the rows
+    of the others say so, too, and their devices are told that the conversation is gone.
     """
     cursor = 0
     while True:
@@ -150,6 +151,8 @@ async def _close_direct(call: Call, user: str) -> None:
             if (other := keys.other_party(conv, user)) != user:
                 with suppress(NotFound):
                     await call.services.conversations.block(conv, other, True)
+                if ended:
+                    await call.services.users.leave(other, conv, MAX_INTEGER)
         if not cursor:
             return
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from router.contract.errors import BadCommand, BadFrame
 from router.contract.integers import tolerant
@@ -153,16 +153,23 @@ class Limits(Struct, frozen=True):
 
 
 class ConversationState(Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """One conversation as a device finds it: `cursor` what the device has, `read` what the user has read."""
+    """One conversation as a device finds it: `cursor` what the device has, `read` what the user has read.
+
+    With `gone` there is nothing but the `reason`: `deleted`, `removed` (the user is no member any more) or
+    `user_deleted` (the other user of a direct conversation). It is repeated at every `hello` until the device acks the
+    conversation.
+    """
 
     conversation: str
     kind: str
-    title: str
-    head: int
-    cursor: int
-    read: int
-    unread: int
+    title: str | UnsetType = UNSET
+    head: int | UnsetType = UNSET
+    cursor: int | UnsetType = UNSET
+    read: int | UnsetType = UNSET
+    unread: int | UnsetType = UNSET
     with_: str | None = field(name="with", default=None)
+    gone: bool = False
+    reason: str | None = None
 
 
 class Welcome(Answer, tag="welcome", frozen=True, kw_only=True):
@@ -178,7 +185,7 @@ class Welcome(Answer, tag="welcome", frozen=True, kw_only=True):
 
 
 class ConversationsEvent(Event, tag="conversations", frozen=True, kw_only=True):
-    """Further conversations after `welcome`, or one that the user has just come into."""
+    """Further conversations after `welcome`, one that the user has just come into, or one that is gone."""
 
     conversations: list[ConversationState]
     more: bool

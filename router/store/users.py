@@ -66,8 +66,9 @@ class Sync(Struct, frozen=True, kw_only=True):
 class Row(Struct, frozen=True):
     """One conversation as its user finds it. Head and count of groups and channels stand with them, and are 0 here.
 
-    `left`: she has left it; `title` of a direct one is the other user; `cursor` None: this device has none yet;
-    `score` orders rows by when they moved last; `gone`: deleted messages above `read` in a direct one.
+    `left`: she has left it, or it is gone, as of the change `changed`; `told`: this device has acked that; `title` of a
+    direct one is the other user; `cursor` None: this device has none yet; `score` orders rows by when they moved last;
+    `gone`: deleted messages above `read` in a direct one.
     """
 
     conversation: str
@@ -81,6 +82,8 @@ class Row(Struct, frozen=True):
     cursor: int | None
     score: int
     gone: int = 0
+    changed: int = 0
+    told: bool = False
 
     def unread(self, count: int, deleted: Sequence[int]) -> int:
         """Messages above the read mark, of `count` in all; `deleted` are seqs of deleted messages (Head)."""
@@ -407,12 +410,14 @@ def _row(conv: bytes, packed: bytes, score: bytes, cursor: bytes | None) -> Row:
         conv.decode(),
         kind.decode(),
         packed[_ROW.size :].decode(),
-        mark == b"-",
+        mark in (b"-", b"="),
         head,
         count,
         read,
         read_count,
         None if cursor is None else int(cursor),
         int(float(score)),  # a score comes as Redis prints a double
-        changed if kind == b"d" else 0,
+        changed if kind == b"d" and mark == b" " else 0,
+        0 if mark == b" " else changed,
+        mark == b"=",
     )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from tests.flow.client import ChatClient
 from tests.flow.conftest import Names, System
+from tests.support import eventually
 
 
 async def test_added_member_gets_the_conversation_live(chat: System, names: Names) -> None:
@@ -47,7 +49,7 @@ async def test_removed_member_sees_that_and_nothing_after(chat: System, names: N
     answer = await phone.send(group, "am I?")
     assert answer["code"] == "not_found"
     await away.connect(chat.urls[1])
-    assert group not in [state["conversation"] for state in away.welcome["conversations"]]
+    assert away.conversation(group) == {"conversation": group, "kind": "group", "gone": True, "reason": "removed"}
     await away.event("member", conversation=group, user=bob_, action="remove")
     direct = (await alice.sent(f"@{bob_}", "sorry"))["conversation"]
     for client in (phone, away):
@@ -126,6 +128,50 @@ async def test_removed_conversation_is_gone_for_all(chat: System, names: Names) 
     tablet = ChatClient(bob_, "tablet")
     welcome = await tablet.connect(chat.urls[0])
     assert group not in [state["conversation"] for state in welcome["conversations"]]
+
+
+async def test_conversations_that_are_gone_are_told_to_each_device_until_it_acks(chat: System, names: Names) -> None:
+    """A group that was deleted, and the direct conversation with a user who was: live, and on coming back."""
+    alice_, bob_ = names("alice", "bob")
+    group = await chat.group(alice_, bob_)
+    bob, tablet, alice = ChatClient(bob_), ChatClient(bob_, "tablet"), ChatClient(alice_)
+    await bob.connect(chat.urls[0])
+    await alice.connect(chat.urls[1])
+    direct = (await alice.sent(f"@{bob_}", "hello"))["conversation"]
+    await bob.has(direct, 1)
+    await tablet.connect(chat.urls[1])
+    await tablet.has(direct, 1)
+    await tablet.disconnect()
+    await chat.api("DELETE", f"/v1/conversations/{group}", user=alice_)
+    await chat.api("DELETE", f"/v1/accounts/{alice_}", user=alice_)
+    entries = {
+        group: {"conversation": group, "kind": "group", "gone": True, "reason": "deleted"},
+        direct: {"conversation": direct, "kind": "direct", "gone": True, "reason": "user_deleted"},
+    }
+
+    def told(conversation: str, entry: dict[str, object]) -> bool:
+        return bool(bob.conversation(conversation) == entry)
+
+    for conversation, entry in entries.items():
+        await bob.until(partial(told, conversation, entry))
+    for _ in range(2):
+        welcome = await tablet.connect(chat.urls[0])
+        assert {state["conversation"]: state for state in welcome["conversations"]} == entries
+        await tablet.disconnect()
+    await tablet.connect(chat.urls[1])
+    for conversation in entries:
+        await tablet.say("ack", conversation=conversation, seq=0)
+    await tablet.ask("ping")
+    await tablet.disconnect()
+
+    async def acked() -> bool:
+        welcome = await tablet.connect(chat.urls[0])
+        await tablet.disconnect()
+        return bool(welcome["conversations"] == [])
+
+    await eventually(acked)
+    answer = await bob.ask("history", conversation=direct)
+    assert [event["body"] for event in answer["events"]] == ["hello"]
 
 
 async def test_members_changing_under_traffic_lose_nothing(chat: System, names: Names) -> None:

@@ -111,7 +111,7 @@ async def test_leaving_is_a_mark(valkey: EmbeddedValkey) -> None:
             joined = await score(client, GROUP)
             assert await users.leave("ann", GROUP, 9)
         assert [signals.decode(payload) for payload in channel.heard] == [signals.Moved(GROUP)] * 2
-        assert await users.row("ann", GROUP) == Row(GROUP, "g", "Crew", True, 0, 0, 3, 2, None, 0)
+        assert await users.row("ann", GROUP) == Row(GROUP, "g", "Crew", True, 0, 0, 3, 2, None, 0, changed=9)
         assert await client.fetch("ZCARD", keys.groups("ann")) == 0
         assert await score(client, GROUP) > joined
 

@@ -1,0 +1,94 @@
+"""Conversations that a device had and that its user has no more.
+
+Whether a group was deleted, its user removed, or the other user of a direct conversation deleted: the user's row says
+that it was left, and as of which change. Each session of a device that had the conversation gets an entry `gone` once,
+live or in its lists after `hello`, until the device has acked that change. The mark of that ack is a field
+`-<conversation>` among the device's cursors, so that the cursor stays true: events of before are still delivered.
+
+An entry whose reason cannot be asked for now is left out; it comes with the next `hello`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from gateway.delivery.session import Session, State
+from router.contract import keys, wire
+from router.contract.errors import LinnetError
+from router.store.conversations import Head
+from router.store.users import Row
+
+if TYPE_CHECKING:
+    from gateway.node import Node
+
+Told = Callable[[list[wire.ConversationState]], None]
+
+
+class Gone:
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def tell(self, session: Session, row: Row) -> bool:
+        """Tell a live session, if it is news to its device; says whether it is."""
+        found = [row] if is_news(session, row) else []
+        if found:
+            self.entries(session, found, partial(_tell, session))
+        return bool(found)
+
+    def entries(self, session: Session, rows: Iterable[Row], done: Told) -> None:
+        """The entries of those rows that are gone and news to the device; the session counts as told of them."""
+        news = [row for row in rows if is_news(session, row)]
+        for row in news:
+            session.lost(row.conversation, row.changed)
+        groups = [row.conversation for row in news if row.kind != keys.DIRECT]
+        direct = [row.conversation for row in news if row.kind == keys.DIRECT]
+        entries: list[wire.ConversationState] = []
+        left = 1 + len(direct)
+
+        def finish() -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                done(entries)
+
+        def heads(answer: list[Head | None] | LinnetError) -> None:
+            if isinstance(answer, LinnetError):
+                session.untold(*groups)
+            else:
+                for conversation, head in zip(groups, answer, strict=True):
+                    entries.append(_entry(conversation, "deleted" if head is None else "removed"))
+            finish()
+
+        def exists(conversation: str, answer: bool | LinnetError) -> None:
+            if isinstance(answer, LinnetError):
+                session.untold(conversation)
+            else:
+                entries.append(_entry(conversation, "deleted" if answer else "user_deleted"))
+            finish()
+
+        for conversation in direct:
+            other = keys.other_party(conversation, session.user)
+            self._node.users.exists(other, partial(exists, conversation))
+        if groups:
+            self._node.conversations.heads(groups, heads)
+        else:
+            finish()
+
+
+def is_news(session: Session, row: Row) -> bool:
+    """The device had what the row says is gone, and neither the device nor this session knows."""
+    known = session.gone is not None and session.gone.get(row.conversation) == row.changed
+    return row.left and row.cursor is not None and not row.told and not known
+
+
+def _tell(session: Session, entries: list[wire.ConversationState]) -> None:
+    if entries and session.state is State.READY:
+        session.answer(wire.ConversationsEvent(conversations=entries, more=False))
+
+
+def _entry(conversation: str, reason: str) -> wire.ConversationState:
+    return wire.ConversationState(
+        conversation=conversation, kind=keys.KIND_NAMES[conversation[0]], gone=True, reason=reason
+    )
