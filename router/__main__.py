@@ -12,6 +12,7 @@ import asyncio
 import logging
 import platform
 from collections.abc import Coroutine
+from functools import partial
 from secrets import token_hex
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from router.process import loop, serving
 from router.process.admin import Readiness
 from router.process.jwks import fetcher
 from router.process.run import FOREVER_S, Process, main
+from router.store.deployment import restore
 from router.store.dirty import Dirty, wall_ms
 from router.store.observe import RedisObserver
 from router.store.redis.client import Client
@@ -58,7 +60,7 @@ async def work(process: Process, client: Client) -> None:
     stores = services.conversations, services.users, services.pushes
     workers: list[Finisher | Janitor | Webhooks] = [
         Finisher(settings, *stores, Dirty(client, None if settings.trust_redis_clock else wall_ms)),
-        Janitor(services.presence),
+        Janitor(services.presence, partial(restore, client, settings)),
         *([Webhooks(settings, *stores)] if settings.webhook_url else []),
     ]
     metrics.BUILD_INFO.labels("router", VERSION, platform.python_version(), node).set(1)

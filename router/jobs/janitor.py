@@ -14,6 +14,7 @@ for a day) writes it again with its next renewal.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from router.contract import metrics
@@ -27,11 +28,13 @@ KEEP_S: Final = 86_400
 
 
 class Janitor:
-    def __init__(self, presence: Presence) -> None:
+    def __init__(self, presence: Presence, restore: Callable[[], Awaitable[None]]) -> None:
+        """`restore` stores what the database has lost of its deployment."""
         self._presence = presence
+        self._restore = restore
 
     async def run(self, stop: asyncio.Event) -> None:
-        await every(stop, EVERY_S, self.look)
+        await asyncio.gather(every(stop, EVERY_S, self.look), every(stop, EVERY_S, self._restore))
 
     async def look(self, now_ms: int | None = None) -> None:
         """Count the gateways that live; remove the rows of those that are long dead."""

@@ -64,3 +64,16 @@ async def deployment_check(client: Client, settings: Settings) -> Channels:
             " Changing the token secret"
         )
     return keys.channels(form, f"{ident}.{client.database}:")
+
+
+async def restore(client: Client, settings: Settings) -> None:
+    """Store again what the database has lost of its deployment (FLUSHALL), as this process knows it.
+
+    Otherwise a process that starts next would make a deployment of the newest format, and would not receive what
+    processes of an older one publish.
+    """
+    bus, also = client.channels.bus, client.channels.also
+    form = keys.PLAIN if not bus else keys.MOVING if also == "" else keys.OWN
+    ident, _, _ = (bus or also or "").partition(".")
+    if ident:
+        await client.fcall("deployment", (keys.DEPLOYMENT,), (keys.PARTITIONS, form, ident, fingerprint(settings)))

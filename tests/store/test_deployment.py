@@ -11,7 +11,7 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.contract.errors import StartupError
 from router.contract.settings import Settings
-from router.store.deployment import ROTATING, deployment_check, fingerprint
+from router.store.deployment import ROTATING, deployment_check, fingerprint, restore
 from router.store.redis.client import Client
 
 OURS = Settings(jwt_secret="a" * 32)
@@ -124,3 +124,29 @@ async def test_channels_without_id_are_refused_in_other_databases(valkey: Embedd
             await deployment_check(client, OURS)
         await client.fetch("HSET", keys.DEPLOYMENT, "format", keys.OWN)
         assert (await deployment_check(client, OURS)).bus.endswith(".1:")
+
+
+@pytest.mark.parametrize("form", [keys.PLAIN, keys.MOVING, keys.OWN])
+async def test_process_that_starts_after_the_hash_was_lost_has_the_channels_of_those_that_run(
+    valkey: EmbeddedValkey, form: str
+) -> None:
+    """Whatever the format, and although the secret was changed since the id was made."""
+    async with connected(valkey) as client:
+        await made_by_an_earlier_release(client)
+        await client.fetch("HSET", keys.DEPLOYMENT, "format", form, "fingerprint", ROTATING)
+        await deployment_check(client, OURS)
+        client.channels = await deployment_check(client, OTHERS)
+        await client.fetch("FLUSHALL")
+        await restore(client, OTHERS)
+        assert await deployment_check(client, OTHERS) == client.channels
+
+
+async def test_restoring_changes_nothing_that_is_there(valkey: EmbeddedValkey) -> None:
+    """An operator moves the deployment, or changes its secret, while processes run that know the step before."""
+    async with connected(valkey) as client:
+        await made_by_an_earlier_release(client)
+        client.channels = await deployment_check(client, OURS)
+        await client.fetch("HSET", keys.DEPLOYMENT, "format", keys.MOVING, "fingerprint", ROTATING)
+        before = await client.fetch("HGETALL", keys.DEPLOYMENT)
+        await restore(client, OURS)
+        assert await client.fetch("HGETALL", keys.DEPLOYMENT) == before

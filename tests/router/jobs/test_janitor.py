@@ -1,14 +1,19 @@
 """router/jobs/janitor.py: rows of the dead go, those of the living stay."""
 
+from functools import partial
+
 import pytest
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import metrics
+from router.contract.settings import Settings
 from router.jobs.janitor import KEEP_S, Janitor
 from router.store.answers import ask
+from router.store.deployment import restore
 from router.store.presence import LEASE_S
 from tests.router.world import world
 
+SETTINGS = Settings(jwt_secret="a" * 32)
 NOW_MS = 1_800_000_000_000
 DAY_MS = KEEP_S * 1000
 
@@ -19,7 +24,7 @@ async def test_rows_of_gateways_long_dead_are_removed(valkey: EmbeddedValkey) ->
         for node, at in (("alive", NOW_MS), ("dead", NOW_MS - DAY_MS), ("gone", NOW_MS - DAY_MS - LEASE_S * 1000 - 1)):
             await ask(w.presence.renew, node, "ws://x", 1, at, at)
         for _ in range(2):
-            await Janitor(w.presence).look(NOW_MS)
+            await Janitor(w.presence, partial(restore, w.client, SETTINGS)).look(NOW_MS)
             assert set(await w.presence.gateways()) == {"alive", "dead"}
         assert metrics.GATEWAYS_ALIVE._value.get() == 1
 
@@ -39,5 +44,5 @@ async def test_a_row_that_cannot_be_removed_keeps_no_other(
             await remove(node)
 
         monkeypatch.setattr(w.presence, "remove", removing)
-        await Janitor(w.presence).look(NOW_MS)
+        await Janitor(w.presence, partial(restore, w.client, SETTINGS)).look(NOW_MS)
         assert set(await w.presence.gateways()) == {"broken"}
