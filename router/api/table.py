@@ -33,7 +33,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from router.api import accounts, conversations, messages, types
+from router.api import accounts, commands, conversations, messages, types
 from router.api.call import CALLER, OPEN, SERVER, Call, Caller, Endpoint, Services, bearer, now_ms
 from router.api.openapi import document
 from router.contract import integers, metrics, origins, packing, wire
@@ -113,6 +113,8 @@ ALWAYS: Final = (
              refusals=(403, 404)),
     Endpoint("GET", "/v1/conversations/{conversation}/events", CALLER, messages.get_events,
              query=types.EventsQuery, answer=types.Events, refusals=(404,)),
+    Endpoint("POST", "/v1/commands", CALLER, commands.run_command, body=wire.Delete, answer=wire.AckEvent,
+             refusals=(403, 404, 409, 429), headers=("Linnet-Device",)),
     Endpoint("POST", "/v1/messages", CALLER, messages.send_message, body=types.NewMessage, answer=types.Sent,
              refusals=(403, 404, 409, 429), headers=("Idempotency-Key",)),
 )  # fmt: skip

@@ -156,6 +156,8 @@ def from_function(error: Exception) -> LinnetError:
             return Conflict("this n is older than the last 32 that were accepted here", "old", _usable(error.detail))
         case "BLOCKED":
             return Blocked()
+        case "LATER":
+            return Unavailable(error.detail, 1.0)
         case "BADCOMMAND":
             return BadCommand(error.detail)
         case _:

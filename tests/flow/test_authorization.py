@@ -145,7 +145,7 @@ ROWS: Final = (
     Row(f"PATCH {CONVERSATION}",              "404 404 404 404 404 404 401 401 403", OTHERS, {"title": "mine"}),
     Row(f"PATCH {CONVERSATION}",              "200 200 403 403 404 404 401 401 200", ROOM, {"reacting": "members"}),
     Row(f"DELETE {CONVERSATION}",             "204 403 403 403 404 404 401 401 204", ROOM),
-    Row(f"DELETE {CONVERSATION}",             "404 404 404 404 404 404 401 401 403", OTHERS),
+    Row(f"DELETE {CONVERSATION}",             "404 404 404 404 404 404 401 401 204", OTHERS),
     Row(f"GET {CONVERSATION}/members",        "200 200 200 200 404 404 401 401 200", f"{ROOM}/members"),
     Row(f"GET {CONVERSATION}/members",        "404 404 404 404 404 404 401 401 200", f"{OTHERS}/members"),
     # a member's role, a rise to admin, an admin's role, somebody new, oneself to owner, into others' conversation
@@ -181,6 +181,13 @@ ROWS: Final = (
     Row(f"GET {CONVERSATION}/reads",          "200 200 200 200 404 404 401 401 200", f"{ROOM}/reads"),
     Row(f"GET {CONVERSATION}/reads",          "404 404 404 404 404 404 401 401 200", f"{OTHERS}/reads"),
     Row("GET /v1/gateways",                   "200 200 200 200 200 200 401 401 200", "/v1/gateways"),
+    # deleting: another's message, one's own, one in others' conversation
+    Row("POST /v1/commands",                  "200 200 403 403 404 404 401 401 200", "/v1/commands",
+        {"type": "delete", "conversation": "<group>", "seq": "<seq>", "n": 1}),
+    Row("POST /v1/commands",                  "200 200 200 200 404 404 401 401 200", "/v1/commands",
+        {"type": "delete", "conversation": "<group>", "seq": "<own>", "n": 1}),
+    Row("POST /v1/commands",                  "404 404 404 404 404 404 401 401 404", "/v1/commands",
+        {"type": "delete", "conversation": "<direct>", "seq": "<seq>", "n": 1}),
     Row("POST /v1/messages",                  "200 200 200 403 404 404 401 401 422", "/v1/messages", HI),
     Row("POST /v1/messages",                  "403 403 403 403 403 403 401 401 200", "/v1/messages",
         {**HI, "from": "<victim>"}),

@@ -7,7 +7,7 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, stamp
-from router.contract.errors import BadCommand, Conflict, NotFound, ReadOnly
+from router.contract.errors import BadCommand, Conflict, NotFound, ReadOnly, Unavailable
 from router.contract.packing import MAX_BODY_BYTES, MAX_INTEGER
 from router.store.conversations import PAGE_BYTES, Head, Page, Place
 from tests.store.calling import BURST_US, COST_US, Store, called, store
@@ -262,10 +262,29 @@ async def test_direct_conversations_have_fixed_members_and_no_title(valkey: Embe
                 s.conversations.member(direct, actor, "cat", "put"),
                 s.conversations.member(direct, actor, "ann", "remove"),
                 s.conversations.title(direct, actor, "ours"),
-                s.conversations.remove_conversation(direct, actor),
+                *([s.conversations.remove_conversation(direct, actor)] if actor else []),
             ):
                 with pytest.raises(refusal):
                     await change
+
+
+async def test_a_direct_conversation_that_the_server_deletes_may_begin_anew(valkey: EmbeddedValkey) -> None:
+    """Not before a router has taken it from its users; with seqs above those it had."""
+    async with store(valkey.url) as s:
+        direct = keys.direct("ann", "bob")
+        create = (s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
+        await called(*create)
+        last = (await s.send(direct, "ann", 1)).seq
+        assert await s.conversations.remove_conversation(direct, None) == last + 1
+        with pytest.raises(NotFound):
+            await s.send(direct, "ann", 2)
+        with pytest.raises(Unavailable) as refused:
+            await called(*create)
+        assert refused.value.retry_after == 1.0
+        assert (await s.conversations.members(direct)).roles == {"ann": "m", "bob": "m"}
+        await s.dirty.forget(direct)
+        assert await called(*create)
+        assert (await s.send(direct, "ann", 2)).seq > last + 1
 
 
 # -- title, remove_conversation

@@ -183,6 +183,7 @@ local function append(k, a)
   end
 
   local role, joined = membership(h[2])
+  if user == '' and action == 'delete' then role, joined = 'o', 0 end  -- the server
   if not role or role == '-' then return fail('NOTFOUND') end
   if role == 'r' or role == 'b' then
     local refusal = refused(k[1], role, action)

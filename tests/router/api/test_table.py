@@ -913,6 +913,44 @@ async def test_an_admin_steps_down_and_a_put_without_a_role_keeps_it(valkey: Emb
         assert await api.refused("PUT", bob, BOB, {"role": "admin"}) == (403, "read_only")
 
 
+async def test_the_server_key_deletes_any_message(valkey: EmbeddedValkey) -> None:
+    """In groups and direct conversations, as nobody's; once for its `n`. A user deletes what her role allows."""
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob", "cy")
+        group = await make_group(api, "bob")
+        sent = [
+            await api.ok("POST", "/v1/messages", SERVER, {"from": "bob", "to": to, "body": "x"})
+            for to in (group, "@cy")
+        ]
+        for number, message in enumerate(sent, 1):
+            conv = message["conversation"]
+            delete = {"type": "delete", "conversation": conv, "seq": message["seq"], "n": number}
+            assert await api.refused("POST", "/v1/commands", CY if conv == group else ADA, delete) == (404, "not_found")
+            ack = await api.ok("POST", "/v1/commands", SERVER, delete)
+            assert (ack["type"], ack["n"], ack["conversation"], ack["duplicate"]) == ("ack", number, conv, False)
+            again = await api.ok("POST", "/v1/commands", SERVER, delete)
+            assert (again["seq"], again["duplicate"]) == (ack["seq"], True)
+            events = (await api.ok("GET", f"/v1/conversations/{conv}/events", BOB))["events"]
+            assert [(event["type"], event["from"], event["target"]) for event in events] == [
+                ("delete", "", message["seq"])
+            ]
+        (listed,) = (await api.ok("GET", "/v1/conversations", CY))["conversations"]
+        assert (listed["conversation"], listed["unread"], listed["read"]) == (sent[1]["conversation"], 0, 0)
+        own = await api.ok("POST", "/v1/messages", BOB, {"to": group, "body": "x"})
+        delete = {"type": "delete", "conversation": group, "seq": own["seq"], "n": 1}
+        assert (await api.ok("POST", "/v1/commands", BOB, delete))["seq"] == own["seq"] + 1
+        assert await api.refused("POST", "/v1/commands", SERVER, {**delete, "type": "send"}) == (422, "bad_command")
+
+
+async def test_the_server_key_deletes_any_conversation(valkey: EmbeddedValkey) -> None:
+    async with serve(valkey) as api:
+        await make_users(api, "ada", "bob")
+        direct = (await api.ok("POST", "/v1/messages", ADA, {"to": "@bob", "body": "x"}))["conversation"]
+        for conv in (await make_group(api, "bob"), direct):
+            await api.ok("DELETE", f"/v1/conversations/{conv}", SERVER)
+            assert await api.refused("GET", f"/v1/conversations/{conv}", ADA) == (404, "not_found")
+
+
 async def test_a_403_says_which_right_is_missing(valkey: EmbeddedValkey) -> None:
     """The developer of a client learns which role the call takes, without trying."""
     async with serve(valkey) as api:

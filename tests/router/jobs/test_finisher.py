@@ -247,6 +247,22 @@ async def test_everybody_leaves_a_removed_conversation(valkey: EmbeddedValkey) -
             assert not redis.exists(keys.conversation(conv), keys.log(conv))
 
 
+async def test_a_removed_direct_conversation_leaves_both_and_begins_anew(valkey: EmbeddedValkey) -> None:
+    """Both rows are marked; the next first message makes it again, with nothing of before to read."""
+    async with world(valkey) as w:
+        conv = await w.direct("ann", "bob")
+        for _ in range(3):
+            await w.say("ann", conv)
+        await worker(w).finish(conv)
+        await w.conversations.remove_conversation(conv, None)
+        assert (await worker(w).round()).done == 1
+        assert [(await w.row(user, conv)).left for user in ("ann", "bob")] == [True, True]
+        await w.direct("ann", "bob")
+        seq = (await w.say("ann", conv)).seq
+        row = await w.row("bob", conv)
+        assert (row.left, row.head, row.count, row.unread(row.count, ())) == (False, seq, 1, 1)
+
+
 async def test_what_redis_lost_is_unmarked(valkey: EmbeddedValkey) -> None:
     """A mark without a conversation goes away; it does not come back with every lease."""
     async with world(valkey) as w:

@@ -1,0 +1,60 @@
+"""Commands of the WebSocket without a socket.
+
+`POST /v1/commands` takes `delete`, no other command yet. Its device is `api/<Linnet-Device>`, which has a series
+of `n` of its own. A server key deletes any message, as the server: the event names no author.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from router.api.call import Call
+from router.contract import keys, stamp, wire
+from router.contract.errors import BadCommand
+from router.contract.packing import pack
+from router.store.answers import ask
+from router.store.conversations import Append, Appended
+
+DEVICE_HEADER: Final = "linnet-device"
+
+
+async def run_command(call: Call, given: wire.Delete) -> wire.AckEvent:
+    """Delete a message: one's own, as owner or admin any, and with a server key any message anywhere."""
+    user, device = call.actor or "", call.request.headers.get(DEVICE_HEADER, "default")
+    if not wire.is_name(device):
+        raise BadCommand("Linnet-Device is no device's name")
+    call.services.durability.require_fit()
+    conv = call.known(given.conversation)
+    fields = {"target": pack(given.seq)}
+    append = Append(
+        conversation=conv,
+        user=user,
+        device=f"api/{device}",
+        n=given.n,
+        done=given.done,
+        fingerprint=stamp.fingerprint(pack("delete"), *fields.values()),
+        tail=stamp.tail("delete", conv, user, f"api/{device}", given.n, fields),
+        action="delete",
+        target=given.seq,
+        server=call.caller.server,
+    )
+    answer = await ask(call.services.conversations.append, append)
+    if answer.written and conv[0] == keys.DIRECT and not call.services.conversations.delivers:
+        _deliver(call, append, answer)
+    await ask(call.services.durability.when_kept, answer.replid)
+    return wire.AckEvent(
+        id=given.id, n=given.n, conversation=conv, seq=answer.seq, at=answer.at, duplicate=answer.duplicate
+    )
+
+
+def _deliver(call: Call, append: Append, answer: Appended) -> None:
+    """Onto both users' channels. A router repeats what is lost here."""
+    conv, deliver = append.conversation, call.services.users.deliver
+    event = stamp.fill(append.tail, stamp.Slots(answer.seq, answer.prev, answer.count, answer.at))
+    for user in {*keys.parties(conv)}:
+        other = keys.other_party(conv, user)
+        deliver(user, conv, other, answer.seq, answer.count, event, False, append.target, _ignore)
+
+
+def _ignore(_: object) -> None:
+    """A delivery that failed is a router's to repeat."""
