@@ -6,6 +6,7 @@ Its start is `process/run.py`'s. SIGTERM or Ctrl-C drains and exits 0; a second 
 from __future__ import annotations
 
 import asyncio
+import logging
 import platform
 import signal
 
@@ -17,11 +18,13 @@ from gateway.node import Node
 from gateway.websocket.connection import WebSocketConnection
 from router.contract import metrics, wire
 from router.contract.settings import VERSION
-from router.process import serving
+from router.process import logs, serving
 from router.process.admin import Readiness
 from router.process.run import FOREVER_S, Process, main, patiently
 from router.store.presence import LEASE_S
 from router.store.redis.client import Client
+
+log = logging.getLogger("linnet.gateway")
 
 
 class Gateway:
@@ -52,6 +55,7 @@ class Gateway:
         connections it would look ready for ever."""
         serving_it = asyncio.create_task(self._server._serve([process.public]))
         stopping = asyncio.create_task(process.stop.wait())
+        self._node.spawn(self._say_ready())
         await asyncio.wait((serving_it, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if not process.stop.is_set():
@@ -59,9 +63,30 @@ class Gateway:
             raise RuntimeError("the server has ended, and nobody told it to")
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._node.loop.add_signal_handler(signum, self._node.drain.hurry)
+        began, sessions = self._node.loop.time(), len(self._node.sessions)
+        its = self._node.settings
+        logs.life(
+            log, "draining", "draining: %d sessions, within %g s", sessions, its.drain_accept_s + its.drain_window_s,
+            sessions=sessions,
+        )  # fmt: skip
         await self._node.drain.run(self._stop_accepting)
         self._server.should_exit = True
         await serving_it
+        took, left = self._node.loop.time() - began, len(self._node.sessions)
+        logs.life(
+            log, "drained", "drained in %.1f s, %d sessions left, %d commands unanswered", took, left,
+            self._node.sends.in_flight, seconds=round(took, 3), sessions=left, commands=self._node.sends.in_flight,
+        )  # fmt: skip
+
+    async def _say_ready(self) -> None:
+        """One line, once clients can be sent here."""
+        await self._node.lease.acquired.wait()
+        its, name, url = self._node.settings, self._node.name, self._node.url
+        logs.life(
+            log, "ready", "ready: WebSocket on %s, admin on %s, node %s, clients come to %s",
+            its.listen, its.admin_listen, name, url,
+            listen=its.listen, admin_listen=its.admin_listen, node=name, url=url,
+        )  # fmt: skip
 
     def _stop_accepting(self) -> None:
         for listener in getattr(self._server, "servers", ()):  # it has none yet if it is stopped as it starts

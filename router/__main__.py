@@ -25,7 +25,7 @@ from router.contract.settings import VERSION
 from router.jobs.finisher import Finisher
 from router.jobs.janitor import Janitor
 from router.jobs.webhooks import Webhooks
-from router.process import loop, serving
+from router.process import logs, loop, serving
 from router.process.admin import Readiness
 from router.process.jwks import fetcher
 from router.process.run import FOREVER_S, Process, main
@@ -74,11 +74,15 @@ async def work(process: Process, client: Client) -> None:
         await process.unless_stopped(services.durability.connect(FOREVER_S))
         if not stop.is_set():
             process.readiness, process.observe = readiness, RedisObserver(client).observe
-            log.info("ready: HTTP API on %s, admin on %s", settings.listen, settings.admin_listen)
+            logs.life(
+                log, "ready", "ready: HTTP API on %s, admin on %s, node %s",
+                settings.listen, settings.admin_listen, node,
+                listen=settings.listen, admin_listen=settings.admin_listen, node=node,
+            )  # fmt: skip
             await together([api._serve([process.public]), *(worker.run(stop) for worker in workers)], stop, api)
     finally:
         await services.durability.close()
-    log.info("stopped")
+    logs.life(log, "stopped", "stopped")
 
 
 async def together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event, api: uvicorn.Server) -> None:
@@ -86,6 +90,9 @@ async def together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event, 
     tasks = [asyncio.create_task(part) for part in parts]
     probing, stopping = asyncio.create_task(loop.probe()), asyncio.create_task(stop.wait())
     await asyncio.wait((*tasks, probing, stopping), return_when=asyncio.FIRST_COMPLETED)
+    if stop.is_set():
+        open_ones = len(api.server_state.tasks)
+        logs.life(log, "draining", "draining: %d requests, within %g s", open_ones, STOP_S, requests=open_ones)
     stop.set()
     api.should_exit = True
     await asyncio.wait(tasks, timeout=STOP_S)

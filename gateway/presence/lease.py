@@ -18,6 +18,7 @@ Bound: two sessions that have ended for every connection that this gateway takes
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -61,6 +62,7 @@ class Lease:
         self._read_at = node.loop.time()
         self._sighted = self._read_ms = node.now_ms()  # before the last blindness; now
         self.gateways: dict[str, Gateway] = {}
+        self.acquired = asyncio.Event()  # `held`, to be waited for
         self.held = False  # a lease was written, so that whoever looks finds this node
         self.full = False  # Redis is so full that nothing new is taken
 
@@ -145,7 +147,9 @@ class Lease:
         )
 
     def _renewed(self, error: LinnetError | None) -> None:
-        self.held = self.held or error is None
+        if error is None:
+            self.held = True
+            self.acquired.set()
 
     async def _round(self) -> None:
         try:

@@ -2,7 +2,8 @@
 
 What lives here: the two line forms and the set-up of Python's logging, uvicorn's included. What never does: what is
 worth a line (each part's own business: never a user's content, never one per message but for those that are traced, at
-debug). A line about a traced event has its `trace_id`, as a field of its own in JSON.
+debug). In JSON, a line about a step in the life of the process (`life`) has `event` and that step's figures as fields
+of their own, and a line about a traced event has its `trace_id`.
 
 Invariants
 - An entry is one line (in the text form a trace follows, indented): what a client sent cannot start another.
@@ -80,11 +81,17 @@ class JsonFormatter(Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
+        entry |= getattr(record, "fields", {})
         if (trace_id := getattr(record, "trace_id", None)) is not None:
             entry["trace_id"] = trace_id
         if trace:
             entry["trace"] = trace
         return msgspec.json.encode(entry).decode()
+
+
+def life(log: logging.Logger, event: str, message: str, *arguments: object, **fields: str | float) -> None:
+    """Log a step in the life of the process; JSON entries have `event` and the fields beside the message."""
+    log.info(message, *arguments, extra={"fields": {"event": event, **fields}})
 
 
 class Refusals(logging.Filter):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
 import socket
 from typing import Any
 
@@ -11,7 +13,9 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from gateway.__main__ import Gateway
 from router.process.run import Process
+from tests.conftest import StartProcess
 from tests.gateway.world import world
+from tests.support import eventually
 
 
 async def test_a_server_that_fails_ends_the_process(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +47,35 @@ async def run(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, serve: An
             gateway = Gateway(of.node)
             monkeypatch.setattr(gateway._server, "_serve", serve)
             await asyncio.wait_for(gateway.run(Process(of.node.settings, asyncio.Event(), public)), 10)
+
+
+@pytest.mark.parametrize("module", ["gateway", "router"])
+async def test_a_process_logs_its_life(own_valkey: EmbeddedValkey, process: StartProcess, module: str) -> None:
+    """One entry for each step, with its figures as fields: ready and where, Redis lost and found, the end."""
+    started = process(
+        module, LINNET_REDIS_URL=own_valkey.url, LINNET_LOG_FORMAT="json",
+        LINNET_DRAIN_ACCEPT_S="0", LINNET_DRAIN_WINDOW_S="0",
+    )  # fmt: skip
+
+    def steps() -> list[dict[str, Any]]:
+        entries = [json.loads(line) for line in started.log.splitlines() if line.startswith("{")]
+        return [entry for entry in entries if "event" in entry]
+
+    def of(event: str) -> list[dict[str, Any]]:
+        return [entry for entry in steps() if entry["event"] == event]
+
+    await started.ready()
+    await eventually(lambda: of("ready"))
+    own_valkey.kill()
+    await eventually(lambda: of("redis_lost"))
+    own_valkey.start()
+    await eventually(lambda: len(of("redis_found")) == len({entry["connection"] for entry in of("redis_lost")}))
+    started.send(signal.SIGTERM)
+    assert await started.ended(15) == 0
+    (ready,) = of("ready")
+    assert ready["listen"] == f"127.0.0.1:{started.port}"
+    assert ready["admin_listen"] == f"127.0.0.1:{started.admin_port}"
+    assert all(entry["down_s"] > 0 and "failover_from" not in entry for entry in of("redis_found"))
+    ends = ["draining", "drained"] if module == "gateway" else ["draining", "stopped"]
+    assert [entry["event"] for entry in steps()][-2:] == ends
+    assert of("draining")[0]["sessions" if module == "gateway" else "requests"] == 0

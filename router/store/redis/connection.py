@@ -28,8 +28,8 @@ import math
 import random
 import ssl
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, TypeAlias, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final, Protocol, TypeAlias, cast
 
 import hiredis
 import msgspec
@@ -114,6 +114,10 @@ class Address(msgspec.Struct, frozen=True):
     async def primary(self) -> Address:
         return self
 
+    @property
+    def epoch(self) -> int:
+        return 0
+
 
 class Topology(Protocol):
     """What knows where the primary is."""
@@ -121,6 +125,11 @@ class Topology(Protocol):
     @property
     def address(self) -> Address:
         """Where it was when last asked; before that, as much as the URL says."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """Of the last failover; 0 where there are none."""
         ...
 
     async def primary(self) -> Address:
@@ -177,6 +186,8 @@ class _Wire(asyncio.Protocol):
 class Link:
     """A connection that keeps itself up. Subclasses say what happens when it opens, reads and closes."""
 
+    NAME: ClassVar[str] = "commands"  # in the log
+
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
         self.address = topology.address
@@ -192,8 +203,9 @@ class Link:
         self._owed = 0  # replies of the greeting still to come
         self._failures = 0
         self._opened_at = 0.0
+        self._lost: tuple[float, Address] | None = None  # when a loss was logged that is not over, and at which server
         self._why = "no answer"
-        self._said: dict[str, float] = {}  # reason -> when it was logged last
+        self._said: dict[str, float] = {}  # server and reason -> when it was logged last
         self._finished = False
 
     # -- what subclasses say
@@ -284,15 +296,16 @@ class Link:
         self.say(self._why)
         self._failures += 1
 
-    def say(self, reason: str) -> None:
-        """Log a reason, unless the same one was logged within the last minute."""
-        now = asyncio.get_running_loop().time()
-        if now - self._said.get(reason, -math.inf) < SAY_S:
-            return
+    def say(self, reason: str, fields: Mapping[str, str] | None = None) -> bool:
+        """Log a reason, with fields of a JSON entry, unless the last minute has an entry of that reason and server."""
+        now, key = asyncio.get_running_loop().time(), f"{self.address} {reason}"
+        if now - self._said.get(key, -math.inf) < SAY_S:
+            return False
         if len(self._said) >= REASONS:
             self._said.clear()
-        self._said[reason] = now
-        log.warning("Redis at %s: %s", self.address, reason)
+        self._said[key] = now
+        log.warning("Redis at %s: %s", self.address, reason, extra={"fields": dict(fields or {})})
+        return True
 
     def _hang_up(self, why: str) -> None:
         self._why = why
@@ -329,7 +342,7 @@ class Link:
         if self._greeted is not None and not self._greeted.done():
             self._greeted.set_result(False)
         if self.up:
-            self._lost()
+            self._down()
 
     def _take_greeting(self) -> bool:
         """Whether the server has answered all of the greeting, and well."""
@@ -355,10 +368,27 @@ class Link:
         )  # the server has said all it was asked; refusals of the greeting keep their text
         self.up = True
         self._opened_at = asyncio.get_running_loop().time()
+        self._say_found()
         self.opened()
         return True
 
-    def _lost(self) -> None:
+    def _say_found(self) -> None:
+        """Log that a lost server is back, or which one took its place."""
+        lost, self._lost = self._lost, None
+        if lost is None:
+            return
+        down_s, was, epoch = round(self._opened_at - lost[0], 3), lost[1], self.topology.epoch
+        moved = was != self.address
+        about: dict[str, str | float] = {"connection": self.NAME, "address": str(self.address), "down_s": down_s}
+        if moved:
+            about |= {"failover_from": str(was), "epoch": epoch}
+        log.info(
+            "Redis at %s: %s found again after %.1f s%s", self.address, self.NAME, down_s,
+            f", by the failover of epoch {epoch} from {was}" if moved else "",
+            extra={"fields": {"event": "redis_found", **about}},
+        )  # fmt: skip
+
+    def _down(self) -> None:
         loop = asyncio.get_running_loop()
         self.up = False
         if loop.time() - self._opened_at > YOUNG_S:
@@ -367,7 +397,9 @@ class Link:
         else:
             self._failures += 1
         if not self._finished:
-            self.say(f"connection lost: {self._why}")
+            about = {"event": "redis_lost", "connection": self.NAME, "address": str(self.address), "why": self._why}
+            if self.say(f"connection lost: {self._why}", about):
+                self._lost = self._lost or (loop.time(), self.address)
             self.reconnects += 1
             self._keeper = loop.create_task(self._keep())
         self.closed(self._why)

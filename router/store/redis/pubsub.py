@@ -90,6 +90,8 @@ class _Request:
 class Bus(Link):
     """`bus = Bus(client, client.channels.echo(node), …)`, `await bus.connect(10)`, `await bus.close()`."""
 
+    NAME = "bus"
+
     def __init__(
         self,
         client: Client,

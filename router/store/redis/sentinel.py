@@ -52,6 +52,7 @@ class Sentinels:
             self._name, _, database = given.path.strip("/").partition("/")
         except ValueError:  # the text may hold a piece of the password
             raise StartupError(f"LINNET_REDIS_URL: with LINNET_REDIS_MODE=sentinel it is {FORM}") from None
+        self.epoch = 0  # of the last answer: it grows with every failover
         scheme = SCHEMES.get(given.scheme)
         self._hosts = hosts.split(",")
         named = self._name and (database or "0").isdecimal()
@@ -71,7 +72,7 @@ class Sentinels:
         told = [answer for answer in answers if answer is not None]
         if not told:
             raise ConnectionError(f"none of the sentinels {', '.join(self._hosts)} tells where {self._name} is")
-        _, host, port = max(told, key=itemgetter(0))
+        self.epoch, host, port = max(told, key=itemgetter(0))
         self.address = msgspec.structs.replace(self.address, host=host, port=port)
         return self.address
 

@@ -63,6 +63,7 @@ class Told:
 
     def __init__(self, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
         self.address = address(valkey.url)
+        self.epoch = 0
         self.asked = 0
         self._monkeypatch = monkeypatch
 

@@ -1,6 +1,7 @@
 """Finding the primary, and leaving one that is none any more."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -68,8 +69,10 @@ async def pair(url: str) -> AsyncIterator[Pair]:
         await client.close()
 
 
-async def test_all_connections_follow_a_failover(replication: Replication) -> None:
-    """Kill the primary: calls and subscriptions are on the promoted replica, and on the other one after a fail-back."""
+async def test_all_connections_follow_a_failover(replication: Replication, caplog: pytest.LogCaptureFixture) -> None:
+    """Kill the primary: calls and subscriptions are on the promoted replica, and on the other one after a fail-back.
+    The log names each failover by its epoch and the server that was left."""
+    caplog.set_level(logging.INFO, "linnet.redis")
     await replication.start()
     first = replication.primary
     async with pair(replication.url) as linnet:
@@ -83,6 +86,11 @@ async def test_all_connections_follow_a_failover(replication: Replication) -> No
         assert await replication.replaced(second) is first
         await support.eventually(lambda: linnet.restored == 2)
         await linnet.hears(b"three", first)
+        found = [vars(record).get("fields", {}) for record in caplog.records]
+        found = [fields for fields in found if fields.get("event") == "redis_found" and "failover_from" in fields]
+        assert {fields["connection"] for fields in found} == {"commands", "bus"}
+        epochs = [fields["epoch"] for fields in found if fields["connection"] == "bus"]
+        assert 0 < epochs[0] < epochs[-1]
 
 
 async def test_a_cut_off_primary_that_answers_is_left(replication: Replication) -> None:
