@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from random import uniform
 from time import perf_counter
@@ -17,11 +18,12 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from gateway.commands.sending import visible
 from gateway.delivery.catchup import Behind
 from gateway.delivery.hub import Hub
-from gateway.delivery.session import Session, State
+from gateway.delivery.session import MAX_DIRECT, Session, State
 from router.contract import errors, keys, metrics, packing, wire
-from router.contract.errors import LinnetError, Unauthorized
+from router.contract.errors import LinnetError, NotFound, Unauthorized
 from router.contract.packing import MAX_INTEGER
 from router.contract.tokens import Identity, UnknownKey
 from router.store.users import Page, Row, Synced
@@ -179,9 +181,8 @@ class Connects:
         if session.state is not State.CONNECTING or behind is None:
             return
         states = [*gone, *self._list(session, rows, starts)]
-        for conversation, cursor in connect.command.cursors.items():
-            if conversation[0] == keys.DIRECT and conversation not in behind.positions:
-                session.has(conversation, cursor)  # a failover took it back: what comes there next will say so
+        behind.cursors = connect.command.cursors
+        self._unlisted(session, behind, gone)
         session.state = State.READY
         node.clock.ready(session)
         settings = node.settings
@@ -258,6 +259,8 @@ class Connects:
                 continue
             cursor = row.cursor if row.cursor is not None else starts.get(conversation, 0)
             behind.positions.setdefault(conversation, cursor)
+            if hub is None and cursor > row.head and behind.positions[conversation] == cursor:
+                behind.claims[conversation] = row.head
             head, count, at = (row.head, row.count, row.score) if hub is None else (hub.seq, hub.count, hub.at * 1000)
             listed.append((at, head > cursor, head, state_of(session.user, row, cursor, head, count, hub)))
         listed.sort(key=_newest_first)
@@ -265,6 +268,22 @@ class Connects:
             if lacks:
                 behind.todo.setdefault(state.conversation, head if state.conversation[0] == keys.DIRECT else None)
         return [state for _, _, _, state in listed]
+
+    def _unlisted(self, session: Session, behind: Behind, gone: list[wire.ConversationState]) -> None:
+        """Once all is listed: cursors of direct conversations that the user does not have and did not lose otherwise,
+        because a failover took them back. Bound: the newest MAX_DIRECT that could be the user's."""
+        if behind.cursors and gone:
+            lost = {state.conversation for state in gone}
+            behind.cursors = {conv: cursor for conv, cursor in behind.cursors.items() if conv not in lost}
+        if behind.more_below is not None:
+            return
+        cursors, behind.cursors = behind.cursors, {}
+        for conversation, cursor in cursors.items():
+            if conversation[0] != keys.DIRECT or conversation in behind.positions or len(behind.claims) >= MAX_DIRECT:
+                continue
+            with suppress(NotFound):
+                behind.positions[visible(session, conversation)] = cursor
+                behind.claims[conversation] = None
 
     def further(self, session: Session, below: int) -> None:
         """The next page of older conversations."""
@@ -289,6 +308,7 @@ class Connects:
     ) -> None:
         if session.behind is not None and session.state is State.READY:
             states = [*gone, *self._list(session, page.rows, starts)]
+            self._unlisted(session, session.behind, gone)
             session.answer(wire.ConversationsEvent(conversations=states, more=page.more))
             self._node.catchup.listed(session)
 

@@ -30,6 +30,7 @@ PAGE_EVENTS: Final = 100
 MAX_MOVED: Final = 1024
 RETRY_S: Final = 1.0
 LAG_S: Final = 0.1
+SERVER_ID: Final = 16  # bytes of `since` that name the server
 
 
 class Behind:
@@ -42,6 +43,8 @@ class Behind:
 
     __slots__ = (
         "ahead_since",
+        "claims",
+        "cursors",
         "more_below",
         "new_device",
         "paused",
@@ -56,6 +59,9 @@ class Behind:
         self.todo: dict[str, int | None] = {}
         self.positions: dict[str, int] = {}
         self.ahead_since: float | None = None  # when it was first found to have what no log here has
+        # Direct conversations whose cursor lies above the head: the head as the user's row has it, None without a row.
+        self.claims: dict[str, int | None] = {}
+        self.cursors: dict[str, int] = {}  # of `hello`, until everything is listed
         self.more_below: int | None = None
         self.new_device = False
         self.paused = False
@@ -123,7 +129,11 @@ class Catchup:
         """Goes on feeding, unless something is under way or the transport is full; joins when nothing is left."""
         behind = session.behind
         while behind is not None and not behind.reading and not behind.paused and session.state is State.READY:
-            if behind.todo:
+            if behind.claims:
+                behind.reading = True
+                claimed = list(behind.claims)
+                self._node.conversations.heads(claimed, partial(self._claimed, session, behind, claimed))
+            elif behind.todo:
                 self._feed(session, behind, *next(iter(behind.todo.items())))
             elif self._moved_hubs(session, behind):
                 continue
@@ -149,6 +159,42 @@ class Catchup:
             session.behind.reading = False
             self.pump(session)
 
+    def _claimed(
+        self, session: Session, behind: Behind, conversations: list[str], heads: list[Head | None] | LinnetError
+    ) -> None:
+        """The device says that it has more of these direct conversations than there is. It starts from the head, or
+        events that are still to come would count as delivered. If another server wrote the head, a failover took back
+        what the device has: that is announced. As in `_ahead`, only when no successor of the server can be in doubt."""
+        if session.behind is not behind or session.state is not State.READY:
+            return
+        if isinstance(heads, LinnetError):
+            self._again(session)
+            return
+        found = dict(zip(conversations, heads, strict=True))
+        ends = {conv: head.seq if head is not None else 0 for conv, head in found.items()}
+        if any(end < behind.positions[conv] for conv, end in ends.items()) and self._doubted(behind):
+            self._node.later(LAG_S, self.listed, session)
+            return
+        lowered: dict[str, int] = {}
+        for conversation, head in found.items():
+            known, position = behind.claims.pop(conversation), behind.positions[conversation]
+            end = ends[conversation]
+            if known is not None and not self._node.client.doubt_s:
+                end = min(end, known)  # what came since the device said so it cannot have had
+            if end >= position:
+                continue
+            if head is None or head.server != session.since[:SERVER_ID]:
+                session.gap(conversation, end + 1, position, "failover")
+            behind.positions[conversation] = lowered[conversation] = end
+            if ends[conversation] > end:
+                behind.moved(conversation, ends[conversation])
+        self._lower(session, lowered)
+        self.listed(session)
+
+    def _lower(self, session: Session, cursors: dict[str, int]) -> None:
+        if cursors:
+            self._node.users.lower(session.user, session.device, session.id, cursors, _ignore)
+
     def _ahead(
         self, session: Session, behind: Behind, conversations: list[str], heads: list[Head | None] | LinnetError
     ) -> None:
@@ -171,6 +217,7 @@ class Catchup:
             if max(head.seq, hub.seq) < position:
                 session.gap(conversation, max(head.seq, hub.seq) + 1, position, "failover")
                 behind.positions[conversation] = max(head.seq, hub.seq)
+                self._lower(session, {conversation: behind.positions[conversation]})
             lagging = lagging or behind.positions[conversation] > hub.written
             if head.seq > hub.seq:
                 self._node.repair(hub, "ahead")
@@ -225,7 +272,9 @@ class Catchup:
         if isinstance(seq, LinnetError):
             self._again(session)
         else:
-            behind.positions.setdefault(conversation, seq)
+            position = behind.positions.setdefault(conversation, seq)
+            if position > (behind.todo.get(conversation) or MAX_INTEGER):
+                behind.claims[conversation] = None
             self.listed(session)
 
     def _again(self, session: Session) -> None:
@@ -278,3 +327,7 @@ class Catchup:
         has noted, or else, while it connects, Redis."""
         behind.todo[conversation] = MAX_INTEGER
         self.pump(session)
+
+
+def _ignore(_: object) -> None:
+    """A cursor that was not lowered is found again by the next connect of the device."""

@@ -186,7 +186,7 @@ class Session:
     def given(self, conversation: str) -> int:
         """The seq up to which this session was given everything, 0 when nothing moved since it connected."""
         if self.behind is not None and (position := self.behind.positions.get(conversation)) is not None:
-            return position
+            return self.behind.claims[conversation] or 0 if conversation in self.behind.claims else position
         if conversation in self.direct:
             return self.direct[conversation]
         hub = self.node.subscriptions.hubs.get(conversation)

@@ -107,7 +107,8 @@ class Change(msgspec.Struct, frozen=True):
 class Head(msgspec.Struct, frozen=True):
     """Where a conversation stands. `at`: of the last event (of its making before the first).
 
-    `deleted`: seqs of the messages that were deleted last, the newest deletion last.
+    `deleted`: seqs of the messages that were deleted last, the newest deletion last. `server`: the replication id of
+    the server that wrote last.
     """
 
     seq: int
@@ -120,6 +121,7 @@ class Head(msgspec.Struct, frozen=True):
     title: str
     size: int = 0
     deleted: tuple[int, ...] = ()
+    server: bytes = b""
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -472,10 +474,10 @@ def _head(value: Any) -> Head | None:
     m, version, floor, routed, kind, title, size, deleted = value
     if m is None:
         return None
-    seq, count, _, _, _, at = _META.unpack(m)
+    seq, count, _, _, server, at = _META.unpack(m)
     where = seq, count, at, int(version), int(floor or 0), int(routed or 0)
     gone = struct_unpack(f">{len(deleted) // 8}Q", deleted) if deleted else ()
-    return Head(*where, kind.decode(), title.decode(), int(size or 0), gone)
+    return Head(*where, kind.decode(), title.decode(), int(size or 0), gone, server)
 
 
 def _present_roles(value: Any) -> list[str]:

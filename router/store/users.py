@@ -237,7 +237,29 @@ class Users:
         reply: Callable[[bool | LinnetError], None],
     ) -> None:
         """The device has everything up to these seqs. Only raises; False if the session is not the device's."""
-        args = (device, session, keys.cursor(user, device), _pack(cursors))
+        self._ack(user, device, session, cursors, False, reply)
+
+    def lower(
+        self,
+        user: str,
+        device: str,
+        session: str,
+        cursors: dict[str, int],
+        reply: Callable[[bool | LinnetError], None],
+    ) -> None:
+        """The device claimed more than there was: lower its cursors to these seqs."""
+        self._ack(user, device, session, cursors, True, reply)
+
+    def _ack(
+        self,
+        user: str,
+        device: str,
+        session: str,
+        cursors: dict[str, int],
+        lower: bool,
+        reply: Callable[[bool | LinnetError], None],
+    ) -> None:
+        args = (device, session, keys.cursor(user, device), _pack(cursors), int(lower))
         self._client.call("ack", (keys.devices(user),), args, partial(_truth, reply))
 
     def set_starts(

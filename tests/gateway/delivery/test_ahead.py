@@ -6,8 +6,9 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
+from router.contract.packing import MAX_INTEGER
 from router.store.answers import ask
-from tests.gateway.world import world
+from tests.gateway.world import World, world
 
 
 async def test_what_a_device_brings_is_not_given_to_it_again(valkey: EmbeddedValkey) -> None:
@@ -89,3 +90,74 @@ async def test_who_comes_into_a_group_again_goes_on_where_she_stood(valkey: Embe
         said.append(await of.say("ann", group, "three"))
         await bob.event("message", seq=said[-1].seq)
         assert bob.seqs(group) == [one.seq for one in said]
+
+
+async def stored_cursor(of: World, user: str, conversation: str) -> int:
+    await of.settled()
+    cursor: int = await ask(of.node.users.cursor, user, "phone", conversation)
+    return cursor
+
+
+@pytest.mark.parametrize("beyond", [1, 1000, MAX_INTEGER])
+async def test_cursor_beyond_a_direct_head_swallows_no_message(valkey: EmbeddedValkey, beyond: int) -> None:
+    """It is clamped: what comes next is delivered, live and to the next connection, and nothing is acked by it."""
+    async with world(valkey) as of:
+        direct = await of.direct("ann", "bob")
+        last = await of.say("ann", direct, "kept")
+        bob = await of.client("bob").connected()
+        bob.end()
+        bob = of.client("bob")
+        await bob.hello(cursors={direct: min(last.seq + beyond, MAX_INTEGER)})
+        said = [await of.say("ann", direct, body) for body in ("one", "two")]
+        await bob.event("message", seq=said[-1].seq)
+        assert (bob.seqs(direct), bob.of("gap")) == ([one.seq for one in said], [])
+        assert await stored_cursor(of, "bob", direct) == last.seq
+        bob.say("ack", conversation=direct, seq=said[0].seq)
+        await bob.ask("ping", "pong")
+        bob.end()
+        again = await of.client("bob").connected()
+        await again.event("message", seq=said[-1].seq)
+        assert again.seqs(direct) == [said[1].seq]
+
+
+async def test_cursor_beyond_a_direct_head_of_another_server_is_announced(valkey: EmbeddedValkey) -> None:
+    """A failover took back what the device has: a gap to its cursor, and it starts from the head."""
+    async with world(valkey) as of:
+        direct = await of.direct("ann", "bob")
+        last = await of.say("ann", direct, "kept")
+        photograph = await of.photographed(direct)
+        await of.failed_over(direct, photograph)
+        bob = await of.client("bob").connected(cursors={direct: last.seq + 7})
+        gap = await bob.event("gap", conversation=direct)
+        assert (gap["from"], gap["to"], gap["reason"]) == (last.seq + 1, last.seq + 7, "failover")
+        new = await of.say("ann", direct, "new")
+        await bob.event("message", seq=new.seq)
+        assert (bob.seqs(direct), len(bob.of("gap"))) == ([new.seq], 1)
+        assert await stored_cursor(of, "bob", direct) == last.seq
+
+
+async def test_cursors_of_other_users_conversations_are_ignored(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as of:
+        await of.direct("cid", "dan")
+        bob = await of.client("bob").connected(cursors={"d:cid:dan": 5, "d:bob:aaa": 5, "d:x": 5})
+        await bob.ask("ping", "pong")
+        assert bob.of("gap") == []
+
+
+async def test_direct_cursor_is_not_clamped_while_a_successor_is_in_doubt(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a server does not have that may have been succeeded, the next one has: no gap, and nothing given again."""
+    async with world(valkey) as of:
+        monkeypatch.setattr(type(of.redis), "doubt_s", property(lambda _: 60.0))
+        direct = await of.direct("ann", "bob")
+        last = await of.say("ann", direct, "kept")
+        bob = of.client("bob")
+        await bob.hello(cursors={direct: last.seq + 1})
+        await of.settled()
+        there = await of.say("ann", direct, "there now")
+        await bob.caught_up()
+        new = await of.say("ann", direct, "new")
+        await bob.event("message", seq=new.seq)
+        assert there.seq == last.seq + 1
+        assert (bob.seqs(direct), bob.of("gap")) == ([new.seq], [])
