@@ -109,6 +109,7 @@ async def work(process: Process, client: Client) -> None:
 
 async def _begin(node: Node) -> None:
     await node.bus.connect(FOREVER_S)
+    await node.bus.probe(node.client.channels.probes())
     await node.durability.connect(FOREVER_S)
     await patiently(node.lease.set_clock)
 

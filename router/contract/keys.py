@@ -60,6 +60,7 @@ IDEMPOTENCY_S: Final = 86_400
 GATEWAYS: Final = "linnet:gateways"
 DEPLOYMENT: Final = "linnet:deployment"
 TICK: Final = "linnet:tick"
+PROBES: Final = ("{c0}:probe", "{u0}:probe", "linnet:probe")  # scratch keys, one of each family
 
 DIRECT: Final = "d"
 GROUP: Final = "g"
@@ -191,6 +192,10 @@ class Channels(msgspec.Struct, frozen=True):
 
     def presence(self, name: str) -> str:
         return f"{self.bus}{_u(name)}:pr:{name}"
+
+    def probes(self) -> tuple[str, str]:
+        """Channels without meaning, one of each family: whether they may be used is what a starting process asks."""
+        return f"{self.bus}{{c0}}:probe", f"{self.bus}{{u0}}:probe"
 
     def echo(self, node: str) -> str:
         return f"{self.bus}{_c(node)}:echo:{node}"

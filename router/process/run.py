@@ -135,6 +135,7 @@ async def _check(client: Client, settings: Settings) -> None:
     await patiently(lambda: client.check_server(settings.durability, settings.replicas))
     client.fitness.watch(settings.durability)
     await patiently(lambda: _join(client, settings))
+    await patiently(client.probe)
 
 
 async def _join(client: Client, settings: Settings) -> None:

@@ -29,9 +29,10 @@ from time import perf_counter
 from typing import Final, Literal, TypeAlias
 
 from router.contract import keys
-from router.contract.errors import LinnetError, Unavailable
+from router.contract.errors import LinnetError, StartupError, Unavailable
 from router.contract.metrics import KEPT, KEPT_SECONDS
 from router.store.redis.client import Client
+from router.store.redis.pipeline import Denied
 
 Kept: TypeAlias = Callable[[LinnetError | None], None]
 
@@ -80,6 +81,13 @@ class Replicated(Durability):
 
     async def connect(self, within_s: float) -> None:
         await self._line.connect(within_s)
+        asked: asyncio.Future[object] = self._loop.create_future()
+        self._line.call(("WAIT", 0, 1), asked.set_result)
+        if isinstance(denied := await asked, Denied):
+            raise StartupError(
+                f"Redis at {self._line.address} refuses WAIT, which durability replicated needs ({denied.why}): give"
+                " its user the rights in deploy/README.md"
+            )
 
     async def close(self) -> None:
         await self._line.close()

@@ -10,6 +10,7 @@ from itertools import product
 import pytest
 
 from deploy.embedded import EmbeddedValkey
+from router.store.redis import functions, rights
 from router.store.redis.connection import address
 from tests import support
 from tests.conftest import StartProcess
@@ -115,3 +116,20 @@ async def test_server_that_becomes_unfit_is_named_and_unreadies_no_process(
         redis.config_set("appendfsync", "always")
     await support.eventually(fit)
     assert "linnet_redis_unfit 0.0" in await started.metrics()
+
+
+@pytest.mark.parametrize("module", ["gateway", "router"])
+async def test_process_starts_with_the_rights_of_the_operating_page_and_no_less(
+    own_valkey: EmbeddedValkey, process: StartProcess, module: str
+) -> None:
+    """What `ACL SETUSER` gives by itself is too little: the start ends with one line that names what is missing."""
+    line = rights.acl_line(functions.build().source.decode()).replace("PASSWORD", "pw").split()
+    url = own_valkey.url.replace("://", f"://{rights.USER}:pw@")
+    with own_valkey.client() as redis:
+        redis.execute_command(*line, "-xadd")
+        refused = process(module, LINNET_REDIS_URL=url)
+        assert await refused.ended() == 1
+        assert "'xadd'" in refused.log
+        assert "Traceback" not in refused.log
+        redis.execute_command(*line)
+    await process(module, LINNET_REDIS_URL=url).ready()

@@ -21,10 +21,12 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Sequence
 from functools import partial
+from itertools import cycle
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from router.contract import keys
 from router.contract.clocks import Clocks
 from router.contract.errors import FunctionError, LinnetError, StartupError, Unavailable
 from router.contract.keys import Channels
@@ -40,6 +42,7 @@ Mode = Literal["standalone", "sentinel", "cluster"]
 
 CONNECT_S: Final = 10.0
 FOLLOW_S: Final = 1.0
+DENIED: Final = "ERR ACL failure in script: "
 
 log = logging.getLogger("linnet.redis")
 
@@ -261,6 +264,28 @@ class Client:
             log.warning("LINNET_DURABILITY=fsync: a failover can lose acked sends, replicated would keep them")
         elif durability == "replicated":
             self._count_replicas(info, replicas)
+
+    async def probe(self) -> None:
+        """`StartupError` that names the rights our user lacks; `Unavailable` if the server went away.
+
+        Tried are all commands of our functions on scratch keys of each family, publishing, and the commands beside
+        them that reading needs.
+        """
+        refused: list[str] = []
+        for key, channel in zip(keys.PROBES, cycle(self.channels.probes()), strict=False):
+            try:
+                said = iter(await self.fcall("probe", (key,), (channel,)))
+                for command, why in zip(said, said, strict=True):
+                    refused.append(f"{command.decode()}: {why.decode().removeprefix(DENIED)}")
+                await self.fetch("HSCAN", f"{key}:none", 0)
+                await self.fetch("SPUBLISH", channel, "")
+            except Denied as error:
+                refused.append(error.why)
+        if refused:
+            raise StartupError(
+                f"Redis at {self.address} refuses what Linnet needs ({'; '.join(dict.fromkeys(refused))}): give its"
+                " user the rights in deploy/README.md"
+            )
 
     def _count_replicas(self, info: dict[str, str], replicas: int) -> None:
         """How the server is configured stops the start; how it is now (a replica is down) only stops acks."""

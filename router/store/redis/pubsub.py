@@ -42,7 +42,7 @@ from typing import Final
 import hiredis
 import msgspec
 
-from router.contract.errors import LinnetError
+from router.contract.errors import LinnetError, StartupError
 from router.contract.keys import renamed
 from router.store.redis.client import Client
 from router.store.redis.connection import NOTHING, Link, pack
@@ -54,6 +54,7 @@ BATCH: Final = 1000  # messages between two turns of the loop
 CHUNK: Final = 500  # channels of one request
 MAX_REQUESTS: Final = 10_000  # unconfirmed; a server so far behind is dropped, and the restore asks for what is left
 ECHO_S: Final = 1.0
+PROBE_S: Final = 0.5
 DEAF_ECHOES: Final = 3
 MUTE_ECHOES: Final = 5
 
@@ -120,6 +121,7 @@ class Bus(Link):
         self._requests: deque[_Request] = deque()
         self._flushing = self._paused = False
         self._was_lost = False
+        self._denied = ""  # what the server said when its ACL refused a subscription
         self._published = self._heard = 0  # echoes
         self._unheard = 0  # of those that Redis has confirmed, since the last one heard
         self._deaf_dials = 0  # connections in a row that ended deaf, since the last echo heard
@@ -130,6 +132,22 @@ class Bus(Link):
         self.messages = self.batches = self.deaf = self.mute = self.taken_away = self.callback_errors = 0
 
     # -- what callers do
+
+    async def probe(self, channels: Iterable[str]) -> None:
+        """Until the server has confirmed a subscription to these; `StartupError` if it refuses that to our user."""
+        asked = tuple(channels)
+        while True:
+            confirmed: asyncio.Future[bool] = self._loop.create_future()
+            self.subscribe(asked, partial(_settle, confirmed))
+            if await confirmed:
+                self.unsubscribe(asked)
+                return
+            if self._denied:
+                raise StartupError(
+                    f"Redis at {self.address} refuses subscriptions ({self._denied}): give its user the rights in"
+                    " deploy/README.md"
+                )
+            await asyncio.sleep(PROBE_S)
 
     def subscribe(self, channels: Iterable[bytes | str], ready: Ready | None = None) -> None:
         """Want these channels; the caller names none twice without leaving it (but may, at no cost)."""
@@ -273,6 +291,8 @@ class Bus(Link):
             try:
                 verb, channel, payload = reply
             except (TypeError, ValueError):  # an error reply, or nothing that belongs here
+                if str(reply).startswith("NOPERM"):
+                    self._denied = f"{reply!s:.200}"
                 raise hiredis.ProtocolError(f"refused: {reply!s:.200}") from None
             if verb != b"smessage":
                 self._deliver(batch)
@@ -369,3 +389,8 @@ def _bytes(channel: bytes | str) -> bytes:
 def _chunks(verb: bytes, channels: Iterable[bytes]) -> list[_Request]:
     rest = iter(channels)
     return [_Request(verb, chunk) for chunk in iter(lambda: tuple(islice(rest, CHUNK)), ())]
+
+
+def _settle(future: asyncio.Future[bool], confirmed: bool) -> None:
+    if not future.done():  # else the caller gave up
+        future.set_result(confirmed)
