@@ -36,7 +36,8 @@ class Gateway:
         self._joins_by = node.loop.time() + its.drain_accept_s + its.drain_window_s + FINISH_S + LEASE_S
         self._joined = False
         frames = {"ws": WebSocketConnection, "ws_max_size": wire.MAX_FRAME_BYTES}
-        self._server = uvicorn.Server(serving.public_config(create_app(node), node.settings, **frames))
+        self.config = serving.public_config(create_app(node), node.settings, **frames)
+        self._server = uvicorn.Server(self.config)
 
     def readiness(self) -> Readiness:
         """Ready once the lease is written. A Redis that fails later unreadies nobody: all would go at once.
@@ -101,6 +102,7 @@ async def work(process: Process, client: Client) -> None:
         await process.unless_stopped(_begin(node))
         if not process.stop.is_set():
             gateway = Gateway(node)
+            process.serves(gateway.config)
             process.readiness, process.observe = gateway.readiness, node.observe
             await gateway.run(process)
     finally:

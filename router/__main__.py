@@ -48,13 +48,15 @@ async def work(process: Process, client: Client) -> None:
     fetch = fetcher(settings.jwks_url) if settings.jwks_url else None
     services = Services.make(settings, client, node, fetch)
     api = uvicorn.Server(
-        serving.public_config(
-            create_app(services),
-            settings,
-            lifespan="on",
-            timeout_graceful_shutdown=REQUESTS_S,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            limit_concurrency=CONNECTIONS,
+        process.serves(
+            serving.public_config(
+                create_app(services),
+                settings,
+                lifespan="on",
+                timeout_graceful_shutdown=REQUESTS_S,
+                timeout_keep_alive=KEEP_ALIVE_S,
+                limit_concurrency=CONNECTIONS,
+            )
         )
     )
     stores = services.conversations, services.users, services.pushes

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import time
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
@@ -34,6 +33,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from router.contract.errors import StartupError
+from router.process.tls import Trust
 
 MAX_ANSWER_BYTES: Final = 65_536
 MAX_RETRY_AFTER_S: Final = 86_400
@@ -124,7 +124,7 @@ class HttpClient:
             raise StartupError(f"{setting} {WRONG_URL}") from None
         if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
             raise StartupError(f"{setting} {WRONG_URL}")
-        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._tls = Trust() if parts.scheme == "https" else None
         self._host, self._port, self._target, self._headers = parts.hostname, port, target, headers
         self._timeout_s, self._max_bytes = timeout_s, max_bytes
         self._idle: list[Line] = []
@@ -168,11 +168,12 @@ class HttpClient:
     async def _connected(self) -> Line:
         """A new connection, to the first of the host's addresses that accepts one."""
         name = self._host if self._tls else None
+        tls = self._tls.context() if self._tls else None
         *others, last = await self._addresses()
         for address in others:
             with suppress(OSError):
-                return Line(*await asyncio.open_connection(address, self._port, ssl=self._tls, server_hostname=name))
-        return Line(*await asyncio.open_connection(last, self._port, ssl=self._tls, server_hostname=name))
+                return Line(*await asyncio.open_connection(address, self._port, ssl=tls, server_hostname=name))
+        return Line(*await asyncio.open_connection(last, self._port, ssl=tls, server_hostname=name))
 
     async def _addresses(self) -> list[str]:
         if self._lookup is None or self._lookup.done():

@@ -22,7 +22,7 @@ import uvloop
 
 from router.contract.errors import StartupError, Unavailable
 from router.contract.settings import Settings, load
-from router.process import logs, serving
+from router.process import logs, serving, tls
 from router.process.admin import Readiness, create_admin
 from router.process.clocks import ClockWatch
 from router.store.deployment import deployment_check
@@ -46,6 +46,23 @@ class Process:
         self.trouble: Callable[[], str] = lambda: ""  # with Redis, now
         self.observe: Callable[[], None] = lambda: None
         self._was_ready = False
+        self._certificate: tls.Certificate | None = None
+
+    def serves(self, config: uvicorn.Config) -> uvicorn.Config:
+        """The public server's; its certificate is read anew when it changes."""
+        if config.ssl is not None:
+            self._certificate = tls.Certificate(config.ssl, self.settings.tls_cert, self.settings.tls_key)
+        return config
+
+    def look_at_certificate(self) -> None:
+        """Also what SIGHUP asks for; it ends no process."""
+        if self._certificate is not None:
+            self._certificate.look()
+
+    async def look_at_certificates(self) -> None:
+        while True:
+            await asyncio.sleep(tls.LOOK_S)
+            self.look_at_certificate()
 
     def ready(self) -> Readiness:
         """What the work says, and beside it what is wrong with Redis; that alone keeps only a starting one unready."""
@@ -87,10 +104,12 @@ def main(name: str, work: Work) -> None:
 
 async def _live(name: str, settings: Settings, work: Work) -> None:
     stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+        loop.add_signal_handler(signum, stop.set)
     with serving.listening(settings.listen) as public, serving.listening(settings.admin_listen) as private:
         process = Process(settings, stop, public)
+        loop.add_signal_handler(signal.SIGHUP, process.look_at_certificate)
         admin = uvicorn.Server(serving.config(create_admin(process.ready, process.scraped, name)))
         answering = asyncio.create_task(admin._serve([private]))
         try:
@@ -111,14 +130,15 @@ async def _live(name: str, settings: Settings, work: Work) -> None:
 
 
 async def _work(process: Process, client: Client, work: Work) -> None:
-    """The work, and a look at the clocks before it and beside it."""
+    """The work, a look at the clocks before it, and at clocks and certificate beside it."""
     watch = ClockWatch(client)
     await process.unless_stopped(patiently(watch.look))
-    watching = asyncio.create_task(watch.run())
+    beside = [asyncio.create_task(part) for part in (watch.run(), process.look_at_certificates())]
     try:
         await work(process, client)
     finally:
-        watching.cancel()
+        for task in beside:
+            task.cancel()
 
 
 async def patiently(ask: Callable[[], Awaitable[None]]) -> None:

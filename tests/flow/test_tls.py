@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import ssl
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from deploy.prepare import own_certificate
 from tests.flow.client import ChatClient
 from tests.flow.conftest import Start
+from tests.support import eventually
 
 
 async def test_chat_over_the_gateways_own_tls(start: Start, tmp_path: Path) -> None:
@@ -26,3 +28,27 @@ async def test_chat_over_the_gateways_own_tls(start: Start, tmp_path: Path) -> N
     assert (await bob.event("message", conversation=ack["conversation"]))["body"] == "over TLS"
     with pytest.raises(ssl.SSLCertVerificationError):
         await ChatClient("mallory").open(url)
+
+
+async def test_renewed_certificate_is_shown_without_a_restart(start: Start, tmp_path: Path) -> None:
+    """The files are replaced and the process gets SIGHUP: it goes on, its connections too, and new ones see the new
+    certificate."""
+    pem, renewed = own_certificate(tmp_path / "linnet.pem", "127.0.0.1"), tmp_path / "renewed.pem"
+    old = ssl.create_default_context(cafile=str(pem))
+    system = await start(gateways=1, router=False, LINNET_TLS_CERT=str(pem), LINNET_TLS_KEY=str(pem))
+    url = system.urls[0].replace("ws://", "wss://")
+    alice = ChatClient("alice")
+    await alice.open(url, ssl=old)
+    await alice.hello()
+    own_certificate(renewed, "127.0.0.1")
+    new = ssl.create_default_context(cafile=str(renewed))
+    renewed.replace(pem)
+    system.gateways[0].send(signal.SIGHUP)
+    await eventually(lambda: "were read" in system.gateways[0].log)
+    bob = ChatClient("bob")
+    await bob.open(url, ssl=new)
+    await bob.hello()
+    await alice.sent("@bob", "over the old connection")
+    assert (await bob.event("message"))["body"] == "over the old connection"
+    with pytest.raises(ssl.SSLCertVerificationError):
+        await ChatClient("mallory").open(url, ssl=old)

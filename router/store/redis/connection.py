@@ -35,6 +35,7 @@ import hiredis
 import msgspec
 
 from router.contract.errors import StartupError
+from router.process.tls import Trust
 
 # redis-py loads OpenTelemetry's SDK for metrics of its own wherever it is installed: 60 modules, 2 MB and a tenth of
 # the start, for nothing. So it does not find it.
@@ -100,7 +101,7 @@ class Address(msgspec.Struct, frozen=True):
     port: int
     path: str
     greeting: tuple[tuple[str, ...], ...]
-    tls: ssl.SSLContext | None
+    tls: Trust | None
 
     def __repr__(self) -> str:
         return self.path or (f"{self.host}:{self.port}" if self.port else self.host)
@@ -137,12 +138,21 @@ class Topology(Protocol):
         ...
 
 
+def _tls(kind: Any, given: dict[str, Any]) -> ssl.SSLContext:
+    """What redis-py makes of the URL's options; its connection keeps the context, so each is of a connection anew."""
+    made: ssl.SSLContext = kind(**given).ssl_context.get()
+    return made
+
+
 def address(url: str) -> Address:
     """The address in a redis://, rediss:// or unix:// URL, with redis-py's reading of its options."""
     try:
         given: dict[str, Any] = dict(pool.parse_url(url))
         kind = given.pop("connection_class", pool.Connection)
-        tls = kind(**given).ssl_context.get() if kind is pool.SSLConnection else None
+        tls = None
+        if kind is pool.SSLConnection:
+            files = (given.get(f"ssl_{name}") for name in ("ca_certs", "ca_path", "certfile", "keyfile"))
+            tls = Trust(lambda: _tls(kind, given), tuple(file for file in files if file))
     except OSError as error:  # a certificate that cannot be read: the text names the file
         raise StartupError(f"LINNET_REDIS_URL: {error}") from None
     except (ValueError, TypeError, redis.RedisError):  # the text may hold a piece of the password
@@ -287,7 +297,9 @@ class Link:
         if where.path:
             await loop.create_unix_connection(lambda: wire, where.path)
         else:
-            await loop.create_connection(lambda: wire, where.host, where.port, ssl=where.tls)
+            await loop.create_connection(
+                lambda: wire, where.host, where.port, ssl=where.tls.context() if where.tls else None
+            )
         if not await self._greeted:
             raise ConnectionError(self._why)
 
