@@ -339,8 +339,8 @@ class Device:
             self._unacked.add(conversation)
             if kind == "message":
                 self.recent.append((conversation, seq))
-            if event["from"] == self.user:  # own messages count as read
-                self._read_to(conversation, seq)
+                if event["from"] == self.user:  # own messages count as read
+                    self._read_to(conversation, seq)
 
     def _acked(self, event: dict[str, Any]) -> None:
         n = event["n"]

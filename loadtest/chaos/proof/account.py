@@ -217,7 +217,7 @@ class Account:
         self.given.add((name, seq))
         self.session[name] = max(seq, self.session.get(name, 0))
         self.received.setdefault(name, set()).add(seq)
-        if entry.user == self.user:  # own messages count as read
+        if entry.user == self.user and entry.kind == "message":  # own messages count as read
             self._marked(name, seq, row.at)
         log = self.findings.logs.get(name)
         logged = log.by_seq.get(seq) if log is not None else None

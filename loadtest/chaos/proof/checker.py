@@ -178,7 +178,8 @@ def check_commands(
 def check_kept(device: str, n: int, command: Command, log: Log | None) -> Iterator[Violation]:
     entry = log.by_seq.get(command.seq) if log is not None else None
     if entry is not None:
-        if (f"{entry.user}/{entry.device}", entry.n, entry.body) != (device, n, command.body):
+        sent = (f"{entry.user}/{entry.device}", entry.n, entry.body) == (device, n, command.body)
+        if not sent and not command.repeats(entry, device):
             stored = f"n {entry.n} of {entry.user}/{entry.device}"
             what = f"n {n} of {device} was acked as {command.seq}, where the log has {stored}"
             yield Violation("G1", what, command.at, command.conversation, command.seq, n, (device,))

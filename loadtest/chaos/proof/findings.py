@@ -81,6 +81,11 @@ class Command(msgspec.Struct):
     at: int = 0
     refused: str = ""
 
+    def repeats(self, entry: Entry, device: str) -> bool:
+        """Whether this is a reaction that `entry` already contains: it is acked with the seq of that event."""
+        user = device.partition("/")[0]
+        return self.kind == "react" and (entry.kind, entry.user, entry.target) == ("react", user, self.target)
+
 
 class Share(msgspec.Struct, frozen=True):
     """What a device received of the trimmed part of a conversation, which is (after, upto]."""

@@ -34,25 +34,26 @@ def check_trimmed(findings: Findings, commands: Commands) -> Iterator[Violation]
         for n, command in numbers.items():
             log = findings.logs.get(command.conversation)
             if command.seq and log is not None and command.seq <= log.floor:
-                acked.setdefault(log.id, {})[command.seq] = Acked(device, n, command)
+                one = Acked(device, n, command)
+                yield from _as_sent(findings, log.id, one)
+                acked.setdefault(log.id, {}).setdefault(command.seq, one)
             if command.seq and command.kind == "delete" and log is not None:
                 deleted[log.id].add(command.target)
     for name, events in acked.items():
         gone = deleted[name]
         findings.counts["events that were trimmed"] += len(events)
-        yield from _as_sent(findings, name, events)
         kept = {seq for seq, one in events.items() if not (one.command.kind == "edit" and one.command.target in gone)}
         yield from _reached(findings, findings.logs[name], events, sorted(kept - gone))
 
 
-def _as_sent(findings: Findings, name: str, events: dict[int, Acked]) -> Iterator[Violation]:
-    for seq, one in events.items():
-        entry = findings.unlogged.get((name, seq))
-        if entry is not None and (f"{entry.user}/{entry.device}", entry.n, entry.body) != (
-            one.device, one.n, one.command.body,
-        ):  # fmt: skip
-            what = f"n {one.n} of {one.device} was acked as {seq}, where others have n {entry.n} of {entry.user}"
-            yield Violation("G1", what, one.command.at, name, seq, one.n, (one.device,))
+def _as_sent(findings: Findings, name: str, one: Acked) -> Iterator[Violation]:
+    seq = one.command.seq
+    entry = findings.unlogged.get((name, seq))
+    if entry is None or one.command.repeats(entry, one.device):
+        return
+    if (f"{entry.user}/{entry.device}", entry.n, entry.body) != (one.device, one.n, one.command.body):
+        what = f"n {one.n} of {one.device} was acked as {seq}, where others have n {entry.n} of {entry.user}"
+        yield Violation("G1", what, one.command.at, name, seq, one.n, (one.device,))
 
 
 def _reached(findings: Findings, log: Log, events: dict[int, Acked], wanted: list[int]) -> Iterator[Violation]:

@@ -299,6 +299,26 @@ def test_log_entry_that_no_device_sent_is_a_violation(forged: Forged) -> None:
     assert any("no device sent the entry at 102" in violation.what for violation in forged.found())
 
 
+@pytest.mark.parametrize("trimmed", [False, True])
+@pytest.mark.parametrize(("user", "target", "found"), [("bob", 103, []), ("bob", 101, ["G1"]), ("ann", 103, ["G1"])])
+def test_repeated_reaction_is_acked_with_its_first_event(
+    forged: Forged, user: str, target: int, found: list[str], trimmed: bool
+) -> None:
+    """G1: the seq of the ack must be that of a reaction of the same user to the same message."""
+    react = message(105, "bob", 9, "react", 103)
+    forged.log.append(react)
+    forged.rows["bob/phone"] += [Sent(1105, TALK, 9, "react", 103, "", 1), Acked(1105, TALK, 9, 105, False)]
+    for rows in forged.rows.values():
+        rows.append(received(react))
+    forged.rows[f"{user}/phone"] += [Sent(1201, TALK, 11, "react", target, "", 1), Acked(1201, TALK, 11, 105, False)]
+    if trimmed:
+        forged.log, forged.floor = [message(106, "ann", 12)], 105
+        forged.rows["ann/phone"] += [Sent(1106, TALK, 12, "send", 0, "body-12", 1), Acked(1106, TALK, 12, 106, False)]
+        for rows in forged.rows.values():
+            rows.append(received(forged.log[0]))
+    assert [violation.promise for violation in forged.found()] == found
+
+
 # -- G4, G5
 
 
@@ -555,6 +575,19 @@ def test_read_marks_of_a_removed_member_may_differ(forged: Forged) -> None:
     assert forged.found() == []
 
 
+def test_own_reaction_does_not_count_as_read(forged: Forged) -> None:
+    """G9: bob's phone read up to a reaction of his own, and his laptop did not receive that mark."""
+    react = message(105, "bob", 9, "react", 103)
+    forged.rows["bob/laptop"] = [*welcome(1000), *(received(entry) for entry in forged.log)]
+    forged.log.append(react)
+    forged.rows["bob/phone"] += [Sent(1105, TALK, 9, "react", 103, "", 1), Acked(1105, TALK, 9, 105, False)]
+    for rows in forged.rows.values():
+        rows.append(received(react))
+    assert forged.found() == []
+    forged.rows["bob/phone"].append(ReadReceipt(1200, TALK, "bob", 105))
+    forged.only("G9", "different read marks")
+
+
 def test_own_messages_count_as_read(forged: Forged) -> None:
     """Both devices have the newest message of bob himself, so both know that it is read."""
     forged.rows["bob/laptop"] = [*welcome(1000), *(received(entry) for entry in forged.log)]
@@ -582,6 +615,7 @@ def test_deleted_messages_may_be_missing(forged: Forged) -> None:
     forged.rows["bob/phone"] += [received(edit), received(delete)]
     forged.without("ann/laptop", 103)
     forged.rows["ann/laptop"].append(received(delete))
+    forged.rows["ann/laptop"].append(ReadReceipt(1107, TALK, "ann", 103))
     forged.log = [forged.log[0], forged.log[1], forged.log[3], delete]
     assert forged.found() == []
 
