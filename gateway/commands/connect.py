@@ -26,6 +26,7 @@ from router.contract import errors, keys, metrics, packing, wire
 from router.contract.errors import LinnetError, NotFound, Unauthorized
 from router.contract.packing import MAX_INTEGER
 from router.contract.tokens import Identity, UnknownKey
+from router.store.conversations import ROLE_NAMES
 from router.store.users import Page, Row, Synced
 
 if TYPE_CHECKING:
@@ -224,6 +225,10 @@ class Connects:
         countdown = Countdown(partial(self._settled, session, starts, last, done))
         new = session.behind is not None and session.behind.new_device
         for row in rows:
+            if row.kind != keys.DIRECT and not row.left:
+                countdown.begin()
+                reply_role = partial(_role, session, row.conversation, countdown)
+                self._node.conversations.roles(row.conversation, [session.user], reply_role)
             if row.cursor is not None or row.left:
                 continue
             if new or row.kind == keys.CHANNEL:
@@ -262,7 +267,7 @@ class Connects:
             if hub is None and cursor > row.head and behind.positions[conversation] == cursor:
                 behind.claims[conversation] = row.head
             head, count, at = (row.head, row.count, row.score) if hub is None else (hub.seq, hub.count, hub.at * 1000)
-            listed.append((at, head > cursor, head, state_of(session.user, row, cursor, head, count, hub)))
+            listed.append((at, head > cursor, head, state_of(session, row, cursor, head, count, hub)))
         listed.sort(key=_newest_first)
         for _, lacks, head, state in listed:
             if lacks:
@@ -333,12 +338,12 @@ class Connects:
         cursor = max(stood, row.cursor if row.cursor is not None else starts.get(row.conversation, 0))
         behind.positions[row.conversation] = cursor
         behind.todo.pop(row.conversation, None)
-        state = state_of(session.user, row, cursor, hub.seq, hub.count, hub)
+        state = state_of(session, row, cursor, hub.seq, hub.count, hub)
         session.answer(wire.ConversationsEvent(conversations=[state], more=False))
         self._node.catchup.pump(session)
 
 
-def state_of(user: str, row: Row, cursor: int, head: int, count: int, hub: Hub | None) -> wire.ConversationState:
+def state_of(session: Session, row: Row, cursor: int, head: int, count: int, hub: Hub | None) -> wire.ConversationState:
     """One conversation as its user's device finds it; a direct one has no hub."""
     direct = row.kind == keys.DIRECT
     title, deleted = (row.title, ()) if hub is None else (hub.title, hub.deleted)
@@ -350,11 +355,19 @@ def state_of(user: str, row: Row, cursor: int, head: int, count: int, hub: Hub |
         cursor=cursor,
         read=row.read,
         unread=row.unread(count, deleted),
-        with_=keys.other_party(row.conversation, user) if direct else None,
+        with_=keys.other_party(row.conversation, session.user) if direct else None,
+        role="member" if direct else (session.roles or {}).pop(row.conversation, None),
     )
 
 
 _Listed = tuple[int, bool, int, wire.ConversationState]  # when it moved, whether the device lacks events, its head
+
+
+def _role(session: Session, conversation: str, countdown: Countdown, roles: list[str] | LinnetError) -> None:
+    if not isinstance(roles, LinnetError) and roles[0]:
+        session.roles = session.roles or {}
+        session.roles[conversation] = ROLE_NAMES.get(roles[0], "member")
+    countdown.finish()
 
 
 def _newest_first(item: _Listed) -> int:

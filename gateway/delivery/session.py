@@ -47,7 +47,8 @@ class Session:
     __slots__ = (
         "acks", "again", "age_deadline", "behind", "codec", "connection", "deadline", "device", "direct", "early",
         "expires_at", "gone", "hubs", "id", "instance", "node", "other_read", "out", "pages", "paging", "reads",
-        "since", "started", "state", "syncing", "tat", "token", "told_read", "user", "user_hub", "variant", "watches",
+        "roles", "since", "started", "state", "syncing", "tat", "token", "told_read", "user", "user_hub", "variant",
+        "watches",
     )  # fmt: skip
 
     def __init__(self, node: Node, connection: WebSocketConnection, codec: wire.Codec, token: str | None) -> None:
@@ -77,6 +78,7 @@ class Session:
         self.gone: dict[str, int] | None = None  # conversation -> the change by which it was, as told here
         self.reads: dict[str, tuple[int, int]] | None = None
         self.told_read: dict[str, int] | None = None  # conversation -> the user's read mark, as told here
+        self.roles: dict[str, str] | None = None  # conversation -> the user's role, until that is told
         self.other_read: dict[str, int] | None = None  # direct conversation -> the other user's, as far as known here
         self.watches: set[str] | None = None
         self.tat = 0.0

@@ -168,6 +168,7 @@ class ConversationState(Struct, kw_only=True, frozen=True, omit_defaults=True):
     read: int | UnsetType = UNSET
     unread: int | UnsetType = UNSET
     with_: str | None = field(name="with", default=None)
+    role: str | None = None
     gone: bool = False
     reason: str | None = None
 

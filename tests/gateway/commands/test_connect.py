@@ -176,9 +176,10 @@ async def test_the_welcome_says_who_and_what_there_is(valkey: EmbeddedValkey) ->
         }  # fmt: skip
         assert conversations == [
             {"conversation": direct, "kind": "direct", "title": "", "head": second.seq, "cursor": 0,
-             "read": conversations[0]["read"], "unread": 1, "with": "ann"},
+             "read": conversations[0]["read"], "unread": 1, "with": "ann",
+             "role": "member"},
             {"conversation": group, "kind": "group", "title": "a title", "head": first.seq, "cursor": 0, "read": 0,
-             "unread": 1},
+             "unread": 1, "role": "member"},
         ]  # fmt: skip
         await bob.until(lambda: len(bob.of("message")) == 3)
 
@@ -409,3 +410,19 @@ async def test_row_lost_from_a_list_costs_one_connect_nothing(valkey: EmbeddedVa
         await of.redis.fetch("HDEL", keys.convs("bob"), lost)
         welcome = await of.client("bob").hello()
         assert [state["conversation"] for state in welcome["conversations"]] == [whole]
+
+
+async def test_entries_tell_the_role_of_the_user(valkey: EmbeddedValkey) -> None:
+    """In `welcome`, as it is by then, and in the entry of a group that the user comes into."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        await of.put(group, "bob", "r")
+        channel = await of.group("bob", "ann", kind=keys.CHANNEL)
+        bob = of.client("bob")
+        entries = (await bob.hello())["conversations"]
+        assert {entry["conversation"]: entry["role"] for entry in entries} == {group: "reader", channel: "owner"}
+        late = await of.group("ann")
+        await of.put(late, "bob", "a")
+        told = await bob.until(lambda: [e for event in bob.of("conversations") for e in event["conversations"]])
+        assert [(entry["conversation"], entry["role"]) for entry in told] == [(late, "admin")]
+        assert not bob.session.roles
