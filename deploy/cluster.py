@@ -7,7 +7,7 @@ Everything is done in the namespace `linnet`, which must not exist before and do
 somebody uses is never touched. The witness is the canary: whatever happens, its users miss nothing, get nothing twice
 and nothing out of order.
 
-It takes about ten minutes. The cluster needs nodes with 1 CPU and 4 GiB free in all, a volume of 2 GiB (a default
+It takes six to ten minutes. The cluster needs nodes with 1 CPU and 4 GiB free in all, a volume of 2 GiB (a default
 StorageClass, or a PersistentVolume that nothing claims), and two images: `linnet:VERSION` or the one that IMAGE names,
 and overlays/dev's Valkey or the one that VALKEY_IMAGE names.
 
