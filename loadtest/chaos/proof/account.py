@@ -98,7 +98,7 @@ class Account:
                 self._known(row.conversations, row.at)
             case history.Receipt():
                 if row.user == self.user:
-                    self._read_mark(row.conversation, row.read, row.at)
+                    self._receipt(row)
             case history.Watching():
                 self.watched.update(row.users)
             case history.Seen():
@@ -251,6 +251,17 @@ class Account:
             )
 
     # -- read marks, presence
+
+    def _receipt(self, row: history.Receipt) -> None:
+        """Record a receipt for this user. One that follows from an own message says no more than that message: the
+        mark reaches the user's row a moment later, so a welcome may still have an earlier one."""
+        log, place = self.findings.logs.get(row.conversation), (row.conversation, row.read)
+        entry = log.by_seq.get(row.read) if log is not None else None
+        entry = entry or self.findings.unlogged.get(place)
+        if entry is not None and (entry.kind, entry.user) == ("message", self.user):
+            self._marked(row.conversation, row.read, row.at)
+        else:
+            self._read_mark(row.conversation, row.read, row.at)
 
     def _read_mark(self, name: str, seq: int, at: int) -> None:
         """Record a read mark from the server. Receipts may overtake each other, and a client takes the highest; a
