@@ -26,6 +26,10 @@ HEADERS: Final = {
         "name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255},
         "description": "A message sent again with the same key within a day counts once.",
     },
+    "Linnet-Device": {
+        "name": "Linnet-Device", "in": "header", "schema": msgspec.json.schema(wire.Name),
+        "description": "The device that the command is of: `api/` and this name, which has a series of `n` of its own.",
+    },
     "Linnet-User": {
         "name": "Linnet-User", "in": "header", "schema": msgspec.json.schema(wire.Name),
         "description": "With the server key: the user it acts for.",
