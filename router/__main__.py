@@ -24,6 +24,7 @@ from router.contract import metrics
 from router.contract.settings import VERSION
 from router.jobs.finisher import Finisher
 from router.jobs.janitor import Janitor
+from router.jobs.row_audit import RowAudit
 from router.jobs.webhooks import Webhooks
 from router.process import logs, loop, serving
 from router.process.admin import Readiness
@@ -60,9 +61,10 @@ async def work(process: Process, client: Client) -> None:
         )
     )
     stores = services.conversations, services.users, services.pushes
-    workers: list[Finisher | Janitor | Webhooks] = [
+    workers: list[Finisher | Janitor | RowAudit | Webhooks] = [
         Finisher(settings, *stores, Dirty(client, None if settings.trust_redis_clock else wall_ms)),
         Janitor(services.presence, partial(restore, client, settings)),
+        RowAudit(services.conversations, services.users),
         *([Webhooks(settings, *stores)] if settings.webhook_url else []),
     ]
     metrics.BUILD_INFO.labels("router", VERSION, platform.python_version(), node).set(1)

@@ -341,6 +341,13 @@ class Conversations:
         order = [(rank, added.get(user, joined), user) for user, (rank, joined) in candidates.items()]
         return min(order)[2] if order else ""
 
+    async def scan(self, cursor: int, count: int) -> tuple[list[str], int]:
+        """Some of all conversations, and the cursor of the next call, 0 after the last; about `count` keys are read."""
+        following, found = await self._client.fetch(
+            "SCAN", cursor, "MATCH", keys.EVERY_CONVERSATION, "COUNT", count, "TYPE", "hash"
+        )
+        return [keys.conversation_of(key) for key in found], int(following)
+
     async def describe(self, conv: str, user: str | None) -> Description:
         """All about a conversation, for a present member or the server."""
         fields = ("m", f"u:{user or ''}", "kind", "title", "made", "size", "ver", "reacting")

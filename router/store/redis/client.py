@@ -278,6 +278,7 @@ class Client:
                 for command, why in zip(said, said, strict=True):
                     refused.append(f"{command.decode()}: {why.decode().removeprefix(DENIED)}")
                 await self.fetch("HSCAN", f"{key}:none", 0)
+                await self.fetch("SCAN", 0, "COUNT", 1)
                 await self.fetch("SPUBLISH", channel, "")
             except Denied as error:
                 refused.append(error.why)

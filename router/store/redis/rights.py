@@ -15,7 +15,7 @@ USER: Final = "linnet"
 OWN: Final = (
     "ping", "select", "role", "info", "time", "wait", "config|get", "fcall", "function|load", "function|list",
     "ssubscribe", "sunsubscribe", "spublish", "get", "set", "hget", "hset", "hmget", "hgetall", "hdel", "hexists",
-    "hsetnx", "hscan", "zadd", "zcard", "zcount", "zrange",
+    "hsetnx", "hscan", "scan", "zadd", "zcard", "zcount", "zrange",
 )  # fmt: skip
 KEYS: Final = ("~{c*}:*", "~{u*}:*", "~linnet:*")
 CHANNELS: Final = ("&*{c*}:*", "&*{u*}:*")

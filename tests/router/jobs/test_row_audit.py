@@ -1,0 +1,80 @@
+"""router/jobs/row_audit.py: rows that a server lost are made anew from what the conversations say."""
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import keys
+from router.jobs.finisher import Finisher
+from router.jobs.row_audit import RowAudit
+from router.store.answers import ask
+from tests.router.world import World, settings, world
+
+
+async def finished(w: World, *convs: str) -> None:
+    finisher = Finisher(settings(), w.conversations, w.users, w.pushes, w.dirty)
+    for conv in convs:
+        await finisher.finish(conv)
+
+
+async def walked(w: World) -> None:
+    """One whole walk."""
+    audit = RowAudit(w.conversations, w.users)
+    await audit.look()
+    while audit._cursor:
+        await audit.look()
+
+
+async def test_lost_rows_of_a_user_are_made_anew(valkey: EmbeddedValkey) -> None:
+    """All keys of the user's slot are gone: every conversation is back in the list, and the user exists."""
+    async with world(valkey) as w:
+        direct, group = await w.direct("ann", "bob"), await w.group("ann", "bob")
+        said = await w.say("ann", direct)
+        await w.say("bob", direct)
+        await w.say("ann", group)
+        await finished(w, direct, group)
+        kept = await w.row("ann", direct)
+        with valkey.client() as redis:
+            redis.delete(keys.user("bob"), keys.convs("bob"), keys.recent("bob"), keys.groups("bob"))
+        await walked(w)
+        assert {row.conversation for row in (await w.users.conversations("bob")).rows} == {direct, group}
+        row = await w.row("bob", direct)
+        assert (row.head > said.seq, row.title) == (True, "ann")
+        assert (await w.row("bob", group)).title == "a title"
+        assert await ask(w.users.exists, "bob")
+        assert await w.row("ann", direct) == kept
+
+
+async def test_whole_rows_removed_members_and_deleted_users_are_left_alone(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as w:
+        group, direct = await w.group("ann", "bob", "cid"), await w.direct("ann", "dan")
+        await w.say("ann", direct)
+        await w.conversations.member(group, None, "bob", "remove")
+        await finished(w, group, direct)
+        await w.accounts.delete("dan")
+        left, order = await w.row("bob", group), (await w.users.conversations("cid")).rows
+        await walked(w)
+        assert left.left
+        assert await w.row("bob", group) == left
+        assert (await w.users.conversations("cid")).rows == order
+        assert await w.users.row("dan", direct) is None
+
+
+async def test_conversation_that_the_finisher_has_yet_to_finish_is_left_to_it(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as w:
+        group = await w.group("ann", "bob")
+        await w.say("ann", group)
+        await walked(w)
+        assert await w.users.row("bob", group) is None
+
+
+async def test_one_damaged_conversation_keeps_no_other(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as w:
+        groups = [await w.group("ann", "bob") for _ in range(8)]
+        for group in groups:
+            await w.say("ann", group)
+        await finished(w, *groups)
+        with valkey.client() as redis:
+            redis.delete(keys.convs("bob"))
+            redis.hset(keys.conversation(groups[3]), "u:bob", "")
+            redis.hset(keys.conversation(groups[4]), "m", "junk")
+        await walked(w)
+        rows = {row.conversation for row in (await w.users.conversations("bob")).rows}
+        assert {*groups} - {groups[3], groups[4]} <= rows
