@@ -126,10 +126,14 @@ class Lease:
             self._away_later(who)
 
     def joins(self) -> bool:
-        """Whether the leases have been read, and no other living gateway is draining."""
+        """Whether a gateway that starts is to take clients: not while one gateway drains and others serve.
+
+        If several drain at once, nothing paces them any more, and if none serves, their clients need this one.
+        """
         now_ms, name = self.now_ms(), self._node.name
-        others = (row for node, row in self.gateways.items() if node != name and row.alive(now_ms))
-        return name in self.gateways and not any(row.draining for row in others)
+        others = [row for node, row in self.gateways.items() if node != name and row.lease_until > now_ms]
+        draining = sum(row.draining for row in others)
+        return name in self.gateways and (draining != 1 or len(others) == 1)
 
     def renew(self, *, drained: bool = False) -> None:
         """Once more for `LEASE_S`; a node that drains, or has drained, is alive and has no URL to be sent to."""

@@ -3,8 +3,8 @@
 /livez    200 as long as the event loop answers; it asks nothing else, for a restart heals nothing else
 /readyz   200 when this process takes requests, else 503 and why. Once ready it stays so until it is told to stop: were
           an outage of Redis to unready every router at once, the load balancer would have nobody left who could say 503
-/joinz    200 when this process is ready and, if it is a gateway, no other gateway is draining. An orchestrator whose
-          startup probe asks this drains one gateway at a time, since it waits for the successor before the next one
+/joinz    200 when this process is ready and, if it is a gateway, it need not wait for the one that drains while others
+          serve. An orchestrator whose startup probe asks this drains one gateway at a time, for it waits for successors
 /metrics  the exposition of this process's own metrics, in the form the scraper asks for
 
 What never lives here: anything a client may see; the port stays inside the cluster. Rejected: the same paths on the

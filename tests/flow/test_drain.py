@@ -144,7 +144,7 @@ async def test_second_signal_hurries(start: Start) -> None:
 
 async def test_a_new_gateway_joins_only_when_the_last_one_has_drained(start: Start) -> None:
     """An orchestrator that asks /joinz drains one gateway at a time; to balancers the new one is ready at once."""
-    system = await start(gateways=1, router=False, LINNET_DRAIN_ACCEPT_S="60")
+    system = await start(gateways=2, router=False, LINNET_DRAIN_ACCEPT_S="60")
     first = system.gateways[0]
     await joins(first)
     first.send(signal.SIGTERM)

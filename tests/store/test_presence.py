@@ -1,8 +1,12 @@
 """Who is online: from leases and device rows, decided by whoever reads them."""
 
+from functools import partial
+
+import msgspec
 import pytest
 
 from deploy.embedded import EmbeddedValkey
+from router.contract import keys
 from router.contract.errors import Unavailable
 from router.contract.wire import PresenceState
 from router.store.presence import LEASE_S, Device, Gateway, Presence, state
@@ -52,6 +56,30 @@ def test_gateway_that_died_before_a_clock_step_is_dead_after_it(step: int) -> No
     assert (dead.last_seen or 0) <= NOW
     gateways = {"node-1": Gateway("ws://1", NOW + LEASE_S * 1000, 0, 0)}
     assert state([device("node-1", started=before)], gateways, NOW).online
+
+
+class OlderGateway(msgspec.Struct, frozen=True, array_like=True):
+    """A row as nodes without `draining` write and read it."""
+
+    url: str
+    lease_until: int
+    connections: int
+    started: int
+
+
+async def test_older_and_newer_nodes_read_each_others_rows(valkey: EmbeddedValkey) -> None:
+    """During a rolling upgrade: without the mark a gateway does not drain; older nodes pass over it."""
+    async with connected(valkey) as client:
+        presence = Presence(client)
+        older = msgspec.msgpack.encode(OlderGateway("ws://old", NOW, 1, NOW))
+        await client.fetch("HSET", keys.GATEWAYS, "old", older)
+        await called(partial(presence.renew, draining=True), "new", "", 0, NOW, NOW)
+        assert await presence.gateways() == {
+            "old": Gateway("ws://old", NOW, 1, NOW, draining=False),
+            "new": Gateway("", NOW + LEASE_S * 1000, 0, NOW, draining=True),
+        }
+        row = await client.fetch("HGET", keys.GATEWAYS, "new")
+        assert msgspec.msgpack.decode(row, type=OlderGateway).lease_until == NOW + LEASE_S * 1000
 
 
 async def test_a_lease_is_renewed_listed_and_removed(valkey: EmbeddedValkey) -> None:

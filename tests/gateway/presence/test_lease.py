@@ -128,6 +128,7 @@ def test_a_lease_that_could_not_be_written_is_not_held() -> None:
 def test_a_gateway_joins_when_no_other_one_is_draining() -> None:
     """Not before the leases were read; a dead gateway's row and its own drain hold up nothing."""
     dial = Dial()
+    dial.row("serving", 200)
     dial.row("leaving", 108, draining=True)
     assert not dial.lease.joins()
     dial.turn_to(101)
@@ -147,6 +148,20 @@ def test_a_gateway_joins_when_no_other_one_is_draining() -> None:
     assert dial.lease.joins()
     dial.lease.renew(drained=True)
     assert not dial.rows["self"].draining
+
+
+def test_a_gateway_joins_at_once_when_its_place_is_needed() -> None:
+    """The only other one drains, or several do at once: waiting would leave their clients without a gateway."""
+    dial = Dial()
+    dial.row("leaving", 200, draining=True)
+    dial.turn_to(101)
+    assert dial.lease.joins()
+    dial.row("serving", 200)
+    dial.turn_to(105)
+    assert not dial.lease.joins()
+    dial.row("leaving too", 200, draining=True)
+    dial.turn_to(109)
+    assert dial.lease.joins()
 
 
 def test_a_node_that_drains_lives_and_has_no_url_to_be_sent_to() -> None:
