@@ -29,6 +29,7 @@ from urllib.parse import quote
 import redis
 
 MAX_SOCKET_PATH = 107
+LOG_BYTES = 8 << 20  # of a log that is still added to; with the one before it at most twice that, and one run
 
 _CONFIG = """\
 bind 127.0.0.1
@@ -117,6 +118,7 @@ class EmbeddedValkey:
         self.env: dict[str, str] = {}  # environment variables of the server beside this process's own
         self._config = _CONFIG.format(address=address, folder=self.folder, appendfsync=appendfsync)
         self._process: subprocess.Popen[bytes] | None = None
+        self._words_from = 0  # where the last start's part of the log begins
 
     @property
     def pid(self) -> int:
@@ -136,7 +138,9 @@ class EmbeddedValkey:
         if self._process is not None and self._process.poll() is None:
             raise ValkeyError(f"valkey already runs as pid {self._process.pid}")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self.log_path.open("wb") as log:
+        self._rotate_log()
+        with self.log_path.open("ab") as log:
+            self._words_from = log.tell()
             self._process = subprocess.Popen(
                 tied(binary(), *self._arguments()),
                 stdin=subprocess.DEVNULL,
@@ -145,6 +149,11 @@ class EmbeddedValkey:
                 env={**os.environ, **self.env},
                 start_new_session=True,  # a Ctrl-C at the terminal is the parent's to handle
             )
+
+    def _rotate_log(self) -> None:
+        """Keep the log over restarts, as it may hold the report of a crash; a large one moves aside first."""
+        if self.log_path.exists() and self.log_path.stat().st_size > LOG_BYTES:
+            self.log_path.replace(self.log_path.with_suffix(".log.1"))
 
     def _arguments(self) -> list[str | Path]:
         """Of its command line; the configuration is written anew at each start."""
@@ -210,11 +219,12 @@ class EmbeddedValkey:
 
     def _last_words(self) -> str:
         """The lines of the log that say why, without their timestamps."""
-        lines = self.log_path.read_text(errors="replace").splitlines()
+        said = self.log_path.read_bytes()[self._words_from :]  # since the last start
+        lines = said.decode(errors="replace").splitlines()
         marked = [line.split(" # ", 1)[1] for line in lines if " # " in line]
         words = [line for line in marked if not line.startswith("WARNING")] or lines[-3:]
-        said = "; ".join(words[-3:])
-        return said + "".join(f" ({hint})" for sign, hint in _HINTS.items() if sign in said)
+        told = "; ".join(words[-3:])
+        return told + "".join(f" ({hint})" for sign, hint in _HINTS.items() if sign in told)
 
 
 class EmbeddedSentinel(EmbeddedValkey):

@@ -96,10 +96,9 @@ class Store:
             self.signal(server, signal.SIGCONT)
 
     def keep_log(self, server: EmbeddedValkey) -> None:
-        """Append a server's log to a file of the run; the server overwrites its log at each start."""
+        """Copy a server's log, which holds all of its starts, to a file of the run."""
         if server.log_path.exists():
-            with (self.folder / f"{server.folder.name}.log").open("ab") as kept:
-                kept.write(server.log_path.read_bytes())
+            (self.folder / f"{server.folder.name}.log").write_bytes(server.log_path.read_bytes())
 
     def close(self) -> None:
         for server in self.servers:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy import embedded
 from deploy.embedded import EmbeddedValkey, ValkeyError
 from tests.support import ROOT, eventually, free_ports
 
@@ -132,3 +133,26 @@ def _gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True
+
+
+def test_the_log_outlives_a_crash_and_is_rotated(own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The report of a crash is there after the restart; a large log moves aside, and the one before it goes."""
+    os.kill(own_valkey.pid, signal.SIGSEGV)
+    own_valkey.wait()
+    assert "crashed by signal: 11" in own_valkey.log_path.read_text(errors="replace")
+    own_valkey.start()
+    assert "crashed by signal: 11" in own_valkey.log_path.read_text(errors="replace")
+    monkeypatch.setattr(embedded, "LOG_BYTES", 100)
+    own_valkey.restart()
+    assert "crashed by signal: 11" in own_valkey.log_path.with_suffix(".log.1").read_text(errors="replace")
+    assert "crashed by signal: 11" not in own_valkey.log_path.read_text(errors="replace")
+
+
+def test_the_reason_of_a_failed_start_is_this_starts(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """Not what an earlier run wrote into the same log."""
+    second = EmbeddedValkey(tmp_path / "second", int(own_valkey.url.rsplit(":", 1)[1].split("/")[0]))
+    second.folder.mkdir()
+    second.log_path.write_text("".join(f"1:M 01 Jan 2026 00:00:00.000 # an old reason {i}\n" for i in range(3)))
+    with pytest.raises(ValkeyError, match="in use") as failed:
+        second.start()
+    assert "an old reason" not in str(failed.value)
