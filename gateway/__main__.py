@@ -18,7 +18,7 @@ from gateway.node import Node
 from gateway.websocket.connection import WebSocketConnection
 from router.contract import metrics, wire
 from router.contract.settings import VERSION
-from router.process import logs, serving
+from router.process import descriptors, logs, serving
 from router.process.admin import Readiness
 from router.process.run import FOREVER_S, Process, main, patiently
 from router.store.presence import LEASE_S
@@ -96,6 +96,7 @@ class Gateway:
 
 async def work(process: Process, client: Client) -> None:
     """All that a gateway does, until it is drained."""
+    descriptors.check(process.settings.max_connections)
     node = Node(process.settings, client)
     metrics.BUILD_INFO.labels("gateway", VERSION, platform.python_version(), node.name).set(1)
     try:

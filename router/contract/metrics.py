@@ -129,7 +129,7 @@ for _cause in ("subscribe", "hole", "audit", "resubscribe", "bus_lost"):
     REPAIRS.labels(_cause)
 for _reason in ("expired", "failover"):
     GAPS.labels(_reason)
-for _why in ("malformed", "upgrade", "full"):
+for _why in ("malformed", "upgrade", "full", "descriptors"):
     HTTP_REFUSED.labels(_why)
 for _result in ("ok", "failed"):
     JWKS_FETCHES.labels(_result)

@@ -3,6 +3,7 @@
 admin    /livez, /readyz, /metrics
 bounded  HTTP/1.1 that neither slowness nor endless heads can hold
 clocks   whether this node's clock and Redis's agree
+descriptors their limit, and a reserve that public connections leave alone
 forwarded whose connection it is, behind proxies
 http_client bounded requests to a URL of the operator's
 isolate  a round's entries: one that raises costs itself only

@@ -22,7 +22,7 @@ import uvloop
 
 from router.contract.errors import StartupError, Unavailable
 from router.contract.settings import Settings, load
-from router.process import logs, serving, tls
+from router.process import descriptors, logs, serving, tls
 from router.process.admin import Readiness, create_admin
 from router.process.clocks import ClockWatch
 from router.store.deployment import deployment_check
@@ -96,6 +96,7 @@ def main(name: str, work: Work) -> None:
     try:
         settings = load(os.environ)
         logs.set_up(settings)
+        descriptors.raise_limit()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_live(name, settings, work))
     except StartupError as error:

@@ -16,6 +16,7 @@ from starlette.applications import Starlette
 from router.contract.errors import StartupError
 from router.contract.settings import Settings, host_port
 from router.process.bounded import BoundedHttp
+from router.process.descriptors import PublicHttp
 
 BACKLOG: Final = 4096
 
@@ -47,7 +48,7 @@ def config(app: Starlette, **more: Any) -> uvicorn.Config:
 def public_config(app: Starlette, settings: Settings, **more: Any) -> uvicorn.Config:
     """A server for clients, with TLS if it is set; `StartupError` if the certificate cannot be used."""
     tls = {"ssl_certfile": settings.tls_cert or None, "ssl_keyfile": settings.tls_key or None}
-    made = config(app, **tls, **more)
+    made = config(app, **{"http": PublicHttp, **tls, **more})
     try:
         made.load()
     except OSError as error:  # ssl.SSLError is one

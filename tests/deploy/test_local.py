@@ -209,7 +209,9 @@ async def test_what_dies_is_reported_and_started_again(runner: Runner) -> None:
         os.kill(first, signal.SIGKILL)
         await runner.said("linnet: valkey was killed by SIGKILL; starting it again")
         await eventually(lambda: [pid for pid in runner.children("valkey-server") if pid != first])
-        await eventually(lambda: (runner.folder / ".linnet/valkey/valkey.log").read_text().count("Ready to accept"))
+        await eventually(
+            lambda: (runner.folder / ".linnet/valkey/valkey.log").read_text().count("Ready to accept") == 2
+        )
         assert client.get("key") == b"kept"
 
 

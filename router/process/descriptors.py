@@ -1,0 +1,61 @@
+"""File descriptors: one for each connection, and a reserve that public connections never take.
+
+The soft limit is raised to the hard one at the start. While only the reserve is left, new public connections are reset
+and counted, so the admin port still answers /livez and /metrics, and a lost connection to Redis can be made anew.
+
+The kernel gives out the lowest free number, so a connection whose number is at the ceiling found all below it in use.
+That makes the check one comparison per connection, without counting anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import sys
+from typing import Final
+
+from router.contract import metrics
+from router.process.bounded import BoundedHttp
+
+RESERVE: Final = 128  # admin ports, Redis, logs, and what a start opens
+
+log = logging.getLogger("linnet.descriptors")
+
+
+def raise_limit() -> int:
+    """Raise the soft limit to the hard one; return what holds then."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def ceiling() -> int:
+    """The first number that no public connection may have."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return sys.maxsize
+    return soft - min(RESERVE, soft // 4)
+
+
+def check(max_connections: int) -> None:
+    """Log a warning if the limit is too low for the connections that the settings allow."""
+    if ceiling() < max_connections:
+        log.warning(
+            "the file descriptor limit (%d) is below LINNET_MAX_CONNECTIONS (%d) and a reserve of %d: connections"
+            " beyond %d are refused; raise `ulimit -n` or the container runtime's nofile",
+            resource.getrlimit(resource.RLIMIT_NOFILE)[0], max_connections, RESERVE, ceiling(),
+        )  # fmt: skip
+
+
+class PublicHttp(BoundedHttp):
+    """A connection of a public port, which leaves the reserve alone."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # streams only
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.fileno() >= ceiling():
+            metrics.HTTP_REFUSED.labels("descriptors").inc()
+            self.transport = transport
+            transport.abort()
+            return
+        super().connection_made(transport)
