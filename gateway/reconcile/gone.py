@@ -80,7 +80,9 @@ class Gone:
 def is_news(session: Session, row: Row) -> bool:
     """The device had what the row says is gone, and neither the device nor this session knows."""
     known = session.gone is not None and session.gone.get(row.conversation) == row.changed
-    return row.left and row.cursor is not None and not row.told and not known
+    if not row.left or row.told or known:
+        return False
+    return row.cursor is not None or session.given(row.conversation) > 0  # had live, and not acked yet
 
 
 def _tell(session: Session, entries: list[wire.ConversationState]) -> None:

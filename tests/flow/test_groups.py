@@ -150,7 +150,8 @@ async def test_conversations_that_are_gone_are_told_to_each_device_until_it_acks
     }
 
     def told(conversation: str, entry: dict[str, object]) -> bool:
-        return bool(bob.conversation(conversation) == entry)
+        lists = [event["conversations"] for event in bob.events if event["type"] == "conversations"]
+        return entry in [state for states in lists for state in states if state["conversation"] == conversation]
 
     for conversation, entry in entries.items():
         await bob.until(partial(told, conversation, entry))

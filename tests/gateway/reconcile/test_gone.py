@@ -96,6 +96,16 @@ async def test_a_device_with_its_own_cursors_is_told(valkey: EmbeddedValkey, rea
         assert gone(bob) == [entry(conv, reason)]
 
 
+async def test_a_session_that_acked_nothing_yet_is_told_of_what_it_had_live(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as of:
+        bob = await of.client("bob").connected()
+        conv = await ended(of, "user_deleted")
+        await bob.event("message", conversation=conv)
+        await end(of, conv, "user_deleted")
+        await bob.until(lambda: gone(bob))
+        assert gone(bob) == [entry(conv, "user_deleted")]
+
+
 async def test_a_member_who_comes_back_and_is_removed_again_is_told_again(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
