@@ -80,7 +80,7 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "functions-flushed": FaultKind((), 1, (0, 0), "valkey"),
     "keys-deleted": FaultKind((), 1, (0, 0), "valkey"),
     "neighbour-database": FaultKind((), 0.5, (5, 9), "neighbour", ONE),
-    "neighbour-same": FaultKind((), 0.5, (0, 0), "neighbour", ONE),
+    "neighbour-same": FaultKind((), 0.5, (5, 9), "neighbour", ONE),
     "keys-rotated": FaultKind((), 1, (2, 8), "keys"),
     "keys-unreachable": FaultKind((), 1, (2, 12), "keys"),
     "client-cut": FaultKind(("gateway",), 1, (0.2, 4), "clients"),
