@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import partial
 from random import uniform
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
@@ -31,6 +31,8 @@ from router.store.users import Page, Row, Synced
 
 if TYPE_CHECKING:
     from gateway.node import Node
+
+OTHER_CLOCK_MS: Final = 10_000  # as SKEW_MS in store/functions/prelude.lua: a time beyond is of another clock
 
 
 class Countdown:
@@ -108,12 +110,20 @@ class Connects:
         session.expires_at = identity.expires_at
         session.instance = command.instance or ""
         session.id = secrets.token_hex(8)
-        session.started = self._started = max(self._node.lease.now_ms(), self._started + 1)  # no two of one instant
+        session.started = self._next_start()
         session.token = None
         session.behind = Behind()
         metrics.SESSIONS_BEHIND.inc()
         ready = partial(self._subscribed, session, Connect(command))
         session.user_hub = self._node.subscriptions.user(session.user, ready)
+
+    def _next_start(self) -> int:
+        """Return when a session starts, by Redis's clock, and never the same time twice. After the clock was put back,
+        the order begins anew: else every later session would start in the future, and lose against an older one."""
+        now_ms = self._node.lease.now_ms()
+        last = self._started if self._started <= now_ms + OTHER_CLOCK_MS else 0
+        self._started = max(now_ms, last + 1)
+        return self._started
 
     def _subscribed(self, session: Session, connect: Connect, _: bool) -> None:
         if session.state is not State.CONNECTING:

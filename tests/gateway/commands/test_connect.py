@@ -86,6 +86,18 @@ async def test_a_session_that_started_before_a_kick_does_not_come_in(valkey: Emb
         await of.client("bob").connected()
 
 
+async def test_device_reconnects_elsewhere_after_redis_clock_was_put_back(valkey: EmbeddedValkey) -> None:
+    """Sessions that started by the clock of before do not make later ones start in the future."""
+    async with world(valkey) as one, world(valkey) as other:
+        for of, ahead_ms in ((one, 91_000), (other, 90_000)):
+            of.node.lease._ahead_ms += ahead_ms  # Redis's clock as it was
+            await of.client("ann", str(ahead_ms)).connected()
+            of.node.lease._ahead_ms -= ahead_ms
+        await one.client("bob").connected()
+        await one.next_ms()
+        await other.client("bob").connected()
+
+
 async def test_a_full_store_is_told_when_to_come_back(valkey: EmbeddedValkey) -> None:
     """Registering is refused near maxmemory: 4000, with a wait of its own for each client."""
     async with world(valkey) as of:
