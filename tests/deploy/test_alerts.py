@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from deploy import manifests
 from deploy.alerts import serve_alerts
 from tests import support
 from tests.support import ROOT
@@ -33,6 +34,11 @@ def test_every_alert_has_its_runbook() -> None:
         assert alert["annotations"]["runbook_url"] == f"deploy/RUNBOOKS.md#{name.lower()}"
         for question in ("**Users notice**", "**Confirm**", "**Do**"):
             assert question in sections[name], (name, question)
+
+
+def test_the_rules_are_those_of_prometheus() -> None:
+    """The operator's copy says what the tested files say; `make k8s` makes it anew."""
+    assert manifests.RULES.read_text() == manifests.prometheus_rules()
 
 
 def test_every_alert_has_its_test() -> None:

@@ -301,11 +301,6 @@ def test_every_pod_is_scraped() -> None:
         assert selects(monitor["spec"]["selector"], pod.labels) == (endpoint["port"] in pod.ports), pod
 
 
-def test_the_rules_are_those_of_prometheus() -> None:
-    """The operator's copy says what the tested files say; `make k8s` makes it anew."""
-    assert manifests.RULES.read_text() == manifests.prometheus_rules()
-
-
 def test_every_dashboard_comes_to_the_cluster() -> None:
     """Byte for byte, in a ConfigMap that Grafana's sidecar looks for and that an apply can carry."""
     maps = [item for item in rendered()["prod"] if item["kind"] == "ConfigMap" and "labels" in item["metadata"]]
