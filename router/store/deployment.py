@@ -44,7 +44,7 @@ async def deployment_check(client: Client, settings: Settings) -> Channels:
     ours = fingerprint(settings)
     fresh = sha256(ours.encode()).hexdigest()[:12]
     values = await client.fcall("deployment", (keys.DEPLOYMENT,), (keys.PARTITIONS, keys.OWN, fresh, ours))
-    partitions, form, ident, theirs = (value.decode() for value in values)
+    partitions, form, ident, theirs = ((value or b"?").decode() for value in values)  # `?`: a field is lost
     where = f"database {client.database} of Redis at {client.address}"
     if partitions != str(keys.PARTITIONS) or form not in FORMATS:
         raise StartupError(

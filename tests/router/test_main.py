@@ -53,7 +53,8 @@ async def test_without_redis_it_lives_and_waits(own_valkey: EmbeddedValkey, proc
     router = process("router", LINNET_REDIS_URL=own_valkey.url)
 
     async def waits() -> bool:
-        return (await support.http_get(router.admin_port, "/readyz")) == (503, "waiting for Redis\n")
+        status, text = await support.http_get(router.admin_port, "/readyz")
+        return status == 503 and text.startswith("waiting for Redis: Redis at ") and "cannot be reached: " in text
 
     await support.eventually(waits)
     assert (await support.http_get(router.admin_port, "/livez"))[0] == 200
