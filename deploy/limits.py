@@ -14,10 +14,9 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct, inspect
 
-from gateway import clock
 from gateway.commands import dispatch as commands
-from gateway.commands import sending
-from gateway.delivery import catchup, session, subscriptions
+from gateway.commands import ephemeral, history, sending
+from gateway.delivery import backlog, deadlines, heartbeats, repair, session
 from gateway.presence import watches
 from gateway.websocket import connection as wsprotocol
 from router.__main__ import CONNECTIONS
@@ -96,7 +95,7 @@ def rate(cost_s: float, burst: float) -> str:
 
 LIMITS: Final[dict[str, list[Limit]]] = {
     "The WebSocket": [
-        Limit("time until `hello`", time(clock.HELLO_S), "close 4001"),
+        Limit("time until `hello`", time(deadlines.HELLO_S), "close 4001"),
         Limit("a frame or message of a client", size(wire.MAX_FRAME_BYTES), "close 1009"),
         Limit("command `id`, characters (or an integer)", count(wire.MAX_ID), "`bad_command`"),
         Limit("integers: `n`, `seq`, `done`", f"2^{packing.MAX_INTEGER.bit_length()} − 1", "`bad_command`"),
@@ -111,16 +110,16 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("conversations in one `welcome`", count(wire.WELCOME_LIMIT), "`conversations` events follow"),
         Limit("events in one `history` page", f"{count(wire.HISTORY_LIMIT)}, {size(conversations.PAGE_BYTES)}",
               "`bad_command`; a shorter page"),
-        Limit("`history` commands of a connection that wait", count(commands.MAX_PAGES), "`rate_limited`"),
+        Limit("`history` commands of a connection that wait", count(history.MAX_PAGES), "`rate_limited`"),
         Limit("users in one `presence` command", count(wire.PRESENCE_LIMIT), "`bad_command`"),
         Limit("users that a connection watches", count(watches.MAX_WATCHES), "`too_large`"),
-        Limit("`typing` that is passed on, per conversation", f"one every {time(commands.TYPING_EVERY_S)}", "dropped"),
+        Limit("`typing` that is passed on, per conversation", f"one every {time(ephemeral.TYPING_EVERY_S)}", "dropped"),
         Limit("cost of a command that is no send, edit, delete, react, history or presence",
               f"{commands.LIGHT:g} of a send", "`rate_limited` by `LINNET_SENDS_PER_S`"),
         Limit("commands sent in spite of `rate_limited`", time(commands.FLOOD_S) + " ahead of the rate", "close 4008"),
         Limit("pings and pongs of a client", rate(wsprotocol.CONTROL_EVERY_S,
               wsprotocol.CONTROL_BURST_S / wsprotocol.CONTROL_EVERY_S), "close 1008"),
-        Limit("silence of a client", f"{clock.LOST_AFTER_HEARTBEATS:g} × `LINNET_HEARTBEAT_S`", "close 4002"),
+        Limit("silence of a client", f"{heartbeats.LOST_AFTER_HEARTBEATS:g} × `LINNET_HEARTBEAT_S`", "close 4002"),
         Limit("bytes written to a client that does not read", size(wsprotocol.HIGH_MARK),
               "it is fed from the log when it reads again"),
         Limit("connects of one user", rate(users.CONNECT_COST_US / 1e6,
@@ -198,8 +197,8 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("life of a gateway's lease", time(presence.LEASE_S), "its users are offline"),
         Limit("direct conversations with news that a slow session keeps", count(session.MAX_DIRECT),
               "read from the log"),
-        Limit("conversations that move while a device catches up", count(catchup.MAX_MOVED), "it begins anew"),
-        Limit("events that a hole in live delivery is filled with at once", count(subscriptions.REPAIR_EVENTS),
+        Limit("conversations that move while a device catches up", count(backlog.MAX_MOVED), "it begins anew"),
+        Limit("events that a hole in live delivery is filled with at once", count(repair.REPAIR_EVENTS),
               "sessions read the log"),
         Limit("spans that wait for the collector of traces", count(spans.MAX_WAITING), "dropped and counted"),
     ],

@@ -20,6 +20,7 @@ from router.contract import metrics, wire
 from router.contract.settings import VERSION
 from router.process import descriptors, logs, serving
 from router.process.admin import Readiness
+from router.process.forwarded import Proxies
 from router.process.run import FOREVER_S, Process, main, patiently
 from router.store.presence import LEASE_S
 from router.store.redis.client import Client
@@ -36,7 +37,8 @@ class Gateway:
         self._joins_by = node.loop.time() + its.drain_accept_s + its.drain_window_s + FINISH_S + LEASE_S
         self._joined = False
         frames = {"ws": WebSocketConnection, "ws_max_size": wire.MAX_FRAME_BYTES}
-        self.config = serving.public_config(create_app(node), node.settings, **frames)
+        app = create_app(node.admission, Proxies(node.settings), node.sessions, node.session_ports)
+        self.config = serving.public_config(app, node.settings, **frames)
         self._server = uvicorn.Server(self.config)
 
     def readiness(self) -> Readiness:
@@ -44,7 +46,7 @@ class Gateway:
 
         It joins once no other gateway drains, or after the time that a drain takes, and stays joined.
         """
-        if self._node.draining:
+        if self._node.drain.draining:
             return Readiness(False, "draining")
         if not self._node.lease.held:
             return Readiness(False, "no lease yet")
@@ -56,7 +58,7 @@ class Gateway:
         connections it would look ready for ever."""
         serving_it = asyncio.create_task(self._server._serve([process.public]))
         stopping = asyncio.create_task(process.stop.wait())
-        self._node.spawn(self._say_ready())
+        self._node.tasks.spawn(self._say_ready())
         await asyncio.wait((serving_it, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
         if not process.stop.is_set():

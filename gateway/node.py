@@ -1,37 +1,54 @@
-"""One gateway process: its parts, and what they share.
+"""The composition root of one gateway process: it builds every part, and connects the calls that run upward.
 
-`Node` holds no logic of its own beyond the loop's turn and the end of a session.
-"""
+It has no logic of its own. A part gets what it needs as constructor arguments; where a lower part calls a higher one,
+the lower part declares the call (`SessionPorts`, `HubPorts`, an attribute with its type), and it is connected here,
+once."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any
 
+from gateway.admission import Admission
 from gateway.clock import Clock
-from gateway.commands.connect import Connects
-from gateway.commands.dispatch import CommandHandlers
+from gateway.commands.authentication import Authentication
+from gateway.commands.connect import ConnectParts, Connects
+from gateway.commands.cursors import Cursors
+from gateway.commands.dispatch import Dispatch
+from gateway.commands.ephemeral import Ephemeral
+from gateway.commands.history import History
+from gateway.commands.marks import Marks
+from gateway.commands.rates import Rates
 from gateway.commands.sending import Sends
 from gateway.delivery.catchup import Catchup
-from gateway.delivery.hub import Hub
-from gateway.delivery.session import Session
+from gateway.delivery.deadlines import Deadlines
+from gateway.delivery.heartbeats import Heartbeats
+from gateway.delivery.hub import Hub, HubPorts
+from gateway.delivery.open_sessions import OpenSessions
+from gateway.delivery.repair import Repair
+from gateway.delivery.session import Session, SessionPorts
 from gateway.delivery.shared_frames import cache_statistics
 from gateway.delivery.subscriptions import Subscriptions
 from gateway.drain import Drain
+from gateway.presence.departures import Departures
 from gateway.presence.lease import Lease
+from gateway.presence.redis_clock import RedisClock
 from gateway.presence.watches import Watches
 from gateway.reconcile.audits import Audits
+from gateway.reconcile.conversation_list import ConversationList
 from gateway.reconcile.gone import Gone
-from router.contract import metrics
+from gateway.reconcile.membership import Membership
+from gateway.reconcile.resubscribe import Resubscribe
+from gateway.reconcile.sync import Syncs
+from gateway.tasks import Tasks
+from router.contract import metrics, wire
 from router.contract.settings import Settings
 from router.contract.tokens import Verifier
-from router.process.isolate import fault
 from router.process.jwks import fetcher
 from router.process.tracing import tracer
 from router.store.conversations import Conversations
+from router.store.direct import DirectConversations
 from router.store.durability import durability
 from router.store.observe import RedisObserver
 from router.store.presence import Presence
@@ -47,74 +64,163 @@ class Node:
         self.settings = settings
         self.client = client
         self.name = secrets.token_hex(6)
-        scheme = "wss" if settings.tls_cert else "ws"
-        self.url = settings.gateway_url or f"{scheme}://{settings.listen}/ws"
-        self.draining = False
-        self.loop = asyncio.get_running_loop()
-        self.soon: Callable[..., Any] = self.loop.call_soon
-        self.later: Callable[..., Any] = self.loop.call_later
+        self.url = settings.gateway_url or f"{'wss' if settings.tls_cert else 'ws'}://{settings.listen}/ws"
+        loop = self.loop = asyncio.get_running_loop()
+        self.tasks = Tasks(loop)
         self.tracer = tracer(settings, "linnet-gateway", self.name)
-        self.verifier = Verifier(
-            settings, fetcher(settings.jwks_url) if settings.jwks_url else None, clocks=client.clocks
-        )
+
+        # the store
         self.conversations = Conversations(client, 2 * settings.retention_events)
         self.users = Users(client)
         self.presence = Presence(client)
         self.durability = durability(settings.durability, client, settings.replicas)
-        self.subscriptions = Subscriptions(self)
-        self.catchup = Catchup(self)
-        self.audits = Audits(self)
-        self.gone = Gone(self)
-        self.connects = Connects(self)
-        self.commands = CommandHandlers(self)
-        self.sends = Sends(self)
-        self.watches = Watches(self)
-        self.lease = Lease(self)
-        self.drain = Drain(self)
+
+        # delivery
+        hubs: dict[str, Hub] = {}
+        self.session_ports = SessionPorts(hubs, self.tracer, now_ms)
+        hub_ports = HubPorts(loop.call_soon, now_ms, self.tracer)
+        self.repair = Repair(self.conversations, hubs, loop.call_later)
+        self.catchup = Catchup(self.conversations, self.users, hubs, self.repair, lambda: client.failover_grace_s, loop)
+        self.subscriptions = Subscriptions(client.channels, hubs, hub_ports, self.conversations, self.catchup, loop)
+        self.sessions = OpenSessions(self.subscriptions, loop.call_soon)
+        self.deadlines = Deadlines(settings.max_age_s, lambda: client.clocks.moments(now_ms()), loop.time)
+        self.heartbeats = Heartbeats(settings.heartbeat_s)
+
+        # presence
+        self.redis_clock = RedisClock(self.presence.clock_ms, now_ms())
+        self.lease = Lease(
+            self.name, self.url, self.presence, client, self.redis_clock, self.sessions, self.tasks.spawn, loop
+        )
+        self.departures = Departures(self.users, self.redis_clock.now_ms, loop.time, settings.max_connections)
+        self.watches = Watches(self.presence, self.subscriptions, self.lease, self.redis_clock, loop)
+
+        # reconcile
+        self.gone = Gone(self.users, self.conversations)
+        self.conversation_list = ConversationList(hubs, self.users, self.conversations, self.catchup, self.gone, loop)
+        self.membership = Membership(hubs, self.subscriptions, self.catchup, self.conversations, self.conversation_list)
+        self.syncs = Syncs(self.name, self.users, self.catchup, self.membership, self.gone, loop)
+        self.resubscribe = Resubscribe(
+            self.subscriptions, self.conversations, self.repair, self.membership, self.syncs, loop
+        )
+        self.audits = Audits(hubs, self.users, self.conversations, self.syncs, self.resubscribe, loop)
+
+        # commands
+        rates = Rates(settings.sends_per_s, settings.send_burst, loop.time)
+        rate_us = round(rates.cost_s * 1e6), round(rates.burst_s * 1e6)
+        self.direct = DirectConversations(self.users, self.conversations, rate_us)
+        verifier = Verifier(settings, fetcher(settings.jwks_url) if settings.jwks_url else None, clocks=client.clocks)
+        self.authentication = Authentication(verifier, now_ms, self.tasks.spawn, self.deadlines)
+        self.marks = Marks(self.users, loop)
+        self.ephemeral = Ephemeral(self.users, self.conversations, loop.time)
+        self.cursors = Cursors(self.users, self.conversations, self.marks, self.ephemeral)
+        self.history = History(self.conversations, rates)
+        self.sends = Sends(
+            self.conversations, self.users, self.direct, self.durability, self.marks, self.lease, self.tracer
+        )
+        connects = Connects(
+            ConnectParts(
+                node=self.name,
+                settings=settings,
+                authentication=self.authentication,
+                subscriptions=self.subscriptions,
+                users=self.users,
+                syncs=self.syncs,
+                conversation_list=self.conversation_list,
+                gone=self.gone,
+                catchup=self.catchup,
+                audits=self.audits,
+                deadlines=self.deadlines,
+                lease=self.lease,
+                clock=self.redis_clock,
+            )
+        )
+        self.dispatch = Dispatch(
+            connects.hello,
+            {
+                wire.Auth: self.authentication.auth,
+                wire.Send: self.sends.send,
+                wire.Edit: self.sends.edit,
+                wire.Delete: self.sends.delete,
+                wire.React: self.sends.react,
+                wire.Ack: self.cursors.ack,
+                wire.Read: self.cursors.read,
+                wire.Typing: self.ephemeral.typing,
+                wire.History: self.history.history,
+                wire.Presence: self.watches.presence,
+                wire.Ping: ping,
+            },
+            rates,
+        )
+
+        # the process
+        self.admission = Admission(settings)
+        self.drain = Drain(
+            settings.drain_accept_s, settings.drain_window_s, self.sessions, self.lease, self._busy, loop.time
+        )
         self.bus = Bus(
             client,
             client.channels.echo(self.name),
             self.subscriptions.received,
-            self.subscriptions.lost,
-            self.subscriptions.restored,
-            self.subscriptions.channel_restored,
+            self.resubscribe.lost,
+            self.resubscribe.restored,
+            self.resubscribe.channel_restored,
         )
-        self.sessions: dict[Session, None] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._connect(hub_ports)
         self._redis = RedisObserver(client, self.bus)
         self._cache = (0, 0)
-        self._to_flush: list[Session] = []
         metrics.CONNECTION_LIMIT.set(settings.max_connections)
-        self.clock = Clock(self)
+        self.clock = Clock(
+            self.heartbeats,
+            self.audits,
+            self.watches,
+            self.deadlines,
+            self.marks,
+            self.departures,
+            self.lease,
+            loop,
+        )
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Runs one of the few things that must wait; never per message."""
-        task = self.loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+    def _connect(self, hub_ports: HubPorts) -> None:
+        """The calls that run upward."""
+        ports = self.session_ports
+        ports.handle = self.dispatch.handle
+        ports.closed = self.sessions.closed
+        ports.flush_later = self.sessions.flush_later
+        ports.fall_behind = self.catchup.transport_full
+        ports.resume = self.catchup.transport_drained
+        ports.read_direct = self.catchup.read_direct
+        ports.ask = self.syncs.ask
+        ports.replaced = self.syncs.replaced
+        hub_ports.repair = self.repair.start
+        hub_ports.member_left = self.subscriptions.member_left
+        self.catchup.resume_history = self.history.next_page
+        self.subscriptions.bus = self.bus
+        self.subscriptions.presence_changed = self.watches.touched
+        self.resubscribe.presence_lost = self.watches.touch_all
+        self.lease.renewed = self.watches.judge
+        self.sessions.began = (self.heartbeats.add, self.deadlines.add)
+        self.sessions.ended = (
+            self.admission.ended,
+            self.heartbeats.remove,
+            self.deadlines.remove,
+            self.watches.drop,
+            self.marks.write_ended,
+            self.departures.add,
+        )
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if isinstance(error, Exception):
-            fault("tasks", error)
+    def _busy(self) -> bool:
+        return bool(self.sends.in_flight or self.client.busy)
 
     async def close(self) -> None:
         self.clock.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.tasks.cancel()
         await self.durability.close()
         await self.bus.close()
         if self.tracer is not None:
             await asyncio.to_thread(self.tracer.close)
 
-    @staticmethod
-    def now_ms() -> int:
-        return time.time_ns() // 1_000_000
-
     def observe(self) -> None:
-        """Gauges that are read when somebody scrapes."""
+        """Set the gauges that are read when Prometheus scrapes."""
         self._redis.observe()
         metrics.HUBS.set(len(self.subscriptions.hubs))
         metrics.IN_FLIGHT.set(self.sends.in_flight)
@@ -122,60 +228,14 @@ class Node:
         metrics.FRAME_CACHE.labels("hit").inc(hits - self._cache[0])
         metrics.FRAME_CACHE.labels("miss").inc(misses - self._cache[1])
         self._cache = (hits, misses)
-        behind = [session for session in self.sessions if session.behind is not None]
+        behind = [session for session in self.sessions.all if session.backlog is not None]
         metrics.WRITE_BUFFER_BYTES.set(sum(session.connection.transport.get_write_buffer_size() for session in behind))
 
-    # -- what hubs ask for
 
-    def repair(self, hub: Hub, cause: str) -> None:
-        self.subscriptions.repair(hub, cause)
-
-    def member_left(self, hub: Hub, user: str) -> None:
-        self.subscriptions.member_left(hub, user)
-
-    # -- the loop's turn
-
-    def to_flush(self, session: Session) -> None:
-        """Joins what this turn of the loop has for a session into one write at its end."""
-        if not self._to_flush:
-            self.soon(self._flush)
-        self._to_flush.append(session)
-
-    def _flush(self) -> None:
-        sessions, self._to_flush = self._to_flush, []
-        for session in sessions:
-            try:
-                session.flush()
-            except Exception as error:  # noqa: BLE001 - what this turn has for the other sessions must leave
-                fault("flush", error)
-
-    # -- sessions
-
-    def opened(self, session: Session) -> None:
-        self.sessions[session] = None
-        metrics.CONNECTIONS.set(len(self.sessions))
-        self.clock.add(session)
-
-    def closed(self, session: Session, code: int) -> None:
-        """The connection is gone: nothing of the session stays but what Redis keeps."""
-        if self.sessions.pop(session, self) is self:
-            return
-        metrics.CONNECTIONS.set(len(self.sessions))
-        metrics.CLOSES.labels(str(code) if code in KNOWN_CODES else "other").inc()
-        self.clock.remove(session)
-        self.watches.drop(session)
-        for hub in session.hubs:
-            hub.remove(session)
-            self.subscriptions.release(hub)
-        session.hubs = []
-        if session.user_hub is not None:
-            (metrics.SESSIONS_LIVE if session.behind is None else metrics.SESSIONS_BEHIND).dec()
-            if session in session.user_hub.sessions:
-                session.user_hub.sessions.remove(session)
-            self.subscriptions.release_user(session.user_hub)
-            self.clock.write_marks(session)
-            self.lease.away(session)
-        session.behind = None
+def now_ms() -> int:
+    """The wall clock, which judges tokens."""
+    return time.time_ns() // 1_000_000
 
 
-KNOWN_CODES = frozenset((*range(1000, 1004), *range(1005, 1013), *range(4000, 4004), 4008, 4409, *range(4500, 4505)))
+def ping(session: Session, command: wire.Ping) -> None:
+    session.answer(wire.Pong(id=command.id, at=now_ms()))

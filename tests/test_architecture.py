@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import pytest
+
 from router.contract.settings import VERSION
 
 ROOT = Path(__file__).parent.parent
-STORE_BASE = {"redis"}
+FOLDERS: Final = ("gateway", "router", "deploy", "loadtest", "tests")
 
 
 def modules(folder: str) -> Iterator[Path]:
@@ -29,17 +31,6 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.Import):
             found.update(name.name for name in node.names)
     return found
-
-
-def loaded(path: Path) -> set[str]:
-    """Modules that a file imports when it is loaded: not what only its annotations name."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            node.body = []
-    found = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
-    named = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module)
-    return found | {f"{node.module}.{name.name}" for node in named for name in node.names}
 
 
 def of(found: set[str], package: str) -> set[str]:
@@ -73,12 +64,15 @@ def test_contract_is_pure() -> None:
 
 
 def test_store_files_import_only_its_transport() -> None:
-    """Domain files of the store never import each other, so that none can call another's function half way."""
+    """Domain files of the store never import each other, so that none can call another's function half way.
+
+    Above them are `direct`, a sequence of calls that both processes need, and `observe`.
+    """
     for path in modules("router/store"):
-        if path.parent.name == "redis" or path.stem in {"__init__", "observe"}:
+        if path.parent.name == "redis" or path.stem in {"__init__", "observe", "direct"}:
             continue
         siblings = {name.split(".")[2] for name in of(imports(path), "router.store") if name.count(".") >= 2}
-        assert siblings <= STORE_BASE, (path, siblings)
+        assert siblings <= {"redis"}, (path, siblings)
 
 
 def test_only_the_store_knows_redis() -> None:
@@ -89,22 +83,32 @@ def test_only_the_store_knows_redis() -> None:
                 assert not of(imports(path), "redis") | of(imports(path), "hiredis"), path
 
 
-def test_no_module_loads_itself() -> None:
-    """Imports form no circle. (A gateway's parts know each other through `Node`, by annotation alone.)"""
-    names = {
-        ".".join(path.relative_to(ROOT).with_suffix("").parts): path
-        for folder in ("gateway", "router", "deploy", "loadtest")
-        for path in modules(folder)
-        if path.name != "__init__.py"
-    }
-    arrows = {name: {other for other in loaded(path) if other in names} for name, path in names.items()}
-    while arrows:
-        ground = {name for name, others in arrows.items() if not others & arrows.keys()}
-        assert ground, f"a circle among {sorted(arrows)}"
-        arrows = {name: others for name, others in arrows.items() if name not in ground}
-
-
-# The other parts of loadtest that each part imports. `base` are the modules beside the packages.
+# The other parts of a tree that each of its parts imports, imports of annotations included. Each row names earlier rows
+# only, so there is no circle. A part is a package, or a module beside the packages.
+GATEWAY: Final[dict[str, set[str]]] = {
+    "tasks": set(),
+    "websocket": set(),
+    "delivery": {"websocket"},
+    "presence": {"delivery"},
+    "reconcile": {"delivery"},
+    "commands": {"reconcile", "presence", "delivery"},
+    "admission": {"delivery"},
+    "clock": {"commands", "reconcile", "presence", "delivery"},
+    "drain": {"presence", "delivery"},
+    "node": {"drain", "clock", "admission", "commands", "reconcile", "presence", "delivery", "tasks"},
+    "app": {"admission", "delivery"},
+    "__main__": {"app", "node", "drain", "websocket"},
+}
+ROUTER: Final[dict[str, set[str]]] = {
+    "contract": set(),
+    "tls": set(),
+    "store.redis": {"tls", "contract"},
+    "store": {"store.redis", "contract"},
+    "process": {"store", "store.redis", "tls", "contract"},
+    "jobs": {"process", "store", "contract"},
+    "api": {"process", "store", "store.redis", "contract"},
+    "__main__": {"api", "jobs", "process", "store", "store.redis", "contract"},
+}
 LOADTEST: Final[dict[str, set[str]]] = {
     "base": set(),
     "load": {"base"},
@@ -116,29 +120,42 @@ LOADTEST: Final[dict[str, set[str]]] = {
     "canary": {"chaos", "chaos.proof", "base"},
     "__main__": {"canary", "chaos", "bench", "load.scenarios", "load"},
 }
+TREES: Final = {"gateway": GATEWAY, "router": ROUTER, "loadtest": LOADTEST}
 
 
-def part_of_loadtest(name: str) -> str:
-    """Return the key of `LOADTEST` that a module belongs to."""
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def part_of(name: str, table: dict[str, set[str]]) -> str:
+    """Return the key of the table that a module belongs to. `base` are the modules beside the packages."""
     parts = name.split(".")[1:]
-    return next((part for part in (".".join(parts[:2]), parts[0]) if part in LOADTEST), "base")
+    return next((part for part in (".".join(parts[:2]), parts[0]) if part in table), "base")
 
 
-def test_loadtest_imports_only_downwards() -> None:
-    """The table holds for every import, also of an annotation, and it has no circle: each row names earlier rows."""
-    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in modules("loadtest")}
-    used: dict[str, set[str]] = {part: set() for part in LOADTEST}
+@pytest.mark.parametrize("tree", TREES)
+def test_a_tree_imports_only_as_its_table_allows(tree: str) -> None:
+    table = TREES[tree]
+    files = {dotted(path): path for path in modules(tree)}
+    used: dict[str, set[str]] = {part: set() for part in table}
     for name, path in files.items():
         if not name.endswith("__init__"):
-            used[part_of_loadtest(name)] |= {part_of_loadtest(other) for other in imports(path) if other in files}
-    assert {part: others - {part} for part, others in used.items()} == LOADTEST
-    rows = list(LOADTEST)
-    assert all(rows.index(other) < rows.index(part) for part, others in LOADTEST.items() for other in others)
+            used[part_of(name, table)] |= {part_of(other, table) for other in imports(path) if other in files}
+    assert {part: others - {part} for part, others in used.items()} == table
+    rows = list(table)
+    assert all(rows.index(other) < rows.index(part) for part, others in table.items() for other in others)
 
 
-def test_loadtest_files_form_no_circle() -> None:
-    """Imports of annotations count, too."""
-    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in modules("loadtest")}
+def test_websocket_imports_nothing_of_linnet() -> None:
+    for path in modules("gateway/websocket"):
+        found = imports(path)
+        assert not of(found, "router"), path
+        assert all(name.startswith("gateway.websocket") for name in of(found, "gateway")), path
+
+
+def test_imports_form_no_circle_of_files() -> None:
+    """Imports of annotations and of packages' `__init__` count, too."""
+    files = {dotted(path).removesuffix(".__init__"): path for top in FOLDERS for path in modules(top)}
     arrows = {name: {other for other in imports(path) if other in files} for name, path in files.items()}
     while arrows:
         ground = {name for name, others in arrows.items() if not others & arrows.keys()}

@@ -1,316 +1,315 @@
-"""Feeds sessions that are behind from the log, in pages, under flow control.
+"""Feeds sessions that are behind from the log, in pages, under flow control (`feed.py` has the states).
 
-A session is behind right after connecting, when its connection is slow, and when a direct conversation has a hole.
-It then has a list of conversations with the position it stands at; a page of the log is read, written at once, and the
-next page is asked for only while its transport takes it: at most one page waits per session, so memory is bounded
-whatever the reader does. Newest conversations come first. It joins the live set in the very turn of the loop in which
-it stands at what each of its hubs has written and nothing else is left; never past `hub.written`, or an event that is
-still pending there would come twice. A device that comes with more than a hub here has (the hub lost its subscription a
-moment ago) waits until the hub has been repaired.
+A session is behind right after connecting, when its connection is slow, and when a direct conversation has a hole. A
+page of the log is read and written at once, and the next page is asked for only while the transport takes more. So at
+most one page waits per session, and memory is bounded whatever the client does. Newest conversations come first. The
+session goes live in the very turn of the loop in which its position in each hub is `hub.written` and nothing else is
+left; never past `hub.written`, or an event that is still pending there would come twice. If the device has more than a
+hub here (the hub lost its subscription a moment ago), the session waits until the hub is repaired.
 
-Rejected: a queue per slow session (unbounded, or lossy), cutting slow readers off (they come back and are slower).
+`next_step` (`backlog.py`) decides; `pump` applies its decisions until one of them waits for Redis.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
-from gateway.delivery.session import Session, State
+from gateway.delivery.backlog import Backlog, Step, next_step
+from gateway.delivery.feed import Feed, FeedEvent, State
+from gateway.delivery.hub import Hub
+from gateway.delivery.repair import Repair
+from gateway.delivery.session import Session
 from gateway.delivery.shared_frames import event_frames
 from router.contract import keys, metrics, stamp
 from router.contract.errors import LinnetError, NotFound
 from router.contract.packing import MAX_INTEGER
-from router.store.conversations import Head, Page
-
-if TYPE_CHECKING:
-    from gateway.node import Node
+from router.store.conversations import Conversations, Head, Page
+from router.store.users import Users
 
 PAGE_EVENTS: Final = 100
-MAX_MOVED: Final = 1024
 RETRY_S: Final = 1.0
 LAG_S: Final = 0.1
 SERVER_ID: Final = 16  # bytes of `since` that name the server
 
 
-class Behind:
-    """What a session that is behind still has to be given.
-
-    `todo`: conversation → seq to read up to (None: up to what its hub has written). `positions`: where the session
-    stands, in each of these and in each of its hubs. `more_below`: conversations that were not listed yet, of a device
-    that is new to the server or not.
-    """
-
-    __slots__ = (
-        "ahead_since",
-        "claims",
-        "cursors",
-        "more_below",
-        "new_device",
-        "paused",
-        "positions",
-        "reading",
-        "resync",
-        "resyncing",
-        "todo",
-    )
-
-    def __init__(self) -> None:
-        self.todo: dict[str, int | None] = {}
-        self.positions: dict[str, int] = {}
-        self.ahead_since: float | None = None  # when it was first found to have what no log here has
-        # Direct conversations whose cursor lies above the head: the head as the user's row has it, None without a row.
-        self.claims: dict[str, int | None] = {}
-        self.cursors: dict[str, int] = {}  # of `hello`, until everything is listed
-        self.more_below: int | None = None
-        self.new_device = False
-        self.paused = False
-        self.reading = False
-        self.resync = False  # too much moved to note: ask again what did …
-        self.resyncing = False  # … and that question is under way
-
-    def forget(self, conversation: str) -> None:
-        """The conversation does not exist."""
-        self.todo.pop(conversation, None)
-        self.positions.pop(conversation, None)
-
-    def moved(self, conversation: str, seq: int) -> None:
-        """A direct conversation moved while the session could not be given the event."""
-        upto = self.todo.get(conversation)
-        if upto is not None or len(self.todo) < MAX_MOVED:
-            self.todo[conversation] = max(upto or 0, seq)
-        else:
-            self.resync = True
-
-
 class Catchup:
-    """The ways into being behind, and the one way out."""
+    """The ways to fall behind, and the one way to go live. `node.py` connects the attribute once."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    resume_history: Callable[[Session], None]  # pages of history were held while the transport was full
 
-    # -- ways in
+    def __init__(
+        self,
+        conversations: Conversations,
+        users: Users,
+        hubs: Mapping[str, Hub],
+        repair: Repair,
+        failover_grace_s: Callable[[], float],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._conversations = conversations
+        self._users = users
+        self._hubs = hubs
+        self._repair = repair
+        self._failover_grace_s = failover_grace_s
+        self._later: Callable[..., Any] = loop.call_later
+        self._time = loop.time
+        self._steps: Final[dict[Step, Callable[[Session, Backlog], None]]] = {
+            Step.CHECK_CLAIMS: self._check_claims,
+            Step.READ: self._read,
+            Step.NOTE_MOVED_HUBS: self._note_moved_hubs,
+            Step.LIST_OLDER: self._list_older,
+            Step.RESYNC: self._resync,
+            Step.COMPARE_AHEAD: self._compare_ahead,
+            Step.FLUSH: self._flush,
+            Step.GO_LIVE: self._go_live,
+        }
 
-    def start(self, session: Session) -> Behind:
-        """The session leaves the live set; where it stood in each hub is noted."""
-        behind = session.behind
-        if behind is None:
-            behind = session.behind = Behind()
+    # -- ways to fall behind
+
+    def fall_behind(self, session: Session) -> Backlog:
+        """The session leaves the live sets; its position in each hub is noted."""
+        backlog = session.backlog
+        if backlog is None:
+            backlog = self.begin(session)
             for hub in session.hubs:
-                behind.positions[hub.conversation] = hub.leave(session)
+                backlog.positions[hub.conversation] = hub.stop_live(session)
             metrics.SESSIONS_LIVE.dec()
-            metrics.SESSIONS_BEHIND.inc()
-        return behind
+        return backlog
 
-    def paused(self, session: Session) -> None:
+    def begin(self, session: Session) -> Backlog:
+        """A session that is in no hub's live set has a backlog from here on."""
+        session.fed(FeedEvent.FALL_BEHIND)
+        backlog = session.backlog = Backlog()
+        metrics.SESSIONS_BEHIND.inc()
+        return backlog
+
+    def transport_full(self, session: Session) -> None:
         """The connection is slow."""
-        if session.behind is None:
+        if session.backlog is None:
             metrics.FELL_BEHIND.inc()
-        self.start(session).paused = True
-        session.connection.pause_reading()  # else answers to what it goes on asking would pile up
+        self.fall_behind(session)
+        session.fed(FeedEvent.FILL)
+        session.connection.pause_reading()  # else answers to further commands would pile up
 
-    def resumed(self, session: Session) -> None:
-        if session.behind is not None:
-            session.behind.paused = False
+    def transport_drained(self, session: Session) -> None:
+        if session.backlog is not None:
+            session.fed(FeedEvent.DRAIN)
             session.connection.resume_reading()
-            self._node.commands.next_page(session)
+            self.resume_history(session)
             self.pump(session)
 
-    def hole(self, session: Session, conversation: str, upto: int, cause: str = "") -> None:
-        """A direct conversation is to be read up to `upto`: events were lost (`cause`), or it moves here first."""
+    def read_direct(self, session: Session, conversation: str, upto: int, cause: str = "") -> None:
+        """Read a direct conversation up to `upto`: events were lost (`cause`), or it moves here for the first time."""
         if cause:
             metrics.REPAIRS.labels(cause).inc()
-        self.start(session).moved(conversation, upto)
+        self.fall_behind(session).moved(conversation, upto)
         self.pump(session)
 
-    # -- the way out
+    def read_left(self, session: Session, backlog: Backlog, conversation: str) -> None:
+        """The session's user left a group: the events before that are still to be given. The position is what
+        `fall_behind` has noted, or else, while the session connects, the device's cursor in Redis."""
+        backlog.todo[conversation] = MAX_INTEGER
+        self.pump(session)
+
+    # -- the way to go live
 
     def pump(self, session: Session) -> None:
-        """Goes on feeding, unless something is under way or the transport is full; joins when nothing is left."""
-        behind = session.behind
-        while behind is not None and not behind.reading and not behind.paused and session.state is State.READY:
-            if behind.claims:
-                behind.reading = True
-                claimed = list(behind.claims)
-                self._node.conversations.heads(claimed, partial(self._claimed, session, behind, claimed))
-            elif behind.todo:
-                self._feed(session, behind, *next(iter(behind.todo.items())))
-            elif self._moved_hubs(session, behind):
-                continue
-            elif behind.more_below is not None:
-                behind.reading = True
-                self._node.connects.further(session, behind.more_below)
-            elif behind.resync:
-                behind.resync, behind.resyncing, behind.reading = False, True, True
-                self._node.audits.sync(session)
-            elif ahead := [hub for hub in session.hubs if behind.positions[hub.conversation] > hub.written]:
-                behind.reading = True
-                conversations = [hub.conversation for hub in ahead]
-                self._node.conversations.heads(conversations, partial(self._ahead, session, behind, conversations))
-            elif session.out:
-                session.flush()  # it comes before what is live, and may fill the transport
-            else:
-                self._join(session, behind)
-                return
+        """Take steps until one waits for Redis or for the transport, or the session is live."""
+        while session.feed is Feed.FEEDING and session.state is State.READY:
+            backlog = session.backlog
+            assert backlog is not None  # noqa: S101 - the session's invariant
+            self._steps[next_step(backlog, session.hubs, bool(session.out))](session, backlog)
 
-    def listed(self, session: Session) -> None:
-        """What `pump` asked for is there, or may be asked for again."""
-        if session.behind is not None:
-            session.behind.reading = False
+    def answered(self, session: Session) -> None:
+        """What a step asked for is there, or may be asked for again."""
+        if session.backlog is not None:
+            session.fed(FeedEvent.ANSWER)
             self.pump(session)
 
-    def _claimed(
-        self, session: Session, behind: Behind, conversations: list[str], heads: list[Head | None] | LinnetError
+    def _retry(self, session: Session) -> None:
+        self._later(RETRY_S, self.answered, session)
+
+    def _list_older(self, session: Session, backlog: Backlog) -> None:
+        if backlog.list_older is not None:
+            session.fed(FeedEvent.READ)
+            backlog.list_older()
+
+    def _resync(self, session: Session, backlog: Backlog) -> None:
+        backlog.overflowed = False
+        session.fed(FeedEvent.RESYNC)
+        session.ports.ask(session)
+
+    def _flush(self, session: Session, _: Backlog) -> None:
+        session.flush()
+
+    def _go_live(self, session: Session, backlog: Backlog) -> None:
+        hubs = {hub.conversation for hub in session.hubs}
+        for conversation, position in reversed(backlog.positions.items()):  # the newest last: they are kept
+            if conversation not in hubs:
+                session.note_given(conversation, position)
+        session.fed(FeedEvent.CATCH_UP)
+        session.backlog = None
+        for hub in session.hubs:
+            hub.go_live(session)
+        metrics.SESSIONS_BEHIND.dec()
+        metrics.SESSIONS_LIVE.inc()
+
+    def _note_moved_hubs(self, session: Session, backlog: Backlog) -> None:
+        for hub in session.hubs:
+            if backlog.positions[hub.conversation] < hub.written:
+                backlog.todo[hub.conversation] = None
+
+    # -- a device that is ahead
+
+    def _check_claims(self, session: Session, backlog: Backlog) -> None:
+        claimed = list(backlog.claims)
+        session.fed(FeedEvent.READ)
+        self._conversations.heads(claimed, partial(self._checked, session, backlog, claimed))
+
+    def _checked(
+        self, session: Session, backlog: Backlog, conversations: list[str], heads: list[Head | None] | LinnetError
     ) -> None:
         """The device says that it has more of these direct conversations than there is. It starts from the head, or
         events that are still to come would count as delivered. If another server wrote the head, a failover took back
-        what the device has: that is announced. As in `_ahead`, only when no successor of the server can be in doubt."""
-        if session.behind is not behind or session.state is not State.READY:
+        what the device has, and that is announced; as in `_compared`, not within the failover's grace."""
+        if session.backlog is not backlog or session.state is not State.READY:
             return
         if isinstance(heads, LinnetError):
-            self._again(session)
+            self._retry(session)
             return
         found = dict(zip(conversations, heads, strict=True))
         ends = {conv: head.seq if head is not None else 0 for conv, head in found.items()}
-        if any(end < behind.positions[conv] for conv, end in ends.items()) and self._doubted(behind):
-            self._node.later(LAG_S, self.listed, session)
+        ahead = any(end < backlog.positions[conv] for conv, end in ends.items())
+        if ahead and self._within_failover_grace(backlog):
+            self._later(LAG_S, self.answered, session)
             return
         lowered: dict[str, int] = {}
         for conversation, head in found.items():
-            known, position = behind.claims.pop(conversation), behind.positions[conversation]
+            known, position = backlog.claims.pop(conversation), backlog.positions[conversation]
             end = ends[conversation]
-            if known is not None and not self._node.client.doubt_s:
-                end = min(end, known)  # what came since the device said so it cannot have had
+            if known is not None and not self._failover_grace_s():
+                end = min(end, known)  # the device cannot have had what came after it said so
             if end >= position:
                 continue
             if head is None or head.server != session.since[:SERVER_ID]:
                 session.gap(conversation, end + 1, position, "failover")
-            behind.positions[conversation] = lowered[conversation] = end
+            backlog.positions[conversation] = lowered[conversation] = end
             if ends[conversation] > end:
-                behind.moved(conversation, ends[conversation])
+                backlog.moved(conversation, ends[conversation])
         self._lower(session, lowered)
-        self.listed(session)
+        self.answered(session)
 
     def _lower(self, session: Session, cursors: dict[str, int]) -> None:
         if cursors:
-            self._node.users.lower(session.user, session.device, session.id, cursors, _ignore)
+            self._users.lower(session.user, session.device, session.id, cursors, _ignore)
 
-    def _ahead(
-        self, session: Session, behind: Behind, conversations: list[str], heads: list[Head | None] | LinnetError
+    def _compare_ahead(self, session: Session, backlog: Backlog) -> None:
+        ahead = [hub.conversation for hub in session.hubs if backlog.positions[hub.conversation] > hub.written]
+        session.fed(FeedEvent.READ)
+        self._conversations.heads(ahead, partial(self._compared, session, backlog, ahead))
+
+    def _compared(
+        self, session: Session, backlog: Backlog, conversations: list[str], heads: list[Head | None] | LinnetError
     ) -> None:
-        """The device has more than hubs here have written: they lag, and must not give it that again; or the log was
-        rolled back, and the device has what never was. Where it could be a server that has been succeeded, that is told
-        only when it has had time to be left: a void that was none is given again, out of order."""
-        if session.behind is not behind or session.state is not State.READY:
+        """The device has more than hubs here have written. Either they lag, and must not give it that again; or the log
+        was rolled back, and the device has events that no longer exist. While the server that answers may be one that
+        was replaced, the void is not announced yet: its events would be given again later, out of order."""
+        if session.backlog is not backlog or session.state is not State.READY:
             return
         if isinstance(heads, LinnetError):
-            self._again(session)
+            self._retry(session)
             return
         lagging = False
         for conversation, head in zip(conversations, heads, strict=True):
-            hub, position = self._node.subscriptions.hubs.get(conversation), behind.positions[conversation]
+            hub, position = self._hubs.get(conversation), backlog.positions[conversation]
             if hub is None or head is None or hub.written >= position:
                 continue
-            if max(head.seq, hub.seq) < position and self._doubted(behind):
+            if max(head.seq, hub.seq) < position and self._within_failover_grace(backlog):
                 lagging = True
                 continue
             if max(head.seq, hub.seq) < position:
                 session.gap(conversation, max(head.seq, hub.seq) + 1, position, "failover")
-                behind.positions[conversation] = max(head.seq, hub.seq)
-                self._lower(session, {conversation: behind.positions[conversation]})
-            lagging = lagging or behind.positions[conversation] > hub.written
+                backlog.positions[conversation] = max(head.seq, hub.seq)
+                self._lower(session, {conversation: backlog.positions[conversation]})
+            lagging = lagging or backlog.positions[conversation] > hub.written
             if head.seq > hub.seq:
-                self._node.repair(hub, "ahead")
+                self._repair.start(hub, "ahead")
         if lagging:
-            self._node.later(LAG_S, self.listed, session)
+            self._later(LAG_S, self.answered, session)
         else:
-            self.listed(session)
+            self.answered(session)
 
-    def _doubted(self, behind: Behind) -> bool:
-        """Whether it may still be that we ask a server which has been succeeded and knows less than the device."""
-        now = self._node.loop.time()
-        behind.ahead_since = now if behind.ahead_since is None else behind.ahead_since
-        return now - behind.ahead_since < self._node.client.doubt_s
+    def _within_failover_grace(self, backlog: Backlog) -> bool:
+        """Return whether the server that answers may still be one that was replaced and has less than the device."""
+        now = self._time()
+        backlog.ahead_since = now if backlog.ahead_since is None else backlog.ahead_since
+        return now - backlog.ahead_since < self._failover_grace_s()
 
-    def _moved_hubs(self, session: Session, behind: Behind) -> bool:
-        for hub in session.hubs:
-            if behind.positions[hub.conversation] < hub.written:
-                behind.todo[hub.conversation] = None
-        return bool(behind.todo)
+    # -- pages
 
-    def _join(self, session: Session, behind: Behind) -> None:
-        hubs = {hub.conversation for hub in session.hubs}
-        for conversation, position in reversed(behind.positions.items()):  # the newest last: they stay
-            if conversation not in hubs:
-                session.has(conversation, position)
-        session.behind = None
-        for hub in session.hubs:
-            hub.join(session)
-        metrics.SESSIONS_BEHIND.dec()
-        metrics.SESSIONS_LIVE.inc()
-
-    def _feed(self, session: Session, behind: Behind, conversation: str, upto: int | None) -> None:
-        """Asks for the next page of one conversation, or finds it level."""
+    def _read(self, session: Session, backlog: Backlog) -> None:
+        """Ask for the next page of the first conversation, or find it level."""
+        conversation, upto = next(iter(backlog.todo.items()))
         if upto is None:
-            hub = self._node.subscriptions.hubs.get(conversation)
+            hub = self._hubs.get(conversation)
             upto = hub.written if hub is not None else 0
         if conversation in session.direct:
-            behind.positions.setdefault(conversation, session.direct[conversation])
-        position = behind.positions.get(conversation)
+            backlog.positions.setdefault(conversation, session.direct[conversation])
+        position = backlog.positions.get(conversation)
         if position is None:
-            behind.reading = True
-            reply = partial(self._cursor, session, behind, conversation)
-            self._node.users.cursor(session.user, session.device, conversation, reply)
+            session.fed(FeedEvent.READ)
+            reply = partial(self._cursor, session, backlog, conversation)
+            self._users.cursor(session.user, session.device, conversation, reply)
         elif position >= upto:
-            del behind.todo[conversation]
+            del backlog.todo[conversation]
         else:
-            behind.reading = True
-            reply = partial(self._page, session, behind, conversation, upto)
-            self._node.conversations.range(conversation, session.user, position, upto, PAGE_EVENTS, reply)
+            session.fed(FeedEvent.READ)
+            page = partial(self._page, session, backlog, conversation, upto)
+            self._conversations.range(conversation, session.user, position, upto, PAGE_EVENTS, page)
 
-    def _cursor(self, session: Session, behind: Behind, conversation: str, seq: int | LinnetError) -> None:
+    def _cursor(self, session: Session, backlog: Backlog, conversation: str, seq: int | LinnetError) -> None:
         if isinstance(seq, LinnetError):
-            self._again(session)
+            self._retry(session)
         else:
-            position = behind.positions.setdefault(conversation, seq)
-            if position > (behind.todo.get(conversation) or MAX_INTEGER):
-                behind.claims[conversation] = None
-            self.listed(session)
+            position = backlog.positions.setdefault(conversation, seq)
+            if position > (backlog.todo.get(conversation) or MAX_INTEGER):
+                backlog.claims[conversation] = None
+            self.answered(session)
 
-    def _again(self, session: Session) -> None:
-        self._node.later(RETRY_S, self.listed, session)
-
-    def _page(self, session: Session, behind: Behind, conversation: str, upto: int, page: Page | LinnetError) -> None:
-        if session.behind is not behind or session.state is not State.READY:
+    def _page(self, session: Session, backlog: Backlog, conversation: str, upto: int, page: Page | LinnetError) -> None:
+        if session.backlog is not backlog or session.state is not State.READY:
             return
         if isinstance(page, NotFound):  # gone meanwhile
-            behind.positions[conversation] = upto
+            backlog.positions[conversation] = upto
             if conversation[0] == keys.DIRECT:  # it may begin anew
-                behind.forget(conversation)
+                backlog.forget(conversation)
                 session.direct.pop(conversation, None)
         elif isinstance(page, LinnetError):
-            self._again(session)
+            self._retry(session)
             return
         else:
-            self._write(session, behind, conversation, page)
+            self._write(session, backlog, conversation, page)
             if not page.more:
-                self._read_through(behind, conversation, upto, page.position)
-        self.listed(session)
+                self._read_through(backlog, conversation, upto, page.position)
+        self.answered(session)
 
-    def _read_through(self, behind: Behind, conversation: str, upto: int, position: int) -> None:
-        """The log has no more up to `upto`. Where it ends before that, the server has lost what was heard, or was
-        succeeded and does not know: a direct conversation stays where it is, so that the next event or the audit shows
-        what there is by then; in a hub the session stands where all stand."""
+    def _read_through(self, backlog: Backlog, conversation: str, upto: int, position: int) -> None:
+        """The log has no more events up to `upto`. If it ends before `upto`, the server has lost events that were seen
+        live, or it was replaced and does not know it. Then the position in a direct conversation stays, so that the
+        next event or the audit shows what the log has by then; a session of a hub takes the hub's position."""
         if conversation[0] != keys.DIRECT and upto < MAX_INTEGER:
-            behind.positions[conversation] = max(position, upto)
-        elif position < upto and behind.todo.get(conversation) == upto:  # else more was asked for meanwhile
-            del behind.todo[conversation]
+            backlog.positions[conversation] = max(position, upto)
+        elif position < upto and backlog.todo.get(conversation) == upto:  # else more was asked for meanwhile
+            del backlog.todo[conversation]
 
-    def _write(self, session: Session, behind: Behind, conversation: str, page: Page) -> None:
-        position = behind.positions[conversation]
+    def _write(self, session: Session, backlog: Backlog, conversation: str, page: Page) -> None:
+        position = backlog.positions[conversation]
         if page.floor > position:
             session.gap(conversation, position + 1, page.floor, "expired")
-        behind.positions[conversation] = max(position, page.position)
+        backlog.positions[conversation] = max(position, page.position)
         if not page.events:
             return
         prev = stamp.slots(page.events[0])[1]
@@ -321,12 +320,6 @@ class Catchup:
         session.connection.write(frames)
         metrics.DELIVERIES_REPLAY.inc(len(page.events))
         metrics.WRITTEN_BYTES.inc(len(frames))
-
-    def left(self, session: Session, behind: Behind, conversation: str) -> None:
-        """The session's user left a group: what was before that is still the user's to have. Where it stands `start`
-        has noted, or else, while it connects, Redis."""
-        behind.todo[conversation] = MAX_INTEGER
-        self.pump(session)
 
 
 def _ignore(_: object) -> None:

@@ -1,50 +1,44 @@
 """Where events of one channel meet the sessions on this node.
 
-A `Hub` stands for a group or channel with members here, a `UserHub` for a user with sessions here. A hub knows one
-position for all its live sessions: `seq`, the last event it has, and `written`, the last event that it has given to
-every live session. An event follows if its `prev` is `seq`; anything else is a hole, and holes are read from the log
-(`Repairs` below), never guessed. All is plain `def`: nothing here can wait, and there is no task, queue or encode per
-recipient.
+A `Hub` belongs to a group or channel with members here. It has one position for all its live sessions: `seq`, the last
+event it has, and `written`, the last event that it has given to every live session. An event follows if its `prev` is
+`seq`; anything else is a hole, and holes are read from the log (`repair.py`), never guessed. All is plain `def`: a hub
+cannot wait, and there is no task, queue or encode per recipient.
 
-Invariant: a session in `live` has every event up to `written` (or stands in `rest`, the part of a large fan-out that
-is still to be written, and has every event up to `before`). A session leaves `live` only through `leave`, which tells
-it that position, and enters only where it stands at `written`.
-"""
+Invariant: a session in `live` has every event up to `written` (or is in `rest`, the part of a large fan-out that is
+still to be written, and has every event up to `before`). A session leaves `live` only through `stop_live`, which
+returns that position, and enters it only through `go_live`, when its own position is `written`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice, repeat
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Final
 
+from gateway.delivery.session import Session
 from gateway.delivery.shared_frames import JSON_BIT, VARIANTS, control_frame, event_frames
 from router.contract import metrics, signals, stamp, wire
 from router.process.isolate import fault
+from router.process.tracing import Tracer
 from router.store.conversations import Head
 
-if TYPE_CHECKING:
-    from gateway.delivery.session import Session
-    from router.process.tracing import Tracer
-
 # A larger fan-out goes on in the loop's next turn, so that one large group does not hold up the others.
-CHUNK = 512
-DELETIONS = 256  # as many as the store keeps
+CHUNK: Final = 512
+DELETIONS: Final = 256  # as many as the store keeps
 
 
-class Owner(Protocol):
-    """What a hub asks of its node."""
+class HubPorts:
+    """The calls that hubs make upward, one object for all hubs of a node; `node.py` connects them once."""
 
-    @property
-    def tracer(self) -> Tracer | None: ...
+    __slots__ = ("member_left", "now_ms", "repair", "soon", "tracer")
 
-    def repair(self, hub: Hub, cause: str) -> None:
-        """Read the log from `hub.seq` on and give the events to `hub.accept`."""
+    repair: Callable[[Hub, str], None]  # read the log from `hub.seq` on and give the events to `hub.accept`; the cause
+    member_left: Callable[[Hub, str], None]  # this user is no member any more
 
-    def soon(self, callback: Callable[[], None]) -> None: ...
-
-    def member_left(self, hub: Hub, user: str) -> None: ...
-
-    def now_ms(self) -> int: ...
+    def __init__(self, soon: Callable[..., Any], now_ms: Callable[[], int], tracer: Tracer | None) -> None:
+        self.soon = soon
+        self.now_ms = now_ms
+        self.tracer = tracer
 
 
 class Hub:
@@ -61,8 +55,8 @@ class Hub:
         "live",
         "marks",
         "members",
-        "owner",
         "pending",
+        "ports",
         "receipts",
         "repairing",
         "rest",
@@ -75,8 +69,8 @@ class Hub:
         "written",
     )  # fmt: skip
 
-    def __init__(self, owner: Owner, conversation: str, channel: str) -> None:
-        self.owner = owner
+    def __init__(self, ports: HubPorts, conversation: str, channel: str) -> None:
+        self.ports = ports
         self.conversation = conversation
         self.channel = channel
         self.confirmed = False  # subscribed, and the head was read
@@ -89,7 +83,7 @@ class Hub:
         self.size = 0  # members, here and elsewhere; 0 while it is not known
         self.deleted: tuple[int, ...] = ()  # seqs of the messages that were deleted last
         self.marks: dict[str, int] = {}  # how far members have read, as told here; in small conversations only
-        self.receipts: dict[str, int] = {}  # marks that follow from messages in `pending` and are news
+        self.receipts: dict[str, int] = {}  # marks that follow from messages in `pending` and are new
         self.seen = 0  # the highest seq that a live event named while the position was not known
         self.repairing = False
         self.pending: list[bytes] = []
@@ -97,20 +91,20 @@ class Hub:
 
     # -- sessions
 
-    def add(self, session: Session) -> None:
-        """A session's user is a member; it becomes live by `join`."""
+    def add_member(self, session: Session) -> None:
+        """The session's user is a member; the session becomes live by `go_live`."""
         self.members[session] = None
 
-    def remove(self, session: Session) -> None:
-        self.leave(session)
+    def remove_member(self, session: Session) -> None:
+        self.stop_live(session)
         self.members.pop(session, None)
 
-    def join(self, session: Session) -> None:
-        """The session stands at `written`: from here on it is live."""
+    def go_live(self, session: Session) -> None:
+        """The session's position is `written`: from here on the hub writes to it."""
         self.live.setdefault(session.variant, {})[session] = None
 
-    def leave(self, session: Session) -> int:
-        """Takes the session out of the live set; the seq up to which it was given everything."""
+    def stop_live(self, session: Session) -> int:
+        """Take the session out of the live set; return the seq up to which it was given everything."""
         live = self.live.get(session.variant)
         if live is not None:
             live.pop(session, None)
@@ -128,7 +122,7 @@ class Hub:
         self.size, self.deleted = head.size, head.deleted
         self.confirmed = True
         if self.seen > head.seq:
-            self.owner.repair(self, "subscribe")
+            self.ports.repair(self, "subscribe")
 
     def receive(self, event: bytes) -> None:
         """A live event."""
@@ -144,7 +138,7 @@ class Hub:
             self.accept(event, seq, count, at)
         else:
             self.seen = seq
-            self.owner.repair(self, "hole")
+            self.ports.repair(self, "hole")
 
     def accept(self, event: bytes, seq: int, count: int, at: int) -> None:
         """The next event in order, live or from a repair."""
@@ -194,11 +188,11 @@ class Hub:
                 _give(zip(sessions, repeat(frames), strict=False))
         self.receipts.clear()
         if self.rest:
-            self.owner.soon(self._go_on)
+            self.ports.soon(self._go_on)
         if total:
             metrics.DELIVERIES_LIVE.inc(total * len(events))
-            metrics.DELIVERY_SECONDS.observe(max(0, self.owner.now_ms() - self.at) / 1000)
-            if (tracer := self.owner.tracer) is not None:
+            metrics.DELIVERY_SECONDS.observe(max(0, self.ports.now_ms() - self.at) / 1000)
+            if (tracer := self.ports.tracer) is not None:
                 for event in events:
                     tracer.written(self.conversation, event, total)
 
@@ -206,7 +200,7 @@ class Hub:
         """The next part of a large fan-out, and after the last what came meanwhile."""
         self._write_rest(CHUNK)
         if self.rest:
-            self.owner.soon(self._go_on)
+            self.ports.soon(self._go_on)
         else:
             self.flush()
 
@@ -229,28 +223,29 @@ class Hub:
                 if session.user != except_user:
                     session.write(frames[variant])
 
-    # -- who has read how far
+    # -- how far members have read
 
-    def has_read(self, user: str, read: int) -> bool:
-        """Note how far a member has read; return whether that is news here."""
+    def note_mark(self, user: str, read: int) -> bool:
+        """Note how far a member has read; return whether that is new here."""
         if read <= self.marks.get(user, 0):
             return False
         if len(self.marks) >= 2 * signals.RECEIPT_MEMBERS:
-            self.marks.clear()  # of members who came and went
+            self.marks.clear()  # marks of members who came and went
         self.marks[user] = read
         return True
 
     def _author_has_read(self, event: bytes, seq: int, before: int) -> None:
-        """Who writes has read what is above; told with the event itself, unless it was known of what is before it."""
+        """The author of a message has read what is above it. A receipt leaves with the event itself, unless the author
+        was known to have read what is before it."""
         about = stamp.author(event)
         if not about.marks:
             return
         if self.marks.get(about.from_, 0) < before or about.from_ in self.receipts:
             self.receipts[about.from_] = seq
             for session in self.members:
-                if session.user == about.from_ and session.behind is None:
+                if session.user == about.from_ and session.backlog is None:
                     session.note_read(self.conversation, seq)
-        self.has_read(about.from_, seq)
+        self.note_mark(about.from_, seq)
 
     def _receipt_frames(self, variant: int) -> bytes:
         codec = wire.JSON if variant & JSON_BIT else wire.MSGPACK
@@ -270,7 +265,7 @@ class Hub:
         self.size += (change.action == "add") - (change.action == "remove")
         if change.action == "remove":
             self.flush()  # who leaves sees that, and nothing after it
-            self.owner.member_left(self, change.user)
+            self.ports.member_left(self, change.user)
 
 
 def _give(frames_of: Iterable[tuple[Session, bytes]]) -> None:
@@ -283,33 +278,3 @@ def _give(frames_of: Iterable[tuple[Session, bytes]]) -> None:
                 session.out.append(frames)
         except Exception as error:  # noqa: BLE001 - one session's mistake must not keep the event from the others
             fault("fan-out", error)
-
-
-class UserHub:
-    """One user's channel: direct events, signals, and the user's sessions on this node."""
-
-    __slots__ = ("channel", "confirmed", "sessions", "user", "waiting")
-
-    def __init__(self, user: str, channel: str) -> None:
-        self.user = user
-        self.channel = channel
-        self.confirmed = False
-        self.waiting: list[Callable[[bool], None]] = []
-        self.sessions: list[Session] = []
-
-    def receive(self, payload: bytes) -> None:
-        if stamp.is_event(payload):
-            seq, prev, _, _ = stamp.slots(payload)
-            about = stamp.author(payload)
-            for session in self.sessions:
-                try:
-                    session.direct_event(about.conversation, seq, prev, payload)
-                    if about.marks:
-                        session.wrote(about, seq, prev)
-                except Exception as error:  # noqa: BLE001 - as above, for the user's other sessions
-                    fault("fan-out", error)
-        else:
-            signal = signals.decode(payload)
-            if signal is not None:
-                for session in list(self.sessions):
-                    session.signal(signal)

@@ -1,87 +1,142 @@
-"""One connection's session: what it may do now, what it has been given, and how it is written to.
+"""One connection's session: its state, the events it was given, and the way its connection is written to.
 
-The protocol calls a session on every message and every change of its transport; the hubs and the catch-up write
-through it. Nothing here waits and nothing here talks to Redis: what a command does is in `commands.py`.
+The connection calls a session on every message and every change of its transport; hubs and the catch-up write through
+it. A session never waits and never talks to Redis: the parts that do are reached through `SessionPorts`.
 
-A session as a whole is *live* or *behind*, because it is the connection that is slow. Live: `behind` is None, it has
-everything that its hubs have written and, of a direct conversation that moved since it connected (or a group that its
-user has left), everything up to `direct[conversation]`. Behind: `catchup.py` feeds it from the log, and whatever
-happens live is only noted.
+A session as a whole is *live* or *behind* (`feed.py`). A live session was given everything that its hubs have written
+and, of a direct conversation that moved since it connected (or a group that its user has left), everything up to
+`direct[conversation]`.
+Invariant: `backlog` is None exactly while `feed` is LIVE.
 Bounds: `direct`, `gone`, `told_read` and `other_read` hold `MAX_DIRECT` conversations (one that was dropped is read
-from the log, or told, again), `early` what came in one read of the socket, `pages` the `MAX_PAGES` requests for history
-that wait, `out` what one turn of the loop has for it; beyond that the transport's high mark decides.
+from the log, or told, again), `early` what came in one read of the socket, `pages` the `MAX_PAGES` requests for
+history that wait, `out` what one turn of the loop has for it; beyond that the transport's high mark decides.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from enum import IntEnum
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Mapping
+from random import uniform
+from typing import Final, Protocol
 
+from gateway.delivery.backlog import Backlog
+from gateway.delivery.feed import FULL, NEXT_FEED, Asking, Feed, FeedEvent, State
 from gateway.delivery.shared_frames import BINARY, TEXT, control_frame, event_frame, variant_of
+from gateway.websocket.connection import WebSocketConnection
 from gateway.websocket.frames import frame
 from router.contract import errors, metrics, signals, stamp, wire
-
-if TYPE_CHECKING:
-    from gateway.delivery.catchup import Behind
-    from gateway.delivery.hub import Hub, UserHub
-    from gateway.node import Node
-    from gateway.websocket.connection import WebSocketConnection
+from router.contract.errors import Conflict, LinnetError
+from router.process.tracing import Tracer
 
 MAX_DIRECT: Final = 1024
+RETURN_S: Final = 1.0  # a client that is asked to reconnect waits up to this long
 TIMED: Final = 0b111  # one direct delivery in eight is timed: observing costs as much as the write
 
 
-class State(IntEnum):
-    """The life of a session; what a client may send in each stands in `commands.TABLE`."""
+class SessionHub(Protocol):
+    """A group's or channel's hub as its sessions see it."""
 
-    HELLO = 0
-    CONNECTING = 1
-    READY = 2
-    CLOSED = 3
+    conversation: str
+    written: int
+    members: dict[Session, None]
+
+    def go_live(self, session: Session) -> None: ...
+    def stop_live(self, session: Session) -> int: ...
+    def remove_member(self, session: Session) -> None: ...
+
+
+class SessionUserHub(Protocol):
+    """The hub of a session's user."""
+
+    user: str
+    sessions: list[Session]
+
+
+class SessionPorts:
+    """The calls that sessions make upward, one object for all sessions of a node; `node.py` connects them once."""
+
+    __slots__ = (
+        "ask",
+        "closed",
+        "fall_behind",
+        "flush_later",
+        "handle",
+        "hubs",
+        "now_ms",
+        "read_direct",
+        "replaced",
+        "resume",
+        "tracer",
+    )  # fmt: skip
+
+    handle: Callable[[Session, bytes], None]  # a client's message
+    closed: Callable[[Session, int], None]  # the connection is gone
+    flush_later: Callable[[Session], None]  # call `flush` at the end of this turn of the loop
+    fall_behind: Callable[[Session], None]  # the transport is full
+    resume: Callable[[Session], None]  # the transport takes more
+    read_direct: Callable[[Session, str, int, str], None]  # read a direct conversation up to this seq; cause of repair
+    ask: Callable[[Session], None]  # ask Redis what moved
+    replaced: Callable[[Session, str], None]  # another session of the device registered, of this instance
+
+    def __init__(self, hubs: Mapping[str, SessionHub], tracer: Tracer | None, now_ms: Callable[[], int]) -> None:
+        self.hubs = hubs
+        self.tracer = tracer
+        self.now_ms = now_ms
 
 
 class Session:
-    """See above. `connection.write` writes frames at once; `write` joins them with what else this turn has."""
+    """`connection.write` writes frames at once; `write` joins them with what else this turn of the loop has."""
 
     __slots__ = (
-        "acks", "again", "age_deadline", "behind", "codec", "connection", "deadline", "device", "direct", "early",
-        "expires_at", "gone", "hubs", "id", "instance", "node", "other_read", "out", "pages", "paging", "reads",
-        "roles", "since", "started", "state", "syncing", "tat", "token", "told_read", "user", "user_hub", "variant",
-        "watches",
+        "acks", "address", "age_deadline", "asking", "backlog", "codec", "connection", "deadline", "device",
+        "direct", "early", "expires_at", "feed", "gone", "hubs", "id", "instance", "other_read", "out", "pages",
+        "paging", "ports", "reads", "roles", "since", "started", "state", "tat", "token", "told_read", "user",
+        "user_hub", "variant", "watches",
     )  # fmt: skip
 
-    def __init__(self, node: Node, connection: WebSocketConnection, codec: wire.Codec, token: str | None) -> None:
-        self.node = node
+    def __init__(
+        self,
+        ports: SessionPorts,
+        connection: WebSocketConnection,
+        codec: wire.Codec,
+        token: str | None,
+        address: str = "",
+    ) -> None:
+        self.ports = ports
         self.connection = connection
         self.codec = codec
         self.variant = variant_of(codec, connection.deflate)
         self.state = State.HELLO
         self.token = token
+        self.address = address
         self.user = self.device = self.id = self.instance = ""
         self.started = 0
         self.expires_at = 0
-        self.deadline = 0  # the second in which the clock looks at this session again
+        self.deadline = 0  # the second in which the deadlines look at this session again
         self.age_deadline = 0.0
-        self.user_hub: UserHub | None = None
-        self.hubs: list[Hub] = []
+        self.user_hub: SessionUserHub | None = None
+        self.hubs: list[SessionHub] = []
         self.direct: dict[str, int] = {}
         self.since = b""
-        self.syncing = False
-        self.again = False  # another question is wanted after that
-        self.behind: Behind | None = None
+        self.asking = Asking.NOTHING
+        self.feed = Feed.LIVE
+        self.backlog: Backlog | None = None
         self.early: list[tuple[bytes, bool]] | None = None
         self.out: list[bytes] | None = None
         self.pages: deque[wire.History] | None = None
         self.paging = False
         self.acks: dict[str, int] | None = None
-        self.gone: dict[str, int] | None = None  # conversation -> the change by which it was, as told here
+        self.gone: dict[str, int] | None = None  # conversation -> the change by which it was gone, as told here
         self.reads: dict[str, tuple[int, int]] | None = None
         self.told_read: dict[str, int] | None = None  # conversation -> the user's read mark, as told here
-        self.roles: dict[str, str] | None = None  # conversation -> the user's role, until that is told
+        self.roles: dict[str, str] | None = None  # conversation -> the user's role, until the client is told
         self.other_read: dict[str, int] | None = None  # direct conversation -> the other user's, as far as known here
         self.watches: set[str] | None = None
         self.tat = 0.0
+
+    def fed(self, event: FeedEvent) -> None:
+        """Change the state of the feed; a change that the table does not know is a mistake of ours."""
+        self.feed = NEXT_FEED[self.feed, event]
 
     # -- called by the protocol
 
@@ -91,20 +146,20 @@ class Session:
         elif text != self.codec.text:
             self.close(errors.CLOSE_UNSUPPORTED_DATA, f"{self.codec.subprotocol} has other frames")
         else:
-            self.node.commands.handle(self, data)
+            self.ports.handle(self, data)
 
     def writing_paused(self) -> None:
         """The transport holds more than its high mark."""
         if self.state is State.READY:
-            self.node.catchup.paused(self)
+            self.ports.fall_behind(self)
 
     def writing_resumed(self) -> None:
-        if self.behind is not None:
-            self.node.catchup.resumed(self)
+        if self.backlog is not None:
+            self.ports.resume(self)
 
     def connection_closed(self, code: int, reason: str) -> None:
         self.state = State.CLOSED
-        self.node.closed(self, code)
+        self.ports.closed(self, code)
 
     # -- writing
 
@@ -112,7 +167,7 @@ class Session:
         """Frames to leave with this turn of the loop."""
         if self.out is None:
             self.out = [frames]
-            self.node.to_flush(self)
+            self.ports.flush_later(self)
         else:
             self.out.append(frames)
 
@@ -126,6 +181,22 @@ class Session:
         if self.state is not State.CLOSED:
             self.write(frame(self.codec.encode(event), TEXT if self.codec.text else BINARY))
 
+    def refuse(self, command: wire.Command, error: LinnetError) -> None:
+        """Answer a command that was understood with its error event."""
+        metrics.COMMANDS.labels(type(command).__name__.lower(), error.code).inc()
+        reason, following = (error.reason, error.next) if isinstance(error, Conflict) else (None, None)
+        self.answer(
+            wire.ErrorEvent(
+                id=command.id,
+                n=getattr(command, "n", None),
+                code=error.code,
+                message=error.message,
+                retry_after=error.retry_after,
+                reason=reason,
+                next=following,
+            )
+        )
+
     def gap(self, conversation: str, first: int, last: int, reason: str) -> None:
         metrics.GAPS.labels(reason).inc()
         self.answer(wire.GapEvent(conversation=conversation, from_=first, to=last, reason=reason))
@@ -138,66 +209,74 @@ class Session:
             self.connection.close(code, reason)
             self.connection_closed(code, reason)
 
+    def rotate(self, code: int) -> None:
+        """Ask the client to reconnect after a wait of its own, and close."""
+        retry_after = round(uniform(0.05, RETURN_S), 3)
+        if self.state is State.READY:
+            self.answer(wire.DrainEvent(retry_after=retry_after))
+        self.close(code, errors.retry_reason(retry_after))
+
     # -- direct conversations
 
     def direct_event(self, conversation: str, seq: int, prev: int, event: bytes) -> None:
         """A live event of a direct conversation; its position is this session's own."""
-        if self.behind is not None:
-            self.behind.moved(conversation, seq)
+        if self.backlog is not None:
+            self.backlog.moved(conversation, seq)
             return
         last = self.direct.get(conversation)
         if last is None and prev:
-            self.node.catchup.hole(self, conversation, seq)
+            self.ports.read_direct(self, conversation, seq, "")
         elif last is not None and seq <= last:
             return
         elif last is not None and prev > last:
-            self.node.catchup.hole(self, conversation, seq, "hole")
+            self.ports.read_direct(self, conversation, seq, "hole")
         else:
             if last is not None and prev < last:
                 self.gap(conversation, prev + 1, last, "failover")
-            self.has(conversation, seq)
+            self.note_given(conversation, seq)
             frames = event_frame(event, self.variant)
             self.write(frames)
             metrics.DELIVERIES_LIVE.inc()
             metrics.WRITTEN_BYTES.inc(len(frames))
             if not seq & TIMED:
-                metrics.DELIVERY_SECONDS.observe(max(0, self.node.now_ms() - stamp.slots(event)[3]) / 1000)
-            if self.node.tracer is not None:
-                self.node.tracer.written(conversation, event, 1)
+                metrics.DELIVERY_SECONDS.observe(max(0, self.ports.now_ms() - stamp.slots(event)[3]) / 1000)
+            if self.ports.tracer is not None:
+                self.ports.tracer.written(conversation, event, 1)
 
-    def has(self, conversation: str, seq: int) -> None:
+    def note_given(self, conversation: str, seq: int) -> None:
         """This session was given everything up to `seq` of a direct conversation."""
         direct = self.direct
         if len(direct) >= MAX_DIRECT and conversation not in direct:
             del direct[next(iter(direct))]
         direct[conversation] = seq
 
-    def lost(self, conversation: str, changed: int) -> None:
-        """This session is told that its user has the conversation no more, as of this change."""
+    def note_gone(self, conversation: str, changed: int) -> None:
+        """The client is told that its user no longer has the conversation, as of this change."""
         gone = self.gone = self.gone if self.gone is not None else {}
         if len(gone) >= MAX_DIRECT and conversation not in gone:
             del gone[next(iter(gone))]
         gone[conversation] = changed
 
-    def untold(self, *conversations: str) -> None:
-        """The session's user has these conversations again, or could not be told why not."""
+    def forget_gone(self, *conversations: str) -> None:
+        """The session's user has these conversations again, or the client could not be told why not."""
         for conversation in conversations:
             if self.gone is not None:
                 self.gone.pop(conversation, None)
 
     def given(self, conversation: str) -> int:
         """The seq up to which this session was given everything, 0 when nothing moved since it connected."""
-        if self.behind is not None and (position := self.behind.positions.get(conversation)) is not None:
-            return self.behind.claims[conversation] or 0 if conversation in self.behind.claims else position
+        if self.backlog is not None and (position := self.backlog.positions.get(conversation)) is not None:
+            claims = self.backlog.claims
+            return claims[conversation] or 0 if conversation in claims else position
         if conversation in self.direct:
             return self.direct[conversation]
-        hub = self.node.subscriptions.hubs.get(conversation)
+        hub = self.ports.hubs.get(conversation)
         return hub.written if hub is not None and self in hub.members else 0
 
     # -- the user's own read marks
 
-    def has_read(self, conversation: str, read: int) -> None:
-        """The user has read up to here: told where it is news, whether a receipt said so or an audit."""
+    def tell_read(self, conversation: str, read: int) -> None:
+        """The user has read up to `read`: the client is told if that is new, whether a receipt or an audit said so."""
         if read <= (self.told_read or {}).get(conversation, 0):
             return
         self.note_read(conversation, read)
@@ -207,19 +286,19 @@ class Session:
     # -- read marks that follow from messages: their author has read up to them
 
     def wrote(self, about: stamp.Author, seq: int, prev: int) -> None:
-        """The author of a live message in a direct conversation has read up to it: tell it where that is news."""
+        """The author of a live direct message has read up to it: the client is told if that is new."""
         conversation = about.conversation
         if self.state is not State.READY:
             return
         if about.from_ != self.user:
             if (self.other_read or {}).get(conversation, 0) < prev:
-                if self.behind is not None and self.behind.paused:
+                if self.feed in FULL:
                     return  # nothing is queued for a connection that is full
                 receipt = wire.ReceiptEvent(conversation=conversation, user=about.from_, read=seq)
                 self.write(control_frame(receipt, self.codec))
-            self.other_has_read(conversation, seq)
+            self.note_other_read(conversation, seq)
         elif about.device != self.device:
-            self.has_read(conversation, seq)
+            self.tell_read(conversation, seq)
         else:
             self.note_read(conversation, seq)
 
@@ -227,7 +306,7 @@ class Session:
         """The client knows that its user has read up to here."""
         self.told_read = _noted(self.told_read, conversation, read)
 
-    def other_has_read(self, conversation: str, read: int) -> None:
+    def note_other_read(self, conversation: str, read: int) -> None:
         self.other_read = _noted(self.other_read, conversation, read)
 
     # -- signals
@@ -239,25 +318,25 @@ class Session:
             case signals.Typing(conversation, user):
                 self.write(control_frame(wire.TypingEvent(conversation=conversation, from_=user), self.codec))
             case signals.Receipt(conversation, user, read) if user == self.user:
-                self.has_read(conversation, read)
+                self.tell_read(conversation, read)
             case signals.Receipt(conversation, user, read):
-                self.other_has_read(conversation, read)
+                self.note_other_read(conversation, read)
                 receipt = wire.ReceiptEvent(conversation=conversation, user=user, read=read)
                 self.write(control_frame(receipt, self.codec))
             case signals.Taken(device, session, instance):
                 if device == self.device and session != self.id:
-                    self.node.audits.replaced(self, instance)
+                    self.ports.replaced(self, instance)
             case signals.Kick(device):
                 if device in ("", self.device):
-                    self.node.audits.sync(self)
+                    self.ports.ask(self)
             case signals.Moved():
-                self.node.audits.sync(self)
+                self.ports.ask(self)
             case _:
                 pass
 
 
 def _noted(marks: dict[str, int] | None, conversation: str, read: int) -> dict[str, int]:
-    """The marks with this one; of more than MAX_DIRECT the oldest goes."""
+    """Return the marks with this one; of more than MAX_DIRECT the oldest goes."""
     marks = marks if marks is not None else {}
     if len(marks) >= MAX_DIRECT and conversation not in marks:
         del marks[next(iter(marks))]

@@ -1,38 +1,31 @@
-"""Which channels this node listens to, and what comes from them.
+"""The channels that this node is subscribed to, and the messages that arrive on them.
 
-One hub per group or channel with a member here, one user hub per user with a session here; direct conversations cost
-no channel. A hub is *confirmed* when its subscription is confirmed by the server and its head was read after that, so
-nothing can fall between. Holes and lost subscriptions are repaired from the log: `repair` reads (hub.seq, …] in pages
-until a page is short, and an event that comes live meanwhile only moves the mark to read up to.
+There is one hub per group or channel with a member here, and one user hub per user with a session here; direct
+conversations need no channel. A hub is *confirmed* when the server has confirmed its subscription and its head was read
+after that, so no event can fall between the two.
 
-Invariant: a channel is subscribed while somebody here needs it; `hubs` and `users` hold nothing that nobody needs.
+Invariant: a channel is subscribed exactly while a local session needs it; `hubs` and `users` hold no others.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final, Protocol
 
-from gateway.delivery.hub import Hub, UserHub
-from gateway.delivery.session import Session
+from gateway.delivery.catchup import Catchup
+from gateway.delivery.hub import Hub, HubPorts
+from gateway.delivery.session import Session, SessionHub, SessionUserHub
 from gateway.delivery.shared_frames import VARIANTS, control_frame
+from gateway.delivery.user_hub import UserHub
 from router.contract import metrics, signals, stamp, wire
 from router.contract.errors import LinnetError
-from router.contract.packing import MAX_INTEGER
-from router.process.isolate import attempt, each
-from router.store.conversations import Head, Page
+from router.store.conversations import Conversations, Head
 
-if TYPE_CHECKING:
-    from gateway.node import Node
-
-REPAIR_EVENTS: Final = 256
 RETRY_S: Final = 1.0
-# How many hubs or sessions one turn of the loop asks for after a subscription was lost.
-STEP: Final = 200
 LOG_S: Final = 60.0
 UNREADABLE: Final = metrics.REDIS_ERRORS.labels("unreadable")
 
@@ -41,14 +34,44 @@ log = logging.getLogger("linnet.gateway")
 Ready = Callable[[bool], None]
 
 
-class Subscriptions:
-    """The hubs of this node and the bus that feeds them."""
+class ChannelNames(Protocol):
+    """The names of the channels of this deployment."""
 
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._names = node.client.channels
-        self.hubs: dict[str, Hub] = {}
+    def conversation(self, conversation: str) -> str: ...
+    def user(self, user: str) -> str: ...
+    def presence(self, user: str) -> str: ...
+
+
+class Bus(Protocol):
+    """Pub/sub: `confirmed` is called at every confirmation, after a lost connection again."""
+
+    def subscribe(self, channels: Sequence[str], confirmed: Callable[[bool], None]) -> None: ...
+    def unsubscribe(self, channels: Sequence[str]) -> None: ...
+
+
+class Subscriptions:
+    """The hubs of this node and the bus that feeds them. `node.py` connects the two attributes once."""
+
+    bus: Bus
+    presence_changed: Callable[[str], None]  # the presence of a watched user may have changed
+
+    def __init__(
+        self,
+        names: ChannelNames,
+        hubs: dict[str, Hub],
+        hub_ports: HubPorts,
+        conversations: Conversations,
+        catchup: Catchup,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._names = names
+        self.hubs = hubs
         self.users: dict[str, UserHub] = {}
+        self._hub_ports = hub_ports
+        self._conversations = conversations
+        self._catchup = catchup
+        self._later: Callable[..., Any] = loop.call_later
+        self._time = loop.time
         self._channels: dict[bytes, Hub | UserHub | None] = {}
         self._logged_at = -math.inf  # when the last unreadable message was logged
 
@@ -59,9 +82,9 @@ class Subscriptions:
         hub = self.hubs.get(conversation)
         if hub is None:
             channel = self._names.conversation(conversation)
-            hub = self.hubs[conversation] = Hub(self._node, conversation, channel)
+            hub = self.hubs[conversation] = Hub(self._hub_ports, conversation, channel)
             self._channels[channel.encode()] = hub
-            self._node.bus.subscribe([channel], partial(self._subscribed, hub))
+            self.bus.subscribe([channel], partial(self._subscribed, hub))
         if hub.confirmed:
             ready(True)
         else:
@@ -75,51 +98,58 @@ class Subscriptions:
             channel = self._names.user(user)
             hub = self.users[user] = UserHub(user, channel)
             self._channels[channel.encode()] = hub
-            self._node.bus.subscribe([channel], partial(self._user_subscribed, hub))
+            self.bus.subscribe([channel], partial(self.confirm_user, hub))
         if hub.confirmed:
             ready(True)
         else:
             hub.waiting.append(ready)
         return hub
 
-    def release(self, hub: Hub) -> None:
-        """Drops a hub that has no members left."""
-        if not hub.members and not hub.waiting and self.hubs.get(hub.conversation) is hub:
-            del self.hubs[hub.conversation]
-            self._drop(hub.channel)
+    def release(self, hub: SessionHub) -> None:
+        """Drop a hub that has no members left."""
+        held = self.hubs.get(hub.conversation)
+        if held is hub and not held.members and not held.waiting:
+            del self.hubs[held.conversation]
+            self._drop(held.channel)
 
-    def release_user(self, hub: UserHub) -> None:
-        if not hub.sessions and not hub.waiting and self.users.get(hub.user) is hub:
-            del self.users[hub.user]
-            self._drop(hub.channel)
+    def release_user(self, hub: SessionUserHub) -> None:
+        """Drop a user's hub that has no sessions left."""
+        held = self.users.get(hub.user)
+        if held is hub and not held.sessions and not held.waiting:
+            del self.users[held.user]
+            self._drop(held.channel)
 
     def watch(self, user: str, ready: Ready) -> None:
         """Listens for changes of a user's presence."""
         channel = self._names.presence(user)
         self._channels[channel.encode()] = None
-        self._node.bus.subscribe([channel], ready)
+        self.bus.subscribe([channel], ready)
 
     def unwatch(self, user: str) -> None:
         self._drop(self._names.presence(user))
 
     def member_left(self, hub: Hub, user: str) -> None:
-        """A user is no member any more: the sessions here leave the hub where they stand."""
+        """A user is no member any more: the user's sessions leave the hub at their positions."""
         for session in [session for session in hub.members if session.user == user]:
             self.leave(session, hub)
 
-    def leave(self, session: Session, hub: Hub) -> None:
-        """The session's user is out; what the hub has not written yet may still be the user's to have."""
-        behind = self._node.catchup.start(session)
-        hub.remove(session)
+    def leave(self, session: Session, hub: SessionHub) -> None:
+        """The session's user is no member any more; events that the hub has not written yet may precede that."""
+        backlog = self._catchup.fall_behind(session)
+        hub.remove_member(session)
         session.hubs.remove(hub)
-        self._node.catchup.left(session, behind, hub.conversation)
+        self._catchup.read_left(session, backlog, hub.conversation)
         self.release(hub)
 
     def _drop(self, channel: str) -> None:
         del self._channels[channel.encode()]
-        self._node.bus.unsubscribe([channel])
+        self.bus.unsubscribe([channel])
 
-    # -- what comes
+    def at(self, channel: bytes) -> Hub | UserHub | None:
+        """Return the hub of a channel; None for a channel of presence, or one that this node left."""
+        return self._channels.get(channel)
+
+    # -- messages
 
     def received(self, messages: list[tuple[bytes, bytes]]) -> None:
         """All that one read of the bus brought: hubs first take everything, then write it joined.
@@ -158,7 +188,7 @@ class Subscriptions:
 
     def _unreadable(self, error: Exception) -> None:
         UNREADABLE.inc()
-        now = self._node.loop.time()
+        now = self._time()
         if now > self._logged_at + LOG_S:
             self._logged_at = now
             log.error("a message from Redis could not be processed; others of the next minute are counted",
@@ -167,7 +197,7 @@ class Subscriptions:
     def _touched(self, payload: bytes) -> None:
         signal = signals.decode(payload)
         if isinstance(signal, signals.Touched):
-            self._node.watches.touched(signal.user)
+            self.presence_changed(signal.user)
 
     def _whisper(self, hub: Hub, payload: bytes) -> None:
         event: wire.Event
@@ -175,23 +205,23 @@ class Subscriptions:
             case signals.Typing(conversation, user):
                 event = wire.TypingEvent(conversation=conversation, from_=user)
             case signals.Receipt(conversation, user, read):
-                if not hub.has_read(user, read):
-                    return  # the user's own message has told it
+                if not hub.note_mark(user, read):
+                    return  # a receipt left with the user's own message
                 event = wire.ReceiptEvent(conversation=conversation, user=user, read=read)
             case _:
                 return
         frames = [control_frame(event, wire.JSON if variant & 1 else wire.MSGPACK) for variant in VARIANTS]
         hub.whisper(frames, user)
 
-    # -- coming to know where a hub stands
+    # -- the position of a new hub
 
     def _subscribed(self, hub: Hub, confirmed: bool) -> None:
         if confirmed and not hub.confirmed:
-            self._node.conversations.heads([hub.conversation], partial(self._placed, hub))
+            self._conversations.heads([hub.conversation], partial(self.place, hub))
 
-    def _placed(self, hub: Hub, heads: list[Head | None] | LinnetError) -> None:
+    def place(self, hub: Hub, heads: list[Head | None] | LinnetError) -> None:
         if isinstance(heads, LinnetError):
-            self._node.later(RETRY_S, self._subscribed, hub, True)
+            self._later(RETRY_S, self._subscribed, hub, True)
             return
         head = heads[0]
         if head is not None and not hub.confirmed:
@@ -201,107 +231,10 @@ class Subscriptions:
             ready(head is not None)
         self.release(hub)
 
-    def _user_subscribed(self, hub: UserHub, confirmed: bool) -> None:
+    def confirm_user(self, hub: UserHub, confirmed: bool) -> None:
         if confirmed:
             hub.confirmed = True
             waiting, hub.waiting = hub.waiting, []
             for ready in waiting:
                 ready(True)
             self.release_user(hub)
-
-    # -- repairs
-
-    def repair(self, hub: Hub, cause: str) -> None:
-        """Reads the log from where the hub stands to its end."""
-        if not hub.repairing:
-            hub.repairing = True
-            metrics.REPAIRS.labels(cause).inc()
-            self._read(hub)
-
-    def _read(self, hub: Hub) -> None:
-        if self.hubs.get(hub.conversation) is hub:
-            reply = partial(self._read_on, hub)
-            self._node.conversations.range(hub.conversation, None, hub.seq, MAX_INTEGER, REPAIR_EVENTS, reply)
-
-    def _read_on(self, hub: Hub, page: Page | LinnetError) -> None:
-        if isinstance(page, LinnetError):
-            self._node.later(RETRY_S, self._read, hub)
-            return
-        if page.floor > hub.seq:
-            hub.expired(page.floor)
-        for event in page.events:
-            seq, prev, count, at = stamp.slots(event)
-            if prev < hub.seq:
-                hub.void(prev)
-            hub.accept(event, seq, count, at)
-        metrics.REPAIRED_EVENTS.inc(len(page.events))
-        hub.flush()
-        # An event that was seen live stands in the log; where a failover took it away again there is nothing to wait
-        # for, so an empty page ends the repair whatever was seen.
-        if page.more or (page.events and hub.seen > hub.seq):
-            self._read(hub)
-        else:
-            hub.repairing = False
-
-    # -- after the bus was lost
-
-    def lost(self) -> None:
-        """Nothing comes any more; sessions stay, and what they miss is looked for by `restored`."""
-        metrics.REPAIRS.labels("bus_lost").inc()
-
-    def restored(self) -> None:
-        """Every channel is subscribed again: whatever was said meanwhile is looked for."""
-        for user_hub in list(self.users.values()):
-            self._user_subscribed(user_hub, True)
-        self._compare_all(iter(list(self.hubs)))
-        self._sync_all(iter([session for hub in self.users.values() for session in hub.sessions]))
-        self._node.watches.touched(*self._node.watches.users)
-
-    def channel_restored(self, channel: bytes) -> None:
-        """One channel was lost and is subscribed again."""
-        hub = self._channels.get(channel)
-        if isinstance(hub, Hub):
-            self.compare([hub.conversation], "resubscribe")
-        elif isinstance(hub, UserHub):
-            self._sync_all(iter(list(hub.sessions)))
-
-    def _compare_all(self, conversations: Iterable[str]) -> None:
-        step = list(islice(conversations, STEP))
-        if step:
-            attempt("resubscribe", lambda: self.compare(step, "resubscribe"))
-            self._node.soon(partial(self._compare_all, conversations))
-
-    def _sync_all(self, sessions: Iterable[Session]) -> None:
-        step = list(islice(sessions, STEP))
-        each("resubscribe", partial(self._node.audits.sync, cause="resubscribe"), step)
-        if step:
-            self._node.soon(partial(self._sync_all, sessions))
-
-    def compare(self, conversations: list[str], cause: str) -> None:
-        """Reads the heads of these hubs; one that stands behind its log is repaired."""
-        self._node.conversations.heads(conversations, partial(self._compared, conversations, cause))
-
-    def _compared(self, conversations: list[str], cause: str, heads: list[Head | None] | LinnetError) -> None:
-        if isinstance(heads, LinnetError):
-            if cause != "audit":  # the next round audits anyway
-                self._node.later(RETRY_S, self.compare, conversations, cause)
-            return
-        each("compare", partial(self._compare_one, cause), zip(conversations, heads, strict=True))
-
-    def _compare_one(self, cause: str, found: tuple[str, Head | None]) -> None:
-        conversation, head = found
-        hub = self.hubs.get(conversation)
-        if hub is not None and not hub.confirmed:
-            self._placed(hub, [head])
-            return
-        if hub is None or head is None:
-            return
-        hub.title = head.title
-        if head.seq == hub.seq:
-            hub.size, hub.deleted = head.size, head.deleted
-        if head.seq > hub.seq:
-            hub.seen = max(hub.seen, head.seq)
-            self.repair(hub, cause)
-        if head.version != hub.version:
-            hub.version = head.version
-            self._node.audits.members(hub)

@@ -1,33 +1,33 @@
-"""Presence for those who asked: users that sessions here watch, and what they were last told.
+"""The users that sessions here watch, and the presence that these sessions were last told.
 
-A change anywhere is only a hint to read the user's device rows again; who is online is decided here, from those rows
-and the leases (`router.store.presence.state`). Hints are coalesced over `COALESCE_S`, every watched user is read again
-once per heartbeat round (so a lost hint lasts one round), and the leases are judged each time they are read (so a
-gateway's death needs no hint at all).
+A hint that a user's presence changed only makes the user's device rows be read again; whether the user is online is
+decided here, from those rows and the leases (`router.store.presence.state`). Hints are coalesced over `COALESCE_S`,
+every watched user is read again once per heartbeat round (so a lost hint lasts one round), and presence is judged anew
+each time the leases are read (so a gateway's death needs no hint at all).
 
-Bound: `MAX_WATCHES` users per session; a user that nobody watches is forgotten. However many are watched, `STEP` of
-them are read at a time, the next when those have come (commands need room among the calls), and judged in one turn.
-"""
+Bound: `MAX_WATCHES` users per session; a user that no session watches is forgotten. `USERS_PER_READ` of them are read
+at a time, the next when those have come (commands need room among the calls), and judged in one turn."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Final
+from typing import Any, Final
 
 from gateway.delivery.session import Session
+from gateway.delivery.subscriptions import Subscriptions
+from gateway.presence.lease import Lease
+from gateway.presence.redis_clock import RedisClock
 from router.contract import metrics, wire
 from router.contract.errors import LinnetError, TooLarge
 from router.process.isolate import attempt, each
-from router.store.presence import Device, state
-
-if TYPE_CHECKING:
-    from gateway.node import Node
+from router.store.presence import Device, Presence, state
 
 MAX_WATCHES: Final = 1000
 COALESCE_S: Final = 0.2
-STEP: Final = 500
+USERS_PER_READ: Final = 500
 
 
 class Watch:
@@ -42,8 +42,20 @@ class Watch:
 
 
 class Watches:
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(
+        self,
+        presence: Presence,
+        subscriptions: Subscriptions,
+        lease: Lease,
+        clock: RedisClock,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._presence = presence
+        self._subscriptions = subscriptions
+        self._lease = lease
+        self._clock = clock
+        self._soon: Callable[..., Any] = loop.call_soon
+        self._later: Callable[..., Any] = loop.call_later
         self.users: dict[str, Watch] = {}
         self._touched: dict[str, None] = {}
         self._reading = False  # or about to
@@ -55,13 +67,13 @@ class Watches:
         users = list(dict.fromkeys(command.users))
         if command.watch:
             self._add(session, users)
-        self._node.presence.devices(users, partial(self._answer, session, command, users))
+        self._presence.devices(users, partial(self._answer, session, command, users))
 
     def _answer(
         self, session: Session, command: wire.Presence, users: list[str], found: list[list[Device]] | LinnetError
     ) -> None:
         if isinstance(found, LinnetError):
-            self._node.commands.refuse(session, command, found)
+            session.refuse(command, found)
             return
         states = self._states(zip(users, found, strict=True))
         if command.watch:
@@ -81,7 +93,7 @@ class Watches:
             if watch is None:
                 watch = self.users[user] = Watch()
                 # What changed before the subscription was confirmed is read then.
-                self._node.subscriptions.watch(user, partial(self._listening, user))
+                self._subscriptions.watch(user, partial(self._listening, user))
             watch.sessions[session] = None
             watched.add(user)
         metrics.PRESENCE_WATCHES.set(len(self.users))
@@ -96,7 +108,7 @@ class Watches:
             watch.sessions.pop(session, None)
             if not watch.sessions:
                 del self.users[user]
-                self._node.subscriptions.unwatch(user)
+                self._subscriptions.unwatch(user)
         session.watches = None
         metrics.PRESENCE_WATCHES.set(len(self.users))
 
@@ -107,17 +119,21 @@ class Watches:
         self._touched.update(dict.fromkeys(users))
         if self._touched and not self._reading:
             self._reading = True
-            self._node.later(COALESCE_S, self._read)
+            self._later(COALESCE_S, self._read)
+
+    def touch_all(self) -> None:
+        """Read every watched user again: a hint may have been lost."""
+        self.touched(*self.users)
 
     def _read(self) -> None:
         touched, self._touched = self._touched, {}
         self._read_on(iter(touched))
 
     def _read_on(self, touched: Iterator[str]) -> None:
-        users = list(islice((user for user in touched if user in self.users), STEP))
+        users = list(islice((user for user in touched if user in self.users), USERS_PER_READ))
         if users:
-            if not attempt("watches", lambda: self._node.presence.devices(users, partial(self._have, touched, users))):
-                self._node.soon(self._read_on, touched)  # no answer comes for these; the next round reads them again
+            if not attempt("watches", lambda: self._presence.devices(users, partial(self._have, touched, users))):
+                self._soon(self._read_on, touched)  # no answer comes for these; the next round reads them again
         else:
             self._reading = False
             self.touched()  # those that were while we read
@@ -135,10 +151,10 @@ class Watches:
         self._judge_on(iter(list(self.users)))
 
     def _judge_on(self, users: Iterator[str]) -> None:
-        some = list(islice(users, STEP))
+        some = list(islice(users, USERS_PER_READ))
         if some:
             attempt("watches", lambda: self._tell(some))
-            self._node.soon(self._judge_on, users)
+            self._soon(self._judge_on, users)
 
     def _tell(self, users: list[str]) -> None:
         """Tells each session once what has changed among these users."""
@@ -159,5 +175,5 @@ class Watches:
         session.answer(wire.PresenceEvent(users=told))
 
     def _states(self, users: Iterable[tuple[str, list[Device]]]) -> dict[str, wire.PresenceState]:
-        gateways, now = self._node.lease.alive(), self._node.lease.now_ms()
+        gateways, now = self._lease.alive(), self._clock.now_ms()
         return {user: state(devices, gateways, now) for user, devices in users}

@@ -1,4 +1,4 @@
-"""Conversations that a device had and that its user has no more.
+"""Conversations that a device had and that its user no longer has.
 
 Whether a group was deleted, its user removed, or the other user of a direct conversation deleted: the user's row says
 that it was left, and as of which change. Each session of a device that had the conversation gets an entry `gone` once,
@@ -12,26 +12,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING
 
-from gateway.delivery.session import Session, State
+from gateway.delivery.feed import State
+from gateway.delivery.session import Session
 from router.contract import keys, wire
 from router.contract.errors import LinnetError
-from router.store.conversations import Head
-from router.store.users import Row
-
-if TYPE_CHECKING:
-    from gateway.node import Node
+from router.store.conversations import Conversations, Head
+from router.store.users import Row, Users
 
 Told = Callable[[list[wire.ConversationState]], None]
 
 
 class Gone:
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    def __init__(self, users: Users, conversations: Conversations) -> None:
+        self._users = users
+        self._conversations = conversations
 
     def tell(self, session: Session, row: Row) -> bool:
-        """Tell a live session, if it is news to its device; says whether it is."""
+        """Tell a live session, if it is new to its device; return whether it is."""
         found = [row] if is_news(session, row) else []
         if found:
             self.entries(session, found, partial(_tell, session))
@@ -41,7 +39,7 @@ class Gone:
         """The entries of those rows that are gone and news to the device; the session counts as told of them."""
         news = [row for row in rows if is_news(session, row)]
         for row in news:
-            session.lost(row.conversation, row.changed)
+            session.note_gone(row.conversation, row.changed)
         groups = [row.conversation for row in news if row.kind != keys.DIRECT]
         direct = [row.conversation for row in news if row.kind == keys.DIRECT]
         entries: list[wire.ConversationState] = []
@@ -55,7 +53,7 @@ class Gone:
 
         def heads(answer: list[Head | None] | LinnetError) -> None:
             if isinstance(answer, LinnetError):
-                session.untold(*groups)
+                session.forget_gone(*groups)
             else:
                 for conversation, head in zip(groups, answer, strict=True):
                     entries.append(_entry(conversation, "deleted" if head is None else "removed"))
@@ -63,16 +61,16 @@ class Gone:
 
         def exists(conversation: str, answer: bool | LinnetError) -> None:
             if isinstance(answer, LinnetError):
-                session.untold(conversation)
+                session.forget_gone(conversation)
             else:
                 entries.append(_entry(conversation, "deleted" if answer else "user_deleted"))
             finish()
 
         for conversation in direct:
             other = keys.other_party(conversation, session.user)
-            self._node.users.exists(other, partial(exists, conversation))
+            self._users.exists(other, partial(exists, conversation))
         if groups:
-            self._node.conversations.heads(groups, heads)
+            self._conversations.heads(groups, heads)
         else:
             finish()
 

@@ -18,12 +18,13 @@ from starlette.requests import Request
 
 from router.api.passwords import Passwords
 from router.api.rate_limits import Limiter
-from router.contract import keys
-from router.contract.errors import BadCommand, Forbidden, NotFound
+from router.contract.addressing import visible
+from router.contract.errors import BadCommand, Forbidden
 from router.contract.settings import Settings
 from router.contract.tokens import Fetch, Verifier
 from router.store.accounts import Accounts
 from router.store.conversations import Conversations
+from router.store.direct import DirectConversations
 from router.store.durability import Durability, durability
 from router.store.presence import Presence
 from router.store.pushes import Pushes
@@ -50,6 +51,12 @@ class Series:
         return self._last
 
 
+def rate_us(settings: Settings) -> tuple[int, int]:
+    """Return the cost and the burst of a device's sends in a conversation, in µs."""
+    cost = 1e6 / settings.sends_per_s
+    return round(cost), round(cost * settings.send_burst)
+
+
 class Services(Struct, frozen=True):
     """The parts that handlers call."""
 
@@ -57,6 +64,7 @@ class Services(Struct, frozen=True):
     conversations: Conversations
     users: Users
     presence: Presence
+    direct: DirectConversations
     accounts: Accounts
     pushes: Pushes
     durability: Durability
@@ -69,10 +77,12 @@ class Services(Struct, frozen=True):
     @classmethod
     def make(cls, settings: Settings, client: Client, node: str, fetch: Fetch | None = None) -> Services:
         """All of them on one client; `node` names this process among the devices of the API."""
+        users, conversations = Users(client), Conversations(client, 2 * settings.retention_events)
         return cls(
             settings=settings,
-            conversations=Conversations(client, 2 * settings.retention_events),
-            users=Users(client),
+            conversations=conversations,
+            users=users,
+            direct=DirectConversations(users, conversations, rate_us(settings)),
             presence=Presence(client),
             accounts=Accounts(client),
             pushes=Pushes(client),
@@ -138,14 +148,7 @@ class Call(Struct, frozen=True):
 
     def known(self, conversation: str, user: str | None = None) -> str:
         """The id, if it can be one and is none of other users' direct conversations."""
-        if not keys.is_conversation(conversation):
-            raise NotFound("no such conversation")
-        if conversation[0] == keys.DIRECT:
-            first, second = keys.parties(conversation)
-            who = user or self.actor
-            if first > second or (who is not None and who not in (first, second)):
-                raise NotFound("no such conversation")
-        return conversation
+        return visible(user or self.actor, conversation)
 
     def must_be(self, user: str) -> None:
         """Only the user's own call, or a backend's."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from msgspec import UNSET
 
-from router.api.call import Call
+from router.api.call import Call, rate_us
 from router.api.types import (
     MEMBERS_AT_ONCE,
     Conversation,
@@ -43,7 +43,7 @@ async def create_conversation(call: Call, given: NewConversation) -> Conversatio
         await ask(call.services.users.open, call.actor)
     kind = keys.GROUP if given.kind == "group" else keys.CHANNEL
     conv = keys.new_conversation(kind)
-    await call.services.conversations.create(conv, kind, given.title, members, *rate(call))
+    await call.services.conversations.create(conv, kind, given.title, members, *rate_us(call.services.settings))
     await asyncio.gather(*(call.services.users.join(user, conv, given.title, 0, 0, 0) for user in members))
     return await _describe(call, conv)
 
@@ -57,12 +57,6 @@ def _founders(call: Call, given: NewConversation) -> dict[str, str]:
     if len(members) > MEMBERS_AT_ONCE:
         raise BadCommand(f"name {MEMBERS_AT_ONCE} members at a time, its maker included")
     return members
-
-
-def rate(call: Call) -> tuple[int, int]:
-    """Cost and burst (µs) of a device's sends in a conversation."""
-    cost = 1e6 / call.services.settings.sends_per_s
-    return round(cost), round(cost * call.services.settings.send_burst)
 
 
 async def _must_exist(call: Call, users: Iterable[str]) -> None:

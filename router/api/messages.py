@@ -17,9 +17,9 @@ import msgspec
 from msgspec import Struct
 
 from router.api.call import Call
-from router.api.conversations import rate
 from router.api.types import Events, EventsQuery, LoggedEvent, NewMessage, Sent
-from router.contract import keys, packing, stamp, wire
+from router.contract import keys, packing, stamp
+from router.contract.addressing import target_of
 from router.contract.errors import BadCommand, Blocked, Conflict, Forbidden, NotFound
 from router.store.answers import ask
 from router.store.conversations import Append, Appended
@@ -44,7 +44,7 @@ _TRUE: Final = packing.pack(True)
 async def send_message(call: Call, given: NewMessage) -> Sent:
     """Send a message; a direct one (`@user`) begins the conversation."""
     user = await _sender(call, given)
-    conv = _target(call, user, given.to)
+    conv = target_of(user, given.to)
     fields = {"media": packing.pack(given.media), "body": packing.pack_body(given.body)}
     if given.reply_to is not None:
         fields["reply_to"] = packing.pack(given.reply_to)
@@ -68,14 +68,6 @@ async def _sender(call: Call, given: NewMessage) -> str:
     user = given.from_ or call.user
     await call.services.accounts.ensure(user)
     return user
-
-
-def _target(call: Call, user: str, to: str) -> str:
-    if not to.startswith("@"):
-        return call.known(to, user)
-    if not wire.is_name(to[1:]):
-        raise NotFound("no such user")
-    return keys.direct(user, to[1:])
 
 
 async def _send_once(call: Call, conv: str, user: str, target: int, fields: dict[str, bytes], key: str) -> Sent:
@@ -129,26 +121,18 @@ async def _send(
     except NotFound:
         if conv[0] != keys.DIRECT:
             raise
-        await _open(call, user, keys.other_party(conv, user))
+        other = keys.other_party(conv, user)
+        await ask(call.services.direct.create, user, other, not call.caller.server)
         answer = await ask(store.append, append)
-    except Blocked:  # by her, or by the end of her account
-        if conv[0] != keys.DIRECT or await ask(call.services.users.exists, keys.other_party(conv, user)):
+    except Blocked as blocked:
+        if conv[0] != keys.DIRECT:
             raise
-        raise NotFound("no such user") from None
+        await ask(call.services.direct.explain, user, conv, blocked)
+        raise
     if answer.written:
         _tell(call, append, answer)
     await ask(call.services.durability.when_kept, answer.replid)
     return Sent(conv, answer.seq, answer.at, device, n, answer.duplicate)
-
-
-async def _open(call: Call, user: str, other: str) -> None:
-    """Make the direct conversation of two users, if both exist."""
-    users = call.services.users
-    if not await ask(users.exists, other):
-        raise NotFound("no such user")
-    if not call.caller.server:
-        await ask(users.open, user)
-    await ask(call.services.conversations.create_direct, user, other, *rate(call))
 
 
 def _tell(call: Call, append: Append, answer: Appended) -> None:

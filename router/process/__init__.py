@@ -13,6 +13,5 @@ loop     how late the event loop runs
 run      a process from its first socket to its last
 serving  sockets and uvicorn, as both processes use them
 spans    OpenTelemetry's SDK and the way to a collector; loaded only when traces are on
-tls      certificates and trust that follow their files
 tracing  which events are traced, and what of their way becomes a span
 """

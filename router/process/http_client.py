@@ -33,7 +33,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from router.contract.errors import StartupError
-from router.process.tls import Trust
+from router.tls import Trust
 
 MAX_ANSWER_BYTES: Final = 65_536
 MAX_RETRY_AFTER_S: Final = 86_400

@@ -20,9 +20,10 @@ import msgspec
 import uvicorn
 import uvloop
 
+from router import tls
 from router.contract.errors import StartupError, Unavailable
 from router.contract.settings import Settings, load
-from router.process import descriptors, logs, serving, tls
+from router.process import descriptors, logs, serving
 from router.process.admin import Readiness, create_admin
 from router.process.clocks import ClockWatch
 from router.store.deployment import deployment_check

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deploy.plan import LocalError, claim_folder, own_secret, services, shared_environ, welcome
-from gateway.app import Doorkeeper
+from gateway.admission import Admission
 from router.contract.settings import load
 
 
@@ -30,7 +30,7 @@ def test_pages_of_the_api_may_connect_to_the_gateways(tmp_path: Path, listen: st
     """The gateways have other ports, so the API's origin is not theirs; origins that were given are left alone."""
     shared = shared_environ({"LINNET_LISTEN": listen}, tmp_path)
     for gateway in services(shared, load(shared))[1:]:
-        door = Doorkeeper(load(gateway.environ))
+        door = Admission(load(gateway.environ))
         for origin in ("http://127.0.0.1:7000", "http://localhost:7000"):
             assert door.origin_allowed([origin], "127.0.0.1:7001")
         assert not door.origin_allowed(["http://127.0.0.1:7001"], "127.0.0.1:7001")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from gateway.presence.lease import AWAY_GRACE_S
+from gateway.presence.departures import AWAY_GRACE_S
 from tests import support
 from tests.flow.client import ChatClient, Event
 from tests.flow.conftest import Names, Start, System

@@ -7,19 +7,28 @@ from typing import Any, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.applications import Starlette
 from starlette.websockets import WebSocket
 
 from deploy.embedded import EmbeddedValkey
-from gateway.app import Attached, Doorkeeper, Refusal, bearer, create_app, negotiate
+from gateway.admission import Admission, Refusal
+from gateway.app import bearer, create_app, negotiate
+from gateway.delivery.session import Session
+from gateway.node import Node
 from router.contract import wire
+from router.process.forwarded import Proxies
 from tests.gateway.world import Connection, settings, world
 
 # -- numbers and paths
 
 
+def app_of(node: Node) -> Starlette:
+    return create_app(node.admission, Proxies(node.settings), node.sessions, node.session_ports)
+
+
 def test_connections_are_limited_by_address_and_in_all() -> None:
     """What has gone makes room, and an address without connections is forgotten."""
-    door = Doorkeeper(settings(max_connections=5, max_connections_per_address=2))
+    door = Admission(settings(max_connections=5, max_connections_per_address=2))
     door.admit("a", 0)
     door.admit("a", 1)
     with pytest.raises(Refusal) as by_address:
@@ -30,10 +39,10 @@ def test_connections_are_limited_by_address_and_in_all() -> None:
     assert [(caught.value.status, caught.value.result) for caught in (by_address, full)] == [
         (429, "address_limit"), (503, "full"),
     ]  # fmt: skip
-    door.left("a")
+    door.release("a")
     door.admit("a", 2)
     for address in ("a", "a", "b"):
-        door.left(address)
+        door.release(address)
     assert not door._by_address
 
 
@@ -68,12 +77,12 @@ NAMED = "https://chat.example, https://Other.Example:8443/"
     ],
 )
 def test_browsers_connect_from_origins_that_may(origins: str, origin: str | None, allowed: bool) -> None:
-    door = Doorkeeper(settings(origins=origins))
+    door = Admission(settings(origins=origins))
     assert door.origin_allowed([] if origin is None else [origin], "chat.example") == allowed
 
 
 def test_a_host_with_the_port_that_https_implies_is_the_same_host() -> None:
-    door = Doorkeeper(settings())
+    door = Admission(settings())
     assert door.origin_allowed(["https://chat.example"], "chat.example:443")
     assert not door.origin_allowed(["https://chat.example"], "chat.example:8443")
 
@@ -100,7 +109,7 @@ FOREIGN = (
 @pytest.mark.parametrize("origins", ["", NAMED])
 def test_no_foreign_origin_looks_like_ours(origins: str) -> None:
     """By default and with a list; beside a good one, too, and whatever the Host header says."""
-    door = Doorkeeper(settings(origins=origins))
+    door = Admission(settings(origins=origins))
     for origin in FOREIGN:
         for sent in ([origin], ["https://chat.example", origin], [origin, "https://chat.example"]):
             assert not door.origin_allowed(sent, "chat.example"), sent
@@ -112,7 +121,7 @@ def test_no_foreign_origin_looks_like_ours(origins: str) -> None:
 @given(st.text(), st.text())
 def test_no_origin_breaks_the_door(origin: str, host: str) -> None:
     """Whatever a client sends there."""
-    assert Doorkeeper(settings()).origin_allowed([origin], host) in (True, False)
+    assert Admission(settings()).origin_allowed([origin], host) in (True, False)
 
 
 # -- token and codec
@@ -206,17 +215,17 @@ async def upgraded(
 async def test_an_accepted_upgrade_has_a_session_and_its_address_is_counted(valkey: EmbeddedValkey) -> None:
     """Until the connection is gone, whoever says so and how often."""
     async with world(valkey, max_connections_per_address=1) as of:
-        app, connection = create_app(of.node), Wire()
+        app, connection = app_of(of.node), Wire()
         (accepted,) = await upgraded(app, {"authorization": "Bearer t"}, ["linnet.v1.msgpack"], connection)
         assert (accepted["type"], accepted["subprotocol"]) == ("websocket.accept", "linnet.v1.msgpack")
         session = connection.attached
-        assert isinstance(session, Attached)
-        assert (session.codec, session.token, list(of.node.sessions)) == (wire.MSGPACK, "t", [session])
+        assert isinstance(session, Session)
+        assert (session.codec, session.token, list(of.node.sessions.all)) == (wire.MSGPACK, "t", [session])
         refused = await upgraded(app, {}, [], Wire())
         assert refused[0]["status"] == 429
         session.close(1000)
         session.connection_closed(1006, "")
-        assert of.node.sessions == {}
+        assert of.node.sessions.all == {}
         again = Wire()
         assert (await upgraded(app, {}, [], again))[0]["type"] == "websocket.accept"
         again.attached.connection_closed(1006, "")
@@ -230,7 +239,7 @@ async def test_a_refused_upgrade_is_an_http_answer_and_leaves_nothing(
     valkey: EmbeddedValkey, headers: dict[str, str], offered: list[str], status: int
 ) -> None:
     async with world(valkey, max_connections_per_address=1) as of:
-        app = create_app(of.node)
+        app = app_of(of.node)
         answer = await upgraded(app, headers, offered, Wire())
         assert (answer[0]["type"], answer[0]["status"]) == ("websocket.http.response.start", status)
         connection = Wire()
@@ -243,13 +252,13 @@ async def test_a_refused_upgrade_is_an_http_answer_and_leaves_nothing(
 async def test_there_is_one_path_to_upgrade_on(valkey: EmbeddedValkey, path: str) -> None:
     """Any other is 404: what is not there is not forbidden."""
     async with world(valkey) as of:
-        answer = await upgraded(create_app(of.node), {}, [], Wire(), path)
+        answer = await upgraded(app_of(of.node), {}, [], Wire(), path)
         assert (answer[0]["type"], answer[0]["status"]) == ("websocket.http.response.start", 404)
 
 
 async def test_an_upgrade_that_fails_half_way_gives_its_place_back(valkey: EmbeddedValkey) -> None:
     async with world(valkey, max_connections_per_address=1) as of:
-        app = create_app(of.node)
+        app = app_of(of.node)
 
         async def receive() -> dict[str, Any]:
             return {"type": "websocket.connect"}
@@ -283,6 +292,6 @@ async def test_a_plain_request_is_told_to_upgrade(valkey: EmbeddedValkey) -> Non
             "query_string": b"",
             "app": None,
         }
-        await create_app(of.node)(scope, receive, send)
+        await app_of(of.node)(scope, receive, send)
         assert sent[0]["status"] == 426
         assert {(b"upgrade", b"websocket"), (b"connection", b"Upgrade")} <= set(sent[0]["headers"])

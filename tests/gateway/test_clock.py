@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
-from gateway import clock
 from gateway.clock import Clock
-from gateway.delivery.session import State
+from gateway.commands import marks
+from gateway.commands.marks import Marks
+from gateway.delivery import deadlines, heartbeats
+from gateway.delivery.deadlines import Deadlines
+from gateway.delivery.feed import Feed, State
+from gateway.delivery.heartbeats import Heartbeats
 from router.contract.clocks import Clocks
 from router.contract.errors import Unavailable
 from tests.gateway.world import settings
@@ -22,8 +26,6 @@ class Dial:
 
     def __init__(self, **changes: Any) -> None:
         self.settings = settings(**{"heartbeat_s": 10.0, "max_age_s": 1000.0} | changes)
-        self.loop = self.audits = self.lease = self.drain = self.users = self
-        self.watches = SimpleNamespace(users=(), touched=lambda *users: None)
         self.now = 100.0
         self.timer: tuple[float, Any] | None = None
         self.step: Any = None
@@ -35,9 +37,22 @@ class Dial:
         self.down = False
         self.tries = 0
         self.replies: list[Any] = []
-        made: Any = self
-        self.verifier, self.clocks = made, Clocks(lambda: self.now)
-        self.clock = Clock(made)
+        node: Any = self
+        watches: Any = SimpleNamespace(touch_all=lambda: None)
+        departures: Any = SimpleNamespace(turn=lambda: None)
+        self.heartbeats = Heartbeats(self.settings.heartbeat_s)
+        self.clocks = Clocks(self.time)
+        self.deadlines = Deadlines(self.settings.max_age_s, lambda: self.clocks.moments(self.now_ms()), self.time)
+        self.marks = Marks(node, node)
+        self.clock = Clock(self.heartbeats, node, watches, self.deadlines, self.marks, departures, node, node)
+
+    def add(self, session: Any) -> None:
+        self.heartbeats.add(session)
+        self.deadlines.add(session)
+
+    def remove(self, session: Any) -> None:
+        self.heartbeats.remove(session)
+        self.deadlines.remove(session)
 
     # the loop
     def time(self) -> float:
@@ -50,7 +65,7 @@ class Dial:
     def cancel(self) -> None:
         self.timer = None
 
-    def later(self, delay: float, callback: Any) -> None:
+    def call_later(self, delay: float, callback: Any) -> None:
         self.step = callback
 
     def next_step(self) -> None:
@@ -75,14 +90,11 @@ class Dial:
     def turn(self) -> None:
         self.turns += 1
 
-    def new(self, now: float) -> None:
+    def new_sessions(self, now: float) -> None:
         """First audits are no business of the wheel."""
 
     def sessions(self, sessions: list[Any]) -> None:
         self.synced += sessions
-
-    def rotate(self, session: Any, code: int) -> None:
-        self.rotated.append((session, code))
 
     def ack(self, user: str, device: str, session: str, acks: dict[str, int], reply: Any) -> None:
         self._answer(reply, lambda: self.acked.append(acks))
@@ -114,23 +126,26 @@ class Fake:
         self.age_deadline = 0.0
         self.expires_at = NOW_MS + 3_600_000
         self.last_received = dial.now
-        self.behind: Any = None
-        self.paused = False
+        self.feed = Feed.LIVE
         self.acks: dict[str, int] | None = None
         self.reads: dict[str, tuple[int, int]] | None = None
         self.user, self.device, self.id = "bob", "phone", "s"
         self.closed: Any = ()
         self.pings: list[float] = []
-        dial.clock.add(self)  # type: ignore[arg-type]  # it looks like a session
+        dial.add(self)
 
     def ready(self) -> Fake:
         self.state = State.READY
-        self.dial.clock.ready(self)  # type: ignore[arg-type]  # it looks like a session
+        session: Any = self
+        self.dial.deadlines.ready(session)
         return self
 
     def close(self, code: int, reason: str = "") -> None:
         self.closed = (code, self.dial.now)
-        self.dial.clock.remove(self)  # type: ignore[arg-type]  # it looks like a session
+        self.dial.remove(self)
+
+    def rotate(self, code: int) -> None:
+        self.dial.rotated.append((self, code))
 
     def ping(self) -> None:
         self.pings.append(self.dial.now)
@@ -250,8 +265,7 @@ def test_the_silence_of_who_does_not_read_is_borne_longer() -> None:
     """Nothing is read from it either, so its pongs cannot be seen; but not for ever."""
     dial = Dial()
     stalled = Fake(dial).ready()
-    stalled.behind = stalled
-    stalled.paused = True
+    stalled.feed = Feed.FULL
     dial.turn_to(190)
     assert (stalled.closed, stalled.pings) == ((), [])
     dial.turn_to(215)
@@ -279,8 +293,8 @@ def test_marks_are_written_once_a_turn_and_joined() -> None:
     dial = Dial()
     session: Any = Fake(dial).ready()
     session.acks, session.reads = {"g": 5, "h": 6}, {"g": (5, 2)}
-    dial.clock.marked(session)
-    dial.clock.marked(session)
+    dial.marks.note(session)
+    dial.marks.note(session)
     dial.turn_to(101)
     dial.turn_to(103)
     assert (dial.acked, dial.reads) == ([{"g": 5, "h": 6}], [("g", 5, 2)])
@@ -292,7 +306,7 @@ def test_marks_that_redis_could_not_take_are_written_when_it_can() -> None:
     dial = Dial()
     session: Any = Fake(dial).ready()
     session.acks, session.reads = {"g": 5, "h": 6}, {"g": (5, 2), "h": (6, 6)}
-    dial.clock.marked(session)
+    dial.marks.note(session)
     dial.down = True
     dial.turn_to(101)
     session.acks, session.reads = {"g": 7, "h": 4, "i": 1}, {"g": (7, 3), "h": (4, 4)}
@@ -316,7 +330,7 @@ def test_marks_of_a_session_that_has_ended_are_tried_once_more() -> None:
     for session in (lost, late):
         ended: Any = session
         ended.state, ended.acks, ended.reads = State.CLOSED, {"g": 5}, {"g": (5, 2)}
-        dial.clock.write_marks(ended)
+        dial.marks.write(ended)
         dial.answered()
         dial.down = session is lost
         dial.turn_to(dial.now + 1)
@@ -324,21 +338,21 @@ def test_marks_of_a_session_that_has_ended_are_tried_once_more() -> None:
         dial.down = True
     assert (dial.acked, dial.reads, dial.tries) == ([{"g": 5}], [("g", 5, 2)], 8)
     dial.turn_to(110)
-    assert (dial.tries, dial.clock._marked, dial.clock._writing) == (8, {}, {})
+    assert (dial.tries, dial.marks._noted, dial.marks._writing) == (8, {}, {})
 
 
 def test_marks_of_many_are_written_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the order in which they came; what comes meanwhile waits for a turn that finds nothing left of them."""
-    monkeypatch.setattr(clock, "STEP", 2)
+    monkeypatch.setattr(marks, "MARKS_AT_ONCE", 2)
     dial = Dial()
     sessions: list[Any] = [Fake(dial).ready() for _ in range(5)]
     for seq, session in enumerate(sessions):
         session.acks = {"g": seq}
-        dial.clock.marked(session)
+        dial.marks.note(session)
     dial.turn_to(101)
     written = [[acks["g"] for acks in dial.acked]]
     sessions[0].acks = {"g": 9}
-    dial.clock.marked(sessions[0])
+    dial.marks.note(sessions[0])
     for second in (102, 103, 104):
         dial.turn_to(second)
         dial.next_step()
@@ -354,10 +368,10 @@ def test_nothing_is_kept_of_a_session_that_has_gone() -> None:
         if dial.now % 2:
             session.ready()
         dial.turn_to(dial.now + 0.7)
-        dial.clock.remove(session)
-    assert dial.clock._bucket_of == {}
-    assert not any(dial.clock._wheel)
-    assert not any(dial.clock._deadlines.values())
+        dial.remove(session)
+    assert dial.heartbeats._bucket_of == {}
+    assert not any(dial.heartbeats._wheel)
+    assert not any(dial.deadlines._due.values())
 
 
 @pytest.mark.parametrize("heartbeat_s", [0.1, 0.5, 1.0, 2.0, 30.0])
@@ -369,14 +383,14 @@ def test_short_heartbeats_turn_the_clock_oftener(heartbeat_s: float) -> None:
         session.last_received = dial.now
         dial.turn_to(dial.now + heartbeat_s)
     assert 8 <= dial.synced.count(session) <= 11
-    assert dial.clock.turn_s <= 1.0
+    assert dial.heartbeats.turn_s <= 1.0
 
 
 def test_stopping_is_for_good() -> None:
     dial = Dial()
     dial.clock.stop()
     assert dial.timer is None
-    assert clock.LOST_AFTER_HEARTBEATS < clock.STALLED_FOR_HEARTBEATS
+    assert heartbeats.LOST_AFTER_HEARTBEATS < heartbeats.STALLED_FOR_HEARTBEATS
 
 
 class Broken(Fake):
@@ -400,12 +414,12 @@ def test_a_session_that_raises_does_not_stop_the_clock() -> None:
     sessions: list[Any] = [one, broken, other]
     for session in sessions:
         session.acks = {"g": 1}
-        dial.clock.marked(session)
+        dial.marks.note(session)
     broken.acks = [1]  # type: ignore[assignment]  # no cursors can be read from it
     dial.hubs = lambda: 1 / 0  # type: ignore[method-assign,assignment]  # a round of audits that raises
-    dial.new = lambda now: 1 / 0  # type: ignore[method-assign,assignment]
-    dial.users.ack = _ack_unless_broken(dial)  # type: ignore[method-assign]
-    dial.turn_to(dial.now + clock.HELLO_S + 2)
+    dial.new_sessions = lambda now: 1 / 0  # type: ignore[method-assign,assignment]
+    dial.ack = _ack_unless_broken(dial)  # type: ignore[method-assign]
+    dial.turn_to(dial.now + deadlines.HELLO_S + 2)
     assert one.closed
     assert other.closed
     assert dial.acked == [{"g": 1}, {"g": 1}]

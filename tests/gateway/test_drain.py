@@ -9,8 +9,8 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from gateway import drain
-from gateway.delivery.session import State
-from gateway.drain import RETRY_S
+from gateway.delivery.feed import State
+from gateway.delivery.session import RETURN_S
 from router.contract import errors, metrics
 from tests import support
 from tests.gateway.world import token, world
@@ -22,19 +22,19 @@ async def test_every_client_is_told_when_to_come_back_and_closed(valkey: Embedde
         clients = [await of.client(f"user{i}").connected() for i in range(10)]
         greeting = of.client("late")
         stopped: list[bool] = []
-        await of.node.drain.run(lambda: stopped.append(of.node.draining))
+        await of.node.drain.run(lambda: stopped.append(of.node.drain.draining))
         waits = set()
         for client in clients:
             (told,) = client.of("drain")
             assert client.events[-1] == told
             assert client.connection.closed == (1012, errors.retry_reason(told["retry_after"]))
-            assert 0.05 <= told["retry_after"] <= RETRY_S
+            assert 0.05 <= told["retry_after"] <= RETURN_S
             waits.add(told["retry_after"])
         assert len(waits) > 5
         assert greeting.events == []
         assert greeting.connection.closed is not None
         assert re.fullmatch(r"retry_after=0\.\d+|retry_after=1", greeting.connection.closed[1])
-        assert (stopped, of.node.sessions) == ([True], {})
+        assert (stopped, of.node.sessions.all) == ([True], {})
 
 
 async def test_accepting_goes_on_for_a_while_and_then_stops(valkey: EmbeddedValkey) -> None:
@@ -42,7 +42,7 @@ async def test_accepting_goes_on_for_a_while_and_then_stops(valkey: EmbeddedValk
     async with world(valkey, drain_accept_s=30.0, drain_window_s=0.0) as of:
         stopped: list[bool] = []
         draining = asyncio.ensure_future(of.node.drain.run(lambda: stopped.append(True)))
-        await support.eventually(lambda: of.node.draining)
+        await support.eventually(lambda: of.node.drain.draining)
         late = await of.client("late").connected()
         assert (stopped, late.session.state, metrics.DRAINING._value.get()) == ([], State.READY, 1)
         of.node.drain.hurry()
@@ -60,7 +60,7 @@ async def test_closes_are_spread_over_the_window(valkey: EmbeddedValkey) -> None
         clients[7].end()
         of.node.drain.hurry()
         await draining
-        assert of.node.sessions == {}
+        assert of.node.sessions.all == {}
         assert all(len(client.of("drain")) == 1 for client in clients if client.connection.closed)
 
 
@@ -86,7 +86,7 @@ async def test_the_end_waits_for_what_is_under_way(valkey: EmbeddedValkey, monke
     async with world(valkey, drain_accept_s=0.0, drain_window_s=0.0) as of:
         of.node.sends.in_flight += 1
         draining = asyncio.ensure_future(of.node.drain.run(lambda: None))
-        await support.eventually(lambda: of.node.draining)
+        await support.eventually(lambda: of.node.drain.draining)
         for _ in range(3):
             await of.settled()
         assert not draining.done()
@@ -98,11 +98,11 @@ async def test_a_connection_of_the_largest_age_leaves_the_same_way(valkey: Embed
     """For a client a drain is normal rotation. One that is not ready yet has nothing to be told."""
     async with world(valkey) as of:
         old = await of.client("old").connected()
-        of.node.drain.rotate(old.session, errors.CLOSE_MAX_AGE)
+        old.session.rotate(errors.CLOSE_MAX_AGE)
         assert (old.events[-1]["type"], (await old.closed())[0]) == ("drain", 4003)
         connecting = of.client("new")
         connecting.say("hello", token=token(of.node, "new"))
-        of.node.drain.rotate(connecting.session, errors.CLOSE_MAX_AGE)
+        connecting.session.rotate(errors.CLOSE_MAX_AGE)
         assert (connecting.events, (await connecting.closed())[0]) == ([], 4003)
 
 

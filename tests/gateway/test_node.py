@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from deploy.embedded import EmbeddedValkey
-from gateway.node import KNOWN_CODES
+from gateway.delivery.open_sessions import KNOWN_CODES
 from router.contract import errors, keys, metrics
 from tests.gateway.world import world
 
@@ -45,7 +45,7 @@ async def test_the_end_of_a_session_leaves_nothing_and_counts_once(valkey: Embed
         assert closes("1006") == counted + 3
         assert [metric._value.get() for metric in (metrics.SESSIONS_LIVE, metrics.SESSIONS_BEHIND)] == gauges
         assert metrics.CONNECTIONS._value.get() == 0
-        assert (of.node.sessions, of.node.subscriptions.hubs, of.node.subscriptions.users) == ({}, {}, {})
+        assert (of.node.sessions.all, of.node.subscriptions.hubs, of.node.subscriptions.users) == ({}, {}, {})
 
 
 async def test_what_a_session_still_had_to_be_written_is_written_at_its_end(valkey: EmbeddedValkey) -> None:
@@ -57,7 +57,7 @@ async def test_what_a_session_still_had_to_be_written_is_written_at_its_end(valk
         await bob.event("message")
         bob.say("ack", conversation=direct, seq=said.seq)
         bob.end()
-        assert len(of.node.lease._away) == 1
+        assert len(of.node.departures) == 1
         await of.settled()
         again = await of.client("bob").connected()
         assert again.bodies(direct) == []
@@ -100,10 +100,10 @@ async def test_a_node_that_is_closed_takes_its_tasks_along(valkey: EmbeddedValke
         async def wait() -> None:
             await never
 
-        of.node.spawn(wait())
+        of.node.tasks.spawn(wait())
         await asyncio.sleep(0)
     assert never.cancelled()
-    assert not of.node._tasks
+    assert not of.node.tasks._running
 
 
 async def test_the_url_clients_are_told_is_the_settings(valkey: EmbeddedValkey) -> None:
@@ -147,8 +147,8 @@ async def test_a_session_that_raises_keeps_no_event_from_the_others(valkey: Embe
         await other.event("message", body="to all")
         await phone.event("message", body="to all")
         await phone.event("message", body="to one")
-        of.node.to_flush(broken.session)
-        of.node.to_flush(other.session)
+        of.node.sessions.flush_later(broken.session)
+        of.node.sessions.flush_later(other.session)
         broken.session.out, other.session.out = [b"x"], [b"\x81\x0f" + b'{"type": "end"}']
         await other.event("end")
         broken.end()

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
 from gateway.delivery.session import Session
-from gateway.node import Node
+from gateway.node import Node, now_ms
 from gateway.websocket.connection import WebSocketConnection
 from router.contract import keys, stamp, wire
 from router.contract.errors import Unavailable
@@ -112,9 +112,9 @@ class Client:
         self.device = device
         self.codec = codec
         self.connection = Connection()
-        self.session = Session(node, cast(WebSocketConnection, self.connection), codec, None)
+        self.session = Session(node.session_ports, cast(WebSocketConnection, self.connection), codec, None)
         self.connection.session = self.session
-        node.opened(self.session)
+        node.sessions.opened(self.session)
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -156,7 +156,7 @@ class Client:
 
     async def caught_up(self) -> Client:
         """Until the session is level with the log, which nothing that is written says."""
-        await support.eventually(lambda: self.session.behind is None, DEADLINE_S)
+        await support.eventually(lambda: self.session.backlog is None, DEADLINE_S)
         return self
 
     async def connected(self, **fields: Any) -> Client:
@@ -188,7 +188,7 @@ class Client:
 
 
 def token(node: Node, user: str, ttl_s: float = 3600.0) -> str:
-    return issue(user, settings(token_ttl_s=ttl_s), node.now_ms())[0]
+    return issue(user, settings(token_ttl_s=ttl_s), now_ms())[0]
 
 
 def settings(**changes: Any) -> Settings:
@@ -289,8 +289,8 @@ class World:
 
     async def next_ms(self) -> None:
         """Of two conversations that moved in one millisecond either may come first."""
-        now = self.node.now_ms()
-        await support.eventually(lambda: self.node.now_ms() > now, every_s=0)
+        now = now_ms()
+        await support.eventually(lambda: now_ms() > now, every_s=0)
 
     async def cut_off(self) -> None:
         """The bus has lost its connection, and dials again."""
@@ -304,7 +304,7 @@ class World:
 
         def flaky(*asked: Any) -> None:
             if refusals:
-                self.node.soon(asked[-1], refusals.pop())
+                self.node.loop.call_soon(asked[-1], refusals.pop())
             else:
                 read(*asked)
 

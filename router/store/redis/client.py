@@ -147,7 +147,7 @@ class Client:
         return True
 
     @property
-    def doubt_s(self) -> float:
+    def failover_grace_s(self) -> float:
         """How long a server may go on answering us that has been succeeded: until the sentinels have been asked again.
         Where there are none, nobody succeeds it."""
         return FOLLOW_S + ASK_S if isinstance(self.topology, Sentinels) else 0.0

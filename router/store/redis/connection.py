@@ -35,7 +35,7 @@ import hiredis
 import msgspec
 
 from router.contract.errors import StartupError
-from router.process.tls import Trust
+from router.tls import Trust
 
 # redis-py loads OpenTelemetry's SDK for metrics of its own wherever it is installed: 60 modules, 2 MB and a tenth of
 # the start, for nothing. So it does not find it.

@@ -9,7 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
-from gateway.delivery.session import State
+from gateway.delivery.feed import State
+from gateway.node import now_ms
 from router.contract import keys, wire
 from router.contract.errors import Unavailable
 from router.contract.packing import MAX_INTEGER
@@ -29,7 +30,7 @@ from tests.gateway.world import Client, settings, token, world
         (lambda of: "", "unauthorized", 4500),
         (lambda of: "nonsense", "unauthorized", 4500),
         (lambda of: token(of.node, "bob")[:-2], "unauthorized", 4500),
-        (lambda of: issue("bob", settings(), of.node.now_ms() - 7_200_000 * 24)[0], "token_expired", 4501),
+        (lambda of: issue("bob", settings(), now_ms() - 7_200_000 * 24)[0], "token_expired", 4501),
     ],
 )
 async def test_a_bad_token_is_told_and_closed_for_good(
@@ -42,7 +43,7 @@ async def test_a_bad_token_is_told_and_closed_for_good(
         bob.say("hello", id=5, **({} if given is None else {"token": given}))
         assert (await bob.event("error", id=5))["code"] == code
         assert bob.connection.closed == (close, code)
-        assert bob.session not in of.node.sessions
+        assert bob.session not in of.node.sessions.all
         await of.settled()
         assert await of.redis.fetch("EXISTS", keys.user("bob"), keys.devices("bob")) == 0
 
@@ -82,7 +83,7 @@ async def test_a_session_that_started_before_a_kick_does_not_come_in(valkey: Emb
         await of.node.users.kick("bob")
         assert await bob.closed() == (4504, "ended")
         kicked = await of.node.presence.clock_ms()
-        await support.eventually(lambda: of.node.lease.now_ms() > kicked)
+        await support.eventually(lambda: of.node.redis_clock.now_ms() > kicked)
         await of.client("bob").connected()
 
 
@@ -90,9 +91,9 @@ async def test_device_reconnects_elsewhere_after_redis_clock_was_put_back(valkey
     """Sessions that started by the clock of before do not make later ones start in the future."""
     async with world(valkey) as one, world(valkey) as other:
         for of, ahead_ms in ((one, 91_000), (other, 90_000)):
-            of.node.lease._ahead_ms += ahead_ms  # Redis's clock as it was
+            of.node.redis_clock._ahead_ms += ahead_ms  # Redis's clock as it was
             await of.client("ann", str(ahead_ms)).connected()
-            of.node.lease._ahead_ms -= ahead_ms
+            of.node.redis_clock._ahead_ms -= ahead_ms
         await one.client("bob").connected()
         await one.next_ms()
         await other.client("bob").connected()
@@ -131,7 +132,7 @@ def welcomed_or_closed(client: Client) -> bool:
 async def test_a_key_that_is_not_here_yet_is_asked_for(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only then does a hello wait for the provider; what it says then decides."""
     async with world(valkey) as of:
-        verifier = of.node.verifier
+        verifier = of.node.authentication.verifier
         check = verifier.check
 
         def unknown(*_: Any) -> Any:
@@ -180,7 +181,7 @@ async def test_the_welcome_says_who_and_what_there_is(valkey: EmbeddedValkey) ->
         welcome = await bob.hello(id="h", instance="tab")
         session, expires_at, conversations = (welcome.pop(name) for name in ("session", "expires_at", "conversations"))
         assert session == bob.session.id
-        assert 3_500_000 < expires_at - of.node.now_ms() <= 3_600_000
+        assert 3_500_000 < expires_at - now_ms() <= 3_600_000
         assert welcome == {
             "type": "welcome", "id": "h", "user": "bob", "device": "laptop", "gateway": of.node.name, "heartbeat_s": 7,
             "limits": {"frame_bytes": 131_072, "body_bytes": 65_536, "sends_per_s": 1e5, "send_burst": 100_000},
@@ -234,7 +235,7 @@ async def test_more_conversations_than_a_welcome_holds_follow_newest_first(
     """In `conversations` events, until `more` is false; each is told once and fed."""
     monkeypatch.setattr(wire, "WELCOME_LIMIT", 4)
     async with world(valkey) as of:
-        question = of.node.audits.question
+        question = of.node.syncs.question
         page = of.node.users.page
 
         def small(session: Any) -> Sync:
@@ -243,7 +244,7 @@ async def test_more_conversations_than_a_welcome_holds_follow_newest_first(
         def short(user: str, device: str, below: int, reply: Any) -> None:
             page(user, device, below, reply, limit=3)
 
-        monkeypatch.setattr(of.node.audits, "question", small)
+        monkeypatch.setattr(of.node.syncs, "question", small)
         monkeypatch.setattr(of.node.users, "page", short)
         users = [f"user{i}" for i in range(12)]
         for user in users:
@@ -406,7 +407,7 @@ async def test_joins_that_are_told_twice_happen_once(valkey: EmbeddedValkey) -> 
         row = await of.node.users.row("bob", group)
         assert row is not None
         for _ in range(3):
-            of.node.connects.join(bob.session, row)
+            of.node.membership.enter(bob.session, row)
         await bob.event("member", user="bob", action="add")
         await of.settled()
         assert len(bob.of("conversations")) == 1

@@ -7,9 +7,10 @@ from typing import Any, get_args
 import pytest
 
 from deploy.embedded import EmbeddedValkey
+from gateway.commands import cursors, ephemeral
 from gateway.commands import dispatch as commands
-from gateway.commands.dispatch import HEAVY, TABLE
-from gateway.delivery.session import State
+from gateway.commands.dispatch import HEAVY
+from gateway.delivery.feed import State
 from router.contract import keys, wire
 from router.contract.errors import Unavailable
 from router.contract.packing import MAX_INTEGER
@@ -22,16 +23,15 @@ COMMANDS = set(get_args(wire.Commands))
 # -- the table
 
 
-def test_the_table_says_everything() -> None:
+async def test_the_table_says_everything(valkey: EmbeddedValkey) -> None:
     """Every command is handled in exactly one state: hello alone in HELLO, all others in READY, none anywhere else."""
-    assert TABLE.keys() == set(State)
-    assert set(TABLE[State.HELLO]) == {wire.Hello}
-    assert set(TABLE[State.READY]) == COMMANDS - {wire.Hello}
-    assert not TABLE[State.CONNECTING]
-    assert not TABLE[State.CLOSED]
-    assert {kind.__name__.lower(): handler.__name__ for kind, handler in TABLE[State.READY].items()} == {
-        kind.__name__.lower(): kind.__name__.lower() for kind in COMMANDS - {wire.Hello}
-    }
+    async with world(valkey) as of:
+        table = of.node.dispatch._table
+    assert table.keys() == set(State)
+    assert set(table[State.HELLO]) == {wire.Hello}
+    assert set(table[State.READY]) == COMMANDS - {wire.Hello}
+    assert not table[State.CONNECTING]
+    assert not table[State.CLOSED]
 
 
 def test_what_costs_redis_more_costs_a_client_more() -> None:
@@ -102,7 +102,8 @@ async def test_a_bug_of_ours_is_internal_and_costs_one_command(
         def broken(*_: Any) -> None:
             raise ZeroDivisionError("secret")
 
-        monkeypatch.setattr(of.node.watches, "presence", broken)
+        ready: Any = of.node.dispatch._table[State.READY]
+        monkeypatch.setitem(ready, wire.Presence, broken)
         error = await bob.ask("presence", "error", users=[])
         assert (error["code"], "secret" in error["message"]) == ("internal", False)
         assert "ZeroDivisionError" in caplog.text
@@ -171,7 +172,7 @@ async def test_an_ack_counts_up_to_what_was_given(valkey: EmbeddedValkey) -> Non
         assert dict(bob.session.acks) == {group: second.seq, direct: private.seq}
         bob.say("ack", conversation=group, seq=first.seq)
         assert bob.session.acks[group] == second.seq
-        of.node.clock.write_marks(bob.session)
+        of.node.marks.write(bob.session)
         assert not bob.session.acks
         assert await ask(of.node.users.cursor, "bob", "phone", group) == second.seq
 
@@ -186,7 +187,7 @@ async def test_reading_tells_own_devices_and_small_groups(
             await of.group("ann", "bob", "cid"),
             await of.direct("ann", "bob"),
         )
-        monkeypatch.setattr(commands, "RECEIPT_MEMBERS", 2)
+        monkeypatch.setattr(cursors, "RECEIPT_MEMBERS", 2)
         ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
         laptop = await of.client("bob", "laptop").connected()
         for conv in (small, large, direct):
@@ -213,12 +214,12 @@ async def test_typing_is_passed_on_once_a_second(valkey: EmbeddedValkey, monkeyp
         await bob.event("typing", conversation=group, **{"from": "ann"})
         await of.settled()
         assert (len(bob.of("typing")), len(ann.of("typing"))) == (2, 0)
-        assert len(of.node.commands._typed) == 2
-        monkeypatch.setattr(commands, "TYPING_EVERY_S", -1.0)
-        of.node.commands._typed.clear()
+        assert len(of.node.ephemeral._typed) == 2
+        monkeypatch.setattr(ephemeral, "TYPING_EVERY_S", -1.0)
+        of.node.ephemeral._typed.clear()
         for i in range(100):
             ann.say("typing", to=f"@user{i}")
-        assert len(of.node.commands._typed) == 1
+        assert len(of.node.ephemeral._typed) == 1
 
 
 async def test_typing_to_somebody_without_the_conversation_reaches_nobody(valkey: EmbeddedValkey) -> None:
@@ -267,7 +268,7 @@ async def test_what_redis_cannot_do_now_is_unavailable(valkey: EmbeddedValkey, m
         ann = await of.client("ann").connected()
 
         def down(_function: str, _form_or_keys: Any, _args: Any, reply: Any) -> None:
-            of.node.soon(reply, Unavailable(retry_after=1.0))
+            of.node.loop.call_soon(reply, Unavailable(retry_after=1.0))
 
         monkeypatch.setattr(of.redis, "call", down)
         monkeypatch.setattr(of.redis, "call_form", down)

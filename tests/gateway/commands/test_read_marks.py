@@ -19,7 +19,7 @@ def told(client: Client, conversation: str) -> list[int]:
 
 
 async def audited(of: World, client: Client) -> None:
-    of.node.audits.sync(client.session, "audit")
+    of.node.syncs.ask(client.session, "audit")
     await of.settled()
     await client.ask("ping", "pong")
 
@@ -52,8 +52,8 @@ async def answered(client: Client, kind: str, n: int, **fields: Any) -> dict[str
 
 async def marks(of: World, user: str, talk: str) -> tuple[int, int]:
     """The user's read mark and the messages it counts, once all that was noted is written."""
-    for session in of.node.sessions:
-        of.node.clock.write_marks(session)
+    for session in of.node.sessions.all:
+        of.node.marks.write(session)
     await of.settled()
     row = await of.node.users.row(user, talk)
     assert row is not None

@@ -48,13 +48,13 @@ async def test_what_a_device_brings_and_no_log_has_is_announced_as_void(valkey: 
 async def test_a_void_is_told_only_by_who_can_be_sure(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a server does not have that may have been succeeded, the next one has: no gap, and nothing given again."""
     async with world(valkey) as of:
-        monkeypatch.setattr(type(of.redis), "doubt_s", property(lambda _: 60.0))
+        monkeypatch.setattr(type(of.redis), "failover_grace_s", property(lambda _: 60.0))
         group = await of.group("ann", "bob")
         last = await of.say("ann", group, "kept")
         bob = of.client("bob")
         await bob.hello(cursors={group: last.seq + 1})
         await of.settled()
-        assert bob.session.behind is not None
+        assert bob.session.backlog is not None
         there = await of.say("ann", group, "there now")
         assert there.seq == last.seq + 1
         await bob.caught_up()
@@ -85,7 +85,7 @@ async def test_who_comes_into_a_group_again_goes_on_where_she_stood(valkey: Embe
         await bob.event("message", seq=said[-1].seq)
         of.node.subscriptions.member_left(of.node.subscriptions.hubs[group], "bob")
         await ask(of.node.users.read, "bob", group, said[0].seq, 1)
-        of.node.audits.sync(bob.session, "audit")
+        of.node.syncs.ask(bob.session, "audit")
         await bob.until(lambda: bob.session.hubs)
         said.append(await of.say("ann", group, "three"))
         await bob.event("message", seq=said[-1].seq)
@@ -149,7 +149,7 @@ async def test_direct_cursor_is_not_clamped_while_a_successor_is_in_doubt(
 ) -> None:
     """What a server does not have that may have been succeeded, the next one has: no gap, and nothing given again."""
     async with world(valkey) as of:
-        monkeypatch.setattr(type(of.redis), "doubt_s", property(lambda _: 60.0))
+        monkeypatch.setattr(type(of.redis), "failover_grace_s", property(lambda _: 60.0))
         direct = await of.direct("ann", "bob")
         last = await of.say("ann", direct, "kept")
         bob = of.client("bob")

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from deploy.embedded import EmbeddedValkey
-from gateway.delivery import catchup
+from gateway.delivery import backlog, catchup
+from gateway.delivery.backlog import Step
 from router.contract import keys, metrics, stamp, wire
 from router.contract.packing import pack
 from router.store.conversations import Page
@@ -65,7 +66,7 @@ async def test_going_behind_and_joining_again_under_a_stream_loses_and_repeats_n
             assert seqs
             for client in (slow, quick):
                 await has_exactly(client, conversation, seqs)
-        assert slow.session.behind is None
+        assert slow.session.backlog is None
 
 
 async def test_a_direct_conversation_goes_on_where_it_stood_not_at_the_stored_cursor(valkey: EmbeddedValkey) -> None:
@@ -93,7 +94,7 @@ async def test_an_audit_of_a_session_that_is_behind_repeats_nothing(valkey: Embe
         await of.say("ann", direct, "given")
         await bob.event("message", body="given")
         await stalled(bob)
-        of.node.audits.sync(bob.session, "audit")
+        of.node.syncs.ask(bob.session, "audit")
         await of.settled()
         bob.connection.drain()
         await bob.caught_up()
@@ -138,7 +139,7 @@ async def test_more_moves_than_can_be_noted_are_asked_for_again(
     valkey: EmbeddedValkey, audited: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also when audits come while the session is behind: what one of them could not note, the next must find."""
-    monkeypatch.setattr(catchup, "MAX_MOVED", 2)
+    monkeypatch.setattr(backlog, "MAX_MOVED", 2)
     async with world(valkey) as of:
         directs = [await of.direct("bob", f"user{i}") for i in range(9)]
         bob = await of.client("bob").connected()
@@ -147,11 +148,11 @@ async def test_more_moves_than_can_be_noted_are_asked_for_again(
             await of.say(f"user{i}", direct, i)
             if audited and i % 3 == 0:
                 await of.settled()
-                of.node.audits.sync(bob.session, "audit")
+                of.node.syncs.ask(bob.session, "audit")
         await of.settled()
-        assert len(bob.session.behind.todo) == 2  # type: ignore[union-attr]  # it is stalled
+        assert len(bob.session.backlog.todo) == 2  # type: ignore[union-attr]  # it is stalled
         bob.connection.drain()
-        await bob.until(lambda: len(bob.of("message")) >= len(directs) and bob.session.behind is None)
+        await bob.until(lambda: len(bob.of("message")) >= len(directs) and bob.session.backlog is None)
         assert sorted(event["body"] for event in bob.of("message")) == list(range(9))
 
 
@@ -159,7 +160,7 @@ async def test_an_audit_that_is_under_way_does_not_pass_for_the_question_that_is
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may have been answered before that moved which could not be noted."""
-    monkeypatch.setattr(catchup, "MAX_MOVED", 1)
+    monkeypatch.setattr(backlog, "MAX_MOVED", 1)
     async with world(valkey) as of:
         directs = [await of.direct("bob", f"user{i}") for i in range(4)]
         bob = await of.client("bob").connected()
@@ -171,7 +172,7 @@ async def test_an_audit_that_is_under_way_does_not_pass_for_the_question_that_is
             sync(question, lambda got: answers.append((reply, got)))
 
         monkeypatch.setattr(of.node.users, "sync", held)
-        of.node.audits.sync(bob.session, "audit")
+        of.node.syncs.ask(bob.session, "audit")
         await of.settled()
         for i, direct in enumerate(directs):
             await of.say(f"user{i}", direct, i)
@@ -282,7 +283,7 @@ async def test_a_log_that_ends_before_what_was_heard_is_asked_again(
         read = of.node.conversations.range
 
         def behind(conversation: str, user: str | None, after: int, upto: int, limit: int, reply: Any) -> None:
-            of.node.soon(reply, Page([], after, 0, False))
+            of.node.loop.call_soon(reply, Page([], after, 0, False))
 
         monkeypatch.setattr(of.node.conversations, "range", behind)
         with of.deaf():
@@ -454,7 +455,7 @@ async def test_what_a_session_was_told_leaves_before_what_is_live(valkey: Embedd
         group = await of.group("ann", "bob")
         bob = of.client("bob")
         bob.say("hello", token=token(of.node, "bob"))
-        join, hubs = of.node.catchup._join, of.node.subscriptions.hubs
+        join, hubs = of.node.catchup._go_live, of.node.subscriptions.hubs
 
         def joined_in_the_turn_of_an_event(session: Any, behind: Any) -> None:
             join(session, behind)
@@ -464,7 +465,7 @@ async def test_what_a_session_was_told_leaves_before_what_is_live(valkey: Embedd
 
         tail = stamp.tail("message", group, "ann", "phone", 1, {"media": pack("text"), "body": pack("live")})
         event = stamp.fill(tail, stamp.Slots(1, 0, 1, 1))
-        of.node.catchup._join = joined_in_the_turn_of_an_event  # type: ignore[method-assign]  # the race, made certain
+        of.node.catchup._steps[Step.GO_LIVE] = joined_in_the_turn_of_an_event  # the race, made certain
         await bob.event("message", body="live")
         await bob.event("welcome")
         assert [event["type"] for event in bob.events] == ["welcome", "message"]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.delivery import hub as hub_module
-from gateway.delivery.hub import Hub
+from gateway.delivery.hub import Hub, HubPorts
 from gateway.delivery.shared_frames import event_frames
 from router.contract import stamp
 from router.contract.packing import pack
@@ -46,32 +46,29 @@ class Member:
         self.connection.write(frames)
 
 
-class Owner:
-    """A node that notes what is asked of it."""
-
-    tracer = None
+class Owner(HubPorts):
+    """Ports that note what is asked through them."""
 
     def __init__(self) -> None:
+        super().__init__(self.next_turn_runs, lambda: 1000, None)
+        self.repair, self.member_left = self.note_repair, self.note_left
         self.repairs: list[str] = []
         self.left: list[str] = []
         self.next_turn: list[Callable[[], None]] = []
 
-    def repair(self, hub: Hub, cause: str) -> None:
+    def note_repair(self, hub: Hub, cause: str) -> None:
         self.repairs.append(cause)
 
-    def member_left(self, hub: Hub, user: str) -> None:
+    def note_left(self, hub: Hub, user: str) -> None:
         self.left.append(user)
 
-    def soon(self, callback: Callable[[], None]) -> None:
+    def next_turn_runs(self, callback: Callable[[], None]) -> None:
         self.next_turn.append(callback)
 
     def turn(self) -> None:
         callbacks, self.next_turn = self.next_turn, []
         for callback in callbacks:
             callback()
-
-    def now_ms(self) -> int:
-        return 1000
 
 
 def event(seq: int, prev: int, kind: str = "message", **fields: Any) -> bytes:
@@ -84,8 +81,8 @@ def confirmed_hub(owner: Owner, *members: Member, seq: int = 10, size: int = 100
     hub: Any = Hub(owner, CONVERSATION, "channel")  # it gets members that only look like sessions
     hub.place(Head(seq, seq, 1000, 1, 0, 0, "g", "title", size))
     for member in members:
-        hub.add(member)
-        hub.join(member)
+        hub.add_member(member)
+        hub.go_live(member)
     return hub
 
 
@@ -146,7 +143,7 @@ def test_a_session_that_leaves_while_it_is_written_to_has_been_given_the_batch()
     slow, other = Member(), Member("bob")
     hub: Any = confirmed_hub(Owner(), slow, other)
     stood_at: list[int] = []
-    slow.connection.on_write = lambda: stood_at.append(hub.leave(slow))
+    slow.connection.on_write = lambda: stood_at.append(hub.stop_live(slow))
     hub.receive(event(11, 10))
     hub.flush()
     hub.receive(event(12, 11))
@@ -159,7 +156,7 @@ def test_pending_events_are_not_counted_as_written() -> None:
     member = Member()
     hub: Any = confirmed_hub(Owner(), member)
     hub.receive(event(11, 10))
-    assert hub.leave(member) == 10
+    assert hub.stop_live(member) == 10
 
 
 def test_a_large_fan_out_yields_and_whoever_leaves_meanwhile_stands_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +167,7 @@ def test_a_large_fan_out_yields_and_whoever_leaves_meanwhile_stands_before_it(mo
     hub.receive(event(11, 10))
     hub.flush()
     assert [len(member.connection.written) for member in members] == [1, 1, 0, 0, 0]
-    assert hub.leave(members[4]) == 10
+    assert hub.stop_live(members[4]) == 10
     hub.receive(event(12, 11))
     hub.flush()
     while owner.next_turn:
@@ -194,7 +191,7 @@ def test_a_gap_does_not_overtake_a_large_fan_out(monkeypatch: pytest.MonkeyPatch
         hub.void(10)
     else:
         hub.expired(20)
-        assert hub.leave(members[4]) == 20
+        assert hub.stop_live(members[4]) == 20
     gap = (11, 12) if what == "failover" else (13, 20)
     assert [member.gaps for member in members] == [[(CONVERSATION, *gap, what)]] * 5
     while owner.next_turn:
@@ -220,9 +217,9 @@ def test_who_is_removed_sees_that_and_nothing_after() -> None:
 
     def leave(_: Hub, user: str) -> None:
         owner.left.append(user)
-        hub.remove(member)
+        hub.remove_member(member)
 
-    owner.member_left = leave  # type: ignore[assignment,method-assign]  # this node acts at once
+    owner.member_left = leave  # this node acts at once
     hub.receive(event(11, 10, "member", user="bob", action="remove", role=None))
     hub.receive(event(12, 11))
     hub.flush()

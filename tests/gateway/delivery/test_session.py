@@ -8,7 +8,7 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from gateway.delivery import session as session_module
-from gateway.delivery.session import State
+from gateway.delivery.feed import State
 from router.contract import keys, stamp, wire
 from router.contract.packing import pack
 from router.contract.signals import Kick, Moved, Receipt, Taken, Touched, Typing
@@ -82,7 +82,7 @@ async def test_what_a_closed_session_still_had_to_say_is_said_and_nothing_after(
         live(bob, 7, 0)
         await of.settled()
         assert (len(bob.of("pong")), bob.connection.closed, bob.session.state) == (1, (1000, "enough"), State.CLOSED)
-        assert bob.session not in of.node.sessions
+        assert bob.session not in of.node.sessions.all
 
 
 async def test_a_close_within_the_write_that_fills_the_transport(valkey: EmbeddedValkey) -> None:
@@ -92,7 +92,7 @@ async def test_a_close_within_the_write_that_fills_the_transport(valkey: Embedde
         bob.connection.room = 1
         bob.say("ping")
         bob.session.close(1000)
-        assert (bob.session.state, bob.session.behind) == (State.CLOSED, None)
+        assert (bob.session.state, bob.session.backlog) == (State.CLOSED, None)
 
 
 # -- direct conversations
@@ -129,8 +129,8 @@ async def test_positions_of_direct_conversations_are_bounded(
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         for i in range(5):
-            bob.session.has(f"d:bob:user{i}", i)
-        bob.session.has("d:bob:user2", 9)
+            bob.session.note_given(f"d:bob:user{i}", i)
+        bob.session.note_given("d:bob:user2", 9)
         assert bob.session.direct == {"d:bob:user2": 9, "d:bob:user3": 3, "d:bob:user4": 4}
 
 

@@ -8,7 +8,7 @@ import msgpack
 import pytest
 
 from deploy.embedded import EmbeddedValkey
-from gateway.delivery import subscriptions
+from gateway.delivery import repair, subscriptions
 from router.contract import keys, metrics, signals
 from tests import support
 from tests.gateway.world import World, token, world
@@ -110,7 +110,7 @@ async def test_a_group_that_was_rolled_back_is_announced_before_what_replaced_it
 
 async def test_a_long_repair_is_read_in_pages(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes live meanwhile comes in its place, once."""
-    monkeypatch.setattr(subscriptions, "REPAIR_EVENTS", 3)
+    monkeypatch.setattr(repair, "REPAIR_EVENTS", 3)
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         bob = await of.client("bob").connected()
@@ -151,7 +151,7 @@ async def test_what_was_said_while_the_bus_was_away_is_looked_for(valkey: Embedd
             await of.put(joined, "bob")
             await of.say("ann", joined, "in the new group")
             await of.settled()
-        of.node.subscriptions.lost()
+        of.node.resubscribe.lost()
         of.node.bus.drop("a test")
         await support.eventually(lambda: of.node.bus.statistics().reconnects == 1 and of.node.bus.restored)
         await bob.until(lambda: len(bob.of("message")) == 4)
@@ -173,12 +173,12 @@ async def test_a_single_channel_that_was_lost_is_looked_after(valkey: EmbeddedVa
             await of.say("ann", group, "in the group")
             await of.say("ann", direct, "direct")
             await of.settled()
-        of.node.subscriptions.channel_restored(keys.Channels().conversation(group).encode())
+        of.node.resubscribe.channel_restored(keys.Channels().conversation(group).encode())
         await bob.event("message", body="in the group")
         assert bob.bodies(direct) == ["before"]
-        of.node.subscriptions.channel_restored(keys.Channels().user("bob").encode())
+        of.node.resubscribe.channel_restored(keys.Channels().user("bob").encode())
         await bob.event("message", body="direct")
-        of.node.subscriptions.channel_restored(b"a channel that nobody has any more")
+        of.node.resubscribe.channel_restored(b"a channel that nobody has any more")
 
 
 async def test_a_hub_whose_conversation_vanished_while_the_bus_was_away_is_let_go(valkey: EmbeddedValkey) -> None:

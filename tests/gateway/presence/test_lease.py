@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +9,11 @@ from typing import Any
 import pytest
 
 from deploy.embedded import EmbeddedValkey
-from gateway.presence import lease
-from gateway.presence.lease import Lease
+from gateway.node import now_ms
+from gateway.presence import departures
+from gateway.presence.departures import Departures
+from gateway.presence.lease import MEMORY_LIMIT, Lease
+from gateway.presence.redis_clock import RedisClock
 from router.contract import metrics
 from router.contract.errors import Unavailable
 from router.store.presence import LEASE_S, Gateway
@@ -23,11 +25,7 @@ class Dial:
     """A node whose time is turned by hand, and a Redis that can be away."""
 
     def __init__(self, **changes: Any) -> None:
-        self.settings = settings(**changes)
-        self.loop = self.presence = self.client = self.users = self.watches = self
         self.now = 100.0
-        self.name, self.url, self.draining = "self", "ws://self/ws", False
-        self.sessions: dict[Any, None] = {}
         self.rows: dict[str, Gateway] = {}
         self.down = False
         self.redis_ahead = 0.0
@@ -39,13 +37,13 @@ class Dial:
         self.refused = 0
         self.judged = 0
         node: Any = self
-        self.lease = Lease(node, self.time)
+        self.clock = RedisClock(self.clock_ms, int(self.now * 1000), self.time)
+        self.lease = Lease("self", "ws://self/ws", node, node, self.clock, (), self.spawn, node)
+        self.lease.renewed = self.judge
+        self.departures = Departures(node, self.clock.now_ms, self.time, settings(**changes).max_connections)
 
     def time(self) -> float:
         return self.now
-
-    def now_ms(self) -> int:
-        return int(self.now * 1000)
 
     async def clock_ms(self) -> int:
         if self.down:
@@ -82,8 +80,8 @@ class Dial:
 
     def ends(self, *users: str) -> None:
         for user in users:
-            session: Any = SimpleNamespace(user=user, device="phone", id="s")
-            self.lease.away(session)
+            session: Any = SimpleNamespace(user=user, device="phone", id="s", user_hub=user)
+            self.departures.add(session)
 
     def judge(self) -> None:
         self.judged += 1
@@ -96,10 +94,11 @@ class Dial:
         """A turn each second."""
         while self.now < when:
             self.now += 1
+            self.departures.turn()
             self.lease.turn()
 
     def alive(self) -> set[str]:
-        return {name for name, row in self.lease.alive().items() if row.alive(self.lease.now_ms())}
+        return {name for name, row in self.lease.alive().items() if row.alive(self.clock.now_ms())}
 
 
 def test_the_lease_is_renewed_well_before_it_runs_out() -> None:
@@ -128,7 +127,7 @@ def test_a_lease_that_could_not_be_written_is_not_held() -> None:
 def test_a_gateway_joins_when_no_other_one_is_draining() -> None:
     """Not before the leases were read; a dead gateway's row and its own drain hold up nothing."""
     dial = Dial()
-    dial.row("serving", 200)
+    dial.row("serving", 114)
     dial.row("leaving", 108, draining=True)
     assert not dial.lease.joins()
     dial.turn_to(101)
@@ -141,25 +140,24 @@ def test_a_gateway_joins_when_no_other_one_is_draining() -> None:
     dial.row("leaving", 130, draining=False)  # it has drained, and its lease runs out
     dial.turn_to(117)
     assert dial.lease.joins()
-    dial.draining = True
-    dial.lease.renew()
+    dial.lease.drain()
     assert dial.rows["self"].draining
     dial.turn_to(121)
     assert dial.lease.joins()
-    dial.lease.renew(drained=True)
+    dial.lease.drained()
     assert not dial.rows["self"].draining
 
 
 def test_a_gateway_joins_at_once_when_its_place_is_needed() -> None:
     """The only other one drains, or several do at once: waiting would leave their clients without a gateway."""
     dial = Dial()
-    dial.row("leaving", 200, draining=True)
+    dial.row("leaving", 114, draining=True)
     dial.turn_to(101)
     assert dial.lease.joins()
-    dial.row("serving", 200)
+    dial.row("serving", 114)
     dial.turn_to(105)
     assert not dial.lease.joins()
-    dial.row("leaving too", 200, draining=True)
+    dial.row("leaving too", 114, draining=True)
     dial.turn_to(109)
     assert dial.lease.joins()
 
@@ -167,8 +165,7 @@ def test_a_gateway_joins_at_once_when_its_place_is_needed() -> None:
 def test_a_node_that_drains_lives_and_has_no_url_to_be_sent_to() -> None:
     dial = Dial()
     dial.turn_to(103)
-    dial.draining = True
-    dial.lease.renew()
+    dial.lease.drain()
     assert [url for url, _ in dial.renewed] == ["ws://self/ws", ""]
 
 
@@ -220,7 +217,7 @@ def test_a_session_is_marked_away_after_the_grace() -> None:
     assert dial.aways == []
     dial.turn_to(105)
     assert dial.aways == [("bob", 104.0)]
-    assert not dial.lease._away
+    assert not len(dial.departures)
 
 
 def test_a_session_that_ended_while_redis_was_away_is_marked_when_it_is_back() -> None:
@@ -231,14 +228,14 @@ def test_a_session_that_ended_while_redis_was_away_is_marked_when_it_is_back() -
     dial.turn_to(120)
     assert dial.refused > 2
     dial.down = False
-    dial.turn_to(120 + lease.AWAY_GRACE_S)
+    dial.turn_to(120 + departures.AWAY_GRACE_S)
     assert [user for user, _ in dial.aways] == ["bob"]
-    assert not dial.lease._away
+    assert not len(dial.departures)
 
 
 def test_sessions_that_end_all_at_once_are_marked_some_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """A balancer drops thousands: the commands of others need room among these calls."""
-    monkeypatch.setattr(lease, "STEP", 10)
+    monkeypatch.setattr(departures, "MARKS_PER_TURN", 10)
     dial = Dial()
     users = [f"user{i}" for i in range(35)]
     dial.ends(*users)
@@ -271,10 +268,10 @@ def test_a_gateway_has_started_when_redis_says_that_it_has() -> None:
 
 def test_a_store_that_is_nearly_full_is_full_until_it_is_not() -> None:
     dial = Dial()
-    dial.ratio = lease.MEMORY_LIMIT
+    dial.ratio = MEMORY_LIMIT
     dial.turn_to(101)
     assert dial.lease.full
-    dial.ratio = lease.MEMORY_LIMIT - 0.01
+    dial.ratio = MEMORY_LIMIT - 0.01
     dial.turn_to(105)
     assert not bool(dial.lease.full)
 
@@ -313,17 +310,17 @@ def test_a_slow_answer_does_not_spoil_a_clock_that_is_right() -> None:
     dial.turn_to(101)
     dial.answer_takes = 0.8
     dial.turn_to(105)
-    assert dial.lease.now_ms() == round((3600 + dial.now) * 1000)
+    assert dial.clock.now_ms() == round((3600 + dial.now) * 1000)
 
 
 async def test_sessions_are_ordered_by_the_clock_of_redis(valkey: EmbeddedValkey) -> None:
     """A device that leaves a gateway whose clock is ahead is taken in by another, however soon."""
     async with world(valkey) as fast, world(valkey) as right:
-        fast.node.now_ms = lambda: time.time_ns() // 1_000_000 + 60_000  # type: ignore[method-assign]  # its wall clock
+        fast.node.redis_clock._ahead_ms += 60_000  # as of a wall clock that is ahead
         for of in (fast, right):
             await of.node.lease.set_clock()
         first = await fast.client("bob").connected()
-        await support.eventually(lambda: right.node.lease.now_ms() > first.session.started)
+        await support.eventually(lambda: right.node.redis_clock.now_ms() > first.session.started)
         second = await right.client("bob").connected()
         assert second.session.started > first.session.started
 
@@ -331,7 +328,7 @@ async def test_sessions_are_ordered_by_the_clock_of_redis(valkey: EmbeddedValkey
 async def test_the_row_of_a_real_node_is_found_by_others(valkey: EmbeddedValkey) -> None:
     async with world(valkey, gateway_url="wss://a/ws") as of, world(valkey) as other:
         await of.client("bob").connected()
-        began = of.node.now_ms()
+        began = now_ms()
         of.node.lease.turn()
         await support.eventually(lambda: of.node.lease.held)
         await other.node.lease._round()
@@ -355,6 +352,6 @@ def test_an_end_that_raises_keeps_neither_the_others_nor_the_lease(monkeypatch: 
     for user in ("ann", *["broken"] * 10, "bob"):
         dial.ends(user)
     renewed = len(dial.renewed)
-    dial.turn_to(101 + lease.AWAY_GRACE_S + 1)
+    dial.turn_to(101 + departures.AWAY_GRACE_S + 1)
     assert [user for user, _ in dial.aways] == ["ann", "bob"]
     assert len(dial.renewed) > renewed

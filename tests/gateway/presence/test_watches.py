@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from deploy.embedded import EmbeddedValkey
-from gateway.presence import lease, watches
+from gateway.node import now_ms
+from gateway.presence import departures, watches
 from router.contract import keys, signals
 from router.contract.errors import Unavailable
 from router.store.answers import ask
@@ -35,12 +36,12 @@ async def test_presence_is_answered_for_everybody_asked_about(valkey: EmbeddedVa
         await of.client("bob").connected()
         cid = await of.client("cid").connected()
         cid.end()
-        await ask(of.node.users.away, "cid", "phone", cid.session.id, of.node.now_ms())
+        await ask(of.node.users.away, "cid", "phone", cid.session.id, now_ms())
         answer = await ann.ask("presence", "presence", users=["bob", "cid", "dan", "bob"])
         states = answer["users"]
         assert {user: state["online"] for user, state in states.items()} == {"bob": True, "cid": False, "dan": False}
         assert states["dan"]["last_seen"] is None
-        assert abs(states["cid"]["last_seen"] - of.node.now_ms()) < 5000
+        assert abs(states["cid"]["last_seen"] - now_ms()) < 5000
         assert of.node.watches.users == {}
 
 
@@ -48,7 +49,7 @@ async def test_a_watcher_is_told_changes_and_only_changes(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Coming and going, once each; not what she was told already."""
-    monkeypatch.setattr(lease, "AWAY_GRACE_S", 0.0)
+    monkeypatch.setattr(departures, "AWAY_GRACE_S", 0.0)
     async with world(valkey) as of:
         await lease_held(of)
         ann = await of.client("ann").connected()
@@ -61,6 +62,7 @@ async def test_a_watcher_is_told_changes_and_only_changes(
         await of.settled()
         for client in (laptop, bob):
             client.end()
+            of.node.departures.turn()
             of.node.lease.turn()
             await of.settled()
         offline = await ann.until(lambda: [event for event in ann.of("presence") if "id" not in event][1:])
@@ -79,7 +81,7 @@ async def test_a_hint_that_was_lost_is_made_up_for_by_the_round(valkey: Embedded
             await of.client("bob").connected()
             await of.settled()
         assert len(ann.of("presence")) == 1
-        of.node.watches.touched(*of.node.watches.users)
+        of.node.watches.touch_all()
         await ann.until(lambda: len(ann.of("presence")) == 2)
 
 
@@ -87,15 +89,15 @@ async def test_a_gateway_that_dies_takes_its_users_offline_without_a_word(valkey
     """The leases tell, each time they are read."""
     async with world(valkey) as of:
         await lease_held(of)
-        other = await of.register("bob", "phone", of.node.now_ms())
+        other = await of.register("bob", "phone", now_ms())
         assert other.status == "ok"
-        await ask(of.node.presence.renew, "other", "", 1, 0, of.node.now_ms())
+        await ask(of.node.presence.renew, "other", "", 1, 0, now_ms())
         await of.node.lease._round()
         ann = await of.client("ann").connected()
         answer = await ann.ask("presence", "presence", users=["bob"], watch=True)
         assert answer["users"]["bob"]["online"]
         await of.settled()
-        await ask(of.node.presence.renew, "other", "", 1, 0, of.node.now_ms() - 60_000)
+        await ask(of.node.presence.renew, "other", "", 1, 0, now_ms() - 60_000)
         await of.node.lease._round()
         await ann.until(lambda: [event for event in ann.of("presence", id=None) if not event["users"]["bob"]["online"]])
 
@@ -138,7 +140,7 @@ async def test_hints_are_coalesced(valkey: EmbeddedValkey, monkeypatch: pytest.M
         await of.settled()
         reads: list[list[str]] = []
         later: list[Any] = []
-        monkeypatch.setattr(of.node, "later", lambda _, callback: later.append(callback))
+        monkeypatch.setattr(of.node.watches, "_later", lambda _, callback: later.append(callback))
         monkeypatch.setattr(of.node.presence, "devices", lambda users, reply: reads.append(users))
         for _ in range(50):
             of.redis.publish(keys.Channels().presence("bob"), signals.encode(signals.Touched("bob")))
@@ -156,7 +158,7 @@ async def test_many_watched_users_are_read_some_at_a_time(
 
     What is touched while they are read is read after them, however often it was.
     """
-    monkeypatch.setattr(watches, "STEP", 2)
+    monkeypatch.setattr(watches, "USERS_PER_READ", 2)
     async with world(valkey) as of:
         ann = await of.client("ann").connected()
         await ann.ask("presence", "presence", users=["a", "b", "c", "d", "e"], watch=True)
@@ -164,10 +166,10 @@ async def test_many_watched_users_are_read_some_at_a_time(
         await support.eventually(lambda: not of.node.watches._reading)
         asked: list[tuple[list[str], Any]] = []
         later: list[Any] = []
-        monkeypatch.setattr(of.node, "later", lambda _, callback: later.append(callback))
+        monkeypatch.setattr(of.node.watches, "_later", lambda _, callback: later.append(callback))
         monkeypatch.setattr(of.node.presence, "devices", lambda users, reply: asked.append((users, reply)))
 
-        of.node.watches.touched(*of.node.watches.users)
+        of.node.watches.touch_all()
         later.pop()()
         answers: list[Any] = [[[], []], Unavailable(), [[]]]
         for answer in answers:
@@ -184,17 +186,17 @@ async def test_many_watched_users_are_judged_some_each_turn(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The leases are read every few seconds, and messages wait meanwhile."""
-    monkeypatch.setattr(watches, "STEP", 2)
+    monkeypatch.setattr(watches, "USERS_PER_READ", 2)
     async with world(valkey) as of:
         await lease_held(of)
         ann = await of.client("ann").connected()
         users = ["a", "b", "c", "d", "e"]
         for user in users:
-            await of.register(user, "phone", of.node.now_ms() - 60_000)
-        await ask(of.node.presence.renew, "other", "", 5, 0, of.node.now_ms())
+            await of.register(user, "phone", now_ms() - 60_000)
+        await ask(of.node.presence.renew, "other", "", 5, 0, now_ms())
         await of.node.lease._round()
         await ann.ask("presence", "presence", users=users, watch=True)
-        await ask(of.node.presence.renew, "other", "", 5, 0, of.node.now_ms() - 60_000)
+        await ask(of.node.presence.renew, "other", "", 5, 0, now_ms() - 60_000)
         await of.node.lease._round()
         await ann.until(lambda: sum(len(event["users"]) for event in ann.of("presence", id=None)) == len(users))
         told = [set(event["users"]) for event in ann.of("presence", id=None)]
@@ -208,8 +210,8 @@ async def test_what_changed_before_the_channel_was_confirmed_is_seen(valkey: Emb
         ann = await of.client("ann").connected()
         with of.deaf():
             answer = await ann.ask("presence", "presence", users=["bob"], watch=True)
-            await of.register("bob", "phone", of.node.now_ms())
-            await ask(of.node.presence.renew, "other", "", 1, 0, of.node.now_ms())
+            await of.register("bob", "phone", now_ms())
+            await ask(of.node.presence.renew, "other", "", 1, 0, now_ms())
             await of.node.lease._round()
         assert not answer["users"]["bob"]["online"]
         of.node.watches._listening("bob", True)
@@ -221,14 +223,14 @@ async def test_who_asks_between_two_changes_is_told_the_second(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Her answer shows a change that nobody here was told yet: then all are, and the change back is one again."""
-    monkeypatch.setattr(lease, "AWAY_GRACE_S", 0.0)
+    monkeypatch.setattr(departures, "AWAY_GRACE_S", 0.0)
     async with world(valkey) as of:
         await lease_held(of)
         bob = await of.client("bob").connected()
         ann, cid = await of.client("ann").connected(), await of.client("cid").connected()
         assert (await ann.ask("presence", "presence", users=["bob"], watch=True))["users"]["bob"]["online"]
         with of.deaf():
-            await ask(of.node.users.away, "bob", "phone", bob.session.id, of.node.now_ms())
+            await ask(of.node.users.away, "bob", "phone", bob.session.id, now_ms())
             await of.settled()
         assert not (await cid.ask("presence", "presence", users=["bob"], watch=True))["users"]["bob"]["online"]
         await of.client("bob", "laptop").connected()

@@ -8,8 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
-from gateway.delivery.session import State
-from gateway.reconcile import audits
+from gateway.delivery.feed import Asking, State
+from gateway.node import now_ms
+from gateway.reconcile import audits, sync
 from router.contract import keys, metrics
 from router.contract.errors import Unavailable
 from router.store.redis.client import Client
@@ -22,6 +23,7 @@ from tests.gateway.world import world
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever is looked at again is looked at again at once."""
     monkeypatch.setattr(audits, "RECHECK_S", 0.0)
+    monkeypatch.setattr(sync, "RECHECK_S", 0.0)
 
 
 def repairs(cause: str) -> float:
@@ -41,7 +43,7 @@ async def test_an_audit_finds_what_the_bus_lost(valkey: EmbeddedValkey) -> None:
             await of.settled()
         of.node.audits.hubs()
         await bob.event("message", body="in the group")
-        of.node.audits.sync(bob.session, "audit")
+        of.node.syncs.ask(bob.session, "audit")
         await bob.event("message", body="direct")
         assert repairs("audit") == counted + 2
         await bob.caught_up()
@@ -56,7 +58,7 @@ async def test_an_audit_of_what_is_well_repairs_nothing(valkey: EmbeddedValkey) 
         await bob.until(lambda: len(bob.of("message")) == 2)
         counted, asked = repairs("audit"), of.calls("range")
         of.node.audits.hubs()
-        of.node.audits.sync(bob.session, "audit")
+        of.node.syncs.ask(bob.session, "audit")
         await of.settled()
         await of.settled()
         assert (repairs("audit"), of.calls("range")) == (counted, asked)
@@ -91,18 +93,18 @@ async def test_an_event_that_comes_before_the_second_look_is_no_loss(
         await of.say("ann", direct, "before")
         bob = await of.client("bob").connected()
         looks: list[Any] = []
-        monkeypatch.setattr(of.node, "later", lambda after, *call: looks.append(call))
+        monkeypatch.setattr(of.node.syncs, "_later", lambda after, *call: looks.append(call))
         counted = repairs("audit")
         with of.deaf():
             said = await of.say("ann", direct, "late")
             await of.settled()
-        of.node.audits.sync(bob.session, "audit")
+        of.node.syncs.ask(bob.session, "audit")
         await of.settled()
-        bob.session.has(direct, said.seq)  # here it comes
+        bob.session.note_given(direct, said.seq)  # here it comes
         assert looks
         for function, *args in looks:
             function(*args)
-        assert (repairs("audit"), bob.session.behind) == (counted, None)
+        assert (repairs("audit"), bob.session.backlog) == (counted, None)
 
 
 @pytest.mark.parametrize(("instance", "code"), [("tab-1", 4000), ("tab-2", 4409), ("", 4409)])
@@ -110,7 +112,7 @@ async def test_a_later_session_of_the_device_ends_the_earlier(valkey: EmbeddedVa
     """The same client process may come back; another one must not take turns with this."""
     async with world(valkey) as of, world(valkey) as elsewhere:
         old = await of.client("bob").connected(instance="tab-1")
-        await support.eventually(lambda: elsewhere.node.lease.now_ms() > old.session.started, every_s=0)
+        await support.eventually(lambda: elsewhere.node.redis_clock.now_ms() > old.session.started, every_s=0)
         new = await elsewhere.client("bob").connected(**({"instance": instance} if instance else {}))
         assert (await old.closed())[0] == code
         assert new.session.state is State.READY
@@ -127,9 +129,9 @@ async def test_an_audit_finds_a_replacement_that_nobody_told(valkey: EmbeddedVal
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         with of.deaf():
-            await of.register("bob", "phone", of.node.now_ms() + 1000)
+            await of.register("bob", "phone", now_ms() + 1000)
             await of.settled()
-        of.node.audits.sync(bob.session, "audit")
+        of.node.syncs.ask(bob.session, "audit")
         assert (await bob.closed())[0] == 4409
 
 
@@ -137,7 +139,7 @@ async def test_an_older_session_that_registers_late_does_not_end_a_newer(valkey:
     """Its register was stuck on the way."""
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
-        assert (await of.register("bob", "phone", of.node.now_ms() - 60_000)).status == "replaced"
+        assert (await of.register("bob", "phone", now_ms() - 60_000)).status == "replaced"
         await of.settled()
         assert bob.session.state is State.READY
 
@@ -187,7 +189,7 @@ async def test_a_hint_that_comes_while_an_audit_is_under_way_is_looked_into_afte
             sync(question, lambda answer: held.append((reply, answer)))
 
         monkeypatch.setattr(of.node.users, "sync", hold)
-        of.node.audits.sync(bob.session, "audit")
+        of.node.syncs.ask(bob.session, "audit")
         await of.settled()
         await of.node.users.kick("bob")
         await of.settled()
@@ -204,10 +206,10 @@ async def test_redis_that_cannot_answer_ends_no_session(
     """It is asked again with the next heartbeat."""
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
-        monkeypatch.setattr(of.node.users, "sync", lambda _, reply: of.node.soon(reply, Unavailable()))
-        of.node.audits.sync(bob.session, "audit")
+        monkeypatch.setattr(of.node.users, "sync", lambda _, reply: of.node.loop.call_soon(reply, Unavailable()))
+        of.node.syncs.ask(bob.session, "audit")
         await of.settled()
-        assert (bob.session.syncing, bob.session.state, bob.connection.closed) == (False, State.READY, None)
+        assert (bob.session.asking, bob.session.state, bob.connection.closed) == (Asking.NOTHING, State.READY, None)
 
 
 async def test_what_the_lost_bus_said_is_asked_for_until_it_is_told(
@@ -225,14 +227,14 @@ async def test_what_the_lost_bus_said_is_asked_for_until_it_is_told(
 
         def refuse(_: Any, reply: Any) -> None:
             asked.append(reply)
-            of.node.soon(reply, Unavailable())
+            of.node.loop.call_soon(reply, Unavailable())
 
         with monkeypatch.context() as patch:
             patch.setattr(of.node.users, "sync", refuse)
-            patch.setattr(of.node, "later", lambda _, *call: waiting.append(call))
+            patch.setattr(of.node.syncs, "_later", lambda _, *call: waiting.append(call))
             for questions in range(1, 4):
                 for _ in range(3):
-                    of.node.subscriptions.restored()
+                    of.node.resubscribe.restored()
                     await of.settled()
                 ((again, *args),) = waiting
                 waiting.clear()
@@ -249,18 +251,18 @@ async def test_what_the_lost_bus_said_is_asked_for_though_an_audit_was_under_way
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The audit's answer would be too old to tell, and it fails."""
-    monkeypatch.setattr(audits, "FIRST_AUDIT_S", 0.0)
+    monkeypatch.setattr(sync, "ASK_AGAIN_S", 0.0)
     async with world(valkey) as of:
         direct = await of.direct("ann", "bob")
         bob = await of.client("bob").connected()
         replies: list[Any] = []
         with monkeypatch.context() as patch:
             patch.setattr(of.node.users, "sync", lambda _, reply: replies.append(reply))
-            of.node.audits.sync(bob.session, "audit")
+            of.node.syncs.ask(bob.session, "audit")
             with of.deaf():
                 await of.say("ann", direct, "lost")
                 await of.settled()
-            of.node.subscriptions.restored()
+            of.node.resubscribe.restored()
             await of.settled()
         (reply,) = replies
         reply(Unavailable())
@@ -272,14 +274,14 @@ async def test_what_moved_comes_in_pages(valkey: EmbeddedValkey, monkeypatch: py
     async with world(valkey) as of:
         directs = [await of.direct("bob", f"user{i}") for i in range(7)]
         bob = await of.client("bob").connected()
-        question = of.node.audits.question
-        monkeypatch.setattr(of.node.audits, "question", lambda session: replace(question(session), limit=2))
+        question = of.node.syncs.question
+        monkeypatch.setattr(of.node.syncs, "question", lambda session: replace(question(session), limit=2))
         with of.deaf():
             for i, direct in enumerate(directs):
                 await of.say(f"user{i}", direct, i)
             await of.settled()
         asked = of.calls("sync")
-        of.node.audits.sync(bob.session, "audit")
+        of.node.syncs.ask(bob.session, "audit")
         await bob.until(lambda: len(bob.of("message")) == 7)
         assert of.calls("sync") - asked == 4
 
@@ -287,10 +289,10 @@ async def test_what_moved_comes_in_pages(valkey: EmbeddedValkey, monkeypatch: py
 async def test_an_answer_to_a_session_that_has_closed_is_nothing(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
-        of.node.audits.sync(bob.session, "audit")
+        of.node.syncs.ask(bob.session, "audit")
         bob.end()
         await of.settled()
-        of.node.audits._synced(bob.session, "", "", Synced("kicked", [], b"", False, 0, False))
+        of.node.syncs._answered(bob.session, "", "", Synced("kicked", [], b"", False, 0, False))
         assert bob.connection.closed is None
 
 
@@ -317,7 +319,7 @@ async def test_a_member_that_the_hub_still_has_is_put_out_when_roles_say_so(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer about roles may come while the log is still being read: she is fed to her own end."""
-    monkeypatch.setattr("gateway.delivery.subscriptions.REPAIR_EVENTS", 2)
+    monkeypatch.setattr("gateway.delivery.repair.REPAIR_EVENTS", 2)
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         bob = await of.client("bob").connected()
@@ -326,7 +328,7 @@ async def test_a_member_that_the_hub_still_has_is_put_out_when_roles_say_so(
                 await of.say("ann", group, i)
             await of.remove(group, "bob", told=False)
             await of.settled()
-        of.node.subscriptions.compare([group], "audit")
+        of.node.resubscribe.compare([group], "audit")
         await bob.event("member", user="bob", action="remove")
         assert bob.bodies(group) == list(range(9))
 
@@ -344,7 +346,7 @@ async def test_roles_that_could_not_be_read_are_asked_for_in_the_next_round(
             await of.settled()
         hub, roles = of.node.subscriptions.hubs[group], of.node.conversations.roles
         monkeypatch.setattr(of.node.conversations, "roles", lambda *args: args[-1](Unavailable()))
-        of.node.subscriptions.compare([group], "audit")
+        of.node.resubscribe.compare([group], "audit")
         await of.settled()
         assert bob.session in hub.members
         monkeypatch.setattr(of.node.conversations, "roles", roles)
@@ -368,10 +370,10 @@ async def test_the_first_audit_comes_soon_after_the_welcome(
         gone.end()
         asked = []
         monkeypatch.setattr(of.node.users, "news", lambda questions, reply: asked.append([q.user for q in questions]))
-        of.node.audits.new(now)
+        of.node.audits.new_sessions(now)
         assert asked == []
-        of.node.audits.new(now + audits.FIRST_AUDIT_S + 1)
-        of.node.audits.new(now + audits.FIRST_AUDIT_S + 2)
+        of.node.audits.new_sessions(now + audits.FIRST_AUDIT_S + 1)
+        of.node.audits.new_sessions(now + audits.FIRST_AUDIT_S + 2)
         assert asked == [["ann", "bob"]]
 
 
@@ -398,7 +400,7 @@ async def test_an_entry_that_raises_ends_no_round_of_audits(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A session that cannot be asked about costs itself only; nor does a hub keep the hubs behind it unread."""
-    monkeypatch.setattr(audits, "STEP", 1)
+    monkeypatch.setattr(audits, "HUBS_PER_CALL", 1)
     async with world(valkey) as of:
         groups = [await of.group("ann", "bob") for _ in range(3)]
         direct = await of.direct("eve", "bob")
@@ -408,7 +410,7 @@ async def test_an_entry_that_raises_ends_no_round_of_audits(
             for group in groups:
                 await of.say("ann", group, "in a group")
             await of.settled()
-        question, heads = of.node.audits.question, of.node.conversations.heads
+        question, heads = of.node.syncs.question, of.node.conversations.heads
 
         def ask(session: Any) -> Any:
             if session is ann.session:
@@ -420,10 +422,10 @@ async def test_an_entry_that_raises_ends_no_round_of_audits(
                 raise RuntimeError("broken")
             heads(conversations, reply)
 
-        monkeypatch.setattr(of.node.audits, "question", ask)
+        monkeypatch.setattr(of.node.syncs, "question", ask)
         monkeypatch.setattr(of.node.conversations, "heads", read)
         of.node.audits.sessions([ann.session, bob.session])
         of.node.audits.hubs()
         await bob.event("message", body="direct")
         await bob.until(lambda: len(bob.of("message", body="in a group")) >= 2)
-        assert not ann.session.syncing
+        assert ann.session.asking is Asking.NOTHING

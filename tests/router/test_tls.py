@@ -1,4 +1,4 @@
-"""router/process/tls.py: files that are replaced under a running process."""
+"""router/tls.py: files that are replaced under a running process."""
 
 import logging
 import os
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from deploy.prepare import own_certificate
-from router.process.tls import Certificate, Trust
 from router.store.redis.connection import address
+from router.tls import Certificate, Trust
 
 
 def shown(server: ssl.SSLContext, trusted: Path) -> bool:

@@ -1,0 +1,53 @@
+"""What a device has (`ack`) and what its user has read (`read`)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from gateway.commands.ephemeral import Ephemeral
+from gateway.commands.marks import Marks
+from gateway.delivery.session import Session
+from router.contract import signals, wire
+from router.contract.addressing import visible
+from router.contract.errors import LinnetError
+from router.contract.signals import RECEIPT_MEMBERS
+from router.store.conversations import Conversations, Place
+from router.store.users import Users
+
+
+class Cursors:
+    def __init__(self, users: Users, conversations: Conversations, marks: Marks, ephemeral: Ephemeral) -> None:
+        self._users = users
+        self._conversations = conversations
+        self._marks = marks
+        self._ephemeral = ephemeral
+
+    def ack(self, session: Session, command: wire.Ack) -> None:
+        """An ack counts up to what this session was given, whatever it claims."""
+        cursors = dict(command.cursors)
+        if command.conversation is not None:
+            cursors[command.conversation] = command.seq
+        for conversation, seq in cursors.items():
+            self._marks.acked_gone(session, conversation)
+            self._marks.acked(session, conversation, min(seq, session.given(conversation)))
+
+    def read(self, session: Session, command: wire.Read) -> None:
+        conversation = visible(session.user, command.conversation)
+        reply = partial(self._placed, session, command)
+        self._conversations.place(conversation, session.user, command.seq, reply)
+
+    def _placed(self, session: Session, command: wire.Read, place: Place | LinnetError) -> None:
+        if isinstance(place, LinnetError):
+            session.refuse(command, place)
+            return
+        reply = partial(self._was_read, session, command, place)
+        self._users.read(session.user, command.conversation, place.seq, place.count, reply, place.gone)
+
+    def _was_read(self, session: Session, command: wire.Read, place: Place, raised: bool | LinnetError) -> None:
+        """Send a receipt to the others, in direct conversations and small groups. The user's own devices are sent one
+        by the function `read`."""
+        if isinstance(raised, LinnetError):
+            session.refuse(command, raised)
+        elif raised and place.size <= RECEIPT_MEMBERS:
+            receipt = signals.encode(signals.Receipt(command.conversation, session.user, place.seq))
+            self._ephemeral.whisper(session.user, command.conversation, receipt)

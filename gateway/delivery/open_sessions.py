@@ -1,0 +1,77 @@
+"""The sessions of this node, from the upgrade to the end of their connections, and the writes of one turn of the loop.
+
+Invariant: a session is here from `opened` until its end, once; when it is gone from here, no hub holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from gateway.delivery.feed import Feed
+from gateway.delivery.session import Session
+from gateway.delivery.subscriptions import Subscriptions
+from router.contract import metrics
+from router.process.isolate import each, fault
+
+
+class OpenSessions:
+    """`began` and `ended` are the parts that are told of every session; `node.py` sets them once."""
+
+    began: Sequence[Callable[[Session], None]] = ()
+    ended: Sequence[Callable[[Session], None]] = ()
+
+    def __init__(self, subscriptions: Subscriptions, soon: Callable[..., Any]) -> None:
+        self._subscriptions = subscriptions
+        self._soon = soon
+        self._to_flush: list[Session] = []
+        self.all: dict[Session, None] = {}
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def opened(self, session: Session) -> None:
+        self.all[session] = None
+        metrics.CONNECTIONS.set(len(self.all))
+        for tell in self.began:
+            tell(session)
+
+    def closed(self, session: Session, code: int) -> None:
+        """The connection is gone: nothing of the session is left but what Redis keeps."""
+        if session not in self.all:
+            return
+        del self.all[session]
+        metrics.CONNECTIONS.set(len(self.all))
+        metrics.CLOSES.labels(str(code) if code in KNOWN_CODES else "other").inc()
+        for hub in session.hubs:
+            hub.remove_member(session)
+            self._subscriptions.release(hub)
+        session.hubs = []
+        if session.user_hub is not None:
+            (metrics.SESSIONS_LIVE if session.backlog is None else metrics.SESSIONS_BEHIND).dec()
+            if session in session.user_hub.sessions:
+                session.user_hub.sessions.remove(session)
+            self._subscriptions.release_user(session.user_hub)
+        each("sessions", lambda tell: tell(session), self.ended)
+        session.backlog, session.feed = None, Feed.LIVE
+
+    # -- the loop's turn
+
+    def flush_later(self, session: Session) -> None:
+        """Join what this turn of the loop has for a session into one write at its end."""
+        if not self._to_flush:
+            self._soon(self._flush)
+        self._to_flush.append(session)
+
+    def _flush(self) -> None:
+        sessions, self._to_flush = self._to_flush, []
+        for session in sessions:
+            try:
+                session.flush()
+            except Exception as error:  # noqa: BLE001 - what this turn has for the other sessions must leave
+                fault("flush", error)
+
+
+KNOWN_CODES: Final = frozenset(
+    (*range(1000, 1004), *range(1005, 1013), *range(4000, 4004), 4008, 4409, *range(4500, 4505))
+)

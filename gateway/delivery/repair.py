@@ -1,0 +1,58 @@
+"""Reads a hub's hole from the log: (hub.seq, …] in pages until a page is short.
+
+An event that arrives live meanwhile only moves the mark to read up to. One repair per hub is under way at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
+
+from gateway.delivery.hub import Hub
+from router.contract import metrics, stamp
+from router.contract.errors import LinnetError
+from router.contract.packing import MAX_INTEGER
+from router.store.conversations import Conversations, Page
+
+REPAIR_EVENTS: Final = 256
+RETRY_S: Final = 1.0
+
+
+class Repair:
+    def __init__(self, conversations: Conversations, hubs: Mapping[str, Hub], later: Callable[..., Any]) -> None:
+        self._conversations = conversations
+        self._hubs = hubs
+        self._later = later
+
+    def start(self, hub: Hub, cause: str) -> None:
+        """Read the log from the hub's position to its end."""
+        if not hub.repairing:
+            hub.repairing = True
+            metrics.REPAIRS.labels(cause).inc()
+            self._read(hub)
+
+    def _read(self, hub: Hub) -> None:
+        if self._hubs.get(hub.conversation) is hub:
+            reply = partial(self._apply, hub)
+            self._conversations.range(hub.conversation, None, hub.seq, MAX_INTEGER, REPAIR_EVENTS, reply)
+
+    def _apply(self, hub: Hub, page: Page | LinnetError) -> None:
+        if isinstance(page, LinnetError):
+            self._later(RETRY_S, self._read, hub)
+            return
+        if page.floor > hub.seq:
+            hub.expired(page.floor)
+        for event in page.events:
+            seq, prev, count, at = stamp.slots(event)
+            if prev < hub.seq:
+                hub.void(prev)
+            hub.accept(event, seq, count, at)
+        metrics.REPAIRED_EVENTS.inc(len(page.events))
+        hub.flush()
+        # An event that was seen live is in the log. If a failover took it away again there is nothing to wait for, so
+        # an empty page ends the repair whatever was seen.
+        if page.more or (page.events and hub.seen > hub.seq):
+            self._read(hub)
+        else:
+            hub.repairing = False

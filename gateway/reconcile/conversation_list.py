@@ -1,0 +1,210 @@
+"""The conversations of a session's user: where a device begins in each, and the lists that the client is sent.
+
+If the server has never seen a device, it begins in every conversation at a place that is settled (`settle_starts`)
+before it is fed: Redis computes it, and stores it for the device. In a channel every device without a cursor begins so,
+because channels have a long and public history. In a group a known device without a cursor begins at its user's
+beginning."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final
+
+from gateway.delivery.backlog import Backlog
+from gateway.delivery.catchup import Catchup
+from gateway.delivery.feed import State
+from gateway.delivery.hub import Hub
+from gateway.delivery.session import MAX_DIRECT, Session
+from gateway.reconcile.gone import Gone
+from router.contract import keys, wire
+from router.contract.addressing import visible
+from router.contract.errors import LinnetError, NotFound
+from router.contract.packing import MAX_INTEGER
+from router.store.conversations import ROLE_NAMES, Conversations
+from router.store.users import Page, Row, Users
+
+RETRY_S: Final = 1.0
+
+Starts = dict[str, int]
+
+
+class Countdown:
+    """Calls `done` when everything that was begun is finished."""
+
+    __slots__ = ("_done", "_left")
+
+    def __init__(self, done: Callable[[], None]) -> None:
+        self._left = 1
+        self._done = done
+
+    def begin(self) -> None:
+        self._left += 1
+
+    def finish(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._done()
+
+
+class ConversationList:
+    def __init__(
+        self,
+        hubs: Mapping[str, Hub],
+        users: Users,
+        conversations: Conversations,
+        catchup: Catchup,
+        gone: Gone,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._hubs = hubs
+        self._users = users
+        self._conversations = conversations
+        self._catchup = catchup
+        self._gone = gone
+        self._later: Callable[..., Any] = loop.call_later
+
+    # -- where a device begins
+
+    def settle_starts(self, session: Session, rows: list[Row], last: bool, done: Callable[[Starts], None]) -> None:
+        """Find out where the device begins in the rows without a cursor, and store it.
+
+        `last`: no further rows of a new device follow; from then on Redis knows the device. The beginning of a group is
+        stored too, so that a user who is removed before any event came is still given what was before the removal.
+        """
+        starts: Starts = {}
+        countdown = Countdown(partial(self._settled, session, starts, last, done))
+        new = session.backlog is not None and session.backlog.new_device
+        for row in rows:
+            if row.kind != keys.DIRECT and not row.left:
+                countdown.begin()
+                reply_role = partial(_note_role, session, row.conversation, countdown)
+                self._conversations.roles(row.conversation, [session.user], reply_role)
+            if row.cursor is not None or row.left:
+                continue
+            if new or row.kind == keys.CHANNEL:
+                countdown.begin()
+                reply = partial(_note_start, starts, row.conversation, countdown)
+                self._conversations.start(row.conversation, session.user, row.read, reply)
+            elif row.kind == keys.GROUP:
+                starts[row.conversation] = 0
+        countdown.finish()
+
+    def _settled(self, session: Session, starts: Starts, last: bool, done: Callable[[Starts], None]) -> None:
+        new = session.backlog is not None and session.backlog.new_device
+        if starts or (new and last):
+            self._users.set_starts(session.user, session.device, session.id, starts, last and new, _ignore)
+        done(starts)
+
+    # -- the lists
+
+    def note(self, session: Session, rows: list[Row], starts: Starts) -> list[wire.ConversationState]:
+        """Note the session's position in each conversation, and what it lacks; return the states, newest first."""
+        backlog = self._catchup.fall_behind(session)
+        listed: list[_Listed] = []
+        for row in rows:
+            conversation = row.conversation
+            hub = self._hubs.get(conversation)
+            if row.left or (row.kind != keys.DIRECT and (hub is None or session not in hub.members)):
+                if row.left and row.cursor is not None:  # else the device never had the conversation
+                    backlog.positions.setdefault(conversation, row.cursor)
+                    backlog.todo[conversation] = MAX_INTEGER
+                continue
+            cursor = row.cursor if row.cursor is not None else starts.get(conversation, 0)
+            backlog.positions.setdefault(conversation, cursor)
+            if hub is None and cursor > row.head and backlog.positions[conversation] == cursor:
+                backlog.claims[conversation] = row.head
+            head, count, at = (row.head, row.count, row.score) if hub is None else (hub.seq, hub.count, hub.at * 1000)
+            listed.append((at, head > cursor, head, state_of(session, row, cursor, head, count, hub)))
+        listed.sort(key=_newest_first)
+        for _, lacks, head, state in listed:
+            if lacks:
+                backlog.todo.setdefault(state.conversation, head if state.conversation[0] == keys.DIRECT else None)
+        return [state for _, _, _, state in listed]
+
+    def note_unlisted(self, user: str, backlog: Backlog, gone: list[wire.ConversationState]) -> None:
+        """Once all is listed: note the cursors of direct conversations that the user does not have and did not lose
+        otherwise, because a failover took them back. Bound: the newest MAX_DIRECT that could be the user's."""
+        if backlog.cursors and gone:
+            lost = {state.conversation for state in gone}
+            backlog.cursors = {conv: cursor for conv, cursor in backlog.cursors.items() if conv not in lost}
+        if backlog.list_older is not None:
+            return
+        cursors, backlog.cursors = backlog.cursors, {}
+        for conversation, cursor in cursors.items():
+            if conversation[0] != keys.DIRECT or conversation in backlog.positions or len(backlog.claims) >= MAX_DIRECT:
+                continue
+            with suppress(NotFound):
+                backlog.positions[visible(user, conversation)] = cursor
+                backlog.claims[conversation] = None
+
+    def list_older(self, session: Session, below: int) -> None:
+        """Send the next list of older conversations: `Backlog.list_older` of a session with more than one list."""
+        self._users.page(session.user, session.device, below, partial(self._page, session, below))
+
+    def _page(self, session: Session, below: int, page: Page | LinnetError) -> None:
+        backlog = session.backlog
+        if backlog is None or session.state is not State.READY:
+            return
+        if isinstance(page, LinnetError):
+            self._later(RETRY_S, self.list_older, session, below)
+            return
+        self.continue_at(session, backlog, page.below if page.more else None)
+        self.settle_starts(session, page.rows, not page.more, partial(self._find_gone, session, page))
+
+    def continue_at(self, session: Session, backlog: Backlog, below: int | None) -> None:
+        """The list goes on below this score; None: it is complete."""
+        backlog.list_older = None if below is None else partial(self.list_older, session, below)
+
+    def _find_gone(self, session: Session, page: Page, starts: Starts) -> None:
+        self._gone.entries(session, page.rows, partial(self._send, session, page, starts))
+
+    def _send(self, session: Session, page: Page, starts: Starts, gone: list[wire.ConversationState]) -> None:
+        if session.backlog is not None and session.state is State.READY:
+            states = [*gone, *self.note(session, page.rows, starts)]
+            self.note_unlisted(session.user, session.backlog, gone)
+            session.answer(wire.ConversationsEvent(conversations=states, more=page.more))
+            self._catchup.answered(session)
+
+
+def state_of(session: Session, row: Row, cursor: int, head: int, count: int, hub: Hub | None) -> wire.ConversationState:
+    """One conversation as its user's device finds it; a direct one has no hub."""
+    direct = row.kind == keys.DIRECT
+    title, deleted = (row.title, ()) if hub is None else (hub.title, hub.deleted)
+    return wire.ConversationState(
+        conversation=row.conversation,
+        kind=keys.KIND_NAMES[row.kind],
+        title="" if direct else title,
+        head=head,
+        cursor=cursor,
+        read=row.read,
+        unread=row.unread(count, deleted),
+        with_=keys.other_party(row.conversation, session.user) if direct else None,
+        role="member" if direct else (session.roles or {}).pop(row.conversation, None),
+    )
+
+
+_Listed = tuple[int, bool, int, wire.ConversationState]  # when it moved, whether the device lacks events, its head
+
+
+def _newest_first(item: _Listed) -> int:
+    return -item[0]
+
+
+def _note_role(session: Session, conversation: str, countdown: Countdown, roles: list[str] | LinnetError) -> None:
+    if not isinstance(roles, LinnetError) and roles[0]:
+        session.roles = session.roles or {}
+        session.roles[conversation] = ROLE_NAMES.get(roles[0], "member")
+    countdown.finish()
+
+
+def _note_start(starts: Starts, conversation: str, countdown: Countdown, seq: int | LinnetError) -> None:
+    if not isinstance(seq, LinnetError):
+        starts[conversation] = seq
+    countdown.finish()
+
+
+def _ignore(_: object) -> None:
+    """A start that was not stored is found again by the next connect of the device."""

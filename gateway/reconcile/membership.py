@@ -1,0 +1,85 @@
+"""Groups and channels that a session's user enters or leaves while the session is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
+from gateway.delivery.catchup import Catchup
+from gateway.delivery.feed import State
+from gateway.delivery.hub import Hub
+from gateway.delivery.session import Session
+from gateway.delivery.subscriptions import Subscriptions
+from gateway.reconcile.conversation_list import ConversationList, state_of
+from router.contract import wire
+from router.contract.errors import LinnetError
+from router.store.conversations import Conversations
+from router.store.users import Row
+
+USERS_PER_CALL: Final = 200
+
+
+class Membership:
+    def __init__(
+        self,
+        hubs: Mapping[str, Hub],
+        subscriptions: Subscriptions,
+        catchup: Catchup,
+        conversations: Conversations,
+        conversation_list: ConversationList,
+    ) -> None:
+        self._hubs = hubs
+        self._subscriptions = subscriptions
+        self._catchup = catchup
+        self._conversations = conversations
+        self._list = conversation_list
+
+    def apply(self, session: Session, row: Row) -> None:
+        """The row of a group or channel that the user entered or left, or that merely was read elsewhere."""
+        hub = self._hubs.get(row.conversation)
+        inside = hub is not None and session in hub.members
+        if row.left and inside and hub is not None:
+            self._subscriptions.leave(session, hub)
+        elif not row.left and not inside:
+            self.enter(session, row)
+
+    def check(self, hub: Hub) -> None:
+        """The membership changed in a way this hub did not see: ask for the roles of the users that are here."""
+        users = sorted({session.user for session in hub.members})
+        for start in range(0, len(users), USERS_PER_CALL):
+            some = users[start : start + USERS_PER_CALL]
+            self._conversations.roles(hub.conversation, some, partial(self._checked, hub, some))
+
+    def _checked(self, hub: Hub, users: list[str], roles: list[str] | LinnetError) -> None:
+        if isinstance(roles, LinnetError):
+            hub.version = -1  # the next round asks again
+            return
+        for user, role in zip(users, roles, strict=True):
+            if not role:
+                self._subscriptions.member_left(hub, user)
+
+    # -- entering
+
+    def enter(self, session: Session, row: Row) -> None:
+        self._list.settle_starts(session, [row], False, partial(self._subscribe, session, row))
+
+    def _subscribe(self, session: Session, row: Row, starts: dict[str, int]) -> None:
+        self._subscriptions.hub(row.conversation, partial(self._entered, session, row, starts))
+
+    def _entered(self, session: Session, row: Row, starts: dict[str, int], exists: bool) -> None:
+        hub = self._hubs.get(row.conversation)
+        if not exists or hub is None or session in hub.members or session.state is not State.READY:
+            return
+        backlog = self._catchup.fall_behind(session)
+        session.forget_gone(row.conversation)
+        hub.add_member(session)
+        session.hubs.append(hub)
+        # A user who was a member before on this connection was given more than the cursor, which is acked later, says.
+        given = max(session.direct.pop(row.conversation, 0), backlog.positions.get(row.conversation, 0))
+        cursor = max(given, row.cursor if row.cursor is not None else starts.get(row.conversation, 0))
+        backlog.positions[row.conversation] = cursor
+        backlog.todo.pop(row.conversation, None)
+        state = state_of(session, row, cursor, hub.seq, hub.count, hub)
+        session.answer(wire.ConversationsEvent(conversations=[state], more=False))
+        self._catchup.pump(session)

@@ -1,0 +1,112 @@
+"""After a subscription was lost: hubs and sessions are compared with Redis, because events may have been missed.
+
+Hubs compare their heads; sessions of the user channels ask `sync`. A comparison that gets no answer is repeated until
+it is answered, except an audit's, as the next round audits anyway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Any, Final
+
+from gateway.delivery.hub import Hub
+from gateway.delivery.repair import Repair
+from gateway.delivery.session import Session
+from gateway.delivery.subscriptions import Subscriptions
+from gateway.delivery.user_hub import UserHub
+from gateway.reconcile.membership import Membership
+from gateway.reconcile.sync import Syncs
+from router.contract import metrics
+from router.contract.errors import LinnetError
+from router.process.isolate import attempt, each
+from router.store.conversations import Conversations, Head
+
+RETRY_S: Final = 1.0
+PER_TURN: Final = 200  # hubs or sessions that one turn of the loop asks for
+
+
+class Resubscribe:
+    """`node.py` connects the attribute once."""
+
+    presence_lost: Callable[[], None]  # changes of presence may have been missed
+
+    def __init__(
+        self,
+        subscriptions: Subscriptions,
+        conversations: Conversations,
+        repair: Repair,
+        membership: Membership,
+        syncs: Syncs,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._subscriptions = subscriptions
+        self._conversations = conversations
+        self._repair = repair
+        self._membership = membership
+        self._syncs = syncs
+        self._soon: Callable[..., Any] = loop.call_soon
+        self._later: Callable[..., Any] = loop.call_later
+
+    def lost(self) -> None:
+        """The bus is lost: sessions stay, and `restored` looks for what they miss."""
+        metrics.REPAIRS.labels("bus_lost").inc()
+
+    def restored(self) -> None:
+        """Every channel is subscribed again."""
+        users = list(self._subscriptions.users.values())
+        for user_hub in users:
+            self._subscriptions.confirm_user(user_hub, True)
+        self._compare_all(iter(list(self._subscriptions.hubs)))
+        self._ask_all(iter([session for hub in users for session in hub.sessions]))
+        self.presence_lost()
+
+    def channel_restored(self, channel: bytes) -> None:
+        """One channel was lost and is subscribed again."""
+        hub = self._subscriptions.at(channel)
+        if isinstance(hub, Hub):
+            self.compare([hub.conversation], "resubscribe")
+        elif isinstance(hub, UserHub):
+            self._ask_all(iter(list(hub.sessions)))
+
+    def _compare_all(self, conversations: Iterator[str]) -> None:
+        some = list(islice(conversations, PER_TURN))
+        if some:
+            attempt("resubscribe", lambda: self.compare(some, "resubscribe"))
+            self._soon(self._compare_all, conversations)
+
+    def _ask_all(self, sessions: Iterator[Session]) -> None:
+        some = list(islice(sessions, PER_TURN))
+        each("resubscribe", partial(self._syncs.ask, cause="resubscribe"), some)
+        if some:
+            self._soon(self._ask_all, sessions)
+
+    def compare(self, conversations: list[str], cause: str) -> None:
+        """Read the heads of these hubs; a hub that is behind its log is repaired."""
+        self._conversations.heads(conversations, partial(self._compared, conversations, cause))
+
+    def _compared(self, conversations: list[str], cause: str, heads: list[Head | None] | LinnetError) -> None:
+        if isinstance(heads, LinnetError):
+            if cause != "audit":
+                self._later(RETRY_S, self.compare, conversations, cause)
+            return
+        each("compare", partial(self._compare_one, cause), zip(conversations, heads, strict=True))
+
+    def _compare_one(self, cause: str, found: tuple[str, Head | None]) -> None:
+        conversation, head = found
+        hub = self._subscriptions.hubs.get(conversation)
+        if hub is not None and not hub.confirmed:
+            self._subscriptions.place(hub, [head])
+            return
+        if hub is None or head is None:
+            return
+        hub.title = head.title
+        if head.seq == hub.seq:
+            hub.size, hub.deleted = head.size, head.deleted
+        if head.seq > hub.seq:
+            hub.seen = max(hub.seen, head.seq)
+            self._repair.start(hub, cause)
+        if head.version != hub.version:
+            hub.version = head.version
+            self._membership.check(hub)

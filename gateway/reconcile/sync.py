@@ -1,0 +1,152 @@
+"""A session's question to Redis: is it still its device's, and what moved since the last answer.
+
+`sync` is one function with one set of rules: it registers a session, audits it, answers a session whose backlog had
+overflowed, and delivers kicks. At most one such question of a session is under way (`Asking`); a question that comes
+meanwhile is asked after the answer, since it may be about something younger.
+
+What looks missing in an answer is looked at again RECHECK_S later, because the event may just be under way on the other
+connection; what is still missing then is read from the log and counted, so that an operator sees when the fast path
+lost something. A question of the audit that gets no answer waits for the next heartbeat; one that follows a lost
+subscription is asked until it is answered, as the connection of the commands may return after the bus."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from random import uniform
+from typing import Any, Final
+
+from gateway.delivery.catchup import Catchup
+from gateway.delivery.feed import RESYNCING, Asking, State
+from gateway.delivery.session import Session
+from gateway.reconcile.gone import Gone
+from gateway.reconcile.membership import Membership
+from router.contract import errors, keys, metrics
+from router.contract.errors import Blocked, LinnetError
+from router.store.users import Row, Sync, Synced, Users
+
+RECHECK_S: Final = 0.5
+ASK_AGAIN_S: Final = 2.0
+AUDITED: Final = {status: metrics.AUDITS.labels(status) for status in ("ok", "replaced", "kicked", "evicted")}
+
+
+class Syncs:
+    def __init__(
+        self,
+        node: str,
+        users: Users,
+        catchup: Catchup,
+        membership: Membership,
+        gone: Gone,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._node = node
+        self._users = users
+        self._catchup = catchup
+        self._membership = membership
+        self._gone = gone
+        self._later: Callable[..., Any] = loop.call_later
+
+    def question(self, session: Session) -> Sync:
+        return Sync(
+            user=session.user,
+            device=session.device,
+            session=session.id,
+            node=self._node,
+            started=session.started,
+            instance=session.instance,
+            since=session.since,
+        )
+
+    def ask(self, session: Session, cause: str = "") -> None:
+        """Ask what moved since the last time. `cause` names the repairs that follow; a hint has none."""
+        if session.state is not State.READY:
+            return
+        if session.asking is not Asking.NOTHING:
+            session.asking = Asking.ASK_AGAIN
+            return
+        session.asking = Asking.ASKED
+        try:
+            self._users.sync(self.question(session), partial(self._answered, session, cause, ""))
+        except BaseException:
+            session.asking = Asking.NOTHING  # no answer comes; the next audit asks again
+            raise
+
+    def _ask_again(self, session: Session, cause: str) -> None:
+        session.asking = Asking.NOTHING
+        self.ask(session, cause)
+
+    def replaced(self, session: Session, instance: str) -> None:
+        """Another session of the device says that it has registered; Redis knows which of the two is the later one."""
+        if session.state is State.READY:
+            self._users.sync(self.question(session), partial(self._answered, session, "", instance))
+
+    def _answered(self, session: Session, cause: str, instance: str, answer: Synced | LinnetError) -> None:
+        ask_again = session.asking is Asking.ASK_AGAIN
+        session.asking = Asking.NOTHING
+        if session.state is not State.READY:
+            return
+        if isinstance(answer, LinnetError):
+            self._failed(session, cause, answer, ask_again)
+            return
+        AUDITED[answer.status].inc()
+        if answer.status != "ok":
+            end(session, answer.status, instance)
+            return
+        self._apply(session, answer.rows, cause)
+        backlog = session.backlog
+        noted = backlog is None or not backlog.overflowed
+        if noted:  # else it is asked for again from there, once there is room
+            session.since = answer.since
+        if ask_again or (noted and answer.more):
+            self.ask(session, cause)
+        elif session.feed in RESYNCING:
+            self._catchup.answered(session)
+        else:
+            self._catchup.pump(session)
+
+    def _failed(self, session: Session, cause: str, error: LinnetError, ask_again: bool) -> None:
+        metrics.AUDITS.labels(error.code).inc()
+        if isinstance(error, Blocked):  # the user was deleted
+            session.close(errors.CLOSE_BANNED, error.code)
+        elif ask_again or cause == "resubscribe" or session.feed in RESYNCING:
+            session.asking = Asking.ASKED  # questions that come until then are answered by that one
+            cause = "resubscribe" if ask_again else cause  # the other question may have been that one
+            self._later(ASK_AGAIN_S * uniform(0.5, 1.5), self._ask_again, session, cause)
+
+    def _apply(self, session: Session, rows: list[Row], cause: str) -> None:
+        missing: list[tuple[str, int]] = []
+        for row in rows:
+            session.tell_read(row.conversation, row.read)  # the receipt may not have come, or come too early
+            if row.left and self._gone.tell(session, row) and row.kind == keys.DIRECT:
+                self._catchup.read_left(session, self._catchup.fall_behind(session), row.conversation)
+            if row.kind != keys.DIRECT:
+                self._membership.apply(session, row)
+            elif row.left or (session.given(row.conversation) or row.cursor or 0) >= row.head:
+                continue
+            elif session.backlog is not None:
+                session.backlog.moved(row.conversation, row.head)
+            else:
+                missing.append((row.conversation, row.head))
+        if missing:
+            self._later(RECHECK_S, self._recheck, session, missing, cause)
+
+    def _recheck(self, session: Session, missing: list[tuple[str, int]], cause: str) -> None:
+        if session.state is not State.READY:
+            return
+        for conversation, head in missing:
+            if session.given(conversation) < head:  # a session that fell behind meanwhile notes it all the same
+                self._catchup.read_direct(session, conversation, head, cause)
+
+
+def end(session: Session, status: str, instance: str = "") -> None:
+    """Close a session that is not its device's any more. The same client process may reconnect; another must not."""
+    if status == "kicked":
+        session.close(errors.CLOSE_ENDED, "ended")
+    elif status == "evicted":
+        session.close(errors.CLOSE_REPLACED, "another device took the place of this one: a user has at most 16")
+    elif instance and instance == session.instance:
+        session.close(errors.CLOSE_UNAVAILABLE, errors.retry_reason(0.1))
+    else:
+        session.close(errors.CLOSE_REPLACED, "this device is connected elsewhere")

@@ -1,0 +1,34 @@
+"""Which conversation a client may name: decided here for gateways and the HTTP API alike. Pure.
+
+A conversation that the user may not know of is `not_found`, in the same words as one that does not exist.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from router.contract import keys, wire
+from router.contract.errors import NotFound
+
+
+def target_of(user: str, to: str) -> str:
+    """Return the conversation that `to` names for `user`: an id, or `@user` for a direct conversation."""
+    return _direct(user, to[1:]) if to[0] == "@" else visible(user, to)
+
+
+def visible(user: str | None, conversation: str) -> str:
+    """Return the id if it can be one, and is not another pair's direct conversation. `user` None: a backend."""
+    if not keys.is_conversation(conversation):
+        raise NotFound("no such conversation")
+    if conversation[0] == keys.DIRECT:
+        first, second = keys.parties(conversation)
+        if first > second or (user is not None and user not in (first, second)):
+            raise NotFound("no such conversation")
+    return conversation
+
+
+@lru_cache(maxsize=1 << 14)
+def _direct(user: str, other: str) -> str:
+    if not wire.is_name(other):
+        raise NotFound("no such user")
+    return keys.direct(user, other)

@@ -1,0 +1,52 @@
+"""The first message of a direct conversation creates it: decided here for gateways and the HTTP API alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from router.contract import keys
+from router.contract.errors import Blocked, LinnetError, NotFound
+from router.store.conversations import Conversations
+from router.store.users import Users
+
+Reply = Callable[[bool | LinnetError], None]
+
+
+class DirectConversations:
+    """`rate_us`: cost and burst of a device's sends in a conversation, in µs."""
+
+    def __init__(self, users: Users, conversations: Conversations, rate_us: tuple[int, int]) -> None:
+        self._users = users
+        self._conversations = conversations
+        self._rate_us = rate_us
+
+    def create(self, user: str, other: str, limited: bool, reply: Reply) -> None:
+        """Create the conversation if `other` exists; `limited`: and if `user` may begin another one now.
+
+        Answers whether it was created by this call, NotFound or RateLimited.
+        """
+
+        def exists(answer: bool | LinnetError) -> None:
+            if answer is not True:
+                reply(answer if isinstance(answer, LinnetError) else NotFound("no such user"))
+            elif limited:
+                self._users.open(user, allowed)
+            else:
+                allowed(None)
+
+        def allowed(refusal: LinnetError | None) -> None:
+            if refusal is not None:
+                reply(refusal)
+            else:
+                self._conversations.create_direct(user, other, *self._rate_us, reply)
+
+        self._users.exists(other, exists)
+
+    def explain(self, user: str, conversation: str, blocked: Blocked, reply: Callable[[LinnetError], None]) -> None:
+        """A blocked event: by the other user, or by the end of their account; then they are `not_found`, as for a first
+        message."""
+
+        def exists(answer: bool | LinnetError) -> None:
+            reply(blocked if answer is not False else NotFound("no such user"))
+
+        self._users.exists(keys.other_party(conversation, user), exists)
