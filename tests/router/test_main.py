@@ -111,7 +111,7 @@ async def test_what_is_wrong_at_the_start_is_one_line(
             "sentinels": ({"LINNET_REDIS_URL": "redis+sentinel://h/main"}, "set LINNET_REDIS_MODE=sentinel"),
             "port": ({"LINNET_LISTEN": f"127.0.0.1:{port}"}, f"cannot listen on 127.0.0.1:{port}"),
             "admin": ({"LINNET_ADMIN_LISTEN": f"127.0.0.1:{port}"}, f"cannot listen on 127.0.0.1:{port}"),
-            "deployment": ({}, "this Redis holds a deployment with partitions 7"),
+            "deployment": ({}, "holds a deployment with partitions 7"),
         }
         routers = {
             name: process("router", **{"LINNET_REDIS_URL": valkey.url, **env}) for name, (env, _) in expected.items()
