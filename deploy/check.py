@@ -6,8 +6,6 @@ what came of it. What never does: sums and agreements of our own (tests/deploy),
 Invariants:
 - a check passed, failed, or was skipped with its reason; nothing is silently left out, and only a failure exits 1;
 - the tools are those of the lock (.venv/check), never what happens to be on the machine, except node and npm.
-
-Rejected: `kubectl apply --dry-run=client` (it proves nothing without a server).
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 What lives here: one check for each file format in deploy/, in the manner of check.py. What never does: anything that
 runs for longer than it takes to parse; tests/deploy/test_balancers.py and test_stack.py run the real thing.
-
-Rejected: a schema of our own for somebody else's format.
 """
 
 from __future__ import annotations

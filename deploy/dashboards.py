@@ -5,9 +5,6 @@ question becomes a panel. What never does: layout by hand; panels flow from left
 can overlap.
 
 Invariant: every panel has a unit and a description, every dashboard a datasource variable and an id of its own.
-
-Rejected: editing the JSON (thousands of lines that nobody reviews); grafonnet and SDKs (another language, or a hundred
-classes, for four dictionaries).
 """
 
 from __future__ import annotations

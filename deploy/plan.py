@@ -9,9 +9,6 @@ Invariants:
 - secrets nobody gave are made once and kept in the folder, readable by the owner alone, and reach the children as
   `…_FILE`, so that no process list or environment shows them;
 - one runner a folder: the lock is held as long as its descriptor is open, so a killed runner leaves none behind.
-
-Rejected: variables of the runner's own (two checkouts side by side need other ports, and the two settings that every
-process has already say which); a lock on the ports (they are checked, but data is what two runners would spoil).
 """
 
 import fcntl

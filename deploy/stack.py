@@ -9,9 +9,6 @@ Invariants:
   A second stack needs another network, no other port;
 - nothing is installed: what is missing is named with the line that brings it;
 - Ctrl-C stops the canary, then gateways, routers and the rest; nothing is left behind (see local.py).
-
-Rejected: containers (they need a daemon, root and an index); one address with a port for each part (HAProxy finds its
-servers by name, and names have addresses).
 """
 
 from __future__ import annotations

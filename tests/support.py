@@ -2,9 +2,6 @@
 
 `eventually` is the one place in the tests that waits by looking again; everything else waits for the event itself,
 under a deadline. Nothing in here knows the product beyond its environment variables and its three admin paths.
-
-Rejected: pytest-asyncio (a loop policy and scopes for what is one call, `run`); tests that pass while their loop
-reports an error (`run` fails them).
 """
 
 import asyncio

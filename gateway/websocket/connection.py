@@ -12,9 +12,6 @@ Invariants
 - What a peer that does not read can make us hold is bounded: HIGH_MARK here plus one tick's writes, and the socket's
   buffer in the kernel. A session that hears `writing_paused` must stop writing.
 - An idle connection holds no buffer and nothing of its handshake.
-
-Rejected: a timer per closing connection (one for all of them will do); queueing pongs for a peer that floods pings and
-does not read (the latest one is owed and sent when there is room: RFC 6455, 5.5.3).
 """
 
 import asyncio

@@ -6,8 +6,6 @@ application's business; frames come later and elsewhere.
 
 Invariant: every request gets one answer (101, or an HTTP response and the end), also when the application fails,
 returns without one, is cancelled or sends what it must not.
-
-Rejected: delivering frames through `receive` and `send` for a while (two ways for a message to come in).
 """
 
 import asyncio

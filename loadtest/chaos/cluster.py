@@ -9,8 +9,6 @@ If libfaketime is installed, the wall clock of each process can step (`clocks.py
 A process keeps its ports and its log over all its restarts. Each end of a process is recorded with the signal that it
 was sent. If a process ends without a signal, it is restarted like any other, and the checker reports it. `close`
 removes everything, and the kernel kills all processes if this one dies first.
-
-Rejected: `load.local` (its processes must have no proxy in the way, and never die).
 """
 
 from __future__ import annotations

@@ -10,9 +10,6 @@ One `Proxy` listens in front of one address. Its faults apply to present and fut
 
 Bound: if an end does not accept more, the proxy stops reading from the other (flow control passes through). A held or
 delayed direction holds at most one read per `delay`.
-
-Rejected: network namespaces with tc netem (they need root and kernel modules, which CI seldom has); packet loss itself
-(a stream has none: TCP turns it into the waits that `stutter` makes).
 """
 
 from __future__ import annotations

@@ -6,9 +6,6 @@ time, decoding into the row's struct, and every refusal in one shape with its st
 
 Adding a call: structs in `types.py`, a handler beside it whose docstring is its documentation, a row here, a
 test. Unknown fields and query parameters are ignored; a parameter that is given twice is refused.
-
-Rejected: FastAPI (pydantic beside msgspec, and a second decoder for the same values); Starlette's CORS and error
-middlewares around handlers that already answer everything (CORS alone is used, as it is a protocol of its own).
 """
 
 from __future__ import annotations

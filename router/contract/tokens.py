@@ -15,8 +15,6 @@ tokens are thrown at it. A provider that is down changes nothing for keys alread
 refused only after a fetch that began after the token came has succeeded; until then it may be signed with a key that
 the provider has just begun to use, and is `Unavailable` (a refusal would log its user out). When tokens came is kept
 for the last `MAX_PENDING` of them; one that a flood pushes out is `Unavailable` once more.
-
-Rejected: `jwt.decode` (reads the clock, takes numbers from strings); `PyJWKClient` (blocks, no bound on what it reads).
 """
 
 from __future__ import annotations

@@ -17,8 +17,6 @@ Invariants
 - `done` is said after the actions, never before: who dies between them leaves a claim that runs out.
 - What a member listing says holds as of a head read before it, so its joins bear that head's seq.
 - `plan` decides and does nothing; `apply` does and decides nothing.
-
-Rejected: one action per direct event (the slots only keep the last); a queue of member events (the log is one).
 """
 
 from __future__ import annotations

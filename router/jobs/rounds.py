@@ -12,9 +12,6 @@ Invariants
   back. Redis being away is no failure of the item.
 - Each round begins at a random partition, so routers that run in step do not fight over the same ones.
 - Told to stop, a round claims nothing more and ends after the items in hand; cancelled, it cancels them.
-
-Rejected: partitions owned by routers (a membership protocol for what a lease does); a queue between claiming and
-working (claims would age in it); waiting for all items of a claim before the next (the slowest would delay the rest).
 """
 
 from __future__ import annotations

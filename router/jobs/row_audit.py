@@ -10,8 +10,6 @@ Invariants
   another router's, beside a removal and beside a deletion. What the row alone knew (the read mark) begins at 0.
 - A step looks at about STEP keys and steps are EVERY_S apart; after a whole walk it rests for REST_S. So it takes less
   than a hundredth of a server's core.
-
-Rejected: an audit at each connect (a user's conversations cannot be found from the user once the rows are gone).
 """
 
 from __future__ import annotations

@@ -16,8 +16,6 @@ Invariants
   twice; its `id` is the same as long as it tells of the same messages.
 - No content of a message leaves here; the backend reads it through the API, with its own rights.
 - What is posted is settled up to the seq that was told, so a message that came meanwhile has its own post.
-
-Rejected: a post per message (a busy group would ring a phone a hundred times); deciding by presence (see above).
 """
 
 from __future__ import annotations

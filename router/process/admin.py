@@ -7,8 +7,7 @@
           serve. An orchestrator whose startup probe asks this drains one gateway at a time, for it waits for successors
 /metrics  the exposition of this process's own metrics, in the form the scraper asks for
 
-What never lives here: anything a client may see; the port stays inside the cluster. Rejected: the same paths on the
-public port (one wrong route and the metrics are public).
+What never lives here: anything a client may see; the port stays inside the cluster.
 """
 
 from __future__ import annotations

@@ -19,9 +19,6 @@ Invariants
   upgrade is answered; an upgrade that is pipelined behind an open request is ignored (RFC 9110, 7.8), and the
   connection ends with that request's answer.
 - An entry that raises in a sweep costs itself only: the sweep goes on, and its timer is armed again.
-
-Rejected: a timer per connection (a reconnect storm would pay for them; one sweep per deadline does); a 408 for a late
-head (who is that slow does not read it).
 """
 
 from __future__ import annotations

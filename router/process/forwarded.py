@@ -8,9 +8,6 @@ Invariants
   of ours bears. What a client puts before them is never believed.
 - One address has one name: an IPv4 address mapped into IPv6 (`::ffff:10.0.0.1`, as dual-stack sockets and proxies write
   it) is the IPv4 address, in the setting too; a port behind it (as some proxies write) is none of it.
-
-Rejected: uvicorn's ProxyHeadersMiddleware (it does not know that the two forms are one address, and takes the scheme
-from a header, which nothing here needs).
 """
 
 from __future__ import annotations

@@ -13,9 +13,6 @@ Invariants
   name server that does not answer must not occupy the threads that other lookups of this process need.
 - A kept connection that turns out closed is no failure: the request is made again on a new one, once, if not a byte of
   an answer had come. That may deliver it twice; posts have an id for that.
-
-Rejected: http.client in threads (its limit is per read: a dribble holds the thread for ever); httpx (four packages
-for two requests); a connection per post (a TLS handshake each).
 """
 
 from __future__ import annotations

@@ -11,9 +11,6 @@ Invariants
   and `linnet_http_refused_total` counts them all.
 - A configured secret never stands in it, whatever raised and with what in its message: the formatter blanks every
   secret of the settings, traces included. It is the last line of defence, not a licence.
-
-Rejected: structlog (a dependency for what two formatters do); a log of accesses (the metrics count requests, and the
-load balancer in front has the lines).
 """
 
 from __future__ import annotations

@@ -7,9 +7,6 @@ Invariants
 - The event loop never waits for the collector: spans wait in a queue of MAX_WAITING, a thread of the SDK's sends them,
   and what finds the queue full or the collector away is dropped and counted.
 - `close` takes at most two requests' time: when one has failed the rest is dropped.
-
-Rejected: the SDK's own say about a collector that is away (a line per request; here one when it goes and one when it
-is back); its global provider (nothing else in the process is to make spans).
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ Invariants
 Limits: a `deliver` begins at Redis' clock and ends at this node's. What came by a catch-up is not a live delivery and
 has none; an event that the HTTP API made has no `send`, nor has one whose gateway died before its ack; a seq that a
 failover took back and gave again has one trace for both.
-Rejected: W3C trace context in the event (bytes in each log entry and on each bus message, for one event in a hundred).
 """
 
 from __future__ import annotations

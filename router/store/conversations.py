@@ -11,9 +11,6 @@ Invariants
 
 A user sees the events whose seq is in [joined, left]: joined = 0 for founders and in channels, else the seq of the
 `member` event that let her in; left = the seq of the one that put her out.
-
-Rejected: members in a hash of their own above some size (HMGET costs the same in a large hash; two places to look
-cost a call per append).
 """
 
 from __future__ import annotations

@@ -14,9 +14,6 @@ Invariants
 - One tick and one WAIT answer for all appends whose answers had come when they left; the next leave when these are
   answered. At most MAX_WAITING wait for that, none longer than two WAITs.
 - Duplicates wait like first ones: the first one may be unacked because it was not kept.
-
-Rejected: WAIT on the connection of the appends (it holds up everything behind it); asking for fewer replicas than
-there are (sentinels may promote the one that was not asked, and a cut-off primary may still have some that follow it).
 """
 
 from __future__ import annotations

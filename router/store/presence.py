@@ -5,8 +5,6 @@ is online if one of her devices names a gateway whose lease has not run out, so 
 offline by saying nothing, and nothing has to be healed afterwards.
 
 The row of a dead gateway still says when its users were last here: whoever removes rows leaves them for some days.
-
-Rejected: a key with a TTL per session (a write per session and heartbeat); a presence flag that somebody must clear.
 """
 
 from __future__ import annotations

@@ -10,8 +10,6 @@ Invariants
 - Heads, cursors, read marks and membership changes only go up, whoever writes them how late; the one exception is
   what a device says of itself in `hello.cursors`.
 - Leaving is a mark. No row is ever removed while the user lives, so nothing late can bring one back.
-
-Rejected: a queue per device (copies, and it overflows); a TTL on device rows (a resume would expire).
 """
 
 from __future__ import annotations

@@ -6,9 +6,6 @@ This module contains the rows, their text form (a JSON array per line, for `grep
 Times are Unix milliseconds of the client's own clock. `body` is the `digest` of a body, which is the same for the same
 value in both codecs. A device writes a row when it acts or receives something, before it draws a conclusion from it. So
 a misbehaving client is found like a misbehaving server.
-
-Rejected: one history for all devices (the story of a device would have to be picked out of half a million rows);
-msgpack (half the size, but unreadable for people).
 """
 
 from __future__ import annotations

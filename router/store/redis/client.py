@@ -9,9 +9,6 @@ Invariants
 - `Unavailable` is the only error that means "later"; the outcome of a call that met it is unknown.
 - Under sentinels every connection made of `topology` (`links`) leaves a server that is not the primary any more within
   FOLLOW_S and the time to ask, whatever it hears from there: a demoted or cut-off primary stays connected and silent.
-
-Rejected: redis-py for the calls (20-85 µs each); a connection pool (order within one connection is what lets a
-gateway pipeline a device's sends).
 """
 
 from __future__ import annotations

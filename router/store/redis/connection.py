@@ -15,9 +15,6 @@ Invariants
   not call back (uvloop's does not).
 - Each reason why the server cannot be used is logged when it is new, and again each minute while it lasts.
 - The first redial is (almost) immediate; a link that keeps dying young backs off like one that cannot be dialed.
-
-Rejected: redis-py's asyncio connection (a future, a lock and two timeouts per read: 20-85 µs a call against 3);
-RESP3 (the same replies in more bytes; pub/sub on connections of its own needs no push frames).
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ Invariants
 - The question is the first thing that leaves on a new connection, so its answer comes before that of any append there:
   no append on a server that is unfit when the connection opens is called kept.
 - Only an answer changes the verdict. A lost connection or a full queue says nothing about the server.
-
-Rejected: keyspace notifications or CONFIG's own pub/sub (there is none); asking before every ack (a command for each).
 """
 
 from __future__ import annotations

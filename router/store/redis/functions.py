@@ -8,9 +8,6 @@ Invariants
 - Library and function names end in the hash of the sources. A version is loaded once and never replaced, so two
   versions serve side by side through a rolling deploy, and a name means the same code on every server for ever.
 - Loading twice, or by two processes at once, does no harm: the second gets "already exists".
-
-Rejected: `FUNCTION LOAD REPLACE` (pulls the functions from under the older version's callers); a version number kept
-by hand (forgotten once, two sources share a name).
 """
 
 from __future__ import annotations

@@ -16,10 +16,6 @@ Invariants
 - A call older than `TIMEOUT_S` takes the connection with it: replies come in order, so nothing behind it can be
   better off. Whatever was sent and not answered is `Unavailable`, and may have been done.
 - A server that refuses a write because it is a replica (a demoted primary) is left; the next dial asks for the primary.
-
-Rejected: a future per call (4.7 µs against 3); a timer per call; packing whole commands in Python (2.0-2.9 µs for 15
-parts, hiredis 1.1; a `Form` for what is nearly always the same takes 0.3); keeping the arguments for a second run (the
-packed bytes are what memory is counted by anyway).
 """
 
 from __future__ import annotations

@@ -24,9 +24,6 @@ Invariants
 
 - Callers name a channel by one name. While a deployment is moved (`keys.Channels.also`) the bus subscribes to both
   names of each, and gives messages of both by the caller's.
-
-Rejected: redis-py's PubSub (7 µs a message against 1.2, and a lost connection is silent); a future per channel;
-waiting for the confirmation of single channels (a map of 10,000 entries for what an order already says).
 """
 
 from __future__ import annotations

@@ -8,10 +8,6 @@ Invariants
   that led it knows, the others learn it within two seconds, and one that is cut off may never.
 - An answer costs at most ASK_S, however many sentinels are dead.
 - When no sentinel answers nobody is sent anywhere: a primary that works is kept.
-
-Rejected: the first sentinel that answers (redis-py's `discover_master`: after a failover it leads back to the old
-primary, whose stale copy takes writes until it is demoted); `+switch-master` on pub/sub (a subscription to each
-sentinel, each of which may be deaf; asking every second cannot be).
 """
 
 from __future__ import annotations
