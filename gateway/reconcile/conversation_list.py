@@ -76,12 +76,11 @@ class ConversationList:
         """
         starts: Starts = {}
         countdown = Countdown(partial(self._settled, session, starts, last, done))
+        self._ask_roles(
+            session, [row.conversation for row in rows if row.kind != keys.DIRECT and not row.left], countdown
+        )
         new = session.backlog is not None and session.backlog.new_device
         for row in rows:
-            if row.kind != keys.DIRECT and not row.left:
-                countdown.begin()
-                reply_role = partial(_note_role, session, row.conversation, countdown)
-                self._conversations.roles(row.conversation, [session.user], reply_role)
             if row.cursor is not None or row.left:
                 continue
             if new or row.kind == keys.CHANNEL:
@@ -91,6 +90,13 @@ class ConversationList:
             elif row.kind == keys.GROUP:
                 starts[row.conversation] = 0
         countdown.finish()
+
+    def _ask_roles(self, session: Session, conversations: list[str], countdown: Countdown) -> None:
+        """Ask for the user's roles: the client is told them in the entries of its lists."""
+        for start in range(0, len(conversations), self._conversations.one_call):
+            some = conversations[start : start + self._conversations.one_call]
+            countdown.begin()
+            self._conversations.own_roles(some, session.user, partial(_note_roles, session, some, countdown))
 
     def _settled(self, session: Session, starts: Starts, last: bool, done: Callable[[Starts], None]) -> None:
         new = session.backlog is not None and session.backlog.new_device
@@ -193,10 +199,14 @@ def _newest_first(item: _Listed) -> int:
     return -item[0]
 
 
-def _note_role(session: Session, conversation: str, countdown: Countdown, roles: list[str] | LinnetError) -> None:
-    if not isinstance(roles, LinnetError) and roles[0]:
+def _note_roles(
+    session: Session, conversations: list[str], countdown: Countdown, roles: list[str] | LinnetError
+) -> None:
+    if not isinstance(roles, LinnetError):
         session.roles = session.roles or {}
-        session.roles[conversation] = ROLE_NAMES.get(roles[0], "member")
+        for conversation, role in zip(conversations, roles, strict=True):
+            if role:
+                session.roles[conversation] = ROLE_NAMES.get(role, "member")
     countdown.finish()
 
 

@@ -113,6 +113,9 @@ async def test_put_and_remove_leave_one_event_each_and_raise_the_version(valkey:
         found = await s.conversations.describe(conv, "ann")
         assert (found.version, found.size, found.count, found.head) == (3, 1, 1, 4)
         assert await called(s.conversations.roles, conv, ["ann", "bob", "eve"]) == ["o", "", ""]
+        other = await s.group(bob="o", ann="r")
+        assert await called(s.conversations.own_roles, [conv, other, "g:nowhere"], "ann") == ["o", "r", ""]
+        assert await called(s.conversations.own_roles, [conv, other], "bob") == ["", "o"]
         with pytest.raises(NotFound):
             await s.conversations.describe(conv, "bob")
         with pytest.raises(NotFound):
