@@ -22,7 +22,7 @@ $(shell rm -rf .venv)
 endif
 endif
 
-.PHONY: up stack test lint format types bench bench-peers chaos conformance k8s limits deploy-check k8s-check lock clean
+.PHONY: up stack test lint format types bench bench-peers chaos conformance k8s limits settings deploy-check k8s-check lock clean
 .DEFAULT_GOAL := up
 
 up: $(RUNTIME)
@@ -65,9 +65,12 @@ conformance: $(DEV)
 k8s: $(DEV)
 	$(PY) -m deploy.manifests
 
-# The README's table of limits.
+# The tables of limits on the pages for client authors, backends and operators, and the operators' table of settings.
 limits: $(DEV)
 	$(PY) -m deploy.limits
+
+settings: $(DEV)
+	$(PY) -m deploy.settings_table
 
 # Manifests, Dockerfile, load balancers, alerts and dashboards against the real tools, the stack under load, and, where Go
 # and the parts of a node are, k8s-check on a Kubernetes that is built here; IMAGE=1 runs the image's tests, too.

@@ -1,19 +1,20 @@
-"""`make limits`: the README's table of limits, made from the constants that enforce them.
+"""`make limits`: the tables of limits, made from the constants that enforce them.
 
-A limit is a bound that a client, a backend or an operator can reach. Adding one: a row in LIMITS whose value is the
-constant itself, then `make limits`; tests/test_readme.py compares the table, and asks for a row or a reason for each
-constant whose name says that it is a limit. Settings have a table of their own.
+A limit is a bound that a client, a backend or an operator can reach. Each group of limits is on the page of its
+readers: PAGES. Adding a limit: a row in LIMITS whose value is the constant itself, then `make limits`.
+tests/test_readme.py compares the tables, and asks for a row or a reason for each constant whose name says that it is a
+limit. Settings have a table of their own (`settings_table.py`).
 """
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 from msgspec import Struct, inspect
 
+from deploy.tables import ROOT, replace, write
 from gateway.commands import dispatch as commands
 from gateway.commands import ephemeral, history, sending
 from gateway.delivery import backlog, deadlines, heartbeats, repair, session
@@ -33,10 +34,7 @@ from router.process import bounded, http_client, jwks, spans
 from router.store import accounts, conversations, durability, presence, users
 from router.store.redis import pipeline as hot
 
-ROOT: Final = Path(__file__).parent.parent
-README: Final = ROOT / "README.md"
-BEGIN: Final = "<!-- made by `make limits` from the constants; change them there -->\n"
-END: Final = "<!-- end of `make limits` -->\n"
+MADE_BY: Final = "limits"
 
 
 class Limit(Struct, frozen=True):
@@ -143,8 +141,8 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("members of a conversation", count(conversations.MAX_MEMBERS), "`conflict` (409)"),
         Limit("times that a user was in a group before and whose events stay readable", count(lua("member", "RANGES")),
               "the events of the first ones are not found"),
-        Limit("members named when a conversation is made", count(conversations.CREATE_LIMIT), "400"),
-        Limit("title of a conversation, characters", count(longest(api_types.Title)), "400"),
+        Limit("members named when a conversation is made", count(conversations.CREATE_LIMIT), "422"),
+        Limit("title of a conversation, characters", count(longest(api_types.Title)), "422"),
         Limit("members of a conversation with `receipt` events", count(signals.RECEIPT_MEMBERS), "no `receipt`"),
         Limit("members of a group whose every message is pushed", count(finisher.PUSH_MEMBERS),
               "those named in `mentions` get pushes"),
@@ -158,9 +156,9 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("time in which an answer must be read", time(bounded.ANSWER_S), "closed"),
         Limit("requests of a connection in advance", count(bounded.PIPELINED), "400, closed"),
         Limit("requests and connections of one router", count(CONNECTIONS), "503"),
-        Limit("entries of a page", count(longest(api_types.PageLimit)), "400"),
-        Limit("password, characters", count(longest(api_types.Password)), "400"),
-        Limit("`name` of an account, characters", count(field(api_types.NewAccount, "name")), "400"),
+        Limit("entries of a page", count(longest(api_types.PageLimit)), "422"),
+        Limit("password, characters", count(longest(api_types.Password)), "422"),
+        Limit("`name` of an account, characters", count(field(api_types.NewAccount, "name")), "422"),
         Limit("guesses at the password of a user", rate(accounts.GUESS_COST_US / 1e6,
               accounts.GUESS_BURST_US / accounts.GUESS_COST_US), "429"),
         Limit("places of a user that have guesses of their own", count(lua("prelude_user", "KNOWN_PLACES")),
@@ -169,13 +167,8 @@ LIMITS: Final[dict[str, list[Limit]]] = {
               rate(api_call.ADDRESS_EVERY_S, api_call.ADDRESS_BURST), "429"),
         Limit("addresses whose rate a router remembers", count(rates.SIZE), "the one seen longest ago goes"),
         Limit("passwords that wait for a check, per router", count(passwords.WAITING), "503"),
-        Limit("`Idempotency-Key`, characters", count(api_messages.KEY_CHARACTERS), "400"),
+        Limit("`Idempotency-Key`, characters", count(api_messages.KEY_CHARACTERS), "422"),
         Limit("time in which an `Idempotency-Key` holds", time(keys.IDEMPOTENCY_S), "it is a new message"),
-        Limit("secrets and keys of the settings, bytes", f"≥ {settings.MIN_SECRET_BYTES}", "no start"),
-        Limit("an identity provider's key set", f"{count(tokens.MAX_KEYS)} keys, {size(jwks.MAX_BYTES)}", "ignored"),
-        Limit("age of that key set", time(tokens.MAX_AGE_S), "fetched again"),
-        Limit("tokens of unknown keys that a process remembers", count(tokens.MAX_PENDING), "`unavailable` again"),
-        Limit("keys of that set, RSA bits", f"≥ {count(tokens.MIN_RSA_BITS)}", "ignored"),
     ],
     "The webhook": [
         Limit("time for an answer", time(webhooks.TIMEOUT_S), "tried again"),
@@ -188,6 +181,11 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("conversations in which a user waits for a push", count(lua("arm", "WAITS")), "no push for the others"),
     ],
     "Inside, for operators": [
+        Limit("secrets and keys of the settings, bytes", f"≥ {settings.MIN_SECRET_BYTES}", "no start"),
+        Limit("an identity provider's key set", f"{count(tokens.MAX_KEYS)} keys, {size(jwks.MAX_BYTES)}", "ignored"),
+        Limit("keys of that set, RSA bits", f"≥ {count(tokens.MIN_RSA_BITS)}", "ignored"),
+        Limit("age of that key set", time(tokens.MAX_AGE_S), "fetched again"),
+        Limit("tokens of unknown keys that a process remembers", count(tokens.MAX_PENDING), "`unavailable` again"),
         Limit("conversations that the finisher of one router works on at once", count(CHUNK * finisher.LIMIT),
               "they wait for a free place"),
         Limit("calls of a process to Redis without an answer", f"{count(hot.MAX_CALLS)}, {size(hot.MAX_BYTES)}",
@@ -205,19 +203,27 @@ LIMITS: Final[dict[str, list[Limit]]] = {
 }  # fmt: skip
 
 
-def table() -> str:
+PAGES: Final = {
+    "gateway/PROTOCOL.md": ("The WebSocket", "Users, conversations, messages"),
+    "router/API.md": ("The HTTP API", "The webhook"),
+    "deploy/README.md": ("Inside, for operators",),
+}
+
+
+def table(headings: tuple[str, ...]) -> str:
     lines = ["| limit | value | beyond it |", "|---|---|---|"]
-    for heading, limits in LIMITS.items():
-        lines.append(f"| **{heading}** | | |")
-        lines += [f"| {one.of} | {one.value} | {one.beyond} |" for one in limits]
+    for heading in headings:
+        if len(headings) > 1:
+            lines.append(f"| **{heading}** | | |")
+        lines += [f"| {one.of} | {one.value} | {one.beyond} |" for one in LIMITS[heading]]
     return "\n".join(lines) + "\n"
 
 
-def with_table(readme: str) -> str:
-    """The README with the table as the constants have it now."""
-    head, _, rest = readme.partition(BEGIN)
-    return head + BEGIN + table() + END + rest.partition(END)[2]
+def with_table(page: str, text: str) -> str:
+    """Return the page's text with its table as the constants have it now."""
+    return replace(text, MADE_BY, table(PAGES[page]))
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text()))
+    for page in PAGES:
+        write(page, with_table)

@@ -1,28 +1,76 @@
-"""The README says what the code does."""
+"""The README and the pages beside the code say what the code does."""
 
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import msgspec
+import pytest
 
-from deploy import limits
-from router.contract.settings import PREFIX, Settings
+from deploy import limits, settings_table
+from router.api import table
+from router.contract.settings import Settings
 from router.contract.wire import Commands
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+OWN = ("gateway", "router", "deploy", "k8s", "loadtest", "tests")
+PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in OWN for page in (ROOT / folder).rglob("*.md"))])
+API = (ROOT / "router/API.md").read_text()
 
 
-def test_settings_table_lists_exactly_the_settings_of_the_code() -> None:
-    """A variable that is not in the table, or is there and nowhere else, misleads operators."""
-    rows = dict(re.findall(r"^\| `LINNET_(\w+)` \| (.*?) \|", README, re.MULTILINE))
-    fields = {field.name.upper(): field.default for field in msgspec.structs.fields(Settings)}
-    assert list(rows) == list(fields)
-    for name, default in fields.items():
-        shown = str(default).lower() if default != "" else ""
-        assert rows[name].strip("` ") == shown, f"{PREFIX}{name}"
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings make, by GitHub's rules."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    made: set[str] = set()
+    for heading in re.findall(r"^#+ (.+)$", prose, re.MULTILINE):
+        anchor = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower()).replace(" ", "-")
+        used = sum(one == anchor or re.fullmatch(re.escape(anchor) + r"-\d+", one) is not None for one in made)
+        made.add(f"{anchor}-{used}" if used else anchor)
+    return made
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_relative_link_resolves(page: Path) -> None:
+    """A link to a file that moved, or to a heading that was renamed, leads its reader nowhere."""
+    for target in re.findall(r"\]\((?!https?://|mailto:)([^)\s]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_metric_that_is_named_exists(page: Path) -> None:
+    declared = (ROOT / "router/contract/metrics.py").read_text()
+    for name in re.findall(r"`(linnet_\w+?)(?:_total)?[`{]", page.read_text()):
+        assert f'"{name}"' in declared, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_setting_that_is_named_exists(page: Path) -> None:
+    fields = {field.name.upper() for field in msgspec.structs.fields(Settings)}
+    for name in re.findall(r"`LINNET_([A-Z_]+)[`=]", page.read_text()):
+        assert name.removesuffix("_FILE") in fields, name
+
+
+def test_settings_table_says_what_the_settings_say() -> None:
+    """After a change of a setting: `make settings`."""
+    page = (ROOT / settings_table.PAGE).read_text()
+    assert settings_table.with_table(settings_table.PAGE, page) == page
+
+
+def test_every_setting_is_in_one_group_of_its_table() -> None:
+    """A setting that is in no group, or in two, misleads operators."""
+    grouped = sorted(name for names in settings_table.GROUPS.values() for name in names)
+    assert grouped == sorted(field.name for field in msgspec.structs.fields(Settings))
 
 
 def test_every_test_file_that_the_promises_name_exists() -> None:
@@ -30,10 +78,12 @@ def test_every_test_file_that_the_promises_name_exists() -> None:
         assert (ROOT / "tests/flow" / name).exists(), name
 
 
-def test_every_metric_that_is_named_exists() -> None:
-    declared = (ROOT / "router/contract/metrics.py").read_text()
-    for name in re.findall(r"`(linnet_\w+?)(?:_total)?[`{]", README):
-        assert f'"{name}"' in declared, name
+def test_every_call_of_the_api_is_listed() -> None:
+    """router/API.md knows every call that a router can serve, and no other."""
+    served = {f"{one.method} {one.path}" for one in (*table.ACCOUNTS, *table.TOKENS, *table.ALWAYS, *table.DOCUMENTS)}
+    rows = [line.split("|")[1] for line in API.splitlines() if line.startswith("| `")]
+    listed = {call for row in rows for call in re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /v1/[^`?]+)", row)}
+    assert {call.replace("{id}", "{conversation}") for call in listed} == served
 
 
 def test_every_command_is_listed() -> None:
@@ -70,9 +120,15 @@ INNER_LIMITS = {
 }  # fmt: skip
 
 
-def test_limits_table_says_what_the_constants_say() -> None:
+@pytest.mark.parametrize("page", limits.PAGES)
+def test_limits_table_says_what_the_constants_say(page: str) -> None:
     """After a change of a limit: `make limits`."""
-    assert limits.with_table(README) == README
+    text = (ROOT / page).read_text()
+    assert limits.with_table(page, text) == text
+
+
+def test_every_group_of_limits_is_on_one_page() -> None:
+    assert sorted(heading for headings in limits.PAGES.values() for heading in headings) == sorted(limits.LIMITS)
 
 
 def test_every_constant_that_is_a_limit_has_a_row() -> None:

@@ -1,9 +1,10 @@
 """Every environment variable of the gateway and the router, read once at start and frozen.
 
 The table is the struct: a field's name in upper case with `LINNET_` before it is its variable (and `…_FILE` names a
-file that holds the value, the way orchestrators mount secrets), its type says what is valid, its comment is the
-settings table of the README. A wrong value stops the process with one line that names the variable, never its value
-(it may be a secret). A variable that looks like ours and is not is refused: a typo must not become a default.
+file that holds the value, the way orchestrators mount secrets), its type says what is valid, its description is the row
+in the settings table of deploy/README.md (`make settings`). A wrong value stops the process with one line that names
+the variable, never its value (it may be a secret). A variable that looks like ours and is not is refused: a typo must
+not become a default.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     redis_url: Annotated[
         str,
         Meta(
-            description="redis://, rediss:// (TLS) or unix:// of a Redis >= 7.0 or Valkey; with sentinels"
+            description="URL of a Redis >= 7.0 or Valkey; with TLS rediss://; with sentinels"
             " redis+sentinel://[user:password@]host:port,host:port/name[/db][?sentinel_password=…], or rediss+…"
         ),
     ] = "redis://127.0.0.1:6379/0"
@@ -61,8 +62,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Meta(
             ge=1,
-            description="with replicated: replicas that must have a send before its ack; all that may be promoted, else"
-            " a failover can lose it",
+            description="with replicated: number of replicas that must have a send before its ack. Count every replica"
+            " that may be promoted, else a failover can lose sends",
         ),
     ] = 1
     # -- where this process listens
@@ -80,17 +81,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: Annotated[
         str, Meta(description="addresses or networks, comma-separated, whose X-Forwarded-For is believed")
     ] = ""
-    tls_cert: Annotated[str, Meta(description="certificate chain (PEM) to serve wss:// and https:// oneself")] = ""
+    tls_cert: Annotated[
+        str, Meta(description="certificate chain (PEM), if this process itself serves wss:// and https://")
+    ] = ""
     tls_key: Annotated[str, Meta(description="private key (PEM) of TLS_CERT")] = ""
     # -- who may come in
-    jwt_secret: Annotated[str, Meta(description="HS256 key of user tokens, at least 32 bytes")] = ""
-    jwks_url: Annotated[str, Meta(description="JWKS of an outside identity provider (RS256, ES256, EdDSA)")] = ""
-    jwt_audience: Annotated[str, Meta(description="`aud` that tokens must bear; empty: not checked")] = ""
-    jwt_issuer: Annotated[str, Meta(description="`iss` that tokens must bear; empty: not checked")] = ""
+    jwt_secret: Annotated[str, Meta(description="HS256 key that signs and checks user tokens")] = ""
+    jwks_url: Annotated[
+        str, Meta(description="key set (JWKS) of an outside identity provider (RS256, ES256, EdDSA)")
+    ] = ""
+    jwt_audience: Annotated[str, Meta(description="`aud` that tokens must contain; empty: not checked")] = ""
+    jwt_issuer: Annotated[str, Meta(description="`iss` that tokens must contain; empty: not checked")] = ""
     jwt_user_claim: Annotated[
         str, Meta(min_length=1, max_length=256, description="claim of the provider's tokens that names the user")
     ] = "sub"
-    server_key: Annotated[str, Meta(description="bearer key of backends on the HTTP API, at least 32 bytes")] = ""
+    server_key: Annotated[str, Meta(description="bearer key of backends on the HTTP API")] = ""
     origins: Annotated[
         str, Meta(description="browser origins that may connect, comma-separated; `*`: any; empty: same host only")
     ] = ""
@@ -98,9 +103,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         bool, Meta(description="whether accounts and login are served; off with an outside identity provider")
     ] = True
     token_ttl_s: Annotated[
-        float, Meta(gt=0, le=DECADE_S, description="how long a token from login or /v1/tokens is valid")
+        float, Meta(gt=0, le=DECADE_S, description="seconds for which a token from login or /v1/tokens is valid")
     ] = 86_400
-    password_min: Annotated[int, Meta(ge=1, le=256, description="characters that a new password needs")] = 8
+    password_min: Annotated[
+        int, Meta(ge=1, le=256, description="characters that a new password must have at least")
+    ] = 8
     # -- connections
     max_connections: Annotated[int, Meta(ge=1, description="connections of one gateway; more are refused with 503")] = (
         20_000
@@ -112,27 +119,30 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(ge=0.1, le=3600, description="seconds between pings and audits of a session")
     ] = 30
     max_age_s: Annotated[
-        float, Meta(gt=0, le=DECADE_S, description="oldest a connection gets, jittered by a quarter")
+        float,
+        Meta(gt=0, le=DECADE_S, description="seconds after which a connection is closed, up to a quarter earlier"),
     ] = 14_400
     sends_per_s: Annotated[
         float, Meta(gt=0, description="sends per second, of a connection and of a conversation's device")
     ] = 200
-    send_burst: Annotated[int, Meta(ge=1, description="sends that may come at once on top of that rate")] = 1000
+    send_burst: Annotated[int, Meta(ge=1, description="sends that may come at once, on top of that rate")] = 1000
     # -- drain
     drain_accept_s: Annotated[
-        float, Meta(ge=0, le=3600, description="how long a gateway that is told to stop goes on accepting")
+        float, Meta(ge=0, le=3600, description="seconds for which a gateway that stops still accepts connections")
     ] = 5
     drain_window_s: Annotated[
-        float, Meta(ge=0, le=3600, description="over how long its connections are then closed")
+        float, Meta(ge=0, le=3600, description="seconds over which it then closes its connections")
     ] = 20
     # -- the router
-    retention_events: Annotated[int, Meta(ge=100, description="events that a conversation's log keeps")] = 10_000
+    retention_events: Annotated[int, Meta(ge=100, description="events that the log of a conversation keeps")] = 10_000
     retention_days: Annotated[float, Meta(gt=0, le=36_500, description="days that an event is kept")] = 90
     trust_redis_clock: Annotated[
         bool, Meta(description="whether to trim by age even if Redis's clock is more than a day ahead of the router's")
     ] = False
-    webhook_url: Annotated[str, Meta(description="where pushes for absent users are posted; empty: nowhere")] = ""
-    webhook_secret: Annotated[str, Meta(description="HMAC-SHA256 key of the posts, at least 32 bytes")] = ""
+    webhook_url: Annotated[
+        str, Meta(description="URL to which pushes for absent users are posted; empty: no pushes")
+    ] = ""
+    webhook_secret: Annotated[str, Meta(description="HMAC-SHA256 key that signs the posts")] = ""
     # -- what it says of itself
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="log level")] = "info"
     log_format: Annotated[Literal["text", "json"], Meta(description="log lines as text or JSON")] = "text"
@@ -148,8 +158,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.01
 
 
-_SECRETS: Final = ("jwt_secret", "server_key", "webhook_secret")
-_URLS: Final = {
+SECRETS: Final = ("jwt_secret", "server_key", "webhook_secret")
+URL_SCHEMES: Final = {
     "gateway_url": ("ws", "wss"),
     "jwks_url": ("http", "https"),
     "webhook_url": ("http", "https"),
@@ -171,7 +181,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         if in_file:
             name = name.removesuffix("_file")
         if name not in fields or not variable.isupper():
-            raise StartupError(f"{variable} is no setting of Linnet; see the settings table in the README")
+            raise StartupError(f"{variable} is no setting of Linnet; see the settings table in deploy/README.md")
         if name in given:
             raise StartupError(f"set {PREFIX}{name.upper()} or {PREFIX}{name.upper()}_FILE, not both")
         given[name] = _read(variable, value) if in_file else value
@@ -203,7 +213,7 @@ def _check(settings: Settings) -> None:
     for name, number in msgspec.structs.asdict(settings).items():
         if number == inf:
             raise StartupError(f"{PREFIX}{name.upper()}: expected a finite number")
-    for name, schemes in _URLS.items():
+    for name, schemes in URL_SCHEMES.items():
         _check_url(name, getattr(settings, name), schemes)
     try:
         origins.parse(settings.origins)
@@ -213,7 +223,7 @@ def _check(settings: Settings) -> None:
         proxies(settings)
     except ValueError:
         raise StartupError(f"{PREFIX}TRUSTED_PROXIES: expected addresses or networks, comma-separated") from None
-    for name in _SECRETS:
+    for name in SECRETS:
         value = getattr(settings, name)
         if value and len(value.encode()) < MIN_SECRET_BYTES:
             raise StartupError(f"{PREFIX}{name.upper()}: a secret needs at least {MIN_SECRET_BYTES} bytes")
