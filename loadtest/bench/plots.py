@@ -77,8 +77,8 @@ def _memory(connects: Sequence[Measurement]) -> str:
 LATENCIES: Final = {  # line -> scenario, phase
     "direct message, 2000/s": ("direct", "direct, 2000/s"),
     "direct message, half of the highest rate": ("latency", latency.HALF),
-    "group, everybody reads": ("slow", slow.CALM),
-    "group, for the others while some do not read": ("slow", slow.STALL),
+    "group, all members read": ("slow", slow.CALM),
+    "group, readers while others do not read": ("slow", slow.STALL),
 }
 GROUPS: Final = {  # line -> the name of its phases, and the part that is shown
     "floor: one bare write per member": ("floor, {} members", "floor"),

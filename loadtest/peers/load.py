@@ -29,7 +29,7 @@ FLOOR: Final = "floor"
 NODES: Final = "nodes"
 ROUNDS_S: Final = 300.0
 LIMIT_S: Final = 450.0
-ROOM: Final = "everybody"
+ROOM: Final = "all"
 WARM_UP_S: Final = 0.5
 
 
@@ -140,7 +140,7 @@ async def run(plan: Plan, pipe: Connection) -> None:
     worker = Worker(plan, pipe)
     options = msgspec.convert(plan.options, Options)
     async with asyncio.timeout(LIMIT_S):
-        sides = await everybody(worker, options, plan.prepared)
+        sides = await connect_all(worker, options, plan.prepared)
         rounds = await all_rounds(sides, options)
     ours = Failures()
     worker.notes["rounds"] = rounds
@@ -156,7 +156,7 @@ async def run(plan: Plan, pipe: Connection) -> None:
         chat.closing = True
 
 
-async def everybody(worker: Worker, options: Options, prepared: dict[str, Any]) -> list[Side]:
+async def connect_all(worker: Worker, options: Options, prepared: dict[str, Any]) -> list[Side]:
     """Connect and warm up all sides."""
     first = await linnet(worker, options, prepared)
     sides = [first, *[await peer(worker, options, prepared, where) for where in prepared[NODES]]]

@@ -157,13 +157,13 @@ async def _pairs(worker: Worker, users: list[tuple[str, str]], urls: list[str], 
 
 def _prepare_conversations(sizes: tuple[int, ...], api: Api) -> tuple[list[str], dict[str, Any]]:
     """Create users for each size, each of them in as many groups as any other."""
-    everybody, groups = [], {}
+    all_users, groups = [], {}
     for size in sizes:
         users = [f"in-{size}-{number}" for number in range(USERS)]
         parts = [[users[(first + k * USERS // MEMBERS) % USERS] for k in range(MEMBERS)] for first in range(size)]
         groups[size] = list(zip(parts, api.groups(parts), strict=True))
-        everybody += users
-    return everybody, {"groups": groups}
+        all_users += users
+    return all_users, {"groups": groups}
 
 
 class Population:

@@ -38,7 +38,7 @@ class Watcher:
         """Return how many users are online."""
         return sum(value is online for value in self.online.values())
 
-    def hear(self, event: dict[str, Any]) -> None:
+    def on_event(self, event: dict[str, Any]) -> None:
         if event["type"] == "presence":
             for user, state in event["users"].items():
                 self.online[user] = state["online"]
@@ -54,7 +54,7 @@ async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> Non
     watchers = []
     for chat in clients:
         watcher = Watcher()
-        chat.on_other = watcher.hear
+        chat.on_other = watcher.on_event
         chat.send_command("presence", users=prepared["watched"], watch=True)
         watchers.append(watcher)
 

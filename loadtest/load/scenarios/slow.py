@@ -41,12 +41,12 @@ async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> Non
     clients = [worker.client(user) for user in worker.mine(prepared["users"])]
     stalled = clients[1 :: options.one_in]
     awake = [chat for number, chat in enumerate(clients) if number % options.one_in != 1]
-    everybody = Room(worker, clients, prepared["conversation"], options.body)
+    room = Room(worker, clients, prepared["conversation"], options.body)
     others = Room(worker, awake, prepared["conversation"], options.body)
-    await everybody.connect(worker.urls[0])
-    await everybody.paced("warm-up", options.rate, 2)
+    await room.connect(worker.urls[0])
+    await room.paced("warm-up", options.rate, 2)
     for _ in range(options.rounds):
-        await everybody.paced(CALM, options.rate, options.calm)
+        await room.paced(CALM, options.rate, options.calm)
         for chat in stalled:
             chat.received = 0
             chat.transport.pause_reading()
@@ -54,7 +54,7 @@ async def run(worker: Worker, options: Options, prepared: dict[str, Any]) -> Non
         total = max(await worker.share(awake[0].received))
         await _catch_up(worker, stalled, total)
         worker.notes["missed by each who stalled, MB"] = total * options.body / 1e6
-    await everybody.paced(CALM, options.rate, options.calm)
+    await room.paced(CALM, options.rate, options.calm)
 
 
 async def _catch_up(worker: Worker, stalled: list[Client], total: int) -> None:

@@ -147,8 +147,8 @@ async def test_vanished_client_stays_open_for_the_server() -> None:
 
 async def test_client_is_closed_if_no_server_listens() -> None:
     """The proxy closes a client if no server listens behind it."""
-    proxied, nobody = free_ports(2)
-    proxy = Proxy(proxied, nobody)
+    proxied, unused = free_ports(2)
+    proxy = Proxy(proxied, unused)
     await proxy.start()
     reader, writer = await asyncio.open_connection("127.0.0.1", proxied)
     with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
