@@ -187,8 +187,9 @@ class Account:
             self._add(
                 "G3", f"n {row.n} was acked as {command.seq} and as {row.seq}", row.at, row.conversation, row.seq, row.n
             )
+        sent_at = command.at or row.at  # an ack may wait in a socket: one sent before may have been stored before
         command.conversation, command.seq, command.at = row.conversation, row.seq, row.at
-        if not row.duplicate and self.findings.unfit(row.at):
+        if not row.duplicate and self.findings.unfit(sent_at, row.at):
             what = f"n {row.n} was acked while Redis did not keep what it acknowledges"
             self._add("G1", what, row.at, row.conversation, row.seq, row.n)
 

@@ -128,9 +128,9 @@ class Findings:
         """Whether a failover may have taken back, by one of these times, something not acked at the other."""
         return any(began <= until and ended >= since for began, ended in self._failovers)
 
-    def unfit(self, at: int) -> bool:
-        """Whether a setting of Redis broke the durability, and the processes have had the time to notice it."""
-        return any(began <= at <= ended for began, ended in self._unfit)
+    def unfit(self, since: int, until: int) -> bool:
+        """Whether a setting of Redis broke the durability all that time, and the processes had noticed it before."""
+        return any(began <= since and until <= ended for began, ended in self._unfit)
 
     def stamps_hold(self, at: int) -> bool:
         """Whether the stamps of all events up to this time are right."""

@@ -643,6 +643,17 @@ def test_ack_during_a_broken_durability_is_a_violation(forged: Forged, began: in
     assert all("while Redis did not keep" in violation.what for violation in violations)
 
 
+def test_late_ack_of_an_earlier_send_is_no_violation(forged: Forged) -> None:
+    """The device did not read for a while, so the ack of a send from before waited in its socket."""
+    late = message(105, "ann", 3)
+    forged.log.append(late)
+    forged.rows["ann/phone"] += [Sent(1105, TALK, 3, "send", 0, "body-3", 1), Acked(1300, TALK, 3, 105, False)]
+    for rows in forged.rows.values():
+        rows.append(received(late, 1300))
+    forged.faults.append(Fault("valkey-settings", "appendfsync no", 1200 - NOTICED_MS, 1400))
+    assert forged.found() == []
+
+
 def test_duplicate_ack_during_a_broken_durability_is_no_violation(forged: Forged) -> None:
     forged.rows["ann/phone"].append(Acked(1300, TALK, 2, 103, True))
     forged.faults.append(Fault("valkey-settings", "appendonly no", 1200 - NOTICED_MS, 1400))
