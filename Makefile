@@ -53,10 +53,10 @@ bench: $(DEV)
 bench-peers: $(DEV) $(PEERS)
 	$(PY) -m loadtest.peers
 
-# Ten minutes of faults, and the proof that nothing was lost. `make chaos SECONDS=120` is a short one, SEED=… the same
-# people and faults again.
+# Ten minutes of faults, and the proof that nothing was lost. `make chaos SECONDS=120` is a short run, SEED=… repeats the
+# people and faults of a run, FAULTS='…' causes only these kinds (FAULTS=redis-trouble: those of a running Redis).
 chaos: $(DEV)
-	$(PY) -m loadtest chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
+	$(PY) -m loadtest chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS))
 
 conformance: $(DEV)
 	bash tests/gateway/websocket/conformance.sh

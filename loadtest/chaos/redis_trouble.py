@@ -22,7 +22,7 @@ from loadtest.chaos.proof.history import now_ms
 from loadtest.chaos.stores import Single, Store
 from router.contract import keys
 
-STEPS_S: Final = (-3600.0, -90.0, 0.0, 90.0, 3600.0)
+STEPS_S: Final = (-3600.0, -90.0, 90.0, 3600.0)
 SETTLED_S: Final = 60.0
 
 # Values with which a server does not keep what a level promises, by level.
@@ -55,12 +55,14 @@ class RedisTrouble:
         self._losses = folder / "losses.jsonl"
         self._rng = rng
 
-    def step_clock(self) -> str:
-        """Step the server's wall clock and leave it wrong until the end of the run or the next step."""
+    async def step_clock(self, for_s: float) -> str:
+        """Step the server's wall clock, and later back."""
         assert isinstance(self._store, Single)
         offset_s = self._rng.choice(STEPS_S)
         self._store.set_clock(offset_s)
-        return f"to {offset_s:+.0f} s"
+        await asyncio.sleep(for_s)
+        self._store.set_clock(0)
+        return f"by {offset_s:+.0f} s"
 
     async def change_settings(self, for_s: float) -> tuple[str, int]:
         """Break the durability by one setting, restore it, and return the setting and when it was restored."""
