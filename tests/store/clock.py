@@ -23,7 +23,8 @@ def library(folder: Path) -> Library:
         if file.name == "prelude.lua":
             assert source.count(_TIME) == 1
             source = source.replace(_TIME, f"{_TIME} + tonumber(redis.call('GET', '{_KEY}') or 0)")
-        assert "'TIME'" not in source or file.name == "prelude.lua", file  # one clock for all functions
+        known = ("prelude.lua", "probe.lua")  # one clock for all functions; the probe asks only whether it may ask
+        assert "'TIME'" not in source or file.name in known, file
         (folder / file.name).write_text(source)
     return build(folder)
 
