@@ -8,7 +8,7 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.contract.packing import MAX_INTEGER
 from router.store.answers import ask
-from tests.gateway.world import World, world
+from tests.gateway.world import World, token, world
 
 
 async def test_what_a_device_brings_is_not_given_to_it_again(valkey: EmbeddedValkey) -> None:
@@ -161,3 +161,42 @@ async def test_direct_cursor_is_not_clamped_while_a_successor_is_in_doubt(
         await bob.event("message", seq=new.seq)
         assert there.seq == last.seq + 1
         assert (bob.seqs(direct), bob.of("gap")) == ([new.seq], [])
+
+
+async def test_a_device_that_is_ahead_of_a_log_that_was_rolled_back_misses_nothing(valkey: EmbeddedValkey) -> None:
+    """Its cursor names what never was."""
+    async with world(valkey) as of:
+        direct = await of.direct("ann", "bob")
+        kept = await of.say("ann", direct, "kept")
+        photograph = await of.photographed(direct)
+        void = await of.say("ann", direct, "void")
+        await of.failed_over(direct, photograph)
+        bob = await of.client("bob").connected(cursors={direct: void.seq})
+        await of.say("ann", direct, "new", seen=void.seq)
+        await bob.event("message", body="new")
+        assert bob.bodies(direct) == ["new"]
+        assert [(gap["from"], gap["to"], gap["reason"]) for gap in bob.of("gap")] == [
+            (kept.seq + 1, void.seq, "failover")
+        ]
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_what_a_device_claims_to_have_wedges_no_conversation(valkey: EmbeddedValkey, known: bool) -> None:
+    """A cursor that no server gave out, said right before the first send to a new direct conversation or to a group
+    whose server was replaced, takes none of their seqs away."""
+    async with world(valkey) as of:
+        conv = await of.group("ann", "bob") if known else keys.direct("ann", "bob")
+        await of.people("ann", "bob")
+        bob = await of.client("bob").connected()
+        if known:
+            await of.say("bob", conv, 0)
+            await of.failed_over(conv, await of.photographed(conv))
+        ann = of.client("ann")
+        ann.say("hello", token=token(of.node, "ann"), device="phone", cursors={conv: MAX_INTEGER})
+        ann.say("send", to=conv if known else "@bob", n=1, body=1)
+        first = await ann.event("ack", n=1)
+        ann.say("send", to=conv, n=2, body=2)
+        second = await ann.event("ack", n=2)
+        assert first["seq"] + 1 == second["seq"] < MAX_INTEGER // 2
+        await bob.event("message", n=2)
+        assert bob.bodies(conv)[-2:] == [1, 2]

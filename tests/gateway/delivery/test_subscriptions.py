@@ -1,4 +1,4 @@
-"""Subscriptions: listened to while needed and no longer, and repaired from the log whatever the bus loses."""
+"""Subscriptions: a channel is subscribed while a session needs it, and one unreadable payload costs nothing else."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import msgpack
 import pytest
 
 from deploy.embedded import EmbeddedValkey
-from gateway.delivery import repair, subscriptions
-from router.contract import keys, metrics, signals
+from router.contract import keys, signals
 from tests import support
 from tests.gateway.world import World, token, world
 
@@ -71,125 +70,6 @@ async def test_who_comes_while_another_goes_keeps_the_channel(valkey: EmbeddedVa
             said = await of.say("ann", group)
             await new.event("message", seq=said.seq)
             new.end()
-
-
-async def test_a_hole_in_a_group_is_read_from_the_log_once_for_all(valkey: EmbeddedValkey) -> None:
-    async with world(valkey) as of:
-        group = await of.group("ann", "bob")
-        clients = [await of.client(user).connected() for user in ("ann", "bob")]
-        await of.say("ann", group, 0)
-        await clients[1].event("message", body=0)
-        with of.deaf():
-            for i in (1, 2):
-                await of.say("ann", group, i)
-            await of.settled()
-        asked, counted = of.calls("range"), metrics.REPAIRED_EVENTS._value.get()
-        await of.say("ann", group, 3)
-        for client in clients:
-            await client.event("message", body=3)
-            assert client.bodies(group) == [0, 1, 2, 3]
-        assert of.calls("range") == asked + 1
-        assert metrics.REPAIRED_EVENTS._value.get() == counted + 3
-
-
-async def test_a_group_that_was_rolled_back_is_announced_before_what_replaced_it(valkey: EmbeddedValkey) -> None:
-    """A hub writes events at once: the gap must have left before."""
-    async with world(valkey) as of:
-        group = await of.group("ann", "bob")
-        bob = await of.client("bob").connected()
-        kept = await of.say("ann", group, "kept")
-        photograph = await of.photographed(group)
-        void = await of.say("ann", group, "void")
-        await bob.event("message", body="void")
-        await of.failed_over(group, photograph)
-        await of.say("ann", group, "new", seen=void.seq)
-        await bob.event("message", body="new")
-        assert [event["type"] for event in bob.events] == ["welcome", "message", "message", "gap", "message"]
-        assert [(gap["from"], gap["to"]) for gap in bob.of("gap")] == [(kept.seq + 1, void.seq)]
-
-
-async def test_a_long_repair_is_read_in_pages(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes live meanwhile comes in its place, once."""
-    monkeypatch.setattr(repair, "REPAIR_EVENTS", 3)
-    async with world(valkey) as of:
-        group = await of.group("ann", "bob")
-        bob = await of.client("bob").connected()
-        with of.deaf():
-            for i in range(10):
-                await of.say("ann", group, i)
-            await of.settled()
-        await asyncio.gather(*(of.say("ann", group, i) for i in range(10, 30)))
-        await bob.until(lambda: len(bob.bodies(group)) >= 30)
-        assert sorted(bob.bodies(group)) == list(range(30))
-        assert bob.seqs(group) == sorted(bob.seqs(group))
-
-
-async def test_a_repair_that_fails_is_tried_again(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscriptions, "RETRY_S", 0.0)
-    async with world(valkey) as of:
-        group = await of.group("ann", "bob")
-        bob = await of.client("bob").connected()
-        with of.deaf():
-            await of.say("ann", group, "lost")
-            await of.settled()
-        refusals = of.unavailable(3)
-        await of.say("ann", group, "after")
-        await bob.event("message", body="after")
-        assert bob.bodies(group) == ["lost", "after"]
-        assert not refusals
-
-
-async def test_what_was_said_while_the_bus_was_away_is_looked_for(valkey: EmbeddedValkey) -> None:
-    """Groups by their heads, direct conversations and memberships by `sync`; sessions stay."""
-    async with world(valkey) as of:
-        group, direct, joined = await of.group("ann", "bob"), await of.direct("ann", "bob"), await of.group("ann")
-        await of.say("ann", direct, "before")
-        bob = await of.client("bob").connected()
-        with of.deaf():
-            await of.say("ann", group, "in the group")
-            await of.say("ann", direct, "direct")
-            await of.put(joined, "bob")
-            await of.say("ann", joined, "in the new group")
-            await of.settled()
-        of.node.resubscribe.lost()
-        of.node.bus.drop("a test")
-        await support.eventually(lambda: of.node.bus.statistics().reconnects == 1 and of.node.bus.restored)
-        await bob.until(lambda: len(bob.of("message")) == 4)
-        assert (bob.bodies(group), bob.bodies(direct), bob.bodies(joined)) == (
-            ["in the group"], ["before", "direct"], ["in the new group"],
-        )  # fmt: skip
-        await of.say("ann", group, "live again")
-        await bob.event("message", body="live again")
-        assert bob.connection.closed is None
-
-
-async def test_a_single_channel_that_was_lost_is_looked_after(valkey: EmbeddedValkey) -> None:
-    """Its slot moved: only what came over it is compared."""
-    async with world(valkey) as of:
-        group, direct = await of.group("ann", "bob"), await of.direct("ann", "bob")
-        await of.say("ann", direct, "before")
-        bob = await of.client("bob").connected()
-        with of.deaf():
-            await of.say("ann", group, "in the group")
-            await of.say("ann", direct, "direct")
-            await of.settled()
-        of.node.resubscribe.channel_restored(keys.Channels().conversation(group).encode())
-        await bob.event("message", body="in the group")
-        assert bob.bodies(direct) == ["before"]
-        of.node.resubscribe.channel_restored(keys.Channels().user("bob").encode())
-        await bob.event("message", body="direct")
-        of.node.resubscribe.channel_restored(b"a channel that nobody has any more")
-
-
-async def test_a_hub_whose_conversation_vanished_while_the_bus_was_away_is_let_go(valkey: EmbeddedValkey) -> None:
-    """Whoever waits for it is told that it is gone."""
-    async with world(valkey) as of:
-        told: list[bool] = []
-        await of.cut_off()
-        of.node.subscriptions.hub("g:0123456789012345678901", told.append)
-        await support.eventually(lambda: told)
-        assert told == [False]
-        assert of.node.subscriptions.hubs == {}
 
 
 async def test_connecting_while_the_bus_is_away_waits_for_it(valkey: EmbeddedValkey) -> None:

@@ -1,0 +1,52 @@
+"""Tokens: a new one extends a session of the same user."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.contract.errors import Unavailable
+from router.contract.tokens import UnknownKey
+from tests.gateway.world import token, world
+
+
+async def test_auth_extends_a_session_of_the_same_user_only(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as of:
+        bob = await of.client("bob").connected()
+        was = bob.session.expires_at
+        fresh = await bob.ask("auth", "ok", token=token(of.node, "bob", ttl_s=7200))
+        assert fresh["expires_at"] == bob.session.expires_at > was
+        for bad, code in ((token(of.node, "ann"), "unauthorized"), ("nonsense", "unauthorized")):
+            assert (await bob.ask("auth", "error", token=bad))["code"] == code
+        assert (bob.session.expires_at, bob.connection.closed) == (fresh["expires_at"], None)
+
+
+async def test_a_key_that_is_not_here_yet_is_asked_for(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only then does a hello wait for the provider; what it says then decides."""
+    async with world(valkey) as of:
+        verifier = of.node.authentication.verifier
+        check = verifier.check
+
+        def unknown(*_: Any) -> Any:
+            raise UnknownKey
+
+        async def late(given: str, now_ms: int) -> Any:
+            return check(given, now_ms)
+
+        async def never(given: str, now_ms: int) -> Any:
+            raise Unavailable("the identity provider cannot be reached", 5.0)
+
+        monkeypatch.setattr(verifier, "check", unknown)
+        monkeypatch.setattr(verifier, "identity", late)
+        await of.client("bob").connected()
+        monkeypatch.setattr(verifier, "identity", never)
+        cid = of.client("cid")
+        cid.say("hello", token=token(of.node, "cid"))
+        assert await cid.closed() == (4000, "retry_after=5")
+        gone = of.client("dan")
+        gone.say("hello", token=token(of.node, "dan"))
+        gone.end()
+        await of.settled()
+        assert gone.events == []

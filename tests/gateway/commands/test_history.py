@@ -1,0 +1,22 @@
+"""Pages of history."""
+
+from __future__ import annotations
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import wire
+from tests.gateway.world import world
+
+
+async def test_history_pages_both_ways(valkey: EmbeddedValkey) -> None:
+    """Ascending, the log's own events, `more` while there are."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        bob = await of.client("bob", codec=wire.MSGPACK).connected()
+        seqs = [(await of.say("ann", group, i)).seq for i in range(5)]
+        await bob.until(lambda: len(bob.of("message")) == 5)
+        back = await bob.ask("history", "history", conversation=group, limit=2)
+        assert (back["events"], back["more"]) == (bob.of("message")[3:], True)
+        rest = await bob.ask("history", "history", conversation=group, before=seqs[3])
+        assert (rest["events"], rest["more"]) == (bob.of("message")[:3], False)
+        after = await bob.ask("history", "history", conversation=group, after=seqs[0], limit=3)
+        assert (after["events"], after["more"]) == (bob.of("message")[1:4], True)

@@ -1,0 +1,140 @@
+"""The conversations of a connecting device: what the lists contain, and where the device begins in each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import keys, wire
+from router.store.answers import ask
+from router.store.users import Sync
+from tests import support
+from tests.gateway.world import world
+
+
+async def test_more_conversations_than_a_welcome_holds_follow_newest_first(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In `conversations` events, until `more` is false; each is told once and fed."""
+    monkeypatch.setattr(wire, "WELCOME_LIMIT", 4)
+    async with world(valkey) as of:
+        question = of.node.syncs.question
+        page = of.node.users.page
+
+        def small(session: Any) -> Sync:
+            return replace(question(session), limit=5)
+
+        def short(user: str, device: str, below: int, reply: Any) -> None:
+            page(user, device, below, reply, limit=3)
+
+        monkeypatch.setattr(of.node.syncs, "question", small)
+        monkeypatch.setattr(of.node.users, "page", short)
+        users = [f"user{i}" for i in range(12)]
+        for user in users:
+            await of.say(user, await of.direct(user, "bob"))
+        group = await of.group("bob")
+        for user in users[:2]:
+            await of.say(user, keys.direct(user, "bob"))
+        bob = await of.client("bob").connected()
+        told = [event for event in bob.events if event["type"] in ("welcome", "conversations")]
+        assert [event["more"] for event in told] == [*[True] * (len(told) - 1), False]
+        names = [state["conversation"] for event in told for state in event["conversations"]]
+        names.remove(group)  # of the same millisecond as others
+        assert names == [keys.direct("bob", user) for user in (*users[1::-1], *users[:1:-1])]
+        assert len(told[0]["conversations"]) == 4
+        assert len(bob.of("message")) == 14
+
+
+async def test_a_new_device_begins_a_hundred_events_back_without_a_gap(valkey: EmbeddedValkey) -> None:
+    """Or at the read mark, if that is earlier. The next time it begins where it acked."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        said = [await of.say("ann", group, i) for i in range(130)]
+        await ask(of.node.users.read, "bob", group, said[119].seq, 120)
+        bob = await of.client("bob").connected()
+        assert bob.bodies(group) == list(range(30, 130))
+        await ask(of.node.users.ack, "bob", "phone", bob.session.id, {group: said[125].seq})
+        bob.end()
+        again = await of.client("bob").connected()
+        assert again.bodies(group) == list(range(126, 130))
+        assert bob.of("gap") == again.of("gap") == []
+        (state,) = again.of("welcome")[0]["conversations"]
+        assert (state["cursor"], state["read"], state["unread"]) == (said[125].seq, said[119].seq, 10)
+
+
+async def test_an_early_read_mark_takes_a_new_device_further_back(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        said = [await of.say("ann", group, i) for i in range(130)]
+        await ask(of.node.users.read, "bob", group, said[9].seq, 10)
+        bob = await of.client("bob").connected()
+        assert bob.bodies(group) == list(range(10, 130))
+
+
+async def test_what_a_device_says_it_has_replaces_what_is_stored(valkey: EmbeddedValkey) -> None:
+    """Down as well as up: a client that lost its storage gets it again."""
+    async with world(valkey) as of:
+        direct = await of.direct("ann", "bob")
+        said = [await of.say("ann", direct, i) for i in range(6)]
+        bob = await of.client("bob").connected()
+        await ask(of.node.users.ack, "bob", "phone", bob.session.id, {direct: said[5].seq})
+        bob.end()
+        down = await of.client("bob").connected(cursors={direct: said[1].seq})
+        assert down.bodies(direct) == [2, 3, 4, 5]
+        down.end()
+        up = await of.client("bob").connected(cursors={direct: said[4].seq, "d:cid:dan": 7})
+        assert up.bodies(direct) == [5]
+        assert await of.redis.fetch("HEXISTS", keys.cursor("bob", "phone"), "d:cid:dan") == 0
+
+
+async def test_a_channel_begins_near_its_end_for_whoever_comes(valkey: EmbeddedValkey) -> None:
+    """Its history is public, and long: a device that is not new joins it a hundred events back."""
+    async with world(valkey) as of:
+        channel = await of.group("ann", kind=keys.CHANNEL)
+        for i in range(120):
+            await of.say("ann", channel, i)
+        bob = await of.client("bob").connected()
+        await of.put(channel, "bob", "r")
+        await bob.event("member", user="bob", action="add")
+        assert bob.bodies(channel) == list(range(21, 120))
+
+
+async def test_a_group_that_vanished_is_not_told(valkey: EmbeddedValkey) -> None:
+    """Its row may stand a while longer."""
+    async with world(valkey) as of:
+        group, other = await of.group("ann", "bob"), await of.group("ann", "bob")
+        await of.node.conversations.remove_conversation(group, None)
+        bob = of.client("bob")
+        welcome = await bob.hello()
+        assert [state["conversation"] for state in welcome["conversations"]] == [other]
+        await support.eventually(lambda: set(of.node.subscriptions.hubs) == {other})
+
+
+async def test_row_lost_from_a_list_costs_one_connect_nothing(valkey: EmbeddedValkey) -> None:
+    """A name that the list has and no row stands behind: the welcome comes, with the conversations that are whole."""
+    async with world(valkey) as of:
+        lost, whole = await of.direct("bob", "ann"), await of.direct("bob", "cid")
+        for user, conv in (("ann", lost), ("cid", whole)):
+            await of.say(user, conv)
+        await of.redis.fetch("HDEL", keys.convs("bob"), lost)
+        welcome = await of.client("bob").hello()
+        assert [state["conversation"] for state in welcome["conversations"]] == [whole]
+
+
+async def test_entries_tell_the_role_of_the_user(valkey: EmbeddedValkey) -> None:
+    """In `welcome`, as it is by then, and in the entry of a group that the user comes into."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        await of.put(group, "bob", "r")
+        channel = await of.group("bob", "ann", kind=keys.CHANNEL)
+        bob = of.client("bob")
+        entries = (await bob.hello())["conversations"]
+        assert {entry["conversation"]: entry["role"] for entry in entries} == {group: "reader", channel: "owner"}
+        late = await of.group("ann")
+        await of.put(late, "bob", "a")
+        told = await bob.until(lambda: [e for event in bob.of("conversations") for e in event["conversations"]])
+        assert [(entry["conversation"], entry["role"]) for entry in told] == [(late, "admin")]
+        assert not bob.session.roles

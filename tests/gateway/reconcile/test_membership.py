@@ -1,0 +1,142 @@
+"""Sessions enter and leave groups as their rows say, also if no hub saw the change."""
+
+from __future__ import annotations
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from gateway.reconcile import audits, sync
+from router.contract import keys
+from router.contract.errors import Unavailable
+from tests import support
+from tests.gateway.world import world
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is looked at again is looked at again at once."""
+    monkeypatch.setattr(audits, "RECHECK_S", 0.0)
+    monkeypatch.setattr(sync, "RECHECK_S", 0.0)
+
+
+async def test_a_removal_that_no_hub_saw_is_found_by_the_version(valkey: EmbeddedValkey) -> None:
+    """Heads tell the membership version; on another one the hub asks for its users here. The removed one gets what was
+    hers, and nothing after."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob", "cid")
+        ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
+        with of.deaf():
+            await of.say("ann", group, "with bob")
+            await of.remove(group, "bob", told=False)
+            await of.say("ann", group, "without bob")
+            await of.settled()
+        of.node.audits.hubs()
+        await ann.event("message", body="without bob")
+        await bob.event("member", user="bob", action="remove")
+        await of.settled()
+        assert bob.bodies(group) == ["with bob"]
+        assert bob.session not in of.node.subscriptions.hubs[group].members
+
+
+async def test_a_member_that_the_hub_still_has_is_put_out_when_roles_say_so(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer about roles may come while the log is still being read: she is fed to her own end."""
+    monkeypatch.setattr("gateway.delivery.repair.REPAIR_EVENTS", 2)
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        bob = await of.client("bob").connected()
+        with of.deaf():
+            for i in range(9):
+                await of.say("ann", group, i)
+            await of.remove(group, "bob", told=False)
+            await of.settled()
+        of.node.resubscribe.compare([group], "audit")
+        await bob.event("member", user="bob", action="remove")
+        assert bob.bodies(group) == list(range(9))
+
+
+async def test_roles_that_could_not_be_read_are_asked_for_in_the_next_round(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the log itself does not tell any more who was put out."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        bob = await of.client("bob").connected()
+        with of.deaf():
+            removal = await of.remove(group, "bob", told=False)
+            await of.redis.fetch("XDEL", keys.log(group), removal.seq)
+            await of.settled()
+        hub, roles = of.node.subscriptions.hubs[group], of.node.conversations.roles
+        monkeypatch.setattr(of.node.conversations, "roles", lambda *args: args[-1](Unavailable()))
+        of.node.resubscribe.compare([group], "audit")
+        await of.settled()
+        assert bob.session in hub.members
+        monkeypatch.setattr(of.node.conversations, "roles", roles)
+        hub.seq = removal.seq  # as if it were level: the version alone must tell
+        of.node.audits.hubs()
+        await support.eventually(lambda: bob.session not in hub.members)
+
+
+async def test_coming_into_a_group_and_leaving_it_again(valkey: EmbeddedValkey) -> None:
+    """Both are found by what moved; a row that moved otherwise changes nothing."""
+    async with world(valkey) as of:
+        group = await of.group("ann")
+        bob = await of.client("bob").connected()
+        await of.put(group, "bob")
+        told = await bob.event("conversations")
+        assert told["conversations"][0]["conversation"] == group
+        await of.say("ann", group, "hello bob")
+        await bob.event("message", body="hello bob")
+        await of.put(group, "bob", "a")
+        await of.settled()
+        assert len(bob.of("conversations")) == 1
+        await of.remove(group, "bob")
+        await bob.event("member", user="bob", action="remove")
+        await of.settled()
+        assert keys.Channels().conversation(group).encode() not in of.node.bus._wanted
+
+
+async def test_joins_that_are_told_twice_happen_once(valkey: EmbeddedValkey) -> None:
+    """The second may come while the group's channel is still being subscribed for the first."""
+    async with world(valkey) as of:
+        group = await of.group("ann")
+        bob = await of.client("bob").connected()
+        with of.deaf():
+            await of.put(group, "bob")
+            await of.settled()
+        row = await of.node.users.row("bob", group)
+        assert row is not None
+        for _ in range(3):
+            of.node.membership.enter(bob.session, row)
+        await bob.event("member", user="bob", action="add")
+        await of.settled()
+        assert len(bob.of("conversations")) == 1
+        assert [hub.conversation for hub in bob.session.hubs] == [group]
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_who_is_put_out_of_a_group_that_was_empty_gets_what_was_written_before(
+    valkey: EmbeddedValkey, connected: bool
+) -> None:
+    """A device that knows the group and has nothing of it yet is away meanwhile; of groups that it never met it is told
+    nothing."""
+    async with world(valkey) as of:
+        bob = await of.client("bob").connected()
+        if not connected:
+            bob.end()
+        group = await of.group("ann", "bob")
+        if not connected:
+            bob = await of.client("bob").connected()
+        await bob.until(
+            lambda: any(group == one["conversation"] for e in bob.events for one in e.get("conversations", ()))
+        )
+        await of.settled()
+        bob.end()
+        never = await of.group("ann", "bob")
+        for conversation in (group, never):
+            await of.say("ann", conversation, "with bob")
+            await of.remove(conversation, "bob")
+            await of.say("ann", conversation, "without bob")
+        bob = await of.client("bob").connected()
+        assert (bob.bodies(group), bob.bodies(never)) == (["with bob"], [])

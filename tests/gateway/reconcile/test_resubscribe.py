@@ -1,0 +1,124 @@
+"""After a lost subscription, sessions are asked about until Redis answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from gateway.reconcile import sync
+from router.contract import keys
+from router.contract.errors import Unavailable
+from tests import support
+from tests.gateway.world import world
+
+
+async def test_what_the_lost_bus_said_is_asked_for_until_it_is_told(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commands' connection may come up after the bus, which may come and go meanwhile: one question waits."""
+    async with world(valkey) as of:
+        direct = await of.direct("ann", "bob")
+        bob = await of.client("bob").connected()
+        with of.deaf():
+            await of.say("ann", direct, "lost")
+            await of.settled()
+        asked: list[Any] = []
+        waiting: list[Any] = []
+
+        def refuse(_: Any, reply: Any) -> None:
+            asked.append(reply)
+            of.node.loop.call_soon(reply, Unavailable())
+
+        with monkeypatch.context() as patch:
+            patch.setattr(of.node.users, "sync", refuse)
+            patch.setattr(of.node.syncs, "_later", lambda _, *call: waiting.append(call))
+            for questions in range(1, 4):
+                for _ in range(3):
+                    of.node.resubscribe.restored()
+                    await of.settled()
+                ((again, *args),) = waiting
+                waiting.clear()
+                assert len(asked) == questions
+                again(*args)
+                await of.settled()
+        assert bob.of("message") == []
+        ((again, *args),) = waiting
+        again(*args)
+        await bob.event("message", body="lost")
+
+
+async def test_what_the_lost_bus_said_is_asked_for_though_an_audit_was_under_way(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The audit's answer would be too old to tell, and it fails."""
+    monkeypatch.setattr(sync, "ASK_AGAIN_S", 0.0)
+    async with world(valkey) as of:
+        direct = await of.direct("ann", "bob")
+        bob = await of.client("bob").connected()
+        replies: list[Any] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(of.node.users, "sync", lambda _, reply: replies.append(reply))
+            of.node.syncs.ask(bob.session, "audit")
+            with of.deaf():
+                await of.say("ann", direct, "lost")
+                await of.settled()
+            of.node.resubscribe.restored()
+            await of.settled()
+        (reply,) = replies
+        reply(Unavailable())
+        await bob.event("message", body="lost")
+
+
+async def test_what_was_said_while_the_bus_was_away_is_looked_for(valkey: EmbeddedValkey) -> None:
+    """Groups by their heads, direct conversations and memberships by `sync`; sessions stay."""
+    async with world(valkey) as of:
+        group, direct, joined = await of.group("ann", "bob"), await of.direct("ann", "bob"), await of.group("ann")
+        await of.say("ann", direct, "before")
+        bob = await of.client("bob").connected()
+        with of.deaf():
+            await of.say("ann", group, "in the group")
+            await of.say("ann", direct, "direct")
+            await of.put(joined, "bob")
+            await of.say("ann", joined, "in the new group")
+            await of.settled()
+        of.node.resubscribe.lost()
+        of.node.bus.drop("a test")
+        await support.eventually(lambda: of.node.bus.statistics().reconnects == 1 and of.node.bus.restored)
+        await bob.until(lambda: len(bob.of("message")) == 4)
+        assert (bob.bodies(group), bob.bodies(direct), bob.bodies(joined)) == (
+            ["in the group"], ["before", "direct"], ["in the new group"],
+        )  # fmt: skip
+        await of.say("ann", group, "live again")
+        await bob.event("message", body="live again")
+        assert bob.connection.closed is None
+
+
+async def test_a_single_channel_that_was_lost_is_looked_after(valkey: EmbeddedValkey) -> None:
+    """Its slot moved: only what came over it is compared."""
+    async with world(valkey) as of:
+        group, direct = await of.group("ann", "bob"), await of.direct("ann", "bob")
+        await of.say("ann", direct, "before")
+        bob = await of.client("bob").connected()
+        with of.deaf():
+            await of.say("ann", group, "in the group")
+            await of.say("ann", direct, "direct")
+            await of.settled()
+        of.node.resubscribe.channel_restored(keys.Channels().conversation(group).encode())
+        await bob.event("message", body="in the group")
+        assert bob.bodies(direct) == ["before"]
+        of.node.resubscribe.channel_restored(keys.Channels().user("bob").encode())
+        await bob.event("message", body="direct")
+        of.node.resubscribe.channel_restored(b"a channel that nobody has any more")
+
+
+async def test_a_hub_whose_conversation_vanished_while_the_bus_was_away_is_let_go(valkey: EmbeddedValkey) -> None:
+    """Whoever waits for it is told that it is gone."""
+    async with world(valkey) as of:
+        told: list[bool] = []
+        await of.cut_off()
+        of.node.subscriptions.hub("g:0123456789012345678901", told.append)
+        await support.eventually(lambda: told)
+        assert told == [False]
+        assert of.node.subscriptions.hubs == {}
