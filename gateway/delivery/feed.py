@@ -4,8 +4,7 @@ Theory of operation
 1. A session as a whole is *live* or *behind*, because it is the connection that is slow, not one conversation.
 2. LIVE: hubs and the user's channel write to the session directly, and it has no backlog.
 3. Every other state is *behind*: the session is in the live set of no hub, has a backlog, and is fed from the log by
-   the
-   catch-up, one step at a time. What happens live meanwhile is only noted in the backlog.
+   the catch-up, one step at a time. What happens live meanwhile is only noted in the backlog.
 4. FEEDING: the catch-up may take the next step at once.
 5. READING and RESYNCING: a step asked Redis, and the answer leads to the next step. RESYNCING is the step that asks for
    everything that moved, because more moved than the backlog can note; its answer comes through `reconcile/sync.py`.
