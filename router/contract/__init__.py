@@ -1,13 +1,13 @@
-"""What both processes agree on; functions, structs and tables, no I/O.
+"""Formats and rules that both processes share: functions, structs and tables, no I/O.
 
 wire      the client's commands and events as typed structs, the two codecs
-packing   what a body may hold, and its bytes
+packing   the values that a body may contain, and their bytes
 stamp     an event's bytes with their fixed-width slots, as log and bus carry them
 errors    the error tree and the one table from it to wire codes, close codes and HTTP status
 keys      every Redis key and channel
-signals   what stands on a channel beside events: hints
+signals   the hints that a channel carries beside events
 clocks    this node's clock and Redis's, and whether they agree
-tokens    who a token speaks for
+tokens    the user that a token names, and the keys that check it
 settings  every environment variable
 metrics   every Prometheus metric
 """

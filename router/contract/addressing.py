@@ -1,6 +1,7 @@
-"""Which conversation a client may name: decided here for gateways and the HTTP API alike. Pure.
+"""The rule for conversation ids in commands and calls: which of them a user may name. Pure.
 
-A conversation that the user may not know of is `not_found`, in the same words as one that does not exist.
+Gateways and the HTTP API both use it. A conversation that the user must not know about is answered with the same
+`not_found` as one that does not exist.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ def target_of(user: str, to: str) -> str:
 
 
 def visible(user: str | None, conversation: str) -> str:
-    """Return the id if it can be one, and is not another pair's direct conversation. `user` None: a backend."""
+    """Return the id if it is valid and no other users' direct conversation. If `user` is None, a backend asks."""
     if not keys.is_conversation(conversation):
         raise NotFound("no such conversation")
     if conversation[0] == keys.DIRECT:

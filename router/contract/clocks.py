@@ -1,11 +1,12 @@
 """The wall clocks of this node and of Redis, and whether they agree.
 
-Tokens are valid until a time by their issuer's clock. This node's own clock may be wrong, and so may Redis's, and
-neither knows which: as long as they agree the node's counts, and else what depends on the time is decided only where
-both come to the same result.
+A token expires at a time of its issuer's clock. The clock of this node may be wrong, and so may Redis's, and the node
+cannot find out which of them is. While the two agree, the node's time is used. If they do not agree, a decision that
+depends on the time is made only if it is the same at both times.
 
-Redis's clock is carried on by this process's monotonic one, so a step of the node's clock shows at once. An answer that
-took long proves little: the clocks differ by no less than it proves.
+Between two readings of Redis's clock its time is computed with the monotonic clock of this process, so a step of the
+node's wall clock is noticed at once. A reading is known only to lie between the request and the reply: if a reply took
+long, the offset is the smallest one that the reading proves.
 """
 
 from __future__ import annotations
@@ -19,21 +20,21 @@ AGREE_MS: Final = 2000
 
 
 class Clocks:
-    """`heard` what Redis's clock says; `moments` that it may be now."""
+    """Redis's time as `received` last, and the `moments` that may be the present time."""
 
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
-        self._ahead: tuple[int, int] | None = None  # Redis's of the monotonic clock: at least, at most (ms)
+        self._ahead: tuple[int, int] | None = None  # bounds of Redis's clock minus the monotonic clock (ms)
 
     def now(self) -> float:
         return self._clock()
 
-    def heard(self, redis_ms: int, asked: float, answered: float) -> None:
-        """Redis's time, which was read between these two moments of the monotonic clock."""
+    def received(self, redis_ms: int, asked: float, answered: float) -> None:
+        """Store a reading of Redis's clock that was taken between these two moments of the monotonic clock."""
         self._ahead = redis_ms - ceil(answered * 1000), redis_ms + 1 - floor(asked * 1000)
 
     def offset_ms(self, now_ms: int) -> int:
-        """By how much this node's clock, which says `now_ms`, is ahead of Redis's at least; 0 before Redis has said."""
+        """The least by which `now_ms`, this node's time, is ahead of Redis's clock; 0 before the first reading."""
         if self._ahead is None:
             return 0
         local = round(self._clock() * 1000)
@@ -41,6 +42,6 @@ class Clocks:
         return least if least > 0 else min(most, 0)
 
     def moments(self, now_ms: int) -> tuple[int, ...]:
-        """This node's time; and Redis's, if they do not agree."""
+        """This node's time, followed by Redis's if the two do not agree."""
         offset = self.offset_ms(now_ms)
         return (now_ms,) if abs(offset) <= AGREE_MS else (now_ms, now_ms - offset)

@@ -1,9 +1,9 @@
-"""Every way Linnet refuses, and the one table from there to what a client sees.
+"""The error tree, and the one table from it to wire codes, close codes and HTTP status.
 
-A part raises (or hands to a callback) the class that names what is wrong; only this file knows which wire code,
-HTTP status and close code that is. The message of an error is written for the client's developer: it never
-carries a trace, a secret, a Redis reply or another user's data. Exceptions of libraries are translated where they
-arise (Redis: `store/`), so whatever else arrives at the edge is a bug and becomes `internal`.
+A module raises the class that names the fault, or passes it to a callback; only this file maps classes to codes. The
+message of an error is written for the client's developer: it never contains a traceback, a secret, a Redis reply or
+another user's data. Exceptions of libraries are translated where they arise (Redis: `store/`), so any other exception
+that reaches the edge is a bug and becomes `internal`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 
 
 class LinnetError(Exception):
-    """Base of all refusals. `retry_after` (seconds) is set only where trying again helps."""
+    """Base of all errors that a client can receive. `retry_after` (seconds) is set only if a retry can succeed."""
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
@@ -47,21 +47,21 @@ class TokenExpired(Unauthorized):
 
 
 class Forbidden(LinnetError):
-    """The caller is known, and may not call this (HTTP only)."""
+    """The caller is authenticated, but must not make this call (HTTP only)."""
 
     code = "forbidden"
     status = 403
 
 
 class NotFound(LinnetError):
-    """It does not exist, or this user may not know that it does."""
+    """The object does not exist, or this user must not know that it exists."""
 
     code = "not_found"
     status = 404
 
 
 class ReadOnly(LinnetError):
-    """The user may see it and may not change it."""
+    """The user may read the object but not change it."""
 
     code = "read_only"
     status = 403
@@ -93,17 +93,17 @@ class RateLimited(LinnetError):
 
 
 class Unavailable(LinnetError):
-    """Redis cannot do it now. Whether it was done is unknown: the same command may be sent again."""
+    """Redis cannot execute the command now, and may or may not have executed it: send the same command again."""
 
     code = "unavailable"
     status = 503
 
 
 class Conflict(LinnetError):
-    """An `n` was used for something else, is too old to tell, or a name is taken.
+    """An `n` was used for other content or is too old to check, or a name is taken.
 
-    `reason`, of an `n` alone: `content` (used for something else), `answered` (n ≤ `done`), `old` (below the 32 that
-    are remembered). `next`: the n from which on every n of this device in this conversation is usable.
+    `reason` explains an `n`: `content` (used for other content), `answered` (n ≤ `done`), `old` (below the 32 that
+    are stored). `next` is the lowest n from which this device can use every n in this conversation.
     """
 
     code = "conflict"
@@ -116,11 +116,11 @@ class Conflict(LinnetError):
 
 
 class Internal(LinnetError):
-    """A bug of ours; the log has the trace."""
+    """A bug in Linnet; the process's log contains the traceback."""
 
 
 class FunctionError(LinnetError):
-    """A typed error reply of a Redis function. Only `store/` sees it and maps it (`from_function`)."""
+    """A typed error reply of a Redis function. Only `store/` receives it and maps it (`from_function`)."""
 
     def __init__(self, code: str, detail: str = "") -> None:
         super().__init__(f"{code} {detail}")
@@ -129,31 +129,31 @@ class FunctionError(LinnetError):
 
 
 class StartupError(Exception):
-    """What stops a process at its start; the message is the one line an operator sees, and says what to do."""
+    """A reason not to start the process; the message is the one line an operator reads, and says what to do."""
 
 
 def from_function(error: Exception) -> LinnetError:
-    """The client's error for a function's typed error reply; other `LinnetError`s pass unchanged.
+    """The client's error for a function's typed error reply; other `LinnetError`s are returned unchanged.
 
-    A function replies `CODE detail`; `RATE` carries the microseconds to wait.
+    A function replies `CODE detail`; the detail of `RATE` is the time to wait, in µs.
     """
     if not isinstance(error, FunctionError):
         return error if isinstance(error, LinnetError) else Internal()
     match error.reply_code:
         case "RATE":
-            return RateLimited("too fast in this conversation", max(0.001, round(int(error.detail) / 1e6, 3)))
+            return RateLimited("too many events in this conversation", max(0.001, round(int(error.detail) / 1e6, 3)))
         case "NOTFOUND":
             return NotFound(error.detail)
         case "READONLY_":
-            return ReadOnly(error.detail or "you may read here, not write")
+            return ReadOnly(error.detail or "you may read this conversation, not write to it")
         case "CONFLICT":
             return Conflict(error.detail)
         case "CONTENT":
-            return Conflict("this n was used for something else", "content")
+            return Conflict("this n was used for other content: use a new n", "content")
         case "ANSWERED":
-            return Conflict("this n is not above `done`", "answered", _usable(error.detail))
+            return Conflict("this n must be above `done`", "answered", _usable(error.detail))
         case "OLD":
-            return Conflict("this n is older than the last 32 that were accepted here", "old", _usable(error.detail))
+            return Conflict("this n is older than the last 32 accepted here: use a new n", "old", _usable(error.detail))
         case "BLOCKED":
             return Blocked()
         case "LATER":
@@ -165,12 +165,12 @@ def from_function(error: Exception) -> LinnetError:
 
 
 def _usable(n: str) -> int | None:
-    """The n that a function names as the next; None if the device has used up all numbers."""
+    """The next n as a function reports it; None if the device has used all numbers."""
     return int(n) if int(n) < 2**53 else None
 
 
-# Close codes (RFC 6455 section 7.4 and our own). 40xx: come back, after `retry_after=…` where the reason has one.
-# 44xx and 45xx: do not come back with the same token.
+# Close codes of RFC 6455 section 7.4 and Linnet's own. 40xx: reconnect, after `retry_after=…` if the reason has one.
+# 44xx and 45xx: do not reconnect with the same token.
 CLOSE_NORMAL: Final = 1000
 CLOSE_GOING_AWAY: Final = 1001
 CLOSE_PROTOCOL_ERROR: Final = 1002
@@ -190,9 +190,9 @@ CLOSE_UNAUTHORIZED: Final = 4500
 CLOSE_TOKEN_EXPIRED: Final = 4501
 CLOSE_BANNED: Final = 4502
 CLOSE_BAD_PROTOCOL: Final = 4503
-CLOSE_ENDED: Final = 4504  # a backend or the user ended this session: connect again when the user asks
+CLOSE_ENDED: Final = 4504  # a backend or the user ended this session: reconnect when the user asks
 
-# What a refused `hello` or `auth` does to its connection, beside the `error` event.
+# The code with which a connection is closed after a refused `hello` or `auth`, behind the `error` event.
 CLOSE_OF: Final[dict[str, int]] = {
     "unauthorized": CLOSE_UNAUTHORIZED,
     "token_expired": CLOSE_TOKEN_EXPIRED,
@@ -207,5 +207,5 @@ CLOSE_OF: Final[dict[str, int]] = {
 
 
 def retry_reason(seconds: float) -> str:
-    """The close reason that tells a client when to come back."""
+    """The close reason that tells a client when to reconnect."""
     return f"retry_after={seconds:.3g}"

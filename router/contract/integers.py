@@ -1,10 +1,10 @@
 """Integers that arrive as floats.
 
-Many clients know one kind of number: JavaScript's. Some of their encoders write every integer above 2³² as a float64
-(`msgpackr`, `msgpack-lite`), or as `1.8e15` in JSON. A float with an integral value within ±(2⁵³-1) is that integer,
-wherever a struct has an integer field. Free values (`Any`) keep their floats: there the client's own type counts.
+JavaScript has one type of number, and some of its encoders write every integer above 2³² as a float64 (`msgpackr`,
+`msgpack-lite`), or as `1.8e15` in JSON. If a struct has an integer field, a float with an integral value within
+±(2⁵³-1) is accepted as that integer. Free values (`Any`) keep their floats: there the client's own type counts.
 
-A value is looked at only after it was refused as it came, so that clients whose integers are integers pay nothing.
+A value is converted only after strict decoding has refused it, so clients that send integers pay nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _type_info = cache(inspect.type_info)
 
 
 def tolerant(strict: Callable[[bytes], T], plain: Callable[[bytes], Any], kind: Any) -> Callable[[bytes], T]:
-    """The decoder `strict` of `kind` that also accepts integers as floats; `plain` decodes without types."""
+    """Make a decoder of `kind` from `strict` that also accepts integers as floats; `plain` decodes without types."""
 
     def decode(data: bytes) -> T:
         try:
@@ -51,14 +51,14 @@ def repair(value: dict[Any, Any], kind: Any) -> bool:
 
 
 def as_integer(value: Any) -> Any:
-    """The integer that an integral float stands for; any other value unchanged."""
+    """The integer that an integral float represents; any other value unchanged."""
     if type(value) is float and value.is_integer() and -MAX_INTEGER <= value <= MAX_INTEGER:
         return int(value)
     return value
 
 
 def is_integer_field(kind: inspect.Type) -> bool:
-    """Whether a field of this type takes integers and no floats."""
+    """Whether a field of this type accepts integers and no floats."""
     kinds = [_plain(option) for option in kind.types] if isinstance(kind, inspect.UnionType) else [_plain(kind)]
     return any(isinstance(option, inspect.IntType) for option in kinds) and not any(
         isinstance(option, inspect.FloatType | inspect.AnyType) for option in kinds
@@ -88,7 +88,7 @@ def _struct(value: dict[Any, Any], kind: inspect.Type) -> bool:
 
 
 def _value(value: Any, kind: inspect.Type) -> Any:
-    """The value with its integers repaired: another object if anything changed."""
+    """The value with its integers repaired: a new object if anything changed, else the same one."""
     if type(value) is float:
         return as_integer(value) if is_integer_field(kind) else value
     if type(value) is not dict and type(value) is not list:

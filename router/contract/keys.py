@@ -1,42 +1,42 @@
 """Every Redis key and channel, spelled once.
 
-Conversations fall into `PARTITIONS` by crc32 of their id, users likewise; the partition is the cluster hash tag
-(`{c12}`, `{u200}`), and everything that one function touches bears one tag. No key has a TTL but `idem`
-(IDEMPOTENCY_S). The kind of a conversation is the first letter of its id, so neither process asks Redis for it.
+Conversations are divided into `PARTITIONS` by the crc32 of their id, users likewise. The partition is the cluster hash
+tag (`{c12}`, `{u200}`), and all keys of one function call have the same tag. Only `idem` has a TTL (IDEMPOTENCY_S). The
+kind of a conversation is the first letter of its id, so neither process reads it from Redis.
 
-key                            type    what                                                 written by / read by
+key                            type    content                                              written by / read by
 {c<p>}:conv:<conv>             hash    `m` packed meta, kind, title, ver, routed, floor,    functions / both
                                        made, size, owners, gone; `u:<user>` role joined
                                        left, `d:<user>/<device>` dedup rows, `w:<user>`
                                        its devices with a row, `e:<seq>` edits of a message,
                                        `a:<user>` seq at which a channel's member was added,
                                        `h:<user>` earlier times in a group, packed, `deleted`,
-                                       `r:<seq>` reactions to a message, `noted` (all have
-                                       been), `reacting`
+                                       `r:<seq>` reactions to a message, `noted` (all
+                                       reactions have an `r:` field), `reacting`
 {c<p>}:log:<conv>              stream  ids <seq>-0; `e` the event's bytes, `f` author of a  append, done / range
                                        message
-{c<p>}:dirty                   zset    conv -> due ms; `~conv` a quiet log that will age;   append / claim, done
+{c<p>}:dirty                   zset    conv -> due ms; `~conv` due to be trimmed by age;    append / claim, done
                                        sentinel `!` at +inf
 {u<q>}:user:<user>             hash    created, name, pw, deleted, rates, known             accounts, sync / both
-{u<q>}:name:<name>             string  user and ms; which of the names that differ in case  claim_name / claim_name
-                                       alone is given out; <name> is in lower case
+{u<q>}:name:<name>             string  user and ms: the one user whose name in lower case   claim_name / claim_name
+                                       is <name>
 {u<q>}:convs:<user>            hash    conv -> packed row (kind, mark, head, count, ...)    deliver, join, read / sync
-{u<q>}:recent:<user>           zset    conv -> raised at, in us                             deliver, join, read / sync
+{u<q>}:recent:<user>           zset    conv -> time of the last change, in us               deliver, join, read / sync
 {u<q>}:groups:<user>           zset    group or channel -> joined seq                       join / sync
 {u<q>}:dev:<user>              hash    device -> session row; `*` the kick mark of all      sync, leave, kick / both
 {u<q>}:cursor:<user>:<device>  hash    conv -> acked seq                                    ack, sync / sync, pushes
 {u<q>}:push                    zset    user -> due ms; sentinel `!`                         arm / claim_push
-{u<q>}:pushes:<user>           hash    conv -> waiting seq and when; attempts               arm / pushed
-{u<q>}:idem:<user>:<key>       string  what an Idempotency-Key stands for; expires          router / router
+{u<q>}:pushes:<user>           hash    conv -> waiting seq and due ms; attempts             arm / pushed
+{u<q>}:idem:<user>:<key>       string  the result stored for an Idempotency-Key; expires    router / router
 linnet:gateways                hash    node -> lease row                                    gateways / both
 linnet:deployment              hash    partitions, format, id, fingerprint (store/            first start / every start
                                        deployment.py)
 
-channel                        who listens                    what
-<bus>{c<p>}:ch:<conv>          gateways with a member here    events; typing and receipts
+channel                        subscribers                    content
+<bus>{c<p>}:ch:<conv>          gateways with a live member    events; typing and receipts
 <bus>{u<q>}:ch:<user>          gateways with a session        direct events; joins, kicks, receipts of own devices
 <bus>{u<q>}:pr:<user>          gateways with a watcher        presence may have changed
-<bus>{c<p>}:echo:<node>        one gateway                    is this subscription alive?
+<bus>{c<p>}:echo:<node>        one gateway                    its own numbers: the subscription is alive
 
 A server has one set of channels for all its databases, so each channel name begins with `<bus>`: the id of the
 deployment and its database, `<id>.<database>:`. Deployments made by an earlier release have no `<bus>` until they are
@@ -53,9 +53,10 @@ from zlib import crc32
 import msgspec
 
 PARTITIONS: Final = 256
-PLAIN: Final = "1"  # formats of a deployment: channels without `<bus>`, as earlier releases have them,
-MOVING: Final = "1-2"  # events published with it and received on both,
-OWN: Final = "2"  # or only with it; earlier releases refuse to start on the last two
+# Formats of a deployment. Earlier releases refuse to start on the last two.
+PLAIN: Final = "1"  # channel names without `<bus>`, as in earlier releases
+MOVING: Final = "1-2"  # events are published on names with `<bus>` and received on both
+OWN: Final = "2"  # only names with `<bus>`
 IDEMPOTENCY_S: Final = 86_400
 GATEWAYS: Final = "linnet:gateways"
 DEPLOYMENT: Final = "linnet:deployment"
@@ -71,7 +72,7 @@ _CONVERSATION: Final = re.compile(r"(?:d:[A-Za-z0-9._-]{1,64}:[A-Za-z0-9._-]{1,6
 
 
 def is_conversation(conv: str) -> bool:
-    """Whether the string can be an id of ours; nothing else ever becomes part of a key."""
+    """Whether the string has the form of a conversation id; only such strings become part of a key."""
     return _CONVERSATION.match(conv) is not None
 
 
@@ -81,7 +82,7 @@ def new_conversation(kind: str) -> str:
 
 
 def direct(user: str, other: str) -> str:
-    """The id of the one direct conversation of two users (or of one with herself)."""
+    """The id of the one direct conversation of two users; both may be the same user."""
     return f"d:{user}:{other}" if user <= other else f"d:{other}:{user}"
 
 
@@ -92,7 +93,7 @@ def parties(conv: str) -> tuple[str, str]:
 
 
 def other_party(conv: str, user: str) -> str:
-    """Who `user` talks to in a direct conversation; not defined for somebody who is no party to it."""
+    """The other user of a direct conversation; `user` must be one of its two users."""
     first, second = parties(conv)
     return second if user == first else first
 
@@ -134,7 +135,7 @@ def user(name: str) -> str:
 
 
 def folded(name: str) -> str:
-    """The form that names have in common if they differ in case alone."""
+    """The name in lower case: the same for all names that differ only in case."""
     return name.lower()
 
 
@@ -177,8 +178,8 @@ def idempotency(name: str, key_hash: str) -> str:
 class Channels(msgspec.Struct, frozen=True):
     """The channel names of one deployment: each begins with `bus`.
 
-    `also`: what the same channels begin with for nodes that publish in the other format while the deployment is moved;
-    None if there are no such nodes. A node subscribes to both and publishes to the first.
+    `also` is the prefix that nodes of the other format use while the deployment is moved to a new format, None if there
+    are no such nodes. A node subscribes to the names with either prefix and publishes to the one with `bus`.
     """
 
     bus: str = ""
@@ -194,7 +195,7 @@ class Channels(msgspec.Struct, frozen=True):
         return f"{self.bus}{_u(name)}:pr:{name}"
 
     def probes(self) -> tuple[str, str]:
-        """Channels without meaning, one of each family: whether they may be used is what a starting process asks."""
+        """Unused channels, one of each family, with which a starting process tests its rights."""
         return f"{self.bus}{{c0}}:probe", f"{self.bus}{{u0}}:probe"
 
     def echo(self, node: str) -> str:
@@ -207,5 +208,5 @@ def channels(form: str, bus: str) -> Channels:
 
 
 def renamed(channel: bytes, bus: bytes) -> bytes:
-    """The same channel with `bus` as the beginning of its name."""
+    """The channel's name with `bus` as its prefix."""
     return bus + channel[channel.index(b"{") :]

@@ -1,12 +1,12 @@
-"""Origins of browsers' pages: how LINNET_ORIGINS is read, and what an `Origin` header is compared with.
+"""Origins of browser pages: the parser of LINNET_ORIGINS, and the origins of a server's own pages.
 
-One parser for both processes, so that the gateway's upgrades and the API's CORS answers accept the same pages. What
-never lives here: the comparison's consequence, an HTTP status or a header.
+Both processes use this parser, so the gateway's upgrades and the API's CORS answers accept the same pages. The callers
+decide on statuses and headers.
 
 Invariants
-- Each origin of the setting is in the form in which browsers send it: lower case, no path, no port that its scheme
-  implies. An entry that could never match (no scheme, a path, a wildcard within) is refused.
-- An `Origin` header is compared whole, never taken apart.
+- Each parsed origin is in the form in which browsers send it: lower case, no path, no port that its scheme implies. An
+  entry that can never match (no scheme, a path, a wildcard within) is refused.
+- An `Origin` header is compared as a whole and never parsed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NEVER: Final = ("ws", "wss", "file")  # no page has such an origin
 
 
 def parse(setting: str) -> frozenset[str]:
-    """The origins of the setting, `ANY` among them if any page may connect; ValueError says what is expected."""
+    """The origins of the setting, with `ANY` if any page may connect; a ValueError states the expected form."""
     return frozenset(_canonical(part.strip().lower()) for part in setting.split(",") if part.strip())
 
 
@@ -40,7 +40,7 @@ def _canonical(entry: str) -> str:
 
 
 def own(host: str) -> frozenset[str]:
-    """The origins of pages from the server itself, by the `Host` header; none without one."""
+    """The origins of pages that the server itself serves, by the `Host` header; none if the header is empty."""
     host = host.lower()
     if not host:
         return frozenset()

@@ -1,7 +1,7 @@
-"""Canonical values: what bodies may hold, and their bytes in msgpack and JSON.
+"""Canonical values: the values that bodies may contain, and their bytes in msgpack and JSON.
 
-`body` and every other free value is canonical, whatever msgpack or JSON would let through, so that what one client
-sends every other can read: one NaN in a body would break each JSON client at every resume.
+`body` and every other free value must be canonical, even where msgpack or JSON allows more, so that every client can
+read the values of every other client: one NaN in a body would break each JSON client at every resume.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ pack = msgspec.msgpack.Encoder().encode  # of a canonical value, or of an event 
 
 
 def canonical(value: Any, depth: int = MAX_DEPTH) -> Any:
-    """The value as all codecs carry it: `{"$b64": …}` becomes bytes; anything that is not canonical is `BadCommand`.
+    """The value as all codecs carry it: `{"$b64": …}` becomes bytes. `BadCommand` if the value is not canonical.
 
-    Canonical: null, bool, integers within ±(2⁵³-1), finite floats, strings, bytes, lists, maps with string keys,
+    Canonical are null, bool, integers within ±(2⁵³-1), finite floats, strings, bytes, lists, and maps with string keys,
     at most 32 deep. Lists and maps are changed in place.
     """
     kind = type(value)
@@ -45,7 +45,7 @@ def canonical(value: Any, depth: int = MAX_DEPTH) -> Any:
             return value
         raise BadCommand("numbers must be finite")
     if depth == 0:
-        raise BadCommand(f"values may be {MAX_DEPTH} deep")
+        raise BadCommand(f"values must be at most {MAX_DEPTH} deep")
     if kind is list:
         for i, item in enumerate(value):
             value[i] = canonical(item, depth - 1)
@@ -63,11 +63,11 @@ def canonical(value: Any, depth: int = MAX_DEPTH) -> Any:
 
 def _from_base64(value: dict[Any, Any]) -> bytes:
     if len(value) != 1 or type(value["$b64"]) is not str:
-        raise BadCommand('bytes are {"$b64": "<base64>"} and nothing beside it')
+        raise BadCommand('bytes must be {"$b64": "<base64>"} without further keys')
     try:
         return base64.b64decode(value["$b64"], validate=True)
     except (binascii.Error, ValueError):
-        raise BadCommand("$b64 is not base64") from None
+        raise BadCommand("`$b64` must be base64") from None
 
 
 def jsonable(value: Any) -> Any:
@@ -87,15 +87,15 @@ def jsonable(value: Any) -> Any:
 
 
 def pack_body(body: Any) -> bytes:
-    """msgpack of a body that was just decoded: canonical and not too large, else `BadCommand` or `TooLarge`."""
+    """msgpack of a decoded body; `BadCommand` if it is not canonical, `TooLarge` if it has too many bytes."""
     packed = pack(canonical(body))
     if len(packed) > MAX_BODY_BYTES:
-        raise TooLarge(f"a body may have {MAX_BODY_BYTES} bytes")
+        raise TooLarge(f"a body must have at most {MAX_BODY_BYTES} bytes")
     return packed
 
 
 def json_of_packed(packed: bytes) -> bytes:
-    """The JSON text of a logged event's msgpack bytes; of its fields only `body` can hold bytes."""
+    """The JSON text of a logged event's msgpack bytes; only its field `body` can contain bytes."""
     event = unpack(packed)
     if type(body := event.get("body")) in _CONTAINERS:
         event["body"] = jsonable(body)

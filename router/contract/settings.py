@@ -1,10 +1,12 @@
 """Every environment variable of the gateway and the router, read once at start and frozen.
 
-The table is the struct: a field's name in upper case with `LINNET_` before it is its variable (and `…_FILE` names a
-file that holds the value, the way orchestrators mount secrets), its type says what is valid, its description is the row
-in the settings table of deploy/README.md (`make settings`). A wrong value stops the process with one line that names
-the variable, never its value (it may be a secret). A variable that looks like ours and is not is refused: a typo must
-not become a default.
+The struct is the table: the variable of a field is `LINNET_` and its name in upper case (`…_FILE` names a file that
+contains the value, the way orchestrators mount secrets), its type is the range of valid values, and its description is
+its row in the settings table of deploy/README.md (`make settings`).
+
+Invariants
+- A wrong value stops the process with one line that names the variable, never its value (it may be a secret).
+- An unknown variable with the prefix is refused, so that a typo does not silently leave a default in force.
 """
 
 from __future__ import annotations
@@ -24,13 +26,13 @@ from router.contract.errors import StartupError
 
 PREFIX: Final = "LINNET_"
 VERSION: Final = "0.1.0"
-DECADE_S: Final = 10 * 365 * 86_400  # of tokens and connections: more is a mistake, and overflows what counts in ms
+DECADE_S: Final = 10 * 365 * 86_400  # upper bound of ages and lifetimes; above it times in ms could overflow
 
 Address = Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:\[\]/ ]+):[0-9]{1,5}$")]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of both processes; each reads the ones that concern it."""
+    """Settings of both processes; each process reads the ones it needs."""
 
     # -- where Redis is
     redis_url: Annotated[
@@ -170,7 +172,7 @@ MIN_SECRET_BYTES: Final = 32
 
 
 def load(environ: Mapping[str, str]) -> Settings:
-    """Settings from the environment; `StartupError` names the variable that is wrong and what it should be."""
+    """Settings from the environment; `StartupError` names the wrong variable and the expected value."""
     fields = {field.name: field for field in msgspec.structs.fields(Settings)}
     given: dict[str, str] = {}
     for variable, value in environ.items():
@@ -203,13 +205,13 @@ def _convert(name: str, value: str, kind: Any) -> None:
     try:
         msgspec.convert(value, kind, strict=False)
     except msgspec.ValidationError as error:
-        choices = get_args(get_args(kind)[0])  # of a Literal, where msgspec would say what was given
+        choices = get_args(get_args(kind)[0])  # of a Literal: msgspec's own message would repeat the value
         why = f"expected one of {', '.join(choices)}" if choices else str(error)
         raise StartupError(f"{PREFIX}{name.upper()}: {why}") from None
 
 
 def _check(settings: Settings) -> None:
-    """Rules between settings, and what a type cannot say."""
+    """Check the rules between settings, and those that a type cannot express."""
     for name, number in msgspec.structs.asdict(settings).items():
         if number == inf:
             raise StartupError(f"{PREFIX}{name.upper()}: expected a finite number")
@@ -240,14 +242,14 @@ def _check(settings: Settings) -> None:
 
 
 def _check_url(name: str, value: str, schemes: tuple[str, str]) -> None:
-    """A URL with one of the schemes and a host, without a user name in it; empty where the setting is not set."""
+    """Check that the value is empty or a URL with one of the schemes and a host, and without a user name."""
     if not value:
         return
     try:
         url = urlsplit(value)
         good = url.scheme in schemes and url.hostname and url.port != 0 and "@" not in url.netloc and not url.fragment
         good = good and value.isprintable() and " " not in value
-    except ValueError:  # brackets that do not match, or no such port
+    except ValueError:  # the brackets do not match, or the port is not valid
         good = False
     if not good:
         plain, secure = schemes
@@ -256,7 +258,7 @@ def _check_url(name: str, value: str, schemes: tuple[str, str]) -> None:
 
 
 def proxies(settings: Settings) -> list[IPv4Network | IPv6Network]:
-    """The networks of TRUSTED_PROXIES; one of IPv4 addresses mapped into IPv6 is theirs."""
+    """The networks of TRUSTED_PROXIES; a network of IPv4-mapped IPv6 addresses becomes the IPv4 network."""
     return [_network(part.strip()) for part in settings.trusted_proxies.split(",") if part.strip()]
 
 

@@ -1,7 +1,7 @@
-"""What processes tell each other on a channel beside events: hints, never truth.
+"""Signals: hints that processes publish on the same channels as events.
 
-A signal may be lost: whatever it announces also stands in Redis and is found by the next audit. It is a msgpack array
-(an event is a map), so a receiver tells them apart by the first byte.
+A signal may be lost: the change that it announces is also stored in Redis, and the next audit finds it. A signal is a
+msgpack array and an event is a map, so a receiver distinguishes them by the first byte.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Receipt(Signal, frozen=True, tag="r"):
 
 
 class Moved(Signal, frozen=True, tag="m"):
-    """The user came into, or fell out of, a group or channel, or its row changed otherwise: look with `sync`."""
+    """The user was added to or removed from a group or channel, or the row of it changed: read it with `sync`."""
 
     conversation: str
 
 
 class Taken(Signal, frozen=True, tag="x"):
-    """A device has registered a new session; an older one of it ends (`instance` decides the close code)."""
+    """A device has registered a new session, so its older session ends (`instance` decides the close code)."""
 
     device: str
     session: str
@@ -45,7 +45,7 @@ class Taken(Signal, frozen=True, tag="x"):
 
 
 class Kick(Signal, frozen=True, tag="k"):
-    """Sessions of this device (all when empty) that started before now end: ask `sync`."""
+    """Sessions of this device (of all, if it is empty) that started before now end: check with `sync`."""
 
     device: str
 
@@ -63,7 +63,7 @@ _decode = msgspec.msgpack.Decoder(Signals).decode
 
 
 def decode(payload: bytes) -> Signals | None:
-    """None for what this version does not know: while a new one is rolled out, both are on the same channels."""
+    """The signal; None if this version does not know it, because a newer one may publish on the same channels."""
     try:
         signal: Signals = _decode(payload)
     except msgspec.DecodeError:

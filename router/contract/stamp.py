@@ -1,13 +1,13 @@
 """The bytes of one event, as log, bus and msgpack clients all carry them.
 
-An event is a msgpack map that opens with four fixed-width slots, so that `append` can stamp seq, prev, count and at
-without knowing msgpack, and every reader finds them at fixed offsets without decoding:
+An event is a msgpack map that begins with four fixed-width slots, so that `append` can write seq, prev, count and at
+without encoding msgpack, and every reader finds them at fixed offsets without decoding:
 
     8x  a3 seq cf <8>  a4 prev cf <8>  a5 count cf <8>  a2 at cf <8>  <tail: a4 type …>
 
-The writer makes `tail` once; nobody encodes the event again, live, in the log or in a replay (JSON text is made once
-per node). `fingerprint` is what a resend is compared by: it covers the client's own content and nothing that another
-codec, gateway version or `to` form could encode otherwise, else a rolling deploy would turn resends into conflicts.
+The writer makes `tail` once; the event is not encoded again for the live path, the log or a replay (JSON text is made
+once per node). A resend is compared by its `fingerprint`. It covers the client's own content and nothing that depends
+on the codec, the gateway's version or the form of `to`: otherwise a rolling deploy would turn resends into conflicts.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Slots(msgspec.Struct, frozen=True):
 
 
 class Author(msgspec.Struct, frozen=True):
-    """Which conversation an event stands in, who wrote it, and for `member` events who it is about."""
+    """The fields of an event that say where it is and which users it concerns: `from`, and `user` of a member event."""
 
     type: str
     conversation: str
@@ -55,7 +55,7 @@ class Author(msgspec.Struct, frozen=True):
 
     @property
     def marks(self) -> bool:
-        """Whether the author has read up to this event: by a message of their own, not by one of a backend."""
+        """Whether the event moves the author's read mark: a message of the user does, one of a backend does not."""
         return self.type == "message" and not self.server
 
     @property
@@ -68,20 +68,20 @@ _author = msgspec.msgpack.Decoder(Author).decode
 
 
 class Tail(msgspec.Struct, frozen=True):
-    """An event without its slots: `first` is the map's header byte, `rest` all after the slots."""
+    """An event without its slots: `first` is the map's header byte, `rest` the bytes behind the slots."""
 
     first: bytes
     rest: bytes
 
 
 def tail(kind: str, conversation: str, user: str, device: str, n: int, packed: dict[str, bytes]) -> Tail:
-    """The event's bytes but for the slots; `packed` are its further fields, already msgpack."""
+    """Make the event's bytes without the slots; `packed` contains its further fields, already in msgpack."""
     parts = [_head(kind, conversation, user, device), pack(n)]
     for name, value in packed.items():
         parts += (_name(name), value)
     rest = b"".join(parts)
     if len(rest) > MAX_EVENT_BYTES:
-        raise TooLarge(f"an event may have {MAX_EVENT_BYTES} bytes")
+        raise TooLarge(f"an event must have at most {MAX_EVENT_BYTES} bytes")
     return Tail(bytes((0x80 | (9 + len(packed)),)), rest)
 
 
@@ -90,13 +90,13 @@ _name = lru_cache(maxsize=64)(pack)  # of the few fields that events have
 
 @lru_cache(maxsize=1 << 14)
 def _head(kind: str, conversation: str, user: str, device: str) -> bytes:
-    """What all events of one device in one conversation have in common, up to the name of `n`."""
+    """The bytes that all events of one device in one conversation begin with, up to the name of `n`."""
     named = {"type": kind, "conversation": conversation, "from": user, "device": device}
     return b"".join([pack(part) for pair in named.items() for part in pair]) + pack("n")
 
 
 def fill(tail: Tail, slots: Slots) -> bytes:
-    """The event's final bytes: what `append` wrote to the log, byte for byte."""
+    """The event's final bytes, the same as `append` wrote to the log."""
     a, b, c, d = _SEQ
     return _SLOTS.pack(tail.first, a, slots.seq, b, slots.prev, c, slots.count, d, slots.at) + tail.rest
 
@@ -108,7 +108,7 @@ def slots(event: bytes) -> tuple[int, int, int, int]:
 
 
 def is_event(payload: bytes) -> bool:
-    """Whether a channel's payload is an event; anything else there is a signal (a msgpack array)."""
+    """Whether a channel's payload is an event; any other payload is a signal (a msgpack array)."""
     return payload[0] & 0xF0 == 0x80
 
 
@@ -129,7 +129,7 @@ def author(event: bytes) -> Author:
 
 
 def fingerprint(*content: bytes) -> bytes:
-    """Eight bytes that stand for a command's content; each part is msgpack, so the parts cannot run together."""
+    """An eight-byte digest of a command's content; each part is msgpack, so the parts are self-delimiting."""
     return blake2b(b"".join(content), digest_size=8).digest()
 
 

@@ -1,8 +1,8 @@
-"""What a name or title that others see may contain.
+"""The rule for names and titles that other users see.
 
-Refused are characters that make a line of it look like something else: controls (line breaks too), and those that
-override or isolate the direction of text. A text of invisible characters alone looks like none at all. The marks that
-right-to-left languages need (LRM, RLM), joiners and variation selectors within visible text are allowed.
+Refused are characters that can make a line look like different text: controls (line breaks too), and those that
+override or isolate the direction of text. A text of invisible characters alone is refused because it looks empty. The
+marks that right-to-left languages need (LRM, RLM), joiners and variation selectors within visible text are allowed.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from unicodedata import category
 _DIRECTIONS: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _REFUSED: Final = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of characters, separators of lines and paragraphs
 _BLANK: Final = ("Cc", "Cf", "Cn", "Zl", "Zp", "Zs")
-# Characters that show nothing and are of another category: fillers, a joiner, a blank, variation selectors.
+# Invisible characters whose category is not in _BLANK: fillers, a joiner, a blank, variation selectors.
 _INVISIBLE: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u180b\u180c\u180d\u180f")
 
 
 def check(field: str, text: str) -> None:
-    """ValueError if others could not read the text as it is; an empty one is allowed."""
+    """Raise ValueError if the text breaks the rule; an empty text is allowed."""
     if any(character in _DIRECTIONS or category(character) in _REFUSED for character in text):
         raise ValueError(f"`{field}` must not contain control characters or characters that override its direction")
     if text and all(map(_invisible, text)):

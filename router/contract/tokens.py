@@ -1,20 +1,19 @@
-"""Who a token speaks for: the keys of a process, and the one function that checks a token against them.
+"""Tokens: the keys of a process, the check of a token against them, and the tokens that Linnet issues itself.
 
-A token is a JWT: `sub` names the user, `exp` is required. A token of the provider may name the user in another claim
-(`LINNET_JWT_USER_CLAIM`), by any text: what is no Linnet name becomes `MAPPED` and a hash of it, and no plain claim may
-begin like that, so no two claims are one user. A token of our own secret has a Linnet name in `sub`.
+A token is a JWT: `sub` names the user, `exp` is required. A provider's token may name the user in another claim
+(`LINNET_JWT_USER_CLAIM`), by any text. If the text is no Linnet name, the user's name is `MAPPED` and a hash of the
+text. No plain claim may begin with `MAPPED`, so two claims never name the same user. A token that is signed with
+`LINNET_JWT_SECRET` has a Linnet name in `sub`.
 
-The key decides the algorithm, never the token's header: a header only picks among keys, and a key is used with its own
-algorithm alone. So there is no `none`, and no way to have an HMAC checked with a public key. Keys come from
-`LINNET_JWT_SECRET` (HS256) and from the provider's key set (`LINNET_JWKS_URL`: RS256, ES256, EdDSA; symmetric, private
-and short keys in it are skipped).
-
-Pure: the time is passed in, and so is what fetches the key set. `Verifier` holds a process's keys and decides when to
-ask for the set again: when a token names a key it lacks, or the set is old, but never twice in `REFRESH_S`, whatever
-tokens are thrown at it. A provider that is down changes nothing for keys already here. A token whose key is not here is
-refused only after a fetch that began after the token came has succeeded; until then it may be signed with a key that
-the provider has just begun to use, and is `Unavailable` (a refusal would log its user out). When tokens came is kept
-for the last `MAX_PENDING` of them; one that a flood pushes out is `Unavailable` once more.
+Invariants
+- The key decides the algorithm: the token's header only selects a key, and a key is used only with its own algorithm.
+  So `none` is never accepted, and no HMAC is checked with a public key. Keys come from `LINNET_JWT_SECRET` (HS256) and
+  the provider's key set (`LINNET_JWKS_URL`: RS256, ES256, EdDSA; symmetric, private and short keys are skipped).
+- Time and the fetch of the key set are passed in. `Verifier` fetches the set again if a token names an unknown key or
+  the set is old, at most once in `REFRESH_S`. A failed fetch leaves the present keys as they are.
+- A token with an unknown key is refused only after a fetch has succeeded that began after the token arrived. Until then
+  it is `Unavailable`, because the provider may have just begun to use the key and a refusal would log the user out. The
+  arrival times of the last `MAX_PENDING` such tokens are kept; a token that a flood evicts is `Unavailable` once more.
 """
 
 from __future__ import annotations
@@ -48,11 +47,11 @@ MIN_RSA_BITS: Final = 2048
 REFRESH_S: Final = 5.0
 MAX_AGE_S: Final = 600.0
 MAX_PENDING: Final = 1024
-TICK_S: Final = 0.01  # by which a timer may be early
-AFTER_S: Final = 0.5  # what a client waits beyond the moment at which the next fetch may begin
+TICK_S: Final = 0.01  # the most by which a timer may be early
+AFTER_S: Final = 0.5  # time for the fetch itself: a client waits it in addition to the time until the fetch may begin
 NEVER: Final = float("-inf")
-CLOCKS_RETRY_S: Final = 5.0  # by then another node may be asked, or the clocks agree
-LEEWAY_MS: Final = 1000  # for `nbf` alone: the issuer's clock may be ahead; an expiry that has passed has passed
+CLOCKS_RETRY_S: Final = 5.0  # after this time the client may reach another node, or the clocks agree
+LEEWAY_MS: Final = 1000  # for `nbf` only, because the issuer's clock may be ahead; `exp` has no leeway
 
 _ALGORITHMS: Final = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
 _PROVIDERS: Final = frozenset(_ALGORITHMS.values())
@@ -61,14 +60,14 @@ log = logging.getLogger("linnet.tokens")
 
 
 class Identity(Struct, frozen=True):
-    """A user, and until when (ms since the epoch) this is vouched for."""
+    """The user of a token, and the token's expiry (ms since the epoch)."""
 
     user: str
     expires_at: int
 
 
 class Key(Struct, frozen=True):
-    """A key that checks signatures of one algorithm; `kid` is empty when its origin gave it none."""
+    """A key that checks signatures of one algorithm; `kid` is empty if the key set gave it none."""
 
     kid: str
     algorithm: str
@@ -76,15 +75,15 @@ class Key(Struct, frozen=True):
 
 
 class Rules(Struct, frozen=True):
-    """What a token must contain beside user and expiry; an empty audience or issuer is not checked."""
+    """The claims that a token must contain beside its expiry; an empty audience or issuer is not checked."""
 
     audience: str = ""
     issuer: str = ""
-    user_claim: str = "sub"  # of the provider's tokens
+    user_claim: str = "sub"  # in the provider's tokens
 
 
 class UnknownKey(Unauthorized):
-    """No key here fits the token's header: forged, or signed with a key the provider has just begun to use."""
+    """No known key fits the token's header: it is forged, or signed with a key that the provider has just added."""
 
 
 class _Header(Struct, frozen=True):
@@ -119,14 +118,14 @@ def secret_key(secret: str) -> Key:
 
 
 def key_set(document: bytes) -> tuple[Key, ...]:
-    """The usable keys of a JWKS; ValueError when it is none, or has none."""
+    """The usable keys of a JWKS; ValueError if the document is not a JWKS or has no usable key."""
     try:
         found = _set(document).keys
     except msgspec.DecodeError as error:
         raise ValueError(f"not a key set: {error}") from None
     keys = tuple(key for jwk in found[:MAX_KEYS] if (key := _public_key(jwk)) is not None)
     if not keys:
-        raise ValueError("a key set without a key for RS256, ES256 or EdDSA")
+        raise ValueError("the key set has no key for RS256, ES256 or EdDSA")
     return keys
 
 
@@ -138,7 +137,7 @@ def _public_key(jwk: dict[str, Any]) -> Key | None:
     kid = jwk.get("kid", "")
     try:
         made = PyJWK(jwk, algorithm)
-    except (PyJWTError, ValueError, TypeError, KeyError, AttributeError):  # whatever a malformed member makes of it
+    except (PyJWTError, ValueError, TypeError, KeyError, AttributeError):  # PyJWT raises all of these for bad members
         return None
     if not isinstance(kid, str) or (kind == "RSA" and made.key.key_size < MIN_RSA_BITS):
         return None
@@ -146,9 +145,9 @@ def _public_key(jwk: dict[str, Any]) -> Key | None:
 
 
 def verify(token: str, keys: tuple[Key, ...], rules: Rules, *moments_ms: int) -> Identity:
-    """Who the token speaks for at these moments; else `Unauthorized`, `TokenExpired` or `UnknownKey`.
+    """The identity of a token that is valid at these moments; else `Unauthorized`, `TokenExpired` or `UnknownKey`.
 
-    `Unavailable` if it is valid at some of them only: which of them is now is not known.
+    `Unavailable` if it is valid at only one of them, because it is not known which of them is the present time.
     """
     user, claims = _authentic(token, keys, rules)
     expires_at = int(claims.exp * 1000)
@@ -157,7 +156,7 @@ def verify(token: str, keys: tuple[Key, ...], rules: Rules, *moments_ms: int) ->
         return Identity(user, min(expires_at, MAX_INTEGER))
     if len(refusals) < len(moments_ms):
         raise Unavailable(
-            "the clocks of this node and of Redis do not agree whether the token is valid", CLOCKS_RETRY_S
+            "the token is valid by only one of the clocks of this node and of Redis: try again", CLOCKS_RETRY_S
         )
     raise refusals[0]
 
@@ -169,7 +168,7 @@ def _refused_at(now_ms: int, claims: _Claims, expires_at: int) -> Unauthorized |
 
 
 def _authentic(token: str, keys: tuple[Key, ...], rules: Rules) -> tuple[str, _Claims]:
-    """User and claims of a token that was issued for this deployment, whatever the time."""
+    """User and claims of a token that was issued for this deployment; its times are not checked."""
     payload, key = _signed(token, keys)
     claims = _read_claims(payload)
     if rules.issuer and claims.iss != rules.issuer:
@@ -180,7 +179,7 @@ def _authentic(token: str, keys: tuple[Key, ...], rules: Rules) -> tuple[str, _C
         subject = claims.sub if rules.user_claim == "sub" else _object(payload).get(rules.user_claim)
         return _user_of(subject, rules.user_claim), claims
     if not (isinstance(claims.sub, str) and is_name(claims.sub)):
-        raise Unauthorized("the token's claims: `sub` must be the name of a user")
+        raise Unauthorized("the token's claims: `sub` must be a user name")
     return claims.sub, claims
 
 
@@ -194,12 +193,12 @@ def _user_of(subject: Any, claim: str) -> str:
 
 
 def mapped(subject: str) -> str:
-    """The name of the user whose claim is no Linnet name."""
+    """The name of a user whose claim is no Linnet name."""
     return MAPPED + sha256(subject.encode()).hexdigest()[:MAPPED_DIGITS]
 
 
 def _signed(token: str, keys: tuple[Key, ...]) -> tuple[bytes, Key]:
-    """The payload and its key, once a key that fits the header has confirmed the signature."""
+    """The payload, and the key that fits the header and has confirmed the signature."""
     header = _read_header(token)
     fitting = [k for k in keys if k.algorithm == header.alg and (not k.kid or not header.kid or k.kid == header.kid)]
     for key in fitting:
@@ -208,9 +207,9 @@ def _signed(token: str, keys: tuple[Key, ...]) -> tuple[bytes, Key]:
         except PyJWTError:
             continue
         return payload, key
-    # A new key of the provider may have confirmed it, unless the key that the header names is here.
+    # If the key that the header names is known, the signature is wrong. Else the provider may have a new key.
     if header.alg in _PROVIDERS and not any(key.kid == header.kid != "" for key in fitting):
-        raise UnknownKey("the token is not signed with a key that is known here")
+        raise UnknownKey("the token must be signed with a known key")
     raise Unauthorized("the token's signature is wrong")
 
 
@@ -237,7 +236,7 @@ def _read_claims(payload: bytes) -> _Claims:
 
 
 def issue(user: str, settings: Settings, now_ms: int) -> tuple[str, int]:
-    """A token of our own for the user, and when (ms) it expires."""
+    """Issue a token for the user, signed with `LINNET_JWT_SECRET`; return it and its expiry (ms)."""
     issued = now_ms // 1000
     claims: dict[str, Any] = {"sub": user, "iat": issued, "exp": issued + max(1, round(settings.token_ttl_s))}
     if settings.jwt_audience:
@@ -252,7 +251,7 @@ Fetch = Callable[[], Awaitable[bytes]]
 
 
 class Verifier:
-    """A process's keys. `fetch` gets the provider's key set, within a time and size of its own; it raises OSError."""
+    """The keys of a process. `fetch` gets the provider's key set, limits its own time and size, and raises OSError."""
 
     def __init__(
         self,
@@ -267,71 +266,73 @@ class Verifier:
         self._rules = Rules(settings.jwt_audience, settings.jwt_issuer, settings.jwt_user_claim)
         self._fetch = fetch if settings.jwks_url else None
         self._clock = clock
-        self._asked_at = self._fetched_at = NEVER
-        self._current_from = NEVER  # when the fetch began that brought the keys here
-        self._asking: asyncio.Task[None] | None = None
-        self._again: asyncio.TimerHandle | None = None
-        self._pending: dict[bytes, float] = {}  # when a token of an unknown key came first, by its digest; oldest first
+        self._fetch_began_at = self._fetched_at = NEVER
+        self._current_from = NEVER  # start of the fetch that got the present keys
+        self._fetching: asyncio.Task[None] | None = None
+        self._fetch_timer: asyncio.TimerHandle | None = None
+        self._pending: dict[bytes, float] = {}  # first arrival of tokens with unknown keys, by digest; oldest first
 
     def check(self, token: str, now_ms: int) -> Identity:
-        """At once, with the keys that are here. `UnknownKey` means that `identity` may know more."""
+        """Check the token with the present keys. After `UnknownKey`, `identity` may succeed."""
         if self._fetch is not None and self._clock() - self._fetched_at > MAX_AGE_S:
-            self._ask(self._fetch)
+            self._start_fetch(self._fetch)
         return verify(token, self._keys, self._rules, *self.clocks.moments(now_ms))
 
     def once_issued_to(self, token: str) -> str | None:
-        """The user that a token was issued to, even if it has expired; None if it is not authentic by the keys here.
+        """The user that a token was issued to, even if it has expired; None if no present key has signed it.
 
-        This proves that its holder was that user once, and gives no rights."""
+        This proves that its holder was that user once, and gives no rights.
+        """
         try:
             return _authentic(token, self._keys, self._rules)[0]
         except Unauthorized:
             return None
 
     async def identity(self, token: str, now_ms: int) -> Identity:
-        """As `check`, after asking the provider where that may help."""
+        """Check the token as `check` does; if its key is unknown, fetch the provider's key set first."""
         try:
             return self.check(token, now_ms)
         except UnknownKey:
             if (fetch := self._fetch) is None:
                 raise
         digest = sha256(token.encode()).digest()
-        came_at = self._pending.pop(digest, self._clock())
-        if came_at > self._current_from and (asking := self._ask(fetch)) is not None:
-            await asyncio.wait({asking})
+        arrived_at = self._pending.pop(digest, self._clock())
+        if arrived_at > self._current_from and (fetching := self._start_fetch(fetch)) is not None:
+            await asyncio.wait({fetching})
         try:
             return self.check(token, now_ms)
         except UnknownKey:
-            if came_at <= self._current_from:
+            if arrived_at <= self._current_from:
                 raise
-        self._pending[digest] = came_at
+        self._pending[digest] = arrived_at
         if len(self._pending) > MAX_PENDING:
             del self._pending[next(iter(self._pending))]
         raise Unavailable(
-            "the key of this token is not known yet; the identity provider is asked", self._ask_again(fetch)
+            "the key of this token is not known yet: try again after the next fetch of the identity provider's keys",
+            self._schedule_fetch(fetch),
         )
 
-    def _ask_again(self, fetch: Fetch) -> float:
-        """In how many seconds the answer of a fetch that has yet to begin may be here; it begins by itself."""
-        wait_s = max(0.0, self._asked_at + REFRESH_S - self._clock())
-        if self._again is None:
-            self._again = asyncio.get_running_loop().call_later(wait_s + TICK_S, self._begin_again, fetch)
+    def _schedule_fetch(self, fetch: Fetch) -> float:
+        """Schedule the next fetch unless one is scheduled; return the seconds after which its keys should be known."""
+        wait_s = max(0.0, self._fetch_began_at + REFRESH_S - self._clock())
+        if self._fetch_timer is None:
+            self._fetch_timer = asyncio.get_running_loop().call_later(wait_s + TICK_S, self._fetch_if_pending, fetch)
         return round(wait_s + AFTER_S, 3)
 
-    def _begin_again(self, fetch: Fetch) -> None:
-        self._again = None
+    def _fetch_if_pending(self, fetch: Fetch) -> None:
+        self._fetch_timer = None
         if self._pending:
-            self._ask(fetch)
+            self._start_fetch(fetch)
 
-    def _ask(self, fetch: Fetch) -> asyncio.Task[None] | None:
-        """The fetch of the key set that is running; None if there is none and the last began within `REFRESH_S`."""
-        if self._asking is None and self._clock() - self._asked_at >= REFRESH_S:
-            self._asked_at = self._clock()
-            self._asking = asyncio.create_task(self._fetch_keys(fetch))
-        return self._asking
+    def _start_fetch(self, fetch: Fetch) -> asyncio.Task[None] | None:
+        """The fetch that is running, or a new one; None if none is running and the last began within `REFRESH_S`."""
+        if self._fetching is None and self._clock() - self._fetch_began_at >= REFRESH_S:
+            self._fetch_began_at = self._clock()
+            self._fetching = asyncio.create_task(self._fetch_keys(fetch))
+        return self._fetching
 
     async def _fetch_keys(self, fetch: Fetch) -> None:
-        """Replace the provider's keys; on any failure keep those that are here."""
+        """Replace the provider's keys; keep the present ones if the fetch fails."""
         began = self._clock()
         try:
             self._keys = (*self._own, *key_set(await fetch()))
@@ -339,6 +340,6 @@ class Verifier:
             metrics.JWKS_FETCHES.labels("ok").inc()
         except (OSError, ValueError) as error:
             metrics.JWKS_FETCHES.labels("failed").inc()
-            log.warning("the identity provider's key set: %s: %s", type(error).__name__, error)
+            log.warning("could not fetch the identity provider's key set: %s: %s", type(error).__name__, error)
         finally:
-            self._asking = None
+            self._fetching = None

@@ -1,9 +1,9 @@
-"""The client's wire: commands and events as typed structs, and the two codecs.
+"""The client protocol: commands and events as typed structs, and the two codecs.
 
-A command is one JSON object (text frame) or one msgpack map (binary frame) whose `type` names it. Decoding decides
-what is valid: a handler never checks a field again; what a body may hold stands in `packing.py`. The JSON Schema that
-is served is generated from these structs. Events that stand in a log are not encoded from their struct here but stamped
-(`stamp.py`), once for all readers.
+A command is one JSON object (text frame) or one msgpack map (binary frame) whose `type` names it. Decoding validates
+all fields, so handlers do not check them again; `packing.py` validates bodies. The JSON Schema that is served is
+generated from these structs. Events of a log are not encoded from their struct here: `stamp.py` makes their bytes once
+for all readers.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ HISTORY_LIMIT: Final = 200
 PRESENCE_LIMIT: Final = 200
 WELCOME_LIMIT: Final = 200
 
-# The lookahead refuses a newline at the end, which `$` alone lets pass in Python; it says nothing in ECMAScript.
+# In Python `$` alone accepts a newline at the end, so the lookahead refuses it; in ECMAScript it has no effect.
 NAME_PATTERN: Final = r"^[A-Za-z0-9._-]{1,64}$(?!\n)"
 
 _name = re.compile(NAME_PATTERN)
 
-MAPPED: Final = "ext--"  # how the names of users begin whose claim at the identity provider is no name of ours
+MAPPED: Final = "ext--"  # prefix of user names that are made from a claim that is no Linnet name (`tokens.mapped`)
 Name = Annotated[str, Meta(pattern=NAME_PATTERN, description="A user or device: 1-64 of A-Z a-z 0-9 . _ -")]
 ConversationId = Annotated[str, Meta(min_length=1, max_length=160, description="Made by the server, opaque.")]
 Target = Annotated[str, Meta(min_length=1, max_length=160, description="A conversation id, or @user.")]
@@ -48,7 +48,7 @@ def is_name(text: str) -> bool:
 
 
 class Command(Struct, tag_field="type", kw_only=True, frozen=True):
-    """Base of all commands; `id` comes back with the direct answer."""
+    """Base of all commands; the direct answer repeats their `id`."""
 
     id: CommandId = None
 
@@ -140,7 +140,7 @@ class Event(Struct, tag_field="type", kw_only=True, frozen=True, omit_defaults=T
 
 
 class Answer(Event, frozen=True, kw_only=True):
-    """Base of direct answers: `id` is the command's, left out when it had none."""
+    """Base of direct answers: `id` is the command's, and left out if the command has none."""
 
     id: CommandId = None
 
@@ -153,11 +153,11 @@ class Limits(Struct, frozen=True):
 
 
 class ConversationState(Struct, kw_only=True, frozen=True, omit_defaults=True):
-    """One conversation as a device finds it: `cursor` what the device has, `read` what the user has read.
+    """One conversation of a device: the device has all events up to `cursor`, the user has read up to `read`.
 
-    With `gone` there is nothing but the `reason`: `deleted`, `removed` (the user is no member any more) or
-    `user_deleted` (the other user of a direct conversation). It is repeated at every `hello` until the device acks the
-    conversation.
+    If `gone` is true, the only other field is the `reason`: `deleted`, `removed` (the user is no longer a member) or
+    `user_deleted` (the other user of a direct conversation). The entry is repeated at every `hello` until the device
+    acks the conversation.
     """
 
     conversation: str
@@ -186,14 +186,14 @@ class Welcome(Answer, tag="welcome", frozen=True, kw_only=True):
 
 
 class ConversationsEvent(Event, tag="conversations", frozen=True, kw_only=True):
-    """Further conversations after `welcome`, one that the user has just come into, or one that is gone."""
+    """Further conversations after `welcome`, one that the user was just added to, or one that is gone."""
 
     conversations: list[ConversationState]
     more: bool
 
 
 class Logged(Event, frozen=True, kw_only=True):
-    """Base of what stands in a conversation's log: `prev` is the seq before this one, `count` the messages so far."""
+    """Base of the events in a conversation's log: `prev` is the seq before this one, `count` the messages so far."""
 
     conversation: str
     seq: int
@@ -206,7 +206,7 @@ class Logged(Event, frozen=True, kw_only=True):
 
 
 class MessageEvent(Logged, tag="message", frozen=True, kw_only=True):
-    """`server`: a backend wrote it in the name of the user, who has therefore not read up to it."""
+    """A message. If `server` is true, a backend wrote it in the user's name, so it does not move their read mark."""
 
     media: str
     body: Any
@@ -236,7 +236,7 @@ class MemberEvent(Logged, tag="member", frozen=True, kw_only=True):
 
 
 class TitleEvent(Logged, tag="title", frozen=True, kw_only=True):
-    """The title, changed or not, with what else of the conversation has changed."""
+    """A change of the title or of `reacting`; the title is given even if it has not changed."""
 
     title: str
     reacting: str | None = None
@@ -262,7 +262,7 @@ class TypingEvent(Event, tag="typing", frozen=True, kw_only=True):
 
 
 class PresenceState(Struct, frozen=True):
-    """`last_seen` is milliseconds since the epoch; null for a user who was never here."""
+    """A user's presence; `last_seen` is in milliseconds since the epoch, null for a user who was never online."""
 
     online: bool
     last_seen: int | None
@@ -273,7 +273,7 @@ class PresenceEvent(Answer, tag="presence", frozen=True, kw_only=True):
 
 
 class GapEvent(Event, tag="gap", frozen=True, kw_only=True):
-    """Events from `from` to `to`, both included, are not to be had any more (`expired`) or never were (`failover`)."""
+    """Events from `from` to `to`, both included, were trimmed (`expired`) or lost in a failover (`failover`)."""
 
     conversation: str
     from_: int = field(name="from")
@@ -290,7 +290,7 @@ class Ok(Answer, tag="ok", frozen=True, kw_only=True):
 
 
 class HistoryEvent(Answer, tag="history", frozen=True, kw_only=True):
-    """`events` are given as `msgspec.Raw` of the codec's own form of the log's bytes: nothing is encoded again."""
+    """A page of a log. `events` are `msgspec.Raw` of the log's bytes in the codec's form, so none is encoded again."""
 
     conversation: str
     events: list[Any]
@@ -302,7 +302,7 @@ class Pong(Answer, tag="pong", frozen=True, kw_only=True):
 
 
 class ErrorEvent(Answer, tag="error", frozen=True, kw_only=True):
-    """`reason` and `next` explain the `conflict` of an `n` (`errors.Conflict`)."""
+    """An error; `reason` and `next` explain the `conflict` of an `n` (`errors.Conflict`)."""
 
     code: str
     message: str
@@ -335,9 +335,9 @@ Events = (
 
 
 class Codec:
-    """One wire form: its name, subprotocol and kind of frame, and what turns commands and events from and into it.
+    """One encoding of the protocol: its name, subprotocol, kind of frame, decoder and encoders.
 
-    `encode` gives an event's payload, `logged` that of a logged event, given as the log's msgpack bytes.
+    `encode` returns the payload of an event struct, `logged` that of a logged event's msgpack bytes.
     """
 
     __slots__ = ("_decode", "encode", "logged", "name", "subprotocol", "text")
@@ -358,18 +358,18 @@ class Codec:
         self.logged = logged
 
     def decode(self, data: bytes) -> Commands:
-        """The command; `BadFrame` if it is not one value of this form, `BadCommand` if that is no command."""
+        """The command; `BadFrame` if the data is not one value of this encoding, `BadCommand` if it is no command."""
         try:
             return self._decode(data)
         except msgspec.ValidationError as error:
             raise BadCommand(str(error)) from None
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise BadFrame(f"not one {self.name} value") from None
+            raise BadFrame(f"a frame must contain exactly one {self.name} value") from None
         except RecursionError:
-            raise BadCommand(f"values may be {MAX_DEPTH} deep") from None
+            raise BadCommand(f"values must be at most {MAX_DEPTH} deep") from None
 
 
-def _as_it_is(packed: bytes) -> bytes:
+def _identity(packed: bytes) -> bytes:
     return packed
 
 
@@ -377,7 +377,7 @@ _json: Final = tolerant(msgspec.json.Decoder(Commands).decode, from_json, Comman
 _msgpack: Final = tolerant(msgspec.msgpack.Decoder(Commands).decode, unpack, Commands)
 
 JSON: Final = Codec("json", True, _json, to_json, json_of_packed)
-MSGPACK: Final = Codec("msgpack", False, _msgpack, pack, _as_it_is)
+MSGPACK: Final = Codec("msgpack", False, _msgpack, pack, _identity)
 CODECS: Final[dict[str, Codec]] = {codec.subprotocol: codec for codec in (JSON, MSGPACK)}
 
 

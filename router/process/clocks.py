@@ -28,7 +28,7 @@ class ClockWatch:
     async def look(self) -> None:
         asked = self._clocks.now()
         redis_ms = await self._client.clock_ms()
-        self._clocks.heard(redis_ms, asked, self._clocks.now())
+        self._clocks.received(redis_ms, asked, self._clocks.now())
         self.show()
 
     def show(self) -> None:

@@ -30,7 +30,7 @@ def as_json(value: Any) -> Any:
 
 
 def encoded(codec: wire.Codec, value: Any) -> bytes:
-    """As a client in another language would write it: by no code of ours."""
+    """Bytes as a client in another language would write them, made without Linnet's encoders."""
     packed: bytes = json.dumps(as_json(value)).encode() if codec.text else msgpack.packb(value)
     return packed
 

@@ -1,4 +1,4 @@
-"""The one table from what goes wrong to what a client sees."""
+"""The table from errors to the codes that a client receives."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def refusals(base: type[LinnetError] = LinnetError) -> Iterator[type[LinnetError
         yield from refusals(kind)
 
 
-def test_every_public_code_has_its_class_and_every_class_a_public_code() -> None:
-    """`FunctionError` alone is nobody's but the store's, and becomes `internal` if it should get out."""
+def test_every_public_code_has_one_class() -> None:
+    """Only the store raises `FunctionError`; if one leaves the store, it becomes `internal`."""
     codes = [kind.code for kind in refusals() if kind is not FunctionError]
     assert sorted(codes) == sorted(PUBLIC | HTTP_ONLY)
     assert FunctionError("X").code == "internal"
@@ -45,12 +45,12 @@ def test_every_public_code_has_its_class_and_every_class_a_public_code() -> None
      "too_large": 413, "rate_limited": 429, "unavailable": 503, "conflict": 409, "internal": 500}.items(),
 )  # fmt: skip
 def test_every_code_has_its_status(code: str, status: int) -> None:
-    """As the HTTP API promises."""
+    """The HTTP API promises these statuses."""
     assert [kind.status for kind in refusals() if kind.code == code and kind is not FunctionError] == [status]
 
 
-def test_an_error_says_something_even_without_a_message() -> None:
-    """And never anything that was not given to it."""
+def test_error_without_a_message_names_its_code() -> None:
+    """The text contains only the code."""
     assert (str(errors.NotFound()), errors.NotFound().message) == ("not_found", "not found")
     error = errors.RateLimited("slower", 1.5)
     assert (str(error), error.message, error.retry_after) == ("slower", "slower", 1.5)
@@ -63,35 +63,35 @@ def test_an_error_says_something_even_without_a_message() -> None:
      ("CONFLICT", "why", "conflict"), ("BLOCKED", "", "blocked"), ("BADCOMMAND", "why", "bad_command"),
      ("ERR", "user_script:12: secret", "internal")],
 )  # fmt: skip
-def test_a_functions_reply_becomes_the_clients_error(reply: str, detail: str, code: str) -> None:
-    """What a script says of itself stays inside."""
+def test_reply_of_a_function_becomes_the_clients_error(reply: str, detail: str, code: str) -> None:
+    """The function's own words are not shown to the client."""
     error = from_function(FunctionError(reply, detail))
     assert error.code == code
     assert "secret" not in error.message
     assert error.retry_after == (1.5 if reply == "RATE" else None)
 
 
-def test_whatever_is_no_functions_reply_stays_or_is_a_bug() -> None:
+def test_error_that_is_no_functions_reply_stays_or_becomes_internal() -> None:
     unavailable = Unavailable("later", 1.0)
     assert from_function(unavailable) is unavailable
     assert isinstance(from_function(ValueError("secret")), Internal)
 
 
-def test_every_code_that_a_function_fails_with_is_known() -> None:
-    """Whoever adds a code in Lua adds its row. OOM is Redis's own, and means later (pipeline.py)."""
+def test_every_code_of_the_lua_functions_is_mapped() -> None:
+    """A new code in Lua needs its row in `from_function`. OOM is Redis's own and means a retry later (pipeline.py)."""
     said = {code for path in FUNCTIONS.glob("*.lua") for code in re.findall(r"fail\('(\w+)'", path.read_text())}
     unknown = {code for code in said - {"OOM"} if isinstance(from_function(FunctionError(code, "1")), Internal)}
     assert said
     assert unknown == set()
 
 
-def test_the_close_codes_are_the_published_ones() -> None:
-    """Clients decide by them whether to come back: none is added, changed or lost by the way."""
+def test_close_codes_are_the_published_ones() -> None:
+    """Clients decide by them whether to reconnect, so none may be added, changed or removed by accident."""
     assert {value for name, value in vars(errors).items() if name.startswith("CLOSE_") and name != "CLOSE_OF"} == CLOSES
 
 
-def test_a_refused_hello_closes_as_its_code_says() -> None:
-    """4000 to 4008: come back. 44xx and 45xx: not with this token. What cannot be refused so is a bug: 1011."""
+def test_refused_hello_closes_with_the_code_of_its_error() -> None:
+    """4000 to 4008: reconnect. 44xx and 45xx: not with this token. Every other error is a bug: 1011."""
     assert errors.CLOSE_OF.keys() <= PUBLIC
     assert {code for code in errors.CLOSE_OF if 4000 <= errors.CLOSE_OF[code] < 4100} == {"unavailable", "rate_limited"}
     final = {"unauthorized": 4500, "token_expired": 4501, "blocked": 4502, "conflict": 4409, "bad_command": 4503}
@@ -100,6 +100,6 @@ def test_a_refused_hello_closes_as_its_code_says() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "reason"), [(0.1, "0.1"), (1.23456, "1.23"), (10.0, "10"), (120.0, "120")])
-def test_the_reason_of_a_close_says_when_to_come_back(seconds: float, reason: str) -> None:
+def test_close_reason_says_when_to_reconnect(seconds: float, reason: str) -> None:
     """A close reason has 123 bytes at most."""
     assert errors.retry_reason(seconds) == f"retry_after={reason}"

@@ -1,7 +1,7 @@
-"""Integers that arrive as floats, from clients whose language or library knows no other number.
+"""Integers that arrive as floats, from clients whose language or library has no integers.
 
-`clients/golden.json` holds what real libraries wrote of `clients/commands.json`. If Node with npm, or Go, is present,
-the tests let them write it again. After a change of commands or locks, run `python -m tests.contract.test_integers`.
+`clients/golden.json` contains `clients/commands.json` as real libraries encode it. If Node with npm, or Go, is present,
+the tests encode it again and compare. After a change of commands or locks run `python -m tests.contract.test_integers`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def expected() -> list[wire.Commands]:
 
 
 def javascript(folder: Path) -> dict[str, Any]:
-    """What Node's libraries make of the commands and of EVENT."""
+    """The commands and EVENT as Node's libraries encode them."""
     for name in ("package.json", "package-lock.json", ".npmrc", "encode.mjs", "commands.json"):
         shutil.copy(CLIENTS / name, folder)
     ci = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefer-offline"]
@@ -52,7 +52,7 @@ def javascript(folder: Path) -> dict[str, Any]:
 
 
 def go(folder: Path) -> dict[str, list[str]]:
-    """What Go's library makes of the commands."""
+    """The commands as Go's library encodes them."""
     for name in ("go.mod", "go.sum", "encode.go", "commands.json"):
         shutil.copy(CLIENTS / name, folder)
     ran = subprocess.run(["go", "run", "."], cwd=folder, capture_output=True, text=True, timeout=80, check=False)
@@ -66,16 +66,16 @@ def go(folder: Path) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("client", golden())
-def test_commands_of_a_real_client_have_their_integers(client: str) -> None:
-    """Every command that the library wrote is the command that was meant, n and seqs to the last digit."""
+def test_commands_of_other_languages_keep_their_integers(client: str) -> None:
+    """Each command that the library wrote is decoded as it was meant, n and seqs to the last digit."""
     written = [wire.MSGPACK.decode(bytes.fromhex(packed)) for packed in golden()[client]]
     assert written == expected()
     integer_fields = [getattr(command, name) for command in written for name in ("n", "seq") if hasattr(command, name)]
     assert {type(number) for number in integer_fields} == {int}
 
 
-def test_golden_bytes_hold_floats_where_libraries_write_floats() -> None:
-    """Else the test above would prove nothing."""
+def test_golden_bytes_contain_floats_where_libraries_write_floats() -> None:
+    """Otherwise the test above would prove nothing."""
     as_floats = {
         client for client, packed in golden().items() if type(msgpack.unpackb(bytes.fromhex(packed[1]))["n"]) is float
     }
@@ -84,7 +84,7 @@ def test_golden_bytes_hold_floats_where_libraries_write_floats() -> None:
 
 @pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="Node.js with npm is not installed")
 def test_javascript_libraries_write_the_golden_bytes_and_read_events(tmp_path: Path) -> None:
-    """The golden bytes are not ours; and each library reads the numbers of an event exactly."""
+    """The golden bytes come from these libraries, and each library reads the numbers of an event exactly."""
     for client, found in javascript(tmp_path).items():
         assert found["commands"] == golden()[client]
         assert found["read"] == {**NUMBERS, "n": 1764252000000000}
@@ -107,7 +107,7 @@ def test_float_that_is_no_integer_in_range_is_bad_command(codec: wire.Codec, num
 
 
 @both
-def test_bounds_hold_for_integers_that_come_as_floats(codec: wire.Codec) -> None:
+def test_bounds_apply_to_integers_sent_as_floats(codec: wire.Codec) -> None:
     for command in (
         {"type": "send", "to": "@bob", "n": 0.0, "body": 1},
         {"type": "history", "conversation": GROUP, "limit": 201.0},
@@ -147,8 +147,8 @@ def test_nested_structs_are_repaired_and_floats_are_left() -> None:
     assert not integers.repair(value, Outer)
 
 
-def test_what_cannot_be_repaired_is_refused_as_it_came() -> None:
-    """The refusal names what was wrong first, whatever else is in the value."""
+def test_value_that_cannot_be_repaired_is_refused_with_the_first_error() -> None:
+    """The error names the first fault, whatever else the value contains."""
     for data in (b"[]", b"\x81\x81\x01\x02\x03", b"\xcb"):
         with pytest.raises(LinnetError):
             wire.MSGPACK.decode(data)

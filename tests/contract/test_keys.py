@@ -1,4 +1,4 @@
-"""Keys and channels: one hash tag for all that one function touches, and nothing of a client's in it unchecked."""
+"""Keys and channels: one hash tag for all keys of a function, and no unchecked text of a client in a key."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ USER_KEYS: tuple[Callable[[str], str], ...] = (
 
 
 def tag(key: str) -> str:
-    """The hash tag as Redis Cluster sees it: between the first brace and the next closing one."""
+    """The hash tag as Redis Cluster finds it: between the first brace and the next closing one."""
     found = re.match(r"[^{]*\{([^}]+)\}", key)
     assert found
     return found[1]
 
 
 @given(NAMES, NAMES)
-def test_all_of_a_conversation_has_one_tag(user: str, other: str) -> None:
-    """Else a function could not touch it in one call; its partition's worklist has it too."""
+def test_keys_of_a_conversation_share_one_tag(user: str, other: str) -> None:
+    """Otherwise one function could not use them all; the worklist of its partition has the same tag."""
     for conv in (keys.direct(user, other), keys.new_conversation(keys.GROUP), keys.new_conversation(keys.CHANNEL)):
         part = keys.partition(conv)
         assert {tag(of(conv)) for of in CONVERSATION_KEYS} == {tag(keys.dirty(part))} == {f"c{part}"}
 
 
 @given(NAMES)
-def test_all_of_a_user_has_one_tag(user: str) -> None:
+def test_keys_of_a_user_share_one_tag(user: str) -> None:
     part = keys.partition(user)
     assert {tag(of(user)) for of in USER_KEYS} == {tag(keys.push(part))} == {f"u{part}"}
 
 
 @given(st.lists(NAMES, min_size=2, max_size=6, unique=True))
-def test_no_two_things_share_a_key(users: list[str]) -> None:
-    """Names hold no colon, so that no name and device read like another's."""
+def test_different_objects_have_different_keys(users: list[str]) -> None:
+    """Names contain no colon, so no name and device can be read as another pair."""
     made = [of(user) for user in users for of in USER_KEYS]
     made += [keys.cursor(user, device) for user in users for device in users if device != "phone"]
     made += [of(conv) for conv in {keys.direct(users[0], user) for user in users} for of in CONVERSATION_KEYS]
@@ -54,14 +54,14 @@ def test_no_two_things_share_a_key(users: list[str]) -> None:
 
 
 def test_partitions_never_change() -> None:
-    """Golden: another hash, or another number of partitions, would lose every conversation there is."""
+    """Golden: with another hash or number of partitions every stored conversation would be lost."""
     assert (keys.PARTITIONS, keys.PLAIN, keys.MOVING, keys.OWN) == (256, "1", "1-2", "2")
     assert [keys.partition(name) for name in ("ann", "bob", "d:ann:bob", GROUP)] == [115, 64, 115, 20]
     assert keys.log(GROUP) == "{c20}:log:g:0123456789012345678901"
     assert keys.cursor("ann", "phone") == "{u115}:cursor:ann:phone"
 
 
-def test_partitions_are_even() -> None:
+def test_conversations_spread_evenly_over_partitions() -> None:
     """A partition is a share of a shard's load."""
     counts = [0] * keys.PARTITIONS
     for i in range(25_600):
@@ -72,7 +72,7 @@ def test_partitions_are_even() -> None:
 
 @given(NAMES, NAMES)
 def test_two_users_have_one_direct_conversation(user: str, other: str) -> None:
-    """Whoever of them says it; and each finds the other in it."""
+    """Both orders of the two names give the same id, and each user finds the other in it."""
     conv = keys.direct(user, other)
     assert conv == keys.direct(other, user)
     assert keys.is_conversation(conv)
@@ -82,8 +82,8 @@ def test_two_users_have_one_direct_conversation(user: str, other: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [keys.GROUP, keys.CHANNEL])
-def test_new_ids_are_ids_and_unguessable(kind: str) -> None:
-    """128 random bits; the kind is the first letter."""
+def test_new_ids_are_valid_and_unguessable(kind: str) -> None:
+    """They contain 128 random bits; the first letter is the kind."""
     made = {keys.new_conversation(kind) for _ in range(1000)}
     assert len(made) == 1000
     assert all(keys.is_conversation(conv) and conv[0] == kind for conv in made)
@@ -96,26 +96,26 @@ def test_new_ids_are_ids_and_unguessable(kind: str) -> None:
      "g:01234567890123456789{}", "g:0123456789012345678.01", "d:ann:" + "b" * 65, "d:änn:bob", "d:ann:bob\0",
      "D:ann:bob", "d:ann:*", "d:ann:b%b", "d:ann\r\nPING:bob"],
 )  # fmt: skip
-def test_nothing_else_is_a_conversation(conv: str) -> None:
-    """What a client makes up never becomes part of a key: no brace that would move it to another slot, no newline."""
+def test_text_of_another_form_is_no_conversation(conv: str) -> None:
+    """A client's text never becomes part of a key: no brace that would move the key to another slot, no newline."""
     assert not keys.is_conversation(conv)
 
 
 @pytest.mark.parametrize("name", ["{a}", "a}", "a{b", "a:b", "a b", "a\n", "", "a" * 65, "é", "a\0", "*", "a/b", "@a"])
-def test_nothing_else_is_a_name(name: str) -> None:
+def test_text_of_another_form_is_no_name(name: str) -> None:
     assert not is_name(name)
 
 
 def test_channels_of_two_deployments_or_databases_differ() -> None:
-    """All databases of a server have one set of channels."""
+    """All databases of a server share one set of channels."""
     buses = [keys.channels(keys.OWN, f"{ident}.{database}:") for ident in ("aa", "bb") for database in (0, 1)]
     for of in ("conversation", "user", "presence", "echo"):
         assert len({getattr(bus, of)("bob") for bus in buses}) == len(buses)
 
 
 @given(NAMES)
-def test_channels_of_a_deployment_that_is_moved_are_received_by_both_names(user: str) -> None:
-    """Each step of the move receives what the step before and the step after it publish."""
+def test_channels_of_a_moving_deployment_are_received_under_both_names(user: str) -> None:
+    """A process of each step of the move receives events of the steps before and after it."""
     plain, moving, own = (keys.channels(form, "aa.0:") for form in (keys.PLAIN, keys.MOVING, keys.OWN))
     assert plain.user(user) == f"{{u{keys.partition(user)}}}:ch:{user}"
     for sender, receiver in ((plain, moving), (moving, plain), (moving, own), (own, moving), (plain, plain)):
@@ -125,7 +125,7 @@ def test_channels_of_a_deployment_that_is_moved_are_received_by_both_names(user:
         assert keys.renamed(published, receiver.bus.encode()) == wanted
 
 
-def test_names_that_differ_in_case_alone_share_a_key() -> None:
-    """And no other names do."""
+def test_names_that_differ_only_in_case_share_a_key() -> None:
+    """All other names have different keys."""
     assert keys.names("Ada.L-7") == keys.names("aDA.l-7") == f"{{u{keys.partition('ada.l-7')}}}:name:ada.l-7"
     assert keys.names("ada") != keys.names("ada.")

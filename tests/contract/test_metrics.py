@@ -1,4 +1,4 @@
-"""Metrics: Prometheus's names and units, and labels that stay few."""
+"""Metrics: Prometheus's rules for names and units, and labels with few values."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ UNBOUNDED = {
 each = pytest.mark.parametrize("metric", DECLARED.values(), ids=DECLARED)
 
 
-def test_there_are_metrics() -> None:
+def test_module_declares_metrics() -> None:
     assert len(DECLARED) > 40
 
 
 @each
-def test_names_are_as_prometheus_wants_them(metric: Any) -> None:
-    """Snake case, ours, and without the `_total` that the client adds to counters itself."""
+def test_metric_names_follow_prometheus(metric: Any) -> None:
+    """Snake case, with Linnet's prefix, and without the `_total` that the client library adds to counters."""
     assert re.fullmatch(r"linnet(_[a-z0-9]+)+", metric._name)
     assert not metric._name.endswith(("_total", "_count", "_sum", "_bucket", "_created"))
 
 
 @each
-def test_units_are_base_units_and_stand_at_the_end(metric: Any) -> None:
+def test_metric_names_end_with_their_base_unit(metric: Any) -> None:
     """Seconds, bytes, ratios: never milliseconds, kilobytes or percent; every histogram has one."""
     assert not re.search(NO_UNITS, metric._name)
     for suffix in SUFFIXES:
@@ -61,19 +61,19 @@ def test_units_are_base_units_and_stand_at_the_end(metric: Any) -> None:
 
 @each
 def test_labels_are_bounded(metric: Any) -> None:
-    """Never a label that takes a new value with each user."""
+    """No label takes a new value with each user."""
     assert not set(metric._labelnames) & UNBOUNDED
     assert len(metric._labelnames) <= 2 or metric is metrics.BUILD_INFO
 
 
 @each
-def test_every_metric_says_what_it_is(metric: Any) -> None:
+def test_every_metric_has_help(metric: Any) -> None:
     assert len(metric._documentation) > 10
     assert not metric._documentation.endswith(".")
 
 
-def test_buckets_reach_from_half_a_millisecond_to_ten_seconds() -> None:
-    """The promises are about milliseconds, the failures about seconds."""
+def test_buckets_range_from_half_a_millisecond_to_ten_seconds() -> None:
+    """The promises are about milliseconds, failures last seconds."""
     for metric in DECLARED.values():
         if isinstance(metric, Histogram):
             bounds = metric._upper_bounds
@@ -81,8 +81,8 @@ def test_buckets_reach_from_half_a_millisecond_to_ten_seconds() -> None:
             assert bounds[-2] >= 10
 
 
-def test_every_metric_is_fed() -> None:
-    """One that nobody counts shows a straight line, and somebody will believe it."""
+def test_every_metric_is_updated() -> None:
+    """A metric that no code updates would show a false constant."""
     code = "\n".join(
         path.read_text()
         for folder in ("gateway", "router")
@@ -97,7 +97,7 @@ def test_every_metric_is_fed() -> None:
 
 
 def test_counters_count_by_one_by_more_and_by_label() -> None:
-    """As the library's own do, without its checks of every call."""
+    """They count as the library's own do, without its checks in every call."""
     registry = CollectorRegistry()
     counter = metrics.Counter("things", "Of a test", ("kind",), registry=registry)
     counter.labels("a").inc()

@@ -1,4 +1,4 @@
-"""Origins: read as browsers send them, and refused where no page could ever have them."""
+"""Origins: parsed into the form that browsers send, and refused if no page can have them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from router.contract.origins import ANY, own, parse
         ("capacitor://localhost,chrome-extension://abcdef", {"capacitor://localhost", "chrome-extension://abcdef"}),
     ],
 )
-def test_origins_are_read_as_browsers_send_them(setting: str, read: set[str]) -> None:
+def test_origins_are_parsed_into_the_form_of_browsers(setting: str, read: set[str]) -> None:
     assert parse(setting) == read
 
 
@@ -34,14 +34,14 @@ def test_origins_are_read_as_browsers_send_them(setting: str, read: set[str]) ->
         "https://app.example;https://other.example",
     ],
 )  # fmt: skip
-def test_an_entry_that_never_matches_is_refused(entry: str) -> None:
-    """Beside good ones too; the text says what is expected and shows no value."""
+def test_entry_that_can_never_match_is_refused(entry: str) -> None:
+    """Also beside valid entries; the error states the expected form and does not show the value."""
     with pytest.raises(ValueError, match="expected origins") as refused:
         parse(f"https://good.example,{entry}x" if entry.endswith("\n") else f"https://good.example,{entry}")
     assert entry not in str(refused.value).replace("https://app.example, or", "")
 
 
-def test_a_host_header_may_name_the_port_that_the_scheme_implies() -> None:
+def test_host_header_may_contain_the_implied_port() -> None:
     """Browsers leave it out of the origin; some proxies write it into `Host`."""
     assert "https://app.example" in own("App.Example:443")
     assert "http://app.example" in own("app.example:80")

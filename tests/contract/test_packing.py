@@ -1,4 +1,4 @@
-"""Canonical values: what one client sends every other can read, whichever codec either speaks."""
+"""Canonical values: every client can read the values of every other, whichever codec either uses."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=5) | st.di
 
 @settings(max_examples=300, deadline=None)
 @given(VALUES)
-def test_what_goes_in_through_either_codec_comes_out_of_both(value: Any) -> None:
-    """One canonical value has one form in the log, whoever sent it, and every client reads it as it was sent."""
+def test_value_sent_in_either_codec_is_received_in_both(value: Any) -> None:
+    """A canonical value has one form in the log for both codecs, and every client reads it unchanged."""
     bodies = [
         packing.pack_body(decoded(codec, type="send", to="@b", n=1, body=value).body) for codec in wire.CODECS.values()
     ]
@@ -71,7 +71,7 @@ NOT_CANONICAL: dict[str, bytes] = {
 
 @pytest.mark.parametrize("bad", NOT_CANONICAL.values(), ids=NOT_CANONICAL)
 @pytest.mark.parametrize("around", [b"", b"\x92\x01", b"\x81\xa1a", b"\x91\x81\xa1a\x91"])
-def test_what_msgpack_lets_through_and_json_does_not_have_is_bad_command(bad: bytes, around: bytes) -> None:
+def test_msgpack_value_that_json_lacks_is_bad_command(bad: bytes, around: bytes) -> None:
     """At any depth: one such body would break every JSON client at every resume."""
     assert refused(wire.MSGPACK, packed_body(around + bad)) == "bad_command"
 
@@ -80,22 +80,22 @@ def test_what_msgpack_lets_through_and_json_does_not_have_is_bad_command(bad: by
     "bad", [b"9007199254740992", b"-9007199254740992", b"1" * 400, b"1e999", b'{"$b64":1}', b'{"$b64":"AA"}',
             b'{"$b64":"AA==","x":1}', b'[{"a":{"$b64":"A A="}}]', b'{"$b64":null}']
 )  # fmt: skip
-def test_json_that_is_not_canonical_is_bad_command(bad: bytes) -> None:
-    """Integers that lose digits elsewhere, and bytes that are none."""
+def test_json_value_that_is_not_canonical_is_bad_command(bad: bytes) -> None:
+    """Integers that lose digits in other clients, and `$b64` that is no base64."""
     assert refused(wire.JSON, b'{"type":"send","to":"@bob","n":1,"body":' + bad + b"}") == "bad_command"
 
 
 @both
 @pytest.mark.parametrize("value", ["", "AA==", base64.b64encode(bytes(range(256))).decode()])
 def test_b64_is_bytes_in_both_codecs(codec: wire.Codec, value: str) -> None:
-    """Else a msgpack client could send a map that JSON clients read as bytes."""
+    """Otherwise a msgpack client could send a map that JSON clients read as bytes."""
     body = decoded(codec, type="send", to="@b", n=1, body=[{"$b64": value}]).body
     assert packing.canonical(body) == [base64.b64decode(value)]
 
 
 @both
-def test_values_may_be_32_deep(codec: wire.Codec) -> None:
-    """32 containers around a scalar, of either kind; not one more."""
+def test_values_are_at_most_32_deep(codec: wire.Codec) -> None:
+    """32 containers around a scalar are accepted, 33 are not, for lists and maps."""
     for inner in (lambda value: [value], lambda value: {"a": value}):
         value: Any = 1
         for _ in range(32):
@@ -106,15 +106,15 @@ def test_values_may_be_32_deep(codec: wire.Codec) -> None:
         )
 
 
-def test_a_body_is_as_large_as_it_is_packed() -> None:
-    """65,536 bytes of msgpack, in whichever form it came."""
+def test_body_is_limited_by_its_packed_size() -> None:
+    """65,536 bytes of msgpack, whichever codec it was sent in."""
     assert len(packing.pack_body("x" * (packing.MAX_BODY_BYTES - 3))) == packing.MAX_BODY_BYTES
     with pytest.raises(TooLarge):
         packing.pack_body("x" * (packing.MAX_BODY_BYTES - 2))
 
 
-def test_json_of_an_event_leaves_nothing_of_msgpack() -> None:
-    """Bytes are `$b64` wherever they stand, and the text is UTF-8."""
+def test_json_of_an_event_contains_no_msgpack_types() -> None:
+    """Bytes become `$b64` at every depth, and the text is UTF-8."""
     packed = packing.pack({"body": [b"\0", {"a": b"\xff"}, b""], "ü": "ü"})
     assert json.loads(packing.json_of_packed(packed)) == {
         "body": [{"$b64": "AA=="}, {"a": {"$b64": "/w=="}}, {"$b64": ""}],

@@ -1,4 +1,4 @@
-"""Settings: what is read, what is refused, and that no refusal shows a value."""
+"""Settings: the accepted and refused values, and refusals that show no value."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def loaded(**given: str) -> Settings:
 
 
 def refusal(**given: str) -> str:
-    """The one line that an operator sees."""
+    """The line that an operator reads."""
     with pytest.raises(StartupError) as caught:
         loaded(**given)
     line = str(caught.value)
@@ -30,7 +30,7 @@ def refusal(**given: str) -> str:
 
 
 def test_defaults_serve_and_are_safe() -> None:
-    """Nothing but the secret is needed; what is not said is the careful choice."""
+    """Only the secret is required; every default is the careful choice."""
     made = loaded()
     assert made == Settings(jwt_secret=SECRET)
     assert (made.durability, made.redis_mode) == ("fsync", "standalone")
@@ -48,28 +48,28 @@ def test_every_setting_has_a_default_and_a_description() -> None:
         assert not meta.description.endswith("."), name
 
 
-def test_values_are_read_by_type() -> None:
+def test_values_are_converted_by_type() -> None:
     made = loaded(heartbeat_s="2.5", send_burst="7", accounts="false", redis_mode="standalone", origins="https://a, *")
     assert (made.heartbeat_s, made.send_burst, made.accounts, made.origins) == (2.5, 7, False, "https://a, *")
 
 
-def test_a_file_holds_the_value(tmp_path: Path) -> None:
-    """The way orchestrators mount secrets; what an editor left at its end is no part of it."""
+def test_file_contains_the_value(tmp_path: Path) -> None:
+    """Orchestrators mount secrets as files; a newline that an editor left at the end is not part of the value."""
     path = tmp_path / "secret"
     path.write_text(f"{SECRET}é\n")
     assert load({"LINNET_JWT_SECRET_FILE": str(path)}).jwt_secret == f"{SECRET}é"
 
 
 @pytest.mark.parametrize("content", [None, b"\xff" * 40])
-def test_a_file_that_cannot_be_read_stops_the_start(tmp_path: Path, content: bytes | None) -> None:
+def test_unreadable_file_stops_the_start(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "missing-or-binary"
     if content:
         path.write_bytes(content)
     assert refusal(server_key_file=str(path)).startswith("LINNET_SERVER_KEY_FILE: ")
 
 
-def test_a_value_and_a_file_of_it_are_one_too_many(tmp_path: Path) -> None:
-    """Which of the two was meant is not for us to guess."""
+def test_value_and_file_of_one_setting_are_refused(tmp_path: Path) -> None:
+    """The process cannot know which of the two was meant."""
     path = tmp_path / "secret"
     path.write_text("t" * 32)
     assert refusal(jwt_secret_file=str(path)) == "set LINNET_JWT_SECRET or LINNET_JWT_SECRET_FILE, not both"
@@ -78,13 +78,13 @@ def test_a_value_and_a_file_of_it_are_one_too_many(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "variable", ["LINNET_JWTSECRET", "LINNET_", "LINNET_LISTENING", "LINNET_FILE", "LINNET_listen"]
 )
-def test_a_variable_that_looks_like_ours_and_is_not_is_refused(variable: str) -> None:
+def test_unknown_variable_with_the_prefix_is_refused(variable: str) -> None:
     """A typo must not become a default."""
     with pytest.raises(StartupError, match=f"^{variable} is no setting"):
         load({"LINNET_JWT_SECRET": SECRET, variable: "1"})
 
 
-def test_other_variables_are_none_of_our_business() -> None:
+def test_variables_without_the_prefix_are_ignored() -> None:
     load({"LINNET_JWT_SECRET": SECRET, "PATH": "/bin", "LINNETX": "1", "linnet_listen": "1"})
 
 
@@ -99,7 +99,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "value"), WRONG)
-def test_a_wrong_value_is_named_and_never_shown(name: str, value: str) -> None:
+def test_wrong_value_is_named_and_never_shown(name: str, value: str) -> None:
     """The line goes to logs; the value may be a secret that was put into the wrong variable."""
     line = refusal(**{name: value})
     assert line.startswith(f"LINNET_{name.upper()}: ")
@@ -114,14 +114,14 @@ def test_a_wrong_value_is_named_and_never_shown(name: str, value: str) -> None:
      ("token_ttl_s", "0"), ("retention_events", "99"), ("retention_days", "0"),
      ("trace_ratio", "-0.1"), ("trace_ratio", "1.5")],
 )  # fmt: skip
-def test_a_value_out_of_range_is_refused(name: str, value: str) -> None:
+def test_value_out_of_range_is_refused(name: str, value: str) -> None:
     assert refusal(**{name: value}).startswith(f"LINNET_{name.upper()}: ")
 
 
 @pytest.mark.parametrize("name", [name for name, field in FIELDS.items() if isinstance(field.default, float | int)])
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999", "infinity"])
-def test_no_number_is_nan_or_infinite(name: str, value: str) -> None:
-    """Either passes, or breaks, comparisons that look right."""
+def test_numbers_must_be_finite(name: str, value: str) -> None:
+    """Comparisons with NaN and infinity pass or fail unexpectedly."""
     assert refusal(**{name: value}).startswith(f"LINNET_{name.upper()}: ")
 
 
@@ -139,7 +139,7 @@ def test_no_number_is_nan_or_infinite(name: str, value: str) -> None:
     ],
 )
 def test_settings_that_need_each_other_are_checked(given: dict[str, str], line: str) -> None:
-    """What would only fail at the first client fails at the start."""
+    """A contradiction that would otherwise fail at the first client fails at the start."""
     assert refusal(**given).startswith(line)
 
 
@@ -152,7 +152,7 @@ def test_settings_that_need_each_other_are_checked(given: dict[str, str], line: 
         {"jwt_secret": "é" * 16},
     ],
 )
-def test_settings_that_fit_are_taken(given: dict[str, str]) -> None:
+def test_consistent_settings_are_accepted(given: dict[str, str]) -> None:
     loaded(**given)
 
 
@@ -160,7 +160,7 @@ def test_settings_that_fit_are_taken(given: dict[str, str]) -> None:
     ("address", "parts"),
     [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:8000", ("::1", 8000)), ("chat.example:443", ("chat.example", 443))],
 )
-def test_an_address_has_two_parts(address: str, parts: tuple[str, int]) -> None:
+def test_address_is_split_into_host_and_port(address: str, parts: tuple[str, int]) -> None:
     assert host_port(loaded(listen=address).listen) == parts
 
 
@@ -172,7 +172,7 @@ def test_proxies_are_addresses_and_networks() -> None:
 
 
 def test_every_setting_named_like_a_secret_is_checked_like_one() -> None:
-    """Whoever adds one adds it to the list of those that may not be short."""
+    """A new secret must be added to the list of settings with a minimal length."""
     named: set[Any] = {name for name in FIELDS if name.endswith(("_secret", "_key")) and name != "tls_key"}
     assert named == set(settings.SECRETS)
 
@@ -182,8 +182,8 @@ def test_every_setting_named_like_a_secret_is_checked_like_one() -> None:
     "url", ["example", "example:80", "//example", "ftp://example", "http//example", "://example", "SCHEME://",
             "SCHEME://user:pass@example", "SCHEME://example:99999", "SCHEME://[::1", "SCHEME://exa mple"],
 )  # fmt: skip
-def test_a_url_that_leads_nowhere_is_refused(setting: str, url: str) -> None:
-    """At the start, in the line of its variable."""
+def test_url_without_a_usable_host_is_refused(setting: str, url: str) -> None:
+    """At the start, in a line that names the variable."""
     scheme = "ws" if setting == "gateway_url" else "https"
     given = url.replace("SCHEME", scheme)
     line = refusal(**{setting: given, "webhook_secret": SECRET})
@@ -196,8 +196,8 @@ def test_a_url_that_leads_nowhere_is_refused(setting: str, url: str) -> None:
     "setting", ["token_ttl_s", "heartbeat_s", "max_age_s", "drain_accept_s", "drain_window_s", "retention_days"]
 )
 @pytest.mark.parametrize("value", ["1e18", "-1", "nan", "1h"])
-def test_a_duration_is_a_number_that_can_be_meant(setting: str, value: str) -> None:
-    """Neither endless, which overflows what counts in milliseconds, nor negative, nor with a unit."""
+def test_duration_is_a_finite_number_in_seconds(setting: str, value: str) -> None:
+    """Infinite ones overflow times in milliseconds; negative ones and ones with a unit are refused too."""
     assert f"LINNET_{setting.upper()}" in refusal(**{setting: value})
 
 

@@ -1,4 +1,4 @@
-"""Signals: hints between processes, of this version and of the next."""
+"""Signals: hints between processes of this version and the next."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ ALL: list[signals.Signals] = [
 ]
 
 
-def test_every_signal_is_read_as_it_was_written() -> None:
+def test_every_signal_is_decoded_as_it_was_encoded() -> None:
     assert {type(signal) for signal in ALL} == set(get_args(signals.Signals))
     assert [signals.decode(signals.encode(signal)) for signal in ALL] == ALL
 
 
-def test_the_bytes_of_signals_never_change() -> None:
-    """Golden: gateways of two versions, and the functions that pass these on, share the channels. `sync` writes another
-    device's name into the third place of a Taken."""
+def test_bytes_of_signals_never_change() -> None:
+    """Golden: gateways of two versions, and the functions that publish signals, share the channels. `sync` replaces the
+    second element of a Taken by another device's name."""
     assert [msgpack.unpackb(signals.encode(signal)) for signal in ALL] == [
         ["t", GROUP, "ann"],
         ["r", GROUP, "ann", 7],
@@ -39,18 +39,18 @@ def test_the_bytes_of_signals_never_change() -> None:
     ]
 
 
-def test_a_signal_is_told_from_an_event_by_its_first_byte() -> None:
-    """They share the channels."""
+def test_signal_differs_from_an_event_in_its_first_byte() -> None:
+    """Both are published on the same channels."""
     event = stamp.fill(stamp.tail("title", GROUP, "ann", "phone", 1, {"title": pack("x")}), stamp.Slots(1, 0, 1, 1))
     assert stamp.is_event(event)
     assert not any(stamp.is_event(signals.encode(signal)) for signal in ALL)
 
 
 @pytest.mark.parametrize("payload", [["z", 1], ["t"], ["t", 1, 2], [], "x", 7])
-def test_what_a_later_version_says_is_nothing_to_this_one(payload: object) -> None:
-    """It must not cost the batch it came in: while a version is rolled out both are on the same channels."""
+def test_signal_of_a_later_version_is_ignored(payload: object) -> None:
+    """The rest of the batch must be delivered: during a rollout both versions publish on the same channels."""
     assert signals.decode(msgpack.packb(payload)) is None
 
 
-def test_fields_that_a_later_version_adds_are_ignored() -> None:
+def test_fields_of_a_later_version_are_ignored() -> None:
     assert signals.decode(msgpack.packb(["m", GROUP, "more"])) == signals.Moved(GROUP)

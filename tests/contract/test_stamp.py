@@ -1,7 +1,7 @@
-"""An event's bytes: slots at fixed places, and golden bytes that no version may change.
+"""An event's bytes: slots at fixed offsets, and golden bytes that no version may change.
 
-Gateways of two versions run side by side while one is rolled out, and logs are older than both. A fingerprint that
-came out differently would turn resends into conflicts; bytes that did would be other events.
+During a rollout gateways of two versions run side by side, and logs contain events of even older ones. A changed
+fingerprint would turn resends into conflicts; changed bytes would make the event another one.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BODY = {"text": "hi", "raw": b"\0\1"}
 FIELDS = {"media": pack("text"), "body": pack(BODY), "reply_to": pack(2)}
 
 
-def test_the_bytes_of_an_event_never_change() -> None:
+def test_bytes_of_an_event_never_change() -> None:
     """Golden: the same event has the same bytes in every version."""
     tail = stamp.tail("message", GROUP, "ann", "phone", 5, FIELDS)
     assert stamp.fill(tail, stamp.Slots(0x102, 0x101, 7, 1_700_000_000_000)) == GOLDEN_EVENT
@@ -57,13 +57,13 @@ def test_the_bytes_of_an_event_never_change() -> None:
         ),
     ],
 )
-def test_the_fingerprint_of_a_content_never_changes(action: str, fields: dict[str, bytes], golden: str) -> None:
-    """Golden: a resend through a gateway of another version is a resend."""
+def test_fingerprint_of_a_content_never_changes(action: str, fields: dict[str, bytes], golden: str) -> None:
+    """Golden: a gateway of another version recognizes a resend."""
     assert stamp.fingerprint(pack(action), *fields.values()).hex() == golden
 
 
-def test_a_fingerprint_tells_contents_apart_wherever_the_difference_stands() -> None:
-    """Each part bears its own length, so that the end of one cannot be taken for the beginning of the next."""
+def test_fingerprints_of_different_contents_differ() -> None:
+    """Each part contains its own length, so the end of one part is never read as the beginning of the next."""
     parts = [
         ("ab", "c"),
         ("a", "bc"),
@@ -80,15 +80,15 @@ def test_a_fingerprint_tells_contents_apart_wherever_the_difference_stands() -> 
 
 
 @given(st.tuples(SLOT, SLOT, SLOT, SLOT))
-def test_slots_are_read_where_they_were_filled(slots: tuple[int, int, int, int]) -> None:
-    """Every reader finds them without decoding, and a decoder finds the same."""
+def test_slots_are_read_at_the_offsets_where_they_were_filled(slots: tuple[int, int, int, int]) -> None:
+    """A reader finds them without decoding, and a decoder finds the same values."""
     event = stamp.fill(stamp.tail("title", GROUP, "ann", "phone", 1, {"title": pack("x")}), stamp.Slots(*slots))
     assert stamp.slots(event) == slots
     whole = stamp.decode(event)
     assert (whole["seq"], whole["prev"], whole["count"], whole["at"]) == slots
 
 
-def test_the_function_library_stamps_at_the_same_places() -> None:
+def test_function_library_stamps_at_the_same_offsets() -> None:
     """The offsets that Lua counts from 1 (prelude.lua, range.lua …) are those of the golden event."""
     offsets = {7: 0x102, 21: 0x101, 36: 7, 48: 1_700_000_000_000}
     for at, value in offsets.items():
@@ -99,29 +99,29 @@ def test_the_function_library_stamps_at_the_same_places() -> None:
 
 
 @given(st.sampled_from(["message", "member", "title", "edit", "delete", "react"]))
-def test_the_type_is_told_without_decoding(kind: str) -> None:
+def test_type_is_read_without_decoding(kind: str) -> None:
     event = stamp.fill(stamp.tail(kind, GROUP, "ann", "phone", 1, {"a": b"\x01"}), stamp.Slots(1, 0, 1, 1))
     told = {"message": stamp.is_message(event), "member": stamp.is_member(event), "title": stamp.is_title(event)}
     assert told == {name: name == kind for name in told}
     assert stamp.is_event(event)
 
 
-def test_the_author_of_an_event_and_whom_it_is_about() -> None:
+def test_author_contains_the_users_of_an_event() -> None:
     packed = {"user": pack("bob"), "action": pack("add"), "role": pack("member")}
     event = stamp.fill(stamp.tail("member", GROUP, "ann", "", 0, packed), stamp.Slots(1, 0, 1, 1))
     assert stamp.author(event) == stamp.Author("member", GROUP, "ann", "", "bob", "add", "member")
 
 
-def test_the_header_counts_the_fields() -> None:
-    """The map has the four slots, five common fields and its own."""
+def test_header_counts_the_fields() -> None:
+    """The map has the four slots, five common fields and the fields of its type."""
     for count in range(4):
         packed = {f"f{i}": pack(i) for i in range(count)}
         event = stamp.fill(stamp.tail("edit", GROUP, "ann", "phone", 1, packed), stamp.Slots(1, 0, 1, 1))
         assert len(msgpack.unpackb(event)) == 9 + count
 
 
-def test_an_event_is_bounded() -> None:
-    """A body of the largest size fits beside all else a client may say; fields beyond that are refused."""
+def test_event_size_is_bounded() -> None:
+    """A body of the largest size fits with the longest other fields; more is refused."""
     body = pack_body("x" * (MAX_BODY_BYTES - 3))
     fields = {"media": pack("m" * 64), "body": body, "reply_to": pack(MAX_INTEGER)}
     stamp.tail("message", "d:" + "a" * 64 + ":" + "b" * 64, "a" * 64, "d" * 64, MAX_INTEGER, fields)

@@ -1,4 +1,4 @@
-"""router/contract/text.py: names and titles that others can read as they are."""
+"""router/contract/text.py: names and titles that other users can read."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from router.contract import text
     ],
 )
 def test_text_of_any_language_is_accepted(given: str) -> None:
-    """With the joiners and marks that it needs; an empty text is one too."""
+    """With its joiners and marks; an empty text is accepted too."""
     text.check("name", given)
 
 
@@ -48,7 +48,7 @@ def test_text_with_controls_or_overrides_is_refused(given: str) -> None:
         "\U000e0041",
     ],
 )
-def test_text_of_invisible_characters_alone_is_refused(given: str) -> None:
-    """Spaces, joiners, fillers, blanks, selectors and tags show nothing."""
+def test_text_of_only_invisible_characters_is_refused(given: str) -> None:
+    """Spaces, joiners, fillers, blanks, selectors and tags are invisible."""
     with pytest.raises(ValueError, match="visible"):
         text.check("name", given)

@@ -1,4 +1,4 @@
-"""Tokens: what is accepted, what is refused and as what, and how the provider's keys come and stay."""
+"""Tokens: the accepted ones, the error of each refused one, and the life of the provider's keys."""
 
 import asyncio
 import hashlib
@@ -56,8 +56,8 @@ PROVIDER = key_set(document(jwk(RSA, "r"), jwk(EC, "e"), jwk(ED, "d")))
 GOOD = {"sub": "ada", "exp": S + 60}
 
 
-def test_an_issued_token_names_its_user_until_it_expires() -> None:
-    """What `issue` signs, `verify` accepts until the very millisecond of its expiry."""
+def test_issued_token_names_its_user_until_it_expires() -> None:
+    """`verify` accepts a token of `issue` until the very millisecond of its expiry."""
     token, expires_at = issue("ada", SETTINGS, NOW)
     assert expires_at == NOW + 86_400_000
     assert verify(token, OWN, Rules(), NOW) == Identity("ada", expires_at)
@@ -66,8 +66,8 @@ def test_an_issued_token_names_its_user_until_it_expires() -> None:
         verify(token, OWN, Rules(), expires_at)
 
 
-def test_an_issued_token_bears_the_configured_audience_and_issuer() -> None:
-    """A token of our own passes the rules of its own deployment, and no other's."""
+def test_issued_token_contains_the_configured_audience_and_issuer() -> None:
+    """It passes the rules of its own deployment and of no other."""
     settings = Settings(jwt_secret=JWT_SECRET, jwt_audience="chat", jwt_issuer="us")
     token, _ = issue("ada", settings, NOW)
     assert verify(token, OWN, Rules("chat", "us"), NOW).user == "ada"
@@ -77,7 +77,7 @@ def test_an_issued_token_bears_the_configured_audience_and_issuer() -> None:
 
 
 @pytest.mark.parametrize(("key", "algorithm", "kid"), [(RSA, "RS256", "r"), (EC, "ES256", "e"), (ED, "EdDSA", "d")])
-def test_the_providers_algorithms_are_accepted(key: Any, algorithm: str, kid: str) -> None:
+def test_algorithms_of_providers_are_accepted(key: Any, algorithm: str, kid: str) -> None:
     """RS256, ES256 and EdDSA, with and without a `kid` in the header."""
     assert verify(sign(GOOD, key, algorithm, kid=kid), PROVIDER, Rules(), NOW).user == "ada"
     assert verify(sign(GOOD, key, algorithm), OWN + PROVIDER, Rules(), NOW).user == "ada"
@@ -105,8 +105,8 @@ def test_the_providers_algorithms_are_accepted(key: Any, algorithm: str, kid: st
         {"sub": "ada", "exp": S + 60, "nbf": "0"},
     ],
 )
-def test_a_token_with_a_wrong_claim_is_unauthorized(claims: dict[str, Any]) -> None:
-    """Well signed is not enough: who and until when must be there, of their type, and a name that we allow."""
+def test_token_with_a_wrong_claim_is_unauthorized(claims: dict[str, Any]) -> None:
+    """A valid signature is not enough: user and expiry must be there, of the right type, and the user a valid name."""
     token = jwt.api_jws.PyJWS().encode(json.dumps(claims).encode(), JWT_SECRET, "HS256")
     with pytest.raises(Unauthorized) as refusal:
         verify(token, OWN, Rules(), NOW)
@@ -130,7 +130,7 @@ def test_a_token_with_a_wrong_claim_is_unauthorized(claims: dict[str, Any]) -> N
 )
 @pytest.mark.parametrize("claim", ["sub", "https://example.com/user"])
 def test_subject_of_the_provider_that_is_no_name_is_mapped(subject: str, user: str, claim: str) -> None:
-    """By a hash that a backend can compute; a Linnet name stays, and equal claims are one user."""
+    """A backend can compute the hash; a Linnet name is kept, and equal claims give one user."""
     token = sign({claim: subject, "exp": S + 60} | ({} if claim == "sub" else {"sub": "other"}), EC, "ES256", kid="e")
     found = verify(token, OWN + PROVIDER, Rules(user_claim=claim), NOW).user
     assert found == (user or f"ext--{hashlib.sha256(subject.encode()).hexdigest()[:40]}")
@@ -140,14 +140,14 @@ def test_subject_of_the_provider_that_is_no_name_is_mapped(subject: str, user: s
 @pytest.mark.parametrize("subject", [None, "", 7, True, ["ada"], {"a": 1}, "ext--", "EXT--x", tokens.mapped("a|b")])
 @pytest.mark.parametrize("claim", ["sub", "user_id"])
 def test_claim_that_names_no_user_is_unauthorized(subject: Any, claim: str) -> None:
-    """Absent, of another type, or one that takes the place of a mapped one."""
+    """It is absent, of another type, or begins with the prefix of mapped names."""
     token = jwt.api_jws.PyJWS().encode(json.dumps({claim: subject, "exp": S + 60}).encode(), EC, "ES256")
     with pytest.raises(Unauthorized, match=claim):
         verify(token, OWN + PROVIDER, Rules(user_claim=claim), NOW)
 
 
 def test_own_tokens_name_their_user_in_sub() -> None:
-    """Whatever claim the provider uses; and a backend may have one issued for a user of the provider."""
+    """Independent of the provider's claim; a backend may also have one issued for a user of the provider."""
     settings = Settings(jwt_secret=JWT_SECRET, jwt_user_claim="user_id")
     for user in ("ada", tokens.mapped("auth0|1")):
         token, _ = issue(user, settings, NOW)
@@ -155,47 +155,47 @@ def test_own_tokens_name_their_user_in_sub() -> None:
 
 
 @pytest.mark.parametrize("exp", [S, S - 1, 0, 1.5])
-def test_an_expired_token_says_so(exp: float) -> None:
-    """There is no leeway behind an expiry."""
+def test_expired_token_is_token_expired(exp: float) -> None:
+    """An expiry has no leeway."""
     with pytest.raises(TokenExpired):
         verify(sign({"sub": "ada", "exp": exp}), OWN, Rules(), NOW)
 
 
-def test_a_fraction_of_a_second_counts() -> None:
+def test_fraction_of_a_second_counts() -> None:
     """`exp` is a NumericDate and may have a fraction."""
     assert verify(sign({"sub": "ada", "exp": S + 0.5}), OWN, Rules(), NOW).expires_at == NOW + 500
 
 
-def test_a_token_is_judged_by_the_time_that_both_clocks_agree_on() -> None:
-    """Valid or expired by this node's clock and by Redis's, it is that; by one alone it is not known which."""
+def test_token_valid_by_one_clock_only_is_unavailable() -> None:
+    """If this node's clock and Redis's agree, their result counts; otherwise it is not known which clock is right."""
     clocks = Clocks(lambda: 0.0)
     verifier = Verifier(SETTINGS, clocks=clocks)
     day = 86_400
     early, late = sign({"sub": "ada", "exp": S + 60}), sign({"sub": "ada", "exp": S + 2 * day})
     future, past = sign({"sub": "ada", "exp": S + 2 * day, "nbf": S + 3600}), sign({"sub": "ada", "exp": S - 2 * day})
     for redis_ms in (NOW + day * 1000, NOW - day * 1000):
-        clocks.heard(redis_ms, 0.0, 0.0)
+        clocks.received(redis_ms, 0.0, 0.0)
         assert verifier.check(late, NOW).user == "ada"
         with pytest.raises(TokenExpired):
             verifier.check(past, NOW)
     with pytest.raises(Unauthorized, match="not valid yet"):
         verifier.check(future, NOW)
-    clocks.heard(NOW + day * 1000, 0.0, 0.0)
+    clocks.received(NOW + day * 1000, 0.0, 0.0)
     for token in (early, future):
         with pytest.raises(Unavailable) as refusal:
             verifier.check(token, NOW)
         assert refusal.value.retry_after
 
 
-def test_an_audience_may_be_one_of_a_list() -> None:
-    """`aud` is a string or a list of them."""
+def test_audience_may_be_one_of_a_list() -> None:
+    """`aud` is a string or a list of strings."""
     assert verify(sign(GOOD | {"aud": ["mail", "chat"]}), OWN, Rules("chat"), NOW).user == "ada"
     with pytest.raises(Unauthorized):
         verify(sign(GOOD), OWN, Rules("chat"), NOW)
 
 
-def test_a_public_key_never_checks_an_hmac() -> None:
-    """The classic confusion: HS256 with the provider's public key (PEM, DER or JWK bytes) as the secret."""
+def test_public_key_never_checks_an_hmac() -> None:
+    """The known attack: HS256 with the provider's public key (PEM, DER or JWK bytes) as the secret."""
     public = RSA.public_key()
     body = f"{b64(json.dumps({'alg': 'HS256', 'kid': 'r'}).encode())}.{b64(json.dumps(GOOD).encode())}"
     secrets = [public.public_bytes(e, PublicFormat.SubjectPublicKeyInfo) for e in (Encoding.PEM, Encoding.DER)]
@@ -207,16 +207,16 @@ def test_a_public_key_never_checks_an_hmac() -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "", "HS384", "RS512", "PS256"])
-def test_no_other_algorithm_is_accepted(algorithm: str) -> None:
-    """Neither an unsigned token nor one that names an algorithm of no key."""
+def test_other_algorithms_are_refused(algorithm: str) -> None:
+    """Unsigned tokens, and tokens that name an algorithm of no key."""
     head = b64(json.dumps({"alg": algorithm}).encode())
     for signature in ("", b64(b"x" * 32)):
         with pytest.raises(Unauthorized):
             verify(f"{head}.{b64(json.dumps(GOOD).encode())}.{signature}", OWN + PROVIDER, Rules(), NOW)
 
 
-def test_a_key_of_another_token_does_not_fit() -> None:
-    """A token that names one key and is signed with another is refused."""
+def test_token_signed_with_another_key_than_it_names_is_refused() -> None:
+    """The header names one key, the signature is of the other."""
     other = rsa.generate_private_key(65537, 2048)
     with pytest.raises(Unauthorized):
         verify(sign(GOOD, other, "RS256", kid="r"), PROVIDER, Rules(), NOW)
@@ -224,21 +224,21 @@ def test_a_key_of_another_token_does_not_fit() -> None:
         verify(sign(GOOD, other, "RS256", kid="new"), PROVIDER, Rules(), NOW)
 
 
-def test_a_critical_extension_is_refused() -> None:
-    """What a token declares critical must be understood, and nothing is."""
+def test_critical_extension_is_refused() -> None:
+    """A verifier must understand every extension that a token declares critical; this one understands none."""
     with pytest.raises(Unauthorized):
         verify(sign(GOOD, crit=["b64"], b64=True), OWN, Rules(), NOW)
 
 
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda b: f"{b64(b)}.{b64(b)}.{b64(b)}"))
-def test_nonsense_is_unauthorized(token: str) -> None:
-    """Whatever a client sends as a token, the answer is a refusal and never another error."""
+def test_text_that_is_no_token_is_unauthorized(token: str) -> None:
+    """For any text of a client the result is a refusal and no other error."""
     with pytest.raises(Unauthorized):
         verify(token, OWN + PROVIDER, Rules(), NOW)
 
 
 @given(st.integers(0, 400), st.integers(1, 255))
-def test_a_changed_byte_is_unauthorized(at: int, flip: int) -> None:
+def test_token_with_a_changed_byte_is_unauthorized(at: int, flip: int) -> None:
     """No byte of a token can change."""
     token = bytearray(sign(GOOD).encode())
     at %= len(token)
@@ -247,9 +247,9 @@ def test_a_changed_byte_is_unauthorized(at: int, flip: int) -> None:
         verify(token.decode("latin-1"), OWN, Rules(), NOW)
 
 
-def test_only_keys_that_can_be_trusted_are_taken_from_a_set() -> None:
-    """Symmetric, private, short, foreign and malformed members are skipped; the good one beside them counts."""
-    small = rsa.generate_private_key(65537, 1024)  # noqa: S505  # what is to be refused
+def test_only_trustworthy_keys_are_taken_from_a_set() -> None:
+    """Symmetric, private, short, unsupported and malformed members are skipped; the valid key beside them counts."""
+    small = rsa.generate_private_key(65537, 1024)  # noqa: S505  # a key that is to be refused
     bad: list[dict[str, Any]] = [
         {"kty": "oct", "k": b64(b"x" * 32), "kid": "o"},
         {**jwk(ED), "d": b64(b"x" * 32)},
@@ -269,13 +269,13 @@ def test_only_keys_that_can_be_trusted_are_taken_from_a_set() -> None:
             key_set(nothing)
 
 
-def test_a_key_set_is_bounded() -> None:
+def test_key_set_is_bounded() -> None:
     """A provider cannot make a token cost thousands of signature checks."""
     assert len(key_set(document(*[jwk(ED, f"k{i}") for i in range(100)]))) == tokens.MAX_KEYS
 
 
 class Provider:
-    """What `fetch` asks: answers with `document`, or fails with `error`; `asked` counts."""
+    """An identity provider: `fetch` returns `document` or raises `error`; `asked` counts the fetches."""
 
     def __init__(self, answer: bytes) -> None:
         self.answer: bytes | OSError = answer
@@ -301,8 +301,8 @@ def verifier(provider: Provider, clock: Clock) -> Verifier:
     return Verifier(Settings(jwks_url="http://127.0.0.1/jwks"), provider.fetch, clock)
 
 
-async def test_many_tokens_at_once_ask_the_provider_once() -> None:
-    """A reconnect storm at a fresh process fetches the key set a single time."""
+async def test_simultaneous_tokens_start_one_fetch() -> None:
+    """A reconnect storm at a fresh process fetches the key set once."""
     provider = Provider(document(jwk(EC, "e")))
     clock = Clock()
     keys = verifier(provider, clock)
@@ -313,8 +313,8 @@ async def test_many_tokens_at_once_ask_the_provider_once() -> None:
 
 
 async def test_new_key_within_a_fetch_interval_is_unavailable_and_then_accepted() -> None:
-    """A token of a new key that comes just after a fetch is not refused: the next fetch begins by itself, and the
-    client that waits `retry_after` is accepted. Meanwhile the provider is asked no oftener, whatever tokens come."""
+    """A token with a new key that arrives just after a fetch is not refused: the next fetch begins by itself, and a
+    client that waits `retry_after` is accepted. Other tokens do not make fetches more frequent."""
     provider = Provider(document(jwk(EC, "e")))
     clock = Clock()
     keys = verifier(provider, clock)
@@ -329,12 +329,12 @@ async def test_new_key_within_a_fetch_interval_is_unavailable_and_then_accepted(
     assert provider.asked == 1
     clock.now += 0.1
     await eventually(lambda: provider.asked == 2)
-    await eventually(lambda: keys._asking is None)
+    await eventually(lambda: keys._fetching is None)
     assert keys.check(rotated, NOW).user == "ada"
 
 
 async def test_forged_key_is_refused_once_a_later_fetch_succeeded() -> None:
-    """Also if it comes again within the interval of that fetch; and each forged token asks at most once in a while."""
+    """Also if it arrives again within the interval; forged tokens never fetch more often than the interval."""
     provider = Provider(document(jwk(EC, "e")))
     clock = Clock()
     keys = verifier(provider, clock)
@@ -352,8 +352,8 @@ async def test_forged_key_is_refused_once_a_later_fetch_succeeded() -> None:
     assert provider.asked == 2
 
 
-async def test_fetch_that_began_before_a_token_came_refuses_nothing() -> None:
-    """Its answer may have been made before the new key was."""
+async def test_fetch_that_began_before_a_token_arrived_refuses_nothing() -> None:
+    """Its document may have been made before the new key was."""
     provider, clock, answered = Provider(document(jwk(EC, "e"))), Clock(), asyncio.Event()
 
     async def fetch() -> bytes:
@@ -373,8 +373,8 @@ async def test_fetch_that_began_before_a_token_came_refuses_nothing() -> None:
         await late
 
 
-async def test_new_key_while_the_provider_is_away_is_unavailable() -> None:
-    """However long it lasts; with the first answer it is accepted."""
+async def test_new_key_during_an_outage_of_the_provider_is_unavailable() -> None:
+    """However long the outage lasts; after the first successful fetch the token is accepted."""
     provider = Provider(document(jwk(EC, "e")))
     clock = Clock()
     keys = verifier(provider, clock)
@@ -391,8 +391,8 @@ async def test_new_key_while_the_provider_is_away_is_unavailable() -> None:
     assert (await keys.identity(rotated, NOW)).user == "ada"
 
 
-async def test_new_key_without_a_kid_is_looked_for() -> None:
-    """Of a provider that names no keys, too; a wrong signature by a key that the token names is final at once."""
+async def test_new_key_without_a_kid_is_fetched() -> None:
+    """Also from a provider that names no keys; a wrong signature of a named, known key is refused at once."""
     provider = Provider(document(jwk(EC)))
     clock = Clock()
     keys = verifier(provider, clock)
@@ -408,7 +408,7 @@ async def test_new_key_without_a_kid_is_looked_for() -> None:
 
 
 async def test_pending_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flood of junk pushes out the oldest, and nothing is kept without end."""
+    """A flood of forged tokens evicts the oldest."""
     monkeypatch.setattr(tokens, "MAX_PENDING", 8)
     provider = Provider(document(jwk(EC, "e")))
     keys = verifier(provider, Clock())
@@ -420,8 +420,8 @@ async def test_pending_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> No
     assert provider.asked == 1
 
 
-async def test_keys_outlive_a_provider_that_is_down() -> None:
-    """Old keys go on counting while an aged set cannot be fetched anew; it is fetched when the provider is back."""
+async def test_keys_outlive_an_outage_of_the_provider() -> None:
+    """Known keys stay valid while an aged set cannot be fetched; it is fetched when the provider is back."""
     provider = Provider(document(jwk(EC, "e")))
     clock = Clock()
     keys = verifier(provider, clock)
@@ -435,15 +435,15 @@ async def test_keys_outlive_a_provider_that_is_down() -> None:
     provider.answer = document(jwk(ED, "d"))
     clock.now += tokens.REFRESH_S
     assert keys.check(token, NOW).user == "ada"
-    await eventually(lambda: keys._asking is None)
+    await eventually(lambda: keys._fetching is None)
     clock.now += tokens.REFRESH_S
     with pytest.raises(UnknownKey):
         await keys.identity(token, NOW)
 
 
 @pytest.mark.parametrize("answer", [OSError("down"), b"<html>", b'{"keys": []}'])
-async def test_without_any_key_set_a_token_is_neither_right_nor_wrong(answer: Any) -> None:
-    """A process that starts while the provider is down says `unavailable`: refusing would log everybody out."""
+async def test_token_is_unavailable_before_the_first_key_set(answer: Any) -> None:
+    """A process that starts during an outage of the provider answers `unavailable`, so that no user is logged out."""
     provider = Provider(b"")
     provider.answer = answer
     with pytest.raises(Unavailable) as refusal:
@@ -451,7 +451,7 @@ async def test_without_any_key_set_a_token_is_neither_right_nor_wrong(answer: An
     assert refusal.value.retry_after
 
 
-def test_a_key_keeps_its_algorithm() -> None:
-    """The algorithm belongs to the key; the header's word only picks among keys."""
+def test_key_keeps_its_algorithm() -> None:
+    """The algorithm belongs to the key; the header only selects a key."""
     assert {(key.kid, key.algorithm) for key in PROVIDER} == {("r", "RS256"), ("e", "ES256"), ("d", "EdDSA")}
     assert all(isinstance(key, Key) for key in PROVIDER)

@@ -1,4 +1,4 @@
-"""The wire: both codecs read and refuse the same, and what one client sends every other can read."""
+"""The client protocol: both codecs accept and refuse the same values."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ KINDS: dict[str, type[wire.Command]] = {kind.__struct_config__.tag: kind for kin
 # -- commands
 
 
-def test_the_examples_cover_every_command_and_field() -> None:
-    """Whoever adds a command or a field has to show it here."""
+def test_examples_cover_every_command_and_field() -> None:
+    """A new command or field must be added to the examples."""
     fields = {tag: {field.name for field in msgspec.structs.fields(kind)} for tag, kind in KINDS.items()}
     assert fields == {tag: {"id", *example} for tag, example in COMMANDS.items()}
 
 
 @both
 @pytest.mark.parametrize("tag", COMMANDS)
-def test_every_command_is_read_in_both_codecs(codec: wire.Codec, tag: str) -> None:
+def test_every_command_is_decoded_in_both_codecs(codec: wire.Codec, tag: str) -> None:
     """All fields arrive as they were sent, in the struct that `type` names."""
     command = decoded(codec, type=tag, id="x", **COMMANDS[tag])
     assert type(command) is KINDS[tag]
@@ -55,14 +55,14 @@ def test_every_command_is_read_in_both_codecs(codec: wire.Codec, tag: str) -> No
 @both
 @pytest.mark.parametrize("tag", COMMANDS)
 def test_unknown_fields_are_ignored(codec: wire.Codec, tag: str) -> None:
-    """A newer client may say more than this server knows."""
+    """A newer client may send fields that this server does not know."""
     assert decoded(codec, type=tag, **COMMANDS[tag], later=[{"a": 1}]) == decoded(codec, type=tag, **COMMANDS[tag])
 
 
 @both
 @pytest.mark.parametrize(("tag", "field"), [(tag, field) for tag, example in COMMANDS.items() for field in example])
-def test_a_field_of_the_wrong_type_is_bad_command(codec: wire.Codec, tag: str, field: str) -> None:
-    """No handler ever sees a field that it would have to check; only `body` is free."""
+def test_field_of_the_wrong_type_is_bad_command(codec: wire.Codec, tag: str, field: str) -> None:
+    """Decoding checks all fields, so no handler does; only `body` is free."""
     wrong = encoded(codec, {"type": tag, **COMMANDS[tag], field: [[1]]})
     if field == "body":
         assert codec.decode(wrong).body == [[1]]  # type: ignore[union-attr]  # the commands that have one
@@ -77,8 +77,8 @@ def test_a_field_of_the_wrong_type_is_bad_command(codec: wire.Codec, tag: str, f
      ("delete", "conversation"), ("react", "emoji"), ("read", "seq"), ("typing", "to"), ("history", "conversation"),
      ("presence", "users")],
 )  # fmt: skip
-def test_a_missing_field_is_bad_command(codec: wire.Codec, tag: str, missing: str) -> None:
-    """A null body is a body; none at all is a mistake."""
+def test_missing_field_is_bad_command(codec: wire.Codec, tag: str, missing: str) -> None:
+    """A null body is a body; a missing one is an error."""
     rest = {name: value for name, value in COMMANDS[tag].items() if name != missing}
     assert refused(codec, encoded(codec, {"type": tag, **rest})) == "bad_command"
     assert decoded(codec, type="send", to="@bob", n=1, body=None).body is None
@@ -110,15 +110,15 @@ def test_a_missing_field_is_bad_command(codec: wire.Codec, tag: str, missing: st
         ("presence", "users", [f"u{i}" for i in range(201)]),
     ],
 )
-def test_a_field_beyond_its_bounds_is_bad_command(codec: wire.Codec, tag: str, field: str, value: Any) -> None:
-    """Names, counts and sizes are bounded where they come in."""
+def test_field_beyond_its_bounds_is_bad_command(codec: wire.Codec, tag: str, field: str, value: Any) -> None:
+    """Names, counts and sizes are bounded at decoding."""
     assert refused(codec, encoded(codec, {"type": tag, **COMMANDS[tag], field: value})) == "bad_command"
 
 
 @both
 @pytest.mark.parametrize("value", ["", "x" * 256, "ü", 0, -5, 2**53 - 1, 1 - 2**53, None])
-def test_an_id_comes_back_as_it_was(codec: wire.Codec, value: str | int | None) -> None:
-    """Strings and integers, in the direct answer; without one the answer has none."""
+def test_answer_repeats_the_id_of_its_command(codec: wire.Codec, value: str | int | None) -> None:
+    """Strings and integers; if the command has no id, the answer has none."""
     command = decoded(codec, type="ping", id=value)
     answer = codec.encode(wire.Pong(id=command.id, at=1))
     told = json.loads(answer) if codec.text else msgpack.unpackb(answer)
@@ -127,8 +127,8 @@ def test_an_id_comes_back_as_it_was(codec: wire.Codec, value: str | int | None) 
 
 @both
 @pytest.mark.parametrize("value", ["x" * 257, 2**53, -(2**53), 2**64 - 1, 1.5, True, [], {}, b"x"])
-def test_no_other_id_is_taken(codec: wire.Codec, value: Any) -> None:
-    """An id that a JavaScript client could not read again, or that is longer than what it names."""
+def test_id_of_another_type_or_size_is_refused(codec: wire.Codec, value: Any) -> None:
+    """Ids that JavaScript clients cannot read back exactly, and ids that are too long."""
     assert refused(codec, encoded(codec, {"type": "ping", "id": value})) == "bad_command"
 
 
@@ -137,14 +137,14 @@ def test_no_other_id_is_taken(codec: wire.Codec, value: Any) -> None:
 
 @both
 @pytest.mark.parametrize("value", [{}, {"type": "nope"}, {"type": 1}, {"type": None}, [], "ping", 1, None])
-def test_a_value_that_is_no_command_is_bad_command(codec: wire.Codec, value: Any) -> None:
-    """It parses, and names nothing we know."""
+def test_value_that_is_no_command_is_bad_command(codec: wire.Codec, value: Any) -> None:
+    """It parses, but its type is not known."""
     assert refused(codec, encoded(codec, value)) == "bad_command"
 
 
 @both
-def test_what_does_not_parse_is_bad_frame(codec: wire.Codec) -> None:
-    """Nothing, half a value, and two of them; whatever of the rest is left out."""
+def test_frame_that_does_not_parse_is_bad_frame(codec: wire.Codec) -> None:
+    """An empty frame, half a value, and two values."""
     whole = encoded(codec, {"type": "ping", "id": "x"})
     for data in (b"", whole + whole, *(whole[:cut] for cut in range(1, len(whole)))):
         assert refused(codec, data) == "bad_frame", data
@@ -154,22 +154,22 @@ def test_what_does_not_parse_is_bad_frame(codec: wire.Codec) -> None:
     "body", [b"NaN", b"Infinity", b"-Infinity", b"'x'", b"01", b"1.", b"[1,]", b"{1:2}", b'"\xff"', b'"\xed\xa0\x80"',
              b'"\\ud800"', b'"\\udc00\\ud800"', b'"\n"', b"\xef\xbb\xbf1", b"// x\n1"]
 )  # fmt: skip
-def test_what_json_does_not_have_is_bad_frame(body: bytes) -> None:
-    """No NaN, no lone surrogate, no UTF-8 that is none, no comments: as RFC 8259 says."""
+def test_json_outside_of_the_standard_is_bad_frame(body: bytes) -> None:
+    """NaN, lone surrogates, invalid UTF-8 and comments are not allowed by RFC 8259."""
     assert refused(wire.JSON, b'{"type":"send","to":"@bob","n":1,"body":' + body + b"}") == "bad_frame"
 
 
 @pytest.mark.parametrize(
     "field", [b"\xa1\xff", b"\xa3\xed\xa0\x80", b"\xc1", b"\xdd\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff"]
 )
-def test_what_msgpack_does_not_have_is_bad_frame(field: bytes) -> None:
-    """Strings that are no UTF-8, the byte that is never used, lengths beyond the frame."""
+def test_msgpack_outside_of_the_standard_is_bad_frame(field: bytes) -> None:
+    """Strings of invalid UTF-8, the byte that is never used, lengths beyond the frame."""
     assert refused(wire.MSGPACK, packed_body(field)) == "bad_frame"
 
 
 @both
-def test_a_frame_as_deep_as_it_is_long_is_refused_quietly(codec: wire.Codec) -> None:
-    """No recursion error, in a body or in a field that nobody reads."""
+def test_frame_of_nested_containers_is_refused(codec: wire.Codec) -> None:
+    """Without a recursion error, in a body or in an unknown field."""
     deep = b"[" * 60_000 + b"]" * 60_000 if codec.text else b"\x91" * 120_000 + b"\x90"
     for field in ("body", "later"):
         whole = encoded(codec, {"type": "send", "to": "@bob", "n": 1, "body": 1, field: "HERE"})
@@ -180,8 +180,8 @@ def test_a_frame_as_deep_as_it_is_long_is_refused_quietly(codec: wire.Codec) -> 
 @given(
     st.binary(max_size=40), st.sampled_from([b"", b"\x81\xa4type\xa4ping", packed_body(b""), b'{"type":"send","n":'])
 )
-def test_no_bytes_make_decoding_fail_otherwise(data: bytes, start: bytes) -> None:
-    """Whatever comes is a command or one of two refusals."""
+def test_arbitrary_bytes_raise_only_the_two_refusals(data: bytes, start: bytes) -> None:
+    """Decoding returns a command or raises one of the two errors."""
     for codec in wire.CODECS.values():
         with suppress(BadFrame, BadCommand):
             packing.pack_body(getattr(codec.decode(start + data), "body", None))
@@ -230,15 +230,15 @@ def stamped(kind: str) -> bytes:
     return stamp.fill(stamp.tail(kind, GROUP, "ann", "phone", 3, packed), stamp.Slots(8, 7, 6, 1_700_000_000_000))
 
 
-def test_the_events_cover_every_event() -> None:
+def test_examples_cover_every_event() -> None:
     kinds = {kind.__struct_config__.tag for kind in get_args(wire.Events)}
     assert kinds == {*LOGGED, *(event.__struct_config__.tag for event in OTHERS)}
 
 
 @both
 @pytest.mark.parametrize("kind", LOGGED)
-def test_every_logged_event_is_what_its_struct_says(codec: wire.Codec, kind: str) -> None:
-    """The log's bytes are stamped, not encoded from the struct: both must tell the same, and nothing beside it."""
+def test_logged_event_equals_its_struct(codec: wire.Codec, kind: str) -> None:
+    """The log's bytes are stamped, not encoded from the struct: both must have the same fields."""
     payload = codec.logged(stamped(kind))
     event = DECODERS[codec.subprotocol].decode(payload)
     assert (event.seq, event.prev, event.count, event.at) == (8, 7, 6, 1_700_000_000_000)
@@ -250,15 +250,15 @@ def test_every_logged_event_is_what_its_struct_says(codec: wire.Codec, kind: str
 
 @both
 @pytest.mark.parametrize("event", OTHERS, ids=lambda event: event.__struct_config__.tag)
-def test_every_other_event_is_read_as_it_was_written(codec: wire.Codec, event: wire.Event) -> None:
+def test_every_other_event_is_decoded_as_it_was_encoded(codec: wire.Codec, event: wire.Event) -> None:
     assert DECODERS[codec.subprotocol].decode(codec.encode(event)) == event
 
 
 # -- the schema
 
 
-def test_the_schema_accepts_every_command_and_event_and_refuses_others() -> None:
-    """What is served to client authors is what the codecs do."""
+def test_schema_accepts_every_command_and_event_and_refuses_others() -> None:
+    """The schema for client authors matches the codecs."""
     schema = json.loads(msgspec.json.encode(wire.schema()))
     validator = jsonschema_rs.validator_for(schema)
     for tag, example in COMMANDS.items():

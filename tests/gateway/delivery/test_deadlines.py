@@ -48,7 +48,7 @@ def test_token_that_expires_by_one_of_two_clocks_closes_as_unavailable(
     """A node whose clock steps does not log its users out, nor keep them beyond their token; both expired is 4501."""
     dial = Dial()
     by_one, by_both = Fake(dial).ready(), Fake(dial).ready()
-    dial.clocks.heard(NOW_MS, dial.now, dial.now)
+    dial.clocks.received(NOW_MS, dial.now, dial.now)
     redis_ms = dial.now_ms
     monkeypatch.setattr(dial, "now_ms", lambda: redis_ms() + step_ms)
     by_one.expires_at = redis_ms() + 30_000 + max(0, step_ms // 2)
