@@ -225,8 +225,12 @@ class Canary:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(1.0)
-            each("canary", Device.tick, self.devices)
-            attempt("canary", lambda: sweep(self._flights, self.ledgers, asyncio.get_running_loop().time()))
+            self.turn(asyncio.get_running_loop().time())
+
+    def turn(self, now: float) -> None:
+        """Give every device its tick, then count the messages that are late or lost."""
+        each("canary", Device.tick, self.devices)
+        attempt("canary", lambda: sweep(self._flights, self.ledgers, now))
 
     async def _rotate(self) -> None:
         """Reconnect a user whose gateway has other canary users; it may reach another gateway."""

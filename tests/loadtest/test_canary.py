@@ -11,7 +11,9 @@ from prometheus_client import Counter
 
 from deploy.embedded import EmbeddedValkey, tied
 from loadtest import canary
+from loadtest.api import Api
 from loadtest.canary import FORGOTTEN_S, LATE_S, LOST_S, Flight, Flights, Ledger, sweep
+from loadtest.chaos.device import Device
 from loadtest.chaos.proof.history import Acked, Closed, Entry, Gap, Known, Received, Refused, Welcomed
 from tests.conftest import StartProcess
 from tests.support import SERVER_KEY, eventually, free_ports, http_get
@@ -220,3 +222,24 @@ async def test_canary_loses_nothing_on_a_real_deployment(
 async def _reaches(metric: object, count: int) -> bool:
     assert callable(metric)
     return bool(await metric("linnet_canary_received_total") >= count)
+
+
+async def test_device_that_raises_keeps_neither_the_others_nor_the_sweep_from_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A canary that stopped looking would report that nothing is lost."""
+    probe = canary.Canary(["ws://127.0.0.1:1/ws"], Api("http://127.0.0.1:1", SERVER_KEY, ""), 3, 1.0)
+    ticked: list[str] = []
+
+    def tick(device: Device) -> None:
+        if device is probe.devices[0]:
+            raise RuntimeError("broken")
+        ticked.append(device.user)
+
+    monkeypatch.setattr(Device, "tick", tick)
+    probe._flights["canary-0", 1] = Flight(0.0, {"canary-1"}, acked=True)
+    probe.ledgers["canary-1"].connected_at = 0.1
+    before = value(canary.LOST)
+    probe.turn(LOST_S + 1)
+    assert ticked == ["canary-1", "canary-2"]
+    assert value(canary.LOST) == before + 1

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -175,3 +176,30 @@ async def test_library_replaced_by_a_foreign_one_at_run_time_is_named_in_the_log
         with pytest.raises(Unavailable):
             await client.fcall("echo", (), ("x",))
         assert "that is not ours" in caplog.text
+
+
+async def test_connection_that_raises_keeps_no_other_from_the_new_primary(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every round asks again, also after one in which the question itself raised."""
+    monkeypatch.setattr("router.store.redis.client.FOLLOW_S", 0.0)
+    async with connected(valkey.url) as client:
+        told: list[object] = []
+        asked = iter([RuntimeError("broken"), "there"])
+
+        async def primary() -> object:
+            answer = next(asked, "there")
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        def follow(where: object) -> None:
+            told.append(where)
+            raise RuntimeError("broken")
+
+        monkeypatch.setattr(client, "topology", SimpleNamespace(primary=primary))
+        monkeypatch.setattr(client, "links", [SimpleNamespace(follow=follow), SimpleNamespace(follow=told.append)])
+        following = asyncio.create_task(client._follow())
+        await support.eventually(lambda: len(told) >= 4)
+        following.cancel()
+        assert told[:4] == ["there"] * 4
