@@ -11,13 +11,16 @@ import pytest
 
 from deploy import limits, settings_table
 from router.api import table
+from router.contract import errors
+from router.contract.errors import FunctionError, LinnetError
 from router.contract.settings import Settings
-from router.contract.wire import Commands
+from router.contract.wire import Commands, Events, Logged
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 OWN = ("gateway", "router", "deploy", "k8s", "loadtest", "tests")
 PAGES = sorted([*ROOT.glob("*.md"), *(page for folder in OWN for page in (ROOT / folder).rglob("*.md"))])
+PROTOCOL = (ROOT / "gateway/PROTOCOL.md").read_text()
 API = (ROOT / "router/API.md").read_text()
 
 
@@ -86,12 +89,54 @@ def test_every_call_of_the_api_is_listed() -> None:
     assert {call.replace("{id}", "{conversation}") for call in listed} == served
 
 
-def test_every_command_is_listed() -> None:
-    """The table of commands knows every command of the wire."""
-    table = README[README.index("| command | fields |") : README.index("`n` is an integer")]
-    for command in msgspec.inspect.multi_type_info(Commands.__args__):
-        assert isinstance(command, msgspec.inspect.StructType)
-        assert f"`{command.tag}`" in table, command.tag
+def rows_of(heading: str) -> dict[str, str]:
+    """The rows of the first table below a heading of gateway/PROTOCOL.md, by what stands first in them."""
+    section = PROTOCOL[PROTOCOL.index(f"\n## {heading}\n") :].split("\n## ")[1]
+    return {row[1]: row[2] for row in re.finditer(r"^\| `?(\w+)`? \| (.*)\|$", section, re.MULTILINE)}
+
+
+def named_in(row: str) -> set[str]:
+    return set(re.findall(r"`(\w+)`", row))
+
+
+def fields_of(struct: type[msgspec.Struct]) -> set[str]:
+    return {field.encode_name for field in msgspec.structs.fields(struct)} - {"id"}
+
+
+def test_every_command_is_listed_with_its_fields() -> None:
+    rows = rows_of("Commands")
+    by_tag = {str(command.__struct_config__.tag): command for command in Commands.__args__}
+    assert set(rows) - {"command"} == set(by_tag)
+    for tag, command in by_tag.items():
+        assert fields_of(command) - named_in(rows[tag]) == set(), tag
+
+
+def test_every_event_is_listed_with_its_fields() -> None:
+    rows = rows_of("Events")
+    by_tag = {str(event.__struct_config__.tag): event for event in Events.__args__}
+    assert set(rows) - {"event"} == set(by_tag)
+    for tag, event in by_tag.items():
+        logged = fields_of(Logged) if issubclass(event, Logged) else set()
+        assert fields_of(event) - logged - named_in(rows[tag]) == set(), tag
+    (line,) = re.findall(r"^The logged fields are ([^.]*)\.", PROTOCOL, re.MULTILINE)
+    assert named_in(line) == fields_of(Logged)
+
+
+def test_every_error_is_listed_where_it_is_met() -> None:
+    """Each code of `contract/errors.py` is in the table of the API, and of the WebSocket if a client meets it there."""
+    of_http = {"forbidden", "method_not_allowed", "unsupported_media_type"}
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LinnetError)]
+    served = {kind.code: kind.status for kind in kinds if kind is not FunctionError}
+    assert set(rows_of("Errors")) - {"code"} == served.keys() - of_http
+    section = API[API.index("\n## Errors\n") :].split("\n## ")[1]
+    assert {
+        code: int(status) for status, code in re.findall(r"^\| (\d+) \| `(\w+)` \|", section, re.MULTILINE)
+    } == served
+
+
+def test_every_close_code_is_listed() -> None:
+    codes = {str(code) for name, code in vars(errors).items() if re.fullmatch(r"CLOSE_(?!OF)\w+", name)}
+    assert set(rows_of("Close codes")) - {"code"} == codes
 
 
 def test_every_guarantee_has_a_test_named_after_it() -> None:
