@@ -1,6 +1,7 @@
 """The benchmark sets of the project, and reports of what they measured.
 
-sets      which scenarios each set runs, and the promised figure for each result
+sets      which scenarios each set runs
+figures   the promised figures: how each is read from the results, and its limit
 report    results as a table, as JSON, as an HTML page, as pictures
 plots     measurements as SVG
 """

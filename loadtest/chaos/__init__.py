@@ -1,11 +1,15 @@
 """Break a deployment on a seeded schedule while people use it, and prove that it kept its promises.
 
-command   `python -m loadtest chaos` and `check`: one run from the first connect to the verdict
-cluster   the deployment: processes that can be killed, with a proxy on every link
-stores    its Redis: one Valkey, or a primary with replicas and sentinels
-proxy     a TCP proxy whose links can be cut, held, delayed and forgotten
-nemesis   the schedule of faults, and the code that causes them
-workload  what people do during a run
-device    one device of one user, implemented as the protocol page advises
-proof/    the evidence that a run leaves, and the checker
+command        `python -m loadtest chaos` and `check`: one run from the first connect to the verdict
+cluster        the deployment: processes that can be killed, with a proxy on every link
+stores         its Redis: one Valkey, or a primary with replicas and sentinels
+clocks         wall clocks that step, one for each process
+proxy          a TCP proxy whose links can be cut, held, delayed and forgotten
+key_set        an identity provider whose keys rotate and whose endpoint fails
+neighbour      a gateway of another deployment on the same Redis server
+nemesis        the schedule of faults, and the code that causes them
+redis_trouble  faults of a Redis server that keeps running
+workload       what people do during a run
+device         one device of one user, implemented as the protocol page advises
+proof/         the evidence that a run leaves, and the checker
 """

@@ -4,7 +4,7 @@ conductor   starts the load processes, synchronizes them at barriers, reads the 
 process     the main function of a load process
 worker      what a scenario uses in a load process: clients, pacing, barriers, measured phases
 client      one device of one user, cheap enough that one process runs thousands; verifies every event that it receives
-beats       a timer finer than those of an event loop
+ticks       ticks more precise than the timers of an event loop
 results     measurements, their medians, and whether a run was good
 local       a deployment that exists for one test
 floor       a bare protocol that writes prebuilt frames: the lower bound for any server's cost
