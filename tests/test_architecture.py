@@ -191,6 +191,14 @@ def test_no_imports_in_package_maps() -> None:
                 assert imports(path) == set(), path
 
 
+def test_package_maps_of_loadtest_name_every_module() -> None:
+    """But for the scenarios, which are in a table."""
+    for path in modules("loadtest"):
+        if path.parent.name == "scenarios":
+            continue
+        assert path.stem == "__init__" or path.stem in (path.parent / "__init__.py").read_text(), path
+
+
 def test_every_module_opens_with_its_rule() -> None:
     for folder in ("gateway", "router", "deploy", "loadtest", "tests"):
         for path in modules(folder):
