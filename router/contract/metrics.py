@@ -1,7 +1,9 @@
-"""Every Prometheus metric of both processes, declared once; each process shows those that are not the other's (`Own`).
+"""Every Prometheus metric of both processes, declared once. Each process exports all but those of the other (`Own`).
 
-Units are in the names, labels are bounded (never a user, device or conversation). Hot paths use children bound here at
-import and count once per batch, so that no message pays a label lookup.
+Units are in the names; labels are bounded (never a user, device or conversation). Hot paths use children that are bound
+here at import, and count once per batch, so that no message pays a label lookup.
+
+Help: a noun phrase, with the unit where the name has none, and what each label says.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections.abc import Iterator
 import prometheus_client
 from prometheus_client import REGISTRY, Gauge, Histogram, Metric, disable_created_metrics
 
-# A `…_created` beside every counter doubles a scrape and nobody asks for them.
+# A `…_created` beside every counter would double a scrape, and no dashboard or alert uses it.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # the library does not type it
 
 
@@ -24,94 +26,186 @@ class Counter(prometheus_client.Counter):
 
 _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
-BUILD_INFO = Gauge("linnet_build_info", "1, with what runs", ("process", "version", "python", "node"))
+BUILD_INFO = Gauge(
+    "linnet_build_info",
+    "Always 1; the labels name the process, its version, its Python and its node",
+    ("process", "version", "python", "node"),
+)
 
 # -- gateway: connections and sessions
-CONNECTIONS = Gauge("linnet_gateway_connections", "Open WebSocket connections")
-CONNECTION_LIMIT = Gauge("linnet_gateway_connection_limit", "Connections this gateway accepts")
-CONNECTS = Counter("linnet_gateway_connects", "Connection attempts by result", ("result",))
-CLOSES = Counter("linnet_gateway_closes", "Closed connections by close code", ("code",))
-SESSIONS = Gauge("linnet_gateway_sessions", "Authenticated sessions", ("state",))
+CONNECTIONS = Gauge("linnet_gateway_connections", "Open WebSocket connections of this gateway")
+CONNECTION_LIMIT = Gauge(
+    "linnet_gateway_connection_limit", "Maximum of WebSocket connections of this gateway (LINNET_MAX_CONNECTIONS)"
+)
+CONNECTS = Counter(
+    "linnet_gateway_connects", "Attempts to connect, by result: ok, or the reason of the refusal", ("result",)
+)
+CLOSES = Counter("linnet_gateway_closes", "Closed connections, by close code", ("code",))
+SESSIONS = Gauge(
+    "linnet_gateway_sessions",
+    "Sessions after welcome, by state: live (written to directly) or behind (fed from the log)",
+    ("state",),
+)
 SESSIONS_LIVE = SESSIONS.labels("live")
 SESSIONS_BEHIND = SESSIONS.labels("behind")
-FELL_BEHIND = Counter("linnet_gateway_sessions_fell_behind", "Times a slow session left the live set")
-WRITE_BUFFER_BYTES = Gauge("linnet_gateway_behind_write_buffer_bytes", "Bytes buffered for sessions that are behind")
-COMMANDS = Counter("linnet_gateway_commands", "Commands by type and result", ("command", "result"))
-IN_FLIGHT = Gauge("linnet_gateway_commands_in_flight", "Commands that wait for Redis")
-CONNECT_SECONDS = Histogram("linnet_gateway_connect_seconds", "From hello to welcome", buckets=_LATENCY)
+FELL_BEHIND = Counter(
+    "linnet_gateway_sessions_fell_behind", "Times that a session left the live sets because its connection was slow"
+)
+WRITE_BUFFER_BYTES = Gauge(
+    "linnet_gateway_behind_write_buffer_bytes", "Bytes in the write buffers of sessions that are behind"
+)
+COMMANDS = Counter(
+    "linnet_gateway_commands",
+    "Commands of clients, by command and by result: ok, or the error code",
+    ("command", "result"),
+)
+IN_FLIGHT = Gauge("linnet_gateway_commands_in_flight", "Commands that append an event and have no answer yet")
+CONNECT_SECONDS = Histogram("linnet_gateway_connect_seconds", "Seconds from hello to welcome", buckets=_LATENCY)
 
 # -- gateway: the way of an event
-DELIVERIES = Counter("linnet_gateway_deliveries", "Events written to sessions", ("path",))
+DELIVERIES = Counter(
+    "linnet_gateway_deliveries", "Events written to sessions, by path: live, or replay from the log", ("path",)
+)
 DELIVERIES_LIVE = DELIVERIES.labels("live")
 DELIVERIES_REPLAY = DELIVERIES.labels("replay")
 WRITTEN_BYTES = Counter("linnet_gateway_written_bytes", "Bytes of events written to sessions")
 APPEND_SECONDS = Histogram(
-    "linnet_gateway_append_seconds", "From command to durable append, of one in eight", buckets=_LATENCY
+    "linnet_gateway_append_seconds",
+    "Seconds from a command to its durable append, for one command in eight",
+    buckets=_LATENCY,
 )
 DELIVERY_SECONDS = Histogram(
     "linnet_gateway_delivery_seconds",
-    "From an event's stamp to its live write here: of a group each write's last, of direct ones one in eight",
+    "Seconds from an event's stamp in Redis to its live write: of a hub's write the last, of direct events 1 in 8",
     buckets=_LATENCY,
 )
-REPAIRS = Counter("linnet_gateway_repairs", "Times the log had to fill in for the fast path", ("cause",))
-REPAIRED_EVENTS = Counter("linnet_gateway_repaired_events", "Events that came by repair instead of live")
-GAPS = Counter("linnet_gateway_gaps", "Announced gaps", ("reason",))
-HUBS = Gauge("linnet_gateway_hubs", "Conversations with live members here")
-CHANNELS = Gauge("linnet_gateway_subscribed_channels", "Channels this gateway is subscribed to")
-FRAME_CACHE = Counter("linnet_gateway_frame_cache", "Look-ups of JSON frames of replayed events", ("result",))
-AUDITS = Counter("linnet_gateway_audits", "Session audits by what they found", ("result",))
-AWAYS_DROPPED = Counter("linnet_gateway_aways_dropped", "Ends of sessions that presence was not told of")
-DRAINING = Gauge("linnet_gateway_draining", "1 while this gateway drains")
-PRESENCE_CHANGES = Counter("linnet_gateway_presence_changes", "Presence changes told to watchers")
-PRESENCE_WATCHES = Gauge("linnet_gateway_presence_watches", "Users that local sessions watch")
+REPAIRS = Counter("linnet_gateway_repairs", "Repairs started because live delivery missed events, by cause", ("cause",))
+REPAIRED_EVENTS = Counter(
+    "linnet_gateway_repaired_events", "Events that hubs read from the log because live delivery missed them"
+)
+GAPS = Counter(
+    "linnet_gateway_gaps", "Gaps announced to sessions, by reason: expired (retention) or failover", ("reason",)
+)
+HUBS = Gauge("linnet_gateway_hubs", "Groups and channels that have a member with a session on this gateway")
+CHANNELS = Gauge("linnet_gateway_subscribed_channels", "Redis channels that this gateway is subscribed to")
+FRAME_CACHE = Counter(
+    "linnet_gateway_frame_cache",
+    "Lookups of the JSON frame of an event in the cache, live or replayed, by result: hit or miss",
+    ("result",),
+)
+AUDITS = Counter(
+    "linnet_gateway_audits",
+    "Audits of sessions, by result: ok, replaced, kicked, evicted, or an error code",
+    ("result",),
+)
+AWAYS_DROPPED = Counter(
+    "linnet_gateway_aways_dropped", "Ended sessions whose device row could not be marked away, because too many waited"
+)
+DRAINING = Gauge("linnet_gateway_draining", "1 while this gateway drains, else 0")
+PRESENCE_CHANGES = Counter("linnet_gateway_presence_changes", "Changes of presence sent to watching sessions")
+PRESENCE_WATCHES = Gauge(
+    "linnet_gateway_presence_watches", "Users whose presence is watched by a session of this gateway"
+)
 
 # -- both: the loop, Redis, HTTP
-LOOP_LAG_SECONDS = Histogram("linnet_loop_lag_seconds", "How late the event loop runs a timer", buckets=_LATENCY)
-REDIS_UP = Gauge("linnet_redis_up", "1 while the command connection to Redis is up")
-REDIS_UNFIT = Gauge("linnet_redis_unfit", "1 while Redis does not keep what LINNET_DURABILITY promises")
-REDIS_CALLS = Counter("linnet_redis_calls", "Redis calls by function", ("function",))
-REDIS_ERRORS = Counter("linnet_redis_errors", "Redis errors by kind", ("kind",))
-REDIS_RECONNECTS = Counter("linnet_redis_reconnects", "Reconnects by connection", ("connection",))
-REDIS_SECONDS = Histogram("linnet_redis_seconds", "From a batch's write to its first reply", buckets=_LATENCY)
-REDIS_IN_FLIGHT = Gauge("linnet_redis_in_flight", "Commands written and not yet answered")
-KEPT = Counter("linnet_redis_kept", "Appends that waited for replicas, by result", ("result",))
-KEPT_SECONDS = Histogram("linnet_redis_kept_seconds", "Duration of a wait for replicas", buckets=_LATENCY)
-REDIS_MEMORY_RATIO = Gauge("linnet_redis_memory_ratio", "used_memory / maxmemory (0 without a limit)")
+LOOP_LAG_SECONDS = Histogram(
+    "linnet_loop_lag_seconds", "Seconds by which the event loop runs a timer late", buckets=_LATENCY
+)
+REDIS_UP = Gauge("linnet_redis_up", "1 while the command connection to Redis is up, else 0")
+REDIS_UNFIT = Gauge("linnet_redis_unfit", "1 while Redis does not keep what LINNET_DURABILITY promises, else 0")
+REDIS_CALLS = Counter("linnet_redis_calls", "Calls of Redis functions, by function", ("function",))
+REDIS_ERRORS = Counter("linnet_redis_errors", "Failed Redis calls and subscriptions, by kind", ("kind",))
+REDIS_RECONNECTS = Counter(
+    "linnet_redis_reconnects", "Reconnects to Redis, by connection: commands or bus", ("connection",)
+)
+REDIS_SECONDS = Histogram(
+    "linnet_redis_seconds", "Seconds from the write of a batch of calls to its first reply", buckets=_LATENCY
+)
+REDIS_IN_FLIGHT = Gauge("linnet_redis_in_flight", "Calls that were sent to Redis and have no reply yet")
+KEPT = Counter(
+    "linnet_redis_kept",
+    "Appends that waited for replicas, by result: kept, failover, timeout, error or refused",
+    ("result",),
+)
+KEPT_SECONDS = Histogram("linnet_redis_kept_seconds", "Seconds of one wait for replicas", buckets=_LATENCY)
+REDIS_MEMORY_RATIO = Gauge("linnet_redis_memory_ratio", "Share of maxmemory that Redis uses; 0 if it has no limit")
 
-ROUND_ERRORS = Counter("linnet_round_errors", "Entries of sweeps, audits and timers that raised, by part", ("part",))
-HTTP_REFUSED = Counter("linnet_http_refused", "HTTP requests that no application saw, by why", ("why",))
+ROUND_ERRORS = Counter(
+    "linnet_round_errors",
+    "Entries of a round (sweep, audit, timer) that raised an exception, by part of the process",
+    ("part",),
+)
+HTTP_REFUSED = Counter(
+    "linnet_http_refused", "HTTP requests and connections refused before the application, by reason", ("why",)
+)
 
 # -- both: clocks
-CLOCK_OFFSET_SECONDS = Gauge("linnet_clock_offset_seconds", "Seconds by which this node's clock is ahead of Redis's")
+CLOCK_OFFSET_SECONDS = Gauge(
+    "linnet_clock_offset_seconds",
+    "Seconds by which the clock of this node is ahead of Redis's; negative if it is behind",
+)
 
 # -- both: the identity provider, where there is one
-JWKS_FETCHES = Counter("linnet_jwks_fetches", "Fetches of the identity provider's key set by result", ("result",))
+JWKS_FETCHES = Counter(
+    "linnet_jwks_fetches", "Fetches of the identity provider's key set, by result: ok or failed", ("result",)
+)
 
 # -- both: traces, where they are on
-TRACE_SPANS = Counter("linnet_trace_spans", "Spans of traces by what became of them", ("result",))
+TRACE_SPANS = Counter("linnet_trace_spans", "Spans of traces, by result: exported or dropped", ("result",))
 
 # -- router
-DIRTY = Gauge("linnet_router_dirty_conversations", "Conversations that routers still have to finish")
-DIRTY_AGE_SECONDS = Gauge("linnet_router_dirty_oldest_age_seconds", "How overdue the oldest of them is")
-FINISHED = Counter("linnet_router_finished_conversations", "Claims worked off, by result", ("result",))
-QUEUE_WRITES = Counter("linnet_router_queue_writes", "Writes to users' slots that were still missing", ("kind",))
-TRIMMED_EVENTS = Counter("linnet_router_trimmed_events", "Events trimmed from logs")
+DIRTY = Gauge(
+    "linnet_router_dirty_conversations",
+    "Conversations whose finishing is due, in all of Redis: every router reports the same",
+)
+DIRTY_AGE_SECONDS = Gauge(
+    "linnet_router_dirty_oldest_age_seconds", "Seconds by which the oldest due conversation is late, in all of Redis"
+)
+FINISHED = Counter(
+    "linnet_router_finished_conversations",
+    "Claimed conversations, by result: finished, partly, removed, lost or failed",
+    ("result",),
+)
+SLOT_WRITES = Counter(
+    "linnet_router_slot_writes",
+    "Missing writes to users' slots that this router made, by kind: deliver, join, leave, arm (push) or audit",
+    ("kind",),
+)
+TRIMMED_EVENTS = Counter("linnet_router_trimmed_events", "Events that this router trimmed from logs")
 TRIMMING_HELD = Gauge(
     "linnet_router_trimming_held",
     "1 while this router trims nothing by age, because Redis's clock is more than a day ahead of its own; else 0",
 )
-ROUND_ITEMS = Gauge("linnet_router_round_items", "Claimed items that a router works on now, by round", ("round",))
-PUSH_BACKLOG = Gauge("linnet_router_push_backlog", "Users with an armed push deadline")
-WEBHOOKS = Counter("linnet_router_webhooks", "Webhook posts by result", ("result",))
-WEBHOOK_SECONDS = Histogram("linnet_router_webhook_seconds", "Duration of a webhook post", buckets=_LATENCY)
-HTTP_REQUESTS = Counter("linnet_router_http_requests", "HTTP API requests", ("route", "status"))
-HTTP_SECONDS = Histogram("linnet_router_http_seconds", "Duration of HTTP API requests", ("route",), buckets=_LATENCY)
-PASSWORD_SECONDS = Histogram("linnet_router_password_hash_seconds", "Duration of password hashing", buckets=_LATENCY)
-GATEWAYS_ALIVE = Gauge("linnet_gateways_alive", "Gateways with a live lease, as this process sees them")
+ROUND_ITEMS = Gauge(
+    "linnet_router_round_items",
+    "Claimed items that this router works on now, by round: finisher or webhooks",
+    ("round",),
+)
+PUSH_BACKLOG = Gauge(
+    "linnet_router_push_backlog", "Users with an armed push deadline, in all of Redis: every router reports the same"
+)
+WEBHOOKS = Counter(
+    "linnet_router_webhooks",
+    "Webhook posts, by result: sent, retried, dropped, or failed in the router",
+    ("result",),
+)
+WEBHOOK_SECONDS = Histogram("linnet_router_webhook_seconds", "Seconds of one webhook post", buckets=_LATENCY)
+HTTP_REQUESTS = Counter(
+    "linnet_router_http_requests", "Requests of the HTTP API, by route and status", ("route", "status")
+)
+HTTP_SECONDS = Histogram(
+    "linnet_router_http_seconds", "Seconds of one request of the HTTP API, by route", ("route",), buckets=_LATENCY
+)
+PASSWORD_SECONDS = Histogram(
+    "linnet_router_password_hash_seconds",
+    "Seconds of one password hash, without the time in the queue",
+    buckets=_LATENCY,
+)
+GATEWAYS_ALIVE = Gauge("linnet_gateways_alive", "Gateways whose lease runs, as this process read last")
 
 
 class Own:
-    """What a process of this name exports: a router's zeros for gateways would be as many false answers."""
+    """The metrics that one kind of process exports: zeros of a router in metrics of gateways would be false answers."""
 
     def __init__(self, process: str) -> None:
         self._others = tuple(f"linnet_{name}_" for name in ("gateway", "router") if name != process)
@@ -120,7 +214,7 @@ class Own:
         return (metric for metric in REGISTRY.collect() if not metric.name.startswith(self._others))
 
 
-# What alerts and dashboards ask for exists from the start: a counter that is born at 1 has not increased.
+# Labels that alerts and dashboards need exist from the start: a counter that first appears at 1 has not increased.
 for _code in (1000, 1001, 1006, 1011, 1012, 4000, 4002, 4003):
     CLOSES.labels(str(_code))
 for _result in ("ok", "full"):

@@ -271,6 +271,6 @@ class Finisher:
 
 
 _WRITES: Final = {
-    kind: metrics.QUEUE_WRITES.labels(name)
+    kind: metrics.SLOT_WRITES.labels(name)
     for kind, name in ((Deliver, "deliver"), (Join, "join"), (Leave, "leave"), (Arm, "arm"))
 }

@@ -31,7 +31,7 @@ EVERY_S: Final = 1.0
 REST_S: Final = 600.0
 STEP: Final = 200
 ROWS: Final = 100  # asked for together
-REMADE: Final = metrics.QUEUE_WRITES.labels("audit")
+REMADE: Final = metrics.SLOT_WRITES.labels("audit")
 
 log = logging.getLogger("linnet.router")
 
