@@ -19,7 +19,7 @@ from gateway.commands import dispatch as commands
 from gateway.commands import ephemeral, history, sending
 from gateway.delivery import backlog, deadlines, heartbeats, repair, session
 from gateway.presence import watches
-from gateway.websocket import connection as wsprotocol
+from gateway.websocket import connection
 from router.__main__ import CONNECTIONS
 from router.api import call as api_call
 from router.api import messages as api_messages
@@ -115,10 +115,10 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("cost of a command that is no send, edit, delete, react, history or presence",
               f"{commands.LIGHT:g} of a send", "`rate_limited` by `LINNET_SENDS_PER_S`"),
         Limit("commands sent in spite of `rate_limited`", time(commands.FLOOD_S) + " ahead of the rate", "close 4008"),
-        Limit("pings and pongs of a client", rate(wsprotocol.CONTROL_EVERY_S,
-              wsprotocol.CONTROL_BURST_S / wsprotocol.CONTROL_EVERY_S), "close 1008"),
+        Limit("pings and pongs of a client", rate(connection.CONTROL_EVERY_S,
+              connection.CONTROL_BURST_S / connection.CONTROL_EVERY_S), "close 1008"),
         Limit("silence of a client", f"{heartbeats.LOST_AFTER_HEARTBEATS:g} × `LINNET_HEARTBEAT_S`", "close 4002"),
-        Limit("bytes written to a client that does not read", size(wsprotocol.HIGH_MARK),
+        Limit("bytes written to a client that does not read", size(connection.HIGH_MARK),
               "it is fed from the log when it reads again"),
         Limit("connects of one user", rate(users.CONNECT_COST_US / 1e6,
               users.CONNECT_BURST_US / users.CONNECT_COST_US), "close 4008 with `retry_after`"),

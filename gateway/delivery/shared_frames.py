@@ -13,7 +13,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-from gateway.websocket.frames import deflated_frame, frame
+from gateway.websocket.deflate import deflated_frame
+from gateway.websocket.frames import frame
 from router.contract import packing, wire
 
 TEXT: Final = 0x1

@@ -19,13 +19,14 @@ import logging
 import socket
 from collections.abc import Callable
 from typing import Any, Final, Protocol
-from weakref import WeakKeyDictionary
 
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from gateway.websocket import frames as wsframes
-from gateway.websocket.frames import Deflate, FrameError, FrameParser
+from gateway.websocket import frames
+from gateway.websocket.closing import closing_of
+from gateway.websocket.deflate import Deflate
+from gateway.websocket.frames import FrameError, FrameParser
 from gateway.websocket.handshake import Handshake, UpgradeError
 
 logger = logging.getLogger(__name__)
@@ -33,11 +34,13 @@ logger = logging.getLogger(__name__)
 HIGH_MARK: Final = 64 * 1024
 LOW_MARK: Final = 16 * 1024
 KERNEL_SEND_BYTES: Final = 64 * 1024  # the kernel doubles it for its bookkeeping
-CLOSE_WAIT_S: Final = 5.0
 CONTROL_EVERY_S: Final = 0.05  # pings and pongs of one peer: each costs us more than it costs the peer
 CONTROL_BURST_S: Final = 1000 * CONTROL_EVERY_S
 
-PING_FRAME: Final = wsframes.frame(b"", wsframes.PING)
+_UPGRADING, _OPEN, _CLOSING, _LOST = range(4)  # the states of a connection, in this order; LOST after connection_lost
+_NO_CLOSE_FRAME: Final = (frames.ABNORMAL, "")
+
+PING_FRAME: Final = frames.frame(b"", frames.PING)
 
 
 class Session(Protocol):
@@ -155,7 +158,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._fail(error.code, error.reason)
         except Exception:  # a mistake in the session must cost this one connection, and say so
             logger.exception("a session failed on a message")
-            self._fail(wsframes.INTERNAL, "")
+            self._fail(frames.INTERNAL, "")
 
     def eof_received(self) -> None:
         """The peer says no more; one that could not even say goodbye is not worth keeping half open."""
@@ -168,7 +171,7 @@ class WebSocketConnection(asyncio.Protocol):
         self.write = _discard
         self._parser = None
         self._connections.discard(self)
-        _lingering(self._loop).discard(self)
+        closing_of(self._loop).discard(self)
         if self._handshake is not None:
             self._handshake.gone.set()
         self._end_session()
@@ -188,7 +191,7 @@ class WebSocketConnection(asyncio.Protocol):
         if self._handshake is not None and not self._handshake.accepted:
             self._handshake.refuse(UpgradeError(503))
         else:
-            self.close(wsframes.RESTART)
+            self.close(frames.RESTART)
 
     # What the parser calls
 
@@ -205,7 +208,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._owed_pong = payload
         else:
             self._owed_pong = None
-            self.write(wsframes.frame(payload, wsframes.PONG))
+            self.write(frames.frame(payload, frames.PONG))
 
     def pong_received(self, payload: bytes) -> None:
         """`last_received` has said all that it says."""
@@ -216,12 +219,12 @@ class WebSocketConnection(asyncio.Protocol):
         now = self.last_received
         self._controls_due = max(self._controls_due, now) + CONTROL_EVERY_S
         if self._controls_due - now > CONTROL_BURST_S:
-            raise FrameError(wsframes.POLICY, "too many pings")
+            raise FrameError(frames.POLICY, "too many pings")
 
     def close_received(self, code: int, reason: str) -> None:
         if self._state is _OPEN:
             self._start_closing(code, reason)
-            self.transport.write(wsframes.close_frame(code))
+            self.transport.write(frames.close_frame(code))
         self._leave()
 
     # How it ends
@@ -229,13 +232,13 @@ class WebSocketConnection(asyncio.Protocol):
     def _send_close(self, code: int, reason: str) -> None:
         self.resume_reading()  # else the peer's answer would never be seen
         self._start_closing(code, reason)  # before the write: that may pause writing, and so lead back here
-        self.transport.write(wsframes.close_frame(code, reason))
+        self.transport.write(frames.close_frame(code, reason))
 
     def _start_closing(self, code: int, reason: str) -> None:
         self._state = _CLOSING
         self._ended_with = (code, reason)
         self.write = _discard
-        _lingering(self._loop).add(self)
+        closing_of(self._loop).add(self)
 
     def _leave(self) -> None:
         """Nothing more is expected from the peer: what is written is flushed, then the connection is dropped."""
@@ -290,16 +293,11 @@ class WebSocketConnection(asyncio.Protocol):
         self._handshake = None
         if self._state is _OPEN and self._session is None:
             logger.error("the application accepted a WebSocket and attached no session")
-            self.close(wsframes.INTERNAL)
+            self.close(frames.INTERNAL)
 
     def _take_early(self, data: bytes) -> None:
         self.resume_reading()
         self.data_received(data)
-
-
-# The life of a connection, in this order. LOST: connection_lost was called.
-_UPGRADING, _OPEN, _CLOSING, _LOST = range(4)
-_NO_CLOSE_FRAME = (wsframes.ABNORMAL, "")
 
 
 def _discard(frames: bytes) -> None:
@@ -311,41 +309,3 @@ def _bound_kernel_buffer(transport: asyncio.Transport) -> None:
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_SEND_BYTES)
-
-
-class _Lingering:
-    """Connections whose end has begun. One timer drops those that are still there after CLOSE_WAIT_S."""
-
-    def __init__(self) -> None:
-        self._since: dict[WebSocketConnection, float] = {}  # in the order of their deadlines, as all wait equally long
-        self._armed = False
-
-    def add(self, connection: WebSocketConnection) -> None:
-        loop = asyncio.get_running_loop()
-        self._since.setdefault(connection, loop.time())
-        if not self._armed:
-            self._armed = True
-            loop.call_later(CLOSE_WAIT_S, self._sweep)
-
-    def discard(self, connection: WebSocketConnection) -> None:
-        self._since.pop(connection, None)
-
-    def _sweep(self) -> None:
-        loop = asyncio.get_running_loop()
-        due = loop.time() - CLOSE_WAIT_S
-        for connection in [waiting for waiting, since in self._since.items() if since <= due]:
-            self.discard(connection)
-            try:
-                connection.transport.abort()
-            except Exception:  # one that raises must not keep the others, nor end the timer
-                logger.exception("a connection whose time is over could not be aborted")
-        self._armed = bool(self._since)
-        if self._armed:
-            loop.call_later(next(iter(self._since.values())) - due, self._sweep)
-
-
-_by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, _Lingering] = WeakKeyDictionary()
-
-
-def _lingering(loop: asyncio.AbstractEventLoop) -> _Lingering:
-    return _by_loop.get(loop) or _by_loop.setdefault(loop, _Lingering())

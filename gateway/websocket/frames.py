@@ -14,7 +14,7 @@ Invariants
 
 import codecs
 import zlib
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 TEXT: Final = 0x1
 BINARY: Final = 0x2
@@ -34,15 +34,10 @@ RESTART: Final = 1012
 
 MAX_CONTROL_BYTES: Final = 125
 
-# A smaller window than zlib's 15 loses next to nothing on chat messages and serves clients that ask for a small one.
-DEFLATE_WINDOW_BITS: Final = 12
-_DEFLATE_MEM_LEVEL: Final = 5
-_DEFLATE_TAIL: Final = b"\x00\x00\xff\xff"  # ends every sync flush; left out on the wire (RFC 7692, 7.2.1)
+DEFLATE_TAIL: Final = b"\x00\x00\xff\xff"  # ends every sync flush; left out on the wire (RFC 7692, 7.2.1)
 
-_WINDOW_BITS = frozenset(map(str, range(8, 16)))
-
-_RSV1 = 0x40
-_FIN = 0x80
+RSV1 = 0x40
+FIN = 0x80
 _MASKED = 0x80
 _PLAIN_OPENINGS = frozenset((0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8A))  # FIN and opcode, no reserved bit
 _DEFLATE_OPENINGS = _PLAIN_OPENINGS | {0x41, 0x42, 0xC1, 0xC2}  # and RSV1 where a message begins
@@ -129,7 +124,7 @@ class _Message:
 
     def finish(self) -> bytes:
         if self._inflater is not None:
-            self._add(_DEFLATE_TAIL)
+            self._add(DEFLATE_TAIL)
         if self._characters:
             raise FrameError(INVALID_DATA, "text ends within a character")
         return bytes(self._data)
@@ -197,7 +192,7 @@ class FrameParser:
                     return
             else:
                 message = self._message_of(first)
-                message.begin_frame(length, mask, first >= _FIN)
+                message.begin_frame(length, mask, first >= FIN)
                 at = self._take(message, data, start, sink)
         if at < size:
             self._rest = data[at:]
@@ -208,7 +203,7 @@ class FrameParser:
         if first & 0x0F:
             if message is not None:
                 raise FrameError(PROTOCOL_ERROR, "expected a continuation")
-            message = self._message = _Message(first & 0x0F == TEXT, bool(first & _RSV1), self._max_bytes)
+            message = self._message = _Message(first & 0x0F == TEXT, bool(first & RSV1), self._max_bytes)
         elif message is None:
             raise FrameError(PROTOCOL_ERROR, "nothing to continue")
         return message
@@ -290,14 +285,7 @@ def unmask(payload: bytes, mask: bytes) -> bytes:
 
 def frame(payload: bytes, opcode: int) -> bytes:
     """One whole frame as a server sends it. Made once, written to any number of connections."""
-    return _header(_FIN | opcode, len(payload)) + payload
-
-
-def deflated_frame(payload: bytes, opcode: int) -> bytes:
-    """The same, compressed, for connections whose `deflate` was agreed on."""
-    deflater = zlib.compressobj(zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -DEFLATE_WINDOW_BITS, _DEFLATE_MEM_LEVEL)
-    deflated = (deflater.compress(payload) + deflater.flush(zlib.Z_SYNC_FLUSH))[: -len(_DEFLATE_TAIL)]
-    return _header(_FIN | _RSV1 | opcode, len(deflated)) + deflated
+    return header(FIN | opcode, len(payload)) + payload
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
@@ -308,54 +296,9 @@ def close_frame(code: int, reason: str = "") -> bytes:
     return frame(code.to_bytes(2, "big") + text.encode(), CLOSE)
 
 
-def _header(first: int, length: int) -> bytes:
+def header(first: int, length: int) -> bytes:
     if length < 126:
         return bytes((first, length))
     if length < 65536:
         return bytes((first, 126)) + length.to_bytes(2, "big")
     return bytes((first, 127)) + length.to_bytes(8, "big")
-
-
-class Deflate(NamedTuple):
-    """permessage-deflate as agreed with one client."""
-
-    answer: str  # what the Sec-WebSocket-Extensions header says
-    window_bits: int  # the largest window the client wants to inflate with
-
-    @property
-    def shared_frames(self) -> bool:
-        """Whether the frames made once for all may go to this client. One with less memory is sent plain frames."""
-        return self.window_bits >= DEFLATE_WINDOW_BITS
-
-
-def negotiate_deflate(offers: str) -> Deflate | None:
-    """Choose from a Sec-WebSocket-Extensions header: the first permessage-deflate offer that is well-formed."""
-    for offer in offers.split(","):
-        name, *parameters = (part.strip() for part in offer.split(";"))
-        if name == "permessage-deflate" and (deflate := _accept_offer(parameters)) is not None:
-            return deflate
-    return None
-
-
-def _accept_offer(parameters: list[str]) -> Deflate | None:
-    """RFC 7692, 7.1: an offer with an unknown, repeated or ill-valued parameter is declined, not repaired."""
-    answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
-    window_bits = zlib.MAX_WBITS
-    seen = set[str]()
-    for parameter in parameters:
-        name, given, value = (part.strip() for part in parameter.partition("="))
-        value = value.removeprefix('"').removesuffix('"')
-        bits = int(value) if value in _WINDOW_BITS else None
-        valued = {
-            "server_no_context_takeover": not given,
-            "client_no_context_takeover": not given,
-            "client_max_window_bits": not given or bits is not None,
-            "server_max_window_bits": bits is not None,
-        }
-        if name in seen or not valued.get(name, False):
-            return None
-        seen.add(name)
-        if name == "server_max_window_bits" and bits is not None:
-            window_bits = bits
-            answer += f"; server_max_window_bits={bits}"
-    return Deflate(answer, window_bits)

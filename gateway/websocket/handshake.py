@@ -24,8 +24,8 @@ from uvicorn import Config
 from uvicorn.protocols.utils import ClientDisconnected, get_local_addr, get_remote_addr, is_ssl
 from uvicorn.server import ServerState
 
-from gateway.websocket import frames as wsframes
-from gateway.websocket.frames import Deflate
+from gateway.websocket import frames
+from gateway.websocket.deflate import Deflate, negotiate_deflate
 
 logger = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ class Handshake:
             self._connection.handshake_over()
             return
         if self.config.ws_per_message_deflate:
-            self.deflate = wsframes.negotiate_deflate(self._upgrade.extensions)
+            self.deflate = negotiate_deflate(self._upgrade.extensions)
         tasks = self._server_state.tasks
         task = asyncio.get_running_loop().create_task(self._run())
         tasks.add(task)
@@ -225,7 +225,7 @@ class Handshake:
             self._asked = True
             return {"type": "websocket.connect"}
         await self.gone.wait()
-        return {"type": "websocket.disconnect", "code": wsframes.ABNORMAL}
+        return {"type": "websocket.disconnect", "code": frames.ABNORMAL}
 
     async def _send(self, message: dict[str, Any]) -> None:
         if self.gone.is_set():
@@ -260,7 +260,7 @@ class Handshake:
             self.refuse(UpgradeError(status, headers), b"".join(body))
 
     def _close(self, message: dict[str, Any]) -> None:
-        self._connection.close(message.get("code", wsframes.NORMAL), message.get("reason") or "")
+        self._connection.close(message.get("code", frames.NORMAL), message.get("reason") or "")
 
 
 # What the application may send, by how far its answer has come. What is absent is its mistake.

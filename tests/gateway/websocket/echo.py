@@ -12,7 +12,8 @@ from starlette.websockets import WebSocket
 
 from gateway.delivery.shared_frames import BINARY, COMPRESS_FROM_BYTES, TEXT
 from gateway.websocket.connection import WebSocketConnection
-from gateway.websocket.frames import deflated_frame, frame
+from gateway.websocket.deflate import deflated_frame
+from gateway.websocket.frames import frame
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
 

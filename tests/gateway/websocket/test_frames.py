@@ -1,4 +1,4 @@
-"""gateway/websocket/frames.py: what a client's bytes become, and that another implementation sees the same in them."""
+"""Frames: the messages that a client's bytes become, also as another implementation reads them."""
 
 import codecs
 import itertools
@@ -18,7 +18,8 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.uri import parse_uri
 
-from gateway.websocket import frames as wsframes
+from gateway.websocket import frames
+from gateway.websocket.deflate import deflated_frame
 from gateway.websocket.frames import (
     BINARY,
     CLOSE,
@@ -28,9 +29,7 @@ from gateway.websocket.frames import (
     FrameError,
     FrameParser,
     close_frame,
-    deflated_frame,
     frame,
-    negotiate_deflate,
     unmask,
 )
 from tests.gateway.websocket.client import client_frame
@@ -81,9 +80,6 @@ def every_byte(stream: bytes) -> list[bytes]:
 def deflated(payload: bytes) -> bytes:
     deflater = zlib.compressobj(wbits=-15)
     return (deflater.compress(payload) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
-
-
-# Messages
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 125, 126, 127, 4095, 4096, 4099, 65535, 65536, 70000])
@@ -159,9 +155,6 @@ def test_what_follows_the_end_of_a_deflate_stream_is_not_kept() -> None:
     finally:
         tracemalloc.stop()
     assert kept < 100_000  # zlib itself takes some 40 KB
-
-
-# Refusals
 
 
 VIOLATIONS = {
@@ -289,9 +282,6 @@ def test_a_parser_between_messages_holds_nothing() -> None:
     assert after - before < 200 * 40
 
 
-# Frames to the client
-
-
 def client_sees(data: bytes, deflate: bool = False) -> list[tuple[int, bytes]]:
     """Opcodes and payloads as a `websockets` client reads them."""
     client = ClientProtocol(parse_uri("ws://test/"), state=State.OPEN)
@@ -309,52 +299,11 @@ def test_a_client_reads_the_frames_we_build(size: int) -> None:
     assert client_sees(deflated_frame(payload, BINARY) * 2, deflate=True) == [(BINARY, payload)] * 2
 
 
-def test_a_compressed_frame_needs_no_other_and_no_large_window() -> None:
-    """One frame serves every client that inflates with at least our window."""
-    payload = bytes(zlib.crc32(bytes((at % 256, at // 256))) % 64 for at in range(20000))
-    body = deflated_frame(payload, BINARY)[4:]
-    small = zlib.decompressobj(-wsframes.DEFLATE_WINDOW_BITS)
-    assert small.decompress(body + b"\x00\x00\xff\xff") == payload
-
-
 def test_a_close_frame_says_what_fits() -> None:
     """A control frame holds 125 bytes; a reason is cut between characters. Without a code there is no payload."""
     (opcode, payload), *rest = client_sees(close_frame(1008, "ä" * 100))
     assert (opcode, payload, rest) == (CLOSE, b"\x03\xf0" + ("ä" * 61).encode(), [])
-    assert client_sees(close_frame(wsframes.NO_CODE)) == [(CLOSE, b"")]
-
-
-# Negotiation
-
-BASE = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
-
-
-@pytest.mark.parametrize(
-    ("offers", "answer", "shared"),
-    [
-        ("", None, False),
-        ("x-webkit-deflate-frame", None, False),
-        ("permessage-deflate", BASE, True),
-        ("permessage-deflate; client_max_window_bits", BASE, True),
-        ("permessage-deflate;client_max_window_bits=10", BASE, True),
-        ("permessage-deflate; server_no_context_takeover; client_no_context_takeover", BASE, True),
-        ('permessage-deflate; server_max_window_bits="12"', f"{BASE}; server_max_window_bits=12", True),
-        ("permessage-deflate; server_max_window_bits=11", f"{BASE}; server_max_window_bits=11", False),
-        ("permessage-deflate; server_max_window_bits=7", None, False),
-        ("permessage-deflate; server_max_window_bits=016", None, False),
-        ("permessage-deflate; server_max_window_bits", None, False),
-        ("permessage-deflate; server_no_context_takeover=1", None, False),
-        ("permessage-deflate; client_max_window_bits; client_max_window_bits", None, False),
-        ("permessage-deflate; unknown", None, False),
-        ("permessage-deflate; unknown, permessage-deflate", BASE, True),
-        (";;,=,permessage-deflate;=", None, False),
-    ],
-)
-def test_the_first_well_formed_offer_is_accepted(offers: str, answer: str | None, shared: bool) -> None:
-    """RFC 7692, 7.1. A client with a smaller window than ours is agreed with, and sent plain frames."""
-    deflate = negotiate_deflate(offers)
-    assert (deflate.answer if deflate else None) == answer
-    assert bool(deflate and deflate.shared_frames) is shared
+    assert client_sees(close_frame(frames.NO_CODE)) == [(CLOSE, b"")]
 
 
 # Another implementation sees the same
