@@ -34,7 +34,7 @@ Address = Annotated[str, Meta(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[^:\[\]/ ]+):[0-9]{
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of both processes; each process reads the ones it needs."""
 
-    # -- where Redis is
+    # -- Redis
     redis_url: Annotated[
         str,
         Meta(
@@ -42,9 +42,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             " redis+sentinel://[user:password@]host:port,host:port/name[/db][?sentinel_password=…], or rediss+…"
         ),
     ] = "redis://127.0.0.1:6379/0"
-    redis_mode: Annotated[Literal["standalone", "sentinel", "cluster"], Meta(description="how Redis is laid out")] = (
-        "standalone"
-    )
+    redis_mode: Annotated[
+        Literal["standalone", "sentinel", "cluster"], Meta(description="layout of Redis; cluster is refused")
+    ] = "standalone"
     deployment: Annotated[
         str,
         Meta(
@@ -68,26 +68,28 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             " that may be promoted, else a failover can lose sends",
         ),
     ] = 1
-    # -- where this process listens
-    listen: Annotated[Address, Meta(description="host:port for clients (gateway: WebSocket, router: HTTP API)")] = (
+    # -- addresses and TLS
+    listen: Annotated[Address, Meta(description="address for clients (gateway: WebSocket, router: HTTP API)")] = (
         "127.0.0.1:8000"
     )
-    admin_listen: Annotated[Address, Meta(description="host:port of /livez, /readyz and /metrics")] = "127.0.0.1:9000"
+    admin_listen: Annotated[Address, Meta(description="address of /livez, /readyz, /joinz and /metrics")] = (
+        "127.0.0.1:9000"
+    )
     gateway_url: Annotated[
         str,
         Meta(
-            description="ws:// or wss:// URL that clients are told to reach this gateway by; empty: from LISTEN, or,"
-            " if that is all addresses, the host of the API call"
+            description="URL by which clients reach this gateway; empty: LISTEN or, if LISTEN is all addresses, the"
+            " host of the API call"
         ),
     ] = ""
     trusted_proxies: Annotated[
-        str, Meta(description="addresses or networks, comma-separated, whose X-Forwarded-For is believed")
+        str, Meta(description="addresses or networks of proxies, comma-separated; only their X-Forwarded-For counts")
     ] = ""
     tls_cert: Annotated[
         str, Meta(description="certificate chain (PEM), if this process itself serves wss:// and https://")
     ] = ""
     tls_key: Annotated[str, Meta(description="private key (PEM) of TLS_CERT")] = ""
-    # -- who may come in
+    # -- tokens, keys and accounts
     jwt_secret: Annotated[str, Meta(description="HS256 key that signs and checks user tokens")] = ""
     jwks_url: Annotated[
         str, Meta(description="key set (JWKS) of an outside identity provider (RS256, ES256, EdDSA)")
@@ -102,7 +104,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(description="browser origins that may connect, comma-separated; `*`: any; empty: same host only")
     ] = ""
     accounts: Annotated[
-        bool, Meta(description="whether accounts and login are served; off with an outside identity provider")
+        bool, Meta(description="whether accounts and login are served; set false with an outside identity provider")
     ] = True
     token_ttl_s: Annotated[
         float, Meta(gt=0, le=DECADE_S, description="seconds for which a token from login or /v1/tokens is valid")
@@ -125,7 +127,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(gt=0, le=DECADE_S, description="seconds after which a connection is closed, up to a quarter earlier"),
     ] = 14_400
     sends_per_s: Annotated[
-        float, Meta(gt=0, description="sends per second, of a connection and of a conversation's device")
+        float, Meta(gt=0, description="sends per second, of each connection and of each device in a conversation")
     ] = 200
     send_burst: Annotated[int, Meta(ge=1, description="sends that may come at once, on top of that rate")] = 1000
     # -- drain
@@ -145,7 +147,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(description="URL to which pushes for absent users are posted; empty: no pushes")
     ] = ""
     webhook_secret: Annotated[str, Meta(description="HMAC-SHA256 key that signs the posts")] = ""
-    # -- what it says of itself
+    # -- logs and traces
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="log level")] = "info"
     log_format: Annotated[Literal["text", "json"], Meta(description="log lines as text or JSON")] = "text"
     otlp_endpoint: Annotated[
