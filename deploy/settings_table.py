@@ -30,8 +30,8 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "drain_window_s", "otlp_endpoint", "trace_ratio",
     ),
     "Routers": (
-        "server_key", "accounts", "token_ttl_s", "password_min", "retention_days", "trust_redis_clock", "webhook_url",
-        "webhook_secret",
+        "server_key", "accounts", "token_ttl_s", "session_ttl_s", "password_min", "retention_days", "trust_redis_clock",
+        "webhook_url", "webhook_secret",
     ),
 }  # fmt: skip
 

@@ -23,13 +23,14 @@ from router.api.types import (
     NewAccount,
     PresenceAnswer,
     PresenceQuery,
+    Renewal,
     TokenAnswer,
     TokenRequest,
 )
 from router.contract import keys
-from router.contract.errors import Conflict, NotFound, Unauthorized, Unavailable
+from router.contract.errors import Conflict, Forbidden, NotFound, TokenExpired, Unauthorized, Unavailable
 from router.contract.packing import MAX_INTEGER
-from router.contract.tokens import issue
+from router.contract.tokens import issue, login_end_s
 from router.store.accounts import PLACE_CHARACTERS, Place
 from router.store.answers import ask
 from router.store.presence import state
@@ -59,7 +60,8 @@ async def login(call: Call, given: LoginRequest) -> LoginAnswer:
     if not await services.passwords.verify(stored, given.password):
         raise Unauthorized("wrong user or password")
     await services.accounts.guessed(given.user, place)
-    token, expires_at = issue(given.user, services.settings, _issued_ms(call))
+    issued_ms = _issued_ms(call)
+    token, expires_at = issue(given.user, services.settings, issued_ms, login_s=issued_ms // 1000)
     return LoginAnswer(given.user, given.device, token, expires_at, await _gateways(call))
 
 
@@ -113,6 +115,23 @@ async def create_token(call: Call, given: TokenRequest) -> TokenAnswer:
     await call.services.accounts.ensure(given.user)
     token, expires_at = issue(given.user, call.services.settings, _issued_ms(call))
     return TokenAnswer(given.user, token, expires_at)
+
+
+async def renew_token(call: Call, _: None) -> Renewal:
+    """Change a token from a login, or from an earlier renewal, into a later one of the same login.
+
+    A login ends `LINNET_SESSION_TTL_S` after it; then the user logs in again. Other tokens are 403: they are renewed
+    where they come from.
+    """
+    settings, token = call.services.settings, call.token
+    login_s = call.services.verifier.login_s(token) if token and not call.caller.server else None
+    if login_s is None:
+        raise Forbidden("only a token from POST /v1/login or from a renewal can be renewed")
+    issued_ms = _issued_ms(call)
+    if login_end_s(login_s, settings) * 1000 <= issued_ms:
+        raise TokenExpired("the login has ended; log in again")
+    renewed, expires_at = issue(call.user, settings, issued_ms, login_s)
+    return Renewal(renewed, expires_at, await _gateways(call))
 
 
 async def delete_account(call: Call, _: None) -> None:

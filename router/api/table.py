@@ -74,6 +74,7 @@ ACCOUNTS: Final = (
              body=types.NewAccount, answer=types.AccountMade, refusals=(409, 429)),
     Endpoint("POST", "/v1/login", OPEN, accounts.login,
              body=types.LoginRequest, answer=types.LoginAnswer, refusals=(401, 429)),
+    Endpoint("POST", "/v1/tokens/renew", CALLER, accounts.renew_token, answer=types.Renewal, refusals=(403,)),
 )  # fmt: skip
 
 TOKENS: Final = (

@@ -87,6 +87,14 @@ class LoginAnswer(Struct, frozen=True):
     gateways: list[str]
 
 
+class Renewal(Struct, frozen=True):
+    """`gateways`: where to connect, the least loaded first."""
+
+    token: str
+    expires_at: int
+    gateways: list[str]
+
+
 class Gateways(Struct, frozen=True):
     """URLs of the live gateways, the least loaded first."""
 

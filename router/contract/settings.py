@@ -109,6 +109,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token_ttl_s: Annotated[
         float, Meta(gt=0, le=DECADE_S, description="seconds for which a token from login or /v1/tokens is valid")
     ] = 86_400
+    session_ttl_s: Annotated[
+        float, Meta(gt=0, le=DECADE_S, description="seconds after a login during which its tokens can be renewed")
+    ] = 2_592_000
     password_min: Annotated[
         int, Meta(ge=1, le=256, description="characters that a new password must have at least")
     ] = 8

@@ -41,6 +41,7 @@ from router.contract.settings import Settings
 from router.contract.wire import MAPPED, is_name
 
 MAX_TOKEN: Final = 8192
+_LOGIN: Final = "login"  # claim: when (s since the epoch) the user logged in; in tokens of our own alone
 MAPPED_DIGITS: Final = 40  # of SHA-256, in hexadecimal
 MAX_KEYS: Final = 32
 MIN_RSA_BITS: Final = 2048
@@ -235,16 +236,28 @@ def _read_claims(payload: bytes) -> _Claims:
         raise Unauthorized("the token's claims are not JSON") from None
 
 
-def issue(user: str, settings: Settings, now_ms: int) -> tuple[str, int]:
-    """Issue a token for the user, signed with `LINNET_JWT_SECRET`; return it and its expiry (ms)."""
+def issue(user: str, settings: Settings, now_ms: int, login_s: int | None = None) -> tuple[str, int]:
+    """Issue a token for the user, signed with `LINNET_JWT_SECRET`; return it and its expiry (ms).
+
+    `login_s`: when (s) the user logged in, not longer ago than `session_ttl_s`. The token can be renewed; neither
+    it nor its renewals are valid beyond `session_ttl_s` after the login.
+    """
     issued = now_ms // 1000
     claims: dict[str, Any] = {"sub": user, "iat": issued, "exp": issued + max(1, round(settings.token_ttl_s))}
+    if login_s is not None:
+        claims[_LOGIN] = login_s
+        claims["exp"] = min(claims["exp"], login_end_s(login_s, settings))
     if settings.jwt_audience:
         claims["aud"] = settings.jwt_audience
     if settings.jwt_issuer:
         claims["iss"] = settings.jwt_issuer
     token = _jws.encode(msgspec.json.encode(claims), settings.jwt_secret, algorithm="HS256")
     return token, claims["exp"] * 1000
+
+
+def login_end_s(login_s: int, settings: Settings) -> int:
+    """Return when (s since the epoch) the last token of a login expires."""
+    return login_s + max(1, round(settings.session_ttl_s))
 
 
 Fetch = Callable[[], Awaitable[bytes]]
@@ -287,6 +300,14 @@ class Verifier:
             return _authentic(token, self._keys, self._rules)[0]
         except Unauthorized:
             return None
+
+    def login_s(self, token: str) -> int | None:
+        """Return when (s since the epoch) the user of a token logged in; None if the token is from no login here."""
+        try:
+            login = _object(_signed(token, self._own)[0]).get(_LOGIN)
+        except (Unauthorized, msgspec.DecodeError):
+            return None
+        return login if type(login) is int else None
 
     async def identity(self, token: str, now_ms: int) -> Identity:
         """Check the token as `check` does; if its key is unknown, fetch the provider's key set first."""

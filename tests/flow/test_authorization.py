@@ -129,6 +129,8 @@ ROWS: Final = (
         {"user": "<victim>", "password": "<password>"}),
     Row("POST /v1/tokens",                    "403 403 403 403 403 403 401 403 200", "/v1/tokens",
         {"user": "<victim>"}),
+    # the tokens of these users come from no login
+    Row("POST /v1/tokens/renew",              "403 403 403 403 403 403 401 401 403", "/v1/tokens/renew"),
     Row(ACCOUNT,                              "403 403 403 403 403 403 401 401 204", "/v1/accounts/<victim>"),
     Row(ACCOUNT,                              "204 204 204 204 204 204 401 401 204", "/v1/accounts/<me>"),
     Row(KICK,                                 "403 403 403 403 403 403 401 401 204", "/v1/sessions/<victim>"),

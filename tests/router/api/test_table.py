@@ -9,6 +9,7 @@ from typing import Any
 import jwt
 import pytest
 import redis.asyncio
+from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
 from router.api import call as api_call
@@ -16,7 +17,7 @@ from router.api import table as api_module
 from router.api.call import now_ms
 from router.contract import keys, stamp
 from router.contract.packing import pack
-from router.contract.tokens import Identity, mapped
+from router.contract.tokens import Identity, issue, mapped
 from router.store import users
 from router.store.answers import ask
 from router.store.conversations import Append
@@ -57,6 +58,51 @@ async def test_an_account_logs_in_and_learns_the_gateways(valkey: EmbeddedValkey
         assert api.services.verifier.check(login["token"], now) == Identity("ada", login["expires_at"])
         listed = await api.ok("GET", "/v1/conversations", {"Authorization": f"Bearer {login['token']}"})
         assert listed == {"conversations": [], "more": False, "cursor": 0}
+
+
+def as_holder_of(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def test_renewed_token_ends_with_the_login(valkey: EmbeddedValkey) -> None:
+    """Renewal gives a later token and the gateways, again and again, but none that outlives the login's 30 days."""
+    async with serve(valkey, token_ttl_s=60.0, session_ttl_s=100.0) as api:
+        presence, now = Presence(api.store), now_ms()
+        await ask(presence.renew, "g1", "ws://g1/ws", 0, now, now)
+        await api.ok("POST", "/v1/accounts", {}, {"user": "ada", **PASSWORD})
+        login = await api.ok("POST", "/v1/login", {}, {"user": "ada", **PASSWORD})
+        login_s = login["expires_at"] // 1000 - 60
+        settings = api.services.settings
+        late, _ = issue("ada", settings, (login_s + 99) * 1000, login_s)  # as a renewal near the end makes it
+        for token in (login["token"], late):
+            for _ in range(2):
+                renewed = await api.ok("POST", "/v1/tokens/renew", as_holder_of(token))
+                token = renewed["token"]
+                assert renewed["gateways"] == ["ws://g1/ws"]
+                assert api.services.verifier.check(token, now) == Identity("ada", renewed["expires_at"])
+                assert api.services.verifier.login_s(token) == login_s
+        assert api.services.verifier.check(late, now).expires_at == (login_s + 100) * 1000
+
+
+async def test_renewal_refuses_a_login_that_has_ended(valkey: EmbeddedValkey) -> None:
+    """If an operator shortens the lifetime of logins, tokens that are still valid are not renewed."""
+    async with serve(valkey, session_ttl_s=100.0) as api:
+        long = replace(api.services.settings, session_ttl_s=1e6)
+        now = now_ms()
+        token, _ = issue("ada", long, now, now // 1000 - 101)
+        assert await api.refused("POST", "/v1/tokens/renew", as_holder_of(token)) == (401, "token_expired")
+
+
+async def test_renewal_refuses_tokens_that_come_from_no_login(valkey: EmbeddedValkey) -> None:
+    """Tokens of POST /v1/tokens, and tokens signed elsewhere, whatever their claim `login` says, are 403."""
+    async with serve(valkey) as api:
+        made = await api.ok("POST", "/v1/tokens", SERVER, {"user": "ada"})
+        claims = {"sub": "ada", "exp": now_ms() // 1000 + 60, "login": "ada@example.com"}
+        elsewhere = jwt.encode(claims, JWT_SECRET, algorithm="HS256")
+        for token in (made["token"], elsewhere):
+            assert await api.refused("POST", "/v1/tokens/renew", as_holder_of(token)) == (403, "forbidden")
+        expired = jwt.encode({**claims, "exp": 1, "login": 1}, JWT_SECRET, algorithm="HS256")
+        assert await api.refused("POST", "/v1/tokens/renew", as_holder_of(expired)) == (401, "token_expired")
 
 
 async def test_a_name_is_given_out_once(valkey: EmbeddedValkey) -> None:
