@@ -81,6 +81,12 @@ def test_every_test_file_that_the_promises_name_exists() -> None:
         assert (ROOT / "tests/flow" / name).exists(), name
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_test_file_that_is_named_exists(page: Path) -> None:
+    for name in re.findall(r"`(tests/[\w/]+\.py)`", page.read_text()):
+        assert (ROOT / name).exists(), name
+
+
 def test_every_call_of_the_api_is_listed() -> None:
     """router/API.md knows every call that a router can serve, and no other."""
     served = {f"{one.method} {one.path}" for one in (*table.ACCOUNTS, *table.TOKENS, *table.ALWAYS, *table.DOCUMENTS)}
