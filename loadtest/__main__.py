@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     page = commands.add_parser("report", help="a JSON result as an HTML page, or as pictures")
     page.add_argument("json", type=Path)
     page.add_argument("--html", type=Path, help="write a page with plots there")
-    page.add_argument("--pictures", type=Path, metavar="FOLDER", help="write the plots of a README there, as SVG")
+    page.add_argument("--pictures", type=Path, metavar="FOLDER", help="write the plots of RESULTS.md there, as SVG")
     return root
 
 
