@@ -22,7 +22,7 @@ $(shell rm -rf .venv)
 endif
 endif
 
-.PHONY: up stack test lint format types bench bench-peers chaos conformance k8s limits settings deploy-check k8s-check lock clean
+.PHONY: up stack check test lint format types bench bench-peers chaos conformance k8s limits settings deploy-check k8s-check lock clean
 .DEFAULT_GOAL := up
 
 up: $(RUNTIME)
@@ -31,8 +31,13 @@ up: $(RUNTIME)
 stack: $(DEV)
 	@exec $(PY) -m deploy.stack
 
+# Daily work: all but the tests that start processes of their own.
+check: lint types
+	$(PY) -m pytest -q -n auto -m "not processes"
+
+# Everything. Many tests wait more than they compute, so there are two workers for each core.
 test: lint types
-	$(PY) -m pytest
+	$(PY) -m pytest -n $(shell expr 2 \* $$(nproc)) --durations=10
 
 lint: $(DEV)
 	$(PY) -m ruff check

@@ -5,10 +5,15 @@
 `process`     starts real gateways and routers, and leaves none behind
 
 An `async def` test needs no mark: it runs under `support.run`, with its deadline.
+
+Tests run in several workers (pytest-xdist), each with servers of its own. Tests with the mark `alone` come last, and
+while one of them runs, every other worker waits.
 """
 
+import fcntl
 import gc
 import inspect
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +36,28 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest looks at `-m`
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests that start processes, and move those that run alone to the end."""
+    for item in items:
+        if "starts_processes" in getattr(item, "fixturenames", ()):
+            item.add_marker("processes")
+    items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
+
+
+@pytest.fixture(autouse=True)
+def _turn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hold the lock that the workers of a run share, and that a test with the mark `alone` has exclusively."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    alone = request.node.get_closest_marker("alone") is not None
+    with (tmp_path_factory.getbasetemp().parent / "turn.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
+        fcntl.flock(lock, fcntl.LOCK_UN)  # closing does not free it while a child that was forked has it open
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run an async test; every other is pytest's own business."""
@@ -39,6 +66,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     wanted = pyfuncitem._fixtureinfo.argnames
     support.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in wanted}))
     return True
+
+
+@pytest.fixture(scope="session")
+def starts_processes() -> None:
+    """Requested by each fixture that starts processes: its tests get the mark `processes`."""
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +93,7 @@ def valkey(_shared_valkey: EmbeddedValkey) -> EmbeddedValkey:
 
 
 @pytest.fixture
-def own_valkey(tmp_path: Path) -> Iterator[EmbeddedValkey]:
+def own_valkey(starts_processes: None, tmp_path: Path) -> Iterator[EmbeddedValkey]:
     """A server of the test's own: kill it, restart it, stop it."""
     server = EmbeddedValkey(tmp_path / "valkey", support.free_ports(1)[0])
     server.start()
@@ -74,7 +106,7 @@ class StartProcess(Protocol):
 
 
 @pytest.fixture
-def process(tmp_path: Path) -> Iterator[StartProcess]:
+def process(starts_processes: None, tmp_path: Path) -> Iterator[StartProcess]:
     """`process("gateway", LINNET_REDIS_URL=valkey.url)` starts one; then `await it.ready()`."""
     started: list[support.Process] = []
 

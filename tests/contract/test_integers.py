@@ -82,6 +82,7 @@ def test_golden_bytes_contain_floats_where_libraries_write_floats() -> None:
     assert as_floats == {"msgpackr", "msgpack-lite", "go, float64"}
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not (shutil.which("node") and shutil.which("npm")), reason="Node.js with npm is not installed")
 def test_javascript_libraries_write_the_golden_bytes_and_read_events(tmp_path: Path) -> None:
     """The golden bytes come from these libraries, and each library reads the numbers of an event exactly."""
@@ -90,6 +91,7 @@ def test_javascript_libraries_write_the_golden_bytes_and_read_events(tmp_path: P
         assert found["read"] == {**NUMBERS, "n": 1764252000000000}
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not shutil.which("go"), reason="Go is not installed")
 def test_go_writes_commands_with_the_same_integers(tmp_path: Path) -> None:
     """Maps of Go have no order, so the commands are compared, not their bytes."""

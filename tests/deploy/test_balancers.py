@@ -20,7 +20,11 @@ from tests.deploy.balancing import COMMANDS, Site, program
 from tests.flow.client import ChatClient
 from tests.flow.resilient import ResilientClient
 
-pytestmark = pytest.mark.skipif("DEPLOY_CHECK" not in os.environ, reason="part of make deploy-check")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.alone,
+    pytest.mark.skipif("DEPLOY_CHECK" not in os.environ, reason="part of make deploy-check"),
+]
 
 
 @pytest.fixture(params=list(COMMANDS))

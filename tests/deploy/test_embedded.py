@@ -52,6 +52,7 @@ def test_it_is_configured_to_keep_and_never_to_evict(valkey: EmbeddedValkey) -> 
         assert {name: client.config_get(name)[name] for name in wanted} == wanted
 
 
+@pytest.mark.processes
 def test_without_a_port_only_its_owner_reaches_it(tmp_path: Path) -> None:
     """The default is a unix socket that nobody but its owner may open, and no port at all."""
     server = EmbeddedValkey(tmp_path / "a folder")
@@ -107,6 +108,7 @@ def test_a_stalled_server_is_killed_in_the_end(own_valkey: EmbeddedValkey) -> No
     assert own_valkey.returncode == 0
 
 
+@pytest.mark.processes
 async def test_it_dies_with_its_parent(tmp_path: Path) -> None:
     """A parent that is killed leaves no server behind."""
     code = (

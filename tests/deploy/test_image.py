@@ -42,7 +42,10 @@ def here() -> bool:
     return bool(IMAGE) and shutil.which("podman") is not None and podman("image", "exists", IMAGE).returncode == 0
 
 
-pytestmark = pytest.mark.skipif(not here(), reason="no image to test: make deploy-check IMAGE=1 builds one")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(not here(), reason="no image to test: make deploy-check IMAGE=1 builds one"),
+]
 
 
 def in_image(code: str) -> Any:

@@ -119,7 +119,7 @@ def three_ports() -> int:
 
 
 @pytest.fixture
-def real(tmp_path: Path) -> Iterator[Runner]:
+def real(starts_processes: None, tmp_path: Path) -> Iterator[Runner]:
     """A runner of the real gateways and router."""
     one = Runner(tmp_path)
     yield one

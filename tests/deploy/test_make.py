@@ -13,7 +13,7 @@ from tests.support import ROOT
 
 
 @pytest.fixture
-def checkout(tmp_path: Path) -> Path:
+def checkout(starts_processes: None, tmp_path: Path) -> Path:
     """As much of a fresh clone as `make` reads before it has a .venv."""
     (tmp_path / "deploy").mkdir()
     shutil.copy(ROOT / "Makefile", tmp_path)

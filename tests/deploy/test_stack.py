@@ -28,7 +28,11 @@ from tests.deploy.balancing import closing_clients
 from tests.deploy.test_balancers import Pair
 from tests.support import JWT_SECRET, ROOT, SERVER_KEY
 
-pytestmark = pytest.mark.skipif("DEPLOY_CHECK" not in os.environ, reason="part of make deploy-check")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.alone,
+    pytest.mark.skipif("DEPLOY_CHECK" not in os.environ, reason="part of make deploy-check"),
+]
 
 PAIRS = 20
 LOAD_S = 45

@@ -127,7 +127,7 @@ class Start(Protocol):
 
 
 @pytest.fixture(scope="session")
-def _chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def _chat(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     system = System(tmp_path_factory.mktemp("chat"))
     support.run(system.ready())
     yield system
@@ -142,7 +142,7 @@ def chat(_chat: System) -> Iterator[System]:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(starts_processes: None, tmp_path: Path) -> Iterator[Start]:
     """`system = await start(LINNET_HEARTBEAT_S="1")`: a system of the test's own."""
     systems: list[System] = []
 

@@ -82,6 +82,7 @@ SLOW: Final[dict[str, Callable[[str], Iterator[bytes]]]] = {
 }
 
 
+@pytest.mark.alone
 async def test_who_trickles_a_request_is_dropped_after_ten_seconds(chat: System, names: Names) -> None:
     """Slowloris in all its forms, on every port: HEAD_S, and the socket is free. A call that waits for its body has
     ten seconds for that first."""
@@ -175,6 +176,7 @@ def large_messages() -> dict[str, Callable[[], Iterator[bytes]]]:
     }
 
 
+@pytest.mark.alone
 async def test_messages_of_sixteen_megabytes_end_their_connections(chat: System, names: Names) -> None:
     """Really sent, three times each and all at once, compressed or not: 1009, no memory for any of it, and somebody
     else on the same gateway waits a second for her pongs meanwhile, GRACE_S aside."""
@@ -263,6 +265,7 @@ async def test_one_address_has_its_share_whatever_it_says(start: Start) -> None:
 FLOOD: Final = int(os.environ.get("HOSTILE_CONNECTIONS", "2000"))
 
 
+@pytest.mark.alone
 async def test_one_address_floods_and_keeps_its_share(start: Start) -> None:
     """2000 connections (or as many as HOSTILE_CONNECTIONS says) of one address, directly and through two proxies of
     ours: half of them may stay, the rest is 429, whichever way they come; never is one more open, an idle one costs
@@ -549,6 +552,7 @@ ABUSED: Final[list[tuple[int, dict[str, str]]]] = [
 ]
 
 
+@pytest.mark.alone
 async def test_no_upgrade_header_costs_time(chat: System, names: Names) -> None:
     """Versions and keys that are none, and the lists that regular expressions of other servers choke on: refused or
     passed over at once, none in more than a second, while others chat."""

@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import Any
 
+import pytest
+
 from tests.flow.client import ChatClient
 from tests.flow.conftest import Start, System
 
@@ -17,6 +19,8 @@ PAGES = 300
 # What the gateway would hold for them if it did, and what it may grow by.
 BACKLOG = SLOW * MESSAGES * len(BODY)
 ALLOWED = 12 * MEGABYTE
+
+pytestmark = pytest.mark.alone
 
 FAST: dict[str, Any] = {"LINNET_SENDS_PER_S": "100000", "LINNET_SEND_BURST": "100000", "LINNET_HEARTBEAT_S": "30"}
 

@@ -58,7 +58,7 @@ class Servers:
 
 
 @pytest.fixture
-def servers(tmp_path: Path) -> Iterator[Servers]:
+def servers(starts_processes: None, tmp_path: Path) -> Iterator[Servers]:
     made = Servers(tmp_path)
     yield made
     made.close()

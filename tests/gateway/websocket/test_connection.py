@@ -119,6 +119,7 @@ async def test_a_session_attached_too_late_still_hears_the_end() -> None:
         assert await session.heard.get() == ("closed", 1006, "")
 
 
+@pytest.mark.processes
 def test_an_idle_connection_costs_two_kilobytes() -> None:
     """Resident memory of a server process, HTTP and transport and all, over some thousand connections."""
     port, before, count = free_ports(1)[0], 200, 2000

@@ -22,6 +22,7 @@ def test_full_set_contains_every_promised_scenario() -> None:
     assert {figure.scenario for figure in FIGURES} == {name for name, _ in FULL}
 
 
+@pytest.mark.processes
 def test_durabilities_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two deployments take turns, nothing is lost on either, and each phase has the name of its side."""
     monkeypatch.setattr(sets, "DURABLE_ROUNDS", 2)

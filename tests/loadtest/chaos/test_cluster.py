@@ -13,6 +13,7 @@ from loadtest.chaos.clocks import FAKETIME
 from loadtest.chaos.cluster import ManagedProcess
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed")
 async def test_clock_steps_for_one_process_only(tmp_path: Path) -> None:
     """The wall clock is wrong as told, at once in a new process; the monotonic clock is not."""

@@ -30,7 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def target() -> Iterator[Target]:
+def target(starts_processes: None) -> Iterator[Target]:
     with local.deployment() as target:
         yield target
 

@@ -6,9 +6,12 @@ import asyncio
 import os
 import time
 
+import pytest
+
 from loadtest.load.ticks import ticks
 
 
+@pytest.mark.alone
 async def test_ticks_are_finer_than_timers_of_a_loop() -> None:
     """Fifty ticks of half a millisecond take less time than fifty turns of a timer with a resolution of a
     millisecond."""

@@ -186,7 +186,7 @@ def test_table_shows_ratio_latency_and_losses() -> None:
 
 
 @pytest.fixture(scope="module")
-def target() -> Iterator[Target]:
+def target(starts_processes: None) -> Iterator[Target]:
     with local.deployment() as target:
         yield target
 
@@ -203,6 +203,7 @@ def test_every_side_delivers_every_message_and_has_costs(target: Target) -> None
         assert (row.p50_us or 0) > 0 or row.side == load.FLOOR, row
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not INSTALLED, reason="the peers are not installed: make bench-peers")
 def test_peers_leave_no_process() -> None:
     with deployment(["Socket.IO"]) as (peer,):

@@ -4,6 +4,8 @@ import asyncio
 import sys
 from pathlib import Path
 
+import pytest
+
 from deploy.embedded import EmbeddedValkey
 from router.api import openapi
 from router.api.table import endpoints
@@ -19,6 +21,7 @@ CHECKS = "all"
 NOT = "positive_data_acceptance,use_after_free,ensure_resource_availability,object_level_authorization"
 
 
+@pytest.mark.processes
 def test_the_service_keeps_to_its_document(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     """Every status, body and header is documented; nothing malformed is accepted; nothing fails; no call forgets to
     ask who calls. As a backend, who may do anything, and as a user."""

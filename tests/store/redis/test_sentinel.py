@@ -20,7 +20,7 @@ from tests.store.conftest import LIBRARY
 
 
 @pytest.fixture
-def replication(tmp_path: Path) -> Iterator[Replication]:
+def replication(starts_processes: None, tmp_path: Path) -> Iterator[Replication]:
     made = Replication(tmp_path, replicas=1)
     yield made
     made.close()
