@@ -76,6 +76,18 @@ def test_every_setting_is_in_one_group_of_its_table() -> None:
     assert grouped == sorted(field.name for field in msgspec.structs.fields(Settings))
 
 
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_headline_figures_are_measured_ones() -> None:
+    """The five figures of the README are in loadtest/RESULTS.md, which says how they were measured."""
+    figures = re.findall(r"\| ([\d.,]+(?: \S+)?) \|$", README, re.MULTILINE)
+    assert len(figures) == 5
+    results = (ROOT / "loadtest/RESULTS.md").read_text()
+    assert [figure for figure in figures if figure not in results] == []
+
+
 def test_every_test_file_that_the_promises_name_exists() -> None:
     for name in re.findall(r"`(test_\w+\.py)`", README):
         assert (ROOT / "tests/flow" / name).exists(), name

@@ -5,6 +5,8 @@ how the runner deals with children that fail, hang or shout on purpose, and the 
 """
 
 import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -155,6 +157,11 @@ class Shell:
             error.add_note(self._output.read_text())
             raise
 
+    def types(self, line: str) -> None:
+        assert self._popen.stdin is not None
+        self._popen.stdin.write(f"{line}\n".encode())
+        self._popen.stdin.flush()
+
     async def leave(self) -> None:
         assert self._popen.stdin is not None
         self._popen.stdin.close()
@@ -288,6 +295,27 @@ async def test_what_it_prints_works_and_is_there_tomorrow(real: Runner) -> None:
     listening = Shell(real, "bob", bob)
     await listening.shows('"body":"hello bob"')
     await listening.leave()
+
+
+async def test_chat_of_the_readme_delivers_what_is_typed(real: Runner) -> None:
+    """The README's function, pasted into two terminals: lines that are typed arrive at the other one."""
+    (function, calls) = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    for number in range(3):
+        function = function.replace(f":{8000 + number}", f":{real.port + number}")
+        calls = calls.replace(f" {8000 + number}", f" {real.port + number}")
+    function = function.replace(".venv/bin/python", shlex.quote(sys.executable))
+    real.start()
+    await real.said("Try it")
+    terminals = [Shell(real, line.replace(" ", "-"), f"{function}\n{line}") for line in calls.splitlines()]
+    for terminal in terminals:
+        await terminal.shows('"welcome"')
+    ann, bob = terminals
+    ann.types("hello bob")
+    await bob.shows('"body":"hello bob"')
+    bob.types("hello ann")
+    await ann.shows('"body":"hello ann"')
+    for terminal in terminals:
+        await terminal.leave()
 
 
 # -- what it refuses, in one line each
