@@ -29,8 +29,8 @@ from router.contract.errors import BadCommand, LinnetError, NotFound, from_funct
 from router.contract.keys import Channels
 from router.contract.packing import pack
 from router.contract.stamp import Tail, tail
-from router.store.redis.client import Client, Part
-from router.store.redis.connection import Form
+from router.store.redis.client import Client, RedisArg
+from router.store.redis.connection import CommandTemplate
 from router.store.redis.decoding import answer, unreadable
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ MAX_MEMBERS: Final = 100_000
 CREATE_LIMIT: Final = 1000
 PAGE_BYTES: Final = 1 << 20
 MEMBERS_STEP: Final = 1000
-FORMS: Final = 1 << 13  # of a kilobyte
+MAX_TEMPLATES: Final = 1 << 13  # of a kilobyte
 _META: Final = Packing(">QQII16sQ")
 _FACTS: Final = Packing(">QQQQ8s?c")  # as append.lua reads them
 _ANSWER: Final = Packing(">QQQQB16s")
@@ -171,7 +171,7 @@ class Conversations:
         self._client = client
         self._cap = cap
         self._channels = client.channels
-        self._form = lru_cache(maxsize=FORMS)(self._append_form)
+        self._template = lru_cache(maxsize=MAX_TEMPLATES)(self._append_template)
 
     # -- writing
 
@@ -184,15 +184,15 @@ class Conversations:
         """Append an event, once for its (user, device, n)."""
         event = a.tail
         facts = _FACTS.pack(a.n, a.done, a.seen, a.target, a.fingerprint, not a.server, event.first)
-        form = self._form(a.conversation, a.user, a.device, a.action)
-        self._client.call_form("append", form, (facts, event.rest), partial(_appended_to, reply))
+        template = self._template(a.conversation, a.user, a.device, a.action)
+        self._client.call_template("append", template, (facts, event.rest), partial(_appended_to, reply))
 
-    def _append_form(self, conv: str, user: str, device: str, action: Action) -> Form:
+    def _append_template(self, conv: str, user: str, device: str, action: Action) -> CommandTemplate:
         """What all events of one device in one conversation tell `append` alike."""
         where, channel = _places(self._channels, conv)
         parties = _parties(self._channels, conv, user) if not channel and self.delivers else ()
         first = (conv, channel, self._cap, user, f"{user}/{device}", action)
-        return self._client.form("append", where, first, 2, parties)
+        return self._client.template("append", where, first, 2, parties)
 
     async def create(
         self, conv: str, kind: str, title: str, members: Mapping[str, str], cost_us: int, burst_us: int
@@ -384,7 +384,7 @@ class Conversations:
             "members" if reacting == b"members" else "all",
         )
 
-    async def _fcall(self, function: str, where: Sequence[str], args: Sequence[Part]) -> Any:
+    async def _fcall(self, function: str, where: Sequence[str], args: Sequence[RedisArg]) -> Any:
         try:
             return await self._client.fcall(function, where, args)
         except LinnetError as error:
@@ -448,7 +448,7 @@ def _party(channels: Channels, user: str, other: str) -> tuple[str, ...]:
 
 def _creation(
     conv: str, kind: str, title: str, members: Mapping[str, str], cost_us: int, burst_us: int
-) -> tuple[Part, ...]:
+) -> tuple[RedisArg, ...]:
     founders = (part for founder in members.items() for part in founder)
     rate = (min(cost_us, _RATE_MAX), min(burst_us, _RATE_MAX))
     return (conv, keys.log(conv), keys.dirty(keys.partition(conv)), kind, title, *rate, *founders)

@@ -22,7 +22,7 @@ import msgspec
 
 from router.contract import keys
 from router.contract.errors import LinnetError, from_function
-from router.store.redis.client import Client, Part
+from router.store.redis.client import Client, RedisArg
 
 AHEAD_MS: Final = 86_400_000  # as done.lua has it
 
@@ -85,7 +85,7 @@ class Dirty:
             return Backlog(0, 0)
         return Backlog(await self._client.fetch("ZCOUNT", key, "-inf", now), now - int(float(oldest[1])))
 
-    async def _fcall(self, function: str, where: Sequence[str], args: Sequence[Part]) -> Any:
+    async def _fcall(self, function: str, where: Sequence[str], args: Sequence[RedisArg]) -> Any:
         try:
             return await self._client.fcall(function, where, args)
         except LinnetError as error:

@@ -27,7 +27,7 @@ from msgspec import Struct
 from router.contract import keys, signals
 from router.contract.errors import FunctionError, LinnetError, RateLimited, from_function
 from router.store.redis.client import Client
-from router.store.redis.connection import Part
+from router.store.redis.connection import RedisArg
 from router.store.redis.decoding import answer, unreadable
 
 PAGE: Final = 200
@@ -153,7 +153,7 @@ class Users:
         At most `one_call` of them: an audit that finds nothing is nearly all that idle sessions cost.
         """
         names: list[str] = []
-        args: list[Part] = []
+        args: list[RedisArg] = []
         for s in audited:
             names += (keys.devices(s.user), keys.recent(s.user))
             args += (s.device, _who(s), s.started, s.since[:_SERVER], s.since[_SERVER:] or b"(0")

@@ -27,7 +27,7 @@ from router.contract import keys
 from router.contract.clocks import Clocks
 from router.contract.errors import FunctionError, LinnetError, StartupError, Unavailable
 from router.contract.keys import Channels
-from router.store.redis.connection import Address, Form, Link, Part, Topology, address
+from router.store.redis.connection import Address, CommandTemplate, Link, RedisArg, Topology, address
 from router.store.redis.fitness import CONFIG, HIDDEN, INFO, Fitness, Level, config_of, info_of, unfit
 from router.store.redis.functions import Library, build
 from router.store.redis.pipeline import RETRY_S, Denied, HotConnection, HotStatistics, Reply
@@ -170,23 +170,25 @@ class Client:
 
     # -- calls
 
-    def call(self, function: str, keys: Sequence[str | bytes], args: Sequence[Part], reply: Reply) -> None:
+    def call(self, function: str, keys: Sequence[str | bytes], args: Sequence[RedisArg], reply: Reply) -> None:
         """Call a function of our library; `reply` gets its value or a `LinnetError`."""
         self._functions[function] += 1
         name = self.library.named(function)
         self._shard_of(keys).call(("FCALL", name, len(keys), *keys, *args), reply)
 
-    def form(self, function: str, keys: Sequence[str], first: Sequence[Part], given: int, last: Sequence[Part]) -> Form:
-        """A call of which `given` arguments, between the first and the last ones, are told by each `call_form`."""
+    def template(
+        self, function: str, keys: Sequence[str], first: Sequence[RedisArg], given: int, last: Sequence[RedisArg]
+    ) -> CommandTemplate:
+        """A call of which `given` arguments, between the first and the last ones, are told by each `call_template`."""
         name = self.library.named(function)
-        return Form(keys, ("FCALL", name, len(keys), *keys, *first), given, tuple(last))
+        return CommandTemplate(keys, ("FCALL", name, len(keys), *keys, *first), given, tuple(last))
 
-    def call_form(self, function: str, form: Form, given: Sequence[bytes], reply: Reply) -> None:
-        """`call`, by its form."""
+    def call_template(self, function: str, template: CommandTemplate, given: Sequence[bytes], reply: Reply) -> None:
+        """`call`, by its template."""
         self._functions[function] += 1
-        self._shard_of(form.keys).call_packed(form.packed(*given), reply)
+        self._shard_of(template.keys).call_packed(template.packed(*given), reply)
 
-    def command(self, *parts: Part, reply: Reply) -> None:
+    def command(self, *parts: RedisArg, reply: Reply) -> None:
         """Send a plain command, its key second as in most."""
         self._shard_of(parts[1:2]).call(parts, reply)
 
@@ -194,19 +196,19 @@ class Client:
         """Fire and forget: what it tells is in Redis, or is repeated by its sender."""
         self._shard_of((channel,)).call(("SPUBLISH", channel, payload), _ignore)
 
-    async def fcall(self, function: str, keys: Sequence[str | bytes], args: Sequence[Part]) -> Any:
+    async def fcall(self, function: str, keys: Sequence[str | bytes], args: Sequence[RedisArg]) -> Any:
         """`call`, awaited."""
         future = asyncio.get_running_loop().create_future()
         self.call(function, keys, args, partial(_settle, future))
         return await future
 
-    async def fcall_each(self, function: str, keys: Sequence[str], args: Sequence[Part]) -> list[Any]:
+    async def fcall_each(self, function: str, keys: Sequence[str], args: Sequence[RedisArg]) -> list[Any]:
         """`fcall` of a function that answers a value for each key: one call where one server has all of them."""
         if self.one_server:
             return list(await self.fcall(function, keys, args))
         return [value for (value,) in await asyncio.gather(*(self.fcall(function, (key,), args) for key in keys))]
 
-    async def fetch(self, *parts: Part) -> Any:
+    async def fetch(self, *parts: RedisArg) -> Any:
         """`command`, awaited."""
         future = asyncio.get_running_loop().create_future()
         self.command(*parts, reply=partial(_settle, future))
@@ -218,7 +220,7 @@ class Client:
         self.links.append(line)
         return line
 
-    def _shard_of(self, keys: Sequence[Part]) -> HotConnection:
+    def _shard_of(self, keys: Sequence[RedisArg]) -> HotConnection:
         """The connection that serves these keys, which all bear one hash tag."""
         return self._hot
 
@@ -329,4 +331,4 @@ def _settle(future: asyncio.Future[Any], value: object) -> None:
         future.set_result(value)
 
 
-__all__ = ["Client", "ClientStatistics", "Mode", "Part", "Reply"]
+__all__ = ["Client", "ClientStatistics", "Mode", "RedisArg", "Reply"]

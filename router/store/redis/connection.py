@@ -46,13 +46,13 @@ if _found is None:
 else:
     sys.modules["opentelemetry"] = _found
 
-Part: TypeAlias = bytes | str | int | float
+RedisArg: TypeAlias = bytes | str | int | float
 
 # A command as RESP, in C. hiredis' stub says "tuple of one", which is why the type is ours.
-pack = cast("Callable[[tuple[Part, ...]], bytes]", hiredis.pack_command)
+pack = cast("Callable[[tuple[RedisArg, ...]], bytes]", hiredis.pack_command)
 
 
-class Form:
+class CommandTemplate:
     """A command of which only some parts differ from call to call: the others are packed once.
 
     `keys` tell whose server it is for; what is given at each call stands between the first parts and the last.
@@ -60,7 +60,9 @@ class Form:
 
     __slots__ = ("_first", "_last", "keys")
 
-    def __init__(self, keys: Sequence[str], first: tuple[Part, ...], given: int, last: tuple[Part, ...]) -> None:
+    def __init__(
+        self, keys: Sequence[str], first: tuple[RedisArg, ...], given: int, last: tuple[RedisArg, ...]
+    ) -> None:
         self.keys = keys
         self._first = b"*%d" % (len(first) + given + len(last)) + _unnumbered(first)
         self._last = _unnumbered(last) if last else b"\r\n"
@@ -74,7 +76,7 @@ class Form:
         return b"".join(parts)
 
 
-def _unnumbered(parts: tuple[Part, ...]) -> bytes:
+def _unnumbered(parts: tuple[RedisArg, ...]) -> bytes:
     """Packed, but for how many they are."""
     packed = pack(parts)
     return packed[packed.index(b"\r\n") :]

@@ -33,7 +33,7 @@ import msgspec
 
 from router.contract.errors import FunctionError, Internal, LinnetError, Unavailable
 from router.contract.metrics import REDIS_SECONDS
-from router.store.redis.connection import NOTHING, Link, Part, Topology, pack
+from router.store.redis.connection import NOTHING, Link, RedisArg, Topology, pack
 
 Reply: TypeAlias = Callable[[object], None]
 
@@ -141,7 +141,7 @@ class HotConnection(Link):
         self.refused = self.timeouts = self.loads = self.callback_errors = 0
         self.errors: Counter[str] = Counter()
 
-    def call(self, command: Sequence[Part], reply: Reply) -> None:
+    def call(self, command: Sequence[RedisArg], reply: Reply) -> None:
         """Send a command with the next write; `reply` gets the value or an exception, later."""
         try:
             packed = pack(tuple(command))

@@ -111,7 +111,7 @@ async def test_what_redis_cannot_do_now_is_unavailable(valkey: EmbeddedValkey, m
             of.node.loop.call_soon(reply, Unavailable(retry_after=1.0))
 
         monkeypatch.setattr(of.redis, "call", down)
-        monkeypatch.setattr(of.redis, "call_form", down)
+        monkeypatch.setattr(of.redis, "call_template", down)
         for kind, fields in (
             ("send", {"to": group, "n": 1, "body": 1}),
             ("send", {"to": "@bob", "n": 2, "body": 1}),

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 from deploy.embedded import EmbeddedValkey
 from router.contract.errors import StartupError
 from router.store.redis import connection as link
-from router.store.redis.connection import BACKOFF_S, Address, Form, Part, address, backoff, pack
+from router.store.redis.connection import BACKOFF_S, Address, CommandTemplate, RedisArg, address, backoff, pack
 from router.store.redis.pipeline import HotConnection
 from tests import support
 from tests.store.conftest import proxied
@@ -28,10 +28,12 @@ pytestmark = pytest.mark.usefixtures("either_loop")
 
 @pytest.mark.parametrize("last", [(), ("x" * 200, 7, b"\r\n", "")])
 @pytest.mark.parametrize("given", [(b"",), (b"\r\n$1\r\n", b"a" * 300, b"z")])
-def test_a_form_packs_what_the_whole_command_would(last: tuple[Part, ...], given: tuple[bytes, ...]) -> None:
+def test_template_packs_the_same_bytes_as_the_whole_command(
+    last: tuple[RedisArg, ...], given: tuple[bytes, ...]
+) -> None:
     first = ("FCALL", "f", 1, "k\u00e9y", "")
-    form = Form(("k",), first, len(given), last)
-    assert form.packed(*given) == form.packed(*given) == pack((*first, *given, *last))
+    template = CommandTemplate(("k",), first, len(given), last)
+    assert template.packed(*given) == template.packed(*given) == pack((*first, *given, *last))
 
 
 def test_an_address_shows_no_secret() -> None:
