@@ -32,7 +32,7 @@ from router.contract.errors import Conflict, Forbidden, NotFound, TokenExpired, 
 from router.contract.packing import MAX_INTEGER
 from router.contract.tokens import issue, login_end_s
 from router.store.accounts import PLACE_CHARACTERS, Place
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.presence import state
 
 
@@ -200,7 +200,7 @@ async def delete_sessions(call: Call, _: None) -> None:
     """Disconnect a user, or one of her devices; they may connect again."""
     user = call.path["user"]
     call.must_be(user)
-    if not await ask(call.services.users.exists, user):
+    if not await reply_of(call.services.users.exists, user):
         raise NotFound("no such user")
     await call.services.users.kick(user, call.path.get("device"))
 
@@ -208,6 +208,6 @@ async def delete_sessions(call: Call, _: None) -> None:
 async def presence(call: Call, given: PresenceQuery) -> PresenceAnswer:
     """Who is online, and when the others were last seen."""
     users = given.users.split(",")
-    devices = await ask(call.services.presence.devices, users)
+    devices = await reply_of(call.services.presence.devices, users)
     gateways, now = await call.services.presence.gateways(), await call.services.presence.clock_ms()
     return PresenceAnswer({user: state(has, gateways, now) for user, has in zip(users, devices, strict=True)})

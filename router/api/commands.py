@@ -12,7 +12,7 @@ from router.api.call import Call
 from router.contract import keys, stamp, wire
 from router.contract.errors import BadCommand
 from router.contract.packing import pack
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.conversations import Append, Appended
 
 DEVICE_HEADER: Final = "linnet-device"
@@ -38,10 +38,10 @@ async def run_command(call: Call, given: wire.Delete) -> wire.AckEvent:
         target=given.seq,
         server=call.caller.server,
     )
-    answer = await ask(call.services.conversations.append, append)
+    answer = await reply_of(call.services.conversations.append, append)
     if answer.written and conv[0] == keys.DIRECT and not call.services.conversations.delivers:
         _deliver(call, append, answer)
-    await ask(call.services.durability.when_kept, answer.replid)
+    await reply_of(call.services.durability.when_kept, answer.replid)
     return wire.AckEvent(
         id=given.id, n=given.n, conversation=conv, seq=answer.seq, at=answer.at, duplicate=answer.duplicate
     )

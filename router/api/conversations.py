@@ -30,7 +30,7 @@ from router.api.types import (
 from router.contract import keys
 from router.contract.errors import BadCommand, Forbidden, NotFound
 from router.contract.signals import RECEIPT_MEMBERS
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.conversations import ROLE_NAMES, ROLES, Change, Description, Head, MemberAction
 from router.store.users import Row
 
@@ -40,7 +40,7 @@ async def create_conversation(call: Call, given: NewConversation) -> Conversatio
     members = _founders(call, given)
     await _must_exist(call, members)
     if call.actor is not None:
-        await ask(call.services.users.open, call.actor)
+        await reply_of(call.services.users.open, call.actor)
     kind = keys.GROUP if given.kind == "group" else keys.CHANNEL
     conv = keys.new_conversation(kind)
     await call.services.conversations.create(conv, kind, given.title, members, *rate_us(call.services.settings))
@@ -65,7 +65,7 @@ async def _must_exist(call: Call, users: Iterable[str]) -> None:
         await asyncio.gather(*(call.services.accounts.ensure(user) for user in users))
         return
     asked = list(users)
-    known = await asyncio.gather(*(ask(call.services.users.exists, user) for user in asked))
+    known = await asyncio.gather(*(reply_of(call.services.users.exists, user) for user in asked))
     unknown = [user for user, exists in zip(asked, known, strict=True) if not exists]
     if unknown:
         raise NotFound("no such user: " + ", ".join(unknown[:10]))
@@ -117,7 +117,7 @@ async def list_conversations(call: Call, given: ListQuery) -> ConversationList:
     """The user's conversations."""
     page = await call.services.users.conversations(call.user, given.cursor or None, given.limit)
     rows = [row for row in page.rows if not row.left]
-    heads = await ask(call.services.conversations.heads, [row.conversation for row in rows])
+    heads = await reply_of(call.services.conversations.heads, [row.conversation for row in rows])
     listed = [_listed(row, head) for row, head in zip(rows, heads, strict=True) if head is not None]
     return ConversationList(listed, page.more, page.below if page.more else 0)
 
@@ -222,6 +222,6 @@ async def _follow(call: Call, user: str, conv: str, change: Change) -> None:
     """The user's slot, after the conversation's. A change of role alone is nothing to it."""
     if change.action == "role":
         return
-    (head,) = await ask(call.services.conversations.heads, [conv])
+    (head,) = await reply_of(call.services.conversations.heads, [conv])
     title = head.title if head is not None else ""
     await call.services.users.join(user, conv, title, change.seq, change.seq, change.count)

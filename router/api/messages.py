@@ -21,7 +21,7 @@ from router.api.types import Events, EventsQuery, LoggedEvent, NewMessage, Sent
 from router.contract import keys, packing, stamp
 from router.contract.addressing import target_of
 from router.contract.errors import BadCommand, Blocked, Conflict, Forbidden, NotFound
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.conversations import Append, Appended
 
 KEY_CHARACTERS: Final = 255
@@ -117,21 +117,21 @@ async def _send(
     )
     store = call.services.conversations
     try:
-        answer = await ask(store.append, append)
+        answer = await reply_of(store.append, append)
     except NotFound:
         if conv[0] != keys.DIRECT:
             raise
         other = keys.other_party(conv, user)
-        await ask(call.services.direct.create, user, other, not call.caller.server)
-        answer = await ask(store.append, append)
+        await reply_of(call.services.direct.create, user, other, not call.caller.server)
+        answer = await reply_of(store.append, append)
     except Blocked as blocked:
         if conv[0] != keys.DIRECT:
             raise
-        await ask(call.services.direct.explain, user, conv, blocked)
+        await reply_of(call.services.direct.explain, user, conv, blocked)
         raise
     if answer.written:
         _tell(call, append, answer)
-    await ask(call.services.durability.when_kept, answer.replid)
+    await reply_of(call.services.durability.when_kept, answer.replid)
     return Sent(conv, answer.seq, answer.at, device, n, answer.duplicate)
 
 
@@ -159,9 +159,9 @@ async def get_events(call: Call, given: EventsQuery) -> Events:
     """Events of a conversation's log, as far as the user may see them."""
     conv, store = call.conversation, call.services.conversations
     if isinstance(given.after, int):
-        page = await ask(store.range, conv, call.actor, given.after, packing.MAX_INTEGER, given.limit)
+        page = await reply_of(store.range, conv, call.actor, given.after, packing.MAX_INTEGER, given.limit)
     else:
         before = given.before if isinstance(given.before, int) else packing.MAX_INTEGER
-        page = await ask(store.before, conv, call.actor, before, given.limit)
+        page = await reply_of(store.before, conv, call.actor, before, given.limit)
     events = [msgspec.Raw(packing.json_of_packed(event)) for event in page.events]
     return Events(conv, cast("list[LoggedEvent]", cast("Any", events)), page.more, page.floor)

@@ -33,7 +33,7 @@ from router.contract import keys, metrics, stamp
 from router.contract.errors import NotFound
 from router.contract.settings import Settings
 from router.jobs.rounds import Rounds, every
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.conversations import Conversations
 from router.store.dirty import Dirty
 from router.store.pushes import Pushes
@@ -193,13 +193,13 @@ class Finisher:
 
     async def _finish(self, conv: str) -> str:
         until = monotonic() + LEASE_MS / 2000
-        (head,) = await ask(self._conversations.heads, [conv])
+        (head,) = await reply_of(self._conversations.heads, [conv])
         if head is None:
             raise NotFound
         position = head.routed
         unsaid = position == 0  # whether there are members of whom no page tells
         while position < head.seq and monotonic() < until:
-            page = await ask(self._conversations.range, conv, None, position, head.seq, PAGE)
+            page = await reply_of(self._conversations.range, conv, None, position, head.seq, PAGE)
             unsaid = unsaid or position < page.floor
             audiences = await self._audiences(conv, page.events) if self._push else [NOBODY] * len(page.events)
             await self._apply(conv, head.title, plan(conv, page.events, audiences, self._push_after_ms))
@@ -239,7 +239,7 @@ class Finisher:
             return [everybody if stamp.is_message(event) else NOBODY for event in events]
         named = [mentions(event) if stamp.is_message(event) else [] for event in events]
         asked = sorted({user for users in named for user in users})
-        roles = await ask(self._conversations.roles, conv, asked) if asked else []
+        roles = await reply_of(self._conversations.roles, conv, asked) if asked else []
         present = frozenset(user for user, role in zip(asked, roles, strict=True) if role)
         return [present.intersection(users) for users in named]
 
@@ -259,7 +259,7 @@ class Finisher:
         async with self._writes:
             match action:
                 case Deliver(user, other, seq, count, event, marks, target):
-                    changed = await ask(self._users.deliver, user, conv, other, seq, count, event, marks, target)
+                    changed = await reply_of(self._users.deliver, user, conv, other, seq, count, event, marks, target)
                 case Join(user, at, read, read_count):
                     changed = await self._users.join(user, conv, title, at, read, read_count)
                 case Leave(user, at):

@@ -23,7 +23,7 @@ from router.contract import keys, metrics, stamp
 from router.contract.errors import NotFound, Unavailable
 from router.jobs.rounds import every
 from router.process.isolate import fault
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.conversations import Conversations, Head
 from router.store.users import Users
 
@@ -73,7 +73,7 @@ class RowAudit:
 
     async def audit(self, conv: str) -> int:
         """Compare one conversation with its members' rows; how many rows were made anew."""
-        (head,) = await ask(self._conversations.heads, [conv])
+        (head,) = await reply_of(self._conversations.heads, [conv])
         if head is None or head.routed < head.seq:
             return 0
         return await (self._direct if conv[0] == keys.DIRECT else self._group)(conv, head)
@@ -84,13 +84,13 @@ class RowAudit:
             row = await self._users.row(user, conv)
             if row is not None:
                 continue
-            page = await ask(self._conversations.before, conv, None, head.seq + 1, 1)
+            page = await reply_of(self._conversations.before, conv, None, head.seq + 1, 1)
             for event in page.events:
                 seq, _, count, _ = stamp.slots(event)
                 about, other = stamp.author(event), keys.other_party(conv, user)
                 marks = about.from_ == user and about.marks
                 deliver = self._users.deliver
-                remade += await ask(deliver, user, conv, other, seq, count, event, marks, about.deletes)
+                remade += await reply_of(deliver, user, conv, other, seq, count, event, marks, about.deletes)
         return remade
 
     async def _group(self, conv: str, head: Head) -> int:

@@ -40,7 +40,7 @@ from router.contract.settings import Settings
 from router.jobs.finisher import push_after_ms
 from router.jobs.rounds import Rounds, every
 from router.process.http_client import Answer, HttpClient, NoAnswer
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.conversations import Conversations, Head
 from router.store.pushes import Pushes, Waiting
 from router.store.users import Users
@@ -181,7 +181,7 @@ class Webhooks:
     async def _first(self, user: str, conv: str, place: int) -> int | None:
         """When the first event above `place` came that the user may see; None if there is none."""
         try:
-            page = await ask(self._conversations.range, conv, user, place, MAX_INTEGER, 1)
+            page = await reply_of(self._conversations.range, conv, user, place, MAX_INTEGER, 1)
         except NotFound:
             return None
         return stamp.slots(page.events[0])[3] if page.events else None
@@ -203,7 +203,7 @@ class Webhooks:
         return result
 
     async def _describe(self, user: str, missed: Mapping[str, int]) -> list[Missed]:
-        heads: list[Head | None] = await ask(self._conversations.heads, list(missed))
+        heads: list[Head | None] = await reply_of(self._conversations.heads, list(missed))
         rows = await asyncio.gather(*(self._users.row(user, conv) for conv in missed))
         return [
             Missed(conv, keys.KIND_NAMES[conv[0]], seq, row.unread(head.count, head.deleted) if row else head.count)

@@ -6,7 +6,7 @@ conversations, users, presence, dirty, accounts, pushes   one file per part of t
              calls a function, reads its reply
 durability   decides when an answered append is kept
 observe      the counts of the connections as metrics
-answers      awaits what the store answers by callback
+answers      awaits replies that the store gives by callback
 
 The files of the domain import `redis/` and never each other.
 """

@@ -1,7 +1,7 @@
-"""Awaiting what the store answers by callback.
+"""Await a reply that the store gives by callback.
 
-The store's hot calls take `reply`, so that a gateway pays no future per message. The router is not on that path and
-reads better with `await`: `page = await ask(conversations.range, conv, None, 0, head, 200)`.
+Hot calls of the store take a callback `reply`, so a gateway needs no future per message. The router is not on the hot
+path and uses `await`: `page = await reply_of(conversations.range, conv, None, 0, head, 200)`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ T = TypeVar("T")
 Args = TypeVarTuple("Args")
 
 
-async def ask(call: Callable[[*Args, Callable[[T | LinnetError], None]], None], *args: *Args) -> T:
-    """Call `call(*args, reply)` and wait for what `reply` gets; a `LinnetError` is raised."""
+async def reply_of(call: Callable[[*Args, Callable[[T | LinnetError], None]], None], *args: *Args) -> T:
+    """Call `call(*args, reply)` and return the value that `reply` receives; raise it if it is a `LinnetError`."""
     future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
     call(*args, partial(_settle, future))
     return await future
@@ -26,7 +26,7 @@ async def ask(call: Callable[[*Args, Callable[[T | LinnetError], None]], None], 
 
 def _settle(future: asyncio.Future[Any], value: object) -> None:
     if future.done():
-        return  # whoever asked was cancelled
+        return  # the caller was cancelled
     if isinstance(value, Exception):
         future.set_exception(value)
     else:

@@ -12,7 +12,7 @@ from router.contract import keys, stamp
 from router.contract.packing import pack
 from router.contract.settings import Settings
 from router.store.accounts import Accounts
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.conversations import Append, Appended, Conversations
 from router.store.deployment import deployment_check
 from router.store.redis.client import Client
@@ -34,7 +34,7 @@ class Store:
     async def direct(self, user: str, other: str) -> str:
         for name in (user, other):
             await self.accounts.ensure(name)
-        await ask(self.conversations.create_direct, user, other, COST_US, BURST_US)
+        await reply_of(self.conversations.create_direct, user, other, COST_US, BURST_US)
         return keys.direct(user, other)
 
     async def append(self, conversation: str, user: str, body: Any) -> tuple[Appended, bytes]:
@@ -43,7 +43,7 @@ class Store:
         fields = {"media": pack("text"), "body": pack(body)}
         tail = stamp.tail("message", conversation, user, "elsewhere", n, fields)
         append = Append(conversation, user, "elsewhere", n, 0, stamp.fingerprint(*fields.values()), tail, server=True)
-        done: Appended = await ask(self.conversations.append, append)
+        done: Appended = await reply_of(self.conversations.append, append)
         return done, stamp.fill(tail, stamp.Slots(done.seq, done.prev, done.count, done.at))
 
     async def say(self, conversation: str, user: str, body: Any) -> int:
@@ -53,7 +53,7 @@ class Store:
             other = keys.other_party(conversation, user)
             for to, of, author in ((other, user, False), (user, other, True)):
                 deliver = self.users.deliver
-                await ask(deliver, to, conversation, of, done.seq, done.count, event, author, 0)
+                await reply_of(deliver, to, conversation, of, done.seq, done.count, event, author, 0)
         return done.seq
 
     async def say_all(self, conversation: str, user: str, bodies: Iterable[Any]) -> list[int]:

@@ -27,7 +27,7 @@ from router.contract.packing import pack
 from router.contract.settings import Settings
 from router.contract.tokens import issue
 from router.store.accounts import Accounts
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.conversations import Append, Appended, Change
 from router.store.redis.client import Client as Redis
 from router.store.users import Sync, Synced
@@ -216,7 +216,7 @@ class World:
 
     async def direct(self, user: str, other: str) -> str:
         await self.people(user, other)
-        await ask(self.node.conversations.create_direct, user, other, COST_US, BURST_US)
+        await reply_of(self.node.conversations.create_direct, user, other, COST_US, BURST_US)
         return keys.direct(user, other)
 
     async def group(self, *users: str, kind: str = keys.GROUP) -> str:
@@ -253,12 +253,12 @@ class World:
             {"media": pack("text"), "body": pack(body)} | ({"server": pack(True)} if backend else {}),
         )
         append = Append(conv, user, "elsewhere", n, 0, pack(n).ljust(8), tail, seen=seen, server=True)
-        done: Appended = await ask(self.node.conversations.append, append)
+        done: Appended = await reply_of(self.node.conversations.append, append)
         if conv[0] == keys.DIRECT:
             event = stamp.fill(tail, stamp.Slots(done.seq, done.prev, done.count, done.at))
             for party in {*keys.parties(conv)}:
                 other = keys.other_party(conv, party)
-                await ask(
+                await reply_of(
                     self.node.users.deliver,
                     party,
                     conv,
@@ -274,7 +274,7 @@ class World:
     async def register(self, user: str, device: str, started: int) -> Synced:
         """A session of another gateway."""
         question = Sync(user=user, device=device, session=f"s-{started}", node="other", started=started, register=True)
-        return await ask(self.node.users.sync, question)
+        return await reply_of(self.node.users.sync, question)
 
     async def photographed(self, conv: str) -> dict[str, bytes]:
         """The conversation as a replica has it now."""

@@ -10,7 +10,7 @@ from router.contract import keys, stamp
 from router.contract.packing import pack
 from router.contract.settings import Settings, load
 from router.store.accounts import Accounts
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.conversations import Append, Appended, Conversations
 from router.store.dirty import Dirty
 from router.store.presence import Presence
@@ -45,7 +45,7 @@ class World:
     async def direct(self, user: str, other: str) -> str:
         """The direct conversation of two people, who exist from now on."""
         await self.people(user, other)
-        await ask(self.conversations.create_direct, user, other, COST_US, BURST_US)
+        await reply_of(self.conversations.create_direct, user, other, COST_US, BURST_US)
         return keys.direct(user, other)
 
     async def group(self, *names: str, kind: str = keys.GROUP) -> str:
@@ -64,11 +64,11 @@ class World:
         """A message, appended by a gateway that died before it delivered it."""
         n = next(self._n)
         tail = stamp.tail("message", conv, user, "phone", n, {"media": pack("text"), "body": pack(body)})
-        return await ask(self.conversations.append, Append(conv, user, "phone", n, 0, pack(n).ljust(8), tail))
+        return await reply_of(self.conversations.append, Append(conv, user, "phone", n, 0, pack(n).ljust(8), tail))
 
     async def device(self, user: str, device: str = "phone") -> Synced:
         """A device with a session, whose name is the device's."""
-        return await ask(
+        return await reply_of(
             self.users.sync,
             Sync(user=user, device=device, session=device, node="node", started=next(self._n), register=True),
         )

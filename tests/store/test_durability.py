@@ -13,7 +13,7 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.contract.errors import StartupError, Unavailable
 from router.store import durability as module
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.conversations import Conversations
 from router.store.dirty import Dirty
 from router.store.durability import Replicated, durability
@@ -104,11 +104,11 @@ async def test_kept_means_the_replica_has_it(servers: Servers) -> None:
         with servers.replica.client() as redis:
             for n in range(1, 50):
                 first = await store.send(group, "ann", n)
-                await ask(kept.when_kept, first.replid)
+                await reply_of(kept.when_kept, first.replid)
                 assert redis.xlen(keys.log(group)) == n
                 again = await store.send(group, "ann", n)
                 assert again.duplicate
-                await ask(kept.when_kept, again.replid)
+                await reply_of(kept.when_kept, again.replid)
 
 
 @pytest.mark.usefixtures("short_wait")
@@ -118,7 +118,7 @@ async def test_without_the_replica_nothing_is_kept_and_nobody_is_held_up(servers
         group = await store.group(ann="o")
         servers.stall()
         first = await store.send(group, "ann", 1)
-        waiting = asyncio.ensure_future(ask(kept.when_kept, first.replid))
+        waiting = asyncio.ensure_future(reply_of(kept.when_kept, first.replid))
         with servers.primary.client() as redis:
             await support.eventually(lambda: redis.info("clients")["blocked_clients"] == 1)
         await asyncio.gather(*(store.send(group, "ann", n) for n in range(2, 20)))
@@ -127,10 +127,10 @@ async def test_without_the_replica_nothing_is_kept_and_nobody_is_held_up(servers
             await waiting
         duplicate = await store.send(group, "ann", 1)
         with pytest.raises(Unavailable):
-            await ask(kept.when_kept, duplicate.replid)
+            await reply_of(kept.when_kept, duplicate.replid)
         servers.resume()
         await servers.linked()
-        await ask(kept.when_kept, (await store.send(group, "ann", 1)).replid)
+        await reply_of(kept.when_kept, (await store.send(group, "ann", 1)).replid)
 
 
 @pytest.mark.usefixtures("short_wait")
@@ -139,7 +139,7 @@ async def test_two_are_asked_for_and_one_is_there(servers: Servers) -> None:
     async with replicated(servers, replicas=2) as (store, kept):
         group = await store.group(ann="o")
         with pytest.raises(Unavailable):
-            await ask(kept.when_kept, (await store.send(group, "ann", 1)).replid)
+            await reply_of(kept.when_kept, (await store.send(group, "ann", 1)).replid)
 
 
 async def test_what_another_server_appended_is_not_kept(servers: Servers) -> None:
@@ -152,11 +152,11 @@ async def test_what_another_server_appended_is_not_kept(servers: Servers) -> Non
             redis.replicaof("NO", "ONE")
         await servers.linked()
         with pytest.raises(Unavailable):
-            await ask(kept.when_kept, before.replid)
+            await reply_of(kept.when_kept, before.replid)
         after = await support.eventually(lambda: store.send(group, "ann", 1))
         assert after.duplicate
         assert after.replid != before.replid
-        await ask(kept.when_kept, after.replid)
+        await reply_of(kept.when_kept, after.replid)
 
 
 async def test_one_wait_answers_for_many(servers: Servers) -> None:
@@ -194,26 +194,26 @@ async def test_a_lost_connection_keeps_nothing(servers: Servers) -> None:
         group = await store.group(ann="o")
         servers.stall()
         before = await store.send(group, "ann", 1)
-        waiting = asyncio.ensure_future(ask(kept.when_kept, before.replid))
+        waiting = asyncio.ensure_future(reply_of(kept.when_kept, before.replid))
         servers.primary.kill()
         with pytest.raises(Unavailable):
             await waiting
         with pytest.raises(Unavailable):
-            await ask(kept.when_kept, before.replid)
+            await reply_of(kept.when_kept, before.replid)
         servers.resume()
         servers.primary.start()
         await servers.linked()
 
         async def kept_again() -> bool:
             try:
-                await ask(kept.when_kept, (await store.send(group, "ann", 1)).replid)
+                await reply_of(kept.when_kept, (await store.send(group, "ann", 1)).replid)
             except Unavailable:
                 return False
             return True
 
         await support.eventually(kept_again)
         with pytest.raises(Unavailable):
-            await ask(kept.when_kept, before.replid)
+            await reply_of(kept.when_kept, before.replid)
 
 
 async def test_a_server_without_the_library_keeps_nothing_until_it_is_loaded(servers: Servers) -> None:
@@ -223,16 +223,16 @@ async def test_a_server_without_the_library_keeps_nothing_until_it_is_loaded(ser
         with servers.primary.client() as redis:
             redis.function_flush()
         with pytest.raises(Unavailable):
-            await ask(kept.when_kept, replid)
-        await ask(kept.when_kept, replid)
+            await reply_of(kept.when_kept, replid)
+        await reply_of(kept.when_kept, replid)
 
 
 async def test_one_callback_that_raises_leaves_the_others_their_answer(servers: Servers) -> None:
     async with replicated(servers) as (store, kept):
         replid = (await store.send(await store.group(ann="o"), "ann", 1)).replid
         kept.when_kept(replid, lambda error: 1 / 0)  # type: ignore[arg-type]  # raises on purpose
-        await ask(kept.when_kept, replid)
-        await ask(kept.when_kept, replid)
+        await reply_of(kept.when_kept, replid)
+        await reply_of(kept.when_kept, replid)
 
 
 async def test_the_server_is_checked(servers: Servers, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from gateway.commands import cursors
 from router.contract.packing import MAX_INTEGER
-from router.store.answers import ask
+from router.store.answers import reply_of
 from tests.gateway.world import world
 
 
@@ -29,7 +29,7 @@ async def test_an_ack_counts_up_to_what_was_given(valkey: EmbeddedValkey) -> Non
         assert bob.session.acks[group] == second.seq
         of.node.marks.write(bob.session)
         assert not bob.session.acks
-        assert await ask(of.node.users.cursor, "bob", "phone", group) == second.seq
+        assert await reply_of(of.node.users.cursor, "bob", "phone", group) == second.seq
 
 
 async def test_reading_tells_own_devices_and_small_groups(

@@ -8,7 +8,7 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, signals, wire
-from router.store.answers import ask
+from router.store.answers import reply_of
 from tests.gateway.world import Client, World, world
 
 
@@ -31,11 +31,11 @@ async def test_a_mark_whose_receipt_was_lost_is_told_by_the_audit(valkey: Embedd
         talk = await (of.direct if kind == keys.DIRECT else of.group)("ann", "bob")
         first, second = [(await of.say("ann", talk, body)).seq for body in ("one", "two")]
         laptop = await of.client("bob", "laptop").connected()
-        await ask(of.node.users.read, "bob", talk, first, 1)
+        await reply_of(of.node.users.read, "bob", talk, first, 1)
         await laptop.event("receipt", conversation=talk, read=first)
         await audited(of, laptop)
         with of.deaf():
-            await ask(of.node.users.read, "bob", talk, second, 2)
+            await reply_of(of.node.users.read, "bob", talk, second, 2)
             await of.settled()
         assert told(laptop, talk) == [first]
         for _ in range(2):

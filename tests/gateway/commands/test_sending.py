@@ -12,7 +12,7 @@ from gateway.commands import sending
 from router.contract import keys, wire
 from router.contract.errors import NotFound
 from router.contract.packing import MAX_INTEGER
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.conversations import Append
 from router.store.redis.client import Client as StoreClient
 from tests import support
@@ -241,7 +241,7 @@ async def test_an_answer_that_nobody_waits_for_any_more_does_no_harm(valkey: Emb
         ann.say("send", to="@bob", n=2, body=2)
         ann.end()
         await support.eventually(lambda: of.node.sends.in_flight == 0)
-        page = await ask(of.node.conversations.range, group, None, 0, MAX_INTEGER, 10)
+        page = await reply_of(of.node.conversations.range, group, None, 0, MAX_INTEGER, 10)
         assert len(page.events) == 1
 
 

@@ -7,7 +7,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.contract.packing import MAX_INTEGER
-from router.store.answers import ask
+from router.store.answers import reply_of
 from tests.gateway.world import World, token, world
 
 
@@ -84,7 +84,7 @@ async def test_who_comes_into_a_group_again_goes_on_where_she_stood(valkey: Embe
         said = [await of.say("ann", group, body) for body in ("one", "two")]
         await bob.event("message", seq=said[-1].seq)
         of.node.subscriptions.member_left(of.node.subscriptions.hubs[group], "bob")
-        await ask(of.node.users.read, "bob", group, said[0].seq, 1)
+        await reply_of(of.node.users.read, "bob", group, said[0].seq, 1)
         of.node.syncs.ask(bob.session, "audit")
         await bob.until(lambda: bob.session.hubs)
         said.append(await of.say("ann", group, "three"))
@@ -94,7 +94,7 @@ async def test_who_comes_into_a_group_again_goes_on_where_she_stood(valkey: Embe
 
 async def stored_cursor(of: World, user: str, conversation: str) -> int:
     await of.settled()
-    cursor: int = await ask(of.node.users.cursor, user, "phone", conversation)
+    cursor: int = await reply_of(of.node.users.cursor, user, "phone", conversation)
     return cursor
 
 

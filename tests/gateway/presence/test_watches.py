@@ -11,7 +11,7 @@ from gateway.node import now_ms
 from gateway.presence import departures, watches
 from router.contract import keys, signals
 from router.contract.errors import Unavailable
-from router.store.answers import ask
+from router.store.answers import reply_of
 from tests import support
 from tests.gateway.world import World, world
 
@@ -36,7 +36,7 @@ async def test_presence_is_answered_for_everybody_asked_about(valkey: EmbeddedVa
         await of.client("bob").connected()
         cid = await of.client("cid").connected()
         cid.end()
-        await ask(of.node.users.away, "cid", "phone", cid.session.id, now_ms())
+        await reply_of(of.node.users.away, "cid", "phone", cid.session.id, now_ms())
         answer = await ann.ask("presence", "presence", users=["bob", "cid", "dan", "bob"])
         states = answer["users"]
         assert {user: state["online"] for user, state in states.items()} == {"bob": True, "cid": False, "dan": False}
@@ -91,13 +91,13 @@ async def test_a_gateway_that_dies_takes_its_users_offline_without_a_word(valkey
         await lease_held(of)
         other = await of.register("bob", "phone", now_ms())
         assert other.status == "ok"
-        await ask(of.node.presence.renew, "other", "", 1, 0, now_ms())
+        await reply_of(of.node.presence.renew, "other", "", 1, 0, now_ms())
         await of.node.lease._round()
         ann = await of.client("ann").connected()
         answer = await ann.ask("presence", "presence", users=["bob"], watch=True)
         assert answer["users"]["bob"]["online"]
         await of.settled()
-        await ask(of.node.presence.renew, "other", "", 1, 0, now_ms() - 60_000)
+        await reply_of(of.node.presence.renew, "other", "", 1, 0, now_ms() - 60_000)
         await of.node.lease._round()
         await ann.until(lambda: [event for event in ann.of("presence", id=None) if not event["users"]["bob"]["online"]])
 
@@ -193,10 +193,10 @@ async def test_many_watched_users_are_judged_some_each_turn(
         users = ["a", "b", "c", "d", "e"]
         for user in users:
             await of.register(user, "phone", now_ms() - 60_000)
-        await ask(of.node.presence.renew, "other", "", 5, 0, now_ms())
+        await reply_of(of.node.presence.renew, "other", "", 5, 0, now_ms())
         await of.node.lease._round()
         await ann.ask("presence", "presence", users=users, watch=True)
-        await ask(of.node.presence.renew, "other", "", 5, 0, now_ms() - 60_000)
+        await reply_of(of.node.presence.renew, "other", "", 5, 0, now_ms() - 60_000)
         await of.node.lease._round()
         await ann.until(lambda: sum(len(event["users"]) for event in ann.of("presence", id=None)) == len(users))
         told = [set(event["users"]) for event in ann.of("presence", id=None)]
@@ -211,7 +211,7 @@ async def test_what_changed_before_the_channel_was_confirmed_is_seen(valkey: Emb
         with of.deaf():
             answer = await ann.ask("presence", "presence", users=["bob"], watch=True)
             await of.register("bob", "phone", now_ms())
-            await ask(of.node.presence.renew, "other", "", 1, 0, now_ms())
+            await reply_of(of.node.presence.renew, "other", "", 1, 0, now_ms())
             await of.node.lease._round()
         assert not answer["users"]["bob"]["online"]
         of.node.watches._listening("bob", True)
@@ -230,7 +230,7 @@ async def test_who_asks_between_two_changes_is_told_the_second(
         ann, cid = await of.client("ann").connected(), await of.client("cid").connected()
         assert (await ann.ask("presence", "presence", users=["bob"], watch=True))["users"]["bob"]["online"]
         with of.deaf():
-            await ask(of.node.users.away, "bob", "phone", bob.session.id, now_ms())
+            await reply_of(of.node.users.away, "bob", "phone", bob.session.id, now_ms())
             await of.settled()
         assert not (await cid.ask("presence", "presence", users=["bob"], watch=True))["users"]["bob"]["online"]
         await of.client("bob", "laptop").connected()

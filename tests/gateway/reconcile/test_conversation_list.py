@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, wire
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.users import Sync
 from tests import support
 from tests.gateway.world import world
@@ -53,10 +53,10 @@ async def test_a_new_device_begins_a_hundred_events_back_without_a_gap(valkey: E
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         said = [await of.say("ann", group, i) for i in range(130)]
-        await ask(of.node.users.read, "bob", group, said[119].seq, 120)
+        await reply_of(of.node.users.read, "bob", group, said[119].seq, 120)
         bob = await of.client("bob").connected()
         assert bob.bodies(group) == list(range(30, 130))
-        await ask(of.node.users.ack, "bob", "phone", bob.session.id, {group: said[125].seq})
+        await reply_of(of.node.users.ack, "bob", "phone", bob.session.id, {group: said[125].seq})
         bob.end()
         again = await of.client("bob").connected()
         assert again.bodies(group) == list(range(126, 130))
@@ -69,7 +69,7 @@ async def test_an_early_read_mark_takes_a_new_device_further_back(valkey: Embedd
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         said = [await of.say("ann", group, i) for i in range(130)]
-        await ask(of.node.users.read, "bob", group, said[9].seq, 10)
+        await reply_of(of.node.users.read, "bob", group, said[9].seq, 10)
         bob = await of.client("bob").connected()
         assert bob.bodies(group) == list(range(10, 130))
 
@@ -80,7 +80,7 @@ async def test_what_a_device_says_it_has_replaces_what_is_stored(valkey: Embedde
         direct = await of.direct("ann", "bob")
         said = [await of.say("ann", direct, i) for i in range(6)]
         bob = await of.client("bob").connected()
-        await ask(of.node.users.ack, "bob", "phone", bob.session.id, {direct: said[5].seq})
+        await reply_of(of.node.users.ack, "bob", "phone", bob.session.id, {direct: said[5].seq})
         bob.end()
         down = await of.client("bob").connected(cursors={direct: said[1].seq})
         assert down.bodies(direct) == [2, 3, 4, 5]

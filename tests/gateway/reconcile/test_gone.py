@@ -10,7 +10,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.contract.packing import MAX_INTEGER
-from router.store.answers import ask
+from router.store.answers import reply_of
 from tests.gateway.world import Client, World, world
 
 
@@ -151,7 +151,7 @@ async def test_a_late_event_does_not_bring_back_what_is_gone(valkey: EmbeddedVal
         await of.node.users.leave("bob", conv, end)
 
         def deliver(seq: int) -> Any:
-            return ask(of.node.users.deliver, "bob", conv, "ann", seq, 1, b"\x81", False, 0)
+            return reply_of(of.node.users.deliver, "bob", conv, "ann", seq, 1, b"\x81", False, 0)
 
         assert not await deliver(end - 1)
         row = await of.node.users.row("bob", conv)

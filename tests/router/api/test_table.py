@@ -19,7 +19,7 @@ from router.contract import keys, stamp
 from router.contract.packing import pack
 from router.contract.tokens import Identity, issue, mapped
 from router.store import users
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.conversations import Append
 from router.store.presence import LEASE_S, Presence
 from router.store.users import Sync, Synced
@@ -50,7 +50,7 @@ async def test_an_account_logs_in_and_learns_the_gateways(valkey: EmbeddedValkey
     async with serve(valkey) as api:
         presence, now = Presence(api.store), now_ms()
         for node, load, at in (("g1", 5, now), ("g2", 1, now), ("g3", 0, now - LEASE_S * 1000)):
-            await ask(presence.renew, node, f"ws://{node}/ws", load, now, at)
+            await reply_of(presence.renew, node, f"ws://{node}/ws", load, now, at)
         made = await api.post("/v1/accounts", json={"user": "ada", **PASSWORD, "name": "Ada"})
         assert (made.status_code, made.json()) == (201, {"user": "ada", "name": "Ada"})
         login = await api.ok("POST", "/v1/login", {}, {"user": "ada", **PASSWORD, "device": "phone"})
@@ -760,9 +760,9 @@ async def test_whoever_lives_is_told_by_redis_clock(valkey: EmbeddedValkey, monk
     monkeypatch.setattr("router.api.accounts.now_ms", lambda: now_ms() + 3_600_000)
     async with serve(valkey) as api:
         await make_users(api, "ada")
-        await ask(api.services.presence.renew, "g1", "ws://g1/ws", 1, 0, now_ms())
+        await reply_of(api.services.presence.renew, "g1", "ws://g1/ws", 1, 0, now_ms())
         register = Sync(user="ada", device="phone", session="s1", node="g1", started=now_ms(), register=True)
-        assert isinstance(await ask(api.services.users.sync, register), Synced)
+        assert isinstance(await reply_of(api.services.users.sync, register), Synced)
         assert (await api.ok("GET", "/v1/presence?users=ada", ADA))["users"]["ada"]["online"]
 
 
@@ -771,10 +771,10 @@ async def test_presence_and_kick(valkey: EmbeddedValkey) -> None:
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob")
         now = now_ms()
-        await ask(api.services.presence.renew, "g1", "ws://g1/ws", 1, now, now)
+        await reply_of(api.services.presence.renew, "g1", "ws://g1/ws", 1, now, now)
         audit = Sync(user="ada", device="phone", session="s1", node="g1", started=now)
         register = Sync(user="ada", device="phone", session="s1", node="g1", started=now, register=True)
-        assert isinstance(await ask(api.services.users.sync, register), Synced)
+        assert isinstance(await reply_of(api.services.users.sync, register), Synced)
         users = (await api.ok("GET", "/v1/presence?users=ada,bob,nobody", BOB))["users"]
         assert users["ada"]["online"]
         assert users["bob"] == users["nobody"] == {"online": False, "last_seen": None}
@@ -783,9 +783,9 @@ async def test_presence_and_kick(valkey: EmbeddedValkey) -> None:
         assert await api.refused("DELETE", "/v1/sessions/ada", BOB) == (403, "forbidden")
         assert await api.refused("DELETE", "/v1/sessions/nobody", SERVER) == (404, "not_found")
         await api.ok("DELETE", "/v1/sessions/ada/phone", ADA)
-        assert (await ask(api.services.users.sync, audit)).status == "kicked"
+        assert (await reply_of(api.services.users.sync, audit)).status == "kicked"
         await api.ok("DELETE", "/v1/sessions/ada", SERVER)
-        assert (await ask(api.services.users.sync, audit)).status == "kicked"
+        assert (await reply_of(api.services.users.sync, audit)).status == "kicked"
 
 
 # -- the shape of it all
@@ -1065,7 +1065,7 @@ async def test_reads_say_how_far_each_member_has_read(valkey: EmbeddedValkey) ->
         group = await make_group(api, "bob")
         for conv in (group, "d:ada:bob"):
             sent = await api.ok("POST", "/v1/messages", ADA, {"to": conv if conv == group else "@bob", "body": 1})
-            await ask(api.services.users.read, "bob", conv, sent["seq"], 1)
+            await reply_of(api.services.users.read, "bob", conv, sent["seq"], 1)
             reads = await api.ok("GET", f"/v1/conversations/{conv}/reads", ADA)
             assert reads["reads"].keys() == {"ada", "bob"}
             assert reads["reads"]["bob"] == sent["seq"]
@@ -1081,9 +1081,9 @@ async def test_gateways_are_listed_right_after_the_clock_was_put_back(valkey: Em
     async with serve(valkey) as api:
         presence, now = Presence(api.store), now_ms()
         for node in ("g1", "g2"):
-            await ask(presence.renew, node, f"ws://{node}/ws", 0, now, now + 3_600_000)
+            await reply_of(presence.renew, node, f"ws://{node}/ws", 0, now, now + 3_600_000)
         assert await api.ok("GET", "/v1/gateways", ADA) == {"gateways": ["ws://g1/ws", "ws://g2/ws"]}
-        await ask(presence.renew, "g2", "ws://g2/ws", 0, now, now)
+        await reply_of(presence.renew, "g2", "ws://g2/ws", 0, now, now)
         assert await api.ok("GET", "/v1/gateways", ADA) == {"gateways": ["ws://g2/ws"]}
 
 
@@ -1092,7 +1092,7 @@ async def test_gateways_are_listed_for_any_token(valkey: EmbeddedValkey) -> None
     async with serve(valkey) as api:
         presence, now = Presence(api.store), now_ms()
         for node, load, at in (("g1", 5, now), ("g2", 1, now), ("g3", 0, now - LEASE_S * 1000)):
-            await ask(presence.renew, node, f"ws://{node}/ws", load, now, at)
+            await reply_of(presence.renew, node, f"ws://{node}/ws", load, now, at)
         assert await api.ok("GET", "/v1/gateways", ADA) == {"gateways": ["ws://g2/ws", "ws://g1/ws"]}
         assert await api.refused("GET", "/v1/gateways", {}) == (401, "unauthorized")
 
@@ -1129,6 +1129,6 @@ async def test_listed_unread_leaves_deleted_messages_out(valkey: EmbeddedValkey)
             await api.ok("POST", "/v1/messages", ADA, {"to": to, "body": 2})
             tail = stamp.tail("delete", conv, "ada", "x", 1, {"target": pack(sent["seq"])})
             delete = Append(conv, "ada", "x", 1, 0, b"8 bytes.", tail, "delete", sent["seq"])
-            await ask(api.services.conversations.append, delete)
+            await reply_of(api.services.conversations.append, delete)
         listed = (await api.ok("GET", "/v1/conversations", BOB))["conversations"]
         assert [each["unread"] for each in listed] == [1, 1]

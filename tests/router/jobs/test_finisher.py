@@ -12,7 +12,7 @@ from router.contract.errors import Unavailable
 from router.contract.packing import pack
 from router.jobs import finisher
 from router.jobs.finisher import Arm, Deliver, Finisher, Join, Leave, plan
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.conversations import Page
 from tests.router.world import World, settings, world
 
@@ -284,7 +284,7 @@ async def test_long_backlogs_are_worked_in_pages(valkey: EmbeddedValkey, monkeyp
         for _ in range(10):
             said = await w.say("ann", conv)
         await worker(w).finish(conv)
-        (head,) = await ask(w.conversations.heads, [conv])
+        (head,) = await reply_of(w.conversations.heads, [conv])
         assert head is not None
         assert (head.routed, (await w.row("bob", conv)).head) == (said.seq, said.seq)
 
@@ -296,7 +296,7 @@ async def test_logs_are_trimmed_when_all_is_routed(valkey: EmbeddedValkey) -> No
         for _ in range(105):
             said = await w.say("ann", conv)
         await worker(w, retention_events=100).finish(conv)
-        page: Page = await ask(w.conversations.range, conv, None, 0, said.seq, 200)
+        page: Page = await reply_of(w.conversations.range, conv, None, 0, said.seq, 200)
         assert len(page.events) == 100
         assert page.floor > 0
 

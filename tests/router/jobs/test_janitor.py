@@ -8,7 +8,7 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import metrics
 from router.contract.settings import Settings
 from router.jobs.janitor import KEEP_S, Janitor
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.deployment import restore
 from router.store.presence import LEASE_S
 from tests.router.world import world
@@ -22,7 +22,7 @@ async def test_rows_of_gateways_long_dead_are_removed(valkey: EmbeddedValkey) ->
     """Alive, dead since a while, dead for more than a day: only the last one's row goes, however often one looks."""
     async with world(valkey) as w:
         for node, at in (("alive", NOW_MS), ("dead", NOW_MS - DAY_MS), ("gone", NOW_MS - DAY_MS - LEASE_S * 1000 - 1)):
-            await ask(w.presence.renew, node, "ws://x", 1, at, at)
+            await reply_of(w.presence.renew, node, "ws://x", 1, at, at)
         for _ in range(2):
             await Janitor(w.presence, partial(restore, w.client, SETTINGS)).look(NOW_MS)
             assert set(await w.presence.gateways()) == {"alive", "dead"}
@@ -35,7 +35,7 @@ async def test_a_row_that_cannot_be_removed_keeps_no_other(
     """The rows behind it go all the same."""
     async with world(valkey) as w:
         for node in ("one", "broken", "two"):
-            await ask(w.presence.renew, node, "ws://x", 1, 0, NOW_MS - 2 * DAY_MS)
+            await reply_of(w.presence.renew, node, "ws://x", 1, 0, NOW_MS - 2 * DAY_MS)
         remove = w.presence.remove
 
         async def removing(node: str) -> None:

@@ -4,7 +4,7 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.jobs.finisher import Finisher
 from router.jobs.row_audit import RowAudit
-from router.store.answers import ask
+from router.store.answers import reply_of
 from tests.router.world import World, settings, world
 
 
@@ -38,7 +38,7 @@ async def test_lost_rows_of_a_user_are_made_anew(valkey: EmbeddedValkey) -> None
         row = await w.row("bob", direct)
         assert (row.head > said.seq, row.title) == (True, "ann")
         assert (await w.row("bob", group)).title == "a title"
-        assert await ask(w.users.exists, "bob")
+        assert await reply_of(w.users.exists, "bob")
         assert await w.row("ann", direct) == kept
 
 

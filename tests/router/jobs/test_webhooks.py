@@ -14,7 +14,7 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys, metrics
 from router.jobs.finisher import Finisher, push_after_ms
 from router.jobs.webhooks import CONVERSATIONS, MAX_ATTEMPTS, Plan, Webhooks, backoff_s, plan, unseen, verdict
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.pushes import Wait, Waiting
 from tests import support
 from tests.process.test_http_client import request, serving
@@ -202,7 +202,7 @@ async def test_a_device_that_has_it_needs_no_push(valkey: EmbeddedValkey) -> Non
     """Its cursor has passed: settled without a post."""
     async with scene(valkey) as s:
         await s.device("bob")
-        assert await ask(s.users.ack, "bob", "phone", "phone", {s.conv: s.seq})
+        assert await reply_of(s.users.ack, "bob", "phone", "phone", {s.conv: s.seq})
         await s.webhooks.push("bob", s.at + LATER_MS)
         assert s.hook.notices == []
         assert await s.waits() == {}
@@ -212,7 +212,7 @@ async def test_a_device_that_keeps_up_has_time(valkey: EmbeddedValkey) -> None:
     """It has all but the newest message, which is younger than the window: neither posted nor settled."""
     async with scene(valkey) as s:
         await s.device("bob")
-        assert await ask(s.users.ack, "bob", "phone", "phone", {s.conv: s.seq})
+        assert await reply_of(s.users.ack, "bob", "phone", "phone", {s.conv: s.seq})
         await s.armed()
         await s.webhooks.push("bob", s.at + 1)
         assert s.hook.notices == []

@@ -9,7 +9,7 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from router.contract.errors import Unavailable
-from router.store.answers import ask
+from router.store.answers import reply_of
 from router.store.durability import durability
 from router.store.redis import fitness
 from router.store.redis.client import Client
@@ -93,7 +93,7 @@ async def test_setting_changed_at_run_time_stops_acks_until_it_is_changed_back(
     monkeypatch.setattr(fitness, "CHECK_S", 0.02)
     async with watched(valkey.url, level) as client:
         kept = durability("memory", client, 1)
-        await ask(kept.when_kept, b"id")
+        await reply_of(kept.when_kept, b"id")
         kept.require_fit()
         with valkey.client() as other:
             try:
@@ -101,14 +101,14 @@ async def test_setting_changed_at_run_time_stops_acks_until_it_is_changed_back(
                 await support.eventually(lambda: client.fitness.fault)
                 assert name in client.trouble
                 with pytest.raises(Unavailable) as refused:
-                    await ask(kept.when_kept, b"id")
+                    await reply_of(kept.when_kept, b"id")
                 assert refused.value.retry_after
                 with pytest.raises(Unavailable):
                     kept.require_fit()
             finally:
                 other.config_set(name, good)
         await support.eventually(lambda: not client.fitness.fault)
-        await ask(kept.when_kept, b"id")
+        await reply_of(kept.when_kept, b"id")
         assert client.trouble == ""
 
 
