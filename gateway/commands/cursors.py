@@ -11,7 +11,7 @@ from router.contract import signals, wire
 from router.contract.addressing import visible
 from router.contract.errors import LinnetError
 from router.contract.signals import RECEIPT_MEMBERS
-from router.store.conversations import Conversations, Place
+from router.store.conversations import Conversations, ReadPosition
 from router.store.users import Users
 
 
@@ -33,21 +33,25 @@ class Cursors:
 
     def read(self, session: Session, command: wire.Read) -> None:
         conversation = visible(session.user, command.conversation)
-        reply = partial(self._placed, session, command)
-        self._conversations.place(conversation, session.user, command.seq, reply)
+        reply = partial(self._located, session, command)
+        self._conversations.read_position(conversation, session.user, command.seq, reply)
 
-    def _placed(self, session: Session, command: wire.Read, place: Place | LinnetError) -> None:
-        if isinstance(place, LinnetError):
-            session.refuse(command, place)
+    def _located(self, session: Session, command: wire.Read, position: ReadPosition | LinnetError) -> None:
+        if isinstance(position, LinnetError):
+            session.refuse(command, position)
             return
-        reply = partial(self._was_read, session, command, place)
-        self._users.read(session.user, command.conversation, place.seq, place.count, reply, place.gone)
+        reply = partial(self._was_read, session, command, position)
+        self._users.read(
+            session.user, command.conversation, position.seq, position.count, reply, position.deleted_above
+        )
 
-    def _was_read(self, session: Session, command: wire.Read, place: Place, raised: bool | LinnetError) -> None:
+    def _was_read(
+        self, session: Session, command: wire.Read, position: ReadPosition, raised: bool | LinnetError
+    ) -> None:
         """Send a receipt to the others, in direct conversations and small groups. The user's own devices are sent one
         by the function `read`."""
         if isinstance(raised, LinnetError):
             session.refuse(command, raised)
-        elif raised and place.size <= RECEIPT_MEMBERS:
-            receipt = signals.encode(signals.Receipt(command.conversation, session.user, place.seq))
+        elif raised and position.size <= RECEIPT_MEMBERS:
+            receipt = signals.encode(signals.Receipt(command.conversation, session.user, position.seq))
             self._ephemeral.whisper(session.user, command.conversation, receipt)

@@ -66,8 +66,8 @@ class Audits:
         """Audit these. One question finds out which of them need a question of their own, and nearly always none
         does."""
         quiet = [session for session in sessions if session.backlog is None and session.asking is Asking.NOTHING]
-        for start in range(0, len(quiet), self._users.one_call):
-            some = quiet[start : start + self._users.one_call]
+        for start in range(0, len(quiet), self._users.max_per_call):
+            some = quiet[start : start + self._users.max_per_call]
             if not attempt("audits", partial(self._ask_news, some)):
                 self._ask_each(some)
         self._ask_each(

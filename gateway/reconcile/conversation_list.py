@@ -93,8 +93,8 @@ class ConversationList:
 
     def _ask_roles(self, session: Session, conversations: list[str], countdown: Countdown) -> None:
         """Ask for the user's roles: the client is told them in the entries of its lists."""
-        for start in range(0, len(conversations), self._conversations.one_call):
-            some = conversations[start : start + self._conversations.one_call]
+        for start in range(0, len(conversations), self._conversations.max_per_call):
+            some = conversations[start : start + self._conversations.max_per_call]
             countdown.begin()
             self._conversations.own_roles(some, session.user, partial(_note_roles, session, some, countdown))
 

@@ -78,7 +78,7 @@ class Gone:
 def is_news(session: Session, row: Row) -> bool:
     """The device had what the row says is gone, and neither the device nor this session knows."""
     known = session.gone is not None and session.gone.get(row.conversation) == row.changed
-    if not row.left or row.told or known:
+    if not row.left or row.gone_acked or known:
         return False
     return row.cursor is not None or session.given(row.conversation) > 0  # had live, and not acked yet
 

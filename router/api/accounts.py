@@ -31,7 +31,7 @@ from router.contract import keys
 from router.contract.errors import Conflict, Forbidden, NotFound, TokenExpired, Unauthorized, Unavailable
 from router.contract.packing import MAX_INTEGER
 from router.contract.tokens import issue, login_end_s
-from router.store.accounts import PLACE_CHARACTERS, Place
+from router.store.accounts import SOURCE_CHARACTERS, GuessSource
 from router.store.answers import reply_of
 from router.store.presence import state
 
@@ -52,14 +52,14 @@ async def login(call: Call, given: LoginRequest) -> LoginAnswer:
     """
     services = call.services
     services.addresses.spend(call.address)
-    place = _place(call, given.user)
-    await services.accounts.guess(given.user, place)
+    source = _guess_source(call, given.user)
+    await services.accounts.guess(given.user, source)
     stored = await services.accounts.password(given.user)
     if stored is None:
-        services.nobodies.spend(given.user)
+        services.unknown_users.spend(given.user)
     if not await services.passwords.verify(stored, given.password):
         raise Unauthorized("wrong user or password")
-    await services.accounts.guessed(given.user, place)
+    await services.accounts.guessed(given.user, source)
     issued_ms = _issued_ms(call)
     token, expires_at = issue(given.user, services.settings, issued_ms, login_s=issued_ms // 1000)
     return LoginAnswer(given.user, given.device, token, expires_at, await _gateways(call))
@@ -70,17 +70,17 @@ def _issued_ms(call: Call) -> int:
     return call.services.verifier.clocks.moments(now_ms())[-1]
 
 
-def _place(call: Call, user: str) -> Place:
+def _guess_source(call: Call, user: str) -> GuessSource:
     """Where a guess at this user's password comes from. Redis gets digests that are keyed by the token secret."""
 
     def digest(text: str) -> str:
         made = hmac.digest(call.services.settings.jwt_secret.encode(), f"{user} {text}".encode(), "sha256")
-        return made.hex()[:PLACE_CHARACTERS]
+        return made.hex()[:SOURCE_CHARACTERS]
 
     token = call.token
     known = token is not None and call.services.verifier.once_issued_to(token) == user
     # The part that is signed: the encoding of a signature has bits that do not count.
-    return Place(digest(_network(call.address)), digest(token.rpartition(".")[0]) if token and known else "")
+    return GuessSource(digest(_network(call.address)), digest(token.rpartition(".")[0]) if token and known else "")
 
 
 def _network(address: str) -> str:

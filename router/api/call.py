@@ -32,10 +32,10 @@ from router.store.redis.client import Client
 from router.store.users import Users
 
 ADDRESS_EVERY_S, ADDRESS_BURST = 0.1, 200
-NOBODY_EVERY_S, NOBODY_BURST = 12.0, 5  # as `accounts.guess` for who exists, so that the two look the same
+UNKNOWN_USER_EVERY_S, UNKNOWN_USER_BURST = 12.0, 5  # as `accounts.guess` for who exists, so that the two look the same
 
 
-class Series:
+class EventNumbers:
     """This process's own devices, and numbers for events that came without one: from the Unix time in µs, each once.
 
     Clients drop what has the (from, device, n) of another event, so every event gets its own.
@@ -43,7 +43,7 @@ class Series:
 
     def __init__(self, node: str) -> None:
         self.device = f"api/{node}"
-        self.key_device = f"api/{node}.keys"
+        self.keyed_device = f"api/{node}.keys"
         self._last = time_ns() // 1000
 
     def next(self) -> int:
@@ -71,8 +71,8 @@ class Services(Struct, frozen=True):
     verifier: Verifier
     passwords: Passwords
     addresses: Limiter
-    nobodies: Limiter
-    series: Series
+    unknown_users: Limiter
+    event_numbers: EventNumbers
 
     @classmethod
     def make(cls, settings: Settings, client: Client, node: str, fetch: Fetch | None = None) -> Services:
@@ -90,8 +90,8 @@ class Services(Struct, frozen=True):
             verifier=Verifier(settings, fetch, clocks=client.clocks),
             passwords=Passwords(settings.password_min),
             addresses=Limiter(ADDRESS_EVERY_S, ADDRESS_BURST),
-            nobodies=Limiter(NOBODY_EVERY_S, NOBODY_BURST),
-            series=Series(node),
+            unknown_users=Limiter(UNKNOWN_USER_EVERY_S, UNKNOWN_USER_BURST),
+            event_numbers=EventNumbers(node),
         )
 
 

@@ -40,7 +40,7 @@ async def create_conversation(call: Call, given: NewConversation) -> Conversatio
     members = _founders(call, given)
     await _must_exist(call, members)
     if call.actor is not None:
-        await reply_of(call.services.users.open, call.actor)
+        await reply_of(call.services.users.spend_opening, call.actor)
     kind = keys.GROUP if given.kind == "group" else keys.CHANNEL
     conv = keys.new_conversation(kind)
     await call.services.conversations.create(conv, kind, given.title, members, *rate_us(call.services.settings))
@@ -139,14 +139,14 @@ def _listed(row: Row, head: Head) -> ListedConversation:
 
 async def patch_conversation(call: Call, given: ConversationChange) -> Conversation:
     """Give it another title, or change who may react."""
-    series = call.services.series
+    numbers = call.services.event_numbers
     await call.services.conversations.title(
         call.conversation,
         call.actor,
         None if given.title is UNSET else given.title,
         reacting=None if given.reacting is UNSET else given.reacting,
-        device=series.device,
-        n=series.next(),
+        device=numbers.device,
+        n=numbers.next(),
     )
     return await _describe(call, call.conversation)
 
@@ -202,8 +202,8 @@ async def change_member(
     call: Call, conv: str, actor: str | None, user: str, action: MemberAction, role: str | None = "m"
 ) -> Change:
     """The conversation's half of a change."""
-    series, store = call.services.series, call.services.conversations
-    return await store.member(conv, actor, user, action, role, device=series.device, n=series.next())
+    numbers, store = call.services.event_numbers, call.services.conversations
+    return await store.member(conv, actor, user, action, role, device=numbers.device, n=numbers.next())
 
 
 async def _change(call: Call, user: str, action: MemberAction, role: str | None = "m") -> Membership:

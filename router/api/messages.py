@@ -27,17 +27,20 @@ from router.store.conversations import Append, Appended
 KEY_CHARACTERS: Final = 255
 
 
-class Place(Struct, frozen=True):
-    """What an Idempotency-Key stands for: content (`print`) at (device, n); and where it came to stand, once known."""
+class KeyedSend(Struct, frozen=True):
+    """The send that an Idempotency-Key identifies: its content's fingerprint, device and n, and its result once known.
 
-    print: str
+    Redis stores it as JSON, whose field names older routers read.
+    """
+
+    content: str = msgspec.field(name="print")
     device: str
     n: int
     seq: int = 0
     at: int = 0
 
 
-_place = msgspec.json.Decoder(Place).decode
+_decode_keyed = msgspec.json.Decoder(KeyedSend).decode
 _TRUE: Final = packing.pack(True)
 
 
@@ -56,8 +59,8 @@ async def send_message(call: Call, given: NewMessage) -> Sent:
     if key := call.request.headers.get("idempotency-key"):
         return await _send_once(call, conv, user, given.reply_to or 0, fields, key)
     # A backend's message needs no row: nobody can send it again. A user's gets one, because it holds her rate.
-    series = call.services.series
-    return await send(series.device, series.next(), 0, row=not call.caller.server)
+    numbers = call.services.event_numbers
+    return await send(numbers.device, numbers.next(), 0, row=not call.caller.server)
 
 
 async def _sender(call: Call, given: NewMessage) -> str:
@@ -76,18 +79,18 @@ async def _send_once(call: Call, conv: str, user: str, target: int, fields: dict
         raise BadCommand(f"an Idempotency-Key has at most {KEY_CHARACTERS} characters")
     key_hash = blake2b(key.encode(), digest_size=16).hexdigest()
     content = stamp.fingerprint(packing.pack(conv), *fields.values()).hex()
-    series = call.services.series
-    place = Place(content, series.key_device, series.next())
-    found = await call.services.pushes.remember(user, key_hash, msgspec.json.encode(place).decode())
+    numbers = call.services.event_numbers
+    keyed = KeyedSend(content, numbers.keyed_device, numbers.next())
+    found = await call.services.pushes.claim_idempotency_key(user, key_hash, msgspec.json.encode(keyed).decode())
     if found is not None:
-        place = _place(found)
-        if place.print != content:
+        keyed = _decode_keyed(found)
+        if keyed.content != content:
             raise Conflict("this Idempotency-Key was used for another message")
-        if place.seq:
-            return Sent(conv, place.seq, place.at, place.device, place.n, True)
-    sent = await _send(call, conv, user, target, fields, place.device, place.n, 0)
-    answered = msgspec.structs.replace(place, seq=sent.seq, at=sent.at)
-    await call.services.pushes.answered(user, key_hash, msgspec.json.encode(answered).decode())
+        if keyed.seq:
+            return Sent(conv, keyed.seq, keyed.at, keyed.device, keyed.n, True)
+    sent = await _send(call, conv, user, target, fields, keyed.device, keyed.n, 0)
+    answered = msgspec.structs.replace(keyed, seq=sent.seq, at=sent.at)
+    await call.services.pushes.set_idempotency_answer(user, key_hash, msgspec.json.encode(answered).decode())
     return sent
 
 

@@ -167,7 +167,7 @@ def create_app(services: Services) -> Starlette:
         services.passwords.close()
 
     app = Starlette(
-        routes=[Route(path, Door(services, path, methods)) for path, methods in by_path.items()],
+        routes=[Route(path, EndpointRoute(services, path, methods)) for path, methods in by_path.items()],
         middleware=_middleware(settings),
         exception_handlers={HTTPException: _unrouted},
         lifespan=lifespan,
@@ -192,7 +192,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
     return found
 
 
-class Door:
+class EndpointRoute:
     """One path of the table: every call of it goes through here, and every answer is made here."""
 
     def __init__(self, services: Services, path: str, methods: Mapping[str, Endpoint]) -> None:

@@ -23,12 +23,12 @@ from router.contract.errors import Conflict, FunctionError, RateLimited, from_fu
 from router.store.redis.client import Client
 
 GUESS_COST_US, GUESS_BURST_US = 12_000_000, 60_000_000
-PLACE_CHARACTERS: Final = 16
+SOURCE_CHARACTERS: Final = 16
 CLAIM_MS: Final = 60_000  # far longer than a router takes from the claim of a name to the account
 
 
-class Place(Struct, frozen=True):
-    """Where a guess at a password comes from, as digests of `PLACE_CHARACTERS`.
+class GuessSource(Struct, frozen=True):
+    """Where a guess at a password comes from, as digests of `SOURCE_CHARACTERS`.
 
     `token` is one of the user's that the caller has shown; empty if there was none."""
 
@@ -79,17 +79,17 @@ class Accounts:
         value: bytes | None = await self._client.fetch("HGET", keys.user(user), "pw")
         return value
 
-    async def guess(self, user: str, place: Place) -> None:
+    async def guess(self, user: str, source: GuessSource) -> None:
         """Take one guess at the password: `RateLimited` after too many. Nothing is stored for an unknown user.
 
-        A place that has proved to be the user's has a rate of its own; all others share one.
+        A source that has proved to be the user's has a rate of its own; all others share one.
         """
-        args = (GUESS_COST_US, GUESS_BURST_US, place.address, place.token)
+        args = (GUESS_COST_US, GUESS_BURST_US, source.address, source.token)
         await self._fcall("guess", (keys.user(user),), args)
 
-    async def guessed(self, user: str, place: Place) -> None:
+    async def guessed(self, user: str, source: GuessSource) -> None:
         """The password was right: earlier guesses from there no longer count, and the address is remembered."""
-        if await self._fcall("guessed", (keys.user(user),), (place.address, place.token)):
+        if await self._fcall("guessed", (keys.user(user),), (source.address, source.token)):
             await self._claim_name(user)
 
     async def end(self, user: str) -> None:

@@ -40,7 +40,7 @@ Action = Literal["message", "edit", "delete", "react"]
 MemberAction = Literal["put", "remove", "join"]
 Reacting = Literal["all", "members"]
 
-ONE_CALL: Final = 50  # conversations in one call: a server does nothing else meanwhile, for about as many µs
+MAX_PER_CALL: Final = 50  # conversations in one call: a server does nothing else meanwhile, for about as many µs
 ROLES: Final = {"owner": "o", "admin": "a", "member": "m", "reader": "r"}
 ROLE_NAMES: Final = {char: name for name, char in ROLES.items()}
 MAX_MEMBERS: Final = 100_000
@@ -131,14 +131,14 @@ class Page(msgspec.Struct, frozen=True):
     more: bool
 
 
-class Place(msgspec.Struct, frozen=True):
+class ReadPosition(msgspec.Struct, frozen=True):
     """A seq clamped to what the user sees, how many messages there were up to it, and how many above it are deleted."""
 
     seq: int
     count: int
     size: int
     kind: str
-    gone: int = 0
+    deleted_above: int = 0
 
 
 class Members(msgspec.Struct, frozen=True):
@@ -189,7 +189,7 @@ class Conversations:
 
     def _append_template(self, conv: str, user: str, device: str, action: Action) -> CommandTemplate:
         """What all events of one device in one conversation tell `append` alike."""
-        where, channel = _places(self._channels, conv)
+        where, channel = _keys_and_channel(self._channels, conv)
         parties = _parties(self._channels, conv, user) if not channel and self.delivers else ()
         first = (conv, channel, self._cap, user, f"{user}/{device}", action)
         return self._client.template("append", where, first, 2, parties)
@@ -231,7 +231,7 @@ class Conversations:
             role = "r"
         once = _member_tail(conv, by, device, n, user, "remove" if action == "remove" else "add", role or "m")
         again = _member_tail(conv, by, device, n, user, "role", role or "m")
-        where, channel = _places(self._channels, conv)
+        where, channel = _keys_and_channel(self._channels, conv)
         args = (conv, channel, self._cap, by, user, action, role or "", max_members)
         event = (once.first, once.rest, again.first, again.rest)
         change, role_now, *slots = await self._fcall("member", where, (*args, *event))
@@ -251,7 +251,7 @@ class Conversations:
         by = actor or ""
         changed = {"reacting": pack(reacting)} if reacting else {}
         event = tail("title", conv, by, device, n, {**changed, "title": b""})  # the function ends it with the title
-        where, channel = _places(self._channels, conv)
+        where, channel = _keys_and_channel(self._channels, conv)
         change = (int(title is not None), title or "")
         args = (conv, channel, self._cap, by, *change, event.first, event.rest, reacting or "")
         return _appended(await self._fcall("title", where, args))
@@ -291,9 +291,9 @@ class Conversations:
         args = (user or "", before, limit, PAGE_BYTES)
         self._client.call("before", _keys(conv)[:2], args, partial(_answer, reply, _page))
 
-    def place(self, conv: str, user: str, seq: int, reply: Reply[Place]) -> None:
+    def read_position(self, conv: str, user: str, seq: int, reply: Reply[ReadPosition]) -> None:
         """Where a read mark of the user lands."""
-        self._client.call("place", _keys(conv)[:2], (user, seq), partial(_answer, reply, _place))
+        self._client.call("place", _keys(conv)[:2], (user, seq), partial(_answer, reply, _read_position))
 
     def start(self, conv: str, user: str, read: int, reply: Reply[int]) -> None:
         """The cursor at which a device new to the server starts."""
@@ -309,16 +309,16 @@ class Conversations:
     def own_roles(self, convs: Sequence[str], user: str, reply: Reply[list[str]]) -> None:
         """Return the role char of one user in each conversation, "" where the user is no present member.
 
-        At most `one_call` conversations: a function that reads many keys holds up the server meanwhile.
+        At most `max_per_call` conversations: a function that reads many keys holds up the server meanwhile.
         """
         self._client.call(
             "own_roles", [keys.conversation(conv) for conv in convs], (user,), partial(_answer, reply, _own_roles)
         )
 
     @property
-    def one_call(self) -> int:
+    def max_per_call(self) -> int:
         """How many conversations' slots a call may touch."""
-        return ONE_CALL if self._client.one_server else 1
+        return MAX_PER_CALL if self._client.one_server else 1
 
     async def members(self, conv: str, user: str | None = None, cursor: int = 0) -> Members:
         """A page of the present members, of a removed conversation too if the server asks (`user` None)."""
@@ -430,7 +430,7 @@ def _keys(conv: str) -> tuple[str, str, str]:
     return keys.conversation(conv), keys.log(conv), keys.dirty(keys.partition(conv))
 
 
-def _places(channels: Channels, conv: str) -> tuple[tuple[str, str, str], str]:
+def _keys_and_channel(channels: Channels, conv: str) -> tuple[tuple[str, str, str], str]:
     """The keys of a conversation, and the channel of its events: none for a direct one (`users.deliver` has those)."""
     return _keys(conv), "" if conv.startswith(keys.DIRECT) else channels.conversation(conv)
 
@@ -484,9 +484,9 @@ def _page(value: Any) -> Page:
     return Page(events, position, floor, more == 1)
 
 
-def _place(value: Any) -> Place:
+def _read_position(value: Any) -> ReadPosition:
     seq, count, size, kind, gone = value
-    return Place(seq, count, size, kind.decode(), gone)
+    return ReadPosition(seq, count, size, kind.decode(), gone)
 
 
 def _head(value: Any) -> Head | None:

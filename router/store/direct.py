@@ -30,7 +30,7 @@ class DirectConversations:
             if answer is not True:
                 reply(answer if isinstance(answer, LinnetError) else NotFound("no such user"))
             elif limited:
-                self._users.open(user, allowed)
+                self._users.spend_opening(user, allowed)
             else:
                 allowed(None)
 

@@ -69,7 +69,7 @@ class Replicated(Durability):
     def __init__(self, client: Client, replicas: int) -> None:
         super().__init__(client)
         self._loop = asyncio.get_running_loop()
-        self._line = client.second_line()
+        self._connection = client.second_connection()
         self._tick = ("FCALL", client.library.named("tick"), 1, keys.TICK)
         self._wait = ("WAIT", replicas, WAIT_MS)
         self._replicas = replicas
@@ -77,17 +77,17 @@ class Replicated(Durability):
         self._asking = False
 
     async def connect(self, within_s: float) -> None:
-        await self._line.connect(within_s)
+        await self._connection.connect(within_s)
         asked: asyncio.Future[object] = self._loop.create_future()
-        self._line.call(("WAIT", 0, 1), asked.set_result)
+        self._connection.call(("WAIT", 0, 1), asked.set_result)
         if isinstance(denied := await asked, Denied):
             raise StartupError(
-                f"Redis at {self._line.address} refuses WAIT, which durability replicated needs ({denied.why}): give"
-                " its user the rights in deploy/README.md"
+                f"Redis at {self._connection.address} refuses WAIT, which durability replicated needs"
+                f" ({denied.why}): give its user the rights in deploy/README.md"
             )
 
     async def close(self) -> None:
-        await self._line.close()
+        await self._connection.close()
 
     def when_kept(self, replid: bytes, reply: Kept) -> None:
         if len(self._waiting) >= MAX_WAITING:
@@ -103,8 +103,8 @@ class Replicated(Durability):
         """Both leave in one write, so they meet the same server, one right after the other."""
         asked = _Round(self._waiting)
         self._waiting = []
-        self._line.call(self._tick, asked.ticked)
-        self._line.call(self._wait, partial(self._waited, asked))
+        self._connection.call(self._tick, asked.ticked)
+        self._connection.call(self._wait, partial(self._waited, asked))
 
     def _waited(self, asked: _Round, count: object) -> None:
         enough = isinstance(count, int) and count >= self._replicas and not self._fitness.fault

@@ -90,14 +90,14 @@ class Pushes:
         waiting = bool(first) and first[0] != b"!"
         return max(0, size - 1), int(float(first[1])) if waiting else None
 
-    async def remember(self, user: str, key_hash: str, value: str) -> bytes | None:
+    async def claim_idempotency_key(self, user: str, key_hash: str, value: str) -> bytes | None:
         """Take an idempotency key for `value`; None if it was free, else what it already stands for."""
         found: bytes | None = await self._client.fetch(
             "SET", keys.idempotency(user, key_hash), value, "NX", "GET", "EX", keys.IDEMPOTENCY_S
         )
         return found
 
-    async def answered(self, user: str, key_hash: str, value: str) -> None:
+    async def set_idempotency_answer(self, user: str, key_hash: str, value: str) -> None:
         """What the key stands for from now on, for the rest of its time."""
         await self._client.fetch("SET", keys.idempotency(user, key_hash), value, "XX", "KEEPTTL")
 

@@ -31,7 +31,7 @@ from router.store.redis.connection import RedisArg
 from router.store.redis.decoding import answer, unreadable
 
 PAGE: Final = 200
-SOME: Final = 50  # users in one call: a server does nothing else meanwhile, for about as many µs
+MAX_PER_CALL: Final = 50  # users in one call: a server does nothing else meanwhile, for about as many µs
 CONNECT_COST_US, CONNECT_BURST_US = 1_000_000, 30_000_000
 OPEN_COST_US, OPEN_BURST_US = 2_000_000, 120_000_000
 
@@ -62,11 +62,11 @@ class Sync(Struct, frozen=True, kw_only=True):
 
 
 class Row(Struct, frozen=True):
-    """One conversation as its user finds it. Head and count of groups and channels stand with them, and are 0 here.
+    """A user's row of one conversation. `head` and `count` of groups and channels are in their `Head`, and 0 here.
 
-    `left`: she has left it, or it is gone, as of the change `changed`; `told`: this device has acked that; `title` of a
-    direct one is the other user; `cursor` None: this device has none yet; `score` orders rows by when they moved last;
-    `gone`: deleted messages above `read` in a direct one.
+    `left`: the user has left it, or it is gone, as of the change `changed`; `gone_acked`: this device has acked that;
+    `title` of a direct one is the other user; `cursor` is None if this device has none yet; `score` orders rows by the
+    last change; `deleted_above` counts the deleted messages above `read` in a direct one.
     """
 
     conversation: str
@@ -79,13 +79,13 @@ class Row(Struct, frozen=True):
     read_count: int
     cursor: int | None
     score: int
-    gone: int = 0
+    deleted_above: int = 0
     changed: int = 0
-    told: bool = False
+    gone_acked: bool = False
 
     def unread(self, count: int, deleted: Sequence[int]) -> int:
         """Messages above the read mark, of `count` in all; `deleted` are seqs of deleted messages (Head)."""
-        gone = self.gone if self.kind == keys.DIRECT else sum(seq > self.read for seq in deleted)
+        gone = self.deleted_above if self.kind == keys.DIRECT else sum(seq > self.read for seq in deleted)
         return max(0, count - self.read_count - gone)
 
 
@@ -150,7 +150,7 @@ class Users:
     def news(self, audited: Sequence[Sync], reply: Callable[[list[int] | LinnetError], None]) -> None:
         """Which of these sessions, by their numbers, `sync` would say anything but "ok, nothing moved" to.
 
-        At most `one_call` of them: an audit that finds nothing is nearly all that idle sessions cost.
+        At most `max_per_call` of them: an audit that finds nothing is nearly all that idle sessions cost.
         """
         names: list[str] = []
         args: list[RedisArg] = []
@@ -160,9 +160,9 @@ class Users:
         self._client.call("news", names, args, cast("Callable[[object], None]", reply))
 
     @property
-    def one_call(self) -> int:
+    def max_per_call(self) -> int:
         """How many users' slots a call may touch."""
-        return SOME if self._client.one_server else 1
+        return MAX_PER_CALL if self._client.one_server else 1
 
     def page(
         self, user: str, device: str, below: int, reply: Callable[[Page | LinnetError], None], limit: int = PAGE
@@ -212,13 +212,13 @@ class Users:
 
     async def join(self, user: str, conv: str, title: str, changed: int, read: int, read_count: int) -> bool:
         """Present in a group or channel as of the change `changed`; False if a later change stands, or no such user."""
-        return await self._member(user, conv, title, changed, read, read_count, joins=True)
+        return await self._change_membership(user, conv, title, changed, read, read_count, joins=True)
 
     async def leave(self, user: str, conv: str, changed: int) -> bool:
         """No longer present as of the change `changed`; False if a later change stands, or no such user."""
-        return await self._member(user, conv, "", changed, 0, 0, joins=False)
+        return await self._change_membership(user, conv, "", changed, 0, 0, joins=False)
 
-    async def _member(
+    async def _change_membership(
         self, user: str, conv: str, title: str, changed: int, read: int, read_count: int, *, joins: bool
     ) -> bool:
         moved = signals.encode(signals.Moved(conv))
@@ -283,21 +283,27 @@ class Users:
         self._client.command("HGET", keys.cursor(user, device), conv, reply=partial(_number, reply))
 
     def read(
-        self, user: str, conv: str, seq: int, count: int, reply: Callable[[bool | LinnetError], None], gone: int = 0
+        self,
+        user: str,
+        conv: str,
+        seq: int,
+        count: int,
+        reply: Callable[[bool | LinnetError], None],
+        deleted_above: int = 0,
     ) -> None:
         """The user has read up to `seq` (and `count` messages). True if that is further than before.
 
-        `gone`: deleted messages above `seq`.
+        `deleted_above`: deleted messages above `seq`.
         """
         receipt = signals.encode(signals.Receipt(conv, user, seq))
         self._client.call(
             "read",
             (keys.convs(user),),
-            (keys.recent(user), self._channels.user(user), receipt, conv, seq, count, gone),
+            (keys.recent(user), self._channels.user(user), receipt, conv, seq, count, deleted_above),
             partial(_truth, reply),
         )
 
-    def open(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
+    def spend_opening(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
         """Ask whether the user may begin another direct conversation now: None, or `RateLimited`."""
         self._client.call(
             "spend",

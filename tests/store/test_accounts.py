@@ -8,7 +8,7 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys, signals
 from router.contract.errors import Blocked, Conflict, NotFound, RateLimited
 from router.store import accounts as accounts_module
-from router.store.accounts import Accounts, Place
+from router.store.accounts import Accounts, GuessSource
 from router.store.pushes import Pushes
 from router.store.users import Sync, Users
 from tests.store.calling import called
@@ -16,8 +16,8 @@ from tests.store.user_slot import Channel, connected
 
 GROUP = "g:AAAAAAAAAAAAAAAAAAAAAA"
 
-STRANGER, HOME = Place("a" * 16), Place("b" * 16)
-PHONE = Place(STRANGER.address, "c" * 16)
+STRANGER, HOME = GuessSource("a" * 16), GuessSource("b" * 16)
+PHONE = GuessSource(STRANGER.address, "c" * 16)
 
 
 async def test_of_many_who_want_a_name_one_gets_it(valkey: EmbeddedValkey) -> None:
@@ -142,12 +142,12 @@ async def test_who_never_was_cannot_be_deleted(valkey: EmbeddedValkey) -> None:
         await accounts.create("ann", "hash", "Ann")
 
 
-async def use_up(accounts: Accounts, place: Place) -> None:
+async def use_up(accounts: Accounts, source: GuessSource) -> None:
     """Guess until the place's rate refuses."""
     for _ in range(5):
-        await accounts.guess("ann", place)
+        await accounts.guess("ann", source)
     with pytest.raises(RateLimited) as refused:
-        await accounts.guess("ann", place)
+        await accounts.guess("ann", source)
     assert 0 < (refused.value.retry_after or 0) <= 12
 
 
@@ -187,9 +187,9 @@ async def test_known_places_of_a_user_are_bounded(valkey: EmbeddedValkey) -> Non
         accounts = Accounts(client)
         await accounts.create("ann", "hash", "Ann")
         for i in range(40):
-            await accounts.guessed("ann", Place(f"{i:016}"))
-            await accounts.guess("ann", Place(f"{i:016}"))
-            await accounts.guess("ann", Place("a" * 16, f"t{i:015}"))
+            await accounts.guessed("ann", GuessSource(f"{i:016}"))
+            await accounts.guess("ann", GuessSource(f"{i:016}"))
+            await accounts.guess("ann", GuessSource("a" * 16, f"t{i:015}"))
         known = (await client.fetch("HGET", keys.user("ann"), "known")).decode().split()
         assert known == [name for i in range(39, 31, -1) for name in (f"t{i:015}", f"{i:016}")]
         fields = {name.decode() for name in await client.fetch("HKEYS", keys.user("ann"))}

@@ -709,5 +709,5 @@ async def test_only_the_last_deletions_are_noted(valkey: EmbeddedValkey) -> None
             await s.send(conv, "ann", action="delete", target=seq)
         (head,) = await called(s.conversations.heads, [conv])
         assert head.deleted == tuple(sent[-256:])
-        place = await called(s.conversations.place, conv, "ann", sent[-3])
-        assert (place.seq, place.gone) == (sent[-3], 2)
+        position = await called(s.conversations.read_position, conv, "ann", sent[-3])
+        assert (position.seq, position.deleted_above) == (sent[-3], 2)

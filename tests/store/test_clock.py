@@ -10,7 +10,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.contract.errors import RateLimited
-from router.store.accounts import GUESS_BURST_US, GUESS_COST_US, Accounts, Place
+from router.store.accounts import GUESS_BURST_US, GUESS_COST_US, Accounts, GuessSource
 from router.store.conversations import Conversations
 from router.store.dirty import Dirty
 from router.store.presence import Presence
@@ -20,7 +20,7 @@ from tests.store.calling import Store, called
 from tests.store.clock import STEPS, SteppedClock, stepped
 from tests.store.test_sync import audit, message, names, register, session
 
-HOME = Place("a" * 16)
+HOME = GuessSource("a" * 16)
 
 pytestmark = pytest.mark.parametrize("step", STEPS)
 
@@ -40,7 +40,7 @@ async def ask(clock: SteppedClock, rate: str) -> None:
     if rate == "guess":
         await Accounts(clock.client).guess("ann", HOME)
     elif rate == "open":
-        error = await called(lambda reply: users.open("ann", reply))
+        error = await called(lambda reply: users.spend_opening("ann", reply))
         assert error is None
     else:
         await register(users, session("s", await clock.now_ms()))

@@ -10,7 +10,7 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys, stamp
 from router.contract.errors import BadCommand, Conflict, NotFound, ReadOnly, Unavailable
 from router.contract.packing import MAX_BODY_BYTES, MAX_INTEGER
-from router.store.conversations import PAGE_BYTES, Head, Page, Place
+from router.store.conversations import PAGE_BYTES, Head, Page, ReadPosition
 from tests.store.calling import BURST_US, COST_US, Store, called, store
 
 
@@ -342,7 +342,7 @@ async def test_a_removed_conversation_is_not_found_until_it_is_forgotten(valkey:
             s.conversations.remove_conversation(conv, None),
             called(s.conversations.range, conv, None, 0, MAX_INTEGER, 10),
             called(s.conversations.before, conv, "ann", MAX_INTEGER, 10),
-            called(s.conversations.place, conv, "ann", 1),
+            called(s.conversations.read_position, conv, "ann", 1),
             called(s.conversations.start, conv, "ann", 0),
             called(s.conversations.whisper, conv, "ann", b"\x90"),
             s.conversations.members(conv, "ann"),
@@ -485,7 +485,7 @@ async def test_members_see_what_happened_while_they_were_members(valkey: Embedde
         for limit in (10, 4):
             page = await called(before, conv, "bob", MAX_INTEGER, limit)
             assert (seqs(page), page.position, page.more) == ([joined, 5, 6, left], joined, False)
-        assert (await called(s.conversations.place, conv, "bob", MAX_INTEGER)).seq == left
+        assert (await called(s.conversations.read_position, conv, "bob", MAX_INTEGER)).seq == left
         assert await called(s.conversations.start, conv, "bob", 0) == joined - 1
         for eve in (called(read, conv, "eve", 0, MAX_INTEGER, 10), called(before, conv, "eve", MAX_INTEGER, 10)):
             with pytest.raises(NotFound):
@@ -522,7 +522,7 @@ async def test_a_member_who_comes_back_sees_the_earlier_times_and_nothing_betwee
             assert back == visible
         assert seqs(await called(read, conv, "bob", 0, hidden[1], 10)) == [seq for seq in visible if seq < hidden[1]]
         assert await called(s.conversations.start, conv, "bob", 0) == 0
-        assert (await called(s.conversations.place, conv, "bob", MAX_INTEGER)).seq == visible[-1]
+        assert (await called(s.conversations.read_position, conv, "bob", MAX_INTEGER)).seq == visible[-1]
         for target in hidden:
             with pytest.raises(NotFound):
                 await s.send(conv, "bob", action="react", target=target)
@@ -562,7 +562,7 @@ async def test_before_pages_backwards(valkey: EmbeddedValkey) -> None:
 # -- place, start
 
 
-async def test_place_takes_its_count_from_the_log(valkey: EmbeddedValkey) -> None:
+async def test_read_position_takes_its_count_from_the_log(valkey: EmbeddedValkey) -> None:
     """Clamped to the head; a deleted or trimmed event is told by its neighbours."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o", bob="m")
@@ -570,16 +570,16 @@ async def test_place_takes_its_count_from_the_log(valkey: EmbeddedValkey) -> Non
         await s.send(conv, "ann", action="react", target=1)
         await s.send(conv, "ann", action="delete", target=2)
         await fill(s, conv, 1)
-        place = s.conversations.place
-        counts = [(await called(place, conv, "ann", seq)).count for seq in range(7)]
+        position = s.conversations.read_position
+        counts = [(await called(position, conv, "ann", seq)).count for seq in range(7)]
         assert counts == [0, 1, 1, 3, 3, 3, 4]
-        assert await called(place, conv, "ann", MAX_INTEGER) == Place(6, 4, 2, "g")
+        assert await called(position, conv, "ann", MAX_INTEGER) == ReadPosition(6, 4, 2, "g")
         await s.client.fetch("XTRIM", keys.log(conv), "MINID", 6)
-        assert await called(place, conv, "ann", 4) == Place(4, 3, 2, "g")
+        assert await called(position, conv, "ann", 4) == ReadPosition(4, 3, 2, "g")
         await s.client.fetch("XTRIM", keys.log(conv), "MAXLEN", 0)
-        assert (await called(place, conv, "ann", 4)).count == 4
+        assert (await called(position, conv, "ann", 4)).count == 4
         with pytest.raises(NotFound):
-            await called(place, conv, "eve", 4)
+            await called(position, conv, "eve", 4)
 
 
 async def test_start_is_a_hundred_events_back_or_the_read_mark(valkey: EmbeddedValkey) -> None:

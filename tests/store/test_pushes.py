@@ -118,11 +118,11 @@ async def test_an_idempotency_key_stands_for_one_thing(valkey: EmbeddedValkey) -
     """The first value wins, an answer replaces it, and its time goes on running."""
     async with connected(valkey) as client:
         pushes = Pushes(client)
-        assert await pushes.remember("ann", "key", "17") is None
-        assert await pushes.remember("ann", "key", "18") == b"17"
-        assert await pushes.remember("bob", "key", "19") is None
-        await pushes.answered("ann", "key", "done")
-        assert await pushes.remember("ann", "key", "20") == b"done"
+        assert await pushes.claim_idempotency_key("ann", "key", "17") is None
+        assert await pushes.claim_idempotency_key("ann", "key", "18") == b"17"
+        assert await pushes.claim_idempotency_key("bob", "key", "19") is None
+        await pushes.set_idempotency_answer("ann", "key", "done")
+        assert await pushes.claim_idempotency_key("ann", "key", "20") == b"done"
         assert 0 < await client.fetch("TTL", keys.idempotency("ann", "key")) <= keys.IDEMPOTENCY_S
-        await pushes.answered("ann", "gone", "x")
-        assert await pushes.remember("ann", "gone", "21") is None
+        await pushes.set_idempotency_answer("ann", "gone", "x")
+        assert await pushes.claim_idempotency_key("ann", "gone", "21") is None

@@ -230,11 +230,11 @@ async def test_new_direct_conversations_have_a_rate(valkey: EmbeddedValkey) -> N
     async with connected(valkey) as client:
         users = await users_of(client, "ann", "bob")
         for _ in range(60):
-            assert await called(users.open, "ann") is None
+            assert await called(users.spend_opening, "ann") is None
         with pytest.raises(RateLimited) as refused:
-            await called(users.open, "ann")
+            await called(users.spend_opening, "ann")
         assert 0 < (refused.value.retry_after or 0) <= 2
-        assert await called(users.open, "bob") is None
+        assert await called(users.spend_opening, "bob") is None
 
 
 async def test_a_clock_that_was_set_back_stops_nobody_for_long(valkey: EmbeddedValkey) -> None:
@@ -243,9 +243,9 @@ async def test_a_clock_that_was_set_back_stops_nobody_for_long(valkey: EmbeddedV
         users = await users_of(client)
         await client.fetch("HSET", keys.user("ann"), "opens", 2**52)
         for _ in range(60):
-            assert await called(users.open, "ann") is None
+            assert await called(users.spend_opening, "ann") is None
         with pytest.raises(RateLimited) as refused:
-            await called(users.open, "ann")
+            await called(users.spend_opening, "ann")
         assert 0 < (refused.value.retry_after or 0) <= 2
 
 

@@ -214,11 +214,11 @@ class Client:
         self.command(*parts, reply=partial(_settle, future))
         return await future
 
-    def second_line(self) -> HotConnection:
+    def second_connection(self) -> HotConnection:
         """Another connection to the same server, for calls that may hold up what comes behind them."""
-        line = HotConnection(self.topology, self.library.source)
-        self.links.append(line)
-        return line
+        connection = HotConnection(self.topology, self.library.source)
+        self.links.append(connection)
+        return connection
 
     def _shard_of(self, keys: Sequence[RedisArg]) -> HotConnection:
         """The connection that serves these keys, which all bear one hash tag."""

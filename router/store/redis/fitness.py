@@ -78,9 +78,9 @@ def _fsync_fault(info: Mapping[str, str], config: Mapping[str, str]) -> str:
 class Fitness:
     """The verdict on the server that a connection leads to; `fault` is empty while it is fit."""
 
-    def __init__(self, line: HotConnection) -> None:
+    def __init__(self, connection: HotConnection) -> None:
         self.fault = ""
-        self._line = line
+        self._connection = connection
         self._level: Level = "memory"
         self._config: dict[str, str] | None = None  # None: not known now
         self._timer: asyncio.TimerHandle | None = None
@@ -88,7 +88,7 @@ class Fitness:
     def watch(self, level: Level) -> None:
         """Judge the server by this durability from now on, at every connect and every CHECK_S."""
         self._level = level
-        self._line.on_opened = self._ask
+        self._connection.on_opened = self._ask
         self._turn()
 
     def stop(self) -> None:
@@ -98,14 +98,14 @@ class Fitness:
     def _turn(self) -> None:
         self.stop()
         self._timer = asyncio.get_running_loop().call_later(CHECK_S, self._turn)
-        if self._line.up:
+        if self._connection.up:
             self._ask()
 
     def _ask(self) -> None:
         """Replies come in order, so the configuration is known when INFO's is judged."""
         if self._level == "fsync":
-            self._line.call(CONFIG, self._configured)
-        self._line.call(INFO, self._informed)
+            self._connection.call(CONFIG, self._configured)
+        self._connection.call(INFO, self._informed)
 
     def _configured(self, value: object) -> None:
         self._config = None if isinstance(value, LinnetError) else config_of(cast("list[bytes]", value))
@@ -124,6 +124,6 @@ class Fitness:
         self.fault = fault
         if fault:
             log.error("Redis at %s is unfit for LINNET_DURABILITY=%s, no send is acked: %s",
-                      self._line.address, self._level, fault)  # fmt: skip
+                      self._connection.address, self._level, fault)  # fmt: skip
         else:
-            log.warning("Redis at %s is fit again", self._line.address)
+            log.warning("Redis at %s is fit again", self._connection.address)
