@@ -68,7 +68,7 @@ async def test_renewed_token_ends_with_the_login(valkey: EmbeddedValkey) -> None
     """Renewal gives a later token and the gateways, again and again, but none that outlives the login's 30 days."""
     async with serve(valkey, token_ttl_s=60.0, session_ttl_s=100.0) as api:
         presence, now = Presence(api.store), now_ms()
-        await ask(presence.renew, "g1", "ws://g1/ws", 0, now, now)
+        await reply_of(presence.renew, "g1", "ws://g1/ws", 0, now, now)
         await api.ok("POST", "/v1/accounts", {}, {"user": "ada", **PASSWORD})
         login = await api.ok("POST", "/v1/login", {}, {"user": "ada", **PASSWORD})
         login_s = login["expires_at"] // 1000 - 60
