@@ -40,14 +40,14 @@ Action = Literal["message", "edit", "delete", "react"]
 MemberAction = Literal["put", "remove", "join"]
 Reacting = Literal["all", "members"]
 
-MAX_PER_CALL: Final = 50  # conversations in one call: a server does nothing else meanwhile, for about as many µs
+CONVERSATIONS_PER_CALL: Final = 50  # conversations in one call: a server does nothing else meanwhile, for about as many µs
 ROLES: Final = {"owner": "o", "admin": "a", "member": "m", "reader": "r"}
 ROLE_NAMES: Final = {char: name for name, char in ROLES.items()}
 MAX_MEMBERS: Final = 100_000
 CREATE_LIMIT: Final = 1000
 PAGE_BYTES: Final = 1 << 20
 MEMBERS_STEP: Final = 1000
-MAX_TEMPLATES: Final = 1 << 13  # of a kilobyte
+CACHED_TEMPLATES: Final = 1 << 13  # of a kilobyte
 _META: Final = Packing(">QQII16sQ")
 _FACTS: Final = Packing(">QQQQ8s?c")  # as append.lua reads them
 _ANSWER: Final = Packing(">QQQQB16s")
@@ -171,7 +171,7 @@ class Conversations:
         self._client = client
         self._cap = cap
         self._channels = client.channels
-        self._template = lru_cache(maxsize=MAX_TEMPLATES)(self._append_template)
+        self._template = lru_cache(maxsize=CACHED_TEMPLATES)(self._append_template)
 
     # -- writing
 
@@ -318,7 +318,7 @@ class Conversations:
     @property
     def max_per_call(self) -> int:
         """How many conversations' slots a call may touch."""
-        return MAX_PER_CALL if self._client.one_server else 1
+        return CONVERSATIONS_PER_CALL if self._client.one_server else 1
 
     async def members(self, conv: str, user: str | None = None, cursor: int = 0) -> Members:
         """A page of the present members, of a removed conversation too if the server asks (`user` None)."""

@@ -31,7 +31,7 @@ from router.store.redis.connection import RedisArg
 from router.store.redis.decoding import answer, unreadable
 
 PAGE: Final = 200
-MAX_PER_CALL: Final = 50  # users in one call: a server does nothing else meanwhile, for about as many µs
+USERS_PER_CALL: Final = 50  # users in one call: a server does nothing else meanwhile, for about as many µs
 CONNECT_COST_US, CONNECT_BURST_US = 1_000_000, 30_000_000
 OPEN_COST_US, OPEN_BURST_US = 2_000_000, 120_000_000
 
@@ -162,7 +162,7 @@ class Users:
     @property
     def max_per_call(self) -> int:
         """How many users' slots a call may touch."""
-        return MAX_PER_CALL if self._client.one_server else 1
+        return USERS_PER_CALL if self._client.one_server else 1
 
     def page(
         self, user: str, device: str, below: int, reply: Callable[[Page | LinnetError], None], limit: int = PAGE

@@ -685,7 +685,7 @@ async def test_an_idempotency_key_survives_who_took_it(valkey: EmbeddedValkey, m
             raise RuntimeError("the process dies here")
 
         with monkeypatch.context() as patch:
-            patch.setattr(api.services.pushes, "answered", dies)
+            patch.setattr(api.services.pushes, "set_idempotency_answer", dies)
             assert await api.refused("POST", "/v1/messages", keyed, message) == (500, "internal")
         again = await api.ok("POST", "/v1/messages", keyed, message)
         assert again["duplicate"]
