@@ -40,7 +40,7 @@ Action = Literal["message", "edit", "delete", "react"]
 MemberAction = Literal["put", "remove", "join"]
 Reacting = Literal["all", "members"]
 
-CONVERSATIONS_PER_CALL: Final = 50  # conversations in one call: a server does nothing else meanwhile, for about as many µs
+CONVERSATIONS_PER_CALL: Final = 50  # the server does nothing else for about as many µs
 ROLES: Final = {"owner": "o", "admin": "a", "member": "m", "reader": "r"}
 ROLE_NAMES: Final = {char: name for name, char in ROLES.items()}
 MAX_MEMBERS: Final = 100_000
