@@ -14,16 +14,18 @@ CLOSE_WAIT_S: Final = 5.0
 
 
 class Closing(Protocol):
-    """As much of a connection as its dropping needs."""
+    """A connection as this file needs it."""
 
     transport: asyncio.Transport
 
 
 class ClosingConnections:
-    """Connections whose end has begun. One timer drops those that are still there after CLOSE_WAIT_S."""
+    """The closing connections of one event loop."""
 
     def __init__(self) -> None:
-        self._since: dict[Closing, float] = {}  # in the order of their deadlines, as all wait equally long
+        self._since: dict[
+            Closing, float
+        ] = {}  # in the order of the deadlines, because all connections wait equally long
         self._armed = False
 
     def add(self, connection: Closing) -> None:
@@ -43,8 +45,8 @@ class ClosingConnections:
             self.discard(connection)
             try:
                 connection.transport.abort()
-            except Exception:  # one that raises must not keep the others, nor end the timer
-                logger.exception("a connection whose time is over could not be aborted")
+            except Exception:  # one connection that raises must neither keep the others nor stop the timer
+                logger.exception("a connection that did not close in time could not be aborted")
         self._armed = bool(self._since)
         if self._armed:
             loop.call_later(next(iter(self._since.values())) - due, self._sweep)
@@ -54,4 +56,5 @@ _by_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, ClosingConnections] = Wea
 
 
 def closing_of(loop: asyncio.AbstractEventLoop) -> ClosingConnections:
+    """Return the closing connections of an event loop."""
     return _by_loop.get(loop) or _by_loop.setdefault(loop, ClosingConnections())

@@ -3,15 +3,19 @@
 For uvicorn: `Config(ws=WebSocketConnection, ws_max_size=…, ws_per_message_deflate=…)`. While the application answers
 the upgrade (handshake.py) it finds this connection in `scope["extensions"]["linnet"]["connection"]`, accepts, calls
 `attach(session)` and returns. From then on no task, coroutine, queue or timer exists for the connection: the transport
-calls `data_received`, that calls the session, and the session writes. What a session means by it stands elsewhere.
+calls `data_received`, `data_received` calls the session, and the session writes.
 
 Invariants
-- `connection_closed` comes exactly once to every session that was attached, however the connection ended.
-- After a close frame in either direction `write` does nothing and the session hears nothing but `connection_closed`.
-- No connection outlives its close frame by more than CLOSE_WAIT_S, whether its peer answers, reads or is there at all.
-- What a peer that does not read can make us hold is bounded: HIGH_MARK here plus one tick's writes, and the socket's
-  buffer in the kernel. A session that hears `writing_paused` must stop writing.
+- `connection_closed` is called exactly once for every attached session, however the connection ended.
+- After a close frame in either direction `write` does nothing, and `connection_closed` is the only call to the session.
+- No connection outlives its close frame by more than CLOSE_WAIT_S (closing.py), whether or not its peer answers, reads
+  or still exists.
+- A peer that does not read can make the gateway hold a bounded amount: HIGH_MARK here plus the writes of one turn of the
+  event loop, and the socket's buffer in the kernel. After `writing_paused` a session must stop writing.
 - An idle connection holds no buffer and nothing of its handshake.
+
+If a peer floods pings and does not read, its pongs are not queued: only the latest ping is answered, once there is room
+(RFC 6455, 5.5.3).
 """
 
 import asyncio
@@ -34,7 +38,7 @@ logger = logging.getLogger(__name__)
 HIGH_MARK: Final = 64 * 1024
 LOW_MARK: Final = 16 * 1024
 KERNEL_SEND_BYTES: Final = 64 * 1024  # the kernel doubles it for its bookkeeping
-CONTROL_EVERY_S: Final = 0.05  # pings and pongs of one peer: each costs us more than it costs the peer
+CONTROL_EVERY_S: Final = 0.05  # pings and pongs of one peer: each costs the gateway more than it costs the peer
 CONTROL_BURST_S: Final = 1000 * CONTROL_EVERY_S
 
 _UPGRADING, _OPEN, _CLOSING, _LOST = range(4)  # the states of a connection, in this order; LOST after connection_lost
@@ -44,22 +48,23 @@ PING_FRAME: Final = frames.frame(b"", frames.PING)
 
 
 class Session(Protocol):
-    """Who lives at the connection.
+    """The receiver of a connection's messages and changes.
 
-    `writing_paused` may come from within a write, so whoever writes to many must not be iterating over what it changes.
+    `writing_paused` may be called from within a write, so a loop that writes to many sessions must not iterate over a
+    collection that `writing_paused` changes.
     """
 
     def message_received(self, data: bytes, text: bool) -> None:
-        """One whole message; text has been checked to be UTF-8."""
+        """Handle one whole message; text has been checked to be UTF-8."""
 
     def writing_paused(self) -> None:
-        """The write buffer has passed HIGH_MARK."""
+        """Stop writing: the write buffer has passed HIGH_MARK."""
 
     def writing_resumed(self) -> None:
-        """It has drained below LOW_MARK."""
+        """Go on writing: the write buffer has drained below LOW_MARK."""
 
     def connection_closed(self, code: int, reason: str) -> None:
-        """It is over: code and reason of the first close frame in either direction, 1006 when there was none."""
+        """Handle the end: code and reason of the first close frame in either direction, 1006 if there was none."""
 
 
 class WebSocketConnection(asyncio.Protocol):
@@ -84,7 +89,7 @@ class WebSocketConnection(asyncio.Protocol):
     transport: asyncio.Transport
     deflate: bool  # whether frames made by `deflated_frame` may be written
     last_received: float  # loop.time() of the last bytes from the peer
-    write: Callable[[bytes], None]  # prebuilt frames; the transport's own method while open, since fan-out is here
+    write: Callable[[bytes], None]  # takes whole frames; while open it is the transport's own method, for fan-out
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -95,40 +100,42 @@ class WebSocketConnection(asyncio.Protocol):
         self._state = _UPGRADING
         self._ended_with = _NO_CLOSE_FRAME
         self._owed_pong: bytes | None = None
-        self._controls_due = 0.0  # when all pings and pongs so far would have been due (GCRA)
+        self._controls_due = 0.0  # the time at which all pings and pongs so far would have been due (GCRA)
         self.deflate = False
         self.last_received = self._loop.time()
         self.write = _discard
 
-    # What the application and the session call
+    # -- called by the application and the session
 
     def attach(self, session: Session) -> None:
-        """From here on the session hears what happens. To be called once, after accepting, while the app answers."""
+        """Deliver messages and changes to this session from here on; once, between accepting and the app's return."""
         handshake = self._handshake
         if handshake is None or not handshake.accepted or self._session is not None:
-            raise RuntimeError("attach() belongs between websocket.accept and the application's return, once")
+            raise RuntimeError(
+                "attach() came at the wrong time: call it once, after websocket.accept, before returning"
+            )
         if self._state is not _OPEN:  # it was lost, or closed by a shutdown, since it was accepted
             self._loop.call_soon(session.connection_closed, *self._ended_with)
             return
         self._session = session
         self._parser = FrameParser(handshake.config.ws_max_size, handshake.deflate is not None)
         if handshake.early:
-            self._loop.call_soon(self._take_early, handshake.early)
+            self._loop.call_soon(self._receive_early, handshake.early)
 
     def ping(self) -> None:
         self.write(PING_FRAME)
 
     def close(self, code: int, reason: str = "") -> None:
-        """Send a close frame and wait a while for the peer's; `connection_closed` comes when it is over."""
+        """Send a close frame and wait up to CLOSE_WAIT_S for the peer's; then call `connection_closed`."""
         if self._state is not _OPEN:
             return
         if self._session is None:
-            self._fail(code, reason)  # nobody attached, nothing parsed: no answer would be understood
+            self._fail(code, reason)  # without a session there is no parser that would read the peer's answer
         else:
             self._send_close(code, reason)
 
     def pause_reading(self) -> None:
-        """Read no more from the socket. What has already been read may still hold messages, and they still come."""
+        """Stop reading from the socket. Messages in bytes that were already read are still delivered."""
         if self._state is _OPEN and self.transport.is_reading():
             self.transport.pause_reading()
 
@@ -136,7 +143,7 @@ class WebSocketConnection(asyncio.Protocol):
         if self._state is _OPEN and not self.transport.is_reading():
             self.transport.resume_reading()
 
-    # What the transport calls
+    # -- called by the transport and the server
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # streams only
         self.transport = transport
@@ -150,21 +157,21 @@ class WebSocketConnection(asyncio.Protocol):
         self.last_received = self._loop.time()
         parser = self._parser
         if parser is None:
-            self._received_outside(data)
+            self._receive_unattached(data)
             return
         try:
             parser.feed(data, self)
         except FrameError as error:
             self._fail(error.code, error.reason)
-        except Exception:  # a mistake in the session must cost this one connection, and say so
-            logger.exception("a session failed on a message")
+        except Exception:  # a bug in the session ends this one connection, and is logged
+            logger.exception("a session failed on a message; its connection is closed with 1011")
             self._fail(frames.INTERNAL, "")
 
     def eof_received(self) -> None:
-        """The peer says no more; one that could not even say goodbye is not worth keeping half open."""
+        """End the connection: the peer sends no more, and a connection is not kept half open without a close frame."""
         if self._state is _OPEN:
             self._start_closing(*_NO_CLOSE_FRAME)
-        self._leave()
+        self._flush_and_drop()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = _LOST
@@ -187,13 +194,13 @@ class WebSocketConnection(asyncio.Protocol):
             self._session.writing_resumed()
 
     def shutdown(self) -> None:
-        """The server stops."""
+        """Refuse the upgrade with 503, or close with 1012: the server stops."""
         if self._handshake is not None and not self._handshake.accepted:
             self._handshake.refuse(UpgradeError(503))
         else:
             self.close(frames.RESTART)
 
-    # What the parser calls
+    # -- called by the parser
 
     def message_received(self, data: bytes, text: bool) -> None:
         if self._state is _OPEN and self._session is not None:
@@ -211,11 +218,11 @@ class WebSocketConnection(asyncio.Protocol):
             self.write(frames.frame(payload, frames.PONG))
 
     def pong_received(self, payload: bytes) -> None:
-        """`last_received` has said all that it says."""
+        """Only charge the pong: `data_received` has already noted its time."""
         self._charge_control()
 
     def _charge_control(self) -> None:
-        """No command's rate counts control frames, so they have one here."""
+        """Charge a ping or pong to their own rate, because the rates of commands do not count control frames."""
         now = self.last_received
         self._controls_due = max(self._controls_due, now) + CONTROL_EVERY_S
         if self._controls_due - now > CONTROL_BURST_S:
@@ -225,13 +232,13 @@ class WebSocketConnection(asyncio.Protocol):
         if self._state is _OPEN:
             self._start_closing(code, reason)
             self.transport.write(frames.close_frame(code))
-        self._leave()
+        self._flush_and_drop()
 
-    # How it ends
+    # -- the end
 
     def _send_close(self, code: int, reason: str) -> None:
-        self.resume_reading()  # else the peer's answer would never be seen
-        self._start_closing(code, reason)  # before the write: that may pause writing, and so lead back here
+        self.resume_reading()  # else the peer's close frame would never be read
+        self._start_closing(code, reason)  # before the write, which may pause writing and so call `close` again
         self.transport.write(frames.close_frame(code, reason))
 
     def _start_closing(self, code: int, reason: str) -> None:
@@ -240,15 +247,15 @@ class WebSocketConnection(asyncio.Protocol):
         self.write = _discard
         closing_of(self._loop).add(self)
 
-    def _leave(self) -> None:
-        """Nothing more is expected from the peer: what is written is flushed, then the connection is dropped."""
+    def _flush_and_drop(self) -> None:
+        """Drop the connection once its write buffer is flushed: nothing more is expected from the peer."""
         self._parser = None
         self.transport.close()
         self._end_session()
 
     def _fail(self, code: int, reason: str) -> None:
-        """Say why, understand nothing more, but read on to the peer's FIN: a close with unread bytes would reset the
-        connection and take our close frame with it."""
+        """Send a close frame and parse nothing more, but read on to the peer's FIN: closing a socket with unread bytes
+        would reset the connection, and the close frame would be lost."""
         self._parser = None
         if self._state is _OPEN:
             self._send_close(code, reason)
@@ -263,10 +270,10 @@ class WebSocketConnection(asyncio.Protocol):
         if session is not None:
             session.connection_closed(*self._ended_with)
 
-    # How it begins
+    # -- the beginning
 
-    def _received_outside(self, data: bytes) -> None:
-        """Bytes while nobody is attached: the upgrade request, what comes before `attach`, what comes after the end."""
+    def _receive_unattached(self, data: bytes) -> None:
+        """Take bytes without a session: the upgrade request, bytes before `attach`, and bytes after the end."""
         if self._handshake is None or self._state is _CLOSING:
             return
         if not self._handshake.begun:
@@ -276,36 +283,36 @@ class WebSocketConnection(asyncio.Protocol):
             self.transport.pause_reading()
 
     def accepted(self, response: bytes, deflate: Deflate | None) -> None:
-        """The application said yes."""
+        """Open the connection: the application has accepted."""
         self._state = _OPEN
         self.deflate = deflate is not None and deflate.shared_frames
         self.write = self.transport.write
         self.write(response)
 
     def refused(self, response: bytes) -> None:
-        """The application, or the request itself, said no."""
+        """Answer and end the connection: the application refused, or the request was invalid."""
         self.transport.write(response)
         self._start_closing(*_NO_CLOSE_FRAME)
         self.transport.close()
 
     def handshake_over(self) -> None:
-        """The application has returned: let go of everything that the upgrade needed."""
+        """Release everything that the upgrade needed: the application has returned."""
         self._handshake = None
         if self._state is _OPEN and self._session is None:
-            logger.error("the application accepted a WebSocket and attached no session")
+            logger.error("the application accepted a WebSocket and attached no session; it is closed with 1011")
             self.close(frames.INTERNAL)
 
-    def _take_early(self, data: bytes) -> None:
+    def _receive_early(self, data: bytes) -> None:
         self.resume_reading()
         self.data_received(data)
 
 
-def _discard(frames: bytes) -> None:
-    """`write` of a connection that is not open."""
+def _discard(_: bytes) -> None:
+    """Drop frames: the `write` of a connection that is not open."""
 
 
 def _bound_kernel_buffer(transport: asyncio.Transport) -> None:
-    """Left alone, the kernel takes megabytes for a peer that does not read."""
+    """Bound the kernel's send buffer, which would otherwise grow to megabytes for a peer that does not read."""
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_SEND_BYTES)

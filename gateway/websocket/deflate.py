@@ -1,6 +1,7 @@
-"""permessage-deflate (RFC 7692): what is agreed with a client, and compressed frames for it.
+"""permessage-deflate (RFC 7692): the agreement with a client, and compressed frames.
 
-Both sides agree on no_context_takeover, so a compressed frame needs no other frame, and one serves all clients.
+Both sides always agree on no_context_takeover, so a compressed frame depends on no earlier frame, and the same frame
+can be sent to all clients.
 """
 
 import zlib
@@ -8,7 +9,7 @@ from typing import Final, NamedTuple
 
 from gateway.websocket.frames import DEFLATE_TAIL, FIN, RSV1, header
 
-# A smaller window than zlib's 15 loses next to nothing on chat messages and serves clients that ask for a small one.
+# On chat messages a window smaller than zlib's 15 loses next to nothing, and clients that ask for a small one take it.
 DEFLATE_WINDOW_BITS: Final = 12
 _DEFLATE_MEM_LEVEL: Final = 5
 _WINDOW_BITS = frozenset(map(str, range(8, 16)))
@@ -17,12 +18,12 @@ _WINDOW_BITS = frozenset(map(str, range(8, 16)))
 class Deflate(NamedTuple):
     """permessage-deflate as agreed with one client."""
 
-    answer: str  # what the Sec-WebSocket-Extensions header says
-    window_bits: int  # the largest window the client wants to inflate with
+    answer: str  # the value of the Sec-WebSocket-Extensions header
+    window_bits: int  # the largest window that the client can inflate
 
     @property
     def shared_frames(self) -> bool:
-        """Whether the frames made once for all may go to this client. One with less memory is sent plain frames."""
+        """Whether the client can read shared compressed frames. A client with a smaller window is sent plain frames."""
         return self.window_bits >= DEFLATE_WINDOW_BITS
 
 
@@ -36,7 +37,7 @@ def negotiate_deflate(offers: str) -> Deflate | None:
 
 
 def _accept_offer(parameters: list[str]) -> Deflate | None:
-    """RFC 7692, 7.1: an offer with an unknown, repeated or ill-valued parameter is declined, not repaired."""
+    """Accept one offer; decline it if a parameter is unknown, repeated or has an invalid value (RFC 7692, 7.1)."""
     answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
     window_bits = zlib.MAX_WBITS
     seen = set[str]()
@@ -60,7 +61,7 @@ def _accept_offer(parameters: list[str]) -> Deflate | None:
 
 
 def deflated_frame(payload: bytes, opcode: int) -> bytes:
-    """The same, compressed, for connections whose `deflate` was agreed on."""
+    """Return one whole compressed frame, for connections whose `deflate` is true."""
     deflater = zlib.compressobj(zlib.Z_DEFAULT_COMPRESSION, zlib.DEFLATED, -DEFLATE_WINDOW_BITS, _DEFLATE_MEM_LEVEL)
     deflated = (deflater.compress(payload) + deflater.flush(zlib.Z_SYNC_FLUSH))[: -len(DEFLATE_TAIL)]
     return header(FIN | RSV1 | opcode, len(deflated)) + deflated

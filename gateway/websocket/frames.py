@@ -1,15 +1,14 @@
-"""RFC 6455 frames and RFC 7692 permessage-deflate, server side, no I/O.
+"""RFC 6455 frames, server side, without I/O: bytes become messages, pings, pongs and closes; payloads become frames.
 
-Here bytes become messages, pings, pongs and closes, and payloads become frames. Never here: sockets, timers, policy.
-
-`FrameParser.feed` calls the sink as soon as something is complete and raises `FrameError` with the close code as soon
-as the peer is wrong: at the byte that is wrong, not at the end of its message. After an error the parser is finished.
+`FrameParser.feed` calls the sink as soon as a message or control frame is complete. If the peer violates the protocol,
+it raises `FrameError` with the close code at the first wrong byte, not at the end of the message. After an error the
+parser must not be fed again. Compressed messages are inflated here; deflate.py makes compressed frames.
 
 Invariants
-- Nothing from the peer makes the parser hold more than one message of `max_message_bytes` and one frame header.
-- Between messages it holds no buffer and no zlib state: both sides agree on no_context_takeover, so a connection costs
-  nothing for deflate, and one compressed frame serves everyone.
-- A frame that arrives in one piece, which is nearly all of them, is never copied into a buffer.
+- The parser never holds more than one message of `max_message_bytes` and one frame header, whatever the peer sends.
+- Between messages the parser holds no buffer and no zlib state, because no_context_takeover is always agreed. So
+  permessage-deflate costs an idle connection nothing.
+- A frame that arrives in one piece, as nearly all do, is never copied into a buffer.
 """
 
 import codecs
@@ -24,8 +23,8 @@ PONG: Final = 0xA
 
 NORMAL: Final = 1000
 PROTOCOL_ERROR: Final = 1002
-NO_CODE: Final = 1005  # a close frame without a code; never on the wire
-ABNORMAL: Final = 1006  # no close frame at all; never on the wire
+NO_CODE: Final = 1005  # the close frame had no code; never sent
+ABNORMAL: Final = 1006  # there was no close frame; never sent
 INVALID_DATA: Final = 1007
 POLICY: Final = 1008
 TOO_BIG: Final = 1009
@@ -43,13 +42,13 @@ _PLAIN_OPENINGS = frozenset((0x00, 0x01, 0x02, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8
 _DEFLATE_OPENINGS = _PLAIN_OPENINGS | {0x41, 0x42, 0xC1, 0xC2}  # and RSV1 where a message begins
 _WIRE_CODES = frozenset((1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014))
 
-# XOR through one big integer is quickest for short payloads; from here on one table lookup per byte is.
+# For short payloads an XOR of two big integers is fastest, from this length on a table lookup per byte.
 _LONG_PAYLOAD = 4096
 _XOR_TABLES = tuple(bytes(byte ^ key for byte in range(256)) for key in range(256))
 
 
 class FrameError(Exception):
-    """The peer broke the protocol or a limit: close with this code."""
+    """The peer violated the protocol or a limit; the connection is to be closed with this code."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(code, reason)
@@ -58,7 +57,7 @@ class FrameError(Exception):
 
 
 class Sink(Protocol):
-    """Who hears what the parser found, in order, from within `feed`. Text has been checked to be UTF-8."""
+    """The receiver of the parser's results, called in order from within `feed`. Text has been checked to be UTF-8."""
 
     def message_received(self, data: bytes, text: bool) -> None: ...
     def ping_received(self, payload: bytes) -> None: ...
@@ -67,7 +66,7 @@ class Sink(Protocol):
 
 
 class _Message:
-    """A message under way, and its frame under way. Most messages come whole, in one frame, and never get one."""
+    """An incomplete message and its incomplete frame. A message that arrives whole, in one frame, needs none."""
 
     __slots__ = (
         "_announced",
@@ -86,12 +85,12 @@ class _Message:
         self.text = text
         self._max_bytes = max_bytes
         self._data = bytearray()
-        self._characters = b""  # the last bytes, at most 3, where they only begin a character
-        self._fragments = 64 + max_bytes // 64  # that may still come; without it empty ones could go on for ever
-        # Payload bytes that may still be announced. What does not compress grows a little.
+        self._characters = b""  # the last bytes, at most 3, if they are the beginning of a character
+        self._fragments = 64 + max_bytes // 64  # frames that may still come; without it empty frames would be unbounded
+        # Payload bytes that headers may still announce. Incompressible payload grows a little when it is deflated.
         self._announced = max_bytes + (max_bytes // 1024 + 64 if deflated else 0)
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS) if deflated else None
-        self._left = 0  # payload bytes still to come of this frame, and the mask from there on
+        self._left = 0  # payload bytes of this frame that are still to come, and the mask from there on
         self._mask = b""
         self._final = False
 
@@ -114,7 +113,7 @@ class _Message:
             raise FrameError(POLICY, "too many fragments")
 
     def take(self, data: bytes, at: int) -> int:
-        """Add what is there of the frame under way; answer where that ends."""
+        """Add the part of the frame that is in `data` from `at` on; return the offset at which it ends."""
         piece = data[at : at + self._left]
         self._add(unmask(piece, self._mask))
         self._left -= len(piece)
@@ -137,7 +136,7 @@ class _Message:
         self._data += piece
 
     def _inflate(self, inflater: "zlib._Decompress", piece: bytes) -> bytes:
-        """Inflate, but only to one byte more than the message may still grow: bombs go no further."""
+        """Inflate at most one byte more than the message may still grow, so that a bomb is not inflated further."""
         if inflater.eof:
             return b""
         room = self._max_bytes - len(self._data)
@@ -151,7 +150,7 @@ class _Message:
 
 
 class FrameParser:
-    """The frames of one client. Fed with whatever the socket gave, in pieces of any size."""
+    """The parser of one client's frames, fed with the bytes of the socket in pieces of any size."""
 
     __slots__ = ("_max_bytes", "_message", "_openings", "_rest")
 
@@ -162,7 +161,7 @@ class FrameParser:
         self._message: _Message | None = None
 
     def feed(self, data: bytes, sink: Sink) -> None:
-        """Take bytes from the peer. After a close frame, as after an error, feed no more."""
+        """Parse bytes of the peer. After a close frame or an error the parser must not be fed again."""
         if self._rest:
             data, self._rest = self._rest + data, b""
         at, size = 0, len(data)
@@ -177,7 +176,7 @@ class FrameParser:
             if length < 0 or length > MAX_CONTROL_BYTES:
                 start, length = _long_length(data, at)
             end = start + length
-            if start > size or (end > size and first & CLOSE):  # headers and control frames are waited for
+            if start > size or (end > size and first & CLOSE):  # wait for the whole header, or the whole control frame
                 break
             mask = data[start - 4 : start]
             if end <= size and (first == 0x81 or first == 0x82) and self._message is None and length <= self._max_bytes:
@@ -198,14 +197,14 @@ class FrameParser:
             self._rest = data[at:]
 
     def _message_of(self, first: int) -> _Message:
-        """The message that a data frame begins or continues."""
+        """Return the message that a data frame begins or continues."""
         message = self._message
         if first & 0x0F:
             if message is not None:
-                raise FrameError(PROTOCOL_ERROR, "expected a continuation")
+                raise FrameError(PROTOCOL_ERROR, "new message within a message: expected a continuation frame")
             message = self._message = _Message(first & 0x0F == TEXT, bool(first & RSV1), self._max_bytes)
         elif message is None:
-            raise FrameError(PROTOCOL_ERROR, "nothing to continue")
+            raise FrameError(PROTOCOL_ERROR, "continuation frame without a message: expected text or binary")
         return message
 
     def _take(self, message: _Message, data: bytes, at: int, sink: Sink) -> int:
@@ -217,9 +216,9 @@ class FrameParser:
 
 
 def _long_length(data: bytes, at: int) -> tuple[int, int]:
-    """Where the payload starts and how long it is, if that does not stand in the second byte.
+    """Return start and length of a payload whose length is not in the second byte.
 
-    While the length has not arrived, the start lies beyond the data.
+    If the length has not arrived yet, the start is beyond the data.
     """
     first, second = data[at], data[at + 1]
     if second < _MASKED:
@@ -238,7 +237,7 @@ def _long_length(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _control_received(opcode: int, payload: bytes, sink: Sink) -> bool:
-    """Hand over a control frame; answer whether it was the last frame."""
+    """Pass a control frame to the sink; return whether it was a close frame."""
     if opcode == PING:
         sink.ping_received(payload)
     elif opcode == PONG:
@@ -264,7 +263,7 @@ def _close_payload(payload: bytes) -> tuple[int, str]:
 
 
 def _check_utf8(data: bytes) -> bytes:
-    """Answer the bytes at the end that only begin a character."""
+    """Check UTF-8; return the bytes at the end that are the beginning of a character."""
     try:
         _, valid = codecs.utf_8_decode(data, "strict", False)
     except UnicodeDecodeError:
@@ -273,6 +272,7 @@ def _check_utf8(data: bytes) -> bytes:
 
 
 def unmask(payload: bytes, mask: bytes) -> bytes:
+    """Return the payload XORed with the mask."""
     length = len(payload)
     if length < _LONG_PAYLOAD:
         key = (mask * (length // 4 + 1))[:length]
@@ -284,12 +284,12 @@ def unmask(payload: bytes, mask: bytes) -> bytes:
 
 
 def frame(payload: bytes, opcode: int) -> bytes:
-    """One whole frame as a server sends it. Made once, written to any number of connections."""
+    """Return one whole frame of a server. It can be written to any number of connections."""
     return header(FIN | opcode, len(payload)) + payload
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
-    """A close frame; a reason that is too long is cut between characters."""
+    """Return a close frame; a reason that is too long is cut between characters."""
     if code == NO_CODE:
         return frame(b"", CLOSE)
     text = reason.encode()[: MAX_CONTROL_BYTES - 2].decode(errors="ignore")
@@ -297,6 +297,7 @@ def close_frame(code: int, reason: str = "") -> bytes:
 
 
 def header(first: int, length: int) -> bytes:
+    """Return the header of a server's frame, from its first byte and the length of its payload."""
     if length < 126:
         return bytes((first, length))
     if length < 65536:

@@ -1,11 +1,11 @@
-"""The upgrade of one connection: from the HTTP request to the answer that the ASGI application gives.
+"""The upgrade of one connection: from the HTTP request to the answer of the ASGI application.
 
-`read_upgrade` checks the request (RFC 6455, 4.2.1), pure. `Handshake` is what the application sees of it, and lives as
-long as the application's one short task; the connection forgets it then. Origins, routes, limits and identity are the
-application's business; frames come later and elsewhere.
+`read_upgrade` checks the request (RFC 6455, 4.2.1) and does no I/O. `Handshake` is the application's side of the
+upgrade; the connection drops it when the application's one short task ends. The application decides about origins,
+routes, limits and identity. No message is ever delivered through ASGI's `receive` and `send`.
 
-Invariant: every request gets one answer (101, or an HTTP response and the end), also when the application fails,
-returns without one, is cancelled or sends what it must not.
+Invariant: every request gets exactly one answer (101, or an HTTP response and the end), also if the application fails,
+returns without an answer, is cancelled or sends a message that is not allowed.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ _NOT_A_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 class UpgradeError(Exception):
-    """No upgrade: an HTTP response instead."""
+    """The upgrade is refused with this HTTP status."""
 
     def __init__(self, status: int, headers: Headers | None = None) -> None:
         super().__init__(status)
@@ -59,7 +59,7 @@ class Upgrade:
 
 
 def read_upgrade(request: bytes) -> Upgrade:
-    """Check an upgrade request, whole and already found to be well-formed HTTP, by RFC 6455, 4.2.1."""
+    """Check an upgrade request by RFC 6455, 4.2.1. It must be whole and well-formed HTTP."""
     request_line, *lines = request.partition(b"\r\n\r\n")[0].split(b"\r\n")
     method, target, _ = request_line.split(b" ", 2)
     target, authority = _origin_form(target)
@@ -69,7 +69,7 @@ def read_upgrade(request: bytes) -> Upgrade:
         name, _, value = line.partition(b":")
         name, value = name.lower(), value.strip()
         if authority and name == b"host":
-            continue  # RFC 9112, 3.2.2: the target's authority counts instead
+            continue  # RFC 9112, 3.2.2: the target's authority replaces it
         headers.append((name, value))
         fields.setdefault(name, []).append(value)
 
@@ -88,7 +88,7 @@ def read_upgrade(request: bytes) -> Upgrade:
     if joined(b"sec-websocket-version") != b"13":
         raise UpgradeError(426, [(b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")])
     if b"transfer-encoding" in fields or joined(b"content-length") not in (b"", b"0"):
-        raise UpgradeError(400)  # where a body would end, frames would begin
+        raise UpgradeError(400)  # a body would be mistaken for frames
     key = joined(b"sec-websocket-key")
     path, _, query = target.partition(b"?")
     if not _is_key(key) or not path.startswith(b"/") or not target.isascii():
@@ -98,7 +98,7 @@ def read_upgrade(request: bytes) -> Upgrade:
 
 
 def _origin_form(target: bytes) -> tuple[bytes, bytes]:
-    """The target without scheme and authority, and the authority: some proxies send the absolute form."""
+    """Return the target without scheme and authority, and the authority: some proxies send the absolute form."""
     found = _ABSOLUTE.match(target)
     if found is None:
         return target, b""
@@ -120,7 +120,7 @@ def _is_key(key: bytes) -> bool:
 def http_response(status: int, headers: Headers, body: bytes = b"") -> bytes:
     for name, value in headers:
         if not name or _NOT_A_NAME.search(name) or _NOT_A_VALUE.search(value):
-            raise RuntimeError(f"invalid HTTP header {name!r}")
+            raise RuntimeError(f"the application sent an invalid HTTP header {name!r}")
     try:
         phrase = http.HTTPStatus(status).phrase
     except ValueError:
@@ -130,7 +130,7 @@ def http_response(status: int, headers: Headers, body: bytes = b"") -> bytes:
 
 
 class Upgrading(Protocol):
-    """The connection, as far as its upgrade goes."""
+    """A connection as its upgrade needs it."""
 
     transport: asyncio.Transport
 
@@ -141,7 +141,7 @@ class Upgrading(Protocol):
 
 
 class Handshake:
-    """The upgrade of one connection as the ASGI application sees it. Lives as long as the task that runs it."""
+    """The upgrade of one connection as the ASGI application sees it, for as long as the task that runs it."""
 
     def __init__(
         self, connection: Upgrading, config: Config, server_state: ServerState, app_state: dict[str, Any]
@@ -149,7 +149,7 @@ class Handshake:
         self.config = config
         self.predecessor: asyncio.BaseProtocol | None = None
         self.deflate: Deflate | None = None
-        self.early = b""  # what came before a session was attached: one read at most, then reading is paused
+        self.early = b""  # bytes that came before a session was attached: at most one read, then reading is paused
         self.begun = False
         self.gone = asyncio.Event()
         self._connection = connection
@@ -189,11 +189,12 @@ class Handshake:
 
     async def _run(self) -> None:
         if self.predecessor is not None:
-            # It and its parser hold each other; left alone, 5 KB a connection would wait for a full collection.
+            # uvicorn's HTTP protocol and its parser refer to each other: without this, 5 KB per connection would wait
+            # for a full garbage collection.
             vars(self.predecessor).clear()
         try:
             await self.config.loaded_app(self._scope(), self._receive, self._send)
-        except Exception:  # whatever the application failed at, the peer gets an answer
+        except Exception:  # the peer gets an answer, whatever the application raised
             level = logging.DEBUG if self.gone.is_set() else logging.ERROR
             logger.log(level, "the application failed on an upgrade", exc_info=True)
         finally:
@@ -232,7 +233,7 @@ class Handshake:
             raise ClientDisconnected
         answer = _ANSWERS.get((self._step, message["type"]))
         if answer is None:
-            raise RuntimeError(f"{message['type']!r} cannot be sent once the upgrade is {self._step}")
+            raise RuntimeError(f"the application sent {message['type']!r}, which is not allowed: upgrade {self._step}")
         answer(self, message)
 
     def _accept(self, message: dict[str, Any]) -> None:
@@ -263,7 +264,7 @@ class Handshake:
         self._connection.close(message.get("code", frames.NORMAL), message.get("reason") or "")
 
 
-# What the application may send, by how far its answer has come. What is absent is its mistake.
+# The messages that the application may send, by the step of its answer. A pair that is absent raises.
 _ANSWERS: Final[dict[tuple[str, str], Callable[[Handshake, dict[str, Any]], None]]] = {
     ("asked", "websocket.accept"): Handshake._accept,
     ("asked", "websocket.close"): Handshake._forbid,
