@@ -1,11 +1,11 @@
 """Feeds sessions that are behind from the log, in pages, under flow control (`feed.py` has the states).
 
-A session is behind right after connecting, when its connection is slow, and when a direct conversation has a hole. A
-page of the log is read and written at once, and the next page is asked for only while the transport takes more. So at
-most one page waits per session, and memory is bounded whatever the client does. Newest conversations come first. The
-session goes live in the very turn of the loop in which its position in each hub is `hub.written` and nothing else is
-left; never past `hub.written`, or an event that is still pending there would come twice. If the device has more than a
-hub here (the hub lost its subscription a moment ago), the session waits until the hub is repaired.
+A session is behind right after connecting, when its connection is slow, and when a direct conversation misses an event.
+A page of the log is written as soon as it is read, and the next page is read only while the transport takes more. So at
+most one page waits per session, and memory is bounded whatever the client does. The newest conversations come first.
+The session goes live in the turn of the event loop in which its position in each hub is `hub.written` and its backlog
+is empty. It never goes past `hub.written`, because events that are pending there would be written to it twice. If the
+device is ahead of a hub (the hub has just lost its subscription), the session waits until the hub is repaired.
 
 `next_step` (`backlog.py`) decides; `pump` applies its decisions until one of them waits for Redis.
 """
@@ -38,7 +38,7 @@ SERVER_ID: Final = 16  # bytes of `since` that name the server
 class Catchup:
     """The ways to fall behind, and the one way to go live. `node.py` connects the attribute once."""
 
-    resume_history: Callable[[Session], None]  # pages of history were held while the transport was full
+    resume_history: Callable[[Session], None]  # go on with pages of history that waited for the transport
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Catchup:
     # -- ways to fall behind
 
     def fall_behind(self, session: Session) -> Backlog:
-        """The session leaves the live sets; its position in each hub is noted."""
+        """Remove the session from the live sets, and note its position in each hub."""
         backlog = session.backlog
         if backlog is None:
             backlog = self.begin(session)
@@ -80,14 +80,14 @@ class Catchup:
         return backlog
 
     def begin(self, session: Session) -> Backlog:
-        """A session that is in no hub's live set has a backlog from here on."""
+        """Give a backlog to a session that is in no hub's live set."""
         session.fed(FeedEvent.FALL_BEHIND)
         backlog = session.backlog = Backlog()
         metrics.SESSIONS_BEHIND.inc()
         return backlog
 
     def transport_full(self, session: Session) -> None:
-        """The connection is slow."""
+        """Fall behind and stop reading: the transport passed its high mark."""
         if session.backlog is None:
             metrics.FELL_BEHIND.inc()
         self.fall_behind(session)
@@ -95,6 +95,7 @@ class Catchup:
         session.connection.pause_reading()  # else answers to further commands would pile up
 
     def transport_drained(self, session: Session) -> None:
+        """Read again and go on feeding the session."""
         if session.backlog is not None:
             session.fed(FeedEvent.DRAIN)
             session.connection.resume_reading()
@@ -102,15 +103,16 @@ class Catchup:
             self.pump(session)
 
     def read_direct(self, session: Session, conversation: str, upto: int, cause: str = "") -> None:
-        """Read a direct conversation up to `upto`: events were lost (`cause`), or it moves here for the first time."""
+        """Read a direct conversation up to `upto`: events were missed (`cause`), or it moves here for the first
+        time."""
         if cause:
             metrics.REPAIRS.labels(cause).inc()
         self.fall_behind(session).moved(conversation, upto)
         self.pump(session)
 
     def read_left(self, session: Session, backlog: Backlog, conversation: str) -> None:
-        """The session's user left a group: the events before that are still to be given. The position is what
-        `fall_behind` has noted, or else, while the session connects, the device's cursor in Redis."""
+        """Read the events up to the user's removal from a conversation. The session's position is the one that
+        `fall_behind` has noted, or, while the session connects, the device's cursor in Redis."""
         backlog.todo[conversation] = MAX_INTEGER
         self.pump(session)
 
@@ -124,7 +126,7 @@ class Catchup:
             self._steps[next_step(backlog, session.hubs, bool(session.out))](session, backlog)
 
     def answered(self, session: Session) -> None:
-        """What a step asked for is there, or may be asked for again."""
+        """Go on after the answer to a step, or when the step is to be retried."""
         if session.backlog is not None:
             session.fed(FeedEvent.ANSWER)
             self.pump(session)
@@ -147,7 +149,9 @@ class Catchup:
 
     def _go_live(self, session: Session, backlog: Backlog) -> None:
         hubs = {hub.conversation for hub in session.hubs}
-        for conversation, position in reversed(backlog.positions.items()):  # the newest last: they are kept
+        for conversation, position in reversed(
+            backlog.positions.items()
+        ):  # newest last, because the oldest are dropped
             if conversation not in hubs:
                 session.note_given(conversation, position)
         session.fed(FeedEvent.CATCH_UP)
@@ -172,9 +176,9 @@ class Catchup:
     def _checked(
         self, session: Session, backlog: Backlog, conversations: list[str], heads: list[Head | None] | LinnetError
     ) -> None:
-        """The device says that it has more of these direct conversations than there is. It starts from the head, or
-        events that are still to come would count as delivered. If another server wrote the head, a failover took back
-        what the device has, and that is announced; as in `_compared`, not within the failover's grace."""
+        """Lower the position to the head where the device's cursor is above it; otherwise the next events would count
+        as delivered. If another server wrote the head, a failover rolled back events that the device has: announce
+        them as a gap, but, as in `_compared`, not within the failover's grace."""
         if session.backlog is not backlog or session.state is not State.READY:
             return
         if isinstance(heads, LinnetError):
@@ -191,7 +195,7 @@ class Catchup:
             known, position = backlog.claims.pop(conversation), backlog.positions[conversation]
             end = ends[conversation]
             if known is not None and not self._failover_grace_s():
-                end = min(end, known)  # the device cannot have had what came after it said so
+                end = min(end, known)  # the device cannot have events that were written after its claim
             if end >= position:
                 continue
             if head is None or head.server != session.since[:SERVER_ID]:
@@ -214,9 +218,10 @@ class Catchup:
     def _compared(
         self, session: Session, backlog: Backlog, conversations: list[str], heads: list[Head | None] | LinnetError
     ) -> None:
-        """The device has more than hubs here have written. Either they lag, and must not give it that again; or the log
-        was rolled back, and the device has events that no longer exist. While the server that answers may be one that
-        was replaced, the void is not announced yet: its events would be given again later, out of order."""
+        """Decide why the device is ahead of hubs here. Either a hub lags: then the session waits, because the hub would
+        deliver the events a second time. Or a failover rolled the log back: then a gap is announced. While the server
+        that answers may be a primary that was replaced, nothing is announced yet, because the events may still exist
+        and would be delivered later, out of order."""
         if session.backlog is not backlog or session.state is not State.READY:
             return
         if isinstance(heads, LinnetError):
@@ -243,7 +248,7 @@ class Catchup:
             self.answered(session)
 
     def _within_failover_grace(self, backlog: Backlog) -> bool:
-        """Return whether the server that answers may still be one that was replaced and has less than the device."""
+        """Return whether the server that answers may still be a replaced primary, which has less than the device."""
         now = self._time()
         backlog.ahead_since = now if backlog.ahead_since is None else backlog.ahead_since
         return now - backlog.ahead_since < self._failover_grace_s()
@@ -251,7 +256,7 @@ class Catchup:
     # -- pages
 
     def _read(self, session: Session, backlog: Backlog) -> None:
-        """Ask for the next page of the first conversation, or find it level."""
+        """Ask for the next page of the first conversation; drop the conversation if it is complete."""
         conversation, upto = next(iter(backlog.todo.items()))
         if upto is None:
             hub = self._hubs.get(conversation)
@@ -282,9 +287,9 @@ class Catchup:
     def _page(self, session: Session, backlog: Backlog, conversation: str, upto: int, page: Page | LinnetError) -> None:
         if session.backlog is not backlog or session.state is not State.READY:
             return
-        if isinstance(page, NotFound):  # gone meanwhile
+        if isinstance(page, NotFound):  # deleted meanwhile
             backlog.positions[conversation] = upto
-            if conversation[0] == keys.DIRECT:  # it may begin anew
+            if conversation[0] == keys.DIRECT:  # it may be created again
                 backlog.forget(conversation)
                 session.direct.pop(conversation, None)
         elif isinstance(page, LinnetError):
@@ -297,12 +302,12 @@ class Catchup:
         self.answered(session)
 
     def _read_through(self, backlog: Backlog, conversation: str, upto: int, position: int) -> None:
-        """The log has no more events up to `upto`. If it ends before `upto`, the server has lost events that were seen
-        live, or it was replaced and does not know it. Then the position in a direct conversation stays, so that the
-        next event or the audit shows what the log has by then; a session of a hub takes the hub's position."""
+        """Note that the log has no more events up to `upto`. If it ends before `upto`, the server has lost events that
+        were seen live, or it is a primary that was replaced. Then the position in a direct conversation stays, so that
+        the next event or the audit finds the difference; in a group the session takes the hub's position."""
         if conversation[0] != keys.DIRECT and upto < MAX_INTEGER:
             backlog.positions[conversation] = max(position, upto)
-        elif position < upto and backlog.todo.get(conversation) == upto:  # else more was asked for meanwhile
+        elif position < upto and backlog.todo.get(conversation) == upto:  # else `upto` was raised meanwhile
             del backlog.todo[conversation]
 
     def _write(self, session: Session, backlog: Backlog, conversation: str, page: Page) -> None:
@@ -315,7 +320,7 @@ class Catchup:
         prev = stamp.slots(page.events[0])[1]
         if prev < position:
             session.gap(conversation, prev + 1, position, "failover")
-        session.flush()  # what this turn had for it comes first
+        session.flush()  # the frames of this turn are written first
         frames = event_frames(page.events, session.variant)
         session.connection.write(frames)
         metrics.DELIVERIES_REPLAY.inc(len(page.events))
@@ -323,4 +328,4 @@ class Catchup:
 
 
 def _ignore(_: object) -> None:
-    """A cursor that was not lowered is found again by the next connect of the device."""
+    """Ignore the answer: if a cursor was not lowered, the next connect of the device finds it again."""

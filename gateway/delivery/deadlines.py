@@ -1,6 +1,6 @@
-"""The next deadline of every session: no hello in time, token expired, connection too old. No timer per session.
+"""The next deadline of every session: no `hello` in time, token expired, connection too old. No session has a timer.
 
-Bound: each session is in one bucket of seconds, until it closes.
+Bound: each session is in the bucket of one second, until it closes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ HELLO_S: Final = 10.0
 
 
 class Deadlines:
-    """`moments_ms`: the times by which tokens are judged, of this node and of Redis; two that do not agree differ."""
+    """The deadlines. `moments_ms` returns the times by which tokens are judged: one, or two if this node's clock and
+    Redis's clock do not agree."""
 
     def __init__(self, max_age_s: float, moments_ms: Callable[[], tuple[int, ...]], time: Callable[[], float]) -> None:
         self._max_age_s = max_age_s
@@ -36,7 +37,7 @@ class Deadlines:
         self._due.get(session.deadline, {}).pop(session, None)
 
     def ready(self, session: Session) -> None:
-        """The session has said hello, or has a new token: its deadline is now its token's or its age's."""
+        """Set the deadline of a session that is ready, or has a new token: the token's or the connection's age."""
         expires_in = (session.expires_at - max(self._moments_ms())) / 1000
         self._at(session, min(session.age_deadline, self._time() + expires_in))
 
@@ -46,7 +47,7 @@ class Deadlines:
         self._due.setdefault(session.deadline, {})[session] = None
 
     def turn(self, now: float) -> None:
-        """Look at the sessions whose deadline has come."""
+        """Check the sessions whose deadline has passed."""
         while self._looked_at < int(now):
             self._looked_at += 1
             each("deadlines", lambda session: self._reached(session, now), self._due.pop(self._looked_at, ()))
@@ -58,7 +59,7 @@ class Deadlines:
             session.close(errors.CLOSE_UNAVAILABLE, errors.retry_reason(uniform(1, 5)))
         elif session.expires_at <= min(moments := self._moments_ms()):
             session.close(errors.CLOSE_TOKEN_EXPIRED, "token expired")
-        elif session.expires_at <= max(moments):  # by one of two clocks that do not agree
+        elif session.expires_at <= max(moments):  # expired by only one of two clocks that do not agree
             session.close(errors.CLOSE_UNAVAILABLE, errors.retry_reason(uniform(1, 5)))
         elif session.age_deadline <= now:
             session.rotate(errors.CLOSE_MAX_AGE)

@@ -1,4 +1,5 @@
-"""Pings, and the loss of connections that are silent: a wheel that turns once per heartbeat. No timer per session.
+"""Heartbeats: quiet connections are pinged, silent ones closed. One wheel turns once per heartbeat; no session has a
+timer.
 
 Bound: each session is in one bucket of the wheel, until it closes.
 """
@@ -13,12 +14,12 @@ from router.contract import errors
 from router.process.isolate import each
 
 LOST_AFTER_HEARTBEATS: Final = 2.0
-# Nothing is read from a client that does not read, so its silence says less; it costs a bounded buffer, no more.
+# The gateway reads nothing from a client that does not read, so the client's silence says less. Its cost is bounded.
 STALLED_FOR_HEARTBEATS: Final = 10.0
 
 
 class Heartbeats:
-    """`turn_s`: how often the wheel is turned; once a second, or more often where heartbeats are shorter than that."""
+    """The wheel. `turn_s` is the time between two turns: a second, or less if heartbeats are that short."""
 
     def __init__(self, heartbeat_s: float) -> None:
         self._heartbeat_s = heartbeat_s
@@ -36,7 +37,7 @@ class Heartbeats:
         self._wheel[self._bucket_of.pop(session)].pop(session, None)
 
     def turn(self, now: float) -> list[Session]:
-        """Ping the sessions whose turn it is, or close them; return those that are to be audited."""
+        """Ping or close the sessions of the next bucket; return those that are to be audited."""
         self._hand = (self._hand + 1) % len(self._wheel)
         audited: list[Session] = []
 
@@ -56,5 +57,5 @@ class Heartbeats:
 
     @property
     def round_begins(self) -> bool:
-        """Whether the wheel has come round."""
+        """Whether the wheel has made a whole round."""
         return self._hand == 0

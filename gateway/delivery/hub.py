@@ -1,13 +1,14 @@
-"""Where events of one channel meet the sessions on this node.
+"""The hub of one group or channel: its events are written to the sessions on this node.
 
-A `Hub` belongs to a group or channel with members here. It has one position for all its live sessions: `seq`, the last
-event it has, and `written`, the last event that it has given to every live session. An event follows if its `prev` is
-`seq`; anything else is a hole, and holes are read from the log (`repair.py`), never guessed. All is plain `def`: a hub
-cannot wait, and there is no task, queue or encode per recipient.
+A hub exists while members of the group or channel have sessions here. It has one position for all live sessions: `seq`,
+the last event that the hub has, and `written`, the last event that it has written to every live session. An event
+follows if its `prev` is `seq`. Otherwise events are missing: they are read from the log (`repair.py`). A hub never
+waits, and there is no task, queue or encode per recipient.
 
-Invariant: a session in `live` has every event up to `written` (or is in `rest`, the part of a large fan-out that is
-still to be written, and has every event up to `before`). A session leaves `live` only through `stop_live`, which
-returns that position, and enters it only through `go_live`, when its own position is `written`."""
+Invariant: a session in `live` has every event up to `written`. A session that is also in `rest`, the part of a large
+fan-out that is still to be written, has every event up to `before`. A session leaves `live` only through `stop_live`,
+which returns that position, and enters it only through `go_live`, when its own position is `written`.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from router.process.isolate import fault
 from router.process.tracing import Tracer
 from router.store.conversations import Head
 
-# A larger fan-out goes on in the loop's next turn, so that one large group does not hold up the others.
+# A larger fan-out continues in the next turn of the event loop, so that one large group does not delay the others.
 CHUNK: Final = 512
 DELETIONS: Final = 256  # as many as the store keeps
 
@@ -32,8 +33,8 @@ class HubPorts:
 
     __slots__ = ("member_left", "now_ms", "repair", "soon", "tracer")
 
-    repair: Callable[[Hub, str], None]  # read the log from `hub.seq` on and give the events to `hub.accept`; the cause
-    member_left: Callable[[Hub, str], None]  # this user is no member any more
+    repair: Callable[[Hub, str], None]  # read the log from `hub.seq` on, and call `hub.accept`; the cause
+    member_left: Callable[[Hub, str], None]  # remove the sessions of a user who is no longer a member
 
     def __init__(self, soon: Callable[..., Any], now_ms: Callable[[], int], tracer: Tracer | None) -> None:
         self.soon = soon
@@ -42,7 +43,7 @@ class HubPorts:
 
 
 class Hub:
-    """One group or channel: its position, its sessions by frame variant, and what this tick has for them."""
+    """One group or channel: its position, its sessions by frame variant, and the events that wait to be written."""
 
     __slots__ = (
         "at",
@@ -74,25 +75,25 @@ class Hub:
         self.conversation = conversation
         self.channel = channel
         self.confirmed = False  # subscribed, and the head was read
-        self.waiting: list[Callable[[bool], None]] = []  # who waits for that
-        self.members: dict[Session, None] = {}
-        self.live: dict[int, dict[Session, None]] = {}
+        self.waiting: list[Callable[[bool], None]] = []  # called once it is confirmed, or gone
+        self.members: dict[Session, None] = {}  # the sessions of members here, live or behind
+        self.live: dict[int, dict[Session, None]] = {}  # frame variant -> the live ones among them
         self.seq = self.written = self.before = 0
-        self.count = self.at = self.version = 0
+        self.count = self.at = self.version = 0  # messages, ms of the last event, version of the membership
         self.title = ""
-        self.size = 0  # members, here and elsewhere; 0 while it is not known
+        self.size = 0  # members, here and elsewhere; 0 while unknown
         self.deleted: tuple[int, ...] = ()  # seqs of the messages that were deleted last
-        self.marks: dict[str, int] = {}  # how far members have read, as told here; in small conversations only
-        self.receipts: dict[str, int] = {}  # marks that follow from messages in `pending` and are new
-        self.seen = 0  # the highest seq that a live event named while the position was not known
+        self.marks: dict[str, int] = {}  # member -> read mark, as sent to sessions here; in small conversations only
+        self.receipts: dict[str, int] = {}  # new read marks that follow from messages in `pending`
+        self.seen = 0  # the highest seq of a live event that came while the hub could not accept it
         self.repairing = False
-        self.pending: list[bytes] = []
-        self.rest: dict[Session, bytes] = {}
+        self.pending: list[bytes] = []  # accepted events that are not written yet
+        self.rest: dict[Session, bytes] = {}  # frames of a large fan-out that are still to be written
 
     # -- sessions
 
     def add_member(self, session: Session) -> None:
-        """The session's user is a member; the session becomes live by `go_live`."""
+        """Add a session of a member; it goes live later, with `go_live`."""
         self.members[session] = None
 
     def remove_member(self, session: Session) -> None:
@@ -100,11 +101,11 @@ class Hub:
         self.members.pop(session, None)
 
     def go_live(self, session: Session) -> None:
-        """The session's position is `written`: from here on the hub writes to it."""
+        """Write to the session from here on: its position is `written`."""
         self.live.setdefault(session.variant, {})[session] = None
 
     def stop_live(self, session: Session) -> int:
-        """Take the session out of the live set; return the seq up to which it was given everything."""
+        """Remove the session from the live set; return the seq up to which it has received everything."""
         live = self.live.get(session.variant)
         if live is not None:
             live.pop(session, None)
@@ -115,8 +116,8 @@ class Hub:
 
     # -- events
 
-    def place(self, head: Head) -> None:
-        """The position that a new hub starts from: the head as read after the subscription was confirmed."""
+    def start_at(self, head: Head) -> None:
+        """Set the position of a new hub: the head, which was read after the subscription was confirmed."""
         self.seq = self.written = self.before = head.seq
         self.count, self.at, self.version, self.title = head.count, head.at, head.version, head.title
         self.size, self.deleted = head.size, head.deleted
@@ -125,7 +126,7 @@ class Hub:
             self.ports.repair(self, "subscribe")
 
     def receive(self, event: bytes) -> None:
-        """A live event."""
+        """Take a live event: accept it if it follows, else start a repair."""
         seq, prev, count, at = stamp.slots(event)
         if not self.confirmed or self.repairing:
             self.seen = max(self.seen, seq)
@@ -141,7 +142,7 @@ class Hub:
             self.ports.repair(self, "hole")
 
     def accept(self, event: bytes, seq: int, count: int, at: int) -> None:
-        """The next event in order, live or from a repair."""
+        """Accept the next event in order, live or from a repair."""
         before = self.seq
         self.seq, self.count, self.at = seq, count, at
         self.pending.append(event)
@@ -157,20 +158,20 @@ class Hub:
             self.deleted = (*self.deleted, deleted)[-DELETIONS:]
 
     def void(self, prev: int) -> None:
-        """The log was rolled back below `seq`: what stood in (prev, seq] never was, and is announced as such."""
+        """Announce a gap: a failover rolled the log back, and the events in (prev, seq] no longer exist."""
         self._finish()
         self._gap(prev + 1, self.seq, "failover")
 
     def expired(self, floor: int) -> None:
-        """The log was trimmed past `seq` before this hub could read it."""
+        """Announce a gap: the log was trimmed past `seq` before this hub could read it."""
         self._finish()
         self._gap(self.seq + 1, floor, "expired")
         self.seq = self.written = self.before = floor
 
     def flush(self) -> None:
-        """Writes what is pending to all live sessions: one joined write each, the same bytes for all of a variant."""
+        """Write the pending events to all live sessions: one joined write each, the same bytes for all of a variant."""
         if not self.pending or self.rest:
-            return  # a fan-out under way flushes again when it is through
+            return  # a fan-out that is under way flushes again at its end
         events, self.pending = self.pending, []
         self.before, self.written = self.written, self.seq
         total = 0
@@ -179,7 +180,7 @@ class Hub:
                 frames = event_frames(events, variant)
                 if self.receipts:
                     frames += self._receipt_frames(variant)
-                sessions = list(live)  # a write may make a session leave
+                sessions = list(live)  # a write may remove a session from the live set
                 total += len(sessions)
                 metrics.WRITTEN_BYTES.inc(len(frames) * len(sessions))
                 if len(sessions) > CHUNK:
@@ -197,7 +198,7 @@ class Hub:
                     tracer.written(self.conversation, event, total)
 
     def _go_on(self) -> None:
-        """The next part of a large fan-out, and after the last what came meanwhile."""
+        """Write the next part of a large fan-out, and after the last part the events that came meanwhile."""
         self._write_rest(CHUNK)
         if self.rest:
             self.ports.soon(self._go_on)
@@ -211,13 +212,13 @@ class Hub:
         _give(some)
 
     def _finish(self) -> None:
-        """Writes everything, however large: what is said next must not overtake it."""
+        """Write everything, however large, so that the caller's next event does not overtake it."""
         while self.rest or self.pending:
             self._write_rest(len(self.rest))
             self.flush()
 
     def whisper(self, frames: list[bytes], except_user: str) -> None:
-        """Writes an ephemeral event, given as one frame per variant, to the live sessions of everybody else."""
+        """Write an ephemeral event, one frame per variant, to the live sessions of all other users."""
         for variant, live in self.live.items():
             for session in list(live):
                 if session.user != except_user:
@@ -226,17 +227,17 @@ class Hub:
     # -- how far members have read
 
     def note_mark(self, user: str, read: int) -> bool:
-        """Note how far a member has read; return whether that is new here."""
+        """Note the read mark of a member; return whether it is new here."""
         if read <= self.marks.get(user, 0):
             return False
         if len(self.marks) >= 2 * signals.RECEIPT_MEMBERS:
-            self.marks.clear()  # marks of members who came and went
+            self.marks.clear()  # most are marks of former members
         self.marks[user] = read
         return True
 
     def _author_has_read(self, event: bytes, seq: int, before: int) -> None:
-        """The author of a message has read what is above it. A receipt leaves with the event itself, unless the author
-        was known to have read what is before it."""
+        """Note that the author of a message has read up to it. A receipt is written with the event, unless the author's
+        mark was already at the message before."""
         about = stamp.author(event)
         if not about.marks:
             return
@@ -264,17 +265,17 @@ class Hub:
         change = stamp.author(event)
         self.size += (change.action == "add") - (change.action == "remove")
         if change.action == "remove":
-            self.flush()  # who leaves sees that, and nothing after it
+            self.flush()  # the removed member receives the removal, and nothing after it
             self.ports.member_left(self, change.user)
 
 
 def _give(frames_of: Iterable[tuple[Session, bytes]]) -> None:
-    """Writes at once, or where this turn has something for a session already (the ack of who sent it), with that."""
+    """Write at once; if this turn already has frames for a session (the ack of the sender), write after those."""
     for session, frames in frames_of:
         try:
             if session.out is None:
                 session.connection.write(frames)
             else:
                 session.out.append(frames)
-        except Exception as error:  # noqa: BLE001 - one session's mistake must not keep the event from the others
+        except Exception as error:  # noqa: BLE001 - one session that raises must not keep the event from the others
             fault("fan-out", error)

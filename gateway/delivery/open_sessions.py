@@ -1,6 +1,6 @@
 """The sessions of this node, from the upgrade to the end of their connections, and the writes of one turn of the loop.
 
-Invariant: a session is here from `opened` until its end, once; when it is gone from here, no hub holds it.
+Invariant: a session is in `all` from `opened` to its end; once it is removed, no hub holds it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from router.process.isolate import each, fault
 
 
 class OpenSessions:
-    """`began` and `ended` are the parts that are told of every session; `node.py` sets them once."""
+    """The open sessions. `began` and `ended` are called for every session; `node.py` sets them once."""
 
     began: Sequence[Callable[[Session], None]] = ()
     ended: Sequence[Callable[[Session], None]] = ()
@@ -31,13 +31,14 @@ class OpenSessions:
         return len(self.all)
 
     def opened(self, session: Session) -> None:
+        """Add a session whose upgrade was accepted."""
         self.all[session] = None
         metrics.CONNECTIONS.set(len(self.all))
-        for tell in self.began:
-            tell(session)
+        for began in self.began:
+            began(session)
 
     def closed(self, session: Session, code: int) -> None:
-        """The connection is gone: nothing of the session is left but what Redis keeps."""
+        """Remove a session whose connection has ended from everything on this node; once."""
         if session not in self.all:
             return
         del self.all[session]
@@ -52,13 +53,13 @@ class OpenSessions:
             if session in session.user_hub.sessions:
                 session.user_hub.sessions.remove(session)
             self._subscriptions.release_user(session.user_hub)
-        each("sessions", lambda tell: tell(session), self.ended)
+        each("sessions", lambda ended: ended(session), self.ended)
         session.backlog, session.feed = None, Feed.LIVE
 
-    # -- the loop's turn
+    # -- the turn of the event loop
 
     def flush_later(self, session: Session) -> None:
-        """Join what this turn of the loop has for a session into one write at its end."""
+        """Flush a session at the end of this turn of the event loop, so that its frames are one write."""
         if not self._to_flush:
             self._soon(self._flush)
         self._to_flush.append(session)
@@ -68,7 +69,7 @@ class OpenSessions:
         for session in sessions:
             try:
                 session.flush()
-            except Exception as error:  # noqa: BLE001 - what this turn has for the other sessions must leave
+            except Exception as error:  # noqa: BLE001 - one session that raises must not keep the others' frames
                 fault("flush", error)
 
 

@@ -1,6 +1,7 @@
-"""Reads a hub's hole from the log: (hub.seq, …] in pages until a page is short.
+"""Repairs of hubs: the events that a hub misses are read from the log, in pages, from its position to the log's end.
 
-An event that arrives live meanwhile only moves the mark to read up to. One repair per hub is under way at a time.
+A live event that arrives meanwhile only raises `hub.seen`, the seq to read up to. A hub has at most one repair under
+way.
 """
 
 from __future__ import annotations
@@ -50,8 +51,8 @@ class Repair:
             hub.accept(event, seq, count, at)
         metrics.REPAIRED_EVENTS.inc(len(page.events))
         hub.flush()
-        # An event that was seen live is in the log. If a failover took it away again there is nothing to wait for, so
-        # an empty page ends the repair whatever was seen.
+        # An event that was seen live is in the log, unless a failover rolled the log back. So an empty page ends the
+        # repair, even if an event above it was seen.
         if page.more or (page.events and hub.seen > hub.seq):
             self._read(hub)
         else:

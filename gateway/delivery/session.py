@@ -1,15 +1,16 @@
-"""One connection's session: its state, the events it was given, and the way its connection is written to.
+"""One connection's session: its state, the positions up to which it has received events, and the writes to it.
 
-The connection calls a session on every message and every change of its transport; hubs and the catch-up write through
-it. A session never waits and never talks to Redis: the parts that do are reached through `SessionPorts`.
+The connection calls its session on every message and every change of its transport; hubs and the catch-up write through
+the session. A session never waits and never calls Redis: it reaches the parts that do through `SessionPorts`.
 
-A session as a whole is *live* or *behind* (`feed.py`). A live session was given everything that its hubs have written
-and, of a direct conversation that moved since it connected (or a group that its user has left), everything up to
-`direct[conversation]`.
+A session as a whole is *live* or *behind* (`feed.py`). A live session has received everything that its hubs have
+written. Of a direct conversation that moved since the session connected, or of a group that its user has left, it has
+received everything up to `direct[conversation]`.
 Invariant: `backlog` is None exactly while `feed` is LIVE.
-Bounds: `direct`, `gone`, `told_read` and `other_read` hold `MAX_DIRECT` conversations (one that was dropped is read
-from the log, or told, again), `early` what came in one read of the socket, `pages` the `MAX_PAGES` requests for
-history that wait, `out` what one turn of the loop has for it; beyond that the transport's high mark decides.
+Bounds: `direct`, `gone`, `told_read` and `other_read` hold `MAX_DIRECT` conversations each; if one is dropped, its
+events are read from the log, or its notice is sent, once more. `early` holds the messages of one read of the socket,
+`pages` the `MAX_PAGES` requests for history that wait, and `out` the frames of one turn of the event loop. All other
+bytes are in the transport, which is bounded by its high mark.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from router.contract.errors import Conflict, LinnetError
 from router.process.tracing import Tracer
 
 MAX_DIRECT: Final = 1024
-RETURN_S: Final = 1.0  # a client that is asked to reconnect waits up to this long
-TIMED: Final = 0b111  # one direct delivery in eight is timed: observing costs as much as the write
+RETURN_S: Final = 1.0  # the longest wait of a client that is asked to reconnect
+TIMED: Final = 0b111  # one direct delivery in eight is timed, because observing costs as much as the write
 
 
 class SessionHub(Protocol):
@@ -69,14 +70,14 @@ class SessionPorts:
         "tracer",
     )  # fmt: skip
 
-    handle: Callable[[Session, bytes], None]  # a client's message
-    closed: Callable[[Session, int], None]  # the connection is gone
-    flush_later: Callable[[Session], None]  # call `flush` at the end of this turn of the loop
-    fall_behind: Callable[[Session], None]  # the transport is full
-    resume: Callable[[Session], None]  # the transport takes more
-    read_direct: Callable[[Session, str, int, str], None]  # read a direct conversation up to this seq; cause of repair
-    ask: Callable[[Session], None]  # ask Redis what moved
-    replaced: Callable[[Session, str], None]  # another session of the device registered, of this instance
+    handle: Callable[[Session, bytes], None]  # handle a client's message
+    closed: Callable[[Session, int], None]  # clean up: the connection has ended with this code
+    flush_later: Callable[[Session], None]  # call `flush` at the end of this turn of the event loop
+    fall_behind: Callable[[Session], None]  # feed the session from the log: its transport is full
+    resume: Callable[[Session], None]  # go on feeding the session: its transport has drained
+    read_direct: Callable[[Session, str, int, str], None]  # read a direct conversation up to a seq; cause of the repair
+    ask: Callable[[Session], None]  # ask Redis which conversations moved
+    replaced: Callable[[Session, str], None]  # check whether another session, of this instance, replaced this one
 
     def __init__(self, hubs: Mapping[str, SessionHub], tracer: Tracer | None, now_ms: Callable[[], int]) -> None:
         self.hubs = hubs
@@ -85,7 +86,7 @@ class SessionPorts:
 
 
 class Session:
-    """`connection.write` writes frames at once; `write` joins them with what else this turn of the loop has."""
+    """One device's session. `write` joins frames with the others of this turn; `connection.write` writes at once."""
 
     __slots__ = (
         "acks", "address", "age_deadline", "asking", "backlog", "codec", "connection", "deadline", "device",
@@ -107,49 +108,52 @@ class Session:
         self.codec = codec
         self.variant = variant_of(codec, connection.deflate)
         self.state = State.HELLO
-        self.token = token
+        self.token = token  # the token of the upgrade request, until `hello`
         self.address = address
         self.user = self.device = self.id = self.instance = ""
-        self.started = 0
-        self.expires_at = 0
-        self.deadline = 0  # the second in which the deadlines look at this session again
+        self.started = 0  # ms, by Redis's clock
+        self.expires_at = 0  # ms, of the token
+        self.deadline = 0  # the second in which `deadlines.py` checks this session again
         self.age_deadline = 0.0
-        self.user_hub: SessionUserHub | None = None
+        self.user_hub: SessionUserHub | None = None  # set once the session registers
         self.hubs: list[SessionHub] = []
-        self.direct: dict[str, int] = {}
-        self.since = b""
+        self.direct: dict[str, int] = {}  # conversation -> the seq up to which the session has received everything
+        self.since = b""  # the position among the user's changes up to which Redis has answered
         self.asking = Asking.NOTHING
         self.feed = Feed.LIVE
         self.backlog: Backlog | None = None
-        self.early: list[tuple[bytes, bool]] | None = None
-        self.out: list[bytes] | None = None
-        self.pages: deque[wire.History] | None = None
-        self.paging = False
-        self.acks: dict[str, int] | None = None
-        self.gone: dict[str, int] | None = None  # conversation -> the change by which it was gone, as told here
-        self.reads: dict[str, tuple[int, int]] | None = None
-        self.told_read: dict[str, int] | None = None  # conversation -> the user's read mark, as told here
-        self.roles: dict[str, str] | None = None  # conversation -> the user's role, until the client is told
-        self.other_read: dict[str, int] | None = None  # direct conversation -> the other user's, as far as known here
-        self.watches: set[str] | None = None
-        self.tat = 0.0
+        self.early: list[tuple[bytes, bool]] | None = None  # messages that came before the welcome
+        self.out: list[bytes] | None = None  # frames that leave at the end of this turn of the event loop
+        self.pages: deque[wire.History] | None = None  # requests for history that wait
+        self.paging = False  # a page of history is being read
+        self.acks: dict[str, int] | None = None  # conversation -> acked seq, not written yet
+        self.gone: dict[str, int] | None = (
+            None  # conversation -> the change by which it was gone, as sent to the client
+        )
+        self.reads: dict[str, tuple[int, int]] | None = None  # conversation -> read mark, not written yet
+        self.told_read: dict[str, int] | None = None  # conversation -> the user's read mark, as sent to the client
+        self.roles: dict[str, str] | None = None  # conversation -> the user's role, until it is sent to the client
+        self.other_read: dict[str, int] | None = None  # direct conversation -> the other user's mark, as far as known
+        self.watches: set[str] | None = None  # users whose presence the client watches
+        self.tat = 0.0  # rate of commands: the time at which all commands so far would have been due (GCRA)
 
     def fed(self, event: FeedEvent) -> None:
-        """Change the state of the feed; a change that the table does not know is a mistake of ours."""
+        """Change the state of the feed; a pair of state and event that is not in the table is a bug."""
         self.feed = NEXT_FEED[self.feed, event]
 
-    # -- called by the protocol
+    # -- called by the connection
 
     def message_received(self, data: bytes, text: bool) -> None:
         if self.state is State.CONNECTING:
             self.early = [*(self.early or ()), (data, text)]
         elif text != self.codec.text:
-            self.close(errors.CLOSE_UNSUPPORTED_DATA, f"{self.codec.subprotocol} has other frames")
+            expected = f"{self.codec.subprotocol} expects {'text' if self.codec.text else 'binary'} frames"
+            self.close(errors.CLOSE_UNSUPPORTED_DATA, f"wrong frame type: {expected}")
         else:
             self.ports.handle(self, data)
 
     def writing_paused(self) -> None:
-        """The transport holds more than its high mark."""
+        """Fall behind: the transport holds more than its high mark."""
         if self.state is State.READY:
             self.ports.fall_behind(self)
 
@@ -164,7 +168,7 @@ class Session:
     # -- writing
 
     def write(self, frames: bytes) -> None:
-        """Frames to leave with this turn of the loop."""
+        """Write frames at the end of this turn of the event loop."""
         if self.out is None:
             self.out = [frames]
             self.ports.flush_later(self)
@@ -177,12 +181,12 @@ class Session:
             self.connection.write(out[0] if len(out) == 1 else b"".join(out))
 
     def answer(self, event: wire.Event) -> None:
-        """An event of this session alone."""
+        """Write an event that is for this session alone."""
         if self.state is not State.CLOSED:
             self.write(frame(self.codec.encode(event), TEXT if self.codec.text else BINARY))
 
     def refuse(self, command: wire.Command, error: LinnetError) -> None:
-        """Answer a command that was understood with its error event."""
+        """Answer a command that was decoded with an `error` event."""
         metrics.COMMANDS.labels(type(command).__name__.lower(), error.code).inc()
         reason, following = (error.reason, error.next) if isinstance(error, Conflict) else (None, None)
         self.answer(
@@ -200,17 +204,17 @@ class Session:
     def gap(self, conversation: str, first: int, last: int, reason: str) -> None:
         metrics.GAPS.labels(reason).inc()
         self.answer(wire.GapEvent(conversation=conversation, from_=first, to=last, reason=reason))
-        self.flush()  # a hub writes at once what comes after it
+        self.flush()  # before the events that follow the gap, which a hub writes at once
 
     def close(self, code: int, reason: str = "") -> None:
-        """Ends the session now; the connection follows when its peer has answered."""
+        """End the session now; the connection ends when its peer has answered the close frame."""
         if self.state is not State.CLOSED:
             self.flush()
             self.connection.close(code, reason)
             self.connection_closed(code, reason)
 
     def rotate(self, code: int) -> None:
-        """Ask the client to reconnect after a wait of its own, and close."""
+        """Ask the client to reconnect after a short random wait, and close."""
         retry_after = round(uniform(0.05, RETURN_S), 3)
         if self.state is State.READY:
             self.answer(wire.DrainEvent(retry_after=retry_after))
@@ -219,7 +223,7 @@ class Session:
     # -- direct conversations
 
     def direct_event(self, conversation: str, seq: int, prev: int, event: bytes) -> None:
-        """A live event of a direct conversation; its position is this session's own."""
+        """Take a live event of a direct conversation, whose position each session keeps itself."""
         if self.backlog is not None:
             self.backlog.moved(conversation, seq)
             return
@@ -244,27 +248,27 @@ class Session:
                 self.ports.tracer.written(conversation, event, 1)
 
     def note_given(self, conversation: str, seq: int) -> None:
-        """This session was given everything up to `seq` of a direct conversation."""
+        """Note that this session has received everything up to `seq` of a direct conversation."""
         direct = self.direct
         if len(direct) >= MAX_DIRECT and conversation not in direct:
             del direct[next(iter(direct))]
         direct[conversation] = seq
 
     def note_gone(self, conversation: str, changed: int) -> None:
-        """The client is told that its user no longer has the conversation, as of this change."""
+        """Note that the client is notified: its user no longer has the conversation, as of this change."""
         gone = self.gone = self.gone if self.gone is not None else {}
         if len(gone) >= MAX_DIRECT and conversation not in gone:
             del gone[next(iter(gone))]
         gone[conversation] = changed
 
     def forget_gone(self, *conversations: str) -> None:
-        """The session's user has these conversations again, or the client could not be told why not."""
+        """Forget such notices: the user has the conversations again, or a notice could not be sent."""
         for conversation in conversations:
             if self.gone is not None:
                 self.gone.pop(conversation, None)
 
     def given(self, conversation: str) -> int:
-        """The seq up to which this session was given everything, 0 when nothing moved since it connected."""
+        """Return the seq up to which this session has received everything, 0 if nothing moved since it connected."""
         if self.backlog is not None and (position := self.backlog.positions.get(conversation)) is not None:
             claims = self.backlog.claims
             return claims[conversation] or 0 if conversation in claims else position
@@ -276,24 +280,24 @@ class Session:
     # -- the user's own read marks
 
     def tell_read(self, conversation: str, read: int) -> None:
-        """The user has read up to `read`: the client is told if that is new, whether a receipt or an audit said so."""
+        """Send the user's read mark to the client if it is new, whether it came by a receipt or an audit."""
         if read <= (self.told_read or {}).get(conversation, 0):
             return
         self.note_read(conversation, read)
         receipt = wire.ReceiptEvent(conversation=conversation, user=self.user, read=read)
         self.write(control_frame(receipt, self.codec))
 
-    # -- read marks that follow from messages: their author has read up to them
+    # -- read marks that follow from messages: the author has read up to the message
 
-    def wrote(self, about: stamp.Author, seq: int, prev: int) -> None:
-        """The author of a live direct message has read up to it: the client is told if that is new."""
+    def author_has_read(self, about: stamp.Author, seq: int, prev: int) -> None:
+        """Note that the author of a live direct message has read up to it; send the mark if it is new."""
         conversation = about.conversation
         if self.state is not State.READY:
             return
         if about.from_ != self.user:
             if (self.other_read or {}).get(conversation, 0) < prev:
                 if self.feed in FULL:
-                    return  # nothing is queued for a connection that is full
+                    return  # a full connection gets no more frames
                 receipt = wire.ReceiptEvent(conversation=conversation, user=about.from_, read=seq)
                 self.write(control_frame(receipt, self.codec))
             self.note_other_read(conversation, seq)
@@ -303,7 +307,7 @@ class Session:
             self.note_read(conversation, seq)
 
     def note_read(self, conversation: str, read: int) -> None:
-        """The client knows that its user has read up to here."""
+        """Note that the client knows this read mark of its user."""
         self.told_read = _noted(self.told_read, conversation, read)
 
     def note_other_read(self, conversation: str, read: int) -> None:
@@ -336,7 +340,7 @@ class Session:
 
 
 def _noted(marks: dict[str, int] | None, conversation: str, read: int) -> dict[str, int]:
-    """Return the marks with this one; of more than MAX_DIRECT the oldest goes."""
+    """Return the marks with this one; beyond MAX_DIRECT the oldest is dropped."""
     marks = marks if marks is not None else {}
     if len(marks) >= MAX_DIRECT and conversation not in marks:
         del marks[next(iter(marks))]

@@ -1,10 +1,11 @@
-"""Frames that many sessions share: made once per event, variant and node.
+"""Frames that many sessions share: encoded once per event, variant and node.
 
-A variant is how a connection wants its frames: JSON or msgpack, compressed or not. JSON text is made from the log's
-msgpack bytes and kept in a small cache that live fan-out and replays share, so that a thousand devices coming back to
-the same conversation cost one encode. Compressed frames are made per flush and never kept: deflate has no context of
-its own here, so one frame serves all. Bound: `CACHE_EVENTS` events of at most `CACHED_BYTES`; a larger one is encoded
-again for each batch that it is in, else one user's largest bodies could fill the memory of every gateway.
+A variant is the form of a connection's frames: JSON or msgpack, compressed or not. JSON text is encoded from the log's
+msgpack bytes and kept in a small cache that live fan-out and replay share, so that a thousand devices that reconnect to
+the same conversation cost one encode. Compressed frames are made per flush and never cached; because deflate keeps no
+context, one frame serves all connections of a variant. Bound: `CACHE_EVENTS` events of at most `CACHED_BYTES`. A larger
+event is encoded again for each batch, because otherwise one user's largest bodies could fill the memory of every
+gateway.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ VARIANTS: Final = range(4)
 
 
 def variant_of(codec: wire.Codec, deflate: bool) -> int:
+    """Return the variant of a connection's frames."""
     return (JSON_BIT if codec.text else 0) | (DEFLATE_BIT if deflate else 0)
 
 
@@ -46,7 +48,7 @@ def _compressed(payload: bytes, opcode: int) -> bytes:
 
 
 def event_frame(event: bytes, variant: int) -> bytes:
-    """The frame of a logged event."""
+    """Return the frame of a logged event."""
     if variant == 0:
         return frame(event, BINARY)
     if variant == JSON_BIT:
@@ -57,16 +59,16 @@ def event_frame(event: bytes, variant: int) -> bytes:
 
 
 def event_frames(events: Iterable[bytes], variant: int) -> bytes:
-    """The frames of several events as the bytes of one write."""
+    """Return the frames of several events as the bytes of one write."""
     return b"".join([event_frame(event, variant) for event in events])
 
 
 def control_frame(event: wire.Event, codec: wire.Codec) -> bytes:
-    """The frame of an event that stands in no log."""
+    """Return the frame of an event that is in no log."""
     return frame(codec.encode(event), TEXT if codec.text else BINARY)
 
 
 def cache_statistics() -> tuple[int, int]:
-    """(hits, misses) of the cache of JSON frames."""
+    """Return hits and misses of the cache of JSON frames."""
     info = _cached_json.cache_info()
     return info.hits, info.misses

@@ -1,8 +1,8 @@
-"""The channels that this node is subscribed to, and the messages that arrive on them.
+"""The pub/sub channels that this node is subscribed to, and the messages that arrive on them.
 
 There is one hub per group or channel with a member here, and one user hub per user with a session here; direct
-conversations need no channel. A hub is *confirmed* when the server has confirmed its subscription and its head was read
-after that, so no event can fall between the two.
+conversations need no pub/sub channel. A hub is *confirmed* when the server has confirmed its subscription and its head
+was read after that, so no event is missed between the two.
 
 Invariant: a channel is subscribed exactly while a local session needs it; `hubs` and `users` hold no others.
 """
@@ -43,7 +43,7 @@ class ChannelNames(Protocol):
 
 
 class Bus(Protocol):
-    """Pub/sub: `confirmed` is called at every confirmation, after a lost connection again."""
+    """Pub/sub. `confirmed` is called at every confirmation, also after the connection was lost and restored."""
 
     def subscribe(self, channels: Sequence[str], confirmed: Callable[[bool], None]) -> None: ...
     def unsubscribe(self, channels: Sequence[str]) -> None: ...
@@ -75,10 +75,10 @@ class Subscriptions:
         self._channels: dict[bytes, Hub | UserHub | None] = {}
         self._logged_at = -math.inf  # when the last unreadable message was logged
 
-    # -- who needs what
+    # -- subscribing
 
     def hub(self, conversation: str, ready: Ready) -> Hub:
-        """The hub of a group or channel; `ready(True)` once it is confirmed, `ready(False)` if it is gone."""
+        """Return the hub of a group or channel; call `ready(True)` once it is confirmed, `ready(False)` if deleted."""
         hub = self.hubs.get(conversation)
         if hub is None:
             channel = self._names.conversation(conversation)
@@ -92,7 +92,7 @@ class Subscriptions:
         return hub
 
     def user(self, user: str, ready: Ready) -> UserHub:
-        """The hub of a user; `ready(True)` once its subscription is confirmed."""
+        """Return the hub of a user; call `ready(True)` once its subscription is confirmed."""
         hub = self.users.get(user)
         if hub is None:
             channel = self._names.user(user)
@@ -120,7 +120,7 @@ class Subscriptions:
             self._drop(held.channel)
 
     def watch(self, user: str, ready: Ready) -> None:
-        """Listens for changes of a user's presence."""
+        """Subscribe to the changes of a user's presence; call `ready(True)` once the subscription is confirmed."""
         channel = self._names.presence(user)
         self._channels[channel.encode()] = None
         self.bus.subscribe([channel], ready)
@@ -129,12 +129,12 @@ class Subscriptions:
         self._drop(self._names.presence(user))
 
     def member_left(self, hub: Hub, user: str) -> None:
-        """A user is no member any more: the user's sessions leave the hub at their positions."""
+        """Remove the sessions of a user who is no longer a member from the hub, each at its position."""
         for session in [session for session in hub.members if session.user == user]:
             self.leave(session, hub)
 
     def leave(self, session: Session, hub: SessionHub) -> None:
-        """The session's user is no member any more; events that the hub has not written yet may precede that."""
+        """Remove a session from a hub, and read the events up to the removal that the hub has not written yet."""
         backlog = self._catchup.fall_behind(session)
         hub.remove_member(session)
         session.hubs.remove(hub)
@@ -146,16 +146,16 @@ class Subscriptions:
         self.bus.unsubscribe([channel])
 
     def at(self, channel: bytes) -> Hub | UserHub | None:
-        """Return the hub of a channel; None for a channel of presence, or one that this node left."""
+        """Return the hub of a channel; None for a presence channel, or if this node is no longer subscribed."""
         return self._channels.get(channel)
 
     # -- messages
 
     def received(self, messages: list[tuple[bytes, bytes]]) -> None:
-        """All that one read of the bus brought: hubs first take everything, then write it joined.
+        """Take the messages of one read of the bus: hubs receive all of them first, then write them joined.
 
-        A payload that cannot be read (it is neither an event nor a signal) is counted and passed over, as the rest of
-        its batch must not be lost with it.
+        A payload that cannot be read (it is neither an event nor a signal) is counted and skipped, so that the rest of
+        its batch is not lost.
         """
         touched: dict[Hub, None] = {}
         rest = iter(messages)
@@ -163,12 +163,12 @@ class Subscriptions:
             try:
                 self._receive(rest, touched)
                 break
-            except Exception as error:  # noqa: BLE001 - what one payload raises must not cost the payloads behind it
+            except Exception as error:  # noqa: BLE001 - one payload that raises must not cost the payloads after it
                 self._unreadable(error)
         for hub in touched:
             try:
                 hub.flush()
-            except Exception as error:  # noqa: BLE001 - the same, of one hub
+            except Exception as error:  # noqa: BLE001 - one hub that raises must not cost the other hubs
                 self._unreadable(error)
 
     def _receive(self, messages: Iterator[tuple[bytes, bytes]], touched: dict[Hub, None]) -> None:
@@ -191,7 +191,7 @@ class Subscriptions:
         now = self._time()
         if now > self._logged_at + LOG_S:
             self._logged_at = now
-            log.error("a message from Redis could not be processed; others of the next minute are counted",
+            log.error("a message from Redis could not be processed; for a minute further ones are only counted",
                       exc_info=error)  # fmt: skip
 
     def _touched(self, payload: bytes) -> None:
@@ -206,7 +206,7 @@ class Subscriptions:
                 event = wire.TypingEvent(conversation=conversation, from_=user)
             case signals.Receipt(conversation, user, read):
                 if not hub.note_mark(user, read):
-                    return  # a receipt left with the user's own message
+                    return  # a receipt was written with the user's own message
                 event = wire.ReceiptEvent(conversation=conversation, user=user, read=read)
             case _:
                 return
@@ -217,21 +217,23 @@ class Subscriptions:
 
     def _subscribed(self, hub: Hub, confirmed: bool) -> None:
         if confirmed and not hub.confirmed:
-            self._conversations.heads([hub.conversation], partial(self.place, hub))
+            self._conversations.heads([hub.conversation], partial(self.start_hub, hub))
 
-    def place(self, hub: Hub, heads: list[Head | None] | LinnetError) -> None:
+    def start_hub(self, hub: Hub, heads: list[Head | None] | LinnetError) -> None:
+        """Set the position of a subscribed hub and call its `waiting`; drop the hub if its conversation is gone."""
         if isinstance(heads, LinnetError):
             self._later(RETRY_S, self._subscribed, hub, True)
             return
         head = heads[0]
         if head is not None and not hub.confirmed:
-            hub.place(head)
+            hub.start_at(head)
         waiting, hub.waiting = hub.waiting, []
         for ready in waiting:
             ready(head is not None)
         self.release(hub)
 
     def confirm_user(self, hub: UserHub, confirmed: bool) -> None:
+        """Confirm the subscription of a user's hub, and call its `waiting`."""
         if confirmed:
             hub.confirmed = True
             waiting, hub.waiting = hub.waiting, []

@@ -1,4 +1,4 @@
-"""One user's channel: direct events and signals for the user's sessions on this node."""
+"""One user's channel: it passes direct events and signals on to the user's sessions on this node."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from router.process.isolate import fault
 
 
 class UserHub:
-    """One user's channel: direct events, signals, and the user's sessions on this node."""
+    """One user's channel and sessions on this node."""
 
     __slots__ = ("channel", "confirmed", "sessions", "user", "waiting")
 
     def __init__(self, user: str, channel: str) -> None:
         self.user = user
         self.channel = channel
-        self.confirmed = False
-        self.waiting: list[Callable[[bool], None]] = []
+        self.confirmed = False  # the server has confirmed the subscription
+        self.waiting: list[Callable[[bool], None]] = []  # called once it is confirmed
         self.sessions: list[Session] = []
 
     def receive(self, payload: bytes) -> None:
+        """Take a direct event or a signal from the channel."""
         if stamp.is_event(payload):
             seq, prev, _, _ = stamp.slots(payload)
             about = stamp.author(payload)
@@ -29,8 +30,8 @@ class UserHub:
                 try:
                     session.direct_event(about.conversation, seq, prev, payload)
                     if about.marks:
-                        session.wrote(about, seq, prev)
-                except Exception as error:  # noqa: BLE001 - one session's mistake must not keep it from the others
+                        session.author_has_read(about, seq, prev)
+                except Exception as error:  # noqa: BLE001 - one session that raises must not keep it from the others
                     fault("fan-out", error)
         else:
             signal = signals.decode(payload)

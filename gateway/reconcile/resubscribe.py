@@ -97,7 +97,7 @@ class Resubscribe:
         conversation, head = found
         hub = self._subscriptions.hubs.get(conversation)
         if hub is not None and not hub.confirmed:
-            self._subscriptions.place(hub, [head])
+            self._subscriptions.start_hub(hub, [head])
             return
         if hub is None or head is None:
             return

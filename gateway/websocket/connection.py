@@ -10,8 +10,8 @@ Invariants
 - After a close frame in either direction `write` does nothing, and `connection_closed` is the only call to the session.
 - No connection outlives its close frame by more than CLOSE_WAIT_S (closing.py), whether or not its peer answers, reads
   or still exists.
-- A peer that does not read can make the gateway hold a bounded amount: HIGH_MARK here plus the writes of one turn of the
-  event loop, and the socket's buffer in the kernel. After `writing_paused` a session must stop writing.
+- The memory that a peer can take by not reading is bounded: HIGH_MARK here plus the writes of one turn of the event
+  loop, and the socket's buffer in the kernel. After `writing_paused` a session must stop writing.
 - An idle connection holds no buffer and nothing of its handshake.
 
 If a peer floods pings and does not read, its pongs are not queued: only the latest ping is answered, once there is room

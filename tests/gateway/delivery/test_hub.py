@@ -79,7 +79,7 @@ def event(seq: int, prev: int, kind: str = "message", **fields: Any) -> bytes:
 
 def confirmed_hub(owner: Owner, *members: Member, seq: int = 10, size: int = 100) -> Any:
     hub: Any = Hub(owner, CONVERSATION, "channel")  # it gets members that only look like sessions
-    hub.place(Head(seq, seq, 1000, 1, 0, 0, "g", "title", size))
+    hub.start_at(Head(seq, seq, 1000, 1, 0, 0, "g", "title", size))
     for member in members:
         hub.add_member(member)
         hub.go_live(member)
@@ -134,7 +134,7 @@ def test_events_before_the_head_is_known_are_repaired_not_lost() -> None:
     owner = Owner()
     hub = Hub(owner, CONVERSATION, "channel")
     hub.receive(event(12, 11))
-    hub.place(Head(10, 10, 1000, 1, 0, 0, "g", "title"))
+    hub.start_at(Head(10, 10, 1000, 1, 0, 0, "g", "title"))
     assert owner.repairs == ["subscribe"]
 
 

@@ -61,7 +61,9 @@ async def test_frames_of_the_other_kind_end_the_connection(valkey: EmbeddedValke
         for codec in wire.CODECS.values():
             bob = of.client("bob", codec=codec)
             bob.session.message_received(b"{}", not codec.text)
-            assert bob.connection.closed == (1003, f"{codec.subprotocol} has other frames")
+            expected = "text" if codec.text else "binary"
+            told = f"wrong frame type: {codec.subprotocol} expects {expected} frames"
+            assert bob.connection.closed == (1003, told)
         early = of.client("bob")
         early.say("hello", token=token(of.node, "bob"))
         early.session.message_received(b"\x80", False)
