@@ -1,4 +1,4 @@
-"""The dashboards as pictures, drawn from what a Prometheus says: for the README, and for who has no Grafana at hand.
+"""The dashboards as pictures, drawn from what a Prometheus says, for deploy/README.md.
 
 `.venv/check/bin/python -m deploy.pictures PROMETHEUS_URL FOLDER [MINUTES]` draws every dashboard of deploy/grafana. The
 panels' places, titles, units and expressions are those that Grafana gets; the colors and fonts are not Grafana's. Runs

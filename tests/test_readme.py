@@ -14,7 +14,7 @@ from router.api import table
 from router.contract import errors
 from router.contract.errors import FunctionError, LinnetError
 from router.contract.settings import Settings
-from router.contract.wire import Commands, Events, Logged
+from router.contract.wire import JSON, Commands, Events, Logged
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -107,6 +107,19 @@ def test_every_call_of_the_api_is_listed() -> None:
     assert {call.replace("{id}", "{conversation}") for call in listed} == served
 
 
+def test_every_call_of_the_api_is_listed_with_its_fields() -> None:
+    """A row names the fields of the call's body and query."""
+    rows = [line for line in API.splitlines() if line.startswith("| `")]
+    for one in (*table.ACCOUNTS, *table.TOKENS, *table.ALWAYS):
+        path = one.path.replace("{conversation}", "{id}")
+        call = re.escape(f"`{one.method} {path}") + r"[`?]"
+        (row,) = [row for row in rows if re.search(call, row.split(" | ")[0])]
+        body = set() if one.body is None else fields_of(one.body) - {"id"}
+        query = set() if one.query is None else fields_of(one.query)
+        assert body - named_in(row) == set(), row
+        assert {name for name in query if f"{name}=" not in row} == set(), row
+
+
 def rows_of(heading: str) -> dict[str, str]:
     """The rows of the first table below a heading of gateway/PROTOCOL.md, by what stands first in them."""
     section = PROTOCOL[PROTOCOL.index(f"\n## {heading}\n") :].split("\n## ")[1]
@@ -138,6 +151,17 @@ def test_every_event_is_listed_with_its_fields() -> None:
         assert fields_of(event) - logged - named_in(rows[tag]) == set(), tag
     (line,) = re.findall(r"^The logged fields are ([^.]*)\.", PROTOCOL, re.MULTILINE)
     assert named_in(line) == fields_of(Logged)
+
+
+def test_transcript_is_of_the_wire() -> None:
+    """Each line of the transcript decodes as a command or event; an event that is shortened is left out."""
+    said = re.findall(r"^([<>]) (\{.*)$", PROTOCOL, re.MULTILINE)
+    assert len(said) > 8
+    for direction, line in said:
+        if direction == ">":
+            JSON.decode(line.encode())
+        elif " …" not in line:
+            msgspec.json.decode(line, type=Events)
 
 
 def test_every_error_is_listed_where_it_is_met() -> None:
