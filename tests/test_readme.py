@@ -99,6 +99,14 @@ def test_every_test_file_that_is_named_exists(page: Path) -> None:
         assert (ROOT / name).exists(), name
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_source_file_that_is_named_exists(page: Path) -> None:
+    """A page names a file by its path or by the end of it: `hub.py`, `delivery/hub.py`, `gateway/delivery/hub.py`."""
+    files = [f"/{path.relative_to(ROOT)}" for folder in OWN for path in (ROOT / folder).rglob("*.*")]
+    for name in re.findall(r"`(\w[\w./-]*\.(?:py|lua|yaml))`", page.read_text()):
+        assert any(file.endswith(f"/{name}") for file in files), name
+
+
 def test_every_call_of_the_api_is_listed() -> None:
     """router/API.md knows every call that a router can serve, and no other."""
     served = {f"{one.method} {one.path}" for one in (*table.ACCOUNTS, *table.TOKENS, *table.ALWAYS, *table.DOCUMENTS)}
