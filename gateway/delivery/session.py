@@ -279,7 +279,7 @@ class Session:
 
     # -- the user's own read marks
 
-    def tell_read(self, conversation: str, read: int) -> None:
+    def send_read(self, conversation: str, read: int) -> None:
         """Send the user's read mark to the client if it is new, whether it came by a receipt or an audit."""
         if read <= (self.told_read or {}).get(conversation, 0):
             return
@@ -302,7 +302,7 @@ class Session:
                 self.write(control_frame(receipt, self.codec))
             self.note_other_read(conversation, seq)
         elif about.device != self.device:
-            self.tell_read(conversation, seq)
+            self.send_read(conversation, seq)
         else:
             self.note_read(conversation, seq)
 
@@ -322,7 +322,7 @@ class Session:
             case signals.Typing(conversation, user):
                 self.write(control_frame(wire.TypingEvent(conversation=conversation, from_=user), self.codec))
             case signals.Receipt(conversation, user, read) if user == self.user:
-                self.tell_read(conversation, read)
+                self.send_read(conversation, read)
             case signals.Receipt(conversation, user, read):
                 self.note_other_read(conversation, read)
                 receipt = wire.ReceiptEvent(conversation=conversation, user=user, read=read)

@@ -1,8 +1,10 @@
-"""The third layer of certainty: once per heartbeat, Redis is compared with the hubs and sessions of this node.
+"""Audits: once per heartbeat, Redis is compared with the hubs and sessions of this node.
 
-Once per hub: head and membership version. Once per session: `news`, many sessions in one call, answers for which of
-them `sync` would find something, and nearly always for none. What looks missing at a hub is looked at again RECHECK_S
-later, because the event may just be under way on the other connection."""
+They are the third layer of delivery: they find what the live path and the repairs have missed. Once per hub, its head
+and membership version are compared. For sessions, `news` asks in one call for many of them whether `sync` would find
+something, and the answer is nearly always no. If a hub seems to miss an event, it is compared again RECHECK_S later,
+because the event may just be under way on the other connection.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,7 @@ class Audits:
     # -- sessions
 
     def first(self, session: Session) -> None:
-        """The first audit comes soon after connecting, when most can have been missed."""
+        """Plan the first audit of a session soon after its connect, when a missed event is most likely."""
         self._new.append((self._time() + FIRST_AUDIT_S, session))
 
     def new_sessions(self, now: float) -> None:
@@ -63,7 +65,7 @@ class Audits:
         self.sessions([session for session in due if session.state is State.READY])
 
     def sessions(self, sessions: list[Session]) -> None:
-        """Audit these. One question finds out which of them need a question of their own, and nearly always none
+        """Audit these sessions. One call finds the sessions that need a `sync` of their own; nearly always none
         does."""
         quiet = [session for session in sessions if session.backlog is None and session.asking is Asking.NOTHING]
         for start in range(0, len(quiet), self._users.max_per_call):
@@ -100,7 +102,7 @@ class Audits:
             self._soon(self._some_hubs, conversations)
 
     def _suspect(self, conversations: list[str], heads: list[Head | None] | LinnetError) -> None:
-        """Only hubs that may have missed something are compared for good, a little later."""
+        """Compare the hubs that may have missed an event once more, a little later."""
         if isinstance(heads, LinnetError):
             return
         suspects = [

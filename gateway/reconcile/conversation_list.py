@@ -1,9 +1,9 @@
-"""The conversations of a session's user: where a device begins in each, and the lists that the client is sent.
+"""The conversations of a session's user: the position at which a device begins in each, and the lists for the client.
 
-If the server has never seen a device, it begins in every conversation at a place that is settled (`settle_starts`)
-before it is fed: Redis computes it, and stores it for the device. In a channel every device without a cursor begins so,
-because channels have a long and public history. In a group a known device without a cursor begins at its user's
-beginning."""
+If the server has never seen a device, Redis computes and stores the position at which it begins in each conversation
+(`settle_starts`) before the device is fed. In a channel every device without a cursor begins in this way, because a
+channel's history is public and long. In a group a known device without a cursor begins at the user's beginning.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Starts = dict[str, int]
 
 
 class Countdown:
-    """Calls `done` when everything that was begun is finished."""
+    """Calls `done` once every `begin`, and the one of its construction, has had its `finish`."""
 
     __slots__ = ("_done", "_left")
 
@@ -66,13 +66,13 @@ class ConversationList:
         self._gone = gone
         self._later: Callable[..., Any] = loop.call_later
 
-    # -- where a device begins
+    # -- the positions at which a device begins
 
     def settle_starts(self, session: Session, rows: list[Row], last: bool, done: Callable[[Starts], None]) -> None:
-        """Find out where the device begins in the rows without a cursor, and store it.
+        """Determine and store the position at which the device begins in each row without a cursor.
 
         `last`: no further rows of a new device follow; from then on Redis knows the device. The beginning of a group is
-        stored too, so that a user who is removed before any event came is still given what was before the removal.
+        stored too, so that a user who is removed before any event came still receives the events before the removal.
         """
         starts: Starts = {}
         countdown = Countdown(partial(self._settled, session, starts, last, done))
@@ -92,7 +92,7 @@ class ConversationList:
         countdown.finish()
 
     def _ask_roles(self, session: Session, conversations: list[str], countdown: Countdown) -> None:
-        """Ask for the user's roles: the client is told them in the entries of its lists."""
+        """Ask for the user's roles, which the entries of the client's lists contain."""
         for start in range(0, len(conversations), self._conversations.max_per_call):
             some = conversations[start : start + self._conversations.max_per_call]
             countdown.begin()
@@ -107,7 +107,8 @@ class ConversationList:
     # -- the lists
 
     def note(self, session: Session, rows: list[Row], starts: Starts) -> list[wire.ConversationState]:
-        """Note the session's position in each conversation, and what it lacks; return the states, newest first."""
+        """Note the session's position in each conversation, and the events that it lacks; return the states, newest
+        first."""
         backlog = self._catchup.fall_behind(session)
         listed: list[_Listed] = []
         for row in rows:
@@ -131,8 +132,8 @@ class ConversationList:
         return [state for _, _, _, state in listed]
 
     def note_unlisted(self, user: str, backlog: Backlog, gone: list[wire.ConversationState]) -> None:
-        """Once all is listed: note the cursors of direct conversations that the user does not have and did not lose
-        otherwise, because a failover took them back. Bound: the newest MAX_DIRECT that could be the user's."""
+        """Once everything is listed, note the cursors of direct conversations that the user does not have and is not
+        notified to have lost: a failover rolled them back. Bound: the newest MAX_DIRECT that could be the user's."""
         if backlog.cursors and gone:
             lost = {state.conversation for state in gone}
             backlog.cursors = {conv: cursor for conv, cursor in backlog.cursors.items() if conv not in lost}
@@ -147,7 +148,7 @@ class ConversationList:
                 backlog.claims[conversation] = None
 
     def list_older(self, session: Session, below: int) -> None:
-        """Send the next list of older conversations: `Backlog.list_older` of a session with more than one list."""
+        """Send the next list of older conversations; `Backlog.list_older` if there is more than one list."""
         self._users.page(session.user, session.device, below, partial(self._page, session, below))
 
     def _page(self, session: Session, below: int, page: Page | LinnetError) -> None:
@@ -161,7 +162,7 @@ class ConversationList:
         self.settle_starts(session, page.rows, not page.more, partial(self._find_gone, session, page))
 
     def continue_at(self, session: Session, backlog: Backlog, below: int | None) -> None:
-        """The list goes on below this score; None: it is complete."""
+        """Continue the list below this score; None: the list is complete."""
         backlog.list_older = None if below is None else partial(self.list_older, session, below)
 
     def _find_gone(self, session: Session, page: Page, starts: Starts) -> None:
@@ -176,7 +177,7 @@ class ConversationList:
 
 
 def state_of(session: Session, row: Row, cursor: int, head: int, count: int, hub: Hub | None) -> wire.ConversationState:
-    """One conversation as its user's device finds it; a direct one has no hub."""
+    """Return the state of one conversation for a user's device; a direct conversation has no hub."""
     direct = row.kind == keys.DIRECT
     title, deleted = (row.title, ()) if hub is None else (hub.title, hub.deleted)
     return wire.ConversationState(

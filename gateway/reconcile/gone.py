@@ -1,11 +1,12 @@
-"""Conversations that a device had and that its user no longer has.
+"""Notices of conversations that a device had and that its user no longer has.
 
-Whether a group was deleted, its user removed, or the other user of a direct conversation deleted: the user's row says
-that it was left, and as of which change. Each session of a device that had the conversation gets an entry `gone` once,
-live or in its lists after `hello`, until the device has acked that change. The mark of that ack is a field
-`-<conversation>` among the device's cursors, so that the cursor stays true: events of before are still delivered.
+A group was deleted, its user was removed, or the other user of a direct conversation was deleted. In each case the
+user's row says that the conversation was left, and at which change. Each session of a device that had the conversation
+gets one entry `gone`, live or in the lists after `hello`, until the device has acked that change. The mark of that ack
+is a field `-<conversation>` among the device's cursors, so that the cursor itself stays valid: events from before the
+change are still delivered.
 
-An entry whose reason cannot be asked for now is left out; it comes with the next `hello`.
+If the reason of an entry cannot be read now, the entry is left out; it is sent with the next `hello`.
 """
 
 from __future__ import annotations
@@ -28,15 +29,16 @@ class Gone:
         self._users = users
         self._conversations = conversations
 
-    def tell(self, session: Session, row: Row) -> bool:
-        """Tell a live session, if it is new to its device; return whether it is."""
+    def notify(self, session: Session, row: Row) -> bool:
+        """Notify a live session if the row is new to its device; return whether it is."""
         found = [row] if is_news(session, row) else []
         if found:
-            self.entries(session, found, partial(_tell, session))
+            self.entries(session, found, partial(_send, session))
         return bool(found)
 
     def entries(self, session: Session, rows: Iterable[Row], done: Told) -> None:
-        """The entries of those rows that are gone and news to the device; the session counts as told of them."""
+        """Call `done` with the entries of the rows that are gone and new to the device; the session counts as notified
+        of them."""
         news = [row for row in rows if is_news(session, row)]
         for row in news:
             session.note_gone(row.conversation, row.changed)
@@ -76,14 +78,14 @@ class Gone:
 
 
 def is_news(session: Session, row: Row) -> bool:
-    """The device had what the row says is gone, and neither the device nor this session knows."""
+    """Return whether the device had a conversation that is gone, and neither the device nor this session knows that."""
     known = session.gone is not None and session.gone.get(row.conversation) == row.changed
     if not row.left or row.gone_acked or known:
         return False
-    return row.cursor is not None or session.given(row.conversation) > 0  # had live, and not acked yet
+    return row.cursor is not None or session.given(row.conversation) > 0  # received live, and not acked yet
 
 
-def _tell(session: Session, entries: list[wire.ConversationState]) -> None:
+def _send(session: Session, entries: list[wire.ConversationState]) -> None:
     if entries and session.state is State.READY:
         session.answer(wire.ConversationsEvent(conversations=entries, more=False))
 

@@ -1,4 +1,4 @@
-"""Groups and channels that a session's user enters or leaves while the session is there."""
+"""Groups and channels that a session's user enters or leaves while the session is open."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Membership:
         self._list = conversation_list
 
     def apply(self, session: Session, row: Row) -> None:
-        """The row of a group or channel that the user entered or left, or that merely was read elsewhere."""
+        """Enter or leave the group or channel of a row that changed; nothing if only its read mark changed."""
         hub = self._hubs.get(row.conversation)
         inside = hub is not None and session in hub.members
         if row.left and inside and hub is not None:
@@ -45,7 +45,7 @@ class Membership:
             self.enter(session, row)
 
     def check(self, hub: Hub) -> None:
-        """The membership changed in a way this hub did not see: ask for the roles of the users that are here."""
+        """Ask for the roles of the users here: the membership changed by an event that this hub did not receive."""
         users = sorted({session.user for session in hub.members})
         for start in range(0, len(users), USERS_PER_CALL):
             some = users[start : start + USERS_PER_CALL]
@@ -62,6 +62,7 @@ class Membership:
     # -- entering
 
     def enter(self, session: Session, row: Row) -> None:
+        """Subscribe the session to a group or channel that its user has entered."""
         self._list.settle_starts(session, [row], False, partial(self._subscribe, session, row))
 
     def _subscribe(self, session: Session, row: Row, starts: dict[str, int]) -> None:
@@ -75,7 +76,7 @@ class Membership:
         session.forget_gone(row.conversation)
         hub.add_member(session)
         session.hubs.append(hub)
-        # A user who was a member before on this connection was given more than the cursor, which is acked later, says.
+        # A user who was a member before on this connection may have received more events than the acked cursor says.
         given = max(session.direct.pop(row.conversation, 0), backlog.positions.get(row.conversation, 0))
         cursor = max(given, row.cursor if row.cursor is not None else starts.get(row.conversation, 0))
         backlog.positions[row.conversation] = cursor

@@ -1,7 +1,8 @@
-"""After a subscription was lost: hubs and sessions are compared with Redis, because events may have been missed.
+"""After a lost subscription: hubs and sessions are compared with Redis, because they may have missed events.
 
-Hubs compare their heads; sessions of the user channels ask `sync`. A comparison that gets no answer is repeated until
-it is answered, except an audit's, as the next round audits anyway."""
+Hubs are compared with their heads; for the sessions of user channels `sync` is called. If a comparison gets no answer,
+it is repeated until it does, except a comparison of an audit, because the next round audits anyway.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +29,9 @@ PER_TURN: Final = 200  # hubs or sessions that one turn of the loop asks for
 
 
 class Resubscribe:
-    """`node.py` connects the attribute once."""
+    """Comparisons after lost subscriptions. `node.py` connects the attribute once."""
 
-    presence_lost: Callable[[], None]  # changes of presence may have been missed
+    presence_lost: Callable[[], None]  # read presence again: changes may have been missed
 
     def __init__(
         self,
@@ -50,11 +51,11 @@ class Resubscribe:
         self._later: Callable[..., Any] = loop.call_later
 
     def lost(self) -> None:
-        """The bus is lost: sessions stay, and `restored` looks for what they miss."""
+        """Count the loss of the bus. Sessions stay, and `restored` finds the events that they miss."""
         metrics.REPAIRS.labels("bus_lost").inc()
 
     def restored(self) -> None:
-        """Every channel is subscribed again."""
+        """Compare everything: all channels are subscribed again."""
         users = list(self._subscriptions.users.values())
         for user_hub in users:
             self._subscriptions.confirm_user(user_hub, True)
@@ -63,7 +64,7 @@ class Resubscribe:
         self.presence_lost()
 
     def channel_restored(self, channel: bytes) -> None:
-        """One channel was lost and is subscribed again."""
+        """Compare one hub: its channel was lost and is subscribed again."""
         hub = self._subscriptions.at(channel)
         if isinstance(hub, Hub):
             self.compare([hub.conversation], "resubscribe")

@@ -1,13 +1,14 @@
-"""A session's question to Redis: is it still its device's, and what moved since the last answer.
+"""A session's question to Redis: is the session still its device's, and which conversations moved since the last time?
 
-`sync` is one function with one set of rules: it registers a session, audits it, answers a session whose backlog had
-overflowed, and delivers kicks. At most one such question of a session is under way (`Asking`); a question that comes
-meanwhile is asked after the answer, since it may be about something younger.
+`sync` is one function with one set of rules: it registers a session, audits it, answers a session whose backlog
+overflowed, and delivers kicks. Each session has at most one such question under way (`Asking`). If another reason to
+ask comes meanwhile, the session asks again after the answer, because the reason may be newer than the answer.
 
-What looks missing in an answer is looked at again RECHECK_S later, because the event may just be under way on the other
-connection; what is still missing then is read from the log and counted, so that an operator sees when the fast path
-lost something. A question of the audit that gets no answer waits for the next heartbeat; one that follows a lost
-subscription is asked until it is answered, as the connection of the commands may return after the bus."""
+If an event seems to be missing, it is looked for again RECHECK_S later, because it may just be under way on the other
+connection. If it is still missing then, it is read from the log, and the repair is counted. If the question of an audit
+gets no answer, the next heartbeat asks again. A question after a lost subscription is repeated until it is answered,
+because the connection for commands may return later than the bus.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ class Syncs:
         )
 
     def ask(self, session: Session, cause: str = "") -> None:
-        """Ask what moved since the last time. `cause` names the repairs that follow; a hint has none."""
+        """Ask which conversations moved since the last answer. `cause` labels the repairs that follow; a hint has
+        none."""
         if session.state is not State.READY:
             return
         if session.asking is not Asking.NOTHING:
@@ -78,7 +80,7 @@ class Syncs:
         self.ask(session, cause)
 
     def replaced(self, session: Session, instance: str) -> None:
-        """Another session of the device says that it has registered; Redis knows which of the two is the later one."""
+        """Ask Redis which session is the later one: another session of the device says that it has registered."""
         if session.state is State.READY:
             self._users.sync(self.question(session), partial(self._answered, session, "", instance))
 
@@ -97,7 +99,7 @@ class Syncs:
         self._apply(session, answer.rows, cause)
         backlog = session.backlog
         noted = backlog is None or not backlog.overflowed
-        if noted:  # else it is asked for again from there, once there is room
+        if noted:  # else the next question starts from the old position, once there is room
             session.since = answer.since
         if ask_again or (noted and answer.more):
             self.ask(session, cause)
@@ -111,15 +113,15 @@ class Syncs:
         if isinstance(error, Blocked):  # the user was deleted
             session.close(errors.CLOSE_BANNED, error.code)
         elif ask_again or cause == "resubscribe" or session.feed in RESYNCING:
-            session.asking = Asking.ASKED  # questions that come until then are answered by that one
-            cause = "resubscribe" if ask_again else cause  # the other question may have been that one
+            session.asking = Asking.ASKED  # the repeated question also answers questions that come until then
+            cause = "resubscribe" if ask_again else cause  # the question that waited may have had this cause
             self._later(ASK_AGAIN_S * uniform(0.5, 1.5), self._ask_again, session, cause)
 
     def _apply(self, session: Session, rows: list[Row], cause: str) -> None:
         missing: list[tuple[str, int]] = []
         for row in rows:
-            session.tell_read(row.conversation, row.read)  # the receipt may not have come, or come too early
-            if row.left and self._gone.tell(session, row) and row.kind == keys.DIRECT:
+            session.send_read(row.conversation, row.read)  # the receipt may have been lost, or have come too early
+            if row.left and self._gone.notify(session, row) and row.kind == keys.DIRECT:
                 self._catchup.read_left(session, self._catchup.fall_behind(session), row.conversation)
             if row.kind != keys.DIRECT:
                 self._membership.apply(session, row)
@@ -136,12 +138,12 @@ class Syncs:
         if session.state is not State.READY:
             return
         for conversation, head in missing:
-            if session.given(conversation) < head:  # a session that fell behind meanwhile notes it all the same
+            if session.given(conversation) < head:  # also if the session has fallen behind meanwhile
                 self._catchup.read_direct(session, conversation, head, cause)
 
 
 def end(session: Session, status: str, instance: str = "") -> None:
-    """Close a session that is not its device's any more. The same client process may reconnect; another must not."""
+    """Close a session that is no longer its device's session. The same client process may reconnect, others not."""
     if status == "kicked":
         session.close(errors.CLOSE_ENDED, "ended")
     elif status == "evicted":
