@@ -1,8 +1,9 @@
 """The composition root of one gateway process: it builds every part, and connects the calls that run upward.
 
-It has no logic of its own. A part gets what it needs as constructor arguments; where a lower part calls a higher one,
-the lower part declares the call (`SessionPorts`, `HubPorts`, an attribute with its type), and it is connected here,
-once."""
+It has no logic of its own. Every part gets what it needs as constructor arguments. Where a lower part calls a higher
+one, the lower part declares the call (`SessionPorts`, `HubPorts`, an attribute with its type), and the call is
+connected here, once.
+"""
 
 from __future__ import annotations
 
@@ -181,7 +182,7 @@ class Node:
         )
 
     def _connect(self, hub_ports: HubPorts) -> None:
-        """The calls that run upward."""
+        """Connect the calls that run upward."""
         ports = self.session_ports
         ports.handle = self.dispatch.handle
         ports.closed = self.sessions.closed
@@ -197,7 +198,7 @@ class Node:
         self.subscriptions.bus = self.bus
         self.subscriptions.presence_changed = self.watches.touched
         self.resubscribe.presence_lost = self.watches.touch_all
-        self.lease.renewed = self.watches.judge
+        self.lease.renewed = self.watches.decide_all
         self.sessions.began = (self.heartbeats.add, self.deadlines.add)
         self.sessions.ended = (
             self.admission.ended,
@@ -212,6 +213,7 @@ class Node:
         return bool(self.sends.in_flight or self.client.busy)
 
     async def close(self) -> None:
+        """Stop the clock, the tasks and the connections of this node."""
         self.clock.stop()
         await self.tasks.cancel()
         await self.durability.close()
@@ -220,7 +222,7 @@ class Node:
             await asyncio.to_thread(self.tracer.close)
 
     def observe(self) -> None:
-        """Set the gauges that are read when Prometheus scrapes."""
+        """Set the gauges and counters that are computed only when Prometheus scrapes."""
         self._redis.observe()
         metrics.HUBS.set(len(self.subscriptions.hubs))
         metrics.IN_FLIGHT.set(self.sends.in_flight)
@@ -233,9 +235,10 @@ class Node:
 
 
 def now_ms() -> int:
-    """The wall clock, which judges tokens."""
+    """Return the time of the wall clock, by which tokens are judged."""
     return time.time_ns() // 1_000_000
 
 
 def ping(session: Session, command: wire.Ping) -> None:
+    """Answer a client's `ping` command."""
     session.answer(wire.Pong(id=command.id, at=now_ms()))

@@ -1,9 +1,10 @@
 """Devices whose session has ended: their rows are marked away after a grace.
 
-Within the grace the device may reconnect anywhere without a flicker. A mark that Redis did not take is repeated until
-it is taken, for the row names a gateway that lives, and only the mark or the device's return ends that.
+Within the grace the device can reconnect to any gateway without a visible change of presence. If Redis does not take a
+mark, it is repeated until Redis does: the row names a gateway that is alive, so only the mark or the device's return
+changes the presence.
 
-Bound: two sessions that have ended for every connection that this gateway takes, MARKS_PER_TURN of them in a turn.
+Bound: two ended sessions for every connection that this gateway accepts, MARKS_PER_TURN of them in a turn.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from router.process.isolate import each
 from router.store.users import Users
 
 AWAY_GRACE_S: Final = 3.0
-MARKS_PER_TURN: Final = 1000  # a balancer may drop all sessions at once, and commands need room among these calls
+MARKS_PER_TURN: Final = 1000  # a load balancer may drop all sessions at once, and commands need room among these calls
 
 Ended = tuple[str, str, str]  # user, device, session
 
@@ -33,19 +34,20 @@ class Departures:
         self._redis_now_ms = redis_now_ms
         self._time = time
         self._most = 2 * max_connections
-        self._waiting: deque[tuple[float, Ended]] = deque()  # when each is to be marked, in that order
+        self._waiting: deque[tuple[float, Ended]] = deque()  # with the time of the mark, in that order
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, session: Session) -> None:
-        """The session has ended. One that never registered has no row."""
+        """Mark the device of an ended session away after the grace. A session that never registered has no row."""
         if session.user_hub is not None:
             self._later((session.user, session.device, session.id))
 
     def _later(self, ended: Ended) -> None:
-        """A session for which there is no room is not marked: its user looks online until the device reconnects or this
-        gateway ends. It is the latest one, as sessions that come and go while Redis is away have hardly registered."""
+        """Queue a mark. If the queue is full, the latest session is not marked, and its user looks online until the
+        device reconnects or this gateway ends. The latest is dropped because sessions that come and go while Redis is
+        unavailable have rarely registered."""
         if len(self._waiting) < self._most:
             self._waiting.append((self._time() + AWAY_GRACE_S, ended))
         else:

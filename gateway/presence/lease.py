@@ -1,12 +1,13 @@
 """This node's lease, and the leases of the other gateways.
 
-The lease says that this gateway lives. A reader of presence compares it with Redis's clock, so a gateway that dies
-takes its users offline by writing nothing.
+A lease says that its gateway is alive. Readers of presence compare it with Redis's clock, so if a gateway dies, its
+users go offline although it writes nothing.
 
-A node that has just lost Redis cannot tell a dead gateway from its own blindness: a gateway that lived when the leases
-were last read counts as alive until the leases have been read for a whole lease length again. The same holds when
-Redis's clock has jumped, as a failover may make it: the other gateways have to learn of that before they can renew by
-it."""
+A node that has just lost Redis cannot distinguish a dead gateway from its own blindness. So a gateway that was alive
+when the leases were last read counts as alive until the leases have been readable for a whole lease length. The same
+holds after Redis's clock has jumped, for example at a failover, because the other gateways must read the new time
+before they can renew by it.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +28,9 @@ MEMORY_LIMIT: Final = 0.9
 
 
 class Lease:
-    """Turned by the clock. `node.py` connects the attribute once."""
+    """The lease, renewed by the turns of the clock. `node.py` connects the attribute once."""
 
-    renewed: Callable[[], None]  # the leases were read: a gateway may have died, or come
+    renewed: Callable[[], None]  # the leases were read: a gateway may have started or died
 
     def __init__(
         self,
@@ -55,14 +56,15 @@ class Lease:
         self._renew_at = 0.0
         self._blind_until = 0.0
         self._read_at = loop.time()
-        self._sighted = self._read_ms = clock.now_ms()  # before the last blindness; now
+        self._read_ms = clock.now_ms()  # when the leases were last read, by Redis's clock
+        self._sighted = self._read_ms  # the same, before the last blindness
         self.gateways: dict[str, Gateway] = {}
-        self.acquired = asyncio.Event()  # `held`, to be waited for
+        self.acquired = asyncio.Event()  # set once `held`
         self.held = False  # a lease was written, so that other processes find this node
-        self.full = False  # Redis is so full that nothing new is taken
+        self.full = False  # Redis is so full that sends are refused
 
     async def set_clock(self) -> None:
-        """Ask Redis what time it is."""
+        """Ask Redis for its time; if its clock has jumped, trust no missing lease for a while."""
         moved_ms = await self._clock.set()
         if self.gateways and abs(moved_ms) > RENEW_S * 1000:
             self._blind()
@@ -72,7 +74,7 @@ class Lease:
         self._sighted = self._read_ms
 
     def alive(self) -> dict[str, Gateway]:
-        """Return the leases to judge presence by."""
+        """Return the leases by which presence is decided."""
         if self._time() >= self._blind_until:
             return self.gateways
         horizon = self._clock.now_ms() + LEASE_S * 1000
@@ -88,9 +90,10 @@ class Lease:
             self._spawn(self._round())
 
     def joins(self) -> bool:
-        """Return whether a gateway that starts is to take clients: not while one gateway drains and others serve.
+        """Return whether a starting gateway should accept clients: not while one gateway drains and others serve.
 
-        If several drain at once, nothing paces them any more, and if none serves, their clients need this one.
+        If several gateways drain at once, waiting would pace nothing. If no other one serves, the clients need this
+        gateway.
         """
         now_ms = self._clock.now_ms()
         others = [row for node, row in self.gateways.items() if node != self._name and row.alive(now_ms)]
@@ -98,7 +101,7 @@ class Lease:
         return self._name in self.gateways and (draining != 1 or len(others) == 1)
 
     def renew(self) -> None:
-        """Hold the lease for LEASE_S more."""
+        """Renew the lease for LEASE_S."""
         now_ms = self._clock.now_ms()
         self._started = self._started or now_ms
         self._presence.renew(
@@ -112,12 +115,12 @@ class Lease:
         )
 
     def drain(self) -> None:
-        """The node drains: it is alive, and has no URL for clients to be sent to."""
+        """Renew the lease without a URL, because this gateway is alive but clients must not be sent to it."""
         self._url, self._draining = "", True
         self.renew()
 
     def drained(self) -> None:
-        """The node has drained: a gateway that starts now need not wait until this lease runs out."""
+        """Renew the lease as not draining, so that a starting gateway need not wait until this lease runs out."""
         self._draining = False
         self.renew()
 

@@ -1,8 +1,9 @@
-"""Redis's clock, which judges leases, device rows and the age of sessions.
+"""Redis's clock, which decides about leases, device rows and the age of sessions.
 
-Each node carries it on by its own monotonic clock and asks again with every renewal of its lease. So a wall clock that
-is wrong or steps makes no living gateway look dead, and no session look older than the one it replaces. (Tokens are
-judged by the wall clock, as their issuer's are, as long as Redis's agrees.)"""
+Each node advances it by its own monotonic clock, and asks Redis again with every renewal of its lease. So if a node's
+wall clock is wrong or jumps, no living gateway looks dead, and no session looks older than the one that it replaces.
+(Tokens are judged by the wall clock, like their issuer's, as long as Redis's clock agrees with it.)
+"""
 
 from __future__ import annotations
 
@@ -23,9 +24,9 @@ class RedisClock:
         return self._ahead_ms + round(self._clock() * 1000)
 
     async def set(self) -> int:
-        """Ask Redis for the time; return by how many milliseconds that moves this clock.
+        """Ask Redis for the time; return by how many milliseconds the answer moves this clock.
 
-        It moves no further than the answer proves: a slow answer proves little.
+        The clock moves no further than the answer proves, because a slow answer may be old.
         """
         was_ms = self._ahead_ms
         asked = self._clock()

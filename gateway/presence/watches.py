@@ -1,12 +1,13 @@
-"""The users that sessions here watch, and the presence that these sessions were last told.
+"""The users that sessions here watch, and the presence that was last sent to those sessions.
 
-A hint that a user's presence changed only makes the user's device rows be read again; whether the user is online is
-decided here, from those rows and the leases (`router.store.presence.state`). Hints are coalesced over `COALESCE_S`,
-every watched user is read again once per heartbeat round (so a lost hint lasts one round), and presence is judged anew
-each time the leases are read (so a gateway's death needs no hint at all).
+A hint that a user's presence changed only leads to a read of the user's device rows. Whether the user is online is
+decided here, from those rows and the leases (`router.store.presence.state`). Hints are joined over `COALESCE_S`. Every
+watched user is read again once per heartbeat round, so a lost hint costs one round at most. Presence is decided again
+each time the leases are read, so the death of a gateway needs no hint.
 
-Bound: `MAX_WATCHES` users per session; a user that no session watches is forgotten. `USERS_PER_READ` of them are read
-at a time, the next when those have come (commands need room among the calls), and judged in one turn."""
+Bound: `MAX_WATCHES` users per session; a user that no session watches is dropped. `USERS_PER_READ` users are read at a
+time, so that commands find room among the calls, and decided about in one turn of the event loop.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ USERS_PER_READ: Final = 500
 
 
 class Watch:
-    """One watched user."""
+    """One watched user: the sessions that watch, the device rows as last read, and the presence as last sent."""
 
     __slots__ = ("devices", "sessions", "told")
 
@@ -58,12 +59,12 @@ class Watches:
         self._later: Callable[..., Any] = loop.call_later
         self.users: dict[str, Watch] = {}
         self._touched: dict[str, None] = {}
-        self._reading = False  # or about to
+        self._reading = False  # device rows are being read, or a read is due
 
     # -- the command
 
     def presence(self, session: Session, command: wire.Presence) -> None:
-        """Answers who is online, and goes on telling it if asked to watch."""
+        """Answer with the presence of the users; if asked to watch, send their changes from then on."""
         users = list(dict.fromkeys(command.users))
         if command.watch:
             self._add(session, users)
@@ -80,29 +81,29 @@ class Watches:
             for user, devices in zip(users, found, strict=True):
                 if (watch := self.users.get(user)) is not None:
                     watch.devices = devices
-            self._tell(users)  # else this session would know another state than the one that changes are told against
+            self._send_changes(users)  # else this answer would differ from the state that changes are compared with
         session.answer(wire.PresenceEvent(id=command.id, users=states))
 
     def _add(self, session: Session, users: list[str]) -> None:
         watched = session.watches if session.watches is not None else set()
         if len(watched.union(users)) > MAX_WATCHES:
-            raise TooLarge(f"a session may watch {MAX_WATCHES} users")
+            raise TooLarge(f"too many watched users: a session may watch {MAX_WATCHES}")
         session.watches = watched
         for user in users:
             watch = self.users.get(user)
             if watch is None:
                 watch = self.users[user] = Watch()
-                # What changed before the subscription was confirmed is read then.
-                self._subscriptions.watch(user, partial(self._listening, user))
+                # Changes from before the confirmation of the subscription are read after it.
+                self._subscriptions.watch(user, partial(self._subscribed, user))
             watch.sessions[session] = None
             watched.add(user)
         metrics.PRESENCE_WATCHES.set(len(self.users))
 
-    def _listening(self, user: str, _: bool) -> None:
+    def _subscribed(self, user: str, _: bool) -> None:
         self.touched(user)
 
     def drop(self, session: Session) -> None:
-        """The session is gone."""
+        """Drop the watches of a session that has ended."""
         for user in session.watches or ():
             watch = self.users[user]
             watch.sessions.pop(session, None)
@@ -115,7 +116,7 @@ class Watches:
     # -- changes
 
     def touched(self, *users: str) -> None:
-        """The presence of these users may have changed."""
+        """Read these users again soon: their presence may have changed."""
         self._touched.update(dict.fromkeys(users))
         if self._touched and not self._reading:
             self._reading = True
@@ -132,32 +133,32 @@ class Watches:
     def _read_on(self, touched: Iterator[str]) -> None:
         users = list(islice((user for user in touched if user in self.users), USERS_PER_READ))
         if users:
-            if not attempt("watches", lambda: self._presence.devices(users, partial(self._have, touched, users))):
+            if not attempt("watches", lambda: self._presence.devices(users, partial(self._apply, touched, users))):
                 self._soon(self._read_on, touched)  # no answer comes for these; the next round reads them again
         else:
             self._reading = False
-            self.touched()  # those that were while we read
+            self.touched()  # users that were touched meanwhile
 
-    def _have(self, touched: Iterator[str], users: list[str], found: list[list[Device]] | LinnetError) -> None:
+    def _apply(self, touched: Iterator[str], users: list[str], found: list[list[Device]] | LinnetError) -> None:
         if not isinstance(found, LinnetError):  # else the next round reads them again
             for user, devices in zip(users, found, strict=True):
                 if user in self.users:
                     self.users[user].devices = devices
-            attempt("watches", lambda: self._tell(users))
+            attempt("watches", lambda: self._send_changes(users))
         self._read_on(touched)
 
-    def judge(self) -> None:
-        """The leases were read: a gateway may have died, or come."""
-        self._judge_on(iter(list(self.users)))
+    def decide_all(self) -> None:
+        """Decide the presence of every watched user again: the leases were read, and a gateway may have died."""
+        self._decide_on(iter(list(self.users)))
 
-    def _judge_on(self, users: Iterator[str]) -> None:
+    def _decide_on(self, users: Iterator[str]) -> None:
         some = list(islice(users, USERS_PER_READ))
         if some:
-            attempt("watches", lambda: self._tell(some))
-            self._soon(self._judge_on, users)
+            attempt("watches", lambda: self._send_changes(some))
+            self._soon(self._decide_on, users)
 
-    def _tell(self, users: list[str]) -> None:
-        """Tells each session once what has changed among these users."""
+    def _send_changes(self, users: list[str]) -> None:
+        """Send each session one event with the changes among these users."""
         watched = {user: self.users[user] for user in users if user in self.users}
         states = self._states((user, watch.devices) for user, watch in watched.items())
         changes: dict[Session, dict[str, wire.PresenceState]] = {}
@@ -166,10 +167,10 @@ class Watches:
                 for session in watch.sessions:
                     changes.setdefault(session, {})[user] = states[user]
             watch.told = states[user]
-        each("watches", self._announce, changes.items())
+        each("watches", self._send, changes.items())
 
     @staticmethod
-    def _announce(change: tuple[Session, dict[str, wire.PresenceState]]) -> None:
+    def _send(change: tuple[Session, dict[str, wire.PresenceState]]) -> None:
         session, told = change
         metrics.PRESENCE_CHANGES.inc(len(told))
         session.answer(wire.PresenceEvent(users=told))

@@ -214,7 +214,7 @@ async def test_what_changed_before_the_channel_was_confirmed_is_seen(valkey: Emb
             await reply_of(of.node.presence.renew, "other", "", 1, 0, now_ms())
             await of.node.lease._round()
         assert not answer["users"]["bob"]["online"]
-        of.node.watches._listening("bob", True)
+        of.node.watches._subscribed("bob", True)
         await ann.until(lambda: len(ann.of("presence")) == 2)
         await support.eventually(lambda: not of.node.watches._touched)
 
