@@ -1,6 +1,6 @@
-"""Who a token belongs to: for `hello`, and for `auth` on a session that goes on.
+"""Authentication: the user of a token, for `hello` and for `auth` on an open session.
 
-A token is checked at once. If it is signed with a key that is not here yet, the identity provider is asked first.
+A token is checked at once. If it is signed with an unknown key, the identity provider is asked for its keys first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Checked = Callable[[Identity | LinnetError], None]
 
 class Deadlines(Protocol):
     def ready(self, session: Session) -> None:
-        """The session's deadline is now its token's or its age's."""
+        """Set the session's deadline from its token and its age."""
 
 
 class Authentication:
@@ -36,7 +36,7 @@ class Authentication:
         self._deadlines = deadlines
 
     def check(self, token: str, checked: Checked) -> None:
-        """Call `checked` with the token's identity, or with why it is refused."""
+        """Call `checked` with the token's identity, or with the error for which it is refused."""
         try:
             identity = self.verifier.check(token, self._now_ms())
         except UnknownKey:
@@ -55,13 +55,13 @@ class Authentication:
             checked(identity)
 
     def auth(self, session: Session, command: wire.Auth) -> None:
-        """A new token of the same user prolongs the session."""
+        """Extend the session by a new token of the same user."""
 
         def checked(identity: Identity | LinnetError) -> None:
             if isinstance(identity, LinnetError):
                 session.refuse(command, identity)
             elif identity.user != session.user:
-                session.refuse(command, errors.Unauthorized("the token belongs to another user"))
+                session.refuse(command, errors.Unauthorized("wrong token: it must belong to the user of this session"))
             elif session.state is State.READY:  # else the session ended while the provider was asked
                 session.expires_at = identity.expires_at
                 self._deadlines.ready(session)

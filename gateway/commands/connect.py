@@ -1,9 +1,10 @@
 """From `hello` to `welcome`: one object per connect, whose methods are in the order in which they run.
 
-The order is what makes it lossless: subscribe the user's channel and wait for the confirmation → `sync` registers the
-session and answers with the user's conversations → subscribe the groups, wait, and read the heads of hubs that are new
-to this node → `welcome` → feed from the log, newest first. What arrives live meanwhile is noted in the backlog, so the
-feed reaches it."""
+This order loses no event: subscribe to the user's channel and wait for the confirmation → `sync` registers the session
+and answers with the user's conversations → subscribe to the groups, wait, and read the heads of hubs that are new to
+this node → `welcome` → feed the session from the log, newest conversations first. Live events that arrive meanwhile are
+noted in the backlog, so the feed includes them.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +35,13 @@ from router.contract.settings import Settings
 from router.contract.tokens import Identity
 from router.store.users import Row, Synced, Users
 
-OTHER_CLOCK_MS: Final = 10_000  # as SKEW_MS in store/functions/prelude.lua: a time beyond is of another clock
+OTHER_CLOCK_MS: Final = 10_000  # like SKEW_MS in store/functions/prelude.lua: a time beyond it is from another clock
 
 StartedMs = Callable[[], int]
 
 
 class ConnectParts(msgspec.Struct, frozen=True):
-    """What a connect needs of its node."""
+    """The parts of the node that a connect uses."""
 
     node: str
     settings: Settings
@@ -58,24 +59,26 @@ class ConnectParts(msgspec.Struct, frozen=True):
 
 
 class Connects:
-    """Begins a connect at every `hello`."""
+    """The handler of `hello`."""
 
     def __init__(self, parts: ConnectParts) -> None:
         self._parts: Final = parts
         self._started_ms = 0
 
     def hello(self, session: Session, command: wire.Hello) -> None:
+        """Begin to connect the session."""
         token = command.token or session.token
         if token is None:
-            raise Unauthorized("hello needs a token")
+            raise Unauthorized("no token: send one in hello or with the upgrade")
         session.state = State.CONNECTING
         session.connection.pause_reading()
         connect = Connect(self._parts, session, command, self.started_ms)
         self._parts.authentication.check(token, connect.identified)
 
     def started_ms(self) -> int:
-        """Return when a session starts, by Redis's clock, and never the same time twice. After the clock was put back,
-        the order begins anew: else every later session would start in the future, and lose against an older one."""
+        """Return the start of a new session, by Redis's clock, and never the same time twice. If the clock was put
+        back, the order begins anew: otherwise every later session would start in the future and lose against an older
+        one."""
         now_ms = self._parts.clock.now_ms()
         last = self._started_ms if self._started_ms <= now_ms + OTHER_CLOCK_MS else 0
         self._started_ms = max(now_ms, last + 1)
@@ -125,7 +128,7 @@ class Connect:
         session = self._session
         if session.state is not State.CONNECTING:
             return
-        # This may run while `subscriptions.user` has not returned yet, so the hub is looked up.
+        # `subscriptions.user` may call this before it returns, so the hub is looked up.
         hub = self._parts.subscriptions.users[session.user]
         session.user_hub = hub
         hub.sessions.append(session)

@@ -1,4 +1,4 @@
-"""What a device has (`ack`) and what its user has read (`read`)."""
+"""`ack`, the events that a device has, and `read`, the messages that its user has read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Cursors:
         self._ephemeral = ephemeral
 
     def ack(self, session: Session, command: wire.Ack) -> None:
-        """An ack counts up to what this session was given, whatever it claims."""
+        """Note the acked events, at most up to the position that this session has received."""
         cursors = dict(command.cursors)
         if command.conversation is not None:
             cursors[command.conversation] = command.seq
@@ -32,6 +32,7 @@ class Cursors:
             self._marks.acked(session, conversation, min(seq, session.given(conversation)))
 
     def read(self, session: Session, command: wire.Read) -> None:
+        """Raise the user's read mark, at most to the head."""
         conversation = visible(session.user, command.conversation)
         reply = partial(self._located, session, command)
         self._conversations.read_position(conversation, session.user, command.seq, reply)
@@ -48,8 +49,8 @@ class Cursors:
     def _was_read(
         self, session: Session, command: wire.Read, position: ReadPosition, raised: bool | LinnetError
     ) -> None:
-        """Send a receipt to the others, in direct conversations and small groups. The user's own devices are sent one
-        by the function `read`."""
+        """Send a receipt to the other members of a direct conversation or small group. The function `read` sends one to
+        the user's own devices."""
         if isinstance(raised, LinnetError):
             session.refuse(command, raised)
         elif raised and position.size <= RECEIPT_MEMBERS:

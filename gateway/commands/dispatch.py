@@ -1,11 +1,11 @@
 """From a client's message to its handler: the table of states and commands.
 
 A command goes message → struct (`wire`) → state table → rate → handler. A handler validates what only it can know,
-calls the store, and answers in the reply's callback. No handler awaits: the order of a session's commands is the order
-in which they reach Redis. Every refusal is one `error` event, through `Session.refuse`.
+calls the store, and answers in the reply's callback. No handler awaits, so the commands of a session reach Redis in
+their order. Every refusal is one `error` event, written by `Session.refuse`.
 
-Adding a command: struct in `wire.py`, handler in this package, its row in the table that `node.py` builds, a limit, a
-metric, a test, a row in the page for client authors.
+Adding a command: a struct in `wire.py`, a handler in this package, its row in the table that `node.py` builds, a limit,
+a metric, a test, a row in the page for client authors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from router.contract.packing import MAX_INTEGER
 
 log = logging.getLogger("linnet.commands")
 
-# A command that is not a send costs a quarter of one; a flood that goes on while it is refused is cut off.
+# A command that is not heavy costs a quarter of a send. A flood that continues although it is refused is closed.
 LIGHT: Final = 0.25
 HEAVY: Final = (wire.Send, wire.Edit, wire.Delete, wire.React, wire.History, wire.Presence)
 FLOOD_S: Final = 10.0
@@ -36,16 +36,18 @@ Handlers = Mapping[type[wire.Command], Handler]
 
 
 class _Named(msgspec.Struct):
-    """As much of a bad command as lets the client find which one it was."""
+    """The fields of an invalid command by which the client can recognize it."""
 
     id: Any = None
     n: Any = None
 
 
 class Dispatch:
-    """`hello` is all that a session may say before it is greeted, `ready` all that it may say after that.
+    """The table of states and commands: `hello` is the handler of a new session, `ready` those of a session after its
+    welcome.
 
-    While `hello` is answered further messages wait in the session; everything else is `bad_command`.
+    While `hello` is being answered, further messages wait in the session. A command that is not in the table is
+    `bad_command`.
     """
 
     def __init__(self, hello: Handler, ready: Handlers, rates: Rates) -> None:
@@ -61,7 +63,7 @@ class Dispatch:
         self._ok = {kind: metrics.COMMANDS.labels(kind.__name__.lower(), "ok") for kind in kinds}
 
     def handle(self, session: Session, data: bytes) -> None:
-        """One message of a client."""
+        """Handle one message of a client."""
         command: wire.Commands | None = None
         try:
             command = session.codec.decode(data)
@@ -73,8 +75,8 @@ class Dispatch:
             handler(session, command)
         except LinnetError as error:
             self._refused(session, command, data, error)
-        except Exception:  # a mistake of ours: the client gets `internal`, the log the trace
-            log.exception("a command failed")
+        except Exception:  # a bug: the client gets `internal`, the log gets the trace
+            log.exception("a command failed; its client got the error internal")
             self._refused(session, command, data, Internal())
         else:
             self._ok[type(command)].inc()
@@ -98,7 +100,7 @@ _NOT_ALLOWED: Final = "this command is not allowed in the current state"
 
 
 def _named(codec: wire.Codec, data: bytes) -> _Named:
-    """The `id` and `n` of a command that is no good otherwise; empty where there is nothing to find."""
+    """Return `id` and `n` of an invalid command, each None if it cannot be read."""
     decode = msgspec.json.decode if codec.text else msgspec.msgpack.decode
     try:
         named = decode(data, type=_Named)

@@ -20,11 +20,11 @@ class Ephemeral:
         self._users = users
         self._conversations = conversations
         self._time = time
-        # Until when typing is not passed on again, in that order; bounded by what one second's rate lets through.
+        # The time until which typing is not passed on again, in that order; bounded by the rate of one second.
         self._typed: OrderedDict[tuple[Session, str], float] = OrderedDict()
 
     def typing(self, session: Session, command: wire.Typing) -> None:
-        """Pass it on, at most once a second per session and conversation."""
+        """Pass `typing` on, at most once a second per session and conversation."""
         conversation = target_of(session.user, command.to)
         now, typed = self._time(), self._typed
         while typed and next(iter(typed.values())) <= now:
@@ -35,7 +35,7 @@ class Ephemeral:
         self.whisper(session.user, conversation, signals.encode(signals.Typing(conversation, session.user)))
 
     def whisper(self, user: str, conversation: str, payload: bytes) -> None:
-        """Publish a signal of `user` for the others of a conversation."""
+        """Publish a signal of `user` to the other members of a conversation."""
         if conversation[0] == keys.DIRECT:
             other = keys.other_party(conversation, user)
             if other != user:

@@ -1,4 +1,4 @@
-"""Pages of history: read one after the other, and only while the client takes them, as each may have a megabyte."""
+"""Pages of history, read one after the other while the transport takes more, because each can have a megabyte."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from router.contract.packing import MAX_BODY_BYTES, MAX_INTEGER
 from router.store.conversations import Conversations, Page
 
 MAX_PAGES: Final = 64
-PAGE_BYTES: Final = MAX_BODY_BYTES  # of a page of history, for one send of the rate; the first are free
+PAGE_BYTES: Final = (
+    MAX_BODY_BYTES  # so many bytes of a page cost as much as one send; a smaller page costs nothing more
+)
 
 
 class History:
@@ -27,16 +29,17 @@ class History:
         self._rates = rates
 
     def history(self, session: Session, command: wire.History) -> None:
+        """Queue a request for a page."""
         visible(session.user, command.conversation)
         if session.pages is None:
             session.pages = deque()
         if len(session.pages) >= MAX_PAGES:
-            raise RateLimited("wait for the pages that you have asked for", 1.0)
+            raise RateLimited(f"too many history commands wait: at most {MAX_PAGES} may", 1.0)
         session.pages.append(command)
         self.next_page(session)
 
     def next_page(self, session: Session) -> None:
-        """Read the next page, unless one is under way or the client does not take what it was given."""
+        """Read the next page, unless one is under way or the transport is full."""
         if not session.pages or session.paging or session.feed in FULL:
             return
         session.paging = True
@@ -54,12 +57,12 @@ class History:
         if isinstance(page, LinnetError):
             session.refuse(command, page)
         else:
-            # What is read is charged as what is written, or a hundred bytes would fetch a megabyte at any rate.
+            # Reading is charged like writing; otherwise a hundred bytes could fetch a megabyte at any rate.
             self._rates.charge(session, self._rates.cost_s * (sum(map(len, page.events)) // PAGE_BYTES))
             events = [msgspec.Raw(session.codec.logged(event)) for event in page.events]
             session.answer(
                 wire.HistoryEvent(id=command.id, conversation=command.conversation, events=events, more=page.more)
             )
-            session.flush()  # so that the transport says whether it takes another
+            session.flush()  # before the next page, so that a full transport is noticed
         if session.state is not State.CLOSED:
             self.next_page(session)

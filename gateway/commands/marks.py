@@ -1,9 +1,9 @@
-"""Cursors and read marks of sessions: noted, and written at most once a second per session.
+"""Acks and read marks of sessions: noted, and written at most once a second per session.
 
-They are written a few at a time, because thousands in one go would hold up everybody's messages, here and in Redis.
-What Redis cannot take is noted again; of a session that has ended it is tried once more. If that is lost too, the
-device says itself what it has when it reconnects, and may get a push for it before; a group in which its user has
-written stays unread until the user reads or writes there.
+They are written a few at a time, because thousands at once would delay all messages, here and in Redis. If Redis does
+not take a mark, it is noted again; for a session that has ended it is tried once more. If that fails too, the device
+sends its cursors when it reconnects, and may get a push before that; a group in which the user has written stays unread
+until the user reads or writes there again.
 
 Bound: each session is noted once, and each conversation once in a session.
 """
@@ -21,7 +21,7 @@ from router.contract.errors import LinnetError, Unavailable
 from router.process.isolate import each
 from router.store.users import Users
 
-MARKS_AT_ONCE: Final = 50  # or those of one session
+MARKS_AT_ONCE: Final = 50  # or all marks of one session
 PAUSE_S: Final = 0.002
 
 
@@ -29,32 +29,32 @@ class Marks:
     def __init__(self, users: Users, loop: asyncio.AbstractEventLoop) -> None:
         self._users = users
         self._later: Callable[..., Any] = loop.call_later
-        self._noted: dict[Session, None] = {}  # since the last turn
-        self._writing: dict[Session, None] = {}  # what is still to be written of those before
+        self._noted: dict[Session, None] = {}  # sessions with marks that were noted since the last turn
+        self._writing: dict[Session, None] = {}  # sessions of earlier turns whose marks are still to be written
 
     def acked(self, session: Session, conversation: str, seq: int) -> None:
-        """The device has everything up to `seq`."""
+        """Note that the device has everything up to `seq`."""
         session.acks = acks = session.acks if session.acks is not None else {}
         if seq > acks.get(conversation, 0):
             acks[conversation] = seq
             self.note(session)
 
     def acked_gone(self, session: Session, conversation: str) -> None:
-        """The device acked the conversation: if it was told that it is gone, it knows that now."""
+        """Note that the device knows that the conversation is gone, if it acks one of which it was notified."""
         if session.gone is not None and conversation in session.gone:
             session.acks = session.acks if session.acks is not None else {}
             session.acks[f"-{conversation}"] = session.gone[conversation]
             self.note(session)
 
     def read(self, session: Session, conversation: str, seq: int, count: int) -> None:
-        """The user has read up to `seq`, the `count`-th message."""
+        """Note that the user has read up to `seq`, the `count`-th message."""
         if session.state is not State.CLOSED:
             session.reads = session.reads if session.reads is not None else {}
             session.reads[conversation] = (seq, count)
             self.note(session)
 
     def note(self, session: Session) -> None:
-        """The session has cursors or read marks to write."""
+        """Write the session's acks and read marks in a later turn."""
         self._noted[session] = None
 
     def turn(self) -> None:
@@ -73,12 +73,13 @@ class Marks:
             self._later(PAUSE_S, self._write_some)
 
     def write_ended(self, session: Session) -> None:
-        """The session has ended. One that never registered has nothing to be written."""
+        """Write the marks of a session that has ended. A session that never registered has none."""
         if session.user_hub is not None:
             self.write(session)
 
     def write(self, session: Session, last: bool = False) -> None:
-        """Write what is noted of a session, for the last time or to be tried again."""
+        """Write the noted marks of a session. If Redis does not take them, note them again, unless it is the `last`
+        try."""
         acks, session.acks = session.acks, None
         reads, session.reads = session.reads, None
         users = self._users

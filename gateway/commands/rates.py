@@ -1,5 +1,6 @@
-"""The rate of one connection's commands: GCRA, where `session.tat` is when everything taken so far would have been
-due."""
+"""The rate of one connection's commands (GCRA): `session.tat` is the time at which all commands so far would have been
+due.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from router.contract.errors import RateLimited
 
 
 class Rates:
-    """`cost_s`: of one send; `burst_s`: of what may come at once."""
+    """The rates of commands. `cost_s` is the cost of one send, `burst_s` that of the commands that may come at once."""
 
     def __init__(self, sends_per_s: float, send_burst: int, time: Callable[[], float]) -> None:
         self.cost_s = 1 / sends_per_s
@@ -24,6 +25,7 @@ class Rates:
         return tat - now - self.burst_s
 
     def spend(self, session: Session, cost_s: float) -> None:
+        """Charge a cost; raise if the session is then over its burst."""
         wait = self.charge(session, cost_s)
         if wait > 0:
             raise RateLimited("too many commands on this connection", max(0.001, round(wait, 3)))

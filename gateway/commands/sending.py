@@ -1,14 +1,14 @@
-"""Putting an event into a log: send, edit, delete and react, from the struct to the `ack` or the refusal.
+"""Commands that append an event to a log: send, edit, delete and react, up to their `ack` or `error`.
 
-Here are the event's one encoding, the call that appends it, and what follows its answer: a direct event is delivered to
-its users where `append` cannot do that, the sender's read mark in a group is noted, and the first message of a direct
-conversation creates it. Whether an event may be written is decided by the function that writes it.
+An event is encoded once here and appended by one call. After the answer a direct event is delivered to its users where
+`append` cannot do that, the sender's read mark in a group is noted, and the first message of a direct conversation
+creates the conversation. The function that writes an event decides whether it is allowed.
 
 Invariants
-- Every command ends in exactly one answer, its `ack` or one `error`; `in_flight` counts those that have none yet.
-- A session's events reach a conversation in the order of its commands: those that come while a direct conversation is
-  created wait behind the one that creates it, at most MAX_OPENING of them.
-- An ack leaves when the event is kept (`store/durability.py`), never before.
+- Every command ends in exactly one answer, its `ack` or one `error`; `in_flight` counts the commands without one.
+- The events of a session reach a conversation in the order of its commands. While a direct conversation is created,
+  further commands wait behind the one that creates it, at most MAX_OPENING of them.
+- An ack is sent once the event is kept (`store/durability.py`), never before.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FULL_RETRY_S: Final = 10.0
 
 
 class Sending:
-    """One event on its way: what its reply needs, without a closure per field."""
+    """One event on its way: the values that the answers need."""
 
     __slots__ = ("append", "began", "command", "session")
 
@@ -49,7 +49,7 @@ class Sending:
 
 
 class Sends:
-    """Events on their way from one node's sessions."""
+    """The handlers of the commands that append an event."""
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class Sends:
         sending.session.refuse(sending.command, error)
 
     def _deliver(self, append: Append, answer: Appended, reply: Callable[[object], None]) -> None:
-        """A direct event goes onto both users' channels; a router repeats it if this process dies here."""
+        """Publish a direct event on both users' channels; if this process dies here, a router does it."""
         slots = stamp.Slots(answer.seq, answer.prev, answer.count, answer.at)
         event = stamp.fill(append.tail, slots)
         author, other = append.user, keys.other_party(append.conversation, append.user)
@@ -200,13 +200,13 @@ class Sends:
         if len(opening) < MAX_OPENING:
             opening.append(sending)
         else:
-            self._failed(sending, RateLimited("wait for the first ack", 1.0))
+            self._failed(sending, RateLimited("the conversation is being created: wait for the first ack", 1.0))
 
     def _opened(self, place: tuple[Session, str], answer: bool | LinnetError) -> None:
         if isinstance(answer, LinnetError):
             self._not_opened(place, answer)
             return
-        # In the order of n: a send that came while the first ones were being refused overtook them here.
+        # In the order of n, because a send that came while earlier ones were being refused overtook them in this queue.
         for sending in sorted(self._opening.pop(place), key=_by_n):
             self._conversations.append(sending.append, partial(self._appended_again, sending))
 
@@ -226,4 +226,4 @@ def _by_n(sending: Sending) -> int:
 
 
 def _ignore(_: object) -> None:
-    """A deliver that failed is repeated by a router."""
+    """Ignore the answer: a router repeats a delivery that failed."""
