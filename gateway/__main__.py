@@ -1,6 +1,7 @@
-"""`python -m gateway`: one gateway process, configured by LINNET_* variables.
+"""`python -m gateway`: one gateway process, configured by environment variables that start with `LINNET_`.
 
-Its start is `process/run.py`'s. SIGTERM or Ctrl-C drains and exits 0; a second one hurries.
+`process/run.py` has the steps of starting. SIGTERM or Ctrl-C drains and exits 0; a second one closes everything at
+once.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ class Gateway:
         self._server = uvicorn.Server(self.config)
 
     def readiness(self) -> Readiness:
-        """Ready once the lease is written. A Redis that fails later unreadies nobody: all would go at once.
+        """Return whether this gateway is ready: once its lease is written. If Redis fails later, the gateway stays
+        ready, because otherwise all gateways would be taken out of service at once.
 
-        It joins once no other gateway drains, or after the time that a drain takes, and stays joined.
+        The gateway joins once no other one drains, or after the time that a drain takes, and stays joined.
         """
         if self._node.drain.draining:
             return Readiness(False, "draining")
@@ -54,8 +56,8 @@ class Gateway:
         return Readiness(True, "ok" if self._joined else "ok, joins when no other gateway drains", self._joined)
 
     async def run(self, process: Process) -> None:
-        """Serves until told to stop, then drains. A server that ends by itself ends the process: with nobody to take
-        connections it would look ready for ever."""
+        """Serve until the process is to stop, then drain. If the server ends by itself, end the process: it would look
+        ready although it accepts no connections."""
         serving_it = asyncio.create_task(self._server._serve([process.public]))
         stopping = asyncio.create_task(process.stop.wait())
         self._node.tasks.spawn(self._say_ready())
@@ -63,7 +65,7 @@ class Gateway:
         stopping.cancel()
         if not process.stop.is_set():
             serving_it.result()
-            raise RuntimeError("the server has ended, and nobody told it to")
+            raise RuntimeError("the server has ended without a signal to stop")
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._node.loop.add_signal_handler(signum, self._node.drain.hurry)
         began, sessions = self._node.loop.time(), len(self._node.sessions)
@@ -82,11 +84,11 @@ class Gateway:
         )  # fmt: skip
 
     async def _say_ready(self) -> None:
-        """One line, once clients can be sent here."""
+        """Log one line once clients can be sent here."""
         await self._node.lease.acquired.wait()
         its, name, url = self._node.settings, self._node.name, self._node.url
         logs.life(
-            log, "ready", "ready: WebSocket on %s, admin on %s, node %s, clients come to %s",
+            log, "ready", "ready: WebSocket on %s, admin on %s, node %s, clients connect to %s",
             its.listen, its.admin_listen, name, url,
             listen=its.listen, admin_listen=its.admin_listen, node=name, url=url,
         )  # fmt: skip
@@ -97,7 +99,7 @@ class Gateway:
 
 
 async def work(process: Process, client: Client) -> None:
-    """All that a gateway does, until it is drained."""
+    """Run one gateway until it is drained."""
     descriptors.check(process.settings.max_connections)
     node = Node(process.settings, client)
     metrics.BUILD_INFO.labels("gateway", VERSION, platform.python_version(), node.name).set(1)

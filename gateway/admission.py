@@ -1,4 +1,4 @@
-"""Which upgrade requests are admitted. Pure but for the count of connections by address.
+"""Admission: which upgrade requests are accepted. Without I/O; the only state is the count of connections by address.
 
 Bound: an address is counted while it has a connection here.
 """
@@ -13,7 +13,7 @@ from router.contract.settings import Settings
 
 
 class Refusal(Exception):
-    """An upgrade that is answered with an HTTP status instead."""
+    """The upgrade is refused with this HTTP status."""
 
     def __init__(self, status: int, why: str, result: str) -> None:
         super().__init__(why)
@@ -29,9 +29,10 @@ class Admission:
         self._by_address: Counter[str] = Counter()
 
     def origin_allowed(self, sent: list[str], host: str) -> bool:
-        """Browsers always send an origin; a client that sends none is no browser and has no ambient rights to abuse.
+        """Return whether a page of the origin may connect.
 
-        Origins are compared whole and never taken apart, so no parser can be led to believe in another host.
+        Browsers always send an origin. A client that sends none is no browser, and has no cookies or network position
+        that a page could abuse. Origins are compared whole and never parsed, so no parser can be misled.
         """
         if not sent or origins.ANY in self._origins:
             return True
@@ -39,6 +40,7 @@ class Admission:
         return all(origin.lower().rstrip("/") in allowed for origin in sent)
 
     def admit(self, address: str, connections: int) -> None:
+        """Count a connection of the address, or raise `Refusal`."""
         if connections >= self._settings.max_connections:
             raise Refusal(503, "this gateway is full", "full")
         if self._by_address[address] >= self._settings.max_connections_per_address:
@@ -46,10 +48,11 @@ class Admission:
         self._by_address[address] += 1
 
     def ended(self, session: Session) -> None:
-        """A session that was admitted has ended."""
+        """Release the connection of a session that has ended."""
         self.release(session.address)
 
     def release(self, address: str) -> None:
+        """Stop counting a connection of the address."""
         self._by_address[address] -= 1
         if self._by_address[address] <= 0:
             del self._by_address[address]

@@ -1,7 +1,7 @@
-"""The gateway's ASGI application: checks upgrade requests, and gives each connection its session.
+"""The gateway's ASGI application: it checks upgrade requests, and attaches a session to each connection.
 
-`/ws` checks origin, limits and subprotocol, accepts, attaches a session and returns: from then on no task belongs to
-the connection. `/schema.json` serves the JSON Schema of the wire.
+`/ws` checks origin, limits and subprotocol, accepts, attaches a session and returns; from then on the connection has no
+task. `/schema.json` serves the JSON Schema of the wire.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BEARER: Final = "bearer."
 
 
 def bearer(websocket: WebSocket) -> str | None:
-    """The token that came with the upgrade, from the header or as a subprotocol (browsers cannot set headers)."""
+    """Return the token of the upgrade, from the header or from a subprotocol, because browsers cannot set headers."""
     scheme, _, token = websocket.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and token:
         return token.strip()
@@ -36,17 +36,18 @@ def bearer(websocket: WebSocket) -> str | None:
 
 
 def negotiate(offered: list[str]) -> tuple[wire.Codec, str | None]:
-    """The codec and what the answer names; JSON for a client that offers none of ours but a token, or nothing."""
+    """Return the codec and the subprotocol to answer with; JSON without one if the client offers only a token, or
+    nothing."""
     for subprotocol in offered:
         if subprotocol in wire.CODECS:
             return wire.CODECS[subprotocol], subprotocol
     if any(not subprotocol.startswith(BEARER) for subprotocol in offered):
-        raise Refusal(400, f"offer one of {', '.join(wire.CODECS)}", "subprotocol")
+        raise Refusal(400, f"unknown subprotocol: offer one of {', '.join(wire.CODECS)}", "subprotocol")
     return wire.JSON, None
 
 
 def create_app(admission: Admission, proxies: Proxies, sessions: OpenSessions, ports: SessionPorts) -> Starlette:
-    """The public application of a node."""
+    """Return the public application of a node."""
 
     async def connect(websocket: WebSocket) -> None:
         headers = websocket.headers
@@ -71,7 +72,7 @@ def create_app(admission: Admission, proxies: Proxies, sessions: OpenSessions, p
         sessions.opened(session)
         session.connection.attach(session)
 
-    described = msgspec.json.encode(wire.schema())  # once: it takes milliseconds, and anybody may ask for it
+    described = msgspec.json.encode(wire.schema())  # once: it takes milliseconds, and any client may ask for it
 
     async def schema(_: Request) -> Response:
         return Response(described, media_type="application/json")

@@ -1,6 +1,6 @@
-"""One timer for all sessions of the node: it turns the heartbeats, audits, deadlines, marks and the lease.
+"""One timer for all sessions of the node: each turn calls the heartbeats, audits, deadlines, marks and the lease.
 
-Invariant: a part, or a session, that raises in a turn costs itself only; the timer is armed before any of them runs.
+Invariant: a part or a session that raises costs only its own turn, because the timer is armed before any part runs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from router.process.isolate import attempt
 
 
 class Clock:
-    """Turned once a second, or more often where heartbeats are shorter than that."""
+    """The timer. It turns once a second, or more often if heartbeats are shorter than that."""
 
     def __init__(
         self,

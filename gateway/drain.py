@@ -1,12 +1,13 @@
 """A paced shutdown, which clients do not notice.
 
 On SIGTERM: not ready at once → go on accepting for `drain_accept_s`, because load balancers need a while to see it →
-stop accepting → every session is told `drain {retry_after}` and closed with 1012, spread evenly over `drain_window_s`
-in random order, so that the other gateways never get a storm → commands under way are finished: what they append
-reaches everybody, but there is no connection left for their acks; the client resends elsewhere, and the resend is acked
-as a duplicate → exit 0. The lease stays until it runs out: users whose devices are between two gateways do not flicker
-offline. A connection that has reached its maximum age leaves the same way, by itself: for a client a drain is normal
-rotation."""
+stop accepting → send `drain {retry_after}` to every session and close it with 1012, in random order, spread evenly over
+`drain_window_s`, so that the other gateways get no storm of connects → finish the commands under way → exit 0.
+
+The events of those last commands reach their recipients, but their acks have no connection left; the client resends
+them to another gateway, which acks them as duplicates. The lease stays until it runs out, so users whose devices are
+between two gateways do not flicker offline. A connection that has reached its maximum age ends in the same way.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +23,12 @@ from gateway.presence.lease import Lease
 from router.contract import errors, metrics
 from router.process.isolate import each
 
-STEP_S: Final = 0.1
+PACE_S: Final = 0.1
 FINISH_S: Final = 3.0
 
 
 class Drain:
-    """`busy`: whether commands are still under way."""
+    """The shutdown of one node. `busy` returns whether commands are still under way."""
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class Drain:
         self.draining = False
 
     def hurry(self) -> None:
-        """No more waiting: close everything now."""
+        """Close everything now, without further waiting."""
         self._hurried.set()
 
     async def _wait(self, seconds: float) -> None:
@@ -56,7 +57,7 @@ class Drain:
             await asyncio.wait_for(self._hurried.wait(), seconds)
 
     async def run(self, stop_accepting: Callable[[], None]) -> None:
-        """Empty this gateway; return when nothing is left that could be lost."""
+        """Empty this gateway; return once no command is under way."""
         self.draining = True
         metrics.DRAINING.set(1)
         self._lease.drain()
@@ -64,21 +65,21 @@ class Drain:
         stop_accepting()
         await self._close_all()
         self._lease.drained()
-        for _ in range(round(FINISH_S / STEP_S)):
+        for _ in range(round(FINISH_S / PACE_S)):
             if not self._busy():
                 break
-            await asyncio.sleep(STEP_S)
+            await asyncio.sleep(PACE_S)
 
     async def _close_all(self) -> None:
         sessions = list(self._sessions.all)
         shuffle(sessions)
         began, closed = self._time(), 0
         while closed < len(sessions) and not self._hurried.is_set():
-            passed = (self._time() - began + STEP_S) / max(self._window_s, STEP_S)
+            passed = (self._time() - began + PACE_S) / max(self._window_s, PACE_S)
             due = min(len(sessions), int(len(sessions) * passed) + 1)
             each("drain", _restart, sessions[closed:due])
             closed = due
-            await self._wait(STEP_S)
+            await self._wait(PACE_S)
         each("drain", _restart, list(self._sessions.all))
 
 

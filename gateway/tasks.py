@@ -1,4 +1,4 @@
-"""The few things of a gateway that must wait: tasks that end with the node. Never one per message or connection."""
+"""Tasks that end with the node, for the few things that must wait. There is never a task per message or connection."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from router.process.isolate import fault
 
 
 class Tasks:
+    """The running tasks of one node."""
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._running: set[asyncio.Task[None]] = set()
@@ -26,6 +28,7 @@ class Tasks:
             fault("tasks", error)
 
     async def cancel(self) -> None:
+        """Cancel all tasks, and wait for their end."""
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

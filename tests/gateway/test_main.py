@@ -31,12 +31,12 @@ async def test_a_server_that_fails_ends_the_process(valkey: EmbeddedValkey, monk
 async def test_a_server_that_ends_by_itself_ends_the_process(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which is an error as well: nobody told it to."""
+    """Which is an error as well: without a signal to stop."""
 
     async def ends(_: Any) -> None:
         pass
 
-    with pytest.raises(RuntimeError, match="nobody told it to"):
+    with pytest.raises(RuntimeError, match="without a signal to stop"):
         await run(valkey, monkeypatch, ends)
 
 
