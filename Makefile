@@ -1,9 +1,8 @@
-# Everything a checkout needs, from nothing but Linux, make and Python ≥ 3.11 with venv.
+# All targets of a checkout. They need only Linux, make and Python ≥ 3.11 with venv.
 #
-# .venv is made here from the hash-locked wheels in deploy/ and nothing else: never from an index's newest versions,
-# never by compiling. `up` needs the runtime lock alone; checks and tests add the development lock to the same .venv.
-# One stamp each says which lock is installed. Nothing is installed into the .venv for the project itself: all runs
-# from the checkout, as it does from the image.
+# .venv is created here from the hash-locked wheels in deploy/, never from the newest versions of an index and never by
+# compiling. `up` needs only the runtime lock; checks and tests add the development lock to the same .venv. A stamp per lock
+# records what is installed. The project itself is not installed: everything runs from the checkout, as in the image.
 
 PYTHON ?= python3
 PY      := .venv/bin/python
@@ -15,7 +14,7 @@ CODE    := $(wildcard gateway router deploy loadtest tests)
 COMPILE := $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
            --custom-compile-command "make lock"
 
-# A .venv whose interpreter is gone (a Python upgrade) is no .venv.
+# If the interpreter of the .venv is gone (a Python upgrade), the .venv is removed.
 ifneq ($(wildcard $(RUNTIME)),)
 ifneq ($(shell $(PY) -c 'print("ok")' 2>/dev/null),ok)
 $(shell rm -rf .venv)
@@ -50,7 +49,7 @@ format: $(DEV)
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
-# The short set; with FULL=1 all that is promised, in about 20 minutes; with QUICK=1 only whether anything is lost.
+# The short set; with FULL=1 every promised figure, in about 20 minutes; with QUICK=1 only whether messages are lost.
 bench: $(DEV)
 	$(PY) -m loadtest bench $(if $(FULL),--full) $(if $(QUICK),--quick)
 
@@ -58,7 +57,7 @@ bench: $(DEV)
 bench-peers: $(DEV) $(PEERS)
 	$(PY) -m loadtest.peers
 
-# Ten minutes of faults, and the proof that nothing was lost. `make chaos SECONDS=120` is a short run, SEED=… repeats the
+# Ten minutes of faults, and the proof that no promise was broken. `make chaos SECONDS=120` is a short run, SEED=… repeats the
 # people and faults of a run, FAULTS='…' causes only these kinds (FAULTS=redis-trouble: those of a running Redis).
 chaos: $(DEV)
 	$(PY) -m loadtest chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS))
@@ -66,7 +65,7 @@ chaos: $(DEV)
 conformance: $(DEV)
 	bash tests/gateway/websocket/conformance.sh
 
-# The one manifest that is made from something else.
+# The one manifest that is generated: the alerts for the Prometheus operator.
 k8s: $(DEV)
 	$(PY) -m deploy.manifests
 
@@ -77,8 +76,8 @@ limits: $(DEV)
 settings: $(DEV)
 	$(PY) -m deploy.settings_table
 
-# Manifests, Dockerfile, load balancers, alerts and dashboards against the real tools, the stack under load, and, where Go
-# and the parts of a node are, k8s-check on a Kubernetes that is built here; IMAGE=1 runs the image's tests, too.
+# Checks manifests, Dockerfile, load balancers, alerts and dashboards with the real tools, and the stack under load. Where Go
+# and the parts of a node are installed, it also runs k8s-check on a Kubernetes that is built here. IMAGE=1 tests the image.
 deploy-check: $(DEV) $(CHECK)
 	$(PY) -m deploy.check
 	$(PY) -m deploy.check_stack
@@ -86,7 +85,7 @@ deploy-check: $(DEV) $(CHECK)
 	$(PY) -m deploy.kubernetes
 	$(if $(IMAGE),$(PY) -m deploy.image && LINNET_IMAGE=localhost/linnet:check $(PY) -m pytest -q tests/deploy/test_image.py)
 
-# Against the cluster that KUBECONFIG names; without one it says so.
+# Checks on the cluster that KUBECONFIG names; without one it prints that.
 k8s-check: $(DEV) $(CHECK)
 	$(PY) -m deploy.cluster
 
@@ -100,7 +99,7 @@ clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Each way this can fail gets one line that says what to do; pip's own words stay in .venv/pip.log.
+# Each failure prints one line that says what to do; pip's own output is in .venv/pip.log.
 define install
 @echo "linnet: installing $(1) into $(or $(2),.venv)"
 @$(or $(2),.venv)/bin/python -m pip install --quiet --disable-pip-version-check --no-input --only-binary :all: --require-hashes \
@@ -120,12 +119,12 @@ endef
 $(DEV): deploy/requirements-dev.txt $(RUNTIME)
 	$(call install,deploy/requirements-dev.txt)
 
-# The tools of deploy-check have a .venv inside the .venv: heavy, and with demands of their own.
+# The tools of deploy-check have a .venv inside the .venv, because they are large and need other versions.
 $(CHECK): deploy/requirements-check.txt | .venv/made.stamp
 	@$(PYTHON) -m venv --clear .venv/check
 	$(call install,deploy/requirements-check.txt,.venv/check)
 
-# So have the peers of bench-peers, and Node's modules beside them; `npm ci` takes nothing but what the lock has hashes of.
+# So do the peers of bench-peers, with Node's modules beside them; `npm ci` installs only what the lock has hashes of.
 $(PEERS): deploy/requirements-peers.txt loadtest/peers/package-lock.json | .venv/made.stamp
 	$(need_node)
 	@$(PYTHON) -m venv --clear .venv/peers
