@@ -69,9 +69,14 @@ async def test_commands_under_way_are_finished(valkey: EmbeddedValkey) -> None:
     async with world(valkey, drain_accept_s=0.0, drain_window_s=0.0) as of:
         group = await of.group("ann", "bob")
         ann = await of.client("ann").connected()
-        ann.say("send", to=group, n=1, body="last")
-        ann.say("send", to="@bob", n=2, body="last")
-        await of.node.drain.run(lambda: None)
+        with valkey.client() as redis:
+            redis.client_pause(20_000, all=False)  # so that the drain overtakes the commands on every machine
+            ann.say("send", to=group, n=1, body="last")
+            ann.say("send", to="@bob", n=2, body="last")
+            draining = asyncio.ensure_future(of.node.drain.run(lambda: None))
+            await support.eventually(lambda: not of.node.sessions.all)
+            redis.client_unpause()
+        await draining
         assert (of.node.sends.in_flight, of.redis.busy) == (0, False)
         bob = await of.client("bob").connected()
         assert sorted(event["n"] for event in bob.of("message")) == [1, 2]
