@@ -300,11 +300,11 @@ class Session:
                     return  # a full connection gets no more frames
                 receipt = wire.ReceiptEvent(conversation=conversation, user=about.from_, read=seq)
                 self.write(control_frame(receipt, self.codec))
-            self.note_other_read(conversation, seq)
+            self.other_read = _noted(self.other_read, conversation, seq)
         elif about.device != self.device:
             self.send_read(conversation, seq)
         else:
-            self.note_read(conversation, seq)
+            self.told_read = _noted(self.told_read, conversation, seq)
 
     def note_read(self, conversation: str, read: int) -> None:
         """Note that the client knows this read mark of its user."""
@@ -341,8 +341,11 @@ class Session:
 
 def _noted(marks: dict[str, int] | None, conversation: str, read: int) -> dict[str, int]:
     """Return the marks with this one; beyond MAX_DIRECT the oldest is dropped."""
-    marks = marks if marks is not None else {}
-    if len(marks) >= MAX_DIRECT and conversation not in marks:
+    if marks is None:
+        return {conversation: read}
+    known = marks.get(conversation)
+    if known is None and len(marks) >= MAX_DIRECT:
         del marks[next(iter(marks))]
-    marks[conversation] = max(read, marks.get(conversation, 0))
+    if known is None or read > known:
+        marks[conversation] = read
     return marks

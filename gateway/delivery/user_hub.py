@@ -26,10 +26,11 @@ class UserHub:
         if stamp.is_event(payload):
             seq, prev, _, _ = stamp.slots(payload)
             about = stamp.author(payload)
+            marks = about.marks
             for session in self.sessions:
                 try:
                     session.direct_event(about.conversation, seq, prev, payload)
-                    if about.marks:
+                    if marks:
                         session.author_has_read(about, seq, prev)
                 except Exception as error:  # noqa: BLE001 - one session that raises must not keep it from the others
                     fault("fan-out", error)

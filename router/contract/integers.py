@@ -29,17 +29,22 @@ def tolerant(strict: Callable[[bytes], T], plain: Callable[[bytes], Any], kind: 
     def decode(data: bytes) -> T:
         try:
             return strict(data)
-        except msgspec.ValidationError:
-            try:
-                value = plain(data)
-            except msgspec.DecodeError:
-                value = None
-            if not isinstance(value, dict) or not repair(value, kind):
-                raise
-            found: T = msgspec.convert(value, kind)
+        except msgspec.ValidationError as refusal:
+            found: T = decode_again(data, refusal, plain, kind)
             return found
 
     return decode
+
+
+def decode_again(data: bytes, refusal: msgspec.ValidationError, plain: Callable[[bytes], Any], kind: Any) -> Any:
+    """Decode data that strict decoding refused: with its integers repaired, or the refusal is raised again."""
+    try:
+        value = plain(data)
+    except msgspec.DecodeError:
+        value = None
+    if not isinstance(value, dict) or not repair(value, kind):
+        raise refusal
+    return msgspec.convert(value, kind)
 
 
 def repair(value: dict[Any, Any], kind: Any) -> bool:

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from router.contract.errors import BadCommand, BadFrame
-from router.contract.integers import tolerant
+from router.contract.integers import decode_again
 from router.contract.packing import MAX_DEPTH, MAX_INTEGER, from_json, json_of_packed, pack, to_json, unpack
 
 MAX_FRAME_BYTES: Final = 131_072
@@ -340,13 +340,14 @@ class Codec:
     `encode` returns the payload of an event struct, `logged` that of a logged event's msgpack bytes.
     """
 
-    __slots__ = ("_decode", "encode", "logged", "name", "subprotocol", "text")
+    __slots__ = ("_decode", "_plain", "encode", "logged", "name", "subprotocol", "text")
 
     def __init__(
         self,
         name: str,
         text: bool,
         decode: Callable[[bytes], Commands],
+        plain: Callable[[bytes], Any],
         encode: Callable[[Event], bytes],
         logged: Callable[[bytes], bytes],
     ) -> None:
@@ -354,13 +355,17 @@ class Codec:
         self.subprotocol = f"linnet.v1.{name}"
         self.text = text
         self._decode = decode
+        self._plain = plain
         self.encode = encode
         self.logged = logged
 
     def decode(self, data: bytes) -> Commands:
         """The command; `BadFrame` if the data is not one value of this encoding, `BadCommand` if it is no command."""
         try:
-            return self._decode(data)
+            try:
+                return self._decode(data)
+            except msgspec.ValidationError as refusal:
+                return cast("Commands", decode_again(data, refusal, self._plain, Commands))
         except msgspec.ValidationError as error:
             raise BadCommand(str(error)) from None
         except (msgspec.DecodeError, UnicodeDecodeError):
@@ -373,11 +378,8 @@ def _identity(packed: bytes) -> bytes:
     return packed
 
 
-_json: Final = tolerant(msgspec.json.Decoder(Commands).decode, from_json, Commands)
-_msgpack: Final = tolerant(msgspec.msgpack.Decoder(Commands).decode, unpack, Commands)
-
-JSON: Final = Codec("json", True, _json, to_json, json_of_packed)
-MSGPACK: Final = Codec("msgpack", False, _msgpack, pack, _identity)
+JSON: Final = Codec("json", True, msgspec.json.Decoder(Commands).decode, from_json, to_json, json_of_packed)
+MSGPACK: Final = Codec("msgpack", False, msgspec.msgpack.Decoder(Commands).decode, unpack, pack, _identity)
 CODECS: Final[dict[str, Codec]] = {codec.subprotocol: codec for codec in (JSON, MSGPACK)}
 
 
