@@ -1,7 +1,6 @@
-"""What Alertmanager sends, as lines at the terminal: the stack's pager.
+"""Alerts as lines at the terminal: the receiver of Alertmanager's notifications in `make stack`.
 
-What lives here: one POST a connection, read within bounds, and one line for each alert. What never does: a decision;
-who is told what stands in alertmanager.yml.
+It reads one POST per connection, within bounds, and prints one line per alert. Routing is decided by alertmanager.yml.
 """
 
 from __future__ import annotations

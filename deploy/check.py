@@ -1,11 +1,10 @@
-"""`make deploy-check`: what is deployed, held against real tools' schemas and policies; with names, some of it.
+"""`make deploy-check`: checks the Dockerfile and all rendered manifests with real tools; with names, only these checks.
 
-What lives here: running other people's tools on the Dockerfile and on every rendered manifest, and one line each for
-what came of it. What never does: sums and agreements of our own (tests/deploy), the image itself (image.py).
+The tools have the schemas and policies. Sums and rules of our own are in tests/deploy, the image itself in image.py.
 
 Invariants:
-- a check passed, failed, or was skipped with its reason; nothing is silently left out, and only a failure exits 1;
-- the tools are those of the lock (.venv/check), never what happens to be on the machine, except node and npm.
+- a check passes, fails, or is skipped with its reason; no check is left out silently, and only a failure exits 1;
+- the tools are those of the lock (.venv/check), never those of the machine, except node and npm.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from deploy.manifests import ROOT, documents
 
 TOOLS = ROOT / ".venv/check/bin"
 MODELS = ROOT / ".venv/crds"
-KUBERNETES = ("1.33", "1.37")  # the oldest that is served, and the newest there are schemas for
+KUBERNETES = ("1.33", "1.37")  # the oldest supported version, and the newest with schemas
 CUSTOM = ("gateway.networking.k8s.io/", "keda.sh/", "monitoring.coreos.com/")
 
-# Policies that are not followed, and why. All others are.
+# Policies that the manifests do not follow, with reasons. They follow all others.
 CHECKOV_SKIPS = {
     "CKV_K8S_11": "a limit on CPU adds latency and protects nobody who has requests",
     "CKV_K8S_15": "the image is named by digest: pulling it again at every start would only tie starts to the registry",
@@ -42,15 +41,15 @@ TOOL_S = 900
 
 
 class Failed(Exception):
-    """What the tool said."""
+    """A check failed; the text is the output of the tool."""
 
 
 class Skipped(Exception):
-    """Why it could not be checked here."""
+    """A check cannot run here; the text is the reason."""
 
 
 def tool(name: str, *arguments: object, stdin: str = "", cwd: Path = ROOT) -> str:
-    """Run a tool; its output, or `Failed` with it."""
+    """Run a tool; return its output, or raise `Failed` with it."""
     path = TOOLS / name if (TOOLS / name).exists() else shutil.which(name)
     if path is None:
         raise Skipped(f"no {name} here")
@@ -87,7 +86,7 @@ def check_kustomize() -> str:
 
 
 def check_schema() -> str:
-    """Kubernetes' own objects, unknown fields refused."""
+    """Check Kubernetes' own objects, strictly: unknown fields are refused."""
     count = 0
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / f"{name}.yaml" for name in rendered()]
@@ -101,7 +100,7 @@ def check_schema() -> str:
 
 
 def check_crds() -> str:
-    """Custom resources. The models check types, patterns and what is required, but let unknown fields pass."""
+    """Check custom resources. The models check types, patterns and required fields, but accept unknown fields."""
     for needed in ("node", "npm"):
         if shutil.which(needed) is None:
             raise Skipped(f"no {needed} here, and the models of CRDs come from npm")
@@ -141,7 +140,7 @@ CHECKS: dict[str, Callable[[], str]] = {
 
 
 def report(checks: Mapping[str, Callable[[], str]], names: Sequence[str]) -> int:
-    """Run these, or all; a line for each, and the exit code."""
+    """Run these checks, or all; print a line for each and return the exit code."""
     failures = 0
     for name in names or checks:
         began = time.monotonic()

@@ -1,7 +1,7 @@
-"""Load balancers, alerts, dashboards and the compose file, each asked of the program that will read it; no daemon.
+"""Checks load balancers, alerts, dashboards and the compose file with the programs that read them; no daemon.
 
-What lives here: one check for each file format in deploy/, in the manner of check.py. What never does: anything that
-runs for longer than it takes to parse; tests/deploy/test_balancers.py and test_stack.py run the real thing.
+There is one check per file format in deploy/, in the manner of check.py, and none that runs for longer than parsing
+takes. tests/deploy/test_balancers.py and test_stack.py run the real programs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from deploy.prepare import own_certificate
 DEPLOY = ROOT / "deploy"
 RULES = sorted((DEPLOY / "prometheus").glob("rules-*.yaml"))
 
-# Run by the check's own Python: a JSON list of expressions in, what the parser says of the wrong ones out.
+# Run by the check's own Python: it reads a JSON list of expressions and prints the parser's errors.
 PARSE = """
 import json, sys, promql_parser
 bad = []
@@ -53,7 +53,7 @@ def check_alertmanager() -> str:
 
 
 def expressions() -> Iterator[str]:
-    """Everything that Prometheus will ever be asked."""
+    """Return every expression of rules and dashboards."""
     for dashboard in dashboards():
         for panels in dashboard.rows.values():
             for panel in panels:
@@ -77,7 +77,7 @@ def check_haproxy() -> str:
 
 
 def check_nginx() -> str:
-    """Names are looked up when it reads its configuration: they are made ones that any machine knows."""
+    """Check the file with names that every machine resolves, because names are resolved while it is read."""
     with tempfile.TemporaryDirectory() as folder:
         certificate = own_certificate(Path(folder) / "linnet.pem")
         text = (DEPLOY / "nginx/nginx.conf").read_text().replace("/etc/nginx/tls/linnet.pem", str(certificate))
@@ -100,7 +100,7 @@ def check_envoy() -> str:
 
 
 def check_compose() -> str:
-    """What compose makes of the file; whether the images start is not asked, for that takes Docker."""
+    """Check that compose reads the file. Whether the images start is not checked, because that takes Docker."""
     made = json.loads(tool("docker-compose", "-f", DEPLOY / "compose.yaml", "config", "--format", "json"))
     mounted = [one for service in made["services"].values() for one in service.get("volumes", ())]
     if missing := [one["source"] for one in mounted if one["type"] == "bind" and not Path(one["source"]).exists()]:
@@ -120,5 +120,5 @@ CHECKS: dict[str, Callable[[], str]] = {
 }
 
 if __name__ == "__main__":
-    os.environ["PATH"] += ":/usr/sbin"  # where Debian keeps daemons
+    os.environ["PATH"] += ":/usr/sbin"  # Debian's folder of daemons
     sys.exit(report(CHECKS, sys.argv[1:]))

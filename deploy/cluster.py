@@ -1,18 +1,17 @@
 """`make k8s-check`: the manifests on the cluster that KUBECONFIG names, and promises under its own rollouts.
 
-What lives here: what can only be seen with an API server, a scheduler and a kubelet. What never does: what can be seen
-without them; check.py and tests/deploy/test_k8s.py.
+It checks what needs an API server, a scheduler and a kubelet; check.py and tests/deploy/test_k8s.py check the rest.
 
-Everything is done in the namespace `linnet`, which must not exist before and does not afterwards: a deployment that
-somebody uses is never touched. The witness is the canary: whatever happens, its users miss nothing, get nothing twice
-and nothing out of order.
+Everything happens in the namespace `linnet`, which must not exist before and does not exist afterwards, so a deployment
+in use is never touched. The witness is the canary: its users must miss no message, and receive none twice or out of
+order.
 
 It takes six to ten minutes. The cluster needs nodes with 1 CPU and 4 GiB free in all, a volume of 2 GiB (a default
-StorageClass, or a PersistentVolume that nothing claims), and two images: `linnet:VERSION` or the one that IMAGE names,
-and overlays/dev's Valkey or the one that VALKEY_IMAGE names.
+StorageClass, or a PersistentVolume without a claim), and two images: `linnet:VERSION` or the one that IMAGE names, and
+overlays/dev's Valkey or the one that VALKEY_IMAGE names.
 
-Invariant: what is waited for is an answer of the cluster. If kubectl cannot ask it, or does not end, the check fails at
-once with what kubectl said.
+Invariant: every wait is for an answer of the cluster. If kubectl cannot ask it, or does not end, the check fails at
+once with the output of kubectl.
 """
 
 from __future__ import annotations
@@ -33,10 +32,10 @@ NAMESPACE = "linnet"
 IMAGE = f"linnet:{VERSION}"
 VALKEY = "valkey/valkey:8.1"
 DEADLINE_S = 600
-GONE_S = 10.0  # from the end of a drain, which lets the successor join, to the end of its pod
-ALL_SEEN_S = LOST_S + 10.0  # after a change: what was sent in its last moment is then there, or counted as lost
+GONE_S = 10.0  # from the end of a drain, which lets the successor join, to the end of the pod
+ALL_SEEN_S = LOST_S + 10.0  # after a change: until then, every message of its last moment has arrived or counts as lost
 
-# From each component: the doors that base/network.yaml opens to it, and doors that it keeps shut.
+# From each component: targets that base/network.yaml allows, and targets that it forbids.
 REACHED = {
     "canary": ("gateway:8000", "router:8000"),
     "gateway": ("valkey:6379",),
@@ -82,7 +81,7 @@ def rolled_out() -> None:
 
 
 def canary() -> dict[str, float]:
-    """Its counters by name."""
+    """Return the canary's counters by name."""
     text = kubectl("exec", "deployment/canary", "--", "/opt/linnet/bin/python", "-c", READ_METRICS)
     lines = (line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("linnet_canary_"))
     found: dict[str, float] = {}
@@ -109,7 +108,7 @@ def unharmed(change: Callable[[], None]) -> str:
 
 
 def check_dry_run() -> str:
-    """Every rendering, admitted by the server; kinds it does not have are left out and named."""
+    """Let the server admit every rendering; kinds that it does not have are skipped and named."""
     known = set(kubectl("api-resources", "--output", "name").split())
     strangers: set[str] = set()
     for text in manifests.render_all().values():
@@ -134,7 +133,7 @@ def check_deployed() -> str:
 
 
 def check_network() -> str:
-    """What the network policies allow can be reached, and nothing else, where the cluster enforces them."""
+    """Check that pods reach exactly the targets that the policies allow, where the cluster enforces policies."""
     wrong, open_doors = [], []
     for name, doors in REACHED.items():
         wrong += [f"{name} cannot reach {door}" for door in doors if door not in reached(name, doors)]
@@ -148,7 +147,7 @@ def check_network() -> str:
 
 
 def reached(name: str, doors: Sequence[str]) -> list[str]:
-    """Which of these doors the pod of a Deployment can connect to; GATEWAY is another gateway's pod."""
+    """Return the targets that the pod of a Deployment can connect to; GATEWAY is another gateway's pod."""
     addresses = {pod["metadata"]["name"]: pod["status"]["podIP"] for pod in objects("pods", "gateway")}
     pods = [pod["metadata"]["name"] for pod in objects("pods", name)]
     (other, *_) = (address for pod, address in addresses.items() if pod != pods[0])
@@ -175,7 +174,7 @@ def check_scaling() -> str:
 
 
 def check_eviction() -> str:
-    """All gateways are evicted as a node drain does it: the next one goes when the last one has drained."""
+    """Evict all gateways as a node drain does: the next one when the last one has drained."""
     refusals: list[int] = []
 
     def drain() -> None:
@@ -195,7 +194,7 @@ def check_eviction() -> str:
 
 
 def evicted(pod: str) -> int:
-    """Ask for a pod's eviction until the budget allows it, and return how often it did not."""
+    """Request a pod's eviction until the budget allows it; return the number of refusals."""
     eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod, "namespace": NAMESPACE}}
     path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"
     for refused in range(DEADLINE_S):
@@ -210,7 +209,7 @@ def evicted(pod: str) -> int:
 
 
 def gone(pod: str) -> bool:
-    """Whether the pod ends within `GONE_S`."""
+    """Return whether the pod ends within `GONE_S`."""
     until = time.monotonic() + GONE_S
     while kubectl("get", "pod", pod, "--ignore-not-found", "--output", "name"):
         if time.monotonic() > until:
@@ -263,7 +262,7 @@ def main() -> int:
 
 
 def _namespace() -> str:
-    """What the cluster says of the namespace."""
+    """Return the cluster's description of the namespace."""
     try:
         return tool("kubectl", "get", "namespace", NAMESPACE)
     except Failed as why:

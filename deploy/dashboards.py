@@ -1,8 +1,7 @@
-"""The four Grafana dashboards, made from grafana/dashboards.yaml, where every panel is a question.
+"""The four Grafana dashboards, made from grafana/dashboards.yaml, which has the expressions of every panel.
 
-`python -m deploy.dashboards` writes grafana/*.json; a test holds the files against the table. What lives here: how a
-question becomes a panel. What never does: layout by hand; panels flow from left to right in rows of 24 columns, so none
-can overlap.
+`python -m deploy.dashboards` writes grafana/*.json; a test compares the files with the table. The layout is computed:
+panels flow from left to right in rows of 24 columns, so none can overlap.
 
 Invariant: every panel has a unit and a description, every dashboard a datasource variable and an id of its own.
 """
@@ -23,7 +22,7 @@ SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 
 
 class Panel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`asks` maps a legend (`{{label}}` allowed) to its expression; above `warn` and `bad` it changes its color."""
+    """`asks` maps a legend (`{{label}}` allowed) to its expression; above `warn` and `bad` its color changes."""
 
     title: str
     unit: str
@@ -54,7 +53,7 @@ def dashboards() -> list[Dashboard]:
 
 
 def render(dashboard: Dashboard) -> dict[str, Any]:
-    """What Grafana imports."""
+    """Return the JSON that Grafana imports."""
     return {
         "uid": dashboard.uid,
         "title": dashboard.title,

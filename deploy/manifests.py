@@ -1,13 +1,12 @@
-"""The Kubernetes manifests as the cluster would get them: every kustomization of k8s/, rendered.
+"""The Kubernetes manifests as a cluster receives them: every kustomization of k8s/, rendered.
 
-What lives here: finding kubectl, rendering, and the list of what is rendered. What never does: an opinion about the
-result; tests/deploy/test_k8s.py has the sums, check.py the schemas and policies.
+tests/deploy/test_k8s.py checks the sums of the result, check.py its schemas and policies.
 
-Also here: the one file that is made from another. Prometheus' rules (deploy/prometheus) are wrapped for the operator
-into k8s/components/monitoring/rules.yaml by `make k8s`; a test holds the two together. Kustomize cannot do that.
+One file is generated here: `make k8s` puts Prometheus' rules (deploy/prometheus) into the operator's format, in
+k8s/components/monitoring/rules.yaml, because Kustomize cannot do that. A test compares both.
 
-Invariant: rendering writes nothing into the checkout. A component cannot be rendered by itself, so each is put on the
-base in a copy that is thrown away.
+Invariant: rendering writes nothing into the checkout. A component cannot be rendered by itself, so each is applied to
+the base in a temporary copy.
 """
 
 from __future__ import annotations
@@ -37,11 +36,11 @@ components: [../components/{component}]
 
 
 class RenderError(Exception):
-    """What kubectl said."""
+    """kubectl failed; the text is its output."""
 
 
 def kubectl() -> str | None:
-    """The locked one, or whatever this machine has."""
+    """Return the kubectl of the lock, or that of this machine."""
     return str(LOCKED_KUBECTL) if LOCKED_KUBECTL.exists() else shutil.which("kubectl")
 
 
@@ -56,7 +55,7 @@ def render(folder: Path) -> str:
 
 
 def render_all() -> Mapping[str, str]:
-    """Base, overlays, load test, and the base with each component by itself; YAML by name."""
+    """Return the YAML of the base, the overlays, the load test, and the base with each component, by name."""
     k8s = ROOT / "k8s"
     found = {folder.name: render(folder) for folder in (k8s / "base", *overlays(), k8s / "loadtest")}
     found |= {f"base-with-{each.name}": render_with("base", each.name) for each in components()}
@@ -88,14 +87,14 @@ def documents(text: str) -> list[Manifest]:
 
 
 def pod_specs(manifests: list[Manifest]) -> Iterator[tuple[Manifest, Manifest]]:
-    """Each workload with the pod it makes."""
+    """Yield each workload with its pod."""
     for manifest in manifests:
         if manifest["kind"] in ("Deployment", "StatefulSet", "Job"):
             yield manifest, manifest["spec"]["template"]
 
 
 class _Block(yaml.SafeDumper):
-    """Expressions over several lines stay readable."""
+    """Write strings of several lines as blocks, so that expressions are readable."""
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
@@ -108,7 +107,7 @@ RULES = ROOT / "k8s/components/monitoring/rules.yaml"
 
 
 def prometheus_rules() -> str:
-    """The rule files as PrometheusRules, one each."""
+    """Return the text of rules.yaml: each rule file as a PrometheusRule."""
     wrapped = []
     for path in sorted((ROOT / "deploy/prometheus").glob("rules-*.yaml")):
         name = path.stem.replace("rules-", "linnet-")

@@ -1,9 +1,9 @@
-"""A name server for one loopback network: what Docker's or a cluster's DNS is to the load balancers, for the stack.
+"""A name server for one loopback network: for the stack, it replaces the DNS of Docker or a cluster.
 
-It answers A questions from a table that may be changed while it runs; everything else is an empty answer or "no such
-name". What never lives here: recursion, a zone file, TCP; an answer of 200 addresses still fits a datagram.
+It answers A queries from a table that may change while it runs; every other query gets an empty answer or "no such
+name". It has no recursion, zone file or TCP; an answer of 200 addresses still fits into a datagram.
 
-Invariant: a datagram that is no question is dropped, never answered and never raised.
+Invariant: a datagram that is not a query is dropped; it is never answered and raises nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ RESPONSE, NO_SUCH_NAME = 0x8400, 0x8403
 
 
 class NameServer(asyncio.DatagramProtocol):
-    """`table` maps a name to its addresses; change it and the next question sees it."""
+    """`table` maps a name to its addresses; a change holds from the next query on."""
 
     def __init__(self, table: Mapping[str, Sequence[str]]) -> None:
         self.table = table
@@ -34,7 +34,7 @@ class NameServer(asyncio.DatagramProtocol):
             self._transport.sendto(answer, addr)
 
     def answer(self, query: bytes) -> bytes:
-        """The response to a query, or nothing if it is none."""
+        """Return the response to a query; empty for any other datagram."""
         try:
             ident, flags, questions = struct.unpack_from("!HHH", query)
             labels = list(_labels(query))

@@ -1,14 +1,14 @@
-"""What `make up` runs, decided before anything is started: which processes, with which environment, and what it says.
+"""The plan of `make up`, made before a process is started: its processes, their environments, and the printed text.
 
-What lives here: the environment of each child, the secrets and the folder they are kept in, the checks that can be made
-beforehand, and the text that greets whoever started it. What never does: a process, a signal, the event loop.
+It makes the environment of each child, the secrets and their folder, and the checks that are possible beforehand. It
+starts no process.
 
 Invariants:
-- `LINNET_*` variables given to the runner win. `LINNET_LISTEN` and `LINNET_ADMIN_LISTEN` are the router's, the
-  gateways take the next ports;
-- secrets nobody gave are made once and kept in the folder, readable by the owner alone, and reach the children as
+- `LINNET_*` variables given to the runner override its own. `LINNET_LISTEN` and `LINNET_ADMIN_LISTEN` are the router's;
+  the gateways use the next ports;
+- secrets that are not given are made once and kept in the folder, readable by the owner alone. Children receive them as
   `…_FILE`, so that no process list or environment shows them;
-- one runner a folder: the lock is held as long as its descriptor is open, so a killed runner leaves none behind.
+- one runner per folder: the lock is held while its descriptor is open, so a killed runner leaves no lock.
 """
 
 import fcntl
@@ -24,25 +24,25 @@ from router.contract.settings import Settings, host_port
 
 GATEWAYS = 2
 
-# A developer's Ctrl-C: there is no load balancer to wait for, and no other node to spread the reconnects over.
+# Short drains after a Ctrl-C: there is no load balancer to wait for, and no other node for the reconnects.
 LOCAL_DEFAULTS = {"LINNET_DRAIN_ACCEPT_S": "0", "LINNET_DRAIN_WINDOW_S": "2"}
 PER_PROCESS = ("LISTEN", "ADMIN_LISTEN")
 
 
 class LocalError(Exception):
-    """Why it cannot start: one line for the person at the terminal."""
+    """`make up` cannot start; the text is one line for the terminal."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """One child: what it is called, what it runs and with which environment."""
+    """One child: its name, its program and its environment."""
 
     name: str
-    module: str  # a Python module of ours; services of one module start and stop together
+    module: str  # a Python module of Linnet; services of one module start and stop together
     listen: tuple[str, int]
     admin: tuple[str, int]
     environ: Mapping[str, str]
-    program: tuple[str, ...] = ()  # what runs instead of the module, where somebody else wrote it
+    program: tuple[str, ...] = ()  # the command line of a program of another project, instead of the module
     ready_path: str = "/readyz"
 
     @property
@@ -55,9 +55,9 @@ def given(environ: Mapping[str, str], name: str) -> bool:
 
 
 def shared_environ(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """What all children are told: the runner's own environment, completed where it is silent."""
+    """Return the environment of all children: that of the runner, with the missing variables added."""
     shared = {"PYTHONUNBUFFERED": "1", **LOCAL_DEFAULTS, **environ}
-    # An outside identity provider needs no secret here, and one more key that signs tokens would be one too many.
+    # With an outside identity provider no secret is made, as it would be a second key that signs tokens.
     for name in ("SERVER_KEY",) if given(environ, "JWKS_URL") else ("SERVER_KEY", "JWT_SECRET"):
         if not given(environ, name):
             shared[f"LINNET_{name}_FILE"] = str(own_secret(folder / name.lower().replace("_", "-")))
@@ -65,7 +65,7 @@ def shared_environ(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 
 def services(shared: Mapping[str, str], settings: Settings) -> list[Service]:
-    """The router on the given ports, the gateways on the ones that follow."""
+    """Return the router, on the given ports, and the gateways, on the following ports."""
     bare = {
         name: value
         for name, value in shared.items()
@@ -95,7 +95,7 @@ def services(shared: Mapping[str, str], settings: Settings) -> list[Service]:
 
 
 def api_origins(host: str, port: int, *, tls: bool) -> str:
-    """The origins of pages that the router serves: the gateways are other origins, as they have other ports."""
+    """Return the origins of pages that the router serves: they are foreign to the gateways, which have other ports."""
     near = host in ("localhost", "0.0.0.0", "::") or host.startswith("127.") or host == "::1"  # noqa: S104
     hosts = ["localhost", "127.0.0.1", "::1"] if near else []
     hosts += [socket.gethostname()] if host in ("0.0.0.0", "::") else [host]  # noqa: S104  # compared, not bound
@@ -107,7 +107,7 @@ def address(host: str, port: int) -> str:
 
 
 def own_secret(path: Path) -> Path:
-    """A secret made once; whole or absent, whenever the machine goes down."""
+    """Return a secret that is made once; its file is complete or absent, even after a power cut."""
     if not path.exists():
         draft = path.with_suffix(".new")
         draft.unlink(missing_ok=True)
@@ -120,7 +120,7 @@ def own_secret(path: Path) -> Path:
 
 
 def claim_folder(folder: Path) -> int:
-    """The folder is ours until the returned descriptor is closed; a second runner in it would share its data."""
+    """Lock the folder until the returned descriptor is closed; a second runner in it would share its data."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -136,7 +136,7 @@ def claim_folder(folder: Path) -> int:
 
 
 def check_port(name: str, where: tuple[str, int], remedy: str) -> None:
-    """A taken port is found before anything is started."""
+    """Check that the ports are free, before a process is started."""
     host, port = where
     try:
         (family, kind, _, _, found), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -149,7 +149,7 @@ def check_port(name: str, where: tuple[str, int], remedy: str) -> None:
 
 
 def welcome(plan: list[Service], settings: Settings, folder: Path) -> str:
-    """Where everything is, and three lines that can be pasted into another terminal."""
+    """Return the printed text: all addresses, and three lines to paste into another terminal."""
     router, *gateways = plan
     api = f"http{'s' * bool(settings.tls_cert)}://{reachable(router.listen)}"
     sockets = [f"ws{'s' * bool(settings.tls_cert)}://{reachable(one.listen)}/ws" for one in gateways]
@@ -170,7 +170,7 @@ Try it: two accounts; bob, who listens; ann, who writes to him (one more termina
 """
 
 
-# `n` as the protocol wants it from a fresh client: the Unix time in µs.
+# A fresh client begins `n` at the Unix time in µs.
 HELLO_BOB = r"""printf '{"type":"send","to":"@bob","n":%s,"body":"hello bob"}\n' $(date +%s%6N); """
 
 
@@ -182,6 +182,6 @@ def chat(post: str, url: str, user: str, first: str) -> str:
 
 
 def reachable(where: tuple[str, int]) -> str:
-    """An address to connect to, for one to listen on."""
+    """Return an address to connect to, for an address to listen on."""
     host, port = where
     return address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port)  # noqa: S104  # replaced, not bound

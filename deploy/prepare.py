@@ -1,10 +1,10 @@
-"""What a set-up needs before its first start and nobody gave: secrets, and a certificate to try `wss://` with.
+"""Secrets for a set-up without any, and a certificate for trying `wss://`.
 
-`python -m deploy.prepare FOLDER [OWNER]` makes what is missing there and leaves what exists, for the user with that
-number; the compose file runs it once, the stack uses its functions. What never lives here: anything a deployment with
-real users should go on using; there, secrets come from its vault and certificates from its authority.
+`python -m deploy.prepare FOLDER [OWNER]` makes the missing files there and keeps existing ones, for the user with that
+number. The compose file runs it once; the stack uses its functions. These files are not for deployments with real
+users, where secrets come from a vault and certificates from an authority.
 
-Invariant: a file is whole or absent (see `own_secret`); a certificate is made again before it expires.
+Invariant: a file is complete or absent (see `own_secret`); a certificate is made again before it expires.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """`make stack`: the whole set-up of compose.yaml without containers, on loopback, in the foreground of one terminal.
 
-HAProxy (8000, TLS 8443) before three gateways and two routers, a Valkey that fsyncs, Prometheus with our rules,
-Alertmanager, the Redis exporter, the canary. What lives here: where each of them is and how it is called. What never
-does: another configuration; HAProxy, Prometheus and Alertmanager run from the very files that compose.yaml mounts.
+HAProxy (8000, TLS 8443) before three gateways and two routers, a Valkey that fsyncs, Prometheus with Linnet's rules,
+Alertmanager, the Redis exporter, the canary. This module has their addresses and command lines, but no configuration of
+its own: HAProxy, Prometheus and Alertmanager run from the files that compose.yaml mounts.
 
 Invariants:
-- every part has a loopback address of its own and its usual ports, as containers have; names are answered by names.py.
-  A second stack needs another network, no other port;
-- nothing is installed: what is missing is named with the line that brings it;
-- Ctrl-C stops the canary, then gateways, routers and the rest; nothing is left behind (see local.py).
+- every part has a loopback address of its own and its usual ports, as containers have; names.py resolves the names. A
+  second stack needs another network, but no other ports;
+- it installs nothing: if programs are missing, it prints the command that installs them;
+- Ctrl-C stops the canary, then gateways, routers and the rest; no process remains (see local.py).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ HOSTS = {
 DNS_PORT = 5300
 ALERTS_PORT = 8080
 
-# Debian's packages, by the program each is needed for.
+# Debian's packages, by program.
 PROGRAMS = {
     "haproxy": "haproxy",
     "prometheus": "prometheus",
@@ -58,12 +58,12 @@ PROGRAMS = {
     "prometheus-redis-exporter": "prometheus-redis-exporter",
 }
 
-# Two failed health checks of HAProxy's and a margin; then a window that a person at a terminal can wait for.
+# Two failed health checks of HAProxy and a margin; then a window that is short enough for a terminal.
 DEFAULTS = {"LINNET_DRAIN_ACCEPT_S": "3", "LINNET_DRAIN_WINDOW_S": "5", "LINNET_TRUSTED_PROXIES": "127.0.0.1"}
 
 
 def programs() -> dict[str, str]:
-    """Where the programs are; one line for those that are not. Debian keeps HAProxy where only root's PATH looks."""
+    """Return the paths of the programs; an error names the missing ones. Debian has HAProxy in root's PATH only."""
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
     found = {program: shutil.which(program, path=path) for program in PROGRAMS}
     if missing := sorted(PROGRAMS[program] for program, where in found.items() if where is None):
@@ -72,7 +72,7 @@ def programs() -> dict[str, str]:
 
 
 class Stack:
-    """Everything decided: addresses, files, services. `run` runs it."""
+    """The plan: addresses, files, services. `run` runs it."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str], network: str = NETWORK) -> None:
         for name in ("LISTEN", "ADMIN_LISTEN", "REDIS_URL"):
@@ -91,7 +91,7 @@ class Stack:
                 check_port(service.name, where, "is another stack running?")
 
     def only(self, name: str) -> str:
-        """The address of a part there is one of."""
+        """Return the address of a part that exists once."""
         (one,) = self.table[name]
         return one
 
@@ -119,14 +119,14 @@ def _ours(stack: Stack, shared: Mapping[str, str]) -> list[Service]:
 
 
 def _canary(stack: Stack, shared: Mapping[str, str]) -> Service:
-    """It chats through the load balancer, as users do."""
+    """Return the canary, which connects through the load balancer, as users do."""
     admin, front = (stack.only("canary"), 9000), f"{stack.only('haproxy')}:8000"
     where = ("--target", f"ws://{front}/ws", "--api", f"http://{front}", "--listen", address(*admin))
     return Service("canary", "canary", admin, admin, shared, (sys.executable, "-m", "loadtest", "canary", *where))
 
 
 def _surroundings(stack: Stack, folder: Path, programs: Mapping[str, str]) -> list[Service]:
-    """What others wrote, called as its packages and images call it."""
+    """Return the programs of other projects, with the command lines of their packages and images."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("LINNET_")}
     proxy, prometheus, alertmanager, exporter = map(
         stack.only, ("haproxy", "prometheus", "alertmanager", "redis-exporter")
@@ -177,7 +177,7 @@ def _surroundings(stack: Stack, folder: Path, programs: Mapping[str, str]) -> li
         _program(
             "haproxy",
             (proxy, 8404),
-            "/metrics",  # /healthz asks for a gateway, and those are not up yet
+            "/metrics",  # /healthz needs a gateway, and none is up yet
             {**environ, **proxy_environ},
             programs["haproxy"],
             "-db",
@@ -200,7 +200,7 @@ def _program(
 
 
 def prometheus_config(table: Mapping[str, list[str]]) -> dict[str, Any]:
-    """deploy/prometheus/prometheus.yml with addresses in place of names, scraped often enough to watch."""
+    """Return deploy/prometheus/prometheus.yml with addresses in place of names and a short scrape interval."""
     config: dict[str, Any] = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     config["global"] |= {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "2s"}
     config["rule_files"] = [str(DEPLOY / "prometheus" / pattern) for pattern in config["rule_files"]]
@@ -219,7 +219,7 @@ def prometheus_config(table: Mapping[str, list[str]]) -> dict[str, Any]:
 
 
 def alertmanager_config(pager: str) -> dict[str, Any]:
-    """deploy/alertmanager/alertmanager.yml, whose receivers also tell the terminal."""
+    """Return deploy/alertmanager/alertmanager.yml, with receivers that also print at the terminal."""
     config: dict[str, Any] = yaml.safe_load((DEPLOY / "alertmanager" / "alertmanager.yml").read_text())
     for receiver in config["receivers"]:
         receiver.setdefault("webhook_configs", []).append({"url": f"http://{pager}/"})

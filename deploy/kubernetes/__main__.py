@@ -34,7 +34,7 @@ USER 65532:65532
 ENTRYPOINT []
 """
 
-# Of the client, the manifests need `valkey-cli ping` alone: a probe.
+# The manifests need only `valkey-cli ping` of the client, for a probe.
 CLI = """\
 #!/opt/linnet/bin/python
 import socket, sys
@@ -45,13 +45,13 @@ with socket.create_connection(("127.0.0.1", 6379), 2) as server:
 
 
 def missing() -> list[str]:
-    """The tools that are not on this machine."""
+    """Return the tools that are missing on this machine."""
     lacking = [tool for tool in NEEDED if shutil.which(tool) is None]
     return lacking + ([] if (PLUGINS / "bridge").exists() else [str(PLUGINS)]) + image.missing()
 
 
 def packed() -> list[Path]:
-    """Both images as archives that a node can load."""
+    """Return both images as archives that a node can load."""
     image.build()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "Dockerfile").write_text(VALKEY.format(image=image.IMAGE))
