@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,16 @@ ROOT = Path(__file__).parent.parent
 FOLDERS: Final = ("gateway", "router", "deploy", "loadtest", "tests")
 
 
+PYTHON_SDK: Final = "router/sdk/python"
+
+
 def modules(folder: str) -> Iterator[Path]:
     yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def server_modules(folder: str) -> Iterator[Path]:
+    """The modules of a folder, without those of the SDKs, which are packages of their own."""
+    yield from (path for path in modules(folder) if "sdk" not in path.relative_to(ROOT).parts)
 
 
 def imports(path: Path) -> set[str]:
@@ -124,7 +133,8 @@ TREES: Final = {"gateway": GATEWAY, "router": ROUTER, "loadtest": LOADTEST}
 
 
 def dotted(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    base = ROOT / PYTHON_SDK if path.is_relative_to(ROOT / PYTHON_SDK) else ROOT
+    return ".".join(path.relative_to(base).with_suffix("").parts)
 
 
 def part_of(name: str, table: dict[str, set[str]]) -> str:
@@ -136,7 +146,7 @@ def part_of(name: str, table: dict[str, set[str]]) -> str:
 @pytest.mark.parametrize("tree", TREES)
 def test_a_tree_imports_only_as_its_table_allows(tree: str) -> None:
     table = TREES[tree]
-    files = {dotted(path): path for path in modules(tree)}
+    files = {dotted(path): path for path in server_modules(tree)}
     used: dict[str, set[str]] = {part: set() for part in table}
     for name, path in files.items():
         if not name.endswith("__init__"):
@@ -151,6 +161,30 @@ def test_websocket_imports_nothing_of_linnet() -> None:
         found = imports(path)
         assert not of(found, "router"), path
         assert all(name.startswith("gateway.websocket") for name in of(found, "gateway")), path
+
+
+def test_the_sdk_imports_nothing_of_the_server() -> None:
+    """A client package depends on the standard library, `websockets` and itself; no part of the server imports it."""
+    for path in modules(f"{PYTHON_SDK}/linnet_client"):
+        tops = {name.split(".")[0] for name in imports(path)}
+        assert tops - sys.stdlib_module_names <= {"websockets", "linnet_client", "__future__"}, path
+    for folder in ("gateway", "router", "deploy"):
+        for path in server_modules(folder):
+            assert not of(imports(path), "linnet_client"), path
+
+
+# Each module of the SDK imports only modules of earlier rows.
+SDK_ORDER: Final = (
+    "errors", "values", "events", "machine", "model", "store", "outbox", "http", "messages", "sending", "receiving",
+    "connection", "conversation", "client", "__init__",
+)  # fmt: skip
+
+
+def test_modules_of_the_sdk_import_only_earlier_ones() -> None:
+    for path in modules(f"{PYTHON_SDK}/linnet_client"):
+        own = {name.split(".")[1] for name in of(imports(path), "linnet_client") if name.count(".") >= 1}
+        later = SDK_ORDER[SDK_ORDER.index(path.stem) :]
+        assert not own & set(later), path
 
 
 def test_imports_form_no_circle_of_files() -> None:
@@ -186,7 +220,7 @@ def test_metrics_are_declared_in_one_file() -> None:
 def test_no_imports_in_package_maps() -> None:
     """Packages' __init__ files are maps, not code."""
     for folder in ("gateway", "router", "loadtest"):
-        for path in modules(folder):
+        for path in server_modules(folder):
             if path.name == "__init__.py":
                 assert imports(path) == set(), path
 

@@ -232,6 +232,7 @@ def test_every_constant_that_is_a_limit_has_a_row() -> None:
         name
         for package in ("gateway", "router")
         for path in (ROOT / package).rglob("*.py")
+        if "sdk" not in path.parts  # the bounds of a client are on its own page
         for name in re.findall(
             r"^(?!CLOSE_)([A-Z0-9_]*(?:MAX_|LIMIT)[A-Z0-9_]*)(?:: Final\S*)? = ", path.read_text(), re.MULTILINE
         )

@@ -1,0 +1,45 @@
+"""A client for Linnet that keeps the promises: what is stored is sent once, what is received is received once."""
+
+from linnet_client.client import Client
+from linnet_client.conversation import Conversation
+from linnet_client.errors import (
+    Cancelled,
+    ClientError,
+    InvalidValue,
+    NotConnected,
+    Refused,
+    Stopped,
+    StoreError,
+    StoreInUse,
+    StoreLost,
+    StoreMismatch,
+    Unreachable,
+)
+from linnet_client.events import (
+    Delete,
+    Edit,
+    Event,
+    Gap,
+    Gone,
+    Joined,
+    Logged,
+    Member,
+    Message,
+    Online,
+    Presence,
+    React,
+    Receipt,
+    Title,
+    Typing,
+)
+from linnet_client.http import Api, Login, TokenSource
+from linnet_client.machine import State
+from linnet_client.messages import Ack, MessageHandle
+from linnet_client.model import ConversationModel, Entry
+
+__all__ = [
+    "Ack", "Api", "Cancelled", "Client", "ClientError", "Conversation", "ConversationModel", "Delete", "Edit", "Entry",
+    "Event", "Gap", "Gone", "InvalidValue", "Joined", "Logged", "Login", "Member", "Message", "MessageHandle",
+    "NotConnected", "Online", "Presence", "React", "Receipt", "Refused", "State", "Stopped", "StoreError", "StoreInUse",
+    "StoreLost", "StoreMismatch", "Title", "TokenSource", "Typing", "Unreachable",
+]  # fmt: skip

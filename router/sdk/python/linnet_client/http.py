@@ -1,0 +1,127 @@
+"""The HTTP API by the standard library, each call in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import linnet_client.values as values
+from linnet_client.errors import Refused, Unreachable
+
+TIMEOUT_S: Final = 10.0
+
+TokenSource = Callable[[str], Awaitable[str]]
+
+
+class Api:
+    """Calls of one deployment's API, for example `http://127.0.0.1:8000`. `origin` names it."""
+
+    def __init__(self, origin: str) -> None:
+        parts = urllib.parse.urlsplit(origin)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise ValueError("the API is an http:// or https:// URL")
+        self.origin = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+
+    async def call(self, method: str, path: str, body: Any = None, *, token: str | None = None) -> Any:
+        """Make a call; return its answer. `Refused` if the API says no, `Unreachable` if it does not answer."""
+        return await asyncio.to_thread(self._call, method, path, body, token)
+
+    def _call(self, method: str, path: str, body: Any, token: str | None) -> Any:
+        headers = {"Accept": "application/json"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        data = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            data = values.encode(values.jsonable(body)).encode()
+        request = urllib.request.Request(self.origin + path, data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+                content = answer.read()
+        except urllib.error.HTTPError as error:
+            raise _refusal(error) from None
+        except (OSError, ValueError) as error:  # URLError is an OSError
+            raise Unreachable(f"{self.origin}: {error}") from None
+        try:
+            return values.decode(content) if content else None
+        except ValueError as error:
+            raise Unreachable(f"{self.origin}: no JSON: {error}") from None
+
+    async def create_account(self, user: str, password: str, name: str = "") -> None:
+        await self.call("POST", "/v1/accounts", {"user": user, "password": password, "name": name or user})
+
+    async def login(self, user: str, password: str, device: str, token: str | None = None) -> dict[str, Any]:
+        """Return `token`, `expires_at`, `gateways`. With the last token the wrong logins of others do not count."""
+        answer: dict[str, Any] = await self.call(
+            "POST", "/v1/login", {"user": user, "password": password, "device": device}, token=token
+        )
+        return answer
+
+    async def renew(self, token: str) -> dict[str, Any]:
+        """Return `token`, `expires_at`, `gateways` of the same login."""
+        answer: dict[str, Any] = await self.call("POST", "/v1/tokens/renew", token=token)
+        return answer
+
+    async def gateways(self, token: str) -> list[str]:
+        """Return the URLs of the gateways, the least loaded first."""
+        answer = await self.call("GET", "/v1/gateways", token=token)
+        return [str(url) for url in answer["gateways"]]
+
+
+def _refusal(error: urllib.error.HTTPError) -> Refused:
+    retry = error.headers.get("Retry-After")
+    try:
+        found = json.loads(error.read())["error"]
+        code, message = str(found["code"]), str(found["message"])
+    except (OSError, ValueError, KeyError, TypeError):
+        code, message = ("unavailable" if error.code >= 500 else "refused"), f"HTTP {error.code}"
+    return Refused(code, message, float(retry) if retry and retry.replace(".", "", 1).isdigit() else None, error.code)
+
+
+class Login:
+    """A token source from a login: keeps the token, renews it before it expires, logs in again if it has a password.
+
+    Call `save` is given each new token, so that the application can keep it.
+    """
+
+    def __init__(
+        self,
+        api: str,
+        user: str,
+        password: str | None = None,
+        *,
+        token: str | None = None,
+        device: str = "default",
+        save: Callable[[str], None] | None = None,
+    ) -> None:
+        self._api = Api(api)
+        self._user = user
+        self._password = password
+        self._device = device
+        self._save = save
+        self.token = token
+
+    async def __call__(self, reason: str) -> str:
+        """Return a token. `reason`: `connect`, `expiring`, `token_expired` or `unauthorized`."""
+        if self.token is not None and reason == "connect":
+            return self.token
+        if self.token is not None and reason == "expiring":
+            try:
+                return self._keep(await self._api.renew(self.token))
+            except Refused as error:
+                if error.retry_after is not None or self._password is None:
+                    raise
+        if self._password is None:
+            raise Refused("unauthorized", "log in again")
+        return self._keep(await self._api.login(self._user, self._password, self._device, self.token))
+
+    def _keep(self, answer: dict[str, Any]) -> str:
+        self.token = str(answer["token"])
+        if self._save is not None:
+            self._save(self.token)
+        return self.token

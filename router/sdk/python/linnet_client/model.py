@@ -1,0 +1,188 @@
+"""The model of a conversation: messages with edits, deletes and reactions, read marks and unread, ready to be shown.
+
+The model is in memory. It contains what this client has received or loaded since it started, and the messages of the
+outbox. An optimistic message and its event are one `Entry`. A snapshot from the server never removes what is queued.
+Functions here have no I/O; the receiver applies each event exactly once, in order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import linnet_client.events as events
+from linnet_client.events import Logged
+
+EntryState = Literal["saving", "queued", "sent", "acked", "failed"]
+MAX_ENTRIES: Final = 2000  # of one conversation; the oldest are dropped and can be loaded again
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """A message as a user interface shows it. `seq` is None until the server has given it one."""
+
+    sender: str
+    device: str
+    n: int
+    body: Any
+    media: str = "text"
+    reply_to: int | None = None
+    seq: int | None = None
+    at: int | None = None
+    count: int = 0
+    state: EntryState = "acked"
+    edited: bool = False
+    deleted: bool = False
+    reactions: dict[str, set[str]] = field(default_factory=dict)
+
+
+class ConversationModel:
+    """One conversation. `entries` are ordered by seq; `queued` are this device's messages without a seq."""
+
+    def __init__(self, conversation: str, user: str) -> None:
+        self.conversation = conversation
+        self.user = user
+        self.kind: str | None = "direct" if conversation.startswith("d:") else None
+        self.title = ""
+        self.other: str | None = None
+        self.role: str | None = None
+        self.gone: str | None = None
+        self.head = 0
+        self.unread = 0
+        self.read = 0
+        self.reads: dict[str, int] = {}
+        self.entries: dict[int, Entry] = {}
+        self.queued: list[Entry] = []
+        self._counted = 0  # `unread` includes everything up to this seq
+        self._later: dict[int, list[Logged]] = {}  # of messages that are not loaded, by target
+
+    # -- snapshots
+
+    def apply_state(self, state: dict[str, Any]) -> None:
+        """Take over an entry of `welcome` or `conversations`."""
+        self.gone = None
+        self.kind = state.get("kind", self.kind)
+        self.title = state.get("title", self.title)
+        self.other = state.get("with", self.other)
+        self.role = state.get("role", self.role)
+        self.head = max(self.head, state.get("head", 0))
+        self.read = max(self.read, state.get("read", 0))
+        if state.get("head", 0) >= self._counted:
+            self.unread, self._counted = state.get("unread", self.unread), state.get("head", 0)
+
+    # -- own messages
+
+    def queue(self, entry: Entry) -> None:
+        self.queued.append(entry)
+
+    def unqueue(self, entry: Entry) -> None:
+        if entry in self.queued:
+            self.queued.remove(entry)
+
+    def settle(self, entry: Entry) -> None:
+        """Move an acked message to its place; its event may have come before, or in an earlier life of the client."""
+        if entry in self.queued and entry.seq is not None:
+            self.queued.remove(entry)
+            self._insert(entry.seq, entry)
+
+    # -- events
+
+    def apply(self, event: Logged) -> None:
+        """Apply an event of the log; the caller gives each once, in order."""
+        self.head = max(self.head, event.seq)
+        new = event.seq > self._counted
+        self._counted = max(self._counted, event.seq)
+        match event:
+            case events.Message():
+                self._message(event, new)
+            case events.Title():
+                self.title = event.title
+            case events.Member() if event.user == self.user and event.action == "role":
+                self.role = event.role
+            case events.Edit() | events.Delete() | events.React():
+                self._change(event, new)
+
+    def load(self, event: Logged) -> None:
+        """Add an older event that was asked for; it changes no counts."""
+        match event:
+            case events.Message() if event.seq not in self.entries:
+                self._add(event)
+            case events.Edit() | events.Delete() | events.React():
+                self._change(event, new=False)
+
+    def _message(self, event: events.Message, new: bool) -> None:
+        self._add(event)
+        while len(self.entries) > MAX_ENTRIES:
+            del self.entries[next(iter(self.entries))]
+        if event.sender == self.user and not event.server:
+            self._read_to(event.seq)
+        elif new:
+            self.unread += 1
+
+    def _add(self, event: events.Message) -> None:
+        own = event.sender == self.user
+        entry = next((q for q in self.queued if own and q.n == event.n and q.device == event.device), None)
+        if entry is not None:
+            self.queued.remove(entry)
+        else:
+            entry = self.entries.get(event.seq) or Entry(event.sender, event.device, event.n, event.body)
+        entry.body, entry.media, entry.reply_to = event.body, event.media, event.reply_to
+        entry.seq, entry.at, entry.count = event.seq, event.at, event.count
+        self._insert(event.seq, entry)
+        for change in self._later.pop(event.seq, ()):
+            self._change(change, new=False)
+
+    def _insert(self, seq: int, entry: Entry) -> None:
+        last = next(reversed(self.entries), 0)
+        self.entries[seq] = entry
+        if seq < last:
+            self.entries = dict(sorted(self.entries.items()))
+
+    def _change(self, event: Logged, new: bool) -> None:
+        assert isinstance(event, (events.Edit, events.Delete, events.React))
+        entry = self.entries.get(event.target)
+        if new and isinstance(event, events.Delete) and event.target > self.read and self.unread:
+            own = entry is not None and (entry.sender == self.user or entry.deleted)
+            self.unread -= not own
+        if entry is None:
+            if len(self._later) < MAX_ENTRIES:
+                self._later.setdefault(event.target, []).append(event)
+            return
+        if isinstance(event, events.Edit):
+            entry.body, entry.edited = event.body, True
+        elif isinstance(event, events.Delete):
+            entry.body, entry.deleted, entry.reactions = None, True, {}
+        else:
+            users = entry.reactions.setdefault(event.emoji, set())
+            (users.discard if event.remove else users.add)(event.sender)
+            if not users:
+                del entry.reactions[event.emoji]
+
+    def gap(self, gap: events.Gap) -> None:
+        """Remove what is no longer kept (`expired`), or what never existed (`failover`)."""
+        first = 0 if gap.reason == "expired" else gap.first
+        for seq in [seq for seq in self.entries if first <= seq <= gap.last]:
+            del self.entries[seq]
+        for target, changes in list(self._later.items()):
+            kept = [change for change in changes if not first <= change.seq <= gap.last]
+            if kept:
+                self._later[target] = kept
+            else:
+                del self._later[target]
+
+    def receipt(self, user: str, read: int) -> None:
+        """Note how far a user has read."""
+        self.reads[user] = max(self.reads.get(user, 0), read)
+        if user == self.user:
+            self._read_to(read)
+
+    def _read_to(self, seq: int) -> None:
+        if seq <= self.read:
+            return
+        self.read = seq
+        self.reads[self.user] = seq
+        if seq >= self.head:
+            self.unread = 0
+        else:
+            later = [e for e in self.entries.values() if (e.seq or 0) > seq and e.sender != self.user and not e.deleted]
+            self.unread = min(self.unread, len(later)) if self.entries and min(self.entries) <= seq else self.unread

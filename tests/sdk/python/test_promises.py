@@ -1,0 +1,213 @@
+"""The client against real gateways and routers: its process is killed, the server is killed, and nothing is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from linnet_client import Client, Event, Login, Message, Online, Presence, State, Typing
+
+from tests.flow.client import token
+from tests.flow.conftest import Names, Start, System
+from tests.support import ROOT, eventually
+
+PASSWORD = "correct horse battery"
+
+
+def client(system: System, user: str, store: Path | None = None) -> Client:
+    assert system.router is not None
+    return Client(system.router.url, user, token(user), store=store)
+
+
+class Listener:
+    """What an application was given, in its order."""
+
+    def __init__(self, of: Client) -> None:
+        self.events: list[Event] = []
+        self.task = asyncio.create_task(of.listen(self._handle))
+
+    async def _handle(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def bodies(self) -> list[object]:
+        return [event.body for event in self.events if isinstance(event, Message)]
+
+    async def end(self) -> None:
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+
+@asynccontextmanager
+async def listening(to: Client) -> AsyncIterator[Listener]:
+    """Open the client, unless it is open, and consume its events."""
+    async with AsyncExitStack() as stack:
+        if to.state is State.IDLE:
+            await stack.enter_async_context(to)
+        listener = Listener(to)
+        stack.push_async_callback(listener.end)
+        yield listener
+
+
+async def killed_sender(
+    system: System, user: str, store: Path, to: str, lines: int, gateway: str = "-", count: str = "-", run: str = ""
+) -> list[str]:
+    """Start a sender, and kill it with SIGKILL once it has stored so many messages; what it has said to be stored."""
+    assert system.router is not None
+    path = f"{ROOT}{os.pathsep}{ROOT / 'router/sdk/python'}"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.sdk.python.sender", system.router.url, user, str(store), gateway, to, count, run,
+        env={**os.environ, "PYTHONPATH": path}, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    stored = [(await process.stdout.readline()).decode().strip() for _ in range(lines)]
+    process.kill()
+    stored += (await process.stdout.read()).decode().split()
+    await process.wait()
+    return stored
+
+
+async def test_message_stored_before_the_process_was_killed_is_sent_by_the_next(
+    chat: System, names: Names, tmp_path: Path
+) -> None:
+    """kill -9 between `stored` and the first write: the next process on the store sends it, once."""
+    ann, bob = names("ann", "bob")
+    await chat.api("POST", "/v1/tokens", {"user": bob})
+    stored = await killed_sender(chat, ann, tmp_path / "s", f"@{bob}", 3, "ws://127.0.0.1:9/ws", "3")
+    assert len(stored) == 3
+    async with listening(client(chat, bob)) as listener, client(chat, ann, tmp_path / "s") as again:
+        await asyncio.gather(*(handle.settled() for handle in again.outbox))
+        await eventually(lambda: listener.bodies == stored)
+
+
+async def test_process_killed_while_sending_loses_and_doubles_nothing(
+    chat: System, names: Names, tmp_path: Path
+) -> None:
+    """Three lives, each killed while messages are stored, written and acked: all that was stored arrives once."""
+    ann, bob = names("ann", "bob")
+    await chat.api("POST", "/v1/tokens", {"user": bob})
+    stored: list[str] = []
+    async with listening(client(chat, bob)) as listener:
+        for life in range(3):
+            stored += await killed_sender(chat, ann, tmp_path / "s", f"@{bob}", 40, run=str(life))
+        async with client(chat, ann, tmp_path / "s") as last:
+            await asyncio.gather(*(handle.settled() for handle in last.outbox))
+            await last.conversation(f"@{bob}").send("the end")
+            await eventually(lambda: "the end" in listener.bodies)
+            assert {handle.state for handle in last.outbox} <= {"failed"}
+        assert len(listener.bodies) == len(set(listener.bodies))
+        # A message may be stored, and the process killed before it said so.
+        assert [body for body in listener.bodies if body in set(stored)] == stored
+
+
+async def test_killed_gateway_loses_and_doubles_nothing(start: Start, names: Names, tmp_path: Path) -> None:
+    """The gateway of both clients dies under load; they go on at another one, in order."""
+    system = await start()
+    ann, bob = names("ann", "bob")
+    await system.api("POST", "/v1/tokens", {"user": bob})
+    async with listening(client(system, bob)) as listener, client(system, ann, tmp_path / "s") as sender:
+        await sender.until(State.LIVE)
+        conversation = sender.conversation(f"@{bob}")
+        handles = [conversation.send(i) for i in range(60)]
+        await handles[10]
+        system.gateways[0].kill()
+        handles += [conversation.send(i) for i in range(60, 120)]
+        system.gateways.append(system.gateway())
+        await asyncio.gather(*(handle.settled() for handle in handles))
+        assert {handle.state for handle in handles} == {"acked"}
+        await eventually(lambda: listener.bodies == list(range(120)))
+        assert list(conversation.model.entries) == sorted(conversation.model.entries)
+
+
+async def test_device_that_was_away_gets_what_it_missed_once(chat: System, names: Names, tmp_path: Path) -> None:
+    """Two lives on one store, 250 messages between them: each comes once, over both."""
+    ann, bob = names("ann", "bob")
+    await chat.api("POST", "/v1/tokens", {"user": bob})
+    async with client(chat, ann) as sender:
+        async with listening(client(chat, bob, tmp_path / "s")) as first:
+            await sender.conversation(f"@{bob}").send("first")
+            await eventually(lambda: first.bodies == ["first"])
+        sent = [sender.conversation(f"@{bob}").send(i) for i in range(250)]
+        await asyncio.gather(*(handle.settled() for handle in sent))
+        async with listening(client(chat, bob, tmp_path / "s")) as second:
+            await eventually(lambda: len(second.bodies) >= 250)
+            await sender.conversation(f"@{bob}").send("last")
+            await eventually(lambda: second.bodies[-1:] == ["last"])
+            assert second.bodies in ([*range(250), "last"], ["first", *range(250), "last"])
+
+
+async def test_model_shows_edits_reactions_deletes_and_unread(chat: System, names: Names) -> None:
+    """The model of a device that comes later shows what the live one shows, but for deleted messages."""
+    ann, bob = names("ann", "bob")
+    await chat.api("POST", "/v1/tokens", {"user": bob})
+    async with client(chat, ann) as sender, listening(client(chat, bob)) as listener:
+        conversation = sender.conversation(f"@{bob}")
+        seqs = [(await conversation.send(body)).seq for body in ("one", "two", "three")]
+        await conversation.edit(seqs[0], "ONE")
+        await conversation.delete(seqs[1])
+        await conversation.react(seqs[2], "+")
+        end = (await conversation.send("end")).seq
+        await eventually(lambda: "end" in listener.bodies)
+        async with client(chat, bob) as other:
+            await other.until(State.LIVE)
+            loaded = other.conversation(f"@{ann}")
+            while await loaded.load():
+                pass
+            await eventually(
+                lambda: (
+                    [
+                        (seq, entry.body, entry.edited, entry.reactions)
+                        for seq, entry in loaded.model.entries.items()
+                        if not entry.deleted
+                    ]
+                    == [(seqs[0], "ONE", True, {}), (seqs[2], "three", False, {"+": {ann}}), (end, "end", False, {})]
+                )
+            )
+            assert conversation.model.entries[seqs[1]].deleted
+            await eventually(lambda: loaded.model.unread == 3)
+            loaded.mark_read()
+            assert loaded.model.unread == 0
+            await eventually(lambda: conversation.model.reads.get(bob) == end)
+            assert (await conversation.load_reads())[bob] == end
+
+
+async def test_presence_and_typing_reach_the_application(chat: System, names: Names) -> None:
+    ann, bob = names("ann", "bob")
+    for user in (ann, bob):
+        await chat.api("POST", "/v1/tokens", {"user": user})
+    async with client(chat, ann) as watcher, listening(watcher) as listener:
+        await watcher.until(State.LIVE)
+        assert await watcher.presence([bob], watch=True) == {bob: Online(False, None)}
+        async with client(chat, bob) as other:
+            await other.until(State.LIVE)
+            await eventually(
+                lambda: any(isinstance(event, Presence) and event.users[bob].online for event in listener.events)
+            )
+            conversation = other.conversation(f"@{ann}")
+            await conversation.send("hi")
+            await eventually(lambda: "hi" in listener.bodies)
+            conversation.typing()
+            await eventually(lambda: Typing(conversation=conversation.id, sender=bob) in listener.events)
+            watcher.conversation(conversation.id).mark_read()
+            await eventually(lambda: conversation.model.reads.get(ann) == conversation.model.head)
+
+
+async def test_login_renews_its_token_before_it_expires(start: Start, names: Names) -> None:
+    """A token of three seconds: the connection lives on with later ones, of the same login, and is never closed."""
+    system = await start(LINNET_TOKEN_TTL_S="3")
+    assert system.router is not None
+    (ann,) = names("ann")
+    await system.api("POST", "/v1/accounts", {"user": ann, "password": PASSWORD, "name": ann})
+    kept: list[str] = []
+    login = Login(system.router.url, ann, PASSWORD, save=kept.append)
+    async with Client(system.router.url, ann, login) as client:
+        await client.until(State.LIVE)
+        assert client._connection is not None
+        first, socket = client._connection.expires_at, client._connection._socket
+        await eventually(lambda: client._connection is not None and client._connection.expires_at > first + 3000)
+        assert client._connection._socket is socket
+        assert len(set(kept)) >= 3
