@@ -303,7 +303,16 @@ async def test_welcome_says_what_the_interface_promises(chat: System, names: Nam
     }  # fmt: skip
     assert set(welcome["limits"]) == {"frame_bytes", "body_bytes", "sends_per_s", "send_burst"}
     assert welcome["conversations"] == [
-        {"conversation": group, "kind": "group", "title": "Friends", "head": 0, "cursor": 0, "read": 0, "unread": 0}
+        {
+            "conversation": group,
+            "kind": "group",
+            "title": "Friends",
+            "head": 0,
+            "cursor": 0,
+            "read": 0,
+            "unread": 0,
+            "role": "owner",
+        }
     ]
     assert {"type", "id", "at"} == set(await alice.ask("ping"))
     refreshed = await alice.ask("auth", token=token(alice_, 7200))
