@@ -15,7 +15,7 @@ import gc
 import inspect
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -28,6 +28,8 @@ from tests import support
 # An example may take as long as a busy machine needs for it.
 hypothesis.settings.register_profile("linnet", deadline=None)
 hypothesis.settings.load_profile("linnet")
+
+LOCK = Path(__file__)  # any file that all workers of a checkout can open
 
 
 def pytest_collection_finish() -> None:
@@ -45,17 +47,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("alone") is not None)
 
 
-@pytest.fixture(autouse=True)
-def _turn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Hold the lock that the workers of a run share, and that a test with the mark `alone` has exclusively."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Hold the lock that workers share, and that a test with the mark `alone` has exclusively.
+
+    A second run in the same checkout takes part. No test's duration contains the wait for it.
+    """
     if "PYTEST_XDIST_WORKER" not in os.environ:
-        yield
-        return
-    alone = request.node.get_closest_marker("alone") is not None
-    with (tmp_path_factory.getbasetemp().parent / "turn.lock").open("w") as lock:
+        return (yield)
+    alone = item.get_closest_marker("alone") is not None
+    with LOCK.open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-        yield
-        fcntl.flock(lock, fcntl.LOCK_UN)  # closing does not free it while a child that was forked has it open
+        try:
+            return (yield)
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # closing does not free it while a child that was forked has it open
 
 
 @pytest.hookimpl(tryfirst=True)
