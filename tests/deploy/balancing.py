@@ -1,8 +1,7 @@
-"""Gateways as a load balancer meets them: each on an address of its own, found by name; and the balancers themselves.
+"""Real load balancers before real gateways, each gateway on an address of its own, found by name.
 
-HAProxy, nginx and Envoy run from the files in deploy/, in which the tests change where they listen and what they would
-find in a container, and nothing else. A network is a third of a loopback address that no other test has.
-"""
+HAProxy, nginx and Envoy run from the files in deploy/. The tests change only the addresses on which they listen and the
+paths of a container. Each network is a third of a loopback address that no other test has."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ SETTINGS = {
 
 @asynccontextmanager
 async def closing_clients() -> AsyncIterator[None]:
-    """At the end no client is left."""
+    """Close every client at the end."""
     try:
         yield
     finally:
@@ -47,13 +46,13 @@ async def closing_clients() -> AsyncIterator[None]:
 
 
 def program(name: str) -> str | None:
-    """Where a balancer is: the check's own environment, or the system, whose daemons only root's PATH knows."""
+    """Return the path of a balancer: the checks' environment, or the system, whose daemons are in root's PATH."""
     own = ROOT / ".venv/check/bin" / name
     return str(own) if own.exists() else shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/bin")
 
 
 class Placed(Process):
-    """A gateway or router on the ports it has in a container, at an address of its own."""
+    """A gateway or router on the ports that it has in a container, at an address of its own."""
 
     def __init__(self, module: str, folder: Path, host: str, **env: str) -> None:
         self.host = host
@@ -69,7 +68,7 @@ class Placed(Process):
         return self
 
     async def connections(self) -> int:
-        """How many it holds, as it says itself."""
+        """Return the number of connections of this gateway, from its metrics."""
         reader, writer = await asyncio.open_connection(self.host, 9000)
         try:
             writer.write(b"GET /metrics HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
@@ -107,7 +106,7 @@ class Site:
         return f"wss://{self.front}:8443/ws"
 
     def place(self, module: str) -> Placed:
-        """One more; the name server knows of it at once."""
+        """Start one more; the name server knows it at once."""
         first = {"gateway": 11, "router": 61}[module]
         host = f"{self.network}.{first + sum(one.module == module for one in self.processes)}"
         self.processes.append(Placed(module, self.folder, host, **self._env))
@@ -116,7 +115,7 @@ class Site:
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        """All of it up and known to the balancer; at the end no client is left."""
+        """Start all parts, wait until the balancer knows them, and close every client at the end."""
         names = await serve_names(f"{self.network}.53", DNS_PORT, self.table)
         try:
             await self._start()
@@ -134,7 +133,7 @@ class Site:
         await support.eventually(self._serves)
 
     async def _serves(self) -> bool:
-        """Through the balancer to a gateway (its schema) and to the router."""
+        """Return whether the balancer reaches a gateway (its schema) and the router."""
         assert self._proxy is not None
         assert self._proxy.poll() is None, self.log
         paths = ("/schema.json", "/v1/openapi.json")
@@ -166,7 +165,7 @@ def haproxy(site: Site) -> tuple[list[str], dict[str, str]]:
 
 
 def nginx(site: Site) -> tuple[list[str], dict[str, str]]:
-    """Names are looked up once, at its start: here the addresses stand in their place."""
+    """nginx resolves names only at its start, so its file gets the addresses."""
     text = (DEPLOY / "nginx/nginx.conf").read_text()
     for module, hosts in site.table.items():
         named = f"\n        server {module}:8000 max_fails=2 fail_timeout=5s;"

@@ -1,6 +1,5 @@
-"""What NetworkPolicies let through, decided as the API defines it: policies that select a pod isolate it in their
-direction, and what any of them allows is allowed. Enough of it for our manifests: labels, address blocks, ports.
-"""
+"""A model of NetworkPolicies, as the API defines them: policies that select a pod isolate it in their direction, and a
+connection is allowed if one of them allows it. It covers what our manifests use: labels, address blocks, ports."""
 
 from __future__ import annotations
 
@@ -15,7 +14,8 @@ HERE: Labels = {"kubernetes.io/metadata.name": "linnet"}
 
 @dataclass(frozen=True)
 class Peer:
-    """A pod (its labels, its namespace's, its named ports) or, with an address, somebody outside of the cluster."""
+    """A pod (its labels, those of its namespace, its named ports) or, with an address, a host outside of the
+    cluster."""
 
     labels: Labels = field(default_factory=dict)
     namespace: Labels = field(default_factory=lambda: HERE)
@@ -33,7 +33,7 @@ def selects(selector: Mapping[str, Any], labels: Labels) -> bool:
 def allowed(
     policies: Iterable[Mapping[str, Any]], source: Peer, target: Peer, port: int, protocol: str = "TCP"
 ) -> bool:
-    """Whether a connection can be opened: it must leave one and enter the other."""
+    """Return whether a connection can be opened: the policies of both ends must allow it."""
     specs = [policy["spec"] for policy in policies]
     return _passes(specs, source, "Egress", target, target, port, protocol) and _passes(
         specs, target, "Ingress", source, target, port, protocol

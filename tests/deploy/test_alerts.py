@@ -1,4 +1,4 @@
-"""Rules, runbooks and routes agree: every alert has a test, a severity somebody hears, and a section that helps."""
+"""Rules, runbooks and routes agree: every alert has a test, a severity with a receiver, and a runbook section."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALERTS = {rule["alert"]: rule for rule in rules() if "alert" in rule}
 
 
 def test_every_alert_has_its_runbook() -> None:
-    """`runbook_url` names the alert's own section, which says what users notice, how to confirm, what to do."""
+    """`runbook_url` names the alert's own section, which has what users notice, how to confirm, and what to do."""
     sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", RUNBOOKS, re.MULTILINE | re.DOTALL))
     assert sorted(sections) == sorted(ALERTS)
     for name, alert in ALERTS.items():
@@ -37,18 +37,18 @@ def test_every_alert_has_its_runbook() -> None:
 
 
 def test_the_rules_are_those_of_prometheus() -> None:
-    """The operator's copy says what the tested files say; `make k8s` makes it anew."""
+    """The operator's copy equals the tested files; `make k8s` generates it."""
     assert manifests.RULES.read_text() == manifests.prometheus_rules()
 
 
 def test_every_alert_has_its_test() -> None:
-    """promtool shows each of them quiet and firing (`make deploy-check`)."""
+    """promtool shows each alert quiet and firing (`make deploy-check`)."""
     tested = {test["name"].split()[0] for test in yaml.safe_load((PROMETHEUS / "rules-tests.yml").read_text())["tests"]}
     assert set(ALERTS) <= tested
 
 
-def test_every_severity_is_heard() -> None:
-    """Alertmanager has a receiver for each, and inhibits by alerts that exist."""
+def test_every_severity_has_a_receiver() -> None:
+    """Alertmanager has a receiver for each severity, and its inhibitions name existing alerts."""
     config = yaml.safe_load((ROOT / "deploy/alertmanager/alertmanager.yml").read_text())
     receivers = {receiver["name"] for receiver in config["receivers"]}
     assert {alert["labels"]["severity"] for alert in ALERTS.values()} == receivers
@@ -57,7 +57,7 @@ def test_every_severity_is_heard() -> None:
 
 
 def test_rules_ask_for_metrics_that_exist() -> None:
-    """Every metric of ours that a rule or a panel names is declared."""
+    """Every metric of Linnet that a rule or a panel names is declared."""
     declared = " ".join((ROOT / path).read_text() for path in ("router/contract/metrics.py", "loadtest/canary.py"))
     names = set(re.findall(r'"(linnet_\w+)"', declared))
     asked = "".join(rule["expr"] for rule in rules()) + (ROOT / "deploy/grafana/dashboards.yaml").read_text()
@@ -66,7 +66,7 @@ def test_rules_ask_for_metrics_that_exist() -> None:
 
 
 async def test_alerts_are_printed() -> None:
-    """The stack's terminal is told of each alert in one line; what is no notice is refused, and nothing breaks."""
+    """The stack prints each alert in one line; a body that is no notification is refused and does no harm."""
     (port,) = support.free_ports(1)
     said: list[str] = []
     server = await serve_alerts("127.0.0.1", port, said.append)

@@ -1,7 +1,7 @@
-"""Chat through HAProxy, nginx and Envoy as configured in deploy/: even, over TLS, undisturbed by what happens behind.
+"""Chat through HAProxy, nginx and Envoy as configured in deploy/: even, over TLS, undisturbed by drains
+and kills of gateways.
 
-They take a minute and programs that a checkout does not bring, so they run in `make deploy-check` alone.
-"""
+The tests take a minute and need programs that a checkout does not have, so they run only in `make deploy-check`."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 
 
 async def test_connections_are_spread_evenly(site: Site) -> None:
-    """Least connections: thirty clients, ten a gateway, give or take what comes at once."""
+    """Least connections: of thirty clients each gateway gets ten, except for simultaneous connects."""
     async with site.serving():
         for number in range(30):
             await ChatClient(f"user-{number}").connect(site.url)
@@ -48,7 +48,7 @@ async def test_connections_are_spread_evenly(site: Site) -> None:
 
 
 async def test_tls_ends_at_the_balancer(site: Site) -> None:
-    """Over wss:// two people chat, with a certificate that is checked."""
+    """Two users chat over wss://, and the client checks the certificate."""
     trust = ssl.create_default_context(cafile=str(site.certificate))
     async with site.serving():
         alice, bob = ChatClient("alice"), ChatClient("bob", codec="msgpack")
@@ -61,7 +61,7 @@ async def test_tls_ends_at_the_balancer(site: Site) -> None:
 
 
 async def test_the_clients_address_is_known_behind_it(site: Site) -> None:
-    """Limits by address count clients, not the balancer; what a client claims to be is not believed."""
+    """Limits by address count clients, not the balancer; an address that a client claims has no effect."""
     claim = {"X-Forwarded-For": "203.0.113.7"}
     async with site.serving():
         statuses = []
@@ -79,7 +79,7 @@ async def test_the_clients_address_is_known_behind_it(site: Site) -> None:
 
 
 class Pair:
-    """Two people who talk until told to stop, through whatever happens, and then compare."""
+    """Two users who send until told to stop, and then compare what they received."""
 
     def __init__(self, url: str, number: int) -> None:
         self.clients = [ResilientClient(f"{name}-{number}", [url]) for name in ("ann", "ben")]
@@ -118,7 +118,8 @@ async def talk_while(site: Site, happens: asyncio.Task[None]) -> None:
 
 
 async def test_a_gateway_drains_under_traffic(site: Site) -> None:
-    """SIGTERM: nobody new goes there, everybody is sent elsewhere, nothing is lost, and another takes its place."""
+    """SIGTERM: the gateway gets no new clients, its clients move, no message is lost, and another gateway replaces
+    it."""
 
     async def drain() -> None:
         await support.eventually(site.gateways[0].connections)
@@ -143,7 +144,7 @@ async def test_a_gateway_drains_under_traffic(site: Site) -> None:
 
 
 async def test_a_gateway_is_killed_under_traffic(site: Site) -> None:
-    """SIGKILL: its clients come back through the same address and find the others."""
+    """SIGKILL: its clients reconnect through the same address and reach the other gateways."""
 
     async def kill() -> None:
         await support.eventually(site.gateways[0].connections)

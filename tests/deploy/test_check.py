@@ -1,4 +1,4 @@
-"""How `make deploy-check` tells what came of its checks."""
+"""How `make deploy-check` reports the results of its checks."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def test_a_failure_fails_the_run_but_not_the_checks_after_it(capsys: pytest.Capt
 
 
 @pytest.mark.usefixtures("checks")
-def test_what_cannot_be_checked_says_why_and_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_check_that_cannot_run_gives_its_reason_and_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
     assert check.main(["one", "two"]) == 0
     assert "no no-such-tool here" in capsys.readouterr().out
 
 
 def test_a_failed_tool_is_quoted() -> None:
-    """What it said on either output is the reason."""
+    """The output of the tool, on either stream, is the reason."""
     with pytest.raises(check.Failed, match=r"out\nerr"):
         check.tool("sh", "-c", "echo out; echo err >&2; exit 3")

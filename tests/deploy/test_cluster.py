@@ -1,4 +1,4 @@
-"""deploy/cluster.py without a cluster: what it takes for an answer, with a kubectl that answers as told."""
+"""deploy/cluster.py without a cluster: its judgements, with a kubectl that gives prepared answers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ DEAD = "The connection to the server 127.0.0.1:1 was refused"
 
 
 class Cluster:
-    """Two gateways; an evicted one drains for `drain` requests, and the budget refuses another until it has drained."""
+    """Two gateways; an evicted one drains for `drain` requests, and the budget refuses the other until it has
+    drained."""
 
     def __init__(self, drain: int = 3, successor: int = 3) -> None:
         self.drain, self.successor = drain, successor
@@ -62,7 +63,7 @@ def two(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 def test_evictions_happen_under_the_canarys_traffic(two: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both gateways go between the two looks at the canary, and what it lost meanwhile is a failure."""
+    """Both gateways are evicted between two looks at the canary, and a message lost meanwhile is a failure."""
     assert cluster.check_eviction().startswith("2 gateways, one after the other; ")
     assert two.log == ["canary", "a", "b", "canary"]
     two.log.clear()
@@ -78,7 +79,7 @@ def test_evictions_happen_under_the_canarys_traffic(two: Cluster, monkeypatch: p
 
 
 def test_two_gateways_that_drain_at_once_are_a_failure(two: Cluster) -> None:
-    """The budget allowed the second while the first was still there, or did not refuse it at all."""
+    """The budget allowed the second eviction while the first gateway still drained, or refused none."""
     two.drain = 100
     with pytest.raises(Failed, match="b was evicted while a was still draining"):
         cluster.check_eviction()
@@ -88,8 +89,8 @@ def test_two_gateways_that_drain_at_once_are_a_failure(two: Cluster) -> None:
 
 
 @pytest.mark.parametrize("enforced", ["all", "none", "not the admin port", "too much"])
-def test_network_policies_are_held_against_connections(monkeypatch: pytest.MonkeyPatch, enforced: str) -> None:
-    """A network that enforces none of them is no failure of the manifests; one that lets half of it pass is."""
+def test_network_policies_are_compared_with_connections(monkeypatch: pytest.MonkeyPatch, enforced: str) -> None:
+    """A network that enforces no policy is no failure of the manifests; a network that enforces only some is one."""
     pods = {"gateway": ("g1", "g2"), "router": ("r1",), "canary": ("c1",)}
 
     def objects(_: str, component: str) -> list[dict[str, Any]]:
@@ -124,7 +125,7 @@ def test_network_policies_are_held_against_connections(monkeypatch: pytest.Monke
 
 
 def test_a_kubectl_that_cannot_ask_is_no_refusal(two: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its first failure ends the check with its own words."""
+    """The first failure of kubectl ends the check with the output of kubectl."""
     calls = 0
 
     def dead(*_: object, **__: object) -> str:
@@ -144,8 +145,10 @@ def test_a_tool_that_does_not_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) 
         check.tool("sleep", 60)
 
 
-def test_what_is_left_behind_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """A cluster that dies during the checks ends them with a line for each that failed, and no trace."""
+def test_a_cluster_that_dies_is_reported_without_a_trace(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """If the cluster dies during the checks, each failed check has one line, and there is no trace."""
     answers: dict[str, Any] = {"get": Failed("NotFound"), "create": "", "delete": Failed(DEAD)}
 
     def tool(_name: str, verb: object, *_: object, **__: object) -> str:

@@ -1,4 +1,4 @@
-"""The dashboards Grafana gets, held against the table they are made from and against what Grafana makes of them."""
+"""The dashboards' files, compared with the table that they are made from and with Grafana's rules."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ NAMES = [dashboard.name for dashboard in dashboards()]
 
 @pytest.mark.parametrize("dashboard", dashboards(), ids=NAMES)
 def test_the_files_are_made_from_the_table(dashboard: Dashboard) -> None:
-    """Nobody edited the JSON, and nobody forgot to make it: `python -m deploy.dashboards`."""
+    """The JSON was neither edited by hand nor left old: `python -m deploy.dashboards` makes the same."""
     assert (FOLDER / f"{dashboard.name}.json").read_text() == text(dashboard)
 
 
 def test_there_are_no_other_files() -> None:
-    """What is provisioned is what the table has."""
+    """The provisioned dashboards are those of the table."""
     assert sorted(path.stem for path in FOLDER.glob("*.json")) == sorted(NAMES)
     assert len({dashboard.uid for dashboard in dashboards()}) == len(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_panel_covers_another(name: str) -> None:
-    """Every panel has its place within the grid, and its id."""
+    """Every panel has a place of its own within the grid, and an id."""
     panels = loaded(name)["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     places = [panel["gridPos"] for panel in panels]
@@ -51,7 +51,8 @@ def test_no_panel_covers_another(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_panel_says_what_it_shows(name: str) -> None:
-    """A unit that Grafana knows, a description, a title of its own in its row, and the data source that was chosen."""
+    """Every panel has a unit of Grafana, a description, a title that is unique in its row, and the selected data
+    source."""
     for panel in loaded(name)["panels"]:
         if panel["type"] == "row":
             continue
@@ -62,7 +63,7 @@ def test_every_panel_says_what_it_shows(name: str) -> None:
         assert all("(rate(" not in one["expr"] or "$__rate_interval" in one["expr"] for one in panel["targets"])
 
 
-def test_grafana_is_told_where_they_are() -> None:
+def test_provisioned_folder_is_the_mounted_one() -> None:
     """The folder that compose mounts is the one that is provisioned."""
     (provider,) = yaml.safe_load((FOLDER / "provisioning/dashboards/linnet.yaml").read_text())["providers"]
     compose = yaml.safe_load((FOLDER.parent / "compose.yaml").read_text())

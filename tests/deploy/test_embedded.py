@@ -1,4 +1,4 @@
-"""The embedded server: what it keeps, what it refuses, how it dies."""
+"""The embedded server: the writes it keeps, the starts it refuses, and its end."""
 
 import os
 import signal
@@ -13,8 +13,8 @@ from deploy.embedded import EmbeddedValkey, ValkeyError
 from tests.support import ROOT, eventually, free_ports
 
 
-def test_what_was_acknowledged_survives_a_kill(own_valkey: EmbeddedValkey) -> None:
-    """A killed server has, after its next start, everything it acknowledged, on the port where it was."""
+def test_an_acknowledged_write_survives_a_kill(own_valkey: EmbeddedValkey) -> None:
+    """After a kill and a start, the server has every acknowledged write, at the same port."""
     with own_valkey.client() as client:
         client.set("key", "kept")
     url = own_valkey.url
@@ -26,7 +26,7 @@ def test_what_was_acknowledged_survives_a_kill(own_valkey: EmbeddedValkey) -> No
 
 
 def test_restart_is_a_new_process_over_the_same_data(own_valkey: EmbeddedValkey) -> None:
-    """A restart stops cleanly (exit code 0) and finds its data again."""
+    """A restart stops cleanly (exit code 0) and keeps the data."""
     with own_valkey.client() as client:
         client.set("key", "kept")
     first = own_valkey.pid
@@ -39,7 +39,7 @@ def test_restart_is_a_new_process_over_the_same_data(own_valkey: EmbeddedValkey)
 
 
 def test_it_is_configured_to_keep_and_never_to_evict(valkey: EmbeddedValkey) -> None:
-    """Append-only with an fsync per write, no eviction, no snapshots, loopback alone."""
+    """Append-only file with an fsync per write, no eviction, no snapshots, loopback only."""
     wanted = {
         "appendonly": "yes",
         "appendfsync": "always",
@@ -54,7 +54,7 @@ def test_it_is_configured_to_keep_and_never_to_evict(valkey: EmbeddedValkey) -> 
 
 @pytest.mark.processes
 def test_without_a_port_only_its_owner_reaches_it(tmp_path: Path) -> None:
-    """The default is a unix socket that nobody but its owner may open, and no port at all."""
+    """The default is a Unix socket that only its owner may open, and no port."""
     server = EmbeddedValkey(tmp_path / "a folder")
     server.start()
     try:
@@ -68,13 +68,13 @@ def test_without_a_port_only_its_owner_reaches_it(tmp_path: Path) -> None:
 
 
 def test_a_path_too_long_for_a_socket_is_one_clear_line(tmp_path: Path) -> None:
-    """The kernel's limit is named, instead of a server that cannot bind."""
+    """The error names the kernel's limit; no server is started that cannot bind."""
     with pytest.raises(ValkeyError, match="too long for a unix socket"):
         EmbeddedValkey(tmp_path / ("x" * 100))
 
 
 def test_a_taken_port_is_one_clear_line(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:
-    """A second server on the same port says so instead of pretending that the first one is its own."""
+    """A second server on the same port fails; the first one is not mistaken for it."""
     second = EmbeddedValkey(tmp_path / "second", int(own_valkey.url.split(":")[2].split("/")[0]))
     with pytest.raises(ValkeyError, match=r"(?i)address already in use") as caught:
         second.start()
@@ -95,14 +95,14 @@ def test_a_damaged_append_only_file_is_one_clear_line(own_valkey: EmbeddedValkey
 
 
 def test_a_running_server_is_not_started_twice(own_valkey: EmbeddedValkey) -> None:
-    """Starting what runs is an error and leaves it running."""
+    """A second start is an error and leaves the server running."""
     with pytest.raises(ValkeyError, match="already runs"):
         own_valkey.start()
     assert own_valkey.returncode is None
 
 
 def test_a_stalled_server_is_killed_in_the_end(own_valkey: EmbeddedValkey) -> None:
-    """A stop has a deadline; a stopped (SIGSTOP) server is woken first and ends cleanly."""
+    """A stop has a deadline; a stopped (SIGSTOP) server is continued first and ends cleanly."""
     os.kill(own_valkey.pid, signal.SIGSTOP)
     own_valkey.stop()
     assert own_valkey.returncode == 0
@@ -110,7 +110,7 @@ def test_a_stalled_server_is_killed_in_the_end(own_valkey: EmbeddedValkey) -> No
 
 @pytest.mark.processes
 async def test_it_dies_with_its_parent(tmp_path: Path) -> None:
-    """A parent that is killed leaves no server behind."""
+    """If the parent is killed, no server remains."""
     code = (
         "import sys, pathlib; from deploy.embedded import EmbeddedValkey\n"
         "server = EmbeddedValkey(pathlib.Path(sys.argv[1]), int(sys.argv[2])); server.start()\n"
@@ -130,7 +130,7 @@ async def test_it_dies_with_its_parent(tmp_path: Path) -> None:
 
 
 def _gone(pid: int) -> bool:
-    """Ended, or waiting only for whoever adopted it to collect it."""
+    """Return whether the process has ended (it may wait for its new parent to collect it)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -138,7 +138,8 @@ def _gone(pid: int) -> bool:
 
 
 def test_the_log_outlives_a_crash_and_is_rotated(own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report of a crash is there after the restart; a large log moves aside, and the one before it goes."""
+    """After the restart the crash report is in the log; a large log is moved aside, and the one before it is
+    removed."""
     os.kill(own_valkey.pid, signal.SIGSEGV)
     own_valkey.wait()
     assert "crashed by signal: 11" in own_valkey.log_path.read_text(errors="replace")
@@ -150,8 +151,8 @@ def test_the_log_outlives_a_crash_and_is_rotated(own_valkey: EmbeddedValkey, mon
     assert "crashed by signal: 11" not in own_valkey.log_path.read_text(errors="replace")
 
 
-def test_the_reason_of_a_failed_start_is_this_starts(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:
-    """Not what an earlier run wrote into the same log."""
+def test_the_reason_of_a_failed_start_is_from_this_start(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """Lines that an earlier run wrote into the same log are not quoted."""
     second = EmbeddedValkey(tmp_path / "second", int(own_valkey.url.rsplit(":", 1)[1].split("/")[0]))
     second.folder.mkdir()
     second.log_path.write_text("".join(f"1:M 01 Jan 2026 00:00:00.000 # an old reason {i}\n" for i in range(3)))

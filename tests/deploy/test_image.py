@@ -1,7 +1,6 @@
-"""The image, really run: read-only, without a capability, a shell or root, in little memory, as a cluster would.
+"""The image, run as a cluster runs it: read-only, without capabilities, shell or root, with little memory.
 
-Skipped unless LINNET_IMAGE names an image that podman has: `make deploy-check IMAGE=1` builds one.
-"""
+Skipped unless LINNET_IMAGE names an image that podman has: `make deploy-check IMAGE=1` builds one."""
 
 from __future__ import annotations
 
@@ -49,7 +48,7 @@ pytestmark = [
 
 
 def in_image(code: str) -> Any:
-    """What Python in a container of the image prints, as JSON."""
+    """Return what Python in a container of the image prints, as JSON."""
     done = podman("run", "--rm", *LOCKED, "--entrypoint", PYTHON, IMAGE, "-c", code)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -113,7 +112,7 @@ class Start(Protocol):
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """`start("gateway", LINNET_REDIS_URL=…)`; all are gone after the test."""
+    """`start("gateway", LINNET_REDIS_URL=…)`; all containers are removed after the test."""
     folder = tmp_path / "secrets"
     folder.mkdir()
     for path in (folder, *tmp_path.parents):
@@ -142,8 +141,8 @@ def test_it_says_what_it_is() -> None:
     assert labels["revision"] != "unknown"
 
 
-def test_nothing_in_it_can_be_written_and_nobody_is_root() -> None:
-    """Its user owns nothing and cannot write anywhere, not even where others could."""
+def test_its_user_cannot_write_and_is_not_root() -> None:
+    """Its user owns no file and cannot write anywhere, not even into folders that are open to all users."""
     code = """
 import json, os
 found = [folder for folder in ("/", "/tmp", "/opt/linnet", "/opt/linnet/app", "/home") if os.access(folder, os.W_OK)]
@@ -161,7 +160,7 @@ print(json.dumps([os.getuid(), os.getgid(), found, tried]))
 
 
 def test_the_bill_of_materials_names_every_package() -> None:
-    """Exactly what is installed, and no installer among it."""
+    """It lists exactly the installed packages, and no installer is among them."""
     code = """
 import json, importlib.metadata as m
 sbom = json.load(open("/opt/linnet/sbom.cdx.json"))
@@ -185,7 +184,7 @@ def test_a_process_without_settings_says_what_is_missing(module: str) -> None:
 
 
 async def test_the_load_test_runs_from_it(own_valkey: EmbeddedValkey, process: StartProcess) -> None:
-    """Its processes need nowhere to write; its verdict is its exit code."""
+    """Its processes write no file; the exit code is the verdict."""
     router, gateway = (process(each, LINNET_REDIS_URL=own_valkey.url) for each in ("router", "gateway"))
     await router.ready()
     await gateway.ready()
@@ -196,8 +195,8 @@ async def test_the_load_test_runs_from_it(own_valkey: EmbeddedValkey, process: S
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-async def test_the_canary_sings_in_it(own_valkey: EmbeddedValkey, process: StartProcess, start: Start) -> None:
-    """It reads its key from the file it is given, and tells what it sees on its admin port."""
+async def test_the_canary_runs_in_it(own_valkey: EmbeddedValkey, process: StartProcess, start: Start) -> None:
+    """The canary reads its key from a file and exports its findings on its admin port."""
     router, gateway = (process(each, LINNET_REDIS_URL=own_valkey.url) for each in ("router", "gateway"))
     await router.ready()
     await gateway.ready()
@@ -216,7 +215,8 @@ async def test_the_canary_sings_in_it(own_valkey: EmbeddedValkey, process: Start
 
 
 async def test_chat_works_through_it_and_sigterm_drains_it(own_valkey: EmbeddedValkey, start: Start) -> None:
-    """Two gateways and a router in containers: messages cross, a drained gateway hands its client over, all exit 0."""
+    """Two gateways and a router in containers: messages are delivered, a drained gateway moves its client, all exit
+    0."""
     router, first, second = (start(each, LINNET_REDIS_URL=own_valkey.url) for each in ("router", "gateway", "gateway"))
     for container in (router, first, second):
         await container.ready()

@@ -1,6 +1,5 @@
-"""The Kubernetes manifests, rendered as a cluster would get them: the sums, and that their parts agree with each other
-and with the code. Schemas and policies are `make deploy-check`'s.
-"""
+"""The Kubernetes manifests, rendered as a cluster receives them: their sums, and whether they agree with each other and
+with the code. `make deploy-check` checks schemas and policies."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ def rendered() -> Mapping[str, list[Manifest]]:
 
 
 def every(*kinds: str) -> Iterator[tuple[str, Manifest]]:
-    """All objects of these kinds in all renderings."""
+    """Return all objects of these kinds in all renderings."""
     for name, objects in rendered().items():
         yield from ((name, one) for one in objects if one["kind"] in kinds)
 
@@ -57,7 +56,7 @@ def container(template: Manifest) -> Manifest:
 
 
 def environ(name: str, component: str) -> dict[str, str]:
-    """The variables of a pod's container, from the ConfigMap and its own."""
+    """Return the variables of a pod's container, from the ConfigMap and its own."""
     its = container(pod_of(name, component))
     found: dict[str, str] = {}
     for source in its["envFrom"]:
@@ -66,7 +65,7 @@ def environ(name: str, component: str) -> dict[str, str]:
 
 
 def settings(name: str, component: str, folder: Path) -> Settings:
-    """The settings a pod's process would read, from variables and from the secret files that are mounted."""
+    """Return the settings that the process of a pod reads, from variables and mounted secret files."""
     template = pod_of(name, component)
     (volume,) = template["spec"]["volumes"]
     for item in volume["secret"]["items"]:
@@ -82,7 +81,7 @@ def settings(name: str, component: str, folder: Path) -> Settings:
 @pytest.mark.parametrize("component", ["gateway", "router"])
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_each_process_starts_with_these_settings(name: str, component: str, tmp_path: Path) -> None:
-    """Every variable is one the code knows, every value valid, every file mounted; no secret stands in a ConfigMap."""
+    """The code knows every variable, every value is valid, every file is mounted; no secret is in a ConfigMap."""
     found = settings(name, component, tmp_path)
     assert found.jwt_secret == "s" * 32
     assert found.redis_url.startswith("redis://redis.example.com")
@@ -105,7 +104,7 @@ def test_ports_are_those_the_process_listens_on(name: str, component: str, tmp_p
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_a_gateway_has_time_to_drain(name: str, tmp_path: Path) -> None:
-    """Accepting + window + answering what is under way + a margin end before the kill."""
+    """Accepting, the window, commands under way and a margin end before the kill."""
     its = settings(name, "gateway", tmp_path)
     template = pod_of(name, "gateway")
     assert "lifecycle" not in container(template), "a sleep before SIGTERM hides the drain from the successor"
@@ -122,7 +121,7 @@ def test_a_router_has_time_to_stop(name: str) -> None:
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
 def test_a_rollout_waits_for_the_clients_of_the_last_pod(name: str, tmp_path: Path) -> None:
-    """A successor starts up once no other gateway drains; its probe has the time of a start and of a whole drain."""
+    """A successor is ready when no other gateway drains; its probe allows for a start and a whole drain."""
     its = settings(name, "gateway", tmp_path)
     spec = one(name, "Deployment", "gateway")["spec"]
     probe = container(spec["template"])["startupProbe"]
@@ -134,7 +133,7 @@ def test_a_rollout_waits_for_the_clients_of_the_last_pod(name: str, tmp_path: Pa
 
 
 def test_scaling_out_begins_before_a_gateway_is_full(tmp_path: Path) -> None:
-    """With one gateway fewer than the least number, the rest still have room for its clients."""
+    """With one gateway fewer than the minimum, the others still have room for its clients."""
     for name, least, target in (
         ("base", one("base", "HorizontalPodAutoscaler", "gateway")["spec"]["minReplicas"], hpa_target("base")),
         ("prod", one("prod", "HorizontalPodAutoscaler", "gateway")["spec"]["minReplicas"], hpa_target("prod")),
@@ -157,7 +156,7 @@ def scaled_object() -> Manifest:
 
 
 def test_scaling_in_is_slow_however_it_is_done() -> None:
-    """One pod in five minutes, after ten quiet ones: each moves all the clients it has."""
+    """One pod in five minutes, after ten quiet minutes, because each scale-in moves all clients of a pod."""
     behaviors = [spec["spec"]["behavior"] for _, spec in every("HorizontalPodAutoscaler") if "gateway" in str(spec)]
     behaviors.append(scaled_object()["advanced"]["horizontalPodAutoscalerConfig"]["behavior"])
     for behavior in behaviors:
@@ -166,8 +165,8 @@ def test_scaling_in_is_slow_however_it_is_done() -> None:
         assert down["policies"] == [{"type": "Pods", "value": 1, "periodSeconds": 300}]
 
 
-def test_keda_takes_the_place_of_the_autoscaler() -> None:
-    """Two that scale the same Deployment would fight."""
+def test_keda_replaces_the_autoscaler() -> None:
+    """Two scalers of the same Deployment would conflict."""
     kinds = ("HorizontalPodAutoscaler", "ScaledObject")
     objects = [item for item in rendered()["base-with-keda"] if item["kind"] in kinds]
     assert sorted(item["spec"]["scaleTargetRef"]["name"] for item in objects) == ["gateway", "router"]
@@ -176,8 +175,8 @@ def test_keda_takes_the_place_of_the_autoscaler() -> None:
 # -- pods
 
 
-def test_pods_are_as_locked_up_as_can_be() -> None:
-    """No root, token or capability, nothing to write to, no variables but ours, and nothing a drain would refuse."""
+def test_pods_are_restricted_as_far_as_possible() -> None:
+    """No root, token, capability or writable path, no variables but ours, and no volume that a node drain refuses."""
     for name, workload in every("Deployment", "StatefulSet", "Job"):
         spec = workload["spec"]["template"]["spec"]
         assert spec["automountServiceAccountToken"] is False, name
@@ -198,8 +197,8 @@ def test_pods_are_as_locked_up_as_can_be() -> None:
         assert not any("emptyDir" in volume or "hostPath" in volume for volume in spec.get("volumes", []))
 
 
-def test_pods_are_promised_what_they_use() -> None:
-    """Requests for both, a limit for memory alone and not above what was asked for."""
+def test_pods_request_what_they_use() -> None:
+    """Requests for CPU and memory, a limit for memory only, equal to the request."""
     for _, workload in every("Deployment", "StatefulSet", "Job"):
         resources = container(workload["spec"]["template"])["resources"]
         assert set(resources["requests"]) == {"cpu", "memory"}
@@ -207,7 +206,7 @@ def test_pods_are_promised_what_they_use() -> None:
 
 
 def test_every_pod_of_a_trial_fits_on_a_small_node() -> None:
-    """All that `overlays/dev`, the canary and the load test ask for together fits into one core."""
+    """The requests of `overlays/dev`, the canary and the load test together fit into one core."""
     pods = [*pod_specs(rendered()["dev"]), *pod_specs(rendered()["loadtest"])]
     replicas = {"gateway": 2}
     asked = sum(
@@ -221,14 +220,14 @@ def cores(text: str) -> float:
     return float(text.removesuffix("m")) / 1000 if text.endswith("m") else float(text)
 
 
-def test_what_runs_is_this_version() -> None:
+def test_images_are_of_this_version() -> None:
     for name, workload in every("Deployment", "Job"):
         image = container(workload["spec"]["template"])["image"]
         assert image.rpartition("/")[2] == f"linnet:{VERSION}", name
 
 
 def test_probes_ask_the_admin_port() -> None:
-    """Liveness asks the event loop alone; readiness, and a gateway's startup, may say no for other reasons."""
+    """Liveness checks only the event loop; readiness and a gateway's startup may fail for other reasons."""
     for component in ("gateway", "router"):
         its = container(pod_of("prod", component))
         live = {"path": "/livez", "port": "admin"}
@@ -252,7 +251,7 @@ def test_pods_spread_over_zones_and_hosts() -> None:
         assert all(selects(each["labelSelector"], template["metadata"]["labels"]) for each in spread)
 
 
-def test_evictions_take_one_at_a_time_and_never_wait_for_the_sick() -> None:
+def test_evictions_go_one_at_a_time_and_never_wait_for_unready_pods() -> None:
     for component in ("gateway", "router"):
         spec = one("prod", "PodDisruptionBudget", component)["spec"]
         assert (spec["maxUnavailable"], spec["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
@@ -270,7 +269,7 @@ def test_the_namespace_is_restricted() -> None:
 
 
 def pods(name: str) -> list[Peer]:
-    """The pods of a rendering, with labels and named ports."""
+    """Return the pods of a rendering, with labels and named ports."""
     return [
         Peer(
             labels=template["metadata"]["labels"],
@@ -280,8 +279,8 @@ def pods(name: str) -> list[Peer]:
     ]
 
 
-def test_whatever_selects_pods_selects_some() -> None:
-    """Services find the port they name in each pod they select; budgets and workloads find their pods."""
+def test_every_selector_selects_pods() -> None:
+    """Services find their named port in each selected pod; budgets and workloads find their pods."""
     for name, service in every("Service"):
         found = [pod for pod in pods(name) if service["spec"]["selector"].items() <= pod.labels.items()]
         assert found, service["metadata"]
@@ -293,7 +292,7 @@ def test_whatever_selects_pods_selects_some() -> None:
 
 
 def test_every_pod_is_scraped() -> None:
-    """Whatever has an admin port is found by the PodMonitor, and all it finds has one."""
+    """The PodMonitor finds every pod with an admin port, and every pod that it finds has one."""
     (monitor,) = (each for each in rendered()["prod"] if each["kind"] == "PodMonitor")
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint["path"] == "/metrics"
@@ -301,8 +300,8 @@ def test_every_pod_is_scraped() -> None:
         assert selects(monitor["spec"]["selector"], pod.labels) == (endpoint["port"] in pod.ports), pod
 
 
-def test_every_dashboard_comes_to_the_cluster() -> None:
-    """Byte for byte, in a ConfigMap that Grafana's sidecar looks for and that an apply can carry."""
+def test_every_dashboard_is_in_a_config_map() -> None:
+    """Byte for byte, in a ConfigMap with the label of Grafana's sidecar, small enough for an apply."""
     maps = [item for item in rendered()["prod"] if item["kind"] == "ConfigMap" and "labels" in item["metadata"]]
     assert all(item["metadata"]["labels"] == {"grafana_dashboard": "1"} for item in maps)
     files = {path.name: path.read_text() for path in (manifests.ROOT / "deploy/grafana").glob("*.json")}
@@ -311,7 +310,7 @@ def test_every_dashboard_comes_to_the_cluster() -> None:
 
 
 def test_routes_lead_to_services() -> None:
-    """The public door opens on the two public ports and on nothing else."""
+    """Public access leads to the two public ports and to no other."""
     (route,) = (each for each in rendered()["prod"] if each["kind"] == "HTTPRoute")
     (ingress,) = (each for each in rendered()["base-with-ingress"] if each["kind"] == "Ingress")
     by_route = {
@@ -351,12 +350,12 @@ METADATA = Peer(address="169.254.169.254")
 
 
 def network(name: str) -> tuple[list[Manifest], dict[str, Peer]]:
-    """The policies of a rendering, and its pods by component."""
+    """Return the policies of a rendering, and its pods by component."""
     policies = [each for each in rendered()[name] if each["kind"] == "NetworkPolicy"]
     return policies, {pod.labels["app.kubernetes.io/component"]: pod for pod in pods(name)}
 
 
-def test_the_network_lets_through_what_is_needed() -> None:
+def test_the_network_allows_needed_connections() -> None:
     policies, pod = network("prod")
     gateway, router, canary = pod["gateway"], pod["router"], pod["canary"]
     for source, target, port, protocol in (
@@ -375,7 +374,7 @@ def test_the_network_lets_through_what_is_needed() -> None:
         assert allowed(policies, source, target, port, protocol), (source, target, port)
 
 
-def test_the_network_lets_nothing_else_through() -> None:
+def test_the_network_refuses_all_other_connections() -> None:
     policies, pod = network("prod")
     gateway, router, canary = pod["gateway"], pod["router"], pod["canary"]
     for source, target, port in (
@@ -410,8 +409,9 @@ def test_the_network_of_the_small_deployment_and_of_the_load_test() -> None:
     assert not allowed(both, job["loadtest"], pod["valkey"], 6379)
 
 
-async def test_the_small_valkey_keeps_what_it_acknowledged(tmp_path: Path) -> None:
-    """Its command line, really run: every write on the disk before its answer, nothing evicted, a bound on memory."""
+async def test_the_small_valkey_keeps_acknowledged_writes(tmp_path: Path) -> None:
+    """Its command line, really run: every write is on disk before its answer, nothing is evicted, and memory is
+    bounded."""
     its = container(one("dev", "StatefulSet", "valkey")["spec"]["template"])
     program, *options = (str(each).replace("/data", str(tmp_path)) for each in its["command"])
     assert program == "valkey-server"
@@ -436,14 +436,14 @@ def arguments(workload: Manifest) -> list[str]:
 
 
 def test_the_load_test_knows_its_arguments() -> None:
-    """What the Job passes is what the program takes."""
+    """The program accepts the arguments of the Job."""
     module, *rest = arguments(one("loadtest", "Job", "loadtest"))
     assert module == "loadtest"
     assert parser().parse_args(rest).target == ["ws://gateway:8000/ws"]
 
 
 def test_the_canary_knows_its_arguments() -> None:
-    """Of every gateway by itself, and with its metrics where the probes and Prometheus look."""
+    """It reaches every gateway directly, and exports metrics where probes and Prometheus look."""
     module, *rest = arguments(one("prod", "Deployment", "canary"))
     assert module == "loadtest"
     assert parser().parse_args(rest).target == ["ws://gateways:8000/ws"]

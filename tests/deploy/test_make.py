@@ -1,4 +1,4 @@
-"""The Makefile on machines that lack something: one line that says what to do, and nothing half made."""
+"""The Makefile on machines that lack a requirement: it prints one line with the remedy and leaves nothing half made."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from tests.support import ROOT
 
 @pytest.fixture
 def checkout(starts_processes: None, tmp_path: Path) -> Path:
-    """As much of a fresh clone as `make` reads before it has a .venv."""
+    """The part of a fresh clone that `make` reads before it has a .venv."""
     (tmp_path / "deploy").mkdir()
     shutil.copy(ROOT / "Makefile", tmp_path)
     for lock in (ROOT / "deploy").glob("requirements*.txt"):
@@ -23,7 +23,7 @@ def checkout(starts_processes: None, tmp_path: Path) -> Path:
 
 
 def refusal(checkout: Path, python: str | Path, **env: str) -> str:
-    """What `make up` says of itself when it fails."""
+    """Return the output of a failed `make up`."""
     outer = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "PIP_"))}
     done = subprocess.run(
         ["make", "up", f"PYTHON={python}"],
@@ -41,7 +41,7 @@ def refusal(checkout: Path, python: str | Path, **env: str) -> str:
 
 
 def stand_in(checkout: Path, script: str) -> Path:
-    """An interpreter that is only in part what it should be."""
+    """An interpreter that lacks one feature."""
     python = checkout / "python"
     python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
@@ -49,24 +49,24 @@ def stand_in(checkout: Path, script: str) -> Path:
 
 
 def test_no_python(checkout: Path) -> None:
-    """The packages to install are named."""
+    """The line names the packages to install."""
     assert refusal(checkout, "no-such-python").endswith("apt-get install python3 python3-venv")
 
 
 def test_a_python_too_old(checkout: Path) -> None:
-    """What it found and what it needs."""
+    """The line names the version found and the version needed."""
     python = stand_in(checkout, 'case "$1" in -V) echo Python 3.9.2;; *) exit 1;; esac')
     assert "Python 3.9.2 is too old, 3.11 is needed" in refusal(checkout, python)
 
 
 def test_a_python_without_venv(checkout: Path) -> None:
-    """Debian ships venv on its own."""
+    """Debian packages venv separately."""
     python = stand_in(checkout, f'case "$2" in *ensurepip*) exit 1;; *) exec {sys.executable} "$@";; esac')
     assert refusal(checkout, python).endswith("apt-get install python3-venv")
 
 
 def test_no_package_index(checkout: Path) -> None:
-    """An index that cannot be reached is said to be, and pip's own words are kept."""
+    """The line says that the index cannot be reached, and pip's own output is kept."""
     line = refusal(checkout, sys.executable, PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_RETRIES="0")
     assert "cannot install deploy/requirements.txt: anyio==" in line
     assert "the package index cannot be reached" in line
@@ -74,7 +74,7 @@ def test_no_package_index(checkout: Path) -> None:
 
 
 def test_a_wheel_that_is_not_the_locked_one(checkout: Path) -> None:
-    """A file with another hash than the lock's is not installed, and pip's reason is given."""
+    """A file with another hash than the lock's is not installed, and pip's reason is printed."""
     (checkout / "deploy" / "requirements.txt").write_text(f"linnet-test==1 --hash=sha256:{'0' * 64}\n")
     wheel = checkout / "linnet_test-1-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as file:

@@ -1,4 +1,4 @@
-"""The stack's name server, asked as a resolver asks."""
+"""The stack's name server, with a resolver's queries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def question(name: str, kind: int = 1, flags: int = 0x0100) -> bytes:
 
 
 def test_a_name_has_its_addresses() -> None:
-    """All of them, in upper or lower case, and those that were added since."""
+    """All addresses of a name, in upper or lower case, and those that were added later."""
     table = {"gateway": ["127.1.2.3"]}
     server = NameServer(table)
     table["gateway"].append("127.1.2.4")
@@ -29,7 +29,8 @@ def test_a_name_has_its_addresses() -> None:
 
 
 def test_an_unknown_name_and_an_unknown_type_differ() -> None:
-    """No such name for the one, no record for the other: who looks for IPv6 goes on to IPv4."""
+    """An unknown name does not exist; an unknown type has no record, so a resolver that asks for IPv6 goes on to
+    IPv4."""
     assert struct.unpack_from("!4H", NameServer(TABLE).answer(question("nobody")))[1:] == (0x8403, 1, 0)
     assert struct.unpack_from("!4H", NameServer(TABLE).answer(question("gateway", 28)))[1:] == (0x8400, 1, 0)
     assert struct.unpack_from("!4H", NameServer(TABLE).answer(question("router")))[1:] == (0x8400, 1, 0)
@@ -37,10 +38,10 @@ def test_an_unknown_name_and_an_unknown_type_differ() -> None:
 
 @given(st.binary(max_size=64))
 def test_garbage_is_dropped(data: bytes) -> None:
-    """Whatever comes, it answers or keeps silent."""
+    """No datagram makes it fail."""
     assert isinstance(NameServer(TABLE).answer(data), bytes)
 
 
 def test_an_answer_is_not_answered() -> None:
-    """Or two name servers would talk for ever."""
+    """Otherwise two name servers would answer each other for ever."""
     assert NameServer(TABLE).answer(question("gateway", flags=0x8180)) == b""

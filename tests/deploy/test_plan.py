@@ -1,4 +1,4 @@
-"""What `make up` decides before it starts anything."""
+"""The plan of `make up`, before a process is started."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def test_gateways_take_the_ports_after_the_routers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:7000", "0.0.0.0:7000", "[::]:7000"])
 def test_pages_of_the_api_may_connect_to_the_gateways(tmp_path: Path, listen: str) -> None:
-    """The gateways have other ports, so the API's origin is not theirs; origins that were given are left alone."""
+    """The gateways have other ports, so the API's origin is foreign to them; given origins stay unchanged."""
     shared = shared_environ({"LINNET_LISTEN": listen}, tmp_path)
     for gateway in services(shared, load(shared))[1:]:
         door = Admission(load(gateway.environ))
@@ -46,22 +46,22 @@ def test_ports_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_identity_provider_gets_no_second_signing_key(tmp_path: Path) -> None:
-    """With a JWKS no HS256 secret is made: tokens signed with it would be let in too."""
+    """With a JWKS no HS256 secret is made, because tokens signed with it would be accepted too."""
     shared = shared_environ({"LINNET_JWKS_URL": "https://id.example/jwks", "LINNET_ACCOUNTS": "false"}, tmp_path)
     assert not [name for name in shared if "JWT_SECRET" in name]
     assert load(shared).server_key
 
 
 def test_a_secret_is_never_half_written(tmp_path: Path) -> None:
-    """A draft that a crash left behind is made anew, and only a whole one gets the name."""
+    """A draft that a crash left behind is made again, and only a complete file gets the name."""
     (tmp_path / "key.new").write_text("half")
     made = own_secret(tmp_path / "key").read_text()
     assert len(made.strip()) == 64
     assert own_secret(tmp_path / "key").read_text() == made
 
 
-def test_the_lock_goes_with_its_descriptor(tmp_path: Path) -> None:
-    """One at a time; a folder whose owner is gone is free."""
+def test_the_lock_ends_with_its_descriptor(tmp_path: Path) -> None:
+    """One runner at a time; the folder of an ended runner is free."""
     lock = claim_folder(tmp_path / "own")
     with pytest.raises(LocalError, match=f"pid {os.getpid()}"):
         claim_folder(tmp_path / "own")
@@ -70,7 +70,7 @@ def test_the_lock_goes_with_its_descriptor(tmp_path: Path) -> None:
 
 
 def test_the_lines_to_try_are_shell(tmp_path: Path) -> None:
-    """What it prints can be pasted: three lines that the shell parses, towards addresses one can connect to."""
+    """The printed lines can be pasted: three lines that the shell parses, with addresses that can be dialed."""
     shared = shared_environ({"LINNET_LISTEN": "0.0.0.0:7000"}, tmp_path)
     settings = load(shared)
     text = welcome(services(shared, settings), settings, tmp_path)

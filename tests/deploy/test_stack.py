@@ -1,8 +1,7 @@
 """The whole set-up, running: gateways replaced under load, every panel of every dashboard answered, an alert fires.
 
-It takes three minutes and programs that a checkout does not bring, so it runs in `make deploy-check` alone. With
-PICTURES=folder the dashboards are drawn there from what Prometheus saw meanwhile.
-"""
+It takes three minutes and needs programs that a checkout does not have, so it runs only in `make deploy-check`. With
+PICTURES=folder the dashboards are drawn there from the data of Prometheus."""
 
 from __future__ import annotations
 
@@ -74,21 +73,22 @@ class Running:
         await support.eventually(lambda: answers_ready((self.front, 8000), "/schema.json"), 20, every_s=0.1)
 
     def pid(self, host: str) -> int:
-        """The gateway or router on this address of the network."""
+        """Return the pid of the gateway or router on this address of the network."""
         wanted = f"LINNET_LISTEN={self.network}.{host}:8000".encode()
         children = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()
         (found,) = [int(pid) for pid in children if wanted in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
         return found
 
     def ask(self, expression: str) -> list[float]:
-        """The values of an instant query that are numbers."""
+        """Return the values of an instant query that are numbers."""
         query = urllib.parse.urlencode({"query": expression.replace("$__rate_interval", "30s")})
         with urllib.request.urlopen(f"{self.prometheus}/api/v1/query?{query}", timeout=10) as answer:
             found = json.load(answer)["data"]["result"]
         return [float(one["value"][1]) for one in found if one["value"][1] != "NaN"]
 
     def load(self, seconds: int) -> subprocess.Popen[bytes]:
-        """A population through the load balancer; ends with 0 if nothing was lost, doubled or out of order."""
+        """Put a population on the load balancer; the exit code is 0 if no message was lost, duplicated or out of
+        order."""
         command = [sys.executable, "-m", "loadtest", "mixed", "--users", "200", "--rate", "150"]
         times = ["--rounds", str(seconds // 5), "--seconds", "5"]
         where = ["--target", self.url, "--api", f"http://{self.front}:8000"]
@@ -115,7 +115,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 
 def test_a_rolling_restart_loses_nothing(stack: Running) -> None:
-    """All gateways replaced, one by one, behind HAProxy and under traffic: each has everything once, in order."""
+    """All gateways are replaced one by one, behind HAProxy and under traffic: each user has every message once, in
+    order."""
 
     async def restart(host: str) -> None:
         pid = stack.pid(host)
@@ -142,7 +143,7 @@ def test_a_rolling_restart_loses_nothing(stack: Running) -> None:
 
 
 def test_every_panel_is_answered(stack: Running) -> None:
-    """Each expression of each dashboard gets a number from a Prometheus that watches the stack under load."""
+    """Each expression of each dashboard has a number in a Prometheus that scrapes the stack under load."""
 
     def all_answered() -> bool:
         panels = [panel for one in dashboards() for row in one.rows.values() for panel in row]
@@ -168,8 +169,8 @@ def test_every_panel_is_answered(stack: Running) -> None:
         subprocess.run([python, "-m", "deploy.pictures", stack.prometheus, folder, "3"], cwd=ROOT, check=True)
 
 
-def test_an_alert_reaches_a_person(stack: Running) -> None:
-    """A router that hangs: Prometheus notices, the rule fires, Alertmanager tells the receiver, with the runbook."""
+def test_an_alert_reaches_the_receiver(stack: Running) -> None:
+    """A router hangs: the rule fires in Prometheus, and Alertmanager notifies the receiver, with the runbook."""
 
     async def scenario() -> None:
         pid = stack.pid("22")

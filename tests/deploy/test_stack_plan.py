@@ -1,4 +1,4 @@
-"""What `make stack` is made of, without starting any of it: names, addresses, and other people's configurations."""
+"""The plan of `make stack`, without a start: names, addresses, and other projects' configurations."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ TABLE = {name: [f"127.0.9.{host}" for host in hosts] for name, hosts in HOSTS.it
 
 
 def test_it_has_what_compose_has() -> None:
-    """Every service of compose.yaml but the ones that make no sense here is a part of the stack, in the same number."""
+    """Every service of compose.yaml that makes sense here is a part of the stack, in the same number."""
     services = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]
     for name in services.keys() - {"prepare", "valkey", "grafana"}:
         assert len(HOSTS[name]) == services[name].get("deploy", {}).get("replicas", 1), name
 
 
 def test_compose_stops_no_gateway_before_it_has_drained() -> None:
-    """The grace period holds what a gateway waits and the window it closes in, with room to spare."""
+    """The grace period is longer than the time to accept and the drain window together."""
     services = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]
     settings = Settings()
     assert not any("DRAIN" in name for name in services["gateway"]["environment"])
@@ -36,8 +36,8 @@ def test_compose_stops_no_gateway_before_it_has_drained() -> None:
     assert grace >= settings.drain_accept_s + settings.drain_window_s + 10
 
 
-def test_prometheus_asks_addresses_where_it_asked_names() -> None:
-    """Every job of prometheus.yml is there, and none is left with a name that only a container's DNS knows."""
+def test_prometheus_scrapes_addresses_instead_of_names() -> None:
+    """Every job of prometheus.yml is there, and none has a name that only a container's DNS knows."""
     jobs = {job["job_name"]: job["static_configs"][0]["targets"] for job in prometheus_config(TABLE)["scrape_configs"]}
     assert jobs["gateway"] == ["127.0.9.11:9000", "127.0.9.12:9000", "127.0.9.13:9000"]
     assert jobs["haproxy"] == ["127.0.9.10:8404"]
@@ -46,20 +46,20 @@ def test_prometheus_asks_addresses_where_it_asked_names() -> None:
     assert all(host_port(one)[0].startswith("127.0.9.") for targets in jobs.values() for one in targets)
 
 
-def test_every_receiver_also_tells_the_terminal() -> None:
-    """Whoever else is told."""
+def test_every_receiver_also_prints_at_the_terminal() -> None:
+    """In addition to its own notifications."""
     receivers = alertmanager_config("127.0.9.54:8080")["receivers"]
     assert all({"url": "http://127.0.9.54:8080/"} in one["webhook_configs"] for one in receivers)
 
 
-def test_addresses_of_its_own_are_not_given_to_it(tmp_path: Path) -> None:
+def test_settings_that_the_stack_sets_itself_are_refused(tmp_path: Path) -> None:
     """A setting that it would have to ignore is refused."""
     with pytest.raises(LocalError, match="LINNET_LISTEN"):
         Stack(tmp_path, {"LINNET_LISTEN": "127.0.0.1:1"})
 
 
-def test_missing_programs_are_named_with_what_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line, all of them at once."""
+def test_missing_programs_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line for all of them."""
     monkeypatch.setattr(stack, "PROGRAMS", {"no-such-program": "no-such-package", "nor-this": "nor-that"})
     with pytest.raises(LocalError, match="apt-get install no-such-package nor-that"):
         stack.programs()
@@ -73,7 +73,7 @@ def test_a_certificate_is_made_once(tmp_path: Path) -> None:
     assert own_certificate(path, "127.0.9.10").read_bytes() == made
 
 
-def test_what_compose_needs_is_made_once(tmp_path: Path) -> None:
+def test_files_that_compose_needs_are_made_once(tmp_path: Path) -> None:
     """Secrets and a certificate; a second start changes none."""
     prepare(tmp_path / "made")
     files = {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
@@ -83,7 +83,7 @@ def test_what_compose_needs_is_made_once(tmp_path: Path) -> None:
 
 
 def test_wrong_arguments_are_one_line() -> None:
-    """Not a trace."""
+    """There is no trace."""
     done = subprocess.run(
         [sys.executable, "-m", "deploy.stack", "x"], cwd=ROOT, capture_output=True, text=True, check=False
     )
