@@ -202,9 +202,9 @@ class Channels(msgspec.Struct, frozen=True):
         return f"{self.bus}{_c(node)}:echo:{node}"
 
 
-def channels(form: str, bus: str) -> Channels:
+def channels(layout: str, bus: str) -> Channels:
     """The channel names of a deployment of this format."""
-    return {PLAIN: Channels("", bus), MOVING: Channels(bus, "")}.get(form, Channels(bus))
+    return {PLAIN: Channels("", bus), MOVING: Channels(bus, "")}.get(layout, Channels(bus))
 
 
 def renamed(channel: bytes, bus: bytes) -> bytes:

@@ -1,11 +1,11 @@
-"""The only code that talks to Redis; its errors end here, as `contract.errors`.
+"""The only code that talks to Redis; it translates Redis's errors to `contract.errors`.
 
 redis/       connections, calls and pub/sub
-functions/   the Lua functions: a function, its one Python caller and its test share a name
+functions/   the Lua functions; a function, its one Python caller and its test share a name
 conversations, users, presence, dirty, accounts, pushes   one file per part of the domain: builds keys and arguments,
              calls a function, reads its reply
 durability   decides when an answered append is kept
-observe      the counts of the connections as metrics
+observe      turns the counts of the connections into metrics
 answers      awaits replies that the store gives by callback
 
 The files of the domain import `redis/` and never each other.

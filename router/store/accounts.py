@@ -1,15 +1,14 @@
-"""Who exists: accounts with a password, users that a token or a backend has made, and names that are gone for good.
+"""Users: accounts with a password, users that a token or a backend has created, and names of deleted users.
 
-What lives here: the user hash. What never does: hashing or checking a password (the API does; here it is an opaque
-string).
+The user hash is written here. A password hash is an opaque string; `router/api/passwords.py` makes and checks it.
 
 Invariants
-- A name is given out once. Deleting leaves a tombstone, and creating, ensuring, registering and delivering all see it.
-- No account is made whose name differs in case alone from that of a user, also of a deleted one. Users that tokens make
-  may differ so, as their issuer decides. Names that an earlier release or a gateway gave out are known from the next
-  login, ensuring or deletion on, and before it where they are in lower case.
-- `created` stands in the hash exactly while the user exists: that one field is the question "is there such a user?".
-- Only `create` and `ensure` (and a session's registering) make a user; asking about one never does.
+- A name is given out once. A deletion leaves a tombstone, which creating, ensuring, registering and delivering check.
+- No account is created with a name that differs only in case from that of another user, deleted ones included. Users of
+  tokens may differ only in case, because their issuer decides. A name that an earlier release or a gateway gave out is
+  known from the next login, ensuring or deletion on, and before that if it is in lower case.
+- A user exists exactly while their hash has the field `created`.
+- Only `create`, `ensure` and the registering of a session create a user; reading about a user never does.
 """
 
 from __future__ import annotations
@@ -28,9 +27,10 @@ CLAIM_MS: Final = 60_000  # far longer than a router takes from the claim of a n
 
 
 class GuessSource(Struct, frozen=True):
-    """Where a guess at a password comes from, as digests of `SOURCE_CHARACTERS`.
+    """The source of a guess at a password, as digests of `SOURCE_CHARACTERS`.
 
-    `token` is one of the user's that the caller has shown; empty if there was none."""
+    `token` is a token of the user that the caller has shown; empty if there was none.
+    """
 
     address: str
     token: str = ""
@@ -41,19 +41,19 @@ class Accounts:
         self._client = client
 
     async def create(self, user: str, password: str, name: str) -> None:
-        """A new account with this password hash; `Conflict` if the name, or one like it, is or ever was taken."""
+        """Create an account with this password hash; `Conflict` if the name, or one like it, is or ever was taken."""
         await self._claim(user)
         await self._fcall("create_account", (keys.user(user),), (password, name))
 
     async def ensure(self, user: str) -> bool:
-        """Make the user unless she exists; True if she is new, `Blocked` if she was deleted."""
+        """Create the user if they do not exist; return whether they are new. `Blocked` if they were deleted."""
         new = bool(await self._fcall("ensure_user", (keys.user(user),), ()))
         if new:
             await self._claim_name(user)
         return new
 
     async def _claim(self, user: str) -> None:
-        """Take the names that differ from this one in case alone; `Conflict` if another user has or had one."""
+        """Claim all names that differ from this one only in case; `Conflict` if another user has or had one of them."""
         replaced = ""
         for _try in range(2):
             holder, held_ms = await self._claim_name(user, replaced)
@@ -61,7 +61,7 @@ class Accounts:
                 break
             if held_ms < CLAIM_MS or await self._ever_was(holder):
                 raise Conflict("the name is taken")
-            replaced = holder  # its router died before it made the account
+            replaced = holder  # the router that claimed the name died before it created the account
         else:
             raise Conflict("the name is taken")
         if keys.folded(user) != user and await self._ever_was(keys.folded(user)):
@@ -75,33 +75,36 @@ class Accounts:
         return any(await self._client.fetch("HMGET", keys.user(user), "created", "deleted"))
 
     async def password(self, user: str) -> bytes | None:
-        """The password hash; None without an account that has one."""
+        """The password hash of an account; None if there is no account with a password."""
         value: bytes | None = await self._client.fetch("HGET", keys.user(user), "pw")
         return value
 
     async def guess(self, user: str, source: GuessSource) -> None:
-        """Take one guess at the password: `RateLimited` after too many. Nothing is stored for an unknown user.
+        """Count a guess at the password; `RateLimited` after too many. No data is stored for an unknown user.
 
-        A source that has proved to be the user's has a rate of its own; all others share one.
+        A source that is known to be the user's has a rate of its own; all others share one.
         """
         args = (GUESS_COST_US, GUESS_BURST_US, source.address, source.token)
         await self._fcall("guess", (keys.user(user),), args)
 
     async def guessed(self, user: str, source: GuessSource) -> None:
-        """The password was right: earlier guesses from there no longer count, and the address is remembered."""
+        """Record a right password: earlier guesses from this source no longer count, and its address becomes known."""
         if await self._fcall("guessed", (keys.user(user),), (source.address, source.token)):
             await self._claim_name(user)
 
     async def end(self, user: str) -> None:
-        """`delete`, but her rows stay: no other comes from now on, so that they tell what is to be closed with her."""
+        """End the user as `delete` does, but keep their rows, from which the caller finds the conversations to close.
+
+        No row is added from now on.
+        """
         await self._delete(user, rows=False)
         await self._claim_name(user)
 
     async def delete(self, user: str) -> list[str]:
-        """End the user for ever: her sessions, then everything of hers; answers the groups she is still in.
+        """End the user for ever: their sessions, then all their data; return the groups they are still in.
 
-        From the first call on she is gone to everybody. Take her out of the groups and call again until there are
-        none: only then her rows go, so that a caller who dies in between can be followed by another.
+        From the first call on, the user no longer exists for other users. Remove them from the groups and call again
+        until there are none. The rows are deleted only then, so that another caller can continue after one that died.
         """
         return await self._delete(user, rows=True)
 
@@ -134,5 +137,5 @@ class Accounts:
             return await self._client.fcall(function, names, args)
         except FunctionError as error:
             if error.reply_code == "RATE":
-                raise RateLimited("too many attempts", round(int(error.detail) / 1e6, 3)) from None
+                raise RateLimited("too many guesses at a password", round(int(error.detail) / 1e6, 3)) from None
             raise from_function(error) from None

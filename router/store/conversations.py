@@ -1,16 +1,16 @@
 """Conversations in their slot: appending events, reading the log, membership, titles, signals.
 
-What lives here: keys, arguments and replies of the functions that touch `{c<p>}`, and nothing they decide. What never
-does: a user's own view (`users`), what routers still have to finish (`dirty`), retries.
+This module builds keys and arguments of the functions that use `{c<p>}` and decodes their replies; the functions
+decide. A user's own rows are in `users`, the marks for routers in `dirty`.
 
 Invariants
-- A function is the only writer of its keys and is atomic; so no method here reads in order to write.
-- Hot methods take `reply`, which gets the value or a `LinnetError`, once, later; they never raise. Cold ones are
-  coroutines and raise.
-- Whoever may not see a conversation gets `NotFound`, the same as for one that does not exist.
+- Only the functions write these keys, each of them atomically, so no method here reads a value in order to write it.
+- Hot methods take a callback `reply`, which later receives the value or a `LinnetError`, once; they never raise. Cold
+  methods are coroutines and raise.
+- If a user must not see a conversation, the error is the same `NotFound` as for one that does not exist.
 
-A user sees the events whose seq is in [joined, left]: joined = 0 for founders and in channels, else the seq of the
-`member` event that let her in; left = the seq of the one that put her out.
+A user sees the events whose seq is in [joined, left]. `joined` is 0 for founders and in channels, else the seq of the
+`member` event that added the user; `left` is the seq of the event that removed them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _RATE_MAX: Final = 2**32 - 1  # µs, as `m` holds them
 
 
 class Append(msgspec.Struct, frozen=True):
-    """One event to append. `n` = 0: no row that would tell a resend, and no rate; `server`: no rate."""
+    """One event to append. If `n` is 0, no row for detecting a resend is stored. A rate applies to users' `n` only."""
 
     conversation: str
     user: str
@@ -71,8 +71,8 @@ class Append(msgspec.Struct, frozen=True):
 
 
 class Appended(msgspec.Struct, frozen=True):
-    """What became of it. `prev` and `count` are 0 if nothing was written, that is, for a duplicate and for a reaction
-    that was there already; so is `at` if the event has left the log. `how` as append.lua says it.
+    """The result of an append. `prev` and `count` are 0 if no event was written, that is, for a duplicate and for a
+    reaction that exists already; `at` is 0 if the event is no longer in the log. `how` is the outcome of append.lua.
     """
 
     seq: int
@@ -92,7 +92,7 @@ class Appended(msgspec.Struct, frozen=True):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """What a membership call did; for `none` the slots are 0 but `seq`, the seq of the user's last change."""
+    """The result of a membership call. For `none`, `seq` is of the user's last change and the other slots are 0."""
 
     action: Literal["add", "role", "remove", "none"]
     seq: int
@@ -103,7 +103,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """Where a conversation stands. `at`: of the last event (of its making before the first).
+    """The state of a conversation. `at` is the time of the last event, or of the creation if there is none.
 
     `deleted`: seqs of the messages that were deleted last, the newest deletion last. `server`: the replication id of
     the server that wrote last.
@@ -123,7 +123,7 @@ class Head(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """Events of a log, ascending. `position`: the reader has now everything up to there (backwards: from there on)."""
+    """Events of a log, ascending. With them the reader has all events up to `position` (backwards: from it on)."""
 
     events: list[bytes]
     position: int
@@ -132,7 +132,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class ReadPosition(msgspec.Struct, frozen=True):
-    """A seq clamped to what the user sees, how many messages there were up to it, and how many above it are deleted."""
+    """A seq clamped to the events that the user sees, the number of messages up to it, and of deleted ones above it."""
 
     seq: int
     count: int
@@ -149,7 +149,7 @@ class Members(msgspec.Struct, frozen=True):
 
 
 class Description(msgspec.Struct, frozen=True):
-    """A conversation for the API; `role` is that of the user who asked ("" for the server)."""
+    """A conversation for the API; `role` is that of the calling user ("" for the server)."""
 
     conversation: str
     kind: str
@@ -165,7 +165,7 @@ class Description(msgspec.Struct, frozen=True):
 
 
 class Conversations:
-    """`cap`: events a log may have at worst, when no router trims it."""
+    """Conversations of one Redis; `cap` is the greatest number of events in a log, reached if no router trims it."""
 
     def __init__(self, client: Client, cap: int) -> None:
         self._client = client
@@ -177,7 +177,7 @@ class Conversations:
 
     @property
     def delivers(self) -> bool:
-        """Whether `append` brings direct events to their users itself. Else that is its caller's: `users.deliver`."""
+        """Whether `append` delivers direct events to their users itself. Else its caller calls `users.deliver`."""
         return self._client.one_server
 
     def append(self, a: Append, reply: Reply[Appended]) -> None:
@@ -188,7 +188,7 @@ class Conversations:
         self._client.call_template("append", template, (facts, event.rest), partial(_appended_to, reply))
 
     def _append_template(self, conv: str, user: str, device: str, action: Action) -> CommandTemplate:
-        """What all events of one device in one conversation tell `append` alike."""
+        """The template of the appends of one device in one conversation."""
         where, channel = _keys_and_channel(self._channels, conv)
         parties = _parties(self._channels, conv, user) if not channel and self.delivers else ()
         first = (conv, channel, self._cap, user, f"{user}/{device}", action)
@@ -197,14 +197,14 @@ class Conversations:
     async def create(
         self, conv: str, kind: str, title: str, members: Mapping[str, str], cost_us: int, burst_us: int
     ) -> bool:
-        """Make a conversation with its founders (user → role char); False if it is there already."""
+        """Create a conversation with its founders (user → role char); False if it exists already."""
         if len(members) > CREATE_LIMIT:
-            raise BadCommand(f"name {CREATE_LIMIT} members at a time")
+            raise BadCommand(f"name at most {CREATE_LIMIT} members at a time")
         args = _creation(conv, kind, title, members, cost_us, burst_us)
         return bool(await self._fcall("create", (keys.conversation(conv),), args))
 
     def create_direct(self, user: str, other: str, cost_us: int, burst_us: int, reply: Reply[bool]) -> None:
-        """Make the direct conversation of two users; False if it is there already."""
+        """Create the direct conversation of two users; False if it exists already."""
         conv = keys.direct(user, other)
         args = _creation(conv, keys.DIRECT, "", {user: "m", other: "m"}, cost_us, burst_us)
         self._client.call("create", (keys.conversation(conv),), args, partial(_answer, reply, bool))
@@ -221,10 +221,10 @@ class Conversations:
         n: int = 0,
         max_members: int = MAX_MEMBERS,
     ) -> Change:
-        """Put, remove or join; `actor` None is the server, who may do anything. (device, n): the event's own.
+        """Put, remove or join a member; `actor` None is the server, which may do all. (device, n) are the event's own.
 
-        `role` None: a member keeps the role, anybody else becomes a member. Of the last member of a group who leaves
-        the slots are 0: the group has ended.
+        If `role` is None, a present member keeps their role, and another user becomes a member. If the last member of a
+        group leaves, the group ends and the slots of the result are 0.
         """
         by = actor or ""
         if action == "join":
@@ -250,18 +250,18 @@ class Conversations:
         """Change the title of a group or channel, or who may react there; None leaves it as it is."""
         by = actor or ""
         changed = {"reacting": pack(reacting)} if reacting else {}
-        event = tail("title", conv, by, device, n, {**changed, "title": b""})  # the function ends it with the title
+        event = tail("title", conv, by, device, n, {**changed, "title": b""})  # the function appends the title
         where, channel = _keys_and_channel(self._channels, conv)
         change = (int(title is not None), title or "")
         args = (conv, channel, self._cap, by, *change, event.first, event.rest, reacting or "")
         return _appended(await self._fcall("title", where, args))
 
     async def block(self, conv: str, user: str, blocked: bool) -> bool:
-        """Whether `user` may write in this direct conversation; True if that is new."""
+        """Set whether `user` is blocked from writing in this direct conversation; True if that is a change."""
         return bool(await self._fcall("block", (keys.conversation(conv),), (user, int(blocked))))
 
     async def remove_conversation(self, conv: str, actor: str | None) -> int:
-        """Take the conversation out of the world; answers the seq of that change. Every call is `NotFound` then."""
+        """Remove the conversation; return the seq of that change. All other calls are `NotFound` afterwards."""
         seq: int = await self._fcall("remove_conversation", _keys(conv), (conv, actor or ""))
         return seq
 
@@ -270,7 +270,7 @@ class Conversations:
         return int(await self._client.fetch("HGET", keys.conversation(conv), "gone") or 0)
 
     def whisper(self, conv: str, user: str, payload: bytes, reply: Reply[int] | None = None) -> None:
-        """Publish a signal on the conversation's channel for a present member; answers the conversation's size."""
+        """Publish a signal on the conversation's channel for a present member; the reply is the conversation's size."""
         args = (self._channels.conversation(conv), user, payload)
         then = _ignore if reply is None else partial(_answer, reply, int)
         self._client.call("whisper_group", (keys.conversation(conv),), args, then)
@@ -278,38 +278,38 @@ class Conversations:
     # -- reading
 
     def heads(self, convs: Sequence[str], reply: Reply[list[Head | None]]) -> None:
-        """Heads in the order asked for; None for what does not exist (any more)."""
+        """Read heads in the order of `convs`; None for a conversation that does not exist or is removed."""
         _Heads(self._client, convs, reply)
 
     def range(self, conv: str, user: str | None, after: int, upto: int, limit: int, reply: Reply[Page]) -> None:
-        """Events in (after, upto], as `user` sees them; None sees all."""
+        """Read the events in (after, upto] that `user` sees; None sees all."""
         args = (user or "", after, upto, limit, PAGE_BYTES)
         self._client.call("range", _keys(conv)[:2], args, partial(_answer, reply, _page))
 
     def before(self, conv: str, user: str | None, before: int, limit: int, reply: Reply[Page]) -> None:
-        """The last events below `before`."""
+        """Read the last events below `before`."""
         args = (user or "", before, limit, PAGE_BYTES)
         self._client.call("before", _keys(conv)[:2], args, partial(_answer, reply, _page))
 
     def read_position(self, conv: str, user: str, seq: int, reply: Reply[ReadPosition]) -> None:
-        """Where a read mark of the user lands."""
+        """Clamp a read mark to the events that the user sees."""
         self._client.call("place", _keys(conv)[:2], (user, seq), partial(_answer, reply, _read_position))
 
     def start(self, conv: str, user: str, read: int, reply: Reply[int]) -> None:
-        """The cursor at which a device new to the server starts."""
+        """Read the cursor at which a new device starts."""
         self._client.call("start", _keys(conv)[:2], (user, read, PAGE_BYTES), partial(_answer, reply, int))
 
     def roles(self, conv: str, users: Sequence[str], reply: Reply[list[str]]) -> None:
-        """The role char of each user, "" for who is no present member."""
+        """Read the role char of each user, "" if the user is no present member."""
         fields = [f"u:{user}" for user in users]
         self._client.command(
             "HMGET", keys.conversation(conv), "m", *fields, reply=partial(_answer, reply, _present_roles)
         )
 
     def own_roles(self, convs: Sequence[str], user: str, reply: Reply[list[str]]) -> None:
-        """Return the role char of one user in each conversation, "" where the user is no present member.
+        """Read the role char of one user in each conversation, "" if the user is no present member.
 
-        At most `max_per_call` conversations: a function that reads many keys holds up the server meanwhile.
+        At most `max_per_call` conversations, because a function that reads many keys blocks the server meanwhile.
         """
         self._client.call(
             "own_roles", [keys.conversation(conv) for conv in convs], (user,), partial(_answer, reply, _own_roles)
@@ -317,11 +317,11 @@ class Conversations:
 
     @property
     def max_per_call(self) -> int:
-        """How many conversations' slots a call may touch."""
+        """The greatest number of conversations' slots in one call."""
         return CONVERSATIONS_PER_CALL if self._client.one_server else 1
 
     async def members(self, conv: str, user: str | None = None, cursor: int = 0) -> Members:
-        """A page of the present members, of a removed conversation too if the server asks (`user` None)."""
+        """A page of the present members; for the server (`user` None) also of a removed conversation."""
         key = keys.conversation(conv)
         if user is not None and not _present_roles(await self._client.fetch("HMGET", key, "m", f"u:{user}"))[0]:
             raise NotFound
@@ -330,10 +330,10 @@ class Conversations:
         return Members({name[2:].decode(): chr(row[0]) for name, row in rows if row[:1] != b"-"}, int(following))
 
     async def heir(self, conv: str, leaving: str) -> str:
-        """The user who is to own the conversation after `leaving`; "" for none.
+        """The user who becomes owner after `leaving`; "" if there is none.
 
-        An admin, else a member, each time the one who was added first; then a reader of a group. Readers of a channel
-        may have joined by themselves, so none of them.
+        Admins come before members, and members before readers of a group; of the same role, the user who was added
+        first. Readers of a channel may have joined by themselves, so they never become owner.
         """
         ranks = "am" if conv[0] == keys.CHANNEL else "amr"
         candidates: dict[str, tuple[int, int]] = {}
@@ -354,14 +354,14 @@ class Conversations:
         return min(order)[2] if order else ""
 
     async def scan(self, cursor: int, count: int) -> tuple[list[str], int]:
-        """Some of all conversations, and the cursor of the next call, 0 after the last; about `count` keys are read."""
+        """Some of all conversations from about `count` keys, and the cursor of the next call, 0 after the last."""
         following, found = await self._client.fetch(
             "SCAN", cursor, "MATCH", keys.EVERY_CONVERSATION, "COUNT", count, "TYPE", "hash"
         )
         return [keys.conversation_of(key) for key in found], int(following)
 
     async def describe(self, conv: str, user: str | None) -> Description:
-        """All about a conversation, for a present member or the server."""
+        """The description of a conversation, for a present member or the server."""
         fields = ("m", f"u:{user or ''}", "kind", "title", "made", "size", "ver", "reacting")
         m, row, kind, title, made, size, version, reacting = await self._client.fetch(
             "HMGET", keys.conversation(conv), *fields
@@ -392,7 +392,7 @@ class Conversations:
 
 
 class _Heads:
-    """The pipelined reads of one `heads` call, and its one answer."""
+    """The pipelined reads of one `heads` call, and its one reply."""
 
     __slots__ = ("_heads", "_missing", "_reply")
 
@@ -403,11 +403,11 @@ class _Heads:
         if not convs:
             asyncio.get_running_loop().call_soon(reply, self._heads)
         for at, conv in enumerate(convs):
-            client.command("HMGET", keys.conversation(conv), *_HEAD_FIELDS, reply=partial(self._take, at))
+            client.command("HMGET", keys.conversation(conv), *_HEAD_FIELDS, reply=partial(self._received, at))
 
-    def _take(self, at: int, value: Any) -> None:
+    def _received(self, at: int, value: Any) -> None:
         if self._missing <= 0:
-            return  # an error has been answered
+            return  # the call was answered with an error
         if isinstance(value, Exception):
             self._missing = 0
             self._reply(from_function(value))
@@ -426,17 +426,17 @@ _HEAD_FIELDS: Final = ("m", "ver", "floor", "routed", "kind", "title", "size", "
 
 @lru_cache(maxsize=1 << 14)
 def _keys(conv: str) -> tuple[str, str, str]:
-    """The keys of a conversation: its hash, its log, and the marks for routers of its partition."""
+    """The keys of a conversation: its hash, its log, and the dirty set of its partition."""
     return keys.conversation(conv), keys.log(conv), keys.dirty(keys.partition(conv))
 
 
 def _keys_and_channel(channels: Channels, conv: str) -> tuple[tuple[str, str, str], str]:
-    """The keys of a conversation, and the channel of its events: none for a direct one (`users.deliver` has those)."""
+    """The keys of a conversation and the channel of its events, "" if it is direct: `users.deliver` publishes those."""
     return _keys(conv), "" if conv.startswith(keys.DIRECT) else channels.conversation(conv)
 
 
 def _parties(channels: Channels, conv: str, author: str) -> tuple[str, ...]:
-    """Both users of a direct conversation as `append` brings an event to them: the author, whose own it is, last."""
+    """The arguments with which `append` delivers an event to both users of a direct conversation, its author last."""
     first, second = keys.parties(conv)
     users = dict.fromkeys((second, first) if first == author else (first, second))
     return tuple(part for user in users for part in _party(channels, user, keys.other_party(conv, user)))
@@ -464,7 +464,7 @@ def _answer(reply: Reply[T], read: Callable[[Any], T], value: Any) -> None:
 
 
 def _ignore(value: object) -> None:
-    """A signal may be lost."""
+    """Ignore the reply of a signal, which may be lost."""
 
 
 def _appended_to(reply: Reply[Appended], value: Any) -> None:
@@ -504,6 +504,6 @@ def _own_roles(value: Any) -> list[str]:
 
 
 def _present_roles(value: Any) -> list[str]:
-    """Role chars from (m, member row …)."""
+    """Role chars from a reply of (m, member row …)."""
     m, *rows = value
     return ["" if m is None or row is None or row[:1] == b"-" else chr(row[0]) for row in rows]

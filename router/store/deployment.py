@@ -1,16 +1,15 @@
-"""Which deployment a Redis database holds, whether this process belongs to it, and the names of its channels.
+"""The deployment in a Redis database: whether this process belongs to it, and the names of its channels.
 
-What lives here: the hash `keys.DEPLOYMENT`. What never does: whether the server can keep what is promised (`client`).
-
-Fields: `partitions` and `format` (how keys and channels are laid out), `id` (in every channel name), `fingerprint`
-(what makes processes one deployment: LINNET_DEPLOYMENT, else a digest of the token secret, else of the address of the
-key set). A process whose fingerprint differs stops: it belongs to another deployment. While the field is `rotating`,
-every fingerprint is accepted and none is written, so that a secret can be changed by a rolling restart.
+The hash `keys.DEPLOYMENT` has the fields `partitions` and `format` (the layout of keys and channels), `id` (in every
+channel name) and `fingerprint` (the same for all processes of a deployment: LINNET_DEPLOYMENT, else a digest of the
+token secret, else of the address of the key set). A process with another fingerprint belongs to another deployment and
+stops. While the field is `rotating`, every fingerprint is accepted and none is written, so that a secret can be changed
+by a rolling restart.
 
 Invariants
 - The id is derived from the first fingerprint, so processes that start after the hash was lost agree with those that
-  still run. The channel names have the number of the database, too: a copy of a deployment in another database of the
-  same server, with its id, receives none of its events.
+  are still running. The channel names also contain the number of the database: a copy of a deployment in another
+  database of the same server, with the same id, receives none of its events.
 - A deployment whose channels have no id (`keys.PLAIN`, `keys.MOVING`) is accepted in database 0 alone: channels are
   shared by all databases of a server.
 """
@@ -32,7 +31,7 @@ FORMATS: Final = (keys.PLAIN, keys.MOVING, keys.OWN)
 
 
 def fingerprint(settings: Settings) -> str:
-    """What all processes of one deployment have in common, and those of another have not; it contains no secret."""
+    """The fingerprint of this process's deployment; it contains no secret."""
     if settings.deployment:
         return f"name:{settings.deployment}"
     secret = settings.jwt_secret or settings.jwks_url
@@ -40,18 +39,18 @@ def fingerprint(settings: Settings) -> str:
 
 
 async def deployment_check(client: Client, settings: Settings) -> Channels:
-    """The channel names of the deployment; `StartupError` if the database holds one that is not this process's."""
+    """The channel names of the deployment; `StartupError` if the database contains a deployment of other processes."""
     ours = fingerprint(settings)
     fresh = sha256(ours.encode()).hexdigest()[:12]
     values = await client.fcall("deployment", (keys.DEPLOYMENT,), (keys.PARTITIONS, keys.OWN, fresh, ours))
-    partitions, form, ident, theirs = ((value or b"?").decode() for value in values)  # `?`: a field is lost
+    partitions, layout, ident, theirs = ((value or b"?").decode() for value in values)  # `?`: a field is lost
     where = f"database {client.database} of Redis at {client.address}"
-    if partitions != str(keys.PARTITIONS) or form not in FORMATS:
+    if partitions != str(keys.PARTITIONS) or layout not in FORMATS:
         raise StartupError(
-            f"{where} holds a deployment with partitions {partitions} and format {form}, this version needs"
+            f"{where} holds a deployment with partitions {partitions} and format {layout}, this version needs"
             f" {keys.PARTITIONS} and one of {', '.join(FORMATS)}: use another Redis, or run the version that made it"
         )
-    if form != keys.OWN and client.database != 0:
+    if layout != keys.OWN and client.database != 0:
         raise StartupError(
             f"{where} holds a deployment of an earlier release, which would receive the events of deployments in the"
             f" other databases of this server: stop all its processes, set the field `format` of `{keys.DEPLOYMENT}` to"
@@ -63,17 +62,17 @@ async def deployment_check(client: Client, settings: Settings) -> Channels:
             " process's): use another database, or, if the secret was changed on purpose, see deploy/README.md,"
             " Changing the token secret"
         )
-    return keys.channels(form, f"{ident}.{client.database}:")
+    return keys.channels(layout, f"{ident}.{client.database}:")
 
 
 async def restore(client: Client, settings: Settings) -> None:
-    """Store again what the database has lost of its deployment (FLUSHALL), as this process knows it.
+    """Restore the fields of the deployment that the database has lost (FLUSHALL), as this process knows them.
 
-    Otherwise a process that starts next would make a deployment of the newest format, and would not receive what
-    processes of an older one publish.
+    Otherwise the next process to start would create a deployment of the newest format, and would not receive events
+    that processes of an older format publish.
     """
     bus, also = client.channels.bus, client.channels.also
-    form = keys.PLAIN if not bus else keys.MOVING if also == "" else keys.OWN
+    layout = keys.PLAIN if not bus else keys.MOVING if also == "" else keys.OWN
     ident, _, _ = (bus or also or "").partition(".")
     if ident:
-        await client.fcall("deployment", (keys.DEPLOYMENT,), (keys.PARTITIONS, form, ident, fingerprint(settings)))
+        await client.fcall("deployment", (keys.DEPLOYMENT,), (keys.PARTITIONS, layout, ident, fingerprint(settings)))

@@ -1,4 +1,4 @@
-"""The first message of a direct conversation creates it: decided here for gateways and the HTTP API alike."""
+"""Creation of a direct conversation by its first message: the one rule for gateways and the HTTP API."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class DirectConversations:
         self._rate_us = rate_us
 
     def create(self, user: str, other: str, limited: bool, reply: Reply) -> None:
-        """Create the conversation if `other` exists; `limited`: and if `user` may begin another one now.
+        """Create the conversation if `other` exists and, with `limited`, if `user` may begin another one now.
 
-        Answers whether it was created by this call, NotFound or RateLimited.
+        `reply` receives whether this call created it, or NotFound or RateLimited.
         """
 
         def exists(answer: bool | LinnetError) -> None:
@@ -43,8 +43,10 @@ class DirectConversations:
         self._users.exists(other, exists)
 
     def explain(self, user: str, conversation: str, blocked: Blocked, reply: Callable[[LinnetError], None]) -> None:
-        """A blocked event: by the other user, or by the end of their account; then they are `not_found`, as for a first
-        message."""
+        """Reply with the reason for a blocked event: `blocked`, or NotFound if the other user's account has ended.
+
+        An ended account is NotFound for a first message, too.
+        """
 
         def exists(answer: bool | LinnetError) -> None:
             reply(blocked if answer is not False else NotFound("no such user"))

@@ -1,14 +1,13 @@
-"""What routers still have to finish: claiming dirty conversations, and saying how far one is done.
+"""Dirty conversations, which routers still have to finish: claims, progress, and the trimming of logs.
 
-What lives here: the partition's `dirty` set and the trimming of logs, which is part of being done. What never does:
-what "finished" means (`router/jobs/finisher.py`).
+The `dirty` set of each partition is used only here. `router/jobs/finisher.py` decides when a conversation is finished.
 
 Invariants
-- A claim is a lease: a router that dies leaves its conversations to be claimed again when it runs out. So the same
+- A claim is a lease: if a router dies, other routers can claim its conversations when the lease has run out. So a
   conversation may be worked on twice, and all work on it is idempotent.
-- `routed` only rises, and nothing above it is ever trimmed here.
-- Nothing is trimmed by age while the server's clock is more than a day ahead of this process's.
-- A log that has events stays marked for the day its oldest is too old, however quiet the conversation.
+- `routed` only rises, and events above it are never trimmed here.
+- Logs are not trimmed by age while the server's clock is more than a day ahead of this process's.
+- A log that has events stays marked for the day on which its oldest event reaches the retention time.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def wall_ms() -> int:
 
 
 class Done(msgspec.Struct, frozen=True):
-    """Where the conversation stands now: finished if `routed` = `head`."""
+    """The state of a conversation after `done`: finished if `routed` = `head`."""
 
     routed: int
     head: int
@@ -41,8 +40,10 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class Backlog(msgspec.Struct, frozen=True):
-    """Conversations that are due, and for how long the oldest has been (ms; 0 if none). `held`: nothing is trimmed by
-    age, because the server's clock is more than a day ahead of this process's."""
+    """The number of due conversations, and how long the oldest has been due (ms; 0 if none).
+
+    `held`: logs are not trimmed by age, because the server's clock is more than a day ahead of this process's.
+    """
 
     count: int
     overdue_ms: int
@@ -51,12 +52,12 @@ class Backlog(msgspec.Struct, frozen=True):
 
 class Dirty:
     def __init__(self, client: Client, own_ms: Callable[[], int] | None = wall_ms) -> None:
-        """`own_ms`: this process's clock; None to trim by the server's clock alone."""
+        """`own_ms` is this process's clock; None to trim by the server's clock alone."""
         self._client = client
         self._own_ms = own_ms
 
     async def claims(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str]]:
-        """Up to `limit` due conversations of each partition, ours for `lease_ms`; one call where one server has all."""
+        """Claim up to `limit` due conversations of each partition for `lease_ms`; one call if one server has them."""
         try:
             found = await self._client.fcall_each("claim", list(map(keys.dirty, parts)), (limit, lease_ms))
         except LinnetError as error:
@@ -64,12 +65,15 @@ class Dirty:
         return [[conv.decode() for conv in convs] for convs in found]
 
     async def done(self, conv: str, upto: int, retention_events: int, retention_age_ms: int) -> Done:
-        """All up to `upto` is delivered: trim, and unmark or come again. `NotFound` for what is removed or lost."""
+        """Record that all events up to `upto` are delivered, trim the log, and unmark the conversation if it is done.
+
+        `NotFound` if the conversation is removed or lost.
+        """
         own = self._own_ms() if self._own_ms else 0
         return Done(*await self._fcall("done", _where(conv), (conv, upto, retention_events, retention_age_ms, own)))
 
     async def forget(self, conv: str) -> None:
-        """Delete what a removed conversation left, once no member's row names it."""
+        """Delete the keys of a removed conversation, after it was removed from all members' rows."""
         await self._fcall("forget", _where(conv), (conv,))
 
     async def backlog(self, parts: Iterable[int]) -> Backlog:

@@ -1,19 +1,20 @@
-"""When what Redis has answered is kept, at the level that the deployment asks for.
+"""Durability: the decision whether an answered append is kept, at the level that the deployment requires.
 
-What lives here: the one question between an append's answer and its ack. What never does: the append, or the ack.
+The decision is made between the reply of an append and its ack.
 
-`memory`, `fsync`: at once. Under `fsync` the server commits before it replies, which is checked at start, so its reply
-is the proof. `replicated`: a second connection runs `tick`, a write that answers the server's replication id, and then
+`memory`, `fsync`: at once. At `fsync` the server commits before it replies (this is checked at start), so its reply is
+the proof. `replicated`: a second connection calls `tick`, a write that returns the server's replication id, and then
 WAIT for all replicas.
 
 Invariants
-- Kept means: the server that holds the append, told by its replication id, is still the primary that all replicas
-  follow, and they have everything up to a write that came after the append. A failover in between, a replica too few,
-  a lost connection, a timeout: `Unavailable`, which says nothing about the event: the same send asks again.
-- While the server is unfit (`fitness`) nothing is called kept.
-- One tick and one WAIT answer for all appends whose answers had come when they left; the next leave when these are
-  answered. At most MAX_WAITING wait for that, none longer than two WAITs.
-- Duplicates wait like first ones: the first one may be unacked because it was not kept.
+- Kept means: the server that executed the append, identified by its replication id, is still the primary that all
+  replicas follow, and they have received all writes up to one that came after the append. After a failover, with a
+  replica missing, after a lost connection or a timeout the result is `Unavailable`, which leaves open whether the event
+  is kept: the client sends it again.
+- While the server is unfit (`fitness`) no append counts as kept.
+- One tick and one WAIT are a round. It decides on all appends that were answered before it began; the next round begins
+  when it has ended. At most MAX_WAITING appends wait, none longer than two WAITs.
+- Duplicates wait like first sends, because the first one may be unacked for not being kept.
 """
 
 from __future__ import annotations
@@ -42,29 +43,29 @@ log = logging.getLogger("linnet.redis")
 
 
 class Durability:
-    """`memory` and `fsync`: what Redis has answered is kept, if it is fit."""
+    """`memory` and `fsync`: an answered append is kept if the server is fit."""
 
     def __init__(self, client: Client) -> None:
         self._fitness = client.fitness
 
     async def connect(self, within_s: float) -> None:
-        """Until it can tell; `StartupError` when that takes longer."""
+        """Connect, so that `when_kept` can decide; `StartupError` if that takes longer than `within_s`."""
 
     async def close(self) -> None:
-        """Whoever waits is told `Unavailable`."""
+        """Close; all waiting appends get `Unavailable`."""
 
     def require_fit(self) -> None:
-        """`Unavailable` while the server does not keep what is promised: a send is refused before it is appended."""
+        """Raise `Unavailable` while the server is unfit, so that a send is refused before it is appended."""
         if self._fitness.fault:
-            raise Unavailable("the store does not keep now what it is given", UNFIT_RETRY_S)
+            raise Unavailable("the store cannot keep messages at the configured durability now", UNFIT_RETRY_S)
 
     def when_kept(self, replid: bytes, reply: Kept) -> None:
-        """`reply(None)` when an append that answered `replid` is kept, else `reply(Unavailable)`. Never raises."""
+        """Call `reply(None)` when an append that returned `replid` is kept, else `reply(Unavailable)`. Never raise."""
         reply(Unavailable(retry_after=RETRY_S) if self._fitness.fault else None)
 
 
 class Replicated(Durability):
-    """`replicated`, see above."""
+    """`replicated`: an append is kept if a later write has reached all replicas of the same primary."""
 
     def __init__(self, client: Client, replicas: int) -> None:
         super().__init__(client)
@@ -74,13 +75,13 @@ class Replicated(Durability):
         self._wait = ("WAIT", replicas, WAIT_MS)
         self._replicas = replicas
         self._waiting: list[tuple[bytes, Kept]] = []
-        self._asking = False
+        self._in_round = False
 
     async def connect(self, within_s: float) -> None:
         await self._connection.connect(within_s)
-        asked: asyncio.Future[object] = self._loop.create_future()
-        self._connection.call(("WAIT", 0, 1), asked.set_result)
-        if isinstance(denied := await asked, Denied):
+        replied: asyncio.Future[object] = self._loop.create_future()
+        self._connection.call(("WAIT", 0, 1), replied.set_result)
+        if isinstance(denied := await replied, Denied):
             raise StartupError(
                 f"Redis at {self._connection.address} refuses WAIT, which durability replicated needs"
                 f" ({denied.why}): give its user the rights in deploy/README.md"
@@ -95,53 +96,53 @@ class Replicated(Durability):
             self._loop.call_soon(reply, Unavailable(retry_after=RETRY_S))
             return
         self._waiting.append((replid, reply))
-        if not self._asking:
-            self._asking = True
-            self._loop.call_soon(self._ask)
+        if not self._in_round:
+            self._in_round = True
+            self._loop.call_soon(self._start_round)
 
-    def _ask(self) -> None:
-        """Both leave in one write, so they meet the same server, one right after the other."""
-        asked = _Round(self._waiting)
+    def _start_round(self) -> None:
+        """Send tick and WAIT in one write, so that the same server executes them one after the other."""
+        started = _Round(self._waiting)
         self._waiting = []
-        self._connection.call(self._tick, asked.ticked)
-        self._connection.call(self._wait, partial(self._waited, asked))
+        self._connection.call(self._tick, started.ticked)
+        self._connection.call(self._wait, partial(self._end_round, started))
 
-    def _waited(self, asked: _Round, count: object) -> None:
+    def _end_round(self, ended: _Round, count: object) -> None:
         enough = isinstance(count, int) and count >= self._replicas and not self._fitness.fault
         if enough:
-            KEPT_SECONDS.observe(perf_counter() - asked.began)
+            KEPT_SECONDS.observe(perf_counter() - ended.began)
         lost = 0
-        for replid, reply in asked.batch:
-            kept = enough and replid == asked.replid
+        for replid, reply in ended.batch:
+            kept = enough and replid == ended.replid
             lost += not kept
-            self._tell(reply, None if kept else Unavailable(retry_after=RETRY_S))
-        KEPT.labels("kept").inc(len(asked.batch) - lost)
+            self._answer(reply, None if kept else Unavailable(retry_after=RETRY_S))
+        KEPT.labels("kept").inc(len(ended.batch) - lost)
         KEPT.labels("failover" if enough else "timeout" if isinstance(count, int) else "error").inc(lost)
-        self._asking = bool(self._waiting)
-        if self._asking:
-            self._loop.call_soon(self._ask)
+        self._in_round = bool(self._waiting)
+        if self._in_round:
+            self._loop.call_soon(self._start_round)
 
-    def _tell(self, reply: Kept, error: LinnetError | None) -> None:
+    def _answer(self, reply: Kept, error: LinnetError | None) -> None:
         try:
             reply(error)
-        except Exception:  # a bug in one caller must not leave the others without their answer
+        except Exception:  # a bug in one caller must not keep the answer from the others
             log.exception("a durability callback raised")
 
 
 class _Round:
-    """One tick and WAIT, and the appends that they answer for."""
+    """One tick and one WAIT, and the appends on which they decide."""
 
     __slots__ = ("batch", "began", "replid")
 
     def __init__(self, batch: list[tuple[bytes, Kept]]) -> None:
         self.batch = batch
         self.began = perf_counter()
-        self.replid: object = None  # a tick that is answered after its WAIT (a library to load first) answers nobody
+        self.replid: object = None  # stays None if the tick is answered after its WAIT, which a library load causes
 
     def ticked(self, replid: object) -> None:
         self.replid = replid
 
 
 def durability(level: Literal["memory", "fsync", "replicated"], client: Client, replicas: int) -> Durability:
-    """What a deployment's LINNET_DURABILITY stands for."""
+    """The implementation of a LINNET_DURABILITY level."""
     return Replicated(client, replicas) if level == "replicated" else Durability(client)

@@ -1,7 +1,7 @@
-"""What the Redis connections of a process have counted, as metrics, once per scrape.
+"""Metrics of a process's Redis connections, updated once per scrape.
 
-The connections count in plain integers, since they are on the hot path; here the difference to the last scrape goes
-onto the counters.
+The connections are on the hot path and count in plain integers; at each scrape the counters are increased by the
+difference to the last scrape.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from router.store.redis.pubsub import Bus
 
 
 class RedisObserver:
-    """`observe()` at each scrape; a router has no bus."""
+    """Updates the metrics; call `observe` at each scrape. A router has no bus."""
 
     def __init__(self, client: Client, bus: Bus | None = None) -> None:
         self._client = client
@@ -27,25 +27,25 @@ class RedisObserver:
         metrics.REDIS_UNFIT.set(bool(self._client.fitness.fault))
         metrics.REDIS_IN_FLIGHT.set(client.hot.in_flight)
         for function, calls in client.functions.items():
-            self._raise(metrics.REDIS_CALLS, function, calls)
+            self._increase(metrics.REDIS_CALLS, function, calls)
         for kind, errors in client.hot.errors.items():
-            self._raise(metrics.REDIS_ERRORS, kind, errors)
-        self._raise(metrics.REDIS_ERRORS, "refused", client.hot.refused)
-        self._raise(metrics.REDIS_ERRORS, "timeout", client.hot.timeouts)
-        self._raise(metrics.REDIS_ERRORS, "no_library", client.hot.loads)
+            self._increase(metrics.REDIS_ERRORS, kind, errors)
+        self._increase(metrics.REDIS_ERRORS, "refused", client.hot.refused)
+        self._increase(metrics.REDIS_ERRORS, "timeout", client.hot.timeouts)
+        self._increase(metrics.REDIS_ERRORS, "no_library", client.hot.loads)
         callbacks = client.hot.callback_errors
-        self._raise(metrics.REDIS_RECONNECTS, "commands", client.hot.reconnects)
+        self._increase(metrics.REDIS_RECONNECTS, "commands", client.hot.reconnects)
         if self._bus is not None:
             bus = self._bus.statistics()
             metrics.CHANNELS.set(bus.channels)
-            self._raise(metrics.REDIS_RECONNECTS, "bus", bus.reconnects)
-            self._raise(metrics.REDIS_ERRORS, "deaf", bus.deaf)
-            self._raise(metrics.REDIS_ERRORS, "mute", bus.mute)
-            self._raise(metrics.REDIS_ERRORS, "taken_away", bus.taken_away)
+            self._increase(metrics.REDIS_RECONNECTS, "bus", bus.reconnects)
+            self._increase(metrics.REDIS_ERRORS, "deaf", bus.deaf)
+            self._increase(metrics.REDIS_ERRORS, "mute", bus.mute)
+            self._increase(metrics.REDIS_ERRORS, "taken_away", bus.taken_away)
             callbacks += bus.callback_errors
-        self._raise(metrics.REDIS_ERRORS, "callback", callbacks)
+        self._increase(metrics.REDIS_ERRORS, "callback", callbacks)
 
-    def _raise(self, counter: Counter, label: str, total: int) -> None:
+    def _increase(self, counter: Counter, label: str, total: int) -> None:
         key = (counter._name, label)
         counter.labels(label).inc(total - self._last.get(key, 0))
         self._last[key] = total

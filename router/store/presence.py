@@ -1,10 +1,9 @@
-"""Who is online: leases of gateways, and the device rows that name them.
+"""Presence: leases of gateways, the device rows that name them, and the pure rule from both to a user's state.
 
-What lives here: the lease rows and the pure rule from devices and leases to a state. What never does: a sweep. A user
-is online if one of her devices names a gateway whose lease has not run out, so a gateway that dies takes its sessions
-offline by saying nothing, and nothing has to be healed afterwards.
+A user is online if one of their devices names a gateway whose lease has not run out. So if a gateway dies, its sessions
+go offline when its lease runs out, and no sweep or repair is needed.
 
-The row of a dead gateway still says when its users were last here: whoever removes rows leaves them for some days.
+The row of a dead gateway still contains the time at which its users were last online, so such rows are kept for a day.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from router.store.redis.client import Client
 from router.store.redis.decoding import unreadable
 
 LEASE_S: Final = 10
-SKEW_S: Final = 10  # gateways follow Redis's clock within seconds: a time further ahead is of another clock
+SKEW_S: Final = 10  # gateways follow Redis's clock within seconds; a time further ahead was taken from another clock
 
 
 class Gateway(Struct, frozen=True, array_like=True):
-    """A gateway's lease row; times in milliseconds since the epoch. `draining`: it is sending its clients away."""
+    """A gateway's lease row; times in milliseconds since the epoch. `draining`: it is closing its connections."""
 
     url: str
     lease_until: int
@@ -37,12 +36,12 @@ class Gateway(Struct, frozen=True, array_like=True):
     draining: bool = False
 
     def alive(self, now: int) -> bool:
-        """Whether the lease runs. One that ends later than any lease can was written by another clock: it has ended."""
+        """Whether the lease is running. If it ends later than any lease can, another clock wrote it: it is over."""
         return now < self.lease_until <= now + (LEASE_S + SKEW_S) * 1000
 
 
 class Device(Struct, frozen=True):
-    """A device's row: `gateway` is empty once its session has ended, and `seen` says when that was."""
+    """A device's row; `gateway` is empty after its session has ended, and `seen` is the time of that end."""
 
     device: str
     session: str
@@ -51,8 +50,8 @@ class Device(Struct, frozen=True):
     seen: int
 
 
-class _Who(Struct, frozen=True, array_like=True):
-    """Who holds a device's row, as `sync` packs it behind the row's two times."""
+class _SessionFields(Struct, frozen=True, array_like=True):
+    """The session of a device's row, as `sync` packs it behind the row's two times."""
 
     session: str
     gateway: str
@@ -62,7 +61,7 @@ class _Who(Struct, frozen=True, array_like=True):
 
 _encode = msgspec.msgpack.Encoder().encode
 _gateway = msgspec.msgpack.Decoder(Gateway).decode
-_who = msgspec.msgpack.Decoder(_Who).decode
+_session_fields = msgspec.msgpack.Decoder(_SessionFields).decode
 _TIMES: Final = Packing(">QQ")  # min_started, seen
 
 
@@ -81,7 +80,7 @@ class Presence:
         *,
         draining: bool = False,
     ) -> None:
-        """This gateway lives, for another `LEASE_S` from `now`."""
+        """Renew this gateway's lease for `LEASE_S` from `now`."""
         row = _encode(Gateway(url, now + LEASE_S * 1000, connections, started, draining))
         self._client.command(
             "HSET",
@@ -92,11 +91,11 @@ class Presence:
         )
 
     async def clock_ms(self) -> int:
-        """Redis's clock: the one that leases and sessions of different gateways are compared by."""
+        """The time of Redis's clock, by which leases and sessions of different gateways are compared."""
         return await self._client.clock_ms()
 
     async def gateways(self) -> dict[str, Gateway]:
-        """Every gateway that has a row, by node, dead ones too."""
+        """The rows of all gateways, also of dead ones, by node."""
         flat: list[bytes] = await self._client.fetch("HGETALL", keys.GATEWAYS)
         return {node.decode(): _gateway(row) for node, row in _pairs(flat)}
 
@@ -104,26 +103,26 @@ class Presence:
         await self._client.fetch("HDEL", keys.GATEWAYS, node)
 
     def devices(self, users: list[str], reply: Callable[[list[list[Device]] | LinnetError], None]) -> None:
-        """The devices of each user, in the order of `users`; answers once, when all are read or one is not."""
+        """Read the devices of each user, in the order of `users`; reply once, after all reads or the first error."""
         if not users:
             reply([])
             return
-        read = _Read(len(users), reply)
+        collected = _DeviceReads(len(users), reply)
         for i, user in enumerate(users):
-            self._client.command("HGETALL", keys.devices(user), reply=partial(read.have, i))
+            self._client.command("HGETALL", keys.devices(user), reply=partial(collected.received, i))
 
 
-class _Read:
-    """Collects the answers of one `devices`."""
+class _DeviceReads:
+    """Collects the replies of one `devices` call."""
 
     def __init__(self, size: int, reply: Callable[[list[list[Device]] | LinnetError], None]) -> None:
         self._found: list[list[Device]] = [[] for _ in range(size)]
         self._left = size
         self._reply = reply
 
-    def have(self, i: int, value: object) -> None:
+    def received(self, i: int, value: object) -> None:
         if self._left == 0:
-            return  # an error was the answer
+            return  # the call was answered with an error
         if isinstance(value, LinnetError):
             self._left = 0
             self._reply(value)
@@ -138,14 +137,14 @@ class _Read:
 
 
 def _devices(flat: list[bytes]) -> list[Device]:
-    """Device rows; the field `*` is the mark of a kick of all."""
+    """The device rows of a user's hash; its field `*` is no device but the kick mark of all devices."""
     return [_device(name.decode(), row) for name, row in _pairs(flat) if name != b"*"]
 
 
 def _device(name: str, row: bytes) -> Device:
     _, seen = _TIMES.unpack_from(row)
-    who = _who(row[_TIMES.size :])
-    return Device(name, who.session, who.gateway, who.started, seen)
+    fields = _session_fields(row[_TIMES.size :])
+    return Device(name, fields.session, fields.gateway, fields.started, seen)
 
 
 def _pairs(flat: list[Any]) -> Iterable[tuple[Any, Any]]:
@@ -154,13 +153,13 @@ def _pairs(flat: list[Any]) -> Iterable[tuple[Any, Any]]:
 
 
 def state(devices: list[Device], gateways: Mapping[str, Gateway], now: int) -> PresenceState:
-    """Whether somebody with these devices is online, and when she was last seen: null if never."""
+    """Whether a user with these devices is online, and when they were last seen; null if never."""
     online, last = False, 0
     for device in devices:
         gateway = gateways.get(device.gateway)
         last = max(last, device.started, device.seen)
         if gateway is None:
-            # One that has just begun, and whose lease is not read yet: its users must not flicker until it is.
+            # The gateway may have just started, with a lease later than `gateways`: its users must not flicker.
             online = online or (device.gateway != "" and abs(now - device.started) < LEASE_S * 1000)
         elif gateway.alive(now):
             online = True

@@ -1,15 +1,15 @@
-"""A user's slot: which conversations she has, what moved in them, what each device has, and who may be her session.
+"""A user's slot: the rows of their conversations, the cursors of their devices, their read marks and sessions.
 
-What lives here: `sync` (registering, auditing, the end of a time of being behind and the delivery of kicks are one
-function with one set of rules), the rows of her conversations, cursors, read marks, and what may be asked of her from
-outside. What never does: a conversation's log or its members (`conversations`); whether she is online (`presence`).
+`sync` is one function with one set of rules for registering a session, auditing it, ending a time of being behind and
+delivering kicks. Logs and members are in `conversations`, presence in `presence`.
 
 Invariants
-- `recent` only grows at its top: a row is raised to max(now, top + 1), and scores are unique. So "everything above a
-  score, ascending" misses nothing that is raised while it is being read.
-- Heads, cursors, read marks and membership changes only go up, whoever writes them how late; the one exception is
-  what a device says of itself in `hello.cursors`.
-- Leaving is a mark. No row is ever removed while the user lives, so nothing late can bring one back.
+- `recent` only grows at its top: a row is raised to max(now, top + 1), and scores are unique. So a reader of all rows
+  above a score, ascending, misses no row that is raised meanwhile.
+- Heads, cursors, read marks and membership changes only rise, also if they are written late and by another process. The
+  one exception are the cursors that a device itself gives in `hello.cursors`.
+- A conversation that a user has left keeps its row, with a mark. No row is removed while the user exists, so a late
+  write cannot restore one.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from router.store.redis.connection import RedisArg
 from router.store.redis.decoding import answer, unreadable
 
 PAGE: Final = 200
-USERS_PER_CALL: Final = 50  # users in one call: a server does nothing else meanwhile, for about as many µs
+USERS_PER_CALL: Final = 50  # the server does nothing else for about as many µs
 CONNECT_COST_US, CONNECT_BURST_US = 1_000_000, 30_000_000
 OPEN_COST_US, OPEN_BURST_US = 2_000_000, 120_000_000
 
-_SERVER: Final = 16  # bytes of `since` that name the server; the rest is what ZRANGEBYSCORE calls "above a score"
+_SERVER: Final = 16  # bytes of `since` that name the server; the rest is the minimum for ZRANGEBYSCORE
 _ROW: Final = Packing(">ccQQQQQ")
 _pack = msgpack.Packer(use_bin_type=False).pack  # Lua's msgpack has no bin type
 
@@ -43,9 +43,10 @@ Status: TypeAlias = Literal["ok", "replaced", "kicked", "evicted", "crowded"]
 
 
 class Sync(Struct, frozen=True, kw_only=True):
-    """Who asks, and since when. `since` is opaque; `cursors` replace what is stored, at registering only.
+    """The arguments of `sync`. `since` is the opaque position of the last one; `cursors` replace the stored ones, at
+    registering only.
 
-    `living`: the gateways that live, for a register that was answered `crowded`.
+    `living`: the live gateways, for a registering that was answered `crowded`.
     """
 
     user: str
@@ -90,10 +91,12 @@ class Row(Struct, frozen=True):
 
 
 class Synced(Struct, frozen=True):
-    """`rows` ascending from `since` by what moved, or at registering the newest first and then the other groups.
+    """The reply of `sync`. `rows` have changed since `since`, oldest change first; at registering they are the newest
+    rows, newest first, followed by the other groups.
 
-    `more`: at registering, ask `page` below `below`; else ask `sync` again with the new `since`. `new_device` stays
-    true until `set_starts` has said that the device is known, so that a connect that dies half way begins again.
+    If `more`, further rows are read with `page` below `below` at registering, else with `sync` and the new `since`.
+    `new_device` stays true until `set_starts` has marked the device as known, so that a connect that dies half way
+    begins again.
     """
 
     status: Status
@@ -105,7 +108,7 @@ class Synced(Struct, frozen=True):
 
 
 class Page(Struct, frozen=True):
-    """Rows by when they moved, newest first; ask again below `below` while there are more."""
+    """Rows by their last change, newest first; if `more`, the next page is below `below`."""
 
     rows: list[Row]
     below: int
@@ -118,11 +121,11 @@ class Users:
         self._channels = client.channels
 
     def sync(self, s: Sync, reply: Callable[[Synced | LinnetError], None]) -> None:
-        """Register (or audit) a session and say what moved.
+        """Register or audit a session and read the rows that have changed.
 
-        `replaced`, `kicked` and `evicted` (another device has taken its place) end the session. `crowded`: the user has
-        as many devices as may be and none has ended; register again with `living`. Registering may be refused:
-        `RateLimited`, or `Blocked` for a user who was deleted.
+        `replaced`, `kicked` and `evicted` (by another device of the user) end the session. `crowded`: the user has the
+        greatest number of devices and all have sessions; register again with `living`. Registering may be refused with
+        `RateLimited`, or with `Blocked` for a deleted user.
         """
         user = s.user
         rest = (
@@ -148,9 +151,9 @@ class Users:
         )  # fmt: skip
 
     def news(self, audited: Sequence[Sync], reply: Callable[[list[int] | LinnetError], None]) -> None:
-        """Which of these sessions, by their numbers, `sync` would say anything but "ok, nothing moved" to.
+        """Find the sessions, by their index, for which `sync` would return a change or an end; at most `max_per_call`.
 
-        At most `max_per_call` of them: an audit that finds nothing is nearly all that idle sessions cost.
+        Most audits of idle sessions find no change, so this call makes them cheap.
         """
         names: list[str] = []
         args: list[RedisArg] = []
@@ -161,13 +164,13 @@ class Users:
 
     @property
     def max_per_call(self) -> int:
-        """How many users' slots a call may touch."""
+        """The greatest number of users' slots in one call."""
         return USERS_PER_CALL if self._client.one_server else 1
 
     def page(
         self, user: str, device: str, below: int, reply: Callable[[Page | LinnetError], None], limit: int = PAGE
     ) -> None:
-        """Rows that moved before `below`, newest first, without the groups that registering has already told."""
+        """Read rows that changed before `below`, newest first, without the groups that registering has returned."""
         self._client.call(
             "page",
             (keys.recent(user),),
@@ -189,8 +192,8 @@ class Users:
     ) -> None:
         """Raise a direct conversation to `seq` and publish the event; False if that was already done.
 
-        `other` is whom the user talks to; `marks`: the event is the user's own message, so the user
-        has read up to it. `target`: the seq of the message that the event deletes, else 0.
+        `other` is the other user of the conversation; `marks`: the event is the user's own message, so it moves their
+        read mark. `target`: the seq of the message that the event deletes, else 0.
         """
         self._client.call(
             "deliver",
@@ -211,11 +214,14 @@ class Users:
         )
 
     async def join(self, user: str, conv: str, title: str, changed: int, read: int, read_count: int) -> bool:
-        """Present in a group or channel as of the change `changed`; False if a later change stands, or no such user."""
+        """Mark the user as present in a group or channel as of the change `changed`.
+
+        False if the row has a later change, or if the user does not exist.
+        """
         return await self._change_membership(user, conv, title, changed, read, read_count, joins=True)
 
     async def leave(self, user: str, conv: str, changed: int) -> bool:
-        """No longer present as of the change `changed`; False if a later change stands, or no such user."""
+        """Mark the user as no longer present as of the change `changed`; False as for `join`."""
         return await self._change_membership(user, conv, "", changed, 0, 0, joins=False)
 
     async def _change_membership(
@@ -234,7 +240,7 @@ class Users:
         cursors: dict[str, int],
         reply: Callable[[bool | LinnetError], None],
     ) -> None:
-        """The device has everything up to these seqs. Only raises; False if the session is not the device's."""
+        """Raise the device's cursors to these seqs; False if the session is no longer the device's."""
         self._ack(user, device, session, cursors, False, reply)
 
     def lower(
@@ -245,7 +251,7 @@ class Users:
         cursors: dict[str, int],
         reply: Callable[[bool | LinnetError], None],
     ) -> None:
-        """The device claimed more than there was: lower its cursors to these seqs."""
+        """Lower the cursors of a device that claimed seqs beyond the head."""
         self._ack(user, device, session, cursors, True, reply)
 
     def _ack(
@@ -269,7 +275,7 @@ class Users:
         known: bool,
         reply: Callable[[bool | LinnetError], None],
     ) -> None:
-        """Where a device begins that has no cursor there; `known`: these were the last, it is a new device no more."""
+        """Set cursors in conversations in which the device has none; `known`: it is no longer a new device."""
         pairs: Iterable[str | int] = chain.from_iterable(starts.items())
         self._client.call(
             "set_starts",
@@ -279,7 +285,7 @@ class Users:
         )
 
     def cursor(self, user: str, device: str, conv: str, reply: Callable[[int | LinnetError], None]) -> None:
-        """Up to where the device has a conversation; 0 when it never said."""
+        """Read the device's cursor in a conversation; 0 if it has none."""
         self._client.command("HGET", keys.cursor(user, device), conv, reply=partial(_number, reply))
 
     def read(
@@ -291,7 +297,7 @@ class Users:
         reply: Callable[[bool | LinnetError], None],
         deleted_above: int = 0,
     ) -> None:
-        """The user has read up to `seq` (and `count` messages). True if that is further than before.
+        """Raise the user's read mark to `seq`, below which there are `count` messages; False if it was there already.
 
         `deleted_above`: deleted messages above `seq`.
         """
@@ -304,7 +310,7 @@ class Users:
         )
 
     def spend_opening(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
-        """Ask whether the user may begin another direct conversation now: None, or `RateLimited`."""
+        """Count the opening of another direct conversation against the user's rate: None, or `RateLimited`."""
         self._client.call(
             "spend",
             (keys.user(user),),
@@ -313,13 +319,13 @@ class Users:
         )
 
     def exists(self, user: str, reply: Callable[[bool | LinnetError], None]) -> None:
-        """Whether the user was made and is not deleted."""
+        """Read whether the user was created and is not deleted."""
         self._client.command("HEXISTS", keys.user(user), "created", reply=partial(_truth, reply))
 
     def whisper(
         self, to: str, conv: str, payload: bytes, reply: Callable[[bool | LinnetError], None] | None = None
     ) -> None:
-        """Publish a signal on the channel of `to`; False if she does not have that conversation."""
+        """Publish a signal on the channel of the user `to`; False if they do not have that conversation."""
         self._client.call(
             "whisper_user",
             (keys.convs(to),),
@@ -328,20 +334,20 @@ class Users:
         )
 
     async def row(self, user: str, conv: str) -> Row | None:
-        """The user's row of one conversation, for no device; its score is 0."""
+        """The user's row of one conversation, without a device's cursor; its score is 0."""
         packed = await self._client.fetch("HGET", keys.convs(user), conv)
         return None if packed is None else _row(conv.encode(), packed, b"0", None)
 
     async def conversations(self, user: str, below: int | None = None, limit: int = PAGE) -> Page:
-        """All rows, newest first; begin with None."""
+        """A page of all rows, newest first; the first page is below None."""
         above = "+inf" if below is None else below
         value = await self._fcall("page", (keys.recent(user),), (keys.convs(user), "", above, limit))
         return _page(value)
 
     async def direct(self, user: str, cursor: int = 0) -> tuple[list[str], int]:
-        """Some of her direct conversations, and the cursor of the next call, 0 after the last.
+        """Some of the user's direct conversations, and the cursor of the next call, 0 after the last.
 
-        In no order, so that one that moves meanwhile is not passed over.
+        They have no order, so a conversation that changes meanwhile is not skipped.
         """
         following, found = await self._client.fetch(
             "HSCAN", keys.convs(user), cursor, "MATCH", f"{keys.DIRECT}:*", "COUNT", PAGE
@@ -349,14 +355,14 @@ class Users:
         return [name.decode() for name in found[::2]], int(following)
 
     async def kick(self, user: str, device: str | None = None) -> None:
-        """End the sessions of a device, or of all, that have started by now, registered or still under way."""
+        """End the sessions of a device, or of all devices, that started before now, registered yet or not."""
         kicked = signals.encode(signals.Kick(device or ""))
         await self._fcall(
             "kick", (keys.user(user),), (keys.devices(user), self._channels.user(user), device or "", kicked)
         )
 
     def away(self, user: str, device: str, session: str, now: int, reply: Callable[[bool | LinnetError], None]) -> None:
-        """The session has ended; False if the device has another one, or none, by now."""
+        """Record that the session has ended; False if it is no longer the device's."""
         touched = signals.encode(signals.Touched(user))
         self._client.call(
             "away",
@@ -373,19 +379,19 @@ class Users:
 
 
 def _who(s: Sync) -> bytes:
-    """The session as its device's row keeps it."""
+    """The session as its device's row contains it."""
     return bytes(_pack((s.session, s.node, s.instance, s.started)))
 
 
 def refusal(error: LinnetError) -> LinnetError:
-    """What a user-slot function's error is to a client."""
+    """The client's error for the error of a user-slot function."""
     if isinstance(error, FunctionError) and error.reply_code == "RATE":
-        return RateLimited("too often for one user", max(0.001, round(int(error.detail) / 1e6, 3)))
+        return RateLimited("too many of these calls for one user", max(0.001, round(int(error.detail) / 1e6, 3)))
     return from_function(error)
 
 
 def _ignore(_: object) -> None:
-    """For signals: hints that nobody waits for."""
+    """Ignore the reply of a signal, which may be lost."""
 
 
 def _truth(reply: Callable[[bool | LinnetError], None], value: object) -> None:
@@ -420,7 +426,7 @@ def _page(value: Any) -> Page:
 
 
 def _rows(flat: list[Any]) -> list[Row]:
-    """Rows come as conversation, packed row, score, cursor, one after the other; one that is damaged is left out."""
+    """Rows from a flat list of conversation, packed row, score and cursor; damaged rows are left out."""
     parts, rows = iter(flat), []
     for row in zip(parts, parts, parts, parts, strict=True):
         try:
@@ -442,7 +448,7 @@ def _row(conv: bytes, packed: bytes, score: bytes, cursor: bytes | None) -> Row:
         read,
         read_count,
         None if cursor is None else int(cursor),
-        int(float(score)),  # a score comes as Redis prints a double
+        int(float(score)),  # Redis prints a score as a double
         changed if kind == b"d" and mark == b" " else 0,
         0 if mark == b" " else changed,
         mark == b"=",

@@ -1,14 +1,13 @@
-"""What the domain files call Redis through: functions, plain commands, publishing; and the checks at start.
+"""The client of Redis that the domain files use: functions, plain commands, publishing, and the checks at start.
 
-What lives here: which connection a key belongs to (one, as long as Redis is one), the names of this version's
-functions, awaitable twins of the callback calls, and whether the server is fit for what is promised. What never
-does: a key's name, a function's arguments, a retry that could run something twice.
+It selects the connection for a key (there is one while Redis is one server), adds the version to function names, and
+has awaitable variants of the calls with callbacks. It never retries a call.
 
 Invariants
-- `call` and `command` never raise and never answer before they have returned; see `hot` for order and bounds.
-- `Unavailable` is the only error that means "later"; the outcome of a call that met it is unknown.
-- Under sentinels every connection made of `topology` (`links`) leaves a server that is not the primary any more within
-  FOLLOW_S and the time to ask, whatever it hears from there: a demoted or cut-off primary stays connected and silent.
+- `call` and `command` never raise, and never reply before they have returned; `pipeline` has their order and bounds.
+- `Unavailable` is the only error after which a retry can succeed; the outcome of the failed call is unknown.
+- Under sentinels every connection (`links`) leaves a server that is no longer the primary within FOLLOW_S and the time
+  to ask the sentinels, because a demoted or cut-off primary neither closes its connections nor reports it.
 """
 
 from __future__ import annotations
@@ -50,13 +49,13 @@ class ClientStatistics(msgspec.Struct, frozen=True):
 
 
 class Client:
-    """`client = await Client.connect(url)`; `await client.close()` at the end."""
+    """A client of one Redis deployment; create it with `Client.connect(url)`, and `close` it at the end."""
 
     def __init__(self, topology: Topology, library: Library) -> None:
         self.topology = topology
         self.library = library
-        self.channels = Channels()  # replaced once the deployment is known, before any part is made of this client
-        self.clocks = Clocks()  # this node's and Redis's; kept by router/process/clocks.py
+        self.channels = Channels()  # replaced once the deployment is known, before this client is passed to any part
+        self.clocks = Clocks()  # this node's and Redis's; updated by router/process/clocks.py
         self._functions: Counter[str] = Counter()
         self._hot = HotConnection(topology, library.source)
         self.links: list[Link] = [self._hot]
@@ -65,20 +64,20 @@ class Client:
 
     @classmethod
     def make(cls, url: str, mode: Mode = "standalone", *, library: Library | None = None) -> Client:
-        """A client that is not connected yet; `StartupError` says what is wrong with the URL."""
+        """A client that is not connected yet; `StartupError` if the URL is wrong."""
         return cls(_topology(url, mode), library or build())
 
     @classmethod
     async def connect(
         cls, url: str, mode: Mode = "standalone", *, within_s: float = CONNECT_S, library: Library | None = None
     ) -> Client:
-        """A client that is connected: `make` and `open`."""
+        """A connected client: `make`, then `open`."""
         client = cls.make(url, mode, library=library)
         await client.open(within_s)
         return client
 
     async def open(self, within_s: float = CONNECT_S) -> None:
-        """Up, with the library loaded; `StartupError` says what is wrong with the server or the functions."""
+        """Connect and load the library; `StartupError` if the server or the library is unusable."""
         try:
             await self._hot.connect(within_s)
             await self._load()
@@ -98,25 +97,25 @@ class Client:
             await self.topology.close()
 
     async def _follow(self) -> None:
-        """Tell all connections where the primary is, again and again."""
+        """Every FOLLOW_S, ask the sentinels for the primary and make all connections follow it."""
         while True:
             await asyncio.sleep(FOLLOW_S)
             try:
                 where = await self.topology.primary()
-            except ConnectionError:  # nobody can tell: whoever serves us may go on
+            except ConnectionError:  # no sentinel answers, so the present server is kept
                 continue
-            except Exception:  # a bug here must not leave us with a cut-off primary for ever
+            except Exception:  # a bug here must not leave the process on a cut-off primary for ever
                 log.exception("the sentinels could not be asked")
                 continue
             for link in self.links:
                 try:
                     link.follow(where)
-                except Exception:  # one link's bug must not keep the others on a primary that was replaced
-                    log.exception("a connection could not be told where the primary is")
+                except Exception:  # a bug in one connection must not keep the others on a replaced primary
+                    log.exception("a connection could not follow the primary")
 
     @property
     def address(self) -> Address:
-        """The server that calls go to."""
+        """The server that calls are sent to."""
         return self._hot.address
 
     @property
@@ -130,7 +129,7 @@ class Client:
 
     @property
     def trouble(self) -> str:
-        """Why Redis cannot be used as it should now, for operators; empty if it can."""
+        """The reason why Redis is not fully usable now, for operators; empty if it is."""
         for link in self.links:
             if not link.up:
                 return f"Redis at {link.address} cannot be reached: {link.why}"
@@ -145,22 +144,21 @@ class Client:
 
     @property
     def failover_grace_s(self) -> float:
-        """How long a server may go on answering us that has been succeeded: until the sentinels have been asked again.
-        Where there are none, nobody succeeds it."""
+        """The longest time for which a replaced primary may still answer this process; 0 without sentinels."""
         return FOLLOW_S + ASK_S if isinstance(self.topology, Sentinels) else 0.0
 
     @property
     def busy(self) -> bool:
-        """Whether calls wait for their replies."""
+        """Whether calls are waiting for their replies."""
         return self._hot.statistics().in_flight > 0
 
     async def clock_ms(self) -> int:
-        """The server's clock: the one that everything which several processes compare is told by."""
+        """The time of the server's clock, which is used for all times that several processes compare."""
         seconds, micros = await self.fetch("TIME")
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def memory_ratio(self) -> float:
-        """How full the server is: used_memory / maxmemory, 0 without a limit."""
+        """The used share of the server's memory: used_memory / maxmemory, 0 without a limit."""
         info = info_of(await self.fetch("INFO", "memory"))
         limit = int(info["maxmemory"])
         return int(info["used_memory"]) / limit if limit else 0.0
@@ -171,7 +169,7 @@ class Client:
     # -- calls
 
     def call(self, function: str, keys: Sequence[str | bytes], args: Sequence[RedisArg], reply: Reply) -> None:
-        """Call a function of our library; `reply` gets its value or a `LinnetError`."""
+        """Call a function of the library; `reply` receives its value or a `LinnetError`."""
         self._functions[function] += 1
         name = self.library.named(function)
         self._shard_of(keys).call(("FCALL", name, len(keys), *keys, *args), reply)
@@ -179,49 +177,49 @@ class Client:
     def template(
         self, function: str, keys: Sequence[str], first: Sequence[RedisArg], given: int, last: Sequence[RedisArg]
     ) -> CommandTemplate:
-        """A call of which `given` arguments, between the first and the last ones, are told by each `call_template`."""
+        """Make a template of a call; each `call_template` passes `given` arguments between `first` and `last`."""
         name = self.library.named(function)
         return CommandTemplate(keys, ("FCALL", name, len(keys), *keys, *first), given, tuple(last))
 
     def call_template(self, function: str, template: CommandTemplate, given: Sequence[bytes], reply: Reply) -> None:
-        """`call`, by its template."""
+        """Call a function by its template, as `call` does."""
         self._functions[function] += 1
         self._shard_of(template.keys).call_packed(template.packed(*given), reply)
 
     def command(self, *parts: RedisArg, reply: Reply) -> None:
-        """Send a plain command, its key second as in most."""
+        """Send a plain command whose second part is its key."""
         self._shard_of(parts[1:2]).call(parts, reply)
 
     def publish(self, channel: str | bytes, payload: bytes) -> None:
-        """Fire and forget: what it tells is in Redis, or is repeated by its sender."""
+        """Publish a payload without a reply: its content is stored in Redis, or its sender repeats it."""
         self._shard_of((channel,)).call(("SPUBLISH", channel, payload), _ignore)
 
     async def fcall(self, function: str, keys: Sequence[str | bytes], args: Sequence[RedisArg]) -> Any:
-        """`call`, awaited."""
+        """Call a function and return its value."""
         future = asyncio.get_running_loop().create_future()
         self.call(function, keys, args, partial(_settle, future))
         return await future
 
     async def fcall_each(self, function: str, keys: Sequence[str], args: Sequence[RedisArg]) -> list[Any]:
-        """`fcall` of a function that answers a value for each key: one call where one server has all of them."""
+        """Call a function that returns a value for each key, in one call if one server has all keys."""
         if self.one_server:
             return list(await self.fcall(function, keys, args))
         return [value for (value,) in await asyncio.gather(*(self.fcall(function, (key,), args) for key in keys))]
 
     async def fetch(self, *parts: RedisArg) -> Any:
-        """`command`, awaited."""
+        """Send a plain command and return its reply."""
         future = asyncio.get_running_loop().create_future()
         self.command(*parts, reply=partial(_settle, future))
         return await future
 
     def second_connection(self) -> HotConnection:
-        """Another connection to the same server, for calls that may hold up what comes behind them."""
+        """Another connection to the same server, for calls that may delay the calls behind them."""
         connection = HotConnection(self.topology, self.library.source)
         self.links.append(connection)
         return connection
 
     def _shard_of(self, keys: Sequence[RedisArg]) -> HotConnection:
-        """The connection that serves these keys, which all bear one hash tag."""
+        """The connection to the server of these keys, which all have one hash tag."""
         return self._hot
 
     # -- at start
@@ -231,50 +229,53 @@ class Client:
             await self.fetch("FUNCTION", "LOAD", self.library.source)
         except FunctionError as error:
             if not error.detail.endswith("already exists"):
-                raise StartupError(f"Redis does not take our functions: {error.detail}") from None
+                raise StartupError(f"Redis at {self.address} cannot load the functions: {error.detail}") from None
             await self._check_library()
         except Denied as error:
-            raise StartupError(f"Redis at {self.address} does not let us load our functions: {error.why}") from None
-        except Unavailable:  # out of memory, say: the functions may be there, else the first call tries again
-            log.warning("Redis at %s did not load the functions now", self.address)
+            raise StartupError(
+                f"Redis at {self.address} does not allow its user to load the functions ({error.why}): give the user"
+                " the rights in deploy/README.md"
+            ) from None
+        except Unavailable:  # for example out of memory: the functions may be loaded, else the first call tries again
+            log.warning("Redis at %s did not load the functions; the first call tries again", self.address)
 
     async def _check_library(self) -> None:
-        """`StartupError` if the library of our name on the server has another source than ours."""
+        """Raise `StartupError` if the server has a library of the same name with another source."""
         name = self.library.name
         try:
             found = await self.fetch("FUNCTION", "LIST", "LIBRARYNAME", name, "WITHCODE")
-        except Unavailable:  # not allowed, or gone: then a call that misses its function says so
+        except Unavailable:  # denied or disconnected: if a function is missing, the first call reports it
             return
         if not any(self.library.source in library for library in found):
             raise StartupError(
-                f"Redis at {self.address}: the function library {name}, or a function of it, is not ours: remove it"
-                " with FUNCTION DELETE"
+                f"Redis at {self.address}: the function library {name}, or a function of it, is not Linnet's: remove"
+                " it with FUNCTION DELETE"
             )
 
     async def check_server(self, durability: Level, replicas: int = 1) -> None:
-        """`StartupError` if this server cannot keep what `durability` promises, `Unavailable` if it went away."""
-        info = info_of(await self._said(self.fetch(*INFO), "does not answer INFO"))
+        """Raise `StartupError` if the server cannot keep what `durability` promises, `Unavailable` if it is lost."""
+        info = info_of(await self._required(self.fetch(*INFO), "does not answer INFO: allow it"))
         config: dict[str, str] = {}
         if durability == "fsync":
-            config = config_of(await self._said(self.fetch(*CONFIG), HIDDEN))
+            config = config_of(await self._required(self.fetch(*CONFIG), HIDDEN))
         if fault := unfit(info, durability, config):
             raise StartupError(f"Redis at {self.address}: {fault}")
         if durability == "fsync" and isinstance(self.topology, Sentinels):
-            log.warning("LINNET_DURABILITY=fsync: a failover can lose acked sends, replicated would keep them")
+            log.warning("LINNET_DURABILITY=fsync: a failover can lose acked sends, level replicated keeps them")
         elif durability == "replicated":
             self._count_replicas(info, replicas)
 
     async def probe(self) -> None:
-        """`StartupError` that names the rights our user lacks; `Unavailable` if the server went away.
+        """Raise `StartupError` with the missing rights of this process's user, `Unavailable` if the server is lost.
 
-        Tried are all commands of our functions on scratch keys of each family, publishing, and the commands beside
-        them that reading needs.
+        It tries all commands of the functions on scratch keys of each family, publishing, and the other commands that
+        reading needs.
         """
         refused: list[str] = []
         for key, channel in zip(keys.PROBES, cycle(self.channels.probes()), strict=False):
             try:
-                said = iter(await self.fcall("probe", (key,), (channel,)))
-                for command, why in zip(said, said, strict=True):
+                denials = iter(await self.fcall("probe", (key,), (channel,)))
+                for command, why in zip(denials, denials, strict=True):
                     refused.append(f"{command.decode()}: {why.decode().removeprefix(DENIED)}")
                 await self.fetch("HSCAN", f"{key}:none", 0)
                 await self.fetch("SCAN", 0, "COUNT", 1)
@@ -288,22 +289,22 @@ class Client:
             )
 
     def _count_replicas(self, info: dict[str, str], replicas: int) -> None:
-        """How the server is configured stops the start; how it is now (a replica is down) only stops acks."""
+        """Warn if the number of replicas is not `replicas`: a missing replica stops acks, but not the start."""
         connected = int(info.get("connected_slaves", 0))
         if connected < replicas:
-            log.warning("Redis at %s has %d of %d replicas: no send is acked until it has them", self.address,
+            log.warning("Redis at %s has %d of %d replicas: no send is acked until it has all of them", self.address,
                         connected, replicas)  # fmt: skip
         elif connected > replicas:
-            log.warning("Redis at %s has %d replicas and LINNET_REPLICAS is %d: a failover to one that was not waited"
-                        " for loses acked sends", self.address, connected, replicas)  # fmt: skip
+            log.warning("Redis at %s has %d replicas, but LINNET_REPLICAS is %d: a failover to a replica that acks did"
+                        " not wait for loses acked sends", self.address, connected, replicas)  # fmt: skip
 
-    async def _said(self, asked: Awaitable[T], refused: str) -> T:
-        """An answer; `StartupError` if the server is there and refuses it, `Unavailable` if it went away meanwhile."""
-        there, reconnects = self.available, self._hot.reconnects
+    async def _required(self, reply: Awaitable[T], refused: str) -> T:
+        """The reply; `StartupError` if the server refuses the command, `Unavailable` if the connection was lost."""
+        was_up, reconnects = self.available, self._hot.reconnects
         try:
-            return await asked
+            return await reply
         except LinnetError:
-            if not there or not self.available or reconnects != self._hot.reconnects:
+            if not was_up or not self.available or reconnects != self._hot.reconnects:
                 raise Unavailable(retry_after=RETRY_S) from None
             raise StartupError(f"Redis at {self.address} {refused}") from None
 
@@ -319,12 +320,12 @@ def _topology(url: str, mode: Mode) -> Topology:
 
 
 def _ignore(value: object) -> None:
-    """The reply that nobody waits for; errors were counted where they came in."""
+    """Ignore a reply; the connection has counted it if it is an error."""
 
 
 def _settle(future: asyncio.Future[Any], value: object) -> None:
     if future.done():
-        return  # the caller gave up
+        return  # the caller was cancelled
     if isinstance(value, Exception):
         future.set_exception(value)
     else:

@@ -1,20 +1,19 @@
-"""One connection to one Redis server: dial, greet, read, lose, dial again.
+"""One connection to one Redis server: dial, greet, read, and dial again after a loss.
 
-What lives here: the address as the URL says it, the greeting (AUTH, SELECT, PING), the redial with backoff, and
-`Link`, the protocol that `hot` (commands) and `bus` (subscriptions) build on. What never does: a command of Linnet,
-a key, a queue of calls, a way to find the primary among several servers (`Topology`; `sentinel` has one).
+This module has the address from the URL, the greeting (AUTH, SELECT, PING), redialing with backoff, and `Link`, the
+base of `pipeline` (commands) and `pubsub` (subscriptions). A `Topology` finds the server to dial.
 
 Invariants
-- `opened` is called once the server has answered the whole greeting, so a link that is up can serve: a server that
-  loads its data set, or a replica without its primary, fails the PING and is dialed again later.
-- Every dial asks the topology anew. A server whose greeting has ROLE in it must answer that it is a primary.
-- `opened` and `closed` alternate. Whatever goes wrong (reset, garbage, `drop`) ends in `connection_lost`, one loop
-  turn later at the earliest, never inside the caller's stack; there alone state is torn down.
-- One keeper at most, hence one socket at most.
-- A socket that was given up is heard no more, and not waited for: a transport whose dialing was cancelled may or may
-  not call back (uvloop's does not).
-- Each reason why the server cannot be used is logged when it is new, and again each minute while it lasts.
-- The first redial is (almost) immediate; a link that keeps dying young backs off like one that cannot be dialed.
+- `opened` is called after the server has answered the whole greeting, so a link that is up can serve: a server that is
+  loading its data set, or a replica without its primary, fails the PING and is dialed again later.
+- Every dial asks the topology again. If the greeting contains ROLE, the server must answer that it is a primary.
+- `opened` and `closed` alternate. Every failure (reset, protocol error, `drop`) ends in `connection_lost`, in a later
+  turn of the loop and never within the caller's stack; only there the state is cleared.
+- There is at most one keeper, and so at most one socket.
+- An abandoned socket is detached from the link and not awaited, because a transport whose dialing was cancelled may or
+  may not call back (uvloop's does not).
+- A reason why the server is not usable is logged when it is new, and then once a minute while it lasts.
+- The first redial is almost immediate; a link that is lost soon after opening backs off like one that cannot be dialed.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ import msgspec
 from router.contract.errors import StartupError
 from router.tls import Trust
 
-# redis-py loads OpenTelemetry's SDK for metrics of its own wherever it is installed: 60 modules, 2 MB and a tenth of
-# the start, for nothing. So it does not find it.
+# If OpenTelemetry's SDK is installed, redis-py imports it for its own metrics, which are not used here: 60 modules, 2
+# MB and a tenth of the start time. So the import is made to fail.
 _found = sys.modules.get("opentelemetry")
-sys.modules["opentelemetry"] = None  # type: ignore[assignment]  # what Python reads as "there is none"
-import redis  # noqa: E402  # after that
+sys.modules["opentelemetry"] = None  # type: ignore[assignment]  # makes the import fail
+import redis  # noqa: E402  # after the line above
 import redis.asyncio.connection as pool  # noqa: E402
 
 if _found is None:
@@ -48,14 +47,14 @@ else:
 
 RedisArg: TypeAlias = bytes | str | int | float
 
-# A command as RESP, in C. hiredis' stub says "tuple of one", which is why the type is ours.
+# Packs a command as RESP, in C. The stub of hiredis says "tuple of one", so the type is given here.
 pack = cast("Callable[[tuple[RedisArg, ...]], bytes]", hiredis.pack_command)
 
 
 class CommandTemplate:
-    """A command of which only some parts differ from call to call: the others are packed once.
+    """A command of which only some parts differ between calls: the others are packed once.
 
-    `keys` tell whose server it is for; what is given at each call stands between the first parts and the last.
+    `keys` select the server; the parts that each call passes are between the first and the last ones.
     """
 
     __slots__ = ("_first", "_last", "keys")
@@ -77,24 +76,27 @@ class CommandTemplate:
 
 
 def _unnumbered(parts: tuple[RedisArg, ...]) -> bytes:
-    """Packed, but for how many they are."""
+    """The parts in RESP without their number."""
     packed = pack(parts)
     return packed[packed.index(b"\r\n") :]
 
 
-NOTHING: Final = object()  # "the reader holds no whole reply"; None is a reply
+NOTHING: Final = object()  # returned by a reader without a whole reply; None is a reply
 DIAL_S: Final = 3.0
-STALE_S: Final = 1.0  # where sentinels tell: how long their answer may be acted on
-YOUNG_S: Final = 5.0
+STALE_S: Final = 1.0  # age up to which an answer of the sentinels is used
+YOUNG_S: Final = 5.0  # a connection that is lost before this age counts as a failed dial
 BACKOFF_S: Final = (0.05, 2.0)
-SAY_S: Final = 60.0  # between two log lines of one reason
-REASONS: Final = 16  # reasons whose last line is remembered
+SAY_S: Final = 60.0  # between two log lines with the same reason
+REASONS: Final = 16  # reasons of which the last log time is kept
 
 log = logging.getLogger("linnet.redis")
 
 
 class Address(msgspec.Struct, frozen=True):
-    """Where a server is and who we are to it; `str()` of it bears no secret. Of one server: a `Topology` too."""
+    """The address of a server, and the greeting with its credentials; `str()` of it contains no secret.
+
+    It also is the `Topology` of a single server.
+    """
 
     host: str
     port: int
@@ -120,31 +122,31 @@ class Address(msgspec.Struct, frozen=True):
 
 
 class Topology(Protocol):
-    """What knows where the primary is."""
+    """The source of the primary's address."""
 
     @property
     def address(self) -> Address:
-        """Where it was when last asked; before that, as much as the URL says."""
+        """The last known address of the primary; before the first query, the part of it that the URL contains."""
         ...
 
     @property
     def epoch(self) -> int:
-        """Of the last failover; 0 where there are none."""
+        """The epoch of the last failover; 0 without failovers."""
         ...
 
     async def primary(self) -> Address:
-        """Where it is now; `ConnectionError` when nobody can tell."""
+        """Query the address of the primary; `ConnectionError` if there is no answer."""
         ...
 
 
 def _tls(kind: Any, given: dict[str, Any]) -> ssl.SSLContext:
-    """What redis-py makes of the URL's options; its connection keeps the context, so each is of a connection anew."""
+    """A TLS context from the URL's options; redis-py's connection keeps its context, so each call makes a new one."""
     made: ssl.SSLContext = kind(**given).ssl_context.get()
     return made
 
 
 def address(url: str) -> Address:
-    """The address in a redis://, rediss:// or unix:// URL, with redis-py's reading of its options."""
+    """The address in a redis://, rediss:// or unix:// URL, whose options redis-py parses."""
     try:
         given: dict[str, Any] = dict(pool.parse_url(url))
         kind = given.pop("connection_class", pool.Connection)
@@ -152,10 +154,10 @@ def address(url: str) -> Address:
         if kind is pool.SSLConnection:
             files = (given.get(f"ssl_{name}") for name in ("ca_certs", "ca_path", "certfile", "keyfile"))
             tls = Trust(lambda: _tls(kind, given), tuple(file for file in files if file))
-    except OSError as error:  # a certificate that cannot be read: the text names the file
+    except OSError as error:  # a certificate file that cannot be read; the text names it
         raise StartupError(f"LINNET_REDIS_URL: {error}") from None
-    except (ValueError, TypeError, redis.RedisError):  # the text may hold a piece of the password
-        raise StartupError("LINNET_REDIS_URL: not a redis://, rediss:// or unix:// URL as redis-py reads it") from None
+    except (ValueError, TypeError, redis.RedisError):  # the text may contain a part of the password
+        raise StartupError("LINNET_REDIS_URL: expected a redis://, rediss:// or unix:// URL of redis-py") from None
     greeting: list[tuple[str, ...]] = []
     if password := given.get("password"):
         greeting.append(("AUTH", given["username"], password) if given.get("username") else ("AUTH", password))
@@ -166,13 +168,13 @@ def address(url: str) -> Address:
 
 
 def backoff(failures: int) -> float:
-    """Seconds before the next dial: doubling, with full jitter so that nodes come apart."""
+    """Seconds before the next dial: doubling, with full jitter so that nodes do not dial at the same time."""
     first, most = BACKOFF_S
     return random.uniform(0, min(most, first * 2.0 ** min(failures - 1, 16))) if failures else 0.0
 
 
-class _Wire(asyncio.Protocol):
-    """One socket's callbacks, passed on until the link leaves it."""
+class _Socket(asyncio.Protocol):
+    """The callbacks of one socket, passed to the link until the link abandons the socket."""
 
     def __init__(self, link: Link) -> None:
         self.link: Link | None = link
@@ -193,9 +195,9 @@ class _Wire(asyncio.Protocol):
 
 
 class Link:
-    """A connection that keeps itself up. Subclasses say what happens when it opens, reads and closes."""
+    """A connection that redials after a loss. Subclasses implement `opened`, `received` and `closed`."""
 
-    NAME: ClassVar[str] = "commands"  # in the log
+    NAME: ClassVar[str] = "commands"  # for log lines
 
     def __init__(self, topology: Topology) -> None:
         self.topology = topology
@@ -204,26 +206,26 @@ class Link:
         self.reconnects = 0
         self.read_bytes = 0
         self._reader = hiredis.Reader(notEnoughData=NOTHING)
-        self._wire: _Wire | None = None
+        self._socket: _Socket | None = None
         self._transport: asyncio.Transport | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._greeted: asyncio.Future[bool] | None = None
         self._stale_at = math.inf
-        self._owed = 0  # replies of the greeting still to come
+        self._greetings_left = 0  # replies of the greeting that have not arrived
         self._failures = 0
         self._opened_at = 0.0
-        self._lost: tuple[float, Address] | None = None  # when a loss was logged that is not over, and at which server
+        self._lost: tuple[float, Address] | None = None  # time and server of a logged loss that has not ended
         self._why = "no answer"
-        self._said: dict[str, float] = {}  # server and reason -> when it was logged last
+        self._logged: dict[str, float] = {}  # server and reason -> time of the last log line
         self._finished = False
 
-    # -- what subclasses say
+    # -- what subclasses implement
 
     def opened(self) -> None:
         raise NotImplementedError
 
     def received(self) -> None:
-        """Take what `self._reader` holds. A `hiredis.ProtocolError` of it drops the connection."""
+        """Process the replies in `self._reader`. A `hiredis.ProtocolError` drops the connection."""
         raise NotImplementedError
 
     def closed(self, why: str) -> None:
@@ -234,56 +236,56 @@ class Link:
 
     @property
     def why(self) -> str:
-        """The last reason why the connection could not be used."""
+        """The last reason why the connection was not usable."""
         return self._why
 
     # -- up and down
 
     async def connect(self, within_s: float) -> None:
-        """Dial until it is up; `StartupError` with the last reason when that takes longer than `within_s`."""
+        """Dial until the link is up; `StartupError` with the last reason if that takes longer than `within_s`."""
         self._keeper = asyncio.create_task(self._keep())
         try:
             async with asyncio.timeout(within_s):
                 while not self.up:
-                    await asyncio.wait({self._keeper})  # another one, when it was lost right after the greeting
+                    await asyncio.wait({self._keeper})  # a new keeper, if the link was lost right after the greeting
         except TimeoutError:
             why = self._why
             await self.close()
             raise StartupError(f"Redis at {self.address} cannot be reached: {why}") from None
 
     async def close(self) -> None:
-        """Down for good, with everything that waits told so."""
+        """Close for good; waiting calls are answered."""
         self._finished = True
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
-        self._hang_up("closed by us")
+        self._hang_up("closed by Linnet")
 
     def drop(self, why: str) -> None:
-        """Give this connection up; the link dials anew."""
+        """Abandon this connection; the link dials again."""
         self._why = why
         if self._transport is not None:
             self._transport.abort()
-        if self._wire is not None:
-            asyncio.get_running_loop().call_soon(self._wire.connection_lost, None)
+        if self._socket is not None:
+            asyncio.get_running_loop().call_soon(self._socket.connection_lost, None)
 
     def follow(self, where: Address) -> None:
-        """The primary is there now: leave any other server."""
+        """Leave the present server if it is not the primary, whose address is `where`."""
         if self.up and self.address != where:
             self.drop(f"{where} is the primary now")
 
     async def _keep(self) -> None:
-        """Dial until the server has greeted us, for as long as nobody else does.
+        """Dial until the server has answered the greeting, while this task is the keeper.
 
-        A dial may succeed in the very turn its time runs out. Then hanging up loses a link that is up, which gives it
-        another keeper: two would dial two sockets for the one reader.
+        A dial may succeed in the same turn in which its time runs out. Hanging up then loses a link that is up, which
+        starts another keeper; two keepers would dial two sockets for one reader.
         """
         while self._keeper is asyncio.current_task():
             await asyncio.sleep(backoff(self._failures))
             try:
                 async with asyncio.timeout(DIAL_S):
                     return await self._dial()
-            except Exception as error:  # noqa: BLE001 - whatever it is, a link that stops dialing is down for good
+            except Exception as error:  # noqa: BLE001 - after any error the link must go on dialing
                 self._failed(error)
                 self._hang_up(self._why)
 
@@ -292,29 +294,29 @@ class Link:
         where = self.address = await self.topology.primary()
         self._stale_at = loop.time() + STALE_S if where is not self.topology else math.inf
         self._greeted = loop.create_future()
-        wire = self._wire = _Wire(self)
+        own = self._socket = _Socket(self)
         if where.path:
-            await loop.create_unix_connection(lambda: wire, where.path)
+            await loop.create_unix_connection(lambda: own, where.path)
         else:
             await loop.create_connection(
-                lambda: wire, where.host, where.port, ssl=where.tls.context() if where.tls else None
+                lambda: own, where.host, where.port, ssl=where.tls.context() if where.tls else None
             )
         if not await self._greeted:
             raise ConnectionError(self._why)
 
     def _failed(self, error: Exception) -> None:
         self._why = str(error) or type(error).__name__
-        self.say(self._why)
+        self.report(self._why)
         self._failures += 1
 
-    def say(self, reason: str, fields: Mapping[str, str] | None = None) -> bool:
-        """Log a reason, with fields of a JSON entry, unless the last minute has an entry of that reason and server."""
+    def report(self, reason: str, fields: Mapping[str, str] | None = None) -> bool:
+        """Log a reason, with fields of a JSON entry, unless it was logged for this server within the last minute."""
         now, key = asyncio.get_running_loop().time(), f"{self.address} {reason}"
-        if now - self._said.get(key, -math.inf) < SAY_S:
+        if now - self._logged.get(key, -math.inf) < SAY_S:
             return False
-        if len(self._said) >= REASONS:
-            self._said.clear()
-        self._said[key] = now
+        if len(self._logged) >= REASONS:
+            self._logged.clear()
+        self._logged[key] = now
         log.warning("Redis at %s: %s", self.address, reason, extra={"fields": dict(fields or {})})
         return True
 
@@ -324,12 +326,12 @@ class Link:
             self._transport.abort()
         self.connection_lost(None)
 
-    # -- what the wire says
+    # -- callbacks of the socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._reader = hiredis.Reader(notEnoughData=NOTHING)
-        self._owed = len(self.address.greeting)
+        self._greetings_left = len(self.address.greeting)
         self._why = "closed by the server"
         self._transport.write(b"".join(map(pack, self.address.greeting)))
 
@@ -337,16 +339,16 @@ class Link:
         self.read_bytes += len(data)
         try:
             self._reader.feed(data)
-            if not self.up and not self._take_greeting():
+            if not self.up and not self._greeting_done():
                 return
             self.received()
         except hiredis.ProtocolError as error:
             self.drop(str(error))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._wire is not None:
-            self._wire.link = None
-            self._wire = None
+        if self._socket is not None:
+            self._socket.link = None
+            self._socket = None
         self._transport = None
         if exc is not None:
             self._why = str(exc)
@@ -355,9 +357,9 @@ class Link:
         if self.up:
             self._down()
 
-    def _take_greeting(self) -> bool:
-        """Whether the server has answered all of the greeting, and well."""
-        while self._owed:
+    def _greeting_done(self) -> bool:
+        """Process replies of the greeting; return whether the link is up now."""
+        while self._greetings_left:
             reply = self._reader.gets()
             if reply is NOTHING:
                 return False
@@ -367,24 +369,22 @@ class Link:
             if isinstance(reply, list) and reply[0] != b"master":  # to ROLE
                 self.drop("it is a replica")
                 return False
-            self._owed -= 1
+            self._greetings_left -= 1
         if self._greeted is None or self._greeted.done():
             return False
-        if asyncio.get_running_loop().time() > self._stale_at:  # who was stalled may have been succeeded since we asked
-            self.drop("it greeted us too late to be sure that it is the primary still")
+        if asyncio.get_running_loop().time() > self._stale_at:  # a server that stalled may have been replaced
+            self.drop("it answered the greeting too late: it may no longer be the primary")
             return False
         self._greeted.set_result(True)
-        self._reader = (
-            self.new_reader()
-        )  # the server has said all it was asked; refusals of the greeting keep their text
+        self._reader = self.new_reader()  # only now, so that error replies to the greeting keep their text
         self.up = True
         self._opened_at = asyncio.get_running_loop().time()
-        self._say_found()
+        self._report_found()
         self.opened()
         return True
 
-    def _say_found(self) -> None:
-        """Log that a lost server is back, or which one took its place."""
+    def _report_found(self) -> None:
+        """Log that the connection is back after a logged loss, and whether it is to another server."""
         lost, self._lost = self._lost, None
         if lost is None:
             return
@@ -404,12 +404,12 @@ class Link:
         self.up = False
         if loop.time() - self._opened_at > YOUNG_S:
             self._failures = 0
-            self._said.clear()
+            self._logged.clear()
         else:
             self._failures += 1
         if not self._finished:
             about = {"event": "redis_lost", "connection": self.NAME, "address": str(self.address), "why": self._why}
-            if self.say(f"connection lost: {self._why}", about):
+            if self.report(f"connection lost: {self._why}", about):
                 self._lost = self._lost or (loop.time(), self.address)
             self.reconnects += 1
             self._keeper = loop.create_task(self._keep())

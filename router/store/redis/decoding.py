@@ -1,7 +1,7 @@
-"""What a value of Redis that cannot be read does: it is counted and logged, and its caller gets an answer.
+"""Values of Redis that cannot be decoded: they are counted and logged, and the caller still gets an answer.
 
-Rows are written by our functions alone, but a server can lose some of its keys, an operator can write by hand, and a
-later version can have another format. None of that may leave a caller that waits, or cost others their answer.
+Only Linnet's functions write rows, but a server can lose some of its keys, an operator can change keys by hand, and a
+later version can have another format. In all these cases every caller must get exactly one answer.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ log = logging.getLogger("linnet.redis")
 
 
 def answer(reply: Callable[[Any], None], read: Callable[[Any], object], value: object) -> None:
-    """Give `reply` what `read` makes of a value, or `Internal` if the value cannot be read: exactly one answer."""
+    """Call `reply` once, with the result of `read(value)`, or with `Internal` if that raises."""
     try:
         found = read(value)
-    except Exception as error:  # noqa: BLE001 - whatever Redis holds, the caller must not wait for ever
+    except Exception as error:  # noqa: BLE001 - for any value in Redis the caller must get an answer
         found = unreadable(error)
     reply(found)
 
 
 def unreadable(error: Exception) -> Internal:
-    """Count and log a value of Redis that cannot be read (a damaged row, say); what its caller is told."""
+    """Count and log a value of Redis that cannot be decoded, such as a damaged row; return the caller's error."""
     UNREADABLE.inc()
-    log.error("a value in Redis cannot be read: %s", type(error).__name__, exc_info=error)
+    log.error("a value in Redis cannot be decoded: %s", type(error).__name__, exc_info=error)
     return Internal()

@@ -1,13 +1,13 @@
-"""Whether a server keeps what the deployment's durability promises: judged at the start, and again while it is used.
+"""Fitness: whether a server keeps what the deployment's durability promises, checked at start and while it is used.
 
-What lives here: the judgement (`unfit`, a plain function of INFO and configuration), and `Fitness`, which asks for both
-at every connect and every CHECK_S seconds. What never does: the consequence (`durability` refuses to call an append
-kept, gateway and router refuse sends, `/readyz` says why).
+`unfit` is a plain function of INFO and configuration. `Fitness` requests both at every connect and every CHECK_S
+seconds. While a server is unfit, `durability` counts no append as kept, gateway and router refuse sends, and `/readyz`
+gives the reason.
 
 Invariants
-- The question is the first thing that leaves on a new connection, so its answer comes before that of any append there:
-  no append on a server that is unfit when the connection opens is called kept.
-- Only an answer changes the verdict. A lost connection or a full queue says nothing about the server.
+- The check is the first request on a new connection, so its replies come before the reply of any append there: no
+  append counts as kept on a server that is unfit when the connection opens.
+- Only a reply changes the verdict; a lost connection or a full queue does not.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from router.store.redis.pipeline import Denied, HotConnection
 Level = Literal["memory", "fsync", "replicated"]
 
 CHECK_S: Final = 2.0
-OLDEST: Final = (7, 0)  # functions, sharded pub/sub
+OLDEST: Final = (7, 0)  # the first version with functions and sharded pub/sub
 INFO: Final = ("INFO", "server", "replication", "memory", "persistence", "cluster")
 CONFIG: Final = ("CONFIG", "GET", "appendfsync", "no-appendfsync-on-rewrite")
 FSYNC: Final = "set `appendonly yes` and `appendfsync always` there, or choose another LINNET_DURABILITY"
 HIDDEN: Final = (
-    "does not let us read its configuration, so durability fsync cannot be checked: allow CONFIG GET, " + FSYNC
+    "does not allow its user to read its configuration, so durability fsync cannot be checked: allow CONFIG GET, "
+    + FSYNC
 )
 
 log = logging.getLogger("linnet.redis")
@@ -47,7 +48,7 @@ def config_of(reply: list[bytes]) -> dict[str, str]:
 
 
 def unfit(info: Mapping[str, str], level: Level = "memory", config: Mapping[str, str] | None = None) -> str:
-    """What is wrong with a server, from its INFO and, under `fsync`, its configuration; empty if nothing is."""
+    """The fault of a server by its INFO and, at `fsync`, its configuration; empty if it is fit."""
     version = info.get("redis_version", "0")
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST:
         return f"version {version} is too old: Redis 7.0 or any Valkey is needed"
@@ -61,8 +62,8 @@ def unfit(info: Mapping[str, str], level: Level = "memory", config: Mapping[str,
         return _fsync_fault(info, config or {})
     if level == "replicated" and info.get("aof_enabled") != "1":
         return (
-            "it forgets all when it restarts before it is replaced, and its replicas with it: set `appendonly yes`"
-            " there, or choose another LINNET_DURABILITY"
+            "if it restarts before it is replaced, it and its replicas lose all data: set `appendonly yes` there, or"
+            " choose another LINNET_DURABILITY"
         )
     return ""
 
@@ -76,33 +77,33 @@ def _fsync_fault(info: Mapping[str, str], config: Mapping[str, str]) -> str:
 
 
 class Fitness:
-    """The verdict on the server that a connection leads to; `fault` is empty while it is fit."""
+    """The verdict on the server of a connection; `fault` is empty while the server is fit."""
 
     def __init__(self, connection: HotConnection) -> None:
         self.fault = ""
         self._connection = connection
         self._level: Level = "memory"
-        self._config: dict[str, str] | None = None  # None: not known now
+        self._config: dict[str, str] | None = None  # None if it is not known
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, level: Level) -> None:
-        """Judge the server by this durability from now on, at every connect and every CHECK_S."""
+        """Check the server for this durability level from now on, at every connect and every CHECK_S."""
         self._level = level
-        self._connection.on_opened = self._ask
-        self._turn()
+        self._connection.on_opened = self._request
+        self._check()
 
     def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _turn(self) -> None:
+    def _check(self) -> None:
         self.stop()
-        self._timer = asyncio.get_running_loop().call_later(CHECK_S, self._turn)
+        self._timer = asyncio.get_running_loop().call_later(CHECK_S, self._check)
         if self._connection.up:
-            self._ask()
+            self._request()
 
-    def _ask(self) -> None:
-        """Replies come in order, so the configuration is known when INFO's is judged."""
+    def _request(self) -> None:
+        """Request the configuration before INFO: replies come in order, so it is known when INFO's is judged."""
         if self._level == "fsync":
             self._connection.call(CONFIG, self._configured)
         self._connection.call(INFO, self._informed)
@@ -114,7 +115,7 @@ class Fitness:
 
     def _informed(self, value: object) -> None:
         if isinstance(value, Denied):
-            self._judge("it does not answer INFO: allow that")
+            self._judge("it does not answer INFO: allow it")
         elif not isinstance(value, LinnetError) and (self._config is not None or self._level != "fsync"):
             self._judge(unfit(info_of(cast("bytes", value)), self._level, self._config))
 
@@ -123,7 +124,7 @@ class Fitness:
             return
         self.fault = fault
         if fault:
-            log.error("Redis at %s is unfit for LINNET_DURABILITY=%s, no send is acked: %s",
+            log.error("Redis at %s is unfit for LINNET_DURABILITY=%s, so no send is acked: %s",
                       self._connection.address, self._level, fault)  # fmt: skip
         else:
             log.warning("Redis at %s is fit again", self._connection.address)

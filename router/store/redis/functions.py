@@ -1,13 +1,13 @@
-"""The function library: functions/*.lua made into one source whose names no other version shares.
+"""The function library: functions/*.lua joined into one source, with names that are unique to this version.
 
-What lives here: reading the files and joining them. What never does: a connection (`hot` loads the source when the
-server lacks it). `prelude*.lua` come first, as they stand: local helpers for all. Every other file stands in a
-`do … end` of its own and registers with `register(name, callback, flags)`.
+`prelude*.lua` come first and unchanged: they define local helpers for all functions. Every other file is put into a
+`do … end` block and registers with `register(name, callback, flags)`. `pipeline` loads the source if the server lacks
+it.
 
 Invariants
 - Library and function names end in the hash of the sources. A version is loaded once and never replaced, so two
-  versions serve side by side through a rolling deploy, and a name means the same code on every server for ever.
-- Loading twice, or by two processes at once, does no harm: the second gets "already exists".
+  versions serve side by side during a rolling deploy, and a name means the same code on every server.
+- Loading it twice, or in two processes at once, is safe: the second gets "already exists".
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import msgspec
 
 FOLDER: Final = Path(__file__).parent.parent / "functions"
 
-# The only global that exists while a library loads is `redis`: no `string`, no `table`, so names are joined with `..`.
+# While a library loads, the only global is `redis`: there is no `string` or `table`, so names are joined with `..`.
 _REGISTER: Final = """\
 local function register(name, callback, flags)
   redis.register_function{{function_name = name .. '_{version}', callback = callback, flags = flags or {{}}}}
@@ -34,11 +34,11 @@ class Library(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """What the server calls this version of the library."""
+        """The name of this version of the library on the server."""
         return f"linnet_{self.version}"
 
     def named(self, function: str) -> str:
-        """What the server calls this version of a function."""
+        """The name of this version of a function on the server."""
         return f"{function}_{self.version}"
 
 

@@ -1,21 +1,20 @@
-"""The hot connection: every command of one loop tick leaves in one write, every reply comes by callback, in order.
+"""The hot connection: all commands of one tick leave in one write, and all replies arrive by callback, in order.
 
-A write comes at once after a quiet millisecond, and else `GATHER_S` after the last one: at a trickle most of what a
-message costs is waking up whoever it passes, and what leaves together wakes the server, its replies us, and its events
-the other gateways once. At 2000 messages a second that saves a fifth of all CPU, for 0.1 ms of latency.
-
-What lives here: packing, the queue of calls that wait for their reply, its bounds and its one timer, Redis' error
-replies as `LinnetError`s, and the loading of the function library the moment the server says it has none. What never
-does: what a command means, and any coroutine on the way of a call.
+A command is written at once after a quiet millisecond, else `GATHER_S` after the last write. At low rates most of the
+cost of a message is waking up the processes on its way. Commands that leave together wake the server once, and so do
+their replies this process and their events the other gateways. At 2000 messages a second this saves a fifth of all CPU,
+for 0.1 ms of latency.
 
 Invariants
-- A callback gets its reply or exactly one `LinnetError`, and never before `call` has returned. It may call again.
-- Commands reach the server in the order of `call`, and replies come in that order. After *function not found* all
-  that were in flight then, and all that come until the library is loaded, run again in their order, once.
-- At most `MAX_CALLS` calls and `MAX_BYTES` bytes wait, sent or not; one more is `Unavailable` at once.
-- A call older than `TIMEOUT_S` takes the connection with it: replies come in order, so nothing behind it can be
-  better off. Whatever was sent and not answered is `Unavailable`, and may have been done.
-- A server that refuses a write because it is a replica (a demoted primary) is left; the next dial asks for the primary.
+- A callback receives its reply or exactly one `LinnetError`, and never before `call` has returned. It may call again.
+- Commands reach the server in the order of `call`, and replies arrive in that order. After *function not found*, the
+  calls that were in flight and the calls made until the library is loaded run again in their order, once.
+- At most `MAX_CALLS` calls and `MAX_BYTES` bytes wait, sent or not; a further call is `Unavailable` at once.
+- If a call is older than `TIMEOUT_S`, the connection is dropped: replies come in order, so all calls behind it wait,
+  too. A call that was sent and not answered is `Unavailable`, and may have been executed.
+- If a server refuses a write because it is a replica (a demoted primary), the connection is dropped, and the next dial
+  asks for the primary.
+- No coroutine is on the way of a call.
 """
 
 from __future__ import annotations
@@ -40,19 +39,19 @@ Reply: TypeAlias = Callable[[object], None]
 MAX_CALLS: Final = 20_000
 MAX_BYTES: Final = 64 << 20
 TIMEOUT_S: Final = 5.0
-SWEEPS: Final = 5  # of the timer within one TIMEOUT_S
-RETRY_S: Final = 1.0  # what `Unavailable` advises
-GATHER_S: Final = 0.001  # the finest that the loop's timers know
+SWEEPS: Final = 5  # timer runs within one TIMEOUT_S
+RETRY_S: Final = 1.0  # `retry_after` of `Unavailable`
+GATHER_S: Final = 0.001  # the resolution of the loop's timers
 
-# First words of error replies that say: not now, or not by us. `READONLY_` is a function's own and not among them.
+# First words of error replies that mean "not now" or "not allowed". `READONLY_` is a function's own, so not here.
 UNAVAILABLE: Final = frozenset({
     "ASK", "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOAUTH", "NOPERM", "NOREPLICAS", "OOM",
     "READONLY", "TRYAGAIN", "UNKILLABLE", "WRONGPASS",
 })  # fmt: skip
-# How a command that a function runs is refused by the ACL, after `ERR`; the second is Redis 7.0's.
+# Texts after `ERR` if the ACL refuses a command that a function calls; the second is of Redis 7.0.
 SCRIPT_DENIED: Final = ("ACL failure in script", "The user executing the script")
-REFUSED_S: Final = 10.0  # for how long a refusal is named as what is wrong now
-# First words that our functions never choose: their text goes to the log, for it means a bug or a broken server.
+REFUSED_S: Final = 10.0  # time for which a refusal counts as present trouble
+# First words that Linnet's functions never use: their text is logged, because it means a bug or a broken server.
 FOREIGN: Final = UNAVAILABLE | {"CROSSSLOT", "ERR", "EXECABORT", "NOPROTO", "NOSCRIPT", "WRONGTYPE"}
 
 log = logging.getLogger("linnet.redis")
@@ -63,14 +62,14 @@ class FunctionMissing(Unavailable):
 
 
 class Denied(Unavailable):
-    """The server's ACL does not allow this to our user. `why` is its text, for operators only."""
+    """The server's ACL refuses the command. `why` is the server's text, for operators only."""
 
     def __init__(self, why: str) -> None:
         super().__init__(retry_after=RETRY_S)
         self.why = why
 
 
-class Again:
+class SecondTry:
     """The callback of a call that runs for the second and last time, after the library was loaded."""
 
     __slots__ = ("reply",)
@@ -99,13 +98,13 @@ class HotStatistics(msgspec.Struct, frozen=True):
 
 
 def _words(text: str) -> tuple[str, str]:
-    """Code and detail. Redis puts `ERR` before a function's error that has a code and no detail; that is taken off."""
+    """Code and detail. Redis puts `ERR` before a function's error that has only a code; it is removed here."""
     code, _, detail = text.partition(" ")
     return (detail, "") if code == "ERR" and detail.isupper() and " " not in detail else (code, detail)
 
 
 def server_error(text: str) -> LinnetError:
-    """What an error reply of the server means to its caller."""
+    """The caller's error for an error reply of the server."""
     code, detail = _words(text)
     if code == "NOPERM" or detail.startswith(SCRIPT_DENIED):
         return Denied(detail.partition(" script: on @")[0])
@@ -117,7 +116,7 @@ def server_error(text: str) -> LinnetError:
 
 
 class HotConnection(Link):
-    """Commands to one server. `library` is the source that *function not found* makes it load."""
+    """Commands to one server. `library` is the source that is loaded after *function not found*."""
 
     def __init__(self, topology: Topology, library: bytes) -> None:
         super().__init__(topology)
@@ -126,33 +125,33 @@ class HotConnection(Link):
         self._pending: deque[tuple[bytes, Reply]] = deque()  # accepted and not answered, oldest first
         self._out: list[bytes] = []  # packed since the last write
         self._flushed_at = 0.0
-        self._missed: list[tuple[bytes, Reply]] = []  # met a server without the library
-        self._held: list[tuple[bytes, Reply]] = []  # came while it loads
+        self._missed: list[tuple[bytes, Reply]] = []  # calls for which the server did not have the library
+        self._held: list[tuple[bytes, Reply]] = []  # calls made while the library loads
         self._loading = False
-        self._bytes = 0  # of all of them
+        self._bytes = 0  # of all calls in the three queues
         self._marks: deque[int] = deque(maxlen=SWEEPS)  # `calls` at the last sweeps
         self._timer: asyncio.TimerHandle | None = None
         self._probe: tuple[int, float] | None = None  # the call whose reply ends the latency sample, and its start
         self._logged_at = 0.0
         self._refusal: tuple[float, str] = (-math.inf, "")
-        self._foreign = False  # another library may have our name
-        self.on_opened: Callable[[], None] = _nothing  # what it calls comes before all other calls
+        self._foreign = False  # the server may have another library with the same name
+        self.on_opened: Callable[[], None] = _no_callback  # its calls are sent before all others
         self.calls = self.batches = self.written_bytes = 0
         self.refused = self.timeouts = self.loads = self.callback_errors = 0
         self.errors: Counter[str] = Counter()
 
     def call(self, command: Sequence[RedisArg], reply: Reply) -> None:
-        """Send a command with the next write; `reply` gets the value or an exception, later."""
+        """Send a command with the next write; `reply` receives the value or an exception, later."""
         try:
             packed = pack(tuple(command))
-        except (TypeError, ValueError) as error:  # a bug of the caller's: not a part, or a string that is no UTF-8
+        except (TypeError, ValueError) as error:  # a bug of the caller: a wrong type, or a string that is no UTF-8
             log.error("a command cannot be packed", exc_info=error)
             self._loop.call_soon(self._answer, reply, Internal())
             return
         self.call_packed(packed, reply)
 
     def call_packed(self, packed: bytes, reply: Reply) -> None:
-        """The same for a command that is RESP already."""
+        """Send a command that is packed as RESP already."""
         waiting = len(self._pending) + len(self._missed) + len(self._held)
         if not self.up or self._bytes > MAX_BYTES or waiting >= MAX_CALLS:
             self.refused += 1
@@ -183,7 +182,7 @@ class HotConnection(Link):
 
     @property
     def refusal(self) -> str:
-        """What the server has refused in the last seconds, in its own words; empty if nothing."""
+        """The server's text for a command that it refused within the last REFUSED_S; else empty."""
         at, text = self._refusal
         return text if perf_counter() - at < REFUSED_S else ""
 
@@ -223,7 +222,7 @@ class HotConnection(Link):
             if value.__class__ is hiredis.PushNotification:
                 continue
             if not pending:
-                raise hiredis.ProtocolError("a reply that nothing asked for")
+                raise hiredis.ProtocolError("a reply without a command")
             packed, reply = pending.popleft()
             if value.__class__ is FunctionMissing:
                 self._missing(packed, reply)
@@ -231,7 +230,7 @@ class HotConnection(Link):
             self._bytes -= len(packed)
             try:
                 reply(value)
-            except Exception as error:  # noqa: BLE001 - whatever one caller does, the replies of the others go on
+            except Exception as error:  # noqa: BLE001 - a bug in one callback must not keep replies from the others
                 self._callback_failed(error)
         if self._probe is not None and self.calls - len(pending) >= self._probe[0]:
             REDIS_SECONDS.observe(perf_counter() - self._probe[1])
@@ -249,7 +248,7 @@ class HotConnection(Link):
             log.error("a reply callback raised; further ones are only counted", exc_info=error)
 
     def _error(self, text: str) -> LinnetError:
-        """Called by the reader for every error reply, within arrays too."""
+        """Convert an error reply; the reader calls it for every one, also within arrays."""
         code, _ = _words(text)
         self.errors[code[:24] if code.isupper() else "ERR"] += 1
         expected = text.startswith("ERR Function not found") or text.endswith("already exists")
@@ -257,7 +256,7 @@ class HotConnection(Link):
             self._refusal = (perf_counter(), text[:200])
         if code in FOREIGN and not expected and perf_counter() > self._logged_at + 1:
             self._logged_at = perf_counter()
-            log.warning("Redis at %s refuses: %.200s", self.address, text)
+            log.warning("Redis at %s refuses a command: %.200s", self.address, text)
         if code == "READONLY":
             self.drop("it is a replica")
         return server_error(text)
@@ -265,22 +264,22 @@ class HotConnection(Link):
     # -- a server without the library
 
     def _missing(self, packed: bytes, reply: Reply) -> None:
-        if reply.__class__ is Again:  # it was loaded and this function is still not there
+        if reply.__class__ is SecondTry:  # the library was loaded and this function is still missing
             self._bytes -= len(packed)
             self._answer(reply, Unavailable(retry_after=RETRY_S))
             if self._foreign:
-                self.say("it has a function library of our name that is not ours: remove it with FUNCTION DELETE")
+                self.report("its function library of this name is not Linnet's: remove it with FUNCTION DELETE")
             return
-        self._missed.append((packed, Again(reply)))
+        self._missed.append((packed, SecondTry(reply)))
         if not self._loading:
             self._loading = True
             self.loads += 1
             load = pack(("FUNCTION", "LOAD", self._library))
             self._bytes += len(load)
-            self._send(load, self._loaded)  # its reply comes after those of all calls in flight
+            self._send(load, self._loaded)  # its reply arrives after those of all calls in flight
 
     def _loaded(self, value: object) -> None:
-        """Run again what missed it, then what came meanwhile. A load that failed shows as a second miss."""
+        """Run the missed calls again, then the held ones. If the load failed, they are missed a second time."""
         again, self._missed, self._held, self._loading = self._missed + self._held, [], [], False
         self._foreign = isinstance(value, FunctionError) and value.detail.endswith("already exists")
         for packed, reply in again:
@@ -289,7 +288,7 @@ class HotConnection(Link):
     # -- up and down
 
     async def close(self) -> None:
-        """What was asked before still leaves."""
+        """Write the calls that were made before, then close."""
         self._flush()
         await super().close()
 
@@ -308,9 +307,9 @@ class HotConnection(Link):
             self._answer(reply, Unavailable(retry_after=RETRY_S))
 
     def _sweep(self) -> None:
-        """Drop the connection when a call of SWEEPS sweeps ago is still unanswered.
+        """Drop the connection if a call of SWEEPS sweeps ago is still unanswered.
 
-        Counting sweeps, not seconds: a loop that was held up itself must not blame the server.
+        Sweeps are counted instead of seconds, so that a blocked event loop is not mistaken for a silent server.
         """
         marks = self._marks
         if len(marks) == SWEEPS and self.calls - len(self._pending) < marks[0]:
@@ -321,5 +320,5 @@ class HotConnection(Link):
         self._timer = self._loop.call_later(TIMEOUT_S / SWEEPS, self._sweep)
 
 
-def _nothing() -> None:
-    """Before a caller has set `on_opened`."""
+def _no_callback() -> None:
+    """Do nothing, until a caller has set `on_opened`."""

@@ -1,29 +1,28 @@
-"""Sharded pub/sub: one connection that listens, and keeps listening to what it was told to.
+"""Sharded pub/sub: one connection whose subscriptions are restored after every loss.
 
-What lives here: SSUBSCRIBE and SUNSUBSCRIBE, their confirmations, messages in batches, the echo that proves the
-connection hears, and the restoring of everything after a loss. What never does: who wants a channel (callers count
-their references) and what a message means.
+It sends SSUBSCRIBE and SUNSUBSCRIBE, awaits their confirmations, passes on messages in batches, and proves with echoes
+that messages arrive. Callers count their references to channels and decode messages.
 
 Invariants
-- `on_messages` gets what one read brought, in order and at most `BATCH` at a time, before anything that the server
-  said later takes effect (`ready`, `on_lost`): who is told "subscribed" has been given all that came before.
-- `ready(True)` comes after the server has confirmed every channel of the call; `ready(False)` if the connection was
-  down or went down before. The channels stay wanted either way, and the restore subscribes them.
-- `on_lost` and `on_restored` alternate; between them messages may be missed. `on_restored` comes when all wanted
-  channels are confirmed again. A channel the server takes away by itself (its slot moved) is subscribed again and
-  reported by `on_channel_restored`.
-- Requests leave once per tick, each channel in the one that fits the last wish; asking for what is so already does
-  no harm. Confirmations come in the order of requests: a waiter is tied to the last one in flight, not to channels.
-- A connection that is up but deaf (a cut-off server, a lost subscription) is noticed: the command connection
-  publishes to `echo` every second, and `DEAF_ECHOES` of them in a row unheard end it. Only echoes that Redis has
-  confirmed count, and no clock does: neither a stalled loop nor a stalled Redis makes the bus deaf. If the connection
-  that was dialed after that is deaf too, commands and subscriptions may be on two servers (an address that moved):
-  then all connections are dialed anew.
-- A connection that is mute (echoes come, confirmations do not) is noticed: if the oldest request makes no progress
-  while `MUTE_ECHOES` echoes come, the connection ends.
-
-- Callers name a channel by one name. While a deployment is moved (`keys.Channels.also`) the bus subscribes to both
-  names of each, and gives messages of both by the caller's.
+- `on_messages` receives the messages of one read, in order and at most `BATCH` at a time, before later replies of the
+  server take effect (`ready`, `on_lost`): a caller whose `ready` is called has all messages that came before.
+- `ready(True)` is called after the server has confirmed every channel of the call, `ready(False)` if the connection was
+  down or was lost before that. In both cases the channels stay wanted, and the restore subscribes to them.
+- `on_lost` and `on_restored` alternate; between them messages may be missed. `on_restored` is called when all wanted
+  channels are confirmed again. A channel that the server unsubscribes by itself (its slot moved) is subscribed again
+  and reported by `on_channel_restored`.
+- Requests are sent once per tick; each channel is in the request for its last wanted state, and a request for the
+  present state is harmless. Confirmations arrive in the order of requests, so a waiter is attached to the last request
+  in flight and not to channels.
+- A deaf connection (up, but without messages: a cut-off server, a lost subscription) is dropped: the command connection
+  publishes to `echo` every second, and the bus is deaf if `DEAF_ECHOES` in a row do not arrive. Only echoes that Redis
+  has confirmed count, and no time does, so neither a stalled loop nor a stalled Redis makes the bus deaf. If the next
+  connection is deaf too, commands and subscriptions may be on two servers (an address that moved): then all connections
+  are dialed again.
+- A mute connection (echoes arrive, confirmations do not) is dropped: if the oldest request makes no progress while
+  `MUTE_ECHOES` echoes arrive.
+- Callers use one name of a channel. While a deployment is moved (`keys.Channels.also`), the bus subscribes to both
+  names and passes on messages of both under the caller's name.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ Messages = list[tuple[bytes, bytes]]
 Ready = Callable[[bool], None]
 
 BATCH: Final = 1000  # messages between two turns of the loop
-CHUNK: Final = 500  # channels of one request
-MAX_REQUESTS: Final = 10_000  # unconfirmed; a server so far behind is dropped, and the restore asks for what is left
+CHUNK: Final = 500  # channels in one request
+MAX_REQUESTS: Final = 10_000  # unconfirmed; with more the connection is dropped, and the restore subscribes again
 ECHO_S: Final = 1.0
 PROBE_S: Final = 0.5
 DEAF_ECHOES: Final = 3
@@ -74,19 +73,19 @@ class BusStatistics(msgspec.Struct, frozen=True):
 
 
 class _Request:
-    """One SSUBSCRIBE or SUNSUBSCRIBE that the server has yet to confirm, channel by channel."""
+    """One SSUBSCRIBE or SUNSUBSCRIBE, which the server confirms channel by channel."""
 
     __slots__ = ("channels", "confirmed", "verb", "waiters")
 
     def __init__(self, verb: bytes, channels: tuple[bytes, ...]) -> None:
-        self.verb = verb  # as confirmations spell it
+        self.verb = verb  # in the spelling of confirmations
         self.channels = channels
         self.confirmed = 0
         self.waiters: list[Ready] = []
 
 
 class Bus(Link):
-    """`bus = Bus(client, client.channels.echo(node), …)`, `await bus.connect(10)`, `await bus.close()`."""
+    """The pub/sub connection of a gateway; `echo` is the gateway's own channel."""
 
     NAME = "bus"
 
@@ -103,7 +102,7 @@ class Bus(Link):
         client.links.append(self)
         self._client = client
         self._echo = _bytes(echo)
-        # While a deployment is moved: how the names begin that callers use, and how those of the other format do.
+        # Prefixes of channel names: the callers' one and, while a deployment is moved, that of the other format.
         self._bus, also = client.channels.bus.encode(), client.channels.also
         self._also = None if also is None else also.encode()
         self._on_messages = on_messages
@@ -112,32 +111,32 @@ class Bus(Link):
         self._on_channel_restored = on_channel_restored
         self._loop = asyncio.get_running_loop()
         self._wanted: set[bytes] = {self._echo}
-        self._adding: set[bytes] = set()  # to ask for in this tick
-        self._leaving: set[bytes] = set()  # to give up in this tick
-        self._waiting: list[Ready] = []  # on this tick's requests
+        self._adding: set[bytes] = set()  # to subscribe in this tick
+        self._leaving: set[bytes] = set()  # to unsubscribe in this tick
+        self._waiting: list[Ready] = []  # callbacks of this tick's requests
         self._requests: deque[_Request] = deque()
         self._flushing = self._paused = False
         self._was_lost = False
-        self._denied = ""  # what the server said when its ACL refused a subscription
-        self._published = self._heard = 0  # echoes
-        self._unheard = 0  # of those that Redis has confirmed, since the last one heard
-        self._deaf_dials = 0  # connections in a row that ended deaf, since the last echo heard
+        self._denied = ""  # the server's text if its ACL refused a subscription
+        self._published = self._received = 0  # the number of the last echo that was published and received
+        self._missing = 0  # echoes that Redis has confirmed since the last one received
+        self._deaf_dials = 0  # connections in a row that were dropped as deaf
         self._awaited: tuple[_Request, int] | None = None  # the oldest request and its progress, at the last echo
-        self._mute = 0  # echoes heard since that made progress
+        self._mute = 0  # echoes received without progress of that request
         self._timer: asyncio.TimerHandle | None = None
         self.restored = False
         self.messages = self.batches = self.deaf = self.mute = self.taken_away = self.callback_errors = 0
 
-    # -- what callers do
+    # -- calls
 
     async def probe(self, channels: Iterable[str]) -> None:
-        """Until the server has confirmed a subscription to these; `StartupError` if it refuses that to our user."""
-        asked = tuple(channels)
+        """Wait until the server has confirmed a subscription to these; `StartupError` if its ACL refuses that."""
+        probed = tuple(channels)
         while True:
             confirmed: asyncio.Future[bool] = self._loop.create_future()
-            self.subscribe(asked, partial(_settle, confirmed))
+            self.subscribe(probed, partial(_settle, confirmed))
             if await confirmed:
-                self.unsubscribe(asked)
+                self.unsubscribe(probed)
                 return
             if self._denied:
                 raise StartupError(
@@ -147,7 +146,7 @@ class Bus(Link):
             await asyncio.sleep(PROBE_S)
 
     def subscribe(self, channels: Iterable[bytes | str], ready: Ready | None = None) -> None:
-        """Want these channels; the caller names none twice without leaving it (but may, at no cost)."""
+        """Subscribe to these channels and keep them subscribed; a channel that is wanted already costs nothing."""
         new = self._named(channels) - self._wanted
         self._wanted |= new
         if not self.up:
@@ -170,7 +169,7 @@ class Bus(Link):
             self._flush_soon()
 
     def _named(self, channels: Iterable[bytes | str]) -> set[bytes]:
-        """These channels by all the names on which this deployment publishes."""
+        """All names of these channels on which this deployment publishes."""
         names = {_bytes(channel) for channel in channels}
         return names if self._also is None else names | {renamed(name, self._also) for name in names}
 
@@ -198,7 +197,7 @@ class Bus(Link):
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        """Ask; whoever waits, waits for the last request that is then in flight."""
+        """Send this tick's requests; its callbacks wait for the last request that is in flight then."""
         self._flushing = False
         if not self.up or self._transport is None or self._transport.is_closing():
             return
@@ -208,7 +207,7 @@ class Bus(Link):
         if requests:
             self._requests += requests
             if len(self._requests) > MAX_REQUESTS:
-                self.drop("it does not confirm what we ask for")
+                self.drop("it does not confirm subscriptions")
                 return
             self._transport.write(b"".join(pack((request.verb, *request.channels)) for request in requests))
         waiting, self._waiting = self._waiting, []
@@ -218,13 +217,13 @@ class Bus(Link):
             self._answer(waiting, True)
 
     def _confirmed(self, verb: bytes, channel: bytes) -> None:
-        """A confirmation, or an unsubscription that nobody asked for."""
+        """Process a confirmation, or an unsubscription by the server itself."""
         request = self._requests[0] if self._requests else None
         if request is None or verb != request.verb or channel != request.channels[request.confirmed]:
             if verb == b"sunsubscribe":
                 self._taken_away(channel)
                 return
-            raise hiredis.ProtocolError("a subscription that nobody asked for")
+            raise hiredis.ProtocolError("a confirmation without a request")
         request.confirmed += 1
         if request.confirmed == len(request.channels):
             self._requests.popleft()
@@ -238,7 +237,7 @@ class Bus(Link):
             self._flush_soon()
 
     def _channel_restored(self, channel: bytes, good: bool) -> None:
-        if good:  # else the restore of all covers it
+        if good:  # else the restore of all channels includes it
             self._on_channel_restored(channel if self._also is None else renamed(channel, self._bus))
 
     def _answer(self, waiters: Sequence[Ready], good: bool) -> None:
@@ -246,7 +245,7 @@ class Bus(Link):
             self._guard(partial(ready, good))
 
     def _guard(self, callback: Callable[[], None]) -> None:
-        """What one caller raises must not keep the next from hearing."""
+        """Call a callback and catch its exceptions, so that the other callbacks are called, too."""
         try:
             callback()
         except Exception as error:
@@ -257,7 +256,7 @@ class Bus(Link):
     # -- in
 
     def received(self) -> None:
-        """Hand on what is there, a batch per loop turn; the socket rests meanwhile."""
+        """Pass on messages, one batch per turn of the loop; reading is paused while there are more."""
         if self._paused or not self._take_batch():
             return
         self._paused = True
@@ -276,7 +275,7 @@ class Bus(Link):
             self.drop(str(error))
 
     def _take_batch(self) -> bool:
-        """Whether more than a batch was there."""
+        """Pass on at most a batch of messages; return whether there may be more."""
         gets, echo = self._reader.gets, self._echo
         batch: Messages = []
         append = batch.append
@@ -287,7 +286,7 @@ class Bus(Link):
                 return False
             try:
                 verb, channel, payload = reply
-            except (TypeError, ValueError):  # an error reply, or nothing that belongs here
+            except (TypeError, ValueError):  # an error reply, or no reply of pub/sub
                 if str(reply).startswith("NOPERM"):
                     self._denied = f"{reply!s:.200}"
                 raise hiredis.ProtocolError(f"refused: {reply!s:.200}") from None
@@ -297,7 +296,7 @@ class Bus(Link):
                 append = batch.append
                 self._confirmed(verb, channel)
             elif channel == echo:
-                self._hear(payload)
+                self._echo_received(payload)
             else:
                 append((channel, payload))
         self._deliver(batch)
@@ -311,34 +310,34 @@ class Bus(Link):
                 batch = [(renamed(channel, self._bus), payload) for channel, payload in batch]
             self._guard(partial(self._on_messages, batch))
 
-    # -- is it deaf?
+    # -- echoes
 
     def _tick(self) -> None:
-        if self._unheard >= DEAF_ECHOES:
+        if self._missing >= DEAF_ECHOES:
             self.deaf += 1
             self._deaf_dials += 1
-            self.drop("it is up and hears nothing")
+            self.drop("it is up but receives no messages")
             if self._deaf_dials > 1:
                 self._deaf_dials = 0
                 for link in self._client.links:
-                    link.drop("subscriptions do not receive what is published here: it may be another server")
+                    link.drop("subscriptions do not receive published messages: they may be on another server")
             return
         if self._client.available:
             self._published += 1
             number = self._published
-            self._client.command("SPUBLISH", self._echo, number, reply=partial(self._echoed, number))
+            self._client.command("SPUBLISH", self._echo, number, reply=partial(self._echo_published, number))
         self._timer = self._loop.call_later(ECHO_S, self._tick)
 
-    def _echoed(self, number: int, reply: object) -> None:
-        if number > self._heard and not isinstance(reply, LinnetError):
-            self._unheard += 1
+    def _echo_published(self, number: int, reply: object) -> None:
+        if number > self._received and not isinstance(reply, LinnetError):
+            self._missing += 1
 
-    def _hear(self, payload: bytes) -> None:
+    def _echo_received(self, payload: bytes) -> None:
         try:
-            self._heard = int(payload)
-        except ValueError:  # not ours
+            self._received = int(payload)
+        except ValueError:  # not published by this bus
             return
-        self._unheard = self._deaf_dials = 0
+        self._missing = self._deaf_dials = 0
         oldest = self._requests[0] if self._requests else None
         awaited = None if oldest is None else (oldest, oldest.confirmed)
         self._mute = self._mute + 1 if awaited is not None and awaited == self._awaited else 0
@@ -351,7 +350,7 @@ class Bus(Link):
     # -- up and down
 
     def opened(self) -> None:
-        self._heard, self._unheard = self._published, 0
+        self._received, self._missing = self._published, 0
         self._awaited, self._mute = None, 0
         self._adding = set(self._wanted)
         self._waiting.append(self._all_confirmed)
@@ -389,5 +388,5 @@ def _chunks(verb: bytes, channels: Iterable[bytes]) -> list[_Request]:
 
 
 def _settle(future: asyncio.Future[bool], confirmed: bool) -> None:
-    if not future.done():  # else the caller gave up
+    if not future.done():  # else the caller was cancelled
         future.set_result(confirmed)

@@ -1,8 +1,8 @@
-"""What Linnet's user on the server must be allowed, as the one line that gives it.
+"""The rights that Linnet's user on the server needs, as the one ACL line that gives them.
 
-What lives here: the commands, keys and channels that Linnet uses. The commands of the functions are read from their
-source, so that a new one cannot be forgotten; a test compares the others with the store's source, and the page with
-the line. `Client.probe` asks the server before a process becomes ready.
+They are the commands, keys and channels that Linnet uses. The commands of the functions are read from their source, so
+no new one can be forgotten. A test compares the other commands with the store's source, and the line with the
+documentation. `Client.probe` tries the rights on the server before a process becomes ready.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 USER: Final = "linnet"
-# What connections run themselves, beside what functions run.
+# Commands that connections send themselves, in addition to the commands of functions.
 OWN: Final = (
     "ping", "select", "role", "info", "time", "wait", "config|get", "fcall", "function|load", "function|list",
     "ssubscribe", "sunsubscribe", "spublish", "get", "set", "hget", "hset", "hmget", "hgetall", "hdel", "hexists",
@@ -24,7 +24,7 @@ _CALL: Final = re.compile(r"redis\.p?call\('([A-Z]+)'")
 
 
 def commands(source: str) -> frozenset[str]:
-    """The commands that functions of this source run."""
+    """The commands that the functions of this source call."""
     return frozenset(name.lower() for name in _CALL.findall(source))
 
 

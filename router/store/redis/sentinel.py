@@ -1,13 +1,12 @@
-"""Where the primary is, as its sentinels say.
+"""Sentinels: the URL that names them, and the query for the address of the primary.
 
-What lives here: the URL that names the sentinels, and one question to all of them. What never does: a connection to
-the primary itself (`link` dials it, and makes it say that it is one), or a memory of failovers.
+`connection` dials the primary and checks its role.
 
 Invariants
-- All sentinels are asked and the answer with the highest configuration epoch holds: right after a failover the one
-  that led it knows, the others learn it within two seconds, and one that is cut off may never.
-- An answer costs at most ASK_S, however many sentinels are dead.
-- When no sentinel answers nobody is sent anywhere: a primary that works is kept.
+- All sentinels are asked, and the answer with the highest configuration epoch is used: right after a failover only the
+  sentinel that led it knows the new primary, the others learn it within two seconds, and one that is cut off may never.
+- A query takes at most ASK_S, independent of the number of dead sentinels.
+- If no sentinel answers, connections stay on their present server.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from router.store.redis.connection import Address, address
 PORT: Final = 26379
 ASK_S: Final = 1.0
 SCHEMES: Final = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
-FORM: Final = "redis+sentinel://host:port,host:port/name, `name` being what the sentinels call the primary"
+EXPECTED: Final = "redis+sentinel://host:port,host:port/name, where `name` is the sentinels' name of the primary"
 
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]/@ ]+)(:[0-9]{1,5})?\Z")
 
@@ -38,7 +37,7 @@ _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]/@ ]+)(:[0-9]{1,5})?\Z")
 class Sentinels:
     """`redis+sentinel://user:password@host:port,…/name/db?sentinel_password=…&sentinel_username=…`, or `rediss+…`.
 
-    User, password and database are the primary's; further options are redis-py's and hold for both.
+    User, password and database are the primary's; further options are redis-py's and apply to both.
     """
 
     def __init__(self, url: str) -> None:
@@ -46,14 +45,14 @@ class Sentinels:
             given = urlsplit(url)
             credentials, at, hosts = given.netloc.rpartition("@")
             self._name, _, database = given.path.strip("/").partition("/")
-        except ValueError:  # the text may hold a piece of the password
-            raise StartupError(f"LINNET_REDIS_URL: with LINNET_REDIS_MODE=sentinel it is {FORM}") from None
-        self.epoch = 0  # of the last answer: it grows with every failover
+        except ValueError:  # its text may contain a part of the password
+            raise StartupError(f"LINNET_REDIS_URL: with LINNET_REDIS_MODE=sentinel expected {EXPECTED}") from None
+        self.epoch = 0  # of the last answer; every failover increases it
         scheme = SCHEMES.get(given.scheme)
         self._hosts = hosts.split(",")
         named = self._name and (database or "0").isdecimal()
         if scheme is None or not named or not all(map(_HOST.match, self._hosts)):
-            raise StartupError(f"LINNET_REDIS_URL: with LINNET_REDIS_MODE=sentinel it is {FORM}")
+            raise StartupError(f"LINNET_REDIS_URL: with LINNET_REDIS_MODE=sentinel expected {EXPECTED}")
         options = dict(parse_qsl(given.query))
         user, password = options.pop("sentinel_username", ""), options.pop("sentinel_password", "")
         rest = urlencode(options)
@@ -65,10 +64,10 @@ class Sentinels:
 
     async def primary(self) -> Address:
         answers = await asyncio.gather(*map(self._ask, self._sentinels))
-        told = [answer for answer in answers if answer is not None]
-        if not told:
-            raise ConnectionError(f"none of the sentinels {', '.join(self._hosts)} tells where {self._name} is")
-        self.epoch, host, port = max(told, key=itemgetter(0))
+        known = [answer for answer in answers if answer is not None]
+        if not known:
+            raise ConnectionError(f"none of the sentinels {', '.join(self._hosts)} knows the address of {self._name}")
+        self.epoch, host, port = max(known, key=itemgetter(0))
         self.address = msgspec.structs.replace(self.address, host=host, port=port)
         return self.address
 
@@ -77,7 +76,7 @@ class Sentinels:
             await sentinel.aclose()
 
     async def _ask(self, sentinel: redis.asyncio.Redis) -> tuple[int, str, int] | None:
-        """Epoch, host and port. In this order, for the address of a moment later is never the older one."""
+        """Epoch, host and port. The epoch is read first, so the address is never older than the epoch."""
         try:
             async with asyncio.timeout(ASK_S):
                 state = await sentinel.sentinel_master(self._name)

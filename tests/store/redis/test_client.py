@@ -88,7 +88,7 @@ async def test_the_library_is_there_after_connecting_and_two_may_load_at_once(va
 
 
 async def test_functions_that_do_not_compile_stop_the_start(valkey: EmbeddedValkey) -> None:
-    with pytest.raises(StartupError, match="does not take our functions"):
+    with pytest.raises(StartupError, match="cannot load the functions"):
         await Client.connect(valkey.url, library=Library("1", b"#!lua name=linnet_1\nthis is no Lua"))
 
 
@@ -158,7 +158,7 @@ async def test_library_of_our_name_with_another_source_stops_the_start(valkey: E
     foreign = LIBRARY.source.replace(b"'echo'", b"'ohce'")
     with valkey.client() as other:
         other.function_load(foreign.decode())
-        with pytest.raises(StartupError, match=r"linnet_00000000, or a function of it, is not ours.*FUNCTION DELETE"):
+        with pytest.raises(StartupError, match=r"linnet_00000000, or a function of it, is not Linnet.s.*FUNCTION DELETE"):
             await Client.connect(valkey.url, library=LIBRARY)
         other.function_delete("linnet_00000000")
         other.function_load(LIBRARY.source.replace(b"name=linnet_00000000", b"name=another").decode())
@@ -175,7 +175,7 @@ async def test_library_replaced_by_a_foreign_one_at_run_time_is_named_in_the_log
             other.function_load(LIBRARY.source.replace(b"'echo'", b"'ohce'").decode())
         with pytest.raises(Unavailable):
             await client.fcall("echo", (), ("x",))
-        assert "that is not ours" in caplog.text
+        assert "is not Linnet's" in caplog.text
 
 
 async def test_connection_that_raises_keeps_no_other_from_the_new_primary(

@@ -155,7 +155,7 @@ async def test_the_latest_configuration_holds(monkeypatch: pytest.MonkeyPatch) -
     assert str(where) == str(sentinels.address) == "new:2"
     assert where.greeting == (("SELECT", "3"), ("PING",), ("ROLE",))
     answers += [None] * 4
-    with pytest.raises(ConnectionError, match="none of the sentinels a, b, c, d tells where main is"):
+    with pytest.raises(ConnectionError, match="none of the sentinels a, b, c, d knows the address of main"):
         await sentinels.primary()
     await sentinels.close()
 
