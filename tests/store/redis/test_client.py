@@ -1,4 +1,4 @@
-"""The client against a real server: calls, publishing, listeners, and the checks at start."""
+"""The client with a real server: calls, publishing, and the checks at start."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ async def connected(url: str, library: Library = LIBRARY) -> AsyncIterator[Clien
         await client.close()
 
 
-async def test_functions_and_commands_answer_by_callback_and_by_await(valkey: EmbeddedValkey) -> None:
+async def test_functions_and_commands_reply_by_callback_and_by_await(valkey: EmbeddedValkey) -> None:
     async with connected(valkey.url) as client:
         replies: list[object] = []
         client.call("echo", (), ("x", 1), replies.append)
@@ -42,7 +42,7 @@ async def test_functions_and_commands_answer_by_callback_and_by_await(valkey: Em
         assert client.statistics().hot.errors["NOTFOUND"] == 1
 
 
-async def test_a_waiter_that_gives_up_harms_nothing(valkey: EmbeddedValkey) -> None:
+async def test_cancelled_waiter_harms_no_other_call(valkey: EmbeddedValkey) -> None:
     async with connected(valkey.url) as client:
         given_up = asyncio.ensure_future(client.fetch("PING"))
         asyncio.get_running_loop().call_soon(given_up.cancel)
@@ -52,7 +52,7 @@ async def test_a_waiter_that_gives_up_harms_nothing(valkey: EmbeddedValkey) -> N
         assert client.statistics().hot.callback_errors == 0
 
 
-async def test_publishing_reaches_a_subscriber(valkey: EmbeddedValkey) -> None:
+async def test_published_payload_reaches_a_subscriber(valkey: EmbeddedValkey) -> None:
     async with connected(valkey.url) as client:
         with valkey.client() as other, other.pubsub() as listener:
             listener.ssubscribe("channel")
@@ -62,7 +62,7 @@ async def test_publishing_reaches_a_subscriber(valkey: EmbeddedValkey) -> None:
             assert listener.get_sharded_message(timeout=5)["data"] == b"payload"
 
 
-async def test_a_client_says_whether_its_server_is_there(own_valkey: EmbeddedValkey) -> None:
+async def test_client_reports_whether_its_server_is_reachable(own_valkey: EmbeddedValkey) -> None:
     """While it is not, calls are `Unavailable` at once."""
     async with connected(own_valkey.url) as client:
         assert client.available
@@ -76,7 +76,7 @@ async def test_a_client_says_whether_its_server_is_there(own_valkey: EmbeddedVal
         assert await client.fetch("PING") == b"PONG"
 
 
-async def test_the_library_is_there_after_connecting_and_two_may_load_at_once(valkey: EmbeddedValkey) -> None:
+async def test_library_is_loaded_after_connecting_also_by_two_at_once(valkey: EmbeddedValkey) -> None:
     first, second = await asyncio.gather(*(Client.connect(valkey.url, library=LIBRARY) for _ in range(2)))
     with valkey.client() as client:
         assert len(client.function_list()) == 1
@@ -92,8 +92,8 @@ async def test_functions_that_do_not_compile_stop_the_start(valkey: EmbeddedValk
         await Client.connect(valkey.url, library=Library("1", b"#!lua name=linnet_1\nthis is no Lua"))
 
 
-async def test_a_server_without_memory_does_not_stop_the_start(valkey: EmbeddedValkey) -> None:
-    """Its functions may have been loaded long ago, and those that free memory must run."""
+async def test_server_without_memory_does_not_stop_the_start(valkey: EmbeddedValkey) -> None:
+    """Its functions may have been loaded before, and functions that free memory must run."""
     async with connected(valkey.url):
         pass
     with valkey.client() as other:
@@ -107,7 +107,7 @@ async def test_a_server_without_memory_does_not_stop_the_start(valkey: EmbeddedV
             other.config_set("maxmemory", 0)
 
 
-async def test_a_mode_that_is_not_there_yet_is_refused(valkey: EmbeddedValkey) -> None:
+async def test_unsupported_mode_is_refused(valkey: EmbeddedValkey) -> None:
     with pytest.raises(StartupError, match="LINNET_REDIS_MODE"):
         await Client.connect(valkey.url, "cluster")
 
@@ -117,8 +117,8 @@ async def test_sentinels_in_another_mode_are_refused() -> None:
         await Client.connect("redis+sentinel://127.0.0.1:1/main")
 
 
-async def test_fsync_is_checked(valkey: EmbeddedValkey) -> None:
-    """`appendfsync always` or no start with that durability; `memory` asks for less."""
+async def test_fsync_level_requires_appendfsync_always(valkey: EmbeddedValkey) -> None:
+    """Without it a process with that durability does not start; level `memory` accepts the server."""
     async with connected(valkey.url) as client:
         await client.check_server("fsync")
         with valkey.client() as other:
@@ -129,7 +129,7 @@ async def test_fsync_is_checked(valkey: EmbeddedValkey) -> None:
             other.config_set("appendfsync", "always")
 
 
-async def test_a_server_that_hides_its_configuration_says_what_to_allow(own_valkey: EmbeddedValkey) -> None:
+async def test_server_that_hides_its_configuration_stops_the_start(own_valkey: EmbeddedValkey) -> None:
     with own_valkey.client() as other:
         other.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-config")
         url = own_valkey.url.replace("://", "://app:pw@")
@@ -140,7 +140,7 @@ async def test_a_server_that_hides_its_configuration_says_what_to_allow(own_valk
 
 
 async def test_acl_that_refuses_a_function_or_its_commands_is_unavailable(own_valkey: EmbeddedValkey) -> None:
-    """It is no bug of ours, so the caller may try again; an operator reads the server's words."""
+    """It is no bug of Linnet, so the caller may try again; operators read the server's text."""
     with own_valkey.client() as other:
         other.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all", "-rpush")
         async with connected(own_valkey.url.replace("://", "://app:pw@")) as client:
@@ -154,11 +154,11 @@ async def test_acl_that_refuses_a_function_or_its_commands_is_unavailable(own_va
             assert "'fcall'" in refused.value.why
 
 
-async def test_library_of_our_name_with_another_source_stops_the_start(valkey: EmbeddedValkey) -> None:
+async def test_library_of_the_same_name_with_another_source_stops_the_start(valkey: EmbeddedValkey) -> None:
     foreign = LIBRARY.source.replace(b"'echo'", b"'ohce'")
     with valkey.client() as other:
         other.function_load(foreign.decode())
-        with pytest.raises(StartupError, match=r"linnet_00000000, or a function of it, is not Linnet.s.*FUNCTION DELETE"):
+        with pytest.raises(StartupError, match=r"linnet_00000000, or a function of it, is not.*FUNCTION DELETE"):
             await Client.connect(valkey.url, library=LIBRARY)
         other.function_delete("linnet_00000000")
         other.function_load(LIBRARY.source.replace(b"name=linnet_00000000", b"name=another").decode())
@@ -166,7 +166,7 @@ async def test_library_of_our_name_with_another_source_stops_the_start(valkey: E
             await Client.connect(valkey.url, library=LIBRARY)
 
 
-async def test_library_replaced_by_a_foreign_one_at_run_time_is_named_in_the_log(
+async def test_library_replaced_at_run_time_is_named_in_the_log(
     valkey: EmbeddedValkey, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with connected(valkey.url) as client:
@@ -181,7 +181,7 @@ async def test_library_replaced_by_a_foreign_one_at_run_time_is_named_in_the_log
 async def test_connection_that_raises_keeps_no_other_from_the_new_primary(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every round asks again, also after one in which the question itself raised."""
+    """Every round asks the sentinels again, also after a round in which the query raised."""
     monkeypatch.setattr("router.store.redis.client.FOLLOW_S", 0.0)
     async with connected(valkey.url) as client:
         told: list[object] = []

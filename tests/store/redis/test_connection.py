@@ -36,7 +36,7 @@ def test_template_packs_the_same_bytes_as_the_whole_command(
     assert template.packed(*given) == template.packed(*given) == pack((*first, *given, *last))
 
 
-def test_an_address_shows_no_secret() -> None:
+def test_address_shows_no_secret() -> None:
     where = address("redis://user:se%40cret@host:7000/3")
     assert str(where) == repr(where) == "host:7000"
     assert where.greeting == (("AUTH", "user", "se@cret"), ("SELECT", "3"), ("PING",))
@@ -45,14 +45,14 @@ def test_an_address_shows_no_secret() -> None:
 @pytest.mark.parametrize(
     "url", ["http://x", "redis://:sec/ret@host", "rediss://h?ssl_ca_certs=/nonexistent", "redis://h?db=x"]
 )
-def test_a_url_that_cannot_be_used_is_told_in_one_line(url: str) -> None:
+def test_unusable_url_is_refused_in_one_line(url: str) -> None:
     with pytest.raises(StartupError, match="LINNET_REDIS_URL") as error:
         address(url)
     assert "sec" not in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_the_backoff_grows_to_its_bound_with_jitter() -> None:
+def test_backoff_grows_to_its_bound_with_jitter() -> None:
     assert backoff(0) == 0
     assert max(backoff(1) for _ in range(100)) <= BACKOFF_S[0]
     many = [backoff(1000) for _ in range(200)]
@@ -61,7 +61,7 @@ def test_the_backoff_grows_to_its_bound_with_jitter() -> None:
 
 
 class Told:
-    """Where sentinels say the primary is; after the first time they are asked, a greeting may take its time."""
+    """A topology that names the primary; after the first query, the greeting may take its time."""
 
     def __init__(self, valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
         self.address = address(valkey.url)
@@ -75,8 +75,10 @@ class Told:
         return self.address
 
 
-async def test_who_greets_too_late_is_asked_for_again(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A primary that was stalled since sentinels named it may have been succeeded meanwhile."""
+async def test_server_that_greets_too_late_is_dialed_again(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A primary that stalled after the sentinels named it may have been replaced meanwhile."""
     told = Told(valkey, monkeypatch)
     connection = HotConnection(told, b"")
     await connection.connect(10)
@@ -84,7 +86,7 @@ async def test_who_greets_too_late_is_asked_for_again(valkey: EmbeddedValkey, mo
     await connection.close()
 
 
-async def test_nobody_listens(tmp_path: Path) -> None:
+async def test_unreachable_server_stops_the_start(tmp_path: Path) -> None:
     (port,) = support.free_ports(1)
     connection = HotConnection(address(f"redis://:secret@127.0.0.1:{port}"), b"")
     with pytest.raises(StartupError, match=f"127.0.0.1:{port}") as error:
@@ -92,7 +94,7 @@ async def test_nobody_listens(tmp_path: Path) -> None:
     assert "secret" not in str(error.value)
 
 
-async def test_a_wrong_password_is_told_and_the_right_one_works(own_valkey: EmbeddedValkey) -> None:
+async def test_wrong_password_is_reported_and_the_right_one_works(own_valkey: EmbeddedValkey) -> None:
     with own_valkey.client() as client:
         client.config_set("requirepass", "p:a/ss @word")
     wrong = HotConnection(address(own_valkey.url.replace("://", "://:guess@")), b"")
@@ -104,10 +106,10 @@ async def test_a_wrong_password_is_told_and_the_right_one_works(own_valkey: Embe
         assert list(await replies.until(1)) == [b"PONG"]
 
 
-async def test_each_reason_is_logged_when_it_is_new_and_again_each_minute(
+async def test_reason_is_logged_when_it_is_new_and_then_once_a_minute(
     own_valkey: EmbeddedValkey, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that comes back with another password after an outage: both reasons show, each of them once."""
+    """A server is back after an outage with another password: both reasons are logged, each of them once."""
     monkeypatch.setattr(link, "BACKOFF_S", (0.01, 0.01))
     async with connected(own_valkey.url) as connection:
         own_valkey.kill()
@@ -128,7 +130,7 @@ async def test_each_reason_is_logged_when_it_is_new_and_again_each_minute(
         await support.eventually(lambda: caplog.text.count("NOAUTH") > 2)
 
 
-async def test_a_unix_socket_and_a_database(tmp_path: Path) -> None:
+async def test_unix_socket_and_database_are_used(tmp_path: Path) -> None:
     server = EmbeddedValkey(tmp_path / "v")
     server.start()
     try:
@@ -164,8 +166,8 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return folder / "cert.pem", folder / "key.pem"
 
 
-async def test_tls_is_spoken_and_the_certificate_checked(valkey: EmbeddedValkey, tmp_path: Path) -> None:
-    """A server whose certificate the URL's CA signed is used; without that CA it is refused."""
+async def test_tls_certificate_is_verified(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """A server whose certificate the URL's CA has signed is used; without that CA it is refused."""
     cert, key = certificate(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(cert, key)
@@ -179,10 +181,10 @@ async def test_tls_is_spoken_and_the_certificate_checked(valkey: EmbeddedValkey,
             await untrusting.connect(2)
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_given_up(
+async def test_server_that_accepts_and_stays_silent_is_abandoned(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Dialing has a deadline that covers the greeting; the next attempt finds the server well."""
+    """Dialing has a deadline that includes the greeting; the next attempt succeeds."""
     monkeypatch.setattr("router.store.redis.connection.DIAL_S", 0.1)
     async with proxied(valkey.url) as proxy:
         proxy.swallow = True
@@ -197,8 +199,8 @@ async def test_a_server_that_accepts_and_says_nothing_is_given_up(
         await connection.close()
 
 
-async def test_a_link_that_keeps_dying_young_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that greets and hangs up is not dialed in a circle; a loss after a long life costs no wait."""
+async def test_link_that_is_lost_soon_after_opening_backs_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that greets and disconnects is not dialed in a tight loop; after a long connection there is no delay."""
 
     hangs_up = False
 
@@ -216,10 +218,10 @@ async def test_a_link_that_keeps_dying_young_backs_off(monkeypatch: pytest.Monke
         await support.eventually(lambda: connection._failures == 0)
 
 
-async def test_a_dial_that_succeeds_as_its_time_runs_out_leaves_one_keeper(
+async def test_dial_that_succeeds_as_its_time_runs_out_leaves_one_keeper(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two would dial two sockets, whose replies answered each other's calls."""
+    """Two keepers would dial two sockets, and the replies of one would answer the calls of the other."""
     dials: list[asyncio.Timeout] = []
     counts: list[int] = []
     timeout = asyncio.timeout

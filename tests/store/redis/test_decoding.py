@@ -1,4 +1,4 @@
-"""What a value of Redis that cannot be read does to its caller: an answer comes, once."""
+"""Values in Redis that cannot be decoded: their reader gets exactly one answer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,14 +18,14 @@ from tests.support import eventually
 
 
 @pytest.mark.parametrize("read", [int, bytes.decode, lambda value: value[7]])
-def test_value_that_cannot_be_read_is_answered_internal_once(read: Callable[[Any], object]) -> None:
+def test_undecodable_value_is_answered_internal_once(read: Callable[[Any], object]) -> None:
     told: list[object] = []
     answer(told.append, read, b"\xff")
     (error,) = told
     assert isinstance(error, Internal)
 
 
-def test_caller_that_raises_is_not_told_twice() -> None:
+def test_callback_that_raises_is_not_called_twice() -> None:
     told: list[object] = []
 
     def raises(value: object) -> None:
@@ -44,8 +44,8 @@ def test_damaged_reply_of_the_user_slot_is_answered(reader: Callable[[Callable[[
     assert [type(value) for value in told] == [Internal]
 
 
-async def test_damaged_values_are_answered_and_cost_no_other(valkey: EmbeddedValkey) -> None:
-    """A cursor, a conversation's hash and a device's row that are no such thing."""
+async def test_damaged_values_are_answered_without_harm_to_others(valkey: EmbeddedValkey) -> None:
+    """A damaged cursor, conversation hash and device row."""
     async with store(valkey.url) as s:
         damaged, whole = await s.group(ann="o"), await s.group(ann="o")
         for key, field in (

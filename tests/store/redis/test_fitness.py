@@ -1,4 +1,4 @@
-"""A server is judged while it is used, and what is appended to an unfit one is never called kept."""
+"""Fitness: a server is checked while it is used, and no append on an unfit one counts as kept."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -42,7 +42,7 @@ FSYNC = {"appendfsync": "always", "no-appendfsync-on-rewrite": "no"}
         ({"maxmemory_policy": "allkeys-lru"}, "noeviction"),
     ],
 )
-def test_what_makes_a_server_unfit_for_any_durability(level: Level, changes: dict[str, str], fault: str) -> None:
+def test_fault_makes_a_server_unfit_for_every_durability(level: Level, changes: dict[str, str], fault: str) -> None:
     said = unfit(FIT | changes, level, FSYNC)
     assert fault in said
     assert bool(said) == bool(fault)
@@ -60,7 +60,7 @@ def test_what_makes_a_server_unfit_for_any_durability(level: Level, changes: dic
         ("replicated", {}, {"appendfsync": "everysec"}, ""),
     ],
 )
-def test_what_makes_a_server_unfit_for_one_durability(
+def test_fault_makes_a_server_unfit_for_one_durability(
     level: Level, info: dict[str, str], config: dict[str, str], fault: str
 ) -> None:
     said = unfit(FIT | info, level, FSYNC | config)
@@ -112,10 +112,10 @@ async def test_setting_changed_at_run_time_stops_acks_until_it_is_changed_back(
         assert client.trouble == ""
 
 
-async def test_other_server_behind_the_address_is_judged_before_its_first_append(
+async def test_another_server_at_the_address_is_checked_before_its_first_append(
     own_valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An empty one without an append-only file: no append that it answers is called kept."""
+    """It is empty and has no append-only file: no append that it answers counts as kept."""
     other = EmbeddedValkey(tmp_path / "other", support.free_ports(1)[0])
     other.start()
     try:
@@ -126,7 +126,7 @@ async def test_other_server_behind_the_address_is_judged_before_its_first_append
             outcomes: list[bool] = []
 
             def appended(value: object) -> None:
-                if isinstance(value, list):  # answered; by the other one, once `fault` is there
+                if isinstance(value, list):  # answered by the other server, once `fault` is set
                     kept.when_kept(b"id", lambda error: outcomes.append(error is None))
 
             opened = client._hot.opened
@@ -149,10 +149,10 @@ def _blames(client: Client, words: str) -> bool:
     return words in client.fitness.fault
 
 
-async def test_right_taken_away_at_run_time_makes_a_server_unfit(
+async def test_right_removed_at_run_time_makes_a_server_unfit(
     own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What cannot be checked any more is not promised any more."""
+    """Durability that cannot be checked any more is not promised any more."""
     monkeypatch.setattr(fitness, "CHECK_S", 0.02)
     with own_valkey.client() as redis:
         redis.execute_command("ACL", "SETUSER", "app", "on", ">pw", "~*", "&*", "+@all")
@@ -164,7 +164,7 @@ async def test_right_taken_away_at_run_time_makes_a_server_unfit(
                 await support.eventually(lambda: not client.fitness.fault)
 
 
-async def test_lost_connection_says_nothing_about_the_server(own_valkey: EmbeddedValkey) -> None:
+async def test_lost_connection_does_not_change_the_verdict(own_valkey: EmbeddedValkey) -> None:
     async with watched(own_valkey.url) as client:
         own_valkey.kill()
         await support.eventually(lambda: not client.available)

@@ -1,4 +1,4 @@
-"""The library's source, and what a server makes of it."""
+"""The source of the function library, and its functions on a server."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ READ = "local shared = 'read'\nregister('read', function(keys) return redis.call
 
 
 def test_functions_are_named_after_the_hash_of_the_sources(tmp_path: Path, valkey: EmbeddedValkey) -> None:
-    """The preludes' locals are seen by all (and by later ones), a file's own by no other; flags arrive."""
+    """All files see the preludes' locals, no file sees another's, and flags are registered."""
     more = "local function more(value) return twice(value) end"
     made = build(write(tmp_path / "a", echo=ECHO.replace("twice", "more"), prelude=PRELUDE, prelude_b=more, read=READ))
     assert len(made.version) == 8
@@ -35,7 +35,7 @@ def test_functions_are_named_after_the_hash_of_the_sources(tmp_path: Path, valke
 
 
 def test_any_change_makes_another_version(tmp_path: Path) -> None:
-    """Of a text, of a file's name, or of where one file ends and the next begins; and nothing else does."""
+    """A change of a text, of a file's name, or of the boundary between two files; no other change does."""
     sources: list[dict[str, str]] = [
         {"prelude": PRELUDE, "echo": ECHO},
         {"prelude": PRELUDE, "echo": ECHO + " "},
@@ -48,7 +48,7 @@ def test_any_change_makes_another_version(tmp_path: Path) -> None:
 
 
 def test_two_versions_serve_side_by_side(tmp_path: Path, valkey: EmbeddedValkey) -> None:
-    """What a rolling deploy needs: the newer one takes nothing from the older one's callers."""
+    """During a rolling deploy the newer version leaves the functions of the older one in place."""
     old = build(write(tmp_path / "old", prelude=PRELUDE, echo=ECHO))
     new = build(write(tmp_path / "new", prelude=PRELUDE, echo=ECHO.replace("'echo'\n", "'new'\n")))
     with valkey.client() as client:
@@ -60,10 +60,8 @@ def test_two_versions_serve_side_by_side(tmp_path: Path, valkey: EmbeddedValkey)
         assert client.fcall(new.named("echo"), 0, "x") == b"xxnew"
 
 
-def test_the_projects_own_functions_load(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, valkey: EmbeddedValkey
-) -> None:
-    """From any working directory, and each file registers the function that bears its name."""
+def test_functions_of_the_project_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, valkey: EmbeddedValkey) -> None:
+    """From any working directory; each file registers the function of its name."""
     monkeypatch.chdir(tmp_path)
     made = build()
     names = {file.stem for file in library.FOLDER.glob("*.lua") if not file.stem.startswith("prelude")}

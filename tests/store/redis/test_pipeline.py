@@ -1,4 +1,4 @@
-"""The hot connection against real servers, and against bytes cut wherever they can be cut."""
+"""The hot connection with real servers, and with bytes that are cut at every position."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ NOWHERE = Address("127.0.0.1", 1, "", (("PING",),), None)
 
 
 class Replies(list[object]):
-    """Collects what callbacks get; `await replies.until(n)` until there are n."""
+    """Collects the values that callbacks receive; `await replies.until(n)` waits until there are n."""
 
     def __call__(self, value: object) -> None:
         self.append(value)
@@ -33,7 +33,7 @@ class Replies(list[object]):
 
 
 class Transport(asyncio.Transport):
-    """What a connection writes to when its bytes are fed by hand."""
+    """The transport of a connection whose bytes the test feeds by hand."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,12 +83,12 @@ STREAM = (
 
 
 def plain(value: object) -> object:
-    """Errors by their text, so that replies compare."""
+    """The text of an error, so that replies can be compared."""
     return [plain(one) for one in value] if isinstance(value, list) else repr(value)
 
 
 async def test_replies_survive_a_cut_at_every_byte() -> None:
-    """However the stream is cut in two, or into single bytes, the same replies come in the same order."""
+    """If the stream is cut in two, or into single bytes, the same replies arrive in the same order."""
     length = len(STREAM)
     cuts = [[STREAM[:at], STREAM[at:]] for at in range(1, length)]
     cuts.append([STREAM[at : at + 1] for at in range(length)])
@@ -111,7 +111,7 @@ async def test_replies_survive_a_cut_at_every_byte() -> None:
     assert expected[8:] == [repr(FunctionError("NOTFOUND", "gone")), "-7"]
 
 
-async def test_a_tick_leaves_in_one_write_and_replies_come_in_order(valkey: EmbeddedValkey) -> None:
+async def test_commands_of_a_tick_leave_in_one_write_and_replies_arrive_in_order(valkey: EmbeddedValkey) -> None:
     async with connected(valkey.url) as connection:
         replies = Replies()
         batches = connection.statistics().batches
@@ -121,8 +121,8 @@ async def test_a_tick_leaves_in_one_write_and_replies_come_in_order(valkey: Embe
         assert connection.statistics().batches == batches + 1
 
 
-async def test_calls_that_follow_a_write_leave_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first at once; those of the next turns with one write, when the time to gather is over."""
+async def test_calls_soon_after_a_write_leave_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first leaves at once; those of the next turns leave in one write, when GATHER_S is over."""
     monkeypatch.setattr(hot, "GATHER_S", 0.5)
     async with by_hand() as (connection, transport):
         transport.written.clear()
@@ -135,8 +135,8 @@ async def test_calls_that_follow_a_write_leave_together(monkeypatch: pytest.Monk
         assert transport.written[1] == 2 * transport.written[0]
 
 
-async def test_what_was_asked_before_the_end_leaves(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However lately something else was written: what nobody waits for is written all the same."""
+async def test_calls_made_before_the_close_are_written(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also soon after another write, and if no caller waits for their replies."""
     monkeypatch.setattr(hot, "GATHER_S", 60.0)
     async with connected(valkey.url) as connection:
         for value in ("first", "last"):
@@ -148,8 +148,8 @@ async def test_what_was_asked_before_the_end_leaves(valkey: EmbeddedValkey, monk
         assert await replies.until(1) == [b"last"]
 
 
-async def test_every_kind_of_part_arrives(valkey: EmbeddedValkey) -> None:
-    """bytes, str, int and float go out as Redis expects them; anything else is a bug, told by callback."""
+async def test_every_type_of_argument_is_sent(valkey: EmbeddedValkey) -> None:
+    """bytes, str, int and float are sent as Redis expects them; another type is a bug, reported to the callback."""
     async with connected(valkey.url) as connection:
         replies = Replies()
         for part in (b"\0\r\n", "grüße", -5, 1.5):
@@ -161,7 +161,7 @@ async def test_every_kind_of_part_arrives(valkey: EmbeddedValkey) -> None:
         assert [type(error) for error in (await replies.until(6))[4:]] == [Internal, Internal]
 
 
-async def test_a_callback_may_call_again(valkey: EmbeddedValkey) -> None:
+async def test_callback_may_call_again(valkey: EmbeddedValkey) -> None:
     async with connected(valkey.url) as connection:
         replies = Replies()
 
@@ -173,7 +173,7 @@ async def test_a_callback_may_call_again(valkey: EmbeddedValkey) -> None:
         assert list(await replies.until(2)) == [b"first", b"second"]
 
 
-async def test_a_callback_that_raises_harms_no_other(valkey: EmbeddedValkey, caplog: pytest.LogCaptureFixture) -> None:
+async def test_callback_that_raises_harms_no_other(valkey: EmbeddedValkey, caplog: pytest.LogCaptureFixture) -> None:
     async with connected(valkey.url) as connection:
         replies = Replies()
 
@@ -190,7 +190,7 @@ async def test_a_callback_that_raises_harms_no_other(valkey: EmbeddedValkey, cap
 
 
 async def test_errors_within_arrays_are_values(valkey: EmbeddedValkey) -> None:
-    """A failed command within a transaction, and an error a function puts into its reply, leave the rest readable."""
+    """After a failed command in a transaction, and an error in a function's reply, the rest is readable."""
     async with connected(valkey.url) as connection:
         replies = Replies()
         for command in (("SET", "s", "1"), ("MULTI",), ("LPUSH", "s", "x"), ("GET", "s"), ("EXEC",)):
@@ -210,14 +210,14 @@ async def test_errors_within_arrays_are_values(valkey: EmbeddedValkey) -> None:
 
 
 @pytest.mark.parametrize("code", sorted(hot.UNAVAILABLE))
-def test_what_redis_cannot_do_now_is_unavailable(code: str) -> None:
+def test_temporary_error_of_redis_is_unavailable(code: str) -> None:
     error = server_error(f"{code} some text")
     assert isinstance(error, Unavailable)
     assert error.retry_after
 
 
-def test_a_functions_own_errors_keep_code_and_detail() -> None:
-    """The position in the script, which Redis appends to raised errors, is no part of the detail."""
+def test_errors_of_functions_keep_code_and_detail() -> None:
+    """Redis appends the position in the script to raised errors; it is not part of the detail."""
     for text, code, detail in (
         ("NOTFOUND", "NOTFOUND", ""),
         ("ERR NOTFOUND", "NOTFOUND", ""),
@@ -233,7 +233,7 @@ def test_a_functions_own_errors_keep_code_and_detail() -> None:
 async def test_calls_beyond_the_bounds_are_refused_at_once(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bound on calls and one on bytes; what was accepted before is answered all the same."""
+    """A bound on calls and one on bytes; calls that were accepted before are answered."""
     async with connected(valkey.url) as connection:
         monkeypatch.setattr(hot, "MAX_CALLS", 10)
         replies = Replies()
@@ -251,8 +251,8 @@ async def test_calls_beyond_the_bounds_are_refused_at_once(
         assert connection.statistics().in_flight_bytes == 0
 
 
-async def test_calls_that_wait_for_the_library_count_among_those_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that met a server without it, beside those that came while it loads."""
+async def test_calls_that_wait_for_the_library_count_towards_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calls that missed it, and the calls made while it loads."""
     monkeypatch.setattr(hot, "MAX_CALLS", 10)
     async with by_hand() as (connection, _):
         replies = Replies()
@@ -266,8 +266,8 @@ async def test_calls_that_wait_for_the_library_count_among_those_that_wait(monke
         assert (connection.statistics().refused, connection.statistics().in_flight) == (3, 10)
 
 
-async def test_a_killed_server_fails_every_call_once_and_is_found_again(own_valkey: EmbeddedValkey) -> None:
-    """Calls in flight at the kill and calls while it is down are `Unavailable`; after the restart calls work."""
+async def test_killed_server_fails_every_call_once_and_is_redialed(own_valkey: EmbeddedValkey) -> None:
+    """Calls in flight at the kill and calls during the outage are `Unavailable`; after the restart calls work."""
     async with connected(own_valkey.url) as connection:
         replies = Replies()
         connection.call(("SET", "kept", "1"), replies)
@@ -290,8 +290,8 @@ async def test_a_killed_server_fails_every_call_once_and_is_found_again(own_valk
         assert connection.statistics().in_flight_bytes == 0
 
 
-async def test_a_silent_server_is_given_up(own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No reply within the timeout: the connection goes, the call is `Unavailable`, and a new one is dialed."""
+async def test_silent_server_is_abandoned(own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a reply within the timeout the connection is dropped, the call is `Unavailable`, and a redial follows."""
     monkeypatch.setattr(hot, "TIMEOUT_S", 0.2)
     async with connected(own_valkey.url) as connection:
         replies = Replies()
@@ -303,8 +303,8 @@ async def test_a_silent_server_is_given_up(own_valkey: EmbeddedValkey, monkeypat
         assert connection.statistics().timeouts == 1
 
 
-async def test_an_idle_connection_is_kept(own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The timeout is of calls: with none in flight, and with calls that are answered, nothing is dropped."""
+async def test_idle_connection_is_kept(own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The timeout is one of calls: without calls in flight, and with answered calls, the connection is kept."""
     monkeypatch.setattr(hot, "TIMEOUT_S", 1.0)
     async with connected(own_valkey.url) as connection:
         for _ in range(15):  # each pause ends with the server's next cron, a tenth of a second later
@@ -320,7 +320,7 @@ Answer = Callable[[bytes, asyncio.StreamWriter], None]
 
 @asynccontextmanager
 async def scripted(answer: Answer) -> AsyncIterator[str]:
-    """A server that answers as it is told."""
+    """A server that answers with the test's function."""
     writers: list[asyncio.StreamWriter] = []
     tasks: list[asyncio.Future[None]] = []
 
@@ -344,7 +344,7 @@ async def scripted(answer: Answer) -> AsyncIterator[str]:
         await asyncio.gather(*tasks)
 
 
-async def test_a_server_that_loads_is_not_up_until_it_has_loaded() -> None:
+async def test_server_that_loads_its_data_set_is_not_up() -> None:
     asked = 0
 
     def answer(data: bytes, writer: asyncio.StreamWriter) -> None:
@@ -358,8 +358,8 @@ async def test_a_server_that_loads_is_not_up_until_it_has_loaded() -> None:
 
 
 @pytest.mark.parametrize("last", [b"$10\r\nabc", b"what is this", b"+OK\r\n+unasked\r\n"])
-async def test_a_broken_reply_costs_the_connection_and_no_call_hangs(last: bytes) -> None:
-    """Cut in the middle, garbage, or one reply too many: all that waits is `Unavailable`, then it is dialed anew."""
+async def test_broken_reply_drops_the_connection_and_answers_every_call(last: bytes) -> None:
+    """A cut reply, garbage, or one reply too many: all waiting calls are `Unavailable`, and a redial follows."""
 
     def answer(data: bytes, writer: asyncio.StreamWriter) -> None:
         if b"PING" in data:
@@ -376,8 +376,8 @@ async def test_a_broken_reply_costs_the_connection_and_no_call_hangs(last: bytes
         await support.eventually(lambda: connection.reconnects == 1 and connection.up)
 
 
-async def test_who_hears_that_a_call_is_lost_finds_the_connection_down(own_valkey: EmbeddedValkey) -> None:
-    """So that it asks nothing of it in vain."""
+async def test_callback_of_a_lost_call_finds_the_connection_down(own_valkey: EmbeddedValkey) -> None:
+    """So it does not call in vain."""
     async with connected(own_valkey.url) as connection:
         told: list[bool] = []
         os.kill(own_valkey.pid, signal.SIGSTOP)
@@ -388,10 +388,10 @@ async def test_who_hears_that_a_call_is_lost_finds_the_connection_down(own_valke
 
 
 class TestFunctionNotFound:
-    """The library is loaded the moment the server says it has no such function."""
+    """The library is loaded when the server reports that a function is missing."""
 
     async def test_calls_run_again_once_and_in_order(self, valkey: EmbeddedValkey) -> None:
-        """Before, with and after the miss, in flight and called meanwhile: the server does them in the order called."""
+        """The server executes calls before, with and after the miss, in flight or new, in the order of the calls."""
         async with connected(valkey.url) as connection:
             replies = Replies()
 
@@ -413,7 +413,7 @@ class TestFunctionNotFound:
             assert connection.statistics().loads == 1
             assert connection.statistics().in_flight_bytes == 0
 
-    async def test_functions_flushed_under_traffic_come_back(self, valkey: EmbeddedValkey) -> None:
+    async def test_functions_flushed_under_traffic_are_loaded_again(self, valkey: EmbeddedValkey) -> None:
         async with connected(valkey.url) as connection:
             replies = Replies()
             for number in range(100):
@@ -426,8 +426,8 @@ class TestFunctionNotFound:
             await replies.until(100)
             assert sorted(reply for reply in replies if isinstance(reply, int)) == list(range(1, 101))
 
-    async def test_a_function_that_the_library_lacks_is_unavailable(self, valkey: EmbeddedValkey) -> None:
-        """After one load and one more try; the calls beside it are not harmed."""
+    async def test_function_that_the_library_lacks_is_unavailable(self, valkey: EmbeddedValkey) -> None:
+        """After one load and a second try; the calls beside it are not harmed."""
         async with connected(valkey.url) as connection:
             replies = Replies()
             connection.call(("FCALL", "nosuch_00000000", 0), replies)
@@ -436,7 +436,7 @@ class TestFunctionNotFound:
             assert isinstance(replies[0], Unavailable)
             assert replies[1] == [b"x"]
 
-    async def test_a_load_that_fails_is_unavailable(self, valkey: EmbeddedValkey) -> None:
+    async def test_failed_load_is_unavailable(self, valkey: EmbeddedValkey) -> None:
         """A server without memory for the library: no call hangs, and a later one tries again."""
         async with connected(valkey.url) as connection:
             with valkey.client() as client:
@@ -448,15 +448,15 @@ class TestFunctionNotFound:
             connection.call(("FCALL", "echo_00000000", 0, "x"), replies)
             assert (await replies.until(2))[1] == [b"x"]
 
-    async def test_two_that_load_at_once_both_get_their_answers(self, valkey: EmbeddedValkey) -> None:
+    async def test_two_simultaneous_loads_both_succeed(self, valkey: EmbeddedValkey) -> None:
         async with connected(valkey.url) as one, connected(valkey.url) as other:
             replies = Replies()
             for connection in (one, other):
                 connection.call(("FCALL", "echo_00000000", 0, "x"), replies)
             assert list(await replies.until(2)) == [[b"x"], [b"x"]]
 
-    async def test_a_kill_while_it_loads_fails_every_call(self, own_valkey: EmbeddedValkey) -> None:
-        """Those that missed, those in flight and those held back: each hears once."""
+    async def test_kill_while_the_library_loads_fails_every_call(self, own_valkey: EmbeddedValkey) -> None:
+        """Missed calls, calls in flight and held calls are each answered once."""
         async with connected(own_valkey.url) as connection:
             replies = Replies()
             stopped = asyncio.Event()
@@ -467,7 +467,7 @@ class TestFunctionNotFound:
                 connection.call(("FCALL", "echo_00000000", 0, "held"), replies)
                 stopped.set()
 
-            connection.call(("PING",), stop)  # its reply comes with the miss, before the load is written
+            connection.call(("PING",), stop)  # its reply arrives with the miss, before the load is written
             await stopped.wait()
             assert connection.statistics().loads == 1
             own_valkey.kill()

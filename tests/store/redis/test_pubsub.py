@@ -1,4 +1,4 @@
-"""The bus against a real server: confirmation, order, loss, deafness."""
+"""The bus with a real server: confirmations, order, losses, deafness."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("either_loop")
 
 
 class Listener:
-    """A bus, its client, and all that the bus told, in order."""
+    """A bus, its client, and all callbacks of the bus, in order."""
 
     def __init__(self, client: Client, url: str) -> None:
         self.client = client
@@ -54,7 +54,7 @@ class Listener:
         await support.eventually(lambda: any(message[1] == payload for message in self.messages), every_s=0.001)
 
     async def publish(self, channel: str, payload: str) -> int:
-        """How many connections it reached."""
+        """Publish a payload; return the number of connections that received it."""
         reached = await self.client.fetch("SPUBLISH", channel, payload)
         assert isinstance(reached, int)
         return reached
@@ -76,8 +76,8 @@ async def listening(server: EmbeddedValkey, through: Proxy | None = None) -> Asy
         await client.close()
 
 
-async def test_ready_means_the_server_delivers(valkey: EmbeddedValkey) -> None:
-    """A message published after `ready(True)`, by anyone, arrives; without a subscription none does."""
+async def test_ready_means_that_messages_arrive(valkey: EmbeddedValkey) -> None:
+    """A message published after `ready(True)` arrives; without a subscription none does."""
     async with listening(valkey) as listener:
         assert await listener.publish("a", "too early") == 0
         assert await listener.subscribed("a", "b")
@@ -88,7 +88,7 @@ async def test_ready_means_the_server_delivers(valkey: EmbeddedValkey) -> None:
         assert listener.told == []
 
 
-async def test_many_channels_of_a_tick_go_in_few_requests(valkey: EmbeddedValkey) -> None:
+async def test_many_channels_of_a_tick_are_sent_in_few_requests(valkey: EmbeddedValkey) -> None:
     async with listening(valkey) as listener:
         loop = asyncio.get_running_loop()
         waiting = [loop.create_future() for _ in range(2000)]
@@ -102,7 +102,7 @@ async def test_many_channels_of_a_tick_go_in_few_requests(valkey: EmbeddedValkey
 
 
 async def test_subscribing_twice_is_ready_twice(valkey: EmbeddedValkey) -> None:
-    """At once, or after the first: each waiter hears when the channel is confirmed."""
+    """At the same time or one after the other: each callback is called when the channel is confirmed."""
     async with listening(valkey) as listener:
         assert all(await asyncio.gather(listener.subscribed("a"), listener.subscribed("a", "b")))
         assert await listener.subscribed("a")
@@ -113,7 +113,7 @@ async def test_subscribing_twice_is_ready_twice(valkey: EmbeddedValkey) -> None:
 
 
 async def test_leaving_and_returning_in_any_rhythm_ends_subscribed(valkey: EmbeddedValkey) -> None:
-    """In one tick, or while the first request is still in flight."""
+    """In one tick, or while the first request is in flight."""
     async with listening(valkey) as listener:
         bus = listener.bus
         assert await listener.subscribed("a")
@@ -131,8 +131,8 @@ async def test_leaving_and_returning_in_any_rhythm_ends_subscribed(valkey: Embed
         await listener.heard(b"in flight")
 
 
-async def test_messages_come_before_what_the_server_said_later(valkey: EmbeddedValkey) -> None:
-    """Published on `a` before `b` was confirmed: handed on before `ready`, even if one read brought both."""
+async def test_messages_are_passed_on_before_later_confirmations(valkey: EmbeddedValkey) -> None:
+    """A message on `a` before `b` was confirmed is passed on before `ready`, even if one read contains both."""
     async with listening(valkey) as listener:
         assert await listener.subscribed("a")
         bus = listener.bus
@@ -159,10 +159,10 @@ async def test_messages_survive_a_cut_at_every_byte(valkey: EmbeddedValkey) -> N
             assert listener.messages == expected
 
 
-async def test_a_flood_is_handed_on_in_bounded_batches_and_in_order(
+async def test_flood_is_passed_on_in_bounded_batches_and_in_order(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between two batches the loop turns, and the socket waits."""
+    """Between two batches the loop turns, and reading is paused."""
     monkeypatch.setattr(bus_module, "BATCH", 10)
     async with listening(valkey) as listener:
         assert await listener.subscribed("a")
@@ -174,7 +174,7 @@ async def test_a_flood_is_handed_on_in_bounded_batches_and_in_order(
         assert listener.bus.statistics().messages == 5000
 
 
-async def test_what_a_callback_raises_harms_no_other(valkey: EmbeddedValkey) -> None:
+async def test_callback_that_raises_harms_no_other(valkey: EmbeddedValkey) -> None:
     async with listening(valkey) as listener:
 
         def raises(_: bool) -> None:
@@ -188,7 +188,7 @@ async def test_what_a_callback_raises_harms_no_other(valkey: EmbeddedValkey) -> 
 
 
 async def test_killed_subscribers_under_traffic_are_restored(valkey: EmbeddedValkey) -> None:
-    """CLIENT KILL, as for a subscriber that is too slow: lost, then restored, once each; then every message arrives."""
+    """CLIENT KILL, as for a slow subscriber: one loss and one restore, and then every message arrives."""
     async with listening(valkey) as listener:
         channels = [f"c{number}" for number in range(1200)]
         assert await listener.subscribed(*channels)
@@ -204,8 +204,8 @@ async def test_killed_subscribers_under_traffic_are_restored(valkey: EmbeddedVal
         assert listener.bus.statistics().reconnects == 3
 
 
-async def test_a_killed_server_is_waited_for(own_valkey: EmbeddedValkey) -> None:
-    """While it is down `ready(False)` comes at once, and what was asked for then is restored with the rest."""
+async def test_killed_server_is_redialed(own_valkey: EmbeddedValkey) -> None:
+    """During the outage `ready(False)` is called at once; the channels of these calls are restored with the rest."""
     async with listening(own_valkey) as listener:
         assert await listener.subscribed("before")
         os.kill(own_valkey.pid, signal.SIGSTOP)
@@ -224,8 +224,8 @@ async def test_a_killed_server_is_waited_for(own_valkey: EmbeddedValkey) -> None
         await listener.heard(b"down")
 
 
-async def test_a_channel_the_server_takes_away_is_taken_back(valkey: EmbeddedValkey) -> None:
-    """An unsubscription nobody asked for (a slot moved), even while requests are in flight; reported once confirmed."""
+async def test_channel_unsubscribed_by_the_server_is_subscribed_again(valkey: EmbeddedValkey) -> None:
+    """Also while requests are in flight (its slot moved); it is reported when it is confirmed."""
     async with listening(valkey) as listener:
         bus = listener.bus
         assert await listener.subscribed("a", "b")
@@ -238,15 +238,15 @@ async def test_a_channel_the_server_takes_away_is_taken_back(valkey: EmbeddedVal
         bus.data_received(taken)
         await support.eventually(lambda: listener.told == ["channel a"] * 2)
         bus.unsubscribe(["a"])
-        bus.data_received(taken)  # wanted no more: nothing to take back
+        bus.data_received(taken)  # no longer wanted: no restore
         assert await listener.subscribed("a")
         assert await listener.publish("a", "x") == 1
         assert await listener.publish("b", "x") == 0
         assert bus.statistics().taken_away == 2
 
 
-async def test_a_refused_subscription_costs_the_connection(own_valkey: EmbeddedValkey) -> None:
-    """Waiters hear False; once the server allows it, the restore brings the channel."""
+async def test_refused_subscription_drops_the_connection(own_valkey: EmbeddedValkey) -> None:
+    """Callbacks get False; when the server allows it, the restore subscribes to the channel."""
     async with listening(own_valkey) as listener:
         with own_valkey.client() as client:
             client.execute_command("ACL", "SETUSER", "default", "resetchannels", "&echo", "&a")
@@ -262,8 +262,8 @@ class TestDeafness:
     def _fast(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(bus_module, "ECHO_S", 0.03)
 
-    async def test_a_deaf_connection_is_noticed_and_replaced(self, valkey: EmbeddedValkey) -> None:
-        """It is up, the server has its subscriptions, and nothing comes: as from a demoted primary."""
+    async def test_deaf_connection_is_replaced(self, valkey: EmbeddedValkey) -> None:
+        """The connection is up and the server has its subscriptions, but sends no message, like a demoted primary."""
         async with proxied(valkey.url) as proxy, listening(valkey, proxy) as listener:
             assert await listener.subscribed("a")
             proxy.swallow = True
@@ -278,12 +278,12 @@ class TestDeafness:
         async with listening(valkey) as listener:
             assert await listener.subscribed("a")
             listener.bus._transport.write(b"SUNSUBSCRIBE echo\r\n")  # type: ignore[union-attr] # it is up
-            listener.bus._wanted.discard(b"echo")  # so that the answer does not bring it back
+            listener.bus._wanted.discard(b"echo")  # so that the reply does not restore it
             await support.eventually(lambda: "lost" in listener.told)
             assert listener.bus.statistics().deaf == 1
 
     async def test_a_bus_that_hears_stays(self, valkey: EmbeddedValkey) -> None:
-        """For many echoes, none of which reaches the caller."""
+        """For many echoes, none of which is passed to the caller."""
         async with listening(valkey) as listener:
             calls = listener.client.statistics().hot.calls
             await support.eventually(lambda: listener.client.statistics().hot.calls >= calls + 20)
@@ -308,11 +308,11 @@ class TestDeafness:
     async def test_bus_deaf_again_after_a_fresh_dial_drops_the_command_connection(
         self, valkey: EmbeddedValkey, own_valkey: EmbeddedValkey
     ) -> None:
-        """An address that moved: subscriptions are on one server, commands on another. Both meet on the new one."""
+        """An address that moved: subscriptions are on one server, commands on another. Both end on the new one."""
         async with proxied(valkey.url) as proxy:
             client = await Client.connect(proxy.url, library=LIBRARY)
             try:
-                proxy.server = address(own_valkey.url)  # for whatever is dialed from here on
+                proxy.server = address(own_valkey.url)  # for all later dials
                 listener = Listener(client, proxy.url)
                 await listener.bus.connect(10)
                 await support.eventually(lambda: client.statistics().hot.reconnects == 1)
@@ -325,7 +325,7 @@ class TestDeafness:
                 await client.close()
 
     async def test_mute_connection_is_replaced(self, valkey: EmbeddedValkey) -> None:
-        """Echoes come and a confirmation does not: the connection ends, and the restore subscribes the channel."""
+        """Echoes arrive and a confirmation does not: the connection is dropped, and the restore subscribes."""
         async with listening(valkey) as listener:
             bus = listener.bus
             assert await listener.subscribed("a")
@@ -357,7 +357,7 @@ class TestDeafness:
             assert listener.told == []
 
 
-async def test_lost_again_before_all_is_restored_is_one_loss(
+async def test_loss_before_the_restore_ends_is_one_loss(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with listening(valkey) as listener:
@@ -375,7 +375,7 @@ async def test_lost_again_before_all_is_restored_is_one_loss(
         assert bus.statistics().reconnects == 2
 
 
-async def test_a_server_that_never_confirms_is_dropped(
+async def test_server_that_never_confirms_is_dropped(
     own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests in flight are bounded."""
@@ -392,8 +392,8 @@ async def test_a_server_that_never_confirms_is_dropped(
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_whatever_happens_the_server_has_what_is_wanted(valkey: EmbeddedValkey, seed: int) -> None:
-    """Random wishes, ticks and kills: in the end the two sides agree, and every waiter has heard once."""
+async def test_subscriptions_match_the_wanted_channels_after_any_sequence(valkey: EmbeddedValkey, seed: int) -> None:
+    """Random calls, ticks and kills: in the end both sides agree, and every callback was called once."""
     dice = random.Random(seed)
     async with listening(valkey) as listener:
         bus, wanted = listener.bus, {"echo"}
@@ -425,7 +425,7 @@ async def test_whatever_happens_the_server_has_what_is_wanted(valkey: EmbeddedVa
 
 
 async def test_both_names_of_a_channel_are_received_while_a_deployment_is_moved(valkey: EmbeddedValkey) -> None:
-    """Callers see one name: in messages, when a channel is taken away and comes back, and when they leave it."""
+    """Callers use one name: in messages, when the server unsubscribes a channel, and when they leave it."""
     client = await Client.connect(valkey.url, library=LIBRARY)
     plain = client.channels = Channels("", "id.0:")
     listener = Listener(client, valkey.url)

@@ -1,4 +1,4 @@
-"""The rights on the operating page are enough, each of them is needed, and a missing one is named."""
+"""The rights on the operating page are sufficient, each of them is needed, and a missing one is named."""
 
 import re
 from collections.abc import AsyncIterator
@@ -22,8 +22,8 @@ LINE = rights.acl_line(SOURCE)
 PROBED = sorted(command.lower() for command in re.findall(r"try\('([A-Z]+)'", (FOLDER / "probe.lua").read_text()))
 
 
-def test_operating_page_has_the_line() -> None:
-    """After a change of a function's commands: copy what `rights.acl_line` says."""
+def test_operating_page_contains_the_acl_line() -> None:
+    """After a change of a function's commands, copy the result of `rights.acl_line`."""
     assert LINE in (ROOT / "deploy/README.md").read_text().splitlines()
 
 
@@ -32,7 +32,7 @@ def test_probe_tries_every_command_of_the_functions() -> None:
 
 
 def test_line_has_every_command_of_the_store() -> None:
-    """Whatever the store sends outside functions is among its own commands."""
+    """All commands that the store sends outside functions are in `OWN`."""
     sources = "\n".join(path.read_text() for path in Path(ROOT / "router/store").rglob("*.py"))
     sent = {name.lower() for name in re.findall(r'(?:fetch|command|call)\(\s*\(?"([A-Z]+)"', sources)}
     assert {"hscan", "time", "wait"} <= sent
@@ -41,7 +41,7 @@ def test_line_has_every_command_of_the_store() -> None:
 
 @asynccontextmanager
 async def as_user(server: EmbeddedValkey, *changes: str) -> AsyncIterator[Client]:
-    """A client of the user that the line makes, with these changes."""
+    """A client of the user that the line creates, with these changes."""
     with server.client() as redis:
         redis.execute_command(*LINE.replace("PASSWORD", "pw").split(), *changes)
     client = await Client.connect(server.url.replace("://", f"://{rights.USER}:pw@"))
@@ -51,7 +51,7 @@ async def as_user(server: EmbeddedValkey, *changes: str) -> AsyncIterator[Client
         await client.close()
 
 
-async def test_user_of_the_line_passes_every_check_and_the_probe_leaves_nothing(own_valkey: EmbeddedValkey) -> None:
+async def test_user_of_the_line_passes_every_check_and_the_probe_leaves_no_keys(own_valkey: EmbeddedValkey) -> None:
     async with as_user(own_valkey) as client:
         await client.check_server("fsync")
         await client.probe()

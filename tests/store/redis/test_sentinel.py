@@ -1,4 +1,4 @@
-"""Finding the primary, and leaving one that is none any more."""
+"""Sentinels: finding the primary, and leaving a server that is no longer the primary."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ def replication(starts_processes: None, tmp_path: Path) -> Iterator[Replication]
 
 
 class Pair:
-    """A client and a bus, as a gateway has them, and what the bus was told."""
+    """A client and a bus, as a gateway has them, and the callbacks of the bus."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -47,7 +47,7 @@ class Pair:
         assert await ready
 
     async def hears(self, payload: bytes, server: EmbeddedValkey) -> None:
-        """What is published on this server arrives, and the writes go there too."""
+        """Wait until messages published on this server arrive and writes go to it."""
         await support.eventually(lambda: self.bus.restored and self.client.available)
         with server.client() as redis:
             redis.execute_command("SPUBLISH", "channel", payload)
@@ -70,7 +70,7 @@ async def pair(url: str) -> AsyncIterator[Pair]:
 
 
 async def test_all_connections_follow_a_failover(replication: Replication, caplog: pytest.LogCaptureFixture) -> None:
-    """Kill the primary: calls and subscriptions are on the promoted replica, and on the other one after a fail-back.
+    """After a kill of the primary all calls and subscriptions are on the promoted replica, later on the other one.
     The log names each failover by its epoch and the server that was left."""
     caplog.set_level(logging.INFO, "linnet.redis")
     await replication.start()
@@ -93,8 +93,8 @@ async def test_all_connections_follow_a_failover(replication: Replication, caplo
         assert 0 < epochs[0] < epochs[-1]
 
 
-async def test_a_cut_off_primary_that_answers_is_left(replication: Replication) -> None:
-    """It was replaced, does not know it, and serves whoever is connected: both connections leave it by themselves."""
+async def test_cut_off_primary_that_answers_is_left(replication: Replication) -> None:
+    """It was replaced without noticing, and still serves its connections: both leave it by themselves."""
     await replication.start()
     first = replication.primary
     async with pair(replication.url) as linnet:
@@ -110,8 +110,8 @@ async def test_a_cut_off_primary_that_answers_is_left(replication: Replication) 
             assert not [other for other in redis.client_list("pubsub") if other["ssub"] != "0"]
 
 
-async def test_a_server_that_refuses_writes_is_left(own_valkey: EmbeddedValkey) -> None:
-    """A primary that became a replica under an open connection: the call is `Unavailable` and the connection ends."""
+async def test_server_that_refuses_writes_is_left(own_valkey: EmbeddedValkey) -> None:
+    """A primary becomes a replica under an open connection: the call is `Unavailable` and the connection is dropped."""
     client = await Client.connect(own_valkey.url, library=LIBRARY)
     try:
         with own_valkey.client() as redis:
@@ -126,10 +126,10 @@ async def test_a_server_that_refuses_writes_is_left(own_valkey: EmbeddedValkey) 
         await client.close()
 
 
-async def test_a_replica_is_not_taken_for_the_primary(
+async def test_replica_is_not_accepted_as_the_primary(
     replication: Replication, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever sentinels say, the server itself must say that it is a primary."""
+    """Whatever the sentinels answer, the server itself must answer that it is a primary."""
     await replication.start()
     port = replication.port(replication.servers[1])
 
@@ -141,8 +141,8 @@ async def test_a_replica_is_not_taken_for_the_primary(
         await Client.connect(replication.url, "sentinel", within_s=3, library=LIBRARY)
 
 
-async def test_the_latest_configuration_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of several answers the one with the highest epoch; dead sentinels do not count; none at all is an error."""
+async def test_answer_with_the_highest_epoch_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dead sentinels do not count; if none answers, the query fails."""
     answers: list[tuple[int, str, int] | None] = [(4, "old", 1), None, (5, "new", 2), (4, "old", 1)]
 
     async def ask(*_: object) -> tuple[int, str, int] | None:
@@ -160,14 +160,14 @@ async def test_the_latest_configuration_holds(monkeypatch: pytest.MonkeyPatch) -
     await sentinels.close()
 
 
-async def test_nobody_answers() -> None:
+async def test_query_without_any_answer_stops_the_start() -> None:
     (port,) = support.free_ports(1)
     with pytest.raises(StartupError, match=f"main cannot be reached: none of the sentinels 127.0.0.1:{port}"):
         await Client.connect(f"redis+sentinel://:secret@127.0.0.1:{port}/main", "sentinel", within_s=2)
 
 
-async def test_an_unknown_name_and_a_wrong_password_are_nobody(own_valkey: EmbeddedValkey) -> None:
-    """A server that is no sentinel, or does not let us in, tells nothing."""
+async def test_unknown_name_and_wrong_password_count_as_no_answer(own_valkey: EmbeddedValkey) -> None:
+    """So does a server that is no sentinel."""
     host = own_valkey.url.removeprefix("redis://").removesuffix("/0")
     for options in ("", "?sentinel_password=x"):
         sentinels = Sentinels(f"redis+sentinel://{host}/main{options}")
@@ -181,14 +181,14 @@ async def test_an_unknown_name_and_a_wrong_password_are_nobody(own_valkey: Embed
     ["redis://h:1/0", "redis+sentinel://h", "redis+sentinel:///m", "redis+sentinel://:sec@h:1,/m",
      "redis+sentinel://:sec@[::1:3/m", "redis+sentinel://h/m/x", "rediss+sentinel://h/m?ssl_ca_certs=/no"],
 )  # fmt: skip
-async def test_a_url_that_names_no_sentinels_is_told_in_one_line(url: str) -> None:
+async def test_url_without_sentinels_is_refused_in_one_line(url: str) -> None:
     with pytest.raises(StartupError, match="LINNET_REDIS_URL") as error:
         await Client.connect(url, "sentinel")
     assert "sec@" not in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_of_one_server_the_topology_is_its_address() -> None:
+def test_address_is_the_topology_of_one_server() -> None:
     async def main() -> None:
         where = address("redis://h:1")
         assert Link(where).address is await where.primary() is where
