@@ -1,17 +1,17 @@
-"""What every Linnet process is on the outside; the only I/O that both share beside the store.
+"""The outside of every Linnet process: the only I/O that gateway and router share, except for the store.
 
-admin    /livez, /readyz, /metrics
-bounded  HTTP/1.1 that neither slowness nor endless heads can hold
-clocks   whether this node's clock and Redis's agree
-descriptors their limit, and a reserve that public connections leave alone
-forwarded whose connection it is, behind proxies
-http_client bounded requests to a URL of the operator's
-isolate  a round's entries: one that raises costs itself only
-jwks     fetches the identity provider's keys
-logs     the log's two forms, and no secret in either
-loop     how late the event loop runs
-run      a process from its first socket to its last
-serving  sockets and uvicorn, as both processes use them
-spans    OpenTelemetry's SDK and the way to a collector; loaded only when traces are on
-tracing  which events are traced, and what of their way becomes a span
+admin        /livez, /readyz, /joinz, /metrics
+bounded      HTTP/1.1 with bounds on time and size
+clocks       compares this node's clock with Redis's
+descriptors  the limit of file descriptors, and a reserve that public connections do not use
+forwarded    the client's address behind proxies
+http_client  bounded requests to a URL of the operator
+isolate      runs the entries of a round, each protected from the exceptions of the others
+jwks         fetches the identity provider's keys
+logs         the two log formats, both without secrets
+loop         the lag of the event loop
+run          the life of a process, from its first socket to its exit
+serving      sockets and uvicorn, as both processes use them
+spans        OpenTelemetry's SDK and the export to a collector; imported only if traces are on
+tracing      the sampling of events, and their spans
 """

@@ -1,13 +1,14 @@
-"""What the orchestrator and Prometheus ask of either process: /livez, /readyz, /joinz, /metrics, on a port of its own.
+"""The endpoints for the orchestrator and Prometheus: /livez, /readyz, /joinz, /metrics, on a port of their own.
 
-/livez    200 as long as the event loop answers; it asks nothing else, for a restart heals nothing else
-/readyz   200 when this process takes requests, else 503 and why. Once ready it stays so until it is told to stop: were
-          an outage of Redis to unready every router at once, the load balancer would have nobody left who could say 503
-/joinz    200 when this process is ready and, if it is a gateway, it need not wait for the one that drains while others
-          serve. An orchestrator whose startup probe asks this drains one gateway at a time, for it waits for successors
-/metrics  the exposition of this process's own metrics, in the form the scraper asks for
+/livez    200 as long as the event loop responds. It checks nothing else, because a restart repairs nothing else.
+/readyz   200 if this process accepts requests, else 503 and the reason. A process that was ready stays ready until it
+          is stopped: if an outage of Redis made all routers unready, the load balancer would have no router left that
+          could answer 503.
+/joinz    200 if this process is ready and, if it is a gateway, need not wait for another one that drains. An
+          orchestrator whose startup probe uses it drains one gateway at a time, because it waits for each successor.
+/metrics  the exposition of this process's own metrics, in the format that the scraper requests.
 
-What never lives here: anything a client may see; the port stays inside the cluster.
+The port stays inside the cluster; clients never reach it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 def create_admin(readiness: Callable[[], Readiness], observe: Callable[[], None], name: str = "") -> Starlette:
-    """The admin app of the process of this name; `observe` sets the gauges that are read at scrape time."""
+    """The admin app of the process with this name; `observe` updates its gauges at each scrape."""
     own = metrics.Own(name)
 
     async def livez(_: Request) -> Response:

@@ -1,24 +1,23 @@
-"""HTTP/1.1 with bounds: what a peer may hold of a process by sending or reading slowly, or by sending what is no body.
+"""HTTP/1.1 with bounds on the resources that a peer can occupy by slow sending, slow reading, or data beside bodies.
 
-uvicorn's httptools protocol, which bounds an idle connection and nothing else. Added here, for both processes and all
-their ports:
+uvicorn's httptools protocol bounds only idle connections. This adds, for both processes and all their ports:
 
-- a request's head must be complete HEAD_S after the connection was made, or after the first byte behind the answer
-  before it, whatever trickles in meanwhile: bytes of a head, empty lines, the rest of a body that no longer matters;
-- between two requests a connection may be idle for uvicorn's `timeout_keep_alive`; while half of the connections that
-  the process accepts are open, for CROWDED_KEEP_ALIVE_S at most;
-- an answer must be taken within ANSWER_S once it has filled the write buffer, else the connection is reset (a smaller
-  one lies with the kernel, and the socket is ours no longer once it was given);
-- what comes beside bodies (heads, trailers, the framing of chunks) is bounded by HEAD_BYTES a request, and one read;
-- at most PIPELINED requests wait behind the one that is being answered.
+- A request's head must be complete HEAD_S after the connection was made, or after the first byte behind the previous
+  answer, whatever arrives meanwhile: bytes of a head, empty lines, the rest of a body that is not read any more.
+- Between two requests a connection may be idle for uvicorn's `timeout_keep_alive`; while half of the connections that
+  the process accepts are open, for at most CROWDED_KEEP_ALIVE_S.
+- If an answer has filled the write buffer, the peer must read it within ANSWER_S, else the connection is reset. (A
+  smaller answer is in the kernel's buffer, and is not watched.)
+- Data beside bodies (heads, trailers, the framing of chunks) is bounded by HEAD_BYTES a request, and one read.
+- At most PIPELINED requests wait behind the one that is being answered.
 
-A request's body, while the application asks for it, is the application's business.
+The application bounds the time in which it reads a request's body.
 
 Invariants
-- A connection that was handed on to its WebSocket is in no deadline. It is handed on only if every request before the
-  upgrade is answered; an upgrade that is pipelined behind an open request is ignored (RFC 9110, 7.8), and the
-  connection ends with that request's answer.
-- An entry that raises in a sweep costs itself only: the sweep goes on, and its timer is armed again.
+- A connection that is upgraded to a WebSocket has no deadline here. It is upgraded only if all earlier requests are
+  answered; an upgrade that is pipelined behind an open request is ignored (RFC 9110, 7.8), and the connection ends with
+  that request's answer.
+- If one entry of a sweep raises, the sweep goes on and its timer is armed again.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection
 
 
 class Deadline:
-    """Connections that owe something within `seconds`, in the order in which it is due; one timer for all of them."""
+    """A deadline of `seconds` for connections, which are kept in the order in which they are due; one timer for all."""
 
     def __init__(self, seconds: float, late: Callable[[BoundedHttp], None]) -> None:
         self._seconds = seconds
@@ -53,7 +52,7 @@ class Deadline:
         self._armed = False
 
     def start(self, connection: BoundedHttp) -> None:
-        """It owes it from now on."""
+        """Start the connection's time now, also if it was started before."""
         loop = asyncio.get_running_loop()
         self._since.pop(connection, None)
         self._since[connection] = loop.time()
@@ -70,7 +69,7 @@ class Deadline:
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time() - self._seconds
-        each("deadlines", self._expire, [owing for owing, since in self._since.items() if since <= due])
+        each("deadlines", self._expire, [late for late, since in self._since.items() if since <= due])
         self._armed = bool(self._since)
         if self._armed:
             loop.call_later(max(0.0, next(iter(self._since.values())) - due), self._sweep)
@@ -86,9 +85,9 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._heads, self._answers = _deadlines()
-        self._beside = 0  # bytes of this request that were no body
-        self._idle = False  # all requests are answered, and no byte has come since
-        self._ending = False  # an upgrade was ignored: the open answers are written, and no more is read
+        self._beside = 0  # bytes of this request that are not of its body
+        self._idle = False  # all requests are answered, and no byte has arrived since
+        self._ending = False  # an upgrade was ignored: open answers are written, and no further request is read
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # streams only
         super().connection_made(transport)
@@ -140,21 +139,21 @@ class BoundedHttp(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
             self._ending = True
-            self.cycle.keep_alive = False  # the last of those that are open; uvicorn closes behind its answer
+            self.cycle.keep_alive = False  # of the last open request: uvicorn closes after its answer
             return
         self._heads.stop(self)
         self._answers.stop(self)
         super().handle_websocket_upgrade()
 
     def _get_upgrade(self) -> bytes | None:
-        """The protocol to upgrade to, if `Connection` asks for it in any of its lines; uvicorn reads the last only."""
+        """The protocol to upgrade to if any `Connection` line contains `upgrade`; uvicorn reads the last line only."""
         if b"upgrade" not in self._listed(b"connection"):
             return None
         offered = self._listed(b"upgrade")
         return b"websocket" if b"websocket" in offered else b",".join(offered)
 
     def _listed(self, name: bytes) -> list[bytes]:
-        """The elements of a header that is a list, over all its lines, in lower case."""
+        """The elements of a list header from all its lines, in lower case."""
         values = [value for header, value in self.headers if header == name]
         return [element.strip().lower() for value in values for element in value.split(b",")]
 
@@ -166,7 +165,7 @@ class BoundedHttp(HttpToolsProtocol):
         self._close()
 
     def _close(self) -> None:
-        """Close, and abort what is still open HEAD_S later: a peer that does not read never lets the close finish."""
+        """Close, and abort the connection HEAD_S later: if the peer does not read, the close never finishes."""
         self.transport.close()
         self._heads.start(self)
 
@@ -179,14 +178,14 @@ class BoundedHttp(HttpToolsProtocol):
         super().resume_writing()
 
     def head_late(self) -> None:
-        """No head; but who is still reading the answer before it has the time for that first."""
+        """Abort a connection without a head in time, unless its peer is still reading the previous answer."""
         if self in self._answers:
             self._heads.start(self)
         else:
             self.transport.abort()
 
     def answer_late(self) -> None:
-        """Reset: after a FIN the kernel would go on offering what nobody takes, megabytes of it, without us."""
+        """Reset the connection: after a FIN the kernel would keep the unread answer, megabytes of it."""
         if (sock := self.transport.get_extra_info("socket")) is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()

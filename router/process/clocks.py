@@ -1,4 +1,4 @@
-"""Compares this node's clock with Redis's every few seconds, and says when they do not agree."""
+"""Compares this node's clock with Redis's every few seconds, and logs when they begin and cease to differ."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from router.contract.clocks import AGREE_MS, Clocks
 from router.contract.errors import LinnetError
 from router.store.redis.client import Client
 
-LOOK_S: Final = 5.0
+EVERY_S: Final = 5.0
 
 log = logging.getLogger("linnet.clocks")
 
 
 class ClockWatch:
-    """`look` once before the work begins, then `run` beside it."""
+    """Compares the clocks: `look` once before the work begins, then `run` beside it."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -32,7 +32,7 @@ class ClockWatch:
         self.show()
 
     def show(self) -> None:
-        """The offset as it is now, as metric and, where it begins or ends to matter, in the log."""
+        """Set the metric to the present offset, and log if the clocks begin or cease to differ."""
         offset_ms = self._clocks.offset_ms(time_ns() // 1_000_000)
         metrics.CLOCK_OFFSET_SECONDS.set(offset_ms / 1000)
         agree = abs(offset_ms) <= AGREE_MS
@@ -40,8 +40,8 @@ class ClockWatch:
             log.info("the clocks of this node and of Redis agree again")
         elif not agree and self._agree:
             log.error(
-                "this node's clock is %.1f s %s Redis's: one of them is wrong, and tokens that only one of them accepts"
-                " are answered `unavailable`",
+                "this node's clock is %.1f s %s Redis's: one of them is wrong, and a token that is valid by only one of"
+                " them is answered with `unavailable`",
                 abs(offset_ms) / 1000,
                 "ahead of" if offset_ms > 0 else "behind",
             )
@@ -49,8 +49,8 @@ class ClockWatch:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(EVERY_S)
             try:
                 await self.look()
-            except LinnetError:  # Redis cannot be asked now: its clock is carried on
+            except LinnetError:  # Redis does not answer now: its time is computed from the last reading
                 self.show()

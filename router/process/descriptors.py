@@ -1,10 +1,10 @@
-"""File descriptors: one for each connection, and a reserve that public connections never take.
+"""File descriptors: one for each connection, and a reserve that public connections do not use.
 
-The soft limit is raised to the hard one at the start. While only the reserve is left, new public connections are reset
-and counted, so the admin port still answers /livez and /metrics, and a lost connection to Redis can be made anew.
+At start the soft limit is raised to the hard one. While only the reserve is left, new public connections are reset and
+counted, so the admin port can still answer /livez and /metrics, and a lost connection to Redis can be dialed again.
 
-The kernel gives out the lowest free number, so a connection whose number is at the ceiling found all below it in use.
-That makes the check one comparison per connection, without counting anything.
+The kernel gives out the lowest free number. If a connection gets a number at the ceiling, all lower numbers are in use,
+so the check is one comparison per connection, without a counter.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from typing import Final
 from router.contract import metrics
 from router.process.bounded import BoundedHttp
 
-RESERVE: Final = 128  # admin ports, Redis, logs, and what a start opens
+RESERVE: Final = 128  # for the admin port, Redis, logs, and the files of a start
 
 log = logging.getLogger("linnet.descriptors")
 
 
 def raise_limit() -> int:
-    """Raise the soft limit to the hard one; return what holds then."""
+    """Raise the soft limit to the hard one; return the new limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
 
 def ceiling() -> int:
-    """The first number that no public connection may have."""
+    """The lowest number that a public connection must not have."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return sys.maxsize
@@ -49,7 +49,7 @@ def check(max_connections: int) -> None:
 
 
 class PublicHttp(BoundedHttp):
-    """A connection of a public port, which leaves the reserve alone."""
+    """A connection of a public port, which is reset if its descriptor is in the reserve."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # streams only
         sock = transport.get_extra_info("socket")

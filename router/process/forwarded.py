@@ -1,13 +1,13 @@
-"""Whose connection it is: the peer, or whoever the proxies of LINNET_TRUSTED_PROXIES say it is.
+"""The address of a client: the peer of its connection, or the address that trusted proxies report.
 
-What lives here: reading `X-Forwarded-For`, for both processes alike, so that one client counts as one address on
-either. What never does: what follows from an address (limits are the gateway's and the API's own).
+`X-Forwarded-For` is read here for both processes, so one client has the same address on either. The gateway and the API
+apply their own limits to addresses.
 
 Invariants
-- A header counts only as far as trusted proxies have written it: hops are read from the end, one for each that a proxy
-  of ours bears. What a client puts before them is never believed.
-- One address has one name: an IPv4 address mapped into IPv6 (`::ffff:10.0.0.1`, as dual-stack sockets and proxies write
-  it) is the IPv4 address, in the setting too; a port behind it (as some proxies write) is none of it.
+- Only the part of the header that trusted proxies (LINNET_TRUSTED_PROXIES) have written is used: hops are read from the
+  end, one for each hop with the address of a trusted proxy. Hops that a client adds before them are ignored.
+- An address has one form: an IPv4-mapped IPv6 address (`::ffff:10.0.0.1`, as dual-stack sockets and proxies write it)
+  is the IPv4 address, in the setting too, and a port behind it (as some proxies write) is removed.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from router.contract.settings import Settings, proxies
 
 
 class Proxies:
-    """The proxies that are believed."""
+    """The trusted proxies."""
 
     def __init__(self, settings: Settings) -> None:
         self._networks = proxies(settings)
 
     def client(self, peer: str, forwarded: Iterable[str]) -> str:
-        """The client's address: the last one in the header's lines that no proxy of ours bears."""
+        """The client's address: the last one in the header's lines that is not a trusted proxy's."""
         hops = [hop.strip() for line in forwarded for hop in line.split(",") if hop.strip()]
         while True:
             ip = _ip(peer)
@@ -38,7 +38,7 @@ class Proxies:
 
 
 class Forwarded:
-    """ASGI middleware: `scope["client"]` is the client, not the proxy."""
+    """ASGI middleware that sets `scope["client"]` to the client instead of the proxy."""
 
     def __init__(self, app: Any, proxies: Proxies) -> None:
         self._app = app
@@ -52,7 +52,7 @@ class Forwarded:
 
 
 def _ip(text: str) -> IPv4Address | IPv6Address | None:
-    """An address in any of its forms, without its port; None for what is no address."""
+    """An address in any of its forms, without its port; None if the text is no address."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

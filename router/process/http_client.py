@@ -1,18 +1,18 @@
-"""A small HTTP/1.1 client for one URL of the operator's: the webhook's receiver, the identity provider's key set.
+"""A small HTTP/1.1 client for one URL of the operator: the webhook's receiver, the identity provider's key set.
 
-What lives here: connections to that one address, kept and used again, and the exchange itself over h11 (uvicorn
-brings it, and it does the parsing). What never does: why something is asked, or what a status means.
+It keeps connections to that one address for reuse, and parses HTTP with h11 (a dependency of uvicorn). Callers
+interpret statuses.
 
 Invariants
-- The address is the one given at start. No redirect is followed, no proxy variable is read: whoever answers cannot
-  send us anywhere else.
-- An exchange ends within its time limit, whatever the other side does: dribbles, stalls or sends without end. Of an
-  answer at most `max_bytes` are read; a longer one costs its connection, not our memory.
-- At most as many connections as the caller makes exchanges at once are open, at most IDLE of them without one.
-- Exchanges that need a new connection share one lookup of the host's name: it is a call that blocks a thread, and a
-  name server that does not answer must not occupy the threads that other lookups of this process need.
-- A kept connection that turns out closed is no failure: the request is made again on a new one, once, if not a byte of
-  an answer had come. That may deliver it twice; posts have an id for that.
+- The address is the one given at start. Redirects are not followed and proxy variables are not read, so no answer can
+  direct requests to another address.
+- An exchange ends within its time limit, also if the other side sends slowly, stalls or sends without end. At most
+  `max_bytes` of an answer are read; after a longer one the connection is closed.
+- The number of open connections is at most the number of simultaneous exchanges; at most IDLE of them are kept idle.
+- Exchanges that need a new connection share one lookup of the host's name, because a lookup blocks a thread: a name
+  server that does not answer must not occupy the threads that other lookups of this process need.
+- If a kept connection turns out to be closed and no byte of an answer has arrived, the request is sent again on a new
+  one, once. The receiver may get it twice; posts have an id for that.
 """
 
 from __future__ import annotations
@@ -39,11 +39,14 @@ WRONG_URL: Final = "must be an http:// or https:// URL, without a user name in i
 
 
 class NoAnswer(Exception):
-    """No answer: not reached, cut off, too slow, or not HTTP. The text is for the operator's log."""
+    """There is no answer: the server is unreachable, too slow, closed the connection, or does not speak HTTP.
+
+    The text is for the operator's log.
+    """
 
 
 class Answer(Struct, frozen=True):
-    """`retry_after_s`: how long the server asks to be left alone; 0 if it does not. `whole`: `body` is all of it."""
+    """An answer; `retry_after_s` is the time of its Retry-After, else 0. `whole`: `body` is complete."""
 
     status: int
     retry_after_s: float = 0.0
@@ -59,21 +62,21 @@ def retry_after_s(value: bytes, now_s: float) -> float:
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
 
 
-class Line:
-    """One connection: at most one exchange at a time, in order."""
+class Connection:
+    """One connection, for one exchange at a time."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=16_384)
-        self.heard = False  # whether a byte of the current answer has come
+        self.received = False  # whether a byte of the current answer has arrived
 
     @property
     def reusable(self) -> bool:
         return self._http.our_state is h11.IDLE and not self._reader.at_eof()
 
     async def exchange(self, request: h11.Request, body: bytes, max_bytes: int) -> Answer:
-        self.heard = False
+        self.received = False
         for event in (request, *([h11.Data(data=body)] if body else []), h11.EndOfMessage()):
             self._writer.write(self._http.send(event) or b"")
         await self._writer.drain()
@@ -100,15 +103,15 @@ class Line:
     async def _next(self) -> h11.Event:
         while (event := self._http.next_event()) is h11.NEED_DATA:
             data = await self._reader.read(16_384)
-            self.heard = self.heard or bool(data)
+            self.received = self.received or bool(data)
             self._http.receive_data(data)
-        if not isinstance(event, h11.Event):  # PAUSED: it wants to speak something else than HTTP
+        if not isinstance(event, h11.Event):  # PAUSED: the server switches to another protocol
             raise h11.RemoteProtocolError("not HTTP")
         return event
 
 
 class HttpClient:
-    """Asks one URL. `setting` is where the URL comes from, for the line that stops a start with a wrong one."""
+    """A client for one URL. `setting` is the variable with the URL, for the error if the URL is wrong."""
 
     def __init__(self, setting: str, url: str, timeout_s: float, max_bytes: int = MAX_ANSWER_BYTES) -> None:
         try:
@@ -124,77 +127,78 @@ class HttpClient:
         self._tls = Trust() if parts.scheme == "https" else None
         self._host, self._port, self._target, self._headers = parts.hostname, port, target, headers
         self._timeout_s, self._max_bytes = timeout_s, max_bytes
-        self._idle: list[Line] = []
+        self._idle: list[Connection] = []
         self._lookup: asyncio.Future[list[str]] | None = None
 
     async def post(self, headers: list[tuple[str, str]], body: bytes) -> Answer:
-        """The answer; `NoAnswer` if there was none in time."""
+        """Post and return the answer; `NoAnswer` if there is none in time."""
         return await self._timed("POST", [*headers, ("Content-Length", str(len(body)))], body)
 
     async def get(self) -> Answer:
-        """The answer, on a connection of its own; `NoAnswer` if there was none in time."""
+        """Get the answer on a new connection; `NoAnswer` if there is none in time."""
         return await self._timed("GET", [("Accept", "application/json"), ("Connection", "close")], b"")
 
     async def _timed(self, method: str, headers: list[tuple[str, str]], body: bytes) -> Answer:
         request = h11.Request(method=method, target=self._target, headers=[*self._headers, *headers])
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._ask(request, body)
+                return await self._request(request, body)
         except TimeoutError:
             raise NoAnswer(f"no answer within {self._timeout_s:g} s") from None
         except (OSError, h11.RemoteProtocolError) as error:  # ssl.SSLError is an OSError
             raise NoAnswer(str(error) or type(error).__name__) from None
 
     def close(self) -> None:
-        for line in self._idle:
-            line.close()
+        for connection in self._idle:
+            connection.close()
         self._idle.clear()
         if self._lookup is not None:
             self._lookup.cancel()
 
-    async def _ask(self, request: h11.Request, body: bytes) -> Answer:
+    async def _request(self, request: h11.Request, body: bytes) -> Answer:
         kept = self._kept()
         if kept is not None:
             try:
                 return await self._exchange(kept, request, body)
             except (OSError, h11.RemoteProtocolError) as error:
-                if kept.heard or isinstance(error, TimeoutError):
+                if kept.received or isinstance(error, TimeoutError):
                     raise
         return await self._exchange(await self._connected(), request, body)
 
-    async def _connected(self) -> Line:
+    async def _connected(self) -> Connection:
         """A new connection, to the first of the host's addresses that accepts one."""
         name = self._host if self._tls else None
         tls = self._tls.context() if self._tls else None
         *others, last = await self._addresses()
         for address in others:
             with suppress(OSError):
-                return Line(*await asyncio.open_connection(address, self._port, ssl=tls, server_hostname=name))
-        return Line(*await asyncio.open_connection(last, self._port, ssl=tls, server_hostname=name))
+                return Connection(*await asyncio.open_connection(address, self._port, ssl=tls, server_hostname=name))
+        return Connection(*await asyncio.open_connection(last, self._port, ssl=tls, server_hostname=name))
 
     async def _addresses(self) -> list[str]:
         if self._lookup is None or self._lookup.done():
             self._lookup = asyncio.ensure_future(self._look_up())
-            self._lookup.add_done_callback(lambda done: done.cancelled() or done.exception())  # all posts may be gone
+            # All exchanges may have ended meanwhile: retrieve the exception so that it is not logged.
+            self._lookup.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(self._lookup)
 
     async def _look_up(self) -> list[str]:
         found = await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         return [str(where[0]) for *_, where in found]
 
-    async def _exchange(self, line: Line, request: h11.Request, body: bytes) -> Answer:
+    async def _exchange(self, connection: Connection, request: h11.Request, body: bytes) -> Answer:
         try:
-            return await line.exchange(request, body, self._max_bytes)
+            return await connection.exchange(request, body, self._max_bytes)
         finally:
-            if line.reusable and len(self._idle) < IDLE:
-                self._idle.append(line)
+            if connection.reusable and len(self._idle) < IDLE:
+                self._idle.append(connection)
             else:
-                line.close()
+                connection.close()
 
-    def _kept(self) -> Line | None:
+    def _kept(self) -> Connection | None:
         while self._idle:
-            line = self._idle.pop()
-            if line.reusable:
-                return line
-            line.close()
+            connection = self._idle.pop()
+            if connection.reusable:
+                return connection
+            connection.close()
         return None

@@ -1,6 +1,6 @@
-"""Gets the identity provider's key set: one GET of the operator's URL, bounded in time and size, without redirects.
+"""Fetches the identity provider's key set: one GET of the operator's URL, bounded in time and size, without redirects.
 
-When to ask, and what counts as a key, is decided in `contract/tokens.py`, which does no I/O.
+`contract/tokens.py`, which does no I/O, decides when to fetch and which keys are used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ MAX_BYTES: Final = 262_144
 
 
 def fetcher(url: str) -> Fetch:
-    """What a `Verifier` fetches with; a URL that cannot be asked is a `StartupError`."""
+    """The `fetch` of a `Verifier`; `StartupError` if the URL is not valid."""
     http = HttpClient("LINNET_JWKS_URL", url, TIMEOUT_S, MAX_BYTES)
 
     async def fetch() -> bytes:
@@ -24,9 +24,9 @@ def fetcher(url: str) -> Fetch:
         except NoAnswer as error:
             raise OSError(str(error)) from None
         if answer.status != 200:
-            raise OSError(f"status {answer.status} (200 was expected; redirects are not followed)")
+            raise OSError(f"status {answer.status}, expected 200 (redirects are not followed)")
         if not answer.whole:
-            raise OSError(f"more than {MAX_BYTES} bytes")
+            raise OSError(f"expected at most {MAX_BYTES} bytes")
         return answer.body
 
     return fetch

@@ -1,16 +1,15 @@
-"""How both processes write their log: entries on standard error, as text or as JSON.
+"""The log of both processes: entries on standard error, as text or as JSON, uvicorn's included.
 
-What lives here: the two line forms and the set-up of Python's logging, uvicorn's included. What never does: what is
-worth a line (each part's own business: never a user's content, never one per message but for those that are traced, at
-debug). In JSON, a line about a step in the life of the process (`life`) has `event` and that step's figures as fields
-of their own, and a line about a traced event has its `trace_id`.
+Parts never log a user's content, and never one line per message (except for traced events, at debug). In JSON, an entry
+about a step in the life of the process (`life`) has the fields `event` and the step's figures, and an entry about a
+traced event has its `trace_id`.
 
 Invariants
-- An entry is one line (in the text form a trace follows, indented): what a client sent cannot start another.
-- No request costs a line: of what uvicorn has to say of requests that it refuses each kind stands there once a minute,
-  and `linnet_http_refused_total` counts them all.
-- A configured secret never stands in it, whatever raised and with what in its message: the formatter blanks every
-  secret of the settings, traces included. It is the last line of defence, not a licence.
+- An entry is one line (as text, an indented traceback follows it): data of a client cannot begin another line.
+- Refused requests do not flood the log: each kind of uvicorn's warnings about them is logged once a minute, and
+  `linnet_http_refused_total` counts all of them.
+- A configured secret never appears in the log, whatever a message or a traceback contains: the formatter blanks every
+  secret of the settings. This is the last line of defence; code must not rely on it.
 """
 
 from __future__ import annotations
@@ -33,11 +32,12 @@ _CONTROL: Final = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(1
 
 
 class Formatter(logging.Formatter):
-    """Base of both forms: the time, and no secret."""
+    """Base of both formats: the time, and the blanking of secrets."""
 
     def __init__(self, secrets: Collection[str] = ()) -> None:
         super().__init__()
-        self._secrets = sorted(filter(None, secrets), key=len, reverse=True)  # the longest first: one may hold another
+        # The longest first, because one secret may contain another.
+        self._secrets = sorted(filter(None, secrets), key=len, reverse=True)
 
     def format(self, record: logging.LogRecord) -> str:
         line = self.line(record, self.trace(record))
@@ -57,7 +57,7 @@ class Formatter(logging.Formatter):
 
 
 class TextFormatter(Formatter):
-    """`2026-01-31T12:00:00.000Z warning linnet.redis: connection lost`, for people."""
+    """A line for people: `2026-01-31T12:00:00.000Z warning linnet.redis: connection lost`."""
 
     def line(self, record: logging.LogRecord, trace: str) -> str:
         message = record.getMessage().translate(_CONTROL)
@@ -69,7 +69,7 @@ def _indented(trace: str) -> str:
 
 
 class JsonFormatter(Formatter):
-    """One object a line, for collectors."""
+    """One JSON object per line, for collectors."""
 
     def line(self, record: logging.LogRecord, trace: str) -> str:
         entry = {
@@ -92,44 +92,44 @@ def life(log: logging.Logger, event: str, message: str, *arguments: object, **fi
 
 
 class Refusals(logging.Filter):
-    """uvicorn warns of each request that it refuses: all are counted, the first of its kind in a minute is logged."""
+    """Filter of uvicorn's warnings about refused requests: counts all, passes the first of its kind in a minute."""
 
-    # How uvicorn's messages begin, and what the metric calls them.
+    # The beginning of uvicorn's message → the kind in the metric.
     KINDS: Final = {"Invalid HTTP": "malformed", "Unsupported upgrade": "upgrade", "Exceeded concurrency": "full"}
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: dict[str, float] = {}
+        self._logged: dict[str, float] = {}  # kind → time of its last log line
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.levelno != logging.WARNING:
             return True
         if record.getMessage().startswith("No supported WebSocket library"):
-            return False  # it follows on an unsupported upgrade, and advises to install what we do without
+            return False  # follows an unsupported upgrade, and advises to install a library that Linnet does not use
         found = (kind for begin, kind in self.KINDS.items() if record.getMessage().startswith(begin))
         if (kind := next(found, None)) is None:
             return True
         metrics.HTTP_REFUSED.labels(kind).inc()
-        if record.created < self._said.get(kind, 0.0) + QUIET_S:
+        if record.created < self._logged.get(kind, 0.0) + QUIET_S:
             return False
-        self._said[kind] = record.created
+        self._logged[kind] = record.created
         return True
 
 
 def set_up(settings: Settings) -> None:
-    """Log as the settings say; whatever logging was set up before is gone."""
+    """Set up logging by the settings, and remove any earlier set-up."""
     form = JsonFormatter if settings.log_format == "json" else TextFormatter
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(form(secrets(settings)))
     logging.basicConfig(level=settings.log_level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its start and stop are ours to tell
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # the process itself logs its start and stop
     refusals = logging.getLogger("uvicorn.error")
     refusals.filters[:] = [Refusals()]
 
 
 def secrets(settings: Settings) -> list[str]:
-    """Every secret in the settings, in each form in which it could turn up."""
+    """Every secret in the settings, in each form in which it could appear."""
     redis = urlsplit(settings.redis_url)
     password = redis.password or ""
     found = [settings.jwt_secret, settings.server_key, settings.webhook_secret, password, unquote(password)]

@@ -1,7 +1,6 @@
-"""How late the event loop runs: the one number that says whether this process has too much to do.
+"""The lag of the event loop: the figure that shows whether this process is overloaded.
 
-A timer that asks to be woken every PERIOD_S and observes by how much it was late. It runs for as long as the process
-and holds nothing.
+A timer wakes up every PERIOD_S and observes its delay, for the whole life of the process.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""A process from its first socket to its last; what it works at in between is its own.
+"""The life of a process, from its first socket to its exit; gateway and router pass in their work.
 
-The order: settings and logs, both ports (a taken one is said at once), the admin port first, so that the process can be
-asked how it is while it waits for Redis; then Redis, whether that can keep what is promised; then the work, until told
-to stop. What can be wrong at the start stops it with one line and 1. Redis away is not wrong: it is waited for.
+The order is: settings and logs; both ports, so that a port in use is reported at once; the admin server, so that the
+process can be probed while it waits for Redis; Redis, and whether it can keep what the durability promises; the work,
+until a signal stops it. A fault at start ends the process with one line and status 1. If Redis is unreachable, the
+process waits for it.
 """
 
 from __future__ import annotations
@@ -31,32 +32,32 @@ from router.store.redis.client import Client
 
 FOREVER_S: Final = 1e9
 RETRY_S: Final = 0.5
-YOUNG_OBJECTS: Final = 20_000  # before they are looked through for cycles
+YOUNG_OBJECTS: Final = 20_000  # new objects before the garbage collector looks for cycles among them
 
 T = TypeVar("T")
 
 
 class Process:
-    """What the work is given. It says what the admin port tells by setting `readiness` and `observe`."""
+    """A process as its work receives it; the work sets `readiness` and `observe` for the admin port."""
 
     def __init__(self, settings: Settings, stop: asyncio.Event, public: socket.socket) -> None:
         self.settings = settings
         self.stop = stop
         self.public = public
         self.readiness: Callable[[], Readiness] = lambda: Readiness(False, "waiting for Redis")
-        self.trouble: Callable[[], str] = lambda: ""  # with Redis, now
+        self.trouble: Callable[[], str] = lambda: ""  # why Redis is not usable now
         self.observe: Callable[[], None] = lambda: None
         self._was_ready = False
         self._certificate: tls.Certificate | None = None
 
     def serves(self, config: uvicorn.Config) -> uvicorn.Config:
-        """The public server's; its certificate is read anew when it changes."""
+        """Register the public server's configuration: its certificate is loaded again when it changes."""
         if config.ssl is not None:
             self._certificate = tls.Certificate(config.ssl, self.settings.tls_cert, self.settings.tls_key)
         return config
 
     def look_at_certificate(self) -> None:
-        """Also what SIGHUP asks for; it ends no process."""
+        """Load the certificate again if it has changed; SIGHUP calls this at once."""
         if self._certificate is not None:
             self._certificate.look()
 
@@ -66,7 +67,7 @@ class Process:
             self.look_at_certificate()
 
     def ready(self) -> Readiness:
-        """What the work says, and beside it what is wrong with Redis; that alone keeps only a starting one unready."""
+        """The readiness of the work, with Redis's trouble in its text; that alone makes only a starting process unready."""
         now, trouble = self.readiness(), self.trouble()
         if not trouble:
             self._was_ready = self._was_ready or now.ready
@@ -78,7 +79,7 @@ class Process:
         self.observe()
 
     async def unless_stopped(self, start: Coroutine[Any, Any, T]) -> T | None:
-        """What a start that waits for Redis comes to; None if told to stop before."""
+        """The result of a start that may wait for Redis; None if the process is stopped before."""
         starting, stopping = asyncio.create_task(start), asyncio.create_task(self.stop.wait())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -93,7 +94,7 @@ Work = Callable[[Process, Client], Awaitable[None]]
 
 
 def main(name: str, work: Work) -> None:
-    """Runs the process that the environment's settings describe; exits 1 with one line if it cannot begin."""
+    """Run a process with the settings of the environment; exit with status 1 and one line if it cannot start."""
     try:
         settings = load(os.environ)
         logs.set_up(settings)
@@ -132,7 +133,7 @@ async def _live(name: str, settings: Settings, work: Work) -> None:
 
 
 async def _work(process: Process, client: Client, work: Work) -> None:
-    """The work, a look at the clocks before it, and at clocks and certificate beside it."""
+    """Compare the clocks, then run the work, and watch clocks and certificate beside it."""
     watch = ClockWatch(client)
     await process.unless_stopped(patiently(watch.look))
     beside = [asyncio.create_task(part) for part in (watch.run(), process.look_at_certificates())]
@@ -143,11 +144,11 @@ async def _work(process: Process, client: Client, work: Work) -> None:
             task.cancel()
 
 
-async def patiently(ask: Callable[[], Awaitable[None]]) -> None:
-    """Until Redis has answered: that it went away again while we start is no reason to give up."""
+async def patiently(attempt: Callable[[], Awaitable[None]]) -> None:
+    """Repeat a step of the start until Redis has answered, because Redis may be lost again meanwhile."""
     while True:
         try:
-            await ask()
+            await attempt()
             return
         except Unavailable:
             await asyncio.sleep(RETRY_S)
@@ -165,8 +166,10 @@ async def _join(client: Client, settings: Settings) -> None:
 
 
 def _settle_memory() -> None:
-    """What stands after the start stays, and is never looked through again. What comes and goes with messages is freed
-    by counting references; a collection is for the cycles of ended connections, and those can wait for each other."""
+    """Exclude the objects of the start from garbage collections, and make collections rare.
+
+    Objects of messages are freed by reference counts; a collection only frees the cycles of ended connections.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)

@@ -1,7 +1,7 @@
 """Sockets and uvicorn, as both processes use them.
 
-Servers run on our loop and our sockets, under `Server._serve`: that is `serve` without uvicorn's own signal handlers,
-which would close all connections at once; when to stop is the process's business.
+Servers run on the process's loop and sockets with `Server._serve`: that is `serve` without uvicorn's own signal
+handlers, which would close all connections at once. The process decides when to stop.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ log = logging.getLogger("linnet.serving")
 
 
 def listening(address: str) -> socket.socket:
-    """A bound socket; `StartupError` says why not. `[::]` serves IPv4 too, or says that this machine cannot."""
+    """A bound socket; `StartupError` if that fails. `[::]` serves IPv4 too, else a warning is logged."""
     host, port = host_port(address)
     if port > 65_535:
-        raise StartupError(f"cannot listen on {address}: there is no such port")
+        raise StartupError(f"cannot listen on {address}: expected a port of at most 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = host == "::" and socket.has_dualstack_ipv6()
     if host == "::" and not both:
@@ -39,14 +39,14 @@ def listening(address: str) -> socket.socket:
 
 
 def config(app: Starlette, **more: Any) -> uvicorn.Config:
-    """A server of ours; without `more`, for an admin port."""
+    """The configuration of a server; without `more`, of an admin port."""
     plain = {"http": BoundedHttp, "ws": "none", "lifespan": "off", "backlog": BACKLOG}
     quiet = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
     return uvicorn.Config(app, **{**plain, **quiet, **more})
 
 
 def public_config(app: Starlette, settings: Settings, **more: Any) -> uvicorn.Config:
-    """A server for clients, with TLS if it is set; `StartupError` if the certificate cannot be used."""
+    """The configuration of a server for clients, with TLS if it is set; `StartupError` if the certificate is wrong."""
     tls = {"ssl_certfile": settings.tls_cert or None, "ssl_keyfile": settings.tls_key or None}
     made = config(app, **{"http": PublicHttp, **tls, **more})
     try:

@@ -1,12 +1,12 @@
-"""OpenTelemetry's SDK, as far as it is needed: spans that are over when they are told, and their way to a collector.
+"""Spans in OpenTelemetry's SDK, recorded when they are over, and their export to a collector.
 
-The one file that imports the SDK, and only `tracing.tracer` imports it, when an endpoint is set: a process without one
-has neither its memory nor its time to start.
+This is the only file that imports the SDK, and only `tracing.tracer` imports this file, if an endpoint is set: a
+process without traces saves the SDK's memory and start time.
 
 Invariants
-- The event loop never waits for the collector: spans wait in a queue of MAX_WAITING, a thread of the SDK's sends them,
-  and what finds the queue full or the collector away is dropped and counted.
-- `close` takes at most two requests' time: when one has failed the rest is dropped.
+- The event loop never waits for the collector: spans wait in a queue of MAX_WAITING, a thread of the SDK sends them,
+  and spans are dropped and counted if the queue is full or the collector unreachable.
+- `close` takes at most the time of two requests: after a failed one the other spans are dropped.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ log = logging.getLogger("linnet.tracing")
 
 
 class Ids(RandomIdGenerator):
-    """Random span ids, but for a root: its ids are given."""
+    """Random span ids, except for a root span, whose ids are given."""
 
     def __init__(self) -> None:
         self.root: tuple[int, int] | None = None
@@ -53,7 +53,7 @@ class Ids(RandomIdGenerator):
 
 
 class Counting(SpanExporter):
-    """Counts what is sent and what is lost, on the exporting thread; `taken` says how many have left the queue."""
+    """Counts exported and dropped spans, on the exporting thread; `taken` is the number that has left the queue."""
 
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
@@ -67,7 +67,7 @@ class Counting(SpanExporter):
         failed = given_up or self._exporter.export(spans) is not SpanExportResult.SUCCESS
         if failed != self._failing:
             self._failing = failed
-            log.warning("the trace collector takes %s", "no spans: they are dropped" if failed else "spans again")
+            log.warning("the trace collector accepts %s", "no spans: they are dropped" if failed else "spans again")
         metrics.TRACE_SPANS.labels("dropped" if failed else "exported").inc(len(spans))
         return SpanExportResult.FAILURE if failed else SpanExportResult.SUCCESS
 
@@ -108,7 +108,7 @@ class Spans:
         root: bool = False,
         error: str = "",
     ) -> None:
-        """A span that is over. `ids`: the trace's and the root's; `times`: start and end in Unix nanoseconds."""
+        """Record a finished span. `ids`: of the trace and of its root; `times`: start and end in Unix nanoseconds."""
         if self._recorded - self._exporter.taken >= MAX_WAITING:
             metrics.TRACE_SPANS.labels("dropped").inc()
             return
@@ -126,7 +126,7 @@ class Spans:
         span.end(times[1])
 
     def close(self) -> None:
-        """Sends what waits; blocks meanwhile."""
+        """Send the waiting spans; this blocks."""
         self._exporter.closing = True
         self._provider.shutdown()
 

@@ -1,24 +1,24 @@
 """One trace per sampled event, from the client's command to the write to each recipient's session.
 
     send      root, on the sender's gateway: the command was read → its ack was written
-    append    Redis has it
-    deliver   on the sender's gateway, where Redis is a cluster: Redis has brought a direct event to a user's channel;
-              on each recipient's gateway: the event's stamp → the write to its live sessions
+    append    the command was read → Redis has stored the event
+    deliver   on the sender's gateway, if Redis is a cluster: until Redis has delivered a direct event to a user's
+              channel; on each recipient's gateway: the event's stamp → the write to its live sessions
 
-No context is propagated and no byte of an event tells of a trace: an event's identity, (conversation, seq), decides.
-Its hash is the trace's id, another the root span's, and whether it is sampled is a function of the hash and
-LINNET_TRACE_RATIO, so every process comes to the same decision and ids by itself, and an event that a router repeats
-joins the trace it belongs to. All processes must have the same ratio. Spans are recorded when they are over, on the
-event loop; `spans.py` brings them out.
+No context is propagated, and an event contains no data about its trace: all follows from the event's identity
+(conversation, seq). One hash of it is the id of the trace, another the id of the root span, and whether it is sampled
+is a function of the hash and LINNET_TRACE_RATIO. So all processes come to the same decision and ids, and an event that
+a router repeats belongs to the same trace. All processes must have the same ratio. Spans are recorded when they are
+over, on the event loop; `spans.py` exports them.
 
 Invariants
-- Off (no LINNET_OTLP_ENDPOINT) there is no tracer, no thread and no import, and one `is None` per event sent, per flush
+- Without LINNET_OTLP_ENDPOINT there is no tracer, no thread and no import, and one `is None` per event sent, per flush
   of a hub and per write of a direct event to a session.
-- No span names a user or a conversation. Who may read traces and guesses both parts of an identity can confirm it.
+- A span contains no name of a user or conversation. A reader of traces who guesses an identity can confirm it.
 
-Limits: a `deliver` begins at Redis' clock and ends at this node's. What came by a catch-up is not a live delivery and
-has none; an event that the HTTP API made has no `send`, nor has one whose gateway died before its ack; a seq that a
-failover took back and gave again has one trace for both.
+Limits: a `deliver` begins by Redis's clock and ends by this node's. Events of a catch-up are no live deliveries and
+have none. An event of the HTTP API has no `send`, nor has one whose gateway died before its ack. If a failover loses a
+seq and it is used again, both events have the same trace.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ def _hash(conversation: str, seq: int, size: int) -> int:
 
 
 def tracer(settings: Settings, service: str, node: str) -> Tracer | None:
-    """What records this process' spans; None when nobody asked for traces."""
+    """The tracer of this process; None if traces are off."""
     if not settings.otlp_endpoint:
         return None
-    from router.process.spans import Spans  # see there why not above
+    from router.process.spans import Spans  # only here, because it imports the SDK
 
     return Tracer(Spans(settings.otlp_endpoint, service, node), settings.trace_ratio, node)
 
@@ -77,20 +77,20 @@ class Tracer:
         self._node = node
 
     def sampled(self, conversation: str, seq: int) -> bool:
-        """By the trace id's low half, as OpenTelemetry's own ratio sampler does it."""
+        """Whether the event is sampled: by the low half of its trace id, as in OpenTelemetry's ratio sampler."""
         return trace_id(conversation, seq) & _LOW < self._below
 
     def appended(
         self, conversation: str, seq: int, kind: str, began: float, kept: Kept
     ) -> tuple[Callable[[object], None], Kept]:
-        """Redis has the event. What is to be called for each user that it was delivered to, and when it is kept."""
+        """The callbacks of an appended event: one for each delivery to a user, and one for when it is kept."""
         if not self.sampled(conversation, seq):
             return _ignore, kept
         sent = _Sent(self, conversation, seq, kind, began)
         return sent.delivered, partial(sent.kept, kept)
 
     def written(self, conversation: str, event: bytes, sessions: int) -> None:
-        """So many live sessions here were given the event."""
+        """Record that the event was written to `sessions` live sessions of this gateway."""
         seq, _, _, at = stamp.slots(event)
         if self.sampled(conversation, seq):
             end = time_ns()
@@ -114,7 +114,7 @@ class Tracer:
         log.debug("%s took %.3f ms", name, took, extra={"trace_id": f"{ids[0]:032x}"})
 
     def close(self) -> None:
-        """Sends what waits; blocks for some seconds at most."""
+        """Send the waiting spans; this blocks for some seconds at most."""
         self._spans.close()
 
 
@@ -148,4 +148,4 @@ class _Sent:
 
 
 def _ignore(_: object) -> None:
-    """Not sampled."""
+    """Ignore a delivery of an event that is not sampled."""
