@@ -67,7 +67,7 @@ class Process:
             self.look_at_certificate()
 
     def ready(self) -> Readiness:
-        """The readiness of the work, with Redis's trouble in its text; that alone makes only a starting process unready."""
+        """The readiness of the work, with Redis's trouble in its text, which alone makes only a new process unready."""
         now, trouble = self.readiness(), self.trouble()
         if not trouble:
             self._was_ready = self._was_ready or now.ready
