@@ -1,4 +1,4 @@
-"""router/process/admin.py: what operators' machines are told."""
+"""router/process/admin.py: the endpoints for orchestrators and Prometheus."""
 
 import re
 
@@ -15,14 +15,14 @@ def client(readiness: Readiness) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://admin")
 
 
-async def test_liveness_asks_nothing_but_the_loop() -> None:
-    """A process that is not ready lives."""
+async def test_liveness_checks_only_the_loop() -> None:
+    """A process that is not ready is alive."""
     async with client(Readiness(False, "waiting for Redis")) as admin:
         assert (await admin.get("/livez")).status_code == 200
 
 
-async def test_readiness_says_why_not() -> None:
-    """503 with the reason, 200 with what is to be said otherwise."""
+async def test_readiness_gives_its_reason() -> None:
+    """503 with the reason, or 200 with the work's text."""
     async with client(Readiness(False, "waiting for Redis")) as admin:
         answer = await admin.get("/readyz")
         assert (answer.status_code, answer.text) == (503, "waiting for Redis\n")
@@ -31,8 +31,8 @@ async def test_readiness_says_why_not() -> None:
         assert (answer.status_code, answer.text) == (200, "ok\n")
 
 
-async def test_a_ready_process_may_have_to_wait_before_it_joins() -> None:
-    """/joinz is what an orchestrator paces by; /readyz, by which balancers choose, does not wait."""
+async def test_ready_process_may_have_to_wait_before_it_joins() -> None:
+    """Orchestrators pace a rollout by /joinz; /readyz, by which balancers choose, does not wait."""
     async with client(Readiness(True, "ok, but another gateway is draining", joins=False)) as admin:
         assert (await admin.get("/readyz")).status_code == 200
         answer = await admin.get("/joinz")
@@ -42,8 +42,8 @@ async def test_a_ready_process_may_have_to_wait_before_it_joins() -> None:
             assert (await admin.get("/joinz")).status_code == status
 
 
-async def test_metrics_are_of_the_moment_and_in_the_form_asked_for() -> None:
-    """Gauges are set by the scrape itself; OpenMetrics where the scraper asks for it."""
+async def test_metrics_are_current_and_in_the_requested_format() -> None:
+    """The scrape itself updates the gauges; the format is OpenMetrics if the scraper requests it."""
     async with client(Readiness(True, "ok")) as admin:
         plain = await admin.get("/metrics", headers={"accept": "text/plain"})
         assert plain.headers["content-type"].startswith("text/plain")
@@ -53,8 +53,8 @@ async def test_metrics_are_of_the_moment_and_in_the_form_asked_for() -> None:
         assert openmetrics.text.endswith("# EOF\n")
 
 
-async def test_a_process_shows_what_is_its_own() -> None:
-    """A router says nothing of connections, a gateway nothing of webhooks; what both have, both show."""
+async def test_process_shows_only_its_own_metrics() -> None:
+    """A router has no metrics of connections, a gateway none of webhooks; both have the common ones."""
     shown = {}
     for name in ("gateway", "router"):
         app = create_admin(lambda: Readiness(True, "ok"), lambda: None, name)
@@ -67,8 +67,8 @@ async def test_a_process_shows_what_is_its_own() -> None:
     assert not [name for name in shown["gateway"] if name.startswith("linnet_router_")]
 
 
-async def test_nothing_else_is_served() -> None:
-    """No other path, no other method."""
+async def test_other_paths_and_methods_are_refused() -> None:
+    """Only the four paths and GET are served."""
     async with client(Readiness(True, "ok")) as admin:
         assert (await admin.get("/")).status_code == 404
         assert (await admin.post("/metrics")).status_code == 405

@@ -1,4 +1,4 @@
-"""router/process/bounded.py: deadlines in fractions of a second; `tests/flow/test_hostile.py` has the real figures."""
+"""router/process/bounded.py: deadlines in fractions of a second; `tests/flow/test_hostile.py` uses the real ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def large(_: Request) -> Response:
 
 @asynccontextmanager
 async def served(answer: Endpoint = large, **options: Any) -> AsyncIterator[tuple[int, ServerState]]:
-    """A server of one answer, a large one: its port, and its connections."""
+    """A server with one large answer: its port, and its connections."""
     config, state = serving.config(Starlette(routes=[Route("/", answer)]), **options), ServerState()
     config.load()
     server = await asyncio.get_running_loop().create_server(
@@ -38,8 +38,8 @@ async def served(answer: Endpoint = large, **options: Any) -> AsyncIterator[tupl
         yield server.sockets[0].getsockname()[1], state
 
 
-async def test_an_answer_that_nobody_takes_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A peer that asks for much and reads nothing holds it for ANSWER_S, however often it asks again."""
+async def test_unread_answer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that requests much and reads nothing occupies it for ANSWER_S, however often it sends a request."""
     monkeypatch.setattr(bounded, "ANSWER_S", 1.0)
     monkeypatch.setattr(bounded, "HEAD_S", 0.5)
     async with served() as (port, state):
@@ -47,13 +47,13 @@ async def test_an_answer_that_nobody_takes_is_dropped(monkeypatch: pytest.Monkey
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
         await eventually(lambda: len(state.connections) == 1)
         await eventually(lambda: not state.connections)
-        with pytest.raises(ConnectionResetError):  # the kernel does not go on offering it
+        with pytest.raises(ConnectionResetError):  # the kernel does not keep the answer
             await reader.read()
         writer.close()
 
 
-async def test_an_answer_that_is_read_is_given_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The next head is not due while the answer before it is still being read."""
+async def test_answer_that_is_read_slowly_is_given_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next head is not due while the previous answer is being read."""
     monkeypatch.setattr(bounded, "HEAD_S", 0.5)
     async with served() as (port, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
@@ -73,8 +73,8 @@ async def test_an_answer_that_is_read_is_given_the_time(monkeypatch: pytest.Monk
         writer.close()
 
 
-async def test_a_connection_that_goes_on_asking_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each answer gives the next head its own time; one connection may ask for longer than HEAD_S."""
+async def test_connection_with_many_requests_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each answer starts the time of the next head, so a connection may be used for longer than HEAD_S."""
     monkeypatch.setattr(bounded, "HEAD_S", 1.0)
     async with served() as (port, state):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -92,7 +92,7 @@ ASK_UPGRADE = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: web
 
 
 class HandedOn(asyncio.Protocol):
-    """What an upgrade hands the connection on to; like the gateway's, it empties its predecessor."""
+    """The protocol of the upgraded connection; like the gateway's, it clears its predecessor."""
 
     made: ClassVar[list[HandedOn]] = []
 
@@ -108,11 +108,12 @@ async def small(_: Request) -> Response:
     return Response(b"ok")
 
 
-async def test_an_upgrade_behind_an_open_request_leaves_the_deadlines_running(
+async def test_upgrade_behind_an_open_request_leaves_the_deadlines_running(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """GET and upgrade in one segment: the GET is answered, the upgrade is ignored, and the connection ends. A silent
-    connection made after it still ends in time."""
+    connection made after it still ends in time.
+    """
     monkeypatch.setattr(bounded, "HEAD_S", 0.5)
     async with served(small, ws=HandedOn) as (port, state):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -129,8 +130,8 @@ async def test_an_upgrade_behind_an_open_request_leaves_the_deadlines_running(
         other.close()
 
 
-async def test_a_connection_that_was_handed_on_is_in_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An upgrade while the answer before it still fills the write buffer: the sweep finds nothing of it."""
+async def test_upgraded_connection_has_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It upgrades while the previous answer still fills the write buffer: the sweep does not touch it."""
     monkeypatch.setattr(bounded, "ANSWER_S", 0.5)
     before = metrics.ROUND_ERRORS.labels("deadlines")._value.get()
     async with served(ws=HandedOn) as (port, state):
@@ -149,8 +150,8 @@ async def test_a_connection_that_was_handed_on_is_in_no_deadline(monkeypatch: py
     assert metrics.ROUND_ERRORS.labels("deadlines")._value.get() == before
 
 
-async def test_an_entry_that_raises_does_not_end_a_deadline() -> None:
-    """The others of the same sweep are late as ever, and so is a connection that starts after it."""
+async def test_entry_that_raises_does_not_end_a_deadline() -> None:
+    """The others of the same sweep are still late, and so is a connection that starts after it."""
     late: list[Any] = []
 
     def act(connection: Any) -> None:
@@ -166,7 +167,7 @@ async def test_an_entry_that_raises_does_not_end_a_deadline() -> None:
     await eventually(lambda: late == ["first", "second", "third"])
 
 
-async def test_connection_headers_count_over_all_their_lines() -> None:
+async def test_connection_header_is_read_from_all_its_lines() -> None:
     """A proxy may add a `Connection` line of its own before or behind the client's."""
     for lines in (
         b"Connection: Upgrade\r\nConnection: keep-alive\r\n",
@@ -181,10 +182,10 @@ async def test_connection_headers_count_over_all_their_lines() -> None:
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(100, True), (2, False)])
-async def test_an_idle_connection_is_kept_unless_the_process_is_crowded(
+async def test_idle_connection_is_kept_unless_the_process_is_crowded(
     monkeypatch: pytest.MonkeyPatch, limit: int, kept: bool
 ) -> None:
-    """Longer than a head may take, for balancers keep theirs; while half of the places are taken, not for long."""
+    """Longer than a head may take, because balancers keep theirs; but not while half of the connections are in use."""
     monkeypatch.setattr(bounded, "HEAD_S", 0.2)
     monkeypatch.setattr(bounded, "CROWDED_KEEP_ALIVE_S", 0.2)
     async with served(small, timeout_keep_alive=60, limit_concurrency=limit) as (port, _):

@@ -1,4 +1,4 @@
-"""router/process/clocks.py with a real server: the offset is shown, and said once when it begins and ends."""
+"""router/process/clocks.py with a real server: the offset is a metric, and is logged when it begins and ends."""
 
 import logging
 from time import time_ns
@@ -18,10 +18,10 @@ def offset_s() -> float:
     return next(iter(metrics.CLOCK_OFFSET_SECONDS.collect())).samples[0].value
 
 
-async def test_wrong_clock_of_a_node_is_shown_and_logged_once(
+async def test_wrong_clock_of_a_node_is_measured_and_logged_once(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A day behind: the metric shows it, one line says so; another says when it is over."""
+    """It is a day behind: the metric shows it, one line reports it, and another line its end."""
     caplog.set_level(logging.INFO, "linnet.clocks")
     client = await Client.connect(valkey.url)
     try:
@@ -42,10 +42,10 @@ async def test_wrong_clock_of_a_node_is_shown_and_logged_once(
         await client.close()
 
 
-async def test_wrong_clock_is_shown_while_redis_cannot_be_asked(
+async def test_wrong_clock_is_measured_during_an_outage_of_redis(
     own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Redis's time is carried on, so a node's clock that steps meanwhile is noticed."""
+    """Redis's time is computed from the last reading, so a step of the node's clock is noticed."""
     client = await Client.connect(own_valkey.url)
     try:
         watch = ClockWatch(client)

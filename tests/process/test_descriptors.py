@@ -1,4 +1,4 @@
-"""router/process/descriptors.py: a process without descriptors still answers its operators."""
+"""router/process/descriptors.py: a process without free descriptors still answers its operators."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support import eventually, http_get
 
 @pytest.mark.parametrize("module", ["gateway", "router"])
 async def test_public_connections_leave_a_reserve(valkey: EmbeddedValkey, process: StartProcess, module: str) -> None:
-    """With all but the reserve in use, the admin port answers and tells what was refused; freed places count again."""
+    """With only the reserve left, the admin port answers and counts refused connections; freed ones are used again."""
     started = await process(module, LINNET_REDIS_URL=valkey.url).ready()
     in_use = len(os.listdir(f"/proc/{started.pid}/fd"))
     limit = in_use + descriptors.RESERVE + 10
@@ -48,7 +48,7 @@ async def test_public_connections_leave_a_reserve(valkey: EmbeddedValkey, proces
     assert "Traceback" not in Path(started._log_path).read_text()
 
 
-def test_a_limit_below_the_connections_is_warned_about(
+def test_limit_below_the_connections_is_logged(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
@@ -59,7 +59,7 @@ def test_a_limit_below_the_connections_is_warned_about(
     assert "limit (1024) is below LINNET_MAX_CONNECTIONS (20000)" in message
 
 
-def test_the_soft_limit_is_raised_to_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_soft_limit_is_raised_to_the_hard_one(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 4096))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: given.append(limits))

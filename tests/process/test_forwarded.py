@@ -1,4 +1,4 @@
-"""router/process/forwarded.py: whose connection it is, and who may say so."""
+"""router/process/forwarded.py: the client's address, and the proxies that may report it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ TRUSTED = "10.0.0.0/8, fd00::/8, ::ffff:192.168.0.0/112"
     ("peer", "forwarded", "address"),
     [
         ("203.0.113.9", [], "203.0.113.9"),
-        ("203.0.113.9", ["198.51.100.1"], "203.0.113.9"),  # a stranger may say anything
+        ("203.0.113.9", ["198.51.100.1"], "203.0.113.9"),  # the peer is no trusted proxy
         ("10.1.1.1", ["198.51.100.1"], "198.51.100.1"),
-        ("10.1.1.1", ["1.1.1.1, 198.51.100.1"], "198.51.100.1"),  # what a client puts before our proxy's own
+        ("10.1.1.1", ["1.1.1.1, 198.51.100.1"], "198.51.100.1"),  # a client writes hops before the proxy's own
         ("10.1.1.1", ["1.1.1.1", "198.51.100.1"], "198.51.100.1"),  # and on a line of its own
         ("10.1.1.1", ["1.1.1.1, 198.51.100.1, 10.2.2.2 "], "198.51.100.1"),
         ("10.1.1.1", ["10.3.3.3,10.2.2.2"], "10.3.3.3"),
@@ -38,31 +38,31 @@ TRUSTED = "10.0.0.0/8, fd00::/8, ::ffff:192.168.0.0/112"
         ("::ffff:203.0.113.9", ["198.51.100.1"], "203.0.113.9"),
         ("192.168.3.4", ["198.51.100.1"], "198.51.100.1"),
         ("192.169.3.4", ["198.51.100.1"], "192.169.3.4"),
-        # with a port, and in another spelling of the same
+        # with a port, and in another spelling
         ("10.1.1.1", ["198.51.100.1:5000"], "198.51.100.1"),
         ("10.1.1.1", ["[2001:DB8::1]:5000"], "2001:db8::1"),
         ("10.1.1.1", ["2001:db8:0::1"], "2001:db8::1"),
     ],
 )
-def test_the_address_is_the_last_that_no_proxy_of_ours_bears(peer: str, forwarded: list[str], address: str) -> None:
-    """In one form for each address, whoever wrote it how."""
+def test_address_is_the_last_one_of_no_trusted_proxy(peer: str, forwarded: list[str], address: str) -> None:
+    """Each address has one form, in whichever form a proxy wrote it."""
     assert Proxies(settings(trusted_proxies=TRUSTED)).client(peer, forwarded) == address
 
 
 @given(st.lists(st.text()), st.text())
-def test_no_header_breaks_it(forwarded: list[str], peer: str) -> None:
-    """Whatever a client sends there."""
+def test_no_header_raises(forwarded: list[str], peer: str) -> None:
+    """For any text of a client."""
     proxies = Proxies(settings(trusted_proxies=TRUSTED))
     proxies.client("10.1.1.1", forwarded)
     assert proxies.client(peer, []) is not None
 
 
-def test_without_trusted_proxies_nobody_is_believed() -> None:
+def test_without_trusted_proxies_headers_are_ignored() -> None:
     assert Proxies(settings()).client("10.1.1.1", ["198.51.100.1"]) == "10.1.1.1"
 
 
-async def test_the_application_behind_it_sees_the_client() -> None:
-    """All lines of the header count; a scope without a peer, or of another kind, passes as it is."""
+async def test_application_behind_it_sees_the_client() -> None:
+    """All lines of the header count; a scope without a peer, or of another type, is passed unchanged."""
     seen: list[Any] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -1,4 +1,4 @@
-"""router/process/http_client.py against real servers that answer, redirect, dribble, flood and hang up."""
+"""router/process/http_client.py with real servers that answer, redirect, send slowly, send too much, or disconnect."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,7 +28,7 @@ async def request(reader: asyncio.StreamReader) -> tuple[str, bytes]:
 
 @asynccontextmanager
 async def serving(handle: Handle) -> AsyncIterator[str]:
-    """The URL of a server that gives each connection to `handle`; nothing of it is left behind."""
+    """The URL of a server that passes each connection to `handle`; all tasks end with it."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -82,8 +82,8 @@ async def test_posts_share_a_connection() -> None:
     assert "X-Mark: a\r\n" in heads[0]
 
 
-async def test_a_kept_connection_that_was_closed_is_no_failure() -> None:
-    """The server hangs up between two posts, even as the second is under way: it is made on a new connection."""
+async def test_kept_connection_that_was_closed_is_replaced() -> None:
+    """The server disconnects between two posts, even during the second one: it is sent again on a new connection."""
     bodies: list[bytes] = []
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -98,8 +98,8 @@ async def test_a_kept_connection_that_was_closed_is_no_failure() -> None:
     assert bodies == [b"one", b"two"]
 
 
-async def test_redirects_are_an_answer_like_any_other() -> None:
-    """A redirect is not followed: the status is returned and nobody else is asked."""
+async def test_redirect_is_returned_and_not_followed() -> None:
+    """The status is returned, and no other server gets a request."""
     asked = 0
 
     async def elsewhere(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -126,18 +126,18 @@ async def test_redirects_are_an_answer_like_any_other() -> None:
         (b"Fri, 27 Nov 2026 12:00:30 GMT", 30.0),
         (b"Fri, 27 Nov 2026 11:00:00 GMT", 0.0),  # past
         (b"0", 0.0), (b"-5", 0.0), (b"soon", 0.0), (b"1.5", 0.0), (b"\xff", 0.0),
-        (b"9" * 5000, 0.0),  # more digits than int() takes
+        (b"9" * 5000, 0.0),  # more digits than int() accepts
         (b"999999999", MAX_RETRY_AFTER_S),
         (b"Fri, 27 Nov 9999 12:00:00 GMT", MAX_RETRY_AFTER_S),
     ],
 )  # fmt: skip
 def test_retry_after_is_seconds_or_a_date_and_bounded(value: bytes, seconds: float) -> None:
-    """Both forms of RFC 9110; a malformed one asks for nothing, and no receiver can put a post off for ever."""
+    """Both forms of RFC 9110; a malformed value counts as none, and a receiver cannot postpone a post without end."""
     assert retry_after_s(value, 1_795_780_800.0) == seconds
 
 
-async def test_an_answer_bears_its_retry_after() -> None:
-    """The header is found in whatever case, and its absence is 0."""
+async def test_answer_contains_its_retry_after() -> None:
+    """The header's name may be in any case; without it the value is 0."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
@@ -151,7 +151,7 @@ async def test_an_answer_bears_its_retry_after() -> None:
 
 
 async def test_posts_share_one_lookup_of_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name server that does not answer occupies one thread, however many posts wait; each post ends in its time."""
+    """A name server that does not answer occupies one thread for all waiting posts; each post ends in its time."""
     lookups = 0
 
     async def unanswered() -> list[str]:
@@ -168,8 +168,8 @@ async def test_posts_share_one_lookup_of_the_name(monkeypatch: pytest.MonkeyPatc
     assert lookups == 1
 
 
-async def test_an_address_that_refuses_is_followed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name with several addresses is reached while one of them accepts."""
+async def test_next_address_is_used_if_one_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with several addresses is reachable while one of them accepts."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
@@ -184,8 +184,8 @@ async def test_an_address_that_refuses_is_followed_by_the_next(monkeypatch: pyte
         assert (await post.post([], b"x")).status == 200
 
 
-async def test_a_dribbled_answer_ends_with_the_time_limit() -> None:
-    """A server that sends a byte at a time, for ever, cannot hold a post beyond its limit."""
+async def test_slowly_sent_answer_ends_with_the_time_limit() -> None:
+    """A server that sends one byte at a time cannot delay a post beyond its limit."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
@@ -200,8 +200,8 @@ async def test_a_dribbled_answer_ends_with_the_time_limit() -> None:
             await post.post([], b"x")
 
 
-async def test_an_endless_answer_is_cut_off() -> None:
-    """A body without end costs its connection and not our memory; the status counts."""
+async def test_endless_answer_is_cut_off() -> None:
+    """The connection is closed and memory is bounded; the status is returned."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
@@ -216,8 +216,8 @@ async def test_an_endless_answer_is_cut_off() -> None:
 
 
 @pytest.mark.parametrize("answer", [b"", b"SSH-2.0-x\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort"])
-async def test_no_whole_answer_is_an_error(answer: bytes) -> None:
-    """Hanging up early, or speaking something else than HTTP, is a `NoAnswer`."""
+async def test_incomplete_answer_is_no_answer(answer: bytes) -> None:
+    """The server disconnects early, or does not speak HTTP."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
@@ -231,8 +231,8 @@ async def test_no_whole_answer_is_an_error(answer: bytes) -> None:
             await post.post([], b"x")
 
 
-async def test_nobody_there_is_an_error() -> None:
-    """A refused connection is a `NoAnswer` too."""
+async def test_refused_connection_is_no_answer() -> None:
+    """No server listens at the address."""
 
     async def handle(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None: ...
 
@@ -246,7 +246,7 @@ async def test_nobody_there_is_an_error() -> None:
 @pytest.mark.parametrize(
     "url", ["ftp://a/b", "http://", "/hook", "http://a:b/", "http://u:p@a/", "http://a/\r\nX: y\r\n "]
 )
-def test_urls_that_cannot_be_posted_to_are_refused(url: str) -> None:
-    """A wrong URL stops the process at its start and not at the first push."""
+def test_urls_that_cannot_be_requested_are_refused(url: str) -> None:
+    """A wrong URL stops the process at its start instead of failing at the first push."""
     with pytest.raises(StartupError, match="LINNET_WEBHOOK_URL"):
         HttpClient("LINNET_WEBHOOK_URL", url, 1)

@@ -1,4 +1,4 @@
-"""router/process/isolate.py: a round goes on, whatever some of its entries raise."""
+"""router/process/isolate.py: if entries of a round raise, the round goes on."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from router.contract import metrics
 from router.process import isolate
 
 
-def test_a_raising_entry_costs_itself_only(caplog: pytest.LogCaptureFixture) -> None:
-    """The entries behind it have their turn; every fault is counted, and one trace of a part is logged."""
+def test_entry_that_raises_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """The later entries are processed; every exception is counted, and one traceback of a part is logged."""
     done: list[int] = []
 
     def act(entry: int) -> None:

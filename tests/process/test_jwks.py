@@ -1,4 +1,4 @@
-"""Fetching the provider's key set: against a real server that misbehaves."""
+"""Fetches of the provider's key set, from a real server that misbehaves."""
 
 import asyncio
 import threading
@@ -20,7 +20,7 @@ from tests.support import eventually
 
 @asynccontextmanager
 async def provider(answer: bytes, hold: asyncio.Event | None = None) -> AsyncIterator[str]:
-    """A server that gives these bytes to whoever connects, and keeps the connection open while it holds."""
+    """A server that sends these bytes to each connection and keeps it open while the context lasts."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -43,7 +43,7 @@ def http(body: bytes, status: str = "200 OK") -> bytes:
     return b"HTTP/1.1 %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (status.encode(), len(body), body)
 
 
-async def test_a_token_of_the_provider_is_accepted() -> None:
+async def test_token_of_the_provider_is_accepted() -> None:
     """From the URL alone to an identity."""
     private = ed25519.Ed25519PrivateKey.generate()
     document = f'{{"keys": [{OKPAlgorithm.to_jwk(private.public_key())}]}}'
@@ -54,14 +54,14 @@ async def test_a_token_of_the_provider_is_accepted() -> None:
 
 
 @pytest.mark.parametrize("answer", [http(b"", "500 Oops"), http(b"x" * 300_000), b"nonsense\r\n\r\n", b""])
-async def test_a_bad_answer_is_an_oserror(answer: bytes) -> None:
-    """An error status, too much, no HTTP, or nothing: what the verifier knows how to live with."""
+async def test_wrong_answer_is_an_oserror(answer: bytes) -> None:
+    """An error status, too many bytes, no HTTP, or no answer: the verifier handles an OSError."""
     async with provider(answer) as url:
         with pytest.raises(OSError):  # noqa: PT011  # whichever
             await fetcher(url)()
 
 
-async def test_a_provider_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fetch_from_a_stalled_provider_ends_with_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fetch takes no longer than the limit."""
     monkeypatch.setattr(jwks, "TIMEOUT_S", 0.05)
     async with provider(b"HTTP/1.1 200 OK\r\n", asyncio.Event()) as url:
@@ -69,8 +69,8 @@ async def test_a_provider_that_stalls_is_given_up(monkeypatch: pytest.MonkeyPatc
             await fetcher(url)()
 
 
-async def test_provider_that_dribbles_is_given_up_without_holding_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A byte at a time for ever, in the head or in the body, ends with the limit, and what was connected is closed."""
+async def test_fetch_from_a_slow_provider_ends_without_holding_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sends one byte at a time, in head or body; the fetch ends with the limit and closes the connection."""
     monkeypatch.setattr(jwks, "TIMEOUT_S", 0.2)
     ended = 0
 
@@ -98,7 +98,7 @@ async def test_provider_that_dribbles_is_given_up_without_holding_a_thread(monke
 
 
 async def test_redirect_of_the_key_set_is_not_followed() -> None:
-    """A redirect is a failure: keys come from the address of the setting alone."""
+    """A redirect is a failure: keys come only from the URL of the setting."""
     async with provider(http(b'{"keys": []}')) as elsewhere:
         location = f"HTTP/1.1 302 Found\r\nLocation: {elsewhere}\r\nContent-Length: 0\r\n\r\n".encode()
         async with provider(location) as url:
@@ -107,7 +107,7 @@ async def test_redirect_of_the_key_set_is_not_followed() -> None:
 
 
 async def test_proxy_variables_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a proxy of the environment would answer is no key set of the provider."""
+    """A proxy of the environment could answer with other keys."""
     async with provider(http(b"the proxy's")) as proxy, provider(http(b"the provider's")) as url:
         for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"):
             monkeypatch.setenv(name, proxy.removesuffix("/jwks"))
@@ -116,7 +116,7 @@ async def test_proxy_variables_are_not_read(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://x/y", "jwks.json"])
-def test_only_http_urls_are_taken(url: str) -> None:
-    """A slip in the setting stops the process instead of reading some file."""
+def test_only_http_urls_are_accepted(url: str) -> None:
+    """A wrong setting stops the process instead of reading a file."""
     with pytest.raises(StartupError, match="LINNET_JWKS_URL"):
         fetcher(url)

@@ -1,4 +1,4 @@
-"""router/process/logs.py: one entry a line, and no secret in any of them."""
+"""router/process/logs.py: one entry per line, without secrets."""
 
 import json
 import logging
@@ -41,7 +41,7 @@ def test_text_is_for_people() -> None:
 
 
 def test_json_is_for_collectors() -> None:
-    """One object a line, the trace in a field of its own."""
+    """One object per line, with the traceback in its own field."""
     line = JsonFormatter().format(entry("lost %d", 3, failed=True))
     value = json.loads(line)
     assert "\n" not in line
@@ -53,7 +53,7 @@ def test_json_is_for_collectors() -> None:
 
 @pytest.mark.parametrize("form", [TextFormatter(), JsonFormatter()])
 def test_no_message_starts_a_second_entry(form: Formatter) -> None:
-    """Line ends and terminal controls of clients are escaped; in text a trace stands indented below its entry."""
+    """Line ends and terminal controls of clients are escaped; in text a traceback is indented below its entry."""
     text = form.format(entry("from %s", "eve\r\n\x1b[2Jforged", failed=True))
     assert "\r" not in text
     assert "\x1b" not in text
@@ -62,7 +62,7 @@ def test_no_message_starts_a_second_entry(form: Formatter) -> None:
 
 @pytest.mark.parametrize("form", [TextFormatter, JsonFormatter])
 def test_no_secret_is_ever_logged(form: type[Formatter]) -> None:
-    """In the message, in its arguments, in a trace, as it is or as JSON escapes it."""
+    """In the message, in its arguments, in a traceback, as it is or as JSON escapes it."""
     given = settings()
     formatter = form(secrets(given))
     line = formatter.format(entry("%s and %s", given.redis_url, given, failed=True))
@@ -80,7 +80,7 @@ def test_no_secret_is_ever_logged(form: type[Formatter]) -> None:
 
 
 def test_refused_requests_are_counted_and_one_of_a_kind_is_logged_a_minute() -> None:
-    """Whoever sends a million of them writes no log; other warnings, and errors of the same logger, all stand there."""
+    """A flood of them does not fill the log; other warnings, and errors of the same logger, are all logged."""
 
     def said(message: str, at: float, level: int = logging.WARNING) -> bool:
         record = entry(message)
@@ -100,8 +100,8 @@ def test_refused_requests_are_counted_and_one_of_a_kind_is_logged_a_minute() -> 
     assert [now - then for now, then in zip(counted(), before, strict=True)] == [5, 1, 1]
 
 
-def test_set_up_says_what_the_settings_ask_for(capfd: pytest.CaptureFixture[str]) -> None:
-    """Level and form come from the settings, and uvicorn's own tale of starting is left out."""
+def test_set_up_follows_the_settings(capfd: pytest.CaptureFixture[str]) -> None:
+    """Level and format come from the settings, and uvicorn's lines about its start are left out."""
     root, level, handlers = logging.getLogger(), logging.getLogger().level, list(logging.getLogger().handlers)
     try:
         set_up(settings(LINNET_LOG_FORMAT="json", LINNET_LOG_LEVEL="info"))

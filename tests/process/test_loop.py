@@ -1,4 +1,4 @@
-"""router/process/loop.py: how late the loop runs is seen while it runs."""
+"""router/process/loop.py: the lag of the loop is measured while it runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests import support
 
 
 def observed() -> tuple[float, float]:
-    """How many times, and the sum of all lags."""
+    """The number of observations, and the sum of all lags."""
     samples = {sample.name: sample.value for sample in next(iter(LOOP_LAG_SECONDS.collect())).samples}
     return samples["linnet_loop_lag_seconds_count"], samples["linnet_loop_lag_seconds_sum"]
 
 
-async def test_whoever_holds_the_loop_up_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the probe ends only when it is told to."""
+async def test_blocked_loop_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The probe runs until it is cancelled."""
     monkeypatch.setattr(loop, "PERIOD_S", 0.001)
     count, total = observed()
     probe = asyncio.ensure_future(loop.probe())

@@ -1,4 +1,4 @@
-"""The start of a process while Redis comes and goes."""
+"""The start of a process while Redis is lost and found."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.store.conftest import Proxy
 
 
 class Cutting(Proxy):
-    """Goes away, once, the moment it is asked a certain thing, and comes back when told to."""
+    """A Redis that disappears, once, when it gets a certain command, and is back when the test says so."""
 
     def __init__(self, valkey: EmbeddedValkey, at: bytes) -> None:
         super().__init__(address(valkey.url))
@@ -46,12 +46,12 @@ class Cutting(Proxy):
 ASKED = product(("gateway", "router"), (b"persistence", b"appendfsync", b"HSETNX", b"HMGET"))
 
 
-@pytest.mark.parametrize(("module", "at"), [*ASKED, ("gateway", b"TIME")])  # a router does not ask what time it is
+@pytest.mark.parametrize(("module", "at"), [*ASKED, ("gateway", b"TIME")])  # a router does not ask for the time
 @pytest.mark.parametrize("stays_away", [False, True])
-async def test_redis_that_goes_away_while_a_process_starts_is_waited_for(
+async def test_starting_process_waits_for_a_redis_that_disappears(
     valkey: EmbeddedValkey, process: StartProcess, module: str, at: bytes, stays_away: bool
 ) -> None:
-    """At whatever it is asked first: no end, no trace, and ready once it is back; told to stop meanwhile, it ends."""
+    """For each command that may fail first: no exit, no traceback, ready once Redis is back; a stop ends it."""
     proxy = Cutting(valkey, at)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
     url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
@@ -75,10 +75,10 @@ async def test_redis_that_goes_away_while_a_process_starts_is_waited_for(
 
 
 @pytest.mark.parametrize("module", ["gateway", "router"])
-async def test_starting_process_says_why_redis_cannot_be_used(
+async def test_starting_process_gives_the_reason_why_redis_is_unusable(
     own_valkey: EmbeddedValkey, process: StartProcess, module: str
 ) -> None:
-    """Not ready, and /readyz has the server's own words; once the password is right it starts by itself."""
+    """It is not ready, and /readyz has the server's own words; with the right password the start goes on by itself."""
     with own_valkey.client() as redis:
         redis.config_set("requirepass", "another")
         started = process(module, LINNET_REDIS_URL=own_valkey.url.replace("://", "://:given@"))
@@ -93,7 +93,7 @@ async def test_starting_process_says_why_redis_cannot_be_used(
 
 
 @pytest.mark.parametrize("module", ["gateway", "router"])
-async def test_server_that_becomes_unfit_is_named_and_unreadies_no_process(
+async def test_server_that_becomes_unfit_is_named_and_leaves_processes_ready(
     valkey: EmbeddedValkey, process: StartProcess, module: str
 ) -> None:
     started = await process(module, LINNET_REDIS_URL=valkey.url).ready()
@@ -122,7 +122,7 @@ async def test_server_that_becomes_unfit_is_named_and_unreadies_no_process(
 async def test_process_starts_with_the_rights_of_the_operating_page_and_no_less(
     own_valkey: EmbeddedValkey, process: StartProcess, module: str
 ) -> None:
-    """What `ACL SETUSER` gives by itself is too little: the start ends with one line that names what is missing."""
+    """A bare `ACL SETUSER` user has too few: the start ends with one line that names the missing rights."""
     line = rights.acl_line(functions.build().source.decode()).replace("PASSWORD", "pw").split()
     url = own_valkey.url.replace("://", f"://{rights.USER}:pw@")
     with own_valkey.client() as redis:

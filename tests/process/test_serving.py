@@ -1,4 +1,4 @@
-"""router/process/serving.py: ports that cannot be had are said in one line."""
+"""router/process/serving.py: a port that cannot be used is reported in one line."""
 
 import asyncio
 import socket
@@ -10,20 +10,20 @@ from router.process import serving
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:99999", "256.0.0.1:80", "nowhere.invalid:80"])
-def test_addresses_that_cannot_be_listened_on_are_refused(address: str) -> None:
-    """Whatever is wrong with it, the line names the address."""
+def test_unusable_addresses_are_refused(address: str) -> None:
+    """The line names the address."""
     with pytest.raises(StartupError, match=address):
         serving.listening(address)
 
 
-def test_ipv6_addresses_are_listened_on() -> None:
-    """A bracketed address is an IPv6 one."""
+def test_bracketed_address_is_ipv6() -> None:
+    """The socket is of the family IPv6."""
     with serving.listening("[::1]:0") as listener:
         assert listener.family == socket.AF_INET6
 
 
 async def test_all_ipv6_addresses_serve_both_families() -> None:
-    """A client that knows the IPv4 address only gets through."""
+    """A client that only knows the IPv4 address is served."""
     with serving.listening("[::]:0") as listener:
         for host in ("127.0.0.1", "::1"):
             _, writer = await asyncio.open_connection(host, listener.getsockname()[1])

@@ -1,4 +1,4 @@
-"""router/process/tracing.py: the same ids and the same decision in every process, and nothing of it when off."""
+"""router/process/tracing.py: the same ids and the same decision in every process, and no cost if traces are off."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def event(seq: int) -> bytes:
 
 
 class Collector(SpanExporter):
-    """Takes spans in place of the exporter, or refuses them."""
+    """Receives spans in place of the exporter, or refuses them."""
 
     def __init__(self) -> None:
         self.spans: list[ReadableSpan] = []
@@ -66,8 +66,8 @@ def dropped() -> float:
     return float(metrics.TRACE_SPANS.labels("dropped")._value.get())
 
 
-def test_ids_are_the_events_alone() -> None:
-    """Golden: a gateway of another version must derive the very same, and no two events share one."""
+def test_ids_follow_from_the_event_alone() -> None:
+    """Golden: a gateway of another version must derive the same ids, and no two events share one."""
     assert f"{trace_id(CONVERSATION, 7):032x}" == "525e59f7b8a125117b8419939674d6b4"
     assert f"{root_id(CONVERSATION, 7):016x}" == "f1c54d2d93889718"
     assert len({trace_id(CONVERSATION, seq) for seq in range(1000)}) == 1000
@@ -75,7 +75,7 @@ def test_ids_are_the_events_alone() -> None:
 
 
 def test_every_process_comes_to_the_same_decision(collector: Collector) -> None:
-    """Of a tenth, about a tenth; the same ones everywhere; and who asks for more has those, too."""
+    """With ratio 0.1 about a tenth is sampled, the same events everywhere; a higher ratio includes them."""
     one, other, more = made(0.1), made(0.1), made(0.5)
     chosen = {seq for seq in range(5000) if one.sampled(CONVERSATION, seq)}
     assert chosen == {seq for seq in range(5000) if other.sampled(CONVERSATION, seq)}
@@ -86,7 +86,7 @@ def test_every_process_comes_to_the_same_decision(collector: Collector) -> None:
 
 
 def test_sender_and_receiver_record_one_trace(collector: Collector) -> None:
-    """Two processes that never spoke to each other: one root, everything else below it, and no name of anybody."""
+    """Two processes without contact: one root, all other spans below it, and no user's name."""
     sender, receiver = made(), made()
     told: list[object] = []
     delivered, kept = sender.appended(CONVERSATION, 7, "message", perf_counter() - 0.25, told.append)
@@ -115,7 +115,7 @@ def test_sender_and_receiver_record_one_trace(collector: Collector) -> None:
     assert len({span.context.span_id for span in collector.spans if span.context is not None}) == 4
 
 
-def test_an_event_that_was_not_kept_says_so(collector: Collector) -> None:
+def test_span_of_an_event_that_was_not_kept_has_an_error(collector: Collector) -> None:
     one = made()
     refusals: list[object] = []
     _, kept = one.appended(CONVERSATION, 7, "message", perf_counter(), refusals.append)
@@ -126,8 +126,8 @@ def test_an_event_that_was_not_kept_says_so(collector: Collector) -> None:
     assert root.status.description == "unavailable"
 
 
-def test_what_is_not_sampled_leaves_no_span_and_no_wrapper(collector: Collector) -> None:
-    """The callback that was given is the one that is called."""
+def test_unsampled_event_leaves_no_span_and_no_wrapper(collector: Collector) -> None:
+    """The given callback itself is called."""
     one = made(0.0)
 
     def kept(_: object) -> None: ...
@@ -139,10 +139,10 @@ def test_what_is_not_sampled_leaves_no_span_and_no_wrapper(collector: Collector)
 
 
 def test_spans_wait_in_a_bounded_queue(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the queue does not hold is dropped and counted; so is what a collector refuses."""
+    """Spans that the queue cannot hold or a collector refuses are dropped and counted."""
     monkeypatch.setattr(spans, "MAX_WAITING", 300)
     monkeypatch.setattr(spans, "BATCH", 300)
-    monkeypatch.setattr(spans, "EVERY_MS", 60_000.0)  # all leave as one batch, however long telling them takes
+    monkeypatch.setattr(spans, "EVERY_MS", 60_000.0)  # all leave as one batch, however slow the test is
     collector.result = SpanExportResult.FAILURE
     monkeypatch.setattr(spans.Counting, "taken", property(lambda _: 0, lambda *_: None), raising=False)
     one, before = made(), dropped()
@@ -154,8 +154,8 @@ def test_spans_wait_in_a_bounded_queue(collector: Collector, monkeypatch: pytest
     assert dropped() - before == 310
 
 
-def test_a_lines_trace_id_is_a_field(collector: Collector, caplog: pytest.LogCaptureFixture) -> None:
-    """One line per sampled span, at debug, that a collector of logs joins to the trace."""
+def test_log_line_of_a_traced_event_has_its_trace_id(collector: Collector, caplog: pytest.LogCaptureFixture) -> None:
+    """One line per sampled span, at debug; a collector of logs joins it to the trace."""
     one = made()
     with caplog.at_level(logging.DEBUG, "linnet.tracing"):
         one.written(CONVERSATION, event(7), 3)
@@ -165,8 +165,8 @@ def test_a_lines_trace_id_is_a_field(collector: Collector, caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize("process", ["gateway", "router"])
-def test_off_means_that_nothing_is_loaded(process: str) -> None:
-    """Neither by us nor by redis-py, which takes OpenTelemetry's SDK wherever it finds it."""
+def test_without_traces_the_sdk_is_not_imported(process: str) -> None:
+    """Neither by Linnet nor by redis-py, which imports OpenTelemetry's SDK if it is installed."""
     code = (
         f"import sys, {process}.__main__; from router.process.tracing import tracer;"
         "from router.contract.settings import Settings;"

@@ -1,4 +1,4 @@
-"""Who exists, and names that are gone for good."""
+"""Users: accounts, names, and names of deleted users."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ STRANGER, HOME = GuessSource("a" * 16), GuessSource("b" * 16)
 PHONE = GuessSource(STRANGER.address, "c" * 16)
 
 
-async def test_of_many_who_want_a_name_one_gets_it(valkey: EmbeddedValkey) -> None:
+async def test_one_of_many_callers_gets_a_name(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         accounts = Accounts(client)
         tries = [accounts.create("ann", f"hash-{i}", f"Ann {i}") for i in range(5)]
@@ -31,8 +31,8 @@ async def test_of_many_who_want_a_name_one_gets_it(valkey: EmbeddedValkey) -> No
         assert await client.fetch("HGET", keys.user("ann"), "name") == f"Ann {winner}".encode()
 
 
-async def test_of_names_that_differ_in_case_one_is_given_out(valkey: EmbeddedValkey) -> None:
-    """Of many at once, and for ever: also after its deletion, and for users that a backend made."""
+async def test_one_of_the_names_that_differ_only_in_case_is_given_out(valkey: EmbeddedValkey) -> None:
+    """Of many simultaneous calls, and for ever: also after its deletion, and for users that a backend created."""
     async with connected(valkey) as client:
         accounts = Accounts(client)
         likes = ("ada", "Ada", "ADA", "aDa", "adA")
@@ -68,7 +68,7 @@ async def test_names_of_an_earlier_release_are_not_given_out_again(valkey: Embed
 async def test_claim_of_a_router_that_died_is_replaced_after_a_while(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that was claimed and never made an account is free again after the time a router could take; once."""
+    """A name that was claimed without creating an account is free again after a router's longest time; once."""
     async with connected(valkey) as client:
         accounts = Accounts(client)
         await client.fcall("claim_name", (keys.names("Eve"),), ("Eve", ""))
@@ -79,8 +79,8 @@ async def test_claim_of_a_router_that_died_is_replaced_after_a_while(
         assert sorted(map(type, made), key=str) == sorted([type(None), Conflict], key=str)
 
 
-async def test_a_user_who_came_by_a_token_has_the_name(valkey: EmbeddedValkey) -> None:
-    """Nobody can put a password on her, and asking for one tells nothing apart."""
+async def test_user_of_a_token_has_the_name(valkey: EmbeddedValkey) -> None:
+    """A password cannot be set for them, and reading it does not show whether they exist."""
     async with connected(valkey) as client:
         accounts = Accounts(client)
         assert await accounts.ensure("ann")
@@ -90,8 +90,8 @@ async def test_a_user_who_came_by_a_token_has_the_name(valkey: EmbeddedValkey) -
         assert await accounts.password("ann") is None
 
 
-async def test_names_of_the_deleted_never_come_back(valkey: EmbeddedValkey) -> None:
-    """Not by an account, not by a backend, not by a token; and what was there is gone."""
+async def test_names_of_deleted_users_are_never_given_out_again(valkey: EmbeddedValkey) -> None:
+    """Not to an account, a backend or a token; and the data of the user are deleted."""
     async with connected(valkey) as client:
         accounts, users, pushes = Accounts(client), Users(client), Pushes(client)
         await accounts.create("ann", "hash", "Ann")
@@ -116,8 +116,8 @@ async def test_names_of_the_deleted_never_come_back(valkey: EmbeddedValkey) -> N
         assert await accounts.password("ann") is None
 
 
-async def test_deleting_can_be_taken_over(valkey: EmbeddedValkey) -> None:
-    """She is gone at once; her groups are known until she has been taken out of them, by whoever finishes it."""
+async def test_deletion_can_be_continued_by_another_caller(valkey: EmbeddedValkey) -> None:
+    """The user is gone at once; their groups are known until a caller has removed them from all."""
     async with connected(valkey) as client:
         accounts, users = Accounts(client), Users(client)
         await accounts.ensure("ann")
@@ -133,8 +133,8 @@ async def test_deleting_can_be_taken_over(valkey: EmbeddedValkey) -> None:
         assert set(await client.fetch("KEYS", "*ann*")) == {keys.user("ann").encode(), keys.names("ann").encode()}
 
 
-async def test_who_never_was_cannot_be_deleted(valkey: EmbeddedValkey) -> None:
-    """Else anybody could use up names."""
+async def test_deletion_of_an_unknown_user_is_refused(valkey: EmbeddedValkey) -> None:
+    """Otherwise any caller could use up names."""
     async with connected(valkey) as client:
         accounts = Accounts(client)
         with pytest.raises(NotFound):
@@ -143,7 +143,7 @@ async def test_who_never_was_cannot_be_deleted(valkey: EmbeddedValkey) -> None:
 
 
 async def use_up(accounts: Accounts, source: GuessSource) -> None:
-    """Guess until the place's rate refuses."""
+    """Guess until the source's rate refuses."""
     for _ in range(5):
         await accounts.guess("ann", source)
     with pytest.raises(RateLimited) as refused:
@@ -151,8 +151,8 @@ async def use_up(accounts: Accounts, source: GuessSource) -> None:
     assert 0 < (refused.value.retry_after or 0) <= 12
 
 
-async def test_guesses_have_a_rate_and_make_no_user(valkey: EmbeddedValkey) -> None:
-    """Five at once, then one in twelve seconds, until the password was right; for an unknown name nothing is kept."""
+async def test_guesses_have_a_rate_and_create_no_user(valkey: EmbeddedValkey) -> None:
+    """Five at once, then one in twelve seconds, until the password is right; for an unknown name no data is kept."""
     async with connected(valkey) as client:
         accounts = Accounts(client)
         await accounts.create("ann", "hash", "Ann")
@@ -165,8 +165,8 @@ async def test_guesses_have_a_rate_and_make_no_user(valkey: EmbeddedValkey) -> N
         assert await client.fetch("KEYS", "*nobody*") == []
 
 
-async def test_guesses_of_strangers_leave_the_rates_of_known_places(valkey: EmbeddedValkey) -> None:
-    """An address that logged in before, and a device with a token, still guess at their own rates; each is limited."""
+async def test_guesses_of_strangers_leave_the_rates_of_known_sources(valkey: EmbeddedValkey) -> None:
+    """An address that logged in before, and a device with a token, have rates of their own; each is limited."""
     async with connected(valkey) as client:
         accounts = Accounts(client)
         await accounts.create("ann", "hash", "Ann")
@@ -181,7 +181,7 @@ async def test_guesses_of_strangers_leave_the_rates_of_known_places(valkey: Embe
             await accounts.guess("ann", PHONE)
 
 
-async def test_known_places_of_a_user_are_bounded(valkey: EmbeddedValkey) -> None:
+async def test_known_sources_of_a_user_are_bounded(valkey: EmbeddedValkey) -> None:
     """The sixteen used last are kept, and no rate of another one."""
     async with connected(valkey) as client:
         accounts = Accounts(client)

@@ -1,4 +1,4 @@
-"""Appending: once for its n, in one order, by whoever may. One test plays thousands of resends against a model."""
+"""Appending: once for each n, in one order, by permitted users. One test plays thousands of resends against a model."""
 
 import asyncio
 import random
@@ -22,14 +22,14 @@ async def meta(s: Store, conv: str) -> list[Any]:
 
 
 async def another_server_wrote_last(s: Store, conv: str) -> None:
-    """As after a failover: the replication id in the counters is not that of the server."""
+    """Make the server a new one, as after a failover: the replication id in the counters is not that of the server."""
     m = await meta(s, conv)
     m[4] = b"f" * 16
     await s.client.fetch("HSET", keys.conversation(conv), "m", META.pack(*m))
 
 
 async def died_half_way(s: Store, a: Append) -> int:
-    """What a call leaves that died between the log and the counters; the seq of its event."""
+    """Leave the state of a call that died between the log and the counters; return the seq of its event."""
     last, count, *_, at = await meta(s, a.conversation)
     packed = stamp.fill(a.tail, stamp.Slots(last + 1, last, count + 1, at))
     await s.client.fetch("XADD", keys.log(a.conversation), f"{last + 1}-0", "e", packed, "f", a.user)
@@ -40,14 +40,14 @@ async def died_half_way(s: Store, a: Append) -> int:
 
 
 class Device:
-    """What the server should remember of one device in one conversation."""
+    """The expected rows of one device in one conversation."""
 
     def __init__(self) -> None:
         self.rows: dict[int, tuple[int, bytes]] = {}
         self.done = 0
 
     def expect(self, a: Append, member: bool) -> int | type[LinnetError] | None:
-        """The seq of a duplicate, the refusal, or None for an event that is new."""
+        """The seq of a duplicate, the refusal, or None for a new event."""
         if a.n in self.rows:
             seq, fingerprint = self.rows[a.n]
             return seq if fingerprint == a.fingerprint else Conflict
@@ -64,7 +64,7 @@ class Device:
 
 
 class Model:
-    """Devices that send, resend, reinstall and lie, members who come and go, calls that die, new servers."""
+    """Devices that send, resend, reinstall and lie, members who are added and removed, calls that die, new servers."""
 
     def __init__(self, s: Store, conv: str, seed: int) -> None:
         self.s, self.conv, self.random = s, conv, random.Random(seed)
@@ -77,7 +77,7 @@ class Model:
         self.seen: dict[str, int] = dict.fromkeys(("new", "duplicate", "Conflict", "NotFound", "adopted", "jump"), 0)
 
     def command(self) -> Append:
-        """Mostly the next n; else one of the window, or one far behind."""
+        """Mostly the next n, else one of the window, or one far behind."""
         user, device = self.random.choice(list(self.devices))
         newest, chance = self.newest[user, device], self.random.random()
         if chance < 0.5:
@@ -129,7 +129,7 @@ class Model:
         return event(self.conv, user, self.newest[user, "phone"])
 
     async def die_and_resend(self) -> None:
-        """A call dies and its sender tries again: the event that it left is taken for the answer."""
+        """Let a call die and its sender try again: the event that it left counts as the answer."""
         a = self.fresh()
         left = await died_half_way(self.s, a)
         answer = await called(self.s.conversations.append, a)
@@ -140,7 +140,7 @@ class Model:
         self.seen["adopted"] += 1
 
     async def die(self) -> None:
-        """A call dies and somebody else goes on, after its event."""
+        """Let a call die; a later event comes after its event."""
         a = self.fresh()
         self.last = await died_half_way(self.s, a)
         self.died.append((a.user, a.device, a.n))
@@ -160,8 +160,9 @@ class Model:
 
 
 async def test_any_mix_of_resends_takes_effect_once(valkey: EmbeddedValkey) -> None:
-    """Whatever is resent, in whatever order, with members, calls and servers coming and going: the answers are the
-    model's, and the log holds each accepted event once, in one chain."""
+    """Resends in any order, while members, calls and servers change: the answers are the model's, and the log contains
+    each accepted event once, in one chain.
+    """
     async with store(valkey.url) as s:
         conv = await s.group(ann="o", bob="m")
         model = Model(s, conv, seed=20)
@@ -187,8 +188,8 @@ async def test_any_mix_of_resends_takes_effect_once(valkey: EmbeddedValkey) -> N
 # -- once
 
 
-async def test_a_resend_after_removal_is_still_acked(valkey: EmbeddedValkey) -> None:
-    """The first answer comes again to who has been put out since; a new event is refused her."""
+async def test_resend_after_removal_is_still_acked(valkey: EmbeddedValkey) -> None:
+    """A removed member gets the first answer again, but no new event is accepted."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o", bob="m")
         first = await s.send(conv, "bob", 7)
@@ -199,7 +200,7 @@ async def test_a_resend_after_removal_is_still_acked(valkey: EmbeddedValkey) -> 
             await s.send(conv, "bob", 8)
 
 
-async def test_the_same_n_with_other_content_is_a_conflict(valkey: EmbeddedValkey) -> None:
+async def test_same_n_with_other_content_is_a_conflict(valkey: EmbeddedValkey) -> None:
     """A reinstall that begins again with n = 1 must not get an ack for a message that was dropped."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
@@ -209,8 +210,8 @@ async def test_the_same_n_with_other_content_is_a_conflict(valkey: EmbeddedValke
         assert not (await s.send(conv, "ann", 1, device="laptop", body="other")).duplicate
 
 
-async def test_a_late_n_is_accepted_where_it_can_be_told_that_it_is_new(valkey: EmbeddedValkey) -> None:
-    """n = 5 resent after n = 6 got through is written; one older than 32 accepted ones is refused."""
+async def test_late_n_is_accepted_if_it_is_known_to_be_new(valkey: EmbeddedValkey) -> None:
+    """n = 5 sent again after n = 6 was accepted is written; an n older than 32 accepted ones is refused."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await s.send(conv, "ann", 6)
@@ -225,8 +226,8 @@ async def test_a_late_n_is_accepted_where_it_can_be_told_that_it_is_new(valkey: 
         assert not (await s.send(conv, "ann", 39)).duplicate
 
 
-async def test_done_lets_rows_go_and_is_remembered(valkey: EmbeddedValkey) -> None:
-    """All n ≤ done are answered: their rows go, and a copy that was stuck somewhere is refused, not written again."""
+async def test_done_deletes_rows_and_is_remembered(valkey: EmbeddedValkey) -> None:
+    """All n ≤ done are answered: their rows are deleted, and a delayed copy is refused instead of written again."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         for n in range(1, 11):
@@ -249,7 +250,7 @@ async def conflict(s: Store, conv: str, n: int, **more: Any) -> tuple[str | None
 
 
 async def test_device_whose_clock_was_ahead_learns_the_next_usable_n(valkey: EmbeddedValkey) -> None:
-    """The 32 remembered n are far in the future: every n of now is old, and from `next` on every n is accepted."""
+    """The 32 stored n are far in the future: every present n is old, and from `next` on every n is accepted."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         now, ahead = 1_700_000_000_000_000, 1_900_000_000_000_000
@@ -261,14 +262,14 @@ async def test_device_whose_clock_was_ahead_learns_the_next_usable_n(valkey: Emb
         assert not (await s.send(conv, "ann", now, device="laptop")).duplicate
 
 
-async def test_conflict_tells_content_from_answered_and_from_old(valkey: EmbeddedValkey) -> None:
+async def test_conflict_distinguishes_content_answered_and_old(valkey: EmbeddedValkey) -> None:
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await s.send(conv, "ann", 5)
         assert await conflict(s, conv, 5, body="other") == ("content", None)
         await s.send(conv, "ann", 9, done=7)
         assert await conflict(s, conv, 7) == ("answered", 10)
-        assert await conflict(s, conv, 8, done=20) == ("answered", 21)  # the command's own `done` says so
+        assert await conflict(s, conv, 8, done=20) == ("answered", 21)  # by the command's own `done`
         assert not (await s.send(conv, "ann", 10, done=9)).duplicate
 
 
@@ -280,8 +281,8 @@ async def test_conflict_after_the_last_n_names_no_next(valkey: EmbeddedValkey) -
         assert await conflict(s, conv, 5) == ("answered", None)
 
 
-async def test_devices_that_come_and_go_take_bounded_memory(valkey: EmbeddedValkey) -> None:
-    """A user has 64 rows in a conversation; the device that was quiet longest gives way, another user's never."""
+async def test_devices_of_a_user_take_bounded_memory(valkey: EmbeddedValkey) -> None:
+    """A user has 64 rows in a conversation; the device that was quiet longest is replaced, another user's never."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o", bob="m")
         await s.send(conv, "bob", 1)
@@ -296,7 +297,7 @@ async def test_devices_that_come_and_go_take_bounded_memory(valkey: EmbeddedValk
         assert sum(row.startswith(b"d:ann/") for row in rows) == 64
 
 
-async def test_one_off_events_leave_no_row_and_meet_no_rate(valkey: EmbeddedValkey) -> None:
+async def test_events_without_n_leave_no_row_and_have_no_rate(valkey: EmbeddedValkey) -> None:
     """n = 0 is written each time, but only for a member."""
     async with store(valkey.url) as s:
         conv = keys.new_conversation(keys.GROUP)
@@ -311,13 +312,13 @@ async def test_one_off_events_leave_no_row_and_meet_no_rate(valkey: EmbeddedValk
 # -- one order
 
 
-async def test_on_another_server_the_seq_jumps_past_all_that_was_ever_seen(valkey: EmbeddedValkey) -> None:
+async def test_seq_jumps_past_all_earlier_ones_on_another_server(valkey: EmbeddedValkey) -> None:
     """After a failover the seq is beyond the log, the clock's share, and the highest seq the caller has seen."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         assert (await s.send(conv, "ann", 1, seen=900)).seq == 1
         await another_server_wrote_last(s, conv)
-        seen = (await s.client.clock_ms() // 1000 - 1_750_000_000 + 60 << 20) + 7  # by a clock a minute ahead
+        seen = (await s.client.clock_ms() // 1000 - 1_750_000_000 + 60 << 20) + 7  # by a clock that is a minute ahead
         jumped = await s.send(conv, "ann", 2, seen=seen)
         assert (jumped.seq, jumped.prev) == (seen + 1, 1)
         assert (await s.send(conv, "ann", 3)).seq == jumped.seq + 1
@@ -331,8 +332,8 @@ async def test_on_another_server_the_seq_jumps_past_all_that_was_ever_seen(valke
 
 
 @pytest.mark.parametrize("seen", [2**53 - 1, 2**52])
-async def test_a_seq_that_no_server_gave_out_moves_no_log(valkey: EmbeddedValkey, seen: int) -> None:
-    """A caller may have `seen` from a client, who may say anything: the log goes on as if it had not."""
+async def test_seq_that_no_server_gave_out_moves_no_log(valkey: EmbeddedValkey, seen: int) -> None:
+    """`seen` may come from a client, who may send any number: the log ignores it."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         for n in (1, 2):
@@ -342,11 +343,10 @@ async def test_a_seq_that_no_server_gave_out_moves_no_log(valkey: EmbeddedValkey
         assert (await s.send(conv, "ann", 3)).seq == sent.seq + 1
 
 
-async def test_a_server_that_was_succeeded_stays_below_its_successor(
-    valkey: EmbeddedValkey, own_valkey: EmbeddedValkey
-) -> None:
-    """Two servers that both think they are the primary, within a second: what the older says is seen, and void. Who
-    heard it must neither have seqs that come again nor stand above the events that stay."""
+async def test_replaced_server_stays_below_its_successor(valkey: EmbeddedValkey, own_valkey: EmbeddedValkey) -> None:
+    """Two servers act as the primary within a second: events of the older one are received, but lost. Their seqs must
+    not be used again, and must be below the seqs of the events that are kept.
+    """
     async with store(valkey.url) as old:
         conv = await old.group(ann="o")
         await another_server_wrote_last(old, conv)
@@ -359,8 +359,8 @@ async def test_a_server_that_was_succeeded_stays_below_its_successor(
             assert void.seq < stays.seq
 
 
-async def test_what_died_half_way_before_a_failover_is_counted_after_it(valkey: EmbeddedValkey) -> None:
-    """Its event stands in the log, so the next one names it as `prev`: a reader that has not got it sees the hole."""
+async def test_event_of_a_call_that_died_before_a_failover_is_counted(valkey: EmbeddedValkey) -> None:
+    """Its event is in the log, so the next one names it as `prev`: a reader without it sees the hole."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await s.send(conv, "ann", 1)
@@ -370,8 +370,8 @@ async def test_what_died_half_way_before_a_failover_is_counted_after_it(valkey: 
         assert (sent.prev, sent.count) == (left, 3)
 
 
-async def test_a_restarted_server_is_another_one(own_valkey: EmbeddedValkey) -> None:
-    """A restart may have lost what others have already seen, so seqs jump; what was acked is there."""
+async def test_restarted_server_counts_as_another_one(own_valkey: EmbeddedValkey) -> None:
+    """A restart may have lost events that clients have, so seqs jump; acked events are kept."""
     async with store(own_valkey.url) as s:
         conv = await s.group(ann="o")
         first = await s.send(conv, "ann", 1)
@@ -386,8 +386,8 @@ async def test_a_restarted_server_is_another_one(own_valkey: EmbeddedValkey) -> 
         assert second.prev == first.seq
 
 
-async def test_a_direct_conversation_that_was_lost_begins_beyond_its_old_seqs(valkey: EmbeddedValkey) -> None:
-    """Its id comes again when its making was lost with a server; its seqs must not."""
+async def test_lost_direct_conversation_begins_beyond_its_old_seqs(valkey: EmbeddedValkey) -> None:
+    """If its creation was lost with a server, its id is used again; its seqs must not be."""
     async with store(valkey.url) as s:
         seqs: list[int] = []
         for _ in range(2):
@@ -400,10 +400,10 @@ async def test_a_direct_conversation_that_was_lost_begins_beyond_its_old_seqs(va
 
 
 @pytest.mark.parametrize("lost", ["FLUSHALL", "DEL", "DEL of the hash alone"])
-async def test_direct_conversation_lost_by_a_server_that_goes_on_uses_no_seq_twice(
+async def test_direct_conversation_lost_by_a_running_server_uses_no_seq_twice(
     valkey: EmbeddedValkey, lost: str
 ) -> None:
-    """Its sender may be on a gateway that has not seen the seqs before; connected receivers have."""
+    """Its sender may be on a gateway that has not seen the earlier seqs; connected receivers have."""
     conv = keys.direct("ann", "bob")
     async with store(valkey.url) as s:
         last = 0
@@ -421,8 +421,8 @@ async def test_direct_conversation_lost_by_a_server_that_goes_on_uses_no_seq_twi
 # -- who may
 
 
-async def test_strangers_readers_and_blocked_users_are_told_apart(valkey: EmbeddedValkey) -> None:
-    """A stranger gets the answer of a conversation that does not exist."""
+async def test_strangers_readers_and_blocked_users_get_different_errors(valkey: EmbeddedValkey) -> None:
+    """A stranger gets the error of a conversation that does not exist."""
     async with store(valkey.url) as s:
         channel = await s.group(keys.CHANNEL, ann="o", rob="r")
         with pytest.raises(NotFound):
@@ -445,7 +445,7 @@ async def test_strangers_readers_and_blocked_users_are_told_apart(valkey: Embedd
 
 
 async def test_only_members_of_a_direct_conversation_can_be_blocked(valkey: EmbeddedValkey) -> None:
-    """A group knows no blocks, and nobody gets a row in a direct conversation by being blocked there."""
+    """A group has no blocks, and blocking adds no user to a direct conversation."""
     async with store(valkey.url) as s:
         group = await s.group(ann="o", bob="m")
         await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
@@ -455,7 +455,7 @@ async def test_only_members_of_a_direct_conversation_can_be_blocked(valkey: Embe
 
 
 async def test_targets_must_be_messages_that_the_user_sees(valkey: EmbeddedValkey) -> None:
-    """Authors edit and delete their own; owners and admins delete any; nobody touches what came before her."""
+    """Authors edit and delete their own; owners and admins delete any; none from before the user joined."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o", bob="m", dan="a")
         old = (await s.send(conv, "ann", 1)).seq
@@ -478,8 +478,8 @@ async def test_targets_must_be_messages_that_the_user_sees(valkey: EmbeddedValke
             await s.send(conv, "bob", 3, action="edit", target=edit.seq)
 
 
-async def test_own_messages_can_be_deleted_as_a_reader_and_across_a_block(valkey: EmbeddedValkey) -> None:
-    """By their author alone, and nothing else: no edit, no reaction, no message of anybody else."""
+async def test_author_may_delete_own_messages_as_reader_and_when_blocked(valkey: EmbeddedValkey) -> None:
+    """Only their author may, and only delete: no edit, no reaction, no message of another user."""
     async with store(valkey.url) as s:
         group = await s.group(ann="o", bob="m")
         own, other = (await s.send(group, "bob", 1)).seq, (await s.send(group, "ann", 1)).seq
@@ -499,8 +499,8 @@ async def test_own_messages_can_be_deleted_as_a_reader_and_across_a_block(valkey
                 await s.send(conv, "bob", 3, action="delete", target=mine)
 
 
-async def test_a_reaction_that_is_there_already_is_acked_without_an_event(valkey: EmbeddedValkey) -> None:
-    """So is the removal of one that is not there; each resend gets the same answer; a change is an event."""
+async def test_repeated_reaction_is_acked_without_an_event(valkey: EmbeddedValkey) -> None:
+    """So is the removal of a missing one; each resend gets the same answer; a change is an event."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o", bob="m")
         target = (await s.send(conv, "ann", 1)).seq
@@ -528,8 +528,8 @@ async def test_a_reaction_that_is_there_already_is_acked_without_an_event(valkey
         assert not await s.client.fetch("HEXISTS", keys.conversation(conv), f"r:{target}")
 
 
-async def test_a_reaction_from_before_the_notes_can_be_removed(valkey: EmbeddedValkey) -> None:
-    """A conversation that is older than the notes may have reactions without one: the first removal is an event."""
+async def test_reaction_from_before_the_notes_can_be_removed(valkey: EmbeddedValkey) -> None:
+    """An old conversation may have reactions without a note: the first removal is an event."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         target = (await s.send(conv, "ann", 1)).seq
@@ -541,10 +541,10 @@ async def test_a_reaction_from_before_the_notes_can_be_removed(valkey: EmbeddedV
         assert written == [True, False]
 
 
-async def test_notes_of_reactions_are_bounded_and_go_with_their_message(
+async def test_notes_of_reactions_are_bounded_and_deleted_with_their_message(
     valkey: EmbeddedValkey,
 ) -> None:
-    """Beyond 4096 a reaction is written each time; a log that is trimmed takes the notes with it."""
+    """Beyond 4096 a reaction is written each time; trimming deletes the notes of trimmed messages."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         target = (await s.send(conv, "ann", 1)).seq
@@ -570,8 +570,8 @@ async def test_readers_react_unless_only_members_may(valkey: EmbeddedValkey) -> 
         assert (await s.send(conv, "rob", 2, action="react", target=target, emoji="-")).written
 
 
-async def test_a_reply_names_an_event_that_its_author_sees(valkey: EmbeddedValkey) -> None:
-    """Nothing from before she came, that was deleted, or is yet to come; the resend of an accepted one is acked."""
+async def test_reply_names_an_event_that_its_author_sees(valkey: EmbeddedValkey) -> None:
+    """None from before they joined, none deleted, none of the future; the resend of an accepted one is acked."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         old, deleted = (await s.send(conv, "ann", 1)).seq, (await s.send(conv, "ann", 2)).seq
@@ -589,8 +589,8 @@ async def test_a_reply_names_an_event_that_its_author_sees(valkey: EmbeddedValke
         assert (await s.send(conv, "bob", 1, target=seen)).duplicate
 
 
-async def test_delete_takes_its_target_out_of_the_log(valkey: EmbeddedValkey) -> None:
-    """Once; the resend of the delete is acked, and of the message, too, though its time is no longer known."""
+async def test_delete_removes_its_target_from_the_log(valkey: EmbeddedValkey) -> None:
+    """Once; resends of the delete and of the message are acked, though the message's time is no longer known."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o", bob="m")
         target = (await s.send(conv, "bob", 1)).seq
@@ -604,8 +604,8 @@ async def test_delete_takes_its_target_out_of_the_log(valkey: EmbeddedValkey) ->
         assert (again.seq, again.at, again.duplicate) == (target, 0, True)
 
 
-async def test_delete_takes_the_edits_of_its_target_with_it(valkey: EmbeddedValkey) -> None:
-    """What a message said after an edit is its content, too; other messages keep theirs, and nothing is noted on."""
+async def test_delete_removes_the_edits_of_its_target(valkey: EmbeddedValkey) -> None:
+    """An edit contains the message's content, too; other messages keep theirs, and nothing is noted on."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         target, other = [(await s.send(conv, "ann", body="old")).seq for _ in range(2)]
@@ -618,8 +618,8 @@ async def test_delete_takes_the_edits_of_its_target_with_it(valkey: EmbeddedValk
         assert [field for field in fields if field.startswith(b"e:")] == [b"e:2"]
 
 
-async def test_a_message_is_edited_256_times_at_most(valkey: EmbeddedValkey) -> None:
-    """So that its note, and the work of its delete, stay small."""
+async def test_message_is_edited_at_most_256_times(valkey: EmbeddedValkey) -> None:
+    """So its note, and the work of its delete, stay small."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         target = (await s.send(conv, "ann")).seq
@@ -633,8 +633,8 @@ async def test_a_message_is_edited_256_times_at_most(valkey: EmbeddedValkey) -> 
 # -- bounds
 
 
-async def test_the_rate_is_per_device_and_says_when_to_come_back(valkey: EmbeddedValkey) -> None:
-    """A burst passes, then one event per cost; refused ones change nothing; a clock set back does not lock out."""
+async def test_rate_is_per_device_and_says_when_to_retry(valkey: EmbeddedValkey) -> None:
+    """A burst passes, then one event per cost; refused ones change nothing; a clock set back locks no device out."""
     async with store(valkey.url) as s:
         conv = keys.new_conversation(keys.GROUP)
         await s.conversations.create(conv, keys.GROUP, "", {"ann": "o"}, 10_000_000, 30_000_000)
@@ -655,8 +655,8 @@ async def test_the_rate_is_per_device_and_says_when_to_come_back(valkey: Embedde
         await s.send(conv, "ann", 5)
 
 
-async def test_a_log_that_nobody_trims_is_capped_and_says_so(valkey: EmbeddedValkey) -> None:
-    """With every router down the log stops at its cap; what was cut is announced by `floor`."""
+async def test_log_without_trimming_is_capped(valkey: EmbeddedValkey) -> None:
+    """With every router down the log stops at its cap; `floor` announces the cut."""
     async with store(valkey.url, cap=100) as s:
         conv = await s.group(ann="o")
         await asyncio.gather(*(s.send(conv, "ann") for _ in range(256)))
@@ -681,8 +681,8 @@ async def test_out_of_memory_is_unavailable_and_changes_nothing(valkey: Embedded
 # -- who learns of it
 
 
-async def test_an_event_is_published_as_it_stands_in_the_log(valkey: EmbeddedValkey) -> None:
-    """Live and replay share the same bytes; those of direct conversations go by the users' channels instead."""
+async def test_event_is_published_as_it_is_in_the_log(valkey: EmbeddedValkey) -> None:
+    """Live and replay use the same bytes; those of direct conversations are published on the users' channels."""
     async with store(valkey.url) as s:
         conv, direct = await s.group(ann="o"), keys.direct("ann", "bob")
         await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
@@ -701,7 +701,7 @@ async def test_an_event_is_published_as_it_stands_in_the_log(valkey: EmbeddedVal
 
 
 async def test_only_the_last_deletions_are_noted(valkey: EmbeddedValkey) -> None:
-    """The note is bounded; heads and read marks know of these deletions."""
+    """The note is bounded; heads and read marks use these deletions."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         sent = [(await s.send(conv, "ann", body=str(n))).seq for n in range(260)]
