@@ -11,7 +11,7 @@ from tests.gateway.world import settings
 
 
 def test_connections_are_limited_by_address_and_in_all() -> None:
-    """What has gone makes room, and an address without connections is forgotten."""
+    """A connection that has ended makes room, and an address without connections is not kept."""
     door = Admission(settings(max_connections=5, max_connections_per_address=2))
     door.admit("a", 0)
     door.admit("a", 1)
@@ -57,12 +57,12 @@ NAMED = "https://chat.example, https://Other.Example:8443/"
         ("https://app.example", "https://chat.example", False),  # the same host, but it was not named
     ],
 )
-def test_browsers_connect_from_origins_that_may(origins: str, origin: str | None, allowed: bool) -> None:
+def test_browser_connects_only_from_allowed_origins(origins: str, origin: str | None, allowed: bool) -> None:
     door = Admission(settings(origins=origins))
     assert door.origin_allowed([] if origin is None else [origin], "chat.example") == allowed
 
 
-def test_a_host_with_the_port_that_https_implies_is_the_same_host() -> None:
+def test_host_with_the_port_that_https_implies_is_the_same_host() -> None:
     door = Admission(settings())
     assert door.origin_allowed(["https://chat.example"], "chat.example:443")
     assert not door.origin_allowed(["https://chat.example"], "chat.example:8443")
@@ -88,8 +88,8 @@ FOREIGN = (
 
 
 @pytest.mark.parametrize("origins", ["", NAMED])
-def test_no_foreign_origin_looks_like_ours(origins: str) -> None:
-    """By default and with a list; beside a good one, too, and whatever the Host header says."""
+def test_foreign_origin_is_refused(origins: str) -> None:
+    """By default and with a list, also beside an allowed one, and whatever the Host header contains."""
     door = Admission(settings(origins=origins))
     for origin in FOREIGN:
         for sent in ([origin], ["https://chat.example", origin], [origin, "https://chat.example"]):
@@ -100,6 +100,6 @@ def test_no_foreign_origin_looks_like_ours(origins: str) -> None:
 
 
 @given(st.text(), st.text())
-def test_no_origin_breaks_the_door(origin: str, host: str) -> None:
+def test_any_text_is_accepted_as_input(origin: str, host: str) -> None:
     """Whatever a client sends there."""
     assert Admission(settings()).origin_allowed([origin], host) in (True, False)

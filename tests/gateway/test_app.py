@@ -53,10 +53,10 @@ def upgrade(headers: dict[str, str], offered: list[str] | None = None, connectio
         ({}, [], None),
     ],
 )
-def test_a_token_comes_in_the_header_or_as_a_subprotocol(
+def test_token_is_read_from_the_header_or_a_subprotocol(
     headers: dict[str, str], offered: list[str], token: str | None
 ) -> None:
-    """The header wins: a browser cannot set it, so whoever does means it."""
+    """The header takes precedence: a browser cannot set it, so the client chose it."""
     assert bearer(upgrade(headers, offered)) == token
 
 
@@ -71,12 +71,12 @@ def test_a_token_comes_in_the_header_or_as_a_subprotocol(
         (["bearer.x.y.z", "linnet.v1.msgpack"], wire.MSGPACK, "linnet.v1.msgpack"),
     ],
 )
-def test_the_first_codec_we_know_is_taken(offered: list[str], codec: wire.Codec, answered: str | None) -> None:
+def test_first_known_subprotocol_is_chosen(offered: list[str], codec: wire.Codec, answered: str | None) -> None:
     assert negotiate(offered) == (codec, answered)
 
 
 @pytest.mark.parametrize("offered", [["graphql-ws"], ["linnet.v2.json"], ["bearer.x", "LINNET.V1.JSON"]])
-def test_a_client_that_speaks_nothing_of_ours_is_told_what_we_do(offered: list[str]) -> None:
+def test_unknown_subprotocols_are_refused_with_the_known_ones(offered: list[str]) -> None:
     with pytest.raises(Refusal) as caught:
         negotiate(offered)
     assert (caught.value.status, "linnet.v1.json" in caught.value.why) == (400, True)
@@ -110,8 +110,8 @@ async def upgraded(
     return said
 
 
-async def test_an_accepted_upgrade_has_a_session_and_its_address_is_counted(valkey: EmbeddedValkey) -> None:
-    """Until the connection is gone, whoever says so and how often."""
+async def test_accepted_upgrade_has_a_session_and_its_address_is_counted(valkey: EmbeddedValkey) -> None:
+    """Until the connection ends, however it ends and however often that is reported."""
     async with world(valkey, max_connections_per_address=1) as of:
         app, connection = app_of(of.node), Wire()
         (accepted,) = await upgraded(app, {"authorization": "Bearer t"}, ["linnet.v1.msgpack"], connection)
@@ -133,7 +133,7 @@ async def test_an_accepted_upgrade_has_a_session_and_its_address_is_counted(valk
     ("headers", "offered", "status"),
     [({"origin": "https://evil.example"}, [], 403), ({}, ["graphql-ws"], 400)],
 )
-async def test_a_refused_upgrade_is_an_http_answer_and_leaves_nothing(
+async def test_refused_upgrade_gets_an_http_answer_and_leaves_nothing(
     valkey: EmbeddedValkey, headers: dict[str, str], offered: list[str], status: int
 ) -> None:
     async with world(valkey, max_connections_per_address=1) as of:
@@ -147,14 +147,14 @@ async def test_a_refused_upgrade_is_an_http_answer_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("path", ["/", "/other", "/ws/", "/WS", "/schema.json", "/ws/../other"])
-async def test_there_is_one_path_to_upgrade_on(valkey: EmbeddedValkey, path: str) -> None:
-    """Any other is 404: what is not there is not forbidden."""
+async def test_upgrade_on_another_path_is_not_found(valkey: EmbeddedValkey, path: str) -> None:
+    """404, because the path does not exist; it is not forbidden."""
     async with world(valkey) as of:
         answer = await upgraded(app_of(of.node), {}, [], Wire(), path)
         assert (answer[0]["type"], answer[0]["status"]) == ("websocket.http.response.start", 404)
 
 
-async def test_an_upgrade_that_fails_half_way_gives_its_place_back(valkey: EmbeddedValkey) -> None:
+async def test_failed_upgrade_releases_its_address(valkey: EmbeddedValkey) -> None:
     async with world(valkey, max_connections_per_address=1) as of:
         app = app_of(of.node)
 
@@ -171,8 +171,8 @@ async def test_an_upgrade_that_fails_half_way_gives_its_place_back(valkey: Embed
         connection.attached.connection_closed(1006, "")
 
 
-async def test_a_plain_request_is_told_to_upgrade(valkey: EmbeddedValkey) -> None:
-    """426 names the protocol, for a person with a browser and for a proxy that drops the upgrade's headers."""
+async def test_plain_request_is_answered_with_upgrade_required(valkey: EmbeddedValkey) -> None:
+    """426 names the protocol, for a person with a browser and for a proxy that drops the upgrade headers."""
     async with world(valkey) as of:
         sent: list[Any] = []
 

@@ -8,8 +8,8 @@ from gateway.delivery import deadlines, heartbeats
 from tests.gateway.dial import Dial, Fake
 
 
-def test_a_stalled_loop_skips_no_deadline() -> None:
-    """Every second that passed is looked at, however late the turn comes; the turns themselves are not made up for."""
+def test_stalled_loop_skips_no_deadline() -> None:
+    """Every second that passed is checked, however late the turn comes; missed turns are not repeated."""
     dial = Dial()
     sessions = []
     for i in range(5):
@@ -24,7 +24,7 @@ def test_a_stalled_loop_skips_no_deadline() -> None:
     assert dial.turns - turns == 4
 
 
-def test_nothing_is_kept_of_a_session_that_has_gone() -> None:
+def test_ended_session_is_removed_everywhere() -> None:
     dial = Dial()
     for _ in range(30):
         session: Any = Fake(dial)
@@ -37,7 +37,7 @@ def test_nothing_is_kept_of_a_session_that_has_gone() -> None:
     assert not any(dial.deadlines._due.values())
 
 
-def test_stopping_is_for_good() -> None:
+def test_stopped_clock_does_not_turn() -> None:
     dial = Dial()
     dial.clock.stop()
     assert dial.timer is None
@@ -58,8 +58,8 @@ class Broken(Fake):
         raise RuntimeError("broken")
 
 
-def test_a_session_that_raises_does_not_stop_the_clock() -> None:
-    """Deadlines, heartbeats and marks of the sessions before and behind it go on, and so do audits and the lease."""
+def test_session_that_raises_does_not_stop_the_clock() -> None:
+    """Deadlines, heartbeats and marks of the other sessions go on, and so do audits and the lease."""
     dial = Dial()
     one, broken, other = (make(dial) for make in (Fake, Broken, Fake))
     sessions: list[Any] = [one, broken, other]

@@ -16,8 +16,8 @@ from tests import support
 from tests.gateway.world import token, world
 
 
-async def test_every_client_is_told_when_to_come_back_and_closed(valkey: EmbeddedValkey) -> None:
-    """`drain` first, then 1012 with the same seconds; each client has its own."""
+async def test_every_client_gets_a_retry_time_and_is_closed(valkey: EmbeddedValkey) -> None:
+    """`drain` first, then 1012 with the same seconds; the wait differs from client to client."""
     async with world(valkey, drain_accept_s=0.0, drain_window_s=0.0) as of:
         clients = [await of.client(f"user{i}").connected() for i in range(10)]
         greeting = of.client("late")
@@ -37,8 +37,8 @@ async def test_every_client_is_told_when_to_come_back_and_closed(valkey: Embedde
         assert (stopped, of.node.sessions.all) == ([True], {})
 
 
-async def test_accepting_goes_on_for_a_while_and_then_stops(valkey: EmbeddedValkey) -> None:
-    """Load balancers need it; whoever still comes is served, and closed with the others."""
+async def test_gateway_accepts_for_a_while_and_then_stops(valkey: EmbeddedValkey) -> None:
+    """Load balancers need that time; a client that still connects is served, and closed with the others."""
     async with world(valkey, drain_accept_s=30.0, drain_window_s=0.0) as of:
         stopped: list[bool] = []
         draining = asyncio.ensure_future(of.node.drain.run(lambda: stopped.append(True)))
@@ -51,7 +51,7 @@ async def test_accepting_goes_on_for_a_while_and_then_stops(valkey: EmbeddedValk
 
 
 async def test_closes_are_spread_over_the_window(valkey: EmbeddedValkey) -> None:
-    """Some at once, the others later: no storm on the gateways that stay."""
+    """Some at once, the others later, so that the other gateways get no storm of connects."""
     async with world(valkey, drain_accept_s=0.0, drain_window_s=30.0) as of:
         clients = [await of.client(f"user{i}").connected() for i in range(40)]
         draining = asyncio.ensure_future(of.node.drain.run(lambda: None))
@@ -65,7 +65,7 @@ async def test_closes_are_spread_over_the_window(valkey: EmbeddedValkey) -> None
 
 
 async def test_commands_under_way_are_finished(valkey: EmbeddedValkey) -> None:
-    """The event is in the log before the process ends, though its sender cannot hear the ack any more."""
+    """The event is in the log before the process ends, although the sender can no longer receive the ack."""
     async with world(valkey, drain_accept_s=0.0, drain_window_s=0.0) as of:
         group = await of.group("ann", "bob")
         ann = await of.client("ann").connected()
@@ -85,8 +85,8 @@ async def test_commands_under_way_are_finished(valkey: EmbeddedValkey) -> None:
         assert (await again.ask("send", "ack", to=group, n=1, body="last"))["duplicate"]
 
 
-async def test_the_end_waits_for_what_is_under_way(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For as long as a Redis that lives may take."""
+async def test_drain_waits_for_commands_under_way(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For as long as a working Redis may take."""
     monkeypatch.setattr(drain, "FINISH_S", 60.0)
     async with world(valkey, drain_accept_s=0.0, drain_window_s=0.0) as of:
         of.node.sends.in_flight += 1
@@ -99,8 +99,8 @@ async def test_the_end_waits_for_what_is_under_way(valkey: EmbeddedValkey, monke
         await draining
 
 
-async def test_a_connection_of_the_largest_age_leaves_the_same_way(valkey: EmbeddedValkey) -> None:
-    """For a client a drain is normal rotation. One that is not ready yet has nothing to be told."""
+async def test_connection_of_the_maximum_age_is_drained_the_same_way(valkey: EmbeddedValkey) -> None:
+    """For a client a drain is normal rotation. A session that is not ready gets no `drain` event."""
     async with world(valkey) as of:
         old = await of.client("old").connected()
         old.session.rotate(errors.CLOSE_MAX_AGE)
@@ -111,8 +111,8 @@ async def test_a_connection_of_the_largest_age_leaves_the_same_way(valkey: Embed
         assert (connecting.events, (await connecting.closed())[0]) == ([], 4003)
 
 
-async def test_a_session_that_raises_does_not_end_a_drain(valkey: EmbeddedValkey) -> None:
-    """The sessions behind it are told and closed, and the gateway comes to its end."""
+async def test_session_that_raises_does_not_end_a_drain(valkey: EmbeddedValkey) -> None:
+    """The other sessions are notified and closed, and the drain ends."""
     async with world(valkey, drain_accept_s=0.0, drain_window_s=0.0) as of:
         clients = [await of.client(f"user{i}").connected() for i in range(5)]
 

@@ -18,8 +18,8 @@ from tests.gateway.world import world
 from tests.support import eventually
 
 
-async def test_a_server_that_fails_ends_the_process(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With its error: a gateway that takes no connections must not look ready until somebody stops it."""
+async def test_server_that_fails_ends_the_process(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its error: a gateway that accepts no connections must not look ready."""
 
     async def fails(_: Any) -> None:
         raise OSError("no more files")
@@ -28,10 +28,10 @@ async def test_a_server_that_fails_ends_the_process(valkey: EmbeddedValkey, monk
         await run(valkey, monkeypatch, fails)
 
 
-async def test_a_server_that_ends_by_itself_ends_the_process(
+async def test_server_that_ends_by_itself_ends_the_process(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which is an error as well: without a signal to stop."""
+    """With an error, because no signal to stop came."""
 
     async def ends(_: Any) -> None:
         pass
@@ -50,8 +50,8 @@ async def run(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, serve: An
 
 
 @pytest.mark.parametrize("module", ["gateway", "router"])
-async def test_a_process_logs_its_life(own_valkey: EmbeddedValkey, process: StartProcess, module: str) -> None:
-    """One entry for each step, with its figures as fields: ready and where, Redis lost and found, the end."""
+async def test_process_logs_its_life(own_valkey: EmbeddedValkey, process: StartProcess, module: str) -> None:
+    """One entry for each step, with its figures as fields: ready, Redis lost and found, draining, the end."""
     started = process(
         module, LINNET_REDIS_URL=own_valkey.url, LINNET_LOG_FORMAT="json",
         LINNET_DRAIN_ACCEPT_S="0", LINNET_DRAIN_WINDOW_S="0",

@@ -7,7 +7,7 @@ from router.contract import keys, metrics
 from tests.gateway.world import world
 
 
-async def test_gauges_are_read_when_somebody_scrapes(valkey: EmbeddedValkey) -> None:
+async def test_gauges_are_set_at_a_scrape(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         await of.group("ann", "bob")
         await of.client("ann").connected()
@@ -18,8 +18,8 @@ async def test_gauges_are_read_when_somebody_scrapes(valkey: EmbeddedValkey) -> 
         assert metrics.REDIS_CALLS.labels("sync")._value.get() == calls
 
 
-async def test_the_url_clients_are_told_is_the_settings(valkey: EmbeddedValkey) -> None:
-    """Or made of where it listens."""
+async def test_url_of_a_gateway_is_the_setting(valkey: EmbeddedValkey) -> None:
+    """Or the address that it listens on."""
     for changes, url in (
         ({"gateway_url": "wss://a.example/ws"}, "wss://a.example/ws"),
         ({"listen": "10.0.0.1:81"}, "ws://10.0.0.1:81/ws"),
@@ -30,8 +30,8 @@ async def test_the_url_clients_are_told_is_the_settings(valkey: EmbeddedValkey) 
             assert of.node.url == url
 
 
-async def test_a_log_that_no_router_trims_is_cut_at_twice_what_is_to_be_kept(valkey: EmbeddedValkey) -> None:
-    """By what is configured, as on routers."""
+async def test_log_that_no_router_trims_is_cut_at_twice_the_retention(valkey: EmbeddedValkey) -> None:
+    """By the same setting as on routers."""
     async with world(valkey, retention_events=100) as of:
         group = await of.group("ann")
         for i in range(300):
@@ -40,8 +40,8 @@ async def test_a_log_that_no_router_trims_is_cut_at_twice_what_is_to_be_kept(val
         assert 200 <= kept < 200 + 64
 
 
-async def test_a_session_that_raises_keeps_no_event_from_the_others(valkey: EmbeddedValkey) -> None:
-    """In the fan-out of a hub, among the sessions of a user, and where a turn's writes leave."""
+async def test_session_that_raises_costs_no_other_session_an_event(valkey: EmbeddedValkey) -> None:
+    """In the fan-out of a hub, among the sessions of a user, and in the flush at the end of a turn."""
     async with world(valkey) as of:
         group, direct = await of.group("ann", "bob", "cid"), await of.direct("ann", "bob")
         broken, phone, other = (

@@ -8,7 +8,7 @@ from deploy.embedded import EmbeddedValkey
 from tests.gateway.world import world
 
 
-async def test_a_node_that_is_closed_takes_its_tasks_along(valkey: EmbeddedValkey) -> None:
+async def test_closed_node_cancels_its_tasks(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 

@@ -12,7 +12,7 @@ from router.contract.tokens import UnknownKey
 from tests.gateway.world import token, world
 
 
-async def test_auth_extends_a_session_of_the_same_user_only(valkey: EmbeddedValkey) -> None:
+async def test_auth_extends_only_a_session_of_the_same_user(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         was = bob.session.expires_at
@@ -23,8 +23,10 @@ async def test_auth_extends_a_session_of_the_same_user_only(valkey: EmbeddedValk
         assert (bob.session.expires_at, bob.connection.closed) == (fresh["expires_at"], None)
 
 
-async def test_a_key_that_is_not_here_yet_is_asked_for(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only then does a hello wait for the provider; what it says then decides."""
+async def test_unknown_key_is_fetched_from_the_provider(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only such a `hello` waits for the provider, and the provider's answer decides."""
     async with world(valkey) as of:
         verifier = of.node.authentication.verifier
         check = verifier.check

@@ -28,10 +28,11 @@ from tests.gateway.world import Client, settings, token, world
         (lambda of: issue("bob", settings(), now_ms() - 7_200_000 * 24)[0], "token_expired", 4501),
     ],
 )
-async def test_a_bad_token_is_told_and_closed_for_good(
+async def test_bad_token_is_answered_with_an_error_and_a_final_close(
     valkey: EmbeddedValkey, make: Any, code: str, close: int
 ) -> None:
-    """An error with the hello's id first, then a close code that says not to come back with it."""
+    """The error with the id of `hello` comes first, then a close code after which a client must not retry with this
+    token."""
     async with world(valkey) as of:
         bob = of.client("bob")
         given = make(of)
@@ -43,8 +44,8 @@ async def test_a_bad_token_is_told_and_closed_for_good(
         assert await of.redis.fetch("EXISTS", keys.user("bob"), keys.devices("bob")) == 0
 
 
-async def test_a_token_that_came_with_the_upgrade_serves(valkey: EmbeddedValkey) -> None:
-    """And one in the hello wins over it; neither is kept."""
+async def test_token_of_the_upgrade_is_used(valkey: EmbeddedValkey) -> None:
+    """A token in `hello` takes precedence; neither is kept."""
     async with world(valkey) as of:
         bob = of.client("bob")
         bob.session.token = token(of.node, "bob")
@@ -58,8 +59,8 @@ async def test_a_token_that_came_with_the_upgrade_serves(valkey: EmbeddedValkey)
         assert not cid.session.token
 
 
-async def test_a_deleted_user_does_not_come_in(valkey: EmbeddedValkey) -> None:
-    """4502: the token is good, its user is not."""
+async def test_deleted_user_is_refused(valkey: EmbeddedValkey) -> None:
+    """4502: the token is valid, but its user no longer exists."""
     async with world(valkey) as of:
         await of.people("bob")
         await of.accounts.delete("bob")
@@ -68,8 +69,8 @@ async def test_a_deleted_user_does_not_come_in(valkey: EmbeddedValkey) -> None:
         assert await bob.closed() == (4502, "blocked")
 
 
-async def test_a_session_that_started_before_a_kick_does_not_come_in(valkey: EmbeddedValkey) -> None:
-    """Its register was under way; one that starts after it may."""
+async def test_session_that_started_before_a_kick_is_refused(valkey: EmbeddedValkey) -> None:
+    """Its registration was under way; a session that starts after the kick is accepted."""
     async with world(valkey) as of:
         await of.people("bob")
         bob = of.client("bob")
@@ -83,7 +84,7 @@ async def test_a_session_that_started_before_a_kick_does_not_come_in(valkey: Emb
 
 
 async def test_device_reconnects_elsewhere_after_redis_clock_was_put_back(valkey: EmbeddedValkey) -> None:
-    """Sessions that started by the clock of before do not make later ones start in the future."""
+    """Sessions that started by the earlier clock do not make later ones start in the future."""
     async with world(valkey) as one, world(valkey) as other:
         for of, ahead_ms in ((one, 91_000), (other, 90_000)):
             of.node.redis_clock._ahead_ms += ahead_ms  # Redis's clock as it was
@@ -94,8 +95,8 @@ async def test_device_reconnects_elsewhere_after_redis_clock_was_put_back(valkey
         await other.client("bob").connected()
 
 
-async def test_a_full_store_is_told_when_to_come_back(valkey: EmbeddedValkey) -> None:
-    """Registering is refused near maxmemory: 4000, with a wait of its own for each client."""
+async def test_full_store_refuses_a_connect_with_a_retry_time(valkey: EmbeddedValkey) -> None:
+    """Near maxmemory a registration is refused with 4000 and a random wait for each client."""
     async with world(valkey) as of:
         with valkey.client() as redis:
             redis.config_set("maxmemory", 1_000_000)
@@ -106,8 +107,8 @@ async def test_a_full_store_is_told_when_to_come_back(valkey: EmbeddedValkey) ->
         assert reason.startswith("retry_after=")
 
 
-async def test_a_user_who_connects_too_often_waits(valkey: EmbeddedValkey) -> None:
-    """30 at once, then one a second: 4008."""
+async def test_user_that_connects_too_often_is_slowed(valkey: EmbeddedValkey) -> None:
+    """30 connects at once, then one a second; beyond that 4008."""
     async with world(valkey) as of:
         for i in range(300):  # more than 30 where a second passes meanwhile
             bob = of.client("bob", f"device{i % 3}")
@@ -124,7 +125,7 @@ def welcomed_or_closed(client: Client) -> bool:
     return bool(client.connection.closed or client.of("welcome"))
 
 
-async def test_who_went_while_connecting_is_not_welcomed(valkey: EmbeddedValkey) -> None:
+async def test_connection_lost_during_connect_gets_no_welcome(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         bob = of.client("bob")
         bob.say("hello", token=token(of.node, "bob"))
@@ -137,7 +138,7 @@ async def test_who_went_while_connecting_is_not_welcomed(valkey: EmbeddedValkey)
 # -- the welcome
 
 
-async def test_the_welcome_says_who_and_what_there_is(valkey: EmbeddedValkey) -> None:
+async def test_welcome_contains_user_limits_and_conversations(valkey: EmbeddedValkey) -> None:
     async with world(valkey, heartbeat_s=7.0) as of:
         group, direct = await of.group("ann", "bob"), await of.direct("ann", "bob")
         first = await of.say("ann", group)
@@ -163,8 +164,8 @@ async def test_the_welcome_says_who_and_what_there_is(valkey: EmbeddedValkey) ->
         await bob.until(lambda: len(bob.of("message")) == 3)
 
 
-async def test_what_comes_while_connecting_comes_once_and_after_the_welcome(valkey: EmbeddedValkey) -> None:
-    """Whatever the moment: before the channels stand, between registering and the heads, or after."""
+async def test_event_during_connect_arrives_once_after_the_welcome(valkey: EmbeddedValkey) -> None:
+    """At every moment: before the subscriptions, between registering and reading the heads, and after."""
     async with world(valkey) as of, world(valkey) as elsewhere:
         group, direct = await of.group("ann", "bob"), await of.direct("ann", "bob")
         for i in range(8):
@@ -181,8 +182,8 @@ async def test_what_comes_while_connecting_comes_once_and_after_the_welcome(valk
             bob.end()
 
 
-async def test_a_group_that_moved_last_comes_first_though_its_row_did_not_move(valkey: EmbeddedValkey) -> None:
-    """A group's event costs its members' rows nothing: what stands at the group decides."""
+async def test_group_that_moved_last_is_listed_first_although_its_row_did_not_move(valkey: EmbeddedValkey) -> None:
+    """An event in a group does not update the rows of its members, so the group's head decides."""
     async with world(valkey) as of:
         group, direct = await of.group("ann", "bob"), await of.direct("ann", "bob")
         await of.say("ann", direct, "older")

@@ -11,8 +11,8 @@ from router.store.answers import reply_of
 from tests.gateway.world import world
 
 
-async def test_an_ack_counts_up_to_what_was_given(valkey: EmbeddedValkey) -> None:
-    """Whatever a client claims: an event it was not given is not lost to it at the next resume."""
+async def test_ack_counts_only_up_to_the_received_position(valkey: EmbeddedValkey) -> None:
+    """An event that a client acks without having received it is delivered at the next resume."""
     async with world(valkey) as of:
         group, direct, other = await of.group("ann", "bob"), await of.direct("ann", "bob"), await of.group("ann")
         bob = await of.client("bob").connected()
@@ -32,10 +32,11 @@ async def test_an_ack_counts_up_to_what_was_given(valkey: EmbeddedValkey) -> Non
         assert await reply_of(of.node.users.cursor, "bob", "phone", group) == second.seq
 
 
-async def test_reading_tells_own_devices_and_small_groups(
+async def test_read_notifies_own_devices_and_small_groups(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Clamped to the head, once for each advance; in larger groups only one's own devices."""
+    """The mark is limited to the head, and notified once for each advance; in larger groups only to the user's own
+    devices."""
     async with world(valkey) as of:
         small, large, direct = (
             await of.group("ann", "bob"),

@@ -18,8 +18,8 @@ COMMANDS = set(get_args(wire.Commands))
 # -- the table
 
 
-async def test_the_table_says_everything(valkey: EmbeddedValkey) -> None:
-    """Every command is handled in exactly one state: hello alone in HELLO, all others in READY, none anywhere else."""
+async def test_table_has_every_command_in_exactly_one_state(valkey: EmbeddedValkey) -> None:
+    """`hello` alone in HELLO, all others in READY, none in CONNECTING and CLOSED."""
     async with world(valkey) as of:
         table = of.node.dispatch._table
     assert table.keys() == set(State)
@@ -30,8 +30,8 @@ async def test_the_table_says_everything(valkey: EmbeddedValkey) -> None:
 
 
 @pytest.mark.parametrize("kind", sorted(kind.__name__.lower() for kind in COMMANDS - {wire.Hello}))
-async def test_nothing_but_hello_opens_a_session(valkey: EmbeddedValkey, kind: str) -> None:
-    """An error that says so, and 4503."""
+async def test_command_before_hello_is_refused(valkey: EmbeddedValkey, kind: str) -> None:
+    """An error with the reason, and close 4503."""
     async with world(valkey) as of:
         bob = of.client("bob")
         bob.say(kind, id=1, **EXAMPLES[kind])
@@ -39,7 +39,7 @@ async def test_nothing_but_hello_opens_a_session(valkey: EmbeddedValkey, kind: s
         assert bob.connection.closed == (4503, "bad_command")
 
 
-async def test_a_second_hello_is_refused_and_harmless(valkey: EmbeddedValkey) -> None:
+async def test_second_hello_is_refused_and_changes_nothing(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         bob.say("hello", id=2, token=token(of.node, "ann"))
@@ -71,8 +71,10 @@ async def test_a_second_hello_is_refused_and_harmless(valkey: EmbeddedValkey) ->
         ),
     ],
 )
-async def test_a_refusal_names_what_it_refuses(valkey: EmbeddedValkey, data: bytes, told: dict[str, Any]) -> None:
-    """As much of `id` and `n` as can be made out; the session goes on."""
+async def test_refusal_contains_the_id_and_n_of_the_command(
+    valkey: EmbeddedValkey, data: bytes, told: dict[str, Any]
+) -> None:
+    """As far as they can be decoded; the session goes on."""
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         bob.session.message_received(data, True)
@@ -83,10 +85,10 @@ async def test_a_refusal_names_what_it_refuses(valkey: EmbeddedValkey, data: byt
         await bob.ask("ping", "pong")
 
 
-async def test_a_bug_of_ours_is_internal_and_costs_one_command(
+async def test_handler_that_raises_costs_one_command(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The client learns nothing of it, the log has the trace, the session goes on."""
+    """The client gets `internal` without details, the log gets the trace, the session goes on."""
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
 
@@ -101,8 +103,10 @@ async def test_a_bug_of_ours_is_internal_and_costs_one_command(
         await bob.ask("ping", "pong")
 
 
-async def test_what_redis_cannot_do_now_is_unavailable(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever was asked: an error that says when to try again, and a session that goes on."""
+async def test_command_is_unavailable_while_redis_does_not_answer(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command gets an error with a time to retry, and the session goes on."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         ann = await of.client("ann").connected()

@@ -10,7 +10,7 @@ from tests.gateway.world import world
 
 
 async def test_typing_is_passed_on_once_a_second(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the others only, per session and conversation; what is remembered for that is let go of."""
+    """Only to the other users, per session and conversation; the memory of it is dropped after that second."""
     async with world(valkey) as of:
         group, direct = await of.group("ann", "bob"), await of.direct("ann", "bob")
         ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
@@ -30,8 +30,8 @@ async def test_typing_is_passed_on_once_a_second(valkey: EmbeddedValkey, monkeyp
         assert len(of.node.ephemeral._typed) == 1
 
 
-async def test_typing_to_somebody_without_the_conversation_reaches_nobody(valkey: EmbeddedValkey) -> None:
-    """Else anybody could tell, and bother, anybody."""
+async def test_typing_without_a_conversation_is_dropped(valkey: EmbeddedValkey) -> None:
+    """Otherwise any user could notify any other user, and probe for users."""
     async with world(valkey) as of:
         await of.people("ann", "bob")
         ann, bob = await of.client("ann").connected(), await of.client("bob").connected()

@@ -8,7 +8,7 @@ from tests.gateway.world import world
 
 
 async def test_history_pages_both_ways(valkey: EmbeddedValkey) -> None:
-    """Ascending, the log's own events, `more` while there are."""
+    """Pages are ascending and contain the events as logged; `more` is true while there are further ones."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         bob = await of.client("bob", codec=wire.MSGPACK).connected()

@@ -12,7 +12,7 @@ from tests.gateway.dial import Dial, Fake
 
 
 def test_marks_are_written_once_a_turn_and_joined() -> None:
-    """And at the end of a session by whoever ends it."""
+    """Acks and read marks of a session that are noted in one turn are written together."""
     dial = Dial()
     session: Any = Fake(dial).ready()
     session.acks, session.reads = {"g": 5, "h": 6}, {"g": (5, 2)}
@@ -24,8 +24,8 @@ def test_marks_are_written_once_a_turn_and_joined() -> None:
     assert (session.acks, session.reads) == (None, None)
 
 
-def test_marks_that_redis_could_not_take_are_written_when_it_can() -> None:
-    """Else there is a push for what the device has, and what the user wrote herself stays unread. They only go up."""
+def test_marks_that_redis_refused_are_written_again() -> None:
+    """Otherwise a push is sent for received events, and the user's own messages stay unread. Marks only rise."""
     dial = Dial()
     session: Any = Fake(dial).ready()
     session.acks, session.reads = {"g": 5, "h": 6}, {"g": (5, 2), "h": (6, 6)}
@@ -45,8 +45,8 @@ def test_marks_that_redis_could_not_take_are_written_when_it_can() -> None:
     assert sorted(dial.reads) == [("g", 7, 3), ("h", 6, 6)]
 
 
-def test_marks_of_a_session_that_has_ended_are_tried_once_more() -> None:
-    """When thousands end at once there is no room for all; but none is tried for ever, and none kept."""
+def test_marks_of_an_ended_session_are_written_once_more() -> None:
+    """One retry, because thousands of sessions may end at once; after it nothing is kept."""
     dial = Dial()
     lost, late = Fake(dial).ready(), Fake(dial).ready()
     dial.down = True
@@ -64,8 +64,8 @@ def test_marks_of_a_session_that_has_ended_are_tried_once_more() -> None:
     assert (dial.tries, dial.marks._noted, dial.marks._writing) == (8, {}, {})
 
 
-def test_marks_of_many_are_written_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the order in which they came; what comes meanwhile waits for a turn that finds nothing left of them."""
+def test_marks_of_many_sessions_are_written_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the order in which they were noted; later marks wait until all earlier ones are written."""
     monkeypatch.setattr(marks, "MARKS_AT_ONCE", 2)
     dial = Dial()
     sessions: list[Any] = [Fake(dial).ready() for _ in range(5)]

@@ -17,13 +17,13 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commands, "FLOOD_S", 10_000.0)
 
 
-def test_what_costs_redis_more_costs_a_client_more() -> None:
+def test_heavy_commands_are_those_that_cost_redis_most() -> None:
     assert set(HEAVY) == {wire.Send, wire.Edit, wire.Delete, wire.React, wire.History, wire.Presence}
 
 
 @pytest.mark.usefixtures("patient")
-async def test_a_burst_is_let_through_and_then_refused_for_a_while(valkey: EmbeddedValkey) -> None:
-    """`send_burst` sends at once; whoever is refused is told when to come again, and others are not held up."""
+async def test_burst_passes_and_further_commands_are_refused(valkey: EmbeddedValkey) -> None:
+    """`send_burst` sends pass at once; a refusal contains the time to retry, and other sessions are not delayed."""
     async with world(valkey, sends_per_s=0.05, send_burst=4) as of:
         ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
         for i in range(8):
@@ -45,8 +45,8 @@ async def test_light_commands_cost_a_quarter(valkey: EmbeddedValkey) -> None:
         assert len(ann.of("pong")) == 15
 
 
-async def test_a_flood_that_goes_on_while_it_is_refused_is_cut_off(valkey: EmbeddedValkey) -> None:
-    """4008 with the seconds to stay away; commands that do not even parse count like any other."""
+async def test_flood_that_continues_after_refusals_is_closed(valkey: EmbeddedValkey) -> None:
+    """4008 with the seconds to wait; commands that cannot be decoded count, too."""
     async with world(valkey, sends_per_s=1, send_burst=2) as of:
         for data in (b'{"type":"history","conversation":"x"}', b"nonsense"):
             ann = await of.client("ann").connected()

@@ -25,8 +25,8 @@ async def audited(of: World, client: Client) -> None:
 
 
 @pytest.mark.parametrize("kind", [keys.DIRECT, keys.GROUP])
-async def test_a_mark_whose_receipt_was_lost_is_told_by_the_audit(valkey: EmbeddedValkey, kind: str) -> None:
-    """Once, whatever audits follow; and one that the receipt has told is not told again."""
+async def test_read_mark_whose_receipt_was_lost_is_sent_by_the_audit(valkey: EmbeddedValkey, kind: str) -> None:
+    """Once, however many audits follow; a mark that a receipt has brought is not sent again."""
     async with world(valkey) as of:
         talk = await (of.direct if kind == keys.DIRECT else of.group)("ann", "bob")
         first, second = [(await of.say("ann", talk, body)).seq for body in ("one", "two")]
@@ -62,10 +62,8 @@ async def marks(of: World, user: str, talk: str) -> tuple[int, int]:
 
 @pytest.mark.parametrize("codec", wire.CODECS.values())
 @pytest.mark.parametrize("kind", [keys.DIRECT, keys.GROUP])
-async def test_answer_without_read_tells_the_others_by_a_receipt(
-    valkey: EmbeddedValkey, kind: str, codec: wire.Codec
-) -> None:
-    """Once: neither the next message of the same author, nor a later `read` of the same, is news."""
+async def test_answer_without_read_sends_a_receipt(valkey: EmbeddedValkey, kind: str, codec: wire.Codec) -> None:
+    """Once: neither the author's next message nor a later `read` of the same position sends another."""
     async with world(valkey) as of, world(valkey) as elsewhere:
         talk = await (of.direct if kind == keys.DIRECT else of.group)("ann", "bob")
         ann = await of.client("ann", codec=codec).connected()
@@ -85,8 +83,8 @@ async def test_answer_without_read_tells_the_others_by_a_receipt(
         assert await marks(elsewhere, "bob", talk) == (again["seq"], 3)
 
 
-async def test_answer_after_a_read_is_no_news(valkey: EmbeddedValkey) -> None:
-    """The mark lay at the message before: its receipt has told all there is."""
+async def test_answer_after_a_read_sends_no_further_receipt(valkey: EmbeddedValkey) -> None:
+    """The mark was at the message before, so its receipt was enough."""
     async with world(valkey) as of:
         for talk in (await of.direct("ann", "bob"), await of.group("ann", "bob")):
             ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
@@ -103,7 +101,7 @@ async def test_answer_after_a_read_is_no_news(valkey: EmbeddedValkey) -> None:
 
 @pytest.mark.parametrize("kind", [keys.DIRECT, keys.GROUP])
 async def test_reaction_edit_and_delete_mark_nothing_read(valkey: EmbeddedValkey, kind: str) -> None:
-    """They may be done on old messages, from a list, without a look at the new ones."""
+    """They may be made on old messages, without reading the new ones."""
     async with world(valkey) as of:
         talk = await (of.direct if kind == keys.DIRECT else of.group)("ann", "bob")
         ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
@@ -123,7 +121,7 @@ async def test_reaction_edit_and_delete_mark_nothing_read(valkey: EmbeddedValkey
 
 
 @pytest.mark.parametrize("kind", [keys.DIRECT, keys.GROUP])
-async def test_message_of_a_backend_is_not_told_as_read_by_its_author(valkey: EmbeddedValkey, kind: str) -> None:
+async def test_message_of_a_backend_sets_no_read_mark_of_its_author(valkey: EmbeddedValkey, kind: str) -> None:
     async with world(valkey) as of:
         talk = await (of.direct if kind == keys.DIRECT else of.group)("ann", "bob")
         ann = await of.client("ann").connected()
@@ -135,7 +133,7 @@ async def test_message_of_a_backend_is_not_told_as_read_by_its_author(valkey: Em
         assert (await marks(of, "bob", talk))[0] == 0
 
 
-async def test_answers_in_a_large_group_make_no_receipts(valkey: EmbeddedValkey) -> None:
+async def test_answers_in_a_large_group_send_no_receipts(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         talk = await of.group("ann", "bob", *(f"m{i}" for i in range(signals.RECEIPT_MEMBERS - 2)))
         ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
@@ -155,7 +153,7 @@ async def test_answers_in_a_large_group_make_no_receipts(valkey: EmbeddedValkey)
 
 @pytest.mark.parametrize("kind", [keys.DIRECT, keys.GROUP])
 async def test_deleted_messages_do_not_count_as_unread(valkey: EmbeddedValkey, kind: str) -> None:
-    """Deleted before or after the device connects, above or below the mark; an empty conversation has none unread."""
+    """Deleted before or after the device connects, above or below the mark."""
     async with world(valkey) as of:
         talk = await (of.direct if kind == keys.DIRECT else of.group)("ann", "bob")
         ann = await of.client("ann").connected()

@@ -24,7 +24,7 @@ async def sent(client: Client, to: str, n: int, **fields: Any) -> dict[str, Any]
     return await client.event("ack", n=n)
 
 
-async def test_a_send_is_acked_seen_by_all_and_counted_as_read(valkey: EmbeddedValkey) -> None:
+async def test_send_is_acked_delivered_and_marked_read(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         ann, bob = await of.client("ann").connected(), await of.client("bob", codec=wire.MSGPACK).connected()
@@ -45,8 +45,8 @@ async def test_a_send_is_acked_seen_by_all_and_counted_as_read(valkey: EmbeddedV
         assert "next" not in conflict
 
 
-async def test_n_that_is_too_old_is_a_conflict_with_the_next_usable_one(valkey: EmbeddedValkey) -> None:
-    """A device whose clock was ahead goes on at once: not when that time has come."""
+async def test_n_that_is_too_old_is_a_conflict_with_the_next_usable_n(valkey: EmbeddedValkey) -> None:
+    """A device whose clock was ahead can send at once, not only when that time has come."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         ann = await of.client("ann").connected()
@@ -69,10 +69,10 @@ async def test_n_that_is_too_old_is_a_conflict_with_the_next_usable_one(valkey: 
         ({"type": "react", "seq": 4, "emoji": "+"}, "7b3bc64546d4d3f0"),
     ],
 )
-async def test_a_resend_is_one_through_any_codec_version_and_name(
+async def test_resend_is_a_duplicate_in_any_codec_version_and_name(
     valkey: EmbeddedValkey, command: dict[str, Any], fingerprint: str
 ) -> None:
-    """Golden: the fingerprint covers the client's content and nothing that may be said otherwise tomorrow."""
+    """Golden values: the fingerprint covers the client's content, and nothing whose encoding may change."""
     async with world(valkey) as of:
         conv = await of.direct("ann", "bob")
         appends: list[Append] = []
@@ -90,8 +90,8 @@ async def test_a_resend_is_one_through_any_codec_version_and_name(
         assert len(tails) == 1
 
 
-async def test_what_a_session_was_given_goes_along_as_seen(valkey: EmbeddedValkey) -> None:
-    """So that a server that lost the end of the log gives no seq again."""
+async def test_append_contains_the_received_position_as_seen(valkey: EmbeddedValkey) -> None:
+    """So a server that lost the end of the log uses no seq a second time."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         ann = await of.client("ann").connected()
@@ -103,10 +103,10 @@ async def test_what_a_session_was_given_goes_along_as_seen(valkey: EmbeddedValke
         assert [append.seen for append in appends] == [ack["seq"]]
 
 
-async def test_a_first_message_makes_the_conversation_and_pipelined_ones_keep_their_order(
+async def test_first_message_creates_the_conversation_and_pipelined_sends_keep_their_order(
     valkey: EmbeddedValkey,
 ) -> None:
-    """Those that come while it is made, before and after the first refusals, stand in the log by n."""
+    """Sends that come during the creation, before and after the first refusals, are logged in the order of n."""
     async with world(valkey) as of:
         await of.people("ann", "bob")
         ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
@@ -123,10 +123,10 @@ async def test_a_first_message_makes_the_conversation_and_pipelined_ones_keep_th
         assert (of.node.sends.in_flight, of.node.sends._opening) == (0, {})
 
 
-async def test_a_send_that_overtakes_the_refusal_of_an_earlier_one_does_not_stand_before_it(
+async def test_send_that_overtakes_the_refusal_of_an_earlier_one_is_logged_after_it(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It joins those that wait while an earlier one has yet to be told that there is no conversation."""
+    """It waits with the others while the refusal of an earlier send is still to come."""
     async with world(valkey) as of:
         await of.people("ann", "bob")
         ann = await of.client("ann").connected()
@@ -145,7 +145,7 @@ async def test_a_send_that_overtakes_the_refusal_of_an_earlier_one_does_not_stan
 async def test_sends_that_wait_for_their_conversation_are_bounded(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On both ways in: refused by the log before, or come while it is made."""
+    """Both those that the log refused before and those that come during the creation."""
     monkeypatch.setattr(sending, "MAX_OPENING", 3)
     async with world(valkey) as of:
         await of.people("ann", "bob")
@@ -179,8 +179,8 @@ async def test_sends_that_wait_for_their_conversation_are_bounded(
         "{c1}:x",
     ],
 )
-async def test_what_a_user_may_not_see_is_not_found(valkey: EmbeddedValkey, to: str) -> None:
-    """Nobody's name, somebody else's conversation, an id that is none: the same answer, and nothing is made."""
+async def test_target_that_the_user_may_not_see_is_not_found(valkey: EmbeddedValkey, to: str) -> None:
+    """An unknown user, another user's conversation, an invalid id: the same answer, and nothing is created."""
     async with world(valkey) as of:
         await of.direct("bob", "cid")
         ann = await of.client("ann").connected()
@@ -195,8 +195,8 @@ async def test_what_a_user_may_not_see_is_not_found(valkey: EmbeddedValkey, to: 
         assert await of.redis.fetch("EXISTS", keys.user("nobody")) == 0
 
 
-async def test_a_full_store_takes_nothing_new(valkey: EmbeddedValkey) -> None:
-    """`unavailable`, with a wait; what reads or frees goes on."""
+async def test_full_store_refuses_sends(valkey: EmbeddedValkey) -> None:
+    """`unavailable` with a wait; reading commands still work."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         ann = await of.client("ann").connected()
@@ -212,7 +212,7 @@ async def test_a_full_store_takes_nothing_new(valkey: EmbeddedValkey) -> None:
         await sent(ann, group, 3)
 
 
-async def test_an_edit_delete_and_reaction_stand_in_the_log(valkey: EmbeddedValkey) -> None:
+async def test_edit_delete_and_reaction_are_logged(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
@@ -232,8 +232,8 @@ async def test_an_edit_delete_and_reaction_stand_in_the_log(valkey: EmbeddedValk
         assert len(bob.of("react")) == 2
 
 
-async def test_an_answer_that_nobody_waits_for_any_more_does_no_harm(valkey: EmbeddedValkey) -> None:
-    """The event stands, and no count is left over."""
+async def test_answer_after_the_sessions_end_is_ignored(valkey: EmbeddedValkey) -> None:
+    """The event is logged, and no command counts as in flight."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         ann = await of.client("ann").connected()
@@ -245,10 +245,10 @@ async def test_an_answer_that_nobody_waits_for_any_more_does_no_harm(valkey: Emb
         assert len(page.events) == 1
 
 
-async def test_where_slots_are_on_several_servers_the_gateway_delivers(
+async def test_gateway_delivers_if_slots_are_on_several_servers(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`append` then touches its own slot alone; the event reaches both users by `deliver`, once and as it stands."""
+    """`append` then changes only its own slot; the event reaches both users by `deliver`, once and unchanged."""
     monkeypatch.setattr(StoreClient, "one_server", property(lambda _: False))
     async with world(valkey) as of:
         ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
@@ -262,7 +262,7 @@ async def test_where_slots_are_on_several_servers_the_gateway_delivers(
 
 
 async def test_send_to_an_unfit_store_is_refused_and_appended_once_it_is_fit(valkey: EmbeddedValkey) -> None:
-    """The refused one is not in the log: a receiver must not see what its sender was told is not kept."""
+    """A refused send is not in the log, because no member may receive an event whose sender got an error."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         ann, bob = await of.client("ann").connected(), await of.client("bob").connected()

@@ -11,8 +11,8 @@ from router.store.answers import reply_of
 from tests.gateway.world import World, token, world
 
 
-async def test_what_a_device_brings_is_not_given_to_it_again(valkey: EmbeddedValkey) -> None:
-    """The hub has lost events that the device got elsewhere: it is repaired, and only then goes on for the device."""
+async def test_device_ahead_of_a_hub_receives_no_event_twice(valkey: EmbeddedValkey) -> None:
+    """The hub has missed events that the device received elsewhere; it is repaired before the device goes live."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         ann = await of.client("ann").connected()
@@ -31,8 +31,8 @@ async def test_what_a_device_brings_is_not_given_to_it_again(valkey: EmbeddedVal
         assert ann.bodies(group) == ["seen by all", "missed", "missed too", "after"]
 
 
-async def test_what_a_device_brings_and_no_log_has_is_announced_as_void(valkey: EmbeddedValkey) -> None:
-    """It is told at once, and gets what is new."""
+async def test_events_that_only_the_device_has_are_announced_as_a_gap(valkey: EmbeddedValkey) -> None:
+    """At once, and the device receives new events."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         last = await of.say("ann", group, "kept")
@@ -45,8 +45,10 @@ async def test_what_a_device_brings_and_no_log_has_is_announced_as_void(valkey: 
         assert len(bob.of("gap")) == 1
 
 
-async def test_a_void_is_told_only_by_who_can_be_sure(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a server does not have that may have been succeeded, the next one has: no gap, and nothing given again."""
+async def test_gap_is_not_announced_within_the_failover_grace(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events that a replaced primary lacks may be on its successor: no gap, and no event twice."""
     async with world(valkey) as of:
         monkeypatch.setattr(type(of.redis), "failover_grace_s", property(lambda _: 60.0))
         group = await of.group("ann", "bob")
@@ -63,10 +65,10 @@ async def test_a_void_is_told_only_by_who_can_be_sure(valkey: EmbeddedValkey, mo
         assert (bob.seqs(group), bob.of("gap")) == ([new.seq], [])
 
 
-async def test_a_direct_conversation_that_a_failover_took_back_is_announced_with_its_next_event(
+async def test_direct_conversation_that_a_failover_rolled_back_is_announced_with_its_next_event(
     valkey: EmbeddedValkey,
 ) -> None:
-    """Nothing but the device's own cursor knows of it, until somebody writes there."""
+    """Until then only the device's own cursor shows it."""
     async with world(valkey) as of:
         direct = keys.direct("ann", "bob")
         bob = await of.client("bob").connected(cursors={direct: 500})
@@ -76,8 +78,8 @@ async def test_a_direct_conversation_that_a_failover_took_back_is_announced_with
         assert [(gap["from"], gap["to"], gap["reason"]) for gap in bob.of("gap")] == [(1, 500, "failover")]
 
 
-async def test_who_comes_into_a_group_again_goes_on_where_she_stood(valkey: EmbeddedValkey) -> None:
-    """Cursors are acked a while later: what this connection was given before it left is not given again."""
+async def test_member_added_again_resumes_at_the_received_position(valkey: EmbeddedValkey) -> None:
+    """Cursors are acked later, so the events that this connection received before the removal are not sent again."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         bob = await of.client("bob").connected()
@@ -99,8 +101,8 @@ async def stored_cursor(of: World, user: str, conversation: str) -> int:
 
 
 @pytest.mark.parametrize("beyond", [1, 1000, MAX_INTEGER])
-async def test_cursor_beyond_a_direct_head_swallows_no_message(valkey: EmbeddedValkey, beyond: int) -> None:
-    """It is clamped: what comes next is delivered, live and to the next connection, and nothing is acked by it."""
+async def test_cursor_beyond_a_direct_head_loses_no_message(valkey: EmbeddedValkey, beyond: int) -> None:
+    """It is lowered: the next event is delivered, live and to the next connection, and does not count as acked."""
     async with world(valkey) as of:
         direct = await of.direct("ann", "bob")
         last = await of.say("ann", direct, "kept")
@@ -121,7 +123,7 @@ async def test_cursor_beyond_a_direct_head_swallows_no_message(valkey: EmbeddedV
 
 
 async def test_cursor_beyond_a_direct_head_of_another_server_is_announced(valkey: EmbeddedValkey) -> None:
-    """A failover took back what the device has: a gap to its cursor, and it starts from the head."""
+    """A failover rolled back events of the device: a gap up to its cursor, and the device starts from the head."""
     async with world(valkey) as of:
         direct = await of.direct("ann", "bob")
         last = await of.say("ann", direct, "kept")
@@ -144,10 +146,10 @@ async def test_cursors_of_other_users_conversations_are_ignored(valkey: Embedded
         assert bob.of("gap") == []
 
 
-async def test_direct_cursor_is_not_clamped_while_a_successor_is_in_doubt(
+async def test_direct_cursor_is_not_lowered_within_the_failover_grace(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a server does not have that may have been succeeded, the next one has: no gap, and nothing given again."""
+    """Events that a replaced primary lacks may be on its successor: no gap, and no event twice."""
     async with world(valkey) as of:
         monkeypatch.setattr(type(of.redis), "failover_grace_s", property(lambda _: 60.0))
         direct = await of.direct("ann", "bob")
@@ -163,8 +165,8 @@ async def test_direct_cursor_is_not_clamped_while_a_successor_is_in_doubt(
         assert (bob.seqs(direct), bob.of("gap")) == ([new.seq], [])
 
 
-async def test_a_device_that_is_ahead_of_a_log_that_was_rolled_back_misses_nothing(valkey: EmbeddedValkey) -> None:
-    """Its cursor names what never was."""
+async def test_device_ahead_of_a_rolled_back_log_misses_nothing(valkey: EmbeddedValkey) -> None:
+    """Its cursor names events that no longer exist."""
     async with world(valkey) as of:
         direct = await of.direct("ann", "bob")
         kept = await of.say("ann", direct, "kept")
@@ -181,9 +183,9 @@ async def test_a_device_that_is_ahead_of_a_log_that_was_rolled_back_misses_nothi
 
 
 @pytest.mark.parametrize("known", [False, True])
-async def test_what_a_device_claims_to_have_wedges_no_conversation(valkey: EmbeddedValkey, known: bool) -> None:
-    """A cursor that no server gave out, said right before the first send to a new direct conversation or to a group
-    whose server was replaced, takes none of their seqs away."""
+async def test_invented_cursor_blocks_no_conversation(valkey: EmbeddedValkey, known: bool) -> None:
+    """A cursor that no server has given out, sent just before the first send to a new direct conversation or to a group
+    whose server was replaced, uses up none of their seqs."""
     async with world(valkey) as of:
         conv = await of.group("ann", "bob") if known else keys.direct("ann", "bob")
         await of.people("ann", "bob")

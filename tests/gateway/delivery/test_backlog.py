@@ -49,14 +49,12 @@ LEVEL = [Hub("g", 5)]
         (backlog(positions={"g": 5, "h": 9}), [*LEVEL, Hub("h", 10)], False, Step.NOTE_MOVED_HUBS),
     ],
 )
-def test_next_step_takes_what_is_left_in_this_order(
-    state: Backlog, hubs: list[Hub], unflushed: bool, step: Step
-) -> None:
+def test_next_step_follows_this_order(state: Backlog, hubs: list[Hub], unflushed: bool, step: Step) -> None:
     assert next_step(state, hubs, unflushed) is step
 
 
-def test_more_moved_conversations_than_it_can_note_overflow_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A conversation that is noted already takes no further room, and its mark only rises."""
+def test_more_moved_conversations_than_the_bound_overflow_the_backlog(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conversation that is noted already takes no further room, and its position only rises."""
     monkeypatch.setattr(module, "MAX_MOVED", 2)
     made = Backlog()
     for conversation, seq in (("a", 5), ("b", 3), ("a", 4), ("b", 9)):

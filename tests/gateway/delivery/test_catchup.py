@@ -41,7 +41,7 @@ def repairs(cause: str) -> float:
 
 
 @pytest.mark.parametrize("seed", range(6))
-async def test_going_behind_and_joining_again_under_a_stream_loses_and_repeats_nothing(
+async def test_session_that_falls_behind_and_goes_live_under_traffic_loses_and_repeats_nothing(
     valkey: EmbeddedValkey, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The transport fills in the middle of batches, at any write, and drains at any time; the session acks nothing."""
@@ -69,8 +69,10 @@ async def test_going_behind_and_joining_again_under_a_stream_loses_and_repeats_n
         assert slow.session.backlog is None
 
 
-async def test_a_direct_conversation_goes_on_where_it_stood_not_at_the_stored_cursor(valkey: EmbeddedValkey) -> None:
-    """Cursors are acked a while later: a session that was given an event is not given it again."""
+async def test_direct_conversation_resumes_at_the_received_position_not_the_stored_cursor(
+    valkey: EmbeddedValkey,
+) -> None:
+    """Cursors are acked later, so a session does not receive an event twice."""
     async with world(valkey) as of:
         direct = await of.direct("ann", "bob")
         bob = await of.client("bob").connected()
@@ -86,8 +88,8 @@ async def test_a_direct_conversation_goes_on_where_it_stood_not_at_the_stored_cu
         assert bob.bodies(direct) == [0, 1, 2, 3]
 
 
-async def test_an_audit_of_a_session_that_is_behind_repeats_nothing(valkey: EmbeddedValkey) -> None:
-    """What it says has moved may already have been given."""
+async def test_audit_of_a_session_that_is_behind_repeats_nothing(valkey: EmbeddedValkey) -> None:
+    """The audit may report events that the session has already received."""
     async with world(valkey) as of:
         direct = await of.direct("ann", "bob")
         bob = await of.client("bob").connected()
@@ -101,8 +103,8 @@ async def test_an_audit_of_a_session_that_is_behind_repeats_nothing(valkey: Embe
         assert bob.bodies(direct) == ["given"]
 
 
-async def test_a_hole_in_a_direct_conversation_is_repaired_once(valkey: EmbeddedValkey) -> None:
-    """What the bus lost is read from the log before what has shown it; other holes meanwhile are the same repair."""
+async def test_missed_event_in_a_direct_conversation_is_repaired_once(valkey: EmbeddedValkey) -> None:
+    """It is read from the log before the event that shows the gap; further gaps meanwhile belong to the same repair."""
     async with world(valkey) as of:
         direct = await of.direct("ann", "bob")
         bob = await of.client("bob").connected()
@@ -120,8 +122,10 @@ async def test_a_hole_in_a_direct_conversation_is_repaired_once(valkey: Embedded
         await bob.caught_up()
 
 
-async def test_a_conversation_that_moves_first_here_is_read_from_the_cursor(valkey: EmbeddedValkey) -> None:
-    """The session has not seen it since it connected: not a loss, and not counted as one."""
+async def test_direct_conversation_that_moves_for_the_first_time_is_read_from_the_cursor(
+    valkey: EmbeddedValkey,
+) -> None:
+    """This is no loss, and not counted as one."""
     async with world(valkey) as of:
         direct = await of.direct("ann", "bob")
         await of.say("ann", direct, "old")
@@ -135,10 +139,10 @@ async def test_a_conversation_that_moves_first_here_is_read_from_the_cursor(valk
 
 
 @pytest.mark.parametrize("audited", [False, True])
-async def test_more_moves_than_can_be_noted_are_asked_for_again(
+async def test_moves_beyond_the_bound_are_asked_for_again(
     valkey: EmbeddedValkey, audited: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when audits come while the session is behind: what one of them could not note, the next must find."""
+    """Also if audits come while the session is behind: a move that one of them could not note is found by the next."""
     monkeypatch.setattr(backlog, "MAX_MOVED", 2)
     async with world(valkey) as of:
         directs = [await of.direct("bob", f"user{i}") for i in range(9)]
@@ -156,10 +160,10 @@ async def test_more_moves_than_can_be_noted_are_asked_for_again(
         assert sorted(event["body"] for event in bob.of("message")) == list(range(9))
 
 
-async def test_an_audit_that_is_under_way_does_not_pass_for_the_question_that_is_needed(
+async def test_audit_under_way_does_not_replace_the_resync(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may have been answered before that moved which could not be noted."""
+    """It may have been answered before the move that could not be noted."""
     monkeypatch.setattr(backlog, "MAX_MOVED", 1)
     async with world(valkey) as of:
         directs = [await of.direct("bob", f"user{i}") for i in range(4)]
@@ -189,8 +193,8 @@ async def test_an_audit_that_is_under_way_does_not_pass_for_the_question_that_is
         assert sorted(event["body"] for event in bob.of("message")) == [0, 1, 2, 3]
 
 
-async def test_groups_that_are_left_and_joined_while_behind(valkey: EmbeddedValkey) -> None:
-    """Of the one everything up to the removal and nothing after, of the other everything from the joining on."""
+async def test_session_behind_receives_groups_it_leaves_and_enters(valkey: EmbeddedValkey) -> None:
+    """Of the left group everything up to the removal and nothing after, of the entered one everything from then on."""
     async with world(valkey) as of:
         left, joined = await of.group("ann", "bob"), await of.group("ann")
         bob = await of.client("bob").connected()
@@ -214,10 +218,10 @@ async def test_groups_that_are_left_and_joined_while_behind(valkey: EmbeddedValk
         assert bob.bodies(left) == ["with bob"]
 
 
-async def test_who_is_removed_while_she_connects_is_fed_from_where_she_stood(
+async def test_member_removed_during_connect_is_fed_from_the_cursor(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not from where the group stood that she had entered by then."""
+    """Not from the position of the group's hub, which the session had entered by then."""
     async with world(valkey) as of:
         left, other = await of.group("ann", "bob"), await of.group("ann", "bob")
         has = await of.say("ann", left, "had")
@@ -244,10 +248,10 @@ async def test_who_is_removed_while_she_connects_is_fed_from_where_she_stood(
         await bob.caught_up()
 
 
-async def test_who_is_removed_while_she_is_fed_gets_her_removal(
+async def test_member_removed_during_catchup_receives_the_removal_event(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The page under way was asked for before it: what is hers beyond that is asked for then."""
+    """The page under way was asked for before the removal, so the rest up to it is asked for afterwards."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         await of.say("ann", group, "before")
@@ -271,10 +275,10 @@ async def test_who_is_removed_while_she_is_fed_gets_her_removal(
         await bob.caught_up()
 
 
-async def test_a_log_that_ends_before_what_was_heard_is_asked_again(
+async def test_log_that_ends_before_a_live_event_is_read_again(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A server that was succeeded and does not know gives nothing, which is no reason to take it for given."""
+    """A replaced primary may answer with nothing, so the position stays."""
     async with world(valkey) as of:
         direct = await of.direct("ann", "bob")
         await of.say("ann", direct, "before")
@@ -298,10 +302,10 @@ async def test_a_log_that_ends_before_what_was_heard_is_asked_again(
         assert bob.bodies(direct) == ["before", "only the new one has it", "heard", "after"]
 
 
-async def test_who_is_removed_while_a_large_fan_out_is_under_way_still_gets_it(
+async def test_member_removed_during_a_large_fan_out_receives_it(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The events that wait behind the fan-out are the removed one's to have, her removal too."""
+    """Also the events that wait behind the fan-out, and the removal."""
     monkeypatch.setattr("gateway.delivery.hub.CHUNK", 1)
     async with world(valkey) as of:
         group = await of.group("ann", "bob", "cid", "dan")
@@ -314,10 +318,8 @@ async def test_who_is_removed_while_a_large_fan_out_is_under_way_still_gets_it(
             await has_exactly(client, group, seqs)
 
 
-async def test_what_is_read_ahead_is_one_page_whatever_the_reader_does(
-    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing is asked for while the transport is full, and a page is written as it is read."""
+async def test_at_most_one_page_is_read_ahead(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is asked for while the transport is full, and each page is written as soon as it is read."""
     monkeypatch.setattr(catchup, "PAGE_EVENTS", 4)
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
@@ -339,8 +341,8 @@ async def test_what_is_read_ahead_is_one_page_whatever_the_reader_does(
         assert bob.connection.reading
 
 
-async def test_the_newest_conversations_come_first(valkey: EmbeddedValkey) -> None:
-    """Whoever comes back looks at what moved last."""
+async def test_newest_conversations_are_fed_first(valkey: EmbeddedValkey) -> None:
+    """A user looks first at the conversations that moved last."""
     async with world(valkey) as of:
         directs = [await of.direct("bob", f"user{i}") for i in range(4)]
         for i in (2, 0, 3, 1):
@@ -351,10 +353,10 @@ async def test_the_newest_conversations_come_first(valkey: EmbeddedValkey) -> No
 
 
 @pytest.mark.parametrize("write", [False, True])
-async def test_lost_log_is_announced_as_expired_to_a_device_that_comes_back(
+async def test_lost_log_is_announced_as_expired_to_a_device_that_reconnects(
     valkey: EmbeddedValkey, write: bool
 ) -> None:
-    """The hash is still there: `gap {expired}` from the cursor to what was lost, then what was written since."""
+    """The hash is still there: `gap {expired}` from the cursor to the end of the lost part, then the events since."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         bob = await of.client("bob").connected()
@@ -374,7 +376,7 @@ async def test_lost_log_is_announced_as_expired_to_a_device_that_comes_back(
         assert back.bodies(group) == (["new"] if write else [])
 
 
-async def test_a_trimmed_log_is_announced_before_what_is_left_of_it(valkey: EmbeddedValkey) -> None:
+async def test_trimmed_log_is_announced_before_the_remaining_events(valkey: EmbeddedValkey) -> None:
     """`gap {expired}` from the cursor to the floor, then the rest."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
@@ -395,8 +397,8 @@ async def test_a_trimmed_log_is_announced_before_what_is_left_of_it(valkey: Embe
         assert bob.bodies(group) == [0, 3, 4]
 
 
-async def test_a_log_that_was_rolled_back_is_announced_before_what_replaced_it(valkey: EmbeddedValkey) -> None:
-    """The device has what never was: `gap {failover}` names it."""
+async def test_rolled_back_log_is_announced_before_the_events_that_replaced_it(valkey: EmbeddedValkey) -> None:
+    """The device has events that no longer exist: `gap {failover}` names them."""
     async with world(valkey) as of:
         direct = await of.direct("ann", "bob")
         kept = await of.say("ann", direct, "kept")
@@ -416,8 +418,8 @@ async def test_a_log_that_was_rolled_back_is_announced_before_what_replaced_it(v
         assert new.seq > void.seq
 
 
-async def test_a_read_that_fails_is_tried_again(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Redis was away for a moment: nothing is skipped."""
+async def test_failed_read_is_retried(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis was unavailable for a moment: no event is skipped."""
     monkeypatch.setattr(catchup, "RETRY_S", 0.0)
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
@@ -432,8 +434,8 @@ async def test_a_read_that_fails_is_tried_again(valkey: EmbeddedValkey, monkeypa
         assert not refusals
 
 
-async def test_a_session_that_closes_while_it_is_fed_is_let_go(valkey: EmbeddedValkey) -> None:
-    """Its page comes back to nobody."""
+async def test_session_that_closes_during_catchup_is_released(valkey: EmbeddedValkey) -> None:
+    """The page that arrives later is dropped."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         bob = await of.client("bob").connected()
@@ -449,8 +451,8 @@ async def test_a_session_that_closes_while_it_is_fed_is_let_go(valkey: EmbeddedV
         assert of.node.subscriptions.hubs == {}
 
 
-async def test_what_a_session_was_told_leaves_before_what_is_live(valkey: EmbeddedValkey) -> None:
-    """A hub writes at once and an answer with the turn's end: the welcome must not come after a live event."""
+async def test_answers_are_written_before_live_events(valkey: EmbeddedValkey) -> None:
+    """A hub writes at once, and an answer at the end of the turn: the welcome must not come after a live event."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         bob = of.client("bob")

@@ -9,8 +9,8 @@ from tests.gateway.dial import NOW_MS, Dial, Fake
 
 
 @pytest.mark.parametrize(("state", "code"), [(State.HELLO, 4001), (State.CONNECTING, 4000)])
-def test_who_does_not_get_ready_in_time_is_closed(state: State, code: int) -> None:
-    """Ten seconds to say hello, and no more to be let in; a slow client and a slow Redis are told apart."""
+def test_session_that_is_not_ready_in_time_is_closed(state: State, code: int) -> None:
+    """After ten seconds; the code distinguishes a slow client (no `hello`) from a slow Redis (no welcome)."""
     dial = Dial()
     session = Fake(dial)
     session.state = state
@@ -22,8 +22,8 @@ def test_who_does_not_get_ready_in_time_is_closed(state: State, code: int) -> No
     assert 110 <= at <= 112
 
 
-def test_a_token_that_expires_ends_the_session() -> None:
-    """At its second, 4501; a new token moves that."""
+def test_expired_token_ends_the_session() -> None:
+    """With 4501, in the second of its expiry; a new token moves the deadline."""
     dial = Dial()
     first, second = Fake(dial).ready(), Fake(dial).ready()
     for session in (first, second):
@@ -45,7 +45,8 @@ def test_a_token_that_expires_ends_the_session() -> None:
 def test_token_that_expires_by_one_of_two_clocks_closes_as_unavailable(
     step_ms: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node whose clock steps does not log its users out, nor keep them beyond their token; both expired is 4501."""
+    """A node whose clock jumps neither logs its users out nor keeps them beyond their token; expired by both is
+    4501."""
     dial = Dial()
     by_one, by_both = Fake(dial).ready(), Fake(dial).ready()
     dial.clocks.received(NOW_MS, dial.now, dial.now)
@@ -61,8 +62,8 @@ def test_token_that_expires_by_one_of_two_clocks_closes_as_unavailable(
     assert by_both.closed[0] == 4501
 
 
-def test_an_old_connection_is_rotated() -> None:
-    """Between three quarters of the largest age and all of it, each at its own time."""
+def test_old_connection_is_rotated() -> None:
+    """Between three quarters of the maximum age and all of it, at a random time."""
     dial = Dial(max_age_s=400.0)
     sessions = [Fake(dial).ready() for _ in range(50)]
     for session in sessions:

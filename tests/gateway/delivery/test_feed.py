@@ -22,7 +22,7 @@ TABLE = {
 
 
 @pytest.mark.parametrize("event", FeedEvent)
-def test_every_cell_of_the_table_is_as_written_here(event: FeedEvent) -> None:
+def test_table_of_transitions_is_as_written_here(event: FeedEvent) -> None:
     assert tuple(NEXT_FEED.get((feed, event)) for feed in Feed) == TABLE[event]
 
 
@@ -32,7 +32,7 @@ def test_no_step_is_taken_while_the_transport_is_full() -> None:
     assert not [feed for feed, event in NEXT_FEED if event in steps and feed in FULL]
 
 
-def test_one_question_at_a_time_is_under_way() -> None:
+def test_at_most_one_question_is_under_way() -> None:
     asking = {R, Y, FR, FY}
     assert not [feed for feed, event in NEXT_FEED if event in {FeedEvent.READ, FeedEvent.RESYNC} and feed in asking]
     assert {Y, FY} == RESYNCING

@@ -10,8 +10,8 @@ from gateway.delivery.feed import Feed
 from tests.gateway.dial import Dial, Fake
 
 
-def test_heartbeats_are_spread_and_each_session_gets_one_a_round() -> None:
-    """Pinged if it was quiet, audited if it is ready; the hubs once a round."""
+def test_heartbeats_are_spread_over_a_round() -> None:
+    """In each round every quiet session is pinged, every ready session is audited once, and the hubs once."""
     dial = Dial()
     sessions = [Fake(dial).ready() for _ in range(20)]
     dial.turn_to(110.5)
@@ -30,7 +30,7 @@ def test_heartbeats_are_spread_and_each_session_gets_one_a_round() -> None:
     assert dial.turns == 20
 
 
-def test_only_the_quiet_are_pinged() -> None:
+def test_only_quiet_sessions_are_pinged() -> None:
     dial = Dial()
     quiet, busy = Fake(dial).ready(), Fake(dial).ready()
     for second in range(101, 116):
@@ -39,8 +39,8 @@ def test_only_the_quiet_are_pinged() -> None:
     assert (len(quiet.pings) >= 1, busy.pings) == (True, [])
 
 
-def test_a_peer_that_is_silent_for_two_heartbeats_is_gone() -> None:
-    """4002; one that answers pings stays."""
+def test_peer_that_is_silent_for_two_heartbeats_is_closed() -> None:
+    """With 4002; a peer that answers pings stays."""
     dial = Dial()
     silent, there = Fake(dial).ready(), Fake(dial).ready()
     for second in range(101, 160):
@@ -52,8 +52,8 @@ def test_a_peer_that_is_silent_for_two_heartbeats_is_gone() -> None:
     assert there.closed == ()
 
 
-def test_the_silence_of_who_does_not_read_is_borne_longer() -> None:
-    """Nothing is read from it either, so its pongs cannot be seen; but not for ever."""
+def test_stalled_reader_is_closed_later() -> None:
+    """The gateway reads nothing from it either, so its pongs cannot arrive; after ten heartbeats it is closed."""
     dial = Dial()
     stalled = Fake(dial).ready()
     stalled.feed = Feed.FULL
@@ -64,8 +64,8 @@ def test_the_silence_of_who_does_not_read_is_borne_longer() -> None:
 
 
 @pytest.mark.parametrize("heartbeat_s", [0.1, 0.5, 1.0, 2.0, 30.0])
-def test_short_heartbeats_turn_the_clock_oftener(heartbeat_s: float) -> None:
-    """A session is looked at once per heartbeat, give or take a turn."""
+def test_short_heartbeats_turn_the_clock_more_often(heartbeat_s: float) -> None:
+    """Each session is checked once per heartbeat, give or take a turn."""
     dial = Dial(heartbeat_s=heartbeat_s)
     session: Any = Fake(dial).ready()
     for _ in range(10):

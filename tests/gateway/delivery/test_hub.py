@@ -86,8 +86,8 @@ def confirmed_hub(owner: Owner, *members: Member, seq: int = 10, size: int = 100
     return hub
 
 
-def test_next_events_leave_in_one_write_with_the_same_bytes_for_all() -> None:
-    """What a batch brought is joined, and every session of a variant gets the very same object."""
+def test_events_of_a_batch_are_one_write_with_the_same_bytes_for_all() -> None:
+    """They are joined, and every session of a variant gets the same object."""
     members = Member(), Member("bob"), Member("cid", variant=1)
     hub = confirmed_hub(Owner(), *members)
     events = [event(11, 10), event(12, 11)]
@@ -101,7 +101,7 @@ def test_next_events_leave_in_one_write_with_the_same_bytes_for_all() -> None:
     assert json == [event_frames(events, 1)]
 
 
-def test_a_repeated_event_is_dropped() -> None:
+def test_repeated_event_is_dropped() -> None:
     member = Member()
     hub = confirmed_hub(Owner(), member)
     hub.receive(event(10, 9))
@@ -109,8 +109,8 @@ def test_a_repeated_event_is_dropped() -> None:
     assert member.connection.written == []
 
 
-def test_an_event_whose_prev_is_not_here_asks_for_the_log_and_writes_nothing() -> None:
-    """Nothing is held: the log has it, and what comes meanwhile only moves the mark to read up to."""
+def test_event_with_an_unknown_prev_starts_a_repair_and_writes_nothing() -> None:
+    """No event is held, because the log has it; further live events only raise the seq to read up to."""
     owner, member = Owner(), Member()
     hub = confirmed_hub(owner, member)
     hub.receive(event(12, 11))
@@ -120,8 +120,8 @@ def test_an_event_whose_prev_is_not_here_asks_for_the_log_and_writes_nothing() -
     assert (owner.repairs, hub.seq, hub.seen, member.connection.written) == (["hole"], 10, 13, [])
 
 
-def test_a_log_that_was_rolled_back_is_announced_as_a_gap() -> None:
-    """After a failover an event follows something older than what was seen: what was seen since then is void."""
+def test_rolled_back_log_is_announced_as_a_gap() -> None:
+    """After a failover an event follows an older one than the last seen: the events between no longer exist."""
     member = Member()
     hub = confirmed_hub(Owner(), member)
     hub.receive(event(5000, 8))
@@ -130,7 +130,7 @@ def test_a_log_that_was_rolled_back_is_announced_as_a_gap() -> None:
     assert (hub.seq, len(member.connection.written)) == (5000, 1)
 
 
-def test_events_before_the_head_is_known_are_repaired_not_lost() -> None:
+def test_events_before_the_head_is_known_are_repaired() -> None:
     owner = Owner()
     hub = Hub(owner, CONVERSATION, "channel")
     hub.receive(event(12, 11))
@@ -138,8 +138,9 @@ def test_events_before_the_head_is_known_are_repaired_not_lost() -> None:
     assert owner.repairs == ["subscribe"]
 
 
-def test_a_session_that_leaves_while_it_is_written_to_has_been_given_the_batch() -> None:
-    """A write can fill the transport; the session then leaves where the batch ends, and the others get it too."""
+def test_session_that_leaves_during_a_write_has_received_the_batch() -> None:
+    """A write can fill the transport; the session then leaves at the end of the batch, and the others receive it
+    too."""
     slow, other = Member(), Member("bob")
     hub: Any = confirmed_hub(Owner(), slow, other)
     stood_at: list[int] = []
@@ -152,15 +153,15 @@ def test_a_session_that_leaves_while_it_is_written_to_has_been_given_the_batch()
 
 
 def test_pending_events_are_not_counted_as_written() -> None:
-    """A session that leaves between a batch and its flush stands before the batch."""
+    """A session that leaves between a batch and its flush is at the position before the batch."""
     member = Member()
     hub: Any = confirmed_hub(Owner(), member)
     hub.receive(event(11, 10))
     assert hub.stop_live(member) == 10
 
 
-def test_a_large_fan_out_yields_and_whoever_leaves_meanwhile_stands_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A chunk each turn of the loop; the next batch waits for the end of the one under way."""
+def test_large_fan_out_yields_and_a_session_that_leaves_is_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part in each turn of the loop; the next batch waits for the end of the one under way."""
     monkeypatch.setattr(hub_module, "CHUNK", 2)
     owner, members = Owner(), [Member(f"user{i}") for i in range(5)]
     hub: Any = confirmed_hub(owner, *members)
@@ -176,8 +177,8 @@ def test_a_large_fan_out_yields_and_whoever_leaves_meanwhile_stands_before_it(mo
 
 
 @pytest.mark.parametrize("what", ["failover", "expired"])
-def test_a_gap_does_not_overtake_a_large_fan_out(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    """Whoever is told that events are void or gone was given what stood before, and leaves where the gap ends."""
+def test_gap_does_not_overtake_a_large_fan_out(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    """A session that gets a gap has received the events before it, and leaves at the end of the gap."""
     monkeypatch.setattr(hub_module, "CHUNK", 2)
     owner, members = Owner(), [Member(f"user{i}") for i in range(5)]
     hub: Any = confirmed_hub(owner, *members)
@@ -199,8 +200,8 @@ def test_a_gap_does_not_overtake_a_large_fan_out(monkeypatch: pytest.MonkeyPatch
     assert (when_told, [len(member.connection.written) for member in members]) == ({0}, [2] * 5)
 
 
-def test_an_event_leaves_with_what_the_turn_has_for_a_session_already() -> None:
-    """The ack of who sent it, as a rule: one write to the socket less."""
+def test_event_is_joined_with_the_frames_of_the_turn() -> None:
+    """As a rule the sender's ack: one write to the socket less."""
     ann, bob = Member("ann"), Member("bob")
     hub = confirmed_hub(Owner(), ann, bob)
     ann.out = [b"ack"]
@@ -210,8 +211,8 @@ def test_an_event_leaves_with_what_the_turn_has_for_a_session_already() -> None:
     assert (ann.out, ann.connection.written, bob.connection.written) == ([b"ack", frames], [], [frames])
 
 
-def test_who_is_removed_sees_that_and_nothing_after() -> None:
-    """The removal is flushed before the sessions leave."""
+def test_removed_member_receives_the_removal_and_nothing_after() -> None:
+    """The removal is flushed before the member's sessions leave."""
     owner, member = Owner(), Member("bob")
     hub: Any = confirmed_hub(owner, member)
 
@@ -229,7 +230,7 @@ def test_who_is_removed_sees_that_and_nothing_after() -> None:
     ]
 
 
-def test_a_whisper_goes_to_everybody_else() -> None:
+def test_whisper_goes_to_all_other_users() -> None:
     ann, bob = Member("ann"), Member("bob")
     hub = confirmed_hub(Owner(), ann, bob)
     hub.whisper([b"msgpack", b"json", b"", b""], "ann")

@@ -16,8 +16,8 @@ def closes(code: str) -> float:
     return float(metrics.CLOSES.labels(code)._value.get())
 
 
-async def test_sessions_that_have_something_are_flushed_at_the_end_of_the_turn(valkey: EmbeddedValkey) -> None:
-    """Once each; what is written while they are flushed goes with the next turn."""
+async def test_sessions_with_frames_are_flushed_at_the_end_of_the_turn(valkey: EmbeddedValkey) -> None:
+    """Once each; frames that are written during the flush leave with the next turn."""
     async with world(valkey) as of:
         clients = [await of.client(user).connected() for user in ("ann", "bob")]
         before = [len(client.connection.written) for client in clients]
@@ -28,8 +28,8 @@ async def test_sessions_that_have_something_are_flushed_at_the_end_of_the_turn(v
         assert [len(client.connection.written) for client in clients] == [count + 1 for count in before]
 
 
-async def test_the_end_of_a_session_leaves_nothing_and_counts_once(valkey: EmbeddedValkey) -> None:
-    """However often it is told; at any state."""
+async def test_end_of_a_session_leaves_nothing_and_counts_once(valkey: EmbeddedValkey) -> None:
+    """In every state, and however often it is reported."""
     async with world(valkey) as of:
         await of.group("ann", "bob")
         gauges = [metric._value.get() for metric in (metrics.SESSIONS_LIVE, metrics.SESSIONS_BEHIND)]
@@ -48,8 +48,8 @@ async def test_the_end_of_a_session_leaves_nothing_and_counts_once(valkey: Embed
         assert (of.node.sessions.all, of.node.subscriptions.hubs, of.node.subscriptions.users) == ({}, {}, {})
 
 
-async def test_what_a_session_still_had_to_be_written_is_written_at_its_end(valkey: EmbeddedValkey) -> None:
-    """Cursors and read marks of the last second, and that its device is away after the grace."""
+async def test_marks_of_a_session_are_written_at_its_end(valkey: EmbeddedValkey) -> None:
+    """Cursors and read marks of the last second, and after the grace that its device is away."""
     async with world(valkey) as of:
         direct = await of.direct("ann", "bob")
         bob = await of.client("bob").connected()
@@ -71,8 +71,8 @@ async def test_close_codes_are_counted_by_their_number(valkey: EmbeddedValkey, c
         assert closes(str(code)) == counted + 1
 
 
-async def test_what_a_client_makes_up_is_counted_as_other(valkey: EmbeddedValkey) -> None:
-    """A close code is the client's to choose; the label's values are not."""
+async def test_close_code_invented_by_a_client_is_counted_as_other(valkey: EmbeddedValkey) -> None:
+    """A client chooses its close code, but not the values of a label."""
     async with world(valkey) as of:
         counted = closes("other")
         for code in (3000, 4999, 1004, 1100):

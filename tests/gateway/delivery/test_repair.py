@@ -12,7 +12,7 @@ from router.contract import metrics
 from tests.gateway.world import world
 
 
-async def test_a_hole_in_a_group_is_read_from_the_log_once_for_all(valkey: EmbeddedValkey) -> None:
+async def test_missed_event_of_a_group_is_read_from_the_log_once_for_all_sessions(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         clients = [await of.client(user).connected() for user in ("ann", "bob")]
@@ -31,8 +31,8 @@ async def test_a_hole_in_a_group_is_read_from_the_log_once_for_all(valkey: Embed
         assert metrics.REPAIRED_EVENTS._value.get() == counted + 3
 
 
-async def test_a_group_that_was_rolled_back_is_announced_before_what_replaced_it(valkey: EmbeddedValkey) -> None:
-    """A hub writes events at once: the gap must have left before."""
+async def test_rolled_back_group_is_announced_before_the_events_that_replaced_it(valkey: EmbeddedValkey) -> None:
+    """A hub writes events at once, so the gap must be written before them."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         bob = await of.client("bob").connected()
@@ -47,8 +47,8 @@ async def test_a_group_that_was_rolled_back_is_announced_before_what_replaced_it
         assert [(gap["from"], gap["to"]) for gap in bob.of("gap")] == [(kept.seq + 1, void.seq)]
 
 
-async def test_a_long_repair_is_read_in_pages(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes live meanwhile comes in its place, once."""
+async def test_long_repair_is_read_in_pages(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Live events that arrive meanwhile are delivered in their order, once."""
     monkeypatch.setattr(repair, "REPAIR_EVENTS", 3)
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
@@ -63,7 +63,7 @@ async def test_a_long_repair_is_read_in_pages(valkey: EmbeddedValkey, monkeypatc
         assert bob.seqs(group) == sorted(bob.seqs(group))
 
 
-async def test_a_repair_that_fails_is_tried_again(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_failed_repair_is_retried(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscriptions, "RETRY_S", 0.0)
     async with world(valkey) as of:
         group = await of.group("ann", "bob")

@@ -26,8 +26,8 @@ def live(client: Client, seq: int, prev: int) -> None:
     client.session.direct_event(DIRECT, seq, prev, event(seq, prev))
 
 
-async def test_a_turn_of_the_loop_is_one_write(valkey: EmbeddedValkey) -> None:
-    """Answers and direct events of one turn leave joined, in their order."""
+async def test_frames_of_one_turn_are_one_write(valkey: EmbeddedValkey) -> None:
+    """Answers and direct events of one turn of the event loop are joined, in their order."""
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         before = len(bob.connection.written)
@@ -40,8 +40,8 @@ async def test_a_turn_of_the_loop_is_one_write(valkey: EmbeddedValkey) -> None:
         assert [event["type"] for event in bob.events[-3:]] == ["pong", "message", "pong"]
 
 
-async def test_commands_that_come_while_connecting_wait_for_the_welcome(valkey: EmbeddedValkey) -> None:
-    """A client need not wait itself: they are answered after it, in order, each once."""
+async def test_commands_during_connect_wait_for_the_welcome(valkey: EmbeddedValkey) -> None:
+    """They are answered after it, in order, each once."""
     async with world(valkey) as of:
         bob = of.client("bob")
         bob.say("hello", token=token(of.node, "bob"))
@@ -55,8 +55,8 @@ async def test_commands_that_come_while_connecting_wait_for_the_welcome(valkey: 
         assert (bob.connection.reading, bob.session.early) == (True, None)
 
 
-async def test_frames_of_the_other_kind_end_the_connection(valkey: EmbeddedValkey) -> None:
-    """Binary in JSON and text in msgpack: 1003, also where the frame came early."""
+async def test_frames_of_the_wrong_type_end_the_connection(valkey: EmbeddedValkey) -> None:
+    """Binary frames in JSON and text in msgpack: 1003, also if the frame came during the connect."""
     async with world(valkey) as of:
         for codec in wire.CODECS.values():
             bob = of.client("bob", codec=codec)
@@ -72,8 +72,8 @@ async def test_frames_of_the_other_kind_end_the_connection(valkey: EmbeddedValke
         assert early.of("pong") == []
 
 
-async def test_what_a_closed_session_still_had_to_say_is_said_and_nothing_after(valkey: EmbeddedValkey) -> None:
-    """The close flushes; afterwards the session neither speaks nor listens."""
+async def test_closed_session_writes_its_last_frames_and_nothing_after(valkey: EmbeddedValkey) -> None:
+    """The close flushes; afterwards the session neither writes nor handles messages."""
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         bob.say("ping", id=1)
@@ -87,8 +87,8 @@ async def test_what_a_closed_session_still_had_to_say_is_said_and_nothing_after(
         assert bob.session not in of.node.sessions.all
 
 
-async def test_a_close_within_the_write_that_fills_the_transport(valkey: EmbeddedValkey) -> None:
-    """The last flush may pause the session that is just ending."""
+async def test_session_closes_within_the_write_that_fills_the_transport(valkey: EmbeddedValkey) -> None:
+    """The last flush may call `writing_paused` on the session that is ending."""
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         bob.connection.room = 1
@@ -100,8 +100,8 @@ async def test_a_close_within_the_write_that_fills_the_transport(valkey: Embedde
 # -- direct conversations
 
 
-async def test_the_first_event_of_all_needs_no_log(valkey: EmbeddedValkey) -> None:
-    """prev 0: there is nothing before it. Repeats are dropped."""
+async def test_first_event_of_a_direct_conversation_needs_no_log(valkey: EmbeddedValkey) -> None:
+    """Its `prev` is 0, so there is nothing before it. Repeats are dropped."""
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         for seq, prev in ((5, 0), (6, 5), (6, 5), (5, 0), (9, 6)):
@@ -111,8 +111,8 @@ async def test_the_first_event_of_all_needs_no_log(valkey: EmbeddedValkey) -> No
         assert of.calls("range") == 0
 
 
-async def test_a_live_event_that_follows_an_older_one_announces_what_was_lost(valkey: EmbeddedValkey) -> None:
-    """After a failover: the gap first, then what replaced it."""
+async def test_live_event_that_follows_an_older_one_announces_a_gap(valkey: EmbeddedValkey) -> None:
+    """After a failover: the gap first, then the event that replaced the lost ones."""
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         live(bob, 5, 0)
@@ -126,7 +126,7 @@ async def test_a_live_event_that_follows_an_older_one_announces_what_was_lost(va
 async def test_positions_of_direct_conversations_are_bounded(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The oldest goes; it is read from the log again when it moves."""
+    """The oldest is dropped; if the conversation moves, it is read from the log again."""
     monkeypatch.setattr(session_module, "MAX_DIRECT", 3)
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
@@ -136,10 +136,10 @@ async def test_positions_of_direct_conversations_are_bounded(
         assert bob.session.direct == {"d:bob:user2": 9, "d:bob:user3": 3, "d:bob:user4": 4}
 
 
-async def test_of_too_many_conversations_the_newest_are_remembered(
+async def test_newest_positions_are_kept_beyond_the_bound(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are the ones that will move."""
+    """The newest conversations are the most likely to move."""
     monkeypatch.setattr(session_module, "MAX_DIRECT", 2)
     async with world(valkey) as of:
         directs = [await of.direct("bob", f"user{i}") for i in range(4)]
@@ -149,8 +149,8 @@ async def test_of_too_many_conversations_the_newest_are_remembered(
         assert set(bob.session.direct) == {directs[1], directs[3]}
 
 
-async def test_what_a_session_was_given(valkey: EmbeddedValkey) -> None:
-    """By its hubs while live, up to where it stands while behind, nothing of what it has no part in."""
+async def test_received_position_follows_hubs_while_live_and_the_backlog_while_behind(valkey: EmbeddedValkey) -> None:
+    """And is 0 for a conversation that is not the user's."""
     async with world(valkey) as of:
         group, other = await of.group("ann", "bob"), await of.group("ann", "cid")
         bob = await of.client("bob").connected()
@@ -190,8 +190,8 @@ async def test_typing_and_receipts_are_passed_on(valkey: EmbeddedValkey) -> None
         (Touched("bob"), False),
     ],
 )
-async def test_a_hint_is_never_believed_only_looked_into(valkey: EmbeddedValkey, signal: Any, asks: bool) -> None:
-    """Whether the session was replaced or kicked, Redis says; a session that is well goes on."""
+async def test_hint_leads_to_a_question_to_redis(valkey: EmbeddedValkey, signal: Any, asks: bool) -> None:
+    """Redis decides whether the session was replaced or kicked; a valid session goes on."""
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         asked = of.calls("sync")
@@ -201,7 +201,7 @@ async def test_a_hint_is_never_believed_only_looked_into(valkey: EmbeddedValkey,
         assert bob.session.state is State.READY
 
 
-async def test_its_own_registering_does_not_end_a_session(valkey: EmbeddedValkey) -> None:
+async def test_own_registration_does_not_end_the_session(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         asked = of.calls("sync")
@@ -209,7 +209,7 @@ async def test_its_own_registering_does_not_end_a_session(valkey: EmbeddedValkey
         assert of.calls("sync") == asked
 
 
-async def test_a_session_that_is_not_ready_hears_no_signal(valkey: EmbeddedValkey) -> None:
+async def test_session_that_is_not_ready_ignores_signals(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         bob = of.client("bob")
         bob.session.signal(Typing(DIRECT, "ann"))

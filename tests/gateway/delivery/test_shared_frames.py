@@ -42,13 +42,13 @@ def opened(frame: bytes) -> tuple[int, bool, bytes]:
     return frame[0] & 0x0F, bool(frame[0] & 0x40), payload
 
 
-def test_a_connection_has_one_of_four_variants() -> None:
+def test_connection_has_one_of_four_variants() -> None:
     made = [variant_of(codec, deflate) for deflate in (False, True) for codec in (wire.MSGPACK, wire.JSON)]
     assert made == list(VARIANTS) == [0, JSON_BIT, DEFLATE_BIT, JSON_BIT | DEFLATE_BIT]
 
 
-def test_every_variant_says_the_same() -> None:
-    """Text frames for JSON, binary for msgpack; compressed only where it pays."""
+def test_every_variant_contains_the_same_event() -> None:
+    """Text frames for JSON, binary for msgpack; compressed only if it pays."""
     for body, compresses in (("hi", False), ("hi " * 200, True)):
         one = event(7, body)
         for variant in VARIANTS:
@@ -58,13 +58,13 @@ def test_every_variant_says_the_same() -> None:
             assert (value["seq"], value["body"]) == (7, body)
 
 
-def test_msgpack_clients_get_the_very_bytes_of_the_log() -> None:
+def test_msgpack_clients_get_the_bytes_of_the_log() -> None:
     one = event(8)
     assert event_frame(one, 0).endswith(one)
 
 
-def test_json_text_is_made_once_for_live_and_replay() -> None:
-    """The same object again, as long as the cache holds it; the cache is bounded."""
+def test_json_text_is_encoded_once_for_live_and_replay() -> None:
+    """The same object as long as the cache holds it; the cache is bounded."""
     hits, misses = cache_statistics()
     one = event(9, "unlike any other")
     assert event_frame(one, JSON_BIT) is event_frame(bytes(bytearray(one)), JSON_BIT)
@@ -72,8 +72,8 @@ def test_json_text_is_made_once_for_live_and_replay() -> None:
     assert frames._cached_json.cache_info().maxsize == frames.CACHE_EVENTS
 
 
-def test_large_events_are_not_kept() -> None:
-    """Bounded by count alone the cache could hold hundreds of megabytes."""
+def test_large_events_are_not_cached() -> None:
+    """A cache that is bounded by count alone could hold hundreds of megabytes."""
     large = event(987_655, "\0" * frames.CACHED_BYTES)
     before = cache_statistics()
     assert opened(event_frame(large, JSON_BIT))[2].count(b"\\u0000") == frames.CACHED_BYTES
@@ -86,6 +86,6 @@ def test_several_events_are_one_write() -> None:
         assert event_frames(many, variant) == b"".join(event_frame(one, variant) for one in many)
 
 
-def test_an_event_that_stands_in_no_log_is_framed_by_codec() -> None:
+def test_event_that_is_in_no_log_is_framed_by_codec() -> None:
     for codec, opcode in ((wire.JSON, 1), (wire.MSGPACK, 2)):
         assert opened(control_frame(wire.Pong(at=1), codec))[0] == opcode

@@ -19,8 +19,8 @@ def channels(of: World) -> set[str]:
     return {channel.decode() for channel in of.node.bus._wanted} - {keys.Channels().echo(of.node.name)}
 
 
-async def test_a_channel_is_listened_to_while_somebody_here_needs_it(valkey: EmbeddedValkey) -> None:
-    """One per user with a session, one per group with a member; direct conversations cost none."""
+async def test_channel_is_subscribed_while_a_session_needs_it(valkey: EmbeddedValkey) -> None:
+    """One per user with a session, one per group with a member; direct conversations need none."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         await of.say("ann", await of.direct("ann", "bob"))
@@ -41,8 +41,8 @@ async def test_a_channel_is_listened_to_while_somebody_here_needs_it(valkey: Emb
         )
 
 
-async def test_whoever_goes_while_the_subscription_is_confirmed_leaves_nothing(valkey: EmbeddedValkey) -> None:
-    """At every point of a connect: the user's channel asked for, registered, the groups asked for."""
+async def test_session_that_ends_during_subscribe_leaves_nothing(valkey: EmbeddedValkey) -> None:
+    """At every step of a connect: subscribing the user's channel, registering, subscribing the groups."""
     async with world(valkey) as of:
         await of.group("bob", "ann")
         for turns in range(60):
@@ -57,7 +57,7 @@ async def test_whoever_goes_while_the_subscription_is_confirmed_leaves_nothing(v
             assert (of.node.subscriptions.hubs, of.node.subscriptions.users) == ({}, {})
 
 
-async def test_who_comes_while_another_goes_keeps_the_channel(valkey: EmbeddedValkey) -> None:
+async def test_session_that_begins_while_another_ends_keeps_the_channel(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         for _ in range(5):
@@ -72,8 +72,8 @@ async def test_who_comes_while_another_goes_keeps_the_channel(valkey: EmbeddedVa
             new.end()
 
 
-async def test_connecting_while_the_bus_is_away_waits_for_it(valkey: EmbeddedValkey) -> None:
-    """No welcome before the subscriptions stand: nothing falls between."""
+async def test_connect_waits_while_the_bus_is_down(valkey: EmbeddedValkey) -> None:
+    """There is no welcome before the subscriptions are confirmed, so no event is missed."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         await of.cut_off()
@@ -86,7 +86,7 @@ async def test_connecting_while_the_bus_is_away_waits_for_it(valkey: EmbeddedVal
         await bob.event("message", body="x")
 
 
-async def test_a_signal_of_a_later_version_costs_nothing_else(valkey: EmbeddedValkey) -> None:
+async def test_signal_of_a_later_version_is_skipped(valkey: EmbeddedValkey) -> None:
     """The events of its batch are delivered, on every kind of channel."""
     async with world(valkey) as of:
         group, direct = await of.group("ann", "bob"), await of.direct("ann", "bob")
@@ -107,7 +107,7 @@ async def test_a_signal_of_a_later_version_costs_nothing_else(valkey: EmbeddedVa
 
 
 @pytest.mark.parametrize("junk", [b"", b"\x80", b"\x89junk", b"\x8a" + b"\xff" * 200])
-async def test_payload_that_is_no_event_costs_nothing_else(valkey: EmbeddedValkey, junk: bytes) -> None:
+async def test_unreadable_payload_is_skipped(valkey: EmbeddedValkey, junk: bytes) -> None:
     """The events of its batch are delivered, on every kind of channel."""
     async with world(valkey) as of:
         group, direct = await of.group("ann", "bob"), await of.direct("ann", "bob")
@@ -131,7 +131,7 @@ async def test_payload_that_is_no_event_costs_nothing_else(valkey: EmbeddedValke
         assert of.node.bus.statistics().callback_errors == 0
 
 
-async def test_typing_in_a_group_reaches_everybody_else_in_both_codecs(valkey: EmbeddedValkey) -> None:
+async def test_typing_in_a_group_reaches_all_other_members_in_both_codecs(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         group = await of.group("ann", "bob", "cid")
         ann, bob = await of.client("ann").connected(), await of.client("bob").connected()

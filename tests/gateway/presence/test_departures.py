@@ -11,8 +11,8 @@ from router.contract import metrics
 from tests.gateway.presence.dial import Dial
 
 
-def test_a_session_is_marked_away_after_the_grace() -> None:
-    """Within it the device may come back without a flicker."""
+def test_session_is_marked_away_after_the_grace() -> None:
+    """Within the grace the device can reconnect without a change of presence."""
     dial = Dial()
     dial.turn_to(101)
     dial.ends("bob")
@@ -23,8 +23,8 @@ def test_a_session_is_marked_away_after_the_grace() -> None:
     assert not len(dial.departures)
 
 
-def test_a_session_that_ended_while_redis_was_away_is_marked_when_it_is_back() -> None:
-    """This gateway lives and goes on renewing its lease: else its user would be online until the device comes again."""
+def test_session_that_ended_while_redis_was_down_is_marked_away_afterwards() -> None:
+    """Its gateway lives and renews the lease, so without the mark the user would stay online."""
     dial = Dial()
     dial.down = True
     dial.ends("bob")
@@ -36,8 +36,8 @@ def test_a_session_that_ended_while_redis_was_away_is_marked_when_it_is_back() -
     assert not len(dial.departures)
 
 
-def test_sessions_that_end_all_at_once_are_marked_some_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A balancer drops thousands: the commands of others need room among these calls."""
+def test_sessions_that_end_at_once_are_marked_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load balancer may drop thousands, and commands need room among these calls."""
     monkeypatch.setattr(departures, "MARKS_PER_TURN", 10)
     dial = Dial()
     users = [f"user{i}" for i in range(35)]
@@ -51,7 +51,7 @@ def test_sessions_that_end_all_at_once_are_marked_some_each_turn(monkeypatch: py
 
 
 def test_sessions_that_wait_to_be_marked_are_bounded() -> None:
-    """Two for every connection; it is the latest that are dropped, and counted: those hardly got as far as a row."""
+    """By two for every connection; the latest are dropped and counted, because they have rarely registered."""
     dial = Dial(max_connections=5)
     dropped = metrics.AWAYS_DROPPED._value.get()
     dial.ends(*(f"user{i}" for i in range(12)))
@@ -60,8 +60,8 @@ def test_sessions_that_wait_to_be_marked_are_bounded() -> None:
     assert metrics.AWAYS_DROPPED._value.get() - dropped == 2
 
 
-def test_an_end_that_raises_keeps_neither_the_others_nor_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every end of a turn has its own try, and the lease is renewed in the same turn."""
+def test_mark_that_raises_costs_neither_other_marks_nor_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other marks of the turn are written, and the lease is renewed in the same turn."""
     dial = Dial()
     away = dial.away
 

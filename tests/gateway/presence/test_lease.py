@@ -15,7 +15,7 @@ from tests.gateway.presence.dial import Dial
 from tests.gateway.world import world
 
 
-def test_the_lease_is_renewed_well_before_it_runs_out() -> None:
+def test_lease_is_renewed_well_before_it_runs_out() -> None:
     dial = Dial()
     dial.turn_to(130)
     times = [at for _, at in dial.renewed]
@@ -24,8 +24,8 @@ def test_the_lease_is_renewed_well_before_it_runs_out() -> None:
     assert dial.alive() == {"self"}
 
 
-def test_a_lease_that_could_not_be_written_is_not_held() -> None:
-    """Such a node is not ready: nobody would find its users. Once held, a failure later does not take that back."""
+def test_lease_that_could_not_be_written_is_not_held() -> None:
+    """Such a node is not ready, because other processes cannot find its users. Once held, a lease stays held."""
     dial = Dial()
     dial.down = True
     dial.turn_to(110)
@@ -38,8 +38,8 @@ def test_a_lease_that_could_not_be_written_is_not_held() -> None:
     assert dial.lease.held
 
 
-def test_a_gateway_joins_when_no_other_one_is_draining() -> None:
-    """Not before the leases were read; a dead gateway's row and its own drain hold up nothing."""
+def test_gateway_joins_when_no_other_one_is_draining() -> None:
+    """Not before the leases were read; neither a dead gateway's row nor its own drain delays it."""
     dial = Dial()
     dial.row("serving", 114)
     dial.row("leaving", 108, draining=True)
@@ -62,8 +62,9 @@ def test_a_gateway_joins_when_no_other_one_is_draining() -> None:
     assert not dial.rows["self"].draining
 
 
-def test_a_gateway_joins_at_once_when_its_place_is_needed() -> None:
-    """The only other one drains, or several do at once: waiting would leave their clients without a gateway."""
+def test_gateway_joins_at_once_if_clients_need_it() -> None:
+    """If the only other gateway drains, or several drain at once, waiting would leave their clients without a
+    gateway."""
     dial = Dial()
     dial.row("leaving", 114, draining=True)
     dial.turn_to(101)
@@ -76,14 +77,14 @@ def test_a_gateway_joins_at_once_when_its_place_is_needed() -> None:
     assert dial.lease.joins()
 
 
-def test_a_node_that_drains_lives_and_has_no_url_to_be_sent_to() -> None:
+def test_draining_node_is_alive_without_a_url() -> None:
     dial = Dial()
     dial.turn_to(103)
     dial.lease.drain()
     assert [url for url, _ in dial.renewed] == ["ws://self/ws", ""]
 
 
-def test_a_gateway_that_dies_is_dead_after_its_lease() -> None:
+def test_gateway_that_dies_counts_as_dead_after_its_lease() -> None:
     dial = Dial()
     dial.row("other", 112)
     dial.turn_to(110)
@@ -93,8 +94,8 @@ def test_a_gateway_that_dies_is_dead_after_its_lease() -> None:
     assert dial.judged >= 4
 
 
-def test_a_node_that_was_blind_trusts_no_missing_lease_for_a_while() -> None:
-    """They could not renew either. Those that have not done so a lease length later are dead."""
+def test_node_that_lost_redis_trusts_no_missing_lease_for_a_while() -> None:
+    """The other gateways could not renew either. Those that have not renewed a lease length later are dead."""
     dial = Dial()
     for name in ("other", "dies"):
         dial.row(name, 112)
@@ -109,8 +110,8 @@ def test_a_node_that_was_blind_trusts_no_missing_lease_for_a_while() -> None:
     assert dial.alive() == {"self", "other"}
 
 
-def test_who_was_dead_before_the_blindness_stays_dead() -> None:
-    """The rows of dead gateways stand for days: their users must not flicker online after each outage."""
+def test_gateway_that_was_dead_before_an_outage_stays_dead() -> None:
+    """Rows of dead gateways are kept for days; their users must not flicker online after each outage."""
     dial = Dial()
     dial.row("long dead", 50)
     dial.row("other", 112)
@@ -122,7 +123,7 @@ def test_who_was_dead_before_the_blindness_stays_dead() -> None:
     assert dial.alive() == {"self", "other"}
 
 
-def test_a_store_that_is_nearly_full_is_full_until_it_is_not() -> None:
+def test_store_is_full_while_its_memory_is_over_the_limit() -> None:
     dial = Dial()
     dial.ratio = MEMORY_LIMIT
     dial.turn_to(101)
@@ -133,8 +134,8 @@ def test_a_store_that_is_nearly_full_is_full_until_it_is_not() -> None:
 
 
 @pytest.mark.parametrize("step", [-3600, -90, 90, 3600])
-def test_a_clock_of_redis_that_jumps_kills_nobody(step: int) -> None:
-    """Gateways need a moment to renew by the new time. Those that have not done so a lease length later are dead."""
+def test_jump_of_redis_clock_makes_no_gateway_dead(step: int) -> None:
+    """Gateways need a moment to renew by the new time. Those that have not renewed a lease length later are dead."""
     dial = Dial()
     for name in ("other", "dies"):
         dial.row(name, 112)
@@ -147,7 +148,7 @@ def test_a_clock_of_redis_that_jumps_kills_nobody(step: int) -> None:
     assert dial.alive() == {"self", "other"}
 
 
-async def test_the_row_of_a_real_node_is_found_by_others(valkey: EmbeddedValkey) -> None:
+async def test_row_of_a_real_node_is_read_by_others(valkey: EmbeddedValkey) -> None:
     async with world(valkey, gateway_url="wss://a/ws") as of, world(valkey) as other:
         await of.client("bob").connected()
         began = now_ms()

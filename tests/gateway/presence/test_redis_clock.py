@@ -9,8 +9,8 @@ from tests.gateway.presence.dial import Dial
 from tests.gateway.world import world
 
 
-def test_a_gateway_has_started_when_redis_says_that_it_has() -> None:
-    """Like all times in the rows; and it stays that."""
+def test_start_of_a_gateway_is_a_time_of_redis() -> None:
+    """Like all times in the rows; later renewals keep it."""
     dial = Dial()
     dial.redis_ahead = 3600
     dial.turn_to(120)
@@ -18,8 +18,8 @@ def test_a_gateway_has_started_when_redis_says_that_it_has() -> None:
     assert dial.started == {3600_000 + 101_000}
 
 
-def test_a_lease_is_told_by_the_clock_of_redis() -> None:
-    """Whatever this host's clock says: one that is off would make its users, or all others, look offline."""
+def test_lease_is_judged_by_redis_clock() -> None:
+    """If this host's clock is wrong, neither its users nor those of other gateways look offline."""
     dial = Dial()
     dial.redis_ahead = 3600
     dial.row("other", 3600 + 112)
@@ -30,8 +30,8 @@ def test_a_lease_is_told_by_the_clock_of_redis() -> None:
     assert dial.alive() == {"self"}
 
 
-def test_a_slow_answer_does_not_spoil_a_clock_that_is_right() -> None:
-    """Else two busy gateways would disagree on which session of a device is the later one."""
+def test_slow_answer_does_not_move_a_correct_clock() -> None:
+    """Otherwise two busy gateways would disagree about the order of a device's sessions."""
     dial = Dial()
     dial.redis_ahead = 3600
     dial.turn_to(101)
@@ -40,8 +40,8 @@ def test_a_slow_answer_does_not_spoil_a_clock_that_is_right() -> None:
     assert dial.clock.now_ms() == round((3600 + dial.now) * 1000)
 
 
-async def test_sessions_are_ordered_by_the_clock_of_redis(valkey: EmbeddedValkey) -> None:
-    """A device that leaves a gateway whose clock is ahead is taken in by another, however soon."""
+async def test_sessions_are_ordered_by_redis_clock(valkey: EmbeddedValkey) -> None:
+    """A device that leaves a gateway whose clock is ahead is accepted by another one at once."""
     async with world(valkey) as fast, world(valkey) as right:
         fast.node.redis_clock._ahead_ms += 60_000  # as of a wall clock that is ahead
         for of in (fast, right):

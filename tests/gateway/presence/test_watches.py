@@ -28,8 +28,8 @@ async def lease_held(of: World) -> None:
     await of.node.lease._round()
 
 
-async def test_presence_is_answered_for_everybody_asked_about(valkey: EmbeddedValkey) -> None:
-    """Online, seen some time ago, never seen; asking twice about one is asking once."""
+async def test_presence_contains_every_requested_user(valkey: EmbeddedValkey) -> None:
+    """Online, last seen some time ago, never seen; a repeated name is answered once."""
     async with world(valkey) as of:
         await lease_held(of)
         ann = await of.client("ann").connected()
@@ -45,10 +45,8 @@ async def test_presence_is_answered_for_everybody_asked_about(valkey: EmbeddedVa
         assert of.node.watches.users == {}
 
 
-async def test_a_watcher_is_told_changes_and_only_changes(
-    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Coming and going, once each; not what she was told already."""
+async def test_watcher_receives_only_changes(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One event for each change, none for a state that the watcher already has."""
     monkeypatch.setattr(departures, "AWAY_GRACE_S", 0.0)
     async with world(valkey) as of:
         await lease_held(of)
@@ -70,7 +68,7 @@ async def test_a_watcher_is_told_changes_and_only_changes(
         assert len(ann.of("presence")) == 3
 
 
-async def test_a_hint_that_was_lost_is_made_up_for_by_the_round(valkey: EmbeddedValkey) -> None:
+async def test_lost_hint_is_repaired_by_the_next_round(valkey: EmbeddedValkey) -> None:
     """Every watched user is read again once per heartbeat."""
     async with world(valkey) as of:
         await lease_held(of)
@@ -85,8 +83,8 @@ async def test_a_hint_that_was_lost_is_made_up_for_by_the_round(valkey: Embedded
         await ann.until(lambda: len(ann.of("presence")) == 2)
 
 
-async def test_a_gateway_that_dies_takes_its_users_offline_without_a_word(valkey: EmbeddedValkey) -> None:
-    """The leases tell, each time they are read."""
+async def test_users_of_a_dead_gateway_go_offline_without_a_hint(valkey: EmbeddedValkey) -> None:
+    """The leases show it each time they are read."""
     async with world(valkey) as of:
         await lease_held(of)
         other = await of.register("bob", "phone", now_ms())
@@ -102,8 +100,8 @@ async def test_a_gateway_that_dies_takes_its_users_offline_without_a_word(valkey
         await ann.until(lambda: [event for event in ann.of("presence", id=None) if not event["users"]["bob"]["online"]])
 
 
-async def test_watches_go_with_their_session(valkey: EmbeddedValkey) -> None:
-    """Of two who watch a user the last one ends it; the channel is left."""
+async def test_watches_end_with_their_session(valkey: EmbeddedValkey) -> None:
+    """The last session that watches a user ends the subscription."""
     async with world(valkey) as of:
         ann, cid = await of.client("ann").connected(), await of.client("cid").connected()
         for client in (ann, cid):
@@ -121,7 +119,7 @@ async def test_watches_go_with_their_session(valkey: EmbeddedValkey) -> None:
 
 
 async def test_watches_of_a_session_are_bounded(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refused as a whole; the same users again cost nothing."""
+    """A command beyond the bound is refused as a whole; users that are watched already cost nothing."""
     monkeypatch.setattr(watches, "MAX_WATCHES", 3)
     async with world(valkey) as of:
         ann = await of.client("ann").connected()
@@ -132,8 +130,8 @@ async def test_watches_of_a_session_are_bounded(valkey: EmbeddedValkey, monkeypa
         await ann.ask("presence", "presence", users=["d"])
 
 
-async def test_hints_are_coalesced(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user whose devices come and go fast costs one read in a while; nobody's cost none."""
+async def test_hints_are_joined(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user whose devices connect and end quickly costs one read per interval; an unwatched user costs none."""
     async with world(valkey) as of:
         ann = await of.client("ann").connected()
         await ann.ask("presence", "presence", users=["bob"], watch=True)
@@ -151,13 +149,9 @@ async def test_hints_are_coalesced(valkey: EmbeddedValkey, monkeypatch: pytest.M
         assert reads == [["bob"]]
 
 
-async def test_many_watched_users_are_read_some_at_a_time(
-    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The next when those have come, or could not: else commands would find no room among the calls meanwhile.
-
-    What is touched while they are read is read after them, however often it was.
-    """
+async def test_many_watched_users_are_read_in_parts(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next part is read when the last has been answered or refused, so that commands find room among the calls.
+    Users that are touched meanwhile are read once afterwards."""
     monkeypatch.setattr(watches, "USERS_PER_READ", 2)
     async with world(valkey) as of:
         ann = await of.client("ann").connected()
@@ -182,10 +176,8 @@ async def test_many_watched_users_are_read_some_at_a_time(
         assert [users for users, _ in asked] == [["b"]]
 
 
-async def test_many_watched_users_are_judged_some_each_turn(
-    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The leases are read every few seconds, and messages wait meanwhile."""
+async def test_many_watched_users_are_decided_in_parts(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leases are read every few seconds, and messages must not wait for that."""
     monkeypatch.setattr(watches, "USERS_PER_READ", 2)
     async with world(valkey) as of:
         await lease_held(of)
@@ -204,7 +196,7 @@ async def test_many_watched_users_are_judged_some_each_turn(
         assert set.union(*told) == set(users)
 
 
-async def test_what_changed_before_the_channel_was_confirmed_is_seen(valkey: EmbeddedValkey) -> None:
+async def test_change_before_the_confirmation_is_seen(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         await lease_held(of)
         ann = await of.client("ann").connected()
@@ -219,10 +211,10 @@ async def test_what_changed_before_the_channel_was_confirmed_is_seen(valkey: Emb
         await support.eventually(lambda: not of.node.watches._touched)
 
 
-async def test_who_asks_between_two_changes_is_told_the_second(
+async def test_request_between_two_changes_sends_the_first_to_all_watchers(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Her answer shows a change that nobody here was told yet: then all are, and the change back is one again."""
+    """The answer shows a change that no watcher here has yet: it is sent to all, and the change back is sent again."""
     monkeypatch.setattr(departures, "AWAY_GRACE_S", 0.0)
     async with world(valkey) as of:
         await lease_held(of)
@@ -239,10 +231,10 @@ async def test_who_asks_between_two_changes_is_told_the_second(
         assert [event["users"]["bob"]["online"] for event in ann.of("presence")] == [True, False, True]
 
 
-async def test_a_session_that_raises_keeps_no_change_from_the_others(
+async def test_session_that_raises_costs_no_other_session_its_change(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor does a reading that raises: the next hint is read as ever."""
+    """Nor does a read that raises: the next hint is read as usual."""
     async with world(valkey) as of:
         await lease_held(of)
         watchers = [await of.client(user).connected() for user in ("ann", "cid", "dan")]

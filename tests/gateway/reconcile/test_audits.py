@@ -26,8 +26,9 @@ def repairs(cause: str) -> float:
     return float(metrics.REPAIRS.labels(cause)._value.get())
 
 
-async def test_an_audit_finds_what_the_bus_lost(valkey: EmbeddedValkey) -> None:
-    """In groups and direct conversations, without any event that would show it; counted as what it is."""
+async def test_audit_finds_events_that_the_bus_lost(valkey: EmbeddedValkey) -> None:
+    """In groups and direct conversations, without a later event that would show the gap; the repairs count as
+    audits."""
     async with world(valkey) as of:
         group, direct = await of.group("ann", "bob"), await of.direct("ann", "bob")
         await of.say("ann", direct, "before")
@@ -45,7 +46,7 @@ async def test_an_audit_finds_what_the_bus_lost(valkey: EmbeddedValkey) -> None:
         await bob.caught_up()
 
 
-async def test_an_audit_of_what_is_well_repairs_nothing(valkey: EmbeddedValkey) -> None:
+async def test_audit_without_a_loss_repairs_nothing(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         group, direct = await of.group("ann", "bob"), await of.direct("ann", "bob")
         bob = await of.client("bob").connected()
@@ -62,10 +63,10 @@ async def test_an_audit_of_what_is_well_repairs_nothing(valkey: EmbeddedValkey) 
 
 
 @pytest.mark.parametrize("one_server", [True, False])
-async def test_quiet_sessions_are_audited_by_one_question(
+async def test_quiet_sessions_are_audited_by_one_call(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, one_server: bool
 ) -> None:
-    """Only the one whose news the bus lost is looked at; where users are on several servers, each is asked alone."""
+    """Only the session with a lost event is synced; if users are on several servers, there is a call for each."""
     monkeypatch.setattr(Client, "one_server", property(lambda _: one_server))
     async with world(valkey) as of:
         direct = await of.direct("eve", "bob")
@@ -80,7 +81,7 @@ async def test_quiet_sessions_are_audited_by_one_question(
         assert repairs("audit") == counted + 1
 
 
-async def test_an_audit_finds_a_replacement_that_nobody_told(valkey: EmbeddedValkey) -> None:
+async def test_audit_finds_a_replacement_whose_signal_was_lost(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         with of.deaf():
@@ -90,10 +91,10 @@ async def test_an_audit_finds_a_replacement_that_nobody_told(valkey: EmbeddedVal
         assert (await bob.closed())[0] == 4409
 
 
-async def test_the_first_audit_comes_soon_after_the_welcome(
+async def test_first_audit_comes_soon_after_the_welcome(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That is when most can have been missed. Of those who came together it is one question, of the gone none."""
+    """A missed event is most likely then. Sessions that connected together are one call, ended sessions none."""
     async with world(valkey) as of:
         welcomed: list[Any] = []
         monkeypatch.setattr(of.node.audits, "first", welcomed.append)
@@ -112,10 +113,10 @@ async def test_the_first_audit_comes_soon_after_the_welcome(
         assert asked == [["ann", "bob"]]
 
 
-async def test_an_entry_that_raises_ends_no_round_of_audits(
+async def test_entry_that_raises_ends_no_round_of_audits(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session that cannot be asked about costs itself only; nor does a hub keep the hubs behind it unread."""
+    """A session that raises costs only its own audit, a hub that raises only its own."""
     monkeypatch.setattr(audits, "HUBS_PER_CALL", 1)
     async with world(valkey) as of:
         groups = [await of.group("ann", "bob") for _ in range(3)]

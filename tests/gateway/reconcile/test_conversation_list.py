@@ -15,10 +15,10 @@ from tests import support
 from tests.gateway.world import world
 
 
-async def test_more_conversations_than_a_welcome_holds_follow_newest_first(
+async def test_conversations_beyond_the_welcome_follow_newest_first(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In `conversations` events, until `more` is false; each is told once and fed."""
+    """In `conversations` events until `more` is false; each is listed once, and fed."""
     monkeypatch.setattr(wire, "WELCOME_LIMIT", 4)
     async with world(valkey) as of:
         question = of.node.syncs.question
@@ -48,8 +48,8 @@ async def test_more_conversations_than_a_welcome_holds_follow_newest_first(
         assert len(bob.of("message")) == 14
 
 
-async def test_a_new_device_begins_a_hundred_events_back_without_a_gap(valkey: EmbeddedValkey) -> None:
-    """Or at the read mark, if that is earlier. The next time it begins where it acked."""
+async def test_new_device_begins_a_hundred_events_back_without_a_gap(valkey: EmbeddedValkey) -> None:
+    """Or at the read mark, if that is earlier. The next connect begins at the acked event."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         said = [await of.say("ann", group, i) for i in range(130)]
@@ -65,7 +65,7 @@ async def test_a_new_device_begins_a_hundred_events_back_without_a_gap(valkey: E
         assert (state["cursor"], state["read"], state["unread"]) == (said[125].seq, said[119].seq, 10)
 
 
-async def test_an_early_read_mark_takes_a_new_device_further_back(valkey: EmbeddedValkey) -> None:
+async def test_early_read_mark_takes_a_new_device_further_back(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         said = [await of.say("ann", group, i) for i in range(130)]
@@ -74,8 +74,8 @@ async def test_an_early_read_mark_takes_a_new_device_further_back(valkey: Embedd
         assert bob.bodies(group) == list(range(10, 130))
 
 
-async def test_what_a_device_says_it_has_replaces_what_is_stored(valkey: EmbeddedValkey) -> None:
-    """Down as well as up: a client that lost its storage gets it again."""
+async def test_cursors_of_hello_replace_the_stored_cursors(valkey: EmbeddedValkey) -> None:
+    """Downwards, too: a client that lost its storage receives the events again."""
     async with world(valkey) as of:
         direct = await of.direct("ann", "bob")
         said = [await of.say("ann", direct, i) for i in range(6)]
@@ -90,8 +90,8 @@ async def test_what_a_device_says_it_has_replaces_what_is_stored(valkey: Embedde
         assert await of.redis.fetch("HEXISTS", keys.cursor("bob", "phone"), "d:cid:dan") == 0
 
 
-async def test_a_channel_begins_near_its_end_for_whoever_comes(valkey: EmbeddedValkey) -> None:
-    """Its history is public, and long: a device that is not new joins it a hundred events back."""
+async def test_channel_begins_near_its_end_for_every_device(valkey: EmbeddedValkey) -> None:
+    """Its history is public and long: a known device, too, begins a hundred events back."""
     async with world(valkey) as of:
         channel = await of.group("ann", kind=keys.CHANNEL)
         for i in range(120):
@@ -102,8 +102,8 @@ async def test_a_channel_begins_near_its_end_for_whoever_comes(valkey: EmbeddedV
         assert bob.bodies(channel) == list(range(21, 120))
 
 
-async def test_a_group_that_vanished_is_not_told(valkey: EmbeddedValkey) -> None:
-    """Its row may stand a while longer."""
+async def test_deleted_group_is_not_listed(valkey: EmbeddedValkey) -> None:
+    """Its row may be kept a while longer."""
     async with world(valkey) as of:
         group, other = await of.group("ann", "bob"), await of.group("ann", "bob")
         await of.node.conversations.remove_conversation(group, None)
@@ -113,8 +113,8 @@ async def test_a_group_that_vanished_is_not_told(valkey: EmbeddedValkey) -> None
         await support.eventually(lambda: set(of.node.subscriptions.hubs) == {other})
 
 
-async def test_row_lost_from_a_list_costs_one_connect_nothing(valkey: EmbeddedValkey) -> None:
-    """A name that the list has and no row stands behind: the welcome comes, with the conversations that are whole."""
+async def test_name_without_a_row_is_left_out_of_the_list(valkey: EmbeddedValkey) -> None:
+    """The welcome contains the other conversations."""
     async with world(valkey) as of:
         lost, whole = await of.direct("bob", "ann"), await of.direct("bob", "cid")
         for user, conv in (("ann", lost), ("cid", whole)):
@@ -124,8 +124,8 @@ async def test_row_lost_from_a_list_costs_one_connect_nothing(valkey: EmbeddedVa
         assert [state["conversation"] for state in welcome["conversations"]] == [whole]
 
 
-async def test_entries_tell_the_role_of_the_user(valkey: EmbeddedValkey) -> None:
-    """In `welcome`, as it is by then, and in the entry of a group that the user comes into."""
+async def test_entries_contain_the_role_of_the_user(valkey: EmbeddedValkey) -> None:
+    """In `welcome`, with the present role, and in the entry of a group that the user enters."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         await of.put(group, "bob", "r")

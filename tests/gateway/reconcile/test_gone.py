@@ -46,7 +46,7 @@ def entry(conv: str, reason: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("reason", REASONS)
-async def test_a_live_session_is_told_once_that_a_conversation_is_gone(valkey: EmbeddedValkey, reason: str) -> None:
+async def test_live_session_is_notified_once_that_a_conversation_is_gone(valkey: EmbeddedValkey, reason: str) -> None:
     async with world(valkey) as of:
         conv = await ended(of, reason)
         bob = await of.client("bob").connected()
@@ -61,8 +61,9 @@ async def test_a_live_session_is_told_once_that_a_conversation_is_gone(valkey: E
 
 
 @pytest.mark.parametrize("reason", REASONS)
-async def test_a_device_that_was_away_is_told_at_every_hello_until_it_acks(valkey: EmbeddedValkey, reason: str) -> None:
-    """It still gets the events of before; another device has its own ack; one that never had it is told nothing."""
+async def test_offline_device_is_notified_at_every_hello_until_it_acks(valkey: EmbeddedValkey, reason: str) -> None:
+    """It still receives the events from before. Another device has its own ack; a device that never had the
+    conversation is not notified."""
     async with world(valkey) as of:
         conv = await ended(of, reason)
         for device in ("phone", "laptop"):
@@ -87,8 +88,8 @@ async def test_a_device_that_was_away_is_told_at_every_hello_until_it_acks(valke
 
 
 @pytest.mark.parametrize("reason", REASONS)
-async def test_a_device_with_its_own_cursors_is_told(valkey: EmbeddedValkey, reason: str) -> None:
-    """The server has never seen it, or has forgotten it: what it says that it has counts."""
+async def test_device_with_its_own_cursors_is_notified(valkey: EmbeddedValkey, reason: str) -> None:
+    """The server has never seen the device, or has forgotten it: the cursors of `hello` count."""
     async with world(valkey) as of:
         conv = await ended(of, reason)
         await end(of, conv, reason)
@@ -96,7 +97,7 @@ async def test_a_device_with_its_own_cursors_is_told(valkey: EmbeddedValkey, rea
         assert gone(bob) == [entry(conv, reason)]
 
 
-async def test_a_session_that_acked_nothing_yet_is_told_of_what_it_had_live(valkey: EmbeddedValkey) -> None:
+async def test_session_without_acks_is_notified_of_conversations_it_received_live(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         conv = await ended(of, "user_deleted")
@@ -106,7 +107,7 @@ async def test_a_session_that_acked_nothing_yet_is_told_of_what_it_had_live(valk
         assert gone(bob) == [entry(conv, "user_deleted")]
 
 
-async def test_a_member_who_comes_back_and_is_removed_again_is_told_again(valkey: EmbeddedValkey) -> None:
+async def test_member_removed_a_second_time_is_notified_again(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         bob = await of.client("bob").connected()
@@ -124,8 +125,8 @@ async def test_a_member_who_comes_back_and_is_removed_again_is_told_again(valkey
         assert gone(await of.client("bob").connected()) == []
 
 
-async def test_an_ack_of_the_removal_itself_is_enough(valkey: EmbeddedValkey) -> None:
-    """A client that knows nothing of `gone` acks the event by which its user was removed."""
+async def test_ack_of_the_removal_event_counts_as_ack_of_the_notice(valkey: EmbeddedValkey) -> None:
+    """A client that does not know `gone` acks the event by which its user was removed."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         bob = await of.client("bob").connected()
@@ -143,8 +144,9 @@ async def test_an_ack_of_the_removal_itself_is_enough(valkey: EmbeddedValkey) ->
         assert gone(await of.client("bob").connected()) == []
 
 
-async def test_a_late_event_does_not_bring_back_what_is_gone(valkey: EmbeddedValkey) -> None:
-    """A router repeats the delivery of a direct event after the conversation was deleted; a newer one begins anew."""
+async def test_late_event_does_not_restore_a_gone_conversation(valkey: EmbeddedValkey) -> None:
+    """A router repeats the delivery of a direct event after the conversation was deleted; a newer event creates it
+    again."""
     async with world(valkey) as of:
         conv = await of.direct("ann", "bob")
         end = (await of.say("ann", conv)).seq + 2

@@ -19,9 +19,9 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sync, "RECHECK_S", 0.0)
 
 
-async def test_a_removal_that_no_hub_saw_is_found_by_the_version(valkey: EmbeddedValkey) -> None:
-    """Heads tell the membership version; on another one the hub asks for its users here. The removed one gets what was
-    hers, and nothing after."""
+async def test_removal_that_no_hub_received_is_found_by_the_version(valkey: EmbeddedValkey) -> None:
+    """If the head has another membership version, the hub asks for the roles of its users. The removed user receives
+    the events up to the removal, and nothing after."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob", "cid")
         ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
@@ -38,10 +38,10 @@ async def test_a_removal_that_no_hub_saw_is_found_by_the_version(valkey: Embedde
         assert bob.session not in of.node.subscriptions.hubs[group].members
 
 
-async def test_a_member_that_the_hub_still_has_is_put_out_when_roles_say_so(
+async def test_member_without_a_role_is_removed_from_the_hub(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer about roles may come while the log is still being read: she is fed to her own end."""
+    """The answer may come while the log is still being read: the session is fed up to its removal."""
     monkeypatch.setattr("gateway.delivery.repair.REPAIR_EVENTS", 2)
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
@@ -56,10 +56,10 @@ async def test_a_member_that_the_hub_still_has_is_put_out_when_roles_say_so(
         assert bob.bodies(group) == list(range(9))
 
 
-async def test_roles_that_could_not_be_read_are_asked_for_in_the_next_round(
+async def test_roles_that_could_not_be_read_are_read_in_the_next_round(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even where the log itself does not tell any more who was put out."""
+    """Even if the log no longer contains the removal."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         bob = await of.client("bob").connected()
@@ -78,8 +78,8 @@ async def test_roles_that_could_not_be_read_are_asked_for_in_the_next_round(
         await support.eventually(lambda: bob.session not in hub.members)
 
 
-async def test_coming_into_a_group_and_leaving_it_again(valkey: EmbeddedValkey) -> None:
-    """Both are found by what moved; a row that moved otherwise changes nothing."""
+async def test_session_enters_and_leaves_a_group_by_its_rows(valkey: EmbeddedValkey) -> None:
+    """A row that changed for another reason changes nothing."""
     async with world(valkey) as of:
         group = await of.group("ann")
         bob = await of.client("bob").connected()
@@ -97,8 +97,8 @@ async def test_coming_into_a_group_and_leaving_it_again(valkey: EmbeddedValkey) 
         assert keys.Channels().conversation(group).encode() not in of.node.bus._wanted
 
 
-async def test_joins_that_are_told_twice_happen_once(valkey: EmbeddedValkey) -> None:
-    """The second may come while the group's channel is still being subscribed for the first."""
+async def test_repeated_join_enters_the_group_once(valkey: EmbeddedValkey) -> None:
+    """The second may come while the group's channel is being subscribed for the first."""
     async with world(valkey) as of:
         group = await of.group("ann")
         bob = await of.client("bob").connected()
@@ -116,11 +116,11 @@ async def test_joins_that_are_told_twice_happen_once(valkey: EmbeddedValkey) -> 
 
 
 @pytest.mark.parametrize("connected", [True, False])
-async def test_who_is_put_out_of_a_group_that_was_empty_gets_what_was_written_before(
+async def test_member_removed_from_a_group_while_offline_receives_the_events_before(
     valkey: EmbeddedValkey, connected: bool
 ) -> None:
-    """A device that knows the group and has nothing of it yet is away meanwhile; of groups that it never met it is told
-    nothing."""
+    """Also if the group had no event while the device was connected; groups that the device never listed are not
+    sent."""
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         if not connected:

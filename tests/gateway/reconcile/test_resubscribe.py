@@ -14,10 +14,10 @@ from tests import support
 from tests.gateway.world import world
 
 
-async def test_what_the_lost_bus_said_is_asked_for_until_it_is_told(
+async def test_lost_events_are_asked_for_until_redis_answers(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The commands' connection may come up after the bus, which may come and go meanwhile: one question waits."""
+    """The connection for commands may return after the bus, which may be lost again meanwhile: one question waits."""
     async with world(valkey) as of:
         direct = await of.direct("ann", "bob")
         bob = await of.client("bob").connected()
@@ -49,10 +49,10 @@ async def test_what_the_lost_bus_said_is_asked_for_until_it_is_told(
         await bob.event("message", body="lost")
 
 
-async def test_what_the_lost_bus_said_is_asked_for_though_an_audit_was_under_way(
+async def test_lost_events_are_asked_for_although_an_audit_was_under_way(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The audit's answer would be too old to tell, and it fails."""
+    """The audit's answer would be too old, and it fails."""
     monkeypatch.setattr(sync, "ASK_AGAIN_S", 0.0)
     async with world(valkey) as of:
         direct = await of.direct("ann", "bob")
@@ -71,8 +71,8 @@ async def test_what_the_lost_bus_said_is_asked_for_though_an_audit_was_under_way
         await bob.event("message", body="lost")
 
 
-async def test_what_was_said_while_the_bus_was_away_is_looked_for(valkey: EmbeddedValkey) -> None:
-    """Groups by their heads, direct conversations and memberships by `sync`; sessions stay."""
+async def test_events_during_a_bus_outage_are_found(valkey: EmbeddedValkey) -> None:
+    """In groups by their heads, in direct conversations and memberships by `sync`; sessions stay open."""
     async with world(valkey) as of:
         group, direct, joined = await of.group("ann", "bob"), await of.direct("ann", "bob"), await of.group("ann")
         await of.say("ann", direct, "before")
@@ -95,8 +95,8 @@ async def test_what_was_said_while_the_bus_was_away_is_looked_for(valkey: Embedd
         assert bob.connection.closed is None
 
 
-async def test_a_single_channel_that_was_lost_is_looked_after(valkey: EmbeddedValkey) -> None:
-    """Its slot moved: only what came over it is compared."""
+async def test_lost_channel_is_compared_alone(valkey: EmbeddedValkey) -> None:
+    """Its slot moved: only the events of this channel can be missing."""
     async with world(valkey) as of:
         group, direct = await of.group("ann", "bob"), await of.direct("ann", "bob")
         await of.say("ann", direct, "before")
@@ -113,8 +113,8 @@ async def test_a_single_channel_that_was_lost_is_looked_after(valkey: EmbeddedVa
         of.node.resubscribe.channel_restored(b"a channel that nobody has any more")
 
 
-async def test_a_hub_whose_conversation_vanished_while_the_bus_was_away_is_let_go(valkey: EmbeddedValkey) -> None:
-    """Whoever waits for it is told that it is gone."""
+async def test_hub_whose_conversation_was_deleted_during_a_bus_outage_is_dropped(valkey: EmbeddedValkey) -> None:
+    """A session that waits for it is answered."""
     async with world(valkey) as of:
         told: list[bool] = []
         await of.cut_off()

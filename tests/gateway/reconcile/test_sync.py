@@ -29,7 +29,7 @@ def repairs(cause: str) -> float:
     return float(metrics.REPAIRS.labels(cause)._value.get())
 
 
-async def test_an_event_that_comes_before_the_second_look_is_no_loss(
+async def test_event_that_arrives_before_the_recheck_is_no_loss(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The audit and the event travel on two connections, and either may be first."""
@@ -53,8 +53,8 @@ async def test_an_event_that_comes_before_the_second_look_is_no_loss(
 
 
 @pytest.mark.parametrize(("instance", "code"), [("tab-1", 4000), ("tab-2", 4409), ("", 4409)])
-async def test_a_later_session_of_the_device_ends_the_earlier(valkey: EmbeddedValkey, instance: str, code: int) -> None:
-    """The same client process may come back; another one must not take turns with this."""
+async def test_later_session_of_the_device_ends_the_earlier(valkey: EmbeddedValkey, instance: str, code: int) -> None:
+    """The same client process may reconnect; another process must not take turns with it."""
     async with world(valkey) as of, world(valkey) as elsewhere:
         old = await of.client("bob").connected(instance="tab-1")
         await support.eventually(lambda: elsewhere.node.redis_clock.now_ms() > old.session.started, every_s=0)
@@ -63,15 +63,15 @@ async def test_a_later_session_of_the_device_ends_the_earlier(valkey: EmbeddedVa
         assert new.session.state is State.READY
 
 
-async def test_without_an_instance_two_of_a_device_do_not_count_as_one(valkey: EmbeddedValkey) -> None:
+async def test_sessions_without_an_instance_are_different_processes(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         old = await of.client("bob").connected()
         await of.client("bob").connected()
         assert await old.closed() == (4409, "this device is connected elsewhere")
 
 
-async def test_an_older_session_that_registers_late_does_not_end_a_newer(valkey: EmbeddedValkey) -> None:
-    """Its register was stuck on the way."""
+async def test_older_session_that_registers_late_does_not_end_a_newer(valkey: EmbeddedValkey) -> None:
+    """Its registration was delayed on the way."""
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         assert (await of.register("bob", "phone", now_ms() - 60_000)).status == "replaced"
@@ -80,7 +80,7 @@ async def test_an_older_session_that_registers_late_does_not_end_a_newer(valkey:
 
 
 @pytest.mark.parametrize("device", [None, "phone"])
-async def test_a_kick_ends_the_session(valkey: EmbeddedValkey, device: str | None) -> None:
+async def test_kick_ends_the_session(valkey: EmbeddedValkey, device: str | None) -> None:
     async with world(valkey) as of:
         phone, laptop = await of.client("bob").connected(), await of.client("bob", "laptop").connected()
         await of.node.users.kick("bob", device)
@@ -89,8 +89,8 @@ async def test_a_kick_ends_the_session(valkey: EmbeddedValkey, device: str | Non
         assert (laptop.connection.closed is None) == (device is not None)
 
 
-async def test_a_phone_that_is_online_outlasts_tabs_that_have_ended(valkey: EmbeddedValkey) -> None:
-    """The seventeenth device takes the place of a session that ended with its gateway, though the phone is older."""
+async def test_online_device_outlasts_ended_sessions_of_newer_devices(valkey: EmbeddedValkey) -> None:
+    """The seventeenth device replaces a session that ended with its gateway, although the phone is older."""
     async with world(valkey) as of:
         phone = await of.client("bob").connected()
         for number in range(15):
@@ -103,7 +103,7 @@ async def test_a_phone_that_is_online_outlasts_tabs_that_have_ended(valkey: Embe
         assert await of.redis.fetch("HEXISTS", keys.devices("bob"), "tab-0") == 0
 
 
-async def test_a_device_that_is_evicted_while_online_is_told_why(valkey: EmbeddedValkey) -> None:
+async def test_device_evicted_while_online_gets_the_reason(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         phone = await of.client("bob").connected()
         for number in range(15):
@@ -112,10 +112,10 @@ async def test_a_device_that_is_evicted_while_online_is_told_why(valkey: Embedde
         assert await phone.closed() == (4409, "another device took the place of this one: a user has at most 16")
 
 
-async def test_a_hint_that_comes_while_an_audit_is_under_way_is_looked_into_afterwards(
+async def test_hint_during_an_audit_is_asked_about_afterwards(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answer under way may be older than what the hint is about: a kick must not wait for the next heartbeat."""
+    """The answer under way may be older than the reason for the hint: a kick must not wait for the next heartbeat."""
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         sync, held = of.node.users.sync, []
@@ -135,10 +135,8 @@ async def test_a_hint_that_comes_while_an_audit_is_under_way_is_looked_into_afte
         assert (await bob.closed())[0] == 4504
 
 
-async def test_redis_that_cannot_answer_ends_no_session(
-    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is asked again with the next heartbeat."""
+async def test_failed_audit_ends_no_session(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is repeated with the next heartbeat."""
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         monkeypatch.setattr(of.node.users, "sync", lambda _, reply: of.node.loop.call_soon(reply, Unavailable()))
@@ -147,8 +145,8 @@ async def test_redis_that_cannot_answer_ends_no_session(
         assert (bob.session.asking, bob.session.state, bob.connection.closed) == (Asking.NOTHING, State.READY, None)
 
 
-async def test_what_moved_comes_in_pages(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An audit asks on as long as there is more, from where it came to."""
+async def test_moved_conversations_are_read_in_pages(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An audit asks on from its position until there is no more."""
     async with world(valkey) as of:
         directs = [await of.direct("bob", f"user{i}") for i in range(7)]
         bob = await of.client("bob").connected()
@@ -164,7 +162,7 @@ async def test_what_moved_comes_in_pages(valkey: EmbeddedValkey, monkeypatch: py
         assert of.calls("sync") - asked == 4
 
 
-async def test_an_answer_to_a_session_that_has_closed_is_nothing(valkey: EmbeddedValkey) -> None:
+async def test_answer_after_the_sessions_end_is_ignored(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         of.node.syncs.ask(bob.session, "audit")

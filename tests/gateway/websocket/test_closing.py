@@ -13,8 +13,8 @@ from tests.support import eventually
 
 
 @pytest.mark.parametrize("reads", [True, False])
-async def test_a_client_that_does_not_answer_a_close_is_dropped(reads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also one whose buffers are full, so that it will never see the close frame."""
+async def test_client_that_does_not_answer_a_close_is_dropped(reads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also if its buffers are full, so that it never receives the close frame."""
     monkeypatch.setattr(closing, "CLOSE_WAIT_S", 0.05)
     async with serving() as served:
         clients = [await served.client(receive_bytes=4096) for _ in range(3)]
@@ -28,8 +28,8 @@ async def test_a_client_that_does_not_answer_a_close_is_dropped(reads: bool, mon
         await eventually(lambda: not served.server.server_state.connections)
 
 
-async def test_a_client_that_closes_and_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its close frame has come; what we still had for it is not kept for ever."""
+async def test_client_that_closes_and_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its close frame has arrived, and the frames that it does not read are dropped."""
     monkeypatch.setattr(closing, "CLOSE_WAIT_S", 0.05)
     async with serving() as served:
         client, session = await served.client(receive_bytes=4096)
@@ -40,8 +40,8 @@ async def test_a_client_that_closes_and_does_not_read_is_dropped(monkeypatch: py
         await eventually(lambda: not served.server.server_state.connections)
 
 
-async def test_a_client_that_says_no_more_and_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A half-closed connection is over, even while there are bytes that it does not take."""
+async def test_client_that_half_closes_and_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A half-closed connection has ended, even if bytes for it are left."""
     monkeypatch.setattr(closing, "CLOSE_WAIT_S", 0.05)
     async with serving() as served:
         client, session = await served.client(receive_bytes=4096)
@@ -52,8 +52,8 @@ async def test_a_client_that_says_no_more_and_does_not_read_is_dropped(monkeypat
         await eventually(lambda: not served.server.server_state.connections)
 
 
-async def test_a_connection_that_raises_as_it_is_dropped_keeps_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those behind it in the same sweep are dropped, and so are those that close later."""
+async def test_connection_that_raises_while_dropped_keeps_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The later ones of the same sweep are dropped, and so are connections that close afterwards."""
     monkeypatch.setattr(closing, "CLOSE_WAIT_S", 0.05)
 
     class Broken:

@@ -29,8 +29,8 @@ from tests.gateway.websocket.serving import LIMIT, Recorder, serving
 from tests.support import ROOT, eventually, free_ports, http_get, run
 
 
-async def test_messages_go_both_ways_through_a_well_behaved_client() -> None:
-    """Text and binary, small and large, with compression agreed on without context on either side."""
+async def test_messages_pass_both_ways_with_a_standard_client() -> None:
+    """Text and binary, small and large, with compression without context on either side."""
     async with serving() as served, connect(served.url) as client:
         session = await served.attached.get()
         assert client.response is not None
@@ -49,8 +49,8 @@ async def test_messages_go_both_ways_through_a_well_behaved_client() -> None:
         assert await client.recv() == "prebuilt"
 
 
-async def test_a_client_with_a_small_window_is_sent_plain_frames() -> None:
-    """It is agreed with, and may compress itself; the frames compressed for all are not for it."""
+async def test_client_with_a_small_window_is_sent_plain_frames() -> None:
+    """Its offer is accepted, and it may compress; it cannot inflate the shared frames."""
     async with serving() as served:
         offer = "permessage-deflate; server_max_window_bits=9"
         client, session = await served.client(headers={"Sec-WebSocket-Extensions": offer})
@@ -60,8 +60,8 @@ async def test_a_client_with_a_small_window_is_sent_plain_frames() -> None:
         assert await session.heard.get() == ("text", b"Hello")
 
 
-async def test_a_connection_without_a_session_is_closed() -> None:
-    """Accepted and then forgotten is 1011; accepted and closed by the application is its own code."""
+async def test_connection_without_a_session_is_closed() -> None:
+    """With 1011 if the application attached none, with the application's code if it closed the connection."""
 
     async def endpoint(websocket: WebSocket) -> None:
         await websocket.accept()
@@ -77,8 +77,8 @@ async def test_a_connection_without_a_session_is_closed() -> None:
             assert (client.close_code, client.close_reason) == (4001, "slow")
 
 
-async def test_a_session_is_attached_once_and_in_time() -> None:
-    """Before accept, twice, or after the application returned: its mistake."""
+async def test_session_can_only_be_attached_once_and_in_time() -> None:
+    """Before accept, twice, or after the application has returned: the call raises."""
     held: list[WebSocketConnection] = []
 
     async def endpoint(websocket: WebSocket) -> None:
@@ -98,8 +98,8 @@ async def test_a_session_is_attached_once_and_in_time() -> None:
             held[0].attach(Recorder(held[0]))
 
 
-async def test_a_session_attached_too_late_still_hears_the_end() -> None:
-    """The peer was lost between accept and attach: connection_closed comes all the same."""
+async def test_session_attached_to_a_lost_connection_gets_its_end() -> None:
+    """The peer was lost between accept and attach: `connection_closed` is called all the same."""
     accepted, go_on = asyncio.Event(), asyncio.Event()
 
     async def endpoint(websocket: WebSocket) -> None:
@@ -120,8 +120,8 @@ async def test_a_session_attached_too_late_still_hears_the_end() -> None:
 
 
 @pytest.mark.processes
-def test_an_idle_connection_costs_two_kilobytes() -> None:
-    """Resident memory of a server process, HTTP and transport and all, over some thousand connections."""
+def test_idle_connection_costs_two_kilobytes() -> None:
+    """Resident memory of a server process, including HTTP and transport, over some thousand connections."""
     port, before, count = free_ports(1)[0], 200, 2000
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -151,8 +151,8 @@ def test_an_idle_connection_costs_two_kilobytes() -> None:
         assert (resident() - at_first) / count < 2300
 
 
-async def test_the_kernel_sends_at_once_and_buffers_little() -> None:
-    """TCP_NODELAY is on, and the send buffer is bounded (the kernel doubles what it is told)."""
+async def test_kernel_sends_at_once_and_buffers_little() -> None:
+    """TCP_NODELAY is on, and the send buffer is bounded (the kernel doubles the value)."""
     async with serving() as served:
         _, session = await served.client()
         sock = session.connection.transport.get_extra_info("socket")
@@ -160,7 +160,7 @@ async def test_the_kernel_sends_at_once_and_buffers_little() -> None:
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 2 * KERNEL_SEND_BYTES
 
 
-async def test_a_frame_may_come_a_byte_at_a_time() -> None:
+async def test_frame_may_arrive_byte_by_byte() -> None:
     """However the network cuts it."""
     async with serving() as served:
         client, session = await served.client()
@@ -170,8 +170,8 @@ async def test_a_frame_may_come_a_byte_at_a_time() -> None:
         assert await session.heard.get() == ("text", b"slowly")
 
 
-async def test_pings_go_both_ways() -> None:
-    """Ours is answered by the client and shows in last_received; the client's is answered by us."""
+async def test_pings_are_answered_both_ways() -> None:
+    """The client answers the server's, which shows in `last_received`; the server answers the client's."""
     async with serving() as served, connect(served.url) as client:
         session = await served.attached.get()
         await (await client.ping(b"are you there"))
@@ -189,8 +189,8 @@ async def test_pings_go_both_ways() -> None:
         (client_frame(b"x" * (LIMIT + 1), BINARY), 1009),
     ],
 )
-async def test_a_violation_is_told_to_both_sides_even_when_much_more_follows(stream: bytes, code: int) -> None:
-    """The close frame arrives, not a reset, although the client goes on sending what is not read any more."""
+async def test_violation_is_reported_to_both_sides_although_more_bytes_follow(stream: bytes, code: int) -> None:
+    """The close frame arrives, not a reset, although the client goes on sending."""
     async with serving() as served:
         client, session = await served.client()
         client.send(stream, b"\xff" * (1 << 20))
@@ -203,8 +203,8 @@ async def test_a_violation_is_told_to_both_sides_even_when_much_more_follows(str
         assert session.heard.empty()
 
 
-async def test_a_session_that_fails_costs_its_own_connection() -> None:
-    """1011 for this client, nothing for the others, and a log line for us."""
+async def test_session_that_raises_costs_its_own_connection() -> None:
+    """1011 for this client, no effect on others, and a log line."""
 
     class Clumsy(Recorder):
         def message_received(self, data: bytes, text: bool) -> None:
@@ -221,8 +221,8 @@ async def test_a_session_that_fails_costs_its_own_connection() -> None:
         assert await other_session.heard.get() == ("text", b"fine")
 
 
-async def test_the_clients_close_is_answered_and_told_once() -> None:
-    """Its code comes back, the session hears code and reason, and the connection is gone."""
+async def test_close_of_the_client_is_answered_and_reported_once() -> None:
+    """Its code is returned, the session gets code and reason, and the connection is removed."""
     async with serving() as served:
         client, session = await served.client()
         client.send(client_frame((4123).to_bytes(2, "big") + b"enough", CLOSE), client_frame(b"more", TEXT))
@@ -239,8 +239,8 @@ async def test_the_clients_close_is_answered_and_told_once() -> None:
         session.connection.resume_reading()
 
 
-async def test_our_close_waits_for_the_clients() -> None:
-    """Messages after it are discarded, writes do nothing, and the session hears our code when it is over."""
+async def test_close_of_the_server_waits_for_the_clients() -> None:
+    """Later messages are dropped, writes do nothing, and the session gets the server's code at the end."""
     async with serving() as served:
         client, session = await served.client()
         session.connection.close(4002, "heartbeat lost")
@@ -253,8 +253,8 @@ async def test_our_close_waits_for_the_clients() -> None:
         assert await session.heard.get() == ("closed", 4002, "heartbeat lost")
 
 
-async def test_a_close_while_reading_is_paused_still_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading is resumed, or the client's answer would never be seen."""
+async def test_close_while_reading_is_paused_completes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading is resumed, because the client's answer must be read."""
     monkeypatch.setattr(closing, "CLOSE_WAIT_S", 1000.0)
     async with serving() as served, connect(served.url) as client:
         session = await served.attached.get()
@@ -266,8 +266,8 @@ async def test_a_close_while_reading_is_paused_still_ends(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("how", ["reset", "fin", "reset with data on the way"])
-async def test_a_client_that_vanishes_is_1006(how: str) -> None:
-    """No close frame came: told once, and nothing of the connection stays."""
+async def test_client_that_vanishes_is_reported_as_1006(how: str) -> None:
+    """There was no close frame: one call, and nothing of the connection is kept."""
     async with serving() as served:
         client, session = await served.client()
         if how == "fin":
@@ -282,8 +282,8 @@ async def test_a_client_that_vanishes_is_1006(how: str) -> None:
         assert session.heard.empty()
 
 
-async def test_a_server_that_stops_says_so() -> None:
-    """1012 for whoever is connected, 503 for whoever is about to be, and the server ends."""
+async def test_server_that_stops_closes_with_1012() -> None:
+    """503 for clients whose upgrade is under way, and the server ends."""
     asked = asyncio.Event()
 
     async def endpoint(websocket: WebSocket) -> None:
@@ -308,8 +308,8 @@ async def test_a_server_that_stops_says_so() -> None:
         assert await session.heard.get() == ("closed", 1012, "")
 
 
-async def test_a_slow_reader_is_told_about_and_comes_back() -> None:
-    """The session hears when the buffer passes the high mark, and again when it has drained."""
+async def test_slow_reader_pauses_and_resumes_writing() -> None:
+    """The session is called when the buffer passes the high mark, and again when it has drained."""
     async with serving() as served:
         client, session = await served.client(receive_bytes=4096)
         written = 0
@@ -323,8 +323,8 @@ async def test_a_slow_reader_is_told_about_and_comes_back() -> None:
         assert await session.heard.get() == ("resumed",)
 
 
-async def test_a_session_may_close_where_it_hears_that_writing_is_paused() -> None:
-    """That is within a write: one close frame is sent, and the session hears nothing more but the end."""
+async def test_session_may_close_within_writing_paused() -> None:
+    """That is within a write: one close frame is sent, and the session gets only `connection_closed` after it."""
 
     class Impatient(Recorder):
         def writing_paused(self) -> None:
@@ -343,8 +343,8 @@ async def test_a_session_may_close_where_it_hears_that_writing_is_paused() -> No
         assert session.heard.empty()
 
 
-async def test_a_flood_of_pings_and_pongs_ends_its_connection() -> None:
-    """A thousand at once are borne; who goes on is cut off with 1008, whichever of the two it sends."""
+async def test_flood_of_pings_and_pongs_ends_its_connection() -> None:
+    """A thousand at once are allowed; a client that continues is closed with 1008, with pings and with pongs."""
     async with serving() as served:
         for opcode in (PING, PONG):
             client, session = await served.client()
@@ -354,8 +354,8 @@ async def test_a_flood_of_pings_and_pongs_ends_its_connection() -> None:
             assert await session.heard.get() == ("closed", 1008, "too many pings")
 
 
-async def test_a_flood_of_pings_is_answered_within_bounds() -> None:
-    """While nobody reads, pongs stop at the high mark; the latest ping is answered once there is room."""
+async def test_flood_of_pings_is_answered_within_bounds() -> None:
+    """While the client does not read, pongs stop at the high mark; the latest ping is answered once there is room."""
     async with serving() as served:
         client, session = await served.client(receive_bytes=4096)
         session.connection.write(frame(bytes(4 << 20), BINARY))
@@ -369,8 +369,8 @@ async def test_a_flood_of_pings_is_answered_within_bounds() -> None:
         assert await session.heard.get() == ("resumed",)
 
 
-async def test_a_session_can_stop_reading_for_a_while() -> None:
-    """What has not been read stays with the client's kernel, and comes once reading is resumed."""
+async def test_session_can_pause_reading() -> None:
+    """Unread bytes stay in the client's kernel, and arrive once reading is resumed."""
     async with serving() as served:
         client, session = await served.client()
         session.connection.pause_reading()
@@ -399,8 +399,8 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
-async def test_all_of_it_works_over_tls(certificate: Path) -> None:
-    """Messages, our close, and a violation, where there is no half-close."""
+async def test_connection_works_over_tls(certificate: Path) -> None:
+    """Messages, the server's close, and a violation, although TLS has no half-close."""
     trusted = ssl.create_default_context(cafile=certificate)
     async with serving(ssl_certfile=str(certificate)) as served:
         url = f"wss://localhost:{served.port}/"

@@ -33,15 +33,15 @@ BASE = "permessage-deflate; server_no_context_takeover; client_no_context_takeov
         (";;,=,permessage-deflate;=", None, False),
     ],
 )
-def test_the_first_well_formed_offer_is_accepted(offers: str, answer: str | None, shared: bool) -> None:
-    """RFC 7692, 7.1. A client with a smaller window than ours is agreed with, and sent plain frames."""
+def test_first_well_formed_offer_is_accepted(offers: str, answer: str | None, shared: bool) -> None:
+    """RFC 7692, 7.1. An offer with a smaller window than the shared frames' is accepted, and gets plain frames."""
     deflate = negotiate_deflate(offers)
     assert (deflate.answer if deflate else None) == answer
     assert bool(deflate and deflate.shared_frames) is shared
 
 
-def test_a_compressed_frame_needs_no_other_and_no_large_window() -> None:
-    """One frame serves every client that inflates with at least our window."""
+def test_compressed_frame_needs_no_other_and_no_large_window() -> None:
+    """The same frame serves every client that inflates with at least the shared window."""
     payload = bytes(zlib.crc32(bytes((at % 256, at // 256))) % 64 for at in range(20000))
     body = deflated_frame(payload, BINARY)[4:]
     small = zlib.decompressobj(-DEFLATE_WINDOW_BITS)

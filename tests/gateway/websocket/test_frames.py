@@ -83,8 +83,8 @@ def deflated(payload: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 3, 4, 125, 126, 127, 4095, 4096, 4099, 65535, 65536, 70000])
-def test_a_message_of_any_size_arrives_whole_or_in_pieces(size: int) -> None:
-    """Each way of writing a length works, wherever the network cuts the frame."""
+def test_message_of_any_size_arrives_whole_or_in_pieces(size: int) -> None:
+    """Every form of the length field works, wherever the network cuts the frame."""
     payload = bytes(at * 7 % 251 for at in range(size))
     stream = client_frame(payload, BINARY) * 2
     expected: list[Event] = [("binary", payload)] * 2
@@ -117,8 +117,8 @@ def test_fragments_are_joined_and_control_frames_pass_between_them() -> None:
     assert parse(every_byte(stream)) == expected
 
 
-def test_a_compressed_message_is_inflated_however_it_is_cut() -> None:
-    """RFC 7692: RSV1 stands on the first frame only, fragments cut the deflate stream anywhere."""
+def test_compressed_message_is_inflated_however_it_is_cut() -> None:
+    """RFC 7692: RSV1 is set on the first frame only, and fragments cut the deflate stream anywhere."""
     text = ("ein Text, der sich wiederholt, " * 50).encode()
     body = deflated(text)
     stream = (
@@ -131,8 +131,8 @@ def test_a_compressed_message_is_inflated_however_it_is_cut() -> None:
         assert parse(pieces, deflate=True) == [("text", text)] * 3
 
 
-def test_a_deflate_stream_that_ends_itself_is_read_to_its_end() -> None:
-    """RFC 7692, 7.2.3.4: a final block is allowed; what follows it in the message counts for nothing."""
+def test_deflate_stream_that_ends_itself_is_read_to_its_end() -> None:
+    """RFC 7692, 7.2.3.4: a final block is allowed; the rest of the message is ignored."""
     deflater = zlib.compressobj(wbits=-15)
     body = deflater.compress(b"hello") + deflater.flush()
     assert parse([client_frame(body + b"\0", BINARY, reserved=RSV1)], deflate=True) == [("binary", b"hello")]
@@ -141,8 +141,8 @@ def test_a_deflate_stream_that_ends_itself_is_read_to_its_end() -> None:
     ]
 
 
-def test_what_follows_the_end_of_a_deflate_stream_is_not_kept() -> None:
-    """It counts for nothing, so it must not cost memory either."""
+def test_bytes_after_the_end_of_a_deflate_stream_are_not_kept() -> None:
+    """They are ignored, so they must not cost memory either."""
     deflater = zlib.compressobj(wbits=-15)
     body = deflater.compress(b"hello") + deflater.flush()
     stream = client_frame(body + bytes(LIMIT // 2), BINARY, fin=False, reserved=RSV1)
@@ -197,7 +197,7 @@ VIOLATIONS = {
 
 
 @pytest.mark.parametrize("violation", VIOLATIONS)
-def test_a_violation_ends_the_connection_with_its_code(violation: str) -> None:
+def test_violation_ends_the_connection_with_its_code(violation: str) -> None:
     """Every rule of RFC 6455 that a client can break has its close code, whole or byte by byte."""
     stream, code = VIOLATIONS[violation]
     before: Event = ("text", b"before")
@@ -209,11 +209,11 @@ def test_a_violation_ends_the_connection_with_its_code(violation: str) -> None:
 
 @pytest.mark.parametrize("opening", [b"\x83", b"\x91", b"\xc1", b"\x09"])
 def test_two_bytes_are_enough_to_refuse_a_frame(opening: bytes) -> None:
-    """Nothing is waited for, or kept, once the peer is known to be wrong."""
+    """The parser neither waits for more bytes nor keeps any once the peer is wrong."""
     assert parse([opening + b"\xff"])[-1][:2] == ("error", 1002)
 
 
-def test_a_length_over_the_limit_is_refused_before_the_payload_comes() -> None:
+def test_length_over_the_limit_is_refused_before_the_payload_comes() -> None:
     """A header announcing a terabyte costs a header."""
     header = b"\x82\xff" + (1 << 40).to_bytes(8, "big") + b"mask"
     assert parse([header])[-1][:2] == ("error", 1009)
@@ -227,15 +227,15 @@ def test_invalid_text_is_refused_at_its_first_wrong_byte() -> None:
     assert parse([*every_byte(whole[:13])])[-1][:2] == ("error", 1007)
 
 
-def test_fragments_of_nothing_do_not_go_on_for_ever() -> None:
-    """A message that never grows never meets the size limit; its number of frames has a limit too."""
+def test_empty_fragments_are_bounded() -> None:
+    """A message that never grows never meets the size limit, so its number of frames has a limit, too."""
     endless = client_frame(b"", TEXT, fin=False) + client_frame(b"", CONTINUATION, fin=False) * 1000
     assert parse([endless], limit=1024)[-1][:2] == ("error", 1008)
 
 
 @pytest.mark.parametrize("step", [1 << 20, 100])
-def test_a_bomb_goes_off_at_the_limit(step: int) -> None:
-    """100 MiB of zeros in 100 KB: refused with 1009, and never inflated further than the limit."""
+def test_bomb_is_refused_at_the_limit(step: int) -> None:
+    """100 MiB of zeros in 100 KB: refused with 1009, and not inflated beyond the limit."""
     deflater = zlib.compressobj(9, wbits=-15)
     bomb = b"".join(deflater.compress(bytes(1 << 20)) for _ in range(100)) + deflater.flush(zlib.Z_SYNC_FLUSH)
     stream = client_frame(bomb[:-4], BINARY, reserved=RSV1)
@@ -249,8 +249,8 @@ def test_a_bomb_goes_off_at_the_limit(step: int) -> None:
     assert peak < 200_000 * 6 + 2 * len(stream)
 
 
-def test_a_message_that_inflates_to_exactly_the_limit_is_accepted() -> None:
-    """Also one that deflate made longer than it was; a byte more is refused."""
+def test_message_that_inflates_to_exactly_the_limit_is_accepted() -> None:
+    """Also if deflate made it longer than it was; a byte more is refused."""
     incompressible = random.Random(1).randbytes(5000)
     assert len(deflated(incompressible)) > 5000
     for payload in (bytes(5000), incompressible):
@@ -260,12 +260,12 @@ def test_a_message_that_inflates_to_exactly_the_limit_is_accepted() -> None:
 
 
 def test_damaged_deflate_data_is_a_protocol_error() -> None:
-    """What zlib refuses is the peer's mistake, not ours."""
+    """Data that zlib refuses is the peer's mistake."""
     assert parse([client_frame(b"\xff\xff\xff", TEXT, reserved=RSV1)], deflate=True)[-1][:2] == ("error", 1002)
 
 
-def test_a_parser_between_messages_holds_nothing() -> None:
-    """An idle connection has no buffer and no zlib state, whatever it received before."""
+def test_parser_between_messages_holds_nothing() -> None:
+    """An idle connection has no buffer and no zlib state, whatever it has received before."""
     stream = client_frame(deflated(b"x" * 5000), BINARY, reserved=RSV1) + client_frame(b"y" * 70000, BINARY)
     parsers = [FrameParser(LIMIT, True) for _ in range(200)]
     sink = Recorder()
@@ -292,14 +292,14 @@ def client_sees(data: bytes, deflate: bool = False) -> list[tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536])
-def test_a_client_reads_the_frames_we_build(size: int) -> None:
+def test_client_reads_the_frames_of_the_server(size: int) -> None:
     """Plain and compressed, around every border of the length field."""
     payload = (b"some text that repeats " * 3000)[:size]
     assert client_sees(frame(payload, TEXT)) == [(TEXT, payload)]
     assert client_sees(deflated_frame(payload, BINARY) * 2, deflate=True) == [(BINARY, payload)] * 2
 
 
-def test_a_close_frame_says_what_fits() -> None:
+def test_close_frame_cuts_its_reason() -> None:
     """A control frame holds 125 bytes; a reason is cut between characters. Without a code there is no payload."""
     (opcode, payload), *rest = client_sees(close_frame(1008, "ä" * 100))
     assert (opcode, payload, rest) == (CLOSE, b"\x03\xf0" + ("ä" * 61).encode(), [])
@@ -449,13 +449,13 @@ def agree(stream: bytes, cuts: list[int], deflate: bool) -> None:
 @settings(deadline=None)
 @given(streams(deflate=False), st.lists(st.integers(0, 10_000), max_size=4))
 @example(client_frame("ä".encode()[:1], TEXT, fin=False) + client_frame(b"", CLOSE), [])
-def test_websockets_sees_the_same_in_any_bytes(stream: bytes, cuts: list[int]) -> None:
-    """Same messages, control frames and close codes, and the same again however the bytes are cut."""
+def test_websockets_parses_any_bytes_the_same(stream: bytes, cuts: list[int]) -> None:
+    """The same messages, control frames and close codes, however the bytes are cut."""
     agree(stream, cuts, deflate=False)
 
 
 @settings(deadline=None)
 @given(streams(deflate=True), st.lists(st.integers(0, 10_000), max_size=4))
-def test_websockets_sees_the_same_in_any_compressed_bytes(stream: bytes, cuts: list[int]) -> None:
-    """The same with permessage-deflate agreed on."""
+def test_websockets_parses_any_compressed_bytes_the_same(stream: bytes, cuts: list[int]) -> None:
+    """The same with permessage-deflate agreed."""
     agree(stream, cuts, deflate=True)

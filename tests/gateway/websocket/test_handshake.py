@@ -27,8 +27,8 @@ async def test_compression_can_be_switched_off() -> None:
         assert "Sec-WebSocket-Extensions" not in client.response.headers
 
 
-async def test_the_application_chooses_subprotocol_and_headers_and_sees_the_request() -> None:
-    """What an ASGI application may expect of a WebSocket scope, and what its accept may say."""
+async def test_application_chooses_subprotocol_and_headers_and_gets_the_request() -> None:
+    """As ASGI specifies for the scope of a WebSocket and for `websocket.accept`."""
     scopes: list[Any] = []
 
     async def endpoint(websocket: WebSocket) -> None:
@@ -60,8 +60,8 @@ async def test_the_application_chooses_subprotocol_and_headers_and_sees_the_requ
         ({"Content-Length": "5"}, 400, {}),
     ],
 )
-async def test_an_invalid_upgrade_is_refused(change: dict[str, str], status: int, says: dict[str, str]) -> None:
-    """RFC 6455, 4.2: the application is not even asked, and the connection ends with the answer."""
+async def test_invalid_upgrade_is_refused(change: dict[str, str], status: int, says: dict[str, str]) -> None:
+    """RFC 6455, 4.2: the application is not called, and the connection ends with the answer."""
     async with serving() as served:
         client = await served.raw()
         got, headers, _ = await client.request({**UPGRADE, **change})
@@ -84,8 +84,8 @@ async def test_an_invalid_upgrade_is_refused(change: dict[str, str], status: int
         (b"GET / HTTP/1.1", "Sec-WebSocket-Key", 400),
     ],
 )
-def test_a_request_that_is_no_upgrade_is_refused(request_line: bytes, drop: str | None, status: int) -> None:
-    """Checked here too, whatever the HTTP protocol before it lets through."""
+def test_request_that_is_no_upgrade_is_refused(request_line: bytes, drop: str | None, status: int) -> None:
+    """The check does not rely on the HTTP protocol before it."""
     lines = [f"{name}: {value}".encode() for name, value in UPGRADE.items() if name != drop]
     with pytest.raises(UpgradeError) as refused:
         read_upgrade(b"\r\n".join((request_line, *lines, b"", b"")))
@@ -100,16 +100,16 @@ def test_a_request_that_is_no_upgrade_is_refused(request_line: bytes, drop: str 
         (b"/ws?x=http://other/", b"/ws", b"x=http://other/", b"127.0.0.1"),
     ],
 )
-def test_a_target_in_absolute_form_is_accepted(target: bytes, path: bytes, query: bytes, host: bytes) -> None:
-    """As some proxies send it; its authority counts instead of the Host header (RFC 9112, 3.2.2)."""
+def test_target_in_absolute_form_is_accepted(target: bytes, path: bytes, query: bytes, host: bytes) -> None:
+    """Some proxies send it; its authority replaces the Host header (RFC 9112, 3.2.2)."""
     lines = [f"{name}: {value}".encode() for name, value in UPGRADE.items()]
     upgrade = read_upgrade(b"\r\n".join((b"GET " + target + b" HTTP/1.1", *lines, b"", b"")))
     assert (upgrade.path, upgrade.query) == (path, query)
     assert [value for name, value in upgrade.headers if name == b"host"] == [host]
 
 
-async def test_the_application_can_refuse() -> None:
-    """websocket.close before accept is 403; a denial response is passed on as it is."""
+async def test_application_can_refuse() -> None:
+    """`websocket.close` before accept is 403; a denial response is passed on unchanged."""
 
     async def endpoint(websocket: WebSocket) -> None:
         if websocket.query_params:
@@ -144,7 +144,7 @@ async def _splits_the_response(scope: Any, receive: Any, send: Any) -> None:
 
 
 @pytest.mark.parametrize("app", [_raises, _returns, _sends_out_of_turn, _splits_the_response])
-async def test_an_application_that_fails_is_a_500(app: App) -> None:
+async def test_application_that_fails_is_answered_with_500(app: App) -> None:
     """Every upgrade gets an answer, and only a well-formed one."""
     async with serving(app=app) as served:
         with pytest.raises(InvalidStatus) as refused:
@@ -153,8 +153,8 @@ async def test_an_application_that_fails_is_a_500(app: App) -> None:
         assert "set-cookie" not in refused.value.response.headers
 
 
-async def test_what_comes_before_the_session_is_kept_and_bounded() -> None:
-    """A client need not wait for us; one that floods meanwhile is read no further."""
+async def test_bytes_before_the_session_are_kept_and_bounded() -> None:
+    """A client need not wait for the answer; from a client that floods meanwhile no more is read."""
     go_on = asyncio.Event()
     connections: list[WebSocketConnection] = []
 
@@ -175,8 +175,8 @@ async def test_what_comes_before_the_session_is_kept_and_bounded() -> None:
             assert await session.heard.get() == ("text", b"%d" % at + b"x" * 1000)
 
 
-async def test_a_client_that_leaves_during_the_upgrade_is_noticed() -> None:
-    """The application's receive says disconnect, its accept fails, and nothing is left."""
+async def test_client_that_leaves_during_the_upgrade_is_noticed() -> None:
+    """The application's receive returns a disconnect, its accept raises, and nothing is kept."""
     outcome: asyncio.Queue[object] = asyncio.Queue()
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -199,7 +199,7 @@ async def test_a_client_that_leaves_during_the_upgrade_is_noticed() -> None:
 
 
 async def test_nothing_of_the_upgrade_outlives_it() -> None:
-    """No task, no scope, no HTTP protocol: gone by reference counting, without a collection."""
+    """No task, scope or HTTP protocol: they are freed by reference counting, without a collection."""
     kept: list[weakref.ref[Any]] = []
 
     async def endpoint(websocket: WebSocket) -> None:
@@ -225,8 +225,8 @@ async def test_nothing_of_the_upgrade_outlives_it() -> None:
         gc.enable()
 
 
-async def test_an_upgrade_refused_by_a_shutdown_stays_refused() -> None:
-    """An application that accepts in the same tick is told that the client is gone, and one answer is sent."""
+async def test_upgrade_refused_by_a_shutdown_stays_refused() -> None:
+    """If the application accepts in the same turn, its accept raises, and only one answer is sent."""
     go_on = asyncio.Event()
     connections: list[WebSocketConnection] = []
     outcome: asyncio.Queue[str] = asyncio.Queue()
