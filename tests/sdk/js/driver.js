@@ -1,0 +1,103 @@
+// An application on the SDK that does what the test says, and reports what the SDK shows it. The same in Node and in a page.
+//
+// `start(source, report)` returns the commands as functions. What happens by itself goes to `report`: each event that the handler
+// was given and had, each state of a handle and of the connection, each gap and error.
+
+export async function start(source, report) {
+  const { Client } = await import(source);
+  let client;
+  const handles = new Map();
+  const gates = new Map(); // body -> what lets the handler return
+  const opened = new Map(); // bodies that may pass before they came
+
+  const follow = (name, handle) => {
+    handles.set(name, handle);
+    const say = () =>
+      report({ type: "handle", name, state: handle.state, seq: handle.seq, code: handle.error?.code, id: handle.id, device: handle.row?.device });
+    handle.onChange(say);
+    handle.stored.then(() => report({ type: "stored", name, id: handle.id }), () => undefined);
+    handle.acked.catch(() => undefined);
+  };
+
+  const handlers = {
+    async record(event) {
+      report({ type: "handed", event });
+    },
+    // Answers each message from within the handler, and waits for the ack there.
+    async echo(event) {
+      report({ type: "handed", event });
+      if (event.type !== "message" || event.from === client.user) return;
+      const handle = client.conversation(event.conversation).send(`echo ${event.body}`);
+      follow(`echo ${event.body}`, handle);
+      await handle.acked;
+    },
+    // Has each message only after `pass`.
+    async gated(event) {
+      report({ type: "given", event });
+      if (event.type === "message" && !opened.has(event.body)) await new Promise((resolve) => gates.set(event.body, resolve));
+      report({ type: "handed", event });
+    },
+  };
+
+  return {
+    async open({ api, user, token, device, durable, folder }) {
+      client = await Client.open({ api, user, token: ({ reason }) => (report({ type: "token", reason }), token), device, durable, folder });
+      client.on("state", (state, detail) => report({ type: "state", state, detail, leader: client.leader }));
+      client.on("gap", (gap) => report({ ...gap, type: "gap" }));
+      client.on("error", (error) => report({ type: "error", error: String(error?.stack ?? error) }));
+      client.on("presence", (users) => report({ type: "presence", users }));
+      client.on("typing", (typing) => report({ ...typing, type: "typing" }));
+      return { device: client.device, durable: client.durable };
+    },
+    async connect({ handler } = {}) {
+      client.connect(handler && handlers[handler]);
+    },
+    async iterate({ count }) {
+      const bodies = [];
+      for await (const event of client.events()) {
+        if (event.type === "message") bodies.push(event.body);
+        report({ type: "given", event });
+        if (bodies.length === count) break;
+      }
+      return bodies;
+    },
+    async send({ to, body, name = body, wait = "stored" }) {
+      const handle = client.conversation(to).send(body);
+      follow(name, handle);
+      if (wait) await handle[wait];
+      return { id: handle.id, state: handle.state, seq: handle.seq };
+    },
+    async send_many({ to, bodies }) {
+      const sent = bodies.map((body) => client.conversation(to).send(body));
+      for (const [i, handle] of sent.entries()) follow(bodies[i], handle);
+      await Promise.all(sent.map((handle) => handle.stored));
+    },
+    async act({ to, action, args, wait = "acked" }) {
+      const handle = client.conversation(to)[action](...args);
+      await handle[wait];
+    },
+    async acked({ name }) {
+      const handle = await handles.get(name).acked;
+      return { state: handle.state, seq: handle.seq };
+    },
+    retry: ({ name }) => handles.get(name).retry(),
+    cancel: ({ name }) => handles.get(name).cancel(),
+    pass({ body }) {
+      opened.set(body, true);
+      gates.get(body)?.();
+    },
+    async pending({ to }) {
+      const found = await client.pending(client.conversation(to).id);
+      return found.map(({ id, state }) => ({ id, state }));
+    },
+    messages: ({ to, ...options }) => client.conversation(to).messages(options),
+    view: ({ to }) => client.conversation(to).view(),
+    read: ({ to, seq }) => client.conversation(to).read(seq),
+    load_older: ({ to, limit }) => client.conversation(to).loadOlder(limit),
+    load_reads: ({ to }) => client.conversation(to).loadReads(),
+    watch: ({ users }) => client.watch(users),
+    typing: ({ to }) => client.conversation(to).typing(),
+    status: () => ({ state: client.state, leader: client.leader, device: client.device, durable: client.durable }),
+    close: () => client.close(),
+  };
+}
