@@ -51,8 +51,8 @@ def test_router_never_imports_gateway() -> None:
     assert {str(path) for path in modules("router") if of(imports(path), "gateway")} == set()
 
 
-def test_gateway_imports_only_what_the_processes_share() -> None:
-    """Of the router's package a gateway knows the contract, the store and the outside of a process."""
+def test_gateway_imports_only_shared_packages_of_the_router() -> None:
+    """The contract, the store and the process package."""
     shared = ("router.contract", "router.store", "router.process")
     strangers = {
         (path.name, name)
@@ -63,7 +63,7 @@ def test_gateway_imports_only_what_the_processes_share() -> None:
     assert strangers == set()
 
 
-def test_contract_is_pure() -> None:
+def test_contract_imports_neither_the_store_nor_sockets() -> None:
     """The contract knows neither the store nor a socket."""
     for path in modules("router/contract"):
         found = imports(path)
@@ -72,11 +72,9 @@ def test_contract_is_pure() -> None:
         assert not found & {"socket", "redis", "starlette", "uvicorn", "hiredis"}, path
 
 
-def test_store_files_import_only_its_transport() -> None:
-    """Domain files of the store never import each other, so that none can call another's function half way.
-
-    Above them are `direct`, a sequence of calls that both processes need, and `observe`.
-    """
+def test_store_files_import_only_their_transport() -> None:
+    """Domain files of the store do not import each other, so that none calls a function of another half way. Above them
+    are `direct`, a sequence of calls that both processes need, and `observe`."""
     for path in modules("router/store"):
         if path.parent.name == "redis" or path.stem in {"__init__", "observe", "direct"}:
             continue
@@ -84,8 +82,8 @@ def test_store_files_import_only_its_transport() -> None:
         assert siblings <= {"redis"}, (path, siblings)
 
 
-def test_only_the_store_knows_redis() -> None:
-    """Redis and its exceptions end in `store/`."""
+def test_only_the_store_imports_redis() -> None:
+    """Redis and its exceptions do not leave `store/`."""
     for folder in ("gateway", "router"):
         for path in modules(folder):
             if "store" not in path.parts:
@@ -144,7 +142,7 @@ def part_of(name: str, table: dict[str, set[str]]) -> str:
 
 
 @pytest.mark.parametrize("tree", TREES)
-def test_a_tree_imports_only_as_its_table_allows(tree: str) -> None:
+def test_tree_imports_only_what_its_table_allows(tree: str) -> None:
     table = TREES[tree]
     files = {dotted(path): path for path in server_modules(tree)}
     used: dict[str, set[str]] = {part: set() for part in table}
@@ -163,7 +161,7 @@ def test_websocket_imports_nothing_of_linnet() -> None:
         assert all(name.startswith("gateway.websocket") for name in of(found, "gateway")), path
 
 
-def test_the_sdk_imports_nothing_of_the_server() -> None:
+def test_sdk_imports_nothing_of_the_server() -> None:
     """A client package depends on the standard library, `websockets` and itself; no part of the server imports it."""
     for path in modules(f"{PYTHON_SDK}/linnet_client"):
         tops = {name.split(".")[0] for name in imports(path)}
@@ -188,7 +186,7 @@ def test_modules_of_the_sdk_import_only_earlier_ones() -> None:
 
 
 def test_imports_form_no_circle_of_files() -> None:
-    """Imports of annotations and of packages' `__init__` count, too."""
+    """Imports for annotations and of the packages' `__init__` count, too."""
     files = {dotted(path).removesuffix(".__init__"): path for top in FOLDERS for path in modules(top)}
     arrows = {name: {other for other in imports(path) if other in files} for name, path in files.items()}
     while arrows:
@@ -209,7 +207,7 @@ def test_keys_are_spelled_in_one_file() -> None:
 
 
 def test_metrics_are_declared_in_one_file() -> None:
-    """Names and labels of metrics stand in metrics.py alone."""
+    """Names and labels of metrics are only in metrics.py."""
     declares = re.compile(r"\b(Counter|Gauge|Histogram|Summary)\(\s*[\"']")
     for folder in ("gateway", "router"):
         for path in modules(folder):
@@ -217,8 +215,8 @@ def test_metrics_are_declared_in_one_file() -> None:
                 assert not declares.search(path.read_text()), path
 
 
-def test_no_imports_in_package_maps() -> None:
-    """Packages' __init__ files are maps, not code."""
+def test_package_maps_have_no_imports() -> None:
+    """Packages' `__init__` files are maps, not code."""
     for folder in ("gateway", "router", "loadtest"):
         for path in server_modules(folder):
             if path.name == "__init__.py":
@@ -226,14 +224,14 @@ def test_no_imports_in_package_maps() -> None:
 
 
 def test_package_maps_of_loadtest_name_every_module() -> None:
-    """But for the scenarios, which are in a table."""
+    """Except the scenarios, which are in a table."""
     for path in modules("loadtest"):
         if path.parent.name == "scenarios":
             continue
         assert path.stem == "__init__" or path.stem in (path.parent / "__init__.py").read_text(), path
 
 
-def test_every_module_opens_with_its_rule() -> None:
+def test_every_module_has_a_docstring() -> None:
     for folder in ("gateway", "router", "deploy", "loadtest", "tests"):
         for path in modules(folder):
             if path.read_text().strip():
@@ -251,6 +249,6 @@ def test_every_lua_function_has_its_file_and_its_caller() -> None:
         assert f'"{path.stem}"' in python, path
 
 
-def test_the_version_is_said_once() -> None:
+def test_version_of_the_project_is_that_of_the_settings() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["version"] == VERSION

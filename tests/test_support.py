@@ -8,7 +8,7 @@ import pytest
 from tests import support
 
 
-def test_run_gives_the_result() -> None:
+def test_run_returns_the_result() -> None:
     """The coroutine's own value comes back."""
 
     async def main() -> int:
@@ -17,8 +17,8 @@ def test_run_gives_the_result() -> None:
     assert support.run(main()) == 7
 
 
-def test_run_fails_on_what_nobody_awaited() -> None:
-    """A task that died unseen fails the test that started it."""
+def test_run_fails_on_an_unawaited_task_that_raised() -> None:
+    """A task that raised unseen fails the test that started it."""
 
     async def dies() -> NoReturn:
         raise ValueError("unseen")
@@ -31,7 +31,7 @@ def test_run_fails_on_what_nobody_awaited() -> None:
 
 
 def test_run_fails_on_a_callback_that_raised() -> None:
-    """So does a callback: its exception has nowhere else to go."""
+    """Its exception has no other way to the test."""
 
     async def main() -> None:
         done = asyncio.Event()
@@ -51,7 +51,7 @@ def test_run_has_a_deadline() -> None:
 
 
 async def test_eventually_waits_and_gives_up() -> None:
-    """It returns the first true value, of plain and async predicates, and says what it last saw when time is up."""
+    """It returns the first true value of a plain or async predicate; at its deadline it raises with the last value."""
     values = iter([0, None, "there"])
     assert await support.eventually(lambda: next(values)) == "there"
 
@@ -62,6 +62,6 @@ async def test_eventually_waits_and_gives_up() -> None:
         await support.eventually(never, 0.01)
 
 
-def test_free_ports_are_different_ones() -> None:
-    """Asked for many, none comes twice."""
+def test_free_ports_differ() -> None:
+    """Of many ports none is returned twice."""
     assert len(set(support.free_ports(50))) == 50

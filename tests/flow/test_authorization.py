@@ -241,15 +241,15 @@ async def status(backend: Backend, row: Row, role: str) -> str:
     return str(answer.status_code)
 
 
-def test_every_call_has_its_rows() -> None:
+def test_table_has_rows_for_every_call() -> None:
     """The API's table and this one name the same calls."""
     served = {f"{endpoint.method} {endpoint.path}" for endpoint in endpoints(Settings(jwt_secret=JWT_SECRET))}
     assert {row.call for row in ROWS} == served
     assert all(len(row.codes.split()) == len(COLUMNS) for row in ROWS)
 
 
-async def test_every_call_by_every_role(chat: System) -> None:
-    """Each cell of the table, and no more is said about others than that."""
+async def test_every_call_is_allowed_exactly_to_the_roles_of_the_table(chat: System) -> None:
+    """Each cell of the table; a refusal contains nothing more about other users."""
     backend = Backend(chat)
     async with backend.http:
         wrong = await differing(ROWS, COLUMNS, partial(status, backend))
@@ -328,14 +328,14 @@ async def outcome(client: ChatClient, acting: Cast, command: Command) -> str:
     return str(found.get("code", found["type"])) if found else "none"
 
 
-def test_every_command_has_its_rows() -> None:
+def test_table_has_rows_for_every_command() -> None:
     """The wire and this table name the same commands; the gateway's table has a row for each (`test_dispatch.py`)."""
     served = {kind.__struct_config__.tag for kind in get_args(wire.Commands)}
     assert {command.type for command in COMMANDS} == served
     assert all(len(command.codes.split()) == len(USERS) for command in COMMANDS)
 
 
-async def test_every_command_by_every_role(chat: System) -> None:
+async def test_every_command_is_allowed_exactly_to_the_roles_of_the_table(chat: System) -> None:
     """Each cell of the table, on sockets of both gateways."""
     backend = Backend(chat)
     async with backend.http:
@@ -352,8 +352,8 @@ async def test_every_command_by_every_role(chat: System) -> None:
     assert not wrong, wrong
 
 
-async def test_no_command_before_hello(chat: System) -> None:
-    """Nobody is anybody before `hello`: every other command is refused, and the connection with it (4503)."""
+async def test_command_before_hello_is_refused(chat: System) -> None:
+    """There is no user before `hello`: every other command is refused, and the connection is closed (4503)."""
     async with (backend := Backend(chat)).http:
         acting = await backend.cast("owner")
     for command in {command.type: command for command in COMMANDS if command.type != "hello"}.values():

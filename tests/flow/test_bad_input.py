@@ -121,8 +121,8 @@ MSGPACK_BAD: list[tuple[str, bytes]] = [
 ]
 
 
-async def test_bad_json_is_answered_and_harmless(chat: System, names: Names) -> None:
-    """Every malformed or mistaken JSON frame gets one error with its code; the session itself goes on."""
+async def test_invalid_json_is_answered_and_changes_nothing(chat: System, names: Names) -> None:
+    """Every malformed or invalid JSON frame gets one error with its code, and the session goes on."""
     (eve_,) = names("eve")
     async with witness(chat, names):
         eve = ChatClient(eve_)
@@ -136,8 +136,9 @@ async def test_bad_json_is_answered_and_harmless(chat: System, names: Names) -> 
         assert (await eve.ask("ping"))["type"] == "pong"
 
 
-async def test_bad_msgpack_is_answered_and_harmless(chat: System, names: Names) -> None:
-    """The same in msgpack, with what only msgpack can say: extension types, NaN, keys that are no strings, bombs."""
+async def test_invalid_msgpack_is_answered_and_changes_nothing(chat: System, names: Names) -> None:
+    """The same in msgpack, with what only msgpack can contain: extension types, NaN, keys that are no strings,
+    bombs."""
     (eve_,) = names("eve")
     async with witness(chat, names):
         eve = ChatClient(eve_, codec="msgpack")
@@ -150,8 +151,8 @@ async def test_bad_msgpack_is_answered_and_harmless(chat: System, names: Names) 
         assert (await eve.ask("ping"))["type"] == "pong"
 
 
-async def test_text_that_is_no_utf8_in_msgpack_never_reaches_a_reader(chat: System, names: Names) -> None:
-    """A msgpack string must be UTF-8, in commands and deep in bodies: what JSON cannot say is refused at entry."""
+async def test_msgpack_text_that_is_not_utf8_is_refused(chat: System, names: Names) -> None:
+    """A msgpack string must be UTF-8, in commands and deep in bodies, because JSON clients must be able to read it."""
     eve_, bob_ = names("eve", "bob")
     bob, eve = ChatClient(bob_), ChatClient(eve_, codec="msgpack")
     await bob.connect(chat.urls[1])
@@ -169,8 +170,8 @@ async def test_text_that_is_no_utf8_in_msgpack_never_reaches_a_reader(chat: Syst
     assert await bob.has(conversation, 2) == ["before", "after"]
 
 
-async def test_error_names_the_command_it_answers(chat: System, names: Names) -> None:
-    """`id` and `n` come back even when the rest of the command is no good; nonsense in their place does not."""
+async def test_error_contains_the_id_and_n_of_its_command(chat: System, names: Names) -> None:
+    """Even if the rest of the command is invalid; an invalid `id` or `n` is left out."""
     (eve_,) = names("eve")
     eve = ChatClient(eve_)
     await eve.connect(chat.urls[0])
@@ -187,7 +188,7 @@ async def test_error_names_the_command_it_answers(chat: System, names: Names) ->
 
 
 async def test_unknown_fields_are_ignored(chat: System, names: Names) -> None:
-    """A newer client may say more than this server knows."""
+    """A newer client may send fields that this server does not know."""
     alice_, bob_ = names("alice", "bob")
     group = await chat.group(alice_, bob_)
     alice = ChatClient(alice_)
@@ -197,7 +198,7 @@ async def test_unknown_fields_are_ignored(chat: System, names: Names) -> None:
 
 
 @pytest.mark.parametrize("size", [65_530, 65_537, 70_000])
-async def test_large_bodies(chat: System, names: Names, size: int) -> None:
+async def test_body_up_to_the_limit_is_accepted(chat: System, names: Names, size: int) -> None:
     """A body of 64 KiB passes in both codecs, a larger one is `too_large` and changes nothing."""
     alice_, bob_ = names("alice", "bob")
     group = await chat.group(alice_, bob_)
@@ -212,7 +213,7 @@ async def test_large_bodies(chat: System, names: Names, size: int) -> None:
 
 @pytest.mark.parametrize("size", [131_073, 5_000_000])
 async def test_frame_beyond_the_limit_closes_with_1009(chat: System, names: Names, size: int) -> None:
-    """A frame (or a message in parts) that the limits of `welcome` forbid ends its connection, and only that."""
+    """A frame, or a message in fragments, beyond the limits of `welcome` ends its own connection only."""
     (eve_,) = names("eve")
     async with witness(chat, names):
         for frames in (
@@ -227,7 +228,7 @@ async def test_frame_beyond_the_limit_closes_with_1009(chat: System, names: Name
 
 
 async def test_compressed_bomb_closes_with_1009(chat: System, names: Names) -> None:
-    """A small frame that unfolds to a hundred megabytes is stopped at the limit."""
+    """A small frame that inflates to a hundred megabytes is stopped at the limit."""
     (eve_,) = names("eve")
     async with witness(chat, names):
         eve = ChatClient(eve_)
@@ -238,8 +239,8 @@ async def test_compressed_bomb_closes_with_1009(chat: System, names: Names) -> N
         assert (await eve.gone())[0] == 1009
 
 
-async def test_oversize_and_pages_of_large_events_reach_a_reader(chat: System, names: Names) -> None:
-    """Many bodies of full size are replayed and paged without breaking any limit of ours."""
+async def test_pages_of_large_events_reach_a_reader(chat: System, names: Names) -> None:
+    """Many bodies of full size are replayed and paged without breaking a limit of the interface."""
     alice_, bob_ = names("alice", "bob")
     group = await chat.group(alice_, bob_)
     alice, bob = ChatClient(alice_), ChatClient(bob_)
@@ -261,7 +262,7 @@ async def test_oversize_and_pages_of_large_events_reach_a_reader(chat: System, n
 
 
 async def test_command_before_hello_is_refused(chat: System) -> None:
-    """The first command is `hello`: anything else is `bad_command`, or `bad_frame`, and the end (4503)."""
+    """Any first command but `hello` is `bad_command` or `bad_frame`, and the connection is closed (4503)."""
     for frame, code in (
         ('{"type":"ping"}', "bad_command"),
         ('{"type":"send","to":"@bob","n":1,"body":1}', "bad_command"),
@@ -279,8 +280,8 @@ async def test_command_before_hello_is_refused(chat: System) -> None:
         assert (await eve.gone())[0] == 4503, frame
 
 
-async def test_what_follows_hello_at_once_is_not_lost(chat: System, names: Names) -> None:
-    """Commands sent without waiting for `welcome` are answered after it, in order."""
+async def test_commands_pipelined_after_hello_are_answered(chat: System, names: Names) -> None:
+    """They are sent without waiting for `welcome`, and answered after it, in order."""
     alice_, bob_ = names("alice", "bob")
     group = await chat.group(alice_, bob_)
     alice = ChatClient(alice_)
@@ -293,7 +294,7 @@ async def test_what_follows_hello_at_once_is_not_lost(chat: System, names: Names
 
 
 async def test_silent_connection_is_closed_with_4001(start: Start) -> None:
-    """Who upgrades and says no hello within ten seconds is sent away, and may come back later."""
+    """A client that upgrades and sends no `hello` within ten seconds is closed, and may reconnect later."""
     system = await start(gateways=1, router=False)
     eve = ChatClient("eve")
     await eve.open(system.urls[0])
@@ -302,8 +303,8 @@ async def test_silent_connection_is_closed_with_4001(start: Start) -> None:
     assert reason.startswith("retry_after=")
 
 
-async def test_flood_is_slowed_then_cut(start: Start) -> None:
-    """Beyond its rate a client gets `rate_limited` and how long to wait; one that goes on regardless is cut: 4008."""
+async def test_flood_is_refused_and_then_closed(start: Start) -> None:
+    """Beyond its rate a client gets `rate_limited` and a time to wait; if it continues, 4008."""
     system = await start(gateways=1, LINNET_SENDS_PER_S="100", LINNET_SEND_BURST="50")
     async with witness(system, lambda *given: list(given)):
         eve = ChatClient("eve")
@@ -320,9 +321,9 @@ async def test_flood_is_slowed_then_cut(start: Start) -> None:
         await patient.ask("ping")
 
 
-async def test_reading_costs_what_it_weighs(start: Start) -> None:
-    """Pages of a megabyte take sixteen sends of the rate each: a burst of them is served, then a connection reads no
-    faster than it could write; small pages cost one send, as ever."""
+async def test_history_is_charged_by_its_bytes(start: Start) -> None:
+    """Pages of a megabyte cost sixteen sends of the rate each: a burst of them is served, then a connection reads no
+    faster than it could write. Small pages cost one send."""
     system = await start(gateways=1, LINNET_SENDS_PER_S="25", LINNET_SEND_BURST="100")
     eve = ChatClient("eve")
     await eve.connect(system.urls[0])
@@ -343,8 +344,8 @@ async def test_reading_costs_what_it_weighs(start: Start) -> None:
     assert 5 <= await pages(large, 60) < 30
 
 
-async def test_flood_of_garbage_is_cut(start: Start) -> None:
-    """What is no command costs as much as one."""
+async def test_flood_of_invalid_frames_is_closed(start: Start) -> None:
+    """An invalid frame costs as much as a command."""
     system = await start(gateways=1, LINNET_SENDS_PER_S="100", LINNET_SEND_BURST="50")
     eve = ChatClient("eve")
     await eve.connect(system.urls[0])
@@ -352,8 +353,8 @@ async def test_flood_of_garbage_is_cut(start: Start) -> None:
     assert (await eve.gone())[0] == 4008
 
 
-async def test_origin_must_be_allowed(start: Start, chat: System) -> None:
-    """A browser on another site may not connect, unless the operator says so; the same host may."""
+async def test_origin_that_is_not_allowed_is_refused(start: Start, chat: System) -> None:
+    """A page of another site may not connect unless the operator allows it; a page of the same host may."""
     for origin, welcome in (("https://evil.example", False), (f"http://127.0.0.1:{chat.gateways[0].port}", True)):
         eve = ChatClient("eve")
         if welcome:
@@ -369,7 +370,7 @@ async def test_origin_must_be_allowed(start: Start, chat: System) -> None:
 
 
 async def test_unknown_subprotocol_and_path_are_refused(chat: System) -> None:
-    """What we do not speak is refused at the upgrade, with a status; there is no other path."""
+    """At the upgrade, with an HTTP status."""
     with pytest.raises(InvalidStatus) as refused:
         await ChatClient("eve").open(chat.urls[0], subprotocols=["linnet.v9.json"])
     assert refused.value.response.status_code == 400
@@ -409,7 +410,7 @@ FRAMES: list[tuple[int, bytes]] = [
 
 
 async def test_protocol_violations_close_with_their_code(chat: System, names: Names) -> None:
-    """Unmasked, reserved, fragmented, over-long or ill-encoded frames end their connection with what RFC 6455 says."""
+    """Unmasked, reserved, fragmented, over-long or invalid frames close with the code of RFC 6455."""
     (eve_,) = names("eve")
     async with witness(chat, names):
         for i, (code, frame) in enumerate(FRAMES):
@@ -420,8 +421,8 @@ async def test_protocol_violations_close_with_their_code(chat: System, names: Na
             assert (await closing(raw))[0] == code, frame[:20]
 
 
-async def test_pings_and_fragments_are_fine(chat: System, names: Names) -> None:
-    """Control frames between the parts of a message, each as small as can be, are what a proxy may make of it."""
+async def test_pings_and_fragments_are_accepted(chat: System, names: Names) -> None:
+    """Control frames between the fragments of a message, each as small as possible, as a proxy may send them."""
     (eve_,) = names("eve")
     raw = await upgraded(chat)
     raw.send(hello(eve_))
@@ -437,8 +438,8 @@ async def test_pings_and_fragments_are_fine(chat: System, names: Names) -> None:
     raw.writer.close()
 
 
-async def test_other_peoples_conversations_are_not_found(chat: System, names: Names) -> None:
-    """Whatever one tries on a conversation that one is not in: not_found, as if it were not there."""
+async def test_conversations_of_other_users_are_not_found(chat: System, names: Names) -> None:
+    """Every command on a conversation of which the user is no member gets `not_found`, as if it did not exist."""
     (eve_,) = names("eve")
     alice_, bob_ = names("alice", "bob")
     async with witness(chat, names) as (walter, group):
@@ -471,9 +472,9 @@ async def test_other_peoples_conversations_are_not_found(chat: System, names: Na
     assert not [event for event in walter.events if event["type"] == "typing"]
 
 
-async def test_nobody_writes_to_who_is_gone(chat: System, names: Names) -> None:
-    """Once an account is deleted, a direct conversation that was there before answers as one that never was:
-    `not_found`, whatever is tried in it; what was written stays readable."""
+async def test_commands_to_a_deleted_user_are_not_found(chat: System, names: Names) -> None:
+    """After the deletion of an account every command in an existing direct conversation with it gets `not_found`; its
+    history stays readable."""
     eve_, bob_ = names("eve", "bob")
     eve, bob = ChatClient(eve_), ChatClient(bob_)
     await bob.connect(chat.urls[1])

@@ -17,7 +17,7 @@ from tests.flow.conftest import Names, System
 
 
 async def test_direct_messages_cross_gateways_and_codecs(chat: System, names: Names) -> None:
-    """A direct message reaches both users on different gateways, whatever codec each speaks; bytes stay bytes."""
+    """A direct message reaches both users on different gateways, in both codecs; bytes stay bytes."""
     alice_, bob_ = names("alice", "bob")
     alice, bob = ChatClient(alice_), ChatClient(bob_, codec="msgpack")
     await bob.connect(chat.urls[1])
@@ -34,7 +34,7 @@ async def test_direct_messages_cross_gateways_and_codecs(chat: System, names: Na
 
 
 async def test_g2_group_has_one_order_for_all(chat: System, names: Names) -> None:
-    """Four members on two gateways talk at once: each sees all of it, the sender included, in one order."""
+    """Four members on two gateways send at once: each receives all messages, its own included, in one order."""
     users = names("ann", "ben", "cem", "dee")
     group = await chat.group(*users)
     clients = [ChatClient(user, codec=codec) for user, codec in zip(users, itertools.cycle(("json", "msgpack")))]
@@ -51,7 +51,7 @@ async def test_g2_group_has_one_order_for_all(chat: System, names: Names) -> Non
 
 
 async def test_burst_of_one_device_keeps_its_order(chat: System, names: Names) -> None:
-    """What one device sends without waiting for acks is appended, acked and seen in the order it was sent."""
+    """Messages that one device sends without waiting for acks are logged, acked and delivered in their order."""
     alice_, bob_ = names("alice", "bob")
     alice, bob = ChatClient(alice_), ChatClient(bob_)
     await bob.connect(chat.urls[1])
@@ -65,7 +65,7 @@ async def test_burst_of_one_device_keeps_its_order(chat: System, names: Names) -
 
 @pytest.mark.parametrize("kind", ["direct", "group"])
 async def test_g10_event_is_encoded_once(chat: System, names: Names, kind: str) -> None:
-    """What a msgpack client gets live is byte for byte what stands in the log and what a replay brings."""
+    """A live event in msgpack has the same bytes as in the log and in a replay."""
     alice_, bob_ = names("alice", "bob")
     alice, bob = ChatClient(alice_), ChatClient(bob_, codec="msgpack")
     to = f"@{bob_}" if kind == "direct" else await chat.group(alice_, bob_)
@@ -83,8 +83,8 @@ async def test_g10_event_is_encoded_once(chat: System, names: Names, kind: str) 
     assert bob.frames[place] == again.frames[place] == [fields[b"e"]]
 
 
-async def test_deflate_carries_the_same_events(chat: System, names: Names) -> None:
-    """A client that negotiates permessage-deflate gets, live and replayed, what the others get."""
+async def test_compressed_connection_receives_the_same_events(chat: System, names: Names) -> None:
+    """Live and replayed, with permessage-deflate."""
     alice_, bob_ = names("alice", "bob")
     group = await chat.group(alice_, bob_)
     alice, bob = ChatClient(alice_), ChatClient(bob_)
@@ -101,8 +101,8 @@ async def test_deflate_carries_the_same_events(chat: System, names: Names) -> No
     assert await tablet.has(group, 2) == [text, text]
 
 
-async def test_message_to_oneself(chat: System, names: Names) -> None:
-    """Notes to oneself reach all of one's devices, once."""
+async def test_message_to_oneself_reaches_all_own_devices(chat: System, names: Names) -> None:
+    """Once."""
     (alice_,) = names("alice")
     phone, tablet = ChatClient(alice_), ChatClient(alice_, "tablet", codec="msgpack")
     await phone.connect(chat.urls[0])
@@ -115,8 +115,8 @@ async def test_message_to_oneself(chat: System, names: Names) -> None:
         assert client.duplicates == 0
 
 
-async def test_nobody_is_not_found(chat: System, names: Names) -> None:
-    """A user whom nobody has made does not exist, and writing does not make one; nor do names that are none."""
+async def test_unknown_user_is_not_found(chat: System, names: Names) -> None:
+    """Sending to a user does not create the user; an invalid name is not found either."""
     (alice_,) = names("alice")
     alice = ChatClient(alice_)
     await alice.connect(chat.urls[0])
@@ -134,8 +134,8 @@ async def test_nobody_is_not_found(chat: System, names: Names) -> None:
         assert (answer["type"], answer["code"], answer["n"]) == ("error", "not_found", n), (to, answer)
 
 
-async def test_offline_user_gets_first_message_on_coming_back(chat: System, names: Names) -> None:
-    """Who exists and is away finds the conversation that somebody opened meanwhile, and what was said in it."""
+async def test_offline_user_receives_the_first_message_on_reconnect(chat: System, names: Names) -> None:
+    """A user finds a direct conversation that was created while the user was offline, with its messages."""
     alice_, bob_ = names("alice", "bob")
     alice, bob = ChatClient(alice_), ChatClient(bob_)
     await bob.connect(chat.urls[0])
@@ -150,8 +150,8 @@ async def test_offline_user_gets_first_message_on_coming_back(chat: System, name
     assert await bob.has(ack["conversation"], 1) == ["first"]
 
 
-async def test_edit_delete_react_and_reply(chat: System, names: Names) -> None:
-    """Each is an event of its own in the one order, and tells what it is about; only messages count."""
+async def test_edit_delete_react_and_reply_are_events_of_the_conversation(chat: System, names: Names) -> None:
+    """Each has its own seq and names its target; only messages count."""
     alice_, bob_ = names("alice", "bob")
     group = await chat.group(alice_, bob_)
     alice, bob = ChatClient(alice_), ChatClient(bob_, codec="msgpack")
@@ -183,8 +183,8 @@ async def test_edit_delete_react_and_reply(chat: System, names: Names) -> None:
     assert late.in_order(group)
 
 
-async def test_what_others_wrote_is_theirs(chat: System, names: Names) -> None:
-    """Members may not edit or delete each other's messages, owners may delete any; what is gone is not found."""
+async def test_member_cannot_change_messages_of_others(chat: System, names: Names) -> None:
+    """Members may not edit or delete each other's messages, owners may delete any; a deleted message is not found."""
     owner_, alice_, bob_ = names("owner", "alice", "bob")
     group = await chat.group(owner_, alice_, bob_)
     owner, alice, bob = ChatClient(owner_), ChatClient(alice_), ChatClient(bob_)
@@ -206,8 +206,8 @@ async def test_what_others_wrote_is_theirs(chat: System, names: Names) -> None:
     assert await bob.has(group, 1) == ["mine"]
 
 
-async def test_typing_reaches_the_others_and_only_them(chat: System, names: Names) -> None:
-    """Typing is told to the others of a direct conversation or group, not to strangers, and at most once a second."""
+async def test_typing_reaches_only_the_other_members(chat: System, names: Names) -> None:
+    """In direct conversations and groups, at most once a second; other users receive nothing."""
     alice_, bob_, eve_ = names("alice", "bob", "eve")
     group = await chat.group(alice_, bob_)
     alice, bob, eve = ChatClient(alice_), ChatClient(bob_, codec="msgpack"), ChatClient(eve_)
@@ -232,7 +232,7 @@ async def test_typing_reaches_the_others_and_only_them(chat: System, names: Name
 
 
 async def test_history_pages_both_ways(chat: System, names: Names) -> None:
-    """`history` gives events ascending, before or after a seq, and says whether there are more."""
+    """`history` returns events ascending, before or after a seq, and whether there are more."""
     alice_, bob_, eve_ = names("alice", "bob", "eve")
     group = await chat.group(alice_, bob_)
     for user, codec in ((alice_, "json"), (bob_, "msgpack")):
@@ -271,8 +271,8 @@ async def test_history_pages_both_ways(chat: System, names: Names) -> None:
         assert (await client.ask("history", conversation=group, **bad))["code"] == "bad_command"
 
 
-async def test_token_may_come_with_the_upgrade(chat: System, names: Names) -> None:
-    """The token is taken from the Authorization header, from a subprotocol, or from `hello`; JSON is the default."""
+async def test_token_may_be_sent_with_the_upgrade(chat: System, names: Names) -> None:
+    """In the Authorization header, in a subprotocol, or in `hello`; JSON is the default codec."""
     (alice_,) = names("alice")
     ways: list[dict[str, Any]] = [
         {"additional_headers": {"Authorization": f"Bearer {token(alice_)}"}, "subprotocols": None},
@@ -290,8 +290,8 @@ async def test_token_may_come_with_the_upgrade(chat: System, names: Names) -> No
         assert socket.subprotocol == SUBPROTOCOLS["msgpack"]
 
 
-async def test_welcome_says_what_the_interface_promises(chat: System, names: Names) -> None:
-    """Every documented field of `welcome` is there and has its type; `ok` and `pong` too."""
+async def test_welcome_has_every_documented_field(chat: System, names: Names) -> None:
+    """With its type; `ok` and `pong`, too."""
     alice_, bob_ = names("alice", "bob")
     group = await chat.group(alice_, bob_, title="Friends")
     alice = ChatClient(alice_)

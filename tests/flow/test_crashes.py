@@ -14,7 +14,8 @@ from tests.store.conftest import proxied
 
 
 async def test_chat_goes_on_without_a_router(start: Start) -> None:
-    """The router is killed: messages flow on; what a gateway left undone meanwhile is done by the next router."""
+    """The router is killed: messages are still delivered; work that a gateway left undone is done by the next
+    router."""
     system = await start()
     group = await system.group("ann", "ben")
     ann, ben = ChatClient("ann"), ChatClient("ben", codec="msgpack")
@@ -44,7 +45,8 @@ async def test_chat_goes_on_without_a_router(start: Start) -> None:
 
 
 async def test_g1_valkey_killed_and_restarted_loses_nothing_acked(start: Start) -> None:
-    """`kill -9` of Valkey: sockets stay, answered `unavailable`; then all that was acked is there."""
+    """After `kill -9` of Valkey sockets stay open and get `unavailable`; after its restart all acked events are
+    there."""
     system = await start()
     group = await system.group("ann", "ben", "cem")
     clients = [ResilientClient(user, system.urls) for user in ("ann", "ben", "cem")]
@@ -95,8 +97,8 @@ async def test_g1_valkey_killed_and_restarted_loses_nothing_acked(start: Start) 
     assert tail == ann.bodies(group)[-len(tail) :]
 
 
-async def test_gateway_stalled_and_resumed(start: Start) -> None:
-    """A gateway that stands still for longer than its subscription lives comes back and repairs what it missed."""
+async def test_gateway_that_stalls_repairs_its_sessions(start: Start) -> None:
+    """It is stopped for longer than its subscription lives, and repairs the missed events when it goes on."""
     system = await start(LINNET_HEARTBEAT_S="30")
     group = await system.group("ann", "ben")
     ann, ben = ChatClient("ann"), ChatClient("ben")
@@ -128,7 +130,7 @@ async def test_gateway_stalled_and_resumed(start: Start) -> None:
 
 
 async def test_g1_gateways_killed_under_traffic_lose_nothing_acked(start: Start) -> None:
-    """Gateways are killed one after the other while everybody talks: clients resend, and nothing is lost or doubled."""
+    """Gateways are killed one after the other under traffic: clients resend, and no event is lost or doubled."""
     system = await start()
     urls = list(system.urls)
     group = await system.group("ann", "ben", "cem")
@@ -165,8 +167,8 @@ async def test_g1_gateways_killed_under_traffic_lose_nothing_acked(start: Start)
         assert not client.gaps()
 
 
-async def test_connecting_while_valkey_is_away(start: Start) -> None:
-    """Who connects meanwhile waits, or is told `unavailable` and comes back: in the end everybody is in, with all."""
+async def test_clients_that_connect_during_a_redis_outage_get_in_afterwards(start: Start) -> None:
+    """They wait, or get `unavailable` and retry: at the end all are connected and have all events."""
     system = await start()
     group = await system.group("ann", "ben")
     ann, ben = ChatClient("ann"), ResilientClient("ben", system.urls)

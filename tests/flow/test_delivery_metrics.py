@@ -7,7 +7,7 @@ from tests.flow.conftest import Start
 
 
 async def test_direct_deliveries_are_timed(start: Start) -> None:
-    """Each is counted with its bytes, and one in eight is timed."""
+    """Each delivery is counted with its bytes, and one in eight is timed."""
     system = await start(gateways=1, router=False)
     alice, bob = ChatClient("alice"), ChatClient("bob")
     for client in (alice, bob):

@@ -21,7 +21,7 @@ async def talk(url: str, title: str) -> tuple[ChatClient, ChatClient, str]:
 
 
 async def test_deployments_in_two_databases_do_not_receive_each_others_events(start: Start) -> None:
-    """The same users, the same direct conversation; the second deployment's seqs are far ahead of the first's."""
+    """Both have the same users and direct conversation; the second one's seqs are far ahead of the first's."""
     system = await start(gateways=1)
     there = system.gateway(LINNET_REDIS_URL=system.valkey.url.removesuffix("/0") + "/1")
     await there.ready()

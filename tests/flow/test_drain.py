@@ -71,7 +71,7 @@ class Crowd:
 
 
 async def test_g6_drain_under_traffic_loses_nothing(start: Start) -> None:
-    """SIGTERM: each client is told to come back, does so elsewhere, and the process exits 0 in time."""
+    """After SIGTERM each client gets `drain`, reconnects to another gateway, and the process exits 0 in time."""
     crowd = Crowd(await start())
     await crowd.gather()
     stop = asyncio.Event()
@@ -109,8 +109,8 @@ async def test_g6_rolling_restart_under_traffic_loses_nothing(start: Start) -> N
     assert {code for client in crowd.clients for code, _ in client.partings} == {1012}
 
 
-async def test_draining_gateway_is_not_ready_and_takes_nobody(start: Start) -> None:
-    """A gateway that drains says so to the load balancer before it closes anything, and in the end takes nobody new."""
+async def test_draining_gateway_is_not_ready_and_accepts_no_client(start: Start) -> None:
+    """It tells load balancers before it closes a connection, and accepts no new one in the end."""
     system = await start(gateways=1, router=False, LINNET_DRAIN_ACCEPT_S="60")
     alice = ResilientClient("alice", system.urls)
     await alice.connect(system.urls[0])
@@ -126,8 +126,8 @@ async def test_draining_gateway_is_not_ready_and_takes_nobody(start: Start) -> N
     assert await gateway.ended() == 0
 
 
-async def test_second_signal_hurries(start: Start) -> None:
-    """An operator who cannot wait sends a second SIGTERM: everybody is still told, at once, and the exit is clean."""
+async def test_second_signal_closes_all_at_once(start: Start) -> None:
+    """Every client is still notified, and the exit is clean."""
     system = await start(gateways=1, router=False, LINNET_DRAIN_ACCEPT_S="60", LINNET_DRAIN_WINDOW_S="60")
     clients = [ResilientClient(f"user-{i}", system.urls) for i in range(5)]
     for client in clients:
@@ -142,8 +142,9 @@ async def test_second_signal_hurries(start: Start) -> None:
     assert await gateway.ended(30) == 0
 
 
-async def test_a_new_gateway_joins_only_when_the_last_one_has_drained(start: Start) -> None:
-    """An orchestrator that asks /joinz drains one gateway at a time; to balancers the new one is ready at once."""
+async def test_new_gateway_joins_only_once_the_last_one_has_drained(start: Start) -> None:
+    """An orchestrator that asks /joinz drains one gateway at a time; for load balancers the new one is ready at
+    once."""
     system = await start(gateways=2, router=False, LINNET_DRAIN_ACCEPT_S="60")
     first = system.gateways[0]
     await joins(first)

@@ -157,8 +157,8 @@ async def test_g1_acked_messages_survive_every_failover(replication: Replication
     assert {client.closed for client in talk.clients} == {None}, "a failover closes no socket"
 
 
-async def test_stalled_primary_that_comes_back_acks_nothing(replication: Replication, start: Start) -> None:
-    """It stands still, is replaced, and goes on as if it were the primary: nobody stays with it, nothing is lost."""
+async def test_stalled_primary_that_resumes_acks_nothing(replication: Replication, start: Start) -> None:
+    """It is stopped, replaced, and resumes as if it were the primary: no client stays with it, and nothing is lost."""
     system = await chat_on(replication, start, "replicated")
     talk = Talk(system, replication)
     await talk.begin()
@@ -202,7 +202,7 @@ async def test_nothing_is_acked_without_all_replicas(replication: Replication, s
     assert await system.metric("linnet_redis_kept_total", system.gateways[0]) >= 3
 
 
-async def test_g4_what_a_failover_took_back_is_announced(replication: Replication, start: Start) -> None:
+async def test_g4_events_that_a_failover_rolled_back_are_announced(replication: Replication, start: Start) -> None:
     """At `memory` a failover may lose acked events: whoever was given them gets `gap {failover}`, live or resuming.
 
     The next event comes after the last that is left, and its seq is beyond all that were lost.

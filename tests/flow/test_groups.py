@@ -10,8 +10,8 @@ from tests.flow.conftest import Names, System
 from tests.support import eventually
 
 
-async def test_added_member_gets_the_conversation_live(chat: System, names: Names) -> None:
-    """Who is added while online hears of the conversation and has it live from there on, and nothing from before."""
+async def test_added_member_receives_the_conversation_live(chat: System, names: Names) -> None:
+    """A member who is added while online gets the conversation and its events from then on, and none from before."""
     alice_, bob_ = names("alice", "bob")
     group = await chat.group(alice_, title="Plans")
     alice, bob = ChatClient(alice_), ChatClient(bob_, codec="msgpack")
@@ -32,8 +32,8 @@ async def test_added_member_gets_the_conversation_live(chat: System, names: Name
     assert min(bob.received[group]) >= added["seq"]
 
 
-async def test_removed_member_sees_that_and_nothing_after(chat: System, names: Names) -> None:
-    """A removed member's devices get the removal as their last event, then the conversation is not found to them."""
+async def test_removed_member_receives_the_removal_and_nothing_after(chat: System, names: Names) -> None:
+    """It is the last event of the member's devices; afterwards the conversation is not found."""
     alice_, bob_ = names("alice", "bob")
     group = await chat.group(alice_, bob_)
     alice, phone, away = ChatClient(alice_), ChatClient(bob_), ChatClient(bob_, "tablet", codec="msgpack")
@@ -58,8 +58,8 @@ async def test_removed_member_sees_that_and_nothing_after(chat: System, names: N
         assert client.bodies(group) == ["hello"]
 
 
-async def test_member_comes_back(chat: System, names: Names) -> None:
-    """Put out and in again while online: both parts of the membership are there, the time between is not."""
+async def test_member_added_again_receives_both_memberships(chat: System, names: Names) -> None:
+    """Removed and added again while online: the events of both memberships are delivered, those between are not."""
     alice_, bob_ = names("alice", "bob")
     group = await chat.group(alice_, bob_)
     alice, bob = ChatClient(alice_), ChatClient(bob_)
@@ -84,8 +84,8 @@ async def test_member_comes_back(chat: System, names: Names) -> None:
     assert alice.whole(group)
 
 
-async def test_title_changes_live_and_in_welcome(chat: System, names: Names) -> None:
-    """A new title is an event for those who are there and stands in the welcome of those who come."""
+async def test_new_title_is_an_event_and_in_the_welcome(chat: System, names: Names) -> None:
+    """Members who are online get the event, members who connect later get it in the welcome."""
     alice_, bob_ = names("alice", "bob")
     group = await chat.group(alice_, bob_, title="Old")
     bob = ChatClient(bob_)
@@ -98,8 +98,8 @@ async def test_title_changes_live_and_in_welcome(chat: System, names: Names) -> 
         assert tablet.conversation(group)["title"] == "New"
 
 
-async def test_channel_readers_read(chat: System, names: Names) -> None:
-    """A channel is joined by whoever likes, read by all of its members and written by its owner."""
+async def test_channel_readers_receive_and_cannot_write(chat: System, names: Names) -> None:
+    """Any user can join a channel; all members read it, and its owner writes."""
     owner_, reader_ = names("owner", "reader")
     channel = await chat.group(owner_, kind="channel", title="News")
     owner, reader = ChatClient(owner_), ChatClient(reader_)
@@ -115,8 +115,8 @@ async def test_channel_readers_read(chat: System, names: Names) -> None:
     assert first["seq"] in [event["seq"] for event in history["events"]]
 
 
-async def test_removed_conversation_is_gone_for_all(chat: System, names: Names) -> None:
-    """A conversation that its owner deletes is not found by anybody any more, live or on coming back."""
+async def test_deleted_conversation_is_not_found_for_all_members(chat: System, names: Names) -> None:
+    """Live and after a reconnect."""
     alice_, bob_ = names("alice", "bob")
     group = await chat.group(alice_, bob_)
     bob = ChatClient(bob_)
@@ -130,8 +130,8 @@ async def test_removed_conversation_is_gone_for_all(chat: System, names: Names) 
     assert group not in [state["conversation"] for state in welcome["conversations"]]
 
 
-async def test_conversations_that_are_gone_are_told_to_each_device_until_it_acks(chat: System, names: Names) -> None:
-    """A group that was deleted, and the direct conversation with a user who was: live, and on coming back."""
+async def test_each_device_is_notified_of_gone_conversations_until_it_acks(chat: System, names: Names) -> None:
+    """A deleted group, and the direct conversation with a deleted user: live, and after a reconnect."""
     alice_, bob_ = names("alice", "bob")
     group = await chat.group(alice_, bob_)
     bob, tablet, alice = ChatClient(bob_), ChatClient(bob_, "tablet"), ChatClient(alice_)
@@ -175,8 +175,8 @@ async def test_conversations_that_are_gone_are_told_to_each_device_until_it_acks
     assert [event["body"] for event in answer["events"]] == ["hello"]
 
 
-async def test_members_changing_under_traffic_lose_nothing(chat: System, names: Names) -> None:
-    """While three members talk, others come and go: whoever stays has everything, in one unbroken order."""
+async def test_membership_changes_under_traffic_lose_nothing(chat: System, names: Names) -> None:
+    """While three members send, others are added and removed: each remaining member has all events, in one order."""
     users = names("ann", "ben", "cem")
     guests = names("x", "y", "z")
     group = await chat.group(*users)
@@ -206,8 +206,8 @@ async def test_members_changing_under_traffic_lose_nothing(chat: System, names: 
         assert visitor.in_order(group)
 
 
-async def test_left_conversation_is_not_told_again_and_again(chat: System, names: Names) -> None:
-    """What a device has acked of a conversation that it was put out of does not come back, nor to a new one."""
+async def test_acked_removal_is_not_sent_again(chat: System, names: Names) -> None:
+    """Neither to the device that acked it nor to a new device."""
     alice_, bob_ = names("alice", "bob")
     group = await chat.group(alice_, bob_)
     alice, live, away = ChatClient(alice_), ChatClient(bob_), ChatClient(bob_, "tablet")
@@ -234,8 +234,8 @@ async def test_left_conversation_is_not_told_again_and_again(chat: System, names
         assert group not in again.received
 
 
-async def test_acks_count_after_coming_back(chat: System, names: Names) -> None:
-    """Put out and in again on one connection: what is acked then is what the next connection starts from."""
+async def test_acks_of_a_member_added_again_count(chat: System, names: Names) -> None:
+    """Removed and added again on one connection: its acks are the position at which the next connection starts."""
     alice_, bob_ = names("alice", "bob")
     group = await chat.group(alice_, bob_)
     alice, bob = ChatClient(alice_), ChatClient(bob_)
@@ -259,8 +259,8 @@ async def test_acks_count_after_coming_back(chat: System, names: Names) -> None:
     assert await again.has(group, 1) == ["three"]
 
 
-async def test_large_group_on_one_gateway(chat: System, names: Names) -> None:
-    """More members on a gateway than one turn of its loop writes to: each has everything, in order, once."""
+async def test_large_group_receives_everything_once_in_order(chat: System, names: Names) -> None:
+    """It has more members on a gateway than one turn of the event loop writes to."""
     writer_, *users = names("writer", *(f"user-{i}" for i in range(700)))
     group = await chat.group(writer_, *users)
     writer = ChatClient(writer_)

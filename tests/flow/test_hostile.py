@@ -83,9 +83,9 @@ SLOW: Final[dict[str, Callable[[str], Iterator[bytes]]]] = {
 
 
 @pytest.mark.alone
-async def test_who_trickles_a_request_is_dropped_after_ten_seconds(chat: System, names: Names) -> None:
-    """Slowloris in all its forms, on every port: HEAD_S, and the socket is free. A call that waits for its body has
-    ten seconds for that first."""
+async def test_trickled_request_is_dropped_after_ten_seconds(chat: System, names: Names) -> None:
+    """Slowloris in all its forms, on every port: the socket is closed HEAD_S after its start. A call that waits for its
+    body waits ten seconds for that first."""
     assert chat.router is not None
     gateway = chat.gateways[0]
     login = b"POST /v1/login HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
@@ -115,8 +115,8 @@ ENDLESS: Final[dict[str, tuple[bytes, bytes]]] = {
 
 
 @pytest.mark.parametrize("what", ENDLESS)
-async def test_what_is_no_body_is_bounded(chat: System, names: Names, what: str) -> None:
-    """256 MiB of headers, trailers or framing: cut off after 64 KiB and one read, and no memory for it."""
+async def test_headers_trailers_and_framing_are_bounded(chat: System, names: Names, what: str) -> None:
+    """256 MiB of them are cut off after 64 KiB and one read, and take no memory."""
     assert chat.router is not None
     begin, more = ENDLESS[what]
     async with witness(chat, names):
@@ -135,8 +135,8 @@ async def test_what_is_no_body_is_bounded(chat: System, names: Names, what: str)
             assert process.rss_bytes - before < 16 << 20, process.module
 
 
-async def test_a_heap_of_pipelined_requests_is_refused(chat: System) -> None:
-    """Of 5000 requests at once twenty are answered at most, then the connection ends: no buffer for the others."""
+async def test_pipelined_requests_are_bounded(chat: System) -> None:
+    """Of 5000 requests at once at most twenty are answered, then the connection ends; the others are not buffered."""
     assert chat.router is not None
     for port in (chat.gateways[0].port, chat.router.port):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -178,8 +178,8 @@ def large_messages() -> dict[str, Callable[[], Iterator[bytes]]]:
 
 @pytest.mark.alone
 async def test_messages_of_sixteen_megabytes_end_their_connections(start: Start, names: Names) -> None:
-    """Really sent, three times each and all at once, compressed or not: 1009, no memory for any of it, and somebody
-    else on the same gateway waits a second for her pongs meanwhile, GRACE_S aside."""
+    """Three times each and all at once, compressed or not: 1009, without memory for any of them, and another client of
+    the same gateway gets its pongs within a second, GRACE_S aside."""
     # A busy machine may be longer than two short heartbeats over making and sending all of it in one loop.
     chat = await start(gateways=1, LINNET_HEARTBEAT_S="30")
     (eve,), gateway, large = names("eve"), chat.gateways[0], large_messages()
@@ -215,8 +215,8 @@ async def test_messages_of_sixteen_megabytes_end_their_connections(start: Start,
         assert max(waited) < 1 + GRACE_S
 
 
-async def test_tiny_fragments_and_pings_are_cut_off(chat: System, names: Names) -> None:
-    """Empty fragments without end and pings without end: 1008 after some thousands, while others' sends are acked."""
+async def test_endless_fragments_and_pings_are_closed(chat: System, names: Names) -> None:
+    """1008 after some thousands, while the sends of other clients are acked."""
     (eve,) = names("eve")
     empty = client_frame(b"x", TEXT, fin=False) + client_frame(b"", 0, fin=False) * 5000
     for flood in (empty, client_frame(b"", 9) * 5000, client_frame(b"", 10) * 5000):
@@ -228,9 +228,9 @@ async def test_tiny_fragments_and_pings_are_cut_off(chat: System, names: Names) 
             assert (await closing(raw))[0] == 1008
 
 
-async def test_one_address_has_its_share_whatever_it_says(start: Start) -> None:
-    """Of 300 connections from one address 200 get in, the others are told 429; forwarded headers count from named
-    proxies alone, and there by the last hop that the proxy itself has seen."""
+async def test_connections_of_one_address_are_bounded_whatever_it_claims(start: Start) -> None:
+    """Of 300 connections from one address 200 are accepted, the others get 429. Forwarded headers count only from named
+    proxies, and there the last hop that the proxy itself has seen."""
     system = await start(
         gateways=1, router=False, LINNET_MAX_CONNECTIONS_PER_ADDRESS="200", LINNET_TRUSTED_PROXIES="127.0.0.2"
     )
@@ -268,10 +268,10 @@ FLOOD: Final = int(os.environ.get("HOSTILE_CONNECTIONS", "2000"))
 
 
 @pytest.mark.alone
-async def test_one_address_floods_and_keeps_its_share(start: Start) -> None:
-    """2000 connections (or as many as HOSTILE_CONNECTIONS says) of one address, directly and through two proxies of
-    ours: half of them may stay, the rest is 429, whichever way they come; never is one more open, an idle one costs
-    less than 8 KiB, and others connect and chat as before."""
+async def test_flood_of_one_address_is_bounded_and_others_connect(start: Start) -> None:
+    """2000 connections (or HOSTILE_CONNECTIONS) of one address, directly and through two proxies: half of them may
+    stay, the others get 429 by every way; never is one more open, an idle one costs less than 8 KiB, and other users
+    connect and chat as before."""
     share = FLOOD // 2
     proxies = ("127.0.0.8", "127.0.0.9")
     system = await start(
@@ -428,10 +428,10 @@ async def provider() -> AsyncIterator[tuple[str, list[float]]]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/keys", asked
 
 
-async def test_a_token_in_any_wrong_shape_is_refused(start: Start) -> None:
+async def test_malformed_token_is_refused(start: Start) -> None:
     """On the socket `unauthorized` and 4500, or `token_expired` and 4501; over HTTP 401. A token of an unknown key may
-    be `unavailable` once, and is refused when it comes again after the time that the answer gives: its key may be new.
-    The provider is asked once in five seconds whatever comes."""
+    be `unavailable` once, because its key may be new; it is refused when it is sent again after the time in the answer.
+    The provider is asked at most once in five seconds."""
     async with provider() as (url, asked):
         system = await start(gateways=1, LINNET_JWKS_URL=url, LINNET_JWT_AUDIENCE=AUDIENCE, LINNET_JWT_ISSUER=ISSUER)
         assert system.router is not None
@@ -475,9 +475,9 @@ async def test_a_token_in_any_wrong_shape_is_refused(start: Start) -> None:
         assert len(asked) <= 2 * (2 + (time.monotonic() - began) / 5)
 
 
-async def test_an_upgrade_bears_no_ambient_rights(chat: System, names: Names) -> None:
-    """Cross-site hijacking has nothing to hijack: a cookie or a query is no token, and a foreign origin in any
-    disguise is 403 before anything else, with a good token too."""
+async def test_upgrade_has_no_ambient_rights(chat: System, names: Names) -> None:
+    """Cross-site hijacking gains nothing: a cookie or a query is no token, and a foreign origin in any disguise gets
+    403, even with a valid token."""
     (eve,) = names("eve")
     gateway = chat.gateways[0]
     here = f"http://127.0.0.1:{gateway.port}"
@@ -507,8 +507,8 @@ async def test_an_upgrade_bears_no_ambient_rights(chat: System, names: Names) ->
 
 
 async def test_only_listed_origins_upgrade(start: Start) -> None:
-    """With LINNET_ORIGINS set, in whatever case it is written: those, exactly; not the host's own, not their
-    neighbours, not `null`; and what sends no origin is no browser."""
+    """LINNET_ORIGINS in any case: exactly those origins; not the host's own, not similar ones, not `null`. A client
+    without an origin is no browser, and is accepted."""
     system = await start(gateways=1, router=False, LINNET_ORIGINS="https://chat.example, https://App.Example:8443/")
     host = f"127.0.0.1:{system.gateways[0].port}"
 
@@ -555,9 +555,9 @@ ABUSED: Final[list[tuple[int, dict[str, str]]]] = [
 
 
 @pytest.mark.alone
-async def test_no_upgrade_header_costs_time(chat: System, names: Names) -> None:
-    """Versions and keys that are none, and the lists that regular expressions of other servers choke on: refused or
-    passed over at once, none in more than a second, while others chat."""
+async def test_hostile_upgrade_headers_cost_no_time(chat: System, names: Names) -> None:
+    """Invalid versions and keys, and lists that are slow for regular expressions of other servers: each is refused or
+    ignored within a second, while other users chat."""
     async with witness(chat, names):
         for status, change in ABUSED:
             took = []
@@ -578,9 +578,9 @@ NAMES: Final = (
 )  # fmt: skip
 
 
-async def test_no_name_becomes_another_key(chat: System, names: Names) -> None:
-    """Whatever stands where a user, a device, a conversation or a key is named: 4xx and an error, and not one key in
-    Redis that was not of a well-formed name; paths, queries and headers included."""
+async def test_hostile_names_create_no_key(chat: System, names: Names) -> None:
+    """In place of a user, a device, a conversation or a key: 4xx and an error, and Redis has only keys of well-formed
+    names; paths, queries and headers included."""
     assert chat.router is not None
     (eve_,) = names("eve")
     store = redis.asyncio.Redis.from_url(chat.valkey.url)
@@ -641,9 +641,9 @@ BAD_ORIGIN: Final = (
 )
 
 
-async def test_refused_requests_write_no_log(start: Start) -> None:
-    """A thousand requests that are no HTTP, upgrades that nobody serves and origins that none has: one line of each
-    kind in a minute at most, and a count of all."""
+async def test_refused_requests_write_at_most_one_line_a_minute(start: Start) -> None:
+    """A thousand invalid requests, upgrades on unknown paths and foreign origins: at most one line of each kind in a
+    minute, and a count of all."""
     system = await start(gateways=1)
     assert system.router is not None
     gateway, router = system.gateways[0], system.router
@@ -665,9 +665,9 @@ async def test_refused_requests_write_no_log(start: Start) -> None:
         assert process.log.count("\n") < 10, process.log[-2000:]
 
 
-async def test_secrets_stand_in_no_log_answer_or_metric(start: Start) -> None:
-    """At debug level, with good and bad tokens, logins, failures and a Redis that wants a password: neither a secret
-    of the settings, nor a token, nor a password, nor a body is in logs or metrics of any process."""
+async def test_secrets_are_in_no_log_answer_or_metric(start: Start) -> None:
+    """At debug level, with valid and invalid tokens, logins, failures and a Redis with a password: no secret of the
+    settings, token, password or body is in the logs or metrics of any process."""
     system = await start(gateways=1, LINNET_LOG_LEVEL="debug", LINNET_WEBHOOK_SECRET=WEBHOOK_SECRET)
     assert system.router is not None
     mine, forged, password, body = token("eve"), own("wrong" * 10), "a-password-of-eve", "a-body-of-eve"

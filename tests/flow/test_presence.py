@@ -22,8 +22,8 @@ async def tells(watcher: ChatClient, user: str, online: bool, since: int = 0, de
     return state
 
 
-async def test_coming_and_going_is_told_to_who_watches(chat: System, names: Names) -> None:
-    """Online at once, offline after the grace, each told once; who only asked once is told nothing more."""
+async def test_watcher_receives_each_change_once(chat: System, names: Names) -> None:
+    """Online at once, offline after the grace. A user who asked without `watch` receives nothing more."""
     ann_, ben_, cem_ = names("ann", "ben", "cem")
     watcher, curious, ben = ChatClient(ann_), ChatClient(cem_, codec="msgpack"), ChatClient(ben_)
     await watcher.connect(chat.urls[0])
@@ -49,7 +49,7 @@ async def test_coming_and_going_is_told_to_who_watches(chat: System, names: Name
 
 
 async def test_g8_reconnect_does_not_flicker(chat: System, names: Names) -> None:
-    """A device that is back within three seconds, here or on another gateway, was never away."""
+    """A device that reconnects within three seconds, to this or another gateway, stays online."""
     ann_, ben_ = names("ann", "ben")
     watcher, ben = ChatClient(ann_), ChatClient(ben_)
     await watcher.connect(chat.urls[0])
@@ -72,7 +72,7 @@ async def test_g8_reconnect_does_not_flicker(chat: System, names: Names) -> None
 
 
 async def test_user_is_online_while_one_device_is(chat: System, names: Names) -> None:
-    """The last device to go takes the user offline."""
+    """The user goes offline with the last device."""
     ann_, ben_ = names("ann", "ben")
     watcher, phone, tablet = ChatClient(ann_), ChatClient(ben_), ChatClient(ben_, "tablet")
     await watcher.connect(chat.urls[0])
@@ -88,7 +88,7 @@ async def test_user_is_online_while_one_device_is(chat: System, names: Names) ->
 
 
 async def test_g8_killed_gateway_takes_its_users_offline(start: Start) -> None:
-    """`kill -9` of a gateway: its users are offline within 15 s, told once, with the time when they were last known."""
+    """Within 15 s after `kill -9`, one event each, with the time at which they were last seen."""
     system = await start()
     watcher, late = ChatClient("ann"), ChatClient("cem")
     users = [ChatClient(f"user-{i}") for i in range(5)]
@@ -115,8 +115,8 @@ async def test_g8_killed_gateway_takes_its_users_offline(start: Start) -> None:
     assert len(news) == 4, "each told once; who came back in time was never away"
 
 
-async def test_g8_who_left_while_redis_was_down_is_offline_when_it_is_back(start: Start) -> None:
-    """Her gateway could not say so when the grace had passed; it lives, so nobody else will."""
+async def test_g8_user_who_left_during_a_redis_outage_goes_offline_afterwards(start: Start) -> None:
+    """The gateway could not mark the device away at the end of the grace; it lives, so only it can do so later."""
     system = await start(gateways=1, router=False)
     watcher, ben = ChatClient("ann"), ChatClient("ben")
     await watcher.connect(system.urls[0])
@@ -131,8 +131,8 @@ async def test_g8_who_left_while_redis_was_down_is_offline_when_it_is_back(start
     await tells(watcher, "ben", False, here, 20.0)
 
 
-async def test_drained_gateway_makes_nobody_flicker(start: Start) -> None:
-    """Users whose gateway is drained and who are back at once stay online to those who watch them."""
+async def test_users_of_a_drained_gateway_stay_online(start: Start) -> None:
+    """Users who reconnect at once stay online for their watchers."""
     system = await start()
     watcher, ben = ChatClient("ann"), ChatClient("ben")
     await watcher.connect(system.urls[0])

@@ -24,8 +24,10 @@ async def people(chat: System, names: Names, kind: str) -> tuple[ChatClient, Cha
 
 
 @pytest.mark.parametrize("kind", ["direct", "group"])
-async def test_g9_read_on_one_device_reaches_the_other_and_the_others(chat: System, names: Names, kind: str) -> None:
-    """`read` is told to the user's other device and to the other user; the next welcome has it, with what is unread."""
+async def test_g9_read_on_one_device_reaches_own_devices_and_other_members(
+    chat: System, names: Names, kind: str
+) -> None:
+    """Live by a receipt; the next welcome contains the mark and the number of unread messages."""
     phone, tablet, ben, talk = await people(chat, names, kind)
     seqs = list(phone.received[talk])
     await phone.say("read", conversation=talk, seq=seqs[2])
@@ -39,8 +41,9 @@ async def test_g9_read_on_one_device_reaches_the_other_and_the_others(chat: Syst
 
 
 @pytest.mark.parametrize("kind", ["direct", "group"])
-async def test_g9_read_only_goes_up(chat: System, names: Names, kind: str) -> None:
-    """A lower mark, late or from another device, changes nothing and is told to nobody; one too high means all."""
+async def test_g9_read_mark_only_rises(chat: System, names: Names, kind: str) -> None:
+    """A lower mark, late or from another device, changes nothing and sends nothing; a mark beyond the head is the
+    head."""
     phone, tablet, ben, talk = await people(chat, names, kind)
     seqs = list(phone.received[talk])
     await phone.say("read", conversation=talk, seq=seqs[3])
@@ -59,7 +62,7 @@ async def test_g9_read_only_goes_up(chat: System, names: Names, kind: str) -> No
 
 @pytest.mark.parametrize("kind", ["direct", "group"])
 async def test_sending_marks_as_read(chat: System, names: Names, kind: str) -> None:
-    """Who answers has read what came before; on coming back nothing is unread to her, and one message to him."""
+    """A user who answers has read the earlier messages; after a reconnect they have no unread ones."""
     phone, tablet, ben, talk = await people(chat, names, kind)
     ack = await phone.sent(talk, "answer")
     await tablet.has(talk, 6)
@@ -73,7 +76,7 @@ async def test_sending_marks_as_read(chat: System, names: Names, kind: str) -> N
 
 
 async def test_reads_of_a_large_group_stay_private(chat: System, names: Names) -> None:
-    """In a group of more than 32 nobody else is told, which would be a message to all for each who reads."""
+    """In a group of more than 32 other members get no receipts, which would be a message to all for each reader."""
     ann_, ben_, *others = names("ann", "ben", *(f"user-{i}" for i in range(40)))
     talk = await chat.group(ann_, ben_, *others)
     phone, tablet, ben = ChatClient(ann_), ChatClient(ann_, "tablet"), ChatClient(ben_)
@@ -87,7 +90,7 @@ async def test_reads_of_a_large_group_stay_private(chat: System, names: Names) -
     assert not [event for event in ben.events if event["type"] == "receipt" and event["user"] == ann_]
 
 
-async def test_read_while_the_other_device_is_away(chat: System, names: Names) -> None:
+async def test_offline_device_gets_the_read_mark_in_its_welcome(chat: System, names: Names) -> None:
     """The device that was away finds the mark in its welcome."""
     phone, tablet, _, talk = await people(chat, names, "direct")
     await tablet.disconnect()

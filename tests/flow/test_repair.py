@@ -40,7 +40,7 @@ async def people(system: System) -> tuple[list[ChatClient], str, str]:
 
 
 async def test_g4_cut_subscriptions_lose_nothing(start: Start) -> None:
-    """Redis closes the gateways' pub/sub connections again and again under traffic: no client notices."""
+    """Redis closes the gateways' pub/sub connections again and again under traffic: no client misses an event."""
     system = await start()
     clients, group, direct = await people(system)
     ann, ben, cem = clients
@@ -69,7 +69,7 @@ async def test_g4_cut_subscriptions_lose_nothing(start: Start) -> None:
 
 
 async def test_last_event_lost_on_the_bus_is_found_by_the_audit(start: Start) -> None:
-    """An event that nobody heard and that no later one gives away is there within a heartbeat or two."""
+    """No later event shows the gap; the event arrives within a heartbeat or two."""
     system = await start(router=False, LINNET_HEARTBEAT_S="1")
     await ChatClient("ann").connect(system.urls[0])
     async with store(system.valkey.url) as world:
@@ -112,8 +112,8 @@ async def test_direct_event_lost_on_the_bus_is_found_by_the_audit(start: Start) 
         assert not ben.gaps()
 
 
-async def test_hole_is_filled_before_what_came_after_it(start: Start) -> None:
-    """An event that was lost is read from the log as soon as a later one shows the hole, and comes before it."""
+async def test_missed_event_is_delivered_before_the_event_that_shows_the_gap(start: Start) -> None:
+    """It is read from the log as soon as a later event shows the gap."""
     system = await start(router=False)
     async with store(system.valkey.url) as world:
         direct = await world.direct("ann", "ben")
@@ -135,7 +135,8 @@ async def test_hole_is_filled_before_what_came_after_it(start: Start) -> None:
 
 
 async def test_g4_trimmed_events_are_announced(start: Start) -> None:
-    """A device that was away longer than events are kept is told which part it missed, once, and gets the rest."""
+    """A device that was offline for longer than events are kept gets one gap for the trimmed part, and then the
+    rest."""
     system = await start(LINNET_RETENTION_EVENTS="100")
     ann, ben = ChatClient("ann"), ChatClient("ben")
     group = await system.group("ann", "ben")

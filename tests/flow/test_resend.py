@@ -15,8 +15,8 @@ from tests.store.conftest import proxied
 
 
 @pytest.mark.parametrize("kind", ["direct", "group"])
-async def test_g3_resend_after_gateway_died_before_ack(start: Start, kind: str) -> None:
-    """A gateway is killed after Redis has its event and before it can ack: the resend elsewhere is a duplicate."""
+async def test_g3_resend_after_a_gateway_died_before_the_ack_is_a_duplicate(start: Start, kind: str) -> None:
+    """The gateway is killed after Redis has the event and before the ack; the client resends to another one."""
     system = await start(gateways=1)
     async with proxied(system.valkey.url) as proxy:
         doomed = await system.gateway(LINNET_REDIS_URL=proxy.url).ready()
@@ -45,8 +45,8 @@ async def test_g3_resend_after_gateway_died_before_ack(start: Start, kind: str) 
         assert client.received[conversation][ack["seq"]]["n"] == n
 
 
-async def test_router_delivers_what_a_dead_gateway_could_not(start: Start) -> None:
-    """A direct message whose gateway died before it delivered reaches its reader, though nobody resends or speaks."""
+async def test_router_delivers_the_direct_message_of_a_dead_gateway(start: Start) -> None:
+    """It reaches its reader although no client resends or sends anything."""
     system = await start(gateways=1)
     async with proxied(system.valkey.url) as proxy:
         doomed = await system.gateway(LINNET_REDIS_URL=proxy.url).ready()
@@ -68,7 +68,7 @@ async def test_router_delivers_what_a_dead_gateway_could_not(start: Start) -> No
 
 
 async def test_g3_same_n_again_is_a_duplicate_everywhere(chat: System, names: Names) -> None:
-    """A resend is answered with the first answer, on either gateway, in either codec, however it names the other."""
+    """A resend gets the first answer, on either gateway, in either codec, with either name of the conversation."""
     alice_, bob_ = names("alice", "bob")
     bob = ChatClient(bob_)
     await bob.connect(chat.urls[1])
@@ -90,7 +90,7 @@ async def test_g3_same_n_again_is_a_duplicate_everywhere(chat: System, names: Na
 
 
 async def test_n_with_other_content_is_a_conflict(chat: System, names: Names) -> None:
-    """An n stands for one content: another body, media, target or command under it is refused, and changes nothing."""
+    """A second body, media, target or command with the same n is refused, and changes nothing."""
     alice_, bob_ = names("alice", "bob")
     alice = ChatClient(alice_)
     group = await chat.group(alice_, bob_)
@@ -114,7 +114,7 @@ async def test_n_with_other_content_is_a_conflict(chat: System, names: Names) ->
 
 
 async def test_resent_edits_deletes_and_reactions_happen_once(chat: System, names: Names) -> None:
-    """Every command that makes an event is resent as safely as `send`, even when its target is gone meanwhile."""
+    """Every command that appends an event can be resent like `send`, even if its target was deleted meanwhile."""
     (alice_,) = names("alice")
     alice = ChatClient(alice_)
     group = await chat.group(alice_)
@@ -141,7 +141,7 @@ async def test_resent_edits_deletes_and_reactions_happen_once(chat: System, name
 
 
 async def test_late_n_is_accepted_once(chat: System, names: Names) -> None:
-    """An n below others that were accepted (it was lost on another connection) is new once, and then a duplicate."""
+    """An n below accepted ones (it was lost on another connection) is new once, and then a duplicate."""
     alice_, bob_ = names("alice", "bob")
     alice = ChatClient(alice_)
     group = await chat.group(alice_, bob_)
@@ -154,8 +154,8 @@ async def test_late_n_is_accepted_once(chat: System, names: Names) -> None:
     assert await alice.has(group, 2) == ["late", "early"]
 
 
-async def test_n_too_old_to_tell_is_a_conflict(chat: System, names: Names) -> None:
-    """Beyond the last 32 accepted, or at or below `done`, an n may be a resend or not: it is refused."""
+async def test_n_too_old_to_recognize_is_a_conflict(chat: System, names: Names) -> None:
+    """Below the last 32 accepted, or at or below `done`, an n may be a resend or not: it is refused."""
     alice_, bob_ = names("alice", "bob")
     alice = ChatClient(alice_)
     group = await chat.group(alice_, bob_)
@@ -173,8 +173,8 @@ async def test_n_too_old_to_tell_is_a_conflict(chat: System, names: Names) -> No
     assert await alice.has(group, 34) == [*numbers, "done"]
 
 
-async def test_devices_have_series_of_their_own(chat: System, names: Names) -> None:
-    """Two devices may use the same n: they are two messages."""
+async def test_devices_count_n_separately(chat: System, names: Names) -> None:
+    """The same n of two devices is two messages."""
     alice_, bob_ = names("alice", "bob")
     group = await chat.group(alice_, bob_)
     for device in ("phone", "tablet"):
@@ -184,8 +184,8 @@ async def test_devices_have_series_of_their_own(chat: System, names: Names) -> N
     assert await client.has(group, 2) == ["hi", "hi"]
 
 
-async def test_removed_member_is_still_acked_for_what_was_accepted(chat: System, names: Names) -> None:
-    """A resend of an accepted message by somebody who was put out since is a duplicate; a new one is not found."""
+async def test_resend_of_a_removed_member_is_a_duplicate(chat: System, names: Names) -> None:
+    """If the message was accepted before the removal; a new one is not found."""
     alice_, bob_ = names("alice", "bob")
     bob = ChatClient(bob_)
     group = await chat.group(alice_, bob_)

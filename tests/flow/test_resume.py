@@ -30,8 +30,8 @@ def order_of_arrival(client: ChatClient, since: int) -> list[str]:
     return list(dict.fromkeys(event["conversation"] for event in client.events[since:] if event["type"] == "message"))
 
 
-async def test_g5_device_comes_back_to_ten_thousand_messages(start: Start) -> None:
-    """10,000 messages in 50 conversations while away: all of it comes, in order, the newest conversation first."""
+async def test_g5_device_resumes_with_ten_thousand_messages(start: Start) -> None:
+    """In 50 conversations: all of them arrive, in order, the newest conversation first."""
     system = await start()
     devices = [ChatClient("ann", "phone"), ChatClient("ann", "tablet", codec="msgpack")]
     async with store(system.valkey.url) as world:
@@ -65,7 +65,7 @@ async def test_g5_device_comes_back_to_ten_thousand_messages(start: Start) -> No
 
 
 async def test_g5_two_devices_resume_from_their_own_cursors(chat: System, names: Names) -> None:
-    """What one device has acked is nothing to the other."""
+    """The acks of one device do not count for the other."""
     ann_, ben_ = names("ann", "ben")
     talk = await chat.group(ann_, ben_)
     ben = ChatClient(ben_)
@@ -97,8 +97,8 @@ async def test_g5_two_devices_resume_from_their_own_cursors(chat: System, names:
             assert again.conversation(conversation)["cursor"] == max(device.received[conversation])
 
 
-async def test_hello_cursors_replace_what_the_server_remembers(chat: System, names: Names) -> None:
-    """A device that lost part of its data says so, and one that has more than it acked, too."""
+async def test_hello_cursors_replace_the_stored_cursors(chat: System, names: Names) -> None:
+    """For a device that lost part of its data, and for one that has more than it acked."""
     ann_, ben_ = names("ann", "ben")
     talk = await chat.group(ann_, ben_)
     ann = ChatClient(ann_)
@@ -114,8 +114,8 @@ async def test_hello_cursors_replace_what_the_server_remembers(chat: System, nam
         await again.disconnect()
 
 
-async def test_ack_beyond_what_was_given_does_not_count(chat: System, names: Names) -> None:
-    """A client that acks the future is not spared what comes."""
+async def test_ack_beyond_the_received_position_does_not_count(chat: System, names: Names) -> None:
+    """The next events are delivered all the same."""
     ann_, ben_ = names("ann", "ben")
     talk = await chat.group(ann_, ben_)
     ann, ben = ChatClient(ann_), ChatClient(ben_)
@@ -133,8 +133,8 @@ async def test_ack_beyond_what_was_given_does_not_count(chat: System, names: Nam
 
 
 @pytest.mark.parametrize(("said", "read", "first"), [(250, 250, 150), (250, 50, 50), (1250, 0, 250), (30, 30, 0)])
-async def test_new_device_starts_a_little_back(chat: System, names: Names, said: int, read: int, first: int) -> None:
-    """A device that the server has never seen starts 100 events back, or at the read mark, but 1000 back at most."""
+async def test_new_device_starts_near_the_end(chat: System, names: Names, said: int, read: int, first: int) -> None:
+    """100 events back, or at the read mark if that is earlier, but at most 1000 back."""
     ann_, ben_ = names("ann", "ben")
     async with store(chat.valkey.url) as world:
         talk = await world.direct(ann_, ben_)
@@ -155,8 +155,8 @@ async def mark_read(world: Store, user: str, conversation: str, seq: int, count:
     assert await done is True
 
 
-async def test_more_than_two_hundred_conversations(start: Start) -> None:
-    """`welcome` lists the 200 newest and says `more`; the others follow, newest first, and all of their messages."""
+async def test_conversations_beyond_two_hundred_follow_the_welcome(start: Start) -> None:
+    """`welcome` lists the 200 newest with `more`; the others follow, newest first, with all their messages."""
     system = await start(gateways=1)
     ends: dict[str, int] = {}
     async with store(system.valkey.url) as world:
@@ -182,8 +182,8 @@ async def test_more_than_two_hundred_conversations(start: Start) -> None:
         assert device.duplicates == 0
 
 
-async def test_resume_while_everybody_talks(chat: System, names: Names) -> None:
-    """A device that comes back in the middle of traffic gets what it missed, then what is live, without a seam."""
+async def test_resume_under_traffic_loses_and_repeats_nothing(chat: System, names: Names) -> None:
+    """The device gets the missed events, and then the live ones."""
     ann_, ben_, cem_ = names("ann", "ben", "cem")
     talk = await chat.group(ann_, ben_, cem_)
     ann, ben, cem = ChatClient(ann_), ChatClient(ben_), ChatClient(cem_, codec="msgpack")

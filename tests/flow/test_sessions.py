@@ -17,7 +17,7 @@ from tests.flow.conftest import Names, Start, System
 async def test_second_connection_of_a_device_replaces_the_first(
     chat: System, names: Names, places: tuple[int, int], other: str | None
 ) -> None:
-    """The device elsewhere: the earlier session ends with 4409 and must not come back, the later one goes on."""
+    """The earlier session ends with 4409 and must not reconnect, the later one goes on."""
     alice_, bob_ = names("alice", "bob")
     first, second, bob = ChatClient(alice_), ChatClient(alice_), ChatClient(bob_)
     await bob.connect(chat.urls[0])
@@ -30,8 +30,10 @@ async def test_second_connection_of_a_device_replaces_the_first(
 
 
 @pytest.mark.parametrize("places", [(0, 0), (0, 1)], ids=["same gateway", "other gateway"])
-async def test_same_instance_may_come_back(chat: System, names: Names, places: tuple[int, int]) -> None:
-    """The same client process that connects anew (its network changed) finds the old one closed with a 4000."""
+async def test_reconnect_of_the_same_instance_closes_the_first_with_4000(
+    chat: System, names: Names, places: tuple[int, int]
+) -> None:
+    """The same client process connects again, because its network changed."""
     (alice_,) = names("alice")
     first, second = ChatClient(alice_), ChatClient(alice_)
     await first.connect(chat.urls[places[0]], instance="a")
@@ -42,7 +44,7 @@ async def test_same_instance_may_come_back(chat: System, names: Names, places: t
     await second.ask("ping")
 
 
-async def test_devices_of_a_user_live_side_by_side(chat: System, names: Names) -> None:
+async def test_devices_of_a_user_do_not_replace_each_other(chat: System, names: Names) -> None:
     """Another device is no replacement."""
     (alice_,) = names("alice")
     devices = [ChatClient(alice_, f"device-{i}") for i in range(5)]
@@ -55,7 +57,7 @@ async def test_devices_of_a_user_live_side_by_side(chat: System, names: Names) -
 
 
 async def test_expired_token_ends_a_live_session(chat: System, names: Names) -> None:
-    """A session outlives its token by no more than a moment: 4501."""
+    """With 4501, at most a moment after its expiry."""
     (alice_,) = names("alice")
     alice = ChatClient(alice_)
     welcome = await alice.connect(chat.urls[0], token=token(alice_, 4.0))
@@ -65,8 +67,8 @@ async def test_expired_token_ends_a_live_session(chat: System, names: Names) -> 
     assert 0 <= late_ms < 8000
 
 
-async def test_auth_refreshes_a_token_in_band(chat: System, names: Names) -> None:
-    """With a fresh token in time the session goes on past the old one's end; another user's is refused."""
+async def test_auth_extends_a_session_beyond_its_first_token(chat: System, names: Names) -> None:
+    """A new token in time; a token of another user is refused."""
     alice_, eve_ = names("alice", "eve")
     alice, short = ChatClient(alice_), ChatClient(alice_, "tablet")
     await alice.connect(chat.urls[0], token=token(alice_, 6.0))
@@ -89,8 +91,8 @@ REFUSED: list[tuple[str, Any, int]] = [
 
 
 @pytest.mark.parametrize(("code", "bad", "close"), REFUSED)
-async def test_hello_with_a_bad_token_is_refused(chat: System, code: str, bad: str, close: int) -> None:
-    """Forged, unsigned, nameless or expired: an error that says so, and the connection ends."""
+async def test_hello_with_an_invalid_token_is_refused(chat: System, code: str, bad: str, close: int) -> None:
+    """Forged, unsigned, without a name or expired: an error with the reason, and the connection ends."""
     alice = ChatClient("alice")
     answer = await alice.connect(chat.urls[0], token=bad)
     assert (answer["type"], answer["code"]) == ("error", code)
@@ -98,7 +100,7 @@ async def test_hello_with_a_bad_token_is_refused(chat: System, code: str, bad: s
 
 
 async def test_hello_without_a_token_is_refused(chat: System) -> None:
-    """No token anywhere: unauthorized, 4500."""
+    """`unauthorized`, 4500."""
     alice = ChatClient("alice")
     await alice.open(chat.urls[0])
     assert (await alice.ask("hello", device="phone"))["code"] == "unauthorized"
@@ -106,8 +108,8 @@ async def test_hello_without_a_token_is_refused(chat: System) -> None:
 
 
 @pytest.mark.parametrize("which", ["device", "user"])
-async def test_kick_ends_sessions_and_they_may_come_back(chat: System, names: Names, which: str) -> None:
-    """A backend disconnects one device or all of a user's, wherever they are, and nobody else's."""
+async def test_kicked_sessions_end_and_may_reconnect(chat: System, names: Names, which: str) -> None:
+    """A backend disconnects one device or all devices of a user, on any gateway, and no other user's."""
     alice_, bob_ = names("alice", "bob")
     phone, tablet, bob = ChatClient(alice_), ChatClient(alice_, "tablet"), ChatClient(bob_)
     await phone.connect(chat.urls[0])
@@ -124,7 +126,7 @@ async def test_kick_ends_sessions_and_they_may_come_back(chat: System, names: Na
 
 
 async def test_oldest_connections_are_rotated(start: Start) -> None:
-    """A connection that has reached its maximum age is told to come back, and closed with 4003."""
+    """A connection of the maximum age gets `drain`, and is closed with 4003."""
     system = await start(gateways=1, router=False, LINNET_MAX_AGE_S="2")
     alice = ChatClient("alice")
     await alice.connect(system.urls[0])
@@ -135,8 +137,8 @@ async def test_oldest_connections_are_rotated(start: Start) -> None:
     assert (await alice.connect(system.urls[0]))["type"] == "welcome"
 
 
-async def test_full_gateway_refuses_politely(start: Start) -> None:
-    """Connections beyond the limit, of all or of one address, get an HTTP status; those within it notice nothing."""
+async def test_full_gateway_refuses_with_an_http_status(start: Start) -> None:
+    """Beyond the limit, of all or of one address; connections within it are not affected."""
     system = await start(gateways=1, router=False, LINNET_MAX_CONNECTIONS="2")
     per_address = {"LINNET_MAX_CONNECTIONS": "100", "LINNET_MAX_CONNECTIONS_PER_ADDRESS": "2"}
     system.gateways.append(await system.gateway(**per_address).ready())
@@ -152,7 +154,7 @@ async def test_full_gateway_refuses_politely(start: Start) -> None:
         assert (await clients[2].connect(url))["type"] == "welcome"
 
 
-async def test_sender_gone_before_ack_is_delivered(chat: System, names: Names) -> None:
+async def test_message_of_a_sender_lost_before_the_ack_is_delivered(chat: System, names: Names) -> None:
     """A client that vanishes right after sending has sent."""
     alice_, bob_ = names("alice", "bob")
     alice, bob = ChatClient(alice_), ChatClient(bob_)
@@ -166,8 +168,8 @@ async def test_sender_gone_before_ack_is_delivered(chat: System, names: Names) -
     assert await bob.has(conversation, 2) == ["one", "two"]
 
 
-async def test_deleted_user_is_out_and_stays_out(chat: System, names: Names) -> None:
-    """Whose account is deleted: sessions end, and no token of hers gets in again."""
+async def test_deleted_user_is_disconnected_and_refused(chat: System, names: Names) -> None:
+    """The sessions end, and no token of the user is accepted again."""
     alice_, bob_ = names("alice", "bob")
     phone, tablet, bob = ChatClient(alice_), ChatClient(alice_, "tablet"), ChatClient(bob_)
     for client, url in ((phone, 0), (tablet, 1), (bob, 0)):

@@ -42,7 +42,7 @@ async def burst(writer: ChatClient, group: str, start: int, count: int) -> None:
 
 
 async def test_g7_readers_that_stop_are_fed_from_the_log(start: Start) -> None:
-    """Readers stop under traffic: memory stays, the others notice nothing; then they get all of it, in order, once."""
+    """Readers stop under traffic: memory stays, others are not affected; then they get all events, in order, once."""
     system = await start(**FAST)
     ann, ben, slow, group = await crowd(system)
     for client in slow:
@@ -77,8 +77,8 @@ async def test_g7_readers_that_stop_are_fed_from_the_log(start: Start) -> None:
         assert client.duplicates == 0, "it joined the live set where it stood"
 
 
-async def test_g7_device_with_a_huge_backlog_that_reads_slowly(start: Start) -> None:
-    """Devices come back to megabytes and do not read on after `welcome`: they wait at the log, not in memory."""
+async def test_g7_slow_device_with_a_huge_backlog_takes_no_memory(start: Start) -> None:
+    """Devices with megabytes to catch up do not read after `welcome`: the events wait in the log, not in memory."""
     system = await start(**FAST)
     ann, ben, slow, group = await crowd(system)
     for client in slow:
@@ -104,8 +104,8 @@ async def test_g7_device_with_a_huge_backlog_that_reads_slowly(start: Start) -> 
         assert client.duplicates == 0
 
 
-async def test_slow_reader_of_direct_messages(start: Start) -> None:
-    """Direct conversations, in which each session has a position of its own, keep the same promise."""
+async def test_slow_reader_of_direct_messages_is_fed_from_the_log(start: Start) -> None:
+    """Each session has a position of its own there, and the promise is the same."""
     system = await start(**FAST)
     ann, ben = ChatClient("ann"), ChatClient("ben", codec="msgpack")
     await ben.connect(system.urls[0], slow=True)
@@ -125,8 +125,8 @@ async def test_slow_reader_of_direct_messages(start: Start) -> None:
     assert ben.whole(talk)
 
 
-async def test_client_that_asks_and_does_not_read(start: Start) -> None:
-    """Answers are bounded, too: whoever asks for pages by the hundred and reads none is not served into memory."""
+async def test_client_that_asks_and_does_not_read_takes_no_memory(start: Start) -> None:
+    """Answers are bounded, too: pages are not read for a client that asks for hundreds and reads none."""
     system = await start(gateways=1)
     ann, eve = ChatClient("ann"), ChatClient("eve")
     group = await system.group("ann", "eve")

@@ -78,9 +78,9 @@ def open_files(process: Process) -> int:
     return len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
 
 
-async def test_slow_clients_of_every_kind_hold_nothing(start: Start) -> None:
+async def test_slow_clients_hold_no_socket_or_memory(start: Start) -> None:
     """Slow headers, bodies, reading and ranges, 900 connections at once: the service answers all the while, each kind
-    is cut off by the deadline of a head, and no process holds one of their sockets or their memory afterwards."""
+    is closed by the deadline of a head, and afterwards no process holds a socket of them or their memory."""
     system = await start(gateways=1)
     assert system.router is not None
     processes = [system.gateways[0], system.router]

@@ -14,8 +14,8 @@ from tests.flow.conftest import Start
 from tests.support import eventually
 
 
-async def test_chat_over_the_gateways_own_tls(start: Start, tmp_path: Path) -> None:
-    """With a certificate two people chat over TLS, and who does not trust it does not connect."""
+async def test_clients_chat_over_tls_of_the_gateway(start: Start, tmp_path: Path) -> None:
+    """A client that does not trust the certificate does not connect."""
     pem = str(own_certificate(tmp_path / "linnet.pem", "127.0.0.1"))
     system = await start(gateways=1, router=False, LINNET_TLS_CERT=pem, LINNET_TLS_KEY=pem)
     url = system.urls[0].replace("ws://", "wss://")
@@ -30,8 +30,8 @@ async def test_chat_over_the_gateways_own_tls(start: Start, tmp_path: Path) -> N
         await ChatClient("mallory").open(url)
 
 
-async def test_renewed_certificate_is_shown_without_a_restart(start: Start, tmp_path: Path) -> None:
-    """The files are replaced and the process gets SIGHUP: it goes on, its connections too, and new ones see the new
+async def test_renewed_certificate_is_used_without_a_restart(start: Start, tmp_path: Path) -> None:
+    """The files are replaced and the process gets SIGHUP: it and its connections go on, and new ones get the new
     certificate."""
     pem, renewed = own_certificate(tmp_path / "linnet.pem", "127.0.0.1"), tmp_path / "renewed.pem"
     old = ssl.create_default_context(cafile=str(pem))

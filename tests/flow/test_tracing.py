@@ -93,7 +93,7 @@ def check(spans: list[tuple[str, Span]], conversation: str, seq: int, users: lis
 
 
 async def test_one_trace_spans_both_gateways(start: Start, collector: Collector) -> None:
-    """A direct and a group message: root and append from the sender's gateway, a delivery from each, one trace each."""
+    """A direct and a group message, one trace each: root and append of the sender's gateway, a delivery of each."""
     system = await start(
         LINNET_OTLP_ENDPOINT=collector.url,
         LINNET_TRACE_RATIO="1",
@@ -128,8 +128,8 @@ async def test_one_trace_spans_both_gateways(start: Start, collector: Collector)
             assert ident in [line.get("trace_id") for line in lines]
 
 
-async def test_what_waits_leaves_with_the_process(start: Start, collector: Collector) -> None:
-    """A gateway that is drained sends the spans it still has, and ends well."""
+async def test_waiting_spans_are_sent_before_the_exit(start: Start, collector: Collector) -> None:
+    """A drained gateway sends the spans that it still has, and exits cleanly."""
     system = await start(
         gateways=1,
         router=False,
@@ -148,8 +148,8 @@ async def test_what_waits_leaves_with_the_process(start: Start, collector: Colle
         assert {span.name for _, span in collector.of(ack["conversation"], ack["seq"])} == {"send", "append", "deliver"}
 
 
-async def test_a_collector_that_is_away_costs_spans_alone(start: Start) -> None:
-    """Messages go on, what is lost is counted, the log says so once, and the process ends in time."""
+async def test_unreachable_collector_costs_only_spans(start: Start) -> None:
+    """Messages are delivered, lost spans are counted, the log has one line, and the process exits in time."""
     system = await start(
         gateways=1,
         router=False,
@@ -173,8 +173,8 @@ async def test_a_collector_that_is_away_costs_spans_alone(start: Start) -> None:
     assert system.gateways[0].log.count("takes no spans") == 1
 
 
-async def test_off_nothing_is_sent_or_loaded(start: Start, collector: Collector) -> None:
-    """Without the setting no collector hears of anything, whatever OpenTelemetry's own variables say."""
+async def test_tracing_is_off_without_its_setting(start: Start, collector: Collector) -> None:
+    """No span is sent and no code loaded, whatever OpenTelemetry's own variables are."""
     system = await start(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, LINNET_TRACE_RATIO="1", NO_PROXY="127.0.0.1")
     alice, bob = ChatClient("alice"), ChatClient("bob")
     await alice.connect(system.urls[0])
