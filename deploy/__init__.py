@@ -1,9 +1,21 @@
-"""How Linnet is run outside a cluster: the hash-locked wheels, an embedded Valkey, and the local runner.
+"""Running Linnet outside a cluster, and the checks and generated files of a deployment.
 
-embedded.py  a Valkey server as a child process
-plan.py      what `make up` runs, decided before anything is started
-local.py     `make up`: one embedded Valkey, one router, two gateways, in the foreground
-stack.py     `make stack`: the set-up of compose.yaml (load balancer, Prometheus, Alertmanager) without containers
-names.py     the stack's name server
-prepare.py   secrets and a certificate for set-ups that were given none
+embedded        a Valkey server as a child process
+plan            the plan of `make up`, made before a process is started
+local           `make up`: one embedded Valkey, one router, two gateways, in the foreground
+stack           `make stack`: the set-up of compose.yaml (load balancer, Prometheus, Alertmanager) without containers
+names           the stack's name server
+alerts          the stack's receiver of alerts
+prepare         secrets and a certificate for set-ups without any
+limits          `make limits`: the tables of limits
+settings_table  `make settings`: the table of settings
+tables          tables between two comments of a page
+dashboards      the Grafana dashboards, from grafana/dashboards.yaml
+pictures        the dashboards as pictures
+manifests       the rendered manifests of k8s/, and `make k8s`
+check           `make deploy-check`: Dockerfile and manifests
+check_stack     `make deploy-check`: load balancers, alerts, dashboards, compose file
+image           the container image, built without a registry
+cluster         `make k8s-check`: the manifests on a real cluster
+kubernetes/     a Kubernetes of its own for `make deploy-check`
 """

@@ -1,8 +1,8 @@
 """`python -m deploy.kubernetes`: `make k8s-check` against a Kubernetes that is built and run on this machine.
 
-The image of Linnet is deploy/image.py's. Valkey's is made from it, since its wheel has the server.
-With KUBECONFIG set, the cluster that it names is checked instead. A machine that lacks a tool is told which, and that
-is no failure. The first run builds Kubernetes (about ten minutes); its programs stay in .linnet/kubernetes.
+The image of Linnet is built by deploy/image.py; Valkey's image is made from it, because its wheels have the server.
+With KUBECONFIG set, the cluster that it names is checked instead. If a tool is missing, the check is skipped and names
+it. The first run builds Kubernetes (about ten minutes); its programs stay in .linnet/kubernetes.
 """
 
 from __future__ import annotations

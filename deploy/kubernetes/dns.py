@@ -1,4 +1,4 @@
-"""The cluster's DNS, as far as pods that speak to Services need it: `python3 dns.py KUBECONFIG ADDRESS`, UDP port 53.
+"""A DNS server for a cluster whose pods connect to Services: `python3 dns.py KUBECONFIG ADDRESS`, UDP port 53.
 
 NAME.NAMESPACE.svc.cluster.local answers with the Service's address, or with its ready endpoints if it has none. IPv4
 only; any other name does not exist. It needs the standard library alone, since it runs outside of the .venv.
