@@ -125,7 +125,7 @@ async def test_reconnecting_receives_what_was_sent_meanwhile(proxied: Proxied, s
             await bob.sent("@alice-r7", f"m{i}")
         async with NodeApplication() as later:
             await later.start(api, "alice-r7", store)
-            assert (await later.handed(20))[-20:] == [f"m{i}" for i in range(20)]
+            await eventually(lambda: later.bodies()[-20:] == [f"m{i}" for i in range(20)])
 
 
 async def test_model_shows_edits_deletes_reactions_and_unread_counts(chat: System, api: str, store: Path) -> None:

@@ -136,7 +136,7 @@ export {};
  */
 
 /**
- * One conversation as a device finds it: `cursor` what the device has, `read` what the user has read. With `gone` there is nothing but the `reason`: `deleted`, `removed` (the user is no member any more) or `user_deleted` (the other user of a direct conversation). It is repeated at every `hello` until the device acks the conversation.
+ * One conversation of a device: the device has all events up to `cursor`, the user has read up to `read`. If `gone` is true, the only other field is the `reason`: `deleted`, `removed` (the user is no longer a member) or `user_deleted` (the other user of a direct conversation). The entry is repeated at every `hello` until the device acks the conversation.
  *
  * @typedef {object} ConversationState
  * @property {string} conversation
@@ -153,7 +153,7 @@ export {};
  */
 
 /**
- * Further conversations after `welcome`, one that the user has just come into, or one that is gone.
+ * Further conversations after `welcome`, one that the user was just added to, or one that is gone.
  *
  * @typedef {object} ConversationsEvent
  * @property {"conversations"} type
@@ -162,7 +162,7 @@ export {};
  */
 
 /**
- * `server`: a backend wrote it in the name of the user, who has therefore not read up to it.
+ * A message. If `server` is true, a backend wrote it in the user's name, so it does not move their read mark.
  *
  * @typedef {object} MessageEvent
  * @property {"message"} type
@@ -242,7 +242,7 @@ export {};
  */
 
 /**
- * The title, changed or not, with what else of the conversation has changed.
+ * A change of the title or of `reacting`; the title is given even if it has not changed.
  *
  * @typedef {object} TitleEvent
  * @property {"title"} type
@@ -292,7 +292,7 @@ export {};
  */
 
 /**
- * `last_seen` is milliseconds since the epoch; null for a user who was never here.
+ * A user's presence; `last_seen` is in milliseconds since the epoch, null for a user who was never online.
  *
  * @typedef {object} PresenceState
  * @property {boolean} online
@@ -300,7 +300,7 @@ export {};
  */
 
 /**
- * Events from `from` to `to`, both included, are not to be had any more (`expired`) or never were (`failover`).
+ * Events from `from` to `to`, both included, were trimmed (`expired`) or lost in a failover (`failover`).
  *
  * @typedef {object} GapEvent
  * @property {"gap"} type
@@ -324,7 +324,7 @@ export {};
  */
 
 /**
- * `events` are given as `msgspec.Raw` of the codec's own form of the log's bytes: nothing is encoded again.
+ * A page of a log. `events` are `msgspec.Raw` of the log's bytes in the codec's form, so none is encoded again.
  *
  * @typedef {object} HistoryEvent
  * @property {"history"} type
@@ -342,7 +342,7 @@ export {};
  */
 
 /**
- * `reason` and `next` explain the `conflict` of an `n` (`errors.Conflict`).
+ * An error; `reason` and `next` explain the `conflict` of an `n` (`errors.Conflict`).
  *
  * @typedef {object} ErrorEvent
  * @property {"error"} type
