@@ -1,8 +1,8 @@
-"""Fixtures every test may use. Helpers that are no fixtures stand in support.py.
+"""Fixtures for every test. Helpers that are no fixtures are in support.py.
 
 `valkey`      a real server shared by the run (appendfsync always), emptied before each test that asks for it
 `own_valkey`  a server for one test, to be killed and restarted
-`process`     starts real gateways and routers, and leaves none behind
+`process`     starts real gateways and routers, and kills them after the test
 
 An `async def` test needs no mark: it runs under `support.run`, with its deadline.
 
@@ -25,7 +25,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from tests import support
 
-# An example may take as long as a busy machine needs for it.
+# No deadline for one example, because a busy machine may be slow.
 hypothesis.settings.register_profile("linnet", deadline=None)
 hypothesis.settings.load_profile("linnet")
 
@@ -33,7 +33,7 @@ LOCK = Path(__file__)  # any file that all workers of a checkout can open
 
 
 def pytest_collection_finish() -> None:
-    """`run` collects garbage after each test: spare it what was there before the first."""
+    """Freeze the objects that exist before the first test, because `run` collects garbage after each test."""
     gc.collect()
     gc.freeze()
 
@@ -66,7 +66,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run an async test; every other is pytest's own business."""
+    """Run an async test; pytest runs the others."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     wanted = pyfuncitem._fixtureinfo.argnames
@@ -76,7 +76,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture(scope="session")
 def starts_processes() -> None:
-    """Requested by each fixture that starts processes: its tests get the mark `processes`."""
+    """Mark the tests of each fixture that requests this one with `processes`."""
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +89,7 @@ def _shared_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedde
 
 @pytest.fixture
 def valkey(_shared_valkey: EmbeddedValkey) -> EmbeddedValkey:
-    """The shared server, empty, without functions, and as configured at its start."""
+    """Return the shared server, empty, without functions, and with the configuration of its start."""
     with _shared_valkey.client() as client:
         client.flushall()
         client.function_flush()
@@ -100,7 +100,7 @@ def valkey(_shared_valkey: EmbeddedValkey) -> EmbeddedValkey:
 
 @pytest.fixture
 def own_valkey(starts_processes: None, tmp_path: Path) -> Iterator[EmbeddedValkey]:
-    """A server of the test's own: kill it, restart it, stop it."""
+    """Start a server for this test alone, which may kill, restart and stop it."""
     server = EmbeddedValkey(tmp_path / "valkey", support.free_ports(1)[0])
     server.start()
     yield server
@@ -113,7 +113,7 @@ class StartProcess(Protocol):
 
 @pytest.fixture
 def process(starts_processes: None, tmp_path: Path) -> Iterator[StartProcess]:
-    """`process("gateway", LINNET_REDIS_URL=valkey.url)` starts one; then `await it.ready()`."""
+    """Return a function that starts a process: `process("gateway", LINNET_REDIS_URL=valkey.url)`, then `ready()`."""
     started: list[support.Process] = []
 
     def start(module: str, **env: str) -> support.Process:

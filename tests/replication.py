@@ -1,7 +1,7 @@
-"""A primary, its replicas and three sentinels, all real: what failovers are tested with.
+"""A primary, its replicas and three sentinels, all real, for tests of failovers.
 
-The sentinels' own periods are shortened (SENTINEL DEBUG), so that a failover takes two seconds instead of ten; what
-they do and in which order stays theirs.
+The periods of the sentinels are shortened (SENTINEL DEBUG), so that a failover takes two seconds instead of ten. Their
+steps and the order of the steps are unchanged.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from tests import support
 NAME = "main"
 SENTINELS = 3
 DOWN_AFTER_MS = 1000
-# A replica whose INFO is older than five ping periods is not promoted, and while the primary is down INFO is asked for
-# once a second; a promoted one that its sentinels have not been told of within four publish periods is demoted again.
+# A replica whose INFO is older than five ping periods is not promoted, and while the primary is down, INFO is asked for
+# once a second. A promoted replica that the other sentinels do not know within four publish periods is demoted again.
 PERIODS = ("info-period", 400, "ping-period", 400, "ask-period", 100, "publish-period", 500, "election-timeout", 1000)
 
-# What a sentinel does to a primary that it demotes: without these it cannot, as if the network were cut between them.
+# The commands by which a sentinel demotes a primary. Without them it cannot, as if the network between them were cut.
 DEMOTION = ("-multi", "-exec", "-replicaof", "-slaveof", "-client|kill", "-config|rewrite")
 REPLICATION = ("-psync", "-sync", "-replconf")
 
 
 class Replication:
-    """`servers[0]` is the first primary."""
+    """The servers and sentinels of one test; `servers[0]` is the first primary."""
 
     def __init__(self, folder: Path, replicas: int = 2) -> None:
         ports = support.free_ports(1 + replicas + SENTINELS)
@@ -55,7 +55,7 @@ class Replication:
             each.kill()
 
     async def whole(self, deadline_s: float = 15.0) -> None:
-        """Until all servers that run follow the primary, and every sentinel knows them and would promote them."""
+        """Wait until all running servers follow the primary, and every sentinel knows and would promote them."""
         replicas = sum(server.returncode is None for server in self.servers) - 1
 
         def settled() -> bool:
@@ -77,7 +77,7 @@ class Replication:
 
     @property
     def primary(self) -> EmbeddedValkey:
-        """As the sentinel that knows best says."""
+        """The primary according to the sentinel with the latest configuration."""
         states = [self._state(sentinel) for sentinel in self.sentinels]
         return self._ports[max(states, key=lambda state: state["config-epoch"])["port"]]
 
@@ -85,7 +85,7 @@ class Replication:
         return next(port for port, one in self._ports.items() if one is server)
 
     async def replaced(self, old: EmbeddedValkey, deadline_s: float = 20.0) -> EmbeddedValkey:
-        """The primary that the sentinels have made instead of `old`."""
+        """Wait for the primary that the sentinels have promoted instead of `old`; return it."""
 
         def promoted() -> bool:
             if self.primary is old:
@@ -97,13 +97,13 @@ class Replication:
         return self.primary
 
     async def rejoin(self, server: EmbeddedValkey) -> None:
-        """A server that was killed comes back as a replica, as an operator's configuration would start it."""
+        """Start a killed server as a replica, as an operator's configuration would."""
         server.replica_of = self.port(self.primary)
         server.start()
         await self.whole()
 
     def forbid(self, server: EmbeddedValkey, *commands: str) -> None:
-        """Nobody runs these on the server any more, neither sentinels nor replicas."""
+        """Forbid these commands on the server to all, sentinels and replicas included."""
         with server.client() as client:
             client.execute_command("ACL", "SETUSER", "default", *commands)
 

@@ -1,7 +1,7 @@
-"""What tests share and pytest does not inject: running coroutines, waiting for events, ports, processes.
+"""Helpers of the tests that are no fixtures: running coroutines, waiting for events, ports, processes.
 
-`eventually` is the one place in the tests that waits by looking again; everything else waits for the event itself,
-under a deadline. Nothing in here knows the product beyond its environment variables and its three admin paths.
+`eventually` is the only place in the tests that waits by checking again; everything else waits for the event itself,
+with a deadline. Nothing here depends on the product, except its environment variables and three admin paths.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from loadtest import ports
 T = TypeVar("T")
 
 DEADLINE_S = 20.0
-TEST_S = 90.0  # of a whole test: above what it may wait for one thing, so that this says what did not come
+TEST_S = 90.0  # of a whole test: longer than one wait, so that the wait fails first and names its event
 JWT_SECRET = "a-secret-for-tests-of-32-bytes-or-more"
 SERVER_KEY = "a-server-key-for-tests-of-32-bytes-or-more"
 
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def run(main: Coroutine[Any, Any, T], deadline_s: float = TEST_S) -> T:
-    """Run on a fresh uvloop under a deadline, and fail on whatever the loop had to report that nobody awaited."""
+    """Run on a fresh uvloop under a deadline; fail if the loop reports an exception that was not awaited."""
     reports: list[dict[str, Any]] = []
 
     async def bounded() -> T:
@@ -47,7 +47,7 @@ def run(main: Coroutine[Any, Any, T], deadline_s: float = TEST_S) -> T:
         for report in reports:
             error.add_note(f"the loop also reported: {report!r}")
         raise
-    gc.collect()  # "never retrieved" and "was destroyed" are said by finalizers
+    gc.collect()  # finalizers report "never retrieved" and "was destroyed"
     assert not reports, f"the event loop reported: {reports!r}"
     return result
 
@@ -59,7 +59,7 @@ async def eventually(
 @overload
 async def eventually(predicate: Callable[[], T], deadline_s: float = ..., *, every_s: float = ...) -> T: ...
 async def eventually(predicate: Callable[[], Any], deadline_s: float = DEADLINE_S, *, every_s: float = 0.01) -> Any:
-    """The first true value of `predicate` (plain or async); an AssertionError in it counts as "not yet"."""
+    """Return the first true value of `predicate` (plain or async); an AssertionError in it counts as "not yet"."""
     until = time.monotonic() + deadline_s
     while True:
         why: object
@@ -81,7 +81,7 @@ free_ports = ports.free_ports
 
 
 async def http_get(port: int, path: str) -> tuple[int, str]:
-    """Status and body of one plain GET on loopback; status 0 when nobody answers."""
+    """Return status and body of one plain GET on loopback; status 0 if there is no answer."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -138,7 +138,7 @@ class Process:
         return pages * os.sysconf("SC_PAGE_SIZE")
 
     async def ready(self, deadline_s: float = DEADLINE_S) -> "Process":
-        """Until /readyz says 200; at once an error when the process ends instead."""
+        """Wait until /readyz returns 200; raise at once if the process ends instead."""
 
         async def answered() -> bool:
             if self.popen.poll() is not None:
@@ -156,11 +156,11 @@ class Process:
         return (await http_get(self.admin_port, "/metrics"))[1]
 
     def send(self, signum: signal.Signals) -> None:
-        """SIGTERM to drain, SIGSTOP and SIGCONT to stall."""
+        """Send a signal: SIGTERM to drain, SIGSTOP and SIGCONT to stall."""
         self.popen.send_signal(signum)
 
     async def ended(self, deadline_s: float = DEADLINE_S) -> int:
-        """The exit code, once there is one."""
+        """Wait for the end; return the exit code."""
         await eventually(lambda: self.popen.poll() is not None, deadline_s)
         return self.popen.returncode
 

@@ -1,10 +1,10 @@
-"""A client as somebody else would write it: a third-party WebSocket library and the documented interface, no more.
+"""A client that uses only a third-party WebSocket library and the documented interface.
 
-It remembers what it has been told, drops what it already has, and answers what was asked of it, so that flow tests can
-state promises ("each has every message, in order") instead of frames. What a promise needs of everybody is checked
-here (`whole`): order, an unbroken `prev` chain, no message twice.
+It records the events that it receives, drops duplicates, and matches answers with commands, so that flow tests can
+state promises ("each device has every message, in order") instead of frames. `whole` checks what every promise needs:
+order, an unbroken `prev` chain, no message twice.
 
-Every client made in a test stands in `OPEN`; the flow tests' conftest closes what is left of them after it.
+Every connected client of a test is in `OPEN`; the conftest of the flow tests ends those that are left after the test.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ OPEN: set[ChatClient] = set()
 
 SUBPROTOCOLS = {"json": Subprotocol("linnet.v1.json"), "msgpack": Subprotocol("linnet.v1.msgpack")}
 SLOW_RECEIVE_BYTES = 4096
-DEADLINE_S = 20.0  # of a wait for one thing
+DEADLINE_S = 20.0  # of one wait
 
 
 def token(user: str, ttl_s: float = 3600) -> str:
-    """A token as the identity provider of a deployment would issue it."""
+    """Return a token as the identity provider of a deployment would issue it."""
     return jwt.encode({"sub": user, "exp": time.time() + ttl_s}, JWT_SECRET, algorithm="HS256")
 
 
@@ -47,7 +47,7 @@ class ChatClient:
     def __init__(self, user: str, device: str = "phone", codec: str = "json") -> None:
         self.user, self.device, self.codec = user, device, codec
         self.received: dict[str, dict[int, Event]] = {}
-        self.frames: dict[tuple[str, int], list[bytes | str]] = {}  # every frame that carried an event, as it came
+        self.frames: dict[tuple[str, int], list[bytes | str]] = {}  # every frame with a logged event, unchanged
         self.events: list[Event] = []
         self.duplicates = 0
         self.closed: tuple[int, str] | None = None
@@ -64,7 +64,7 @@ class ChatClient:
     # -- connecting
 
     async def open(self, url: str, *, slow: bool = False, **options: Any) -> None:
-        """Connects and says nothing yet; a slow one has hardly any buffer of its own."""
+        """Connect without `hello`; a slow client has a small buffer."""
         self.closed = None
         sock = _small_buffers(url) if slow else None
         options = {"subprotocols": [SUBPROTOCOLS[self.codec]], "compression": None, **options}
@@ -75,7 +75,7 @@ class ChatClient:
         self._reader = asyncio.create_task(self._read(self._socket))
 
     async def connect(self, url: str, *, slow: bool = False, **hello: Any) -> Event:
-        """Connects and says hello; the welcome (or the error that came instead)."""
+        """Connect and send `hello`; return the welcome, or the error."""
         await self.open(url, slow=slow)
         return await self.hello(**hello)
 
@@ -85,23 +85,23 @@ class ChatClient:
         return self.welcome
 
     async def disconnect(self) -> None:
-        """Says goodbye."""
+        """Close the connection with a close frame."""
         if self._socket is not None:
             await self._socket.close()
         await self.gone()
 
     def abort(self) -> None:
-        """Vanishes without a word."""
+        """Drop the connection without a close frame."""
         if self._socket is not None:
             self._socket.transport.abort()
 
     async def end(self) -> None:
-        """At the end of the test: no more of it."""
+        """End the client at the end of its test."""
         self.abort()
         await self.gone()
 
     async def gone(self, deadline_s: float = DEADLINE_S) -> tuple[int, str]:
-        """Until the connection has ended: close code and reason."""
+        """Wait for the end of the connection; return close code and reason."""
         assert self._reader is not None
         self.read_on()
         done, _ = await asyncio.wait([self._reader], timeout=deadline_s)
@@ -112,13 +112,13 @@ class ChatClient:
         return self.closed
 
     def stop_reading(self) -> None:
-        """Takes nothing more from the connection; what its few buffers hold stays there."""
+        """Stop reading from the connection; bytes in its small buffers stay there."""
         self._reading.clear()
 
     def read_on(self) -> None:
         self._reading.set()
 
-    # -- saying
+    # -- commands
 
     def next_n(self) -> int:
         return next(self._n)
@@ -128,12 +128,12 @@ class ChatClient:
         await self._socket.send(data)
 
     async def say(self, kind: str, **fields: Any) -> None:
-        """A command without waiting for an answer."""
+        """Send a command without waiting for an answer."""
         command = {"type": kind, **fields}
         await self.raw(msgpack.packb(command) if self.codec == "msgpack" else json.dumps(command))
 
     async def ask(self, kind: str, **fields: Any) -> Event:
-        """A command and its direct answer; ConnectionClosed when the connection ends first."""
+        """Send a command; return its answer. If the connection ends first, raise ConnectionClosed."""
         ident = next(self._ids)
         answer: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         self._answers[ident] = answer
@@ -143,27 +143,27 @@ class ChatClient:
         finally:
             del self._answers[ident]
             if answer.done() and not answer.cancelled():
-                answer.exception()  # taken note of, whoever raised first
+                answer.exception()  # retrieved, because another exception may be raised first
 
     async def send(self, to: str, body: Any, **fields: Any) -> Event:
-        """Sends a message; its `ack` or `error`."""
+        """Send a message; return its `ack` or `error`."""
         return await self.ask("send", to=to, body=body, **{"n": self.next_n(), **fields})
 
     async def sent(self, to: str, body: Any, **fields: Any) -> Event:
-        """Sends a message that is to be acked; its `ack`."""
+        """Send a message that must be acked; return its `ack`."""
         answer = await self.send(to, body, **fields)
         assert answer["type"] == "ack", answer
         return answer
 
     async def ack_all(self) -> None:
-        """Tells what this device has; the answered `ping` behind it says that the server has heard it."""
+        """Ack everything received; the answer to the `ping` after it shows that the server has handled the ack."""
         await self.say("ack", cursors={conversation: max(log) for conversation, log in self.received.items() if log})
         await self.ask("ping")
 
     # -- waiting
 
     async def until(self, predicate: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:
-        """The first true value of `predicate`, asked again whenever something came."""
+        """Return the first true value of `predicate`, called again after every event."""
         try:
             async with asyncio.timeout(deadline_s):
                 while not (value := predicate()):
@@ -181,7 +181,7 @@ class ChatClient:
             raise AssertionError(f"{who} waited {deadline_s:g} s for {what}; it last got\n{last}") from None
 
     async def event(self, kind: str, deadline_s: float = DEADLINE_S, *, since: int = 0, **fields: Any) -> Event:
-        """The first event of this kind and with these fields, of all that came so far (from `since` on) or come."""
+        """Return the first event of this kind with these fields, received (from `since` on) or still to come."""
         wanted = {"type": kind, **{name.rstrip("_"): value for name, value in fields.items()}}
 
         def find() -> Event | None:
@@ -195,43 +195,43 @@ class ChatClient:
         return found
 
     async def has(self, conversation: str, count: int, deadline_s: float = DEADLINE_S) -> list[Any]:
-        """Until this many messages are here; their bodies."""
+        """Wait for this many messages; return their bodies."""
         return list(await self.until(lambda: len(b := self.bodies(conversation)) >= count and b, deadline_s))
 
     async def reaches(self, ends: Mapping[str, int], deadline_s: float = DEADLINE_S) -> None:
-        """Until the event with this seq is here, of each of these conversations."""
+        """Wait for the event with this seq of each of these conversations."""
         await self.until(lambda: all(seq in self.received.get(name, {}) for name, seq in ends.items()), deadline_s)
 
     async def more(self, count: int) -> None:
-        """Until so many events have come from now on."""
+        """Wait for so many further events."""
         here = self.here
         await self.until(lambda: self.here >= here + count)
 
-    # -- what it knows
+    # -- received events
 
     @property
     def here(self) -> int:
-        """How many events came so far: what `since` means."""
+        """The number of events so far, for `since`."""
         return len(self.events)
 
     def conversation(self, conversation: str) -> Event:
-        """The state in which welcome (or a later list) gave a conversation."""
+        """Return the latest state of a conversation in the welcome and the later lists."""
         lists = [self.welcome, *(event for event in self.events if event["type"] == "conversations")]
         states = (state for event in reversed(lists) for state in event["conversations"])
         return next(state for state in states if state["conversation"] == conversation)
 
     def bodies(self, conversation: str) -> list[Any]:
-        """The bodies of all messages here, in the order of their seqs."""
+        """Return the bodies of all received messages, in the order of their seqs."""
         log = self.received.get(conversation, {})
         return [log[seq]["body"] for seq in sorted(log) if log[seq]["type"] == "message"]
 
     def in_order(self, conversation: str) -> bool:
-        """Whether the events came in the order of their seqs."""
+        """Return whether the events came in the order of their seqs."""
         seqs = list(self.received.get(conversation, {}))
         return seqs == sorted(seqs)
 
     def whole(self, conversation: str) -> bool:
-        """Whether all came in order, each after the one that its `prev` names, and no send twice."""
+        """Return whether all events came in order, each after the one that its `prev` names, and no send twice."""
         events = list(self.received.get(conversation, {}).values())
         follows = all(event["prev"] == before["seq"] for before, event in itertools.pairwise(events))
         sends = [(event["from"], event["device"], event["n"]) for event in events if event["n"]]
@@ -240,7 +240,7 @@ class ChatClient:
     def gaps(self) -> list[Event]:
         return [event for event in self.events if event["type"] == "gap"]
 
-    # -- what comes
+    # -- receiving
 
     async def _read(self, socket: ClientConnection) -> None:
         try:

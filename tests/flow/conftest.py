@@ -1,10 +1,10 @@
 """Whole systems for the flow tests: two gateways and a router over a Valkey, as an operator would start them.
 
-`chat`    one system shared by the run, for tests that do it no harm; each test brings users of its own (`names`)
-`start`   makes a system for one test, with the settings it needs, to be killed and drained and starved
+`chat`    one system shared by the run, for tests that do not damage it; each test has users of its own (`names`)
+`start`   starts a system for one test, with the settings that it needs, to be killed, drained and starved
 
-After each test all its clients are gone, and no process may have logged a traceback: a bug that a client does not
-notice is one nevertheless.
+After each test all its clients are ended, and no process may have logged a traceback, because a bug that no client
+notices is still a bug.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tests.support import SERVER_KEY, Process
 
 DEADLINE_S = 180.0
 
-# Short enough for tests, long enough for a machine that has other things to do.
+# Short enough for tests, long enough for a busy machine.
 SETTINGS = {"LINNET_HEARTBEAT_S": "3", "LINNET_DRAIN_ACCEPT_S": "0", "LINNET_DRAIN_WINDOW_S": "1"}
 
 Names = Callable[..., list[str]]
@@ -35,7 +35,7 @@ Names = Callable[..., list[str]]
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run an async test, then put an end to the clients it left."""
+    """Run an async test, then end the clients that it left."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     wanted = pyfuncitem._fixtureinfo.argnames
@@ -83,7 +83,7 @@ class System:
         return tuple(gateway.url for gateway in self.gateways)
 
     async def api(self, method: str, path: str, body: Any = None, *, user: str = "") -> Any:
-        """A call on the HTTP API, of `user` or of a backend; its answer."""
+        """Call the HTTP API as `user` or as a backend; return the answer."""
         assert self.router is not None
         headers = {"Authorization": f"Bearer {token(user) if user else SERVER_KEY}"}
         async with httpx.AsyncClient(base_url=self.router.url, headers=headers, trust_env=False) as http:
@@ -92,13 +92,13 @@ class System:
         return answer.json() if answer.content else None
 
     async def group(self, *members: str, kind: str = "group", title: str = "a title") -> str:
-        """A group or channel; the first member is its owner."""
+        """Create a group or channel whose owner is the first member; return its id."""
         roles = dict.fromkeys(members, "member") | {members[0]: "owner"}
         made = await self.api("POST", "/v1/conversations", {"kind": kind, "title": title, "members": roles})
         return str(made["conversation"])
 
     async def metric(self, name: str, process: Process | None = None) -> float:
-        """The sum of all series of a metric, on one process or on all gateways."""
+        """Return the sum of all series of a metric, on one process or on all gateways."""
         total = 0.0
         for gateway in [process] if process else self.gateways:
             for line in (await gateway.metrics()).splitlines():
@@ -107,7 +107,7 @@ class System:
         return total
 
     def unfinished(self) -> set[bytes]:
-        """Conversations that routers still have to finish, but for those that wait for their day."""
+        """Return the conversations that routers still have to finish, except those that are due another day."""
         with self.valkey.client() as redis:
             dirty = [redis.zrange(key, 0, -1) for key in redis.scan_iter(match="*:dirty")]
         return {name for name in itertools.chain(*dirty) if name[:1] not in (b"!", b"~")}
@@ -136,14 +136,14 @@ def _chat(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) -> I
 
 @pytest.fixture
 def chat(_chat: System) -> Iterator[System]:
-    """The shared system."""
+    """Return the shared system."""
     yield _chat
     assert not _chat.tracebacks(), _chat.tracebacks()
 
 
 @pytest.fixture
 def start(starts_processes: None, tmp_path: Path) -> Iterator[Start]:
-    """`system = await start(LINNET_HEARTBEAT_S="1")`: a system of the test's own."""
+    """Return a function that starts a system for this test: `system = await start(LINNET_HEARTBEAT_S="1")`."""
     systems: list[System] = []
 
     async def make(gateways: int = 2, router: bool = True, **env: str) -> System:
@@ -162,7 +162,7 @@ _serial = itertools.count(1)
 
 @pytest.fixture
 def names() -> Names:
-    """`alice, bob = names("alice", "bob")`: users that no other test has met."""
+    """Return a function that makes names of users for this test: `alice, bob = names("alice", "bob")`."""
 
     def make(*given: str) -> list[str]:
         number = next(_serial)

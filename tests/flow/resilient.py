@@ -1,7 +1,7 @@
-"""A client that does what the interface advises: comes back when it was sent away, resends until it is answered.
+"""A client that follows the advice of the interface: it reconnects when it is closed, and resends until it is answered.
 
-It waits for nothing but events: a gateway that refuses is left for the next one at once, so tests are as impatient as
-the worst client. What it was told when it was sent away is kept (`partings`).
+It waits for nothing but events. If a gateway refuses it, it tries the next one at once, so tests are as impatient as
+the worst client. `partings` has the code and reason of each close.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GONE = (OSError, ConnectionClosed, InvalidHandshake, TimeoutError)
 
 
 class ResilientClient(ChatClient):
-    """Stays connected to one of `urls`, which may change, from `stay` to the end of the test."""
+    """A client that stays connected to one of `urls`, which may change, from `stay` to the end of the test."""
 
     def __init__(self, user: str, urls: Sequence[str], device: str = "phone", codec: str = "json") -> None:
         super().__init__(user, device, codec)
@@ -30,7 +30,7 @@ class ResilientClient(ChatClient):
         self._staying: asyncio.Task[None] | None = None
 
     async def stay(self, at: int = 0) -> None:
-        """Connects, to the `at`-th gateway first, and from then on comes back whenever it is cut off."""
+        """Connect, to the `at`-th gateway first, and reconnect whenever the connection ends."""
         self._at = at
         self._staying = asyncio.create_task(self._stay())
         await self.ready.wait()
@@ -42,7 +42,7 @@ class ResilientClient(ChatClient):
         await super().end()
 
     async def deliver(self, to: str, body: Any, deadline_s: float = 30.0) -> Event:
-        """Sends the same again until it is acked; the ack."""
+        """Send a message until it is acked; return the ack."""
         n = self.next_n()
 
         async def attempt() -> Event:

@@ -1,4 +1,4 @@
-"""The store, as a gateway calls it: for histories too long to be typed, and for gateways that die at a given line."""
+"""The store as a gateway calls it, for histories too long to send and for gateways that die at a given line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COST_US, BURST_US = 5_000, 5_000_000
 
 
 class Store:
-    """Writes what other devices would have written; `device` is never that of a client in the test."""
+    """Writes events like other devices; `device` is never that of a client in the test."""
 
     def __init__(self, client: Client) -> None:
         self.conversations = Conversations(client, 20_000)
@@ -38,7 +38,7 @@ class Store:
         return keys.direct(user, other)
 
     async def append(self, conversation: str, user: str, body: Any) -> tuple[Appended, bytes]:
-        """Only appended: a gateway that died before it delivered. What was appended, and the event's bytes."""
+        """Append a message without delivering it, like a gateway that died; return the answer and the event's bytes."""
         n = next(self._n)
         fields = {"media": pack("text"), "body": pack(body)}
         tail = stamp.tail("message", conversation, user, "elsewhere", n, fields)
@@ -47,7 +47,7 @@ class Store:
         return done, stamp.fill(tail, stamp.Slots(done.seq, done.prev, done.count, done.at))
 
     async def say(self, conversation: str, user: str, body: Any) -> int:
-        """A message as a gateway leaves it; its seq."""
+        """Append and deliver a message like a gateway; return its seq."""
         done, event = await self.append(conversation, user, body)
         if conversation[0] == keys.DIRECT:
             other = keys.other_party(conversation, user)
@@ -57,7 +57,7 @@ class Store:
         return done.seq
 
     async def say_all(self, conversation: str, user: str, bodies: Iterable[Any]) -> list[int]:
-        """Many at once, in order."""
+        """Append and deliver many messages at once, in order; return their seqs."""
         return list(await asyncio.gather(*(self.say(conversation, user, body) for body in bodies)))
 
 

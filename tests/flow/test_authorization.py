@@ -1,10 +1,10 @@
-"""Who may do what: every HTTP call and every WebSocket command, role by role, with exactly the documented code.
+"""Authorization: every HTTP call and every WebSocket command, role by role, with exactly the documented code.
 
-Two tables, a row per call or command and per thing it is done to, a column per role. A call of the API's own table or a
-command of the gateway's own table without a row here fails the test, so none comes into the world unasked. A row that
-names what no longer exists fails it, too.
+There are two tables, with a row per call or command and per target, and a column per role. If a call of the API's own
+table or a command of the gateway's own table has no row here, or a row names a call that no longer exists, a test
+fails.
 
-The cast of each cell is new: what one cell destroys no other sees.
+The users and conversations of each cell are new, so no cell affects another.
 """
 
 from __future__ import annotations

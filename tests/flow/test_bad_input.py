@@ -1,7 +1,7 @@
-"""Hostile and mistaken clients: each gets the code that the interface names, and nobody else notices.
+"""Invalid and hostile input: each client gets the code that the interface names, and no other client is affected.
 
-Every test has a `witness`, a session of somebody else on the same gateway who goes on chatting; the shared system's
-processes may not log a traceback over any of this.
+Every test has a `witness`, another user's session on the same gateway that goes on chatting. The processes of the
+shared system must not log a traceback.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""People chat: direct and in groups, across gateways and codecs, with everything a conversation can hold.
+"""Chat between users: direct and in groups, across gateways and codecs, with every kind of event.
 
-G1 (what is acked reaches everybody), G2 (one order for all), G10 (encoded once).
+G1 (acked messages reach all members), G2 (one order for all), G10 (encoded once).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""G1, acked means kept: the router, Valkey and gateways are killed under traffic, and everybody still agrees."""
+"""G1, acked means kept: the router, Valkey and gateways are killed under traffic, and all devices still agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the delivery promise is measured by counts direct conversations, too."""
+"""The metrics of the delivery promise count direct conversations, too."""
 
 from __future__ import annotations
 

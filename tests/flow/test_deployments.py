@@ -1,4 +1,4 @@
-"""Two deployments on one Redis server are two: neither receives what the other publishes."""
+"""Two deployments on one Redis server are separate: neither receives the events of the other."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""G1 and G2 through failovers: what was acked is there, no seq comes twice, and what never was is announced.
+"""G1 and G2 through failovers: acked events are kept, no seq is used twice, and rolled back events are announced.
 
-A primary, two replicas and three sentinels under two gateways and a router; servers are killed, stalled and cut off
-while everybody talks. A client may be shown an event before it is kept; if a failover takes it back, `gap` says so.
+A primary, two replicas and three sentinels serve two gateways and a router. Servers are killed, stalled and cut off
+under traffic. A client may receive an event before it is kept; if a failover rolls it back, a `gap` announces that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Members come, go and change while they are online: the conversation's slot decides, every session follows."""
+"""Membership that changes while members are online: the conversation's slot decides, and every session follows."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Clients that mean harm, against running processes: what each may hold, take and learn, with the figure it holds to.
+"""Hostile clients against running processes: the resources that each can hold, use and learn, with figures.
 
-What is malformed stands in `test_bad_input.py`, who may do what in `test_authorization.py`. Here: slowness, numbers,
-size, tokens, origins, names, and what logs and metrics tell. As there, nobody else may notice (`witness`), and no
-process may log a traceback.
+`test_bad_input.py` has malformed input, `test_authorization.py` the roles. Here are slowness, numbers, size, tokens,
+origins, names, and the contents of logs and metrics. No other client may be affected (`witness`), and no process may
+log a traceback.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""G9, read state converges, monotonically, on all of a user's devices, and the others of a conversation hear of it."""
+"""G9, read state converges: marks only rise, on all of a user's devices, and other members are notified."""
 
 from __future__ import annotations
 

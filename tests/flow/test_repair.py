@@ -1,4 +1,4 @@
-"""G4, no silent gap: whatever the fast path loses is found and read from the log, in order, on the same connection."""
+"""G4, no silent gap: an event that the live path loses is read from the log, in order, on the same connection."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""G3, effectively once: a client that resends after a lost ack never makes a second event and never loses one."""
+"""G3, effectively once: a resend after a lost ack neither creates a second event nor loses one."""
 
 from __future__ import annotations
 

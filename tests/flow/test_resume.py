@@ -1,4 +1,4 @@
-"""G5, resume never expires: a device comes back to everything it missed, however much, from where it stood."""
+"""G5, resume never expires: a device that reconnects receives every event since its position, however many."""
 
 from __future__ import annotations
 

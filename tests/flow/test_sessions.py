@@ -1,4 +1,4 @@
-"""Who may be the session of a device, for how long, and how it ends: one live session per device, tokens, kicks."""
+"""The session of a device: one at a time, how long it lasts, and how it ends by tokens, kicks and age."""
 
 from __future__ import annotations
 

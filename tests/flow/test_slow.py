@@ -1,4 +1,4 @@
-"""G7, bounded memory: who does not read is neither cut off nor buffered for, and holds up nobody; the log feeds him."""
+"""G7, bounded memory: a client that does not read is neither closed nor buffered for, and is fed from the log later."""
 
 from __future__ import annotations
 

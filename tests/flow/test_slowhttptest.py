@@ -1,10 +1,10 @@
-"""`slowhttptest`, the tool that slow-HTTP attacks are tried with, against a running gateway and a running router.
+"""`slowhttptest`, the usual tool for slow-HTTP attacks, against a running gateway and a running router.
 
-All four kinds at once, for as long as a head's deadline and a little more; what each deadline is stands in
-`router/process/bounded.py`, and every form of slowness on its own in `test_hostile.py`. Two judges: the tool, which
-asks on a connection of its own whether the service is still there, and the processes' tables of open files.
+All four kinds run at once, for a little longer than the deadline of a head. `router/process/bounded.py` has the
+deadlines, and `test_hostile.py` a test of each form of slowness. The result is judged by the tool, which checks on a
+connection of its own whether the service answers, and by the processes' tables of open files.
 
-Runs where the tool is installed (`apt-get install slowhttptest`).
+The test runs if the tool is installed (`apt-get install slowhttptest`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A gateway that serves `wss://` by itself, without anything in front."""
+"""A gateway that serves `wss://` itself, without a proxy in front."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One trace from send to delivery, recorded by gateways that tell each other nothing of it."""
+"""One trace from send to delivery, recorded by gateways that exchange nothing for it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ NOW_MS = 1_700_000_000_000
 
 
 class Dial:
-    """A node and its loop, whose time is turned by hand; it notes what the clock asks for."""
+    """A node and its event loop, whose time a test sets; it records the calls of the clock."""
 
     def __init__(self, **changes: Any) -> None:
         self.settings = settings(**{"heartbeat_s": 10.0, "max_age_s": 1000.0} | changes)
@@ -70,13 +70,13 @@ class Dial:
             step()
 
     def turn_to(self, when: float) -> None:
-        """All timers that are due until then, each at its time."""
+        """Run all timers that are due until then, each at its time."""
         while self.timer is not None and self.timer[0] <= when:
             self.now, callback = self.timer
             callback()
         self.now = when
 
-    # what the clock asks of a node
+    # the parts that the clock calls
     def now_ms(self) -> int:
         return NOW_MS + int((self.now - 100) * 1000)
 
@@ -87,7 +87,7 @@ class Dial:
         self.turns += 1
 
     def new_sessions(self, now: float) -> None:
-        """First audits are no business of the wheel."""
+        """Ignore first audits."""
 
     def sessions(self, sessions: list[Any]) -> None:
         self.synced += sessions
@@ -105,14 +105,14 @@ class Dial:
         self.replies.append(lambda: reply(Unavailable() if self.down else True))
 
     def answered(self) -> None:
-        """The replies come, never before the call has returned."""
+        """Deliver the replies; never before the call has returned."""
         replies, self.replies = self.replies, []
         for reply in replies:
             reply()
 
 
 class Fake:
-    """As much of a session as the clock sees."""
+    """The part of a session that the clock uses."""
 
     def __init__(self, dial: Dial) -> None:
         self.dial = dial

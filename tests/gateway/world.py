@@ -1,8 +1,7 @@
-"""A real node on a real server, with clients whose connection is a recorder.
+"""A real node on a real server, with clients whose connection records the frames.
 
-What a client sees is what its session writes: frames are parsed as they come, events are waited for, never slept for.
-A connection may be full: `room` is the number of writes it still takes before it tells the session to pause, from
-within the write, as a transport does.
+Tests see what a session writes: frames are parsed as they are written, and events are waited for without sleeps. A
+connection can be full: after `room` writes it calls `writing_paused` from within the write, like a transport.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _n = count(1)
 
 
 class Connection:
-    """As much of a WebSocketConnection as a session uses."""
+    """The part of a WebSocketConnection that a session uses."""
 
     def __init__(self) -> None:
         self.deflate = False
@@ -69,7 +68,7 @@ class Connection:
                 self.session.writing_paused()
 
     def drain(self, room: int | None = None) -> None:
-        """The peer has read all; from here on there is room for so many writes (None: for all)."""
+        """Empty the connection, as if the peer had read everything; from now on it takes `room` writes (None: all)."""
         self.room, self.paused = room, False
         self.session.writing_resumed()
 
@@ -91,7 +90,7 @@ class Connection:
 
 
 def parsed(frames: bytes) -> list[dict[str, Any]]:
-    """The events in some unmasked, uncompressed frames."""
+    """Return the events in unmasked, uncompressed frames."""
     events = []
     while frames:
         length, at = frames[1], 2
@@ -121,13 +120,13 @@ class Client:
         return self.connection.events
 
     def say(self, kind: str, **fields: Any) -> None:
-        """One command, as bytes."""
+        """Pass one command to the session, as bytes."""
         value = {"type": kind, **fields}
         packed: bytes = json.dumps(value).encode() if self.codec.text else msgpack.packb(value)
         self.session.message_received(packed, self.codec.text)
 
     async def until(self, done: Callable[[], Any]) -> Any:
-        """The first true value of `done`, asked again whenever something was written."""
+        """Return the first true value of `done`, called again after every write."""
         try:
             async with asyncio.timeout(DEADLINE_S):
                 while not (value := done()):
@@ -138,29 +137,29 @@ class Client:
         return value
 
     def of(self, kind: str, **fields: Any) -> list[dict[str, Any]]:
-        """All events of a kind with these fields, so far."""
+        """Return all events of a kind with these fields, so far."""
         return [
             event for event in self.events
             if event["type"] == kind and all(event.get(name) == value for name, value in fields.items())
         ]  # fmt: skip
 
     async def event(self, kind: str, **fields: Any) -> dict[str, Any]:
-        """The first event of this kind with these fields."""
+        """Wait for the first event of this kind with these fields; return it."""
         found: dict[str, Any] = (await self.until(lambda: self.of(kind, **fields)))[0]
         return found
 
     async def hello(self, **fields: Any) -> dict[str, Any]:
-        """Says hello with a good token; the welcome."""
+        """Send `hello` with a valid token; return the welcome."""
         self.say("hello", **({"token": token(self.node, self.user), "device": self.device} | fields))
         return await self.event("welcome")
 
     async def caught_up(self) -> Client:
-        """Until the session is level with the log, which nothing that is written says."""
+        """Wait until the session is live, which no frame shows."""
         await support.eventually(lambda: self.session.backlog is None, DEADLINE_S)
         return self
 
     async def connected(self, **fields: Any) -> Client:
-        """Says hello and waits until it is level with the log."""
+        """Send `hello`, and wait until the session is live."""
         await self.hello(**fields)
         return await self.caught_up()
 
@@ -169,11 +168,11 @@ class Client:
         return closed
 
     def end(self) -> None:
-        """The connection is lost."""
+        """Lose the connection."""
         self.session.connection_closed(1006, "")
 
     async def ask(self, kind: str, answer: str, **fields: Any) -> dict[str, Any]:
-        """A command and its direct answer."""
+        """Send a command; return its answer."""
         number = next(_n)
         self.say(kind, id=number, **fields)
         return await self.event(answer, id=number)
@@ -182,7 +181,7 @@ class Client:
         return [event["body"] for event in self.of("message", conversation=conversation)]
 
     def seqs(self, conversation: str) -> list[int]:
-        """Every seq of the conversation, in the order in which it came."""
+        """Return every seq of the conversation, in the order of arrival."""
         return [event["seq"] for event in self.events if "seq" in event and "prev" in event
                 and event["conversation"] == conversation]  # fmt: skip
 
@@ -196,7 +195,7 @@ def settings(**changes: Any) -> Settings:
 
 
 class World:
-    """A node, and a hand on the store as another gateway or the API would have."""
+    """A node, and the store as another gateway or the API uses it."""
 
     def __init__(self, node: Node, redis: Redis) -> None:
         self.node = node
@@ -207,7 +206,7 @@ class World:
         return Client(self.node, user, device, codec)
 
     def calls(self, function: str) -> int:
-        """How often this node has called a function."""
+        """Return how often this node has called a function."""
         return self.redis.statistics().functions.get(function, 0)
 
     async def people(self, *users: str) -> None:
@@ -220,7 +219,7 @@ class World:
         return keys.direct(user, other)
 
     async def group(self, *users: str, kind: str = keys.GROUP) -> str:
-        """A group that its founders know of; the first is its owner."""
+        """Create a group that is in its members' lists; the first member is the owner."""
         await self.people(*users)
         conv = keys.new_conversation(kind)
         roles = dict.fromkeys(users, "m") | {users[0]: "o"}
@@ -242,7 +241,7 @@ class World:
         return change
 
     async def say(self, user: str, conv: str, body: Any = "hello", seen: int = 0, backend: bool = False) -> Appended:
-        """A message from elsewhere, by a gateway that has seen events up to `seen`, or by a backend."""
+        """Append a message through another gateway, which has seen events up to `seen`, or by a backend."""
         n = next(_n)
         tail = stamp.tail(
             "message",
@@ -272,33 +271,33 @@ class World:
         return done
 
     async def register(self, user: str, device: str, started: int) -> Synced:
-        """A session of another gateway."""
+        """Register a session of another gateway."""
         question = Sync(user=user, device=device, session=f"s-{started}", node="other", started=started, register=True)
         return await reply_of(self.node.users.sync, question)
 
     async def photographed(self, conv: str) -> dict[str, bytes]:
-        """The conversation as a replica has it now."""
+        """Return the conversation as a replica has it now."""
         return {key: await self.redis.fetch("DUMP", key) for key in (keys.conversation(conv), keys.log(conv))}
 
     async def failed_over(self, conv: str, photograph: dict[str, bytes]) -> None:
-        """That replica is the primary now, and another server than the one that wrote last."""
+        """Restore the conversation as that replica has it, on another server than the one that wrote last."""
         for key, dump in photograph.items():
             await self.redis.fetch("RESTORE", key, 0, dump, "REPLACE")
         meta = await self.redis.fetch("HGET", keys.conversation(conv), "m")
         await self.redis.fetch("HSET", keys.conversation(conv), "m", meta[:24] + b"another server!!" + meta[40:])
 
     async def next_ms(self) -> None:
-        """Of two conversations that moved in one millisecond either may come first."""
+        """Wait for the next millisecond, because conversations that move in the same one have no order."""
         now = now_ms()
         await support.eventually(lambda: now_ms() > now, every_s=0)
 
     async def cut_off(self) -> None:
-        """The bus has lost its connection, and dials again."""
+        """Cut the connection of the bus, which then reconnects."""
         self.node.bus.drop("a test")
         await support.eventually(lambda: not self.node.bus.up, every_s=0)
 
     def unavailable(self, times: int) -> list[Unavailable]:
-        """The next reads of a log, so many, are refused; the refusals that are still to come."""
+        """Refuse the next `times` reads of a log; return the refusals that are still to come."""
         store: Any = self.node.conversations
         read, refusals = store.range, [Unavailable() for _ in range(times)]
 
@@ -313,14 +312,14 @@ class World:
 
     @contextmanager
     def deaf(self) -> Iterator[None]:
-        """Whatever is published meanwhile is lost, if it is waited for (`settled`)."""
+        """Lose everything that is published meanwhile; wait for it with `settled` before leaving."""
         bus = self.node.bus
         hears, bus._on_messages = bus._on_messages, lambda messages: None
         yield
         bus._on_messages = hears
 
     async def settled(self) -> None:
-        """Everything that was asked of Redis, and published there, has come: an echo of our own is back."""
+        """Wait until all answers of Redis and all published messages have arrived, by an own message that returns."""
         await self.redis.fetch("PING")
         heard = asyncio.get_running_loop().create_future()
         channel = keys.Channels().presence(f"nobody-{next(_n)}")
@@ -332,13 +331,13 @@ class World:
 
 @asynccontextmanager
 async def world(valkey: EmbeddedValkey, **changes: Any) -> AsyncIterator[World]:
-    """A node with these settings; another `world` on the same server is another gateway."""
+    """Start a node with these settings; another `world` on the same server is another gateway."""
     redis = await Redis.connect(valkey.url)
     try:
         node = Node(settings(**changes), redis)
-        node.clock.stop()  # a turn comes when a test takes it, never because a second has passed
+        node.clock.stop()  # tests take turns themselves; none comes because a second has passed
         try:
-            # The first audit comes a while after each connect, and would hide that nothing else has found something.
+            # The first audit after each connect would hide that another part has not found a lost event.
             node.audits.first = lambda session: None  # type: ignore[method-assign]  # tests ask for audits themselves
             await node.bus.connect(DEADLINE_S)
             yield World(node, redis)

@@ -1,4 +1,4 @@
-"""Acks and reads: clamped to what exists, and told to the right sessions."""
+"""Acks and reads: limited to positions that exist, and notified to the right sessions."""
 
 from __future__ import annotations
 

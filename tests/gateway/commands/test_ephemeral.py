@@ -1,4 +1,4 @@
-"""Typing: passed on to the others, once a second."""
+"""Typing: passed on to the other members, at most once a second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of history."""
+"""Pages of history, in both directions."""
 
 from __future__ import annotations
 

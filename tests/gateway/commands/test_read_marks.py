@@ -1,4 +1,4 @@
-"""The user's own read marks: what a receipt did not say, an audit does, and nothing is said twice."""
+"""The user's own read marks: if a receipt is lost, an audit sends the mark, and no mark is sent twice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Putting events into logs: once, in order, seen by all, and an answer to each, whatever comes between."""
+"""Commands that append an event: logged once, in order, delivered to all, and answered, whatever fails in between."""
 
 from __future__ import annotations
 

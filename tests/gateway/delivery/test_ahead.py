@@ -1,4 +1,4 @@
-"""A device that comes with more than this node has: the node lags behind the log, or the log was rolled back."""
+"""A device that is ahead of this node: either a hub lags behind the log, or a failover rolled the log back."""
 
 from __future__ import annotations
 

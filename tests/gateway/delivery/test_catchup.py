@@ -1,4 +1,4 @@
-"""Feeding sessions that are behind: whatever happens meanwhile, each event comes once and in order."""
+"""The catch-up of sessions that are behind: each event arrives once and in order, whatever happens meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A hub: one position for all live sessions, holes never guessed, the same bytes for all."""
+"""A hub: one position for all live sessions, repairs from the log, the same bytes for all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A session's own decisions: what it may hear in which state, what it has, and in which order it is written to."""
+"""A session's own decisions: the messages it handles in each state, its positions, and the order of its writes."""
 
 from __future__ import annotations
 

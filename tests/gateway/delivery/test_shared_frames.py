@@ -1,4 +1,4 @@
-"""Shared frames: made once per event, variant and node."""
+"""Shared frames: encoded once per event, variant and node."""
 
 from __future__ import annotations
 

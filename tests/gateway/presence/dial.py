@@ -1,4 +1,4 @@
-"""A node's presence on a clock that a test turns, and a Redis that can be away."""
+"""A node's presence on a clock that a test turns, and a Redis that can be unavailable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.gateway.world import settings
 
 
 class Dial:
-    """A node whose time is turned by hand, and a Redis that can be away."""
+    """A node whose time a test sets, and a Redis that can be unavailable."""
 
     def __init__(self, **changes: Any) -> None:
         self.now = 100.0
@@ -85,7 +85,7 @@ class Dial:
             work.send(None)  # nothing in here really waits
 
     def turn_to(self, when: float) -> None:
-        """A turn each second."""
+        """Take a turn each second."""
         while self.now < when:
             self.now += 1
             self.departures.turn()

@@ -1,4 +1,4 @@
-"""Redis's clock: leases and sessions are judged by it, whatever the host's clock says."""
+"""Redis's clock: leases and sessions are judged by it, even if the host's clock is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watches: who is online is told to those who asked, once for each change, and forgotten with them."""
+"""Watches: each change of presence is sent to the sessions that watch, once, and a watch ends with its session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Audits: what the bus lost is found by comparing sessions and hubs with Redis."""
+"""Audits: events that the bus lost are found by comparing sessions and hubs with Redis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The conversations of a connecting device: what the lists contain, and where the device begins in each."""
+"""The conversations of a connecting device: the contents of the lists, and the position at which the device begins in
+each.
+"""
 
 from __future__ import annotations
 

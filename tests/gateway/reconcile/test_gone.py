@@ -1,4 +1,4 @@
-"""Conversations that are gone: each device that had one gets an entry, live and at every hello, until it acks it."""
+"""Notices of gone conversations: a device that had one gets an entry, live and at every `hello`, until its ack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions enter and leave groups as their rows say, also if no hub saw the change."""
+"""Sessions enter and leave groups as their rows say, even if no hub received the change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""After a lost subscription, sessions are asked about until Redis answers."""
+"""After a lost subscription, hubs and sessions are compared with Redis until it answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A WebSocket client with no manners of its own: frames as bytes, on a socket that tests stall, cut and reset."""
+"""A WebSocket client without any checks of its own: frames as bytes, on a socket that tests stall, cut and reset."""
 
 import asyncio
 import socket
