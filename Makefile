@@ -77,9 +77,11 @@ limits: $(DEV)
 settings: $(DEV)
 	$(PY) -m deploy.settings_table
 
-# Generates the JavaScript client's wire types, from the schema that the router serves, and its reference, from its types.
+# Generates the JavaScript client's wire types, from the schema that the router serves, and the reference pages of both
+# clients, from their types.
 sdk: $(DEV) $(SDK)
 	$(PY) -m deploy.sdk
+	$(PY) -m deploy.sdk_reference
 
 # Checks manifests, Dockerfile, load balancers, alerts and dashboards with the real tools, and the stack under load. Where Go
 # and the parts of a node are installed, it also runs k8s-check on a Kubernetes that is built here. IMAGE=1 tests the image.

@@ -115,6 +115,20 @@ async def test_at_most_32_commands_are_issued_before_the_first_is_answered(tmp_p
         assert [event["body"] for event in gateway.logs["g:1"]] == list(range(40))
 
 
+def test_window_counts_from_the_oldest_command_without_an_answer() -> None:
+    """The server remembers 32 n: as long as the first is open, the 33rd waits, whatever else is answered."""
+    db = memory()
+    given = [tables.put(db, "g:1", "{}", 1) for _ in range(40)]
+    rows, done = tables.issue(db, "g:1", None, True)
+    assert ([row.n for row in rows], done) == (given[:32], given[0] - 1)
+    for n in given[1:32]:
+        tables.answer(db, n)
+    assert tables.issue(db, "g:1", (), True)[0] == []
+    tables.answer(db, given[0])
+    rows, done = tables.issue(db, "g:1", (), True)
+    assert ([row.n for row in rows], done) == (given[32:], given[32] - 1)
+
+
 async def test_message_that_must_wait_is_not_overtaken(tmp_path: Path) -> None:
     """After `unavailable` nothing new is issued in the conversation until the message is answered."""
     async with scripted() as gateway, client(gateway, tmp_path / "s") as ann:

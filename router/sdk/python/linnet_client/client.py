@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 import linnet_client.events as events
 import linnet_client.outbox as outbox
+import linnet_client.values as values
 from linnet_client.connection import Connection
 from linnet_client.conversation import Conversation
 from linnet_client.errors import ClientError, InvalidValue, NotConnected, Stopped, StoreError
@@ -219,7 +220,8 @@ class Client:
         command = row.command
         if command["type"] != "send":
             return None
-        entry = Entry(self.user, self.device, row.n, command["body"], command["media"], command.get("reply_to"))
+        body = values.decode(values.encode(command["body"]))
+        entry = Entry(self.user, self.device, row.n, body, command["media"], command.get("reply_to"))
         self._conversation(row.conversation).model.queue(entry)
         return entry
 

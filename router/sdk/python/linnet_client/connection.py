@@ -234,6 +234,8 @@ class Connection:
                     while True:
                         await socket.recv()
             return Ending(wait_s=welcome.get("retry_after"))
+        if welcome["type"] != "welcome":
+            raise ClientError(f"the gateway answers hello with {welcome['type']}")
         self._welcome(welcome)
         tasks = [asyncio.create_task(self._write_all(socket)), asyncio.create_task(self._tick())]
         try:

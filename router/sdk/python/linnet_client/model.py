@@ -37,7 +37,12 @@ class Entry:
 
 
 class ConversationModel:
-    """One conversation. `entries` are ordered by seq; `queued` are this device's messages without a seq."""
+    """One conversation as it can be shown.
+
+    `entries`: messages by seq, in their order; `queued`: this device's messages without a seq; `unread`, `read`: of the
+    user; `reads`: how far each other user has read; `head`: the last seq; `kind`, `title`, `other` (of a direct one),
+    `role`: as the server lists them; `gone`: why the conversation is gone, else None.
+    """
 
     def __init__(self, conversation: str, user: str) -> None:
         self.conversation = conversation

@@ -244,8 +244,10 @@ class Sending:
         if handle is None or handle.n not in self._unanswered.get(handle.conversation, {}):
             return
         code, retry_after, reason = event["code"], event.get("retry_after"), event.get("reason")
-        if code in ("unavailable", "internal") or (code == "rate_limited" and 0 <= (retry_after or 0) <= MAX_WAIT_S):
+        if code == "unavailable":
             self._again(handle, retry_after or DEFAULT_WAIT_S)
+        elif code == "rate_limited" and retry_after is not None and retry_after <= MAX_WAIT_S:
+            self._again(handle, retry_after)
         elif code == "conflict" and reason in ("old", "answered"):
             self._conflict(handle, event)
         else:

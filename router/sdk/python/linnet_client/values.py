@@ -65,6 +65,6 @@ def decode(text: str | bytes) -> Any:
     return json.loads(text, object_hook=_bytes)
 
 
-def encode(command: dict[str, Any]) -> str:
-    """Return the JSON text of a command whose values are `jsonable`."""
-    return json.dumps(command, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+def encode(value: Any) -> str:
+    """Return the JSON text of a value that is `jsonable` already."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
