@@ -334,9 +334,10 @@ class Users:
         )
 
     async def row(self, user: str, conv: str) -> Row | None:
-        """The user's row of one conversation, without a device's cursor; its score is 0."""
+        """The user's row of one conversation, without a device's cursor; its score is 0. None for a damaged row too."""
         packed = await self._client.fetch("HGET", keys.convs(user), conv)
-        return None if packed is None else _row(conv.encode(), packed, b"0", None)
+        rows = [] if packed is None else _rows([conv.encode(), packed, b"0", None])
+        return rows[0] if rows else None
 
     async def conversations(self, user: str, below: int | None = None, limit: int = PAGE) -> Page:
         """A page of all rows, newest first; the first page is below None."""

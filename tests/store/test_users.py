@@ -61,6 +61,26 @@ async def test_delivering_twice_raises_and_publishes_once(valkey: EmbeddedValkey
         assert await users.row("ann", CONV) == Row(CONV, "d", "bob", False, 3, 2, 0, 0, None, 0)
 
 
+@pytest.mark.parametrize("damage", ["", "d-", "g ", "d \0\0\0\0"])
+async def test_each_write_makes_a_damaged_row_whole(valkey: EmbeddedValkey, damage: str) -> None:
+    """A row that is cut short counts as lost: a delivery, a join and a leave write it anew, a read mark finds none."""
+    async with connected(valkey) as client:
+        users = await users_of(client)
+        for conv in (CONV, GROUP):
+            await client.fetch("HSET", keys.convs("ann"), conv, damage)
+            assert await users.row("ann", conv) is None
+            assert not await called(users.read, "ann", conv, 1, 1)
+        assert await deliver(users, 3)
+        assert await users.leave("ann", GROUP, 9)
+        left = await users.row("ann", GROUP)
+        assert left is not None
+        assert left.left
+        await client.fetch("HSET", keys.convs("ann"), GROUP, damage)
+        assert await users.join("ann", GROUP, "a title", 8, 0, 0)
+        rows = [await users.row("ann", conv) for conv in (CONV, GROUP)]
+        assert [(row.title, row.left) for row in rows if row] == [("bob", False), ("a title", False)]
+
+
 async def test_an_event_that_its_successor_has_overtaken_is_not_published(valkey: EmbeddedValkey) -> None:
     """The head does not go down; whoever is live has seen a hole and reads the log."""
     async with connected(valkey) as client:

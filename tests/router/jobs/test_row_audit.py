@@ -42,6 +42,18 @@ async def test_lost_rows_of_a_user_are_made_anew(valkey: EmbeddedValkey) -> None
         assert await w.row("ann", direct) == kept
 
 
+async def test_damaged_rows_are_made_anew_with_the_lost_ones_beside_them(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as w:
+        group = await w.group("ann", "bob", "cid")
+        await w.say("ann", group)
+        await finished(w, group)
+        with valkey.client() as redis:
+            redis.hset(keys.convs("bob"), group, "g ")
+            redis.delete(keys.convs("cid"))
+        await walked(w)
+        assert [(await w.row(user, group)).title for user in ("bob", "cid")] == ["a title"] * 2
+
+
 async def test_whole_rows_removed_members_and_deleted_users_are_left_alone(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as w:
         group, direct = await w.group("ann", "bob", "cid"), await w.direct("ann", "dan")
