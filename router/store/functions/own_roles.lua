@@ -6,8 +6,8 @@
 local function own_roles(keys, a)
   local field, roles = 'u:' .. a[1], {}
   for i, key in ipairs(keys) do
-    local found = redis.call('HMGET', key, 'm', field)
-    roles[i] = found[1] and found[2] and string.sub(found[2], 1, 1) or '-'
+    local row = redis.call('HGET', key, field)
+    roles[i] = row and string.sub(row, 1, 1) or '-'
   end
   return table.concat(roles)
 end
