@@ -11,6 +11,7 @@ import msgspec
 from gateway.commands.rates import Rates
 from gateway.delivery.feed import FULL, State
 from gateway.delivery.session import Session
+from gateway.delivery.shared_frames import readable
 from router.contract import wire
 from router.contract.addressing import visible
 from router.contract.errors import LinnetError, RateLimited
@@ -59,7 +60,7 @@ class History:
         else:
             # Reading is charged like writing; otherwise a hundred bytes could fetch a megabyte at any rate.
             self._rates.charge(session, self._rates.cost_s * (sum(map(len, page.events)) // PAGE_BYTES))
-            events = [msgspec.Raw(session.codec.logged(event)) for event in page.events]
+            events = [msgspec.Raw(event) for event in readable(session.codec.logged, page.events)]
             session.answer(
                 wire.HistoryEvent(id=command.id, conversation=command.conversation, events=events, more=page.more)
             )

@@ -6,17 +6,20 @@ the same conversation cost one encode. Compressed frames are made per flush and 
 context, one frame serves all connections of a variant. Bound: `CACHE_EVENTS` events of at most `CACHED_BYTES`. A larger
 event is encoded again for each batch, because otherwise one user's largest bodies could fill the memory of every
 gateway.
+
+A damaged event in the log is left out of JSON frames and counted, so that the events behind it still reach the client.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Final
 
 from gateway.websocket.deflate import deflated_frame
 from gateway.websocket.frames import frame
 from router.contract import packing, wire
+from router.process.isolate import fault
 
 TEXT: Final = 0x1
 BINARY: Final = 0x2
@@ -58,9 +61,23 @@ def event_frame(event: bytes, variant: int) -> bytes:
     return _compressed(packing.json_of_packed(event), TEXT)
 
 
-def event_frames(events: Iterable[bytes], variant: int) -> bytes:
+def event_frames(events: Sequence[bytes], variant: int) -> bytes:
     """Return the frames of several events as the bytes of one write."""
-    return b"".join([event_frame(event, variant) for event in events])
+    try:
+        return b"".join([event_frame(event, variant) for event in events])
+    except Exception:  # noqa: BLE001 - `readable` finds the event that raised, and counts it
+        return b"".join(readable(partial(event_frame, variant=variant), events))
+
+
+def readable(encode: Callable[[bytes], bytes], events: Sequence[bytes]) -> list[bytes]:
+    """Encode each event; leave out, and count, an event that cannot be read."""
+    found: list[bytes] = []
+    for event in events:
+        try:
+            found.append(encode(event))
+        except Exception as error:  # noqa: BLE001 - one damaged event must not keep the others from the client
+            fault("frames", error)
+    return found
 
 
 def control_frame(event: wire.Event, codec: wire.Codec) -> bytes:

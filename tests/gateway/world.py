@@ -286,6 +286,15 @@ class World:
         meta = await self.redis.fetch("HGET", keys.conversation(conv), "m")
         await self.redis.fetch("HSET", keys.conversation(conv), "m", meta[:24] + b"another server!!" + meta[40:])
 
+    async def damage(self, conv: str, seq: int) -> None:
+        """The end of this event is lost, in the log."""
+        key = keys.log(conv)
+        entries = await self.redis.fetch("XRANGE", key, "-", "+")
+        await self.redis.fetch("DEL", key)
+        for entry, (name, event, *more) in entries:
+            damaged = int(entry.split(b"-")[0]) == seq
+            await self.redis.fetch("XADD", key, entry, name, event[:-3] if damaged else event, *more)
+
     async def next_ms(self) -> None:
         """Wait for the next millisecond, because conversations that move in the same one have no order."""
         now = now_ms()

@@ -18,7 +18,7 @@ from gateway.delivery.shared_frames import (
     event_frames,
     variant_of,
 )
-from router.contract import stamp, wire
+from router.contract import metrics, stamp, wire
 from router.contract.packing import pack
 
 GROUP = "g:0123456789012345678901"
@@ -89,3 +89,14 @@ def test_several_events_are_one_write() -> None:
 def test_event_that_is_in_no_log_is_framed_by_codec() -> None:
     for codec, opcode in ((wire.JSON, 1), (wire.MSGPACK, 2)):
         assert opened(control_frame(wire.Pong(at=1), codec))[0] == opcode
+
+
+def test_damaged_event_is_left_out_and_counted() -> None:
+    """The events around it are written; nothing is counted while all can be read."""
+    errors = metrics.ROUND_ERRORS.labels("frames")
+    for variant in (JSON_BIT, JSON_BIT | DEFLATE_BIT):
+        before = errors._value.get()
+        whole = event_frames([event(1), event(3)], variant)
+        assert errors._value.get() == before
+        assert event_frames([event(1), event(2)[:60], event(3)], variant) == whole
+        assert errors._value.get() == before + 1
