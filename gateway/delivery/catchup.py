@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Final
 
 from gateway.delivery.backlog import Backlog, Step, next_step
@@ -23,9 +22,10 @@ from gateway.delivery.hub import Hub
 from gateway.delivery.repair import Repair
 from gateway.delivery.session import Session
 from gateway.delivery.shared_frames import event_frames
-from router.contract import keys, metrics, stamp
+from router.contract import errors, keys, metrics, stamp
 from router.contract.errors import LinnetError, NotFound
 from router.contract.packing import MAX_INTEGER
+from router.process.isolate import fault
 from router.store.conversations import Conversations, Head, Page
 from router.store.users import Users
 
@@ -125,6 +125,21 @@ class Catchup:
             assert backlog is not None  # noqa: S101 - the session's invariant
             self._steps[next_step(backlog, session.hubs, bool(session.out))](session, backlog)
 
+    def applying(self, session: Session, apply: Callable[..., None], *given: object) -> Callable[..., None]:
+        """Return the callback of a step's reply: `apply` with the session, what is `given`, and the reply.
+
+        If `apply` raises, the session ends with `internal`, because no other reply would move its feed on.
+        """
+
+        def applied(*reply: object) -> None:
+            try:
+                apply(session, *given, *reply)
+            except Exception as error:  # noqa: BLE001 - whatever raised, the client must not wait for ever
+                fault("catchup", error)
+                session.close(errors.CLOSE_INTERNAL, "internal")
+
+        return applied
+
     def answered(self, session: Session) -> None:
         """Go on after the answer to a step, or when the step is to be retried."""
         if session.backlog is not None:
@@ -171,7 +186,7 @@ class Catchup:
     def _check_claims(self, session: Session, backlog: Backlog) -> None:
         claimed = list(backlog.claims)
         session.fed(FeedEvent.READ)
-        self._conversations.heads(claimed, partial(self._checked, session, backlog, claimed))
+        self._conversations.heads(claimed, self.applying(session, self._checked, backlog, claimed))
 
     def _checked(
         self, session: Session, backlog: Backlog, conversations: list[str], heads: list[Head | None] | LinnetError
@@ -213,7 +228,7 @@ class Catchup:
     def _compare_ahead(self, session: Session, backlog: Backlog) -> None:
         ahead = [hub.conversation for hub in session.hubs if backlog.positions[hub.conversation] > hub.written]
         session.fed(FeedEvent.READ)
-        self._conversations.heads(ahead, partial(self._compared, session, backlog, ahead))
+        self._conversations.heads(ahead, self.applying(session, self._compared, backlog, ahead))
 
     def _compared(
         self, session: Session, backlog: Backlog, conversations: list[str], heads: list[Head | None] | LinnetError
@@ -266,13 +281,13 @@ class Catchup:
         position = backlog.positions.get(conversation)
         if position is None:
             session.fed(FeedEvent.READ)
-            reply = partial(self._cursor, session, backlog, conversation)
+            reply = self.applying(session, self._cursor, backlog, conversation)
             self._users.cursor(session.user, session.device, conversation, reply)
         elif position >= upto:
             del backlog.todo[conversation]
         else:
             session.fed(FeedEvent.READ)
-            page = partial(self._page, session, backlog, conversation, upto)
+            page = self.applying(session, self._page, backlog, conversation, upto)
             self._conversations.range(conversation, session.user, position, upto, PAGE_EVENTS, page)
 
     def _cursor(self, session: Session, backlog: Backlog, conversation: str, seq: int | LinnetError) -> None:

@@ -149,7 +149,7 @@ class ConversationList:
 
     def list_older(self, session: Session, below: int) -> None:
         """Send the next list of older conversations; `Backlog.list_older` if there is more than one list."""
-        self._users.page(session.user, session.device, below, partial(self._page, session, below))
+        self._users.page(session.user, session.device, below, self._catchup.applying(session, self._page, below))
 
     def _page(self, session: Session, below: int, page: Page | LinnetError) -> None:
         backlog = session.backlog
@@ -159,14 +159,14 @@ class ConversationList:
             self._later(RETRY_S, self.list_older, session, below)
             return
         self.continue_at(session, backlog, page.below if page.more else None)
-        self.settle_starts(session, page.rows, not page.more, partial(self._find_gone, session, page))
+        self.settle_starts(session, page.rows, not page.more, self._catchup.applying(session, self._find_gone, page))
 
     def continue_at(self, session: Session, backlog: Backlog, below: int | None) -> None:
         """Continue the list below this score; None: the list is complete."""
         backlog.list_older = None if below is None else partial(self.list_older, session, below)
 
     def _find_gone(self, session: Session, page: Page, starts: Starts) -> None:
-        self._gone.entries(session, page.rows, partial(self._send, session, page, starts))
+        self._gone.entries(session, page.rows, self._catchup.applying(session, self._send, page, starts))
 
     def _send(self, session: Session, page: Page, starts: Starts, gone: list[wire.ConversationState]) -> None:
         if session.backlog is not None and session.state is State.READY:

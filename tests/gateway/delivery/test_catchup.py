@@ -11,7 +11,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from gateway.delivery import backlog, catchup
 from gateway.delivery.backlog import Step
-from router.contract import keys, metrics, stamp, wire
+from router.contract import errors, keys, metrics, stamp, wire
 from router.contract.packing import pack
 from router.store.conversations import Page
 from tests import support
@@ -471,3 +471,28 @@ async def test_answers_are_written_before_live_events(valkey: EmbeddedValkey) ->
         await bob.event("message", body="live")
         await bob.event("welcome")
         assert [event["type"] for event in bob.events] == ["welcome", "message"]
+
+
+async def test_session_behind_a_damaged_event_receives_the_others_and_goes_live(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        seqs = [(await of.say("ann", group, i)).seq for i in range(3)]
+        await of.damage(group, seqs[1])
+        bob = await of.client("bob").connected()
+        await of.say("ann", group, 3)
+        await bob.event("message", body=3)
+        assert bob.bodies(group) == [0, 2, 3]
+
+
+async def test_session_whose_page_cannot_be_applied_ends_and_does_not_wait_for_ever(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(events: list[bytes], variant: int) -> bytes:
+        raise RuntimeError("a bug")
+
+    async with world(valkey) as of:
+        await of.say("ann", await of.direct("ann", "bob"))
+        monkeypatch.setattr(catchup, "event_frames", fails)
+        bob = of.client("bob")
+        await bob.hello()
+        assert await bob.closed() == (errors.CLOSE_INTERNAL, "internal")

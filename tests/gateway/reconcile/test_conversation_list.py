@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
-from router.contract import keys, wire
+from router.contract import errors, keys, wire
 from router.store.answers import reply_of
 from router.store.users import Sync
 from tests import support
@@ -140,3 +140,22 @@ async def test_entries_contain_the_role_of_the_user(valkey: EmbeddedValkey) -> N
         told = await bob.until(lambda: [e for event in bob.of("conversations") for e in event["conversations"]])
         assert [(entry["conversation"], entry["role"]) for entry in told] == [(late, "admin")]
         assert not bob.session.roles
+
+
+@pytest.mark.parametrize("step", ["_page", "_find_gone", "_send"])
+async def test_session_whose_older_conversations_cannot_be_listed_ends(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with world(valkey) as of:
+        question = of.node.syncs.question
+        monkeypatch.setattr(of.node.syncs, "question", lambda session: replace(question(session), limit=1))
+        for user in ("ann", "carl", "dora"):
+            await of.direct(user, "bob")
+            await of.say(user, keys.direct(user, "bob"))
+        monkeypatch.setattr(of.node.conversation_list, step, fails)
+        bob = of.client("bob")
+        await bob.hello()
+        assert await bob.closed() == (errors.CLOSE_INTERNAL, "internal")
