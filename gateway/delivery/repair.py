@@ -1,7 +1,7 @@
 """Repairs of hubs: the events that a hub misses are read from the log, in pages, from its position to the log's end.
 
 A live event that arrives meanwhile only raises `hub.seen`, the seq to read up to. A hub has at most one repair under
-way.
+way. If a page cannot be read or accepted, it is read again.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from gateway.delivery.hub import Hub
 from router.contract import metrics, stamp
 from router.contract.errors import LinnetError
 from router.contract.packing import MAX_INTEGER
+from router.process.isolate import attempt
 from router.store.conversations import Conversations, Page
 
 REPAIR_EVENTS: Final = 256
@@ -39,9 +40,18 @@ class Repair:
             self._conversations.range(hub.conversation, None, hub.seq, MAX_INTEGER, REPAIR_EVENTS, reply)
 
     def _apply(self, hub: Hub, page: Page | LinnetError) -> None:
-        if isinstance(page, LinnetError):
+        if isinstance(page, LinnetError) or not attempt("repair", lambda: self._accept(hub, page)):
             self._later(RETRY_S, self._read, hub)
             return
+        # An event that was seen live is in the log, unless a failover rolled the log back. So an empty page ends the
+        # repair, even if an event above it was seen.
+        if page.more or (page.events and hub.seen > hub.seq):
+            self._read(hub)
+        else:
+            hub.repairing = False
+
+    @staticmethod
+    def _accept(hub: Hub, page: Page) -> None:
         if page.floor > hub.seq:
             hub.expired(page.floor)
         for event in page.events:
@@ -51,9 +61,3 @@ class Repair:
             hub.accept(event, seq, count, at)
         metrics.REPAIRED_EVENTS.inc(len(page.events))
         hub.flush()
-        # An event that was seen live is in the log, unless a failover rolled the log back. So an empty page ends the
-        # repair, even if an event above it was seen.
-        if page.more or (page.events and hub.seen > hub.seq):
-            self._read(hub)
-        else:
-            hub.repairing = False

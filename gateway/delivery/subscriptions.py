@@ -23,6 +23,7 @@ from gateway.delivery.shared_frames import VARIANTS, control_frame
 from gateway.delivery.user_hub import UserHub
 from router.contract import metrics, signals, stamp, wire
 from router.contract.errors import LinnetError
+from router.process.isolate import each
 from router.store.conversations import Conversations, Head
 
 RETRY_S: Final = 1.0
@@ -228,8 +229,7 @@ class Subscriptions:
         if head is not None and not hub.confirmed:
             hub.start_at(head)
         waiting, hub.waiting = hub.waiting, []
-        for ready in waiting:
-            ready(head is not None)
+        each("subscriptions", lambda ready: ready(head is not None), waiting)
         self.release(hub)
 
     def confirm_user(self, hub: UserHub, confirmed: bool) -> None:
@@ -237,6 +237,5 @@ class Subscriptions:
         if confirmed:
             hub.confirmed = True
             waiting, hub.waiting = hub.waiting, []
-            for ready in waiting:
-                ready(True)
+            each("subscriptions", lambda ready: ready(True), waiting)
             self.release_user(hub)

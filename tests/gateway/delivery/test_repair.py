@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from deploy.embedded import EmbeddedValkey
-from gateway.delivery import repair, subscriptions
-from router.contract import metrics
+from gateway.delivery import repair
+from router.contract import metrics, stamp
 from tests.gateway.world import world
 
 
@@ -64,7 +64,7 @@ async def test_long_repair_is_read_in_pages(valkey: EmbeddedValkey, monkeypatch:
 
 
 async def test_failed_repair_is_retried(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscriptions, "RETRY_S", 0.0)
+    monkeypatch.setattr(repair, "RETRY_S", 0.0)
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         bob = await of.client("bob").connected()
@@ -76,3 +76,30 @@ async def test_failed_repair_is_retried(valkey: EmbeddedValkey, monkeypatch: pyt
         await bob.event("message", body="after")
         assert bob.bodies(group) == ["lost", "after"]
         assert not refusals
+
+
+async def test_repair_that_raises_goes_on_behind_the_event_that_raised(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub whose repair never ended would take no live event again."""
+    monkeypatch.setattr(repair, "RETRY_S", 0.0)
+    faults = [RuntimeError("a bug")]
+    known = stamp.is_message
+
+    def fails_once(event: bytes) -> bool:
+        if faults:
+            raise faults.pop()
+        return known(event)
+
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        bob = await of.client("bob").connected()
+        with of.deaf():
+            await of.say("ann", group, "lost")
+            await of.settled()
+        monkeypatch.setattr(stamp, "is_message", fails_once)
+        for body in ("after", "live"):
+            await of.say("ann", group, body)
+            await bob.event("message", body=body)
+        assert bob.bodies(group) == ["lost", "after", "live"]
+        assert not faults

@@ -140,3 +140,21 @@ async def test_typing_in_a_group_reaches_all_other_members_in_both_codecs(valkey
         await bob.event("typing", conversation=group)
         await ann.event("receipt", user="bob", read=7)
         assert (ann.of("typing"), bob.of("receipt")) == ([], [])
+
+
+async def test_part_that_raises_when_a_channel_is_confirmed_keeps_it_from_no_other(valkey: EmbeddedValkey) -> None:
+    """Of a group, and of a user: each that waits is called."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        subscriptions = of.node.subscriptions
+        for subscribe, name in ((subscriptions.hub, group), (subscriptions.user, "ann")):
+            confirmed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+            def fails(_: bool) -> None:
+                raise RuntimeError("a bug")
+
+            subscribe(name, fails)
+            subscribe(name, confirmed.set_result)
+            async with asyncio.timeout(support.DEADLINE_S):
+                assert await confirmed
+        await support.eventually(lambda: channels(of) == set())
