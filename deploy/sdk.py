@@ -38,9 +38,7 @@ def wire_types(schema: dict[str, Any]) -> str:
 
 def _definition(name: str, definition: dict[str, Any]) -> str:
     required = definition.get("required", [])
-    about = " ".join(definition.get("description", "").split())
-    lines = [f" * {about}", " *"] if about else []
-    lines.append(f" * @typedef {{object}} {name}")
+    lines = [f" * @typedef {{object}} {name}"]
     for field, kind in definition.get("properties", {}).items():
         shown = field if field in required else f"[{field}]"
         lines.append(f" * @property {{{_type(kind)}}} {shown}")

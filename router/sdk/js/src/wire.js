@@ -136,8 +136,6 @@ export {};
  */
 
 /**
- * One conversation of a device: the device has all events up to `cursor`, the user has read up to `read`. If `gone` is true, the only other field is the `reason`: `deleted`, `removed` (the user is no longer a member) or `user_deleted` (the other user of a direct conversation). The entry is repeated at every `hello` until the device acks the conversation.
- *
  * @typedef {object} ConversationState
  * @property {string} conversation
  * @property {string} kind
@@ -153,8 +151,6 @@ export {};
  */
 
 /**
- * Further conversations after `welcome`, one that the user was just added to, or one that is gone.
- *
  * @typedef {object} ConversationsEvent
  * @property {"conversations"} type
  * @property {ConversationState[]} conversations
@@ -162,8 +158,6 @@ export {};
  */
 
 /**
- * A message. If `server` is true, a backend wrote it in the user's name, so it does not move their read mark.
- *
  * @typedef {object} MessageEvent
  * @property {"message"} type
  * @property {string} conversation
@@ -242,8 +236,6 @@ export {};
  */
 
 /**
- * A change of the title or of `reacting`; the title is given even if it has not changed.
- *
  * @typedef {object} TitleEvent
  * @property {"title"} type
  * @property {string} conversation
@@ -292,16 +284,12 @@ export {};
  */
 
 /**
- * A user's presence; `last_seen` is in milliseconds since the epoch, null for a user who was never online.
- *
  * @typedef {object} PresenceState
  * @property {boolean} online
  * @property {number | null} last_seen
  */
 
 /**
- * Events from `from` to `to`, both included, were trimmed (`expired`) or lost in a failover (`failover`).
- *
  * @typedef {object} GapEvent
  * @property {"gap"} type
  * @property {string} conversation
@@ -324,8 +312,6 @@ export {};
  */
 
 /**
- * A page of a log. `events` are `msgspec.Raw` of the log's bytes in the codec's form, so none is encoded again.
- *
  * @typedef {object} HistoryEvent
  * @property {"history"} type
  * @property {string | number | null} [id]
@@ -342,8 +328,6 @@ export {};
  */
 
 /**
- * An error; `reason` and `next` explain the `conflict` of an `n` (`errors.Conflict`).
- *
  * @typedef {object} ErrorEvent
  * @property {"error"} type
  * @property {string | number | null} [id]

@@ -1,0 +1,137 @@
+"""Tabs of one browser: one connection, one outbox, and nothing lost when the leading tab ends, stops or is hidden."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.flow.client import ChatClient
+from tests.flow.conftest import System
+from tests.sdk.js.browser import EXECUTABLE, Browser
+from tests.sdk.js.conftest import Proxied
+from tests.support import eventually
+
+pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium here; on Debian: apt-get install chromium")
+
+
+async def test_message_stored_before_a_reload_is_sent_after_it(chat: System, api: str) -> None:
+    bob = ChatClient("bob-t1")
+    await bob.connect(chat.urls[0])
+    async with Browser() as browser:
+        tab = await browser.tab()
+        first = await tab.open(api, "alice-t1")
+        assert first["durable"]
+        await tab.call("send", to="@bob-t1", body="kept")
+        await tab.load()
+        assert (await tab.start(api, "alice-t1"))["device"] == first["device"]
+        assert await bob.has("d:alice-t1:bob-t1", 1) == ["kept"]
+
+        async def shown_once() -> bool:
+            return await tab.shown("@bob-t1") == ["kept"] and await tab.call("pending", to="@bob-t1") == []
+
+        await eventually(shown_once)
+    assert bob.whole("d:alice-t1:bob-t1")
+
+
+async def test_tabs_share_one_connection(proxied: Proxied) -> None:
+    """What the follower sends is acked through the leader, and both show all."""
+    system, proxy, api = proxied
+    bob = ChatClient("bob-t2")
+    await bob.connect(system.urls[0])
+    async with proxy, Browser() as browser:
+        leader, follower = await browser.tab(), await browser.tab()
+        await leader.start(api, "alice-t2")
+        await follower.start(api, "alice-t2")
+        assert await leader.leads()
+        assert not await follower.leads()
+        sent = await follower.call("send", to="@bob-t2", body="from the follower", wait="acked")
+        assert sent["state"] == "acked"
+        await bob.has("d:alice-t2:bob-t2", 1)
+        await bob.sent("@alice-t2", "answer")
+
+        async def both_show_both() -> bool:
+            shown = [await tab.shown("@bob-t2") for tab in (leader, follower)]
+            return shown == [["from the follower", "answer"]] * 2
+
+        await eventually(both_show_both)
+        assert proxy.count("hello") == 1
+
+
+@pytest.mark.parametrize("end", ["closed", "crashed", "stopped", "hidden"])
+async def test_another_tab_takes_over_from_a_leader_that_is(end: str, chat: System, api: str) -> None:
+    """What both tabs queued before is sent once; the new leader receives what follows."""
+    alice, bob = f"alice-{end}", ChatClient(f"bob-{end}")
+    conversation = f"d:{alice}:{bob.user}"
+    await bob.connect(chat.urls[0])
+    async with Browser() as browser:
+        leader, follower = await browser.tab(), await browser.tab()
+        await leader.start(api, alice)
+        await follower.start(api, alice)
+        bodies = [f"m{i}" for i in range(40)]
+        await leader.call("send_many", to=f"@{bob.user}", bodies=bodies[:20])
+        match end:
+            case "closed":
+                await leader.page.close()
+            case "crashed":
+                await leader.crash()
+            case "stopped":
+                await leader.stop(8000)
+            case "hidden":
+                await leader.hide()
+        await follower.call("send_many", to=f"@{bob.user}", bodies=bodies[20:])
+        await eventually(follower.leads, 10)
+        await bob.has(conversation, 40)
+        await bob.sent(f"@{alice}", "answer")
+
+        async def shows_all() -> bool:
+            return sorted(await follower.shown(f"@{bob.user}")) == sorted([*bodies, "answer"])
+
+        await eventually(shows_all)
+        if end in ("stopped", "hidden"):
+
+            async def follows() -> bool:
+                return not await leader.leads() and sorted(await leader.shown(f"@{bob.user}")) == sorted(
+                    [*bodies, "answer"]
+                )
+
+            await eventually(follows)
+            assert await follower.leads()
+    assert sorted(bob.bodies(conversation)) == sorted([*bodies, "answer"])
+    assert bob.whole(conversation)
+
+
+async def test_message_sent_offline_is_delivered_when_the_network_is_back(proxied: Proxied) -> None:
+    system, proxy, api = proxied
+    bob = ChatClient("bob-t4")
+    await bob.connect(system.urls[0])
+    async with proxy, Browser() as browser:
+        tab = await browser.tab()
+        await tab.start(api, "alice-t4")
+        assert browser.context is not None
+        await browser.context.set_offline(True)
+        await proxy.cut()
+        await tab.until(type="state", state="waiting")
+        await tab.call("send", to="@bob-t4", body="written offline")
+        assert bob.bodies("d:alice-t4:bob-t4") == []
+        await browser.context.set_offline(False)
+        assert await bob.has("d:alice-t4:bob-t4", 1) == ["written offline"]
+        assert (await tab.call("acked", name="written offline"))["state"] == "acked"
+
+
+async def test_store_wiped_while_running_is_a_new_device_that_settles_what_is_open(proxied: Proxied) -> None:
+    system, proxy, api = proxied
+    bob = ChatClient("bob-t5")
+    await bob.connect(system.urls[0])
+    async with proxy, Browser() as browser:
+        tab = await browser.tab()
+        first = await tab.start(api, "alice-t5")
+        await tab.call("send", to="@bob-t5", body="before", wait="acked")
+        proxy.pass_event = lambda event: event["type"] != "ack"
+        await tab.call("send", to="@bob-t5", body="open")
+        await bob.has("d:alice-t5:bob-t5", 2)
+        await tab.wipe()
+        proxy.pass_event = lambda event: 1
+        await tab.call("send", to="@bob-t5", body="after", wait="acked")
+        assert (await tab.call("acked", name="open"))["state"] == "acked"
+        assert (await tab.call("status"))["device"] != first["device"]
+    assert sorted(bob.bodies("d:alice-t5:bob-t5")) == ["after", "before", "open"]
+    assert bob.whole("d:alice-t5:bob-t5")
