@@ -1,9 +1,9 @@
 """`python -m router`: one router process, configured by LINNET_* variables.
 
-The one place where a router's parts are put together; its start is `process/run.py`'s. SIGTERM or Ctrl-C: no more
-requests, claims in hand are ended, exit 0 within STOP_S; whatever is left undone then is found again by the next
-router. A part that ends by itself is a bug and ends the process, rather than leave a router that looks well and does
-half its work.
+This file composes the parts of a router; `process/run.py` starts the process. After SIGTERM or Ctrl-C the router
+accepts no more requests, finishes its claims, and exits with 0 within STOP_S; other routers take over unfinished work
+when its leases run out. If a part ends by itself, that is a bug and ends the process, because a router that looks
+healthy must not do only half of its work.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ from router.store.redis.client import Client
 
 CONNECTIONS: Final = 2048
 REQUESTS_S: Final = 5
-KEEP_ALIVE_S: Final = 90  # longer than balancers keep theirs (60 or 75 s), so that they never reuse one that we close
+KEEP_ALIVE_S: Final = 90  # longer than in balancers (60 or 75 s), so that they never reuse a connection being closed
 STOP_S: Final = 8.0
 
 log = logging.getLogger("linnet.router")
 
 
 async def work(process: Process, client: Client) -> None:
-    """All that a router does, until told to stop."""
+    """Run all parts of a router until the process is stopped."""
     settings, stop, node = process.settings, process.stop, token_hex(8)
     fetch = fetcher(settings.jwks_url) if settings.jwks_url else None
     services = Services.make(settings, client, node, fetch)
@@ -90,7 +90,7 @@ async def work(process: Process, client: Client) -> None:
 
 
 async def together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event, api: uvicorn.Server) -> None:
-    """Run the parts until told to stop, or until one of them ends; then end them all within STOP_S."""
+    """Run the parts until the process is stopped or one of them ends; then end all of them within STOP_S."""
     tasks = [asyncio.create_task(part) for part in parts]
     probing, stopping = asyncio.create_task(loop.probe()), asyncio.create_task(stop.wait())
     await asyncio.wait((*tasks, probing, stopping), return_when=asyncio.FIRST_COMPLETED)

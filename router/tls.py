@@ -1,7 +1,7 @@
-"""TLS files that are read anew when they change, as cert-manager or certbot replaces them under a running process.
+"""TLS files that are loaded again when they change, as cert-manager or certbot replaces them under a running process.
 
-A file that cannot be used changes nothing: what was read before counts on, and the log says why. Connections that are
-open keep what they began with.
+If the new files cannot be used, the old ones stay in use and the log has the reason. Open connections keep the files
+with which they began.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import ssl
 from collections.abc import Callable
 from typing import Final
 
-LOOK_S: Final = 10.0
+CHECK_S: Final = 10.0
 
 Signature = tuple[tuple[int, ...] | None, ...]
 
@@ -20,7 +20,7 @@ log = logging.getLogger("linnet.tls")
 
 
 def signature(*files: str) -> Signature:
-    """Changes whenever one of the files is replaced or written; a link counts as what it leads to."""
+    """A value that changes if one of the files is replaced or written; a link counts as its target."""
     return tuple(_state(file) for file in files)
 
 
@@ -33,7 +33,7 @@ def _state(file: str) -> tuple[int, ...] | None:
 
 
 class Certificate:
-    """The certificate and key that a server shows; `look` every LOOK_S, and at SIGHUP."""
+    """The certificate and key of a server; call `look` every CHECK_S, and at SIGHUP."""
 
     def __init__(self, context: ssl.SSLContext, cert: str, key: str) -> None:
         self._context = context
@@ -42,7 +42,7 @@ class Certificate:
         self._read = signature(cert, key)
 
     def look(self) -> None:
-        """Show what the files hold from the next handshake on, if they have changed and fit together."""
+        """If the files have changed and fit together, use them from the next handshake on."""
         found = signature(self._cert, self._key)
         if found == self._read:
             return
@@ -53,11 +53,11 @@ class Certificate:
         except OSError as error:  # ssl.SSLError is one
             log.error("LINNET_TLS_CERT and LINNET_TLS_KEY have changed and cannot be used: %s", error)
         else:
-            log.info("LINNET_TLS_CERT and LINNET_TLS_KEY have changed and were read")
+            log.info("LINNET_TLS_CERT and LINNET_TLS_KEY have changed and were loaded")
 
 
 class Trust:
-    """The context of outgoing connections, made anew when the CA bundle or another of its files has changed."""
+    """The context of outgoing connections; a new one is made if the CA bundle or another of its files has changed."""
 
     def __init__(
         self, make: Callable[[], ssl.SSLContext] = ssl.create_default_context, files: tuple[str, ...] = ()

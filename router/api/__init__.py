@@ -1,10 +1,11 @@
 """The HTTP API.
 
-table          every call, its handler and its application
-call           one request: the caller, its rights, its limits, its answer
+table          every call with its handler, and the ASGI application
+call           one call as its handler receives it, and a row of the table
 types          the structs of requests and answers
 accounts, conversations, messages   the handlers
+addresses      gateway addresses that the caller can dial
 openapi        the OpenAPI document, generated from the table and the types
-rate_limits    bounds of what callers may cost
-passwords      hashing, in few threads
+rate_limits    rates of addresses and of unknown user names
+passwords      password hashing in a few threads
 """

@@ -1,8 +1,8 @@
-"""Accounts, logins, tokens, sessions and presence: who one is, and where.
+"""Accounts, logins, tokens, sessions and presence.
 
-A wrong password, an unknown user and an account without a password are one answer, in one time. Guesses are counted
-per user in the user's slot, and per name here for users that do not exist, so that neither tells which users exist.
-Devices and addresses that have proved to be the user's have rates of their own, so strangers cannot lock them out.
+A wrong password, an unknown user and an account without a password get the same answer after the same time. Guesses are
+counted per user in the user's slot, and for unknown users per name in this process, so that a rate does not show which
+users exist. Known devices and addresses of a user have rates of their own, so that strangers cannot lock them out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from router.store.presence import state
 
 
 async def create_account(call: Call, given: NewAccount) -> AccountMade:
-    """Make an account."""
+    """Create an account."""
     call.services.addresses.spend(call.address)
     password = await call.services.passwords.hash(given.password, given.user)
     await call.services.accounts.create(given.user, password.decode(), given.name)
@@ -45,7 +45,7 @@ async def create_account(call: Call, given: NewAccount) -> AccountMade:
 
 
 async def login(call: Call, given: LoginRequest) -> LoginAnswer:
-    """Change a password into a token and the gateways to take it to.
+    """Log in with a password: get a token, and the gateways to connect to.
 
     A device that has a token of this user, even an expired one, sends it as `Authorization: Bearer`: its guesses are
     then counted apart from those of strangers, so that strangers cannot lock it out.
@@ -66,12 +66,12 @@ async def login(call: Call, given: LoginRequest) -> LoginAnswer:
 
 
 def _issued_ms(call: Call) -> int:
-    """When a token is issued: now, by Redis's clock if this node's does not agree with it."""
+    """The time at which a token is issued: by Redis's clock if this node's does not agree with it."""
     return call.services.verifier.clocks.moments(now_ms())[-1]
 
 
 def _guess_source(call: Call, user: str) -> GuessSource:
-    """Where a guess at this user's password comes from. Redis gets digests that are keyed by the token secret."""
+    """The source of a guess at this user's password; Redis only gets digests that are keyed by the token secret."""
 
     def digest(text: str) -> str:
         made = hmac.digest(call.services.settings.jwt_secret.encode(), f"{user} {text}".encode(), "sha256")
@@ -79,12 +79,12 @@ def _guess_source(call: Call, user: str) -> GuessSource:
 
     token = call.token
     known = token is not None and call.services.verifier.once_issued_to(token) == user
-    # The part that is signed: the encoding of a signature has bits that do not count.
+    # Only the signed part, because the encoding of a signature has unused bits.
     return GuessSource(digest(_network(call.address)), digest(token.rpartition(".")[0]) if token and known else "")
 
 
 def _network(address: str) -> str:
-    """The address, or for IPv6 its network of 64 bits: a host changes the other half as it likes."""
+    """The address, or for IPv6 its /64 network, because a host can choose the other half."""
     try:
         return str(ip_network((address, 64), strict=False)) if ":" in address else address
     except ValueError:  # a socket without an address
@@ -92,14 +92,15 @@ def _network(address: str) -> str:
 
 
 async def get_gateways(call: Call, _: None) -> Gateways:
-    """Where to connect."""
+    """List the gateways to connect to."""
     return Gateways(await _gateways(call))
 
 
 async def _gateways(call: Call) -> list[str]:
-    """URLs of the gateways that live, the least loaded first.
+    """URLs of the live gateways, the least loaded first.
 
-    Right after Redis's clock was put back no gateway has renewed its lease by it: then all whose lease has not ended.
+    Right after Redis's clock was put back, no gateway has renewed its lease by the new time: then all with a lease that
+    has not run out count as live.
     """
     gateways = (await call.services.presence.gateways()).values()
     now = await call.services.presence.clock_ms()
@@ -111,7 +112,7 @@ async def _gateways(call: Call) -> list[str]:
 
 
 async def create_token(call: Call, given: TokenRequest) -> TokenAnswer:
-    """Issue a token for a user, who comes to exist by it."""
+    """Issue a token for a user, who is created if they do not exist."""
     await call.services.accounts.ensure(given.user)
     token, expires_at = issue(given.user, call.services.settings, _issued_ms(call))
     return TokenAnswer(given.user, token, expires_at)
@@ -149,19 +150,20 @@ async def delete_account(call: Call, _: None) -> None:
         if not groups:
             return
         for group in groups:
-            await _take_out(call, group, user)
-    raise Unavailable("she is being put into groups meanwhile; call again", 1.0)
+            await _remove_from(call, group, user)
+    raise Unavailable("the user is being added to groups meanwhile: call again", 1.0)
 
 
-_ROUNDS: Final = 3  # a group that the user is put into meanwhile takes another
+_ROUNDS: Final = 3  # if the user is added to a group meanwhile, another round removes them
 
 
 async def _close_direct(call: Call, user: str, ended: bool = False) -> None:
-    """Nobody writes to her any more: an ack would say that somebody can read it. What was written stays readable.
+    """Block the other users of the user's direct conversations, so that no message is acked that the user cannot read.
 
-    Before the end of her account, so that there is no time in which that could be, and once more after it, for those
-    that were opened meanwhile. A send learns of it from the row it reads anyway. Once the account has `ended`, the rows
-    of the others say so, too, and their devices are told that the conversation is gone.
+    Existing messages stay readable. This runs before the end of the account, so that there is no time between, and once
+    more after it, for conversations that were opened meanwhile. Sends find the block in the row that they read anyway.
+    If the account has `ended`, the rows of the others are marked, too, and their devices learn that the conversation is
+    gone.
     """
     cursor = 0
     while True:
@@ -176,28 +178,28 @@ async def _close_direct(call: Call, user: str, ended: bool = False) -> None:
             return
 
 
-async def _take_out(call: Call, group: str, user: str) -> None:
-    """Out of one group; the last owner hands it on."""
-    seq = MAX_INTEGER  # the conversation is gone for good: no later change can come
+async def _remove_from(call: Call, group: str, user: str) -> None:
+    """Remove the user from one group; if they are the last owner, make another member owner first."""
+    seq = MAX_INTEGER  # of a conversation that no longer exists: there can be no later change
     for actor in (user, None):
         try:
             seq = (await change_member(call, group, actor, user, "remove")).seq
             break
         except Conflict:
-            await _hand_on(call, group, user)
+            await _pass_ownership(call, group, user)
         except NotFound:
             continue
     await call.services.users.leave(user, group, seq)
 
 
-async def _hand_on(call: Call, group: str, user: str) -> None:
-    """Make another member owner. Without one the group or channel is left to the server key."""
+async def _pass_ownership(call: Call, group: str, user: str) -> None:
+    """Make another member owner. If there is none, only the server key can manage the group or channel."""
     if heir := await call.services.conversations.heir(group, user):
         await change_member(call, group, None, heir, "put", "o")
 
 
 async def delete_sessions(call: Call, _: None) -> None:
-    """Disconnect a user, or one of her devices; they may connect again."""
+    """Disconnect a user, or one of their devices; they may connect again."""
     user = call.path["user"]
     call.must_be(user)
     if not await reply_of(call.services.users.exists, user):
@@ -206,7 +208,7 @@ async def delete_sessions(call: Call, _: None) -> None:
 
 
 async def presence(call: Call, given: PresenceQuery) -> PresenceAnswer:
-    """Who is online, and when the others were last seen."""
+    """Get which users are online, and when the others were last seen."""
     users = given.users.split(",")
     devices = await reply_of(call.services.presence.devices, users)
     gateways, now = await call.services.presence.gateways(), await call.services.presence.clock_ms()

@@ -1,7 +1,7 @@
-"""Addresses of gateways as a caller can dial them.
+"""Addresses of gateways that a caller can dial.
 
-A gateway without LINNET_GATEWAY_URL announces the address that it listens on. If that is all addresses (`0.0.0.0`,
-`[::]`), only the caller knows a host that leads there: the one that the call was sent to.
+A gateway without LINNET_GATEWAY_URL announces the address that it listens on. If that is the wildcard (`0.0.0.0`,
+`[::]`), it is replaced by the host to which the caller sent this call.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _HOST: Final = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
 
 
 def dialable(url: str, host: str) -> str:
-    """The URL with the caller's host where it names all addresses; empty if the caller used no host either.
+    """The URL, with the caller's host instead of a wildcard; empty if the caller's `Host` header has no usable host.
 
-    `host` is the caller's `Host` header: it shapes this caller's answer only.
+    The header only affects the answer to this caller.
     """
     parts = urlsplit(url)
     if not _unspecified(parts.hostname or ""):
@@ -32,5 +32,5 @@ def dialable(url: str, host: str) -> str:
 def _unspecified(host: str) -> bool:
     try:
         return ip_address(host).is_unspecified
-    except ValueError:  # a name
+    except ValueError:  # a host name
         return False

@@ -1,10 +1,7 @@
-"""One call of the HTTP API: what a handler is given, and what the table says of it.
+"""One call of the HTTP API as its handler receives it, the parts that all handlers share, and a row of the table.
 
-What lives here: the parts that all handlers share, who is calling, and the shape of a row in the table. What never
-does: a route, a status, a byte of HTTP.
-
-A server key may do anything: its calls have no actor (`actor` None: no membership or role is asked for), whoever it
-acts for. `Linnet-User` only names a user where a call needs one.
+Routes, statuses and HTTP itself are in `table.py`. A server key may do everything: its calls have no actor (`actor` is
+None, so no membership or role is checked), also if it acts for a user. `Linnet-User` names a user if a call needs one.
 """
 
 from __future__ import annotations
@@ -32,13 +29,13 @@ from router.store.redis.client import Client
 from router.store.users import Users
 
 ADDRESS_EVERY_S, ADDRESS_BURST = 0.1, 200
-UNKNOWN_USER_EVERY_S, UNKNOWN_USER_BURST = 12.0, 5  # as `accounts.guess` for who exists, so that the two look the same
+UNKNOWN_USER_EVERY_S, UNKNOWN_USER_BURST = 12.0, 5  # the rate of `accounts.guess`, so that both look the same
 
 
 class EventNumbers:
-    """This process's own devices, and numbers for events that came without one: from the Unix time in µs, each once.
+    """This process's own devices, and an `n` for each event without one: unique, beginning at the Unix time in µs.
 
-    Clients drop what has the (from, device, n) of another event, so every event gets its own.
+    Clients drop an event that has the (from, device, n) of another one, so every event needs its own.
     """
 
     def __init__(self, node: str) -> None:
@@ -76,7 +73,7 @@ class Services(Struct, frozen=True):
 
     @classmethod
     def make(cls, settings: Settings, client: Client, node: str, fetch: Fetch | None = None) -> Services:
-        """All of them on one client; `node` names this process among the devices of the API."""
+        """Make all parts on one client; `node` names this process in the API's devices."""
         users, conversations = Users(client), Conversations(client, 2 * settings.retention_events)
         return cls(
             settings=settings,
@@ -100,13 +97,13 @@ def now_ms() -> int:
 
 
 def bearer(request: Request) -> str | None:
-    """The credential in the header `Authorization: Bearer …`; None without one."""
+    """The credential in the header `Authorization: Bearer …`; None if there is none."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return (token.strip() or None) if scheme.lower() == "bearer" else None
 
 
 class Caller(Struct, frozen=True):
-    """Who calls: a user, or a backend that may act for one."""
+    """The caller: a user, or a backend that may act for a user."""
 
     user: str | None
     server: bool
@@ -122,7 +119,7 @@ class Call(Struct, frozen=True):
 
     @property
     def actor(self) -> str | None:
-        """Whose rights count; None for a backend, who has all."""
+        """The user whose rights count; None for a backend, which has all rights."""
         return None if self.caller.server else self.caller.user
 
     @property
@@ -134,7 +131,7 @@ class Call(Struct, frozen=True):
 
     @property
     def conversation(self) -> str:
-        """The conversation in the path; nothing that cannot be one of the caller's reaches the store."""
+        """The conversation in the path, checked by `known`."""
         return self.known(self.path["conversation"])
 
     @property
@@ -143,17 +140,17 @@ class Call(Struct, frozen=True):
 
     @property
     def token(self) -> str | None:
-        """What the caller gives as `Authorization: Bearer`, unchecked."""
+        """The caller's `Authorization: Bearer` credential, unchecked."""
         return bearer(self.request)
 
     def known(self, conversation: str, user: str | None = None) -> str:
-        """The id, if it can be one and is none of other users' direct conversations."""
+        """The id; NotFound if it is not valid or is a direct conversation of other users."""
         return visible(user or self.actor, conversation)
 
     def must_be(self, user: str) -> None:
-        """Only the user's own call, or a backend's."""
+        """Raise Forbidden unless the caller is this user or a backend."""
         if self.actor is not None and self.actor != user:
-            raise Forbidden("only the user or a server key may do that")
+            raise Forbidden("only the user or a server key may make this call")
 
 
 Handler = Callable[[Call, Any], Awaitable[Any]]
@@ -165,9 +162,9 @@ SERVER: Final[Auth] = "server"
 
 
 class Endpoint(Struct, frozen=True):
-    """A row of the table. `body`/`query`: what is decoded for the handler; `answer`: what it returns (None: nothing).
+    """A row of the table. `body` or `query` is decoded for the handler; `answer` is its result (None: empty).
 
-    `refusals`: statuses beside those that follow from the rest.
+    `refusals` are further statuses, beside those that follow from the other fields.
     """
 
     method: str

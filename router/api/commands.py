@@ -1,7 +1,7 @@
-"""Commands of the WebSocket without a socket.
+"""Commands of the client protocol as HTTP calls.
 
-`POST /v1/commands` takes `delete`, no other command yet. Its device is `api/<Linnet-Device>`, which has a series
-of `n` of its own. A server key deletes any message, as the server: the event names no author.
+`POST /v1/commands` accepts `delete` and no other command yet. Its device is `api/<Linnet-Device>`, which has its own
+numbers `n`. A server key deletes any message, as the server: the event names no author.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ async def run_command(call: Call, given: wire.Delete) -> wire.AckEvent:
     """Delete a message: one's own, as owner or admin any, and with a server key any message anywhere."""
     user, device = call.actor or "", call.request.headers.get(DEVICE_HEADER, "default")
     if not wire.is_name(device):
-        raise BadCommand("Linnet-Device is no device's name")
+        raise BadCommand("Linnet-Device must be the name of a device: 1-64 of A-Z a-z 0-9 . _ -")
     call.services.durability.require_fit()
     conv = call.known(given.conversation)
     fields = {"target": pack(given.seq)}
@@ -48,7 +48,7 @@ async def run_command(call: Call, given: wire.Delete) -> wire.AckEvent:
 
 
 def _deliver(call: Call, append: Append, answer: Appended) -> None:
-    """Onto both users' channels. A router repeats what is lost here."""
+    """Deliver to both users. A router repeats a delivery that is lost here."""
     conv, deliver = append.conversation, call.services.users.deliver
     event = stamp.fill(append.tail, stamp.Slots(answer.seq, answer.prev, answer.count, answer.at))
     for user in {*keys.parties(conv)}:
@@ -57,4 +57,4 @@ def _deliver(call: Call, append: Append, answer: Appended) -> None:
 
 
 def _ignore(_: object) -> None:
-    """A delivery that failed is a router's to repeat."""
+    """Ignore a failed delivery, which a router repeats."""

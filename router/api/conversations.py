@@ -1,7 +1,7 @@
-"""Groups and channels: making, changing and leaving them, and who is in them.
+"""Groups and channels: creating, changing and leaving them, and their members.
 
-A change goes to the conversation's slot first, which decides; then the user's slot follows. Should this process die in
-between, a router finds the change in the log and does the second half.
+A change is first made in the conversation's slot, where its function decides, and then in the user's slot. If this
+process dies in between, a router finds the change in the log and makes the second half.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from router.store.users import Row
 
 
 async def create_conversation(call: Call, given: NewConversation) -> Conversation:
-    """Make a group or channel."""
+    """Create a group or channel."""
     members = _founders(call, given)
     await _must_exist(call, members)
     if call.actor is not None:
@@ -49,30 +49,30 @@ async def create_conversation(call: Call, given: NewConversation) -> Conversatio
 
 
 def _founders(call: Call, given: NewConversation) -> dict[str, str]:
-    """Role chars by user; whoever makes it is an owner."""
+    """Role chars by user; the creator is an owner."""
     named = given.members if isinstance(given.members, dict) else dict.fromkeys(given.members, "member")
     members = {user: ROLES[role] for user, role in named.items()}
     if call.caller.user is not None:
         members[call.caller.user] = "o"
     if len(members) > MEMBERS_AT_ONCE:
-        raise BadCommand(f"name {MEMBERS_AT_ONCE} members at a time, its maker included")
+        raise BadCommand(f"name at most {MEMBERS_AT_ONCE} members at a time, the creator included")
     return members
 
 
 async def _must_exist(call: Call, users: Iterable[str]) -> None:
-    """A backend's word makes a user; from anybody else, a name that nobody has is refused."""
+    """Create the users that a backend names; refuse unknown users that another caller names."""
     if call.caller.server:
         await asyncio.gather(*(call.services.accounts.ensure(user) for user in users))
         return
-    asked = list(users)
-    known = await asyncio.gather(*(reply_of(call.services.users.exists, user) for user in asked))
-    unknown = [user for user, exists in zip(asked, known, strict=True) if not exists]
+    named = list(users)
+    known = await asyncio.gather(*(reply_of(call.services.users.exists, user) for user in named))
+    unknown = [user for user, exists in zip(named, known, strict=True) if not exists]
     if unknown:
         raise NotFound("no such user: " + ", ".join(unknown[:10]))
 
 
 async def get_conversation(call: Call, _: None) -> Conversation:
-    """One conversation of the caller's."""
+    """Get one conversation of the caller."""
     return await _describe(call, call.conversation)
 
 
@@ -109,12 +109,12 @@ def _conversation(about: Description, members: dict[str, str], more: bool) -> Co
 
 
 def role_name(char: str) -> str:
-    """Roles of a direct conversation's own (somebody is blocked) are nobody's business: they show as `member`."""
+    """The role's name; the internal roles of direct conversations (a user is blocked) are shown as `member`."""
     return ROLE_NAMES.get(char, "member")
 
 
 async def list_conversations(call: Call, given: ListQuery) -> ConversationList:
-    """The user's conversations."""
+    """List the user's conversations."""
     page = await call.services.users.conversations(call.user, given.cursor or None, given.limit)
     rows = [row for row in page.rows if not row.left]
     heads = await reply_of(call.services.conversations.heads, [row.conversation for row in rows])
@@ -123,7 +123,7 @@ async def list_conversations(call: Call, given: ListQuery) -> ConversationList:
 
 
 def _listed(row: Row, head: Head) -> ListedConversation:
-    """A direct one as far as it was delivered to the user, the others at their head."""
+    """An entry of the list: a direct conversation as of the user's row, the others as of their head."""
     direct = row.kind == keys.DIRECT
     count = row.count if direct else head.count
     return ListedConversation(
@@ -138,7 +138,7 @@ def _listed(row: Row, head: Head) -> ListedConversation:
 
 
 async def patch_conversation(call: Call, given: ConversationChange) -> Conversation:
-    """Give it another title, or change who may react."""
+    """Change the title, or who may react."""
     numbers = call.services.event_numbers
     await call.services.conversations.title(
         call.conversation,
@@ -152,19 +152,19 @@ async def patch_conversation(call: Call, given: ConversationChange) -> Conversat
 
 
 async def delete_conversation(call: Call, _: None) -> None:
-    """Take it out of the world. A router then takes it from its members."""
+    """Delete a conversation. A router then removes it from its members."""
     await call.services.conversations.remove_conversation(call.conversation, call.actor)
 
 
 async def list_members(call: Call, given: MemberQuery) -> MemberList:
-    """All members, page by page."""
+    """List all members, page by page."""
     page = await call.services.conversations.members(call.conversation, call.actor, given.cursor)
     members = [Member(user, role_name(role)) for user, role in page.roles.items()]
     return MemberList(members, page.cursor != 0, page.cursor)
 
 
 async def get_reads(call: Call, _: None) -> Reads:
-    """How far each member has read: in direct conversations and groups of at most 32 members."""
+    """Get how far each member has read: in direct conversations and groups of at most 32 members."""
     services, conv = call.services, call.conversation
     if (await services.conversations.describe(conv, call.actor)).size > RECEIPT_MEMBERS:
         raise Forbidden(f"conversations of more than {RECEIPT_MEMBERS} members have no receipts")
@@ -180,19 +180,19 @@ async def get_reads(call: Call, _: None) -> Reads:
 
 
 async def put_member(call: Call, given: NewRole) -> Membership:
-    """Put a user in, or give a member another role. Anybody may take a lower role themselves."""
+    """Add a user, or give a member another role. Members may give themselves a lower role."""
     user = call.path["user"]
     await _must_exist(call, [user])
     return await _change(call, user, "put", ROLES[given.role] if given.role else None)
 
 
 async def delete_member(call: Call, _: None) -> None:
-    """Put a member out, or leave. A group ends when its last member leaves."""
+    """Remove a member, or leave. A group ends when its last member leaves."""
     await _change(call, call.path["user"], "remove")
 
 
 async def join_conversation(call: Call, _: None) -> Membership:
-    """Come into a channel, as a reader."""
+    """Join a channel, as a reader."""
     user = call.user
     await _must_exist(call, [user])
     return await _change(call, user, "join")
@@ -201,7 +201,7 @@ async def join_conversation(call: Call, _: None) -> Membership:
 async def change_member(
     call: Call, conv: str, actor: str | None, user: str, action: MemberAction, role: str | None = "m"
 ) -> Change:
-    """The conversation's half of a change."""
+    """Make a change in the conversation's slot."""
     numbers, store = call.services.event_numbers, call.services.conversations
     return await store.member(conv, actor, user, action, role, device=numbers.device, n=numbers.next())
 
@@ -219,7 +219,7 @@ async def _change(call: Call, user: str, action: MemberAction, role: str | None 
 
 
 async def _follow(call: Call, user: str, conv: str, change: Change) -> None:
-    """The user's slot, after the conversation's. A change of role alone is nothing to it."""
+    """Make the change in the user's slot, after the conversation's; a change of the role is not stored there."""
     if change.action == "role":
         return
     (head,) = await reply_of(call.services.conversations.heads, [conv])

@@ -1,10 +1,10 @@
-"""Sending and reading without a socket.
+"""Sending and reading messages as HTTP calls.
 
-A message counts once if its sender says which it is: by `n` in a device's series, as on a socket, or by an
-`Idempotency-Key`. A key stands first for the place it was given in this process's own series, so that a resend on
-another router finds in the log's slot what became of the first; then for the answer.
+A resent message takes effect once if its sender identifies it: by the `n` of a device, as on a socket, or by an
+`Idempotency-Key`. The value of a key is first the device and `n` that this process chose for it, so that a resend on
+another router is the same send in the log; after the send it is the answer.
 
-Devices of this API are `api/<name>`; no client can bear such a name.
+Devices of this API are `api/<name>`; no client can have such a name.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _TRUE: Final = packing.pack(True)
 
 
 async def send_message(call: Call, given: NewMessage) -> Sent:
-    """Send a message; a direct one (`@user`) begins the conversation."""
+    """Send a message; the first direct one (`@user`) creates the conversation."""
     user = await _sender(call, given)
     conv = target_of(user, given.to)
     fields = {"media": packing.pack(given.media), "body": packing.pack_body(given.body)}
@@ -55,10 +55,10 @@ async def send_message(call: Call, given: NewMessage) -> Sent:
     if given.n is not None:
         return await send(f"api/{given.device or 'default'}", given.n, given.done)
     if given.device is not None:
-        raise BadCommand("`device` goes with `n`")
+        raise BadCommand("`device` needs `n`")
     if key := call.request.headers.get("idempotency-key"):
         return await _send_once(call, conv, user, given.reply_to or 0, fields, key)
-    # A backend's message needs no row: nobody can send it again. A user's gets one, because it holds her rate.
+    # A backend's message needs no row, because it cannot be sent again. A user's gets one, because it has their rate.
     numbers = call.services.event_numbers
     return await send(numbers.device, numbers.next(), 0, row=not call.caller.server)
 
@@ -66,7 +66,7 @@ async def send_message(call: Call, given: NewMessage) -> Sent:
 async def _sender(call: Call, given: NewMessage) -> str:
     if not call.caller.server:
         if given.from_ not in (None, call.caller.user):
-            raise Forbidden("`from` is whose token it is")
+            raise Forbidden("`from` must be the user of the token")
         return call.user
     user = given.from_ or call.user
     await call.services.accounts.ensure(user)
@@ -74,9 +74,9 @@ async def _sender(call: Call, given: NewMessage) -> str:
 
 
 async def _send_once(call: Call, conv: str, user: str, target: int, fields: dict[str, bytes], key: str) -> Sent:
-    """The message that the key stands for, whoever sends it again within a day."""
+    """Send the message of an Idempotency-Key, or return the answer of the first send within a day."""
     if len(key) > KEY_CHARACTERS:
-        raise BadCommand(f"an Idempotency-Key has at most {KEY_CHARACTERS} characters")
+        raise BadCommand(f"an Idempotency-Key must have at most {KEY_CHARACTERS} characters")
     key_hash = blake2b(key.encode(), digest_size=16).hexdigest()
     content = stamp.fingerprint(packing.pack(conv), *fields.values()).hex()
     numbers = call.services.event_numbers
@@ -85,7 +85,7 @@ async def _send_once(call: Call, conv: str, user: str, target: int, fields: dict
     if found is not None:
         keyed = _decode_keyed(found)
         if keyed.content != content:
-            raise Conflict("this Idempotency-Key was used for another message")
+            raise Conflict("this Idempotency-Key was used for another message: use a new one")
         if keyed.seq:
             return Sent(conv, keyed.seq, keyed.at, keyed.device, keyed.n, True)
     sent = await _send(call, conv, user, target, fields, keyed.device, keyed.n, 0)
@@ -133,13 +133,13 @@ async def _send(
         await reply_of(call.services.direct.explain, user, conv, blocked)
         raise
     if answer.written:
-        _tell(call, append, answer)
+        _deliver(call, append, answer)
     await reply_of(call.services.durability.when_kept, answer.replid)
     return Sent(conv, answer.seq, answer.at, device, n, answer.duplicate)
 
 
-def _tell(call: Call, append: Append, answer: Appended) -> None:
-    """Onto both users' channels if it is direct; a user who writes has read it. A router repeats what is lost here."""
+def _deliver(call: Call, append: Append, answer: Appended) -> None:
+    """Deliver a direct event to both users, and raise the author's read mark. A router repeats lost deliveries."""
     users, conv, author = call.services.users, append.conversation, append.user
     if conv[0] != keys.DIRECT:
         if not append.server:
@@ -155,11 +155,11 @@ def _tell(call: Call, append: Append, answer: Appended) -> None:
 
 
 def _ignore(_: object) -> None:
-    """A delivery that failed is a router's to repeat."""
+    """Ignore a failed delivery, which a router repeats."""
 
 
 async def get_events(call: Call, given: EventsQuery) -> Events:
-    """Events of a conversation's log, as far as the user may see them."""
+    """Get the events of a conversation's log that the user may see."""
     conv, store = call.conversation, call.services.conversations
     if isinstance(given.after, int):
         page = await reply_of(store.range, conv, call.actor, given.after, packing.MAX_INTEGER, given.limit)

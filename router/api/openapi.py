@@ -1,6 +1,6 @@
-"""The OpenAPI 3.1 document, made from the table of the API and the structs of its rows; nothing in it is written twice.
+"""The OpenAPI 3.1 document, generated from the table of the API and the structs of its rows.
 
-An operation's summary and description are its handler's docstring, its schemas those that msgspec decodes with.
+An operation's summary and description are its handler's docstring; its schemas are those with which msgspec decodes.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ HEADERS: Final = {
     },
     "Linnet-Device": {
         "name": "Linnet-Device", "in": "header", "schema": msgspec.json.schema(wire.Name),
-        "description": "The device that the command is of: `api/` and this name, which has a series of `n` of its own.",
+        "description": "The device of the command: `api/` and this name, which has its own numbers `n`.",
     },
     "Linnet-User": {
         "name": "Linnet-User", "in": "header", "schema": msgspec.json.schema(wire.Name),
-        "description": "With the server key: the user it acts for.",
+        "description": "With the server key: the user for whom it acts.",
     },
 }  # fmt: skip
 
 
 def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
-    """The whole document for these rows of the table."""
+    """The document for these rows of the table."""
     rows = list(endpoints)
     shapes = [shape for row in rows for shape in (row.body, row.answer) if shape is not None] + [types.Error]
     found, components = msgspec.json.schema_components(shapes, ref_template="#/components/schemas/{name}")
@@ -94,7 +94,7 @@ def _security(row: Endpoint) -> list[dict[str, Any]]:
 
 
 def _responses(row: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
-    """The answer, and every status that the row's nature or its own list lets through."""
+    """The answer, and every status that follows from the row's fields or is in its list."""
     answer: dict[str, Any] = {"description": HTTPStatus(row.status).phrase}
     if row.answer is not None:
         answer["content"] = _content(schemas[str(row.answer)])

@@ -1,17 +1,14 @@
-"""Password hashes: argon2id in a few threads, with a bound on what waits for them.
-
-What lives here: what a new password must be, making and checking hashes. What never does: where they are kept, or how
-often one may guess.
+"""Password hashes: argon2id in a few threads, with a bounded number of waiting calls, and the rules for new passwords.
 
 A password is hashed in the form of RFC 8265, OpaqueString: composed characters (NFC), one kind of space. So it matches
-however a keyboard composes "é". Hashes that were made of a password as it was typed still match that.
+independent of how a keyboard composes "é". Hashes that were made of a password as it was typed still match that.
 
 Invariants
-- At most `THREADS` hashes run and `WAITING` wait; whatever comes on top is `Unavailable` at once. A flood of logins
-  costs those who log in, never the event loop, the memory, or the rest of the API.
-- Checking the password of a user who does not exist (`stored` None) takes as long as of one who does, and the number of
-  hashes (two if the form differs from what was typed) depends on the given password alone.
-- Work whose caller went away still counts until its thread is done with it.
+- At most `THREADS` hashes run and `WAITING` wait; further calls are `Unavailable` at once. A flood of logins delays
+  logins, but never the event loop, the memory, or the rest of the API.
+- The check for a user who does not exist (`stored` None) takes as long as for one who does, and the number of hashes
+  (two if the form differs from what was typed) depends only on the given password.
+- Work whose caller was cancelled counts until its thread has finished it.
 
 Parameters: 19 MiB, two passes, one lane; the OWASP floor for argon2id, and about 30 ms of one core.
 """
@@ -42,30 +39,30 @@ _opaque = get_profile("OpaqueString")
 
 
 class Passwords:
-    """`await passwords.hash(…)` and `verify(…)`; `close()` at the end. A new password needs `minimum` characters."""
+    """Hashes and verifies passwords; `close` it at the end. A new password needs at least `minimum` characters."""
 
     def __init__(self, minimum: int) -> None:
         self._minimum = minimum
         self._threads = ThreadPoolExecutor(THREADS, "password")
         self._working = 0
-        self._nobodys = _hasher.hash("nobody's")
+        self._decoy = _hasher.hash("of no user")
 
     async def hash(self, password: str, user: str) -> bytes:
-        """The hash of a new password for this user; `BadCommand` says what is wrong with the password."""
+        """The hash of a new password for this user; `BadCommand` if the password breaks a rule."""
         prepared = self._new(password, user)
         return await self._run(lambda: _hasher.hash(prepared).encode())
 
     async def verify(self, stored: bytes | None, password: str) -> bool:
-        """Whether it is the password behind the hash; never for no hash, after the same work."""
+        """Whether the password matches the hash; False without a hash, after the same work."""
         forms = dict.fromkeys((prepare(password) or password, password))
-        hashed = stored.decode() if stored else self._nobodys
+        hashed = stored.decode() if stored else self._decoy
         matches = await self._run(lambda: any(_matches(hashed, form) for form in forms))
         return matches and stored is not None
 
     def _new(self, password: str, user: str) -> str:
         prepared = prepare(password)
         if prepared is None:
-            raise BadCommand("a password may not contain control, invisible or unassigned characters")
+            raise BadCommand("the password must not contain control, invisible or unassigned characters")
         if len(prepared) < self._minimum:
             raise BadCommand(f"the password is too short: it needs at least {self._minimum} characters")
         if prepared.casefold() == user.casefold():
@@ -74,7 +71,7 @@ class Passwords:
 
     async def _run(self, work: Callable[[], T]) -> T:
         if self._working >= THREADS + WAITING:
-            raise Unavailable("too many passwords are being checked", 1.0)
+            raise Unavailable("too many passwords are being checked now: try again", 1.0)
         self._working += 1
         future = asyncio.get_running_loop().run_in_executor(self._threads, PASSWORD_SECONDS.time()(work))
         future.add_done_callback(self._done)
@@ -84,7 +81,7 @@ class Passwords:
         self._working -= 1
 
     def close(self) -> None:
-        """Forget what waits; what runs ends by itself within milliseconds."""
+        """Drop waiting work; running work ends by itself within milliseconds."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
 

@@ -1,7 +1,7 @@
-"""Rates by key in this process (GCRA), for callers that no user slot can count: addresses, and names nobody has.
+"""Rates by key in this process (GCRA), for keys that have no user slot: addresses, and names of unknown users.
 
-Bound: `SIZE` keys. A key whose rate has recovered is as good as absent, so those go first; a flood of keys beyond that
-pushes out the ones seen longest ago, which is all a flood of addresses can gain.
+At most `SIZE` keys are kept. A key whose rate has recovered is the same as an absent one, so those are removed first; a
+flood of further keys evicts the ones seen longest ago, which is all that an attacker with many addresses can gain.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ SIZE: Final = 10_000
 
 
 class Limiter:
-    """`burst` at once, then one per `every_s`."""
+    """A rate for each key: `burst` at once, then one per `every_s`."""
 
     def __init__(self, every_s: float, burst: int, clock: Callable[[], float] = monotonic) -> None:
         self._every = every_s
         self._burst = every_s * burst
         self._clock = clock
-        self._due: dict[str, float] = {}  # when everything taken so far would have been due; seen longest ago first
+        self._due: dict[str, float] = {}  # the time at which the key's rate has recovered; seen longest ago first
 
     def spend(self, key: str) -> None:
-        """Take one; `RateLimited` says when to come back, and takes nothing."""
+        """Count one; `RateLimited` with the time to wait if the rate is used up, which counts nothing."""
         now = self._clock()
         due = max(self._due.get(key, now), now) + self._every
         if due - now > self._burst:

@@ -1,11 +1,11 @@
-"""The HTTP API: its one table, and what happens around every call.
+"""The table of the HTTP API, and the steps around every call.
 
-The table drives routing, decoding, authentication, metrics and the OpenAPI document, so nothing can be served that is
-not documented. Around a handler: who calls (a user's token or the server key), the body within its bounds of size and
-time, decoding into the row's struct, and every refusal in one shape with its status from `contract/errors.py`.
+The table drives routing, decoding, authentication, metrics and the OpenAPI document, so every call is documented. The
+steps around a handler are: authentication by a user's token or the server key, reading the body within its bounds of
+size and time, decoding into the row's struct, and the error answer with its status from `contract/errors.py`.
 
-Adding a call: structs in `types.py`, a handler beside it whose docstring is its documentation, a row here, a
-test. Unknown fields and query parameters are ignored; a parameter that is given twice is refused.
+To add a call: structs in `types.py`, a handler whose docstring is its documentation, a row here, a test. Unknown fields
+and query parameters are ignored; a parameter that is given twice is refused.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ __all__ = ["Services", "create_app"]
 MAX_BODY_BYTES: Final = wire.MAX_FRAME_BYTES
 BODY_S: Final = 10.0
 
-# What pages of other origins may send and read, beyond what browsers always let them.
+# Headers that pages of other origins may send and read, beside those that browsers always allow.
 ALLOWED_HEADERS: Final = (
     "Authorization", "Content-Type", "Idempotency-Key",
     "Linnet-Device", "Linnet-Name", "Linnet-Reason", "Linnet-User",
@@ -118,7 +118,7 @@ ALWAYS: Final = (
 )  # fmt: skip
 
 
-@cache  # both take milliseconds to make, and anybody may ask for them
+@cache  # both documents take milliseconds to make and need no authentication
 def _document(settings: Settings) -> bytes:
     return msgspec.json.encode(document(endpoints(settings)))
 
@@ -129,12 +129,12 @@ def _wire() -> bytes:
 
 
 async def _get_openapi(call: Call, _: None) -> Response:
-    """This document."""
+    """Get this document."""
     return _raw(_document(call.services.settings))
 
 
 async def _get_schema(_call: Call, _: None) -> Response:
-    """JSON Schema of the WebSocket's commands and events."""
+    """Get the JSON Schema of the WebSocket's commands and events."""
     return _raw(_wire())
 
 
@@ -144,12 +144,12 @@ DOCUMENTS: Final = (
 )
 
 
-class Late(BadFrame):
-    """A body that takes too long."""
+class BodyTimeout(BadFrame):
+    """The body did not arrive in time."""
 
 
 def endpoints(settings: Settings) -> tuple[Endpoint, ...]:
-    """What this deployment serves: where an outside provider issues the tokens, nobody logs in here."""
+    """The rows that this deployment serves; without accounts and without its own tokens there are fewer."""
     own = (ACCOUNTS if settings.accounts else ()) + (TOKENS if settings.jwt_secret else ())
     return own + ALWAYS + DOCUMENTS
 
@@ -193,7 +193,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
 
 
 class EndpointRoute:
-    """One path of the table: every call of it goes through here, and every answer is made here."""
+    """One path of the table: an ASGI application that runs the steps around its calls."""
 
     def __init__(self, services: Services, path: str, methods: Mapping[str, Endpoint]) -> None:
         self._services = services
@@ -216,15 +216,15 @@ class EndpointRoute:
         try:
             endpoint = self._methods.get(request.method)
             if endpoint is None:
-                raise MethodNotAllowed(f"this path takes {self._allow}")
+                raise MethodNotAllowed(f"this path accepts {self._allow}")
             return await self._call(endpoint, request)
-        except Late as error:
-            return _refusal(error, {"Connection": "close"})  # what still trickles in is nobody's
+        except BodyTimeout as error:
+            return _refusal(error, {"Connection": "close"})  # the rest of the body is not read
         except LinnetError as error:
             return _refusal(error, {"Allow": self._allow} if isinstance(error, MethodNotAllowed) else {})
         except ClientDisconnect:
-            return _refusal(BadFrame("the body broke off"))
-        except Exception:  # a bug of ours: the client gets `internal`, the log the trace
+            return _refusal(BadFrame("the body is incomplete"))
+        except Exception:  # a bug: the client gets `internal`, the log the traceback
             log.exception("%s %s failed", request.method, self._path)
             return _refusal(Internal())
 
@@ -240,17 +240,17 @@ class EndpointRoute:
         return _json(answer, endpoint.status)
 
     async def _caller(self, endpoint: Endpoint, request: Request) -> Caller:
-        """Who calls. A user with a token exists from now on; a deleted one is `Blocked`."""
+        """The caller. A user with a valid token is created if they do not exist; a deleted one is `Blocked`."""
         if endpoint.auth == OPEN:
             return Caller(None, server=False)
         token = bearer(request)
         if token is None:
-            raise Unauthorized("give a token: Authorization: Bearer <token>")
+            raise Unauthorized("the token is missing: send Authorization: Bearer <token>")
         key = self._services.settings.server_key
         if key and hmac.compare_digest(token.encode(), key.encode()):
             return await self._backend(request)
         if endpoint.auth == SERVER:
-            raise Forbidden("this takes the server key")
+            raise Forbidden("this call needs the server key")
         identity = await self._services.verifier.identity(token, now_ms())
         await self._services.accounts.ensure(identity.user)
         return Caller(identity.user, server=False)
@@ -260,13 +260,13 @@ class EndpointRoute:
         if user is None:
             return Caller(None, server=True)
         if not wire.is_name(user):
-            raise BadCommand("Linnet-User is no user's name")
+            raise BadCommand("Linnet-User must be the name of a user: 1-64 of A-Z a-z 0-9 . _ -")
         await self._services.accounts.ensure(user)
         return Caller(user, server=True)
 
 
 def _path(parameters: Mapping[str, str]) -> Mapping[str, str]:
-    """The path's parameters, each of its type."""
+    """The path's parameters, validated by type."""
     try:
         msgspec.convert(parameters, types.PathParameters)
     except msgspec.ValidationError as error:
@@ -275,7 +275,7 @@ def _path(parameters: Mapping[str, str]) -> Mapping[str, str]:
 
 
 async def _given(endpoint: Endpoint, request: Request) -> Any:
-    """The body or the query, as the row's struct; None where it takes neither."""
+    """The body or the query as the row's struct; None if the row has neither."""
     if endpoint.query is not None:
         return _query(endpoint, request)
     if endpoint.body is None:
@@ -289,9 +289,9 @@ async def _given(endpoint: Endpoint, request: Request) -> Any:
     except msgspec.ValidationError as error:
         raise BadCommand(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise BadFrame("the body is not one JSON value") from None
+        raise BadFrame("the body must be exactly one JSON value") from None
     except RecursionError:
-        raise BadCommand(f"values may be {packing.MAX_DEPTH} deep") from None
+        raise BadCommand(f"values must be at most {packing.MAX_DEPTH} deep") from None
 
 
 @cache
@@ -321,16 +321,16 @@ def _integer_parameters(kind: Any) -> frozenset[str]:
 
 
 async def _body(request: Request) -> bytes:
-    """All of the body, unless it is too large or too slow."""
+    """The whole body; `TooLarge` or `BodyTimeout` beyond its bounds."""
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_S):
             async for part in request.stream():
                 body += part
                 if len(body) > MAX_BODY_BYTES:
-                    raise TooLarge(f"a request may have {MAX_BODY_BYTES} bytes")
+                    raise TooLarge(f"a request must have at most {MAX_BODY_BYTES} bytes")
     except TimeoutError:
-        raise Late(f"the body must come within {BODY_S:g} s") from None
+        raise BodyTimeout(f"the body must arrive within {BODY_S:g} s") from None
     return bytes(body)
 
 
@@ -354,6 +354,6 @@ def _refusal(error: LinnetError, headers: Mapping[str, str] | None = None) -> Re
 
 
 async def _unrouted(_request: Request, _error: Exception) -> Response:
-    """Starlette's only error here: no such path."""
+    """Answer for an unknown path, the only error that Starlette itself raises here."""
     metrics.HTTP_REQUESTS.labels("unknown", 404).inc()
     return _refusal(NotFound("no such path"))

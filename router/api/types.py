@@ -1,5 +1,7 @@
-"""What the HTTP API takes and gives, as structs: decoding them is all the validation there is, and the OpenAPI document
-is made from them. Unknown fields are ignored. No handler checks a field again, and nothing else crosses the wire.
+"""Requests and answers of the HTTP API as structs.
+
+Decoding into them validates all fields, so handlers do not check fields again. The OpenAPI document is generated from
+them. Unknown fields are ignored.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ AccountName = Annotated[
     str,
     Meta(
         pattern=wire.NAME_PATTERN.replace("^", r"^(?!\.{1,2}$|[eE][xX][tT]--)", 1),
-        description="A user's name but `.` and `..`, which URL libraries take for other places in a path, and none that"
-        f" begins with `{wire.MAPPED}` (in any case), which is reserved for users of the identity provider.",
+        description="A user's name, except `.` and `..`, which URL libraries resolve in paths, and except names that"
+        f" begin with `{wire.MAPPED}` (in any case), which are reserved for users of the identity provider.",
     ),
 ]
-VISIBLE = "No control characters, none that override its direction, and not only invisible ones."
+VISIBLE = "Without control characters and characters that override its direction; not only invisible characters."
 Title = Annotated[str, Meta(max_length=256, description=VISIBLE)]
 Password = Annotated[str, Meta(min_length=1, max_length=256)]
 NewPassword = Annotated[
@@ -40,7 +42,7 @@ MEMBERS_AT_ONCE = 1000
 
 
 class ErrorBody(Struct, frozen=True, omit_defaults=True):
-    """`reason` and `next` explain the `conflict` of an `n`, as on a socket."""
+    """The code and message of an error; `reason` and `next` explain the `conflict` of an `n`, as on a socket."""
 
     code: str
     message: str
@@ -49,7 +51,7 @@ class ErrorBody(Struct, frozen=True, omit_defaults=True):
 
 
 class Error(Struct, frozen=True):
-    """Every refusal, whatever its status. `Retry-After` stands beside it where trying again helps."""
+    """The body of every error answer. If a retry can succeed, the answer has a `Retry-After` header."""
 
     error: ErrorBody
 
@@ -78,7 +80,7 @@ class LoginRequest(Struct, frozen=True):
 
 
 class LoginAnswer(Struct, frozen=True):
-    """`gateways`: where to connect, the least loaded first."""
+    """A token, and the URLs of gateways to connect to, the least loaded first."""
 
     user: str
     device: str
@@ -88,7 +90,7 @@ class LoginAnswer(Struct, frozen=True):
 
 
 class Renewal(Struct, frozen=True):
-    """`gateways`: where to connect, the least loaded first."""
+    """A renewed token, and the URLs of gateways to connect to, the least loaded first."""
 
     token: str
     expires_at: int
@@ -115,7 +117,7 @@ class TokenAnswer(Struct, frozen=True):
 
 
 class NewConversation(Struct, frozen=True):
-    """Its maker becomes owner; `members` are names, or names with their roles."""
+    """A conversation to create. The creator becomes owner; `members` are names, or names with their roles."""
 
     kind: Literal["group", "channel"]
     title: Title = ""
@@ -129,7 +131,10 @@ class NewConversation(Struct, frozen=True):
 
 
 class Conversation(Struct, frozen=True, kw_only=True):
-    """`members` holds at most 1000 of the `size`; `more_members`: ask for the list. `role`: the caller's own."""
+    """A conversation. `members` has at most 1000 of the `size`; if `more_members`, read the member list.
+
+    `role` is the caller's own.
+    """
 
     conversation: str
     kind: str
@@ -146,7 +151,7 @@ class Conversation(Struct, frozen=True, kw_only=True):
 
 
 class ListedConversation(Struct, frozen=True, kw_only=True):
-    """A conversation as the user finds it; `with` is the other user of a direct one."""
+    """A conversation in the user's list; `with` is the other user of a direct one."""
 
     conversation: str
     kind: str
@@ -163,7 +168,7 @@ class ListQuery(Struct, frozen=True):
 
 
 class ConversationList(Struct, frozen=True):
-    """What moved last comes first."""
+    """A page of conversations, the last changed first."""
 
     conversations: list[ListedConversation]
     more: bool
@@ -177,7 +182,7 @@ class Reads(Struct, frozen=True):
 
 
 class ConversationChange(Struct, frozen=True):
-    """What is left out stays. `reacting`: whether readers may react, too (`all`), or `members` alone."""
+    """A change; a field that is left out is not changed. `reacting`: `all` lets readers react, too; else `members`."""
 
     title: Title | UnsetType = UNSET
     reacting: Reacting | UnsetType = UNSET
@@ -190,7 +195,7 @@ class ConversationChange(Struct, frozen=True):
 
 
 class NewRole(Struct, frozen=True):
-    """Without `role` a member keeps the role, and anybody else becomes `member`."""
+    """The role to give. Without `role` a member keeps their role, and another user becomes `member`."""
 
     role: Role | None = None
 
@@ -205,7 +210,7 @@ class Member(Struct, frozen=True):
 
 
 class MemberList(Struct, frozen=True):
-    """In no order; a page may be shorter than others, and a member may come twice while the list changes."""
+    """A page of members, in no order; pages differ in length, and a member may appear twice while the list changes."""
 
     members: list[Member]
     more: bool
@@ -213,7 +218,7 @@ class MemberList(Struct, frozen=True):
 
 
 class Membership(Struct, frozen=True):
-    """`seq` is that of the `member` event that last changed it."""
+    """A membership; `seq` is that of the `member` event that last changed it."""
 
     conversation: str
     user: str
@@ -225,7 +230,7 @@ class Membership(Struct, frozen=True):
 
 
 class NewMessage(Struct, frozen=True, kw_only=True):
-    """With `n` (and `device`) a resend counts once, as on a socket; so does one with the same `Idempotency-Key`."""
+    """A message to send. A resend with the same `n` (and `device`) or `Idempotency-Key` takes effect once."""
 
     to: wire.Target
     body: Any
@@ -238,7 +243,7 @@ class NewMessage(Struct, frozen=True, kw_only=True):
 
 
 class Sent(Struct, frozen=True):
-    """`at` is 0 for a resend whose event is no longer in the log."""
+    """A sent message; `at` is 0 for a resend whose event is no longer in the log."""
 
     conversation: str
     seq: int
@@ -249,7 +254,7 @@ class Sent(Struct, frozen=True):
 
 
 class EventsQuery(Struct, frozen=True):
-    """Without `after` and `before`: the newest."""
+    """A page of events; without `after` and `before`, the newest ones."""
 
     after: Seq | UnsetType = UNSET
     before: Seq | UnsetType = UNSET
@@ -266,7 +271,7 @@ LoggedEvent = (
 
 
 class Events(Struct, frozen=True):
-    """Ascending. Events up to `floor` may be gone."""
+    """Events in ascending order. Events up to `floor` may be trimmed."""
 
     conversation: str
     events: list[LoggedEvent]
@@ -292,7 +297,7 @@ class PresenceAnswer(Struct, frozen=True):
 
 
 class PathParameters(Struct, frozen=True, kw_only=True):
-    """What may stand in a path, each by its name there."""
+    """The parameters of paths."""
 
     user: Name = ""
     device: Name = ""

@@ -1,8 +1,8 @@
-"""Work that no request waits for.
+"""Work of a router that no request waits for.
 
-finisher   conversations that are marked dirty: deliver again, arm push deadlines, trim
-webhooks   pushes for users whose devices did not get an event in time
-janitor    gateways whose lease ended long ago, and the rows they left
-rounds     claims due work and works it off
-post       the HTTP client of the webhooks
+finisher   finishes conversations that are marked dirty: deliver again, set push deadlines, trim
+webhooks   posts pushes for users whose devices did not get an event in time
+janitor    removes the rows of gateways whose lease ended long ago
+row_audit  restores rows of users that a server has lost
+rounds     claims due items and runs their work
 """

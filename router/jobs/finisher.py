@@ -1,22 +1,22 @@
-"""Finishes what gateways began: whatever `append` wrote reaches every user's slot, though the gateway died after it.
+"""Finishes conversations: every appended event reaches all users' slots, also if the gateway died after the append.
 
-Each conversation that moved stands in its partition's `dirty` set. A claim is worked from `routed` to the head it
-read, page by page:
+Each conversation with a new event is in its partition's `dirty` set. A claimed one is processed from `routed` to the
+head, page by page:
 
 direct           the last event (and each user's own last) is delivered again to both users
-group, channel   `member` events: join and leave again; titles and messages need nothing, their heads stand with them
-new, or trimmed  what no page can say (founders; changes older than the log): every present member joins again
-removed          every member leaves, then what is left of it goes
-messages         push deadlines for who did not write them: the other party, groups of at most PUSH_MEMBERS, mentions
+group, channel   joins and leaves of `member` events are repeated; titles and messages need no work
+new, or trimmed  every present member joins again, because no page contains founders and changes older than the log
+removed          every member leaves, then its remaining keys are deleted
+messages         push deadlines for all but the author: the other user, groups of at most PUSH_MEMBERS, mentions
 
-then `done` says how far that was, which also trims the log.
+Then `done` records the progress, and trims the log.
 
 Invariants
-- Every action may run twice, late, or beside another router's: deliver and push only raise, join and leave carry the
-  seq of the change they stand for and lose to a later one.
-- `done` is said after the actions, never before: who dies between them leaves a claim that runs out.
-- What a member listing says holds as of a head read before it, so its joins bear that head's seq.
-- `plan` decides and does nothing; `apply` does and decides nothing.
+- Every action may run twice, late, or beside another router's: deliver and push only raise values; join and leave have
+  the seq of their change, and a later change wins.
+- `done` is called after the actions: if a router dies before it, its claim runs out and another router repeats them.
+- A member listing is valid as of a head that was read before it, so its joins have that head's seq.
+- `plan` decides and has no effects; `_apply` has effects and decides nothing.
 """
 
 from __future__ import annotations
@@ -82,17 +82,17 @@ Action: TypeAlias = Deliver | Join | Leave | Arm
 
 
 Audience: TypeAlias = frozenset[str]
-NOBODY: Final[Audience] = frozenset()
+NO_USERS: Final[Audience] = frozenset()
 
 
 def plan(conv: str, events: Sequence[bytes], audiences: Sequence[Audience], push_after_ms: int) -> list[Action]:
-    """What a page of events asks for. `audiences`: for each event, who is to get a push if she does not get it."""
+    """The actions for a page of events. `audiences`: for each event, the users who get a push if they miss it."""
     own = deliveries(conv, events) if conv[0] == keys.DIRECT else memberships(events)
     return [*own, *pushes(events, audiences, push_after_ms)]
 
 
 def deliveries(conv: str, events: Sequence[bytes]) -> list[Action]:
-    """The last event for both, before it each one's own last message, which marks as read, and deletions."""
+    """The last event for both users, and before it each user's own last message, which marks as read, and deletions."""
     parties = keys.parties(conv)
     authors = [stamp.author(event) for event in events]
     last = len(events) - 1
@@ -109,7 +109,7 @@ def deliveries(conv: str, events: Sequence[bytes]) -> list[Action]:
 
 
 def memberships(events: Iterable[bytes]) -> list[Action]:
-    """The last change of each user that these events tell of."""
+    """The last change of each user in these events."""
     changes: dict[str, Action] = {}
     for event in filter(stamp.is_member, events):
         about = stamp.author(event)
@@ -122,7 +122,7 @@ def memberships(events: Iterable[bytes]) -> list[Action]:
 
 
 def pushes(events: Sequence[bytes], audiences: Sequence[Audience], push_after_ms: int) -> list[Action]:
-    """One deadline per user: due for the first event of another that concerns her, up to the last one."""
+    """One deadline per user: due for the first event of others that concerns the user, up to the last one."""
     first = _earliest(zip(events, audiences, strict=True))
     last = _earliest(zip(reversed(events), reversed(audiences), strict=True))
     return [
@@ -131,7 +131,7 @@ def pushes(events: Sequence[bytes], audiences: Sequence[Audience], push_after_ms
 
 
 def _earliest(pairs: Iterable[tuple[bytes, Audience]]) -> dict[str, bytes]:
-    """For each user the first of these events that concerns her and is not her own."""
+    """For each user the first of these events that concerns the user and is not their own."""
     found: dict[str, bytes] = {}
     for event, audience in pairs:
         for user in audience - found.keys():
@@ -141,7 +141,7 @@ def _earliest(pairs: Iterable[tuple[bytes, Audience]]) -> dict[str, bytes]:
 
 
 def mentions(event: bytes) -> list[str]:
-    """The users a message names in its body's `mentions`; whatever else stands there names nobody."""
+    """The users whom a message names in its body's `mentions`; elements of another type are ignored."""
     body = stamp.decode(event).get("body")
     named = body.get("mentions") if isinstance(body, dict) else None
     if not isinstance(named, list):
@@ -150,12 +150,12 @@ def mentions(event: bytes) -> list[str]:
 
 
 def push_after_ms(settings: Settings) -> int:
-    """How long a device has to get a message before it counts as missed."""
+    """The time in which a device must receive a message before it counts as missed."""
     return round((settings.heartbeat_s + GRACE_S) * 1000)
 
 
 class Finisher:
-    """Claims, plans, applies; `round` once through all partitions, `run` until told to stop."""
+    """Claims conversations and finishes them; `round`: all partitions once, `run`: until the process stops."""
 
     def __init__(
         self, settings: Settings, conversations: Conversations, users: Users, pushes: Pushes, dirty: Dirty
@@ -177,14 +177,14 @@ class Finisher:
         await asyncio.gather(self._rounds.run(stop, EVERY_S), every(stop, MEASURE_S, self.measure))
 
     async def measure(self) -> None:
-        """How much is due in all partitions; every router says the same."""
+        """Measure the due conversations of all partitions; every router reports the same figures."""
         backlog = await self._dirty.backlog(range(keys.PARTITIONS))
         metrics.DIRTY.set(backlog.count)
         metrics.DIRTY_AGE_SECONDS.set(backlog.overdue_ms / 1000)
         metrics.TRIMMING_HELD.set(backlog.held)
 
     async def finish(self, conv: str) -> None:
-        """Work a claimed conversation from `routed` towards its head, for as long as the claim safely is ours."""
+        """Process a claimed conversation from `routed` towards its head, for a safe part of the claim's lease."""
         try:
             result = await self._finish(conv)
         except NotFound:
@@ -197,14 +197,14 @@ class Finisher:
         if head is None:
             raise NotFound
         position = head.routed
-        unsaid = position == 0  # whether there are members of whom no page tells
+        unlogged = position == 0  # whether there may be members whose `member` event is in no page
         while position < head.seq and monotonic() < until:
             page = await reply_of(self._conversations.range, conv, None, position, head.seq, PAGE)
-            unsaid = unsaid or position < page.floor
-            audiences = await self._audiences(conv, page.events) if self._push else [NOBODY] * len(page.events)
+            unlogged = unlogged or position < page.floor
+            audiences = await self._audiences(conv, page.events) if self._push else [NO_USERS] * len(page.events)
             await self._apply(conv, head.title, plan(conv, page.events, audiences, self._push_after_ms))
             position = page.position
-        if unsaid and conv[0] != keys.DIRECT:
+        if unlogged and conv[0] != keys.DIRECT:
             async for users in self._members(conv):
                 await self._apply(conv, head.title, [Join(user, head.seq, 0, 0) for user in users])
         done = await self._dirty.done(conv, position, *self._retention)
@@ -212,7 +212,7 @@ class Finisher:
         return "finished" if done.routed == done.head else "partly"
 
     async def _remove(self, conv: str) -> str:
-        """Everybody leaves a removed conversation, then it is forgotten. One that Redis lost is only unmarked."""
+        """Remove a deleted conversation from all members, then delete its keys; only unmark one that Redis lost."""
         if not (changed := await self._conversations.gone(conv)):
             with suppress(NotFound):
                 await self._dirty.done(conv, 0, *self._retention)
@@ -233,18 +233,18 @@ class Finisher:
                 return
 
     async def _audiences(self, conv: str, events: Sequence[bytes]) -> list[Audience]:
-        """For each event, who is to get a push if she does not get it."""
-        everybody = await self._everybody(conv) if any(map(stamp.is_message, events)) else NOBODY
-        if everybody is not None:
-            return [everybody if stamp.is_message(event) else NOBODY for event in events]
+        """For each event, the users who get a push if they miss it."""
+        members = await self._small_audience(conv) if any(map(stamp.is_message, events)) else NO_USERS
+        if members is not None:
+            return [members if stamp.is_message(event) else NO_USERS for event in events]
         named = [mentions(event) if stamp.is_message(event) else [] for event in events]
-        asked = sorted({user for users in named for user in users})
-        roles = await reply_of(self._conversations.roles, conv, asked) if asked else []
-        present = frozenset(user for user, role in zip(asked, roles, strict=True) if role)
+        candidates = sorted({user for users in named for user in users})
+        roles = await reply_of(self._conversations.roles, conv, candidates) if candidates else []
+        present = frozenset(user for user, role in zip(candidates, roles, strict=True) if role)
         return [present.intersection(users) for users in named]
 
-    async def _everybody(self, conv: str) -> Audience | None:
-        """All members, where all get pushes; None where only mentions do."""
+    async def _small_audience(self, conv: str) -> Audience | None:
+        """All members if all get pushes; None if only mentioned users do, because the conversation is large."""
         if conv[0] == keys.DIRECT:
             return frozenset(keys.parties(conv))
         if conv[0] == keys.CHANNEL or (await self._conversations.describe(conv, None)).size > PUSH_MEMBERS:
@@ -255,7 +255,7 @@ class Finisher:
         await asyncio.gather(*(self._write(conv, title, action) for action in actions))
 
     async def _write(self, conv: str, title: str, action: Action) -> None:
-        """One action; counted if it changed something, that is, if nobody had done it before."""
+        """Run one action; it is counted if it changed something, that is, if it had not been done before."""
         async with self._writes:
             match action:
                 case Deliver(user, other, seq, count, event, marks, target):

@@ -1,14 +1,14 @@
-"""Clears away what nobody else does: the lease rows of gateways long dead.
+"""Removes the lease rows of gateways that died long ago, and restores the deployment's hash if it was lost.
 
-A gateway that dies says nothing; its lease runs out, and for a while its row still tells when its users were last
-here (`presence.state`). After KEEP_S the row goes, and "last seen" falls back to when each session began.
+After a gateway has died and its lease has run out, its row still contains the time at which its users were last online
+(`presence.state`). After KEEP_S the row is removed, and "last seen" is then the time at which each session began.
 
-Little is left to do here, on purpose. Logs are trimmed where conversations are finished: one that is quiet stays
-marked for the day on which its oldest event is too old (`store/dirty.py`). Idempotency keys have a TTL. Function
-libraries of other versions stay: during a rolling deploy they are in use, and afterwards cost some kilobytes.
+Other data needs no cleaning here. The finisher trims logs: a quiet conversation stays marked for the day on which its
+oldest event is too old (`store/dirty.py`). Idempotency keys have a TTL. Function libraries of other versions are kept,
+because they are in use during a rolling deploy, and afterwards take some kilobytes.
 
-Every router does this, and twice is as good as once: a gateway whose row was removed while it lives (it was stalled
-for a day) writes it again with its next renewal.
+Every router does this, and repetition is harmless: a gateway whose row was removed while it was stalled for a day
+writes it again with its next renewal.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KEEP_S: Final = 86_400
 
 class Janitor:
     def __init__(self, presence: Presence, restore: Callable[[], Awaitable[None]]) -> None:
-        """`restore` stores what the database has lost of its deployment."""
+        """`restore` restores the fields of the deployment's hash that the database has lost."""
         self._presence = presence
         self._restore = restore
 
@@ -37,7 +37,7 @@ class Janitor:
         await asyncio.gather(every(stop, EVERY_S, self.look), every(stop, EVERY_S, self._restore))
 
     async def look(self, now_ms: int | None = None) -> None:
-        """Count the gateways that live; remove the rows of those that are long dead."""
+        """Count the live gateways, and remove the rows of those that died long ago."""
         now_ms = await self._presence.clock_ms() if now_ms is None else now_ms
         gateways = await self._presence.gateways()
         metrics.GATEWAYS_ALIVE.set(sum(gateway.alive(now_ms) for gateway in gateways.values()))
@@ -47,5 +47,5 @@ class Janitor:
                     await self._presence.remove(node)
                 except Unavailable:
                     raise
-                except Exception as error:  # noqa: BLE001 - one row that cannot be removed must not keep the others
+                except Exception as error:  # noqa: BLE001 - after any error the other rows must be removed
                     fault("janitor", error)

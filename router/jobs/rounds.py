@@ -1,17 +1,17 @@
-"""How a router works off what is due: claim as many items as places are free, start them at once, go on.
+"""Rounds of a router: claim as many due items as there are free slots, start them at once, and go on.
 
-The partitions' due lists (dirty conversations, users to push to) are shared by all routers. A claim hides an item for
-a lease. If a router dies with claims in hand, their leases run out and another router claims the items.
+The due lists of the partitions (dirty conversations, users to push to) are shared by all routers. A claim hides an item
+for the time of a lease. If a router dies, its leases run out and another router claims the items.
 
 Invariants
-- A round has CHUNK × limit places. A claim asks for no more items than places are free, and every claimed item starts
-  at once, so a lease covers the work and no waiting for it.
-- A slow item occupies its own place and delays no other item: claiming goes on while a place for one partition's claim
-  is free.
-- One item that fails stops no other: it is counted, the first trace of a round is logged, and its lease brings it
-  back. Redis being away is no failure of the item.
-- Each round begins at a random partition, so routers that run in step do not fight over the same ones.
-- Told to stop, a round claims nothing more and ends after the items in hand; cancelled, it cancels them.
+- A round has CHUNK × limit slots. A claim never takes more items than there are free slots, and every claimed item
+  starts at once, so the lease is spent on the work and not on waiting.
+- A slow item occupies one slot and delays no other item: claiming goes on while the slots for one partition's claim are
+  free.
+- If one item fails, the others go on: the failure is counted, the first traceback of a round is logged, and the item is
+  due again when its lease has run out. An outage of Redis is no failure of the item.
+- Each round begins at a random partition, so routers in step do not compete for the same ones.
+- When the process stops, a round claims no more items and ends after the running ones; if it is cancelled, so are they.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ log = logging.getLogger("linnet.router")
 
 
 class Round(msgspec.Struct, frozen=True):
-    """The items that ended since the last report. `full`: a partition had as many as a claim takes, more may be due."""
+    """The items that ended since the last report. `full`: a claim reached its limit, so more items may be due."""
 
     done: int = 0
     failed: int = 0
@@ -47,7 +47,7 @@ class Round(msgspec.Struct, frozen=True):
 
 
 class Rounds:
-    """Claims by `claim` what is due and gives each item to `work`."""
+    """Claims due items with `claim` and runs `work` for each of them."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Rounds:
         self._in_hand = metrics.ROUND_ITEMS.labels(name)
 
     async def run(self, stop: asyncio.Event, every_s: float) -> None:
-        """Round after round until told to stop; at once where more is due, else with a pause."""
+        """Run rounds until the process stops; without a pause while more items are due."""
         async with asyncio.TaskGroup() as group:
             while not stop.is_set():
                 done = self._report(await self._claim_all(group, stop))
@@ -80,25 +80,25 @@ class Rounds:
         self._report(full=False)
 
     async def round(self) -> Round:
-        """All partitions once, until the last item has ended."""
+        """Run one round over all partitions, until the last item has ended."""
         async with asyncio.TaskGroup() as group:
             full = await self._claim_all(group, asyncio.Event())
         return self._report(full)
 
     async def _claim_all(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> bool:
-        """Claim from every partition once, as places come free; return whether a partition may have more."""
+        """Claim from every partition once, as slots become free; return whether a partition may have more items."""
         start = random.randrange(PARTITIONS)
         parts = [(start + i) % PARTITIONS for i in range(PARTITIONS)]
         full = False
         while parts:
-            await self._places()
+            await self._free_slots()
             if stop.is_set():
                 break
             size = min(CHUNK, self._free // self._limit)
             chunk, parts = parts[:size], parts[size:]
             try:
                 claims = await self._claim(chunk, self._limit, self._lease_ms)
-            except Exception as error:  # noqa: BLE001 - any error: the other partitions have their turn; it is reported
+            except Exception as error:  # noqa: BLE001 - after any error, which is reported, the other partitions follow
                 self._results.append(error)
                 continue
             full = full or any(len(items) >= self._limit for items in claims)
@@ -108,8 +108,8 @@ class Rounds:
                 group.create_task(self._tried(item)).add_done_callback(self._ended)
         return full
 
-    async def _places(self) -> None:
-        """Wait until there are places for one partition's claim."""
+    async def _free_slots(self) -> None:
+        """Wait until the slots for one partition's claim are free."""
         while self._free < self._limit:
             self._freed.clear()
             await self._freed.wait()
@@ -125,21 +125,21 @@ class Rounds:
         faults = [error for error in results if error is not None and not isinstance(error, Unavailable)]
         if faults:
             self._failures.inc(len(faults))
-            log.error("%s: %d failed in this round, the first with", self._name, len(faults), exc_info=faults[0])
+            log.error("%s: %d items failed in this round, the first with", self._name, len(faults), exc_info=faults[0])
         unavailable = sum(isinstance(error, Unavailable) for error in results)
         return Round(results.count(None), len(faults), unavailable, full)
 
     async def _tried(self, item: str) -> None:
         try:
             await self._work(item)
-        except Exception as error:  # noqa: BLE001 - any error: one item never stops the others
+        except Exception as error:  # noqa: BLE001 - any error of one item must not stop the others
             self._results.append(error)
         else:
             self._results.append(None)
 
 
 async def pause(stop: asyncio.Event, seconds: float) -> None:
-    """Wait about so long, or until told to stop."""
+    """Wait for about `seconds`, or until the process stops."""
     try:
         async with asyncio.timeout(seconds * random.uniform(0.75, 1.25)):
             await stop.wait()
@@ -148,12 +148,12 @@ async def pause(stop: asyncio.Event, seconds: float) -> None:
 
 
 async def every(stop: asyncio.Event, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-    """Do `work` now and then until told to stop. Redis being away skips a turn; any other error is logged."""
+    """Run `work` about every `seconds` until the process stops; an outage of Redis skips a turn, errors are logged."""
     while not stop.is_set():
         try:
             await work()
         except Unavailable:
             pass
-        except Exception:  # upkeep that fails must not end the process; the next turn tries again
+        except Exception:  # after any error the process goes on, and the next turn tries again
             log.exception("upkeep failed")
         await pause(stop, seconds)

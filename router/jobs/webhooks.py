@@ -1,21 +1,21 @@
-"""Tells the operator's backend of users whose devices did not get a message in time.
+"""Posts pushes to the operator's backend, for users whose devices did not get a message in time.
 
-A deadline was armed with the message (`finisher`). When it comes, a message has been missed if no device's cursor and
-no read mark of the user has passed it within a heartbeat and ten seconds, whatever presence says: a phone that is
-"online but dead" loses nothing. One POST tells of everything that a user has missed:
+The finisher sets a deadline with the message. At the deadline a message is missed if no device's cursor and no read
+mark of the user has passed it within a heartbeat and ten seconds, independent of presence, so a phone that is online
+but no longer receives loses no push. One POST contains everything that a user has missed:
 
     {"id", "at", "user", "conversations": [{"conversation", "kind", "seq", "unread"}]}
     Linnet-Signature: t=<unix seconds>,v1=<hex of HMAC-SHA256 over "<t>.<body>" with LINNET_WEBHOOK_SECRET>
 
-2xx settles it. 408, 429, 5xx, any other answer but a 4xx, and no answer are tried again, later and later, MAX_ATTEMPTS
-times, and not before the answer's Retry-After; any 4xx else says that it never will be taken, and drops it. An answer
-decides about its own post alone: the posts of other users go on.
+2xx settles it. After 408, 429, 5xx, another status except 4xx, or no answer, the post is tried again with growing
+delays, up to MAX_ATTEMPTS times, and not before the answer's Retry-After. After any other 4xx it is dropped. An answer
+only affects its own post: the posts of other users go on.
 
 Invariants
-- What waits and how often it was tried stands in Redis: a router that dies loses none of it. So a post may be made
-  twice; its `id` is the same as long as it tells of the same messages.
-- No content of a message leaves here; the backend reads it through the API, with its own rights.
-- What is posted is settled up to the seq that was told, so a message that came meanwhile has its own post.
+- Waiting events and the number of attempts are stored in Redis, so a router that dies loses none of them. A post may be
+  made twice; its `id` is the same while it contains the same messages.
+- A post contains no content of messages; the backend reads it through the API, with its own rights.
+- A post settles the events up to the seqs in it, so a message that arrives meanwhile gets its own post.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ TIMEOUT_S: Final = 10.0
 CONVERSATIONS: Final = 100
 MAX_ATTEMPTS: Final = 12
 BACKOFF_S: Final = (5.0, 3600.0)  # the longest is MOST_PUSH_MS of the functions
-SKEW_MS: Final = 10_000  # by which clocks that follow each other may differ
+SKEW_MS: Final = 10_000  # the most by which clocks that follow each other differ
 
 Verdict: TypeAlias = Literal["sent", "retried", "dropped"]
 
@@ -77,7 +77,7 @@ class Notice(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """`had`: a device got it; `missed`: tell. What is in neither has time left, the first of it until `later`."""
+    """`had`: seqs that a device has; `missed`: seqs to post. All others have time left, the first until `later`."""
 
     had: dict[str, int]
     missed: dict[str, int]
@@ -85,17 +85,17 @@ class Plan(Struct, frozen=True):
 
 
 def unseen(waiting: Waiting) -> dict[str, int]:
-    """Conversations in which something waits that no device has: conversation → up to where one has everything."""
-    places = {conv: max(waiting.cursors[conv], wait.read) for conv, wait in waiting.waits.items()}
-    return {conv: place for conv, place in places.items() if place < waiting.waits[conv].seq}
+    """Conversations with waiting events that no device has: conversation → the seq up to which a device has all."""
+    seen = {conv: max(waiting.cursors[conv], wait.read) for conv, wait in waiting.waits.items()}
+    return {conv: seq for conv, seq in seen.items() if seq < waiting.waits[conv].seq}
 
 
 def plan(waiting: Waiting, firsts: Mapping[str, int | None], now_ms: int, push_after: int) -> Plan:
-    """`firsts`: when the first event came that no device has; None if there is none to be had any more.
+    """Decide on each waiting conversation. `firsts`: the time of its first event that no device has; None if none.
 
-    The deadline was that of the first message armed. A device that has since got it, and is behind by less than the
-    window, is alive: it has the rest of the window. An event that seems to come from the future was stamped by another
-    clock: it counts as missed.
+    The deadline is that of the first waiting message. If a device has received that one meanwhile and is behind by less
+    than the window, it is alive and has the rest of the window. An event with a time in the future was stamped by
+    another clock and counts as missed.
     """
     due = {conv: at + push_after for conv, at in firsts.items() if at is not None}
     had = {conv: wait.seq for conv, wait in waiting.waits.items() if conv not in due}
@@ -106,7 +106,7 @@ def plan(waiting: Waiting, firsts: Mapping[str, int | None], now_ms: int, push_a
 
 
 def verdict(status: int | None, attempts: int) -> Verdict:
-    """What an answer (None: there was none) means after `attempts` failed ones."""
+    """The verdict on a post by the status of its answer (None: no answer), after `attempts` failed ones."""
     if status is not None and 200 <= status < 300:
         return "sent"
     refused = status is not None and 400 <= status < 500 and status not in (408, 429)
@@ -114,7 +114,7 @@ def verdict(status: int | None, attempts: int) -> Verdict:
 
 
 def backoff_s(attempts: int, jitter: float) -> float:
-    """Seconds before the next attempt after `attempts` failed ones; `jitter` in [0, 1) takes up to half off."""
+    """Seconds before the next attempt after `attempts` failed ones; `jitter` in [0, 1) reduces them by up to half."""
     first, most = BACKOFF_S
     return float(min(most, first * 2.0**attempts)) * (1 - jitter / 2)
 
@@ -129,7 +129,7 @@ def signature(secret: str, at_s: int, body: bytes) -> str:
 
 
 class Webhooks:
-    """Claims users whose deadline has come, and posts. `round`: all partitions once; `run`: until told to stop."""
+    """Claims users whose deadline has passed, and posts. `round`: all partitions once; `run`: until a stop."""
 
     def __init__(
         self,
@@ -161,33 +161,33 @@ class Webhooks:
         self._http.close()
 
     async def measure(self) -> None:
-        """How many users wait in all partitions; every router says the same."""
+        """Measure the waiting users of all partitions; every router reports the same figure."""
         found = await asyncio.gather(*map(self._pushes.backlog, range(keys.PARTITIONS)))
         metrics.PUSH_BACKLOG.set(sum(count for count, _ in found))
 
     async def push(self, user: str, now_ms: int | None = None) -> None:
-        """Settle what a claimed user has, post what she missed, put off what has time left."""
+        """Settle the events that a claimed user has, post the missed ones, and postpone those that have time left."""
         now_ms = await self._pushes.clock_ms() if now_ms is None else now_ms
         waiting = await self._pushes.waiting(user)
-        places = unseen(waiting)
-        firsts = await asyncio.gather(*(self._first(user, conv, place) for conv, place in places.items()))
-        todo = plan(waiting, dict(zip(places, firsts, strict=True)), now_ms, self._push_after_ms)
-        if todo.missed and await self._tell(user, todo, waiting.attempts, now_ms) == "retried":
+        seen = unseen(waiting)
+        firsts = await asyncio.gather(*(self._first(user, conv, seq) for conv, seq in seen.items()))
+        todo = plan(waiting, dict(zip(seen, firsts, strict=True)), now_ms, self._push_after_ms)
+        if todo.missed and await self._attempt(user, todo, waiting.attempts, now_ms) == "retried":
             return
         await self._pushes.settled(user, {**todo.had, **todo.missed})
         if todo.later is not None and len(todo.missed) < CONVERSATIONS:
             await self._pushes.postpone(user, todo.later)
 
-    async def _first(self, user: str, conv: str, place: int) -> int | None:
-        """When the first event above `place` came that the user may see; None if there is none."""
+    async def _first(self, user: str, conv: str, seq: int) -> int | None:
+        """The time of the first event above `seq` that the user may see; None if there is none."""
         try:
-            page = await reply_of(self._conversations.range, conv, user, place, MAX_INTEGER, 1)
+            page = await reply_of(self._conversations.range, conv, user, seq, MAX_INTEGER, 1)
         except NotFound:
             return None
         return stamp.slots(page.events[0])[3] if page.events else None
 
-    async def _tell(self, user: str, todo: Plan, attempts: int, now_ms: int) -> Verdict:
-        """One post, and when to try again if that is to be."""
+    async def _attempt(self, user: str, todo: Plan, attempts: int, now_ms: int) -> Verdict:
+        """Make one post; schedule the next attempt if the verdict is `retried`."""
         notice = Notice(identity(user, todo.missed), now_ms, user, await self._describe(user, todo.missed))
         begun = perf_counter()
         answer = await self._post(msgspec.json.encode(notice), now_ms // 1000)
@@ -212,20 +212,20 @@ class Webhooks:
         ]
 
     async def _post(self, body: bytes, at_s: int) -> Answer | None:
-        """The answer, None if there was none."""
+        """Post and return the answer; None if there is none."""
         headers = [("Content-Type", "application/json"), ("Linnet-Signature", signature(self._secret, at_s, body))]
         try:
             answer = await self._http.post(headers, body)
         except NoAnswer as error:
-            self._told(str(error))
+            self._report(str(error))
             return None
-        self._told("" if 200 <= answer.status < 300 else f"status {answer.status}")
+        self._report("" if 200 <= answer.status < 300 else f"status {answer.status}")
         return answer
 
-    def _told(self, fault: str) -> None:
-        """Log when posts begin to fail and when they get through again, not each."""
+    def _report(self, fault: str) -> None:
+        """Log when posts begin to fail and when they succeed again, instead of each failure."""
         if fault and not self._failing:
             log.warning("webhook posts fail: %s", fault)
         elif self._failing and not fault:
-            log.info("webhook posts get through again")
+            log.info("webhook posts succeed again")
         self._failing = bool(fault)

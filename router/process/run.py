@@ -63,7 +63,7 @@ class Process:
 
     async def look_at_certificates(self) -> None:
         while True:
-            await asyncio.sleep(tls.LOOK_S)
+            await asyncio.sleep(tls.CHECK_S)
             self.look_at_certificate()
 
     def ready(self) -> Readiness:

@@ -44,7 +44,7 @@ async def test_renewed_certificate_is_used_without_a_restart(start: Start, tmp_p
     new = ssl.create_default_context(cafile=str(renewed))
     renewed.replace(pem)
     system.gateways[0].send(signal.SIGHUP)
-    await eventually(lambda: "were read" in system.gateways[0].log)
+    await eventually(lambda: "were loaded" in system.gateways[0].log)
     bob = ChatClient("bob")
     await bob.open(url, ssl=new)
     await bob.hello()

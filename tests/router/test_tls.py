@@ -61,7 +61,7 @@ def test_replaced_certificate_is_shown_from_the_next_handshake_on(
     certificate.look()
     assert shown(context, second)
     assert not shown(context, first)
-    assert "were read" in caplog.messages[-1]
+    assert "were loaded" in caplog.messages[-1]
 
 
 def test_trust_is_made_anew_when_its_files_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
