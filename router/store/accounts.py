@@ -137,5 +137,5 @@ class Accounts:
             return await self._client.fcall(function, names, args)
         except FunctionError as error:
             if error.reply_code == "RATE":
-                raise RateLimited("too many guesses at a password", round(int(error.detail) / 1e6, 3)) from None
+                raise RateLimited("too many attempts", round(int(error.detail) / 1e6, 3)) from None
             raise from_function(error) from None

@@ -1,4 +1,4 @@
-"""`python -m router` as an operator meets it: its start, its one line when it cannot, Redis gone and back, its end."""
+"""`python -m router` for its operator: its start, its line if it cannot start, outages of Redis, its end."""
 
 import asyncio
 import signal
@@ -15,8 +15,8 @@ from tests.conftest import StartProcess
 from tests.router.world import SECRET, world
 
 
-async def test_it_serves_the_api_and_ends_with_zero(valkey: EmbeddedValkey, process: StartProcess) -> None:
-    """Ready, it answers on both ports; told to stop, it exits 0 within seconds, and its log holds no secret."""
+async def test_router_serves_the_api_and_exits_with_zero(valkey: EmbeddedValkey, process: StartProcess) -> None:
+    """Ready, it answers on both ports; stopped, it exits with 0 within seconds; its log contains no secret."""
     router = await process("router", LINNET_REDIS_URL=valkey.url).ready()
     assert (await support.http_get(router.port, "/v1/openapi.json"))[0] == 200
     assert (await support.http_get(router.port, "/metrics"))[0] == 404
@@ -32,7 +32,7 @@ async def test_it_serves_the_api_and_ends_with_zero(valkey: EmbeddedValkey, proc
     assert support.JWT_SECRET not in router.log
 
 
-async def test_it_finishes_what_a_dead_gateway_left(valkey: EmbeddedValkey, process: StartProcess) -> None:
+async def test_router_finishes_the_work_of_a_dead_gateway(valkey: EmbeddedValkey, process: StartProcess) -> None:
     """A message that was only appended reaches its recipient's row, and waits there for a push."""
     async with world(valkey) as w:
         conv = await w.direct("ann", "bob")
@@ -47,8 +47,8 @@ async def test_it_finishes_what_a_dead_gateway_left(valkey: EmbeddedValkey, proc
         assert (await w.row("bob", conv)).head == said.seq
 
 
-async def test_without_redis_it_lives_and_waits(own_valkey: EmbeddedValkey, process: StartProcess) -> None:
-    """Nobody answers at the start: alive, not ready, one line in the log; it is ready once Redis is there."""
+async def test_router_without_redis_is_alive_and_waits(own_valkey: EmbeddedValkey, process: StartProcess) -> None:
+    """Redis is unreachable at the start: alive, not ready, one line in the log; ready once Redis is reachable."""
     own_valkey.stop()
     router = process("router", LINNET_REDIS_URL=own_valkey.url)
 
@@ -63,8 +63,8 @@ async def test_without_redis_it_lives_and_waits(own_valkey: EmbeddedValkey, proc
     await router.ready()
 
 
-async def test_it_can_be_stopped_while_it_waits(process: StartProcess) -> None:
-    """SIGTERM before Redis was ever there is an ordinary end."""
+async def test_router_can_be_stopped_while_it_waits(process: StartProcess) -> None:
+    """SIGTERM before Redis is reachable is an ordinary end."""
     router = process("router", LINNET_REDIS_URL=f"redis://127.0.0.1:{support.free_ports(1)[0]}/0")
 
     async def answers() -> bool:
@@ -76,8 +76,8 @@ async def test_it_can_be_stopped_while_it_waits(process: StartProcess) -> None:
     assert "Traceback" not in router.log
 
 
-async def test_an_outage_of_redis_unreadies_nobody(own_valkey: EmbeddedValkey, process: StartProcess) -> None:
-    """Redis is killed: the router stays ready, says what is wrong, and works on when Redis is back."""
+async def test_outage_of_redis_leaves_the_router_ready(own_valkey: EmbeddedValkey, process: StartProcess) -> None:
+    """Redis is killed: the router stays ready with the reason in its text, and works again when Redis is back."""
     router = await process("router", LINNET_REDIS_URL=own_valkey.url).ready()
     own_valkey.kill()
 
@@ -98,10 +98,8 @@ async def test_an_outage_of_redis_unreadies_nobody(own_valkey: EmbeddedValkey, p
     assert "Traceback" not in router.log
 
 
-async def test_what_is_wrong_at_the_start_is_one_line(
-    valkey: EmbeddedValkey, process: StartProcess, tmp_path: Path
-) -> None:
-    """A wrong setting, something not to be had, a port that is taken, a server that is not fit: exit 1, one line."""
+async def test_fault_at_the_start_is_one_line(valkey: EmbeddedValkey, process: StartProcess, tmp_path: Path) -> None:
+    """A wrong setting, a port in use, an unfit server: exit status 1 and one line."""
     with valkey.client() as redis, socket.create_server(("127.0.0.1", 0)) as taken:
         redis.hset(keys.DEPLOYMENT, "partitions", 7)
         port = taken.getsockname()[1]
@@ -123,10 +121,10 @@ async def test_what_is_wrong_at_the_start_is_one_line(
             assert len(router.log.splitlines()) == 1, router.log
 
 
-async def test_what_is_wrong_with_the_parts_is_one_line_too(
+async def test_fault_of_a_part_at_the_start_is_one_line(
     valkey: EmbeddedValkey, process: StartProcess, tmp_path: Path
 ) -> None:
-    """Known only once Redis is there: a URL, a certificate, what the server would lose."""
+    """It is known only after Redis is reachable: a URL, a certificate, a server that could lose data."""
     hook = {"LINNET_WEBHOOK_URL": "ftp://x/", "LINNET_WEBHOOK_SECRET": SECRET}
     tls = {"LINNET_TLS_CERT": str(tmp_path / "no.pem"), "LINNET_TLS_KEY": str(tmp_path / "no.pem")}
     expected = {"LINNET_WEBHOOK_URL": hook, "LINNET_TLS_CERT and LINNET_TLS_KEY cannot be used": tls}
@@ -143,8 +141,8 @@ async def test_what_is_wrong_with_the_parts_is_one_line_too(
         assert len(router.log.splitlines()) == 1, router.log
 
 
-async def test_a_part_that_ends_by_itself_ends_the_process() -> None:
-    """A bug must not leave a router that looks well and does half its work: the others end, and it is raised."""
+async def test_part_that_ends_by_itself_ends_the_process() -> None:
+    """A router that looks healthy must not do only half of its work: the other parts end, and the error is raised."""
     stop = asyncio.Event()
     ended = asyncio.Event()
 

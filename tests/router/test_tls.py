@@ -14,7 +14,7 @@ from router.tls import Certificate, Trust
 
 
 def shown(server: ssl.SSLContext, trusted: Path) -> bool:
-    """Whether a client that trusts this certificate alone completes a handshake."""
+    """Whether a client that trusts only this certificate completes a handshake."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     trust = ssl.create_default_context(cafile=str(trusted))
     client = trust.wrap_bio(to_client, to_server, server_hostname="127.0.0.1")
@@ -31,7 +31,7 @@ def shown(server: ssl.SSLContext, trusted: Path) -> bool:
 
 
 def replace(file: Path, by: Path) -> None:
-    """As cert-manager and certbot do: another file under the same name at once."""
+    """Replace a file as cert-manager and certbot do: another file gets its name."""
     shutil.copy(by, file.with_suffix(".new"))
     os.replace(file.with_suffix(".new"), file)
 
@@ -64,8 +64,8 @@ def test_replaced_certificate_is_shown_from_the_next_handshake_on(
     assert "were loaded" in caplog.messages[-1]
 
 
-def test_trust_is_made_anew_when_its_files_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The bundle that OpenSSL reads by default, by whatever name; a broken one leaves what was trusted."""
+def test_trust_is_loaded_again_when_its_files_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundle that OpenSSL reads by default, under any of its names; a broken one leaves the old trust."""
     bundle = own_certificate(tmp_path / "bundle.pem", "a")
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     trust = Trust()
@@ -80,7 +80,7 @@ def test_trust_is_made_anew_when_its_files_change(tmp_path: Path, monkeypatch: p
 
 
 def test_files_of_the_redis_url_are_read_at_the_next_dial(tmp_path: Path) -> None:
-    """The CA bundle that `ssl_ca_certs` names: new trust without a restart, and the old one while it is broken."""
+    """The CA bundle of `ssl_ca_certs`: new trust without a restart, and the old one while it is broken."""
     bundle, broken = own_certificate(tmp_path / "ca.pem", "a"), tmp_path / "broken.pem"
     where = address(f"rediss://127.0.0.1/0?ssl_ca_certs={bundle}")
     assert where.tls is not None

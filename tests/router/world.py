@@ -1,4 +1,4 @@
-"""A store on a real server, with people, conversations and messages as gateways would have left them."""
+"""A store on a real server, with users, conversations and messages as gateways would have left them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ SECRET = "a-secret-for-webhooks-of-32-bytes-or-more"
 
 
 def settings(**changes: object) -> Settings:
-    """Settings of a router that pushes; nothing listens at its webhook URL unless one is given."""
+    """Settings of a router that pushes; no server listens at its webhook URL unless one is given."""
     env = {"jwt_secret": support.JWT_SECRET, "webhook_secret": SECRET, "webhook_url": "http://127.0.0.1:9/"}
     env.update({name: str(value) for name, value in changes.items()})
     return load({f"LINNET_{name.upper()}": value for name, value in env.items()})
@@ -43,13 +43,13 @@ class World:
         self._n = count(1)
 
     async def direct(self, user: str, other: str) -> str:
-        """The direct conversation of two people, who exist from now on."""
+        """The direct conversation of two users, who are created."""
         await self.people(user, other)
         await reply_of(self.conversations.create_direct, user, other, COST_US, BURST_US)
         return keys.direct(user, other)
 
     async def group(self, *names: str, kind: str = keys.GROUP) -> str:
-        """A group, as made by an API that died before it told anybody; the first is its owner."""
+        """A group whose API process died before it wrote the members' rows; the first member is its owner."""
         await self.people(*names)
         conv = keys.new_conversation(kind)
         roles = dict.fromkeys(names, "m") | {names[0]: "o"}
@@ -67,7 +67,7 @@ class World:
         return await reply_of(self.conversations.append, Append(conv, user, "phone", n, 0, pack(n).ljust(8), tail))
 
     async def device(self, user: str, device: str = "phone") -> Synced:
-        """A device with a session, whose name is the device's."""
+        """A device with a session of the same name."""
         return await reply_of(
             self.users.sync,
             Sync(user=user, device=device, session=device, node="node", started=next(self._n), register=True),
@@ -79,7 +79,7 @@ class World:
         return row
 
     def due_now(self, conv: str) -> None:
-        """The conversation's claim or delay is over."""
+        """Make the conversation due, as after its claim or delay."""
         with self.valkey.client() as redis:
             redis.zadd(keys.dirty(keys.partition(conv)), {conv: 1})
 

@@ -28,7 +28,7 @@ def by(user: str) -> dict[str, str]:
 
 
 class Api(httpx.AsyncClient):
-    """A client of the API that is being served; `services` are the server's own."""
+    """A client of the running API; `services` are the server's own."""
 
     def __init__(self, port: int, services: Services, client: Client) -> None:
         super().__init__(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False)
@@ -43,7 +43,7 @@ class Api(httpx.AsyncClient):
         return answer.json() if answer.content else None
 
     async def refused(self, method: str, path: str, headers: dict[str, str], body: Any = None) -> tuple[int, str]:
-        """Status and code of a call that must be refused, in the one shape of refusals."""
+        """Status and code of a call that must be refused, in the shape of all errors."""
         answer = await self.request(method, path, headers=headers, **({} if body is None else {"json": body}))
         return refusal(answer)
 
@@ -60,7 +60,7 @@ def refusal(answer: httpx.Response) -> tuple[int, str]:
 
 @asynccontextmanager
 async def serve(valkey: EmbeddedValkey, **changed: Any) -> AsyncIterator[Api]:
-    """The API with these settings changed; stopped again at the end."""
+    """The API with these settings changed; it is stopped at the end."""
     store = await Client.connect(valkey.url)
     services = Services.make(replace(SETTINGS, **changed), store, "r1")
     listening = socket.create_server(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""router/api/addresses.py: no caller gets an address that nothing can dial."""
+"""router/api/addresses.py: every address that a caller gets can be dialed."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ from router.api.addresses import dialable
         ("ws://0.0.0.0:8001/ws", "user@evil.example", ""),
     ],
 )
-def test_all_addresses_become_the_host_that_the_caller_used(url: str, host: str, dialed: str) -> None:
-    """Other URLs are left alone; where the caller used no host that can be dialed, there is no URL."""
+def test_wildcard_address_becomes_the_host_that_the_caller_used(url: str, host: str, dialed: str) -> None:
+    """Other URLs are unchanged; if the caller's host cannot be dialed, there is no URL."""
     assert dialable(url, host) == dialed

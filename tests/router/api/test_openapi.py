@@ -1,4 +1,4 @@
-"""The OpenAPI document: what it says is what is served, under thousands of requests made from it, good and bad."""
+"""The OpenAPI document equals the service, tested with thousands of requests made from it, valid and invalid."""
 
 import asyncio
 import sys
@@ -22,9 +22,10 @@ NOT = "positive_data_acceptance,use_after_free,ensure_resource_availability,obje
 
 
 @pytest.mark.processes
-def test_the_service_keeps_to_its_document(valkey: EmbeddedValkey, tmp_path: Path) -> None:
-    """Every status, body and header is documented; nothing malformed is accepted; nothing fails; no call forgets to
-    ask who calls. As a backend, who may do anything, and as a user."""
+def test_service_conforms_to_its_document(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """Every status, body and header is documented; malformed requests are refused; no call fails; every call checks
+    its caller. As a backend, which may do everything, and as a user.
+    """
 
     async def main() -> None:
         async with serve(valkey, sends_per_s=1e6, send_burst=10**6) as api:
@@ -52,8 +53,8 @@ async def schemathesis(port: int, token: str, folder: Path) -> tuple[int, str]:
     return process.returncode or 0, said.decode()
 
 
-def test_every_schema_of_the_document_is_there() -> None:
-    """Each reference leads somewhere, and each operation has a name of its own."""
+def test_every_schema_reference_of_the_document_resolves() -> None:
+    """Each operation also has an id of its own."""
     found = openapi.document(endpoints(SETTINGS))
     text = wire.JSON.encode(found).decode()  # type: ignore[arg-type]  # plain JSON
     for reference in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:

@@ -1,4 +1,4 @@
-"""Passwords: right and wrong, nobody's, and what a flood gets."""
+"""Passwords: right ones, wrong ones, those of unknown users, and floods of them."""
 
 import asyncio
 import threading
@@ -11,7 +11,7 @@ from router.contract.errors import BadCommand, Unavailable
 
 
 async def test_only_the_password_matches_its_hash() -> None:
-    """A hash is argon2id, salted, and accepts its own password alone."""
+    """A hash is argon2id, salted, and accepts only its own password."""
     service = Passwords(8)
     stored = await service.hash("päss wörd", "ada")
     assert stored.startswith(b"$argon2id$")
@@ -22,8 +22,8 @@ async def test_only_the_password_matches_its_hash() -> None:
     service.close()
 
 
-async def test_nobodys_password_costs_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unknown user's password is hashed too, with the parameters of all others, and never matches."""
+async def test_password_of_an_unknown_user_costs_the_same_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is hashed too, with the parameters of all others, and never matches."""
     checked: list[str] = []
     matches = passwords._matches
 
@@ -41,8 +41,8 @@ async def test_nobodys_password_costs_the_same_work(monkeypatch: pytest.MonkeyPa
     service.close()
 
 
-async def test_a_flood_is_refused_and_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What exceeds the bound is told to come again at once; abandoned work counts until done; then all is free."""
+async def test_flood_is_refused_until_work_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls beyond the bound are refused at once; the work of cancelled callers counts until it is done."""
     monkeypatch.setattr(passwords, "WAITING", 2)
     service = Passwords(8)
     hasher, free = passwords._hasher, threading.Event()
@@ -66,8 +66,8 @@ async def test_a_flood_is_refused_and_passes(monkeypatch: pytest.MonkeyPatch) ->
     service.close()
 
 
-async def test_a_password_matches_however_its_characters_are_composed() -> None:
-    """Composed, decomposed, and with another kind of space; what looks alike and is another character does not."""
+async def test_password_matches_in_any_composition_of_its_characters() -> None:
+    """Composed, decomposed, and with another kind of space; a different character that looks alike does not match."""
     service = Passwords(8)
     stored = await service.hash("caf\u00e9 au lait", "ada")
     for typed in ("caf\u00e9 au lait", "cafe\u0301 au lait", "caf\u00e9\u3000au\u00a0lait"):
@@ -79,7 +79,7 @@ async def test_a_password_matches_however_its_characters_are_composed() -> None:
 
 @pytest.mark.parametrize("typed", ["cafe\u0301 au lait", "tab\tand null\0", "a", "ada"])
 async def test_hashes_of_passwords_as_typed_still_match(typed: str) -> None:
-    """Hashes made before there was a form and before there were rules."""
+    """They were made before passwords had a form and rules."""
     service = Passwords(8)
     assert await service.verify(passwords._hasher.hash(typed).encode(), typed)
     service.close()
@@ -97,8 +97,8 @@ async def test_hashes_of_passwords_as_typed_still_match(typed: str) -> None:
         ("\ud800 is no character", "unassigned"),
     ],
 )
-async def test_passwords_that_are_refused_for_new(password: str, why: str) -> None:
-    """Too short as it counts when composed, the user's own name, characters that the form does not allow."""
+async def test_new_password_that_breaks_a_rule_is_refused(password: str, why: str) -> None:
+    """Too short in its composed form, the user's own name, characters that the form does not allow."""
     service = Passwords(8)
     with pytest.raises(BadCommand, match=why):
         await service.hash(password, "ada.lovelace")

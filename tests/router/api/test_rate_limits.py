@@ -14,8 +14,8 @@ class Clock:
         return self.now
 
 
-def test_a_burst_then_one_at_a_time() -> None:
-    """The refusal says when the next one passes, takes nothing itself, and another key has its own rate."""
+def test_burst_is_followed_by_one_at_a_time() -> None:
+    """The refusal has the time to wait and counts nothing; another key has its own rate."""
     clock = Clock()
     limiter = Limiter(2.0, 3, clock)
     for _ in range(3):
@@ -32,7 +32,7 @@ def test_a_burst_then_one_at_a_time() -> None:
 
 
 def test_keys_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has recovered goes by itself; a flood of keys pushes out the ones seen longest ago."""
+    """A key whose rate has recovered is removed; a flood of keys evicts the ones seen longest ago."""
     monkeypatch.setattr(limits, "SIZE", 10)
     clock = Clock()
     limiter = Limiter(1.0, 1, clock)

@@ -1,4 +1,4 @@
-"""The HTTP API: what each call does, who may call it, and how it refuses."""
+"""The HTTP API: the effects of each call, its permitted callers, and its errors."""
 
 import asyncio
 import json
@@ -36,7 +36,7 @@ async def make_users(api: Api, *users: str) -> None:
 
 
 async def make_group(api: Api, *members: str, kind: str = "group") -> str:
-    """A conversation of ada's with these members."""
+    """A conversation of ada with these members."""
     made = await api.ok("POST", "/v1/conversations", ADA, {"kind": kind, "title": "T", "members": list(members)})
     conversation: str = made["conversation"]
     return conversation
@@ -45,8 +45,8 @@ async def make_group(api: Api, *members: str, kind: str = "group") -> str:
 # -- accounts, logins, tokens
 
 
-async def test_an_account_logs_in_and_learns_the_gateways(valkey: EmbeddedValkey) -> None:
-    """A password becomes a token that this API and the gateways accept; live gateways come, least loaded first."""
+async def test_account_logs_in_and_learns_the_gateways(valkey: EmbeddedValkey) -> None:
+    """A password yields a token that API and gateways accept, and the live gateways, least loaded first."""
     async with serve(valkey) as api:
         presence, now = Presence(api.store), now_ms()
         for node, load, at in (("g1", 5, now), ("g2", 1, now), ("g3", 0, now - LEASE_S * 1000)):
@@ -105,8 +105,8 @@ async def test_renewal_refuses_tokens_that_come_from_no_login(valkey: EmbeddedVa
         assert await api.refused("POST", "/v1/tokens/renew", as_holder_of(expired)) == (401, "token_expired")
 
 
-async def test_a_name_is_given_out_once(valkey: EmbeddedValkey) -> None:
-    """Of many who want a name at once one gets it, and after its deletion nobody."""
+async def test_name_is_given_out_once(valkey: EmbeddedValkey) -> None:
+    """One of many simultaneous callers gets it, and after its deletion none does."""
     async with serve(valkey) as api:
         wanted = {"user": "ada", **PASSWORD}
         answers = await asyncio.gather(*(api.post("/v1/accounts", json=wanted) for _ in range(5)))
@@ -118,8 +118,8 @@ async def test_a_name_is_given_out_once(valkey: EmbeddedValkey) -> None:
         assert await api.refused("POST", "/v1/login", {}, wanted) == (401, "unauthorized")
 
 
-async def test_names_like_one_that_was_given_out_are_refused(valkey: EmbeddedValkey) -> None:
-    """In another case 409, also after its deletion; in full-width letters no name at all."""
+async def test_names_like_an_existing_one_are_refused(valkey: EmbeddedValkey) -> None:
+    """In another case 409, also after its deletion; in full-width letters the name is not valid."""
     async with serve(valkey) as api:
         await api.ok("POST", "/v1/accounts", {}, {"user": "ada", **PASSWORD})
         assert await api.refused("POST", "/v1/accounts", {}, {"user": "Ada", **PASSWORD}) == (409, "conflict")
@@ -129,8 +129,8 @@ async def test_names_like_one_that_was_given_out_are_refused(valkey: EmbeddedVal
         assert await api.refused("POST", "/v1/accounts", {}, wide) == (422, "bad_command")
 
 
-async def test_names_and_titles_can_be_read_as_they_are(valkey: EmbeddedValkey) -> None:
-    """Controls, overrides of the direction and invisible characters alone are refused; no name is no fault."""
+async def test_unreadable_names_and_titles_are_refused(valkey: EmbeddedValkey) -> None:
+    """Controls, overrides of the direction and only invisible characters are refused; an empty name is accepted."""
     async with serve(valkey) as api:
         await make_users(api)
         conv = await make_group(api)
@@ -144,16 +144,16 @@ async def test_names_and_titles_can_be_read_as_they_are(valkey: EmbeddedValkey) 
         await api.ok("POST", "/v1/accounts", {}, {"user": "dan", "name": "", **PASSWORD})
 
 
-async def test_no_account_is_named_as_a_place_in_a_path(valkey: EmbeddedValkey) -> None:
-    """A dot or two would be swallowed by clients' URL libraries; more of them, or among others, are names."""
+async def test_account_cannot_have_the_name_of_a_path_segment(valkey: EmbeddedValkey) -> None:
+    """One or two dots would be removed by clients' URL libraries; three of them, or dots among others, are names."""
     async with serve(valkey) as api:
         for name, status in ((".", 422), ("..", 422), ("..\n", 422), ("...", 201), (".a", 201), ("a..", 201)):
             answer = await api.post("/v1/accounts", json={"user": name, **PASSWORD})
             assert answer.status_code == status, name
 
 
-async def test_no_account_is_named_as_a_user_of_the_provider(valkey: EmbeddedValkey) -> None:
-    """Names that stand for claims of the identity provider are not given out, in any case; names beside them are."""
+async def test_account_cannot_have_the_name_of_a_providers_user(valkey: EmbeddedValkey) -> None:
+    """The reserved prefix is refused in any case; similar names are accepted."""
     async with serve(valkey) as api:
         for name, status in (
             (mapped("auth0|1"), 422),
@@ -166,8 +166,8 @@ async def test_no_account_is_named_as_a_user_of_the_provider(valkey: EmbeddedVal
             assert answer.status_code == status, name
 
 
-async def test_a_login_does_not_tell_who_exists(valkey: EmbeddedValkey) -> None:
-    """Wrong password, unknown user and a user without a password: one answer, and one limit to guessing."""
+async def test_login_does_not_show_which_users_exist(valkey: EmbeddedValkey) -> None:
+    """A wrong password, an unknown user and a user without a password get one answer and one limit."""
     async with serve(valkey) as api:
         await api.ok("POST", "/v1/accounts", {}, {"user": "ada", **PASSWORD})
         await make_users(api, "bob")
@@ -182,16 +182,16 @@ async def test_a_login_does_not_tell_who_exists(valkey: EmbeddedValkey) -> None:
         assert seen["ada"] == seen["bob"] == seen["nobody"]
 
 
-async def test_who_knows_the_password_is_not_limited_by_guesses(valkey: EmbeddedValkey) -> None:
-    """Each login forgets the guesses before it, so that logging in often is no attack."""
+async def test_successful_logins_reset_the_limit_of_guesses(valkey: EmbeddedValkey) -> None:
+    """Logging in often is no attack."""
     async with serve(valkey) as api:
         await api.ok("POST", "/v1/accounts", {}, {"user": "ada", **PASSWORD})
         for _ in range(8):
             await api.ok("POST", "/v1/login", {}, {"user": "ada", **PASSWORD})
 
 
-async def test_weak_passwords_make_no_account(valkey: EmbeddedValkey) -> None:
-    """As short as the setting allows is enough; shorter, or the name, is refused and leaves the name free."""
+async def test_weak_passwords_create_no_account(valkey: EmbeddedValkey) -> None:
+    """The shortest allowed password is accepted; a shorter one, or the name, is refused, and the name stays free."""
     async with serve(valkey, password_min=10) as api:
         for password in ("012345678", "Adalovelace"):
             given = {"user": "adalovelace", "password": password}
@@ -202,8 +202,9 @@ async def test_weak_passwords_make_no_account(valkey: EmbeddedValkey) -> None:
 async def test_wrong_logins_of_strangers_do_not_lock_the_owner_out(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While strangers use up the guesses at a name, its owner logs in from an address that did so before, and from any
-    address with a token, expired or not. No forged token and no token of another user has this effect."""
+    """While strangers use up the guesses at a name, its owner logs in from a known address, and from any address with
+    a token, expired or not. A forged token or one of another user has no effect.
+    """
     hour_us = 3_600_000_000  # forty hashes take a slow machine longer than it takes to regain a guess
     monkeypatch.setattr(accounts, "GUESS_COST_US", hour_us)
     monkeypatch.setattr(accounts, "GUESS_BURST_US", 5 * hour_us)
@@ -231,7 +232,7 @@ async def test_wrong_logins_of_strangers_do_not_lock_the_owner_out(
 
 
 async def test_accounts_of_one_address_are_limited(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An address cannot make accounts, or try logins, without end; another still can."""
+    """Account and login calls of one address have a rate; another address is not affected."""
     monkeypatch.setattr(api_call, "ADDRESS_BURST", 2)
     monkeypatch.setattr(api_call, "ADDRESS_EVERY_S", 60.0)
     async with serve(valkey, trusted_proxies="127.0.0.0/8") as api:
@@ -245,8 +246,8 @@ async def test_accounts_of_one_address_are_limited(valkey: EmbeddedValkey, monke
         assert await login("10.0.0.2") == 401
 
 
-async def test_identity_is_switched_off_with_an_outside_provider(valkey: EmbeddedValkey) -> None:
-    """Without accounts, and without a secret to sign with, those calls do not exist; all others do."""
+async def test_identity_calls_are_absent_with_an_outside_provider(valkey: EmbeddedValkey) -> None:
+    """Without accounts, and without a secret to sign with, those calls are 404; all others exist."""
     async with serve(valkey, accounts=False) as api:
         assert await api.refused("POST", "/v1/login", {}, {"user": "ada", **PASSWORD}) == (404, "not_found")
         paths = (await api.ok("GET", "/v1/openapi.json", {}))["paths"]
@@ -255,8 +256,8 @@ async def test_identity_is_switched_off_with_an_outside_provider(valkey: Embedde
         assert "delete" in paths["/v1/accounts/{user}"]
 
 
-async def test_deleting_an_account_leaves_all_groups_to_somebody(valkey: EmbeddedValkey) -> None:
-    """Sessions end, groups are left, and a group whose only owner goes gets another: an admin before all."""
+async def test_deleting_an_account_leaves_every_group_with_an_owner(valkey: EmbeddedValkey) -> None:
+    """Sessions end, groups are left, and if a group's only owner leaves, an admin becomes owner first."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob", "cy")
         group = await make_group(api, "bob", "cy")
@@ -271,9 +272,10 @@ async def test_deleting_an_account_leaves_all_groups_to_somebody(valkey: Embedde
         assert await api.refused("DELETE", "/v1/accounts/nobody", SERVER) == (404, "not_found")
 
 
-async def test_nobody_writes_to_a_deleted_user(valkey: EmbeddedValkey) -> None:
-    """Not in a conversation that was there before either: an ack would say that she could read it. What was written
-    stays readable, what others have with each other is as it was, and nothing of hers comes back by it."""
+async def test_deleted_user_gets_no_messages(valkey: EmbeddedValkey) -> None:
+    """Existing conversations are closed, too, because an ack would say that the user could read the message. Messages
+    stay readable, conversations of other users are unchanged, and no data of the user comes back.
+    """
     async with serve(valkey) as api:
         friends = ["bob", "cy", "dee", "ed", "flo"]
         await make_users(api, "ada", *friends)
@@ -293,10 +295,10 @@ async def test_nobody_writes_to_a_deleted_user(valkey: EmbeddedValkey) -> None:
         assert left == {keys.user("ada"), keys.names("ada")}
 
 
-async def test_who_is_written_to_while_she_is_deleted_is_closed_to_the_writer(
+async def test_user_who_gets_messages_during_the_deletion_is_closed_to_the_writer(
     own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A conversation that moves to the top of her list meanwhile is not passed over."""
+    """A conversation that moves to the top of the user's list meanwhile is not skipped."""
     monkeypatch.setattr(users, "PAGE", 2)
     with own_valkey.client() as client:
         client.config_set("hash-max-listpack-entries", 2)  # as for one with many, so that it takes several pages
@@ -319,10 +321,10 @@ async def test_who_is_written_to_while_she_is_deleted_is_closed_to_the_writer(
             assert await api.refused("POST", "/v1/messages", by(name), given) == (404, "not_found"), name
 
 
-async def test_who_first_writes_to_a_user_while_she_is_deleted_is_closed_out_too(
+async def test_first_message_during_the_deletion_is_closed_too(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The conversation was opened after the list of those that are to be closed was read, whichever list it was."""
+    """The conversation is opened after the list of conversations to close was read, in either pass."""
     async with serve(valkey) as api:
         newcomers = [f"new{number}" for number in range(8)]
         await make_users(api, "ada", "bob", *newcomers)
@@ -346,10 +348,10 @@ async def test_who_first_writes_to_a_user_while_she_is_deleted_is_closed_out_too
         assert left == {keys.user("ada"), keys.names("ada")}
 
 
-async def test_who_is_put_into_groups_for_ever_is_not_said_to_be_gone(
+async def test_deletion_of_a_user_who_is_added_to_groups_meanwhile_is_unfinished(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Her rows are there still, and the next call goes on where this one gave up."""
+    """The user's rows are kept, and the next call continues where this one ended."""
     async with serve(valkey) as api:
         await make_users(api)
         conversations = [await make_group(api, "bob") for _ in range(4)]
@@ -364,8 +366,8 @@ async def test_who_is_put_into_groups_for_ever_is_not_said_to_be_gone(
         await api.ok("DELETE", "/v1/accounts/bob", SERVER)
 
 
-async def test_a_full_redis_lets_accounts_go(valkey: EmbeddedValkey) -> None:
-    """It is one of the few things that make room."""
+async def test_account_can_be_deleted_while_redis_is_full(valkey: EmbeddedValkey) -> None:
+    """A deletion frees memory."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob")
         await api.ok("POST", "/v1/messages", BOB, {"to": "@ada", "body": 1})
@@ -393,8 +395,8 @@ async def test_a_full_redis_lets_accounts_go(valkey: EmbeddedValkey) -> None:
         {"Authorization": "Bearer " + "x" * 20_000},
     ],
 )
-async def test_without_a_good_token_nothing_is_told(valkey: EmbeddedValkey, headers: dict[str, str]) -> None:
-    """401 before anything else is looked at, whatever is asked."""
+async def test_call_without_a_valid_token_is_unauthorized(valkey: EmbeddedValkey, headers: dict[str, str]) -> None:
+    """401 comes before any other check, for every call."""
     async with serve(valkey) as api:
         for method, path in (("GET", "/v1/conversations"), ("POST", "/v1/messages"), ("DELETE", "/v1/accounts/a b")):
             answer = await api.request(method, path, headers=headers)
@@ -404,15 +406,15 @@ async def test_without_a_good_token_nothing_is_told(valkey: EmbeddedValkey, head
 
 
 async def test_only_backends_issue_tokens(valkey: EmbeddedValkey) -> None:
-    """A user's token is no server key; and without a server key configured, an empty one is none either."""
+    """A user's token is no server key; without a configured server key an empty one is none, either."""
     async with serve(valkey) as api:
         assert await api.refused("POST", "/v1/tokens", ADA, {"user": "bob"}) == (403, "forbidden")
     async with serve(valkey, server_key="") as api:
         assert (await api.refused("POST", "/v1/tokens", {"Authorization": "Bearer"}, {"user": "bob"}))[0] == 401
 
 
-async def test_a_backend_names_the_user_it_acts_for(valkey: EmbeddedValkey) -> None:
-    """`Linnet-User` is needed where a call is about a user, and makes that user."""
+async def test_backend_names_the_user_it_acts_for(valkey: EmbeddedValkey) -> None:
+    """`Linnet-User` is required by calls about a user, and creates that user."""
     async with serve(valkey) as api:
         assert await api.refused("GET", "/v1/conversations", SERVER) == (422, "bad_command")
         assert await api.refused("GET", "/v1/conversations", SERVER | {"Linnet-User": "a b"}) == (422, "bad_command")
@@ -427,8 +429,8 @@ async def test_a_backend_names_the_user_it_acts_for(valkey: EmbeddedValkey) -> N
 # -- conversations
 
 
-async def test_the_maker_of_a_group_owns_it(valkey: EmbeddedValkey) -> None:
-    """Members are named with or without roles; everybody finds the group in the list, and nobody else sees it."""
+async def test_creator_of_a_group_owns_it(valkey: EmbeddedValkey) -> None:
+    """Members are named with or without roles; all find the group in their lists, and other users do not see it."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob", "cy", "dan")
         answer = await api.post(
@@ -451,7 +453,7 @@ async def test_the_maker_of_a_group_owns_it(valkey: EmbeddedValkey) -> None:
 
 
 async def test_unknown_members_are_named(valkey: EmbeddedValkey) -> None:
-    """A user cannot put in who does not exist, and learns which name was wrong; nothing is made."""
+    """A user cannot add users who do not exist, and the error has their names; no group is created."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob")
         answer = await api.post("/v1/conversations", headers=ADA, json={"kind": "group", "members": ["bob", "zoe"]})
@@ -460,8 +462,8 @@ async def test_unknown_members_are_named(valkey: EmbeddedValkey) -> None:
         assert (await api.ok("GET", "/v1/conversations", ADA))["conversations"] == []
 
 
-async def test_a_thousand_members_are_named_at_a_time(valkey: EmbeddedValkey) -> None:
-    """Its maker among them; one more is refused. The list of members pages through all."""
+async def test_at_most_a_thousand_members_are_named_at_a_time(valkey: EmbeddedValkey) -> None:
+    """Including the creator; one more is refused. The list of members pages through all."""
     async with serve(valkey) as api:
         names = [f"user-{i}" for i in range(1000)]
         as_first = SERVER | {"Linnet-User": names[0]}
@@ -484,8 +486,8 @@ async def test_a_thousand_members_are_named_at_a_time(valkey: EmbeddedValkey) ->
             assert (await api.refused("POST", "/v1/conversations", as_first, given))[0] == 422
 
 
-async def test_members_come_go_and_change(valkey: EmbeddedValkey) -> None:
-    """Each change is in the log and in the user's own list; who left sees what was until then, who came only later."""
+async def test_members_are_added_removed_and_changed(valkey: EmbeddedValkey) -> None:
+    """Each change is in the log and in the user's own list; a removed user sees the events up to the removal."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob", "cy")
         group = await make_group(api, "bob")
@@ -518,7 +520,7 @@ async def test_members_come_go_and_change(valkey: EmbeddedValkey) -> None:
 
 
 async def test_events_of_one_author_never_share_a_number(valkey: EmbeddedValkey) -> None:
-    """A client drops what has the (from, device, n) of another event, so each change of members needs its own."""
+    """A client drops an event with the (from, device, n) of another one, so each change of members needs its own."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob", "cy")
         group = await make_group(api)
@@ -533,8 +535,8 @@ async def test_events_of_one_author_never_share_a_number(valkey: EmbeddedValkey)
         assert len({(e["from"], e["device"], e["n"]) for e in events}) == 6
 
 
-async def test_a_channel_is_joined_by_who_likes(valkey: EmbeddedValkey) -> None:
-    """Joining makes a reader who sees all that was written; a group cannot be joined, nor what does not exist."""
+async def test_user_joins_a_channel_as_reader(valkey: EmbeddedValkey) -> None:
+    """Readers see all earlier events; a group, or an unknown conversation, cannot be joined."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob")
         channel = await make_group(api, kind="channel")
@@ -549,8 +551,8 @@ async def test_a_channel_is_joined_by_who_likes(valkey: EmbeddedValkey) -> None:
             assert await api.refused("POST", f"/v1/conversations/{conversation}/join", BOB) == (404, "not_found")
 
 
-async def test_titles_and_removal(valkey: EmbeddedValkey) -> None:
-    """Owners rename and remove; a removed conversation is gone for everybody, at once."""
+async def test_owners_rename_and_delete(valkey: EmbeddedValkey) -> None:
+    """A deleted conversation is gone for all users, at once."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob")
         group = await make_group(api, "bob")
@@ -565,8 +567,8 @@ async def test_titles_and_removal(valkey: EmbeddedValkey) -> None:
         assert await api.refused("POST", "/v1/messages", ADA, {"to": group, "body": 1}) == (404, "not_found")
 
 
-async def test_the_list_pages_through_all(valkey: EmbeddedValkey) -> None:
-    """Newest first, each once, also while other conversations move."""
+async def test_list_pages_through_all(valkey: EmbeddedValkey) -> None:
+    """Newest first, each once, also while other conversations change."""
     async with serve(valkey) as api:
         await make_users(api, "ada")
         made = [await make_group(api) for _ in range(7)]
@@ -582,8 +584,8 @@ async def test_the_list_pages_through_all(valkey: EmbeddedValkey) -> None:
 # -- messages
 
 
-async def test_a_direct_message_begins_the_conversation(valkey: EmbeddedValkey) -> None:
-    """Both find it in their lists and in the log; nobody else may look; nobody gets a message who is not there."""
+async def test_direct_message_creates_the_conversation(valkey: EmbeddedValkey) -> None:
+    """Both find it in their lists and in the log; other users do not see it; an unknown user gets no message."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob", "cy")
         body = {"text": "hé", "bytes": {"$b64": b64encode(b"\0\xff").decode()}, "n": 2**53 - 1}
@@ -608,8 +610,8 @@ async def test_a_direct_message_begins_the_conversation(valkey: EmbeddedValkey) 
             assert await api.refused("POST", "/v1/messages", ADA, {"to": to, "body": 1}) == (404, "not_found"), to
 
 
-async def test_a_direct_event_reaches_both_users_channels(valkey: EmbeddedValkey) -> None:
-    """The very bytes that stand in the log are published to both, right after the append."""
+async def test_direct_event_reaches_both_users_channels(valkey: EmbeddedValkey) -> None:
+    """The bytes of the log are published to both, right after the append."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob")
         heard: dict[str, bytes] = {}
@@ -625,8 +627,8 @@ async def test_a_direct_event_reaches_both_users_channels(valkey: EmbeddedValkey
         assert stamp.decode(heard[keys.Channels().user("bob")])["body"] == "hi"
 
 
-async def test_a_user_speaks_for_herself_and_a_backend_for_anybody(valkey: EmbeddedValkey) -> None:
-    """`from` is forced for users and required from backends; being a member is asked of both."""
+async def test_user_sends_as_themselves_and_backend_as_any_user(valkey: EmbeddedValkey) -> None:
+    """`from` must be the user of the token, and is required of backends; membership is required in both cases."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob", "cy")
         group = await make_group(api, "bob")
@@ -641,8 +643,8 @@ async def test_a_user_speaks_for_herself_and_a_backend_for_anybody(valkey: Embed
         assert [event["from"] for event in events] == ["ada", "bob", "bob"]
 
 
-async def test_a_series_counts_each_number_once(valkey: EmbeddedValkey) -> None:
-    """`device` and `n` mean what they mean on a socket: a resend is answered again, other content is refused."""
+async def test_each_n_of_a_device_counts_once(valkey: EmbeddedValkey) -> None:
+    """`device` and `n` mean the same as on a socket: a resend gets the first answer, other content is refused."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob")
         message = {"to": "@bob", "body": "hi", "device": "worker", "n": 7}
@@ -658,8 +660,8 @@ async def test_a_series_counts_each_number_once(valkey: EmbeddedValkey) -> None:
         assert await api.refused("POST", "/v1/messages", ADA, message) == (409, "conflict")
 
 
-async def test_an_idempotency_key_counts_once(valkey: EmbeddedValkey) -> None:
-    """However often, at once or through which process: one event, one answer. It stands for that message alone."""
+async def test_message_with_an_idempotency_key_counts_once(valkey: EmbeddedValkey) -> None:
+    """For resends at once or through another process there is one event and one answer; other content is refused."""
     async with serve(valkey) as one, serve(valkey) as two:
         await make_users(one, "ada", "bob", "cy")
         keyed = ADA | {"Idempotency-Key": "k-1"}
@@ -679,8 +681,10 @@ async def test_an_idempotency_key_counts_once(valkey: EmbeddedValkey) -> None:
         )
 
 
-async def test_an_idempotency_key_survives_who_took_it(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that dies before, or right after, the append leaves a key that another can finish with."""
+async def test_send_of_a_process_that_died_is_finished_by_its_key(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies before, or right after, the append."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob")
         await api.ok("POST", "/v1/messages", ADA, {"to": "@bob", "body": "open"})
@@ -702,8 +706,8 @@ async def test_an_idempotency_key_survives_who_took_it(valkey: EmbeddedValkey, m
         assert [event["body"] for event in events] == ["open", "hi", "hi"]
 
 
-async def test_a_users_sends_are_limited_and_a_backends_are_not(valkey: EmbeddedValkey) -> None:
-    """The rate of a conversation's device holds here too, and says when to come back."""
+async def test_sends_of_users_are_limited_and_those_of_backends_are_not(valkey: EmbeddedValkey) -> None:
+    """The rate of a conversation's device applies here too, and the error says when to retry."""
     async with serve(valkey, sends_per_s=0.1, send_burst=3) as api:
         await make_users(api, "ada", "bob")
         group = await make_group(api, "bob")
@@ -727,14 +731,14 @@ async def test_a_users_sends_are_limited_and_a_backends_are_not(valkey: Embedded
     ],
 )
 async def test_only_canonical_values_are_sent(valkey: EmbeddedValkey, body: Any) -> None:
-    """What one codec or client could not read is refused at the door."""
+    """A value that one codec or client could not read is refused."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob")
         assert await api.refused("POST", "/v1/messages", ADA, {"to": "@bob", "body": body}) == (422, "bad_command")
 
 
 async def test_events_are_read_in_pages(valkey: EmbeddedValkey) -> None:
-    """Upwards with `after`, downwards with `before`, the newest without either; `more` says whether to go on."""
+    """Upwards with `after`, downwards with `before`, the newest without either; `more` if there are others."""
     async with serve(valkey) as api:
         await make_users(api, "ada")
         group = await make_group(api)
@@ -760,8 +764,8 @@ async def test_events_are_read_in_pages(valkey: EmbeddedValkey) -> None:
 # -- presence, sessions
 
 
-async def test_whoever_lives_is_told_by_redis_clock(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A router whose own clock is an hour ahead takes no living gateway for dead, nor its users for offline."""
+async def test_live_gateways_are_judged_by_redis_clock(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A router whose own clock is an hour ahead considers no live gateway dead, nor its users offline."""
     monkeypatch.setattr("router.api.accounts.now_ms", lambda: now_ms() + 3_600_000)
     async with serve(valkey) as api:
         await make_users(api, "ada")
@@ -771,8 +775,8 @@ async def test_whoever_lives_is_told_by_redis_clock(valkey: EmbeddedValkey, monk
         assert (await api.ok("GET", "/v1/presence?users=ada", ADA))["users"]["ada"]["online"]
 
 
-async def test_presence_and_kick(valkey: EmbeddedValkey) -> None:
-    """Online while a device names a living gateway; a kick ends the sessions there are, and only those."""
+async def test_presence_follows_sessions_and_kicks(valkey: EmbeddedValkey) -> None:
+    """A user is online while a device names a live gateway; a kick ends the present sessions, and only those."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob")
         now = now_ms()
@@ -814,18 +818,18 @@ async def test_presence_and_kick(valkey: EmbeddedValkey) -> None:
         (b"to=@bob", "application/x-www-form-urlencoded", (415, "unsupported_media_type")),
     ],
 )
-async def test_a_bad_body_is_refused(
+async def test_wrong_body_is_refused(
     valkey: EmbeddedValkey, content: bytes, kind: str, expected: tuple[int, str]
 ) -> None:
-    """Unreadable, wrong, too deep, too large or of another type: each with its status, in one shape."""
+    """Unreadable, wrong, too deep, too large or of another type: each has its status, in one shape."""
     async with serve(valkey) as api:
         await make_users(api, "bob")
         answer = await api.post("/v1/messages", content=content, headers=ADA | {"Content-Type": kind})
         assert refusal(answer) == expected
 
 
-async def test_a_body_without_end_or_haste_is_cut_off(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream of unknown length ends at the limit; one that stalls ends by time."""
+async def test_endless_or_slow_body_is_cut_off(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream of unknown length ends at the limit; one that stalls ends after the time limit."""
     async with serve(valkey) as api:
 
         async def endless() -> Any:
@@ -860,7 +864,7 @@ async def test_a_body_without_end_or_haste_is_cut_off(valkey: EmbeddedValkey, mo
 
 
 async def test_unknown_paths_and_methods_are_refused_in_the_same_shape(valkey: EmbeddedValkey) -> None:
-    """404 and 405 (with what is allowed) look like every other refusal, for any method there is."""
+    """404 and 405 (with the allowed methods) have the shape of all errors, for every method."""
     async with serve(valkey) as api:
         for path in ("/", "/v1", "/v1/nonsense", "/v1/login/", "/v1/conversations/a%2Fb", "/docs"):
             assert await api.refused("GET", path, ADA) == (404, "not_found"), path
@@ -870,10 +874,10 @@ async def test_unknown_paths_and_methods_are_refused_in_the_same_shape(valkey: E
         assert (await api.head("/v1/conversations", headers=ADA)).status_code == 200
 
 
-async def test_a_bug_tells_nothing(
+async def test_exception_is_answered_internal_without_its_text(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An unforeseen exception is 500 `internal`; its text is in the log alone."""
+    """An unforeseen exception is 500 `internal`; only the log has its text."""
     async with serve(valkey) as api:
 
         async def bug() -> None:
@@ -886,8 +890,8 @@ async def test_a_bug_tells_nothing(
         assert "secret-detail" in caplog.text
 
 
-async def test_without_redis_calls_are_unavailable_and_later_served(own_valkey: EmbeddedValkey) -> None:
-    """503 with when to come back, not a hanging request; once Redis is back everything works."""
+async def test_calls_without_redis_are_unavailable_and_later_succeed(own_valkey: EmbeddedValkey) -> None:
+    """503 with the time to retry instead of a hanging request; calls succeed when Redis is back."""
     async with serve(own_valkey) as api:
         await make_users(api, "ada")
         own_valkey.kill()
@@ -901,7 +905,7 @@ async def test_without_redis_calls_are_unavailable_and_later_served(own_valkey: 
 
 
 async def test_browsers_of_listed_origins_may_call(valkey: EmbeddedValkey) -> None:
-    """CORS for the configured origins and no other; none at all when none is configured."""
+    """CORS for the configured origins only; none if none is configured."""
     ask_for = {"Origin": "https://chat.example", "Access-Control-Request-Method": "PUT"}
     async with serve(valkey, origins="https://chat.example, https://b.example/") as api:
         preflight = await api.options("/v1/messages", headers=ask_for)
@@ -920,15 +924,15 @@ async def test_browsers_of_listed_origins_may_call(valkey: EmbeddedValkey) -> No
         assert (await api.options("/v1/messages", headers=ask_for)).status_code == 405
 
 
-def test_every_handler_says_what_it_does() -> None:
-    """The document takes its words from the handlers."""
+def test_every_handler_has_a_docstring() -> None:
+    """The document contains the docstrings of the handlers."""
     rows = api_module.ACCOUNTS + api_module.TOKENS + api_module.ALWAYS + api_module.DOCUMENTS
     assert all(row.handler.__doc__ for row in rows)
     assert len({(row.method, row.path) for row in rows}) == len(rows)
 
 
 async def test_groups_of_one_user_are_limited(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody fills the store with conversations; a backend makes as many as it likes."""
+    """A user cannot fill the store with conversations; a backend has no limit."""
     monkeypatch.setattr(users, "OPEN_BURST_US", 2 * users.OPEN_COST_US)
     async with serve(valkey) as api:
         for _ in range(2):
@@ -939,8 +943,8 @@ async def test_groups_of_one_user_are_limited(valkey: EmbeddedValkey, monkeypatc
             await api.ok("POST", "/v1/conversations", SERVER | {"Linnet-User": "ada"}, given)
 
 
-async def test_a_channel_of_joined_readers_gets_no_owner_from_among_them(valkey: EmbeddedValkey) -> None:
-    """When the owner's account ends it is left to the server key; a member who was added comes before that."""
+async def test_channel_of_joined_readers_gets_no_owner_from_among_them(valkey: EmbeddedValkey) -> None:
+    """When the owner's account ends, only the server key manages it; a member who was added would become owner."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob", "cy")
         alone = await make_group(api, kind="channel")
@@ -952,7 +956,7 @@ async def test_a_channel_of_joined_readers_gets_no_owner_from_among_them(valkey:
         assert roles == [{"bob": "reader"}, {"bob": "reader", "cy": "owner"}]
 
 
-async def test_an_admin_steps_down_and_a_put_without_a_role_keeps_it(valkey: EmbeddedValkey) -> None:
+async def test_admin_lowers_own_role_and_a_put_without_a_role_keeps_it(valkey: EmbeddedValkey) -> None:
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob", "cy")
         group = await make_group(api, "cy")
@@ -964,8 +968,8 @@ async def test_an_admin_steps_down_and_a_put_without_a_role_keeps_it(valkey: Emb
         assert await api.refused("PUT", bob, BOB, {"role": "admin"}) == (403, "read_only")
 
 
-async def test_the_server_key_deletes_any_message(valkey: EmbeddedValkey) -> None:
-    """In groups and direct conversations, as nobody's; once for its `n`. A user deletes what her role allows."""
+async def test_server_key_deletes_any_message(valkey: EmbeddedValkey) -> None:
+    """In groups and direct conversations, without an author; once for its `n`. A user deletes what the role allows."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob", "cy")
         group = await make_group(api, "bob")
@@ -993,7 +997,7 @@ async def test_the_server_key_deletes_any_message(valkey: EmbeddedValkey) -> Non
         assert await api.refused("POST", "/v1/commands", SERVER, {**delete, "type": "send"}) == (422, "bad_command")
 
 
-async def test_the_server_key_deletes_any_conversation(valkey: EmbeddedValkey) -> None:
+async def test_server_key_deletes_any_conversation(valkey: EmbeddedValkey) -> None:
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob")
         direct = (await api.ok("POST", "/v1/messages", ADA, {"to": "@bob", "body": "x"}))["conversation"]
@@ -1002,8 +1006,8 @@ async def test_the_server_key_deletes_any_conversation(valkey: EmbeddedValkey) -
             assert await api.refused("GET", f"/v1/conversations/{conv}", ADA) == (404, "not_found")
 
 
-async def test_a_403_says_which_right_is_missing(valkey: EmbeddedValkey) -> None:
-    """The developer of a client learns which role the call takes, without trying."""
+async def test_403_names_the_missing_right(valkey: EmbeddedValkey) -> None:
+    """The developer of a client learns from it which role the call needs."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob", "cy")
         made = await api.ok(
@@ -1043,7 +1047,7 @@ async def test_integers_that_arrive_as_floats_are_accepted(valkey: EmbeddedValke
             assert await api.refused("GET", f"{events}?{query}", ADA) == (422, "bad_command"), query
 
 
-async def test_a_conflict_of_an_n_says_why_and_which_n_is_usable(valkey: EmbeddedValkey) -> None:
+async def test_conflict_of_an_n_has_its_reason_and_the_next_usable_n(valkey: EmbeddedValkey) -> None:
     """As on a socket: a worker that restarts with a clock behind is not locked out."""
     async with serve(valkey) as api:
         await make_users(api)
@@ -1063,8 +1067,8 @@ async def test_a_conflict_of_an_n_says_why_and_which_n_is_usable(valkey: Embedde
 # -- what a client asks after it was away
 
 
-async def test_reads_say_how_far_each_member_has_read(valkey: EmbeddedValkey) -> None:
-    """In direct conversations and small groups, to members alone."""
+async def test_reads_contain_each_members_read_mark(valkey: EmbeddedValkey) -> None:
+    """In direct conversations and small groups, for members only."""
     async with serve(valkey) as api:
         await make_users(api)
         group = await make_group(api, "bob")
@@ -1082,7 +1086,7 @@ async def test_reads_say_how_far_each_member_has_read(valkey: EmbeddedValkey) ->
 
 
 async def test_gateways_are_listed_right_after_the_clock_was_put_back(valkey: EmbeddedValkey) -> None:
-    """None has renewed its lease by the new time yet; once one has, the leases that the old time gave have ended."""
+    """No gateway has renewed its lease by the new time yet; once one has, leases of the old time count as ended."""
     async with serve(valkey) as api:
         presence, now = Presence(api.store), now_ms()
         for node in ("g1", "g2"):
@@ -1093,7 +1097,7 @@ async def test_gateways_are_listed_right_after_the_clock_was_put_back(valkey: Em
 
 
 async def test_gateways_are_listed_for_any_token(valkey: EmbeddedValkey) -> None:
-    """Live ones, least loaded first: a token of an outside provider came with no list."""
+    """Live ones, least loaded first, because a user of an outside provider gets no list with the token."""
     async with serve(valkey) as api:
         presence, now = Presence(api.store), now_ms()
         for node, load, at in (("g1", 5, now), ("g2", 1, now), ("g3", 0, now - LEASE_S * 1000)):
@@ -1102,8 +1106,8 @@ async def test_gateways_are_listed_for_any_token(valkey: EmbeddedValkey) -> None
         assert await api.refused("GET", "/v1/gateways", {}) == (401, "unauthorized")
 
 
-async def test_a_backends_message_in_a_users_name_marks_nothing_read(valkey: EmbeddedValkey) -> None:
-    """The user has not seen what was said before it; a message by the user's own token does mark."""
+async def test_message_of_a_backend_does_not_move_the_users_read_mark(valkey: EmbeddedValkey) -> None:
+    """The user has not seen the messages before it; a message by the user's own token does move it."""
     async with serve(valkey) as api:
         await make_users(api)
         group = await make_group(api, "bob")

@@ -1,4 +1,4 @@
-"""router/jobs/finisher.py: what a gateway that died left undone gets done, once, whoever and however often tries."""
+"""router/jobs/finisher.py: unfinished work of a gateway that died is done once, for any number of attempts."""
 
 import asyncio
 from itertools import count
@@ -35,7 +35,7 @@ def worker(w: World, **changes: object) -> Finisher:
 
 
 def test_both_users_of_a_direct_conversation_get_its_last_event() -> None:
-    """However many events, a slot needs the last; and each author's own last says what she has read."""
+    """A slot only needs the last of many events; each author's own last message moves their read mark."""
     events = [event(1, "ann"), event(2, "bob", count=2), event(3, "ann", count=3)]
     assert plan(DIRECT, events, [frozenset()] * 3, 0) == [
         Deliver("ann", "bob", 3, 3, events[2], True, 0),
@@ -45,7 +45,7 @@ def test_both_users_of_a_direct_conversation_get_its_last_event() -> None:
 
 
 def test_only_own_messages_mark_as_read_and_every_deletion_is_delivered() -> None:
-    """A reaction, or a backend's message, is delivered as if another had written it."""
+    """A reaction, or a backend's message, is delivered like an event of the other user."""
     events = [
         event(1, "ann"),
         event(2, "bob", "delete", target=1),
@@ -61,15 +61,15 @@ def test_only_own_messages_mark_as_read_and_every_deletion_is_delivered() -> Non
     ]
 
 
-def test_a_conversation_with_herself_is_delivered_once() -> None:
+def test_conversation_with_oneself_is_delivered_once() -> None:
     """Both parties are one user."""
     conv = keys.direct("ann", "ann")
     note = event(1, "ann", conv=conv)
     assert plan(conv, [note], [frozenset(["ann"])], 0) == [Deliver("ann", "ann", 1, 0, note, True, 0)]
 
 
-def test_the_last_change_of_a_member_counts() -> None:
-    """Joins and leaves carry the seq of the change they stand for; a new role moves nobody."""
+def test_last_change_of_a_member_counts() -> None:
+    """Joins and leaves have the seq of their change; a new role is no such change."""
     events = [
         event(1, "ann", "member", conv=GROUP, user="bob", action="add", role="member", count=4),
         event(2, "ann", "member", conv=GROUP, user="cid", action="add", role="member"),
@@ -80,8 +80,8 @@ def test_the_last_change_of_a_member_counts() -> None:
     assert plan(GROUP, events, [frozenset()] * 5, 0) == [Join("bob", 1, 1, 4), Leave("cid", 3)]
 
 
-def test_a_deadline_begins_with_the_first_message_and_goes_up_to_the_last() -> None:
-    """One deadline per user, never for what she wrote herself."""
+def test_deadline_is_of_the_first_message_and_includes_the_last() -> None:
+    """One deadline per user, never for their own messages."""
     everybody = frozenset(["ann", "bob"])
     events = [event(1, "ann", at=1000), event(2, "ann", at=2000), event(3, "bob", at=3000)]
     arms = [action for action in plan(GROUP, events, [everybody] * 3, 500) if isinstance(action, Arm)]
@@ -89,16 +89,16 @@ def test_a_deadline_begins_with_the_first_message_and_goes_up_to_the_last() -> N
 
 
 @pytest.mark.parametrize("body", ["bob", {"mentions": "bob"}, {"mentions": [1, None]}, ["mentions"], None, {}])
-def test_bodies_of_any_shape_mention_nobody_by_accident(body: object) -> None:
-    """A body is whatever the client sent; only a list of names under `mentions` mentions."""
+def test_body_of_any_shape_mentions_only_a_list_of_names(body: object) -> None:
+    """A body is any value of a client; only a list of names under `mentions` counts."""
     assert finisher.mentions(event(1, "ann", body=body)) == []
 
 
 # -- the work
 
 
-async def test_a_direct_message_whose_gateway_died_reaches_both(valkey: EmbeddedValkey) -> None:
-    """After `finish` both rows stand at the message, its author's as read, and the conversation is unmarked."""
+async def test_direct_message_whose_gateway_died_reaches_both(valkey: EmbeddedValkey) -> None:
+    """After `finish` both rows are at the message, the author's as read, and the conversation is unmarked."""
     async with world(valkey) as w:
         conv = await w.direct("ann", "bob")
         said = await w.say("ann", conv)
@@ -109,8 +109,8 @@ async def test_a_direct_message_whose_gateway_died_reaches_both(valkey: Embedded
         assert not w.is_dirty(conv)
 
 
-async def test_what_is_finished_is_not_done_again(valkey: EmbeddedValkey) -> None:
-    """A second run finds nothing above `routed` and writes nothing."""
+async def test_finished_conversation_is_not_finished_again(valkey: EmbeddedValkey) -> None:
+    """A second run finds no event above `routed` and writes nothing."""
     async with world(valkey) as w:
         conv = await w.direct("ann", "bob")
         await w.say("ann", conv)
@@ -120,10 +120,10 @@ async def test_what_is_finished_is_not_done_again(valkey: EmbeddedValkey) -> Non
         assert (await w.row("bob", conv), await w.users.conversations("bob")) == before
 
 
-async def test_a_finisher_that_dies_before_done_is_followed_by_another(
+async def test_finisher_that_dies_before_done_is_followed_by_another(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed between deliver and done: the claim is still there, hidden by its lease, and the next finds all to do."""
+    """It is killed between deliver and done: the lease hides its claim, and the next finisher does all the work."""
     async with world(valkey) as w:
         conv = await w.direct("ann", "bob")
         said = await w.say("ann", conv)
@@ -146,7 +146,7 @@ async def test_a_finisher_that_dies_before_done_is_followed_by_another(
 
 
 async def test_two_finishers_share_the_work(valkey: EmbeddedValkey) -> None:
-    """Side by side they finish everything, each conversation claimed by one of them."""
+    """Side by side they finish all conversations, each of which is claimed by one of them."""
     async with world(valkey) as w:
         convs = [await w.direct("ann", f"bob{i}") for i in range(40)]
         for conv in convs:
@@ -158,8 +158,10 @@ async def test_two_finishers_share_the_work(valkey: EmbeddedValkey) -> None:
         assert all([(await w.row(f"bob{i}", conv)).head for i, conv in enumerate(convs)])
 
 
-async def test_one_bad_conversation_stops_no_other(valkey: EmbeddedValkey, caplog: pytest.LogCaptureFixture) -> None:
-    """What fails is counted, logged once, and comes again with its lease; the others of its round are done."""
+async def test_one_failing_conversation_stops_no_other(
+    valkey: EmbeddedValkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is counted, logged once, and due again after its lease; the others of its round are finished."""
     async with world(valkey) as w:
         bad, good = await w.direct("ann", "bob"), await w.direct("ann", "cid")
         for conv in (bad, good):
@@ -178,8 +180,8 @@ async def test_one_bad_conversation_stops_no_other(valkey: EmbeddedValkey, caplo
         assert not w.is_dirty(good)
 
 
-async def test_founders_are_told_though_the_api_died(valkey: EmbeddedValkey) -> None:
-    """A group's first finish joins all its members: no event tells of its founders."""
+async def test_founders_join_though_the_api_died(valkey: EmbeddedValkey) -> None:
+    """A group's first finish joins all its members, because no event has its founders."""
     async with world(valkey) as w:
         conv = await w.group("ann", "bob", "cid")
         said = await w.say("ann", conv)
@@ -190,8 +192,8 @@ async def test_founders_are_told_though_the_api_died(valkey: EmbeddedValkey) -> 
         assert said.seq
 
 
-async def test_member_events_move_the_users_rows(valkey: EmbeddedValkey) -> None:
-    """Who was put in joins with what came before as read; who was put out leaves, in whatever pages the log comes."""
+async def test_member_events_change_the_users_rows(valkey: EmbeddedValkey) -> None:
+    """An added user joins with earlier events as read; a removed one leaves; for pages of any size."""
     async with world(valkey) as w:
         conv = await w.group("ann", "bob")
         await w.people("cid")
@@ -205,8 +207,8 @@ async def test_member_events_move_the_users_rows(valkey: EmbeddedValkey) -> None
         assert bob.left
 
 
-async def test_who_came_and_went_before_the_first_finish_is_out(valkey: EmbeddedValkey) -> None:
-    """A member listing never undoes a change that came after the head it was read with."""
+async def test_user_added_and_removed_before_the_first_finish_is_not_present(valkey: EmbeddedValkey) -> None:
+    """A member listing never overrides a change that came after the head before it."""
     async with world(valkey) as w:
         conv = await w.group("ann", "bob")
         await w.say("ann", conv)
@@ -216,8 +218,8 @@ async def test_who_came_and_went_before_the_first_finish_is_out(valkey: Embedded
         assert not (await w.row("ann", conv)).left
 
 
-async def test_a_log_trimmed_past_routed_makes_all_members_join(valkey: EmbeddedValkey) -> None:
-    """The event that added a member is gone with the log; the listing still knows her."""
+async def test_all_members_join_if_the_log_is_trimmed_past_routed(valkey: EmbeddedValkey) -> None:
+    """The event that added a member is no longer in the log; the listing has the member."""
     async with world(valkey) as w:
         conv = await w.group("ann")
         await w.people("bob")
@@ -232,8 +234,8 @@ async def test_a_log_trimmed_past_routed_makes_all_members_join(valkey: Embedded
         assert not (await w.row("bob", conv)).left
 
 
-async def test_everybody_leaves_a_removed_conversation(valkey: EmbeddedValkey) -> None:
-    """Its members' rows are marked, and nothing of it stays."""
+async def test_all_members_leave_a_removed_conversation(valkey: EmbeddedValkey) -> None:
+    """Its members' rows are marked, and its keys are deleted."""
     async with world(valkey) as w:
         conv = await w.group("ann", "bob")
         await w.say("ann", conv)
@@ -247,8 +249,8 @@ async def test_everybody_leaves_a_removed_conversation(valkey: EmbeddedValkey) -
             assert not redis.exists(keys.conversation(conv), keys.log(conv))
 
 
-async def test_a_removed_direct_conversation_leaves_both_and_begins_anew(valkey: EmbeddedValkey) -> None:
-    """Both rows are marked; the next first message makes it again, with nothing of before to read."""
+async def test_removed_direct_conversation_leaves_both_and_begins_again(valkey: EmbeddedValkey) -> None:
+    """Both rows are marked; the next first message creates it again, without earlier events."""
     async with world(valkey) as w:
         conv = await w.direct("ann", "bob")
         for _ in range(3):
@@ -263,8 +265,8 @@ async def test_a_removed_direct_conversation_leaves_both_and_begins_anew(valkey:
         assert (row.left, row.head, row.count, row.unread(row.count, ())) == (False, seq, 1, 1)
 
 
-async def test_what_redis_lost_is_unmarked(valkey: EmbeddedValkey) -> None:
-    """A mark without a conversation goes away; it does not come back with every lease."""
+async def test_conversation_lost_by_redis_is_unmarked(valkey: EmbeddedValkey) -> None:
+    """Its mark is removed instead of being claimed again after every lease."""
     async with world(valkey) as w:
         conv = await w.group("ann")
         await w.say("ann", conv)
@@ -276,8 +278,8 @@ async def test_what_redis_lost_is_unmarked(valkey: EmbeddedValkey) -> None:
         assert not w.is_dirty(conv)
 
 
-async def test_long_backlogs_are_worked_in_pages(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More events than a page holds: the last one is delivered, and `routed` stands at the head."""
+async def test_long_backlog_is_processed_in_pages(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With more events than a page holds, the last one is delivered, and `routed` is at the head."""
     monkeypatch.setattr(finisher, "PAGE", 3)
     async with world(valkey) as w:
         conv = await w.direct("ann", "bob")
@@ -289,8 +291,8 @@ async def test_long_backlogs_are_worked_in_pages(valkey: EmbeddedValkey, monkeyp
         assert (head.routed, (await w.row("bob", conv)).head) == (said.seq, said.seq)
 
 
-async def test_logs_are_trimmed_when_all_is_routed(valkey: EmbeddedValkey) -> None:
-    """Beyond the number to keep the oldest go, and `floor` says so."""
+async def test_log_is_trimmed_when_all_is_routed(valkey: EmbeddedValkey) -> None:
+    """The oldest events beyond the retained number are removed, and `floor` is set."""
     async with world(valkey) as w:
         conv = await w.direct("ann", "bob")
         for _ in range(105):
@@ -302,10 +304,10 @@ async def test_logs_are_trimmed_when_all_is_routed(valkey: EmbeddedValkey) -> No
 
 
 @pytest.mark.parametrize("body", [{"mentions": ["bob", "nobody", "ann"]}])
-async def test_a_large_group_pushes_to_who_is_mentioned(
+async def test_large_group_pushes_to_mentioned_members(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, body: object
 ) -> None:
-    """Above PUSH_MEMBERS a message waits for mentioned members, not for its author nor for strangers."""
+    """Above PUSH_MEMBERS a message waits for mentioned members, not for its author or strangers."""
     monkeypatch.setattr(finisher, "PUSH_MEMBERS", 2)
     async with world(valkey) as w:
         conv = await w.group("ann", "bob", "cid")
@@ -320,8 +322,8 @@ async def test_a_large_group_pushes_to_who_is_mentioned(
             assert not (await w.pushes.waiting(name)).waits
 
 
-async def test_a_small_group_pushes_to_all_but_the_author(valkey: EmbeddedValkey) -> None:
-    """In direct conversations and small groups every message waits for everybody else."""
+async def test_small_group_pushes_to_all_but_the_author(valkey: EmbeddedValkey) -> None:
+    """In direct conversations and small groups every message waits for all other members."""
     async with world(valkey) as w:
         conv = await w.group("ann", "bob", "cid")
         said = await w.say("ann", conv)
@@ -331,8 +333,8 @@ async def test_a_small_group_pushes_to_all_but_the_author(valkey: EmbeddedValkey
             assert (await w.pushes.waiting(name)).waits[conv].seq == said.seq
 
 
-async def test_nothing_waits_without_a_webhook(valkey: EmbeddedValkey) -> None:
-    """Who set no URL has no pushes pile up in Redis."""
+async def test_no_push_waits_without_a_webhook(valkey: EmbeddedValkey) -> None:
+    """Without a URL no pushes accumulate in Redis."""
     async with world(valkey) as w:
         conv = await w.direct("ann", "bob")
         await w.say("ann", conv)
@@ -340,7 +342,7 @@ async def test_nothing_waits_without_a_webhook(valkey: EmbeddedValkey) -> None:
         assert not (await w.pushes.waiting("bob")).waits
 
 
-async def test_the_backlog_is_measured(valkey: EmbeddedValkey) -> None:
+async def test_backlog_is_measured(valkey: EmbeddedValkey) -> None:
     """Due conversations and the age of the oldest, over all partitions."""
     async with world(valkey) as w:
         for name in ("bob", "cid"):
@@ -352,8 +354,8 @@ async def test_the_backlog_is_measured(valkey: EmbeddedValkey) -> None:
         assert metrics.DIRTY_AGE_SECONDS._value.get() > 1e9
 
 
-async def test_what_is_overdue_is_told_by_redis(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its clock made the deadlines, and a router's may be wrong; one question serves all partitions."""
+async def test_overdue_time_is_measured_by_redis_clock(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clock made the deadlines, and a router's may be wrong; one reading serves all partitions."""
     async with world(valkey) as w:
         await w.say("ann", await w.direct("ann", "bob"))
         clock_ms, asked = w.client.clock_ms, count(1)
@@ -381,10 +383,8 @@ async def test_trimming_held_by_a_clock_far_ahead_is_measured(
         assert metrics.TRIMMING_HELD._value.get() == held
 
 
-async def test_told_to_stop_it_ends_what_it_has_in_hand(
-    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A running finisher works off what is due and returns soon after `stop` is set."""
+async def test_stopped_finisher_ends_its_running_items(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A running finisher processes due conversations and returns soon after `stop` is set."""
     async with world(valkey) as w:
         conv = await w.direct("ann", "bob")
         await w.say("ann", conv)

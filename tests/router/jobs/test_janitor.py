@@ -1,4 +1,4 @@
-"""router/jobs/janitor.py: rows of the dead go, those of the living stay."""
+"""router/jobs/janitor.py: rows of gateways that died long ago are removed, those of live ones are kept."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ DAY_MS = KEEP_S * 1000
 
 
 async def test_rows_of_gateways_long_dead_are_removed(valkey: EmbeddedValkey) -> None:
-    """Alive, dead since a while, dead for more than a day: only the last one's row goes, however often one looks."""
+    """Of a live gateway, one dead for a while and one dead for more than a day, only the last one's row is removed."""
     async with world(valkey) as w:
         for node, at in (("alive", NOW_MS), ("dead", NOW_MS - DAY_MS), ("gone", NOW_MS - DAY_MS - LEASE_S * 1000 - 1)):
             await reply_of(w.presence.renew, node, "ws://x", 1, at, at)
@@ -29,10 +29,10 @@ async def test_rows_of_gateways_long_dead_are_removed(valkey: EmbeddedValkey) ->
         assert metrics.GATEWAYS_ALIVE._value.get() == 1
 
 
-async def test_a_row_that_cannot_be_removed_keeps_no_other(
+async def test_row_that_cannot_be_removed_keeps_no_other(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rows behind it go all the same."""
+    """The rows behind it are removed."""
     async with world(valkey) as w:
         for node in ("one", "broken", "two"):
             await reply_of(w.presence.renew, node, "ws://x", 1, 0, NOW_MS - 2 * DAY_MS)

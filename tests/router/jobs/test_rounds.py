@@ -1,4 +1,4 @@
-"""router/jobs/rounds.py: fairness and bounds of claiming, with claims that are plain lists."""
+"""router/jobs/rounds.py: fairness and bounds of claims, with plain lists of items."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from tests import support
 
 
 class Due:
-    """Partitions of items that are due; counts what is in hand."""
+    """Partitions of due items; counts the running ones."""
 
     def __init__(self, due: dict[int, list[str]]) -> None:
         self.due = due
@@ -41,8 +41,8 @@ class Due:
         return Rounds("test", self.claim, self.work, failures, limit=limit, lease_ms=1000)
 
 
-async def test_a_round_visits_every_partition_with_a_bound_on_what_is_in_hand() -> None:
-    """Every partition gives up to `limit` items, and never more than a chunk's worth is worked on at once."""
+async def test_round_visits_every_partition_with_a_bound_on_running_items() -> None:
+    """Every partition gives up to `limit` items, and never more than a chunk's worth of items run at once."""
     due = Due({part: [f"{part}.{i}" for i in range(3)] for part in range(PARTITIONS)})
     result = await due.rounds().round()
     assert (result.done, result.full) == (2 * PARTITIONS, True)
@@ -65,8 +65,8 @@ class Slow(Due):
         await super().work(item)
 
 
-async def test_a_slow_item_delays_no_other() -> None:
-    """While one item is worked on, all others are, even those that become due later in its own partition."""
+async def test_slow_item_delays_no_other() -> None:
+    """While one item is running, all others are processed, also later ones of its own partition."""
     due = Slow({part: [f"{part}.{i}" for i in range(3)] for part in range(PARTITIONS)} | {7: ["slow"]})
     stop = asyncio.Event()
     run = asyncio.create_task(due.rounds().run(stop, 0))
@@ -79,8 +79,8 @@ async def test_a_slow_item_delays_no_other() -> None:
     assert due.worked[-1] == "slow"
 
 
-async def test_claims_wait_for_free_places() -> None:
-    """With every place taken nothing more is claimed; each pair of places that comes free is used at once."""
+async def test_claims_wait_for_free_slots() -> None:
+    """If all slots are in use, no item is claimed; each pair of slots that becomes free is used at once."""
     due = Slow({part: [f"slow{part}.{i}" for i in range(2)] for part in range(PARTITIONS)})
     stop = asyncio.Event()
     run = asyncio.create_task(due.rounds().run(stop, 0))
@@ -93,8 +93,8 @@ async def test_claims_wait_for_free_places() -> None:
     assert due.most_in_hand <= 2 * CHUNK
 
 
-async def test_a_run_told_to_stop_ends_after_the_items_in_hand() -> None:
-    """Nothing more is claimed, what is in hand is ended, and a failure of it is still reported."""
+async def test_stopped_run_ends_after_its_running_items() -> None:
+    """No item is claimed, running ones end, and a failure of one is still reported."""
     due = Slow({3: ["slow", "b"]})
     rounds, stop = due.rounds(), asyncio.Event()
     run = asyncio.create_task(rounds.run(stop, 0))
@@ -107,8 +107,8 @@ async def test_a_run_told_to_stop_ends_after_the_items_in_hand() -> None:
     assert metrics.ROUND_ITEMS.labels("test")._value.get() == 0
 
 
-async def test_a_cancelled_run_cancels_the_items_in_hand() -> None:
-    """A process that cannot wait any longer leaves no work behind; the lease brings the item back."""
+async def test_cancelled_run_cancels_its_running_items() -> None:
+    """A process that cannot wait any longer leaves no running work; the lease makes the item due again."""
     due = Slow({3: ["slow"]})
     run = asyncio.create_task(due.rounds().run(asyncio.Event(), 0))
     await support.eventually(lambda: due.begun == ["slow"])
@@ -120,8 +120,8 @@ async def test_a_cancelled_run_cancels_the_items_in_hand() -> None:
     assert metrics.ROUND_ITEMS.labels("test")._value.get() == 0
 
 
-async def test_an_item_that_raises_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """More items than there are places fail, and all are tried."""
+async def test_item_that_raises_frees_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """More items than there are slots fail, and all are tried."""
     due = Due({part: [f"{part}.{i}" for i in range(2)] for part in range(PARTITIONS)})
 
     async def broken(_item: str) -> None:
@@ -131,10 +131,10 @@ async def test_an_item_that_raises_keeps_no_place(monkeypatch: pytest.MonkeyPatc
     assert (await due.rounds().round()).failed == 2 * PARTITIONS
 
 
-async def test_a_run_goes_on_at_once_while_more_is_due_until_told_to_stop(
+async def test_run_goes_on_without_a_pause_while_more_items_are_due(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A partition with more than a claim takes needs no pause between rounds."""
+    """If a partition has more items than a claim takes, the next round begins at once."""
     due = Due({7: [str(i) for i in range(50)]})
     stop = asyncio.Event()
     work = due.work
@@ -159,10 +159,10 @@ async def test_rounds_begin_at_different_partitions() -> None:
     assert len(firsts) > 10
 
 
-async def test_redis_being_away_is_no_failure_of_the_item(
+async def test_outage_of_redis_is_no_failure_of_the_item(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`Unavailable`, from a claim or from the work, is counted apart and logged by nobody here."""
+    """`Unavailable`, from a claim or from the work, is counted separately and not logged."""
     due = Due({1: ["a"], 2: ["b"]})
 
     async def away(*_: object) -> list[list[str]]:
@@ -176,8 +176,8 @@ async def test_redis_being_away_is_no_failure_of_the_item(
     assert not caplog.records
 
 
-async def test_upkeep_that_fails_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
-    """A fault in upkeep is logged, and the next turn comes."""
+async def test_periodic_work_that_fails_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    """The error is logged, and the next turn runs."""
     stop = asyncio.Event()
     turns = 0
 

@@ -1,4 +1,4 @@
-"""router/jobs/row_audit.py: rows that a server lost are made anew from what the conversations say."""
+"""router/jobs/row_audit.py: rows that a server lost are restored from the conversations."""
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
@@ -15,15 +15,15 @@ async def finished(w: World, *convs: str) -> None:
 
 
 async def walked(w: World) -> None:
-    """One whole walk."""
+    """Run one whole walk."""
     audit = RowAudit(w.conversations, w.users)
     await audit.look()
     while audit._cursor:
         await audit.look()
 
 
-async def test_lost_rows_of_a_user_are_made_anew(valkey: EmbeddedValkey) -> None:
-    """All keys of the user's slot are gone: every conversation is back in the list, and the user exists."""
+async def test_lost_rows_of_a_user_are_restored(valkey: EmbeddedValkey) -> None:
+    """All keys of the user's slot are deleted: every conversation is back in the list, and the user exists."""
     async with world(valkey) as w:
         direct, group = await w.direct("ann", "bob"), await w.group("ann", "bob")
         said = await w.say("ann", direct)
@@ -42,7 +42,7 @@ async def test_lost_rows_of_a_user_are_made_anew(valkey: EmbeddedValkey) -> None
         assert await w.row("ann", direct) == kept
 
 
-async def test_damaged_rows_are_made_anew_with_the_lost_ones_beside_them(valkey: EmbeddedValkey) -> None:
+async def test_damaged_rows_are_restored_with_the_lost_ones_beside_them(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as w:
         group = await w.group("ann", "bob", "cid")
         await w.say("ann", group)
@@ -54,7 +54,7 @@ async def test_damaged_rows_are_made_anew_with_the_lost_ones_beside_them(valkey:
         assert [(await w.row(user, group)).title for user in ("bob", "cid")] == ["a title"] * 2
 
 
-async def test_whole_rows_removed_members_and_deleted_users_are_left_alone(valkey: EmbeddedValkey) -> None:
+async def test_present_rows_removed_members_and_deleted_users_are_unchanged(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as w:
         group, direct = await w.group("ann", "bob", "cid"), await w.direct("ann", "dan")
         await w.say("ann", direct)
@@ -69,7 +69,7 @@ async def test_whole_rows_removed_members_and_deleted_users_are_left_alone(valke
         assert await w.users.row("dan", direct) is None
 
 
-async def test_conversation_that_the_finisher_has_yet_to_finish_is_left_to_it(valkey: EmbeddedValkey) -> None:
+async def test_unfinished_conversation_is_left_to_the_finisher(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as w:
         group = await w.group("ann", "bob")
         await w.say("ann", group)
@@ -77,7 +77,7 @@ async def test_conversation_that_the_finisher_has_yet_to_finish_is_left_to_it(va
         assert await w.users.row("bob", group) is None
 
 
-async def test_one_damaged_conversation_keeps_no_other(valkey: EmbeddedValkey) -> None:
+async def test_damaged_conversation_keeps_no_other(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as w:
         groups = [await w.group("ann", "bob") for _ in range(8)]
         for group in groups:

@@ -1,4 +1,4 @@
-"""router/jobs/webhooks.py against a real server that takes posts, and a real Redis that keeps what waits."""
+"""router/jobs/webhooks.py with a real server that receives posts, and a real Redis with the waiting events."""
 
 import asyncio
 import hashlib
@@ -24,7 +24,7 @@ LATER_MS = 60_000  # after any deadline that these tests arm
 
 
 class Hook:
-    """What a backend's endpoint has been sent; `status` is what it says next."""
+    """The posts that a backend's endpoint has received; `status` is its next answer."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -105,8 +105,8 @@ def waiting(seq: int, cursor: int = 0, read: int = 0, attempts: int = 0) -> Wait
         (waiting(5, read=6), None),
     ],
 )
-def test_a_cursor_or_a_read_mark_that_has_passed_is_enough(state: Waiting, place: int | None) -> None:
-    """Any device's cursor, or what the user has read anywhere."""
+def test_cursor_or_read_mark_beyond_the_event_settles_it(state: Waiting, place: int | None) -> None:
+    """Of any device, or the user's read mark."""
     assert unseen(state).get("d:ann:bob") == place
 
 
@@ -118,28 +118,28 @@ def test_a_cursor_or_a_read_mark_that_has_passed_is_enough(state: Waiting, place
         (1001, Plan({}, {}, 2001)),  # a device is behind, but not yet for long enough
     ],
 )
-def test_the_first_unseen_event_decides(first: int | None, expected: Plan) -> None:
-    """A device that keeps up, a second behind a busy conversation, gets no push; one that stopped does."""
+def test_first_unseen_event_decides(first: int | None, expected: Plan) -> None:
+    """A device that is a second behind a busy conversation gets no push; one that has stopped does."""
     assert plan(waiting(5, cursor=3), {"d:ann:bob": first}, 2000, 1000) == expected
 
 
 @pytest.mark.parametrize("step_ms", [-3_600_000, -90_000, 90_000, 3_600_000])
-def test_event_of_a_clock_that_was_stepped_is_pushed_in_time(step_ms: int) -> None:
-    """Put back, the clock would make the message wait until it has caught up."""
+def test_event_of_a_stepped_clock_is_pushed_in_time(step_ms: int) -> None:
+    """After the clock was put back, the message must not wait until it has caught up."""
     now = 10_000_000
     at = now - 500 - step_ms  # half a second ago, on the clock before the step
     todo = plan(waiting(5, cursor=3), {"d:ann:bob": at}, now, 1000)
     assert todo.missed or (todo.later or now) <= now + 1000
 
 
-def test_one_conversation_is_told_and_another_put_off() -> None:
-    """What was missed goes out at its time; what is younger is looked at again when the first of it is due."""
+def test_one_conversation_is_posted_and_another_postponed() -> None:
+    """Missed events are posted at their deadline; younger ones are decided when the first of them is due."""
     state = Waiting({conv: Wait(seq, 0, 0) for seq, conv in enumerate("abcd", start=1)}, dict.fromkeys("abcd", 0), 0)
     assert plan(state, {"a": 500, "b": 1900, "c": 1700}, 2000, 1000) == Plan({"d": 4}, {"a": 1}, 2700)
 
 
-def test_a_post_is_bounded() -> None:
-    """However many conversations, a post tells of at most so many; the next one tells of the rest."""
+def test_post_is_bounded() -> None:
+    """A post contains a limited number of conversations; the next one contains the others."""
     convs = [f"{i:04}" for i in range(CONVERSATIONS + 1)]
     state = Waiting({conv: Wait(1, 0, 0) for conv in convs}, dict.fromkeys(convs, 0), 0)
     assert list(plan(state, dict.fromkeys(convs, 0), 2000, 1000).missed) == convs[:-1]
@@ -153,13 +153,13 @@ def test_a_post_is_bounded() -> None:
         (503, MAX_ATTEMPTS - 2, "retried"), (503, MAX_ATTEMPTS - 1, "dropped"), (None, MAX_ATTEMPTS - 1, "dropped"),
     ],
 )  # fmt: skip
-def test_what_an_answer_means(status: int | None, attempts: int, expected: str) -> None:
-    """2xx is taken, a 4xx that says never is dropped, all else is tried again a bounded number of times."""
+def test_verdict_follows_from_status_and_attempts(status: int | None, attempts: int, expected: str) -> None:
+    """2xx is success, a permanent 4xx is dropped, all others are tried again a bounded number of times."""
     assert verdict(status, attempts) == expected
 
 
 def test_attempts_come_later_and_later() -> None:
-    """Doubling up to a most, with up to half taken off at random."""
+    """The delay doubles up to a maximum, and is reduced at random by up to half."""
     assert [backoff_s(attempts, 0) for attempts in (0, 1, 2, 30)] == [5, 10, 20, 3600]
     assert backoff_s(0, 0.999) > 2.4
 
@@ -167,8 +167,8 @@ def test_attempts_come_later_and_later() -> None:
 # -- posts
 
 
-async def test_who_missed_a_message_is_posted_once_and_settled(valkey: EmbeddedValkey) -> None:
-    """One signed POST with what was missed; nothing waits afterwards."""
+async def test_missed_message_is_posted_once_and_settled(valkey: EmbeddedValkey) -> None:
+    """One signed POST with the missed events; none waits afterwards."""
     async with scene(valkey) as s:
         now = s.at + LATER_MS
         await s.webhooks.push("bob", now)
@@ -198,7 +198,7 @@ async def test_many_messages_in_many_conversations_are_one_post(valkey: Embedded
         assert {one["conversation"]: one["unread"] for one in notice["conversations"]} == {first: 2, s.conv: 1}
 
 
-async def test_a_device_that_has_it_needs_no_push(valkey: EmbeddedValkey) -> None:
+async def test_device_that_has_the_message_needs_no_push(valkey: EmbeddedValkey) -> None:
     """Its cursor has passed: settled without a post."""
     async with scene(valkey) as s:
         await s.device("bob")
@@ -208,7 +208,7 @@ async def test_a_device_that_has_it_needs_no_push(valkey: EmbeddedValkey) -> Non
         assert await s.waits() == {}
 
 
-async def test_a_device_that_keeps_up_has_time(valkey: EmbeddedValkey) -> None:
+async def test_device_that_keeps_up_has_time(valkey: EmbeddedValkey) -> None:
     """It has all but the newest message, which is younger than the window: neither posted nor settled."""
     async with scene(valkey) as s:
         await s.device("bob")
@@ -222,8 +222,8 @@ async def test_a_device_that_keeps_up_has_time(valkey: EmbeddedValkey) -> None:
         assert len(s.hook.notices) == 1
 
 
-async def test_a_post_that_fails_is_made_again_with_the_same_id(valkey: EmbeddedValkey) -> None:
-    """What waits, and how often it was tried, stands in Redis: any router goes on from there."""
+async def test_failed_post_is_made_again_with_the_same_id(valkey: EmbeddedValkey) -> None:
+    """Waiting events and the number of attempts are in Redis: any router continues."""
     async with scene(valkey) as s:
         now = s.at + LATER_MS
         for attempts, status in enumerate((500, 429), start=1):
@@ -241,8 +241,8 @@ async def test_a_post_that_fails_is_made_again_with_the_same_id(valkey: Embedded
         assert await s.waits() == {}
 
 
-async def test_a_message_that_comes_during_backoff_does_not_cut_it_short(valkey: EmbeddedValkey) -> None:
-    """An endpoint that fails is not asked more often because people go on talking."""
+async def test_message_during_backoff_does_not_shorten_it(valkey: EmbeddedValkey) -> None:
+    """A failing endpoint does not get more posts because users go on sending."""
     async with scene(valkey) as s:
         s.hook.status = 500
         await s.webhooks.push("bob", s.at + 10 * LATER_MS)
@@ -252,10 +252,8 @@ async def test_a_message_that_comes_during_backoff_does_not_cut_it_short(valkey:
         assert (await s.waits())[s.conv].seq == s.seq
 
 
-async def test_what_comes_while_a_post_is_under_way_has_its_own(
-    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The post settles what it told of; the newer message waits on."""
+async def test_message_during_a_post_has_its_own(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The post settles the events in it; the newer message goes on waiting."""
     async with scene(valkey) as s:
         describe = s.webhooks._describe
 
@@ -270,8 +268,8 @@ async def test_what_comes_while_a_post_is_under_way_has_its_own(
         assert (await s.waits())[s.conv].seq == s.seq > told
 
 
-async def test_a_backend_that_says_never_is_not_asked_again(valkey: EmbeddedValkey) -> None:
-    """410: dropped, counted, and nothing waits."""
+async def test_permanent_refusal_drops_the_post(valkey: EmbeddedValkey) -> None:
+    """410: dropped, counted, and none waits."""
     async with scene(valkey) as s:
         dropped = metrics.WEBHOOKS.labels("dropped")
         before = dropped._value.get()
@@ -281,10 +279,8 @@ async def test_a_backend_that_says_never_is_not_asked_again(valkey: EmbeddedValk
         assert await s.waits() == {}
 
 
-async def test_an_endpoint_that_is_gone_is_told_once_to_the_log(
-    valkey: EmbeddedValkey, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Two failures, one line; the attempts are kept for later."""
+async def test_endpoint_that_is_gone_is_logged_once(valkey: EmbeddedValkey, caplog: pytest.LogCaptureFixture) -> None:
+    """Two failures, one line; the events are kept for later attempts."""
     async with scene(valkey) as s:
         nobody = Webhooks(settings(webhook_url="http://127.0.0.1:9/"), s.conversations, s.users, s.pushes)
         for _ in range(2):
@@ -295,7 +291,7 @@ async def test_an_endpoint_that_is_gone_is_told_once_to_the_log(
 
 
 async def test_two_routers_post_once(valkey: EmbeddedValkey) -> None:
-    """A claim hides the user from the other router; a round takes whoever is due."""
+    """A claim hides the user from the other router; a round claims every due user."""
     async with scene(valkey) as s:
         with valkey.client() as redis:
             redis.zadd(keys.push(keys.partition("bob")), {"bob": 1})
@@ -308,8 +304,8 @@ async def test_two_routers_post_once(valkey: EmbeddedValkey) -> None:
         assert len(s.hook.notices) == 1
 
 
-async def test_a_slow_answer_delays_only_its_own_post(valkey: EmbeddedValkey) -> None:
-    """While the post for one user is unanswered, users whose deadlines come later are posted and settled."""
+async def test_slow_answer_delays_only_its_own_post(valkey: EmbeddedValkey) -> None:
+    """While the post for one user is unanswered, users with later deadlines are posted and settled."""
     async with scene(valkey) as s:
         s.hook.held = "bob"
         s.webhooks._push_after_ms = 0
@@ -331,10 +327,10 @@ async def test_a_slow_answer_delays_only_its_own_post(valkey: EmbeddedValkey) ->
 
 
 @pytest.mark.parametrize(("status", "asked", "wait_s"), [(429, "120", 120), (503, "600", 600), (503, "1", 2.5)])
-async def test_a_retry_waits_at_least_as_long_as_the_answer_asks(
+async def test_retry_waits_at_least_as_long_as_retry_after(
     valkey: EmbeddedValkey, status: int, asked: str, wait_s: float
 ) -> None:
-    """Retry-After puts the user's next post off; a short one does not shorten the backoff."""
+    """It postpones the user's next post; a short one does not shorten the backoff."""
     async with scene(valkey) as s:
         s.hook.status, s.hook.retry_after = status, asked
         now = s.at + LATER_MS
@@ -344,15 +340,15 @@ async def test_a_retry_waits_at_least_as_long_as_the_answer_asks(
         assert deadline >= now + 1000 * wait_s
 
 
-async def test_the_backlog_is_measured(valkey: EmbeddedValkey) -> None:
-    """Users who wait, over all partitions."""
+async def test_backlog_is_measured(valkey: EmbeddedValkey) -> None:
+    """Waiting users, over all partitions."""
     async with scene(valkey) as s:
         await s.webhooks.measure()
         assert metrics.PUSH_BACKLOG._value.get() == 1
 
 
-async def test_who_left_is_told_of_what_she_could_see(valkey: EmbeddedValkey) -> None:
-    """A conversation that is gone, or whose log is, is settled: there is nothing to come and read."""
+async def test_removed_member_gets_a_push_only_for_readable_events(valkey: EmbeddedValkey) -> None:
+    """A conversation or log that no longer exists is settled, because its events cannot be read."""
     async with scene(valkey) as s:
         s.conv = await s.group("ann", "bob")
         await s.armed()
