@@ -605,6 +605,19 @@ async def test_start_is_a_hundred_events_back_or_the_read_mark(valkey: EmbeddedV
             await called(start, conv, "eve", 0)
 
 
+async def test_start_counts_only_events_that_the_user_sees(valkey: EmbeddedValkey) -> None:
+    """A member who comes back after 150 events starts as many events of their own times back as any other user."""
+    async with store(valkey.url) as s:
+        conv = await s.group(ann="o", bob="m")
+        await fill(s, conv, 300)
+        left = (await s.conversations.member(conv, "bob", "bob", "remove")).seq
+        await fill(s, conv, 150)
+        await s.conversations.member(conv, "ann", "bob", "put")
+        await fill(s, conv, 9)
+        assert await called(s.conversations.start, conv, "bob", 500) == left - 90
+        assert await called(s.conversations.start, conv, "bob", 150) == 150
+
+
 async def test_start_stops_early_where_events_are_large(valkey: EmbeddedValkey) -> None:
     """A new device is not fed a thousand large events, and the function does not hold up the others by reading them."""
     async with store(valkey.url) as s:
