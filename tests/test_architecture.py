@@ -223,12 +223,22 @@ def test_package_maps_have_no_imports() -> None:
                 assert imports(path) == set(), path
 
 
-def test_package_maps_of_loadtest_name_every_module() -> None:
+@pytest.mark.parametrize("tree", ["gateway", "loadtest"])
+def test_package_maps_name_every_module(tree: str) -> None:
     """Except the scenarios, which are in a table."""
-    for path in modules("loadtest"):
+    for path in modules(tree):
         if path.parent.name == "scenarios":
             continue
-        assert path.stem == "__init__" or path.stem in (path.parent / "__init__.py").read_text(), path
+        package_map = (path.parent / "__init__.py").read_text()
+        assert path.stem == "__init__" or re.search(rf"^{path.stem}\b", package_map, re.MULTILINE), path
+
+
+def test_every_module_of_the_gateway_has_its_test_file() -> None:
+    """At the same place of the tree: `gateway/delivery/hub.py` and `tests/gateway/delivery/test_hub.py`."""
+    for path in modules("gateway"):
+        place = path.relative_to(ROOT)
+        test = ROOT / "tests" / place.parent / f"test_{place.stem.strip('_')}.py"
+        assert path.stem == "__init__" or test.exists(), path
 
 
 def test_every_module_has_a_docstring() -> None:
