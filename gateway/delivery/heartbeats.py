@@ -14,7 +14,7 @@ from router.contract import errors
 from router.process.isolate import each
 
 LOST_AFTER_HEARTBEATS: Final = 2.0
-# The gateway reads nothing from a client that does not read, so the client's silence says less. Its cost is bounded.
+# A stalled client may be alive although it is silent, because the gateway stops reading from it. Its cost is bounded.
 STALLED_FOR_HEARTBEATS: Final = 10.0
 
 

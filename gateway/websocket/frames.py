@@ -222,9 +222,9 @@ def _long_length(data: bytes, at: int) -> tuple[int, int]:
     """
     first, second = data[at], data[at + 1]
     if second < _MASKED:
-        raise FrameError(PROTOCOL_ERROR, "frame not masked")
+        raise FrameError(PROTOCOL_ERROR, "frame not masked: a client must mask every frame")
     if first & CLOSE:
-        raise FrameError(PROTOCOL_ERROR, "control frame too long")
+        raise FrameError(PROTOCOL_ERROR, "control frame too long: at most 125 bytes")
     width, least = (2, 126) if second == _MASKED + 126 else (8, 65536)
     field = at + 2
     start = field + width + 4
@@ -232,7 +232,7 @@ def _long_length(data: bytes, at: int) -> tuple[int, int]:
         return start, 0
     length = int.from_bytes(data[field : field + width], "big")
     if length < least or length >= 1 << 63:
-        raise FrameError(PROTOCOL_ERROR, "invalid length")
+        raise FrameError(PROTOCOL_ERROR, "invalid length: expected the shortest form, below 2^63")
     return start, length
 
 
@@ -251,14 +251,16 @@ def _close_payload(payload: bytes) -> tuple[int, str]:
     if not payload:
         return NO_CODE, ""
     if len(payload) == 1:
-        raise FrameError(PROTOCOL_ERROR, "close payload of one byte")
+        raise FrameError(PROTOCOL_ERROR, "close payload of one byte: expected none, or a code of two bytes")
     try:
         reason = payload[2:].decode()
     except UnicodeDecodeError:
         raise FrameError(INVALID_DATA, "close reason is not UTF-8") from None
     code = int.from_bytes(payload[:2], "big")
     if code not in _WIRE_CODES and not 3000 <= code <= 4999:
-        raise FrameError(PROTOCOL_ERROR, "invalid close code")
+        raise FrameError(
+            PROTOCOL_ERROR, "invalid close code: expected 1000 to 1014 without reserved ones, or 3000 to 4999"
+        )
     return code, reason
 
 

@@ -39,7 +39,7 @@ _serial = itertools.count(1)
 
 
 class Cast(msgspec.Struct, frozen=True):
-    """The people of one cell, a conversation of theirs, and one of others. `own` is a message of who acts."""
+    """The users of one cell, their group, and a direct conversation of others. `own` is by the acting user."""
 
     role: str
     names: dict[str, str]
@@ -53,7 +53,7 @@ class Cast(msgspec.Struct, frozen=True):
         return self.names.get(self.role, self.names["stranger"])
 
     def fill(self, template: Any) -> Any:
-        """The template, with the cast's names in place of theirs."""
+        """Return the template with the names of this cell."""
         given = {**self.names, "me": self.me, "group": self.group, "direct": self.direct, "password": PASSWORD}
         text = json.dumps(template)
         for name, value in given.items():
@@ -62,7 +62,7 @@ class Cast(msgspec.Struct, frozen=True):
 
 
 class Backend:
-    """The HTTP API, for who sets the stage with the server key and for who then acts."""
+    """The HTTP API, for the preparation with the server key and for the calls of the cells."""
 
     def __init__(self, chat: System) -> None:
         assert chat.router is not None
@@ -77,7 +77,7 @@ class Backend:
         return await self.ok("POST", "/v1/messages", {"from": author, "to": to, "body": "hi"})
 
     async def cast(self, role: str, kind: str = "group") -> Cast:
-        """A conversation with somebody in each role, `victim` among them, who has written into it and to `friend`."""
+        """Create a conversation with a user in each role; `victim` has written into it, and directly to `friend`."""
         number = next(_serial)
         everybody = (*USERS, "victim", "admin2", "friend", "newcomer")
         names = {name: f"{name}-a{number}" for name in everybody}
@@ -167,17 +167,17 @@ ROWS: Final = (
     Row(f"PUT {MEMBER}",                      "200 200 403 403 404 404 401 401 200", f"{ROOM}/members/<admin2>", {}),
     Row(f"PUT {MEMBER}",                      "404 404 404 404 404 404 401 401 403", f"{OTHERS}/members/<me>",
         {"role": "member"}),
-    # putting out a member, an admin, the owner; leaving
+    # removing a member, an admin, the owner; leaving
     Row(f"DELETE {MEMBER}",                   "204 204 403 403 404 404 401 401 204", f"{ROOM}/members/<victim>"),
     Row(f"DELETE {MEMBER}",                   "204 403 403 403 404 404 401 401 204", f"{ROOM}/members/<admin2>"),
     Row(f"DELETE {MEMBER}",                   "409 403 403 403 404 404 401 401 204", f"{ROOM}/members/<owner>"),
     Row(f"DELETE {MEMBER}",                   "409 204 204 204 404 404 401 401 404", f"{ROOM}/members/<me>"),
     Row(f"DELETE {MEMBER}",                   "404 404 404 404 404 404 401 401 403", f"{OTHERS}/members/<victim>"),
-    # nobody comes into a group by herself, everybody into a channel
+    # a user cannot join a group, but any channel
     Row(JOIN,                                 "404 404 404 404 404 404 401 401 422", f"{ROOM}/join"),
     Row(JOIN,                                 "200 200 200 200 200 200 401 401 422", f"{ROOM}/join", kind="channel"),
     Row(JOIN,                                 "404 404 404 404 404 404 401 401 422", f"{OTHERS}/join"),
-    # who has left sees what she saw
+    # a former member can read the events up to the removal
     Row(f"GET {CONVERSATION}/events",         "200 200 200 200 200 404 401 401 200", f"{ROOM}/events"),
     Row(f"GET {CONVERSATION}/events",         "404 404 404 404 404 404 401 401 200", f"{OTHERS}/events"),
     Row(f"GET {CONVERSATION}/reads",          "200 200 200 200 404 404 401 401 200", f"{ROOM}/reads"),
@@ -193,7 +193,7 @@ ROWS: Final = (
     Row("POST /v1/messages",                  "200 200 200 403 404 404 401 401 422", "/v1/messages", HI),
     Row("POST /v1/messages",                  "403 403 403 403 403 403 401 401 200", "/v1/messages",
         {**HI, "from": "<victim>"}),
-    # nobody writes for one who is no party, not even a backend
+    # not even a backend can write for a user who is no party
     Row("POST /v1/messages",                  "404 404 404 404 404 404 401 401 404", "/v1/messages",
         {"to": "<direct>", "body": "hi", "from": "<me>"}),
     Row("GET /v1/openapi.json",               "200 200 200 200 200 200 200 200 200", "/v1/openapi.json"),
@@ -203,7 +203,7 @@ ROWS: Final = (
 
 
 def bearer(acting: Cast) -> dict[str, str]:
-    """What says who calls."""
+    """Return the header that authenticates the acting user."""
     if acting.role == "nobody":
         return {}
     if acting.role == "server":

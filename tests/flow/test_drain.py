@@ -93,7 +93,7 @@ async def test_g6_drain_under_traffic_loses_nothing(start: Start) -> None:
 
 
 async def test_g6_rolling_restart_under_traffic_loses_nothing(start: Start) -> None:
-    """Both gateways are replaced one after the other while everybody talks."""
+    """Both gateways are replaced one after the other under traffic."""
     crowd = Crowd(await start())
     await crowd.gather()
     stop = asyncio.Event()

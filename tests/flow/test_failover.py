@@ -42,7 +42,7 @@ async def chat_on(replication: Replication, start: Start, durability: str) -> Sy
 
 
 class Talk:
-    """Three people who talk in a group and two of them directly, and remember what was acked."""
+    """Three users who send in a group, and two of them directly; `acked` has all acks."""
 
     def __init__(self, system: System, replication: Replication) -> None:
         self.system, self.replication = system, replication
@@ -66,7 +66,7 @@ class Talk:
             self.acked.append(await client.deliver(conversation, f"{client.user} {number}"))
 
     async def goes_on(self, count: int = 50) -> None:
-        """Until so many more are acked."""
+        """Wait for so many further acks."""
         before = len(self.acked)
         await support.eventually(lambda: [task.result() for task in self._talking if task.done()] or
                                  len(self.acked) >= before + count, 30)  # fmt: skip
@@ -77,14 +77,14 @@ class Talk:
         await asyncio.wait(self._talking)
 
     def log(self, conversation: str) -> dict[int, Event]:
-        """All that stands in the log of the primary."""
+        """Return the events in the log of the primary."""
         with self.replication.primary.client() as redis:
             key = next(redis.scan_iter(match=f"*:log:{conversation}"))
             events = [stamp.decode(fields[b"e"]) for _, fields in redis.xrange(key)]
         return {event["seq"]: event for event in events}
 
     async def agree(self) -> None:
-        """Everybody is given the whole log, in order; what else they were shown was taken back by a `gap`."""
+        """Check that each client received the whole log, in order, and a `gap` for every other event it received."""
         await self.end()
         places = {self.group: self.clients, self.direct: self.clients[:2]}
         for conversation, clients in places.items():
@@ -97,19 +97,19 @@ class Talk:
                 if ack["conversation"] == conversation:
                     assert log[ack["seq"]]["n"] == ack["n"]
             sends = [(event["from"], event["n"]) for event in log.values() if event["n"]]
-            assert len(set(sends)) == len(sends), "a send stands in the log twice"
+            assert len(set(sends)) == len(sends), "a send is in the log twice"
             for client in clients:
                 assert follows(client, conversation, log)
         everything: dict[tuple[str, int], tuple[object, ...]] = {}
         for client in self.clients:
             for conversation, received in client.received.items():
                 for seq, event in received.items():
-                    who = event["from"], event["n"], event.get("body")
-                    assert everything.setdefault((conversation, seq), who) == who, "a seq was used twice"
+                    sent = event["from"], event["n"], event.get("body")
+                    assert everything.setdefault((conversation, seq), sent) == sent, "a seq was used twice"
 
 
 def follows(client: ChatClient, conversation: str, log: dict[int, Event]) -> bool:
-    """Whether all of the log came, in order and each after its `prev`, and only void events beside it."""
+    """Check that all of the log arrived, in order, each after its `prev`, and besides it only events within gaps."""
     gaps = [event for event in client.gaps() if event["conversation"] == conversation]
     assert {gap["reason"] for gap in gaps} <= {"failover"}
     void = [range(gap["from"], gap["to"] + 1) for gap in gaps]
@@ -118,19 +118,21 @@ def follows(client: ChatClient, conversation: str, log: dict[int, Event]) -> boo
     for before, event in itertools.pairwise(received):
         assert event["prev"] == before["seq"] or (
             event["prev"] < before["seq"] and any(before["seq"] in taken for taken in void)
-        ), f"{client.user} was not told that something is missing between {before} and {event}"
+        ), f"{client.user} got no gap between {before} and {event}"
     extra = set(client.received[conversation]) - set(log)
-    assert all(any(seq in taken for taken in void) for seq in extra), f"{client.user} has what never was"
+    assert all(any(seq in taken for taken in void) for seq in extra), (
+        f"{client.user} has events that are neither logged nor in a gap"
+    )
     missing = [event for event in log.values() if event["seq"] not in client.received[conversation]]
     assert not missing, f"{client.user} misses {missing[0]}"
     return True
 
 
 async def test_g1_acked_messages_survive_every_failover(replication: Replication, start: Start) -> None:
-    """Under traffic: the primary is killed, then the next one at once; both come back; then it fails back to the first.
+    """Under traffic: the primary is killed, then the next one at once; both return; then it fails back to the first.
 
-    At `replicated` nothing is acked while a replica is missing, and everything that was acked is in the end in the
-    log and with everybody.
+    At `replicated` no event is acked while a replica is missing, and at the end every acked event is in the log and at
+    every client.
     """
     system = await chat_on(replication, start, "replicated")
     talk = Talk(system, replication)
@@ -174,9 +176,9 @@ async def test_stalled_primary_that_resumes_acks_nothing(replication: Replicatio
 
 
 async def test_nothing_is_acked_without_all_replicas(replication: Replication, start: Start) -> None:
-    """A replica stands still: sends are shown and answered `unavailable`, on a socket and over HTTP, resends too.
+    """A replica is stopped: sends and resends are delivered but get `unavailable`, on a socket and over HTTP.
 
-    When it is back, the resend of each is acked as the duplicate that it is.
+    When it runs again, a resend of each is acked as a duplicate.
     """
     system = await chat_on(replication, start, "replicated")
     ann, ben = ChatClient("ann"), ChatClient("ben", codec="msgpack")
@@ -203,9 +205,10 @@ async def test_nothing_is_acked_without_all_replicas(replication: Replication, s
 
 
 async def test_g4_events_that_a_failover_rolled_back_are_announced(replication: Replication, start: Start) -> None:
-    """At `memory` a failover may lose acked events: whoever was given them gets `gap {failover}`, live or resuming.
+    """At `memory` a failover may lose acked events: each client that received them gets `gap {failover}`, live or at
+    its resume.
 
-    The next event comes after the last that is left, and its seq is beyond all that were lost.
+    The next event follows the last one that is left, and its seq is higher than those of all lost events.
     """
     system = await chat_on(replication, start, "memory")
     ann, ben = ChatClient("ann"), ChatClient("ben", codec="msgpack")

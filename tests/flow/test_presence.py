@@ -112,7 +112,7 @@ async def test_g8_killed_gateway_takes_its_users_offline(start: Start) -> None:
     assert [states[user.user]["online"] for user in users] == [False] * 4 + [True]
     assert all(state["last_seen"] for state in states.values())
     news = [(user, state) for event in watcher.events[here:] for user, state in event.get("users", {}).items()]
-    assert len(news) == 4, "each told once; who came back in time was never away"
+    assert len(news) == 4, "one event each; a user who reconnected in time was never offline"
 
 
 async def test_g8_user_who_left_during_a_redis_outage_goes_offline_afterwards(start: Start) -> None:

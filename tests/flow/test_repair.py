@@ -19,8 +19,8 @@ BURST = 25
 
 
 @contextmanager
-def nobody_hears(world: Store) -> Iterator[None]:
-    """What this store publishes meanwhile goes to channels that nobody listens to."""
+def publishing_lost(world: Store) -> Iterator[None]:
+    """Publish the messages of this store on channels without a subscriber."""
     with pytest.MonkeyPatch.context() as patch:
         for part in (world.users, world.conversations):
             patch.setattr(part, "_channels", Channels("nobody:"))
@@ -82,7 +82,7 @@ async def test_last_event_lost_on_the_bus_is_found_by_the_audit(start: Start) ->
         await ben.connect(system.urls[1])
         await world.say(group, "ann", "heard")
         await ben.has(group, 1)
-        with nobody_hears(world):
+        with publishing_lost(world):
             for body in ("lost", "lost too"):
                 await world.say(group, "ann", body)
         assert await ben.has(group, 3) == ["heard", "lost", "lost too"]
@@ -103,7 +103,7 @@ async def test_direct_event_lost_on_the_bus_is_found_by_the_audit(start: Start) 
         await ben.connect(system.urls[1])
         await world.say(direct, "ann", "heard")
         await ben.has(direct, 1)
-        with nobody_hears(world):
+        with publishing_lost(world):
             await world.say(direct, "ann", "lost")
         assert await ben.has(direct, 2) == ["heard", "lost"]
         await world.say(direct, "ann", "heard again")
@@ -125,7 +125,7 @@ async def test_missed_event_is_delivered_before_the_event_that_shows_the_gap(sta
         for conversation in (direct, group):
             await world.say(conversation, "ann", "heard")
             await ben.has(conversation, 1)
-            with nobody_hears(world):
+            with publishing_lost(world):
                 await world.say_all(conversation, "ann", [f"lost {i}" for i in range(300)])
             await world.say(conversation, "ann", "heard again")
             wanted = ["heard", *(f"lost {i}" for i in range(300)), "heard again"]

@@ -67,7 +67,7 @@ def collector() -> Iterator[Collector]:
 
 
 async def arrived(collector: Collector, count: int, conversation: str, seq: int) -> list[tuple[str, Span]]:
-    """Until so many spans of the event have come; all that have."""
+    """Wait for so many spans of the event; return all that have arrived."""
     return await eventually(lambda: (len(found := collector.of(conversation, seq)) >= count and found) or [])
 
 
@@ -76,7 +76,7 @@ def attributes(span: Span) -> dict[str, str | int]:
 
 
 def check(spans: list[tuple[str, Span]], conversation: str, seq: int, users: list[str]) -> dict[str, set[str]]:
-    """One root, all else below it, nobody's name in any; which nodes recorded what."""
+    """Check one root with all other spans below it, and no user's name in any; return the nodes that recorded each."""
     (root,) = [span for _, span in spans if span.name == "send"]
     assert root.span_id == root_id(conversation, seq).to_bytes(8)
     assert not root.parent_span_id

@@ -68,8 +68,8 @@ def test_host_with_the_port_that_https_implies_is_the_same_host() -> None:
     assert not door.origin_allowed(["https://chat.example"], "chat.example:8443")
 
 
-# What checks for cross-site WebSocket hijacking try against a service on https://chat.example: each is an origin that
-# somebody else can have, or that a browser sends for pages without one, and a careless comparison lets in.
+# Origins that checks for cross-site WebSocket hijacking try against a service on https://chat.example. Each can belong
+# to another site, or is sent by a browser for a page without an origin, and passes a careless comparison.
 FOREIGN = (
     "https://evil.example", "null", "", "file://", "about:blank", "data:", "*",
     "https://chat.example.evil.example", "https://chat.exampleevil.example", "https://evilchat.example",

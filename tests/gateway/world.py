@@ -133,7 +133,7 @@ class Client:
                     self.connection.news.clear()
                     await self.connection.news.wait()
         except TimeoutError:
-            raise AssertionError(f"not seen by {self.user}, who has {self.events[-20:]}") from None
+            raise AssertionError(f"{self.user} has not received it, but {self.events[-20:]}") from None
         return value
 
     def of(self, kind: str, **fields: Any) -> list[dict[str, Any]]:
@@ -323,9 +323,9 @@ class World:
     def deaf(self) -> Iterator[None]:
         """Lose everything that is published meanwhile; wait for it with `settled` before leaving."""
         bus = self.node.bus
-        hears, bus._on_messages = bus._on_messages, lambda messages: None
+        receive, bus._on_messages = bus._on_messages, lambda messages: None
         yield
-        bus._on_messages = hears
+        bus._on_messages = receive
 
     async def settled(self) -> None:
         """Wait until all answers of Redis and all published messages have arrived, by an own message that returns."""

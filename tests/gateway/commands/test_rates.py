@@ -13,7 +13,7 @@ from tests.gateway.world import world
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For rates so low that nothing is due again within a test: nobody is cut off for what he will owe for long."""
+    """Close no flood, for tests with rates so low that no command becomes due again within the test."""
     monkeypatch.setattr(commands, "FLOOD_S", 10_000.0)
 
 

@@ -328,7 +328,7 @@ async def test_at_most_one_page_is_read_ahead(valkey: EmbeddedValkey, monkeypatc
         for i in range(20):
             await of.say("ann", group, i)
         await of.settled()
-        assert not bob.connection.reading  # nor is anything taken from who does not read
+        assert not bob.connection.reading  # nothing is read from a client that does not read
         for pages in range(1, 5):
             bob.connection.drain(1)
             await bob.until(lambda: bob.connection.paused)

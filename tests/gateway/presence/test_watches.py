@@ -22,7 +22,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def lease_held(of: World) -> None:
-    """The node's lease stands in Redis, and it has read it."""
+    """Write the node's lease, and read it back."""
     of.node.lease.renew()
     await of.settled()
     await of.node.lease._round()

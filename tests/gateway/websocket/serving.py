@@ -24,7 +24,7 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class Recorder:
-    """A session that writes down what it hears."""
+    """A session that records its calls."""
 
     def __init__(self, connection: WebSocketConnection) -> None:
         self.connection = connection

@@ -384,7 +384,7 @@ async def test_session_can_pause_reading() -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate for 127.0.0.1 that nobody but this test trusts."""
+    """Make a certificate for localhost that only this test trusts."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "linnet")])
     now = datetime.now(UTC)

@@ -43,7 +43,7 @@ Event = tuple[object, ...]
 
 @dataclass
 class Recorder:
-    """A sink that writes down what it hears."""
+    """A sink that records its calls."""
 
     events: list[Event] = field(default_factory=list)
 
