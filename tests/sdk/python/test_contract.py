@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any, get_args
 
@@ -119,3 +123,18 @@ def test_gateway_that_failed_is_not_chosen_again_while_there_is_another() -> Non
     assert {machine.choose(gateways, "a") for _ in range(50)} == {"b", "c"}
     assert {machine.choose(gateways, None) for _ in range(50)} == {"a", "b"}
     assert machine.choose(["a"], "a") == "a"
+
+
+def test_package_is_built_whole_and_nothing_of_the_server_is_in_it(tmp_path: Path) -> None:
+    """The wheel has every module, the marker of its types, and the command line's script."""
+    source = tmp_path / "source"
+    shutil.copytree(sdk_reference.SDK, source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    build = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", build, str(tmp_path)], cwd=source, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("linnet_client-*.whl")
+    with zipfile.ZipFile(wheel) as found:
+        names = {name for name in found.namelist() if ".dist-info/" not in name}
+        scripts = next(name for name in found.namelist() if name.endswith("entry_points.txt"))
+        assert b"linnet = linnet_client.cli:main" in found.read(scripts)
+    package = Path(linnet_client.__file__).parent
+    assert names == {f"linnet_client/{path.name}" for path in [*package.glob("*.py"), package / "py.typed"]}

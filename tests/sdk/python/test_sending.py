@@ -9,7 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from linnet_client import Cancelled, Client, InvalidValue, MessageHandle, Refused, State, StoreInUse, StoreMismatch
+from linnet_client import (
+    Cancelled,
+    Client,
+    ClientError,
+    InvalidValue,
+    MessageHandle,
+    Refused,
+    State,
+    StoreError,
+    StoreInUse,
+    StoreMismatch,
+    sending,
+)
 from linnet_client import outbox as tables
 from linnet_client.store import SCHEMA
 
@@ -220,6 +232,56 @@ async def test_duplicate_of_a_first_write_stops_the_client(tmp_path: Path) -> No
         await handle.settled()
         await ann.until(State.STOPPED)
         assert ann.stopped == "copied"
+
+
+async def test_replaced_client_goes_on_under_a_new_device_name(tmp_path: Path) -> None:
+    """What was written under the old name may have been accepted: it is failed. What was not is sent anew."""
+    async with scripted() as gateway, client(gateway, tmp_path / "s") as ann:
+        gateway.silent = True
+        written = ann.conversation("g:1").send("written")
+        await gateway.until(1, "send")
+        await gateway.close(4409)
+        await ann.until(State.STOPPED)
+        old, kept = ann.device, ann.conversation("g:1").send("kept")
+        await kept.stored
+        with pytest.raises(ClientError):
+            await ann.reconnect()
+        gateway.silent = False
+        await ann.reconnect(new_device=True)
+        await kept
+        assert (written.state, ann.stopped) == ("failed", None)
+        assert old != ann.device == gateway.of("hello")[-1]["device"]
+        assert [event["body"] for event in gateway.logs["g:1"]] == ["written", "kept"]
+
+
+async def test_answer_that_cannot_be_stored_is_asked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full when the ack comes: the handle is not acked, and the command is sent again until it is."""
+    failures = iter([True])
+
+    def full(db: sqlite3.Connection, n: int) -> None:
+        if next(failures, False):
+            raise sqlite3.OperationalError("database or disk is full")
+        answer(db, n)
+
+    answer = tables.answer
+    monkeypatch.setattr(tables, "answer", full)
+    monkeypatch.setattr(sending, "STORE_RETRY_S", 0.01)
+    async with scripted() as gateway, client(gateway, tmp_path / "s") as ann:
+        assert (await ann.conversation("g:1").send("x")).duplicate
+        assert len(gateway.of("send")) == 2
+        assert (ann.stopped, ann.outbox) == (None, [])
+
+
+async def test_message_that_cannot_be_stored_is_failed_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(tables, "put", full)
+    async with client(NOWHERE, tmp_path / "s") as ann:
+        handle = ann.conversation("g:1").send("x")
+        with pytest.raises(StoreError):
+            await handle.stored
+        assert handle.state == "failed"
 
 
 @pytest.mark.parametrize("body", [{1: 2}, 2**53, float("nan"), "\ud800", object(), [b"x", {"a": set()}]])

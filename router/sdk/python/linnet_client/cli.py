@@ -1,7 +1,7 @@
 """The command line `linnet`. Results go to standard output, everything else to standard error.
 
 Exit status: 0 done, 1 refused or not possible, 2 wrong usage, 130 interrupted. A message that was stored and not acked
-when a command ends is sent by the next command of the same user.
+when a command ends is sent by the next one of its kind, of the same user.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ async def _token(given: argparse.Namespace) -> int:
 
 
 async def _send(given: argparse.Namespace) -> int:
-    client = await Session.read(given.home).client()
+    client = await Session.read(given.home).client("send")
+    discarding = asyncio.create_task(client.listen(_discard))  # else every later start replays what came before it
     try:
         lines = [given.text] if given.text is not None else [line.rstrip("\n") for line in sys.stdin]
         handles = [client.conversation(given.to).send(line) for line in lines]
@@ -113,15 +114,21 @@ async def _send(given: argparse.Namespace) -> int:
                     print(f"{ack.conversation} {ack.seq}")
         except TimeoutError:
             reason = client.stopped or client.state
-            print(f"linnet: stored, not acked yet ({reason}); the next command sends it", file=sys.stderr)
+            print(f"linnet: stored, not acked yet ({reason}); the next `linnet send` sends it", file=sys.stderr)
             return 1
     finally:
+        discarding.cancel()
+        await asyncio.wait([discarding])
         await client.close()
     return 0
 
 
+async def _discard(_event: Event) -> None:
+    """Take an event without showing it."""
+
+
 async def _listen(given: argparse.Namespace) -> int:
-    client = await Session.read(given.home).client()
+    client = await Session.read(given.home).client("listen")
     try:
         async for event in client.events():
             _print(event, as_json=given.json)
@@ -179,7 +186,7 @@ def _path(session: Session, target: str) -> str:
 
 
 async def _chat(given: argparse.Namespace) -> int:
-    client = await Session.read(given.home).client()
+    client = await Session.read(given.home).client("chat")
     conversation = client.conversation(given.to)
     lines: asyncio.Queue[str | None] = asyncio.Queue()
     loop = asyncio.get_running_loop()

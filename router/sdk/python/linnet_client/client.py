@@ -27,7 +27,7 @@ from linnet_client.model import Entry
 from linnet_client.outbox import Row
 from linnet_client.receiving import Receiving
 from linnet_client.sending import Sending
-from linnet_client.store import Store, get_meta, set_meta
+from linnet_client.store import Store, get_meta, rename, set_meta
 
 STORE_RETRY_S: Final = 5.0
 NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -145,6 +145,27 @@ class Client:
                 raise Stopped(self._stopped or "stopped")
             self._changes.clear()
             await self._changes.wait()
+
+    async def reconnect(self, *, new_device: bool = False) -> None:
+        """Connect again after the client has stopped.
+
+        After `replaced` and `copied` another process uses the device name, so `new_device` is needed. Then commands
+        that were written without an answer are failed, because they may have been accepted under the old name.
+        """
+        if self.state is not State.STOPPED:
+            raise ClientError("the client has not stopped")
+        if self._stopped in ("replaced", "copied") and not new_device:
+            raise ClientError(f"the device name is in use ({self._stopped}); ask for a new one")
+        assert self._connection is not None
+        assert self._receiving is not None
+        assert self._sending is not None
+        assert self._store is not None
+        if new_device:
+            await self._sending.give_up_written()
+            self._store.device = await self._store.run(lambda db: rename(db, self._label))
+        self._stopped = None
+        self._receiving.start()
+        self._connection.start()
 
     # -- conversations
 

@@ -85,6 +85,7 @@ class Connection:
         return self.state is State.LIVE
 
     def start(self) -> None:
+        self._stop_reason, self._last_token, self._reason = None, None, "connect"
         self._move(Signal.START)
         self._running = asyncio.get_running_loop().create_task(self._run())
 

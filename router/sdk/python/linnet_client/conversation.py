@@ -44,8 +44,10 @@ class Conversation:
         if reply_to is not None:
             command["reply_to"] = reply_to
         entry = Entry(self._owner.user, self._owner.device, 0, body, media, reply_to, state="saving")
-        self.model.queue(entry)
-        return self._owner.put(self.id, command, entry)
+        handle = self._owner.put(self.id, command, entry)
+        if handle.state != "failed":
+            self.model.queue(entry)
+        return handle
 
     def edit(self, seq: int, body: Any) -> MessageHandle:
         """Replace the body of an own message."""

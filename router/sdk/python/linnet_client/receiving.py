@@ -336,6 +336,10 @@ class Receiving:
             if self._moved and self._storing is None:
                 return  # the store refuses; the events come again
 
+    def start(self) -> None:
+        """Let the consumer wait for events again, after `stop`."""
+        self._stopped = None
+
     def stop(self, reason: str) -> None:
         """Let the consumer end when the inbox is empty."""
         self._stopped = reason

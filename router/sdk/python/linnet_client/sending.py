@@ -165,20 +165,27 @@ class Sending:
 
     def _issue(self, conversation: str, again: tuple[int, ...] | None, *, fresh: bool) -> None:
         future = self._store.run(lambda db: outbox.issue(db, conversation, again, fresh))
-        future.add_done_callback(partial(self._issued, conversation, self._link))
+        future.add_done_callback(partial(self._issued, conversation, again, fresh))
 
-    def _issued(self, conversation: str, link: Link, future: asyncio.Future[tuple[list[outbox.Row], int]]) -> None:
+    def _issued(
+        self,
+        conversation: str,
+        again: tuple[int, ...] | None,
+        fresh: bool,
+        future: asyncio.Future[tuple[list[outbox.Row], int]],
+    ) -> None:
         if error := future.exception():
             log.error("the outbox cannot be read: %s", error)
-            asyncio.get_running_loop().call_later(STORE_RETRY_S, self.wake, conversation)
+            issue = partial(self._issue, conversation, again, fresh=fresh)
+            asyncio.get_running_loop().call_later(STORE_RETRY_S, issue)
             return
         rows, done = future.result()
         for row in rows:
             self._attempts[row.n] = row.attempts + 1
-            if not link.live:
+            if not self._link.live:
                 continue  # a later connection writes it again
             self._unanswered.setdefault(conversation, {})[row.n] = time.monotonic()
-            link.write({**row.command, "n": row.n, "id": row.n, "done": done})
+            self._link.write({**row.command, "n": row.n, "id": row.n, "done": done})
             if (handle := self.handles.get(row.n)) is not None:
                 handle.move("sent")
 
@@ -314,7 +321,18 @@ class Sending:
         self._tasks.add(made)
         made.add_done_callback(self._tasks.discard)
 
-    # -- a new store
+    # -- a new store or device
+
+    async def give_up_written(self) -> None:
+        """Fail what was written without an answer: under another device name the server cannot tell it from new."""
+        error = {"code": "conflict", "message": "sent under an earlier device name; it may have been accepted"}
+        written = [
+            handle for handle in self.handles.values() if handle.state != "failed" and self._attempts.get(handle.n)
+        ]
+        for handle in written:
+            self._fail(handle, error)
+        for handle in written:
+            await handle.settled()
 
     def move_to(self, store: Store) -> None:
         """Go on with a new store. Rows of the old one must be settled; what came meanwhile is stored now."""

@@ -86,12 +86,15 @@ class Session:
     async def call(self, method: str, path: str, body: Any = None) -> Any:
         return await Api(self.api).call(method, path, body, token=await self.fresh_token())
 
-    async def client(self) -> Client:
-        """Open a client on the first store that no other process uses."""
+    async def client(self, command: str) -> Client:
+        """Open a client on the command's first store that no other process uses.
+
+        Each kind of command has stores of its own, so that `send` does not take events from `listen`.
+        """
         origin = hashlib.sha256(Api(self.api).origin.encode()).hexdigest()[:8]
         for number in range(1, STORES + 1):
-            store = self.home / f"{self.user}-{origin}-{number}.db"
-            client = Client(self.api, self.user, self.login(), store=store, device=f"cli-{number}")
+            store = self.home / f"{self.user}-{origin}-{command}-{number}.db"
+            client = Client(self.api, self.user, self.login(), store=store, device=f"cli-{command}")
             try:
                 await client.open()
             except StoreInUse:

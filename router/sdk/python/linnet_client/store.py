@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from linnet_client.errors import StoreError, StoreInUse, StoreLost, StoreMismatch
+from linnet_client.errors import StoreError, StoreInUse, StoreMismatch
 
 T = TypeVar("T")
 Operation = Callable[[sqlite3.Connection], T]
@@ -179,6 +179,13 @@ class Store:
             self.lost = True
 
 
+def rename(db: sqlite3.Connection, label: str) -> str:
+    """Give the store a new device name; return it."""
+    device = new_device(label)
+    set_meta(db, "device", device)
+    return device
+
+
 def _claim(db: sqlite3.Connection, origin: str, user: str, label: str) -> str:
     owner = get_meta(db, "owner")
     if owner is None:
@@ -197,6 +204,3 @@ def _resolve(futures: list[asyncio.Future[Any]], results: list[Any]) -> None:
             future.set_exception(result)
         else:
             future.set_result(result)
-
-
-__all__ = ["Store", "StoreLost", "get_meta", "new_device", "set_meta"]
