@@ -10,6 +10,7 @@ from typing import Final
 from router.contract import metrics
 from router.contract.clocks import AGREE_MS, Clocks
 from router.contract.errors import LinnetError
+from router.process.isolate import fault
 from router.store.redis.client import Client
 
 EVERY_S: Final = 5.0
@@ -54,3 +55,5 @@ class ClockWatch:
                 await self.look()
             except LinnetError:  # Redis does not answer now: its time is computed from the last reading
                 self.show()
+            except Exception as error:  # noqa: BLE001 - one answer that cannot be read must not end the comparison
+                fault("clocks", error)

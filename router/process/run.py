@@ -27,6 +27,7 @@ from router.contract.settings import Settings, load
 from router.process import descriptors, logs, serving
 from router.process.admin import Readiness, create_admin
 from router.process.clocks import ClockWatch
+from router.process.isolate import attempt
 from router.store.deployment import deployment_check
 from router.store.redis.client import Client
 
@@ -64,7 +65,7 @@ class Process:
     async def look_at_certificates(self) -> None:
         while True:
             await asyncio.sleep(tls.CHECK_S)
-            self.look_at_certificate()
+            attempt("certificates", self.look_at_certificate)
 
     def ready(self) -> Readiness:
         """The readiness of the work, with Redis's trouble in its text, which alone makes only a new process unready."""

@@ -1,5 +1,6 @@
 """router/process/clocks.py with a real server: the offset is a metric, and is logged when it begins and ends."""
 
+import asyncio
 import logging
 from time import time_ns
 
@@ -10,6 +11,7 @@ from router.contract import metrics
 from router.process import clocks
 from router.process.clocks import ClockWatch
 from router.store.redis.client import Client
+from tests import support
 
 DAY_NS = 86_400 * 10**9
 
@@ -55,4 +57,29 @@ async def test_wrong_clock_is_measured_during_an_outage_of_redis(
         watch.show()
         assert 86_399 < offset_s() < 86_401
     finally:
+        await client.close()
+
+
+async def test_reading_that_raises_does_not_end_the_comparison(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clocks, "EVERY_S", 0.0)
+    client = await Client.connect(valkey.url)
+    watch = ClockWatch(client)
+    faults, compared = [ValueError("no time")], asyncio.Event()
+
+    async def clock_ms() -> int:
+        if faults:
+            raise faults.pop()
+        compared.set()
+        return time_ns() // 1_000_000
+
+    monkeypatch.setattr(client, "clock_ms", clock_ms)
+    running = asyncio.create_task(watch.run())
+    try:
+        async with asyncio.timeout(support.DEADLINE_S):
+            await compared.wait()
+        assert not running.done()
+    finally:
+        running.cancel()
         await client.close()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from contextlib import suppress
 from itertools import product
 
 import pytest
 
 from deploy.embedded import EmbeddedValkey
+from router import tls
+from router.contract.settings import Settings
+from router.process.run import Process
 from router.store.redis import functions, rights
 from router.store.redis.connection import address
 from tests import support
@@ -133,3 +137,24 @@ async def test_process_starts_with_the_rights_of_the_operating_page_and_no_less(
         assert "Traceback" not in refused.log
         redis.execute_command(*line)
     await process(module, LINNET_REDIS_URL=url).ready()
+
+
+async def test_certificate_check_that_raises_is_followed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "CHECK_S", 0.0)
+    faults, checked = [ValueError("a bug")], asyncio.Event()
+
+    def check() -> None:
+        if faults:
+            raise faults.pop()
+        checked.set()
+
+    with socket.socket() as public:
+        process = Process(Settings(), asyncio.Event(), public)
+        monkeypatch.setattr(process, "look_at_certificate", check)
+        checking = asyncio.create_task(process.look_at_certificates())
+        try:
+            async with asyncio.timeout(support.DEADLINE_S):
+                await checked.wait()
+            assert not checking.done()
+        finally:
+            checking.cancel()
