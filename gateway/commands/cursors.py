@@ -29,7 +29,7 @@ class Cursors:
             cursors[command.conversation] = command.seq
         for conversation, seq in cursors.items():
             self._marks.acked_gone(session, conversation)
-            self._marks.acked(session, conversation, min(seq, session.given(conversation)))
+            self._marks.acked(session, conversation, min(seq, session.received_upto(conversation)))
 
     def read(self, session: Session, command: wire.Read) -> None:
         """Raise the user's read mark, at most to the head."""

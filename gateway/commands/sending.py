@@ -117,7 +117,7 @@ class Sends:
             tail=stamp.tail(action, conversation, session.user, session.device, command.n, fields),
             action=action,
             target=target,
-            seen=session.given(conversation),
+            seen=session.received_upto(conversation),
         )
         self.in_flight += 1
         sending = Sending(session, command, append)

@@ -168,7 +168,7 @@ class Catchup:
             backlog.positions.items()
         ):  # newest last, because the oldest are dropped
             if conversation not in hubs:
-                session.note_given(conversation, position)
+                session.note_received(conversation, position)
         session.fed(FeedEvent.CATCH_UP)
         session.backlog = None
         for hub in session.hubs:

@@ -7,7 +7,7 @@ A session as a whole is *live* or *behind* (`feed.py`). A live session has recei
 written. Of a direct conversation that moved since the session connected, or of a group that its user has left, it has
 received everything up to `direct[conversation]`.
 Invariant: `backlog` is None exactly while `feed` is LIVE.
-Bounds: `direct`, `gone`, `told_read` and `other_read` hold `MAX_DIRECT` conversations each; if one is dropped, its
+Bounds: `direct`, `gone`, `sent_read` and `other_read` hold `MAX_DIRECT` conversations each; if one is dropped, its
 events are read from the log, or its notice is sent, once more. `early` holds the messages of one read of the socket,
 `pages` the `MAX_PAGES` requests for history that wait, and `out` the frames of one turn of the event loop. All other
 bytes are in the transport, which is bounded by its high mark.
@@ -91,7 +91,7 @@ class Session:
     __slots__ = (
         "acks", "address", "age_deadline", "asking", "backlog", "codec", "connection", "deadline", "device",
         "direct", "early", "expires_at", "feed", "gone", "hubs", "id", "instance", "other_read", "out", "pages",
-        "paging", "ports", "reads", "roles", "since", "started", "state", "tat", "token", "told_read", "user",
+        "paging", "ports", "reads", "roles", "sent_read", "since", "started", "state", "tat", "token", "user",
         "user_hub", "variant", "watches",
     )  # fmt: skip
 
@@ -131,7 +131,7 @@ class Session:
             None  # conversation -> the change by which it was gone, as sent to the client
         )
         self.reads: dict[str, tuple[int, int]] | None = None  # conversation -> read mark, not written yet
-        self.told_read: dict[str, int] | None = None  # conversation -> the user's read mark, as sent to the client
+        self.sent_read: dict[str, int] | None = None  # conversation -> the user's read mark, as sent to the client
         self.roles: dict[str, str] | None = None  # conversation -> the user's role, until it is sent to the client
         self.other_read: dict[str, int] | None = None  # direct conversation -> the other user's mark, as far as known
         self.watches: set[str] | None = None  # users whose presence the client watches
@@ -237,7 +237,7 @@ class Session:
         else:
             if last is not None and prev < last:
                 self.gap(conversation, prev + 1, last, "failover")
-            self.note_given(conversation, seq)
+            self.note_received(conversation, seq)
             frames = event_frame(event, self.variant)
             self.write(frames)
             metrics.DELIVERIES_LIVE.inc()
@@ -247,7 +247,7 @@ class Session:
             if self.ports.tracer is not None:
                 self.ports.tracer.written(conversation, event, 1)
 
-    def note_given(self, conversation: str, seq: int) -> None:
+    def note_received(self, conversation: str, seq: int) -> None:
         """Note that this session has received everything up to `seq` of a direct conversation."""
         direct = self.direct
         if len(direct) >= MAX_DIRECT and conversation not in direct:
@@ -267,7 +267,7 @@ class Session:
             if self.gone is not None:
                 self.gone.pop(conversation, None)
 
-    def given(self, conversation: str) -> int:
+    def received_upto(self, conversation: str) -> int:
         """Return the seq up to which this session has received everything, 0 if nothing moved since it connected."""
         if self.backlog is not None and (position := self.backlog.positions.get(conversation)) is not None:
             claims = self.backlog.claims
@@ -281,7 +281,7 @@ class Session:
 
     def send_read(self, conversation: str, read: int) -> None:
         """Send the user's read mark to the client if it is new, whether it came by a receipt or an audit."""
-        if read <= (self.told_read or {}).get(conversation, 0):
+        if read <= (self.sent_read or {}).get(conversation, 0):
             return
         self.note_read(conversation, read)
         receipt = wire.ReceiptEvent(conversation=conversation, user=self.user, read=read)
@@ -304,11 +304,11 @@ class Session:
         elif about.device != self.device:
             self.send_read(conversation, seq)
         else:
-            self.told_read = _noted(self.told_read, conversation, seq)
+            self.sent_read = _noted(self.sent_read, conversation, seq)
 
     def note_read(self, conversation: str, read: int) -> None:
         """Note that the client knows this read mark of its user."""
-        self.told_read = _noted(self.told_read, conversation, read)
+        self.sent_read = _noted(self.sent_read, conversation, read)
 
     def note_other_read(self, conversation: str, read: int) -> None:
         self.other_read = _noted(self.other_read, conversation, read)

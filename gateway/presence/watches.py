@@ -34,12 +34,12 @@ USERS_PER_READ: Final = 500
 class Watch:
     """One watched user: the sessions that watch, the device rows as last read, and the presence as last sent."""
 
-    __slots__ = ("devices", "sessions", "told")
+    __slots__ = ("devices", "sent", "sessions")
 
     def __init__(self) -> None:
         self.sessions: dict[Session, None] = {}
         self.devices: list[Device] = []
-        self.told: wire.PresenceState | None = None
+        self.sent: wire.PresenceState | None = None
 
 
 class Watches:
@@ -163,17 +163,17 @@ class Watches:
         states = self._states((user, watch.devices) for user, watch in watched.items())
         changes: dict[Session, dict[str, wire.PresenceState]] = {}
         for user, watch in watched.items():
-            if watch.told is not None and watch.told.online != states[user].online:
+            if watch.sent is not None and watch.sent.online != states[user].online:
                 for session in watch.sessions:
                     changes.setdefault(session, {})[user] = states[user]
-            watch.told = states[user]
+            watch.sent = states[user]
         each("watches", self._send, changes.items())
 
     @staticmethod
     def _send(change: tuple[Session, dict[str, wire.PresenceState]]) -> None:
-        session, told = change
-        metrics.PRESENCE_CHANGES.inc(len(told))
-        session.answer(wire.PresenceEvent(users=told))
+        session, states = change
+        metrics.PRESENCE_CHANGES.inc(len(states))
+        session.answer(wire.PresenceEvent(users=states))
 
     def _states(self, users: Iterable[tuple[str, list[Device]]]) -> dict[str, wire.PresenceState]:
         gateways, now = self._lease.alive(), self._clock.now_ms()

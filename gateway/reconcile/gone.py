@@ -82,7 +82,7 @@ def is_news(session: Session, row: Row) -> bool:
     known = session.gone is not None and session.gone.get(row.conversation) == row.changed
     if not row.left or row.gone_acked or known:
         return False
-    return row.cursor is not None or session.given(row.conversation) > 0  # received live, and not acked yet
+    return row.cursor is not None or session.received_upto(row.conversation) > 0  # received live, and not acked yet
 
 
 def _send(session: Session, entries: list[wire.ConversationState]) -> None:

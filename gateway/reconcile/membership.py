@@ -77,8 +77,8 @@ class Membership:
         hub.add_member(session)
         session.hubs.append(hub)
         # A user who was a member before on this connection may have received more events than the acked cursor says.
-        given = max(session.direct.pop(row.conversation, 0), backlog.positions.get(row.conversation, 0))
-        cursor = max(given, row.cursor if row.cursor is not None else starts.get(row.conversation, 0))
+        received = max(session.direct.pop(row.conversation, 0), backlog.positions.get(row.conversation, 0))
+        cursor = max(received, row.cursor if row.cursor is not None else starts.get(row.conversation, 0))
         backlog.positions[row.conversation] = cursor
         backlog.todo.pop(row.conversation, None)
         state = state_of(session, row, cursor, hub.seq, hub.count, hub)

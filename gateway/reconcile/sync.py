@@ -125,7 +125,7 @@ class Syncs:
                 self._catchup.read_left(session, self._catchup.fall_behind(session), row.conversation)
             if row.kind != keys.DIRECT:
                 self._membership.apply(session, row)
-            elif row.left or (session.given(row.conversation) or row.cursor or 0) >= row.head:
+            elif row.left or (session.received_upto(row.conversation) or row.cursor or 0) >= row.head:
                 continue
             elif session.backlog is not None:
                 session.backlog.moved(row.conversation, row.head)
@@ -138,7 +138,7 @@ class Syncs:
         if session.state is not State.READY:
             return
         for conversation, head in missing:
-            if session.given(conversation) < head:  # also if the session has fallen behind meanwhile
+            if session.received_upto(conversation) < head:  # also if the session has fallen behind meanwhile
                 self._catchup.read_direct(session, conversation, head, cause)
 
 

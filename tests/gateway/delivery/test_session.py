@@ -131,8 +131,8 @@ async def test_positions_of_direct_conversations_are_bounded(
     async with world(valkey) as of:
         bob = await of.client("bob").connected()
         for i in range(5):
-            bob.session.note_given(f"d:bob:user{i}", i)
-        bob.session.note_given("d:bob:user2", 9)
+            bob.session.note_received(f"d:bob:user{i}", i)
+        bob.session.note_received("d:bob:user2", 9)
         assert bob.session.direct == {"d:bob:user2": 9, "d:bob:user3": 3, "d:bob:user4": 4}
 
 
@@ -158,12 +158,12 @@ async def test_received_position_follows_hubs_while_live_and_the_backlog_while_b
         said = await of.say("ann", group)
         await of.say("ann", other)
         await bob.event("message")
-        assert [bob.session.given(conv) for conv in (group, other, DIRECT, "nonsense")] == [said.seq, 0, 0, 0]
+        assert [bob.session.received_upto(conv) for conv in (group, other, DIRECT, "nonsense")] == [said.seq, 0, 0, 0]
         bob.connection.paused = True
         bob.session.writing_paused()
         await of.say("ann", group)
         await of.settled()
-        assert bob.session.given(group) == said.seq
+        assert bob.session.received_upto(group) == said.seq
 
 
 # -- signals

@@ -45,7 +45,7 @@ async def test_event_that_arrives_before_the_recheck_is_no_loss(
             await of.settled()
         of.node.syncs.ask(bob.session, "audit")
         await of.settled()
-        bob.session.note_given(direct, said.seq)  # here it comes
+        bob.session.note_received(direct, said.seq)  # here it comes
         assert looks
         for function, *args in looks:
             function(*args)
