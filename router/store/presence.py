@@ -95,9 +95,15 @@ class Presence:
         return await self._client.clock_ms()
 
     async def gateways(self) -> dict[str, Gateway]:
-        """The rows of all gateways, also of dead ones, by node."""
+        """The rows of all gateways, also of dead ones, by node; a row that cannot be read is counted and left out."""
         flat: list[bytes] = await self._client.fetch("HGETALL", keys.GATEWAYS)
-        return {node.decode(): _gateway(row) for node, row in _pairs(flat)}
+        found: dict[str, Gateway] = {}
+        for node, row in _pairs(flat):
+            try:
+                found[node.decode()] = _gateway(row)
+            except ValueError as error:  # msgspec's errors and UnicodeDecodeError
+                unreadable(error)
+        return found
 
     async def remove(self, node: str) -> None:
         await self._client.fetch("HDEL", keys.GATEWAYS, node)

@@ -97,6 +97,15 @@ async def test_a_lease_is_renewed_listed_and_removed(valkey: EmbeddedValkey) -> 
         assert list(await presence.gateways()) == ["node-2"]
 
 
+async def test_damaged_lease_row_costs_no_other_gateway_its_place(valkey: EmbeddedValkey) -> None:
+    async with connected(valkey) as client:
+        presence = Presence(client)
+        await called(presence.renew, "node-1", "ws://one", 3, NOW - 5, NOW)
+        for row in (b"", b"junk", msgspec.msgpack.encode([1, 2])):
+            await client.fetch("HSET", keys.GATEWAYS, "damaged", row)
+            assert list(await presence.gateways()) == ["node-1"]
+
+
 async def test_presence_follows_sessions_as_they_come_and_go(valkey: EmbeddedValkey) -> None:
     """Registered: online; ended: offline since then; and rows come in the order that was asked for."""
     async with connected(valkey) as client:
