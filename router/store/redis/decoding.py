@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final
 
 from router.contract.errors import Internal
@@ -15,7 +16,10 @@ from router.contract.metrics import REDIS_ERRORS
 
 UNREADABLE: Final = REDIS_ERRORS.labels("undecodable")
 
+QUIET_S: Final = 60.0
+
 log = logging.getLogger("linnet.redis")
+_logged: dict[str, float] = {}  # kind of error → when the last one was logged
 
 
 def answer(reply: Callable[[Any], None], read: Callable[[Any], object], value: object) -> None:
@@ -28,7 +32,13 @@ def answer(reply: Callable[[Any], None], read: Callable[[Any], object], value: o
 
 
 def unreadable(error: Exception) -> Internal:
-    """Count and log a value of Redis that cannot be decoded, such as a damaged row; return the caller's error."""
+    """Count a value of Redis that cannot be decoded, such as a damaged row; return the caller's error.
+
+    Of each kind of error the first of a minute is logged, because clients may cause many.
+    """
     UNREADABLE.inc()
-    log.error("a value in Redis cannot be decoded: %s", type(error).__name__, exc_info=error)
+    now, kind = monotonic(), type(error).__name__
+    if now >= _logged.get(kind, now - QUIET_S) + QUIET_S:
+        _logged[kind] = now
+        log.error("a value in Redis cannot be decoded: %s", kind, exc_info=error)
     return Internal()

@@ -11,6 +11,7 @@ from router.contract.errors import Internal, LinnetError
 from router.store import users
 from router.store.conversations import Conversations
 from router.store.presence import Presence
+from router.store.redis import decoding
 from router.store.redis.decoding import answer
 from router.store.users import Users
 from tests.store.calling import called, store
@@ -23,6 +24,24 @@ def test_undecodable_value_is_answered_internal_once(read: Callable[[Any], objec
     answer(told.append, read, b"\xff")
     (error,) = told
     assert isinstance(error, Internal)
+
+
+def test_damage_of_one_kind_is_logged_once_a_minute(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is counted each time: a client can ask for a damaged value as often as its rate lets it."""
+    now = 1000.0
+    monkeypatch.setattr(decoding, "monotonic", lambda: now)
+    monkeypatch.setattr(decoding, "_logged", {})
+    before = decoding.UNREADABLE._value.get()
+    for _ in range(3):
+        decoding.unreadable(ValueError())
+    decoding.unreadable(TypeError())
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+    now += decoding.QUIET_S
+    decoding.unreadable(ValueError())
+    assert len(caplog.records) == 3
+    assert decoding.UNREADABLE._value.get() == before + 5
 
 
 def test_callback_that_raises_is_not_called_twice() -> None:
