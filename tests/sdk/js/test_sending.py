@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 from tests.flow.client import ChatClient
 from tests.flow.conftest import System
 from tests.sdk.js.application import NodeApplication
 from tests.sdk.js.conftest import Proxied
+from tests.support import eventually
 
 
 async def test_message_is_acked_and_received_once(chat: System, api: str, store: Path) -> None:
@@ -192,6 +194,49 @@ async def test_lost_events_store_is_a_new_device_after_the_old_name_was_settled(
     assert sorted(await bob.has("d:alice-s11:bob-s11", 2)) == ["under the new name", "under the old name"]
     devices = {event["body"]: event["device"] for event in bob.received["d:alice-s11:bob-s11"].values()}
     assert devices == {"under the old name": first["device"], "under the new name": second["device"]}
+
+
+async def test_message_whose_device_name_was_taken_over_is_looked_up(proxied: Proxied, store: Path) -> None:
+    """It was accepted, and its ack lost: the history says so, and it is not sent again."""
+    system, proxy, api = proxied
+    async with proxy:
+        bob = ChatClient("bob-s13")
+        await bob.connect(system.urls[0])
+        async with NodeApplication() as app:
+            opened = await app.start(api, "alice-s13", store)
+            proxy.pass_event = lambda event: event["type"] != "ack"
+            await app.call("send", to="@bob-s13", body="accepted")
+            await bob.has("d:alice-s13:bob-s13", 1)
+            proxy.pass_event = lambda event: 1
+            twin = ChatClient("alice-s13", opened["device"])
+            await twin.connect(system.urls[0])
+            assert (await app.call("acked", name="accepted"))["state"] == "acked"
+            await app.call("send", to="@bob-s13", body="next", wait="acked")
+        assert await bob.has("d:alice-s13:bob-s13", 2) == ["accepted", "next"]
+
+
+async def test_copied_store_takes_a_new_device_name(chat: System, api: str, store: Path, tmp_path: Path) -> None:
+    """Both copies hold the same queued message: it takes effect once, and they go on as two devices."""
+    bob = ChatClient("bob-s14")
+    await bob.connect(chat.urls[0])
+    async with NodeApplication() as app:
+        opened = await app.open(api, "alice-s14", store)
+        await app.call("send", to="@bob-s14", body="queued")
+        await app.call("close")
+    shutil.copytree(store, tmp_path / "copy")
+    async with NodeApplication() as app:
+        await app.start(api, "alice-s14", store)
+        await bob.has("d:alice-s14:bob-s14", 1)
+        await app.call("close")
+    async with NodeApplication() as copy:
+        await copy.start(api, "alice-s14", tmp_path / "copy")
+        await copy.call("send", to="@bob-s14", body="next", wait="acked")
+
+        async def renamed() -> bool:
+            return bool((await copy.call("status"))["device"] != opened["device"])
+
+        await eventually(renamed)
+    assert await bob.has("d:alice-s14:bob-s14", 2) == ["queued", "next"]
 
 
 async def test_device_name_that_another_client_uses_is_given_up(chat: System, api: str, store: Path) -> None:

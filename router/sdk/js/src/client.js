@@ -48,6 +48,7 @@ import { fromWire } from "./values.js";
  */
 
 const DEFAULT_DEVICE = "js";
+const LABEL = /^[A-Za-z0-9._-]{1,55}$/;
 
 export class Client {
   /**
@@ -57,6 +58,7 @@ export class Client {
    * @returns {Promise<Client>}
    */
   static async open(options) {
+    if (!LABEL.test(options.device ?? DEFAULT_DEVICE)) throw new TypeError("`device` is not a label: expected 1-55 of A-Z a-z 0-9 . _ -");
     const store = await openStore(options);
     const client = new Client(options, store);
     await client._openStore();
@@ -91,7 +93,7 @@ export class Client {
     this._election = undefined;
     /** Resolves when transactions of an earlier leader abort. @type {Promise<void>} */
     this._leading = Promise.resolve();
-    this._reopening = false;
+    this._reopening = this._closed = false;
     /** @type {import("./store.js").Store} */
     this._store;
     /** @type {Outbox} */
@@ -167,6 +169,7 @@ export class Client {
 
   /** Close the connection and the store. What is queued stays there. */
   async close() {
+    this._closed = true;
     this._connection.stop();
     this._handing?.stop();
     this._election?.stop();
@@ -410,7 +413,7 @@ export class Client {
 
   /** @param {unknown} error */
   _failed(error) {
-    if (error instanceof Superseded) return; // the election says so, too
+    if (this._closed || error instanceof Superseded) return; // the election says so, too
     if (error instanceof StoreLost) {
       void this._storeLost();
       return;
@@ -467,7 +470,10 @@ export class Client {
       },
       cancel: async (id) => {
         const cancelled = await this._outbox.cancel(id);
-        if (cancelled) this._moved([id]);
+        if (cancelled) {
+          this._handles.delete(id);
+          this._changed([handle.conversation ?? ""]);
+        }
         return cancelled;
       },
     });

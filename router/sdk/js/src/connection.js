@@ -28,7 +28,7 @@ import { LinnetError } from "./errors.js";
  * @property {(state: ConnectionState, detail: string) => void} state
  * @property {(frame: any) => void} frame Every event but answers to `request`.
  * @property {() => Promise<Record<string, unknown>>} hello The fields of `hello` beside the token.
- * @property {() => void} replaced Another session of this device was opened.
+ * @property {() => void} replaced Another session of this device was opened: `restart` follows under another name.
  */
 
 const SUBPROTOCOL = "linnet.v1.json";
@@ -94,7 +94,7 @@ export class Connection {
 
   /** The network or the page is back: try now, and find out whether a connection still lives. */
   wake() {
-    if (this.state === "waiting" && Date.now() >= this._resumeAt) {
+    if (this.state === "waiting" && this._timers.size && Date.now() >= this._resumeAt) {
       this._connect();
     } else if (this.state === "live") {
       const asked = Date.now();
@@ -239,8 +239,11 @@ export class Connection {
       this._reason = next.reason;
       if (++this._refusals >= REFUSALS) return this.stop("stopped", next.reason);
     }
-    this._wait(next.action === "retry" ? next.afterMs : undefined, reason || `closed with ${code}`);
-    if (next.action === "replaced") this._events.replaced();
+    const detail = reason || `closed with ${code}`;
+    if (next.action !== "replaced") return this._wait(next.action === "retry" ? next.afterMs : undefined, detail);
+    this._drop(); // no attempt by itself: it would replace the other session in turn
+    this._enter("waiting", detail);
+    return this._events.replaced();
   }
 
   /** @param {number | undefined} afterMs @param {string} detail */

@@ -29,6 +29,8 @@ export class MessageHandle {
     this._listeners = new Set();
     /** Names the command on this device. @type {string | undefined} */
     this.id = undefined;
+    /** The conversation's id. @type {string | undefined} */
+    this.conversation = undefined;
     /** The state now. @type {HandleState} */
     this.state = "saving";
     /** The event's place in its conversation, once it is acked. @type {number | undefined} */
@@ -80,6 +82,7 @@ export class MessageHandle {
     if (this.state === "cancelled" || this.state === "acked") return;
     this._status = status;
     this.id = status.id;
+    this.conversation = status.conversation;
     this.seq = status.seq;
     this.at = status.state === "acked" ? status.at : undefined;
     if (status.state === "failed" && status.error) {
