@@ -35,9 +35,10 @@ stack: $(DEV)
 check: lint types
 	$(PY) -m pytest -q -n auto -m "not processes"
 
-# Everything. Many tests wait more than they compute, so there are two workers for each core.
+# Everything. Many tests wait more than they compute, so there are two workers for each core. Small portions keep one
+# worker from having all slow tests that are left.
 test: lint types $(SDK)
-	$(PY) -m pytest -n $(shell expr 2 \* $$(nproc)) --durations=10
+	$(PY) -m pytest -n $(shell expr 2 \* $$(nproc)) --maxschedchunk=4 --durations=10
 
 lint: $(DEV)
 	$(PY) -m ruff check
