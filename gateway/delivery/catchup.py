@@ -126,7 +126,7 @@ class Catchup:
             self._steps[next_step(backlog, session.hubs, bool(session.out))](session, backlog)
 
     def applying(self, session: Session, apply: Callable[..., None], *given: object) -> Callable[..., None]:
-        """Return the callback of a step's reply: `apply` with the session, what is `given`, and the reply.
+        """Return the callback of a step's reply: `apply` with the session, the `given` values, and the reply.
 
         If `apply` raises, the session ends with `internal`, because no other reply would move its feed on.
         """

@@ -150,7 +150,7 @@ ROWS: Final = (
     Row(f"DELETE {CONVERSATION}",             "404 404 404 404 404 404 401 401 204", OTHERS),
     Row(f"GET {CONVERSATION}/members",        "200 200 200 200 404 404 401 401 200", f"{ROOM}/members"),
     Row(f"GET {CONVERSATION}/members",        "404 404 404 404 404 404 401 401 200", f"{OTHERS}/members"),
-    # a member's role, a rise to admin, an admin's role, somebody new, oneself to owner, into others' conversation
+    # a member's role, a promotion to admin, an admin's role, a new member, oneself to owner, into others' conversation
     Row(f"PUT {MEMBER}",                      "200 200 403 403 404 404 401 401 200", f"{ROOM}/members/<victim>",
         {"role": "reader"}),
     Row(f"PUT {MEMBER}",                      "200 403 403 403 404 404 401 401 200", f"{ROOM}/members/<victim>",
@@ -311,7 +311,7 @@ NOWHERE: Final = "g:" + "A" * 22
 
 
 async def outcome(client: ChatClient, acting: Cast, command: Command) -> str:
-    """What comes of a command: its answer, or "none" when the answer to a later one has come without it."""
+    """Return a command's answer, or "none" if the answer to a later command has come without it."""
     fields = acting.fill(command.fields)
     tokens = {"<my token>": acting.me, "<victim's token>": acting.names["victim"]}
     if "token" in fields:
@@ -321,7 +321,7 @@ async def outcome(client: ChatClient, acting: Cast, command: Command) -> str:
     await client.say(command.type, id="asked", **fields)
     if command.type in UNANSWERED:
         with suppress(ConnectionClosed):
-            await client.ask("history", conversation=NOWHERE)  # goes the same way, behind the other
+            await client.ask("history", conversation=NOWHERE)  # takes the same way, after the other command
     else:
         await client.until(lambda: any(event.get("id") == "asked" for event in client.events))
     found = next((event for event in client.events if event.get("id") == "asked"), None)

@@ -219,7 +219,7 @@ async def test_typing_reaches_only_the_other_members(chat: System, names: Names)
         await alice.say("typing", to=group)
         await alice.say("typing", to=f"@{bob_}")
     await eve.say("typing", to=group)
-    await eve.say("typing", to=f"@{bob_}")  # no conversation of theirs: he has never heard of her
+    await eve.say("typing", to=f"@{bob_}")  # they have no conversation
     await eve.ask("ping")
     assert await bob.event("typing", conversation=group) == {"type": "typing", "conversation": group, "from": alice_}
     await bob.event("typing", conversation=direct, from_=alice_)

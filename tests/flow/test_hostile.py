@@ -44,7 +44,7 @@ GRACE_S: Final = 6.0  # of a busy machine, on top of a deadline
 
 
 async def held_s(port: int, parts: Iterator[bytes], every_s: float = 0.5) -> float:
-    """How long the server keeps a connection that sends one part after the other, and would go on for ever."""
+    """Return how long the server keeps a connection that sends one part after the other without end."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     began = time.monotonic()
     with suppress(ConnectionError):
@@ -311,7 +311,7 @@ async def test_flood_of_one_address_is_bounded_and_others_connect(start: Start) 
         seconds = time.monotonic() - began
         assert len(codes) == FLOOD
         assert codes.count(101) + codes.count(429) == FLOOD
-        assert codes.count(101) == share or seconds > SILENT_S  # who says no hello goes, and makes room
+        assert codes.count(101) == share or seconds > SILENT_S  # connections without a hello are closed, and make room
         assert peak <= share + 3
         assert gateway.rss_bytes - before < share * 8192 + (8 << 20)
         assert max(waited) < 2 + GRACE_S

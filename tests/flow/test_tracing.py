@@ -35,7 +35,7 @@ class Collector(ThreadingHTTPServer):
 
 
 class Receive(BaseHTTPRequestHandler):
-    """What a collector does with `POST /v1/traces`."""
+    """The handler of `POST /v1/traces`."""
 
     server: Collector
 

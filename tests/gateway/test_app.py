@@ -97,7 +97,7 @@ class Wire(Connection):
 async def upgraded(
     app: Any, headers: dict[str, str], offered: list[str], connection: Connection, path: str = "/ws"
 ) -> list[dict[str, Any]]:
-    """What the application answers to one upgrade request."""
+    """Return the application's answer to one upgrade request."""
     said: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
@@ -111,7 +111,7 @@ async def upgraded(
 
 
 async def test_accepted_upgrade_has_a_session_and_its_address_is_counted(valkey: EmbeddedValkey) -> None:
-    """Until the connection ends, however it ends and however often that is reported."""
+    """The address is counted until the connection ends, however it ends and however often that is reported."""
     async with world(valkey, max_connections_per_address=1) as of:
         app, connection = app_of(of.node), Wire()
         (accepted,) = await upgraded(app, {"authorization": "Bearer t"}, ["linnet.v1.msgpack"], connection)

@@ -19,7 +19,7 @@ async def test_gauges_are_set_at_a_scrape(valkey: EmbeddedValkey) -> None:
 
 
 async def test_url_of_a_gateway_is_the_setting(valkey: EmbeddedValkey) -> None:
-    """Or the address that it listens on."""
+    """Without the setting it is the address that the gateway listens on."""
     for changes, url in (
         ({"gateway_url": "wss://a.example/ws"}, "wss://a.example/ws"),
         ({"listen": "10.0.0.1:81"}, "ws://10.0.0.1:81/ws"),

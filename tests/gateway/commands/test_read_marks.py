@@ -160,7 +160,7 @@ async def test_deleted_messages_do_not_count_as_unread(valkey: EmbeddedValkey, k
         sent = [(await answered(ann, "send", n, to=talk, body=n))["seq"] for n in range(1, 6)]
 
         async def unread() -> int:
-            """What a new connection is told, through a hub that was here and through a new one."""
+            """Return the number for a new connection; it must be the same through an existing hub and a new one."""
             found = set()
             async with world(valkey) as fresh:
                 for place in (of, fresh):

@@ -68,7 +68,7 @@ async def test_gap_is_not_announced_within_the_failover_grace(
 async def test_direct_conversation_that_a_failover_rolled_back_is_announced_with_its_next_event(
     valkey: EmbeddedValkey,
 ) -> None:
-    """Until then only the device's own cursor shows it."""
+    """Before that event only the device's own cursor shows the loss."""
     async with world(valkey) as of:
         direct = keys.direct("ann", "bob")
         bob = await of.client("bob").connected(cursors={direct: 500})

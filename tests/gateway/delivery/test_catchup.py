@@ -305,7 +305,7 @@ async def test_log_that_ends_before_a_live_event_is_read_again(
 async def test_member_removed_during_a_large_fan_out_receives_it(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also the events that wait behind the fan-out, and the removal."""
+    """The removed member also receives the events that wait behind the fan-out, and the removal."""
     monkeypatch.setattr("gateway.delivery.hub.CHUNK", 1)
     async with world(valkey) as of:
         group = await of.group("ann", "bob", "cid", "dan")

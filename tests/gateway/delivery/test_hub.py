@@ -18,7 +18,7 @@ CONVERSATION = "g:0123456789012345678901"
 
 
 class Connection:
-    """Where a session's bytes end up."""
+    """A connection that records the bytes of a session."""
 
     def __init__(self) -> None:
         self.written: list[bytes] = []
@@ -30,7 +30,7 @@ class Connection:
 
 
 class Member:
-    """As much of a session as a hub sees."""
+    """The part of a session that a hub uses."""
 
     def __init__(self, user: str = "ann", variant: int = 0) -> None:
         self.user = user
@@ -47,7 +47,7 @@ class Member:
 
 
 class Owner(HubPorts):
-    """Ports that note what is asked through them."""
+    """Ports that record the calls through them."""
 
     def __init__(self) -> None:
         super().__init__(self.next_turn_runs, lambda: 1000, None)
@@ -201,7 +201,7 @@ def test_gap_does_not_overtake_a_large_fan_out(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_event_is_joined_with_the_frames_of_the_turn() -> None:
-    """As a rule the sender's ack: one write to the socket less."""
+    """Usually these are the sender's ack, and the join saves one write to the socket."""
     ann, bob = Member("ann"), Member("bob")
     hub = confirmed_hub(Owner(), ann, bob)
     ann.out = [b"ack"]

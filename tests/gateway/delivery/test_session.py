@@ -150,7 +150,7 @@ async def test_newest_positions_are_kept_beyond_the_bound(
 
 
 async def test_received_position_follows_hubs_while_live_and_the_backlog_while_behind(valkey: EmbeddedValkey) -> None:
-    """And is 0 for a conversation that is not the user's."""
+    """It is 0 for a conversation that is not the user's."""
     async with world(valkey) as of:
         group, other = await of.group("ann", "bob"), await of.group("ann", "cid")
         bob = await of.client("bob").connected()

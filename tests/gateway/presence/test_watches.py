@@ -234,7 +234,7 @@ async def test_request_between_two_changes_sends_the_first_to_all_watchers(
 async def test_session_that_raises_costs_no_other_session_its_change(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor does a read that raises: the next hint is read as usual."""
+    """A read that raises costs nothing either: the next hint is read as usual."""
     async with world(valkey) as of:
         await lease_held(of)
         watchers = [await of.client(user).connected() for user in ("ann", "cid", "dan")]

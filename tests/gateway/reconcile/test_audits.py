@@ -17,7 +17,7 @@ from tests.gateway.world import world
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is looked at again is looked at again at once."""
+    """Make every recheck immediate."""
     monkeypatch.setattr(audits, "RECHECK_S", 0.0)
     monkeypatch.setattr(sync, "RECHECK_S", 0.0)
 

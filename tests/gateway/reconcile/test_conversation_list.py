@@ -51,7 +51,7 @@ async def test_conversations_beyond_the_welcome_follow_newest_first(
 
 
 async def test_new_device_begins_a_hundred_events_back_without_a_gap(valkey: EmbeddedValkey) -> None:
-    """Or at the read mark, if that is earlier. The next connect begins at the acked event."""
+    """It begins at the read mark if that is earlier. The next connect begins at the acked event."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         said = [await of.say("ann", group, i) for i in range(130)]

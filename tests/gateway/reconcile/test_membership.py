@@ -14,7 +14,7 @@ from tests.gateway.world import world
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is looked at again is looked at again at once."""
+    """Make every recheck immediate."""
     monkeypatch.setattr(audits, "RECHECK_S", 0.0)
     monkeypatch.setattr(sync, "RECHECK_S", 0.0)
 
@@ -59,7 +59,7 @@ async def test_member_without_a_role_is_removed_from_the_hub(
 async def test_roles_that_could_not_be_read_are_read_in_the_next_round(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even if the log no longer contains the removal."""
+    """The member is removed even if the log no longer contains the removal."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         bob = await of.client("bob").connected()
@@ -73,7 +73,7 @@ async def test_roles_that_could_not_be_read_are_read_in_the_next_round(
         await of.settled()
         assert bob.session in hub.members
         monkeypatch.setattr(of.node.conversations, "roles", roles)
-        hub.seq = removal.seq  # as if it were level: the version alone must tell
+        hub.seq = removal.seq  # as if the hub were up to date, so that only the version differs
         of.node.audits.hubs()
         await support.eventually(lambda: bob.session not in hub.members)
 

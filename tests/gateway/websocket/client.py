@@ -76,7 +76,7 @@ class RawClient:
         return int.from_bytes(payload[:2], "big"), payload[2:]
 
     async def eof(self) -> bytes:
-        """What still comes until the server ends the connection."""
+        """Return the bytes that still come until the server ends the connection."""
         return await self.reader.read()
 
     def abort(self) -> None:

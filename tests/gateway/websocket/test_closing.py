@@ -14,7 +14,7 @@ from tests.support import eventually
 
 @pytest.mark.parametrize("reads", [True, False])
 async def test_client_that_does_not_answer_a_close_is_dropped(reads: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also if its buffers are full, so that it never receives the close frame."""
+    """A client whose buffers are full, so that it never receives the close frame, is dropped, too."""
     monkeypatch.setattr(closing, "CLOSE_WAIT_S", 0.05)
     async with serving() as served:
         clients = [await served.client(receive_bytes=4096) for _ in range(3)]

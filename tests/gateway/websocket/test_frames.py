@@ -250,7 +250,7 @@ def test_bomb_is_refused_at_the_limit(step: int) -> None:
 
 
 def test_message_that_inflates_to_exactly_the_limit_is_accepted() -> None:
-    """Also if deflate made it longer than it was; a byte more is refused."""
+    """This also holds if deflate made it longer than it was; a byte more is refused."""
     incompressible = random.Random(1).randbytes(5000)
     assert len(deflated(incompressible)) > 5000
     for payload in (bytes(5000), incompressible):
@@ -357,7 +357,7 @@ odd_frames = st.builds(
 
 @st.composite
 def streams(draw: st.DrawFn, deflate: bool) -> bytes:
-    """What a client might send: good frames, odd ones, control frames between fragments, and then some damage."""
+    """Draw a client's bytes: valid and unusual frames, control frames between fragments, and then some damage."""
     frames: list[bytes] = []
     for _ in range(draw(st.integers(1, 5))):
         for piece in draw(messages(deflate)):
@@ -425,7 +425,7 @@ def same(ours: list[Event], theirs: list[Event], theirs_waits: bool) -> bool:
             return before == theirs[: len(before)]
         if theirs_waits:  # for the rest of a frame that we know to be wrong
             return before == theirs
-        if last[1] == 1002 and theirs[-1:] == [("error", 1009)]:  # too big and wrong besides: one of the two is said
+        if last[1] == 1002 and theirs[-1:] == [("error", 1009)]:  # too big and also invalid: either is reported
             return before == theirs[:-1]
         return [*before, last[:2]] == theirs
     return theirs == [*ours, ("error", 1009)]  # it knows the length, we wait for the mask behind it
