@@ -28,6 +28,7 @@ class Gateway:
         self.received: list[Event] = []
         self.sessions: list[ServerConnection] = []
         self.hidden: set[int] = set()
+        self.closes: list[int | None] = []  # close codes of ended connections
         self.refusals: deque[Event] = deque()
         self.doubled = False
         self.silent = False
@@ -92,6 +93,7 @@ class Gateway:
             pass
         finally:
             self.sessions.remove(socket)
+            self.closes.append(socket.close_code)
 
     async def _answer(self, socket: ServerConnection, command: Event) -> None:
         kind = command["type"]

@@ -187,6 +187,15 @@ async def test_conversation_that_is_gone_is_handed_over_and_acked() -> None:
         assert (await gateway.until(1, "ack"))[0]["conversation"] == "g:9"
 
 
+async def test_closed_client_says_goodbye() -> None:
+    """The gateway sees a normal close, so that the user is offline at once."""
+    async with scripted() as gateway:
+        async with client(gateway) as ann:
+            await ann.until(State.LIVE)
+        await eventually(lambda: gateway.closes == [1000])
+        assert ann.state is State.IDLE
+
+
 @pytest.mark.parametrize(("code", "why"), [(4409, "replaced"), (4502, "banned"), (4504, "ended")])
 async def test_close_codes_that_forbid_a_reconnect_stop_the_client(code: int, why: str) -> None:
     """The events that came are still handed over; then the consumer gets `Stopped`."""

@@ -199,6 +199,9 @@ class Connection:
                 hello = {"type": "hello", "token": token, "instance": self._instance, **self._handlers.hello()}
                 await socket.send(values.encode(hello))
                 return await self._talk(socket)
+            except asyncio.CancelledError:
+                await socket.close()  # with 1000; leaving the context by an exception would say 1011
+                raise
             except ConnectionClosed:
                 code = socket.close_code or 1006
                 log.info("the connection ended: %d %s", code, socket.close_reason)

@@ -76,21 +76,27 @@ def issue(
 
     `again`: the written n to write once more (None: all); `fresh`: whether rows that were never written are due, too.
     """
-    found = db.execute(
-        f"SELECT position, {_COLUMNS} FROM outbox WHERE conversation = ? AND failed IS NULL"  # noqa: S608 - constants
-        " ORDER BY position LIMIT ?",
-        (conversation, WINDOW),
-    ).fetchall()
-    if not found:
+    oldest = _open(db, "position", conversation)
+    if oldest is None:
         return [], 0
-    end = found[0][0] + WINDOW
-    rows = [_row(columns) for position, *columns in found if position < end]
-    due = [row for row in rows if (fresh if not row.attempts else again is None or row.n in again)]
+    written = "1" if again is None else f"n IN ({','.join(map(str, map(int, again)))})"
+    found = db.execute(
+        f"SELECT {_COLUMNS} FROM outbox WHERE conversation = ? AND failed IS NULL AND position < ?"  # noqa: S608 - constants and integers
+        f" AND CASE WHEN attempts THEN {written} ELSE ? END ORDER BY position",
+        (conversation, oldest + WINDOW, fresh),
+    )
+    due = [_row(columns) for columns in found.fetchall()]
     db.executemany("UPDATE outbox SET attempts = attempts + 1 WHERE n = ?", [(row.n,) for row in due])
-    lowest = db.execute(
-        "SELECT min(n) FROM outbox WHERE conversation = ? AND failed IS NULL", (conversation,)
-    ).fetchone()[0]
-    return due, lowest - 1
+    return due, (_open(db, "n", conversation) or 1) - 1
+
+
+def _open(db: sqlite3.Connection, column: str, conversation: str) -> int | None:
+    """Return the smallest value of a column among the conversation's rows that are open."""
+    row = db.execute(
+        f"SELECT {column} FROM outbox WHERE conversation = ? AND failed IS NULL ORDER BY {column} LIMIT 1",  # noqa: S608 - constants
+        (conversation,),
+    ).fetchone()
+    return row[0] if row else None
 
 
 def answer(db: sqlite3.Connection, n: int) -> None:

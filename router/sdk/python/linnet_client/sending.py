@@ -78,6 +78,7 @@ class Sending:
         self._unanswered: dict[str, dict[int, float]] = {}  # by conversation: n and when it was written last
         self._waiting: dict[str, dict[int, asyncio.TimerHandle]] = {}  # n that are written again after a wait
         self._paused: set[str] = set()
+        self._due: set[str] = set()
         self._held: list[tuple[MessageHandle, str]] = []  # came while the store was lost
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -159,7 +160,13 @@ class Sending:
             self._issue(conversation, None, fresh=conversation not in self._paused)
 
     def wake(self, conversation: str) -> None:
-        """Issue what is new in a conversation."""
+        """Issue what is new in a conversation, with all that becomes new in this turn of the loop."""
+        if self._link.live and conversation not in self._paused and conversation not in self._due:
+            self._due.add(conversation)
+            asyncio.get_running_loop().call_soon(self._issue_due, conversation)
+
+    def _issue_due(self, conversation: str) -> None:
+        self._due.discard(conversation)
         if self._link.live and conversation not in self._paused:
             self._issue(conversation, (), fresh=True)
 

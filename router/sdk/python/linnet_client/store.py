@@ -39,7 +39,8 @@ CREATE TABLE IF NOT EXISTS outbox (
     n INTEGER PRIMARY KEY, conversation TEXT NOT NULL, position INTEGER NOT NULL, command TEXT NOT NULL,
     created INTEGER NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, failed TEXT
 );
-CREATE INDEX IF NOT EXISTS outbox_order ON outbox (conversation, position);
+CREATE INDEX IF NOT EXISTS outbox_order ON outbox (conversation, position) WHERE failed IS NULL;
+CREATE INDEX IF NOT EXISTS outbox_numbers ON outbox (conversation, n) WHERE failed IS NULL;
 CREATE TABLE IF NOT EXISTS series (conversation TEXT PRIMARY KEY, position INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS cursors (conversation TEXT PRIMARY KEY, seq INTEGER NOT NULL, acked INTEGER NOT NULL);
 """
