@@ -185,6 +185,11 @@ class Channels(msgspec.Struct, frozen=True):
     bus: str = ""
     also: str | None = None
 
+    @property
+    def moved(self) -> bool:
+        """Whether the deployment has format `OWN`: no node of an earlier format runs beside this one."""
+        return self.bus != "" and self.also is None
+
     def conversation(self, conv: str) -> str:
         return f"{self.bus}{_c(conv)}:ch:{conv}"
 

@@ -200,13 +200,13 @@ class Conversations:
         """Create a conversation with its founders (user → role char); False if it exists already."""
         if len(members) > CREATE_LIMIT:
             raise BadCommand(f"name at most {CREATE_LIMIT} members at a time")
-        args = _creation(conv, kind, title, members, cost_us, burst_us)
+        args = _creation(self._channels, conv, kind, title, members, (cost_us, burst_us))
         return bool(await self._fcall("create", (keys.conversation(conv),), args))
 
     def create_direct(self, user: str, other: str, cost_us: int, burst_us: int, reply: Reply[bool]) -> None:
         """Create the direct conversation of two users; False if it exists already."""
         conv = keys.direct(user, other)
-        args = _creation(conv, keys.DIRECT, "", {user: "m", other: "m"}, cost_us, burst_us)
+        args = _creation(self._channels, conv, keys.DIRECT, "", {user: "m", other: "m"}, (cost_us, burst_us))
         self._client.call("create", (keys.conversation(conv),), args, partial(_answer, reply, bool))
 
     async def member(
@@ -447,11 +447,12 @@ def _party(channels: Channels, user: str, other: str) -> tuple[str, ...]:
 
 
 def _creation(
-    conv: str, kind: str, title: str, members: Mapping[str, str], cost_us: int, burst_us: int
+    channels: Channels, conv: str, kind: str, title: str, members: Mapping[str, str], rate_us: tuple[int, int]
 ) -> tuple[RedisArg, ...]:
     founders = (part for founder in members.items() for part in founder)
-    rate = (min(cost_us, _RATE_MAX), min(burst_us, _RATE_MAX))
-    return (conv, keys.log(conv), keys.dirty(keys.partition(conv)), kind, title, *rate, *founders)
+    cost, burst = (min(time, _RATE_MAX) for time in rate_us)
+    where = (conv, keys.log(conv), keys.dirty(keys.partition(conv)))
+    return (*where, kind, title, cost, burst, int(channels.moved), *founders)
 
 
 def _member_tail(conv: str, by: str, device: str, n: int, user: str, action: str, role: str) -> Tail:

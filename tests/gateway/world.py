@@ -339,9 +339,12 @@ class World:
 
 
 @asynccontextmanager
-async def world(valkey: EmbeddedValkey, **changes: Any) -> AsyncIterator[World]:
+async def world(
+    valkey: EmbeddedValkey, channels: keys.Channels | None = None, /, **changes: Any
+) -> AsyncIterator[World]:
     """Start a node with these settings; another `world` on the same server is another gateway."""
     redis = await Redis.connect(valkey.url)
+    redis.channels = channels or redis.channels
     try:
         node = Node(settings(**changes), redis)
         node.clock.stop()  # tests take turns themselves; none comes because a second has passed

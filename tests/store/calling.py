@@ -38,8 +38,9 @@ class Store(NamedTuple):
 
 
 @asynccontextmanager
-async def store(url: str, cap: int = 20_000) -> AsyncIterator[Store]:
+async def store(url: str, cap: int = 20_000, channels: keys.Channels | None = None) -> AsyncIterator[Store]:
     client = await Client.connect(url)
+    client.channels = channels or client.channels
     try:
         yield Store(client, Conversations(client, cap), Dirty(client))
     finally:

@@ -14,6 +14,7 @@ from router.store.conversations import Append, Appended
 from tests.store.calling import BURST_US, COST_US, Store, called, event, store
 
 WINDOW = 32
+MOVED = keys.Channels("x.0:")  # of a deployment of format 2
 META = struct.Struct(">QQII16sQ")
 
 
@@ -501,7 +502,7 @@ async def test_author_may_delete_own_messages_as_reader_and_when_blocked(valkey:
 
 async def test_repeated_reaction_is_acked_without_an_event(valkey: EmbeddedValkey) -> None:
     """So is the removal of a missing one; each resend gets the same answer; a change is an event."""
-    async with store(valkey.url) as s:
+    async with store(valkey.url, channels=MOVED) as s:
         conv = await s.group(ann="o", bob="m")
         target = (await s.send(conv, "ann", 1)).seq
 
@@ -528,9 +529,28 @@ async def test_repeated_reaction_is_acked_without_an_event(valkey: EmbeddedValke
         assert not await s.client.fetch("HEXISTS", keys.conversation(conv), f"r:{target}")
 
 
+@pytest.mark.parametrize("direct", [False, True])
+async def test_reactions_beside_nodes_that_note_none_are_all_written(valkey: EmbeddedValkey, direct: bool) -> None:
+    """In a deployment of format 1 an older node may write reactions; an out-of-date note would swallow the next one."""
+    moving, plain = keys.Channels("x.0:", ""), keys.Channels("", "x.0:")
+    async with store(valkey.url, channels=moving) as s, store(valkey.url, channels=plain) as older:
+        if direct:
+            conv = keys.direct("ann", "bob")
+            await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
+        else:
+            conv = await s.group(ann="o")
+        target = (await s.send(conv, "ann", 1)).seq
+        turns = [(s, False), (older, True), (s, False), (older, False), (s, True), (s, True)]
+        written = [
+            (await at.send(conv, "ann", n, action="react", target=target, emoji="+", remove=remove)).written
+            for n, (at, remove) in enumerate(turns, 2)
+        ]
+        assert written == [True, True, True, True, True, False]
+
+
 async def test_reaction_from_before_the_notes_can_be_removed(valkey: EmbeddedValkey) -> None:
     """An old conversation may have reactions without a note: the first removal is an event."""
-    async with store(valkey.url) as s:
+    async with store(valkey.url, channels=MOVED) as s:
         conv = await s.group(ann="o")
         target = (await s.send(conv, "ann", 1)).seq
         await s.client.fetch("HDEL", keys.conversation(conv), "noted")
@@ -545,7 +565,7 @@ async def test_notes_of_reactions_are_bounded_and_deleted_with_their_message(
     valkey: EmbeddedValkey,
 ) -> None:
     """Beyond 4096 a reaction is written each time; trimming deletes the notes of trimmed messages."""
-    async with store(valkey.url) as s:
+    async with store(valkey.url, channels=MOVED) as s:
         conv = await s.group(ann="o")
         target = (await s.send(conv, "ann", 1)).seq
         key, field = keys.conversation(conv), f"r:{target}"

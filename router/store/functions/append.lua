@@ -86,6 +86,13 @@ local function compare(key, target, user, first, rest)
   return nil, function(seq) return notes .. struct.pack(NOTE, whose, seq, removes) end
 end
 
+-- Whether reactions have notes here. Not in a deployment of format 1, whose channels begin with the partition: nodes of a
+-- release without notes may write beside this one, so a note could be out of date.
+local function keeps_notes(a)
+  local channel = a[2] ~= '' and a[2] or a[12] or ''
+  return string.sub(channel, 1, 1) ~= '{'
+end
+
 -- Whether the user of the member row (role, joined) sees this event.
 local function sees(key, user, joined, seq)
   if seq >= joined then return true end
@@ -121,6 +128,7 @@ end
 local function apply(k, action, target, seq, note)
   if action == 'react' then
     if note then redis.call('HSET', k[1], 'r:' .. target, note(seq)) end
+    if note == false then redis.call('HDEL', k[1], 'r:' .. target) end
     return
   end
   local edited = 'e:' .. target
@@ -194,7 +202,9 @@ local function append(k, a)
     target = string.format('%.0f', target)
     local refusal = forbidden(k, action, target, user, role, joined)
     if refusal then return refusal end
-    if action == 'react' then said, note = compare(k[1], target, user, first, a[8]) end
+    if action == 'react' then
+      if keeps_notes(a) then said, note = compare(k[1], target, user, first, a[8]) else note = false end
+    end
   elseif target > 0 and not (sees(k[1], user, joined, target) and redis.call('XRANGE', k[2], target, target)[1]) then
     return fail('NOTFOUND', 'reply_to names no event that you see')
   end

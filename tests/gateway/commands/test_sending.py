@@ -213,7 +213,7 @@ async def test_full_store_refuses_sends(valkey: EmbeddedValkey) -> None:
 
 
 async def test_edit_delete_and_reaction_are_logged(valkey: EmbeddedValkey) -> None:
-    async with world(valkey) as of:
+    async with world(valkey, keys.Channels("x.0:")) as of:
         group = await of.group("ann", "bob")
         ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
         seq = (await sent(ann, group, 1))["seq"]
