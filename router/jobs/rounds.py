@@ -125,7 +125,7 @@ class Rounds:
         faults = [error for error in results if error is not None and not isinstance(error, Unavailable)]
         if faults:
             self._failures.inc(len(faults))
-            log.error("%s: items that failed in this round: %d, the first with", self._name, len(faults), exc_info=faults[0])
+            log.error("%s: items failed in this round: %d, the first with", self._name, len(faults), exc_info=faults[0])
         unavailable = sum(isinstance(error, Unavailable) for error in results)
         return Round(results.count(None), len(faults), unavailable, full)
 

@@ -175,7 +175,7 @@ async def test_one_failing_conversation_stops_no_other(
         result = await worker(w).round()
         assert (result.done, result.failed) == (1, 1)
         assert failed._value.get() == before + 1
-        assert "finisher: items that failed in this round: 1" in caplog.text
+        assert "finisher: items failed in this round: 1" in caplog.text
         assert w.is_dirty(bad)
         assert not w.is_dirty(good)
 
