@@ -1,4 +1,4 @@
-"""What the tests of the conversation slot share: a store on a real server, awaited callbacks, events to append."""
+"""Shared by tests of the conversation slot: a store on a real server, awaited callbacks, events to append."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -1,4 +1,4 @@
-"""A clock that a test can step: the functions of the library read it as they read a server's clock that is set."""
+"""A clock that a test can step: the library's functions read it in place of the server's clock."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""What the transport's tests share: both event loops, a small function library, a proxy that fails on demand."""
+"""Fixtures for tests of connections: both event loops, a small function library, a proxy that fails on demand."""
 
 import asyncio
 import ssl

@@ -1,4 +1,4 @@
-"""A direct event on one server: the append that writes it also brings it to both of its users."""
+"""A direct event on one server: the append that writes it also delivers it to both of its users."""
 
 import asyncio
 
@@ -22,8 +22,8 @@ async def opened(s: Store) -> Users:
     return Users(s.client)
 
 
-def test_both_have_it_by_the_time_it_is_acked(valkey: EmbeddedValkey) -> None:
-    """Both rows are raised and both channels carry the log's bytes, once; the author has read it, the other has not."""
+def test_acked_event_is_delivered_to_both_users(valkey: EmbeddedValkey) -> None:
+    """Both rows are raised and both channels carry the log's bytes, once; it is read by its author only."""
 
     async def main() -> None:
         async with store(valkey.url) as s:
@@ -44,8 +44,8 @@ def test_both_have_it_by_the_time_it_is_acked(valkey: EmbeddedValkey) -> None:
     asyncio.run(main())
 
 
-def test_whoever_delivers_it_again_finds_it_done(valkey: EmbeddedValkey) -> None:
-    """A router that works the conversation off publishes nothing twice."""
+def test_repeated_delivery_changes_nothing(valkey: EmbeddedValkey) -> None:
+    """A router that finishes the conversation publishes nothing twice."""
 
     async def main() -> None:
         async with store(valkey.url) as s:
@@ -58,7 +58,7 @@ def test_whoever_delivers_it_again_finds_it_done(valkey: EmbeddedValkey) -> None
     asyncio.run(main())
 
 
-def test_one_with_herself_comes_once(valkey: EmbeddedValkey) -> None:
+def test_conversation_with_oneself_is_delivered_once(valkey: EmbeddedValkey) -> None:
     async def main() -> None:
         async with store(valkey.url) as s:
             await s.client.fetch("HSET", keys.user("ann"), "created", 1)
@@ -70,7 +70,7 @@ def test_one_with_herself_comes_once(valkey: EmbeddedValkey) -> None:
     asyncio.run(main())
 
 
-def test_nobody_hears_of_what_was_refused(valkey: EmbeddedValkey) -> None:
+def test_refused_event_is_not_published(valkey: EmbeddedValkey) -> None:
     async def main() -> None:
         async with store(valkey.url) as s:
             users = await opened(s)
@@ -83,8 +83,8 @@ def test_nobody_hears_of_what_was_refused(valkey: EmbeddedValkey) -> None:
     asyncio.run(main())
 
 
-def test_no_row_is_made_for_a_user_who_is_gone(valkey: EmbeddedValkey) -> None:
-    """Neither the author nor the other: a row would outlive the deletion of its user."""
+def test_deleted_user_gets_no_row(valkey: EmbeddedValkey) -> None:
+    """Neither the author nor the other user: a row would outlive the deletion of its user."""
 
     async def main() -> None:
         async with store(valkey.url) as s:
@@ -105,7 +105,7 @@ def test_no_row_is_made_for_a_user_who_is_gone(valkey: EmbeddedValkey) -> None:
 
 
 def test_users_whose_hashes_were_lost_get_their_events(valkey: EmbeddedValkey) -> None:
-    """The conversation names both, so both were there: what is acked reaches them, and they exist again."""
+    """The conversation names both, so both existed: acked events reach them, and they exist again."""
 
     async def main() -> None:
         async with store(valkey.url) as s:
@@ -127,7 +127,7 @@ def test_users_whose_hashes_were_lost_get_their_events(valkey: EmbeddedValkey) -
     asyncio.run(main())
 
 
-def test_what_the_author_writes_she_has_read_and_what_the_other_read_stays(valkey: EmbeddedValkey) -> None:
+def test_own_message_moves_the_authors_read_mark_only(valkey: EmbeddedValkey) -> None:
     async def main() -> None:
         async with store(valkey.url) as s:
             users = await opened(s)

@@ -1,4 +1,4 @@
-"""Functions with a time, while the server's clock is stepped: nobody is locked out, and what only rises still rises."""
+"""Functions that use the time, while the server's clock is stepped: no user is locked out, and versions still rise."""
 
 import itertools
 from collections.abc import Awaitable, Callable
@@ -54,10 +54,10 @@ RATES = {
 
 
 @pytest.mark.parametrize("rate", RATES)
-async def test_rate_used_up_before_the_step_locks_nobody_out(
+async def test_rate_used_up_before_the_step_locks_no_user_out(
     valkey: EmbeddedValkey, tmp_path: Path, step: int, rate: str
 ) -> None:
-    """Afterwards at least one is allowed, and the burst is still the most."""
+    """After the step at least one call is allowed, and at most the burst."""
     cost, burst = RATES[rate]
     async with stepped(valkey, tmp_path) as clock:
         await Accounts(clock.client).ensure("ann")
@@ -70,10 +70,10 @@ async def test_rate_used_up_before_the_step_locks_nobody_out(
 
 @pytest.mark.parametrize("device", ["phone", None])
 @pytest.mark.parametrize("known", [True, False])
-async def test_kick_before_the_step_keeps_nobody_out(
+async def test_kick_before_the_step_keeps_no_new_session_out(
     valkey: EmbeddedValkey, tmp_path: Path, step: int, device: str | None, known: bool
 ) -> None:
-    """A session that starts after the step gets in, again and again; the one that was kicked does not go on."""
+    """A session that starts after the step registers, again and again; the kicked one does not go on."""
     async with stepped(valkey, tmp_path) as clock:
         users = Users(clock.client)
         await Accounts(clock.client).ensure("ann")
@@ -113,7 +113,7 @@ async def test_kick_after_the_step_ends_sessions_from_before_and_after_it(
 async def test_device_that_reconnects_after_the_step_replaces_its_dead_session(
     valkey: EmbeddedValkey, tmp_path: Path, step: int
 ) -> None:
-    """Its gateway died and says nothing; the dead session must not seem to have started later."""
+    """Its gateway died without ending it; the dead session must not seem to have started later."""
     async with stepped(valkey, tmp_path) as clock:
         users = Users(clock.client)
         dead = session("s-dead", await clock.now_ms())
@@ -139,10 +139,10 @@ async def test_last_seen_is_never_in_the_future(valkey: EmbeddedValkey, tmp_path
         assert row[0].seen == at if step < 0 else row[0].seen <= at
 
 
-async def test_what_moves_after_the_step_is_above_what_moved_before(
+async def test_row_raised_after_the_step_is_above_earlier_ones(
     valkey: EmbeddedValkey, tmp_path: Path, step: int
 ) -> None:
-    """`recent` only rises: no audit misses a conversation."""
+    """`recent` only rises, so no audit misses a conversation."""
     async with stepped(valkey, tmp_path) as clock:
         users = Users(clock.client)
         who = session("s", await clock.now_ms())
@@ -194,7 +194,7 @@ async def test_conversation_marked_before_the_step_is_claimed_after_it(
 async def test_push_armed_before_the_step_is_claimed_after_it(
     valkey: EmbeddedValkey, tmp_path: Path, step: int
 ) -> None:
-    """At once if the step is longer than any push can be due; else late by the step at most."""
+    """At once if the step is longer than the longest delay of a push; else late by at most the step."""
     async with stepped(valkey, tmp_path) as clock:
         await Accounts(clock.client).ensure("ann")
         pushes, part = Pushes(clock.client), keys.partition("ann")
@@ -233,10 +233,10 @@ DAY_S = 86_400
 
 
 @pytest.mark.parametrize("trusts", [False, True])
-async def test_clock_far_ahead_trims_nothing_by_age(
+async def test_clock_far_ahead_stops_trimming_by_age(
     valkey: EmbeddedValkey, tmp_path: Path, step: int, trusts: bool
 ) -> None:
-    """A clock that is 100 days ahead for seconds would take the history away for good. An operator lets it go on."""
+    """A clock that is 100 days ahead for seconds would remove the history. A setting allows it."""
     async with stepped(valkey, tmp_path) as clock:
         dirty = Dirty(clock.client, None) if trusts else Dirty(clock.client)
         s = Store(clock.client, Conversations(clock.client, 20_000), dirty)
@@ -266,7 +266,7 @@ async def test_clock_within_a_day_trims_by_age(valkey: EmbeddedValkey, tmp_path:
 # -- conversations
 
 
-async def test_rate_of_a_device_used_up_before_the_step_locks_it_not_out(
+async def test_rate_of_a_device_used_up_before_the_step_does_not_lock_it_out(
     valkey: EmbeddedValkey, tmp_path: Path, step: int
 ) -> None:
     async with stepped(valkey, tmp_path) as clock:
@@ -291,7 +291,7 @@ async def test_rate_of_a_device_used_up_before_the_step_locks_it_not_out(
 async def test_events_after_the_step_have_higher_seqs_and_members_stay(
     valkey: EmbeddedValkey, tmp_path: Path, step: int
 ) -> None:
-    """Titles, members, a direct conversation made anew: what only rises is no stamp to be brought back."""
+    """Titles, members, a direct conversation that is created again: their versions are no times, and only rise."""
     async with stepped(valkey, tmp_path) as clock:
         s = Store(clock.client, Conversations(clock.client, 20_000), Dirty(clock.client))
         conv, direct = await s.group(ann="o"), keys.direct("ann", "bob")

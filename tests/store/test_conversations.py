@@ -1,4 +1,4 @@
-"""Conversations: made once, who may change what, who sees what of the log, marks and heads."""
+"""Conversations: creation, membership, the part of the log that a user sees, read positions, heads."""
 
 import asyncio
 from typing import Any
@@ -32,7 +32,7 @@ async def fill(s: Store, conv: str, count: int, user: str = "ann", **more: Any) 
 
 
 async def test_create_makes_a_conversation_once(valkey: EmbeddedValkey) -> None:
-    """A second call, with whatever members, changes nothing; all keys that functions name exist from the start."""
+    """A second call, with any members, changes nothing; all keys that functions use exist from the start."""
     async with store(valkey.url) as s:
         conv = keys.new_conversation(keys.GROUP)
         create = s.conversations.create
@@ -47,8 +47,8 @@ async def test_create_makes_a_conversation_once(valkey: EmbeddedValkey) -> None:
             assert await s.client.fetch("EXISTS", key) == 1
 
 
-async def test_create_that_died_half_way_is_as_good_as_none(valkey: EmbeddedValkey) -> None:
-    """Without its counters a conversation does not exist; making it again completes it."""
+async def test_create_that_died_half_way_leaves_no_conversation(valkey: EmbeddedValkey) -> None:
+    """Without its counters a conversation does not exist; another create completes it."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await s.client.fetch("HDEL", keys.conversation(conv), "m")
@@ -58,8 +58,8 @@ async def test_create_that_died_half_way_is_as_good_as_none(valkey: EmbeddedValk
         assert (await s.send(conv, "ann", 1)).prev == 0
 
 
-async def test_create_takes_a_thousand_members_at_a_time(valkey: EmbeddedValkey) -> None:
-    """More are refused before Redis hears of them; a large conversation is listed in pages."""
+async def test_create_accepts_at_most_a_thousand_members(valkey: EmbeddedValkey) -> None:
+    """More are refused without a call to Redis; a large conversation is listed in pages."""
     async with store(valkey.url) as s:
         members = {f"user-{i}": "m" for i in range(1000)}
         conv = await s.group(**members)
@@ -77,7 +77,7 @@ async def test_create_takes_a_thousand_members_at_a_time(valkey: EmbeddedValkey)
 
 
 async def test_create_direct_is_the_same_from_both_sides(valkey: EmbeddedValkey) -> None:
-    """Two users have one direct conversation; a user may have one with herself."""
+    """Two users have one direct conversation; a user may have one with themselves."""
     async with store(valkey.url) as s:
         direct = s.conversations.create_direct
         assert await called(direct, "ann", "bob", COST_US, BURST_US) is True
@@ -90,7 +90,7 @@ async def test_create_direct_is_the_same_from_both_sides(valkey: EmbeddedValkey)
 
 
 async def test_put_and_remove_leave_one_event_each_and_raise_the_version(valkey: EmbeddedValkey) -> None:
-    """The log, the rows, the size and the version tell the same story; what changes nothing writes nothing."""
+    """Log, rows, size and version agree; a call without a change writes nothing."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await s.send(conv, "ann", 1)
@@ -155,10 +155,10 @@ async def test_put_and_remove_leave_one_event_each_and_raise_the_version(valkey:
         ("eve", "eve", "join", "o", NotFound),
     ],
 )
-async def test_who_may_change_whose_membership(
+async def test_membership_changes_follow_the_roles(
     valkey: EmbeddedValkey, actor: str | None, user: str, action: Any, role: str, refusal: type[Exception] | None
 ) -> None:
-    """The rules of a group, and that a refused call writes nothing."""
+    """The rules of a group; a refused call writes nothing."""
     async with store(valkey.url) as s:
         conv = await s.group(own="o", adm="a", adm2="a", mem="m", rea="r")
         change = s.conversations.member(conv, actor, user, action, role)
@@ -170,8 +170,8 @@ async def test_who_may_change_whose_membership(
             assert (await head(s, conv)).seq == (await head(s, conv)).version == 0
 
 
-async def test_the_last_owner_leaves_last_or_hands_over(valkey: EmbeddedValkey) -> None:
-    """With another owner, or alone, an owner may go."""
+async def test_last_owner_cannot_leave_before_other_members(valkey: EmbeddedValkey) -> None:
+    """With another owner, or as the last member, an owner may leave."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o", bob="m")
         member = s.conversations.member
@@ -186,8 +186,8 @@ async def test_the_last_owner_leaves_last_or_hands_over(valkey: EmbeddedValkey) 
         assert (await member(conv, "bob", "bob", "remove")).action == "remove"
 
 
-async def test_a_group_ends_when_its_last_member_leaves(valkey: EmbeddedValkey) -> None:
-    """A router finds it due, with that member, to take it away. A backend's groups and channels may be empty."""
+async def test_group_ends_when_its_last_member_leaves(valkey: EmbeddedValkey) -> None:
+    """A router finds it due, with that member, to remove it. Groups and channels of a backend may be empty."""
     async with store(valkey.url) as s:
         member = s.conversations.member
         conv = await s.group(ann="o", bob="m")
@@ -206,8 +206,8 @@ async def test_a_group_ends_when_its_last_member_leaves(valkey: EmbeddedValkey) 
             assert (await s.conversations.describe(conv, None)).size == 0
 
 
-async def test_a_put_without_a_role_leaves_the_role(valkey: EmbeddedValkey) -> None:
-    """Of a member it changes nothing and writes nothing, whatever the role; anybody else becomes a member."""
+async def test_put_without_a_role_keeps_the_role(valkey: EmbeddedValkey) -> None:
+    """For a member it writes nothing, whatever the role; another user becomes a member."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o", adm="a", bob="r")
         for user, role in (("ann", "o"), ("adm", "a"), ("bob", "r")):
@@ -218,8 +218,8 @@ async def test_a_put_without_a_role_leaves_the_role(valkey: EmbeddedValkey) -> N
         assert [(e["action"], e["role"]) for e in await s.log(conv)] == [("add", "member")]
 
 
-async def test_an_heir_is_an_admin_or_the_member_who_was_added_first(valkey: EmbeddedValkey) -> None:
-    """Never a reader of a channel, as anybody may join one; a reader of a group before none at all."""
+async def test_heir_is_an_admin_or_the_member_who_was_added_first(valkey: EmbeddedValkey) -> None:
+    """Never a reader of a channel, because every user may join one; a reader of a group if there is no other."""
     async with store(valkey.url) as s:
         member, heir = s.conversations.member, s.conversations.heir
         channel = await s.group(keys.CHANNEL, ann="o")
@@ -242,7 +242,7 @@ async def test_an_heir_is_an_admin_or_the_member_who_was_added_first(valkey: Emb
 
 
 async def test_join_is_for_channels_and_makes_a_reader(valkey: EmbeddedValkey) -> None:
-    """Whatever role is asked for; joining again changes nothing, and a channel can be full."""
+    """For any requested role; joining again changes nothing, and a channel can be full."""
     async with store(valkey.url) as s:
         channel = await s.group(keys.CHANNEL, ann="o")
         member = s.conversations.member
@@ -257,7 +257,7 @@ async def test_join_is_for_channels_and_makes_a_reader(valkey: EmbeddedValkey) -
 
 
 async def test_direct_conversations_have_fixed_members_and_no_title(valkey: EmbeddedValkey) -> None:
-    """A party is told so; a stranger is told nothing."""
+    """A party gets that error; a stranger gets NotFound."""
     async with store(valkey.url) as s:
         await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
         direct = keys.direct("ann", "bob")
@@ -272,8 +272,8 @@ async def test_direct_conversations_have_fixed_members_and_no_title(valkey: Embe
                     await change
 
 
-async def test_a_direct_conversation_that_the_server_deletes_may_begin_anew(valkey: EmbeddedValkey) -> None:
-    """Not before a router has taken it from its users; with seqs above those it had."""
+async def test_direct_conversation_deleted_by_the_server_can_be_created_again(valkey: EmbeddedValkey) -> None:
+    """After a router has removed it from its users; its seqs are above the earlier ones."""
     async with store(valkey.url) as s:
         direct = keys.direct("ann", "bob")
         create = (s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
@@ -295,7 +295,7 @@ async def test_a_direct_conversation_that_the_server_deletes_may_begin_anew(valk
 
 
 async def test_title_is_for_owners_and_admins_and_leaves_an_event(valkey: EmbeddedValkey) -> None:
-    """Heads carry the new title; the server may set it, too."""
+    """Heads contain the new title; the server may set it, too."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o", bob="a", cat="m")
         assert (await s.conversations.title(conv, "bob", "ours")).seq == 1
@@ -321,8 +321,8 @@ async def test_title_is_for_owners_and_admins_and_leaves_an_event(valkey: Embedd
             await s.conversations.title(conv, "eve", "mine")
 
 
-async def test_a_removed_conversation_is_not_found_until_it_is_forgotten(valkey: EmbeddedValkey) -> None:
-    """Everything answers NotFound, the log is empty, and a router finds it due, with its members, to take it away."""
+async def test_removed_conversation_is_not_found(valkey: EmbeddedValkey) -> None:
+    """Every call is NotFound, the log is empty, and a router finds it due, with its members."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o", bob="a")
         await s.send(conv, "ann", 1)
@@ -365,8 +365,8 @@ async def test_a_removed_conversation_is_not_found_until_it_is_forgotten(valkey:
             await s.dirty.forget(conv)
 
 
-async def test_forget_touches_nothing_that_was_not_removed(valkey: EmbeddedValkey) -> None:
-    """A router that is mistaken deletes nothing."""
+async def test_forget_deletes_only_removed_conversations(valkey: EmbeddedValkey) -> None:
+    """A mistaken call of a router deletes nothing."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         with pytest.raises(NotFound):
@@ -377,8 +377,8 @@ async def test_forget_touches_nothing_that_was_not_removed(valkey: EmbeddedValke
 # -- heads
 
 
-async def test_heads_come_in_the_order_asked_for(valkey: EmbeddedValkey) -> None:
-    """None stands for what does not exist; no conversations, no heads; an error is answered once."""
+async def test_heads_are_in_the_order_of_the_request(valkey: EmbeddedValkey) -> None:
+    """None for a missing conversation; an empty request has an empty reply; an error is replied once."""
     async with store(valkey.url) as s:
         convs = [await s.group(ann="o") for _ in range(3)]
         last = [await s.send(conv, "ann", 1, body=conv) for conv in convs]
@@ -402,8 +402,8 @@ async def test_heads_come_in_the_order_asked_for(valkey: EmbeddedValkey) -> None
 # -- range, before
 
 
-async def test_range_reads_on_from_where_it_stopped(valkey: EmbeddedValkey) -> None:
-    """Pages follow each other; the last one ends at the head, or at the bound that was asked for."""
+async def test_range_continues_from_its_position(valkey: EmbeddedValkey) -> None:
+    """Pages follow each other; the last one ends at the head, or at the requested bound."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 200)
@@ -424,8 +424,8 @@ async def test_range_reads_on_from_where_it_stopped(valkey: EmbeddedValkey) -> N
         assert (seqs(exact), exact.position, exact.more) == ([11, 12, 13], 13, False)
 
 
-async def test_range_steps_over_what_was_deleted(valkey: EmbeddedValkey) -> None:
-    """A short page puts the reader at the bound it asked for, so a deleted last event is not asked for again."""
+async def test_range_passes_over_deleted_events(valkey: EmbeddedValkey) -> None:
+    """A short page has the requested bound as its position, so a deleted last event is not requested again."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 5)
@@ -435,8 +435,8 @@ async def test_range_steps_over_what_was_deleted(valkey: EmbeddedValkey) -> None
         assert (seqs(page), page.position, page.more) == ([1, 3, 4], 5, False)
 
 
-async def test_range_of_a_reader_ahead_of_the_log_does_not_lead_back(valkey: EmbeddedValkey) -> None:
-    """A device may be ahead of a log that was rolled back: its position stays."""
+async def test_range_keeps_the_position_of_a_reader_ahead_of_the_log(valkey: EmbeddedValkey) -> None:
+    """A device may be ahead of a log that a failover rolled back."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 3)
@@ -444,7 +444,7 @@ async def test_range_of_a_reader_ahead_of_the_log_does_not_lead_back(valkey: Emb
 
 
 async def test_range_and_before_bound_a_page_by_its_bytes(valkey: EmbeddedValkey) -> None:
-    """Large events make short pages; `position` and `more` tell that there are others."""
+    """Large events make short pages; `position` and `more` show that there are others."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 40, body="x" * (MAX_BODY_BYTES - 10))
@@ -469,8 +469,8 @@ async def test_range_and_before_bound_a_page_by_its_bytes(valkey: EmbeddedValkey
         assert back == list(range(1, 41))
 
 
-async def test_members_see_what_happened_while_they_were_members(valkey: EmbeddedValkey) -> None:
-    """Both ends included, by range, before, place and start; never a member: NotFound; the server sees all."""
+async def test_member_sees_the_events_of_their_membership(valkey: EmbeddedValkey) -> None:
+    """Both ends included, by range, before, place and start; others get NotFound; the server sees all."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 3)
@@ -495,7 +495,7 @@ async def test_members_see_what_happened_while_they_were_members(valkey: Embedde
         assert seqs(await called(read, conv, "bob", 0, MAX_INTEGER, 10)) == [joined, 5, 6, left, back]
 
 
-async def test_a_member_who_comes_back_sees_the_earlier_times_and_nothing_between(valkey: EmbeddedValkey) -> None:
+async def test_member_added_again_sees_both_times_and_no_event_between(valkey: EmbeddedValkey) -> None:
     """Forwards and backwards, in pages of any size; a new device begins there; own old messages can be edited."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o", bob="m")
@@ -532,8 +532,8 @@ async def test_a_member_who_comes_back_sees_the_earlier_times_and_nothing_betwee
         assert seqs(await called(read, conv, "bob", 0, visible[-1], 10)) == visible[1:]
 
 
-async def test_a_channels_history_is_open_to_its_readers(valkey: EmbeddedValkey) -> None:
-    """Who joins late sees it from its beginning, and no more of it after leaving."""
+async def test_history_of_a_channel_is_open_to_its_readers(valkey: EmbeddedValkey) -> None:
+    """A reader sees it from its beginning, and no new event after leaving."""
     async with store(valkey.url) as s:
         conv = await s.group(keys.CHANNEL, ann="o")
         await fill(s, conv, 3)
@@ -545,7 +545,7 @@ async def test_a_channels_history_is_open_to_its_readers(valkey: EmbeddedValkey)
 
 
 async def test_before_pages_backwards(valkey: EmbeddedValkey) -> None:
-    """Ascending within a page; `more` ends with the first event there is, also when it stands at the page's edge."""
+    """Ascending within a page; `more` is false with the first event, also if it is at the page's edge."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 10)
@@ -563,7 +563,7 @@ async def test_before_pages_backwards(valkey: EmbeddedValkey) -> None:
 
 
 async def test_read_position_takes_its_count_from_the_log(valkey: EmbeddedValkey) -> None:
-    """Clamped to the head; a deleted or trimmed event is told by its neighbours."""
+    """Clamped to the head; for a deleted or trimmed event it follows from its neighbours."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o", bob="m")
         await fill(s, conv, 3)
@@ -583,7 +583,7 @@ async def test_read_position_takes_its_count_from_the_log(valkey: EmbeddedValkey
 
 
 async def test_start_is_a_hundred_events_back_or_the_read_mark(valkey: EmbeddedValkey) -> None:
-    """The earlier of the two, but a thousand at most; counted in events, whatever was deleted or how seqs jumped."""
+    """The earlier of the two, but at most a thousand; counted in events, with deletions and jumps of seqs."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         start = s.conversations.start
@@ -618,8 +618,8 @@ async def test_start_counts_only_events_that_the_user_sees(valkey: EmbeddedValke
         assert await called(s.conversations.start, conv, "bob", 150) == 150
 
 
-async def test_start_stops_early_where_events_are_large(valkey: EmbeddedValkey) -> None:
-    """A new device is not fed a thousand large events, and the function does not hold up the others by reading them."""
+async def test_start_is_later_if_events_are_large(valkey: EmbeddedValkey) -> None:
+    """A new device does not get a thousand large events, and the function does not block the server by reading them."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 250, body="x" * 10_000)
@@ -629,8 +629,8 @@ async def test_start_stops_early_where_events_are_large(valkey: EmbeddedValkey) 
 # -- whisper
 
 
-async def test_whisper_is_heard_from_present_members_alone(valkey: EmbeddedValkey) -> None:
-    """The answer is the size, by which a gateway knows whether receipts are worth telling."""
+async def test_whisper_is_published_for_present_members_only(valkey: EmbeddedValkey) -> None:
+    """The reply is the size, by which a gateway decides on receipts."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o", bob="m", cat="r")
         await s.conversations.member(conv, "bob", "bob", "remove")

@@ -1,4 +1,4 @@
-"""Which deployment a database holds: who is refused, and what its channels are called."""
+"""Deployments: refused processes, and the names of channels."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""What routers have to finish: marked by every write, leased, trimmed, unmarked; and what is quiet still ages."""
+"""The work of routers: marked by every write, leased, trimmed and unmarked; quiet logs are trimmed by age."""
 
 import asyncio
 
@@ -41,8 +41,8 @@ async def fill(s: Store, conv: str, count: int) -> None:
     await asyncio.gather(*(s.send(conv, "ann") for _ in range(count)))
 
 
-async def test_a_new_group_is_marked_for_its_founders(valkey: EmbeddedValkey) -> None:
-    """Its maker may die before all founders know of it; a direct conversation shows with its first event."""
+async def test_new_group_is_marked_for_its_founders(valkey: EmbeddedValkey) -> None:
+    """Its creator's process may die before all founders have rows; a direct one is marked by its first event."""
     async with store(valkey.url) as s:
         conv, direct = await s.group(ann="o"), keys.direct("ann", "bob")
         made = (await s.conversations.describe(conv, None)).made
@@ -53,8 +53,8 @@ async def test_a_new_group_is_marked_for_its_founders(valkey: EmbeddedValkey) ->
         assert await marks(s, direct) == {}
 
 
-async def test_a_burst_is_one_mark_due_after_its_first_event(valkey: EmbeddedValkey) -> None:
-    """Gateways get their time to finish by themselves; the mark does not move with every event."""
+async def test_burst_is_one_mark_due_after_its_first_event(valkey: EmbeddedValkey) -> None:
+    """Gateways have time to finish by themselves; the mark does not move with every event."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await s.dirty.done(conv, 0, 100, DAY)
@@ -67,8 +67,8 @@ async def test_a_burst_is_one_mark_due_after_its_first_event(valkey: EmbeddedVal
         assert await marks(s, conv) == {conv: first.at + COALESCE_MS}
 
 
-async def test_what_append_has_brought_to_its_users_has_more_time(valkey: EmbeddedValkey) -> None:
-    """Routers have only its push and its trimming left, and take more of a lively conversation at once."""
+async def test_event_delivered_by_append_is_due_later(valkey: EmbeddedValkey) -> None:
+    """Routers only have to push and trim, and handle more events of a busy conversation at once."""
     async with store(valkey.url) as s:
         conv = keys.direct("ann", "bob")
         await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
@@ -77,8 +77,8 @@ async def test_what_append_has_brought_to_its_users_has_more_time(valkey: Embedd
         assert await marks(s, conv) == {conv: first.at + BROUGHT_MS}
 
 
-async def test_the_next_event_of_what_was_finished_marks_it_again(valkey: EmbeddedValkey) -> None:
-    """And one that was finished in part is never without a mark, whatever comes between."""
+async def test_next_event_of_a_finished_conversation_marks_it_again(valkey: EmbeddedValkey) -> None:
+    """A partly finished one always has a mark, whatever happens between."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         for _ in range(2):
@@ -111,7 +111,7 @@ async def test_claim_is_a_lease(valkey: EmbeddedValkey) -> None:
 
 
 async def test_claim_takes_no_more_than_its_limit(valkey: EmbeddedValkey) -> None:
-    """The oldest first; the sentinel never; a partition without conversations has nothing."""
+    """The oldest first; never the sentinel; a partition without conversations has none."""
     async with store(valkey.url) as s:
         names = [f"g:{i}" for i in range(5)]
         await s.client.fetch("ZADD", keys.dirty(7), "+inf", "!", *(x for i, n in enumerate(names) for x in (i + 1, n)))
@@ -122,10 +122,10 @@ async def test_claim_takes_no_more_than_its_limit(valkey: EmbeddedValkey) -> Non
 
 
 @pytest.mark.parametrize("one_server", [True, False])
-async def test_several_partitions_give_each_their_own(
+async def test_claim_of_several_partitions_returns_each_ones_items(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, one_server: bool
 ) -> None:
-    """Up to the limit from each, in the order asked for: in one call, or in one for each where slots are apart."""
+    """Up to the limit of each, in the requested order: in one call, or in one for each if slots are apart."""
     monkeypatch.setattr(Client, "one_server", property(lambda _: one_server))
     async with store(valkey.url) as s:
         for part, names in ((7, ("a", "b")), (9, ("c",))):
@@ -137,8 +137,8 @@ async def test_several_partitions_give_each_their_own(
         assert s.client.statistics().functions["claim"] - calls == (2 if one_server else 6)
 
 
-async def test_done_at_the_head_unmarks_and_below_it_comes_again(valkey: EmbeddedValkey) -> None:
-    """An event that comes while a router works is not lost; `routed` never falls and never passes the head."""
+async def test_done_unmarks_at_the_head_and_marks_below_it(valkey: EmbeddedValkey) -> None:
+    """An event that arrives during the work is not lost; `routed` never falls and never passes the head."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 3)
@@ -153,8 +153,8 @@ async def test_done_at_the_head_unmarks_and_below_it_comes_again(valkey: Embedde
         assert conv in await marks(s, conv)
 
 
-async def test_done_trims_by_count_and_says_so(valkey: EmbeddedValkey) -> None:
-    """What is beyond the number kept goes, and whoever has not read it is told by `floor`."""
+async def test_done_trims_by_count_and_raises_the_floor(valkey: EmbeddedValkey) -> None:
+    """Events beyond the retained number are removed, and `floor` announces it."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 110)
@@ -166,8 +166,8 @@ async def test_done_trims_by_count_and_says_so(valkey: EmbeddedValkey) -> None:
         assert await s.dirty.done(conv, 110, 100, DAY) == Done(110, 110, 10, 0)
 
 
-async def test_done_forgets_the_edits_of_what_it_trims(valkey: EmbeddedValkey) -> None:
-    """The notes go with the message, so they are bounded by the log."""
+async def test_done_deletes_the_edit_notes_of_trimmed_messages(valkey: EmbeddedValkey) -> None:
+    """The notes are deleted with the message, so they are bounded by the log."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         target = (await s.send(conv, "ann")).seq
@@ -179,7 +179,7 @@ async def test_done_forgets_the_edits_of_what_it_trims(valkey: EmbeddedValkey) -
         assert await s.client.fetch("HEXISTS", key, f"e:{target}") == 0
 
 
-async def test_done_never_trims_what_is_not_routed(valkey: EmbeddedValkey) -> None:
+async def test_done_never_trims_unrouted_events(valkey: EmbeddedValkey) -> None:
     """However many there are, and however old."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
@@ -189,7 +189,7 @@ async def test_done_never_trims_what_is_not_routed(valkey: EmbeddedValkey) -> No
 
 
 async def test_done_trims_a_long_log_in_steps(valkey: EmbeddedValkey) -> None:
-    """No call holds Redis up for long: it takes 128 events and is due again at once until the rest is done."""
+    """No call blocks Redis for long: it removes 128 events and is due again at once until the rest is done."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 400)
@@ -201,7 +201,7 @@ async def test_done_trims_a_long_log_in_steps(valkey: EmbeddedValkey) -> None:
         assert len(await s.log(conv)) == 100
 
 
-async def test_a_quiet_log_is_trimmed_when_its_events_are_too_old(valkey: EmbeddedValkey) -> None:
+async def test_quiet_log_is_trimmed_when_its_events_are_too_old(valkey: EmbeddedValkey) -> None:
     """It stays marked for that day; its claim is an ordinary one, and an empty log has no mark."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
@@ -223,8 +223,8 @@ async def test_a_quiet_log_is_trimmed_when_its_events_are_too_old(valkey: Embedd
         assert await marks(s, conv) == {}
 
 
-async def test_a_conversation_marked_twice_is_claimed_once(valkey: EmbeddedValkey) -> None:
-    """Its age mark goes, and a lease that stands is left alone."""
+async def test_conversation_marked_twice_is_claimed_once(valkey: EmbeddedValkey) -> None:
+    """Its age mark is removed, and a running lease is unchanged."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await s.send(conv, "ann", 1)
@@ -236,8 +236,8 @@ async def test_a_conversation_marked_twice_is_claimed_once(valkey: EmbeddedValke
         assert list(await marks(s, conv)) == [conv]
 
 
-async def test_done_clears_the_marks_of_what_was_lost(valkey: EmbeddedValkey) -> None:
-    """A conversation that a failover took is no work for ever."""
+async def test_done_clears_the_marks_of_a_lost_conversation(valkey: EmbeddedValkey) -> None:
+    """A conversation that a failover lost is not claimed for ever."""
     async with store(valkey.url) as s:
         conv = keys.new_conversation(keys.GROUP)
         for name in (conv, "~" + conv):
@@ -247,8 +247,8 @@ async def test_done_clears_the_marks_of_what_was_lost(valkey: EmbeddedValkey) ->
         assert await marks(s, conv) == {}
 
 
-async def test_finishing_goes_on_out_of_memory(valkey: EmbeddedValkey) -> None:
-    """Trimming is what ends it."""
+async def test_finishing_works_while_memory_is_full(valkey: EmbeddedValkey) -> None:
+    """Trimming frees memory."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 110)
@@ -260,8 +260,8 @@ async def test_finishing_goes_on_out_of_memory(valkey: EmbeddedValkey) -> None:
         await s.dirty.forget(conv)
 
 
-async def test_a_removed_conversation_keeps_its_lease(valkey: EmbeddedValkey) -> None:
-    """A router that read the head before the removal says done: the next one still finds it."""
+async def test_removed_conversation_keeps_its_lease(valkey: EmbeddedValkey) -> None:
+    """If a router that read the head before the removal calls done, the next router still finds the conversation."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await s.send(conv, "ann", 1)

@@ -1,4 +1,4 @@
-"""When an append counts as kept: levels, replicas, failovers in between."""
+"""Durability: when an append counts as kept, at each level, with missing replicas and failovers."""
 
 import asyncio
 import os
@@ -85,7 +85,7 @@ async def replicated(servers: Servers, replicas: int = 1) -> AsyncIterator[tuple
 
 
 async def test_memory_and_fsync_keep_at_once(valkey: EmbeddedValkey) -> None:
-    """The reply was the proof; nothing is asked."""
+    """The reply was the proof; no further call is made."""
     client = await Client.connect(valkey.url)
     for level in ("memory", "fsync"):
         told: list[object] = []
@@ -97,8 +97,8 @@ async def test_memory_and_fsync_keep_at_once(valkey: EmbeddedValkey) -> None:
     await client.close()
 
 
-async def test_kept_means_the_replica_has_it(servers: Servers) -> None:
-    """When the answer comes, the event stands in the replica's log; as for a first one, so for its duplicate."""
+async def test_kept_append_is_on_the_replica(servers: Servers) -> None:
+    """At the reply the event is in the replica's log; for a first send, and for its duplicate."""
     async with replicated(servers) as (store, kept):
         group = await store.group(ann="o")
         with servers.replica.client() as redis:
@@ -112,8 +112,8 @@ async def test_kept_means_the_replica_has_it(servers: Servers) -> None:
 
 
 @pytest.mark.usefixtures("short_wait")
-async def test_without_the_replica_nothing_is_kept_and_nobody_is_held_up(servers: Servers) -> None:
-    """`unavailable` after the wait, for a duplicate too; appends and reads go on meanwhile. Then it is kept."""
+async def test_missing_replica_stops_acks_and_delays_no_other_call(servers: Servers) -> None:
+    """`unavailable` after the wait, for a duplicate too; appends and reads go on meanwhile. Later it is kept."""
     async with replicated(servers) as (store, kept):
         group = await store.group(ann="o")
         servers.stall()
@@ -134,16 +134,16 @@ async def test_without_the_replica_nothing_is_kept_and_nobody_is_held_up(servers
 
 
 @pytest.mark.usefixtures("short_wait")
-async def test_two_are_asked_for_and_one_is_there(servers: Servers) -> None:
-    """All configured replicas, not some."""
+async def test_all_configured_replicas_are_required(servers: Servers) -> None:
+    """One of two replicas is not enough."""
     async with replicated(servers, replicas=2) as (store, kept):
         group = await store.group(ann="o")
         with pytest.raises(Unavailable):
             await reply_of(kept.when_kept, (await store.send(group, "ann", 1)).replid)
 
 
-async def test_what_another_server_appended_is_not_kept(servers: Servers) -> None:
-    """A failover between the append and the wait: the replicas are there, and follow another history."""
+async def test_append_of_another_server_is_not_kept(servers: Servers) -> None:
+    """A failover between append and WAIT: the replicas are connected, but follow another history."""
     async with replicated(servers) as (store, kept):
         group = await store.group(ann="o")
         before = await store.send(group, "ann", 1)
@@ -159,8 +159,8 @@ async def test_what_another_server_appended_is_not_kept(servers: Servers) -> Non
         await reply_of(kept.when_kept, after.replid)
 
 
-async def test_one_wait_answers_for_many(servers: Servers) -> None:
-    """All that came in one turn of the loop share a tick; what comes while it is under way shares the next."""
+async def test_one_wait_decides_on_many_appends(servers: Servers) -> None:
+    """All appends of one turn of the loop share a tick; later ones share the next."""
     async with replicated(servers) as (store, kept):
         replid = (await store.send(await store.group(ann="o"), "ann", 1)).replid
         told: list[object] = []
@@ -175,8 +175,8 @@ async def test_one_wait_answers_for_many(servers: Servers) -> None:
         assert servers.calls("wait") - before == 2
 
 
-async def test_those_that_wait_are_bounded(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more is told at once, and later than the call returned."""
+async def test_waiting_appends_are_bounded(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A further one is refused soon, after the call has returned."""
     monkeypatch.setattr(module, "MAX_WAITING", 3)
     async with replicated(servers) as (store, kept):
         replid = (await store.send(await store.group(ann="o"), "ann", 1)).replid
@@ -189,8 +189,8 @@ async def test_those_that_wait_are_bounded(servers: Servers, monkeypatch: pytest
 
 
 @pytest.mark.usefixtures("short_wait")
-async def test_a_lost_connection_keeps_nothing(servers: Servers) -> None:
-    """Whoever waits is told; a primary that restarts is another history; then all goes on."""
+async def test_lost_connection_keeps_no_append(servers: Servers) -> None:
+    """Waiting appends are answered; a restarted primary is another history; then appends are kept again."""
     async with replicated(servers) as (store, kept):
         group = await store.group(ann="o")
         servers.stall()
@@ -217,7 +217,7 @@ async def test_a_lost_connection_keeps_nothing(servers: Servers) -> None:
             await reply_of(kept.when_kept, before.replid)
 
 
-async def test_a_server_without_the_library_keeps_nothing_until_it_is_loaded(servers: Servers) -> None:
+async def test_server_without_the_library_keeps_no_append_until_it_is_loaded(servers: Servers) -> None:
     """The WAIT behind a tick that did not run proves nothing."""
     async with replicated(servers) as (store, kept):
         replid = (await store.send(await store.group(ann="o"), "ann", 1)).replid
@@ -228,7 +228,7 @@ async def test_a_server_without_the_library_keeps_nothing_until_it_is_loaded(ser
         await reply_of(kept.when_kept, replid)
 
 
-async def test_one_callback_that_raises_leaves_the_others_their_answer(servers: Servers) -> None:
+async def test_callback_that_raises_keeps_no_answer_from_others(servers: Servers) -> None:
     async with replicated(servers) as (store, kept):
         replid = (await store.send(await store.group(ann="o"), "ann", 1)).replid
         kept.when_kept(replid, lambda error: 1 / 0)  # type: ignore[arg-type]  # raises on purpose
@@ -236,8 +236,8 @@ async def test_one_callback_that_raises_leaves_the_others_their_answer(servers: 
         await reply_of(kept.when_kept, replid)
 
 
-async def test_the_server_is_checked(servers: Servers, caplog: pytest.LogCaptureFixture) -> None:
-    """Without an append-only file no start; with a replica too few or too many a warning."""
+async def test_unfit_server_stops_the_start(servers: Servers, caplog: pytest.LogCaptureFixture) -> None:
+    """Without an append-only file the process does not start; with a wrong number of replicas it warns."""
     async with replicated(servers) as (store, _):
         await store.client.check_server("replicated", 1)
         assert caplog.messages == []

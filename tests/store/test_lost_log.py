@@ -1,4 +1,4 @@
-"""A log that is gone while the conversation's hash stays: what was lost with it is announced, and writing goes on."""
+"""A log that is lost while the conversation's hash is kept: its events are announced as lost, and writing goes on."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.store.calling import called, store
 
 
 async def test_lost_log_is_announced_by_the_floor(valkey: EmbeddedValkey) -> None:
-    """To a reader that had nothing and to one in its middle, before anything is written again."""
+    """To a reader without events and to one in its middle, before the next event is written."""
     async with store(valkey.url) as s:
         group = await s.group(ann="o")
         sent = [await s.send(group, "ann", n) for n in range(1, 6)]
@@ -21,7 +21,9 @@ async def test_lost_log_is_announced_by_the_floor(valkey: EmbeddedValkey) -> Non
 
 
 @pytest.mark.parametrize("routed", [False, True])
-async def test_log_made_anew_after_a_loss_announces_what_was_before_it(valkey: EmbeddedValkey, routed: bool) -> None:
+async def test_log_that_begins_again_after_a_loss_announces_the_lost_events(
+    valkey: EmbeddedValkey, routed: bool
+) -> None:
     """Also after a later event was deleted, once a router has seen the log."""
     async with store(valkey.url) as s:
         group = await s.group(ann="o")
@@ -39,7 +41,7 @@ async def test_log_made_anew_after_a_loss_announces_what_was_before_it(valkey: E
 
 
 async def test_deleted_and_trimmed_events_are_no_loss(valkey: EmbeddedValkey) -> None:
-    """First, middle and last of a log, and all of it: only what is trimmed is announced."""
+    """First, middle and last of a log, and all of it: only trimmed events are announced."""
     async with store(valkey.url) as s:
         group = await s.group(ann="o")
         sent = [await s.send(group, "ann", n) for n in range(1, 6)]
@@ -58,7 +60,7 @@ async def test_deleted_and_trimmed_events_are_no_loss(valkey: EmbeddedValkey) ->
 
 
 async def test_lost_log_does_not_stop_writing_on_another_server(valkey: EmbeddedValkey) -> None:
-    """As after a restart: the log is asked what it has, and there is none."""
+    """As after a restart: the function reads the log's last event, and there is none."""
     async with store(valkey.url) as s:
         group = await s.group(ann="o")
         first = await s.send(group, "ann", 1)

@@ -1,4 +1,4 @@
-"""router/store/observe.py: what the connections count in plain integers goes onto the counters, once."""
+"""router/store/observe.py: the plain counts of the connections are added to the counters, once."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def raises(_: object) -> None:
     raise ValueError("a caller's bug")
 
 
-async def test_each_scrape_adds_what_was_new(valkey: EmbeddedValkey) -> None:
-    """Nothing twice and nothing lost, however often somebody scrapes; a series begins where it was."""
+async def test_each_scrape_adds_the_difference(valkey: EmbeddedValkey) -> None:
+    """No count is added twice or lost, for any number of scrapes; a counter begins at its present value."""
     async with store(valkey.url) as of:
         observer, before = RedisObserver(of.client), calls("claim")
         for expected in (0, 2, 2, 3):
@@ -40,8 +40,8 @@ async def test_each_scrape_adds_what_was_new(valkey: EmbeddedValkey) -> None:
     assert metrics.REDIS_UP._value.get() == 0
 
 
-async def test_a_bus_is_counted_beside_the_commands(valkey: EmbeddedValkey) -> None:
-    """Its reconnects are its own; a router has none."""
+async def test_bus_is_counted_beside_the_commands(valkey: EmbeddedValkey) -> None:
+    """It has its own reconnects; a router has no bus."""
     async with AsyncExitStack() as stack:
         client = (await stack.enter_async_context(store(valkey.url))).client
         bus = Bus(client, keys.Channels().echo("test"), lambda _: None, lambda: None, lambda: None, lambda _: None)
@@ -58,8 +58,8 @@ async def test_a_bus_is_counted_beside_the_commands(valkey: EmbeddedValkey) -> N
         assert (counted._value.get() - before, metrics.CHANNELS._value.get()) == (1, 3)
 
 
-async def test_what_is_nobodys_answer_is_counted_all_the_same(valkey: EmbeddedValkey) -> None:
-    """Callbacks that raise, on either connection; a library that was gone; a channel that was taken away."""
+async def test_errors_without_a_caller_are_counted(valkey: EmbeddedValkey) -> None:
+    """Callbacks that raise, on either connection; a missing library; a channel unsubscribed by the server."""
     kinds = ("callback", "no_library", "taken_away")
     client = await Client.connect(valkey.url)
     bus = Bus(client, keys.Channels().echo("test"), raises, lambda: None, lambda: None, lambda _: None)

@@ -1,4 +1,4 @@
-"""Who is online: from leases and device rows, decided by whoever reads them."""
+"""Presence: the state of a user, computed from leases and device rows."""
 
 from functools import partial
 
@@ -27,18 +27,18 @@ def test_unknown_users_are_offline_and_were_never_seen() -> None:
     assert state([], LIVE, NOW) == PresenceState(False, None)
 
 
-def test_online_is_a_device_on_a_gateway_whose_lease_runs() -> None:
-    """One such device is enough, whatever the others do."""
+def test_user_is_online_with_a_device_on_a_live_gateway() -> None:
+    """One such device is enough."""
     assert state([device("node-1")], LIVE, NOW) == PresenceState(True, 100)
     assert state([device("", seen=500), device("node-1")], LIVE, NOW) == PresenceState(True, 500)
 
 
-def test_a_gateway_that_dies_takes_its_sessions_offline_when_its_lease_ends() -> None:
-    """Nobody writes anything; the end of the lease is when they were last seen."""
+def test_sessions_of_a_dead_gateway_are_offline_after_its_lease() -> None:
+    """No process writes anything; its users were last seen at the end of the lease."""
     assert state([device("node-1")], DEAD, NOW) == PresenceState(False, NOW)
 
 
-def test_without_a_lease_row_a_device_was_seen_when_it_came() -> None:
+def test_device_without_a_lease_row_was_last_seen_at_its_start() -> None:
     assert state([device("node-2", started=100, seen=50)], LIVE, NOW) == PresenceState(False, 100)
 
 
@@ -48,7 +48,7 @@ def test_last_seen_is_the_latest_of_all_devices() -> None:
 
 @pytest.mark.parametrize("step", [-3_600_000, -90_000, 90_000, 3_600_000])
 def test_gateway_that_died_before_a_clock_step_is_dead_after_it(step: int) -> None:
-    """Its lease is of another clock; so is the time its session began, which is never in the future."""
+    """Its lease is of another clock; so is its sessions' start, which is never reported in the future."""
     before = NOW - step  # the same moment on the clock before
     gateways = {"node-1": Gateway("ws://1", before + LEASE_S * 1000, 0, 0)}
     dead = state([device("node-1", started=before - 5), device("node-2", started=before - 1)], gateways, NOW)
@@ -68,7 +68,7 @@ class OlderGateway(msgspec.Struct, frozen=True, array_like=True):
 
 
 async def test_older_and_newer_nodes_read_each_others_rows(valkey: EmbeddedValkey) -> None:
-    """During a rolling upgrade: without the mark a gateway does not drain; older nodes pass over it."""
+    """During a rolling upgrade: without the field a gateway does not drain; older nodes ignore it."""
     async with connected(valkey) as client:
         presence = Presence(client)
         older = msgspec.msgpack.encode(OlderGateway("ws://old", NOW, 1, NOW))
@@ -82,7 +82,7 @@ async def test_older_and_newer_nodes_read_each_others_rows(valkey: EmbeddedValke
         assert msgspec.msgpack.decode(row, type=OlderGateway).lease_until == NOW + LEASE_S * 1000
 
 
-async def test_a_lease_is_renewed_listed_and_removed(valkey: EmbeddedValkey) -> None:
+async def test_lease_is_renewed_listed_and_removed(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         presence = Presence(client)
         assert await called(presence.renew, "node-1", "ws://one", 3, NOW - 5, NOW) is None
@@ -97,7 +97,7 @@ async def test_a_lease_is_renewed_listed_and_removed(valkey: EmbeddedValkey) -> 
         assert list(await presence.gateways()) == ["node-2"]
 
 
-async def test_damaged_lease_row_costs_no_other_gateway_its_place(valkey: EmbeddedValkey) -> None:
+async def test_damaged_lease_row_leaves_other_gateways_in_the_list(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         presence = Presence(client)
         await called(presence.renew, "node-1", "ws://one", 3, NOW - 5, NOW)
@@ -106,8 +106,8 @@ async def test_damaged_lease_row_costs_no_other_gateway_its_place(valkey: Embedd
             assert list(await presence.gateways()) == ["node-1"]
 
 
-async def test_presence_follows_sessions_as_they_come_and_go(valkey: EmbeddedValkey) -> None:
-    """Registered: online; ended: offline since then; and rows come in the order that was asked for."""
+async def test_presence_follows_sessions(valkey: EmbeddedValkey) -> None:
+    """Registered: online; ended: offline since then; the reply is in the requested order."""
     async with connected(valkey) as client:
         users, presence = Users(client), Presence(client)
         for name in ("ann", "bob"):
@@ -128,7 +128,7 @@ async def test_presence_follows_sessions_as_they_come_and_go(valkey: EmbeddedVal
         assert await called(presence.devices, []) == []
 
 
-async def test_the_mark_of_a_kick_is_no_device(valkey: EmbeddedValkey) -> None:
+async def test_kick_mark_is_no_device(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         users, presence = Users(client), Presence(client)
         who = Sync(user="ann", device="phone", session="s", node="node-1", started=100, register=True)
@@ -137,8 +137,8 @@ async def test_the_mark_of_a_kick_is_no_device(valkey: EmbeddedValkey) -> None:
         assert await called(presence.devices, ["ann"]) == [[Device("phone", "s", "node-1", 100, 0)]]
 
 
-async def test_one_error_is_the_answer_for_all(valkey: EmbeddedValkey) -> None:
-    """`devices` answers exactly once, also when no Redis can be asked."""
+async def test_error_of_one_read_is_the_only_reply(valkey: EmbeddedValkey) -> None:
+    """`devices` replies exactly once, also during an outage of Redis."""
     answers: list[object] = []
     async with connected(valkey) as client:
         presence = Presence(client)

@@ -1,4 +1,4 @@
-"""Who waits for a push until when; and what idempotency keys stand for."""
+"""Pushes: waiting users and their deadlines, and the values of idempotency keys."""
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
@@ -19,7 +19,7 @@ async def pushes_of(client: Client) -> Pushes:
     return Pushes(client)
 
 
-async def test_a_conversation_waits_for_its_earliest_deadline_and_newest_seq(valkey: EmbeddedValkey) -> None:
+async def test_conversation_has_its_earliest_deadline_and_newest_seq(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         pushes = await pushes_of(client)
         for seq, due in ((5, 900), (7, 800), (6, 950)):
@@ -28,8 +28,8 @@ async def test_a_conversation_waits_for_its_earliest_deadline_and_newest_seq(val
         assert (await pushes.waiting("ann")).waits == {A: Wait(7, 800, 0), B: Wait(3, 1000, 0)}
 
 
-async def test_a_claim_is_for_one_router_until_it_runs_out(valkey: EmbeddedValkey) -> None:
-    """Only what is due is claimed; a message that comes meanwhile does not cut the claim short; a dead one runs out."""
+async def test_claim_hides_a_user_until_it_runs_out(valkey: EmbeddedValkey) -> None:
+    """Only due users are claimed; a later message does not shorten the claim; that of a dead router runs out."""
     async with connected(valkey) as client:
         pushes, at = await pushes_of(client), await now(client)
         assert await pushes.claims((PART,), 10, 1000) == [[]]
@@ -41,7 +41,7 @@ async def test_a_claim_is_for_one_router_until_it_runs_out(valkey: EmbeddedValke
         assert await pushes.claims((PART,), 10, HOUR) == [[]]
 
 
-async def test_who_is_not_due_is_not_claimed(valkey: EmbeddedValkey) -> None:
+async def test_user_who_is_not_due_is_not_claimed(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         pushes, at = await pushes_of(client), await now(client)
         await pushes.arm("ann", A, 1, at + HOUR)
@@ -49,8 +49,8 @@ async def test_who_is_not_due_is_not_claimed(valkey: EmbeddedValkey) -> None:
         assert await pushes.backlog(PART) == (1, at + HOUR)
 
 
-async def test_settling_leaves_what_came_since(valkey: EmbeddedValkey) -> None:
-    """It removes what it was told of; the rest is due when it was, and the last one takes the user out."""
+async def test_settling_keeps_later_events(valkey: EmbeddedValkey) -> None:
+    """It removes the given seqs; the others keep their deadline, and after the last one the user waits no more."""
     async with connected(valkey) as client:
         pushes, at = await pushes_of(client), await now(client)
         await pushes.arm("ann", A, 5, at - 1)
@@ -83,8 +83,8 @@ async def test_failures_are_counted_until_one_succeeds(valkey: EmbeddedValkey) -
         assert await pushes.backlog(PART) == (0, None)
 
 
-async def test_waiting_tells_how_far_the_devices_have_come(valkey: EmbeddedValkey) -> None:
-    """The furthest cursor of any device, and the read mark, per conversation that waits."""
+async def test_waiting_contains_cursors_and_read_marks(valkey: EmbeddedValkey) -> None:
+    """The furthest cursor of any device, and the read mark, of each waiting conversation."""
     async with connected(valkey) as client:
         pushes, users = await pushes_of(client), Users(client)
         for device, seq in (("phone", 4), ("desk", 7)):
@@ -98,14 +98,14 @@ async def test_waiting_tells_how_far_the_devices_have_come(valkey: EmbeddedValke
         assert await pushes.waiting("ann") == Waiting({A: Wait(8, 900, 6), B: Wait(2, 900, 0)}, {A: 7, B: 0}, 0)
 
 
-async def test_nobody_waits_who_does_not_exist(valkey: EmbeddedValkey) -> None:
+async def test_unknown_user_does_not_wait(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         assert not await Pushes(client).arm("ann", A, 1, 0)
         assert await Pushes(client).backlog(PART) == (0, None)
 
 
-async def test_what_waits_for_one_user_is_bounded(valkey: EmbeddedValkey) -> None:
-    """A thousand conversations; those that wait already still move on."""
+async def test_waiting_conversations_of_one_user_are_bounded(valkey: EmbeddedValkey) -> None:
+    """A thousand conversations; those that wait already still rise."""
     async with connected(valkey) as client:
         pushes = await pushes_of(client)
         told = [await pushes.arm("ann", f"d:ann:user-{i}", 1, 0) for i in range(1002)]
@@ -114,8 +114,8 @@ async def test_what_waits_for_one_user_is_bounded(valkey: EmbeddedValkey) -> Non
         assert len((await pushes.waiting("ann")).waits) == told.count(True)
 
 
-async def test_an_idempotency_key_stands_for_one_thing(valkey: EmbeddedValkey) -> None:
-    """The first value wins, an answer replaces it, and its time goes on running."""
+async def test_idempotency_key_has_one_value(valkey: EmbeddedValkey) -> None:
+    """The first value is kept, an answer replaces it, and the key still expires at its time."""
     async with connected(valkey) as client:
         pushes = Pushes(client)
         assert await pushes.claim_idempotency_key("ann", "key", "17") is None

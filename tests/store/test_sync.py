@@ -1,4 +1,4 @@
-"""`sync`: whose session it is, and what moved since."""
+"""`sync`: the session of a device, and the rows that have changed."""
 
 from functools import partial
 
@@ -51,8 +51,8 @@ def names(rows: list[Row]) -> list[str]:
 
 
 @pytest.mark.parametrize("slow", [False, True])
-async def test_an_older_session_cannot_kill_its_successor(valkey: EmbeddedValkey, slow: bool) -> None:
-    """Of two sessions of a device the one that started later stays, in whatever order their registers arrive."""
+async def test_older_session_cannot_replace_a_newer_one(valkey: EmbeddedValkey, slow: bool) -> None:
+    """Of two sessions of a device the one that started later is kept, in any order of their registering."""
     async with connected(valkey) as client:
         users = Users(client)
         older, later = session("s-older", 10), session("s-later", 20)
@@ -63,8 +63,8 @@ async def test_an_older_session_cannot_kill_its_successor(valkey: EmbeddedValkey
 
 
 @pytest.mark.parametrize("swapped", [False, True])
-async def test_sessions_of_one_instant_agree_who_stays(valkey: EmbeddedValkey, swapped: bool) -> None:
-    """With equal start times the same one of two wins, whichever came first: they never replace each other in turn."""
+async def test_sessions_with_equal_starts_have_a_fixed_winner(valkey: EmbeddedValkey, swapped: bool) -> None:
+    """The same one is kept in either order, so they never replace each other in turn."""
     async with connected(valkey) as client:
         users = Users(client)
         one, two = session("s-1", 10), session("s-2", 10)
@@ -73,8 +73,8 @@ async def test_sessions_of_one_instant_agree_who_stays(valkey: EmbeddedValkey, s
         assert [(await audit(users, who)).status for who in (one, two, one)] == ["replaced", "ok", "replaced"]
 
 
-async def test_a_session_that_has_ended_is_nobodys_rival(valkey: EmbeddedValkey) -> None:
-    """After the later session has ended, a gateway whose clock is behind can still register the device's next one."""
+async def test_ended_session_does_not_refuse_the_next_one(valkey: EmbeddedValkey) -> None:
+    """After the later session has ended, a gateway whose clock is behind can register the device's next one."""
     async with connected(valkey) as client:
         users = Users(client)
         ahead, behind = session("s-ahead", 5_000), session("s-behind", 1_000, node="node-2")
@@ -86,7 +86,7 @@ async def test_a_session_that_has_ended_is_nobodys_rival(valkey: EmbeddedValkey)
 
 
 async def test_registering_twice_is_registering_once(valkey: EmbeddedValkey) -> None:
-    """A register that is repeated after a lost answer takes nothing from anybody."""
+    """A registering that is repeated after a lost reply replaces no session."""
     async with connected(valkey) as client:
         users = Users(client)
         with Channel(valkey, keys.Channels().user("ann")) as channel:
@@ -95,8 +95,8 @@ async def test_registering_twice_is_registering_once(valkey: EmbeddedValkey) -> 
         assert channel.heard == []
 
 
-async def test_the_session_that_is_replaced_hears_of_it(valkey: EmbeddedValkey) -> None:
-    """Its gateway gets `Taken` with the successor's instance; whoever watches the user looks again."""
+async def test_replaced_session_is_notified(valkey: EmbeddedValkey) -> None:
+    """Its gateway gets `Taken` with the successor's instance; watchers of the user read the presence again."""
     async with connected(valkey) as client:
         users = Users(client)
         await register(users, session("s-1", 10, instance="tab"))
@@ -111,8 +111,8 @@ async def test_the_session_that_is_replaced_hears_of_it(valkey: EmbeddedValkey) 
 
 @pytest.mark.parametrize("device", ["phone", None])
 @pytest.mark.parametrize("known", [True, False])
-async def test_a_kick_outlives_a_slow_register(valkey: EmbeddedValkey, device: str | None, known: bool) -> None:
-    """What started before a kick never gets in, however late it arrives; what starts after it does."""
+async def test_kick_ends_a_session_that_registers_late(valkey: EmbeddedValkey, device: str | None, known: bool) -> None:
+    """A session that started before the kick never registers, however late; one that starts after it does."""
     async with connected(valkey) as client:
         at = await now(client)
         users, accounts = Users(client), Accounts(client)
@@ -126,8 +126,8 @@ async def test_a_kick_outlives_a_slow_register(valkey: EmbeddedValkey, device: s
 
 
 @pytest.mark.parametrize("device", ["phone", None])
-async def test_a_kick_ends_the_registered_session(valkey: EmbeddedValkey, device: str | None) -> None:
-    """The next audit says so, and a signal asks for it at once, also when its gateway's clock is ahead."""
+async def test_kick_ends_the_registered_session(valkey: EmbeddedValkey, device: str | None) -> None:
+    """The next audit returns it, and a signal starts that audit, also if the gateway's clock is ahead."""
     async with connected(valkey) as client:
         at = await now(client)
         users = Users(client)
@@ -139,7 +139,7 @@ async def test_a_kick_ends_the_registered_session(valkey: EmbeddedValkey, device
         assert (await audit(users, ahead)).status == "kicked"
 
 
-async def test_a_kick_of_one_device_leaves_the_others(valkey: EmbeddedValkey) -> None:
+async def test_kick_of_one_device_leaves_the_others(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         at = await now(client)
         users = Users(client)
@@ -151,14 +151,14 @@ async def test_a_kick_of_one_device_leaves_the_others(valkey: EmbeddedValkey) ->
         assert (await audit(users, desk)).status == "ok"
 
 
-async def test_a_kick_of_nobody_makes_nobody(valkey: EmbeddedValkey) -> None:
+async def test_kick_of_an_unknown_user_creates_no_user(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         await Users(client).kick("nobody")
         assert await client.fetch("KEYS", "*nobody*") == []
 
 
-async def test_an_audit_registers_again_what_was_lost(valkey: EmbeddedValkey) -> None:
-    """A failover may lose device rows, and bring back older ones: the live session puts its own there again."""
+async def test_audit_registers_a_lost_session_again(valkey: EmbeddedValkey) -> None:
+    """A failover may lose device rows, or restore older ones: the live session writes its own row again."""
     async with connected(valkey) as client:
         users = Users(client)
         old, live = session("s-old", 10), session("s-live", 20)
@@ -174,7 +174,7 @@ async def test_an_audit_registers_again_what_was_lost(valkey: EmbeddedValkey) ->
         assert await called(users.exists, "ann")
 
 
-async def test_a_seventeenth_device_evicts_the_oldest_if_all_are_online(valkey: EmbeddedValkey) -> None:
+async def test_seventeenth_device_evicts_the_oldest_if_all_are_online(valkey: EmbeddedValkey) -> None:
     """Sixteen devices have rows; one more evicts the one that started first, its cursors too, and tells its session.
 
     That only happens once the caller has said which gateways live: until then no session is ended.
@@ -197,8 +197,8 @@ async def test_a_seventeenth_device_evicts_the_oldest_if_all_are_online(valkey: 
         assert (await audit(users, devices[1])).status == "ok"
 
 
-async def test_a_seventeenth_device_evicts_an_ended_session_first(valkey: EmbeddedValkey) -> None:
-    """Of those that have ended the one seen longest ago; sessions on a gateway that died have ended, too."""
+async def test_seventeenth_device_evicts_an_ended_session_first(valkey: EmbeddedValkey) -> None:
+    """The one that was seen longest ago; sessions on a dead gateway count as ended, too."""
     async with connected(valkey) as client:
         users = Users(client)
         devices = [session(f"s-{i}", 100 + i, device=f"device-{i}", node=f"node-{i}") for i in range(20)]
@@ -217,8 +217,8 @@ async def test_a_seventeenth_device_evicts_an_ended_session_first(valkey: Embedd
         assert (await audit(users, devices[7])).status == "evicted"
 
 
-async def test_a_kick_outlives_the_row_it_stands_in(valkey: EmbeddedValkey) -> None:
-    """A kicked device that gives way to another is still kicked when its slow register comes, or its audit."""
+async def test_kick_remains_after_its_row_was_evicted(valkey: EmbeddedValkey) -> None:
+    """An evicted device that was kicked is refused at a late registering and at an audit."""
     async with connected(valkey) as client:
         users = Users(client)
         devices = [session(f"s-{i}", 100 + i, device=f"device-{i}") for i in range(17)]
@@ -231,8 +231,8 @@ async def test_a_kick_outlives_the_row_it_stands_in(valkey: EmbeddedValkey) -> N
         assert (await audit(users, devices[1])).status == "ok"
 
 
-async def test_a_deleted_user_registers_nothing(valkey: EmbeddedValkey) -> None:
-    """Neither a new session nor one that was live: its audit does not bring the user back."""
+async def test_deleted_user_registers_no_session(valkey: EmbeddedValkey) -> None:
+    """Neither a new session nor a live one: its audit does not restore the user."""
     async with connected(valkey) as client:
         users, accounts = Users(client), Accounts(client)
         await register(users, session("s", 10))
@@ -245,7 +245,7 @@ async def test_a_deleted_user_registers_nothing(valkey: EmbeddedValkey) -> None:
 
 
 async def test_connects_of_one_user_have_a_rate(valkey: EmbeddedValkey) -> None:
-    """Thirty at once, then one a second; the refusal says when to come back, and audits go on."""
+    """Thirty at once, then one a second; the error says when to retry, and audits go on."""
     async with connected(valkey) as client:
         users = Users(client)
         for i in range(30):
@@ -256,8 +256,8 @@ async def test_connects_of_one_user_have_a_rate(valkey: EmbeddedValkey) -> None:
         assert (await audit(users, session("s-29", 29))).status == "ok"
 
 
-async def test_near_maxmemory_nobody_new_comes_in(valkey: EmbeddedValkey) -> None:
-    """From 90 % on registering is `unavailable`, while those who are in are audited even when memory is full."""
+async def test_registering_is_refused_near_maxmemory(valkey: EmbeddedValkey) -> None:
+    """From 90 % on it is `unavailable`, while registered sessions are audited even if memory is full."""
     async with connected(valkey) as client:
         users = Users(client)
         await register(users, session("s", 10))
@@ -282,7 +282,7 @@ async def test_near_maxmemory_nobody_new_comes_in(valkey: EmbeddedValkey) -> Non
 # -- what moved
 
 
-async def test_nothing_moved_is_the_same_since(valkey: EmbeddedValkey) -> None:
+async def test_since_is_unchanged_without_changes(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         users = Users(client)
         conv = await message(users, "bob", 1)
@@ -292,8 +292,8 @@ async def test_nothing_moved_is_the_same_since(valkey: EmbeddedValkey) -> None:
         assert (again.rows, again.since, again.more) == ([], first.since, False)
 
 
-async def test_since_never_skips_what_is_raised_while_a_page_is_read(valkey: EmbeddedValkey) -> None:
-    """Between any two pages rows are raised, of those read and of those not: in the end each was seen as it stands."""
+async def test_since_never_skips_a_row_raised_while_pages_are_read(valkey: EmbeddedValkey) -> None:
+    """Between pages, rows that were read and rows that were not are raised: each is read in its last state."""
     async with connected(valkey) as client:
         users, who = Users(client), session("s", 10)
         others = [f"user-{i}" for i in range(9)]
@@ -316,8 +316,8 @@ async def test_since_never_skips_what_is_raised_while_a_page_is_read(valkey: Emb
         assert seen == heads
 
 
-async def test_registering_tells_the_newest_first_and_every_group_once(valkey: EmbeddedValkey) -> None:
-    """`page` goes on from there, and both together tell each row exactly once."""
+async def test_registering_returns_the_newest_first_and_every_group_once(valkey: EmbeddedValkey) -> None:
+    """`page` continues from there, and both together return each row exactly once."""
     async with connected(valkey) as client:
         users, who = Users(client), session("s", 10, limit=3)
         await Accounts(client).ensure("ann")
@@ -337,7 +337,7 @@ async def test_registering_tells_the_newest_first_and_every_group_once(valkey: E
 
 
 async def test_pages_end(valkey: EmbeddedValkey) -> None:
-    """`page` by page of any size the rows come once each, newest first, and then there are no more."""
+    """For any page size each row is returned once, newest first, and the last page has no `more`."""
     async with connected(valkey) as client:
         users = Users(client)
         await Accounts(client).ensure("ann")
@@ -351,8 +351,8 @@ async def test_pages_end(valkey: EmbeddedValkey) -> None:
             assert found == directs[::-1]
 
 
-async def test_a_row_is_raised_above_all_others_whatever_the_clock_says(valkey: EmbeddedValkey) -> None:
-    """After the clock was set back, what moves now still comes after what moved before."""
+async def test_row_is_raised_above_all_others_for_any_clock(valkey: EmbeddedValkey) -> None:
+    """After the clock was put back, a raised row is still above all earlier ones."""
     async with connected(valkey) as client:
         users, who = Users(client), session("s", 10)
         await register(users, who)
@@ -363,8 +363,8 @@ async def test_a_row_is_raised_above_all_others_whatever_the_clock_says(valkey: 
         assert names((await audit(users, who, since)).rows) == [conv]
 
 
-async def test_another_server_means_going_back_five_minutes(valkey: EmbeddedValkey) -> None:
-    """After a failover the clock may be behind: what moved up to five minutes before `since` is told again."""
+async def test_rows_of_five_minutes_are_returned_again_on_another_server(valkey: EmbeddedValkey) -> None:
+    """After a failover the clock may be behind, so rows up to five minutes before `since` are returned again."""
     async with connected(valkey) as client:
         users, who = Users(client), session("s", 10)
         await register(users, who)
@@ -378,8 +378,8 @@ async def test_another_server_means_going_back_five_minutes(valkey: EmbeddedValk
         assert (await audit(users, who, synced.since)).rows == []
 
 
-async def test_another_server_that_has_nothing_is_asked_from_five_minutes_back(valkey: EmbeddedValkey) -> None:
-    """What it raises next, by a clock that is behind, is not below the new `since`."""
+async def test_since_is_five_minutes_back_on_a_server_without_rows(valkey: EmbeddedValkey) -> None:
+    """A row that it raises next, by a clock that is behind, is not below the new `since`."""
     async with connected(valkey) as client:
         users, who = Users(client), session("s", 10)
         await register(users, who)
@@ -389,8 +389,8 @@ async def test_another_server_that_has_nothing_is_asked_from_five_minutes_back(v
         assert names((await audit(users, who, synced.since)).rows) == [conv]
 
 
-async def test_news_are_of_whom_an_audit_would_say_something_to(valkey: EmbeddedValkey) -> None:
-    """Something moved, another session's row, no row, a kick, another server: one question finds them all."""
+async def test_news_contain_the_sessions_with_changes(valkey: EmbeddedValkey) -> None:
+    """A raised row, another session's row, no row, a kick, another server: one call finds them all."""
     async with connected(valkey) as client:
         users, asked = Users(client), list[Sync]()
         for name in ("quiet", "moved", "replaced", "lost", "kicked", "elsewhere"):
@@ -411,7 +411,7 @@ async def test_news_are_of_whom_an_audit_would_say_something_to(valkey: Embedded
 # -- what each device has
 
 
-async def test_devices_have_cursors_of_their_own(valkey: EmbeddedValkey) -> None:
+async def test_each_device_has_its_own_cursors(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         users = Users(client)
         phone, desk = session("s-1", 10), session("s-2", 10, device="desk")
@@ -424,8 +424,8 @@ async def test_devices_have_cursors_of_their_own(valkey: EmbeddedValkey) -> None
         assert [(await register(users, who)).rows[0].cursor for who in (phone, desk)] == [9, 4]
 
 
-async def test_a_device_is_new_until_its_starts_are_set(valkey: EmbeddedValkey) -> None:
-    """A connect that dies half way begins again as a new device; a start never moves a cursor that stands."""
+async def test_device_is_new_until_its_starts_are_set(valkey: EmbeddedValkey) -> None:
+    """A connect that dies half way begins again as a new device; a start never moves an existing cursor."""
     async with connected(valkey) as client:
         users, who = Users(client), session("s", 10)
         await Accounts(client).ensure("ann")
@@ -442,8 +442,8 @@ async def test_a_device_is_new_until_its_starts_are_set(valkey: EmbeddedValkey) 
         assert not await called(users.set_starts, "ann", "phone", "s-other", {one: 1}, True)
 
 
-async def test_hello_replaces_cursors_down_as_well_as_up(valkey: EmbeddedValkey) -> None:
-    """For conversations that the user has; nothing else can be put into the cursors."""
+async def test_hello_replaces_cursors_in_both_directions(valkey: EmbeddedValkey) -> None:
+    """For conversations of the user; no other name can be stored in the cursors."""
     async with connected(valkey) as client:
         users, who = Users(client), session("s", 10)
         await Accounts(client).ensure("ann")
@@ -463,7 +463,7 @@ async def test_hello_replaces_cursors_down_as_well_as_up(valkey: EmbeddedValkey)
 async def test_conversation_without_a_whole_row_is_left_out_and_its_name_removed(
     valkey: EmbeddedValkey, damage: str
 ) -> None:
-    """A connect is answered with all others, as are an audit and a page; the next one does not meet the name again."""
+    """A connect, an audit and a page return all others; the next call does not find the name again."""
     async with connected(valkey) as client:
         users = await of_ann(client)
         who = session("s", 10)
@@ -486,7 +486,7 @@ async def test_conversation_without_a_whole_row_is_left_out_and_its_name_removed
         assert await client.fetch("ZSCORE", keys.recent("ann"), convs[1]) is None
 
 
-async def test_group_that_recent_has_lost_is_told_at_a_connect(valkey: EmbeddedValkey) -> None:
+async def test_group_missing_in_recent_is_returned_at_a_connect(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         users = await of_ann(client)
         await register(users, session("s", 10))
@@ -501,8 +501,8 @@ async def test_group_that_recent_has_lost_is_told_at_a_connect(valkey: EmbeddedV
         assert names(synced.rows) == [other, group]
 
 
-async def test_row_that_cannot_be_read_costs_no_other_row(valkey: EmbeddedValkey) -> None:
-    """Its title is no text: the connect is answered with the others."""
+async def test_undecodable_row_is_left_out(valkey: EmbeddedValkey) -> None:
+    """Its title is no text: the connect returns the others."""
     async with connected(valkey) as client:
         users = await of_ann(client)
         convs = [await message(users, other, 1) for other in ("bob", "cid")]

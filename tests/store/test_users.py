@@ -1,4 +1,4 @@
-"""The rows of a user's conversations, what her devices have and what she has read; `sync` has a file of its own."""
+"""A user's rows, cursors and read marks; `sync` has a file of its own."""
 
 from itertools import permutations
 from typing import Any
@@ -49,7 +49,7 @@ async def deliver(users: Users, seq: int, count: int = 0, author: bool = False, 
 
 
 async def test_delivering_twice_raises_and_publishes_once(valkey: EmbeddedValkey) -> None:
-    """Sender's gateway and router both deliver; who comes second finds it done."""
+    """The sender's gateway and a router both deliver; the second delivery changes nothing."""
     async with connected(valkey) as client:
         users = await users_of(client)
         with Channel(valkey, keys.Channels().user("ann")) as channel:
@@ -81,8 +81,8 @@ async def test_each_write_makes_a_damaged_row_whole(valkey: EmbeddedValkey, dama
         assert [(row.title, row.left) for row in rows if row] == [("bob", False), ("a title", False)]
 
 
-async def test_an_event_that_its_successor_has_overtaken_is_not_published(valkey: EmbeddedValkey) -> None:
-    """The head does not go down; whoever is live has seen a hole and reads the log."""
+async def test_event_delivered_after_its_successor_is_not_published(valkey: EmbeddedValkey) -> None:
+    """The head does not fall; live sessions have noticed a hole and read the log."""
     async with connected(valkey) as client:
         users = await users_of(client)
         with Channel(valkey, keys.Channels().user("ann")) as channel:
@@ -94,8 +94,8 @@ async def test_an_event_that_its_successor_has_overtaken_is_not_published(valkey
         assert (row.head, row.count) == (4, 4)
 
 
-async def test_sending_marks_as_read(valkey: EmbeddedValkey) -> None:
-    """Up to the author's own event, also when another one has overtaken it; never down."""
+async def test_own_message_moves_the_read_mark(valkey: EmbeddedValkey) -> None:
+    """Up to the author's own event, also if a later one was delivered before; never down."""
     async with connected(valkey) as client:
         users = await users_of(client)
         marks = []
@@ -107,7 +107,7 @@ async def test_sending_marks_as_read(valkey: EmbeddedValkey) -> None:
         assert marks == [(5, 5, 5), (6, 5, 5), (9, 5, 5), (9, 7, 7), (9, 7, 7)]
 
 
-async def test_nothing_is_delivered_to_a_deleted_user(valkey: EmbeddedValkey) -> None:
+async def test_deleted_user_gets_no_delivery(valkey: EmbeddedValkey) -> None:
     """No row, no event."""
     async with connected(valkey) as client:
         users = await users_of(client, "ann", "bob")
@@ -122,8 +122,8 @@ async def test_nothing_is_delivered_to_a_deleted_user(valkey: EmbeddedValkey) ->
 # -- groups and channels
 
 
-async def test_leaving_is_a_mark(valkey: EmbeddedValkey) -> None:
-    """The row stays, with its title and read mark; the group is no longer among hers; her sessions are told."""
+async def test_leave_marks_the_row(valkey: EmbeddedValkey) -> None:
+    """The row stays, with title and read mark; `groups` no longer has the group; the user's sessions get a signal."""
     async with connected(valkey) as client:
         users = await users_of(client)
         with Channel(valkey, keys.Channels().user("ann")) as channel:
@@ -139,8 +139,8 @@ async def test_leaving_is_a_mark(valkey: EmbeddedValkey) -> None:
 CHANGES = {0: "join", 5: "leave", 8: "join", 12: "leave"}
 
 
-async def test_the_latest_change_of_membership_wins_in_any_order(valkey: EmbeddedValkey) -> None:
-    """Changes arrive late, twice and out of order; what stands is the latest, and earlier ones do nothing."""
+async def test_latest_change_of_membership_wins_in_any_order(valkey: EmbeddedValkey) -> None:
+    """Changes arrive late, twice and out of order; earlier ones have no effect."""
     async with connected(valkey) as client:
         for i, order in enumerate(permutations(CHANGES)):
             name, latest = f"ann-{i}", -1
@@ -158,7 +158,7 @@ async def test_the_latest_change_of_membership_wins_in_any_order(valkey: Embedde
                 assert await client.fetch("ZCARD", keys.groups(name)) == (0 if row.left else 1)
 
 
-async def test_deleted_user_joins_nothing(valkey: EmbeddedValkey) -> None:
+async def test_deleted_user_joins_no_conversation(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         users = await users_of(client, "ann")
         await Accounts(client).delete("ann")
@@ -175,7 +175,7 @@ async def test_member_whose_hash_was_lost_joins_and_exists_again(valkey: Embedde
         assert await called(users.exists, "ann")
 
 
-async def test_coming_back_does_not_take_a_read_mark_down(valkey: EmbeddedValkey) -> None:
+async def test_joining_again_does_not_lower_the_read_mark(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         users = await users_of(client)
         await users.join("ann", GROUP, "Crew", 0, 0, 0)
@@ -200,7 +200,7 @@ async def test_acks_only_raise(valkey: EmbeddedValkey) -> None:
 
 
 async def test_only_the_registered_session_acks(valkey: EmbeddedValkey) -> None:
-    """A replaced session, or one of a device that was evicted, must not say what its successor has."""
+    """A replaced or evicted session must not change the cursors of its successor."""
     async with connected(valkey) as client:
         users = await users_of(client)
         await registered(users, "s-1", 10)
@@ -211,7 +211,7 @@ async def test_only_the_registered_session_acks(valkey: EmbeddedValkey) -> None:
         assert await client.fetch("EXISTS", keys.cursor("ann", "desk")) == 0
 
 
-async def test_a_cursor_can_be_asked_for(valkey: EmbeddedValkey) -> None:
+async def test_cursor_is_read(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         users = await users_of(client)
         await registered(users)
@@ -219,8 +219,8 @@ async def test_a_cursor_can_be_asked_for(valkey: EmbeddedValkey) -> None:
         assert [await called(users.cursor, "ann", "phone", conv) for conv in (CONV, GROUP)] == [5, 0]
 
 
-async def test_reading_is_monotone(valkey: EmbeddedValkey) -> None:
-    """What is further raises the row and is told to her own sessions, once; anything else changes nothing."""
+async def test_read_mark_only_rises(valkey: EmbeddedValkey) -> None:
+    """A higher mark raises the row and is sent to the user's own sessions, once; others change nothing."""
     async with connected(valkey) as client:
         users = await users_of(client)
         await deliver(users, 9)
@@ -235,7 +235,7 @@ async def test_reading_is_monotone(valkey: EmbeddedValkey) -> None:
         assert await score(client, CONV) > before
 
 
-async def test_what_she_does_not_have_she_has_not_read(valkey: EmbeddedValkey) -> None:
+async def test_read_mark_of_an_unknown_conversation_is_ignored(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         users = await users_of(client)
         assert not await called(users.read, "ann", "d:ann:zoe", 4, 4)
@@ -246,7 +246,7 @@ async def test_what_she_does_not_have_she_has_not_read(valkey: EmbeddedValkey) -
 
 
 async def test_new_direct_conversations_have_a_rate(valkey: EmbeddedValkey) -> None:
-    """Sixty at once, then one in two seconds; nobody else pays for it."""
+    """Sixty at once, then one in two seconds; other users are not affected."""
     async with connected(valkey) as client:
         users = await users_of(client, "ann", "bob")
         for _ in range(60):
@@ -257,8 +257,8 @@ async def test_new_direct_conversations_have_a_rate(valkey: EmbeddedValkey) -> N
         assert await called(users.spend_opening, "bob") is None
 
 
-async def test_a_clock_that_was_set_back_stops_nobody_for_long(valkey: EmbeddedValkey) -> None:
-    """A stamp further ahead than a burst is of another clock: the rate begins anew from it, with its limit."""
+async def test_clock_that_was_put_back_refuses_no_user_for_long(valkey: EmbeddedValkey) -> None:
+    """A stamp further ahead than a burst is of another clock: the rate begins again from it, with its limit."""
     async with connected(valkey) as client:
         users = await users_of(client)
         await client.fetch("HSET", keys.user("ann"), "opens", 2**52)
@@ -269,7 +269,7 @@ async def test_a_clock_that_was_set_back_stops_nobody_for_long(valkey: EmbeddedV
         assert 0 < (refused.value.retry_after or 0) <= 2
 
 
-async def test_a_user_exists_from_being_made_to_being_deleted(valkey: EmbeddedValkey) -> None:
+async def test_user_exists_from_creation_to_deletion(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         users = Users(client)
         told = [await called(users.exists, "ann")]
@@ -280,7 +280,7 @@ async def test_a_user_exists_from_being_made_to_being_deleted(valkey: EmbeddedVa
         assert told == [False, True, False]
 
 
-async def test_whispers_reach_who_has_the_conversation(valkey: EmbeddedValkey) -> None:
+async def test_whisper_reaches_users_with_the_conversation(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         users = await users_of(client)
         await deliver(users, 1)
@@ -294,7 +294,7 @@ async def test_whispers_reach_who_has_the_conversation(valkey: EmbeddedValkey) -
 
 
 async def test_all_conversations_can_be_listed(valkey: EmbeddedValkey) -> None:
-    """Newest first, page by page, present and left groups too; without anybody's cursor."""
+    """Newest first, page by page, present and left groups too; without a device's cursors."""
     async with connected(valkey) as client:
         users = await users_of(client)
         await deliver(users, 1)
@@ -314,7 +314,7 @@ async def test_all_conversations_can_be_listed(valkey: EmbeddedValkey) -> None:
 
 
 async def test_only_its_own_session_ends_a_row(valkey: EmbeddedValkey) -> None:
-    """The `away` of a session that was replaced comes late and changes nothing."""
+    """A late `away` of a replaced session changes nothing."""
     async with connected(valkey) as client:
         users = await users_of(client)
         await registered(users, "s-1", 10)

@@ -1,4 +1,4 @@
-"""What the tests of the user slot share: a client of a real server, its clock, and what a channel has carried."""
+"""Shared by tests of the user slot: a client of a real server, its clock, and the messages of a channel."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
