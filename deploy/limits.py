@@ -2,7 +2,7 @@
 
 A limit is a bound that a client, a backend or an operator can reach. Each group of limits is on the page of its
 readers: PAGES. Adding a limit: a row in LIMITS whose value is the constant itself, then `make limits`.
-tests/test_readme.py compares the tables, and asks for a row or a reason for each constant whose name says that it is a
+tests/test_readme.py compares the tables, and requires a row or a reason for each constant whose name says that it is a
 limit. Settings have a table of their own (`settings_table.py`).
 """
 

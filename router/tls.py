@@ -33,7 +33,7 @@ def _state(file: str) -> tuple[int, ...] | None:
 
 
 class Certificate:
-    """The certificate and key of a server; call `look` every CHECK_S, and at SIGHUP."""
+    """The certificate and key of a server; call `reload` every CHECK_S, and at SIGHUP."""
 
     def __init__(self, context: ssl.SSLContext, cert: str, key: str) -> None:
         self._context = context
@@ -41,7 +41,7 @@ class Certificate:
         self._key = key
         self._read = signature(cert, key)
 
-    def look(self) -> None:
+    def reload(self) -> None:
         """If the files have changed and fit together, use them from the next handshake on."""
         found = signature(self._cert, self._key)
         if found == self._read:

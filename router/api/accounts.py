@@ -141,7 +141,7 @@ async def delete_account(call: Call, _: None) -> None:
     If the user was the only owner of a group or channel, an admin becomes owner, else the member who was added first.
     """
     user = call.path["user"]
-    call.must_be(user)
+    call.require_user(user)
     await _close_direct(call, user)
     await call.services.accounts.end(user)
     for _round in range(_ROUNDS):
@@ -201,7 +201,7 @@ async def _pass_ownership(call: Call, group: str, user: str) -> None:
 async def delete_sessions(call: Call, _: None) -> None:
     """Disconnect a user, or one of their devices; they may connect again."""
     user = call.path["user"]
-    call.must_be(user)
+    call.require_user(user)
     if not await reply_of(call.services.users.exists, user):
         raise NotFound("no such user")
     await call.services.users.kick(user, call.path.get("device"))

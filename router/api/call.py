@@ -147,7 +147,7 @@ class Call(Struct, frozen=True):
         """The id; NotFound if it is not valid or is a direct conversation of other users."""
         return visible(user or self.actor, conversation)
 
-    def must_be(self, user: str) -> None:
+    def require_user(self, user: str) -> None:
         """Raise Forbidden unless the caller is this user or a backend."""
         if self.actor is not None and self.actor != user:
             raise Forbidden("only the user or a server key may make this call")

@@ -38,7 +38,7 @@ from router.store.users import Row
 async def create_conversation(call: Call, given: NewConversation) -> Conversation:
     """Create a group or channel."""
     members = _founders(call, given)
-    await _must_exist(call, members)
+    await _require_users(call, members)
     if call.actor is not None:
         await reply_of(call.services.users.spend_opening, call.actor)
     kind = keys.GROUP if given.kind == "group" else keys.CHANNEL
@@ -59,7 +59,7 @@ def _founders(call: Call, given: NewConversation) -> dict[str, str]:
     return members
 
 
-async def _must_exist(call: Call, users: Iterable[str]) -> None:
+async def _require_users(call: Call, users: Iterable[str]) -> None:
     """Create the users that a backend names; refuse unknown users that another caller names."""
     if call.caller.server:
         await asyncio.gather(*(call.services.accounts.ensure(user) for user in users))
@@ -182,7 +182,7 @@ async def get_reads(call: Call, _: None) -> Reads:
 async def put_member(call: Call, given: NewRole) -> Membership:
     """Add a user, or give a member another role. Members may give themselves a lower role."""
     user = call.path["user"]
-    await _must_exist(call, [user])
+    await _require_users(call, [user])
     return await _change(call, user, "put", ROLES[given.role] if given.role else None)
 
 
@@ -194,7 +194,7 @@ async def delete_member(call: Call, _: None) -> None:
 async def join_conversation(call: Call, _: None) -> Membership:
     """Join a channel, as a reader."""
     user = call.user
-    await _must_exist(call, [user])
+    await _require_users(call, [user])
     return await _change(call, user, "join")
 
 

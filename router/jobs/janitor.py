@@ -34,9 +34,9 @@ class Janitor:
         self._restore = restore
 
     async def run(self, stop: asyncio.Event) -> None:
-        await asyncio.gather(every(stop, EVERY_S, self.look), every(stop, EVERY_S, self._restore))
+        await asyncio.gather(every(stop, EVERY_S, self.clean), every(stop, EVERY_S, self._restore))
 
-    async def look(self, now_ms: int | None = None) -> None:
+    async def clean(self, now_ms: int | None = None) -> None:
         """Count the live gateways, and remove the rows of those that died long ago."""
         now_ms = await self._presence.clock_ms() if now_ms is None else now_ms
         gateways = await self._presence.gateways()

@@ -44,9 +44,9 @@ class RowAudit:
         self._rests_until = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
-        await every(stop, EVERY_S, self.look)
+        await every(stop, EVERY_S, self.step)
 
-    async def look(self) -> None:
+    async def step(self) -> None:
         """Make the next step of the walk, unless it rests."""
         if monotonic() < self._rests_until:
             return

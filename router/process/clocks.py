@@ -19,14 +19,14 @@ log = logging.getLogger("linnet.clocks")
 
 
 class ClockWatch:
-    """Compares the clocks: `look` once before the work begins, then `run` beside it."""
+    """Compares the clocks: `compare` once before the work begins, then `run` beside it."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
         self._clocks: Clocks = client.clocks
         self._agree = True
 
-    async def look(self) -> None:
+    async def compare(self) -> None:
         asked = self._clocks.now()
         redis_ms = await self._client.clock_ms()
         self._clocks.received(redis_ms, asked, self._clocks.now())
@@ -52,7 +52,7 @@ class ClockWatch:
         while True:
             await asyncio.sleep(EVERY_S)
             try:
-                await self.look()
+                await self.compare()
             except LinnetError:  # Redis does not answer now: its time is computed from the last reading
                 self.show()
             except Exception as error:  # noqa: BLE001 - one answer that cannot be read must not end the comparison

@@ -57,15 +57,15 @@ class Process:
             self._certificate = tls.Certificate(config.ssl, self.settings.tls_cert, self.settings.tls_key)
         return config
 
-    def look_at_certificate(self) -> None:
+    def reload_certificate(self) -> None:
         """Load the certificate again if it has changed; SIGHUP calls this at once."""
         if self._certificate is not None:
-            self._certificate.look()
+            self._certificate.reload()
 
-    async def look_at_certificates(self) -> None:
+    async def reload_certificates(self) -> None:
         while True:
             await asyncio.sleep(tls.CHECK_S)
-            attempt("certificates", self.look_at_certificate)
+            attempt("certificates", self.reload_certificate)
 
     def ready(self) -> Readiness:
         """The readiness of the work, with Redis's trouble in its text, which alone makes only a new process unready."""
@@ -113,7 +113,7 @@ async def _live(name: str, settings: Settings, work: Work) -> None:
         loop.add_signal_handler(signum, stop.set)
     with serving.listening(settings.listen) as public, serving.listening(settings.admin_listen) as private:
         process = Process(settings, stop, public)
-        loop.add_signal_handler(signal.SIGHUP, process.look_at_certificate)
+        loop.add_signal_handler(signal.SIGHUP, process.reload_certificate)
         admin = uvicorn.Server(serving.config(create_admin(process.ready, process.scraped, name)))
         answering = asyncio.create_task(admin._serve([private]))
         try:
@@ -136,8 +136,8 @@ async def _live(name: str, settings: Settings, work: Work) -> None:
 async def _work(process: Process, client: Client, work: Work) -> None:
     """Compare the clocks, then run the work, and watch clocks and certificate beside it."""
     watch = ClockWatch(client)
-    await process.unless_stopped(patiently(watch.look))
-    beside = [asyncio.create_task(part) for part in (watch.run(), process.look_at_certificates())]
+    await process.unless_stopped(patiently(watch.compare))
+    beside = [asyncio.create_task(part) for part in (watch.run(), process.reload_certificates())]
     try:
         await work(process, client)
     finally:

@@ -145,8 +145,8 @@ class Users:
         self._client.call(
             "sync",
             (keys.devices(user),),
-            (s.device, _who(s), s.started, keys.recent(user), s.since[:_SERVER], s.since[_SERVER:] or b"(0", s.limit,
-             int(s.register), _pack(rest)),
+            (s.device, _packed_session(s), s.started, keys.recent(user), s.since[:_SERVER], s.since[_SERVER:] or b"(0",
+             s.limit, int(s.register), _pack(rest)),
             partial(_synced, s, reply),
         )  # fmt: skip
 
@@ -159,7 +159,7 @@ class Users:
         args: list[RedisArg] = []
         for s in audited:
             names += (keys.devices(s.user), keys.recent(s.user))
-            args += (s.device, _who(s), s.started, s.since[:_SERVER], s.since[_SERVER:] or b"(0")
+            args += (s.device, _packed_session(s), s.started, s.since[:_SERVER], s.since[_SERVER:] or b"(0")
         self._client.call("news", names, args, cast("Callable[[object], None]", reply))
 
     @property
@@ -379,7 +379,7 @@ class Users:
             raise refusal(error) from None
 
 
-def _who(s: Sync) -> bytes:
+def _packed_session(s: Sync) -> bytes:
     """The session as its device's row contains it."""
     return bytes(_pack((s.session, s.node, s.instance, s.started)))
 

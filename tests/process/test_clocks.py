@@ -28,17 +28,17 @@ async def test_wrong_clock_of_a_node_is_measured_and_logged_once(
     client = await Client.connect(valkey.url)
     try:
         watch = ClockWatch(client)
-        await watch.look()
+        await watch.compare()
         assert abs(offset_s()) < 1
         assert caplog.messages == []
         monkeypatch.setattr(clocks, "time_ns", lambda: time_ns() - DAY_NS)
         for _ in range(3):
-            await watch.look()
+            await watch.compare()
         assert -86_401 < offset_s() < -86_399
         (line,) = caplog.messages
         assert "behind Redis's" in line
         monkeypatch.setattr(clocks, "time_ns", time_ns)
-        await watch.look()
+        await watch.compare()
         assert "agree again" in caplog.messages[-1]
     finally:
         await client.close()
@@ -51,7 +51,7 @@ async def test_wrong_clock_is_measured_during_an_outage_of_redis(
     client = await Client.connect(own_valkey.url)
     try:
         watch = ClockWatch(client)
-        await watch.look()
+        await watch.compare()
         own_valkey.kill()
         monkeypatch.setattr(clocks, "time_ns", lambda: time_ns() + DAY_NS)
         watch.show()

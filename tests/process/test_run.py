@@ -150,8 +150,8 @@ async def test_certificate_check_that_raises_is_followed_by_the_next(monkeypatch
 
     with socket.socket() as public:
         process = Process(Settings(), asyncio.Event(), public)
-        monkeypatch.setattr(process, "look_at_certificate", check)
-        checking = asyncio.create_task(process.look_at_certificates())
+        monkeypatch.setattr(process, "reload_certificate", check)
+        checking = asyncio.create_task(process.reload_certificates())
         try:
             async with asyncio.timeout(support.DEADLINE_S):
                 await checked.wait()

@@ -47,18 +47,18 @@ def test_replaced_certificate_is_shown_from_the_next_handshake_on(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(current)
     certificate = Certificate(context, str(current), str(current))
-    certificate.look()
+    certificate.reload()
     assert caplog.messages == []
     broken.write_text(second.read_text()[:200])
     replace(current, broken)
     for _ in range(3):
-        certificate.look()
+        certificate.reload()
     current.unlink()
-    certificate.look()
+    certificate.reload()
     assert shown(context, first)
     assert len(caplog.messages) == 2
     replace(current, second)
-    certificate.look()
+    certificate.reload()
     assert shown(context, second)
     assert not shown(context, first)
     assert "were loaded" in caplog.messages[-1]

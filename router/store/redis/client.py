@@ -30,7 +30,7 @@ from router.store.redis.connection import Address, CommandTemplate, Link, RedisA
 from router.store.redis.fitness import CONFIG, HIDDEN, INFO, Fitness, Level, config_of, info_of, unfit
 from router.store.redis.functions import Library, build
 from router.store.redis.pipeline import RETRY_S, Denied, HotConnection, HotStatistics, Reply
-from router.store.redis.sentinel import ASK_S, SCHEMES, Sentinels
+from router.store.redis.sentinel import QUERY_S, SCHEMES, Sentinels
 
 T = TypeVar("T")
 
@@ -145,7 +145,7 @@ class Client:
     @property
     def failover_grace_s(self) -> float:
         """The longest time for which a replaced primary may still answer this process; 0 without sentinels."""
-        return FOLLOW_S + ASK_S if isinstance(self.topology, Sentinels) else 0.0
+        return FOLLOW_S + QUERY_S if isinstance(self.topology, Sentinels) else 0.0
 
     @property
     def busy(self) -> bool:

@@ -86,7 +86,7 @@ DIAL_S: Final = 3.0
 STALE_S: Final = 1.0  # age up to which an answer of the sentinels is used
 YOUNG_S: Final = 5.0  # a connection that is lost before this age counts as a failed dial
 BACKOFF_S: Final = (0.05, 2.0)
-SAY_S: Final = 60.0  # between two log lines with the same reason
+LOG_AGAIN_S: Final = 60.0  # between two log lines with the same reason
 REASONS: Final = 16  # reasons of which the last log time is kept
 
 log = logging.getLogger("linnet.redis")
@@ -312,7 +312,7 @@ class Link:
     def report(self, reason: str, fields: Mapping[str, str] | None = None) -> bool:
         """Log a reason, with fields of a JSON entry, unless it was logged for this server within the last minute."""
         now, key = asyncio.get_running_loop().time(), f"{self.address} {reason}"
-        if now - self._logged.get(key, -math.inf) < SAY_S:
+        if now - self._logged.get(key, -math.inf) < LOG_AGAIN_S:
             return False
         if len(self._logged) >= REASONS:
             self._logged.clear()

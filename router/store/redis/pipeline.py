@@ -252,7 +252,7 @@ class HotConnection(Link):
         code, _ = _words(text)
         self.errors[code[:24] if code.isupper() else "ERR"] += 1
         expected = text.startswith("ERR Function not found") or text.endswith("already exists")
-        if code in UNAVAILABLE or text.startswith(tuple(f"ERR {said}" for said in SCRIPT_DENIED)):
+        if code in UNAVAILABLE or text.startswith(tuple(f"ERR {denial}" for denial in SCRIPT_DENIED)):
             self._refusal = (perf_counter(), text[:200])
         if code in FOREIGN and not expected and perf_counter() > self._logged_at + 1:
             self._logged_at = perf_counter()

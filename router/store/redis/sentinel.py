@@ -5,7 +5,7 @@
 Invariants
 - All sentinels are asked, and the answer with the highest configuration epoch is used: right after a failover only the
   sentinel that led it knows the new primary, the others learn it within two seconds, and one that is cut off may never.
-- A query takes at most ASK_S, independent of the number of dead sentinels.
+- A query takes at most QUERY_S, independent of the number of dead sentinels.
 - If no sentinel answers, connections stay on their present server.
 """
 
@@ -27,7 +27,7 @@ from router.contract.errors import StartupError
 from router.store.redis.connection import Address, address
 
 PORT: Final = 26379
-ASK_S: Final = 1.0
+QUERY_S: Final = 1.0
 SCHEMES: Final = {"redis+sentinel": "redis", "rediss+sentinel": "rediss"}
 EXPECTED: Final = "redis+sentinel://host:port,host:port/name, where `name` is the sentinels' name of the primary"
 
@@ -63,7 +63,7 @@ class Sentinels:
         self._sentinels = [_sentinel(f"{scheme}://{known}{_with_port(host)}?{rest}") for host in self._hosts]
 
     async def primary(self) -> Address:
-        answers = await asyncio.gather(*map(self._ask, self._sentinels))
+        answers = await asyncio.gather(*map(self._query, self._sentinels))
         known = [answer for answer in answers if answer is not None]
         if not known:
             raise ConnectionError(f"none of the sentinels {', '.join(self._hosts)} knows the address of {self._name}")
@@ -75,10 +75,10 @@ class Sentinels:
         for sentinel in self._sentinels:
             await sentinel.aclose()
 
-    async def _ask(self, sentinel: redis.asyncio.Redis) -> tuple[int, str, int] | None:
+    async def _query(self, sentinel: redis.asyncio.Redis) -> tuple[int, str, int] | None:
         """Epoch, host and port. The epoch is read first, so the address is never older than the epoch."""
         try:
-            async with asyncio.timeout(ASK_S):
+            async with asyncio.timeout(QUERY_S):
                 state = await sentinel.sentinel_master(self._name)
                 where = await sentinel.sentinel_get_master_addr_by_name(self._name)
         except (redis.RedisError, OSError, TimeoutError):

@@ -17,9 +17,9 @@ async def finished(w: World, *convs: str) -> None:
 async def walked(w: World) -> None:
     """Run one whole walk."""
     audit = RowAudit(w.conversations, w.users)
-    await audit.look()
+    await audit.step()
     while audit._cursor:
-        await audit.look()
+        await audit.step()
 
 
 async def test_lost_rows_of_a_user_are_restored(valkey: EmbeddedValkey) -> None:

@@ -126,7 +126,7 @@ async def test_reason_is_logged_when_it_is_new_and_then_once_a_minute(
         await support.eventually(lambda: connection._failures > failures + 3)
         told = [record.getMessage() for record in caplog.records if "NOAUTH" in record.getMessage()]
         assert len(told) == 1
-        monkeypatch.setattr(link, "SAY_S", 0.0)  # the minute is over
+        monkeypatch.setattr(link, "LOG_AGAIN_S", 0.0)  # the minute is over
         await support.eventually(lambda: caplog.text.count("NOAUTH") > 2)
 
 

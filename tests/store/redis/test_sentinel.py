@@ -136,7 +136,7 @@ async def test_replica_is_not_accepted_as_the_primary(
     async def wrong(*_: object) -> tuple[int, str, int]:
         return 1, "127.0.0.1", port
 
-    monkeypatch.setattr(Sentinels, "_ask", wrong)
+    monkeypatch.setattr(Sentinels, "_query", wrong)
     with pytest.raises(StartupError, match=f"127.0.0.1:{port} cannot be reached: it is a replica"):
         await Client.connect(replication.url, "sentinel", within_s=3, library=LIBRARY)
 
@@ -148,7 +148,7 @@ async def test_answer_with_the_highest_epoch_is_used(monkeypatch: pytest.MonkeyP
     async def ask(*_: object) -> tuple[int, str, int] | None:
         return answers.pop(0)
 
-    monkeypatch.setattr(Sentinels, "_ask", ask)
+    monkeypatch.setattr(Sentinels, "_query", ask)
     sentinels = Sentinels("redis+sentinel://a,b,c,d/main/3")
     assert str(sentinels.address) == "main"
     where = await sentinels.primary()
