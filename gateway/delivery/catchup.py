@@ -23,7 +23,7 @@ from gateway.delivery.repair import Repair
 from gateway.delivery.session import Session
 from gateway.delivery.shared_frames import event_frames
 from router.contract import errors, keys, metrics, stamp
-from router.contract.errors import LinnetError, NotFound
+from router.contract.errors import LinnetError, NotFound, Unavailable
 from router.contract.packing import MAX_INTEGER
 from router.process.isolate import fault
 from router.store.conversations import Conversations, Head, Page
@@ -292,7 +292,7 @@ class Catchup:
 
     def _cursor(self, session: Session, backlog: Backlog, conversation: str, seq: int | LinnetError) -> None:
         if isinstance(seq, LinnetError):
-            self._retry(session)
+            self._retry_later(session, backlog, conversation, seq)
         else:
             position = backlog.positions.setdefault(conversation, seq)
             if position > (backlog.todo.get(conversation) or MAX_INTEGER):
@@ -308,13 +308,21 @@ class Catchup:
                 backlog.forget(conversation)
                 session.direct.pop(conversation, None)
         elif isinstance(page, LinnetError):
-            self._retry(session)
+            self._retry_later(session, backlog, conversation, page)
             return
         else:
             self._write(session, backlog, conversation, page)
             if not page.more:
                 self._read_through(backlog, conversation, upto, page.position)
         self.answered(session)
+
+    def _retry_later(self, session: Session, backlog: Backlog, conversation: str, error: LinnetError) -> None:
+        """Read the conversation again. If Redis answers and it cannot be read (its row or log is damaged), the other
+        conversations, and hubs that have moved meanwhile, come first: it must not keep their events from the client."""
+        if not isinstance(error, Unavailable) and conversation in backlog.todo:
+            self._note_moved_hubs(session, backlog)
+            backlog.todo[conversation] = backlog.todo.pop(conversation)
+        self._retry(session)
 
     def _read_through(self, backlog: Backlog, conversation: str, upto: int, position: int) -> None:
         """Note that the log has no more events up to `upto`. If it ends before `upto`, the server has lost events that

@@ -286,14 +286,14 @@ class World:
         meta = await self.redis.fetch("HGET", keys.conversation(conv), "m")
         await self.redis.fetch("HSET", keys.conversation(conv), "m", meta[:24] + b"another server!!" + meta[40:])
 
-    async def damage(self, conv: str, seq: int) -> None:
-        """The end of this event is lost, in the log."""
+    async def damage(self, conv: str, seq: int, keep: int = -3) -> None:
+        """The end of this event is lost, in the log; of a few bytes no function of Redis can read the seq."""
         key = keys.log(conv)
         entries = await self.redis.fetch("XRANGE", key, "-", "+")
         await self.redis.fetch("DEL", key)
         for entry, (name, event, *more) in entries:
             damaged = int(entry.split(b"-")[0]) == seq
-            await self.redis.fetch("XADD", key, entry, name, event[:-3] if damaged else event, *more)
+            await self.redis.fetch("XADD", key, entry, name, event[:keep] if damaged else event, *more)
 
     async def next_ms(self) -> None:
         """Wait for the next millisecond, because conversations that move in the same one have no order."""

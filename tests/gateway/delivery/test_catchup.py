@@ -496,3 +496,30 @@ async def test_session_whose_page_cannot_be_applied_ends_and_does_not_wait_for_e
         bob = of.client("bob")
         await bob.hello()
         assert await bob.closed() == (errors.CLOSE_INTERNAL, "internal")
+
+
+@pytest.mark.parametrize("damaged", ["log", "cursor"])
+async def test_conversation_that_cannot_be_read_keeps_no_other_from_the_session(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    """The newest conversation is damaged; what is older, and what moves meanwhile, is delivered."""
+    monkeypatch.setattr(catchup, "RETRY_S", 0.05)
+    async with world(valkey) as of:
+        group, direct, bad = await of.group("ann", "bob"), await of.direct("ann", "bob"), await of.direct("carl", "bob")
+        bob = of.client("bob")
+        if damaged == "log":
+            await of.say("ann", direct, "older")
+            await of.damage(bad, (await of.say("carl", bad, "unread")).seq, keep=1)
+            await bob.hello()
+        else:
+            await of.say("carl", bad)
+            await bob.connected()
+            bob.session.direct.clear()  # as after 1024 others, so the cursor is read
+            await of.redis.fetch("HSET", keys.cursor("bob", "phone"), bad, "junk")
+            await of.say("carl", bad, "unread")
+            await support.eventually(lambda: bob.session.backlog is not None)
+            await of.say("ann", direct, "older")
+        await bob.event("message", body="older")
+        await of.say("ann", group, "meanwhile")
+        await bob.event("message", body="meanwhile")
+        assert "unread" not in bob.bodies(bad)
