@@ -97,7 +97,7 @@ async def get_gateways(call: Call, _: None) -> Gateways:
 
 
 async def _gateways(call: Call) -> list[str]:
-    """URLs of the live gateways, the least loaded first.
+    """URLs of the live gateways, the least loaded first. Gateways behind one proxy have one URL, listed once.
 
     Right after Redis's clock was put back, no gateway has renewed its lease by the new time: then all with a lease that
     has not run out count as live.
@@ -108,7 +108,7 @@ async def _gateways(call: Call) -> list[str]:
     living = [g for g in running if g.alive(now)] or running
     host = call.request.headers.get("host", "")
     urls = [dialable(g.url, host) for g in sorted(living, key=lambda g: g.connections)]
-    return [url for url in urls if url]
+    return list(dict.fromkeys(url for url in urls if url))
 
 
 async def create_token(call: Call, given: TokenRequest) -> TokenAnswer:

@@ -1106,6 +1106,15 @@ async def test_gateways_are_listed_for_any_token(valkey: EmbeddedValkey) -> None
         assert await api.refused("GET", "/v1/gateways", {}) == (401, "unauthorized")
 
 
+async def test_gateways_behind_one_address_are_listed_once(valkey: EmbeddedValkey) -> None:
+    """All gateways of a cluster have the URL of its proxy; a repeated URL would be no second address to try."""
+    async with serve(valkey) as api:
+        presence, now = Presence(api.store), now_ms()
+        for node, url, load in (("g1", "wss://chat/ws", 3), ("g2", "wss://other/ws", 2), ("g3", "wss://chat/ws", 1)):
+            await reply_of(presence.renew, node, url, load, now, now)
+        assert await api.ok("GET", "/v1/gateways", ADA) == {"gateways": ["wss://chat/ws", "wss://other/ws"]}
+
+
 async def test_message_of_a_backend_does_not_move_the_users_read_mark(valkey: EmbeddedValkey) -> None:
     """The user has not seen the messages before it; a message by the user's own token does move it."""
     async with serve(valkey) as api:
