@@ -137,6 +137,6 @@ class Accounts:
             return await self._client.fcall(function, names, args)
         except FunctionError as error:
             if error.reply_code == "RATE":
-                # The words of the API for a name that no user has: the answer must not tell whether the user exists.
+                # The words of the API for a name that no user has: the answer must not show whether the user exists.
                 raise RateLimited("too many attempts", round(int(error.detail) / 1e6, 3)) from None
             raise from_function(error) from None

@@ -36,7 +36,7 @@ def test_every_alert_has_its_runbook() -> None:
             assert question in sections[name], (name, question)
 
 
-def test_the_rules_are_those_of_prometheus() -> None:
+def test_rules_are_those_of_prometheus() -> None:
     """The operator's copy equals the tested files; `make k8s` generates it."""
     assert manifests.RULES.read_text() == manifests.prometheus_rules()
 

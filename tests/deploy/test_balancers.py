@@ -60,7 +60,7 @@ async def test_tls_ends_at_the_balancer(site: Site) -> None:
         assert event["body"] == "over TLS"
 
 
-async def test_the_clients_address_is_known_behind_it(site: Site) -> None:
+async def test_clients_address_is_known_behind_it(site: Site) -> None:
     """Limits by address count clients, not the balancer; an address that a client claims has no effect."""
     claim = {"X-Forwarded-For": "203.0.113.7"}
     async with site.serving():
@@ -117,7 +117,7 @@ async def talk_while(site: Site, happens: asyncio.Task[None]) -> None:
         await pair.check()
 
 
-async def test_a_gateway_drains_under_traffic(site: Site) -> None:
+async def test_gateway_drains_under_traffic(site: Site) -> None:
     """SIGTERM: the gateway gets no new clients, its clients move, no message is lost, and another gateway replaces
     it."""
 
@@ -143,7 +143,7 @@ async def test_a_gateway_drains_under_traffic(site: Site) -> None:
             await support.eventually(found, 15, every_s=0.1)
 
 
-async def test_a_gateway_is_killed_under_traffic(site: Site) -> None:
+async def test_gateway_is_killed_under_traffic(site: Site) -> None:
     """SIGKILL: its clients reconnect through the same address and reach the other gateways."""
 
     async def kill() -> None:

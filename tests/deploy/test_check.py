@@ -25,19 +25,19 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("checks")
-def test_a_failure_fails_the_run_but_not_the_checks_after_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_failure_fails_the_run_but_not_the_checks_after_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert check.main([]) == 1
     outcomes = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
     assert outcomes == [["one", "ok"], ["two", "skipped"], ["three", "FAILED"], ["four", "ok"]]
 
 
 @pytest.mark.usefixtures("checks")
-def test_a_check_that_cannot_run_gives_its_reason_and_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_that_cannot_run_gives_its_reason_and_is_no_failure(capsys: pytest.CaptureFixture[str]) -> None:
     assert check.main(["one", "two"]) == 0
     assert "no-such-tool is not installed here" in capsys.readouterr().out
 
 
-def test_a_failed_tool_is_quoted() -> None:
+def test_failed_tool_is_quoted() -> None:
     """The output of the tool, on either stream, is the reason."""
     with pytest.raises(check.Failed, match=r"out\nerr"):
         check.tool("sh", "-c", "echo out; echo err >&2; exit 3")

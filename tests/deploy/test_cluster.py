@@ -124,7 +124,7 @@ def test_network_policies_are_compared_with_connections(monkeypatch: pytest.Monk
                 cluster.check_network()
 
 
-def test_a_kubectl_that_cannot_ask_is_no_refusal(two: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kubectl_that_cannot_ask_is_no_refusal(two: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first failure of kubectl ends the check with the output of kubectl."""
     calls = 0
 
@@ -139,13 +139,13 @@ def test_a_kubectl_that_cannot_ask_is_no_refusal(two: Cluster, monkeypatch: pyte
     assert calls == 1
 
 
-def test_a_tool_that_does_not_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tool_that_does_not_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "TOOL_S", 0.1)
     with pytest.raises(Failed, match="sleep did not end within"):
         check.tool("sleep", 60)
 
 
-def test_a_cluster_that_dies_is_reported_without_a_trace(
+def test_cluster_that_dies_is_reported_without_a_trace(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """If the cluster dies during the checks, each failed check has one line, and there is no trace."""

@@ -24,7 +24,7 @@ NAMES = [dashboard.name for dashboard in dashboards()]
 
 
 @pytest.mark.parametrize("dashboard", dashboards(), ids=NAMES)
-def test_the_files_are_made_from_the_table(dashboard: Dashboard) -> None:
+def test_files_are_made_from_the_table(dashboard: Dashboard) -> None:
     """The JSON was neither edited by hand nor left old: `python -m deploy.dashboards` makes the same."""
     assert (FOLDER / f"{dashboard.name}.json").read_text() == text(dashboard)
 

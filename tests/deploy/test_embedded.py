@@ -13,7 +13,7 @@ from deploy.embedded import EmbeddedValkey, ValkeyError
 from tests.support import ROOT, eventually, free_ports
 
 
-def test_an_acknowledged_write_survives_a_kill(own_valkey: EmbeddedValkey) -> None:
+def test_acknowledged_write_survives_a_kill(own_valkey: EmbeddedValkey) -> None:
     """After a kill and a start, the server has every acknowledged write, at the same port."""
     with own_valkey.client() as client:
         client.set("key", "kept")
@@ -67,13 +67,13 @@ def test_without_a_port_only_its_owner_reaches_it(tmp_path: Path) -> None:
         server.kill()
 
 
-def test_a_path_too_long_for_a_socket_is_one_clear_line(tmp_path: Path) -> None:
+def test_path_too_long_for_a_socket_is_one_clear_line(tmp_path: Path) -> None:
     """The error names the kernel's limit; no server is started that cannot bind."""
     with pytest.raises(ValkeyError, match="too long for a unix socket"):
         EmbeddedValkey(tmp_path / ("x" * 100))
 
 
-def test_a_taken_port_is_one_clear_line(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:
+def test_taken_port_is_one_clear_line(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:
     """A second server on the same port fails; the first one is not mistaken for it."""
     second = EmbeddedValkey(tmp_path / "second", int(own_valkey.url.split(":")[2].split("/")[0]))
     with pytest.raises(ValkeyError, match=r"(?i)address already in use") as caught:
@@ -81,7 +81,7 @@ def test_a_taken_port_is_one_clear_line(own_valkey: EmbeddedValkey, tmp_path: Pa
     assert "\n" not in str(caught.value)
 
 
-def test_a_damaged_append_only_file_is_one_clear_line(own_valkey: EmbeddedValkey) -> None:
+def test_damaged_append_only_file_is_one_clear_line(own_valkey: EmbeddedValkey) -> None:
     """Garbage in the middle of the file is refused with the server's own words."""
     with own_valkey.client() as client:
         client.set("key", "value")
@@ -94,14 +94,14 @@ def test_a_damaged_append_only_file_is_one_clear_line(own_valkey: EmbeddedValkey
     assert "\n" not in str(caught.value)
 
 
-def test_a_running_server_is_not_started_twice(own_valkey: EmbeddedValkey) -> None:
+def test_running_server_is_not_started_twice(own_valkey: EmbeddedValkey) -> None:
     """A second start is an error and leaves the server running."""
     with pytest.raises(ValkeyError, match="already runs"):
         own_valkey.start()
     assert own_valkey.returncode is None
 
 
-def test_a_stalled_server_is_killed_in_the_end(own_valkey: EmbeddedValkey) -> None:
+def test_stalled_server_is_killed_in_the_end(own_valkey: EmbeddedValkey) -> None:
     """A stop has a deadline; a stopped (SIGSTOP) server is continued first and ends cleanly."""
     os.kill(own_valkey.pid, signal.SIGSTOP)
     own_valkey.stop()
@@ -137,7 +137,7 @@ def _gone(pid: int) -> bool:
         return True
 
 
-def test_the_log_outlives_a_crash_and_is_rotated(own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_outlives_a_crash_and_is_rotated(own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the restart the crash report is in the log; a large log is moved aside, and the one before it is
     removed."""
     os.kill(own_valkey.pid, signal.SIGSEGV)
@@ -151,7 +151,7 @@ def test_the_log_outlives_a_crash_and_is_rotated(own_valkey: EmbeddedValkey, mon
     assert "crashed by signal: 11" not in own_valkey.log_path.read_text(errors="replace")
 
 
-def test_the_reason_of_a_failed_start_is_from_this_start(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:
+def test_reason_of_a_failed_start_is_from_this_start(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:
     """Lines that an earlier run wrote into the same log are not quoted."""
     second = EmbeddedValkey(tmp_path / "second", int(own_valkey.url.rsplit(":", 1)[1].split("/")[0]))
     second.folder.mkdir()

@@ -159,7 +159,7 @@ print(json.dumps([os.getuid(), os.getgid(), found, tried]))
     assert (uid, gid, writable, written) == (65532, 65532, [], [])
 
 
-def test_the_bill_of_materials_names_every_package() -> None:
+def test_bill_of_materials_names_every_package() -> None:
     """It lists exactly the installed packages, and no installer is among them."""
     code = """
 import json, importlib.metadata as m
@@ -176,14 +176,14 @@ print(json.dumps([sbom["bomFormat"], sorted(listed), sorted(installed)]))
 
 
 @pytest.mark.parametrize("module", ["gateway", "router"])
-def test_a_process_without_settings_says_what_is_missing(module: str) -> None:
+def test_process_without_settings_says_what_is_missing(module: str) -> None:
     done = podman("run", "--rm", *LOCKED, IMAGE, module)
     assert done.returncode == 1
     assert "LINNET_JWT_SECRET" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 
-async def test_the_load_test_runs_from_it(own_valkey: EmbeddedValkey, process: StartProcess) -> None:
+async def test_load_test_runs_from_it(own_valkey: EmbeddedValkey, process: StartProcess) -> None:
     """Its processes write no file; the exit code is the verdict."""
     router, gateway = (process(each, LINNET_REDIS_URL=own_valkey.url) for each in ("router", "gateway"))
     await router.ready()
@@ -195,7 +195,7 @@ async def test_the_load_test_runs_from_it(own_valkey: EmbeddedValkey, process: S
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-async def test_the_canary_runs_in_it(own_valkey: EmbeddedValkey, process: StartProcess, start: Start) -> None:
+async def test_canary_runs_in_it(own_valkey: EmbeddedValkey, process: StartProcess, start: Start) -> None:
     """The canary reads its key from a file and exports its findings on its admin port."""
     router, gateway = (process(each, LINNET_REDIS_URL=own_valkey.url) for each in ("router", "gateway"))
     await router.ready()

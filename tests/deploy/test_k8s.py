@@ -103,7 +103,7 @@ def test_ports_are_those_the_process_listens_on(name: str, component: str, tmp_p
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
-def test_a_gateway_has_time_to_drain(name: str, tmp_path: Path) -> None:
+def test_gateway_has_time_to_drain(name: str, tmp_path: Path) -> None:
     """Accepting, the window, commands under way and a margin end before the kill."""
     its = settings(name, "gateway", tmp_path)
     template = pod_of(name, "gateway")
@@ -113,14 +113,14 @@ def test_a_gateway_has_time_to_drain(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
-def test_a_router_has_time_to_stop(name: str) -> None:
+def test_router_has_time_to_stop(name: str) -> None:
     template = pod_of(name, "router")
     pre_stop = container(template)["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pre_stop + STOP_S + MARGIN_S <= template["spec"]["terminationGracePeriodSeconds"]
 
 
 @pytest.mark.parametrize("name", DEPLOYMENTS)
-def test_a_rollout_waits_for_the_clients_of_the_last_pod(name: str, tmp_path: Path) -> None:
+def test_rollout_waits_for_the_clients_of_the_last_pod(name: str, tmp_path: Path) -> None:
     """A successor is ready when no other gateway drains; its probe allows for a start and a whole drain."""
     its = settings(name, "gateway", tmp_path)
     spec = one(name, "Deployment", "gateway")["spec"]
@@ -257,7 +257,7 @@ def test_evictions_go_one_at_a_time_and_never_wait_for_unready_pods() -> None:
         assert (spec["maxUnavailable"], spec["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
 
 
-def test_the_namespace_is_restricted() -> None:
+def test_namespace_is_restricted() -> None:
     labels = one("prod", "Namespace", "linnet")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     assert all(
@@ -355,7 +355,7 @@ def network(name: str) -> tuple[list[Manifest], dict[str, Peer]]:
     return policies, {pod.labels["app.kubernetes.io/component"]: pod for pod in pods(name)}
 
 
-def test_the_network_allows_needed_connections() -> None:
+def test_network_allows_needed_connections() -> None:
     policies, pod = network("prod")
     gateway, router, canary = pod["gateway"], pod["router"], pod["canary"]
     for source, target, port, protocol in (
@@ -374,7 +374,7 @@ def test_the_network_allows_needed_connections() -> None:
         assert allowed(policies, source, target, port, protocol), (source, target, port)
 
 
-def test_the_network_refuses_all_other_connections() -> None:
+def test_network_refuses_all_other_connections() -> None:
     policies, pod = network("prod")
     gateway, router, canary = pod["gateway"], pod["router"], pod["canary"]
     for source, target, port in (
@@ -396,7 +396,7 @@ def test_the_network_refuses_all_other_connections() -> None:
         assert not allowed(policies, source, target, port), (source, target, port)
 
 
-def test_the_network_of_the_small_deployment_and_of_the_load_test() -> None:
+def test_network_of_the_small_deployment_and_of_the_load_test() -> None:
     policies, pod = network("dev")
     for component in ("gateway", "router"):
         assert allowed(policies, pod[component], pod["valkey"], 6379)
@@ -409,7 +409,7 @@ def test_the_network_of_the_small_deployment_and_of_the_load_test() -> None:
     assert not allowed(both, job["loadtest"], pod["valkey"], 6379)
 
 
-async def test_the_small_valkey_keeps_acknowledged_writes(tmp_path: Path) -> None:
+async def test_small_valkey_keeps_acknowledged_writes(tmp_path: Path) -> None:
     """Its command line, really run: every write is on disk before its answer, nothing is evicted, and memory is
     bounded."""
     its = container(one("dev", "StatefulSet", "valkey")["spec"]["template"])
@@ -435,14 +435,14 @@ def arguments(workload: Manifest) -> list[str]:
     return [str(each) for each in container(workload["spec"]["template"])["args"]]
 
 
-def test_the_load_test_knows_its_arguments() -> None:
+def test_load_test_knows_its_arguments() -> None:
     """The program accepts the arguments of the Job."""
     module, *rest = arguments(one("loadtest", "Job", "loadtest"))
     assert module == "loadtest"
     assert parser().parse_args(rest).target == ["ws://gateway:8000/ws"]
 
 
-def test_the_canary_knows_its_arguments() -> None:
+def test_canary_knows_its_arguments() -> None:
     """It reaches every gateway directly, and exports metrics where probes and Prometheus look."""
     module, *rest = arguments(one("prod", "Deployment", "canary"))
     assert module == "loadtest"

@@ -62,11 +62,11 @@ def test_names_that_are_no_service_do_not_exist() -> None:
     assert asked("gateway.linnet.svc.cluster.local", kind=28) == (0, [])
 
 
-def test_the_script_parses() -> None:
+def test_script_parses() -> None:
     subprocess.run(["bash", "-n", kubernetes.UP], check=True)
 
 
-def test_a_machine_without_the_tools_skips_and_says_which(
+def test_machine_without_the_tools_skips_and_says_which(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("KUBECONFIG", raising=False)
@@ -76,7 +76,7 @@ def test_a_machine_without_the_tools_skips_and_says_which(
     assert said.startswith("kubernetes  skipped  not installed here: go, etcd, containerd")
 
 
-def test_the_images_that_are_exchanged_are_those_of_the_manifests() -> None:
+def test_images_that_are_exchanged_are_those_of_the_manifests() -> None:
     """A renamed image would be requested from a registry that the cluster cannot reach."""
     pods = pod_specs(documents(render_with("overlays/dev", "canary")))
     images = {container["image"] for _, template in pods for container in template["spec"]["containers"]}

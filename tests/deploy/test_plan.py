@@ -45,14 +45,14 @@ def test_ports_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         services(shared, load(shared))
 
 
-def test_an_identity_provider_gets_no_second_signing_key(tmp_path: Path) -> None:
+def test_identity_provider_gets_no_second_signing_key(tmp_path: Path) -> None:
     """With a JWKS no HS256 secret is made, because tokens signed with it would be accepted too."""
     shared = shared_environ({"LINNET_JWKS_URL": "https://id.example/jwks", "LINNET_ACCOUNTS": "false"}, tmp_path)
     assert not [name for name in shared if "JWT_SECRET" in name]
     assert load(shared).server_key
 
 
-def test_a_secret_is_never_half_written(tmp_path: Path) -> None:
+def test_secret_is_never_half_written(tmp_path: Path) -> None:
     """A draft that a crash left behind is made again, and only a complete file gets the name."""
     (tmp_path / "key.new").write_text("half")
     made = own_secret(tmp_path / "key").read_text()
@@ -60,7 +60,7 @@ def test_a_secret_is_never_half_written(tmp_path: Path) -> None:
     assert own_secret(tmp_path / "key").read_text() == made
 
 
-def test_the_lock_ends_with_its_descriptor(tmp_path: Path) -> None:
+def test_lock_ends_with_its_descriptor(tmp_path: Path) -> None:
     """One runner at a time; the folder of an ended runner is free."""
     lock = claim_folder(tmp_path / "own")
     with pytest.raises(LocalError, match=f"pid {os.getpid()}"):
@@ -69,7 +69,7 @@ def test_the_lock_ends_with_its_descriptor(tmp_path: Path) -> None:
     os.close(claim_folder(tmp_path / "own"))
 
 
-def test_the_lines_to_try_are_shell(tmp_path: Path) -> None:
+def test_lines_to_try_are_shell(tmp_path: Path) -> None:
     """The printed lines can be pasted: three lines that the shell parses, with addresses that can be dialed."""
     shared = shared_environ({"LINNET_LISTEN": "0.0.0.0:7000"}, tmp_path)
     settings = load(shared)

@@ -114,7 +114,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running.close()
 
 
-def test_a_rolling_restart_loses_nothing(stack: Running) -> None:
+def test_rolling_restart_loses_nothing(stack: Running) -> None:
     """All gateways are replaced one by one, behind HAProxy and under traffic: each user has every message once, in
     order."""
 
@@ -169,7 +169,7 @@ def test_every_panel_is_answered(stack: Running) -> None:
         subprocess.run([python, "-m", "deploy.pictures", stack.prometheus, folder, "3"], cwd=ROOT, check=True)
 
 
-def test_an_alert_reaches_the_receiver(stack: Running) -> None:
+def test_alert_reaches_the_receiver(stack: Running) -> None:
     """A router hangs: the rule fires in Prometheus, and Alertmanager notifies the receiver, with the runbook."""
 
     async def scenario() -> None:

@@ -65,7 +65,7 @@ def test_missing_programs_are_named_with_their_packages(monkeypatch: pytest.Monk
         stack.programs()
 
 
-def test_a_certificate_is_made_once(tmp_path: Path) -> None:
+def test_certificate_is_made_once(tmp_path: Path) -> None:
     """Only its owner can read the key, and it is the same at the next start."""
     path = own_certificate(tmp_path / "linnet.pem", "127.0.9.10", "chat.example")
     made = path.read_bytes()

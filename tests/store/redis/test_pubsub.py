@@ -274,7 +274,7 @@ class TestDeafness:
             await listener.heard(b"x")
             assert listener.bus.statistics().deaf == 1
 
-    async def test_a_lost_echo_subscription_is_deafness_too(self, valkey: EmbeddedValkey) -> None:
+    async def test_lost_echo_subscription_is_deafness_too(self, valkey: EmbeddedValkey) -> None:
         async with listening(valkey) as listener:
             assert await listener.subscribed("a")
             listener.bus._transport.write(b"SUNSUBSCRIBE echo\r\n")  # type: ignore[union-attr] # it is up
@@ -282,7 +282,7 @@ class TestDeafness:
             await support.eventually(lambda: "lost" in listener.told)
             assert listener.bus.statistics().deaf == 1
 
-    async def test_a_bus_that_hears_stays(self, valkey: EmbeddedValkey) -> None:
+    async def test_bus_that_receives_echoes_is_kept(self, valkey: EmbeddedValkey) -> None:
         """For many echoes, none of which is passed to the caller."""
         async with listening(valkey) as listener:
             calls = listener.client.statistics().hot.calls
@@ -290,7 +290,7 @@ class TestDeafness:
             assert listener.told == []
             assert listener.messages == []
 
-    async def test_a_stalled_server_makes_nobody_deaf(
+    async def test_stalled_server_makes_no_connection_deaf(
         self, own_valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Echoes that Redis has not confirmed prove nothing: neither those in flight nor those that failed."""
