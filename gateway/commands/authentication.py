@@ -11,8 +11,9 @@ from typing import Any, Protocol
 from gateway.delivery.feed import State
 from gateway.delivery.session import Session
 from router.contract import errors, wire
-from router.contract.errors import LinnetError
+from router.contract.errors import Internal, LinnetError
 from router.contract.tokens import Identity, UnknownKey, Verifier
+from router.process.isolate import fault
 
 Checked = Callable[[Identity | LinnetError], None]
 
@@ -51,6 +52,9 @@ class Authentication:
             identity = await self.verifier.identity(token, self._now_ms())
         except LinnetError as error:
             checked(error)
+        except Exception as error:  # noqa: BLE001 - a bug: the client must get an answer, and the log has the trace
+            fault("authentication", error)
+            checked(Internal())
         else:
             checked(identity)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from deploy.embedded import EmbeddedValkey
+from router.contract import errors
 from router.contract.errors import Unavailable
 from router.contract.tokens import UnknownKey
 from tests.gateway.world import token, world
@@ -52,3 +53,26 @@ async def test_unknown_key_is_fetched_from_the_provider(
         gone.end()
         await of.settled()
         assert gone.events == []
+
+
+async def test_token_whose_check_raises_is_answered_internal(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session goes on with its old token, a `hello` ends."""
+
+    def unknown(*_: Any) -> Any:
+        raise UnknownKey
+
+    async def fails(given: str, now_ms: int) -> Any:
+        raise RuntimeError("a bug")
+
+    async with world(valkey) as of:
+        verifier = of.node.authentication.verifier
+        bob = await of.client("bob").connected()
+        monkeypatch.setattr(verifier, "check", unknown)
+        monkeypatch.setattr(verifier, "identity", fails)
+        assert (await bob.ask("auth", "error", token="t"))["code"] == "internal"
+        assert bob.connection.closed is None
+        cid = of.client("cid")
+        cid.say("hello", token="t")
+        assert (await cid.closed())[0] == errors.CLOSE_INTERNAL
