@@ -51,25 +51,25 @@ class RowAudit:
         if monotonic() < self._rests_until:
             return
         found, cursor = await self._conversations.scan(self._cursor, KEYS_PER_STEP)
-        for conv in found:
-            await self._guarded(conv)
+        restored = [await self._guarded(conv) for conv in found]
+        if any(restored):
+            log.warning("rows of conversations' members were lost and are restored: %d", sum(restored))
         self._cursor = cursor
         if cursor == 0:
             self._rests_until = monotonic() + REST_S
 
-    async def _guarded(self, conv: str) -> None:
+    async def _guarded(self, conv: str) -> int:
         try:
             restored = await self.audit(conv)
         except NotFound:  # the conversation was removed meanwhile
-            return
+            return 0
         except Unavailable:
             raise
         except Exception as error:  # noqa: BLE001 - after any error the other conversations must be checked
             fault("row audit", error)
-            return
-        if restored:
-            RESTORED.inc(restored)
-            log.warning("%d rows of members of one conversation were lost and are restored", restored)
+            return 0
+        RESTORED.inc(restored)
+        return restored
 
     async def audit(self, conv: str) -> int:
         """Compare one conversation with its members' rows; return how many rows were restored."""

@@ -1,5 +1,9 @@
 """router/jobs/row_audit.py: rows that a server lost are restored from the conversations."""
 
+import logging
+
+import pytest
+
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.jobs.finisher import Finisher
@@ -90,3 +94,23 @@ async def test_damaged_conversation_keeps_no_other(valkey: EmbeddedValkey) -> No
         await walked(w)
         rows = {row.conversation for row in (await w.users.conversations("bob")).rows}
         assert {*groups} - {groups[3], groups[4]} <= rows
+
+
+async def test_lost_rows_of_many_conversations_are_one_log_entry_of_a_step(
+    valkey: EmbeddedValkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that has lost the slots of users would else fill the log with an entry for each conversation."""
+    async with world(valkey) as w:
+        groups = [await w.group("ann", "bob") for _ in range(8)]
+        await finished(w, *groups)
+        with valkey.client() as redis:
+            redis.delete(keys.convs("bob"))
+        audit = RowAudit(w.conversations, w.users)
+        with caplog.at_level(logging.WARNING, "linnet.router"):
+            steps = 0
+            while steps == 0 or audit._cursor:
+                await audit.step()
+                steps += 1
+        entries = [record for record in caplog.records if "restored" in record.getMessage()]
+        assert 0 < len(entries) <= steps
+        assert sum(int(entry.getMessage().rpartition(" ")[2]) for entry in entries) == len(groups)
