@@ -118,8 +118,8 @@ EVERY_CONVERSATION: Final = "{c*}:conv:*"  # for a scan; never on the hot path
 
 
 def conversation_of(key: bytes) -> str:
-    """The conversation whose hash this key is."""
-    return key.partition(b":conv:")[2].decode()
+    """The conversation whose hash this key is; for a key that is none of ours, a name that no conversation has."""
+    return key.partition(b":conv:")[2].decode(errors="replace")
 
 
 def log(conv: str) -> str:

@@ -91,6 +91,7 @@ async def test_damaged_conversation_keeps_no_other(valkey: EmbeddedValkey) -> No
             redis.delete(keys.convs("bob"))
             redis.hset(keys.conversation(groups[3]), "u:bob", "")
             redis.hset(keys.conversation(groups[4]), "m", "junk")
+            redis.hset(b"{c1}:conv:\xff", "m", "junk")
         await walked(w)
         rows = {row.conversation for row in (await w.users.conversations("bob")).rows}
         assert {*groups} - {groups[3], groups[4]} <= rows
