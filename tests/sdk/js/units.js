@@ -1,0 +1,198 @@
+// Rules of the JavaScript SDK that need no connection: `node --test units.js`, which test_units.py runs.
+
+import assert from "node:assert/strict";
+import { mkdtempSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { test } from "node:test";
+
+const source = (name) => import(new URL(`../../../router/sdk/js/src/${name}.js`, import.meta.url));
+const { afterClose, backoffMs } = await source("closes");
+const { Events } = await source("events");
+const { changeMessage, takeBack } = await source("model");
+const { Outbox } = await source("outbox");
+const { Superseded, key, prefix } = await source("store");
+const { openMemory } = await source("store_memory");
+const { openSqlite } = await source("store_sqlite");
+const { fromWire, toWire } = await source("values");
+
+const stores = { memory: openMemory, sqlite: () => openSqlite(mkdtempSync(join(tmpdir(), "linnet-"))) };
+
+for (const [name, open] of Object.entries(stores)) {
+  test(`${name}: a transaction that throws changes nothing`, async () => {
+    const store = open();
+    await store.transact("outbox", true, (t) => t.put("rows", "a", { n: 1 }));
+    const failing = store.transact("outbox", true, async (t) => {
+      await t.put("rows", "a", { n: 2 });
+      await t.put("rows", "b", { n: 3 });
+      throw new Error("no");
+    });
+    await assert.rejects(failing, /no/);
+    assert.deepEqual(await store.transact("outbox", false, (t) => t.range("rows", "")), [["a", { n: 1 }]]);
+    await store.close();
+  });
+
+  test(`${name}: a range has the keys of its prefix in order, in both directions`, async () => {
+    const store = open();
+    await store.transact("events", true, async (t) => {
+      for (const seq of [10, 9, 100, 2]) await t.put("messages", key("c", seq), seq);
+      await t.put("messages", key("c2", 1), -1);
+    });
+    const range = (options) => store.transact("events", false, async (t) => (await t.range("messages", prefix("c"), options)).map(([, v]) => v));
+    assert.deepEqual(await range(), [2, 9, 10, 100]);
+    assert.deepEqual(await range({ reverse: true, limit: 2 }), [100, 10]);
+    assert.deepEqual(await range({ before: key("c", 10) }), [2, 9]);
+    assert.deepEqual(await range({ from: key("c", 10) }), [10, 100]);
+    await store.close();
+  });
+
+  test(`${name}: two commands at once get two numbers, also when the clock goes back`, async () => {
+    const store = open();
+    let now = 2_000_000;
+    const outbox = new Outbox(store, () => now);
+    await outbox.open("web", () => false);
+    const first = await outbox.put("c", { type: "send" });
+    now = 1_000_000;
+    const [second, third] = await Promise.all([outbox.put("c", { type: "send" }), outbox.put("c", { type: "send" })]);
+    assert.equal(first.n, 2_000_000_000);
+    assert.deepEqual([second.n, third.n], [first.n + 1, first.n + 2]);
+    await store.close();
+  });
+}
+
+async function filled(count) {
+  const outbox = new Outbox(openMemory());
+  const device = await outbox.open("web", () => false);
+  await outbox.raiseEpoch();
+  for (let i = 0; i < count; i += 1) await outbox.put("c", { type: "send", body: i });
+  const take = async () => {
+    const { rows, done } = await outbox.take(device, "c", (row) => row.attempts === 0);
+    return { rows, done, bodies: rows.map((row) => row.command.body) };
+  };
+  return { outbox, device, take };
+}
+
+test("the 33rd command waits until the first is answered, however many after it are", async () => {
+  const { outbox, take } = await filled(40);
+  const { rows, done } = await take();
+  assert.equal(rows.length, 32);
+  assert.equal(done, rows[0].n - 1);
+  const ack = (row) => ({ row, result: { conversation: "c", seq: row.n, at: 1 } });
+  await outbox.settle(rows.slice(1).map(ack));
+  assert.deepEqual((await take()).bodies, []);
+  await outbox.settle([ack(rows[0])]);
+  const next = await take();
+  assert.deepEqual(next.bodies, [32, 33, 34, 35, 36, 37, 38, 39]);
+  assert.ok(next.done >= rows[31].n && next.done < next.rows[0].n);
+});
+
+test("a leader of an earlier epoch can neither take nor settle", async () => {
+  const { outbox, device } = await filled(1);
+  const successor = new Outbox(outbox._store);
+  await successor.raiseEpoch();
+  await assert.rejects(outbox.take(device, "c", () => true), Superseded);
+  await assert.rejects(outbox.settle([]), Superseded);
+  assert.equal((await successor.take(device, "c", () => true)).rows.length, 1);
+});
+
+test("only what was never written can be cancelled", async () => {
+  const { outbox, device } = await filled(2);
+  const [first, second] = await outbox.pending("c");
+  assert.ok(await outbox.cancel(first.id));
+  await outbox.take(device, "c", () => true);
+  assert.ok(!(await outbox.cancel(second.id)));
+});
+
+test("a name that was taken over: new rows move, written ones are looked up", async () => {
+  const { outbox, take } = await filled(1);
+  const { rows } = await take();
+  await outbox.put("c", { type: "send", body: "new" });
+  const renamed = await outbox.rename("web", true);
+  const work = await outbox.work();
+  assert.equal(work.device, renamed);
+  assert.deepEqual(work.lookups.map(({ n }) => n), [rows[0].n]);
+  const { rows: moved } = await outbox.take(renamed, "c", () => true);
+  assert.deepEqual(moved.map(({ command }) => command.body), ["new"]);
+});
+
+test("a name that was given up is settled before the new one", async () => {
+  const { outbox, device } = await filled(1);
+  await outbox.rename("web", false);
+  assert.equal((await outbox.work()).device, device);
+});
+
+const base = { conversation: "c", prev: 0, count: 1, at: 1, device: "d", n: 1 };
+const changes = [
+  { ...base, type: "message", seq: 1, from: "bob", media: "text", body: "a" },
+  { ...base, type: "edit", seq: 2, from: "bob", target: 1, body: "b" },
+  { ...base, type: "edit", seq: 3, from: "bob", target: 1, body: "c" },
+  { ...base, type: "react", seq: 4, from: "eve", target: 1, emoji: "+", remove: false },
+  { ...base, type: "react", seq: 5, from: "eve", target: 1, emoji: "+", remove: true },
+  { ...base, type: "react", seq: 6, from: "bob", target: 1, emoji: "+", remove: false },
+];
+
+function permutations(list) {
+  if (list.length < 2) return [list];
+  return list.flatMap((one, i) => permutations([...list.slice(0, i), ...list.slice(i + 1)]).map((rest) => [one, ...rest]));
+}
+
+test("a message is the same in whatever order its changes come, and however often", () => {
+  const shown = ({ body, edits, reactions, here }) => JSON.stringify([body, edits, Object.entries(reactions["+"]).sort(), here]);
+  const made = permutations(changes).map((order) => shown([...order, ...order].reduce(changeMessage, undefined)));
+  assert.equal(new Set(made).size, 1);
+});
+
+test("a failover takes back an edit and a reaction, or the message", () => {
+  const message = changes.reduce(changeMessage, undefined);
+  const left = takeBack(message, 3, 6);
+  assert.equal(left.edits[0].body, "b");
+  assert.deepEqual(left.reactions, { "+": {} });
+  assert.equal(takeBack(message, 1, 1), undefined);
+});
+
+test("events behind a hole wait for its page, and come once", async () => {
+  const events = new Events(openMemory(), "alice");
+  events.handles = true;
+  await events.adopt("web.1");
+  await events.raiseEpoch();
+  const message = (seq, prev = seq - 1) => ({ ...changes[0], seq, prev, n: seq, count: seq, body: seq });
+  const item = (event) => ({ kind: "event", event });
+  const first = await events.apply([item(message(1)), item(message(4)), item(message(5))]);
+  assert.deepEqual([...first.holes], [["c", 1]]);
+  // 2 was deleted meanwhile: the page has no event before 3, and none that 3 names as the one before it.
+  await events.apply([{ kind: "page", conversation: "c", events: [message(3)], more: false }, item(message(6)), item(message(5))]);
+  const handed = (await events.unhanded(0, 100)).map(({ event }) => event.seq);
+  assert.deepEqual(handed, [1, 3, 4, 5, 6]);
+});
+
+test("a message with another seq and the same number is dropped", async () => {
+  const events = new Events(openMemory(), "alice");
+  await events.adopt("web.1");
+  await events.raiseEpoch();
+  const twice = [1, 2].map((seq) => ({ kind: "event", event: { ...changes[0], seq, prev: seq - 1 } }));
+  await events.apply(twice);
+  assert.deepEqual((await events.messages("c", Infinity, 10)).map(({ seq }) => seq), [1]);
+  assert.equal((await events.conversation("c")).cursor, 2);
+});
+
+test("each close code leads to what the protocol says", () => {
+  assert.deepEqual(afterClose(4008, "retry_after=2.5"), { action: "retry", afterMs: 2500 });
+  for (const code of [1000, 1001, 1006, 1012, 4000, 4001, 4002, 4003]) assert.equal(afterClose(code, "").action, "retry");
+  assert.deepEqual(afterClose(4501, "").action, "token");
+  assert.deepEqual(afterClose(4409, "").action, "replaced");
+  for (const code of [4502, 4503, 4504]) assert.equal(afterClose(code, "").action, "stop");
+});
+
+test("pauses are between 0.3 and 30 s", () => {
+  for (const failures of [0, 1, 5, 100]) {
+    assert.equal(backoffMs(failures, () => 0), 300);
+    assert.ok(backoffMs(failures, () => 1) <= 30_000);
+  }
+  assert.equal(backoffMs(100, () => 1), 30_000);
+});
+
+test("bytes survive the way over JSON; what a body may not contain is refused", () => {
+  const body = { list: [new Uint8Array([0, 255])], text: "x", none: null };
+  assert.deepEqual(fromWire(JSON.parse(JSON.stringify(toWire(body)))), body);
+  for (const value of [undefined, Number.NaN, 2 ** 60, 1n, () => 1]) assert.throws(() => toWire({ value }), TypeError);
+});
