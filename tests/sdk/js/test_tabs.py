@@ -43,6 +43,7 @@ async def test_tabs_share_one_connection(proxied: Proxied) -> None:
         await follower.start(api, "alice-t2")
         assert await leader.leads()
         assert not await follower.leads()
+        await follower.call("connect")  # again: the leader has the connection
         sent = await follower.call("send", to="@bob-t2", body="from the follower", wait="acked")
         assert sent["state"] == "acked"
         await bob.has("d:alice-t2:bob-t2", 1)

@@ -128,7 +128,7 @@ export class Client {
    * @param {Handler} [handler]
    */
   connect(handler) {
-    if (this._election) return this._connection.start();
+    if (this._election) return this.leader ? this._connection.start() : this._post({ type: "connect" });
     this._handler = handler;
     this._events.handles = handler !== undefined;
     const events = {
@@ -555,6 +555,9 @@ export class Client {
         return;
       case "news":
         this._news(message.event);
+        return;
+      case "connect":
+        if (this.leader) this._connection.start();
         return;
       case "read":
         if (this.leader) this._read(message.conversation);
