@@ -6,6 +6,7 @@ A token is checked at once. If it is signed with an unknown key, the identity pr
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Protocol
 
 from gateway.delivery.feed import State
@@ -60,15 +61,25 @@ class Authentication:
 
     def auth(self, session: Session, command: wire.Auth) -> None:
         """Extend the session by a new token of the same user."""
+        try:
+            identity = self.verifier.check(command.token, self._now_ms())
+        except UnknownKey:
+            self._spawn(self._ask_provider(command.token, partial(self._asked, session, command)))
+        else:
+            self._extend(session, command, identity)
 
-        def checked(identity: Identity | LinnetError) -> None:
+    def _asked(self, session: Session, command: wire.Auth, identity: Identity | LinnetError) -> None:
+        try:
             if isinstance(identity, LinnetError):
-                session.refuse(command, identity)
-            elif identity.user != session.user:
-                session.refuse(command, errors.Unauthorized("wrong token: it must belong to the user of this session"))
-            elif session.state is State.READY:  # else the session ended while the provider was asked
-                session.expires_at = identity.expires_at
-                self._deadlines.ready(session)
-                session.answer(wire.Ok(id=command.id, expires_at=identity.expires_at))
+                raise identity
+            self._extend(session, command, identity)
+        except LinnetError as error:
+            session.refuse(command, error)
 
-        self.check(command.token, checked)
+    def _extend(self, session: Session, command: wire.Auth, identity: Identity) -> None:
+        if identity.user != session.user:
+            raise errors.Unauthorized("wrong token: it must belong to the user of this session")
+        if session.state is State.READY:  # else the session ended while the provider was asked
+            session.expires_at = identity.expires_at
+            self._deadlines.ready(session)
+            session.answer(wire.Ok(id=command.id, expires_at=identity.expires_at))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deploy.embedded import EmbeddedValkey
-from router.contract import errors
+from router.contract import errors, metrics
 from router.contract.errors import Unavailable
 from router.contract.tokens import UnknownKey
 from tests.gateway.world import token, world
@@ -19,8 +19,11 @@ async def test_auth_extends_only_a_session_of_the_same_user(valkey: EmbeddedValk
         was = bob.session.expires_at
         fresh = await bob.ask("auth", "ok", token=token(of.node, "bob", ttl_s=7200))
         assert fresh["expires_at"] == bob.session.expires_at > was
+        accepted, refused = (metrics.COMMANDS.labels("auth", result)._value for result in ("ok", "unauthorized"))
+        before = accepted.get(), refused.get()
         for bad, code in ((token(of.node, "ann"), "unauthorized"), ("nonsense", "unauthorized")):
             assert (await bob.ask("auth", "error", token=bad))["code"] == code
+        assert (accepted.get(), refused.get()) == (before[0], before[1] + 2)
         assert (bob.session.expires_at, bob.connection.closed) == (fresh["expires_at"], None)
 
 
