@@ -30,6 +30,8 @@ class Gateway:
         self.hidden: set[int] = set()
         self.closes: list[int | None] = []  # close codes of ended connections
         self.refusals: deque[Event] = deque()
+        self.spacing_s = 0.0  # a command that comes sooner after another, accepted or not, is `rate_limited`
+        self._last_command = 0.0
         self.doubled = False
         self.silent = False
         self.cursors: dict[str, int] = {}
@@ -131,6 +133,12 @@ class Gateway:
             if refusal:
                 await socket.send(json.dumps({"type": "error", "message": "no", "n": command["n"], **refusal}))
                 return
+        now = asyncio.get_running_loop().time()
+        early, self._last_command = now - self._last_command < self.spacing_s, now
+        if early:
+            refusal = {"code": "rate_limited", "message": "slow", "retry_after": self.spacing_s}
+            await socket.send(json.dumps({"type": "error", "n": command["n"], **refusal}))
+            return
         key = (command.get("to") or command["conversation"], command["n"])
         duplicate = key in self.accepted
         if not duplicate:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from linnet_client import Client, Event, Login, Message, Online, Presence, State, Typing
+from linnet_client import Client, Event, Gone, Joined, Login, Message, Online, Presence, State, Typing
 
 from tests.flow.client import token
 from tests.flow.conftest import Names, Start, System
@@ -194,6 +194,20 @@ async def test_presence_and_typing_reach_the_application(chat: System, names: Na
             await eventually(lambda: Typing(conversation=conversation.id, sender=bob) in listener.events)
             watcher.conversation(conversation.id).mark_read()
             await eventually(lambda: conversation.model.reads.get(ann) == conversation.model.head)
+
+
+async def test_group_that_the_user_joins_and_leaves_is_handed_over(chat: System, names: Names) -> None:
+    ann, bob = names("ann", "bob")
+    await chat.api("POST", "/v1/tokens", {"user": bob})
+    async with client(chat, bob) as member, listening(member) as listener:
+        await member.until(State.LIVE)
+        group = await chat.group(ann, bob, title="garden")
+        await eventually(lambda: Joined(conversation=group) in listener.events)
+        model = member.conversation(group).model
+        assert (model.title, model.role, model.kind) == ("garden", "member", "group")
+        await chat.api("DELETE", f"/v1/conversations/{group}/members/{bob}")
+        await eventually(lambda: Gone(conversation=group, reason="removed") in listener.events)
+        assert model.gone == "removed"
 
 
 async def test_login_renews_its_token_before_it_expires(start: Start, names: Names) -> None:

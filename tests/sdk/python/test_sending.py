@@ -155,6 +155,17 @@ async def test_message_that_must_wait_is_not_overtaken(tmp_path: Path) -> None:
         assert gateway.of("send")[0]["n"] == gateway.of("send")[1]["n"] == first.n
 
 
+async def test_refused_commands_do_not_keep_each_other_out(tmp_path: Path) -> None:
+    """Refused commands count against the server's rate. So the oldest goes alone, and some go through in the end."""
+    async with scripted() as gateway, client(gateway, tmp_path / "s") as ann:
+        gateway.spacing_s = 0.02
+        handles = [ann.conversation("g:1").send(i) for i in range(32)]
+        async with asyncio.timeout(30):
+            await asyncio.gather(*(handle.settled() for handle in handles))
+        assert {handle.state for handle in handles} == {"acked"}
+        assert len(gateway.of("send")) < 8 * len(handles)
+
+
 @pytest.mark.parametrize("refusal", [{"code": "not_found"}, {"code": "rate_limited", "retry_after": 61.0}])
 async def test_refused_message_is_shown_as_failed_and_can_be_retried(tmp_path: Path, refusal: dict[str, Any]) -> None:
     """A final refusal, or a wait of more than a minute: failed, also for the next process; the retry has a new n."""

@@ -7,7 +7,9 @@ Theory of operation:
 3. A new connection issues every written row again, in order, and then new ones.
 4. `ack`: the row is removed from the store, and only then is the handle acked.
 5. `error` with a wait (`unavailable`; `rate_limited` up to 60 s): the row is written again after the wait with the same
-   n. Until all that is written is answered, the conversation issues nothing new, so the order is kept.
+   n. Until all that is written is answered, the conversation issues nothing new, so the order is kept. Of rows that
+   wait the oldest goes first and alone, because refused commands count against the rate, too; each answer doubles how
+   many go at once, each refusal doubles the wait.
 6. `conflict` `old` or `answered` for the first write of n: n was not accepted, so the row gets a new n from `next`. For
    a later write the n may have been accepted: the history is searched for it. Found: acked. Else: failed.
 7. Any other error is final: the row is stored as failed and shown.
@@ -17,8 +19,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -30,6 +34,8 @@ from linnet_client.model import Entry
 from linnet_client.store import Store
 
 MAX_WAIT_S: Final = 60.0
+MAX_BACKOFF_S: Final = 15.0
+JITTER: Final = 1.3
 DEFAULT_WAIT_S: Final = 1.0
 STORE_RETRY_S: Final = 5.0
 ANSWER_S: Final = 30.0  # a command without an answer for so long: the connection is broken
@@ -66,6 +72,30 @@ class Owner(Protocol):
         """The store takes no new commands: its file is gone."""
 
 
+@dataclass(slots=True)
+class _Pause:
+    """A conversation in which a command waits: nothing new is issued until all that was written is answered.
+
+    `waiting`: n to write again; `burst`: how many of them at once, doubled by each answer; `refusals`: in a row.
+    """
+
+    waiting: dict[int, None] = field(default_factory=dict)
+    timer: asyncio.TimerHandle | None = None
+    due: float = 0.0
+    burst: int = 1
+    refusals: int = 0
+
+    def stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def stop(self) -> None:
+        """Forget what waits: a new connection writes everything again."""
+        self.stop_timer()
+        self.waiting.clear()
+
+
 class Sending:
     """The commands of one device."""
 
@@ -76,8 +106,7 @@ class Sending:
         self._owner = owner
         self._attempts: dict[int, int] = {}
         self._unanswered: dict[str, dict[int, float]] = {}  # by conversation: n and when it was written last
-        self._waiting: dict[str, dict[int, asyncio.TimerHandle]] = {}  # n that are written again after a wait
-        self._paused: set[str] = set()
+        self._paused: dict[str, _Pause] = {}
         self._due: set[str] = set()
         self._held: list[tuple[MessageHandle, str]] = []  # came while the store was lost
         self._tasks: set[asyncio.Task[None]] = set()
@@ -152,10 +181,8 @@ class Sending:
     def connected(self) -> None:
         """Issue what earlier connections have left without an answer, and what is new."""
         self._unanswered.clear()
-        for timers in self._waiting.values():
-            for timer in timers.values():
-                timer.cancel()
-        self._waiting.clear()
+        for pause in self._paused.values():
+            pause.stop()
         for conversation in {handle.conversation for handle in self.handles.values() if handle.state != "failed"}:
             self._issue(conversation, None, fresh=conversation not in self._paused)
 
@@ -195,6 +222,8 @@ class Sending:
             self._link.write({**row.command, "n": row.n, "id": row.n, "done": done})
             if (handle := self.handles.get(row.n)) is not None:
                 handle.move("sent")
+        if self._link.live:
+            self._go_on(conversation)  # ends a pause in which nothing is open any more
 
     def overdue(self) -> bool:
         """Return whether a command has no answer for too long."""
@@ -245,12 +274,12 @@ class Sending:
             del self.handles[n]
         self._attempts.pop(n, None)
         self._unanswered.get(conversation, {}).pop(n, None)
-        if timer := self._waiting.get(conversation, {}).pop(n, None):
-            timer.cancel()
-        if not self._unanswered.get(conversation) and not self._waiting.get(conversation):
+        if (pause := self._paused.get(conversation)) is not None:
+            pause.waiting.pop(n, None)
+            pause.refusals = 0
+        if not self._unanswered.get(conversation):
             self._unanswered.pop(conversation, None)
-            self._waiting.pop(conversation, None)
-            self._paused.discard(conversation)
+        self._go_on(conversation)
         self.wake(conversation)
 
     def error(self, event: dict[str, Any]) -> None:
@@ -268,16 +297,41 @@ class Sending:
             self._fail(handle, event)
 
     def _again(self, handle: MessageHandle, wait_s: float) -> None:
-        conversation, n = handle.conversation, handle.n
-        self._paused.add(conversation)
-        self._unanswered.get(conversation, {}).pop(n, None)
-        timer = asyncio.get_running_loop().call_later(wait_s, self._write_again, conversation, n)
-        self._waiting.setdefault(conversation, {})[n] = timer
+        """Write a command again after a wait, which doubles while the server goes on refusing."""
+        self._unanswered.get(handle.conversation, {}).pop(handle.n, None)
+        pause = self._paused.setdefault(handle.conversation, _Pause())
+        pause.waiting[handle.n] = None
+        pause.burst = 1
+        wait_s = min(wait_s * 2.0**pause.refusals, max(wait_s, MAX_BACKOFF_S)) * random.uniform(1, JITTER)
+        due = time.monotonic() + wait_s
+        if pause.timer is None or due > pause.due:
+            pause.stop_timer()
+            pause.due = due
+            pause.timer = asyncio.get_running_loop().call_later(wait_s, self._probe, handle.conversation, pause)
 
-    def _write_again(self, conversation: str, n: int) -> None:
-        self._waiting.get(conversation, {}).pop(n, None)
-        if self._link.live:
-            self._issue(conversation, (n,), fresh=False)
+    def _probe(self, conversation: str, pause: _Pause) -> None:
+        """Write the oldest of the commands that wait."""
+        pause.stop_timer()
+        if self._link.live and self._paused.get(conversation) is pause and pause.waiting:
+            pause.refusals += 1  # until an answer says otherwise
+            due = tuple(sorted(pause.waiting))[: pause.burst]
+            for n in due:
+                del pause.waiting[n]
+                self._unanswered.setdefault(conversation, {})[n] = time.monotonic()
+            self._issue(conversation, due, fresh=False)
+
+    def _go_on(self, conversation: str) -> None:
+        """After an answer: write more of what waits, or end the pause."""
+        pause = self._paused.get(conversation)
+        if pause is None or self._unanswered.get(conversation):
+            return
+        if not pause.waiting:
+            pause.stop()
+            del self._paused[conversation]
+            self.wake(conversation)
+        elif pause.timer is None:
+            pause.burst *= 2
+            self._probe(conversation, pause)
 
     def _conflict(self, handle: MessageHandle, event: dict[str, Any]) -> None:
         if self._attempts.get(handle.n, 0) == 1 and event.get("next"):
@@ -353,9 +407,8 @@ class Sending:
     def close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        for timers in self._waiting.values():
-            for timer in timers.values():
-                timer.cancel()
+        for pause in self._paused.values():
+            pause.stop()
         for handle, _ in self._held:
             handle.was_not_stored(StoreLost("the store was lost"))
 
