@@ -246,3 +246,34 @@ async def test_device_name_that_another_client_uses_is_given_up(chat: System, ap
         await app.until(since=since, type="state", state="live")
         assert (await app.call("status"))["device"] != opened["device"]
         assert twin.closed is None
+
+
+async def test_connection_cut_again_and_again_loses_and_doubles_nothing(proxied: Proxied, store: Path) -> None:
+    """Both directions at once; every 60th frame that the client gets is its connection's last."""
+    system, proxy, api = proxied
+    frames = 0
+    cuts: set[asyncio.Task[None]] = set()
+
+    def cut_sometimes(_event: dict[str, object]) -> int:
+        nonlocal frames
+        frames += 1
+        if frames % 60 == 0:
+            cuts.add(asyncio.create_task(proxy.cut()))
+        return 1
+
+    proxy.pass_event = cut_sometimes
+    bob = ChatClient("bob-s15")
+    await bob.connect(system.urls[0])
+    sent, answers = [f"a{i}" for i in range(100)], [f"b{i}" for i in range(100)]
+    async with NodeApplication() as app:
+        await app.start(api, "alice-s15", store)
+        await app.call("send_many", to="@bob-s15", bodies=sent)
+        for body in answers:
+            await bob.sent("@alice-s15", body)
+        received = await app.handed(200, 60)
+        assert await bob.has("d:alice-s15:bob-s15", 200) == received
+        await asyncio.gather(*cuts)
+    assert [body for body in received if body[0] == "a"] == sent
+    assert [body for body in received if body[0] == "b"] == answers
+    assert proxy.count("hello") > 3
+    assert bob.whole("d:alice-s15:bob-s15")
