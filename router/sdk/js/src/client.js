@@ -144,7 +144,11 @@ export class Client {
     return undefined;
   }
 
-  /** Connect, and get the events one by one: an event counts as had when the next one is asked for. @returns {AsyncGenerator<LoggedEvent, void, void>} */
+  /**
+   * Connect, and get the events one by one: an event counts as had when the next one is asked for.
+   *
+   * @returns {AsyncGenerator<LoggedEvent, void, void>}
+   */
   async *events() {
     /** @type {{ event: LoggedEvent, had: () => void }[]} */
     const waiting = [];
@@ -186,13 +190,22 @@ export class Client {
     return (await this._events.conversations()).map((row) => viewOf(row.conversation, row));
   }
 
-  /** The commands of a conversation that are not acked or have failed, such as to show them after a reload. @param {string} conversation */
+  /**
+   * The commands of a conversation that are not acked or have failed, such as to show them after a reload.
+   *
+   * @param {string} conversation
+   */
   async pending(conversation) {
     const found = await this._outbox.pending(conversation);
     return found.filter(({ state }) => state !== "acked").map((status) => this._handles.get(status.id) ?? this._handle(Promise.resolve(status)));
   }
 
-  /** Who is online now. @param {string[]} users @returns {Promise<Record<string, { online: boolean | null, last_seen: number | null }>>} */
+  /**
+   * Who is online now.
+   *
+   * @param {string[]} users
+   * @returns {Promise<Record<string, { online: boolean | null, last_seen: number | null }>>}
+   */
   async presence(users) {
     const { users: found } = await this._http.call("GET", `/v1/presence?users=${users.map(encodeURIComponent).join(",")}`);
     return found;
@@ -205,7 +218,14 @@ export class Client {
     this._sendWatch(users);
   }
 
-  /** A call of the HTTP API as this user. @param {string} method @param {string} path @param {unknown} [body] @returns {Promise<any>} */
+  /**
+   * A call of the HTTP API as this user.
+   *
+   * @param {string} method
+   * @param {string} path
+   * @param {unknown} [body]
+   * @returns {Promise<any>}
+   */
   call(method, path, body) {
     return this._http.call(method, path, body);
   }

@@ -1,6 +1,8 @@
 /** What follows the end of a connection, as the protocol's list of close codes says. Pure. */
 
-/** @typedef {{ action: "retry", afterMs?: number } | { action: "token", reason: "unauthorized" | "expired" } | { action: "replaced" } | { action: "stop", reason: string }} Next */
+/**
+ * @typedef {{ action: "retry", afterMs?: number } | { action: "token", reason: "unauthorized" | "expired" } | { action: "replaced" } | { action: "stop", reason: string }} Next
+ */
 
 const FIRST_MS = 300;
 const LONGEST_MS = 30_000;
@@ -23,7 +25,12 @@ export function afterClose(code, reason) {
   return seconds === undefined ? { action: "retry" } : { action: "retry", afterMs: Number(seconds) * 1000 };
 }
 
-/** Full jitter: a random time up to twice as long as before, between 0.3 and 30 s. @param {number} failures @param {() => number} random */
+/**
+ * Full jitter: a random time up to twice as long as before, between 0.3 and 30 s.
+ *
+ * @param {number} failures
+ * @param {() => number} random
+ */
 export function backoffMs(failures, random = Math.random) {
   const most = Math.min(LONGEST_MS, FIRST_MS * 2 ** (failures + 1));
   return FIRST_MS + random() * (most - FIRST_MS);

@@ -125,7 +125,12 @@ export class Conversation {
     return [...rows.map((row) => messageOf(row)), ...pending.map((status) => pendingOf(status, user))];
   }
 
-  /** Read older messages from the server into the model; false if there are none. @param {number} [limit] @returns {Promise<boolean>} */
+  /**
+   * Read older messages from the server into the model; false if there are none.
+   *
+   * @param {number} [limit]
+   * @returns {Promise<boolean>}
+   */
   async loadOlder(limit = NEWEST) {
     const { events, http } = this._parts;
     const row = await events.conversation(this.id);

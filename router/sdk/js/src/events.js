@@ -101,14 +101,25 @@ export class Events {
     return meta;
   }
 
-  /** The next events for the handler. @param {number} after @param {number} limit @returns {Promise<{ arrival: number, event: LoggedEvent }[]>} */
+  /**
+   * The next events for the handler.
+   *
+   * @param {number} after
+   * @param {number} limit
+   * @returns {Promise<{ arrival: number, event: LoggedEvent }[]>}
+   */
   unhanded(after, limit) {
     return this._store.transact("events", false, async (t) => {
       return (await t.range("log", "", { from: key(after + 1), limit })).map(([, value]) => value);
     });
   }
 
-  /** The handler has these: store that, after which their cursors may be acked. @param {{ arrival: number, event: LoggedEvent }[]} entries @returns {Promise<Map<string, number>>} */
+  /**
+   * The handler has these: store that, after which their cursors may be acked.
+   *
+   * @param {{ arrival: number, event: LoggedEvent }[]} entries
+   * @returns {Promise<Map<string, number>>}
+   */
   handed(entries) {
     return this._store.transact("events", true, async (t) => {
       await this.check(t);
@@ -136,7 +147,14 @@ export class Events {
     return this._store.transact("events", false, (t) => t.get("conversations", conversation));
   }
 
-  /** The newest messages before a seq, ascending. @param {string} conversation @param {number} before @param {number} limit @returns {Promise<MessageRow[]>} */
+  /**
+   * The newest messages before a seq, ascending.
+   *
+   * @param {string} conversation
+   * @param {number} before
+   * @param {number} limit
+   * @returns {Promise<MessageRow[]>}
+   */
   messages(conversation, before, limit) {
     return this._store.transact("events", false, async (t) => {
       /** @type {MessageRow[]} */
@@ -152,7 +170,14 @@ export class Events {
     });
   }
 
-  /** The seq of an own message that has been received already. @param {string} conversation @param {string} device @param {number} n @returns {Promise<number | undefined>} */
+  /**
+   * The seq of an own message that has been received already.
+   *
+   * @param {string} conversation
+   * @param {string} device
+   * @param {number} n
+   * @returns {Promise<number | undefined>}
+   */
   seqOf(conversation, device, n) {
     return this._store.transact("events", false, (t) => t.get("ids", key(conversation, this._user, device, n)));
   }
@@ -168,7 +193,12 @@ export class Events {
     });
   }
 
-  /** The user has read up to here: kept until the server has said so, too. @param {string} conversation @param {number} seq */
+  /**
+   * The user has read up to here: kept until the server has said so, too.
+   *
+   * @param {string} conversation
+   * @param {number} seq
+   */
   wantRead(conversation, seq) {
     return this._store.transact("events", true, async (t) => {
       const row = await t.get("conversations", conversation);
@@ -251,7 +281,10 @@ class Batch {
     this._applied.changed.add(row.conversation);
   }
 
-  /** @param {LoggedEvent} event @param {boolean} follows Whether what is between the cursor and it is known to be gone. */
+  /**
+   * @param {LoggedEvent} event
+   * @param {boolean} follows Whether what is between the cursor and it is known to be gone.
+   */
   async _event(event, follows) {
     const row = (await this._row(event.conversation)) ?? newConversation(event.conversation, event.prev, this._user);
     if (event.seq <= row.cursor) return;
@@ -367,7 +400,13 @@ async function removeMessage(t, message) {
   if (message.n > 0) await t.remove("ids", key(message.conversation, message.from, message.device, message.n));
 }
 
-/** Messages up to a seq, by the newest one at or below it; 0 if none is here. @param {import("./store.js").Transaction} t @param {string} conversation @param {number} seq */
+/**
+ * Messages up to a seq, by the newest one at or below it; 0 if none is here.
+ *
+ * @param {import("./store.js").Transaction} t
+ * @param {string} conversation
+ * @param {number} seq
+ */
 async function countAt(t, conversation, seq) {
   const found = await t.range("messages", prefix(conversation), { reverse: true, before: key(conversation, seq + 1), limit: 1 });
   return found[0]?.[1].count ?? 0;

@@ -51,7 +51,12 @@ export class MessageHandle {
     return this._settled.promise;
   }
 
-  /** Call a function at each change of state; the answer ends that. @param {(handle: MessageHandle) => void} listener @returns {() => void} */
+  /**
+   * Call a function at each change of state; the answer ends that.
+   *
+   * @param {(handle: MessageHandle) => void} listener
+   * @returns {() => void}
+   */
   onChange(listener) {
     this._listeners.add(listener);
     return () => this._listeners.delete(listener);
@@ -68,7 +73,11 @@ export class MessageHandle {
     return true;
   }
 
-  /** Remove a command that was never written to a connection, or that has failed; false if it was. @returns {Promise<boolean>} */
+  /**
+   * Remove a command that was never written to a connection, or that has failed; false if it was.
+   *
+   * @returns {Promise<boolean>}
+   */
   async cancel() {
     await this.stored;
     if (!this.id || !(await this._actions.cancel(this.id))) return false;
@@ -93,7 +102,12 @@ export class MessageHandle {
     }
   }
 
-  /** Its row of the outbox, if it is open: all that is left of it if the store is lost. @internal @returns {import("./outbox.js").Row | undefined} */
+  /**
+   * Its row of the outbox, if it is open: all that is left of it if the store is lost.
+   *
+   * @internal
+   * @returns {import("./outbox.js").Row | undefined}
+   */
   get row() {
     const { id, n, device, conversation, command = {}, at } = this._status ?? {};
     if (this.state !== "queued" && this.state !== "sent") return undefined;

@@ -46,9 +46,18 @@ const EDITS_KEPT = 20;
  * @property {Record<string, Record<string, { seq: number, on: boolean }>>} reactions By emoji and user.
  */
 
-/** @typedef {import("./wire.js").MessageEvent | import("./wire.js").EditEvent | import("./wire.js").DeleteEvent | import("./wire.js").ReactEvent | import("./wire.js").MemberEvent | import("./wire.js").TitleEvent} LoggedEvent */
+/**
+ * @typedef {import("./wire.js").MessageEvent | import("./wire.js").EditEvent | import("./wire.js").DeleteEvent | import("./wire.js").ReactEvent | import("./wire.js").MemberEvent | import("./wire.js").TitleEvent} LoggedEvent
+ */
 
-/** A direct conversation is known by its id, `d:<user>:<user>`; all others are listed before their first event. @param {string} conversation @param {number} cursor @param {string} user @returns {ConversationRow} */
+/**
+ * A direct conversation is known by its id, `d:<user>:<user>`; all others are listed before their first event.
+ *
+ * @param {string} conversation
+ * @param {number} cursor
+ * @param {string} user
+ * @returns {ConversationRow}
+ */
 export function newConversation(conversation, cursor, user) {
   const [kind, ...users] = conversation.split(":");
   const direct = kind === "d" && users.length === 2;
@@ -104,7 +113,13 @@ export function changedAt(message) {
   return Math.max(0, ...message.edits.map(({ seq }) => seq), ...reacted);
 }
 
-/** A failover took back the events between: what is left of a message; undefined if nothing is. @param {MessageRow} message @param {number} from @param {number} to */
+/**
+ * A failover took back the events between: what is left of a message; undefined if nothing is.
+ *
+ * @param {MessageRow} message
+ * @param {number} from
+ * @param {number} to
+ */
 export function takeBack(message, from, to) {
   /** @param {number} seq */
   const void_ = (seq) => seq >= from && seq <= to;
@@ -117,7 +132,14 @@ export function takeBack(message, from, to) {
   return { ...message, edits: message.edits.filter(({ seq }) => !void_(seq)), reactions };
 }
 
-/** The next event of a conversation's log. @param {ConversationRow} row @param {LoggedEvent} event @param {string} user @returns {ConversationRow} */
+/**
+ * The next event of a conversation's log.
+ *
+ * @param {ConversationRow} row
+ * @param {LoggedEvent} event
+ * @param {string} user
+ * @returns {ConversationRow}
+ */
 export function advance(row, event, user) {
   let next = { ...row, cursor: event.seq, head: Math.max(row.head, event.seq), count: event.count };
   if (event.type === "title") next.title = event.title;
@@ -136,7 +158,14 @@ export function advance(row, event, user) {
   return next;
 }
 
-/** What a list says of a conversation. It never takes back what the model knows. @param {ConversationRow | undefined} known @param {import("./wire.js").ConversationState} entry @param {string} user @returns {ConversationRow} */
+/**
+ * What a list says of a conversation. It never takes back what the model knows.
+ *
+ * @param {ConversationRow | undefined} known
+ * @param {import("./wire.js").ConversationState} entry
+ * @param {string} user
+ * @returns {ConversationRow}
+ */
 export function listed(known, entry, user) {
   const row = known ?? newConversation(entry.conversation, entry.cursor ?? 0, user);
   if (entry.gone) return { ...row, kind: entry.kind || row.kind, gone: entry.reason ?? "removed" };
@@ -152,7 +181,14 @@ export function listed(known, entry, user) {
   return next;
 }
 
-/** @param {ConversationRow} row @param {string} reader @param {number} seq @param {string} user @param {number} count Messages up to that seq. @returns {ConversationRow} */
+/**
+ * @param {ConversationRow} row
+ * @param {string} reader
+ * @param {number} seq
+ * @param {string} user
+ * @param {number} count Messages up to that seq.
+ * @returns {ConversationRow}
+ */
 export function readTo(row, reader, seq, user, count) {
   if (reader !== user) return { ...row, reads: { ...row.reads, [reader]: Math.max(row.reads[reader] ?? 0, seq) } };
   if (seq <= row.read) return row;

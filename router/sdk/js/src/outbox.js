@@ -49,7 +49,9 @@ const NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789";
  * @property {{ code: string, message: string, retryAt?: number }} [error] Once it has failed.
  */
 
-/** @typedef {{ row: Row, result: { seq: number, at: number, conversation: string } | { error: NonNullable<Status["error"]> } }} Answer */
+/**
+ * @typedef {{ row: Row, result: { seq: number, at: number, conversation: string } | { error: NonNullable<Status["error"]> } }} Answer
+ */
 
 /** @typedef {{ device: string, last: number, epoch: number }} Meta */
 
@@ -125,12 +127,22 @@ export class Outbox {
     return { device: found.device, n };
   }
 
-  /** What is known of a command; undefined if it was acked long ago, or dismissed. @param {string} id @returns {Promise<Status | undefined>} */
+  /**
+   * What is known of a command; undefined if it was acked long ago, or dismissed.
+   *
+   * @param {string} id
+   * @returns {Promise<Status | undefined>}
+   */
   status(id) {
     return this._store.transact("outbox", false, async (t) => (await t.get("status", id)) ?? t.get("results", id));
   }
 
-  /** The commands of a conversation that are not acked, in order, and before them those that were acked lately. @param {string} conversation @returns {Promise<Status[]>} */
+  /**
+   * The commands of a conversation that are not acked, in order, and before them those that were acked lately.
+   *
+   * @param {string} conversation
+   * @returns {Promise<Status[]>}
+   */
   pending(conversation) {
     return this._store.transact("outbox", false, async (t) => {
       const rows = [...(await t.range("results", "")), ...(await t.range("status", ""))];
@@ -249,7 +261,12 @@ export class Outbox {
     });
   }
 
-  /** The row of a command that has failed goes into the queue again, under a new n. @param {string} id @returns {Promise<Status | undefined>} */
+  /**
+   * The row of a command that has failed goes into the queue again, under a new n.
+   *
+   * @param {string} id
+   * @returns {Promise<Status | undefined>}
+   */
   retry(id) {
     return this._store.transact("outbox", true, async (t) => {
       /** @type {Status | undefined} */
@@ -261,7 +278,12 @@ export class Outbox {
     });
   }
 
-  /** Remove a command that was never written, or that has failed; false if it was written. @param {string} id @returns {Promise<boolean>} */
+  /**
+   * Remove a command that was never written, or that has failed; false if it was written.
+   *
+   * @param {string} id
+   * @returns {Promise<boolean>}
+   */
   cancel(id) {
     return this._store.transact("outbox", true, async (t) => {
       /** @type {Status | undefined} */

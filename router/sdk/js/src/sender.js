@@ -26,7 +26,9 @@ const PAGE = 200;
  */
 
 export class Sender {
-  /** @param {{ outbox: import("./outbox.js").Outbox, connection: import("./connection.js").Connection, events: SenderEvents }} parts */
+  /**
+   * @param {{ outbox: import("./outbox.js").Outbox, connection: import("./connection.js").Connection, events: SenderEvents }} parts
+   */
   constructor({ outbox, connection, events }) {
     this._outbox = outbox;
     this._connection = connection;
@@ -74,7 +76,11 @@ export class Sender {
     this._run();
   }
 
-  /** An `ack` or `error` came; whether it answers one of the rows. @param {import("./wire.js").AckEvent | import("./wire.js").ErrorEvent} event */
+  /**
+   * An `ack` or `error` came; whether it answers one of the rows.
+   *
+   * @param {import("./wire.js").AckEvent | import("./wire.js").ErrorEvent} event
+   */
   answered(event) {
     const row = typeof event.n === "number" ? this._open.get(event.n) : undefined;
     if (!row) return false;
