@@ -24,8 +24,9 @@ from gateway.delivery.session import TIMED, Session
 from gateway.presence.lease import Lease
 from router.contract import keys, metrics, stamp, wire
 from router.contract.addressing import target_of, visible
-from router.contract.errors import Blocked, LinnetError, NotFound, RateLimited, Unavailable
+from router.contract.errors import Blocked, Internal, LinnetError, NotFound, RateLimited, Unavailable
 from router.contract.packing import pack, pack_body
+from router.process.isolate import fault
 from router.process.tracing import Tracer
 from router.store.conversations import Action, Append, Appended, Conversations
 from router.store.direct import DirectConversations
@@ -39,12 +40,13 @@ FULL_RETRY_S: Final = 10.0
 class Sending:
     """One event on its way: the values that the answers need."""
 
-    __slots__ = ("append", "began", "command", "session")
+    __slots__ = ("answered", "append", "began", "command", "session")
 
     def __init__(self, session: Session, command: wire.Command, append: Append) -> None:
         self.session = session
         self.command = command
         self.append = append
+        self.answered = False
         self.began = perf_counter()
 
 
@@ -128,33 +130,40 @@ class Sends:
             self._conversations.append(append, partial(self._appended, sending))
 
     def _appended(self, sending: Sending, answer: Appended | LinnetError) -> None:
-        session, append = sending.session, sending.append
-        if isinstance(answer, LinnetError):
-            if isinstance(answer, NotFound) and append.conversation[0] == keys.DIRECT and append.action == "message":
-                self._open(sending)
-            elif isinstance(answer, Blocked) and append.conversation[0] == keys.DIRECT:
-                self._direct.explain(session.user, append.conversation, answer, partial(self._failed, sending))
-            else:
-                self._failed(sending, answer)
-            return
-        delivered: Callable[[object], None] = _ignore
-        kept: Kept = partial(self._kept, sending, answer)
-        if answer.written:
-            if (tracer := self._tracer) is not None:
-                where = append.conversation, answer.seq, append.action
-                delivered, kept = tracer.appended(*where, sending.began, kept)
-            if append.conversation[0] == keys.DIRECT:
-                if not self._conversations.delivers:
-                    self._deliver(append, answer, delivered)
-            elif append.action == "message":
-                self._marks.read(session, append.conversation, answer.seq, answer.count)
-        self._durability.when_kept(answer.replid, kept)
+        try:
+            session, append = sending.session, sending.append
+            if isinstance(answer, LinnetError):
+                if (
+                    isinstance(answer, NotFound)
+                    and append.conversation[0] == keys.DIRECT
+                    and append.action == "message"
+                ):
+                    self._open(sending)
+                elif isinstance(answer, Blocked) and append.conversation[0] == keys.DIRECT:
+                    self._direct.explain(session.user, append.conversation, answer, partial(self._failed, sending))
+                else:
+                    self._failed(sending, answer)
+                return
+            delivered: Callable[[object], None] = _ignore
+            kept: Kept = partial(self._kept, sending, answer)
+            if answer.written:
+                if (tracer := self._tracer) is not None:
+                    where = append.conversation, answer.seq, append.action
+                    delivered, kept = tracer.appended(*where, sending.began, kept)
+                if append.conversation[0] == keys.DIRECT:
+                    if not self._conversations.delivers:
+                        self._deliver(append, answer, delivered)
+                elif append.action == "message":
+                    self._marks.read(session, append.conversation, answer.seq, answer.count)
+            self._durability.when_kept(answer.replid, kept)
+        except Exception as error:  # noqa: BLE001 - a bug: the client must get an answer, and the log has the trace
+            fault("sends", error)
+            self._failed(sending, Internal())
 
     def _kept(self, sending: Sending, answer: Appended, error: LinnetError | None) -> None:
         if error is not None:
             self._failed(sending, error)
             return
-        self.in_flight -= 1
         if not answer.seq & TIMED:
             metrics.APPEND_SECONDS.observe(perf_counter() - sending.began)
         sending.session.answer(
@@ -167,10 +176,14 @@ class Sends:
                 duplicate=answer.duplicate,
             )
         )
+        self.in_flight -= 1
+        sending.answered = True
 
     def _failed(self, sending: Sending, error: LinnetError) -> None:
-        self.in_flight -= 1
-        sending.session.refuse(sending.command, error)
+        if not sending.answered:
+            self.in_flight -= 1
+            sending.answered = True
+            sending.session.refuse(sending.command, error)
 
     def _deliver(self, append: Append, answer: Appended, reply: Callable[[object], None]) -> None:
         """Publish a direct event on both users' channels; if this process dies here, a router does it."""

@@ -22,8 +22,8 @@ from gateway.delivery.subscriptions import Subscriptions
 from gateway.presence.lease import Lease
 from gateway.presence.redis_clock import RedisClock
 from router.contract import metrics, wire
-from router.contract.errors import LinnetError, TooLarge
-from router.process.isolate import attempt, each
+from router.contract.errors import Internal, LinnetError, TooLarge
+from router.process.isolate import attempt, each, fault
 from router.store.presence import Device, Presence, state
 
 MAX_WATCHES: Final = 1000
@@ -76,13 +76,17 @@ class Watches:
         if isinstance(found, LinnetError):
             session.refuse(command, found)
             return
-        states = self._states(zip(users, found, strict=True))
-        if command.watch:
-            for user, devices in zip(users, found, strict=True):
-                if (watch := self.users.get(user)) is not None:
-                    watch.devices = devices
-            self._send_changes(users)  # else this answer would differ from the state that changes are compared with
-        session.answer(wire.PresenceEvent(id=command.id, users=states))
+        try:
+            states = self._states(zip(users, found, strict=True))
+            if command.watch:
+                for user, devices in zip(users, found, strict=True):
+                    if (watch := self.users.get(user)) is not None:
+                        watch.devices = devices
+                self._send_changes(users)  # else this answer would differ from the state that changes are compared with
+            session.answer(wire.PresenceEvent(id=command.id, users=states))
+        except Exception as error:  # noqa: BLE001 - a bug: the client must get an answer, and the log has the trace
+            fault("watches", error)
+            session.refuse(command, Internal())
 
     def _add(self, session: Session, users: list[str]) -> None:
         watched = session.watches if session.watches is not None else set()

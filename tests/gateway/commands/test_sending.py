@@ -274,3 +274,23 @@ async def test_send_to_an_unfit_store_is_refused_and_appended_once_it_is_fit(val
         await sent(ann, group, 7, body="x")
         await bob.event("message")
         assert bob.bodies(group) == ["x"]
+
+
+async def test_send_whose_callback_raises_is_answered_once(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event is in the log, so the resend is acked as its duplicate."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        ann = await of.client("ann").connected()
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("broken")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(of.node.marks, "read", broken)
+            error = await ann.ask("send", "error", to=group, n=1, body="x")
+        assert (error["code"], of.node.sends.in_flight) == ("internal", 0)
+        ack = await ann.ask("send", "ack", to=group, n=1, body="x")
+        assert (ack["duplicate"], of.node.sends.in_flight) == (True, 0)
+        assert (len(ann.of("error")), len(ann.of("ack"))) == (1, 1)

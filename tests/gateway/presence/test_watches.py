@@ -254,3 +254,16 @@ async def test_session_that_raises_costs_no_other_session_its_change(
         of.node.watches.touched("bob")
         for watcher in (watchers[0], watchers[2]):
             await watcher.until(lambda: [event for event in watcher.of("presence") if "id" not in event])  # noqa: B023
+
+
+async def test_presence_whose_callback_raises_is_answered(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(valkey) as of:
+        ann = await of.client("ann").connected()
+
+        def broken(*_: object) -> None:
+            raise RuntimeError("broken")
+
+        monkeypatch.setattr(of.node.watches, "_states", broken)
+        assert (await ann.ask("presence", "error", users=["bob"]))["code"] == "internal"
