@@ -11,6 +11,7 @@ const { afterClose, backoffMs } = await source("closes");
 const { Events } = await source("events");
 const { changeMessage, takeBack } = await source("model");
 const { Outbox } = await source("outbox");
+const { Sender } = await source("sender");
 const { Superseded, key, prefix } = await source("store");
 const { openMemory } = await source("store_memory");
 const { openSqlite } = await source("store_sqlite");
@@ -84,6 +85,37 @@ test("the 33rd command waits until the first is answered, however many after it 
   const next = await take();
   assert.deepEqual(next.bodies, [32, 33, 34, 35, 36, 37, 38, 39]);
   assert.ok(next.done >= rows[31].n && next.done < next.rows[0].n);
+});
+
+test("refused commands go again one at a time, then more with each answer", async () => {
+  const { outbox, device } = await filled(5);
+  const sent = [];
+  let arrived = () => undefined;
+  const count = async (n) => {
+    while (sent.length < n) await new Promise((resolve) => (arrived = resolve));
+    return sent.splice(0).map(({ body }) => body);
+  };
+  const connection = { send: (command) => (sent.push({ ...command }), arrived(), true) };
+  const fail = (error) => assert.fail(error);
+  const events = { moved: () => undefined, copied: fail, otherDevice: fail, failed: fail };
+  const sender = new Sender({ outbox, connection, events });
+  sender.up(device);
+  while (sent.length < 5) await new Promise((resolve) => (arrived = resolve));
+  const ns = sent.map(({ n }) => n);
+  assert.deepEqual(await count(5), [0, 1, 2, 3, 4]);
+  for (const n of ns) sender.answered({ type: "error", code: "rate_limited", message: "", retry_after: 0.02, n });
+  await outbox.put("c", { type: "send", body: "new" });
+  sender.wake("c");
+  assert.deepEqual(await count(1), [0]);
+  const ack = (i) => sender.answered({ type: "ack", n: ns[i], conversation: "c", seq: i, at: 1, duplicate: false });
+  ack(0);
+  assert.deepEqual(await count(2), [1, 2]);
+  ack(1);
+  ack(2);
+  assert.deepEqual(await count(2), [3, 4]);
+  ack(3);
+  ack(4);
+  assert.deepEqual(await count(1), ["new"]);
 });
 
 test("a leader of an earlier epoch can neither take nor settle", async () => {

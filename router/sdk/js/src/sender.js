@@ -2,8 +2,9 @@
  * The leader's half of the outbox: rows → the connection → answers.
  *
  * 1. Rows of a conversation leave in the order of their n; each is written again on every new connection until it is answered.
- * 2. An error that may pass is followed by the same n, after its `retry_after`; until all that is open in that conversation is
- *    answered, nothing new leaves in it. Any other error ends the row as failed.
+ * 2. After an error that may pass, the row waits and is written again with the same n. Until all that is open in that
+ *    conversation is answered, nothing new leaves in it. The oldest goes alone, each answer doubles how many go at once, and
+ *    each round of refusals doubles the wait: refused commands count against the rate, and would keep each other out.
  * 3. After a `conflict` over the number, only a row that was never written before gets another number; the others are looked
  *    up in the history.
  * 4. A connection under an old device name settles that name's rows and does nothing else.
@@ -39,8 +40,8 @@ export class Sender {
     this._open = new Map();
     /** @type {Map<number, Row>} answered with an error that passes */
     this._resting = new Map();
-    /** @type {Set<string>} conversations in which nothing new leaves */
-    this._holding = new Set();
+    /** @type {Map<string, { until: number, waitMs: number, allowed: number }>} conversations in which nothing new leaves */
+    this._holding = new Map();
     /** @type {Set<string>} */
     this._dirty = new Set();
     /** @type {Answer[]} */
@@ -115,11 +116,16 @@ export class Sender {
   _rest(row, ms) {
     this._open.delete(row.n);
     this._resting.set(row.n, row);
-    this._holding.add(row.conversation);
-    const device = this.device;
+    const { conversation } = row;
+    const now = Date.now();
+    const held = this._holding.get(conversation);
+    const again = held !== undefined && now >= held.until; // a new round, after a wait that was too short
+    const waitMs = again ? Math.min(RESEND_MOST_MS, Math.max(ms, 2 * held.waitMs)) : Math.max(ms, held?.waitMs ?? 0);
+    const until = now + waitMs;
+    this._holding.set(conversation, { until, waitMs, allowed: 1 });
     setTimeout(() => {
-      if (this.device === device && this._resting.delete(row.n)) this.wake(row.conversation);
-    }, ms);
+      if (this._holding.get(conversation)?.until === until) this.wake(conversation);
+    }, waitMs + 1);
   }
 
   /** @param {Row} row */
@@ -127,7 +133,9 @@ export class Sender {
     this._open.delete(row.n);
     const { conversation } = row;
     const open = [...this._open.values(), ...this._resting.values()].some((other) => other.conversation === conversation);
+    const held = this._holding.get(conversation);
     if (!open) this._holding.delete(conversation);
+    else if (held) held.allowed *= 2;
     this.wake(conversation);
   }
 
@@ -169,17 +177,28 @@ export class Sender {
     const [conversation = ""] = this._dirty;
     this._dirty.delete(conversation);
     const device = this.device;
-    const written = new Set([...this._open.keys(), ...this._resting.keys()]);
-    const holding = this._holding.has(conversation);
-    const { rows, done } = await this._outbox.take(
-      device, conversation, (row) => !written.has(row.n) && !(holding && row.attempts === 0),
-    );
+    const { rows, done } = await this._outbox.take(device, conversation, this._allowed(conversation));
     if (this.device !== device) return;
     for (const row of rows) {
+      this._resting.delete(row.n);
       this._open.set(row.n, row);
       if (!this._connection.send({ ...row.command, n: row.n, done })) return;
     }
     if (rows.length) this._events.moved(rows.map(({ id }) => id));
+  }
+
+  /** Which rows of a conversation may leave now, asked in their order. @param {string} conversation */
+  _allowed(conversation) {
+    const held = this._holding.get(conversation);
+    let left = Infinity;
+    if (held) {
+      const open = [...this._open.values()].filter((row) => row.conversation === conversation).length;
+      left = Date.now() < held.until ? 0 : held.allowed - open;
+    }
+    return (/** @type {Row} */ row) => {
+      if (this._open.has(row.n) || (held && row.attempts === 0)) return false;
+      return left-- > 0;
+    };
   }
 
   /** Whether a row was accepted under its device and n, by the history. @param {Row} row */
