@@ -301,22 +301,25 @@ async def test_printed_lines_work_and_messages_survive_a_restart(real: Runner) -
 async def test_chat_of_the_readme_delivers_what_is_typed(real: Runner) -> None:
     """The README's function, pasted into two terminals: lines that are typed arrive at the other one."""
     (function, calls) = re.findall(r"^```sh\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    for number in range(3):
-        function = function.replace(f":{8000 + number}", f":{real.port + number}")
-        calls = calls.replace(f" {8000 + number}", f" {real.port + number}")
     function = function.replace(".venv/bin/python", shlex.quote(sys.executable))
+    function = function.replace(
+        "PYTHONPATH=router/sdk/python", f"PYTHONPATH={shlex.quote(str(ROOT / 'router/sdk/python'))}"
+    )
+    function = function.replace("--create", f"--create --api http://127.0.0.1:{real.port}")
     real.start()
     await real.said("Try it")
     terminals = [Shell(real, line.replace(" ", "-"), f"{function}\n{line}") for line in calls.splitlines()]
-    for terminal in terminals:
-        await terminal.shows('"welcome"')
-    ann, bob = terminals
-    ann.types("hello bob")
-    await bob.shows('"body":"hello bob"')
-    bob.types("hello ann")
-    await ann.shows('"body":"hello ann"')
-    for terminal in terminals:
-        await terminal.leave()
+    try:
+        for terminal in terminals:
+            await terminal.shows("connected")
+        ann, bob = terminals
+        ann.types("hello bob")
+        await bob.shows("hello bob")
+        bob.types("hello ann")
+        await ann.shows("hello ann")
+    finally:
+        for terminal in terminals:
+            await terminal.leave()
 
 
 # -- what it refuses, in one line each

@@ -203,6 +203,7 @@ async def _chat(given: argparse.Namespace) -> int:
 
     try:
         await client.until(State.LIVE)
+        print(f"linnet: connected; each line goes to {given.to}, Ctrl-D leaves", file=sys.stderr, flush=True)
         showing = asyncio.create_task(client.listen(show))
         threading.Thread(target=read, daemon=True).start()
         await _send_lines(client, conversation.id, lines)
