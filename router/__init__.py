@@ -2,6 +2,7 @@
 
 __main__    start, serve and stop one router process
 api/        the HTTP API
+sdk/        clients in Python and JavaScript; they import nothing of the server
 jobs/       work that no request waits for: finishing conversations, pushes, tidying
 process/    what gateway and router share as processes: start, ports, logs, traces
 store/      the only code that talks to Redis

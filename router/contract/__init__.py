@@ -1,13 +1,17 @@
 """Formats and rules that both processes share: functions, structs and tables, no I/O.
 
-wire      the client's commands and events as typed structs, the two codecs
-packing   the values that a body may contain, and their bytes
-stamp     an event's bytes with their fixed-width slots, as log and bus carry them
-errors    the error tree and the one table from it to wire codes, close codes and HTTP status
-keys      every Redis key and channel
-signals   the hints that a channel carries beside events
-clocks    this node's clock and Redis's, and whether they agree
-tokens    the user that a token names, and the keys that check it
-settings  every environment variable
-metrics   every Prometheus metric
+wire        the client's commands and events as typed structs, the two codecs
+integers    integers that arrive as floats
+packing     the values that a body may contain, and their bytes
+stamp       an event's bytes with their fixed-width slots, as log and bus carry them
+addressing  the conversations that a user may name
+text        the names and titles that other users may see
+errors      the error tree and the one table from it to wire codes, close codes and HTTP status
+keys        every Redis key and channel
+signals     the hints that a channel carries beside events
+clocks      this node's clock and Redis's, and whether they agree
+tokens      the user that a token names, and the keys that check it
+origins     the browser origins that may connect
+settings    every environment variable
+metrics     every Prometheus metric
 """
