@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,18 @@ ENV = {name: value for name, value in os.environ.items() if "proxy" not in name.
 }
 
 
-async def started(*arguments: object) -> Process:
+async def started(*arguments: object, stdin: int = PIPE) -> Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, *map(str, arguments), env=ENV, stdin=PIPE, stdout=PIPE, stderr=PIPE
+        sys.executable, *map(str, arguments), env=ENV, stdin=stdin, stdout=PIPE, stderr=PIPE
     )
 
 
-async def linnet(home: Path, *arguments: object, given: str = "") -> tuple[int, str, str]:
-    """Exit status, output and errors of one command."""
-    process = await started("-m", "linnet_client", "--home", home, *arguments)
-    out, err = await process.communicate(given.encode())
+async def linnet(home: Path, *arguments: object, given: str | None = None) -> tuple[int, str, str]:
+    """Exit status, output and errors of one command. Only a command that reads its input gets a pipe: uvloop raises if
+    the process has ended before its input is written.
+    """
+    process = await started("-m", "linnet_client", "--home", home, *arguments, stdin=DEVNULL if given is None else PIPE)
+    out, err = await process.communicate(None if given is None else given.encode())
     assert "Traceback" not in err.decode(), err.decode()
     return process.returncode or 0, out.decode(), err.decode()
 
