@@ -3,6 +3,7 @@
 __main__    start, serve and stop one router process
 api/        the HTTP API
 sdk/        clients in Python and JavaScript; they import nothing of the server
+media/      files that people send: received, checked, stored once
 jobs/       work that no request waits for: finishing conversations, pushes, tidying
 process/    what gateway and router share as processes: start, ports, logs, traces
 store/      the only code that talks to Redis

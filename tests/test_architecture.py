@@ -112,6 +112,7 @@ ROUTER: Final[dict[str, set[str]]] = {
     "store.redis": {"tls", "contract"},
     "store": {"store.redis", "contract"},
     "process": {"store", "store.redis", "tls", "contract"},
+    "media": {"contract"},
     "jobs": {"process", "store", "contract"},
     "api": {"process", "store", "store.redis", "contract"},
     "__main__": {"api", "jobs", "process", "store", "store.redis", "contract"},
