@@ -133,6 +133,7 @@ class Node:
                 deadlines=self.deadlines,
                 lease=self.lease,
                 clock=self.redis_clock,
+                spawn=self.tasks.spawn,
             )
         )
         self.dispatch = Dispatch(

@@ -9,11 +9,11 @@ noted in the backlog, so the feed includes them.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from random import uniform
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec.structs import replace
@@ -35,6 +35,8 @@ from router.contract.settings import Settings
 from router.contract.tokens import Identity
 from router.store.users import Row, Synced, Users
 
+OLDER: Final = ("replaced", "kicked")  # a session that seems to have started before another one, or before a kick
+STEP_MS: Final = 500  # Redis's clock and this node's idea of it drift less than this between two questions
 OTHER_CLOCK_MS: Final = 10_000  # like SKEW_MS in store/functions/prelude.lua: a time beyond it is from another clock
 
 StartedMs = Callable[[], int]
@@ -56,6 +58,7 @@ class ConnectParts(msgspec.Struct, frozen=True):
     deadlines: Deadlines
     lease: Lease
     clock: RedisClock
+    spawn: Callable[[Coroutine[Any, Any, None]], None]
 
 
 class Connects:
@@ -88,7 +91,7 @@ class Connects:
 class Connect:
     """One connect under way. Each method does nothing if the session has ended meanwhile."""
 
-    __slots__ = ("_began", "_command", "_parts", "_session", "_started_ms")
+    __slots__ = ("_began", "_clock_asked", "_command", "_parts", "_session", "_started_ms")
 
     def __init__(self, parts: ConnectParts, session: Session, command: wire.Hello, started_ms: StartedMs) -> None:
         self._parts = parts
@@ -96,6 +99,7 @@ class Connect:
         self._command = command
         self._started_ms = started_ms
         self._began = perf_counter()
+        self._clock_asked = False
 
     def identified(self, identity: Identity | LinnetError) -> None:
         session = self._session
@@ -152,6 +156,10 @@ class Connect:
             living = [name for name, row in parts.lease.alive().items() if row.alive(now_ms)]
             self._register((*living, parts.node))
             return
+        if answer.status in OLDER and not self._clock_asked:
+            self._clock_asked = True
+            parts.spawn(self._ask_clock(answer.status))
+            return
         if answer.status != "ok":
             end(session, answer.status)
             return
@@ -160,6 +168,25 @@ class Connect:
         parts.conversation_list.continue_at(session, backlog, answer.below if answer.more else None)
         settled = partial(self._subscribe_groups, answer.rows)
         parts.conversation_list.settle_starts(session, answer.rows, not answer.more, settled)
+
+    async def _ask_clock(self, status: str) -> None:
+        """Register again if Redis's clock has stepped forward before this node noticed: then the session only seems to
+        be older than the device's earlier one, or than a kick. Otherwise it ends."""
+        session, parts = self._session, self._parts
+        try:
+            await parts.lease.set_clock()
+        except LinnetError as error:
+            if session.state is State.CONNECTING:
+                self._refuse(error)
+            return
+        if session.state is not State.CONNECTING:
+            return
+        began_ms = parts.clock.now_ms() - round((perf_counter() - self._began) * 1000)
+        if began_ms - session.started < STEP_MS:
+            end(session, status)
+            return
+        session.started = began_ms
+        self._register(None)
 
     def _subscribe_groups(self, rows: list[Row], starts: Starts) -> None:
         gone: list[wire.ConversationState] = []

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Final, Protocol
 
+from router.contract import keys
+
 MAX_MOVED: Final = 1024
 
 
@@ -30,7 +32,8 @@ class Backlog:
         self.todo: dict[str, int | None] = {}
         # Conversation → seq up to which the session has received everything, for each of `todo` and each of its hubs.
         self.positions: dict[str, int] = {}
-        # Direct conversations whose cursor is above the head: the head as the user's row has it, None without a row.
+        # Conversations whose cursor is above the head: the head of a direct one as the user's row has it (None without
+        # a row), of a group as its hub has it.
         self.claims: dict[str, int | None] = {}
         self.cursors: dict[str, int] = {}  # the cursors of `hello`, until everything is listed
         self.list_older: Callable[[], None] | None = None  # sends the next list; None if everything is listed
@@ -42,6 +45,9 @@ class Backlog:
         """Drop a conversation that does not exist."""
         self.todo.pop(conversation, None)
         self.positions.pop(conversation, None)
+
+    def forget_group_claims(self) -> None:
+        self.claims = {conv: head for conv, head in self.claims.items() if conv[0] == keys.DIRECT}
 
     def moved(self, conversation: str, seq: int) -> None:
         """Note that a direct conversation moved up to `seq` while the session is behind."""
@@ -55,7 +61,7 @@ class Backlog:
 class Step(IntEnum):
     """A step of the catch-up."""
 
-    CHECK_CLAIMS = 0  # read the heads of direct conversations in which the device's cursor is above the head
+    CHECK_CLAIMS = 0  # read the heads of conversations in which the device's cursor is above the head
     READ = 1  # read the next page of the first conversation in `todo`
     NOTE_MOVED_HUBS = 2  # note the hubs that have written more meanwhile
     LIST_OLDER = 3  # send the next list of conversations

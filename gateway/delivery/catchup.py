@@ -193,30 +193,36 @@ class Catchup:
     ) -> None:
         """Lower the position to the head where the device's cursor is above it; otherwise the next events would count
         as delivered. If another server wrote the head, a failover rolled back events that the device has: announce
-        them as a gap, but, as in `_compared`, not within the failover's grace."""
+        them as a gap, but, as in `_compared`, not within the failover's grace. In a group they are always announced."""
         if session.backlog is not backlog or session.state is not State.READY:
             return
         if isinstance(heads, LinnetError):
             self._retry(session)
             return
         found = dict(zip(conversations, heads, strict=True))
-        ends = {conv: head.seq if head is not None else 0 for conv, head in found.items()}
+        ends = {
+            conv: head.seq if head is not None else 0 if conv[0] == keys.DIRECT else backlog.positions[conv]
+            for conv, head in found.items()  # a group without a head was deleted meanwhile
+        }
         ahead = any(end < backlog.positions[conv] for conv, end in ends.items())
         if ahead and self._within_failover_grace(backlog):
+            backlog.forget_group_claims()  # `_compared` settles them later; they need not keep other events back
             self._later(LAG_S, self.answered, session)
             return
         lowered: dict[str, int] = {}
         for conversation, head in found.items():
             known, position = backlog.claims.pop(conversation), backlog.positions[conversation]
-            end = ends[conversation]
-            if known is not None and not self._failover_grace_s():
-                end = min(end, known)  # the device cannot have events that were written after its claim
+            end, direct = ends[conversation], conversation[0] == keys.DIRECT
+            # The device cannot have events that were written after its claim. A hub may lag behind the log, so its
+            # position is taken only for a claim that was wrong.
+            if known is not None and not self._failover_grace_s() and (direct or end < position):
+                end = min(end, known)
             if end >= position:
                 continue
-            if head is None or head.server != session.since[:SERVER_ID]:
+            if not direct or head is None or head.server != session.since[:SERVER_ID]:
                 session.gap(conversation, end + 1, position, "failover")
             backlog.positions[conversation] = lowered[conversation] = end
-            if ends[conversation] > end:
+            if direct and ends[conversation] > end:  # a group is read up to its hub
                 backlog.moved(conversation, ends[conversation])
         self._lower(session, lowered)
         self.answered(session)

@@ -121,9 +121,9 @@ class ConversationList:
                 continue
             cursor = row.cursor if row.cursor is not None else starts.get(conversation, 0)
             backlog.positions.setdefault(conversation, cursor)
-            if hub is None and cursor > row.head and backlog.positions[conversation] == cursor:
-                backlog.claims[conversation] = row.head
             head, count, at = (row.head, row.count, row.score) if hub is None else (hub.seq, hub.count, hub.at * 1000)
+            if cursor > head and backlog.positions[conversation] == cursor:
+                backlog.claims[conversation] = head
             listed.append((at, head > cursor, head, state_of(session, row, cursor, head, count, hub)))
         listed.sort(key=_newest_first)
         for _, lacks, head, state in listed:

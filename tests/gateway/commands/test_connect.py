@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 
 from deploy.embedded import EmbeddedValkey
+from gateway.commands import connect
 from gateway.delivery.feed import State
 from gateway.node import now_ms
 from router.contract import keys
+from router.contract.errors import LinnetError
 from router.contract.tokens import issue
+from router.store.users import Sync, Synced
 from tests import support
 from tests.gateway.world import Client, settings, token, world
 
@@ -69,8 +73,11 @@ async def test_deleted_user_is_refused(valkey: EmbeddedValkey) -> None:
         assert await bob.closed() == (4502, "blocked")
 
 
-async def test_session_that_started_before_a_kick_is_refused(valkey: EmbeddedValkey) -> None:
+async def test_session_that_started_before_a_kick_is_refused(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its registration was under way; a session that starts after the kick is accepted."""
+    monkeypatch.setattr(connect, "STEP_MS", 1 << 53)  # its start is no sign of a step
     async with world(valkey) as of:
         await of.people("bob")
         bob = of.client("bob")
@@ -93,6 +100,33 @@ async def test_device_reconnects_elsewhere_after_redis_clock_was_put_back(valkey
         await one.client("bob").connected()
         await one.next_ms()
         await other.client("bob").connected()
+
+
+async def test_device_moves_to_a_gateway_that_has_not_noticed_a_step_of_redis_clock(valkey: EmbeddedValkey) -> None:
+    """Its session only seems to be older than the one at the first gateway, whose clock has followed already."""
+    async with world(valkey) as late, world(valkey) as first:
+        for of in (late, first):
+            await of.node.lease.set_clock()
+        earlier = (await first.client("bob").connected()).session.started
+        await support.eventually(lambda: first.node.redis_clock.now_ms() > earlier + 100)  # answers that took time
+        late.node.redis_clock._ahead_ms -= 60_000  # Redis's clock as it was
+        await late.client("bob").connected()
+
+
+async def test_older_session_of_a_device_is_refused_after_its_clock_was_asked(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as one, world(valkey) as other:
+        for of in (one, other):
+            await of.node.lease.set_clock()
+        held: list[tuple[Sync, Callable[[Synced | LinnetError], None]]] = []
+        sync, one.node.users.sync = one.node.users.sync, lambda *question: held.append(question)  # type: ignore[method-assign]
+        bob = one.client("bob", "phone")
+        bob.say("hello", token=token(one.node, "bob"), device="phone")
+        await support.eventually(lambda: held)
+        one.node.users.sync = sync  # type: ignore[method-assign]
+        await one.next_ms()
+        await other.client("bob", "phone").connected()
+        sync(*held[0])
+        assert (await bob.closed())[0] == 4409
 
 
 async def test_full_store_refuses_a_connect_with_a_retry_time(valkey: EmbeddedValkey) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.contract.packing import MAX_INTEGER
 from router.store.answers import reply_of
+from router.store.conversations import Head, Reply
 from tests.gateway.world import World, token, world
 
 
@@ -43,6 +46,35 @@ async def test_events_that_only_the_device_has_are_announced_as_a_gap(valkey: Em
         await bob.event("message", seq=new.seq)
         assert bob.seqs(group) == [new.seq]
         assert len(bob.of("gap")) == 1
+
+
+async def test_group_events_that_come_while_a_claim_is_checked_are_received(valkey: EmbeddedValkey) -> None:
+    """They have seqs that the claim names, but they were written after it, so the device cannot have them."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        ann = await of.client("ann").connected()
+        last = await of.say("ann", group, "kept")
+        await ann.event("message", seq=last.seq)
+        bob = of.client("bob")
+        heads = of.node.conversations.heads
+        said: list[int] = []
+
+        def heads_later(convs: Sequence[str], reply: Reply[list[Head | None]]) -> None:
+            async def later() -> None:
+                if not said:
+                    said.extend([(await of.say("ann", group, body)).seq for body in ("one", "two")])
+                    await ann.event("message", seq=said[-1])
+                heads(convs, reply)
+
+            of.node.tasks.spawn(later())
+
+        of.node.catchup._conversations.heads = heads_later  # type: ignore[method-assign]
+        await bob.connected(cursors={group: last.seq + 3})
+        assert bob.bodies(group) == ["one", "two"]
+        assert [(gap["from"], gap["to"]) for gap in bob.of("gap")] == [(last.seq + 1, last.seq + 3)]
+        await of.say("ann", group, "three")
+        await bob.event("message", body="three")
+        assert bob.bodies(group) == ["one", "two", "three"]
 
 
 async def test_gap_is_not_announced_within_the_failover_grace(
