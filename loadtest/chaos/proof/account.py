@@ -20,7 +20,6 @@ from loadtest.chaos.proof.history import Rows
 
 AWAY_MS: Final = 5_000
 START_EVENTS: Final = 100
-REPLACED: Final = 4409
 EXPIRED: Final = 4501
 CLOCKS_MS: Final = 1_500  # a token expires at a whole second, and the client reads its clock a moment later
 NEVER: Final = (-1, 0)
@@ -167,8 +166,6 @@ class Account:
         if row.code == EXPIRED and not row.ours:
             if row.at < self.valid_until - CLOCKS_MS and not self.findings.stepped(self.gateway, row.at):
                 self._add("G6", f"received `expired` for a token that is valid until {self.valid_until}", row.at)
-        elif row.code == REPLACED and not row.ours and self.findings.just_stepped(row.at):
-            self.findings.counts["replaced just after a step of Redis's clock"] += 1
         elif row.code >= 4400 and not row.ours:
             self._add("G6", f"was refused with {row.code} {row.reason}", row.at)
         elif row.code in (1002, 1003, 1007, 1009, 1011) and not row.ours:

@@ -24,8 +24,6 @@ FAILOVERS: Final = ("primary-kill", "primary-stall", "failover")
 SETTLED_MS: Final = 10_000
 # For this long after a clock was set right, processes may still act by the wrong time.
 STEPPED_MS: Final = 20_000  # a client that does not read, or whose link is held, notices later
-# Within this time every gateway follows a step of Redis's clock: a second until the step happens, then a renewal.
-FOLLOWED_MS: Final = 6_000
 # Within this time every process has noticed that a setting of Redis breaks the durability.
 NOTICED_MS: Final = 6_000
 # A sentinel's log line of a failover, in local time; it starts one itself if a busy machine does not answer.
@@ -123,9 +121,8 @@ class Findings:
         self._steps = [fault for fault in evidence.faults if fault.kind == "gateway-clock"]
         changed = (fault for fault in evidence.faults if fault.kind == "valkey-settings")
         self._unfit = [(fault.began + NOTICED_MS, fault.ended) for fault in changed]
-        steps = [fault for fault in evidence.faults if fault.kind == "valkey-clock"]
-        self._stamps_until = min((step.began for step in steps), default=1 << 62)
-        self._server_steps = [at for step in steps for at in (step.began, step.ended)]
+        stepped = (fault.began for fault in evidence.faults if fault.kind == "valkey-clock")
+        self._stamps_until = min(stepped, default=1 << 62)
 
     def failed_over(self, since: int, until: int) -> bool:
         """Whether a failover may have taken back, by one of these times, something not acked at the other."""
@@ -134,10 +131,6 @@ class Findings:
     def unfit(self, since: int, until: int) -> bool:
         """Whether a setting of Redis broke the durability all that time, and the processes had noticed it before."""
         return any(began <= since and until <= ended for began, ended in self._unfit)
-
-    def just_stepped(self, at: int) -> bool:
-        """Whether gateways may not know yet that Redis's clock has stepped, so that they order sessions wrongly."""
-        return any(step <= at <= step + FOLLOWED_MS for step in self._server_steps)
 
     def stamps_hold(self, at: int) -> bool:
         """Whether the stamps of all events up to this time are right."""

@@ -10,7 +10,7 @@ import pytest
 
 from loadtest.chaos.proof import checker
 from loadtest.chaos.proof.evidence import Conversation, Ending, Evidence, Fault, Loss, Mark, Run, Sample
-from loadtest.chaos.proof.findings import FOLLOWED_MS, NOTICED_MS, SETTLED_MS, Violation
+from loadtest.chaos.proof.findings import NOTICED_MS, SETTLED_MS, Violation
 from loadtest.chaos.proof.history import (
     Acked,
     Closed,
@@ -734,13 +734,3 @@ def test_read_marks_of_a_deleted_row_may_differ_at_the_end(forged: Forged) -> No
     forged.rows["ann/phone"].append(ReadReceipt(1200, TALK, "ann", 104))
     forged.losses.append(Loss(1550, TALK, 0, "ann"))
     assert forged.found() == []
-
-
-@pytest.mark.parametrize(("code", "late_ms", "found"), [(4409, 0, 0), (4409, 1, 1), (4500, 0, 1)])
-def test_session_may_be_replaced_just_after_a_step_of_redis_clock(
-    forged: Forged, code: int, late_ms: int, found: int
-) -> None:
-    """G6: gateways follow the clock within seconds; until then they may order two sessions of a device wrongly."""
-    forged.faults.append(Fault("valkey-clock", "by +3600 s", 1150, 1200))
-    forged.rows["ann/laptop"].append(Closed(1200 + FOLLOWED_MS + late_ms, code, "why", False))
-    assert [violation.promise for violation in forged.found()] == ["G6"] * found
