@@ -78,8 +78,7 @@ limits: $(DEV)
 settings: $(DEV)
 	$(PY) -m deploy.settings_table
 
-# Generates the JavaScript client's wire types, from the schema that the router serves, and the reference pages of both
-# clients, from their types.
+# Generates the wire types of both clients, from the schema that the router serves, and their reference pages, from their types.
 sdk: $(DEV) $(SDK)
 	$(PY) -m deploy.sdk
 	$(PY) -m deploy.sdk_reference

@@ -1,4 +1,8 @@
-"""The reference page of the Python client, made from its types and docstrings: `make sdk`."""
+"""What of the Python client is generated, by `make sdk`: its wire types and its reference.
+
+`wire.py` has the types of commands and events, from the JSON Schema that the router serves at `/v1/schema.json`.
+`REFERENCE.md` lists what the package exports, from its types and docstrings. Tests compare both with what is made here.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +10,38 @@ import dataclasses
 import enum
 import importlib
 import inspect
+import json
+import keyword
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from router.contract import wire
+
 SDK: Final = Path(__file__).parent.parent / "router/sdk/python"
 PAGE: Final = SDK / "REFERENCE.md"
+WIRE: Final = SDK / "linnet_client/wire.py"
+LINE: Final = 121
+WIRE_HEAD: Final = '''"""Types of the wire, from the schema that the router serves (`/v1/schema.json`): `make sdk`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+
+'''
+PLAIN: Final = {"string": "str", "integer": "int", "number": "float", "boolean": "bool", "null": "None"}
 HEAD: Final = """# Reference of linnet-client
 
 <!-- made by `make sdk` from the types and docstrings; change them there -->
 """
 # The names of the package, by subject; a name that is in no group fails the test.
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
-    "Client": ("Client", "Conversation", "MessageHandle", "Ack", "State"),
+    "Client": ("Client", "Conversation", "MessageHandle", "Ack", "Status"),
     "Tokens and the HTTP API": ("Login", "TokenSource", "Api"),
-    "Model": ("ConversationModel", "Entry"),
+    "Views": ("ConversationView", "MessageView"),
     "Events": (
         "Event", "Logged", "Message", "Edit", "Delete", "React", "Member", "Title", "Gap", "Gone", "Joined", "Receipt",
         "Typing", "Presence", "Online",
@@ -37,9 +56,9 @@ INNER: Final = {
     "Client": ("put", "hello", "welcomed", "received", "ticked", "changed", "found_gateways", "settled", "cancelled",
                "copied", "lost"),
     "Conversation": ("__init__",),
-    "MessageHandle": ("__init__", "move", "was_stored", "renumbered", "was_not_stored", "acked", "failed",
+    "MessageHandle": ("__init__", "move", "was_stored", "renumbered", "was_not_stored", "was_acked", "was_refused",
                       "queued_again"),
-    "ConversationModel": ("__init__", "apply_state", "queue", "unqueue", "settle", "apply", "load", "gap", "receipt"),
+    "ConversationView": ("__init__", "apply_state", "queue", "unqueue", "settle", "apply", "load", "gap", "receipt"),
 }  # fmt: skip
 
 
@@ -104,5 +123,62 @@ def _plain(kind: str) -> str:
     return re.sub(r"linnet_client\.\w+\.|collections\.abc\.", "", kind)
 
 
-if __name__ == "__main__":
+# -- the types of the wire
+
+
+def wire_types(schema: dict[str, Any]) -> str:
+    """Return the module with one type per command and event, and one for all of each."""
+    parts = [WIRE_HEAD]
+    parts += [_definition(name, definition) for name, definition in schema["$defs"].items()]
+    for name in ("command", "event"):
+        members = [str(one["$ref"]).rpartition("/")[2] for one in schema["properties"][name]["anyOf"]]
+        line = f"Any{name.capitalize()} = {' | '.join(members)}\n"
+        long = f"Any{name.capitalize()} = (\n    " + "\n    | ".join(members) + "\n)\n"
+        parts.append(line if len(line) <= LINE else long)
+    return "".join(parts)
+
+
+def _definition(name: str, definition: dict[str, Any]) -> str:
+    """Return the type of an object; one with a field whose name is a keyword cannot be written as a class."""
+    required = definition.get("required", [])
+    fields = {field: _wire_type(kind) for field, kind in definition["properties"].items()}
+    fields = {field: kind if field in required else f"NotRequired[{kind}]" for field, kind in fields.items()}
+    if any(map(keyword.iskeyword, fields)):
+        rows = [f'        "{field}": {_quoted(kind)},\n' for field, kind in fields.items()]
+        return f'{name} = TypedDict(\n    "{name}",\n    {{\n{"".join(rows)}    }},\n)\n\n\n'
+    rows = [f"    {field}: {kind}\n" for field, kind in fields.items()]
+    return f"class {name}(TypedDict):\n{''.join(rows)}\n\n"
+
+
+def _quoted(kind: str) -> str:
+    """Return a type whose names of this module are read later."""
+    return re.sub(r"\b([A-Z]\w+(?:Event|State))\b", r'"\1"', kind)
+
+
+def _wire_type(kind: dict[str, Any]) -> str:
+    """Return the Python type of a schema; what a body may be is `Any`."""
+    if "$ref" in kind:
+        return str(kind["$ref"].rpartition("/")[2])
+    if "anyOf" in kind:
+        return " | ".join(dict.fromkeys(_wire_type(one) for one in kind["anyOf"]))
+    if "enum" in kind:
+        return f"Literal[{', '.join(json.dumps(value) for value in kind['enum'])}]"
+    match kind.get("type"):
+        case "array":
+            return f"list[{_wire_type(kind.get('items', {}))}]"
+        case "object":
+            values = kind.get("additionalProperties", True)
+            return f"dict[str, {_wire_type(values) if isinstance(values, dict) else 'Any'}]"
+        case str(plain):
+            return PLAIN[plain]
+        case _:
+            return "Any"
+
+
+def main() -> None:
+    WIRE.write_text(wire_types(wire.schema()))
     PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()

@@ -42,7 +42,7 @@ class Bot:
         if not isinstance(event, Message) or event.sender == self._client.user:
             return
         conversation = self._client.conversation(event.conversation)
-        if conversation.model.kind != "direct" or not isinstance(event.body, str):
+        if conversation.view.kind != "direct" or not isinstance(event.body, str):
             return
         conversation.mark_read(event.seq)
         await conversation.send(answer(event.body), reply_to=event.seq).stored

@@ -111,7 +111,7 @@ class NodeApplication(Reports):
 
     async def open(self, api: str, user: str, folder: Path | None, **options: Any) -> Report:
         """Open the client, with a store in this folder."""
-        store = {"folder": str(folder)} if folder else {"durable": False}
+        store = {"store": str(folder)} if folder else {}
         opened: Report = await self.call("open", api=api, user=user, token=token(user), **store, **options)
         return opened
 
@@ -119,7 +119,7 @@ class NodeApplication(Reports):
         """Open the client and connect it."""
         opened = await self.open(api, user, folder)
         await self.call("connect", handler=handler)
-        await self.until(type="state", state="live")
+        await self.until(type="status", status="live")
         return opened
 
     async def _read(self) -> None:

@@ -77,7 +77,7 @@ class Tab(Reports):
         opened = await self.open(api, user)
         since = len(self.reports)
         await self.call("connect", handler=handler)
-        await self.until(since=since, type="state", state="live")
+        await self.until(since=since, type="status", status="live")
         return opened
 
     async def shown(self, to: str) -> list[Any]:

@@ -40,9 +40,9 @@ export async function start(source, report) {
   };
 
   return {
-    async open({ api, user, token, device, durable, folder }) {
-      client = await Client.open({ api, user, token: ({ reason }) => (report({ type: "token", reason }), token), device, durable, folder });
-      client.on("state", (state, detail) => report({ type: "state", state, detail, leader: client.leader }));
+    async open({ api, user, token, device, store }) {
+      client = await Client.open({ api, user, token: (reason) => (report({ type: "token", reason }), token), device, store });
+      client.on("status", (status, detail) => report({ type: "status", status, detail, leader: client.leader }));
       client.on("gap", (gap) => report({ ...gap, type: "gap" }));
       client.on("error", (error) => report({ type: "error", error: String(error?.stack ?? error) }));
       client.on("presence", (users) => report({ type: "presence", users }));
@@ -50,7 +50,8 @@ export async function start(source, report) {
       return { device: client.device, durable: client.durable };
     },
     async connect({ handler } = {}) {
-      client.connect(handler && handlers[handler]);
+      if (handler) client.listen(handlers[handler]);
+      else client.connect();
     },
     async iterate({ count }) {
       const bodies = [];
@@ -86,18 +87,18 @@ export async function start(source, report) {
       opened.set(body, true);
       gates.get(body)?.();
     },
-    async pending({ to }) {
-      const found = await client.pending(client.conversation(to).id);
+    async outbox({ to }) {
+      const found = await client.outbox(client.conversation(to).id);
       return found.map(({ id, state }) => ({ id, state }));
     },
     messages: ({ to, ...options }) => client.conversation(to).messages(options),
     view: ({ to }) => client.conversation(to).view(),
-    read: ({ to, seq }) => client.conversation(to).read(seq),
+    mark_read: ({ to, seq }) => client.conversation(to).markRead(seq),
     load_older: ({ to, limit }) => client.conversation(to).loadOlder(limit),
     load_reads: ({ to }) => client.conversation(to).loadReads(),
     watch: ({ users }) => client.watch(users),
     typing: ({ to }) => client.conversation(to).typing(),
-    status: () => ({ state: client.state, leader: client.leader, device: client.device, durable: client.durable }),
+    status: () => ({ status: client.status, stopped: client.stopped, leader: client.leader, device: client.device, durable: client.durable }),
     close: () => client.close(),
   };
 }

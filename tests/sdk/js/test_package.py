@@ -41,6 +41,12 @@ def test_types_hold_and_declarations_are_emitted(tmp_path: Path) -> None:
 
 
 @modules
+def test_no_promise_is_dropped() -> None:
+    """A promise that is neither awaited, nor `void`, nor given a function for its failure ends the process in Node."""
+    node(sdk.PACKAGE / "tools/floating.cjs", sdk.MODULES.resolve(), sdk.PACKAGE)
+
+
+@modules
 def test_reference_is_generated_from_the_types() -> None:
     """After a change of the API: `make sdk`."""
     assert (sdk.PACKAGE / "REFERENCE.md").read_text() == sdk.reference()

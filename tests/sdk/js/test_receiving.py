@@ -100,7 +100,7 @@ async def test_iterator_has_an_event_when_the_next_is_asked_for(chat: System, ap
     async with NodeApplication() as app:
         await app.open(api, "alice-r6", store)
         bodies = asyncio.create_task(app.call("iterate", count=3))
-        await app.until(type="state", state="live")
+        await app.until(type="status", status="live")
         for body in ("a", "b", "c"):
             await bob.sent("@alice-r6", body)
         assert await bodies == ["a", "b", "c"]
@@ -149,7 +149,7 @@ async def test_model_shows_edits_deletes_reactions_and_unread_counts(chat: Syste
 
         await eventually(shown)
         assert (await app.call("view", to=conversation))["unread"] == 4
-        await app.call("read", to=conversation, seq=seqs[2])
+        await app.call("mark_read", to=conversation, seq=seqs[2])
         assert (await app.call("view", to=conversation))["unread"] == 1
         await bob.event("receipt", conversation=conversation, user="alice-r8", read=seqs[2])
         await bob.say("read", conversation=conversation, seq=seqs[3])

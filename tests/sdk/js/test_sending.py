@@ -59,7 +59,7 @@ async def test_message_whose_ack_was_lost_takes_effect_once(proxied: Proxied, st
     async with NodeApplication() as app:
         await app.start(api, "alice-s3", store)
         await app.call("send", to="@bob-s3", body="last", wait="acked")
-        assert await app.call("pending", to="@bob-s3") == []
+        assert await app.call("outbox", to="@bob-s3") == []
     assert await bob.has("d:alice-s3:bob-s3", 6) == ["m0", "m1", "m2", "m3", "m4", "last"]
     assert bob.whole("d:alice-s3:bob-s3")
 
@@ -76,7 +76,7 @@ async def test_connection_lost_between_send_and_ack_resends(proxied: Proxied, st
         proxy.pass_event = lambda event: 1
         since = len(app.reports)
         await proxy.cut()
-        await app.until(since=since, type="state", state="live")
+        await app.until(since=since, type="status", status="live")
         for name in ("a", "b", "c"):
             assert (await app.call("acked", name=name))["state"] == "acked"
     assert bob.bodies("d:alice-s4:bob-s4") == ["a", "b", "c"]
@@ -126,7 +126,7 @@ async def test_refused_message_is_shown_as_failed_until_it_is_removed(chat: Syst
         await app.kill()
     async with NodeApplication() as app:
         await app.start(api, "alice-s6", store)
-        [failed] = await app.call("pending", to="@nobody-s6")
+        [failed] = await app.call("outbox", to="@nobody-s6")
         assert failed["state"] == "failed"
         [shown] = await app.call("messages", to="@nobody-s6")
         assert (shown["body"], shown["state"]) == ("to nobody", "failed")
@@ -241,9 +241,9 @@ async def test_device_name_that_another_client_uses_is_given_up(chat: System, ap
         opened = await app.start(api, "alice-s12", store)
         twin = ChatClient("alice-s12", opened["device"])
         await twin.connect(chat.urls[0])
-        await app.until(type="state", state="waiting")
+        await app.until(type="status", status="waiting")
         since = len(app.reports)
-        await app.until(since=since, type="state", state="live")
+        await app.until(since=since, type="status", status="live")
         assert (await app.call("status"))["device"] != opened["device"]
         assert twin.closed is None
 

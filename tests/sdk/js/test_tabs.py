@@ -26,7 +26,7 @@ async def test_message_stored_before_a_reload_is_sent_after_it(chat: System, api
         assert await bob.has("d:alice-t1:bob-t1", 1) == ["kept"]
 
         async def shown_once() -> bool:
-            return await tab.shown("@bob-t1") == ["kept"] and await tab.call("pending", to="@bob-t1") == []
+            return await tab.shown("@bob-t1") == ["kept"] and await tab.call("outbox", to="@bob-t1") == []
 
         await eventually(shown_once)
     assert bob.whole("d:alice-t1:bob-t1")
@@ -110,7 +110,7 @@ async def test_message_sent_offline_is_delivered_when_the_network_is_back(proxie
         assert browser.context is not None
         await browser.context.set_offline(True)
         await proxy.cut()
-        await tab.until(type="state", state="waiting")
+        await tab.until(type="status", status="waiting")
         await tab.call("send", to="@bob-t4", body="written offline")
         assert bob.bodies("d:alice-t4:bob-t4") == []
         await browser.context.set_offline(False)

@@ -99,7 +99,7 @@ async def test_chat_sends_lines_and_shows_answers(chat: System, names: Names, tm
             while not isinstance(event := await anext(events), Message):
                 pass
         assert event.body == "hi bob"
-        await other.conversation(f"@{ann}").send("hi ann")
+        await other.conversation(f"@{ann}").send("hi ann").acked
         assert (await line(chatting)).endswith(f"{bob}: hi ann")
     chatting.stdin.close()
     assert await chatting.wait() == 0
@@ -141,17 +141,17 @@ async def test_bot_answers_and_goes_on_after_a_restart(chat: System, names: Name
         conversation = client.conversation(f"@{echo}")
 
         def answers() -> list[Any]:
-            return [entry.body for entry in conversation.model.entries.values() if entry.sender == echo]
+            return [entry.body for entry in conversation.view.entries.values() if entry.sender == echo]
 
         bot = await started(ROOT / "router/sdk/examples/bot.py", *command)
         await eventually(store.exists)
-        await conversation.send("one")
+        await conversation.send("one").acked
         await eventually(lambda: answers() == ["one"])
         bot.send_signal(signal.SIGTERM)
         assert (await bot.communicate(), bot.returncode) == ((b"", b""), 0)
-        await conversation.send("two")
+        await conversation.send("two").acked
         bot = await started(ROOT / "router/sdk/examples/bot.py", *command)
-        await conversation.send("three")
+        await conversation.send("three").acked
         await eventually(lambda: answers() == ["one", "two", "three"])
         bot.kill()
         await bot.communicate()

@@ -12,14 +12,16 @@ import zipfile
 from pathlib import Path
 from typing import Any, get_args
 
+import httpx
 import linnet_client
 import pytest
 from linnet_client import events, machine
-from linnet_client.machine import Signal, State
+from linnet_client.machine import Signal, Status
 
 from deploy import sdk_reference
 from router.contract import wire
 from router.contract.settings import VERSION
+from tests.flow.conftest import System
 
 DEFINITIONS: dict[str, Any] = wire.schema()["$defs"]
 RENAMED = {"from": "sender", "with": "other"}
@@ -49,9 +51,19 @@ def test_logged_event_has_the_fields_of_the_served_schema(tag: str) -> None:
 def test_every_event_of_the_schema_is_known_to_the_client() -> None:
     """An event that the client does not know would be lost without a word."""
     source = "".join(
-        path.read_text() for path in Path(linnet_client.__file__).parent.glob("*.py") if path.stem != "cli"
+        path.read_text()
+        for path in Path(linnet_client.__file__).parent.glob("*.py")
+        if path.stem not in ("cli", "wire")
     )
     assert [tag for tag in TAGS if f'"{tag}"' not in source] == []
+
+
+async def test_wire_types_are_those_of_the_served_schema(chat: System) -> None:
+    """After a change of the wire: `make sdk`."""
+    assert chat.router is not None
+    async with httpx.AsyncClient(trust_env=False) as http:
+        schema = (await http.get(f"{chat.router.url}/v1/schema.json")).json()
+    assert sdk_reference.WIRE.read_text() == sdk_reference.wire_types(schema)
 
 
 def test_reference_says_what_the_code_says() -> None:
@@ -80,13 +92,13 @@ def test_package_depends_on_websockets_alone_and_has_the_project_s_version() -> 
 
 def test_every_state_can_be_left_and_reached() -> None:
     """The table has no state without a way in or out, and the README lists the same states."""
-    assert {state for state, _ in machine.TABLE} == set(State)
-    assert set(machine.TABLE.values()) == set(State)
+    assert {state for state, _ in machine.TABLE} == set(Status)
+    assert set(machine.TABLE.values()) == set(Status)
     assert {signal for _, signal in machine.TABLE} == set(Signal)
     with pytest.raises(KeyError):
-        machine.step(State.LIVE, Signal.WELCOMED)
+        machine.step(Status.LIVE, Signal.WELCOMED)
     text = (sdk_reference.SDK / "README.md").read_text()
-    assert all(f"| `{state}` |" in text for state in State)
+    assert all(f"| `{state}` |" in text for state in Status)
 
 
 @pytest.mark.parametrize(

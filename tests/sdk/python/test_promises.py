@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from linnet_client import Client, Event, Gone, Joined, Login, Message, Online, Presence, State, Typing
+from linnet_client import Client, Event, Gone, Joined, Login, Message, Online, Presence, Status, Typing
 
 from tests.flow.client import token
 from tests.flow.conftest import Names, Start, System
@@ -46,7 +46,7 @@ class Listener:
 async def listening(to: Client) -> AsyncIterator[Listener]:
     """Open the client, unless it is open, and consume its events."""
     async with AsyncExitStack() as stack:
-        if to.state is State.IDLE:
+        if to.status is Status.IDLE:
             await stack.enter_async_context(to)
         listener = Listener(to)
         stack.push_async_callback(listener.end)
@@ -96,7 +96,7 @@ async def test_process_killed_while_sending_loses_and_doubles_nothing(
             stored += await killed_sender(chat, ann, tmp_path / "s", f"@{bob}", 40, run=str(life))
         async with client(chat, ann, tmp_path / "s") as last:
             await asyncio.gather(*(handle.settled() for handle in last.outbox))
-            await last.conversation(f"@{bob}").send("the end")
+            await last.conversation(f"@{bob}").send("the end").acked
             await eventually(lambda: "the end" in listener.bodies)
             assert {handle.state for handle in last.outbox} <= {"failed"}
         assert len(listener.bodies) == len(set(listener.bodies))
@@ -110,17 +110,17 @@ async def test_killed_gateway_loses_and_doubles_nothing(start: Start, names: Nam
     ann, bob = names("ann", "bob")
     await system.api("POST", "/v1/tokens", {"user": bob})
     async with listening(client(system, bob)) as listener, client(system, ann, tmp_path / "s") as sender:
-        await sender.until(State.LIVE)
+        await sender.until(Status.LIVE)
         conversation = sender.conversation(f"@{bob}")
         handles = [conversation.send(i) for i in range(60)]
-        await handles[10]
+        await handles[10].acked
         system.gateways[0].kill()
         handles += [conversation.send(i) for i in range(60, 120)]
         system.gateways.append(system.gateway())
         await asyncio.gather(*(handle.settled() for handle in handles))
         assert {handle.state for handle in handles} == {"acked"}
         await eventually(lambda: listener.bodies == list(range(120)))
-        assert list(conversation.model.entries) == sorted(conversation.model.entries)
+        assert list(conversation.view.entries) == sorted(conversation.view.entries)
 
 
 async def test_device_that_was_away_gets_what_it_missed_once(chat: System, names: Names, tmp_path: Path) -> None:
@@ -129,13 +129,13 @@ async def test_device_that_was_away_gets_what_it_missed_once(chat: System, names
     await chat.api("POST", "/v1/tokens", {"user": bob})
     async with client(chat, ann) as sender:
         async with listening(client(chat, bob, tmp_path / "s")) as first:
-            await sender.conversation(f"@{bob}").send("first")
+            await sender.conversation(f"@{bob}").send("first").acked
             await eventually(lambda: first.bodies == ["first"])
         sent = [sender.conversation(f"@{bob}").send(i) for i in range(250)]
         await asyncio.gather(*(handle.settled() for handle in sent))
         async with listening(client(chat, bob, tmp_path / "s")) as second:
             await eventually(lambda: len(second.bodies) >= 250)
-            await sender.conversation(f"@{bob}").send("last")
+            await sender.conversation(f"@{bob}").send("last").acked
             await eventually(lambda: second.bodies[-1:] == ["last"])
             assert second.bodies in ([*range(250), "last"], ["first", *range(250), "last"])
 
@@ -146,32 +146,32 @@ async def test_model_shows_edits_reactions_deletes_and_unread(chat: System, name
     await chat.api("POST", "/v1/tokens", {"user": bob})
     async with client(chat, ann) as sender, listening(client(chat, bob)) as listener:
         conversation = sender.conversation(f"@{bob}")
-        seqs = [(await conversation.send(body)).seq for body in ("one", "two", "three")]
-        await conversation.edit(seqs[0], "ONE")
-        await conversation.delete(seqs[1])
-        await conversation.react(seqs[2], "+")
-        end = (await conversation.send("end")).seq
+        seqs = [(await conversation.send(body).acked).seq for body in ("one", "two", "three")]
+        await conversation.edit(seqs[0], "ONE").acked
+        await conversation.delete(seqs[1]).acked
+        await conversation.react(seqs[2], "+").acked
+        end = (await conversation.send("end").acked).seq
         await eventually(lambda: "end" in listener.bodies)
         async with client(chat, bob) as other:
-            await other.until(State.LIVE)
+            await other.until(Status.LIVE)
             loaded = other.conversation(f"@{ann}")
-            while await loaded.load():
+            while await loaded.load_older():
                 pass
             await eventually(
                 lambda: (
                     [
                         (seq, entry.body, entry.edited, entry.reactions)
-                        for seq, entry in loaded.model.entries.items()
+                        for seq, entry in loaded.view.entries.items()
                         if not entry.deleted
                     ]
                     == [(seqs[0], "ONE", True, {}), (seqs[2], "three", False, {"+": {ann}}), (end, "end", False, {})]
                 )
             )
-            assert conversation.model.entries[seqs[1]].deleted
-            await eventually(lambda: loaded.model.unread == 3)
+            assert conversation.view.entries[seqs[1]].deleted
+            await eventually(lambda: loaded.view.unread == 3)
             loaded.mark_read()
-            assert loaded.model.unread == 0
-            await eventually(lambda: conversation.model.reads.get(bob) == end)
+            assert loaded.view.unread == 0
+            await eventually(lambda: conversation.view.reads.get(bob) == end)
             assert (await conversation.load_reads())[bob] == end
 
 
@@ -180,30 +180,31 @@ async def test_presence_and_typing_reach_the_application(chat: System, names: Na
     for user in (ann, bob):
         await chat.api("POST", "/v1/tokens", {"user": user})
     async with client(chat, ann) as watcher, listening(watcher) as listener:
-        await watcher.until(State.LIVE)
-        assert await watcher.presence([bob], watch=True) == {bob: Online(False, None)}
+        await watcher.until(Status.LIVE)
+        assert await watcher.presence([bob]) == {bob: Online(False, None)}
+        watcher.watch([bob])
         async with client(chat, bob) as other:
-            await other.until(State.LIVE)
+            await other.until(Status.LIVE)
             await eventually(
                 lambda: any(isinstance(event, Presence) and event.users[bob].online for event in listener.events)
             )
             conversation = other.conversation(f"@{ann}")
-            await conversation.send("hi")
+            await conversation.send("hi").acked
             await eventually(lambda: "hi" in listener.bodies)
             conversation.typing()
             await eventually(lambda: Typing(conversation=conversation.id, sender=bob) in listener.events)
             watcher.conversation(conversation.id).mark_read()
-            await eventually(lambda: conversation.model.reads.get(ann) == conversation.model.head)
+            await eventually(lambda: conversation.view.reads.get(ann) == conversation.view.head)
 
 
 async def test_group_that_the_user_joins_and_leaves_is_handed_over(chat: System, names: Names) -> None:
     ann, bob = names("ann", "bob")
     await chat.api("POST", "/v1/tokens", {"user": bob})
     async with client(chat, bob) as member, listening(member) as listener:
-        await member.until(State.LIVE)
+        await member.until(Status.LIVE)
         group = await chat.group(ann, bob, title="garden")
         await eventually(lambda: Joined(conversation=group) in listener.events)
-        model = member.conversation(group).model
+        model = member.conversation(group).view
         assert (model.title, model.role, model.kind) == ("garden", "member", "group")
         await chat.api("DELETE", f"/v1/conversations/{group}/members/{bob}")
         await eventually(lambda: Gone(conversation=group, reason="removed") in listener.events)
@@ -219,7 +220,7 @@ async def test_login_renews_its_token_before_it_expires(start: Start, names: Nam
     kept: list[str] = []
     login = Login(system.router.url, ann, PASSWORD, save=kept.append)
     async with Client(system.router.url, ann, login) as client:
-        await client.until(State.LIVE)
+        await client.until(Status.LIVE)
         assert client._connection is not None
         first, socket = client._connection.expires_at, client._connection._socket
         await eventually(lambda: client._connection is not None and client._connection.expires_at > first + 3000)

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from linnet_client import Client, Event, Gap, Gone, Joined, Message, State, Stopped
+from linnet_client import Client, Event, Gap, Gone, Joined, Message, Status, Stopped
 from linnet_client import receiving as inbox
 
 from tests.sdk.python.gateway import scripted
@@ -28,18 +28,18 @@ async def bodies(ann: Client, count: int) -> list[object]:
 
 async def test_event_that_comes_twice_is_handed_over_once() -> None:
     async with scripted() as gateway, client(gateway) as ann:
-        await ann.until(State.LIVE)
+        await ann.until(Status.LIVE)
         gateway.doubled = True
         for i in range(5):
             await gateway.message(i)
         assert await bodies(ann, 5) == [0, 1, 2, 3, 4]
-        assert len(ann.conversation("g:1").model.entries) == 5
+        assert len(ann.conversation("g:1").view.entries) == 5
 
 
 async def test_resend_that_made_a_second_event_is_handed_over_once() -> None:
     """The same (from, device, n) under another seq is the same message."""
     async with scripted() as gateway, client(gateway) as ann:
-        await ann.until(State.LIVE)
+        await ann.until(Status.LIVE)
         for n, body in ((7, "x"), (7, "x"), (8, "y")):
             await gateway.deliver(gateway.append("g:1", "bob", "phone", n, {"media": "text", "body": body}))
         assert await bodies(ann, 2) == ["x", "y"]
@@ -48,7 +48,7 @@ async def test_resend_that_made_a_second_event_is_handed_over_once() -> None:
 async def test_hole_is_asked_for_and_filled_in_order() -> None:
     """Two events are lost on the way; the next one shows it, and what comes meanwhile waits."""
     async with scripted() as gateway, client(gateway) as ann:
-        await ann.until(State.LIVE)
+        await ann.until(Status.LIVE)
         gateway.hidden = {2, 3}
         for i in range(1, 8):
             await gateway.message(i)
@@ -59,7 +59,7 @@ async def test_hole_is_asked_for_and_filled_in_order() -> None:
 async def test_prev_that_names_a_deleted_event_is_no_hole() -> None:
     """The history does not have it, so nothing is missing."""
     async with scripted() as gateway, client(gateway) as ann:
-        await ann.until(State.LIVE)
+        await ann.until(Status.LIVE)
         gateway.hidden = {2}
         for i in range(1, 3):
             await gateway.message(i)
@@ -74,7 +74,7 @@ async def test_only_what_the_application_has_is_acked(tmp_path: Path) -> None:
     """The application has an event when it asks for the next one. Until then no cursor is stored and none acked."""
     async with scripted() as gateway:
         async with client(gateway, tmp_path / "s") as ann:
-            await ann.until(State.LIVE)
+            await ann.until(Status.LIVE)
             for i in range(1, 4):
                 await gateway.message(i)
             assert await bodies(ann, 1) == [1]
@@ -92,7 +92,7 @@ async def test_event_is_given_again_after_a_crash_before_its_ack(tmp_path: Path)
     """The server's cursor is behind the stored one: `hello` says how far this device is."""
     async with scripted() as gateway:
         async with client(gateway, tmp_path / "s") as ann:
-            await ann.until(State.LIVE)
+            await ann.until(Status.LIVE)
             for i in range(1, 4):
                 await gateway.message(i)
             assert await bodies(ann, 3) == [1, 2, 3]
@@ -106,13 +106,13 @@ async def test_event_is_given_again_after_a_crash_before_its_ack(tmp_path: Path)
 async def test_handler_may_send_and_wait_for_the_ack() -> None:
     """The application runs outside of the read loop, which goes on reading meanwhile."""
     async with scripted() as gateway, client(gateway) as ann:
-        await ann.until(State.LIVE)
+        await ann.until(Status.LIVE)
         seen: list[int] = []
         got_two = asyncio.Event()
 
         async def handler(event: Event) -> None:
             if isinstance(event, Message) and event.sender == "bob":
-                seen.append((await ann.conversation("g:1").send("answer")).seq)
+                seen.append((await ann.conversation("g:1").send("answer").acked).seq)
                 if len(seen) == 2:
                     got_two.set()
 
@@ -128,7 +128,7 @@ async def test_handler_may_send_and_wait_for_the_ack() -> None:
 
 async def test_event_of_a_handler_that_raised_is_given_again() -> None:
     async with scripted() as gateway, client(gateway) as ann:
-        await ann.until(State.LIVE)
+        await ann.until(Status.LIVE)
         await gateway.message("x")
 
         async def handler(event: Event) -> None:
@@ -145,10 +145,10 @@ async def test_slow_application_bounds_memory_and_loses_nothing(monkeypatch: pyt
     monkeypatch.setattr(inbox, "INBOX", 8)
     monkeypatch.setattr(inbox, "RESUME_AT", 4)
     async with scripted() as gateway, client(gateway) as ann:
-        await ann.until(State.LIVE)
+        await ann.until(Status.LIVE)
         for i in range(50):
             await gateway.message(i)
-        await eventually(lambda: ann.conversation("g:1").model.head >= 7)
+        await eventually(lambda: ann.conversation("g:1").view.head >= 7)
         assert ann._receiving is not None
         assert len(ann._receiving._inbox) <= 9
         assert await bodies(ann, 50) == list(range(50))
@@ -156,7 +156,7 @@ async def test_slow_application_bounds_memory_and_loses_nothing(monkeypatch: pyt
 
 async def test_gap_is_handed_over_and_applied_to_the_model() -> None:
     async with scripted() as gateway, client(gateway) as ann:
-        await ann.until(State.LIVE)
+        await ann.until(Status.LIVE)
         for i in range(1, 4):
             await gateway.message(i)
         await gateway.say({"type": "gap", "conversation": "g:1", "from": 2, "to": 3, "reason": "failover"})
@@ -166,12 +166,12 @@ async def test_gap_is_handed_over_and_applied_to_the_model() -> None:
             if isinstance(event, Gap):
                 break
         assert found[-1] == Gap(conversation="g:1", first=2, last=3, reason="failover")
-        assert list(ann.conversation("g:1").model.entries) == [1]
+        assert list(ann.conversation("g:1").view.entries) == [1]
 
 
 async def test_conversation_that_is_gone_is_handed_over_and_acked() -> None:
     async with scripted() as gateway, client(gateway) as ann:
-        await ann.until(State.LIVE)
+        await ann.until(Status.LIVE)
         state = {"conversation": "g:9", "kind": "group", "gone": True, "reason": "removed"}
         for _ in range(2):
             await gateway.say({"type": "conversations", "conversations": [state], "more": False})
@@ -191,19 +191,19 @@ async def test_closed_client_says_goodbye() -> None:
     """The gateway sees a normal close, so that the user is offline at once."""
     async with scripted() as gateway:
         async with client(gateway) as ann:
-            await ann.until(State.LIVE)
+            await ann.until(Status.LIVE)
         await eventually(lambda: gateway.closes == [1000])
-        assert ann.state is State.IDLE
+        assert ann.status is Status.IDLE
 
 
 @pytest.mark.parametrize(("code", "why"), [(4409, "replaced"), (4502, "banned"), (4504, "ended")])
 async def test_close_codes_that_forbid_a_reconnect_stop_the_client(code: int, why: str) -> None:
     """The events that came are still handed over; then the consumer gets `Stopped`."""
     async with scripted() as gateway, client(gateway) as ann:
-        await ann.until(State.LIVE)
+        await ann.until(Status.LIVE)
         await gateway.message("x")
         await gateway.close(code)
-        await ann.until(State.STOPPED)
+        await ann.until(Status.STOPPED)
         found: list[Event] = []
 
         async def handler(event: Event) -> None:
@@ -226,11 +226,11 @@ async def test_refused_token_is_replaced_and_not_used_again() -> None:
     async with scripted() as gateway:
         options = {"gateways": [gateway.url]}
         async with Client("http://127.0.0.1:9", "ann", source, **options) as ann:  # type: ignore[arg-type]
-            await ann.until(State.LIVE)
+            await ann.until(Status.LIVE)
             await gateway.close(4501)
             await gateway.until(2, "hello")
-            await ann.until(State.LIVE)
+            await ann.until(Status.LIVE)
             await gateway.close(4500)
-            await ann.until(State.STOPPED)
+            await ann.until(Status.STOPPED)
         assert [command["token"] for command in gateway.of("hello")] == ["first", "second"]
         assert reasons == ["connect", "token_expired", "unauthorized"]

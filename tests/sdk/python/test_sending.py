@@ -16,7 +16,7 @@ from linnet_client import (
     InvalidValue,
     MessageHandle,
     Refused,
-    State,
+    Status,
     StoreError,
     StoreInUse,
     StoreMismatch,
@@ -48,9 +48,9 @@ async def test_handle_goes_from_saving_to_acked(tmp_path: Path) -> None:
         handle = ann.conversation("g:1").send({"text": "hi", "raw": b"\x00"})
         assert handle.state == "saving"
         assert await handle.stored == handle.n
-        ack = await handle
+        ack = await handle.acked
         assert (ack.seq, ack.duplicate, handle.state) == (1, False, "acked")
-        model = ann.conversation("g:1").model
+        model = ann.conversation("g:1").view
         await eventually(lambda: model.entries.get(1) is handle.entry and not model.queued)
         assert ann.outbox == []
         assert gateway.of("send")[0]["body"] == {"text": "hi", "raw": {"$b64": "AA=="}}
@@ -64,7 +64,7 @@ async def test_stored_message_is_sent_by_the_next_process(tmp_path: Path) -> Non
         device, n = ann.device, handle.n
     async with scripted() as gateway, client(gateway, tmp_path / "s") as ann:
         (recovered,) = ann.outbox
-        assert (await recovered).seq == 1
+        assert (await recovered.acked).seq == 1
         (sent,) = gateway.of("send")
         assert (sent["to"], sent["body"], sent["n"], ann.device) == ("@bob", "kept", n, device)
 
@@ -77,7 +77,7 @@ async def test_unanswered_message_is_sent_again_with_its_n(tmp_path: Path) -> No
         await gateway.until(1, "send")
         gateway.silent = False
         await gateway.close(1012, "retry_after=0.01")
-        assert (await handle).duplicate
+        assert (await handle.acked).duplicate
         assert [command["n"] for command in gateway.of("send")] == [handle.n] * 2
         assert len(gateway.logs["g:1"]) == 1
         assert ann.stopped is None
@@ -101,16 +101,16 @@ async def test_done_is_below_what_an_earlier_process_left_open(tmp_path: Path) -
             await gateway.until(1, "send")
         gateway.silent = True
         async with client(gateway, tmp_path / "s") as ann:
-            await ann.until(State.LIVE)
+            await ann.until(Status.LIVE)
             await gateway.until(2, "send")
             later = ann.conversation("g:1").send("later")
             await gateway.until(3, "send")
             assert [command["done"] for command in gateway.of("send")] == [first.n - 1] * 3
             gateway.silent = False
             await gateway.close(1012, "retry_after=0.01")
-            await later
+            await later.acked
             last = ann.conversation("g:1").send("last")
-            await last
+            await last.acked
             assert gateway.of("send")[-1]["done"] == last.n - 1
 
 
@@ -149,8 +149,8 @@ async def test_message_that_must_wait_is_not_overtaken(tmp_path: Path) -> None:
         await gateway.until(1, "send")
         await eventually(lambda: first.state == "sent")
         second = ann.conversation("g:1").send("second")
-        await first
-        await second
+        await first.acked
+        await second.acked
         assert [event["body"] for event in gateway.logs["g:1"]] == ["first", "second"]
         assert gateway.of("send")[0]["n"] == gateway.of("send")[1]["n"] == first.n
 
@@ -174,14 +174,15 @@ async def test_refused_message_is_shown_as_failed_and_can_be_retried(tmp_path: P
             gateway.refusals.append(refusal)
             handle = ann.conversation("g:1").send("x")
             with pytest.raises(Refused) as refused:
-                await handle
-            assert (refused.value.code, refused.value.retry_after) == (refusal["code"], refusal.get("retry_after"))
+                await handle.acked
+            assert refused.value.code == refusal["code"]
+            assert (refused.value.wait_s is None) == ("retry_after" not in refusal)
         async with client(gateway, tmp_path / "s") as ann:
             (handle,) = ann.outbox
             assert handle.state == "failed"
             old = handle.n
             await handle.retry()
-            await handle
+            await handle.acked
             assert handle.n > old
             assert gateway.of("send")[-1]["n"] == handle.n
 
@@ -191,9 +192,9 @@ async def test_message_that_was_not_written_can_be_cancelled(tmp_path: Path) -> 
         handle = ann.conversation("g:1").send("x")
         assert await handle.cancel()
         with pytest.raises(Cancelled):
-            await handle
+            await handle.acked
         assert ann.outbox == []
-        assert ann.conversation("g:1").model.queued == []
+        assert ann.conversation("g:1").view.queued == []
 
 
 async def test_message_that_was_written_cannot_be_cancelled(tmp_path: Path) -> None:
@@ -210,10 +211,10 @@ async def test_conflict_of_a_first_write_takes_the_next_n(tmp_path: Path) -> Non
         next_n = 2**52
         gateway.refusals.append({"code": "conflict", "reason": "old", "next": next_n})
         handle = ann.conversation("g:1").send("x")
-        await handle
+        await handle.acked
         assert handle.n == next_n
         later = ann.conversation("g:1").send("y")
-        await later
+        await later.acked
         assert later.n == next_n + 1
 
 
@@ -236,12 +237,12 @@ async def test_conflict_of_a_resend_is_looked_up_in_the_history(tmp_path: Path, 
 async def test_duplicate_of_a_first_write_stops_the_client(tmp_path: Path) -> None:
     """Another process uses a copy of the store: this one does not go on under the same device name."""
     async with scripted() as gateway, client(gateway, tmp_path / "s") as ann:
-        await ann.until(State.LIVE)
+        await ann.until(Status.LIVE)
         handle = ann.conversation("g:1").send("x")
         n = await handle.stored
         gateway.accepted["g:1", n] = {"seq": 1}
         await handle.settled()
-        await ann.until(State.STOPPED)
+        await ann.until(Status.STOPPED)
         assert ann.stopped == "copied"
 
 
@@ -252,14 +253,14 @@ async def test_replaced_client_goes_on_under_a_new_device_name(tmp_path: Path) -
         written = ann.conversation("g:1").send("written")
         await gateway.until(1, "send")
         await gateway.close(4409)
-        await ann.until(State.STOPPED)
+        await ann.until(Status.STOPPED)
         old, kept = ann.device, ann.conversation("g:1").send("kept")
         await kept.stored
         with pytest.raises(ClientError):
-            await ann.reconnect()
+            await ann.connect()
         gateway.silent = False
-        await ann.reconnect(new_device=True)
-        await kept
+        await ann.connect(new_device=True)
+        await kept.acked
         assert (written.state, ann.stopped) == ("failed", None)
         assert old != ann.device == gateway.of("hello")[-1]["device"]
         assert [event["body"] for event in gateway.logs["g:1"]] == ["written", "kept"]
@@ -278,7 +279,7 @@ async def test_answer_that_cannot_be_stored_is_asked_for_again(tmp_path: Path, m
     monkeypatch.setattr(tables, "answer", full)
     monkeypatch.setattr(sending, "STORE_RETRY_S", 0.01)
     async with scripted() as gateway, client(gateway, tmp_path / "s") as ann:
-        assert (await ann.conversation("g:1").send("x")).duplicate
+        assert (await ann.conversation("g:1").send("x").acked).duplicate
         assert len(gateway.of("send")) == 2
         assert (ann.stopped, ann.outbox) == (None, [])
 
@@ -299,7 +300,7 @@ async def test_message_that_cannot_be_stored_is_failed_at_once(tmp_path: Path, m
 async def test_body_that_the_wire_cannot_carry_is_refused_at_once(body: Any) -> None:
     async with client(NOWHERE) as ann:
         with pytest.raises(InvalidValue):
-            await ann.conversation("g:1").send(body)
+            await ann.conversation("g:1").send(body).acked
         assert ann.outbox == []
 
 
@@ -333,7 +334,7 @@ async def test_store_lost_while_running_is_settled_under_the_old_name_first(tmp_
     """What is open goes on under the old device name; what comes meanwhile is stored in the new store, and sent."""
     store = tmp_path / "s"
     async with scripted() as gateway, client(gateway, store) as ann:
-        await ann.until(State.LIVE)
+        await ann.until(Status.LIVE)
         gateway.refusals.append({"code": "unavailable", "retry_after": 0.05})
         old = ann.device
         opened = ann.conversation("g:1").send("open")
@@ -342,7 +343,7 @@ async def test_store_lost_while_running_is_settled_under_the_old_name_first(tmp_
             file.unlink()
         later = ann.conversation("g:1").send("later")
         assert later.state == "saving"
-        await later
+        await later.acked
         assert opened.state == "acked"
         assert ann.device != old
         assert store.exists()

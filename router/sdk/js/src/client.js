@@ -18,21 +18,20 @@ import { Receiver } from "./receiver.js";
 import { Sender } from "./sender.js";
 import { StoreLost, Superseded } from "./store.js";
 import { openMemory } from "./store_memory.js";
-import { fromWire } from "./values.js";
+import { received } from "./values.js";
 
-/** @typedef {import("./connection.js").ConnectionState} ConnectionState */
+/** @typedef {import("./connection.js").Status} Status */
 /** @typedef {import("./connection.js").TokenReason} TokenReason */
-/** @typedef {import("./model.js").LoggedEvent} LoggedEvent */
-/** @typedef {(event: LoggedEvent) => unknown} Handler */
+/** @typedef {import("./events.js").HandedEvent} HandedEvent */
+/** @typedef {(event: HandedEvent) => unknown} Handler */
 
 /**
  * @typedef {object} ClientOptions
  * @property {string} api Where the HTTP API is, such as `https://chat.example`.
  * @property {string} user
- * @property {(why: { reason: TokenReason }) => string | Promise<string>} token The user's token; called for each connection and before the token expires.
+ * @property {string | ((reason: TokenReason) => string | Promise<string>)} token A token, or what returns one for a reason: it is called for each connection and before the token expires.
  * @property {string} [device] A label, such as `web` or `bot`; the client adds eight random characters.
- * @property {boolean} [durable] False: keep everything in memory.
- * @property {string} [folder] In Node: where the store's files are.
+ * @property {string | false} [store] In Node: the store's folder; without it everything is in memory. In a browser: false for memory.
  */
 
 /**
@@ -40,8 +39,8 @@ import { fromWire } from "./values.js";
  *
  * @typedef {object} Listeners
  * @property {(conversations: string[]) => void} change These conversations look different now.
- * @property {(state: ConnectionState, detail: string) => void} state The connection's state has changed.
- * @property {(gap: import("./wire.js").GapEvent) => void} gap Events of a conversation are lost, and gone from the model.
+ * @property {(status: Status, detail: string) => void} status The connection's status has changed.
+ * @property {(gap: import("./wire.js").GapEvent) => void} gap Events of a conversation are gone, also from the model. A handler gets it, too, in its place.
  * @property {(typing: { conversation: string, from: string }) => void} typing
  * @property {(users: Record<string, { online: boolean | null, last_seen: number | null }>) => void} presence
  * @property {(error: unknown) => void} error A handler or the store has failed; the client goes on.
@@ -72,8 +71,10 @@ export class Client {
     this.user = options.user;
     /** The name of this device, which belongs to its store. @type {string} */
     this.device = "";
-    /** The connection's state: the leader's, if this tab is not the leader. @type {ConnectionState} */
-    this.state = "idle";
+    /** The connection's status: the leader's, if this tab is not the leader. @type {Status} */
+    this.status = "idle";
+    /** Why the client does not connect again by itself, such as `banned`; empty while it does. @type {string} */
+    this.stopped = "";
     this._instance = crypto.randomUUID();
     this._token = "";
     this._settling = ""; // the device name of the next connection, if it is an old one
@@ -88,7 +89,7 @@ export class Client {
     this._handing = undefined;
     /** @type {Handler | undefined} */
     this._handler = undefined;
-    this._http = new Http(options.api, async () => this._token || this._renew("first"));
+    this._http = new Http(options.api, async () => this._token || this._renew("connect"));
     /** @type {Election | Alone | undefined} */
     this._election = undefined;
     /** Resolves when transactions of an earlier leader abort. @type {Promise<void>} */
@@ -121,13 +122,23 @@ export class Client {
     return this._election?.leader ?? false;
   }
 
+  /** Connect, and stay connected; again after the client has stopped. */
+  connect() {
+    return this._connect(undefined);
+  }
+
   /**
-   * Connect, and stay connected. With a handler, each event is handed to it once its promise for the one before has resolved;
-   * what it had is acked, and comes no more.
+   * Connect, and hand each event to a function, once its promise for the one before has resolved. What it had is acked, and
+   * comes no more.
    *
-   * @param {Handler} [handler]
+   * @param {Handler} handler
    */
-  connect(handler) {
+  listen(handler) {
+    return this._connect(handler);
+  }
+
+  /** @param {Handler | undefined} handler */
+  _connect(handler) {
     if (this._election) return this.leader ? this._connection.start() : this._post({ type: "connect" });
     this._handler = handler;
     this._events.handles = handler !== undefined;
@@ -136,7 +147,7 @@ export class Client {
       follow: () => this._follow(),
       message: (/** @type {any} */ message) => this._message(message),
       wake: () => this._connection.wake(),
-      state: () => this.state,
+      state: () => this.status,
     };
     const shared = this.durable && typeof document !== "undefined";
     this._election = shared ? new Election(storeName(this._options), events) : new Alone(events);
@@ -147,13 +158,13 @@ export class Client {
   /**
    * Connect, and get the events one by one: an event counts as had when the next one is asked for.
    *
-   * @returns {AsyncGenerator<LoggedEvent, void, void>}
+   * @returns {AsyncGenerator<HandedEvent, void, void>}
    */
   async *events() {
-    /** @type {{ event: LoggedEvent, had: () => void }[]} */
+    /** @type {{ event: HandedEvent, had: () => void }[]} */
     const waiting = [];
     let arrived = () => {};
-    this.connect((event) => new Promise((had) => {
+    this.listen((event) => new Promise((had) => {
       waiting.push({ event, had: () => had(undefined) });
       arrived();
     }));
@@ -180,6 +191,20 @@ export class Client {
     await this._store.close();
   }
 
+  /** Wait for a status; reject if the client stops instead. @param {Status} status @returns {Promise<void>} */
+  until(status) {
+    return new Promise((resolve, reject) => {
+      const look = () => {
+        if (this.status === status) resolve();
+        else if (this.stopped) reject(new LinnetError(this.stopped));
+        else return;
+        end();
+      };
+      const end = this.on("status", look);
+      look();
+    });
+  }
+
   /** A conversation by its id, or the direct one with `@user`. @param {string} target */
   conversation(target) {
     return new Conversation(this._shared, target);
@@ -191,13 +216,25 @@ export class Client {
   }
 
   /**
-   * The commands of a conversation that are not acked or have failed, such as to show them after a reload.
+   * The commands that are not acked, of all conversations or of one: queued, sent or failed, those from before a reload, too.
    *
-   * @param {string} conversation
+   * @param {string} [conversation]
    */
-  async pending(conversation) {
+  async outbox(conversation) {
     const found = await this._outbox.pending(conversation);
     return found.filter(({ state }) => state !== "acked").map((status) => this._handles.get(status.id) ?? this._handle(Promise.resolve(status)));
+  }
+
+  /**
+   * Make a group or channel with these members.
+   *
+   * @param {string} title
+   * @param {string[]} members
+   * @param {"group" | "channel"} [kind]
+   */
+  async createConversation(title, members, kind = "group") {
+    const made = await this.call("POST", "/v1/conversations", { kind, title, members });
+    return this.conversation(made.conversation);
   }
 
   /**
@@ -315,7 +352,8 @@ export class Client {
 
   /** @param {TokenReason} reason */
   async _renew(reason) {
-    this._token = await this._options.token({ reason });
+    const { token } = this._options;
+    this._token = typeof token === "string" ? token : await token(reason);
     return this._token;
   }
 
@@ -343,15 +381,21 @@ export class Client {
     this._connection.stop();
   }
 
-  /** @param {ConnectionState} state @param {string} detail */
+  /** @param {Status} state @param {string} detail */
   _state(state, detail) {
-    this.state = state;
+    this._status(state, detail);
     if (state !== "live") {
       this._sender.down();
       this._receiver.reset();
     }
     if (this.leader) this._post({ type: "state", state, detail });
-    this._emit("state", state, detail);
+  }
+
+  /** @param {Status} status @param {string} detail */
+  _status(status, detail) {
+    this.status = status;
+    this.stopped = status === "stopped" ? detail : "";
+    this._emit("status", status, detail);
   }
 
   /** @param {any} event */
@@ -459,7 +503,7 @@ export class Client {
       await this._outbox.restore(open);
       await this._choose();
       this._emit("change", []);
-      this.connect(this._handler);
+      this._connect(this._handler);
     } catch (error) {
       this._emit("error", error);
     } finally {
@@ -556,9 +600,7 @@ export class Client {
     switch (message.type) {
       case "here":
       case "state":
-        if (this.leader || this.state === message.state) return;
-        this.state = message.state;
-        this._emit("state", message.state, message.detail ?? "");
+        if (!this.leader && this.status !== message.state) this._status(message.state, message.detail ?? "");
         return;
       case "changed":
         this._emit("change", message.conversations);
@@ -642,7 +684,7 @@ export class Client {
 
 /** @param {Handler} handler @returns {Handler} */
 function handlerOf(handler) {
-  return (event) => handler("body" in event ? { ...event, body: fromWire(event.body) } : event);
+  return (event) => handler(received(event));
 }
 
 /** @param {ClientOptions} options */
@@ -652,11 +694,11 @@ function storeName({ api, user }) {
 
 /** @param {ClientOptions} options @returns {Promise<import("./store.js").Store>} */
 async function openStore(options) {
-  if (options.durable === false) return openMemory();
+  if (options.store === false) return openMemory();
   if (typeof document === "undefined") {
-    if (!options.folder) throw new TypeError("`folder` is missing: expected the store's folder, or `durable: false`");
+    if (!options.store) return openMemory();
     const { openSqlite } = await import("./store_sqlite.js");
-    return openSqlite(options.folder);
+    return openSqlite(options.store);
   }
   // Without Web Locks (no secure context) tabs cannot agree on who connects: each is a device of its own.
   if (!globalThis.indexedDB || !globalThis.navigator?.locks) return openMemory();

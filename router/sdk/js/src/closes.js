@@ -1,7 +1,7 @@
 /** What follows the end of a connection, as the protocol's list of close codes says. Pure. */
 
 /**
- * @typedef {{ action: "retry", afterMs?: number } | { action: "token", reason: "unauthorized" | "expired" } | { action: "replaced" } | { action: "stop", reason: string }} Next
+ * @typedef {{ action: "retry", afterMs?: number } | { action: "token", reason: "unauthorized" | "token_expired" } | { action: "replaced" } | { action: "stop", reason: string }} Next
  */
 
 const FIRST_MS = 300;
@@ -11,7 +11,7 @@ const LONGEST_MS = 30_000;
 const NEXT = {
   4409: { action: "replaced" },
   4500: { action: "token", reason: "unauthorized" },
-  4501: { action: "token", reason: "expired" },
+  4501: { action: "token", reason: "token_expired" },
   4502: { action: "stop", reason: "banned" },
   4503: { action: "stop", reason: "bad_protocol" },
   4504: { action: "stop", reason: "ended" },

@@ -2,12 +2,12 @@
  * The leader's connection: one WebSocket at a time, opened again until the client is told not to.
  *
  * State        entered when                                                   left for
- * idle         made, or stopped by the application                            connecting
- * connecting   a token and a gateway are asked for, the socket is opened      greeting, waiting, stopped
- * greeting     the socket is open and `hello` was sent                        live, waiting, stopped
+ * idle         made, or closed by the application                             preparing
+ * preparing    a token and the gateways are asked for                         connecting, waiting, stopped
+ * connecting   a socket is opened, and `hello` is sent                        live, waiting, stopped
  * live         `welcome` came                                                 waiting, stopped
- * waiting      the connection ended; the pause before the next attempt        connecting
- * stopped      a close code forbids another attempt (`detail` says which)     connecting, by `start`
+ * waiting      the connection ended; the pause before the next attempt        preparing
+ * stopped      a close code forbids another attempt (`detail` says which)     preparing, by `start`
  *
  * 1. Each attempt has a number. All that comes from an earlier one (a frame, a close, a timer) is ignored.
  * 2. Frames are parsed and handed to `events.frame`, which returns at once: no code of the application runs here.
@@ -20,12 +20,12 @@
 import { afterClose, backoffMs } from "./closes.js";
 import { LinnetError } from "./errors.js";
 
-/** @typedef {"idle" | "connecting" | "greeting" | "live" | "waiting" | "stopped"} ConnectionState */
-/** @typedef {"first" | "reconnect" | "renewal" | "expired" | "unauthorized"} TokenReason */
+/** @typedef {"idle" | "preparing" | "connecting" | "live" | "waiting" | "stopped"} Status */
+/** @typedef {"connect" | "expiring" | "token_expired" | "unauthorized"} TokenReason */
 
 /**
  * @typedef {object} ConnectionEvents
- * @property {(state: ConnectionState, detail: string) => void} state
+ * @property {(state: Status, detail: string) => void} state
  * @property {(frame: any) => void} frame Every event but answers to `request`.
  * @property {() => Promise<Record<string, unknown>>} hello The fields of `hello` beside the token.
  * @property {() => void} replaced Another session of this device was opened: `restart` follows under another name.
@@ -47,13 +47,13 @@ export class Connection {
     this._http = http;
     this._token = token;
     this._events = events;
-    /** @type {ConnectionState} */
+    /** @type {Status} */
     this.state = "idle";
     this._attempt = 0;
     this._failures = 0;
     this._refusals = 0;
     /** @type {TokenReason} */
-    this._reason = "first";
+    this._reason = "connect";
     /** @type {string[]} */
     this._gateways = [];
     /** @type {WebSocket | undefined} */
@@ -74,7 +74,7 @@ export class Connection {
     this._connect();
   }
 
-  /** Close the connection, if there is one. @param {ConnectionState} [state] @param {string} [detail] */
+  /** Close the connection, if there is one. @param {Status} [state] @param {string} [detail] */
   stop(state = "idle", detail = "") {
     this._drop();
     this._enter(state, detail);
@@ -124,7 +124,7 @@ export class Connection {
     });
   }
 
-  /** @param {ConnectionState} state @param {string} [detail] */
+  /** @param {Status} state @param {string} [detail] */
   _enter(state, detail = "") {
     this.state = state;
     this._events.state(state, detail);
@@ -133,7 +133,7 @@ export class Connection {
   _connect() {
     this._drop();
     const attempt = this._attempt;
-    this._enter("connecting");
+    this._enter("preparing");
     this._open(attempt).catch((error) => {
       if (attempt !== this._attempt) return;
       if (error?.code === "unauthorized") this._lost(4500, "");
@@ -147,7 +147,7 @@ export class Connection {
     const reason = this._reason;
     const token = await this._token(reason);
     if (attempt !== this._attempt) return;
-    this._reason = "reconnect";
+    this._reason = "connect";
     if (this._gateways.length === 0) {
       const { gateways } = await this._http.call("GET", "/v1/gateways");
       this._gateways = shuffled(gateways);
@@ -157,12 +157,12 @@ export class Connection {
     if (url === undefined) throw new LinnetError("unavailable", "no gateway is running");
     const hello = await this._events.hello();
     if (attempt !== this._attempt) return;
+    this._enter("connecting");
     const socket = new WebSocket(url, [SUBPROTOCOL]);
     this._socket = socket;
     this._later(GREETING_MS, () => this.state !== "live" && this._lost(1006, ""));
     socket.onopen = () => {
       if (attempt !== this._attempt) return;
-      this._enter("greeting");
       this.send({ type: "hello", token, ...hello });
     };
     socket.onmessage = ({ data }) => {
@@ -216,7 +216,7 @@ export class Connection {
   /** @param {number} attempt */
   async _renew(attempt) {
     try {
-      const token = await this._token("renewal");
+      const token = await this._token("expiring");
       if (attempt !== this._attempt) return;
       const { expires_at: expiresAt } = await this.request({ type: "auth", token });
       this._renewBefore(expiresAt);

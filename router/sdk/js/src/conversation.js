@@ -1,7 +1,7 @@
 /** One conversation, as an application uses it. */
 
 import { unreadOf } from "./model.js";
-import { fromWire, toWire } from "./values.js";
+import { fromWire, received, toWire } from "./values.js";
 
 const NEWEST = 50;
 
@@ -90,9 +90,9 @@ export class Conversation {
     return this._parts.queue(this.id, { type: "react", conversation: this.id, seq, emoji, remove });
   }
 
-  /** Say that the user has read up to here; it is kept and sent when there is a connection. @param {number} seq */
-  async read(seq) {
-    await this._parts.events.wantRead(this.id, seq);
+  /** Mark as read up to a seq, or all that is here; it is kept and sent when there is a connection. @param {number} [seq] */
+  async markRead(seq) {
+    await this._parts.events.wantRead(this.id, seq ?? (await this._parts.events.conversation(this.id))?.cursor ?? 0);
     this._parts.read(this.id);
   }
 
@@ -126,17 +126,32 @@ export class Conversation {
   }
 
   /**
+   * Events from the server, ascending: the last ones, those before a seq, or those after one.
+   *
+   * @param {{ before?: number, after?: number, limit?: number }} [options]
+   * @returns {Promise<import("./model.js").LoggedEvent[]>}
+   */
+  async history(options = {}) {
+    return (await this._page(options)).events.map(received);
+  }
+
+  /** @param {{ before?: number, after?: number, limit?: number }} options */
+  _page({ before, after, limit = NEWEST }) {
+    const range = before !== undefined ? `before=${before}&` : after !== undefined ? `after=${after}&` : "";
+    return this._parts.http.call("GET", `/v1/conversations/${encodeURIComponent(this.id)}/events?${range}limit=${limit}`);
+  }
+
+  /**
    * Read older messages from the server into the model; false if there are none.
    *
    * @param {number} [limit]
    * @returns {Promise<boolean>}
    */
   async loadOlder(limit = NEWEST) {
-    const { events, http } = this._parts;
+    const { events } = this._parts;
     const row = await events.conversation(this.id);
     if (!row || row.oldest === 0) return false;
-    const path = `/v1/conversations/${encodeURIComponent(this.id)}/events?before=${row.oldest + 1}&limit=${limit}`;
-    const page = await http.call("GET", path);
+    const page = await this._page({ before: row.oldest + 1, limit });
     await events.older(this.id, page.events, page.more);
     this._parts.changed(this.id);
     return page.events.length > 0;

@@ -19,6 +19,8 @@ const KEPT_MOST = 1200;
 /** @typedef {import("./model.js").ConversationRow} ConversationRow */
 /** @typedef {import("./model.js").MessageRow} MessageRow */
 
+/** @typedef {LoggedEvent | import("./wire.js").GapEvent} HandedEvent */
+
 /**
  * @typedef {{ kind: "event", event: LoggedEvent }
  *   | { kind: "list", entries: import("./wire.js").ConversationState[] }
@@ -106,7 +108,7 @@ export class Events {
    *
    * @param {number} after
    * @param {number} limit
-   * @returns {Promise<{ arrival: number, event: LoggedEvent }[]>}
+   * @returns {Promise<{ arrival: number, event: HandedEvent }[]>}
    */
   unhanded(after, limit) {
     return this._store.transact("events", false, async (t) => {
@@ -117,7 +119,7 @@ export class Events {
   /**
    * The handler has these: store that, after which their cursors may be acked.
    *
-   * @param {{ arrival: number, event: LoggedEvent }[]} entries
+   * @param {{ arrival: number, event: HandedEvent }[]} entries
    * @returns {Promise<Map<string, number>>}
    */
   handed(entries) {
@@ -127,7 +129,8 @@ export class Events {
       const cursors = new Map();
       for (const { arrival, event } of entries) {
         await t.remove("log", key(arrival));
-        cursors.set(event.conversation, Math.max(event.seq, cursors.get(event.conversation) ?? 0));
+        const seq = event.type === "gap" ? event.to : event.seq;
+        cursors.set(event.conversation, Math.max(seq, cursors.get(event.conversation) ?? 0));
       }
       for (const [conversation, seq] of cursors) {
         const row = await t.get("conversations", conversation);
@@ -312,11 +315,15 @@ class Batch {
     }
     await storeMessage(this._t, event);
     if (event.type === "message" && event.count % (KEPT_MOST - KEPT) === 0) await this._trim(next);
-    if (this._handles) {
-      this._arrival += 1;
-      await this._t.put("log", key(this._arrival), { arrival: this._arrival, event });
-      this._applied.logged = true;
-    }
+    await this._log(event);
+  }
+
+  /** Keep an event for the handler, if there is one. @param {HandedEvent} event */
+  async _log(event) {
+    if (!this._handles) return;
+    this._arrival += 1;
+    await this._t.put("log", key(this._arrival), { arrival: this._arrival, event });
+    this._applied.logged = true;
   }
 
   /** @param {{ conversation: string, events: LoggedEvent[], more: boolean }} page */
@@ -358,9 +365,11 @@ class Batch {
   }
 
   /** @param {import("./wire.js").GapEvent} event */
-  async _gap({ conversation, from, to, reason }) {
+  async _gap(event) {
+    const { conversation, from, to, reason } = event;
     const row = await this._row(conversation);
     if (!row) return;
+    if (to > row.cursor || reason === "failover") await this._log(event);
     this._keep({ ...row, cursor: Math.max(row.cursor, to), oldest: reason === "expired" ? Math.max(row.oldest, to) : row.oldest });
     if (!this._handles) this._applied.cursors.set(conversation, Math.max(row.cursor, to));
     const before = reason === "expired" ? { before: key(conversation, to + 1) } : {};

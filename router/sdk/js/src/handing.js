@@ -15,7 +15,7 @@ export class Handing {
   /**
    * @param {object} parts
    * @param {import("./events.js").Events} parts.events
-   * @param {(event: import("./model.js").LoggedEvent) => unknown} parts.handler
+   * @param {(event: import("./events.js").HandedEvent) => unknown} parts.handler
    * @param {(cursors: Map<string, number>) => void} parts.stored
    * @param {(error: unknown) => void} parts.failed
    */
@@ -56,7 +56,7 @@ export class Handing {
     }
   }
 
-  /** @param {{ arrival: number, event: import("./model.js").LoggedEvent }[]} entries */
+  /** @param {{ arrival: number, event: import("./events.js").HandedEvent }[]} entries */
   async _hand(entries) {
     let first = 0;
     let storedAt = Date.now();
@@ -72,7 +72,7 @@ export class Handing {
     }
   }
 
-  /** @param {import("./model.js").LoggedEvent} event */
+  /** @param {import("./events.js").HandedEvent} event */
   async _one(event) {
     for (let failures = 0; !this._stopped; failures += 1) {
       try {

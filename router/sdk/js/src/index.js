@@ -26,3 +26,4 @@ export { LinnetError } from "./errors.js";
 /** @typedef {import("./conversation.js").ConversationView} ConversationView */
 /** @typedef {import("./conversation.js").MessageView} MessageView */
 /** @typedef {import("./model.js").LoggedEvent} LoggedEvent */
+/** @typedef {import("./events.js").HandedEvent} HandedEvent */

@@ -138,15 +138,15 @@ export class Outbox {
   }
 
   /**
-   * The commands of a conversation that are not acked, in order, and before them those that were acked lately.
+   * The commands of a conversation (or of all) that are not acked, in order, and before them those that were acked lately.
    *
-   * @param {string} conversation
+   * @param {string} [conversation]
    * @returns {Promise<Status[]>}
    */
   pending(conversation) {
     return this._store.transact("outbox", false, async (t) => {
       const rows = [...(await t.range("results", "")), ...(await t.range("status", ""))];
-      return rows.map(([, status]) => status).filter((status) => status.conversation === conversation);
+      return rows.map(([, status]) => status).filter((status) => !conversation || status.conversation === conversation);
     });
   }
 

@@ -79,7 +79,7 @@ export class Receiver {
       if (changed.size) this._listeners.changed(changed);
       if (logged) this._listeners.logged();
       this.stored(cursors);
-      for (const [conversation, after] of holes) this._ask(conversation, after);
+      for (const [conversation, after] of holes) void this._ask(conversation, after);
     }
   }
 

@@ -22,6 +22,11 @@ export function fromWire(value) {
   return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, fromWire(item)]));
 }
 
+/** An event as the application gets it. @template {object} E @param {E} event @returns {E} */
+export function received(event) {
+  return "body" in event ? { ...event, body: fromWire(event.body) } : event;
+}
+
 /** @param {Uint8Array} data */
 function base64(data) {
   return btoa(Array.from(data, (byte) => String.fromCharCode(byte)).join(""));

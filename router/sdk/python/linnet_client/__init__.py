@@ -33,13 +33,13 @@ from linnet_client.events import (
     Typing,
 )
 from linnet_client.http import Api, Login, TokenSource
-from linnet_client.machine import State
+from linnet_client.machine import Status
 from linnet_client.messages import Ack, MessageHandle
-from linnet_client.model import ConversationModel, Entry
+from linnet_client.model import ConversationView, MessageView
 
 __all__ = [
-    "Ack", "Api", "Cancelled", "Client", "ClientError", "Conversation", "ConversationModel", "Delete", "Edit", "Entry",
-    "Event", "Gap", "Gone", "InvalidValue", "Joined", "Logged", "Login", "Member", "Message", "MessageHandle",
-    "NotConnected", "Online", "Presence", "React", "Receipt", "Refused", "State", "Stopped", "StoreError", "StoreInUse",
-    "StoreLost", "StoreMismatch", "Title", "TokenSource", "Typing", "Unreachable",
+    "Ack", "Api", "Cancelled", "Client", "ClientError", "Conversation", "ConversationView", "Delete", "Edit", "Event",
+    "Gap", "Gone", "InvalidValue", "Joined", "Logged", "Login", "Member", "Message", "MessageHandle", "MessageView",
+    "NotConnected", "Online", "Presence", "React", "Receipt", "Refused", "Status", "Stopped", "StoreError",
+    "StoreInUse", "StoreLost", "StoreMismatch", "Title", "TokenSource", "Typing", "Unreachable",
 ]  # fmt: skip

@@ -25,7 +25,7 @@ from linnet_client.doctor import examine
 from linnet_client.errors import ClientError, Refused
 from linnet_client.events import Event, Logged
 from linnet_client.http import Api
-from linnet_client.machine import State
+from linnet_client.machine import Status
 from linnet_client.session_file import Session, default_home
 
 API: Final = "http://127.0.0.1:8000"
@@ -110,10 +110,10 @@ async def _send(given: argparse.Namespace) -> int:
         try:
             async with asyncio.timeout(given.timeout):
                 for handle in handles:
-                    ack = await handle
+                    ack = await handle.acked
                     print(f"{ack.conversation} {ack.seq}")
         except TimeoutError:
-            reason = client.stopped or client.state
+            reason = client.stopped or client.status
             print(f"linnet: stored, not acked yet ({reason}); the next `linnet send` sends it", file=sys.stderr)
             return 1
     finally:
@@ -202,7 +202,7 @@ async def _chat(given: argparse.Namespace) -> int:
             conversation.mark_read(event.seq)
 
     try:
-        await client.until(State.LIVE)
+        await client.until(Status.LIVE)
         print(f"linnet: connected; each line goes to {given.to}, Ctrl-D leaves", file=sys.stderr, flush=True)
         showing = asyncio.create_task(client.listen(show))
         threading.Thread(target=read, daemon=True).start()
@@ -218,7 +218,7 @@ async def _send_lines(client: Client, conversation: str, lines: asyncio.Queue[st
     while (line := await lines.get()) is not None:
         if line:
             try:
-                await client.conversation(conversation).send(line)
+                await client.conversation(conversation).send(line).acked
             except Refused as error:
                 print(f"linnet: {error}", file=sys.stderr)
 

@@ -11,7 +11,8 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, cast
+from urllib.parse import quote
 
 import linnet_client.events as events
 import linnet_client.outbox as outbox
@@ -21,15 +22,17 @@ from linnet_client.conversation import Conversation
 from linnet_client.errors import ClientError, InvalidValue, NotConnected, Stopped, StoreError
 from linnet_client.events import Event, Online
 from linnet_client.http import Api, TokenSource
-from linnet_client.machine import State
+from linnet_client.machine import Status
 from linnet_client.messages import MessageHandle
-from linnet_client.model import Entry
+from linnet_client.model import MessageView
 from linnet_client.outbox import Row
 from linnet_client.receiving import Receiving
 from linnet_client.sending import Sending
 from linnet_client.store import Store, get_meta, rename, set_meta
+from linnet_client.wire import AckEvent, Welcome
 
 STORE_RETRY_S: Final = 5.0
+PRESENCE_USERS: Final = 200  # of one command
 NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 log = logging.getLogger("linnet_client")
@@ -71,6 +74,7 @@ class Client:
         self._stopped: str | None = None
         self._changes: asyncio.Event | None = None
         self._replacing: asyncio.Task[None] | None = None
+        self._watched: dict[str, None] = {}
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -90,7 +94,7 @@ class Client:
         )
         self._connection = Connection(self._api, self._source, self, self._fixed_gateways, gateways.split())
         self._sending = Sending(store, self._connection, self)
-        self._receiving = Receiving(store, self._connection, lambda name: self._conversation(name).model)
+        self._receiving = Receiving(store, self._connection, lambda name: self._conversation(name).view)
         self._receiving.restore(cursors)
         self._sending.recover(rows, self._recovered)
         self._connection.start()
@@ -114,8 +118,8 @@ class Client:
     # -- what it knows
 
     @property
-    def state(self) -> State:
-        return self._connection.state if self._connection is not None else State.IDLE
+    def status(self) -> Status:
+        return self._connection.state if self._connection is not None else Status.IDLE
 
     @property
     def stopped(self) -> str | None:
@@ -137,22 +141,22 @@ class Client:
         """Commands that are not acked: queued, sent or failed, those of earlier processes, too."""
         return list(self._sending.handles.values()) if self._sending is not None else []
 
-    async def until(self, state: State) -> None:
+    async def until(self, state: Status) -> None:
         """Wait for a state of the connection; raise `Stopped` if the client stops instead."""
         assert self._changes is not None, "the client is not open"
-        while self.state is not state:
-            if self.state is State.STOPPED:
+        while self.status is not state:
+            if self.status is Status.STOPPED:
                 raise Stopped(self._stopped or "stopped")
             self._changes.clear()
             await self._changes.wait()
 
-    async def reconnect(self, *, new_device: bool = False) -> None:
+    async def connect(self, *, new_device: bool = False) -> None:
         """Connect again after the client has stopped.
 
         After `replaced` and `copied` another process uses the device name, so `new_device` is needed. Then commands
         that were written without an answer are failed, because they may have been accepted under the old name.
         """
-        if self.state is not State.STOPPED:
+        if self.status is not Status.STOPPED:
             raise ClientError("the client has not stopped")
         if self._stopped in ("replaced", "copied") and not new_device:
             raise ClientError(f"the device name is in use ({self._stopped}); ask for a new one")
@@ -209,10 +213,19 @@ class Client:
 
     # -- people
 
-    async def presence(self, users: list[str], *, watch: bool = False) -> dict[str, Online]:
-        """Return who is online. `watch`: changes come as `Presence` events, until the connection ends."""
-        answer = await self.ask({"type": "presence", "users": users, "watch": watch})
+    async def presence(self, users: list[str]) -> dict[str, Online]:
+        """Return who is online now."""
+        answer = await self.call("GET", f"/v1/presence?users={','.join(map(quote, users))}")
         return events.online(answer["users"])
+
+    def watch(self, users: list[str]) -> None:
+        """Give a `Presence` event now, and whenever one of these users comes or goes, also after a reconnect."""
+        self._watched.update(dict.fromkeys(users))
+        self._watch(users)
+
+    def _watch(self, users: list[str]) -> None:
+        for first in range(0, len(users), PRESENCE_USERS):
+            self.write({"type": "presence", "users": users[first : first + PRESENCE_USERS], "watch": True})
 
     # -- the HTTP API and commands, for what has no method of its own
 
@@ -231,19 +244,19 @@ class Client:
         if self._connection is not None:
             self._connection.write(command)
 
-    def put(self, conversation: str, command: dict[str, Any], entry: Entry | None) -> MessageHandle:
+    def put(self, conversation: str, command: dict[str, Any], entry: MessageView | None) -> MessageHandle:
         """Store a command in the outbox (see `Conversation`)."""
         if self._sending is None or self._store is None:
             raise ClientError("the client is not open")
         return self._sending.put(conversation, command, entry)
 
-    def _recovered(self, row: Row) -> Entry | None:
+    def _recovered(self, row: Row) -> MessageView | None:
         command = row.command
         if command["type"] != "send":
             return None
         body = values.decode(values.encode(command["body"]))
-        entry = Entry(self.user, self.device, row.n, body, command["media"], command.get("reply_to"))
-        self._conversation(row.conversation).model.queue(entry)
+        entry = MessageView(self.user, self.device, row.n, body, command["media"], command.get("reply_to"))
+        self._conversation(row.conversation).view.queue(entry)
         return entry
 
     # -- the connection's events; none of these waits
@@ -252,7 +265,7 @@ class Client:
         assert self._receiving is not None
         return {"device": self.device, "cursors": outbox.hello_cursors(self._receiving.stored)}
 
-    def welcomed(self, welcome: dict[str, Any]) -> None:
+    def welcomed(self, welcome: Welcome) -> None:
         assert self._receiving is not None
         assert self._sending is not None
         assert self._connection is not None
@@ -266,6 +279,7 @@ class Client:
         self._receiving.states(welcome["conversations"])
         self._receiving.resume()
         self._sending.connected()
+        self._watch(list(self._watched))
 
     def received(self, event: dict[str, Any]) -> None:
         assert self._receiving is not None
@@ -274,7 +288,7 @@ class Client:
         if kind in events.LOGGED or kind == "gap":
             self._receiving.logged(event)
         elif kind == "ack":
-            self._sending.ack(event)
+            self._sending.ack(cast("AckEvent", event))
         elif kind == "error":
             if event.get("n") is not None or isinstance(event.get("id"), int):
                 self._sending.error({**event, "n": event.get("n") or event["id"]})
@@ -293,8 +307,8 @@ class Client:
             self.lost()
         return not self._sending.overdue()
 
-    def changed(self, state: State, reason: str | None) -> None:
-        if state is State.STOPPED:
+    def changed(self, state: Status, reason: str | None) -> None:
+        if state is Status.STOPPED:
             self._stopped = self._stopped or reason
             if self._receiving is not None:
                 self._receiving.stop(self._stopped or "stopped")
@@ -310,11 +324,11 @@ class Client:
 
     def settled(self, handle: MessageHandle) -> None:
         if handle.entry is not None:
-            self._conversation(handle.conversation).model.settle(handle.entry)
+            self._conversation(handle.conversation).view.settle(handle.entry)
 
     def cancelled(self, handle: MessageHandle) -> None:
         if handle.entry is not None:
-            self._conversation(handle.conversation).model.unqueue(handle.entry)
+            self._conversation(handle.conversation).view.unqueue(handle.entry)
 
     def copied(self) -> None:
         """Another process has a copy of the store, and its device name: stop, as two cannot share one series of n."""

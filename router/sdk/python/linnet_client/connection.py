@@ -19,16 +19,17 @@ from websockets.typing import Subprotocol
 
 import linnet_client.machine as machine
 import linnet_client.values as values
-from linnet_client.errors import ClientError, NotConnected, Refused, Unreachable
+from linnet_client.errors import ClientError, NotConnected, Refused, Unreachable, retry_at
 from linnet_client.http import Api, TokenSource
-from linnet_client.machine import Ending, Signal, State
+from linnet_client.machine import Ending, Signal, Status
+from linnet_client.wire import Welcome
 
 HANDSHAKE_S: Final = 10.0
 ANSWER_S: Final = 15.0
 PING_S: Final = 15.0
 TICK_S: Final = 1.0
 STEADY_S: Final = 10.0  # a connection that lived so long begins the backoff anew
-EXPIRING: Final = 0.1  # of a token's lifetime, at most EXPIRING_S: a new one is asked for
+EXPIRING: Final = 0.2  # of a token's lifetime, at most EXPIRING_S, at least two ticks: a new one is asked for
 EXPIRING_S: Final = 60.0
 SUBPROTOCOL: Final = Subprotocol("linnet.v1.json")
 
@@ -40,13 +41,13 @@ class Handlers(Protocol):
 
     def hello(self) -> dict[str, Any]: ...
 
-    def welcomed(self, welcome: dict[str, Any]) -> None: ...
+    def welcomed(self, welcome: Welcome) -> None: ...
 
     def received(self, event: dict[str, Any]) -> None: ...
 
     def ticked(self) -> bool: ...
 
-    def changed(self, state: State, reason: str | None) -> None: ...
+    def changed(self, state: Status, reason: str | None) -> None: ...
 
     def found_gateways(self, urls: list[str]) -> None: ...
 
@@ -57,7 +58,7 @@ class Connection:
     def __init__(
         self, api: Api, token: TokenSource, handlers: Handlers, fixed: list[str] | None, known: list[str]
     ) -> None:
-        self.state = State.IDLE
+        self.state = Status.IDLE
         self.expires_at = 0
         self._api = api
         self._token = token
@@ -82,7 +83,7 @@ class Connection:
 
     @property
     def live(self) -> bool:
-        return self.state is State.LIVE
+        return self.state is Status.LIVE
 
     def start(self) -> None:
         self._stop_reason, self._last_token, self._reason = None, None, "connect"
@@ -119,7 +120,7 @@ class Connection:
         finally:
             del self._answers[ident]
         if event["type"] == "error":
-            raise Refused(event["code"], event.get("message", ""), event.get("retry_after"))
+            raise Refused(event["code"], event.get("message", ""), retry_at(event.get("retry_after")))
         return event
 
     def stop(self, reason: str) -> None:
@@ -181,7 +182,7 @@ class Connection:
         try:
             token = await self._token(self._reason)
         except Refused as error:
-            if error.retry_after is None and error.status < 500:
+            if error.retry_at is None and error.status < 500:
                 return Ending(stop=error.code)
             raise
         if refused is not None and token == refused:
@@ -251,7 +252,7 @@ class Connection:
             await asyncio.wait(tasks)
         raise ConnectionClosed(None, None)  # the iteration ends in silence after a normal close
 
-    def _welcome(self, welcome: dict[str, Any]) -> None:
+    def _welcome(self, welcome: Welcome) -> None:
         self._welcomed_at, self._drain_s, self._failed = time.monotonic(), None, None
         self._outgoing = asyncio.Queue()
         self._expire(welcome["expires_at"])
@@ -296,10 +297,10 @@ class Connection:
     # -- tokens
 
     def _expire(self, expires_at: int) -> None:
-        """Plan the renewal: before a tenth of the rest is left, at most a minute."""
+        """Plan the renewal: before a fifth of the rest is left, at most a minute."""
         self.expires_at = expires_at
         rest_s = expires_at / 1000 - time.time()
-        self._renew_at = time.time() + max(0.0, rest_s - min(EXPIRING_S, rest_s * EXPIRING))
+        self._renew_at = time.time() + max(0.0, rest_s - min(EXPIRING_S, max(rest_s * EXPIRING, 2 * TICK_S)))
 
     async def _renew(self) -> None:
         token = await self._token("expiring")
@@ -316,8 +317,8 @@ class Connection:
 
 
 def _after(error: ClientError) -> Ending:
-    if isinstance(error, Refused) and error.retry_after is not None:
-        return Ending(wait_s=error.retry_after)
+    if isinstance(error, Refused) and error.retry_at is not None:
+        return Ending(wait_s=error.wait_s)
     if isinstance(error, Refused) and error.status == 401:
         return Ending(token=error.code)
     return Ending()

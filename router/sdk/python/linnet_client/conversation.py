@@ -1,4 +1,4 @@
-"""A conversation as the application uses it: its model, and what can be done in it."""
+"""A conversation as the application uses it: its view, and what can be done in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import linnet_client.values as values
 from linnet_client.errors import InvalidValue
 from linnet_client.events import Logged
 from linnet_client.messages import MessageHandle
-from linnet_client.model import ConversationModel, Entry
+from linnet_client.model import ConversationView, MessageView
 
 
 class Owner(Protocol):
@@ -21,7 +21,7 @@ class Owner(Protocol):
     @property
     def device(self) -> str: ...
 
-    def put(self, conversation: str, command: dict[str, Any], entry: Entry | None) -> MessageHandle: ...
+    def put(self, conversation: str, command: dict[str, Any], entry: MessageView | None) -> MessageHandle: ...
 
     def write(self, command: dict[str, Any]) -> None: ...
 
@@ -31,11 +31,11 @@ class Owner(Protocol):
 
 
 class Conversation:
-    """One conversation of the user. `model` is what a user interface shows."""
+    """One conversation of the user. `view` is what a user interface shows."""
 
     def __init__(self, owner: Owner, conversation: str) -> None:
         self.id = conversation
-        self.model = ConversationModel(conversation, owner.user)
+        self.view = ConversationView(conversation, owner.user)
         self._owner = owner
 
     def send(self, body: Any, *, media: str = "text", reply_to: int | None = None) -> MessageHandle:
@@ -43,10 +43,10 @@ class Conversation:
         command: dict[str, Any] = {"type": "send", "to": self._target(), "body": self._value(body), "media": media}
         if reply_to is not None:
             command["reply_to"] = reply_to
-        entry = Entry(self._owner.user, self._owner.device, 0, body, media, reply_to, state="saving")
+        entry = MessageView(self._owner.user, self._owner.device, 0, body, media, reply_to, state="saving")
         handle = self._owner.put(self.id, command, entry)
         if handle.state != "failed":
-            self.model.queue(entry)
+            self.view.queue(entry)
         return handle
 
     def edit(self, seq: int, body: Any) -> MessageHandle:
@@ -76,10 +76,15 @@ class Conversation:
             raise InvalidValue(f"{self.id} is a conversation of other users")
         return "@" + (parties[1] if parties[0] == self._owner.user else parties[0])
 
+    def messages(self, *, limit: int = 50, before: int | None = None) -> list[MessageView]:
+        """Return the newest messages, ascending, and after them those without a seq; or those before a seq."""
+        found = [entry for seq, entry in self.view.entries.items() if before is None or seq < before]
+        return found[-limit:] + (self.view.queued if before is None else [])
+
     def mark_read(self, seq: int | None = None) -> None:
         """Mark the conversation as read up to a seq, or to its end."""
-        read = self.model.head if seq is None else seq
-        self.model.receipt(self._owner.user, read)
+        read = self.view.head if seq is None else seq
+        self.view.receipt(self._owner.user, read)
         self._owner.write({"type": "read", "conversation": self.id, "seq": read})
 
     def typing(self) -> None:
@@ -92,17 +97,17 @@ class Conversation:
         page = await self._owner.ask({name: value for name, value in asked.items() if value is not None})
         return [events.LOGGED[raw["type"]](raw) for raw in page["events"] if raw["type"] in events.LOGGED]
 
-    async def load(self, limit: int = 50) -> int:
+    async def load_older(self, limit: int = 50) -> int:
         """Load older messages into the model; return how many events came."""
-        oldest = min(self.model.entries, default=None)
+        oldest = min(self.view.entries, default=None)
         found = await self.history(before=oldest, limit=limit)
         for event in found:
-            self.model.load(event)
+            self.view.load(event)
         return len(found)
 
     async def load_reads(self) -> dict[str, int]:
         """Ask how far each member has read (direct conversations, and groups of at most 32)."""
         answer = await self._owner.call("GET", f"/v1/conversations/{quote(self.id, safe='')}/reads")
         for user, read in answer["reads"].items():
-            self.model.receipt(user, read)
-        return self.model.reads
+            self.view.receipt(user, read)
+        return self.view.reads

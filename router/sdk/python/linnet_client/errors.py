@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import time
+
 
 class ClientError(Exception):
     """Base of all errors of this package."""
 
 
 class Refused(ClientError):
-    """The server refused a command or a call. `retry_after` (seconds) is set if a retry helps from then on."""
+    """The server refused a command or a call. `retry_at` (ms since the epoch) is set if a retry helps from then on."""
 
-    def __init__(self, code: str, message: str = "", retry_after: float | None = None, status: int = 0) -> None:
+    def __init__(self, code: str, message: str = "", retry_at: int | None = None, status: int = 0) -> None:
         super().__init__(f"{code}: {message}" if message else code)
         self.code = code
         self.message = message
-        self.retry_after = retry_after
+        self.retry_at = retry_at
         self.status = status
+
+    @property
+    def wait_s(self) -> float | None:
+        """How long to wait before a retry; None if a retry does not help by itself."""
+        return None if self.retry_at is None else max(0.0, self.retry_at / 1000 - time.time())
+
+
+def retry_at(retry_after: float | None) -> int | None:
+    """Return when `retry_after` (seconds from now, as the server says it) has passed, in ms since the epoch."""
+    return None if retry_after is None else round((time.time() + retry_after) * 1000)
 
 
 class Unreachable(ClientError):

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import linnet_client.values as values
-from linnet_client.errors import Refused, Unreachable
+from linnet_client.errors import Refused, Unreachable, retry_at
 
 TIMEOUT_S: Final = 10.0
 
@@ -80,7 +80,8 @@ def _refusal(error: urllib.error.HTTPError) -> Refused:
         code, message = str(found["code"]), str(found["message"])
     except (OSError, ValueError, KeyError, TypeError):
         code, message = ("unavailable" if error.code >= 500 else "refused"), f"HTTP {error.code}"
-    return Refused(code, message, float(retry) if retry and retry.replace(".", "", 1).isdigit() else None, error.code)
+    wait_s = float(retry) if retry and retry.replace(".", "", 1).isdigit() else None
+    return Refused(code, message, retry_at(wait_s), error.code)
 
 
 class Login:
@@ -114,7 +115,7 @@ class Login:
             try:
                 return self._keep(await self._api.renew(self.token))
             except Refused as error:
-                if error.retry_after is not None or self._password is None:
+                if error.retry_at is not None or self._password is None:
                     raise
         if self._password is None:
             raise Refused("unauthorized", "log in again")

@@ -24,8 +24,8 @@ FIRST_S: Final = 0.3
 MOST_S: Final = 30.0
 
 
-class State(StrEnum):
-    """The states of a connection."""
+class Status(StrEnum):
+    """The states of the connection."""
 
     IDLE = "idle"
     PREPARING = "preparing"
@@ -47,21 +47,21 @@ class Signal(StrEnum):
     CLOSE = "close"
 
 
-TABLE: Final[dict[tuple[State, Signal], State]] = {
-    (State.IDLE, Signal.START): State.PREPARING,
-    (State.STOPPED, Signal.START): State.PREPARING,
-    (State.PREPARING, Signal.PREPARED): State.CONNECTING,
-    (State.PREPARING, Signal.LOST): State.WAITING,
-    (State.CONNECTING, Signal.WELCOMED): State.LIVE,
-    (State.CONNECTING, Signal.LOST): State.WAITING,
-    (State.LIVE, Signal.LOST): State.WAITING,
-    (State.WAITING, Signal.WAITED): State.PREPARING,
-    **{(state, Signal.CLOSE): State.IDLE for state in State},
-    **{(state, Signal.REFUSED): State.STOPPED for state in State if state is not State.IDLE},
+TABLE: Final[dict[tuple[Status, Signal], Status]] = {
+    (Status.IDLE, Signal.START): Status.PREPARING,
+    (Status.STOPPED, Signal.START): Status.PREPARING,
+    (Status.PREPARING, Signal.PREPARED): Status.CONNECTING,
+    (Status.PREPARING, Signal.LOST): Status.WAITING,
+    (Status.CONNECTING, Signal.WELCOMED): Status.LIVE,
+    (Status.CONNECTING, Signal.LOST): Status.WAITING,
+    (Status.LIVE, Signal.LOST): Status.WAITING,
+    (Status.WAITING, Signal.WAITED): Status.PREPARING,
+    **{(state, Signal.CLOSE): Status.IDLE for state in Status},
+    **{(state, Signal.REFUSED): Status.STOPPED for state in Status if state is not Status.IDLE},
 }
 
 
-def step(state: State, signal: Signal) -> State:
+def step(state: Status, signal: Signal) -> Status:
     """Return the next state; KeyError for a signal that the state does not have."""
     return TABLE[state, signal]
 

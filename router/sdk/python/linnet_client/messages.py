@@ -1,18 +1,18 @@
 """Handles of commands: what `send`, `edit`, `delete` and `react` return.
 
 State: saving → queued → sent → acked | failed. The promise begins when `stored` resolves: from then on the command
-takes effect once, whatever crashes, or is shown as failed. `await handle` waits for the ack.
+takes effect once, whatever crashes, or is shown as failed. `acked` resolves with the ack.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Generator
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from linnet_client.errors import Cancelled, ClientError, Refused
-from linnet_client.model import Entry, EntryState
+from linnet_client.model import EntryState, MessageView
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Sender(Protocol):
 class MessageHandle:
     """One command of this device. `entry` is the message in the model; None for edit, delete and react."""
 
-    def __init__(self, sender: Sender, conversation: str, command: dict[str, Any], entry: Entry | None) -> None:
+    def __init__(self, sender: Sender, conversation: str, command: dict[str, Any], entry: MessageView | None) -> None:
         self.conversation = conversation
         self.command = command
         self.entry = entry
@@ -58,11 +58,22 @@ class MessageHandle:
         """Resolve with n when the command is in the store; raise if it could not be stored."""
         return asyncio.shield(self._stored)
 
-    def __await__(self) -> Generator[Any, None, Ack]:
-        """Wait for the ack; raise `Refused`, `Cancelled` or `StoreError` if the command failed."""
-        return self._wait().__await__()
+    @property
+    def acked(self) -> Awaitable[Ack]:
+        """Resolve with the ack; raise `Refused`, `Cancelled` or `StoreError` if the command failed."""
+        return self._acked()
 
-    async def _wait(self) -> Ack:
+    @property
+    def seq(self) -> int | None:
+        """The seq of the event, once the command is acked."""
+        return self.ack.seq if self.ack is not None else None
+
+    @property
+    def at(self) -> int | None:
+        """The server's time (ms), once the command is acked."""
+        return self.ack.at if self.ack is not None else None
+
+    async def _acked(self) -> Ack:
         await self.settled()
         if self.ack is not None:
             return self.ack
@@ -103,9 +114,9 @@ class MessageHandle:
         self._stored.set_exception(error)
         self._stored.exception()  # the application may look at `state` instead
         failure = error if isinstance(error, ClientError) else ClientError(str(error))
-        self.failed(failure)
+        self.was_refused(failure)
 
-    def acked(self, ack: Ack) -> None:
+    def was_acked(self, ack: Ack) -> None:
         self.ack, self.error = ack, None
         if self.entry is not None and self.entry.seq is None:
             self.entry.seq, self.entry.at = ack.seq, ack.at
@@ -113,7 +124,7 @@ class MessageHandle:
         if not self._settled.done():
             self._settled.set_result(None)
 
-    def failed(self, error: ClientError) -> None:
+    def was_refused(self, error: ClientError) -> None:
         self.error = error
         self.move("failed")
         if not self._settled.done():

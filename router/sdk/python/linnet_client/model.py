@@ -1,7 +1,7 @@
 """The model of a conversation: messages with edits, deletes and reactions, read marks and unread, ready to be shown.
 
 The model is in memory. It contains what this client has received or loaded since it started, and the messages of the
-outbox. An optimistic message and its event are one `Entry`. A snapshot from the server never removes what is queued.
+outbox. An optimistic message and its event are one `MessageView`. A snapshot from the server removes nothing queued.
 Functions here have no I/O; the receiver applies each event exactly once, in order.
 """
 
@@ -12,13 +12,14 @@ from typing import Any, Final, Literal
 
 import linnet_client.events as events
 from linnet_client.events import Logged
+from linnet_client.wire import ConversationState
 
 EntryState = Literal["saving", "queued", "sent", "acked", "failed"]
 MAX_ENTRIES: Final = 2000  # of one conversation; the oldest are dropped and can be loaded again
 
 
 @dataclass(slots=True, eq=False)
-class Entry:
+class MessageView:
     """A message as a user interface shows it. `seq` is None until the server has given it one."""
 
     sender: str
@@ -36,7 +37,7 @@ class Entry:
     reactions: dict[str, set[str]] = field(default_factory=dict)
 
 
-class ConversationModel:
+class ConversationView:
     """One conversation as it can be shown.
 
     `entries`: messages by seq, in their order; `queued`: this device's messages without a seq; `unread`, `read`: of the
@@ -56,14 +57,14 @@ class ConversationModel:
         self.unread = 0
         self.read = 0
         self.reads: dict[str, int] = {}
-        self.entries: dict[int, Entry] = {}
-        self.queued: list[Entry] = []
+        self.entries: dict[int, MessageView] = {}
+        self.queued: list[MessageView] = []
         self._counted = 0  # `unread` includes everything up to this seq
         self._later: dict[int, list[Logged]] = {}  # of messages that are not loaded, by target
 
     # -- snapshots
 
-    def apply_state(self, state: dict[str, Any]) -> None:
+    def apply_state(self, state: ConversationState) -> None:
         """Take over an entry of `welcome` or `conversations`."""
         self.gone = None
         self.kind = state.get("kind", self.kind)
@@ -77,14 +78,14 @@ class ConversationModel:
 
     # -- own messages
 
-    def queue(self, entry: Entry) -> None:
+    def queue(self, entry: MessageView) -> None:
         self.queued.append(entry)
 
-    def unqueue(self, entry: Entry) -> None:
+    def unqueue(self, entry: MessageView) -> None:
         if entry in self.queued:
             self.queued.remove(entry)
 
-    def settle(self, entry: Entry) -> None:
+    def settle(self, entry: MessageView) -> None:
         """Move an acked message to its place; its event may have come before, or in an earlier life of the client."""
         if entry in self.queued and entry.seq is not None:
             self.queued.remove(entry)
@@ -130,14 +131,14 @@ class ConversationModel:
         if entry is not None:
             self.queued.remove(entry)
         else:
-            entry = self.entries.get(event.seq) or Entry(event.sender, event.device, event.n, event.body)
+            entry = self.entries.get(event.seq) or MessageView(event.sender, event.device, event.n, event.body)
         entry.body, entry.media, entry.reply_to = event.body, event.media, event.reply_to
         entry.seq, entry.at, entry.count = event.seq, event.at, event.count
         self._insert(event.seq, entry)
         for change in self._later.pop(event.seq, ()):
             self._change(change, new=False)
 
-    def _insert(self, seq: int, entry: Entry) -> None:
+    def _insert(self, seq: int, entry: MessageView) -> None:
         last = next(reversed(self.entries), 0)
         self.entries[seq] = entry
         if seq < last:

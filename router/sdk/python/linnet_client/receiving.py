@@ -20,14 +20,15 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import linnet_client.events as events
 import linnet_client.outbox as outbox
 from linnet_client.errors import NotConnected, Refused, Stopped
 from linnet_client.events import Event, Logged
-from linnet_client.model import ConversationModel
+from linnet_client.model import ConversationView
 from linnet_client.store import Store
+from linnet_client.wire import ConversationState, GapEvent
 
 INBOX: Final = 1024
 RESUME_AT: Final = INBOX // 2
@@ -73,7 +74,7 @@ class _Item:
 class Receiving:
     """The inbox of one client, and the positions of its conversations."""
 
-    def __init__(self, store: Store, link: Link, model: Callable[[str], ConversationModel]) -> None:
+    def __init__(self, store: Store, link: Link, model: Callable[[str], ConversationView]) -> None:
         self._store = store
         self._link = link
         self._model = model
@@ -105,7 +106,7 @@ class Receiving:
                 entry.reading.cancel()
             entry.reading, entry.held, entry.overflow = None, [], False
 
-    def states(self, states: list[dict[str, Any]]) -> None:
+    def states(self, states: list[ConversationState]) -> None:
         """Entries of `welcome` and `conversations`."""
         for state in states:
             conversation = state["conversation"]
@@ -148,7 +149,7 @@ class Receiving:
     def _next(self, conversation: str, entry: _Log, raw: dict[str, Any], *, trusted: bool) -> bool:
         """Take an event, if it is next; return whether it is dealt with."""
         if raw["type"] == "gap":
-            return self._gap(conversation, entry, raw)
+            return self._gap(conversation, entry, cast("GapEvent", raw))
         seq, prev = raw["seq"], raw["prev"]
         if entry.taken is None:
             entry.taken = prev
@@ -177,7 +178,7 @@ class Receiving:
         self._model(conversation).apply(event)
         self._put(_Item(event, conversation, event.seq))
 
-    def _gap(self, conversation: str, entry: _Log, raw: dict[str, Any]) -> bool:
+    def _gap(self, conversation: str, entry: _Log, raw: GapEvent) -> bool:
         gap = events.Gap(conversation=conversation, first=raw["from"], last=raw["to"], reason=raw["reason"])
         self._model(conversation).gap(gap)
         if gap.reason == "failover":
@@ -228,10 +229,10 @@ class Receiving:
         try:
             page = await self._link.ask(asked)
         except Refused as error:
-            if error.retry_after is None:
+            if error.wait_s is None:
                 log.warning("the history of %s cannot be read: %s", conversation, error)
                 return False
-            await asyncio.sleep(error.retry_after)
+            await asyncio.sleep(error.wait_s)
             return True
         for raw in page["events"]:
             if not self._next(conversation, entry, raw, trusted=True):

@@ -28,10 +28,20 @@ from typing import Any, Final, Protocol
 
 import linnet_client.outbox as outbox
 import linnet_client.values as values
-from linnet_client.errors import Cancelled, ClientError, InvalidValue, NotConnected, Refused, StoreError, StoreLost
+from linnet_client.errors import (
+    Cancelled,
+    ClientError,
+    InvalidValue,
+    NotConnected,
+    Refused,
+    StoreError,
+    StoreLost,
+    retry_at,
+)
 from linnet_client.messages import Ack, MessageHandle
-from linnet_client.model import Entry
+from linnet_client.model import MessageView
 from linnet_client.store import Store
+from linnet_client.wire import AckEvent
 
 MAX_WAIT_S: Final = 60.0
 MAX_BACKOFF_S: Final = 15.0
@@ -113,7 +123,7 @@ class Sending:
 
     # -- the application's side
 
-    def put(self, conversation: str, command: dict[str, Any], entry: Entry | None) -> MessageHandle:
+    def put(self, conversation: str, command: dict[str, Any], entry: MessageView | None) -> MessageHandle:
         """Store a command; return its handle at once."""
         handle = MessageHandle(self, conversation, command, entry)
         try:
@@ -153,7 +163,7 @@ class Sending:
         if handle.state == "acked" or not await self._store.run(lambda db: outbox.remove(db, n)):
             return False
         self._forget(handle.conversation, n)
-        handle.failed(Cancelled("the message was cancelled"))
+        handle.was_refused(Cancelled("the message was cancelled"))
         self._owner.cancelled(handle)
         return True
 
@@ -166,7 +176,7 @@ class Sending:
         handle.queued_again(n)
         self.wake(handle.conversation)
 
-    def recover(self, rows: list[outbox.Row], entries: Callable[[outbox.Row], Entry | None]) -> None:
+    def recover(self, rows: list[outbox.Row], entries: Callable[[outbox.Row], MessageView | None]) -> None:
         """Make the handles of what an earlier process has left."""
         for row in rows:
             handle = MessageHandle(self, row.conversation, row.command, entries(row))
@@ -174,7 +184,7 @@ class Sending:
             self.handles[row.n] = handle
             self._attempts[row.n] = row.attempts
             if row.failed is not None:
-                handle.failed(_refusal(row.failed))
+                handle.was_refused(_refusal(row.failed))
 
     # -- the connection's side
 
@@ -238,7 +248,7 @@ class Sending:
 
     # -- answers
 
-    def ack(self, event: dict[str, Any]) -> None:
+    def ack(self, event: AckEvent) -> None:
         handle = self.handles.get(event["n"])
         if handle is None:
             return
@@ -248,13 +258,13 @@ class Sending:
 
     def _settle(self, handle: MessageHandle, ack: Ack) -> None:
         future = self._store.run(lambda db: outbox.answer(db, handle.n))
-        future.add_done_callback(partial(self._answered, handle, lambda: handle.acked(ack)))
+        future.add_done_callback(partial(self._answered, handle, lambda: handle.was_acked(ack)))
 
     def _fail(self, handle: MessageHandle, error: dict[str, Any]) -> None:
-        retry_after = error.get("retry_after")
-        stored = {"code": error["code"], "message": error.get("message", ""), "retry_after": retry_after}
+        at = retry_at(error.get("retry_after"))
+        stored = {"code": error["code"], "message": error.get("message", ""), "retry_at": at}
         future = self._store.run(lambda db: outbox.fail(db, handle.n, stored))
-        future.add_done_callback(partial(self._answered, handle, lambda: handle.failed(_refusal(stored))))
+        future.add_done_callback(partial(self._answered, handle, lambda: handle.was_refused(_refusal(stored))))
 
     def _answered(self, handle: MessageHandle, settle: Callable[[], None], future: asyncio.Future[None]) -> None:
         if error := future.exception():
@@ -372,8 +382,8 @@ class Sending:
         except NotConnected:
             return  # the next connection writes it again, and meets the same conflict
         except Refused as error:
-            if error.retry_after is not None:
-                self._again(handle, error.retry_after)
+            if error.wait_s is not None:
+                self._again(handle, error.wait_s)
                 return
         self._fail(handle, event)
 
@@ -414,7 +424,7 @@ class Sending:
 
 
 def _refusal(error: dict[str, Any]) -> Refused:
-    return Refused(error["code"], error.get("message", ""), error.get("retry_after"))
+    return Refused(error["code"], error.get("message", ""), error.get("retry_at"))
 
 
 def _consume(future: asyncio.Future[Any]) -> None:
