@@ -1,4 +1,6 @@
-"""Fixtures for tests of connections: both event loops, a small function library, a proxy that fails on demand."""
+"""Fixtures for tests of the store: a library that checks the functions' keys; for tests of connections both event loops, a
+small function library, a proxy that fails on demand.
+"""
 
 import asyncio
 import ssl
@@ -8,8 +10,16 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 import uvloop
 
+from router.store.redis import client
 from router.store.redis.connection import Address, address
 from router.store.redis.functions import Library
+from tests.store.checked_library import checked_library
+
+
+@pytest.fixture(autouse=True)
+def checked_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a call of a function that uses a key which is not among its KEYS."""
+    monkeypatch.setattr(client, "build", checked_library)
 
 
 @pytest.fixture(params=["uvloop", "asyncio"])

@@ -1,0 +1,180 @@
+"""A real Redis Cluster on loopback, for tests of what only a cluster does: its slots move, and its primaries fail over.
+
+The product does not connect to it as a cluster yet. The tests call functions on the node that they name.
+
+Invariants
+- `start` gives each primary an equal range of slots, in the order of `primaries`.
+- Methods that change the cluster return when every node that runs agrees.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from binascii import crc_hqx
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import redis
+
+from deploy.embedded import EmbeddedValkey
+from tests import support
+
+SLOTS: Final = 16384
+NODE_TIMEOUT_MS: Final = 2000
+AGREE_S: Final = 60.0
+
+_CONFIG: Final = """\
+cluster-enabled yes
+cluster-config-file nodes.conf
+cluster-node-timeout {timeout}
+cluster-require-full-coverage no
+cluster-allow-replica-migration no
+cluster-port {port}
+"""
+
+
+def slot(key: str) -> int:
+    """The slot of a key with a hash tag."""
+    return crc_hqx(key.partition("{")[2].partition("}")[0].encode(), 0) % SLOTS
+
+
+class Node(EmbeddedValkey):
+    """One server of the cluster."""
+
+    def __init__(self, folder: Path, port: int, bus_port: int, timeout_ms: int) -> None:
+        super().__init__(folder, port, appendfsync="everysec")
+        self.port = port
+        self._config += _CONFIG.format(timeout=timeout_ms, port=bus_port)
+
+    @property
+    def runs(self) -> bool:
+        return self.returncode is None
+
+    def call(self, *command: Any) -> Any:
+        """Run one command on this node; an error is raised, and so is a redirect."""
+        with self.client() as client:
+            return client.execute_command(*command)
+
+    def info(self) -> dict[str, Any]:
+        """Its section about replication."""
+        with self.client() as client:
+            return dict(client.info("replication"))
+
+    @property
+    def id(self) -> str:
+        return str(self.call("CLUSTER", "MYID").decode())
+
+    @property
+    def healthy(self) -> bool:
+        return b"cluster_state:ok" in self.call("CLUSTER", "INFO")
+
+    def owner(self, number: int) -> str:
+        """The id of the slot's primary, as this node knows it; empty if there is none."""
+        for first, last, primary, *_ in self.call("CLUSTER", "SLOTS"):
+            if first <= number <= last:
+                return str(primary[2].decode())
+        return ""
+
+    def pause(self) -> None:
+        """Stop the process; it keeps its connections and its memory."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+
+class Cluster:
+    """`primaries[i]` begins with the i-th range of slots; `replicas[i]` are its replicas."""
+
+    def __init__(
+        self, folder: Path, primaries: int, replicas: int = 0, *, timeout_ms: int = NODE_TIMEOUT_MS, empty: int = 0
+    ) -> None:
+        """`empty`: primaries without slots, which follow the others in `primaries`."""
+        size = primaries * (1 + replicas) + empty
+        ports = support.free_ports(2 * size)
+        self.nodes = [
+            Node(folder / str(port), port, bus, timeout_ms)
+            for port, bus in zip(ports[:size], ports[size:], strict=True)
+        ]
+        self._busses = dict(zip(ports[:size], ports[size:], strict=True))
+        self._holders = primaries
+        self.primaries = self.nodes[: primaries + empty]
+        others = self.nodes[primaries + empty :]
+        self.replicas = [others[i * replicas : (i + 1) * replicas] for i in range(primaries)]
+
+    async def start(self) -> Cluster:
+        for node in self.nodes:
+            node.spawn()
+        for node in self.nodes:
+            node.wait_ready()
+        first, *others = self.nodes
+        for epoch, node in enumerate(self.nodes, 1):
+            node.call("CLUSTER", "SET-CONFIG-EPOCH", epoch)
+        for node in others:
+            first.call("CLUSTER", "MEET", "127.0.0.1", node.port, self._busses[node.port])
+        for i in range(self._holders):
+            ends = (i * SLOTS // self._holders, (i + 1) * SLOTS // self._holders - 1)
+            self.primaries[i].call("CLUSTER", "ADDSLOTSRANGE", *ends)
+        await support.eventually(
+            lambda: all(len(node.call("CLUSTER", "NODES").splitlines()) == len(self.nodes) for node in self.nodes),
+            AGREE_S,
+        )
+        for primary, replicas in zip(self.primaries, self.replicas, strict=False):
+            for node in replicas:
+                node.call("CLUSTER", "REPLICATE", primary.id)
+        await support.eventually(lambda: all(node.healthy for node in self.nodes), AGREE_S)
+        await support.eventually(self._replicated, AGREE_S)
+        return self
+
+    def _replicated(self) -> bool:
+        return all(
+            _online(primary) == len(found) for primary, found in zip(self.primaries, self.replicas, strict=False)
+        )
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.kill()
+
+    # -- a slot moved as a whole
+
+    async def move(self, number: int, source: Node, target: Node) -> None:
+        """Move a slot by atomic slot migration; while a server refuses to begin or gives up, begin again."""
+
+        def moved() -> bool:
+            if target.owner(number) == target.id:
+                return True
+            migrations = source.call("CLUSTER", "GETSLOTMIGRATIONS")
+            if all(one[b"state"] in _ENDED for one in migrations):
+                with suppress(redis.ResponseError):  # right after a failover the servers do not agree on the owner yet
+                    source.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", number, number, "NODE", target.id)
+            return False
+
+        await support.eventually(moved, AGREE_S, every_s=0.05)
+        await self.agree(number, target)
+
+    async def agree(self, number: int, owner: Node) -> None:
+        """Wait until every node that runs knows the owner of a slot."""
+        await support.eventually(
+            lambda: all(node.owner(number) == owner.id for node in self.nodes if node.runs), AGREE_S, every_s=0.05
+        )
+
+    # -- a failover
+
+    async def fail_over(self, to: Node) -> None:
+        """Promote a replica by hand, without a loss."""
+        to.call("CLUSTER", "FAILOVER")
+        await self.promoted(to)
+
+    async def promoted(self, node: Node) -> None:
+        """Wait until a node is a primary, and its part of the cluster is served."""
+        await support.eventually(lambda: node.info()["role"] == "master" and node.healthy, AGREE_S, every_s=0.05)
+
+
+_ENDED: Final = (b"success", b"failed", b"cancelled", b"canceled")
+
+
+def _online(primary: Node) -> int:
+    info = primary.info()
+    return [info[f"slave{i}"]["state"] for i in range(info["connected_slaves"])].count("online")

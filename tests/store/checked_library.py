@@ -1,0 +1,70 @@
+"""The library of functions, in which a function fails if it uses a key that is not among its KEYS.
+
+All tests of the store run with it, so it checks every branch that a test reaches. Redis itself does not check this: on a
+cluster such a function fails only while a slot moves (test_slot_moves.py).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+from router.store.redis.functions import FOLDER, Library, build
+
+UNDECLARED: Final = frozenset(
+    {
+        "ack", "arm", "create", "delete_account", "deliver", "join", "kick", "leave", "page", "read", "retry_push",
+        "set_starts", "settled", "sync", "waiting",
+    }
+)  # fmt: skip
+"""Functions that use a key which is not among their KEYS. This list only ever gets shorter."""
+
+# Loaded before the other preludes, because of its name. If one server has all slots, `append` also receives the keys of
+# the two users of a direct conversation, among its arguments. On a cluster its caller gives none.
+_CHECK: Final = """\
+local UNDECLARED = {UNDECLARED}
+local running, declared
+local register_unchecked = register
+
+local function register(name, callback, flags)
+  register_unchecked(name, function(keys, args)
+    running, declared = name, {}
+    for _, key in ipairs(keys) do declared[key] = true end
+    return callback(keys, args)
+  end, flags)
+end
+
+local function check(key)
+  if declared[key] or UNDECLARED[running] then return end
+  if running == 'append' and string.sub(key, 1, 2) == '{u' then return end
+  error(running .. ' uses ' .. tostring(key) .. ', which is not among its KEYS')
+end
+
+local function checked(call, command, ...)
+  local a = {...}
+  if command == 'UNLINK' then
+    for _, key in ipairs(a) do check(key) end
+  elseif command == 'XINFO' then
+    check(a[2])
+  elseif command ~= 'TIME' and command ~= 'INFO' and command ~= 'SPUBLISH' then
+    check(a[1])
+  end
+  return call(command, ...)
+end
+"""
+_CALLS: Final = re.compile(r"redis\.(p?call)\(")
+
+
+@cache
+def checked_library() -> Library:
+    names = ", ".join(f"{name} = true" for name in sorted(UNDECLARED))
+    with TemporaryDirectory() as made:
+        folder = Path(made)
+        (folder / "prelude-check.lua").write_text(_CHECK.replace("UNDECLARED}", f"{names}}}"))
+        for file in FOLDER.glob("*.lua"):
+            source = _CALLS.sub(r"checked(redis.\1, ", file.read_text())
+            (folder / file.name).write_text(source)
+        return build(folder)

@@ -1,0 +1,201 @@
+"""One call of each function of the library, with all keys that it uses in place, for tests that look at the call itself.
+
+A call is built by the method of the store that production uses, and caught before it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, NamedTuple, cast
+
+import hiredis
+
+from router.contract import keys
+from router.contract.settings import Settings
+from router.store.accounts import Accounts, GuessSource
+from router.store.conversations import Conversations
+from router.store.deployment import deployment_check
+from router.store.dirty import Dirty
+from router.store.pushes import Pushes
+from router.store.redis.client import Client
+from router.store.redis.connection import RedisArg
+from router.store.users import Sync, Users
+from tests.store.calling import BURST_US, COST_US, called, event
+
+Command = tuple[bytes, ...]
+
+
+class Caught(Exception):
+    def __init__(self, command: Command) -> None:
+        super().__init__(command)
+        self.command = command
+
+    @property
+    def keys(self) -> list[str]:
+        """The declared keys."""
+        return [key.decode() for key in self.command[3 : 3 + int(self.command[2])]]
+
+
+class _Catching:
+    """In place of a connection: every call ends here."""
+
+    def call(self, parts: tuple[RedisArg, ...], _: Callable[[object], None]) -> None:
+        self.call_packed(hiredis.pack_command(cast("Any", tuple(parts))), _)
+
+    def call_packed(self, packed: bytes, _: Callable[[object], None]) -> None:
+        reader = hiredis.Reader()
+        reader.feed(packed)
+        raise Caught(tuple(reader.gets()))
+
+
+class PartsClient(Client):
+    """A client that sees a server for each partition, as on a cluster, and can catch a call."""
+
+    catching = False
+
+    @property
+    def one_server(self) -> bool:
+        return False
+
+    def _shard_of(self, keys: Any) -> Any:
+        return _Catching() if self.catching else super()._shard_of(keys)
+
+
+class World:
+    """The users and conversations of one call; each world has names of its own, all with `tag` in them."""
+
+    def __init__(self, client: PartsClient, number: int) -> None:
+        self.client = client
+        self.tag = f"{number:022d}"
+        self.ann, self.bob = f"ann-{self.tag}", f"bob-{self.tag}"
+        self.group, self.direct = f"g:{self.tag}", keys.direct(self.ann, self.bob)
+        self.conversations, self.users = Conversations(client, 20_000), Users(client)
+        self.accounts, self.pushes, self.dirty = Accounts(client), Pushes(client), Dirty(client)
+        self.part = keys.partition(self.ann)
+        self.dirty_part = keys.partition(self.group)
+
+    async def caught(self, call: Callable[[], Awaitable[object] | None]) -> Caught:
+        """The command of a call, which is not sent."""
+        self.client.catching = True
+        try:
+            waiting = call()
+            if waiting is not None:
+                await waiting
+        except Caught as caught:
+            return caught
+        finally:
+            self.client.catching = False
+        raise AssertionError("the store called no function")
+
+    async def with_group(self, kind: str = keys.GROUP) -> None:
+        members = {self.ann: "o", self.bob: "m"}
+        assert await self.conversations.create(self.group, kind, "title", members, COST_US, BURST_US)
+        await self.append(1)
+
+    async def append(self, n: int) -> None:
+        await called(self.conversations.append, event(self.group, self.ann, n))
+
+    async def with_user(self) -> None:
+        """Ann exists, has a session, a direct conversation, a group, a cursor, and a push that waits."""
+        await self.accounts.create(self.ann, "password", "Ann")
+        await self.users.join(self.ann, self.group, "title", 1, 0, 0)
+        await self.deliver(1)
+        await called(self.users.sync, self.session(register=True))
+        await called(self.users.ack, self.ann, "phone", "s1", {self.direct: 1})
+        assert await self.pushes.arm(self.ann, self.direct, 1, 1)
+
+    def session(self, **more: Any) -> Sync:
+        return Sync(user=self.ann, device="phone", session="s1", node="n1", started=1, **more)
+
+    async def deliver(self, seq: int) -> None:
+        await called(self.users.deliver, self.ann, self.direct, self.bob, seq, seq, b"event", False, 0)
+
+
+class Case(NamedTuple):
+    prepare: Callable[[World], Awaitable[None]]
+    call: Callable[[World], Awaitable[object] | None]
+
+
+def _ignored(_: object) -> None:
+    """A reply that never comes."""
+
+
+async def _nothing(_: World) -> None:
+    """Nothing has to be there."""
+
+
+async def _beside_another(w: World) -> None:
+    """The partition has a conversation, so its set of due ones is there."""
+    await w.with_group()
+    first = w.group
+    w.group = next(
+        group
+        for number in range(10**9, 2 * 10**9)
+        if keys.partition(group := f"g:{number:022d}") == keys.partition(first)
+    )
+    await w.client.fetch("XADD", keys.log(w.group), "0-1", "e", "")
+    await w.client.fetch("HSET", keys.conversation(w.group), "left", "over")
+
+
+async def _removed(w: World) -> None:
+    await w.with_group()
+    await w.conversations.remove_conversation(w.group, None)
+
+
+async def _direct(w: World) -> None:
+    await called(w.conversations.create_direct, w.ann, w.bob, COST_US, BURST_US)
+
+
+async def _claimed(w: World) -> None:
+    await w.client.fetch("SET", keys.names(w.ann), f"{w.ann} 1")
+
+
+_GROUP, _USER = World.with_group, World.with_user
+_MEMBER: Final = "a-new-member"
+
+CASES: Final[dict[str, Case]] = {
+    "ack": Case(_USER, lambda w: w.users.ack(w.ann, "phone", "s1", {w.direct: 2}, _ignored)),
+    "append": Case(_GROUP, lambda w: w.conversations.append(event(w.group, w.ann, 2), _ignored)),
+    "arm": Case(_USER, lambda w: w.pushes.arm(w.ann, w.direct, 2, 1)),
+    "away": Case(_USER, lambda w: w.users.away(w.ann, "phone", "s1", 5, _ignored)),
+    "before": Case(_GROUP, lambda w: w.conversations.before(w.group, w.ann, 1 << 52, 10, _ignored)),
+    "block": Case(_direct, lambda w: w.conversations.block(w.direct, w.ann, True)),
+    "claim": Case(_GROUP, lambda w: w.dirty.claims([w.dirty_part], 8, 1000)),
+    "claim_name": Case(_claimed, lambda w: w.accounts._claim_name(w.ann)),
+    "claim_push": Case(_USER, lambda w: w.pushes.claims([w.part], 8, 1000)),
+    "create": Case(
+        _beside_another, lambda w: w.conversations.create(w.group, "g", "title", {w.ann: "o"}, COST_US, BURST_US)
+    ),
+    "create_account": Case(_nothing, lambda w: w.accounts._fcall("create_account", (keys.user(w.ann),), ("p", "Ann"))),
+    "delete_account": Case(_USER, lambda w: w.accounts.delete(w.ann)),
+    "deliver": Case(_USER, lambda w: w.users.deliver(w.ann, w.direct, w.bob, 2, 2, b"event", False, 0, _ignored)),
+    "deployment": Case(_nothing, lambda w: deployment_check(w.client, Settings(deployment="ours"))),
+    "done": Case(_GROUP, lambda w: w.dirty.done(w.group, 1 << 52, 10, 1000)),
+    "ensure_user": Case(_USER, lambda w: w.accounts.ensure(w.ann)),
+    "forget": Case(_removed, lambda w: w.dirty.forget(w.group)),
+    "guess": Case(_USER, lambda w: w.accounts.guess(w.ann, GuessSource("a" * 16))),
+    "guessed": Case(_USER, lambda w: w.accounts.guessed(w.ann, GuessSource("a" * 16))),
+    "join": Case(_USER, lambda w: w.users.join(w.ann, w.group, "title", 2, 1, 1)),
+    "kick": Case(_USER, lambda w: w.users.kick(w.ann)),
+    "leave": Case(_USER, lambda w: w.users.leave(w.ann, w.group, 2)),
+    "member": Case(_GROUP, lambda w: w.conversations.member(w.group, w.ann, _MEMBER, "put")),
+    "news": Case(_USER, lambda w: w.users.news([w.session(since=b"0" * 16 + b"(0")], _ignored)),
+    "own_roles": Case(_GROUP, lambda w: w.conversations.own_roles([w.group], w.ann, _ignored)),
+    "page": Case(_USER, lambda w: w.users.page(w.ann, "phone", 1 << 53, _ignored)),
+    "place": Case(_GROUP, lambda w: w.conversations.read_position(w.group, w.ann, 1, _ignored)),
+    "probe": Case(_nothing, lambda w: w.client.fcall("probe", ("{u0}:probe",), ("{u0}:probe",))),
+    "range": Case(_GROUP, lambda w: w.conversations.range(w.group, w.ann, 0, 1 << 52, 10, _ignored)),
+    "read": Case(_USER, lambda w: w.users.read(w.ann, w.direct, 1, 1, _ignored)),
+    "remove_conversation": Case(_GROUP, lambda w: w.conversations.remove_conversation(w.group, w.ann)),
+    "retry_push": Case(_USER, lambda w: w.pushes.retry(w.ann, 1)),
+    "set_starts": Case(_USER, lambda w: w.users.set_starts(w.ann, "phone", "s1", {w.group: 1}, True, _ignored)),
+    "settled": Case(_USER, lambda w: w.pushes.settled(w.ann, {w.direct: 0})),
+    "spend": Case(_USER, lambda w: w.users.spend_opening(w.ann, _ignored)),
+    "start": Case(_GROUP, lambda w: w.conversations.start(w.group, w.ann, 0, _ignored)),
+    "sync": Case(_USER, lambda w: w.users.sync(w.session(register=True, cursors={w.direct: 2}), _ignored)),
+    "tick": Case(_nothing, lambda w: w.client.fcall("tick", (keys.TICK,), ())),
+    "title": Case(_GROUP, lambda w: w.conversations.title(w.group, w.ann, "another")),
+    "waiting": Case(_USER, lambda w: w.pushes.waiting(w.ann)),
+    "whisper_group": Case(_GROUP, lambda w: w.conversations.whisper(w.group, w.ann, b"signal")),
+    "whisper_user": Case(_USER, lambda w: w.users.whisper(w.ann, w.direct, b"signal")),
+}
