@@ -27,7 +27,7 @@ from router.api import passwords
 from router.api import rate_limits as rates
 from router.api import table as api
 from router.api import types as api_types
-from router.contract import keys, packing, settings, signals, tokens, wire
+from router.contract import keys, packing, settings, signals, state, tokens, wire
 from router.jobs import finisher, janitor, webhooks
 from router.jobs.rounds import CHUNK
 from router.process import bounded, http_client, jwks, spans
@@ -141,6 +141,13 @@ LIMITS: Final[dict[str, list[Limit]]] = {
               "`rate_limited`"),
         Limit("direct conversations that a user opens", rate(users.OPEN_COST_US / 1e6,
               users.OPEN_BURST_US / users.OPEN_COST_US), "`rate_limited`"),
+        Limit("a key of a user's state, characters", count(state.MAX_KEY), "`bad_command`"),
+        Limit("a value of a user's state", size(state.MAX_VALUE_BYTES), "`too_large`"),
+        Limit("keys and values of a user's state that clients write",
+              f"{count(lua('write_state', 'KEYS_OF_CLIENTS'))} keys, {size(lua('write_state', 'BYTES_OF_CLIENTS'))}",
+              "`quota`"),
+        Limit("removed keys of a user's state that are kept", f"{count(lua('write_state', 'REMOVED'))}, "
+              + time(lua("write_state", "REMOVED_US") / 1e6), "a device that missed a removal reads everything anew"),
         Limit("members of a conversation", count(conversations.MAX_MEMBERS), "`conflict` (409)"),
         Limit("earlier memberships of a user in a group whose events stay readable", count(lua("member", "RANGES")),
               "events of the earliest ones are not readable"),

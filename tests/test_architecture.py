@@ -199,7 +199,7 @@ def test_imports_form_no_circle_of_files() -> None:
 def test_keys_are_spelled_in_one_file() -> None:
     """No file but keys.py spells a key or a channel."""
     spelled = re.compile(
-        r"""["']f?\{\{[cu]\{|linnet:(gateways|deployment|tick)|:(conv|log|dirty|name|convs|recent|dev|cursor|ch|pr):"""
+        r"""["']f?\{\{[cu]\{|linnet:(gateways|deployment|tick)|:(conv|log|dirty|name|convs|recent|dev|cursor|state|versions|removed|ch|pr):"""
     )
     for folder in ("gateway", "router", "loadtest"):
         for path in modules(folder):

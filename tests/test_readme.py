@@ -212,6 +212,7 @@ INNER_LIMITS = {
     "SKEW_MS": "clocks of servers", "CONNECT_MS": "clocks of servers",
     "AHEAD_MS": "clocks of servers", "LOOK": "entries looked at at once",
     "MOST_PUSH_MS": "the longest backoff of a push",
+    "AHEAD_US": "clocks of servers", "DROPPED": "pace", "RANGES": "a reader from before them gets everything anew",
 }  # fmt: skip
 
 

@@ -99,20 +99,32 @@ class Unavailable(LinnetError):
     status = 503
 
 
+class Quota(LinnetError):
+    """The user has as much as one user may have."""
+
+    code = "quota"
+    status = 403
+
+
 class Conflict(LinnetError):
-    """An `n` was used for other content or is too old to check, or a name is taken.
+    """An `n` was used for other content or is too old to check, a name is taken, or a key of the user's state has
+    another version than was expected.
 
     `reason` explains an `n`: `content` (used for other content), `answered` (n ≤ `done`), `old` (below the 32 that
-    are stored). `next` is the lowest n from which this device can use every n in this conversation.
+    are stored). `next` is the lowest n from which this device can use every n in this conversation. `version` is that
+    of a key of the user's state, 0 if it is absent.
     """
 
     code = "conflict"
     status = 409
 
-    def __init__(self, message: str = "", reason: str | None = None, next_n: int | None = None) -> None:
+    def __init__(
+        self, message: str = "", reason: str | None = None, next_n: int | None = None, version: int | None = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.next = next_n
+        self.version = version
 
 
 class Internal(LinnetError):
@@ -154,6 +166,10 @@ def from_function(error: Exception) -> LinnetError:
             return Conflict("this n must be above `done`", "answered", _usable(error.detail))
         case "OLD":
             return Conflict("this n is older than the last 32 accepted here: use a new n", "old", _usable(error.detail))
+        case "VERSION":
+            return Conflict("the key has another version than `expect`", version=int(error.detail))
+        case "QUOTA":
+            return Quota("your state has too many keys, or too many bytes: remove some first")
         case "BLOCKED":
             return Blocked()
         case "LATER":

@@ -20,13 +20,18 @@ key                            type    content                                  
 {u<q>}:user:<user>             hash    created, name, pw, deleted, rates, known             accounts, sync / both
 {u<q>}:name:<name>             string  user and ms: the one user whose name in lower case   claim_name / claim_name
                                        is <name>
-{u<q>}:convs:<user>            hash    conv -> packed row (kind, mark, head, count, ...)    deliver, join, read / sync
-{u<q>}:recent:<user>           zset    conv -> time of the last change, in us               deliver, join, read / sync
+{u<q>}:convs:<user>            hash    conv -> packed row (kind, mark, head, count, ...);   deliver, join, read / sync
+                                       `~state` version of the state
+{u<q>}:recent:<user>           zset    conv, `~state` -> time of the last change, in us     deliver, join, read / sync
 {u<q>}:groups:<user>           zset    group or channel -> joined seq                       join / sync
 {u<q>}:dev:<user>              hash    device -> session row; `*` the kick mark of all      sync, leave, kick / both
 {u<q>}:cursor:<user>:<device>  hash    conv -> acked seq                                    ack, sync / sync, pushes
 {u<q>}:push                    zset    user -> due ms; sentinel `!`                         arm / claim_push
 {u<q>}:pushes:<user>           hash    conv -> waiting seq and due ms; attempts             arm / pushed
+{u<q>}:state:<user>            hash    key -> version, the server's change, value;          write_state / state_after
+                                       `*` the user's version and other numbers
+{u<q>}:versions:<user>         zset    key of the state -> version                          write_state / state_after
+{u<q>}:removed:<user>          zset    removed key -> version of its removal                write_state
 {u<q>}:idem:<user>:<key>       string  the result stored for an Idempotency-Key; expires    router / router
 linnet:gateways                hash    node -> lease row                                    gateways / both
 linnet:deployment              hash    partitions, format, id, fingerprint (store/            first start / every start
@@ -66,6 +71,7 @@ PROBES: Final = ("{c0}:probe", "{u0}:probe", "linnet:probe")  # scratch keys, on
 DIRECT: Final = "d"
 GROUP: Final = "g"
 CHANNEL: Final = "c"
+STATE: Final = "~state"  # among a user's conversations: the version of their state
 KIND_NAMES: Final = {DIRECT: "direct", GROUP: "group", CHANNEL: "channel"}
 
 _CONVERSATION: Final = re.compile(r"(?:d:[A-Za-z0-9._-]{1,64}:[A-Za-z0-9._-]{1,64}|[gc]:[A-Za-z0-9_-]{22})\Z")
@@ -169,6 +175,18 @@ def push(part: int) -> str:
 
 def pushes(name: str) -> str:
     return f"{_u(name)}:pushes:{name}"
+
+
+def state(name: str) -> str:
+    return f"{_u(name)}:state:{name}"
+
+
+def versions(name: str) -> str:
+    return f"{_u(name)}:versions:{name}"
+
+
+def removed(name: str) -> str:
+    return f"{_u(name)}:removed:{name}"
 
 
 def idempotency(name: str, key_hash: str) -> str:

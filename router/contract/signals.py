@@ -50,16 +50,31 @@ class Kick(Signal, frozen=True, tag="k"):
     device: str
 
 
+class State(Signal, frozen=True, tag="s"):
+    """A key of the user's state has changed; `write_state` puts the numbers behind `state_signal`. `value` is msgpack;
+    `prev` is the version of the user's state before this one."""
+
+    key: str
+    value: msgspec.Raw
+    version: int
+    prev: int
+
+
 class Touched(Signal, frozen=True, tag="p"):
     """The user's presence may have changed: read it again."""
 
     user: str
 
 
-Signals = Typing | Receipt | Moved | Taken | Kick | Touched
+Signals = Typing | Receipt | Moved | Taken | Kick | State | Touched
 
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Signals).decode
+
+
+def state_signal(key: str) -> bytes:
+    """The beginning of the `State` signal of a key, up to its value."""
+    return b"\x95\xa1s" + encode(key)
 
 
 def decode(payload: bytes) -> Signals | None:

@@ -2,8 +2,8 @@
 
 redis/       connections, calls and pub/sub
 functions/   the Lua functions; a function, its one Python caller and its test share a name
-conversations, users, presence, dirty, accounts, pushes   one file per part of the domain: builds keys and arguments,
-             calls a function, reads its reply
+conversations, users, presence, dirty, accounts, pushes, state   one file per part of the domain: builds keys and
+             arguments, calls a function, reads its reply
 direct       the creation of a direct conversation by its first message
 deployment   whether this process belongs to the deployment in the database, and the names of its channels
 durability   decides when an answered append is kept

@@ -128,6 +128,9 @@ class Accounts:
                 self._client.channels.presence(user),
                 touched,
                 int(rows),
+                keys.state(user),
+                keys.versions(user),
+                keys.removed(user),
             ),
         )
         return [group.decode() for group in value]

@@ -36,6 +36,7 @@ CONNECT_COST_US, CONNECT_BURST_US = 1_000_000, 30_000_000
 OPEN_COST_US, OPEN_BURST_US = 2_000_000, 120_000_000
 
 _SERVER: Final = 16  # bytes of `since` that name the server; the rest is the minimum for ZRANGEBYSCORE
+_STATE: Final = keys.STATE.encode()
 _ROW: Final = Packing(">ccQQQQQ")
 _pack = msgpack.Packer(use_bin_type=False).pack  # Lua's msgpack has no bin type
 
@@ -94,7 +95,9 @@ class Synced(Struct, frozen=True):
     """The reply of `sync`. `rows` have changed since `since`, oldest change first; at registering they are the newest
     rows, newest first, followed by the other groups.
 
-    If `more`, further rows are read with `page` below `below` at registering, else with `sync` and the new `since`.
+    `state` is the version of the user's state; None if it has not changed since `since`, and at registering if there
+    is none. If `more`, further rows are read with `page` below `below` at registering, else with `sync` and the new
+    `since`.
     `new_device` stays true until `set_starts` has marked the device as known, so that a connect that dies half way
     begins again.
     """
@@ -105,6 +108,7 @@ class Synced(Struct, frozen=True):
     more: bool
     below: int
     new_device: bool
+    state: int | None = None
 
 
 class Page(Struct, frozen=True):
@@ -414,7 +418,7 @@ def _sync_answer(s: Sync, value: Any) -> Synced | LinnetError:
     if not rest:
         return Synced(cast("Status", status.decode()), [], s.since, False, 0, False)
     since, more, below, new, rows = rest
-    return Synced("ok", _rows(rows), since, bool(more), int(below), bool(new))
+    return Synced("ok", _rows(rows), since, bool(more), int(below), bool(new), _state(rows))
 
 
 def _paged(reply: Callable[[Page | LinnetError], None], value: object) -> None:
@@ -430,11 +434,18 @@ def _rows(flat: list[Any]) -> list[Row]:
     """Rows from a flat list of conversation, packed row, score and cursor; damaged rows are left out."""
     parts, rows = iter(flat), []
     for row in zip(parts, parts, parts, parts, strict=True):
+        if row[0] == _STATE:
+            continue
         try:
             rows.append(_row(*row))
         except (ValueError, TypeError, StructError) as error:
             unreadable(error)
     return rows
+
+
+def _state(flat: list[Any]) -> int | None:
+    """The version of the user's state, if it is among the rows."""
+    return int.from_bytes(flat[flat.index(_STATE) + 1]) if _STATE in flat else None
 
 
 def _row(conv: bytes, packed: bytes, score: bytes, cursor: bytes | None) -> Row:

@@ -12,8 +12,8 @@ from router.contract import errors
 from router.contract.errors import FunctionError, Internal, LinnetError, Unavailable, from_function
 
 PUBLIC = {
-    "bad_frame", "bad_command", "unauthorized", "token_expired", "not_found", "read_only", "blocked", "too_large",
-    "rate_limited", "unavailable", "conflict", "internal",
+    "bad_frame", "bad_command", "unauthorized", "token_expired", "not_found", "read_only", "blocked", "quota",
+    "too_large", "rate_limited", "unavailable", "conflict", "internal",
 }  # fmt: skip
 HTTP_ONLY = {"forbidden", "method_not_allowed", "unsupported_media_type"}
 CLOSES = {
@@ -41,8 +41,8 @@ def test_every_public_code_has_one_class() -> None:
 @pytest.mark.parametrize(
     ("code", "status"),
     {"bad_frame": 400, "bad_command": 422, "unauthorized": 401, "token_expired": 401, "forbidden": 403,
-     "not_found": 404, "read_only": 403, "blocked": 403, "method_not_allowed": 405, "unsupported_media_type": 415,
-     "too_large": 413, "rate_limited": 429, "unavailable": 503, "conflict": 409, "internal": 500}.items(),
+     "not_found": 404, "read_only": 403, "blocked": 403, "quota": 403, "method_not_allowed": 405,
+     "unsupported_media_type": 415, "too_large": 413, "rate_limited": 429, "unavailable": 503, "conflict": 409, "internal": 500}.items(),
 )  # fmt: skip
 def test_every_code_has_its_status(code: str, status: int) -> None:
     """The HTTP API promises these statuses."""

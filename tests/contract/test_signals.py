@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import get_args
 
 import msgpack
+import msgspec
 import pytest
 
 from router.contract import signals, stamp
@@ -17,6 +18,7 @@ ALL: list[signals.Signals] = [
     signals.Moved(GROUP),
     signals.Taken("phone", "session", "instance"),
     signals.Kick(""),
+    signals.State("draft/a", msgspec.Raw(pack({"text": "x"})), 8, 7),
     signals.Touched("ann"),
 ]
 
@@ -35,6 +37,7 @@ def test_bytes_of_signals_never_change() -> None:
         ["m", GROUP],
         ["x", "phone", "session", "instance"],
         ["k", ""],
+        ["s", "draft/a", {"text": "x"}, 8, 7],
         ["p", "ann"],
     ]
 
