@@ -42,7 +42,8 @@ def test_every_public_code_has_one_class() -> None:
     ("code", "status"),
     {"bad_frame": 400, "bad_command": 422, "unauthorized": 401, "token_expired": 401, "forbidden": 403,
      "not_found": 404, "read_only": 403, "blocked": 403, "quota": 403, "method_not_allowed": 405,
-     "unsupported_media_type": 415, "too_large": 413, "rate_limited": 429, "unavailable": 503, "conflict": 409, "internal": 500}.items(),
+     "unsupported_media_type": 415,
+     "too_large": 413, "rate_limited": 429, "unavailable": 503, "conflict": 409, "internal": 500}.items(),
 )  # fmt: skip
 def test_every_code_has_its_status(code: str, status: int) -> None:
     """The HTTP API promises these statuses."""

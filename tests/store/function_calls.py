@@ -19,6 +19,7 @@ from router.store.dirty import Dirty
 from router.store.pushes import Pushes
 from router.store.redis.client import Client
 from router.store.redis.connection import RedisArg
+from router.store.state import State
 from router.store.users import Sync, Users
 from tests.store.calling import BURST_US, COST_US, called, event
 
@@ -71,6 +72,7 @@ class World:
         self.group, self.direct = f"g:{self.tag}", keys.direct(self.ann, self.bob)
         self.conversations, self.users = Conversations(client, 20_000), Users(client)
         self.accounts, self.pushes, self.dirty = Accounts(client), Pushes(client), Dirty(client)
+        self.state = State(client, (COST_US, BURST_US))
         self.part = keys.partition(self.ann)
         self.dirty_part = keys.partition(self.group)
 
@@ -150,6 +152,13 @@ async def _claimed(w: World) -> None:
     await w.client.fetch("SET", keys.names(w.ann), f"{w.ann} 1")
 
 
+async def _with_state(w: World) -> None:
+    """A key that is there, and one that was removed."""
+    await w.with_user()
+    for key, value in (("a", b"\x01"), ("b", b"\x01"), ("b", None)):
+        await called(w.state.write, w.ann, key, value, None)
+
+
 _GROUP, _USER = World.with_group, World.with_user
 _MEMBER: Final = "a-new-member"
 
@@ -192,10 +201,12 @@ CASES: Final[dict[str, Case]] = {
     "settled": Case(_USER, lambda w: w.pushes.settled(w.ann, {w.direct: 0})),
     "spend": Case(_USER, lambda w: w.users.spend_opening(w.ann, _ignored)),
     "start": Case(_GROUP, lambda w: w.conversations.start(w.group, w.ann, 0, _ignored)),
+    "state_after": Case(_with_state, lambda w: w.state.entries(w.ann, 0, "", 10)),
     "sync": Case(_USER, lambda w: w.users.sync(w.session(register=True, cursors={w.direct: 2}), _ignored)),
     "tick": Case(_nothing, lambda w: w.client.fcall("tick", (keys.TICK,), ())),
     "title": Case(_GROUP, lambda w: w.conversations.title(w.group, w.ann, "another")),
     "waiting": Case(_USER, lambda w: w.pushes.waiting(w.ann)),
     "whisper_group": Case(_GROUP, lambda w: w.conversations.whisper(w.group, w.ann, b"signal")),
     "whisper_user": Case(_USER, lambda w: w.users.whisper(w.ann, w.direct, b"signal")),
+    "write_state": Case(_with_state, lambda w: w.state.write(w.ann, "a", b"\x02", None, _ignored)),
 }

@@ -44,6 +44,12 @@ async def known(state: State, after: int = 0, prefix: str = "") -> dict[str, obj
     return {one.key: one.value and unpack(one.value) for one in page.entries}
 
 
+async def begin_at(client: Client, version: int) -> None:
+    """The next version is by the clock, but above this one."""
+    meta: bytes = await client.fetch("HGET", keys.state("ann"), "*")
+    await client.fetch("HSET", keys.state("ann"), "*", version.to_bytes(8) + meta[8:])
+
+
 async def other_server(client: Client) -> None:
     """As after a promotion: the last writer of the state has another replication id than this server."""
     meta: bytes = await client.fetch("HGET", keys.state("ann"), "*")
@@ -285,8 +291,11 @@ async def test_version_is_never_used_twice_over_a_failover(valkey: EmbeddedValke
     """The new server has lost the last write. Its own versions are beyond the lost one, and a device that has it gets
     everything anew; a device that has not goes on."""
     async with of_ann(valkey) as (client, state):
+        await write(state, "a", 0)
+        await begin_at(client, 0)
         kept = await write(state, "a", 1)
         before = {name: await client.fetch("DUMP", name) for name in (keys.state("ann"), keys.versions("ann"))}
+        await begin_at(client, kept.version + 30_000_000)  # the clock of the server that is lost was ahead
         lost = await write(state, "b", 1)
         late = await write(state, "b", 2)  # by the old server, beside the new one
         for name, dump in before.items():
