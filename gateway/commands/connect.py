@@ -170,8 +170,8 @@ class Connect:
         parts.conversation_list.settle_starts(session, answer.rows, not answer.more, settled)
 
     async def _ask_clock(self, status: str) -> None:
-        """Register again if Redis's clock has stepped forward before this node noticed: then the session only seems to
-        be older than the device's earlier one, or than a kick. Otherwise it ends."""
+        """Register again if Redis's clock has stepped before this node noticed: then the session only seems to be older
+        than the device's earlier one, or than a kick. Otherwise it ends."""
         session, parts = self._session, self._parts
         try:
             await parts.lease.set_clock()
@@ -182,7 +182,7 @@ class Connect:
         if session.state is not State.CONNECTING:
             return
         began_ms = parts.clock.now_ms() - round((perf_counter() - self._began) * 1000)
-        if began_ms - session.started < STEP_MS:
+        if abs(began_ms - session.started) < STEP_MS:
             end(session, status)
             return
         session.started = began_ms

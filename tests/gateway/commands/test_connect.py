@@ -102,14 +102,19 @@ async def test_device_reconnects_elsewhere_after_redis_clock_was_put_back(valkey
         await other.client("bob").connected()
 
 
-async def test_device_moves_to_a_gateway_that_has_not_noticed_a_step_of_redis_clock(valkey: EmbeddedValkey) -> None:
-    """Its session only seems to be older than the one at the first gateway, whose clock has followed already."""
+@pytest.mark.parametrize(("earlier_ms", "late_ms"), [(0, -60_000), (7_200_000, 3_600_000)])
+async def test_device_moves_to_a_gateway_that_has_not_noticed_a_step_of_redis_clock(
+    valkey: EmbeddedValkey, earlier_ms: int, late_ms: int
+) -> None:
+    """Its session only seems to be older than the one at the first gateway, where it started by a third clock or by the
+    right one."""
     async with world(valkey) as late, world(valkey) as first:
         for of in (late, first):
             await of.node.lease.set_clock()
+        first.node.redis_clock._ahead_ms += earlier_ms
         earlier = (await first.client("bob").connected()).session.started
         await support.eventually(lambda: first.node.redis_clock.now_ms() > earlier + 100)  # answers that took time
-        late.node.redis_clock._ahead_ms -= 60_000  # Redis's clock as it was
+        late.node.redis_clock._ahead_ms += late_ms  # Redis's clock as it was
         await late.client("bob").connected()
 
 
