@@ -45,9 +45,9 @@ async def known(state: State, after: int = 0, prefix: str = "") -> dict[str, obj
 
 
 async def begin_at(client: Client, version: int) -> None:
-    """The next version is by the clock, but above this one."""
+    """The next version is by the clock, but above this one; no versions are void."""
     meta: bytes = await client.fetch("HGET", keys.state("ann"), "*")
-    await client.fetch("HSET", keys.state("ann"), "*", version.to_bytes(8) + meta[8:])
+    await client.fetch("HSET", keys.state("ann"), "*", version.to_bytes(8) + meta[8:40])
 
 
 async def other_server(client: Client) -> None:
