@@ -209,6 +209,7 @@ INNER_LIMITS = {
     "CAP_EVERY": "pace", "TITLE_AT": "layout", "WHO_AT": "layout", "ROWS_AT": "layout", "ROW": "layout",
     "NOTE_SIZE": "layout", "FINAL": "seq after all others",
     "STEP": "entries read at once", "CHUNK": "entries read at once", "GRACE_MS": "pace", "BACK_US": "clocks of servers",
+    "MOST": "entries read at once", "FIELDS": "fields written at once",
     "SKEW_MS": "clocks of servers", "CONNECT_MS": "clocks of servers",
     "AHEAD_MS": "clocks of servers", "LOOK": "entries looked at at once",
     "MOST_PUSH_MS": "the longest backoff of a push",

@@ -78,12 +78,16 @@ def next_step(backlog: Backlog, hubs: Iterable[Position], unflushed: bool) -> St
         return Step.CHECK_CLAIMS
     if backlog.todo:
         return Step.READ
-    if any(positions[hub.conversation] < hub.written for hub in hubs):
-        return Step.NOTE_MOVED_HUBS
+    ahead = False
+    for hub in hubs:
+        position = positions[hub.conversation]
+        if position < hub.written:
+            return Step.NOTE_MOVED_HUBS
+        ahead = ahead or position > hub.written
     if backlog.list_older is not None:
         return Step.LIST_OLDER
     if backlog.overflowed:
         return Step.RESYNC
-    if any(positions[hub.conversation] > hub.written for hub in hubs):
+    if ahead:
         return Step.COMPARE_AHEAD
     return Step.FLUSH if unflushed else Step.GO_LIVE

@@ -23,7 +23,7 @@ from router.contract import keys, wire
 from router.contract.addressing import visible
 from router.contract.errors import LinnetError, NotFound
 from router.contract.packing import MAX_INTEGER
-from router.store.conversations import ROLE_NAMES, Conversations
+from router.store.conversations import ROLE_NAMES, Conversations, Opening, Wanted
 from router.store.users import Page, Row, Users
 
 RETRY_S: Final = 1.0
@@ -75,28 +75,47 @@ class ConversationList:
         stored too, so that a user who is removed before any event came still receives the events before the removal.
         """
         starts: Starts = {}
-        countdown = Countdown(partial(self._settled, session, starts, last, done))
-        self._ask_roles(
-            session, [row.conversation for row in rows if row.kind != keys.DIRECT and not row.left], countdown
-        )
+        wanted: list[Wanted] = []
         new = session.backlog is not None and session.backlog.new_device
         for row in rows:
-            if row.cursor is not None or row.left:
+            if row.left:
                 continue
-            if new or row.kind == keys.CHANNEL:
-                countdown.begin()
-                reply = partial(_note_start, starts, row.conversation, countdown)
-                self._conversations.start(row.conversation, session.user, row.read, reply)
-            elif row.kind == keys.GROUP:
-                starts[row.conversation] = 0
-        countdown.finish()
+            if row.cursor is None and (new or row.kind == keys.CHANNEL):
+                wanted.append(Wanted(row.conversation, row.read))
+            elif row.kind != keys.DIRECT:
+                wanted.append(Wanted(row.conversation, None))
+                if row.cursor is None:
+                    starts[row.conversation] = 0
+        if wanted:
+            opened = partial(self._opened, session, wanted, starts, last, done)
+            self._conversations.openings(session.user, wanted, opened)
+        else:
+            self._settled(session, starts, last, done)
 
-    def _ask_roles(self, session: Session, conversations: list[str], countdown: Countdown) -> None:
-        """Ask for the user's roles, which the entries of the client's lists contain."""
-        for start in range(0, len(conversations), self._conversations.max_per_call):
-            some = conversations[start : start + self._conversations.max_per_call]
-            countdown.begin()
-            self._conversations.own_roles(some, session.user, partial(_note_roles, session, some, countdown))
+    def _opened(
+        self,
+        session: Session,
+        wanted: list[Wanted],
+        starts: Starts,
+        last: bool,
+        done: Callable[[Starts], None],
+        openings: list[Opening | None] | LinnetError,
+    ) -> None:
+        """Note the starts, and the roles, which the entries of the client's lists contain. While one is missing, the
+        device is not known to Redis, so its next connect asks again."""
+        if isinstance(openings, LinnetError):
+            self._settled(session, starts, False, done)
+            return
+        roles = session.roles = session.roles or {}
+        for want, opening in zip(wanted, openings, strict=True):
+            if opening is None:
+                last = False
+                continue
+            if opening.start is not None:
+                starts[want.conversation] = opening.start
+            if opening.role and want.conversation[0] != keys.DIRECT:
+                roles[want.conversation] = ROLE_NAMES.get(opening.role, "member")
+        self._settled(session, starts, last, done)
 
     def _settled(self, session: Session, starts: Starts, last: bool, done: Callable[[Starts], None]) -> None:
         new = session.backlog is not None and session.backlog.new_device
@@ -198,23 +217,6 @@ _Listed = tuple[int, bool, int, wire.ConversationState]  # when it moved, whethe
 
 def _newest_first(item: _Listed) -> int:
     return -item[0]
-
-
-def _note_roles(
-    session: Session, conversations: list[str], countdown: Countdown, roles: list[str] | LinnetError
-) -> None:
-    if not isinstance(roles, LinnetError):
-        session.roles = session.roles or {}
-        for conversation, role in zip(conversations, roles, strict=True):
-            if role:
-                session.roles[conversation] = ROLE_NAMES.get(role, "member")
-    countdown.finish()
-
-
-def _note_start(starts: Starts, conversation: str, countdown: Countdown, seq: int | LinnetError) -> None:
-    if not isinstance(seq, LinnetError):
-        starts[conversation] = seq
-    countdown.finish()
 
 
 def _ignore(_: object) -> None:

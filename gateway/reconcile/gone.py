@@ -39,7 +39,10 @@ class Gone:
     def entries(self, session: Session, rows: Iterable[Row], done: Told) -> None:
         """Call `done` with the entries of the rows that are gone and new to the device; the session counts as notified
         of them."""
-        news = [row for row in rows if is_news(session, row)]
+        news = [row for row in rows if row.left and is_news(session, row)]
+        if not news:
+            done([])
+            return
         for row in news:
             session.note_gone(row.conversation, row.changed)
         groups = [row.conversation for row in news if row.kind != keys.DIRECT]

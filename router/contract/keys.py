@@ -51,6 +51,7 @@ moved (`Channels`).
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from secrets import token_urlsafe
 from typing import Final
 from zlib import crc32
@@ -108,10 +109,12 @@ def partition(name: str) -> int:
     return crc32(name.encode()) % PARTITIONS
 
 
+@lru_cache(maxsize=1 << 13)
 def _c(conv: str) -> str:
     return f"{{c{partition(conv)}}}"
 
 
+@lru_cache(maxsize=1 << 13)
 def _u(user: str) -> str:
     return f"{{u{partition(user)}}}"
 

@@ -40,7 +40,7 @@ Action = Literal["message", "edit", "delete", "react"]
 MemberAction = Literal["put", "remove", "join"]
 Reacting = Literal["all", "members"]
 
-CONVERSATIONS_PER_CALL: Final = 50  # the server does nothing else for about as many µs
+CONVERSATIONS_PER_CALL: Final = 200  # roles; of starts, starts.lua bounds what it reads
 ROLES: Final = {"owner": "o", "admin": "a", "member": "m", "reader": "r"}
 ROLE_NAMES: Final = {char: name for name, char in ROLES.items()}
 MAX_MEMBERS: Final = 100_000
@@ -139,6 +139,21 @@ class ReadPosition(msgspec.Struct, frozen=True):
     size: int
     kind: str
     deleted_above: int = 0
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """A conversation of `openings`. `read`: the read mark of the user whose device begins; None: only the role."""
+
+    conversation: str
+    read: int | None
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """A user's role char in a conversation, "" if they are no present member; and the cursor at which a new device
+    begins, None if none was asked or the user does not see the conversation."""
+
+    role: str
+    start: int | None
 
 
 class Members(msgspec.Struct, frozen=True):
@@ -295,10 +310,6 @@ class Conversations:
         """Clamp a read mark to the events that the user sees."""
         self._client.call("place", _keys(conv)[:2], (user, seq), partial(_answer, reply, _read_position))
 
-    def start(self, conv: str, user: str, read: int, reply: Reply[int]) -> None:
-        """Read the cursor at which a new device starts."""
-        self._client.call("start", _keys(conv)[:2], (user, read, PAGE_BYTES), partial(_answer, reply, int))
-
     def roles(self, conv: str, users: Sequence[str], reply: Reply[list[str]]) -> None:
         """Read the role char of each user, "" if the user is no present member."""
         fields = [f"u:{user}" for user in users]
@@ -306,19 +317,12 @@ class Conversations:
             "HMGET", keys.conversation(conv), "m", *fields, reply=partial(_answer, reply, _present_roles)
         )
 
-    def own_roles(self, convs: Sequence[str], user: str, reply: Reply[list[str]]) -> None:
-        """Read the role char of one user in each conversation, "" if the user is no present member.
+    def openings(self, user: str, wanted: Sequence[Wanted], reply: Reply[list[Opening | None]]) -> None:
+        """Read a user's role in many conversations, and where asked the cursor at which a new device begins.
 
-        At most `max_per_call` conversations, because a function that reads many keys blocks the server meanwhile.
+        The answer has the order of `wanted`, which is not empty; None for a conversation whose server gave no answer.
         """
-        self._client.call(
-            "own_roles", [keys.conversation(conv) for conv in convs], (user,), partial(_answer, reply, _own_roles)
-        )
-
-    @property
-    def max_per_call(self) -> int:
-        """The greatest number of conversations' slots in one call."""
-        return CONVERSATIONS_PER_CALL if self._client.one_server else 1
+        _Openings(self._client, user, wanted, reply)
 
     async def members(self, conv: str, user: str | None = None, cursor: int = 0) -> Members:
         """A page of the present members; for the server (`user` None) also of a removed conversation."""
@@ -421,6 +425,61 @@ class _Heads:
             self._reply(self._heads)
 
 
+class _Openings:
+    """The calls of one `openings`, and its one reply. Each call is about conversations of one server, and is answered
+    for itself; what a call had no time to look at is asked again."""
+
+    __slots__ = ("_client", "_found", "_missing", "_reply", "_user", "_wanted")
+
+    def __init__(self, client: Client, user: str, wanted: Sequence[Wanted], reply: Reply[list[Opening | None]]) -> None:
+        self._client = client
+        self._user = user
+        self._wanted = wanted
+        self._reply = reply
+        self._found: list[Opening | None] = [None] * len(wanted)
+        self._missing = 1
+        self._ask(range(len(wanted)))
+        self._finish()
+
+    def _ask(self, positions: Sequence[int]) -> None:
+        for group in self._client.groups(positions, self._partition, CONVERSATIONS_PER_CALL):
+            begins = [at for at in group if self._wanted[at].read is not None]
+            others = [at for at in group if self._wanted[at].read is None]
+            where = [key for at in begins for key in _keys(self._wanted[at].conversation)[:2]]
+            where += [keys.conversation(self._wanted[at].conversation) for at in others]
+            reads = [self._wanted[at].read or 0 for at in begins]
+            self._missing += 1
+            received = partial(self._received, begins, others)
+            self._client.call("starts", where, (self._user, PAGE_BYTES, *reads), received)
+
+    def _partition(self, at: int) -> int:
+        return keys.partition(self._wanted[at].conversation)
+
+    def _received(self, begins: list[int], others: list[int], value: Any) -> None:
+        if not isinstance(value, Exception):
+            try:
+                self._take(begins, others, value)
+            except Exception as error:  # noqa: BLE001 - one unreadable answer must not cost the others theirs
+                unreadable(error)
+        self._finish()
+
+    def _take(self, begins: list[int], others: list[int], value: Any) -> None:
+        roles, *starts = value
+        starts += [None] * len(others)
+        again: list[int] = []
+        for at, role, start in zip((*begins, *others), roles.decode(), starts, strict=True):
+            if start == b"":
+                again.append(at)
+            else:
+                self._found[at] = Opening("" if role == "-" else role, start)
+        self._ask(again)
+
+    def _finish(self) -> None:
+        self._missing -= 1
+        if not self._missing:
+            self._reply(self._found)
+
+
 _HEAD_FIELDS: Final = ("m", "ver", "floor", "routed", "kind", "title", "size", "deleted")
 
 
@@ -498,10 +557,6 @@ def _head(value: Any) -> Head | None:
     where = seq, count, at, int(version), int(floor or 0), int(routed or 0)
     gone = struct_unpack(f">{len(deleted) // 8}Q", deleted) if deleted else ()
     return Head(*where, kind.decode(), title.decode(), int(size or 0), gone, server)
-
-
-def _own_roles(value: Any) -> list[str]:
-    return ["" if role == "-" else role for role in value.decode()]
 
 
 def _present_roles(value: Any) -> list[str]:

@@ -87,7 +87,9 @@ class Row(Struct, frozen=True):
 
     def unread(self, count: int, deleted: Sequence[int]) -> int:
         """Messages above the read mark, of `count` in all; `deleted` are seqs of deleted messages (Head)."""
-        gone = self.deleted_above if self.kind == keys.DIRECT else sum(seq > self.read for seq in deleted)
+        gone = self.deleted_above
+        if deleted and self.kind != keys.DIRECT:
+            gone = sum(seq > self.read for seq in deleted)
         return max(0, count - self.read_count - gone)
 
 
@@ -177,8 +179,8 @@ class Users:
         """Read rows that changed before `below`, newest first, without the groups that registering has returned."""
         self._client.call(
             "page",
-            (keys.recent(user),),
-            (keys.convs(user), keys.cursor(user, device), below, limit),
+            (keys.recent(user), keys.convs(user), keys.cursor(user, device)),
+            (below, limit),
             partial(_paged, reply),
         )
 
@@ -283,8 +285,8 @@ class Users:
         pairs: Iterable[str | int] = chain.from_iterable(starts.items())
         self._client.call(
             "set_starts",
-            (keys.devices(user),),
-            (device, session, keys.cursor(user, device), int(known), *pairs),
+            (keys.devices(user), keys.cursor(user, device)),
+            (device, session, int(known), *pairs),
             partial(_truth, reply),
         )
 
@@ -346,7 +348,7 @@ class Users:
     async def conversations(self, user: str, below: int | None = None, limit: int = PAGE) -> Page:
         """A page of all rows, newest first; the first page is below None."""
         above = "+inf" if below is None else below
-        value = await self._fcall("page", (keys.recent(user),), (keys.convs(user), "", above, limit))
+        value = await self._fcall("page", (keys.recent(user), keys.convs(user)), (above, limit))
         return _page(value)
 
     async def direct(self, user: str, cursor: int = 0) -> tuple[list[str], int]:

@@ -47,7 +47,7 @@ class Cutting(Proxy):
         writer.close()
 
 
-ASKED = product(("gateway", "router"), (b"persistence", b"appendfsync", b"HSETNX", b"HMGET"))
+ASKED = product(("gateway", "router"), (b"persistence", b"appendfsync", b"HSTRLEN", b"HMGET"))
 
 
 @pytest.mark.parametrize(("module", "at"), [*ASKED, ("gateway", b"TIME")])  # a router does not ask for the time

@@ -13,7 +13,7 @@ import hiredis
 from router.contract import keys
 from router.contract.settings import Settings
 from router.store.accounts import Accounts, GuessSource
-from router.store.conversations import Conversations
+from router.store.conversations import Conversations, Wanted
 from router.store.deployment import deployment_check
 from router.store.dirty import Dirty
 from router.store.pushes import Pushes
@@ -189,7 +189,6 @@ CASES: Final[dict[str, Case]] = {
     "leave": Case(_USER, lambda w: w.users.leave(w.ann, w.group, 2)),
     "member": Case(_GROUP, lambda w: w.conversations.member(w.group, w.ann, _MEMBER, "put")),
     "news": Case(_USER, lambda w: w.users.news([w.session(since=b"0" * 16 + b"(0")], _ignored)),
-    "own_roles": Case(_GROUP, lambda w: w.conversations.own_roles([w.group], w.ann, _ignored)),
     "page": Case(_USER, lambda w: w.users.page(w.ann, "phone", 1 << 53, _ignored)),
     "place": Case(_GROUP, lambda w: w.conversations.read_position(w.group, w.ann, 1, _ignored)),
     "probe": Case(_nothing, lambda w: w.client.fcall("probe", ("{u0}:probe",), ("{u0}:probe",))),
@@ -200,7 +199,7 @@ CASES: Final[dict[str, Case]] = {
     "set_starts": Case(_USER, lambda w: w.users.set_starts(w.ann, "phone", "s1", {w.group: 1}, True, _ignored)),
     "settled": Case(_USER, lambda w: w.pushes.settled(w.ann, {w.direct: 0})),
     "spend": Case(_USER, lambda w: w.users.spend_opening(w.ann, _ignored)),
-    "start": Case(_GROUP, lambda w: w.conversations.start(w.group, w.ann, 0, _ignored)),
+    "starts": Case(_GROUP, lambda w: w.conversations.openings(w.ann, [Wanted(w.group, 0)], _ignored)),
     "state_after": Case(_with_state, lambda w: w.state.entries(w.ann, 0, "", 10)),
     "sync": Case(_USER, lambda w: w.users.sync(w.session(register=True, cursors={w.direct: 2}), _ignored)),
     "tick": Case(_nothing, lambda w: w.client.fcall("tick", (keys.TICK,), ())),

@@ -10,7 +10,7 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys, stamp
 from router.contract.errors import BadCommand, Conflict, NotFound, ReadOnly, Unavailable
 from router.contract.packing import MAX_BODY_BYTES, MAX_INTEGER
-from router.store.conversations import PAGE_BYTES, Head, Page, ReadPosition
+from router.store.conversations import PAGE_BYTES, Head, Opening, Page, ReadPosition, Wanted
 from tests.store.calling import BURST_US, COST_US, Store, called, store
 
 
@@ -21,6 +21,13 @@ def seqs(page: Page) -> list[int]:
 async def head(s: Store, conv: str) -> Head:
     (found,) = await called(s.conversations.heads, [conv])
     assert isinstance(found, Head)
+    return found
+
+
+async def start(s: Store, conv: str, user: str, read: int) -> int | None:
+    (opening,) = await called(s.conversations.openings, user, [Wanted(conv, read)])
+    assert opening is not None
+    found: int | None = opening.start
     return found
 
 
@@ -114,8 +121,10 @@ async def test_put_and_remove_leave_one_event_each_and_raise_the_version(valkey:
         assert (found.version, found.size, found.count, found.head) == (3, 1, 1, 4)
         assert await called(s.conversations.roles, conv, ["ann", "bob", "eve"]) == ["o", "", ""]
         other = await s.group(bob="o", ann="r")
-        assert await called(s.conversations.own_roles, [conv, other, "g:nowhere"], "ann") == ["o", "r", ""]
-        assert await called(s.conversations.own_roles, [conv, other], "bob") == ["", "o"]
+        openings = s.conversations.openings
+        wanted = [Wanted(at, None) for at in (conv, other, "g:nowhere")]
+        assert await called(openings, "ann", wanted) == [Opening(role, None) for role in ("o", "r", "")]
+        assert await called(openings, "bob", wanted[:2]) == [Opening(role, None) for role in ("", "o")]
         with pytest.raises(NotFound):
             await s.conversations.describe(conv, "bob")
         with pytest.raises(NotFound):
@@ -343,7 +352,6 @@ async def test_removed_conversation_is_not_found(valkey: EmbeddedValkey) -> None
             called(s.conversations.range, conv, None, 0, MAX_INTEGER, 10),
             called(s.conversations.before, conv, "ann", MAX_INTEGER, 10),
             called(s.conversations.read_position, conv, "ann", 1),
-            called(s.conversations.start, conv, "ann", 0),
             called(s.conversations.whisper, conv, "ann", b"\x90"),
             s.conversations.members(conv, "ann"),
             s.conversations.describe(conv, None),
@@ -486,7 +494,7 @@ async def test_member_sees_the_events_of_their_membership(valkey: EmbeddedValkey
             page = await called(before, conv, "bob", MAX_INTEGER, limit)
             assert (seqs(page), page.position, page.more) == ([joined, 5, 6, left], joined, False)
         assert (await called(s.conversations.read_position, conv, "bob", MAX_INTEGER)).seq == left
-        assert await called(s.conversations.start, conv, "bob", 0) == joined - 1
+        assert await start(s, conv, "bob", 0) == joined - 1
         for eve in (called(read, conv, "eve", 0, MAX_INTEGER, 10), called(before, conv, "eve", MAX_INTEGER, 10)):
             with pytest.raises(NotFound):
                 await eve
@@ -521,7 +529,7 @@ async def test_member_added_again_sees_both_times_and_no_event_between(valkey: E
                 back, upto, more = seqs(page) + back, page.position, page.more
             assert back == visible
         assert seqs(await called(read, conv, "bob", 0, hidden[1], 10)) == [seq for seq in visible if seq < hidden[1]]
-        assert await called(s.conversations.start, conv, "bob", 0) == 0
+        assert await start(s, conv, "bob", 0) == 0
         assert (await called(s.conversations.read_position, conv, "bob", MAX_INTEGER)).seq == visible[-1]
         for target in hidden:
             with pytest.raises(NotFound):
@@ -586,23 +594,64 @@ async def test_start_is_a_hundred_events_back_or_the_read_mark(valkey: EmbeddedV
     """The earlier of the two, but at most a thousand; counted in events, with deletions and jumps of seqs."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
-        start = s.conversations.start
-        assert await called(start, conv, "ann", 0) == 0
+        assert await start(s, conv, "ann", 0) == 0
         await fill(s, conv, 50)
-        assert await called(start, conv, "ann", 50) == 0
+        assert await start(s, conv, "ann", 50) == 0
         await fill(s, conv, 1200)
-        assert await called(start, conv, "ann", 1250) == 1150
-        assert await called(start, conv, "ann", 1200) == 1150
-        assert await called(start, conv, "ann", 700) == 700
-        assert await called(start, conv, "ann", 5) == 250
+        assert await start(s, conv, "ann", 1250) == 1150
+        assert await start(s, conv, "ann", 1200) == 1150
+        assert await start(s, conv, "ann", 700) == 700
+        assert await start(s, conv, "ann", 5) == 250
         await s.client.fetch("XDEL", keys.log(conv), *range(1151, 1161))
-        assert await called(start, conv, "ann", 1250) == 1140
+        assert await start(s, conv, "ann", 1250) == 1140
         await s.client.fetch("HSET", keys.conversation(conv), "floor", 1200)
-        assert await called(start, conv, "ann", 0) == 1200
+        assert await start(s, conv, "ann", 0) == 1200
         joined = (await s.conversations.member(conv, "ann", "bob", "put")).seq
-        assert await called(start, conv, "bob", 0) == joined - 1
-        with pytest.raises(NotFound):
-            await called(start, conv, "eve", 0)
+        assert await start(s, conv, "bob", 0) == joined - 1
+        assert await start(s, conv, "eve", 0) is None
+
+
+async def test_openings_of_many_conversations_take_one_call(valkey: EmbeddedValkey) -> None:
+    """Roles and starts, of seen, unseen and removed conversations. If the logs are long, a call leaves the rest to the
+    next one, so that it does not block the server."""
+    async with store(valkey.url) as s:
+        groups = [await s.group(ann="o", bob="m") for _ in range(12)]
+        for conv in groups[:11]:
+            await fill(s, conv, 120)
+        await s.conversations.remove_conversation(groups[10], None)
+        unseen = await s.group(bob="o")
+        wanted = [Wanted(conv, 120) for conv in (*groups, unseen)] + [Wanted(unseen, None), Wanted(groups[0], None)]
+        before = s.client.statistics().functions.get("starts", 0)
+        found = await called(s.conversations.openings, "ann", wanted)
+        near, none = Opening("o", 20), Opening("", None)
+        assert found == [near] * 10 + [none, Opening("o", 0), none, none, Opening("o", None)]
+        assert s.client.statistics().functions["starts"] == before + 2
+        assert (await called(s.conversations.openings, "bob", wanted[:9])) == [Opening("m", 20)] * 9
+        assert s.client.statistics().functions["starts"] == before + 3
+
+
+async def test_openings_whose_server_is_away_are_missing_and_keep_no_other(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where partitions are on several servers, each has a call of its own, and a conversation without an answer is
+    None."""
+    async with store(valkey.url) as s:
+        near, far = await s.group(ann="o"), await s.group(ann="m")
+        while keys.partition(far) == keys.partition(near):
+            far = await s.group(ann="m")
+        monkeypatch.setattr(type(s.client), "one_server", False)
+        call = s.client.call
+
+        def unavailable(function: str, names: Any, args: Any, reply: Any) -> None:
+            if keys.conversation(far) in names:
+                reply(Unavailable())
+            else:
+                call(function, names, args, reply)
+
+        monkeypatch.setattr(s.client, "call", unavailable)
+        wanted = [Wanted(far, None), Wanted(near, 0), Wanted(near, None)]
+        found = await called(s.conversations.openings, "ann", wanted)
+        assert found == [None, Opening("o", 0), Opening("o", None)]
 
 
 async def test_start_counts_only_events_that_the_user_sees(valkey: EmbeddedValkey) -> None:
@@ -614,8 +663,8 @@ async def test_start_counts_only_events_that_the_user_sees(valkey: EmbeddedValke
         await fill(s, conv, 150)
         await s.conversations.member(conv, "ann", "bob", "put")
         await fill(s, conv, 9)
-        assert await called(s.conversations.start, conv, "bob", 500) == left - 90
-        assert await called(s.conversations.start, conv, "bob", 150) == 150
+        assert await start(s, conv, "bob", 500) == left - 90
+        assert await start(s, conv, "bob", 150) == 150
 
 
 async def test_start_is_later_if_events_are_large(valkey: EmbeddedValkey) -> None:
@@ -623,7 +672,7 @@ async def test_start_is_later_if_events_are_large(valkey: EmbeddedValkey) -> Non
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 250, body="x" * 10_000)
-        assert await called(s.conversations.start, conv, "ann", 0) == 50
+        assert await start(s, conv, "ann", 0) == 50
 
 
 # -- whisper

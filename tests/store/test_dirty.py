@@ -8,6 +8,7 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.contract.errors import NotFound
 from router.contract.packing import MAX_INTEGER
+from router.store.conversations import Opening, Wanted
 from router.store.dirty import Backlog, Done
 from router.store.redis.client import Client
 from tests.store.calling import BURST_US, COST_US, Store, called, store
@@ -162,7 +163,7 @@ async def test_done_trims_by_count_and_raises_the_floor(valkey: EmbeddedValkey) 
         assert [entry["seq"] for entry in await s.log(conv)] == list(range(11, 111))
         assert (await called(s.conversations.range, conv, "ann", 0, MAX_INTEGER, 1)).floor == 10
         assert (await called(s.conversations.before, conv, "ann", 20, 9)).more is False
-        assert await called(s.conversations.start, conv, "ann", 0) == 10
+        assert await called(s.conversations.openings, "ann", [Wanted(conv, 0)]) == [Opening("o", 10)]
         assert await s.dirty.done(conv, 110, 100, DAY) == Done(110, 110, 10, 0)
 
 

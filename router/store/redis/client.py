@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from itertools import cycle
 from typing import Any, Final, Literal, TypeVar
@@ -205,6 +205,19 @@ class Client:
         if self.one_server:
             return list(await self.fcall(function, keys, args))
         return [value for (value,) in await asyncio.gather(*(self.fcall(function, (key,), args) for key in keys))]
+
+    def groups(self, items: Sequence[int], partition: Callable[[int], int], most: int) -> Iterator[Sequence[int]]:
+        """Divide items into those of which one call may have all keys: at most `most`, and of one partition if the
+        partitions are not all on one server."""
+        parts: list[Sequence[int]] = [items]
+        if not self.one_server:
+            of: dict[int, list[int]] = {}
+            for item in items:
+                of.setdefault(partition(item), []).append(item)
+            parts = list(of.values())
+        for part in parts:
+            for first in range(0, len(part), most):
+                yield part[first : first + most]
 
     async def fetch(self, *parts: RedisArg) -> Any:
         """Send a plain command and return its reply."""

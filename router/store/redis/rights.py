@@ -11,7 +11,8 @@ import re
 from typing import Final
 
 USER: Final = "linnet"
-# Commands that connections send themselves, in addition to the commands of functions.
+# Commands that connections send themselves, in addition to the commands of functions; `hsetnx` is for the functions of
+# the release before, which run beside these in a rolling upgrade.
 OWN: Final = (
     "ping", "select", "role", "info", "time", "wait", "config|get", "fcall", "function|load", "function|list",
     "ssubscribe", "sunsubscribe", "spublish", "get", "set", "hget", "hset", "hmget", "hgetall", "hdel", "hexists",

@@ -67,6 +67,24 @@ async def test_new_device_begins_a_hundred_events_back_without_a_gap(valkey: Emb
         assert (state["cursor"], state["read"], state["unread"]) == (said[125].seq, said[119].seq, 10)
 
 
+async def test_device_without_an_answer_about_its_start_stays_new(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next connect asks again; else the device would begin at the first event of the log for ever."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        said = [await of.say("ann", group, i) for i in range(130)]
+        await reply_of(of.node.users.read, "bob", group, said[119].seq, 120)
+        openings = of.node.conversations.openings
+        monkeypatch.setattr(of.node.conversations, "openings", lambda _, wanted, reply: reply([None] * len(wanted)))
+        bob = of.client("bob")
+        await bob.hello()
+        bob.end()
+        monkeypatch.setattr(of.node.conversations, "openings", openings)
+        again = await of.client("bob").connected()
+        assert again.bodies(group) == list(range(30, 130))
+
+
 async def test_early_read_mark_takes_a_new_device_further_back(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         group = await of.group("ann", "bob")

@@ -1,0 +1,59 @@
+-- starts: of one user, in many conversations: the role, and the cursor at which a device that is new there begins.
+-- KEYS  conv log, of each conversation where it is asked; then conv, of each where only the role is asked
+-- ARGV  user bytes read, the last of each conversation where the cursor is asked: the user's read mark
+-- Returns {roles, start, …}: one character for each conversation, '-' where the user is no present member; and each cursor,
+--   nil if the user does not see the conversation, '' if it was not looked at: ask again
+--
+-- Keeps true: 100 events back, or the read mark if that is earlier (but 1000 events back at most); never so far that what
+-- follows is trimmed or from before the user came. Only events that the user sees count. The cursor is always the `prev`
+-- of an event: seqs jump, and a device that stood between two of them would think the log was rolled back. Stops early
+-- where the events are large: a new device needs no megabytes of old news. One call reads a bounded part of all logs.
+
+local NEAR, FAR, STEP = 100, 1000, 100
+local MOST = 1000                  -- entries after which a call leaves the other conversations to the next one
+
+-- The cursor in a conversation that the user sees, and how many entries and bytes were read for it.
+local function start_in(log, floor, last, visible, read, bytes)
+  local left, passed, cursor = bytes, 0, last
+  for n = #visible, 1, -1 do
+    local first_id, upto = string.format('%.0f', visible[n][1]), visible[n][2]
+    while passed < FAR and (passed < NEAR or cursor > read) and left > 0 do
+      local upto_id, want = string.format('%.0f', math.min(cursor, upto)), passed < NEAR and NEAR - passed or STEP
+      local entries = redis.call('XREVRANGE', log, upto_id, first_id, 'COUNT', want)
+      for i = 1, #entries do
+        local event = entries[i][2][2]
+        left = left - #event
+        cursor = prev_of(event)
+      end
+      passed = passed + #entries
+      if #entries < want then break end
+    end
+  end
+  if passed > NEAR and cursor < read then cursor = read end
+  return math.max(cursor, floor, 0), passed, bytes - left
+end
+
+local function starts(k, a)
+  local user, bytes, asked, entries, size = a[1], tonumber(a[2]), #a - 2, 0, 0
+  local roles, answer = {}, {}
+  local function note(i, row) roles[i] = row and string.sub(row, 1, 1) or '-' end
+  for i = 1, asked do
+    local row, start = nil, ''
+    if entries < MOST and size < bytes then
+      local floor, _, last, h, visible = view(k[2 * i - 1], user)
+      start = false
+      if floor then
+        local read, length
+        start, read, length = start_in(k[2 * i], floor, last, visible, tonumber(a[i + 2]), bytes)
+        row, entries, size = h[3], entries + read, size + length
+      end
+    end
+    note(i, row)
+    answer[i + 1] = start
+  end
+  for i = asked + 1, #k - asked do note(i, redis.call('HGET', k[asked + i], 'u:' .. user)) end
+  answer[1] = table.concat(roles)
+  return answer
+end
+
+register('starts', starts, {'no-writes'})
