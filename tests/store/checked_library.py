@@ -1,7 +1,7 @@
 """The library of functions, in which a function fails if it uses a key that is not among its KEYS.
 
-All tests of the store run with it, so it checks every branch that a test reaches. Redis itself does not check this: on a
-cluster such a function fails only while a slot moves (test_slot_moves.py).
+All tests of the store run with it, so it checks every branch that a test reaches. Redis itself does not check this: on
+a cluster such a function fails only while a slot moves (test_slot_moves.py).
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""Fixtures for tests of the store: a library that checks the functions' keys; for tests of connections both event loops, a
-small function library, a proxy that fails on demand.
+"""Fixtures for tests of the store.
+
+All of them run with a library that checks the functions' keys. For tests of connections: both event loops, a small
+function library, a proxy that fails on demand.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""One call of each function of the library, with all keys that it uses in place, for tests that look at the call itself.
+"""One call of each function of the library, with all keys that it uses in place.
 
 A call is built by the method of the store that production uses, and caught before it is sent.
 """

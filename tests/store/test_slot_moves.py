@@ -1,7 +1,7 @@
 """Every function while a slot moves key by key: it does all that it has to do, or nothing.
 
-That is how Redis 7 and `valkey-cli --cluster reshard` move a slot. Meanwhile some keys are at one server and some at the
-other. If a function's keys are at different servers, the servers must answer that the caller should try again,
+That is how Redis 7 and `valkey-cli --cluster reshard` move a slot. Meanwhile some keys are at one server and some at
+the other. If a function's keys are at different servers, the servers must answer that the caller should try again,
 and neither may have changed a key. A server can only answer so if the function's KEYS contain every key that it uses.
 """
 
