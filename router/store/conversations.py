@@ -216,13 +216,13 @@ class Conversations:
         if len(members) > CREATE_LIMIT:
             raise BadCommand(f"name at most {CREATE_LIMIT} members at a time")
         args = _creation(self._channels, conv, kind, title, members, (cost_us, burst_us))
-        return bool(await self._fcall("create", (keys.conversation(conv),), args))
+        return bool(await self._fcall("create", _keys(conv), args))
 
     def create_direct(self, user: str, other: str, cost_us: int, burst_us: int, reply: Reply[bool]) -> None:
         """Create the direct conversation of two users; False if it exists already."""
         conv = keys.direct(user, other)
         args = _creation(self._channels, conv, keys.DIRECT, "", {user: "m", other: "m"}, (cost_us, burst_us))
-        self._client.call("create", (keys.conversation(conv),), args, partial(_answer, reply, bool))
+        self._client.call("create", _keys(conv), args, partial(_answer, reply, bool))
 
     async def member(
         self,
@@ -510,8 +510,7 @@ def _creation(
 ) -> tuple[RedisArg, ...]:
     founders = (part for founder in members.items() for part in founder)
     cost, burst = (min(time, _RATE_MAX) for time in rate_us)
-    where = (conv, keys.log(conv), keys.dirty(keys.partition(conv)))
-    return (*where, kind, title, cost, burst, int(channels.moved), *founders)
+    return conv, kind, title, cost, burst, int(channels.moved), *founders
 
 
 def _member_tail(conv: str, by: str, device: str, n: int, user: str, action: str, role: str) -> Tail:
