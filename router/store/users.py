@@ -203,10 +203,8 @@ class Users:
         """
         self._client.call(
             "deliver",
-            (keys.user(user),),
+            (keys.user(user), keys.convs(user), keys.recent(user)),
             (
-                keys.convs(user),
-                keys.recent(user),
                 self._channels.user(user),
                 conv,
                 other,
@@ -234,9 +232,10 @@ class Users:
         self, user: str, conv: str, title: str, changed: int, read: int, read_count: int, *, joins: bool
     ) -> bool:
         moved = signals.encode(signals.Moved(conv))
-        where = (keys.convs(user), keys.recent(user), keys.groups(user), self._channels.user(user))
+        where = (keys.user(user), keys.convs(user), keys.recent(user), keys.groups(user))
         what = (conv, changed, title, read, read_count) if joins else (conv, changed)
-        return bool(await self._fcall("join" if joins else "leave", (keys.user(user),), (*where, moved, *what)))
+        args = (self._channels.user(user), moved, *what)
+        return bool(await self._fcall("join" if joins else "leave", where, args))
 
     def ack(
         self,
@@ -310,8 +309,8 @@ class Users:
         receipt = signals.encode(signals.Receipt(conv, user, seq))
         self._client.call(
             "read",
-            (keys.convs(user),),
-            (keys.recent(user), self._channels.user(user), receipt, conv, seq, count, deleted_above),
+            (keys.convs(user), keys.recent(user)),
+            (self._channels.user(user), receipt, conv, seq, count, deleted_above),
             partial(_truth, reply),
         )
 

@@ -16,7 +16,7 @@ from router.store.redis.functions import FOLDER, Library, build
 
 UNDECLARED: Final = frozenset(
     {
-        "ack", "arm", "delete_account", "deliver", "join", "kick", "leave", "read", "retry_push", "settled", "sync", "waiting",
+        "ack", "arm", "delete_account", "kick", "retry_push", "settled", "sync", "waiting",
     }
 )  # fmt: skip
 """Functions that use a key which is not among their KEYS. This list only ever gets shorter."""
