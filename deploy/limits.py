@@ -191,7 +191,8 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("`Retry-After` of an answer", time(http_client.MAX_RETRY_AFTER_S), "taken as this"),
         Limit("posts at once, per router", count(CHUNK * webhooks.LIMIT), "they wait for a free place"),
         Limit("conversations in one post", count(webhooks.CONVERSATIONS), "another post"),
-        Limit("conversations in which a user waits for a push", count(lua("arm", "WAITS")), "no push for the others"),
+        Limit("conversations in which a user waits for a push", count(lua("schedule_push", "WAITS")),
+              "no push for the others"),
     ],
     "Inside, for operators": [
         Limit("secrets and keys of the settings, bytes", f"≥ {settings.MIN_SECRET_BYTES}",

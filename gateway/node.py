@@ -92,7 +92,7 @@ class Node:
         self.lease = Lease(
             self.name, self.url, self.presence, client, self.redis_clock, self.sessions, self.tasks.spawn, loop
         )
-        self.departures = Departures(self.users, self.redis_clock.now_ms, loop.time, settings.max_connections)
+        self.departures = Departures(self.users, loop.time, settings.max_connections)
         self.watches = Watches(self.presence, self.subscriptions, self.lease, self.redis_clock, loop)
 
         # reconcile

@@ -27,11 +27,8 @@ Ended = tuple[str, str, str]  # user, device, session
 
 
 class Departures:
-    def __init__(
-        self, users: Users, redis_now_ms: Callable[[], int], time: Callable[[], float], max_connections: int
-    ) -> None:
+    def __init__(self, users: Users, time: Callable[[], float], max_connections: int) -> None:
         self._users = users
-        self._redis_now_ms = redis_now_ms
         self._time = time
         self._most = 2 * max_connections
         self._waiting: deque[tuple[float, Ended]] = deque()  # with the time of the mark, in that order
@@ -62,7 +59,7 @@ class Departures:
             each("away", self._mark, (ended,))
 
     def _mark(self, ended: Ended) -> None:
-        self._users.away(*ended, self._redis_now_ms(), partial(self._marked, ended))
+        self._users.mark_away(*ended, partial(self._marked, ended))
 
     def _marked(self, ended: Ended, answer: bool | LinnetError) -> None:
         if isinstance(answer, Unavailable):

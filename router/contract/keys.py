@@ -26,8 +26,8 @@ key                            type    content                                  
 {u<q>}:groups:<user>           zset    group or channel -> joined seq                       join / sync
 {u<q>}:dev:<user>              hash    device -> session row; `*` the kick mark of all      sync, leave, kick / both
 {u<q>}:cursor:<user>:<device>  hash    conv -> acked seq                                    ack, sync / sync, pushes
-{u<q>}:push                    zset    user -> due ms; sentinel `!`                         arm / claim_push
-{u<q>}:pushes:<user>           hash    conv -> waiting seq and due ms; attempts             arm / pushed
+{u<q>}:push                    zset    user -> due ms; sentinel `!`                         schedule_push / claims
+{u<q>}:pushes:<user>           hash    conv -> waiting seq and due ms; attempts             schedule_push / router
 {u<q>}:state:<user>            hash    key -> version, the server's change, value;          write_state / state_after
                                        `*` the user's version and other numbers
 {u<q>}:versions:<user>         zset    key of the state -> version                          write_state / state_after

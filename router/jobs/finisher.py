@@ -72,13 +72,13 @@ class Leave(Struct, frozen=True):
     changed: int
 
 
-class Arm(Struct, frozen=True):
+class SchedulePush(Struct, frozen=True):
     user: str
     seq: int
-    due_ms: int
+    due_ms: int  # by the clock of the conversation's server, as the times of its events
 
 
-Action: TypeAlias = Deliver | Join | Leave | Arm
+Action: TypeAlias = Deliver | Join | Leave | SchedulePush
 
 
 Audience: TypeAlias = frozenset[str]
@@ -126,7 +126,8 @@ def pushes(events: Sequence[bytes], audiences: Sequence[Audience], push_after_ms
     first = _earliest(zip(events, audiences, strict=True))
     last = _earliest(zip(reversed(events), reversed(audiences), strict=True))
     return [
-        Arm(user, stamp.slots(last[user])[0], stamp.slots(event)[3] + push_after_ms) for user, event in first.items()
+        SchedulePush(user, stamp.slots(last[user])[0], stamp.slots(event)[3] + push_after_ms)
+        for user, event in first.items()
     ]
 
 
@@ -252,9 +253,12 @@ class Finisher:
         return frozenset([user async for users in self._members(conv) for user in users])
 
     async def _apply(self, conv: str, title: str, actions: Iterable[Action]) -> None:
-        await asyncio.gather(*(self._write(conv, title, action) for action in actions))
+        actions = list(actions)
+        pushes = any(isinstance(action, SchedulePush) for action in actions)
+        now_ms = await self._conversations.clock_ms(conv) if pushes else 0
+        await asyncio.gather(*(self._write(conv, title, action, now_ms) for action in actions))
 
-    async def _write(self, conv: str, title: str, action: Action) -> None:
+    async def _write(self, conv: str, title: str, action: Action, now_ms: int) -> None:
         """Run one action; it is counted if it changed something, that is, if it had not been done before."""
         async with self._writes:
             match action:
@@ -264,13 +268,13 @@ class Finisher:
                     changed = await self._users.join(user, conv, title, at, read, read_count)
                 case Leave(user, at):
                     changed = await self._users.leave(user, conv, at)
-                case Arm(user, seq, due_ms):
-                    changed = await self._pushes.arm(user, conv, seq, due_ms)
+                case SchedulePush(user, seq, due_ms):
+                    changed = await self._pushes.schedule(user, conv, seq, due_ms - now_ms)
         if changed:
             _WRITES[type(action)].inc()
 
 
 _WRITES: Final = {
     kind: metrics.SLOT_WRITES.labels(name)
-    for kind, name in ((Deliver, "deliver"), (Join, "join"), (Leave, "leave"), (Arm, "arm"))
+    for kind, name in ((Deliver, "deliver"), (Join, "join"), (Leave, "leave"), (SchedulePush, "arm"))
 }

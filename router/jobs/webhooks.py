@@ -7,7 +7,7 @@ but no longer receives loses no push. One POST contains everything that a user h
     {"id", "at", "user", "conversations": [{"conversation", "kind", "seq", "unread"}]}
     Linnet-Signature: t=<unix seconds>,v1=<hex of HMAC-SHA256 over "<t>.<body>" with LINNET_WEBHOOK_SECRET>
 
-2xx settles it. After 408, 429, 5xx, another status except 4xx, or no answer, the post is tried again with growing
+2xx clears it. After 408, 429, 5xx, another status except 4xx, or no answer, the post is tried again with growing
 delays, up to MAX_ATTEMPTS times, and not before the answer's Retry-After. After any other 4xx it is dropped. An answer
 only affects its own post: the posts of other users go on.
 
@@ -15,7 +15,7 @@ Invariants
 - Waiting events and the number of attempts are stored in Redis, so a router that dies loses none of them. A post may be
   made twice; its `id` is the same while it contains the same messages.
 - A post contains no content of messages; the backend reads it through the API, with its own rights.
-- A post settles the events up to the seqs in it, so a message that arrives meanwhile gets its own post.
+- A post clears the events up to the seqs in it, so a message that arrives meanwhile gets its own post.
 """
 
 from __future__ import annotations
@@ -77,11 +77,11 @@ class Notice(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """`had`: seqs that a device has; `missed`: seqs to post. All others have time left, the first until `later`."""
+    """`had`: seqs that a device has; `missed`: seqs to post. All others have time left, the first `later_ms`."""
 
     had: dict[str, int]
     missed: dict[str, int]
-    later: int | None = None
+    later_ms: int | None = None
 
 
 def unseen(waiting: Waiting) -> dict[str, int]:
@@ -90,18 +90,18 @@ def unseen(waiting: Waiting) -> dict[str, int]:
     return {conv: seq for conv, seq in seen.items() if seq < waiting.waits[conv].seq}
 
 
-def plan(waiting: Waiting, firsts: Mapping[str, int | None], now_ms: int, push_after: int) -> Plan:
-    """Decide on each waiting conversation. `firsts`: the time of its first event that no device has; None if none.
+def plan(waiting: Waiting, ages_ms: Mapping[str, int | None], push_after: int) -> Plan:
+    """Decide on each waiting conversation. `ages_ms`: of its first event that no device has; None if there is none.
 
     The deadline is that of the first waiting message. If a device has received that one meanwhile and is behind by less
     than the window, it is alive and has the rest of the window. An event with a time in the future was stamped by
     another clock and counts as missed.
     """
-    due = {conv: at + push_after for conv, at in firsts.items() if at is not None}
-    had = {conv: wait.seq for conv, wait in waiting.waits.items() if conv not in due}
-    has_time = {conv for conv, at in due.items() if now_ms < at <= now_ms + push_after + SKEW_MS}
-    missed = {conv: waiting.waits[conv].seq for conv in sorted(due.keys() - has_time)}
-    later = min((due[conv] for conv in has_time), default=None)
+    left = {conv: push_after - age for conv, age in ages_ms.items() if age is not None}
+    had = {conv: wait.seq for conv, wait in waiting.waits.items() if conv not in left}
+    has_time = {conv for conv, time in left.items() if 0 < time <= push_after + SKEW_MS}
+    missed = {conv: waiting.waits[conv].seq for conv in sorted(left.keys() - has_time)}
+    later = min((left[conv] for conv in has_time), default=None)
     return Plan(had, dict(islice(missed.items(), CONVERSATIONS)), later)
 
 
@@ -166,40 +166,48 @@ class Webhooks:
         metrics.PUSH_BACKLOG.set(sum(count for count, _ in found))
 
     async def push(self, user: str, now_ms: int | None = None) -> None:
-        """Settle the events that a claimed user has, post the missed ones, and postpone those that have time left."""
-        now_ms = await self._pushes.clock_ms() if now_ms is None else now_ms
+        """Clear the events that a claimed user has, post the missed ones, and postpone those that have time left.
+
+        `now_ms` replaces the clocks of the servers.
+        """
         waiting = await self._pushes.waiting(user)
         seen = unseen(waiting)
-        firsts = await asyncio.gather(*(self._first(user, conv, seq) for conv, seq in seen.items()))
-        todo = plan(waiting, dict(zip(seen, firsts, strict=True)), now_ms, self._push_after_ms)
-        if todo.missed and await self._attempt(user, todo, waiting.attempts, now_ms) == "retried":
-            return
-        await self._pushes.settled(user, {**todo.had, **todo.missed})
-        if todo.later is not None and len(todo.missed) < CONVERSATIONS:
-            await self._pushes.postpone(user, todo.later)
+        ages = await asyncio.gather(*(self._age_ms(user, conv, seq, now_ms) for conv, seq in seen.items()))
+        begun = perf_counter()
+        todo = plan(waiting, dict(zip(seen, ages, strict=True)), self._push_after_ms)
+        if todo.missed:
+            now_ms = await self._pushes.clock_ms() if now_ms is None else now_ms
+            if await self._attempt(user, todo, waiting.attempts, now_ms) == "retried":
+                return
+        later_ms = None
+        if todo.later_ms is not None and len(todo.missed) < CONVERSATIONS:
+            later_ms = todo.later_ms - round(1000 * (perf_counter() - begun))
+        await self._pushes.clear(user, {**todo.had, **todo.missed}, later_ms)
 
-    async def _first(self, user: str, conv: str, seq: int) -> int | None:
-        """The time of the first event above `seq` that the user may see; None if there is none."""
+    async def _age_ms(self, user: str, conv: str, seq: int, now_ms: int | None) -> int | None:
+        """The age of the first event above `seq` that the user may see; None if there is none."""
         try:
             page = await reply_of(self._conversations.range, conv, user, seq, MAX_INTEGER, 1)
         except NotFound:
             return None
-        return stamp.slots(page.events[0])[3] if page.events else None
+        if not page.events:
+            return None
+        now_ms = await self._conversations.clock_ms(conv) if now_ms is None else now_ms
+        return now_ms - stamp.slots(page.events[0])[3]
 
     async def _attempt(self, user: str, todo: Plan, attempts: int, now_ms: int) -> Verdict:
         """Make one post; schedule the next attempt if the verdict is `retried`."""
         notice = Notice(identity(user, todo.missed), now_ms, user, await self._describe(user, todo.missed))
         begun = perf_counter()
         answer = await self._post(msgspec.json.encode(notice), now_ms // 1000)
-        spent_s = perf_counter() - begun
-        metrics.WEBHOOK_SECONDS.observe(spent_s)
+        metrics.WEBHOOK_SECONDS.observe(perf_counter() - begun)
         result = verdict(answer.status if answer else None, attempts)
         metrics.WEBHOOKS.labels(result).inc()
         if result == "retried":
             wait_s = backoff_s(attempts, random.random())
             if answer is not None and answer.retry_after_s:
-                wait_s = max(wait_s, spent_s + answer.retry_after_s)
-            await self._pushes.retry(user, now_ms + round(1000 * wait_s))
+                wait_s = max(wait_s, answer.retry_after_s)
+            await self._pushes.retry(user, round(1000 * wait_s))
         return result
 
     async def _describe(self, user: str, missed: Mapping[str, int]) -> list[Missed]:

@@ -13,13 +13,16 @@ Invariants
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from msgspec import Struct
 
 from router.contract import keys, signals
 from router.contract.errors import Conflict, FunctionError, RateLimited, from_function
+from router.store.cursor_keys import naming_devices
 from router.store.redis.client import Client
+from router.store.redis.connection import RedisArg
 
 GUESS_COST_US, GUESS_BURST_US = 12_000_000, 60_000_000
 SOURCE_CHARACTERS: Final = 16
@@ -111,31 +114,28 @@ class Accounts:
     async def _delete(self, user: str, rows: bool) -> list[str]:
         kicked = signals.encode(signals.Kick(""))
         touched = signals.encode(signals.Touched(user))
-        value: list[bytes] = await self._fcall(
-            "delete_account",
-            (keys.user(user),),
-            (
-                keys.devices(user),
-                keys.cursor(user, ""),
-                keys.groups(user),
-                keys.convs(user),
-                keys.recent(user),
-                keys.pushes(user),
-                keys.push(keys.partition(user)),
-                user,
-                self._client.channels.user(user),
-                kicked,
-                self._client.channels.presence(user),
-                touched,
-                int(rows),
-                keys.state(user),
-                keys.versions(user),
-                keys.removed(user),
-            ),
+        channels = self._client.channels
+        where = (
+            keys.user(user),
+            keys.devices(user),
+            keys.groups(user),
+            keys.convs(user),
+            keys.recent(user),
+            keys.pushes(user),
+            keys.push(keys.partition(user)),
+            keys.state(user),
+            keys.versions(user),
+            keys.removed(user),
         )
+        args = (user, channels.user(user), kicked, channels.presence(user), touched, int(rows))
+
+        async def call(devices: list[str], cursors: list[str]) -> Any:
+            return await self._fcall("delete_account", (*where, *cursors), (*args, *devices))
+
+        value: list[bytes] = await naming_devices(self._client, user, call)
         return [group.decode() for group in value]
 
-    async def _fcall(self, function: str, names: tuple[str, ...], args: tuple[Any, ...]) -> Any:
+    async def _fcall(self, function: str, names: Sequence[str], args: Sequence[RedisArg]) -> Any:
         try:
             return await self._client.fcall(function, names, args)
         except FunctionError as error:

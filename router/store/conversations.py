@@ -292,6 +292,10 @@ class Conversations:
 
     # -- reading
 
+    async def clock_ms(self, conv: str) -> int:
+        """The clock of the conversation's server, by which the times of its events are."""
+        return await self._client.clock_ms(keys.conversation(conv))
+
     def heads(self, convs: Sequence[str], reply: Reply[list[Head | None]]) -> None:
         """Read heads in the order of `convs`; None for a conversation that does not exist or is removed."""
         _Heads(self._client, convs, reply)

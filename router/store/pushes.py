@@ -5,7 +5,9 @@ data for this decision in one step; `router/jobs/webhooks.py` decides.
 
 Invariants
 - A user's deadline is set by the first event that waits; later events do not move it, nor a claim or a retry.
-- `settled` removes the given seqs and keeps all events that were added since.
+- Callers give times from now on. The function adds them to its server's clock, because each server of a cluster has its
+  own.
+- `clear` removes the given seqs and keeps all events that were added since.
 - The claim of a router that dies runs out, so its work may be done twice.
 """
 
@@ -18,11 +20,14 @@ from msgspec import Struct
 
 from router.contract import keys
 from router.contract.errors import FunctionError, from_function
+from router.store.cursor_keys import naming_devices
 from router.store.redis.client import Client
+from router.store.redis.connection import RedisArg
 
 
 class Wait(Struct, frozen=True):
-    """The newest waiting seq of a conversation, the time (ms) at which its push is due, and the user's read mark."""
+    """The newest waiting seq of a conversation, when its push is due (ms, by the clock of the user's server), and the
+    user's read mark."""
 
     seq: int
     due: int
@@ -45,10 +50,10 @@ class Pushes:
         """The time of Redis's clock, by which deadlines are claimed."""
         return await self._client.clock_ms()
 
-    async def arm(self, user: str, conv: str, seq: int, due_ms: int) -> bool:
-        """Set a deadline: a push is due unless a device has `seq` by `due_ms`. False if the user does not exist."""
-        names = (keys.push(keys.partition(user)), keys.pushes(user))
-        return bool(await self._fcall("arm", (keys.user(user),), (*names, user, conv, seq, due_ms)))
+    async def schedule(self, user: str, conv: str, seq: int, delay_ms: int) -> bool:
+        """Set a deadline: a push is due after `delay_ms`, unless a device has `seq` then. False if there is no user."""
+        where = (keys.user(user), *_where(user))
+        return bool(await self._fcall("schedule_push", where, (user, conv, seq, delay_ms)))
 
     async def claims(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str]]:
         """Claim up to `limit` users of each partition whose deadline has passed, for `lease_ms`."""
@@ -59,28 +64,29 @@ class Pushes:
         return [[user.decode() for user in users] for users in found]
 
     async def waiting(self, user: str) -> Waiting:
-        attempts, *flat = await self._fcall(
-            "waiting", (keys.pushes(user),), (keys.convs(user), keys.devices(user), keys.cursor(user, ""))
-        )
+        """The user's waiting events, and how far the user and their devices have come."""
+
+        async def ask(devices: list[str], cursors: list[str]) -> Any:
+            where = (keys.pushes(user), keys.convs(user), keys.devices(user), *cursors)
+            return await self._fcall("waiting_pushes", where, devices)
+
+        attempts, *flat = await naming_devices(self._client, user, ask)
         parts = iter(flat)
         rows = [(conv.decode(), *map(int, rest)) for conv, *rest in zip(parts, parts, parts, parts, parts, strict=True)]
         waits = {conv: Wait(seq, due, read) for conv, seq, due, read, _ in rows}
         return Waiting(waits, {conv: cursor for conv, _, _, _, cursor in rows}, int(attempts))
 
-    async def settled(self, user: str, upto: dict[str, int]) -> None:
-        """Remove waiting events up to these seqs, which were pushed or have reached a device; end the claim."""
+    async def clear(self, user: str, upto: dict[str, int], delay_ms: int | None = None) -> None:
+        """Remove waiting events up to these seqs, which were pushed or have reached a device; end the claim.
+
+        If other events still wait, they are due after `delay_ms`, or when they were due if it is None.
+        """
         pairs = [part for conv, seq in upto.items() for part in (conv, seq)]
-        names = (keys.push(keys.partition(user)), keys.pushes(user))
-        await self._fcall("settled", names[:1], (names[1], user, *pairs))
+        await self._fcall("clear_pushes", _where(user), (user, "" if delay_ms is None else delay_ms, *pairs))
 
-    async def retry(self, user: str, due_ms: int) -> None:
-        """Schedule another attempt at `due_ms`, count the failed one, and end the claim."""
-        names = (keys.push(keys.partition(user)), keys.pushes(user))
-        await self._fcall("retry_push", names[:1], (names[1], user, due_ms))
-
-    async def postpone(self, user: str, due_ms: int) -> None:
-        """Move a deadline that was too early to `due_ms` and end the claim; no attempt is counted."""
-        await self._client.fetch("ZADD", keys.push(keys.partition(user)), "XX", due_ms, user)
+    async def retry(self, user: str, delay_ms: int) -> None:
+        """Schedule another attempt after `delay_ms`, count the failed one, and end the claim."""
+        await self._fcall("retry_push", _where(user), (user, delay_ms))
 
     async def backlog(self, part: int) -> tuple[int, int | None]:
         """The number of waiting users, and the earliest deadline (ms)."""
@@ -100,8 +106,13 @@ class Pushes:
         """Replace the value of an idempotency key for the rest of its time."""
         await self._client.fetch("SET", keys.idempotency(user, key_hash), value, "XX", "KEEPTTL")
 
-    async def _fcall(self, function: str, names: tuple[str, ...], args: tuple[Any, ...]) -> Any:
+    async def _fcall(self, function: str, names: Sequence[str], args: Sequence[RedisArg]) -> Any:
         try:
             return await self._client.fcall(function, names, args)
         except FunctionError as error:
             raise from_function(error) from None
+
+
+def _where(user: str) -> tuple[str, str]:
+    """The deadlines of the user's partition, and what waits for the user."""
+    return keys.push(keys.partition(user)), keys.pushes(user)

@@ -268,8 +268,8 @@ class Users:
         lower: bool,
         reply: Callable[[bool | LinnetError], None],
     ) -> None:
-        args = (device, session, keys.cursor(user, device), _pack(cursors), int(lower))
-        self._client.call("ack", (keys.devices(user),), args, partial(_truth, reply))
+        where = (keys.devices(user), keys.cursor(user, device))
+        self._client.call("ack", where, (device, session, _pack(cursors), int(lower)), partial(_truth, reply))
 
     def set_starts(
         self,
@@ -363,17 +363,16 @@ class Users:
     async def kick(self, user: str, device: str | None = None) -> None:
         """End the sessions of a device, or of all devices, that started before now, registered yet or not."""
         kicked = signals.encode(signals.Kick(device or ""))
-        await self._fcall(
-            "kick", (keys.user(user),), (keys.devices(user), self._channels.user(user), device or "", kicked)
-        )
+        where = (keys.user(user), keys.devices(user))
+        await self._fcall("kick", where, (self._channels.user(user), device or "", kicked))
 
-    def away(self, user: str, device: str, session: str, now: int, reply: Callable[[bool | LinnetError], None]) -> None:
+    def mark_away(self, user: str, device: str, session: str, reply: Callable[[bool | LinnetError], None]) -> None:
         """Record that the session has ended; False if it is no longer the device's."""
         touched = signals.encode(signals.Touched(user))
         self._client.call(
-            "away",
+            "mark_away",
             (keys.devices(user),),
-            (device, session, now, self._channels.presence(user), touched),
+            (device, session, self._channels.presence(user), touched),
             partial(_truth, reply),
         )
 

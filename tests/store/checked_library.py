@@ -14,11 +14,7 @@ from typing import Final
 
 from router.store.redis.functions import FOLDER, Library, build
 
-UNDECLARED: Final = frozenset(
-    {
-        "ack", "arm", "delete_account", "kick", "retry_push", "settled", "sync", "waiting",
-    }
-)  # fmt: skip
+UNDECLARED: Final = frozenset({"sync"})
 """Functions that use a key which is not among their KEYS. This list only ever gets shorter."""
 
 # Loaded before the other preludes, because of its name. If one server has all slots, `append` also receives the keys of

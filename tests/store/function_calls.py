@@ -19,6 +19,7 @@ from router.store.dirty import Dirty
 from router.store.pushes import Pushes
 from router.store.redis.client import Client
 from router.store.redis.connection import RedisArg
+from router.store.redis.pipeline import HotConnection
 from router.store.state import State
 from router.store.users import Sync, Users
 from tests.store.calling import BURST_US, COST_US, called, event
@@ -38,10 +39,16 @@ class Caught(Exception):
 
 
 class _Catching:
-    """In place of a connection: every call ends here."""
+    """In place of a connection: every call of a function ends here."""
 
-    def call(self, parts: tuple[RedisArg, ...], _: Callable[[object], None]) -> None:
-        self.call_packed(hiredis.pack_command(cast("Any", tuple(parts))), _)
+    def __init__(self, connection: HotConnection) -> None:
+        self._connection = connection
+
+    def call(self, parts: tuple[RedisArg, ...], reply: Callable[[object], None]) -> None:
+        if parts[0] != "FCALL":
+            self._connection.call(parts, reply)
+        else:
+            self.call_packed(hiredis.pack_command(cast("Any", tuple(parts))), reply)
 
     def call_packed(self, packed: bytes, _: Callable[[object], None]) -> None:
         reader = hiredis.Reader()
@@ -59,7 +66,7 @@ class PartsClient(Client):
         return False
 
     def _shard_of(self, keys: Any) -> Any:
-        return _Catching() if self.catching else super()._shard_of(keys)
+        return _Catching(self._hot) if self.catching else self._hot
 
 
 class World:
@@ -104,7 +111,7 @@ class World:
         await self.deliver(1)
         await called(self.users.sync, self.session(register=True))
         await called(self.users.ack, self.ann, "phone", "s1", {self.direct: 1})
-        assert await self.pushes.arm(self.ann, self.direct, 1, 1)
+        assert await self.pushes.schedule(self.ann, self.direct, 1, 1)
 
     def session(self, **more: Any) -> Sync:
         return Sync(user=self.ann, device="phone", session="s1", node="n1", started=1, **more)
@@ -165,13 +172,12 @@ _MEMBER: Final = "a-new-member"
 CASES: Final[dict[str, Case]] = {
     "ack": Case(_USER, lambda w: w.users.ack(w.ann, "phone", "s1", {w.direct: 2}, _ignored)),
     "append": Case(_GROUP, lambda w: w.conversations.append(event(w.group, w.ann, 2), _ignored)),
-    "arm": Case(_USER, lambda w: w.pushes.arm(w.ann, w.direct, 2, 1)),
-    "away": Case(_USER, lambda w: w.users.away(w.ann, "phone", "s1", 5, _ignored)),
     "before": Case(_GROUP, lambda w: w.conversations.before(w.group, w.ann, 1 << 52, 10, _ignored)),
     "block": Case(_direct, lambda w: w.conversations.block(w.direct, w.ann, True)),
     "claim": Case(_GROUP, lambda w: w.dirty.claims([w.dirty_part], 8, 1000)),
     "claim_name": Case(_claimed, lambda w: w.accounts._claim_name(w.ann)),
     "claim_push": Case(_USER, lambda w: w.pushes.claims([w.part], 8, 1000)),
+    "clear_pushes": Case(_USER, lambda w: w.pushes.clear(w.ann, {w.direct: 0})),
     "create": Case(
         _beside_another, lambda w: w.conversations.create(w.group, "g", "title", {w.ann: "o"}, COST_US, BURST_US)
     ),
@@ -187,6 +193,7 @@ CASES: Final[dict[str, Case]] = {
     "join": Case(_USER, lambda w: w.users.join(w.ann, w.group, "title", 2, 1, 1)),
     "kick": Case(_USER, lambda w: w.users.kick(w.ann)),
     "leave": Case(_USER, lambda w: w.users.leave(w.ann, w.group, 2)),
+    "mark_away": Case(_USER, lambda w: w.users.mark_away(w.ann, "phone", "s1", _ignored)),
     "member": Case(_GROUP, lambda w: w.conversations.member(w.group, w.ann, _MEMBER, "put")),
     "news": Case(_USER, lambda w: w.users.news([w.session(since=b"0" * 16 + b"(0")], _ignored)),
     "page": Case(_USER, lambda w: w.users.page(w.ann, "phone", 1 << 53, _ignored)),
@@ -196,15 +203,15 @@ CASES: Final[dict[str, Case]] = {
     "read": Case(_USER, lambda w: w.users.read(w.ann, w.direct, 1, 1, _ignored)),
     "remove_conversation": Case(_GROUP, lambda w: w.conversations.remove_conversation(w.group, w.ann)),
     "retry_push": Case(_USER, lambda w: w.pushes.retry(w.ann, 1)),
+    "schedule_push": Case(_USER, lambda w: w.pushes.schedule(w.ann, w.direct, 2, 1)),
     "set_starts": Case(_USER, lambda w: w.users.set_starts(w.ann, "phone", "s1", {w.group: 1}, True, _ignored)),
-    "settled": Case(_USER, lambda w: w.pushes.settled(w.ann, {w.direct: 0})),
     "spend": Case(_USER, lambda w: w.users.spend_opening(w.ann, _ignored)),
     "starts": Case(_GROUP, lambda w: w.conversations.openings(w.ann, [Wanted(w.group, 0)], _ignored)),
     "state_after": Case(_with_state, lambda w: w.state.entries(w.ann, 0, "", 10)),
     "sync": Case(_USER, lambda w: w.users.sync(w.session(register=True, cursors={w.direct: 2}), _ignored)),
     "tick": Case(_nothing, lambda w: w.client.fcall("tick", (keys.TICK,), ())),
     "title": Case(_GROUP, lambda w: w.conversations.title(w.group, w.ann, "another")),
-    "waiting": Case(_USER, lambda w: w.pushes.waiting(w.ann)),
+    "waiting_pushes": Case(_USER, lambda w: w.pushes.waiting(w.ann)),
     "whisper_group": Case(_GROUP, lambda w: w.conversations.whisper(w.group, w.ann, b"signal")),
     "whisper_user": Case(_USER, lambda w: w.users.whisper(w.ann, w.direct, b"signal")),
     "write_state": Case(_with_state, lambda w: w.state.write(w.ann, "a", b"\x02", None, _ignored)),

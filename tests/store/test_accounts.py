@@ -99,7 +99,7 @@ async def test_names_of_deleted_users_are_never_given_out_again(valkey: Embedded
         await called(users.sync, who)
         await called(users.deliver, "ann", "d:ann:bob", "bob", 1, 1, b"\x80", False, 0)
         await called(users.ack, "ann", "phone", "s", {"d:ann:bob": 1})
-        await pushes.arm("ann", "d:ann:bob", 1, 0)
+        await pushes.schedule("ann", "d:ann:bob", 1, 0)
         with Channel(valkey, keys.Channels().user("ann")) as channel:
             assert await accounts.delete("ann") == []
         assert signals.decode(channel.heard[0]) == signals.Kick("")

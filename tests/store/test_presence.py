@@ -12,7 +12,7 @@ from router.contract.wire import PresenceState
 from router.store.presence import LEASE_S, Device, Gateway, Presence, state
 from router.store.users import Sync, Users
 from tests.store.calling import called
-from tests.store.user_slot import connected
+from tests.store.user_slot import connected, now
 
 NOW = 1_000_000
 LIVE = {"node-1": Gateway("ws://1", NOW + 1, 0, 0)}
@@ -113,15 +113,18 @@ async def test_presence_follows_sessions(valkey: EmbeddedValkey) -> None:
         for name in ("ann", "bob"):
             who = Sync(user=name, device="phone", session=f"s-{name}", node="node-1", started=100, register=True)
             await called(users.sync, who)
-        await called(users.away, "bob", "phone", "s-bob", 900)
+        await called(users.mark_away, "bob", "phone", "s-bob")
         devices = await called(presence.devices, ["bob", "nobody", "ann"])
+        seen = devices[0][0].seen
+        assert 0 <= await now(client) - seen < 3_600_000
         assert devices == [
-            [Device("phone", "s-bob", "", 100, 900)],
+            [Device("phone", "s-bob", "", 100, seen)],
             [],
             [Device("phone", "s-ann", "node-1", 100, 0)],
         ]
-        assert [state(found, LIVE, NOW) for found in devices] == [
-            PresenceState(False, 900),
+        lasting = {"node-1": Gateway("ws://1", seen + 1, 0, 0)}
+        assert [state(found, lasting, seen) for found in devices] == [
+            PresenceState(False, seen),
             PresenceState(False, None),
             PresenceState(True, 100),
         ]

@@ -79,7 +79,7 @@ async def test_ended_session_does_not_refuse_the_next_one(valkey: EmbeddedValkey
         users = Users(client)
         ahead, behind = session("s-ahead", 5_000), session("s-behind", 1_000, node="node-2")
         await register(users, ahead)
-        await called(users.away, "ann", "phone", "s-ahead", 5_001)
+        await called(users.mark_away, "ann", "phone", "s-ahead")
         assert (await audit(users, behind)).status == "replaced"  # but an old one does not come back by itself
         assert (await register(users, behind)).status == "ok"
         assert (await audit(users, behind)).status == "ok"
@@ -204,8 +204,8 @@ async def test_seventeenth_device_evicts_an_ended_session_first(valkey: Embedded
         devices = [session(f"s-{i}", 100 + i, device=f"device-{i}", node=f"node-{i}") for i in range(20)]
         for who in devices[:16]:
             await register(users, who)
-        for i, seen in ((9, 2_000), (5, 3_000)):
-            await called(users.away, "ann", f"device-{i}", f"s-{i}", seen)
+        for i in (9, 5):
+            await called(users.mark_away, "ann", f"device-{i}", f"s-{i}")
         living = tuple(f"node-{i}" for i in range(20) if i != 7)
         for who in devices[16:18]:
             assert (await register(users, who)).status == "ok"

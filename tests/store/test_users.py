@@ -314,12 +314,12 @@ async def test_all_conversations_can_be_listed(valkey: EmbeddedValkey) -> None:
 
 
 async def test_only_its_own_session_ends_a_row(valkey: EmbeddedValkey) -> None:
-    """A late `away` of a replaced session changes nothing."""
+    """A late `mark_away` of a replaced session changes nothing."""
     async with connected(valkey) as client:
         users = await users_of(client)
         await registered(users, "s-1", 10)
         await registered(users, "s-2", 20)
         with Channel(valkey, keys.Channels().presence("ann")) as channel:
-            told: list[Any] = [await called(users.away, "ann", "phone", f"s-{i}", 99) for i in (1, 2, 2)]
+            told: list[Any] = [await called(users.mark_away, "ann", "phone", f"s-{i}") for i in (1, 2, 2)]
         assert told == [False, True, False]
         assert [signals.decode(payload) for payload in channel.heard] == [signals.Touched("ann")]

@@ -152,9 +152,14 @@ class Client:
         """Whether calls are waiting for their replies."""
         return self._hot.statistics().in_flight > 0
 
-    async def clock_ms(self) -> int:
-        """The time of the server's clock, which is used for all times that several processes compare."""
-        seconds, micros = await self.fetch("TIME")
+    async def clock_ms(self, key: str = "") -> int:
+        """The time of the server's clock, which is used for all times that several processes compare.
+
+        `key`: of the server that has this key. On a cluster each server has its own clock.
+        """
+        future = asyncio.get_running_loop().create_future()
+        self._shard_of((key,)).call(("TIME",), partial(_settle, future))
+        seconds, micros = await future
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def memory_ratio(self) -> float:

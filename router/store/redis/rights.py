@@ -11,12 +11,12 @@ import re
 from typing import Final
 
 USER: Final = "linnet"
-# Commands that connections send themselves, in addition to the commands of functions; `hsetnx` is for the functions of
-# the release before, which run beside these in a rolling upgrade.
+# Commands that connections send themselves, in addition to the commands of functions. `hsetnx` and `hvals` are for the
+# functions of the previous release, which run beside these in a rolling upgrade.
 OWN: Final = (
     "ping", "select", "role", "info", "time", "wait", "config|get", "fcall", "function|load", "function|list",
     "ssubscribe", "sunsubscribe", "spublish", "get", "set", "hget", "hset", "hmget", "hgetall", "hdel", "hexists",
-    "hsetnx", "hscan", "scan", "zadd", "zcard", "zcount", "zrange",
+    "hkeys", "hsetnx", "hscan", "scan", "zadd", "zcard", "zcount", "zrange", "hvals",
 )  # fmt: skip
 KEYS: Final = ("~{c*}:*", "~{u*}:*", "~linnet:*")
 CHANNELS: Final = ("&*{c*}:*", "&*{u*}:*")

@@ -34,7 +34,7 @@ class Dial:
         self.clock = RedisClock(self.clock_ms, int(self.now * 1000), self.time)
         self.lease = Lease("self", "ws://self/ws", node, node, self.clock, (), self.spawn, node)
         self.lease.renewed = self.judge
-        self.departures = Departures(node, self.clock.now_ms, self.time, settings(**changes).max_connections)
+        self.departures = Departures(node, self.time, settings(**changes).max_connections)
 
     def time(self) -> float:
         return self.now
@@ -66,7 +66,7 @@ class Dial:
     async def memory_ratio(self) -> float:
         return self.ratio
 
-    def away(self, user: str, device: str, session: str, now: int, reply: Any) -> None:
+    def mark_away(self, user: str, device: str, session: str, reply: Any) -> None:
         self.refused += self.down
         if not self.down:
             self.aways.append((user, self.now))

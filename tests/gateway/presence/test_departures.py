@@ -63,14 +63,14 @@ def test_sessions_that_wait_to_be_marked_are_bounded() -> None:
 def test_mark_that_raises_costs_neither_other_marks_nor_the_lease(monkeypatch: pytest.MonkeyPatch) -> None:
     """The other marks of the turn are written, and the lease is renewed in the same turn."""
     dial = Dial()
-    away = dial.away
+    away = dial.mark_away
 
     def raising(user: str, *rest: Any) -> None:
         if user == "broken":
             raise RuntimeError("broken")
         away(user, *rest)
 
-    monkeypatch.setattr(dial, "away", raising)
+    monkeypatch.setattr(dial, "mark_away", raising)
     dial.turn_to(101)
     for user in ("ann", *["broken"] * 10, "bob"):
         dial.ends(user)

@@ -36,7 +36,7 @@ async def test_presence_contains_every_requested_user(valkey: EmbeddedValkey) ->
         await of.client("bob").connected()
         cid = await of.client("cid").connected()
         cid.end()
-        await reply_of(of.node.users.away, "cid", "phone", cid.session.id, now_ms())
+        await reply_of(of.node.users.mark_away, "cid", "phone", cid.session.id)
         answer = await ann.ask("presence", "presence", users=["bob", "cid", "dan", "bob"])
         states = answer["users"]
         assert {user: state["online"] for user, state in states.items()} == {"bob": True, "cid": False, "dan": False}
@@ -222,7 +222,7 @@ async def test_request_between_two_changes_sends_the_first_to_all_watchers(
         ann, cid = await of.client("ann").connected(), await of.client("cid").connected()
         assert (await ann.ask("presence", "presence", users=["bob"], watch=True))["users"]["bob"]["online"]
         with of.deaf():
-            await reply_of(of.node.users.away, "bob", "phone", bob.session.id, now_ms())
+            await reply_of(of.node.users.mark_away, "bob", "phone", bob.session.id)
             await of.settled()
         assert not (await cid.ask("presence", "presence", users=["bob"], watch=True))["users"]["bob"]["online"]
         await of.client("bob", "laptop").connected()
