@@ -22,8 +22,8 @@ from gateway.presence import watches
 from gateway.websocket import connection
 from router.__main__ import CONNECTIONS
 from router.api import call as api_call
+from router.api import contacts, passwords
 from router.api import messages as api_messages
-from router.api import passwords
 from router.api import rate_limits as rates
 from router.api import table as api
 from router.api import types as api_types
@@ -141,6 +141,16 @@ LIMITS: Final[dict[str, list[Limit]]] = {
               "`rate_limited`"),
         Limit("direct conversations that a user opens", rate(users.OPEN_COST_US / 1e6,
               users.OPEN_BURST_US / users.OPEN_COST_US), "`rate_limited`"),
+        Limit("contacts of a user", count(contacts.MAX_CONTACTS), "`quota`"),
+        Limit("requests of a user that are open", f"{count(contacts.MAX_OUTGOING)}, "
+              + time(lua("pair", "LASTS_DAYS") * 86_400), "`quota`; it counts as absent"),
+        Limit("contact requests of a user", rate(users.ASK_COST_US / 1e6, users.ASK_BURST_US / users.ASK_COST_US),
+              "`rate_limited`"),
+        Limit("requests that a user sees", count(lua("relate", "INCOMING")), "others look pending to their askers"),
+        Limit("a declined request is not shown again for", time(lua("pair", "QUIET_MS") / 1e3),
+              "asking changes nothing"),
+        Limit("message of a contact request, characters", count(longest(api_types.RequestText)), "422"),
+        Limit("users that a user blocks", count(contacts.MAX_BLOCKS), "`quota`"),
         Limit("a key of a user's state, characters", count(state.MAX_KEY), "`bad_command`"),
         Limit("a value of a user's state", size(state.MAX_VALUE_BYTES), "`too_large`"),
         Limit("keys and values of a user's state that clients write",

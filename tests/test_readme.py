@@ -213,6 +213,7 @@ INNER_LIMITS = {
     "SKEW_MS": "clocks of servers", "CONNECT_MS": "clocks of servers",
     "AHEAD_MS": "clocks of servers", "LOOK": "entries looked at at once",
     "MOST_PUSH_MS": "the longest backoff of a push",
+    "MAX_INCOMING": "INCOMING of relate.lua", "LATER_MS": "pace", "STAYS_MS": "pace", "SWEEP": "pace",
     "AHEAD_US": "clocks of servers", "DROPPED": "pace", "RANGES": "a reader from before them gets everything anew",
 }  # fmt: skip
 

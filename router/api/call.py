@@ -20,12 +20,16 @@ from router.contract.errors import BadCommand, Forbidden
 from router.contract.settings import Settings
 from router.contract.tokens import Fetch, Verifier
 from router.store.accounts import Accounts
+from router.store.contacts import Contacts
 from router.store.conversations import Conversations
 from router.store.direct import DirectConversations
 from router.store.durability import Durability, durability
+from router.store.pairs import Pairs
+from router.store.people import People
 from router.store.presence import Presence
 from router.store.pushes import Pushes
 from router.store.redis.client import Client
+from router.store.state import State
 from router.store.users import Users
 
 ADDRESS_EVERY_S, ADDRESS_BURST = 0.1, 200
@@ -62,6 +66,10 @@ class Services(Struct, frozen=True):
     users: Users
     presence: Presence
     direct: DirectConversations
+    pairs: Pairs
+    people: People
+    contacts: Contacts
+    state: State
     accounts: Accounts
     pushes: Pushes
     durability: Durability
@@ -75,11 +83,16 @@ class Services(Struct, frozen=True):
     def make(cls, settings: Settings, client: Client, node: str, fetch: Fetch | None = None) -> Services:
         """Make all parts on one client; `node` names this process in the API's devices."""
         users, conversations = Users(client), Conversations(client, 2 * settings.retention_events)
+        pairs, people, state = Pairs(client), People(client), State(client, rate_us(settings))
         return cls(
             settings=settings,
             conversations=conversations,
             users=users,
-            direct=DirectConversations(users, conversations, rate_us(settings)),
+            direct=DirectConversations(users, conversations, pairs, rate_us(settings)),
+            pairs=pairs,
+            people=people,
+            contacts=Contacts(pairs, people, state),
+            state=state,
             presence=Presence(client),
             accounts=Accounts(client),
             pushes=Pushes(client),

@@ -171,6 +171,11 @@ SLOT_WRITES = Counter(
     "Missing writes to users' slots that this router made, by kind: deliver, join, leave, arm (push) or audit",
     ("kind",),
 )
+PAIR_CHANGES = Counter(
+    "linnet_router_pair_changes",
+    "Changes between two users, by action: ask, accept, remove, block or unblock",
+    ("action",),
+)
 TRIMMED_EVENTS = Counter("linnet_router_trimmed_events", "Events that this router trimmed from logs")
 TRIMMING_HELD = Gauge(
     "linnet_router_trimming_held",

@@ -7,6 +7,7 @@ direct           the last event (and each user's own last) is delivered again to
 group, channel   joins and leaves of `member` events are repeated; titles and messages need no work
 new, or trimmed  every present member joins again, because no page contains founders and changes older than the log
 removed          every member leaves, then its remaining keys are deleted
+pair             the copies of a pair's record in both users' slots are written again (`=<conversation>`)
 messages         push deadlines for all but the author: the other user, groups of at most PUSH_MEMBERS, mentions
 
 Then `done` records the progress, and trims the log.
@@ -34,8 +35,10 @@ from router.contract.errors import NotFound
 from router.contract.settings import Settings
 from router.jobs.rounds import Rounds, every
 from router.store.answers import reply_of
+from router.store.contacts import Contacts
 from router.store.conversations import Conversations
 from router.store.dirty import Dirty
+from router.store.pairs import MARK
 from router.store.pushes import Pushes
 from router.store.users import Users
 
@@ -159,9 +162,16 @@ class Finisher:
     """Claims conversations and finishes them; `round`: all partitions once, `run`: until the process stops."""
 
     def __init__(
-        self, settings: Settings, conversations: Conversations, users: Users, pushes: Pushes, dirty: Dirty
+        self,
+        settings: Settings,
+        conversations: Conversations,
+        users: Users,
+        pushes: Pushes,
+        dirty: Dirty,
+        contacts: Contacts,
     ) -> None:
         self._conversations = conversations
+        self._contacts = contacts
         self._users = users
         self._dirty = dirty
         self._pushes = pushes
@@ -187,10 +197,14 @@ class Finisher:
     async def finish(self, conv: str) -> None:
         """Process a claimed conversation from `routed` towards its head, for a safe part of the claim's lease."""
         try:
-            result = await self._finish(conv)
+            result = await (self._repeat(conv[1:]) if conv[0] == MARK else self._finish(conv))
         except NotFound:
             result = await self._remove(conv)
         metrics.FINISHED.labels(result).inc()
+
+    async def _repeat(self, conv: str) -> str:
+        await self._contacts.repeat(conv)
+        return "copied"
 
     async def _finish(self, conv: str) -> str:
         until = monotonic() + LEASE_MS / 2000
