@@ -30,6 +30,8 @@ from router.api import types as api_types
 from router.contract import keys, packing, settings, signals, state, tokens, wire
 from router.jobs import finisher, janitor, webhooks
 from router.jobs.rounds import CHUNK
+from router.media import prepare, turns, workers
+from router.media.worker import header
 from router.process import bounded, http_client, jwks, spans
 from router.store import accounts, conversations, durability, presence, users
 from router.store.redis import pipeline as hot
@@ -190,6 +192,15 @@ LIMITS: Final[dict[str, list[Limit]]] = {
               rate(api_call.ADDRESS_EVERY_S, api_call.ADDRESS_BURST), "429"),
         Limit("addresses whose rate a router remembers", count(rates.SIZE), "replaces the one seen longest ago"),
         Limit("passwords that wait for a check, per router", count(passwords.WAITING), "503"),
+        Limit("a JPEG", f"{count(header.MAX_PIXELS['image/jpeg'] / header.MEGAPIXEL)} megapixels", "413"),
+        Limit("a PNG, WebP or GIF", f"{count(header.MAX_PIXELS['image/png'] / header.MEGAPIXEL)} megapixels", "413"),
+        Limit("an animation", f"{count(header.MAX_FRAMES)} frames, all together"
+              f" {count(header.MAX_ANIMATION_PIXELS / header.MEGAPIXEL)} megapixels", "413"),
+        Limit("memory and CPU time to read a picture or recording",
+              f"{size(workers.Bounds().memory_bytes)}, {time(workers.Bounds().cpu_s)}", "413"),
+        Limit("files of a user that reach that bound, per router",
+              f"{count(prepare.KILLS)} within {time(prepare.KILLS_S)}", "429"),
+        Limit("uploads that wait for a worker, and for the scanner, per router", count(turns.WAITING), "503"),
         Limit("`Idempotency-Key`, characters", count(api_messages.KEY_CHARACTERS), "422"),
         Limit("time for which an `Idempotency-Key` is remembered", time(keys.IDEMPOTENCY_S), "it is a new message"),
     ],

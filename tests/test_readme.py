@@ -199,6 +199,8 @@ def test_every_guarantee_has_a_test_named_after_it() -> None:
 
 # Constants whose name says that they are limits, and that neither a client nor an operator can reach as such.
 INNER_LIMITS = {
+    "MAX_DECODED_BYTES": "of a progressive JPEG, so that it stays below the memory of a worker",
+    "MAX_PROFILE_BYTES": "of a colour profile; a longer one is dropped",
     "MAX_EVENT_BYTES": "a body of MAX_BODY_BYTES and its envelope",
     "MAX_CONTROL_BYTES": "RFC 6455's, of a ping or close frame",
     "CONNECTION_LIMIT": "a metric",

@@ -22,7 +22,6 @@ from router.contract.errors import LinnetError, UnsupportedMediaType
 Kind = Literal["image", "voice", "video", "file"]
 
 OCTETS: Final = "application/octet-stream"
-PREVIEW_EDGES: Final = (320, 1600)
 
 UnsupportedType = UnsupportedMediaType  # 415: the bytes are not of the kind that the client named
 
@@ -56,7 +55,7 @@ class Received(Struct, frozen=True):
 
 
 class Preview(Struct, frozen=True):
-    """A smaller picture, WebP; `edge` is one of PREVIEW_EDGES, the bound of its longer side."""
+    """A smaller picture, WebP; `edge` (320 or 1600) is the bound of its longer side."""
 
     edge: int
     path: Path
