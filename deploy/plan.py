@@ -58,6 +58,8 @@ def shared_environ(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
     """Return the environment of all children: that of the runner, with the missing variables added."""
     shared = {"PYTHONUNBUFFERED": "1", **LOCAL_DEFAULTS, **environ}
     # With an outside identity provider no secret is made, as it would be a second key that signs tokens.
+    if not given(environ, "MEDIA_URL"):
+        shared["LINNET_MEDIA_URL"] = (folder / "media").resolve().as_uri()
     for name in ("SERVER_KEY",) if given(environ, "JWKS_URL") else ("SERVER_KEY", "JWT_SECRET"):
         if not given(environ, name):
             shared[f"LINNET_{name}_FILE"] = str(own_secret(folder / name.lower().replace("_", "-")))

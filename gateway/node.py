@@ -51,8 +51,8 @@ from router.process.tracing import tracer
 from router.store.conversations import Conversations
 from router.store.direct import DirectConversations
 from router.store.durability import durability
+from router.store.files import Files
 from router.store.observe import RedisObserver
-from router.store.pairs import Pairs
 from router.store.presence import Presence
 from router.store.redis.client import Client
 from router.store.redis.pubsub import Bus
@@ -74,6 +74,7 @@ class Node:
         # the store
         self.conversations = Conversations(client, 2 * settings.retention_events)
         self.users = Users(client)
+        self.files = Files(client)
         self.presence = Presence(client)
         self.durability = durability(settings.durability, client, settings.replicas)
 
@@ -109,7 +110,7 @@ class Node:
         # commands
         rates = Rates(settings.sends_per_s, settings.send_burst, loop.time)
         rate_us = round(rates.cost_s * 1e6), round(rates.burst_s * 1e6)
-        self.direct = DirectConversations(self.users, self.conversations, Pairs(client), rate_us)
+        self.direct = DirectConversations(self.users, self.conversations, rate_us)
         verifier = Verifier(settings, fetcher(settings.jwks_url) if settings.jwks_url else None, clocks=client.clocks)
         self.authentication = Authentication(verifier, now_ms, self.tasks.spawn, self.deadlines)
         self.marks = Marks(self.users, loop)
@@ -117,7 +118,14 @@ class Node:
         self.cursors = Cursors(self.users, self.conversations, self.marks, self.ephemeral)
         self.history = History(self.conversations, rates)
         self.sends = Sends(
-            self.conversations, self.users, self.direct, self.durability, self.marks, self.lease, self.tracer
+            self.conversations,
+            self.users,
+            self.direct,
+            self.durability,
+            self.marks,
+            self.lease,
+            self.files,
+            self.tracer,
         )
         connects = Connects(
             ConnectParts(

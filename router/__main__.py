@@ -25,13 +25,17 @@ from router.contract.settings import VERSION
 from router.jobs.finisher import Finisher
 from router.jobs.janitor import Janitor
 from router.jobs.row_audit import RowAudit
+from router.jobs.sweeper import Sweeper
 from router.jobs.webhooks import Webhooks
+from router.media.objects import Objects
+from router.media.parts import Media
 from router.process import logs, loop, serving
 from router.process.admin import Readiness
 from router.process.jwks import fetcher
 from router.process.run import FOREVER_S, Process, main
-from router.store.deployment import restore
+from router.store.deployment import ident, mark_media, media_marked, restore
 from router.store.dirty import Dirty, wall_ms
+from router.store.files import Files
 from router.store.observe import RedisObserver
 from router.store.redis.client import Client
 
@@ -47,7 +51,9 @@ async def work(process: Process, client: Client) -> None:
     """Run all parts of a router until the process is stopped."""
     settings, stop, node = process.settings, process.stop, token_hex(8)
     fetch = fetcher(settings.jwks_url) if settings.jwks_url else None
-    services = Services.make(settings, client, node, fetch)
+    deployment = await ident(client) if settings.media_url else ""
+    media = Media.make(settings, Files(client), Objects(settings.media_url, deployment)) if settings.media_url else None
+    services = Services.make(settings, client, node, fetch, media)
     api = uvicorn.Server(
         process.serves(
             serving.public_config(
@@ -61,12 +67,19 @@ async def work(process: Process, client: Client) -> None:
         )
     )
     stores = services.conversations, services.users, services.pushes
-    workers: list[Finisher | Janitor | RowAudit | Webhooks] = [
-        Finisher(settings, *stores, Dirty(client, None if settings.trust_redis_clock else wall_ms), services.contacts),
+    workers: list[Finisher | Janitor | RowAudit | Sweeper | Webhooks] = [
+        Finisher(settings, *stores, Dirty(client, None if settings.trust_redis_clock else wall_ms), services.files),
         Janitor(services.presence, partial(restore, client, settings)),
         RowAudit(services.conversations, services.users),
         *([Webhooks(settings, *stores)] if settings.webhook_url else []),
     ]
+    if media:
+        sweeper = Sweeper(
+            media.files, media.objects, media.spool, partial(ident, client), partial(media_marked, client),
+            partial(mark_media, client), deployment,
+        )  # fmt: skip
+        await sweeper.start()
+        workers.append(sweeper)
     metrics.BUILD_INFO.labels("router", VERSION, platform.python_version(), node).set(1)
 
     def readiness() -> Readiness:

@@ -74,10 +74,9 @@ def test_contract_imports_neither_the_store_nor_sockets() -> None:
 
 def test_store_files_import_only_their_transport() -> None:
     """Domain files of the store do not import each other, so that none calls a function of another half way. Above them
-    are `direct` and `contacts`, sequences of calls that several callers need, and `observe`; below them
-    `cursor_keys`."""
+    are `direct`, a sequence of calls that both processes need, and `observe`; below them `cursor_keys`."""
     for path in modules("router/store"):
-        if path.parent.name == "redis" or path.stem in {"__init__", "observe", "direct", "contacts"}:
+        if path.parent.name == "redis" or path.stem in {"__init__", "observe", "direct"}:
             continue
         siblings = {name.split(".")[2] for name in of(imports(path), "router.store") if name.count(".") >= 2}
         assert siblings <= {"redis", "cursor_keys"} - {path.stem}, (path, siblings)
@@ -113,11 +112,10 @@ ROUTER: Final[dict[str, set[str]]] = {
     "store.redis": {"tls", "contract"},
     "store": {"store.redis", "contract"},
     "process": {"store", "store.redis", "tls", "contract"},
-    "media.worker": set(),
-    "media": {"media.worker", "process", "contract"},
-    "jobs": {"process", "store", "contract"},
-    "api": {"process", "store", "store.redis", "contract"},
-    "__main__": {"api", "jobs", "process", "store", "store.redis", "contract"},
+    "media": {"store", "contract"},
+    "jobs": {"media", "process", "store", "contract"},
+    "api": {"media", "process", "store", "store.redis", "contract"},
+    "__main__": {"api", "jobs", "media", "process", "store", "store.redis", "contract"},
 }
 LOADTEST: Final[dict[str, set[str]]] = {
     "base": set(),

@@ -109,7 +109,10 @@ def test_every_source_file_that_is_named_exists(page: Path) -> None:
 
 def test_every_call_of_the_api_is_listed() -> None:
     """router/API.md knows every call that a router can serve, and no other."""
-    served = {f"{one.method} {one.path}" for one in (*table.ACCOUNTS, *table.TOKENS, *table.ALWAYS, *table.DOCUMENTS)}
+    served = {
+        f"{one.method} {one.path}"
+        for one in (*table.ACCOUNTS, *table.TOKENS, *table.ALWAYS, *table.MEDIA, *table.DOCUMENTS)
+    }
     rows = [line.split("|")[1] for line in API.splitlines() if line.startswith("| `")]
     listed = {call for row in rows for call in re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /v1/[^`?]+)", row)}
     assert {call.replace("{id}", "{conversation}") for call in listed} == served
@@ -118,7 +121,7 @@ def test_every_call_of_the_api_is_listed() -> None:
 def test_every_call_of_the_api_is_listed_with_its_fields() -> None:
     """A row names the fields of the call's body and query."""
     rows = [line for line in API.splitlines() if line.startswith("| `")]
-    for one in (*table.ACCOUNTS, *table.TOKENS, *table.ALWAYS):
+    for one in (*table.ACCOUNTS, *table.TOKENS, *table.ALWAYS, *table.MEDIA):
         path = one.path.replace("{conversation}", "{id}")
         call = re.escape(f"`{one.method} {path}") + r"[`?]"
         (row,) = [row for row in rows if re.search(call, row.split(" | ")[0])]
@@ -174,7 +177,7 @@ def test_transcript_is_of_the_wire() -> None:
 
 def test_every_error_is_listed_where_it_is_met() -> None:
     """Each code of `contract/errors.py` is in the table of the API, and of the WebSocket if a client meets it there."""
-    of_http = {"forbidden", "method_not_allowed", "unsupported_media_type"}
+    of_http = {"forbidden", "method_not_allowed", "unsupported_media_type", "unreadable", "rejected"}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LinnetError)]
     served = {kind.code: kind.status for kind in kinds if kind is not FunctionError}
     assert set(rows_of("Errors")) - {"code"} == served.keys() - of_http
@@ -199,8 +202,7 @@ def test_every_guarantee_has_a_test_named_after_it() -> None:
 
 # Constants whose name says that they are limits, and that neither a client nor an operator can reach as such.
 INNER_LIMITS = {
-    "MAX_DECODED_BYTES": "of a progressive JPEG, so that it stays below the memory of a worker",
-    "MAX_PROFILE_BYTES": "of a colour profile; a longer one is dropped",
+    "HASH": "layout", "EVERY_S": "pace", "MOST_DUE_MS": "clocks of servers", "PINNED_S": "pace of a stopped sender",
     "MAX_EVENT_BYTES": "a body of MAX_BODY_BYTES and its envelope",
     "MAX_CONTROL_BYTES": "RFC 6455's, of a ping or close frame",
     "CONNECTION_LIMIT": "a metric",
@@ -215,7 +217,6 @@ INNER_LIMITS = {
     "SKEW_MS": "clocks of servers", "CONNECT_MS": "clocks of servers",
     "AHEAD_MS": "clocks of servers", "LOOK": "entries looked at at once",
     "MOST_PUSH_MS": "the longest backoff of a push",
-    "MAX_INCOMING": "INCOMING of relate.lua", "LATER_MS": "pace", "STAYS_MS": "pace", "SWEEP": "pace",
     "AHEAD_US": "clocks of servers", "DROPPED": "pace", "RANGES": "a reader from before them gets everything anew",
 }  # fmt: skip
 

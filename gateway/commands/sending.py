@@ -7,17 +7,22 @@ creates the conversation. The function that writes an event decides whether it i
 Invariants
 - Every command ends in exactly one answer, its `ack` or one `error`; `in_flight` counts the commands without one.
 - The events of a session reach a conversation in the order of its commands. While a direct conversation is created,
-  further commands wait behind the one that creates it, at most MAX_OPENING of them.
+  further commands wait behind the one that creates it, at most MAX_WAITING of them. So they do while the files of a
+  message are looked up.
+- A message whose files its author may not use is appended all the same: the function refuses it if its `n` is new, and
+  acks it if it was accepted before.
 - An ack is sent once the event is kept (`store/durability.py`), never before.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Final
+
+import msgspec
 
 from gateway.commands.marks import Marks
 from gateway.delivery.session import TIMED, Session
@@ -25,29 +30,48 @@ from gateway.presence.lease import Lease
 from router.contract import keys, metrics, stamp, wire
 from router.contract.addressing import target_of, visible
 from router.contract.errors import Blocked, Internal, LinnetError, NotFound, RateLimited, Unavailable
+from router.contract.files import SharedFile, content, shared
 from router.contract.packing import pack, pack_body
 from router.process.isolate import fault
 from router.process.tracing import Tracer
 from router.store.conversations import Action, Append, Appended, Conversations
 from router.store.direct import DirectConversations
 from router.store.durability import Durability, Kept
+from router.store.files import REFUSED, Attached, Files
 from router.store.users import Users
 
-MAX_OPENING: Final = 64
+MAX_WAITING: Final = 64
 FULL_RETRY_S: Final = 10.0
 
 
 class Sending:
-    """One event on its way: the values that the answers need."""
+    """One event on its way: the values that the answers need, and of a message the files to look up."""
 
-    __slots__ = ("answered", "append", "began", "command", "session")
+    __slots__ = ("answered", "append", "began", "command", "fields", "files", "session")
 
-    def __init__(self, session: Session, command: wire.Command, append: Append) -> None:
+    def __init__(
+        self,
+        session: Session,
+        command: wire.Command,
+        append: Append,
+        fields: dict[str, bytes],
+        files: Sequence[SharedFile],
+    ) -> None:
         self.session = session
         self.command = command
         self.append = append
+        self.fields = fields
+        self.files = files
         self.answered = False
         self.began = perf_counter()
+
+    def attach(self, attached: Attached) -> None:
+        """Put the files, as the server knows them, into the event; TooLarge if it is too large with them."""
+        append, fields = self.append, self.fields
+        if attached.infos:
+            fields = fields | {"files": pack(attached.infos)}
+        tail = stamp.tail(append.action, append.conversation, append.user, append.device, append.n, fields)
+        self.append = msgspec.structs.replace(append, tail=tail, files=attached.pins)
 
 
 class Sends:
@@ -61,8 +85,10 @@ class Sends:
         durability: Durability,
         marks: Marks,
         lease: Lease,
+        files: Files,
         tracer: Tracer | None,
     ) -> None:
+        self._files = files
         self._conversations = conversations
         self._users = users
         self._direct = direct
@@ -72,6 +98,8 @@ class Sends:
         self._tracer = tracer
         # Sends that wait for their direct conversation to be created, in order, by session and conversation.
         self._opening: dict[tuple[Session, str], deque[Sending]] = {}
+        # Commands that wait for the files of the first one to be looked up, in order, by session and conversation.
+        self._looking: dict[tuple[Session, str], deque[Sending]] = {}
         self.in_flight = 0
 
     def send(self, session: Session, command: wire.Send) -> None:
@@ -79,7 +107,8 @@ class Sends:
         fields = {"media": pack(command.media), "body": pack_body(command.body)}
         if command.reply_to is not None:
             fields["reply_to"] = pack(command.reply_to)
-        self._append(session, command, conversation, "message", command.reply_to or 0, fields)
+        files = shared(command.files) if command.files else ()
+        self._append(session, command, conversation, "message", command.reply_to or 0, fields, files)
 
     def edit(self, session: Session, command: wire.Edit) -> None:
         fields = {"target": pack(command.seq), "body": pack_body(command.body)}
@@ -105,6 +134,7 @@ class Sends:
         action: Action,
         target: int,
         fields: dict[str, bytes],
+        files: Sequence[SharedFile] = (),
     ) -> None:
         if self._lease.full:
             raise Unavailable("the store is full", FULL_RETRY_S)
@@ -115,19 +145,58 @@ class Sends:
             device=session.device,
             n=command.n,
             done=command.done,
-            fingerprint=stamp.fingerprint(pack(action), *fields.values()),
+            fingerprint=stamp.fingerprint(pack(action), *fields.values(), *(content(files) if files else ())),
             tail=stamp.tail(action, conversation, session.user, session.device, command.n, fields),
             action=action,
             target=target,
             seen=session.received_upto(conversation),
         )
         self.in_flight += 1
-        sending = Sending(session, command, append)
-        opening = self._opening.get((session, conversation))
+        sending = Sending(session, command, append, fields, files)
+        if files or self._looking:
+            self._look_up(sending)
+        else:
+            self._go(sending)
+
+    def _go(self, sending: Sending) -> None:
+        opening = self._opening.get((sending.session, sending.append.conversation))
         if opening is not None:
             self._wait(opening, sending)
         else:
-            self._conversations.append(append, partial(self._appended, sending))
+            self._conversations.append(sending.append, partial(self._appended, sending))
+
+    # -- the files of a message are looked up before it is appended; what comes behind it waits
+
+    def _look_up(self, sending: Sending) -> None:
+        place = sending.session, sending.append.conversation
+        if (looking := self._looking.get(place)) is not None:
+            self._wait(looking, sending)
+        elif sending.files:
+            self._looking[place] = deque([sending])
+            self._ask(place, sending)
+        else:
+            self._go(sending)
+
+    def _ask(self, place: tuple[Session, str], sending: Sending) -> None:
+        self._files.attach(sending.append.user, place[1], sending.files, partial(self._looked_up, place))
+
+    def _looked_up(self, place: tuple[Session, str], answer: Attached | LinnetError) -> None:
+        """Append the first message that waits, and what needs no lookup behind it."""
+        looking = self._looking[place]
+        sending = looking.popleft()
+        try:
+            if isinstance(answer, LinnetError):
+                raise answer
+            sending.attach(answer)
+            self._go(sending)
+        except LinnetError as error:
+            self._failed(sending, error)
+        while looking and not looking[0].files:
+            self._go(looking.popleft())
+        if looking:
+            self._ask(place, looking[0])
+        else:
+            del self._looking[place]
 
     def _appended(self, sending: Sending, answer: Appended | LinnetError) -> None:
         try:
@@ -137,10 +206,11 @@ class Sends:
                     isinstance(answer, NotFound)
                     and append.conversation[0] == keys.DIRECT
                     and append.action == "message"
+                    and append.files != REFUSED.pins
                 ):
                     self._open(sending)
                 elif isinstance(answer, Blocked) and append.conversation[0] == keys.DIRECT:
-                    self._direct.refused(session.user, append.conversation, answer, partial(self._refused, sending))
+                    self._direct.explain(session.user, append.conversation, answer, partial(self._failed, sending))
                 else:
                     self._failed(sending, answer)
                 return
@@ -159,13 +229,6 @@ class Sends:
         except Exception as error:  # noqa: BLE001 - a bug: the client must get an answer, and the log has the trace
             fault("sends", error)
             self._failed(sending, Internal())
-
-    def _refused(self, sending: Sending, error: LinnetError | None) -> None:
-        """Append an event again that was blocked, if the way is open now; else answer with the error."""
-        if error is None:
-            self._conversations.append(sending.append, partial(self._appended_again, sending))
-        else:
-            self._failed(sending, error)
 
     def _kept(self, sending: Sending, answer: Appended, error: LinnetError | None) -> None:
         if error is not None:
@@ -217,10 +280,10 @@ class Sends:
         self._direct.create(session.user, other, True, partial(self._opened, place))
 
     def _wait(self, opening: deque[Sending], sending: Sending) -> None:
-        if len(opening) < MAX_OPENING:
+        if len(opening) < MAX_WAITING:
             opening.append(sending)
         else:
-            self._failed(sending, RateLimited("the conversation is being created: wait for the first ack", 1.0))
+            self._failed(sending, RateLimited("too many commands wait for this conversation: wait for their acks", 1.0))
 
     def _opened(self, place: tuple[Session, str], answer: bool | LinnetError) -> None:
         if isinstance(answer, LinnetError):

@@ -19,17 +19,15 @@ from router.contract.addressing import visible
 from router.contract.errors import BadCommand, Forbidden
 from router.contract.settings import Settings
 from router.contract.tokens import Fetch, Verifier
+from router.media.parts import Media
 from router.store.accounts import Accounts
-from router.store.contacts import Contacts
 from router.store.conversations import Conversations
 from router.store.direct import DirectConversations
 from router.store.durability import Durability, durability
-from router.store.pairs import Pairs
-from router.store.people import People
+from router.store.files import Files
 from router.store.presence import Presence
 from router.store.pushes import Pushes
 from router.store.redis.client import Client
-from router.store.state import State
 from router.store.users import Users
 
 ADDRESS_EVERY_S, ADDRESS_BURST = 0.1, 200
@@ -66,10 +64,6 @@ class Services(Struct, frozen=True):
     users: Users
     presence: Presence
     direct: DirectConversations
-    pairs: Pairs
-    people: People
-    contacts: Contacts
-    state: State
     accounts: Accounts
     pushes: Pushes
     durability: Durability
@@ -78,21 +72,23 @@ class Services(Struct, frozen=True):
     addresses: Limiter
     unknown_users: Limiter
     event_numbers: EventNumbers
+    files: Files
+    media: Media | None
 
     @classmethod
-    def make(cls, settings: Settings, client: Client, node: str, fetch: Fetch | None = None) -> Services:
-        """Make all parts on one client; `node` names this process in the API's devices."""
+    def make(
+        cls, settings: Settings, client: Client, node: str, fetch: Fetch | None = None, media: Media | None = None
+    ) -> Services:
+        """Make all parts on one client; `node` names this process in the API's devices.
+
+        `media` is None in a deployment without a store of files.
+        """
         users, conversations = Users(client), Conversations(client, 2 * settings.retention_events)
-        pairs, people, state = Pairs(client), People(client), State(client, rate_us(settings))
         return cls(
             settings=settings,
             conversations=conversations,
             users=users,
-            direct=DirectConversations(users, conversations, pairs, rate_us(settings)),
-            pairs=pairs,
-            people=people,
-            contacts=Contacts(pairs, people, state),
-            state=state,
+            direct=DirectConversations(users, conversations, rate_us(settings)),
             presence=Presence(client),
             accounts=Accounts(client),
             pushes=Pushes(client),
@@ -102,6 +98,8 @@ class Services(Struct, frozen=True):
             addresses=Limiter(ADDRESS_EVERY_S, ADDRESS_BURST),
             unknown_users=Limiter(UNKNOWN_USER_EVERY_S, UNKNOWN_USER_BURST),
             event_numbers=EventNumbers(node),
+            files=media.files if media else Files(client),
+            media=media,
         )
 
 
@@ -177,7 +175,8 @@ SERVER: Final[Auth] = "server"
 class Endpoint(Struct, frozen=True):
     """A row of the table. `body` or `query` is decoded for the handler; `answer` is its result (None: empty).
 
-    `refusals` are further statuses, beside those that follow from the other fields.
+    `refusals` are further statuses, beside those that follow from the other fields. `raw_body`: the handler reads the
+    body, which is bytes of any type. `raw_answer`: the answer is bytes, and may have these statuses too.
     """
 
     method: str
@@ -190,3 +189,5 @@ class Endpoint(Struct, frozen=True):
     answer: Any = None
     refusals: tuple[int, ...] = ()
     headers: tuple[str, ...] = ()
+    raw_body: bool = False
+    raw_answer: tuple[int, ...] = ()

@@ -18,11 +18,12 @@ from msgspec import Struct
 
 from router.api.call import Call
 from router.api.types import Events, EventsQuery, LoggedEvent, NewMessage, Sent
-from router.contract import keys, packing, stamp
+from router.contract import files, keys, packing, stamp
 from router.contract.addressing import target_of
 from router.contract.errors import BadCommand, Blocked, Conflict, Forbidden, NotFound
 from router.store.answers import reply_of
 from router.store.conversations import Append, Appended
+from router.store.files import REFUSED
 
 KEY_CHARACTERS: Final = 255
 
@@ -40,6 +41,21 @@ class KeyedSend(Struct, frozen=True):
     at: int = 0
 
 
+class Message(Struct, frozen=True):
+    """A message to send, with its packed fields."""
+
+    conversation: str
+    user: str
+    target: int
+    fields: dict[str, bytes]
+    files: tuple[files.SharedFile, ...]
+
+    @property
+    def content(self) -> tuple[bytes, ...]:
+        """What a resend must have the same."""
+        return (*self.fields.values(), *files.content(self.files))
+
+
 _decode_keyed = msgspec.json.Decoder(KeyedSend).decode
 _TRUE: Final = packing.pack(True)
 
@@ -51,13 +67,14 @@ async def send_message(call: Call, given: NewMessage) -> Sent:
     fields = {"media": packing.pack(given.media), "body": packing.pack_body(given.body)}
     if given.reply_to is not None:
         fields["reply_to"] = packing.pack(given.reply_to)
-    send = partial(_send, call, conv, user, given.reply_to or 0, fields)
+    message = Message(conv, user, given.reply_to or 0, fields, files.shared(given.files))
+    send = partial(_send, call, message)
     if given.n is not None:
         return await send(f"api/{given.device or 'default'}", given.n, given.done)
     if given.device is not None:
         raise BadCommand("`device` needs `n`")
     if key := call.request.headers.get("idempotency-key"):
-        return await _send_once(call, conv, user, given.reply_to or 0, fields, key)
+        return await _send_once(call, message, key)
     # A backend's message needs no row, because it cannot be sent again. A user's gets one, because it has their rate.
     numbers = call.services.event_numbers
     return await send(numbers.device, numbers.next(), 0, row=not call.caller.server)
@@ -73,12 +90,13 @@ async def _sender(call: Call, given: NewMessage) -> str:
     return user
 
 
-async def _send_once(call: Call, conv: str, user: str, target: int, fields: dict[str, bytes], key: str) -> Sent:
+async def _send_once(call: Call, message: Message, key: str) -> Sent:
     """Send the message of an Idempotency-Key, or return the answer of the first send within a day."""
     if len(key) > KEY_CHARACTERS:
         raise BadCommand(f"an Idempotency-Key must have at most {KEY_CHARACTERS} characters")
     key_hash = blake2b(key.encode(), digest_size=16).hexdigest()
-    content = stamp.fingerprint(packing.pack(conv), *fields.values()).hex()
+    user, conv = message.user, message.conversation
+    content = stamp.fingerprint(packing.pack(conv), *message.content).hex()
     numbers = call.services.event_numbers
     keyed = KeyedSend(content, numbers.keyed_device, numbers.next())
     found = await call.services.pushes.claim_idempotency_key(user, key_hash, msgspec.json.encode(keyed).decode())
@@ -88,41 +106,35 @@ async def _send_once(call: Call, conv: str, user: str, target: int, fields: dict
             raise Conflict("this Idempotency-Key was used for another message: use a new one")
         if keyed.seq:
             return Sent(conv, keyed.seq, keyed.at, keyed.device, keyed.n, True)
-    sent = await _send(call, conv, user, target, fields, keyed.device, keyed.n, 0)
+    sent = await _send(call, message, keyed.device, keyed.n, 0)
     answered = msgspec.structs.replace(keyed, seq=sent.seq, at=sent.at)
     await call.services.pushes.set_idempotency_answer(user, key_hash, msgspec.json.encode(answered).decode())
     return sent
 
 
-async def _send(
-    call: Call,
-    conv: str,
-    user: str,
-    target: int,
-    fields: dict[str, bytes],
-    device: str,
-    n: int,
-    done: int,
-    row: bool = True,
-) -> Sent:
+async def _send(call: Call, message: Message, device: str, n: int, done: int, row: bool = True) -> Sent:
     call.services.durability.require_fit()
-    server = call.caller.server
+    server, conv, user, fields = call.caller.server, message.conversation, message.user, message.fields
+    attached = await reply_of(call.services.files.attach, user, conv, message.files) if message.files else None
+    if attached is not None and attached.infos:
+        fields = fields | {"files": packing.pack(attached.infos)}
     append = Append(
         conversation=conv,
         user=user,
         device=device,
         n=n if row else 0,
         done=done,
-        fingerprint=stamp.fingerprint(packing.pack("message"), *fields.values()),
+        fingerprint=stamp.fingerprint(packing.pack("message"), *message.content),
         tail=stamp.tail("message", conv, user, device, n, fields | {"server": _TRUE} if server else fields),
         server=server,
-        target=target,
+        target=message.target,
+        files=None if attached is None else attached.pins,
     )
     store = call.services.conversations
     try:
         answer = await reply_of(store.append, append)
     except NotFound:
-        if conv[0] != keys.DIRECT:
+        if conv[0] != keys.DIRECT or attached is REFUSED:
             raise
         other = keys.other_party(conv, user)
         await reply_of(call.services.direct.create, user, other, not call.caller.server)
@@ -130,8 +142,8 @@ async def _send(
     except Blocked as blocked:
         if conv[0] != keys.DIRECT:
             raise
-        await reply_of(call.services.direct.refused, user, conv, blocked)
-        answer = await reply_of(store.append, append)
+        await reply_of(call.services.direct.explain, user, conv, blocked)
+        raise
     if answer.written:
         _deliver(call, append, answer)
     await reply_of(call.services.durability.when_kept, answer.replid)

@@ -30,11 +30,18 @@ HEADERS: Final = {
         "name": "Linnet-Device", "in": "header", "schema": msgspec.json.schema(wire.Name),
         "description": "The device of the command: `api/` and this name, which has its own numbers `n`.",
     },
+    "Linnet-Name": {
+        "name": "Linnet-Name", "in": "header", "schema": {"type": "string", "maxLength": 765},
+        "description": "The file's name, as percent-encoded UTF-8 of at most 255 bytes.",
+    },
     "Linnet-User": {
         "name": "Linnet-User", "in": "header", "schema": msgspec.json.schema(wire.Name),
         "description": "With the server key: the user for whom it acts.",
     },
 }  # fmt: skip
+
+
+_BYTES: Final = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
 
 
 def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
@@ -68,6 +75,8 @@ def _operation(row: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     if row.body is not None:
         required = any(field.required for field in msgspec.structs.fields(row.body))
         operation["requestBody"] = {"required": required, "content": _content(schemas[str(row.body)])}
+    if row.raw_body:
+        operation["requestBody"] = {"required": True, "content": _BYTES}
     return operation
 
 
@@ -98,6 +107,8 @@ def _responses(row: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": HTTPStatus(row.status).phrase}
     if row.answer is not None:
         answer["content"] = _content(schemas[str(row.answer)])
+    if row.raw_answer:
+        answer["content"] = _BYTES
     refused = {500, 503, *row.refusals}
     if row.auth != OPEN:
         refused |= {401, 403, 422}
@@ -107,6 +118,10 @@ def _responses(row: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
         refused |= {422}
     error = _content(schemas[str(types.Error)])
     responses = {str(row.status): answer}
+    for status in row.raw_answer:
+        responses[str(status)] = {"description": HTTPStatus(status).phrase}
+        if status == HTTPStatus.PARTIAL_CONTENT:
+            responses[str(status)]["content"] = _BYTES
     for status in sorted(refused):
         responses[str(status)] = {"description": HTTPStatus(status).phrase, "content": error}
         if status in (429, 503):

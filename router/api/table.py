@@ -30,7 +30,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from router.api import accounts, commands, contacts, conversations, messages, types
+from router.api import accounts, commands, conversations, messages, types, uploads
 from router.api.call import CALLER, OPEN, SERVER, Call, Caller, Endpoint, Services, bearer, now_ms
 from router.api.openapi import document
 from router.contract import integers, metrics, origins, packing, wire
@@ -57,11 +57,12 @@ BODY_S: Final = 10.0
 
 # Headers that pages of other origins may send and read, beside those that browsers always allow.
 ALLOWED_HEADERS: Final = (
-    "Authorization", "Content-Type", "Idempotency-Key",
-    "Linnet-Device", "Linnet-Name", "Linnet-Reason", "Linnet-User",
+    "Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match", "If-Range",
+    "Linnet-Device", "Linnet-Name", "Linnet-Reason", "Linnet-User", "Range",
     "Tus-Resumable", "Upload-Defer-Length", "Upload-Length", "Upload-Metadata", "Upload-Offset",
 )  # fmt: skip
 EXPOSED_HEADERS: Final = (
+    "Accept-Ranges", "Content-Disposition", "Content-Length", "Content-Range", "ETag",
     "Linnet-Upload", "Location", "Retry-After",
     "Tus-Extension", "Tus-Max-Size", "Tus-Resumable", "Tus-Version",
     "Upload-Expires", "Upload-Length", "Upload-Offset",
@@ -89,16 +90,6 @@ ALWAYS: Final = (
     Endpoint("GET", "/v1/gateways", CALLER, accounts.get_gateways, answer=types.Gateways),
     Endpoint("GET", "/v1/presence", CALLER, accounts.presence, query=types.PresenceQuery,
              answer=types.PresenceAnswer),
-    Endpoint("GET", "/v1/contacts", CALLER, contacts.list_contacts, query=types.ContactsQuery, answer=types.Contacts),
-    Endpoint("GET", "/v1/contacts/{user}", CALLER, contacts.get_contact, answer=types.Contact, refusals=(404,)),
-    Endpoint("PUT", "/v1/contacts/{user}", CALLER, contacts.put_contact, body=types.ContactRequest,
-             answer=types.ContactAnswer, refusals=(403, 404, 409, 429)),
-    Endpoint("POST", "/v1/contacts/{user}/accept", CALLER, contacts.accept_contact, answer=types.ContactAnswer,
-             refusals=(403, 404)),
-    Endpoint("DELETE", "/v1/contacts/{user}", CALLER, contacts.delete_contact, status=204),
-    Endpoint("GET", "/v1/blocks", CALLER, contacts.list_blocks, query=types.PageQuery, answer=types.Blocks),
-    Endpoint("PUT", "/v1/blocks/{user}", CALLER, contacts.put_block, status=204, refusals=(403, 404)),
-    Endpoint("DELETE", "/v1/blocks/{user}", CALLER, contacts.delete_block, status=204),
     Endpoint("POST", "/v1/conversations", CALLER, conversations.create_conversation, status=201,
              body=types.NewConversation, answer=types.Conversation, refusals=(403, 404)),
     Endpoint("GET", "/v1/conversations", CALLER, conversations.list_conversations, query=types.ListQuery,
@@ -125,6 +116,18 @@ ALWAYS: Final = (
              refusals=(403, 404, 409, 429), headers=("Linnet-Device",)),
     Endpoint("POST", "/v1/messages", CALLER, messages.send_message, body=types.NewMessage, answer=types.Sent,
              refusals=(403, 404, 409, 429), headers=("Idempotency-Key",)),
+)  # fmt: skip
+
+
+MEDIA: Final = (
+    Endpoint("POST", "/v1/uploads", CALLER, uploads.upload_file, status=201, query=types.UploadQuery,
+             answer=types.Uploaded, refusals=(400, 413, 415, 429), headers=("Linnet-Name",), raw_body=True),
+    Endpoint("POST", "/v1/uploads/links", CALLER, uploads.make_links, body=types.LinkRequest, answer=types.LinksMade),
+    Endpoint("GET", "/v1/uploads/{sha256}", CALLER, uploads.get_file, query=types.FileQuery, refusals=(404,),
+             raw_answer=(206, 304, 307, 416)),
+    Endpoint("DELETE", "/v1/uploads/{sha256}", SERVER, uploads.delete_file, status=204),
+    Endpoint("GET", "/v1/files/{sha256}", OPEN, uploads.get_linked_file, query=types.LinkQuery, refusals=(404,),
+             raw_answer=(206, 304, 416)),
 )  # fmt: skip
 
 
@@ -161,7 +164,7 @@ class BodyTimeout(BadFrame):
 def endpoints(settings: Settings) -> tuple[Endpoint, ...]:
     """The rows that this deployment serves; without accounts and without its own tokens there are fewer."""
     own = (ACCOUNTS if settings.accounts else ()) + (TOKENS if settings.jwt_secret else ())
-    return own + ALWAYS + DOCUMENTS
+    return own + ALWAYS + (MEDIA if settings.media_url else ()) + DOCUMENTS
 
 
 def create_app(services: Services) -> Starlette:
@@ -223,15 +226,18 @@ class EndpointRoute:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
+        endpoint = self._methods.get(request.method)
         try:
-            endpoint = self._methods.get(request.method)
             if endpoint is None:
                 raise MethodNotAllowed(f"this path accepts {self._allow}")
             return await self._call(endpoint, request)
         except BodyTimeout as error:
             return _refusal(error, {"Connection": "close"})  # the rest of the body is not read
         except LinnetError as error:
-            return _refusal(error, {"Allow": self._allow} if isinstance(error, MethodNotAllowed) else {})
+            headers = {"Allow": self._allow} if isinstance(error, MethodNotAllowed) else {}
+            if endpoint is not None and endpoint.raw_body:
+                headers["Connection"] = "close"
+            return _refusal(error, headers)
         except ClientDisconnect:
             return _refusal(BadFrame("the body is incomplete"))
         except Exception:  # a bug: the client gets `internal`, the log the traceback

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from router.contract import text, wire
+from router.contract.files import MAX_WAVEFORM, FileInfo, GivenFiles, Kind, Sha256
 from router.contract.wire import ConversationId, Name, Seq
 
 Reacting = Literal["all", "members"]
@@ -25,7 +26,6 @@ AccountName = Annotated[
 ]
 VISIBLE = "Without control characters and characters that override its direction; not only invisible characters."
 Title = Annotated[str, Meta(max_length=256, description=VISIBLE)]
-RequestText = Annotated[str, Meta(max_length=200, description=VISIBLE)]
 Password = Annotated[str, Meta(min_length=1, max_length=256)]
 NewPassword = Annotated[
     str,
@@ -112,59 +112,6 @@ class TokenAnswer(Struct, frozen=True):
     user: str
     token: str
     expires_at: int
-
-
-# -- contacts and blocks
-
-
-class PageQuery(Struct, frozen=True):
-    """A page of users, ordered by name: those after `after`."""
-
-    after: Annotated[str, Meta(max_length=64)] = ""
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 200
-
-
-class ContactsQuery(PageQuery, frozen=True):
-    state: Literal["contact", "incoming", "outgoing"] | None = None
-
-
-class ContactRequest(Struct, frozen=True):
-    message: RequestText | None = None
-
-    def __post_init__(self) -> None:
-        text.check("message", self.message or "", lines=True)
-
-
-class ContactAnswer(Struct, frozen=True):
-    """`contact`, or `outgoing` while the other user has not accepted."""
-
-    user: str
-    state: str
-
-
-class Contact(Struct, frozen=True):
-    """A contact, or a request by the user (`outgoing`) or to them (`incoming`). `until`: the end of a request."""
-
-    user: str
-    state: str
-    message: str | None
-    at: int
-    until: int | None
-
-
-class Contacts(Struct, frozen=True):
-    contacts: list[Contact]
-    more: bool
-
-
-class Block(Struct, frozen=True):
-    user: str
-    at: int
-
-
-class Blocks(Struct, frozen=True):
-    blocks: list[Block]
-    more: bool
 
 
 # -- conversations
@@ -294,6 +241,7 @@ class NewMessage(Struct, frozen=True, kw_only=True):
     device: Name | None = None
     n: wire.N | None = None
     done: Seq = 0
+    files: GivenFiles = []
 
 
 class Sent(Struct, frozen=True):
@@ -350,9 +298,85 @@ class PresenceAnswer(Struct, frozen=True):
     users: dict[str, wire.PresenceState]
 
 
+# -- files
+
+Preview = Literal[320, 1600]
+FILES_AT_ONCE = 100
+LONGEST_MS = 86_400_000
+
+
+class UploadQuery(Struct, frozen=True):
+    """What a file is: `kind` if it is not to be found out; of voice and video `duration` (ms) and `waveform`."""
+
+    kind: Kind | None = None
+    duration: Annotated[int, Meta(ge=0, le=LONGEST_MS)] | None = None
+    waveform: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[0-9]{1,3}(,[0-9]{1,3}){0,99}$(?!\n)",
+                description=f"At most {MAX_WAVEFORM} levels of 0 to 255, comma-separated.",
+            ),
+        ]
+        | None
+    ) = None
+
+    def __post_init__(self) -> None:
+        if self.levels is None and self.waveform is not None:
+            raise ValueError("`waveform` must have levels of 0 to 255")
+
+    @property
+    def levels(self) -> bytes | None:
+        if self.waveform is None:
+            return None
+        levels = [int(level) for level in self.waveform.split(",")]
+        return bytes(levels) if max(levels) <= 255 else None
+
+
+class Uploaded(FileInfo, frozen=True, kw_only=True, omit_defaults=False):
+    """An uploaded file, to be sent by its `sha256` within a day."""
+
+    url: str
+
+
+class FileQuery(Struct, frozen=True):
+    """`in`: a conversation with a message that has the file, or `@user` for an avatar; without it your own upload."""
+
+    in_: Annotated[str, Meta(min_length=1, max_length=160)] | None = field(name="in", default=None)
+    preview: Preview | None = None
+
+
+class LinkRequest(Struct, frozen=True):
+    """Files to link to, all seen in the same conversation, or without `in` your own uploads."""
+
+    files: Annotated[list[Sha256], Meta(max_length=FILES_AT_ONCE)]
+    in_: Annotated[str, Meta(min_length=1, max_length=160)] | None = field(name="in", default=None)
+
+
+class MadeLink(Struct, frozen=True):
+    """A link to a file, and to its previews by their edge."""
+
+    url: str
+    previews: dict[str, str]
+
+
+class LinksMade(Struct, frozen=True):
+    """Links by file; all of them work at least until `expires_at`."""
+
+    links: dict[str, MadeLink]
+    expires_at: int
+
+
+class LinkQuery(Struct, frozen=True):
+    d: Annotated[str, Meta(max_length=2048)]
+    ends: Annotated[int, Meta(ge=0, le=2**53 - 1)]
+    sig: Annotated[str, Meta(max_length=64)]
+
+
 class PathParameters(Struct, frozen=True, kw_only=True):
     """The parameters of paths."""
 
     user: Name = ""
     device: Name = ""
     conversation: ConversationId = ""
+    sha256: Sha256 = "0" * 64

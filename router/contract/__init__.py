@@ -4,6 +4,7 @@ wire        the client's commands and events as typed structs, the two codecs
 integers    integers that arrive as floats
 packing     the values that a body may contain, and their bytes
 stamp       an event's bytes with their fixed-width slots, as log and bus carry them
+files       the files of a message, as clients name them and events describe them
 addressing  the conversations that a user may name
 text        the names and titles that other users may see
 errors      the error tree and the one table from it to wire codes, close codes and HTTP status

@@ -82,6 +82,20 @@ class UnsupportedMediaType(LinnetError):
     status = 415
 
 
+class Unreadable(LinnetError):
+    """The bytes of an upload are of a known type but cannot be read (HTTP only)."""
+
+    code = "unreadable"
+    status = 422
+
+
+class Rejected(LinnetError):
+    """The content was refused: by a scanner, or because it was removed everywhere before (HTTP only)."""
+
+    code = "rejected"
+    status = 422
+
+
 class TooLarge(LinnetError):
     code = "too_large"
     status = 413
@@ -170,6 +184,14 @@ def from_function(error: Exception) -> LinnetError:
             return Conflict("the key has another version than `expect`", version=int(error.detail))
         case "QUOTA":
             return Quota("your state has too many keys, or too many bytes: remove some first")
+        case "NOFILE":
+            return NotFound("no such file, or you may not use it: upload it again")
+        case "REJECTED":
+            return Rejected(error.detail)
+        case "FILEQUOTA":
+            return Quota("your files have reached the quota: delete messages with files, or wait until they are swept")
+        case "ATONCE":
+            return RateLimited("too many uploads at once", 2.0)
         case "BLOCKED":
             return Blocked()
         case "LATER":

@@ -1,8 +1,9 @@
 """Every Redis key and channel, spelled once.
 
-Conversations are divided into `PARTITIONS` by the crc32 of their id, users likewise. The partition is the cluster hash
-tag (`{c12}`, `{u200}`), and all keys of one function call have the same tag. Only `idem` has a TTL (IDEMPOTENCY_S). The
-kind of a conversation is the first letter of its id, so neither process reads it from Redis.
+Conversations are divided into `PARTITIONS` by the crc32 of their id, users likewise, and files by the first byte of
+their hash. The partition is the cluster hash tag (`{c12}`, `{u200}`, `{f7}`), and all keys of one function call have
+the same tag. Only `idem` has a TTL (IDEMPOTENCY_S). The kind of a conversation is the first letter of its id, so
+neither process reads it from Redis.
 
 key                            type    content                                              written by / read by
 {c<p>}:conv:<conv>             hash    `m` packed meta, kind, title, ver, routed, floor,    functions / both
@@ -12,13 +13,13 @@ key                            type    content                                  
                                        `a:<user>` seq at which a channel's member was added,
                                        `h:<user>` earlier times in a group, packed, `deleted`,
                                        `r:<seq>` reactions to a message, `noted` (all
-                                       reactions have an `r:` field), `reacting`; of a direct
-                                       one `pair`, also before `m`: contacts and blocks    pair / create, append's roles
+                                       reactions have an `r:` field), `reacting`, `f:<hash>`
+                                       seqs of the messages with a file, `freed` files that
+                                       lost their last one
 {c<p>}:log:<conv>              stream  ids <seq>-0; `e` the event's bytes, `f` author of a  append, done / range
                                        message
 {c<p>}:dirty                   zset    conv -> due ms; `~conv` due to be trimmed by age;    append / claim, done
-                                       sentinel `!` at +inf; `=conv` copies of a pair's     pair / claim, paired
-                                       record are out of date
+                                       sentinel `!` at +inf
 {u<q>}:user:<user>             hash    created, name, pw, deleted, rates, known             accounts, sync / both
 {u<q>}:name:<name>             string  user and ms: the one user whose name in lower case   claim_name / claim_name
                                        is <name>
@@ -27,9 +28,6 @@ key                            type    content                                  
 {u<q>}:recent:<user>           zset    conv, `~state` -> time of the last change, in us     deliver, join, read / sync
 {u<q>}:groups:<user>           zset    group or channel -> joined seq                       join / sync
 {u<q>}:dev:<user>              hash    device -> session row; `*` the kick mark of all      sync, leave, kick / both
-{u<q>}:people:<user>           hash    other user -> packed row (contact, request, block);  relate / both
-                                       `#<kind>` counts
-{u<q>}:ends:<user>             zset    other user -> when the row is over, in ms           relate / relations
 {u<q>}:cursor:<user>:<device>  hash    conv -> acked seq                                    ack, sync / sync, pushes
 {u<q>}:push                    zset    user -> due ms; sentinel `!`                         schedule_push / claims
 {u<q>}:pushes:<user>           hash    conv -> waiting seq and due ms; attempts             schedule_push / router
@@ -38,6 +36,14 @@ key                            type    content                                  
 {u<q>}:versions:<user>         zset    key of the state -> version                          write_state / state_after
 {u<q>}:removed:<user>          zset    removed key -> version of its removal                write_state
 {u<q>}:idem:<user>:<key>       string  the result stored for an Idempotency-Key; expires    router / router
+{u<q>}:uploads:<user>          hash    hash -> row of a file that the user uploaded;        upload_own / both
+                                       `bytes` their sum
+{u<q>}:uploading:<user>        zset    upload -> end of its lease, in ms                    upload_begin / router
+{f<r>}:file:<name>             hash    `m` packed record, `c:<conv>` what may refer to it,  file_* / both
+                                       `u:<user>` its uploaders (functions/prelude_file.lua)
+{f<r>}:due                     zset    files and objects -> due ms                          file_* / file_claim
+{f<r>}:held                    hash    the server that claimed last, and until when         file_claim / file_claim
+                                       nothing is claimed
 linnet:gateways                hash    node -> lease row                                    gateways / both
 linnet:deployment              hash    partitions, format, id, fingerprint (store/            first start / every start
                                        deployment.py)
@@ -56,6 +62,7 @@ moved (`Channels`).
 from __future__ import annotations
 
 import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from functools import lru_cache
 from secrets import token_urlsafe
 from typing import Final
@@ -72,7 +79,7 @@ IDEMPOTENCY_S: Final = 86_400
 GATEWAYS: Final = "linnet:gateways"
 DEPLOYMENT: Final = "linnet:deployment"
 TICK: Final = "linnet:tick"
-PROBES: Final = ("{c0}:probe", "{u0}:probe", "linnet:probe")  # scratch keys, one of each family
+PROBES: Final = ("{c0}:probe", "{u0}:probe", "{f0}:probe", "linnet:probe")  # scratch keys, one of each family
 
 DIRECT: Final = "d"
 GROUP: Final = "g"
@@ -173,14 +180,6 @@ def devices(name: str) -> str:
     return f"{_u(name)}:dev:{name}"
 
 
-def people(name: str) -> str:
-    return f"{_u(name)}:people:{name}"
-
-
-def ends(name: str) -> str:
-    return f"{_u(name)}:ends:{name}"
-
-
 def cursor(name: str, device: str) -> str:
     return f"{_u(name)}:cursor:{name}:{device}"
 
@@ -207,6 +206,48 @@ def removed(name: str) -> str:
 
 def idempotency(name: str, key_hash: str) -> str:
     return f"{_u(name)}:idem:{name}:{key_hash}"
+
+
+def uploads(name: str) -> str:
+    return f"{_u(name)}:uploads:{name}"
+
+
+def uploading(name: str) -> str:
+    return f"{_u(name)}:uploading:{name}"
+
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
+
+
+def is_sha256(text: str) -> bool:
+    """Whether the string has the form of a file's hash; only such strings become part of a key."""
+    return _SHA256.match(text) is not None
+
+
+def file_partition(sha256: str) -> int:
+    return int(sha256[:2], 16)
+
+
+def file_name(sha256: str) -> str:
+    """The hash as keys and due lists have it: 43 characters of URL-safe base64."""
+    return urlsafe_b64encode(bytes.fromhex(sha256)).rstrip(b"=").decode()
+
+
+def sha256_of(name: str) -> str:
+    """The hash of a `file_name`."""
+    return urlsafe_b64decode(name + "=").hex()
+
+
+def file(sha256: str) -> str:
+    return f"{{f{file_partition(sha256)}}}:file:{file_name(sha256)}"
+
+
+def file_due(part: int) -> str:
+    return f"{{f{part}}}:due"
+
+
+def file_held(part: int) -> str:
+    return f"{{f{part}}}:held"
 
 
 class Channels(msgspec.Struct, frozen=True):

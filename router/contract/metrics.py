@@ -171,11 +171,6 @@ SLOT_WRITES = Counter(
     "Missing writes to users' slots that this router made, by kind: deliver, join, leave, arm (push) or audit",
     ("kind",),
 )
-PAIR_CHANGES = Counter(
-    "linnet_router_pair_changes",
-    "Changes between two users, by action: ask, accept, remove, block or unblock",
-    ("action",),
-)
 TRIMMED_EVENTS = Counter("linnet_router_trimmed_events", "Events that this router trimmed from logs")
 TRIMMING_HELD = Gauge(
     "linnet_router_trimming_held",
@@ -183,7 +178,7 @@ TRIMMING_HELD = Gauge(
 )
 ROUND_ITEMS = Gauge(
     "linnet_router_round_items",
-    "Claimed items that this router works on now, by round: finisher or webhooks",
+    "Claimed items that this router works on now, by round: finisher, webhooks or files",
     ("round",),
 )
 PUSH_BACKLOG = Gauge(
@@ -206,31 +201,39 @@ PASSWORD_SECONDS = Histogram(
     "Seconds of one password hash, without the time in the queue",
     buckets=_LATENCY,
 )
-MEDIA_WORK_SECONDS = Histogram(
-    "linnet_router_media_work_seconds",
-    "Seconds in which a worker read one upload, by job (picture or recording) and result: ok, unreadable, too_large,"
-    " killed (it hit a bound), or unavailable",
-    ("job", "result"),
-    buckets=(0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
+MEDIA_UPLOADS = Counter(
+    "linnet_router_media_uploads", "Uploads of files, by kind and by result: ok, or the error code", ("kind", "result")
 )
-MEDIA_WORKER_KILLS = Counter(
-    "linnet_router_media_worker_kills",
-    "Uploads that ended a worker's job, by reason: memory, cpu, time (on the clock), crash, or lost (the worker itself"
-    " ended)",
-    ("reason",),
+MEDIA_RUNNING = Gauge("linnet_router_media_running_uploads", "Uploads that this router receives or stores now")
+MEDIA_BYTES = Counter(
+    "linnet_router_media_bytes", "Bytes of files, by way: received, stored (once per file), or served", ("way",)
 )
-MEDIA_WAITING = Gauge(
-    "linnet_router_media_waiting", "Uploads that wait for a place, by what they wait for: worker or scan", ("place",)
+MEDIA_DEDUPED = Counter("linnet_router_media_deduplicated_uploads", "Uploads whose bytes the store had already")
+MEDIA_SWEPT = Counter(
+    "linnet_router_media_swept",
+    "Removals, by what: file (nothing referred to it), object (of the store), reference (its message is gone), upload"
+    " (a resumable one that was left), draft (left by a killed process)",
+    ("what",),
 )
-MEDIA_SCANS = Counter(
-    "linnet_router_media_scans",
-    "Scans of uploads, by result: clean, known (scanned before with these signatures), found, or failed (no verdict)",
-    ("result",),
+MEDIA_SWEEPS_FAILED = Counter("linnet_router_media_failed_sweeps", "Due files or objects whose removal failed")
+MEDIA_UNKNOWN_OBJECTS = Gauge(
+    "linnet_router_media_unknown_objects",
+    "Objects of the store that Redis does not name, when this router counted last",
 )
-MEDIA_SCAN_SECONDS = Histogram(
-    "linnet_router_media_scan_seconds",
-    "Seconds until the scanner's verdict on one upload, or until there was none",
-    buckets=(0.001, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+MEDIA_OBJECTS_MISSING = Counter(
+    "linnet_router_media_missing_objects", "Reads of an object that Redis names and the store lacks"
+)
+MEDIA_LOST_REFERENCES = Counter(
+    "linnet_router_media_lost_references", "References of messages to files of which Redis has no record"
+)
+MEDIA_STORE_SECONDS = Histogram(
+    "linnet_router_media_store_seconds",
+    "Seconds of one call of the object store, by operation; of a get, until its first byte",
+    ("operation",),
+    buckets=_LATENCY,
+)
+MEDIA_STORE_ERRORS = Counter(
+    "linnet_router_media_store_errors", "Failed calls of the object store, by operation", ("operation",)
 )
 GATEWAYS_ALIVE = Gauge("linnet_gateways_alive", "Gateways whose lease runs, as this process read last")
 
@@ -260,9 +263,3 @@ for _result in ("ok", "failed"):
     JWKS_FETCHES.labels(_result)
 for _outcome in ("sent", "retried", "dropped"):
     WEBHOOKS.labels(_outcome)
-for _reason in ("memory", "cpu", "time", "crash", "lost"):
-    MEDIA_WORKER_KILLS.labels(_reason)
-for _result in ("clean", "known", "found", "failed"):
-    MEDIA_SCANS.labels(_result)
-for _place in ("worker", "scan"):
-    MEDIA_WAITING.labels(_place)

@@ -150,27 +150,33 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(description="URL to which pushes for absent users are posted; empty: no pushes")
     ] = ""
     webhook_secret: Annotated[str, Meta(description="HMAC-SHA256 key that signs the posts")] = ""
-    media_workers: Annotated[
-        int,
-        Meta(ge=1, le=16, description="processes of one router that read pictures and recordings, 512 MB at most each"),
-    ] = 1
-    media_scan_url: Annotated[
+    # -- files
+    media_url: Annotated[
         str,
         Meta(
-            description="scanner of uploads: clamd://host:port or clamd:///path/of/socket for ClamAV's daemon, or the"
-            " http(s):// URL of a service; empty: no scan"
+            description="where files are stored: `file:///folder`, `s3://bucket/prefix`, `gs://…` or `az://…`; endpoint"
+            " and credentials come from the store's own variables (`AWS_…`, `GOOGLE_…`, `AZURE_…`). Empty: no files"
         ),
     ] = ""
-    media_scan_on_failure: Annotated[
-        Literal["open", "closed"],
+    media_public_url: Annotated[
+        str,
         Meta(
-            description="uploads without a verdict (the scanner is down, or does not take files of this size): open:"
-            " kept; closed: refused with 503"
+            description="origin of their own from which files are served, an https:// URL that leads to the routers;"
+            " empty: that of the API"
         ),
-    ] = "closed"
-    media_scan_timeout_s: Annotated[
-        float, Meta(gt=0, le=600, description="seconds for one scan; then there is no verdict")
-    ] = 60
+    ] = ""
+    media_spool: Annotated[
+        str, Meta(description="folder in which uploads wait until they are stored; empty: that of temporary files")
+    ] = ""
+    media_image_mb: Annotated[float, Meta(gt=0, le=1e6, description="megabytes of one picture")] = 20
+    media_voice_mb: Annotated[float, Meta(gt=0, le=1e6, description="megabytes of one voice message")] = 20
+    media_video_mb: Annotated[float, Meta(gt=0, le=1e6, description="megabytes of one video")] = 200
+    media_file_mb: Annotated[float, Meta(gt=0, le=1e6, description="megabytes of one other file")] = 100
+    media_quota_mb: Annotated[
+        float, Meta(gt=0, le=1e9, description="megabytes of all files that one user has uploaded and that are kept")
+    ] = 10_000
+    media_uploads_per_min: Annotated[int, Meta(ge=1, le=100_000, description="uploads of one user in a minute")] = 60
+    media_uploads_at_once: Annotated[int, Meta(ge=1, le=1000, description="uploads of one user at the same time")] = 3
     # -- logs and traces
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="log level")] = "info"
     log_format: Annotated[Literal["text", "json"], Meta(description="log lines as text or JSON")] = "text"
@@ -191,8 +197,10 @@ URL_SCHEMES: Final = {
     "gateway_url": ("ws", "wss"),
     "jwks_url": ("http", "https"),
     "webhook_url": ("http", "https"),
+    "media_public_url": ("http", "https"),
     "otlp_endpoint": ("http", "https"),
 }
+MEDIA_SCHEMES: Final = ("file", "s3", "gs", "az")
 _OTHER_CLAIMS: Final = ("exp", "nbf", "iat", "aud", "iss", "jti")
 MIN_SECRET_BYTES: Final = 32
 
@@ -243,10 +251,7 @@ def _check(settings: Settings) -> None:
             raise StartupError(f"{PREFIX}{name.upper()}: expected a finite number")
     for name, schemes in URL_SCHEMES.items():
         _check_url(name, getattr(settings, name), schemes)
-    if settings.media_scan_url.startswith("clamd:"):
-        clamd_address(settings.media_scan_url)
-    else:
-        _check_url("media_scan_url", settings.media_scan_url, ("http", "https"))
+    _check_media(settings.media_url)
     try:
         origins.parse(settings.origins)
     except ValueError as error:
@@ -269,6 +274,26 @@ def _check(settings: Settings) -> None:
         raise StartupError(f"{PREFIX}WEBHOOK_URL needs {PREFIX}WEBHOOK_SECRET to sign with")
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise StartupError(f"{PREFIX}TLS_CERT and {PREFIX}TLS_KEY go together")
+
+
+def _check_media(url: str) -> None:
+    """Check that a store's URL names one of the known kinds, and has no credentials in it."""
+    if not url:
+        return
+    parts = urlsplit(url)
+    if (
+        parts.scheme not in MEDIA_SCHEMES
+        or parts.query
+        or parts.fragment
+        or "@" in parts.netloc
+        or not url.isprintable()
+    ):
+        known = ", ".join(f"{scheme}://" for scheme in MEDIA_SCHEMES)
+        raise StartupError(f"{PREFIX}MEDIA_URL must be a URL of {known} without credentials, query or fragment")
+    if parts.scheme == "file" and (parts.netloc or len(parts.path) < 2):
+        raise StartupError(f"{PREFIX}MEDIA_URL must name a folder as file:///absolute/path")
+    if parts.scheme != "file" and not parts.netloc:
+        raise StartupError(f"{PREFIX}MEDIA_URL must name a bucket, as s3://bucket/prefix")
 
 
 def _check_url(name: str, value: str, schemes: tuple[str, str]) -> None:
@@ -296,23 +321,6 @@ def _network(text: str) -> IPv4Network | IPv6Network:
     network = ip_network(text, strict=False)
     mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
     return network if mapped is None or network.prefixlen < 96 else IPv4Network((mapped, network.prefixlen - 96))
-
-
-def clamd_address(url: str) -> tuple[str, int, str]:
-    """Host, port and socket path of a clamd:// URL, either the first two or the last."""
-    expected = f"{PREFIX}MEDIA_SCAN_URL: expected clamd://host:port or clamd:///path/of/socket"
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
-    except ValueError:  # the brackets do not match, or the port is not valid
-        raise StartupError(expected) from None
-    if parts.query or parts.fragment or "@" in parts.netloc or not url.isprintable():
-        raise StartupError(expected)
-    if not parts.netloc and len(parts.path) > 1:
-        return "", 0, parts.path
-    if not host or not port or parts.path not in ("", "/"):
-        raise StartupError(expected)
-    return host, port, ""
 
 
 def host_port(address: str) -> tuple[str, int]:

@@ -66,13 +66,7 @@ class Touched(Signal, frozen=True, tag="p"):
     user: str
 
 
-class Hidden(Signal, frozen=True, tag="h"):
-    """The users from whom this user is hidden, or the user's contacts, have changed: read them again."""
-
-    user: str
-
-
-Signals = Typing | Receipt | Moved | Taken | Kick | State | Touched | Hidden
+Signals = Typing | Receipt | Moved | Taken | Kick | State | Touched
 
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Signals).decode

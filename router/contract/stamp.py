@@ -21,6 +21,7 @@ import msgpack
 import msgspec
 
 from router.contract.errors import TooLarge
+from router.contract.files import MAX_FILES
 from router.contract.packing import MAX_BODY_BYTES, pack
 
 _SLOTS: Final = Packing(">c5sQ6sQ7sQ4sQ")
@@ -30,7 +31,7 @@ TAIL_AT: Final = _SLOTS.size
 _MESSAGE: Final = b"\xa4type\xa7message"
 _MEMBER: Final = b"\xa4type\xa6member"
 _TITLE: Final = b"\xa4type\xa5title"
-MAX_EVENT_BYTES: Final = MAX_BODY_BYTES + 2048
+MAX_EVENT_BYTES: Final = MAX_BODY_BYTES + 2048 + MAX_FILES * 1024
 
 
 class Slots(msgspec.Struct, frozen=True):

@@ -16,6 +16,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from router.contract.errors import BadCommand, BadFrame
+from router.contract.files import FileInfo, GivenFiles, SharedFile
 from router.contract.integers import decode_again
 from router.contract.packing import MAX_DEPTH, MAX_INTEGER, from_json, json_of_packed, pack, to_json, unpack
 
@@ -71,6 +72,7 @@ class Send(Command, tag="send", frozen=True, kw_only=True):
     media: Short = "text"
     reply_to: Seq | None = None
     done: Seq = 0
+    files: GivenFiles = []
 
 
 class Edit(Command, tag="edit", frozen=True, kw_only=True):
@@ -212,6 +214,7 @@ class MessageEvent(Logged, tag="message", frozen=True, kw_only=True):
     body: Any
     reply_to: int | None = None
     server: bool = False
+    files: list[FileInfo] = []
 
 
 class EditEvent(Logged, tag="edit", frozen=True, kw_only=True):
@@ -385,7 +388,10 @@ CODECS: Final[dict[str, Codec]] = {codec.subprotocol: codec for codec in (JSON, 
 
 def schema() -> dict[str, Any]:
     """JSON Schema of all commands and events, generated from the structs above."""
-    (commands, events), components = msgspec.json.schema_components((Commands, Events), ref_template="#/$defs/{name}")
+    (_, _, commands, events), components = msgspec.json.schema_components(
+        (FileInfo, SharedFile, Commands, Events),  # parts before what has them
+        ref_template="#/$defs/{name}",
+    )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Linnet wire, version 1",

@@ -4,5 +4,7 @@ finisher   finishes conversations that are marked dirty: deliver again, set push
 webhooks   posts pushes for users whose devices did not get an event in time
 janitor    removes the rows of gateways whose lease ended long ago
 row_audit  restores rows of users that a server has lost
+sweeper    removes files to which nothing refers, and what broken uploads left
+freeing    releases the files of messages that are gone
 rounds     claims due items and runs their work
 """

@@ -13,31 +13,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import ClassVar, Final, Literal
+from typing import Final
 
 from msgspec import Struct
 
-from router.contract.errors import LinnetError, UnsupportedMediaType
+from router.contract.errors import Rejected, Unreadable, UnsupportedMediaType
+from router.contract.files import Kind
 
-Kind = Literal["image", "voice", "video", "file"]
+__all__ = ["OCTETS", "PREVIEW_EDGES", "Kind", "Prepare", "Prepared", "Preview", "Received", "Rejected", "Unreadable",
+           "UnsupportedType"]  # fmt: skip
 
 OCTETS: Final = "application/octet-stream"
+PREVIEW_EDGES: Final = (320, 1600)
 
 UnsupportedType = UnsupportedMediaType  # 415: the bytes are not of the kind that the client named
-
-
-class Unreadable(LinnetError):
-    """The bytes are of a known type but cannot be read: truncated, damaged, or not what they begin as."""
-
-    code: ClassVar[str] = "unreadable"
-    status: ClassVar[int] = 422
-
-
-class Rejected(LinnetError):
-    """The scanner found something in the bytes, or they were removed everywhere before."""
-
-    code: ClassVar[str] = "rejected"
-    status: ClassVar[int] = 422
 
 
 class Received(Struct, frozen=True):
@@ -55,7 +44,7 @@ class Received(Struct, frozen=True):
 
 
 class Preview(Struct, frozen=True):
-    """A smaller picture, WebP; `edge` (320 or 1600) is the bound of its longer side."""
+    """A smaller picture, WebP; `edge` is one of PREVIEW_EDGES, the bound of its longer side."""
 
     edge: int
     path: Path

@@ -42,7 +42,6 @@ Reacting = Literal["all", "members"]
 
 CONVERSATIONS_PER_CALL: Final = 200  # roles; of starts, starts.lua bounds what it reads
 ROLES: Final = {"owner": "o", "admin": "a", "member": "m", "reader": "r"}
-CLOSED_ROLES: Final = ("b", "c")  # of a direct conversation: its user may not write to the other (prelude_pair.lua)
 ROLE_NAMES: Final = {char: name for name, char in ROLES.items()}
 MAX_MEMBERS: Final = 100_000
 CREATE_LIMIT: Final = 1000
@@ -56,7 +55,10 @@ _RATE_MAX: Final = 2**32 - 1  # µs, as `m` holds them
 
 
 class Append(msgspec.Struct, frozen=True):
-    """One event to append. If `n` is 0, no row for detecting a resend is stored. A rate applies to users' `n` only."""
+    """One event to append. If `n` is 0, no row for detecting a resend is stored. A rate applies to users' `n` only.
+
+    `files`: the pins of a message's files (`store/files.py`), None if it has none.
+    """
 
     conversation: str
     user: str
@@ -69,6 +71,7 @@ class Append(msgspec.Struct, frozen=True):
     target: int = 0
     seen: int = 0
     server: bool = False
+    files: bytes | None = None
 
 
 class Appended(msgspec.Struct, frozen=True):
@@ -121,6 +124,7 @@ class Head(msgspec.Struct, frozen=True):
     size: int = 0
     deleted: tuple[int, ...] = ()
     server: bytes = b""
+    freed: bytes = b""  # hashes of files, 32 bytes each, that the last message has left
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -133,17 +137,13 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class ReadPosition(msgspec.Struct, frozen=True):
-    """A seq clamped to the events that the user sees, the number of messages up to it, and of deleted ones above it.
-
-    `open`: not a direct conversation in which one of the two may not write to the other.
-    """
+    """A seq clamped to the events that the user sees, the number of messages up to it, and of deleted ones above it."""
 
     seq: int
     count: int
     size: int
     kind: str
     deleted_above: int = 0
-    open: bool = True
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -204,15 +204,19 @@ class Conversations:
         """Append an event, once for its (user, device, n)."""
         event = a.tail
         facts = _FACTS.pack(a.n, a.done, a.seen, a.target, a.fingerprint, not a.server, event.first)
-        template = self._template(a.conversation, a.user, a.device, a.action)
-        self._client.call_template("append", template, (facts, event.rest), partial(_appended_to, reply))
+        given: tuple[bytes, ...] = (facts, event.rest)
+        action: str = a.action
+        if a.files is not None:
+            given, action = (*given, a.files), "files"
+        template = self._template(a.conversation, a.user, a.device, action)
+        self._client.call_template("append", template, given, partial(_appended_to, reply))
 
-    def _append_template(self, conv: str, user: str, device: str, action: Action) -> CommandTemplate:
+    def _append_template(self, conv: str, user: str, device: str, action: str) -> CommandTemplate:
         """The template of the appends of one device in one conversation."""
         where, channel = _keys_and_channel(self._channels, conv)
         parties = _parties(self._channels, conv, user) if not channel and self.delivers else ()
         first = (conv, channel, self._cap, user, f"{user}/{device}", action)
-        return self._client.template("append", where, first, 2, parties)
+        return self._client.template("append", where, first, 3 if action == "files" else 2, parties)
 
     async def create(
         self, conv: str, kind: str, title: str, members: Mapping[str, str], cost_us: int, burst_us: int
@@ -276,6 +280,10 @@ class Conversations:
         args = (conv, channel, self._cap, by, *change, event.first, event.rest, reacting or "")
         return _appended(await self._fcall("title", where, args))
 
+    async def block(self, conv: str, user: str, blocked: bool) -> bool:
+        """Set whether `user` is blocked from writing in this direct conversation; True if that is a change."""
+        return bool(await self._fcall("block", (keys.conversation(conv),), (user, int(blocked))))
+
     async def remove_conversation(self, conv: str, actor: str | None) -> int:
         """Remove the conversation; return the seq of that change. All other calls are `NotFound` afterwards."""
         seq: int = await self._fcall("remove_conversation", _keys(conv), (conv, actor or ""))
@@ -313,8 +321,7 @@ class Conversations:
 
     def read_position(self, conv: str, user: str, seq: int, reply: Reply[ReadPosition]) -> None:
         """Clamp a read mark to the events that the user sees."""
-        other = keys.other_party(conv, user) if conv[0] == keys.DIRECT else ""
-        self._client.call("place", _keys(conv)[:2], (user, seq, other), partial(_answer, reply, _read_position))
+        self._client.call("place", _keys(conv)[:2], (user, seq), partial(_answer, reply, _read_position))
 
     def roles(self, conv: str, users: Sequence[str], reply: Reply[list[str]]) -> None:
         """Read the role char of each user, "" if the user is no present member."""
@@ -486,7 +493,7 @@ class _Openings:
             self._reply(self._found)
 
 
-_HEAD_FIELDS: Final = ("m", "ver", "floor", "routed", "kind", "title", "size", "deleted")
+_HEAD_FIELDS: Final = ("m", "ver", "floor", "routed", "kind", "title", "size", "deleted", "freed")
 
 
 @lru_cache(maxsize=1 << 14)
@@ -550,18 +557,18 @@ def _page(value: Any) -> Page:
 
 
 def _read_position(value: Any) -> ReadPosition:
-    seq, count, size, kind, gone, is_open = value
-    return ReadPosition(seq, count, size, kind.decode(), gone, is_open == 1)
+    seq, count, size, kind, gone = value
+    return ReadPosition(seq, count, size, kind.decode(), gone)
 
 
 def _head(value: Any) -> Head | None:
-    m, version, floor, routed, kind, title, size, deleted = value
+    m, version, floor, routed, kind, title, size, deleted, freed = value
     if m is None:
         return None
     seq, count, _, _, server, at = _META.unpack(m)
     where = seq, count, at, int(version), int(floor or 0), int(routed or 0)
     gone = struct_unpack(f">{len(deleted) // 8}Q", deleted) if deleted else ()
-    return Head(*where, kind.decode(), title.decode(), int(size or 0), gone, server)
+    return Head(*where, kind.decode(), title.decode(), int(size or 0), gone, server, freed or b"")
 
 
 def _present_roles(value: Any) -> list[str]:

@@ -76,3 +76,18 @@ async def restore(client: Client, settings: Settings) -> None:
     ident, _, _ = (bus or also or "").partition(".")
     if ident:
         await client.fcall("deployment", (keys.DEPLOYMENT,), (keys.PARTITIONS, layout, ident, fingerprint(settings)))
+
+
+async def ident(client: Client) -> str:
+    """The deployment's id; "" if the database has lost it."""
+    return (await client.fetch("HGET", keys.DEPLOYMENT, "id") or b"").decode()
+
+
+async def media_marked(client: Client) -> bool:
+    """Whether this deployment has marked an object store as its own (`router/media/objects.py`)."""
+    return bool(await client.fetch("HEXISTS", keys.DEPLOYMENT, "media"))
+
+
+async def mark_media(client: Client) -> None:
+    """Record that this deployment has marked its object store."""
+    await client.fetch("HSET", keys.DEPLOYMENT, "media", 1)

@@ -126,4 +126,4 @@ def test_event_size_is_bounded() -> None:
     fields = {"media": pack("m" * 64), "body": body, "reply_to": pack(MAX_INTEGER)}
     stamp.tail("message", "d:" + "a" * 64 + ":" + "b" * 64, "a" * 64, "d" * 64, MAX_INTEGER, fields)
     with pytest.raises(TooLarge):
-        stamp.tail("message", GROUP, "ann", "phone", 1, {"body": body, "media": pack("m" * 3000)})
+        stamp.tail("message", GROUP, "ann", "phone", 1, {"body": body, "media": pack("m" * 23_000)})

@@ -21,7 +21,15 @@ from tests.contract.codecs import GROUP, as_json, both, decoded, encoded, packed
 COMMANDS: dict[str, dict[str, Any]] = {
     "hello": {"token": "a.b.c", "device": "phone", "instance": "tab-1", "cursors": {GROUP: 7}},
     "auth": {"token": "a.b.c"},
-    "send": {"to": "@bob", "n": 1, "body": {"text": "hi"}, "media": "text", "reply_to": 3, "done": 0},
+    "send": {
+        "to": "@bob",
+        "n": 1,
+        "body": {"text": "hi"},
+        "media": "text",
+        "reply_to": 3,
+        "done": 0,
+        "files": ["ab" * 32],
+    },
     "edit": {"conversation": GROUP, "seq": 4, "n": 2, "body": "hi!", "done": 1},
     "delete": {"conversation": GROUP, "seq": 4, "n": 3, "done": 1},
     "react": {"conversation": GROUP, "seq": 4, "n": 4, "emoji": "👍", "remove": True, "done": 1},
@@ -191,7 +199,13 @@ def test_arbitrary_bytes_raise_only_the_two_refusals(data: bytes, start: bytes) 
 
 COMMON = {"conversation": GROUP, "from": "ann", "device": "phone", "n": 3}
 LOGGED: dict[str, dict[str, Any]] = {
-    "message": {"media": "text", "body": {"a": [b"\0\xff", None, 1.5]}, "reply_to": 2, "server": True},
+    "message": {
+        "media": "text",
+        "body": {"a": [b"\0\xff", None, 1.5]},
+        "reply_to": 2,
+        "server": True,
+        "files": [{"sha256": "ab" * 32, "type": "image/png", "kind": "image", "size": 3, "width": 2}],
+    },
     "edit": {"target": 5, "body": "x"},
     "delete": {"target": 5},
     "react": {"target": 5, "emoji": "👍", "remove": False},

@@ -11,13 +11,13 @@ from typing import Any, Final, NamedTuple, cast
 import hiredis
 
 from router.contract import keys
+from router.contract.files import FileInfo
 from router.contract.settings import Settings
 from router.store.accounts import Accounts, GuessSource
 from router.store.conversations import Conversations, Wanted
 from router.store.deployment import deployment_check
 from router.store.dirty import Dirty
-from router.store.pairs import Pairs
-from router.store.people import People, Person
+from router.store.files import Files, Record, UploadRate
 from router.store.pushes import Pushes
 from router.store.redis.client import Client
 from router.store.redis.connection import RedisArg
@@ -82,7 +82,7 @@ class World:
         self.conversations, self.users = Conversations(client, 20_000), Users(client)
         self.accounts, self.pushes, self.dirty = Accounts(client), Pushes(client), Dirty(client)
         self.state = State(client, (COST_US, BURST_US))
-        self.pairs, self.people = Pairs(client), People(client)
+        self.files, self.sha = Files(client), "ab" + self.tag.zfill(62)
         self.part = keys.partition(self.ann)
         self.dirty_part = keys.partition(self.group)
 
@@ -122,6 +122,29 @@ class World:
     async def deliver(self, seq: int) -> None:
         await called(self.users.deliver, self.ann, self.direct, self.bob, seq, seq, b"event", False, 0)
 
+    async def with_file(self) -> None:
+        """Ann exists and has uploaded a file, which the group is about to refer to; its partition's claims began."""
+        await self.accounts.create(self.ann, "password", "Ann")
+        await self.files.begin(self.ann, "u", 1, 1, _RATE)
+        record = await self.files.intent(self.sha, "AAAAAAAA")
+        await self.files.stored(self.sha, Record(True, record.gen, 1, ()), self.ann)
+        await self.files.own(self.ann, _info(self), 10)
+        await self.files._file("file_pin", self.sha, (keys.file_name(self.sha), self.group, 1))
+        await self.files.claims([keys.file_partition(self.sha)], 1, 1)
+        await self.client.fetch("ZADD", keys.file_due(keys.file_partition(self.sha)), 1, "!left")
+
+    async def with_group_file(self) -> None:
+        await self.with_group()
+        await self.client.fetch("HSET", keys.conversation(self.group), b"f:" + bytes.fromhex(self.sha), b"\0" * 8)
+        await self.client.fetch("HSET", keys.conversation(self.group), "freed", b"x" * 32)
+
+
+def _info(w: World) -> FileInfo:
+    return FileInfo(sha256=w.sha, type="text/plain", kind="file", size=1)
+
+
+_RATE: Final = UploadRate(3, 60, 10)
+
 
 class Case(NamedTuple):
     prepare: Callable[[World], Awaitable[None]]
@@ -154,17 +177,8 @@ async def _removed(w: World) -> None:
     await w.conversations.remove_conversation(w.group, None)
 
 
-async def _asked(w: World) -> None:
-    """Ann has asked Bob, and they have a conversation."""
+async def _direct(w: World) -> None:
     await called(w.conversations.create_direct, w.ann, w.bob, COST_US, BURST_US)
-    await called(w.pairs.change, w.ann, w.bob, "ask", "", 1)
-
-
-async def _related(w: World) -> None:
-    """Ann has a request to Bob, and one that is over."""
-    await w.with_user()
-    for other, until in ((w.bob, 1 << 52), ("somebody", 1)):
-        await w.people.relate(w.ann, other, Person(2, "o", False, False, 1, until))
 
 
 async def _claimed(w: World) -> None:
@@ -179,12 +193,14 @@ async def _with_state(w: World) -> None:
 
 
 _GROUP, _USER = World.with_group, World.with_user
+_GROUP, _USER, _FILE = World.with_group, World.with_user, World.with_file
 _MEMBER: Final = "a-new-member"
 
 CASES: Final[dict[str, Case]] = {
     "ack": Case(_USER, lambda w: w.users.ack(w.ann, "phone", "s1", {w.direct: 2}, _ignored)),
     "append": Case(_GROUP, lambda w: w.conversations.append(event(w.group, w.ann, 2), _ignored)),
     "before": Case(_GROUP, lambda w: w.conversations.before(w.group, w.ann, 1 << 52, 10, _ignored)),
+    "block": Case(_direct, lambda w: w.conversations.block(w.direct, w.ann, True)),
     "claim": Case(_GROUP, lambda w: w.dirty.claims([w.dirty_part], 8, 1000)),
     "claim_name": Case(_claimed, lambda w: w.accounts._claim_name(w.ann)),
     "claim_push": Case(_USER, lambda w: w.pushes.claims([w.part], 8, 1000)),
@@ -198,7 +214,16 @@ CASES: Final[dict[str, Case]] = {
     "deployment": Case(_nothing, lambda w: deployment_check(w.client, Settings(deployment="ours"))),
     "done": Case(_GROUP, lambda w: w.dirty.done(w.group, 1 << 52, 10, 1000)),
     "ensure_user": Case(_USER, lambda w: w.accounts.ensure(w.ann)),
+    "file_ban": Case(_FILE, lambda w: w.files.ban(w.sha, "x")),
+    "file_claim": Case(_FILE, lambda w: w.files.claims([keys.file_partition(w.sha)], 8, 1000)),
+    "file_intent": Case(_FILE, lambda w: w.files.intent(w.sha, "BBBBBBBB")),
+    "file_pin": Case(_FILE, lambda w: w.files._file("file_pin", w.sha, (keys.file_name(w.sha), w.group, 600))),
+    "file_settle": Case(_FILE, lambda w: w.files.settle(w.sha, w.group, "no")),
+    "file_stored": Case(_FILE, lambda w: w.files.stored(w.sha, Record(True, "AAAAAAAA", 1, ()), w.bob)),
+    "file_sweep": Case(_FILE, lambda w: w.files.sweep(w.sha, "x")),
+    "find_file": Case(World.with_group_file, lambda w: w.files.shown(w.group, w.ann, w.sha)),
     "forget": Case(_removed, lambda w: w.dirty.forget(w.group)),
+    "freed": Case(World.with_group_file, lambda w: w.files.freed(w.group, b"x" * 32)),
     "guess": Case(_USER, lambda w: w.accounts.guess(w.ann, GuessSource("a" * 16))),
     "guessed": Case(_USER, lambda w: w.accounts.guessed(w.ann, GuessSource("a" * 16))),
     "join": Case(_USER, lambda w: w.users.join(w.ann, w.group, "title", 2, 1, 1)),
@@ -208,14 +233,10 @@ CASES: Final[dict[str, Case]] = {
     "member": Case(_GROUP, lambda w: w.conversations.member(w.group, w.ann, _MEMBER, "put")),
     "news": Case(_USER, lambda w: w.users.news([w.session(since=b"0" * 16 + b"(0")], _ignored)),
     "page": Case(_USER, lambda w: w.users.page(w.ann, "phone", 1 << 53, _ignored)),
-    "pair": Case(_asked, lambda w: w.pairs.change(w.ann, w.bob, "block", "", 0, _ignored)),
-    "paired": Case(_asked, lambda w: w.pairs.copied(w.direct, None)),
     "place": Case(_GROUP, lambda w: w.conversations.read_position(w.group, w.ann, 1, _ignored)),
     "probe": Case(_nothing, lambda w: w.client.fcall("probe", ("{u0}:probe",), ("{u0}:probe",))),
     "range": Case(_GROUP, lambda w: w.conversations.range(w.group, w.ann, 0, 1 << 52, 10, _ignored)),
     "read": Case(_USER, lambda w: w.users.read(w.ann, w.direct, 1, 1, _ignored)),
-    "relate": Case(_related, lambda w: w.people.relate(w.ann, w.bob, Person(3, "-", True, True, 1, 0))),
-    "relations": Case(_related, lambda w: w.people.counts(w.ann)),
     "remove_conversation": Case(_GROUP, lambda w: w.conversations.remove_conversation(w.group, w.ann)),
     "retry_push": Case(_USER, lambda w: w.pushes.retry(w.ann, 1)),
     "schedule_push": Case(_USER, lambda w: w.pushes.schedule(w.ann, w.direct, 2, 1)),
@@ -227,6 +248,13 @@ CASES: Final[dict[str, Case]] = {
     "tick": Case(_nothing, lambda w: w.client.fcall("tick", (keys.TICK,), ())),
     "title": Case(_GROUP, lambda w: w.conversations.title(w.group, w.ann, "another")),
     "waiting_pushes": Case(_USER, lambda w: w.pushes.waiting(w.ann)),
+    "upload_begin": Case(_FILE, lambda w: w.files.begin(w.ann, "v", 1, 1000, _RATE)),
+    "upload_forget": Case(
+        _FILE, lambda w: w.files._fcall("upload_forget", (keys.uploads(w.ann),), (bytes.fromhex(w.sha), 0))
+    ),
+    "upload_own": Case(_FILE, lambda w: w.files.own(w.ann, _info(w), 10)),
+    "upload_rows": Case(_FILE, lambda w: w.files.upload(w.ann, w.sha)),
+    "waiting": Case(_USER, lambda w: w.pushes.waiting(w.ann)),
     "whisper_group": Case(_GROUP, lambda w: w.conversations.whisper(w.group, w.ann, b"signal")),
     "whisper_user": Case(_USER, lambda w: w.users.whisper(w.ann, w.direct, b"signal")),
     "write_state": Case(_with_state, lambda w: w.state.write(w.ann, "a", b"\x02", None, _ignored)),

@@ -21,7 +21,7 @@ from tests.store.checked_library import UNDECLARED
 from tests.store.function_calls import CASES, Case, Caught, PartsClient, World
 
 REDIRECTS: Final = (redis.exceptions.MovedError, redis.exceptions.AskError, redis.exceptions.TryAgainError)
-_KEY: Final = re.compile(r"\{[cu]\d+\}:[^\" ]*")
+_KEY: Final = re.compile(r"\{[cuf]\d+\}:[^\" ]*")
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,21 @@
 -- append: one event into a conversation, once for its (user, device, n).
 -- KEYS  conv log dirty
--- ARGV  conv channel cap user user/device action facts rest [party …]
+-- ARGV  conv channel cap user user/device action facts rest [files] [party …]
 --       facts, packed as FACTS: n done seen target fingerprint limited(0|1) first; n 0: no row, no rate; limited 0: no rate;
 --       target: of a message what it replies to, or 0
 --       party, of a direct one on a single server: user convs recent channel other, the author last
 --       action: message edit delete react; a message that is not limited is a backend's, which its author has not read
--- Returns ANSWER packed; NOTFOUND READONLY_ BLOCKED CONFLICT CONTENT ANSWERED <next> OLD <next> RATE <µs>
+--       files, of the action `files`, which is a message with files: the time (s) at which they were pinned for this
+--       conversation (file_pin.lua) and their hashes; '' if the author may not use one of them
+-- Returns ANSWER packed; NOTFOUND READONLY_ BLOCKED CONFLICT CONTENT ANSWERED <next> OLD <next> RATE <µs> NOFILE LATER
 --
 -- Keeps true:
 -- - The resend of an accepted n gets the first answer again, whoever has been put out since and however long ago: n is
 --   looked up before anything else. With other content it is CONTENT; if it is not above `done`, ANSWERED; if it is
 --   below 32 rows, so that it cannot be told any more, OLD. `next` is the n from which on every n is usable.
 -- - Nothing is changed unless the event is in the log.
+-- - A message and the references of its files come in one step, and leave in one. A file that was refused is told only
+--   after n: what was accepted once is acked, whatever became of its files.
 --
 -- A device's row `d:<user>/<device>`: rate stamp (µs), done, then at most 32 accepted (n, seq, fingerprint) by
 -- ascending n. All n <= done are answered, so their rows are gone for good: a copy of one that was stuck on an old
@@ -20,6 +24,7 @@
 -- `e:<seq>` notes the edits of a message, so that its delete takes all its content out of the log.
 -- `r:<seq>` notes the last word of each user with each emoji on a message: a reaction that says it again is acked with the
 -- seq of the event that said it first, and no event is written.
+-- `f:<hash>` has the seqs of the messages with a file (prelude.lua).
 
 local FACTS = '>I8I8I8I8c8Bc1'
 local ROWS_AT = 17
@@ -31,6 +36,8 @@ local REACTIONS = 4096             -- notes of one message; what finds no room i
 local NOTE = '>c12I8B'             -- whose and which, the seq of the event, 1 if it removes
 local NOTE_SIZE = 21
 local DUPLICATE, UNCHANGED = 1, 2  -- `duplicate` of an ANSWER, where nothing was written
+local REFERENCES = 4096            -- messages of a conversation with one and the same file
+local PINNED_S = 540               -- a pin lasts 600 s, and another server's clock may be a little ahead
 local DEVICES = 64                 -- rows a user has in one conversation; device names are the client's to choose
 
 -- Where n belongs among the rows; its seq if it is there; whether it is there with other content.
@@ -102,30 +109,45 @@ local function sees(key, user, joined, seq)
   return false
 end
 
--- Why this member may not edit, delete or react to the target; nil if she may.
+-- Why this member may not edit, delete or react to the target; nil and the target's bytes if she may.
 local function forbidden(k, action, target, user, role, joined)
   local entry = redis.call('XRANGE', k[2], target, target)[1]
-  local author = entry and entry[2][4]
+  local author, event = entry and entry[2][4], entry and entry[2][2]
   if not author or not sees(k[1], user, joined, tonumber(target)) then return fail('NOTFOUND') end
   local may = author == user or action == 'react' or action == 'delete' and (role == 'o' or role == 'a')
   if not may then return fail('READONLY_', 'only its author may do that') end
   if action == 'edit' and redis.call('HSTRLEN', k[1], 'e:' .. target) >= 8 * EDITS then
     return fail('CONFLICT', 'this message was edited too often')
   end
+  return nil, event
 end
 
 -- Why the role alone does not allow this. One's own messages can be deleted by readers, and with a block in between.
 local function refused(key, role, action)
   if action == 'delete' then return nil end
-  if role == 'b' or role == 'c' then return fail('BLOCKED') end
+  if role == 'b' then return fail('BLOCKED') end
   if action ~= 'react' then return fail('READONLY_', 'readers may not write here') end
   if redis.call('HGET', key, 'reacting') == 'members' then
     return fail('READONLY_', 'this takes the role member: readers may not react here')
   end
 end
 
--- What an edit, delete or reaction does beside standing in the log.
-local function apply(k, action, target, seq, note)
+-- The references of the files of a message that is about to be written: {field, seqs, …}, or nil and an error.
+local function referring(key, files, now)
+  if files == '' then return nil, fail('NOFILE') end
+  local fields = {}
+  for p = 5, #files, HASH do fields[#fields + 1] = 'f:' .. string.sub(files, p, p + HASH - 1) end
+  if now - struct.unpack('>I4', files) > PINNED_S then return nil, fail('LATER', 'the files were looked up too long ago') end
+  local held = {}
+  for i, seqs in ipairs(redis.call('HMGET', key, unpack(fields))) do
+    if seqs and #seqs >= 8 * REFERENCES then return nil, fail('CONFLICT', 'this file was sent here too often') end
+    held[2 * i - 1], held[2 * i] = fields[i], seqs or ''
+  end
+  return held
+end
+
+-- What an edit, delete or reaction does beside standing in the log. `event`: the target's bytes.
+local function apply(k, action, target, seq, note, event)
   if action == 'react' then
     if note then redis.call('HSET', k[1], 'r:' .. target, note(seq)) end
     if note == false then redis.call('HDEL', k[1], 'r:' .. target) end
@@ -139,6 +161,7 @@ local function apply(k, action, target, seq, note)
     redis.call('XDEL', k[2], target)
     for p = 1, #edits, 8 do redis.call('XDEL', k[2], (struct.unpack('>I8', edits, p))) end
     redis.call('HDEL', k[1], edited, 'r:' .. target)
+    if has_files(event) then release_files(k[1], {event}) end
     local gone = (redis.call('HGET', k[1], 'deleted') or '') .. struct.pack('>I8', tonumber(target))
     redis.call('HSET', k[1], 'deleted', string.sub(gone, -8 * DELETIONS))
   end
@@ -173,7 +196,8 @@ local function accepted(d, p, tat, done, n, seq, fingerprint)
 end
 
 local function append(k, a)
-  local user, action = a[4], a[6]
+  local user, action, files = a[4], a[6], nil
+  if action == 'files' then action, files = 'message', table.remove(a, 9) end
   local n, answered, seen, target, fingerprint, limited, first = struct.unpack(FACTS, a[7])
   local h = redis.call('HMGET', k[1], 'm', 'u:' .. user, 'd:' .. a[5], 'routed')
   if not h[1] then return fail('NOTFOUND') end
@@ -193,20 +217,24 @@ local function append(k, a)
   local role, joined = membership(h[2])
   if user == '' and action == 'delete' then role, joined = 'o', 0 end  -- the server
   if not role or role == '-' then return fail('NOTFOUND') end
-  if role == 'r' or role == 'b' or role == 'c' and limited == 1 then
+  if role == 'r' or role == 'b' then
     local refusal = refused(k[1], role, action)
     if refusal then return refusal end
   end
-  local said, note
+  local said, note, aimed, held, refusal
   if action ~= 'message' then
     target = string.format('%.0f', target)
-    local refusal = forbidden(k, action, target, user, role, joined)
+    refusal, aimed = forbidden(k, action, target, user, role, joined)
     if refusal then return refusal end
     if action == 'react' then
       if keeps_notes(a) then said, note = compare(k[1], target, user, first, a[8]) else note = false end
     end
   elseif target > 0 and not (sees(k[1], user, joined, target) and redis.call('XRANGE', k[2], target, target)[1]) then
     return fail('NOTFOUND', 'reply_to names no event that you see')
+  end
+  if files then
+    held, refusal = referring(k[1], files, us / 1000000)
+    if refusal then return refusal end
   end
 
   local counted, count, cost, burst, wrote = struct.unpack(META, h[1])
@@ -226,10 +254,17 @@ local function append(k, a)
 
   local w, err = enter(k[2], counted, count, wrote, us, seen, first, a[8], action == 'message' and user or nil)
   if not w then return err end
-  if action ~= 'message' then apply(k, action, target, w.seq, note) end
+  if action ~= 'message' then apply(k, action, target, w.seq, note, aimed) end
   if tonumber(h[4] or 0) >= counted then mark(k[3], a[1], w.at + (a[9] and BROUGHT_MS or COALESCE_MS)) end
   local answer
-  if n == 0 then
+  if held then
+    for i = 2, #held, 2 do held[i] = held[i] .. struct.pack('>I8', w.seq) end
+    if n > 0 then
+      if not h[3] then admit(k[1], user, a[5]) end
+      held[#held + 1], held[#held + 2] = 'd:' .. a[5], accepted(d, p, tat, done, n, w.seq, fingerprint)
+    end
+    answer = settle(k, a[2], a[3], w, cost, burst, unpack(held))
+  elseif n == 0 then
     answer = settle(k, a[2], a[3], w, cost, burst)
   else
     if not h[3] then admit(k[1], user, a[5]) end

@@ -50,8 +50,8 @@ local function of_another_clock(at, now)
 end
 
 -- After the clock was put back, or another server has taken over, dues lie in the future, further ahead than any due can
--- (`most`, ms): the claims of a due list look at them, LOOK at a time, and bring them to now. `~conv`, `=conv` and the
--- sentinel may lie as far ahead as they do.
+-- (`most`, ms): the claims of a due list look at them, LOOK at a time, and bring them to now. `~conv` and the sentinel may
+-- lie as far ahead as they do.
 local looks = {}                   -- due list -> the latest time of a claim, entries that this look has left alone
 
 local function bring_dues_to_now(list, now, most)
@@ -65,7 +65,7 @@ local function bring_dues_to_now(list, now, most)
   local beyond = '(' .. string.format('%.0f', now + most + SKEW_MS)
   local found = redis.call('ZRANGEBYSCORE', list, beyond, '+inf', 'LIMIT', look.left, LOOK)
   for _, name in ipairs(found) do
-    if string.find(name, '^[~!=]') then look.left = look.left + 1 else redis.call('ZADD', list, now, name) end
+    if string.find(name, '^[~!]') then look.left = look.left + 1 else redis.call('ZADD', list, now, name) end
   end
   if #found < LOOK then look.left = nil end
 end
@@ -185,15 +185,72 @@ local function enter(log, last, count, wrote, us, seen, first, rest, author)
   end
 end
 
--- Takes the first entries from a log, and the notes on their edits and reactions (see append) with them.
+-- Files of messages. `f:<hash>` in a conversation's hash has the seqs of the messages there that have the file, 8 bytes
+-- each, ascending; 0 is the avatar. A file whose last message has left the log is added to `freed`, until a router has told
+-- the file's own slot (jobs/finisher.py).
+local HASH = 32
+local FILES = '\165files'          -- the field's name in an event's bytes
+
+local function has_files(event)
+  return string.find(event, FILES, 57, true)
+end
+
+-- The hashes of an event's files, 32 bytes each.
+local function files_of(event)
+  local hashes, files = {}, cmsgpack.unpack(event).files
+  if type(files) ~= 'table' then return hashes end
+  for i, file in ipairs(files) do
+    hashes[i] = string.gsub(file.sha256, '%x%x', function(byte) return string.char(tonumber(byte, 16)) end)
+  end
+  return hashes
+end
+
+-- Takes one seq from what a `f:` field has.
+local function without_seq(seqs, seq)
+  local packed = struct.pack('>I8', seq)
+  for p = 1, #seqs, 8 do
+    if string.sub(seqs, p, p + 7) == packed then return string.sub(seqs, 1, p - 1) .. string.sub(seqs, p + 8) end
+  end
+  return seqs
+end
+
+local function free_files(key, hashes)
+  if #hashes == 0 then return end
+  redis.call('HSET', key, 'freed', (redis.call('HGET', key, 'freed') or '') .. table.concat(hashes))
+end
+
+-- Takes the references of messages that leave the log.
+local function release_files(key, events)
+  local freed = {}
+  for _, event in ipairs(events) do
+    for _, hash in ipairs(files_of(event)) do
+      local field = 'f:' .. hash
+      local seqs = redis.call('HGET', key, field)
+      local left = seqs and without_seq(seqs, seq_of(event))
+      if left == '' then
+        redis.call('HDEL', key, field)
+        freed[#freed + 1] = hash
+      elseif left then
+        redis.call('HSET', key, field, left)
+      end
+    end
+  end
+  free_files(key, freed)
+end
+
+-- Takes the first entries from a log, and the notes on their edits and reactions (see append) and the references of their
+-- files with them.
 local function trim(key, log, entries, count)
   if count == 0 then return end
-  local notes = {}
+  local notes, sent = {}, {}
   for i = 1, count do
-    local seq = string.format('%.0f', seq_of(entries[i][2][2]))
+    local event = entries[i][2][2]
+    local seq = string.format('%.0f', seq_of(event))
     notes[2 * i - 1], notes[2 * i] = 'e:' .. seq, 'r:' .. seq
+    if has_files(event) then sent[#sent + 1] = event end
   end
   redis.call('HDEL', key, unpack(notes))
+  if #sent > 0 then release_files(key, sent) end
   redis.call('XTRIM', log, 'MINID', string.format('%.0f', seq_of(entries[count][2][2]) + 1))
 end
 

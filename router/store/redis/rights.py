@@ -16,9 +16,9 @@ USER: Final = "linnet"
 OWN: Final = (
     "ping", "select", "role", "info", "time", "wait", "config|get", "fcall", "function|load", "function|list",
     "ssubscribe", "sunsubscribe", "spublish", "get", "set", "hget", "hset", "hmget", "hgetall", "hdel", "hexists",
-    "hkeys", "hsetnx", "hscan", "scan", "zadd", "zcard", "zcount", "zrange", "hvals",
+    "hkeys", "hsetnx", "hscan", "scan", "zadd", "zcard", "zcount", "zrange", "zrem", "zscore", "hvals",
 )  # fmt: skip
-KEYS: Final = ("~{c*}:*", "~{u*}:*", "~linnet:*")
+KEYS: Final = ("~{c*}:*", "~{u*}:*", "~{f*}:*", "~linnet:*")
 CHANNELS: Final = ("&*{c*}:*", "&*{u*}:*")
 
 _CALL: Final = re.compile(r"redis\.p?call\('([A-Z]+)'")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from hashlib import sha256
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
 from gateway.commands import sending
 from router.contract import keys, wire
-from router.contract.errors import NotFound
+from router.contract.errors import NotFound, Unavailable
+from router.contract.files import FileInfo
 from router.contract.packing import MAX_INTEGER
 from router.store.answers import reply_of
 from router.store.conversations import Append
@@ -146,7 +149,7 @@ async def test_sends_that_wait_for_their_conversation_are_bounded(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both those that the log refused before and those that come during the creation."""
-    monkeypatch.setattr(sending, "MAX_OPENING", 3)
+    monkeypatch.setattr(sending, "MAX_WAITING", 3)
     async with world(valkey) as of:
         await of.people("ann", "bob")
         ann = await of.client("ann").connected()
@@ -294,3 +297,100 @@ async def test_send_whose_callback_raises_is_answered_once(
         ack = await ann.ask("send", "ack", to=group, n=1, body="x")
         assert (ack["duplicate"], of.node.sends.in_flight) == (True, 0)
         assert (len(ann.of("error")), len(ann.of("ack"))) == (1, 1)
+
+
+# -- files
+
+
+async def uploads(of: Any, user: str, *names: str) -> list[str]:
+    """Files that this user has uploaded, as a router would have recorded them."""
+    found = []
+    for name in names:
+        info = FileInfo(sha256=sha256(name.encode()).hexdigest(), type="text/plain", kind="file", size=3, name=name)
+        record = await of.node.files.intent(info.sha256, "AAAAAAAA")
+        await of.node.files.stored(info.sha256, replace(record, size=3), user)
+        await of.node.files.own(user, info, 1000)
+        found.append(info.sha256)
+    return found
+
+
+async def test_message_carries_its_files_as_the_server_knows_them(valkey: EmbeddedValkey) -> None:
+    """In both codecs; a list without files is none, and a resend is acked after its upload is gone."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        ann, bob = await of.client("ann").connected(), await of.client("bob", codec=wire.MSGPACK).connected()
+        first, second = await uploads(of, "ann", "a", "b")
+        ack = await sent(ann, group, 1, files=[first, {"sha256": second}])
+        shown = [{"sha256": sha, "type": "text/plain", "kind": "file", "size": 3, "name": name}
+                 for sha, name in ((first, "a"), (second, "b"))]  # fmt: skip
+        assert (await ann.event("message"))["files"] == (await bob.event("message"))["files"] == shown
+        for sha in (first, second):
+            await of.node.files.forget_uploads(sha, -1)
+        again = await ann.ask("send", "ack", to=group, n=1, body=1, files=[{"sha256": first}, second])
+        assert (again["seq"], again["duplicate"]) == (ack["seq"], True)
+        conflict = await ann.ask("send", "error", to=group, n=1, body=1, files=[first])
+        assert conflict["reason"] == "content"
+        await sent(ann, group, 2, files=[])
+        assert "files" not in (await ann.event("message", n=2))
+        again = await ann.ask("send", "ack", to=group, n=2, body=2)
+        assert again["duplicate"] is True
+
+
+async def test_file_that_the_author_may_not_use_is_not_found(valkey: EmbeddedValkey) -> None:
+    """In any conversation; a first direct message with it does not create the conversation."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        ann = await of.client("ann").connected()
+        (his,) = await uploads(of, "bob", "a")
+        for n, to in enumerate((group, "@bob"), 1):
+            error = await ann.ask("send", "error", to=to, n=n, body=n, files=[his])
+            assert (error["code"], error["n"]) == ("not_found", n)
+        assert await reply_of(of.node.conversations.heads, [keys.direct("ann", "bob")]) == [None]
+        assert of.node.sends.in_flight == 0
+
+
+async def test_commands_behind_a_message_with_files_wait_for_it(valkey: EmbeddedValkey) -> None:
+    """In their order, in a conversation that the first of them creates; those of other conversations do not wait."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        ann = await of.client("ann").connected()
+        (mine,) = await uploads(of, "ann", "a")
+        held: list[Any] = []
+        attach = of.node.files.attach
+        of.node.files.attach = lambda *args: held.append(args)  # type: ignore[method-assign]
+        ann.say("send", to="@bob", n=1, body=1)
+        ann.say("send", to="@bob", n=2, body=2, files=[mine])
+        ann.say("send", to="@bob", n=3, body=3)
+        ann.say("send", to="@bob", n=4, body=4, files=[mine])
+        ann.say("send", to="@bob", n=5, body=5, files=["0" * 64])
+        ann.say("send", to="@bob", n=6, body=6)
+        await sent(ann, group, 7)
+        await ann.event("ack", n=1)
+        assert {event["n"] for event in ann.of("ack")} == {1, 7}
+        of.node.files.attach = attach  # type: ignore[method-assign]
+        attach(*held[0])
+        await ann.until(lambda: len(ann.of("ack")) == 6)
+        await ann.until(lambda: len(ann.of("message")) == 6)
+        assert (await ann.event("error"))["n"] == 5
+        assert ann.bodies(keys.direct("ann", "bob")) == [1, 2, 3, 4, 6]
+        assert (of.node.sends.in_flight, of.node.sends._looking) == (0, {})
+
+
+async def test_commands_that_wait_for_files_are_bounded(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those beyond are refused; if the lookup fails, only its own message fails."""
+    monkeypatch.setattr(sending, "MAX_WAITING", 3)
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        ann = await of.client("ann").connected()
+        held: list[Any] = []
+        monkeypatch.setattr(of.node.files, "attach", lambda *args: held.append(args))
+        for n in range(1, 6):
+            ann.say("send", to=group, n=n, body=n, **({"files": ["0" * 64]} if n == 1 else {}))
+        await ann.until(lambda: len(ann.of("error")) == 2)
+        assert {event["code"] for event in ann.of("error")} == {"rate_limited"}
+        held[0][-1](Unavailable("later", 1.0))
+        await ann.until(lambda: len(ann.of("ack")) == 2)
+        assert (await ann.event("error", n=1))["code"] == "unavailable"
+        assert of.node.sends.in_flight == 0

@@ -15,6 +15,9 @@ from router.api.call import now_ms
 from router.api.table import Services, create_app
 from router.contract.settings import Settings
 from router.contract.tokens import issue
+from router.media.objects import Objects
+from router.media.parts import Media
+from router.store.files import Files
 from router.store.redis.client import Client
 from tests.support import JWT_SECRET, SERVER_KEY, eventually
 
@@ -62,7 +65,13 @@ def refusal(answer: httpx.Response) -> tuple[int, str]:
 async def serve(valkey: EmbeddedValkey, **changed: Any) -> AsyncIterator[Api]:
     """The API with these settings changed; it is stopped at the end."""
     store = await Client.connect(valkey.url)
-    services = Services.make(replace(SETTINGS, **changed), store, "r1")
+    settings = replace(SETTINGS, **changed)
+    media = None
+    if settings.media_url:
+        objects = Objects(settings.media_url, "test")
+        await objects.claim(False)
+        media = Media.make(settings, Files(store), objects)
+    services = Services.make(settings, store, "r1", None, media)
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(create_app(services), log_level="warning", proxy_headers=False, access_log=False)
     server = uvicorn.Server(config)

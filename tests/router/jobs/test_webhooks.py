@@ -62,8 +62,9 @@ class Scene(World):
     async def armed(self, body: Any = "hello") -> None:
         said = await self.say("ann", self.conv, body)
         self.seq, self.at = said.seq, said.at
-        stores = self.conversations, self.users, self.pushes, self.dirty, self.contacts
-        await Finisher(settings(), *stores).finish(self.conv)
+        await Finisher(settings(), self.conversations, self.users, self.pushes, self.dirty, self.files).finish(
+            self.conv
+        )
 
     async def waits(self, user: str = "bob") -> dict[str, Wait]:
         return (await self.pushes.waiting(user)).waits

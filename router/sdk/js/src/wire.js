@@ -3,6 +3,26 @@
 export {};
 
 /**
+ * @typedef {object} FileInfo
+ * @property {string} sha256
+ * @property {string} type
+ * @property {"file" | "image" | "video" | "voice"} kind
+ * @property {number} size
+ * @property {string} [name]
+ * @property {number | null} [width]
+ * @property {number | null} [height]
+ * @property {number | null} [duration]
+ * @property {number[] | null} [waveform]
+ * @property {number[]} [previews]
+ */
+
+/**
+ * @typedef {object} SharedFile
+ * @property {string} sha256
+ * @property {string | null} [in]
+ */
+
+/**
  * @typedef {object} Hello
  * @property {"hello"} type
  * @property {string | number | null} [id]
@@ -29,6 +49,7 @@ export {};
  * @property {string} [media]
  * @property {number | null} [reply_to]
  * @property {number} [done]
+ * @property {(string | SharedFile)[]} [files]
  */
 
 /**
@@ -172,6 +193,7 @@ export {};
  * @property {any} body
  * @property {number | null} [reply_to]
  * @property {boolean} [server]
+ * @property {FileInfo[]} [files]
  */
 
 /**

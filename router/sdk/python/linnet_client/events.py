@@ -27,12 +27,13 @@ class Logged:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message(Logged):
-    """A message. `server`: a backend wrote it in the name of `sender`."""
+    """A message. `server`: a backend wrote it in the name of `sender`; `files`: as the server knows them."""
 
     body: Any
     media: str = "text"
     reply_to: int | None = None
     server: bool = False
+    files: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

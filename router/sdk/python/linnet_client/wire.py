@@ -5,6 +5,28 @@ from __future__ import annotations
 from typing import Any, Literal, NotRequired, TypedDict
 
 
+class FileInfo(TypedDict):
+    sha256: str
+    type: str
+    kind: Literal["file", "image", "video", "voice"]
+    size: int
+    name: NotRequired[str]
+    width: NotRequired[int | None]
+    height: NotRequired[int | None]
+    duration: NotRequired[int | None]
+    waveform: NotRequired[list[int] | None]
+    previews: NotRequired[list[int]]
+
+
+SharedFile = TypedDict(
+    "SharedFile",
+    {
+        "sha256": str,
+        "in": NotRequired[str | None],
+    },
+)
+
+
 class Hello(TypedDict):
     type: Literal["hello"]
     id: NotRequired[str | int | None]
@@ -29,6 +51,7 @@ class Send(TypedDict):
     media: NotRequired[str]
     reply_to: NotRequired[int | None]
     done: NotRequired[int]
+    files: NotRequired[list[str | SharedFile]]
 
 
 class Edit(TypedDict):
@@ -164,6 +187,7 @@ MessageEvent = TypedDict(
         "body": Any,
         "reply_to": NotRequired[int | None],
         "server": NotRequired[bool],
+        "files": NotRequired[list[FileInfo]],
     },
 )
 

@@ -1,0 +1,93 @@
+"""Receiving the bytes of an upload into a file of its own, and the folder of such files.
+
+Invariants
+- The bytes are never in memory as a whole: at most BUFFER of them, and what the socket delivers at a time.
+- Each upload has a folder that is removed at its end; what a killed process left is removed when the next one starts,
+  and hourly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import gettempdir, mkdtemp
+from time import time
+from typing import Any, BinaryIO, Final
+
+from msgspec import Struct
+
+from router.contract.errors import TooLarge
+
+BUFFER: Final = 1 << 18
+LEFT_S: Final = 3600.0
+PREFIX: Final = "linnet-upload-"
+
+
+class Bytes(Struct, frozen=True):
+    size: int
+    sha256: str
+
+
+class Spool:
+    """The folder in which uploads wait until they are stored; of this machine, not shared."""
+
+    def __init__(self, folder: str = "") -> None:
+        self._folder = Path(folder or gettempdir())
+
+    @asynccontextmanager
+    async def folder(self) -> AsyncIterator[Path]:
+        """A folder of one upload."""
+        made = Path(await asyncio.to_thread(mkdtemp, "", PREFIX, self._folder))
+        try:
+            yield made
+        finally:
+            await asyncio.shield(asyncio.to_thread(shutil.rmtree, made, True))
+
+    def sweep(self) -> int:
+        """Remove the folders that killed processes have left."""
+        removed = 0
+        for left in self._folder.glob(f"{PREFIX}*"):
+            try:
+                old = left.stat().st_mtime < time() - LEFT_S
+            except OSError:
+                continue
+            if old:
+                shutil.rmtree(left, ignore_errors=True)
+                removed += 1
+        return removed
+
+
+async def receive(
+    stream: AsyncIterator[bytes], path: Path, limit: int, progress: Callable[[], Awaitable[None]]
+) -> Bytes:
+    """Write the stream to a new file; TooLarge beyond `limit`. `progress` is called for every BUFFER of bytes."""
+    digest, size, waiting = hashlib.sha256(), 0, bytearray()
+
+    def write(file: BinaryIO, data: bytes) -> None:
+        digest.update(data)
+        file.write(data)
+
+    file: Any = await asyncio.to_thread(path.open, "xb")
+    try:
+        async for part in stream:
+            size += len(part)
+            if size > limit:
+                raise TooLarge(f"a file of this kind must have at most {limit} bytes")
+            waiting += part
+            if len(waiting) >= BUFFER:
+                await asyncio.to_thread(write, file, bytes(waiting))
+                waiting.clear()
+                await progress()
+        await asyncio.to_thread(write, file, bytes(waiting))
+    finally:
+        await asyncio.to_thread(file.close)
+    return Bytes(size, digest.hexdigest())
+
+
+def hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

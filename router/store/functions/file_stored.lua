@@ -1,0 +1,22 @@
+-- file_stored: the bytes of a file are in the store.
+-- KEYS  file due
+-- ARGV  name gen size previews picture user keep_s
+--       keep_s: how long a file is kept to which nothing refers
+-- Returns 1, or 0 if they were there before; LATER if the file was removed meanwhile; REJECTED
+--
+-- Keeps true: only objects of the record's own generation count as stored.
+
+local function file_stored(k, a)
+  local now, f = now_s(), file_of(k[1])
+  if f and f.state == BANNED then return fail('REJECTED', 'this file was removed') end
+  if not f or f.gen ~= a[2] then return fail('LATER', 'the upload took too long') end
+  local first = f.state == INTENT
+  f.state, f.used, f.size, f.previews = STORED, now, tonumber(a[3]), tonumber(a[4])
+  f.picture = tonumber(a[5])
+  keep_file(k[1], f)
+  redis.call('HSET', k[1], 'u:' .. a[6], '')
+  if f.refs == 0 then due_at(k[2], a[1], now + tonumber(a[7])) end
+  return first and 1 or 0
+end
+
+register('file_stored', file_stored)

@@ -1,0 +1,21 @@
+-- upload_own: a user has uploaded a file.
+-- KEYS  uploads
+-- ARGV  hash size row quota                            (row: what the user said of it)
+-- Returns the time (ms); QUOTA
+--
+-- Keeps true: `bytes` is the sum over the user's files, each of them once. A row is at (ms), size, then what was given.
+
+local function upload_own(k, a)
+  local was, total = redis.call('HGET', k[1], a[1]), tonumber(redis.call('HGET', k[1], 'bytes') or 0)
+  if was then
+    local _, size = struct.unpack('>I8I8', was)
+    total = total - size
+  end
+  total = total + tonumber(a[2])
+  if total > tonumber(a[4]) then return fail('QUOTA') end
+  local now = now_ms()
+  redis.call('HSET', k[1], a[1], struct.pack('>I8I8', now, tonumber(a[2])) .. a[3], 'bytes', digits(total))
+  return now
+end
+
+register('upload_own', upload_own)

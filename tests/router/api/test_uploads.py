@@ -1,0 +1,308 @@
+"""Uploading and fetching files over HTTP, with a folder as the store."""
+
+from __future__ import annotations
+
+import asyncio
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from router.api import uploads
+from tests.router.api.serving import SERVER, Api, by, refusal, serve
+from tests.support import eventually
+
+ANN, BOB, CID = by("ann"), by("bob"), by("cid")
+DATA = b"some bytes of a file\n" * 100
+SHA = sha256(DATA).hexdigest()
+
+
+def stored(folder: Path) -> list[str]:
+    """The names of the objects in a folder."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+async def upload(api: Api, headers: dict[str, str], data: bytes = DATA, *, name: str = "") -> Any:
+    described = {"Content-Type": "text/plain"} | ({"Linnet-Name": name} if name else {})
+    answer = await api.post("/v1/uploads", headers=headers | described, content=data)
+    assert answer.status_code == 201, answer.text
+    return answer.json()
+
+
+async def group(api: Api, *members: str) -> str:
+    for member in members:
+        await api.services.accounts.ensure(member)
+    made = await api.ok("POST", "/v1/conversations", ANN, {"kind": "group", "members": list(members)})
+    return str(made["conversation"])
+
+
+async def get(api: Api, headers: dict[str, str], sha: str = SHA, **more: str) -> httpx.Response:
+    where = more.pop("where", None)
+    return await api.get(f"/v1/uploads/{sha}", headers=headers | more, params={"in": where} if where else {})
+
+
+async def test_upload_is_stored_once_and_served_to_its_owner(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """As an attachment that runs nothing; to nobody else."""
+    async with serve(valkey, media_url=f"file://{tmp_path}") as api:
+        made = await upload(api, ANN, name="a%20b%C3%A4.txt")
+        assert made == {
+            "sha256": SHA, "url": f"/v1/uploads/{SHA}", "size": len(DATA), "type": "text/plain", "kind": "file",
+            "name": "a bä.txt", "width": None, "height": None, "duration": None, "waveform": None, "previews": [],
+        }  # fmt: skip
+        await upload(api, BOB)
+        assert len(stored(tmp_path)) == 2  # with the marker
+        got = await get(api, ANN)
+        assert (got.status_code, got.content) == (200, DATA)
+        wanted = {
+            "content-type": "text/plain", "content-length": str(len(DATA)), "x-content-type-options": "nosniff",
+            "content-disposition": "attachment; filename*=UTF-8''a%20b%C3%A4.txt", "accept-ranges": "bytes",
+            "content-security-policy": "sandbox; default-src 'none'; frame-ancestors 'none'", "etag": f'"{SHA}"',
+            "cross-origin-resource-policy": "cross-origin", "cache-control": "private, no-cache",
+        }  # fmt: skip
+        assert {name: value for name, value in got.headers.items() if name in wanted} == wanted
+        assert refusal(await get(api, CID)) == (404, "not_found")
+        assert refusal(await get(api, ANN, "0" * 64)) == (404, "not_found")
+        assert refusal(await get(api, ANN, "nonsense"))[0] == 422
+        head = await api.head(f"/v1/uploads/{SHA}", headers=ANN)
+        assert (head.status_code, head.content, head.headers["content-length"]) == (200, b"", str(len(DATA)))
+
+
+@pytest.mark.parametrize(
+    ("given", "status", "part"),
+    [("bytes=0-9", 206, slice(0, 10)), ("bytes=10-", 206, slice(10, None)), ("bytes=-10", 206, slice(-10, None)),
+     ("bytes=0-99999", 206, slice(None)), (f"bytes={len(DATA)}-", 416, None), ("bytes=-0", 416, None),
+     ("bytes=0-1,3-4", 200, slice(None)), ("lines=1-2", 200, slice(None)), ("bytes=a-b", 200, slice(None)),
+     ("bytes=9-1", 200, slice(None)), ("bytes=" + "9" * 5000 + "-", 416, None)],
+)  # fmt: skip
+async def test_one_range_is_served(
+    valkey: EmbeddedValkey, tmp_path: Path, given: str, status: int, part: slice | None
+) -> None:
+    """What is no range is ignored."""
+    async with serve(valkey, media_url=f"file://{tmp_path}") as api:
+        await upload(api, ANN)
+        got = await get(api, ANN, Range=given)
+        assert got.status_code == status
+        if part is None:
+            assert got.headers["content-range"] == f"bytes */{len(DATA)}"
+        else:
+            assert got.content == DATA[part]
+            first = part.indices(len(DATA))[0]
+            last = first + len(got.content) - 1
+            assert got.headers.get("content-range") == (f"bytes {first}-{last}/{len(DATA)}" if status == 206 else None)
+
+
+async def test_conditions_are_honoured(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """If-None-Match spares the bytes, If-Range asks for a part of the same version only."""
+    async with serve(valkey, media_url=f"file://{tmp_path}") as api:
+        await upload(api, ANN)
+        for given in (f'"{SHA}"', f'W/"{SHA}"', f'"other", "{SHA}"', "*"):
+            got = await get(api, ANN, **{"If-None-Match": given})
+            assert (got.status_code, got.content) == (304, b"")
+        assert (await get(api, ANN, **{"If-None-Match": '"other"'})).status_code == 200
+        for given, status in ((f'"{SHA}"', 206), ('"other"', 200), ("Fri, 27 Nov 2026 00:00:00 GMT", 200)):
+            assert (await get(api, ANN, Range="bytes=0-9", **{"If-Range": given})).status_code == status
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "expected"),
+    [
+        ({"Linnet-Name": "a%2Fb"}, "", (422, "bad_command")),
+        ({"Linnet-Name": "a\\b"}, "", (422, "bad_command")),
+        ({"Linnet-Name": "%E2%80%AEtxt.exe"}, "", (422, "bad_command")),
+        ({"Linnet-Name": "%0A"}, "", (422, "bad_command")),
+        ({"Linnet-Name": "%FF"}, "", (422, "bad_command")),
+        ({"Linnet-Name": "a" * 256}, "", (422, "bad_command")),
+        ({}, "?kind=nonsense", (422, "bad_command")),
+        ({}, "?waveform=256", (422, "bad_command")),
+        ({}, "?waveform=1," + "2," * 99 + "3", (422, "bad_command")),
+        ({}, "?duration=-1", (422, "bad_command")),
+    ],
+)
+async def test_wrong_description_is_refused(
+    valkey: EmbeddedValkey, tmp_path: Path, headers: dict[str, str], query: str, expected: tuple[int, str]
+) -> None:
+    async with serve(valkey, media_url=f"file://{tmp_path}") as api:
+        answer = await api.post(f"/v1/uploads{query}", headers=ANN | headers, content=DATA)
+        assert refusal(answer) == expected
+        assert len(stored(tmp_path)) == 1
+
+
+async def test_upload_is_bounded(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """In bytes, announced or not, by kind, and by the user's quota; nothing of a refused one is kept."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    settings: dict[str, Any] = {"media_file_mb": 0.001, "media_video_mb": 0.01, "media_quota_mb": 0.0015}
+    settings |= {"media_url": f"file://{tmp_path}/store", "media_spool": str(spool)}
+    async with serve(valkey, **settings) as api:
+        small = DATA[:1000]
+
+        async def unannounced() -> Any:
+            for _ in range(20):
+                yield DATA
+
+        bodies: tuple[tuple[str, Any], ...] = (
+            ("?kind=file", DATA),
+            ("?kind=file", unannounced()),
+            ("", unannounced()),
+            ("", DATA),
+        )
+        for query, body in bodies:
+            answer = await api.post(f"/v1/uploads{query}", headers=ANN, content=body)
+            assert refusal(answer) in ((413, "too_large"), (403, "quota"))
+        assert refusal(await api.post("/v1/uploads", headers=ANN, content=b"")) == (422, "bad_command")
+        await upload(api, ANN, small)
+        answer = await api.post("/v1/uploads", headers=ANN, content=small[:999])
+        assert refusal(answer) == (403, "quota")
+        await upload(api, BOB, small[:999])
+        await eventually(lambda: list(spool.iterdir()) == [])
+
+
+async def test_uploads_at_once_are_bounded(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """A fourth one is refused while three run; one that breaks off frees its place and leaves nothing."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    async with serve(valkey, media_url=f"file://{tmp_path}/store", media_spool=str(spool)) as api:
+        hold = asyncio.Event()
+
+        async def slow() -> Any:
+            yield DATA
+            await hold.wait()
+
+        running = [asyncio.create_task(api.post("/v1/uploads", headers=ANN, content=slow())) for _ in range(3)]
+        await eventually(lambda: len(list(spool.iterdir())) == 3)
+        assert refusal(await api.post("/v1/uploads", headers=ANN, content=DATA)) == (429, "rate_limited")
+        await upload(api, BOB)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await eventually(lambda: list(spool.iterdir()) == [])
+        await upload(api, ANN)
+
+
+async def test_upload_whose_bytes_stop_is_ended(
+    valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "IDLE_S", 0.1)
+    async with serve(valkey, media_url=f"file://{tmp_path}") as api:
+        reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
+        head = ["POST /v1/uploads HTTP/1.1", "Host: x", "Content-Length: 999", f"Authorization: {ANN['Authorization']}"]
+        writer.write("\r\n".join([*head, "", "some"]).encode())
+        answer = await reader.read()  # to its end: the connection is closed
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b'"bad_frame"' in answer
+        writer.close()
+
+
+async def test_members_fetch_files_of_messages(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """From the ack on, until the message is deleted or they are removed."""
+    async with serve(valkey, media_url=f"file://{tmp_path}") as api:
+        await upload(api, ANN)
+        conv = await group(api, "bob")
+        assert refusal(await get(api, ANN, where=conv)) == (404, "not_found")
+        body: dict[str, Any] = {"to": conv, "body": "see", "files": [SHA]}
+        sent = await api.ok("POST", "/v1/messages", ANN | {"Idempotency-Key": "k"}, body)
+        again = await api.ok("POST", "/v1/messages", ANN | {"Idempotency-Key": "k"}, body)
+        assert (again["seq"], again["duplicate"]) == (sent["seq"], True)
+        for user in (ANN, BOB):
+            assert (await get(api, user, where=conv)).content == DATA
+        assert refusal(await get(api, BOB)) == (404, "not_found")
+        assert refusal(await get(api, CID, where=conv)) == (404, "not_found")
+        assert refusal(await get(api, BOB, where="g:" + "x" * 22)) == (404, "not_found")
+        events = (await api.ok("GET", f"/v1/conversations/{conv}/events", BOB))["events"]
+        assert events[-1]["files"] == [
+            {"sha256": SHA, "type": "text/plain", "kind": "file", "size": len(DATA)}
+        ]  # fmt: skip
+        body = {"to": "@ann", "body": "back", "files": [{"sha256": SHA, "in": conv}]}
+        await api.ok("POST", "/v1/messages", BOB, body)
+        await api.ok("DELETE", f"/v1/conversations/{conv}/members/bob", ANN)
+        assert refusal(await get(api, BOB, where=conv)) == (404, "not_found")
+        assert (await get(api, BOB, where="d:ann:bob")).content == DATA
+        delete = {"type": "delete", "conversation": conv, "seq": sent["seq"], "n": 1}
+        await api.ok("POST", "/v1/commands", ANN, delete)
+        assert refusal(await get(api, ANN, where=conv)) == (404, "not_found")
+
+
+async def test_backend_sends_files_of_the_user_it_acts_for(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    async with serve(valkey, media_url=f"file://{tmp_path}") as api:
+        conv = await group(api, "bob")
+        await upload(api, SERVER | {"Linnet-User": "bob"})
+        body = {"to": conv, "body": "see", "files": [SHA]}
+        assert await api.refused("POST", "/v1/messages", ANN, body) == (404, "not_found")
+        await api.ok("POST", "/v1/messages", SERVER, body | {"from": "bob"})
+        assert (await get(api, SERVER, where=conv)).content == DATA
+
+
+async def test_links_need_no_token(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """What the caller may not see is left out; a changed link serves nothing."""
+    async with serve(valkey, media_url=f"file://{tmp_path}") as api:
+        await upload(api, ANN)
+        conv = await group(api, "bob")
+        await api.ok("POST", "/v1/messages", ANN, {"to": conv, "body": "see", "files": [SHA]})
+        wanted = {"in": conv, "files": [SHA, "0" * 64, SHA]}
+        made = await api.ok("POST", "/v1/uploads/links", BOB, wanted)
+        assert made["links"].keys() == {SHA}
+        url = made["links"][SHA]["url"]
+        got = await api.get(url)
+        assert (got.status_code, got.content) == (200, DATA)
+        assert got.headers["cache-control"] == "private, max-age=3600"
+        assert (await api.get(url, headers={"Range": "bytes=-5"})).content == DATA[-5:]
+        assert (await api.ok("POST", "/v1/uploads/links", CID, wanted))["links"] == {}
+        assert (await api.ok("POST", "/v1/uploads/links", BOB, {"files": [SHA]}))["links"] == {}
+        assert url.split("&")[-1].startswith("sig=")
+        for changed in (url[:-1] + ("0" if url[-1] != "0" else "1"), url.replace("ends=", "ends=9"),
+                        url.replace(SHA, "0" * 64), url.replace("d=", "d=A")):  # fmt: skip
+            assert refusal(await api.get(changed)) == (404, "not_found")
+
+
+async def test_origin_of_its_own_is_linked_to(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    async with serve(valkey, media_url=f"file://{tmp_path}", media_public_url="https://files.example/") as api:
+        await upload(api, ANN)
+        got = await get(api, ANN)
+        assert got.status_code == 307
+        origin, path = got.headers["location"].split("/v1/")
+        assert origin == "https://files.example"
+        assert (await api.get(f"/v1/{path}")).content == DATA
+
+
+async def test_removed_file_is_gone_everywhere(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """Its bytes are refused from then on."""
+    async with serve(valkey, media_url=f"file://{tmp_path}") as api:
+        await upload(api, ANN)
+        conv = await group(api, "bob")
+        await api.ok("POST", "/v1/messages", ANN, {"to": conv, "body": "see", "files": [SHA]})
+        assert await api.refused("DELETE", f"/v1/uploads/{SHA}", ANN) == (403, "forbidden")
+        await api.ok("DELETE", f"/v1/uploads/{SHA}", SERVER)
+        assert refusal(await get(api, BOB, where=conv)) == (404, "not_found")
+        assert refusal(await api.post("/v1/uploads", headers=BOB, content=DATA)) == (422, "rejected")
+
+
+async def test_store_that_is_down_stops_no_chat(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """Uploads and downloads are unavailable until it is back; a folder that is gone is not made again."""
+    folder, away = tmp_path / "store", tmp_path / "away"
+    async with serve(valkey, media_url=f"file://{folder}") as api:
+        await upload(api, ANN)
+        conv = await group(api, "bob")
+        folder.rename(away)
+        answer = await api.post("/v1/uploads", headers=ANN, content=b"other")
+        assert refusal(answer) == (503, "unavailable")
+        assert refusal(await get(api, ANN)) == (503, "unavailable")
+        await api.ok("POST", "/v1/messages", ANN, {"to": conv, "body": "see", "files": [SHA]})
+        assert not folder.exists()
+        away.rename(folder)
+        assert (await get(api, BOB, where=conv)).content == DATA
+
+
+async def test_many_uploads_of_the_same_files_are_stored_once(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """A thousand uploads of ten files by fifty users, all at the same time as far as they may."""
+    async with serve(valkey, media_url=f"file://{tmp_path}") as api:
+        contents = [f"file {i}".encode() * 500 for i in range(10)]
+
+        async def uploading(user: int) -> None:
+            for i in range(20):
+                await upload(api, by(f"u{user}"), contents[(user + i) % 10])
+
+        await asyncio.gather(*(uploading(user) for user in range(50)))
+        assert len(stored(tmp_path)) == 10 + 1
