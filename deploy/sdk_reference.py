@@ -58,7 +58,8 @@ INNER: Final = {
     "Conversation": ("__init__",),
     "MessageHandle": ("__init__", "move", "was_stored", "renumbered", "was_not_stored", "was_acked", "was_refused",
                       "queued_again"),
-    "ConversationView": ("__init__", "apply_state", "queue", "unqueue", "settle", "apply", "load", "gap", "receipt"),
+    "ConversationView": ("__init__", "apply_state", "begin", "oldest", "queue", "unqueue", "settle", "apply", "load",
+                         "gap", "receipt"),
 }  # fmt: skip
 
 

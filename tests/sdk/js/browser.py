@@ -117,9 +117,11 @@ class Tab(Reports):
 
 
 class Browser:
-    """`async with Browser() as browser: tab = await browser.tab()`."""
+    """`async with Browser() as browser: tab = await browser.tab()`. `host`: in the address of the page; only pages of
+    this machine's own names are a secure context without TLS."""
 
-    def __init__(self, source: Path = SOURCE) -> None:
+    def __init__(self, source: Path = SOURCE, host: str = "127.0.0.1") -> None:
+        self._host = host
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Handler, source=source))
         self._playwright: Playwright | None = None
         self._chromium: Chromium | None = None
@@ -128,7 +130,11 @@ class Browser:
     async def __aenter__(self) -> Browser:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self._playwright = await async_playwright().start()
-        self._chromium = await self._playwright.chromium.launch(executable_path=EXECUTABLE, headless=True, args=FLAGS)
+        self._chromium = await self._playwright.chromium.launch(
+            executable_path=EXECUTABLE,
+            headless=True,
+            args=[*FLAGS, f"--host-resolver-rules=MAP {self._host} 127.0.0.1"],
+        )
         self.context = await self._chromium.new_context()
         return self
 
@@ -144,7 +150,7 @@ class Browser:
         """A new tab, with the page loaded."""
         assert self.context is not None
         page = await self.context.new_page()
-        tab = Tab(page, f"http://127.0.0.1:{self._server.server_address[1]}/page")
+        tab = Tab(page, f"http://{self._host}:{self._server.server_address[1]}/page")
         await page.expose_function("report", tab.add)
         await tab.load()
         return tab

@@ -136,3 +136,48 @@ async def test_store_wiped_while_running_is_a_new_device_that_settles_what_is_op
         assert (await tab.call("status"))["device"] != first["device"]
     assert sorted(bob.bodies("d:alice-t5:bob-t5")) == ["after", "before", "open"]
     assert bob.whole("d:alice-t5:bob-t5")
+
+
+async def test_tabs_of_no_secure_context_are_devices_of_their_own_from_a_pool_of_four(proxied: Proxied) -> None:
+    """A fifth tab is in memory and says so; one that is loaded again has its store again, and sends what was stored."""
+    system, proxy, api = proxied
+    bob = ChatClient("bob-t6")
+    await bob.connect(system.urls[0])
+    async with Browser(host="insecure.test") as browser:
+        tabs = [await browser.tab() for _ in range(5)]
+        assert not await tabs[0].page.evaluate("() => isSecureContext")
+        opened = [await tab.open(api, "alice-t6") for tab in tabs]
+        assert [one["durable"] for one in opened] == [True, True, True, True, False]
+        assert len({one["device"] for one in opened}) == 5
+        await tabs[1].call("send", to="@bob-t6", body="kept")
+        await tabs[1].load()
+        assert (await tabs[1].start(api, "alice-t6"))["device"] == opened[1]["device"]
+        assert await bob.has("d:alice-t6:bob-t6", 1) == ["kept"]
+        await tabs[4].start(api, "alice-t6")
+        await tabs[4].call("send", to="@bob-t6", body="from memory", wait="acked")
+        assert proxy.count("hello") == 2
+        assert await bob.has("d:alice-t6:bob-t6", 2) == ["kept", "from memory"]
+
+
+async def test_tab_whose_place_was_taken_takes_another(proxied: Proxied) -> None:
+    """It slept longer than its lease: it goes on under another name, and the other tab sends what it had stored."""
+    system, _, api = proxied
+    bob = ChatClient("bob-t7")
+    await bob.connect(system.urls[0])
+    expired = (
+        "(tab) => new Promise((done) => { const opening = indexedDB.open(tab);"
+        " opening.onsuccess = () => { const t = opening.result.transaction('meta', 'readwrite');"
+        " t.objectStore('meta').put({ tab: 'gone', until: 0 }, 'lease');"
+        " t.oncomplete = () => { opening.result.close(); done(); }; }; })"
+    )
+    async with Browser(host="insecure.test") as browser:
+        first, second = await browser.tab(), await browser.tab()
+        before = await first.open(api, "alice-t7")
+        await first.call("send", to="@bob-t7", body="stored before")
+        await first.page.evaluate(expired, f"linnet:{api}:alice-t7:1:outbox")
+        assert (await second.start(api, "alice-t7"))["device"] == before["device"]
+        assert await bob.has("d:alice-t7:bob-t7", 1) == ["stored before"]
+        sent = await first.call("send", to="@bob-t7", body="stored after", wait=None)
+        assert sent
+        assert await bob.has("d:alice-t7:bob-t7", 2) == ["stored before", "stored after"]
+        assert (await first.call("status"))["device"] != before["device"]

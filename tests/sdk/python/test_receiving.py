@@ -234,3 +234,31 @@ async def test_refused_token_is_replaced_and_not_used_again() -> None:
             await ann.until(Status.STOPPED)
         assert [command["token"] for command in gateway.of("hello")] == ["first", "second"]
         assert reasons == ["connect", "token_expired", "unauthorized"]
+
+
+async def test_view_has_no_hole_where_an_earlier_life_sent_a_message(tmp_path: Path) -> None:
+    """Its event was given to the earlier life, its ack comes in the later one: it is loaded with its neighbours."""
+    async with scripted() as gateway:
+        gateway.silent = True
+        async with client(gateway, tmp_path / "s") as ann:
+            ann.conversation("g:1").send("mine")
+            await gateway.until(1, "send")
+            await gateway.message("theirs")
+            assert await bodies(ann, 3 - 1) == ["mine", "theirs"]
+            await gateway.message("later")
+            await bodies(ann, 2)
+        gateway.silent = False
+        async with client(gateway, tmp_path / "s") as ann:
+            (recovered,) = ann.outbox
+            await recovered.acked
+            await gateway.message("new")
+            assert "new" in await bodies(ann, 2)
+            conversation = ann.conversation("g:1")
+
+            def shown() -> list[object]:
+                return [entry.body for entry in conversation.messages()]
+
+            assert shown()[-2:] == ["later", "new"]
+            assert "mine" not in shown()
+            assert await conversation.load_older() > 0
+            assert shown() == ["mine", "theirs", "later", "new"]

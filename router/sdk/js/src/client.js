@@ -16,7 +16,8 @@ import { Http } from "./http.js";
 import { Outbox } from "./outbox.js";
 import { Receiver } from "./receiver.js";
 import { Sender } from "./sender.js";
-import { StoreLost, Superseded } from "./store.js";
+import { PlaceLost, openPlace } from "./place.js";
+import { StoreLost, Superseded, random } from "./store.js";
 import { openMemory } from "./store_memory.js";
 import { received } from "./values.js";
 
@@ -25,26 +26,9 @@ import { received } from "./values.js";
 /** @typedef {import("./events.js").HandedEvent} HandedEvent */
 /** @typedef {(event: HandedEvent) => unknown} Handler */
 
-/**
- * @typedef {object} ClientOptions
- * @property {string} api Where the HTTP API is, such as `https://chat.example`.
- * @property {string} user
- * @property {string | ((reason: TokenReason) => string | Promise<string>)} token A token, or what returns one for a reason: it is called for each connection and before the token expires.
- * @property {string} [device] A label, such as `web` or `bot`; the client adds eight random characters.
- * @property {string | false} [store] In Node: the store's folder; without it everything is in memory. In a browser: false for memory.
- */
+/** @typedef {import("./types.js").ClientOptions} ClientOptions */
 
-/**
- * What `on` can be asked for.
- *
- * @typedef {object} Listeners
- * @property {(conversations: string[]) => void} change These conversations look different now.
- * @property {(status: Status, detail: string) => void} status The connection's status has changed.
- * @property {(gap: import("./wire.js").GapEvent) => void} gap Events of a conversation are gone, also from the model. A handler gets it, too, in its place.
- * @property {(typing: { conversation: string, from: string }) => void} typing
- * @property {(users: Record<string, { online: boolean | null, last_seen: number | null }>) => void} presence
- * @property {(error: unknown) => void} error A handler or the store has failed; the client goes on.
- */
+/** @typedef {import("./types.js").Listeners} Listeners */
 
 const DEFAULT_DEVICE = "js";
 const LABEL = /^[A-Za-z0-9._-]{1,55}$/;
@@ -75,7 +59,7 @@ export class Client {
     this.status = "idle";
     /** Why the client does not connect again by itself, such as `banned`; empty while it does. @type {string} */
     this.stopped = "";
-    this._instance = crypto.randomUUID();
+    this._instance = random();
     this._token = "";
     this._settling = ""; // the device name of the next connection, if it is an old one
     this._persisted = false;
@@ -117,6 +101,11 @@ export class Client {
     return this._store.durable;
   }
 
+  /** Whether tabs share this store. */
+  get _shares() {
+    return this.durable && typeof document !== "undefined" && navigator.locks !== undefined;
+  }
+
   /** Whether this tab holds the connection. */
   get leader() {
     return this._election?.leader ?? false;
@@ -149,8 +138,7 @@ export class Client {
       wake: () => this._connection.wake(),
       state: () => this.status,
     };
-    const shared = this.durable && typeof document !== "undefined";
-    this._election = shared ? new Election(storeName(this._options), events) : new Alone(events);
+    this._election = this._shares ? new Election(storeName(this._options), events) : new Alone(events);
     this._election.start();
     return undefined;
   }
@@ -213,6 +201,15 @@ export class Client {
   /** All conversations of the model. */
   async conversations() {
     return (await this._events.conversations()).map((row) => viewOf(row.conversation, row));
+  }
+
+  /**
+   * The stored cursor of each conversation: no later life of this store is handed an event up to there.
+   *
+   * @returns {Promise<Record<string, number>>}
+   */
+  async cursors() {
+    return Object.fromEntries((await this._events.conversations()).map((row) => [row.conversation, this._handler ? row.handed : row.cursor]));
   }
 
   /**
@@ -338,7 +335,7 @@ export class Client {
       this.device = await this._outbox.open(this._options.device ?? DEFAULT_DEVICE, (device) => device !== known);
       await this._events.adopt(this.device);
     };
-    if (this.durable && typeof document !== "undefined") await navigator.locks.request(`${storeName(this._options)}:open`, work);
+    if (this._shares) await navigator.locks.request(`${storeName(this._options)}:open`, work);
     else await work();
     await this._choose();
   }
@@ -466,7 +463,7 @@ export class Client {
       await this._leading;
       await this._outbox.checkEpoch(); // a tab that lost its lock was replaced by its successor
       const device = await this._outbox.rename(this._options.device ?? DEFAULT_DEVICE, replaced);
-      await this._events.adopt(device);
+      await this._events.adopt(device, true);
       await this._choose();
       this._post({ type: "device" });
       this._connection.restart();
@@ -479,7 +476,7 @@ export class Client {
   _failed(error) {
     if (this._closed || error instanceof Superseded) return; // the election says so, too
     if (error instanceof StoreLost) {
-      void this._storeLost();
+      void this._storeLost(error);
       return;
     }
     if (error instanceof LinnetError && error.code === "unavailable") return; // the connection ended meanwhile
@@ -487,15 +484,20 @@ export class Client {
     this._emit("error", error);
   }
 
-  /** The store is gone while it was used: a new one, a new name; what is open is settled under the old name first. */
-  async _storeLost() {
+  /**
+   * The store is gone while it was used: a new one, a new name; what is open is settled under the old name first. (What is in a
+   * place that another tab has taken is settled by that tab.)
+   *
+   * @param {StoreLost} lost
+   */
+  async _storeLost(lost) {
     if (this._reopening) return;
     this._reopening = true;
     this._connection.stop();
     this._handing?.stop();
     this._election?.stop();
     this._election = undefined;
-    const open = [...this._handles.values()].flatMap((handle) => handle.row ?? []);
+    const open = lost instanceof PlaceLost ? [] : [...this._handles.values()].flatMap((handle) => handle.row ?? []);
     try {
       await this._store.close();
       this._parts(await openStore(this._options));
@@ -517,7 +519,7 @@ export class Client {
   _queue(conversation, command) {
     const stored = this._outbox.put(conversation, command).catch(async (error) => {
       if (!(error instanceof StoreLost)) throw error;
-      await this._storeLost();
+      await this._storeLost(error);
       return this._outbox.put(conversation, command);
     });
     this._persist();
@@ -700,8 +702,10 @@ async function openStore(options) {
     const { openSqlite } = await import("./store_sqlite.js");
     return openSqlite(options.store);
   }
-  // Without Web Locks (no secure context) tabs cannot agree on who connects: each is a device of its own.
-  if (!globalThis.indexedDB || !globalThis.navigator?.locks) return openMemory();
+  if (!globalThis.indexedDB) return openMemory();
   const { openIndexedDb } = await import("./store_indexeddb.js");
-  return openIndexedDb(storeName(options)).catch(() => openMemory()); // private modes refuse it: `durable` says so
+  const name = storeName(options);
+  // Without Web Locks (no secure context) tabs cannot agree on who connects: each is a device of its own.
+  const opening = navigator.locks ? openIndexedDb(name) : openPlace(openIndexedDb, name);
+  return opening.catch(() => openMemory()); // private modes refuse it, four other tabs have the places: `durable` says so
 }

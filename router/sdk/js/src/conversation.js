@@ -5,51 +5,11 @@ import { fromWire, received, toWire } from "./values.js";
 
 const NEWEST = 50;
 
-/**
- * What a list of conversations shows.
- *
- * @typedef {object} ConversationView
- * @property {string} id
- * @property {string} kind `direct`, `group` or `channel`; empty until the server has named it.
- * @property {string} title
- * @property {string | null} with The other user of a direct conversation.
- * @property {string | null} role The user's role in a group or channel.
- * @property {number} unread
- * @property {number} read The user's read mark.
- * @property {Record<string, number>} reads The others' read marks, as far as they are known.
- * @property {string | null} gone Why the user does not have it any more.
- */
+/** @typedef {import("./types.js").ConversationView} ConversationView */
 
-/**
- * What a list of messages shows. A message of this device that is not acked yet is among them, with its state.
- *
- * @typedef {object} MessageView
- * @property {string | undefined} id Of an own command that is not acked: names its handle.
- * @property {number | undefined} seq Absent until the server has it.
- * @property {number} at
- * @property {string} from
- * @property {string} media
- * @property {any} body Null if it was deleted.
- * @property {number | null} replyTo
- * @property {boolean} edited
- * @property {boolean} deleted
- * @property {Record<string, string[]>} reactions Users by emoji.
- * @property {import("./handle.js").HandleState} state
- */
+/** @typedef {import("./types.js").MessageView} MessageView */
 
-/**
- * What a conversation asks of its client.
- *
- * @typedef {object} ConversationParts
- * @property {string} user
- * @property {import("./outbox.js").Outbox} outbox
- * @property {import("./events.js").Events} events
- * @property {import("./http.js").Http} http
- * @property {(conversation: string, command: Record<string, unknown>) => import("./handle.js").MessageHandle} queue
- * @property {(conversation: string) => void} read The read mark has been raised.
- * @property {(to: string) => void} typing
- * @property {(conversation: string) => void} changed
- */
+/** @typedef {import("./types.js").ConversationParts} ConversationParts */
 
 export class Conversation {
   /**

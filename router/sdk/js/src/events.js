@@ -30,15 +30,7 @@ const KEPT_MOST = 1200;
  *   | { kind: "page", conversation: string, events: LoggedEvent[], more: boolean }} Item
  */
 
-/**
- * What a batch has led to.
- *
- * @typedef {object} Applied
- * @property {Set<string>} changed
- * @property {Map<string, number>} holes Conversations to ask the history of, and after which seq.
- * @property {Map<string, number>} cursors Of conversations that the server has a lower or no cursor of.
- * @property {boolean} logged Whether there is something to hand over.
- */
+/** @typedef {import("./types.js").Applied} Applied */
 
 /** @typedef {{ device: string, epoch: number, arrival: number }} Meta */
 
@@ -62,11 +54,17 @@ export class Events {
     return this._store.transact("events", false, async (t) => (await t.get("meta", "meta"))?.device);
   }
 
-  /** Begin anew for a device name, without anything of another one. @param {string} device */
-  adopt(device) {
+  /**
+   * Take a device name. What another name left is of another store, and is removed, unless the store itself took a new name.
+   *
+   * @param {string} device
+   * @param {boolean} [keep]
+   */
+  adopt(device, keep = false) {
     return this._store.transact("events", true, async (t) => {
       const meta = await t.get("meta", "meta");
       if (meta?.device === device) return;
+      if (keep && meta) return t.put("meta", "meta", { ...meta, device });
       for (const table of ["conversations", "messages", "ids", "log"]) {
         for (const [k] of await t.range(table, "")) await t.remove(table, k);
       }

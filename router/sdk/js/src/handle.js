@@ -51,6 +51,11 @@ export class MessageHandle {
     return this._settled.promise;
   }
 
+  /** The command as it goes over the wire; undefined until it is stored. @type {Record<string, any> | undefined} */
+  get command() {
+    return this._status?.command;
+  }
+
   /**
    * Call a function at each change of state; the answer ends that.
    *

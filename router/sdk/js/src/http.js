@@ -16,7 +16,8 @@ export class Http {
    * @returns {Promise<any>}
    */
   async call(method, path, body) {
-    const headers = { Authorization: `Bearer ${await this._token()}`, ...(body === undefined ? {} : { "Content-Type": "application/json" }) };
+    const token = await this._token();
+    const headers = { ...(token ? { Authorization: `Bearer ${token}` } : {}), ...(body === undefined ? {} : { "Content-Type": "application/json" }) };
     let answer;
     try {
       answer = await fetch(this._api + path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });

@@ -10,9 +10,12 @@
  *   sender.js         the outbox → the connection → answers
  *   connection.js     one WebSocket at a time: state machine, tokens, gateways
  *   http.js           the HTTP API
+ * login.js          tokens from a login with a password
+ * place.js          which store a tab uses where there are no Web Locks
  * outbox.js, events.js the two halves of the store: rows and numbers; model and cursors
  * store*.js         what a store is, and IndexedDB, SQLite and memory behind it
  * model.js, closes.js, values.js  rules without I/O
+ * types.js          types of objects
  * wire.js           types of commands and events, generated from the schema that the server serves
  */
 
@@ -20,6 +23,7 @@ export { Client } from "./client.js";
 export { Conversation } from "./conversation.js";
 export { MessageHandle } from "./handle.js";
 export { LinnetError } from "./errors.js";
+export { login } from "./login.js";
 
 /** @typedef {import("./client.js").ClientOptions} ClientOptions */
 /** @typedef {import("./client.js").Listeners} Listeners */

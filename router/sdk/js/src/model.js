@@ -8,43 +8,9 @@
 
 const EDITS_KEPT = 20;
 
-/**
- * @typedef {object} ConversationRow
- * @property {string} conversation
- * @property {string} kind
- * @property {string} title
- * @property {string | null} with The other user of a direct conversation.
- * @property {string | null} role
- * @property {number} head The highest seq that the server has named.
- * @property {number} cursor Up to here the model has every event.
- * @property {number} handed Up to here the application's handler has every event.
- * @property {number} oldest Events up to here are not in the model; history has them, unless they have expired.
- * @property {number} count Messages so far.
- * @property {number} readCount Messages up to the user's read mark.
- * @property {number} read The user's read mark.
- * @property {number} readWanted The mark that the user has set on this device.
- * @property {Record<string, number>} reads The others' read marks.
- * @property {{ head: number, unread: number } | null} listed Unread messages as last listed, until `head` is here.
- * @property {string | null} gone Why the user does not have it any more: `deleted`, `removed`, `user_deleted`.
- */
+/** @typedef {import("./types.js").ConversationRow} ConversationRow */
 
-/**
- * @typedef {object} MessageRow
- * @property {string} conversation
- * @property {number} seq
- * @property {boolean} here False: only changes of it are here.
- * @property {number} at
- * @property {string} from
- * @property {string} device
- * @property {number} n
- * @property {number} count
- * @property {string} media
- * @property {any} body
- * @property {number | null} replyTo
- * @property {boolean} deleted
- * @property {{ seq: number, body: any }[]} edits The newest first.
- * @property {Record<string, Record<string, { seq: number, on: boolean }>>} reactions By emoji and user.
- */
+/** @typedef {import("./types.js").MessageRow} MessageRow */
 
 /**
  * @typedef {import("./wire.js").MessageEvent | import("./wire.js").EditEvent | import("./wire.js").DeleteEvent | import("./wire.js").ReactEvent | import("./wire.js").MemberEvent | import("./wire.js").TitleEvent} LoggedEvent

@@ -21,33 +21,9 @@ const NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789";
 
 /** @typedef {"queued" | "sent" | "acked" | "failed" | "cancelled"} RowState */
 
-/**
- * @typedef {object} Row
- * @property {string} id Names the command for life; n and device may change while it was never written.
- * @property {number} n
- * @property {string} device
- * @property {string} conversation
- * @property {Record<string, any>} command The command as it goes over the wire, without n and done.
- * @property {number} attempts How often it was, or may have been, written.
- * @property {number} at When it was queued.
- * @property {boolean} [lookup] Its name was taken over: whether it was accepted is looked up in the history.
- * @property {boolean} [answered]
- */
+/** @typedef {import("./types.js").Row} Row */
 
-/**
- * What is known of a command.
- *
- * @typedef {object} Status
- * @property {string} id
- * @property {RowState} state
- * @property {number} n
- * @property {string} device
- * @property {string} conversation
- * @property {Record<string, any>} [command]
- * @property {number} at When it was queued; once it is acked, the server's time.
- * @property {number} [seq] Once it is acked.
- * @property {{ code: string, message: string, retryAt?: number }} [error] Once it has failed.
- */
+/** @typedef {import("./types.js").Status} Status */
 
 /**
  * @typedef {{ row: Row, result: { seq: number, at: number, conversation: string } | { error: NonNullable<Status["error"]> } }} Answer

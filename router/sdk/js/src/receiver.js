@@ -14,12 +14,7 @@ const ASK_AGAIN_MS = 1000;
 
 /** @typedef {import("./events.js").Item} Item */
 
-/**
- * @typedef {object} ReceiverEvents
- * @property {(conversations: Set<string>) => void} changed
- * @property {() => void} logged There are events to hand over.
- * @property {(error: unknown) => void} failed
- */
+/** @typedef {import("./types.js").ReceiverEvents} ReceiverEvents */
 
 export class Receiver {
   /**

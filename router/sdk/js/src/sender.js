@@ -18,13 +18,7 @@ const PAGE = 200;
 /** @typedef {import("./outbox.js").Row} Row */
 /** @typedef {import("./outbox.js").Answer} Answer */
 
-/**
- * @typedef {object} SenderEvents
- * @property {(ids: string[]) => void} moved These commands have a new state.
- * @property {() => void} copied Another client uses a copy of this store.
- * @property {() => void} otherDevice The connection's device name has nothing more to do.
- * @property {(error: unknown) => void} failed
- */
+/** @typedef {import("./types.js").SenderEvents} SenderEvents */
 
 export class Sender {
   /**

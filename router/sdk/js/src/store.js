@@ -12,16 +12,7 @@
 
 /** @typedef {"outbox" | "events"} Database */
 
-/**
- * A transaction. Its calls are awaited one after another, and nothing else is awaited between them: IndexedDB ends a
- * transaction that has no request.
- *
- * @typedef {object} Transaction
- * @property {(table: string, key: string) => Promise<any>} get
- * @property {(table: string, key: string, value: any) => Promise<void>} put
- * @property {(table: string, key: string) => Promise<void>} remove
- * @property {(table: string, prefix: string, options?: RangeOptions) => Promise<[string, any][]>} range
- */
+/** @typedef {import("./types.js").Transaction} Transaction */
 
 /**
  * `before` and `from` are keys; `reverse` begins with the highest key.
@@ -29,12 +20,7 @@
  * @typedef {{ limit?: number, reverse?: boolean, before?: string, from?: string }} RangeOptions
  */
 
-/**
- * @typedef {object} Store
- * @property {boolean} durable Whether its content outlasts the process.
- * @property {<T>(database: Database, write: boolean, work: (t: Transaction) => Promise<T>) => Promise<T>} transact
- * @property {() => Promise<void>} close
- */
+/** @typedef {import("./types.js").Store} Store */
 
 /** @type {Record<Database, string[]>} */
 export const TABLES = {
@@ -55,6 +41,11 @@ export function key(...parts) {
 /** The prefix of the keys whose first parts are these. @param {...(string | number)} parts */
 export function prefix(...parts) {
   return key(...parts) + SEPARATOR;
+}
+
+/** A name that nothing else has; `crypto.randomUUID` is only for secure contexts. */
+export function random() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** The content of the store is not what this client has written: it is lost, or it is another one. */

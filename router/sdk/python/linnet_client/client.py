@@ -137,6 +137,11 @@ class Client:
         return self._store.device if self._store is not None else ""
 
     @property
+    def cursors(self) -> dict[str, int]:
+        """The stored cursor of each conversation: no later life of this client is given an event up to there."""
+        return self._receiving.cursors if self._receiving is not None else {}
+
+    @property
     def outbox(self) -> list[MessageHandle]:
         """Commands that are not acked: queued, sent or failed, those of earlier processes, too."""
         return list(self._sending.handles.values()) if self._sending is not None else []

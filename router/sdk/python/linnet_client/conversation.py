@@ -99,8 +99,7 @@ class Conversation:
 
     async def load_older(self, limit: int = 50) -> int:
         """Load older messages into the model; return how many events came."""
-        oldest = min(self.view.entries, default=None)
-        found = await self.history(before=oldest, limit=limit)
+        found = await self.history(before=self.view.oldest, limit=limit)
         for event in found:
             self.view.load(event)
         return len(found)

@@ -59,6 +59,7 @@ class ConversationView:
         self.reads: dict[str, int] = {}
         self.entries: dict[int, MessageView] = {}
         self.queued: list[MessageView] = []
+        self._begins: int | None = None  # `entries` has every message above it: no hole, also after `load_older`
         self._counted = 0  # `unread` includes everything up to this seq
         self._later: dict[int, list[Logged]] = {}  # of messages that are not loaded, by target
 
@@ -76,6 +77,17 @@ class ConversationView:
         if state.get("head", 0) >= self._counted:
             self.unread, self._counted = state.get("unread", self.unread), state.get("head", 0)
 
+    def begin(self, seq: int) -> None:
+        """Note the cursor with which the view begins; earlier events are added by `load` alone."""
+        if self._begins is None:
+            self._begins = seq
+
+    @property
+    def oldest(self) -> int | None:
+        """The seq before which older events are to be asked for; None: ask for the newest."""
+        first = next(iter(self.entries), None)
+        return first if first is not None or self._begins is None else self._begins + 1
+
     # -- own messages
 
     def queue(self, entry: MessageView) -> None:
@@ -86,10 +98,11 @@ class ConversationView:
             self.queued.remove(entry)
 
     def settle(self, entry: MessageView) -> None:
-        """Move an acked message to its place; its event may have come before, or in an earlier life of the client."""
+        """Move an acked message to its place. One whose event an earlier life was given is among what is not loaded."""
         if entry in self.queued and entry.seq is not None:
             self.queued.remove(entry)
-            self._insert(entry.seq, entry)
+            if entry.seq > (self._begins or 0):
+                self._insert(entry.seq, entry)
 
     # -- events
 
@@ -110,6 +123,7 @@ class ConversationView:
 
     def load(self, event: Logged) -> None:
         """Add an older event that was asked for; it changes no counts."""
+        self._begins = event.seq - 1 if self._begins is None else min(self._begins, event.seq - 1)
         match event:
             case events.Message() if event.seq not in self.entries:
                 self._add(event)

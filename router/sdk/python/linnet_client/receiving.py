@@ -99,6 +99,10 @@ class Receiving:
         for conversation, (seq, _) in cursors.items():
             self._logs[conversation] = _Log(taken=seq)
 
+    @property
+    def cursors(self) -> dict[str, int]:
+        return {conversation: seq for conversation, (seq, _) in self.stored.items()}
+
     def connected(self) -> None:
         """Forget what was held for the connection before."""
         for entry in self._logs.values():
@@ -122,6 +126,7 @@ class Receiving:
                 entry.taken = cursor
             elif cursor > entry.taken:
                 self._read(conversation, entry)
+            self._model(conversation).begin(entry.taken)
             if new:
                 self._put(_Item(events.Joined(conversation=conversation)), ephemeral=True)
 
@@ -153,6 +158,7 @@ class Receiving:
         seq, prev = raw["seq"], raw["prev"]
         if entry.taken is None:
             entry.taken = prev
+            self._model(conversation).begin(prev)
         if seq <= entry.taken:
             return True
         if entry.behind or len(self._inbox) >= INBOX:

@@ -1,0 +1,181 @@
+/**
+ * The types of the package that are objects, in one module that nothing loads: comments count for what a browser is served.
+ */
+
+export {};
+
+/**
+ * @typedef {object} ClientOptions
+ * @property {string} api Where the HTTP API is, such as `https://chat.example`.
+ * @property {string} user
+ * @property {string | ((reason: import("./connection.js").TokenReason) => string | Promise<string>)} token A token, or what returns one for a reason: it is called for each connection and before the token expires.
+ * @property {string} [device] A label, such as `web` or `bot`; the client adds eight random characters.
+ * @property {string | false} [store] In Node: the store's folder; without it everything is in memory. In a browser: false for memory.
+ */
+
+/**
+ * What `on` can be asked for.
+ *
+ * @typedef {object} Listeners
+ * @property {(conversations: string[]) => void} change These conversations look different now.
+ * @property {(status: import("./connection.js").Status, detail: string) => void} status The connection's status has changed.
+ * @property {(gap: import("./wire.js").GapEvent) => void} gap Events of a conversation are gone, also from the model. A handler gets it, too, in its place.
+ * @property {(typing: { conversation: string, from: string }) => void} typing
+ * @property {(users: Record<string, { online: boolean | null, last_seen: number | null }>) => void} presence
+ * @property {(error: unknown) => void} error A handler or the store has failed; the client goes on.
+ */
+
+/**
+ * What a list of conversations shows.
+ *
+ * @typedef {object} ConversationView
+ * @property {string} id
+ * @property {string} kind `direct`, `group` or `channel`; empty until the server has named it.
+ * @property {string} title
+ * @property {string | null} with The other user of a direct conversation.
+ * @property {string | null} role The user's role in a group or channel.
+ * @property {number} unread
+ * @property {number} read The user's read mark.
+ * @property {Record<string, number>} reads The others' read marks, as far as they are known.
+ * @property {string | null} gone Why the user does not have it any more.
+ */
+
+/**
+ * What a list of messages shows. A message of this device that is not acked yet is among them, with its state.
+ *
+ * @typedef {object} MessageView
+ * @property {string | undefined} id Of an own command that is not acked: names its handle.
+ * @property {number | undefined} seq Absent until the server has it.
+ * @property {number} at
+ * @property {string} from
+ * @property {string} media
+ * @property {any} body Null if it was deleted.
+ * @property {number | null} replyTo
+ * @property {boolean} edited
+ * @property {boolean} deleted
+ * @property {Record<string, string[]>} reactions Users by emoji.
+ * @property {import("./handle.js").HandleState} state
+ */
+
+/**
+ * What a conversation asks of its client.
+ *
+ * @typedef {object} ConversationParts
+ * @property {string} user
+ * @property {import("./outbox.js").Outbox} outbox
+ * @property {import("./events.js").Events} events
+ * @property {import("./http.js").Http} http
+ * @property {(conversation: string, command: Record<string, unknown>) => import("./handle.js").MessageHandle} queue
+ * @property {(conversation: string) => void} read The read mark has been raised.
+ * @property {(to: string) => void} typing
+ * @property {(conversation: string) => void} changed
+ */
+
+/**
+ * @typedef {object} Row
+ * @property {string} id Names the command for life; n and device may change while it was never written.
+ * @property {number} n
+ * @property {string} device
+ * @property {string} conversation
+ * @property {Record<string, any>} command The command as it goes over the wire, without n and done.
+ * @property {number} attempts How often it was, or may have been, written.
+ * @property {number} at When it was queued.
+ * @property {boolean} [lookup] Its name was taken over: whether it was accepted is looked up in the history.
+ * @property {boolean} [answered]
+ */
+
+/**
+ * What is known of a command.
+ *
+ * @typedef {object} Status
+ * @property {string} id
+ * @property {import("./outbox.js").RowState} state
+ * @property {number} n
+ * @property {string} device
+ * @property {string} conversation
+ * @property {Record<string, any>} [command]
+ * @property {number} at When it was queued; once it is acked, the server's time.
+ * @property {number} [seq] Once it is acked.
+ * @property {{ code: string, message: string, retryAt?: number }} [error] Once it has failed.
+ */
+
+/**
+ * @typedef {object} ConversationRow
+ * @property {string} conversation
+ * @property {string} kind
+ * @property {string} title
+ * @property {string | null} with The other user of a direct conversation.
+ * @property {string | null} role
+ * @property {number} head The highest seq that the server has named.
+ * @property {number} cursor Up to here the model has every event.
+ * @property {number} handed Up to here the application's handler has every event.
+ * @property {number} oldest Events up to here are not in the model; history has them, unless they have expired.
+ * @property {number} count Messages so far.
+ * @property {number} readCount Messages up to the user's read mark.
+ * @property {number} read The user's read mark.
+ * @property {number} readWanted The mark that the user has set on this device.
+ * @property {Record<string, number>} reads The others' read marks.
+ * @property {{ head: number, unread: number } | null} listed Unread messages as last listed, until `head` is here.
+ * @property {string | null} gone Why the user does not have it any more: `deleted`, `removed`, `user_deleted`.
+ */
+
+/**
+ * @typedef {object} MessageRow
+ * @property {string} conversation
+ * @property {number} seq
+ * @property {boolean} here False: only changes of it are here.
+ * @property {number} at
+ * @property {string} from
+ * @property {string} device
+ * @property {number} n
+ * @property {number} count
+ * @property {string} media
+ * @property {any} body
+ * @property {number | null} replyTo
+ * @property {boolean} deleted
+ * @property {{ seq: number, body: any }[]} edits The newest first.
+ * @property {Record<string, Record<string, { seq: number, on: boolean }>>} reactions By emoji and user.
+ */
+
+/**
+ * What a batch has led to.
+ *
+ * @typedef {object} Applied
+ * @property {Set<string>} changed
+ * @property {Map<string, number>} holes Conversations to ask the history of, and after which seq.
+ * @property {Map<string, number>} cursors Of conversations that the server has a lower or no cursor of.
+ * @property {boolean} logged Whether there is something to hand over.
+ */
+
+/**
+ * A transaction. Its calls are awaited one after another, and nothing else is awaited between them: IndexedDB ends a
+ * transaction that has no request.
+ *
+ * @typedef {object} Transaction
+ * @property {(table: string, key: string) => Promise<any>} get
+ * @property {(table: string, key: string, value: any) => Promise<void>} put
+ * @property {(table: string, key: string) => Promise<void>} remove
+ * @property {(table: string, prefix: string, options?: import("./store.js").RangeOptions) => Promise<[string, any][]>} range
+ */
+
+/**
+ * @typedef {object} Store
+ * @property {boolean} durable Whether its content outlasts the process.
+ * @property {<T>(database: import("./store.js").Database, write: boolean, work: (t: Transaction) => Promise<T>) => Promise<T>} transact
+ * @property {() => Promise<void>} close
+ */
+
+/**
+ * @typedef {object} SenderEvents
+ * @property {(ids: string[]) => void} moved These commands have a new state.
+ * @property {() => void} copied Another client uses a copy of this store.
+ * @property {() => void} otherDevice The connection's device name has nothing more to do.
+ * @property {(error: unknown) => void} failed
+ */
+
+/**
+ * @typedef {object} ReceiverEvents
+ * @property {(conversations: Set<string>) => void} changed
+ * @property {() => void} logged There are events to hand over.
+ * @property {(error: unknown) => void} failed
+ */
