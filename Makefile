@@ -61,8 +61,10 @@ bench-peers: $(DEV) $(PEERS)
 
 # Ten minutes of faults, and the proof that no promise was broken. `make chaos SECONDS=120` is a short run, SEED=… repeats the
 # people and faults of a run, FAULTS='…' causes only these kinds (FAULTS=redis-trouble: those of a running Redis).
+# CLIENTS=python, js or browser: the people are applications on that SDK, which are killed, frozen, wiped and copied, too.
 chaos: $(DEV)
-	$(PY) -m loadtest chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS))
+	$(PY) -m loadtest chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) \
+	    $(if $(CLIENTS),--clients $(CLIENTS))
 
 conformance: $(DEV)
 	bash tests/gateway/websocket/conformance.sh

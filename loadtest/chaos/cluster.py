@@ -188,6 +188,11 @@ class Cluster:
         self.processes = {process.name: process for process in (*self.gateways, *self.routers)}
         self._watching: asyncio.Task[None] | None = None
 
+    def allow_pages(self) -> None:
+        """Let pages of all origins connect; before `start`."""
+        for process in self.processes.values():
+            process.env["LINNET_ORIGINS"] = "*"
+
     @property
     def urls(self) -> list[str]:
         return [gateway.url for gateway in self.gateways]

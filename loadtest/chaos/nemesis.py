@@ -96,6 +96,11 @@ REDIS_TROUBLE: Final = (
     "neighbour-same", "keys-rotated", "keys-unreachable",
 )  # fmt: skip
 
+# Faults beside those of clients (`--clients`): not those that make tokens or logs invalid, which is not theirs to mend.
+CLIENT_FAULTS: Final = tuple(
+    kind for kind in FAULTS if kind not in REDIS_TROUBLE and kind not in ("gateway-clock", "router-clock")
+)
+
 
 def possible(kinds: Collection[str], level: str, *, clocks: bool) -> list[str]:
     """Return those of the kinds (none given: all) that prove something at this level.

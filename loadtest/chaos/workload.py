@@ -133,7 +133,7 @@ class Workload:
 
     # -- run
 
-    async def run(self, seconds: float, rate: float) -> None:
+    async def run(self, seconds: float, rate: float, _every_s: float) -> None:
         """Let all people act for so many seconds."""
         tasks = [
             asyncio.create_task(self._every(1 / rate, self._speak)),
@@ -273,6 +273,11 @@ class Workload:
         await self.until(lambda: all(_sees_truth(device, gone) for device in self._watchers()), PRESENCE_S)
         present = [person.name for person in self.people if person.name not in gone]
         return Mark(now_ms(), present, sorted(gone))
+
+    def progress(self) -> str:
+        connected, waiting = sum(one.ready for one in self.devices), sum(len(one.waiting) for one in self.devices)
+        acked, received = sum(one.acked for one in self.devices), sum(one.received for one in self.devices)
+        return f"{connected}/{len(self.devices)} connected  {acked} acked  {waiting} waiting  {received} received"
 
     async def stop(self) -> None:
         for device in self.devices:

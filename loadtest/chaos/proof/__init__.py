@@ -6,6 +6,8 @@ checker    proves or refutes the promises from the evidence
 account    the part of the checker that judges one device
 trimmed    the part that judges events which the logs no longer contain
 findings   logs, violations and counts, shared by the parts of the checker
+client_history the same of an application on an SDK
+clients    the part of the checker that judges those applications
 story      the shortest explanation of a violation
 effects    the effects of each kind of fault on people
 """

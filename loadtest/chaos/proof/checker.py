@@ -32,6 +32,7 @@ from typing import Final
 import msgspec
 
 from loadtest.chaos.proof.account import Account
+from loadtest.chaos.proof.clients import check_clients
 from loadtest.chaos.proof.evidence import Ending, Evidence, Fault, Sample
 from loadtest.chaos.proof.findings import Command, Findings, Log, Violation
 from loadtest.chaos.proof.trimmed import check_trimmed
@@ -69,6 +70,7 @@ class Checker:
         for device, rows in self.evidence.histories.items():
             counts["devices"] += 1
             commands[device] = Account(self.findings, device).read(rows)
+        check_clients(self.evidence.clients, self.findings)
         found += check_commands(commands, logs, self.findings.lost)
         found += check_trimmed(self.findings, commands)
         found += self._reads()

@@ -1,6 +1,7 @@
 """The evidence of a run, in one folder: histories, logs, faults, processes.
 
 histories/<user>_<device>.jsonl   what each device did and received (`history.py`)
+clients/<stand>.jsonl             the same of applications on an SDK (`client_history.py`)
 logs.jsonl                        the log of every conversation, read from Redis at the end
 faults.jsonl                      each fault, its target, its begin and its end
 losses.jsonl                      what faults deleted from Redis
@@ -13,13 +14,14 @@ This module contains the rows of all but the histories, and `load`. `checker.py`
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import redis
 
+from loadtest.chaos.proof.client_history import ClientHistory, ClientRows
 from loadtest.chaos.proof.history import Entry, History, Rows, entry
 from router.contract import keys, stamp
 
@@ -92,6 +94,7 @@ class Evidence(msgspec.Struct):
     processes: list[Sample | Ending] = []
     process_logs: dict[str, Path] = {}
     losses: list[Loss] = []
+    clients: Mapping[str, Iterable[ClientRows]] = {}
 
 
 def load(folder: Path) -> Evidence:
@@ -108,6 +111,7 @@ def load(folder: Path) -> Evidence:
         },
         faults=sorted(faults, key=lambda fault: fault.began),
         losses=list(losses),
+        clients={path.stem: ClientHistory(path) for path in sorted((folder / "clients").glob("*.jsonl"))},
         processes=list(processes),
         process_logs={path.stem: path for path in sorted(folder.glob("*.log"))},
     )

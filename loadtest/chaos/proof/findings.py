@@ -136,6 +136,11 @@ class Findings:
         """Whether the stamps of all events up to this time are right."""
         return at < self._stamps_until
 
+    @property
+    def clocks_stepped(self) -> bool:
+        """Whether the clock of any process stepped in this run."""
+        return any(fault.kind.endswith("-clock") for fault in self.evidence.faults)
+
     def stepped(self, gateway: str, at: int) -> bool:
         """Whether the clock of that gateway may have been wrong at this time."""
         return any(

@@ -1,0 +1,389 @@
+"""The people of a run whose clients are the real SDKs: what they write and read, and what happens to their clients.
+
+`python`: 8 processes with 10 stands each; `js`: 4 of Node; `browser`: 3 Chromiums with 2 tabs each. One seeded
+generator decides what people do, and another the faults of clients (`schedule`), beside those of `nemesis.py`.
+
+Faults of processes: killed (at any moment, or by itself between storing and writing), frozen, a wrong clock, a store
+that is removed (under the client, or between two lives) or copied. Faults of tabs: the renderer crashed, the main
+thread stopped (also within a transaction), hidden, closed, reloaded, offline, a wrong clock, the storage evicted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, cast
+
+import jwt
+import msgspec
+
+from loadtest.api import Api
+from loadtest.chaos.apps import App, ProcessApp, Stand
+from loadtest.chaos.cluster import Cluster
+from loadtest.chaos.proof import client_history as rows
+from loadtest.chaos.proof.evidence import Fault, Mark, append
+from loadtest.chaos.proof.history import now_ms
+
+CLIENTS: Final = ("python", "js", "browser")
+PROCESSES: Final = {"python": (8, 10), "js": (4, 10), "browser": (3, 1)}
+RATES: Final = {"python": 30.0, "js": 20.0, "browser": 8.0}
+TOKEN_S: Final = 30
+PEERS: Final = 3
+GROUP_OF: Final = 10
+START_S: Final = 120.0
+SETTLE_S: Final = 120.0
+AGREE_S: Final = 20.0
+SHOWN_S: Final = 3.0  # then all are asked again: a tab that was just opened does not answer
+DIED_S: Final = 15.0
+CLOCK_S: Final = 60.0
+COPIES: Final = 3
+FIRST_S: Final = 3.0
+
+# Weight, and least and most seconds.
+PROCESS_TROUBLE: Final[dict[str, tuple[float, float, float]]] = {
+    "app-kill": (4, 0.2, 4),
+    "app-die": (3, 0.2, 2),
+    "app-freeze": (3, 1, 20),
+    "app-wipe": (1.5, 0.2, 2),
+    "app-copy": (0.7, 0.1, 0.5),
+    "app-clock": (2, 2, 12),
+}
+TAB_TROUBLE: Final[dict[str, tuple[float, float, float]]] = {
+    "tab-crash": (4, 0.1, 2),
+    "tab-stop": (3, 1, 12),
+    "tab-stop-within": (2, 1, 8),
+    "tab-close": (2, 0.1, 2),
+    "tab-reload": (3, 0, 0),
+    "tab-hide": (2, 1, 6),
+    "app-offline": (2, 1, 10),
+    "app-clock": (1, 2, 10),
+    "app-wipe": (0.7, 0, 0),
+}
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    at_s: float
+    kind: str
+    app: int
+    for_s: float
+
+
+def schedule(clients: str, seed: int, seconds: float, every_s: float) -> list[Trouble]:
+    """Return the faults of clients in order; all of them end within `seconds`."""
+    rng = random.Random(f"clients {seed}")
+    kinds = TAB_TROUBLE if clients == "browser" else PROCESS_TROUBLE
+    found, at = list[Trouble](), FIRST_S
+    while (at := at + rng.expovariate(1 / every_s)) < seconds:
+        kind = rng.choices(list(kinds), [weight for weight, _, _ in kinds.values()])[0]
+        for_s = rng.uniform(*kinds[kind][1:])
+        if at + for_s < seconds:
+            found.append(Trouble(round(at, 3), kind, rng.randrange(PROCESSES[clients][0]), round(for_s, 3)))
+    return found
+
+
+class People:
+    """The users of a run, and the applications that act for them."""
+
+    def __init__(self, cluster: Cluster, folder: Path, seed: int, clients: str) -> None:
+        self.rng = random.Random(seed)
+        self.stands: list[Stand] = []
+        self.targets: dict[str, list[str]] = {}
+        self.done = 0
+        self._clients = clients
+        self._cluster = cluster
+        self._folder = folder
+        self._seed = seed
+        self._apps: list[App] = []
+        self._copies = 0
+        self._texts = 0
+        self._closing: Callable[[], None] = lambda: None
+        (folder / "clients").mkdir()
+        (folder / "stores").mkdir()
+
+    # -- start
+
+    async def gather(self) -> None:
+        """Start all applications, wait until their clients are live, and make the groups."""
+        count, each = PROCESSES[self._clients]
+        users = [f"u{number:02}" for number in range(max(count, count * each * 5 // 8))]
+        devices = [f"{user}.phone" for user in users] + [f"{user}.laptop" for user in users]
+        for number in range(count):
+            app = self._app(number)
+            for name in devices[number * each : (number + 1) * each]:
+                app.stands.append(self._stand(name))
+            self._apps.append(app)
+        for user in users:
+            await asyncio.to_thread(self._api.call, "POST", "/tokens", {"user": user})
+        for app in self._apps:
+            await app.start()
+        if not await self.until(lambda: all(stand.live for stand in self.stands), START_S):
+            raise RuntimeError(f"not all clients could connect before the first fault, see {self._folder}/*.log")
+        await self._make_groups(users)
+
+    def _app(self, number: int) -> App:
+        router = self._cluster.routers[0].url
+        rng = random.Random(self.rng.random())
+        if self._clients != "browser":
+            return ProcessApp(f"app-{number}", self._clients, self._folder, router, self._token, rng)
+        from loadtest.chaos.browsers import BrowserApp, Server  # only here, as it needs Chromium and what drives it
+
+        if not number:
+            self._server = Server()
+            self._closing = self._server.close
+        return BrowserApp(f"app-{number}", self._folder, router, self._token, rng, self._server)
+
+    def _stand(self, name: str) -> Stand:
+        user = name.partition(".")[0]
+        stand = Stand(name, user, self._folder / "stores" / name, self._folder / "clients")
+        self.stands.append(stand)
+        return stand
+
+    def _token(self, user: str) -> str:
+        """Return a new token of short validity, so that every run contains renewals."""
+        claims = {"sub": user, "exp": int(time.time()) + TOKEN_S, "jti": secrets.token_hex(8)}
+        return jwt.encode(claims, self._cluster.jwt_secret, algorithm="HS256")
+
+    @property
+    def _api(self) -> Api:
+        return Api(self._cluster.routers[0].url, self._cluster.server_key, self._cluster.jwt_secret)
+
+    async def _make_groups(self, users: list[str]) -> None:
+        shuffled = self.rng.sample(users, len(users))
+        groups = [shuffled[start : start + GROUP_OF] for start in range(0, len(shuffled), GROUP_OF)]
+        groups.append(shuffled)
+        self.targets = {user: [] for user in users}
+        for members in groups:
+            group = await asyncio.to_thread(self._api.group, members)
+            for user in members:
+                self.targets[user].append(group)
+        for user in users:
+            others = [other for other in users if other != user]
+            for other in self.rng.sample(others, min(PEERS, len(others))):
+                self.targets[user].append("d:" + ":".join(sorted((user, other))))
+
+    # -- run
+
+    async def run(self, seconds: float, rate: float, every_s: float) -> None:
+        """Let all people act for so many seconds, and cause the faults of clients."""
+        speaking = asyncio.create_task(self._every(1 / rate, self._act))
+        troubles = schedule(self._clients, self._seed, seconds, every_s)
+        causing = [asyncio.create_task(self._cause(trouble)) for trouble in troubles]
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            speaking.cancel()
+        await asyncio.gather(*causing)
+
+    async def _every(self, seconds: float, act: Callable[[], None]) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            due = max(due + self.rng.expovariate(1 / seconds), loop.time() - 1.0)
+            if due > loop.time():
+                await asyncio.sleep(due - loop.time())
+            act()
+
+    def _act(self) -> None:
+        app = self.rng.choice(self._apps)
+        stand, kind = self.rng.choice(app.stands), self.rng.random()
+        if kind < 0.8:
+            self._send(app, stand)
+        elif kind < 0.85 and stand.own:
+            self._change(app, stand, "edit", self.rng.choice(stand.own))
+        elif kind < 0.9 and stand.recent:
+            self._change(app, stand, "react", self.rng.choice(stand.recent))
+        elif stand.last:
+            app.tell(stand, "read", conversation=self.rng.choice(list(stand.last)))
+
+    def _send(self, app: App, stand: Stand, *, die: bool = False) -> None:
+        conversation, ref = self.rng.choice(self.targets[stand.user]), stand.ref()
+        direct = conversation.startswith("d:")
+        body = self._body(ref, ask=direct and self.rng.random() < 0.1)
+        stand.asked(ref, conversation, "send", body)
+        app.tell(stand, "send", ref=ref, conversation=conversation, body=body, die=die)
+
+    def _change(self, app: App, stand: Stand, kind: str, place: tuple[str, int]) -> None:
+        ref, (conversation, seq) = stand.ref(), place
+        body = self._body(ref) if kind == "edit" else None
+        stand.asked(ref, conversation, kind, body)
+        app.tell(stand, kind, ref=ref, conversation=conversation, seq=seq, body=body, emoji="👍")
+
+    def _body(self, ref: str, *, ask: bool = False) -> Any:
+        text = "".join(self.rng.choices('abc def – äöü 漢字 🙂\n"\\', k=self.rng.randrange(60)))
+        if ask or self.rng.random() < 0.1:
+            return {"ref": ref, "ask": ask, "text": text, "none": None, "list": [True, self.rng.randrange(100) + 0.5]}
+        return f"{ref}|{text}"
+
+    # -- faults
+
+    async def _cause(self, trouble: Trouble) -> None:
+        await asyncio.sleep(trouble.at_s)
+        app = self._apps[trouble.app]
+        busy = cast("ProcessApp", app).busy
+        if busy.locked() and not trouble.kind.startswith("tab-"):
+            return  # it has a fault already
+        began = now_ms()
+        async with busy:
+            if isinstance(app, ProcessApp):
+                target = await self._in_process(app, trouble)
+            else:
+                target = await self._in_browser(app, trouble)
+        self.done += 1
+        append(self._folder / "faults.jsonl", Fault(trouble.kind, target, began, now_ms()))
+
+    async def _in_process(self, app: ProcessApp, trouble: Trouble) -> str:
+        rng, stand = self.rng, self.rng.choice(app.stands)
+        match trouble.kind:
+            case "app-kill":
+                await app.kill()
+                await asyncio.sleep(trouble.for_s)
+                await app.start()
+            case "app-die":
+                self._send(app, stand, die=True)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(DIED_S):
+                        await app.gone()
+                    await asyncio.sleep(trouble.for_s)
+                    await app.start()
+            case "app-freeze":
+                app.signal(signal.SIGSTOP)
+                await asyncio.sleep(trouble.for_s)
+                app.signal(signal.SIGCONT)
+            case "app-clock":
+                by_s = rng.uniform(-CLOCK_S, CLOCK_S)
+                app.set_clock(by_s)
+                await asyncio.sleep(trouble.for_s)
+                app.set_clock(0)
+                return f"{app.name} by {by_s:+.1f} s"
+            case "app-wipe" if stand.opened and rng.random() < 0.5:
+                app.remove(stand)
+                stand.wiped(running=True)
+                await asyncio.sleep(trouble.for_s)
+                return f"{stand.name}, which ran"
+            case "app-wipe":
+                await app.kill()
+                app.remove(stand)
+                stand.wiped(running=False)
+                await app.start()
+                return stand.name
+            case _:
+                return await self._copy(app, stand)
+        return app.name
+
+    async def _copy(self, app: ProcessApp, stand: Stand) -> str:
+        """Copy the store of a client that does not run, and let another application use the copy."""
+        others = [cast("ProcessApp", other) for other in self._apps if other is not app]
+        free = [other for other in others if not other.busy.locked()]
+        if self._copies == COPIES or not free:
+            return ""
+        self._copies += 1
+        twin = self._stand(f"{stand.user}.{stand.name.partition('.')[2]}-copy{self._copies}")
+        other = self.rng.choice(free)
+        async with other.busy:
+            await app.kill()
+            app.copy(stand, twin.store)
+            for one, of in ((twin, stand), (stand, twin)):
+                one.add(rows.Copied(now_ms(), of.name))
+                one.copied = True
+            await app.start()
+            other.stands.append(twin)
+            other.open(twin)
+        return f"{stand.name} as {twin.name}"
+
+    async def _in_browser(self, app: Any, trouble: Trouble) -> str:
+        """`app`: a `BrowserApp`, which cannot be named where no Chromium can be driven."""
+        tab = app.some_tab()
+        match trouble.kind:
+            case "tab-crash" | "tab-close":
+                await (app.crash(tab) if trouble.kind == "tab-crash" else app.close_tab(tab))
+                await asyncio.sleep(trouble.for_s)
+                await app.add_tab()
+            case "tab-stop":
+                await app.stop(tab, round(trouble.for_s * 1000))
+            case "tab-stop-within":
+                await app.stop(tab, round(trouble.for_s * 1000), within=self.rng.choice(("outbox", "events")))
+            case "tab-reload":
+                await app.reload(tab)
+            case "app-wipe":
+                await app.evict()
+                app.stand.wiped(running=True)
+            case _:
+                acts: dict[str, tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]] = {
+                    "tab-hide": (lambda: app.hide(tab, hidden=True), lambda: app.hide(tab, hidden=False)),
+                    "app-offline": (lambda: app.offline(offline=True), lambda: app.offline(offline=False)),
+                    "app-clock": (
+                        lambda: app.step_clock(round(self.rng.uniform(-CLOCK_S, CLOCK_S) * 1000)),
+                        lambda: app.step_clock(0),
+                    ),
+                }
+                begin, end = acts[trouble.kind]
+                await begin()
+                await asyncio.sleep(trouble.for_s)
+                await end()
+        return f"{app.name} {tab.id}"
+
+    # -- end
+
+    async def until(self, reached: Callable[[], bool], deadline_s: float) -> bool:
+        until = asyncio.get_running_loop().time() + deadline_s
+        while not reached():
+            if asyncio.get_running_loop().time() > until:
+                return False
+            await asyncio.sleep(0.1)
+        return True
+
+    async def settle(self, heads: Callable[[], dict[str, dict[str, int]]]) -> list[Mark]:
+        """Wait until every client is live, every command has its end, and every event was handed over; then let all
+        show what they have."""
+        await self.until(lambda: all(stand.live for stand in self.stands), SETTLE_S)
+        until = asyncio.get_running_loop().time() + SETTLE_S
+        while any(stand.open for stand in self.stands) and asyncio.get_running_loop().time() < until:
+            await self._show()
+        wanted = await asyncio.to_thread(heads)
+        await self.until(lambda: all(self._has_all(stand, wanted[stand.user]) for stand in self.stands), SETTLE_S)
+        for app in self._apps:
+            for stand in app.stands:
+                for conversation in stand.last:
+                    app.tell(stand, "read", conversation=conversation)
+        until = asyncio.get_running_loop().time() + AGREE_S
+        await self._show()
+        while not self._agree() and asyncio.get_running_loop().time() < until:
+            await self._show()
+        return []
+
+    async def _show(self) -> None:
+        for app in self._apps:
+            for stand in app.stands:
+                stand.shown = False
+                app.tell(stand, "show")
+        await self.until(lambda: all(stand.shown for stand in self.stands), SHOWN_S)
+        await asyncio.sleep(0.5)
+
+    def _agree(self) -> bool:
+        reads: dict[str, dict[str, int]] = {}
+        return all(reads.setdefault(stand.user, stand.reads) == stand.reads for stand in self.stands)
+
+    @staticmethod
+    def _has_all(stand: Stand, heads: dict[str, int]) -> bool:
+        """A copied store may lack what the other client has acked in the name of both."""
+        return stand.copied or all(stand.last.get(name, 0) >= head for name, head in heads.items())
+
+    def progress(self) -> str:
+        live, waiting = sum(one.live for one in self.stands), sum(len(one.open) for one in self.stands)
+        acked, handed = sum(one.acked for one in self.stands), sum(one.handed for one in self.stands)
+        return (
+            f"{live}/{len(self.stands)} live  {acked} acked  {waiting} waiting  {handed} handed  {self.done} of clients"
+        )
+
+    async def stop(self) -> None:
+        for app in self._apps:
+            await app.close()
+        self._closing()
+        for stand in self.stands:
+            stand.close()

@@ -1,0 +1,165 @@
+"""The history of a stand: an application on an SDK, with one store. Rows as in `history.py`, of the client's half.
+
+A stand has lives: each is a process or a load of a page, from its start to its end. `at` is the conductor's time when
+the report came, because the clock of a client may step. A `ref` names a command for good, and is part of its body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from loadtest.chaos.proof.history import Entry, Row
+
+
+class Opened(Row, frozen=True, array_like=True, tag="opened"):
+    """A life begins, on this store, under this device name."""
+
+    life: int
+    user: str
+    device: str
+
+
+class Renamed(Row, frozen=True, array_like=True, tag="renamed"):
+    """The client has taken another device name while it lives."""
+
+    life: int
+    device: str
+
+
+class Asked(Row, frozen=True, array_like=True, tag="asked"):
+    """The application gives a command to the SDK. `body` is a digest; empty for a reaction."""
+
+    life: int
+    ref: str
+    conversation: str
+    kind: str
+    body: str
+
+
+class Stored(Row, frozen=True, array_like=True, tag="stored"):
+    """The SDK has promised that the command takes effect, or is shown as failed."""
+
+    life: int
+    ref: str
+
+
+class Acked(Row, frozen=True, array_like=True, tag="acked"):
+    life: int
+    ref: str
+    conversation: str
+    seq: int
+
+
+class Failed(Row, frozen=True, array_like=True, tag="failed"):
+    life: int
+    ref: str
+    code: str
+
+
+class Handed(Row, frozen=True, array_like=True, tag="handed"):
+    """The application is given an event."""
+
+    life: int
+    conversation: str
+    event: Entry
+
+
+class Missing(Row, frozen=True, array_like=True, tag="missing"):
+    """The application is given a gap."""
+
+    life: int
+    conversation: str
+    first: int
+    last: int
+    reason: str
+
+
+class Kept(Row, frozen=True, array_like=True, tag="kept"):
+    """The stored cursors have moved, at least to here."""
+
+    life: int
+    cursors: dict[str, int]
+
+
+class Status(Row, frozen=True, array_like=True, tag="status"):
+    life: int
+    status: str
+    reason: str
+
+
+class Ended(Row, frozen=True, array_like=True, tag="ended"):
+    """The life is over. `killed`: the application could not close the client."""
+
+    life: int
+    killed: bool
+
+
+class Wiped(Row, frozen=True, array_like=True, tag="wiped"):
+    """The store was removed. `running`: under a client that went on."""
+
+    running: bool
+
+
+class Copied(Row, frozen=True, array_like=True, tag="copied"):
+    """From now on another stand has a copy of the store; `of`: the stand of which this one is a copy."""
+
+    of: str
+
+
+class ShownConversation(msgspec.Struct, frozen=True, array_like=True):
+    """What a user interface shows: the read mark, and the last messages (seq 0: not acked) with digests of bodies."""
+
+    read: int
+    messages: list[tuple[int, str]]
+
+
+class Shown(Row, frozen=True, array_like=True, tag="shown"):
+    """What the client shows at the end; `open`: the commands that its outbox has."""
+
+    life: int
+    conversations: dict[str, ShownConversation]
+    open: list[str]
+
+
+class Bug(Row, frozen=True, array_like=True, tag="bug"):
+    """The SDK raised what it should not."""
+
+    life: int
+    text: str
+
+
+ClientRows = (
+    Opened | Renamed | Asked | Stored | Acked | Failed | Handed | Missing | Kept | Status | Ended | Wiped | Copied
+    | Shown | Bug
+)  # fmt: skip
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(ClientRows).decode
+
+
+class ClientWriter:
+    """Writes the history of one stand; what is in memory is written by `close`."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=1 << 16)
+
+    def add(self, row: ClientRows) -> None:
+        self._file.write(_encode(row) + b"\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class ClientHistory:
+    """Reads the history of a stand, a row at a time; can be iterated more than once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __iter__(self) -> Iterator[ClientRows]:
+        with self._path.open("rb") as file:
+            for line in file:
+                yield _decode(line)
