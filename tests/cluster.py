@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import signal
 from binascii import crc_hqx
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -89,10 +90,11 @@ class Cluster:
     """`primaries[i]` begins with the i-th range of slots; `replicas[i]` are its replicas."""
 
     def __init__(
-        self, folder: Path, primaries: int, replicas: int = 0, *, timeout_ms: int = NODE_TIMEOUT_MS, empty: int = 0
+        self, folder: Path, replicas: Sequence[int], *, timeout_ms: int = NODE_TIMEOUT_MS, empty: int = 0
     ) -> None:
-        """`empty`: primaries without slots, which follow the others in `primaries`."""
-        size = primaries * (1 + replicas) + empty
+        """`replicas`: their number, for each primary. `empty`: primaries without slots, the last in `primaries`."""
+        primaries = len(replicas)
+        size = primaries + sum(replicas) + empty
         ports = support.free_ports(2 * size)
         self.nodes = [
             Node(folder / str(port), port, bus, timeout_ms)
@@ -101,8 +103,8 @@ class Cluster:
         self._busses = dict(zip(ports[:size], ports[size:], strict=True))
         self._holders = primaries
         self.primaries = self.nodes[: primaries + empty]
-        others = self.nodes[primaries + empty :]
-        self.replicas = [others[i * replicas : (i + 1) * replicas] for i in range(primaries)]
+        others = iter(self.nodes[primaries + empty :])
+        self.replicas = [[next(others) for _ in range(number)] for number in replicas]
 
     async def start(self) -> Cluster:
         for node in self.nodes:
@@ -162,14 +164,28 @@ class Cluster:
 
     # -- a failover
 
-    async def fail_over(self, to: Node) -> None:
-        """Promote a replica by hand, without a loss."""
-        to.call("CLUSTER", "FAILOVER")
-        await self.promoted(to)
+    async def fail_over(self, to: Node, *how: str) -> None:
+        """Promote a replica: without a loss, or as if it were elected, with `TAKEOVER`."""
 
-    async def promoted(self, node: Node) -> None:
-        """Wait until a node is a primary, and its part of the cluster is served."""
-        await support.eventually(lambda: node.info()["role"] == "master" and node.healthy, AGREE_S, every_s=0.05)
+        def promoted() -> bool:
+            if to.info()["role"] != "master":
+                with suppress(redis.ResponseError):  # it does not know yet that its primary is gone
+                    to.call("CLUSTER", "FAILOVER", *how)
+                return False
+            return to.healthy
+
+        await support.eventually(promoted, AGREE_S, every_s=0.05)
+
+    @staticmethod
+    async def caught_up(replica: Node, primary: Node) -> None:
+        """Wait until a replica has all that its primary has."""
+
+        def level() -> bool:
+            has, wrote = replica.info(), primary.info()["master_repl_offset"]
+            following = has["role"] == "slave" and has["master_link_status"] == "up"
+            return following and bool(has["slave_repl_offset"] == wrote)
+
+        await support.eventually(level, AGREE_S, every_s=0.05)
 
 
 _ENDED: Final = (b"success", b"failed", b"cancelled", b"canceled")

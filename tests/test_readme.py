@@ -215,7 +215,7 @@ INNER_LIMITS = {
     "STEP": "entries read at once", "CHUNK": "entries read at once", "GRACE_MS": "pace", "BACK_US": "clocks of servers",
     "MOST": "entries read at once", "FIELDS": "fields written at once",
     "SKEW_MS": "clocks of servers", "CONNECT_MS": "clocks of servers",
-    "AHEAD_MS": "clocks of servers", "LOOK": "entries looked at at once",
+    "AHEAD_MS": "clocks of servers", "LOOK": "entries looked at at once", "LOOKUP_US": "pace", "MARKS": "layout",
     "MOST_PUSH_MS": "the longest backoff of a push",
     "AHEAD_US": "clocks of servers", "DROPPED": "pace", "RANGES": "a reader from before them gets everything anew",
 }  # fmt: skip

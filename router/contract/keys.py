@@ -19,7 +19,8 @@ key                            type    content                                  
 {c<p>}:log:<conv>              stream  ids <seq>-0; `e` the event's bytes, `f` author of a  append, done / range
                                        message
 {c<p>}:dirty                   zset    conv -> due ms; `~conv` due to be trimmed by age;    append / claim, done
-                                       sentinel `!` at +inf
+                                       sentinel `!` at +inf; on a cluster `!<replid>` of
+                                       the server -> since when it has the partition, in µs
 {u<q>}:user:<user>             hash    created, name, pw, deleted, rates, known             accounts, sync / both
 {u<q>}:name:<name>             string  user and ms: the one user whose name in lower case   claim_name / claim_name
                                        is <name>

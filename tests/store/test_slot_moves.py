@@ -26,7 +26,7 @@ _KEY: Final = re.compile(r"\{[cuf]\d+\}:[^\" ]*")
 
 @pytest.fixture(scope="module")
 def cluster(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    made = Cluster(tmp_path_factory.mktemp("cluster"), 1, empty=1)
+    made = Cluster(tmp_path_factory.mktemp("cluster"), (0,), empty=1)
     support.run(made.start())
     yield made
     made.close()

@@ -237,7 +237,7 @@ local function append(k, a)
     if refusal then return refusal end
   end
 
-  local counted, count, cost, burst, wrote = struct.unpack(META, h[1])
+  local counted, count, cost, burst, wrote, last_at = struct.unpack(META, h[1])
   if n > 0 and limited == 1 then
     if tat > us + burst then tat = us end            -- the clock was set back
     tat = math.max(tat, us) + cost
@@ -252,7 +252,8 @@ local function append(k, a)
     return again(k[2], said, replid(us), UNCHANGED)
   end
 
-  local w, err = enter(k[2], counted, count, wrote, us, seen, first, a[8], action == 'message' and user or nil)
+  local author = action == 'message' and user or nil
+  local w, err = enter(k[2], k[3], counted, count, wrote, last_at, us, seen, first, a[8], author)
   if not w then return err end
   if action ~= 'message' then apply(k, action, target, w.seq, note, aimed) end
   if tonumber(h[4] or 0) >= counted then mark(k[3], a[1], w.at + (a[9] and BROUGHT_MS or COALESCE_MS)) end

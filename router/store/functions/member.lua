@@ -60,8 +60,8 @@ local function member(k, a)
   if change == 'none' then return {'none', was or '', left and left > 0 and left or joined or 0, 0, 0, 0} end
   if change == 'add' and size >= tonumber(a[8]) then return fail('CONFLICT', 'no room for more members') end
 
-  local last, count, cost, burst, wrote = struct.unpack(META, h[1])
-  local w, err = enter(k[2], last, count, wrote, now_us(), 0, first, rest, nil)
+  local last, count, cost, burst, wrote, last_at = struct.unpack(META, h[1])
+  local w, err = enter(k[2], k[3], last, count, wrote, last_at, now_us(), 0, first, rest, nil)
   if not w then return err end
   if change == 'add' and kind ~= 'c' and left and left > 0 then
     local times = (h[8] or '') .. struct.pack('>I8I8', joined, left)

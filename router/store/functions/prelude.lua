@@ -19,6 +19,9 @@ local SKEW_MS = 10000              -- gateways follow Redis's clock within secon
 local LOOK = 100                   -- entries of a due list that one claim looks at after the clock was put back
 local FRESH = '0000000000000000'   -- the replication id of no server: makes the first event jump
 
+local LOOKUP_US = 20000            -- how long an answer about this server is taken for true
+local MARKS = 1000000000000000     -- in a dirty set: scores from here on are µs, of marks of servers; below are due times
+
 local rid, due, since = nil, 0, 0  -- the replication id, until when it is taken for true, and (µs) since when it is known
 
 -- A typed error; the space is what makes the first word a code.
@@ -35,12 +38,51 @@ end
 -- Who this server is: new at every promotion and every restart. Looked up every 20 ms.
 local function replid(us)
   us = us or now_us()
-  if us >= due or us < due - 20000 then
+  if us >= due or us < due - LOOKUP_US then
     local id = string.sub(string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)'), 1, 16)
     if id ~= rid then rid, since = id, us end
-    due = us + 20000
+    due = us + LOOKUP_US
   end
   return rid
+end
+
+-- Whether this server is a node of a cluster, so that a partition can move away from it, and return.
+local clustered
+local function in_cluster()
+  if clustered == nil then
+    clustered = string.find(redis.call('INFO', 'cluster'), 'cluster_enabled:1', 1, true) ~= nil
+  end
+  return clustered
+end
+
+-- Since when (µs) this server, whose replication id is `id`, has had a partition without a break. On a cluster it is the
+-- score of the mark `!<id>` in the partition's dirty set, which moves with the partition. The first event, or the first
+-- claim of a router, that finds no mark of this server sets one, and removes the marks of all others. So if the partition
+-- was elsewhere meanwhile, the mark is later than what this server wrote before. Elsewhere, a server has all partitions
+-- for as long as it has its id.
+local tenures = {}                 -- dirty set -> {id, since, until when that is taken for true}
+
+local function tenure(dirty, id, us)
+  if not in_cluster() then return since end
+  local known = tenures[dirty]
+  if known and known.id == id and us < known.due and us >= known.due - LOOKUP_US then return known.since end
+  local own = '!' .. id
+  local at = tonumber(redis.call('ZSCORE', dirty, own) or nil)
+  if not at then
+    for _, other in ipairs(redis.call('ZRANGEBYSCORE', dirty, MARKS, '(+inf')) do
+      if string.sub(other, 1, 1) == '!' then redis.call('ZREM', dirty, other) end
+    end
+    redis.call('ZADD', dirty, us, own)
+    at = us
+  end
+  tenures[dirty] = {id = id, since = at, due = us + LOOKUP_US}
+  return at
+end
+
+-- The seq that a jump to a time (µs) leads to.
+local function jump_to(us)
+  local seconds = math.floor(us / 1000000)
+  return (seconds - E0) * PER_SECOND + math.floor((us - seconds * 1000000) * PER_SECOND / 1000000)
 end
 
 -- Whether a time (ms) that the system itself has stored is of another clock: the server's clock was put back since, or
@@ -144,24 +186,25 @@ local function lost_upto(log, first, after, head)
 end
 
 -- Puts an event into the log: decides its seq, fills its slots, adds it. First half of a write; `settle` is the other.
--- `author` is given for messages alone and makes them count. Answers a table, or nil and the error reply.
+-- `last`, `count`, `wrote` and `last_at` are of the conversation's meta. `author` is given for messages alone and makes
+-- them count. Answers a table, or nil and the error reply.
 --
--- A seq is never used twice: on a server that did not write last here (a promotion, a restart) it jumps over whatever
--- was lost with the old one. Not to the time of this write but to when this server became what it is: an old primary goes
--- on for a second beside its successor, and readers who heard it must not stand above the log that stays. `seen`, the
--- highest that the caller knows of, may come from a client: one that no server's clock allows would leave no seqs.
+-- A seq is never used twice: on a server that did not write last here (a promotion, a restart, a move), or that had to
+-- leave the partition to another server since its last write, it jumps over all that was lost with the other server. It
+-- jumps not to the time of this write but to the beginning of the server's tenure: an old primary goes on for a second
+-- beside its successor, and readers of its events must not stand above the log that stays. `seen`, the highest that the
+-- caller knows of, may come from a client: one that no server's clock allows would leave no seqs.
 -- The first event of a direct conversation jumps to the time of this write: if its keys were lost while the server went
 -- on (FLUSHALL, DEL, an eviction), seqs from the server's time onwards were used by this server itself.
 --
 -- XADD comes before the counters and under pcall: a call that died between the two must not wedge the conversation, nor
 -- stand in the log twice when its sender tries again.
-local function enter(log, last, count, wrote, us, seen, first, rest, author)
+local function enter(log, dirty, last, count, wrote, last_at, us, seen, first, rest, author)
   local id, at, least, found = replid(us), math.floor(us / 1000), 0, nil
-  if wrote ~= id then
+  local from = tenure(dirty, id, us)
+  if wrote ~= id or clustered and from > last_at * 1000 + 999 and last < jump_to(from) then
     last, count = uncounted(log, last, count)
-    local from = wrote == FRESH and math.max(us, since) or since
-    local seconds = math.floor(from / 1000000)
-    local jump = (seconds - E0) * PER_SECOND + math.floor((from - seconds * 1000000) * PER_SECOND / 1000000)
+    local jump = jump_to(wrote == FRESH and math.max(us, from) or from)
     least = seen < jump + AHEAD and math.max(seen + 1, jump) or jump
   end
   for try = 1, 2 do

@@ -15,8 +15,9 @@ local function title(k, a)
     return fail('READONLY_', 'this takes the role owner or admin')
   end
   local called, reacting = a[5] == '1' and a[6] or h[4], a[9] ~= '' and a[9] or h[5] or 'all'
-  local last, count, cost, burst, wrote = struct.unpack(META, h[1])
-  local w, err = enter(k[2], last, count, wrote, now_us(), 0, a[7], a[8] .. cmsgpack.pack(called), nil)
+  local last, count, cost, burst, wrote, last_at = struct.unpack(META, h[1])
+  local rest = a[8] .. cmsgpack.pack(called)
+  local w, err = enter(k[2], k[3], last, count, wrote, last_at, now_us(), 0, a[7], rest, nil)
   if not w then return err end
   mark(k[3], a[1], w.at + COALESCE_MS)
   return settle(k, a[2], a[3], w, cost, burst, 'title', called, 'reacting', reacting)
