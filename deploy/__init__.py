@@ -10,6 +10,7 @@ prepare         secrets and a certificate for set-ups without any
 limits          `make limits`: the tables of limits
 settings_table  `make settings`: the table of settings
 tables          tables between two comments of a page
+web             `make web`: files of the web page that are others' work
 dashboards      the Grafana dashboards, from grafana/dashboards.yaml
 pictures        the dashboards as pictures
 manifests       the rendered manifests of k8s/, and `make k8s`

@@ -22,7 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from deploy.embedded import EmbeddedValkey, ValkeyError, tied
-from deploy.plan import LocalError, Service, address, check_port, claim_folder, given, services, shared_environ, welcome
+from deploy.plan import (
+    LocalError,
+    Service,
+    address,
+    bot,
+    check_port,
+    claim_folder,
+    given,
+    services,
+    shared_environ,
+    welcome,
+)
 from router.contract.errors import StartupError
 from router.contract.settings import Settings, load
 
@@ -55,7 +66,7 @@ class Child:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self.ready = False
+        self.ready = service.admin is None
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = asyncio.Event()
         self._last_lines: deque[str] = deque(maxlen=1)
@@ -138,6 +149,8 @@ async def until_ready(children: list[Child]) -> None:
     until = time.monotonic() + READY_DEADLINE_S
     for child in children:
         service = child.service
+        if service.admin is None:
+            continue
         while not await answers_ready(service.admin, service.ready_path):
             if time.monotonic() > until:
                 where = address(*service.admin) + service.ready_path
@@ -269,8 +282,12 @@ def local(folder: Path, environ: Mapping[str, str]) -> Runner:
     plan = services(shared, settings)
     for service in plan:
         check_port(service.name, service.listen, MOVES.format("LISTEN"))
-        check_port(service.name, service.admin, MOVES.format("ADMIN_LISTEN"))
-    return Runner(valkey, plan, welcome(plan, settings, folder), settings.drain_accept_s + settings.drain_window_s)
+        if service.admin is not None:
+            check_port(service.name, service.admin, MOVES.format("ADMIN_LISTEN"))
+    beside = bot(shared, settings, plan[0], folder)
+    return Runner(
+        valkey, [*plan, *beside], welcome(plan, settings, folder), settings.drain_accept_s + settings.drain_window_s
+    )
 
 
 def run(folder: Path, make: Callable[[Path, Mapping[str, str]], Coroutine[Any, Any, bool]]) -> int:

@@ -23,6 +23,9 @@ from pathlib import Path
 from router.contract.settings import Settings, host_port
 
 GATEWAYS = 2
+BOT = "linnet"  # the user whom newcomers find in their list
+LOBBY = "lobby"
+ROOT = Path(__file__).parent.parent
 
 # Short drains after a Ctrl-C: there is no load balancer to wait for, and no other node for the reconnects.
 LOCAL_DEFAULTS = {"LINNET_DRAIN_ACCEPT_S": "0", "LINNET_DRAIN_WINDOW_S": "2"}
@@ -40,7 +43,7 @@ class Service:
     name: str
     module: str  # a Python module of Linnet; services of one module start and stop together
     listen: tuple[str, int]
-    admin: tuple[str, int]
+    admin: tuple[str, int] | None  # None: it has no ports, and nothing waits for it
     environ: Mapping[str, str]
     program: tuple[str, ...] = ()  # the command line of a program of another project, instead of the module
     ready_path: str = "/readyz"
@@ -76,6 +79,8 @@ def services(shared: Mapping[str, str], settings: Settings) -> list[Service]:
     (host, port), (admin_host, admin_port) = host_port(settings.listen), host_port(settings.admin_listen)
     if not given(shared, "ORIGINS"):
         bare["LINNET_ORIGINS"] = api_origins(host, port, tls=bool(settings.tls_cert))
+    if with_bot(shared, settings):
+        bare["LINNET_WEB_BOT"] = BOT
     if max(port, admin_port) + GATEWAYS > 65_535:
         raise LocalError(f"no room for {GATEWAYS} gateways above the ports {port} and {admin_port}")
     found = []
@@ -94,6 +99,29 @@ def services(shared: Mapping[str, str], settings: Settings) -> list[Service]:
             )
         )
     return found
+
+
+def with_bot(shared: Mapping[str, str], settings: Settings) -> bool:
+    """Whether a bot is started, for newcomers of the page: unless another one is named, or none by an empty name."""
+    return settings.web and settings.accounts and not given(shared, "WEB_BOT")
+
+
+def bot(shared: Mapping[str, str], settings: Settings, router: Service, folder: Path) -> list[Service]:
+    """Return the bot: the example of the Python SDK, a client like any other, with its own account and store."""
+    if not with_bot(shared, settings):
+        return []
+    program = (
+        sys.executable, str(ROOT / "router/sdk/examples/bot.py"), "--api", api_url(router, settings),
+        "--user", BOT, "--password-file", str(own_secret(folder / "bot-password")),
+        "--store", str(folder.resolve() / "bot.db"), "--lobby", LOBBY,
+    )  # fmt: skip
+    kept = {name: value for name, value in shared.items() if not name.startswith("LINNET_")}
+    environ = {**kept, "PYTHONPATH": str(ROOT / "router/sdk/python")}
+    return [Service("bot", "bot", router.listen, None, environ, program)]
+
+
+def api_url(router: Service, settings: Settings) -> str:
+    return f"http{'s' * bool(settings.tls_cert)}://{reachable(router.listen)}"
 
 
 def api_origins(host: str, port: int, *, tls: bool) -> str:
@@ -153,13 +181,18 @@ def check_port(name: str, where: tuple[str, int], remedy: str) -> None:
 def welcome(plan: list[Service], settings: Settings, folder: Path) -> str:
     """Return the printed text: all addresses, and three lines to paste into another terminal."""
     router, *gateways = plan
-    api = f"http{'s' * bool(settings.tls_cert)}://{reachable(router.listen)}"
+    api = api_url(router, settings)
+    page = (
+        f"  page       {api}/  (open it in a browser; kill a gateway while you talk, and watch)\n"
+        if settings.web
+        else ""
+    )
     sockets = [f"ws{'s' * bool(settings.tls_cert)}://{reachable(one.listen)}/ws" for one in gateways]
-    admins = "  ".join(f"{one.name} http://{reachable(one.admin)}" for one in plan)
+    admins = "  ".join(f"{one.name} http://{reachable(one.admin)}" for one in plan if one.admin)
     post = f"curl -sS -H 'Content-Type: application/json' {api}/v1"
     return f"""linnet: ready
 
-  HTTP API   {api}/v1  (OpenAPI: {api}/v1/openapi.json)
+{page}  HTTP API   {api}/v1  (OpenAPI: {api}/v1/openapi.json)
   gateways   {"  ".join(sockets)}
   admin      {admins}  (/livez /readyz /metrics)
   kept in    {folder.resolve()}  (messages, secrets, the server's log)

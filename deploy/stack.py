@@ -87,7 +87,7 @@ class Stack:
         self.certificate = own_certificate(folder / "linnet.pem", *self.table["haproxy"])
         self.services = [*_surroundings(self, folder, programs()), *_ours(self, shared)]
         for service in self.services:
-            for where in dict.fromkeys((service.listen, service.admin)):
+            for where in dict.fromkeys((service.listen, service.admin or service.listen)):
                 check_port(service.name, where, "is another stack running?")
 
     def only(self, name: str) -> str:

@@ -1,6 +1,7 @@
 """The core of Linnet, and the process that finishes what gateways began.
 
 __main__    start, serve and stop one router process
+web/        the web client, served at `/`
 api/        the HTTP API
 sdk/        clients in Python and JavaScript; they import nothing of the server
 media/      files that people send: received, checked, stored once

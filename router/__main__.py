@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import uvicorn
 
+from router.api.addresses import dialable
 from router.api.call import Services
 from router.api.table import create_app
 from router.contract import metrics
@@ -38,6 +39,7 @@ from router.store.dirty import Dirty, wall_ms
 from router.store.files import Files
 from router.store.observe import RedisObserver
 from router.store.redis.client import Client
+from router.web.serve import with_web
 
 CONNECTIONS: Final = 2048
 REQUESTS_S: Final = 5
@@ -54,10 +56,14 @@ async def work(process: Process, client: Client) -> None:
     deployment = await ident(client) if settings.media_url else ""
     media = Media.make(settings, Files(client), Objects(settings.media_url, deployment)) if settings.media_url else None
     services = Services.make(settings, client, node, fetch, media)
+
+    async def gateways(host: str) -> list[str]:
+        return [dialable(gateway.url, host) for gateway in (await services.presence.gateways()).values()]
+
     api = uvicorn.Server(
         process.serves(
             serving.public_config(
-                create_app(services),
+                with_web(create_app(services), settings, gateways),
                 settings,
                 lifespan="on",
                 timeout_graceful_shutdown=REQUESTS_S,

@@ -115,7 +115,8 @@ ROUTER: Final[dict[str, set[str]]] = {
     "media": {"store", "contract"},
     "jobs": {"media", "process", "store", "contract"},
     "api": {"media", "process", "store", "store.redis", "contract"},
-    "__main__": {"api", "jobs", "media", "process", "store", "store.redis", "contract"},
+    "web": {"contract"},
+    "__main__": {"web", "api", "jobs", "media", "process", "store", "store.redis", "contract"},
 }
 LOADTEST: Final[dict[str, set[str]]] = {
     "base": set(),

@@ -206,6 +206,7 @@ INNER_LIMITS = {
     "MAX_EVENT_BYTES": "a body of MAX_BODY_BYTES and its envelope",
     "MAX_CONTROL_BYTES": "RFC 6455's, of a ping or close frame",
     "CONNECTION_LIMIT": "a metric",
+    "MAX_HOSTS": "gateways' hosts in the page's policy; an operator with more names them in LINNET_WEB_CONNECT",
     "MAX_REQUESTS": "subscriptions of a gateway under way; more wait in its own queue",
     "MEMORY_LIMIT": "share of Redis' maxmemory beyond which sends answer `unavailable`",
     "LIMIT": "of one claim; the table has the places that follow from it",

@@ -115,6 +115,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     password_min: Annotated[
         int, Meta(ge=1, le=256, description="characters that a new password must have at least")
     ] = 8
+    # -- the web page
+    web: Annotated[bool, Meta(description="whether the router serves the web client at `/`")] = True
+    web_connect: Annotated[
+        str,
+        Meta(
+            pattern=r"^(wss?://[A-Za-z0-9._*\[\]:-]+([ ,]+|$))*$",
+            description="where the page may connect to, as `wss://chat.example`, comma-separated; empty: the hosts of"
+            " the gateways' addresses",
+        ),
+    ] = ""
+    web_bot: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9._-]{0,64}$",
+            description="user to whom the page writes `/start` for each new account; empty: none",
+        ),
+    ] = ""
     # -- connections
     max_connections: Annotated[int, Meta(ge=1, description="connections of one gateway; more are refused with 503")] = (
         20_000

@@ -11,7 +11,6 @@ import socket
 from typing import Any, Final
 
 import uvicorn
-from starlette.applications import Starlette
 
 from router.contract.errors import StartupError
 from router.contract.settings import Settings, host_port
@@ -38,14 +37,14 @@ def listening(address: str) -> socket.socket:
         raise StartupError(f"cannot listen on {address}: {error}") from None
 
 
-def config(app: Starlette, **more: Any) -> uvicorn.Config:
+def config(app: Any, **more: Any) -> uvicorn.Config:
     """The configuration of a server; without `more`, of an admin port."""
     plain = {"http": BoundedHttp, "ws": "none", "lifespan": "off", "backlog": BACKLOG}
     quiet = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
     return uvicorn.Config(app, **{**plain, **quiet, **more})
 
 
-def public_config(app: Starlette, settings: Settings, **more: Any) -> uvicorn.Config:
+def public_config(app: Any, settings: Settings, **more: Any) -> uvicorn.Config:
     """The configuration of a server for clients, with TLS if it is set; `StartupError` if the certificate is wrong."""
     tls = {"ssl_certfile": settings.tls_cert or None, "ssl_keyfile": settings.tls_key or None}
     made = config(app, **{"http": PublicHttp, **tls, **more})

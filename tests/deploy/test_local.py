@@ -52,6 +52,7 @@ class Runner:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port, self.admin_port = three_ports(), three_ports()
+        self.bot = False  # whether the runner starts the bot, as it does by itself
         self._log = folder / "log"
         self.popen: subprocess.Popen[bytes] | None = None
 
@@ -62,6 +63,8 @@ class Runner:
             "LINNET_LISTEN": f"127.0.0.1:{self.port}",
             "LINNET_ADMIN_LISTEN": f"127.0.0.1:{self.admin_port}",
         }
+        if not self.bot:
+            own["LINNET_WEB_BOT"] = ""
         with self._log.open("wb") as log:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", "deploy.local"],
@@ -92,6 +95,10 @@ class Runner:
     def send(self, signum: signal.Signals) -> None:
         assert self.popen is not None
         self.popen.send_signal(signum)
+
+    def kill(self, pid: int) -> None:
+        """Kill one of the runner's children."""
+        os.kill(pid, signal.SIGKILL)
 
     async def ended(self) -> int:
         popen = self.popen

@@ -1,0 +1,141 @@
+/**
+ * The accounts that this browser knows, and the one of this tab.
+ *
+ * A token is a row of IndexedDB and nowhere else. Which account a tab uses is in its `sessionStorage`, so that two tabs can be
+ * two people. Tabs tell each other on a channel when an account is logged out.
+ */
+
+/**
+ * @typedef {object} Account
+ * @property {string} user
+ * @property {string} token
+ * @property {number} expiresAt
+ * @property {number} usedAt
+ */
+
+const MINE = "linnet-account";
+const ROWS = "accounts";
+const RENEW_BEFORE_MS = 60_000;
+
+export class Refusal extends Error {
+  /** @param {string} code @param {string} message @param {number} retryAfter */
+  constructor(code, message, retryAfter) {
+    super(message);
+    this.code = code;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/** @type {Promise<IDBDatabase> | undefined} */
+let opened;
+
+function database() {
+  opened ??= new Promise((resolve, reject) => {
+    const request = indexedDB.open("linnet-web", 1);
+    request.onupgradeneeded = () => request.result.createObjectStore(ROWS, { keyPath: "user" });
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+  return opened;
+}
+
+/** @template T @param {IDBTransactionMode} mode @param {(rows: IDBObjectStore) => IDBRequest<T>} work @returns {Promise<T>} */
+async function rows(mode, work) {
+  const store = (await database()).transaction(ROWS, mode).objectStore(ROWS);
+  const request = work(store);
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}
+
+/** All accounts, the one used last first. @returns {Promise<Account[]>} */
+export async function accounts() {
+  /** @type {Account[]} */
+  const found = await rows("readonly", (store) => store.getAll());
+  return found.sort((a, b) => b.usedAt - a.usedAt);
+}
+
+/** The account of this tab: the one it used before a reload, else the one used last. @returns {Promise<Account | undefined>} */
+export async function accountOfTab() {
+  const mine = sessionStorage.getItem(MINE);
+  if (mine === "") return undefined;
+  const known = await accounts();
+  return mine === null ? known[0] : known.find(({ user }) => user === mine);
+}
+
+/** Use this account in this tab; an empty name asks who it is. @param {string} user */
+export function useInTab(user) {
+  sessionStorage.setItem(MINE, user);
+}
+
+/** @param {string} method @param {string} path @param {unknown} body @param {string} [token] */
+async function call(method, path, body, token) {
+  let answer;
+  try {
+    const headers = { "Content-Type": "application/json", ...(token ? { Authorization: `Bearer ${token}` } : {}) };
+    answer = await fetch(path, { method, headers, body: JSON.stringify(body) });
+  } catch {
+    throw new Refusal("unavailable", "", 0);
+  }
+  const text = await answer.text();
+  if (answer.ok) return text ? JSON.parse(text) : undefined;
+  const { error = {} } = text.startsWith("{") ? JSON.parse(text) : {};
+  throw new Refusal(error.code ?? "internal", error.message ?? "", Number(answer.headers.get("Retry-After") ?? 0));
+}
+
+/** @param {string} user @param {string} password */
+export function register(user, password) {
+  return call("POST", "/v1/accounts", { user, password });
+}
+
+/** Log in, keep the token, and use the account in this tab. @param {string} user @param {string} password @returns {Promise<Account>} */
+export async function login(user, password) {
+  const before = (await accounts()).find((account) => account.user === user);
+  const answer = await call("POST", "/v1/login", { user, password, device: "web" }, before?.token);
+  useInTab(user);
+  return keep({ user, token: answer.token, expiresAt: answer.expires_at, usedAt: Date.now() });
+}
+
+/** @param {Account} account */
+async function keep(account) {
+  await rows("readwrite", (store) => store.put(account));
+  return account;
+}
+
+/**
+ * The token for a connection: the one that is kept, renewed if it was refused or is about to expire.
+ *
+ * @param {string} user
+ * @param {string} reason
+ */
+export async function tokenOf(user, reason) {
+  const account = (await accounts()).find((one) => one.user === user);
+  if (!account) throw new Refusal("unauthorized", "logged out", 0);
+  if (reason === "connect" && account.expiresAt - Date.now() > RENEW_BEFORE_MS) return account.token;
+  try {
+    const { token, expires_at: expiresAt } = await call("POST", "/v1/tokens/renew", {}, account.token);
+    return (await keep({ ...account, token, expiresAt, usedAt: Date.now() })).token;
+  } catch (error) {
+    if (error instanceof Refusal && error.code === "unavailable") throw error;
+    return account.token; // it is refused by the gateway, and then the user logs in again
+  }
+}
+
+const channel = new BroadcastChannel("linnet-web");
+
+/** @param {(user: string) => void} listener */
+export function onLogout(listener) {
+  channel.onmessage = ({ data }) => listener(String(data.logout));
+}
+
+/** Delete all that this browser keeps of an account. Its tabs have closed their stores. @param {string} user */
+export async function forget(user) {
+  channel.postMessage({ logout: user });
+  await rows("readwrite", (store) => store.delete(user));
+  const stores = `linnet:${location.origin}:${user}:`;
+  for (const { name = "" } of await indexedDB.databases()) {
+    if (name.startsWith(stores)) indexedDB.deleteDatabase(name);
+  }
+  useInTab("");
+}

@@ -1,0 +1,108 @@
+"""People at the web page, in a real Chromium: what they see, and what they do by names and labels, as users would.
+
+Each `Person` has a browser context (storage of its own), and collects errors of the page, refusals by the page's policy
+and failed requests.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright
+
+EXECUTABLE = shutil.which("chromium")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+PASSWORD = "correct-horse"
+DEADLINE_MS = 30_000
+
+
+class Person:
+    """One user in one tab."""
+
+    def __init__(self, page: Page, context: BrowserContext, address: str, name: str) -> None:
+        self.page = page
+        self.context = context
+        self.address = address
+        self.name = name
+        self.errors: list[str] = []
+        page.set_default_timeout(DEADLINE_MS)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", self._console)
+
+    def _console(self, message: Any) -> None:
+        if message.type == "error" and ("Content Security Policy" in message.text or "Trusted" in message.text):
+            self.errors.append(message.text)
+
+    async def open(self, hash_: str = "") -> None:
+        await self.page.goto(f"{self.address}/{hash_}")
+
+    async def register(self, hash_: str = "") -> None:
+        """Make an account by typing a name and a password, and wait for the list."""
+        await self.open(hash_)
+        await self.page.get_by_label("Name", exact=True).fill(self.name)
+        await self.page.get_by_label("Password").fill(PASSWORD)
+        await self.page.get_by_role("button", name="Create account and enter").click()
+        await self.live()
+
+    async def live(self) -> None:
+        await self.page.locator(".chip.live").wait_for(state="attached")
+
+    async def write_to(self, other: str) -> None:
+        """Open the conversation with a name."""
+        await self.page.evaluate("(hash) => { location.hash = hash; }", f"#/@{other}")
+        await self.page.locator(".chat-title", has_text=other).wait_for()
+
+    async def say(self, text: str) -> None:
+        await self.page.get_by_label("Write a message").fill(text)
+        await self.page.keyboard.press("Enter")
+
+    def row(self, title: str) -> Locator:
+        """A row of the list, by its title."""
+        return self.page.locator(".conversations a", has=self.page.locator(".row-title").get_by_text(title, exact=True))
+
+    def message(self, text: str) -> Locator:
+        return self.page.locator(".message", has_text=text).last
+
+    async def sees(self, text: str) -> None:
+        await self.message(text).wait_for()
+
+    async def texts(self) -> list[str]:
+        return await self.page.locator(".message .text").all_inner_texts()
+
+    async def act(self, text: str, what: str) -> None:
+        """Open the menu of a message, and choose."""
+        message = self.message(text)
+        await message.hover()
+        await message.locator(".acts > button").click()
+        await self.page.get_by_role("menuitem", name=what, exact=True).click()
+
+
+class Town:
+    """`async with town(address) as people: ann = await people.person("ann")`."""
+
+    def __init__(self, browser: Browser, address: str) -> None:
+        self.browser = browser
+        self.address = address
+        self.everybody: list[Person] = []
+
+    async def person(self, name: str, **options: Any) -> Person:
+        context = await self.browser.new_context(locale="en-GB", **options)
+        one = Person(await context.new_page(), context, self.address, name)
+        self.everybody.append(one)
+        return one
+
+
+@asynccontextmanager
+async def town(address: str) -> AsyncIterator[Town]:
+    """A browser for people at this address; at the end nobody's page may have had an error."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=EXECUTABLE, headless=True, args=FLAGS)
+        try:
+            people = Town(browser, address)
+            yield people
+            assert [error for one in people.everybody for error in one.errors] == []
+        finally:
+            await browser.close()

@@ -1,0 +1,88 @@
+"""The page as a router serves it, in front of the API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from msgspec.structs import replace
+from starlette.responses import PlainTextResponse
+
+from router.contract.errors import Unavailable
+from router.contract.settings import Settings
+from router.web.serve import with_web
+from tests.support import JWT_SECRET
+
+SETTINGS = Settings(jwt_secret=JWT_SECRET)
+
+
+@asynccontextmanager
+async def served(gateways: list[str] | None = None, **changed: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the page around an API that says so; `gateways` None: Redis cannot be asked."""
+
+    async def asked(_host: str) -> list[str]:
+        if gateways is None:
+            raise Unavailable("no Redis")
+        return gateways
+
+    app = with_web(PlainTextResponse("the API", 404), replace(SETTINGS, **changed), asked)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://chat.example", trust_env=False) as http:
+        yield http
+
+
+async def test_page_and_its_files_are_served_with_their_policy() -> None:
+    async with served(["ws://10.1.1.1:8001/ws"]) as http:
+        page = await http.get("/")
+        assert page.status_code == 200
+        assert page.headers["cache-control"] == "no-cache"
+        assert "connect-src 'self' ws://10.1.1.1:*;" in page.headers["content-security-policy"]
+        script = page.text.partition('type="module" src="')[2].partition('"')[0]
+        found = await http.get(script)
+        assert found.status_code == 200
+        assert found.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert found.headers["content-type"].startswith("text/javascript")
+        assert found.headers["content-encoding"] == "gzip"
+        assert (await http.get(script, headers={"Accept-Encoding": "identity"})).text == found.text
+
+
+async def test_file_of_another_version_is_gone() -> None:
+    """Also a path that leaves the page's folder."""
+    async with served([]) as http:
+        for path in ("/web/0123456789abcdef/main.js", "/web/", "/web/../settings.py", "/web/%2e%2e/headers.py"):
+            gone = await http.get(path)
+            assert gone.status_code == 404, path
+            assert gone.headers["x-frame-options"] == "DENY"
+            assert gone.text == "no such file in this version\n" or gone.text == "the API"
+
+
+async def test_everything_else_is_the_apis() -> None:
+    async with served([]) as http:
+        assert (await http.get("/v1/gateways")).text == "the API"
+        assert (await http.post("/")).text == "the API"
+        assert (await http.get("/v1/gateways")).headers["x-content-type-options"] == "nosniff"
+
+
+async def test_page_that_is_switched_off_leaves_a_worker_that_removes_itself() -> None:
+    async with served([], web=False) as http:
+        assert (await http.get("/")).text == "the API"
+        assert (await http.get("/web/boot.js")).text == "the API"
+        worker = await http.get("/sw.js")
+        assert worker.status_code == 200
+        assert "registration.unregister()" in worker.text
+        assert "fetch" not in worker.text
+
+
+async def test_page_is_served_without_redis() -> None:
+    async with served(None) as http:
+        page = await http.get("/")
+        assert page.status_code == 200
+        assert "connect-src 'self';" in page.headers["content-security-policy"]
+
+
+async def test_setting_replaces_the_gateways_addresses() -> None:
+    async with served(["ws://10.1.1.1:8001/ws"], web_connect="wss://a.example, wss://b.example") as http:
+        policy = (await http.get("/")).headers["content-security-policy"]
+        assert "connect-src 'self' wss://a.example wss://b.example;" in policy
