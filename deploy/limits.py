@@ -35,6 +35,7 @@ from router.media import places
 from router.process import bounded, http_client, jwks, spans
 from router.store import accounts, conversations, durability, presence, users
 from router.store import files as store_files
+from router.store import state as user_state
 from router.store.redis import pipeline as hot
 
 MADE_BY: Final = "limits"
@@ -117,7 +118,7 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("users that a connection watches", count(watches.MAX_WATCHES), "`too_large`"),
         Limit("`typing` forwarded per session and conversation", f"one every {time(ephemeral.TYPING_EVERY_S)}",
               "dropped"),
-        Limit("cost of a command other than `send`, `edit`, `delete`, `react`, `history`, `presence`",
+        Limit("cost of a command other than `send`, `edit`, `delete`, `react`, `history`, `presence`, `state`",
               f"{commands.LIGHT:g} of a send", "`rate_limited` by `LINNET_SENDS_PER_S`"),
         Limit("commands sent in spite of `rate_limited`", time(commands.FLOOD_S) + " ahead of the rate", "close 4008"),
         Limit("pings and pongs of a client", rate(connection.CONTROL_EVERY_S,
@@ -153,6 +154,7 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("keys and values of a user's state that clients write",
               f"{count(lua('write_state', 'KEYS_OF_CLIENTS'))} keys, {size(lua('write_state', 'BYTES_OF_CLIENTS'))}",
               "`quota`"),
+        Limit("changes of a user's state by clients", "`LINNET_SENDS_PER_S`, `LINNET_SEND_BURST`", "`rate_limited`"),
         Limit("removed keys of a user's state that are kept", f"{count(lua('write_state', 'REMOVED'))}, "
               + time(lua("write_state", "REMOVED_US") / 1e6), "a device that missed a removal reads everything anew"),
         Limit("members of a conversation", count(conversations.MAX_MEMBERS), "`conflict` (409)"),
@@ -175,7 +177,8 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("time within which the client must read an answer", time(bounded.ANSWER_S), "closed"),
         Limit("pipelined requests of a connection", count(bounded.PIPELINED), "400, closed"),
         Limit("requests and connections of one router", count(CONNECTIONS), "503"),
-        Limit("entries of a page", count(longest(api_types.PageLimit)), "422"),
+        Limit("entries of a page", f"{count(longest(api_types.PageLimit))}; of the state "
+              + f"{count(field(api_types.StateQuery, 'limit'))}, {size(user_state.PAGE_BYTES)}", "422; a shorter page"),
         Limit("password, characters", count(longest(api_types.Password)), "422"),
         Limit("`name` of an account, characters", count(field(api_types.NewAccount, "name")), "422"),
         Limit("guesses at the password of a user", rate(accounts.GUESS_COST_US / 1e6,

@@ -22,6 +22,7 @@ from gateway.commands.history import History
 from gateway.commands.marks import Marks
 from gateway.commands.rates import Rates
 from gateway.commands.sending import Sends
+from gateway.commands.user_state import UserState
 from gateway.delivery.catchup import Catchup
 from gateway.delivery.deadlines import Deadlines
 from gateway.delivery.heartbeats import Heartbeats
@@ -56,6 +57,7 @@ from router.store.observe import RedisObserver
 from router.store.presence import Presence
 from router.store.redis.client import Client
 from router.store.redis.pubsub import Bus
+from router.store.state import State
 from router.store.users import Users
 
 
@@ -127,6 +129,7 @@ class Node:
             self.files,
             self.tracer,
         )
+        self.user_state = UserState(State(client, rate_us), self.durability, self.lease)
         connects = Connects(
             ConnectParts(
                 node=self.name,
@@ -158,6 +161,7 @@ class Node:
                 wire.Typing: self.ephemeral.typing,
                 wire.History: self.history.history,
                 wire.Presence: self.watches.presence,
+                wire.State: self.user_state.write,
                 wire.Ping: ping,
             },
             rates,
@@ -220,7 +224,7 @@ class Node:
         )
 
     def _busy(self) -> bool:
-        return bool(self.sends.in_flight or self.client.busy)
+        return bool(self.sends.in_flight or self.user_state.in_flight or self.client.busy)
 
     async def close(self) -> None:
         """Stop the clock, the tasks and the connections of this node."""

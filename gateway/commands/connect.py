@@ -164,6 +164,7 @@ class Connect:
             end(session, answer.status)
             return
         session.since = answer.since
+        session.sent_state = answer.state or 0
         backlog.new_device = answer.new_device
         parts.conversation_list.continue_at(session, backlog, answer.below if answer.more else None)
         settled = partial(self._subscribe_groups, answer.rows)
@@ -229,6 +230,7 @@ class Connect:
                 limits=wire.Limits(
                     wire.MAX_FRAME_BYTES, packing.MAX_BODY_BYTES, settings.sends_per_s, settings.send_burst
                 ),
+                state=session.sent_state,
                 conversations=states[: wire.WELCOME_LIMIT],
                 more=len(states) > wire.WELCOME_LIMIT or more,
             )

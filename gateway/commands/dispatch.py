@@ -28,7 +28,7 @@ log = logging.getLogger("linnet.commands")
 
 # A command that is not heavy costs a quarter of a send. A flood that continues although it is refused is closed.
 LIGHT: Final = 0.25
-HEAVY: Final = (wire.Send, wire.Edit, wire.Delete, wire.React, wire.History, wire.Presence)
+HEAVY: Final = (wire.Send, wire.Edit, wire.Delete, wire.React, wire.History, wire.Presence, wire.State)
 FLOOD_S: Final = 10.0
 
 Handler = Callable[[Session, Any], None]

@@ -25,7 +25,8 @@ class Position(Protocol):
 class Backlog:
     """What one session that is behind still has to receive."""
 
-    __slots__ = ("ahead_since", "claims", "cursors", "list_older", "new_device", "overflowed", "positions", "todo")
+    __slots__ = ("ahead_since", "claims", "cursors", "list_older", "new_device", "overflowed", "positions", "state",
+                 "todo")  # fmt: skip
 
     def __init__(self) -> None:
         # Conversation → seq to read up to; None: up to the position of its hub.
@@ -39,6 +40,7 @@ class Backlog:
         self.list_older: Callable[[], None] | None = None  # sends the next list; None if everything is listed
         self.new_device = False  # the server has never seen the device
         self.overflowed = False
+        self.state: int | None = None  # the version of the user's state, if it moved meanwhile
         self.ahead_since: float | None = None  # when the session was first found to be ahead of every log here
 
     def forget(self, conversation: str) -> None:

@@ -175,6 +175,8 @@ class Catchup:
             hub.go_live(session)
         metrics.SESSIONS_BEHIND.dec()
         metrics.SESSIONS_LIVE.inc()
+        if backlog.state is not None and backlog.state != session.sent_state:
+            session.send_state_version(backlog.state, "behind")
 
     def _note_moved_hubs(self, session: Session, backlog: Backlog) -> None:
         for hub in session.hubs:

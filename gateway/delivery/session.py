@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping
 from random import uniform
 from typing import Final, Protocol
 
+from msgspec import Raw
+
 from gateway.delivery.backlog import Backlog
 from gateway.delivery.feed import FULL, NEXT_FEED, Asking, Feed, FeedEvent, State
 from gateway.delivery.shared_frames import BINARY, TEXT, control_frame, event_frame, variant_of
@@ -31,6 +33,8 @@ from router.process.tracing import Tracer
 
 MAX_DIRECT: Final = 1024
 RETURN_S: Final = 1.0  # the longest wait of a client that is asked to reconnect
+NO_CONFLICT: Final = Conflict()  # what an error that is no conflict says of `n` and of versions
+STATE_LIVE: Final = metrics.STATE_EVENTS.labels("live")
 TIMED: Final = 0b111  # one direct delivery in eight is timed, because observing costs as much as the write
 
 
@@ -91,8 +95,8 @@ class Session:
     __slots__ = (
         "acks", "address", "age_deadline", "asking", "backlog", "codec", "connection", "deadline", "device",
         "direct", "early", "expires_at", "feed", "gone", "hubs", "id", "instance", "other_read", "out", "pages",
-        "paging", "ports", "reads", "roles", "sent_read", "since", "started", "state", "tat", "token", "user",
-        "user_hub", "variant", "watches",
+        "paging", "ports", "reads", "roles", "sent_read", "sent_state", "since", "started", "state", "tat", "token",
+        "user", "user_hub", "variant", "watches",
     )  # fmt: skip
 
     def __init__(
@@ -132,6 +136,7 @@ class Session:
         )
         self.reads: dict[str, tuple[int, int]] | None = None  # conversation -> read mark, not written yet
         self.sent_read: dict[str, int] | None = None  # conversation -> the user's read mark, as sent to the client
+        self.sent_state = 0  # the version of the user's state, as sent to the client
         self.roles: dict[str, str] | None = None  # conversation -> the user's role, until it is sent to the client
         self.other_read: dict[str, int] | None = None  # direct conversation -> the other user's mark, as far as known
         self.watches: set[str] | None = None  # users whose presence the client watches
@@ -188,7 +193,7 @@ class Session:
     def refuse(self, command: wire.Command, error: LinnetError) -> None:
         """Answer a command that was decoded with an `error` event."""
         metrics.COMMANDS.labels(type(command).__name__.lower(), error.code).inc()
-        reason, following = (error.reason, error.next) if isinstance(error, Conflict) else (None, None)
+        conflict = error if isinstance(error, Conflict) else NO_CONFLICT
         self.answer(
             wire.ErrorEvent(
                 id=command.id,
@@ -196,8 +201,9 @@ class Session:
                 code=error.code,
                 message=error.message,
                 retry_after=error.retry_after,
-                reason=reason,
-                next=following,
+                reason=conflict.reason,
+                next=conflict.next,
+                version=conflict.version,
             )
         )
 
@@ -313,9 +319,31 @@ class Session:
     def note_other_read(self, conversation: str, read: int) -> None:
         self.other_read = _noted(self.other_read, conversation, read)
 
+    # -- the user's state
+
+    def state_changed(self, change: signals.State) -> None:
+        """Send a change of the user's state. A session that is behind is sent the version alone, once it is live."""
+        if self.backlog is not None:
+            self.backlog.state = change.version
+            return
+        if self.state is not State.READY:
+            return
+        self.sent_state = change.version
+        STATE_LIVE.inc()
+        self.answer(state_event(self.codec, change.key, change.value, change.version, change.prev))
+
+    def send_state_version(self, version: int, cause: str) -> None:
+        """Send the version of the user's state, from which the client sees whether it must ask for changes."""
+        self.sent_state = version
+        metrics.STATE_EVENTS.labels(cause).inc()
+        self.answer(wire.StateEvent(version=version))
+
     # -- signals
 
     def signal(self, signal: signals.Signals) -> None:
+        if isinstance(signal, signals.State):  # also while the session connects: it may be newer than the welcome
+            self.state_changed(signal)
+            return
         if self.state is not State.READY:
             return
         match signal:
@@ -337,6 +365,13 @@ class Session:
                 self.ports.ask(self)
             case _:
                 pass
+
+
+def state_event(
+    codec: wire.Codec, key: str, value: bytes, version: int, prev: int, command_id: wire.CommandId = None
+) -> wire.StateEvent:
+    """Return the event of a change of the user's state; `value` is msgpack."""
+    return wire.StateEvent(id=command_id, key=key, value=Raw(codec.value(value)), version=version, prev=prev)
 
 
 def _noted(marks: dict[str, int] | None, conversation: str, read: int) -> dict[str, int]:

@@ -29,6 +29,7 @@ from router.store.users import Row, Sync, Synced, Users
 
 RECHECK_S: Final = 0.5
 ASK_AGAIN_S: Final = 2.0
+SERVER_ID: Final = 16  # bytes of `since` that name the server
 AUDITED: Final = {status: metrics.AUDITS.labels(status) for status in ("ok", "replaced", "kicked", "evicted")}
 
 
@@ -96,6 +97,8 @@ class Syncs:
         if answer.status != "ok":
             end(session, answer.status, instance)
             return
+        if answer.state is not None:
+            self._state(session, answer.state, went_back=answer.since[:SERVER_ID] != session.since[:SERVER_ID])
         self._apply(session, answer.rows, cause)
         backlog = session.backlog
         noted = backlog is None or not backlog.overflowed
@@ -116,6 +119,26 @@ class Syncs:
             session.asking = Asking.ASKED  # the repeated question also answers questions that come until then
             cause = "resubscribe" if ask_again else cause  # the question that waited may have had this cause
             self._later(ASK_AGAIN_S * uniform(0.5, 1.5), self._ask_again, session, cause)
+
+    def _state(self, session: Session, version: int, *, went_back: bool) -> None:
+        """Compare the version of the user's state with what was sent. A lower one counts only from another server,
+        which may have lost changes; from the same one, the change is newer than the answer."""
+        if session.backlog is not None:
+            known = session.sent_state if session.backlog.state is None else session.backlog.state
+            if version > known or went_back:
+                session.backlog.state = version
+        elif version < session.sent_state and went_back:
+            session.send_state_version(version, "audit")
+        elif version > session.sent_state:
+            self._later(RECHECK_S, self._recheck_state, session, version)
+
+    def _recheck_state(self, session: Session, version: int) -> None:
+        if session.state is not State.READY or session.sent_state >= version:
+            return
+        if session.backlog is None:
+            session.send_state_version(version, "audit")
+        else:
+            session.backlog.state = max(version, session.backlog.state or 0)
 
     def _apply(self, session: Session, rows: list[Row], cause: str) -> None:
         missing: list[tuple[str, int]] = []

@@ -28,6 +28,7 @@ from router.store.files import Files
 from router.store.presence import Presence
 from router.store.pushes import Pushes
 from router.store.redis.client import Client
+from router.store.state import State
 from router.store.users import Users
 
 ADDRESS_EVERY_S, ADDRESS_BURST = 0.1, 200
@@ -66,6 +67,7 @@ class Services(Struct, frozen=True):
     direct: DirectConversations
     accounts: Accounts
     pushes: Pushes
+    state: State
     durability: Durability
     verifier: Verifier
     passwords: Passwords
@@ -92,6 +94,7 @@ class Services(Struct, frozen=True):
             presence=Presence(client),
             accounts=Accounts(client),
             pushes=Pushes(client),
+            state=State(client, rate_us(settings)),
             durability=durability(settings.durability, client, settings.replicas),
             verifier=Verifier(settings, fetch, clocks=client.clocks),
             passwords=Passwords(settings.password_min),

@@ -30,7 +30,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from router.api import accounts, commands, conversations, messages, types, uploads
+from router.api import accounts, commands, conversations, messages, state, types, uploads
 from router.api.call import CALLER, OPEN, SERVER, Call, Caller, Endpoint, Services, bearer, now_ms
 from router.api.openapi import document
 from router.contract import integers, metrics, origins, packing, wire
@@ -112,6 +112,12 @@ ALWAYS: Final = (
              refusals=(403, 404)),
     Endpoint("GET", "/v1/conversations/{conversation}/events", CALLER, messages.get_events,
              query=types.EventsQuery, answer=types.Events, refusals=(404,)),
+    Endpoint("GET", "/v1/state", CALLER, state.list_state, query=types.StateQuery, answer=types.StateEntries),
+    Endpoint("GET", "/v1/state/{key}", CALLER, state.get_state, answer=types.StateEntry, refusals=(404,)),
+    Endpoint("PUT", "/v1/state/{key}", CALLER, state.put_state, body=types.StateChange, answer=types.StateWritten,
+             refusals=(403, 409, 429)),
+    Endpoint("DELETE", "/v1/state/{key}", CALLER, state.delete_state, query=types.StateExpected, status=204,
+             refusals=(403, 409, 429)),
     Endpoint("POST", "/v1/commands", CALLER, commands.run_command, body=wire.Delete, answer=wire.AckEvent,
              refusals=(403, 404, 409, 429), headers=("Linnet-Device",)),
     Endpoint("POST", "/v1/messages", CALLER, messages.send_message, body=types.NewMessage, answer=types.Sent,
@@ -180,13 +186,18 @@ def create_app(services: Services) -> Starlette:
         services.passwords.close()
 
     app = Starlette(
-        routes=[Route(path, EndpointRoute(services, path, methods)) for path, methods in by_path.items()],
+        routes=[Route(_route(path), EndpointRoute(services, path, methods)) for path, methods in by_path.items()],
         middleware=_middleware(settings),
         exception_handlers={HTTPException: _unrouted},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     return app
+
+
+def _route(path: str) -> str:
+    """The path as Starlette matches it: a key of the state may contain slashes."""
+    return path.replace("{key}", "{key:path}")
 
 
 def _middleware(settings: Settings) -> list[Middleware]:
@@ -359,8 +370,10 @@ def _raw(body: bytes, status: int = 200) -> Response:
 
 
 def _refusal(error: LinnetError, headers: Mapping[str, str] | None = None) -> Response:
-    reason, following = (error.reason, error.next) if isinstance(error, Conflict) else (None, None)
-    response = _json(types.Error(types.ErrorBody(error.code, error.message, reason, following)), error.status)
+    body = types.ErrorBody(error.code, error.message)
+    if isinstance(error, Conflict):
+        body = types.ErrorBody(error.code, error.message, error.reason, error.next, error.version)
+    response = _json(types.Error(body), error.status)
     response.headers.update(headers or {})
     if error.status in (429, 503):
         response.headers["Retry-After"] = str(max(1, ceil(error.retry_after or 1)))

@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from router.contract import text, wire
 from router.contract.files import MAX_WAVEFORM, FileInfo, GivenFiles, Kind, Sha256
+from router.contract.state import StateKey, StatePrefix
 from router.contract.wire import ConversationId, Name, Seq
 
 Reacting = Literal["all", "members"]
@@ -43,12 +44,14 @@ MEMBERS_AT_ONCE = 1000
 
 
 class ErrorBody(Struct, frozen=True, omit_defaults=True):
-    """The code and message of an error; `reason` and `next` explain the `conflict` of an `n`, as on a socket."""
+    """The code and message of an error; `reason` and `next` explain the `conflict` of an `n`, as on a socket, and
+    `version` that of a key of the user's state."""
 
     code: str
     message: str
     reason: str | None = None
     next: int | None = None
+    version: int | None = None
 
 
 class Error(Struct, frozen=True):
@@ -281,6 +284,48 @@ class Events(Struct, frozen=True):
     floor: int
 
 
+# -- the user's state
+
+
+class StateQuery(Struct, frozen=True):
+    """Changes after a version: without `after`, everything. `cursor`: opaque, of the page before."""
+
+    after: Seq = 0
+    prefix: StatePrefix = ""
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 200
+    cursor: Annotated[str, Meta(max_length=64)] = ""
+
+
+class StateEntry(Struct, frozen=True):
+    key: str
+    value: Any
+    version: int
+
+
+class StateEntries(Struct, frozen=True):
+    """A page of the user's state; `version` is the user's when it was read, `cursor` empty after the last page."""
+
+    entries: list[StateEntry]
+    version: int
+    more: bool
+    reset: bool
+    cursor: str
+
+
+class StateChange(Struct, frozen=True):
+    value: Any
+    expect: Seq | None = None
+
+
+class StateExpected(Struct, frozen=True):
+    expect: Seq | None = None
+
+
+class StateWritten(Struct, frozen=True):
+    key: str
+    version: int
+
+
 # -- presence
 
 
@@ -380,3 +425,4 @@ class PathParameters(Struct, frozen=True, kw_only=True):
     device: Name = ""
     conversation: ConversationId = ""
     sha256: Sha256 = "0" * 64
+    key: StateKey = ""

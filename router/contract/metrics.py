@@ -86,6 +86,11 @@ REPAIRED_EVENTS = Counter(
 GAPS = Counter(
     "linnet_gateway_gaps", "Gaps announced to sessions, by reason: expired (retention) or failover", ("reason",)
 )
+STATE_EVENTS = Counter(
+    "linnet_gateway_state_events",
+    "Events of users' state sent to sessions, by cause: live, behind (the version alone) or audit (missed live)",
+    ("cause",),
+)
 HUBS = Gauge("linnet_gateway_hubs", "Groups and channels that have a member with a session on this gateway")
 CHANNELS = Gauge("linnet_gateway_subscribed_channels", "Redis channels that this gateway is subscribed to")
 FRAME_CACHE = Counter(
@@ -255,6 +260,8 @@ for _result in ("ok", "full"):
     CONNECTS.labels(_result)
 for _cause in ("subscribe", "hole", "audit", "resubscribe", "bus_lost"):
     REPAIRS.labels(_cause)
+for _cause in ("live", "behind", "audit"):
+    STATE_EVENTS.labels(_cause)
 for _reason in ("expired", "failover"):
     GAPS.labels(_reason)
 for _why in ("malformed", "upgrade", "full", "descriptors"):

@@ -86,6 +86,11 @@ def jsonable(value: Any) -> Any:
     return value
 
 
+def json_of_value(packed: bytes) -> bytes:
+    """The JSON text of a canonical value's msgpack bytes."""
+    return to_json(jsonable(unpack(packed)))
+
+
 def pack_body(body: Any) -> bytes:
     """msgpack of a decoded body; `BadCommand` if it is not canonical, `TooLarge` if it has too many bytes."""
     packed = pack(canonical(body))

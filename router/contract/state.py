@@ -16,6 +16,8 @@ CONTACT: Final = "contact/"
 BLOCK: Final = "block/"
 ME: Final = "me"
 
+NULL: Final = b"\xc0"  # msgpack
+
 _CHARACTERS: Final = "[A-Za-z0-9._:@/-]"
 # No segment is empty, `.` or `..`. In Python `$` alone accepts a newline at the end, so the lookahead refuses it.
 KEY_PATTERN: Final = rf"^(?!(?:.*/)?\.{{0,2}}(?:/|$)){_CHARACTERS}{{1,{MAX_KEY}}}$(?!\n)"

@@ -18,7 +18,17 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from router.contract.errors import BadCommand, BadFrame
 from router.contract.files import FileInfo, GivenFiles, SharedFile
 from router.contract.integers import decode_again
-from router.contract.packing import MAX_DEPTH, MAX_INTEGER, from_json, json_of_packed, pack, to_json, unpack
+from router.contract.packing import (
+    MAX_DEPTH,
+    MAX_INTEGER,
+    from_json,
+    json_of_packed,
+    json_of_value,
+    pack,
+    to_json,
+    unpack,
+)
+from router.contract.state import StateKey
 
 MAX_FRAME_BYTES: Final = 131_072
 MAX_ID: Final = 256
@@ -130,11 +140,19 @@ class Presence(Command, tag="presence", frozen=True, kw_only=True):
     watch: bool = False
 
 
+class State(Command, tag="state", frozen=True, kw_only=True):
+    """Write a key of the user's state; null removes it. `expect`: the version that the key must have, 0 for absent."""
+
+    key: StateKey
+    value: Any
+    expect: Seq | None = None
+
+
 class Ping(Command, tag="ping", frozen=True, kw_only=True):
     pass
 
 
-Commands = Hello | Auth | Send | Edit | Delete | React | Ack | Read | Typing | History | Presence | Ping
+Commands = Hello | Auth | Send | Edit | Delete | React | Ack | Read | Typing | History | Presence | State | Ping
 
 
 class Event(Struct, tag_field="type", kw_only=True, frozen=True, omit_defaults=True):
@@ -183,6 +201,7 @@ class Welcome(Answer, tag="welcome", frozen=True, kw_only=True):
     heartbeat_s: float
     expires_at: int
     limits: Limits
+    state: int
     conversations: list[ConversationState]
     more: bool
 
@@ -275,6 +294,17 @@ class PresenceEvent(Answer, tag="presence", frozen=True, kw_only=True):
     users: dict[str, PresenceState]
 
 
+class StateEvent(Answer, tag="state", frozen=True, kw_only=True):
+    """A change of the user's state. `version` is the user's after it, `prev` before it; `value` null: the key was
+    removed. Without `key`: the state has this version, ask for what changed.
+    """
+
+    key: str | UnsetType = UNSET
+    value: Any = UNSET
+    version: int
+    prev: int | UnsetType = UNSET
+
+
 class GapEvent(Event, tag="gap", frozen=True, kw_only=True):
     """Events from `from` to `to`, both included, were trimmed (`expired`) or lost in a failover (`failover`)."""
 
@@ -305,7 +335,7 @@ class Pong(Answer, tag="pong", frozen=True, kw_only=True):
 
 
 class ErrorEvent(Answer, tag="error", frozen=True, kw_only=True):
-    """An error; `reason` and `next` explain the `conflict` of an `n` (`errors.Conflict`)."""
+    """An error; `reason` and `next` explain the `conflict` of an `n`, `version` that of a state (`errors.Conflict`)."""
 
     code: str
     message: str
@@ -313,6 +343,7 @@ class ErrorEvent(Answer, tag="error", frozen=True, kw_only=True):
     n: int | None = None
     reason: str | None = None
     next: int | None = None
+    version: int | None = None
 
 
 Events = (
@@ -328,6 +359,7 @@ Events = (
     | ReceiptEvent
     | TypingEvent
     | PresenceEvent
+    | StateEvent
     | GapEvent
     | DrainEvent
     | Ok
@@ -340,10 +372,11 @@ Events = (
 class Codec:
     """One encoding of the protocol: its name, subprotocol, kind of frame, decoder and encoders.
 
-    `encode` returns the payload of an event struct, `logged` that of a logged event's msgpack bytes.
+    `encode` returns the payload of an event struct, `logged` that of a logged event's msgpack bytes, `value` that of a
+    canonical value's msgpack bytes.
     """
 
-    __slots__ = ("_decode", "_plain", "encode", "logged", "name", "subprotocol", "text")
+    __slots__ = ("_decode", "_plain", "encode", "logged", "name", "subprotocol", "text", "value")
 
     def __init__(
         self,
@@ -353,6 +386,7 @@ class Codec:
         plain: Callable[[bytes], Any],
         encode: Callable[[Event], bytes],
         logged: Callable[[bytes], bytes],
+        value: Callable[[bytes], bytes],
     ) -> None:
         self.name = name
         self.subprotocol = f"linnet.v1.{name}"
@@ -361,6 +395,7 @@ class Codec:
         self._plain = plain
         self.encode = encode
         self.logged = logged
+        self.value = value
 
     def decode(self, data: bytes) -> Commands:
         """The command; `BadFrame` if the data is not one value of this encoding, `BadCommand` if it is no command."""
@@ -381,8 +416,10 @@ def _identity(packed: bytes) -> bytes:
     return packed
 
 
-JSON: Final = Codec("json", True, msgspec.json.Decoder(Commands).decode, from_json, to_json, json_of_packed)
-MSGPACK: Final = Codec("msgpack", False, msgspec.msgpack.Decoder(Commands).decode, unpack, pack, _identity)
+JSON: Final = Codec(
+    "json", True, msgspec.json.Decoder(Commands).decode, from_json, to_json, json_of_packed, json_of_value
+)
+MSGPACK: Final = Codec("msgpack", False, msgspec.msgpack.Decoder(Commands).decode, unpack, pack, _identity, _identity)
 CODECS: Final[dict[str, Codec]] = {codec.subprotocol: codec for codec in (JSON, MSGPACK)}
 
 

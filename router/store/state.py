@@ -29,8 +29,8 @@ _ROW: Final = Packing(">QQ")  # version, change number of the server
 
 
 class Written(Struct, frozen=True):
-    """The result of a write: the key's new version, and the user's version before it. They are equal if the write
-    changed nothing, because the key was absent already. `replid`: the server that executed it (`durability`)."""
+    """The result of a write: the key's new version, and the user's version before it. They are equal if the server has
+    written the same value again. `replid`: the server that executed it (`durability`)."""
 
     version: int
     prev: int

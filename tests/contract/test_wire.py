@@ -38,6 +38,7 @@ COMMANDS: dict[str, dict[str, Any]] = {
     "typing": {"to": GROUP},
     "history": {"conversation": GROUP, "before": 100, "after": None, "limit": 200},
     "presence": {"users": ["bob", "cid"], "watch": True},
+    "state": {"key": "draft/a", "value": {"text": "hi"}, "expect": 0},
     "ping": {},
 }
 KINDS: dict[str, type[wire.Command]] = {kind.__struct_config__.tag: kind for kind in get_args(wire.Commands)}
@@ -70,10 +71,10 @@ def test_unknown_fields_are_ignored(codec: wire.Codec, tag: str) -> None:
 @both
 @pytest.mark.parametrize(("tag", "field"), [(tag, field) for tag, example in COMMANDS.items() for field in example])
 def test_field_of_the_wrong_type_is_bad_command(codec: wire.Codec, tag: str, field: str) -> None:
-    """Decoding checks all fields, so no handler does; only `body` is free."""
+    """Decoding checks all fields, so no handler does; only `body` and `value` are free."""
     wrong = encoded(codec, {"type": tag, **COMMANDS[tag], field: [[1]]})
-    if field == "body":
-        assert codec.decode(wrong).body == [[1]]  # type: ignore[union-attr]  # the commands that have one
+    if field in ("body", "value"):
+        assert getattr(codec.decode(wrong), field) == [[1]]
     else:
         assert refused(codec, wrong) == "bad_command"
 
@@ -83,7 +84,7 @@ def test_field_of_the_wrong_type_is_bad_command(codec: wire.Codec, tag: str, fie
     ("tag", "missing"),
     [("auth", "token"), ("send", "to"), ("send", "n"), ("send", "body"), ("edit", "seq"), ("edit", "body"),
      ("delete", "conversation"), ("react", "emoji"), ("read", "seq"), ("typing", "to"), ("history", "conversation"),
-     ("presence", "users")],
+     ("presence", "users"), ("state", "key"), ("state", "value")],
 )  # fmt: skip
 def test_missing_field_is_bad_command(codec: wire.Codec, tag: str, missing: str) -> None:
     """A null body is a body; a missing one is an error."""
@@ -218,13 +219,15 @@ STATE = wire.ConversationState(
 OTHERS: list[wire.Event] = [
     wire.Welcome(
         id=1, user="ann", device="phone", session="s", gateway="g", heartbeat_s=30.0, expires_at=1,
-        limits=wire.Limits(131_072, 65_536, 200.0, 1000), conversations=[STATE], more=False,
+        limits=wire.Limits(131_072, 65_536, 200.0, 1000), state=0, conversations=[STATE], more=False,
     ),
     wire.ConversationsEvent(conversations=[STATE], more=True),
     wire.AckEvent(id="x", n=1, conversation=GROUP, seq=5, at=6, duplicate=False),
     wire.ReceiptEvent(conversation=GROUP, user="bob", read=4),
     wire.TypingEvent(conversation=GROUP, from_="bob"),
     wire.PresenceEvent(users={"bob": wire.PresenceState(True, 5), "cid": wire.PresenceState(False, None)}),
+    wire.StateEvent(id=5, key="draft/a", value=None, version=9, prev=8),
+    wire.StateEvent(version=9),
     wire.GapEvent(conversation=GROUP, from_=3, to=7, reason="expired"),
     wire.DrainEvent(retry_after=0.25),
     wire.Ok(id=2, expires_at=7),
@@ -232,6 +235,7 @@ OTHERS: list[wire.Event] = [
     wire.Pong(at=9),
     wire.ErrorEvent(id=4, code="rate_limited", message="wait", retry_after=1.5, n=7),
     wire.ErrorEvent(id=4, code="conflict", message="too old", n=7, reason="old", next=40),
+    wire.ErrorEvent(id=4, code="conflict", message="other", version=0),
 ]  # fmt: skip
 DECODERS: dict[str, Any] = {
     wire.JSON.subprotocol: msgspec.json.Decoder(wire.Events),

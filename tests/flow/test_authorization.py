@@ -119,6 +119,7 @@ MEMBER: Final = CONVERSATION + "/members/{user}"
 JOIN: Final = f"POST {CONVERSATION}/join"
 HI: Final = {"to": "<group>", "body": "hi"}
 PRESENCE: Final = "GET /v1/presence"
+STATE: Final = "/v1/state/{key}"
 
 # fmt: off
 ROWS: Final = (
@@ -182,6 +183,15 @@ ROWS: Final = (
     Row(f"GET {CONVERSATION}/events",         "404 404 404 404 404 404 401 401 200", f"{OTHERS}/events"),
     Row(f"GET {CONVERSATION}/reads",          "200 200 200 200 404 404 401 401 200", f"{ROOM}/reads"),
     Row(f"GET {CONVERSATION}/reads",          "404 404 404 404 404 404 401 401 200", f"{OTHERS}/reads"),
+    # the state is the caller's own
+    Row("GET /v1/state",                      "200 200 200 200 200 200 401 401 422", "/v1/state"),
+    Row(f"GET {STATE}",                       "404 404 404 404 404 404 401 401 422", "/v1/state/draft/a"),
+    Row(f"PUT {STATE}",                       "200 200 200 200 200 200 401 401 422", "/v1/state/draft/a",
+        {"value": 1}),
+    Row(f"PUT {STATE}",                       "403 403 403 403 403 403 401 401 403", "/v1/state/contact/<victim>",
+        {"value": 1}),
+    Row(f"DELETE {STATE}",                    "204 204 204 204 204 204 401 401 422", "/v1/state/draft/a"),
+    Row(f"DELETE {STATE}",                    "403 403 403 403 403 403 401 401 403", "/v1/state/me"),
     Row("GET /v1/gateways",                   "200 200 200 200 200 200 401 401 200", "/v1/gateways"),
     # deleting: another's message, one's own, one in others' conversation
     Row("POST /v1/commands",                  "200 200 403 403 404 404 401 401 200", "/v1/commands",
@@ -298,6 +308,8 @@ COMMANDS: Final = (
     Command("history",  "history   history   history   history   history   not_found", ON),
     Command("history",  NO, ELSEWHERE),
     Command("presence", " ".join(["presence"] * 6), {"users": ["<victim>"]}),
+    Command("state",    " ".join(["state"] * 6), {"key": "draft/<group>", "value": 1}),
+    Command("state",    " ".join(["read_only"] * 6), {"key": "contact/<victim>", "value": 1}),
     Command("ping",     " ".join(["pong"] * 6), {}),
     Command("auth",     " ".join(["ok"] * 6), {"token": "<my token>"}),
     Command("auth",     " ".join(["unauthorized"] * 6), {"token": "<victim's token>"}),

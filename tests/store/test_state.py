@@ -97,21 +97,20 @@ async def test_each_write_is_published_once_with_its_versions(valkey: EmbeddedVa
         with Channel(valkey, keys.Channels().user("ann")) as channel:
             first = await write(state, "a", {"t": [1, b"\xff"]})
             second = await write(state, "a", None)
-            await write(state, "a", None)  # it is absent already
         heard = [signals.decode(payload) for payload in channel.heard]
         assert all(isinstance(signal, signals.State) for signal in heard)
         told = [(s.key, unpack(s.value), s.version, s.prev) for s in heard if isinstance(s, signals.State)]
         assert told == [("a", {"t": [1, b"\xff"]}, first.version, 0), ("a", None, second.version, first.version)]
 
 
-async def test_removing_an_absent_key_changes_nothing(valkey: EmbeddedValkey) -> None:
-    async with of_ann(valkey) as (_, state):
-        nothing = await write(state, "a", None)
-        assert (nothing.version, nothing.prev) == (0, 0)
+async def test_removing_an_absent_key_is_a_change_with_a_version_of_its_own(valkey: EmbeddedValkey) -> None:
+    """Else its answer would have the version of another change."""
+    async with of_ann(valkey) as (client, state):
         first = await write(state, "b", 1)
-        again = await write(state, "a", None)
-        assert (again.version, again.prev) == (first.version, first.version)
-        assert await known(state) == {"b": 1}
+        removed = [await write(state, "a", None) for _ in range(3)]
+        assert first.version < removed[0].version < removed[1].version < removed[2].version
+        assert await known(state) == {"a": None, "b": 1}
+        assert await client.fetch("ZCARD", keys.removed("ann")) == 1
 
 
 async def test_user_who_does_not_exist_has_no_state(valkey: EmbeddedValkey) -> None:

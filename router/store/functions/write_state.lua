@@ -74,10 +74,6 @@ local function write_state(keys, a)
     if refused then return refused end
     local current = present and was or 0
     if expect ~= '' and tonumber(expect) ~= current then return fail('VERSION', digits(current)) end
-    if value == '' and not present then
-      local last = meta and struct.unpack(STATE_META, meta) or 0
-      return {last, last, id}
-    end
   end
   local version, last, floor, count, bytes, void = begin(meta, id, us)
   if not of_server then
@@ -95,7 +91,7 @@ local function write_state(keys, a)
   redis.call('HSET', state, STATE_META_FIELD, struct.pack(STATE_META, version, floor, count, bytes, id) .. void,
     key, struct.pack(STATE_ROW, version, changed) .. value)
   redis.call('ZADD', versions, version, key)
-  if value == '' then
+  if value == '' then              -- also if it was absent: each answer has a version of its own
     redis.call('ZADD', removed, version, key)
   elseif row and not present then
     redis.call('ZREM', removed, key)

@@ -191,7 +191,7 @@ async def test_welcome_contains_user_limits_and_conversations(valkey: EmbeddedVa
         assert welcome == {
             "type": "welcome", "id": "h", "user": "bob", "device": "laptop", "gateway": of.node.name, "heartbeat_s": 7,
             "limits": {"frame_bytes": 131_072, "body_bytes": 65_536, "sends_per_s": 1e5, "send_burst": 100_000},
-            "more": False,
+            "state": 0, "more": False,
         }  # fmt: skip
         assert conversations == [
             {"conversation": direct, "kind": "direct", "title": "", "head": second.seq, "cursor": 0,

@@ -18,7 +18,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_heavy_commands_are_those_that_cost_redis_most() -> None:
-    assert set(HEAVY) == {wire.Send, wire.Edit, wire.Delete, wire.React, wire.History, wire.Presence}
+    assert set(HEAVY) == {wire.Send, wire.Edit, wire.Delete, wire.React, wire.History, wire.Presence, wire.State}
 
 
 @pytest.mark.usefixtures("patient")

@@ -55,7 +55,7 @@ def refusal(answer: httpx.Response) -> tuple[int, str]:
     assert answer.headers["content-type"] == "application/json"
     error = answer.json()["error"]
     assert answer.json().keys() == {"error"}
-    assert {"code", "message"} <= error.keys() <= {"code", "message", "reason", "next"}
+    assert {"code", "message"} <= error.keys() <= {"code", "message", "reason", "next", "version"}
     assert error["message"]
     assert (answer.status_code in (429, 503)) == ("retry-after" in answer.headers)
     return answer.status_code, error["code"]

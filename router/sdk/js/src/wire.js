@@ -128,6 +128,15 @@ export {};
  */
 
 /**
+ * @typedef {object} State
+ * @property {"state"} type
+ * @property {string | number | null} [id]
+ * @property {string} key
+ * @property {any} value
+ * @property {number | null} [expect]
+ */
+
+/**
  * @typedef {object} Ping
  * @property {"ping"} type
  * @property {string | number | null} [id]
@@ -144,6 +153,7 @@ export {};
  * @property {number} heartbeat_s
  * @property {number} expires_at
  * @property {Limits} limits
+ * @property {number} state
  * @property {ConversationState[]} conversations
  * @property {boolean} more
  */
@@ -312,6 +322,16 @@ export {};
  */
 
 /**
+ * @typedef {object} StateEvent
+ * @property {"state"} type
+ * @property {string | number | null} [id]
+ * @property {string} [key]
+ * @property {any} [value]
+ * @property {number} version
+ * @property {number} [prev]
+ */
+
+/**
  * @typedef {object} GapEvent
  * @property {"gap"} type
  * @property {string} conversation
@@ -359,8 +379,9 @@ export {};
  * @property {number | null} [n]
  * @property {string | null} [reason]
  * @property {number | null} [next]
+ * @property {number | null} [version]
  */
 
-/** @typedef {Hello | Auth | Send | Edit | Delete | React | Ack | Read | Typing | History | Presence | Ping} AnyCommand */
+/** @typedef {Hello | Auth | Send | Edit | Delete | React | Ack | Read | Typing | History | Presence | State | Ping} AnyCommand */
 
-/** @typedef {Welcome | ConversationsEvent | MessageEvent | EditEvent | DeleteEvent | ReactEvent | MemberEvent | TitleEvent | AckEvent | ReceiptEvent | TypingEvent | PresenceEvent | GapEvent | DrainEvent | Ok | HistoryEvent | Pong | ErrorEvent} AnyEvent */
+/** @typedef {Welcome | ConversationsEvent | MessageEvent | EditEvent | DeleteEvent | ReactEvent | MemberEvent | TitleEvent | AckEvent | ReceiptEvent | TypingEvent | PresenceEvent | StateEvent | GapEvent | DrainEvent | Ok | HistoryEvent | Pong | ErrorEvent} AnyEvent */

@@ -388,4 +388,6 @@ def _ephemeral(event: dict[str, Any]) -> Event | None:
             return events.Typing(conversation=event["conversation"], sender=event["from"])
         case "presence":
             return events.Presence(users=events.online(event["users"]))
+        case "state":  # this client does not keep the user's state; an app reads it over HTTP
+            return None
     return None

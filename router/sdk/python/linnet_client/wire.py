@@ -121,6 +121,14 @@ class Presence(TypedDict):
     watch: NotRequired[bool]
 
 
+class State(TypedDict):
+    type: Literal["state"]
+    id: NotRequired[str | int | None]
+    key: str
+    value: Any
+    expect: NotRequired[int | None]
+
+
 class Ping(TypedDict):
     type: Literal["ping"]
     id: NotRequired[str | int | None]
@@ -136,6 +144,7 @@ class Welcome(TypedDict):
     heartbeat_s: float
     expires_at: int
     limits: Limits
+    state: int
     conversations: list[ConversationState]
     more: bool
 
@@ -321,6 +330,15 @@ class PresenceState(TypedDict):
     last_seen: int | None
 
 
+class StateEvent(TypedDict):
+    type: Literal["state"]
+    id: NotRequired[str | int | None]
+    key: NotRequired[str]
+    value: NotRequired[Any]
+    version: int
+    prev: NotRequired[int]
+
+
 GapEvent = TypedDict(
     "GapEvent",
     {
@@ -367,9 +385,10 @@ class ErrorEvent(TypedDict):
     n: NotRequired[int | None]
     reason: NotRequired[str | None]
     next: NotRequired[int | None]
+    version: NotRequired[int | None]
 
 
-AnyCommand = Hello | Auth | Send | Edit | Delete | React | Ack | Read | Typing | History | Presence | Ping
+AnyCommand = Hello | Auth | Send | Edit | Delete | React | Ack | Read | Typing | History | Presence | State | Ping
 AnyEvent = (
     Welcome
     | ConversationsEvent
@@ -383,6 +402,7 @@ AnyEvent = (
     | ReceiptEvent
     | TypingEvent
     | PresenceEvent
+    | StateEvent
     | GapEvent
     | DrainEvent
     | Ok
