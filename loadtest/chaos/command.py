@@ -29,7 +29,7 @@ from loadtest.chaos.nemesis import CLIENT_FAULTS, FAULTS, LEVELS, REDIS_TROUBLE,
 from loadtest.chaos.people import CLIENTS, RATES, People
 from loadtest.chaos.proof.checker import check
 from loadtest.chaos.proof.effects import effects_of_faults
-from loadtest.chaos.proof.evidence import Run, dump_logs, load
+from loadtest.chaos.proof.evidence import Run, dump_logs, dump_states, load
 from loadtest.chaos.proof.findings import Violation
 from loadtest.chaos.proof.story import story
 from loadtest.chaos.workload import Workload
@@ -124,6 +124,7 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
         await cluster.stop()
         with cluster.store.client() as client:
             dump_logs(client, folder / "logs.jsonl")
+            dump_states(client, folder / "states.jsonl")
     finally:
         (folder / "run.json").write_bytes(msgspec.json.encode(made))
         await cluster.close()

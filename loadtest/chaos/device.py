@@ -25,6 +25,7 @@ import msgspec
 
 from loadtest.chaos.proof import history
 from loadtest.chaos.proof.history import Known, Rows, digest, entry, now_ms
+from loadtest.chaos.user_state import Fetch, UserState
 from loadtest.websocket import GONE, WebSocket
 from router.contract import keys
 
@@ -76,6 +77,7 @@ class Device:
         *,
         small: bool = False,
         forgetful: float = 0.0,
+        fetch_state: Fetch | None = None,
     ) -> None:
         self.user, self.name, self.codec = user, name, codec
         self.urls = urls
@@ -91,6 +93,8 @@ class Device:
         self.renews = True  # False: the token expires, and the device reconnects with another
         self.sent = self.acked = self.received = self.refused = 0
         self.on_event: Callable[[dict[str, Any]], None] | None = None
+        self.user_state = UserState(user, recorder.add, fetch_state)
+        self._puts: dict[str, tuple[str, Any]] = {}  # id → key and value of the writes of state without an answer
         self._token, self._rng = token, rng
         self._small, self._forgetful = small, forgetful
         self._instance = secrets.token_hex(8)
@@ -109,6 +113,7 @@ class Device:
         self._pause_s = 0.0
         self._watch_at = math.inf  # when to watch again after an error
         self._watched: list[str] = []
+        self._puts_made = 0
         self._loop = asyncio.get_running_loop()
 
     @property
@@ -147,7 +152,12 @@ class Device:
         self.recorder.add(history.Left(now_ms()))
         self._leave(politely=politely)
 
+    def record_state(self) -> None:
+        """Record the user's state as this device has it now."""
+        self.recorder.add(history.Holds(now_ms(), self.user_state.version, self.user_state.keys))
+
     def stop(self) -> None:
+        self.user_state.stop()
         self._ended = True
         self.go_offline(politely=True)
         self._wanted.set()
@@ -212,6 +222,14 @@ class Device:
             self.recorder.add(history.Read(now_ms(), conversation, seq))
             self._socket.send_command("read", conversation=conversation, seq=seq)
 
+    def put(self, key: str, value: Any) -> None:
+        """Write a key of the user's state. A write whose answer is lost is not repeated: it may have taken effect."""
+        if self.ready and self._socket is not None:
+            self._puts_made += 1
+            ident = f"put {self._puts_made}"
+            self._puts[ident] = key, value
+            self._socket.send_command("state", id=ident, key=key, value=value)
+
     def watch(self, users: list[str]) -> None:
         """Watch the presence of these users, from now on and after every reconnect."""
         self._watched, self._watch_at = users, math.inf
@@ -262,6 +280,7 @@ class Device:
         if self._closed.is_set():
             return
         self.ready = self._paused = False
+        self._puts.clear()
         self._closed.set()
         self.recorder.add(history.Closed(now_ms(), code, reason, self._closed_by_us))
         if reason.startswith("retry_after="):
@@ -296,6 +315,14 @@ class Device:
                 seen = {user: state["online"] for user, state in event["users"].items()}
                 self.seen.update(seen)
                 self.recorder.add(history.Seen(now_ms(), seen))
+            case "state" if "key" not in event:
+                self.user_state.named(event["version"])
+            case "state":
+                if event.get("id") in self._puts:
+                    key, value = self._puts.pop(event["id"])
+                    body = "" if value is None else digest(value)
+                    self.recorder.add(history.Put(now_ms(), key, event["version"], body))
+                self.user_state.changed(event)
             case "drain":
                 self.recorder.add(history.Draining(now_ms(), event["retry_after"]))
             case _ if "seq" in event and "prev" in event:
@@ -307,6 +334,7 @@ class Device:
             history.Welcomed(now_ms(), self._url, event["gateway"], event["session"], self._hello_cursors, known)
         )
         self._valid(event["expires_at"])
+        self.user_state.named(event["state"])
         self.ready = True
         self.seen = {}
         self._pinged_at = 0.0
@@ -358,6 +386,7 @@ class Device:
 
     def _error(self, event: dict[str, Any]) -> None:
         n, retry_after = event.get("n"), event.get("retry_after")
+        self._puts.pop(event.get("id", ""), None)
         if n is None:
             self.recorder.add(history.Refused(now_ms(), 0, event["code"], retry_after is None))
             if event.get("id") == WATCH:

@@ -22,7 +22,7 @@ import jwt
 from loadtest.api import Api
 from loadtest.chaos.cluster import Cluster
 from loadtest.chaos.device import Device
-from loadtest.chaos.proof.evidence import Mark
+from loadtest.chaos.proof.evidence import Mark, stored_state
 from loadtest.chaos.proof.history import Writer, now_ms
 
 SLICES: Final = 10
@@ -33,6 +33,9 @@ WATCHERS: Final = 10
 WATCHED: Final = 20
 SETTLE_S: Final = 90.0
 TOKEN_S: Final = 30
+STATE_USERS: Final = 40
+STATE_KEYS: Final = 8
+STATE_PAGE: Final = 3  # small, so that pages follow each other
 MEMBERS_EVERY_S: Final = 1.0
 # After lease, heartbeat, grace period and some time for a busy machine, presence is right.
 PRESENCE_S: Final = 25.0
@@ -78,6 +81,7 @@ class Workload:
             random.Random(self.rng.random()),
             small=self.rng.random() < 0.1,
             forgetful=0.2 if self.rng.random() < 0.2 else 0.02,
+            fetch_state=self._fetch_state,
         )
         device.renews = self.rng.random() < 0.8
         person.devices.append(device)
@@ -90,6 +94,12 @@ class Workload:
         if int(user[1:]) % 2:
             return self._cluster.key_set.token(claims)
         return jwt.encode(claims, self._cluster.jwt_secret, algorithm="HS256")
+
+    async def _fetch_state(self, user: str, after: int, cursor: str) -> dict[str, Any]:
+        path = f"/state?after={after}&cursor={cursor}&limit={STATE_PAGE}"
+        router = self._api(random.randrange(2))  # not the seeded generator: when calls come is not seeded
+        page: dict[str, Any] = await asyncio.to_thread(router.call, "GET", path, None, user)
+        return page
 
     # -- start
 
@@ -138,6 +148,7 @@ class Workload:
         tasks = [
             asyncio.create_task(self._every(1 / rate, self._speak)),
             asyncio.create_task(self._every(0.1, self._read)),
+            asyncio.create_task(self._every(0.1, self._put)),
             asyncio.create_task(self._every(0.5, self._leave)),
             asyncio.create_task(self._every(1.0, self._stall)),
             asyncio.create_task(self._come_and_go()),
@@ -212,6 +223,14 @@ class Workload:
         if device.last:
             device.read(self.rng.choice(list(device.last)))
 
+    def _put(self) -> None:
+        """Write a key of the state of one of a few users, so that their devices do so at once."""
+        person = self.rng.choice(self.people[:STATE_USERS])
+        value = None if self.rng.random() < 0.2 else {"text": self._body(), "n": self.rng.random()}
+        key = f"draft/{self.rng.randrange(STATE_KEYS)}"
+        if value is None or len(str(value)) < 1000:
+            self.rng.choice(person.devices).put(key, value)
+
     def _leave(self) -> None:
         device = self.rng.choice(self.devices)
         device.go_offline(politely=self.rng.random() < 0.5)
@@ -254,6 +273,12 @@ class Workload:
         await self.until(lambda: all(device.ready and not device.waiting for device in self.devices), SETTLE_S)
         wanted = await asyncio.to_thread(heads)
         await self.until(lambda: all(self._has_all(device, wanted[device.user]) for device in self.devices), SETTLE_S)
+        versions = await asyncio.to_thread(self._state_versions)
+        await self.until(
+            lambda: all(device.user_state.version == versions[device.user] for device in self.devices), SETTLE_S
+        )
+        for device in self.devices:
+            device.record_state()
         await self.until(lambda: all(_agree(person) for person in self.people), PRESENCE_S)
         return [await self._settled([]), await self._settled(self.people[WATCHERS:][::2])]
 
@@ -263,6 +288,11 @@ class Workload:
             max(device.last.get(conversation, 0), device.announced.get(conversation, 0)) >= head
             for conversation, head in heads.items()
         )
+
+    def _state_versions(self) -> dict[str, int]:
+        """Return, by user, the version of the user's state in the store."""
+        with self._cluster.store.client() as client:
+            return {person.name: stored_state(client, person.name).version for person in self.people}
 
     async def _settled(self, leaving: list[Person]) -> Mark:
         """Wait until the watchers see the right presence, or until a deadline; return that moment."""

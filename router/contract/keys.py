@@ -197,6 +197,13 @@ def state(name: str) -> str:
     return f"{_u(name)}:state:{name}"
 
 
+EVERY_STATE: Final = "{u*}:state:*"  # for a scan; never on the hot path
+
+
+def user_of_state(key: bytes) -> str:
+    return key.partition(b":state:")[2].decode(errors="replace")
+
+
 def versions(name: str) -> str:
     return f"{_u(name)}:versions:{name}"
 

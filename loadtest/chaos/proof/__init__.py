@@ -4,6 +4,7 @@ history    what one device did and received, row by row, on disk
 evidence   everything that a run leaves in its folder
 checker    proves or refutes the promises from the evidence
 account    the part of the checker that judges one device
+states     the part that judges user state
 trimmed    the part that judges events which the logs no longer contain
 findings   logs, violations and counts, shared by the parts of the checker
 client_history the same of an application on an SDK

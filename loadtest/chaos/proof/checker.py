@@ -16,6 +16,8 @@ G7  memory stays within its limit
 G8  presence is right at every mark
 G9  read marks never go back, and agree at the end (they are not acked: a failover may take back the newest)
 G10 two deployments on one Redis server do not notice each other; on one database the second does not start
+G11 user state: at the end each device has what is stored, no version stands for two changes, and an answered change
+    or a later one of its key is stored (`states.py`)
 
 Invariant: each check examines all evidence, whatever another check has found. So one cause may show as several
 violations; `story.py` explains the first ones.
@@ -35,6 +37,7 @@ from loadtest.chaos.proof.account import Account
 from loadtest.chaos.proof.clients import check_clients
 from loadtest.chaos.proof.evidence import Ending, Evidence, Fault, Sample
 from loadtest.chaos.proof.findings import Command, Findings, Log, Violation
+from loadtest.chaos.proof.states import check_states
 from loadtest.chaos.proof.trimmed import check_trimmed
 
 # Reconnects in one second, as a multiple of an even spread; small numbers are uneven by chance.
@@ -74,6 +77,8 @@ class Checker:
         found += check_commands(commands, logs, self.findings.lost)
         found += check_trimmed(self.findings, commands)
         found += self._reads()
+        found += check_states(self.evidence.states, self.evidence.histories)
+        counts["users with state"] = sum(one.version > 0 for one in self.evidence.states)
         found += check_processes(self.evidence)
         found += check_neighbours(self.evidence)
         samples = [row.rss_bytes for row in self.evidence.processes if isinstance(row, Sample)]

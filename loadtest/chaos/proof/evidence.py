@@ -5,6 +5,7 @@ clients/<stand>.jsonl             the same of applications on an SDK (`client_hi
 logs.jsonl                        the log of every conversation, read from Redis at the end
 faults.jsonl                      each fault, its target, its begin and its end
 losses.jsonl                      what faults deleted from Redis
+states.jsonl                      the state of every user, read from Redis at the end
 processes.jsonl                   memory samples, and how each process ended
 run.json                          seed, level and limits of the run, and the marks at which presence was settled
 <process>.log                     the log of each process
@@ -22,8 +23,9 @@ import msgspec
 import redis
 
 from loadtest.chaos.proof.client_history import ClientHistory, ClientRows
-from loadtest.chaos.proof.history import Entry, History, Rows, entry
+from loadtest.chaos.proof.history import Entry, History, Rows, digest, entry
 from router.contract import keys, stamp
+from router.contract.packing import unpack
 
 PAGE: int = 1000
 
@@ -77,6 +79,15 @@ class Mark(msgspec.Struct, frozen=True):
     offline: list[str]
 
 
+class StoredState(msgspec.Struct, frozen=True):
+    """A user's state in the store at the end: the user's version, and by key the version and the digest of the value
+    (empty: removed)."""
+
+    user: str
+    version: int
+    keys: dict[str, tuple[int, str]]
+
+
 class Run(msgspec.Struct):
     seed: int
     seconds: float
@@ -95,6 +106,7 @@ class Evidence(msgspec.Struct):
     process_logs: dict[str, Path] = {}
     losses: list[Loss] = []
     clients: Mapping[str, Iterable[ClientRows]] = {}
+    states: list[StoredState] = []
 
 
 def load(folder: Path) -> Evidence:
@@ -102,6 +114,7 @@ def load(folder: Path) -> Evidence:
     logs = map(msgspec.json.Decoder(Conversation).decode, _lines(folder / "logs.jsonl"))
     faults = map(msgspec.json.Decoder(Fault).decode, _lines(folder / "faults.jsonl"))
     losses = map(msgspec.json.Decoder(Loss).decode, _lines(folder / "losses.jsonl"))
+    states = map(msgspec.json.Decoder(StoredState).decode, _lines(folder / "states.jsonl"))
     processes = map(msgspec.json.Decoder(Sample | Ending).decode, _lines(folder / "processes.jsonl"))
     return Evidence(
         run=msgspec.json.decode((folder / "run.json").read_bytes(), type=Run),
@@ -112,6 +125,7 @@ def load(folder: Path) -> Evidence:
         faults=sorted(faults, key=lambda fault: fault.began),
         losses=list(losses),
         clients={path.stem: ClientHistory(path) for path in sorted((folder / "clients").glob("*.jsonl"))},
+        states=list(states),
         processes=list(processes),
         process_logs={path.stem: path for path in sorted(folder.glob("*.log"))},
     )
@@ -147,6 +161,22 @@ def _conversation(client: redis.Redis, name: str) -> Conversation:
             members[field[2:].decode()] = (int(joined), int(left))
     head = int.from_bytes(fields[b"m"][:8], "big")
     return Conversation(name, head, int(fields.get(b"floor", 0)), members, list(_entries(client, keys.log(name))))
+
+
+def dump_states(client: redis.Redis, path: Path) -> None:
+    """Write the state of every user who has one, as Redis has it now."""
+    for key in client.scan_iter(match=keys.EVERY_STATE, count=1000):
+        append(path, stored_state(client, keys.user_of_state(key)))
+
+
+def stored_state(client: redis.Redis, user: str) -> StoredState:
+    fields: dict[bytes, bytes] = client.hgetall(keys.state(user))  # type: ignore[assignment]  # not awaitable
+    meta = fields.pop(b"*", b"\0" * 8)
+    found = {
+        key.decode(): (int.from_bytes(row[:8], "big"), digest(unpack(row[16:])) if row[16:] else "")
+        for key, row in fields.items()
+    }
+    return StoredState(user, int.from_bytes(meta[:8], "big"), found)
 
 
 def _entries(client: redis.Redis, key: str) -> Iterator[Entry]:

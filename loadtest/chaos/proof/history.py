@@ -140,6 +140,30 @@ class Seen(Row, frozen=True, array_like=True, tag="seen"):
     users: dict[str, bool]
 
 
+class Stated(Row, frozen=True, array_like=True, tag="stated"):
+    """An event of the user's state; `body` is empty if the key was removed."""
+
+    key: str
+    version: int
+    prev: int
+    body: str
+
+
+class Put(Row, frozen=True, array_like=True, tag="put"):
+    """The answer to a change of the user's state by this device."""
+
+    key: str
+    version: int
+    body: str
+
+
+class Holds(Row, frozen=True, array_like=True, tag="holds"):
+    """The user's state as this device has it at the end: by key the version and the digest of the value."""
+
+    version: int
+    keys: dict[str, tuple[int, str]]
+
+
 class Paused(Row, frozen=True, array_like=True, tag="paused"):
     """The device stops or resumes reading."""
 
@@ -164,7 +188,7 @@ class Closed(Row, frozen=True, array_like=True, tag="closed"):
 
 Rows = (
     Connecting | Welcomed | Valid | Listed | Sent | Acked | Refused | Received | Gap | Read | Receipt | Watching | Seen
-    | Paused | Left | Draining | Closed
+    | Stated | Put | Holds | Paused | Left | Draining | Closed
 )  # fmt: skip
 
 _encode = msgspec.json.Encoder().encode
