@@ -41,6 +41,7 @@ HEAD: Final = """# Reference of linnet-client
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "Client": ("Client", "Conversation", "MessageHandle", "Ack", "Status"),
     "Tokens and the HTTP API": ("Login", "TokenSource", "Api"),
+    "Media": ("Media",),
     "Views": ("ConversationView", "MessageView"),
     "Events": (
         "Event", "Logged", "Message", "Edit", "Delete", "React", "Member", "Title", "Gap", "Gone", "Joined", "Receipt",
@@ -56,6 +57,7 @@ INNER: Final = {
     "Client": ("put", "hello", "welcomed", "received", "ticked", "changed", "found_gateways", "settled", "cancelled",
                "copied", "lost"),
     "Conversation": ("__init__",),
+    "Media": ("__init__",),
     "MessageHandle": ("__init__", "move", "was_stored", "renumbered", "was_not_stored", "was_acked", "was_refused",
                       "queued_again"),
     "ConversationView": ("__init__", "apply_state", "begin", "oldest", "queue", "unqueue", "settle", "apply", "load",

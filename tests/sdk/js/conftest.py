@@ -65,7 +65,9 @@ def _node() -> None:
 def _behind(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[System, int]]:
     port = support.free_ports(1)[0]
     url = f"ws://127.0.0.1:{port}/ws"
-    system = System(tmp_path_factory.mktemp("sdk"), 1, LINNET_GATEWAY_URL=url, LINNET_ORIGINS="*")
+    folder = tmp_path_factory.mktemp("sdk")
+    objects = f"file://{folder / 'objects'}"
+    system = System(folder, 1, LINNET_GATEWAY_URL=url, LINNET_ORIGINS="*", LINNET_MEDIA_URL=objects)
     support.run(system.ready())
     yield system, port
     system.close()

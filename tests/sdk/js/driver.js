@@ -62,8 +62,14 @@ export async function start(source, report) {
       }
       return bodies;
     },
-    async send({ to, body, name = body, wait = "stored" }) {
-      const handle = client.conversation(to).send(body);
+    async upload({ bytes, ...options }) {
+      const told = [];
+      const progress = (done, size) => told.push([done, size]);
+      return { file: await client.media.upload(new Uint8Array(bytes), { ...options, progress }), told };
+    },
+    links: ({ files, conversation }) => client.media.links(files, conversation),
+    async send({ to, body, files, name = body, wait = "stored" }) {
+      const handle = client.conversation(to).send(body, { files });
       follow(name, handle);
       if (wait) await handle[wait];
       return { id: handle.id, state: handle.state, seq: handle.seq };

@@ -46,6 +46,9 @@ def test_logged_event_has_the_fields_of_the_served_schema(tag: str) -> None:
     for name, field in fields.items():
         if properties[name] not in TAGS[tag]["required"]:
             assert field.default is not dataclasses.MISSING, name
+    raw = {name: object() for name in properties.values()}
+    event = events.LOGGED[tag](raw)
+    assert all(getattr(event, name) is raw[named] for name, named in properties.items())
 
 
 def test_every_event_of_the_schema_is_known_to_the_client() -> None:

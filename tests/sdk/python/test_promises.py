@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from linnet_client import Client, Event, Gone, Joined, Login, Message, Online, Presence, Status, Typing
+import pytest
+from linnet_client import Client, Event, Gone, Joined, Login, Message, Online, Presence, Refused, Status, Typing
 
 from tests.flow.client import token
 from tests.flow.conftest import Names, Start, System
+from tests.sdk.python.test_cli import linnet, logged_in
 from tests.support import ROOT, eventually
 
 PASSWORD = "correct horse battery"
@@ -226,3 +228,34 @@ async def test_login_renews_its_token_before_it_expires(start: Start, names: Nam
         await eventually(lambda: client._connection is not None and client._connection.expires_at > first + 3000)
         assert client._connection._socket is socket
         assert len(set(kept)) >= 3
+
+
+async def test_file_is_uploaded_sent_shown_and_fetched(start: Start, names: Names, tmp_path: Path) -> None:
+    """By the client, with progress, and by the command line; what the server knows of it is in the message."""
+    system = await start(LINNET_MEDIA_URL=f"file://{tmp_path / 'objects'}")
+    ann, bob = names("ann", "bob")
+    await system.api("POST", "/v1/tokens", {"user": bob})
+    data, told = b"bytes of a file\n" * 10_000, list[tuple[int, int]]()
+    async with client(system, bob) as reader, listening(reader) as listener, client(system, ann) as sender:
+        made = await sender.media.upload(
+            data, name="a ä.txt", mime="text/plain", progress=lambda *now: told.append(now)
+        )
+        assert (made["size"], made["name"], made["kind"], made["type"]) == (len(data), "a ä.txt", "file", "text/plain")
+        await eventually(lambda: told[-1:] == [(len(data), len(data))])
+        conversation = sender.conversation(f"@{bob}")
+        await conversation.send("look", files=[made["sha256"]]).acked
+        await eventually(lambda: listener.bodies == ["look"])
+        (got,) = reader.conversation(conversation.id).messages()
+        assert [file["name"] for file in got.files] == ["a ä.txt"]
+        links = await reader.media.links([made["sha256"]], conversation.id)
+        assert list(links) == [made["sha256"]]
+        assert await reader.media.bytes(made["sha256"], conversation.id) == data
+        with pytest.raises(Refused) as refused:
+            await reader.media.bytes(made["sha256"])
+        assert refused.value.code == "not_found"
+        (tmp_path / "b.txt").write_bytes(data)
+        home = await logged_in(system, tmp_path / "home", f"{ann}-cli")
+        command = ("upload", tmp_path / "b.txt", "--to", f"@{bob}", "--text", "from the terminal")
+        status, out, _ = await linnet(home, *command)
+        assert (status, out.split()[0]) == (0, made["sha256"])
+        await eventually(lambda: listener.bodies == ["look", "from the terminal"])

@@ -16,9 +16,8 @@ import { Http } from "./http.js";
 import { Outbox } from "./outbox.js";
 import { Receiver } from "./receiver.js";
 import { Sender } from "./sender.js";
-import { PlaceLost, openPlace } from "./place.js";
-import { StoreLost, Superseded, random } from "./store.js";
-import { openMemory } from "./store_memory.js";
+import { PlaceLost, StoreLost, Superseded, random } from "./store.js";
+import { Media } from "./media.js";
 import { received } from "./values.js";
 
 /** @typedef {import("./connection.js").Status} Status */
@@ -74,6 +73,8 @@ export class Client {
     /** @type {Handler | undefined} */
     this._handler = undefined;
     this._http = new Http(options.api, async () => this._token || this._renew("connect"));
+    /** The files of this user. */
+    this.media = new Media(this._http);
     /** @type {Election | Alone | undefined} */
     this._election = undefined;
     /** Resolves when transactions of an earlier leader abort. @type {Promise<void>} */
@@ -696,6 +697,7 @@ function storeName({ api, user }) {
 
 /** @param {ClientOptions} options @returns {Promise<import("./store.js").Store>} */
 async function openStore(options) {
+  const openMemory = async () => (await import("./store_memory.js")).openMemory();
   if (options.store === false) return openMemory();
   if (typeof document === "undefined") {
     if (!options.store) return openMemory();
@@ -706,6 +708,6 @@ async function openStore(options) {
   const { openIndexedDb } = await import("./store_indexeddb.js");
   const name = storeName(options);
   // Without Web Locks (no secure context) tabs cannot agree on who connects: each is a device of its own.
-  const opening = navigator.locks ? openIndexedDb(name) : openPlace(openIndexedDb, name);
+  const opening = navigator.locks ? openIndexedDb(name) : import("./place.js").then(({ openPlace }) => openPlace(openIndexedDb, name));
   return opening.catch(() => openMemory()); // private modes refuse it, four other tabs have the places: `durable` says so
 }

@@ -1,8 +1,6 @@
 /** What follows the end of a connection, as the protocol's list of close codes says. Pure. */
 
-/**
- * @typedef {{ action: "retry", afterMs?: number } | { action: "token", reason: "unauthorized" | "token_expired" } | { action: "replaced" } | { action: "stop", reason: string }} Next
- */
+/** @typedef {import("./types.js").Next} Next */
 
 const FIRST_MS = 300;
 const LONGEST_MS = 30_000;

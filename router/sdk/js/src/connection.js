@@ -23,13 +23,7 @@ import { LinnetError } from "./errors.js";
 /** @typedef {"idle" | "preparing" | "connecting" | "live" | "waiting" | "stopped"} Status */
 /** @typedef {"connect" | "expiring" | "token_expired" | "unauthorized"} TokenReason */
 
-/**
- * @typedef {object} ConnectionEvents
- * @property {(state: Status, detail: string) => void} state
- * @property {(frame: any) => void} frame Every event but answers to `request`.
- * @property {() => Promise<Record<string, unknown>>} hello The fields of `hello` beside the token.
- * @property {() => void} replaced Another session of this device was opened: `restart` follows under another name.
- */
+/** @typedef {import("./types.js").ConnectionEvents} ConnectionEvents */
 
 const SUBPROTOCOL = "linnet.v1.json";
 const GREETING_MS = 15_000;

@@ -28,11 +28,11 @@ export class Conversation {
    * Send a message. Returns at once; `await handle.stored` for the promise that it will not be lost.
    *
    * @param {any} body
-   * @param {{ media?: string, replyTo?: number }} [options]
+   * @param {{ media?: string, replyTo?: number, files?: (string | import("./wire.js").SharedFile)[] }} [options] `files`: hashes of own uploads, or files that are seen elsewhere.
    */
-  send(body, { media = "text", replyTo } = {}) {
-    const reply = replyTo === undefined ? {} : { reply_to: replyTo };
-    return this._parts.queue(this.id, { type: "send", to: this._target, body: toWire(body), media, ...reply });
+  send(body, { media = "text", replyTo, files } = {}) {
+    const more = { ...(replyTo === undefined ? {} : { reply_to: replyTo }), ...(files?.length ? { files } : {}) };
+    return this._parts.queue(this.id, { type: "send", to: this._target, body: toWire(body), media, ...more });
   }
 
   /** @param {number} seq @param {any} body */
@@ -140,7 +140,7 @@ export function viewOf(id, row) {
 
 /** @param {import("./model.js").MessageRow} row @returns {MessageView} */
 function messageOf(row) {
-  const { seq, at, from, media, replyTo, deleted, edits } = row;
+  const { seq, at, from, media, replyTo, files = [], deleted, edits } = row;
   /** @type {Record<string, string[]>} */
   const reactions = {};
   for (const [emoji, users] of Object.entries(row.reactions)) {
@@ -148,12 +148,13 @@ function messageOf(row) {
     if (on.length) reactions[emoji] = on;
   }
   const body = deleted ? null : fromWire(edits[0] ? edits[0].body : row.body);
-  return { id: undefined, seq, at, from, media, body, replyTo, edited: edits.length > 0, deleted, reactions, state: "acked" };
+  return { id: undefined, seq, at, from, media, body, replyTo, files: deleted ? [] : files, edited: edits.length > 0, deleted, reactions, state: "acked" };
 }
 
 /** @param {import("./outbox.js").Status} status @param {string} from @returns {MessageView} */
 function pendingOf({ id, seq, at, command = {}, state }, from) {
   const body = fromWire(command.body);
   const replyTo = command.reply_to ?? null;
-  return { id, seq, at, from, media: command.media, body, replyTo, edited: false, deleted: false, reactions: {}, state };
+  const files = (command.files ?? []).map((/** @type {any} */ file) => ({ sha256: file.sha256 ?? file }));
+  return { id, seq, at, from, media: command.media, body, replyTo, files, edited: false, deleted: false, reactions: {}, state };
 }

@@ -12,14 +12,7 @@ const ASK_MS = 1000;
 const ANSWER_MS = 1500;
 const SPREAD_MS = 200; // two visible tabs do not steal at the same moment
 
-/**
- * @typedef {object} ElectionEvents
- * @property {() => void} lead
- * @property {() => void} follow
- * @property {(message: any) => void} message What another tab has posted.
- * @property {() => void} wake The page has become visible, or the network is back.
- * @property {() => string} state The connection's state, for followers to show.
- */
+/** @typedef {import("./types.js").ElectionEvents} ElectionEvents */
 
 export class Election {
   /** @param {string} name @param {ElectionEvents} events */

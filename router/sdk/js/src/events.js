@@ -19,16 +19,9 @@ const KEPT_MOST = 1200;
 /** @typedef {import("./model.js").ConversationRow} ConversationRow */
 /** @typedef {import("./model.js").MessageRow} MessageRow */
 
-/** @typedef {LoggedEvent | import("./wire.js").GapEvent} HandedEvent */
+/** @typedef {import("./types.js").HandedEvent} HandedEvent */
 
-/**
- * @typedef {{ kind: "event", event: LoggedEvent }
- *   | { kind: "list", entries: import("./wire.js").ConversationState[] }
- *   | { kind: "receipt", event: import("./wire.js").ReceiptEvent }
- *   | { kind: "gap", event: import("./wire.js").GapEvent }
- *   | { kind: "reset" }
- *   | { kind: "page", conversation: string, events: LoggedEvent[], more: boolean }} Item
- */
+/** @typedef {import("./types.js").Item} Item */
 
 /** @typedef {import("./types.js").Applied} Applied */
 

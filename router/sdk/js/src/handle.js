@@ -4,11 +4,7 @@ import { LinnetError } from "./errors.js";
 
 /** @typedef {"saving" | import("./outbox.js").RowState} HandleState */
 
-/**
- * @typedef {object} HandleActions
- * @property {(id: string) => Promise<import("./outbox.js").Status | undefined>} retry
- * @property {(id: string) => Promise<boolean>} cancel
- */
+/** @typedef {import("./types.js").HandleActions} HandleActions */
 
 /**
  * A command on its way: *saving → queued → sent → acked | failed*, or *cancelled* before it was sent.

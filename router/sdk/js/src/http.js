@@ -15,21 +15,74 @@ export class Http {
    * @param {unknown} [body]
    * @returns {Promise<any>}
    */
-  async call(method, path, body) {
+  call(method, path, body) {
+    const json = body !== undefined;
+    return this._answer(method, path, json ? JSON.stringify(body) : undefined, json ? { "Content-Type": "application/json" } : {});
+  }
+
+  /**
+   * Post bytes as they are.
+   *
+   * @param {string} path
+   * @param {Blob | Uint8Array<ArrayBuffer>} data
+   * @param {Record<string, string>} headers
+   * @param {(done: number, size: number) => void} [progress]
+   * @returns {Promise<any>}
+   */
+  send(path, data, headers, progress) {
+    return this._answer("POST", path, data, headers, progress);
+  }
+
+  /**
+   * @param {string} method
+   * @param {string} path
+   * @param {string | Blob | Uint8Array<ArrayBuffer> | undefined} body
+   * @param {Record<string, string>} headers
+   * @param {(done: number, size: number) => void} [progress]
+   */
+  async _answer(method, path, body, headers, progress) {
     const token = await this._token();
-    const headers = { ...(token ? { Authorization: `Bearer ${token}` } : {}), ...(body === undefined ? {} : { "Content-Type": "application/json" }) };
+    if (token) headers = { ...headers, Authorization: `Bearer ${token}` };
+    const url = this._api + path;
     let answer;
     try {
-      answer = await fetch(this._api + path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+      answer = await (progress && globalThis.XMLHttpRequest ? counted(method, url, body, headers, progress) : fetched(method, url, body, headers));
     } catch (error) {
       throw new LinnetError("unavailable", `${this._api} cannot be reached: ${/** @type {Error} */ (error).message}`);
     }
-    const text = await answer.text();
-    if (answer.ok) return text ? JSON.parse(text) : undefined;
-    const retryAfter = answer.headers.get("Retry-After");
+    const { ok, text, retryAfter } = answer;
+    if (ok) return text ? JSON.parse(text) : undefined;
     const { code, message } = parsed(text);
     throw new LinnetError(code, message, retryAfter === null ? undefined : Date.now() + Number(retryAfter) * 1000);
   }
+}
+
+/** @param {string} method @param {string} url @param {any} body @param {Record<string, string>} headers */
+async function fetched(method, url, body, headers) {
+  const answer = await fetch(url, { method, headers, body });
+  return { ok: answer.ok, text: await answer.text(), retryAfter: answer.headers.get("Retry-After") };
+}
+
+/**
+ * `fetch` does not tell how much was sent.
+ *
+ * @param {string} method
+ * @param {string} url
+ * @param {any} body
+ * @param {Record<string, string>} headers
+ * @param {(done: number, size: number) => void} progress
+ * @returns {ReturnType<typeof fetched>}
+ */
+function counted(method, url, body, headers, progress) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open(method, url);
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+    request.upload.onprogress = ({ loaded, total }) => progress(loaded, total);
+    request.onload = () => resolve({ ok: request.status < 300, text: request.responseText, retryAfter: request.getResponseHeader("Retry-After") });
+    request.onerror = () => reject(new Error("the upload broke off"));
+    request.send(body);
+  });
 }
 
 /** @param {string} text @returns {{ code: string, message: string }} */

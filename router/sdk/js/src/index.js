@@ -10,6 +10,7 @@
  *   sender.js         the outbox → the connection → answers
  *   connection.js     one WebSocket at a time: state machine, tokens, gateways
  *   http.js           the HTTP API
+ * media.js          files
  * login.js          tokens from a login with a password
  * place.js          which store a tab uses where there are no Web Locks
  * outbox.js, events.js the two halves of the store: rows and numbers; model and cursors

@@ -12,9 +12,7 @@ const EDITS_KEPT = 20;
 
 /** @typedef {import("./types.js").MessageRow} MessageRow */
 
-/**
- * @typedef {import("./wire.js").MessageEvent | import("./wire.js").EditEvent | import("./wire.js").DeleteEvent | import("./wire.js").ReactEvent | import("./wire.js").MemberEvent | import("./wire.js").TitleEvent} LoggedEvent
- */
+/** @typedef {import("./types.js").LoggedEvent} LoggedEvent */
 
 /**
  * A direct conversation is known by its id, `d:<user>:<user>`; all others are listed before their first event.
@@ -52,8 +50,8 @@ export function changeMessage(known, event) {
   const message = known ?? newMessage(event.conversation, messageOf(event));
   switch (event.type) {
     case "message": {
-      const { at, from, device, n, count, media, body, reply_to: replyTo = null } = event;
-      return { ...message, here: true, at, from, device, n, count, media, body: message.deleted ? null : body, replyTo };
+      const { at, from, device, n, count, media, body, reply_to: replyTo = null, files = [] } = event;
+      return { ...message, here: true, at, from, device, n, count, media, body: message.deleted ? null : body, replyTo, files };
     }
     case "edit": {
       const edits = [...message.edits.filter(({ seq }) => seq !== event.seq), { seq: event.seq, body: event.body }];

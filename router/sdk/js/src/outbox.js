@@ -19,15 +19,13 @@ export const WINDOW = 32;
 const RESULTS_KEPT_MS = 600_000;
 const NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789";
 
-/** @typedef {"queued" | "sent" | "acked" | "failed" | "cancelled"} RowState */
+/** @typedef {import("./types.js").RowState} RowState */
 
 /** @typedef {import("./types.js").Row} Row */
 
 /** @typedef {import("./types.js").Status} Status */
 
-/**
- * @typedef {{ row: Row, result: { seq: number, at: number, conversation: string } | { error: NonNullable<Status["error"]> } }} Answer
- */
+/** @typedef {import("./types.js").Answer} Answer */
 
 /** @typedef {{ device: string, last: number, epoch: number }} Meta */
 

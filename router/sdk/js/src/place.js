@@ -7,15 +7,12 @@
  *    it had stored stays there, and the other tab sends it.
  */
 
-import { StoreLost, random } from "./store.js";
+import { PlaceLost, random } from "./store.js";
 
 const PLACES = 4;
 const LEASE_MS = 150_000;
 const RENEW_MS = 20_000;
 const TAB = "linnet:tab";
-
-/** Another tab has taken this place. */
-export class PlaceLost extends StoreLost {}
 
 /**
  * @param {(name: string) => Promise<import("./store.js").Store>} open

@@ -14,11 +14,7 @@
 
 /** @typedef {import("./types.js").Transaction} Transaction */
 
-/**
- * `before` and `from` are keys; `reverse` begins with the highest key.
- *
- * @typedef {{ limit?: number, reverse?: boolean, before?: string, from?: string }} RangeOptions
- */
+/** @typedef {import("./types.js").RangeOptions} RangeOptions */
 
 /** @typedef {import("./types.js").Store} Store */
 
@@ -50,6 +46,9 @@ export function random() {
 
 /** The content of the store is not what this client has written: it is lost, or it is another one. */
 export class StoreLost extends Error {}
+
+/** Another tab uses this store now (`place.js`). */
+export class PlaceLost extends StoreLost {}
 
 /** Another tab has become the leader: what this one was about to write no longer counts. */
 export class Superseded extends Error {}

@@ -51,6 +51,7 @@ export {};
  * @property {string} media
  * @property {any} body Null if it was deleted.
  * @property {number | null} replyTo
+ * @property {{ sha256: string }[]} files As the server knows them; of a message that is not acked their hashes alone.
  * @property {boolean} edited
  * @property {boolean} deleted
  * @property {Record<string, string[]>} reactions Users by emoji.
@@ -89,7 +90,7 @@ export {};
  *
  * @typedef {object} Status
  * @property {string} id
- * @property {import("./outbox.js").RowState} state
+ * @property {RowState} state
  * @property {number} n
  * @property {string} device
  * @property {string} conversation
@@ -132,6 +133,7 @@ export {};
  * @property {string} media
  * @property {any} body
  * @property {number | null} replyTo
+ * @property {import("./wire.js").FileInfo[]} [files] Absent in rows of earlier versions.
  * @property {boolean} deleted
  * @property {{ seq: number, body: any }[]} edits The newest first.
  * @property {Record<string, Record<string, { seq: number, on: boolean }>>} reactions By emoji and user.
@@ -155,7 +157,7 @@ export {};
  * @property {(table: string, key: string) => Promise<any>} get
  * @property {(table: string, key: string, value: any) => Promise<void>} put
  * @property {(table: string, key: string) => Promise<void>} remove
- * @property {(table: string, prefix: string, options?: import("./store.js").RangeOptions) => Promise<[string, any][]>} range
+ * @property {(table: string, prefix: string, options?: RangeOptions) => Promise<[string, any][]>} range
  */
 
 /**
@@ -178,4 +180,70 @@ export {};
  * @property {(conversations: Set<string>) => void} changed
  * @property {() => void} logged There are events to hand over.
  * @property {(error: unknown) => void} failed
+ */
+
+/**
+ * What an upload is told of its file.
+ *
+ * @typedef {object} UploadOptions
+ * @property {string} [name] A `File` has one.
+ * @property {string} [mime] A `Blob` has one.
+ * @property {"image" | "voice" | "video" | "file"} [kind] If it is not to be found out.
+ * @property {number} [duration] Of voice and video, in ms.
+ * @property {number[]} [waveform] Levels of 0 to 255.
+ * @property {(done: number, size: number) => void} [progress]
+ */
+
+/**
+ * @typedef {{ kind: "event", event: LoggedEvent }
+ *   | { kind: "list", entries: import("./wire.js").ConversationState[] }
+ *   | { kind: "receipt", event: import("./wire.js").ReceiptEvent }
+ *   | { kind: "gap", event: import("./wire.js").GapEvent }
+ *   | { kind: "reset" }
+ *   | { kind: "page", conversation: string, events: LoggedEvent[], more: boolean }} Item
+ */
+
+/** @typedef {LoggedEvent | import("./wire.js").GapEvent} HandedEvent */
+
+/**
+ * @typedef {import("./wire.js").MessageEvent | import("./wire.js").EditEvent | import("./wire.js").DeleteEvent | import("./wire.js").ReactEvent | import("./wire.js").MemberEvent | import("./wire.js").TitleEvent} LoggedEvent
+ */
+
+/**
+ * @typedef {{ row: Row, result: { seq: number, at: number, conversation: string } | { error: NonNullable<Status["error"]> } }} Answer
+ */
+
+/** @typedef {"queued" | "sent" | "acked" | "failed" | "cancelled"} RowState */
+
+/**
+ * `before` and `from` are keys; `reverse` begins with the highest key.
+ *
+ * @typedef {{ limit?: number, reverse?: boolean, before?: string, from?: string }} RangeOptions
+ */
+
+/**
+ * @typedef {{ action: "retry", afterMs?: number } | { action: "token", reason: "unauthorized" | "token_expired" } | { action: "replaced" } | { action: "stop", reason: string }} Next
+ */
+
+/**
+ * @typedef {object} ElectionEvents
+ * @property {() => void} lead
+ * @property {() => void} follow
+ * @property {(message: any) => void} message What another tab has posted.
+ * @property {() => void} wake The page has become visible, or the network is back.
+ * @property {() => string} state The connection's state, for followers to show.
+ */
+
+/**
+ * @typedef {object} ConnectionEvents
+ * @property {(state: import("./connection.js").Status, detail: string) => void} state
+ * @property {(frame: any) => void} frame Every event but answers to `request`.
+ * @property {() => Promise<Record<string, unknown>>} hello The fields of `hello` beside the token.
+ * @property {() => void} replaced Another session of this device was opened: `restart` follows under another name.
+ */
+
+/**
+ * @typedef {object} HandleActions
+ * @property {(id: string) => Promise<import("./outbox.js").Status | undefined>} retry
+ * @property {(id: string) => Promise<boolean>} cancel
  */

@@ -34,12 +34,13 @@ from linnet_client.events import (
 )
 from linnet_client.http import Api, Login, TokenSource
 from linnet_client.machine import Status
+from linnet_client.media import Media
 from linnet_client.messages import Ack, MessageHandle
 from linnet_client.model import ConversationView, MessageView
 
 __all__ = [
     "Ack", "Api", "Cancelled", "Client", "ClientError", "Conversation", "ConversationView", "Delete", "Edit", "Event",
-    "Gap", "Gone", "InvalidValue", "Joined", "Logged", "Login", "Member", "Message", "MessageHandle", "MessageView",
-    "NotConnected", "Online", "Presence", "React", "Receipt", "Refused", "Status", "Stopped", "StoreError",
-    "StoreInUse", "StoreLost", "StoreMismatch", "Title", "TokenSource", "Typing", "Unreachable",
+    "Gap", "Gone", "InvalidValue", "Joined", "Logged", "Login", "Media", "Member", "Message", "MessageHandle",
+    "MessageView", "NotConnected", "Online", "Presence", "React", "Receipt", "Refused", "Status", "Stopped",
+    "StoreError", "StoreInUse", "StoreLost", "StoreMismatch", "Title", "TokenSource", "Typing", "Unreachable",
 ]  # fmt: skip

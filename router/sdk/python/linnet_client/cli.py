@@ -11,6 +11,7 @@ import asyncio
 import dataclasses
 import getpass
 import json
+import mimetypes
 import sys
 import threading
 from collections.abc import Callable, Coroutine
@@ -55,6 +56,10 @@ def parser() -> argparse.ArgumentParser:
     history.add_argument("--limit", type=int, default=50)
     history.add_argument("--before", type=int, help="a seq")
     history.add_argument("--json", action="store_true", help="one JSON object per line")
+    upload = add("upload", "upload a file, and print its hash; with --to send it in a message, too", "file")
+    upload.add_argument("--to", help="a conversation id, or @user")
+    upload.add_argument("--text", default="", help="the text of the message")
+    upload.add_argument("--type", help="the media type (default: by the name)")
     add("chat", "a chat in the terminal: each line is sent", "to")
     doctor = add("doctor", "find out why a client cannot connect")
     doctor.add_argument("--origin", help="check that pages of this origin may connect")
@@ -185,6 +190,30 @@ def _path(session: Session, target: str) -> str:
     return f"/v1/conversations/{quote(_id(session, target), safe='')}"
 
 
+async def _upload(given: argparse.Namespace) -> int:
+    client, path = await Session.read(given.home).client("upload"), Path(given.file)
+    kind = given.type or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+
+    def show(done: int, size: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{done * 100 // size} %", end="" if done < size else "\n", file=sys.stderr, flush=True)
+
+    try:
+        file = await client.media.upload(path, mime=kind, progress=show)
+        print(file["sha256"])
+        if given.to is not None:
+            discarding = asyncio.create_task(client.listen(_discard))
+            ack = await client.conversation(given.to).send(given.text, files=[file["sha256"]]).acked
+            print(f"{ack.conversation} {ack.seq}")
+            discarding.cancel()
+            await asyncio.wait([discarding])
+    except OSError as error:
+        raise ClientError(f"{path}: {error.strerror}") from None
+    finally:
+        await client.close()
+    return 0
+
+
 async def _chat(given: argparse.Namespace) -> int:
     client = await Session.read(given.home).client("chat")
     conversation = client.conversation(given.to)
@@ -257,5 +286,5 @@ async def _trace(given: argparse.Namespace) -> int:
 
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], Coroutine[Any, Any, int]]]] = {
     "login": _login, "token": _token, "send": _send, "listen": _listen, "history": _history, "chat": _chat,
-    "doctor": _doctor, "trace": _trace,
+    "upload": _upload,    "doctor": _doctor, "trace": _trace,
 }  # fmt: skip

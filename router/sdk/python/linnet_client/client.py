@@ -23,8 +23,9 @@ from linnet_client.errors import ClientError, InvalidValue, NotConnected, Stoppe
 from linnet_client.events import Event, Online
 from linnet_client.http import Api, TokenSource
 from linnet_client.machine import Status
+from linnet_client.media import Media
 from linnet_client.messages import MessageHandle
-from linnet_client.model import MessageView
+from linnet_client.model import MessageView, own_files
 from linnet_client.outbox import Row
 from linnet_client.receiving import Receiving
 from linnet_client.sending import Sending
@@ -44,7 +45,7 @@ class Client:
     `api`: the URL of the HTTP API. `token`: a token, or an async function that returns one and is given the reason
     (`connect`, `expiring`, `token_expired`, `unauthorized`); `Login` is one. `store`: the file of the outbox and the
     cursors; without it they are in memory, and `durable` is False. `device`: a label; 8 random characters are added.
-    `gateways`: WebSocket URLs to use instead of those that the API names.
+    `gateways`: WebSocket URLs to use instead of those that the API names. `media` has the files.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Client:
         self.heartbeat_s = 0.0
         self._api = Api(api)
         self._source = token if not isinstance(token, str) else _fixed(token)
+        self.media = Media(self._api, lambda: self._source("connect"), self)
         self._path = Path(store) if store is not None else None
         self._label = device
         self._fixed_gateways = gateways
@@ -261,6 +263,7 @@ class Client:
             return None
         body = values.decode(values.encode(command["body"]))
         entry = MessageView(self.user, self.device, row.n, body, command["media"], command.get("reply_to"))
+        entry.files = own_files(command.get("files"))
         self._conversation(row.conversation).view.queue(entry)
         return entry
 

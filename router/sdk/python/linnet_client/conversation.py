@@ -10,7 +10,8 @@ import linnet_client.values as values
 from linnet_client.errors import InvalidValue
 from linnet_client.events import Logged
 from linnet_client.messages import MessageHandle
-from linnet_client.model import ConversationView, MessageView
+from linnet_client.model import ConversationView, MessageView, own_files
+from linnet_client.wire import SharedFile
 
 
 class Owner(Protocol):
@@ -38,12 +39,25 @@ class Conversation:
         self.view = ConversationView(conversation, owner.user)
         self._owner = owner
 
-    def send(self, body: Any, *, media: str = "text", reply_to: int | None = None) -> MessageHandle:
-        """Send a message; return its handle at once. The promise begins when `stored` of the handle resolves."""
+    def send(
+        self,
+        body: Any,
+        *,
+        media: str = "text",
+        reply_to: int | None = None,
+        files: list[str | SharedFile] | None = None,
+    ) -> MessageHandle:
+        """Send a message; return its handle at once. The promise begins when `stored` of the handle resolves.
+
+        `files`: hashes of own uploads, or {`sha256`, `in`} of files that are seen in another conversation.
+        """
         command: dict[str, Any] = {"type": "send", "to": self._target(), "body": self._value(body), "media": media}
         if reply_to is not None:
             command["reply_to"] = reply_to
+        if files:
+            command["files"] = files
         entry = MessageView(self._owner.user, self._owner.device, 0, body, media, reply_to, state="saving")
+        entry.files = own_files(files)
         handle = self._owner.put(self.id, command, entry)
         if handle.state != "failed":
             self.view.queue(entry)

@@ -150,6 +150,7 @@ LOGGED: Final[dict[str, Callable[[dict[str, Any]], LoggedEvent]]] = {
         media=raw.get("media", "text"),
         reply_to=raw.get("reply_to"),
         server=raw.get("server", False),
+        files=raw.get("files"),
     ),
     "edit": lambda raw: Edit(**_base(raw), target=raw["target"], body=raw["body"]),
     "delete": lambda raw: Delete(**_base(raw), target=raw["target"]),

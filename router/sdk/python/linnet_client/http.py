@@ -8,14 +8,21 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import linnet_client.values as values
 from linnet_client.errors import Refused, Unreachable, retry_at
 
 TIMEOUT_S: Final = 10.0
+TRANSFER_S: Final = 60.0  # without a byte, of a file
 
 TokenSource = Callable[[str], Awaitable[str]]
+
+
+class Readable(Protocol):
+    """What a file is read from."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
 
 
 class Api:
@@ -32,21 +39,37 @@ class Api:
         return await asyncio.to_thread(self._call, method, path, body, token)
 
     def _call(self, method: str, path: str, body: Any, token: str | None) -> Any:
-        headers = {"Accept": "application/json"}
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
-        data = None
+        headers, data = {"Accept": "application/json"}, None
         if body is not None:
             headers["Content-Type"] = "application/json"
             data = values.encode(values.jsonable(body)).encode()
+        return self._json(self._request(method, path, data, headers, token, TIMEOUT_S))
+
+    async def send(self, path: str, body: Readable, headers: dict[str, str], token: str) -> Any:
+        """Post bytes as they are; return the answer. `headers` has their `Content-Length`."""
+        content = await asyncio.to_thread(self._request, "POST", path, body, headers, token, TRANSFER_S)
+        return self._json(content)
+
+    async def fetch(self, path: str, token: str) -> bytes:
+        """Return what is there, as it is."""
+        return await asyncio.to_thread(self._request, "GET", path, None, {}, token, TRANSFER_S)
+
+    def _request(
+        self, method: str, path: str, data: Any, headers: dict[str, str], token: str | None, timeout_s: float
+    ) -> bytes:
+        if token is not None:
+            headers = {**headers, "Authorization": f"Bearer {token}"}
         request = urllib.request.Request(self.origin + path, data, headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-                content = answer.read()
+            with urllib.request.urlopen(request, timeout=timeout_s) as answer:
+                content: bytes = answer.read()
         except urllib.error.HTTPError as error:
             raise _refusal(error) from None
         except (OSError, ValueError) as error:  # URLError is an OSError
             raise Unreachable(f"{self.origin}: {error}") from None
+        return content
+
+    def _json(self, content: bytes) -> Any:
         try:
             return values.decode(content) if content else None
         except ValueError as error:

@@ -7,12 +7,13 @@ Functions here have no I/O; the receiver applies each event exactly once, in ord
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import linnet_client.events as events
 from linnet_client.events import Logged
-from linnet_client.wire import ConversationState
+from linnet_client.wire import ConversationState, SharedFile
 
 EntryState = Literal["saving", "queued", "sent", "acked", "failed"]
 MAX_ENTRIES: Final = 2000  # of one conversation; the oldest are dropped and can be loaded again
@@ -35,6 +36,12 @@ class MessageView:
     edited: bool = False
     deleted: bool = False
     reactions: dict[str, set[str]] = field(default_factory=dict)
+    files: list[dict[str, Any]] = field(default_factory=list)
+
+
+def own_files(files: Sequence[str | SharedFile] | None) -> list[dict[str, Any]]:
+    """Return the files of a message that the server does not have yet: their hashes alone."""
+    return [{"sha256": file if isinstance(file, str) else file["sha256"]} for file in files or ()]
 
 
 class ConversationView:
@@ -147,6 +154,7 @@ class ConversationView:
         else:
             entry = self.entries.get(event.seq) or MessageView(event.sender, event.device, event.n, event.body)
         entry.body, entry.media, entry.reply_to = event.body, event.media, event.reply_to
+        entry.files = event.files or []
         entry.seq, entry.at, entry.count = event.seq, event.at, event.count
         self._insert(event.seq, entry)
         for change in self._later.pop(event.seq, ()):
@@ -171,7 +179,7 @@ class ConversationView:
         if isinstance(event, events.Edit):
             entry.body, entry.edited = event.body, True
         elif isinstance(event, events.Delete):
-            entry.body, entry.deleted, entry.reactions = None, True, {}
+            entry.body, entry.deleted, entry.reactions, entry.files = None, True, {}, []
         else:
             users = entry.reactions.setdefault(event.emoji, set())
             (users.discard if event.remove else users.add)(event.sender)
