@@ -22,8 +22,8 @@ from gateway.presence import watches
 from gateway.websocket import connection
 from router.__main__ import CONNECTIONS
 from router.api import call as api_call
+from router.api import contacts, passwords
 from router.api import messages as api_messages
-from router.api import passwords
 from router.api import rate_limits as rates
 from router.api import table as api
 from router.api import types as api_types
@@ -31,7 +31,8 @@ from router.api import uploads as api_uploads
 from router.contract import files, keys, packing, settings, signals, state, tokens, wire
 from router.jobs import finisher, janitor, webhooks
 from router.jobs.rounds import CHUNK
-from router.media import places
+from router.media import places, prepare, turns, workers
+from router.media.worker import header
 from router.process import bounded, http_client, jwks, spans
 from router.store import accounts, conversations, durability, presence, users
 from router.store import files as store_files
@@ -149,6 +150,16 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("age of an upload that is sent", time(store_files.SENDABLE_MS / 1000), "`not_found`"),
         Limit("direct conversations that a user opens", rate(users.OPEN_COST_US / 1e6,
               users.OPEN_BURST_US / users.OPEN_COST_US), "`rate_limited`"),
+        Limit("contacts of a user", count(contacts.MAX_CONTACTS), "`quota`"),
+        Limit("requests of a user that are open", f"{count(contacts.MAX_OUTGOING)}, "
+              + time(lua("pair", "LASTS_DAYS") * 86_400), "`quota`; it counts as absent"),
+        Limit("contact requests of a user", rate(users.ASK_COST_US / 1e6, users.ASK_BURST_US / users.ASK_COST_US),
+              "`rate_limited`"),
+        Limit("requests that a user sees", count(lua("relate", "INCOMING")), "others look pending to their askers"),
+        Limit("a declined request is not shown again for", time(lua("pair", "QUIET_MS") / 1e3),
+              "asking changes nothing"),
+        Limit("message of a contact request, characters", count(longest(api_types.RequestText)), "422"),
+        Limit("users that a user blocks", count(contacts.MAX_BLOCKS), "`quota`"),
         Limit("a key of a user's state, characters", count(state.MAX_KEY), "`bad_command`"),
         Limit("a value of a user's state", size(state.MAX_VALUE_BYTES), "`too_large`"),
         Limit("keys and values of a user's state that clients write",
@@ -190,6 +201,15 @@ LIMITS: Final[dict[str, list[Limit]]] = {
               rate(api_call.ADDRESS_EVERY_S, api_call.ADDRESS_BURST), "429"),
         Limit("addresses whose rate a router remembers", count(rates.SIZE), "replaces the one seen longest ago"),
         Limit("passwords that wait for a check, per router", count(passwords.WAITING), "503"),
+        Limit("a JPEG", f"{count(header.MAX_PIXELS['image/jpeg'] / header.MEGAPIXEL)} megapixels", "413"),
+        Limit("a PNG, WebP or GIF", f"{count(header.MAX_PIXELS['image/png'] / header.MEGAPIXEL)} megapixels", "413"),
+        Limit("an animation", f"{count(header.MAX_FRAMES)} frames, all together"
+              f" {count(header.MAX_ANIMATION_PIXELS / header.MEGAPIXEL)} megapixels", "413"),
+        Limit("memory and CPU time to read a picture or recording",
+              f"{size(workers.Bounds().memory_bytes)}, {time(workers.Bounds().cpu_s)}", "413"),
+        Limit("files of a user that reach that bound, per router",
+              f"{count(prepare.KILLS)} within {time(prepare.KILLS_S)}", "429"),
+        Limit("uploads that wait for a worker, and for the scanner, per router", count(turns.WAITING), "503"),
         Limit("`Idempotency-Key`, characters", count(api_messages.KEY_CHARACTERS), "422"),
         Limit("a file's name, bytes", count(files.MAX_NAME_BYTES), "422"),
         Limit("levels of a `waveform`", count(files.MAX_WAVEFORM), "422"),

@@ -54,6 +54,7 @@ from router.store.direct import DirectConversations
 from router.store.durability import durability
 from router.store.files import Files
 from router.store.observe import RedisObserver
+from router.store.pairs import Pairs
 from router.store.presence import Presence
 from router.store.redis.client import Client
 from router.store.redis.pubsub import Bus
@@ -112,7 +113,7 @@ class Node:
         # commands
         rates = Rates(settings.sends_per_s, settings.send_burst, loop.time)
         rate_us = round(rates.cost_s * 1e6), round(rates.burst_s * 1e6)
-        self.direct = DirectConversations(self.users, self.conversations, rate_us)
+        self.direct = DirectConversations(self.users, self.conversations, Pairs(client), rate_us)
         verifier = Verifier(settings, fetcher(settings.jwks_url) if settings.jwks_url else None, clocks=client.clocks)
         self.authentication = Authentication(verifier, now_ms, self.tasks.spawn, self.deadlines)
         self.marks = Marks(self.users, loop)

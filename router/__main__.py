@@ -74,7 +74,13 @@ async def work(process: Process, client: Client) -> None:
     )
     stores = services.conversations, services.users, services.pushes
     workers: list[Finisher | Janitor | RowAudit | Sweeper | Webhooks] = [
-        Finisher(settings, *stores, Dirty(client, None if settings.trust_redis_clock else wall_ms), services.files),
+        Finisher(
+            settings,
+            *stores,
+            Dirty(client, None if settings.trust_redis_clock else wall_ms),
+            services.contacts,
+            services.files,
+        ),
         Janitor(services.presence, partial(restore, client, settings)),
         RowAudit(services.conversations, services.users),
         *([Webhooks(settings, *stores)] if settings.webhook_url else []),

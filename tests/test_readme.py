@@ -202,6 +202,8 @@ def test_every_guarantee_has_a_test_named_after_it() -> None:
 
 # Constants whose name says that they are limits, and that neither a client nor an operator can reach as such.
 INNER_LIMITS = {
+    "MAX_DECODED_BYTES": "of a progressive JPEG, so that it stays below the memory of a worker",
+    "MAX_PROFILE_BYTES": "of a colour profile; a longer one is dropped",
     "HASH": "layout", "EVERY_S": "pace", "MOST_DUE_MS": "clocks of servers", "PINNED_S": "pace of a stopped sender",
     "MAX_EVENT_BYTES": "a body of MAX_BODY_BYTES and its envelope",
     "MAX_CONTROL_BYTES": "RFC 6455's, of a ping or close frame",
@@ -218,6 +220,7 @@ INNER_LIMITS = {
     "SKEW_MS": "clocks of servers", "CONNECT_MS": "clocks of servers",
     "AHEAD_MS": "clocks of servers", "LOOK": "entries looked at at once", "LOOKUP_US": "pace", "MARKS": "layout",
     "MOST_PUSH_MS": "the longest backoff of a push",
+    "MAX_INCOMING": "INCOMING of relate.lua", "LATER_MS": "pace", "STAYS_MS": "pace", "SWEEP": "pace",
     "AHEAD_US": "clocks of servers", "DROPPED": "pace", "RANGES": "a reader from before them gets everything anew",
 }  # fmt: skip
 

@@ -49,10 +49,10 @@ class Cursors:
     def _was_read(
         self, session: Session, command: wire.Read, position: ReadPosition, raised: bool | LinnetError
     ) -> None:
-        """Send a receipt to the other members of a direct conversation or small group. The function `read` sends one to
-        the user's own devices."""
+        """Send a receipt to the other members of a small group, or of a direct one in which both may write. The
+        function `read` sends one to the user's own devices."""
         if isinstance(raised, LinnetError):
             session.refuse(command, raised)
-        elif raised and position.size <= RECEIPT_MEMBERS:
+        elif raised and position.open and position.size <= RECEIPT_MEMBERS:
             receipt = signals.encode(signals.Receipt(command.conversation, session.user, position.seq))
             self._ephemeral.whisper(session.user, command.conversation, receipt)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from gateway.delivery.session import Session
 from router.contract import keys, signals, wire
 from router.contract.addressing import target_of
-from router.store.conversations import Conversations
+from router.contract.errors import Blocked, LinnetError
+from router.store.conversations import CLOSED_ROLES, Conversations
 from router.store.users import Users
 
 TYPING_EVERY_S: Final = 1.0
@@ -32,6 +34,23 @@ class Ephemeral:
         if (session, conversation) in typed:
             return
         typed[session, conversation] = now + TYPING_EVERY_S
+        if conversation[0] == keys.DIRECT:
+            reply = partial(self._may_write, session, command, conversation)
+            self._conversations.roles(conversation, [session.user], reply)
+        else:
+            self._type(session, conversation)
+
+    def _may_write(
+        self, session: Session, command: wire.Typing, conversation: str, roles: list[str] | LinnetError
+    ) -> None:
+        if isinstance(roles, LinnetError):
+            return  # typing may be lost
+        if roles[0] in CLOSED_ROLES:
+            session.refuse(command, Blocked())
+        elif roles[0]:
+            self._type(session, conversation)
+
+    def _type(self, session: Session, conversation: str) -> None:
         self.whisper(session.user, conversation, signals.encode(signals.Typing(conversation, session.user)))
 
     def whisper(self, user: str, conversation: str, payload: bytes) -> None:

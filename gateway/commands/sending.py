@@ -210,7 +210,7 @@ class Sends:
                 ):
                     self._open(sending)
                 elif isinstance(answer, Blocked) and append.conversation[0] == keys.DIRECT:
-                    self._direct.explain(session.user, append.conversation, answer, partial(self._failed, sending))
+                    self._direct.refused(session.user, append.conversation, answer, partial(self._refused, sending))
                 else:
                     self._failed(sending, answer)
                 return
@@ -229,6 +229,13 @@ class Sends:
         except Exception as error:  # noqa: BLE001 - a bug: the client must get an answer, and the log has the trace
             fault("sends", error)
             self._failed(sending, Internal())
+
+    def _refused(self, sending: Sending, error: LinnetError | None) -> None:
+        """Append an event again that was blocked, if the way is open now; else answer with the error."""
+        if error is None:
+            self._conversations.append(sending.append, partial(self._appended_again, sending))
+        else:
+            self._failed(sending, error)
 
     def _kept(self, sending: Sending, answer: Appended, error: LinnetError | None) -> None:
         if error is not None:

@@ -8,7 +8,6 @@ users exist. Known devices and addresses of a user have rates of their own, so t
 from __future__ import annotations
 
 import hmac
-from contextlib import suppress
 from ipaddress import ip_network
 from typing import Final
 
@@ -158,20 +157,22 @@ _ROUNDS: Final = 3  # if the user is added to a group meanwhile, another round r
 
 
 async def _close_direct(call: Call, user: str, ended: bool = False) -> None:
-    """Block the other users of the user's direct conversations, so that no message is acked that the user cannot read.
+    """End what the user was to others: contacts end, and the others of direct conversations cannot write any more, so
+    that no message is acked that the user cannot read.
 
     Existing messages stay readable. This runs before the end of the account, so that there is no time between, and once
-    more after it, for conversations that were opened meanwhile. Sends find the block in the row that they read anyway.
+    more after it, for conversations that were opened meanwhile. Sends find the end in the row that they read anyway.
     If the account has `ended`, the rows of the others are marked, too, and their devices learn that the conversation is
     gone.
     """
+    for other in await call.services.people.everybody(user):
+        await call.services.contacts.end(user, other)
     cursor = 0
     while True:
         found, cursor = await call.services.users.direct(user, cursor)
         for conv in found:
             if (other := keys.other_party(conv, user)) != user:
-                with suppress(NotFound):
-                    await call.services.conversations.block(conv, other, True)
+                await call.services.contacts.end(user, other)
                 if ended:
                     await call.services.users.leave(other, conv, MAX_INTEGER)
         if not cursor:

@@ -21,10 +21,13 @@ from router.contract.settings import Settings
 from router.contract.tokens import Fetch, Verifier
 from router.media.parts import Media
 from router.store.accounts import Accounts
+from router.store.contacts import Contacts
 from router.store.conversations import Conversations
 from router.store.direct import DirectConversations
 from router.store.durability import Durability, durability
 from router.store.files import Files
+from router.store.pairs import Pairs
+from router.store.people import People
 from router.store.presence import Presence
 from router.store.pushes import Pushes
 from router.store.redis.client import Client
@@ -65,9 +68,12 @@ class Services(Struct, frozen=True):
     users: Users
     presence: Presence
     direct: DirectConversations
+    pairs: Pairs
+    people: People
+    contacts: Contacts
+    state: State
     accounts: Accounts
     pushes: Pushes
-    state: State
     durability: Durability
     verifier: Verifier
     passwords: Passwords
@@ -86,15 +92,19 @@ class Services(Struct, frozen=True):
         `media` is None in a deployment without a store of files.
         """
         users, conversations = Users(client), Conversations(client, 2 * settings.retention_events)
+        pairs, people, state = Pairs(client), People(client), State(client, rate_us(settings))
         return cls(
             settings=settings,
             conversations=conversations,
             users=users,
-            direct=DirectConversations(users, conversations, rate_us(settings)),
+            direct=DirectConversations(users, conversations, pairs, rate_us(settings)),
+            pairs=pairs,
+            people=people,
+            contacts=Contacts(pairs, people, state),
+            state=state,
             presence=Presence(client),
             accounts=Accounts(client),
             pushes=Pushes(client),
-            state=State(client, rate_us(settings)),
             durability=durability(settings.durability, client, settings.replicas),
             verifier=Verifier(settings, fetch, clocks=client.clocks),
             passwords=Passwords(settings.password_min),

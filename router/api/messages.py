@@ -142,8 +142,8 @@ async def _send(call: Call, message: Message, device: str, n: int, done: int, ro
     except Blocked as blocked:
         if conv[0] != keys.DIRECT:
             raise
-        await reply_of(call.services.direct.explain, user, conv, blocked)
-        raise
+        await reply_of(call.services.direct.refused, user, conv, blocked)
+        answer = await reply_of(store.append, append)
     if answer.written:
         _deliver(call, append, answer)
     await reply_of(call.services.durability.when_kept, answer.replid)

@@ -30,7 +30,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from router.api import accounts, commands, conversations, messages, state, types, uploads
+from router.api import accounts, commands, contacts, conversations, messages, state, types, uploads
 from router.api.call import CALLER, OPEN, SERVER, Call, Caller, Endpoint, Services, bearer, now_ms
 from router.api.openapi import document
 from router.contract import integers, metrics, origins, packing, wire
@@ -90,6 +90,16 @@ ALWAYS: Final = (
     Endpoint("GET", "/v1/gateways", CALLER, accounts.get_gateways, answer=types.Gateways),
     Endpoint("GET", "/v1/presence", CALLER, accounts.presence, query=types.PresenceQuery,
              answer=types.PresenceAnswer),
+    Endpoint("GET", "/v1/contacts", CALLER, contacts.list_contacts, query=types.ContactsQuery, answer=types.Contacts),
+    Endpoint("GET", "/v1/contacts/{user}", CALLER, contacts.get_contact, answer=types.Contact, refusals=(404,)),
+    Endpoint("PUT", "/v1/contacts/{user}", CALLER, contacts.put_contact, body=types.ContactRequest,
+             answer=types.ContactAnswer, refusals=(403, 404, 409, 429)),
+    Endpoint("POST", "/v1/contacts/{user}/accept", CALLER, contacts.accept_contact, answer=types.ContactAnswer,
+             refusals=(403, 404)),
+    Endpoint("DELETE", "/v1/contacts/{user}", CALLER, contacts.delete_contact, status=204),
+    Endpoint("GET", "/v1/blocks", CALLER, contacts.list_blocks, query=types.PageQuery, answer=types.Blocks),
+    Endpoint("PUT", "/v1/blocks/{user}", CALLER, contacts.put_block, status=204, refusals=(403, 404)),
+    Endpoint("DELETE", "/v1/blocks/{user}", CALLER, contacts.delete_block, status=204),
     Endpoint("POST", "/v1/conversations", CALLER, conversations.create_conversation, status=201,
              body=types.NewConversation, answer=types.Conversation, refusals=(403, 404)),
     Endpoint("GET", "/v1/conversations", CALLER, conversations.list_conversations, query=types.ListQuery,

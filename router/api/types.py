@@ -27,6 +27,7 @@ AccountName = Annotated[
 ]
 VISIBLE = "Without control characters and characters that override its direction; not only invisible characters."
 Title = Annotated[str, Meta(max_length=256, description=VISIBLE)]
+RequestText = Annotated[str, Meta(max_length=200, description=VISIBLE)]
 Password = Annotated[str, Meta(min_length=1, max_length=256)]
 NewPassword = Annotated[
     str,
@@ -115,6 +116,59 @@ class TokenAnswer(Struct, frozen=True):
     user: str
     token: str
     expires_at: int
+
+
+# -- contacts and blocks
+
+
+class PageQuery(Struct, frozen=True):
+    """A page of users, ordered by name: those after `after`."""
+
+    after: Annotated[str, Meta(max_length=64)] = ""
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 200
+
+
+class ContactsQuery(PageQuery, frozen=True):
+    state: Literal["contact", "incoming", "outgoing"] | None = None
+
+
+class ContactRequest(Struct, frozen=True):
+    message: RequestText | None = None
+
+    def __post_init__(self) -> None:
+        text.check("message", self.message or "", lines=True)
+
+
+class ContactAnswer(Struct, frozen=True):
+    """`contact`, or `outgoing` while the other user has not accepted."""
+
+    user: str
+    state: str
+
+
+class Contact(Struct, frozen=True):
+    """A contact, or a request by the user (`outgoing`) or to them (`incoming`). `until`: the end of a request."""
+
+    user: str
+    state: str
+    message: str | None
+    at: int
+    until: int | None
+
+
+class Contacts(Struct, frozen=True):
+    contacts: list[Contact]
+    more: bool
+
+
+class Block(Struct, frozen=True):
+    user: str
+    at: int
+
+
+class Blocks(Struct, frozen=True):
+    blocks: list[Block]
+    more: bool
 
 
 # -- conversations

@@ -15,12 +15,15 @@ key                            type    content                                  
                                        `r:<seq>` reactions to a message, `noted` (all
                                        reactions have an `r:` field), `reacting`, `f:<hash>`
                                        seqs of the messages with a file, `freed` files that
-                                       lost their last one
+                                       lost their last one; of a direct one `pair`, also
+                                       before `m`: contacts and blocks                     pair / create, append's roles
 {c<p>}:log:<conv>              stream  ids <seq>-0; `e` the event's bytes, `f` author of a  append, done / range
                                        message
 {c<p>}:dirty                   zset    conv -> due ms; `~conv` due to be trimmed by age;    append / claim, done
                                        sentinel `!` at +inf; on a cluster `!<replid>` of
-                                       the server -> since when it has the partition, in µs
+                                       the server -> since when it has the partition, in
+                                       µs; `=conv` copies of a pair's record are out of    pair / claim, paired
+                                       date
 {u<q>}:user:<user>             hash    created, name, pw, deleted, rates, known             accounts, sync / both
 {u<q>}:name:<name>             string  user and ms: the one user whose name in lower case   claim_name / claim_name
                                        is <name>
@@ -29,6 +32,9 @@ key                            type    content                                  
 {u<q>}:recent:<user>           zset    conv, `~state` -> time of the last change, in us     deliver, join, read / sync
 {u<q>}:groups:<user>           zset    group or channel -> joined seq                       join / sync
 {u<q>}:dev:<user>              hash    device -> session row; `*` the kick mark of all      sync, leave, kick / both
+{u<q>}:people:<user>           hash    other user -> packed row (contact, request, block);  relate / both
+                                       `#<kind>` counts
+{u<q>}:ends:<user>             zset    other user -> when the row is over, in ms           relate / relations
 {u<q>}:cursor:<user>:<device>  hash    conv -> acked seq                                    ack, sync / sync, pushes
 {u<q>}:push                    zset    user -> due ms; sentinel `!`                         schedule_push / claims
 {u<q>}:pushes:<user>           hash    conv -> waiting seq and due ms; attempts             schedule_push / router
@@ -179,6 +185,14 @@ def groups(name: str) -> str:
 
 def devices(name: str) -> str:
     return f"{_u(name)}:dev:{name}"
+
+
+def people(name: str) -> str:
+    return f"{_u(name)}:people:{name}"
+
+
+def ends(name: str) -> str:
+    return f"{_u(name)}:ends:{name}"
 
 
 def cursor(name: str, device: str) -> str:

@@ -176,6 +176,11 @@ SLOT_WRITES = Counter(
     "Missing writes to users' slots that this router made, by kind: deliver, join, leave, arm (push) or audit",
     ("kind",),
 )
+PAIR_CHANGES = Counter(
+    "linnet_router_pair_changes",
+    "Changes between two users, by action: ask, accept, remove, block or unblock",
+    ("action",),
+)
 TRIMMED_EVENTS = Counter("linnet_router_trimmed_events", "Events that this router trimmed from logs")
 TRIMMING_HELD = Gauge(
     "linnet_router_trimming_held",
@@ -205,6 +210,32 @@ PASSWORD_SECONDS = Histogram(
     "linnet_router_password_hash_seconds",
     "Seconds of one password hash, without the time in the queue",
     buckets=_LATENCY,
+)
+MEDIA_WORK_SECONDS = Histogram(
+    "linnet_router_media_work_seconds",
+    "Seconds in which a worker read one upload, by job (picture or recording) and result: ok, unreadable, too_large,"
+    " killed (it hit a bound), or unavailable",
+    ("job", "result"),
+    buckets=(0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
+)
+MEDIA_WORKER_KILLS = Counter(
+    "linnet_router_media_worker_kills",
+    "Uploads that ended a worker's job, by reason: memory, cpu, time (on the clock), crash, or lost (the worker itself"
+    " ended)",
+    ("reason",),
+)
+MEDIA_WAITING = Gauge(
+    "linnet_router_media_waiting", "Uploads that wait for a place, by what they wait for: worker or scan", ("place",)
+)
+MEDIA_SCANS = Counter(
+    "linnet_router_media_scans",
+    "Scans of uploads, by result: clean, known (scanned before with these signatures), found, or failed (no verdict)",
+    ("result",),
+)
+MEDIA_SCAN_SECONDS = Histogram(
+    "linnet_router_media_scan_seconds",
+    "Seconds until the scanner's verdict on one upload, or until there was none",
+    buckets=(0.001, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
 MEDIA_UPLOADS = Counter(
     "linnet_router_media_uploads", "Uploads of files, by kind and by result: ok, or the error code", ("kind", "result")
@@ -270,3 +301,9 @@ for _result in ("ok", "failed"):
     JWKS_FETCHES.labels(_result)
 for _outcome in ("sent", "retried", "dropped"):
     WEBHOOKS.labels(_outcome)
+for _reason in ("memory", "cpu", "time", "crash", "lost"):
+    MEDIA_WORKER_KILLS.labels(_reason)
+for _result in ("clean", "known", "found", "failed"):
+    MEDIA_SCANS.labels(_result)
+for _place in ("worker", "scan"):
+    MEDIA_WAITING.labels(_place)

@@ -194,6 +194,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10_000
     media_uploads_per_min: Annotated[int, Meta(ge=1, le=100_000, description="uploads of one user in a minute")] = 60
     media_uploads_at_once: Annotated[int, Meta(ge=1, le=1000, description="uploads of one user at the same time")] = 3
+    media_workers: Annotated[
+        int,
+        Meta(ge=1, le=16, description="processes of one router that read pictures and recordings, 512 MB at most each"),
+    ] = 1
+    media_scan_url: Annotated[
+        str,
+        Meta(
+            description="scanner of uploads: clamd://host:port or clamd:///path/of/socket for ClamAV's daemon, or the"
+            " http(s):// URL of a service; empty: no scan"
+        ),
+    ] = ""
+    media_scan_on_failure: Annotated[
+        Literal["open", "closed"],
+        Meta(
+            description="uploads without a verdict (the scanner is down, or does not take files of this size): open:"
+            " kept; closed: refused with 503"
+        ),
+    ] = "closed"
+    media_scan_timeout_s: Annotated[
+        float, Meta(gt=0, le=600, description="seconds for one scan; then there is no verdict")
+    ] = 60
     # -- logs and traces
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="log level")] = "info"
     log_format: Annotated[Literal["text", "json"], Meta(description="log lines as text or JSON")] = "text"
@@ -268,6 +289,10 @@ def _check(settings: Settings) -> None:
             raise StartupError(f"{PREFIX}{name.upper()}: expected a finite number")
     for name, schemes in URL_SCHEMES.items():
         _check_url(name, getattr(settings, name), schemes)
+    if settings.media_scan_url.startswith("clamd:"):
+        clamd_address(settings.media_scan_url)
+    else:
+        _check_url("media_scan_url", settings.media_scan_url, ("http", "https"))
     _check_media(settings.media_url)
     try:
         origins.parse(settings.origins)
@@ -338,6 +363,23 @@ def _network(text: str) -> IPv4Network | IPv6Network:
     network = ip_network(text, strict=False)
     mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
     return network if mapped is None or network.prefixlen < 96 else IPv4Network((mapped, network.prefixlen - 96))
+
+
+def clamd_address(url: str) -> tuple[str, int, str]:
+    """Host, port and socket path of a clamd:// URL, either the first two or the last."""
+    expected = f"{PREFIX}MEDIA_SCAN_URL: expected clamd://host:port or clamd:///path/of/socket"
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # the brackets do not match, or the port is not valid
+        raise StartupError(expected) from None
+    if parts.query or parts.fragment or "@" in parts.netloc or not url.isprintable():
+        raise StartupError(expected)
+    if not parts.netloc and len(parts.path) > 1:
+        return "", 0, parts.path
+    if not host or not port or parts.path not in ("", "/"):
+        raise StartupError(expected)
+    return host, port, ""
 
 
 def host_port(address: str) -> tuple[str, int]:

@@ -66,7 +66,13 @@ class Touched(Signal, frozen=True, tag="p"):
     user: str
 
 
-Signals = Typing | Receipt | Moved | Taken | Kick | State | Touched
+class Hidden(Signal, frozen=True, tag="h"):
+    """The users from whom this user is hidden, or the user's contacts, have changed: read them again."""
+
+    user: str
+
+
+Signals = Typing | Receipt | Moved | Taken | Kick | State | Touched | Hidden
 
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Signals).decode

@@ -17,9 +17,10 @@ _BLANK: Final = ("Cc", "Cf", "Cn", "Zl", "Zp", "Zs")
 _INVISIBLE: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\u180b\u180c\u180d\u180f")
 
 
-def check(field: str, text: str) -> None:
-    """Raise ValueError if the text breaks the rule; an empty text is allowed."""
-    if any(character in _DIRECTIONS or category(character) in _REFUSED for character in text):
+def check(field: str, text: str, lines: bool = False) -> None:
+    """Raise ValueError if the text breaks the rule; an empty text is allowed. `lines`: it may have several lines."""
+    plain = text.replace("\n", "") if lines else text
+    if any(character in _DIRECTIONS or category(character) in _REFUSED for character in plain):
         raise ValueError(f"`{field}` must not contain control characters or characters that override its direction")
     if text and all(map(_invisible, text)):
         raise ValueError(f"`{field}` must be empty or contain a visible character")

@@ -8,6 +8,7 @@ group, channel   joins and leaves of `member` events are repeated; titles and me
 new, or trimmed  every present member joins again, because no page contains founders and changes older than the log
 removed          every member leaves, its files are released, then its remaining keys are deleted
 deleted          files that the last message has left are looked at (jobs/sweeper.py)
+pair             the copies of a pair's record in both users' slots are written again (`=<conversation>`)
 messages         push deadlines for all but the author: the other user, groups of at most PUSH_MEMBERS, mentions
 
 Then `done` records the progress, and trims the log.
@@ -36,9 +37,11 @@ from router.contract.settings import Settings
 from router.jobs.freeing import free, free_all
 from router.jobs.rounds import Rounds, every
 from router.store.answers import reply_of
+from router.store.contacts import Contacts
 from router.store.conversations import Conversations
 from router.store.dirty import Dirty
 from router.store.files import Files
+from router.store.pairs import MARK
 from router.store.pushes import Pushes
 from router.store.users import Users
 
@@ -168,10 +171,12 @@ class Finisher:
         users: Users,
         pushes: Pushes,
         dirty: Dirty,
+        contacts: Contacts,
         files: Files,
     ) -> None:
         self._files = files
         self._conversations = conversations
+        self._contacts = contacts
         self._users = users
         self._dirty = dirty
         self._pushes = pushes
@@ -197,10 +202,14 @@ class Finisher:
     async def finish(self, conv: str) -> None:
         """Process a claimed conversation from `routed` towards its head, for a safe part of the claim's lease."""
         try:
-            result = await self._finish(conv)
+            result = await (self._repeat(conv[1:]) if conv[0] == MARK else self._finish(conv))
         except NotFound:
             result = await self._remove(conv)
         metrics.FINISHED.labels(result).inc()
+
+    async def _repeat(self, conv: str) -> str:
+        await self._contacts.repeat(conv)
+        return "copied"
 
     async def _finish(self, conv: str) -> str:
         until = monotonic() + LEASE_MS / 2000

@@ -9,4 +9,10 @@ serving     headers and ranges of an answer with a file
 places      how many uploads run at once
 links       links that need no token
 parts       all of these, made once per router
+prepare     from received bytes to what is stored: type, scan, worker
+signatures  the type of a file by its first bytes
+scan        clamd, or a scanner behind HTTP
+workers     starts the worker processes, gives them jobs, replaces them
+turns       a bounded number of uploads in work, and of those that wait for their turn
+worker/     the sandboxed process that reads pictures and recordings
 """

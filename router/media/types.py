@@ -20,11 +20,10 @@ from msgspec import Struct
 from router.contract.errors import Rejected, Unreadable, UnsupportedMediaType
 from router.contract.files import Kind
 
-__all__ = ["OCTETS", "PREVIEW_EDGES", "Kind", "Prepare", "Prepared", "Preview", "Received", "Rejected", "Unreadable",
+__all__ = ["OCTETS", "Kind", "Prepare", "Prepared", "Preview", "Received", "Rejected", "Unreadable",
            "UnsupportedType"]  # fmt: skip
 
 OCTETS: Final = "application/octet-stream"
-PREVIEW_EDGES: Final = (320, 1600)
 
 UnsupportedType = UnsupportedMediaType  # 415: the bytes are not of the kind that the client named
 
@@ -44,7 +43,7 @@ class Received(Struct, frozen=True):
 
 
 class Preview(Struct, frozen=True):
-    """A smaller picture, WebP; `edge` is one of PREVIEW_EDGES, the bound of its longer side."""
+    """A smaller picture, WebP; `edge` (320 or 1600) is the bound of its longer side."""
 
     edge: int
     path: Path

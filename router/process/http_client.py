@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -35,6 +36,7 @@ from router.tls import Trust
 MAX_ANSWER_BYTES: Final = 65_536
 MAX_RETRY_AFTER_S: Final = 86_400
 IDLE: Final = 16
+Body = bytes | AsyncIterator[bytes]
 WRONG_URL: Final = "must be an http:// or https:// URL, without a user name in it"
 
 
@@ -75,10 +77,17 @@ class Connection:
     def reusable(self) -> bool:
         return self._http.our_state is h11.IDLE and not self._reader.at_eof()
 
-    async def exchange(self, request: h11.Request, body: bytes, max_bytes: int) -> Answer:
+    async def exchange(self, request: h11.Request, body: Body, max_bytes: int) -> Answer:
         self.received = False
-        for event in (request, *([h11.Data(data=body)] if body else []), h11.EndOfMessage()):
-            self._writer.write(self._http.send(event) or b"")
+        self._write(request)
+        if isinstance(body, bytes):
+            if body:
+                self._write(h11.Data(data=body))
+        else:
+            async for part in body:
+                self._write(h11.Data(data=part))
+                await self._writer.drain()
+        self._write(h11.EndOfMessage())
         await self._writer.drain()
         answer, received = Answer(0), bytearray()
         while True:
@@ -99,6 +108,9 @@ class Connection:
 
     def close(self) -> None:
         self._writer.transport.abort()
+
+    def _write(self, event: h11.Event) -> None:
+        self._writer.write(self._http.send(event) or b"")
 
     async def _next(self) -> h11.Event:
         while (event := self._http.next_event()) is h11.NEED_DATA:
@@ -134,11 +146,15 @@ class HttpClient:
         """Post and return the answer; `NoAnswer` if there is none in time."""
         return await self._timed("POST", [*headers, ("Content-Length", str(len(body)))], body)
 
+    async def stream(self, headers: list[tuple[str, str]], size: int, body: AsyncIterator[bytes]) -> Answer:
+        """Post `size` bytes on a new connection, so that the body is never needed twice; `NoAnswer` as for `post`."""
+        return await self._timed("POST", [*headers, ("Content-Length", str(size)), ("Connection", "close")], body)
+
     async def get(self) -> Answer:
         """Get the answer on a new connection; `NoAnswer` if there is none in time."""
         return await self._timed("GET", [("Accept", "application/json"), ("Connection", "close")], b"")
 
-    async def _timed(self, method: str, headers: list[tuple[str, str]], body: bytes) -> Answer:
+    async def _timed(self, method: str, headers: list[tuple[str, str]], body: Body) -> Answer:
         request = h11.Request(method=method, target=self._target, headers=[*self._headers, *headers])
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -155,8 +171,8 @@ class HttpClient:
         if self._lookup is not None:
             self._lookup.cancel()
 
-    async def _request(self, request: h11.Request, body: bytes) -> Answer:
-        kept = self._kept()
+    async def _request(self, request: h11.Request, body: Body) -> Answer:
+        kept = self._kept() if isinstance(body, bytes) else None
         if kept is not None:
             try:
                 return await self._exchange(kept, request, body)
@@ -186,7 +202,7 @@ class HttpClient:
         found = await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         return [str(where[0]) for *_, where in found]
 
-    async def _exchange(self, connection: Connection, request: h11.Request, body: bytes) -> Answer:
+    async def _exchange(self, connection: Connection, request: h11.Request, body: Body) -> Answer:
         try:
             return await connection.exchange(request, body, self._max_bytes)
         finally:

@@ -126,6 +126,8 @@ class Accounts:
             keys.state(user),
             keys.versions(user),
             keys.removed(user),
+            keys.people(user),
+            keys.ends(user),
         )
         args = (user, channels.user(user), kicked, channels.presence(user), touched, int(rows))
 

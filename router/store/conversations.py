@@ -42,6 +42,7 @@ Reacting = Literal["all", "members"]
 
 CONVERSATIONS_PER_CALL: Final = 200  # roles; of starts, starts.lua bounds what it reads
 ROLES: Final = {"owner": "o", "admin": "a", "member": "m", "reader": "r"}
+CLOSED_ROLES: Final = ("b", "c")  # of a direct conversation: its user may not write to the other (prelude_pair.lua)
 ROLE_NAMES: Final = {char: name for name, char in ROLES.items()}
 MAX_MEMBERS: Final = 100_000
 CREATE_LIMIT: Final = 1000
@@ -137,13 +138,17 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class ReadPosition(msgspec.Struct, frozen=True):
-    """A seq clamped to the events that the user sees, the number of messages up to it, and of deleted ones above it."""
+    """A seq clamped to the events that the user sees, the number of messages up to it, and of deleted ones above it.
+
+    `open`: not a direct conversation in which one of the two may not write to the other.
+    """
 
     seq: int
     count: int
     size: int
     kind: str
     deleted_above: int = 0
+    open: bool = True
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -280,10 +285,6 @@ class Conversations:
         args = (conv, channel, self._cap, by, *change, event.first, event.rest, reacting or "")
         return _appended(await self._fcall("title", where, args))
 
-    async def block(self, conv: str, user: str, blocked: bool) -> bool:
-        """Set whether `user` is blocked from writing in this direct conversation; True if that is a change."""
-        return bool(await self._fcall("block", (keys.conversation(conv),), (user, int(blocked))))
-
     async def remove_conversation(self, conv: str, actor: str | None) -> int:
         """Remove the conversation; return the seq of that change. All other calls are `NotFound` afterwards."""
         seq: int = await self._fcall("remove_conversation", _keys(conv), (conv, actor or ""))
@@ -321,7 +322,8 @@ class Conversations:
 
     def read_position(self, conv: str, user: str, seq: int, reply: Reply[ReadPosition]) -> None:
         """Clamp a read mark to the events that the user sees."""
-        self._client.call("place", _keys(conv)[:2], (user, seq), partial(_answer, reply, _read_position))
+        other = keys.other_party(conv, user) if conv[0] == keys.DIRECT else ""
+        self._client.call("place", _keys(conv)[:2], (user, seq, other), partial(_answer, reply, _read_position))
 
     def roles(self, conv: str, users: Sequence[str], reply: Reply[list[str]]) -> None:
         """Read the role char of each user, "" if the user is no present member."""
@@ -557,8 +559,8 @@ def _page(value: Any) -> Page:
 
 
 def _read_position(value: Any) -> ReadPosition:
-    seq, count, size, kind, gone = value
-    return ReadPosition(seq, count, size, kind.decode(), gone)
+    seq, count, size, kind, gone, is_open = value
+    return ReadPosition(seq, count, size, kind.decode(), gone, is_open == 1)
 
 
 def _head(value: Any) -> Head | None:

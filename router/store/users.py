@@ -34,6 +34,7 @@ PAGE: Final = 200
 USERS_PER_CALL: Final = 50  # the server does nothing else for about as many µs
 CONNECT_COST_US, CONNECT_BURST_US = 1_000_000, 30_000_000
 OPEN_COST_US, OPEN_BURST_US = 2_000_000, 120_000_000
+ASK_COST_US, ASK_BURST_US = 180_000_000, 3_600_000_000  # 20 an hour
 
 _SERVER: Final = 16  # bytes of `since` that name the server; the rest is the minimum for ZRANGEBYSCORE
 _STATE: Final = keys.STATE.encode()
@@ -316,10 +317,19 @@ class Users:
 
     def spend_opening(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
         """Count the opening of another direct conversation against the user's rate: None, or `RateLimited`."""
+        self._spend(user, "opens", OPEN_COST_US, OPEN_BURST_US, reply)
+
+    def spend_request(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
+        """Count a contact request against the user's rate: None, or `RateLimited`."""
+        self._spend(user, "asks", ASK_COST_US, ASK_BURST_US, reply)
+
+    def _spend(
+        self, user: str, field: str, cost_us: int, burst_us: int, reply: Callable[[LinnetError | None], None]
+    ) -> None:
         self._client.call(
             "spend",
             (keys.user(user),),
-            ("opens", OPEN_COST_US, OPEN_BURST_US),
+            (field, cost_us, burst_us),
             partial(answer, reply, lambda value: refusal(value) if isinstance(value, LinnetError) else None),
         )
 

@@ -10,7 +10,7 @@ import pytest
 
 from router.contract import settings
 from router.contract.errors import StartupError
-from router.contract.settings import Settings, host_port, load, proxies
+from router.contract.settings import Settings, clamd_address, host_port, load, proxies
 
 SECRET = "s" * 32
 FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
@@ -204,3 +204,24 @@ def test_duration_is_a_finite_number_in_seconds(setting: str, value: str) -> Non
 @pytest.mark.parametrize("origins", ["app.example", "https://*.app.example", "https://app.example/chat"])
 def test_origins_that_never_match_are_refused(origins: str) -> None:
     assert refusal(origins=origins).startswith("LINNET_ORIGINS: expected origins")
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("clamd://scanner:3310", ("scanner", 3310, "")),
+        ("clamd://[::1]:3310/", ("::1", 3310, "")),
+        ("clamd:///run/clamav/clamd.ctl", ("", 0, "/run/clamav/clamd.ctl")),
+    ],
+)
+def test_scanner_is_at_a_port_or_a_socket(url: str, parts: tuple[str, int, str]) -> None:
+    assert clamd_address(loaded(media_scan_url=url).media_scan_url) == parts
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["clamd://scanner", "clamd://:3310", "clamd://", "clamd:///", "clamd://a:3310/path", "clamd://a:b@c:1", "clamd://a:99999",
+     "clamd://[a:1", "ftp://scanner:3310", "scanner:3310", "http://"],
+)  # fmt: skip
+def test_scanner_without_a_usable_address_is_refused(url: str) -> None:
+    assert refusal(media_scan_url=url).startswith("LINNET_MEDIA_SCAN_URL")

@@ -20,6 +20,7 @@ ALL: list[signals.Signals] = [
     signals.Kick(""),
     signals.State("draft/a", msgspec.Raw(pack({"text": "x"})), 8, 7),
     signals.Touched("ann"),
+    signals.Hidden("ann"),
 ]
 
 
@@ -39,6 +40,7 @@ def test_bytes_of_signals_never_change() -> None:
         ["k", ""],
         ["s", "draft/a", {"text": "x"}, 8, 7],
         ["p", "ann"],
+        ["h", "ann"],
     ]
 
 

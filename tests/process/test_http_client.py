@@ -250,3 +250,23 @@ def test_urls_that_cannot_be_requested_are_refused(url: str) -> None:
     """A wrong URL stops the process at its start instead of failing at the first push."""
     with pytest.raises(StartupError, match="LINNET_WEBHOOK_URL"):
         HttpClient("LINNET_WEBHOOK_URL", url, 1)
+
+
+async def test_body_is_streamed_on_a_connection_of_its_own() -> None:
+    """It is sent as it comes, with its length, and never twice: a kept connection could be closed meanwhile."""
+    bodies = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head, body = await request(reader)
+            bodies.append(("connection: close" in head.lower(), body))
+            writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    async def parts() -> AsyncIterator[bytes]:
+        for part in (b"a" * 100_000, b"b" * 100_000):
+            yield part
+
+    async with serving(handle) as url, poster(url) as client:
+        await client.post([], b"kept")
+        assert (await client.stream([], 200_000, parts())).status == 204
+    assert bodies == [(False, b"kept"), (True, b"a" * 100_000 + b"b" * 100_000)]

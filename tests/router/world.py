@@ -11,12 +11,16 @@ from router.contract.packing import pack
 from router.contract.settings import Settings, load
 from router.store.accounts import Accounts
 from router.store.answers import reply_of
+from router.store.contacts import Contacts
 from router.store.conversations import Append, Appended, Conversations
 from router.store.dirty import Dirty
 from router.store.files import Files
+from router.store.pairs import Pairs
+from router.store.people import People
 from router.store.presence import Presence
 from router.store.pushes import Pushes
 from router.store.redis.client import Client
+from router.store.state import State
 from router.store.users import Row, Sync, Synced, Users
 from tests import support
 
@@ -42,6 +46,10 @@ class World:
         self.presence = Presence(client)
         self.pushes = Pushes(client)
         self.users = Users(client)
+        self.state = State(client, (1, 1_000_000))
+        self.pairs = Pairs(client)
+        self.people_of = People(client)
+        self.contacts = Contacts(self.pairs, self.people_of, self.state)
         self._n = count(1)
 
     async def direct(self, user: str, other: str) -> str:

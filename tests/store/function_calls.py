@@ -18,6 +18,8 @@ from router.store.conversations import Conversations, Wanted
 from router.store.deployment import deployment_check
 from router.store.dirty import Dirty
 from router.store.files import Files, Record, UploadRate
+from router.store.pairs import Pairs
+from router.store.people import People, Person
 from router.store.pushes import Pushes
 from router.store.redis.client import Client
 from router.store.redis.connection import RedisArg
@@ -82,6 +84,7 @@ class World:
         self.conversations, self.users = Conversations(client, 20_000), Users(client)
         self.accounts, self.pushes, self.dirty = Accounts(client), Pushes(client), Dirty(client)
         self.state = State(client, (COST_US, BURST_US))
+        self.pairs, self.people = Pairs(client), People(client)
         self.files, self.sha = Files(client), "ab" + self.tag.zfill(62)
         self.part = keys.partition(self.ann)
         self.dirty_part = keys.partition(self.group)
@@ -177,8 +180,17 @@ async def _removed(w: World) -> None:
     await w.conversations.remove_conversation(w.group, None)
 
 
-async def _direct(w: World) -> None:
+async def _asked(w: World) -> None:
+    """Ann has asked Bob, and they have a conversation."""
     await called(w.conversations.create_direct, w.ann, w.bob, COST_US, BURST_US)
+    await called(w.pairs.change, w.ann, w.bob, "ask", "", 1)
+
+
+async def _related(w: World) -> None:
+    """Ann has a request to Bob, and one that is over."""
+    await w.with_user()
+    for other, until in ((w.bob, 1 << 52), ("somebody", 1)):
+        await w.people.relate(w.ann, other, Person(2, "o", False, False, 1, until))
 
 
 async def _claimed(w: World) -> None:
@@ -200,7 +212,6 @@ CASES: Final[dict[str, Case]] = {
     "ack": Case(_USER, lambda w: w.users.ack(w.ann, "phone", "s1", {w.direct: 2}, _ignored)),
     "append": Case(_GROUP, lambda w: w.conversations.append(event(w.group, w.ann, 2), _ignored)),
     "before": Case(_GROUP, lambda w: w.conversations.before(w.group, w.ann, 1 << 52, 10, _ignored)),
-    "block": Case(_direct, lambda w: w.conversations.block(w.direct, w.ann, True)),
     "claim": Case(_GROUP, lambda w: w.dirty.claims([w.dirty_part], 8, 1000)),
     "claim_name": Case(_claimed, lambda w: w.accounts._claim_name(w.ann)),
     "claim_push": Case(_USER, lambda w: w.pushes.claims([w.part], 8, 1000)),
@@ -233,10 +244,14 @@ CASES: Final[dict[str, Case]] = {
     "member": Case(_GROUP, lambda w: w.conversations.member(w.group, w.ann, _MEMBER, "put")),
     "news": Case(_USER, lambda w: w.users.news([w.session(since=b"0" * 16 + b"(0")], _ignored)),
     "page": Case(_USER, lambda w: w.users.page(w.ann, "phone", 1 << 53, _ignored)),
+    "pair": Case(_asked, lambda w: w.pairs.change(w.ann, w.bob, "block", "", 0, _ignored)),
+    "paired": Case(_asked, lambda w: w.pairs.copied(w.direct, None)),
     "place": Case(_GROUP, lambda w: w.conversations.read_position(w.group, w.ann, 1, _ignored)),
     "probe": Case(_nothing, lambda w: w.client.fcall("probe", ("{u0}:probe",), ("{u0}:probe",))),
     "range": Case(_GROUP, lambda w: w.conversations.range(w.group, w.ann, 0, 1 << 52, 10, _ignored)),
     "read": Case(_USER, lambda w: w.users.read(w.ann, w.direct, 1, 1, _ignored)),
+    "relate": Case(_related, lambda w: w.people.relate(w.ann, w.bob, Person(3, "-", True, True, 1, 0))),
+    "relations": Case(_related, lambda w: w.people.counts(w.ann)),
     "remove_conversation": Case(_GROUP, lambda w: w.conversations.remove_conversation(w.group, w.ann)),
     "retry_push": Case(_USER, lambda w: w.pushes.retry(w.ann, 1)),
     "schedule_push": Case(_USER, lambda w: w.pushes.schedule(w.ann, w.direct, 2, 1)),
@@ -254,7 +269,6 @@ CASES: Final[dict[str, Case]] = {
     ),
     "upload_own": Case(_FILE, lambda w: w.files.own(w.ann, _info(w), 10)),
     "upload_rows": Case(_FILE, lambda w: w.files.upload(w.ann, w.sha)),
-    "waiting": Case(_USER, lambda w: w.pushes.waiting(w.ann)),
     "whisper_group": Case(_GROUP, lambda w: w.conversations.whisper(w.group, w.ann, b"signal")),
     "whisper_user": Case(_USER, lambda w: w.users.whisper(w.ann, w.direct, b"signal")),
     "write_state": Case(_with_state, lambda w: w.state.write(w.ann, "a", b"\x02", None, _ignored)),

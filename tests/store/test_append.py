@@ -11,6 +11,7 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys, stamp
 from router.contract.errors import Blocked, Conflict, LinnetError, NotFound, RateLimited, ReadOnly, Unavailable
 from router.store.conversations import Append, Appended
+from router.store.pairs import Pairs
 from tests.store.calling import BURST_US, COST_US, Store, called, event, store
 
 WINDOW = 32
@@ -435,24 +436,14 @@ async def test_strangers_readers_and_blocked_users_get_different_errors(valkey: 
         await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
         direct = keys.direct("ann", "bob")
         sent = await s.send(direct, "bob", 1)
-        assert await s.conversations.block(direct, "bob", True)
-        assert not await s.conversations.block(direct, "bob", True)
-        with pytest.raises(Blocked):
-            await s.send(direct, "bob", 2)
+        pairs = Pairs(s.client)
+        await called(pairs.change, "ann", "bob", "block", "", 0)
+        for user in ("ann", "bob"):
+            with pytest.raises(Blocked):
+                await s.send(direct, user, 2)
         assert (await s.send(direct, "bob", 1)).seq == sent.seq
-        await s.send(direct, "ann", 1)
-        assert await s.conversations.block(direct, "bob", False)
+        await called(pairs.change, "ann", "bob", "unblock", "", 0)
         await s.send(direct, "bob", 2)
-
-
-async def test_only_members_of_a_direct_conversation_can_be_blocked(valkey: EmbeddedValkey) -> None:
-    """A group has no blocks, and blocking adds no user to a direct conversation."""
-    async with store(valkey.url) as s:
-        group = await s.group(ann="o", bob="m")
-        await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
-        for conv, user in ((group, "bob"), (keys.direct("ann", "bob"), "eve"), (keys.direct("ann", "eve"), "eve")):
-            with pytest.raises(NotFound):
-                await s.conversations.block(conv, user, True)
 
 
 async def test_targets_must_be_messages_that_the_user_sees(valkey: EmbeddedValkey) -> None:
@@ -488,7 +479,7 @@ async def test_author_may_delete_own_messages_as_reader_and_when_blocked(valkey:
         await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
         direct = keys.direct("ann", "bob")
         said, heard = (await s.send(direct, "bob", 1)).seq, (await s.send(direct, "ann", 1)).seq
-        await s.conversations.block(direct, "bob", True)
+        await called(Pairs(s.client).change, "ann", "bob", "block", "", 0)
         for conv, mine, theirs, refusal in ((group, own, other, ReadOnly), (direct, said, heard, Blocked)):
             with pytest.raises(refusal):
                 await s.send(conv, "bob", 2, action="edit", target=mine)

@@ -8,6 +8,7 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys, stamp
 from router.contract.errors import Blocked
 from router.store.accounts import Accounts
+from router.store.pairs import Pairs
 from router.store.users import Users
 from tests.store.calling import BURST_US, COST_US, Store, called, store
 from tests.store.user_slot import Channel
@@ -74,7 +75,7 @@ def test_refused_event_is_not_published(valkey: EmbeddedValkey) -> None:
     async def main() -> None:
         async with store(valkey.url) as s:
             users = await opened(s)
-            await s.conversations.block(CONV, "ann", True)
+            await called(Pairs(s.client).change, "bob", "ann", "block", "", 0)
             with Channel(valkey, keys.Channels().user("bob")) as bob, pytest.raises(Blocked):
                 await s.send(CONV, "ann", 1)
             assert bob.heard == []

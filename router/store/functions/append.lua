@@ -125,7 +125,7 @@ end
 -- Why the role alone does not allow this. One's own messages can be deleted by readers, and with a block in between.
 local function refused(key, role, action)
   if action == 'delete' then return nil end
-  if role == 'b' then return fail('BLOCKED') end
+  if role == 'b' or role == 'c' then return fail('BLOCKED') end
   if action ~= 'react' then return fail('READONLY_', 'readers may not write here') end
   if redis.call('HGET', key, 'reacting') == 'members' then
     return fail('READONLY_', 'this takes the role member: readers may not react here')
@@ -217,7 +217,7 @@ local function append(k, a)
   local role, joined = membership(h[2])
   if user == '' and action == 'delete' then role, joined = 'o', 0 end  -- the server
   if not role or role == '-' then return fail('NOTFOUND') end
-  if role == 'r' or role == 'b' then
+  if role == 'r' or role == 'b' or role == 'c' and limited == 1 then
     local refusal = refused(k[1], role, action)
     if refusal then return refusal end
   end

@@ -92,8 +92,8 @@ local function of_another_clock(at, now)
 end
 
 -- After the clock was put back, or another server has taken over, dues lie in the future, further ahead than any due can
--- (`most`, ms): the claims of a due list look at them, LOOK at a time, and bring them to now. `~conv` and the sentinel may
--- lie as far ahead as they do.
+-- (`most`, ms): the claims of a due list look at them, LOOK at a time, and bring them to now. `~conv`, `=conv` and the
+-- sentinel may lie as far ahead as they do.
 local looks = {}                   -- due list -> the latest time of a claim, entries that this look has left alone
 
 local function bring_dues_to_now(list, now, most)
@@ -107,7 +107,7 @@ local function bring_dues_to_now(list, now, most)
   local beyond = '(' .. string.format('%.0f', now + most + SKEW_MS)
   local found = redis.call('ZRANGEBYSCORE', list, beyond, '+inf', 'LIMIT', look.left, LOOK)
   for _, name in ipairs(found) do
-    if string.find(name, '^[~!]') then look.left = look.left + 1 else redis.call('ZADD', list, now, name) end
+    if string.find(name, '^[~!=]') then look.left = look.left + 1 else redis.call('ZADD', list, now, name) end
   end
   if #found < LOOK then look.left = nil end
 end

@@ -307,14 +307,14 @@ async def test_user_who_gets_messages_during_the_deletion_is_closed_to_the_write
         await make_users(api, "ada", *friends)
         for name in friends:
             await api.ok("POST", "/v1/messages", by(name), {"to": "@ada", "body": 1})
-        store, writes = api.services.conversations, cycle(friends)
-        block = store.block
+        contacts, writes = api.services.contacts, cycle(friends)
+        end = contacts.end
 
-        async def meanwhile(conv: str, user: str, blocked: bool) -> bool:
+        async def meanwhile(user: str, other: str) -> None:
             await api.post("/v1/messages", headers=by(next(writes)), json={"to": "@ada", "body": 2})
-            return await block(conv, user, blocked)
+            await end(user, other)
 
-        monkeypatch.setattr(store, "block", meanwhile)
+        monkeypatch.setattr(contacts, "end", meanwhile)
         await api.ok("DELETE", "/v1/accounts/ada", ADA)
         for name in friends:
             given = {"to": "@ada", "body": 3}
@@ -329,15 +329,15 @@ async def test_first_message_during_the_deletion_is_closed_too(
         newcomers = [f"new{number}" for number in range(8)]
         await make_users(api, "ada", "bob", *newcomers)
         await api.ok("POST", "/v1/messages", BOB, {"to": "@ada", "body": 1})
-        store, said = api.services.conversations, list[int]()
-        block = store.block
+        contacts, said = api.services.contacts, list[int]()
+        end = contacts.end
 
-        async def meanwhile(conv: str, user: str, blocked: bool) -> bool:
+        async def meanwhile(user: str, other: str) -> None:
             given = {"to": "@ada", "body": 1}
             said.append((await api.post("/v1/messages", headers=by(newcomers[len(said)]), json=given)).status_code)
-            return await block(conv, user, blocked)
+            await end(user, other)
 
-        monkeypatch.setattr(store, "block", meanwhile)
+        monkeypatch.setattr(contacts, "end", meanwhile)
         await api.ok("DELETE", "/v1/accounts/ada", ADA)
         assert said[0] == 200
         for name in ("bob", *newcomers):

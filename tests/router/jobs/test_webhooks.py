@@ -62,9 +62,8 @@ class Scene(World):
     async def armed(self, body: Any = "hello") -> None:
         said = await self.say("ann", self.conv, body)
         self.seq, self.at = said.seq, said.at
-        await Finisher(settings(), self.conversations, self.users, self.pushes, self.dirty, self.files).finish(
-            self.conv
-        )
+        stores = self.conversations, self.users, self.pushes, self.dirty, self.contacts, self.files
+        await Finisher(settings(), *stores).finish(self.conv)
 
     async def waits(self, user: str = "bob") -> dict[str, Wait]:
         return (await self.pushes.waiting(user)).waits

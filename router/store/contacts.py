@@ -1,0 +1,103 @@
+"""Copies of a pair's record in the slots of its two users: the sequence of calls that API and finisher both need.
+
+A call changes the record first (`pairs`) and then writes the copies. If the process dies in between, a router finds the
+pair's mark in `dirty` and calls `repeat`. Copies carry the number of their change, so any number of processes may write
+them at once and in any order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Final
+
+from router.contract import keys
+from router.contract.errors import Unavailable
+from router.contract.packing import pack
+from router.contract.state import BLOCK, CONTACT
+from router.store.answers import reply_of
+from router.store.pairs import Change, Entry, PairAction, Pairs, Record
+from router.store.people import People, Person, Related
+from router.store.state import State
+
+_KINDS: Final = {"contact": "c", "outgoing": "o", "incoming": "i"}
+
+
+class Contacts:
+    def __init__(self, pairs: Pairs, people: People, state: State) -> None:
+        self._pairs = pairs
+        self._people = people
+        self._state = state
+
+    async def change(self, user: str, other: str, action: PairAction, argument: str = "", number: int = 0) -> Change:
+        """Change the record, and write its copies.
+
+        The pair stays marked: a router writes the copies once more, later than a process that has an older record.
+        """
+        change = await reply_of(self._pairs.change, user, other, action, argument, number)
+        return await self.copy(user, other, change) if change.copies_outdated else change
+
+    async def end(self, user: str, other: str) -> None:
+        """Let the record know that the user's account ends. If there is no memory for copies now, a router writes them
+        later: accounts must be able to end."""
+        change = await reply_of(self._pairs.change, user, other, "ended", "", 0)
+        if change.copies_outdated:
+            with suppress(Unavailable):
+                await self.copy(user, other, change)
+
+    async def repeat(self, conv: str) -> None:
+        """Write the copies of a marked pair again, and unmark it."""
+        user, other = keys.parties(conv)
+        change = await reply_of(self._pairs.change, user, other, "look", "", 0)
+        change = await self.copy(user, other, change)
+        await self._pairs.copied(conv, change.record)
+
+    async def copy(self, user: str, other: str, change: Change) -> Change:
+        """Write the copies of a record, and return the change that was copied in the end.
+
+        A request that finds no room in the other's list is no longer shown. If an account has ended meanwhile, the
+        record learns that, too.
+        """
+        record = change.record
+        related = await asyncio.gather(self._relate(user, other, change), self._relate(other, user, change))
+        if record is None:
+            return change
+        for owner, person, found in ((user, other, related[0]), (other, user, related[1])):
+            if found == "gone" and not record.of[owner].ended:
+                return await self.change(owner, person, "ended")
+            if found == "full":
+                return await self.change(person, owner, "unseen")
+        await asyncio.gather(
+            self._put_state(user, other, record, change.now), self._put_state(other, user, record, change.now)
+        )
+        return change
+
+    async def _relate(self, owner: str, person: str, change: Change) -> Related:
+        record, entry = change.record, change.entry(owner, person)
+        if record is None:
+            return await self._people.relate(owner, person, Person(change.now * 1000, "-", False, False, 0, 0))
+        kind, at, until, message = "-", record.of[owner].blocked, 0, ""
+        if entry is not None:
+            kind, at, until, message = _KINDS[entry.state], entry.at, entry.until, entry.message
+        blocks = bool(record.of[owner].blocked)
+        return await self._people.relate(
+            owner, person, Person(record.n, kind, blocks, record.hidden, at, until, message)
+        )
+
+    async def _put_state(self, owner: str, person: str, record: Record, now: int) -> None:
+        """Write the owner's keys. What never was anything for the owner gets no key."""
+        mine = record.of[owner]
+        if mine.ended:
+            return
+        if mine.contact_n:
+            entry = record.entry(owner, person, now)
+            value = pack(shown(entry)) if entry else None
+            await reply_of(self._state.put, owner, f"{CONTACT}{person}", value, mine.contact_n)
+        if mine.block_n:
+            value = pack({"at": mine.blocked}) if mine.blocked else None
+            await reply_of(self._state.put, owner, f"{BLOCK}{person}", value, mine.block_n)
+
+
+def shown(entry: Entry) -> dict[str, object]:
+    """The value of a contact's key."""
+    return {"state": entry.state, "message": entry.message or None, "at": entry.at, "until": entry.until or None}

@@ -1,0 +1,25 @@
+-- paired: both users' slots have the copies of their pair's record.
+-- KEYS  conv dirty
+-- ARGV  conv n                                         (the number of the record that was copied; 0: there was none)
+-- Returns 1, or 0 if the record has changed since
+--
+-- Keeps true: a record that has changed stays marked. One with an open request is marked for when that is over.
+
+local LATER_MS = 3600000           -- collects what ends in the same hour
+
+local function paired(k, a)
+  local record = pair_of(redis.call('HGET', k[1], 'pair'))
+  if record and record.n ~= tonumber(a[2]) then return 0 end
+  local ends = nil
+  for _, side in pairs(record and record.of or {}) do
+    if side.asked then ends = math.min(ends or side.ends, side.ends) end
+  end
+  if ends then
+    redis.call('ZADD', k[2], ends + LATER_MS, '=' .. a[1])
+  else
+    redis.call('ZREM', k[2], '=' .. a[1])
+  end
+  return 1
+end
+
+register('paired', paired, {'allow-oom'})

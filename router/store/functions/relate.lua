@@ -1,0 +1,67 @@
+-- What another user is to this one: the copy of their pair's record.
+-- KEYS user people ends
+-- ARGV other number kind blocks(0|1) hidden(0|1) at until message channel signal presence_channel touched
+--   kind: c contact, o outgoing, i incoming request, - nothing; hidden: one of the two blocks the other; until: of a request
+-- Returns 1 if it was copied or is here already; 'gone': there is no such user; 'full': no room for an incoming request
+-- Keeps true: the record's later change wins, in whatever order they come, so a row in which nothing is left stays for an
+-- hour. `#<kind>` and `#b`, `#h` count the rows of a kind, blocks, and users who are hidden; `hides` in the user's hash
+-- says that there are any. A request that is over is no row: every call takes some away.
+
+local ROW = '>I8c1BBI8I8'          -- number, kind, blocks, hidden, at, until; the message follows
+local INCOMING = 500
+local STAYS_MS = 3600000
+local SWEEP = 100
+
+local function count(people, row, by)
+  local _, kind, blocks, hidden = struct.unpack(ROW, row)
+  if kind ~= '-' then redis.call('HINCRBY', people, '#' .. kind, by) end
+  if blocks == 1 then redis.call('HINCRBY', people, '#b', by) end
+  if hidden == 1 then redis.call('HINCRBY', people, '#h', by) end
+end
+
+-- Take away rows whose time has come: requests that are over, and rows in which nothing is left.
+local function sweep(people, ends, now)
+  local over = redis.call('ZRANGEBYSCORE', ends, '-inf', now, 'LIMIT', 0, SWEEP)
+  for _, other in ipairs(over) do
+    local row = redis.call('HGET', people, other)
+    if row then
+      local number, kind, blocks, hidden, at = struct.unpack(ROW, row)
+      count(people, row, -1)
+      if blocks + hidden == 0 then
+        redis.call('HDEL', people, other)
+      else
+        local left = struct.pack(ROW, number, kind == 'c' and 'c' or '-', blocks, hidden, at, 0)
+        redis.call('HSET', people, other, left)
+        count(people, left, 1)
+      end
+    end
+    redis.call('ZREM', ends, other)
+  end
+end
+
+local function relate(keys, a)
+  local user, people, ends = keys[1], keys[2], keys[3]
+  local other, number, kind, until_ms, now = a[1], tonumber(a[2]), a[3], tonumber(a[7]), now_ms()
+  if not alive(user) then return 'gone' end
+  sweep(people, ends, now)
+  local old = redis.call('HGET', people, other)
+  local had, was_hidden, was, _ = 0, 0, '-', nil
+  if old then had, was, _, was_hidden = struct.unpack(ROW, old) end
+  if number <= had then return 1 end
+  local blank = kind == '-' and a[4] == '0' and a[5] == '0'
+  if blank and not old then return 1 end
+  if kind == 'i' and was ~= 'i' and tonumber(redis.call('HGET', people, '#i') or 0) >= INCOMING then return 'full' end
+  local row = struct.pack(ROW, number, kind, tonumber(a[4]), tonumber(a[5]), tonumber(a[6]), until_ms) .. a[8]
+  if old then count(people, old, -1) end
+  redis.call('HSET', people, other, row)
+  count(people, row, 1)
+  if blank then until_ms = now + STAYS_MS end
+  if until_ms > 0 then redis.call('ZADD', ends, until_ms, other) else redis.call('ZREM', ends, other) end
+  local hides = tonumber(redis.call('HGET', people, '#h') or 0) > 0
+  if hides then redis.call('HSET', user, 'hides', 1) else redis.call('HDEL', user, 'hides') end
+  if tonumber(a[5]) ~= was_hidden then redis.call('SPUBLISH', a[9], a[10]) end
+  if tonumber(a[5]) ~= was_hidden or kind ~= was then redis.call('SPUBLISH', a[11], a[12]) end
+  return 1
+end
+
+register('relate', relate)

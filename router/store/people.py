@@ -1,0 +1,122 @@
+"""The people of a user, in the user's slot: contacts, requests and blocks, as copies of the pairs' records.
+
+From these rows the API lists and counts, and presence learns from whom a user is hidden. `pairs` has the records.
+
+Invariants
+- A row has the number of the change that it copies, and the higher one wins, so a copy may be repeated and come late.
+- A request that is over counts as absent, whether its row is there or not.
+- The user's hash has `hides` exactly while a row is hidden, so that nothing is loaded for users without blocks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from struct import Struct as Packing
+from typing import Any, Final, Literal, TypeAlias
+
+from msgspec import Struct
+
+from router.contract import keys, signals
+from router.contract.errors import LinnetError, from_function
+from router.store.redis.client import Client
+
+PAGE: Final = 200
+_ROW: Final = Packing(">QcBBQQ")
+
+Kind: TypeAlias = Literal["c", "o", "i", "-"]
+Related: TypeAlias = Literal["copied", "gone", "full"]
+
+
+class Person(Struct, frozen=True):
+    """What another user is: `kind` c contact, o outgoing, i incoming request, - nothing; times in ms, 0 for none.
+
+    `blocks`: the user blocks them. `hidden`: one of the two blocks the other.
+    """
+
+    number: int
+    kind: str
+    blocks: bool
+    hidden: bool
+    at: int
+    until: int
+    message: str = ""
+
+    def counts(self, now: int) -> bool:
+        """Whether there is a contact, or a request that is not over."""
+        return self.kind == "c" or (self.kind in ("o", "i") and self.until > now)
+
+
+class Counts(Struct, frozen=True):
+    contacts: int
+    outgoing: int
+    incoming: int
+    blocks: int
+
+
+class People:
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._channels = client.channels
+
+    async def relate(self, user: str, other: str, person: Person) -> Related:
+        """Copy what `other` is to `user`. `gone`: no such user; `full`: no room for an incoming request."""
+        args = (
+            other,
+            person.number,
+            person.kind,
+            int(person.blocks),
+            int(person.hidden),
+            person.at,
+            person.until,
+            person.message,
+            self._channels.user(user),
+            signals.encode(signals.Hidden(user)),
+            self._channels.presence(user),
+            signals.encode(signals.Hidden(user)),
+        )
+        value = await self._fcall("relate", (keys.user(user), keys.people(user), keys.ends(user)), args)
+        return "copied" if value == 1 else value.decode()
+
+    async def counts(self, user: str) -> Counts:
+        """How many of each the user has now."""
+        return Counts(*await self._fcall("relations", (keys.people(user), keys.ends(user)), ()))
+
+    async def page(self, user: str, cursor: int = 0) -> tuple[dict[str, Person], int]:
+        """Some of the user's people, and the cursor of the next page, 0 after the last. They have no order."""
+        following, found = await self._client.fetch("HSCAN", keys.people(user), cursor, "COUNT", PAGE)
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return {name.decode(): _person(row) for name, row in pairs if name[:1] != b"#"}, int(following)
+
+    async def everybody(self, user: str) -> dict[str, Person]:
+        """All of the user's people."""
+        people, cursor = await self.page(user)
+        while cursor:
+            more, cursor = await self.page(user, cursor)
+            people |= more
+        return people
+
+    async def among(self, user: str, others: Iterable[str]) -> dict[str, Person]:
+        """Those of `others` about whom the user has a row."""
+        names = list(dict.fromkeys(others))
+        if not names:
+            return {}
+        rows = await self._client.fetch("HMGET", keys.people(user), *names)
+        return {name: _person(row) for name, row in zip(names, rows, strict=True) if row is not None}
+
+    async def hiding(self, users: Iterable[str]) -> list[str]:
+        """Those of `users` who are hidden from somebody by a block."""
+        names = list(users)
+        found = await asyncio.gather(*(self._client.fetch("HEXISTS", keys.user(user), "hides") for user in names))
+        return [user for user, hides in zip(names, found, strict=True) if hides]
+
+    async def _fcall(self, function: str, names: tuple[str, ...], args: tuple[Any, ...]) -> Any:
+        try:
+            return await self._client.fcall(function, names, args)
+        except LinnetError as error:
+            raise from_function(error) from None
+
+
+def _person(row: bytes) -> Person:
+    number, kind, blocks, hidden, at, until = _ROW.unpack_from(row)
+    return Person(number, kind.decode(), bool(blocks), bool(hidden), at, until, row[_ROW.size :].decode())
