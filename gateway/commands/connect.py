@@ -138,9 +138,11 @@ class Connect:
         hub.sessions.append(session)
         self._register(None)
 
-    def _register(self, living: tuple[str, ...] | None) -> None:
+    def _register(self, living: tuple[str, ...] | None, devices: tuple[str, ...] = ()) -> None:
         cursors = self._command.cursors or None
-        question = replace(self._parts.syncs.question(self._session), register=True, cursors=cursors, living=living)
+        question = replace(
+            self._parts.syncs.question(self._session), register=True, cursors=cursors, living=living, devices=devices
+        )
         self._parts.users.sync(question, self._registered)
 
     def _registered(self, answer: Synced | LinnetError) -> None:
@@ -154,7 +156,7 @@ class Connect:
         if answer.status == "crowded":
             now_ms = parts.clock.now_ms()
             living = [name for name, row in parts.lease.alive().items() if row.alive(now_ms)]
-            self._register((*living, parts.node))
+            self._register((*living, parts.node), answer.devices)
             return
         if answer.status in OLDER and not self._clock_asked:
             self._clock_asked = True

@@ -48,7 +48,8 @@ class Sync(Struct, frozen=True, kw_only=True):
     """The arguments of `sync`. `since` is the opaque position of the last one; `cursors` replace the stored ones, at
     registering only.
 
-    `living`: the live gateways, for a registering that was answered `crowded`.
+    `living` and `devices`: the live gateways and the devices of the answer, for a registering that was answered
+    `crowded`.
     """
 
     user: str
@@ -62,6 +63,7 @@ class Sync(Struct, frozen=True, kw_only=True):
     limit: int = PAGE
     cursors: dict[str, int] | None = None
     living: tuple[str, ...] | None = None
+    devices: tuple[str, ...] = ()
 
 
 class Row(Struct, frozen=True):
@@ -112,6 +114,7 @@ class Synced(Struct, frozen=True):
     below: int
     new_device: bool
     state: int | None = None
+    devices: tuple[str, ...] = ()  # of a user that is `crowded`
 
 
 class Page(Struct, frozen=True):
@@ -131,15 +134,11 @@ class Users:
         """Register or audit a session and read the rows that have changed.
 
         `replaced`, `kicked` and `evicted` (by another device of the user) end the session. `crowded`: the user has the
-        greatest number of devices and all have sessions; register again with `living`. Registering may be refused with
+        greatest number of devices; register again with `living` and `devices`. Registering may be refused with
         `RateLimited`, or with `Blocked` for a deleted user.
         """
         user = s.user
         rest = (
-            keys.user(user),
-            keys.convs(user),
-            keys.groups(user),
-            keys.cursor(user, ""),
             self._channels.user(user),
             self._channels.presence(user),
             signals.encode(signals.Taken(s.device, s.session, s.instance)),
@@ -147,15 +146,21 @@ class Users:
             CONNECT_COST_US,
             CONNECT_BURST_US,
             [part for conv, seq in (s.cursors or {}).items() for part in (conv, str(seq))],
+            s.devices,
             s.living,
         )
-        self._client.call(
-            "sync",
-            (keys.devices(user),),
-            (s.device, _packed_session(s), s.started, keys.recent(user), s.since[:_SERVER], s.since[_SERVER:] or b"(0",
-             s.limit, int(s.register), _pack(rest)),
-            partial(_synced, s, reply),
-        )  # fmt: skip
+        where = (
+            keys.user(user),
+            keys.devices(user),
+            keys.recent(user),
+            keys.convs(user),
+            keys.groups(user),
+            keys.cursor(user, s.device),
+            *(keys.cursor(user, device) for device in s.devices),
+        )
+        since = (s.since[:_SERVER], s.since[_SERVER:] or b"(0")
+        args = (s.device, _packed_session(s), s.started, *since, s.limit, int(s.register), _pack(rest))
+        self._client.call("sync", where, args, partial(_synced, s, reply))
 
     def news(self, audited: Sequence[Sync], reply: Callable[[list[int] | LinnetError], None]) -> None:
         """Find the sessions, by their index, for which `sync` would return a change or an end; at most `max_per_call`.
@@ -425,8 +430,9 @@ def _sync_answer(s: Sync, value: Any) -> Synced | LinnetError:
     if isinstance(value, LinnetError):
         return refusal(value)
     status, *rest = value if value is not None else (b"ok",)
-    if not rest:
-        return Synced(cast("Status", status.decode()), [], s.since, False, 0, False)
+    if not rest or status == b"crowded":
+        devices = tuple(name.decode() for name in rest)
+        return Synced(cast("Status", status.decode()), [], s.since, False, 0, False, devices=devices)
     since, more, below, new, rows = rest
     return Synced("ok", _rows(rows), since, bool(more), int(below), bool(new), _state(rows))
 

@@ -14,13 +14,9 @@ from typing import Final
 
 from router.store.redis.functions import FOLDER, Library, build
 
-UNDECLARED: Final = frozenset({"sync"})
-"""Functions that use a key which is not among their KEYS. This list only ever gets shorter."""
-
 # Loaded before the other preludes, because of its name. If one server has all slots, `append` also receives the keys of
 # the two users of a direct conversation, among its arguments. On a cluster its caller gives none.
 _CHECK: Final = """\
-local UNDECLARED = {UNDECLARED}
 local running, declared
 local register_unchecked = register
 
@@ -33,7 +29,7 @@ local function register(name, callback, flags)
 end
 
 local function check(key)
-  if declared[key] or UNDECLARED[running] then return end
+  if declared[key] then return end
   if running == 'append' and string.sub(key, 1, 2) == '{u' then return end
   error(running .. ' uses ' .. tostring(key) .. ', which is not among its KEYS')
 end
@@ -55,10 +51,9 @@ _CALLS: Final = re.compile(r"redis\.(p?call)\(")
 
 @cache
 def checked_library() -> Library:
-    names = ", ".join(f"{name} = true" for name in sorted(UNDECLARED))
     with TemporaryDirectory() as made:
         folder = Path(made)
-        (folder / "prelude-check.lua").write_text(_CHECK.replace("UNDECLARED}", f"{names}}}"))
+        (folder / "prelude-check.lua").write_text(_CHECK)
         for file in FOLDER.glob("*.lua"):
             source = _CALLS.sub(r"checked(redis.\1, ", file.read_text())
             (folder / file.name).write_text(source)

@@ -17,7 +17,6 @@ import redis
 from router.store.redis.functions import FOLDER, build
 from tests import support
 from tests.cluster import Cluster, Node, slot
-from tests.store.checked_library import UNDECLARED
 from tests.store.function_calls import CASES, Case, Caught, PartsClient, World
 
 REDIRECTS: Final = (redis.exceptions.MovedError, redis.exceptions.AskError, redis.exceptions.TryAgainError)
@@ -37,11 +36,7 @@ def test_every_function_has_a_case() -> None:
 
 
 @pytest.mark.parametrize("function", sorted(CASES))
-async def test_function_does_all_or_nothing_while_its_slot_moves(
-    cluster: Cluster, function: str, request: pytest.FixtureRequest
-) -> None:
-    if function in UNDECLARED:
-        request.applymarker(pytest.mark.xfail(strict=True, raises=AssertionError, reason="uses an undeclared key"))
+async def test_function_does_all_or_nothing_while_its_slot_moves(cluster: Cluster, function: str) -> None:
     async with _two_servers(cluster) as move:
         case = CASES[function]
         used = await move.used(case)

@@ -26,6 +26,13 @@ async def register(users: Users, who: Sync) -> Synced:
     return synced
 
 
+async def crowd(users: Users, who: Sync, *living: str) -> Synced:
+    """Register a device beyond the places, as a gateway does that knows these gateways to be alive."""
+    first = await register(users, who)
+    assert first.status == "crowded"
+    return await register(users, msgspec.structs.replace(who, living=living, devices=first.devices))
+
+
 async def audit(users: Users, who: Sync, since: bytes = b"", limit: int = 200) -> Synced:
     synced: Synced = await called(users.sync, msgspec.structs.replace(who, since=since, limit=limit))
     return synced
@@ -188,8 +195,7 @@ async def test_seventeenth_device_evicts_the_oldest_if_all_are_online(valkey: Em
         with Channel(valkey, keys.Channels().user("ann")) as channel:
             assert (await register(users, session("s-16", 116, device="device-16"))).status == "crowded"
             assert (await audit(users, devices[0])).status == "ok"
-            last = session("s-16", 116, device="device-16", living=("node-1",))
-            assert (await register(users, last)).status == "ok"
+            assert (await crowd(users, session("s-16", 116, device="device-16"), "node-1")).status == "ok"
         assert [signals.decode(payload) for payload in channel.heard] == [signals.Taken("device-0", "s-16", "")]
         assert await client.fetch("HLEN", keys.devices("ann")) == 16
         assert not await client.fetch("EXISTS", keys.cursor("ann", "device-0"))
@@ -206,15 +212,28 @@ async def test_seventeenth_device_evicts_an_ended_session_first(valkey: Embedded
             await register(users, who)
         for i in (9, 5):
             await called(users.mark_away, "ann", f"device-{i}", f"s-{i}")
-        living = tuple(f"node-{i}" for i in range(20) if i != 7)
+        living = tuple(f"node-{i}" for i in range(20))
         for who in devices[16:18]:
-            assert (await register(users, who)).status == "ok"
+            assert (await crowd(users, who, *living)).status == "ok"
         left = {name.decode() for name in await client.fetch("HKEYS", keys.devices("ann"))}
         assert left == {who.device for who in devices[:18]} - {"device-9", "device-5"}
-        assert (await register(users, devices[18])).status == "crowded"
-        assert (await register(users, msgspec.structs.replace(devices[18], living=living))).status == "ok"
+        assert (await crowd(users, devices[18], *(node for node in living if node != "node-7"))).status == "ok"
         assert (await audit(users, devices[0])).status == "ok"
         assert (await audit(users, devices[7])).status == "evicted"
+
+
+async def test_device_that_registers_meanwhile_is_not_evicted_with_its_cursors_left(valkey: EmbeddedValkey) -> None:
+    """The caller named the devices before: it is answered the names of all, and asks again."""
+    async with connected(valkey) as client:
+        users = Users(client)
+        for i in range(16):
+            await register(users, session(f"s-{i}", 100 + i, device=f"device-{i}"))
+        late = session("s-16", 116, device="device-16", living=("node-1",), devices=("device-1", "device-2"))
+        again = await register(users, late)
+        assert again.status == "crowded"
+        assert sorted(again.devices) == sorted(f"device-{i}" for i in range(16))
+        assert await client.fetch("HLEN", keys.devices("ann")) == 16
+        assert (await register(users, msgspec.structs.replace(late, devices=again.devices))).status == "ok"
 
 
 async def test_kick_remains_after_its_row_was_evicted(valkey: EmbeddedValkey) -> None:
@@ -225,7 +244,7 @@ async def test_kick_remains_after_its_row_was_evicted(valkey: EmbeddedValkey) ->
         for who in devices[:16]:
             await register(users, who)
         await users.kick("ann", "device-0")
-        assert (await register(users, msgspec.structs.replace(devices[16], living=("node-1",)))).status == "ok"
+        assert (await crowd(users, devices[16], "node-1")).status == "ok"
         assert (await register(users, devices[0])).status == "kicked"
         assert (await audit(users, devices[0])).status == "kicked"
         assert (await audit(users, devices[1])).status == "ok"
