@@ -124,7 +124,7 @@ LOADTEST: Final[dict[str, set[str]]] = {
     "base": set(),
     "load": {"base"},
     "load.scenarios": {"load", "base"},
-    "bench": {"load.scenarios", "load"},
+    "bench": {"load.scenarios", "load", "base"},
     "peers": {"bench", "load.scenarios", "load", "base"},
     "chaos.proof": set(),
     "chaos": {"chaos.proof", "base"},

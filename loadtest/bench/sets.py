@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from loadtest.bench import report
+from loadtest.bench import report, sdk_cost
 from loadtest.bench.figures import SESSIONS, SIDES, compare
 from loadtest.load import local
 from loadtest.load.conductor import run
@@ -86,6 +86,8 @@ def _each(steps: Steps) -> list[Result]:
         with local.deployment(gateways=scenario.gateways) as target:
             results.append(_printed(run(scenario, scenario.Options(**given), target)))
     print("\n" + compare(results))
+    with local.deployment() as target:
+        print("\n" + sdk_cost.table(sdk_cost.measure(target)))
     return results
 
 

@@ -198,8 +198,10 @@ class ProcessApp:
         self._clock = Clock(folder / f"{name}.clock") if FAKETIME is not None else None
         self._process: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
+        self.may_end = False  # it was killed, or told to end
 
     async def start(self) -> None:
+        self.may_end = False
         env = dict(os.environ)
         if self._clock is not None:
             env |= self._clock.env
@@ -251,12 +253,17 @@ class ProcessApp:
                 stands = {stand.name: stand for stand in self.stands}
             for stand in [stands[report["stand"]]] if report["stand"] else self.stands[:1]:
                 stand.reported(report)
+        if not self.may_end:
+            code = await process.wait()
+            what = {"type": "bug", "text": f"{self.name} ended by itself with {code}, see {self.name}.log"}
+            self.stands[0].reported(what)
 
     # -- faults
 
     async def kill(self) -> None:
         """End the process at once, and note what it had said until then."""
         assert self._process is not None
+        self.may_end = True
         with suppress(ProcessLookupError):
             self._process.kill()
         await self.gone()
@@ -299,6 +306,7 @@ class ProcessApp:
         ]
 
     async def close(self) -> None:
+        self.may_end = True
         if self._process is not None:
             with suppress(ProcessLookupError):
                 self._process.kill()

@@ -53,7 +53,8 @@ class Tokens:
         return await self._asked[ident]
 
     def got(self, ident: int, token: str) -> None:
-        self._asked[ident].set_result(token)
+        if not self._asked[ident].done():  # the SDK may have given up waiting for it
+            self._asked[ident].set_result(token)
 
 
 class Stand:

@@ -245,6 +245,7 @@ class People:
                 await asyncio.sleep(trouble.for_s)
                 await app.start()
             case "app-die":
+                app.may_end = True
                 self._send(app, stand, die=True)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(DIED_S):
