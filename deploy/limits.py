@@ -26,6 +26,7 @@ from router.api import contacts, passwords
 from router.api import messages as api_messages
 from router.api import rate_limits as rates
 from router.api import table as api
+from router.api import tus as api_tus
 from router.api import types as api_types
 from router.api import uploads as api_uploads
 from router.contract import files, keys, packing, settings, signals, state, tokens, wire
@@ -34,7 +35,7 @@ from router.jobs.rounds import CHUNK
 from router.media import places, prepare, turns, workers
 from router.media.worker import header
 from router.process import bounded, http_client, jwks, spans
-from router.store import accounts, conversations, durability, presence, users
+from router.store import accounts, conversations, durability, presence, resumable, users
 from router.store import files as store_files
 from router.store import state as user_state
 from router.store.redis import pipeline as hot
@@ -215,6 +216,10 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("levels of a `waveform`", count(files.MAX_WAVEFORM), "422"),
         Limit("time without a byte of an upload", time(api_uploads.IDLE_S), "400, closed"),
         Limit("uploads at once, per router", count(places.UPLOADS), "503"),
+        Limit("`Upload-Metadata`, characters", count(api_tus.MAX_META), "422"),
+        Limit("parts of a resumable upload: each `PATCH`, or its pieces of " + size(api_tus.PART_BYTES),
+              count(api_tus.PARTS), "413"),
+        Limit("life of a resumable upload after its last byte", time(resumable.KEEP_S), "404"),
         Limit("files in one call for links", count(api_types.FILES_AT_ONCE), "422"),
         Limit("life of a link", "30 min to 1 h", "404"),
         Limit("time for which an `Idempotency-Key` is remembered", time(keys.IDEMPOTENCY_S), "it is a new message"),

@@ -39,6 +39,7 @@ from router.store.dirty import Dirty, wall_ms
 from router.store.files import Files
 from router.store.observe import RedisObserver
 from router.store.redis.client import Client
+from router.store.resumable import Resumables
 from router.web.serve import with_web
 
 CONNECTIONS: Final = 2048
@@ -54,7 +55,10 @@ async def work(process: Process, client: Client) -> None:
     settings, stop, node = process.settings, process.stop, token_hex(8)
     fetch = fetcher(settings.jwks_url) if settings.jwks_url else None
     deployment = await ident(client) if settings.media_url else ""
-    media = Media.make(settings, Files(client), Objects(settings.media_url, deployment)) if settings.media_url else None
+    media = None
+    if settings.media_url:
+        objects = Objects(settings.media_url, deployment)
+        media = Media.make(settings, Files(client), Resumables(client), objects)
     services = Services.make(settings, client, node, fetch, media)
 
     async def gateways(host: str) -> list[str]:
@@ -87,8 +91,8 @@ async def work(process: Process, client: Client) -> None:
     ]
     if media:
         sweeper = Sweeper(
-            media.files, media.objects, media.spool, partial(ident, client), partial(media_marked, client),
-            partial(mark_media, client), deployment,
+            media.files, media.resumables, media.objects, media.spool, partial(ident, client),
+            partial(media_marked, client), partial(mark_media, client), deployment,
         )  # fmt: skip
         await sweeper.start()
         workers.append(sweeper)

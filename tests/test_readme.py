@@ -114,7 +114,9 @@ def test_every_call_of_the_api_is_listed() -> None:
         for one in (*table.ACCOUNTS, *table.TOKENS, *table.ALWAYS, *table.MEDIA, *table.DOCUMENTS)
     }
     rows = [line.split("|")[1] for line in API.splitlines() if line.startswith("| `")]
-    listed = {call for row in rows for call in re.findall(r"`((?:GET|POST|PUT|PATCH|DELETE) /v1/[^`?]+)", row)}
+    listed = {
+        call for row in rows for call in re.findall(r"`((?:GET|HEAD|OPTIONS|POST|PUT|PATCH|DELETE) /v1/[^`?]+)", row)
+    }
     assert {call.replace("{id}", "{conversation}") for call in listed} == served
 
 
@@ -177,7 +179,7 @@ def test_transcript_is_of_the_wire() -> None:
 
 def test_every_error_is_listed_where_it_is_met() -> None:
     """Each code of `contract/errors.py` is in the table of the API, and of the WebSocket if a client meets it there."""
-    of_http = {"forbidden", "method_not_allowed", "unsupported_media_type", "unreadable", "rejected"}
+    of_http = {"forbidden", "method_not_allowed", "unsupported_media_type", "unreadable", "rejected", "locked"}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LinnetError)]
     served = {kind.code: kind.status for kind in kinds if kind is not FunctionError}
     assert set(rows_of("Errors")) - {"code"} == served.keys() - of_http

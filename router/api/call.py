@@ -189,7 +189,8 @@ class Endpoint(Struct, frozen=True):
     """A row of the table. `body` or `query` is decoded for the handler; `answer` is its result (None: empty).
 
     `refusals` are further statuses, beside those that follow from the other fields. `raw_body`: the handler reads the
-    body, which is bytes of any type. `raw_answer`: the answer is bytes, and may have these statuses too.
+    body, which is bytes of any type. `raw_answer`: the answer is bytes, and may have these statuses too. `always`:
+    headers of every answer, also of a refusal.
     """
 
     method: str
@@ -204,3 +205,4 @@ class Endpoint(Struct, frozen=True):
     headers: tuple[str, ...] = ()
     raw_body: bool = False
     raw_answer: tuple[int, ...] = ()
+    always: Mapping[str, str] = {}

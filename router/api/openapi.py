@@ -30,6 +30,18 @@ HEADERS: Final = {
         "name": "Linnet-Device", "in": "header", "schema": msgspec.json.schema(wire.Name),
         "description": "The device of the command: `api/` and this name, which has its own numbers `n`.",
     },
+    "Tus-Resumable": {
+        "name": "Tus-Resumable", "in": "header", "schema": {"type": "string", "const": "1.0.0"},
+        "description": "The version of tus.",
+    },
+    "Upload-Length": {
+        "name": "Upload-Length", "in": "header", "schema": {"type": "integer", "minimum": 1},
+        "description": "The bytes of the whole upload.",
+    },
+    "Upload-Metadata": {
+        "name": "Upload-Metadata", "in": "header", "schema": {"type": "string"},
+        "description": "Pairs of a name and a base64 value: name, type, kind, duration, waveform.",
+    },
     "Linnet-Name": {
         "name": "Linnet-Name", "in": "header", "schema": {"type": "string", "maxLength": 765},
         "description": "The file's name, as percent-encoded UTF-8 of at most 255 bytes.",

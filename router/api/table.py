@@ -30,7 +30,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from router.api import accounts, commands, contacts, conversations, messages, state, types, uploads
+from router.api import accounts, commands, contacts, conversations, messages, state, tus, types, uploads
 from router.api.call import CALLER, OPEN, SERVER, Call, Caller, Endpoint, Services, bearer, now_ms
 from router.api.openapi import document
 from router.contract import integers, metrics, origins, packing, wire
@@ -135,10 +135,20 @@ ALWAYS: Final = (
 )  # fmt: skip
 
 
+TUS: Final = ("Tus-Resumable", "Upload-Length", "Upload-Metadata")
 MEDIA: Final = (
     Endpoint("POST", "/v1/uploads", CALLER, uploads.upload_file, status=201, query=types.UploadQuery,
              answer=types.Uploaded, refusals=(400, 413, 415, 429), headers=("Linnet-Name",), raw_body=True),
     Endpoint("POST", "/v1/uploads/links", CALLER, uploads.make_links, body=types.LinkRequest, answer=types.LinksMade),
+    Endpoint("OPTIONS", "/v1/uploads/tus", OPEN, tus.get_tus_options, status=204, always=tus.ALWAYS),
+    Endpoint("POST", "/v1/uploads/tus", CALLER, tus.create_tus, status=201, refusals=(400, 413, 429), raw_body=True,
+             always=tus.ALWAYS, headers=TUS),
+    Endpoint("HEAD", "/v1/uploads/tus/{upload}", CALLER, tus.head_tus, refusals=(404, 423), always=tus.ALWAYS,
+             headers=TUS[:1]),
+    Endpoint("PATCH", "/v1/uploads/tus/{upload}", CALLER, tus.patch_tus, status=204,
+             refusals=(400, 404, 409, 413, 415, 423), raw_body=True, always=tus.ALWAYS, headers=TUS[:1]),
+    Endpoint("DELETE", "/v1/uploads/tus/{upload}", CALLER, tus.delete_tus, status=204, refusals=(404,),
+             always=tus.ALWAYS, headers=TUS[:1]),
     Endpoint("GET", "/v1/uploads/{sha256}", CALLER, uploads.get_file, query=types.FileQuery, refusals=(404,),
              raw_answer=(206, 304, 307, 416)),
     Endpoint("DELETE", "/v1/uploads/{sha256}", SERVER, uploads.delete_file, status=204),
@@ -242,6 +252,8 @@ class EndpointRoute:
         request = Request(scope, receive)
         began = perf_counter()
         response = await self._answer(request)
+        if (endpoint := self._methods.get(request.method)) is not None and endpoint.always:
+            response.headers.update(endpoint.always)
         metrics.HTTP_REQUESTS.labels(self._path, response.status_code).inc()
         self._seconds.observe(perf_counter() - began)
         await response(scope, receive, send)

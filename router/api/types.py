@@ -480,3 +480,4 @@ class PathParameters(Struct, frozen=True, kw_only=True):
     conversation: ConversationId = ""
     sha256: Sha256 = "0" * 64
     key: StateKey = ""
+    upload: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$(?!\n)")] = "0" * 32

@@ -96,6 +96,13 @@ class Rejected(LinnetError):
     status = 422
 
 
+class Locked(LinnetError):
+    """Another request is writing to this resumable upload (HTTP only)."""
+
+    code = "locked"
+    status = 423
+
+
 class TooLarge(LinnetError):
     code = "too_large"
     status = 413
@@ -188,6 +195,8 @@ def from_function(error: Exception) -> LinnetError:
             return NotFound("no such file, or you may not use it: upload it again")
         case "REJECTED":
             return Rejected(error.detail)
+        case "LOCKED":
+            return Locked("another request is writing to this upload: try again in some seconds", 2.0)
         case "FILEQUOTA":
             return Quota("your files have reached the quota: delete messages with files, or wait until they are swept")
         case "ATONCE":

@@ -48,6 +48,8 @@ key                            type    content                                  
 {u<q>}:uploading:<user>        zset    upload -> end of its lease, in ms                    upload_begin / router
 {f<r>}:file:<name>             hash    `m` packed record, `c:<conv>` what may refer to it,  file_* / both
                                        `u:<user>` its uploaders (functions/prelude_file.lua)
+{f<r>}:tus:<id>                hash    a resumable upload: user, length, offset, parts,     tus_* / router
+                                       lock, result
 {f<r>}:due                     zset    files and objects -> due ms                          file_* / file_claim
 {f<r>}:held                    hash    the server that claimed last, and until when         file_claim / file_claim
                                        nothing is claimed
@@ -262,6 +264,10 @@ def sha256_of(name: str) -> str:
 
 def file(sha256: str) -> str:
     return f"{{f{file_partition(sha256)}}}:file:{file_name(sha256)}"
+
+
+def tus(upload: str) -> str:
+    return f"{{f{file_partition(upload)}}}:tus:{upload}"
 
 
 def file_due(part: int) -> str:

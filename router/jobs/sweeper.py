@@ -5,6 +5,7 @@ The due lists of files (functions/prelude_file.lua) say what to look at. A claim
 file                 nothing has referred to it for a day: its uploaders' rows and its record go, its objects are due
 file conversation    whether the conversation still refers to the file is asked in the conversation's slot
 object               is deleted from the store, then its name from the list
+upload               a resumable one ends a day after its last byte: its parts are due then
 ?                    the objects of the store are counted that Redis does not know
 
 Invariants
@@ -29,6 +30,7 @@ from router.media import names
 from router.media.objects import Foreign, Objects
 from router.media.receiving import Spool
 from router.store.files import COUNT, Files
+from router.store.resumable import Resumables
 
 LIMIT: Final = 8
 LEASE_MS: Final = 60_000
@@ -46,6 +48,7 @@ class Sweeper:
     def __init__(
         self,
         files: Files,
+        resumables: Resumables,
         objects: Objects,
         spool: Spool,
         ident: Callable[[], Awaitable[str]],
@@ -54,6 +57,7 @@ class Sweeper:
         deployment: str,
     ) -> None:
         self._files = files
+        self._resumables = resumables
         self._objects = objects
         self._spool = spool
         self._ident = ident
@@ -111,6 +115,9 @@ class Sweeper:
             await self._count()
         elif item[0] == "!":
             await self._delete(item)
+        elif item[0] == "+":
+            if await self._resumables.end(item[1:]):
+                metrics.MEDIA_SWEPT.labels("upload").inc()
         elif " " in item:
             name, _, conv = item.partition(" ")
             await self._settle(keys.sha256_of(name), conv)

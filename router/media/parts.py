@@ -12,6 +12,7 @@ from router.media.receiving import Spool
 from router.media.types import Prepare
 from router.media.uploads import MB, Limits, Uploads, as_it_is
 from router.store.files import Files, UploadRate
+from router.store.resumable import Resumables
 
 
 class Media(Struct, frozen=True):
@@ -21,9 +22,12 @@ class Media(Struct, frozen=True):
     spool: Spool
     places: Places
     links: Links
+    resumables: Resumables
 
     @classmethod
-    def make(cls, settings: Settings, files: Files, objects: Objects, prepare: Prepare = as_it_is) -> Media:
+    def make(
+        cls, settings: Settings, files: Files, resumables: Resumables, objects: Objects, prepare: Prepare = as_it_is
+    ) -> Media:
         quota = round(settings.media_quota_mb * MB)
         rate = UploadRate(settings.media_uploads_at_once, settings.media_uploads_per_min, quota)
         return cls(
@@ -33,4 +37,5 @@ class Media(Struct, frozen=True):
             spool=Spool(settings.media_spool),
             places=Places(files, rate),
             links=Links.of(settings),
+            resumables=resumables,
         )

@@ -15,7 +15,7 @@ PUBLIC = {
     "bad_frame", "bad_command", "unauthorized", "token_expired", "not_found", "read_only", "blocked", "quota",
     "too_large", "rate_limited", "unavailable", "conflict", "internal",
 }  # fmt: skip
-HTTP_ONLY = {"forbidden", "method_not_allowed", "unsupported_media_type", "unreadable", "rejected"}
+HTTP_ONLY = {"forbidden", "method_not_allowed", "unsupported_media_type", "unreadable", "rejected", "locked"}
 CLOSES = {
     1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1012, 4000, 4001, 4002, 4003, 4008, 4409, 4500, 4501, 4502, 4503,
     4504,
@@ -43,7 +43,7 @@ def test_every_public_code_has_one_class() -> None:
     {"bad_frame": 400, "bad_command": 422, "unauthorized": 401, "token_expired": 401, "forbidden": 403,
      "not_found": 404, "read_only": 403, "blocked": 403, "quota": 403, "method_not_allowed": 405,
      "unsupported_media_type": 415, "too_large": 413, "rate_limited": 429, "unavailable": 503, "conflict": 409,
-     "internal": 500, "unreadable": 422, "rejected": 422}.items(),
+     "internal": 500, "unreadable": 422, "locked": 423, "rejected": 422}.items(),
 )  # fmt: skip
 def test_every_code_has_its_status(code: str, status: int) -> None:
     """The HTTP API promises these statuses."""

@@ -24,6 +24,7 @@ from router.store.pushes import Pushes
 from router.store.redis.client import Client
 from router.store.redis.connection import RedisArg
 from router.store.redis.pipeline import HotConnection
+from router.store.resumable import Resumables
 from router.store.state import State
 from router.store.users import Sync, Users
 from tests.store.calling import BURST_US, COST_US, called, event
@@ -85,7 +86,8 @@ class World:
         self.accounts, self.pushes, self.dirty = Accounts(client), Pushes(client), Dirty(client)
         self.state = State(client, (COST_US, BURST_US))
         self.pairs, self.people = Pairs(client), People(client)
-        self.files, self.sha = Files(client), "ab" + self.tag.zfill(62)
+        self.files, self.sha = Files(client), "ab" + self.tag.zfill(30) + "0" * 32
+        self.resumables = Resumables(client)
         self.part = keys.partition(self.ann)
         self.dirty_part = keys.partition(self.group)
 
@@ -135,6 +137,10 @@ class World:
         await self.files._file("file_pin", self.sha, (keys.file_name(self.sha), self.group, 1))
         await self.files.claims([keys.file_partition(self.sha)], 1, 1)
         await self.client.fetch("ZADD", keys.file_due(keys.file_partition(self.sha)), 1, "!left")
+
+    async def with_tus(self) -> None:
+        await self.resumables.create(self.sha[:32], self.ann, 2, b"")
+        await self.resumables.lock(self.sha[:32], self.ann, "t", 60_000)
 
     async def with_group_file(self) -> None:
         await self.with_group()
@@ -260,6 +266,11 @@ CASES: Final[dict[str, Case]] = {
     "starts": Case(_GROUP, lambda w: w.conversations.openings(w.ann, [Wanted(w.group, 0)], _ignored)),
     "state_after": Case(_with_state, lambda w: w.state.entries(w.ann, 0, "", 10)),
     "sync": Case(_USER, lambda w: w.users.sync(w.session(register=True, cursors={w.direct: 2}), _ignored)),
+    "tus_advance": Case(World.with_tus, lambda w: w.resumables.advance(w.sha[:32], "t", 0, 1, "x", 1000)),
+    "tus_create": Case(World.with_tus, lambda w: w.resumables.create(w.sha[:32], w.ann, 2, b"")),
+    "tus_end": Case(World.with_tus, lambda w: w.resumables.end(w.sha[:32], w.ann)),
+    "tus_finish": Case(World.with_tus, lambda w: w.resumables.finish(w.sha[:32], b"{}")),
+    "tus_lock": Case(World.with_tus, lambda w: w.resumables.lock(w.sha[:32], w.ann, "t", 1000)),
     "tick": Case(_nothing, lambda w: w.client.fcall("tick", (keys.TICK,), ())),
     "title": Case(_GROUP, lambda w: w.conversations.title(w.group, w.ann, "another")),
     "waiting_pushes": Case(_USER, lambda w: w.pushes.waiting(w.ann)),

@@ -19,6 +19,7 @@ from router.media.objects import Objects
 from router.media.parts import Media
 from router.store.files import Files
 from router.store.redis.client import Client
+from router.store.resumable import Resumables
 from tests.support import JWT_SECRET, SERVER_KEY, eventually
 
 SETTINGS = Settings(jwt_secret=JWT_SECRET, server_key=SERVER_KEY)
@@ -70,7 +71,7 @@ async def serve(valkey: EmbeddedValkey, **changed: Any) -> AsyncIterator[Api]:
     if settings.media_url:
         objects = Objects(settings.media_url, "test")
         await objects.claim(False)
-        media = Media.make(settings, Files(store), objects)
+        media = Media.make(settings, Files(store), Resumables(store), objects)
     services = Services.make(settings, store, "r1", None, media)
     listening = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(create_app(services), log_level="warning", proxy_headers=False, access_log=False)

@@ -28,6 +28,7 @@ from router.store.answers import reply_of
 from router.store.conversations import Append, Appended
 from router.store.deployment import mark_media, media_marked
 from router.store.files import Files, Times
+from router.store.resumable import Resumables
 from tests.router.world import World, settings, world
 
 PAST = Times(pin_s=0, upload_s=0, keep_s=0, hold_s=3600)  # everything is old
@@ -51,7 +52,7 @@ class Store:
 
         client = self.w.client
         return Sweeper(
-            Files(client, times), self.objects, self.spool, found, partial(media_marked, client),
+            Files(client, times), Resumables(client), self.objects, self.spool, found, partial(media_marked, client),
             partial(mark_media, client), deployment,
         )  # fmt: skip
 

@@ -1,0 +1,22 @@
+-- tus_end: forget a resumable upload; its parts are due to be deleted.
+-- KEYS  tus due
+-- ARGV  id user                                        (user '': only if its time has come)
+-- Returns 1 if it is forgotten, else 0; NOTFOUND if it is not this user's
+--
+-- Keeps true: every part is named in the due list before it is named nowhere else.
+
+local function tus_end(k, a)
+  local h = redis.call('HMGET', k[1], 'user', 'parts', 'ends')
+  if a[2] ~= '' and h[1] ~= a[2] then return fail('NOTFOUND') end
+  local now, item = now_s(), '+' .. a[1]
+  if h[1] and a[2] == '' and tonumber(h[3]) > now then
+    due_at(k[2], item, tonumber(h[3]))
+    return 0
+  end
+  for object in string.gmatch(h[2] or '', '%S+') do due_at(k[2], '!' .. object, now) end
+  redis.call('UNLINK', k[1])
+  redis.call('ZREM', k[2], item)
+  return 1
+end
+
+register('tus_end', tus_end, {'allow-oom'})
