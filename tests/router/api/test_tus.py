@@ -137,10 +137,11 @@ async def test_bytes_before_a_broken_connection_are_kept(valkey: EmbeddedValkey,
         writer.write("\r\n".join([*head, "", ""]).encode() + DATA[:30_000])
         await writer.drain()
 
-        async def locked() -> bool:
-            return (await patch(other, where, 0, b"")).status_code == 423
+        async def locked() -> Any:
+            return await other.store.fetch("HGET", keys.tus(where.rpartition("/")[2]), "lock")
 
         await eventually(locked)
+        assert refusal(await patch(other, where, 0, b"")) == (423, "locked")
         writer.close()
         del reader
 
