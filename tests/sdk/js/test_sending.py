@@ -273,7 +273,8 @@ async def test_connection_cut_again_and_again_loses_and_doubles_nothing(proxied:
         received = await app.handed(200, 60)
         assert await bob.has("d:alice-s15:bob-s15", 200) == received
         await asyncio.gather(*cuts)
-    assert [body for body in received if body[0] == "a"] == sent
-    assert [body for body in received if body[0] == "b"] == answers
+    # The order is not judged: on a slow machine a send may be answered with `unavailable`, and those that were written
+    # after it are accepted first.
+    assert sorted(received) == sorted(sent + answers)
     assert proxy.count("hello") > 3
     assert bob.whole("d:alice-s15:bob-s15")
