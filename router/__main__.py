@@ -30,6 +30,7 @@ from router.jobs.sweeper import Sweeper
 from router.jobs.webhooks import Webhooks
 from router.media.objects import Objects
 from router.media.parts import Media
+from router.media.prepare import Preparer
 from router.process import logs, loop, serving
 from router.process.admin import Readiness
 from router.process.jwks import fetcher
@@ -55,10 +56,10 @@ async def work(process: Process, client: Client) -> None:
     settings, stop, node = process.settings, process.stop, token_hex(8)
     fetch = fetcher(settings.jwks_url) if settings.jwks_url else None
     deployment = await ident(client) if settings.media_url else ""
-    media = None
+    preparer, media = Preparer.make(settings), None
     if settings.media_url:
         objects = Objects(settings.media_url, deployment)
-        media = Media.make(settings, Files(client), Resumables(client), objects)
+        media = Media.make(settings, Files(client), Resumables(client), objects, preparer)
     services = Services.make(settings, client, node, fetch, media)
 
     async def gateways(host: str) -> list[str]:
@@ -114,6 +115,7 @@ async def work(process: Process, client: Client) -> None:
             )  # fmt: skip
             await together([api._serve([process.public]), *(worker.run(stop) for worker in workers)], stop, api)
     finally:
+        await preparer.close()
         await services.durability.close()
     logs.life(log, "stopped", "stopped")
 
