@@ -41,7 +41,7 @@ HEAD: Final = """# Reference of linnet-client
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "Client": ("Client", "Conversation", "MessageHandle", "Ack", "Status"),
     "Tokens and the HTTP API": ("Login", "TokenSource", "Api"),
-    "Media": ("Media",),
+    "Media, state, people": ("Media", "State", "People"),
     "Views": ("ConversationView", "MessageView"),
     "Events": (
         "Event", "Logged", "Message", "Edit", "Delete", "React", "Member", "Title", "Gap", "Gone", "Joined", "Receipt",
@@ -58,6 +58,8 @@ INNER: Final = {
                "copied", "lost"),
     "Conversation": ("__init__",),
     "Media": ("__init__",),
+    "State": ("__init__", "told", "close", "refresh"),
+    "People": ("__init__",),
     "MessageHandle": ("__init__", "move", "was_stored", "renumbered", "was_not_stored", "was_acked", "was_refused",
                       "queued_again"),
     "ConversationView": ("__init__", "apply_state", "begin", "oldest", "queue", "unqueue", "settle", "apply", "load",

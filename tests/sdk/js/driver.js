@@ -104,6 +104,10 @@ export async function start(source, report) {
     load_reads: ({ to }) => client.conversation(to).loadReads(),
     watch: ({ users }) => client.watch(users),
     typing: ({ to }) => client.conversation(to).typing(),
+    // `client.state` and `client.people`, by the names of their methods.
+    state: ({ action, args = [] }) => client.state[action](...args),
+    people: ({ action, args = [] }) => client.people[action](...args),
+    watch_state: ({ prefix }) => void client.state.watch(prefix, (key, value) => report({ type: "state", key, value })),
     status: () => ({ status: client.status, stopped: client.stopped, leader: client.leader, device: client.device, durable: client.durable }),
     close: () => client.close(),
   };

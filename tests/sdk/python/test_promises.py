@@ -264,3 +264,65 @@ async def test_file_is_uploaded_sent_shown_and_fetched(start: Start, names: Name
         status, out, _ = await linnet(home, *command)
         assert (status, out.split()[0]) == (0, made["sha256"])
         await eventually(lambda: listener.bodies == ["look", "from the terminal"])
+
+
+async def test_state_and_people_agree_on_all_devices(chat: System, names: Names) -> None:
+    """What one device writes the other has, live and after it was away; contacts and blocks are a part of it."""
+    ann, bob = names("ann", "bob")
+    await chat.api("POST", "/v1/tokens", {"user": bob})
+    seen: list[tuple[str, object]] = []
+    async with client(chat, ann) as phone, client(chat, ann) as laptop, client(chat, bob) as other:
+        for one in (phone, laptop, other):
+            await one.until(Status.LIVE)
+        end = laptop.state.watch("draft/", lambda key, value: seen.append((key, value)))
+        assert await laptop.state.entries() == {}
+        await phone.state.set("draft/1", {"text": "hé", "data": b"\x00"})
+        assert await phone.state.get("draft/1") == {"text": "hé", "data": b"\x00"}
+        await phone.state.set("theme", "dark")
+        await eventually(lambda: seen == [("draft/1", {"text": "hé", "data": b"\x00"})])
+        version = await phone.state.version_of("draft/1")
+        with pytest.raises(Refused) as refused:
+            await laptop.state.set("draft/1", "late", expect=version + 1)
+        assert refused.value.code == "conflict"
+        await laptop.state.remove("draft/1", expect=version)
+        await eventually(lambda: seen[-1:] == [("draft/1", None)])
+
+        async def phone_has_it() -> bool:
+            return await phone.state.entries() == {"theme": "dark"}
+
+        await eventually(phone_has_it)
+        end()
+        await phone.people.request(bob, "hi")
+        await eventually_contact(other, ann, "incoming")
+        await other.people.accept(ann)
+        await eventually_contact(laptop, bob, "contact")
+        await laptop.people.block(bob)
+        assert await laptop.people.blocked() == [bob]
+        with pytest.raises(Refused) as refused:
+            await other.conversation(f"@{ann}").send("no").acked
+        assert refused.value.code == "blocked"
+        await laptop.people.unblock(bob)
+        await other.conversation(f"@{ann}").send("yes").acked
+    async with client(chat, ann) as later:
+        assert await later.state.get("theme") == "dark"
+
+
+async def eventually_contact(of: Client, user: str, state: str) -> None:
+    async def has() -> bool:
+        return (await of.people.contacts()).get(user, {}).get("state") == state
+
+    await eventually(has)
+
+
+async def test_state_is_read_anew_after_a_failover_took_changes_back(chat: System, names: Names) -> None:
+    """A version below the copy's, as a `welcome` or a lone event says it: everything is asked for, and replaced."""
+    (ann,) = names("ann")
+    async with client(chat, ann) as one:
+        await one.until(Status.LIVE)
+        await one.state.set("kept", 1)
+        true = one.state.version
+        one.state._apply([{"key": "lost", "value": 2, "version": true + 5}], true + 5)
+        assert await one.state.get("lost") == 2
+        one.state.told({"version": true})
+        await eventually(lambda: one.state.version == true)
+        assert await one.state.entries() == {"kept": 1}

@@ -14,8 +14,10 @@ import { MessageHandle } from "./handle.js";
 import { Handing } from "./handing.js";
 import { Http } from "./http.js";
 import { Outbox } from "./outbox.js";
+import { People } from "./people.js";
 import { Receiver } from "./receiver.js";
 import { Sender } from "./sender.js";
+import { State } from "./state.js";
 import { PlaceLost, StoreLost, Superseded, random } from "./store.js";
 import { Media } from "./media.js";
 import { received } from "./values.js";
@@ -75,6 +77,10 @@ export class Client {
     this._http = new Http(options.api, async () => this._token || this._renew("connect"));
     /** The files of this user. */
     this.media = new Media(this._http);
+    /** The keys and values of this user. */
+    this.state = new State(this._http, (error) => this._failed(error));
+    /** Contacts and blocks. */
+    this.people = new People(this._http, this.state);
     /** @type {Election | Alone | undefined} */
     this._election = undefined;
     /** Resolves when transactions of an earlier leader abort. @type {Promise<void>} */
@@ -405,8 +411,8 @@ export class Client {
         return;
       case "typing":
       case "presence":
-        this._post({ type: "news", event });
-        this._news(event);
+      case "state":
+        this._tell(event);
         return;
     }
     if (this._settling) {
@@ -441,6 +447,7 @@ export class Client {
   /** @param {import("./wire.js").Welcome} welcome */
   _welcomed(welcome) {
     this._receiver.push({ kind: "list", entries: welcome.conversations });
+    this._tell({ type: "state", version: welcome.state ?? 0 });
     const attempt = this._leading.then(async () => {
       this._sender.up(welcome.device);
       this._sendWatch([...this._watched]);
@@ -636,9 +643,16 @@ export class Client {
     }
   }
 
+  /** What all tabs are told. @param {any} event */
+  _tell(event) {
+    this._post({ type: "news", event });
+    this._news(event);
+  }
+
   /** @param {any} event */
   _news(event) {
-    if (event.type === "typing") this._emit("typing", { conversation: event.conversation, from: event.from });
+    if (event.type === "state") this.state.told(event);
+    else if (event.type === "typing") this._emit("typing", { conversation: event.conversation, from: event.from });
     else this._emit("presence", event.users);
   }
 

@@ -17,30 +17,20 @@ export class Http {
    */
   call(method, path, body) {
     const json = body !== undefined;
-    return this._answer(method, path, json ? JSON.stringify(body) : undefined, json ? { "Content-Type": "application/json" } : {});
+    return this.send(method, path, json ? JSON.stringify(body) : undefined, json ? { "Content-Type": "application/json" } : {});
   }
 
   /**
-   * Post bytes as they are.
+   * Send a body as it is.
    *
-   * @param {string} path
-   * @param {Blob | Uint8Array<ArrayBuffer>} data
-   * @param {Record<string, string>} headers
-   * @param {(done: number, size: number) => void} [progress]
-   * @returns {Promise<any>}
-   */
-  send(path, data, headers, progress) {
-    return this._answer("POST", path, data, headers, progress);
-  }
-
-  /**
    * @param {string} method
    * @param {string} path
-   * @param {string | Blob | Uint8Array<ArrayBuffer> | undefined} body
+   * @param {any} body
    * @param {Record<string, string>} headers
-   * @param {(done: number, size: number) => void} [progress]
+   * @param {import("./types.js").UploadOptions["progress"]} [progress]
+   * @returns {Promise<any>}
    */
-  async _answer(method, path, body, headers, progress) {
+  async send(method, path, body, headers, progress) {
     const token = await this._token();
     if (token) headers = { ...headers, Authorization: `Bearer ${token}` };
     const url = this._api + path;
@@ -63,16 +53,7 @@ async function fetched(method, url, body, headers) {
   return { ok: answer.ok, text: await answer.text(), retryAfter: answer.headers.get("Retry-After") };
 }
 
-/**
- * `fetch` does not tell how much was sent.
- *
- * @param {string} method
- * @param {string} url
- * @param {any} body
- * @param {Record<string, string>} headers
- * @param {(done: number, size: number) => void} progress
- * @returns {ReturnType<typeof fetched>}
- */
+/** `fetch` does not tell how much was sent. @type {(...args: [...Parameters<typeof fetched>, NonNullable<import("./types.js").UploadOptions["progress"]>]) => ReturnType<typeof fetched>} */
 function counted(method, url, body, headers, progress) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();

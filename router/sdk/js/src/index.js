@@ -1,24 +1,4 @@
-/**
- * `@linnet/client`: a chat client that keeps Linnet's promises up to the application.
- *
- * client.js         what an application holds; connects the parts below
- *   conversation.js   one conversation: send, read, show
- *   handle.js         one command on its way
- *   election.js       which tab holds the connection
- *   receiver.js       frames → the model
- *   handing.js        events → the application's handler
- *   sender.js         the outbox → the connection → answers
- *   connection.js     one WebSocket at a time: state machine, tokens, gateways
- *   http.js           the HTTP API
- * media.js          files
- * login.js          tokens from a login with a password
- * place.js          which store a tab uses where there are no Web Locks
- * outbox.js, events.js the two halves of the store: rows and numbers; model and cursors
- * store*.js         what a store is, and IndexedDB, SQLite and memory behind it
- * model.js, closes.js, values.js  rules without I/O
- * types.js          types of objects
- * wire.js           types of commands and events, generated from the schema that the server serves
- */
+/** `@linnet/client`: a chat client that keeps Linnet's promises up to the application. The README has a map of the modules. */
 
 export { Client } from "./client.js";
 export { Conversation } from "./conversation.js";

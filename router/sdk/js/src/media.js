@@ -1,8 +1,7 @@
 /**
  * Files: uploading them, and links to them.
  *
- * A file is named by the hash of its bytes, so an upload that was cut can be made again: it is stored once. It is sent within a
- * day: `conversation.send(body, { files: [file.sha256] })`.
+ * A file is named by the hash of its bytes, so an upload that was cut can be made again. It is sent within a day.
  */
 
 export class Media {
@@ -25,7 +24,7 @@ export class Media {
       "Content-Type": mime ?? (data instanceof Blob && data.type ? data.type : "application/octet-stream"),
       ...(name ? { "Linnet-Name": encodeURIComponent(name) } : {}),
     };
-    return this._http.send(`/v1/uploads?${query}`, data, headers, progress);
+    return this._http.send("POST", `/v1/uploads?${query}`, data, headers, progress);
   }
 
   /**

@@ -37,10 +37,13 @@ from linnet_client.machine import Status
 from linnet_client.media import Media
 from linnet_client.messages import Ack, MessageHandle
 from linnet_client.model import ConversationView, MessageView
+from linnet_client.people import People
+from linnet_client.state import State
 
 __all__ = [
     "Ack", "Api", "Cancelled", "Client", "ClientError", "Conversation", "ConversationView", "Delete", "Edit", "Event",
     "Gap", "Gone", "InvalidValue", "Joined", "Logged", "Login", "Media", "Member", "Message", "MessageHandle",
-    "MessageView", "NotConnected", "Online", "Presence", "React", "Receipt", "Refused", "Status", "Stopped",
-    "StoreError", "StoreInUse", "StoreLost", "StoreMismatch", "Title", "TokenSource", "Typing", "Unreachable",
+    "MessageView", "NotConnected", "Online", "People", "Presence", "React", "Receipt", "Refused", "State", "Status",
+    "Stopped", "StoreError", "StoreInUse", "StoreLost", "StoreMismatch", "Title", "TokenSource", "Typing",
+    "Unreachable",
 ]  # fmt: skip

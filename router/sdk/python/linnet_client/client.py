@@ -27,8 +27,10 @@ from linnet_client.media import Media
 from linnet_client.messages import MessageHandle
 from linnet_client.model import MessageView, own_files
 from linnet_client.outbox import Row
+from linnet_client.people import People
 from linnet_client.receiving import Receiving
 from linnet_client.sending import Sending
+from linnet_client.state import State
 from linnet_client.store import Store, get_meta, rename, set_meta
 from linnet_client.wire import AckEvent, Welcome
 
@@ -45,7 +47,8 @@ class Client:
     `api`: the URL of the HTTP API. `token`: a token, or an async function that returns one and is given the reason
     (`connect`, `expiring`, `token_expired`, `unauthorized`); `Login` is one. `store`: the file of the outbox and the
     cursors; without it they are in memory, and `durable` is False. `device`: a label; 8 random characters are added.
-    `gateways`: WebSocket URLs to use instead of those that the API names. `media` has the files.
+    `gateways`: WebSocket URLs to use instead of those that the API names. `media` has the files,
+    `state` the user's keys and values, `people` contacts and blocks.
     """
 
     def __init__(
@@ -66,6 +69,8 @@ class Client:
         self._api = Api(api)
         self._source = token if not isinstance(token, str) else _fixed(token)
         self.media = Media(self._api, lambda: self._source("connect"), self)
+        self.state = State(self)
+        self.people = People(self, self.state)
         self._path = Path(store) if store is not None else None
         self._label = device
         self._fixed_gateways = gateways
@@ -107,6 +112,7 @@ class Client:
             return
         if self._replacing is not None:
             self._replacing.cancel()
+        self.state.close()
         await self._receiving.flush()
         self._receiving.ack()
         await self._connection.flush()
@@ -288,6 +294,7 @@ class Client:
         self._receiving.resume()
         self._sending.connected()
         self._watch(list(self._watched))
+        self.state.told({"version": welcome.get("state", 0)})
 
     def received(self, event: dict[str, Any]) -> None:
         assert self._receiving is not None
@@ -304,6 +311,8 @@ class Client:
                 log.warning("the server refused a command: %s", event)
         elif kind == "conversations":
             self._receiving.states(event["conversations"])
+        elif kind == "state":
+            self.state.told(event)
         elif (found := _ephemeral(event)) is not None:
             self._receiving.ephemeral(found)
 

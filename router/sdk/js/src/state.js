@@ -1,0 +1,173 @@
+/**
+ * The user's state: keys with values that follow the user to every device. Each tab keeps a copy, in memory.
+ *
+ * 1. Nothing is asked before the first use. From then on the copy follows the events `state`, which the leader passes on.
+ * 2. An event whose `prev` is the copy's version is applied. Any other version makes the copy ask for what changed; a lower one means
+ *    that a failover took changes back, so everything is asked for.
+ */
+
+import { fromWire, toWire } from "./values.js";
+
+const LIMIT = 1000;
+const AGAIN_MS = 2000;
+
+export class State {
+  /** @internal @param {import("./http.js").Http} http @param {(error: unknown) => void} failed */
+  constructor(http, failed) {
+    this._http = http;
+    this._failed = failed;
+    this.version = 0;
+    /** @type {Map<string, { value: any, version: number }>} */
+    this._entries = new Map();
+    /** @type {Set<{ prefix: string, watcher: (key: string, value: any) => unknown }>} */
+    this._watchers = new Set();
+    this._used = this._read = false;
+    this._whole = true; // what is asked for next is everything
+    this._wanted = 0; // a version that exists
+    /** @type {Promise<void> | undefined} */
+    this._following = undefined;
+  }
+
+  /** The value of a key; undefined if there is none. @param {string} key @returns {Promise<any>} */
+  async get(key) {
+    await this._begin();
+    return this._entries.get(key)?.value;
+  }
+
+  /** All keys that begin with this, and their values. @param {string} [prefix] @returns {Promise<Record<string, any>>} */
+  async entries(prefix = "") {
+    await this._begin();
+    const found = [...this._entries].filter(([key]) => key.startsWith(prefix)).map(([key, { value }]) => [key, value]);
+    return Object.fromEntries(found.sort());
+  }
+
+  /** The version that a key has; 0 if it is absent. @param {string} key */
+  async versionOf(key) {
+    await this._begin();
+    return this._entries.get(key)?.version ?? 0;
+  }
+
+  /**
+   * Write a key; null removes it. `expect`: only if it has this version, else the error `conflict`.
+   *
+   * @param {string} key
+   * @param {any} value
+   * @param {{ expect?: number }} [options]
+   */
+  async set(key, value, { expect } = {}) {
+    const written = await this._http.call("PUT", `/v1/state/${encodeURIComponent(key)}`, { value: toWire(value), expect });
+    await this._begin();
+    if (this.version < written.version) await this._sync();
+  }
+
+  /** @param {string} key @param {{ expect?: number }} [options] */
+  remove(key, options) {
+    return this.set(key, null, options);
+  }
+
+  /**
+   * Call a function with key and value (null: removed) for each change below a prefix; the answer ends that.
+   *
+   * @param {string} prefix
+   * @param {(key: string, value: any) => unknown} watcher
+   * @returns {() => void}
+   */
+  watch(prefix, watcher) {
+    const entry = { prefix, watcher };
+    this._watchers.add(entry);
+    this._used = true;
+    if (!this._read) this._follow();
+    return () => this._watchers.delete(entry);
+  }
+
+  /** An event `state`, or the version of a `welcome`. @internal @param {any} event */
+  told({ key, value, version, prev }) {
+    const change = key !== undefined;
+    if (!this._used || version === this.version || (change && version < this.version)) return;
+    const before = change ? prev : version;
+    if (change && before === this.version && this._read && !this._following) {
+      this._apply([{ key, value, version }], version);
+      return;
+    }
+    this._whole ||= before < this.version;
+    this._wanted = Math.max(this._wanted, version);
+    this._follow();
+  }
+
+  /** A call has changed the state. @internal */
+  async refresh() {
+    if (this._read) await this._sync();
+  }
+
+  async _begin() {
+    this._used = true;
+    if (!this._read) await this._sync();
+  }
+
+  /** Read until the copy has what is known to exist; if the API does not answer, again after a while. */
+  _follow() {
+    this._following ??= this._catchUp().then(
+      () => {
+        this._wanted = 0;
+        this._following = undefined;
+      },
+      (error) => {
+        this._failed(error);
+        setTimeout(() => {
+          this._following = undefined;
+          this._follow();
+        }, AGAIN_MS);
+      },
+    );
+  }
+
+  async _catchUp() {
+    while (this._whole || this.version < this._wanted) {
+      const before = this.version;
+      await this._sync();
+      if (this.version === before && !this._whole) return; // a failover has taken back what was to come
+    }
+  }
+
+  async _sync() {
+    let whole = this._whole;
+    this._whole = false;
+    const after = whole ? 0 : this.version;
+    /** @type {{ key: string, value: any, version: number }[]} */
+    let found = [];
+    let page = { entries: found, version: 0, more: true, reset: false, cursor: "" };
+    try {
+      while (page.more) {
+        page = await this._http.call("GET", `/v1/state?after=${after}&limit=${LIMIT}&cursor=${encodeURIComponent(page.cursor)}`);
+        if (page.reset) found = [];
+        whole ||= page.reset;
+        found.push(...page.entries);
+      }
+    } catch (error) {
+      this._whole ||= whole;
+      throw error;
+    }
+    this._read = true;
+    if (!whole && page.version < this.version) return; // events were faster
+    if (whole) {
+      const kept = new Set(found.map(({ key }) => key));
+      for (const key of this._entries.keys()) if (!kept.has(key)) found.push({ key, value: null, version: 0 });
+    }
+    this._apply(found, page.version);
+  }
+
+  /** @param {{ key: string, value: any, version: number }[]} entries @param {number} version */
+  _apply(entries, version) {
+    this.version = version;
+    for (const entry of entries) {
+      const known = this._entries.get(entry.key);
+      const value = fromWire(entry.value);
+      if (value === null) this._entries.delete(entry.key);
+      else this._entries.set(entry.key, { value, version: entry.version });
+      if (value === null ? !known : known?.version === entry.version) continue;
+      for (const { prefix, watcher } of this._watchers) {
+        if (entry.key.startsWith(prefix)) Promise.resolve().then(() => watcher(entry.key, value)).catch(this._failed);
+      }
+    }
+  }
+}
