@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import shutil
 import signal
@@ -363,6 +364,22 @@ async def test_picture_that_hits_a_bound_is_too_large_and_the_next_one_works(
     finally:
         await preparer.close()
     assert kills(reason) == before + 3
+
+
+async def test_event_loop_goes_on_while_a_picture_is_read(tmp_path: Path) -> None:
+    """The work is done in another process, of a lower priority."""
+    preparer = Preparer(workers := Workers(1), None, probes=False)
+    try:
+        task = asyncio.create_task(preparer(received(tmp_path, heavy())))
+        turns_of_the_loop = 0
+        while not task.done():
+            await asyncio.sleep(0.01)
+            turns_of_the_loop += 1
+        await task
+        assert turns_of_the_loop >= 10  # it takes a second or more
+        assert os.getpriority(os.PRIO_PROCESS, workers._idle[0]._process.pid) == 10
+    finally:
+        await preparer.close()
 
 
 async def test_worker_that_dies_costs_its_upload_only(tmp_path: Path) -> None:
