@@ -17,6 +17,7 @@ import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from time import monotonic, perf_counter, time
 from typing import Any, Final
@@ -39,7 +40,7 @@ PARTS_AT_ONCE: Final = 2
 CHUNK_BYTES: Final = 1 << 18
 RETRY_S: Final = 5.0
 STAGED_S: Final = 3600.0
-_RETRIES: Final[Any] = {"max_retries": 2, "retry_timeout": {"seconds": 8}}
+_RETRIES: Final[Any] = {"max_retries": 2, "retry_timeout": timedelta(seconds=8)}
 
 log = logging.getLogger("linnet.media")
 
@@ -82,8 +83,7 @@ class Objects:
                 if known_before:
                     raise Foreign(
                         f"the store at LINNET_MEDIA_URL has no object `{MARKER}`, and this deployment has marked one"
-                        " before: mount the right folder, or name the right bucket (deploy/RUNBOOKS.md, A store"
-                        " without its marker)"
+                        " before: mount the right folder, or name the right bucket (deploy/README.md, Files)"
                     )
                 with suppress(AlreadyExistsError):
                     await obstore.put_async(self._store, MARKER, self._deployment, mode="create")
@@ -109,7 +109,7 @@ class Objects:
                 self._folder.mkdir(parents=True, exist_ok=True)
             self._store = LocalStore(prefix=self._folder)
         elif self._store is None:
-            options: Any = {"connect_timeout": f"{CONNECT_S:g}s", "timeout": "3600s"}
+            options: Any = {"connect_timeout": f"{CONNECT_S:g}s", "timeout": "3600s", "allow_http": True}
             self._store = from_url(self._url, client_options=options, retry_config=_RETRIES)
 
     def _ready(self) -> Any:

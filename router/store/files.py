@@ -25,7 +25,7 @@ from msgspec import Struct
 from router.contract import keys
 from router.contract.addressing import visible
 from router.contract.errors import FunctionError, LinnetError, NotFound, RateLimited, Rejected, from_function
-from router.contract.files import FileInfo, SharedFile
+from router.contract.files import FileInfo, Kind, SharedFile
 from router.contract.packing import pack
 from router.store.redis.client import Client
 from router.store.redis.decoding import answer
@@ -48,7 +48,21 @@ _PINNED: Final = Packing(">I")
 _BITS: Final = {320: 1, 1600: 2}
 _PICTURES: Final = ("", "image/jpeg", "image/png", "image/webp", "image/gif")  # by their number in a record
 
-_info = msgspec.msgpack.Decoder(FileInfo).decode
+
+class _Row(Struct, frozen=True, array_like=True, omit_defaults=True):
+    """What a user said of a file, without its hash and size, which are beside it."""
+
+    type: str
+    kind: Kind
+    name: str
+    previews: list[int]
+    width: int | None = None
+    height: int | None = None
+    duration: int | None = None
+    waveform: list[int] | None = None
+
+
+_row = msgspec.msgpack.Decoder(_Row).decode
 
 
 class _Event(Struct, frozen=True):
@@ -144,7 +158,10 @@ class Files:
 
     async def own(self, user: str, info: FileInfo, quota: int) -> None:
         """Enter an upload among those of the user; Quota if that is too much."""
-        args = (bytes.fromhex(info.sha256), info.size, pack(info), quota)
+        row = _Row(
+            info.type, info.kind, info.name, info.previews, info.width, info.height, info.duration, info.waveform
+        )
+        args = (bytes.fromhex(info.sha256), info.size, pack(row), quota)
         await self._fcall("upload_own", (keys.uploads(user),), args)
 
     async def allowed(self, sha256: str) -> None:
@@ -168,7 +185,7 @@ class Files:
         (row,) = await self._fcall("upload_rows", (keys.uploads(user),), (0, bytes.fromhex(sha256)))
         if row is None:
             raise NotFound
-        return _upload(row)
+        return _upload(sha256, row)
 
     async def shown(self, conv: str, user: str | None, sha256: str) -> FileInfo | None:
         """The file as the newest message has it that the user may see; None if it is the avatar."""
@@ -338,7 +355,7 @@ class _Lookup:
             if row is None:
                 self._end(REFUSED)
                 return
-            self._infos[at] = _upload(row).info
+            self._infos[at] = _upload(self._given[at].sha256, row).info
         self._received()
 
     def _found(self, at: int, event: Any) -> None:
@@ -387,9 +404,22 @@ def _record(packed: bytes | None) -> Record | None:
     return Record(state == b"s", gen.decode(), size, _edges(previews), _PICTURES[picture])
 
 
-def _upload(row: bytes) -> Upload:
-    at, _ = _ROW.unpack_from(row)
-    return Upload(at, _info(row[_ROW.size :]))
+def _upload(sha256: str, row: bytes) -> Upload:
+    at, size = _ROW.unpack_from(row)
+    said = _row(row[_ROW.size :])
+    info = FileInfo(
+        sha256=sha256,
+        type=said.type,
+        kind=said.kind,
+        size=size,
+        name=said.name,
+        width=said.width,
+        height=said.height,
+        duration=said.duration,
+        waveform=said.waveform,
+        previews=said.previews,
+    )
+    return Upload(at, info)
 
 
 def _shown(sha256: str, event: bytes) -> FileInfo | None:

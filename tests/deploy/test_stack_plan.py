@@ -23,7 +23,7 @@ TABLE = {name: [f"127.0.9.{host}" for host in hosts] for name, hosts in HOSTS.it
 def test_it_has_what_compose_has() -> None:
     """Every service of compose.yaml that makes sense here is a part of the stack, in the same number."""
     services = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]
-    for name in services.keys() - {"prepare", "valkey", "grafana"}:
+    for name in services.keys() - {"prepare", "valkey", "grafana", "objects"}:
         assert len(HOSTS[name]) == services[name].get("deploy", {}).get("replicas", 1), name
 
 
