@@ -34,6 +34,8 @@ RETRY_S: Final = 1.0
 LAG_S: Final = 0.1
 SERVER_ID: Final = 16  # bytes of `since` that name the server
 
+Heads = list[Head | LinnetError | None]
+
 
 class Catchup:
     """The ways to fall behind, and the one way to go live. `node.py` connects the attribute once."""
@@ -191,17 +193,18 @@ class Catchup:
         self._conversations.heads(claimed, self.applying(session, self._checked, backlog, claimed))
 
     def _checked(
-        self, session: Session, backlog: Backlog, conversations: list[str], heads: list[Head | None] | LinnetError
+        self, session: Session, backlog: Backlog, conversations: list[str], heads: Heads | LinnetError
     ) -> None:
         """Lower the position to the head where the device's cursor is above it; otherwise the next events would count
         as delivered. If another server wrote the head, a failover rolled back events that the device has: announce
         them as a gap, but, as in `_compared`, not within the failover's grace. In a group they are always announced."""
         if session.backlog is not backlog or session.state is not State.READY:
             return
-        if isinstance(heads, LinnetError):
+        read = _all_known(heads)
+        if read is None:
             self._retry(session)
             return
-        found = dict(zip(conversations, heads, strict=True))
+        found = dict(zip(conversations, read, strict=True))
         ends = {
             conv: head.seq if head is not None else 0 if conv[0] == keys.DIRECT else backlog.positions[conv]
             for conv, head in found.items()  # a group without a head was deleted meanwhile
@@ -239,7 +242,7 @@ class Catchup:
         self._conversations.heads(ahead, self.applying(session, self._compared, backlog, ahead))
 
     def _compared(
-        self, session: Session, backlog: Backlog, conversations: list[str], heads: list[Head | None] | LinnetError
+        self, session: Session, backlog: Backlog, conversations: list[str], heads: Heads | LinnetError
     ) -> None:
         """Decide why the device is ahead of hubs here. Either a hub lags: then the session waits, because the hub would
         deliver the events a second time. Or a failover rolled the log back: then a gap is announced. While the server
@@ -247,11 +250,12 @@ class Catchup:
         and would be delivered later, out of order."""
         if session.backlog is not backlog or session.state is not State.READY:
             return
-        if isinstance(heads, LinnetError):
+        read = _all_known(heads)
+        if read is None:
             self._retry(session)
             return
         lagging = False
-        for conversation, head in zip(conversations, heads, strict=True):
+        for conversation, head in zip(conversations, read, strict=True):
             hub, position = self._hubs.get(conversation), backlog.positions[conversation]
             if hub is None or head is None or hub.written >= position:
                 continue
@@ -360,3 +364,11 @@ class Catchup:
 
 def _ignore(_: object) -> None:
     """Ignore the answer: if a cursor was not lowered, the next connect of the device finds it again."""
+
+
+def _all_known(heads: Heads | LinnetError) -> list[Head | None] | None:
+    """The heads; None if one of them could not be read."""
+    if isinstance(heads, LinnetError):
+        return None
+    known = [head for head in heads if not isinstance(head, LinnetError)]
+    return known if len(known) == len(heads) else None

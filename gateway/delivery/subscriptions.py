@@ -220,12 +220,12 @@ class Subscriptions:
         if confirmed and not hub.confirmed:
             self._conversations.heads([hub.conversation], partial(self.start_hub, hub))
 
-    def start_hub(self, hub: Hub, heads: list[Head | None] | LinnetError) -> None:
+    def start_hub(self, hub: Hub, heads: Sequence[Head | LinnetError | None] | LinnetError) -> None:
         """Set the position of a subscribed hub and call its `waiting`; drop the hub if its conversation is gone."""
-        if isinstance(heads, LinnetError):
+        head = heads if isinstance(heads, LinnetError) else heads[0]
+        if isinstance(head, LinnetError):
             self._later(RETRY_S, self._subscribed, hub, True)
             return
-        head = heads[0]
         if head is not None and not hub.confirmed:
             hub.start_at(head)
         waiting, hub.waiting = hub.waiting, []

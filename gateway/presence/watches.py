@@ -71,7 +71,11 @@ class Watches:
         self._presence.devices(users, partial(self._answer, session, command, users))
 
     def _answer(
-        self, session: Session, command: wire.Presence, users: list[str], found: list[list[Device]] | LinnetError
+        self,
+        session: Session,
+        command: wire.Presence,
+        users: list[str],
+        found: list[list[Device] | LinnetError] | LinnetError,
     ) -> None:
         if isinstance(found, LinnetError):
             session.refuse(command, found)
@@ -80,7 +84,7 @@ class Watches:
             states = self._states(zip(users, found, strict=True))
             if command.watch:
                 for user, devices in zip(users, found, strict=True):
-                    if (watch := self.users.get(user)) is not None:
+                    if (watch := self.users.get(user)) is not None and not isinstance(devices, LinnetError):
                         watch.devices = devices
                 self._send_changes(users)  # else this answer would differ from the state that changes are compared with
             session.answer(wire.PresenceEvent(id=command.id, users=states))
@@ -143,10 +147,12 @@ class Watches:
             self._reading = False
             self.touched()  # users that were touched meanwhile
 
-    def _apply(self, touched: Iterator[str], users: list[str], found: list[list[Device]] | LinnetError) -> None:
+    def _apply(
+        self, touched: Iterator[str], users: list[str], found: list[list[Device] | LinnetError] | LinnetError
+    ) -> None:
         if not isinstance(found, LinnetError):  # else the next round reads them again
             for user, devices in zip(users, found, strict=True):
-                if user in self.users:
+                if user in self.users and not isinstance(devices, LinnetError):
                     self.users[user].devices = devices
             attempt("watches", lambda: self._send_changes(users))
         self._read_on(touched)
@@ -179,6 +185,6 @@ class Watches:
         metrics.PRESENCE_CHANGES.inc(len(states))
         session.answer(wire.PresenceEvent(users=states))
 
-    def _states(self, users: Iterable[tuple[str, list[Device]]]) -> dict[str, wire.PresenceState]:
+    def _states(self, users: Iterable[tuple[str, list[Device] | LinnetError]]) -> dict[str, wire.PresenceState]:
         gateways, now = self._lease.alive(), self._clock.now_ms()
         return {user: state(devices, gateways, now) for user, devices in users}

@@ -101,14 +101,14 @@ class Audits:
             attempt("audits", lambda: self._conversations.heads(some, partial(self._suspect, some)))
             self._soon(self._some_hubs, conversations)
 
-    def _suspect(self, conversations: list[str], heads: list[Head | None] | LinnetError) -> None:
+    def _suspect(self, conversations: list[str], heads: list[Head | LinnetError | None] | LinnetError) -> None:
         """Compare the hubs that may have missed an event once more, a little later."""
         if isinstance(heads, LinnetError):
             return
         suspects = [
             conversation
             for conversation, head in zip(conversations, heads, strict=True)
-            if head is not None
+            if isinstance(head, Head)
             and (hub := self._hubs.get(conversation)) is not None
             and (head.seq > hub.seq or head.version != hub.version)
         ]

@@ -56,11 +56,14 @@ class Gone:
             if left == 0:
                 done(entries)
 
-        def heads(answer: list[Head | None] | LinnetError) -> None:
+        def heads(answer: list[Head | LinnetError | None] | LinnetError) -> None:
             if isinstance(answer, LinnetError):
                 session.forget_gone(*groups)
             else:
                 for conversation, head in zip(groups, answer, strict=True):
+                    if isinstance(head, LinnetError):
+                        session.forget_gone(conversation)
+                        continue
                     entries.append(_entry(conversation, "deleted" if head is None else "removed"))
             finish()
 

@@ -87,12 +87,17 @@ class Resubscribe:
         """Read the heads of these hubs; a hub that is behind its log is repaired."""
         self._conversations.heads(conversations, partial(self._compared, conversations, cause))
 
-    def _compared(self, conversations: list[str], cause: str, heads: list[Head | None] | LinnetError) -> None:
-        if isinstance(heads, LinnetError):
-            if cause != "audit":
-                self._later(RETRY_S, self.compare, conversations, cause)
-            return
-        each("compare", partial(self._compare_one, cause), zip(conversations, heads, strict=True))
+    def _compared(
+        self, conversations: list[str], cause: str, heads: list[Head | LinnetError | None] | LinnetError
+    ) -> None:
+        """Compare the hubs whose heads were read; the others again later."""
+        answers = [heads] * len(conversations) if isinstance(heads, LinnetError) else heads
+        pairs = list(zip(conversations, answers, strict=True))
+        unknown = [conversation for conversation, head in pairs if isinstance(head, LinnetError)]
+        if unknown and cause != "audit":
+            self._later(RETRY_S, self.compare, unknown, cause)
+        known = [(conversation, head) for conversation, head in pairs if not isinstance(head, LinnetError)]
+        each("compare", partial(self._compare_one, cause), known)
 
     def _compare_one(self, cause: str, found: tuple[str, Head | None]) -> None:
         conversation, head = found

@@ -28,7 +28,7 @@ from router.api.types import (
     Reads,
 )
 from router.contract import keys
-from router.contract.errors import BadCommand, Forbidden, NotFound
+from router.contract.errors import BadCommand, Forbidden, LinnetError, NotFound
 from router.contract.signals import RECEIPT_MEMBERS
 from router.store.answers import reply_of
 from router.store.conversations import ROLE_NAMES, ROLES, Change, Description, Head, MemberAction
@@ -118,7 +118,9 @@ async def list_conversations(call: Call, given: ListQuery) -> ConversationList:
     page = await call.services.users.conversations(call.user, given.cursor or None, given.limit)
     rows = [row for row in page.rows if not row.left]
     heads = await reply_of(call.services.conversations.heads, [row.conversation for row in rows])
-    listed = [_listed(row, head) for row, head in zip(rows, heads, strict=True) if head is not None]
+    if error := next((head for head in heads if isinstance(head, LinnetError)), None):
+        raise error
+    listed = [_listed(row, head) for row, head in zip(rows, heads, strict=True) if isinstance(head, Head)]
     return ConversationList(listed, page.more, page.below if page.more else 0)
 
 
@@ -222,6 +224,6 @@ async def _follow(call: Call, user: str, conv: str, change: Change) -> None:
     """Make the change in the user's slot, after the conversation's; a change of the role is not stored there."""
     if change.action == "role":
         return
-    (head,) = await reply_of(call.services.conversations.heads, [conv])
+    head = await call.services.conversations.head(conv)
     title = head.title if head is not None else ""
     await call.services.users.join(user, conv, title, change.seq, change.seq, change.count)

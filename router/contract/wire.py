@@ -284,9 +284,12 @@ class TypingEvent(Event, tag="typing", frozen=True, kw_only=True):
 
 
 class PresenceState(Struct, frozen=True):
-    """A user's presence; `last_seen` is in milliseconds since the epoch, null for a user who was never online."""
+    """A user's presence; `last_seen` is in milliseconds since the epoch, null for a user who was never online.
 
-    online: bool
+    `online` is null if it is not known now, because the part of Redis that knows it does not answer.
+    """
+
+    online: bool | None
     last_seen: int | None
 
 

@@ -213,7 +213,7 @@ class Finisher:
 
     async def _finish(self, conv: str) -> str:
         until = monotonic() + LEASE_MS / 2000
-        (head,) = await reply_of(self._conversations.heads, [conv])
+        head = await self._conversations.head(conv)
         if head is None:
             raise NotFound
         if head.freed:

@@ -11,6 +11,7 @@ Invariants
 - If one item fails, the others go on: the failure is counted, the first traceback of a round is logged, and the item is
   due again when its lease has run out. An outage of Redis is no failure of the item.
 - Each round begins at a random partition, so routers in step do not compete for the same ones.
+- If the server of a partition does not answer, the other partitions are claimed all the same.
 - When the process stops, a round claims no more items and ends after the running ones; if it is cancelled, so are they.
 """
 
@@ -26,13 +27,13 @@ import msgspec
 from prometheus_client import Counter
 
 from router.contract import metrics
-from router.contract.errors import Unavailable
+from router.contract.errors import LinnetError, Unavailable
 from router.contract.keys import PARTITIONS
 
 CHUNK: Final = 32
 
-# Partitions, limit of each, lease in ms → the items of each.
-Claim = Callable[[Sequence[int], int, int], Awaitable[list[list[str]]]]
+# Partitions, limit of each, lease in ms → the items of each, or why there is no answer from its server.
+Claim = Callable[[Sequence[int], int, int], Awaitable[Sequence[list[str] | LinnetError]]]
 
 log = logging.getLogger("linnet.router")
 
@@ -101,8 +102,10 @@ class Rounds:
             except Exception as error:  # noqa: BLE001 - after any error, which is reported, the other partitions follow
                 self._results.append(error)
                 continue
-            full = full or any(len(items) >= self._limit for items in claims)
-            for item in (item for items in claims for item in items):
+            answered = [items for items in claims if not isinstance(items, LinnetError)]
+            self._results += [error for error in claims if isinstance(error, LinnetError)]
+            full = full or any(len(items) >= self._limit for items in answered)
+            for item in (item for items in answered for item in items):
                 self._free -= 1
                 self._in_hand.inc()
                 group.create_task(self._tried(item)).add_done_callback(self._ended)

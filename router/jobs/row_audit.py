@@ -73,7 +73,7 @@ class RowAudit:
 
     async def audit(self, conv: str) -> int:
         """Compare one conversation with its members' rows; return how many rows were restored."""
-        (head,) = await reply_of(self._conversations.heads, [conv])
+        head = await self._conversations.head(conv)
         if head is None or head.routed < head.seq:
             return 0
         return await (self._direct if conv[0] == keys.DIRECT else self._group)(conv, head)

@@ -34,13 +34,13 @@ import msgspec
 from msgspec import Struct
 
 from router.contract import keys, metrics, stamp
-from router.contract.errors import NotFound
+from router.contract.errors import LinnetError, NotFound
 from router.contract.packing import MAX_INTEGER, pack
 from router.contract.settings import Settings
 from router.jobs.finisher import push_after_ms
 from router.jobs.rounds import Rounds, every
 from router.process.http_client import Answer, HttpClient, NoAnswer
-from router.store.answers import reply_of
+from router.store.answers import each_answer, reply_of
 from router.store.conversations import Conversations, Head
 from router.store.pushes import Pushes, Waiting
 from router.store.users import Users
@@ -162,8 +162,8 @@ class Webhooks:
 
     async def measure(self) -> None:
         """Measure the waiting users of all partitions; every router reports the same figure."""
-        found = await asyncio.gather(*map(self._pushes.backlog, range(keys.PARTITIONS)))
-        metrics.PUSH_BACKLOG.set(sum(count for count, _ in found))
+        found = await each_answer(map(self._pushes.backlog, range(keys.PARTITIONS)))
+        metrics.PUSH_BACKLOG.set(sum(one[0] for one in found if not isinstance(one, LinnetError)))
 
     async def push(self, user: str, now_ms: int | None = None) -> None:
         """Clear the events that a claimed user has, post the missed ones, and postpone those that have time left.
@@ -172,16 +172,26 @@ class Webhooks:
         """
         waiting = await self._pushes.waiting(user)
         seen = unseen(waiting)
-        ages = await asyncio.gather(*(self._age_ms(user, conv, seq, now_ms) for conv, seq in seen.items()))
+        found = await each_answer(self._age_ms(user, conv, seq, now_ms) for conv, seq in seen.items())
+        ages: dict[str, int | None] = {}
+        for conv, age in zip(seen, found, strict=True):
+            if isinstance(age, LinnetError):  # its server does not answer, so it goes on waiting
+                del waiting.waits[conv]
+            else:
+                ages[conv] = age
         begun = perf_counter()
-        todo = plan(waiting, dict(zip(seen, ages, strict=True)), self._push_after_ms)
+        todo = plan(waiting, ages, self._push_after_ms)
         if todo.missed:
             now_ms = await self._pushes.clock_ms() if now_ms is None else now_ms
             if await self._attempt(user, todo, waiting.attempts, now_ms) == "retried":
                 return
-        later_ms = None
-        if todo.later_ms is not None and len(todo.missed) < CONVERSATIONS:
-            later_ms = todo.later_ms - round(1000 * (perf_counter() - begun))
+        later_ms = todo.later_ms
+        if later_ms is not None:
+            later_ms -= round(1000 * (perf_counter() - begun))
+        if len(ages) < len(seen):
+            later_ms = LEASE_MS if later_ms is None else min(later_ms, LEASE_MS)
+        if len(todo.missed) == CONVERSATIONS:
+            later_ms = None  # what found no room is due already
         await self._pushes.clear(user, {**todo.had, **todo.missed}, later_ms)
 
     async def _age_ms(self, user: str, conv: str, seq: int, now_ms: int | None) -> int | None:
@@ -211,12 +221,15 @@ class Webhooks:
         return result
 
     async def _describe(self, user: str, missed: Mapping[str, int]) -> list[Missed]:
-        heads: list[Head | None] = await reply_of(self._conversations.heads, list(missed))
+        heads = await reply_of(self._conversations.heads, list(missed))
+        for head in heads:
+            if isinstance(head, LinnetError):
+                raise head
         rows = await asyncio.gather(*(self._users.row(user, conv) for conv in missed))
         return [
             Missed(conv, keys.KIND_NAMES[conv[0]], seq, row.unread(head.count, head.deleted) if row else head.count)
             for (conv, seq), head, row in zip(missed.items(), heads, rows, strict=True)
-            if head is not None
+            if isinstance(head, Head)
         ]
 
     async def _post(self, body: bytes, at_s: int) -> Answer | None:

@@ -29,6 +29,7 @@ from router.contract.errors import BadCommand, LinnetError, NotFound, from_funct
 from router.contract.keys import Channels
 from router.contract.packing import pack
 from router.contract.stamp import Tail, tail
+from router.store.answers import reply_of
 from router.store.redis.client import Client, RedisArg
 from router.store.redis.connection import CommandTemplate
 from router.store.redis.decoding import answer, unreadable
@@ -306,9 +307,20 @@ class Conversations:
         """The clock of the conversation's server, by which the times of its events are."""
         return await self._client.clock_ms(keys.conversation(conv))
 
-    def heads(self, convs: Sequence[str], reply: Reply[list[Head | None]]) -> None:
-        """Read heads in the order of `convs`; None for a conversation that does not exist or is removed."""
+    def heads(self, convs: Sequence[str], reply: Reply[list[Head | LinnetError | None]]) -> None:
+        """Read heads in the order of `convs`; None for a conversation that does not exist or is removed.
+
+        A conversation whose server does not answer has the error in its place. If none has an answer, the reply is the
+        error.
+        """
         _Heads(self._client, convs, reply)
+
+    async def head(self, conv: str) -> Head | None:
+        """Read one head."""
+        (head,) = await reply_of(self.heads, [conv])
+        if isinstance(head, LinnetError):
+            raise head
+        return head
 
     def range(self, conv: str, user: str | None, after: int, upto: int, limit: int, reply: Reply[Page]) -> None:
         """Read the events in (after, upto] that `user` sees; None sees all."""
@@ -415,29 +427,25 @@ class _Heads:
 
     __slots__ = ("_heads", "_missing", "_reply")
 
-    def __init__(self, client: Client, convs: Sequence[str], reply: Reply[list[Head | None]]) -> None:
+    def __init__(self, client: Client, convs: Sequence[str], reply: Reply[list[Head | LinnetError | None]]) -> None:
         self._reply = reply
         self._missing = len(convs)
-        self._heads: list[Head | None] = [None] * len(convs)
+        self._heads: list[Head | LinnetError | None] = [None] * len(convs)
         if not convs:
             asyncio.get_running_loop().call_soon(reply, self._heads)
         for at, conv in enumerate(convs):
             client.command("HMGET", keys.conversation(conv), *_HEAD_FIELDS, reply=partial(self._received, at))
 
     def _received(self, at: int, value: Any) -> None:
-        if self._missing <= 0:
-            return  # the call was answered with an error
-        if isinstance(value, Exception):
-            self._missing = 0
-            self._reply(from_function(value))
-            return
         try:
-            self._heads[at] = _head(value)
+            self._heads[at] = from_function(value) if isinstance(value, LinnetError) else _head(value)
         except Exception as error:  # noqa: BLE001 - one damaged conversation must not cost the others their answer
             unreadable(error)
         self._missing -= 1
         if not self._missing:
-            self._reply(self._heads)
+            first = self._heads[0]
+            failed = isinstance(first, LinnetError) and all(isinstance(head, LinnetError) for head in self._heads)
+            self._reply(first if failed and isinstance(first, LinnetError) else self._heads)
 
 
 class _Openings:

@@ -12,7 +12,6 @@ Invariants
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from time import time_ns
 from typing import Any, Final
@@ -21,6 +20,7 @@ import msgspec
 
 from router.contract import keys
 from router.contract.errors import LinnetError, from_function
+from router.store.answers import each_answer
 from router.store.redis.client import Client, RedisArg
 
 AHEAD_MS: Final = 86_400_000  # as done.lua has it
@@ -56,13 +56,16 @@ class Dirty:
         self._client = client
         self._own_ms = own_ms
 
-    async def claims(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str]]:
+    async def claims(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str] | LinnetError]:
         """Claim up to `limit` due conversations of each partition for `lease_ms`; one call if one server has them."""
         try:
             found = await self._client.fcall_each("claim", list(map(keys.dirty, parts)), (limit, lease_ms))
         except LinnetError as error:
             raise from_function(error) from None
-        return [[conv.decode() for conv in convs] for convs in found]
+        return [
+            from_function(convs) if isinstance(convs, LinnetError) else [conv.decode() for conv in convs]
+            for convs in found
+        ]
 
     async def done(self, conv: str, upto: int, retention_events: int, retention_age_ms: int) -> Done:
         """Record that all events up to `upto` are delivered, trim the log, and unmark the conversation if it is done.
@@ -77,13 +80,19 @@ class Dirty:
         await self._fcall("forget", _where(conv), (conv,))
 
     async def backlog(self, parts: Iterable[int]) -> Backlog:
-        """How much is due in these partitions together, by the server's clock: the deadlines are of that."""
+        """How much is due in these partitions together, by their server's clock: the deadlines are of that.
+
+        Partitions whose server does not answer are left out.
+        """
         now = await self._client.clock_ms()
-        found = await asyncio.gather(*(self._backlog(keys.dirty(part), now) for part in parts))
+        outcomes = await each_answer(self._backlog(keys.dirty(part), now) for part in parts)
+        found = [one for one in outcomes if not isinstance(one, LinnetError)]
         held = self._own_ms is not None and now > self._own_ms() + AHEAD_MS
         return Backlog(sum(one.count for one in found), max((one.overdue_ms for one in found), default=0), held)
 
     async def _backlog(self, key: str, now: int) -> Backlog:
+        if not self._client.one_server:
+            now = await self._client.clock_ms(key)
         oldest = await self._client.fetch("ZRANGE", key, 0, 0, "WITHSCORES")
         if not oldest or not float(oldest[1]) <= now:
             return Backlog(0, 0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from struct import Struct as Packing
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 from msgspec import Struct
@@ -48,6 +48,9 @@ class Device(Struct, frozen=True):
     gateway: str
     started: int
     seen: int
+
+
+DevicesReply: TypeAlias = Callable[[list[list[Device] | LinnetError] | LinnetError], None]
 
 
 class _SessionFields(Struct, frozen=True, array_like=True):
@@ -108,8 +111,11 @@ class Presence:
     async def remove(self, node: str) -> None:
         await self._client.fetch("HDEL", keys.GATEWAYS, node)
 
-    def devices(self, users: list[str], reply: Callable[[list[list[Device]] | LinnetError], None]) -> None:
-        """Read the devices of each user, in the order of `users`; reply once, after all reads or the first error."""
+    def devices(self, users: list[str], reply: DevicesReply) -> None:
+        """Read the devices of each user, in the order of `users`; reply once, after all reads.
+
+        A user whose server does not answer has the error in their place. If none has an answer, the reply is the error.
+        """
         if not users:
             reply([])
             return
@@ -121,25 +127,21 @@ class Presence:
 class _DeviceReads:
     """Collects the replies of one `devices` call."""
 
-    def __init__(self, size: int, reply: Callable[[list[list[Device]] | LinnetError], None]) -> None:
-        self._found: list[list[Device]] = [[] for _ in range(size)]
+    def __init__(self, size: int, reply: DevicesReply) -> None:
+        self._found: list[list[Device] | LinnetError] = [[] for _ in range(size)]
         self._left = size
         self._reply = reply
 
     def received(self, i: int, value: object) -> None:
-        if self._left == 0:
-            return  # the call was answered with an error
-        if isinstance(value, LinnetError):
-            self._left = 0
-            self._reply(value)
-            return
         try:
-            self._found[i] = _devices(cast("list[bytes]", value))
+            self._found[i] = value if isinstance(value, LinnetError) else _devices(cast("list[bytes]", value))
         except Exception as error:  # noqa: BLE001 - one damaged row must not cost the other users their answer
             unreadable(error)
         self._left -= 1
         if self._left == 0:
-            self._reply(self._found)
+            first = self._found[0]
+            failed = isinstance(first, LinnetError) and all(isinstance(one, LinnetError) for one in self._found)
+            self._reply(first if failed and isinstance(first, LinnetError) else self._found)
 
 
 def _devices(flat: list[bytes]) -> list[Device]:
@@ -158,8 +160,16 @@ def _pairs(flat: list[Any]) -> Iterable[tuple[Any, Any]]:
     return zip(parts, parts, strict=True)
 
 
-def state(devices: list[Device], gateways: Mapping[str, Gateway], now: int) -> PresenceState:
-    """Whether a user with these devices is online, and when they were last seen; null if never."""
+UNKNOWN: Final = PresenceState(None, None)
+
+
+def state(devices: list[Device] | LinnetError, gateways: Mapping[str, Gateway], now: int) -> PresenceState:
+    """Whether a user with these devices is online, and when they were last seen; null if never.
+
+    `UNKNOWN` if the user's server did not answer.
+    """
+    if isinstance(devices, LinnetError):
+        return UNKNOWN
     online, last = False, 0
     for device in devices:
         gateway = gateways.get(device.gateway)

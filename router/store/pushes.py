@@ -19,7 +19,7 @@ from typing import Any
 from msgspec import Struct
 
 from router.contract import keys
-from router.contract.errors import FunctionError, from_function
+from router.contract.errors import FunctionError, LinnetError, from_function
 from router.store.cursor_keys import naming_devices
 from router.store.redis.client import Client
 from router.store.redis.connection import RedisArg
@@ -55,13 +55,16 @@ class Pushes:
         where = (keys.user(user), *_where(user))
         return bool(await self._fcall("schedule_push", where, (user, conv, seq, delay_ms)))
 
-    async def claims(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str]]:
+    async def claims(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str] | LinnetError]:
         """Claim up to `limit` users of each partition whose deadline has passed, for `lease_ms`."""
         try:
             found = await self._client.fcall_each("claim_push", list(map(keys.push, parts)), (limit, lease_ms))
         except FunctionError as error:
             raise from_function(error) from None
-        return [[user.decode() for user in users] for users in found]
+        return [
+            from_function(users) if isinstance(users, LinnetError) else [user.decode() for user in users]
+            for users in found
+        ]
 
     async def waiting(self, user: str) -> Waiting:
         """The user's waiting events, and how far the user and their devices have come."""

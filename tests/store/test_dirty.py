@@ -6,7 +6,7 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
-from router.contract.errors import NotFound
+from router.contract.errors import LinnetError, NotFound
 from router.contract.packing import MAX_INTEGER
 from router.store.conversations import Opening, Wanted
 from router.store.dirty import Backlog, Done
@@ -35,6 +35,7 @@ async def make_due(s: Store, name: str, conv: str) -> None:
 
 async def claim(s: Store, conv: str, lease_ms: int = 60_000) -> list[str]:
     (found,) = await s.dirty.claims((keys.partition(conv),), 10, lease_ms)
+    assert isinstance(found, list)
     return found
 
 
@@ -120,6 +121,23 @@ async def test_claim_takes_no_more_than_its_limit(valkey: EmbeddedValkey) -> Non
         assert await s.dirty.claims((7,), 2, 60_000) == [names[:2]]
         assert await s.dirty.claims((7, 8), 10, 60_000) == [names[2:], []]
         assert await s.dirty.backlog((8,)) == Backlog(0, 0)
+
+
+async def test_partition_that_does_not_answer_costs_only_its_own_claim(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster, each server answers for itself; the backlog leaves out what is not known."""
+    monkeypatch.setattr(Client, "one_server", property(lambda _: False))
+    async with store(valkey.url) as s:
+        for part in (7, 9):
+            await s.client.fetch("ZADD", keys.dirty(part), 1, f"conversation of {part}")
+        await s.client.fetch("SET", keys.dirty(8), "no set")
+        seven, eight, nine = await s.dirty.claims((7, 8, 9), 5, -60_000)
+        assert (seven, nine) == (["conversation of 7"], ["conversation of 9"])
+        assert isinstance(eight, LinnetError)
+        assert (await s.dirty.backlog((7, 8, 9))).count == 2
+        with pytest.raises(LinnetError):
+            await s.dirty.backlog((8,))
 
 
 @pytest.mark.parametrize("one_server", [True, False])

@@ -7,7 +7,7 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
-from router.contract.errors import Unavailable
+from router.contract.errors import LinnetError, Unavailable
 from router.contract.wire import PresenceState
 from router.store.presence import LEASE_S, Device, Gateway, Presence, state
 from router.store.users import Sync, Users
@@ -140,7 +140,17 @@ async def test_kick_mark_is_no_device(valkey: EmbeddedValkey) -> None:
         assert await called(presence.devices, ["ann"]) == [[Device("phone", "s", "node-1", 100, 0)]]
 
 
-async def test_error_of_one_read_is_the_only_reply(valkey: EmbeddedValkey) -> None:
+async def test_user_whose_devices_cannot_be_read_costs_the_others_nothing(valkey: EmbeddedValkey) -> None:
+    """Whether the user is online is not known then, which is not the same as offline."""
+    async with connected(valkey) as client:
+        await client.fetch("SET", keys.devices("bob"), "no hash")
+        devices = await called(Presence(client).devices, ["ann", "bob"])
+        assert devices[0] == []
+        assert isinstance(devices[1], LinnetError)
+        assert [state(found, LIVE, NOW) for found in devices] == [PresenceState(False, None), PresenceState(None, None)]
+
+
+async def test_error_of_all_reads_is_the_only_reply(valkey: EmbeddedValkey) -> None:
     """`devices` replies exactly once, also during an outage of Redis."""
     answers: list[object] = []
     async with connected(valkey) as client:

@@ -206,10 +206,21 @@ class Client:
         return await future
 
     async def fcall_each(self, function: str, keys: Sequence[str], args: Sequence[RedisArg]) -> list[Any]:
-        """Call a function that returns a value for each key, in one call if one server has all keys."""
+        """Call a function that returns a value for each key, in one call if one server has all keys.
+
+        Otherwise a value may be a `LinnetError`: a server that does not answer costs only its own keys.
+        """
         if self.one_server:
             return list(await self.fcall(function, keys, args))
-        return [value for (value,) in await asyncio.gather(*(self.fcall(function, (key,), args) for key in keys))]
+        answers: list[Any] = []
+        for one in await asyncio.gather(*(self.fcall(function, (key,), args) for key in keys), return_exceptions=True):
+            if isinstance(one, LinnetError):
+                answers.append(one)
+            elif isinstance(one, BaseException):
+                raise one
+            else:
+                answers += one
+        return answers
 
     def groups(self, items: Sequence[int], partition: Callable[[int], int], most: int) -> Iterator[Sequence[int]]:
         """Divide items into those of which one call may have all keys: at most `most`, and of one partition if the

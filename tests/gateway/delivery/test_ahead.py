@@ -8,6 +8,7 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
+from router.contract.errors import LinnetError
 from router.contract.packing import MAX_INTEGER
 from router.store.answers import reply_of
 from router.store.conversations import Head, Reply
@@ -59,7 +60,7 @@ async def test_group_events_that_come_while_a_claim_is_checked_are_received(valk
         heads = of.node.conversations.heads
         said: list[int] = []
 
-        def heads_later(convs: Sequence[str], reply: Reply[list[Head | None]]) -> None:
+        def heads_later(convs: Sequence[str], reply: Reply[list[Head | LinnetError | None]]) -> None:
             async def later() -> None:
                 if not said:
                     said.extend([(await of.say("ann", group, body)).seq for body in ("one", "two")])

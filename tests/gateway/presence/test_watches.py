@@ -256,6 +256,26 @@ async def test_session_that_raises_costs_no_other_session_its_change(
             await watcher.until(lambda: [event for event in watcher.of("presence") if "id" not in event])  # noqa: B023
 
 
+async def test_presence_that_cannot_be_read_is_null(valkey: EmbeddedValkey) -> None:
+    """Not known is not offline: the watchers of a user keep what they know until the user can be read again."""
+    async with world(valkey) as of:
+        await lease_held(of)
+        ann = await of.client("ann").connected()
+        bob = await of.client("bob").connected()
+        assert (await ann.ask("presence", "presence", users=["bob"], watch=True))["users"]["bob"]["online"]
+        kept = await of.redis.fetch("HGETALL", keys.devices("bob"))
+        await of.redis.fetch("SET", keys.devices("bob"), "no hash")
+        of.node.watches.touched("bob")
+        await support.eventually(lambda: not of.node.watches._reading)
+        assert not [event for event in ann.of("presence") if "id" not in event]
+        states = (await ann.ask("presence", "presence", users=["bob", "ann"]))["users"]
+        assert (states["bob"], states["ann"]["online"]) == ({"online": None, "last_seen": None}, True)
+        await of.redis.fetch("DEL", keys.devices("bob"))
+        await of.redis.fetch("HSET", keys.devices("bob"), *kept)
+        assert (await ann.ask("presence", "presence", users=["bob"]))["users"]["bob"]["online"]
+        assert bob.of("error") == []
+
+
 async def test_presence_whose_callback_raises_is_answered(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:

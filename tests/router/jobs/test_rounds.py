@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from router.contract import metrics
-from router.contract.errors import Unavailable
+from router.contract.errors import LinnetError, Unavailable
 from router.contract.keys import PARTITIONS
 from router.jobs.rounds import CHUNK, Rounds, every
 from tests import support
@@ -21,8 +21,8 @@ class Due:
         self.worked: list[str] = []
         self.in_hand = self.most_in_hand = 0
 
-    async def claim(self, parts: Sequence[int], limit: int, _lease_ms: int) -> list[list[str]]:
-        claimed = []
+    async def claim(self, parts: Sequence[int], limit: int, _lease_ms: int) -> list[list[str] | LinnetError]:
+        claimed: list[list[str] | LinnetError] = []
         for part in parts:
             items = self.due.get(part, [])
             claimed.append(items[:limit])
@@ -48,6 +48,19 @@ async def test_round_visits_every_partition_with_a_bound_on_running_items() -> N
     assert (result.done, result.full) == (2 * PARTITIONS, True)
     assert due.most_in_hand == 2 * CHUNK
     assert not (await due.rounds().round()).full
+
+
+async def test_partition_without_an_answer_costs_the_others_nothing() -> None:
+    """Its server is away: the other partitions of the same claim are worked on, and it is reported."""
+
+    class Away(Due):
+        async def claim(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str] | LinnetError]:
+            items = await super().claim(parts, limit, lease_ms)
+            return [Unavailable() if part == 7 else found for part, found in zip(parts, items, strict=True)]
+
+    due = Away({part: [str(part)] for part in range(PARTITIONS)})
+    result = await due.rounds().round()
+    assert (result.done, result.unavailable, result.failed) == (PARTITIONS - 1, 1, 0)
 
 
 class Slow(Due):

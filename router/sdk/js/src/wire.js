@@ -317,7 +317,7 @@ export {};
 
 /**
  * @typedef {object} PresenceState
- * @property {boolean} online
+ * @property {boolean | null} online
  * @property {number | null} last_seen
  */
 

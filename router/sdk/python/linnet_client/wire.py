@@ -326,7 +326,7 @@ class PresenceEvent(TypedDict):
 
 
 class PresenceState(TypedDict):
-    online: bool
+    online: bool | None
     last_seen: int | None
 
 
