@@ -33,6 +33,7 @@ from router.contract import files, keys, packing, settings, signals, state, toke
 from router.jobs import finisher, janitor, webhooks
 from router.jobs.rounds import CHUNK
 from router.media import places, prepare, turns, workers
+from router.media.worker import __main__ as worker
 from router.media.worker import header
 from router.process import bounded, http_client, jwks, spans
 from router.store import accounts, conversations, durability, presence, resumable, users
@@ -202,6 +203,7 @@ LIMITS: Final[dict[str, list[Limit]]] = {
               rate(api_call.ADDRESS_EVERY_S, api_call.ADDRESS_BURST), "429"),
         Limit("addresses whose rate a router remembers", count(rates.SIZE), "replaces the one seen longest ago"),
         Limit("passwords that wait for a check, per router", count(passwords.WAITING), "503"),
+        Limit("bytes of a picture", f"`LINNET_MEDIA_IMAGE_MB`, at most {count(worker.PICTURE_BYTES / 1e6)} MB", "413"),
         Limit("a JPEG", f"{count(header.MAX_PIXELS['image/jpeg'] / header.MEGAPIXEL)} megapixels", "413"),
         Limit("a PNG, WebP or GIF", f"{count(header.MAX_PIXELS['image/png'] / header.MEGAPIXEL)} megapixels", "413"),
         Limit("an animation", f"{count(header.MAX_FRAMES)} frames, all together"

@@ -56,7 +56,7 @@ UNSEALED: Final = b"ready, without a filter of system calls"
 def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     bounds = int(sys.argv[2]), int(sys.argv[3])
-    os.nice(sandbox.NICE)
+    sandbox.yield_cpu()
     warm_up()
     gc.collect()
     gc.freeze()  # a child's collections must not copy the pages of these objects

@@ -80,6 +80,13 @@ def filters() -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
+def yield_cpu() -> None:
+    """Give this process, and the group of its session where the kernel schedules sessions first, a lower priority."""
+    os.nice(NICE)
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(NICE))
+
+
 def bound(memory_bytes: int, cpu_s: int) -> None:
     """Bound this process's memory, CPU time and files."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))

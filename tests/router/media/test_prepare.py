@@ -353,31 +353,46 @@ async def test_picture_that_hits_a_bound_is_too_large_and_the_next_one_works(
     preparer = Preparer(Workers(1, bounds), None, probes=False)
     before = kills(reason)
     try:
+        with pytest.raises(Killed):
+            await preparer(received(tmp_path, heavy()))
+        if reason != "time":
+            assert stored(await preparer(received(tmp_path, encoded(painted(30, 20), "JPEG")))).size == (30, 20)
+    finally:
+        await preparer.close()
+    assert kills(reason) == before + 1
+
+
+async def test_user_whose_files_hit_a_bound_three_times_is_refused(tmp_path: Path) -> None:
+    """On this router, for pictures and recordings; others are not affected."""
+    preparer = Preparer(Workers(1, Bounds(memory_bytes=96 << 20)), None, probes=False)
+    small = received(tmp_path, encoded(painted(30, 20), "JPEG"))
+    try:
         for _ in range(3):
             with pytest.raises(Killed):
                 await preparer(received(tmp_path, heavy()))
         with pytest.raises(RateLimited):
-            await preparer(received(tmp_path, heavy()))
-        if reason != "time":
-            small = received(tmp_path, encoded(painted(30, 20), "JPEG"))
-            assert stored(await preparer(msgspec.structs.replace(small, user="ben"))).size == (30, 20)
+            await preparer(small)
+        assert (await preparer(received(tmp_path, b"text"))).kind == "file"
+        assert stored(await preparer(msgspec.structs.replace(small, user="ben"))).size == (30, 20)
     finally:
         await preparer.close()
-    assert kills(reason) == before + 3
 
 
 async def test_event_loop_goes_on_while_a_picture_is_read(tmp_path: Path) -> None:
     """The work is done in another process, of a lower priority."""
     preparer = Preparer(workers := Workers(1), None, probes=False)
     try:
-        task = asyncio.create_task(preparer(received(tmp_path, heavy())))
+        task = asyncio.create_task(preparer(received(tmp_path, encoded(painted(3000, 3000), "JPEG"))))
         turns_of_the_loop = 0
         while not task.done():
             await asyncio.sleep(0.01)
             turns_of_the_loop += 1
         await task
-        assert turns_of_the_loop >= 10  # it takes a second or more
-        assert os.getpriority(os.PRIO_PROCESS, workers._idle[0]._process.pid) == 10
+        assert turns_of_the_loop >= 10  # it takes half a second or more
+        pid = workers._idle[0]._process.pid
+        assert os.getpriority(os.PRIO_PROCESS, pid) == 10
+        group = Path(f"/proc/{pid}/autogroup")  # sessions that the kernel schedules against each other
+        assert not group.exists() or group.read_text().split()[-1] == "10"
     finally:
         await preparer.close()
 
