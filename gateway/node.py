@@ -115,7 +115,7 @@ class Node:
         rate_us = round(rates.cost_s * 1e6), round(rates.burst_s * 1e6)
         self.direct = DirectConversations(self.users, self.conversations, Pairs(client), rate_us)
         verifier = Verifier(settings, fetcher(settings.jwks_url) if settings.jwks_url else None, clocks=client.clocks)
-        self.authentication = Authentication(verifier, now_ms, self.tasks.spawn, self.deadlines)
+        self.authentication = Authentication(verifier, now_ms, self.tasks.spawn, self.deadlines, self.users, self.syncs)
         self.marks = Marks(self.users, loop)
         self.ephemeral = Ephemeral(self.users, self.conversations, loop.time)
         self.cursors = Cursors(self.users, self.conversations, self.marks, self.ephemeral)

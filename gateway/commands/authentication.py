@@ -1,6 +1,7 @@
 """Authentication: the user of a token, for `hello` and for `auth` on an open session.
 
 A token is checked at once. If it is signed with an unknown key, the identity provider is asked for its keys first.
+Redis is asked whether it was ended earlier (a logout, a new password): for `hello` when the session registers.
 """
 
 from __future__ import annotations
@@ -9,12 +10,16 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Protocol
 
+from msgspec.structs import replace
+
 from gateway.delivery.feed import State
 from gateway.delivery.session import Session
+from gateway.reconcile.sync import Syncs, end
 from router.contract import errors, wire
 from router.contract.errors import Internal, LinnetError
 from router.contract.tokens import Identity, UnknownKey, Verifier
 from router.process.isolate import fault
+from router.store.users import Synced, Users
 
 Checked = Callable[[Identity | LinnetError], None]
 
@@ -31,11 +36,15 @@ class Authentication:
         now_ms: Callable[[], int],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         deadlines: Deadlines,
+        users: Users,
+        syncs: Syncs,
     ) -> None:
         self.verifier = verifier
         self._now_ms = now_ms
         self._spawn = spawn
         self._deadlines = deadlines
+        self._users = users
+        self._syncs = syncs
 
     def check(self, token: str, checked: Checked) -> None:
         """Call `checked` with the token's identity, or with the error for which it is refused."""
@@ -77,9 +86,22 @@ class Authentication:
             session.refuse(command, error)
 
     def _extend(self, session: Session, command: wire.Auth, identity: Identity) -> None:
+        """Ask Redis whether the token was ended, with `sync`, which also notes the session's new token."""
         if identity.user != session.user:
             raise errors.Unauthorized("wrong token: it must belong to the user of this session")
-        if session.state is State.READY:  # else the session ended while the provider was asked
-            session.expires_at = identity.expires_at
+        question = replace(
+            self._syncs.question(session), token=identity.token, token_expires_s=identity.expires_at // 1000
+        )
+        self._users.sync(question, partial(self._extended, session, command, identity))
+
+    def _extended(self, session: Session, command: wire.Auth, identity: Identity, answer: Synced | LinnetError) -> None:
+        if session.state is not State.READY:  # it ended meanwhile
+            return
+        if isinstance(answer, LinnetError):
+            session.refuse(command, answer)
+        elif answer.status != "ok":
+            end(session, answer.status)
+        else:
+            session.expires_at, session.token_id = identity.expires_at, identity.token
             self._deadlines.ready(session)
             session.answer(wire.Ok(id=command.id, expires_at=identity.expires_at))

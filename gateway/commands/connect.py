@@ -109,7 +109,7 @@ class Connect:
             self._refuse(identity)
             return
         session.user, session.device = identity.user, self._command.device
-        session.expires_at = identity.expires_at
+        session.expires_at, session.token_id = identity.expires_at, identity.token
         session.instance = self._command.instance or ""
         session.id = secrets.token_hex(8)
         session.started = self._started_ms()

@@ -29,6 +29,7 @@ from gateway.websocket.connection import WebSocketConnection
 from gateway.websocket.frames import frame
 from router.contract import errors, metrics, signals, stamp, wire
 from router.contract.errors import Conflict, LinnetError
+from router.contract.tokens import TokenId
 from router.process.tracing import Tracer
 
 MAX_DIRECT: Final = 1024
@@ -96,7 +97,7 @@ class Session:
         "acks", "address", "age_deadline", "asking", "backlog", "codec", "connection", "deadline", "device",
         "direct", "early", "expires_at", "feed", "gone", "hubs", "id", "instance", "other_read", "out", "pages",
         "paging", "ports", "reads", "roles", "sent_read", "sent_state", "since", "started", "state", "tat", "token",
-        "user", "user_hub", "variant", "watches",
+        "token_id", "user", "user_hub", "variant", "watches",
     )  # fmt: skip
 
     def __init__(
@@ -113,6 +114,7 @@ class Session:
         self.variant = variant_of(codec, connection.deflate)
         self.state = State.HELLO
         self.token = token  # the token of the upgrade request, until `hello`
+        self.token_id = TokenId()  # of the last token of `hello` or `auth`
         self.address = address
         self.user = self.device = self.id = self.instance = ""
         self.started = 0  # ms, by Redis's clock

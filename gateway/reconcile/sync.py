@@ -24,7 +24,7 @@ from gateway.delivery.session import Session
 from gateway.reconcile.gone import Gone
 from gateway.reconcile.membership import Membership
 from router.contract import errors, keys, metrics
-from router.contract.errors import Blocked, LinnetError
+from router.contract.errors import Blocked, LinnetError, Unauthorized
 from router.store.users import Row, Sync, Synced, Users
 
 RECHECK_S: Final = 0.5
@@ -59,6 +59,8 @@ class Syncs:
             started=session.started,
             instance=session.instance,
             since=session.since,
+            token=session.token_id,
+            token_expires_s=session.expires_at // 1000,
         )
 
     def ask(self, session: Session, cause: str = "") -> None:
@@ -115,6 +117,8 @@ class Syncs:
         metrics.AUDITS.labels(error.code).inc()
         if isinstance(error, Blocked):  # the user was deleted
             session.close(errors.CLOSE_BANNED, error.code)
+        elif isinstance(error, Unauthorized):  # the session's token was ended
+            session.close(errors.CLOSE_UNAUTHORIZED, error.code)
         elif ask_again or cause == "resubscribe" or session.feed in RESYNCING:
             session.asking = Asking.ASKED  # the repeated question also answers questions that come until then
             cause = "resubscribe" if ask_again else cause  # the question that waited may have had this cause

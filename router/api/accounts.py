@@ -51,16 +51,16 @@ async def login(call: Call, given: LoginRequest) -> LoginAnswer:
     """
     services = call.services
     services.addresses.spend(call.address)
-    source = _guess_source(call, given.user)
+    source = guess_source(call, given.user)
     await services.accounts.guess(given.user, source)
-    stored = await services.accounts.password(given.user)
+    stored, generation = await services.accounts.password(given.user)
     if stored is None:
         services.unknown_users.spend(given.user)
     if not await services.passwords.verify(stored, given.password):
         raise Unauthorized("wrong user or password")
     await services.accounts.guessed(given.user, source)
     issued_ms = _issued_ms(call)
-    token, expires_at = issue(given.user, services.settings, issued_ms, login_s=issued_ms // 1000)
+    token, expires_at = issue(given.user, services.settings, issued_ms, issued_ms // 1000, generation)
     return LoginAnswer(given.user, given.device, token, expires_at, await _gateways(call))
 
 
@@ -69,7 +69,7 @@ def _issued_ms(call: Call) -> int:
     return call.services.verifier.clocks.moments(now_ms())[-1]
 
 
-def _guess_source(call: Call, user: str) -> GuessSource:
+def guess_source(call: Call, user: str) -> GuessSource:
     """The source of a guess at this user's password; Redis only gets digests that are keyed by the token secret."""
 
     def digest(text: str) -> str:
@@ -112,8 +112,8 @@ async def _gateways(call: Call) -> list[str]:
 
 async def create_token(call: Call, given: TokenRequest) -> TokenAnswer:
     """Issue a token for a user, who is created if they do not exist."""
-    await call.services.accounts.ensure(given.user)
-    token, expires_at = issue(given.user, call.services.settings, _issued_ms(call))
+    generation = await call.services.accounts.ensure(given.user)
+    token, expires_at = issue(given.user, call.services.settings, _issued_ms(call), generation=generation)
     return TokenAnswer(given.user, token, expires_at)
 
 
@@ -130,7 +130,7 @@ async def renew_token(call: Call, _: None) -> Renewal:
     issued_ms = _issued_ms(call)
     if login_end_s(login_s, settings) * 1000 <= issued_ms:
         raise TokenExpired("the login has ended; log in again")
-    renewed, expires_at = issue(call.user, settings, issued_ms, login_s)
+    renewed, expires_at = issue(call.user, settings, issued_ms, login_s, call.caller.generation)
     return Renewal(renewed, expires_at, await _gateways(call))
 
 

@@ -18,7 +18,7 @@ from router.api.rate_limits import Limiter
 from router.contract.addressing import visible
 from router.contract.errors import BadCommand, Forbidden
 from router.contract.settings import Settings
-from router.contract.tokens import Fetch, Verifier
+from router.contract.tokens import Fetch, TokenId, Verifier
 from router.media.parts import Media
 from router.store.accounts import Accounts
 from router.store.contacts import Contacts
@@ -127,10 +127,14 @@ def bearer(request: Request) -> str | None:
 
 
 class Caller(Struct, frozen=True):
-    """The caller: a user, or a backend that may act for a user."""
+    """The caller: a user, or a backend that may act for a user. A user's token, its expiry (ms), and the generation of
+    the user's tokens when it was checked."""
 
     user: str | None
     server: bool
+    token: TokenId = TokenId()
+    expires_at: int = 0
+    generation: int = 0
 
 
 class Call(Struct, frozen=True):

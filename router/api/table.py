@@ -30,7 +30,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from router.api import accounts, commands, contacts, conversations, messages, state, tus, types, uploads
+from router.api import accounts, commands, contacts, conversations, messages, sessions, state, tus, types, uploads
 from router.api.call import CALLER, OPEN, SERVER, Call, Caller, Endpoint, Services, bearer, now_ms
 from router.api.openapi import document
 from router.contract import integers, metrics, origins, packing, wire
@@ -75,6 +75,12 @@ ACCOUNTS: Final = (
              body=types.NewAccount, answer=types.AccountMade, refusals=(409, 429)),
     Endpoint("POST", "/v1/login", OPEN, accounts.login,
              body=types.LoginRequest, answer=types.LoginAnswer, refusals=(401, 429)),
+    Endpoint("PUT", "/v1/password", CALLER, sessions.change_password, status=204, body=types.PasswordChange,
+             refusals=(403, 404, 429)),
+    Endpoint("POST", "/v1/password/resets", SERVER, sessions.create_reset, body=types.ResetRequest,
+             answer=types.ResetToken, refusals=(404,)),
+    Endpoint("POST", "/v1/password/reset", OPEN, sessions.reset_password, status=204, body=types.PasswordReset,
+             refusals=(401, 429)),
     Endpoint("POST", "/v1/tokens/renew", CALLER, accounts.renew_token, answer=types.Renewal, refusals=(403,)),
 )  # fmt: skip
 
@@ -84,6 +90,8 @@ TOKENS: Final = (
 
 ALWAYS: Final = (
     Endpoint("DELETE", "/v1/accounts/{user}", CALLER, accounts.delete_account, status=204, refusals=(403, 404)),
+    Endpoint("GET", "/v1/sessions", CALLER, sessions.list_sessions, answer=types.Sessions),
+    Endpoint("POST", "/v1/logout", CALLER, sessions.logout, status=204, body=types.Logout, refusals=(404,)),
     Endpoint("DELETE", "/v1/sessions/{user}", CALLER, accounts.delete_sessions, status=204, refusals=(403, 404)),
     Endpoint("DELETE", "/v1/sessions/{user}/{device}", CALLER, accounts.delete_sessions, status=204,
              refusals=(403, 404)),
@@ -301,8 +309,8 @@ class EndpointRoute:
         if endpoint.auth == SERVER:
             raise Forbidden("this call needs the server key")
         identity = await self._services.verifier.identity(token, now_ms())
-        await self._services.accounts.ensure(identity.user)
-        return Caller(identity.user, server=False)
+        generation = await self._services.accounts.ensure(identity.user, identity.token)
+        return Caller(identity.user, False, identity.token, identity.expires_at, generation)
 
     async def _backend(self, request: Request) -> Caller:
         user = request.headers.get("linnet-user")

@@ -201,6 +201,8 @@ def from_function(error: Exception) -> LinnetError:
             return Quota("your files have reached the quota: delete messages with files, or wait until they are swept")
         case "ATONCE":
             return RateLimited("too many uploads at once", 2.0)
+        case "TOKEN":
+            return Unauthorized("the token was ended: log in again")
         case "BLOCKED":
             return Blocked()
         case "LATER":

@@ -24,12 +24,15 @@ key                            type    content                                  
                                        the server -> since when it has the partition, in
                                        µs; `=conv` copies of a pair's record are out of    pair / claim, paired
                                        date
-{u<q>}:user:<user>             hash    created, name, pw, deleted, rates, known             accounts, sync / both
+{u<q>}:user:<user>             hash    created, name, pw, deleted, rates, known; `gen`,     accounts, sync / both
+                                       `raised`, `spared`, `out`: tokens that were ended;
+                                       `reset` the token that resets the password
 {u<q>}:name:<name>             string  user and ms: the one user whose name in lower case   claim_name / claim_name
                                        is <name>
 {u<q>}:convs:<user>            hash    conv -> packed row (kind, mark, head, count, ...);   deliver, join, read / sync
-                                       `~state` version of the state
-{u<q>}:recent:<user>           zset    conv, `~state` -> time of the last change, in us     deliver, join, read / sync
+                                       `~state` version of the state, `~tokens` when tokens
+                                       were ended
+{u<q>}:recent:<user>           zset    the same names -> time of the last change, in us     deliver, join, read / sync
 {u<q>}:groups:<user>           zset    group or channel -> joined seq                       join / sync
 {u<q>}:dev:<user>              hash    device -> session row; `*` the kick mark of all      sync, leave, kick / both
 {u<q>}:people:<user>           hash    other user -> packed row (contact, request, block);  relate / both

@@ -24,6 +24,7 @@ import logging
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
+from secrets import token_urlsafe
 from time import monotonic
 from typing import Annotated, Any, Final
 
@@ -41,6 +42,7 @@ from router.contract.settings import Settings
 from router.contract.wire import MAPPED, is_name
 
 MAX_TOKEN: Final = 8192
+TOKEN_CHARACTERS: Final = 12
 _LOGIN: Final = "login"  # claim: when (s since the epoch) the user logged in; in tokens of our own alone
 MAPPED_DIGITS: Final = 40  # of SHA-256, in hexadecimal
 MAX_KEYS: Final = 32
@@ -60,11 +62,24 @@ _PROVIDERS: Final = frozenset(_ALGORITHMS.values())
 log = logging.getLogger("linnet.tokens")
 
 
+class TokenId(Struct, frozen=True):
+    """What the store needs to tell whether a token was ended (`prelude_user.lua`, `is_ended`).
+
+    `id`: TOKEN_CHARACTERS made of the claim `jti`, else of the signed part of the token. `generation`: the claim `gen`
+    of a token of our own; None if it was signed elsewhere, then `issued_s` (the claim `iat`, 0 if absent) decides.
+    """
+
+    id: str = ""
+    generation: int | None = None
+    issued_s: int = 0
+
+
 class Identity(Struct, frozen=True):
-    """The user of a token, and the token's expiry (ms since the epoch)."""
+    """The user of a token, its expiry (ms since the epoch), and what ends it before."""
 
     user: str
     expires_at: int
+    token: TokenId = TokenId()
 
 
 class Key(Struct, frozen=True):
@@ -99,6 +114,9 @@ class _Claims(Struct, frozen=True):
     aud: str | list[str] = []
     iss: str = ""
     sub: Any = None
+    iat: Any = None
+    jti: Any = None
+    gen: Any = None
 
 
 class _Set(Struct, frozen=True):
@@ -150,11 +168,11 @@ def verify(token: str, keys: tuple[Key, ...], rules: Rules, *moments_ms: int) ->
 
     `Unavailable` if it is valid at only one of them, because it is not known which of them is the present time.
     """
-    user, claims = _authentic(token, keys, rules)
+    user, claims, own = _authentic(token, keys, rules)
     expires_at = int(claims.exp * 1000)
     refusals = [refusal for now_ms in moments_ms if (refusal := _refused_at(now_ms, claims, expires_at)) is not None]
     if not refusals:
-        return Identity(user, min(expires_at, MAX_INTEGER))
+        return Identity(user, min(expires_at, MAX_INTEGER), _token_id(token, claims, own))
     if len(refusals) < len(moments_ms):
         raise Unavailable(
             "the token is valid by only one of the clocks of this node and of Redis: try again", CLOCKS_RETRY_S
@@ -168,8 +186,22 @@ def _refused_at(now_ms: int, claims: _Claims, expires_at: int) -> Unauthorized |
     return TokenExpired("the token has expired") if expires_at <= now_ms else None
 
 
-def _authentic(token: str, keys: tuple[Key, ...], rules: Rules) -> tuple[str, _Claims]:
-    """User and claims of a token that was issued for this deployment; its times are not checked."""
+def _token_id(token: str, claims: _Claims, own: bool) -> TokenId:
+    """`own`: it is signed with `LINNET_JWT_SECRET`, so its claim `gen` counts. Without `jti`, its signed part names it,
+    because a signature can have several forms."""
+    name = f"jti {claims.jti}" if isinstance(claims.jti, str) and claims.jti else token.rpartition(".")[0]
+    digest = urlsafe_b64encode(sha256(name.encode("utf-8", "surrogatepass")).digest()).decode()[:TOKEN_CHARACTERS]
+    issued = claims.iat if type(claims.iat) in (int, float) else 0
+    return TokenId(
+        digest,
+        claims.gen if own and type(claims.gen) is int and 0 <= claims.gen <= MAX_INTEGER else None,
+        int(issued) if 0 <= issued <= MAX_INTEGER else 0,
+    )
+
+
+def _authentic(token: str, keys: tuple[Key, ...], rules: Rules) -> tuple[str, _Claims, bool]:
+    """User and claims of a token that was issued for this deployment, and whether our own secret has signed it. Its
+    times are not checked."""
     payload, key = _signed(token, keys)
     claims = _read_claims(payload)
     if rules.issuer and claims.iss != rules.issuer:
@@ -178,10 +210,10 @@ def _authentic(token: str, keys: tuple[Key, ...], rules: Rules) -> tuple[str, _C
         raise Unauthorized("the token is for another audience")
     if key.algorithm in _PROVIDERS:
         subject = claims.sub if rules.user_claim == "sub" else _object(payload).get(rules.user_claim)
-        return _user_of(subject, rules.user_claim), claims
+        return _user_of(subject, rules.user_claim), claims, False
     if not (isinstance(claims.sub, str) and is_name(claims.sub)):
         raise Unauthorized("the token's claims: `sub` must be a user name")
-    return claims.sub, claims
+    return claims.sub, claims, True
 
 
 def _user_of(subject: Any, claim: str) -> str:
@@ -236,14 +268,23 @@ def _read_claims(payload: bytes) -> _Claims:
         raise Unauthorized("the token's claims are not JSON") from None
 
 
-def issue(user: str, settings: Settings, now_ms: int, login_s: int | None = None) -> tuple[str, int]:
+def issue(
+    user: str, settings: Settings, now_ms: int, login_s: int | None = None, generation: int = 0
+) -> tuple[str, int]:
     """Issue a token for the user, signed with `LINNET_JWT_SECRET`; return it and its expiry (ms).
 
+    `generation`: the user's when the caller was found to be entitled to a token. A later one ends the token.
     `login_s`: when (s) the user logged in, not longer ago than `session_ttl_s`. The token can be renewed; neither
     it nor its renewals are valid beyond `session_ttl_s` after the login.
     """
     issued = now_ms // 1000
-    claims: dict[str, Any] = {"sub": user, "iat": issued, "exp": issued + max(1, round(settings.token_ttl_s))}
+    claims: dict[str, Any] = {
+        "sub": user,
+        "iat": issued,
+        "exp": issued + max(1, round(settings.token_ttl_s)),
+        "jti": token_urlsafe(12),
+        "gen": generation,
+    }
     if login_s is not None:
         claims[_LOGIN] = login_s
         claims["exp"] = min(claims["exp"], login_end_s(login_s, settings))

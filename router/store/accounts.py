@@ -13,6 +13,7 @@ Invariants
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -20,12 +21,14 @@ from msgspec import Struct
 
 from router.contract import keys, signals
 from router.contract.errors import Conflict, FunctionError, RateLimited, from_function
+from router.contract.tokens import TokenId
 from router.store.cursor_keys import naming_devices
 from router.store.redis.client import Client
 from router.store.redis.connection import RedisArg
 
 GUESS_COST_US, GUESS_BURST_US = 12_000_000, 60_000_000
 SOURCE_CHARACTERS: Final = 16
+RESET_S: Final = 3600
 CLAIM_MS: Final = 60_000  # far longer than a router takes from the claim of a name to the account
 
 
@@ -48,12 +51,83 @@ class Accounts:
         await self._claim(user)
         await self._fcall("create_account", (keys.user(user),), (password, name))
 
-    async def ensure(self, user: str) -> bool:
-        """Create the user if they do not exist; return whether they are new. `Blocked` if they were deleted."""
-        new = bool(await self._fcall("ensure_user", (keys.user(user),), ()))
+    async def ensure(self, user: str, token: TokenId | None = None) -> int:
+        """Create the user if they do not exist; return the generation of their tokens. `Blocked` if they were deleted.
+
+        `token`: the one that names the user, `Unauthorized` if it was ended.
+        """
+        given: tuple[str | int, ...] = ()
+        if token is not None:
+            given = token.id, "" if token.generation is None else token.generation, token.issued_s
+        new, generation = await self._fcall("ensure_user", (keys.user(user),), given)
         if new:
             await self._claim_name(user)
-        return new
+        return int(generation)
+
+    async def end_token(self, user: str, token: TokenId, expires_s: int, forget: Sequence[str]) -> bytes:
+        """Log a token out, and forget these devices, whose sessions it opened."""
+        return await self._end_tokens(user, "token", token.id, expires_s, forget)
+
+    async def end_device(self, user: str, device: str) -> bytes:
+        """Log the token of a device's last session out, and forget the device; `NotFound` if there is none."""
+        return await self._end_tokens(user, "device", forget=(device,))
+
+    async def end_all_tokens(self, user: str, spared: str, forget: Sequence[str]) -> bytes:
+        """End all tokens of the user but the one with the id `spared`, and forget these devices."""
+        return await self._end_tokens(user, "all", spared, forget=forget)
+
+    async def change_password(self, user: str, password: str, stored: str, spared: str) -> bytes:
+        """Replace the hash `stored`; all tokens but the one with the id `spared` end. `Conflict`: another is stored."""
+        return await self._end_tokens(user, "all", spared, password=password, expected=stored)
+
+    async def offer_reset(self, user: str, digest: str) -> int:
+        """Note the digest of the user's only reset token; return when (s) it expires. `NotFound` without a password."""
+        return int(await self._fcall("offer_reset", (keys.user(user),), (digest, RESET_S)))
+
+    async def reset_password(self, user: str, password: str, digest: str) -> bytes:
+        """Set a password by a reset token, which is used up; all tokens end. `Conflict` if the token is void."""
+        return await self._end_tokens(user, "all", password=password, expected=f"reset:{digest}")
+
+    async def has_reset(self, user: str, digest: str) -> bool:
+        """Whether this is the digest of the user's reset token; it may have expired."""
+        value: bytes | None = await self._client.fetch("HGET", keys.user(user), "reset")
+        return value is not None and hmac.compare_digest(value.split(b" ")[0], digest.encode())
+
+    async def _end_tokens(
+        self,
+        user: str,
+        mode: str,
+        token: str = "",
+        expires_s: int = 0,
+        forget: Sequence[str] = (),
+        password: str = "",
+        expected: str = "",
+    ) -> bytes:
+        """Return the replication id of the server that wrote, for `Durability.when_kept`."""
+        channels = self._client.channels
+        replid: bytes = await self._fcall(
+            "end_tokens",
+            (
+                keys.user(user),
+                keys.devices(user),
+                keys.convs(user),
+                keys.recent(user),
+                *(keys.cursor(user, device) for device in forget),
+            ),
+            (
+                channels.user(user),
+                signals.encode(signals.Kick("")),
+                channels.presence(user),
+                signals.encode(signals.Touched(user)),
+                mode,
+                token,
+                expires_s,
+                password,
+                expected,
+                *forget,
+            ),
+        )
+        return replid
 
     async def _claim(self, user: str) -> None:
         """Claim all names that differ from this one only in case; `Conflict` if another user has or had one of them."""
@@ -77,10 +151,11 @@ class Accounts:
     async def _ever_was(self, user: str) -> bool:
         return any(await self._client.fetch("HMGET", keys.user(user), "created", "deleted"))
 
-    async def password(self, user: str) -> bytes | None:
-        """The password hash of an account; None if there is no account with a password."""
-        value: bytes | None = await self._client.fetch("HGET", keys.user(user), "pw")
-        return value
+    async def password(self, user: str) -> tuple[bytes | None, int]:
+        """The password hash of an account (None if there is no account with a password), and the generation of the
+        user's tokens. A token for this password has this generation: a change of the password ends it."""
+        stored, generation = await self._client.fetch("HMGET", keys.user(user), "pw", "gen")
+        return stored, int(generation or 0)
 
     async def guess(self, user: str, source: GuessSource) -> None:
         """Count a guess at the password; `RateLimited` after too many. No data is stored for an unknown user.

@@ -41,25 +41,30 @@ class Gateway(Struct, frozen=True, array_like=True):
 
 
 class Device(Struct, frozen=True):
-    """A device's row; `gateway` is empty after its session has ended, and `seen` is the time of that end."""
+    """A device's row; `gateway` is empty after its session has ended, and `seen` is the time of that end.
+
+    `token`: the id of the session's token.
+    """
 
     device: str
     session: str
     gateway: str
     started: int
     seen: int
+    token: str = ""
 
 
 DevicesReply: TypeAlias = Callable[[list[list[Device] | LinnetError] | LinnetError], None]
 
 
 class _SessionFields(Struct, frozen=True, array_like=True):
-    """The session of a device's row, as `sync` packs it behind the row's two times."""
+    """The session of a device's row, as `sync` packs it behind the row's two times; older nodes name no token."""
 
     session: str
     gateway: str
     instance: str
     started: int
+    token: str = ""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -152,7 +157,7 @@ def _devices(flat: list[bytes]) -> list[Device]:
 def _device(name: str, row: bytes) -> Device:
     _, seen = _TIMES.unpack_from(row)
     fields = _session_fields(row[_TIMES.size :])
-    return Device(name, fields.session, fields.gateway, fields.started, seen)
+    return Device(name, fields.session, fields.gateway, fields.started, seen, fields.token)
 
 
 def _pairs(flat: list[Any]) -> Iterable[tuple[Any, Any]]:

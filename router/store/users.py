@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from router.contract import keys, signals
 from router.contract.errors import FunctionError, LinnetError, RateLimited, from_function
+from router.contract.tokens import TokenId
 from router.store.redis.client import Client
 from router.store.redis.connection import RedisArg
 from router.store.redis.decoding import answer, unreadable
@@ -62,6 +63,8 @@ class Sync(Struct, frozen=True, kw_only=True):
     register: bool = False
     limit: int = PAGE
     cursors: dict[str, int] | None = None
+    token: TokenId = TokenId()
+    token_expires_s: int = 0
     living: tuple[str, ...] | None = None
     devices: tuple[str, ...] = ()
 
@@ -135,7 +138,7 @@ class Users:
 
         `replaced`, `kicked` and `evicted` (by another device of the user) end the session. `crowded`: the user has the
         greatest number of devices; register again with `living` and `devices`. Registering may be refused with
-        `RateLimited`, or with `Blocked` for a deleted user.
+        `RateLimited`, or with `Blocked` for a deleted user. `Unauthorized`: the session's token was ended.
         """
         user = s.user
         rest = (
@@ -148,6 +151,8 @@ class Users:
             [part for conv, seq in (s.cursors or {}).items() for part in (conv, str(seq))],
             s.devices,
             s.living,
+            "" if s.token.generation is None else s.token.generation,
+            s.token.issued_s,
         )
         where = (
             keys.user(user),
@@ -400,7 +405,7 @@ class Users:
 
 def _packed_session(s: Sync) -> bytes:
     """The session as its device's row contains it."""
-    return bytes(_pack((s.session, s.node, s.instance, s.started)))
+    return bytes(_pack((s.session, s.node, s.instance, s.started, s.token.id, s.token_expires_s)))
 
 
 def refusal(error: LinnetError) -> LinnetError:
@@ -450,7 +455,7 @@ def _rows(flat: list[Any]) -> list[Row]:
     """Rows from a flat list of conversation, packed row, score and cursor; damaged rows are left out."""
     parts, rows = iter(flat), []
     for row in zip(parts, parts, parts, parts, strict=True):
-        if row[0] == _STATE:
+        if row[0].startswith(b"~"):
             continue
         try:
             rows.append(_row(*row))

@@ -27,7 +27,7 @@ async def test_one_of_many_callers_gets_a_name(valkey: EmbeddedValkey) -> None:
         results = await asyncio.gather(*tries, return_exceptions=True)
         assert [type(result) for result in results].count(Conflict) == 4
         winner = results.index(None)
-        assert await accounts.password("ann") == f"hash-{winner}".encode()
+        assert await accounts.password("ann") == (f"hash-{winner}".encode(), 0)
         assert await client.fetch("HGET", keys.user("ann"), "name") == f"Ann {winner}".encode()
 
 
@@ -83,11 +83,13 @@ async def test_user_of_a_token_has_the_name(valkey: EmbeddedValkey) -> None:
     """A password cannot be set for them, and reading it does not show whether they exist."""
     async with connected(valkey) as client:
         accounts = Accounts(client)
-        assert await accounts.ensure("ann")
-        assert not await accounts.ensure("ann")
+        await accounts.ensure("ann")
+        created = await client.fetch("HGET", keys.user("ann"), "created")
+        await accounts.ensure("ann")
+        assert created == await client.fetch("HGET", keys.user("ann"), "created") is not None
         with pytest.raises(Conflict):
             await accounts.create("ann", "hash", "Ann")
-        assert await accounts.password("ann") is None
+        assert await accounts.password("ann") == (None, 0)
 
 
 async def test_names_of_deleted_users_are_never_given_out_again(valkey: EmbeddedValkey) -> None:
@@ -113,7 +115,7 @@ async def test_names_of_deleted_users_are_never_given_out_again(valkey: Embedded
         with pytest.raises(Blocked):
             await called(users.sync, who)
         assert not await called(users.exists, "ann")
-        assert await accounts.password("ann") is None
+        assert await accounts.password("ann") == (None, 0)
 
 
 async def test_deletion_can_be_continued_by_another_caller(valkey: EmbeddedValkey) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from deploy.embedded import EmbeddedValkey
+from gateway.node import now_ms
 from router.contract import errors, metrics
 from router.contract.errors import Unavailable
 from router.contract.tokens import UnknownKey
 from tests.gateway.world import token, world
+
+FOREVER_S: Final = 2**40
 
 
 async def test_auth_extends_only_a_session_of_the_same_user(valkey: EmbeddedValkey) -> None:
@@ -79,3 +82,58 @@ async def test_token_whose_check_raises_is_answered_internal(
         cid = of.client("cid")
         cid.say("hello", token="t")
         assert (await cid.closed())[0] == errors.CLOSE_INTERNAL
+
+
+async def test_ended_token_connects_nowhere(valkey: EmbeddedValkey) -> None:
+    """Another token of the user does."""
+    async with world(valkey) as of:
+        await of.accounts.ensure("bob")
+        given = token(of.node, "bob")
+        await of.accounts.end_token("bob", of.node.authentication.verifier.check(given, now_ms()).token, FOREVER_S, ())
+        bob = of.client("bob")
+        bob.say("hello", token=given)
+        assert (await bob.event("error"))["code"] == "unauthorized"
+        assert await bob.closed() == (4500, "unauthorized")
+        await of.client("bob").connected()
+
+
+@pytest.mark.parametrize("heard", [True, False], ids=["at once", "by the audit"])
+async def test_session_of_an_ended_token_is_closed(valkey: EmbeddedValkey, heard: bool) -> None:
+    """At once, or by the next audit if the signal is lost; sessions with other tokens go on."""
+    async with world(valkey) as of:
+        phone = await of.client("bob").connected()
+        laptop = await of.client("bob", "laptop").connected()
+        of.node.audits.sessions([phone.session, laptop.session])
+        await of.settled()
+        if heard:
+            await of.accounts.end_token("bob", phone.session.token_id, FOREVER_S, ())
+        else:
+            with of.deaf():
+                await of.accounts.end_token("bob", phone.session.token_id, FOREVER_S, ("phone",))
+                await of.settled()
+            assert phone.connection.closed is None
+            of.node.audits.sessions([phone.session, laptop.session])
+        assert await phone.closed() == (4500, "unauthorized")
+        await laptop.ask("ping", "pong")
+        await of.settled()
+        assert laptop.connection.closed is None
+
+
+async def test_session_belongs_to_the_token_of_the_last_auth(valkey: EmbeddedValkey) -> None:
+    """An ended token is refused there, and the session goes on with the old one."""
+    async with world(valkey) as of:
+        bob = await of.client("bob").connected()
+        first = bob.session.token_id
+        ended, fresh = token(of.node, "bob"), token(of.node, "bob")
+        verifier = of.node.authentication.verifier
+        await of.accounts.end_token("bob", verifier.check(ended, now_ms()).token, FOREVER_S, ())
+        assert (await bob.ask("auth", "error", token=ended))["code"] == "unauthorized"
+        assert bob.session.token_id == first
+        await bob.ask("auth", "ok", token=fresh)
+        await of.accounts.end_token("bob", first, FOREVER_S, ())
+        await bob.ask("ping", "pong")
+        of.node.audits.sessions([bob.session])
+        await of.settled()
+        assert bob.connection.closed is None
+        await of.accounts.end_all_tokens("bob", "", ())
+        assert await bob.closed() == (4500, "unauthorized")

@@ -1,0 +1,13 @@
+-- offer_reset: note the one token with which a user's password can be reset; an earlier one is void.
+-- KEYS  user
+-- ARGV  digest of the token, for how long(s)
+-- Returns the second at which it expires; NOTFOUND if the user has no password
+
+local function offer_reset(k, a)
+  local expires = math.floor(now_us() / 1000000) + tonumber(a[2])
+  if redis.call('HEXISTS', k[1], 'pw') == 0 then return fail('NOTFOUND') end
+  redis.call('HSET', k[1], 'reset', a[1] .. ' ' .. digits(expires))
+  return expires
+end
+
+register('offer_reset', offer_reset)
