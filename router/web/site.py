@@ -34,7 +34,7 @@ TYPES: Final = {
     ".webmanifest": "application/manifest+json",
 }
 ROOT: Final = ("index.html", "sw.js", "manifest.webmanifest", "boot.js")  # served at paths without a digest
-NOT_SERVED: Final = ("sdk/store_sqlite.js", "sdk/wire.js")  # Node's store; types alone
+NOT_SERVED: Final = ("sdk/store_sqlite.js", "sdk/types.js", "sdk/wire.js")  # Node's store; types alone
 FIRST: Final = "main.js"
 MIN_COMPRESSED: Final = 512
 
