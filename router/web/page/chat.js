@@ -194,7 +194,7 @@ export function Chat({ id, session, show, say }) {
   return html`<section class="chat" aria-label=${title}>
     <header class="chat-head">
       <${IconButton} icon="back" label=${t("back")} className="back" onClick=${() => open("")} />
-      <button type="button" class="chat-title" onClick=${() => show("about", { id, view })} aria-label=${t("about", { title })}>
+      <button type="button" class="chat-title" onClick=${() => show("about", { id, view })} title=${t("about", { title })}>
         <${Avatar} name=${title} kind=${view.kind} online=${session.presence.get(other)?.online === true} />
         <span><span class="row-title" dir="auto">${title}</span><small class=${typists.length ? "typing" : ""}>${state}</small></span>
       </button>

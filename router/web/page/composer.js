@@ -20,10 +20,11 @@ export function Composer({ session, conversation, view, replyTo, editing, last, 
   const [text, setText] = useState(drafts.get(conversation.id) ?? "");
   const [members, setMembers] = useState(/** @type {string[]} */ ([]));
   const [chosen, setChosen] = useState(0);
+  const [caret, setCaret] = useState(0); // of the text that is rendered: the field still has the one before
   const [Picker, setPicker] = useState(/** @type {any} */ (undefined));
   /** @type {{ current: any }} */
   const field = useRef(null);
-  const typedAt = useRef(0);
+  const typedAt = useRef(-Infinity);
   const group = view.kind === "group" || view.kind === "channel";
 
   useEffect(() => {
@@ -45,11 +46,12 @@ export function Composer({ session, conversation, view, replyTo, editing, last, 
     if (!editing) drafts.set(conversation.id, text);
   }, [text]);
 
-  const at = MENTION.exec(text.slice(0, field.current?.selectionStart ?? text.length));
+  const at = MENTION.exec(text.slice(0, caret));
   const proposed = group && at ? members.filter((user) => user.toLowerCase().startsWith((at[2] ?? "").toLowerCase())).slice(0, 6) : [];
 
   const onInput = (/** @type {any} */ event) => {
     setText(event.target.value);
+    setCaret(event.target.selectionStart);
     setChosen(0);
     if (event.target.value && performance.now() - typedAt.current > TYPING_EVERY_MS) {
       typedAt.current = performance.now();
@@ -72,21 +74,25 @@ export function Composer({ session, conversation, view, replyTo, editing, last, 
     const was = editing;
     setText("");
     setPicker(undefined);
-    typedAt.current = 0;
+    typedAt.current = -Infinity;
     done();
     if (!was) sent();
     field.current.focus();
   };
+  const put = (/** @type {number} */ start, /** @type {number} */ end, /** @type {string} */ words) => {
+    const box = field.current;
+    box.value = text.slice(0, start) + words + text.slice(end);
+    box.setSelectionRange(start + words.length, start + words.length);
+    setText(box.value);
+    setCaret(start + words.length);
+    box.focus();
+  };
   const mention = (/** @type {string} */ user) => {
-    const end = field.current.selectionStart;
-    const start = end - (at?.[2]?.length ?? 0);
-    setText(`${text.slice(0, start)}${user} ${text.slice(end)}`);
-    field.current.focus();
+    put(caret - (at?.[2]?.length ?? 0), caret, `${user} `);
   };
   const insert = (/** @type {string} */ emoji) => {
     const place = field.current.selectionStart ?? text.length;
-    setText(text.slice(0, place) + emoji + text.slice(place));
-    field.current.focus();
+    put(place, place, emoji);
   };
   const onKeyDown = (/** @type {any} */ event) => {
     if (event.isComposing) return;

@@ -60,9 +60,12 @@ export function Shell({ session }) {
   return html`<div class=${id ? "shell has-chat" : "shell"}>
     <a class="skip" href="#main" onClick=${(/** @type {Event} */ event) => (event.preventDefault(), document.getElementById("main")?.focus())}>${t("skip")}</a>
     <${Banner} session=${session} newer=${newer} show=${show} />
-    <${List} session=${session} current=${id} show=${show} logOut=${() => void logOut(false)} />
-    <main id="main" tabindex="-1">
-      ${id ? html`<${Chat} key=${id} id=${id} session=${session} show=${show} say=${say} />` : html`<${Welcome} session=${session} show=${show} />`}
+    <main>
+      <h1 class="unseen">Linnet</h1>
+      <${List} session=${session} current=${id} show=${show} logOut=${() => void logOut(false)} />
+      <div id="main" class="pane" tabindex="-1">
+        ${id ? html`<${Chat} key=${id} id=${id} session=${session} show=${show} say=${say} />` : html`<${Welcome} session=${session} show=${show} />`}
+      </div>
     </main>
     ${dialog && Dialogs && html`<${Dialogs} ...${dialog} session=${session} show=${show} say=${say} close=${() => setDialog(undefined)} />`}
     <p class=${notice ? "toast shown" : "toast"} role="status">${notice}</p>
@@ -72,7 +75,7 @@ export function Shell({ session }) {
 /** What is shown beside the list while no conversation is open. @param {{ session: any, show: any }} props */
 function Welcome({ session, show }) {
   return html`<div class="welcome">
-    <h1>${t("hello_user", { user: session.user })}</h1>
+    <h2>${t("hello_user", { user: session.user })}</h2>
     <p>${t("welcome_text")}</p>
     <${Actions} show=${show} />
   </div>`;

@@ -130,7 +130,7 @@ export function Menu({ label, icon = "more", items, className = "", top, face })
     setOpen(!open);
   };
   return html`<span class=${`menu ${className} ${open ? "open" : ""}`} ref=${box} onKeyDown=${onKeyDown}>
-    <button type="button" class=${face ? "menu-face" : "icon-button"} aria-label=${label} title=${label} aria-haspopup="menu" aria-expanded=${open ? "true" : "false"} onClick=${toggle}>
+    <button type="button" class=${face ? "menu-face" : "icon-button"} aria-label=${face ? undefined : label} title=${label} aria-haspopup="menu" aria-expanded=${open ? "true" : "false"} onClick=${toggle}>
       ${face ?? html`<${Icon} name=${icon} />`}
     </button>
     ${open &&

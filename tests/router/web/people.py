@@ -64,7 +64,7 @@ class Person:
         return self.page.locator(".conversations a", has=self.page.locator(".row-title").get_by_text(title, exact=True))
 
     def message(self, text: str) -> Locator:
-        return self.page.locator(".message", has_text=text).last
+        return self.page.locator(".message", has=self.page.locator(".text", has_text=text)).last
 
     async def sees(self, text: str) -> None:
         await self.message(text).wait_for()

@@ -1,0 +1,317 @@
+"""What people do at the page, in a real Chromium, with real gateways."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from playwright.async_api import expect
+
+from deploy.web import MODULES
+from tests.flow.conftest import System
+from tests.router.web.people import EXECUTABLE, PASSWORD, Person, town
+from tests.support import SERVER_KEY, eventually
+
+pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium here; on Debian: apt-get install chromium")
+
+DEADLINE_MS = 30_000
+expect.set_options(timeout=DEADLINE_MS)
+
+
+async def test_two_people_talk_while_gateways_are_killed(address: str, system: System) -> None:
+    """They write, reply, edit, react, forward and delete; both see the same, and what was written without a gateway."""
+    async with town(address) as people:
+        ann, bob = await people.person("ann-p1"), await people.person("bob-p1", viewport={"width": 360, "height": 740})
+        await ann.register(f"#/@{bob.name}")  # by bob's invitation, though he is not there yet
+        await bob.register()
+        await ann.say("Shall we meet?")
+        await expect(bob.row(ann.name).get_by_label("1 unread message")).to_be_visible()
+        await bob.row(ann.name).click()
+        await bob.sees("Shall we meet?")
+        await expect(ann.message("Shall we meet?").get_by_label("Read")).to_be_visible()
+        await bob.page.get_by_label("Write a message").press_sequentially("At si", delay=1)
+        await expect(ann.page.locator(".chat-title")).to_contain_text(f"{bob.name} is typing")
+        await bob.say("At six")
+        await ann.act("At six", "Reply")
+        await ann.say("Where?")
+        await expect(bob.message("Where?").locator(".quote")).to_contain_text("At six")
+        await bob.act("At six", "Edit")
+        await bob.say("At seven")
+        await expect(ann.message("At seven")).to_contain_text("edited")
+        await ann.act("At seven", "React with 👍")
+        await bob.page.get_by_role("button", name="👍, 1 person").click()
+        await expect(ann.page.get_by_role("button", name="👍, 2 people")).to_be_visible()
+
+        killed = system.gateways
+        for gateway in killed:
+            gateway.kill()
+        await expect(ann.page.locator(".banner")).to_contain_text("No connection")
+        await ann.say("Written without a gateway")
+        await expect(ann.message("Written without").get_by_label("Waiting to be sent")).to_be_visible()
+        await ann.page.locator(".banner button").click()
+        await expect(ann.page.get_by_role("dialog", name="Outbox")).to_contain_text(bob.name)
+        await ann.page.keyboard.press("Escape")
+        system.gateways = [system.gateway(), system.gateway()]
+        await system.ready()
+        await bob.sees("Written without a gateway")
+        await expect(ann.page.locator(".banner")).to_have_count(0)
+        await expect(ann.message("Written without").get_by_label("Read")).to_be_visible()
+
+        await ann.act("Where?", "Delete")
+        await ann.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        await expect(bob.page.get_by_text("Message deleted")).to_have_count(1)
+        await bob.act("At seven", "Forward")
+        await bob.page.get_by_role("dialog").get_by_role("button", name=ann.name).click()
+        await expect(ann.page.get_by_text(f"Forwarded from {bob.name}")).to_be_visible()
+        assert await ann.texts() == await bob.texts()
+
+
+async def test_group_has_members_roles_and_mentions(address: str) -> None:
+    async with town(address) as people:
+        ann, bob = await people.person("ann-p2"), await people.person("bob-p2")
+        await ann.register()
+        await bob.register()
+        await ann.page.locator("#main").get_by_role("button", name="Make a group").click()
+        dialog = ann.page.get_by_role("dialog")
+        await dialog.get_by_label("Title").fill("Harbour walk")
+        await dialog.get_by_label("People").fill(bob.name)
+        await dialog.get_by_role("button", name="Create").click()
+        await expect(ann.page.locator(".chat-title")).to_contain_text("Harbour walk")
+        await ann.page.get_by_label("Write a message").press_sequentially("Hello @bo")
+        await ann.page.get_by_role("option", name=f"@{bob.name}").wait_for()
+        await ann.page.keyboard.press("Enter")
+        await ann.page.keyboard.press("Enter")
+        await bob.row("Harbour walk").click()
+        await expect(bob.page.locator(".mention.me")).to_have_text(f"@{bob.name}")
+        await bob.page.locator(".chat-title").click()
+        await expect(bob.page.get_by_role("dialog")).to_contain_text("Owner")
+        await expect(bob.page.get_by_role("dialog").get_by_label("Add a person by name")).to_have_count(0)
+        await bob.page.keyboard.press("Escape")
+        await ann.page.locator(".chat-title").click()
+        await dialog.get_by_role("button", name=f"What to do with {bob.name}").click()
+        await dialog.get_by_role("menuitem", name="Make reader").click()
+        await expect(dialog).to_contain_text("Reader")
+        await expect(bob.page.get_by_text("You can read here, but not write.")).to_be_visible()
+        await dialog.get_by_role("button", name=f"What to do with {bob.name}").click()
+        await dialog.get_by_role("menuitem", name="Remove").click()
+        await expect(bob.page.locator(".closed")).to_contain_text("You are no longer a member")
+
+
+async def test_long_history_is_a_window_that_keeps_the_place(address: str) -> None:
+    """440 messages: never more than 400 in the page, in their order, and the one that is read stays where it is."""
+    async with town(address) as people:
+        ann = await people.person("ann-p3")
+        await ann.register()
+        async with httpx.AsyncClient(base_url=address, headers=server(), timeout=60, trust_env=False) as http:
+            for i in range(440):
+                body = {"to": f"@{ann.name}", "from": "teller-p3", "body": f"line {i}"}
+                assert (await http.post("/v1/messages", json=body)).status_code == 200
+        await ann.write_to("teller-p3")
+        log = ann.page.get_by_role("log")
+
+        async def up_to(seen: str) -> bool:
+            await log.evaluate("(log) => { log.scrollTop = 200; }")
+            numbers = [int(text.removeprefix("line ")) for text in await ann.texts()]
+            assert numbers == sorted(numbers)
+            assert len(numbers) <= 400
+            return f"line {numbers[0]}" == seen
+
+        await eventually(lambda: up_to("line 0"), 60)
+        await ann.page.get_by_role("button", name="To the newest message").click()
+        await ann.sees("line 439")
+        await expect(ann.page.get_by_role("button", name="To the newest message")).to_have_count(0)
+        await expect(ann.row("teller-p3").locator(".count")).to_have_count(0)
+
+
+def server() -> dict[str, str]:
+    return {"Authorization": f"Bearer {SERVER_KEY}"}
+
+
+ATTACKS = (
+    "<img src=x onerror=\"document.body.dataset.owned='1'\">",
+    "<script>document.body.dataset.owned='1'</script>",
+    "\"><svg/onload=document.body.dataset.owned='1'>",
+    "javascript:document.body.dataset.owned='1'",
+    "https://x.example/\"onmouseover=\"document.body.dataset.owned='1'",
+    "data:text/html,<script>document.body.dataset.owned='1'</script>",
+    "{{constructor.constructor('document.body.dataset.owned=1')()}}",
+    "@<b>x</b> mailto:javascript:alert(1)@x.example",
+)
+BODIES: tuple[Any, ...] = (
+    {"text": ATTACKS[0], "forwarded": ATTACKS[1], "mentions": [ATTACKS[2], {"a": 1}]},
+    {"text": {"type": "img", "props": {"onerror": ATTACKS[0]}}, "forwarded": {"constructor": None, "type": "script"}},
+    {"type": "script", "props": {"dangerouslySetInnerHTML": {"__html": ATTACKS[1]}}, "constructor": None},
+    [ATTACKS[0]], 7, True, {"__proto__": {"text": ATTACKS[1]}},
+)  # fmt: skip
+
+
+async def test_script_of_a_stranger_adds_no_element(address: str) -> None:
+    """In every field that a stranger controls: nothing runs, nothing but text is shown, and the policy has no work."""
+    async with town(address) as people:
+        ann = await people.person("ann-p4")
+        await ann.register()
+        async with httpx.AsyncClient(base_url=address, headers=server(), timeout=60, trust_env=False) as http:
+            titled = {"kind": "group", "title": ATTACKS[0], "members": [ann.name]}
+            made = await http.post("/v1/conversations", json=titled, headers={"Linnet-User": "eve-p4"})
+            group = made.json()["conversation"]
+            for body in (*ATTACKS, *BODIES):
+                for to in (group, f"@{ann.name}"):
+                    media = ATTACKS[1][:64] if body == ATTACKS[0] else "text"
+                    sent = {"to": to, "from": "eve-p4", "body": body, "media": media}
+                    assert (await http.post("/v1/messages", json=sent)).status_code == 200
+        await expect(ann.row(ATTACKS[0])).to_be_visible()
+        for row in (ann.row(ATTACKS[0]), ann.row("eve-p4")):
+            await row.click()
+            await expect(ann.page.locator(".message")).to_have_count(len(ATTACKS) + len(BODIES))
+            for tag in ("img", "script", "iframe", "style", "object"):
+                await expect(ann.page.locator(f"#app {tag}")).to_have_count(0)
+            for link in await ann.page.locator(".message a").all():
+                assert str(await link.get_attribute("href")).split(":")[0] in ("http", "https", "mailto")
+                assert await link.get_attribute("onmouseover") is None
+        await ann.page.locator(".chat-title").click()
+        await ann.page.keyboard.press("Escape")
+        for hash_ in ("#/@<img src=x>", "#/c/%", "#/join/../..", "#/@%3Cscript%3E", "#/c/__proto__"):
+            await ann.page.evaluate("(hash) => { location.hash = hash; }", hash_)
+        await expect(ann.page.locator("body[data-owned]")).to_have_count(0)
+
+
+async def test_logging_out_deletes_everything_in_all_tabs(address: str) -> None:
+    async with town(address) as people:
+        ann = await people.person("ann-p5")
+        await ann.register()
+        await ann.write_to("bob-p5")
+        second = Person(await ann.context.new_page(), ann.context, address, ann.name)
+        await second.open()  # a tab without an account of its own uses the last one
+        await second.live()
+        await ann.page.get_by_role("button", name=ann.name, exact=True).click()
+        await ann.page.get_by_role("menuitem", name="Log out").click()
+        for tab in (ann, second):
+            await expect(tab.page.get_by_role("button", name="Create account and enter")).to_be_visible()
+        kept = await ann.page.evaluate(
+            "async () => [(await indexedDB.databases()).map(({ name }) => name), Object.values(sessionStorage)]"
+        )
+        assert [name for name in kept[0] if ann.name in name] == []
+        assert ann.name not in json.dumps(kept[1])
+
+
+async def test_second_person_in_a_new_tab_is_somebody_else(address: str) -> None:
+    """The account is the tab's: a reload keeps it, and the menu offers the other one."""
+    async with town(address) as people:
+        ann = await people.person("ann-p6")
+        await ann.register()
+        async with ann.context.expect_page() as opened:
+            await ann.page.locator("#main").get_by_role("link", name="Open a second person").click()
+        ben = Person(await opened.value, ann.context, address, "ben-p6")
+        await ben.page.get_by_label("Name", exact=True).fill(ben.name)
+        await ben.page.get_by_label("Password").fill(PASSWORD)
+        await ben.page.get_by_role("button", name="Create account and enter").click()
+        await ben.live()
+        await ben.write_to(ann.name)
+        await ben.say("It is me")
+        await ann.row(ben.name).click()
+        await ann.sees("It is me")
+        await ann.page.reload()
+        await ann.live()
+        await expect(ann.page.get_by_role("button", name=ann.name, exact=True)).to_be_visible()
+        await ann.page.get_by_role("button", name=ann.name, exact=True).click()
+        await expect(ann.page.get_by_role("menuitem", name=f"Switch to {ben.name}")).to_be_visible()
+
+
+async def test_installed_page_opens_without_the_server(address: str) -> None:
+    """The worker has the whole version and nothing of the API; messages that were here can be read."""
+    async with town(address) as people:
+        ann = await people.person("ann-p7")
+        await ann.register()
+        bob = await people.person("bob-p7")
+        await bob.register()
+        await ann.write_to(bob.name)
+        await ann.say("To be read offline")
+        await ann.message("To be read").get_by_label("Stored by the server").wait_for()
+        await ann.page.evaluate("navigator.serviceWorker.ready.then(() => undefined)")
+        await ann.page.wait_for_function("navigator.serviceWorker.controller !== null")
+        names = await ann.page.evaluate(
+            "async () => { const found = []; for (const name of await caches.keys())"
+            " for (const { url } of await (await caches.open(name)).keys()) found.push(new URL(url).pathname);"
+            " return found; }"
+        )
+        assert "/" in names
+        assert [name for name in names if name.startswith("/v1")] == []
+        await ann.context.set_offline(True)
+        await ann.page.reload()
+        await ann.sees("To be read offline")
+        await ann.context.set_offline(False)
+
+
+@pytest.mark.skipif(not MODULES.exists(), reason="`make test` installs npm packages into .venv/web")
+@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
+async def test_page_has_no_violation_of_accessibility(address: str, scheme: str, width: int) -> None:
+    """By axe-core, in a dozen states."""
+    axe = (MODULES / "axe-core/axe.min.js").read_text()
+    async with town(address) as people:
+        ann = await people.person(f"ann-{scheme}{width}", color_scheme=scheme, viewport={"width": width, "height": 760})
+        page = ann.page
+
+        async def clean(state: str) -> None:
+            if not await page.evaluate("typeof axe === 'object'"):
+                await page.evaluate(axe)
+            result = await page.evaluate("axe.run({ resultTypes: ['violations'] })")
+            found = [(one["id"], [node["html"][:200] for node in one["nodes"][:3]]) for one in result["violations"]]
+            assert found == [], state
+            wide = await page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= width, (state, wide)
+
+        await ann.open()
+        await page.get_by_label("Name", exact=True).fill("bad name")
+        await clean("login, wrong name")
+        await ann.register()
+        await clean("nothing yet")
+        async with httpx.AsyncClient(base_url=address, headers=server(), timeout=60, trust_env=False) as http:
+            for body in ("Hello https://x.example", {"text": f"@{ann.name} look", "mentions": [ann.name]}, "👍"):
+                made = {"to": f"@{ann.name}", "from": f"bob-{scheme}{width}", "body": body}
+                assert (await http.post("/v1/messages", json=made)).status_code == 200
+            titled = {"kind": "group", "title": "Walks", "members": {ann.name: "owner"}}
+            by = {"Linnet-User": f"bob-{scheme}{width}"}
+            made_group = await http.post("/v1/conversations", json=titled, headers=by)
+            group = made_group.json()["conversation"]
+            said = {"to": group, "from": f"bob-{scheme}{width}", "body": "Where to?"}
+            assert (await http.post("/v1/messages", json=said)).status_code == 200
+        await ann.row("Walks").wait_for()
+        await clean("list")
+        await ann.row(f"bob-{scheme}{width}").click()
+        await ann.sees("👍")
+        await ann.act("look", "React with ❤️")
+        await ann.act("look", "Reply")
+        await clean("conversation, reply")
+        await ann.say("An answer")
+        await ann.message("An answer").locator(".acts > button").click(force=True)
+        await clean("menu of a message")
+        await page.get_by_role("menuitem", name="Delete").click()
+        await clean("delete?")
+        await page.keyboard.press("Escape")
+        await page.get_by_role("button", name="Emoji", exact=True).click()
+        await page.get_by_label("grinning face", exact=True).wait_for()
+        await clean("emoji")
+        await page.keyboard.press("Escape")
+        await page.evaluate("(hash) => { location.hash = hash; }", f"#/c/{group}")
+        await ann.sees("Where to?")
+        await clean("group")
+        await page.locator(".chat-title").click()
+        await page.get_by_role("dialog").get_by_text("Owner").first.wait_for()
+        await clean("members")
+        await page.keyboard.press("Escape")
+        await page.evaluate("location.hash = '#/'")
+        await page.get_by_role("button", name=ann.name, exact=True).click()
+        await clean("own menu")
+        await page.get_by_role("menuitem", name="Invite somebody").click()
+        await page.get_by_role("img", name="QR code of the link").wait_for()
+        await clean("invitation")
+        await page.keyboard.press("Escape")
+        await page.get_by_role("button", name="New conversation").click()
+        await page.get_by_role("menuitem", name="Make a channel").click()
+        await page.get_by_label("People").wait_for()
+        await clean("new channel")
+        await page.evaluate("document.documentElement.dir = 'rtl'")
+        await page.keyboard.press("Escape")
+        await clean("right to left")
