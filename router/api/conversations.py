@@ -29,9 +29,10 @@ from router.api.types import (
 )
 from router.contract import keys
 from router.contract.errors import BadCommand, Forbidden, LinnetError, NotFound
+from router.contract.files import SharedFile
 from router.contract.signals import RECEIPT_MEMBERS
 from router.store.answers import reply_of
-from router.store.conversations import ROLE_NAMES, ROLES, Change, Description, Head, MemberAction
+from router.store.conversations import ROLE_NAMES, ROLES, Avatar, Change, Description, Head, MemberAction
 from router.store.users import Row
 
 
@@ -105,6 +106,7 @@ def _conversation(about: Description, members: dict[str, str], more: bool) -> Co
         made=about.made,
         role=role_name(about.role) if about.role else None,
         reacting=about.reacting,
+        avatar=about.avatar,
     )
 
 
@@ -140,17 +142,33 @@ def _listed(row: Row, head: Head) -> ListedConversation:
 
 
 async def patch_conversation(call: Call, given: ConversationChange) -> Conversation:
-    """Change the title, or who may react."""
-    numbers = call.services.event_numbers
+    """Change the title, the avatar, or who may react."""
+    numbers, avatar = call.services.event_numbers, None
+    if given.avatar is not UNSET:
+        avatar = await _avatar(call, given.avatar)
     await call.services.conversations.title(
         call.conversation,
         call.actor,
         None if given.title is UNSET else given.title,
         reacting=None if given.reacting is UNSET else given.reacting,
+        avatar=avatar,
         device=numbers.device,
         n=numbers.next(),
     )
     return await _describe(call, call.conversation)
+
+
+async def _avatar(call: Call, sha256: str | None) -> Avatar | None:
+    """The avatar with its pin, None if the conversation has it already; NotFound unless it is the caller's picture."""
+    conv = call.conversation
+    if sha256 is None:
+        return Avatar(None, b"")
+    if (await call.services.conversations.describe(conv, call.actor)).avatar == sha256:
+        return None
+    attached = await reply_of(call.services.files.attach, call.user, conv, (SharedFile(sha256),))
+    if not attached.infos or attached.infos[0].kind != "image":
+        raise NotFound("no such picture of yours")
+    return Avatar(sha256, attached.pins)
 
 
 async def delete_conversation(call: Call, _: None) -> None:

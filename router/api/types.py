@@ -206,6 +206,7 @@ class Conversation(Struct, frozen=True, kw_only=True):
     made: int
     role: str | None
     reacting: Reacting
+    avatar: str | None = None
 
 
 class ListedConversation(Struct, frozen=True, kw_only=True):
@@ -240,14 +241,18 @@ class Reads(Struct, frozen=True):
 
 
 class ConversationChange(Struct, frozen=True):
-    """A change; a field that is left out is not changed. `reacting`: `all` lets readers react, too; else `members`."""
+    """A change; a field that is left out is not changed. `reacting`: `all` lets readers react, too; else `members`.
+
+    `avatar`: a picture that the caller has uploaded within a day; null removes it.
+    """
 
     title: Title | UnsetType = UNSET
     reacting: Reacting | UnsetType = UNSET
+    avatar: Sha256 | UnsetType | None = UNSET
 
     def __post_init__(self) -> None:
-        if self.title is UNSET and self.reacting is UNSET:
-            raise ValueError("name what is to change: `title` or `reacting`")
+        if self.title is UNSET and self.reacting is UNSET and self.avatar is UNSET:
+            raise ValueError("name what is to change: `title`, `reacting` or `avatar`")
         if self.title is not UNSET:
             text.check("title", self.title)
 

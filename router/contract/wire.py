@@ -258,10 +258,14 @@ class MemberEvent(Logged, tag="member", frozen=True, kw_only=True):
 
 
 class TitleEvent(Logged, tag="title", frozen=True, kw_only=True):
-    """A change of the title or of `reacting`; the title is given even if it has not changed."""
+    """A change of the title, of `reacting` or of the avatar; the title is given even if it has not changed.
+
+    `avatar` is the sha256 of a file, null if it was removed.
+    """
 
     title: str
     reacting: str | None = None
+    avatar: str | UnsetType | None = UNSET
 
 
 class AckEvent(Answer, tag="ack", frozen=True, kw_only=True):

@@ -174,6 +174,13 @@ class Members(msgspec.Struct, frozen=True):
     cursor: int
 
 
+class Avatar(msgspec.Struct, frozen=True):
+    """A new avatar of a conversation: its file, and the file's pin there (`store/files.py`); None and b"" for none."""
+
+    sha256: str | None
+    pins: bytes
+
+
 class Description(msgspec.Struct, frozen=True):
     """A conversation for the API; `role` is that of the calling user ("" for the server)."""
 
@@ -188,6 +195,7 @@ class Description(msgspec.Struct, frozen=True):
     version: int
     role: str
     reacting: Reacting
+    avatar: str | None = None
 
 
 class Conversations:
@@ -274,16 +282,20 @@ class Conversations:
         title: str | None,
         *,
         reacting: Reacting | None = None,
+        avatar: Avatar | None = None,
         device: str = "",
         n: int = 0,
     ) -> Appended:
-        """Change the title of a group or channel, or who may react there; None leaves it as it is."""
+        """Change the title or avatar of a group or channel, or who may react there; None leaves it as it is."""
         by = actor or ""
         changed = {"reacting": pack(reacting)} if reacting else {}
+        if avatar is not None:
+            changed["avatar"] = pack(avatar.sha256)
         event = tail("title", conv, by, device, n, {**changed, "title": b""})  # the function appends the title
         where, channel = _keys_and_channel(self._channels, conv)
         change = (int(title is not None), title or "")
-        args = (conv, channel, self._cap, by, *change, event.first, event.rest, reacting or "")
+        pins = b"" if avatar is None else avatar.pins or b"-"
+        args = (conv, channel, self._cap, by, *change, event.first, event.rest, reacting or "", pins)
         return _appended(await self._fcall("title", where, args))
 
     async def remove_conversation(self, conv: str, actor: str | None) -> int:
@@ -393,8 +405,8 @@ class Conversations:
 
     async def describe(self, conv: str, user: str | None) -> Description:
         """The description of a conversation, for a present member or the server."""
-        fields = ("m", f"u:{user or ''}", "kind", "title", "made", "size", "ver", "reacting")
-        m, row, kind, title, made, size, version, reacting = await self._client.fetch(
+        fields = ("m", f"u:{user or ''}", "kind", "title", "made", "size", "ver", "reacting", "avatar")
+        m, row, kind, title, made, size, version, reacting, avatar = await self._client.fetch(
             "HMGET", keys.conversation(conv), *fields
         )
         role = _present_roles([m, row])[0]
@@ -413,6 +425,7 @@ class Conversations:
             int(version),
             role,
             "members" if reacting == b"members" else "all",
+            avatar.hex() if avatar else None,
         )
 
     async def _fcall(self, function: str, where: Sequence[str], args: Sequence[RedisArg]) -> Any:

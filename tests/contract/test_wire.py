@@ -211,7 +211,7 @@ LOGGED: dict[str, dict[str, Any]] = {
     "delete": {"target": 5},
     "react": {"target": 5, "emoji": "👍", "remove": False},
     "member": {"user": "bob", "action": "add", "role": "admin"},
-    "title": {"title": "Größe", "reacting": "members"},
+    "title": {"title": "Größe", "reacting": "members", "avatar": "ab" * 32},
 }
 STATE = wire.ConversationState(
     conversation="d:ann:bob", kind="direct", title="", head=9, cursor=7, read=8, unread=1, with_="bob"

@@ -37,7 +37,6 @@ local NOTE = '>c12I8B'             -- whose and which, the seq of the event, 1 i
 local NOTE_SIZE = 21
 local DUPLICATE, UNCHANGED = 1, 2  -- `duplicate` of an ANSWER, where nothing was written
 local REFERENCES = 4096            -- messages of a conversation with one and the same file
-local PINNED_S = 540               -- a pin lasts 600 s, and another server's clock may be a little ahead
 local DEVICES = 64                 -- rows a user has in one conversation; device names are the client's to choose
 
 -- Where n belongs among the rows; its seq if it is there; whether it is there with other content.

@@ -233,6 +233,7 @@ end
 -- the file's own slot (jobs/finisher.py).
 local HASH = 32
 local FILES = '\165files'          -- the field's name in an event's bytes
+local PINNED_S = 540               -- a pin lasts 600 s, and another server's clock may be a little ahead
 
 local function has_files(event)
   return string.find(event, FILES, 57, true)

@@ -1,13 +1,30 @@
--- title: change a group's or channel's title, or who may react there; one `title` event.
+-- title: change a group's or channel's title, its avatar, or who may react there; one `title` event.
 -- KEYS  conv log dirty
--- ARGV  conv channel cap actor change title first rest reacting     (actor '' is the server)
+-- ARGV  conv channel cap actor change title first rest reacting avatar   (actor '' is the server)
 --       change: whether the title changes (0|1); the event lacks the title at its end; reacting: all members, '' to leave it
--- Returns as append; NOTFOUND READONLY_
+--       avatar: '' to leave it, '-' to remove it, or the time (s) of its pin and its hash
+-- Returns as append; NOTFOUND READONLY_ LATER
 --
--- Keeps true: only owners and admins do; a direct conversation has none.
+-- Keeps true: only owners and admins do; a direct conversation has none. An avatar is a reference to its file (`f:<hash>`,
+-- prelude.lua), as the message 0.
+
+-- The fields of a new avatar, and the old one's reference taken.
+local function replace_avatar(key, was, new, held)
+  if was and was ~= new then
+    local left = without_seq(redis.call('HGET', key, 'f:' .. was) or '', 0)
+    if left == '' then
+      redis.call('HDEL', key, 'f:' .. was)
+      free_files(key, {was})
+    else
+      redis.call('HSET', key, 'f:' .. was, left)
+    end
+  end
+  if new then return 'avatar', new, 'f:' .. new, struct.pack('>I8', 0) .. without_seq(held or '', 0) end
+  redis.call('HDEL', key, 'avatar')
+end
 
 local function title(k, a)
-  local h = redis.call('HMGET', k[1], 'm', 'kind', 'u:' .. a[4], 'title', 'reacting')
+  local h = redis.call('HMGET', k[1], 'm', 'kind', 'u:' .. a[4], 'title', 'reacting', 'avatar')
   if not h[1] or a[4] ~= '' and not present(h[3]) then return fail('NOTFOUND') end
   local role = h[3] and string.sub(h[3], 1, 1)
   if h[2] == 'd' then return fail('READONLY_', 'a direct conversation has no title') end
@@ -15,12 +32,20 @@ local function title(k, a)
     return fail('READONLY_', 'this takes the role owner or admin')
   end
   local called, reacting = a[5] == '1' and a[6] or h[4], a[9] ~= '' and a[9] or h[5] or 'all'
+  local avatar, new, held = a[10], nil, nil
+  if #avatar > 1 then
+    if now_us() / 1000000 - struct.unpack('>I4', avatar) > PINNED_S then return fail('LATER', 'the pin is too old') end
+    new = string.sub(avatar, 5)
+    held = redis.call('HGET', k[1], 'f:' .. new)
+  end
   local last, count, cost, burst, wrote, last_at = struct.unpack(META, h[1])
   local rest = a[8] .. cmsgpack.pack(called)
   local w, err = enter(k[2], k[3], last, count, wrote, last_at, now_us(), 0, a[7], rest, nil)
   if not w then return err end
   mark(k[3], a[1], w.at + COALESCE_MS)
-  return settle(k, a[2], a[3], w, cost, burst, 'title', called, 'reacting', reacting)
+  if avatar == '' then return settle(k, a[2], a[3], w, cost, burst, 'title', called, 'reacting', reacting) end
+  return settle(k, a[2], a[3], w, cost, burst, 'title', called, 'reacting', reacting,
+    replace_avatar(k[1], h[6] or nil, new, held))
 end
 
 register('title', title)

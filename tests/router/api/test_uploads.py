@@ -9,9 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
 from router.api import uploads
+from router.contract.files import FileInfo
+from router.media.names import object_of
+from router.store.answers import reply_of
+from router.store.conversations import Head
 from tests.router.api.serving import SERVER, Api, by, refusal, serve
 from tests.support import eventually
 
@@ -306,3 +311,47 @@ async def test_many_uploads_of_the_same_files_are_stored_once(valkey: EmbeddedVa
 
         await asyncio.gather(*(uploading(user) for user in range(50)))
         assert len(stored(tmp_path)) == 10 + 1
+
+
+async def picture(api: Api, user: str, name: str) -> str:
+    """A picture that this user has uploaded, as it is recorded."""
+    info = FileInfo(sha256=sha256(name.encode()).hexdigest(), type="image/png", kind="image", size=3)
+    record = await api.services.files.intent(info.sha256, "AAAAAAAA")
+    await api.services.files.stored(info.sha256, replace(record, size=3, picture="image/png"), user)
+    await api.services.files.own(user, info, 1000)
+    folder = Path(api.services.settings.media_url.removeprefix("file://"))
+    (folder / "draft").write_text("png")
+    assert api.services.media is not None
+    await api.services.media.objects.put(object_of(info.sha256, record.gen), folder / "draft", 3)
+    return info.sha256
+
+
+async def test_avatar_of_a_group_is_seen_by_its_members(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """It is a reference to its file: the old one is released when it is replaced or removed."""
+    async with serve(valkey, media_url=f"file://{tmp_path}") as api:
+        conv = await group(api, "bob")
+        path = f"/v1/conversations/{conv}"
+        first, second, his = [
+            await picture(api, user, name) for user, name in (("ann", "1"), ("ann", "2"), ("bob", "3"))
+        ]
+        await upload(api, ANN)
+        for wrong in (his, SHA, "0" * 64):
+            assert await api.refused("PATCH", path, ANN, {"avatar": wrong}) == (404, "not_found")
+        assert await api.refused("PATCH", path, BOB, {"avatar": his}) == (403, "read_only")
+        assert (await api.ok("PATCH", path, ANN, {"avatar": first}))["avatar"] == first
+        got = await get(api, BOB, first, where=conv)
+        assert (got.content, got.headers["content-type"], got.headers["content-disposition"]) == (
+            b"png", "image/png", "inline",
+        )  # fmt: skip
+        assert refusal(await get(api, CID, first, where=conv)) == (404, "not_found")
+        assert (await api.ok("PATCH", path, ANN, {"avatar": first, "title": "t"}))["avatar"] == first
+        await api.ok("POST", "/v1/messages", ANN, {"to": conv, "body": "see", "files": [second]})
+        await api.ok("PATCH", path, ANN, {"avatar": second})
+        assert refusal(await get(api, BOB, first, where=conv)) == (404, "not_found")
+        assert await api.ok("PATCH", path, ANN, {"avatar": None}) | {"avatar": None} == await api.ok("GET", path, ANN)
+        assert (await get(api, BOB, second, where=conv)).content == b"png"  # of the message
+        events = (await api.ok("GET", f"{path}/events", BOB))["events"]
+        assert [event.get("avatar", "-") for event in events if event["type"] == "title"] == [first, "-", second, None]
+        (head,) = await reply_of(api.services.conversations.heads, [conv])
+        assert isinstance(head, Head)
+        assert head.freed == bytes.fromhex(first)

@@ -280,6 +280,7 @@ export {};
  * @property {number} n
  * @property {string} title
  * @property {string | null} [reacting]
+ * @property {string | null} [avatar]
  */
 
 /**

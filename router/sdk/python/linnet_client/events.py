@@ -75,6 +75,7 @@ class Title(Logged):
 
     title: str
     reacting: str | None = None
+    avatar: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +159,9 @@ LOGGED: Final[dict[str, Callable[[dict[str, Any]], LoggedEvent]]] = {
         **_base(raw), target=raw["target"], emoji=raw["emoji"], remove=raw.get("remove", False)
     ),
     "member": lambda raw: Member(**_base(raw), user=raw["user"], action=raw["action"], role=raw.get("role")),
-    "title": lambda raw: Title(**_base(raw), title=raw["title"], reacting=raw.get("reacting")),
+    "title": lambda raw: Title(
+        **_base(raw), title=raw["title"], reacting=raw.get("reacting"), avatar=raw.get("avatar")
+    ),
 }  # fmt: skip
 
 

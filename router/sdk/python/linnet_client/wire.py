@@ -288,6 +288,7 @@ TitleEvent = TypedDict(
         "n": int,
         "title": str,
         "reacting": NotRequired[str | None],
+        "avatar": NotRequired[str | None],
     },
 )
 
