@@ -50,6 +50,7 @@ from router.contract.tokens import Verifier
 from router.process.jwks import fetcher
 from router.process.tracing import tracer
 from router.store.conversations import Conversations
+from router.store.deployment import RowFormats
 from router.store.direct import DirectConversations
 from router.store.durability import durability
 from router.store.files import Files
@@ -95,7 +96,15 @@ class Node:
         # presence
         self.redis_clock = RedisClock(self.presence.clock_ms, now_ms())
         self.lease = Lease(
-            self.name, self.url, self.presence, client, self.redis_clock, self.sessions, self.tasks.spawn, loop
+            self.name,
+            self.url,
+            self.presence,
+            client,
+            RowFormats(client),
+            self.redis_clock,
+            self.sessions,
+            self.tasks.spawn,
+            loop,
         )
         self.departures = Departures(self.users, loop.time, settings.max_connections)
         self.watches = Watches(self.presence, self.subscriptions, self.lease, self.redis_clock, loop)

@@ -27,6 +27,7 @@ from router.jobs.finisher import Finisher
 from router.jobs.janitor import Janitor
 from router.jobs.row_audit import RowAudit
 from router.jobs.sweeper import Sweeper
+from router.jobs.upgrades import Upgrades
 from router.jobs.webhooks import Webhooks
 from router.media.objects import Objects
 from router.media.parts import Media
@@ -35,7 +36,7 @@ from router.process import logs, loop, serving
 from router.process.admin import Readiness
 from router.process.jwks import fetcher
 from router.process.run import FOREVER_S, Process, main
-from router.store.deployment import ident, mark_media, media_marked, restore
+from router.store.deployment import RowFormats, ident, mark_media, media_marked, restore
 from router.store.dirty import Dirty, wall_ms
 from router.store.files import Files
 from router.store.observe import RedisObserver
@@ -78,7 +79,7 @@ async def work(process: Process, client: Client) -> None:
         )
     )
     stores = services.conversations, services.users, services.pushes
-    workers: list[Finisher | Janitor | RowAudit | Sweeper | Webhooks] = [
+    workers: list[Finisher | Janitor | RowAudit | Sweeper | Upgrades | Webhooks] = [
         Finisher(
             settings,
             *stores,
@@ -88,6 +89,7 @@ async def work(process: Process, client: Client) -> None:
         ),
         Janitor(services.presence, partial(restore, client, settings)),
         RowAudit(services.conversations, services.users),
+        Upgrades(RowFormats(client), services.presence, node),
         *([Webhooks(settings, *stores)] if settings.webhook_url else []),
     ]
     if media:

@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from gateway.presence.redis_clock import RedisClock
 from router.contract import metrics
 from router.contract.errors import LinnetError
+from router.store.deployment import RowFormats
 from router.store.presence import LEASE_S, Gateway, Presence
 from router.store.redis.client import Client
 
@@ -38,6 +39,7 @@ class Lease:
         url: str,
         presence: Presence,
         client: Client,
+        row_formats: RowFormats,
         clock: RedisClock,
         sessions: Sized,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
@@ -47,6 +49,7 @@ class Lease:
         self._url = url
         self._presence = presence
         self._client = client
+        self._row_formats = row_formats
         self._clock = clock
         self._sessions = sessions
         self._spawn = spawn
@@ -135,6 +138,7 @@ class Lease:
             self.renew()
             gateways = await self._presence.gateways()
             memory = await self._client.memory_ratio()
+            await self._row_formats.follow()
         except LinnetError:
             return
         now, now_ms = self._time(), self._clock.now_ms()

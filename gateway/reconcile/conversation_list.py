@@ -83,7 +83,8 @@ class ConversationList:
             if row.cursor is None and (new or row.kind == keys.CHANNEL):
                 wanted.append(Wanted(row.conversation, row.read))
             elif row.kind != keys.DIRECT:
-                wanted.append(Wanted(row.conversation, None))
+                if row.role is None:
+                    wanted.append(Wanted(row.conversation, None))
                 if row.cursor is None:
                     starts[row.conversation] = 0
         if wanted:
@@ -208,8 +209,14 @@ def state_of(session: Session, row: Row, cursor: int, head: int, count: int, hub
         read=row.read,
         unread=row.unread(count, deleted),
         with_=keys.other_party(row.conversation, session.user) if direct else None,
-        role="member" if direct else (session.roles or {}).pop(row.conversation, None),
+        role=_role(session, row),
     )
+
+
+def _role(session: Session, row: Row) -> str | None:
+    """The user's role: the one that was asked for, if any, else that of the row."""
+    asked = session.roles.pop(row.conversation, None) if session.roles else None
+    return asked or (None if row.role is None else ROLE_NAMES.get(row.role, "member"))
 
 
 _Listed = tuple[int, bool, int, wire.ConversationState]  # when it moved, whether the device lacks events, its head

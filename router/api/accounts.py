@@ -13,7 +13,7 @@ from typing import Final
 
 from router.api.addresses import dialable
 from router.api.call import Call, now_ms
-from router.api.conversations import change_member
+from router.api.conversations import change_member, follow
 from router.api.types import (
     AccountMade,
     Gateways,
@@ -196,7 +196,7 @@ async def _remove_from(call: Call, group: str, user: str) -> None:
 async def _pass_ownership(call: Call, group: str, user: str) -> None:
     """Make another member owner. If there is none, only the server key can manage the group or channel."""
     if heir := await call.services.conversations.heir(group, user):
-        await change_member(call, group, None, heir, "put", "o")
+        await follow(call, heir, group, await change_member(call, group, None, heir, "put", "o"))
 
 
 async def delete_sessions(call: Call, _: None) -> None:

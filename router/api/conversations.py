@@ -45,7 +45,8 @@ async def create_conversation(call: Call, given: NewConversation) -> Conversatio
     kind = keys.GROUP if given.kind == "group" else keys.CHANNEL
     conv = keys.new_conversation(kind)
     await call.services.conversations.create(conv, kind, given.title, members, *rate_us(call.services.settings))
-    await asyncio.gather(*(call.services.users.join(user, conv, given.title, 0, 0, 0) for user in members))
+    joins = (call.services.users.join(user, conv, given.title, 0, 0, 0, role) for user, role in members.items())
+    await asyncio.gather(*joins)
     return await _describe(call, conv)
 
 
@@ -234,14 +235,13 @@ async def _change(call: Call, user: str, action: MemberAction, role: str | None 
             raise NotFound("no such member")
         await services.users.leave(user, conv, change.seq)
     else:
-        await _follow(call, user, conv, change)
+        await follow(call, user, conv, change)
     return Membership(conv, user, role_name(change.role), change.seq)
 
 
-async def _follow(call: Call, user: str, conv: str, change: Change) -> None:
-    """Make the change in the user's slot, after the conversation's; a change of the role is not stored there."""
-    if change.action == "role":
-        return
+async def follow(call: Call, user: str, conv: str, change: Change) -> None:
+    """Make the change in the user's slot, after the conversation's. A user who is added has read what was before."""
+    read = (0, 0) if change.action == "role" else (change.seq, change.count)
     head = await call.services.conversations.head(conv)
     title = head.title if head is not None else ""
-    await call.services.users.join(user, conv, title, change.seq, change.seq, change.count)
+    await call.services.users.join(user, conv, title, change.seq, *read, change.role)

@@ -57,6 +57,7 @@ key                            type    content                                  
 {f<r>}:held                    hash    the server that claimed last, and until when         file_claim / file_claim
                                        nothing is claimed
 linnet:gateways                hash    node -> lease row                                    gateways / both
+linnet:routers                 hash    node -> lease row                                    routers / routers
 linnet:deployment              hash    partitions, format, id, fingerprint (store/            first start / every start
                                        deployment.py)
 
@@ -83,12 +84,18 @@ from zlib import crc32
 import msgspec
 
 PARTITIONS: Final = 256
-# Formats of a deployment. Earlier releases refuse to start on the last two.
+# Formats of a deployment. Earlier releases refuse to start on those behind the first one.
 PLAIN: Final = "1"  # channel names without `<bus>`, as in earlier releases
 MOVING: Final = "1-2"  # events are published on names with `<bus>` and received on both
 OWN: Final = "2"  # only names with `<bus>`
+READING: Final = "2-3"  # as 2, and every process that starts can read users' rows of format 2
+ROWS: Final = "3"  # users' rows are written in format 2
+NEWEST: Final = ROWS
+ROWS_1: Final = 1
+ROWS_2: Final = 2
 IDEMPOTENCY_S: Final = 86_400
 GATEWAYS: Final = "linnet:gateways"
+ROUTERS: Final = "linnet:routers"
 DEPLOYMENT: Final = "linnet:deployment"
 TICK: Final = "linnet:tick"
 PROBES: Final = ("{c0}:probe", "{u0}:probe", "{f0}:probe", "linnet:probe")  # scratch keys, one of each family
@@ -293,7 +300,7 @@ class Channels(msgspec.Struct, frozen=True):
 
     @property
     def moved(self) -> bool:
-        """Whether the deployment has format `OWN`: no node of an earlier format runs beside this one."""
+        """Whether the deployment has format `OWN` or a later one: no node of an earlier format runs beside this one."""
         return self.bus != "" and self.also is None
 
     def conversation(self, conv: str) -> str:
@@ -316,6 +323,11 @@ class Channels(msgspec.Struct, frozen=True):
 def channels(layout: str, bus: str) -> Channels:
     """The channel names of a deployment of this format."""
     return {PLAIN: Channels("", bus), MOVING: Channels(bus, "")}.get(layout, Channels(bus))
+
+
+def row_format(layout: str) -> int:
+    """The format of users' rows that processes of a deployment of this format write."""
+    return ROWS_2 if layout == ROWS else ROWS_1
 
 
 def renamed(channel: bytes, bus: bytes) -> bytes:

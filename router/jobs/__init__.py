@@ -6,5 +6,6 @@ janitor    removes the rows of gateways whose lease ended long ago
 row_audit  restores rows of users that a server has lost
 sweeper    removes files to which nothing refers, and what broken uploads left
 freeing    releases the files of messages that are gone
+upgrades   renews the router's lease, and moves users' rows to a new format once all processes read it
 rounds     claims due items and runs their work
 """

@@ -4,7 +4,7 @@ Each conversation with a new event is in its partition's `dirty` set. A claimed 
 head, page by page:
 
 direct           the last event (and each user's own last) is delivered again to both users
-group, channel   joins and leaves of `member` events are repeated; titles and messages need no work
+group, channel   joins, roles and leaves of `member` events are repeated; titles and messages need no work
 new, or trimmed  every present member joins again, because no page contains founders and changes older than the log
 removed          every member leaves, its files are released, then its remaining keys are deleted
 deleted          files that the last message has left are looked at (jobs/sweeper.py)
@@ -38,7 +38,7 @@ from router.jobs.freeing import free, free_all
 from router.jobs.rounds import Rounds, every
 from router.store.answers import reply_of
 from router.store.contacts import Contacts
-from router.store.conversations import Conversations
+from router.store.conversations import ROLES, Conversations
 from router.store.dirty import Dirty
 from router.store.files import Files
 from router.store.pairs import MARK
@@ -71,6 +71,7 @@ class Join(Struct, frozen=True):
     changed: int
     read: int
     read_count: int
+    role: str
 
 
 class Leave(Struct, frozen=True):
@@ -115,13 +116,18 @@ def deliveries(conv: str, events: Sequence[bytes]) -> list[Action]:
 
 
 def memberships(events: Iterable[bytes]) -> list[Action]:
-    """The last change of each user in these events."""
+    """The last change of each user in these events. A user who was added has read what was before, whatever follows."""
     changes: dict[str, Action] = {}
     for event in filter(stamp.is_member, events):
         about = stamp.author(event)
         seq, _, count, _ = stamp.slots(event)
+        role = ROLES.get(about.role or "", "m")
         if about.action == "add":
-            changes[about.user] = Join(about.user, seq, seq, count)
+            changes[about.user] = Join(about.user, seq, seq, count, role)
+        elif about.action == "role":
+            before = changes.get(about.user)
+            read = (before.read, before.read_count) if isinstance(before, Join) else (0, 0)
+            changes[about.user] = Join(about.user, seq, *read, role)
         elif about.action == "remove":
             changes[about.user] = Leave(about.user, seq)
     return list(changes.values())
@@ -227,8 +233,9 @@ class Finisher:
             await self._apply(conv, head.title, plan(conv, page.events, audiences, self._push_after_ms))
             position = page.position
         if unlogged and conv[0] != keys.DIRECT:
-            async for users in self._members(conv):
-                await self._apply(conv, head.title, [Join(user, head.seq, 0, 0) for user in users])
+            async for members in self._members(conv):
+                joins = [Join(user, head.seq, 0, 0, role) for user, role in members.items()]
+                await self._apply(conv, head.title, joins)
         done = await self._dirty.done(conv, position, *self._retention)
         metrics.TRIMMED_EVENTS.inc(done.trimmed)
         return "finished" if done.routed == done.head else "partly"
@@ -245,12 +252,12 @@ class Finisher:
         await self._dirty.forget(conv)
         return "removed"
 
-    async def _members(self, conv: str) -> AsyncIterator[list[str]]:
-        """Pages of the present members."""
+    async def _members(self, conv: str) -> AsyncIterator[dict[str, str]]:
+        """Pages of the present members, with their role chars."""
         cursor = 0
         while True:
             members = await self._conversations.members(conv, None, cursor)
-            yield list(members.roles)
+            yield members.roles
             cursor = members.cursor
             if not cursor:
                 return
@@ -286,8 +293,8 @@ class Finisher:
             match action:
                 case Deliver(user, other, seq, count, event, marks, target):
                     changed = await reply_of(self._users.deliver, user, conv, other, seq, count, event, marks, target)
-                case Join(user, at, read, read_count):
-                    changed = await self._users.join(user, conv, title, at, read, read_count)
+                case Join(user, at, read, read_count, role):
+                    changed = await self._users.join(user, conv, title, at, read, read_count, role)
                 case Leave(user, at):
                     changed = await self._users.leave(user, conv, at)
                 case SchedulePush(user, seq, due_ms):

@@ -6,6 +6,7 @@ consistent, and the finisher repeats the unfinished work of gateways. Neither re
 
 Invariants
 - A conversation is checked only if the finisher has finished it; before that, the finisher writes missing rows.
+- A row of format 1 is written in format 2 on the way, once all processes read it.
 - Rows are written by `deliver` and `join`, which only raise values and never override a later change, so a walk may run
   beside another router's, beside a removal and beside a deletion. Values that only the row had (the read mark) are 0.
 - A step scans about KEYS_PER_STEP keys, and steps are EVERY_S apart; after a whole walk it rests for REST_S. So it
@@ -25,7 +26,7 @@ from router.jobs.rounds import every
 from router.process.isolate import fault
 from router.store.answers import reply_of
 from router.store.conversations import Conversations, Head
-from router.store.users import Users
+from router.store.users import Row, Users
 
 EVERY_S: Final = 1.0
 REST_S: Final = 600.0
@@ -83,6 +84,7 @@ class RowAudit:
         for user in sorted(set(keys.parties(conv))):
             row = await self._users.row(user, conv)
             if row is not None:
+                await self._renew(user, row, "m")
                 continue
             page = await reply_of(self._conversations.before, conv, None, head.seq + 1, 1)
             for event in page.events:
@@ -93,6 +95,10 @@ class RowAudit:
                 restored += await reply_of(deliver, user, conv, other, seq, count, event, marks, about.deletes)
         return restored
 
+    async def _renew(self, user: str, row: Row, role: str) -> None:
+        if row.role is None and self._users.writes_roles:
+            await self._users.renew_row(user, row, role)
+
     async def _group(self, conv: str, head: Head) -> int:
         """Restore rows of a group; a join has the seq of a head that was read before the members, so removals win."""
         restored, cursor = 0, 0
@@ -102,8 +108,13 @@ class RowAudit:
             for start in range(0, len(present), ROWS):
                 users = present[start : start + ROWS]
                 rows = await asyncio.gather(*(self._users.row(user, conv) for user in users))
-                lost = [user for user, row in zip(users, rows, strict=True) if row is None or row.left]
-                joins = (self._users.join(user, conv, head.title, head.seq, 0, 0) for user in lost)
+                lost: list[str] = []
+                for user, row in zip(users, rows, strict=True):
+                    if row is None or row.left or row.role not in (None, members.roles[user]):
+                        lost.append(user)
+                    else:
+                        await self._renew(user, row, members.roles[user])
+                joins = (self._users.join(user, conv, head.title, head.seq, 0, 0, members.roles[user]) for user in lost)
                 restored += sum(await asyncio.gather(*joins))
             cursor = members.cursor
             if not cursor:

@@ -28,7 +28,7 @@ from router.process import descriptors, logs, serving
 from router.process.admin import Readiness, create_admin
 from router.process.clocks import ClockWatch
 from router.process.isolate import attempt
-from router.store.deployment import deployment_check
+from router.store.deployment import RowFormats, deployment_check
 from router.store.redis.client import Client
 
 FOREVER_S: Final = 1e9
@@ -164,6 +164,7 @@ async def _check(client: Client, settings: Settings) -> None:
 
 async def _join(client: Client, settings: Settings) -> None:
     client.channels = await deployment_check(client, settings)
+    await RowFormats(client).follow()
 
 
 def _settle_memory() -> None:

@@ -51,7 +51,9 @@ PAGE_BYTES: Final = 1 << 20
 MEMBERS_STEP: Final = 1000
 CACHED_TEMPLATES: Final = 1 << 13  # of a kilobyte
 _META: Final = Packing(">QQII16sQ")
-_FACTS: Final = Packing(">QQQQ8s?c")  # as append.lua reads them
+_FACTS: Final = Packing(">QQQQ8sBc")  # as append.lua reads them
+_RATED: Final = 1
+_ROWS_OF_FORMAT_2: Final = 2
 _ANSWER: Final = Packing(">QQQQB16s")
 _RATE_MAX: Final = 2**32 - 1  # µs, as `m` holds them
 
@@ -217,7 +219,8 @@ class Conversations:
     def append(self, a: Append, reply: Reply[Appended]) -> None:
         """Append an event, once for its (user, device, n)."""
         event = a.tail
-        facts = _FACTS.pack(a.n, a.done, a.seen, a.target, a.fingerprint, not a.server, event.first)
+        flags = (0 if a.server else _RATED) | (_ROWS_OF_FORMAT_2 if self._client.row_format == 2 else 0)
+        facts = _FACTS.pack(a.n, a.done, a.seen, a.target, a.fingerprint, flags, event.first)
         given: tuple[bytes, ...] = (facts, event.rest)
         action: str = a.action
         if a.files is not None:

@@ -6,6 +6,11 @@ token secret, else of the address of the key set). A process with another finger
 stops. While the field is `rotating`, every fingerprint is accepted and none is written, so that a secret can be changed
 by a rolling restart.
 
+Users' rows are written in format 1 or 2. The format of the deployment says in which (`keys.row_format`), and processes
+follow it while they run (`RowFormats`). `keys.READING` comes between: processes that read only format 1 do not start
+any more, and routers move on to format 2 once every lease, of gateways and routers, says that its process reads it
+(jobs/upgrades.py). Routers of earlier releases have no lease, so an operator sets `keys.READING`.
+
 Invariants
 - The id is derived from the first fingerprint, so processes that start after the hash was lost agree with those that
   are still running. The channel names also contain the number of the database: a copy of a deployment in another
@@ -20,14 +25,20 @@ import hmac
 from hashlib import sha256
 from typing import Final
 
+import msgspec
+from msgspec import Struct
+
 from router.contract import keys
 from router.contract.errors import StartupError
 from router.contract.keys import Channels
 from router.contract.settings import Settings
 from router.store.redis.client import Client
+from router.store.redis.decoding import unreadable
 
 ROTATING: Final = "rotating"
-FORMATS: Final = (keys.PLAIN, keys.MOVING, keys.OWN)
+FORMATS: Final = (keys.PLAIN, keys.MOVING, keys.OWN, keys.READING, keys.ROWS)
+LEASE_MS: Final = 10_000
+KEEP_MS: Final = 60_000
 
 
 def fingerprint(settings: Settings) -> str:
@@ -42,7 +53,7 @@ async def deployment_check(client: Client, settings: Settings) -> Channels:
     """The channel names of the deployment; `StartupError` if the database contains a deployment of other processes."""
     ours = fingerprint(settings)
     fresh = sha256(ours.encode()).hexdigest()[:12]
-    values = await client.fcall("deployment", (keys.DEPLOYMENT,), (keys.PARTITIONS, keys.OWN, fresh, ours))
+    values = await client.fcall("deployment", (keys.DEPLOYMENT,), (keys.PARTITIONS, keys.NEWEST, fresh, ours))
     partitions, layout, ident, theirs = ((value or b"?").decode() for value in values)  # `?`: a field is lost
     where = f"database {client.database} of Redis at {client.address}"
     if partitions != str(keys.PARTITIONS) or layout not in FORMATS:
@@ -50,7 +61,7 @@ async def deployment_check(client: Client, settings: Settings) -> Channels:
             f"{where} holds a deployment with partitions {partitions} and format {layout}, this version needs"
             f" {keys.PARTITIONS} and one of {', '.join(FORMATS)}: use another Redis, or run the version that made it"
         )
-    if layout != keys.OWN and client.database != 0:
+    if layout in (keys.PLAIN, keys.MOVING) and client.database != 0:
         raise StartupError(
             f"{where} holds a deployment of an earlier release, which would receive the events of deployments in the"
             f" other databases of this server: stop all its processes, set the field `format` of `{keys.DEPLOYMENT}` to"
@@ -72,7 +83,8 @@ async def restore(client: Client, settings: Settings) -> None:
     that processes of an older format publish.
     """
     bus, also = client.channels.bus, client.channels.also
-    layout = keys.PLAIN if not bus else keys.MOVING if also == "" else keys.OWN
+    own = keys.ROWS if client.row_format == keys.ROWS_2 else keys.OWN
+    layout = keys.PLAIN if not bus else keys.MOVING if also == "" else own
     ident, _, _ = (bus or also or "").partition(".")
     if ident:
         await client.fcall("deployment", (keys.DEPLOYMENT,), (keys.PARTITIONS, layout, ident, fingerprint(settings)))
@@ -91,3 +103,55 @@ async def media_marked(client: Client) -> bool:
 async def mark_media(client: Client) -> None:
     """Record that this deployment has marked its object store."""
     await client.fetch("HSET", keys.DEPLOYMENT, "media", 1)
+
+
+class RouterLease(Struct, frozen=True, array_like=True):
+    """A router's lease row. `rows`: the newest format of users' rows that it reads."""
+
+    lease_until: int
+    rows: int
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_router_lease: Final = msgspec.msgpack.Decoder(RouterLease).decode
+
+
+class RowFormats:
+    """The format in which this process writes users' rows, and the leases by which routers know what all can read."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def follow(self) -> str:
+        """Write users' rows in the format of the deployment from now on; return the format of the deployment. If the
+        database has lost it, nothing changes."""
+        layout = (await self._client.fetch("HGET", keys.DEPLOYMENT, "format") or b"").decode()
+        if layout:
+            self._client.row_format = keys.row_format(layout)
+        return layout
+
+    async def write_newest(self) -> None:
+        """Move a deployment of format `keys.READING` to `keys.ROWS`."""
+        await self._client.fcall("move_format", (keys.DEPLOYMENT,), (keys.READING, keys.ROWS))
+        await self.follow()
+
+    async def renew_router(self, node: str, now_ms: int) -> None:
+        """Renew a router's lease for `LEASE_MS`."""
+        await self._client.fetch("HSET", keys.ROUTERS, node, _encode(RouterLease(now_ms + LEASE_MS, keys.ROWS_2)))
+
+    async def routers(self, now_ms: int) -> dict[str, RouterLease]:
+        """The routers whose lease runs; the rows of those that ended long ago are removed. A row that cannot be read
+        counts as the one of a router that reads only format 1."""
+        flat: list[bytes] = await self._client.fetch("HGETALL", keys.ROUTERS)
+        found: dict[str, RouterLease] = {}
+        for node, row in zip(flat[::2], flat[1::2], strict=True):
+            try:
+                lease = _router_lease(row)
+            except ValueError as error:  # msgspec's errors
+                unreadable(error)
+                lease = RouterLease(now_ms + LEASE_MS, keys.ROWS_1)
+            if now_ms < lease.lease_until <= now_ms + 2 * LEASE_MS:
+                found[node.decode(errors="replace")] = lease
+            elif abs(now_ms - lease.lease_until) > KEEP_MS:
+                await self._client.fetch("HDEL", keys.ROUTERS, node)
+        return found

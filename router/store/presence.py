@@ -27,13 +27,15 @@ SKEW_S: Final = 10  # gateways follow Redis's clock within seconds; a time furth
 
 
 class Gateway(Struct, frozen=True, array_like=True):
-    """A gateway's lease row; times in milliseconds since the epoch. `draining`: it is closing its connections."""
+    """A gateway's lease row; times in milliseconds since the epoch. `draining`: it is closing its connections. `rows`:
+    the newest format of users' rows that it reads; earlier releases do not say it."""
 
     url: str
     lease_until: int
     connections: int
     started: int
     draining: bool = False
+    rows: int = keys.ROWS_1
 
     def alive(self, now: int) -> bool:
         """Whether the lease is running. If it ends later than any lease can, another clock wrote it: it is over."""
@@ -89,7 +91,7 @@ class Presence:
         draining: bool = False,
     ) -> None:
         """Renew this gateway's lease for `LEASE_S` from `now`."""
-        row = _encode(Gateway(url, now + LEASE_S * 1000, connections, started, draining))
+        row = _encode(Gateway(url, now + LEASE_S * 1000, connections, started, draining, keys.ROWS_2))
         self._client.command(
             "HSET",
             keys.GATEWAYS,

@@ -39,7 +39,11 @@ ASK_COST_US, ASK_BURST_US = 180_000_000, 3_600_000_000  # 20 an hour
 
 _SERVER: Final = 16  # bytes of `since` that name the server; the rest is the minimum for ZRANGEBYSCORE
 _STATE: Final = keys.STATE.encode()
+# The two formats of a row (functions/prelude_user.lua): kind, mark and numbers; in format 2 behind its version and the
+# bytes before the title, and with role and flags. The title follows.
 _ROW: Final = Packing(">ccQQQQQ")
+_ROW_2: Final = Packing(">BBcccBQQQQQ")
+_IN_FORMAT_2: Final = 2
 _pack = msgpack.Packer(use_bin_type=False).pack  # Lua's msgpack has no bin type
 
 Status: TypeAlias = Literal["ok", "replaced", "kicked", "evicted", "crowded"]
@@ -72,9 +76,11 @@ class Sync(Struct, frozen=True, kw_only=True):
 class Row(Struct, frozen=True):
     """A user's row of one conversation. `head` and `count` of groups and channels are in their `Head`, and 0 here.
 
-    `left`: the user has left it, or it is gone, as of the change `changed`; `gone_acked`: this device has acked that;
-    `title` of a direct one is the other user; `cursor` is None if this device has none yet; `score` orders rows by the
-    last change; `deleted_above` counts the deleted messages above `read` in a direct one.
+    `changed`: the last change of the membership, 0 in a present direct one. `left`: the user has left it, or it is
+    gone, as of that change; `gone_acked`: this device has acked that; `title` of a direct one is the other user;
+    `cursor` is None if this device has none yet; `score` orders rows by the last change; `deleted_above` counts the
+    deleted messages above `read` in a direct one. `role` is the user's role char; None in a row of format 1, which has
+    none.
     """
 
     conversation: str
@@ -90,6 +96,7 @@ class Row(Struct, frozen=True):
     deleted_above: int = 0
     changed: int = 0
     gone_acked: bool = False
+    role: str | None = None
 
     def unread(self, count: int, deleted: Sequence[int]) -> int:
         """Messages above the read mark, of `count` in all; `deleted` are seqs of deleted messages (Head)."""
@@ -224,29 +231,39 @@ class Users:
                 event,
                 int(marks),
                 target,
+                self._client.row_format,
             ),
             partial(_truth, reply),
         )
 
-    async def join(self, user: str, conv: str, title: str, changed: int, read: int, read_count: int) -> bool:
-        """Mark the user as present in a group or channel as of the change `changed`.
+    async def join(self, user: str, conv: str, title: str, changed: int, read: int, read_count: int, role: str) -> bool:
+        """Mark the user as present in a group or channel, with this role char, as of the change `changed`.
 
         False if the row has a later change, or if the user does not exist.
         """
-        return await self._change_membership(user, conv, title, changed, read, read_count, joins=True)
+        what = (conv, changed, title, read, read_count, role, self._client.row_format)
+        return await self._change_membership("join", user, what)
 
     async def leave(self, user: str, conv: str, changed: int) -> bool:
         """Mark the user as no longer present as of the change `changed`; False as for `join`."""
-        return await self._change_membership(user, conv, "", changed, 0, 0, joins=False)
+        return await self._change_membership("leave", user, (conv, changed))
 
     async def _change_membership(
-        self, user: str, conv: str, title: str, changed: int, read: int, read_count: int, *, joins: bool
+        self, function: Literal["join", "leave"], user: str, what: tuple[str | int, ...]
     ) -> bool:
-        moved = signals.encode(signals.Moved(conv))
+        moved = signals.encode(signals.Moved(str(what[0])))
         where = (keys.user(user), keys.convs(user), keys.recent(user), keys.groups(user))
-        what = (conv, changed, title, read, read_count) if joins else (conv, changed)
-        args = (self._channels.user(user), moved, *what)
-        return bool(await self._fcall("join" if joins else "leave", where, args))
+        return bool(await self._fcall(function, where, (self._channels.user(user), moved, *what)))
+
+    @property
+    def writes_roles(self) -> bool:
+        """Whether rows are written in format 2, which has the user's role."""
+        return self._client.row_format == keys.ROWS_2
+
+    async def renew_row(self, user: str, row: Row, role: str) -> bool:
+        """Write a row of format 1 in format 2, with this role char; False if the row has changed since it was read."""
+        changed = "" if row.kind == keys.DIRECT else row.changed
+        return bool(await self._fcall("renew_row", (keys.convs(user),), (row.conversation, changed, role)))
 
     def ack(
         self,
@@ -459,7 +476,7 @@ def _rows(flat: list[Any]) -> list[Row]:
             continue
         try:
             rows.append(_row(*row))
-        except (ValueError, TypeError, StructError) as error:
+        except (ValueError, TypeError, IndexError, StructError) as error:
             unreadable(error)
     return rows
 
@@ -470,11 +487,20 @@ def _state(flat: list[Any]) -> int | None:
 
 
 def _row(conv: bytes, packed: bytes, score: bytes, cursor: bytes | None) -> Row:
-    kind, mark, head, count, read, read_count, changed = _ROW.unpack_from(packed)
+    role = None
+    if packed[0] == _IN_FORMAT_2:
+        _, size, kind, mark, char, _, head, count, read, read_count, changed = _ROW_2.unpack_from(packed)
+        if not _ROW_2.size <= size <= len(packed):
+            raise ValueError("a row is cut short")
+        role = char.decode()
+    else:
+        kind, mark, head, count, read, read_count, changed = _ROW.unpack_from(packed)
+        size = _ROW.size
+    present = mark == b" "
     return Row(
         conv.decode(),
         kind.decode(),
-        packed[_ROW.size :].decode(),
+        packed[size:].decode(),
         mark in (b"-", b"="),
         head,
         count,
@@ -482,7 +508,8 @@ def _row(conv: bytes, packed: bytes, score: bytes, cursor: bytes | None) -> Row:
         read_count,
         None if cursor is None else int(cursor),
         int(float(score)),  # Redis prints a score as a double
-        changed if kind == b"d" and mark == b" " else 0,
-        0 if mark == b" " else changed,
+        changed if present and kind == b"d" else 0,
+        0 if present and kind == b"d" else changed,
         mark == b"=",
+        role,
     )

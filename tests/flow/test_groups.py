@@ -32,6 +32,23 @@ async def test_added_member_receives_the_conversation_live(chat: System, names: 
     assert min(bob.received[group]) >= added["seq"]
 
 
+async def test_new_role_is_in_the_next_welcome(chat: System, names: Names) -> None:
+    """Also the one of a member who becomes owner because the last owner was deleted."""
+    alice_, bob_ = names("alice", "bob")
+    group = await chat.group(alice_, bob_)
+    bob = ChatClient(bob_)
+    await bob.connect(chat.urls[0])
+    assert bob.conversation(group)["role"] == "member"
+    await bob.disconnect()
+    await chat.api("PUT", f"/v1/conversations/{group}/members/{bob_}", {"role": "admin"}, user=alice_)
+    await bob.connect(chat.urls[1])
+    assert bob.conversation(group)["role"] == "admin"
+    await bob.disconnect()
+    await chat.api("DELETE", f"/v1/accounts/{alice_}")
+    await bob.connect(chat.urls[0])
+    assert bob.conversation(group)["role"] == "owner"
+
+
 async def test_removed_member_receives_the_removal_and_nothing_after(chat: System, names: Names) -> None:
     """It is the last event of the member's devices; afterwards the conversation is not found."""
     alice_, bob_ = names("alice", "bob")

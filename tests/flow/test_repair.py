@@ -77,7 +77,7 @@ async def test_last_event_lost_on_the_bus_is_found_by_the_audit(start: Start) ->
         group = "g:AAAAAAAAAAAAAAAAAAAAAA"
         await world.conversations.create(group, "g", "", {"ann": "o", "ben": "m"}, 1, 1)
         for user in ("ann", "ben"):
-            await world.users.join(user, group, "", 0, 0, 0)
+            await world.users.join(user, group, "", 0, 0, 0, "m")
         ben = ChatClient("ben", codec="msgpack")
         await ben.connect(system.urls[1])
         await world.say(group, "ann", "heard")
@@ -119,7 +119,7 @@ async def test_missed_event_is_delivered_before_the_event_that_shows_the_gap(sta
         direct = await world.direct("ann", "ben")
         group = "g:AAAAAAAAAAAAAAAAAAAAAA"
         await world.conversations.create(group, "g", "", {"ann": "o", "ben": "m"}, 1, 1)
-        await world.users.join("ben", group, "", 0, 0, 0)
+        await world.users.join("ben", group, "", 0, 0, 0, "m")
         ben = ChatClient("ben")
         await ben.connect(system.urls[0])
         for conversation in (direct, group):

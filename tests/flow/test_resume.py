@@ -21,7 +21,7 @@ async def group(world: Store, serial: int, *members: str) -> str:
     await world.conversations.create(conversation, "g", "", dict.fromkeys(members, "m"), 5000, 5_000_000)
     for user in members:
         await world.accounts.ensure(user)
-        await world.users.join(user, conversation, "", 0, 0, 0)
+        await world.users.join(user, conversation, "", 0, 0, 0, "m")
     return conversation
 
 

@@ -224,14 +224,14 @@ class World:
         conv = keys.new_conversation(kind)
         roles = dict.fromkeys(users, "m") | {users[0]: "o"}
         assert await self.node.conversations.create(conv, kind, "a title", roles, COST_US, BURST_US)
-        for user in users:
-            await self.node.users.join(user, conv, "a title", 0, 0, 0)
+        for user, role in roles.items():
+            await self.node.users.join(user, conv, "a title", 0, 0, 0, role)
         return conv
 
     async def put(self, conv: str, user: str, role: str = "m") -> Change:
         await self.people(user)
         change = await self.node.conversations.member(conv, None, user, "put", role)
-        await self.node.users.join(user, conv, "a title", change.seq, change.prev, 0)
+        await self.node.users.join(user, conv, "a title", change.seq, change.prev, 0, change.role)
         return change
 
     async def remove(self, conv: str, user: str, told: bool = True) -> Change:

@@ -15,7 +15,7 @@ from router.contract.files import FileInfo
 from router.contract.settings import Settings
 from router.store.accounts import Accounts, GuessSource
 from router.store.conversations import Conversations, Wanted
-from router.store.deployment import deployment_check
+from router.store.deployment import RowFormats, deployment_check
 from router.store.dirty import Dirty
 from router.store.files import Files, Record, UploadRate
 from router.store.pairs import Pairs
@@ -26,7 +26,7 @@ from router.store.redis.connection import RedisArg
 from router.store.redis.pipeline import HotConnection
 from router.store.resumable import Resumables
 from router.store.state import State
-from router.store.users import Sync, Users
+from router.store.users import Row, Sync, Users
 from tests.store.calling import BURST_US, COST_US, called, event
 
 Command = tuple[bytes, ...]
@@ -115,7 +115,7 @@ class World:
     async def with_user(self) -> None:
         """Ann exists, has a session, a direct conversation, a group, a cursor, and a push that waits."""
         await self.accounts.create(self.ann, "password", "Ann")
-        await self.users.join(self.ann, self.group, "title", 1, 0, 0)
+        await self.users.join(self.ann, self.group, "title", 1, 0, 0, "m")
         await self.deliver(1)
         await called(self.users.sync, self.session(register=True))
         await called(self.users.ack, self.ann, "phone", "s1", {self.direct: 1})
@@ -244,12 +244,13 @@ CASES: Final[dict[str, Case]] = {
     "freed": Case(World.with_group_file, lambda w: w.files.freed(w.group, b"x" * 32)),
     "guess": Case(_USER, lambda w: w.accounts.guess(w.ann, GuessSource("a" * 16))),
     "guessed": Case(_USER, lambda w: w.accounts.guessed(w.ann, GuessSource("a" * 16))),
-    "join": Case(_USER, lambda w: w.users.join(w.ann, w.group, "title", 2, 1, 1)),
+    "join": Case(_USER, lambda w: w.users.join(w.ann, w.group, "title", 2, 1, 1, "m")),
     "kick": Case(_USER, lambda w: w.users.kick(w.ann)),
     "leave": Case(_USER, lambda w: w.users.leave(w.ann, w.group, 2)),
     "mark_away": Case(_USER, lambda w: w.users.mark_away(w.ann, "phone", "s1", _ignored)),
     "member": Case(_GROUP, lambda w: w.conversations.member(w.group, w.ann, _MEMBER, "put")),
     "news": Case(_USER, lambda w: w.users.news([w.session(since=b"0" * 16 + b"(0")], _ignored)),
+    "move_format": Case(_nothing, lambda w: RowFormats(w.client).write_newest()),
     "offer_reset": Case(_USER, lambda w: w.accounts.offer_reset(w.ann, "digest")),
     "page": Case(_USER, lambda w: w.users.page(w.ann, "phone", 1 << 53, _ignored)),
     "pair": Case(_asked, lambda w: w.pairs.change(w.ann, w.bob, "block", "", 0, _ignored)),
@@ -261,6 +262,9 @@ CASES: Final[dict[str, Case]] = {
     "relate": Case(_related, lambda w: w.people.relate(w.ann, w.bob, Person(3, "-", True, True, 1, 0))),
     "relations": Case(_related, lambda w: w.people.counts(w.ann)),
     "remove_conversation": Case(_GROUP, lambda w: w.conversations.remove_conversation(w.group, w.ann)),
+    "renew_row": Case(
+        _USER, lambda w: w.users.renew_row(w.ann, Row(w.group, "g", "", False, 0, 0, 0, 0, None, 0, changed=1), "m")
+    ),
     "retry_push": Case(_USER, lambda w: w.pushes.retry(w.ann, 1)),
     "schedule_push": Case(_USER, lambda w: w.pushes.schedule(w.ann, w.direct, 2, 1)),
     "set_starts": Case(_USER, lambda w: w.users.set_starts(w.ann, "phone", "s1", {w.group: 1}, True, _ignored)),

@@ -123,10 +123,10 @@ async def test_deletion_can_be_continued_by_another_caller(valkey: EmbeddedValke
     async with connected(valkey) as client:
         accounts, users = Accounts(client), Users(client)
         await accounts.ensure("ann")
-        await users.join("ann", GROUP, "Crew", 4, 0, 0)
+        await users.join("ann", GROUP, "Crew", 4, 0, 0, "m")
         assert await accounts.delete("ann") == [GROUP]
         assert not await called(users.exists, "ann")
-        assert not await users.join("ann", "g:BBBBBBBBBBBBBBBBBBBBBB", "Late", 1, 0, 0)
+        assert not await users.join("ann", "g:BBBBBBBBBBBBBBBBBBBBBB", "Late", 1, 0, 0, "m")
         assert await accounts.delete("ann") == [GROUP]
         assert await users.leave("ann", GROUP, 9)
         assert await accounts.delete("ann") == []

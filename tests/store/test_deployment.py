@@ -56,7 +56,7 @@ async def test_deployments_in_two_databases_have_other_channels(valkey: Embedded
 async def test_other_layout_is_refused(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         await deployment_check(client, OURS)
-        for field, value in (("partitions", "128"), ("format", "3")):
+        for field, value in (("partitions", "128"), ("format", "4")):
             await client.fetch("HSET", keys.DEPLOYMENT, field, value)
             with pytest.raises(StartupError, match=f"{field} {value}"):
                 await deployment_check(client, OURS)

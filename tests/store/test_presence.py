@@ -76,7 +76,7 @@ async def test_older_and_newer_nodes_read_each_others_rows(valkey: EmbeddedValke
         await called(partial(presence.renew, draining=True), "new", "", 0, NOW, NOW)
         assert await presence.gateways() == {
             "old": Gateway("ws://old", NOW, 1, NOW, draining=False),
-            "new": Gateway("", NOW + LEASE_S * 1000, 0, NOW, draining=True),
+            "new": Gateway("", NOW + LEASE_S * 1000, 0, NOW, draining=True, rows=keys.ROWS_2),
         }
         row = await client.fetch("HGET", keys.GATEWAYS, "new")
         assert msgspec.msgpack.decode(row, type=OlderGateway).lease_until == NOW + LEASE_S * 1000
@@ -90,8 +90,8 @@ async def test_lease_is_renewed_listed_and_removed(valkey: EmbeddedValkey) -> No
         await called(presence.renew, "node-1", "ws://one", 4, NOW - 5, NOW + 3000)
         until = NOW + LEASE_S * 1000
         assert await presence.gateways() == {
-            "node-1": Gateway("ws://one", until + 3000, 4, NOW - 5),
-            "node-2": Gateway("ws://two", until, 0, NOW),
+            "node-1": Gateway("ws://one", until + 3000, 4, NOW - 5, rows=keys.ROWS_2),
+            "node-2": Gateway("ws://two", until, 0, NOW, rows=keys.ROWS_2),
         }
         await presence.remove("node-1")
         assert list(await presence.gateways()) == ["node-2"]

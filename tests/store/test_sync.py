@@ -341,11 +341,11 @@ async def test_registering_returns_the_newest_first_and_every_group_once(valkey:
         users, who = Users(client), session("s", 10, limit=3)
         await Accounts(client).ensure("ann")
         groups = [keys.new_conversation(kind) for kind in "ggc"]
-        await users.join("ann", groups[0], "old", 0, 0, 0)
-        await users.join("ann", groups[1], "left", 0, 0, 0)
+        await users.join("ann", groups[0], "old", 0, 0, 0, "m")
+        await users.join("ann", groups[1], "left", 0, 0, 0, "m")
         await users.leave("ann", groups[1], 7)
         directs = [await message(users, f"user-{i}", 1) for i in range(5)]
-        await users.join("ann", groups[2], "new", 0, 0, 0)
+        await users.join("ann", groups[2], "new", 0, 0, 0, "m")
         synced = await register(users, who)
         assert names(synced.rows) == [groups[2], directs[4], directs[3], groups[0]]
         assert synced.more
@@ -478,7 +478,7 @@ async def test_hello_replaces_cursors_in_both_directions(valkey: EmbeddedValkey)
 # -- damaged rows
 
 
-@pytest.mark.parametrize("damage", ["lost", "d ", "d-"])
+@pytest.mark.parametrize("damage", ["lost", "d ", "d-", "\x02.d-", "\x02\x7fd-m" + 50 * "\0"])
 async def test_conversation_without_a_whole_row_is_left_out_and_its_name_removed(
     valkey: EmbeddedValkey, damage: str
 ) -> None:
@@ -510,7 +510,7 @@ async def test_group_missing_in_recent_is_returned_at_a_connect(valkey: Embedded
         users = await of_ann(client)
         await register(users, session("s", 10))
         group = keys.new_conversation("g")
-        assert await users.join("ann", group, "a title", 1, 0, 0)
+        assert await users.join("ann", group, "a title", 1, 0, 0, "m")
         await client.fetch("ZREM", keys.recent("ann"), group)
         conv = await message(users, "bob", 1)
         synced: Synced = await called(users.sync, msgspec.structs.replace(session("t", 20), register=True, limit=1))

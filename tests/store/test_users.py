@@ -58,10 +58,10 @@ async def test_delivering_twice_raises_and_publishes_once(valkey: EmbeddedValkey
             assert not await deliver(users, 3, 2)
         assert channel.heard == [EVENT]
         assert await score(client, CONV) == at
-        assert await users.row("ann", CONV) == Row(CONV, "d", "bob", False, 3, 2, 0, 0, None, 0)
+        assert await users.row("ann", CONV) == Row(CONV, "d", "bob", False, 3, 2, 0, 0, None, 0, role="m")
 
 
-@pytest.mark.parametrize("damage", ["", "d-", "g ", "d \0\0\0\0"])
+@pytest.mark.parametrize("damage", ["", "d-", "g ", "d \0\0\0\0", "\x02", "\x02.d m", "\x02\x7fg m" + 50 * "\0"])
 async def test_each_write_makes_a_damaged_row_whole(valkey: EmbeddedValkey, damage: str) -> None:
     """A row that is cut short counts as lost: a delivery, a join and a leave write it anew, a read mark finds none."""
     async with connected(valkey) as client:
@@ -76,7 +76,7 @@ async def test_each_write_makes_a_damaged_row_whole(valkey: EmbeddedValkey, dama
         assert left is not None
         assert left.left
         await client.fetch("HSET", keys.convs("ann"), GROUP, damage)
-        assert await users.join("ann", GROUP, "a title", 8, 0, 0)
+        assert await users.join("ann", GROUP, "a title", 8, 0, 0, "m")
         rows = [await users.row("ann", conv) for conv in (CONV, GROUP)]
         assert [(row.title, row.left) for row in rows if row] == [("bob", False), ("a title", False)]
 
@@ -127,11 +127,11 @@ async def test_leave_marks_the_row(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         users = await users_of(client)
         with Channel(valkey, keys.Channels().user("ann")) as channel:
-            assert await users.join("ann", GROUP, "Crew", 4, 3, 2)
+            assert await users.join("ann", GROUP, "Crew", 4, 3, 2, "m")
             joined = await score(client, GROUP)
             assert await users.leave("ann", GROUP, 9)
         assert [signals.decode(payload) for payload in channel.heard] == [signals.Moved(GROUP)] * 2
-        assert await users.row("ann", GROUP) == Row(GROUP, "g", "Crew", True, 0, 0, 3, 2, None, 0, changed=9)
+        assert await users.row("ann", GROUP) == Row(GROUP, "g", "Crew", True, 0, 0, 3, 2, None, 0, changed=9, role="-")
         assert await client.fetch("ZCARD", keys.groups("ann")) == 0
         assert await score(client, GROUP) > joined
 
@@ -147,7 +147,7 @@ async def test_latest_change_of_membership_wins_in_any_order(valkey: EmbeddedVal
             users = await users_of(client, name)
             for changed in (*(each for each in order for _ in range(2)), *order):
                 if CHANGES[changed] == "join":
-                    took = await users.join(name, GROUP, "Crew", changed, changed, 0)
+                    took = await users.join(name, GROUP, "Crew", changed, changed, 0, "m")
                 else:
                     took = await users.leave(name, GROUP, changed)
                 assert took == (changed > latest)
@@ -162,7 +162,7 @@ async def test_deleted_user_joins_no_conversation(valkey: EmbeddedValkey) -> Non
     async with connected(valkey) as client:
         users = await users_of(client, "ann")
         await Accounts(client).delete("ann")
-        assert not await users.join("ann", GROUP, "Crew", 0, 0, 0)
+        assert not await users.join("ann", GROUP, "Crew", 0, 0, 0, "m")
         assert not await users.leave("ann", GROUP, 1)
         assert {key.decode() for key in await client.fetch("KEYS", "*:*:ann")} == {keys.user("ann"), keys.names("ann")}
 
@@ -171,17 +171,17 @@ async def test_member_whose_hash_was_lost_joins_and_exists_again(valkey: Embedde
     async with connected(valkey) as client:
         users = await users_of(client)
         await client.fetch("DEL", keys.user("ann"))
-        assert await users.join("ann", GROUP, "Crew", 2, 0, 0)
+        assert await users.join("ann", GROUP, "Crew", 2, 0, 0, "m")
         assert await called(users.exists, "ann")
 
 
 async def test_joining_again_does_not_lower_the_read_mark(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         users = await users_of(client)
-        await users.join("ann", GROUP, "Crew", 0, 0, 0)
+        await users.join("ann", GROUP, "Crew", 0, 0, 0, "m")
         await called(users.read, "ann", GROUP, 20, 15)
         await users.leave("ann", GROUP, 21)
-        await users.join("ann", GROUP, "Crew", 22, 5, 3)
+        await users.join("ann", GROUP, "Crew", 22, 5, 3, "m")
         row = await users.row("ann", GROUP)
         assert row is not None
         assert (row.left, row.read, row.read_count) == (False, 20, 15)
@@ -231,7 +231,7 @@ async def test_read_mark_only_rises(valkey: EmbeddedValkey) -> None:
             signals.Receipt(CONV, "ann", 4),
             signals.Receipt(CONV, "ann", 6),
         ]
-        assert await users.row("ann", CONV) == Row(CONV, "d", "bob", False, 9, 9, 6, 5, None, 0)
+        assert await users.row("ann", CONV) == Row(CONV, "d", "bob", False, 9, 9, 6, 5, None, 0, role="m")
         assert await score(client, CONV) > before
 
 
@@ -298,9 +298,9 @@ async def test_all_conversations_can_be_listed(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         users = await users_of(client)
         await deliver(users, 1)
-        await users.join("ann", GROUP, "Crew", 0, 0, 0)
+        await users.join("ann", GROUP, "Crew", 0, 0, 0, "m")
         left = "c:BBBBBBBBBBBBBBBBBBBBBB"
-        await users.join("ann", left, "Old", 0, 0, 0)
+        await users.join("ann", left, "Old", 0, 0, 0, "m")
         await users.leave("ann", left, 3)
         first = await users.conversations("ann", limit=2)
         second = await users.conversations("ann", first.below, limit=2)

@@ -1,7 +1,8 @@
 -- append: one event into a conversation, once for its (user, device, n).
 -- KEYS  conv log dirty
 -- ARGV  conv channel cap user user/device action facts rest [files] [party …]
---       facts, packed as FACTS: n done seen target fingerprint limited(0|1) first; n 0: no row, no rate; limited 0: no rate;
+--       facts, packed as FACTS: n done seen target fingerprint flags first; n 0: no row, no rate;
+--       flags: 1 limited, else no rate; 2 users' rows are written in format 2;
 --       target: of a message what it replies to, or 0
 --       party, of a direct one on a single server: user convs recent channel other, the author last
 --       action: message edit delete react; a message that is not limited is a backend's, which its author has not read
@@ -197,7 +198,8 @@ end
 local function append(k, a)
   local user, action, files = a[4], a[6], nil
   if action == 'files' then action, files = 'message', table.remove(a, 9) end
-  local n, answered, seen, target, fingerprint, limited, first = struct.unpack(FACTS, a[7])
+  local n, answered, seen, target, fingerprint, flags, first = struct.unpack(FACTS, a[7])
+  local limited, format = flags % 2, flags >= 2 and 2 or 1
   local h = redis.call('HMGET', k[1], 'm', 'u:' .. user, 'd:' .. a[5], 'routed')
   if not h[1] then return fail('NOTFOUND') end
   local us = now_us()
@@ -271,11 +273,12 @@ local function append(k, a)
     answer = settle(k, a[2], a[3], w, cost, burst, 'd:' .. a[5], accepted(d, p, tat, done, n, w.seq, fingerprint))
   end
   local own, gone = #a - 4, action == 'delete' and tonumber(target) or 0
-  if own > 9 then bring(a[9], a[10], a[11], a[12], a[13], a[1], w.seq, w.count, w.event, false, gone, us) end
+  if own > 9 then bring(a[9], a[10], a[11], a[12], a[13], a[1], w.seq, w.count, w.event, false, gone, us, format) end
   if own > 8 and action == 'message' and limited == 1 then
-    bring_own(a[own], a[own + 1], a[own + 2], a[own + 3], a[own + 4], a[1], w.seq, w.count, w.event, us)
+    bring_own(a[own], a[own + 1], a[own + 2], a[own + 3], a[own + 4], a[1], w.seq, w.count, w.event, us, format)
   elseif own > 8 then
-    bring(a[own], a[own + 1], a[own + 2], a[own + 3], a[own + 4], a[1], w.seq, w.count, w.event, false, gone, us)
+    bring(a[own], a[own + 1], a[own + 2], a[own + 3], a[own + 4], a[1], w.seq, w.count, w.event, false, gone, us,
+      format)
   end
   return answer
 end

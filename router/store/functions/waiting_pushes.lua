@@ -25,7 +25,7 @@ local function waiting_pushes(k, a)
     else
       local seq, due = string.match(value, '(%d+) (%d+)')
       local row, n, read, _ = row_of(convs, conv), #out, 0, nil
-      if row then _, _, _, _, read = struct.unpack(ROW, row) end
+      if row then _, _, _, _, read = unpack_row(row) end
       out[n + 1], out[n + 2], out[n + 3] = conv, seq, due
       out[n + 4], out[n + 5] = digits(read), digits(furthest(k, conv))
     end

@@ -55,6 +55,7 @@ class Client:
         self.topology = topology
         self.library = library
         self.channels = Channels()  # replaced once the deployment is known, before this client is passed to any part
+        self.row_format = keys.ROWS_2  # of users' rows that are written; replaced with `channels` and followed later
         self.clocks = Clocks()  # this node's and Redis's; updated by router/process/clocks.py
         self._functions: Counter[str] = Counter()
         self._hot = HotConnection(topology, library.source)

@@ -10,6 +10,7 @@ import pytest
 from gateway.presence.departures import Departures
 from gateway.presence.lease import Lease
 from gateway.presence.redis_clock import RedisClock
+from router.contract import keys
 from router.contract.errors import Unavailable
 from router.store.presence import LEASE_S, Gateway
 from tests.gateway.world import settings
@@ -32,7 +33,7 @@ class Dial:
         self.judged = 0
         node: Any = self
         self.clock = RedisClock(self.clock_ms, int(self.now * 1000), self.time)
-        self.lease = Lease("self", "ws://self/ws", node, node, self.clock, (), self.spawn, node)
+        self.lease = Lease("self", "ws://self/ws", node, node, node, self.clock, (), self.spawn, node)
         self.lease.renewed = self.judge
         self.departures = Departures(node, self.time, settings(**changes).max_connections)
 
@@ -45,6 +46,9 @@ class Dial:
         said = int((self.now + self.redis_ahead) * 1000)
         self.now += self.answer_takes
         return said
+
+    async def follow(self) -> str:
+        return keys.NEWEST
 
     def row(self, name: str, until: float, *, draining: bool = False) -> None:
         self.rows[name] = Gateway("", int(until * 1000), 0, 0, draining)

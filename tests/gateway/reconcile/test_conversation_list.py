@@ -160,6 +160,23 @@ async def test_entries_contain_the_role_of_the_user(valkey: EmbeddedValkey) -> N
         assert not bob.session.roles
 
 
+@pytest.mark.parametrize(("row_format", "calls"), [(keys.ROWS_1, 1), (keys.ROWS_2, 0)])
+async def test_known_device_asks_for_roles_only_if_its_rows_have_none(
+    valkey: EmbeddedValkey, row_format: int, calls: int
+) -> None:
+    """In one call for all; rows of format 2 have them."""
+    async with world(valkey) as of:
+        of.redis.row_format = row_format
+        groups = [await of.group("ann", "bob") for _ in range(3)]
+        await of.put(groups[0], "bob", "a")
+        (await of.client("bob").connected()).end()
+        asked = of.node.client.statistics().functions["starts"]
+        entries = (await of.client("bob").hello())["conversations"]
+        roles = dict.fromkeys(groups, "member") | {groups[0]: "admin"}
+        assert {entry["conversation"]: entry["role"] for entry in entries} == roles
+        assert of.node.client.statistics().functions["starts"] - asked == calls
+
+
 @pytest.mark.parametrize("step", ["_page", "_find_gone", "_send"])
 async def test_session_whose_older_conversations_cannot_be_listed_ends(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, step: str

@@ -69,15 +69,18 @@ def test_conversation_with_oneself_is_delivered_once() -> None:
 
 
 def test_last_change_of_a_member_counts() -> None:
-    """Joins and leaves have the seq of their change; a new role is no such change."""
+    """Joins and leaves have the seq of their change. A new role is a change, too; it moves no read mark, but keeps the
+    one of the event that added the user."""
     events = [
         event(1, "ann", "member", conv=GROUP, user="bob", action="add", role="member", count=4),
         event(2, "ann", "member", conv=GROUP, user="cid", action="add", role="member"),
         event(3, "ann", "member", conv=GROUP, user="cid", action="remove", role=None),
         event(4, "ann", "member", conv=GROUP, user="dan", action="role", role="admin"),
         event(5, "ann", conv=GROUP, body="x"),
+        event(6, "ann", "member", conv=GROUP, user="bob", action="role", role="reader", count=5),
     ]
-    assert plan(GROUP, events, [frozenset()] * 5, 0) == [Join("bob", 1, 1, 4), Leave("cid", 3)]
+    bob, dan = Join("bob", 6, 1, 4, "r"), Join("dan", 4, 0, 0, "a")
+    assert plan(GROUP, events, [frozenset()] * 6, 0) == [bob, Leave("cid", 3), dan]
 
 
 def test_deadline_is_of_the_first_message_and_includes_the_last() -> None:
@@ -208,6 +211,24 @@ async def test_member_events_change_the_users_rows(valkey: EmbeddedValkey) -> No
         cid, bob = await w.row("cid", conv), await w.row("bob", conv)
         assert (cid.left, cid.read, cid.read_count) == (False, added.seq, 1)
         assert bob.left
+
+
+async def test_role_change_of_a_process_that_died_reaches_the_row(valkey: EmbeddedValkey) -> None:
+    """It changes neither the read mark nor, if it is repeated, a later role."""
+    async with world(valkey) as w:
+        conv = await w.group("ann", "bob")
+        await worker(w).finish(conv)
+        said = await w.say("ann", conv)
+        await reply_of(w.users.read, "bob", conv, said.seq, 1)
+        change = await w.conversations.member(conv, "ann", "bob", "put", "a")
+        await worker(w).finish(conv)
+        bob, ann = await w.row("bob", conv), await w.row("ann", conv)
+        assert (bob.role, bob.read, bob.read_count, bob.changed) == ("a", said.seq, 1, change.seq)
+        assert ann.role == "o"
+        await w.conversations.member(conv, "ann", "bob", "put", "r")
+        await worker(w).finish(conv)
+        assert not await w.users.join("bob", conv, "a title", change.seq, 0, 0, "a")
+        assert (await w.row("bob", conv)).role == "r"
 
 
 async def test_user_added_and_removed_before_the_first_finish_is_not_present(valkey: EmbeddedValkey) -> None:

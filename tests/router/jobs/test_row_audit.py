@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
@@ -71,6 +72,39 @@ async def test_present_rows_removed_members_and_deleted_users_are_unchanged(valk
         assert await w.row("bob", group) == left
         assert (await w.users.conversations("cid")).rows == order
         assert await w.users.row("dan", direct) is None
+
+
+async def test_rows_of_format_1_are_written_anew_once_all_processes_read_format_2(valkey: EmbeddedValkey) -> None:
+    """With the role, and in silence: the order of the list stays. Until then they stay as they are."""
+    async with world(valkey) as w:
+        w.client.row_format = keys.ROWS_1
+        group, direct = await w.group("ann", "bob"), await w.direct("ann", "bob")
+        await w.say("ann", direct)
+        await finished(w, group, direct)
+        rows = (await w.users.conversations("bob")).rows
+        await walked(w)
+        assert (await w.users.conversations("bob")).rows == rows
+        assert [row.role for row in rows] == [None, None]
+        w.client.row_format = keys.ROWS_2
+        await walked(w)
+        renewed = [replace(row, role="m") for row in rows]
+        assert (await w.users.conversations("bob")).rows == renewed
+        assert (await w.row("ann", group)).role == "o"
+
+
+async def test_role_that_did_not_reach_the_row_is_restored(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as w:
+        group = await w.group("ann", "bob")
+        await w.say("ann", group)
+        await finished(w, group)
+        await w.conversations.member(group, "ann", "bob", "put", "a")
+        await finished(w, group)
+        with valkey.client() as redis:
+            row = redis.hget(keys.convs("bob"), group)
+            redis.hset(keys.convs("bob"), group, row[:4] + b"m" + row[5:14] + b"\0" * 32 + row[46:])
+        assert (await w.row("bob", group)).role == "m"
+        await walked(w)
+        assert (await w.row("bob", group)).role == "a"
 
 
 async def test_unfinished_conversation_is_left_to_the_finisher(valkey: EmbeddedValkey) -> None:
