@@ -324,9 +324,13 @@ def test_routes_lead_to_services() -> None:
         (path["path"], path["backend"]["service"]["name"], port_number(path["backend"]["service"]))
         for path in host["http"]["paths"]
     }
-    assert (
-        by_route == by_ingress == {("/ws", "gateway", 8000), ("/schema.json", "gateway", 8000), ("/v1", "router", 8000)}
-    )
+    web = ("/", "/web", "/sw.js", "/manifest.webmanifest")
+    to_gateway, to_router = ("/ws", "/schema.json"), ("/v1", *web)
+    assert by_route == by_ingress
+    assert by_route == {
+        *((path, "gateway", 8000) for path in to_gateway),
+        *((path, "router", 8000) for path in to_router),
+    }
 
 
 def port_number(service: Manifest) -> int:
