@@ -47,6 +47,7 @@ class Web:
         self._gateways = gateways
         self._connect = settings.web_connect.replace(",", " ").split()
         self._known: list[str] = []
+        self._media = [settings.media_public_url.rstrip("/")] if settings.media_public_url else []
         options = {
             "accounts": "yes" if settings.accounts else "",
             "bot": settings.web_bot,
@@ -72,7 +73,8 @@ class Web:
             return _sent(GONE_WORKER, request, ASK_FIRST) if path == headers.WORKER else None
         match path:
             case "/":
-                policy = headers.policy(site.import_map_hash, await self._sources(request.headers.get("host", "")))
+                sources = await self._sources(request.headers.get("host", ""))
+                policy = headers.policy(site.import_map_hash, sources, self._media)
                 return _sent(site.index, request, ASK_FIRST, policy)
             case headers.WORKER:
                 return _sent(site.worker, request, ASK_FIRST, WORKER_POLICY)

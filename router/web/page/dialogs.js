@@ -98,13 +98,33 @@ function About({ session, close, say, show, argument }) {
   const view = session.entry(id)?.view ?? argument.view;
   const title = titleOf(session.user, view);
   if (id.startsWith("d:")) {
-    const other = otherOf(session.user, id);
-    return html`<${Dialog} title=${t("about_person")} close=${close}>
-      <div class="person"><${Avatar} name=${other} size="large" online=${session.presence.get(other)?.online === true} /><b dir="auto">${other}</b><span>${lastSeen(session.presence.get(other))}</span></div>
-      <div class="buttons"><button type="button" class="primary" onClick=${close}>${t("close")}</button></div>
-    </${Dialog}>`;
+    return html`<${Someone} user=${otherOf(session.user, id)} session=${session} close=${close} say=${say} />`;
   }
   return html`<${Members} id=${id} view=${view} title=${title} session=${session} close=${close} say=${say} show=${show} />`;
+}
+
+/** A person, who can be blocked. @param {{ user: string, session: import("./session.js").Session, close: () => void, say: any }} props */
+function Someone({ user, session, close, say }) {
+  const { people } = session.client;
+  const [blocked, setBlocked] = useState(/** @type {boolean | undefined} */ (undefined));
+  const load = () => people.blocked().then((users) => setBlocked(users.includes(user)));
+  useEffect(() => void load().catch(() => undefined), []); // not known: there is no button
+  const change = async () => {
+    try {
+      await (blocked ? people.unblock(user) : people.block(user));
+      await load();
+    } catch (error) {
+      say(t("refused", { why: messageOf(error) }));
+    }
+  };
+  const presence = session.presence.get(user);
+  return html`<${Dialog} title=${t("about_person")} close=${close}>
+    <div class="person"><${Avatar} name=${user} size="large" online=${presence?.online === true} /><b dir="auto">${user}</b><span>${blocked ? t("blocked") : lastSeen(presence)}</span></div>
+    <div class="buttons">
+      ${blocked !== undefined && user !== session.user && html`<button type="button" class=${blocked ? "" : "danger"} onClick=${() => void change()}>${blocked ? t("unblock") : t("block")}</button>`}
+      <button type="button" class="primary" onClick=${close}>${t("close")}</button>
+    </div>
+  </${Dialog}>`;
 }
 
 /** @param {{ id: string, view: import("./session.js").View, title: string, session: import("./session.js").Session, close: () => void, say: any, show: any }} props */

@@ -1,5 +1,6 @@
 /** One message: its text, what became of it, and what can be done with it. */
 
+import { Files } from "./files.js";
 import { clock, exact, mentionsOf, onlyEmoji, rich, textOf } from "./format.js";
 import { t } from "./strings.js";
 import { Avatar, html, Icon, Menu } from "./ui.js";
@@ -41,6 +42,7 @@ export function MessageRow({ message, together, quoted, session, conversation, v
         ${named && html`<b class="author" dir="auto">${message.from}</b>`}
         ${message.body?.forwarded && html`<span class="forwarded"><${Icon} name="forward" size=${14} />${t("forwarded", { user: String(message.body.forwarded).slice(0, 64) })}</span>`}
         ${message.replyTo !== null && html`<${Quote} message=${quoted} />`}
+        ${!message.deleted && message.files?.length > 0 && html`<${Files} message=${message} session=${session} id=${conversation.id} />`}
         ${message.deleted ? html`<span class="text">${t("deleted")}</span>` : html`<span class="text" dir="auto">${rich(text, mentionsOf(message.body), session.user)}</span>`}
         <span class="meta">${message.edited && !message.deleted && html`<span>${t("edited")}</span>`}<time title=${exact(message.at)}>${clock(message.at)}</time>${mine && html`<${State} message=${message} view=${view} user=${session.user} />`}</span>
       </div>

@@ -12,7 +12,8 @@ from tests.flow.conftest import System
 
 @pytest.fixture(scope="module")
 def system(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    made = System(tmp_path_factory.mktemp("web"), 2, LINNET_ORIGINS="*")
+    media = tmp_path_factory.mktemp("media").as_uri()
+    made = System(tmp_path_factory.mktemp("web"), 2, LINNET_ORIGINS="*", LINNET_MEDIA_URL=media)
     support.run(made.ready())
     yield made
     made.close()

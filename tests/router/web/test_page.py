@@ -9,7 +9,7 @@ import httpx
 import pytest
 from playwright.async_api import expect
 
-from deploy.web import MODULES
+from deploy.web import MODULES, PAGE
 from tests.flow.conftest import System
 from tests.router.web.people import EXECUTABLE, PASSWORD, Person, town
 from tests.support import SERVER_KEY, eventually
@@ -123,6 +123,45 @@ async def test_long_history_is_a_window_that_keeps_the_place(address: str) -> No
         await ann.sees("line 439")
         await expect(ann.page.get_by_role("button", name="To the newest message")).to_have_count(0)
         await expect(ann.row("teller-p3").locator(".count")).to_have_count(0)
+
+
+async def test_blocked_person_reaches_nobody_until_unblocked(address: str) -> None:
+    async with town(address) as people:
+        ann, bob = await people.person("ann-p8"), await people.person("bob-p8")
+        await ann.register()
+        await bob.register()
+        await ann.write_to(bob.name)
+        await ann.say("Hello")
+        await bob.row(ann.name).click()
+        await bob.page.locator(".chat-title").click()
+        await bob.page.get_by_role("button", name="Block", exact=True).click()
+        await expect(bob.page.get_by_role("dialog")).to_contain_text("You have blocked this person.")
+        await ann.say("Are you there?")
+        await expect(ann.message("Are you there?")).to_contain_text("Not sent")
+        await bob.page.get_by_role("button", name="Unblock").click()
+        await bob.page.get_by_role("button", name="Block", exact=True).wait_for()
+        await ann.message("Are you there?").get_by_role("button", name="Send again").click()
+        await bob.sees("Are you there?")
+
+
+async def test_picture_that_is_received_is_shown(address: str) -> None:
+    async with town(address) as people:
+        ann, bob = await people.person("ann-p9"), await people.person("bob-p9")
+        await ann.register()
+        await bob.register()
+        async with httpx.AsyncClient(base_url=address, timeout=60, trust_env=False) as http:
+            login = {"user": bob.name, "password": PASSWORD, "device": "script"}
+            token = (await http.post("/v1/login", json=login)).json()["token"]
+            by = {"Authorization": f"Bearer {token}"}
+            picture = {"Content-Type": "image/png", "Linnet-Name": "icon.png"}
+            body = (PAGE / "icon-192.png").read_bytes()
+            file = (await http.post("/v1/uploads", content=body, headers={**by, **picture})).json()
+            sent = {"to": f"@{ann.name}", "body": "Look", "media": "image", "files": [file["sha256"]]}
+            assert (await http.post("/v1/messages", json=sent, headers=by)).status_code == 200
+        await ann.row(bob.name).click()
+        await ann.sees("Look")
+        await expect(ann.message("Look").get_by_role("img", name="icon.png")).to_be_visible()
+        await ann.page.wait_for_function("document.querySelector('.file img')?.naturalWidth > 0")
 
 
 def server() -> dict[str, str]:

@@ -86,3 +86,10 @@ async def test_setting_replaces_the_gateways_addresses() -> None:
     async with served(["ws://10.1.1.1:8001/ws"], web_connect="wss://a.example, wss://b.example") as http:
         policy = (await http.get("/")).headers["content-security-policy"]
         assert "connect-src 'self' wss://a.example wss://b.example;" in policy
+
+
+async def test_files_may_come_from_their_own_origin() -> None:
+    async with served([], media_public_url="https://files.example") as http:
+        policy = (await http.get("/")).headers["content-security-policy"]
+        assert "img-src 'self' blob: https://files.example;" in policy
+        assert "media-src 'self' blob: https://files.example;" in policy
