@@ -22,7 +22,7 @@ from gateway.presence import watches
 from gateway.websocket import connection
 from router.__main__ import CONNECTIONS
 from router.api import call as api_call
-from router.api import contacts, passwords
+from router.api import contacts, passwords, profiles
 from router.api import messages as api_messages
 from router.api import rate_limits as rates
 from router.api import table as api
@@ -38,6 +38,7 @@ from router.media.worker import header
 from router.process import bounded, http_client, jwks, spans
 from router.store import accounts, conversations, durability, presence, resumable, users
 from router.store import files as store_files
+from router.store import profiles as user_profiles
 from router.store import state as user_state
 from router.store.redis import pipeline as hot
 
@@ -152,6 +153,16 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("age of an upload that is sent", time(store_files.SENDABLE_MS / 1000), "`not_found`"),
         Limit("direct conversations that a user opens", rate(users.OPEN_COST_US / 1e6,
               users.OPEN_BURST_US / users.OPEN_COST_US), "`rate_limited`"),
+        Limit("`name`, `about`, `status.text` of a profile, characters", ", ".join(
+              count(longest(one)) for one in (api_types.DisplayName, api_types.About, api_types.StatusText)), "422"),
+        Limit("`extra` of a profile", size(profiles.MAX_EXTRA_BYTES), "`too_large`"),
+        Limit("changes of `privacy.messages`", rate(user_profiles.MESSAGES_COST_US / 1e6,
+              user_profiles.MESSAGES_BURST_US / user_profiles.MESSAGES_COST_US), "`rate_limited`"),
+        Limit("searches for users", rate(users.SEARCH_COST_US / 1e6, users.SEARCH_BURST_US / users.SEARCH_COST_US),
+              "`rate_limited`"),
+        Limit("users found by a search", count(profiles.MAX_FOUND), "`more`"),
+        Limit("groups, and members of each, that a search looks at",
+              f"the {count(profiles.SEARCHED_GROUPS)} last active, {count(profiles.SEARCHED_MEMBERS)}", "not found"),
         Limit("contacts of a user", count(contacts.MAX_CONTACTS), "`quota`"),
         Limit("requests of a user that are open", f"{count(contacts.MAX_OUTGOING)}, "
               + time(lua("pair", "LASTS_DAYS") * 86_400), "`quota`; it counts as absent"),

@@ -56,7 +56,9 @@ from router.store.durability import durability
 from router.store.files import Files
 from router.store.observe import RedisObserver
 from router.store.pairs import Pairs
+from router.store.people import People
 from router.store.presence import Presence
+from router.store.profiles import Profiles
 from router.store.redis.client import Client
 from router.store.redis.pubsub import Bus
 from router.store.state import State
@@ -80,6 +82,8 @@ class Node:
         self.users = Users(client)
         self.files = Files(client)
         self.presence = Presence(client)
+        self.people = People(client)
+        self.profiles = Profiles(client)
         self.durability = durability(settings.durability, client, settings.replicas)
 
         # delivery
@@ -107,7 +111,7 @@ class Node:
             loop,
         )
         self.departures = Departures(self.users, loop.time, settings.max_connections)
-        self.watches = Watches(self.presence, self.subscriptions, self.lease, self.redis_clock, loop)
+        self.watches = Watches(self.presence, self.people, self.subscriptions, self.lease, self.redis_clock, loop)
 
         # reconcile
         self.gone = Gone(self.users, self.conversations)
@@ -122,11 +126,11 @@ class Node:
         # commands
         rates = Rates(settings.sends_per_s, settings.send_burst, loop.time)
         rate_us = round(rates.cost_s * 1e6), round(rates.burst_s * 1e6)
-        self.direct = DirectConversations(self.users, self.conversations, Pairs(client), rate_us)
+        self.direct = DirectConversations(self.users, self.conversations, Pairs(client), self.profiles, rate_us)
         verifier = Verifier(settings, fetcher(settings.jwks_url) if settings.jwks_url else None, clocks=client.clocks)
         self.authentication = Authentication(verifier, now_ms, self.tasks.spawn, self.deadlines, self.users, self.syncs)
         self.marks = Marks(self.users, loop)
-        self.ephemeral = Ephemeral(self.users, self.conversations, loop.time)
+        self.ephemeral = Ephemeral(self.users, self.conversations, self.profiles, loop.time)
         self.cursors = Cursors(self.users, self.conversations, self.marks, self.ephemeral)
         self.history = History(self.conversations, rates)
         self.sends = Sends(
@@ -221,7 +225,10 @@ class Node:
         self.catchup.resume_history = self.history.next_page
         self.subscriptions.bus = self.bus
         self.subscriptions.presence_changed = self.watches.touched
-        self.resubscribe.presence_lost = self.watches.touch_all
+        self.subscriptions.visibility_changed = self.watches.look_who_sees
+        self.subscriptions.profile_changed = self.watches.profile_changed
+        self.subscriptions.conceals = self.people.conceals
+        self.resubscribe.presence_lost = self.watches.bus_lost
         self.lease.renewed = self.watches.decide_all
         self.sessions.began = (self.heartbeats.add, self.deadlines.add)
         self.sessions.ended = (

@@ -216,7 +216,7 @@ INNER_LIMITS = {
     "LIMIT": "of one claim; the table has the places that follow from it",
     "E0": "epoch of a seq", "PER_SECOND": "of a seq", "AHEAD": "of a seq", "COALESCE_MS": "pace", "BROUGHT_MS": "pace",
     "CAP_EVERY": "pace", "IN_FORMAT_2": "layout", "HEAD_2": "layout", "FLAGS_AT": "layout", "TITLE_AT": "layout",
-    "WHO_AT": "layout", "ROWS_AT": "layout", "ROW": "layout",
+    "WHO_AT": "layout", "ROWS_AT": "layout", "ROW": "layout", "FIRST_FIELD": "layout",
     "NOTE_SIZE": "layout", "FINAL": "seq after all others",
     "STEP": "entries read at once", "CHUNK": "entries read at once", "GRACE_MS": "pace", "BACK_US": "clocks of servers",
     "MOST": "entries read at once", "FIELDS": "fields written at once",

@@ -7,7 +7,7 @@ from functools import partial
 from gateway.commands.ephemeral import Ephemeral
 from gateway.commands.marks import Marks
 from gateway.delivery.session import Session
-from router.contract import signals, wire
+from router.contract import wire
 from router.contract.addressing import visible
 from router.contract.errors import LinnetError
 from router.contract.signals import RECEIPT_MEMBERS
@@ -54,5 +54,4 @@ class Cursors:
         if isinstance(raised, LinnetError):
             session.refuse(command, raised)
         elif raised and position.open and position.size <= RECEIPT_MEMBERS:
-            receipt = signals.encode(signals.Receipt(command.conversation, session.user, position.seq))
-            self._ephemeral.whisper(session.user, command.conversation, receipt)
+            self._ephemeral.receipt(session, command.conversation, position.seq)

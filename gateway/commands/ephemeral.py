@@ -1,4 +1,8 @@
-"""Signals that no log keeps: typing, and receipts for the other members of a conversation."""
+"""Signals that no log keeps: typing, and receipts for the other members of a conversation.
+
+A session remembers what its user observes (`Manners`): whether they send receipts, and whether a block hides them from
+somebody. If it does, the signal in a group is `Discreet`, and each gateway asks from whom before it passes it on.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +16,20 @@ from router.contract import keys, signals, wire
 from router.contract.addressing import target_of
 from router.contract.errors import Blocked, LinnetError
 from router.store.conversations import CLOSED_ROLES, Conversations
+from router.store.profiles import Manners, Profiles
 from router.store.users import Users
 
 TYPING_EVERY_S: Final = 1.0
+MANNERS_S: Final = 60.0  # a signal that they changed may have been lost
 
 
 class Ephemeral:
-    def __init__(self, users: Users, conversations: Conversations, time: Callable[[], float]) -> None:
+    def __init__(
+        self, users: Users, conversations: Conversations, profiles: Profiles, time: Callable[[], float]
+    ) -> None:
         self._users = users
         self._conversations = conversations
+        self._profiles = profiles
         self._time = time
         # The time until which typing is not passed on again, in that order; bounded by the rate of one second.
         self._typed: OrderedDict[tuple[Session, str], float] = OrderedDict()
@@ -51,9 +60,42 @@ class Ephemeral:
             self._type(session, conversation)
 
     def _type(self, session: Session, conversation: str) -> None:
-        self.whisper(session.user, conversation, signals.encode(signals.Typing(conversation, session.user)))
+        if conversation[0] == keys.DIRECT:
+            signal = signals.encode(signals.Typing(conversation, session.user))
+            self._whisper(session.user, conversation, signal)
+        else:
+            self._with_manners(session, conversation, 0)
 
-    def whisper(self, user: str, conversation: str, payload: bytes) -> None:
+    def receipt(self, session: Session, conversation: str, read: int) -> None:
+        """Send a receipt to the other members of a conversation, if the user sends receipts."""
+        self._with_manners(session, conversation, read)
+
+    def _with_manners(self, session: Session, conversation: str, read: int) -> None:
+        known = session.manners
+        if known is not None and self._time() < known[0]:
+            self._announce(session, conversation, read, known[1])
+        else:
+            self._profiles.manners(session.user, partial(self._learned, session, conversation, read))
+
+    def _learned(self, session: Session, conversation: str, read: int, manners: Manners | LinnetError) -> None:
+        if not isinstance(manners, LinnetError):  # else typing or a receipt is lost
+            session.manners = (self._time() + MANNERS_S, manners)
+            self._announce(session, conversation, read, manners)
+
+    def _announce(self, session: Session, conversation: str, read: int, manners: Manners) -> None:
+        user = session.user
+        signal: signals.Signals
+        if read and not manners.receipts:
+            return
+        if manners.hides and conversation[0] != keys.DIRECT:
+            signal = signals.Discreet(conversation, user, read)
+        elif read:
+            signal = signals.Receipt(conversation, user, read)
+        else:
+            signal = signals.Typing(conversation, user)
+        self._whisper(user, conversation, signals.encode(signal))
+
+    def _whisper(self, user: str, conversation: str, payload: bytes) -> None:
         """Publish a signal of `user` to the other members of a conversation."""
         if conversation[0] == keys.DIRECT:
             other = keys.other_party(conversation, user)

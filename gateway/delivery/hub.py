@@ -217,11 +217,12 @@ class Hub:
             self._write_rest(len(self.rest))
             self.flush()
 
-    def whisper(self, frames: list[bytes], except_user: str) -> None:
-        """Write an ephemeral event, one frame per variant, to the live sessions of all other users."""
+    def whisper(self, frames: list[bytes], except_user: str, hidden: frozenset[str] = frozenset()) -> None:
+        """Write an ephemeral event, one frame per variant, to the live sessions of all other users, but not to those in
+        `hidden`."""
         for variant, live in self.live.items():
             for session in list(live):
-                if session.user != except_user:
+                if session.user != except_user and session.user not in hidden:
                     session.write(frames[variant])
 
     # -- how far members have read

@@ -51,10 +51,14 @@ class Bus(Protocol):
 
 
 class Subscriptions:
-    """The hubs of this node and the bus that feeds them. `node.py` connects the two attributes once."""
+    """The hubs of this node and the bus that feeds them. `node.py` connects the attributes once."""
 
     bus: Bus
     presence_changed: Callable[[str], None]  # the presence of a watched user may have changed
+    visibility_changed: Callable[[str], None]  # a watched user may be hidden from other viewers than before
+    profile_changed: Callable[[str], None]  # the profile of a watched user has changed
+    # Ask from which of some viewers a user is hidden.
+    conceals: Callable[[str, list[str], Callable[[frozenset[str] | LinnetError], None]], None]
 
     def __init__(
         self,
@@ -196,9 +200,15 @@ class Subscriptions:
                       exc_info=error)  # fmt: skip
 
     def _touched(self, payload: bytes) -> None:
-        signal = signals.decode(payload)
-        if isinstance(signal, signals.Touched):
-            self.presence_changed(signal.user)
+        match signals.decode(payload):
+            case signals.Touched(user):
+                self.presence_changed(user)
+            case signals.Hidden(user):
+                self.visibility_changed(user)
+            case signals.Profile(user):
+                self.profile_changed(user)
+            case _:
+                pass
 
     def _whisper(self, hub: Hub, payload: bytes) -> None:
         event: wire.Event
@@ -209,10 +219,23 @@ class Subscriptions:
                 if not hub.note_mark(user, read):
                     return  # a receipt was written with the user's own message
                 event = wire.ReceiptEvent(conversation=conversation, user=user, read=read)
+            case signals.Discreet(conversation, user, read):
+                viewers = list(dict.fromkeys(session.user for session in hub.members))
+                self.conceals(user, viewers, partial(self._whisper_discreetly, hub, user, read))
+                return
             case _:
                 return
-        frames = [control_frame(event, wire.JSON if variant & 1 else wire.MSGPACK) for variant in VARIANTS]
-        hub.whisper(frames, user)
+        hub.whisper(_frames(event), user)
+
+    def _whisper_discreetly(self, hub: Hub, user: str, read: int, hidden: frozenset[str] | LinnetError) -> None:
+        """Write typing or a receipt to the sessions of those from whom the user is not hidden."""
+        if isinstance(hidden, LinnetError) or self.hubs.get(hub.conversation) is not hub:
+            return  # a signal may be lost
+        if not read:
+            hub.whisper(_frames(wire.TypingEvent(conversation=hub.conversation, from_=user)), user, hidden)
+        elif hub.note_mark(user, read):
+            receipt = wire.ReceiptEvent(conversation=hub.conversation, user=user, read=read)
+            hub.whisper(_frames(receipt), user, hidden)
 
     # -- the position of a new hub
 
@@ -239,3 +262,8 @@ class Subscriptions:
             waiting, hub.waiting = hub.waiting, []
             each("subscriptions", lambda ready: ready(True), waiting)
             self.release_user(hub)
+
+
+def _frames(event: wire.Event) -> list[bytes]:
+    """The frames of an ephemeral event, by variant."""
+    return [control_frame(event, wire.JSON if variant & 1 else wire.MSGPACK) for variant in VARIANTS]

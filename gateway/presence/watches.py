@@ -5,6 +5,9 @@ decided here, from those rows and the leases (`router.store.presence.state`). Hi
 watched user is read again once per heartbeat round, so a lost hint costs one round at most. Presence is decided again
 each time the leases are read, so the death of a gateway needs no hint.
 
+A user may be hidden from some of the watching users, by a block of either or by showing presence to contacts only. That
+is asked at the command, and again when a signal says that it changed, or if signals were lost; never in a round.
+
 Bound: `MAX_WATCHES` users per session; a user that no session watches is dropped. `USERS_PER_READ` users are read at a
 time, so that commands find room among the calls, and decided about in one turn of the event loop.
 """
@@ -24,21 +27,27 @@ from gateway.presence.redis_clock import RedisClock
 from router.contract import metrics, wire
 from router.contract.errors import Internal, LinnetError, TooLarge
 from router.process.isolate import attempt, each, fault
-from router.store.presence import Device, Presence, state
+from router.store.people import People
+from router.store.presence import HIDDEN, UNKNOWN, Device, Presence, state
 
 MAX_WATCHES: Final = 1000
 COALESCE_S: Final = 0.2
 USERS_PER_READ: Final = 500
+RETRY_S: Final = 1.0
 
 
 class Watch:
-    """One watched user: the sessions that watch, the device rows as last read, and the presence as last sent."""
+    """One watched user: the sessions that watch, the device rows as last read, and the presence as last sent.
 
-    __slots__ = ("devices", "sent", "sessions")
+    `hidden`: the users of such sessions from whom this user is hidden, who were sent HIDDEN.
+    """
+
+    __slots__ = ("devices", "hidden", "sent", "sessions")
 
     def __init__(self) -> None:
         self.sessions: dict[Session, None] = {}
         self.devices: list[Device] = []
+        self.hidden: frozenset[str] = frozenset()
         self.sent: wire.PresenceState | None = None
 
 
@@ -46,12 +55,14 @@ class Watches:
     def __init__(
         self,
         presence: Presence,
+        people: People,
         subscriptions: Subscriptions,
         lease: Lease,
         clock: RedisClock,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._presence = presence
+        self._people = people
         self._subscriptions = subscriptions
         self._lease = lease
         self._clock = clock
@@ -68,13 +79,22 @@ class Watches:
         users = list(dict.fromkeys(command.users))
         if command.watch:
             self._add(session, users)
-        self._presence.devices(users, partial(self._answer, session, command, users))
+        if not users:
+            self._answer(session, command, users, {}, [])
+            return
+        _Hidden(self._people, users, session.user, partial(self._ask_devices, session, command, users))
+
+    def _ask_devices(
+        self, session: Session, command: wire.Presence, users: list[str], hidden: dict[str, bool | LinnetError]
+    ) -> None:
+        self._presence.devices(users, partial(self._answer, session, command, users, hidden))
 
     def _answer(
         self,
         session: Session,
         command: wire.Presence,
         users: list[str],
+        hidden: dict[str, bool | LinnetError],
         found: list[list[Device] | LinnetError] | LinnetError,
     ) -> None:
         if isinstance(found, LinnetError):
@@ -82,12 +102,17 @@ class Watches:
             return
         try:
             states = self._states(zip(users, found, strict=True))
+            shown = {user: _shown(hidden[user], one) for user, one in states.items()}
             if command.watch:
                 for user, devices in zip(users, found, strict=True):
                     if (watch := self.users.get(user)) is not None and not isinstance(devices, LinnetError):
                         watch.devices = devices
+                        own = frozenset((session.user,))
+                        watch.hidden = watch.hidden | own if hidden[user] else watch.hidden - own
+                    if isinstance(hidden[user], LinnetError):
+                        self._later(RETRY_S, self.look_who_sees, user)
                 self._send_changes(users)  # else this answer would differ from the state that changes are compared with
-            session.answer(wire.PresenceEvent(id=command.id, users=states))
+            session.answer(wire.PresenceEvent(id=command.id, users=shown))
         except Exception as error:  # noqa: BLE001 - a bug: the client must get an answer, and the log has the trace
             fault("watches", error)
             session.refuse(command, Internal())
@@ -109,6 +134,7 @@ class Watches:
 
     def _subscribed(self, user: str, _: bool) -> None:
         self.touched(user)
+        self.look_who_sees(user)
 
     def drop(self, session: Session) -> None:
         """Drop the watches of a session that has ended."""
@@ -120,6 +146,46 @@ class Watches:
                 self._subscriptions.unwatch(user)
         session.watches = None
         metrics.PRESENCE_WATCHES.set(len(self.users))
+
+    # -- from whom a watched user is hidden
+
+    def look_who_sees(self, user: str) -> None:
+        """Ask again from which of the watching users this one is hidden, and correct what they were sent."""
+        self._look(user, tell=False)
+
+    def bus_lost(self) -> None:
+        """Read every watched user again, and who sees them: signals may have been lost."""
+        self.touch_all()
+        for user in list(self.users):
+            self.look_who_sees(user)
+
+    def profile_changed(self, user: str) -> None:
+        """Notify the watching users that the profile changed, if they may see the user's presence, which the change may
+        have decided."""
+        self._look(user, tell=True)
+
+    def _look(self, user: str, tell: bool) -> None:
+        watch = self.users.get(user)
+        if watch is not None:
+            viewers = list(dict.fromkeys(session.user for session in watch.sessions))
+            self._people.conceals(user, viewers, partial(self._looked, user, viewers, tell))
+
+    def _looked(self, user: str, viewers: list[str], tell: bool, hidden: frozenset[str] | LinnetError) -> None:
+        watch = self.users.get(user)
+        if watch is None:
+            return
+        if isinstance(hidden, LinnetError):
+            self._later(RETRY_S, self._look, user, tell)
+            return
+        was, asked = watch.hidden, frozenset(viewers)
+        watch.hidden = (was - asked) | hidden
+        turned = asked & (was ^ watch.hidden)
+        event = wire.ProfileEvent(user=user)
+        for session in list(watch.sessions):
+            if session.user in turned and watch.sent is not None and watch.sent.online:
+                self._send((session, {user: HIDDEN if session.user in watch.hidden else watch.sent}))
+            if tell and session.user not in watch.hidden:
+                session.answer(event)
 
     # -- changes
 
@@ -175,6 +241,8 @@ class Watches:
         for user, watch in watched.items():
             if watch.sent is not None and watch.sent.online != states[user].online:
                 for session in watch.sessions:
+                    if session.user in watch.hidden:
+                        continue
                     changes.setdefault(session, {})[user] = states[user]
             watch.sent = states[user]
         each("watches", self._send, changes.items())
@@ -188,3 +256,32 @@ class Watches:
     def _states(self, users: Iterable[tuple[str, list[Device] | LinnetError]]) -> dict[str, wire.PresenceState]:
         gateways, now = self._lease.alive(), self._clock.now_ms()
         return {user: state(devices, gateways, now) for user, devices in users}
+
+
+def _shown(hidden: bool | LinnetError, state: wire.PresenceState) -> wire.PresenceState:
+    """The state as a viewer sees it; unknown if it is not known whether the user is hidden from them."""
+    if isinstance(hidden, LinnetError):
+        return UNKNOWN
+    return HIDDEN if hidden else state
+
+
+class _Hidden:
+    """Which of some users are hidden from one viewer: one question per user, and one reply. A question that was not
+    answered has its error."""
+
+    __slots__ = ("_found", "_left", "_reply")
+
+    def __init__(
+        self, people: People, users: list[str], viewer: str, reply: Callable[[dict[str, bool | LinnetError]], None]
+    ) -> None:
+        self._found: dict[str, bool | LinnetError] = {}
+        self._left = len(users)
+        self._reply = reply
+        for user in users:
+            people.conceals(user, [viewer], partial(self._received, user))
+
+    def _received(self, user: str, hidden: frozenset[str] | LinnetError) -> None:
+        self._found[user] = hidden if isinstance(hidden, LinnetError) else bool(hidden)
+        self._left -= 1
+        if not self._left:
+            self._reply(self._found)

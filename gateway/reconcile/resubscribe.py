@@ -59,6 +59,8 @@ class Resubscribe:
         users = list(self._subscriptions.users.values())
         for user_hub in users:
             self._subscriptions.confirm_user(user_hub, True)
+            for session in user_hub.sessions:
+                session.manners = None
         self._compare_all(iter(list(self._subscriptions.hubs)))
         self._ask_all(iter([session for hub in users for session in hub.sessions]))
         self.presence_lost()

@@ -3,7 +3,7 @@
 table          every call with its handler, and the ASGI application
 call           one call as its handler receives it, and a row of the table
 types          the structs of requests and answers
-accounts, contacts, conversations, messages, commands, sessions, state, uploads, tus   the handlers
+accounts, profiles, contacts, conversations, messages, commands, sessions, state, uploads, tus   the handlers
 addresses      gateway addresses that the caller can dial
 openapi        the OpenAPI document, generated from the table and the types
 rate_limits    rates of addresses and of unknown user names

@@ -7,6 +7,7 @@ users exist. Known devices and addresses of a user have rates of their own, so t
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from ipaddress import ip_network
 from typing import Final
@@ -32,7 +33,7 @@ from router.contract.packing import MAX_INTEGER
 from router.contract.tokens import issue, login_end_s
 from router.store.accounts import SOURCE_CHARACTERS, GuessSource
 from router.store.answers import reply_of
-from router.store.presence import state
+from router.store.presence import HIDDEN, state
 
 
 async def create_account(call: Call, given: NewAccount) -> AccountMade:
@@ -209,8 +210,24 @@ async def delete_sessions(call: Call, _: None) -> None:
 
 
 async def presence(call: Call, given: PresenceQuery) -> PresenceAnswer:
-    """Get which users are online, and when the others were last seen."""
+    """Get which users are online, and when the others were last seen. Users who hide from the caller are offline."""
     users = given.users.split(",")
+    hidden = await asyncio.gather(*(_hidden_from_caller(call, user) for user in users))
     devices = await reply_of(call.services.presence.devices, users)
     gateways, now = await call.services.presence.gateways(), await call.services.presence.clock_ms()
-    return PresenceAnswer({user: state(has, gateways, now) for user, has in zip(users, devices, strict=True)})
+    return PresenceAnswer(
+        {
+            user: HIDDEN if hides else state(has if hides is False else Unavailable(), gateways, now)
+            for user, has, hides in zip(users, devices, hidden, strict=True)
+        }
+    )
+
+
+async def _hidden_from_caller(call: Call, user: str) -> bool | None:
+    """Whether the user's presence is hidden from the caller; None if the user's server does not answer."""
+    if call.actor is None:
+        return False
+    try:
+        return bool(await reply_of(call.services.people.conceals, user, [call.actor]))
+    except Unavailable:
+        return None

@@ -29,6 +29,7 @@ from router.store.files import Files
 from router.store.pairs import Pairs
 from router.store.people import People
 from router.store.presence import Presence
+from router.store.profiles import Profiles
 from router.store.pushes import Pushes
 from router.store.redis.client import Client
 from router.store.state import State
@@ -70,6 +71,7 @@ class Services(Struct, frozen=True):
     direct: DirectConversations
     pairs: Pairs
     people: People
+    profiles: Profiles
     contacts: Contacts
     state: State
     accounts: Accounts
@@ -92,15 +94,17 @@ class Services(Struct, frozen=True):
         `media` is None in a deployment without a store of files.
         """
         users, conversations = Users(client), Conversations(client, 2 * settings.retention_events)
-        pairs, people, state = Pairs(client), People(client), State(client, rate_us(settings))
+        pairs, people, profiles = Pairs(client), People(client), Profiles(client)
+        state = State(client, rate_us(settings))
         return cls(
             settings=settings,
             conversations=conversations,
             users=users,
-            direct=DirectConversations(users, conversations, pairs, rate_us(settings)),
+            direct=DirectConversations(users, conversations, pairs, profiles, rate_us(settings)),
             pairs=pairs,
             people=people,
-            contacts=Contacts(pairs, people, state),
+            profiles=profiles,
+            contacts=Contacts(pairs, people, profiles, users, state),
             state=state,
             presence=Presence(client),
             accounts=Accounts(client),

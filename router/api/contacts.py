@@ -77,7 +77,9 @@ async def put_contact(call: Call, given: ContactRequest) -> ContactAnswer:
             if counts.outgoing >= MAX_OUTGOING:
                 raise Quota(f"at most {MAX_OUTGOING} requests may be open: cancel some, or wait for answers")
             await reply_of(services.users.spend_request, user)
-    reaches = (await services.people.counts(other)).incoming < MAX_INCOMING
+    profile = await services.profiles.read(other)
+    welcome = profile is not None and profile.privacy.requests == "everyone"
+    reaches = (await services.people.counts(other)).incoming < MAX_INCOMING and welcome
     change = await _change(call, other, "ask", given.message or "", int(reaches))
     made = change.entry(user, other)
     return ContactAnswer(other, made.state if made is not None else "outgoing")

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
 from router.api.call import Call, rate_us
+from router.api.profiles import refused_additions, require_addable
 from router.api.types import (
     MEMBERS_AT_ONCE,
     Conversation,
     ConversationChange,
     ConversationList,
+    CreatedConversation,
     ListedConversation,
     ListQuery,
     Member,
@@ -32,14 +34,26 @@ from router.contract.errors import BadCommand, Forbidden, LinnetError, NotFound
 from router.contract.files import SharedFile
 from router.contract.signals import RECEIPT_MEMBERS
 from router.store.answers import reply_of
-from router.store.conversations import ROLE_NAMES, ROLES, Avatar, Change, Description, Head, MemberAction
+from router.store.conversations import (
+    CLOSED_ROLES,
+    ROLE_NAMES,
+    ROLES,
+    Avatar,
+    Change,
+    Description,
+    Head,
+    MemberAction,
+)
 from router.store.users import Row
 
 
 async def create_conversation(call: Call, given: NewConversation) -> Conversation:
-    """Create a group or channel."""
+    """Create a group or channel. Users who do not let the caller add them are left out, and named in `not_added`."""
     members = _founders(call, given)
     await _require_users(call, members)
+    not_added = await refused_additions(call, list(members))
+    for user in not_added:
+        del members[user]
     if call.actor is not None:
         await reply_of(call.services.users.spend_opening, call.actor)
     kind = keys.GROUP if given.kind == "group" else keys.CHANNEL
@@ -47,7 +61,7 @@ async def create_conversation(call: Call, given: NewConversation) -> Conversatio
     await call.services.conversations.create(conv, kind, given.title, members, *rate_us(call.services.settings))
     joins = (call.services.users.join(user, conv, given.title, 0, 0, 0, role) for user, role in members.items())
     await asyncio.gather(*joins)
-    return await _describe(call, conv)
+    return CreatedConversation(**structs.asdict(await _describe(call, conv)), not_added=sorted(not_added))
 
 
 def _founders(call: Call, given: NewConversation) -> dict[str, str]:
@@ -189,21 +203,38 @@ async def get_reads(call: Call, _: None) -> Reads:
     services, conv = call.services, call.conversation
     if (await services.conversations.describe(conv, call.actor)).size > RECEIPT_MEMBERS:
         raise Forbidden(f"conversations of more than {RECEIPT_MEMBERS} members have no receipts")
-    users: set[str] = set()
-    cursor, more = 0, True
-    while more:
-        page = await services.conversations.members(conv, None, cursor)
-        users |= page.roles.keys()
-        cursor, more = page.cursor, page.cursor != 0
-    members = sorted(users)
+    members = await _showing_receipts(call, await services.conversations.all_members(conv))
     rows = await asyncio.gather(*(services.users.row(user, conv) for user in members))
     return Reads({user: row.read if row is not None else 0 for user, row in zip(members, rows, strict=True)})
+
+
+async def _showing_receipts(call: Call, members: set[str]) -> list[str]:
+    """The members whose read marks the caller may see: those who send receipts and are not hidden by a block."""
+    if call.actor is None:
+        return sorted(members)
+    if call.conversation[0] == keys.DIRECT:
+        roles = await reply_of(call.services.conversations.roles, call.conversation, sorted(members))
+        if any(role in CLOSED_ROLES for role in roles):
+            return [call.actor]
+    others = sorted(members - {call.actor})
+    people = await call.services.people.among(call.actor, others)
+    profiles = await call.services.profiles.read_all(others)
+    shown = {
+        user
+        for user, profile in zip(others, profiles, strict=True)
+        if not (user in people and people[user].hidden) and (profile is None or profile.privacy.receipts == "everyone")
+    }
+    return sorted(shown | (members & {call.actor}))
 
 
 async def put_member(call: Call, given: NewRole) -> Membership:
     """Add a user, or give a member another role. Members may give themselves a lower role."""
     user = call.path["user"]
     await _require_users(call, [user])
+    if call.actor is not None and user != call.actor:
+        (role,) = await reply_of(call.services.conversations.roles, call.conversation, [user])
+        if not role:
+            await require_addable(call, user)
     return await _change(call, user, "put", ROLES[given.role] if given.role else None)
 
 

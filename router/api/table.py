@@ -30,7 +30,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from router.api import accounts, commands, contacts, conversations, messages, sessions, state, tus, types, uploads
+from router.api import (
+    accounts,
+    commands,
+    contacts,
+    conversations,
+    messages,
+    profiles,
+    sessions,
+    state,
+    tus,
+    types,
+    uploads,
+)
 from router.api.call import CALLER, OPEN, SERVER, Call, Caller, Endpoint, Services, bearer, now_ms
 from router.api.openapi import document
 from router.contract import integers, metrics, origins, packing, wire
@@ -98,6 +110,12 @@ ALWAYS: Final = (
     Endpoint("GET", "/v1/gateways", CALLER, accounts.get_gateways, answer=types.Gateways),
     Endpoint("GET", "/v1/presence", CALLER, accounts.presence, query=types.PresenceQuery,
              answer=types.PresenceAnswer),
+    Endpoint("GET", "/v1/me", CALLER, profiles.get_me, answer=types.Me, refusals=(404,)),
+    Endpoint("PATCH", "/v1/me", CALLER, profiles.patch_me, body=types.ProfileChange, answer=types.Me,
+             refusals=(404, 413, 429)),
+    Endpoint("GET", "/v1/users", CALLER, profiles.list_users, query=types.UsersQuery, answer=types.Users,
+             refusals=(429,)),
+    Endpoint("GET", "/v1/users/{user}", CALLER, profiles.get_user, answer=types.User, refusals=(404,)),
     Endpoint("GET", "/v1/contacts", CALLER, contacts.list_contacts, query=types.ContactsQuery, answer=types.Contacts),
     Endpoint("GET", "/v1/contacts/{user}", CALLER, contacts.get_contact, answer=types.Contact, refusals=(404,)),
     Endpoint("PUT", "/v1/contacts/{user}", CALLER, contacts.put_contact, body=types.ContactRequest,
@@ -109,7 +127,7 @@ ALWAYS: Final = (
     Endpoint("PUT", "/v1/blocks/{user}", CALLER, contacts.put_block, status=204, refusals=(403, 404)),
     Endpoint("DELETE", "/v1/blocks/{user}", CALLER, contacts.delete_block, status=204),
     Endpoint("POST", "/v1/conversations", CALLER, conversations.create_conversation, status=201,
-             body=types.NewConversation, answer=types.Conversation, refusals=(403, 404)),
+             body=types.NewConversation, answer=types.CreatedConversation, refusals=(403, 404)),
     Endpoint("GET", "/v1/conversations", CALLER, conversations.list_conversations, query=types.ListQuery,
              answer=types.ConversationList),
     Endpoint("GET", "/v1/conversations/{conversation}", CALLER, conversations.get_conversation,

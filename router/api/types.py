@@ -171,6 +171,102 @@ class Blocks(Struct, frozen=True):
     more: bool
 
 
+# -- profiles
+
+DisplayName = Annotated[str, Meta(max_length=128, description=f"As others see it. {VISIBLE}")]
+About = Annotated[str, Meta(max_length=512, description=VISIBLE)]
+StatusText = Annotated[str, Meta(max_length=128, description=VISIBLE)]
+
+
+class Status(Struct, frozen=True):
+    """`until`: the time (ms) at which the status is over."""
+
+    text: StatusText
+    until: Annotated[int, Meta(ge=0, le=2**53 - 1)] | None = None
+
+    def __post_init__(self) -> None:
+        text.check("status.text", self.text)
+
+
+class Privacy(Struct, frozen=True):
+    """Who may write to the user directly, add them to groups, see their presence; whether requests reach them, and
+    whether they send receipts."""
+
+    messages: Literal["everyone", "contacts"]
+    groups: Literal["everyone", "contacts"]
+    presence: Literal["everyone", "contacts"]
+    requests: Literal["everyone", "nobody"]
+    receipts: Literal["everyone", "nobody"]
+
+
+class PrivacyChange(Struct, frozen=True):
+    messages: Literal["everyone", "contacts"] | UnsetType | None = UNSET
+    groups: Literal["everyone", "contacts"] | UnsetType | None = UNSET
+    presence: Literal["everyone", "contacts"] | UnsetType | None = UNSET
+    requests: Literal["everyone", "nobody"] | UnsetType | None = UNSET
+    receipts: Literal["everyone", "nobody"] | UnsetType | None = UNSET
+
+
+class ProfileChange(Struct, frozen=True):
+    """A change; a field that is left out is not changed, null clears it. `avatar` accepts null only."""
+
+    name: DisplayName | UnsetType | None = UNSET
+    about: About | UnsetType | None = UNSET
+    avatar: Sha256 | UnsetType | None = UNSET
+    status: Status | UnsetType | None = UNSET
+    extra: Any = UNSET
+    privacy: PrivacyChange | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if self.name is not UNSET:
+            text.check("name", self.name or "")
+        if self.about is not UNSET:
+            text.check("about", self.about or "", lines=True)
+
+
+class User(Struct, frozen=True, kw_only=True):
+    """A user's profile as others see it."""
+
+    user: str
+    name: str
+    about: str | None
+    avatar: str | None
+    status: Any
+    extra: Any
+
+
+class Me(User, frozen=True, kw_only=True):
+    """The caller's own profile. `roles` in the deployment: none yet."""
+
+    privacy: Privacy
+    roles: list[str]
+
+
+class UsersQuery(Struct, frozen=True):
+    """Either names, or the start of a name or display name."""
+
+    users: (
+        Annotated[
+            str,
+            Meta(
+                pattern=r"^[A-Za-z0-9._-]{1,64}(,[A-Za-z0-9._-]{1,64}){0,199}$(?!\n)",
+                description="At most 200 names, with commas between them.",
+            ),
+        ]
+        | None
+    ) = None
+    prefix: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.users is None) == (self.prefix is None):
+            raise ValueError("give `users` or `prefix`")
+
+
+class Users(Struct, frozen=True):
+    users: list[User]
+    more: bool
+
+
 # -- conversations
 
 
@@ -207,6 +303,12 @@ class Conversation(Struct, frozen=True, kw_only=True):
     role: str | None
     reacting: Reacting
     avatar: str | None = None
+
+
+class CreatedConversation(Conversation, frozen=True, kw_only=True):
+    """`not_added`: users who cannot be added by the caller."""
+
+    not_added: list[str]
 
 
 class ListedConversation(Struct, frozen=True, kw_only=True):

@@ -20,13 +20,14 @@ key                            type    content                                  
 {c<p>}:log:<conv>              stream  ids <seq>-0; `e` the event's bytes, `f` author of a  append, done / range
                                        message
 {c<p>}:dirty                   zset    conv -> due ms; `~conv` due to be trimmed by age;    append / claim, done
-                                       sentinel `!` at +inf; on a cluster `!<replid>` of
-                                       the server -> since when it has the partition, in
-                                       µs; `=conv` copies of a pair's record are out of    pair / claim, paired
-                                       date
+                                       sentinel `!` at +inf; `=conv` copies of a pair's     pair / claim, paired
+                                       record are out of date; `@user` a profile changed;   mark_user / claim
+                                       on a cluster `!<replid>` of the server -> since when
+                                       it has the partition, in µs
 {u<q>}:user:<user>             hash    created, name, pw, deleted, rates, known; `gen`,     accounts, sync / both
                                        `raised`, `spared`, `out`: tokens that were ended;
-                                       `reset` the token that resets the password
+                                       `reset` the token that resets the password; profile
+                                       and privacy where they differ from the default; `hides`
 {u<q>}:name:<name>             string  user and ms: the one user whose name in lower case   claim_name / claim_name
                                        is <name>
 {u<q>}:convs:<user>            hash    conv -> packed row (kind, mark, head, count, ...);   deliver, join, read / sync

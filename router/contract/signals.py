@@ -72,7 +72,21 @@ class Hidden(Signal, frozen=True, tag="h"):
     user: str
 
 
-Signals = Typing | Receipt | Moved | Taken | Kick | State | Touched | Hidden
+class Profile(Signal, frozen=True, tag="f"):
+    """The user's profile has changed."""
+
+    user: str
+
+
+class Discreet(Signal, frozen=True, tag="d"):
+    """Typing (`read` 0) or a receipt of a user who is hidden from somebody: ask from whom before passing it on."""
+
+    conversation: str
+    user: str
+    read: int
+
+
+Signals = Typing | Receipt | Moved | Taken | Kick | State | Touched | Hidden | Profile | Discreet
 
 encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Signals).decode

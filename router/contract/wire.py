@@ -312,6 +312,12 @@ class StateEvent(Answer, tag="state", frozen=True, kw_only=True):
     prev: int | UnsetType = UNSET
 
 
+class ProfileEvent(Event, tag="profile", frozen=True, kw_only=True):
+    """The profile of a user whose presence the client watches has changed: ask for it."""
+
+    user: str
+
+
 class GapEvent(Event, tag="gap", frozen=True, kw_only=True):
     """Events from `from` to `to`, both included, were trimmed (`expired`) or lost in a failover (`failover`)."""
 
@@ -367,6 +373,7 @@ Events = (
     | TypingEvent
     | PresenceEvent
     | StateEvent
+    | ProfileEvent
     | GapEvent
     | DrainEvent
     | Ok

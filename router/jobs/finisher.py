@@ -7,6 +7,7 @@ direct           the last event (and each user's own last) is delivered again to
 group, channel   joins, roles and leaves of `member` events are repeated; titles and messages need no work
 new, or trimmed  every present member joins again, because no page contains founders and changes older than the log
 removed          every member leaves, its files are released, then its remaining keys are deleted
+user             what follows from a changed profile is settled (`@<user>`)
 deleted          files that the last message has left are looked at (jobs/sweeper.py)
 pair             the copies of a pair's record in both users' slots are written again (`=<conversation>`)
 messages         push deadlines for all but the author: the other user, groups of at most PUSH_MEMBERS, mentions
@@ -36,12 +37,12 @@ from router.contract.errors import NotFound
 from router.contract.settings import Settings
 from router.jobs.freeing import free, free_all
 from router.jobs.rounds import Rounds, every
+from router.store import pairs, profiles
 from router.store.answers import reply_of
 from router.store.contacts import Contacts
 from router.store.conversations import ROLES, Conversations
 from router.store.dirty import Dirty
 from router.store.files import Files
-from router.store.pairs import MARK
 from router.store.pushes import Pushes
 from router.store.users import Users
 
@@ -208,7 +209,13 @@ class Finisher:
     async def finish(self, conv: str) -> None:
         """Process a claimed conversation from `routed` towards its head, for a safe part of the claim's lease."""
         try:
-            result = await (self._repeat(conv[1:]) if conv[0] == MARK else self._finish(conv))
+            match conv[0]:
+                case pairs.MARK:
+                    result = await self._repeat(conv[1:])
+                case profiles.MARK:
+                    result = await self._settle(conv[1:])
+                case _:
+                    result = await self._finish(conv)
         except NotFound:
             result = await self._remove(conv)
         metrics.FINISHED.labels(result).inc()
@@ -216,6 +223,10 @@ class Finisher:
     async def _repeat(self, conv: str) -> str:
         await self._contacts.repeat(conv)
         return "copied"
+
+    async def _settle(self, user: str) -> str:
+        await self._contacts.settle(user)
+        return "settled"
 
     async def _finish(self, conv: str) -> str:
         until = monotonic() + LEASE_MS / 2000
@@ -229,7 +240,9 @@ class Finisher:
         while position < head.seq and monotonic() < until:
             page = await reply_of(self._conversations.range, conv, None, position, head.seq, PAGE)
             unlogged = unlogged or position < page.floor
-            audiences = await self._audiences(conv, page.events) if self._push else [NO_USERS] * len(page.events)
+            audiences = [NO_USERS] * len(page.events)
+            if self._push:
+                audiences = await self._without_blocks(conv, page.events, await self._audiences(conv, page.events))
             await self._apply(conv, head.title, plan(conv, page.events, audiences, self._push_after_ms))
             position = page.position
         if unlogged and conv[0] != keys.DIRECT:
@@ -272,6 +285,16 @@ class Finisher:
         roles = await reply_of(self._conversations.roles, conv, candidates) if candidates else []
         present = frozenset(user for user, role in zip(candidates, roles, strict=True) if role)
         return [present.intersection(users) for users in named]
+
+    async def _without_blocks(self, conv: str, events: Sequence[bytes], audiences: list[Audience]) -> list[Audience]:
+        """The audiences without users who block the author of a group's message, or are blocked by them."""
+        if conv[0] == keys.DIRECT:
+            return audiences
+        authors = [
+            stamp.author(event).from_ if audience else "" for event, audience in zip(events, audiences, strict=True)
+        ]
+        hidden = await self._contacts.hidden_from(sorted(set(authors) - {""}), frozenset[str]().union(*audiences))
+        return [audience - hidden.get(author, NO_USERS) for author, audience in zip(authors, audiences, strict=True)]
 
     async def _small_audience(self, conv: str) -> Audience | None:
         """All members if all get pushes; None if only mentioned users do, because the conversation is large."""

@@ -1,4 +1,4 @@
-"""Copies of a pair's record in the slots of its two users: the sequence of calls that API and finisher both need.
+"""Copies of pairs' records and of profiles: the sequences of calls that API and finisher both need.
 
 A call changes the record first (`pairs`) and then writes the copies. If the process dies in between, a router finds the
 pair's mark in `dirty` and calls `repeat`. Copies carry the number of their change, so any number of processes may write
@@ -8,25 +8,32 @@ them at once and in any order.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
+
+from msgspec import to_builtins
 
 from router.contract import keys
 from router.contract.errors import Unavailable
 from router.contract.packing import pack
-from router.contract.state import BLOCK, CONTACT
+from router.contract.state import BLOCK, CONTACT, ME
 from router.store.answers import reply_of
 from router.store.pairs import Change, Entry, PairAction, Pairs, Record
 from router.store.people import People, Person, Related
+from router.store.profiles import Profile, Profiles
 from router.store.state import State
+from router.store.users import Users
 
 _KINDS: Final = {"contact": "c", "outgoing": "o", "incoming": "i"}
 
 
 class Contacts:
-    def __init__(self, pairs: Pairs, people: People, state: State) -> None:
+    def __init__(self, pairs: Pairs, people: People, profiles: Profiles, users: Users, state: State) -> None:
         self._pairs = pairs
         self._people = people
+        self._profiles = profiles
+        self._users = users
         self._state = state
 
     async def change(self, user: str, other: str, action: PairAction, argument: str = "", number: int = 0) -> Change:
@@ -51,6 +58,43 @@ class Contacts:
         change = await reply_of(self._pairs.change, user, other, "look", "", 0)
         change = await self.copy(user, other, change)
         await self._pairs.copied(conv, change.record)
+
+    async def settle(self, user: str) -> None:
+        """Settle what follows from the profile of a marked user, and unmark them.
+
+        That is the key `me` of their state, and in the records of their direct conversations whether they take messages
+        from contacts only.
+        """
+        profile = await self._profiles.read(user)
+        if profile is not None:
+            if profile.number:
+                await self.put_me(user, profile)
+            if profile.messages_n:
+                await self._spread(user, profile)
+        await self._profiles.settled(user)
+
+    async def hidden_from(self, authors: Iterable[str], users: frozenset[str]) -> dict[str, frozenset[str]]:
+        """For each author who is hidden from somebody by a block, those of `users` from whom."""
+        hiding = await self._people.hiding(authors)
+        found = await asyncio.gather(*(self._people.among(author, users) for author in hiding))
+        return {
+            author: frozenset(user for user, person in people.items() if person.hidden)
+            for author, people in zip(hiding, found, strict=True)
+        }
+
+    async def put_me(self, user: str, profile: Profile) -> None:
+        """Write the key `me` of the user's state."""
+        await reply_of(self._state.put, user, ME, pack(me(profile)), profile.number)
+
+    async def _spread(self, user: str, profile: Profile) -> None:
+        only = "1" if profile.privacy.messages == "contacts" else "0"
+        cursor, more = 0, True
+        while more:
+            found, cursor = await self._users.direct(user, cursor)
+            others = {keys.other_party(conv, user) for conv in found} - {user}
+            changes = (reply_of(self._pairs.change, user, other, "only", only, profile.messages_n) for other in others)
+            await asyncio.gather(*changes)
+            more = cursor != 0
 
     async def copy(self, user: str, other: str, change: Change) -> Change:
         """Write the copies of a record, and return the change that was copied in the end.
@@ -96,6 +140,18 @@ class Contacts:
         if mine.block_n:
             value = pack({"at": mine.blocked}) if mine.blocked else None
             await reply_of(self._state.put, owner, f"{BLOCK}{person}", value, mine.block_n)
+
+
+def me(profile: Profile) -> dict[str, object]:
+    """The value of the key `me`: the profile as its user sees it."""
+    return {
+        "name": profile.name,
+        "about": profile.about,
+        "avatar": profile.avatar,
+        "status": profile.status,
+        "extra": profile.extra,
+        "privacy": to_builtins(profile.privacy),
+    }
 
 
 def shown(entry: Entry) -> dict[str, object]:

@@ -375,6 +375,16 @@ class Conversations:
         rows = zip(found[::2], found[1::2], strict=True)
         return Members({name[2:].decode(): chr(row[0]) for name, row in rows if row[:1] != b"-"}, int(following))
 
+    async def all_members(self, conv: str) -> set[str]:
+        """All present members of a small conversation, for the server."""
+        found: set[str] = set()
+        cursor, more = 0, True
+        while more:
+            page = await self.members(conv, None, cursor)
+            found |= page.roles.keys()
+            cursor, more = page.cursor, page.cursor != 0
+        return found
+
     async def heir(self, conv: str, leaving: str) -> str:
         """The user who becomes owner after `leaving`; "" if there is none.
 

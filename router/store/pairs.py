@@ -82,13 +82,16 @@ class Record(Struct, frozen=True):
 
 
 class Change(Struct, frozen=True):
-    """The state of a pair after a call. `role` is the user's as `append` reads it, `now` the server's time in ms."""
+    """The state of a pair after a call. `role` and `others_role` are the roles as `append` reads them; `now` is
+    the server's time in ms.
+    """
 
     conversation: str
     record: Record | None
     replid: bytes
     now: int
     role: str
+    others_role: str
 
     @property
     def copies_outdated(self) -> bool:
@@ -156,8 +159,9 @@ def _changed(conv: str) -> Callable[[Any], Change | LinnetError]:
             return from_function(value)
         if isinstance(value, LinnetError):
             return value
-        packed, replid, now, role = value
-        return Change(conv, _record(packed) if packed else None, replid, int(now), role.decode())
+        packed, replid, now, role, others = value
+        record = _record(packed) if packed else None
+        return Change(conv, record, replid, int(now), role.decode(), others.decode())
 
     return read
 

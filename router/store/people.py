@@ -11,7 +11,8 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from struct import Struct as Packing
 from typing import Any, Final, Literal, TypeAlias
 
@@ -20,6 +21,7 @@ from msgspec import Struct
 from router.contract import keys, signals
 from router.contract.errors import LinnetError, from_function
 from router.store.redis.client import Client
+from router.store.redis.decoding import answer
 
 PAGE: Final = 200
 _ROW: Final = Packing(">QcBBQQ")
@@ -104,6 +106,15 @@ class People:
         rows = await self._client.fetch("HMGET", keys.people(user), *names)
         return {name: _person(row) for name, row in zip(names, rows, strict=True) if row is not None}
 
+    def conceals(self, user: str, viewers: list[str], reply: Callable[[frozenset[str] | LinnetError], None]) -> None:
+        """Find from which of the viewers the user's presence is hidden; never from the user."""
+        args = [viewer for viewer in viewers if viewer != user]
+        if not args:
+            reply(frozenset())
+            return
+        names = (keys.user(user), keys.people(user))
+        self._client.call("conceals", names, args, partial(answer, reply, partial(_concealed, args)))
+
     async def hiding(self, users: Iterable[str]) -> list[str]:
         """Those of `users` who are hidden from somebody by a block."""
         names = list(users)
@@ -115,6 +126,13 @@ class People:
             return await self._client.fcall(function, names, args)
         except LinnetError as error:
             raise from_function(error) from None
+
+
+def _concealed(viewers: list[str], value: Any) -> frozenset[str] | LinnetError:
+    if isinstance(value, LinnetError):
+        return from_function(value)
+    flags = value.decode()
+    return frozenset(viewer for viewer, flag in zip(viewers, flags, strict=bool(flags)) if flag == "1")
 
 
 def _person(row: bytes) -> Person:

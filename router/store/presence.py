@@ -23,6 +23,7 @@ from router.store.redis.client import Client
 from router.store.redis.decoding import unreadable
 
 LEASE_S: Final = 10
+HIDDEN: Final = PresenceState(False, None)  # what a viewer sees of a user who is hidden from them
 SKEW_S: Final = 10  # gateways follow Redis's clock within seconds; a time further ahead was taken from another clock
 
 

@@ -35,6 +35,7 @@ PAGE: Final = 200
 USERS_PER_CALL: Final = 50  # the server does nothing else for about as many µs
 CONNECT_COST_US, CONNECT_BURST_US = 1_000_000, 30_000_000
 OPEN_COST_US, OPEN_BURST_US = 2_000_000, 120_000_000
+SEARCH_COST_US, SEARCH_BURST_US = 200_000, 1_000_000
 ASK_COST_US, ASK_BURST_US = 180_000_000, 3_600_000_000  # 20 an hour
 
 _SERVER: Final = 16  # bytes of `since` that name the server; the rest is the minimum for ZRANGEBYSCORE
@@ -349,6 +350,10 @@ class Users:
     def spend_request(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
         """Count a contact request against the user's rate: None, or `RateLimited`."""
         self._spend(user, "asks", ASK_COST_US, ASK_BURST_US, reply)
+
+    def spend_search(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
+        """Count a search for users against the user's rate: None, or `RateLimited`."""
+        self._spend(user, "searches", SEARCH_COST_US, SEARCH_BURST_US, reply)
 
     def _spend(
         self, user: str, field: str, cost_us: int, burst_us: int, reply: Callable[[LinnetError | None], None]

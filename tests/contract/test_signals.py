@@ -21,6 +21,8 @@ ALL: list[signals.Signals] = [
     signals.State("draft/a", msgspec.Raw(pack({"text": "x"})), 8, 7),
     signals.Touched("ann"),
     signals.Hidden("ann"),
+    signals.Profile("ann"),
+    signals.Discreet(GROUP, "ann", 7),
 ]
 
 
@@ -41,6 +43,8 @@ def test_bytes_of_signals_never_change() -> None:
         ["s", "draft/a", {"text": "x"}, 8, 7],
         ["p", "ann"],
         ["h", "ann"],
+        ["f", "ann"],
+        ["d", GROUP, "ann", 7],
     ]
 
 

@@ -228,6 +228,7 @@ OTHERS: list[wire.Event] = [
     wire.PresenceEvent(users={"bob": wire.PresenceState(True, 5), "cid": wire.PresenceState(False, None)}),
     wire.StateEvent(id=5, key="draft/a", value=None, version=9, prev=8),
     wire.StateEvent(version=9),
+    wire.ProfileEvent(user="bob"),
     wire.GapEvent(conversation=GROUP, from_=3, to=7, reason="expired"),
     wire.DrainEvent(retry_after=0.25),
     wire.Ok(id=2, expires_at=7),

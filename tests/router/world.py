@@ -18,6 +18,7 @@ from router.store.files import Files
 from router.store.pairs import Pairs
 from router.store.people import People
 from router.store.presence import Presence
+from router.store.profiles import Profiles
 from router.store.pushes import Pushes
 from router.store.redis.client import Client
 from router.store.state import State
@@ -49,7 +50,8 @@ class World:
         self.state = State(client, (1, 1_000_000))
         self.pairs = Pairs(client)
         self.people_of = People(client)
-        self.contacts = Contacts(self.pairs, self.people_of, self.state)
+        self.profiles = Profiles(client)
+        self.contacts = Contacts(self.pairs, self.people_of, self.profiles, self.users, self.state)
         self._n = count(1)
 
     async def direct(self, user: str, other: str) -> str:

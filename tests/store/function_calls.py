@@ -20,6 +20,7 @@ from router.store.dirty import Dirty
 from router.store.files import Files, Record, UploadRate
 from router.store.pairs import Pairs
 from router.store.people import People, Person
+from router.store.profiles import Profiles
 from router.store.pushes import Pushes
 from router.store.redis.client import Client
 from router.store.redis.connection import RedisArg
@@ -85,7 +86,7 @@ class World:
         self.conversations, self.users = Conversations(client, 20_000), Users(client)
         self.accounts, self.pushes, self.dirty = Accounts(client), Pushes(client), Dirty(client)
         self.state = State(client, (COST_US, BURST_US))
-        self.pairs, self.people = Pairs(client), People(client)
+        self.pairs, self.people, self.profiles = Pairs(client), People(client), Profiles(client)
         self.files, self.sha = Files(client), "ab" + self.tag.zfill(30) + "0" * 32
         self.resumables = Resumables(client)
         self.part = keys.partition(self.ann)
@@ -222,6 +223,7 @@ CASES: Final[dict[str, Case]] = {
     "claim_name": Case(_claimed, lambda w: w.accounts._claim_name(w.ann)),
     "claim_push": Case(_USER, lambda w: w.pushes.claims([w.part], 8, 1000)),
     "clear_pushes": Case(_USER, lambda w: w.pushes.clear(w.ann, {w.direct: 0})),
+    "conceals": Case(_related, lambda w: w.people.conceals(w.ann, [w.bob], _ignored)),
     "create": Case(
         _beside_another, lambda w: w.conversations.create(w.group, "g", "title", {w.ann: "o"}, COST_US, BURST_US)
     ),
@@ -249,6 +251,7 @@ CASES: Final[dict[str, Case]] = {
     "leave": Case(_USER, lambda w: w.users.leave(w.ann, w.group, 2)),
     "mark_away": Case(_USER, lambda w: w.users.mark_away(w.ann, "phone", "s1", _ignored)),
     "member": Case(_GROUP, lambda w: w.conversations.member(w.group, w.ann, _MEMBER, "put")),
+    "mark_user": Case(_asked, lambda w: w.profiles._mark(w.ann, settled=False)),
     "news": Case(_USER, lambda w: w.users.news([w.session(since=b"0" * 16 + b"(0")], _ignored)),
     "move_format": Case(_nothing, lambda w: RowFormats(w.client).write_newest()),
     "offer_reset": Case(_USER, lambda w: w.accounts.offer_reset(w.ann, "digest")),
@@ -257,6 +260,7 @@ CASES: Final[dict[str, Case]] = {
     "paired": Case(_asked, lambda w: w.pairs.copied(w.direct, None)),
     "place": Case(_GROUP, lambda w: w.conversations.read_position(w.group, w.ann, 1, _ignored)),
     "probe": Case(_nothing, lambda w: w.client.fcall("probe", ("{u0}:probe",), ("{u0}:probe",))),
+    "profile": Case(_USER, lambda w: w.profiles._change(w.ann, {"about": "x"})),
     "range": Case(_GROUP, lambda w: w.conversations.range(w.group, w.ann, 0, 1 << 52, 10, _ignored)),
     "read": Case(_USER, lambda w: w.users.read(w.ann, w.direct, 1, 1, _ignored)),
     "relate": Case(_related, lambda w: w.people.relate(w.ann, w.bob, Person(3, "-", True, True, 1, 0))),

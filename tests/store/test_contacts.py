@@ -25,8 +25,10 @@ from router.store.conversations import Conversations
 from router.store.dirty import Dirty
 from router.store.pairs import Change, Pairs
 from router.store.people import Counts, People, Person
+from router.store.profiles import Profiles
 from router.store.redis.client import Client
 from router.store.state import State
+from router.store.users import Users
 from tests.store.calling import BURST_US, COST_US, called, event
 from tests.store.clock import stepped
 from tests.store.user_slot import Channel, connected
@@ -47,7 +49,9 @@ class Town:
         self.pairs = Pairs(client)
         self.people = People(client)
         self.state = State(client, (1, 1_000_000))
-        self.contacts = Contacts(self.pairs, self.people, self.state)
+        self.profiles = Profiles(client)
+        self.users = Users(client)
+        self.contacts = Contacts(self.pairs, self.people, self.profiles, self.users, self.state)
         self._n = itertools.count(1)
 
     async def change(self, user: str, other: str, action: Any, argument: str = "", number: int = 0) -> Change:

@@ -10,7 +10,7 @@
 --         ended   the user's account has ended
 --         unseen  the user's request found no room in the other's list
 --         look    no change: but requests that are over go, and so does a record in which nothing is left
--- Returns {record ('' if there is none), replication id, now (ms), role of the user (`m` without a conversation)};
+-- Returns {record ('' if there is none), replication id, now (ms), role of the user, role of the other};
 --         NOTFOUND: nothing to accept, or nobody to ask any more; CONFLICT: the user blocks the other
 --
 -- Keeps true:
@@ -177,7 +177,7 @@ local function pair(k, a)
   if h[2] and h[4] and string.sub(h[4], 1, 1) ~= others_role then
     redis.call('HSET', k[1], 'u:' .. other, others_role .. string.sub(h[4], 2))
   end
-  return {packed, replid(us), string.format('%.0f', now), role}
+  return {packed, replid(us), string.format('%.0f', now), role, others_role}
 end
 
 register('pair', pair, {'allow-oom'})

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 
 from deploy.embedded import EmbeddedValkey
 from gateway.commands import ephemeral
+from router.store.contacts import Contacts
 from router.store.pairs import Pairs
+from router.store.state import State
 from tests.gateway.world import world
 from tests.store.calling import called
 
@@ -50,6 +55,44 @@ async def test_typing_and_receipts_do_not_pass_a_block(valkey: EmbeddedValkey) -
         said = await of.say("ann", direct)
         bob.say("read", conversation=direct, seq=said.seq)
         await ann.event("receipt", user="bob")
+        assert [event["read"] for event in ann.of("receipt") if event["user"] == "bob"] == [said.seq]
+
+
+def has_typing(client: Any, count: int) -> bool:
+    return len(client.of("typing")) == count
+
+
+async def test_group_signals_reach_all_but_those_behind_a_block(valkey: EmbeddedValkey) -> None:
+    """Typing and receipts, both ways, from the block on; nobody gets receipts of a user who sends none."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob", "cid")
+        ann, bob, cid = [await of.client(user).connected() for user in ("ann", "bob", "cid")]
+        node = of.node
+        contacts = Contacts(Pairs(node.client), node.people, node.profiles, node.users, State(node.client, (1, 10**6)))
+        for client in (ann, bob, cid):
+            client.say("typing", to=group)
+        for client in (ann, bob, cid):
+            await client.until(partial(has_typing, client, 2))
+        await contacts.change("ann", "bob", "block")
+        await of.settled()
+        node.ephemeral._typed.clear()
+        for client in (ann, bob):
+            client.say("typing", to=group)
+        await cid.until(lambda: len(cid.of("typing")) == 4)
+        said = await of.say("cid", group, backend=True)
+        for client in (ann, bob):
+            client.say("read", conversation=group, seq=said.seq)
+        await cid.until(lambda: {event["user"] for event in cid.of("receipt")} == {"ann", "bob"})
+        assert len(ann.of("typing")) == len(bob.of("typing")) == 2
+        assert {event["user"] for event in ann.of("receipt")} == {"ann"}
+        assert {event["user"] for event in bob.of("receipt")} == {"bob"}
+        await node.profiles.change("ann", {"receipts": "nobody"})
+        await of.settled()
+        said = await of.say("cid", group, backend=True)
+        ann.say("read", conversation=group, seq=said.seq)
+        await ann.event("receipt", user="ann", read=said.seq)
+        await of.settled()
+        assert len([event for event in cid.of("receipt") if event["user"] == "ann"]) == 1
 
 
 async def test_typing_without_a_conversation_is_dropped(valkey: EmbeddedValkey) -> None:

@@ -154,8 +154,8 @@ async def test_sends_that_wait_for_their_conversation_are_bounded(
         await of.people("ann", "bob")
         ann = await of.client("ann").connected()
         held: list[Any] = []
-        exists = of.node.users.exists
-        monkeypatch.setattr(of.node.users, "exists", lambda *args: held.append(args))
+        read = of.node.profiles.messages_from
+        monkeypatch.setattr(of.node.profiles, "messages_from", lambda *args: held.append(args))
         for n in range(1, 6):
             ann.say("send", to="@bob", n=n, body=n)
         await ann.until(lambda: len(ann.of("error")) == 2)
@@ -163,7 +163,8 @@ async def test_sends_that_wait_for_their_conversation_are_bounded(
             ann.say("send", to="@bob", n=n, body=n)
         await ann.until(lambda: len(ann.of("error")) == 6)
         assert {event["code"] for event in ann.of("error")} == {"rate_limited"}
-        exists(*held[0])
+        monkeypatch.setattr(of.node.profiles, "messages_from", read)
+        read(*held[0])
         await ann.until(lambda: len(ann.of("ack")) == 3)
         assert of.node.sends.in_flight == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from gateway.presence import departures, watches
 from router.contract import keys, signals
 from router.contract.errors import Unavailable
 from router.store.answers import reply_of
+from router.store.contacts import Contacts
+from router.store.pairs import Pairs
+from router.store.state import State
 from tests import support
 from tests.gateway.world import World, world
 
@@ -287,3 +291,84 @@ async def test_presence_whose_callback_raises_is_answered(
 
         monkeypatch.setattr(of.node.watches, "_states", broken)
         assert (await ann.ask("presence", "error", users=["bob"]))["code"] == "internal"
+
+
+async def test_users_with_a_block_between_them_are_offline_to_each_other(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the block on, for watchers and for a question; no change is sent until the block ends. Others see it."""
+    monkeypatch.setattr(departures, "AWAY_GRACE_S", 0.0)
+    async with world(valkey) as of:
+        await lease_held(of)
+        clients = {user: await of.client(user).connected() for user in ("ann", "bob", "cid")}
+        contacts = contacts_of(of)
+        for user, other in (("ann", "bob"), ("bob", "ann"), ("cid", "bob")):
+            await clients[user].ask("presence", "presence", users=[other], watch=True)
+        await contacts.change("ann", "bob", "block")
+        nothing = {"online": False, "last_seen": None}
+        for user, other in (("ann", "bob"), ("bob", "ann")):
+            await clients[user].event("presence", users={other: nothing})
+            for watch in (False, True):
+                answer = await clients[user].ask("presence", "presence", users=[other], watch=watch)
+                assert answer["users"] == {other: nothing}
+        clients["bob"].end()
+        of.node.departures.turn()
+        await clients["cid"].until(lambda: len(unasked(clients["cid"])) == 1)
+        clients["bob"] = await of.client("bob").connected()
+        await clients["cid"].until(lambda: len(unasked(clients["cid"])) == 2)
+        assert len(unasked(clients["ann"])) == 1
+        await clients["bob"].ask("presence", "presence", users=["ann"], watch=True)
+        await contacts.change("ann", "bob", "unblock")
+        for user, other in (("ann", "bob"), ("bob", "ann")):
+            told = await clients[user].until(partial(unasked, clients[user]))
+            await clients[user].event("presence", users={other: told[-1][other] | {"online": True}})
+        assert len(unasked(clients["cid"])) == 2
+
+
+async def test_presence_for_contacts_only_is_shown_to_contacts(valkey: EmbeddedValkey) -> None:
+    """The setting and a new contact take effect at once for watchers."""
+    async with world(valkey) as of:
+        await lease_held(of)
+        contacts = contacts_of(of)
+        for user in ("ann", "bob", "cid"):
+            await of.people(user)
+        await contacts.change("ann", "bob", "ask", "", 1)
+        await contacts.change("bob", "ann", "accept")
+        ann, bob, cid = [await of.client(user).connected() for user in ("ann", "bob", "cid")]
+        for client in (bob, cid):
+            await client.ask("presence", "presence", users=["ann"], watch=True)
+        await of.node.profiles.change("ann", {"presence": "contacts"})
+        await cid.event("presence", users={"ann": {"online": False, "last_seen": None}})
+        ann.end()
+        await of.settled()
+        await contacts.change("cid", "ann", "ask", "", 1)
+        await contacts.change("ann", "cid", "accept")
+        answer = await bob.ask("presence", "presence", users=["ann"])
+        assert (await cid.ask("presence", "presence", users=["ann"]))["users"] == answer["users"]
+
+
+async def test_watchers_that_see_a_user_hear_of_a_new_profile(valkey: EmbeddedValkey) -> None:
+    """Not those with a block between, and not of a change that changes nothing."""
+    async with world(valkey) as of:
+        await lease_held(of)
+        bob, cid = [await of.client(user).connected() for user in ("bob", "cid")]
+        await of.people("ann")
+        await contacts_of(of).change("ann", "cid", "block")
+        for client in (bob, cid):
+            await client.ask("presence", "presence", users=["ann"], watch=True)
+        for name in ("Ann", "Ann", "Anne"):
+            await of.node.profiles.change("ann", {"name": name})
+        await bob.until(lambda: bob.of("profile")[1:])
+        await of.settled()
+        assert [event["user"] for event in bob.of("profile")] == ["ann", "ann"]
+        assert cid.of("profile") == []
+
+
+def contacts_of(of: World) -> Contacts:
+    client, node = of.node.client, of.node
+    return Contacts(Pairs(client), node.people, node.profiles, node.users, State(client, (1, 1_000_000)))
+
+
+def unasked(client: Any) -> list[dict[str, Any]]:
+    """The states that a client got without asking."""
+    return [event["users"] for event in client.of("presence") if "id" not in event]

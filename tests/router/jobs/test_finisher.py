@@ -346,6 +346,21 @@ async def test_large_group_pushes_to_mentioned_members(
             assert not (await w.pushes.waiting(name)).waits
 
 
+async def test_group_message_is_no_push_across_a_block(valkey: EmbeddedValkey) -> None:
+    """In either direction; the others get it, and a push for the messages of others."""
+    async with world(valkey) as w:
+        conv = await w.group("ann", "bob", "cid", "dan")
+        await w.contacts.change("bob", "ann", "block")
+        await w.contacts.change("ann", "cid", "block")
+        await w.say("ann", conv)
+        await worker(w).finish(conv)
+        waiting = [name for name in ("bob", "cid", "dan") if (await w.pushes.waiting(name)).waits]
+        assert waiting == ["dan"]
+        await w.say("dan", conv)
+        await worker(w).finish(conv)
+        assert (await w.pushes.waiting("bob")).waits
+
+
 async def test_small_group_pushes_to_all_but_the_author(valkey: EmbeddedValkey) -> None:
     """In direct conversations and small groups every message waits for all other members."""
     async with world(valkey) as w:

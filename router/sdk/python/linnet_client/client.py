@@ -400,6 +400,8 @@ def _ephemeral(event: dict[str, Any]) -> Event | None:
             return events.Typing(conversation=event["conversation"], sender=event["from"])
         case "presence":
             return events.Presence(users=events.online(event["users"]))
-        case "state":  # this client does not keep the user's state; an app reads it over HTTP
+        case (
+            "state" | "profile"
+        ):  # this client keeps neither the user's state nor profiles; an app reads them over HTTP
             return None
     return None

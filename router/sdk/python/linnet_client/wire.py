@@ -340,6 +340,11 @@ class StateEvent(TypedDict):
     prev: NotRequired[int]
 
 
+class ProfileEvent(TypedDict):
+    type: Literal["profile"]
+    user: str
+
+
 GapEvent = TypedDict(
     "GapEvent",
     {
@@ -404,6 +409,7 @@ AnyEvent = (
     | TypingEvent
     | PresenceEvent
     | StateEvent
+    | ProfileEvent
     | GapEvent
     | DrainEvent
     | Ok

@@ -1,0 +1,23 @@
+-- conceals: from which of some users this one is hidden: by a block of either, or by showing presence to contacts only.
+-- KEYS  user people
+-- ARGV  viewer ...
+-- Returns a string with one character for each viewer: 1 hidden, 0 not; '' if the user is hidden from nobody.
+
+local ROW = '>I8c1BB'              -- the beginning of relate.lua's
+
+local function conceals(k, a)
+  local hides, presence = unpack(redis.call('HMGET', k[1], 'hides', 'presence'))
+  if not hides and not presence then return '' end
+  local out = {}
+  for i, row in ipairs(redis.call('HMGET', k[2], unpack(a))) do
+    local hidden = presence and 1 or 0
+    if row then
+      local _, kind, _, blocked = struct.unpack(ROW, row)
+      hidden = blocked == 1 and 1 or kind ~= 'c' and hidden or 0
+    end
+    out[i] = hidden
+  end
+  return table.concat(out)
+end
+
+register('conceals', conceals, {'no-writes'})
