@@ -52,6 +52,7 @@ class Line(msgspec.Struct):
     given: dict[str, dict[int, Entry]] = msgspec.field(default_factory=dict)
     gaps: dict[str, list[tuple[int, int, str]]] = msgspec.field(default_factory=dict)
     kept: dict[str, int] = msgspec.field(default_factory=dict)
+    kept_by: dict[int, dict[str, int]] = msgspec.field(default_factory=dict)  # what each life has reported of it
 
 
 class Life(msgspec.Struct):
@@ -154,6 +155,7 @@ class ClientAccount:
                 line = self._of[row.life]
                 for name, seq in row.cursors.items():
                     line.kept[name] = max(seq, line.kept.get(name, 0))
+                line.kept_by.setdefault(row.life, {}).update(row.cursors)
             case rows.Status():
                 if row.status == "stopped":
                     self._stopped(row)
@@ -276,10 +278,12 @@ class ClientAccount:
             self._add("G2", f"is given {entry} where others have {there}", row.at, name, seq)
 
     def _handed_by_tab(self, row: rows.Handed, seq: int, line: Line) -> None:
-        """The tabs of a browser lead in turns. One that was frozen may finish the event that it was at."""
-        if seq <= line.kept.get(row.conversation, 0):
+        """The tabs of a browser lead in turns. One that was frozen may finish the event that it was at, and what one
+        reports after it was offline comes after what others say of the store: only its own words count against it."""
+        kept = line.kept_by.get(row.life, {}).get(row.conversation, 0)
+        if seq <= kept:
             if row.life == self._leads:
-                what = f"tab {row.life} is given {seq}, but {line.kept[row.conversation]} was stored"
+                what = f"tab {row.life} is given {seq}, but {kept} was stored"
                 self._add("G5", what, row.at, row.conversation, seq)
             self._findings.counts["events given late to a tab that was frozen"] += row.life != self._leads
         else:

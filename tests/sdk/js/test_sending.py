@@ -278,3 +278,18 @@ async def test_connection_cut_again_and_again_loses_and_doubles_nothing(proxied:
     assert sorted(received) == sorted(sent + answers)
     assert proxy.count("hello") > 3
     assert bob.whole("d:alice-s15:bob-s15")
+
+
+async def test_store_that_is_removed_under_the_client_is_a_new_device(chat: System, api: str, store: Path) -> None:
+    """What is stored after that survives a kill: it is not written into a file that no later process finds."""
+    bob = ChatClient("bob-s20")
+    await bob.connect(chat.urls[0])
+    async with NodeApplication() as app:
+        first = await app.open(api, "alice-s20", store)
+        await app.call("send", to="@bob-s20", body="before")
+        shutil.rmtree(store)
+        await app.call("send", to="@bob-s20", body="after")
+        await app.call("acked", name="before")
+        assert (await app.call("status"))["device"] != first["device"]
+        await app.call("acked", name="after")
+    assert sorted(await bob.has("d:alice-s20:bob-s20", 2)) == ["after", "before"]

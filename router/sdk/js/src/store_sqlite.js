@@ -2,14 +2,15 @@
  * A store in two SQLite files of a folder, for Node.
  *
  * One process has the folder at a time: a second one that opens it is refused, because a device name belongs to one process.
- * A transaction is durable when it has ended (`synchronous=FULL`).
+ * A transaction is durable when it has ended (`synchronous=FULL`). Before and after each the path must still name the open file:
+ * one that was removed ends with the process, so the store is lost.
  */
 
-import { mkdirSync } from "node:fs";
+import { mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 
-import { LAST, TABLES } from "./store.js";
+import { LAST, StoreLost, TABLES } from "./store.js";
 
 /** @param {string} folder @returns {import("./store.js").Store} */
 export function openSqlite(folder) {
@@ -31,7 +32,7 @@ export function openSqlite(folder) {
   };
 }
 
-/** @typedef {{ file: DatabaseSync, statements: Map<string, import("node:sqlite").StatementSync> }} Opened */
+/** @typedef {{ file: DatabaseSync, path: string, inode: bigint, statements: Map<string, import("node:sqlite").StatementSync> }} Opened */
 
 /** @param {string} folder @param {import("./store.js").Database} name @returns {Opened} */
 function open(folder, name) {
@@ -47,7 +48,17 @@ function open(folder, name) {
     file.close();
     throw new Error(`${path} is in use by another process, or is damaged: ${/** @type {Error} */ (error).message}`);
   }
-  return { file, statements: new Map() };
+  return { file, path, inode: inodeOf(path), statements: new Map() };
+}
+
+/** @param {string} path */
+function inodeOf(path) {
+  return statSync(path, { bigint: true, throwIfNoEntry: false })?.ino ?? 0n;
+}
+
+/** @param {Opened} opened */
+function look({ path, inode }) {
+  if (inodeOf(path) !== inode) throw new StoreLost(`${path} was removed`);
 }
 
 /**
@@ -56,7 +67,9 @@ function open(folder, name) {
  * @param {boolean} write
  * @param {(t: import("./store.js").Transaction) => Promise<T>} work
  */
-async function attempt({ file, statements }, write, work) {
+async function attempt(opened, write, work) {
+  const { file, statements } = opened;
+  look(opened);
   /** @param {string} sql */
   const prepared = (sql) => {
     const statement = statements.get(sql) ?? file.prepare(sql);
@@ -84,6 +97,7 @@ async function attempt({ file, statements }, write, work) {
       },
     });
     file.exec("COMMIT");
+    look(opened);
     return result;
   } catch (error) {
     if (file.isTransaction) file.exec("ROLLBACK");
