@@ -100,7 +100,8 @@ async def http_get(port: int, path: str) -> tuple[int, str]:
 class Process:
     """A real `python -m gateway` or `python -m router`, with a port for clients, one for the admin, and a log."""
 
-    def __init__(self, module: str, folder: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, module: str, folder: Path, env: Mapping[str, str], *, apart: bool = False) -> None:
+        """`apart`: it takes each partition of Redis for a server of its own (tests/apart.py)."""
         self.module = module
         self.port, self.admin_port = free_ports(2)
         self.url = f"ws://127.0.0.1:{self.port}/ws" if module == "gateway" else f"http://127.0.0.1:{self.port}"
@@ -116,7 +117,7 @@ class Process:
             own["LINNET_GATEWAY_URL"] = self.url
         with self._log_path.open("wb") as log:
             self.popen = subprocess.Popen(
-                tied(sys.executable, "-m", module),
+                tied(sys.executable, "-m", *(("tests.apart", module) if apart else (module,))),
                 cwd=ROOT,
                 env={**inherited, **own, **env},
                 stdin=subprocess.DEVNULL,

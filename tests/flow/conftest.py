@@ -54,7 +54,11 @@ async def _and_close(test: Any) -> None:
 
 
 class System:
-    """A Valkey, gateways and a router; more of each may be started."""
+    """A Valkey, gateways and a router; more of each may be started.
+
+    Every other gateway takes each partition of Redis for a server of its own, so all tests run with both ways to send
+    and audit, and with the two beside each other.
+    """
 
     def __init__(self, folder: Path, gateways: int = 2, router: bool = True, **env: str) -> None:
         self.folder = folder
@@ -62,12 +66,12 @@ class System:
         self.valkey = EmbeddedValkey(folder / "valkey", support.free_ports(1)[0])
         self.valkey.start()
         self.processes: list[Process] = []
-        self.gateways = [self.gateway() for _ in range(gateways)]
+        self.gateways = [self.start("gateway", number % 2 == 1) for number in range(gateways)]
         self.router: Process | None = self.start("router") if router else None
 
-    def start(self, module: str, **env: str) -> Process:
+    def start(self, module: str, apart: bool = False, /, **env: str) -> Process:
         settings = {"LINNET_REDIS_URL": self.valkey.url, **SETTINGS, **self.env, **env}
-        process = Process(module, self.folder, settings)
+        process = Process(module, self.folder, settings, apart=apart)
         self.processes.append(process)
         return process
 
