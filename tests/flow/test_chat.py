@@ -299,7 +299,7 @@ async def test_welcome_has_every_documented_field(chat: System, names: Names) ->
     kinds = {name: type(value) for name, value in welcome.items()}
     assert kinds == {
         "type": str, "id": int, "user": str, "device": str, "session": str, "gateway": str, "heartbeat_s": float,
-        "expires_at": int, "limits": dict, "conversations": list, "more": bool,
+        "expires_at": int, "limits": dict, "conversations": list, "more": bool, "state": int,
     }  # fmt: skip
     assert set(welcome["limits"]) == {"frame_bytes", "body_bytes", "sends_per_s", "send_burst"}
     assert welcome["conversations"] == [
