@@ -650,7 +650,7 @@ async def test_refused_requests_write_at_most_one_line_a_minute(start: Start) ->
     for port, request in (
         (gateway.port, b"NONSENSE\r\n\r\n"), (router.port, b"\x16\x03\x01\x02\x00"),
         (gateway.port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"),
-        (router.port, b"GET / HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"),
+        (router.port, b"GET /none HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"),
         (gateway.port, b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"),
         (gateway.port, BAD_ORIGIN),
     ):  # fmt: skip

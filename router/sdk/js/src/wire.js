@@ -333,6 +333,12 @@ export {};
  */
 
 /**
+ * @typedef {object} ProfileEvent
+ * @property {"profile"} type
+ * @property {string} user
+ */
+
+/**
  * @typedef {object} GapEvent
  * @property {"gap"} type
  * @property {string} conversation
@@ -385,4 +391,4 @@ export {};
 
 /** @typedef {Hello | Auth | Send | Edit | Delete | React | Ack | Read | Typing | History | Presence | State | Ping} AnyCommand */
 
-/** @typedef {Welcome | ConversationsEvent | MessageEvent | EditEvent | DeleteEvent | ReactEvent | MemberEvent | TitleEvent | AckEvent | ReceiptEvent | TypingEvent | PresenceEvent | StateEvent | GapEvent | DrainEvent | Ok | HistoryEvent | Pong | ErrorEvent} AnyEvent */
+/** @typedef {Welcome | ConversationsEvent | MessageEvent | EditEvent | DeleteEvent | ReactEvent | MemberEvent | TitleEvent | AckEvent | ReceiptEvent | TypingEvent | PresenceEvent | StateEvent | ProfileEvent | GapEvent | DrainEvent | Ok | HistoryEvent | Pong | ErrorEvent} AnyEvent */
