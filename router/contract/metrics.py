@@ -18,10 +18,13 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # the library does n
 
 
 class Counter(prometheus_client.Counter):
-    """Without the library's checks of every call: five counts were a sixth of what Python does for a message."""
+    """Without the library's checks and lock: five counts were a sixth of what Python does for a message.
+
+    No lock is needed: CPython lets another thread run only at calls and at jumps back, and the addition has neither.
+    """
 
     def inc(self, amount: float = 1, exemplar: dict[str, str] | None = None) -> None:
-        self._value.inc(amount)
+        self._value._value += amount
 
 
 _LATENCY = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)

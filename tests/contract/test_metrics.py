@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -105,3 +106,19 @@ def test_counters_count_by_one_by_more_and_by_label() -> None:
     counter.labels("b").inc(0.5)
     found = {kind: registry.get_sample_value("things_total", {"kind": kind}) for kind in "ab"}
     assert found == {"a": 3, "b": 0.5}
+
+
+def test_counts_of_several_threads_are_all_kept() -> None:
+    counter, times = metrics.Counter("linnet_test_of_threads", "Calls of threads", registry=CollectorRegistry()), 50_000
+
+    def count() -> None:
+        for _ in range(times):
+            counter.inc()
+
+    threads = [Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    ((sample,),) = [family.samples for family in counter.collect()]
+    assert sample.value == 4 * times
