@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Final
 
 from msgspec import Struct
 
-from router.contract.errors import TooLarge
+from router.contract.errors import StartupError, TooLarge
 
 BUFFER: Final = 1 << 18
 LEFT_S: Final = 3600.0
@@ -33,10 +33,17 @@ class Bytes(Struct, frozen=True):
 
 
 class Spool:
-    """The folder in which uploads wait until they are stored; of this machine, not shared."""
+    """The folder in which uploads wait until they are stored; of this machine, not shared.
+
+    StartupError if this process cannot write there.
+    """
 
     def __init__(self, folder: str = "") -> None:
-        self._folder = Path(folder or gettempdir())
+        try:
+            self._folder = Path(folder or gettempdir())
+            Path(mkdtemp("", PREFIX, self._folder)).rmdir()
+        except OSError as error:
+            raise StartupError(f"LINNET_MEDIA_SPOOL must be a folder that the router can write to: {error}") from None
 
     @asynccontextmanager
     async def folder(self) -> AsyncIterator[Path]:
@@ -48,14 +55,17 @@ class Spool:
             await asyncio.shield(asyncio.to_thread(shutil.rmtree, made, True))
 
     def sweep(self) -> int:
-        """Remove the folders that killed processes have left."""
+        """Remove the folders that killed processes have left: in which nothing was written for LEFT_S.
+
+        A folder's own time is that of its newest name, so a long upload is known by the time of its file.
+        """
         removed = 0
         for left in self._folder.glob(f"{PREFIX}*"):
             try:
-                old = left.stat().st_mtime < time() - LEFT_S
+                written = max(path.stat().st_mtime for path in (left, *left.iterdir()))
             except OSError:
                 continue
-            if old:
+            if written < time() - LEFT_S:
                 shutil.rmtree(left, ignore_errors=True)
                 removed += 1
         return removed
@@ -64,7 +74,7 @@ class Spool:
 async def receive(
     stream: AsyncIterator[bytes], path: Path, limit: int, progress: Callable[[], Awaitable[None]]
 ) -> Bytes:
-    """Write the stream to a new file; TooLarge beyond `limit`. `progress` is called for every BUFFER of bytes."""
+    """Write the stream to a new file; TooLarge beyond `limit`. `progress` is called whenever bytes come."""
     digest, size, waiting = hashlib.sha256(), 0, bytearray()
 
     def write(file: BinaryIO, data: bytes) -> None:
@@ -81,7 +91,7 @@ async def receive(
             if len(waiting) >= BUFFER:
                 await asyncio.to_thread(write, file, bytes(waiting))
                 waiting.clear()
-                await progress()
+            await progress()
         await asyncio.to_thread(write, file, bytes(waiting))
     finally:
         await asyncio.to_thread(file.close)

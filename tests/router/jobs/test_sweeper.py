@@ -277,17 +277,18 @@ async def test_unknown_objects_are_counted_and_kept(valkey: EmbeddedValkey, tmp_
 
 
 async def test_what_killed_processes_left_is_removed(valkey: EmbeddedValkey, tmp_path: Path) -> None:
-    """Drafts of puts and folders of uploads, if they are old."""
+    """Drafts of puts and folders of uploads, if they are old; not that of an upload that has gone on for hours."""
     async with a_store(valkey, tmp_path) as store:
         await store.sweeper().start()
-        left = [store.folder / "files#1", tmp_path / "linnet-upload-left", tmp_path / "linnet-upload-new"]
+        left = [store.folder / "files#1", *(tmp_path / f"linnet-upload-{name}" for name in ("left", "new", "long"))]
         left[0].write_text("x")
         for folder in left[1:]:
             folder.mkdir()
-        for old in left[:2]:
+            (folder / "received").write_text("x")
+        for old in (left[0], left[1] / "received", left[1], left[3]):
             os.utime(old, (1, 1))
         await store.sweeper().tidy()
-        assert [path.exists() for path in left] == [False, False, True]
+        assert [path.exists() for path in left] == [False, False, True, True]
 
 
 async def test_uploads_and_sweeps_at_once_leave_no_reference_without_its_object(
