@@ -57,9 +57,9 @@ class Api:
     def _request(
         self, method: str, path: str, data: Any, headers: dict[str, str], token: str | None, timeout_s: float
     ) -> bytes:
-        if token is not None:
-            headers = {**headers, "Authorization": f"Bearer {token}"}
         request = urllib.request.Request(self.origin + path, data, headers, method=method)
+        if token is not None:  # a link that the answer may name needs none, and may lead to another origin
+            request.add_unredirected_header("Authorization", f"Bearer {token}")
         try:
             with urllib.request.urlopen(request, timeout=timeout_s) as answer:
                 content: bytes = answer.read()
