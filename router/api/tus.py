@@ -35,6 +35,7 @@ from router.contract.errors import (
     UnsupportedMediaType,
 )
 from router.media.parts import Media
+from router.media.places import Progress
 from router.media.receiving import hash_of
 from router.media.types import Received
 from router.store.resumable import Resumable
@@ -103,13 +104,13 @@ async def patch_tus(call: Call, _: None) -> Response:
     if declared_type(call.request.headers.get("content-type", "")) != BODY:
         raise UnsupportedMediaType(f"the body must be {BODY}")
     offset = _number(call, "upload-offset")
-    async with parts.places.running(), _locked(parts, upload, user) as (state, token):
+    async with parts.places.taken(user, 0, new=False) as keep, _locked(parts, upload, user) as (state, token):
         if offset != state.offset:
             raise Conflict(f"the upload is at {state.offset}")
         length = call.request.headers.get("content-length", "0")
         if offset + (int(length) if length.isdigit() else 0) > state.length:
             raise TooLarge("these are more bytes than the upload has")
-        offset, ends = await _write(call, parts, upload, token, state)
+        offset, ends = await _write(call, parts, upload, token, state, keep)
         state = msgspec.structs.replace(state, offset=offset, ends=ends)
         if state.complete and not state.result:
             state = await _finished(parts, upload, user, await parts.resumables.read(upload, user))
@@ -124,14 +125,16 @@ async def delete_tus(call: Call, _: None) -> Response:
     return Response(status_code=204)
 
 
-async def _write(call: Call, parts: Media, upload: str, token: str, state: Resumable) -> tuple[int, int]:
+async def _write(
+    call: Call, parts: Media, upload: str, token: str, state: Resumable, keep: Progress
+) -> tuple[int, int]:
     """Store the bytes of the body in parts; those before a connection broke, too. Return the offset and the end."""
     offset, ends, count = state.offset, state.ends, len(state.parts)
     stream, broken = timely(call.request.stream()), None
     async with parts.spool.folder() as folder:
         path = folder / "part"
         while broken is None:
-            size, more, broken = await _part(stream, path, state.length - offset)
+            size, more, broken = await _part(stream, path, state.length - offset, keep)
             if size:
                 count += 1
                 if count > PARTS:
@@ -149,7 +152,7 @@ async def _write(call: Call, parts: Media, upload: str, token: str, state: Resum
 
 
 async def _part(
-    stream: AsyncIterator[bytes], path: Path, room: int
+    stream: AsyncIterator[bytes], path: Path, room: int, keep: Progress
 ) -> tuple[int, bool, ClientDisconnect | IncompleteUpload | None]:
     """Write at most about PART_BYTES to the file: their number, whether more may come, and why none come any more."""
     size = 0
@@ -160,6 +163,7 @@ async def _part(
             if size > room:
                 raise TooLarge("these are more bytes than the upload has")
             await asyncio.to_thread(file.write, piece)
+            await keep()
             if size >= PART_BYTES:
                 return size, True, None
     except (ClientDisconnect, IncompleteUpload) as error:

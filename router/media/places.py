@@ -27,15 +27,17 @@ class Places:
         self._running = 0
 
     @asynccontextmanager
-    async def taken(self, user: str, size: int) -> AsyncIterator[Progress]:
+    async def taken(self, user: str, size: int, *, new: bool = True) -> AsyncIterator[Progress]:
         """A place for an upload of about `size` bytes; the coroutine keeps it while bytes come.
+
+        One that is not `new` (bytes of a resumable upload) is not counted among the uploads of a minute.
 
         Quota, RateLimited, or Unavailable if this router is full. If the router dies, the place is free when its lease
         ends.
         """
         upload = token_hex(8)
         async with self.running():
-            await self._files.begin(user, upload, size, LEASE_MS, self._rate)
+            await self._files.begin(user, upload, size, LEASE_MS, self._rate, new)
             try:
                 yield self._keeping(user, upload)
             finally:

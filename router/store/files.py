@@ -124,10 +124,10 @@ class Files:
 
     # -- uploading
 
-    async def begin(self, user: str, upload: str, size: int, lease_ms: int, rate: UploadRate) -> None:
-        """Take a place among the user's uploads; Quota, or RateLimited."""
+    async def begin(self, user: str, upload: str, size: int, lease_ms: int, rate: UploadRate, new: bool = True) -> None:
+        """Take a place among the user's uploads; Quota, or RateLimited. One that is not `new` was counted before."""
         where = (keys.uploads(user), keys.uploading(user), keys.user(user))
-        cost = round(60e6 / rate.per_minute)
+        cost = round(60e6 / rate.per_minute) if new else 0
         try:
             await self._fcall(
                 "upload_begin", where, (upload, lease_ms, rate.at_once, rate.quota, size, cost, 60_000_000)

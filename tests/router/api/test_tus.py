@@ -82,6 +82,35 @@ async def test_upload_goes_on_at_another_router(valkey: EmbeddedValkey, tmp_path
         assert len([item for item in due if item.startswith(f"!uploads/{upload}/".encode())]) == 2
 
 
+async def test_requests_at_once_are_bounded_by_user(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """While three requests of a user send bytes, at any router, a fourth one is refused, and another user's is not.
+    They are not counted among the uploads of a minute."""
+    async with routers(valkey, tmp_path, media_uploads_per_min=4) as (one, other):
+        hold = asyncio.Event()
+
+        async def slow() -> Any:
+            yield b"x"
+            await hold.wait()
+
+        wheres = [await create(one, 9) for _ in range(4)]
+        running = [
+            asyncio.create_task(patch(api, where, 0, slow()))
+            for api, where in zip((one, other, one), wheres, strict=False)
+        ]
+        await eventually(lambda: len(running_of("ann", valkey)) == 3)
+        assert refusal(await patch(other, wheres[3], 0, b"x" * 9)) == (429, "rate_limited")
+        his = await one.post("/v1/uploads/tus", headers=TUS | BOB | {"Upload-Length": "1"})
+        assert (await patch(one, his.headers["location"], 0, b"x", **BOB)).status_code == 204
+        hold.set()
+        assert [answer.status_code for answer in await asyncio.gather(*running)] == [204] * 3
+        assert (await patch(other, wheres[3], 0, b"x" * 9)).status_code == 204
+
+
+def running_of(user: str, valkey: EmbeddedValkey) -> list[Any]:
+    with valkey.client() as redis:
+        return list(redis.zrange(keys.uploading(user), 0, -1))
+
+
 async def test_protocol_is_kept(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     """Versions, offsets, lengths, types; every call but OPTIONS is the owner's."""
     async with routers(valkey, tmp_path, media_file_mb=0.1, media_video_mb=0.1, media_image_mb=0.1,
