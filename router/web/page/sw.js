@@ -1,5 +1,6 @@
 // The service worker of one version. It installs all files of that version, or fails; it never touches the API.
-// A new version waits until the page says that the user wants it.
+// A new version waits until the page says that the user wants it. The page itself is fetched again behind each visit, because
+// its policy (the gateways) and its options (the settings) change without a new version.
 const CACHE = "linnet-%DIGEST%";
 const FILES = new Set(%FILES%);
 
@@ -18,6 +19,11 @@ self.addEventListener("install", (event) => {
   })());
 });
 
+async function renew() {
+  const page = await fetch("/", { cache: "no-store" });
+  if (page.ok && (await page.clone().text()).includes("/web/%DIGEST%/")) await (await caches.open(CACHE)).put("/", page);
+}
+
 self.addEventListener("activate", (event) => {
   event.waitUntil((async () => {
     for (const name of await caches.keys()) if (name.startsWith("linnet-") && name !== CACHE) await caches.delete(name);
@@ -35,6 +41,7 @@ self.addEventListener("fetch", (event) => {
   if (request.method !== "GET" || url.origin !== location.origin) return;
   const page = request.mode === "navigate" && url.pathname === "/";
   if (!page && !FILES.has(url.pathname) && url.pathname !== "/web/boot.js") return;
+  if (page) event.waitUntil(renew().catch(() => undefined)); // without a network the kept one stays
   event.respondWith((async () => {
     const kept = await (await caches.open(CACHE)).match(page ? "/" : url.pathname);
     return kept ?? fetch(request);

@@ -259,7 +259,8 @@ async def test_second_person_in_a_new_tab_is_somebody_else(address: str) -> None
 
 
 async def test_installed_page_opens_without_the_server(address: str) -> None:
-    """The worker has the whole version and nothing of the API; messages that were here can be read."""
+    """The worker has the whole version and nothing of the API; messages that were here can be read. Behind a visit it
+    fetches the page again, with its policy."""
     async with town(address) as people:
         ann = await people.person("ann-p7")
         await ann.register()
@@ -277,6 +278,15 @@ async def test_installed_page_opens_without_the_server(address: str) -> None:
         )
         assert "/" in names
         assert [name for name in names if name.startswith("/v1")] == []
+        await ann.page.evaluate(
+            "async () => { const cache = await caches.open((await caches.keys())[0]);"
+            " const page = await cache.match('/');"
+            " const headers = new Headers(page.headers); headers.set('x-day', 'yesterday');"
+            " headers.delete('content-encoding');"
+            " await cache.put('/', new Response(await page.text(), { headers })); }"
+        )
+        await ann.page.reload()
+        await ann.page.wait_for_function("async () => (await caches.match('/')).headers.get('x-day') === null")
         await ann.context.set_offline(True)
         await ann.page.reload()
         await ann.sees("To be read offline")
