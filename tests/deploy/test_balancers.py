@@ -9,15 +9,16 @@ import asyncio
 import os
 import signal
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 
 from tests import support
 from tests.deploy.balancing import COMMANDS, Site, program
-from tests.flow.client import ChatClient
+from tests.flow.client import ChatClient, token
 from tests.flow.resilient import ResilientClient
 
 pytestmark = [
@@ -32,7 +33,8 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     if program(request.param) is None:
         pytest.skip(f"no {request.param} here")
     limits = {"LINNET_MAX_CONNECTIONS_PER_ADDRESS": "2"} if "address" in request.node.name else {}
-    made = Site(tmp_path, request.param, **limits)
+    media = {"LINNET_MEDIA_URL": (tmp_path / "media").as_uri()} if "upload" in request.node.name else {}
+    made = Site(tmp_path, request.param, **limits, **media)
     yield made
     made.close()
 
@@ -58,6 +60,33 @@ async def test_tls_ends_at_the_balancer(site: Site) -> None:
         ack = await alice.sent("@bob", "over TLS")
         event = await bob.event("message", conversation=ack["conversation"])
         assert event["body"] == "over TLS"
+
+
+async def test_upload_passes_as_it_comes(site: Site) -> None:
+    """It is larger than nginx takes by default, and its first bytes are at the router before the last ones are sent."""
+    headers = {"Authorization": f"Bearer {token('alice')}", "Tus-Resumable": "1.0.0"}
+    size, hold = 3_000_000, asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield bytes(size // 2)
+        await hold.wait()
+        yield bytes(size // 2)
+
+    async with (
+        site.serving(),
+        httpx.AsyncClient(base_url=f"http://{site.front}:8000", headers=headers, timeout=30, trust_env=False) as http,
+    ):
+        where = (await http.post("/v1/uploads/tus", headers={"Upload-Length": str(size)})).headers["location"]
+        more = {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream", "Content-Length": str(size)}
+        sending = asyncio.create_task(http.patch(where, headers=more, content=slow()))
+
+        async def writes() -> bool:
+            """Whether the router has begun to write: another request is refused then."""
+            return (await http.patch(where, headers={**more, "Content-Length": "0"})).status_code == 423
+
+        await support.eventually(writes)
+        hold.set()
+        assert (await sending).status_code == 204
 
 
 async def test_clients_address_is_known_behind_it(site: Site) -> None:
