@@ -1,7 +1,7 @@
 /** Dialogs, loaded when the first of them is opened. */
 
 import { Emoji } from "./emoji.js";
-import { exact, lastSeen, textOf } from "./format.js";
+import { exact, forwardedOf, lastSeen, textOf } from "./format.js";
 import { addressOf, direct, open, otherOf, titleOf } from "./names.js";
 import { t } from "./strings.js";
 import { Avatar, Dialog, html, Icon, IconButton, Menu, useEffect, useMemo, useState } from "./ui.js";
@@ -189,7 +189,7 @@ function Forward({ session, close, say, argument }) {
   const [query, setQuery] = useState("");
   const found = session.list().filter(({ view }) => !view.gone && view.role !== "reader" && titleOf(session.user, view).toLowerCase().includes(query.toLowerCase()));
   const to = (/** @type {import("./session.js").View} */ view) => {
-    const body = { text: textOf(message.body), forwarded: message.body?.forwarded ? String(message.body.forwarded) : message.from };
+    const body = { text: textOf(message.body), forwarded: forwardedOf(message.body) || message.from };
     const target = view.id.startsWith("d:") ? `@${otherOf(session.user, view.id)}` : view.id;
     session.client.conversation(target).send(body).acked.catch(() => undefined); // the message itself shows it
     close();

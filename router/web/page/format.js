@@ -72,6 +72,11 @@ export function mentionsOf(body) {
   return Array.isArray(body?.mentions) ? body.mentions.filter((/** @type {any} */ one) => typeof one === "string") : [];
 }
 
+/** Whose message it was before it was forwarded; empty if it was not. @param {any} body */
+export function forwardedOf(body) {
+  return typeof body?.forwarded === "string" ? body.forwarded.slice(0, 64) : "";
+}
+
 const PARTS = /(https?:\/\/[^\s<>"']+|mailto:[^\s<>"']+@[^\s<>"']+|@[A-Za-z0-9._-]{1,64})/g;
 
 /** A text with its links and mentions. Only http, https and mailto become links. @param {string} text @param {string[]} mentions @param {string} me */

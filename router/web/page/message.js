@@ -1,7 +1,7 @@
 /** One message: its text, what became of it, and what can be done with it. */
 
 import { Files } from "./files.js";
-import { clock, exact, mentionsOf, onlyEmoji, rich, textOf } from "./format.js";
+import { clock, exact, forwardedOf, mentionsOf, onlyEmoji, rich, textOf } from "./format.js";
 import { t } from "./strings.js";
 import { Avatar, html, Icon, Menu } from "./ui.js";
 
@@ -40,7 +40,7 @@ export function MessageRow({ message, together, quoted, session, conversation, v
     <div class="bubble-line">
       <div class=${`bubble ${large ? "large" : ""} ${message.deleted ? "deleted" : ""} ${message.state === "failed" ? "failed" : ""}`}>
         ${named && html`<b class="author" dir="auto">${message.from}</b>`}
-        ${message.body?.forwarded && html`<span class="forwarded"><${Icon} name="forward" size=${14} />${t("forwarded", { user: String(message.body.forwarded).slice(0, 64) })}</span>`}
+        ${forwardedOf(message.body) && html`<span class="forwarded"><${Icon} name="forward" size=${14} />${t("forwarded", { user: forwardedOf(message.body) })}</span>`}
         ${message.replyTo !== null && html`<${Quote} message=${quoted} />`}
         ${!message.deleted && message.files?.length > 0 && html`<${Files} message=${message} session=${session} id=${conversation.id} />`}
         ${message.deleted ? html`<span class="text">${t("deleted")}</span>` : html`<span class="text" dir="auto">${rich(text, mentionsOf(message.body), session.user)}</span>`}

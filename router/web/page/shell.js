@@ -3,7 +3,7 @@
 import { forget, onLogout, useInTab } from "./accounts.js";
 import { Chat } from "./chat.js";
 import { Actions, List } from "./list.js";
-import { open, routeOf, titleOf } from "./names.js";
+import { decoded, open, routeOf, titleOf } from "./names.js";
 import { options } from "./options.js";
 import { languageNow, t } from "./strings.js";
 import { html, Icon, useEffect, useReducer, useState } from "./ui.js";
@@ -111,9 +111,8 @@ function Banner({ session, newer, show }) {
 
 /** A link to a channel: join it, then open it. @param {import("./session.js").Session} session @param {(text: string) => void} say */
 function joinByLink(session, say) {
-  const found = /^#\/join\/(.+)$/.exec(location.hash)?.[1];
-  if (!found) return;
-  const id = decodeURIComponent(found);
+  const id = decoded(/^#\/join\/(.+)$/.exec(location.hash)?.[1] ?? "");
+  if (!id) return;
   session.client.call("POST", `/v1/conversations/${encodeURIComponent(id)}/join`, {}).then(
     () => open(id),
     (error) => {

@@ -182,7 +182,7 @@ BODIES: tuple[Any, ...] = (
     {"text": ATTACKS[0], "forwarded": ATTACKS[1], "mentions": [ATTACKS[2], {"a": 1}]},
     {"text": {"type": "img", "props": {"onerror": ATTACKS[0]}}, "forwarded": {"constructor": None, "type": "script"}},
     {"type": "script", "props": {"dangerouslySetInnerHTML": {"__html": ATTACKS[1]}}, "constructor": None},
-    [ATTACKS[0]], 7, True, {"__proto__": {"text": ATTACKS[1]}},
+    {"text": "x", "forwarded": {"toString": 1}}, [ATTACKS[0]], 7, True, {"__proto__": {"text": ATTACKS[1]}},
 )  # fmt: skip
 
 
@@ -211,7 +211,7 @@ async def test_script_of_a_stranger_adds_no_element(address: str) -> None:
                 assert await link.get_attribute("onmouseover") is None
         await ann.page.locator(".chat-title").click()
         await ann.page.keyboard.press("Escape")
-        for hash_ in ("#/@<img src=x>", "#/c/%", "#/join/../..", "#/@%3Cscript%3E", "#/c/__proto__"):
+        for hash_ in ("#/@<img src=x>", "#/c/%", "#/join/%", "#/join/../..", "#/@%3Cscript%3E", "#/c/__proto__"):
             await ann.page.evaluate("(hash) => { location.hash = hash; }", hash_)
         await expect(ann.page.locator("body[data-owned]")).to_have_count(0)
 
