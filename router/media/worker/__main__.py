@@ -6,7 +6,8 @@ open files, forks, waits, and sends `Ended`; then comes the next job. It ends wh
 Invariants
 - This process never reads a byte of a stranger's file. Only children do, each in the sandbox, each for one job: a
   picture that takes over its child reaches neither the next job's bytes nor this process.
-- It has an empty environment and no file of the router but FD.
+- It has an empty environment and no file of the router but FD, which a child does not have: it could take the next job,
+  or answer it.
 - An answer has at most ANSWER_BYTES; a child that writes more is killed.
 """
 
@@ -65,7 +66,7 @@ def main() -> None:
         job, files, _, _ = socket.recv_fds(control, JOB_BYTES, FILES)
         if not job:
             return
-        ended = run(decode_job(job), files, bounds)
+        ended = run(decode_job(job), files, bounds, control.fileno())
         for file in files:
             os.close(file)
         control.send(encode(ended))
@@ -83,13 +84,14 @@ def warm_up() -> None:
     ImageCms.profileToProfile(Image.new("RGB", (1, 1)), srgb, srgb)
 
 
-def run(job: Job, files: list[int], bounds: tuple[int, int]) -> Ended:
-    """Do one job in a child."""
+def run(job: Job, files: list[int], bounds: tuple[int, int], control: int) -> Ended:
+    """Do one job in a child, which does not have the descriptor `control`."""
     reading, writing = os.pipe()
     parent = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(reading)
+        os.close(control)
         in_child(job, files, writing, parent, bounds)
     os.close(writing)
     answer = b""
