@@ -1,9 +1,11 @@
 """What every answer of a router says to browsers, and the content security policy of the page.
 
 Invariants
-- The headers of `ALWAYS` are in every answer, also in refusals of the API.
+- The headers of `ALWAYS` are in every answer, also in refusals of the API. The HTTP server's own refusals (what is no
+  request, or one too many) have none.
 - Only `/sw.js` can become a service worker. What users upload cannot become a script, a style sheet, a worker or a
-  document of this origin: such a request is refused, unless the answer is an attachment.
+  document of this origin: such a request of an upload is refused, unless the answer is an attachment. Behind a link
+  (`/v1/files/`) its type and sandbox prevent it: a browser shows it in an origin of its own.
 - `connect-src` names hosts, never a bare scheme.
 """
 
