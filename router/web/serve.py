@@ -7,7 +7,7 @@
 `/web/<digest>/<name>`     all other files, for ever: another version has another digest
 
 Everything else is the API's. The page is served without Redis: if the gateways cannot be asked for, the policy names
-those that were found last.
+those that were found last for the same `Host`, and neither a browser nor the worker keeps the page.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from router.web.site import GONE_WORKER, File, Site
 
 FOR_EVER: Final = "public, max-age=31536000, immutable"
 ASK_FIRST: Final = "no-cache"
+NEVER: Final = "no-store"
 WORKER_POLICY: Final = "default-src 'none'; connect-src 'self'; script-src 'self'"
 
 Gateways = Callable[[str], Awaitable[list[str]]]
@@ -46,7 +47,7 @@ class Web:
         self._api = api
         self._gateways = gateways
         self._connect = settings.web_connect.replace(",", " ").split()
-        self._known: list[str] = []
+        self._known: tuple[str, list[str]] = "", []  # a host, and where its pages could connect to last
         self._media = [settings.media_public_url.rstrip("/")] if settings.media_public_url else []
         options = {
             "accounts": "yes" if settings.accounts else "",
@@ -73,9 +74,9 @@ class Web:
             return _sent(GONE_WORKER, request, ASK_FIRST) if path == headers.WORKER else None
         match path:
             case "/":
-                sources = await self._sources(request.headers.get("host", ""))
+                sources, fresh = await self._sources(request.headers.get("host", ""))
                 policy = headers.policy(site.import_map_hash, sources, self._media)
-                return _sent(site.index, request, ASK_FIRST, policy)
+                return _sent(site.index, request, ASK_FIRST if fresh else NEVER, policy)
             case headers.WORKER:
                 return _sent(site.worker, request, ASK_FIRST, WORKER_POLICY)
             case "/manifest.webmanifest":
@@ -90,15 +91,18 @@ class Web:
             return Response("no such file in this version\n", 404, {"Cache-Control": "no-store"}, "text/plain")
         return None
 
-    async def _sources(self, host: str) -> list[str]:
-        """Where the page may connect to."""
+    async def _sources(self, host: str) -> tuple[list[str], bool]:
+        """Where the page may connect to, and whether that was found out now."""
         if self._connect:
-            return self._connect
+            return self._connect, True
+        found: list[str] = []
         try:
-            self._known = headers.hosts(await self._gateways(host)) or self._known
+            found = headers.hosts(await self._gateways(host))
         except LinnetError as error:
             log.info("the page is served with the gateways found last: %s", error)
-        return self._known
+        if found:
+            self._known = host, found
+        return self._known[1] if self._known[0] == host else [], bool(found)
 
 
 def _sent(file: File, request: Request, caching: str, policy: str = "") -> Response:

@@ -8,8 +8,8 @@ self.addEventListener("install", (event) => {
   event.waitUntil((async () => {
     const cache = await caches.open(CACHE);
     try {
-      const page = await fetch("/", { cache: "no-store" });
-      if (!page.ok || !(await page.clone().text()).includes("/web/%DIGEST%/")) throw new Error("the page is of another version");
+      const page = await current();
+      if (!page) throw new Error("the page is of another version, or may not be kept now");
       await cache.put("/", page);
       await cache.addAll([...FILES, "/web/boot.js"]);
     } catch (error) {
@@ -19,9 +19,16 @@ self.addEventListener("install", (event) => {
   })());
 });
 
-async function renew() {
+// The page as it is served now, if it is of this version, and the router knows the gateways.
+async function current() {
   const page = await fetch("/", { cache: "no-store" });
-  if (page.ok && (await page.clone().text()).includes("/web/%DIGEST%/")) await (await caches.open(CACHE)).put("/", page);
+  if (!page.ok || page.headers.get("cache-control") === "no-store") return undefined;
+  return (await page.clone().text()).includes("/web/%DIGEST%/") ? page : undefined;
+}
+
+async function renew() {
+  const page = await current();
+  if (page) await (await caches.open(CACHE)).put("/", page);
 }
 
 self.addEventListener("activate", (event) => {

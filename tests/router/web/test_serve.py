@@ -76,10 +76,38 @@ async def test_page_that_is_switched_off_leaves_a_worker_that_removes_itself() -
 
 
 async def test_page_is_served_without_redis() -> None:
+    """But it is not kept, as an installed page would have its policy again and again."""
     async with served(None) as http:
         page = await http.get("/")
         assert page.status_code == 200
+        assert page.headers["cache-control"] == "no-store"
         assert "connect-src 'self';" in page.headers["content-security-policy"]
+    async with served([]) as http:
+        assert (await http.get("/")).headers["cache-control"] == "no-store"
+
+
+async def test_gateways_found_for_another_host_are_not_named() -> None:
+    """Gateways that listen on all addresses are named by the `Host` of a request, which a stranger may have sent."""
+    up = True
+
+    async def asked(host: str) -> list[str]:
+        if not up:
+            raise Unavailable("no Redis")
+        return [f"ws://{host}:8001/ws"]
+
+    transport = httpx.ASGITransport(with_web(PlainTextResponse("the API", 404), SETTINGS, asked))
+    async with httpx.AsyncClient(transport=transport, base_url="http://chat.example", trust_env=False) as http:
+
+        async def policy(host: str) -> str:
+            return str((await http.get("/", headers={"Host": host})).headers["content-security-policy"])
+
+        assert "connect-src 'self' ws://evil.example:*;" in await policy("evil.example")
+        up = False
+        assert "connect-src 'self';" in await policy("chat.example")
+        up = True
+        await policy("chat.example")
+        up = False
+        assert "connect-src 'self' ws://chat.example:*;" in await policy("chat.example")
 
 
 async def test_setting_replaces_the_gateways_addresses() -> None:
