@@ -310,7 +310,7 @@ def test_every_dashboard_is_in_a_config_map() -> None:
 
 
 def test_routes_lead_to_services() -> None:
-    """Public access leads to the two public ports and to no other."""
+    """Public access leads to the two public ports and to no other. Files have no time after which a route cuts them."""
     (route,) = (each for each in rendered()["prod"] if each["kind"] == "HTTPRoute")
     (ingress,) = (each for each in rendered()["base-with-ingress"] if each["kind"] == "Ingress")
     by_route = {
@@ -326,8 +326,11 @@ def test_routes_lead_to_services() -> None:
     }
     web = ("/", "/web", "/sw.js", "/manifest.webmanifest")
     to_gateway, to_router = ("/ws", "/schema.json"), ("/v1", *web)
-    assert by_route == by_ingress
-    assert by_route == {
+    files = {("/v1/uploads", "router", 8000), ("/v1/files", "router", 8000)}
+    (timed,) = (each for each in route["spec"]["rules"] if each["matches"][0]["path"]["value"] == "/v1/uploads")
+    assert timed["timeouts"] == {"request": "0s", "backendRequest": "0s"}
+    assert by_route == by_ingress | files
+    assert by_ingress == {
         *((path, "gateway", 8000) for path in to_gateway),
         *((path, "router", 8000) for path in to_router),
     }
