@@ -160,9 +160,10 @@ async def _linked(parts: Media, sha256: str, record: Record, info: FileInfo | No
     headers = served(info, preview, record.picture)
     size = record.size
     if preview is not None:
-        found = await parts.objects.size(names.object_of(sha256, record.gen, preview))
+        name = names.object_of(sha256, record.gen, preview)
+        found = await parts.objects.size(name)
         if found is None:
-            metrics.MEDIA_OBJECTS_MISSING.inc()
+            parts.objects.lost(name)
             raise Missing("the file cannot be read now", 5.0)
         size = found
     return Linked(sha256, record.gen, preview or 0, size, headers.type, headers.disposition)
@@ -186,7 +187,13 @@ async def _serve(request: Request, parts: Media, linked: Linked, caching: str) -
     if request.method == "HEAD" or part.start == part.end:
         return _typed(Response(status_code=status), headers, linked.type)
     name = names.object_of(linked.sha256, linked.gen, linked.preview)
-    pieces = await parts.objects.read(name, part.start, part.end)
+    try:
+        pieces = await parts.objects.read(name, part.start, part.end)
+    except Missing:
+        if (await parts.files.record(linked.sha256)).gen != linked.gen:
+            raise NotFound from None  # the file was removed, and uploaded again, since the link was made
+        parts.objects.lost(name)
+        raise
     return _typed(StreamingResponse(_counted(pieces), status), headers, linked.type)
 
 

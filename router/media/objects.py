@@ -46,7 +46,7 @@ log = logging.getLogger("linnet.media")
 
 
 class Missing(LinnetError):
-    """Redis names an object that the store does not have."""
+    """The store does not have an object that was asked for."""
 
     code = "unavailable"
     status = 503
@@ -159,10 +159,13 @@ class Objects:
             try:
                 found = await obstore.get_async(self._ready(), name, options={"range": (start, end)})
             except FileNotFoundError:
-                metrics.MEDIA_OBJECTS_MISSING.inc()
-                log.error("the store lacks an object that Redis names: %s", name)
                 raise Missing("the file cannot be read now", RETRY_S) from None
         return self._pieces(found)
+
+    def lost(self, name: str) -> None:
+        """Count and log a missing object that Redis names."""
+        metrics.MEDIA_OBJECTS_MISSING.inc()
+        log.error("the store lacks an object that Redis names: %s", name)
 
     async def _pieces(self, found: Any) -> AsyncIterator[bytes]:
         pieces = found.stream(min_chunk_size=CHUNK_BYTES).__aiter__()

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
 from router.api import uploads
+from router.contract import metrics
 from router.contract.files import FileInfo
 from router.media.names import object_of
 from router.store.answers import reply_of
@@ -282,6 +283,21 @@ async def test_removed_file_is_gone_everywhere(valkey: EmbeddedValkey, tmp_path:
         await api.ok("DELETE", f"/v1/uploads/{SHA}", SERVER)
         assert refusal(await get(api, BOB, where=conv)) == (404, "not_found")
         assert refusal(await api.post("/v1/uploads", headers=BOB, content=DATA)) == (422, "rejected")
+
+
+async def test_link_to_a_file_that_was_removed_is_not_found(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """It is not counted among the lost files, for which operators are called; an object that Redis names is."""
+    async with serve(valkey, media_url=f"file://{tmp_path}") as api:
+        await upload(api, ANN)
+        url = (await api.ok("POST", "/v1/uploads/links", ANN, {"files": [SHA]}))["links"][SHA]["url"]
+        (name,) = (name for name in stored(tmp_path) if name.startswith("files/"))
+        (tmp_path / name).unlink()
+        before = metrics.MEDIA_OBJECTS_MISSING._value.get()
+        assert refusal(await api.get(url)) == (503, "unavailable")
+        assert metrics.MEDIA_OBJECTS_MISSING._value.get() == before + 1
+        await api.ok("DELETE", f"/v1/uploads/{SHA}", SERVER)
+        assert refusal(await api.get(url)) == (404, "not_found")
+        assert metrics.MEDIA_OBJECTS_MISSING._value.get() == before + 1
 
 
 async def test_store_that_is_down_stops_no_chat(valkey: EmbeddedValkey, tmp_path: Path) -> None:
