@@ -227,7 +227,7 @@ class Node:
         self.subscriptions.presence_changed = self.watches.touched
         self.subscriptions.visibility_changed = self.watches.look_who_sees
         self.subscriptions.profile_changed = self.watches.profile_changed
-        self.subscriptions.conceals = self.people.conceals
+        self.subscriptions.hidden_from = self.people.hidden_from
         self.resubscribe.presence_lost = self.watches.bus_lost
         self.lease.renewed = self.watches.decide_all
         self.sessions.began = (self.heartbeats.add, self.deadlines.add)

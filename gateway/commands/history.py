@@ -51,7 +51,7 @@ class History:
             store.range(command.conversation, session.user, command.after, MAX_INTEGER, command.limit, reply)
         else:
             before = MAX_INTEGER if command.before is None else command.before
-            store.before(command.conversation, session.user, before, command.limit, reply)
+            store.range_before(command.conversation, session.user, before, command.limit, reply)
 
     def _answer(self, session: Session, command: wire.History, page: Page | LinnetError) -> None:
         session.paging = False

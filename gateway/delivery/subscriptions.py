@@ -58,7 +58,7 @@ class Subscriptions:
     visibility_changed: Callable[[str], None]  # a watched user may be hidden from other viewers than before
     profile_changed: Callable[[str], None]  # the profile of a watched user has changed
     # Ask from which of some viewers a user is hidden.
-    conceals: Callable[[str, list[str], Callable[[frozenset[str] | LinnetError], None]], None]
+    hidden_from: Callable[[str, list[str], Callable[[frozenset[str] | LinnetError], None]], None]
 
     def __init__(
         self,
@@ -221,7 +221,7 @@ class Subscriptions:
                 event = wire.ReceiptEvent(conversation=conversation, user=user, read=read)
             case signals.Discreet(conversation, user, read):
                 viewers = list(dict.fromkeys(session.user for session in hub.members))
-                self.conceals(user, viewers, partial(self._whisper_discreetly, hub, user, read))
+                self.hidden_from(user, viewers, partial(self._whisper_discreetly, hub, user, read))
                 return
             case _:
                 return

@@ -168,7 +168,7 @@ class Watches:
         watch = self.users.get(user)
         if watch is not None:
             viewers = list(dict.fromkeys(session.user for session in watch.sessions))
-            self._people.conceals(user, viewers, partial(self._looked, user, viewers, tell))
+            self._people.hidden_from(user, viewers, partial(self._looked, user, viewers, tell))
 
     def _looked(self, user: str, viewers: list[str], tell: bool, hidden: frozenset[str] | LinnetError) -> None:
         watch = self.users.get(user)
@@ -278,7 +278,7 @@ class _Hidden:
         self._left = len(users)
         self._reply = reply
         for user in users:
-            people.conceals(user, [viewer], partial(self._received, user))
+            people.hidden_from(user, [viewer], partial(self._received, user))
 
     def _received(self, user: str, hidden: frozenset[str] | LinnetError) -> None:
         self._found[user] = hidden if isinstance(hidden, LinnetError) else bool(hidden)

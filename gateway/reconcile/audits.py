@@ -1,9 +1,9 @@
 """Audits: once per heartbeat, Redis is compared with the hubs and sessions of this node.
 
 They are the third layer of delivery: they find what the live path and the repairs have missed. Once per hub, its head
-and membership version are compared. For sessions, `news` asks in one call for many of them whether `sync` would find
-something, and the answer is nearly always no. If a hub seems to miss an event, it is compared again RECHECK_S later,
-because the event may just be under way on the other connection.
+and membership version are compared. For sessions, `sessions_to_sync` asks in one call for many of them whether `sync`
+would find something, and the answer is nearly always no. If a hub seems to miss an event, it is compared again
+RECHECK_S later, because the event may just be under way on the other connection.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Audits:
         quiet = [session for session in sessions if session.backlog is None and session.asking is Asking.NOTHING]
         for start in range(0, len(quiet), self._users.max_per_call):
             some = quiet[start : start + self._users.max_per_call]
-            if not attempt("audits", partial(self._ask_news, some)):
+            if not attempt("audits", partial(self._ask_which_to_sync, some)):
                 self._ask_each(some)
         self._ask_each(
             [session for session in sessions if session.backlog is not None or session.asking is not Asking.NOTHING]
@@ -79,15 +79,17 @@ class Audits:
     def _ask_each(self, sessions: list[Session]) -> None:
         each("audits", partial(self._syncs.ask, cause="audit"), sessions)
 
-    def _ask_news(self, sessions: list[Session]) -> None:
-        self._users.news([self._syncs.question(session) for session in sessions], partial(self._news, sessions))
+    def _ask_which_to_sync(self, sessions: list[Session]) -> None:
+        self._users.sessions_to_sync(
+            [self._syncs.question(session) for session in sessions], partial(self._sync_some, sessions)
+        )
 
-    def _news(self, sessions: list[Session], news: list[int] | LinnetError) -> None:
-        if isinstance(news, LinnetError):
-            metrics.AUDITS.labels(news.code).inc(len(sessions))
+    def _sync_some(self, sessions: list[Session], numbers: list[int] | LinnetError) -> None:
+        if isinstance(numbers, LinnetError):
+            metrics.AUDITS.labels(numbers.code).inc(len(sessions))
             return
-        AUDITED["ok"].inc(len(sessions) - len(news))
-        self._ask_each([sessions[number] for number in news])
+        AUDITED["ok"].inc(len(sessions) - len(numbers))
+        self._ask_each([sessions[number] for number in numbers])
 
     # -- hubs
 

@@ -53,13 +53,13 @@ async def login(call: Call, given: LoginRequest) -> LoginAnswer:
     services = call.services
     services.addresses.spend(call.address)
     source = guess_source(call, given.user)
-    await services.accounts.guess(given.user, source)
+    await services.accounts.take_guess(given.user, source)
     stored, generation = await services.accounts.password(given.user)
     if stored is None:
         services.unknown_users.spend(given.user)
     if not await services.passwords.verify(stored, given.password):
         raise Unauthorized("wrong user or password")
-    await services.accounts.guessed(given.user, source)
+    await services.accounts.confirm_guess(given.user, source)
     issued_ms = _issued_ms(call)
     token, expires_at = issue(given.user, services.settings, issued_ms, issued_ms // 1000, generation)
     return LoginAnswer(given.user, given.device, token, expires_at, await _gateways(call))
@@ -228,6 +228,6 @@ async def _hidden_from_caller(call: Call, user: str) -> bool | None:
     if call.actor is None:
         return False
     try:
-        return bool(await reply_of(call.services.people.conceals, user, [call.actor]))
+        return bool(await reply_of(call.services.people.hidden_from, user, [call.actor]))
     except Unavailable:
         return None

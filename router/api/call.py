@@ -36,7 +36,7 @@ from router.store.state import State
 from router.store.users import Users
 
 ADDRESS_EVERY_S, ADDRESS_BURST = 0.1, 200
-UNKNOWN_USER_EVERY_S, UNKNOWN_USER_BURST = 12.0, 5  # the rate of `accounts.guess`, so that both look the same
+UNKNOWN_USER_EVERY_S, UNKNOWN_USER_BURST = 12.0, 5  # the rate of `accounts.take_guess`, so that both look the same
 
 
 class EventNumbers:

@@ -26,7 +26,7 @@ from router.store.people import Counts, Person
 MAX_CONTACTS = 5000
 MAX_BLOCKS = 5000
 MAX_OUTGOING = 100
-MAX_INCOMING = 500  # as relate.lua has it
+MAX_INCOMING = 500  # as set_relation.lua has it
 
 _STATES = {"c": "contact", "i": "incoming", "o": "outgoing"}
 

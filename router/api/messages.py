@@ -177,6 +177,6 @@ async def get_events(call: Call, given: EventsQuery) -> Events:
         page = await reply_of(store.range, conv, call.actor, given.after, packing.MAX_INTEGER, given.limit)
     else:
         before = given.before if isinstance(given.before, int) else packing.MAX_INTEGER
-        page = await reply_of(store.before, conv, call.actor, before, given.limit)
+        page = await reply_of(store.range_before, conv, call.actor, before, given.limit)
     events = [msgspec.Raw(packing.json_of_packed(event)) for event in page.events]
     return Events(conv, cast("list[LoggedEvent]", cast("Any", events)), page.more, page.floor)

@@ -34,11 +34,11 @@ async def change_password(call: Call, given: PasswordChange) -> None:
     """
     services, user = call.services, call.user
     source = guess_source(call, user)
-    await services.accounts.guess(user, source)
+    await services.accounts.take_guess(user, source)
     stored, _ = await services.accounts.password(user)
     if not await services.passwords.verify(stored, given.old) or stored is None:
         raise Forbidden("the old password is wrong")
-    await services.accounts.guessed(user, source)
+    await services.accounts.confirm_guess(user, source)
     password = await services.passwords.hash(given.new, user)
     try:
         ended = await services.accounts.change_password(user, password.decode(), stored.decode(), call.caller.token.id)

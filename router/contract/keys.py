@@ -17,11 +17,11 @@ key                            type    content                                  
                                        seqs of the messages with a file, `freed` files that
                                        lost their last one; of a direct one `pair`, also
                                        before `m`: contacts and blocks                     pair / create, append's roles
-{c<p>}:log:<conv>              stream  ids <seq>-0; `e` the event's bytes, `f` author of a  append, done / range
+{c<p>}:log:<conv>              stream  ids <seq>-0; `e` the event's bytes, `f` author of a  append, mark_routed / range
                                        message
-{c<p>}:dirty                   zset    conv -> due ms; `~conv` due to be trimmed by age;    append / claim, done
-                                       sentinel `!` at +inf; `=conv` copies of a pair's     pair / claim, paired
-                                       record are out of date; `@user` a profile changed;   mark_user / claim
+{c<p>}:dirty                   zset    conv -> due ms; `~conv` due to be trimmed by age;    append, mark_user / claim,
+                                       sentinel `!` at +inf; `=conv` copies of a pair's     mark_routed; pair / claim,
+                                       record are out of date; `@user` a profile changed;   mark_pair_copied
                                        on a cluster `!<replid>` of the server -> since when
                                        it has the partition, in µs
 {u<q>}:user:<user>             hash    created, name, pw, deleted, rates, known; `gen`,     accounts, sync / both
@@ -36,9 +36,10 @@ key                            type    content                                  
 {u<q>}:recent:<user>           zset    the same names -> time of the last change, in us     deliver, join, read / sync
 {u<q>}:groups:<user>           zset    group or channel -> joined seq                       join / sync
 {u<q>}:dev:<user>              hash    device -> session row; `*` the kick mark of all      sync, leave, kick / both
-{u<q>}:people:<user>           hash    other user -> packed row (contact, request, block);  relate / both
+{u<q>}:people:<user>           hash    other user -> packed row (contact, request, block);  set_relation / both
                                        `#<kind>` counts
-{u<q>}:ends:<user>             zset    other user -> when the row is over, in ms           relate / relations
+{u<q>}:ends:<user>             zset    other user -> when the row is over, in ms            set_relation /
+                                                                                            count_relations
 {u<q>}:cursor:<user>:<device>  hash    conv -> acked seq                                    ack, sync / sync, pushes
 {u<q>}:push                    zset    user -> due ms; sentinel `!`                         schedule_push / claims
 {u<q>}:pushes:<user>           hash    conv -> waiting seq and due ms; attempts             schedule_push / router

@@ -12,12 +12,13 @@ deleted          files that the last message has left are looked at (jobs/sweepe
 pair             the copies of a pair's record in both users' slots are written again (`=<conversation>`)
 messages         push deadlines for all but the author: the other user, groups of at most PUSH_MEMBERS, mentions
 
-Then `done` records the progress, and trims the log.
+Then `mark_routed` records the progress, and trims the log.
 
 Invariants
 - Every action may run twice, late, or beside another router's: deliver and push only raise values; join and leave have
   the seq of their change, and a later change wins.
-- `done` is called after the actions: if a router dies before it, its claim runs out and another router repeats them.
+- `mark_routed` is called after the actions: if a router dies before it, its claim runs out and another router repeats
+  them.
 - A member listing is valid as of a head that was read before it, so its joins have that head's seq.
 - `plan` decides and has no effects; `_apply` has effects and decides nothing.
 """
@@ -249,7 +250,7 @@ class Finisher:
             async for members in self._members(conv):
                 joins = [Join(user, head.seq, 0, 0, role) for user, role in members.items()]
                 await self._apply(conv, head.title, joins)
-        done = await self._dirty.done(conv, position, *self._retention)
+        done = await self._dirty.mark_routed(conv, position, *self._retention)
         metrics.TRIMMED_EVENTS.inc(done.trimmed)
         return "finished" if done.routed == done.head else "partly"
 
@@ -257,12 +258,12 @@ class Finisher:
         """Remove a deleted conversation from all members, then delete its keys; only unmark one that Redis lost."""
         if not (changed := await self._conversations.gone(conv)):
             with suppress(NotFound):
-                await self._dirty.done(conv, 0, *self._retention)
+                await self._dirty.mark_routed(conv, 0, *self._retention)
             return "lost"
         async for users in self._members(conv):
             await self._apply(conv, "", [Leave(user, changed) for user in users])
         await free_all(self._files, conv)
-        await self._dirty.forget(conv)
+        await self._dirty.forget_conversation(conv)
         return "removed"
 
     async def _members(self, conv: str) -> AsyncIterator[dict[str, str]]:

@@ -9,7 +9,7 @@ async def free(files: Files, conv: str, hashes: bytes) -> None:
     """Have the files looked at that the last message of a conversation has left; then the conversation forgets them."""
     for at in range(0, len(hashes), 32):
         await files.recheck(hashes[at : at + 32].hex(), conv)
-    await files.freed(conv, hashes)
+    await files.clear_freed(conv, hashes)
 
 
 async def free_all(files: Files, conv: str) -> None:

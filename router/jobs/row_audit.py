@@ -86,7 +86,7 @@ class RowAudit:
             if row is not None:
                 await self._renew(user, row, "m")
                 continue
-            page = await reply_of(self._conversations.before, conv, None, head.seq + 1, 1)
+            page = await reply_of(self._conversations.range_before, conv, None, head.seq + 1, 1)
             for event in page.events:
                 seq, _, count, _ = stamp.slots(event)
                 about, other = stamp.author(event), keys.other_party(conv, user)

@@ -157,17 +157,17 @@ class Accounts:
         stored, generation = await self._client.fetch("HMGET", keys.user(user), "pw", "gen")
         return stored, int(generation or 0)
 
-    async def guess(self, user: str, source: GuessSource) -> None:
+    async def take_guess(self, user: str, source: GuessSource) -> None:
         """Count a guess at the password; `RateLimited` after too many. No data is stored for an unknown user.
 
         A source that is known to be the user's has a rate of its own; all others share one.
         """
         args = (GUESS_COST_US, GUESS_BURST_US, source.address, source.token)
-        await self._fcall("guess", (keys.user(user),), args)
+        await self._fcall("take_guess", (keys.user(user),), args)
 
-    async def guessed(self, user: str, source: GuessSource) -> None:
+    async def confirm_guess(self, user: str, source: GuessSource) -> None:
         """Record a right password: earlier guesses from this source no longer count, and its address becomes known."""
-        if await self._fcall("guessed", (keys.user(user),), (source.address, source.token)):
+        if await self._fcall("confirm_guess", (keys.user(user),), (source.address, source.token)):
             await self._claim_name(user)
 
     async def end(self, user: str) -> None:

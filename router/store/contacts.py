@@ -119,12 +119,12 @@ class Contacts:
     async def _relate(self, owner: str, person: str, change: Change) -> Related:
         record, entry = change.record, change.entry(owner, person)
         if record is None:
-            return await self._people.relate(owner, person, Person(change.now * 1000, "-", False, False, 0, 0))
+            return await self._people.set_relation(owner, person, Person(change.now * 1000, "-", False, False, 0, 0))
         kind, at, until, message = "-", record.of[owner].blocked, 0, ""
         if entry is not None:
             kind, at, until, message = _KINDS[entry.state], entry.at, entry.until, entry.message
         blocks = bool(record.of[owner].blocked)
-        return await self._people.relate(
+        return await self._people.set_relation(
             owner, person, Person(record.n, kind, blocks, record.hidden, at, until, message)
         )
 

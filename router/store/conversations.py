@@ -342,15 +342,16 @@ class Conversations:
         args = (user or "", after, upto, limit, PAGE_BYTES)
         self._client.call("range", _keys(conv)[:2], args, partial(_answer, reply, _page))
 
-    def before(self, conv: str, user: str | None, before: int, limit: int, reply: Reply[Page]) -> None:
+    def range_before(self, conv: str, user: str | None, before: int, limit: int, reply: Reply[Page]) -> None:
         """Read the last events below `before`."""
         args = (user or "", before, limit, PAGE_BYTES)
-        self._client.call("before", _keys(conv)[:2], args, partial(_answer, reply, _page))
+        self._client.call("range_before", _keys(conv)[:2], args, partial(_answer, reply, _page))
 
     def read_position(self, conv: str, user: str, seq: int, reply: Reply[ReadPosition]) -> None:
         """Clamp a read mark to the events that the user sees."""
         other = keys.other_party(conv, user) if conv[0] == keys.DIRECT else ""
-        self._client.call("place", _keys(conv)[:2], (user, seq, other), partial(_answer, reply, _read_position))
+        args = (user, seq, other)
+        self._client.call("locate_read_mark", _keys(conv)[:2], args, partial(_answer, reply, _read_position))
 
     def roles(self, conv: str, users: Sequence[str], reply: Reply[list[str]]) -> None:
         """Read the role char of each user, "" if the user is no present member."""

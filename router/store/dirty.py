@@ -23,15 +23,15 @@ from router.contract.errors import LinnetError, from_function
 from router.store.answers import each_answer
 from router.store.redis.client import Client, RedisArg
 
-AHEAD_MS: Final = 86_400_000  # as done.lua has it
+AHEAD_MS: Final = 86_400_000  # as mark_routed.lua has it
 
 
 def wall_ms() -> int:
     return time_ns() // 1_000_000
 
 
-class Done(msgspec.Struct, frozen=True):
-    """The state of a conversation after `done`: finished if `routed` = `head`."""
+class Routed(msgspec.Struct, frozen=True):
+    """The state of a conversation after `mark_routed`: finished if `routed` = `head`."""
 
     routed: int
     head: int
@@ -67,17 +67,18 @@ class Dirty:
             for convs in found
         ]
 
-    async def done(self, conv: str, upto: int, retention_events: int, retention_age_ms: int) -> Done:
+    async def mark_routed(self, conv: str, upto: int, retention_events: int, retention_age_ms: int) -> Routed:
         """Record that all events up to `upto` are delivered, trim the log, and unmark the conversation if it is done.
 
         `NotFound` if the conversation is removed or lost.
         """
         own = self._own_ms() if self._own_ms else 0
-        return Done(*await self._fcall("done", _where(conv), (conv, upto, retention_events, retention_age_ms, own)))
+        args = (conv, upto, retention_events, retention_age_ms, own)
+        return Routed(*await self._fcall("mark_routed", _where(conv), args))
 
-    async def forget(self, conv: str) -> None:
+    async def forget_conversation(self, conv: str) -> None:
         """Delete the keys of a removed conversation, after it was removed from all members' rows."""
-        await self._fcall("forget", _where(conv), (conv,))
+        await self._fcall("forget_conversation", _where(conv), (conv,))
 
     async def backlog(self, parts: Iterable[int]) -> Backlog:
         """How much is due in these partitions together, by their server's clock: the deadlines are of that.

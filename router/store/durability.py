@@ -3,8 +3,8 @@
 The decision is made between the reply of an append and its ack.
 
 `memory`, `fsync`: at once. At `fsync` the server commits before it replies (this is checked at start), so its reply is
-the proof. `replicated`: a second connection calls `tick`, a write that returns the server's replication id, and then
-WAIT for all replicas.
+the proof. `replicated`: a second connection calls `write_tick`, a write that returns the server's replication id, and
+then WAIT for all replicas.
 
 Invariants
 - Kept means: the server that executed the append, identified by its replication id, is still the primary that all
@@ -71,7 +71,7 @@ class Replicated(Durability):
         super().__init__(client)
         self._loop = asyncio.get_running_loop()
         self._connection = client.second_connection()
-        self._tick = ("FCALL", client.library.named("tick"), 1, keys.TICK)
+        self._tick = ("FCALL", client.library.named("write_tick"), 1, keys.TICK)
         self._wait = ("WAIT", replicas, WAIT_MS)
         self._replicas = replicas
         self._waiting: list[tuple[bytes, Kept]] = []

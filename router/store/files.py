@@ -229,9 +229,9 @@ class Files:
         """Have a reference looked at, because the last message with it has left the conversation."""
         await self._client.fetch("ZADD", keys.file_due(keys.file_partition(sha256)), 0, _pair(sha256, conv))
 
-    async def freed(self, conv: str, hashes: bytes) -> None:
+    async def clear_freed(self, conv: str, hashes: bytes) -> None:
         """Take these from the files that the conversation has noted as `freed`."""
-        await self._fcall("freed", (keys.conversation(conv),), (hashes,))
+        await self._fcall("clear_freed", (keys.conversation(conv),), (hashes,))
 
     async def referred(self, conv: str, cursor: int) -> tuple[list[str], int]:
         """Some of the files that a conversation refers to, and the cursor of the next call, 0 after the last."""

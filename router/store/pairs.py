@@ -144,7 +144,7 @@ class Pairs:
     async def copied(self, conv: str, record: Record | None) -> None:
         """Unmark a record of which the users' slots have all copies, unless it has changed since."""
         try:
-            await self._client.fcall("paired", _where(conv), (conv, record.n if record else 0))
+            await self._client.fcall("mark_pair_copied", _where(conv), (conv, record.n if record else 0))
         except LinnetError as error:
             raise from_function(error) from None
 

@@ -61,7 +61,7 @@ class People:
         self._client = client
         self._channels = client.channels
 
-    async def relate(self, user: str, other: str, person: Person) -> Related:
+    async def set_relation(self, user: str, other: str, person: Person) -> Related:
         """Copy what `other` is to `user`. `gone`: no such user; `full`: no room for an incoming request."""
         args = (
             other,
@@ -77,12 +77,12 @@ class People:
             self._channels.presence(user),
             signals.encode(signals.Hidden(user)),
         )
-        value = await self._fcall("relate", (keys.user(user), keys.people(user), keys.ends(user)), args)
+        value = await self._fcall("set_relation", (keys.user(user), keys.people(user), keys.ends(user)), args)
         return "copied" if value == 1 else value.decode()
 
     async def counts(self, user: str) -> Counts:
         """How many of each the user has now."""
-        return Counts(*await self._fcall("relations", (keys.people(user), keys.ends(user)), ()))
+        return Counts(*await self._fcall("count_relations", (keys.people(user), keys.ends(user)), ()))
 
     async def page(self, user: str, cursor: int = 0) -> tuple[dict[str, Person], int]:
         """Some of the user's people, and the cursor of the next page, 0 after the last. They have no order."""
@@ -106,14 +106,14 @@ class People:
         rows = await self._client.fetch("HMGET", keys.people(user), *names)
         return {name: _person(row) for name, row in zip(names, rows, strict=True) if row is not None}
 
-    def conceals(self, user: str, viewers: list[str], reply: Callable[[frozenset[str] | LinnetError], None]) -> None:
+    def hidden_from(self, user: str, viewers: list[str], reply: Callable[[frozenset[str] | LinnetError], None]) -> None:
         """Find from which of the viewers the user's presence is hidden; never from the user."""
         args = [viewer for viewer in viewers if viewer != user]
         if not args:
             reply(frozenset())
             return
         names = (keys.user(user), keys.people(user))
-        self._client.call("conceals", names, args, partial(answer, reply, partial(_concealed, args)))
+        self._client.call("hidden_from", names, args, partial(answer, reply, partial(_hidden, args)))
 
     async def hiding(self, users: Iterable[str]) -> list[str]:
         """Those of `users` who are hidden from somebody by a block."""
@@ -128,7 +128,7 @@ class People:
             raise from_function(error) from None
 
 
-def _concealed(viewers: list[str], value: Any) -> frozenset[str] | LinnetError:
+def _hidden(viewers: list[str], value: Any) -> frozenset[str] | LinnetError:
     if isinstance(value, LinnetError):
         return from_function(value)
     flags = value.decode()

@@ -175,7 +175,7 @@ class Users:
         args = (s.device, _packed_session(s), s.started, *since, s.limit, int(s.register), _pack(rest))
         self._client.call("sync", where, args, partial(_synced, s, reply))
 
-    def news(self, audited: Sequence[Sync], reply: Callable[[list[int] | LinnetError], None]) -> None:
+    def sessions_to_sync(self, audited: Sequence[Sync], reply: Callable[[list[int] | LinnetError], None]) -> None:
         """Find the sessions, by their index, for which `sync` would return a change or an end; at most `max_per_call`.
 
         Most audits of idle sessions find no change, so this call makes them cheap.
@@ -185,7 +185,7 @@ class Users:
         for s in audited:
             names += (keys.devices(s.user), keys.recent(s.user))
             args += (s.device, _packed_session(s), s.started, s.since[:_SERVER], s.since[_SERVER:] or b"(0")
-        self._client.call("news", names, args, cast("Callable[[object], None]", reply))
+        self._client.call("sessions_to_sync", names, args, cast("Callable[[object], None]", reply))
 
     @property
     def max_per_call(self) -> int:
@@ -345,21 +345,21 @@ class Users:
 
     def spend_opening(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
         """Count the opening of another direct conversation against the user's rate: None, or `RateLimited`."""
-        self._spend(user, "opens", OPEN_COST_US, OPEN_BURST_US, reply)
+        self._take_from_rate(user, "opens", OPEN_COST_US, OPEN_BURST_US, reply)
 
     def spend_request(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
         """Count a contact request against the user's rate: None, or `RateLimited`."""
-        self._spend(user, "asks", ASK_COST_US, ASK_BURST_US, reply)
+        self._take_from_rate(user, "asks", ASK_COST_US, ASK_BURST_US, reply)
 
     def spend_search(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
         """Count a search for users against the user's rate: None, or `RateLimited`."""
-        self._spend(user, "searches", SEARCH_COST_US, SEARCH_BURST_US, reply)
+        self._take_from_rate(user, "searches", SEARCH_COST_US, SEARCH_BURST_US, reply)
 
-    def _spend(
+    def _take_from_rate(
         self, user: str, field: str, cost_us: int, burst_us: int, reply: Callable[[LinnetError | None], None]
     ) -> None:
         self._client.call(
-            "spend",
+            "take_from_rate",
             (keys.user(user),),
             (field, cost_us, burst_us),
             partial(answer, reply, lambda value: refusal(value) if isinstance(value, LinnetError) else None),

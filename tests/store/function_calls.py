@@ -197,7 +197,7 @@ async def _related(w: World) -> None:
     """Ann has a request to Bob, and one that is over."""
     await w.with_user()
     for other, until in ((w.bob, 1 << 52), ("somebody", 1)):
-        await w.people.relate(w.ann, other, Person(2, "o", False, False, 1, until))
+        await w.people.set_relation(w.ann, other, Person(2, "o", False, False, 1, until))
 
 
 async def _claimed(w: World) -> None:
@@ -218,12 +218,13 @@ _MEMBER: Final = "a-new-member"
 CASES: Final[dict[str, Case]] = {
     "ack": Case(_USER, lambda w: w.users.ack(w.ann, "phone", "s1", {w.direct: 2}, _ignored)),
     "append": Case(_GROUP, lambda w: w.conversations.append(event(w.group, w.ann, 2), _ignored)),
-    "before": Case(_GROUP, lambda w: w.conversations.before(w.group, w.ann, 1 << 52, 10, _ignored)),
     "claim": Case(_GROUP, lambda w: w.dirty.claims([w.dirty_part], 8, 1000)),
     "claim_name": Case(_claimed, lambda w: w.accounts._claim_name(w.ann)),
     "claim_push": Case(_USER, lambda w: w.pushes.claims([w.part], 8, 1000)),
+    "clear_freed": Case(World.with_group_file, lambda w: w.files.clear_freed(w.group, b"x" * 32)),
     "clear_pushes": Case(_USER, lambda w: w.pushes.clear(w.ann, {w.direct: 0})),
-    "conceals": Case(_related, lambda w: w.people.conceals(w.ann, [w.bob], _ignored)),
+    "confirm_guess": Case(_USER, lambda w: w.accounts.confirm_guess(w.ann, GuessSource("a" * 16))),
+    "count_relations": Case(_related, lambda w: w.people.counts(w.ann)),
     "create": Case(
         _beside_another, lambda w: w.conversations.create(w.group, "g", "title", {w.ann: "o"}, COST_US, BURST_US)
     ),
@@ -231,7 +232,6 @@ CASES: Final[dict[str, Case]] = {
     "delete_account": Case(_USER, lambda w: w.accounts.delete(w.ann)),
     "deliver": Case(_USER, lambda w: w.users.deliver(w.ann, w.direct, w.bob, 2, 2, b"event", False, 0, _ignored)),
     "deployment": Case(_nothing, lambda w: deployment_check(w.client, Settings(deployment="ours"))),
-    "done": Case(_GROUP, lambda w: w.dirty.done(w.group, 1 << 52, 10, 1000)),
     "end_tokens": Case(_USER, lambda w: w.accounts.end_all_tokens(w.ann, "", ["phone"])),
     "ensure_user": Case(_USER, lambda w: w.accounts.ensure(w.ann)),
     "file_ban": Case(_FILE, lambda w: w.files.ban(w.sha, "x")),
@@ -242,55 +242,55 @@ CASES: Final[dict[str, Case]] = {
     "file_stored": Case(_FILE, lambda w: w.files.stored(w.sha, Record(True, "AAAAAAAA", 1, ()), w.bob)),
     "file_sweep": Case(_FILE, lambda w: w.files.sweep(w.sha, "x")),
     "find_file": Case(World.with_group_file, lambda w: w.files.shown(w.group, w.ann, w.sha)),
-    "forget": Case(_removed, lambda w: w.dirty.forget(w.group)),
-    "freed": Case(World.with_group_file, lambda w: w.files.freed(w.group, b"x" * 32)),
-    "guess": Case(_USER, lambda w: w.accounts.guess(w.ann, GuessSource("a" * 16))),
-    "guessed": Case(_USER, lambda w: w.accounts.guessed(w.ann, GuessSource("a" * 16))),
+    "forget_conversation": Case(_removed, lambda w: w.dirty.forget_conversation(w.group)),
+    "hidden_from": Case(_related, lambda w: w.people.hidden_from(w.ann, [w.bob], _ignored)),
     "join": Case(_USER, lambda w: w.users.join(w.ann, w.group, "title", 2, 1, 1, "m")),
     "kick": Case(_USER, lambda w: w.users.kick(w.ann)),
     "leave": Case(_USER, lambda w: w.users.leave(w.ann, w.group, 2)),
+    "locate_read_mark": Case(_GROUP, lambda w: w.conversations.read_position(w.group, w.ann, 1, _ignored)),
     "mark_away": Case(_USER, lambda w: w.users.mark_away(w.ann, "phone", "s1", _ignored)),
-    "member": Case(_GROUP, lambda w: w.conversations.member(w.group, w.ann, _MEMBER, "put")),
+    "mark_pair_copied": Case(_asked, lambda w: w.pairs.copied(w.direct, None)),
+    "mark_routed": Case(_GROUP, lambda w: w.dirty.mark_routed(w.group, 1 << 52, 10, 1000)),
     "mark_user": Case(_asked, lambda w: w.profiles._mark(w.ann, settled=False)),
-    "news": Case(_USER, lambda w: w.users.news([w.session(since=b"0" * 16 + b"(0")], _ignored)),
+    "member": Case(_GROUP, lambda w: w.conversations.member(w.group, w.ann, _MEMBER, "put")),
     "move_format": Case(_nothing, lambda w: RowFormats(w.client).write_newest()),
     "offer_reset": Case(_USER, lambda w: w.accounts.offer_reset(w.ann, "digest")),
     "page": Case(_USER, lambda w: w.users.page(w.ann, "phone", 1 << 53, _ignored)),
     "pair": Case(_asked, lambda w: w.pairs.change(w.ann, w.bob, "block", "", 0, _ignored)),
-    "paired": Case(_asked, lambda w: w.pairs.copied(w.direct, None)),
-    "place": Case(_GROUP, lambda w: w.conversations.read_position(w.group, w.ann, 1, _ignored)),
     "probe": Case(_nothing, lambda w: w.client.fcall("probe", ("{u0}:probe",), ("{u0}:probe",))),
     "profile": Case(_USER, lambda w: w.profiles._change(w.ann, {"about": "x"})),
     "range": Case(_GROUP, lambda w: w.conversations.range(w.group, w.ann, 0, 1 << 52, 10, _ignored)),
+    "range_before": Case(_GROUP, lambda w: w.conversations.range_before(w.group, w.ann, 1 << 52, 10, _ignored)),
     "read": Case(_USER, lambda w: w.users.read(w.ann, w.direct, 1, 1, _ignored)),
-    "relate": Case(_related, lambda w: w.people.relate(w.ann, w.bob, Person(3, "-", True, True, 1, 0))),
-    "relations": Case(_related, lambda w: w.people.counts(w.ann)),
     "remove_conversation": Case(_GROUP, lambda w: w.conversations.remove_conversation(w.group, w.ann)),
     "renew_row": Case(
         _USER, lambda w: w.users.renew_row(w.ann, Row(w.group, "g", "", False, 0, 0, 0, 0, None, 0, changed=1), "m")
     ),
     "retry_push": Case(_USER, lambda w: w.pushes.retry(w.ann, 1)),
     "schedule_push": Case(_USER, lambda w: w.pushes.schedule(w.ann, w.direct, 2, 1)),
+    "sessions_to_sync": Case(_USER, lambda w: w.users.sessions_to_sync([w.session(since=b"0" * 16 + b"(0")], _ignored)),
+    "set_relation": Case(_related, lambda w: w.people.set_relation(w.ann, w.bob, Person(3, "-", True, True, 1, 0))),
     "set_starts": Case(_USER, lambda w: w.users.set_starts(w.ann, "phone", "s1", {w.group: 1}, True, _ignored)),
-    "spend": Case(_USER, lambda w: w.users.spend_opening(w.ann, _ignored)),
     "starts": Case(_GROUP, lambda w: w.conversations.openings(w.ann, [Wanted(w.group, 0)], _ignored)),
     "state_after": Case(_with_state, lambda w: w.state.entries(w.ann, 0, "", 10)),
     "sync": Case(_USER, lambda w: w.users.sync(w.session(register=True, cursors={w.direct: 2}), _ignored)),
+    "take_from_rate": Case(_USER, lambda w: w.users.spend_opening(w.ann, _ignored)),
+    "take_guess": Case(_USER, lambda w: w.accounts.take_guess(w.ann, GuessSource("a" * 16))),
+    "title": Case(_GROUP, lambda w: w.conversations.title(w.group, w.ann, "another")),
     "tus_advance": Case(World.with_tus, lambda w: w.resumables.advance(w.sha[:32], "t", 0, 1, "x", 1000)),
     "tus_create": Case(World.with_tus, lambda w: w.resumables.create(w.sha[:32], w.ann, 2, b"")),
     "tus_end": Case(World.with_tus, lambda w: w.resumables.end(w.sha[:32], w.ann)),
     "tus_finish": Case(World.with_tus, lambda w: w.resumables.finish(w.sha[:32], b"{}")),
     "tus_lock": Case(World.with_tus, lambda w: w.resumables.lock(w.sha[:32], w.ann, "t", 1000)),
-    "tick": Case(_nothing, lambda w: w.client.fcall("tick", (keys.TICK,), ())),
-    "title": Case(_GROUP, lambda w: w.conversations.title(w.group, w.ann, "another")),
-    "waiting_pushes": Case(_USER, lambda w: w.pushes.waiting(w.ann)),
     "upload_begin": Case(_FILE, lambda w: w.files.begin(w.ann, "v", 1, 1000, _RATE)),
     "upload_forget": Case(
         _FILE, lambda w: w.files._fcall("upload_forget", (keys.uploads(w.ann),), (bytes.fromhex(w.sha), 0))
     ),
     "upload_own": Case(_FILE, lambda w: w.files.own(w.ann, _info(w), 10)),
     "upload_rows": Case(_FILE, lambda w: w.files.upload(w.ann, w.sha)),
+    "waiting_pushes": Case(_USER, lambda w: w.pushes.waiting(w.ann)),
     "whisper_group": Case(_GROUP, lambda w: w.conversations.whisper(w.group, w.ann, b"signal")),
     "whisper_user": Case(_USER, lambda w: w.users.whisper(w.ann, w.direct, b"signal")),
     "write_state": Case(_with_state, lambda w: w.state.write(w.ann, "a", b"\x02", None, _ignored)),
+    "write_tick": Case(_nothing, lambda w: w.client.fcall("write_tick", (keys.TICK,), ())),
 }

@@ -58,7 +58,7 @@ async def test_names_of_an_earlier_release_are_not_given_out_again(valkey: Embed
             await client.fcall("create_account", (keys.user(user),), ("hash", ""))
         with pytest.raises(Conflict):
             await accounts.create("Ann", "hash", "")
-        await accounts.guessed("Cy", HOME)
+        await accounts.confirm_guess("Cy", HOME)
         await accounts.end("Dan")
         for user in ("cy", "dan"):
             with pytest.raises(Conflict):
@@ -147,9 +147,9 @@ async def test_deletion_of_an_unknown_user_is_refused(valkey: EmbeddedValkey) ->
 async def use_up(accounts: Accounts, source: GuessSource) -> None:
     """Guess until the source's rate refuses."""
     for _ in range(5):
-        await accounts.guess("ann", source)
+        await accounts.take_guess("ann", source)
     with pytest.raises(RateLimited) as refused:
-        await accounts.guess("ann", source)
+        await accounts.take_guess("ann", source)
     assert 0 < (refused.value.retry_after or 0) <= 12
 
 
@@ -159,11 +159,11 @@ async def test_guesses_have_a_rate_and_create_no_user(valkey: EmbeddedValkey) ->
         accounts = Accounts(client)
         await accounts.create("ann", "hash", "Ann")
         await use_up(accounts, STRANGER)
-        await accounts.guessed("ann", STRANGER)
-        await accounts.guess("ann", STRANGER)
+        await accounts.confirm_guess("ann", STRANGER)
+        await accounts.take_guess("ann", STRANGER)
         for _ in range(6):
-            await accounts.guess("nobody", PHONE)
-            await accounts.guessed("nobody", PHONE)
+            await accounts.take_guess("nobody", PHONE)
+            await accounts.confirm_guess("nobody", PHONE)
         assert await client.fetch("KEYS", "*nobody*") == []
 
 
@@ -172,15 +172,15 @@ async def test_guesses_of_strangers_leave_the_rates_of_known_sources(valkey: Emb
     async with connected(valkey) as client:
         accounts = Accounts(client)
         await accounts.create("ann", "hash", "Ann")
-        await accounts.guess("ann", HOME)
-        await accounts.guessed("ann", HOME)
+        await accounts.take_guess("ann", HOME)
+        await accounts.confirm_guess("ann", HOME)
         await use_up(accounts, STRANGER)
         await use_up(accounts, HOME)
         await use_up(accounts, PHONE)
-        await accounts.guessed("ann", HOME)
-        await accounts.guess("ann", HOME)
+        await accounts.confirm_guess("ann", HOME)
+        await accounts.take_guess("ann", HOME)
         with pytest.raises(RateLimited):
-            await accounts.guess("ann", PHONE)
+            await accounts.take_guess("ann", PHONE)
 
 
 async def test_known_sources_of_a_user_are_bounded(valkey: EmbeddedValkey) -> None:
@@ -189,9 +189,9 @@ async def test_known_sources_of_a_user_are_bounded(valkey: EmbeddedValkey) -> No
         accounts = Accounts(client)
         await accounts.create("ann", "hash", "Ann")
         for i in range(40):
-            await accounts.guessed("ann", GuessSource(f"{i:016}"))
-            await accounts.guess("ann", GuessSource(f"{i:016}"))
-            await accounts.guess("ann", GuessSource("a" * 16, f"t{i:015}"))
+            await accounts.confirm_guess("ann", GuessSource(f"{i:016}"))
+            await accounts.take_guess("ann", GuessSource(f"{i:016}"))
+            await accounts.take_guess("ann", GuessSource("a" * 16, f"t{i:015}"))
         known = (await client.fetch("HGET", keys.user("ann"), "known")).decode().split()
         assert known == [name for i in range(39, 31, -1) for name in (f"t{i:015}", f"{i:016}")]
         fields = {name.decode() for name in await client.fetch("HKEYS", keys.user("ann"))}

@@ -564,7 +564,7 @@ async def test_notes_of_reactions_are_bounded_and_deleted_with_their_message(
         for n in (2, 3):
             assert (await s.send(conv, "ann", n, action="react", target=target, emoji="+")).written
         assert await s.client.fetch("HSTRLEN", key, field) == 4096 * 21
-        await s.dirty.done(conv, 3, 1, 10**12)
+        await s.dirty.mark_routed(conv, 3, 1, 10**12)
         assert not await s.client.fetch("HEXISTS", key, field)
 
 

@@ -39,7 +39,7 @@ async def use_up(clock: SteppedClock, rate: str) -> tuple[int, float]:
 async def ask(clock: SteppedClock, rate: str) -> None:
     users = Users(clock.client)
     if rate == "guess":
-        await Accounts(clock.client).guess("ann", HOME)
+        await Accounts(clock.client).take_guess("ann", HOME)
     elif rate == "open":
         error = await called(lambda reply: users.spend_opening("ann", reply))
         assert error is None
@@ -226,7 +226,7 @@ async def test_finished_conversation_is_not_marked_again_by_the_step(
         again = await s.send(conv, "ann")
         assert (again.seq, again.prev) == (sent.seq + 1, sent.seq)
         assert abs(again.at - await clock.now_ms()) < 10_000
-        done = await s.dirty.done(conv, again.seq, 100, 90 * 86_400_000)
+        done = await s.dirty.mark_routed(conv, again.seq, 100, 90 * 86_400_000)
         assert (done.routed, done.trimmed) == (again.seq, 0)
         assert await clock.client.fetch("ZSCORE", keys.dirty(keys.partition(conv)), conv) is None
 
@@ -246,13 +246,13 @@ async def test_clock_far_ahead_stops_trimming_by_age(
         for _ in range(5):
             last = await s.send(conv, "ann")
         await clock.step(100 * DAY_S + step)
-        trimmed = (await dirty.done(conv, last.seq, 100, keep)).trimmed
+        trimmed = (await dirty.mark_routed(conv, last.seq, 100, keep)).trimmed
         assert trimmed == (5 if trusts else 0)
         if not trusts:  # it looks again in an hour, not at once, and still trims by count
             assert (await dirty.claims((keys.partition(conv),), 10, 10_000)) == [[]]
-            assert (await dirty.done(conv, last.seq, 2, keep)).trimmed == 3
+            assert (await dirty.mark_routed(conv, last.seq, 2, keep)).trimmed == 3
             await clock.step(-100 * DAY_S - step)
-            assert (await dirty.done(conv, last.seq, 2, -1)).trimmed == 2
+            assert (await dirty.mark_routed(conv, last.seq, 2, -1)).trimmed == 2
 
 
 async def test_clock_within_a_day_trims_by_age(valkey: EmbeddedValkey, tmp_path: Path, step: int) -> None:
@@ -262,7 +262,7 @@ async def test_clock_within_a_day_trims_by_age(valkey: EmbeddedValkey, tmp_path:
         await clock.step(-2 * DAY_S)
         sent = await s.send(conv, "ann")
         await clock.step(2 * DAY_S + step)
-        assert (await s.dirty.done(conv, sent.seq, 100, DAY_S * 1000)).trimmed == 1
+        assert (await s.dirty.mark_routed(conv, sent.seq, 100, DAY_S * 1000)).trimmed == 1
 
 
 # -- conversations

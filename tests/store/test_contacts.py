@@ -178,7 +178,7 @@ async def test_list_of_incoming_requests_is_bounded(valkey: EmbeddedValkey) -> N
     """One beyond five hundred looks pending to its asker, and leaves the other's rows as they are."""
     async with town(valkey, "bob", "late") as t:
         await asyncio.gather(
-            *(t.people.relate("bob", f"u{i}", Person(1, "i", False, False, 1, 2**52)) for i in range(499))
+            *(t.people.set_relation("bob", f"u{i}", Person(1, "i", False, False, 1, 2**52)) for i in range(499))
         )
         for asker in ("ann", "late"):
             await t.accounts.ensure(asker)
@@ -204,7 +204,7 @@ async def test_block_holds_before_the_conversation_exists(valkey: EmbeddedValkey
                     with pytest.raises(Blocked):
                         await t.send(user, other, server=server)
             await t.conversations.remove_conversation(conv, None)
-            await t.dirty.forget(conv)
+            await t.dirty.forget_conversation(conv)
             await t.opened("bob", "ann")
         await t.contacts.change("ann", "bob", "unblock")
         await t.send("bob", "ann")

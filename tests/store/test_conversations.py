@@ -295,7 +295,7 @@ async def test_direct_conversation_deleted_by_the_server_can_be_created_again(va
             await called(*create)
         assert refused.value.retry_after == 1.0
         assert (await s.conversations.members(direct)).roles == {"ann": "m", "bob": "m"}
-        await s.dirty.forget(direct)
+        await s.dirty.forget_conversation(direct)
         assert await called(*create)
         assert (await s.send(direct, "ann", 2)).seq > last + 1
 
@@ -350,12 +350,12 @@ async def test_removed_conversation_is_not_found(valkey: EmbeddedValkey) -> None
             s.conversations.title(conv, None, "x"),
             s.conversations.remove_conversation(conv, None),
             called(s.conversations.range, conv, None, 0, MAX_INTEGER, 10),
-            called(s.conversations.before, conv, "ann", MAX_INTEGER, 10),
+            called(s.conversations.range_before, conv, "ann", MAX_INTEGER, 10),
             called(s.conversations.read_position, conv, "ann", 1),
             called(s.conversations.whisper, conv, "ann", b"\x90"),
             s.conversations.members(conv, "ann"),
             s.conversations.describe(conv, None),
-            s.dirty.done(conv, 1, 100, 1000),
+            s.dirty.mark_routed(conv, 1, 100, 1000),
         ]
         for call in calls:
             with pytest.raises(NotFound):
@@ -366,11 +366,11 @@ async def test_removed_conversation_is_not_found(valkey: EmbeddedValkey) -> None
         part = keys.partition(conv)
         assert await s.dirty.claims((part,), 10, 60_000) == [[conv]]
         assert (await s.conversations.members(conv)).roles == {"ann": "o", "bob": "a"}
-        await s.dirty.forget(conv)
+        await s.dirty.forget_conversation(conv)
         assert await s.client.fetch("EXISTS", keys.conversation(conv), keys.log(conv)) == 0
         assert await s.client.fetch("ZRANGE", keys.dirty(part), 0, -1) == [b"!"]
         with pytest.raises(NotFound):
-            await s.dirty.forget(conv)
+            await s.dirty.forget_conversation(conv)
 
 
 async def test_forget_deletes_only_removed_conversations(valkey: EmbeddedValkey) -> None:
@@ -378,7 +378,7 @@ async def test_forget_deletes_only_removed_conversations(valkey: EmbeddedValkey)
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         with pytest.raises(NotFound):
-            await s.dirty.forget(conv)
+            await s.dirty.forget_conversation(conv)
         assert (await s.send(conv, "ann", 1)).seq == 1
 
 
@@ -471,7 +471,7 @@ async def test_range_and_before_bound_a_page_by_its_bytes(valkey: EmbeddedValkey
         assert forward == list(range(1, 41))
         back, position = list[int](), MAX_INTEGER
         while True:
-            page = await called(s.conversations.before, conv, "ann", position, 200)
+            page = await called(s.conversations.range_before, conv, "ann", position, 200)
             assert sum(map(len, page.events)) <= PAGE_BYTES
             assert page.position == seqs(page)[0]
             back[:0] = seqs(page)
@@ -488,7 +488,7 @@ async def test_member_sees_the_events_of_their_membership(valkey: EmbeddedValkey
         await fill(s, conv, 3)
         joined = (await s.conversations.member(conv, "ann", "bob", "put")).seq
         await fill(s, conv, 2)
-        read, before = s.conversations.range, s.conversations.before
+        read, before = s.conversations.range, s.conversations.range_before
         assert seqs(await called(read, conv, "bob", 0, MAX_INTEGER, 10)) == [joined, 5, 6]
         left = (await s.conversations.member(conv, "bob", "bob", "remove")).seq
         await fill(s, conv, 3)
@@ -511,7 +511,7 @@ async def test_member_added_again_sees_both_times_and_no_event_between(valkey: E
     """Forwards and backwards, in pages of any size; a new device begins there; own old messages can be edited."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o", bob="m")
-        member, read, before = s.conversations.member, s.conversations.range, s.conversations.before
+        member, read, before = s.conversations.member, s.conversations.range, s.conversations.range_before
         visible = [(await s.send(conv, "bob")).seq]
         hidden = []
         for _ in range(3):
@@ -561,7 +561,7 @@ async def test_before_pages_backwards(valkey: EmbeddedValkey) -> None:
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 10)
-        before = s.conversations.before
+        before = s.conversations.range_before
         page = await called(before, conv, "ann", MAX_INTEGER, 4)
         assert (seqs(page), page.position, page.more) == ([7, 8, 9, 10], 7, True)
         page = await called(before, conv, "ann", 7, 6)

@@ -9,13 +9,13 @@ from router.contract import keys
 from router.contract.errors import LinnetError, NotFound
 from router.contract.packing import MAX_INTEGER
 from router.store.conversations import Opening, Wanted
-from router.store.dirty import Backlog, Done
+from router.store.dirty import Backlog, Routed
 from router.store.redis.client import Client
 from tests.store.calling import BURST_US, COST_US, Store, called, store
 
 DAY = 86_400_000
 COALESCE_MS = 1500
-BROUGHT_MS = 4000
+DELIVERED_MS = 4000
 
 
 async def marks(s: Store, conv: str) -> dict[str, float]:
@@ -49,7 +49,7 @@ async def test_new_group_is_marked_for_its_founders(valkey: EmbeddedValkey) -> N
         conv, direct = await s.group(ann="o"), keys.direct("ann", "bob")
         made = (await s.conversations.describe(conv, None)).made
         assert await marks(s, conv) == {conv: made + COALESCE_MS}
-        assert await s.dirty.done(conv, 0, 100, DAY) == Done(0, 0, 0, 0)
+        assert await s.dirty.mark_routed(conv, 0, 100, DAY) == Routed(0, 0, 0, 0)
         assert await marks(s, conv) == {}
         await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
         assert await marks(s, direct) == {}
@@ -59,7 +59,7 @@ async def test_burst_is_one_mark_due_after_its_first_event(valkey: EmbeddedValke
     """Gateways have time to finish by themselves; the mark does not move with every event."""
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
-        await s.dirty.done(conv, 0, 100, DAY)
+        await s.dirty.mark_routed(conv, 0, 100, DAY)
         first = await s.send(conv, "ann", 1)
         assert await claim(s, conv) == []
         assert await s.dirty.backlog((keys.partition(conv),)) == Backlog(0, 0)
@@ -76,7 +76,7 @@ async def test_event_delivered_by_append_is_due_later(valkey: EmbeddedValkey) ->
         await called(s.conversations.create_direct, "ann", "bob", COST_US, BURST_US)
         first = await s.send(conv, "ann", 1)
         await fill(s, conv, 5)
-        assert await marks(s, conv) == {conv: first.at + BROUGHT_MS}
+        assert await marks(s, conv) == {conv: first.at + DELIVERED_MS}
 
 
 async def test_next_event_of_a_finished_conversation_marks_it_again(valkey: EmbeddedValkey) -> None:
@@ -86,10 +86,10 @@ async def test_next_event_of_a_finished_conversation_marks_it_again(valkey: Embe
         for _ in range(2):
             first = await s.send(conv, "ann")
             await s.send(conv, "ann")
-            await s.dirty.done(conv, first.seq, 100, DAY)
+            await s.dirty.mark_routed(conv, first.seq, 100, DAY)
             await s.send(conv, "ann")
             assert conv in await marks(s, conv)
-            await s.dirty.done(conv, MAX_INTEGER, 100, DAY)
+            await s.dirty.mark_routed(conv, MAX_INTEGER, 100, DAY)
             assert conv not in await marks(s, conv)
         assert (await s.send(conv, "ann")).at + COALESCE_MS == (await marks(s, conv))[conv]
 
@@ -161,10 +161,10 @@ async def test_done_unmarks_at_the_head_and_marks_below_it(valkey: EmbeddedValke
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 3)
-        assert await s.dirty.done(conv, 2, 100, DAY) == Done(2, 3, 0, 0)
+        assert await s.dirty.mark_routed(conv, 2, 100, DAY) == Routed(2, 3, 0, 0)
         assert (await marks(s, conv))[conv] <= await now_ms(s)
-        assert await s.dirty.done(conv, 1, 100, DAY) == Done(2, 3, 0, 0)
-        assert await s.dirty.done(conv, 9, 100, DAY) == Done(3, 3, 0, 0)
+        assert await s.dirty.mark_routed(conv, 1, 100, DAY) == Routed(2, 3, 0, 0)
+        assert await s.dirty.mark_routed(conv, 9, 100, DAY) == Routed(3, 3, 0, 0)
         assert conv not in await marks(s, conv)
         (head,) = await called(s.conversations.heads, [conv])
         assert (head.routed, head.seq) == (3, 3)
@@ -177,12 +177,12 @@ async def test_done_trims_by_count_and_raises_the_floor(valkey: EmbeddedValkey) 
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 110)
-        assert await s.dirty.done(conv, 110, 100, DAY) == Done(110, 110, 10, 10)
+        assert await s.dirty.mark_routed(conv, 110, 100, DAY) == Routed(110, 110, 10, 10)
         assert [entry["seq"] for entry in await s.log(conv)] == list(range(11, 111))
         assert (await called(s.conversations.range, conv, "ann", 0, MAX_INTEGER, 1)).floor == 10
-        assert (await called(s.conversations.before, conv, "ann", 20, 9)).more is False
+        assert (await called(s.conversations.range_before, conv, "ann", 20, 9)).more is False
         assert await called(s.conversations.openings, "ann", [Wanted(conv, 0)]) == [Opening("o", 10)]
-        assert await s.dirty.done(conv, 110, 100, DAY) == Done(110, 110, 10, 0)
+        assert await s.dirty.mark_routed(conv, 110, 100, DAY) == Routed(110, 110, 10, 0)
 
 
 async def test_done_deletes_the_edit_notes_of_trimmed_messages(valkey: EmbeddedValkey) -> None:
@@ -194,7 +194,7 @@ async def test_done_deletes_the_edit_notes_of_trimmed_messages(valkey: EmbeddedV
         key = keys.conversation(conv)
         assert await s.client.fetch("HEXISTS", key, f"e:{target}") == 1
         await fill(s, conv, 99)
-        assert (await s.dirty.done(conv, MAX_INTEGER, 100, DAY)).trimmed == 1
+        assert (await s.dirty.mark_routed(conv, MAX_INTEGER, 100, DAY)).trimmed == 1
         assert await s.client.fetch("HEXISTS", key, f"e:{target}") == 0
 
 
@@ -203,7 +203,7 @@ async def test_done_never_trims_unrouted_events(valkey: EmbeddedValkey) -> None:
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 110)
-        assert await s.dirty.done(conv, 4, 100, -DAY) == Done(4, 110, 4, 4)
+        assert await s.dirty.mark_routed(conv, 4, 100, -DAY) == Routed(4, 110, 4, 4)
         assert (await s.log(conv))[0]["seq"] == 5
 
 
@@ -212,10 +212,10 @@ async def test_done_trims_a_long_log_in_steps(valkey: EmbeddedValkey) -> None:
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await fill(s, conv, 400)
-        trimmed = [(await s.dirty.done(conv, 400, 100, DAY)).trimmed]
+        trimmed = [(await s.dirty.mark_routed(conv, 400, 100, DAY)).trimmed]
         while (await marks(s, conv))["~" + conv] <= await now_ms(s):
             assert await claim(s, conv) == [conv]
-            trimmed.append((await s.dirty.done(conv, 400, 100, DAY)).trimmed)
+            trimmed.append((await s.dirty.mark_routed(conv, 400, 100, DAY)).trimmed)
         assert trimmed == [128, 128, 44]
         assert len(await s.log(conv)) == 100
 
@@ -226,19 +226,19 @@ async def test_quiet_log_is_trimmed_when_its_events_are_too_old(valkey: Embedded
         conv = await s.group(ann="o")
         sent = await s.send(conv, "ann", 1)
         await fill(s, conv, 4)
-        assert (await s.dirty.done(conv, 5, 100, DAY)).trimmed == 0
+        assert (await s.dirty.mark_routed(conv, 5, 100, DAY)).trimmed == 0
         assert await marks(s, conv) == {"~" + conv: sent.at + DAY + 3_600_000}
         await make_due(s, "~" + conv, conv)
         assert await claim(s, conv) == [conv]
         assert list(await marks(s, conv)) == [conv]
-        assert await s.dirty.done(conv, 5, 100, -1) == Done(5, 5, 5, 5)
+        assert await s.dirty.mark_routed(conv, 5, 100, -1) == Routed(5, 5, 5, 5)
         assert await marks(s, conv) == {}
         assert await s.log(conv) == []
         assert await s.send(conv, "ann", 1) == sent.__class__(1, 0, 0, 0, True, sent.replid)
         assert (await s.send(conv, "ann", 2)).prev == 5
-        await s.dirty.done(conv, 6, 100, DAY)
+        await s.dirty.mark_routed(conv, 6, 100, DAY)
         assert list(await marks(s, conv)) == ["~" + conv]
-        await s.dirty.done(conv, 6, 100, -1)
+        await s.dirty.mark_routed(conv, 6, 100, -1)
         assert await marks(s, conv) == {}
 
 
@@ -262,7 +262,7 @@ async def test_done_clears_the_marks_of_a_lost_conversation(valkey: EmbeddedValk
         for name in (conv, "~" + conv):
             await make_due(s, name, conv)
         with pytest.raises(NotFound):
-            await s.dirty.done(conv, 1, 100, DAY)
+            await s.dirty.mark_routed(conv, 1, 100, DAY)
         assert await marks(s, conv) == {}
 
 
@@ -274,9 +274,9 @@ async def test_finishing_works_while_memory_is_full(valkey: EmbeddedValkey) -> N
         await make_due(s, conv, conv)
         await s.client.fetch("CONFIG", "SET", "maxmemory", "1")
         assert await claim(s, conv) == [conv]
-        assert (await s.dirty.done(conv, 110, 100, DAY)).trimmed == 10
+        assert (await s.dirty.mark_routed(conv, 110, 100, DAY)).trimmed == 10
         await s.conversations.remove_conversation(conv, "ann")
-        await s.dirty.forget(conv)
+        await s.dirty.forget_conversation(conv)
 
 
 async def test_removed_conversation_keeps_its_lease(valkey: EmbeddedValkey) -> None:
@@ -284,9 +284,9 @@ async def test_removed_conversation_keeps_its_lease(valkey: EmbeddedValkey) -> N
     async with store(valkey.url) as s:
         conv = await s.group(ann="o")
         await s.send(conv, "ann", 1)
-        await s.dirty.done(conv, 1, 100, DAY)
+        await s.dirty.mark_routed(conv, 1, 100, DAY)
         await s.conversations.remove_conversation(conv, "ann")
         assert await claim(s, conv) == [conv]
         with pytest.raises(NotFound):
-            await s.dirty.done(conv, 1, 100, DAY)
+            await s.dirty.mark_routed(conv, 1, 100, DAY)
         assert list(await marks(s, conv)) == [conv]

@@ -156,7 +156,7 @@ async def test_session_of_an_ended_token_is_refused(valkey: EmbeddedValkey) -> N
             for device, started, since, token in (("phone", 2**52, phone.since, one),
                                                   ("laptop", 2**52 + 1, laptop.since, other))
         ]  # fmt: skip
-        assert await called(users.news, questions) == [0, 1]
+        assert await called(users.sessions_to_sync, questions) == [0, 1]
         with pytest.raises(Unauthorized):
             await called(users.sync, questions[0])
         went_on = await called(users.sync, questions[1])

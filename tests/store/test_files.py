@@ -126,15 +126,15 @@ async def test_trimmed_message_takes_its_references(valkey: EmbeddedValkey) -> N
             head = await s.send(conv, "ann", 2, body="files")
             for _ in range(130 if n else 0):
                 head = await s.send(conv, "ann")
-            done = await s.dirty.done(conv, head.seq, 1 if not n else 100, 10**12)
+            done = await s.dirty.mark_routed(conv, head.seq, 1 if not n else 100, 10**12)
             assert done.trimmed or n
             with pytest.raises(NotFound):
                 await files.shown(conv, "ann", sha)
             (found,) = await called(s.conversations.heads, [conv])
             assert found.freed == bytes.fromhex(sha)
             assert await s.client.fetch("ZSCORE", keys.dirty(keys.partition(conv)), conv) is not None
-            await files.freed(conv, found.freed)
-            await s.dirty.done(conv, head.seq, 100, 10**12)
+            await files.clear_freed(conv, found.freed)
+            await s.dirty.mark_routed(conv, head.seq, 100, 10**12)
             assert await s.client.fetch("ZSCORE", keys.dirty(keys.partition(conv)), conv) is None
 
 

@@ -31,7 +31,7 @@ async def test_log_that_begins_again_after_a_loss_announces_the_lost_events(
         await s.client.fetch("DEL", keys.log(group))
         new = [await s.send(group, "ann", n) for n in range(4, 7)]
         if routed:
-            await s.dirty.done(group, new[-1].seq, 100, 10**12)
+            await s.dirty.mark_routed(group, new[-1].seq, 100, 10**12)
             await s.send(group, "ann", 7, action="delete", target=new[1].seq)
         page = await called(s.conversations.range, group, "ann", 0, 2**53, 100)
         assert page.floor == sent[-1].seq
@@ -51,10 +51,10 @@ async def test_deleted_and_trimmed_events_are_no_loss(valkey: EmbeddedValkey) ->
         for after in (0, *(event.seq for event in (*sent, *deletes))):
             page = await called(s.conversations.range, group, "ann", after, 2**53, 100)
             assert page.floor == 0
-        await s.dirty.done(group, deletes[-1].seq, 2, 10**12)
+        await s.dirty.mark_routed(group, deletes[-1].seq, 2, 10**12)
         floor = (await called(s.conversations.range, group, "ann", 0, 2**53, 100)).floor
         assert floor == deletes[1].seq
-        await s.dirty.done(group, deletes[-1].seq, 0, 0)
+        await s.dirty.mark_routed(group, deletes[-1].seq, 0, 0)
         page = await called(s.conversations.range, group, "ann", 0, 2**53, 100)
         assert (page.events, page.floor) == ([], deletes[-1].seq)
 

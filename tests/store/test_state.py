@@ -343,10 +343,10 @@ async def test_sync_names_the_version_of_a_state_that_moved(valkey: EmbeddedValk
         assert (await _synced(users, first.since)).state is None
         written = await write(state, "a", 1)
         question = Sync(user="ann", device="phone", session="s", node="n", started=2**52, since=first.since)
-        assert await called(users.news, [question]) == [0]
+        assert await called(users.sessions_to_sync, [question]) == [0]
         moved = await _synced(users, first.since)
         assert (moved.state, moved.rows) == (written.version, [])
-        assert await called(users.news, [msgspec.structs.replace(question, since=moved.since)]) == []
+        assert await called(users.sessions_to_sync, [msgspec.structs.replace(question, since=moved.since)]) == []
         assert (await _synced(users, register=True)).state == written.version
 
 

@@ -415,16 +415,16 @@ async def test_news_contain_the_sessions_with_changes(valkey: EmbeddedValkey) ->
         for name in ("quiet", "moved", "replaced", "lost", "kicked", "elsewhere"):
             who = session(f"s-{name}", 10, user=name)
             asked.append(msgspec.structs.replace(who, since=(await register(users, who)).since))
-        assert await called(users.news, asked) == []
+        assert await called(users.sessions_to_sync, asked) == []
         await called(users.deliver, "moved", keys.direct("bob", "moved"), "bob", 1, 1, b"\x81", False, 0)
         await register(users, session("s-later", 20, user="replaced"))
         await client.fetch("DEL", keys.devices("lost"))
         await users.kick("kicked")
         asked[5] = msgspec.structs.replace(asked[5], since=b"f" * 16 + asked[5].since[16:])
-        assert await called(users.news, asked) == [1, 2, 3, 4, 5]
-        assert await called(users.news, []) == []
+        assert await called(users.sessions_to_sync, asked) == [1, 2, 3, 4, 5]
+        assert await called(users.sessions_to_sync, []) == []
         never = session("s-never", 10, user="quiet")
-        assert await called(users.news, [asked[0], never]) == [1]
+        assert await called(users.sessions_to_sync, [asked[0], never]) == [1]
 
 
 # -- what each device has

@@ -103,7 +103,7 @@ async def test_conversation_of_a_lost_server_moves_to_an_older_one(starts_proces
         conversation = Conversation()
         conversation.load(*cluster.primaries)
         older.call(
-            "FCALL", build().named("tick"), 1, _key_of(older)
+            "FCALL", build().named("write_tick"), 1, _key_of(older)
         )  # it has looked up its id before the others are new
         await conversation.create(first)
         before = await conversation.append(first, 3)

@@ -254,10 +254,10 @@ local function append(k, a)
   end
 
   local author = action == 'message' and user or nil
-  local w, err = enter(k[2], k[3], counted, count, wrote, last_at, us, seen, first, a[8], author)
+  local w, err = append_event(k[2], k[3], counted, count, wrote, last_at, us, seen, first, a[8], author)
   if not w then return err end
   if action ~= 'message' then apply(k, action, target, w.seq, note, aimed) end
-  if tonumber(h[4] or 0) >= counted then mark(k[3], a[1], w.at + (a[9] and BROUGHT_MS or COALESCE_MS)) end
+  if tonumber(h[4] or 0) >= counted then mark_dirty(k[3], a[1], w.at + (a[9] and DELIVERED_MS or COALESCE_MS)) end
   local answer
   if held then
     for i = 2, #held, 2 do held[i] = held[i] .. struct.pack('>I8', w.seq) end
@@ -265,20 +265,23 @@ local function append(k, a)
       if not h[3] then admit(k[1], user, a[5]) end
       held[#held + 1], held[#held + 2] = 'd:' .. a[5], accepted(d, p, tat, done, n, w.seq, fingerprint)
     end
-    answer = settle(k, a[2], a[3], w, cost, burst, unpack(held))
+    answer = commit_event(k, a[2], a[3], w, cost, burst, unpack(held))
   elseif n == 0 then
-    answer = settle(k, a[2], a[3], w, cost, burst)
+    answer = commit_event(k, a[2], a[3], w, cost, burst)
   else
     if not h[3] then admit(k[1], user, a[5]) end
-    answer = settle(k, a[2], a[3], w, cost, burst, 'd:' .. a[5], accepted(d, p, tat, done, n, w.seq, fingerprint))
+    answer = commit_event(k, a[2], a[3], w, cost, burst, 'd:' .. a[5], accepted(d, p, tat, done, n, w.seq, fingerprint))
   end
   local own, gone = #a - 4, action == 'delete' and tonumber(target) or 0
-  if own > 9 then bring(a[9], a[10], a[11], a[12], a[13], a[1], w.seq, w.count, w.event, false, gone, us, format) end
+  if own > 9 then
+    deliver_event(a[9], a[10], a[11], a[12], a[13], a[1], w.seq, w.count, w.event, false, gone, us, format)
+  end
   if own > 8 and action == 'message' and limited == 1 then
-    bring_own(a[own], a[own + 1], a[own + 2], a[own + 3], a[own + 4], a[1], w.seq, w.count, w.event, us, format)
-  elseif own > 8 then
-    bring(a[own], a[own + 1], a[own + 2], a[own + 3], a[own + 4], a[1], w.seq, w.count, w.event, false, gone, us,
+    deliver_own_event(a[own], a[own + 1], a[own + 2], a[own + 3], a[own + 4], a[1], w.seq, w.count, w.event, us,
       format)
+  elseif own > 8 then
+    deliver_event(a[own], a[own + 1], a[own + 2], a[own + 3], a[own + 4], a[1], w.seq, w.count, w.event, false,
+      gone, us, format)
   end
   return answer
 end

@@ -50,7 +50,7 @@ local function member(k, a)
   local refusal = forbidden(a, kind, present(h[7]) and string.sub(h[7], 1, 1), was, wanted, owners, size)
   if refusal then return refusal end
   if kind == 'g' and action == 'remove' and was and actor == user and size == 1 then
-    return {'remove', was, finish(k, a[1], h[1]), 0, 0, 0}
+    return {'remove', was, end_conversation(k, a[1], h[1]), 0, 0, 0}
   end
 
   local change, first, rest = 'add', a[9], a[10]
@@ -61,20 +61,20 @@ local function member(k, a)
   if change == 'add' and size >= tonumber(a[8]) then return fail('CONFLICT', 'no room for more members') end
 
   local last, count, cost, burst, wrote, last_at = struct.unpack(META, h[1])
-  local w, err = enter(k[2], k[3], last, count, wrote, last_at, now_us(), 0, first, rest, nil)
+  local w, err = append_event(k[2], k[3], last, count, wrote, last_at, now_us(), 0, first, rest, nil)
   if not w then return err end
   if change == 'add' and kind ~= 'c' and left and left > 0 then
     local times = (h[8] or '') .. struct.pack('>I8I8', joined, left)
     redis.call('HSET', k[1], 'h:' .. user, string.sub(times, -16 * RANGES))
   end
   if change == 'add' then joined = kind == 'c' and 0 or w.seq end
-  mark(k[3], a[1], w.at + COALESCE_MS)
+  mark_dirty(k[3], a[1], w.at + COALESCE_MS)
   if kind == 'c' and action == 'put' and (not was or was == 'r') then
     redis.call('HSET', k[1], 'a:' .. user, w.seq)
   elseif kind == 'c' and action == 'remove' then
     redis.call('HDEL', k[1], 'a:' .. user)
   end
-  settle(k, a[2], a[3], w, cost, burst,
+  commit_event(k, a[2], a[3], w, cost, burst,
     row, string.format('%s %.0f %.0f', wanted, joined, change == 'remove' and w.seq or 0),
     'size', size + (change == 'add' and 1 or change == 'remove' and -1 or 0),
     'owners', owners + (wanted == 'o' and 1 or 0) - (was == 'o' and 1 or 0),

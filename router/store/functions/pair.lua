@@ -17,7 +17,7 @@
 -- - The record may be there before the conversation is; `create` reads it. If the conversation is there, both roles follow
 --   from the record at every call, so a user who has written since (`w:`) opens the way for the other's answer.
 -- - n only rises, over failovers too. The users' slots have copies with the number of their change, and the higher one
---   wins. A change that makes a copy out of date is marked `=conv` until `paired` says that it was copied.
+--   wins. A change that makes a copy out of date is marked `=conv` until `mark_pair_copied` says that it was copied.
 -- - A user who was blocked by a release without records was a party of an account that has ended.
 
 local LASTS_DAYS = 30

@@ -1,5 +1,5 @@
--- Shared by all functions of the library. What lives here: the clock, who this server is now, typed errors, and `enter`
--- with `settle`, the one way an event gets into a log. What never does: permissions, targets, rates; they are the functions' own.
+-- Shared by all functions of the library. What lives here: the clock, who this server is now, typed errors, and `append_event`
+-- with `commit_event`, the one way an event gets into a log. What never does: permissions, targets, rates; they are the functions' own.
 --
 -- While a library loads there is only `redis`: no `string`, `math`, `struct`, hence no aliases of them at the top. Numbers
 -- go into commands as they are: Redis prints all digits. Where Lua itself makes text of one it is '%.0f' (tostring has 14
@@ -9,7 +9,7 @@ local E0 = 1750000000              -- seconds; what a seq that jumps counts its 
 local PER_SECOND = 1048576         -- seqs that a second of jump is worth: 2^53 is reached in 2297
 local AHEAD = 300 * PER_SECOND     -- by how much the clocks of two servers may differ, in seqs
 local COALESCE_MS = 1500           -- how long a burst is left to its gateways before a router looks
-local BROUGHT_MS = 4000            -- the same where `append` has brought it: what is left (push, trimming) has time
+local DELIVERED_MS = 4000          -- the same where `append` has delivered it: what is left (push, trimming) has time
 local CAP_EVERY = 64               -- events between two looks at a log's length
 local META = '>I8I8I4I4c16I8'      -- last seq, messages, cost and burst of the rate in µs, replication id, at of the last
 -- The opening of an event's bytes (contract/stamp.py): its slots between their names.
@@ -185,7 +185,7 @@ local function lost_upto(log, first, after, head)
   end
 end
 
--- Puts an event into the log: decides its seq, fills its slots, adds it. First half of a write; `settle` is the other.
+-- Puts an event into the log: decides its seq, fills its slots, adds it. First half of a write; `commit_event` is the other.
 -- `last`, `count`, `wrote` and `last_at` are of the conversation's meta. `author` is given for messages alone and makes
 -- them count. Answers a table, or nil and the error reply.
 --
@@ -199,7 +199,7 @@ end
 --
 -- XADD comes before the counters and under pcall: a call that died between the two must not wedge the conversation, nor
 -- stand in the log twice when its sender tries again.
-local function enter(log, dirty, last, count, wrote, last_at, us, seen, first, rest, author)
+local function append_event(log, dirty, last, count, wrote, last_at, us, seen, first, rest, author)
   local id, at, least, found = replid(us), math.floor(us / 1000), 0, nil
   local from = tenure(dirty, id, us)
   if wrote ~= id or clustered and from > last_at * 1000 + 999 and last < jump_to(from) then
@@ -284,7 +284,7 @@ end
 
 -- Takes the first entries from a log, and the notes on their edits and reactions (see append) and the references of their
 -- files with them.
-local function trim(key, log, entries, count)
+local function trim_log(key, log, entries, count)
   if count == 0 then return end
   local notes, sent = {}, {}
   for i = 1, count do
@@ -299,25 +299,25 @@ local function trim(key, log, entries, count)
 end
 
 -- Keeps a log that no router trims from growing for ever; what it cuts is announced by `floor`.
-local function cut(key, log, cap)
+local function cut_log(key, log, cap)
   local excess = math.min(redis.call('XLEN', log) - cap, 4 * CAP_EVERY)
   if excess <= 0 then return end
   local entries = redis.call('XRANGE', log, '-', '+', 'COUNT', excess)
-  trim(key, log, entries, excess)
+  trim_log(key, log, entries, excess)
   redis.call('HSET', key, 'floor', string.format('%.0f', seq_of(entries[excess][2][2])))
 end
 
 -- The mark for routers, who look at a conversation when `due` (ms) has come and leave it marked until `routed` is its
 -- last seq. So one that was not finished is marked already, and who has read `routed` need not ask for it again. It comes
 -- before the counters: a mark with nothing behind it does no harm.
-local function mark(dirty, conv, due)
+local function mark_dirty(dirty, conv, due)
   redis.call('ZADD', dirty, 'NX', due, conv)
 end
 
 -- The end of a conversation whose meta is `m`; answers the seq of that change. Without `m` every function answers
 -- NOTFOUND, so nothing is written any more. `gone` and the member rows stay until a router has taken the conversation
--- from all members (`forget`); it is marked dirty for that, due now.
-local function finish(k, conv, m)
+-- from all members (`forget_conversation`); it is marked dirty for that, due now.
+local function end_conversation(k, conv, m)
   local gone = struct.unpack('>I8', m) + 1
   redis.call('HSET', k[1], 'gone', string.format('%.0f', gone))
   redis.call('HDEL', k[1], 'm')
@@ -329,9 +329,9 @@ end
 
 -- Second half of a write: the counters with whatever else changes in the conversation's hash (`...`: fields and
 -- values), the event to whoever is subscribed (direct events go by `deliver`: no channel).
-local function settle(k, channel, cap, w, cost, burst, ...)
+local function commit_event(k, channel, cap, w, cost, burst, ...)
   redis.call('HSET', k[1], 'm', struct.pack(META, w.seq, w.count, cost, burst, w.id, w.at), ...)
-  if w.seq % CAP_EVERY == 0 then cut(k[1], k[2], tonumber(cap)) end
+  if w.seq % CAP_EVERY == 0 then cut_log(k[1], k[2], tonumber(cap)) end
   if channel ~= '' then redis.call('SPUBLISH', channel, w.event) end
   return struct.pack(ANSWER, w.seq, w.prev, w.count, w.at, 0, w.id)
 end

@@ -29,7 +29,7 @@ local function profile(k, a)
   end
   if #sets + #clears == 0 then return {digits(tonumber(h[2] or 0))} end
   if moves then
-    local refused = spend(k[1], 'privacies', tonumber(a[1]), tonumber(a[2]))
+    local refused = take_from_rate(k[1], 'privacies', tonumber(a[1]), tonumber(a[2]))
     if refused then return refused end
   end
   local number = digits(math.max(us, tonumber(h[2] or 0) + 1))

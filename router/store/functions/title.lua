@@ -40,11 +40,11 @@ local function title(k, a)
   end
   local last, count, cost, burst, wrote, last_at = struct.unpack(META, h[1])
   local rest = a[8] .. cmsgpack.pack(called)
-  local w, err = enter(k[2], k[3], last, count, wrote, last_at, now_us(), 0, a[7], rest, nil)
+  local w, err = append_event(k[2], k[3], last, count, wrote, last_at, now_us(), 0, a[7], rest, nil)
   if not w then return err end
-  mark(k[3], a[1], w.at + COALESCE_MS)
-  if avatar == '' then return settle(k, a[2], a[3], w, cost, burst, 'title', called, 'reacting', reacting) end
-  return settle(k, a[2], a[3], w, cost, burst, 'title', called, 'reacting', reacting,
+  mark_dirty(k[3], a[1], w.at + COALESCE_MS)
+  if avatar == '' then return commit_event(k, a[2], a[3], w, cost, burst, 'title', called, 'reacting', reacting) end
+  return commit_event(k, a[2], a[3], w, cost, burst, 'title', called, 'reacting', reacting,
     replace_avatar(k[1], h[6] or nil, new, held))
 end
 

@@ -11,7 +11,7 @@ local function upload_begin(k, a)
   for _, id in ipairs(redis.call('ZRANGEBYSCORE', k[2], '-inf', now)) do redis.call('ZREM', k[2], id) end
   if redis.call('ZCARD', k[2]) >= tonumber(a[3]) then return fail('ATONCE') end
   if tonumber(redis.call('HGET', k[1], 'bytes') or 0) + tonumber(a[5]) > tonumber(a[4]) then return fail('QUOTA') end
-  local refusal = spend(k[3], 'uploads', tonumber(a[6]), tonumber(a[7]))
+  local refusal = take_from_rate(k[3], 'uploads', tonumber(a[6]), tonumber(a[7]))
   if refusal then return refusal end
   redis.call('ZADD', k[2], now + tonumber(a[2]), a[1])
   return 1

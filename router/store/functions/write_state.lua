@@ -70,7 +70,7 @@ local function write_state(keys, a)
       return {last, last, id}
     end
   else
-    local refused = spend(user, 'states', tonumber(a[7]), tonumber(a[8]))
+    local refused = take_from_rate(user, 'states', tonumber(a[7]), tonumber(a[8]))
     if refused then return refused end
     local current = present and was or 0
     if expect ~= '' and tonumber(expect) ~= current then return fail('VERSION', digits(current)) end

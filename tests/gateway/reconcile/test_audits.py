@@ -74,10 +74,10 @@ async def test_quiet_sessions_are_audited_by_one_call(
         with of.deaf():
             await of.say("eve", direct, "lost")
             await of.settled()
-        asked, looked, counted = of.calls("news"), of.calls("sync"), repairs("audit")
+        asked, looked, counted = of.calls("sessions_to_sync"), of.calls("sync"), repairs("audit")
         of.node.audits.sessions([ann.session, bob.session, carl.session])
         await bob.event("message", body="lost")
-        assert (of.calls("news") - asked, of.calls("sync") - looked) == (1 if one_server else 3, 1)
+        assert (of.calls("sessions_to_sync") - asked, of.calls("sync") - looked) == (1 if one_server else 3, 1)
         assert repairs("audit") == counted + 1
 
 
@@ -105,7 +105,9 @@ async def test_first_audit_comes_soon_after_the_welcome(
             audits.Audits.first(of.node.audits, client.session)
         gone.end()
         asked = []
-        monkeypatch.setattr(of.node.users, "news", lambda questions, reply: asked.append([q.user for q in questions]))
+        monkeypatch.setattr(
+            of.node.users, "sessions_to_sync", lambda questions, reply: asked.append([q.user for q in questions])
+        )
         of.node.audits.new_sessions(now)
         assert asked == []
         of.node.audits.new_sessions(now + audits.FIRST_AUDIT_S + 1)

@@ -218,7 +218,7 @@ async def test_throw_away_accounts_fill_no_more_than_the_list(valkey: EmbeddedVa
     """All get the answer of a request that waits; beyond 500 nothing of the asked user's grows."""
     async with serve(valkey) as api:
         await make_users(api, "ada", "bob")
-        relate = api.services.people.relate
+        relate = api.services.people.set_relation
         await asyncio.gather(*(relate("ada", f"x{n}", Person(1, "i", False, False, 1, 2**52)) for n in range(495)))
         askers = [f"t{number}" for number in range(40)]
         await make_users(api, *askers)

@@ -139,7 +139,7 @@ async def test_finisher_that_dies_before_done_is_followed_by_another(
             raise Unavailable
 
         with monkeypatch.context() as patch:
-            patch.setattr(w.dirty, "done", dies)
+            patch.setattr(w.dirty, "mark_routed", dies)
             assert (await worker(w).round()).unavailable == 1
         assert w.is_dirty(conv)
         assert (await worker(w).round()).done == 0, "the lease hides it"
@@ -429,12 +429,12 @@ async def test_stopped_finisher_ends_its_running_items(valkey: EmbeddedValkey, m
         await w.say("ann", conv)
         w.due_now(conv)
         stop = asyncio.Event()
-        done = w.dirty.done
+        done = w.dirty.mark_routed
 
         async def seen(*args: Any) -> Any:
             stop.set()
             return await done(*args)
 
-        monkeypatch.setattr(w.dirty, "done", seen)  # the moment at which it has the claim in hand
+        monkeypatch.setattr(w.dirty, "mark_routed", seen)  # the moment at which it has the claim in hand
         await worker(w).run(stop)
         assert not w.is_dirty(conv)

@@ -2,7 +2,7 @@
 -- KEYS people ends
 -- Returns {contacts, outgoing, incoming, blocks}
 
-local function relations(keys)
+local function count_relations(keys)
   local now, counts = now_ms(), {}
   local h = redis.call('HMGET', keys[1], '#c', '#o', '#i', '#b')
   for i = 1, 4 do counts[i] = tonumber(h[i] or 0) end
@@ -15,4 +15,4 @@ local function relations(keys)
   return counts
 end
 
-register('relations', relations, {'no-writes'})
+register('count_relations', count_relations, {'no-writes'})

@@ -1,14 +1,14 @@
 -- The password was right: forget the guesses before it, and remember the caller's address.
 -- KEYS user
--- ARGV address token (as given to `guess`)
+-- ARGV address token (as given to `take_guess`)
 -- Returns 1, or 0 if there is no such user
 -- Keeps true: at most KNOWN_PLACES are remembered; the one that was used longest ago goes, its rate with it.
 
-local function guessed(keys, a)
+local function confirm_guess(keys, a)
   if not alive(keys[1]) then return 0 end
   redis.call('HDEL', keys[1], guesses_of(keys[1], a[1], a[2]))
   remember_place(keys[1], a[1])
   return 1
 end
 
-register('guessed', guessed)
+register('confirm_guess', confirm_guess)

@@ -1,4 +1,4 @@
--- paired: both users' slots have the copies of their pair's record.
+-- mark_pair_copied: both users' slots have the copies of their pair's record.
 -- KEYS  conv dirty
 -- ARGV  conv n                                         (the number of the record that was copied; 0: there was none)
 -- Returns 1, or 0 if the record has changed since
@@ -7,7 +7,7 @@
 
 local LATER_MS = 3600000           -- collects what ends in the same hour
 
-local function paired(k, a)
+local function mark_pair_copied(k, a)
   local record = pair_of(redis.call('HGET', k[1], 'pair'))
   if record and record.n ~= tonumber(a[2]) then return 0 end
   local ends = nil
@@ -22,4 +22,4 @@ local function paired(k, a)
   return 1
 end
 
-register('paired', paired, {'allow-oom'})
+register('mark_pair_copied', mark_pair_copied, {'allow-oom'})

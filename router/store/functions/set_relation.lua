@@ -39,7 +39,7 @@ local function sweep(people, ends, now)
   end
 end
 
-local function relate(keys, a)
+local function set_relation(keys, a)
   local user, people, ends = keys[1], keys[2], keys[3]
   local other, number, kind, until_ms, now = a[1], tonumber(a[2]), a[3], tonumber(a[7]), now_ms()
   if not alive(user) then return 'gone' end
@@ -64,4 +64,4 @@ local function relate(keys, a)
   return 1
 end
 
-register('relate', relate)
+register('set_relation', set_relation)

@@ -1,11 +1,11 @@
--- freed: the slots of these files know that no message of this conversation has them any more.
+-- clear_freed: the slots of these files know that no message of this conversation has them any more.
 -- KEYS  conv
 -- ARGV  hashes                                         (32 bytes each, as `freed` began when it was read)
 -- Returns 1
 --
 -- Keeps true: what was freed meanwhile stays.
 
-local function freed(k, a)
+local function clear_freed(k, a)
   local now = redis.call('HGET', k[1], 'freed') or ''
   if string.sub(now, 1, #a[1]) ~= a[1] then return 1 end
   if #now == #a[1] then redis.call('HDEL', k[1], 'freed')
@@ -13,4 +13,4 @@ local function freed(k, a)
   return 1
 end
 
-register('freed', freed, {'allow-oom'})
+register('clear_freed', clear_freed, {'allow-oom'})

@@ -1,11 +1,11 @@
--- conceals: from which of some users this one is hidden: by a block of either, or by showing presence to contacts only.
+-- hidden_from: from which of some users this one is hidden: by a block of either, or by showing presence to contacts only.
 -- KEYS  user people
 -- ARGV  viewer ...
 -- Returns a string with one character for each viewer: 1 hidden, 0 not; '' if the user is hidden from nobody.
 
-local ROW = '>I8c1BB'              -- the beginning of relate.lua's
+local ROW = '>I8c1BB'              -- the beginning of set_relation.lua's
 
-local function conceals(k, a)
+local function hidden_from(k, a)
   local hides, presence = unpack(redis.call('HMGET', k[1], 'hides', 'presence'))
   if not hides and not presence then return '' end
   local out = {}
@@ -20,4 +20,4 @@ local function conceals(k, a)
   return table.concat(out)
 end
 
-register('conceals', conceals, {'no-writes'})
+register('hidden_from', hidden_from, {'no-writes'})

@@ -5,9 +5,9 @@
 -- Keeps true: a caller that has proved nothing spends the common rate alone, so it cannot use up the rate of a place
 -- that has. A user who does not exist has no rate, and nothing is stored.
 
-local function guess(keys, a)
+local function take_guess(keys, a)
   if not alive(keys[1]) then return 0 end
-  return spend(keys[1], guesses_of(keys[1], a[3], a[4]), tonumber(a[1]), tonumber(a[2])) or 1
+  return take_from_rate(keys[1], guesses_of(keys[1], a[3], a[4]), tonumber(a[1]), tonumber(a[2])) or 1
 end
 
-register('guess', guess)
+register('take_guess', take_guess)
