@@ -1,30 +1,30 @@
 -- append: one event into a conversation, once for its (user, device, n).
 -- KEYS  conv log dirty
 -- ARGV  conv channel cap user user/device action facts rest [files] [party …]
---       facts, packed as FACTS: n done seen target fingerprint flags first; n 0: no row, no rate;
+--       facts, packed as FACTS: n done seen target fingerprint flags first; n 0: no dedup row, no rate;
 --       flags: 1 limited, else no rate; 2 users' rows are written in format 2;
---       target: of a message what it replies to, or 0
+--       target: of a message the seq to which it replies, or 0
 --       party, of a direct one on a single server: user convs recent channel other, the author last
---       action: message edit delete react; a message that is not limited is a backend's, which its author has not read
---       files, of the action `files`, which is a message with files: the time (s) at which they were pinned for this
+--       action: message edit delete react files; a message that is not limited is a backend's: its author has not read it
+--       files, only with the action `files` (a message with files): the time (s) at which they were pinned for this
 --       conversation (file_pin.lua) and their hashes; '' if the author may not use one of them
 -- Returns ANSWER packed; NOTFOUND READONLY_ BLOCKED CONFLICT CONTENT ANSWERED <next> OLD <next> RATE <µs> NOFILE LATER
 --
 -- Keeps true:
--- - The resend of an accepted n gets the first answer again, whoever has been put out since and however long ago: n is
---   looked up before anything else. With other content it is CONTENT; if it is not above `done`, ANSWERED; if it is
---   below 32 rows, so that it cannot be told any more, OLD. `next` is the n from which on every n is usable.
--- - Nothing is changed unless the event is in the log.
--- - A message and the references of its files come in one step, and leave in one. A file that was refused is told only
---   after n: what was accepted once is acked, whatever became of its files.
+-- - The resend of an accepted n gets the first answer again, even if its author was removed since: n is looked up before
+--   all other checks. With other content the answer is CONTENT; if n is not above `done`, ANSWERED; if it is below the
+--   last 32 rows, so that its answer is not known any more, OLD. From `next` on, every n is usable.
+-- - No data is changed unless the event is in the log.
+-- - A message and the references of its files are added in one step, and removed in one. Files are checked after n: a
+--   message that was accepted once is acked again, even if its files were removed since.
 --
 -- A device's row `d:<user>/<device>`: rate stamp (µs), done, then at most 32 accepted (n, seq, fingerprint) by
--- ascending n. All n <= done are answered, so their rows are gone for good: a copy of one that was stuck on an old
+-- ascending n. All n <= done are answered, so their rows are deleted: a copy of such a command that was delayed on an old
 -- connection is refused, not written again.
 -- `deleted` has the seqs of the messages that were deleted last, as 8 bytes each.
 -- `e:<seq>` notes the edits of a message, so that its delete takes all its content out of the log.
--- `r:<seq>` notes the last word of each user with each emoji on a message: a reaction that says it again is acked with the
--- seq of the event that said it first, and no event is written.
+-- `r:<seq>` notes the last reaction of each user with each emoji to a message: if a reaction repeats it, the ack has the
+-- seq of the first event, and no event is written.
 -- `f:<hash>` has the seqs of the messages with a file (prelude.lua).
 
 local FACTS = '>I8I8I8I8c8Bc1'
@@ -33,14 +33,14 @@ local ROW = 24
 local FULL = ROWS_AT - 1 + 32 * ROW
 local EDITS = 256                  -- of one message
 local DELETIONS = 256              -- the last of a conversation, which do not count as unread
-local REACTIONS = 4096             -- notes of one message; what finds no room is written each time
-local NOTE = '>c12I8B'             -- whose and which, the seq of the event, 1 if it removes
+local REACTIONS = 4096             -- notes of one message; reactions without room for a note are written each time
+local NOTE = '>c12I8B'             -- user and emoji, the seq of the event, 1 if it removes
 local NOTE_SIZE = 21
-local DUPLICATE, UNCHANGED = 1, 2  -- `duplicate` of an ANSWER, where nothing was written
+local DUPLICATE, UNCHANGED = 1, 2  -- `duplicate` of an ANSWER if no event was written
 local REFERENCES = 4096            -- messages of a conversation with one and the same file
-local DEVICES = 64                 -- rows a user has in one conversation; device names are the client's to choose
+local DEVICES = 64                 -- rows of a user in one conversation; clients choose device names
 
--- Where n belongs among the rows; its seq if it is there; whether it is there with other content.
+-- Find n among the rows: where it belongs; its seq if it is there; whether it is there with other content.
 local function seek(d, n, fingerprint)
   local p = #d + 1
   while p > ROWS_AT do
@@ -63,7 +63,7 @@ local function again(log, seq, id, how)
   return struct.pack(ANSWER, seq, 0, 0, entry and at_of(entry[2][2]) or 0, how, id)
 end
 
--- What a reaction (an event without its slots) says: of whom with which emoji, and whether it removes (1) or not (0).
+-- Read a reaction (an event without its slots): a hash of its user and emoji, and whether it removes (1) or not (0).
 local function reaction(user, first, rest)
   local event = cmsgpack.unpack(string.char(string.byte(first) - 4) .. rest)
   return string.sub(redis.sha1hex(user .. ' ' .. tostring(event.emoji)), 1, 12), event.remove and 1 or 0
@@ -76,7 +76,7 @@ local function find_note(notes, whose)
   return p
 end
 
--- A reaction against what is noted: the seq of the event that says the same, or nil and the new notes (nil: no room).
+-- Compare a reaction with the notes: the seq of the event that it repeats, or nil and the new notes (nil: no room).
 local function compare(key, target, user, first, rest)
   local notes = redis.call('HGET', key, 'r:' .. target) or ''
   local whose, removes = reaction(user, first, rest)
@@ -88,13 +88,13 @@ local function compare(key, target, user, first, rest)
   elseif #notes >= REACTIONS * NOTE_SIZE then
     return nil, nil
   elseif removes == 1 and redis.call('HEXISTS', key, 'noted') == 1 then
-    return tonumber(target)        -- not there, so there is no event to name but the message
+    return tonumber(target)        -- there is no such reaction, so the ack names the message
   end
   return nil, function(seq) return notes .. struct.pack(NOTE, whose, seq, removes) end
 end
 
--- Whether reactions have notes here. Not in a deployment of format 1, whose channels begin with the partition: nodes of a
--- release without notes may write beside this one, so a note could be out of date.
+-- Whether reactions have notes here. They have none in a deployment of format 1, whose channels begin with the partition:
+-- nodes of a release without notes may write beside this one, so a note could be out of date.
 local function keeps_notes(a)
   local channel = a[2] ~= '' and a[2] or a[12] or ''
   return string.sub(channel, 1, 1) ~= '{'
@@ -109,7 +109,7 @@ local function sees(key, user, joined, seq)
   return false
 end
 
--- Why this member may not edit, delete or react to the target; nil and the target's bytes if she may.
+-- The error if this member may not edit, delete or react to the target; else nil and the target's bytes.
 local function forbidden(k, action, target, user, role, joined)
   local entry = redis.call('XRANGE', k[2], target, target)[1]
   local author, event = entry and entry[2][4], entry and entry[2][2]
@@ -122,7 +122,7 @@ local function forbidden(k, action, target, user, role, joined)
   return nil, event
 end
 
--- Why the role alone does not allow this. One's own messages can be deleted by readers, and with a block in between.
+-- The error if the role alone does not allow this. Readers and blocked users may delete their own messages.
 local function refused(key, role, action)
   if action == 'delete' then return nil end
   if role == 'b' or role == 'c' then return fail('BLOCKED') end
@@ -146,7 +146,7 @@ local function referring(key, files, now)
   return held
 end
 
--- What an edit, delete or reaction does beside standing in the log. `event`: the target's bytes.
+-- Apply an edit, delete or reaction, whose event is in the log. `event`: the target's bytes.
 local function apply(k, action, target, seq, note, event)
   if action == 'react' then
     if note then redis.call('HSET', k[1], 'r:' .. target, note(seq)) end
@@ -167,7 +167,8 @@ local function apply(k, action, target, seq, note, event)
   end
 end
 
--- A device's first event here: enter it among the user's devices; of too many, the one that was quiet longest goes.
+-- Add a device to the user's devices in this conversation, with its first event. If there are too many, the row of the
+-- device that has been quiet longest is deleted.
 local function admit(key, user, device)
   local known = redis.call('HGET', key, 'w:' .. user) or ''
   local rows = {}
@@ -186,7 +187,7 @@ local function admit(key, user, device)
   redis.call('HSET', key, 'w:' .. user, known == '' and device or known .. ' ' .. device)
 end
 
--- The row with (n, seq, fingerprint) at p, without what `done` or the bound lets go.
+-- The row with (n, seq, fingerprint) at p, without the entries that `done` or the bound ends.
 local function accepted(d, p, tat, done, n, seq, fingerprint)
   local from = ROWS_AT
   while from < p and struct.unpack('>I8', d, from) <= done do from = from + ROW end

@@ -1,9 +1,10 @@
--- Take the names that differ from a user's in case alone, so that no account is made of another one of them.
--- KEYS name
--- ARGV user, holder to be replaced ('': none)
--- Returns the user who holds the names now, and for how long (ms)
--- Keeps true: of two who want them at once one gets them. A holder that was never made is replaced by its name only, so
--- of two that replace it one does.
+-- claim_name: reserve for one user all names that differ from the user's name only in case.
+-- KEYS  name
+-- ARGV  user, the holder to be replaced ('': none)
+-- Returns the user that holds these names now, and for how many ms
+--
+-- Keeps true: if two users claim the names at the same time, one of them gets the names. A holder whose account was
+-- never created is replaced only if the caller names it, so only one of two callers replaces it.
 
 local function claim_name(keys, a)
   local now, held = now_ms(), redis.call('GET', keys[1])

@@ -1,9 +1,10 @@
--- clear_freed: the slots of these files know that no message of this conversation has them any more.
+-- clear_freed: remove files from `freed`, because the files' own slots know that this conversation has no message with
+-- them any more.
 -- KEYS  conv
--- ARGV  hashes                                         (32 bytes each, as `freed` began when it was read)
+-- ARGV  hashes                                         (32 bytes each: the beginning of `freed` as the caller read it)
 -- Returns 1
 --
--- Keeps true: what was freed meanwhile stays.
+-- Keeps true: a file that was added to `freed` since then stays.
 
 local function clear_freed(k, a)
   local now = redis.call('HGET', k[1], 'freed') or ''

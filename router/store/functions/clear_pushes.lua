@@ -1,9 +1,9 @@
--- clear_pushes: these events need no push any more: they were pushed, or a device has them.
+-- clear_pushes: remove events that need no push any more, because they were pushed or a device has them.
 -- KEYS  push pushes
 -- ARGV  user delay_ms, then conv and seq of each         (delay '': else the user's push is due after it)
--- Returns how many conversations still wait
+-- Returns the number of conversations that still wait
 --
--- Keeps true: an event after the cleared seq stays and is due when it was. Ends the claim and the attempts.
+-- Keeps true: an event after the cleared seq stays, with its deadline. The claim and the count of attempts end.
 
 local function clear_pushes(k, a)
   local push, pushes, user, delay = k[1], k[2], a[1], tonumber(a[2])

@@ -1,8 +1,10 @@
--- The password was right: forget the guesses before it, and remember the caller's address.
--- KEYS user
--- ARGV address token (as given to `take_guess`)
+-- confirm_guess: record that a password was right: forget the guesses before it, and remember the caller's address.
+-- KEYS  user
+-- ARGV  address token (as given to `take_guess`)
 -- Returns 1, or 0 if there is no such user
--- Keeps true: at most KNOWN_PLACES are remembered; the one that was used longest ago goes, its rate with it.
+--
+-- Keeps true: at most KNOWN_PLACES places are remembered. If there are more, the place that was used longest ago is
+-- forgotten together with its rate.
 
 local function confirm_guess(keys, a)
   if not alive(keys[1]) then return 0 end

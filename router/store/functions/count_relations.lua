@@ -1,5 +1,5 @@
--- How many contacts, requests and blocks a user has.
--- KEYS people ends
+-- count_relations: count the contacts, requests and blocks of a user.
+-- KEYS  people ends
 -- Returns {contacts, outgoing, incoming, blocks}
 
 local function count_relations(keys)

@@ -1,11 +1,12 @@
--- deployment: what a Redis database says of the deployment that it holds; an empty database becomes the caller's.
+-- deployment: read to which deployment a Redis database belongs; an empty database becomes the caller's.
 -- KEYS  deployment
 -- ARGV  partitions format id fingerprint            (format and id: those of a deployment that begins now)
 -- Returns {partitions, format, id, fingerprint}
+--
 -- Keeps true:
--- - Two processes that start at once on an empty database agree: one makes the hash, the other reads it.
--- - A hash that an earlier release has made keeps its format, and gets an id, which its channels take when it is moved.
--- - A fingerprint is written where there is none, never over another.
+-- - If two processes start at the same time on an empty database, they agree: one writes the hash, the other reads it.
+-- - A hash that an earlier release has written keeps its format. It gets an id, which its channels use once it is moved.
+-- - A fingerprint is written only if there is none.
 
 local function deployment(keys, a)
   local h = redis.call('HMGET', keys[1], 'partitions', 'format', 'id', 'fingerprint')

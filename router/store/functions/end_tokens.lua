@@ -1,13 +1,15 @@
 -- end_tokens: log tokens of a user out, or set a new password, which ends tokens, too.
 -- KEYS  user dev convs recent, then the cursor of each device that is forgotten
 -- ARGV  channel kick presence_channel touched mode id expires(s) password expected, then the devices that are forgotten
---   `mode`: 'token' ends the token `id`; 'device' ends the token of the only device that is forgotten; 'all' ends every token
---   but `id` ('': none). `password`: the new one, '' none; then `expected` is the stored hash that was checked, or
+--   `mode`: 'token' ends the token `id`; 'device' ends the token of the only device that is forgotten; 'all' ends every
+--   token but `id` ('': none). `password`: the new one, '' none; then `expected` is the stored hash that was checked, or
 --   'reset:' and the digest of a reset token.
--- Returns the replication id; NOTFOUND if there is no such user or device; CONFLICT if the password or the reset token is not as expected
+-- Returns the replication id; NOTFOUND if there is no such user or device; CONFLICT if the password or the reset token is
+--   not the expected one
 --
 -- Keeps true: a token that was ended is refused until it has expired. At most OUT tokens are noted; with one more, all
--- tokens of the user end. The sessions of the user check their tokens: by the signal, or because TOKENS moved.
+-- tokens of the user end. The sessions of the user check their tokens when they receive the signal, or when an audit
+-- finds that TOKENS moved.
 
 local OUT = 1000                   -- tokens that were logged out and have not expired
 local FIRST_CURSOR, FIRST_DEVICE = 5, 10  -- in KEYS, in ARGV

@@ -3,7 +3,7 @@
 -- ARGV  name object                                    (object: the objects' name up to the generation)
 -- Returns 1 if there was such a file, else 0
 --
--- Keeps true: the record stays and refuses the same bytes; its objects are named until they are deleted.
+-- Keeps true: the record stays and refuses the same bytes. The due list names the file's objects until they are deleted.
 
 local function file_ban(k, a)
   local f = file_of(k[1])

@@ -1,11 +1,11 @@
--- file_claim: due items of some partitions of files, for the time of a lease.
+-- file_claim: claim the due items of some partitions of files until a lease ends.
 -- KEYS  due held …                                     (two of each partition)
 -- ARGV  limit (of each) lease_ms hold_s old_s keep_s
 -- Returns {{item …} …}, one of each partition
 --
--- Keeps true: on a server that is new to a partition (a restart, a failover, a restored backup) nothing is claimed for
--- hold_s, and for keep_s if what it has is older than old_s: somebody may have referred to files since, on a server that
--- is gone. So a wrong or restored Redis deletes nothing before an operator can notice.
+-- Keeps true: on a server that is new to a partition (a restart, a failover, a restored backup) no item is claimed for
+-- hold_s, or for keep_s if the server's data is older than old_s: messages may have referred to files since, on a server
+-- that is lost. So a wrong or restored Redis deletes no file before an operator can notice.
 
 local EVERY_S = 60                 -- how often the time of the last claim is written
 

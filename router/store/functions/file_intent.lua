@@ -1,13 +1,13 @@
--- file_intent: somebody is about to put a file's bytes into the store.
+-- file_intent: note that a router is about to put a file's bytes into the store.
 -- KEYS  file due
 -- ARGV  name gen intent_s
 --       gen: 8 characters, the generation of the objects if this file is new; intent_s: how long an upload may take
 -- Returns {state, gen, size, previews}; REJECTED
 --
 -- Keeps true:
--- - An object is named here before it is put, so one whose upload broke off is found and deleted.
--- - A generation never comes again: a late delete of a file that was removed never meets the objects of the same bytes
---   that were uploaded since.
+-- - An object is named here before it is put, so the object of an upload that broke off is found and deleted.
+-- - A generation is never used twice: a late delete of a file that was removed cannot delete the objects of the same
+--   bytes if they were uploaded again since.
 
 local function file_intent(k, a)
   local now, f = now_s(), file_of(k[1])

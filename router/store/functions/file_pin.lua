@@ -1,10 +1,10 @@
--- file_pin: a conversation is about to refer to a file (a message with it, an avatar).
+-- file_pin: pin a file, because a conversation is about to refer to it (by a message or an avatar).
 -- KEYS  file due
 -- ARGV  name conv pin_s
 -- Returns the time (s) of the pin, which counts as a reference for pin_s; NOTFOUND if there is no such file
 --
--- Keeps true: a file is pinned before a message with it is written, so it is there as long as the message is. What
--- became of the pin is found out when it is due (file_settle).
+-- Keeps true: a file is pinned before a message with it is written, so the file exists as long as the message does. When
+-- the pin is due, a router finds out whether the message was written (file_settle).
 
 local function file_pin(k, a)
   local now, f = now_s(), file_of(k[1])

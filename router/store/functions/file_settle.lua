@@ -1,13 +1,13 @@
--- file_settle: whether a conversation refers to a file was found out in the conversation's slot.
+-- file_settle: record whether a conversation refers to a file, as the conversation's slot has answered.
 -- KEYS  file due
 -- ARGV  name conv found pin_s keep_s
---       found: `refers`; `no`; `lost`, if Redis knows nothing of the conversation; `removed`, if it was removed
--- Returns the references that are left; -1 if the conversation refers to a file that is not there
+--       found: `refers`; `no`; `lost`, if Redis has no such conversation; `removed`, if it was removed
+-- Returns the number of references that are left; -1 if the conversation refers to a file that is not stored
 --
 -- Keeps true:
--- - A pin younger than pin_s is not taken out, whatever was found: its message may have come since. To a conversation
---   that was removed no message comes.
--- - A reference that was seen once is not taken out because Redis has lost its conversation.
+-- - A pin younger than pin_s is not removed, whatever was found, because its message may have been written since. Only a
+--   removed conversation can get no more messages.
+-- - A reference that was seen once is not removed because Redis has lost its conversation.
 
 local function file_settle(k, a)
   local now, f, item, field, found = now_s(), file_of(k[1]), a[1] .. ' ' .. a[2], 'c:' .. a[2], a[3]

@@ -1,8 +1,8 @@
--- file_stored: the bytes of a file are in the store.
+-- file_stored: record that the bytes of a file are in the store.
 -- KEYS  file due
 -- ARGV  name gen size previews picture user keep_s
---       keep_s: how long a file is kept to which nothing refers
--- Returns 1, or 0 if they were there before; LATER if the file was removed meanwhile; REJECTED
+--       keep_s: how long a file without references is kept
+-- Returns 1, or 0 if the bytes were stored before; LATER if the file was removed meanwhile; REJECTED
 --
 -- Keeps true: only objects of the record's own generation count as stored.
 

@@ -1,9 +1,10 @@
--- file_sweep: forget a file to which nothing has referred for long enough.
+-- file_sweep: forget a file that has had no reference for long enough.
 -- KEYS  file due
 -- ARGV  name object keep_s intent_s                    (object: the objects' name up to the generation)
--- Returns 1 if it is forgotten: its objects are in the due list now; else 0
+-- Returns 1 if the file is forgotten: its objects are in the due list now; else 0
 --
--- Keeps true: a file with a reference or a pin stays, and what is forgotten has its objects named until they are deleted.
+-- Keeps true: a file with a reference or a pin stays. The due list names the objects of a forgotten file until they are
+-- deleted.
 
 local function file_sweep(k, a)
   local now, f = now_s(), file_of(k[1])

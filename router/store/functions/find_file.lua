@@ -1,9 +1,10 @@
--- find_file: a message with a file that this user may see.
+-- find_file: find a message with a file that the user sees.
 -- KEYS  conv log
 -- ARGV  user hash                                      (user '' is the server)
 -- Returns the bytes of the newest such event, '' for the avatar; NOTFOUND
 --
--- Keeps true: only present members see files, each within what she may read, also of an earlier membership.
+-- Keeps true: only present members see files, and only those of events that they may read; that includes the events of
+-- an earlier membership.
 
 local function find_file(k, a)
   local h = redis.call('HMGET', k[1], 'm', 'u:' .. a[1], 'h:' .. a[1], 'f:' .. a[2])

@@ -1,9 +1,10 @@
--- hidden_from: from which of some users this one is hidden: by a block of either, or by showing presence to contacts only.
+-- hidden_from: find the viewers from which a user is hidden. A block of either of the two hides the user, and so does
+-- the setting that only contacts see the user's presence.
 -- KEYS  user people
--- ARGV  viewer ...
--- Returns a string with one character for each viewer: 1 hidden, 0 not; '' if the user is hidden from nobody.
+-- ARGV  viewer …
+-- Returns a string with one character for each viewer: 1 hidden, 0 not hidden; '' if the user is hidden from no user
 
-local ROW = '>I8c1BB'              -- the beginning of set_relation.lua's
+local ROW = '>I8c1BB'              -- the beginning of a row of set_relation.lua
 
 local function hidden_from(k, a)
   local hides, presence = unpack(redis.call('HMGET', k[1], 'hides', 'presence'))

@@ -3,8 +3,8 @@
 -- ARGV  device session presence_channel touched
 -- Returns 1, or 0 if the device has another session by now, or none
 --
--- Keeps true: the row stays, because it contains the kick mark and when the device was last seen. Only the device's own
--- session can end it.
+-- Keeps true: the row stays, because it contains the kick mark and the time at which the device was last seen. Only the
+-- device's own session can end it.
 
 local function mark_away(k, a)
   local dev, device, session, channel, touched = k[1], a[1], a[2], a[3], a[4]

@@ -1,11 +1,11 @@
--- mark_pair_copied: both users' slots have the copies of their pair's record.
+-- mark_pair_copied: record that both users' slots have copies of their pair's record.
 -- KEYS  conv dirty
 -- ARGV  conv n                                         (the number of the record that was copied; 0: there was none)
 -- Returns 1, or 0 if the record has changed since
 --
--- Keeps true: a record that has changed stays marked. One with an open request is marked for when that is over.
+-- Keeps true: a record that has changed stays marked. One with an open request is marked for the end of the request.
 
-local LATER_MS = 3600000           -- collects what ends in the same hour
+local LATER_MS = 3600000           -- so that one call handles all requests that end in an hour
 
 local function mark_pair_copied(k, a)
   local record = pair_of(redis.call('HGET', k[1], 'pair'))

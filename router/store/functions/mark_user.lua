@@ -1,9 +1,9 @@
--- mark_user: something about a user is to be settled by a router, or was settled.
+-- mark_user: mark a user whose settings a router has to apply, or remove the mark once that is done.
 -- KEYS  dirty
 -- ARGV  mark due_in_ms settled(0|1)
 -- Returns 1, or 0 if the user was marked again while a router settled the last mark
 --
--- Keeps true: a mark that is set while it is claimed is due sooner than the claim ends, so it is not taken away.
+-- Keeps true: a mark that is set while it is claimed is due before the claim ends, so it is not removed.
 
 local function mark_user(k, a)
   local now, wait = math.floor(now_us() / 1000), tonumber(a[2])

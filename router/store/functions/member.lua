@@ -1,26 +1,26 @@
--- member: put a user into a group or channel, give her another role, put her out; one `member` event for each change.
+-- member: add a user to a group or channel, change the user's role, or remove the user; one `member` event per change.
 -- KEYS  conv log dirty
 -- ARGV  conv channel cap actor user action role most first rest first_role rest_role
---       actor '' is the server, who may do anything; action put remove join; role '' leaves a member's role; first/rest: the
---       event, first_role/rest_role: the event if `put` finds her present; most: members there may be
+--       actor '' is the server, which may do anything; action put remove join; role '' leaves a member's role; first/rest:
+--       the event, first_role/rest_role: the event if `put` finds a present member; most: the limit of members
 -- Returns {add|role|remove|none, role, seq, prev, count, at}; NOTFOUND READONLY_ CONFLICT
 --
 -- Keeps true:
--- - A conversation that has members has an owner, unless the server took it away.
--- - Admins manage members and readers; only owners touch admins and owners. All may take a lower role themselves.
--- - A group ends when its last member leaves. There is no event then: the log ends with it.
--- - `a:<user>` says since when somebody whom another added to a channel is there: all of a channel is open to its
---   members, so `joined` does not say it. Without it: since the beginning, or a reader.
--- - The event's seq bounds what the user sees, and `ver` tells the gateways that somebody came or went.
+-- - A conversation that has members has an owner, unless the server removed the owner.
+-- - Admins manage members and readers; only owners may change admins and owners. Every member may take a lower role.
+-- - A group ends when its last member leaves. There is no event then, because the log ends with the group.
+-- - `a:<user>` has the seq at which a user was added to a channel by another user. `joined` does not say it, because
+--   members see all events of a channel. Without `a:<user>`: a member since the beginning, or a reader.
+-- - The event's seq bounds what the user sees, and `ver` notifies the gateways of the change.
 
 local OWNERLESS = 'hand over ownership first'
 
-local RANGES = 64                  -- earlier times of a user that are kept; of more, the first are forgotten
+local RANGES = 64                  -- earlier times of a user that are kept; if there are more, the first are forgotten
 local RANK = {o = 4, a = 3, m = 2, r = 1}
 
 local function high(role) return role == 'o' or role == 'a' end
 
--- Why `actor` (with role `by`) may not; nil if she may. `role`: what the user is now (nil: no member).
+-- The error if `actor`, whose role is `by`, may not do this; else nil. `role`: the user's role now (nil: no member).
 local function forbidden(a, kind, by, role, wanted, owners, size)
   local actor, user, action = a[4], a[5], a[6]
   if action == 'join' then return kind ~= 'c' and fail('NOTFOUND') or nil end

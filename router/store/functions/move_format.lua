@@ -1,7 +1,7 @@
--- Move a deployment from one format to the next.
--- KEYS deployment
--- ARGV from to
--- Returns 1, or 0 if its format is not `from`
+-- move_format: move a deployment from one format to the next.
+-- KEYS  deployment
+-- ARGV  from to
+-- Returns 1, or 0 if the deployment's format is not `from`
 
 local function move_format(keys, a)
   if redis.call('HGET', keys[1], 'format') ~= a[1] then return 0 end

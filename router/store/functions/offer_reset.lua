@@ -1,7 +1,7 @@
--- offer_reset: note the one token with which a user's password can be reset; an earlier one is void.
+-- offer_reset: store the one token with which a user's password can be reset; an earlier token is void.
 -- KEYS  user
--- ARGV  digest of the token, for how long(s)
--- Returns the second at which it expires; NOTFOUND if the user has no password
+-- ARGV  digest of the token, how long it is valid(s)
+-- Returns the second at which the token expires; NOTFOUND if the user has no password
 
 local function offer_reset(k, a)
   local expires = math.floor(now_us() / 1000000) + tonumber(a[2])

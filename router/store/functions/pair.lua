@@ -1,4 +1,4 @@
--- pair: change what two users are to each other: contacts, requests, blocks; and with it who may write to whom.
+-- pair: change what two users are to each other (contacts, requests, blocks), and so which of them may write to the other.
 -- KEYS  conv dirty
 -- ARGV  conv user other action argument number
 --       action, all of them by `user`:
@@ -6,19 +6,19 @@
 --         accept  accept the other's request
 --         remove  end the contact, cancel the own request, or decline the other's
 --         block, unblock
---         only    take messages from contacts only (argument 1) or from everybody (0), as of setting `number`
+--         only    accept messages only from contacts (argument 1) or from every user (0), as of setting `number`
 --         ended   the user's account has ended
---         unseen  the user's request found no room in the other's list
---         look    no change: but requests that are over go, and so does a record in which nothing is left
+--         unseen  there was no room for the user's request in the other's list
+--         look    no change; but requests that are over are removed, and so is a record that says nothing any more
 -- Returns {record ('' if there is none), replication id, now (ms), role of the user, role of the other};
---         NOTFOUND: nothing to accept, or nobody to ask any more; CONFLICT: the user blocks the other
+--         NOTFOUND: there is no request to accept, or no such user any more; CONFLICT: the user blocks the other
 --
 -- Keeps true:
--- - The record may be there before the conversation is; `create` reads it. If the conversation is there, both roles follow
---   from the record at every call, so a user who has written since (`w:`) opens the way for the other's answer.
--- - n only rises, over failovers too. The users' slots have copies with the number of their change, and the higher one
---   wins. A change that makes a copy out of date is marked `=conv` until `mark_pair_copied` says that it was copied.
--- - A user who was blocked by a release without records was a party of an account that has ended.
+-- - The record may exist before the conversation does; `create` reads it. If the conversation exists, both roles follow
+--   from the record at every call. So if a user has written since (`w:`), the other may answer.
+-- - n only rises, over failovers too. The users' slots have copies with the number of their change, and the higher number
+--   wins. A change that makes a copy out of date marks `=conv`, until `mark_pair_copied` records that it was copied.
+-- - A user that a release without records has blocked was a party of an account that has ended.
 
 local LASTS_DAYS = 30
 local QUIET_MS = 86400000           -- a day
@@ -29,7 +29,7 @@ local function text_of(value)
   return type(value) == 'number' and string.format('%.0f', value) or tostring(value)
 end
 
--- All that the record says but its number. Packed records cannot be compared: a map has no order.
+-- The content of the record without its number, as text. Packed records cannot be compared, because maps have no order.
 local function said(record, user, other)
   local words = {text_of(record.contact)}
   for _, who in ipairs({user, other}) do
@@ -63,7 +63,7 @@ local function decline(theirs, now)
   if theirs.shown then theirs.shown, theirs.quiet = nil, now + QUIET_MS end
 end
 
--- Each answers the error if the action is refused.
+-- Each action returns nil, or the error if it is refused.
 local actions = {}
 
 function actions.ask(record, mine, theirs, a, now)

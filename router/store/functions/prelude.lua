@@ -1,28 +1,28 @@
--- Shared by all functions of the library. What lives here: the clock, who this server is now, typed errors, and `append_event`
--- with `commit_event`, the one way an event gets into a log. What never does: permissions, targets, rates; they are the functions' own.
+-- Shared by all functions of the library: the clock, the identity of this server, typed errors, and the only way to write
+-- an event into a log (`append_event` and then `commit_event`). Permissions, targets and rates belong to the functions.
 --
--- While a library loads there is only `redis`: no `string`, `math`, `struct`, hence no aliases of them at the top. Numbers
--- go into commands as they are: Redis prints all digits. Where Lua itself makes text of one it is '%.0f' (tostring has 14
--- digits, and '%.0f' costs as much as half a command). `register` comes from redis/functions.py.
+-- While a library loads, only `redis` exists: no `string`, `math`, `struct`, so there are no aliases of them at the top.
+-- Commands take numbers as they are: Redis prints all digits. If Lua itself makes a string of a number, it uses '%.0f',
+-- because tostring has 14 digits; '%.0f' costs as much as half a command. `register` comes from redis/functions.py.
 
-local E0 = 1750000000              -- seconds; what a seq that jumps counts its seconds from
+local E0 = 1750000000              -- seconds; a seq that jumps counts its seconds from here
 local PER_SECOND = 1048576         -- seqs that a second of jump is worth: 2^53 is reached in 2297
 local AHEAD = 300 * PER_SECOND     -- by how much the clocks of two servers may differ, in seqs
-local COALESCE_MS = 1500           -- how long a burst is left to its gateways before a router looks
-local DELIVERED_MS = 4000          -- the same where `append` has delivered it: what is left (push, trimming) has time
+local COALESCE_MS = 1500           -- how long gateways have a burst to themselves before a router claims it
+local DELIVERED_MS = 4000          -- the same if `append` has delivered it: the rest (push, trimming) may wait
 local CAP_EVERY = 64               -- events between two looks at a log's length
 local META = '>I8I8I4I4c16I8'      -- last seq, messages, cost and burst of the rate in µs, replication id, at of the last
 -- The opening of an event's bytes (contract/stamp.py): its slots between their names.
 local SLOTS = '>c1c5I8c6I8c7I8c4I8'
 local ANSWER = '>I8I8I8I8Bc16'     -- of a function that wrote: seq, prev, count, at, duplicate, replication id
-local SKEW_MS = 10000              -- gateways follow Redis's clock within seconds: a time beyond is of another clock
+local SKEW_MS = 10000              -- gateways follow Redis's clock within seconds: a later time is of another clock
 local LOOK = 100                   -- entries of a due list that one claim looks at after the clock was put back
 local FRESH = '0000000000000000'   -- the replication id of no server: makes the first event jump
 
-local LOOKUP_US = 20000            -- how long an answer about this server is taken for true
+local LOOKUP_US = 20000            -- for how long an answer about this server is used
 local MARKS = 1000000000000000     -- in a dirty set: scores from here on are µs, of marks of servers; below are due times
 
-local rid, due, since = nil, 0, 0  -- the replication id, until when it is taken for true, and (µs) since when it is known
+local rid, due, since = nil, 0, 0  -- the replication id, until when it is used, and (µs) since when it is known
 
 -- A typed error; the space is what makes the first word a code.
 local function fail(code, detail)
@@ -35,7 +35,7 @@ local function now_us()
   return t[1] * 1000000 + t[2]
 end
 
--- Who this server is: new at every promotion and every restart. Looked up every 20 ms.
+-- The replication id of this server, which is new at every promotion and every restart. Read every 20 ms.
 local function replid(us)
   us = us or now_us()
   if us >= due or us < due - LOOKUP_US then
@@ -60,7 +60,7 @@ end
 -- claim of a router, that finds no mark of this server sets one, and removes the marks of all others. So if the partition
 -- was elsewhere meanwhile, the mark is later than what this server wrote before. Elsewhere, a server has all partitions
 -- for as long as it has its id.
-local tenures = {}                 -- dirty set -> {id, since, until when that is taken for true}
+local tenures = {}                 -- dirty set -> {id, since, until when that is used}
 
 local function tenure(dirty, id, us)
   if not in_cluster() then return since end
@@ -91,9 +91,9 @@ local function of_another_clock(at, now)
   return at > now + SKEW_MS
 end
 
--- After the clock was put back, or another server has taken over, dues lie in the future, further ahead than any due can
--- (`most`, ms): the claims of a due list look at them, LOOK at a time, and bring them to now. `~conv`, `=conv` and the
--- sentinel may lie as far ahead as they do.
+-- After the clock was put back, or another server has taken over, due times may be further ahead than any due time can be
+-- (`most`, ms). The claims of a due list look at those, LOOK at a time, and set them to now. `~conv`, `=conv` and the
+-- sentinel may be that far ahead.
 local looks = {}                   -- due list -> the latest time of a claim, entries that this look has left alone
 
 local function bring_dues_to_now(list, now, most)
@@ -129,8 +129,8 @@ local function present(row)
   return row and string.sub(row, 1, 1) ~= '-'
 end
 
--- The earlier times of a user in a group, ascending, from `h:<user>`: pairs of first and last seq. A user who was added
--- again sees what was visible before, and not what happened in between.
+-- The earlier times of a user in a group, ascending, from `h:<user>`: pairs of first and last seq. A user that was added
+-- again sees the events of earlier times, and not those in between.
 local function earlier(packed)
   local times = {}
   for p = 1, #(packed or ''), 16 do
@@ -141,7 +141,7 @@ local function earlier(packed)
 end
 
 -- What a reader sees of a conversation: floor, first seq, last seq, the fields asked for (from the fifth on), and the
--- ranges {first, last} of what is visible, ascending; nil if it is not for this user. User '' is the server and sees all.
+-- visible ranges {first, last}, ascending; nil if the user has no member row. User '' is the server and sees all.
 local function view(key, user, ...)
   local h = redis.call('HMGET', key, 'm', 'floor', 'u:' .. user, 'h:' .. user, ...)
   if not h[1] then return nil end
@@ -155,8 +155,8 @@ local function view(key, user, ...)
   return tonumber(h[2] or 0), visible[1][1], last, h, visible
 end
 
--- What the log says stands behind `last`: a call that died between log and counters left an event nobody counted.
--- Answers last and count with it, and its bytes.
+-- Look for an event in the log after `last` that is not counted: a call that died between log and counters has left it.
+-- Returns last and count with it, and its bytes.
 local function uncounted(log, last, count)
   local info, top, entry = redis.pcall('XINFO', 'STREAM', log), 0, nil
   if info.err then return last, count end  -- the log was lost
@@ -170,9 +170,9 @@ local function uncounted(log, last, count)
   return top, count
 end
 
--- The seq up to which events were lost with the log: `head` if there is no log, or if it was made anew since, what stood
--- before its first event. `first` is the first event that is there, `after` what must have come before it. Nil if nothing
--- was lost: an event that was deleted shows in the log's own record of deletions.
+-- The seq up to which events were lost with the log: `head` if there is no log; if the log was created again since, the
+-- `prev` of its first event. `first` is the first event that is there, `after` the seq that must be before it. Nil if no
+-- event was lost: the log itself records which events were deleted.
 local function lost_upto(log, first, after, head)
   local before = first and prev_of(first) or head
   if before <= after then return nil end
@@ -185,20 +185,20 @@ local function lost_upto(log, first, after, head)
   end
 end
 
--- Puts an event into the log: decides its seq, fills its slots, adds it. First half of a write; `commit_event` is the other.
--- `last`, `count`, `wrote` and `last_at` are of the conversation's meta. `author` is given for messages alone and makes
--- them count. Answers a table, or nil and the error reply.
+-- First half of a write: decide the event's seq, fill its slots, and add it to the log. `commit_event` is the second half.
+-- `last`, `count`, `wrote` and `last_at` are of the conversation's meta. `author` is given only for messages, which are
+-- counted. Returns a table, or nil and the error reply.
 --
 -- A seq is never used twice: on a server that did not write last here (a promotion, a restart, a move), or that had to
--- leave the partition to another server since its last write, it jumps over all that was lost with the other server. It
--- jumps not to the time of this write but to the beginning of the server's tenure: an old primary goes on for a second
--- beside its successor, and readers of its events must not stand above the log that stays. `seen`, the highest that the
--- caller knows of, may come from a client: one that no server's clock allows would leave no seqs.
+-- leave the partition to another server since its last write, it jumps over all seqs that were lost with the other server.
+-- It jumps not to the time of this write but to the beginning of the server's tenure: an old primary goes on for a second
+-- beside its successor, and readers of its events must be below the surviving log. `seen`, the highest seq that the
+-- caller knows of, may come from a client. It is ignored if no server's clock allows it, because it would leave no seqs.
 -- The first event of a direct conversation jumps to the time of this write: if its keys were lost while the server went
 -- on (FLUSHALL, DEL, an eviction), seqs from the server's time onwards were used by this server itself.
 --
--- XADD comes before the counters and under pcall: a call that died between the two must not wedge the conversation, nor
--- stand in the log twice when its sender tries again.
+-- XADD comes before the counters and under pcall: a call that died between the two must not block the conversation, and
+-- its event must not be in the log twice if its sender sends it again.
 local function append_event(log, dirty, last, count, wrote, last_at, us, seen, first, rest, author)
   local id, at, least, found = replid(us), math.floor(us / 1000), 0, nil
   local from = tenure(dirty, id, us)
@@ -229,8 +229,8 @@ local function append_event(log, dirty, last, count, wrote, last_at, us, seen, f
 end
 
 -- Files of messages. `f:<hash>` in a conversation's hash has the seqs of the messages there that have the file, 8 bytes
--- each, ascending; 0 is the avatar. A file whose last message has left the log is added to `freed`, until a router has told
--- the file's own slot (jobs/finisher.py).
+-- each, ascending; 0 is the avatar. A file whose last message has left the log is added to `freed`, until a router has
+-- notified the file's own slot (jobs/finisher.py).
 local HASH = 32
 local FILES = '\165files'          -- the field's name in an event's bytes
 local PINNED_S = 540               -- a pin lasts 600 s, and another server's clock may be a little ahead
@@ -249,7 +249,7 @@ local function files_of(event)
   return hashes
 end
 
--- Takes one seq from what a `f:` field has.
+-- The seqs of a `f:` field without one of them.
 local function without_seq(seqs, seq)
   local packed = struct.pack('>I8', seq)
   for p = 1, #seqs, 8 do
@@ -263,7 +263,7 @@ local function free_files(key, hashes)
   redis.call('HSET', key, 'freed', (redis.call('HGET', key, 'freed') or '') .. table.concat(hashes))
 end
 
--- Takes the references of messages that leave the log.
+-- Remove the references of messages that leave the log.
 local function release_files(key, events)
   local freed = {}
   for _, event in ipairs(events) do
@@ -282,8 +282,8 @@ local function release_files(key, events)
   free_files(key, freed)
 end
 
--- Takes the first entries from a log, and the notes on their edits and reactions (see append) and the references of their
--- files with them.
+-- Remove the first entries from a log, with the notes on their edits and reactions (append.lua) and the references of
+-- their files.
 local function trim_log(key, log, entries, count)
   if count == 0 then return end
   local notes, sent = {}, {}
@@ -298,7 +298,7 @@ local function trim_log(key, log, entries, count)
   redis.call('XTRIM', log, 'MINID', string.format('%.0f', seq_of(entries[count][2][2]) + 1))
 end
 
--- Keeps a log that no router trims from growing for ever; what it cuts is announced by `floor`.
+-- Cut a log that no router trims, so that it does not grow for ever. `floor` announces the events that were cut.
 local function cut_log(key, log, cap)
   local excess = math.min(redis.call('XLEN', log) - cap, 4 * CAP_EVERY)
   if excess <= 0 then return end
@@ -307,16 +307,16 @@ local function cut_log(key, log, cap)
   redis.call('HSET', key, 'floor', string.format('%.0f', seq_of(entries[excess][2][2])))
 end
 
--- The mark for routers, who look at a conversation when `due` (ms) has come and leave it marked until `routed` is its
--- last seq. So one that was not finished is marked already, and who has read `routed` need not ask for it again. It comes
--- before the counters: a mark with nothing behind it does no harm.
+-- Mark a conversation for routers. They claim it when `due` (ms) has come, and it stays marked until `routed` is its last
+-- seq. So a conversation that is not finished is marked already, and a caller that has read a lower `routed` need not mark
+-- it. The mark comes before the counters: a mark without an event does no harm.
 local function mark_dirty(dirty, conv, due)
   redis.call('ZADD', dirty, 'NX', due, conv)
 end
 
--- The end of a conversation whose meta is `m`; answers the seq of that change. Without `m` every function answers
--- NOTFOUND, so nothing is written any more. `gone` and the member rows stay until a router has taken the conversation
--- from all members (`forget_conversation`); it is marked dirty for that, due now.
+-- End a conversation whose meta is `m`; returns the seq of that change. Without `m` every function answers NOTFOUND, so no
+-- event is written any more. `gone` and the member rows stay until a router has removed the conversation from all members
+-- (`forget_conversation`); it is marked dirty for that, due now.
 local function end_conversation(k, conv, m)
   local gone = struct.unpack('>I8', m) + 1
   redis.call('HSET', k[1], 'gone', string.format('%.0f', gone))
@@ -327,8 +327,8 @@ local function end_conversation(k, conv, m)
   return gone
 end
 
--- Second half of a write: the counters with whatever else changes in the conversation's hash (`...`: fields and
--- values), the event to whoever is subscribed (direct events go by `deliver`: no channel).
+-- Second half of a write: set the counters and the other fields of the conversation's hash that change (`...`: fields and
+-- values), and publish the event (a direct conversation has no channel: `deliver` publishes its events).
 local function commit_event(k, channel, cap, w, cost, burst, ...)
   redis.call('HSET', k[1], 'm', struct.pack(META, w.seq, w.count, cost, burst, w.id, w.at), ...)
   if w.seq % CAP_EVERY == 0 then cut_log(k[1], k[2], tonumber(cap)) end

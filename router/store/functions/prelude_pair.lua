@@ -1,22 +1,22 @@
--- Shared by the functions that touch a direct conversation: the record of its pair, in the field `pair` of its hash. What
--- lives here: reading the record, and the role that follows from it. What never does: a change of it (pair.lua).
+-- Shared by the functions that touch a direct conversation: how to read the record of its pair, in the field `pair` of
+-- its hash, and the role that follows from the record. Only pair.lua changes the record.
 --
 -- The record is msgpack: n, the number of its last change; contact, since when the two are contacts (ms); of, a map from
--- each of the two users to what the user did. A field that is absent is false or empty:
+-- each of the two users to the following fields. A field that is absent is false or empty:
 --   contact_n, block_n       the change at which the user's own entry for the other, or own block, changed last; or 0
 --   blocked                  since when the user blocks the other (ms)
---   only                     the user takes messages from contacts only, as of their setting number only_n
+--   only                     the user accepts messages from contacts only, as of setting number only_n
 --   wrote                    the user has written to the other
 --   ended                    the user's account has ended
 --   asked, ends, message     the user's open request and its end (ms); shown: the other sees it
---   quiet                    until when (ms) no request of the user is shown, because one was declined or reached nobody
+--   quiet                    until when (ms) no request of the user is shown, because one was declined or not shown
 
 local function pair_of(packed)
   return packed and cmsgpack.unpack(packed) or nil
 end
 
 -- The role of `user` towards `other`: 'b' not even a backend may write in the user's name; 'c' only a backend may; 'm'.
--- Each reason counts for itself, so a role is never lifted but always worked out anew.
+-- The role is computed from all reasons each time, because several of them may hold.
 local function pair_role(record, user, other)
   if not record then return 'm' end
   local mine, theirs = record.of[user], record.of[other]

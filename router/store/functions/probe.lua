@@ -1,8 +1,9 @@
--- probe: which of the commands that our functions run are refused to this user by the server's ACL?
+-- probe: find the commands of our functions that the server's ACL refuses to this user.
 -- KEYS  a scratch key
--- ARGV  a channel that nobody listens to
--- Returns {command, what the server said, …}, empty if all are allowed; the scratch key is gone afterwards
--- Keeps true: every command of every function is here (a test compares). Other errors (no memory) are not looked at.
+-- ARGV  a channel without subscribers
+-- Returns {command, the server's error, …}, empty if all are allowed; the scratch key is deleted afterwards
+--
+-- Keeps true: every command of every function is here (a test compares). Other errors (no memory) do not count.
 
 local function probe(keys, a)
   local k, refused = keys[1], {}

@@ -1,12 +1,12 @@
 -- profile: change fields of a user's profile and privacy.
 -- KEYS  user
 -- ARGV  cost(µs) burst(µs) presence_channel profile_signal channel signal field value ...
---       value '' clears a field; cost and burst are of changes of `messages`; the signals tell watchers, and the
+--       value '' clears a field; cost and burst are of changes of `messages`; the signals notify watchers, and the
 --       user's own sessions
 -- Returns {number of the last change}; NOTFOUND | RATE
 --
--- Keeps true: fields are set one by one, so calls that change different fields at once both hold. `profile_n` rises with
--- every change, over failovers too; `messages_n` is that of the last change of `messages`.
+-- Keeps true: fields are set one by one, so if two calls change different fields at the same time, both changes stay.
+-- `profile_n` rises with every change, over failovers too; `messages_n` is that of the last change of `messages`.
 
 local FIRST_FIELD = 7            -- in ARGV
 

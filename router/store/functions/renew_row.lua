@@ -1,8 +1,10 @@
--- Write a row of format 1 anew in format 2. Nothing else of it changes, so nobody is told and nothing is raised.
--- KEYS convs
--- ARGV conv changed role      (`changed`: the change that the role is as of; '' for a direct one)
+-- renew_row: rewrite a row of format 1 in format 2. The rest of the row stays, so no session is notified and the
+-- conversation is not raised.
+-- KEYS  convs
+-- ARGV  conv changed role      (`changed`: the change that the role is as of; '' for a direct one)
 -- Returns 1, or 0 if the row has format 2, or another change, or is lost
--- Keeps true: a role that was read before a later change is not written over it.
+--
+-- Keeps true: a role that was read before a later change does not overwrite the later one.
 
 local function renew_row(keys, a)
   local row = row_of(keys[1], a[1])

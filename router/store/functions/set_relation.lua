@@ -1,11 +1,13 @@
--- What another user is to this one: the copy of their pair's record.
--- KEYS user people ends
--- ARGV other number kind blocks(0|1) hidden(0|1) at until message channel signal presence_channel touched
---   kind: c contact, o outgoing, i incoming request, - nothing; hidden: one of the two blocks the other; until: of a request
+-- set_relation: copy what another user is to this one from their pair's record.
+-- KEYS  user people ends
+-- ARGV  other number kind blocks(0|1) hidden(0|1) at until message channel signal presence_channel touched
+--   kind: c contact, o outgoing, i incoming request, - nothing; hidden: one of the two blocks the other; until: of a
+--   request
 -- Returns 1 if it was copied or is here already; 'gone': there is no such user; 'full': no room for an incoming request
--- Keeps true: the record's later change wins, in whatever order they come, so a row in which nothing is left stays for an
--- hour. `#<kind>` and `#b`, `#h` count the rows of a kind, blocks, and users who are hidden; `hides` in the user's hash
--- says that there are any. A request that is over is no row: every call takes some away.
+--
+-- Keeps true: the record's later change wins, whatever the order in which changes arrive. So a row that says nothing any
+-- more stays for an hour. `#<kind>` and `#b`, `#h` count the rows of a kind, blocks, and users who are hidden; `hides` in
+-- the user's hash says that there are any. A request that is over is no row: every call removes some of them.
 
 local ROW = '>I8c1BBI8I8'          -- number, kind, blocks, hidden, at, until; the message follows
 local INCOMING = 500
@@ -19,7 +21,7 @@ local function count(people, row, by)
   if hidden == 1 then redis.call('HINCRBY', people, '#h', by) end
 end
 
--- Take away rows whose time has come: requests that are over, and rows in which nothing is left.
+-- Remove rows whose time has come: requests that are over, and rows that say nothing any more.
 local function sweep(people, ends, now)
   local over = redis.call('ZRANGEBYSCORE', ends, '-inf', now, 'LIMIT', 0, SWEEP)
   for _, other in ipairs(over) do

@@ -1,16 +1,19 @@
--- starts: of one user, in many conversations: the role, and the cursor at which a device that is new there begins.
--- KEYS  conv log, of each conversation where it is asked; then conv, of each where only the role is asked
+-- starts: read a user's role in many conversations, and the cursor at which a device that is new there begins.
+-- KEYS  conv log, of each conversation where the cursor is asked; then conv, of each where only the role is asked
 -- ARGV  user bytes read, the last of each conversation where the cursor is asked: the user's read mark
--- Returns {roles, start, …}: one character for each conversation, '-' where the user is no present member; and each cursor,
---   nil if the user does not see the conversation, '' if it was not looked at: ask again
+-- Returns {roles, start, …}: one character for each conversation, '-' where the user is no present member; and each
+--   cursor, nil if the user does not see the conversation, '' if it was not looked at: ask again
 --
--- Keeps true: 100 events back, or the read mark if that is earlier (but 1000 events back at most); never so far that what
--- follows is trimmed or from before the user came. Only events that the user sees count. The cursor is always the `prev`
--- of an event: seqs jump, and a device that stood between two of them would think the log was rolled back. Stops early
--- where the events are large: a new device needs no megabytes of old news. One call reads a bounded part of all logs.
+-- Keeps true:
+-- - The cursor is 100 events back, or at the read mark if that is further back, but 1000 events back at most. It is never
+--   so far back that an event after it is trimmed or older than the membership. Only events that the user sees count.
+-- - The cursor is always the `prev` of an event. Seqs jump, and a device with a cursor between two of them would believe
+--   that the log was rolled back.
+-- - If the events are large, the cursor is less far back, because a new device does not need megabytes of old events.
+-- - One call reads a bounded part of all logs.
 
 local NEAR, FAR, STEP = 100, 1000, 100
-local MOST = 1000                  -- entries after which a call leaves the other conversations to the next one
+local MOST = 1000                  -- entries after which a call leaves the other conversations to the next call
 
 -- The cursor in a conversation that the user sees, and how many entries and bytes were read for it.
 local function start_in(log, floor, last, visible, read, bytes)

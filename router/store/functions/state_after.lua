@@ -1,11 +1,12 @@
--- The keys of a user's state that changed after a version, ascending by version.
--- KEYS state versions
--- ARGV known after prefix limit bytes
+-- state_after: read the keys of a user's state that changed after a version, in ascending order of versions.
+-- KEYS  state versions
+-- ARGV  known after prefix limit bytes
 --   `known`: the version up to which the caller has applied all changes. `after`: where the page begins.
 -- Returns {version of the user, reset(0|1), more(0|1), version up to which this page has looked, {key, version, value, …}}
 --   (value '': the key was removed)
--- Keeps true: the page begins at 0, with `reset`, if changes after `known` cannot be told any more: `known` is above the
--- user's version or in a void range, so it was lost in a failover, or it is older than the removed keys that are kept.
+--
+-- Keeps true: the page begins at 0, with `reset`, if the changes after `known` are not all known any more: `known` is above
+-- the user's version or in a void range, so a failover has lost it, or it is older than the removed keys that are kept.
 
 local STEP = 200                   -- entries of the index that are looked at together
 

@@ -1,9 +1,11 @@
--- Take one guess at a user's password: from the rate of a place that has proved itself, else from the common rate.
--- KEYS user
--- ARGV cost(µs) burst(µs) address token (digests of 16 characters; token '': the caller has shown none)
+-- take_guess: take one guess at a user's password from a rate: from the rate of a place that is known, else from the
+-- common rate.
+-- KEYS  user
+-- ARGV  cost(µs) burst(µs) address token (digests of 16 characters; token '': the caller has shown none)
 -- Returns 1, or 0 if there is no such user; RATE with the microseconds to wait
--- Keeps true: a caller that has proved nothing spends the common rate alone, so it cannot use up the rate of a place
--- that has. A user who does not exist has no rate, and nothing is stored.
+--
+-- Keeps true: a caller from an unknown place takes from the common rate alone, so it cannot use up the rate of a known
+-- place. A user that does not exist has no rate, and no data is stored for it.
 
 local function take_guess(keys, a)
   if not alive(keys[1]) then return 0 end

@@ -1,14 +1,15 @@
--- title: change a group's or channel's title, its avatar, or who may react there; one `title` event.
+-- title: change a group's or channel's title, its avatar, or which members may react there; one `title` event.
 -- KEYS  conv log dirty
 -- ARGV  conv channel cap actor change title first rest reacting avatar   (actor '' is the server)
---       change: whether the title changes (0|1); the event lacks the title at its end; reacting: all members, '' to leave it
---       avatar: '' to leave it, '-' to remove it, or the time (s) of its pin and its hash
+--       change: whether the title changes (0|1); first/rest: the event without the title at its end
+--       reacting: all members, '' to leave it; avatar: '' to leave it, '-' to remove it, or the time (s) of its pin and
+--       its hash
 -- Returns as append; NOTFOUND READONLY_ LATER
 --
--- Keeps true: only owners and admins do; a direct conversation has none. An avatar is a reference to its file (`f:<hash>`,
--- prelude.lua), as the message 0.
+-- Keeps true: only owners, admins and the server may do that; a direct conversation has no title. An avatar is a reference
+-- to its file (`f:<hash>`, prelude.lua), as the message 0.
 
--- The fields of a new avatar, and the old one's reference taken.
+-- Remove the old avatar's reference; returns the fields of the new one.
 local function replace_avatar(key, was, new, held)
   if was and was ~= new then
     local left = without_seq(redis.call('HGET', key, 'f:' .. was) or '', 0)

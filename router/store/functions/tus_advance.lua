@@ -1,7 +1,7 @@
--- tus_advance: a part of a resumable upload is in the store.
+-- tus_advance: add a part that is in the store to a resumable upload.
 -- KEYS  tus due
 -- ARGV  id token offset size object lease_ms keep_s    (offset: where the part begins)
--- Returns {offset, ends} after it; LOCKED if another has the lock; NOTFOUND
+-- Returns {offset, ends} after it; LOCKED if another token has the lock; NOTFOUND
 --
 -- Keeps true: parts follow each other without a gap. An object is due to be deleted until it is a part.
 

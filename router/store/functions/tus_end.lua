@@ -3,7 +3,7 @@
 -- ARGV  id user                                        (user '': only if its time has come)
 -- Returns 1 if it is forgotten, else 0; NOTFOUND if it is not this user's
 --
--- Keeps true: every part is named in the due list before it is named nowhere else.
+-- Keeps true: the due list names every part before the upload is deleted.
 
 local function tus_end(k, a)
   local h = redis.call('HMGET', k[1], 'user', 'parts', 'ends')

@@ -1,4 +1,4 @@
--- tus_finish: all bytes of a resumable upload have become a file; its parts are due to be deleted.
+-- tus_finish: record the file that a complete resumable upload has become; its parts are due to be deleted.
 -- KEYS  tus due
 -- ARGV  id result keep_s
 -- Returns 1; NOTFOUND

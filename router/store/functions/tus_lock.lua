@@ -1,9 +1,9 @@
--- tus_lock: read a resumable upload, and keep others from writing to it.
+-- tus_lock: read a resumable upload, and lock it against other writers.
 -- KEYS  tus
 -- ARGV  user token lease_ms                            (lease_ms 0: only read; -1: give the lock back)
 -- Returns {length, offset, ends, meta, parts, result}; NOTFOUND LOCKED
 --
--- Keeps true: one token at a time has the lock; that of a router that died ends with its lease.
+-- Keeps true: one token at a time has the lock. The lock of a router that died ends with its lease.
 
 local function tus_lock(k, a)
   local h = redis.call('HMGET', k[1], 'user', 'length', 'offset', 'ends', 'meta', 'parts', 'result', 'lock', 'until')

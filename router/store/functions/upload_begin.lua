@@ -1,9 +1,9 @@
--- upload_begin: may this user upload now?
+-- upload_begin: decide whether a user may upload now, and count the upload.
 -- KEYS  uploads uploading user
 -- ARGV  id lease_ms at_once quota size cost(µs) burst(µs)   (size: the bytes to come, 0 if that is not known)
 -- Returns 1; ATONCE QUOTA RATE <µs> NOTFOUND
 --
--- Keeps true: an upload that is refused does not count. One whose router died frees its place when its lease ends.
+-- Keeps true: an upload that is refused does not count. An upload whose router died stops counting when its lease ends.
 
 local function upload_begin(k, a)
   if not alive(k[3]) then return fail('NOTFOUND') end

@@ -1,7 +1,7 @@
--- upload_forget: a file that this user uploaded is about to be forgotten.
+-- upload_forget: remove a file from the uploads of its user, because the file is about to be forgotten.
 -- KEYS  uploads
 -- ARGV  hash age_ms
--- Returns 1 if it was taken, else 0
+-- Returns 1 if it was removed, else 0
 --
 -- Keeps true: an upload younger than age_ms stays, and so does its file.
 

@@ -1,9 +1,9 @@
--- upload_own: a user has uploaded a file.
+-- upload_own: record that a user has uploaded a file.
 -- KEYS  uploads
--- ARGV  hash size row quota                            (row: what the user said of it)
+-- ARGV  hash size row quota                            (row: the user's description of the file)
 -- Returns the time (ms); QUOTA
 --
--- Keeps true: `bytes` is the sum over the user's files, each of them once. A row is at (ms), size, then what was given.
+-- Keeps true: `bytes` is the sum over the user's files, each of them once. A row is at (ms), size, then `row`.
 
 local function upload_own(k, a)
   local was, total = redis.call('HGET', k[1], a[1]), tonumber(redis.call('HGET', k[1], 'bytes') or 0)

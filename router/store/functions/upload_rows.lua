@@ -1,4 +1,4 @@
--- upload_rows: what a user said of files that the user uploaded, or opened in a conversation within a day.
+-- upload_rows: read a user's descriptions of files that the user uploaded, or opened in a conversation within a day.
 -- KEYS  uploads
 -- ARGV  age_ms hash …                                  (age_ms: how old an upload may be; 0: any)
 -- Returns {row or false, …}

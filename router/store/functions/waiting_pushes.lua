@@ -1,9 +1,8 @@
--- waiting_pushes: the events of a user that wait, and how far the user and the user's devices have come there. All of it is
--- read at one moment.
+-- waiting_pushes: read the events that wait for a user, the user's read marks and the devices' cursors, all at one moment.
 -- KEYS  pushes convs dev, then the cursor of each device
 -- ARGV  the names of these devices
 -- Returns {attempts, conv, seq, due, read, cursor, …}, `cursor` of the furthest device, 0 without one; nil if the user has
---   another device: its cursor is a key, too, so ask again
+--   a device that the caller did not name: its cursor is a key, too, so the caller asks again
 
 local function furthest(k, conv)
   local cursor = 0

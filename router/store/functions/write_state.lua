@@ -1,26 +1,27 @@
--- Write one key of a user's state, or remove it.
--- KEYS user state versions removed convs recent
--- ARGV key value channel signal expect change cost(µs) burst(µs)
+-- write_state: write one key of a user's state, or remove it.
+-- KEYS  user state versions removed convs recent
+-- ARGV  key value channel signal expect change cost(µs) burst(µs)
 --   `value`: msgpack, '' removes. `signal`: the beginning of the payload for the user's channel, up to the value.
---   `expect`: the version that the key must have, 0 for absent; '' for any. `change`: '' for a write of a client; for one
---   of the server the number of the change it copies.
+--   `expect`: the version that the key must have, 0 for absent; '' for any. `change`: '' for a write of a client; for a
+--   write of the server the number of the change that it copies.
 -- Returns {version, the version before it, replication id}; nil if a later change of the server is stored already;
 --   NOTFOUND | RATE | VERSION with the key's version | QUOTA
--- Keeps true: a version is never used twice, whichever server gave it out. The row of the key, the index by version, the
--- user's version and its row in `recent` change together. Clients write at most KEYS_OF_CLIENTS keys and
--- BYTES_OF_CLIENTS; keys of the server do not count. Of the server's writes of a key the one with the highest number stays.
+--
+-- Keeps true: a version is never used twice, whichever server has given it. The row of the key, the index by version, the
+-- user's version and its row in `recent` change together. Clients write at most KEYS_OF_CLIENTS keys and BYTES_OF_CLIENTS;
+-- keys of the server do not count. Of the server's writes of a key, the one with the highest number stays.
 
 local KEYS_OF_CLIENTS = 4096
 local BYTES_OF_CLIENTS = 1048576   -- of keys and values together
 local REMOVED = 1000               -- removed keys that are kept
 local REMOVED_US = 2592000000000   -- for how long they are kept
 local DROPPED = 16                 -- removed keys that one call drops at most
-local AHEAD_US = 60000000          -- by how much a server that takes over is ahead of what a lost one can have given out
+local AHEAD_US = 60000000          -- a server that takes over begins this far above the versions of a lost one
 local RANGES = 8                   -- void ranges that are kept
 
--- The user's numbers. On a server that did not write here last, writes of the one before it may be lost: its versions
--- come from its own clock, and for a moment it may have gone on beside this one. So this server begins beyond them, and
--- the range between is void: a device that has seen a version in it has something that is not stored.
+-- The next version and the user's numbers. If another server wrote here last, its latest writes may be lost: its versions
+-- came from its own clock, and it may have gone on for a moment beside this one. So this server begins above them, and
+-- the range between is void: a device that has seen a version in it has data that is not stored.
 local function begin(packed, id, us)
   local last, floor, count, bytes, wrote, void = 0, 0, 0, 0, FRESH, ''
   if packed then
@@ -38,7 +39,7 @@ local function begin(packed, id, us)
   return version, last, floor, count, bytes, void
 end
 
--- The removed keys that need not be kept any more, as key, version, …
+-- The removed keys that are not kept any longer, as key, version, …
 local function outdated(removed, us)
   local oldest, doomed = redis.call('ZRANGE', removed, 0, DROPPED - 1, 'WITHSCORES'), {}
   if #oldest == 0 then return doomed end
@@ -91,7 +92,7 @@ local function write_state(keys, a)
   redis.call('HSET', state, STATE_META_FIELD, struct.pack(STATE_META, version, floor, count, bytes, id) .. void,
     key, struct.pack(STATE_ROW, version, changed) .. value)
   redis.call('ZADD', versions, version, key)
-  if value == '' then              -- also if it was absent: each answer has a version of its own
+  if value == '' then              -- also if the key was absent: each answer has a version of its own
     redis.call('ZADD', removed, version, key)
   elseif row and not present then
     redis.call('ZREM', removed, key)
