@@ -203,6 +203,8 @@ class Accounts:
             keys.removed(user),
             keys.people(user),
             keys.ends(user),
+            keys.uploads(user),
+            keys.uploading(user),
         )
         args = (user, channels.user(user), kicked, channels.presence(user), touched, int(rows))
 

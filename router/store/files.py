@@ -157,12 +157,12 @@ class Files:
         return bool(await self._file("file_stored", sha256, args))
 
     async def own(self, user: str, info: FileInfo, quota: int) -> None:
-        """Enter an upload among those of the user; Quota if that is too much."""
+        """Enter an upload among those of the user; Quota if that is too much, NotFound if the account was deleted."""
         row = _Row(
             info.type, info.kind, info.name, info.previews, info.width, info.height, info.duration, info.waveform
         )
         args = (bytes.fromhex(info.sha256), info.size, pack(row), quota)
-        await self._fcall("upload_own", (keys.uploads(user),), args)
+        await self._fcall("upload_own", (keys.uploads(user), keys.user(user)), args)
 
     async def allowed(self, sha256: str) -> None:
         """Rejected if a file of these bytes was removed everywhere."""

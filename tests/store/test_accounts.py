@@ -7,8 +7,10 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, signals
 from router.contract.errors import Blocked, Conflict, NotFound, RateLimited
+from router.contract.files import FileInfo
 from router.store import accounts as accounts_module
 from router.store.accounts import Accounts, GuessSource
+from router.store.files import Files, UploadRate
 from router.store.pushes import Pushes
 from router.store.users import Sync, Users
 from tests.store.calling import called
@@ -102,6 +104,9 @@ async def test_names_of_deleted_users_are_never_given_out_again(valkey: Embedded
         await called(users.deliver, "ann", "d:ann:bob", "bob", 1, 1, b"\x80", False, 0)
         await called(users.ack, "ann", "phone", "s", {"d:ann:bob": 1})
         await pushes.schedule("ann", "d:ann:bob", 1, 0)
+        files, info = Files(client), FileInfo(sha256="0" * 64, type="text/plain", kind="file", size=1)
+        await files.begin("ann", "u", 1, 60_000, UploadRate(3, 60, 10))
+        await files.own("ann", info, 10)
         with Channel(valkey, keys.Channels().user("ann")) as channel:
             assert await accounts.delete("ann") == []
         assert signals.decode(channel.heard[0]) == signals.Kick("")
@@ -114,6 +119,8 @@ async def test_names_of_deleted_users_are_never_given_out_again(valkey: Embedded
             await accounts.ensure("ann")
         with pytest.raises(Blocked):
             await called(users.sync, who)
+        with pytest.raises(NotFound):
+            await files.own("ann", info, 10)  # an upload that was on its way
         assert not await called(users.exists, "ann")
         assert await accounts.password("ann") == (None, 0)
 

@@ -1,11 +1,13 @@
 -- upload_own: record that a user has uploaded a file.
--- KEYS  uploads
+-- KEYS  uploads user
 -- ARGV  hash size row quota                            (row: the user's description of the file)
--- Returns the time (ms); QUOTA
+-- Returns the time (ms); QUOTA; NOTFOUND if the account was deleted
 --
 -- Keeps true: `bytes` is the sum over the user's files, each of them once. A row is at (ms), size, then `row`.
+-- A deleted user gets no row, however long the bytes were on their way.
 
 local function upload_own(k, a)
+  if redis.call('HEXISTS', k[2], 'deleted') == 1 then return fail('NOTFOUND') end
   local was, total = redis.call('HGET', k[1], a[1]), tonumber(redis.call('HGET', k[1], 'bytes') or 0)
   if was then
     local _, size = struct.unpack('>I8I8', was)
