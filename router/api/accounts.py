@@ -143,7 +143,9 @@ async def delete_account(call: Call, _: None) -> None:
     user = call.path["user"]
     call.require_user(user)
     await _close_direct(call, user)
+    await call.services.profiles.mark(user)
     await call.services.accounts.end(user)
+    await call.services.profiles.mark(user)  # a router may have settled the first mark before the end
     for _round in range(_ROUNDS):
         await _close_direct(call, user, ended=True)
         groups = await call.services.accounts.delete(user)

@@ -29,9 +29,9 @@ from router.api.types import (
     NewRole,
     Reads,
 )
+from router.api.uploads import pinned_picture
 from router.contract import keys
 from router.contract.errors import BadCommand, Forbidden, LinnetError, NotFound
-from router.contract.files import SharedFile
 from router.contract.signals import RECEIPT_MEMBERS
 from router.store.answers import reply_of
 from router.store.conversations import (
@@ -180,10 +180,7 @@ async def _avatar(call: Call, sha256: str | None) -> Avatar | None:
         return Avatar(None, b"")
     if (await call.services.conversations.describe(conv, call.actor)).avatar == sha256:
         return None
-    attached = await reply_of(call.services.files.attach, call.user, conv, (SharedFile(sha256),))
-    if not attached.infos or attached.infos[0].kind != "image":
-        raise NotFound("no such picture of yours")
-    return Avatar(sha256, attached.pins)
+    return Avatar(sha256, await pinned_picture(call, conv, sha256))
 
 
 async def delete_conversation(call: Call, _: None) -> None:

@@ -13,11 +13,13 @@ from msgspec import UNSET, structs, to_builtins
 
 from router.api.call import Call
 from router.api.types import Me, Privacy, ProfileChange, User, Users, UsersQuery
+from router.api.uploads import pinned_picture
 from router.contract import keys
 from router.contract.errors import Blocked, NotFound, TooLarge
 from router.contract.packing import canonical, jsonable, pack
 from router.store.answers import reply_of
 from router.store.conversations import Head
+from router.store.files import USER
 from router.store.profiles import Profile
 
 MAX_FOUND: Final = 20
@@ -57,8 +59,12 @@ async def patch_me(call: Call, given: ProfileChange) -> Me:
     changes: dict[str, Any] = {name: _plain(name, value) for name, value in given_fields.items()}
     if privacy is not None:
         changes |= {name: value for name in structs_fields(privacy) if (value := getattr(privacy, name)) is not UNSET}
-    if changes.get("avatar") is not None:
-        raise NotFound("no such picture: uploads are not there yet")
+    if (avatar := changes.get("avatar")) is not None:
+        profile = await call.services.profiles.read(call.user)
+        if profile is not None and profile.avatar == avatar:
+            del changes["avatar"]
+        else:
+            changes["avatar"] = await pinned_picture(call, f"{USER}{call.user}", avatar)
     if changes:
         await call.services.profiles.change(call.user, changes)
     profile = await call.services.profiles.read(call.user)

@@ -208,7 +208,10 @@ class PrivacyChange(Struct, frozen=True):
 
 
 class ProfileChange(Struct, frozen=True):
-    """A change; a field that is left out is not changed, null clears it. `avatar` accepts null only."""
+    """A change; a field that is left out is not changed, null clears it.
+
+    `avatar`: a picture that the caller has uploaded within a day.
+    """
 
     name: DisplayName | UnsetType | None = UNSET
     about: About | UnsetType | None = UNSET

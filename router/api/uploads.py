@@ -1,7 +1,8 @@
 """Uploading files, and fetching them.
 
 A file may be fetched by its uploader, and through a conversation by each member who may read a message there that has
-it. What a caller may not see is `not_found`, as what does not exist.
+it. The avatar of a user may be fetched by all who may read the profile: every caller. What a caller may not see is
+`not_found`, as what does not exist.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from router.api.call import Call, now_ms
 from router.api.types import FileQuery, LinkQuery, LinkRequest, LinksMade, MadeLink, Uploaded, UploadQuery
 from router.contract import metrics, text
 from router.contract.errors import BadCommand, BadFrame, NotFound, TooLarge
-from router.contract.files import MAX_NAME_BYTES, FileInfo
+from router.contract.files import MAX_NAME_BYTES, FileInfo, SharedFile
 from router.media import names
 from router.media.links import Linked
 from router.media.objects import Missing
@@ -26,7 +27,8 @@ from router.media.parts import Media
 from router.media.receiving import receive
 from router.media.serving import SAFE, chosen, etag, served, unchanged
 from router.media.types import Received
-from router.store.files import Record
+from router.store.answers import reply_of
+from router.store.files import USER, Record
 
 IDLE_S: Final = 30.0
 
@@ -151,8 +153,11 @@ async def _seen(call: Call, parts: Media, sha256: str, where: str | None) -> Fil
     """The file as the caller may see it; None for an avatar."""
     if where is None:
         return (await parts.files.upload(call.user, sha256)).info
-    if where[:1] == "@":
-        raise NotFound
+    if where[0] == USER:
+        profile = await call.services.profiles.read(where[1:])
+        if profile is None or profile.avatar != sha256:
+            raise NotFound
+        return None
     return await parts.files.shown(call.known(where), call.actor, sha256)
 
 
@@ -209,6 +214,14 @@ async def _counted(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     async for piece in pieces:
         metrics.MEDIA_BYTES.labels("served").inc(len(piece))
         yield piece
+
+
+async def pinned_picture(call: Call, holder: str, sha256: str) -> bytes:
+    """Pin a picture as the avatar of a conversation, or of `@user`; NotFound unless the caller has uploaded it."""
+    attached = await reply_of(call.services.files.attach, call.user, holder, (SharedFile(sha256),))
+    if not attached.infos or attached.infos[0].kind != "image":
+        raise NotFound("no such picture of yours")
+    return attached.pins
 
 
 async def make_links(call: Call, given: LinkRequest) -> LinksMade:

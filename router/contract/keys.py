@@ -27,7 +27,8 @@ key                            type    content                                  
 {u<q>}:user:<user>             hash    created, name, pw, deleted, rates, known; `gen`,     accounts, sync / both
                                        `raised`, `spared`, `out`: tokens that were ended;
                                        `reset` the token that resets the password; profile
-                                       and privacy where they differ from the default; `hides`
+                                       and privacy where they differ from the default; `hides`;
+                                       `avatar`, `freed` former avatars, until their files know
 {u<q>}:name:<name>             string  user and ms: the one user whose name in lower case   claim_name / claim_name
                                        is <name>
 {u<q>}:convs:<user>            hash    conv -> packed row (kind, mark, head, count, ...);   deliver, join, read / sync

@@ -7,7 +7,7 @@ direct           the last event (and each user's own last) is delivered again to
 group, channel   joins, roles and leaves of `member` events are repeated; titles and messages need no work
 new, or trimmed  every present member joins again, because no page contains founders and changes older than the log
 removed          every member leaves, its files are released, then its remaining keys are deleted
-user             what follows from a changed profile is settled (`@<user>`)
+user             what follows from a changed profile is settled (`@<user>`), former avatars are looked at
 deleted          files that the last message has left are looked at (jobs/sweeper.py)
 pair             the copies of a pair's record in both users' slots are written again (`=<conversation>`)
 messages         push deadlines for all but the author: the other user, groups of at most PUSH_MEMBERS, mentions
@@ -36,7 +36,7 @@ from msgspec import Struct
 from router.contract import keys, metrics, stamp
 from router.contract.errors import NotFound
 from router.contract.settings import Settings
-from router.jobs.freeing import free, free_all
+from router.jobs.freeing import free, free_all, free_avatars
 from router.jobs.rounds import Rounds, every
 from router.store import pairs, profiles
 from router.store.answers import reply_of
@@ -226,6 +226,7 @@ class Finisher:
         return "copied"
 
     async def _settle(self, user: str) -> str:
+        await free_avatars(self._files, user)
         await self._contacts.settle(user)
         return "settled"
 

@@ -41,6 +41,7 @@ KEEP_S: Final = 86_400
 HOLD_S: Final = 3600
 OLD_S: Final = 600
 UPLOADERS_STEP: Final = 500
+USER: Final = "@"  # before the user's name, where a file may be their avatar
 COUNT: Final = "?"  # the item of the due list that has unknown objects counted
 
 _ROW: Final = Packing(">QQ")
@@ -193,7 +194,10 @@ class Files:
         return _shown(sha256, await self._fcall("find_file", where, (user or "", bytes.fromhex(sha256))))
 
     def attach(self, user: str, conv: str, given: Sequence[SharedFile], reply: Reply[Attached]) -> None:
-        """Look up the files of a message and pin them for its conversation; REFUSED if the user may not use one."""
+        """Look up the files of a message, or an avatar, and pin them for its conversation or `@user`.
+
+        REFUSED if the user may not use one.
+        """
         _Lookup(self._client, user, conv, given, self._times.pin_s, reply)
 
     # -- removing
@@ -212,8 +216,12 @@ class Files:
     async def refers(self, sha256: str, conv: str) -> Found:
         """Whether a conversation has a message with the file, or has it as its avatar; also for a user's avatar."""
         raw = bytes.fromhex(sha256)
-        if conv[0] == "@":
-            return "refers" if await self._client.fetch("HGET", keys.uploads(conv[1:]), "avatar") == raw else "no"
+        if conv[0] == USER:
+            fields = ("avatar", "created", "deleted")
+            avatar, created, deleted = await self._client.fetch("HMGET", keys.user(conv[1:]), *fields)
+            if avatar == raw:
+                return "refers"
+            return "no" if created is not None else "removed" if deleted is not None else "lost"
         found, exists, removed = await self._client.fetch("HMGET", keys.conversation(conv), b"f:" + raw, "m", "gone")
         if found is not None and exists is not None:
             return "refers"
@@ -230,8 +238,13 @@ class Files:
         await self._client.fetch("ZADD", keys.file_due(keys.file_partition(sha256)), 0, _pair(sha256, conv))
 
     async def clear_freed(self, conv: str, hashes: bytes) -> None:
-        """Take these from the files that the conversation has noted as `freed`."""
-        await self._fcall("clear_freed", (keys.conversation(conv),), (hashes,))
+        """Take these from the files that the conversation, or the user, has noted as `freed`."""
+        where = keys.user(conv[1:]) if conv[0] == USER else keys.conversation(conv)
+        await self._fcall("clear_freed", (where,), (hashes,))
+
+    async def former_avatars(self, user: str) -> bytes:
+        """The hashes that the user has noted as `freed`: former avatars whose files do not know it yet."""
+        return bytes(await self._client.fetch("HGET", keys.user(user), "freed") or b"")
 
     async def referred(self, conv: str, cursor: int) -> tuple[list[str], int]:
         """Some of the files that a conversation refers to, and the cursor of the next call, 0 after the last."""

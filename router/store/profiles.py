@@ -1,10 +1,12 @@
 """Profiles and privacy of users, in the user's hash.
 
 The key `me` of the user's state is a copy, with the number of the change, and the pairs' records know who takes
-messages from contacts only. A change marks the user in `dirty` first, so a router settles both (`contacts.settle`).
+messages from contacts only. A change marks the user in `dirty` first, so a router settles both (`contacts.settle`). It
+also has the files of former avatars looked at (`jobs/freeing.py`).
 
 Invariants
 - Each field is set on its own, so two calls that change different fields at once both hold.
+- An avatar is the hash of a file that was pinned for the user before (`store/files.py`).
 - A field that is absent has its default, so users who change nothing have no fields, and reading costs nothing more.
 """
 
@@ -30,8 +32,8 @@ MESSAGES_COST_US, MESSAGES_BURST_US = 360_000_000, 3_600_000_000  # 10 an hour
 
 Audience: TypeAlias = Literal["everyone", "contacts", "nobody"]
 PRIVACY: Final = ("messages", "groups", "presence", "requests", "receipts")
-_PACKED: Final = ("about", "avatar", "status", "extra")
-_FIELDS: Final = ("created", "profile_n", "messages_n", "name", *_PACKED, *PRIVACY)
+_PACKED: Final = ("about", "status", "extra")
+_FIELDS: Final = ("created", "profile_n", "messages_n", "name", "avatar", *_PACKED, *PRIVACY)
 
 
 class Privacy(Struct, frozen=True):
@@ -75,9 +77,15 @@ class Profiles:
         self._channels = client.channels
 
     async def change(self, user: str, changes: Mapping[str, Any]) -> None:
-        """Change these fields, None clears one; names of PRIVACY are fields, too. `RateLimited` for `messages`."""
+        """Change these fields, None clears one; names of PRIVACY are fields, too. `RateLimited` for `messages`.
+
+        `avatar` is the pin of its file (`Attached.pins`). After a change of it the user is marked once more, because a
+        router may have settled the first mark before the change.
+        """
         await self.mark(user)
         await self._change(user, changes)
+        if "avatar" in changes:
+            await self.mark(user)
 
     async def _change(self, user: str, changes: Mapping[str, Any]) -> None:
         args: list[Any] = [
@@ -136,6 +144,8 @@ class Profiles:
 def _stored(name: str, value: Any) -> str | bytes:
     if value is None or (name in PRIVACY and value == "everyone"):
         return b""
+    if name == "avatar":
+        return bytes(value)
     return pack(value) if name in _PACKED else str(value)
 
 
@@ -149,6 +159,7 @@ def _profile(row: list[bytes | None]) -> Profile | None:
         number=int(fields["profile_n"] or 0),
         messages_n=int(fields["messages_n"] or 0),
         name=(fields["name"] or b"").decode(),
+        avatar=avatar.hex() if (avatar := fields["avatar"]) else None,
         **packed,
         privacy=msgspec.convert(privacy, Privacy),
     )

@@ -1,6 +1,6 @@
 -- clear_freed: remove files from `freed`, because the files' own slots know that this conversation has no message with
--- them any more.
--- KEYS  conv
+-- them any more, or that they are no avatars of this user any more.
+-- KEYS  conv, or user
 -- ARGV  hashes                                         (32 bytes each: the beginning of `freed` as the caller read it)
 -- Returns 1
 --

@@ -15,6 +15,7 @@ from deploy.embedded import EmbeddedValkey
 from router.api import uploads
 from router.contract import metrics
 from router.contract.files import FileInfo
+from router.contract.packing import unpack
 from router.media.names import object_of
 from router.store.answers import reply_of
 from router.store.conversations import Head
@@ -340,6 +341,44 @@ async def picture(api: Api, user: str, name: str) -> str:
     assert api.services.media is not None
     await api.services.media.objects.put(object_of(info.sha256, record.gen), folder / "draft", 3)
     return info.sha256
+
+
+async def test_avatar_of_a_user_is_seen_by_all(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """As the profile, also across a block, until it is replaced or the account ends; accepted are own pictures."""
+    async with serve(valkey, media_url=f"file://{tmp_path}") as api:
+        for user in ("ann", "bob", "cid"):
+            await api.services.accounts.ensure(user)
+        first, second, his = [
+            await picture(api, user, name) for user, name in (("ann", "1"), ("ann", "2"), ("bob", "3"))
+        ]
+        await upload(api, ANN)
+        for wrong in (his, SHA, "0" * 64):
+            assert await api.refused("PATCH", "/v1/me", ANN, {"avatar": wrong}) == (404, "not_found")
+        assert (await api.ok("PATCH", "/v1/me", ANN, {"avatar": first}))["avatar"] == first
+        await api.ok("PUT", "/v1/blocks/cid", ANN)
+        for caller in (ANN, BOB, CID, SERVER):
+            got = await get(api, caller, first, where="@ann")
+            assert (got.content, got.headers["content-type"], got.headers["content-disposition"]) == (
+                b"png", "image/png", "inline",
+            )  # fmt: skip
+        for sha, where in ((second, "@ann"), (his, "@bob"), (first, "@nobody"), (first, "@")):
+            assert refusal(await get(api, BOB, sha, where=where)) == (404, "not_found")
+        assert refusal(await get(api, {}, first, where="@ann")) == (401, "unauthorized")
+        links = await api.ok("POST", "/v1/uploads/links", BOB, {"in": "@ann", "files": [first, second]})
+        assert (await api.get(links["links"].pop(first)["url"])).content == b"png"
+        assert links["links"] == {}
+        entry = await api.services.state.read("ann", "me")
+        assert entry is not None
+        assert entry.value is not None
+        assert unpack(entry.value)["avatar"] == first == (await api.ok("GET", "/v1/users/ann", BOB))["avatar"]
+        # one that is the avatar already needs no upload any more
+        await api.services.files.forget_uploads(first, -1)
+        assert (await api.ok("PATCH", "/v1/me", ANN, {"avatar": first, "name": "Ann"}))["avatar"] == first
+        await api.ok("PATCH", "/v1/me", ANN, {"avatar": second})
+        assert refusal(await get(api, BOB, first, where="@ann")) == (404, "not_found")
+        assert await api.refused("PATCH", "/v1/me", ANN, {"avatar": first}) == (404, "not_found")
+        await api.ok("DELETE", "/v1/accounts/ann", ANN)
+        assert refusal(await get(api, BOB, second, where="@ann")) == (404, "not_found")
 
 
 async def test_avatar_of_a_group_is_seen_by_its_members(valkey: EmbeddedValkey, tmp_path: Path) -> None:

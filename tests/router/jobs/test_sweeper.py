@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, metrics, stamp
-from router.contract.errors import NotFound, StartupError
+from router.contract.errors import NotFound, StartupError, Unavailable
 from router.contract.files import SharedFile
 from router.contract.packing import pack
 from router.jobs.finisher import Finisher
@@ -107,6 +107,55 @@ async def sweep(store: Store, ident: str = "ours") -> None:
     for _ in range(3):
         store.due_now()
         await sweeper.sweep()
+
+
+async def set_avatar(store: Store, user: str, sha: str) -> None:
+    pins = (await reply_of(store.files.attach, user, f"@{user}", (SharedFile(sha),))).pins
+    await store.w.profiles.change(user, {"avatar": pins})
+
+
+async def test_avatar_of_a_user_stays_until_it_is_replaced(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """Or the account ends; a router that finds the user's mark lets the sweeper know."""
+    async with a_store(valkey, tmp_path) as store:
+        await store.sweeper().start()
+        await store.w.accounts.ensure("ann")
+        first, second = await store.upload("ann", "first"), await store.upload("ann", "second")
+        await set_avatar(store, "ann", first)
+        await sweep(store)
+        assert store.names == {first}
+        second = await store.upload("ann", "second")
+        for name in ("first again", "second"):
+            await set_avatar(store, "ann", await store.upload("ann", name))
+        await sweep(store)
+        assert first in store.names, "the file does not know yet"
+        await store.finish("@ann")
+        await sweep(store)
+        assert store.names == {second}
+        assert await store.files.former_avatars("ann") == b""
+        await store.w.profiles.change("ann", {"avatar": None})
+        await set_avatar(store, "ann", await store.upload("ann", "last"))
+        for _ in range(2):
+            await store.w.accounts.delete("ann")
+        await store.finish("@ann")
+        await sweep(store)
+        assert store.names == set()
+
+
+async def test_pin_of_an_avatar_that_never_came_is_taken_back(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """As after the death of a router between the pin and the profile; a pin that is too old is refused."""
+    async with a_store(valkey, tmp_path) as store:
+        await store.sweeper().start()
+        await store.w.accounts.ensure("ann")
+        sha = await store.upload("ann", "a")
+        attached = await reply_of(store.files.attach, "ann", "@ann", (SharedFile(sha),))
+        await sweep(store)
+        assert store.names == set()
+        old = (int.from_bytes(attached.pins[:4]) - 600).to_bytes(4) + attached.pins[4:]
+        with pytest.raises(Unavailable):
+            await store.w.profiles.change("ann", {"avatar": old})
+        profile = await store.w.profiles.read("ann")
+        assert profile is not None
+        assert profile.avatar is None
 
 
 async def test_unreferenced_file_is_removed_and_a_referenced_one_stays(valkey: EmbeddedValkey, tmp_path: Path) -> None:
