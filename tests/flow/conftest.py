@@ -132,7 +132,8 @@ class Start(Protocol):
 
 @pytest.fixture(scope="session")
 def _chat(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    system = System(tmp_path_factory.mktemp("chat"))
+    media = tmp_path_factory.mktemp("media").as_uri()
+    system = System(tmp_path_factory.mktemp("chat"), LINNET_MEDIA_URL=media)
     support.run(system.ready())
     yield system
     system.close()

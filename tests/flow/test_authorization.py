@@ -13,6 +13,7 @@ import asyncio
 import itertools
 import json
 import time
+from base64 import b64decode
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from functools import partial
@@ -33,13 +34,20 @@ from tests.support import JWT_SECRET, SERVER_KEY
 MEMBERS: Final = ("owner", "admin", "member", "reader", "left")
 USERS: Final = (*MEMBERS, "stranger")
 PASSWORD: Final = "correct horse battery"
+PICTURE: Final = b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+SETTINGS: Final = Settings(jwt_secret=JWT_SECRET, media_url="file:///everything")
 AT_ONCE: Final = 8
 
 _serial = itertools.count(1)
 
 
 class Cast(msgspec.Struct, frozen=True):
-    """The users of one cell, their group, and a direct conversation of others. `own` is by the acting user."""
+    """The users of one cell, their group, and a direct conversation of others. `own` is by the acting user.
+
+    `things` are the files of the cell, if its call is about files (`Backend.files`).
+    """
 
     role: str
     names: dict[str, str]
@@ -47,6 +55,7 @@ class Cast(msgspec.Struct, frozen=True):
     direct: str
     seq: int
     own: int
+    things: dict[str, str] = {}
 
     @property
     def me(self) -> str:
@@ -55,6 +64,7 @@ class Cast(msgspec.Struct, frozen=True):
     def fill(self, template: Any) -> Any:
         """Return the template with the names of this cell."""
         given = {**self.names, "me": self.me, "group": self.group, "direct": self.direct, "password": PASSWORD}
+        given |= self.things
         text = json.dumps(template)
         for name, value in given.items():
             text = text.replace(f"<{name}>", value)
@@ -76,7 +86,30 @@ class Backend:
     async def sent(self, author: str, to: str) -> Any:
         return await self.ok("POST", "/v1/messages", {"from": author, "to": to, "body": "hi"})
 
-    async def cast(self, role: str, kind: str = "group") -> Cast:
+    async def by(self, user: str, method: str, path: str, content: bytes = b"", **headers: str) -> httpx.Response:
+        """A call of a user that must succeed."""
+        given = {"Authorization": f"Bearer {token(user)}", **{k.replace("_", "-"): v for k, v in headers.items()}}
+        answer = await self.http.request(method, path, content=content, headers=given)
+        assert answer.is_success, (path, answer.text)
+        return answer
+
+    async def files(self, victim: str, me: str, group: str) -> dict[str, str]:
+        """The victim's file, sent to the group, with a link to it; their avatar; resumable uploads of both users."""
+        file = (await self.by(victim, "POST", "/v1/uploads", f"file of {victim}".encode())).json()["sha256"]
+        face = (await self.by(victim, "POST", "/v1/uploads", PICTURE, Content_Type="image/png")).json()["sha256"]
+        await self.by(victim, "PATCH", "/v1/me", json.dumps({"avatar": face}).encode())
+        message = {"from": victim, "to": group, "body": "see", "files": [file]}
+        await self.ok("POST", "/v1/messages", message)
+        asked = json.dumps({"files": [file]}).encode()
+        links = (await self.by(victim, "POST", "/v1/uploads/links", asked)).json()["links"]
+        begun = [
+            await self.by(user, "POST", "/v1/uploads/tus", Tus_Resumable="1.0.0", Upload_Length="3")
+            for user in (victim, me)
+        ]
+        theirs, mine = [answer.headers["location"] for answer in begun]
+        return {"file": file, "face": face, "link": links[file]["url"], "their upload": theirs, "my upload": mine}
+
+    async def cast(self, role: str, kind: str = "group", files: bool = False) -> Cast:
         """Create a conversation with a user in each role; `victim` has written into it, and directly to `friend`."""
         number = next(_serial)
         everybody = (*USERS, "victim", "admin2", "friend", "newcomer")
@@ -89,10 +122,12 @@ class Backend:
         group = made["conversation"]
         own = (await self.sent(names[role if role in MEMBERS else "owner"], group))["seq"]
         seq = (await self.sent(names["victim"], group))["seq"]
+        me = names.get(role, names["stranger"])
+        things = await self.files(names["victim"], me, group) if files else {}
         await self.ok("PUT", f"/v1/conversations/{group}/members/{names['reader']}", {"role": "reader"})
         await self.ok("DELETE", f"/v1/conversations/{group}/members/{names['left']}")
         direct = (await self.sent(names["victim"], f"@{names['friend']}"))["conversation"]
-        return Cast(role, names, group, direct, seq, own)
+        return Cast(role, names, group, direct, seq, own, things)
 
 
 # -- HTTP
@@ -108,6 +143,12 @@ class Row(msgspec.Struct, frozen=True):
     path: str
     body: Any = None
     kind: str = "group"
+    headers: dict[str, str] = {}
+
+    @property
+    def files(self) -> bool:
+        """Whether the call is about files."""
+        return any(name in repr((self.path, self.body)) for name in ("<file>", "<face>", "<link>", " upload>"))
 
 
 ROOM: Final = "/v1/conversations/<group>"
@@ -120,6 +161,11 @@ JOIN: Final = f"POST {CONVERSATION}/join"
 HI: Final = {"to": "<group>", "body": "hi"}
 PRESENCE: Final = "GET /v1/presence"
 STATE: Final = "/v1/state/{key}"
+FILE: Final = "/v1/uploads/{sha256}"
+TUS: Final = "/v1/uploads/tus"
+RESUMABLE: Final = {"Tus-Resumable": "1.0.0"}
+CREATED: Final = RESUMABLE | {"Upload-Length": "3"}
+CONTINUED: Final = RESUMABLE | {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
 
 # fmt: off
 ROWS: Final = (
@@ -232,6 +278,36 @@ ROWS: Final = (
     # not even a backend can write for a user who is no party
     Row("POST /v1/messages",                  "404 404 404 404 404 404 401 401 404", "/v1/messages",
         {"to": "<direct>", "body": "hi", "from": "<me>"}),
+    # what a user may not see is left out of the links
+    Row("POST /v1/uploads",                   "201 201 201 201 201 201 401 401 422", "/v1/uploads", {"a": "file"}),
+    Row("POST /v1/uploads/links",             "200 200 200 200 200 200 401 401 200", "/v1/uploads/links",
+        {"in": "<group>", "files": ["<file>"]}),
+    # a member's file in a conversation; another's upload that is not in that place; an avatar
+    Row(f"GET {FILE}",                        "200 200 200 200 404 404 401 401 200", "/v1/uploads/<file>?in=<group>"),
+    Row(f"GET {FILE}",                        "404 404 404 404 404 404 401 401 404", "/v1/uploads/<file>?in=<direct>"),
+    Row(f"GET {FILE}",                        "404 404 404 404 404 404 401 401 422", "/v1/uploads/<file>"),
+    Row(f"GET {FILE}",                        "404 404 404 404 404 404 401 401 404", "/v1/uploads/<file>?in=@<victim>"),
+    Row(f"GET {FILE}",                        "200 200 200 200 200 200 401 401 200", "/v1/uploads/<face>?in=@<victim>"),
+    Row("PATCH /v1/me",                       "404 404 404 404 404 404 401 401 422", "/v1/me", {"avatar": "<file>"}),
+    Row("PATCH /v1/me",                       "404 404 404 404 404 404 401 401 422", "/v1/me", {"avatar": "<face>"}),
+    Row(f"PATCH {CONVERSATION}",              "404 404 404 404 404 404 401 401 422", ROOM, {"avatar": "<face>"}),
+    Row(f"DELETE {FILE}",                     "403 403 403 403 403 403 401 403 204", "/v1/uploads/<file>"),
+    # a link needs no token
+    Row("GET /v1/files/{sha256}",             "200 200 200 200 200 200 200 200 200", "<link>"),
+    Row("GET /v1/files/{sha256}",             "404 404 404 404 404 404 404 404 404", "<link>A"),
+    # a resumable upload is its owner's
+    Row(f"OPTIONS {TUS}",                     "204 204 204 204 204 204 204 204 204", TUS),
+    Row(f"POST {TUS}",                        "201 201 201 201 201 201 401 401 422", TUS, headers=CREATED),
+    Row(f"HEAD {TUS}/{{upload}}",             "200 200 200 200 200 200 401 401 422", "<my upload>", headers=RESUMABLE),
+    Row(f"HEAD {TUS}/{{upload}}",             "404 404 404 404 404 404 401 401 422", "<their upload>",
+        headers=RESUMABLE),
+    Row(f"PATCH {TUS}/{{upload}}",            "204 204 204 204 204 204 401 401 422", "<my upload>", "x",
+        headers=CONTINUED),
+    Row(f"PATCH {TUS}/{{upload}}",            "404 404 404 404 404 404 401 401 422", "<their upload>", "x",
+        headers=CONTINUED),
+    Row(f"DELETE {TUS}/{{upload}}",           "204 204 204 204 204 204 401 401 422", "<my upload>", headers=RESUMABLE),
+    Row(f"DELETE {TUS}/{{upload}}",           "404 404 404 404 404 404 401 401 422", "<their upload>",
+        headers=RESUMABLE),
     Row("GET /v1/openapi.json",               "200 200 200 200 200 200 200 200 200", "/v1/openapi.json"),
     Row("GET /v1/schema.json",                "200 200 200 200 200 200 200 200 200", "/v1/schema.json"),
 )
@@ -267,9 +343,9 @@ async def differing(table: Iterable[Of], columns: tuple[str, ...], found: Callab
 
 
 async def status(backend: Backend, row: Row, role: str) -> str:
-    acting = await backend.cast(role, row.kind)
+    acting = await backend.cast(role, row.kind, row.files)
     answer = await backend.http.request(
-        row.call.split(" ")[0], acting.fill(row.path), json=acting.fill(row.body), headers=bearer(acting)
+        row.call.split(" ")[0], acting.fill(row.path), json=acting.fill(row.body), headers=bearer(acting) | row.headers
     )
     if answer.status_code >= 400 and role != "server":
         known = {*acting.names.values(), acting.group, acting.direct, SERVER_KEY} - {acting.me}
@@ -279,7 +355,7 @@ async def status(backend: Backend, row: Row, role: str) -> str:
 
 def test_table_has_rows_for_every_call() -> None:
     """The API's table and this one name the same calls."""
-    served = {f"{endpoint.method} {endpoint.path}" for endpoint in endpoints(Settings(jwt_secret=JWT_SECRET))}
+    served = {f"{endpoint.method} {endpoint.path}" for endpoint in endpoints(SETTINGS)}
     assert {row.call for row in ROWS} == served
     assert all(len(row.codes.split()) == len(COLUMNS) for row in ROWS)
 
