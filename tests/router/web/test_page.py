@@ -286,7 +286,12 @@ async def test_installed_page_opens_without_the_server(address: str) -> None:
             " await cache.put('/', new Response(await page.text(), { headers })); }"
         )
         await ann.page.reload()
-        await ann.page.wait_for_function("async () => (await caches.match('/')).headers.get('x-day') === null")
+
+        async def fetched() -> bool:
+            fresh = "async () => (await caches.match('/')).headers.get('x-day') === null"
+            return bool(await ann.page.evaluate(fresh))
+
+        await eventually(fetched)
         await ann.context.set_offline(True)
         await ann.page.reload()
         await ann.sees("To be read offline")
