@@ -363,6 +363,14 @@ async def test_sync_after_a_failover_names_the_version_that_stayed(valkey: Embed
         assert (await _synced(users, b"0" * 16 + since[16:])).state == 0
 
 
+async def test_registering_names_a_version_whose_name_an_older_node_has_removed(valkey: EmbeddedValkey) -> None:
+    """A node of the release before takes the name for one without a row. A new device would not ask for anything."""
+    async with of_ann(valkey) as (client, state):
+        written = await write(state, "a", 1)
+        await client.fetch("ZREM", keys.recent("ann"), keys.STATE)
+        assert (await _synced(Users(client), register=True)).state == written.version
+
+
 async def test_state_is_no_conversation(valkey: EmbeddedValkey) -> None:
     """No list has it; a version beyond the page of a registering is named all the same."""
     async with of_ann(valkey) as (client, state):
