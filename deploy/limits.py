@@ -17,7 +17,7 @@ from msgspec import Struct, inspect
 from deploy.tables import ROOT, replace, write
 from gateway.commands import dispatch as commands
 from gateway.commands import ephemeral, history, sending
-from gateway.delivery import backlog, deadlines, heartbeats, repair, session
+from gateway.delivery import backlog, deadlines, heartbeats, repair, session, subscriptions
 from gateway.presence import watches
 from gateway.websocket import connection
 from router.__main__ import CONNECTIONS
@@ -122,6 +122,8 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("users that a connection watches", count(watches.MAX_WATCHES), "`too_large`"),
         Limit("`typing` forwarded per session and conversation", f"one every {time(ephemeral.TYPING_EVERY_S)}",
               "dropped"),
+        Limit("members with sessions on one gateway, of a group or channel in which a user with a block types",
+              count(subscriptions.DISCREET_VIEWERS), "`typing` is dropped there"),
         Limit("cost of a command other than `send`, `edit`, `delete`, `react`, `history`, `presence`, `state`",
               f"{commands.LIGHT:g} of a send", "`rate_limited` by `LINNET_SENDS_PER_S`"),
         Limit("commands sent in spite of `rate_limited`", time(commands.FLOOD_S) + " ahead of the rate", "close 4008"),

@@ -27,6 +27,7 @@ from router.process.isolate import each
 from router.store.conversations import Conversations, Head
 
 RETRY_S: Final = 1.0
+DISCREET_VIEWERS: Final = 1000
 LOG_S: Final = 60.0
 UNREADABLE: Final = metrics.REDIS_ERRORS.labels("unreadable")
 
@@ -221,6 +222,8 @@ class Subscriptions:
                 event = wire.ReceiptEvent(conversation=conversation, user=user, read=read)
             case signals.Discreet(conversation, user, read):
                 viewers = list(dict.fromkeys(session.user for session in hub.members))
+                if len(viewers) > DISCREET_VIEWERS:
+                    return  # a signal may be lost, and the server would do nothing else for too long
                 self.hidden_from(user, viewers, partial(self._whisper_discreetly, hub, user, read))
                 return
             case _:

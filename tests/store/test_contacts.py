@@ -293,6 +293,14 @@ async def test_block_tells_only_the_one_who_blocks(valkey: EmbeddedValkey) -> No
         assert await t.people.hiding(["ann", "bob"]) == []
 
 
+async def test_user_is_hidden_from_any_number_of_viewers(valkey: EmbeddedValkey) -> None:
+    """More than the arguments of one call on Lua's stack: all sessions of a node may watch one user."""
+    async with town(valkey, "ann", "bob") as t:
+        await t.contacts.change("ann", "bob", "block")
+        viewers = [*(f"viewer{i}" for i in range(9000)), "bob"]
+        assert await reply_of(t.people.hidden_from, "ann", viewers) == {"bob"}
+
+
 async def test_account_that_ended_has_no_contacts(valkey: EmbeddedValkey) -> None:
     """Also if somebody asks between the last look and the end: the record learns it by the copy that finds no user."""
     async with town(valkey, "ann", "bob") as t:

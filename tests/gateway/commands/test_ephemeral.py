@@ -9,6 +9,7 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from gateway.commands import ephemeral
+from gateway.delivery import subscriptions
 from router.store.contacts import Contacts
 from router.store.pairs import Pairs
 from router.store.state import State
@@ -93,6 +94,28 @@ async def test_group_signals_reach_all_but_those_behind_a_block(valkey: Embedded
         await ann.event("receipt", user="ann", read=said.seq)
         await of.settled()
         assert len([event for event in cid.of("receipt") if event["user"] == "ann"]) == 1
+
+
+async def test_hidden_user_types_unseen_where_too_many_would_be_asked_about(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One user with one block must not make each gateway ask about all members of a channel every second."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob", "cid")
+        ann, _, cid = [await of.client(user).connected() for user in ("ann", "bob", "cid")]
+        node = of.node
+        contacts = Contacts(Pairs(node.client), node.people, node.profiles, node.users, State(node.client, (1, 10**6)))
+        await contacts.change("ann", "bob", "block")
+        await of.settled()
+        monkeypatch.setattr(subscriptions, "DISCREET_VIEWERS", 2)
+        asked = of.calls("hidden_from")
+        ann.say("typing", to=group)
+        await of.settled()
+        assert (cid.of("typing"), of.calls("hidden_from")) == ([], asked)
+        monkeypatch.setattr(subscriptions, "DISCREET_VIEWERS", 3)
+        node.ephemeral._typed.clear()
+        ann.say("typing", to=group)
+        await cid.event("typing", **{"from": "ann"})
 
 
 async def test_typing_without_a_conversation_is_dropped(valkey: EmbeddedValkey) -> None:
