@@ -39,15 +39,15 @@ RETRY_S: Final = 1.0
 class Watch:
     """One watched user: the sessions that watch, the device rows as last read, and the presence as last sent.
 
-    `hidden`: the users of such sessions from whom this user is hidden, who were sent HIDDEN.
+    `sessions`: whether this user is hidden from the session's user, or whether that is not known yet; then the session
+    is sent no change.
     """
 
-    __slots__ = ("devices", "hidden", "sent", "sessions")
+    __slots__ = ("devices", "sent", "sessions")
 
     def __init__(self) -> None:
-        self.sessions: dict[Session, None] = {}
+        self.sessions: dict[Session, bool] = {}
         self.devices: list[Device] = []
-        self.hidden: frozenset[str] = frozenset()
         self.sent: wire.PresenceState | None = None
 
 
@@ -71,6 +71,8 @@ class Watches:
         self.users: dict[str, Watch] = {}
         self._touched: dict[str, None] = {}
         self._reading = False  # device rows are being read, or a read is due
+        # Users about whom will be asked again who sees them, and whether a new profile is told then: one timer each.
+        self._unknown: dict[str, bool] = {}
 
     # -- the command
 
@@ -98,6 +100,9 @@ class Watches:
         found: list[list[Device] | LinnetError] | LinnetError,
     ) -> None:
         if isinstance(found, LinnetError):
+            if command.watch:
+                for user in users:
+                    self._look_later(user)
             session.refuse(command, found)
             return
         try:
@@ -105,12 +110,13 @@ class Watches:
             shown = {user: _shown(hidden[user], one) for user, one in states.items()}
             if command.watch:
                 for user, devices in zip(users, found, strict=True):
-                    if (watch := self.users.get(user)) is not None and not isinstance(devices, LinnetError):
-                        watch.devices = devices
-                        own = frozenset((session.user,))
-                        watch.hidden = watch.hidden | own if hidden[user] else watch.hidden - own
+                    if (watch := self.users.get(user)) is not None:
+                        if not isinstance(devices, LinnetError):
+                            watch.devices = devices
+                        if session in watch.sessions:
+                            watch.sessions[session] = bool(hidden[user])
                     if isinstance(hidden[user], LinnetError):
-                        self._later(RETRY_S, self.look_who_sees, user)
+                        self._look_later(user)
                 self._send_changes(users)  # else this answer would differ from the state that changes are compared with
             session.answer(wire.PresenceEvent(id=command.id, users=shown))
         except Exception as error:  # noqa: BLE001 - a bug: the client must get an answer, and the log has the trace
@@ -128,7 +134,7 @@ class Watches:
                 watch = self.users[user] = Watch()
                 # Changes from before the confirmation of the subscription are read after it.
                 self._subscriptions.watch(user, partial(self._subscribed, user))
-            watch.sessions[session] = None
+            watch.sessions.setdefault(session, True)
             watched.add(user)
         metrics.PRESENCE_WATCHES.set(len(self.users))
 
@@ -175,17 +181,26 @@ class Watches:
         if watch is None:
             return
         if isinstance(hidden, LinnetError):
-            self._later(RETRY_S, self._look, user, tell)
+            self._look_later(user, tell)
             return
-        was, asked = watch.hidden, frozenset(viewers)
-        watch.hidden = (was - asked) | hidden
-        turned = asked & (was ^ watch.hidden)
-        event = wire.ProfileEvent(user=user)
-        for session in list(watch.sessions):
-            if session.user in turned and watch.sent is not None and watch.sent.online:
-                self._send((session, {user: HIDDEN if session.user in watch.hidden else watch.sent}))
-            if tell and session.user not in watch.hidden:
+        asked, event = frozenset(viewers), wire.ProfileEvent(user=user)
+        for session, was in list(watch.sessions.items()):
+            if session.user not in asked or session not in watch.sessions:
+                continue
+            is_hidden = watch.sessions[session] = session.user in hidden
+            if is_hidden != was and watch.sent is not None and watch.sent.online:
+                self._send((session, {user: HIDDEN if is_hidden else watch.sent}))
+            if tell and not is_hidden:
                 session.answer(event)
+
+    def _look_later(self, user: str, tell: bool = False) -> None:
+        """Ask again in a while. However many questions were not answered, there is one timer for the user."""
+        if user not in self._unknown:
+            self._later(RETRY_S, self._look_again, user)
+        self._unknown[user] = tell or self._unknown.get(user, False)
+
+    def _look_again(self, user: str) -> None:
+        self._look(user, self._unknown.pop(user))
 
     # -- changes
 
@@ -240,10 +255,9 @@ class Watches:
         changes: dict[Session, dict[str, wire.PresenceState]] = {}
         for user, watch in watched.items():
             if watch.sent is not None and watch.sent.online != states[user].online:
-                for session in watch.sessions:
-                    if session.user in watch.hidden:
-                        continue
-                    changes.setdefault(session, {})[user] = states[user]
+                for session, is_hidden in watch.sessions.items():
+                    if not is_hidden:
+                        changes.setdefault(session, {})[user] = states[user]
             watch.sent = states[user]
         each("watches", self._send, changes.items())
 

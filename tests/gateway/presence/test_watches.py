@@ -320,8 +320,7 @@ async def test_users_with_a_block_between_them_are_offline_to_each_other(
         await clients["bob"].ask("presence", "presence", users=["ann"], watch=True)
         await contacts.change("ann", "bob", "unblock")
         for user, other in (("ann", "bob"), ("bob", "ann")):
-            told = await clients[user].until(partial(unasked, clients[user]))
-            await clients[user].event("presence", users={other: told[-1][other] | {"online": True}})
+            await clients[user].until(partial(seen_online, clients[user], other))
         assert len(unasked(clients["cid"])) == 2
 
 
@@ -347,6 +346,57 @@ async def test_presence_for_contacts_only_is_shown_to_contacts(valkey: EmbeddedV
         assert (await cid.ask("presence", "presence", users=["ann"]))["users"] == answer["users"]
 
 
+async def test_watcher_is_sent_no_change_before_it_is_known_who_sees_the_user(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another session here watches the user already, so changes come while the new watcher still waits."""
+    async with world(valkey) as of:
+        await lease_held(of)
+        ann, cid = [await of.client(user).connected() for user in ("ann", "cid")]
+        await of.people("bob")
+        await contacts_of(of).change("bob", "ann", "block")
+        await cid.ask("presence", "presence", users=["bob"], watch=True)
+        await of.settled()
+        hidden_from = of.node.people.hidden_from
+        asked: list[Any] = []
+        monkeypatch.setattr(of.node.people, "hidden_from", lambda *given: asked.append(given))
+        ann.say("presence", users=["bob"], watch=True)
+        await support.eventually(lambda: asked)
+        await of.client("bob").connected()
+        await cid.until(lambda: unasked(cid))
+        assert ann.of("presence") == []
+        for given in asked:
+            hidden_from(*given)
+        await ann.event("presence", users={"bob": {"online": False, "last_seen": None}})
+
+
+async def test_watchers_that_cannot_be_asked_about_cost_one_timer(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often a client asks while the user's server does not answer."""
+    async with world(valkey) as of:
+        await lease_held(of)
+        ann = await of.client("ann").connected()
+        await ann.ask("presence", "presence", users=["bob"], watch=True)
+        await of.settled()
+        await support.eventually(lambda: not of.node.watches._reading)
+        later: list[Any] = []
+        monkeypatch.setattr(of.node.watches, "_later", lambda _, callback, *given: later.append((callback, given)))
+        with monkeypatch.context() as patch:
+            patch.setattr(of.node.people, "hidden_from", lambda user, viewers, reply: reply(Unavailable()))
+            for _ in range(5):
+                answer = await ann.ask("presence", "presence", users=["bob"], watch=True)
+                of.node.watches.look_who_sees("bob")
+                assert answer["users"]["bob"]["online"] is None
+            looks = [(callback, given) for callback, given in later if given == ("bob",) or given == ("bob", False)]
+            assert len(looks) == 1
+        await of.client("bob").connected()
+        of.node.watches.touched("bob")
+        for callback, given in [*later]:
+            callback(*given)
+        await ann.until(lambda: unasked(ann))
+
+
 async def test_watchers_that_see_a_user_hear_of_a_new_profile(valkey: EmbeddedValkey) -> None:
     """Not those with a block between, and not of a change that changes nothing."""
     async with world(valkey) as of:
@@ -367,6 +417,10 @@ async def test_watchers_that_see_a_user_hear_of_a_new_profile(valkey: EmbeddedVa
 def contacts_of(of: World) -> Contacts:
     client, node = of.node.client, of.node
     return Contacts(Pairs(client), node.people, node.profiles, node.users, State(client, (1, 1_000_000)))
+
+
+def seen_online(client: Any, other: str) -> bool:
+    return any(other in states and states[other]["online"] for states in unasked(client))
 
 
 def unasked(client: Any) -> list[dict[str, Any]]:
