@@ -34,7 +34,7 @@ from typing import Final, TypeAlias
 from msgspec import Struct
 
 from router.contract import keys, metrics, stamp
-from router.contract.errors import NotFound
+from router.contract.errors import NotFound, Unavailable
 from router.contract.settings import Settings
 from router.jobs.freeing import free, free_all, free_avatars
 from router.jobs.rounds import Rounds, every
@@ -235,8 +235,12 @@ class Finisher:
         head = await self._conversations.head(conv)
         if head is None:
             raise NotFound
-        if head.freed:
-            await free(self._files, conv, head.freed)
+        files_error: Unavailable | None = None
+        try:
+            if head.freed:
+                await free(self._files, conv, head.freed)
+        except Unavailable as error:  # their server is away: `done` keeps the mark, and the events need not wait
+            files_error = error
         position = head.routed
         unlogged = position == 0  # whether there may be members whose `member` event is in no page
         while position < head.seq and monotonic() < until:
@@ -253,6 +257,8 @@ class Finisher:
                 await self._apply(conv, head.title, joins)
         done = await self._dirty.mark_routed(conv, position, *self._retention)
         metrics.TRIMMED_EVENTS.inc(done.trimmed)
+        if files_error is not None:
+            raise files_error
         return "finished" if done.routed == done.head else "partly"
 
     async def _remove(self, conv: str) -> str:

@@ -186,6 +186,28 @@ async def test_one_failing_conversation_stops_no_other(
         assert not w.is_dirty(good)
 
 
+async def test_files_whose_server_is_away_hold_no_event_back(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The conversation stays marked until the files could be looked at."""
+    async with world(valkey) as w:
+        conv = await w.group("ann", "bob")
+        await w.client.fetch("HSET", keys.conversation(conv), "freed", b"x" * 32)
+        w.due_now(conv)
+
+        async def away(*_: object) -> None:
+            raise Unavailable
+
+        with monkeypatch.context() as patch:
+            patch.setattr(w.files, "recheck", away)
+            assert (await worker(w).round()).unavailable == 1
+        assert not (await w.row("bob", conv)).left
+        assert w.is_dirty(conv)
+        w.due_now(conv)
+        assert (await worker(w).round()).done == 1
+        assert not w.is_dirty(conv)
+
+
 async def test_founders_join_though_the_api_died(valkey: EmbeddedValkey) -> None:
     """A group's first finish joins all its members, because no event has its founders."""
     async with world(valkey) as w:
