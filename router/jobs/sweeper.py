@@ -100,7 +100,7 @@ class Sweeper:
             log.error("Redis has another deployment than the store of files: nothing is removed")
             return
         await self._files.count_later()
-        while (await self.round()).full:
+        while (done := await self.round()).full and not (done.failed or done.unavailable):
             pass
 
     async def tidy(self) -> None:

@@ -27,6 +27,7 @@ from router.contract.addressing import visible
 from router.contract.errors import FunctionError, LinnetError, NotFound, RateLimited, Rejected, from_function
 from router.contract.files import FileInfo, Kind, SharedFile
 from router.contract.packing import pack
+from router.store.answers import each_answer
 from router.store.redis.client import Client
 from router.store.redis.decoding import answer
 
@@ -202,12 +203,21 @@ class Files:
 
     # -- removing
 
-    async def claims(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str]]:
-        """Claim up to `limit` due items of each partition for `lease_ms`."""
+    async def claims(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str] | LinnetError]:
+        """Claim up to `limit` due items of each partition for `lease_ms`.
+
+        A partition whose server does not answer has the error in its place; if all have none, the error is raised.
+        """
         args = (limit, lease_ms, self._times.hold_s, self._times.old_s, self._times.keep_s)
         groups = [tuple(parts)] if self._client.one_server else [(part,) for part in parts]
-        found = await gather(*(self._claim(group, args) for group in groups))
-        return [[item.decode() for item in items] for answers in found for items in answers]
+        found = await each_answer(self._claim(group, args) for group in groups)
+        claimed: list[list[str] | LinnetError] = []
+        for answers in found:
+            if isinstance(answers, LinnetError):
+                claimed.append(answers)
+            else:
+                claimed += [[item.decode() for item in items] for items in answers]
+        return claimed
 
     async def _claim(self, parts: Sequence[int], args: tuple[int, ...]) -> list[list[bytes]]:
         where = [key for part in parts for key in (keys.file_due(part), keys.file_held(part))]

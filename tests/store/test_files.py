@@ -10,12 +10,13 @@ from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, stamp
-from router.contract.errors import NotFound, Quota, RateLimited, Rejected, Unavailable
+from router.contract.errors import LinnetError, NotFound, Quota, RateLimited, Rejected, Unavailable
 from router.contract.files import FileInfo, SharedFile
 from router.contract.packing import pack
 from router.store.accounts import Accounts
 from router.store.conversations import Append, Appended
 from router.store.files import REFUSED, Attached, Files, Record, Times, UploadRate
+from router.store.redis.client import Client
 from tests.store.calling import Store, called, event, store
 
 RATE = UploadRate(at_once=3, per_minute=60, quota=1000)
@@ -250,6 +251,20 @@ async def test_uploads_of_a_user_are_bounded(valkey: EmbeddedValkey) -> None:
         assert 57 <= accepted < 500
         with pytest.raises(Quota):
             await files.begin("ann", "e", 1001, 60_000, RATE)
+
+
+async def test_partition_of_files_that_does_not_answer_costs_only_its_own_claim(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the others have claimed is worked on, instead of waiting for the end of its lease."""
+    monkeypatch.setattr(Client, "one_server", property(lambda _: False))
+    async with store(valkey.url) as s:
+        for part in (7, 9):
+            await s.client.fetch("ZADD", keys.file_due(part), 1, f"item of {part}")
+        await s.client.fetch("SET", keys.file_due(8), "no set")
+        seven, eight, nine = await Files(s.client).claims((7, 8, 9), 5, 60_000)
+        assert (seven, nine) == (["item of 7"], ["item of 9"])
+        assert isinstance(eight, LinnetError)
 
 
 async def test_place_of_a_dead_upload_is_freed(valkey: EmbeddedValkey) -> None:

@@ -19,7 +19,7 @@ from router.contract.errors import NotFound, StartupError, Unavailable
 from router.contract.files import SharedFile
 from router.contract.packing import pack
 from router.jobs.finisher import Finisher
-from router.jobs.sweeper import Sweeper
+from router.jobs.sweeper import LIMIT, Sweeper
 from router.media.objects import MARKER, Objects
 from router.media.receiving import Spool
 from router.media.types import Received
@@ -323,6 +323,26 @@ async def test_unknown_objects_are_counted_and_kept(valkey: EmbeddedValkey, tmp_
         assert stranger.exists()
         again = await store.w.client.fetch("ZSCORE", keys.file_due(0), "?")
         assert float(again) > await store.w.client.clock_ms() + 80_000_000
+
+
+async def test_store_that_is_away_is_not_asked_for_every_due_object(
+    valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep ends with the round in which something failed, and the next one tries again."""
+    async with a_store(valkey, tmp_path) as store:
+        sweeper = store.sweeper(Times())
+        await sweeper.start()
+        for number in range(3 * LIMIT):
+            await store.w.client.fetch("ZADD", keys.file_due(7), 1, f"!files/{number}")
+        asked: list[str] = []
+
+        async def away(name: str) -> None:
+            asked.append(name)
+            raise Unavailable
+
+        monkeypatch.setattr(store.objects, "delete", away)
+        await sweeper.sweep()
+        assert len(asked) == LIMIT
 
 
 async def test_what_killed_processes_left_is_removed(valkey: EmbeddedValkey, tmp_path: Path) -> None:
