@@ -79,13 +79,12 @@ class Profiles:
     async def change(self, user: str, changes: Mapping[str, Any]) -> None:
         """Change these fields, None clears one; names of PRIVACY are fields, too. `RateLimited` for `messages`.
 
-        `avatar` is the pin of its file (`Attached.pins`). After a change of it the user is marked once more, because a
-        router may have settled the first mark before the change.
+        `avatar` is the pin of its file (`Attached.pins`). After the change the user is marked once more, because a
+        router may have settled the first mark before a change that took long.
         """
         await self.mark(user)
         await self._change(user, changes)
-        if "avatar" in changes:
-            await self.mark(user)
+        await self.mark(user)
 
     async def _change(self, user: str, changes: Mapping[str, Any]) -> None:
         args: list[Any] = [

@@ -232,6 +232,23 @@ async def test_messages_from_contacts_only(valkey: EmbeddedValkey) -> None:
         await t.send("bob", "ann")
 
 
+async def test_setting_that_takes_long_to_write_is_settled(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A router may have settled the mark of before the write, when it knew nothing of the change."""
+    async with town(valkey, "ann") as t:
+        marks, write = keys.dirty(keys.partition("ann")), t.profiles._change
+
+        async def late(user: str, changes: Any) -> None:
+            await t.client.fetch("ZADD", marks, await t.client.clock_ms() + 10_000, f"@{user}")  # claimed
+            await t.contacts.settle(user)
+            await write(user, changes)
+
+        monkeypatch.setattr(t.profiles, "_change", late)
+        await t.profiles.change("ann", {"messages": "contacts"})
+        assert await t.client.fetch("ZSCORE", marks, "@ann") is not None
+
+
 async def test_block_of_an_earlier_release_is_an_ended_account(valkey: EmbeddedValkey) -> None:
     """Unblocking does not open a conversation whose other user is gone."""
     async with town(valkey, "ann", "bob") as t:
