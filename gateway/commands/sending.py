@@ -165,7 +165,7 @@ class Sends:
         else:
             self._conversations.append(sending.append, partial(self._appended, sending))
 
-    # -- the files of a message are looked up before it is appended; what comes behind it waits
+    # -- the files of a message are looked up before it is appended; later commands for its conversation wait
 
     def _look_up(self, sending: Sending) -> None:
         place = sending.session, sending.append.conversation

@@ -71,7 +71,7 @@ class Watches:
         self.users: dict[str, Watch] = {}
         self._touched: dict[str, None] = {}
         self._reading = False  # device rows are being read, or a read is due
-        # Users about whom will be asked again who sees them, and whether a new profile is told then: one timer each.
+        # The users for whom `_look` is repeated, because it was not answered, with its `tell`. Each has one timer.
         self._unknown: dict[str, bool] = {}
 
     # -- the command
