@@ -1,4 +1,4 @@
-"""Free ports for processes that restart on the same port."""
+"""Free ports for processes that are told where to listen."""
 
 from __future__ import annotations
 

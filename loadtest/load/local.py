@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from deploy.embedded import EmbeddedValkey, tied
 from loadtest.load.conductor import Target
+from loadtest.ports import free_ports
 
 ROOT = Path(__file__).parent.parent.parent
 READY_S = 30.0
@@ -57,16 +57,14 @@ def deployment(durability: str = "memory", gateways: int = 2, **env: str) -> Ite
                 "LINNET_SERVER_KEY": server_key,
                 **env,
             }
-            listen, admin = [], []
+            floor_port, *ports = free_ports(2 * gateways + 3)
+            listen, admin = ports[: gateways + 1], ports[gateways + 1 :]
             for number in range(gateways + 1):
-                listen.append(free_port())
-                admin.append(free_port())
                 addresses = {
-                    "LINNET_LISTEN": f"127.0.0.1:{listen[-1]}",
-                    "LINNET_ADMIN_LISTEN": f"127.0.0.1:{admin[-1]}",
+                    "LINNET_LISTEN": f"127.0.0.1:{listen[number]}",
+                    "LINNET_ADMIN_LISTEN": f"127.0.0.1:{admin[number]}",
                 }
                 processes.append(start(["-m", "gateway" if number else "router"], {**shared, **addresses}, folder))
-            floor_port = free_port()
             processes.append(start(["-m", "loadtest.load.floor", str(floor_port)], dict(os.environ), folder))
             for port, process in zip(admin, processes, strict=False):
                 wait_ready(port, process, Path(folder))
@@ -95,13 +93,6 @@ def start(
         return subprocess.Popen(
             tied(program, *arguments), cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
-
-
-def free_port() -> int:
-    """Return a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_ready(port: int, process: subprocess.Popen[bytes], folder: Path) -> None:
