@@ -22,13 +22,18 @@ from gateway.presence import watches
 from gateway.websocket import connection
 from router.__main__ import CONNECTIONS
 from router.api import call as api_call
-from router.api import contacts, passwords, profiles
+from router.api import contacts, passwords, profiles, steps
 from router.api import messages as api_messages
 from router.api import rate_limits as rates
-from router.api import table as api
 from router.api import tus as api_tus
-from router.api import types as api_types
 from router.api import uploads as api_uploads
+from router.api.types import uploads as uploads_types
+from router.api.types.accounts import NewAccount
+from router.api.types.common import PageLimit, Password
+from router.api.types.contacts import RequestText
+from router.api.types.conversations import Title
+from router.api.types.profiles import About, DisplayName, StatusText
+from router.api.types.state import StateQuery
 from router.contract import files, keys, packing, settings, signals, state, tokens, wire
 from router.jobs import finisher, janitor, webhooks
 from router.jobs.rounds import CHUNK
@@ -156,7 +161,7 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("direct conversations that a user opens", rate(users.OPEN_COST_US / 1e6,
               users.OPEN_BURST_US / users.OPEN_COST_US), "`rate_limited`"),
         Limit("`name`, `about`, `status.text` of a profile, characters", ", ".join(
-              count(longest(one)) for one in (api_types.DisplayName, api_types.About, api_types.StatusText)), "422"),
+              count(longest(one)) for one in (DisplayName, About, StatusText)), "422"),
         Limit("`extra` of a profile", size(profiles.MAX_EXTRA_BYTES), "`too_large`"),
         Limit("changes of `privacy.messages`", rate(user_profiles.MESSAGES_COST_US / 1e6,
               user_profiles.MESSAGES_BURST_US / user_profiles.MESSAGES_COST_US), "`rate_limited`"),
@@ -174,7 +179,7 @@ LIMITS: Final[dict[str, list[Limit]]] = {
               "others look pending to their askers"),
         Limit("a declined request is not shown again for", time(lua("pair", "QUIET_MS") / 1e3),
               "asking changes nothing"),
-        Limit("message of a contact request, characters", count(longest(api_types.RequestText)), "422"),
+        Limit("message of a contact request, characters", count(longest(RequestText)), "422"),
         Limit("users that a user blocks", count(contacts.MAX_BLOCKS), "`quota`"),
         Limit("a key of a user's state, characters", count(state.MAX_KEY), "`bad_command`"),
         Limit("a value of a user's state", size(state.MAX_VALUE_BYTES), "`too_large`"),
@@ -188,7 +193,7 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("earlier memberships of a user in a group whose events stay readable", count(lua("member", "RANGES")),
               "events of the earliest ones are not readable"),
         Limit("members named when a conversation is created", count(conversations.CREATE_LIMIT), "422"),
-        Limit("title of a conversation, characters", count(longest(api_types.Title)), "422"),
+        Limit("title of a conversation, characters", count(longest(Title)), "422"),
         Limit("members up to which a conversation has `receipt` events", count(signals.RECEIPT_MEMBERS),
               "no `receipt`"),
         Limit("members up to which all members of a group get pushes", count(finisher.PUSH_MEMBERS),
@@ -198,16 +203,16 @@ LIMITS: Final[dict[str, list[Limit]]] = {
               "the time at which the session began"),
     ],
     "The HTTP API": [
-        Limit("a request's body", size(api.MAX_BODY_BYTES), "413"),
+        Limit("a request's body", size(steps.MAX_BODY_BYTES), "413"),
         Limit("head of a request", f"{size(bounded.HEAD_BYTES)}, {time(bounded.HEAD_S)}", "431, closed"),
-        Limit("time for a request's body", time(api.BODY_S), "400"),
+        Limit("time for a request's body", time(steps.BODY_S), "400"),
         Limit("time within which the client must read an answer", time(bounded.ANSWER_S), "closed"),
         Limit("pipelined requests of a connection", count(bounded.PIPELINED), "400, closed"),
         Limit("requests and connections of one router", count(CONNECTIONS), "503"),
-        Limit("entries of a page", f"{count(longest(api_types.PageLimit))}; of the state "
-              + f"{count(field(api_types.StateQuery, 'limit'))}, {size(user_state.PAGE_BYTES)}", "422; a shorter page"),
-        Limit("password, characters", count(longest(api_types.Password)), "422"),
-        Limit("`name` of an account, characters", count(field(api_types.NewAccount, "name")), "422"),
+        Limit("entries of a page", f"{count(longest(PageLimit))}; of the state "
+              + f"{count(field(StateQuery, 'limit'))}, {size(user_state.PAGE_BYTES)}", "422; a shorter page"),
+        Limit("password, characters", count(longest(Password)), "422"),
+        Limit("`name` of an account, characters", count(field(NewAccount, "name")), "422"),
         Limit("guesses at the password of a user", rate(accounts.GUESS_COST_US / 1e6,
               accounts.GUESS_BURST_US / accounts.GUESS_COST_US), "429"),
         Limit("time for which a password reset token counts", time(accounts.RESET_S), "401"),
@@ -239,7 +244,7 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("parts of a resumable upload: each `PATCH`, or its pieces of " + size(api_tus.PART_BYTES),
               count(api_tus.PARTS), "413"),
         Limit("life of a resumable upload after its last byte", time(resumable.KEEP_S), "404"),
-        Limit("files in one call for links", count(api_types.FILES_AT_ONCE), "422"),
+        Limit("files in one call for links", count(uploads_types.FILES_AT_ONCE), "422"),
         Limit("life of a link", "30 min to 1 h", "404"),
         Limit("time for which an `Idempotency-Key` is remembered", time(keys.IDEMPOTENCY_S), "it is a new message"),
     ],

@@ -19,8 +19,8 @@ from typing import Any, Final
 import uvicorn
 
 from router.api.addresses import dialable
+from router.api.app import create_app
 from router.api.call import Services
-from router.api.table import create_app
 from router.contract import metrics
 from router.contract.settings import VERSION
 from router.jobs.finisher import Finisher

@@ -1,8 +1,10 @@
 """The HTTP API.
 
-table          every call with its handler, and the ASGI application
+app            the ASGI application
+table          every call with its handler, its structs and its refusals
+steps          the steps around every call: authentication, decoding, error answers
 call           one call as its handler receives it, and a row of the table
-types          the structs of requests and answers
+types/         the structs of requests and answers
 accounts, profiles, contacts, conversations, messages, commands, sessions, state, uploads, tus   the handlers
 addresses      gateway addresses that the caller can dial
 openapi        the OpenAPI document, generated from the table and the types

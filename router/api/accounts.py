@@ -15,7 +15,7 @@ from typing import Final
 from router.api.addresses import dialable
 from router.api.call import Call, now_ms
 from router.api.conversations import change_member, follow
-from router.api.types import (
+from router.api.types.accounts import (
     AccountMade,
     Gateways,
     LoginAnswer,

@@ -1,7 +1,8 @@
 """One call of the HTTP API as its handler receives it, the parts that all handlers share, and a row of the table.
 
-Routes, statuses and HTTP itself are in `table.py`. A server key may do everything: its calls have no actor (`actor` is
-None, so no membership or role is checked), also if it acts for a user. `Linnet-User` names a user if a call needs one.
+Routes are in `app.py`, statuses and HTTP itself in `steps.py`. A server key may do everything: its calls have no actor
+(`actor` is None, so no membership or role is checked), also if it acts for a user. `Linnet-User` names a user if a call
+needs one.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ that was declined, met a block or found no room gets the answers of one that wai
 from __future__ import annotations
 
 from router.api.call import Call
-from router.api.types import (
+from router.api.types.contacts import (
     Block,
     Blocks,
     Contact,

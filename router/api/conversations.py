@@ -13,7 +13,7 @@ from msgspec import UNSET, structs
 
 from router.api.call import Call, rate_us
 from router.api.profiles import refused_additions, require_addable
-from router.api.types import (
+from router.api.types.conversations import (
     MEMBERS_AT_ONCE,
     Conversation,
     ConversationChange,

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from router.api.call import Call
-from router.api.types import Events, EventsQuery, LoggedEvent, NewMessage, Sent
+from router.api.types.messages import Events, EventsQuery, LoggedEvent, NewMessage, Sent
 from router.contract import files, keys, packing, stamp
 from router.contract.addressing import target_of
 from router.contract.errors import BadCommand, Blocked, Conflict, Forbidden, NotFound

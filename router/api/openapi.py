@@ -13,8 +13,8 @@ from typing import Any, Final, get_type_hints
 
 import msgspec
 
-from router.api import types
 from router.api.call import CALLER, OPEN, Endpoint
+from router.api.types.common import Error, PathParameters
 from router.contract import wire
 
 SECURITY: Final = {
@@ -59,7 +59,7 @@ _BYTES: Final = {"*/*": {"schema": {"type": "string", "format": "binary"}}}
 def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     """The document for these rows of the table."""
     rows = list(endpoints)
-    shapes = [shape for row in rows for shape in (row.body, row.answer) if shape is not None] + [types.Error]
+    shapes = [shape for row in rows for shape in (row.body, row.answer) if shape is not None] + [Error]
     found, components = msgspec.json.schema_components(shapes, ref_template="#/components/schemas/{name}")
     schemas = dict(zip(map(str, shapes), found, strict=True))
     paths: dict[str, dict[str, Any]] = {}
@@ -93,7 +93,7 @@ def _operation(row: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parameters(row: Endpoint) -> list[dict[str, Any]]:
-    hints = get_type_hints(types.PathParameters, include_extras=True)
+    hints = get_type_hints(PathParameters, include_extras=True)
     found = [
         {"name": name, "in": "path", "required": True, "schema": msgspec.json.schema(hints[name])}
         for name in re.findall(r"{(\w+)}", row.path)
@@ -128,7 +128,7 @@ def _responses(row: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
         refused |= {400, 413, 415, 422}
     if row.query is not None or "{" in row.path:
         refused |= {422}
-    error = _content(schemas[str(types.Error)])
+    error = _content(schemas[str(Error)])
     responses = {str(row.status): answer}
     for status in row.raw_answer:
         responses[str(status)] = {"description": HTTPStatus(status).phrase}

@@ -12,7 +12,7 @@ from typing import Any, Final
 from msgspec import UNSET, structs, to_builtins
 
 from router.api.call import Call
-from router.api.types import Me, Privacy, ProfileChange, User, Users, UsersQuery
+from router.api.types.profiles import Me, Privacy, ProfileChange, User, Users, UsersQuery
 from router.api.uploads import pinned_picture
 from router.contract import keys
 from router.contract.errors import Blocked, NotFound, TooLarge

@@ -12,7 +12,7 @@ from secrets import token_urlsafe
 
 from router.api.accounts import guess_source
 from router.api.call import Call
-from router.api.types import (
+from router.api.types.sessions import (
     Logout,
     PasswordChange,
     PasswordReset,

@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import Raw
 
 from router.api.call import Call
-from router.api.types import StateChange, StateEntries, StateEntry, StateExpected, StateQuery, StateWritten
+from router.api.types.state import StateChange, StateEntries, StateEntry, StateExpected, StateQuery, StateWritten
 from router.contract.errors import NotFound
 from router.contract.packing import json_of_value
 from router.contract.state import check_key, pack_value, require_writable

@@ -23,7 +23,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from router.api.call import Call
-from router.api.types import UploadQuery
+from router.api.types.uploads import UploadQuery
 from router.api.uploads import IncompleteUpload, checked_name, declared_type, media, timely, uploaded
 from router.contract.errors import (
     BadCommand,

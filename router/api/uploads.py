@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from router.api.call import Call, now_ms
-from router.api.types import FileQuery, LinkQuery, LinkRequest, LinksMade, MadeLink, Uploaded, UploadQuery
+from router.api.types.uploads import FileQuery, LinkQuery, LinkRequest, LinksMade, MadeLink, Uploaded, UploadQuery
 from router.contract import metrics, text
 from router.contract.errors import BadCommand, BadFrame, NotFound, TooLarge
 from router.contract.files import MAX_NAME_BYTES, FileInfo, SharedFile

@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 from websockets.exceptions import InvalidStatus
 
-from router.api.table import BODY_S
+from router.api.steps import BODY_S
 from router.process.bounded import HEAD_S
 from tests.flow.client import ChatClient, token
 from tests.flow.conftest import Names, Start, System

@@ -18,7 +18,7 @@ from typing import Final
 
 import pytest
 
-from router.api.table import BODY_S
+from router.api.steps import BODY_S
 from router.process.bounded import HEAD_S
 from tests.flow.conftest import Start, System
 from tests.flow.test_bad_input import witness

@@ -11,8 +11,8 @@ import uvicorn
 from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
-from router.api.call import now_ms
-from router.api.table import Services, create_app
+from router.api.app import create_app
+from router.api.call import Services, now_ms
 from router.contract.settings import Settings
 from router.contract.tokens import issue
 from router.media.objects import Objects

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
 from router.api import call as api_call
+from router.api import steps
 from router.api import table as api_module
 from router.api.call import now_ms
 from router.contract import keys, stamp
@@ -846,7 +847,7 @@ async def test_endless_or_slow_body_is_cut_off(valkey: EmbeddedValkey, monkeypat
             (endless(), 10.0, (413, "too_large")),
             (stalled(), 0.05, (400, "bad_frame")),
         ):
-            monkeypatch.setattr(api_module, "BODY_S", body_s)
+            monkeypatch.setattr(steps, "BODY_S", body_s)
             reader, writer = await asyncio.open_connection("127.0.0.1", api.port)
             writer.write(b"POST /v1/messages HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n")
             writer.write(f"Authorization: {ADA['Authorization']}\r\n\r\n".encode())
