@@ -34,15 +34,14 @@ from router.api.types.contacts import RequestText
 from router.api.types.conversations import Title
 from router.api.types.profiles import About, DisplayName, StatusText
 from router.api.types.state import StateQuery
-from router.contract import files, keys, packing, settings, signals, state, tokens, wire
+from router.contract import files, keys, packing, settings, signals, state, tokens, verifier, wire
 from router.jobs import finisher, janitor, webhooks
 from router.jobs.rounds import CHUNK
 from router.media import places, prepare, turns, workers
 from router.media.worker import __main__ as worker
 from router.media.worker import header
 from router.process import bounded, http_client, jwks, spans
-from router.store import accounts, conversations, durability, presence, resumable, users
-from router.store import files as store_files
+from router.store import accounts, attaching, conversations, durability, presence, resumable, users
 from router.store import profiles as user_profiles
 from router.store import state as user_state
 from router.store.redis import pipeline as hot
@@ -157,7 +156,7 @@ LIMITS: Final[dict[str, list[Limit]]] = {
               "`rate_limited`"),
         Limit("`files` of one message", count(files.MAX_FILES), "`bad_command`"),
         Limit("messages of a conversation with the same file", count(lua("append", "REFERENCES")), "`conflict`"),
-        Limit("age of an upload that is sent", time(store_files.SENDABLE_MS / 1000), "`not_found`"),
+        Limit("age of an upload that is sent", time(attaching.SENDABLE_MS / 1000), "`not_found`"),
         Limit("direct conversations that a user opens", rate(users.OPEN_COST_US / 1e6,
               users.OPEN_BURST_US / users.OPEN_COST_US), "`rate_limited`"),
         Limit("`name`, `about`, `status.text` of a profile, characters", ", ".join(
@@ -264,8 +263,8 @@ LIMITS: Final[dict[str, list[Limit]]] = {
               "the process does not start"),
         Limit("an identity provider's key set", f"{count(tokens.MAX_KEYS)} keys, {size(jwks.MAX_BYTES)}", "ignored"),
         Limit("keys of that set, RSA bits", f"≥ {count(tokens.MIN_RSA_BITS)}", "ignored"),
-        Limit("age of that key set", time(tokens.MAX_AGE_S), "fetched again"),
-        Limit("tokens with unknown keys that a process remembers", count(tokens.MAX_PENDING), "`unavailable` again"),
+        Limit("age of that key set", time(verifier.MAX_AGE_S), "fetched again"),
+        Limit("tokens with unknown keys that a process remembers", count(verifier.MAX_PENDING), "`unavailable` again"),
         Limit("conversations that one router finishes at once", count(CHUNK * finisher.LIMIT),
               "they wait for a free place"),
         Limit("calls of a process to Redis without an answer", f"{count(hot.MAX_CALLS)}, {size(hot.MAX_BYTES)}",

@@ -12,7 +12,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any, Final
 
-from router.contract import wire
+from router.contract import codecs
 
 ROOT: Final = Path(__file__).parent.parent
 PACKAGE: Final = ROOT / "router/sdk/js"
@@ -73,7 +73,7 @@ def reference() -> str:
 
 
 def main() -> None:
-    (PACKAGE / "src/wire.js").write_text(wire_types(wire.schema()))
+    (PACKAGE / "src/wire.js").write_text(wire_types(codecs.schema()))
     (PACKAGE / "REFERENCE.md").write_text(reference())
 
 

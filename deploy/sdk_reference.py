@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from router.contract import wire
+from router.contract import codecs
 
 SDK: Final = Path(__file__).parent.parent / "router/sdk/python"
 PAGE: Final = SDK / "REFERENCE.md"
@@ -181,7 +181,7 @@ def _wire_type(kind: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    WIRE.write_text(wire_types(wire.schema()))
+    WIRE.write_text(wire_types(codecs.schema()))
     PAGE.write_text(page())
 
 

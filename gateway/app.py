@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket
 from gateway.admission import Admission, Refusal
 from gateway.delivery.open_sessions import OpenSessions
 from gateway.delivery.session import Session, SessionPorts
-from router.contract import metrics, wire
+from router.contract import codecs, metrics
 from router.process.forwarded import Proxies
 
 BEARER: Final = "bearer."
@@ -35,15 +35,15 @@ def bearer(websocket: WebSocket) -> str | None:
     return None
 
 
-def negotiate(offered: list[str]) -> tuple[wire.Codec, str | None]:
+def negotiate(offered: list[str]) -> tuple[codecs.Codec, str | None]:
     """Return the codec and the subprotocol to answer with; JSON without one if the client offers only a token, or
     nothing."""
     for subprotocol in offered:
-        if subprotocol in wire.CODECS:
-            return wire.CODECS[subprotocol], subprotocol
+        if subprotocol in codecs.CODECS:
+            return codecs.CODECS[subprotocol], subprotocol
     if any(not subprotocol.startswith(BEARER) for subprotocol in offered):
-        raise Refusal(400, f"unknown subprotocol: offer one of {', '.join(wire.CODECS)}", "subprotocol")
-    return wire.JSON, None
+        raise Refusal(400, f"unknown subprotocol: offer one of {', '.join(codecs.CODECS)}", "subprotocol")
+    return codecs.JSON, None
 
 
 def create_app(admission: Admission, proxies: Proxies, sessions: OpenSessions, ports: SessionPorts) -> Starlette:
@@ -72,7 +72,7 @@ def create_app(admission: Admission, proxies: Proxies, sessions: OpenSessions, p
         sessions.opened(session)
         session.connection.attach(session)
 
-    described = msgspec.json.encode(wire.schema())  # once: it takes milliseconds, and any client may ask for it
+    described = msgspec.json.encode(codecs.schema())  # once: it takes milliseconds, and any client may ask for it
 
     async def schema(_: Request) -> Response:
         return Response(described, media_type="application/json")

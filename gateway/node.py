@@ -46,7 +46,7 @@ from gateway.reconcile.sync import Syncs
 from gateway.tasks import Tasks
 from router.contract import metrics, wire
 from router.contract.settings import Settings
-from router.contract.tokens import Verifier
+from router.contract.verifier import Verifier
 from router.process.jwks import fetcher
 from router.process.tracing import tracer
 from router.store.conversations import Conversations

@@ -12,9 +12,10 @@ import pytest
 from deploy import limits, settings_table
 from router.api import table
 from router.contract import errors
+from router.contract.codecs import JSON
 from router.contract.errors import FunctionError, LinnetError
 from router.contract.settings import Settings
-from router.contract.wire import JSON, Commands, Events, Logged
+from router.contract.wire import Commands, Events, Logged
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

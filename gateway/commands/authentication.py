@@ -17,9 +17,11 @@ from gateway.delivery.session import Session
 from gateway.reconcile.sync import Syncs, end
 from router.contract import errors, wire
 from router.contract.errors import Internal, LinnetError
-from router.contract.tokens import Identity, UnknownKey, Verifier
+from router.contract.tokens import Identity, UnknownKey
+from router.contract.verifier import Verifier
 from router.process.isolate import fault
-from router.store.users import Synced, Users
+from router.store.sync import Synced
+from router.store.users import Users
 
 Checked = Callable[[Identity | LinnetError], None]
 

@@ -33,7 +33,9 @@ from router.contract import errors, keys, metrics, packing, wire
 from router.contract.errors import LinnetError, Unauthorized
 from router.contract.settings import Settings
 from router.contract.tokens import Identity
-from router.store.users import Row, Synced, Users
+from router.store.rows import Row
+from router.store.sync import Synced
+from router.store.users import Users
 
 OLDER: Final = ("replaced", "kicked")  # a session that seems to have started before another one, or before a kick
 STEP_MS: Final = 500  # Redis's clock and this node's idea of it drift less than this between two questions

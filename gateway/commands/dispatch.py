@@ -19,7 +19,7 @@ import msgspec
 from gateway.commands.rates import Rates
 from gateway.delivery.feed import State
 from gateway.delivery.session import Session
-from router.contract import errors, metrics, wire
+from router.contract import codecs, errors, metrics, wire
 from router.contract.errors import BadCommand, Internal, LinnetError
 from router.contract.integers import as_integer
 from router.contract.packing import MAX_INTEGER
@@ -99,7 +99,7 @@ class Dispatch:
 _NOT_ALLOWED: Final = "this command is not allowed in the current state"
 
 
-def _named(codec: wire.Codec, data: bytes) -> _Named:
+def _named(codec: codecs.Codec, data: bytes) -> _Named:
     """Return `id` and `n` of an invalid command, each None if it cannot be read."""
     decode = msgspec.json.decode if codec.text else msgspec.msgpack.decode
     try:

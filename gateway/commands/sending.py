@@ -34,10 +34,12 @@ from router.contract.files import SharedFile, content, shared
 from router.contract.packing import pack, pack_body
 from router.process.isolate import fault
 from router.process.tracing import Tracer
-from router.store.conversations import Action, Append, Appended, Conversations
+from router.store.appends import Action, Append, Appended
+from router.store.attaching import REFUSED, Attached
+from router.store.conversations import Conversations
 from router.store.direct import DirectConversations
 from router.store.durability import Durability, Kept
-from router.store.files import REFUSED, Attached, Files
+from router.store.files import Files
 from router.store.users import Users
 
 MAX_WAITING: Final = 64

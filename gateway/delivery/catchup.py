@@ -26,7 +26,8 @@ from router.contract import errors, keys, metrics, stamp
 from router.contract.errors import LinnetError, NotFound, Unavailable
 from router.contract.packing import MAX_INTEGER
 from router.process.isolate import fault
-from router.store.conversations import Conversations, Head, Page
+from router.store.conversations import Conversations, Page
+from router.store.heads import Head
 from router.store.users import Users
 
 PAGE_EVENTS: Final = 100

@@ -18,10 +18,10 @@ from typing import Any, Final
 
 from gateway.delivery.session import Session
 from gateway.delivery.shared_frames import JSON_BIT, VARIANTS, control_frame, event_frames
-from router.contract import metrics, signals, stamp, wire
+from router.contract import codecs, metrics, signals, stamp, wire
 from router.process.isolate import fault
 from router.process.tracing import Tracer
-from router.store.conversations import Head
+from router.store.heads import Head
 
 # A larger fan-out continues in the next turn of the event loop, so that one large group does not delay the others.
 CHUNK: Final = 512
@@ -250,7 +250,7 @@ class Hub:
         self.note_mark(about.from_, seq)
 
     def _receipt_frames(self, variant: int) -> bytes:
-        codec = wire.JSON if variant & JSON_BIT else wire.MSGPACK
+        codec = codecs.JSON if variant & JSON_BIT else codecs.MSGPACK
         found = [
             control_frame(wire.ReceiptEvent(conversation=self.conversation, user=user, read=read), codec)
             for user, read in self.receipts.items()

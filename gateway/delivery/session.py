@@ -27,7 +27,7 @@ from gateway.delivery.feed import FULL, NEXT_FEED, Asking, Feed, FeedEvent, Stat
 from gateway.delivery.shared_frames import BINARY, TEXT, control_frame, event_frame, variant_of
 from gateway.websocket.connection import WebSocketConnection
 from gateway.websocket.frames import frame
-from router.contract import errors, metrics, signals, stamp, wire
+from router.contract import codecs, errors, metrics, signals, stamp, wire
 from router.contract.errors import Conflict, LinnetError
 from router.contract.tokens import TokenId
 from router.process.tracing import Tracer
@@ -105,7 +105,7 @@ class Session:
         self,
         ports: SessionPorts,
         connection: WebSocketConnection,
-        codec: wire.Codec,
+        codec: codecs.Codec,
         token: str | None,
         address: str = "",
     ) -> None:
@@ -374,7 +374,7 @@ class Session:
 
 
 def state_event(
-    codec: wire.Codec, key: str, value: bytes, version: int, prev: int, command_id: wire.CommandId = None
+    codec: codecs.Codec, key: str, value: bytes, version: int, prev: int, command_id: wire.CommandId = None
 ) -> wire.StateEvent:
     """Return the event of a change of the user's state; `value` is msgpack."""
     return wire.StateEvent(id=command_id, key=key, value=Raw(codec.value(value)), version=version, prev=prev)

@@ -18,7 +18,7 @@ from typing import Final
 
 from gateway.websocket.deflate import deflated_frame
 from gateway.websocket.frames import frame
-from router.contract import packing, wire
+from router.contract import codecs, packing, wire
 from router.process.isolate import fault
 
 TEXT: Final = 0x1
@@ -33,7 +33,7 @@ DEFLATE_BIT: Final = 2
 VARIANTS: Final = range(4)
 
 
-def variant_of(codec: wire.Codec, deflate: bool) -> int:
+def variant_of(codec: codecs.Codec, deflate: bool) -> int:
     """Return the variant of a connection's frames."""
     return (JSON_BIT if codec.text else 0) | (DEFLATE_BIT if deflate else 0)
 
@@ -80,7 +80,7 @@ def readable(encode: Callable[[bytes], bytes], events: Sequence[bytes]) -> list[
     return found
 
 
-def control_frame(event: wire.Event, codec: wire.Codec) -> bytes:
+def control_frame(event: wire.Event, codec: codecs.Codec) -> bytes:
     """Return the frame of an event that is in no log."""
     return frame(codec.encode(event), TEXT if codec.text else BINARY)
 

@@ -21,10 +21,11 @@ from gateway.delivery.hub import Hub, HubPorts
 from gateway.delivery.session import Session, SessionHub, SessionUserHub
 from gateway.delivery.shared_frames import VARIANTS, control_frame
 from gateway.delivery.user_hub import UserHub
-from router.contract import metrics, signals, stamp, wire
+from router.contract import codecs, metrics, signals, stamp, wire
 from router.contract.errors import LinnetError
 from router.process.isolate import each
-from router.store.conversations import Conversations, Head
+from router.store.conversations import Conversations
+from router.store.heads import Head
 
 RETRY_S: Final = 1.0
 DISCREET_VIEWERS: Final = 1000
@@ -269,4 +270,4 @@ class Subscriptions:
 
 def _frames(event: wire.Event) -> list[bytes]:
     """The frames of an ephemeral event, by variant."""
-    return [control_frame(event, wire.JSON if variant & 1 else wire.MSGPACK) for variant in VARIANTS]
+    return [control_frame(event, codecs.JSON if variant & 1 else codecs.MSGPACK) for variant in VARIANTS]

@@ -23,7 +23,8 @@ from gateway.reconcile.sync import AUDITED, Syncs
 from router.contract import metrics
 from router.contract.errors import LinnetError
 from router.process.isolate import attempt, each
-from router.store.conversations import Conversations, Head
+from router.store.conversations import Conversations
+from router.store.heads import Head
 from router.store.users import Users
 
 RECHECK_S: Final = 0.5

@@ -23,8 +23,10 @@ from router.contract import keys, wire
 from router.contract.addressing import visible
 from router.contract.errors import LinnetError, NotFound
 from router.contract.packing import MAX_INTEGER
-from router.store.conversations import ROLE_NAMES, Conversations, Opening, Wanted
-from router.store.users import Page, Row, Users
+from router.store.conversations import ROLE_NAMES, Conversations
+from router.store.openings import Opening, Wanted
+from router.store.rows import Page, Row
+from router.store.users import Users
 
 RETRY_S: Final = 1.0
 

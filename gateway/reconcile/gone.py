@@ -18,8 +18,10 @@ from gateway.delivery.feed import State
 from gateway.delivery.session import Session
 from router.contract import keys, wire
 from router.contract.errors import LinnetError
-from router.store.conversations import Conversations, Head
-from router.store.users import Row, Users
+from router.store.conversations import Conversations
+from router.store.heads import Head
+from router.store.rows import Row
+from router.store.users import Users
 
 Told = Callable[[list[wire.ConversationState]], None]
 

@@ -15,7 +15,7 @@ from gateway.reconcile.conversation_list import ConversationList, state_of
 from router.contract import wire
 from router.contract.errors import LinnetError
 from router.store.conversations import Conversations
-from router.store.users import Row
+from router.store.rows import Row
 
 USERS_PER_CALL: Final = 200
 

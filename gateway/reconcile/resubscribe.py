@@ -22,7 +22,8 @@ from gateway.reconcile.sync import Syncs
 from router.contract import metrics
 from router.contract.errors import LinnetError
 from router.process.isolate import attempt, each
-from router.store.conversations import Conversations, Head
+from router.store.conversations import Conversations
+from router.store.heads import Head
 
 RETRY_S: Final = 1.0
 PER_TURN: Final = 200  # hubs or sessions that one turn of the loop asks for

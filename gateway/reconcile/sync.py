@@ -25,7 +25,9 @@ from gateway.reconcile.gone import Gone
 from gateway.reconcile.membership import Membership
 from router.contract import errors, keys, metrics
 from router.contract.errors import Blocked, LinnetError, Unauthorized
-from router.store.users import Row, Sync, Synced, Users
+from router.store.rows import Row
+from router.store.sync import Sync, Synced
+from router.store.users import Users
 
 RECHECK_S: Final = 0.5
 ASK_AGAIN_S: Final = 2.0

@@ -19,7 +19,8 @@ from router.api.rate_limits import Limiter
 from router.contract.addressing import visible
 from router.contract.errors import BadCommand, Forbidden
 from router.contract.settings import Settings
-from router.contract.tokens import Fetch, TokenId, Verifier
+from router.contract.tokens import TokenId
+from router.contract.verifier import Fetch, Verifier
 from router.media.parts import Media
 from router.store.accounts import Accounts
 from router.store.contacts import Contacts

@@ -13,7 +13,7 @@ from router.contract import keys, stamp, wire
 from router.contract.errors import BadCommand
 from router.contract.packing import pack
 from router.store.answers import reply_of
-from router.store.conversations import Append, Appended
+from router.store.appends import Append, Appended
 
 DEVICE_HEADER: Final = "linnet-device"
 

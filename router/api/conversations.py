@@ -34,17 +34,9 @@ from router.contract import keys
 from router.contract.errors import BadCommand, Forbidden, LinnetError, NotFound
 from router.contract.signals import RECEIPT_MEMBERS
 from router.store.answers import reply_of
-from router.store.conversations import (
-    CLOSED_ROLES,
-    ROLE_NAMES,
-    ROLES,
-    Avatar,
-    Change,
-    Description,
-    Head,
-    MemberAction,
-)
-from router.store.users import Row
+from router.store.conversations import CLOSED_ROLES, ROLE_NAMES, ROLES, Avatar, Change, Description, MemberAction
+from router.store.heads import Head
+from router.store.rows import Row
 
 
 async def create_conversation(call: Call, given: NewConversation) -> Conversation:

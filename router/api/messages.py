@@ -22,8 +22,8 @@ from router.contract import files, keys, packing, stamp
 from router.contract.addressing import target_of
 from router.contract.errors import BadCommand, Blocked, Conflict, Forbidden, NotFound
 from router.store.answers import reply_of
-from router.store.conversations import Append, Appended
-from router.store.files import REFUSED
+from router.store.appends import Append, Appended
+from router.store.attaching import REFUSED
 
 KEY_CHARACTERS: Final = 255
 

@@ -18,8 +18,8 @@ from router.contract import keys
 from router.contract.errors import Blocked, NotFound, TooLarge
 from router.contract.packing import canonical, jsonable, pack
 from router.store.answers import reply_of
-from router.store.conversations import Head
 from router.store.files import USER
+from router.store.heads import Head
 from router.store.profiles import Profile
 
 MAX_FOUND: Final = 20

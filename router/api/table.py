@@ -27,7 +27,7 @@ from router.api.types import profiles as profiles_types
 from router.api.types import sessions as sessions_types
 from router.api.types import state as state_types
 from router.api.types import uploads as uploads_types
-from router.contract import wire
+from router.contract import codecs, wire
 from router.contract.settings import Settings
 
 ACCOUNTS: Final = (
@@ -149,7 +149,7 @@ def _document(settings: Settings) -> bytes:
 
 @cache
 def _wire() -> bytes:
-    return msgspec.json.encode(wire.schema())
+    return msgspec.json.encode(codecs.schema())
 
 
 async def _get_openapi(call: Call, _: None) -> Response:

@@ -28,7 +28,8 @@ from router.media.receiving import receive
 from router.media.serving import SAFE, chosen, etag, served, unchanged
 from router.media.types import Received
 from router.store.answers import reply_of
-from router.store.files import USER, Record
+from router.store.file_records import Record
+from router.store.files import USER
 
 IDLE_S: Final = 30.0
 

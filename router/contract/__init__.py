@@ -1,6 +1,7 @@
 """Formats and rules that both processes share: functions, structs and tables, no I/O.
 
-wire        the client's commands and events as typed structs, the two codecs
+wire        the client's commands and events as typed structs
+codecs      the two encodings of the wire, and its JSON Schema
 integers    integers that arrive as floats
 packing     the values that a body may contain, and their bytes
 stamp       an event's bytes with their fixed-width slots, as log and bus carry them
@@ -12,7 +13,8 @@ keys        every Redis key and channel
 state       the keys of a user's state
 signals     the hints that a channel carries beside events
 clocks      this node's clock and Redis's, and whether they agree
-tokens      the user that a token names, and the keys that check it
+tokens      the user that a token names, and the check of a token against keys
+verifier    the keys of a process, and when the provider's are fetched again
 origins     the browser origins that may connect
 settings    every environment variable
 metrics     every Prometheus metric

@@ -173,6 +173,12 @@ def dirty(part: int) -> str:
     return f"{{c{part}}}:dirty"
 
 
+@lru_cache(maxsize=1 << 14)
+def of_conversation(conv: str) -> tuple[str, str, str]:
+    """The keys of a conversation: its hash, its log, and the dirty set of its partition."""
+    return conversation(conv), log(conv), dirty(partition(conv))
+
+
 def user(name: str) -> str:
     return f"{_u(name)}:user:{name}"
 

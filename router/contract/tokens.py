@@ -1,4 +1,4 @@
-"""Tokens: the keys of a process, the check of a token against them, and the tokens that Linnet issues itself.
+"""Tokens: the check of a token against keys, and the tokens that Linnet issues itself.
 
 A token is a JWT: `sub` names the user, `exp` is required. A provider's token may name the user in another claim
 (`LINNET_JWT_USER_CLAIM`), by any text. If the text is no Linnet name, the user's name is `MAPPED` and a hash of the
@@ -9,23 +9,15 @@ Invariants
 - The key decides the algorithm: the token's header only selects a key, and a key is used only with its own algorithm.
   So `none` is never accepted, and no HMAC is checked with a public key. Keys come from `LINNET_JWT_SECRET` (HS256) and
   the provider's key set (`LINNET_JWKS_URL`: RS256, ES256, EdDSA; symmetric, private and short keys are skipped).
-- Time and the fetch of the key set are passed in. `Verifier` fetches the set again if a token names an unknown key or
-  the set is old, at most once in `REFRESH_S`. A failed fetch leaves the present keys as they are.
-- A token with an unknown key is refused only after a fetch has succeeded that began after the token arrived. Until then
-  it is `Unavailable`, because the provider may have just begun to use the key and a refusal would log the user out. The
-  arrival times of the last `MAX_PENDING` such tokens are kept; a token that a flood evicts is `Unavailable` once more.
+- The time is passed in; this module knows no clock, and fetches nothing (`verifier.py` does).
 """
 
 from __future__ import annotations
 
-import asyncio
 import binascii
-import logging
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from secrets import token_urlsafe
-from time import monotonic
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -34,8 +26,6 @@ from jwt.api_jws import PyJWS
 from jwt.exceptions import PyJWTError
 from msgspec import Meta, Struct
 
-from router.contract import metrics
-from router.contract.clocks import Clocks
 from router.contract.errors import TokenExpired, Unauthorized, Unavailable
 from router.contract.packing import MAX_INTEGER
 from router.contract.settings import Settings
@@ -43,23 +33,15 @@ from router.contract.wire import MAPPED, is_name
 
 MAX_TOKEN: Final = 8192
 TOKEN_CHARACTERS: Final = 12
-_LOGIN: Final = "login"  # claim: when (s since the epoch) the user logged in; in tokens of our own alone
+LOGIN: Final = "login"  # claim: when (s since the epoch) the user logged in; in tokens of our own alone
 MAPPED_DIGITS: Final = 40  # of SHA-256, in hexadecimal
 MAX_KEYS: Final = 32
 MIN_RSA_BITS: Final = 2048
-REFRESH_S: Final = 5.0
-MAX_AGE_S: Final = 600.0
-MAX_PENDING: Final = 1024
-TICK_S: Final = 0.01  # the most by which a timer may be early
-AFTER_S: Final = 0.5  # time for the fetch itself: a client waits it in addition to the time until the fetch may begin
-NEVER: Final = float("-inf")
 CLOCKS_RETRY_S: Final = 5.0  # after this time the client may reach another node, or the clocks agree
 LEEWAY_MS: Final = 1000  # for `nbf` only, because the issuer's clock may be ahead; `exp` has no leeway
 
 _ALGORITHMS: Final = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", "Ed25519"): "EdDSA"}
 _PROVIDERS: Final = frozenset(_ALGORITHMS.values())
-
-log = logging.getLogger("linnet.tokens")
 
 
 class TokenId(Struct, frozen=True):
@@ -126,7 +108,7 @@ class _Set(Struct, frozen=True):
 _jws = PyJWS()
 _header = msgspec.json.Decoder(_Header).decode
 _claims = msgspec.json.Decoder(_Claims).decode
-_object = msgspec.json.Decoder(dict[str, Any]).decode
+read_object = msgspec.json.Decoder(dict[str, Any]).decode
 _set = msgspec.json.Decoder(_Set).decode
 
 
@@ -168,7 +150,7 @@ def verify(token: str, keys: tuple[Key, ...], rules: Rules, *moments_ms: int) ->
 
     `Unavailable` if it is valid at only one of them, because it is not known which of them is the present time.
     """
-    user, claims, own = _authentic(token, keys, rules)
+    user, claims, own = authentic(token, keys, rules)
     expires_at = int(claims.exp * 1000)
     refusals = [refusal for now_ms in moments_ms if (refusal := _refused_at(now_ms, claims, expires_at)) is not None]
     if not refusals:
@@ -199,17 +181,17 @@ def _token_id(token: str, claims: _Claims, own: bool) -> TokenId:
     )
 
 
-def _authentic(token: str, keys: tuple[Key, ...], rules: Rules) -> tuple[str, _Claims, bool]:
+def authentic(token: str, keys: tuple[Key, ...], rules: Rules) -> tuple[str, _Claims, bool]:
     """User and claims of a token that was issued for this deployment, and whether our own secret has signed it. Its
     times are not checked."""
-    payload, key = _signed(token, keys)
+    payload, key = signed(token, keys)
     claims = _read_claims(payload)
     if rules.issuer and claims.iss != rules.issuer:
         raise Unauthorized("the token is from another issuer")
     if rules.audience and rules.audience not in ([claims.aud] if isinstance(claims.aud, str) else claims.aud):
         raise Unauthorized("the token is for another audience")
     if key.algorithm in _PROVIDERS:
-        subject = claims.sub if rules.user_claim == "sub" else _object(payload).get(rules.user_claim)
+        subject = claims.sub if rules.user_claim == "sub" else read_object(payload).get(rules.user_claim)
         return _user_of(subject, rules.user_claim), claims, False
     if not (isinstance(claims.sub, str) and is_name(claims.sub)):
         raise Unauthorized("the token's claims: `sub` must be a user name")
@@ -230,7 +212,7 @@ def mapped(subject: str) -> str:
     return MAPPED + sha256(subject.encode()).hexdigest()[:MAPPED_DIGITS]
 
 
-def _signed(token: str, keys: tuple[Key, ...]) -> tuple[bytes, Key]:
+def signed(token: str, keys: tuple[Key, ...]) -> tuple[bytes, Key]:
     """The payload, and the key that fits the header and has confirmed the signature."""
     header = _read_header(token)
     fitting = [k for k in keys if k.algorithm == header.alg and (not k.kid or not header.kid or k.kid == header.kid)]
@@ -286,7 +268,7 @@ def issue(
         "gen": generation,
     }
     if login_s is not None:
-        claims[_LOGIN] = login_s
+        claims[LOGIN] = login_s
         claims["exp"] = min(claims["exp"], login_end_s(login_s, settings))
     if settings.jwt_audience:
         claims["aud"] = settings.jwt_audience
@@ -299,109 +281,3 @@ def issue(
 def login_end_s(login_s: int, settings: Settings) -> int:
     """Return when (s since the epoch) the last token of a login expires."""
     return login_s + max(1, round(settings.session_ttl_s))
-
-
-Fetch = Callable[[], Awaitable[bytes]]
-
-
-class Verifier:
-    """The keys of a process. `fetch` gets the provider's key set, limits its own time and size, and raises OSError."""
-
-    def __init__(
-        self,
-        settings: Settings,
-        fetch: Fetch | None = None,
-        clock: Callable[[], float] = monotonic,
-        clocks: Clocks | None = None,
-    ) -> None:
-        self.clocks = clocks or Clocks()
-        self._own = (secret_key(settings.jwt_secret),) if settings.jwt_secret else ()
-        self._keys = self._own
-        self._rules = Rules(settings.jwt_audience, settings.jwt_issuer, settings.jwt_user_claim)
-        self._fetch = fetch if settings.jwks_url else None
-        self._clock = clock
-        self._fetch_began_at = self._fetched_at = NEVER
-        self._current_from = NEVER  # start of the fetch that got the present keys
-        self._fetching: asyncio.Task[None] | None = None
-        self._fetch_timer: asyncio.TimerHandle | None = None
-        self._pending: dict[bytes, float] = {}  # first arrival of tokens with unknown keys, by digest; oldest first
-
-    def check(self, token: str, now_ms: int) -> Identity:
-        """Check the token with the present keys. After `UnknownKey`, `identity` may succeed."""
-        if self._fetch is not None and self._clock() - self._fetched_at > MAX_AGE_S:
-            self._start_fetch(self._fetch)
-        return verify(token, self._keys, self._rules, *self.clocks.moments(now_ms))
-
-    def once_issued_to(self, token: str) -> str | None:
-        """The user that a token was issued to, even if it has expired; None if no present key has signed it.
-
-        This proves that its holder was that user once, and gives no rights.
-        """
-        try:
-            return _authentic(token, self._keys, self._rules)[0]
-        except Unauthorized:
-            return None
-
-    def login_s(self, token: str) -> int | None:
-        """Return when (s since the epoch) the user of a token logged in; None if the token is from no login here."""
-        try:
-            login = _object(_signed(token, self._own)[0]).get(_LOGIN)
-        except (Unauthorized, msgspec.DecodeError):
-            return None
-        return login if type(login) is int else None
-
-    async def identity(self, token: str, now_ms: int) -> Identity:
-        """Check the token as `check` does; if its key is unknown, fetch the provider's key set first."""
-        try:
-            return self.check(token, now_ms)
-        except UnknownKey:
-            if (fetch := self._fetch) is None:
-                raise
-        digest = sha256(token.encode()).digest()
-        arrived_at = self._pending.pop(digest, self._clock())
-        if arrived_at > self._current_from and (fetching := self._start_fetch(fetch)) is not None:
-            await asyncio.wait({fetching})
-        try:
-            return self.check(token, now_ms)
-        except UnknownKey:
-            if arrived_at <= self._current_from:
-                raise
-        self._pending[digest] = arrived_at
-        if len(self._pending) > MAX_PENDING:
-            del self._pending[next(iter(self._pending))]
-        raise Unavailable(
-            "the key of this token is not known yet: try again after the next fetch of the identity provider's keys",
-            self._schedule_fetch(fetch),
-        )
-
-    def _schedule_fetch(self, fetch: Fetch) -> float:
-        """Schedule the next fetch unless one is scheduled; return the seconds after which its keys should be known."""
-        wait_s = max(0.0, self._fetch_began_at + REFRESH_S - self._clock())
-        if self._fetch_timer is None:
-            self._fetch_timer = asyncio.get_running_loop().call_later(wait_s + TICK_S, self._fetch_if_pending, fetch)
-        return round(wait_s + AFTER_S, 3)
-
-    def _fetch_if_pending(self, fetch: Fetch) -> None:
-        self._fetch_timer = None
-        if self._pending:
-            self._start_fetch(fetch)
-
-    def _start_fetch(self, fetch: Fetch) -> asyncio.Task[None] | None:
-        """The fetch that is running, or a new one; None if none is running and the last began within `REFRESH_S`."""
-        if self._fetching is None and self._clock() - self._fetch_began_at >= REFRESH_S:
-            self._fetch_began_at = self._clock()
-            self._fetching = asyncio.create_task(self._fetch_keys(fetch))
-        return self._fetching
-
-    async def _fetch_keys(self, fetch: Fetch) -> None:
-        """Replace the provider's keys; keep the present ones if the fetch fails."""
-        began = self._clock()
-        try:
-            self._keys = (*self._own, *key_set(await fetch()))
-            self._current_from, self._fetched_at = began, self._clock()
-            metrics.JWKS_FETCHES.labels("ok").inc()
-        except (OSError, ValueError) as error:
-            metrics.JWKS_FETCHES.labels("failed").inc()
-            log.warning("could not fetch the identity provider's key set: %s: %s", type(error).__name__, error)
-        finally:
-            self._fetching = None

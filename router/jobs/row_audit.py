@@ -25,8 +25,10 @@ from router.contract.errors import NotFound, Unavailable
 from router.jobs.rounds import every
 from router.process.isolate import fault
 from router.store.answers import reply_of
-from router.store.conversations import Conversations, Head
-from router.store.users import Row, Users
+from router.store.conversations import Conversations
+from router.store.heads import Head
+from router.store.rows import Row
+from router.store.users import Users
 
 EVERY_S: Final = 1.0
 REST_S: Final = 600.0

@@ -41,7 +41,8 @@ from router.jobs.finisher import push_after_ms
 from router.jobs.rounds import Rounds, every
 from router.process.http_client import Answer, HttpClient, NoAnswer
 from router.store.answers import each_answer, reply_of
-from router.store.conversations import Conversations, Head
+from router.store.conversations import Conversations
+from router.store.heads import Head
 from router.store.pushes import Pushes, Waiting
 from router.store.users import Users
 

@@ -22,7 +22,8 @@ from router.media.objects import Objects
 from router.media.receiving import hash_of
 from router.media.serving import PREVIEW_TYPE, TYPES
 from router.media.types import OCTETS, Prepare, Prepared, Received
-from router.store.files import Files, Record
+from router.store.file_records import Record
+from router.store.files import Files
 
 MB: Final = 1_000_000
 TRIES: Final = 3

@@ -1,13 +1,13 @@
 """Fetches the identity provider's key set: one GET of the operator's URL, bounded in time and size, without redirects.
 
-`contract/tokens.py`, which does no I/O, decides when to fetch and which keys are used.
+`contract/verifier.py`, which does no I/O, decides when to fetch and which keys are used.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from router.contract.tokens import Fetch
+from router.contract.verifier import Fetch
 from router.process.http_client import HttpClient, NoAnswer
 
 TIMEOUT_S: Final = 5.0

@@ -4,6 +4,9 @@ redis/       connections, calls and pub/sub
 functions/   the Lua functions; a function, its one Python caller and its test share a name
 conversations, users, files, resumable, presence, dirty, accounts, pushes, state, pairs, people, profiles   one file per
              part of the domain: builds keys and arguments, calls a function, reads its reply
+appends, heads, openings   parts of `conversations`: what an append takes and answers, heads and roles of many at once
+sync, rows   parts of `users`: the registering and audit of a session, the user's rows of conversations
+attaching, file_records    parts of `files`: the files of a message to append, what Redis has of a file
 cursor_keys  calls of functions that use the cursors of all devices of a user
 direct       the creation of a direct conversation by its first message
 contacts     the copies of pairs' records and of profiles in users' slots
@@ -12,5 +15,5 @@ durability   decides when an answered append is kept
 observe      turns the counts of the connections into metrics
 answers      awaits replies that the store gives by callback
 
-The files of the domain import `redis/` and `cursor_keys`, and never each other.
+The files of the domain import `redis/`, `cursor_keys` and their own parts, and never each other.
 """

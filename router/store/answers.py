@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any, TypeVar, TypeVarTuple, cast
+from typing import Any, TypeAlias, TypeVar, TypeVarTuple, cast
 
 from router.contract.errors import LinnetError
 
 T = TypeVar("T")
 Args = TypeVarTuple("Args")
+Reply: TypeAlias = Callable[[T | LinnetError], None]
 
 
 async def reply_of(call: Callable[[*Args, Callable[[T | LinnetError], None]], None], *args: *Args) -> T:

@@ -15,12 +15,9 @@ A user sees the events whose seq is in [joined, left]. `joined` is 0 for founder
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from struct import Struct as Packing
-from struct import unpack as struct_unpack
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -29,19 +26,19 @@ from router.contract.errors import BadCommand, LinnetError, NotFound, from_funct
 from router.contract.keys import Channels
 from router.contract.packing import pack
 from router.contract.stamp import Tail, tail
-from router.store.answers import reply_of
+from router.store.answers import Reply, reply_of
+from router.store.appends import FACTS, RATED, ROWS_OF_FORMAT_2, Append, Appended, appended
+from router.store.heads import META, Head, HeadsRead
+from router.store.openings import Opening, OpeningsRead, Wanted
 from router.store.redis.client import Client, RedisArg
 from router.store.redis.connection import CommandTemplate
 from router.store.redis.decoding import answer, unreadable
 
 T = TypeVar("T")
-Reply: TypeAlias = Callable[[T | LinnetError], None]
 
-Action = Literal["message", "edit", "delete", "react"]
 MemberAction = Literal["put", "remove", "join"]
 Reacting = Literal["all", "members"]
 
-CONVERSATIONS_PER_CALL: Final = 200  # roles; of starts, starts.lua bounds what it reads
 ROLES: Final = {"owner": "o", "admin": "a", "member": "m", "reader": "r"}
 CLOSED_ROLES: Final = ("b", "c")  # of a direct conversation: its user may not write to the other (prelude_pair.lua)
 ROLE_NAMES: Final = {char: name for name, char in ROLES.items()}
@@ -50,53 +47,7 @@ CREATE_LIMIT: Final = 1000
 PAGE_BYTES: Final = 1 << 20
 MEMBERS_STEP: Final = 1000
 CACHED_TEMPLATES: Final = 1 << 13  # of a kilobyte
-_META: Final = Packing(">QQII16sQ")
-_FACTS: Final = Packing(">QQQQ8sBc")  # as append.lua reads them
-_RATED: Final = 1
-_ROWS_OF_FORMAT_2: Final = 2
-_ANSWER: Final = Packing(">QQQQB16s")
 _RATE_MAX: Final = 2**32 - 1  # µs, as `m` holds them
-
-
-class Append(msgspec.Struct, frozen=True):
-    """One event to append. If `n` is 0, no row for detecting a resend is stored. A rate applies to users' `n` only.
-
-    `files`: the pins of a message's files (`store/files.py`), None if it has none.
-    """
-
-    conversation: str
-    user: str
-    device: str
-    n: int
-    done: int
-    fingerprint: bytes
-    tail: Tail
-    action: Action = "message"
-    target: int = 0
-    seen: int = 0
-    server: bool = False
-    files: bytes | None = None
-
-
-class Appended(msgspec.Struct, frozen=True):
-    """The result of an append. `prev` and `count` are 0 if no event was written, that is, for a duplicate and for a
-    reaction that exists already; `at` is 0 if the event is no longer in the log. `how` is the outcome of append.lua.
-    """
-
-    seq: int
-    prev: int
-    count: int
-    at: int
-    how: int
-    replid: bytes
-
-    @property
-    def written(self) -> bool:
-        return self.how == 0
-
-    @property
-    def duplicate(self) -> bool:
-        return self.how == 1
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -108,27 +59,6 @@ class Change(msgspec.Struct, frozen=True):
     prev: int
     count: int
     at: int
-
-
-class Head(msgspec.Struct, frozen=True):
-    """The state of a conversation. `at` is the time of the last event, or of the creation if there is none.
-
-    `deleted`: seqs of the messages that were deleted last, the newest deletion last. `server`: the replication id of
-    the server that wrote last.
-    """
-
-    seq: int
-    count: int
-    at: int
-    version: int
-    floor: int
-    routed: int
-    kind: str
-    title: str
-    size: int = 0
-    deleted: tuple[int, ...] = ()
-    server: bytes = b""
-    freed: bytes = b""  # hashes of files, 32 bytes each, that the last message has left
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -152,21 +82,6 @@ class ReadPosition(msgspec.Struct, frozen=True):
     kind: str
     deleted_above: int = 0
     open: bool = True
-
-
-class Wanted(msgspec.Struct, frozen=True):
-    """A conversation of `openings`. `read`: the read mark of the user whose device begins; None: only the role."""
-
-    conversation: str
-    read: int | None
-
-
-class Opening(msgspec.Struct, frozen=True):
-    """A user's role char in a conversation, "" if they are no present member; and the cursor at which a new device
-    begins, None if none was asked or the user does not see the conversation."""
-
-    role: str
-    start: int | None
 
 
 class Members(msgspec.Struct, frozen=True):
@@ -219,8 +134,8 @@ class Conversations:
     def append(self, a: Append, reply: Reply[Appended]) -> None:
         """Append an event, once for its (user, device, n)."""
         event = a.tail
-        flags = (0 if a.server else _RATED) | (_ROWS_OF_FORMAT_2 if self._client.row_format == 2 else 0)
-        facts = _FACTS.pack(a.n, a.done, a.seen, a.target, a.fingerprint, flags, event.first)
+        flags = (0 if a.server else RATED) | (ROWS_OF_FORMAT_2 if self._client.row_format == 2 else 0)
+        facts = FACTS.pack(a.n, a.done, a.seen, a.target, a.fingerprint, flags, event.first)
         given: tuple[bytes, ...] = (facts, event.rest)
         action: str = a.action
         if a.files is not None:
@@ -242,13 +157,13 @@ class Conversations:
         if len(members) > CREATE_LIMIT:
             raise BadCommand(f"name at most {CREATE_LIMIT} members at a time")
         args = _creation(self._channels, conv, kind, title, members, (cost_us, burst_us))
-        return bool(await self._fcall("create", _keys(conv), args))
+        return bool(await self._fcall("create", keys.of_conversation(conv), args))
 
     def create_direct(self, user: str, other: str, cost_us: int, burst_us: int, reply: Reply[bool]) -> None:
         """Create the direct conversation of two users; False if it exists already."""
         conv = keys.direct(user, other)
         args = _creation(self._channels, conv, keys.DIRECT, "", {user: "m", other: "m"}, (cost_us, burst_us))
-        self._client.call("create", _keys(conv), args, partial(_answer, reply, bool))
+        self._client.call("create", keys.of_conversation(conv), args, partial(_answer, reply, bool))
 
     async def member(
         self,
@@ -299,11 +214,11 @@ class Conversations:
         change = (int(title is not None), title or "")
         pins = b"" if avatar is None else avatar.pins or b"-"
         args = (conv, channel, self._cap, by, *change, event.first, event.rest, reacting or "", pins)
-        return _appended(await self._fcall("title", where, args))
+        return appended(await self._fcall("title", where, args))
 
     async def remove_conversation(self, conv: str, actor: str | None) -> int:
         """Remove the conversation; return the seq of that change. All other calls are `NotFound` afterwards."""
-        seq: int = await self._fcall("remove_conversation", _keys(conv), (conv, actor or ""))
+        seq: int = await self._fcall("remove_conversation", keys.of_conversation(conv), (conv, actor or ""))
         return seq
 
     async def gone(self, conv: str) -> int:
@@ -328,7 +243,7 @@ class Conversations:
         A conversation whose server does not answer has the error in its place. If none has an answer, the reply is the
         error.
         """
-        _Heads(self._client, convs, reply)
+        HeadsRead(self._client, convs, reply)
 
     async def head(self, conv: str) -> Head | None:
         """Read one head."""
@@ -340,18 +255,20 @@ class Conversations:
     def range(self, conv: str, user: str | None, after: int, upto: int, limit: int, reply: Reply[Page]) -> None:
         """Read the events in (after, upto] that `user` sees; None sees all."""
         args = (user or "", after, upto, limit, PAGE_BYTES)
-        self._client.call("range", _keys(conv)[:2], args, partial(_answer, reply, _page))
+        self._client.call("range", keys.of_conversation(conv)[:2], args, partial(_answer, reply, _page))
 
     def range_before(self, conv: str, user: str | None, before: int, limit: int, reply: Reply[Page]) -> None:
         """Read the last events below `before`."""
         args = (user or "", before, limit, PAGE_BYTES)
-        self._client.call("range_before", _keys(conv)[:2], args, partial(_answer, reply, _page))
+        self._client.call("range_before", keys.of_conversation(conv)[:2], args, partial(_answer, reply, _page))
 
     def read_position(self, conv: str, user: str, seq: int, reply: Reply[ReadPosition]) -> None:
         """Clamp a read mark to the events that the user sees."""
         other = keys.other_party(conv, user) if conv[0] == keys.DIRECT else ""
         args = (user, seq, other)
-        self._client.call("locate_read_mark", _keys(conv)[:2], args, partial(_answer, reply, _read_position))
+        self._client.call(
+            "locate_read_mark", keys.of_conversation(conv)[:2], args, partial(_answer, reply, _read_position)
+        )
 
     def roles(self, conv: str, users: Sequence[str], reply: Reply[list[str]]) -> None:
         """Read the role char of each user, "" if the user is no present member."""
@@ -365,7 +282,7 @@ class Conversations:
 
         The answer has the order of `wanted`, which is not empty; None for a conversation whose server gave no answer.
         """
-        _Openings(self._client, user, wanted, reply)
+        OpeningsRead(self._client, user, wanted, reply)
 
     async def members(self, conv: str, user: str | None = None, cursor: int = 0) -> Members:
         """A page of the present members; for the server (`user` None) also of a removed conversation."""
@@ -426,7 +343,7 @@ class Conversations:
         role = _present_roles([m, row])[0]
         if m is None or (user is not None and not role):
             raise NotFound
-        seq, count, _, _, _, at = _META.unpack(m)
+        seq, count, _, _, _, at = META.unpack(m)
         return Description(
             conv,
             kind.decode(),
@@ -449,99 +366,9 @@ class Conversations:
             raise from_function(error) from None
 
 
-class _Heads:
-    """The pipelined reads of one `heads` call, and its one reply."""
-
-    __slots__ = ("_heads", "_missing", "_reply")
-
-    def __init__(self, client: Client, convs: Sequence[str], reply: Reply[list[Head | LinnetError | None]]) -> None:
-        self._reply = reply
-        self._missing = len(convs)
-        self._heads: list[Head | LinnetError | None] = [None] * len(convs)
-        if not convs:
-            asyncio.get_running_loop().call_soon(reply, self._heads)
-        for at, conv in enumerate(convs):
-            client.command("HMGET", keys.conversation(conv), *_HEAD_FIELDS, reply=partial(self._received, at))
-
-    def _received(self, at: int, value: Any) -> None:
-        try:
-            self._heads[at] = from_function(value) if isinstance(value, LinnetError) else _head(value)
-        except Exception as error:  # noqa: BLE001 - one damaged conversation must not cost the others their answer
-            unreadable(error)
-        self._missing -= 1
-        if not self._missing:
-            first = self._heads[0]
-            failed = isinstance(first, LinnetError) and all(isinstance(head, LinnetError) for head in self._heads)
-            self._reply(first if failed and isinstance(first, LinnetError) else self._heads)
-
-
-class _Openings:
-    """The calls of one `openings`, and its one reply. Each call is about conversations of one server, and is answered
-    for itself; what a call had no time to look at is asked again."""
-
-    __slots__ = ("_client", "_found", "_missing", "_reply", "_user", "_wanted")
-
-    def __init__(self, client: Client, user: str, wanted: Sequence[Wanted], reply: Reply[list[Opening | None]]) -> None:
-        self._client = client
-        self._user = user
-        self._wanted = wanted
-        self._reply = reply
-        self._found: list[Opening | None] = [None] * len(wanted)
-        self._missing = 1
-        self._ask(range(len(wanted)))
-        self._finish()
-
-    def _ask(self, positions: Sequence[int]) -> None:
-        for group in self._client.groups(positions, self._partition, CONVERSATIONS_PER_CALL):
-            begins = [at for at in group if self._wanted[at].read is not None]
-            others = [at for at in group if self._wanted[at].read is None]
-            where = [key for at in begins for key in _keys(self._wanted[at].conversation)[:2]]
-            where += [keys.conversation(self._wanted[at].conversation) for at in others]
-            reads = [self._wanted[at].read or 0 for at in begins]
-            self._missing += 1
-            received = partial(self._received, begins, others)
-            self._client.call("starts", where, (self._user, PAGE_BYTES, *reads), received)
-
-    def _partition(self, at: int) -> int:
-        return keys.partition(self._wanted[at].conversation)
-
-    def _received(self, begins: list[int], others: list[int], value: Any) -> None:
-        if not isinstance(value, Exception):
-            try:
-                self._take(begins, others, value)
-            except Exception as error:  # noqa: BLE001 - one unreadable answer must not cost the others theirs
-                unreadable(error)
-        self._finish()
-
-    def _take(self, begins: list[int], others: list[int], value: Any) -> None:
-        roles, *starts = value
-        starts += [None] * len(others)
-        again: list[int] = []
-        for at, role, start in zip((*begins, *others), roles.decode(), starts, strict=True):
-            if start == b"":
-                again.append(at)
-            else:
-                self._found[at] = Opening("" if role == "-" else role, start)
-        self._ask(again)
-
-    def _finish(self) -> None:
-        self._missing -= 1
-        if not self._missing:
-            self._reply(self._found)
-
-
-_HEAD_FIELDS: Final = ("m", "ver", "floor", "routed", "kind", "title", "size", "deleted", "freed")
-
-
-@lru_cache(maxsize=1 << 14)
-def _keys(conv: str) -> tuple[str, str, str]:
-    """The keys of a conversation: its hash, its log, and the dirty set of its partition."""
-    return keys.conversation(conv), keys.log(conv), keys.dirty(keys.partition(conv))
-
-
 def _keys_and_channel(channels: Channels, conv: str) -> tuple[tuple[str, str, str], str]:
     """The keys of a conversation and the channel of its events, "" if it is direct: `users.deliver` publishes those."""
-    return _keys(conv), "" if conv.startswith(keys.DIRECT) else channels.conversation(conv)
+    return keys.of_conversation(conv), "" if conv.startswith(keys.DIRECT) else channels.conversation(conv)
 
 
 def _parties(channels: Channels, conv: str, author: str) -> tuple[str, ...]:
@@ -578,14 +405,10 @@ def _ignore(value: object) -> None:
 
 def _appended_to(reply: Reply[Appended], value: Any) -> None:
     try:
-        found = _appended(value) if type(value) is bytes else from_function(value)
+        found = appended(value) if type(value) is bytes else from_function(value)
     except Exception as error:  # noqa: BLE001 - as `answer`, without its call
         found = unreadable(error)
     reply(found)
-
-
-def _appended(value: Any) -> Appended:
-    return Appended(*_ANSWER.unpack(value))
 
 
 def _page(value: Any) -> Page:
@@ -596,16 +419,6 @@ def _page(value: Any) -> Page:
 def _read_position(value: Any) -> ReadPosition:
     seq, count, size, kind, gone, is_open = value
     return ReadPosition(seq, count, size, kind.decode(), gone, is_open == 1)
-
-
-def _head(value: Any) -> Head | None:
-    m, version, floor, routed, kind, title, size, deleted, freed = value
-    if m is None:
-        return None
-    seq, count, _, _, server, at = _META.unpack(m)
-    where = seq, count, at, int(version), int(floor or 0), int(routed or 0)
-    gone = struct_unpack(f">{len(deleted) // 8}Q", deleted) if deleted else ()
-    return Head(*where, kind.decode(), title.decode(), int(size or 0), gone, server, freed or b"")
 
 
 def _present_roles(value: Any) -> list[str]:

@@ -17,123 +17,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import chain
-from struct import Struct as Packing
-from struct import error as StructError  # noqa: N812 - a class, whatever its name
-from typing import Any, Final, Literal, TypeAlias, cast
-
-import msgpack
-from msgspec import Struct
+from typing import Any, Final, Literal, cast
 
 from router.contract import keys, signals
 from router.contract.errors import FunctionError, LinnetError, RateLimited, from_function
-from router.contract.tokens import TokenId
 from router.store.redis.client import Client
 from router.store.redis.connection import RedisArg
-from router.store.redis.decoding import answer, unreadable
+from router.store.redis.decoding import answer
+from router.store.rows import PAGE, Page, Row, page_of, rows_of
+from router.store.sync import Sync, Synced, pack_for_lua, session_args, synced
 
-PAGE: Final = 200
 USERS_PER_CALL: Final = 50  # the server does nothing else for about as many µs
 CONNECT_COST_US, CONNECT_BURST_US = 1_000_000, 30_000_000
 OPEN_COST_US, OPEN_BURST_US = 2_000_000, 120_000_000
 SEARCH_COST_US, SEARCH_BURST_US = 200_000, 1_000_000
 ASK_COST_US, ASK_BURST_US = 180_000_000, 3_600_000_000  # 20 an hour
-
-_SERVER: Final = 16  # bytes of `since` that name the server; the rest is the minimum for ZRANGEBYSCORE
-_STATE: Final = keys.STATE.encode()
-# The two formats of a row (functions/prelude_user.lua): kind, mark and numbers; in format 2 behind its version and the
-# bytes before the title, and with role and flags. The title follows.
-_ROW: Final = Packing(">ccQQQQQ")
-_ROW_2: Final = Packing(">BBcccBQQQQQ")
-_IN_FORMAT_2: Final = 2
-_pack = msgpack.Packer(use_bin_type=False).pack  # Lua's msgpack has no bin type
-
-Status: TypeAlias = Literal["ok", "replaced", "kicked", "evicted", "crowded"]
-
-
-class Sync(Struct, frozen=True, kw_only=True):
-    """The arguments of `sync`. `since` is the opaque position of the last one; `cursors` replace the stored ones, at
-    registering only.
-
-    `living` and `devices`: the live gateways and the devices of the answer, for a registering that was answered
-    `crowded`.
-    """
-
-    user: str
-    device: str
-    session: str
-    node: str
-    started: int
-    instance: str = ""
-    since: bytes = b""
-    register: bool = False
-    limit: int = PAGE
-    cursors: dict[str, int] | None = None
-    token: TokenId = TokenId()
-    token_expires_s: int = 0
-    living: tuple[str, ...] | None = None
-    devices: tuple[str, ...] = ()
-
-
-class Row(Struct, frozen=True):
-    """A user's row of one conversation. `head` and `count` of groups and channels are in their `Head`, and 0 here.
-
-    `changed`: the last change of the membership, 0 in a present direct one. `left`: the user has left it, or it is
-    gone, as of that change; `gone_acked`: this device has acked that; `title` of a direct one is the other user;
-    `cursor` is None if this device has none yet; `score` orders rows by the last change; `deleted_above` counts the
-    deleted messages above `read` in a direct one. `role` is the user's role char; None in a row of format 1, which has
-    none.
-    """
-
-    conversation: str
-    kind: str
-    title: str
-    left: bool
-    head: int
-    count: int
-    read: int
-    read_count: int
-    cursor: int | None
-    score: int
-    deleted_above: int = 0
-    changed: int = 0
-    gone_acked: bool = False
-    role: str | None = None
-
-    def unread(self, count: int, deleted: Sequence[int]) -> int:
-        """Messages above the read mark, of `count` in all; `deleted` are seqs of deleted messages (Head)."""
-        gone = self.deleted_above
-        if deleted and self.kind != keys.DIRECT:
-            gone = sum(seq > self.read for seq in deleted)
-        return max(0, count - self.read_count - gone)
-
-
-class Synced(Struct, frozen=True):
-    """The reply of `sync`. `rows` have changed since `since`, oldest change first; at registering they are the newest
-    rows, newest first, followed by the other groups.
-
-    `state` is the version of the user's state; None if it has not changed since `since`, and at registering if there
-    is none. If `more`, further rows are read with `page` below `below` at registering, else with `sync` and the new
-    `since`.
-    `new_device` stays true until `set_starts` has marked the device as known, so that a connect that dies half way
-    begins again.
-    """
-
-    status: Status
-    rows: list[Row]
-    since: bytes
-    more: bool
-    below: int
-    new_device: bool
-    state: int | None = None
-    devices: tuple[str, ...] = ()  # of a user that is `crowded`
-
-
-class Page(Struct, frozen=True):
-    """Rows by their last change, newest first; if `more`, the next page is below `below`."""
-
-    rows: list[Row]
-    below: int
-    more: bool
 
 
 class Users:
@@ -171,8 +69,7 @@ class Users:
             keys.cursor(user, s.device),
             *(keys.cursor(user, device) for device in s.devices),
         )
-        since = (s.since[:_SERVER], s.since[_SERVER:] or b"(0")
-        args = (s.device, _packed_session(s), s.started, *since, s.limit, int(s.register), _pack(rest))
+        args = (*session_args(s), s.limit, int(s.register), pack_for_lua(rest))
         self._client.call("sync", where, args, partial(_synced, s, reply))
 
     def sessions_to_sync(self, audited: Sequence[Sync], reply: Callable[[list[int] | LinnetError], None]) -> None:
@@ -184,7 +81,7 @@ class Users:
         args: list[RedisArg] = []
         for s in audited:
             names += (keys.devices(s.user), keys.recent(s.user))
-            args += (s.device, _packed_session(s), s.started, s.since[:_SERVER], s.since[_SERVER:] or b"(0")
+            args += session_args(s)
         self._client.call("sessions_to_sync", names, args, cast("Callable[[object], None]", reply))
 
     @property
@@ -298,7 +195,7 @@ class Users:
         reply: Callable[[bool | LinnetError], None],
     ) -> None:
         where = (keys.devices(user), keys.cursor(user, device))
-        self._client.call("ack", where, (device, session, _pack(cursors), int(lower)), partial(_truth, reply))
+        self._client.call("ack", where, (device, session, pack_for_lua(cursors), int(lower)), partial(_truth, reply))
 
     def set_starts(
         self,
@@ -383,14 +280,14 @@ class Users:
     async def row(self, user: str, conv: str) -> Row | None:
         """The user's row of one conversation, without a device's cursor; its score is 0. None for a damaged row too."""
         packed = await self._client.fetch("HGET", keys.convs(user), conv)
-        rows = [] if packed is None else _rows([conv.encode(), packed, b"0", None])
+        rows = [] if packed is None else rows_of([conv.encode(), packed, b"0", None])
         return rows[0] if rows else None
 
     async def conversations(self, user: str, below: int | None = None, limit: int = PAGE) -> Page:
         """A page of all rows, newest first; the first page is below None."""
         above = "+inf" if below is None else below
         value = await self._fcall("page", (keys.recent(user), keys.convs(user)), (above, limit))
-        return _page(value)
+        return page_of(value)
 
     async def direct(self, user: str, cursor: int = 0) -> tuple[list[str], int]:
         """Some of the user's direct conversations, and the cursor of the next call, 0 after the last.
@@ -425,11 +322,6 @@ class Users:
             raise refusal(error) from None
 
 
-def _packed_session(s: Sync) -> bytes:
-    """The session as its device's row contains it."""
-    return bytes(_pack((s.session, s.node, s.instance, s.started, s.token.id, s.token_expires_s)))
-
-
 def refusal(error: LinnetError) -> LinnetError:
     """The client's error for the error of a user-slot function."""
     if isinstance(error, FunctionError) and error.reply_code == "RATE":
@@ -450,71 +342,8 @@ def _number(reply: Callable[[int | LinnetError], None], value: object) -> None:
 
 
 def _synced(s: Sync, reply: Callable[[Synced | LinnetError], None], value: object) -> None:
-    answer(reply, partial(_sync_answer, s), value)
-
-
-def _sync_answer(s: Sync, value: Any) -> Synced | LinnetError:
-    if isinstance(value, LinnetError):
-        return refusal(value)
-    status, *rest = value if value is not None else (b"ok",)
-    if not rest or status == b"crowded":
-        devices = tuple(name.decode() for name in rest)
-        return Synced(cast("Status", status.decode()), [], s.since, False, 0, False, devices=devices)
-    since, more, below, new, rows = rest
-    return Synced("ok", _rows(rows), since, bool(more), int(below), bool(new), _state(rows))
+    answer(reply, lambda value: refusal(value) if isinstance(value, LinnetError) else synced(s, value), value)
 
 
 def _paged(reply: Callable[[Page | LinnetError], None], value: object) -> None:
-    answer(reply, lambda value: refusal(value) if isinstance(value, LinnetError) else _page(value), value)
-
-
-def _page(value: Any) -> Page:
-    more, below, rows = value
-    return Page(_rows(rows), int(below), bool(more))
-
-
-def _rows(flat: list[Any]) -> list[Row]:
-    """Rows from a flat list of conversation, packed row, score and cursor; damaged rows are left out."""
-    parts, rows = iter(flat), []
-    for row in zip(parts, parts, parts, parts, strict=True):
-        if row[0].startswith(b"~"):
-            continue
-        try:
-            rows.append(_row(*row))
-        except (ValueError, TypeError, IndexError, StructError) as error:
-            unreadable(error)
-    return rows
-
-
-def _state(flat: list[Any]) -> int | None:
-    """The version of the user's state, if it is among the rows."""
-    return int.from_bytes(flat[flat.index(_STATE) + 1]) if _STATE in flat else None
-
-
-def _row(conv: bytes, packed: bytes, score: bytes, cursor: bytes | None) -> Row:
-    role = None
-    if packed[0] == _IN_FORMAT_2:
-        _, size, kind, mark, char, _, head, count, read, read_count, changed = _ROW_2.unpack_from(packed)
-        if not _ROW_2.size <= size <= len(packed):
-            raise ValueError("a row is cut short")
-        role = char.decode()
-    else:
-        kind, mark, head, count, read, read_count, changed = _ROW.unpack_from(packed)
-        size = _ROW.size
-    present = mark == b" "
-    return Row(
-        conv.decode(),
-        kind.decode(),
-        packed[size:].decode(),
-        mark in (b"-", b"="),
-        head,
-        count,
-        read,
-        read_count,
-        None if cursor is None else int(cursor),
-        int(float(score)),  # Redis prints a score as a double
-        changed if present and kind == b"d" else 0,
-        0 if present and kind == b"d" else changed,
-        mark == b"=",
-        role,
-    )
+    answer(reply, lambda value: refusal(value) if isinstance(value, LinnetError) else page_of(value), value)

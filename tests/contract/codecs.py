@@ -9,12 +9,12 @@ from typing import Any
 import msgpack
 import pytest
 
-from router.contract import packing, wire
+from router.contract import codecs, packing
 from router.contract.errors import LinnetError
 
 GROUP = "g:0123456789012345678901"
 
-both = pytest.mark.parametrize("codec", wire.CODECS.values(), ids=lambda codec: codec.subprotocol)
+both = pytest.mark.parametrize("codec", codecs.CODECS.values(), ids=lambda codec: codec.subprotocol)
 
 
 def as_json(value: Any) -> Any:
@@ -29,17 +29,17 @@ def as_json(value: Any) -> Any:
     return value
 
 
-def encoded(codec: wire.Codec, value: Any) -> bytes:
+def encoded(codec: codecs.Codec, value: Any) -> bytes:
     """Bytes as a client in another language would write them, made without Linnet's encoders."""
     packed: bytes = json.dumps(as_json(value)).encode() if codec.text else msgpack.packb(value)
     return packed
 
 
-def decoded(codec: wire.Codec, **command: Any) -> Any:
+def decoded(codec: codecs.Codec, **command: Any) -> Any:
     return codec.decode(encoded(codec, command))
 
 
-def refused(codec: wire.Codec, data: bytes) -> str:
+def refused(codec: codecs.Codec, data: bytes) -> str:
     """The code with which a frame, or the body of the command in it, is refused."""
     with pytest.raises(LinnetError) as caught:
         packing.pack_body(getattr(codec.decode(data), "body", None))

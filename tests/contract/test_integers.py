@@ -16,7 +16,7 @@ import msgpack
 import msgspec
 import pytest
 
-from router.contract import integers, packing, stamp, wire
+from router.contract import codecs, integers, packing, stamp, wire
 from router.contract.errors import LinnetError
 from tests.contract.codecs import GROUP, both, decoded, encoded, refused
 
@@ -35,7 +35,7 @@ def golden() -> dict[str, list[str]]:
 
 
 def expected() -> list[wire.Commands]:
-    return [wire.JSON.decode(json.dumps(command).encode()) for command in COMMANDS]
+    return [codecs.JSON.decode(json.dumps(command).encode()) for command in COMMANDS]
 
 
 def javascript(folder: Path) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def go(folder: Path) -> dict[str, list[str]]:
 @pytest.mark.parametrize("client", golden())
 def test_commands_of_other_languages_keep_their_integers(client: str) -> None:
     """Each command that the library wrote is decoded as it was meant, n and seqs to the last digit."""
-    written = [wire.MSGPACK.decode(bytes.fromhex(packed)) for packed in golden()[client]]
+    written = [codecs.MSGPACK.decode(bytes.fromhex(packed)) for packed in golden()[client]]
     assert written == expected()
     integer_fields = [getattr(command, name) for command in written for name in ("n", "seq") if hasattr(command, name)]
     assert {type(number) for number in integer_fields} == {int}
@@ -96,7 +96,7 @@ def test_javascript_libraries_write_the_golden_bytes_and_read_events(tmp_path: P
 def test_go_writes_commands_with_the_same_integers(tmp_path: Path) -> None:
     """Maps of Go have no order, so the commands are compared, not their bytes."""
     for packed in go(tmp_path).values():
-        assert [wire.MSGPACK.decode(bytes.fromhex(command)) for command in packed] == expected()
+        assert [codecs.MSGPACK.decode(bytes.fromhex(command)) for command in packed] == expected()
 
 
 # -- the rule
@@ -104,12 +104,12 @@ def test_go_writes_commands_with_the_same_integers(tmp_path: Path) -> None:
 
 @both
 @pytest.mark.parametrize("number", [1.5, 1e300, 2.0**53, -(2.0**53), float(2**64)])
-def test_float_that_is_no_integer_in_range_is_bad_command(codec: wire.Codec, number: float) -> None:
+def test_float_that_is_no_integer_in_range_is_bad_command(codec: codecs.Codec, number: float) -> None:
     assert refused(codec, encoded(codec, {"type": "send", "to": "@bob", "n": number, "body": 1})) == "bad_command"
 
 
 @both
-def test_bounds_apply_to_integers_sent_as_floats(codec: wire.Codec) -> None:
+def test_bounds_apply_to_integers_sent_as_floats(codec: codecs.Codec) -> None:
     for command in (
         {"type": "send", "to": "@bob", "n": 0.0, "body": 1},
         {"type": "history", "conversation": GROUP, "limit": 201.0},
@@ -118,7 +118,7 @@ def test_bounds_apply_to_integers_sent_as_floats(codec: wire.Codec) -> None:
 
 
 @both
-def test_free_values_keep_their_floats(codec: wire.Codec) -> None:
+def test_free_values_keep_their_floats(codec: codecs.Codec) -> None:
     """In a body the client's own type counts."""
     sent = decoded(codec, type="send", to="@bob", n=5.0, body={"n": 5.0, "seq": [1.0]})
     assert (sent.n, type(sent.n)) == (5, int)
@@ -126,7 +126,7 @@ def test_free_values_keep_their_floats(codec: wire.Codec) -> None:
 
 
 @both
-def test_ids_and_cursors_are_integers_too(codec: wire.Codec) -> None:
+def test_ids_and_cursors_are_integers_too(codec: codecs.Codec) -> None:
     ack = decoded(codec, type="ack", id=5e9, cursors={GROUP: 5e9})
     assert (ack.id, ack.cursors) == (5_000_000_000, {GROUP: 5_000_000_000})
     assert {type(ack.id), type(ack.cursors[GROUP])} == {int}
@@ -153,7 +153,7 @@ def test_value_that_cannot_be_repaired_is_refused_with_the_first_error() -> None
     """The error names the first fault, whatever else the value contains."""
     for data in (b"[]", b"\x81\x81\x01\x02\x03", b"\xcb"):
         with pytest.raises(LinnetError):
-            wire.MSGPACK.decode(data)
+            codecs.MSGPACK.decode(data)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.contract import packing, stamp, wire
+from router.contract import codecs, packing, stamp
 from router.contract.errors import TooLarge
 from tests.contract.codecs import GROUP, both, decoded, encoded, packed_body, refused
 
@@ -34,12 +34,13 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=5) | st.di
 def test_value_sent_in_either_codec_is_received_in_both(value: Any) -> None:
     """A canonical value has one form in the log for both codecs, and every client reads it unchanged."""
     bodies = [
-        packing.pack_body(decoded(codec, type="send", to="@b", n=1, body=value).body) for codec in wire.CODECS.values()
+        packing.pack_body(decoded(codec, type="send", to="@b", n=1, body=value).body)
+        for codec in codecs.CODECS.values()
     ]
     assert bodies[0] == bodies[1] == msgspec.msgpack.encode(value)  # bytes, for 1 == 1.0 == True
     event = stamp.fill(stamp.tail("message", GROUP, "ann", "phone", 1, {"body": bodies[0]}), stamp.Slots(1, 0, 1, 1))
-    from_json = json.loads(wire.JSON.logged(event))["body"]
-    from_msgpack = msgpack.unpackb(wire.MSGPACK.logged(event))["body"]
+    from_json = json.loads(codecs.JSON.logged(event))["body"]
+    from_msgpack = msgpack.unpackb(codecs.MSGPACK.logged(event))["body"]
     assert packing.pack(packing.canonical(from_json)) == packing.pack(from_msgpack) == bodies[0]
 
 
@@ -73,7 +74,7 @@ NOT_CANONICAL: dict[str, bytes] = {
 @pytest.mark.parametrize("around", [b"", b"\x92\x01", b"\x81\xa1a", b"\x91\x81\xa1a\x91"])
 def test_msgpack_value_that_json_lacks_is_bad_command(bad: bytes, around: bytes) -> None:
     """At any depth: one such body would break every JSON client at every resume."""
-    assert refused(wire.MSGPACK, packed_body(around + bad)) == "bad_command"
+    assert refused(codecs.MSGPACK, packed_body(around + bad)) == "bad_command"
 
 
 @pytest.mark.parametrize(
@@ -82,19 +83,19 @@ def test_msgpack_value_that_json_lacks_is_bad_command(bad: bytes, around: bytes)
 )  # fmt: skip
 def test_json_value_that_is_not_canonical_is_bad_command(bad: bytes) -> None:
     """Integers that lose digits in other clients, and `$b64` that is no base64."""
-    assert refused(wire.JSON, b'{"type":"send","to":"@bob","n":1,"body":' + bad + b"}") == "bad_command"
+    assert refused(codecs.JSON, b'{"type":"send","to":"@bob","n":1,"body":' + bad + b"}") == "bad_command"
 
 
 @both
 @pytest.mark.parametrize("value", ["", "AA==", base64.b64encode(bytes(range(256))).decode()])
-def test_b64_is_bytes_in_both_codecs(codec: wire.Codec, value: str) -> None:
+def test_b64_is_bytes_in_both_codecs(codec: codecs.Codec, value: str) -> None:
     """Otherwise a msgpack client could send a map that JSON clients read as bytes."""
     body = decoded(codec, type="send", to="@b", n=1, body=[{"$b64": value}]).body
     assert packing.canonical(body) == [base64.b64decode(value)]
 
 
 @both
-def test_values_are_at_most_32_deep(codec: wire.Codec) -> None:
+def test_values_are_at_most_32_deep(codec: codecs.Codec) -> None:
     """32 containers around a scalar are accepted, 33 are not, for lists and maps."""
     for inner in (lambda value: [value], lambda value: {"a": value}):
         value: Any = 1

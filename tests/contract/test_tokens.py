@@ -1,59 +1,25 @@
-"""Tokens: the accepted ones, the error of each refused one, and the life of the provider's keys."""
+"""Tokens: the accepted ones, and the error of each refused one."""
 
-import asyncio
 import hashlib
 import hmac
 import json
-from base64 import urlsafe_b64encode
 from typing import Any
 
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
-from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from router.contract import tokens, wire
 from router.contract.clocks import Clocks
 from router.contract.errors import TokenExpired, Unauthorized, Unavailable
 from router.contract.settings import Settings
-from router.contract.tokens import Key, Rules, UnknownKey, Verifier, issue, key_set, secret_key, verify
-from tests.support import JWT_SECRET, eventually
-
-NOW = 1_700_000_000_000
-S = NOW // 1000
-SETTINGS = Settings(jwt_secret=JWT_SECRET)
-OWN = (secret_key(JWT_SECRET),)
-
-RSA = rsa.generate_private_key(65537, 2048)
-EC = ec.generate_private_key(ec.SECP256R1())
-ED = ed25519.Ed25519PrivateKey.generate()
-
-
-def jwk(private: Any, kid: str = "", **more: Any) -> dict[str, Any]:
-    algorithm = {rsa.RSAPrivateKey: RSAAlgorithm, ec.EllipticCurvePrivateKey: ECAlgorithm}
-    kind: Any = next((a for t, a in algorithm.items() if isinstance(private, t)), OKPAlgorithm)
-    made: dict[str, Any] = kind.to_jwk(private.public_key(), as_dict=True)
-    made.pop("key_ops", None)
-    return made | ({"kid": kid} if kid else {}) | more
-
-
-def document(*jwks: dict[str, Any]) -> bytes:
-    return json.dumps({"keys": jwks}).encode()
-
-
-def sign(claims: Any, key: Any = JWT_SECRET, algorithm: str = "HS256", **headers: Any) -> str:
-    return jwt.encode(claims, key, algorithm=algorithm, headers=headers or None)
-
-
-def b64(data: bytes) -> str:
-    return urlsafe_b64encode(data).decode().rstrip("=")
-
-
-PROVIDER = key_set(document(jwk(RSA, "r"), jwk(EC, "e"), jwk(ED, "d")))
-GOOD = {"sub": "ada", "exp": S + 60}
+from router.contract.tokens import Key, Rules, UnknownKey, issue, key_set, verify
+from router.contract.verifier import Verifier
+from tests.contract.signing import EC, ED, GOOD, NOW, OWN, PROVIDER, RSA, SETTINGS, S, b64, document, jwk, sign
+from tests.support import JWT_SECRET
 
 
 def test_issued_token_names_its_user_until_it_expires() -> None:
@@ -273,183 +239,6 @@ def test_only_trustworthy_keys_are_taken_from_a_set() -> None:
 def test_key_set_is_bounded() -> None:
     """A provider cannot make a token cost thousands of signature checks."""
     assert len(key_set(document(*[jwk(ED, f"k{i}") for i in range(100)]))) == tokens.MAX_KEYS
-
-
-class Provider:
-    """An identity provider: `fetch` returns `document` or raises `error`; `asked` counts the fetches."""
-
-    def __init__(self, answer: bytes) -> None:
-        self.answer: bytes | OSError = answer
-        self.asked = 0
-
-    async def fetch(self) -> bytes:
-        self.asked += 1
-        await asyncio.sleep(0)
-        if isinstance(self.answer, OSError):
-            raise self.answer
-        return self.answer
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def verifier(provider: Provider, clock: Clock) -> Verifier:
-    return Verifier(Settings(jwks_url="http://127.0.0.1/jwks"), provider.fetch, clock)
-
-
-async def test_simultaneous_tokens_start_one_fetch() -> None:
-    """A reconnect storm at a fresh process fetches the key set once."""
-    provider = Provider(document(jwk(EC, "e")))
-    clock = Clock()
-    keys = verifier(provider, clock)
-    token = sign(GOOD, EC, "ES256", kid="e")
-    found = await asyncio.gather(*(keys.identity(token, NOW) for _ in range(50)))
-    assert {one.user for one in found} == {"ada"}
-    assert provider.asked == 1
-
-
-async def test_new_key_within_a_fetch_interval_is_unavailable_and_then_accepted() -> None:
-    """A token with a new key that arrives just after a fetch is not refused: the next fetch begins by itself, and a
-    client that waits `retry_after` is accepted. Other tokens do not make fetches more frequent."""
-    provider = Provider(document(jwk(EC, "e")))
-    clock = Clock()
-    keys = verifier(provider, clock)
-    await keys.identity(sign(GOOD, EC, "ES256", kid="e"), NOW)
-    provider.answer = document(jwk(EC, "e"), jwk(RSA, "r"))
-    clock.now += tokens.REFRESH_S - 0.05
-    rotated = sign(GOOD, RSA, "RS256", kid="r")
-    for i in range(20):
-        with pytest.raises(Unavailable) as refusal:
-            await keys.identity(rotated if i % 2 else sign(GOOD, RSA, "RS256", kid=f"junk{i}"), NOW)
-        assert 0 < (refusal.value.retry_after or 0) < tokens.REFRESH_S
-    assert provider.asked == 1
-    clock.now += 0.1
-    await eventually(lambda: provider.asked == 2)
-    await eventually(lambda: keys._fetching is None)
-    assert keys.check(rotated, NOW).user == "ada"
-
-
-async def test_forged_key_is_refused_once_a_later_fetch_succeeded() -> None:
-    """Also if it arrives again within the interval; forged tokens never fetch more often than the interval."""
-    provider = Provider(document(jwk(EC, "e")))
-    clock = Clock()
-    keys = verifier(provider, clock)
-    await keys.identity(sign(GOOD, EC, "ES256", kid="e"), NOW)
-    forged = sign(GOOD, RSA, "RS256", kid="r")
-    clock.now += 1
-    with pytest.raises(Unavailable):
-        await keys.identity(forged, NOW)
-    clock.now += tokens.REFRESH_S
-    with pytest.raises(UnknownKey):
-        await keys.identity(sign(GOOD, RSA, "RS256", kid="other"), NOW)
-    clock.now += 1
-    with pytest.raises(UnknownKey):
-        await keys.identity(forged, NOW)
-    assert provider.asked == 2
-
-
-async def test_fetch_that_began_before_a_token_arrived_refuses_nothing() -> None:
-    """Its document may have been made before the new key was."""
-    provider, clock, answered = Provider(document(jwk(EC, "e"))), Clock(), asyncio.Event()
-
-    async def fetch() -> bytes:
-        document = await provider.fetch()
-        await answered.wait()
-        return document
-
-    keys = Verifier(Settings(jwks_url="http://127.0.0.1/jwks"), fetch, clock)
-    first = asyncio.create_task(keys.identity(sign(GOOD, EC, "ES256", kid="e"), NOW))
-    await eventually(lambda: provider.asked == 1)
-    clock.now += 1
-    late = asyncio.create_task(keys.identity(sign(GOOD, RSA, "RS256", kid="r"), NOW))
-    await asyncio.sleep(0)
-    answered.set()
-    assert (await first).user == "ada"
-    with pytest.raises(Unavailable):
-        await late
-
-
-async def test_new_key_during_an_outage_of_the_provider_is_unavailable() -> None:
-    """However long the outage lasts; after the first successful fetch the token is accepted."""
-    provider = Provider(document(jwk(EC, "e")))
-    clock = Clock()
-    keys = verifier(provider, clock)
-    await keys.identity(sign(GOOD, EC, "ES256", kid="e"), NOW)
-    provider.answer = OSError("down")
-    rotated = sign(GOOD, RSA, "RS256", kid="r")
-    for _ in range(3):
-        clock.now += tokens.REFRESH_S
-        with pytest.raises(Unavailable):
-            await keys.identity(rotated, NOW)
-    assert provider.asked == 4
-    provider.answer = document(jwk(RSA, "r"))
-    clock.now += tokens.REFRESH_S
-    assert (await keys.identity(rotated, NOW)).user == "ada"
-
-
-async def test_new_key_without_a_kid_is_fetched() -> None:
-    """Also from a provider that names no keys; a wrong signature of a named, known key is refused at once."""
-    provider = Provider(document(jwk(EC)))
-    clock = Clock()
-    keys = verifier(provider, clock)
-    await keys.identity(sign(GOOD, EC, "ES256"), NOW)
-    renewed = ec.generate_private_key(ec.SECP256R1())
-    provider.answer = document(jwk(renewed, "new"))
-    clock.now += tokens.REFRESH_S
-    assert (await keys.identity(sign(GOOD, renewed, "ES256"), NOW)).user == "ada"
-    for forged in (sign(GOOD, EC, "ES256", kid="new"), sign(GOOD), sign(GOOD, "x" * 48, "HS384", kid="new")):
-        with pytest.raises(Unauthorized):
-            await keys.identity(forged, NOW)
-    assert provider.asked == 2
-
-
-async def test_pending_tokens_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flood of forged tokens evicts the oldest."""
-    monkeypatch.setattr(tokens, "MAX_PENDING", 8)
-    provider = Provider(document(jwk(EC, "e")))
-    keys = verifier(provider, Clock())
-    provider.answer = OSError("down")
-    for i in range(40):
-        with pytest.raises(Unavailable):
-            await keys.identity(sign(GOOD, EC, "ES256", kid=f"junk{i}"), NOW)
-    assert len(keys._pending) == 8
-    assert provider.asked == 1
-
-
-async def test_keys_outlive_an_outage_of_the_provider() -> None:
-    """Known keys stay valid while an aged set cannot be fetched; it is fetched when the provider is back."""
-    provider = Provider(document(jwk(EC, "e")))
-    clock = Clock()
-    keys = verifier(provider, clock)
-    token = sign(GOOD, EC, "ES256", kid="e")
-    await keys.identity(token, NOW)
-    provider.answer = OSError("down")
-    clock.now += tokens.MAX_AGE_S + 1
-    assert keys.check(token, NOW).user == "ada"
-    await eventually(lambda: provider.asked == 2)
-    assert (await keys.identity(token, NOW)).user == "ada"
-    provider.answer = document(jwk(ED, "d"))
-    clock.now += tokens.REFRESH_S
-    assert keys.check(token, NOW).user == "ada"
-    await eventually(lambda: keys._fetching is None)
-    clock.now += tokens.REFRESH_S
-    with pytest.raises(UnknownKey):
-        await keys.identity(token, NOW)
-
-
-@pytest.mark.parametrize("answer", [OSError("down"), b"<html>", b'{"keys": []}'])
-async def test_token_is_unavailable_before_the_first_key_set(answer: Any) -> None:
-    """A process that starts during an outage of the provider answers `unavailable`, so that no user is logged out."""
-    provider = Provider(b"")
-    provider.answer = answer
-    with pytest.raises(Unavailable) as refusal:
-        await verifier(provider, Clock()).identity(sign(GOOD, EC, "ES256", kid="e"), NOW)
-    assert refusal.value.retry_after
 
 
 def test_key_keeps_its_algorithm() -> None:

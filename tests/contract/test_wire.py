@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router.contract import packing, stamp, wire
+from router.contract import codecs, packing, stamp, wire
 from router.contract.errors import BadCommand, BadFrame
 from tests.contract.codecs import GROUP, as_json, both, decoded, encoded, packed_body, refused
 
@@ -54,7 +54,7 @@ def test_examples_cover_every_command_and_field() -> None:
 
 @both
 @pytest.mark.parametrize("tag", COMMANDS)
-def test_every_command_is_decoded_in_both_codecs(codec: wire.Codec, tag: str) -> None:
+def test_every_command_is_decoded_in_both_codecs(codec: codecs.Codec, tag: str) -> None:
     """All fields arrive as they were sent, in the struct that `type` names."""
     command = decoded(codec, type=tag, id="x", **COMMANDS[tag])
     assert type(command) is KINDS[tag]
@@ -63,14 +63,14 @@ def test_every_command_is_decoded_in_both_codecs(codec: wire.Codec, tag: str) ->
 
 @both
 @pytest.mark.parametrize("tag", COMMANDS)
-def test_unknown_fields_are_ignored(codec: wire.Codec, tag: str) -> None:
+def test_unknown_fields_are_ignored(codec: codecs.Codec, tag: str) -> None:
     """A newer client may send fields that this server does not know."""
     assert decoded(codec, type=tag, **COMMANDS[tag], later=[{"a": 1}]) == decoded(codec, type=tag, **COMMANDS[tag])
 
 
 @both
 @pytest.mark.parametrize(("tag", "field"), [(tag, field) for tag, example in COMMANDS.items() for field in example])
-def test_field_of_the_wrong_type_is_bad_command(codec: wire.Codec, tag: str, field: str) -> None:
+def test_field_of_the_wrong_type_is_bad_command(codec: codecs.Codec, tag: str, field: str) -> None:
     """Decoding checks all fields, so no handler does; only `body` and `value` are free."""
     wrong = encoded(codec, {"type": tag, **COMMANDS[tag], field: [[1]]})
     if field in ("body", "value"):
@@ -86,7 +86,7 @@ def test_field_of_the_wrong_type_is_bad_command(codec: wire.Codec, tag: str, fie
      ("delete", "conversation"), ("react", "emoji"), ("read", "seq"), ("typing", "to"), ("history", "conversation"),
      ("presence", "users"), ("state", "key"), ("state", "value")],
 )  # fmt: skip
-def test_missing_field_is_bad_command(codec: wire.Codec, tag: str, missing: str) -> None:
+def test_missing_field_is_bad_command(codec: codecs.Codec, tag: str, missing: str) -> None:
     """A null body is a body; a missing one is an error."""
     rest = {name: value for name, value in COMMANDS[tag].items() if name != missing}
     assert refused(codec, encoded(codec, {"type": tag, **rest})) == "bad_command"
@@ -119,14 +119,14 @@ def test_missing_field_is_bad_command(codec: wire.Codec, tag: str, missing: str)
         ("presence", "users", [f"u{i}" for i in range(201)]),
     ],
 )
-def test_field_beyond_its_bounds_is_bad_command(codec: wire.Codec, tag: str, field: str, value: Any) -> None:
+def test_field_beyond_its_bounds_is_bad_command(codec: codecs.Codec, tag: str, field: str, value: Any) -> None:
     """Names, counts and sizes are bounded at decoding."""
     assert refused(codec, encoded(codec, {"type": tag, **COMMANDS[tag], field: value})) == "bad_command"
 
 
 @both
 @pytest.mark.parametrize("value", ["", "x" * 256, "ü", 0, -5, 2**53 - 1, 1 - 2**53, None])
-def test_answer_repeats_the_id_of_its_command(codec: wire.Codec, value: str | int | None) -> None:
+def test_answer_repeats_the_id_of_its_command(codec: codecs.Codec, value: str | int | None) -> None:
     """Strings and integers; if the command has no id, the answer has none."""
     command = decoded(codec, type="ping", id=value)
     answer = codec.encode(wire.Pong(id=command.id, at=1))
@@ -136,7 +136,7 @@ def test_answer_repeats_the_id_of_its_command(codec: wire.Codec, value: str | in
 
 @both
 @pytest.mark.parametrize("value", ["x" * 257, 2**53, -(2**53), 2**64 - 1, 1.5, True, [], {}, b"x"])
-def test_id_of_another_type_or_size_is_refused(codec: wire.Codec, value: Any) -> None:
+def test_id_of_another_type_or_size_is_refused(codec: codecs.Codec, value: Any) -> None:
     """Ids that JavaScript clients cannot read back exactly, and ids that are too long."""
     assert refused(codec, encoded(codec, {"type": "ping", "id": value})) == "bad_command"
 
@@ -146,13 +146,13 @@ def test_id_of_another_type_or_size_is_refused(codec: wire.Codec, value: Any) ->
 
 @both
 @pytest.mark.parametrize("value", [{}, {"type": "nope"}, {"type": 1}, {"type": None}, [], "ping", 1, None])
-def test_value_that_is_no_command_is_bad_command(codec: wire.Codec, value: Any) -> None:
+def test_value_that_is_no_command_is_bad_command(codec: codecs.Codec, value: Any) -> None:
     """It parses, but its type is not known."""
     assert refused(codec, encoded(codec, value)) == "bad_command"
 
 
 @both
-def test_frame_that_does_not_parse_is_bad_frame(codec: wire.Codec) -> None:
+def test_frame_that_does_not_parse_is_bad_frame(codec: codecs.Codec) -> None:
     """An empty frame, half a value, and two values."""
     whole = encoded(codec, {"type": "ping", "id": "x"})
     for data in (b"", whole + whole, *(whole[:cut] for cut in range(1, len(whole)))):
@@ -165,7 +165,7 @@ def test_frame_that_does_not_parse_is_bad_frame(codec: wire.Codec) -> None:
 )  # fmt: skip
 def test_json_outside_of_the_standard_is_bad_frame(body: bytes) -> None:
     """NaN, lone surrogates, invalid UTF-8 and comments are not allowed by RFC 8259."""
-    assert refused(wire.JSON, b'{"type":"send","to":"@bob","n":1,"body":' + body + b"}") == "bad_frame"
+    assert refused(codecs.JSON, b'{"type":"send","to":"@bob","n":1,"body":' + body + b"}") == "bad_frame"
 
 
 @pytest.mark.parametrize(
@@ -173,11 +173,11 @@ def test_json_outside_of_the_standard_is_bad_frame(body: bytes) -> None:
 )
 def test_msgpack_outside_of_the_standard_is_bad_frame(field: bytes) -> None:
     """Strings of invalid UTF-8, the byte that is never used, lengths beyond the frame."""
-    assert refused(wire.MSGPACK, packed_body(field)) == "bad_frame"
+    assert refused(codecs.MSGPACK, packed_body(field)) == "bad_frame"
 
 
 @both
-def test_frame_of_nested_containers_is_refused(codec: wire.Codec) -> None:
+def test_frame_of_nested_containers_is_refused(codec: codecs.Codec) -> None:
     """Without a recursion error, in a body or in an unknown field."""
     deep = b"[" * 60_000 + b"]" * 60_000 if codec.text else b"\x91" * 120_000 + b"\x90"
     for field in ("body", "later"):
@@ -191,7 +191,7 @@ def test_frame_of_nested_containers_is_refused(codec: wire.Codec) -> None:
 )
 def test_arbitrary_bytes_raise_only_the_two_refusals(data: bytes, start: bytes) -> None:
     """Decoding returns a command or raises one of the two errors."""
-    for codec in wire.CODECS.values():
+    for codec in codecs.CODECS.values():
         with suppress(BadFrame, BadCommand):
             packing.pack_body(getattr(codec.decode(start + data), "body", None))
 
@@ -239,8 +239,8 @@ OTHERS: list[wire.Event] = [
     wire.ErrorEvent(id=4, code="conflict", message="other", version=0),
 ]  # fmt: skip
 DECODERS: dict[str, Any] = {
-    wire.JSON.subprotocol: msgspec.json.Decoder(wire.Events),
-    wire.MSGPACK.subprotocol: msgspec.msgpack.Decoder(wire.Events),
+    codecs.JSON.subprotocol: msgspec.json.Decoder(wire.Events),
+    codecs.MSGPACK.subprotocol: msgspec.msgpack.Decoder(wire.Events),
 }
 
 
@@ -256,7 +256,7 @@ def test_examples_cover_every_event() -> None:
 
 @both
 @pytest.mark.parametrize("kind", LOGGED)
-def test_logged_event_equals_its_struct(codec: wire.Codec, kind: str) -> None:
+def test_logged_event_equals_its_struct(codec: codecs.Codec, kind: str) -> None:
     """The log's bytes are stamped, not encoded from the struct: both must have the same fields."""
     payload = codec.logged(stamped(kind))
     event = DECODERS[codec.subprotocol].decode(payload)
@@ -269,7 +269,7 @@ def test_logged_event_equals_its_struct(codec: wire.Codec, kind: str) -> None:
 
 @both
 @pytest.mark.parametrize("event", OTHERS, ids=lambda event: event.__struct_config__.tag)
-def test_every_other_event_is_decoded_as_it_was_encoded(codec: wire.Codec, event: wire.Event) -> None:
+def test_every_other_event_is_decoded_as_it_was_encoded(codec: codecs.Codec, event: wire.Event) -> None:
     assert DECODERS[codec.subprotocol].decode(codec.encode(event)) == event
 
 
@@ -278,14 +278,14 @@ def test_every_other_event_is_decoded_as_it_was_encoded(codec: wire.Codec, event
 
 def test_schema_accepts_every_command_and_event_and_refuses_others() -> None:
     """The schema for client authors matches the codecs."""
-    schema = json.loads(msgspec.json.encode(wire.schema()))
+    schema = json.loads(msgspec.json.encode(codecs.schema()))
     validator = jsonschema_rs.validator_for(schema)
     for tag, example in COMMANDS.items():
         assert validator.is_valid({"command": {"type": tag, "id": 1, **example}}), tag
     for kind in LOGGED:
-        assert validator.is_valid({"event": json.loads(wire.JSON.logged(stamped(kind)))}), kind
+        assert validator.is_valid({"event": json.loads(codecs.JSON.logged(stamped(kind)))}), kind
     for event in OTHERS:
-        assert validator.is_valid({"event": json.loads(wire.JSON.encode(event))}), event
+        assert validator.is_valid({"event": json.loads(codecs.JSON.encode(event))}), event
     assert not validator.is_valid({"command": {"type": "nope"}})
     assert not validator.is_valid({"command": {"type": "send", "to": "@bob", "n": 0, "body": 1}})
     assert not validator.is_valid({"event": {"type": "pong"}})

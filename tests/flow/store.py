@@ -13,7 +13,8 @@ from router.contract.packing import pack
 from router.contract.settings import Settings
 from router.store.accounts import Accounts
 from router.store.answers import reply_of
-from router.store.conversations import Append, Appended, Conversations
+from router.store.appends import Append, Appended
+from router.store.conversations import Conversations
 from router.store.deployment import deployment_check
 from router.store.redis.client import Client
 from router.store.users import Users

@@ -13,7 +13,7 @@ from gateway.admission import Refusal
 from gateway.app import bearer, create_app, negotiate
 from gateway.delivery.session import Session
 from gateway.node import Node
-from router.contract import wire
+from router.contract import codecs
 from router.process.forwarded import Proxies
 from tests.gateway.world import Connection, world
 
@@ -63,15 +63,15 @@ def test_token_is_read_from_the_header_or_a_subprotocol(
 @pytest.mark.parametrize(
     ("offered", "codec", "answered"),
     [
-        ([], wire.JSON, None),
-        (["linnet.v1.json"], wire.JSON, "linnet.v1.json"),
-        (["linnet.v1.msgpack", "linnet.v1.json"], wire.MSGPACK, "linnet.v1.msgpack"),
-        (["graphql-ws", "linnet.v1.json"], wire.JSON, "linnet.v1.json"),
-        (["bearer.x.y.z"], wire.JSON, None),  # a token must never be answered: it would stand in logs
-        (["bearer.x.y.z", "linnet.v1.msgpack"], wire.MSGPACK, "linnet.v1.msgpack"),
+        ([], codecs.JSON, None),
+        (["linnet.v1.json"], codecs.JSON, "linnet.v1.json"),
+        (["linnet.v1.msgpack", "linnet.v1.json"], codecs.MSGPACK, "linnet.v1.msgpack"),
+        (["graphql-ws", "linnet.v1.json"], codecs.JSON, "linnet.v1.json"),
+        (["bearer.x.y.z"], codecs.JSON, None),  # a token must never be answered: it would stand in logs
+        (["bearer.x.y.z", "linnet.v1.msgpack"], codecs.MSGPACK, "linnet.v1.msgpack"),
     ],
 )
-def test_first_known_subprotocol_is_chosen(offered: list[str], codec: wire.Codec, answered: str | None) -> None:
+def test_first_known_subprotocol_is_chosen(offered: list[str], codec: codecs.Codec, answered: str | None) -> None:
     assert negotiate(offered) == (codec, answered)
 
 
@@ -118,7 +118,7 @@ async def test_accepted_upgrade_has_a_session_and_its_address_is_counted(valkey:
         assert (accepted["type"], accepted["subprotocol"]) == ("websocket.accept", "linnet.v1.msgpack")
         session = connection.attached
         assert isinstance(session, Session)
-        assert (session.codec, session.token, list(of.node.sessions.all)) == (wire.MSGPACK, "t", [session])
+        assert (session.codec, session.token, list(of.node.sessions.all)) == (codecs.MSGPACK, "t", [session])
         refused = await upgraded(app, {}, [], Wire())
         assert refused[0]["status"] == 429
         session.close(1000)

@@ -20,16 +20,17 @@ from deploy.embedded import EmbeddedValkey
 from gateway.delivery.session import Session
 from gateway.node import Node, now_ms
 from gateway.websocket.connection import WebSocketConnection
-from router.contract import keys, stamp, wire
+from router.contract import codecs, keys, stamp
 from router.contract.errors import Unavailable
 from router.contract.packing import pack
 from router.contract.settings import Settings
 from router.contract.tokens import issue
 from router.store.accounts import Accounts
 from router.store.answers import reply_of
-from router.store.conversations import Append, Appended, Change
+from router.store.appends import Append, Appended
+from router.store.conversations import Change
 from router.store.redis.client import Client as Redis
-from router.store.users import Sync, Synced
+from router.store.sync import Sync, Synced
 from tests import support
 
 DEADLINE_S = 15.0
@@ -105,7 +106,7 @@ def parsed(frames: bytes) -> list[dict[str, Any]]:
 class Client:
     """A device with a session on `node`."""
 
-    def __init__(self, node: Node, user: str, device: str = "phone", codec: wire.Codec = wire.JSON) -> None:
+    def __init__(self, node: Node, user: str, device: str = "phone", codec: codecs.Codec = codecs.JSON) -> None:
         self.node = node
         self.user = user
         self.device = device
@@ -202,7 +203,7 @@ class World:
         self.redis = redis
         self.accounts = Accounts(redis)
 
-    def client(self, user: str, device: str = "phone", codec: wire.Codec = wire.JSON) -> Client:
+    def client(self, user: str, device: str = "phone", codec: codecs.Codec = codecs.JSON) -> Client:
         return Client(self.node, user, device, codec)
 
     def calls(self, function: str) -> int:

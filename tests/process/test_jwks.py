@@ -12,7 +12,7 @@ from jwt.algorithms import OKPAlgorithm
 
 from router.contract.errors import StartupError
 from router.contract.settings import Settings
-from router.contract.tokens import Verifier
+from router.contract.verifier import Verifier
 from router.process import jwks
 from router.process.jwks import fetcher
 from tests.support import eventually

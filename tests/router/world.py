@@ -11,8 +11,9 @@ from router.contract.packing import pack
 from router.contract.settings import Settings, load
 from router.store.accounts import Accounts
 from router.store.answers import reply_of
+from router.store.appends import Append, Appended
 from router.store.contacts import Contacts
-from router.store.conversations import Append, Appended, Conversations
+from router.store.conversations import Conversations
 from router.store.dirty import Dirty
 from router.store.files import Files
 from router.store.pairs import Pairs
@@ -21,8 +22,10 @@ from router.store.presence import Presence
 from router.store.profiles import Profiles
 from router.store.pushes import Pushes
 from router.store.redis.client import Client
+from router.store.rows import Row
 from router.store.state import State
-from router.store.users import Row, Sync, Synced, Users
+from router.store.sync import Sync, Synced
+from router.store.users import Users
 from tests import support
 
 COST_US, BURST_US = 20_000, 4_000_000

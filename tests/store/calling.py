@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 from router.contract import keys, stamp
 from router.contract.errors import LinnetError
 from router.contract.packing import pack
-from router.store.conversations import Action, Append, Appended, Conversations
+from router.store.appends import Action, Append, Appended
+from router.store.conversations import Conversations
 from router.store.dirty import Dirty
 from router.store.redis.client import Client
 

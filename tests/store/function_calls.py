@@ -14,10 +14,12 @@ from router.contract import keys
 from router.contract.files import FileInfo
 from router.contract.settings import Settings
 from router.store.accounts import Accounts, GuessSource
-from router.store.conversations import Conversations, Wanted
+from router.store.conversations import Conversations
 from router.store.deployment import RowFormats, deployment_check
 from router.store.dirty import Dirty
-from router.store.files import Files, Record, UploadRate
+from router.store.file_records import Record
+from router.store.files import Files, UploadRate
+from router.store.openings import Wanted
 from router.store.pairs import Pairs
 from router.store.people import People, Person
 from router.store.profiles import Profiles
@@ -26,8 +28,10 @@ from router.store.redis.client import Client
 from router.store.redis.connection import RedisArg
 from router.store.redis.pipeline import HotConnection
 from router.store.resumable import Resumables
+from router.store.rows import Row
 from router.store.state import State
-from router.store.users import Row, Sync, Users
+from router.store.sync import Sync
+from router.store.users import Users
 from tests.store.calling import BURST_US, COST_US, called, event
 
 Command = tuple[bytes, ...]

@@ -12,7 +12,8 @@ from router.store import accounts as accounts_module
 from router.store.accounts import Accounts, GuessSource
 from router.store.files import Files, UploadRate
 from router.store.pushes import Pushes
-from router.store.users import Sync, Users
+from router.store.sync import Sync
+from router.store.users import Users
 from tests.store.calling import called
 from tests.store.user_slot import Channel, connected
 

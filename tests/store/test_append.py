@@ -10,7 +10,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, stamp
 from router.contract.errors import Blocked, Conflict, LinnetError, NotFound, RateLimited, ReadOnly, Unavailable
-from router.store.conversations import Append, Appended
+from router.store.appends import Append, Appended
 from router.store.pairs import Pairs
 from tests.store.calling import BURST_US, COST_US, Store, called, event, store
 

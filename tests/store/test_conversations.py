@@ -10,7 +10,9 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys, stamp
 from router.contract.errors import BadCommand, Conflict, Internal, NotFound, ReadOnly, Unavailable
 from router.contract.packing import MAX_BODY_BYTES, MAX_INTEGER
-from router.store.conversations import PAGE_BYTES, Head, Opening, Page, ReadPosition, Wanted
+from router.store.conversations import PAGE_BYTES, Page, ReadPosition
+from router.store.heads import Head
+from router.store.openings import Opening, Wanted
 from tests.store.calling import BURST_US, COST_US, Store, called, store
 
 

@@ -11,7 +11,8 @@ from router.store.accounts import Accounts
 from router.store.cursor_keys import TRIES, naming_devices
 from router.store.pushes import Pushes
 from router.store.redis.client import Client
-from router.store.users import Sync, Users
+from router.store.sync import Sync
+from router.store.users import Users
 from tests.store.calling import called
 from tests.store.user_slot import connected
 

@@ -8,8 +8,8 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.contract.errors import LinnetError, NotFound
 from router.contract.packing import MAX_INTEGER
-from router.store.conversations import Opening, Wanted
 from router.store.dirty import Backlog, Routed
+from router.store.openings import Opening, Wanted
 from router.store.redis.client import Client
 from tests.store.calling import BURST_US, COST_US, Store, called, store
 

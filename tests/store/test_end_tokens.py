@@ -11,7 +11,8 @@ from router.contract.errors import Conflict, NotFound, Unauthorized
 from router.contract.tokens import TokenId
 from router.store.accounts import Accounts
 from router.store.redis.client import Client
-from router.store.users import Sync, Synced, Users
+from router.store.sync import Sync, Synced
+from router.store.users import Users
 from tests.store.calling import called
 from tests.store.user_slot import Channel, connected, now
 

@@ -14,8 +14,10 @@ from router.contract.errors import LinnetError, NotFound, Quota, RateLimited, Re
 from router.contract.files import FileInfo, SharedFile
 from router.contract.packing import pack
 from router.store.accounts import Accounts
-from router.store.conversations import Append, Appended
-from router.store.files import REFUSED, Attached, Files, Record, Times, UploadRate
+from router.store.appends import Append, Appended
+from router.store.attaching import REFUSED, Attached
+from router.store.file_records import Record
+from router.store.files import Files, Times, UploadRate
 from router.store.redis.client import Client
 from tests.store.calling import Store, called, event, store
 

@@ -10,7 +10,8 @@ from router.contract import keys
 from router.contract.errors import LinnetError, Unavailable
 from router.contract.wire import PresenceState
 from router.store.presence import LEASE_S, Device, Gateway, Presence, state
-from router.store.users import Sync, Users
+from router.store.sync import Sync
+from router.store.users import Users
 from tests.store.calling import called
 from tests.store.user_slot import connected, now
 

@@ -5,7 +5,8 @@ from router.contract import keys
 from router.store.accounts import Accounts
 from router.store.pushes import Pushes, Wait, Waiting
 from router.store.redis.client import Client
-from router.store.users import Sync, Users
+from router.store.sync import Sync
+from router.store.users import Users
 from tests.store.calling import called
 from tests.store.user_slot import connected, now
 

@@ -9,7 +9,9 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.store.accounts import Accounts
 from router.store.redis.client import Client
-from router.store.users import Row, Synced, Users
+from router.store.rows import Row
+from router.store.sync import Synced
+from router.store.users import Users
 from tests.store.calling import called, event, store
 from tests.store.test_sync import audit, register, session
 from tests.store.test_users import EVENT

@@ -13,8 +13,10 @@ from router.contract.errors import BadCommand, Conflict, NotFound, Quota, RateLi
 from router.contract.packing import pack, unpack
 from router.store.accounts import Accounts
 from router.store.redis.client import Client
+from router.store.rows import Page
 from router.store.state import Entry, State, Written
-from router.store.users import Page, Sync, Users
+from router.store.sync import Sync
+from router.store.users import Users
 from tests.store.calling import called
 from tests.store.user_slot import Channel, connected
 

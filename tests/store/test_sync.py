@@ -10,7 +10,9 @@ from router.contract import keys, signals
 from router.contract.errors import Blocked, RateLimited, Unavailable
 from router.store.accounts import Accounts
 from router.store.redis.client import Client
-from router.store.users import Row, Sync, Synced, Users
+from router.store.rows import Row
+from router.store.sync import Sync, Synced
+from router.store.users import Users
 from tests.store.calling import called
 from tests.store.user_slot import Channel, connected, now
 from tests.support import eventually

@@ -10,7 +10,9 @@ from router.contract import keys, signals
 from router.contract.errors import RateLimited
 from router.store.accounts import Accounts
 from router.store.redis.client import Client
-from router.store.users import Row, Sync, Users
+from router.store.rows import Row
+from router.store.sync import Sync
+from router.store.users import Users
 from tests.store.calling import called
 from tests.store.user_slot import Channel, connected
 

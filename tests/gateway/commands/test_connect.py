@@ -15,7 +15,7 @@ from gateway.node import now_ms
 from router.contract import keys
 from router.contract.errors import LinnetError
 from router.contract.tokens import issue
-from router.store.users import Sync, Synced
+from router.store.sync import Sync, Synced
 from tests import support
 from tests.gateway.world import Client, settings, token, world
 

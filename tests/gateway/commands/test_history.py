@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.embedded import EmbeddedValkey
-from router.contract import wire
+from router.contract import codecs
 from tests.gateway.world import world
 
 
@@ -11,7 +11,7 @@ async def test_history_pages_both_ways(valkey: EmbeddedValkey) -> None:
     """Pages are ascending and contain the events as logged; `more` is true while there are further ones."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
-        bob = await of.client("bob", codec=wire.MSGPACK).connected()
+        bob = await of.client("bob", codec=codecs.MSGPACK).connected()
         seqs = [(await of.say("ann", group, i)).seq for i in range(5)]
         await bob.until(lambda: len(bob.of("message")) == 5)
         back = await bob.ask("history", "history", conversation=group, limit=2)

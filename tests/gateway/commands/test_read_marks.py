@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from deploy.embedded import EmbeddedValkey
-from router.contract import keys, signals, wire
+from router.contract import codecs, keys, signals
 from router.store.answers import reply_of
 from tests.gateway.world import Client, World, world
 
@@ -60,9 +60,9 @@ async def marks(of: World, user: str, talk: str) -> tuple[int, int]:
     return row.read, row.read_count
 
 
-@pytest.mark.parametrize("codec", wire.CODECS.values())
+@pytest.mark.parametrize("codec", codecs.CODECS.values())
 @pytest.mark.parametrize("kind", [keys.DIRECT, keys.GROUP])
-async def test_answer_without_read_sends_a_receipt(valkey: EmbeddedValkey, kind: str, codec: wire.Codec) -> None:
+async def test_answer_without_read_sends_a_receipt(valkey: EmbeddedValkey, kind: str, codec: codecs.Codec) -> None:
     """Once: neither the author's next message nor a later `read` of the same position sends another."""
     async with world(valkey) as of, world(valkey) as elsewhere:
         talk = await (of.direct if kind == keys.DIRECT else of.group)("ann", "bob")

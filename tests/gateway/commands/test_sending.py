@@ -11,12 +11,12 @@ from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
 from gateway.commands import sending
-from router.contract import keys, wire
+from router.contract import codecs, keys
 from router.contract.errors import NotFound, Unavailable
 from router.contract.files import FileInfo
 from router.contract.packing import MAX_INTEGER
 from router.store.answers import reply_of
-from router.store.conversations import Append
+from router.store.appends import Append
 from router.store.redis.client import Client as StoreClient
 from tests import support
 from tests.gateway.world import Client, world
@@ -30,7 +30,7 @@ async def sent(client: Client, to: str, n: int, **fields: Any) -> dict[str, Any]
 async def test_send_is_acked_delivered_and_marked_read(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
-        ann, bob = await of.client("ann").connected(), await of.client("bob", codec=wire.MSGPACK).connected()
+        ann, bob = await of.client("ann").connected(), await of.client("bob", codec=codecs.MSGPACK).connected()
         ack = await sent(ann, group, 7, body={"$b64": "AAE="}, media="x", reply_to=0)
         assert (ack["conversation"], ack["duplicate"]) == (group, False)
         mine, his = await ann.event("message"), await bob.event("message")
@@ -81,7 +81,7 @@ async def test_resend_is_a_duplicate_in_any_codec_version_and_name(
         appends: list[Append] = []
         of.node.conversations.append = lambda a, reply: appends.append(a)  # type: ignore[method-assign]
         named = {"to": conv} if command["type"] == "send" else {"conversation": conv}
-        for codec in (wire.JSON, wire.MSGPACK):
+        for codec in (codecs.JSON, codecs.MSGPACK):
             ann = await of.client("ann", codec.subprotocol[-4:], codec).connected()
             value = {"n": 5, **named, **command}
             if command["type"] == "send":
@@ -319,7 +319,7 @@ async def test_message_carries_its_files_as_the_server_knows_them(valkey: Embedd
     """In both codecs; a list without files is none, and a resend is acked after its upload is gone."""
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
-        ann, bob = await of.client("ann").connected(), await of.client("bob", codec=wire.MSGPACK).connected()
+        ann, bob = await of.client("ann").connected(), await of.client("bob", codec=codecs.MSGPACK).connected()
         first, second = await uploads(of, "ann", "a", "b")
         ack = await sent(ann, group, 1, files=[first, {"sha256": second}])
         shown = [{"sha256": sha, "type": "text/plain", "kind": "file", "size": 3, "name": name}

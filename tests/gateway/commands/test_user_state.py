@@ -9,7 +9,7 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from gateway.reconcile import sync
-from router.contract import keys, metrics, wire
+from router.contract import codecs, keys, metrics
 from router.contract.errors import Unavailable
 from router.contract.packing import pack
 from router.store.answers import reply_of
@@ -34,8 +34,8 @@ def has(client: Client, number: int) -> bool:
     return len(told(client)) == number
 
 
-@pytest.mark.parametrize("codec", [wire.JSON, wire.MSGPACK], ids=lambda codec: codec.name)
-async def test_state_is_answered_and_reaches_every_device(valkey: EmbeddedValkey, codec: wire.Codec) -> None:
+@pytest.mark.parametrize("codec", [codecs.JSON, codecs.MSGPACK], ids=lambda codec: codec.name)
+async def test_state_is_answered_and_reaches_every_device(valkey: EmbeddedValkey, codec: codecs.Codec) -> None:
     async with world(valkey) as of:
         phone = await of.client("ann", codec=codec).connected()
         laptop = await of.client("ann", "laptop").connected()

@@ -10,8 +10,8 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.contract.errors import LinnetError
 from router.contract.packing import MAX_INTEGER
-from router.store.answers import reply_of
-from router.store.conversations import Head, Reply
+from router.store.answers import Reply, reply_of
+from router.store.heads import Head
 from tests.gateway.world import World, token, world
 
 

@@ -11,7 +11,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from gateway.delivery import backlog, catchup
 from gateway.delivery.backlog import Step
-from router.contract import errors, keys, metrics, stamp, wire
+from router.contract import codecs, errors, keys, metrics, stamp
 from router.contract.packing import pack
 from router.store.conversations import Page
 from tests import support
@@ -49,7 +49,7 @@ async def test_session_that_falls_behind_and_goes_live_under_traffic_loses_and_r
     chance = random.Random(seed)
     async with world(valkey) as of:
         group, direct = await of.group("ann", "bob"), await of.direct("ann", "bob")
-        slow = await of.client("bob", codec=chance.choice([wire.JSON, wire.MSGPACK])).connected()
+        slow = await of.client("bob", codec=chance.choice([codecs.JSON, codecs.MSGPACK])).connected()
         quick = await of.client("bob", "laptop").connected()
         for _ in range(30):
             slow.connection.room = chance.randrange(1, 5) if not slow.connection.paused else 0

@@ -12,7 +12,7 @@ from gateway.delivery.hub import Hub, HubPorts
 from gateway.delivery.shared_frames import event_frames
 from router.contract import stamp
 from router.contract.packing import pack
-from router.store.conversations import Head
+from router.store.heads import Head
 
 CONVERSATION = "g:0123456789012345678901"
 

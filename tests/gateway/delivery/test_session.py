@@ -9,7 +9,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from gateway.delivery import session as session_module
 from gateway.delivery.feed import State
-from router.contract import keys, stamp, wire
+from router.contract import codecs, keys, stamp
 from router.contract.packing import pack
 from router.contract.signals import Kick, Moved, Receipt, Taken, Touched, Typing
 from tests.gateway.world import Client, token, world
@@ -58,7 +58,7 @@ async def test_commands_during_connect_wait_for_the_welcome(valkey: EmbeddedValk
 async def test_frames_of_the_wrong_type_end_the_connection(valkey: EmbeddedValkey) -> None:
     """Binary frames in JSON and text in msgpack: 1003, also if the frame came during the connect."""
     async with world(valkey) as of:
-        for codec in wire.CODECS.values():
+        for codec in codecs.CODECS.values():
             bob = of.client("bob", codec=codec)
             bob.session.message_received(b"{}", not codec.text)
             expected = "text" if codec.text else "binary"

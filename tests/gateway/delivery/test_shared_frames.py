@@ -18,7 +18,7 @@ from gateway.delivery.shared_frames import (
     event_frames,
     variant_of,
 )
-from router.contract import metrics, stamp, wire
+from router.contract import codecs, metrics, stamp, wire
 from router.contract.packing import pack
 
 GROUP = "g:0123456789012345678901"
@@ -43,7 +43,7 @@ def opened(frame: bytes) -> tuple[int, bool, bytes]:
 
 
 def test_connection_has_one_of_four_variants() -> None:
-    made = [variant_of(codec, deflate) for deflate in (False, True) for codec in (wire.MSGPACK, wire.JSON)]
+    made = [variant_of(codec, deflate) for deflate in (False, True) for codec in (codecs.MSGPACK, codecs.JSON)]
     assert made == list(VARIANTS) == [0, JSON_BIT, DEFLATE_BIT, JSON_BIT | DEFLATE_BIT]
 
 
@@ -87,7 +87,7 @@ def test_several_events_are_one_write() -> None:
 
 
 def test_event_that_is_in_no_log_is_framed_by_codec() -> None:
-    for codec, opcode in ((wire.JSON, 1), (wire.MSGPACK, 2)):
+    for codec, opcode in ((codecs.JSON, 1), (codecs.MSGPACK, 2)):
         assert opened(control_frame(wire.Pong(at=1), codec))[0] == opcode
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from deploy.embedded import EmbeddedValkey
 from router.contract import errors, keys, wire
 from router.store.answers import reply_of
-from router.store.users import Sync
+from router.store.sync import Sync
 from tests import support
 from tests.gateway.world import world
 

@@ -13,7 +13,7 @@ from gateway.node import now_ms
 from gateway.reconcile import audits, sync
 from router.contract import keys, metrics
 from router.contract.errors import Unavailable
-from router.store.users import Synced
+from router.store.sync import Synced
 from tests import support
 from tests.gateway.world import world
 

@@ -10,7 +10,7 @@ import pytest
 from loadtest.chaos.key_set import KeySet
 from router.contract.errors import Unauthorized, Unavailable
 from router.contract.settings import load
-from router.contract.tokens import Verifier
+from router.contract.verifier import Verifier
 from router.process.jwks import fetcher
 from tests.support import free_ports
 

@@ -10,7 +10,7 @@ import pytest
 from gateway.websocket import frames as wsframes
 from loadtest.frames import frame
 from loadtest.load.client import Client, Failures, Route, command
-from router.contract import stamp, wire
+from router.contract import codecs, stamp, wire
 from router.contract.packing import pack
 
 CONVERSATION = "d:ann:bob"
@@ -74,7 +74,7 @@ def test_gap_error_and_lost_connection_are_failures() -> None:
         wire.GapEvent(conversation=CONVERSATION, from_=1, to=2, reason="expired"),
         wire.ErrorEvent(code="rate_limited", message="slow down"),
     ):
-        client.data_received(wsframes.frame(wire.MSGPACK.encode(answer), wsframes.BINARY))
+        client.data_received(wsframes.frame(codecs.MSGPACK.encode(answer), wsframes.BINARY))
     client.connection_lost(None)
     assert client.failures == Failures(gaps=1, errors=1, closes=1)
     assert "slow down" in client.error
@@ -93,9 +93,9 @@ def test_gateway_decodes_prebuilt_sends() -> None:
     """Prebuilt sends decode as commands with the right n, done, stamp and body length."""
     client, route = new_client(), Route("@ann", 128)
     sent = [client.message(route, 1_000_000 + number) for number in range(3)]
-    client.data_received(wsframes.frame(wire.MSGPACK.encode(_ack(101)), wsframes.BINARY))
+    client.data_received(wsframes.frame(codecs.MSGPACK.encode(_ack(101)), wsframes.BINARY))
     sent.append(client.message(route, 2_000_000))
-    commands = [wire.MSGPACK.decode(payload) for payload in payloads(b"".join(sent))]
+    commands = [codecs.MSGPACK.decode(payload) for payload in payloads(b"".join(sent))]
     assert all(isinstance(one, wire.Send) and len(one.body) == 128 for one in commands)
     assert [(one.n, one.done, one.body[-16:]) for one in commands if isinstance(one, wire.Send)] == [
         (101, 100, "0000000001000000"),
@@ -112,7 +112,7 @@ def test_client_answers_pings_and_acks_received_events() -> None:
     client.ack_all()
     pong, ack = payloads(cast(Any, client.transport).written)
     assert pong == b"beat"
-    assert wire.MSGPACK.decode(ack) == wire.Ack(cursors={CONVERSATION: 4})
+    assert codecs.MSGPACK.decode(ack) == wire.Ack(cursors={CONVERSATION: 4})
 
 
 def test_frames_of_all_lengths_reach_a_parser() -> None:

@@ -9,7 +9,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.api import openapi
 from router.api.table import endpoints
-from router.contract import wire
+from router.contract import codecs
 from tests.router.api.serving import SETTINGS, by, serve
 from tests.support import SERVER_KEY, run
 
@@ -56,7 +56,7 @@ async def schemathesis(port: int, token: str, folder: Path) -> tuple[int, str]:
 def test_every_schema_reference_of_the_document_resolves() -> None:
     """Each operation also has an id of its own."""
     found = openapi.document(endpoints(SETTINGS))
-    text = wire.JSON.encode(found).decode()  # type: ignore[arg-type]  # plain JSON
+    text = codecs.JSON.encode(found).decode()  # type: ignore[arg-type]  # plain JSON
     for reference in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
         assert reference in found["components"]["schemas"]
     names = [operation["operationId"] for path in found["paths"].values() for operation in path.values()]

@@ -10,7 +10,7 @@ import jwt
 from deploy.embedded import EmbeddedValkey
 from router.contract.tokens import Identity
 from router.store.answers import reply_of
-from router.store.users import Sync
+from router.store.sync import Sync
 from tests.router.api.serving import SERVER, Api, serve
 from tests.support import JWT_SECRET
 

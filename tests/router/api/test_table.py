@@ -21,9 +21,9 @@ from router.contract.packing import pack
 from router.contract.tokens import issue, mapped
 from router.store import accounts, users
 from router.store.answers import reply_of
-from router.store.conversations import Append
+from router.store.appends import Append
 from router.store.presence import LEASE_S, Presence
-from router.store.users import Sync, Synced
+from router.store.sync import Sync, Synced
 from tests.router.api.serving import SERVER, Api, by, refusal, serve
 from tests.support import JWT_SECRET, eventually
 

@@ -18,7 +18,7 @@ from router.contract.files import FileInfo
 from router.contract.packing import unpack
 from router.media.names import object_of
 from router.store.answers import reply_of
-from router.store.conversations import Head
+from router.store.heads import Head
 from tests.router.api.serving import SERVER, Api, by, refusal, serve
 from tests.support import eventually
 

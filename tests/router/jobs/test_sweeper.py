@@ -25,7 +25,7 @@ from router.media.receiving import Spool
 from router.media.types import Received
 from router.media.uploads import Limits, Uploads, as_it_is
 from router.store.answers import reply_of
-from router.store.conversations import Append, Appended
+from router.store.appends import Append, Appended
 from router.store.deployment import mark_media, media_marked
 from router.store.files import Files, Times
 from router.store.resumable import Resumables

@@ -19,11 +19,11 @@ from linnet_client import events, machine
 from linnet_client.machine import Signal, Status
 
 from deploy import sdk_reference
-from router.contract import wire
+from router.contract import codecs
 from router.contract.settings import VERSION
 from tests.flow.conftest import System
 
-DEFINITIONS: dict[str, Any] = wire.schema()["$defs"]
+DEFINITIONS: dict[str, Any] = codecs.schema()["$defs"]
 RENAMED = {"from": "sender", "with": "other"}
 TAGS = {
     definition["properties"]["type"]["enum"][0]: definition

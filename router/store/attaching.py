@@ -1,0 +1,129 @@
+"""The files of a message to append: what its sender may use is looked up, then pinned for the conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from struct import Struct as Packing
+from typing import Any, Final
+
+from msgspec import Struct
+
+from router.contract import keys
+from router.contract.addressing import visible
+from router.contract.errors import LinnetError, NotFound, from_function
+from router.contract.files import FileInfo, SharedFile
+from router.store.answers import Reply
+from router.store.file_records import shown_in, upload_of
+from router.store.redis.client import Client
+from router.store.redis.decoding import answer
+
+SENDABLE_MS: Final = 86_400_000  # how old an upload may be that is sent
+_PINNED: Final = Packing(">I")
+
+
+class Attached(Struct, frozen=True):
+    """The files of a message to append: `infos` for its event, `pins` for the function."""
+
+    infos: list[FileInfo]
+    pins: bytes
+
+
+REFUSED: Final = Attached([], b"")  # the sender may not use one of the files; only an accepted `n` is acked with it
+
+
+class Lookup:
+    """The calls of one `attach` and its one reply: first what the user may use, then a pin for each file."""
+
+    __slots__ = ("_client", "_conv", "_given", "_infos", "_missing", "_pin_s", "_pinned", "_reply", "_user")
+
+    def __init__(
+        self,
+        client: Client,
+        user: str,
+        conv: str,
+        given: Sequence[SharedFile],
+        pin_s: int,
+        reply: Reply[Attached],
+    ) -> None:
+        self._client = client
+        self._user = user
+        self._conv = conv
+        self._given = given
+        self._pin_s = pin_s
+        self._reply: Reply[Attached] | None = reply
+        self._infos: list[FileInfo | None] = [None] * len(given)
+        self._pinned = 1 << 32
+        own = [at for at, one in enumerate(given) if one.in_ is None]
+        self._missing = bool(own) + len(given) - len(own)
+        if own:
+            hashes = [bytes.fromhex(given[at].sha256) for at in own]
+            client.call("upload_rows", (keys.uploads(user),), (SENDABLE_MS, *hashes), self._then(self._uploads, own))
+        for at, one in enumerate(given):
+            if one.in_ is not None:
+                self._find(at, one.sha256, one.in_)
+
+    def _find(self, at: int, sha256: str, where: str) -> None:
+        try:
+            conv = visible(self._user, where)
+        except NotFound:
+            self._end(REFUSED)
+            return
+        names = (keys.conversation(conv), keys.log(conv))
+        self._client.call("find_file", names, (self._user, bytes.fromhex(sha256)), self._then(self._found, at))
+
+    def _then(self, read: Callable[[Any, Any], None], at: Any) -> Callable[[Any], None]:
+        """What to do with a reply: `read` it, unless the lookup has ended; NotFound ends it as REFUSED."""
+
+        def received(value: Any) -> None:
+            if isinstance(value, Exception):
+                error = from_function(value)
+                self._end(REFUSED if isinstance(error, NotFound) else error)
+            elif self._reply is not None:
+                answer(self._failed, partial(read, at), value)
+
+        return received
+
+    def _failed(self, value: Any) -> None:
+        if isinstance(value, LinnetError):
+            self._end(value)
+
+    def _end(self, value: Attached | LinnetError) -> None:
+        reply, self._reply = self._reply, None
+        if reply is not None:
+            reply(value)
+
+    def _uploads(self, own: list[int], rows: Any) -> None:
+        for at, row in zip(own, rows, strict=True):
+            if row is None:
+                self._end(REFUSED)
+                return
+            self._infos[at] = upload_of(self._given[at].sha256, row).info
+        self._received()
+
+    def _found(self, at: int, event: Any) -> None:
+        info = shown_in(self._given[at].sha256, event)
+        if info is None:  # an avatar cannot be sent from where it is one: it has no message
+            self._end(REFUSED)
+            return
+        self._infos[at] = info
+        self._received()
+
+    def _received(self) -> None:
+        self._missing -= 1
+        if self._missing or self._reply is None:
+            return
+        hashes = list(dict.fromkeys(one.sha256 for one in self._given))
+        self._missing = len(hashes)
+        for sha256 in hashes:
+            where = (keys.file(sha256), keys.file_due(keys.file_partition(sha256)))
+            args = (keys.file_name(sha256), self._conv, self._pin_s)
+            self._client.call("file_pin", where, args, self._then(self._pin, None))
+
+    def _pin(self, _: None, at_s: Any) -> None:
+        self._pinned = min(self._pinned, at_s)
+        self._missing -= 1
+        if not self._missing:
+            hashes = dict.fromkeys(bytes.fromhex(one.sha256) for one in self._given)
+            infos = [info for info in self._infos if info is not None]
+            self._end(Attached(infos, _PINNED.pack(self._pinned) + b"".join(hashes)))
