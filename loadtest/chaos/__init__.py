@@ -11,7 +11,7 @@ nemesis        the schedule of faults, and the code that causes them
 redis_trouble  faults of a Redis server that keeps running
 workload       what people do during a run
 people         the same, where applications on the SDKs are the people
-apps           those applications as processes, and what each stand has reported
+apps           those applications as processes, and what each installation has reported
 browsers       those applications as tabs of Chromium
 client_driver  an application on the Python SDK; in client_driver.mjs and client_node.mjs one on the JavaScript SDK
 device         one device of one user, implemented as the protocol page advises

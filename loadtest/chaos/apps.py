@@ -1,7 +1,8 @@
 """Applications on an SDK as processes that can be killed, frozen and given a wrong clock: Python or Node.
 
-An application has several stands: clients on stores of their own. It is commanded by lines of JSON, and what it reports
-goes to the stand's history (`client_driver.py` has the list). It asks here for tokens, so it knows no secret.
+An application has several installations: clients on stores of their own. It is commanded by lines of JSON, and what it
+reports goes to the installation's history (`client_driver.py` has the list). It asks here for tokens, so it knows no
+secret.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def value(found: Any) -> Any:
     return {name: value(item) for name, item in found.items()}
 
 
-class Stand:
+class Installation:
     """One store, the clients that have used it, and what the last of them has reported."""
 
     def __init__(self, name: str, user: str, store: Path, folder: Path) -> None:
@@ -174,21 +175,21 @@ class App(Protocol):
     """What the people of a run ask of an application."""
 
     name: str
-    stands: list[Stand]
+    installations: list[Installation]
 
     async def start(self) -> None: ...
 
-    def tell(self, stand: Stand, what: str, **fields: Any) -> None: ...
+    def tell(self, installation: Installation, what: str, **fields: Any) -> None: ...
 
     async def close(self) -> None: ...
 
 
 class ProcessApp:
-    """A process with some stands, all on the same SDK."""
+    """A process with some installations, all on the same SDK."""
 
     def __init__(self, name: str, kind: str, folder: Path, api: str, token: TokenOf, rng: random.Random) -> None:
         self.name = name
-        self.stands: list[Stand] = []
+        self.installations: list[Installation] = []
         self.busy = asyncio.Lock()  # held by the fault of the process
         self._kind = kind
         self._folder = folder
@@ -221,18 +222,18 @@ class ProcessApp:
                 start_new_session=True,
             )
         self._reading = asyncio.create_task(self._read(self._process))
-        for stand in self.stands:
-            self.open(stand)
+        for installation in self.installations:
+            self.open(installation)
 
-    def open(self, stand: Stand) -> None:
-        stand.began()
+    def open(self, installation: Installation) -> None:
+        installation.began()
         self.tell(
-            stand, "open", api=self._api, user=stand.user, store=str(stand.store), device=stand.name.rpartition(".")[2],
-            slow=SLOW, seed=self._rng.randrange(1 << 30),
+            installation, "open", api=self._api, user=installation.user, store=str(installation.store),
+            device=installation.name.rpartition(".")[2], slow=SLOW, seed=self._rng.randrange(1 << 30),
         )  # fmt: skip
 
-    def tell(self, stand: Stand, what: str, **fields: Any) -> None:
-        self._write({"do": what, "stand": stand.name, **fields})
+    def tell(self, installation: Installation, what: str, **fields: Any) -> None:
+        self._write({"do": what, "installation": installation.name, **fields})
 
     def _write(self, command: Report) -> None:
         if self._process is not None and self._process.stdin is not None and not self._process.stdin.is_closing():
@@ -240,7 +241,7 @@ class ProcessApp:
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
-        stands = {stand.name: stand for stand in self.stands}
+        by_name = {one.name: one for one in self.installations}
         while line := await process.stdout.readline():
             try:
                 report = json.loads(line)
@@ -249,14 +250,15 @@ class ProcessApp:
             if report["type"] == "token":
                 self._write({"do": "token", "id": report["id"], "token": self._token(report["user"])})
                 continue
-            if report["stand"] not in stands:
-                stands = {stand.name: stand for stand in self.stands}
-            for stand in [stands[report["stand"]]] if report["stand"] else self.stands[:1]:
-                stand.reported(report)
+            name = report["installation"]
+            if name not in by_name:
+                by_name = {one.name: one for one in self.installations}
+            for installation in [by_name[name]] if name else self.installations[:1]:
+                installation.reported(report)
         if not self.may_end:
             code = await process.wait()
             what = {"type": "bug", "text": f"{self.name} ended by itself with {code}, see {self.name}.log"}
-            self.stands[0].reported(what)
+            self.installations[0].reported(what)
 
     # -- faults
 
@@ -275,8 +277,8 @@ class ProcessApp:
         await self._process.wait()
         await self._reading
         forget(self._process.pid)
-        for stand in self.stands:
-            stand.ended(killed=True)
+        for installation in self.installations:
+            installation.ended(killed=True)
 
     def signal(self, signum: signal.Signals) -> None:
         assert self._process is not None
@@ -287,14 +289,14 @@ class ProcessApp:
         if self._clock is not None:
             self._clock.set(by_s)
 
-    def remove(self, stand: Stand) -> None:
+    def remove(self, installation: Installation) -> None:
         """Remove a store, as a person does who clears a folder."""
-        for path in self._files(stand.store):
+        for path in self._files(installation.store):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
-    def copy(self, stand: Stand, to: Path) -> None:
-        for path in self._files(stand.store):
-            target = to.with_name(path.name.replace(stand.store.name, to.name, 1))
+    def copy(self, installation: Installation, to: Path) -> None:
+        for path in self._files(installation.store):
+            target = to.with_name(path.name.replace(installation.store.name, to.name, 1))
             shutil.copytree(path, target) if path.is_dir() else shutil.copy(path, target)
 
     @staticmethod

@@ -1,7 +1,7 @@
 """Applications on the JavaScript SDK as tabs of a real Chromium: `playwright` drives Debian's.
 
-A browser is one user with one store; its tabs share them. Each load of a page is a life of the stand. A tab reports
-with a blocking request, so that a tab that crashes has reported all that its application had.
+A browser is one user with one store; its tabs share them. Each load of a page is a life of the installation. A tab
+reports with a blocking request, so that a tab that crashes has reported all that its application had.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, Final
 from playwright.async_api import BrowserContext, Error, Page, Playwright, async_playwright
 
 from deploy import sdk
-from loadtest.chaos.apps import SLOW, Report, Stand, TokenOf
+from loadtest.chaos.apps import SLOW, Installation, Report, TokenOf
 
 HERE: Final = Path(__file__).parent
 EXECUTABLE: Final = shutil.which("chromium")
@@ -44,7 +44,7 @@ START: Final = """async (tab) => {
       waiting.shift();
     }
   };
-  const bug = ({ reason }) => report({ type: "bug", stand: "", text: String(reason?.stack ?? reason) });
+  const bug = ({ reason }) => report({ type: "bug", installation: "", text: String(reason?.stack ?? reason) });
   addEventListener("unhandledrejection", bug);
   window.command = start(Client, report, () => undefined);
 }"""
@@ -129,7 +129,7 @@ class Tab:
     def __init__(self, app: BrowserApp, page: Page, number: int) -> None:
         self.page = page
         self.id = f"{app.name}-{number}"
-        self.life = app.stand.began()
+        self.life = app.installation.began()
         self.alive = True
         self._app = app
 
@@ -137,7 +137,7 @@ class Tab:
         if report["type"] == "token":
             self._app.token(self, report)
         else:
-            self._app.stand.reported(report, self.life)
+            self._app.installation.reported(report, self.life)
 
     async def evaluate(self, script: str, argument: Any) -> None:
         """Run a script in the page; a page that has crashed or is closed runs nothing."""
@@ -150,7 +150,7 @@ class BrowserApp:
 
     def __init__(self, name: str, folder: Path, api: str, token: TokenOf, rng: random.Random, server: Server) -> None:
         self.name = name
-        self.stands: list[Stand] = []
+        self.installations: list[Installation] = []
         self.tabs: list[Tab] = []
         self.busy = asyncio.Lock()
         self._folder = folder
@@ -164,8 +164,8 @@ class BrowserApp:
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
-    def stand(self) -> Stand:
-        return self.stands[0]
+    def installation(self) -> Installation:
+        return self.installations[0]
 
     async def start(self) -> None:
         self._playwright = await async_playwright().start()
@@ -187,16 +187,16 @@ class BrowserApp:
         await page.evaluate(START, tab.id)
         self.tabs.append(tab)
         self._send(
-            tab, "open", api=self._api, user=self.stand.user, store=None, device=self.stand.name.rpartition(".")[2],
-            slow=SLOW, seed=0,
+            tab, "open", api=self._api, user=self.installation.user, store=None,
+            device=self.installation.name.rpartition(".")[2], slow=SLOW, seed=0,
         )  # fmt: skip
 
-    def tell(self, stand: Stand, what: str, **fields: Any) -> None:
+    def tell(self, installation: Installation, what: str, **fields: Any) -> None:
         if living := [tab for tab in self.tabs if tab.alive]:
             self._send(self._rng.choice(living), what, **fields)
 
     def _send(self, tab: Tab, what: str, **fields: Any) -> None:
-        command = {"do": what, "stand": self.stand.name, **fields}
+        command = {"do": what, "installation": self.installation.name, **fields}
         task = asyncio.create_task(tab.evaluate("(command) => { void window.command(command); }", command))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -212,7 +212,7 @@ class BrowserApp:
     def _lost(self, tab: Tab) -> None:
         tab.alive = False
         self.tabs.remove(tab)
-        self.stand.add_ended(tab.life)
+        self.installation.add_ended(tab.life)
 
     async def crash(self, tab: Tab) -> None:
         """Crash the renderer of a tab, and open another tab."""
@@ -237,7 +237,7 @@ class BrowserApp:
 
     async def stop(self, tab: Tab, ms: int, *, within: str = "") -> None:
         """Stop the main thread; `within`: half of the store in which a transaction is open meanwhile."""
-        name = f"linnet:{self._api}:{self.stand.user}:{within}" if within else ""
+        name = f"linnet:{self._api}:{self.installation.user}:{within}" if within else ""
         await tab.evaluate(STOP, [ms, name])
 
     async def hide(self, tab: Tab, *, hidden: bool) -> None:

@@ -25,7 +25,7 @@ const toLine = (value) => {
 };
 
 export function start(Client, report, die) {
-  const stands = new Map();
+  const installations = new Map();
   const tokens = new Map();
 
   const tokenOf = (user) =>
@@ -35,9 +35,9 @@ export function start(Client, report, die) {
       report({ type: "token", id, user });
     });
 
-  class Stand {
-    constructor({ stand, slow }, client) {
-      this.name = stand;
+  class Installation {
+    constructor({ installation, slow }, client) {
+      this.name = installation;
       this.slow = slow;
       this.client = client;
       this.device = client.device;
@@ -46,7 +46,7 @@ export function start(Client, report, die) {
     }
 
     say(type, fields) {
-      report({ type, stand: this.name, ...fields });
+      report({ type, installation: this.name, ...fields });
     }
 
     async open() {
@@ -134,16 +134,16 @@ export function start(Client, report, die) {
     async open(command) {
       const { api, user, store, device } = command;
       const client = await Client.open({ api, user, device, store: store ?? undefined, token: () => tokenOf(user) });
-      const stand = new Stand(command, client);
-      stands.set(command.stand, stand);
-      await stand.open();
+      const installation = new Installation(command, client);
+      installations.set(command.installation, installation);
+      await installation.open();
     },
-    close: ({ stand }) => stands.get(stand)?.close(),
-    show: ({ stand }) => stands.get(stand)?.show(),
-    read: ({ stand, conversation }) => stands.get(stand)?.client.conversation(conversation).markRead(),
-    send: (command) => stands.get(command.stand)?.act(command),
-    edit: (command) => stands.get(command.stand)?.act(command),
-    react: (command) => stands.get(command.stand)?.act(command),
+    close: ({ installation }) => installations.get(installation)?.close(),
+    show: ({ installation }) => installations.get(installation)?.show(),
+    read: ({ installation, conversation }) => installations.get(installation)?.client.conversation(conversation).markRead(),
+    send: (command) => installations.get(command.installation)?.act(command),
+    edit: (command) => installations.get(command.installation)?.act(command),
+    react: (command) => installations.get(command.installation)?.act(command),
     token: ({ id, token }) => tokens.get(id)(token),
   };
 
@@ -151,7 +151,7 @@ export function start(Client, report, die) {
     try {
       await commands[command.do](command);
     } catch (error) {
-      report({ type: "bug", stand: command.stand, text: `${command.do}: ${error?.stack ?? error}` });
+      report({ type: "bug", installation: command.installation, text: `${command.do}: ${error?.stack ?? error}` });
     }
   };
 }

@@ -1,4 +1,4 @@
-"""An application on the Python SDK, as a program with some stands, each a client on a store of its own.
+"""An application on the Python SDK, as a program with some installations, each a client on a store of its own.
 
 Commands are lines of JSON on standard input (`do` names one), reports lines of JSON on standard output;
 `client_driver.mjs` has the same. What the SDK shows the application is reported at once and unbuffered, so
@@ -57,11 +57,11 @@ class Tokens:
             self._asked[ident].set_result(token)
 
 
-class Stand:
+class Installation:
     """One client, and the application on it."""
 
     def __init__(self, tokens: Tokens, command: dict[str, Any]) -> None:
-        self._name = command["stand"]
+        self._name = command["installation"]
         self._slow = command["slow"]
         self._rng = random.Random(command["seed"])
         user = command["user"]
@@ -74,7 +74,7 @@ class Stand:
         self._device = ""
 
     def say(self, kind: str, **fields: Any) -> None:
-        report(kind, stand=self._name, **fields)
+        report(kind, installation=self._name, **fields)
 
     async def open(self) -> None:
         await self.client.open()
@@ -221,7 +221,7 @@ def _asks(body: Any) -> bool:
 class Driver:
     def __init__(self) -> None:
         self._tokens = Tokens()
-        self._stands: dict[str, Stand] = {}
+        self._installations: dict[str, Installation] = {}
 
     async def run(self) -> None:
         reader = asyncio.StreamReader(limit=1 << 24)
@@ -239,10 +239,10 @@ class Driver:
     async def _do(self, command: dict[str, Any]) -> None:
         try:
             if command["do"] == "open":
-                stand = Stand(self._tokens, command)
-                await stand.open()
-                self._stands[command["stand"]] = stand
-            elif (found := self._stands.get(command["stand"])) is not None:
+                installation = Installation(self._tokens, command)
+                await installation.open()
+                self._installations[command["installation"]] = installation
+            elif (found := self._installations.get(command["installation"])) is not None:
                 match command["do"]:
                     case "close":
                         await found.close()
@@ -253,7 +253,9 @@ class Driver:
                     case _:
                         found.act(command)
         except Exception as error:  # noqa: BLE001 - it is evidence, whatever it is
-            report("bug", stand=command["stand"], text=f"{command['do']}: {type(error).__name__}: {error}")
+            report(
+                "bug", installation=command["installation"], text=f"{command['do']}: {type(error).__name__}: {error}"
+            )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,6 @@ const write = (report) => {
     }
   }
 };
-process.on("unhandledRejection", (error) => write({ type: "bug", stand: "", text: String(error?.stack ?? error) }));
+process.on("unhandledRejection", (error) => write({ type: "bug", installation: "", text: String(error?.stack ?? error) }));
 const run = start(Client, write, () => process.kill(process.pid, "SIGKILL"));
 for await (const line of createInterface({ input: process.stdin })) void run(JSON.parse(line));

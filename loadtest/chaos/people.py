@@ -1,6 +1,6 @@
 """The people of a run whose clients are the real SDKs: what they write and read, and what happens to their clients.
 
-`python`: 8 processes with 10 stands each; `js`: 4 of Node; `browser`: 3 Chromiums with 2 tabs each. One seeded
+`python`: 8 processes with 10 installations each; `js`: 4 of Node; `browser`: 3 Chromiums with 2 tabs each. One seeded
 generator decides what people do, and another the faults of clients (`schedule`), beside those of `nemesis.py`.
 
 Faults of processes: killed (at any moment, or by itself between storing and writing), frozen, a wrong clock, a store
@@ -24,7 +24,7 @@ import jwt
 import msgspec
 
 from loadtest.api import Api
-from loadtest.chaos.apps import App, ProcessApp, Stand
+from loadtest.chaos.apps import App, Installation, ProcessApp
 from loadtest.chaos.cluster import Cluster
 from loadtest.chaos.proof import client_history as rows
 from loadtest.chaos.proof.evidence import Fault, Mark, append
@@ -92,7 +92,7 @@ class People:
 
     def __init__(self, cluster: Cluster, folder: Path, seed: int, clients: str) -> None:
         self.rng = random.Random(seed)
-        self.stands: list[Stand] = []
+        self.installations: list[Installation] = []
         self.targets: dict[str, list[str]] = {}
         self.done = 0
         self._clients = clients
@@ -116,13 +116,13 @@ class People:
         for number in range(count):
             app = self._app(number)
             for name in devices[number * each : (number + 1) * each]:
-                app.stands.append(self._stand(name))
+                app.installations.append(self._installation(name))
             self._apps.append(app)
         for user in users:
             await asyncio.to_thread(self._api.call, "POST", "/tokens", {"user": user})
         for app in self._apps:
             await app.start()
-        if not await self.until(lambda: all(stand.live for stand in self.stands), START_S):
+        if not await self.until(lambda: all(one.live for one in self.installations), START_S):
             raise RuntimeError(f"not all clients could connect before the first fault, see {self._folder}/*.log")
         await self._make_groups(users)
 
@@ -138,11 +138,11 @@ class People:
             self._closing = self._server.close
         return BrowserApp(f"app-{number}", self._folder, router, self._token, rng, self._server)
 
-    def _stand(self, name: str) -> Stand:
+    def _installation(self, name: str) -> Installation:
         user = name.partition(".")[0]
-        stand = Stand(name, user, self._folder / "stores" / name, self._folder / "clients")
-        self.stands.append(stand)
-        return stand
+        installation = Installation(name, user, self._folder / "stores" / name, self._folder / "clients")
+        self.installations.append(installation)
+        return installation
 
     def _token(self, user: str) -> str:
         """Return a new token of short validity, so that every run contains renewals."""
@@ -191,28 +191,28 @@ class People:
 
     def _act(self) -> None:
         app = self.rng.choice(self._apps)
-        stand, kind = self.rng.choice(app.stands), self.rng.random()
+        installation, kind = self.rng.choice(app.installations), self.rng.random()
         if kind < 0.8:
-            self._send(app, stand)
-        elif kind < 0.85 and stand.own:
-            self._change(app, stand, "edit", self.rng.choice(stand.own))
-        elif kind < 0.9 and stand.recent:
-            self._change(app, stand, "react", self.rng.choice(stand.recent))
-        elif stand.last:
-            app.tell(stand, "read", conversation=self.rng.choice(list(stand.last)))
+            self._send(app, installation)
+        elif kind < 0.85 and installation.own:
+            self._change(app, installation, "edit", self.rng.choice(installation.own))
+        elif kind < 0.9 and installation.recent:
+            self._change(app, installation, "react", self.rng.choice(installation.recent))
+        elif installation.last:
+            app.tell(installation, "read", conversation=self.rng.choice(list(installation.last)))
 
-    def _send(self, app: App, stand: Stand, *, die: bool = False) -> None:
-        conversation, ref = self.rng.choice(self.targets[stand.user]), stand.ref()
+    def _send(self, app: App, installation: Installation, *, die: bool = False) -> None:
+        conversation, ref = self.rng.choice(self.targets[installation.user]), installation.ref()
         direct = conversation.startswith("d:")
         body = self._body(ref, ask=direct and self.rng.random() < 0.1)
-        stand.asked(ref, conversation, "send", body)
-        app.tell(stand, "send", ref=ref, conversation=conversation, body=body, die=die)
+        installation.asked(ref, conversation, "send", body)
+        app.tell(installation, "send", ref=ref, conversation=conversation, body=body, die=die)
 
-    def _change(self, app: App, stand: Stand, kind: str, place: tuple[str, int]) -> None:
-        ref, (conversation, seq) = stand.ref(), place
+    def _change(self, app: App, installation: Installation, kind: str, place: tuple[str, int]) -> None:
+        ref, (conversation, seq) = installation.ref(), place
         body = self._body(ref) if kind == "edit" else None
-        stand.asked(ref, conversation, kind, body)
-        app.tell(stand, kind, ref=ref, conversation=conversation, seq=seq, body=body, emoji="👍")
+        installation.asked(ref, conversation, kind, body)
+        app.tell(installation, kind, ref=ref, conversation=conversation, seq=seq, body=body, emoji="👍")
 
     def _body(self, ref: str, *, ask: bool = False) -> Any:
         text = "".join(self.rng.choices('abc def – äöü 漢字 🙂\n"\\', k=self.rng.randrange(60)))
@@ -238,7 +238,7 @@ class People:
         append(self._folder / "faults.jsonl", Fault(trouble.kind, target, began, now_ms()))
 
     async def _in_process(self, app: ProcessApp, trouble: Trouble) -> str:
-        rng, stand = self.rng, self.rng.choice(app.stands)
+        rng, installation = self.rng, self.rng.choice(app.installations)
         match trouble.kind:
             case "app-kill":
                 await app.kill()
@@ -246,7 +246,7 @@ class People:
                 await app.start()
             case "app-die":
                 app.may_end = True
-                self._send(app, stand, die=True)
+                self._send(app, installation, die=True)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(DIED_S):
                         await app.gone()
@@ -262,40 +262,40 @@ class People:
                 await asyncio.sleep(trouble.for_s)
                 app.set_clock(0)
                 return f"{app.name} by {by_s:+.1f} s"
-            case "app-wipe" if stand.opened and rng.random() < 0.5:
-                app.remove(stand)
-                stand.wiped(running=True)
+            case "app-wipe" if installation.opened and rng.random() < 0.5:
+                app.remove(installation)
+                installation.wiped(running=True)
                 await asyncio.sleep(trouble.for_s)
-                return f"{stand.name}, which ran"
+                return f"{installation.name}, which ran"
             case "app-wipe":
                 await app.kill()
-                app.remove(stand)
-                stand.wiped(running=False)
+                app.remove(installation)
+                installation.wiped(running=False)
                 await app.start()
-                return stand.name
+                return installation.name
             case _:
-                return await self._copy(app, stand)
+                return await self._copy(app, installation)
         return app.name
 
-    async def _copy(self, app: ProcessApp, stand: Stand) -> str:
+    async def _copy(self, app: ProcessApp, installation: Installation) -> str:
         """Copy the store of a client that does not run, and let another application use the copy."""
         others = [cast("ProcessApp", other) for other in self._apps if other is not app]
         free = [other for other in others if not other.busy.locked()]
         if self._copies == COPIES or not free:
             return ""
         self._copies += 1
-        twin = self._stand(f"{stand.user}.{stand.name.partition('.')[2]}-copy{self._copies}")
+        twin = self._installation(f"{installation.user}.{installation.name.partition('.')[2]}-copy{self._copies}")
         other = self.rng.choice(free)
         async with other.busy:
             await app.kill()
-            app.copy(stand, twin.store)
-            for one, of in ((twin, stand), (stand, twin)):
+            app.copy(installation, twin.store)
+            for one, of in ((twin, installation), (installation, twin)):
                 one.add(rows.Copied(now_ms(), of.name))
                 one.copied = True
             await app.start()
-            other.stands.append(twin)
+            other.installations.append(twin)
             other.open(twin)
-        return f"{stand.name} as {twin.name}"
+        return f"{installation.name} as {twin.name}"
 
     async def _in_browser(self, app: Any, trouble: Trouble) -> str:
         """`app`: a `BrowserApp`, which cannot be named where no Chromium can be driven."""
@@ -313,7 +313,7 @@ class People:
                 await app.reload(tab)
             case "app-wipe":
                 await app.evict()
-                app.stand.wiped(running=True)
+                app.installation.wiped(running=True)
             case _:
                 acts: dict[str, tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]] = {
                     "tab-hide": (lambda: app.hide(tab, hidden=True), lambda: app.hide(tab, hidden=False)),
@@ -342,16 +342,16 @@ class People:
     async def settle(self, heads: Callable[[], dict[str, dict[str, int]]]) -> list[Mark]:
         """Wait until every client is live, every command has its end, and every event was handed over; then let all
         show what they have."""
-        await self.until(lambda: all(stand.live for stand in self.stands), SETTLE_S)
+        await self.until(lambda: all(one.live for one in self.installations), SETTLE_S)
         until = asyncio.get_running_loop().time() + SETTLE_S
-        while any(stand.open for stand in self.stands) and asyncio.get_running_loop().time() < until:
+        while any(one.open for one in self.installations) and asyncio.get_running_loop().time() < until:
             await self._show()
         wanted = await asyncio.to_thread(heads)
-        await self.until(lambda: all(self._has_all(stand, wanted[stand.user]) for stand in self.stands), SETTLE_S)
+        await self.until(lambda: all(self._has_all(one, wanted[one.user]) for one in self.installations), SETTLE_S)
         for app in self._apps:
-            for stand in app.stands:
-                for conversation in stand.last:
-                    app.tell(stand, "read", conversation=conversation)
+            for installation in app.installations:
+                for conversation in installation.last:
+                    app.tell(installation, "read", conversation=conversation)
         until = asyncio.get_running_loop().time() + AGREE_S
         await self._show()
         while not self._agree() and asyncio.get_running_loop().time() < until:
@@ -360,31 +360,30 @@ class People:
 
     async def _show(self) -> None:
         for app in self._apps:
-            for stand in app.stands:
-                stand.shown = False
-                app.tell(stand, "show")
-        await self.until(lambda: all(stand.shown for stand in self.stands), SHOWN_S)
+            for installation in app.installations:
+                installation.shown = False
+                app.tell(installation, "show")
+        await self.until(lambda: all(one.shown for one in self.installations), SHOWN_S)
         await asyncio.sleep(0.5)
 
     def _agree(self) -> bool:
         reads: dict[str, dict[str, int]] = {}
-        return all(reads.setdefault(stand.user, stand.reads) == stand.reads for stand in self.stands)
+        return all(reads.setdefault(one.user, one.reads) == one.reads for one in self.installations)
 
     @staticmethod
-    def _has_all(stand: Stand, heads: dict[str, int]) -> bool:
+    def _has_all(installation: Installation, heads: dict[str, int]) -> bool:
         """A copied store may lack what the other client has acked in the name of both."""
-        return stand.copied or all(stand.last.get(name, 0) >= head for name, head in heads.items())
+        return installation.copied or all(installation.last.get(name, 0) >= head for name, head in heads.items())
 
     def progress(self) -> str:
-        live, waiting = sum(one.live for one in self.stands), sum(len(one.open) for one in self.stands)
-        acked, handed = sum(one.acked for one in self.stands), sum(one.handed for one in self.stands)
-        return (
-            f"{live}/{len(self.stands)} live  {acked} acked  {waiting} waiting  {handed} handed  {self.done} of clients"
-        )
+        live, waiting = sum(one.live for one in self.installations), sum(len(one.open) for one in self.installations)
+        acked, handed = sum(one.acked for one in self.installations), sum(one.handed for one in self.installations)
+        count = len(self.installations)
+        return f"{live}/{count} live  {acked} acked  {waiting} waiting  {handed} handed  {self.done} of clients"
 
     async def stop(self) -> None:
         for app in self._apps:
             await app.close()
         self._closing()
-        for stand in self.stands:
-            stand.close()
+        for installation in self.installations:
+            installation.close()

@@ -1,7 +1,9 @@
-"""The history of a stand: an application on an SDK, with one store. Rows as in `history.py`, of the client's half.
+"""The history of an installation: an application on an SDK, with one store. Rows as in `history.py`, of the client's
+half.
 
-A stand has lives: each is a process or a load of a page, from its start to its end. `at` is the conductor's time when
-the report came, because the clock of a client may step. A `ref` names a command for good, and is part of its body.
+An installation has lives: each is a process or a load of a page, from its start to its end. `at` is the conductor's
+time when the report came, because the clock of a client may step. A `ref` names a command for good, and is part of its
+body.
 """
 
 from __future__ import annotations
@@ -104,7 +106,7 @@ class Wiped(Row, frozen=True, array_like=True, tag="wiped"):
 
 
 class Copied(Row, frozen=True, array_like=True, tag="copied"):
-    """From now on another stand has a copy of the store; `of`: the stand of which this one is a copy."""
+    """From now on another installation has a copy of the store; `of`: the installation of which this one is a copy."""
 
     of: str
 
@@ -141,7 +143,7 @@ _decode = msgspec.json.Decoder(ClientRows).decode
 
 
 class ClientWriter:
-    """Writes the history of one stand; what is in memory is written by `close`."""
+    """Writes the history of one installation; what is in memory is written by `close`."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=1 << 16)
@@ -154,7 +156,7 @@ class ClientWriter:
 
 
 class ClientHistory:
-    """Reads the history of a stand, a row at a time; can be iterated more than once."""
+    """Reads the history of an installation, a row at a time; can be iterated more than once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -33,7 +33,7 @@ FINAL: Final = ("not_found", "read_only", "conflict", "Cancelled")
 
 
 class Sent(msgspec.Struct):
-    """One command of one stand."""
+    """One command of one installation."""
 
     conversation: str
     kind: str
@@ -81,7 +81,7 @@ class Known:
 
 
 def check_clients(histories: Mapping[str, Iterable[ClientRows]], findings: Findings) -> None:
-    """Add the violations and counts of all stands to the findings."""
+    """Add the violations and counts of all installations to the findings."""
     if not histories:
         return
     known = Known(findings)
@@ -93,10 +93,10 @@ def check_clients(histories: Mapping[str, Iterable[ClientRows]], findings: Findi
 
 
 class ClientAccount:
-    """The account of one stand."""
+    """The account of one installation."""
 
-    def __init__(self, stand: str, history: Iterable[ClientRows], findings: Findings, known: Known) -> None:
-        self.stand = stand
+    def __init__(self, installation: str, history: Iterable[ClientRows], findings: Findings, known: Known) -> None:
+        self.installation = installation
         self.user = ""
         self.sent: dict[str, Sent] = {}
         self.lines: list[Line] = []
@@ -118,7 +118,7 @@ class ClientAccount:
             self._row(row)
 
     def _add(self, promise: str, what: str, at: int, conversation: str = "", seq: int = 0) -> None:
-        self._findings.violations.append(Violation(promise, f"{self.stand}: {what}", at, conversation, seq))
+        self._findings.violations.append(Violation(promise, f"{self.installation}: {what}", at, conversation, seq))
 
     def _row(self, row: ClientRows) -> None:
         counts = self._findings.counts

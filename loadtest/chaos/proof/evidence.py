@@ -1,7 +1,7 @@
 """The evidence of a run, in one folder: histories, logs, faults, processes.
 
 histories/<user>_<device>.jsonl   what each device did and received (`history.py`)
-clients/<stand>.jsonl             the same of applications on an SDK (`client_history.py`)
+clients/<installation>.jsonl             the same of applications on an SDK (`client_history.py`)
 logs.jsonl                        the log of every conversation, read from Redis at the end
 faults.jsonl                      each fault, its target, its begin and its end
 losses.jsonl                      what faults deleted from Redis

@@ -14,7 +14,7 @@ from loadtest.chaos.proof.evidence import Conversation, Evidence, Run
 from loadtest.chaos.proof.history import Entry
 
 TALK = "d:ann:bob"
-STAND = "ann.phone"
+PHONE = "ann.phone"
 
 
 def message(seq: int, user: str, body: str, kind: str = "message", target: int = 0) -> Entry:
@@ -76,7 +76,7 @@ class Forged:
             for seq in (1, 3, 5)
             for row in (rows.Asked(seq, 1, f"bob {seq}", TALK, "message", f"b{seq}"), rows.Stored(seq, 1, f"bob {seq}"))
         ]
-        clients = {STAND: self.first + self.second, "bob.phone": [rows.Opened(0, 1, "bob", "phone.y"), *bob], **others}
+        clients = {PHONE: self.first + self.second, "bob.phone": [rows.Opened(0, 1, "bob", "phone.y"), *bob], **others}
         clients["bob.phone"] += handed(1, 1, 2, 3, 4, 5)
         made = Evidence(Run(1, 60, "fsync", 5, 100 << 20), {TALK: talk}, {}, clients=clients)
         return [(one.promise, one.what) for one in checker.check(made).violations]
