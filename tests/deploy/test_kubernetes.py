@@ -62,6 +62,7 @@ def test_names_that_are_no_service_do_not_exist() -> None:
     assert asked("gateway.linnet.svc.cluster.local", kind=28) == (0, [])
 
 
+@pytest.mark.processes
 def test_script_parses() -> None:
     subprocess.run(["bash", "-n", kubernetes.UP], check=True)
 

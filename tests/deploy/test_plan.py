@@ -69,6 +69,7 @@ def test_lock_ends_with_its_descriptor(tmp_path: Path) -> None:
     os.close(claim_folder(tmp_path / "own"))
 
 
+@pytest.mark.processes
 def test_lines_to_try_are_shell(tmp_path: Path) -> None:
     """The printed lines can be pasted: three lines that the shell parses, with addresses that can be dialed."""
     shared = shared_environ({"LINNET_LISTEN": "0.0.0.0:7000"}, tmp_path)

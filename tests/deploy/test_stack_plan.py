@@ -82,6 +82,7 @@ def test_files_that_compose_needs_are_made_once(tmp_path: Path) -> None:
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "made").iterdir()}
 
 
+@pytest.mark.processes
 def test_wrong_arguments_are_one_line() -> None:
     """There is no trace."""
     done = subprocess.run(

@@ -164,6 +164,7 @@ def test_log_line_of_a_traced_event_has_its_trace_id(collector: Collector, caplo
     assert json.loads(JsonFormatter().format(record))["trace_id"] == f"{trace_id(CONVERSATION, 7):032x}"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("process", ["gateway", "router"])
 def test_without_traces_the_sdk_is_not_imported(process: str) -> None:
     """Neither by Linnet nor by redis-py, which imports OpenTelemetry's SDK if it is installed."""

@@ -28,12 +28,18 @@ def weed_server(starts_processes: None, tmp_path_factory: pytest.TempPathFactory
         yield server
 
 
-@pytest.fixture(params=["folder", "moto", "weed"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture(params=["folder", "moto", pytest.param("weed", marks=pytest.mark.processes)])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Return what kind of store `url` is."""
+    return str(request.param)
+
+
+@pytest.fixture
+def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of an empty store."""
-    if request.param == "folder":
+    if kind == "folder":
         return f"file://{tmp_path}/store"
-    server: S3 = request.getfixturevalue(f"{request.param}_server")
+    server: S3 = request.getfixturevalue(f"{kind}_server")
     return server.new_bucket(monkeypatch)
 
 
@@ -63,15 +69,18 @@ async def test_object_is_written_once_and_read_in_parts(url: str, tmp_path: Path
     assert await objects.size("files/ab/x.1") is None
 
 
-async def test_writers_at_once_leave_one_whole_object(url: str, tmp_path: Path) -> None:
+async def test_writers_at_once_leave_one_whole_object(kind: str, url: str, tmp_path: Path) -> None:
+    """Only one of them writes it. The simulated server looks and writes in two steps, so two may write there; even then
+    the object is whole, and of one that said so."""
     objects = Objects(url, "ours")
     await objects.claim(known_before=False)
     paths = [tmp_path / str(i) for i in range(6)]
     for i, path in enumerate(paths):
         path.write_bytes(bytes([i]) * 100_000)
     written = await asyncio.gather(*(objects.put("files/ab/x.1", path, 100_000) for path in paths))
-    assert sum(written) == 1
-    assert await read(objects, "files/ab/x.1", 0, 100_000) == paths[written.index(True)].read_bytes()
+    stored = await read(objects, "files/ab/x.1", 0, 100_000)
+    assert stored in [path.read_bytes() for path, wrote in zip(paths, written, strict=True) if wrote]
+    assert sum(written) == 1 or kind == "moto"
 
 
 async def test_store_of_another_deployment_is_refused(url: str, tmp_path: Path) -> None:

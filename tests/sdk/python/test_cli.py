@@ -11,6 +11,7 @@ from asyncio.subprocess import DEVNULL, PIPE, Process
 from pathlib import Path
 from typing import Any
 
+import pytest
 from linnet_client import Client, Login, Message
 from linnet_client.cli import describe
 from linnet_client.http import Api
@@ -123,6 +124,7 @@ async def test_doctor_finds_a_deployment_well_and_says_what_is_wrong(
     assert "check the URL of the API" in out
 
 
+@pytest.mark.processes
 async def test_command_without_a_login_says_how_to_log_in(tmp_path: Path) -> None:
     status, out, said = await linnet(tmp_path, "token")
     assert (status, out) == (1, "")

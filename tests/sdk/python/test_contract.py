@@ -140,6 +140,7 @@ def test_gateway_that_failed_is_not_chosen_again_while_there_is_another() -> Non
     assert machine.choose(["a"], "a") == "a"
 
 
+@pytest.mark.processes
 def test_package_is_built_whole_and_nothing_of_the_server_is_in_it(tmp_path: Path) -> None:
     """The wheel has every module, the marker of its types, and the command line's script."""
     source = tmp_path / "source"

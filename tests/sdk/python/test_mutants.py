@@ -82,6 +82,7 @@ except BaseException as error:
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("mutant", MUTANTS)
 def test_mutant_is_noticed(mutant: str, tmp_path: Path) -> None:
     *change, test = MUTANTS[mutant]

@@ -130,6 +130,7 @@ async def test_reason_is_logged_when_it_is_new_and_then_once_a_minute(
         await support.eventually(lambda: caplog.text.count("NOAUTH") > 2)
 
 
+@pytest.mark.processes
 async def test_unix_socket_and_database_are_used(tmp_path: Path) -> None:
     server = EmbeddedValkey(tmp_path / "v")
     server.start()

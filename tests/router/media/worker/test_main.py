@@ -14,6 +14,7 @@ from router.media.worker.job import Failure, PictureJob, decode_answer
 from tests.router.media.worker.test_sandbox import CPU_S, MEMORY, resident
 
 
+@pytest.mark.processes
 def test_child_cannot_speak_to_the_router(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has its files, but not the socket on which the next job comes and answers are sent."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

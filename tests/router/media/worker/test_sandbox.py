@@ -17,7 +17,10 @@ import pytest
 
 from router.media.worker import sandbox
 
-pytestmark = pytest.mark.skipif(not sandbox.filters(), reason="the kernel has no seccomp, or the machine is unknown")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(not sandbox.filters(), reason="the kernel has no seccomp, or the machine is unknown"),
+]
 
 MEMORY, CPU_S = 400 << 20, 2
 
