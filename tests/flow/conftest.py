@@ -25,8 +25,6 @@ from tests import support
 from tests.flow.client import OPEN, token
 from tests.support import SERVER_KEY, Process
 
-DEADLINE_S = 180.0
-
 # Short enough for tests, long enough for a busy machine.
 SETTINGS = {"LINNET_HEARTBEAT_S": "3", "LINNET_DRAIN_ACCEPT_S": "0", "LINNET_DRAIN_WINDOW_S": "1"}
 
@@ -40,7 +38,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     wanted = pyfuncitem._fixtureinfo.argnames
     test = pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in wanted})
-    support.run(_and_close(test), DEADLINE_S)
+    support.run(_and_close(test))
     return True
 
 

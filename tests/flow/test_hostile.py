@@ -40,7 +40,7 @@ from tests.gateway.websocket.client import UPGRADE, RawClient, client_frame
 from tests.support import JWT_SECRET, SERVER_KEY, eventually
 
 SILENT_S: Final = 10.0  # that a connection has for its hello
-GRACE_S: Final = 6.0  # of a busy machine, on top of a deadline
+GRACE_S: Final = 10.0  # of a busy machine, on top of a deadline
 
 
 async def held_s(port: int, parts: Iterator[bytes], every_s: float = 0.5) -> float:

@@ -11,7 +11,7 @@ from tests.flow.client import ChatClient, Event
 from tests.flow.conftest import Names, Start, System
 
 
-async def tells(watcher: ChatClient, user: str, online: bool, since: int = 0, deadline_s: float = 10.0) -> Event:
+async def tells(watcher: ChatClient, user: str, online: bool, since: int = 0, deadline_s: float = 20.0) -> Event:
     """The next news of a user that says so."""
 
     def find() -> Event | None:
@@ -40,7 +40,7 @@ async def test_watcher_receives_each_change_once(chat: System, names: Names) -> 
     await tells(watcher, ben_, True, here)
     assert (await curious.ask("presence", users=[ben_]))["users"][ben_]["online"] is True
     await ben.disconnect()
-    gone = await tells(watcher, ben_, False, here, 15.0)
+    gone = await tells(watcher, ben_, False, here)
     assert began - 1000 <= gone["last_seen"] <= int(time.time() * 1000) + 1000
     assert (await curious.ask("presence", users=[ben_]))["users"][ben_] == gone
     news = [event["users"][ben_]["online"] for event in watcher.events[here:] if ben_ in event.get("users", ())]
@@ -65,7 +65,7 @@ async def test_g8_reconnect_does_not_flicker(chat: System, names: Names) -> None
         await ben.connect(chat.urls[(i + 1) % 2])
     left = time.monotonic()
     await ben.disconnect()
-    await tells(watcher, ben_, False, here, 10.0)
+    await tells(watcher, ben_, False, here)
     assert time.monotonic() - left > 2.5, "the grace"
     news = [event["users"][ben_]["online"] for event in watcher.events[here:] if ben_ in event.get("users", ())]
     assert news == [False]
@@ -104,9 +104,9 @@ async def test_g8_killed_gateway_takes_its_users_offline(start: Start) -> None:
     back = ChatClient("user-4")
     await back.connect(system.urls[0])
     for user in users[:4]:
-        state = await tells(watcher, user.user, False, here, 20.0)
+        state = await tells(watcher, user.user, False, here, 30.0)
         assert abs(state["last_seen"] / 1000 - killed) < 15
-    assert time.time() - killed < 15 + 5  # of a busy machine
+    assert time.time() - killed < 15 + 10  # of a busy machine
     await late.connect(system.urls[0])
     states = (await late.ask("presence", users=[user.user for user in users]))["users"]
     assert [states[user.user]["online"] for user in users] == [False] * 4 + [True]
@@ -128,7 +128,7 @@ async def test_g8_user_who_left_during_a_redis_outage_goes_offline_afterwards(st
     left = time.monotonic()
     await support.eventually(lambda: time.monotonic() - left > AWAY_GRACE_S + 2)  # the grace itself is waited for
     system.valkey.start()
-    await tells(watcher, "ben", False, here, 20.0)
+    await tells(watcher, "ben", False, here, 30.0)
 
 
 async def test_users_of_a_drained_gateway_stay_online(start: Start) -> None:

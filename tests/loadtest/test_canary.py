@@ -211,7 +211,7 @@ async def test_canary_loses_nothing_on_a_real_deployment(
                 assert await metric(f"linnet_canary_{fault}_total") == 0
         finally:
             one.terminate()
-        assert await asyncio.wait_for(one.wait(), 10) == 0
+        assert await asyncio.wait_for(one.wait(), 30) == 0
 
     await writes()
     await writes()

@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 
 from router.contract import metrics
 from router.process import bounded, serving
-from tests.support import eventually
+from tests.support import DEADLINE_S, eventually
 
 LARGE = 32 << 20
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -41,7 +41,7 @@ async def served(answer: Endpoint = large, **options: Any) -> AsyncIterator[tupl
 async def test_unread_answer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that requests much and reads nothing occupies it for ANSWER_S, however often it sends a request."""
     monkeypatch.setattr(bounded, "ANSWER_S", 1.0)
-    monkeypatch.setattr(bounded, "HEAD_S", 0.5)
+    monkeypatch.setattr(bounded, "HEAD_S", 1.5)
     async with served() as (port, state):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
@@ -54,13 +54,13 @@ async def test_unread_answer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None
 
 async def test_answer_that_is_read_slowly_is_given_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next head is not due while the previous answer is being read."""
-    monkeypatch.setattr(bounded, "HEAD_S", 0.5)
+    monkeypatch.setattr(bounded, "HEAD_S", 1.5)
     async with served() as (port, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
         loop, read = asyncio.get_running_loop(), 0
-        until = loop.time() + 1.5
+        until = loop.time() + 2.0
         while loop.time() < until:
             read += len(await reader.read(4096))
             late = loop.create_future()
@@ -114,18 +114,18 @@ async def test_upgrade_behind_an_open_request_leaves_the_deadlines_running(
     """GET and upgrade in one segment: the GET is answered, the upgrade is ignored, and the connection ends. A silent
     connection made after it still ends in time.
     """
-    monkeypatch.setattr(bounded, "HEAD_S", 0.5)
+    monkeypatch.setattr(bounded, "HEAD_S", 1.5)
     async with served(small, ws=HandedOn) as (port, state):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET + ASK_UPGRADE)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             answer = await reader.read()
         assert answer.count(b"HTTP/1.1 200") == 1
         assert answer.endswith(b"ok")
         writer.close()
         silent, other = await asyncio.open_connection("127.0.0.1", port)
         await eventually(lambda: len(state.connections) == 1)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE_S):
             assert await silent.read() == b""
         other.close()
 
@@ -186,17 +186,17 @@ async def test_idle_connection_is_kept_unless_the_process_is_crowded(
     monkeypatch: pytest.MonkeyPatch, limit: int, kept: bool
 ) -> None:
     """Longer than a head may take, because balancers keep theirs; but not while half of the connections are in use."""
-    monkeypatch.setattr(bounded, "HEAD_S", 0.2)
+    monkeypatch.setattr(bounded, "HEAD_S", 1.0)
     monkeypatch.setattr(bounded, "CROWDED_KEEP_ALIVE_S", 0.2)
     async with served(small, timeout_keep_alive=60, limit_concurrency=limit) as (port, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET)
         await reader.readuntil(b"ok")
         ended = asyncio.ensure_future(reader.read())
-        await asyncio.wait([ended], timeout=1.0)
+        await asyncio.wait([ended], timeout=1.5 if kept else DEADLINE_S)
         assert ended.done() is not kept
         if kept:
             writer.write(b"GET / HT")  # the first byte of a head starts its deadline
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(DEADLINE_S):
                 assert await ended == b""
         writer.close()

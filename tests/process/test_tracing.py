@@ -103,7 +103,7 @@ def test_sender_and_receiver_record_one_trace(collector: Collector) -> None:
     assert root.parent is None
     assert root.start_time is not None
     assert root.end_time is not None
-    assert 0.25e9 <= root.end_time - root.start_time < 5e9
+    assert 0.25e9 <= root.end_time - root.start_time < 60e9
     for span in collector.spans:
         assert span.context is not None
         assert span.context.trace_id == root.context.trace_id

@@ -654,7 +654,7 @@ async def test_rate_is_per_device_and_says_when_to_retry(valkey: EmbeddedValkey)
         with pytest.raises(RateLimited) as refused:
             await s.send(conv, "ann", 4)
         assert refused.value.retry_after is not None
-        assert 8 < refused.value.retry_after <= 10
+        assert 0 < refused.value.retry_after <= 10
         assert (await s.send(conv, "ann", 3)).duplicate
         await s.send(conv, "ann", 1, device="laptop")
         await s.send(conv, "ann", 4, server=True)

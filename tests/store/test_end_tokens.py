@@ -112,7 +112,7 @@ async def test_new_password_needs_the_one_that_was_checked(valkey: EmbeddedValke
 async def test_reset_token_counts_once_and_until_another_change(valkey: EmbeddedValkey) -> None:
     async with of_ann(valkey) as (client, accounts):
         expires_s = await accounts.offer_reset("ann", "a")
-        assert abs(expires_s - await now(client) // 1000 - 3600) <= 2
+        assert abs(expires_s - await now(client) // 1000 - 3600) <= 60
         await accounts.offer_reset("ann", "b")
         assert [await accounts.has_reset("ann", digest) for digest in ("a", "b", "")] == [False, True, False]
         with pytest.raises(Conflict):

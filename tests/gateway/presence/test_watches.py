@@ -45,7 +45,7 @@ async def test_presence_contains_every_requested_user(valkey: EmbeddedValkey) ->
         states = answer["users"]
         assert {user: state["online"] for user, state in states.items()} == {"bob": True, "cid": False, "dan": False}
         assert states["dan"]["last_seen"] is None
-        assert abs(states["cid"]["last_seen"] - now_ms()) < 5000
+        assert abs(states["cid"]["last_seen"] - now_ms()) < 60_000
         assert of.node.watches.users == {}
 
 

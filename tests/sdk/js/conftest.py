@@ -20,8 +20,6 @@ from tests.flow.client import OPEN
 from tests.flow.conftest import System
 from tests.sdk.js.wire_proxy import WireProxy
 
-DEADLINE_S = 180.0
-
 
 class Proxied(NamedTuple):
     """A system whose clients are sent to the proxy."""
@@ -38,7 +36,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     given = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
     proxied = pyfuncitem._request.getfixturevalue("proxied") if "proxied" in pyfuncitem.fixturenames else None
-    support.run(_run(pyfuncitem.obj(**given), proxied), DEADLINE_S)
+    support.run(_run(pyfuncitem.obj(**given), proxied))
     return True
 
 

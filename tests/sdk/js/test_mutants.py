@@ -18,9 +18,9 @@ from tests.flow.client import ChatClient
 from tests.sdk.js.application import SOURCE, NodeApplication
 from tests.sdk.js.browser import EXECUTABLE, Browser
 from tests.sdk.js.conftest import Proxied
-from tests.support import eventually
+from tests.support import DEADLINE_S, eventually
 
-SOON_S = 4.0  # how long a mutant may take to do what it should not
+SOON_S = 4.0  # how long the check of a mutant waits for what the mutant may never do
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class World:
     name: str
     store: Path
     source: Path
+    soon_s: float = DEADLINE_S
 
     @property
     def alice(self) -> str:
@@ -58,7 +59,7 @@ async def outbox_survives(world: World) -> None:
         await app.kill()
     async with world.app() as app:
         await app.start(world.behind.api, world.alice, world.store)
-        assert await bob.has(world.conversation, 1, SOON_S) == ["kept"]
+        assert await bob.has(world.conversation, 1, world.soon_s) == ["kept"]
 
 
 async def numbers_are_not_reused(world: World) -> None:
@@ -69,7 +70,7 @@ async def numbers_are_not_reused(world: World) -> None:
             await app.start(world.behind.api, world.alice, world.store)
             sent = await app.call("send", to=f"@{bob.user}", body=body, wait=None)
             assert sent
-            await app.until(type="handle", state="acked", deadline_s=SOON_S)
+            await app.until(type="handle", state="acked", deadline_s=world.soon_s)
     ns = [event["n"] for event in bob.received[world.conversation].values()]
     assert ns == sorted(set(ns))
     assert bob.bodies(world.conversation) == ["one", "two"]
@@ -88,7 +89,7 @@ async def done_comes_from_the_store(world: World) -> None:
     async with world.app() as app:
         await app.start(world.behind.api, world.alice, world.store)
         await app.call("send", to=f"@{bob.user}", body="next")
-        await eventually(lambda: proxy.count("send") >= 3, SOON_S)
+        await eventually(lambda: proxy.count("send") >= 3, world.soon_s)
     sends = [command for command in proxy.commands if command["type"] == "send"]
     first = min(command["n"] for command in sends)
     assert all(command["done"] < first for command in sends)
@@ -127,7 +128,7 @@ async def holes_are_asked_for(world: World) -> None:
         await app.start(world.behind.api, world.alice, world.store)
         for body in ("one", "two", "three"):
             await bob.sent(f"@{world.alice}", body)
-        assert await app.handed(3, SOON_S) == ["one", "two", "three"]
+        assert await app.handed(3, world.soon_s) == ["one", "two", "three"]
 
 
 async def handlers_run_beside_the_connection(world: World) -> None:
@@ -137,7 +138,7 @@ async def handlers_run_beside_the_connection(world: World) -> None:
         await app.start(world.behind.api, world.alice, world.store, handler="echo")
         await bob.sent(f"@{world.alice}", "one")
         await bob.sent(f"@{world.alice}", "two")
-        await bob.until(lambda: {"echo one", "echo two"} <= set(bob.bodies(world.conversation)), SOON_S)
+        await bob.until(lambda: {"echo one", "echo two"} <= set(bob.bodies(world.conversation)), world.soon_s)
 
 
 async def one_tab_connects(world: World) -> None:
@@ -232,6 +233,6 @@ async def test_mutant_is_noticed(mutant: str, proxied: Proxied, tmp_path: Path) 
     if needs_browser(check):
         pytest.skip("no Chromium here; on Debian: apt-get install chromium")
     changes = [(change[0], change[1], change[2])] + ([HANDLING] if mutant == "user callback in the read loop" else [])
-    world = World(proxied, mutant.replace(" ", "-")[:30], tmp_path / "store", mutated(tmp_path, *changes))
+    world = World(proxied, mutant.replace(" ", "-")[:30], tmp_path / "store", mutated(tmp_path, *changes), SOON_S)
     with pytest.raises((AssertionError, asyncio.TimeoutError)):
         await check(world)

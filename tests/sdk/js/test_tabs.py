@@ -75,11 +75,11 @@ async def test_another_tab_takes_over_from_a_leader_that_is(end: str, chat: Syst
             case "crashed":
                 await leader.crash()
             case "stopped":
-                await leader.stop(5000)
+                await leader.stop(8000)
             case "hidden":
                 await leader.hide()
         await follower.call("send_many", to=f"@{bob.user}", bodies=bodies[20:])
-        await eventually(follower.leads, 10)
+        await eventually(follower.leads)
         await bob.has(conversation, 40)
         await bob.sent(f"@{alice}", "answer")
 
