@@ -1,4 +1,4 @@
-"""`make sdk`: what of the JavaScript client is generated: its wire types and its reference.
+"""Generates parts of the JavaScript client, by `make sdk`: its wire types and its reference.
 
 `wire.js` has the types of commands and events, from the JSON Schema that the router serves at `/v1/schema.json`.
 `REFERENCE.md` lists what the package exports, with signatures and comments, as the TypeScript compiler reads them.

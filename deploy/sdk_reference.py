@@ -1,4 +1,4 @@
-"""What of the Python client is generated, by `make sdk`: its wire types and its reference.
+"""Generates parts of the Python client, by `make sdk`: its wire types and its reference.
 
 `wire.py` has the types of commands and events, from the JSON Schema that the router serves at `/v1/schema.json`.
 `REFERENCE.md` lists what the package exports, from its types and docstrings. Tests compare both with what is made here.

@@ -23,7 +23,7 @@ class Position(Protocol):
 
 
 class Backlog:
-    """What one session that is behind still has to receive."""
+    """The events and changes that one session that is behind still has to receive."""
 
     __slots__ = ("ahead_since", "claims", "cursors", "list_older", "new_device", "overflowed", "positions", "state",
                  "todo")  # fmt: skip

@@ -51,7 +51,7 @@ class Feed(IntEnum):
 
 
 class FeedEvent(IntEnum):
-    """What changes the state of a feed."""
+    """The causes of a change of a feed's state."""
 
     FALL_BEHIND = 0  # the session leaves the live sets
     FILL = 1  # the transport passed its high mark

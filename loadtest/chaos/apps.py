@@ -172,7 +172,7 @@ class Installation:
 
 
 class App(Protocol):
-    """What the people of a run ask of an application."""
+    """An application, as the people of a run use it."""
 
     name: str
     installations: list[Installation]

@@ -52,7 +52,7 @@ class Message(Struct, frozen=True):
 
     @property
     def content(self) -> tuple[bytes, ...]:
-        """What a resend must have the same."""
+        """The fields in which a resend must equal the first send."""
         return (*self.fields.values(), *files.content(self.files))
 
 

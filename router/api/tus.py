@@ -51,7 +51,7 @@ MAX_META: Final = 4096
 
 
 class Described(Struct, frozen=True):
-    """What `Upload-Metadata` says."""
+    """The values in `Upload-Metadata`."""
 
     name: str
     type: str
@@ -265,7 +265,7 @@ def _number(call: Call, header: str) -> int:
 
 
 def _described(header: str) -> Described:
-    """What `Upload-Metadata` says: pairs of a name and a base64 value, comma-separated."""
+    """Read `Upload-Metadata`: comma-separated pairs of a name and a base64 value."""
     if len(header) > MAX_META:
         raise BadCommand(f"Upload-Metadata must have at most {MAX_META} characters")
     found: dict[str, str] = {}

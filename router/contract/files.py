@@ -54,7 +54,7 @@ def shared(files: Sequence[GivenFile]) -> tuple[SharedFile, ...]:
 
 
 def content(files: Sequence[SharedFile]) -> tuple[bytes, ...]:
-    """What the fingerprint of a message covers of its files: nothing if it has none, so an empty list is no list."""
+    """The part of a message's files that its fingerprint covers. An empty list counts as no list."""
     plain: list[Any] = [
         given.sha256 if given.in_ is None else {"sha256": given.sha256, "in": given.in_} for given in files
     ]

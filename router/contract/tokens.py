@@ -45,7 +45,7 @@ _PROVIDERS: Final = frozenset(_ALGORITHMS.values())
 
 
 class TokenId(Struct, frozen=True):
-    """What the store needs to tell whether a token was ended (`prelude_user.lua`, `is_ended`).
+    """The parts of a token that show the store whether it was ended (`prelude_user.lua`, `is_ended`).
 
     `id`: TOKEN_CHARACTERS made of the claim `jti`, else of the signed part of the token. `generation`: the claim `gen`
     of a token of our own; None if it was signed elsewhere, then `issued_s` (the claim `iat`, 0 if absent) decides.

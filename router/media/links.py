@@ -24,7 +24,7 @@ PATH: Final = "/v1/files/"
 
 
 class Linked(Struct, frozen=True, array_like=True):
-    """What a link serves: an object of this size, with its type and disposition."""
+    """The target of a link: an object, with its size, type and disposition."""
 
     sha256: str
     gen: str
@@ -55,7 +55,7 @@ class Links:
         return f"{self.origin}{PATH}{linked.sha256}?d={data}&ends={ends}&sig={self._sign(data, ends)}", ends
 
     def check(self, sha256: str, data: str, ends: int, sig: str, now_ms: int) -> Linked | None:
-        """What the link serves; None if it was not made here, or has ended."""
+        """Return the target of a link; None if the link was not made here, or has ended."""
         if now_ms >= ends or not hmac.compare_digest(self._sign(data, ends).encode(), sig.encode()):
             return None
         try:

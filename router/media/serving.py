@@ -1,4 +1,4 @@
-"""What a browser is told about a file: its type, whether it may show it, and which bytes it gets. Pure.
+"""The answer with a file: the type that the browser is told, whether it may show the file, which bytes it gets. Pure.
 
 A file that somebody sent is hostile. Only pictures that were re-encoded here, audio and video are shown in place; all
 else is a download, of a type from TYPES, and nothing of it runs: no sniffing, a sandbox without scripts, no plugin.
@@ -52,7 +52,7 @@ class Slice(Struct, frozen=True):
 
 
 class Served(Struct, frozen=True):
-    """What is sent of a file: its type, and how a browser treats it."""
+    """The type of a file as it is sent, and how a browser treats it."""
 
     type: str
     disposition: str

@@ -1,4 +1,4 @@
-"""What an append takes and what it answers, packed as `append.lua` has them. The call is in `conversations`."""
+"""The arguments and the answer of an append, packed as `append.lua` has them. The call is in `conversations`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Redis has of a file: its record, an upload as its user described it, a file in an event."""
+"""A file in Redis: its record, an upload as its user described it, a file in an event."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PICTURES: Final = ("", "image/jpeg", "image/png", "image/webp", "image/gif")  # 
 
 
 class _Row(Struct, frozen=True, array_like=True, omit_defaults=True):
-    """What a user said of a file, without its hash and size, which are beside it."""
+    """The user's description of an upload, without hash and size, which are beside it."""
 
     type: str
     kind: Kind
@@ -59,7 +59,7 @@ class Upload(Struct, frozen=True):
 
 
 def packed_info(info: FileInfo) -> bytes:
-    """What an uploader said of a file, as the row of the upload has it."""
+    """Pack the user's description of a file for the row of the upload."""
     row = _Row(info.type, info.kind, info.name, info.previews, info.width, info.height, info.duration, info.waveform)
     return pack(row)
 

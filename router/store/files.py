@@ -60,7 +60,7 @@ class Times(Struct, frozen=True):
 
 
 class UploadRate(Struct, frozen=True):
-    """What one user may upload: uploads at once and in a minute, and bytes in all."""
+    """The bounds of one user's uploads: at once, in a minute, and bytes in all."""
 
     at_once: int
     per_minute: int

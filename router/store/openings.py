@@ -1,4 +1,4 @@
-"""What a connect asks of many conversations: the user's role, and where a new device begins."""
+"""The user's role in many conversations, and where a new device begins there, as a connect asks for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What two users are to each other: contacts, requests and blocks, in the record of their direct conversation.
+"""The relation of two users: contacts, requests and blocks, in the record of their direct conversation.
 
 The record is in the hash of the direct conversation, which may have it before the conversation exists. The users' slots
 have copies of it (`people`, `state`); `contacts` writes them.
@@ -32,7 +32,7 @@ MARK: Final = "="  # before the conversation's id in `dirty`: copies are out of 
 
 
 class Side(Struct, frozen=True):
-    """What one of the two users did; times in milliseconds, 0 for never. The names are those of the record."""
+    """The part of a record that one of the two users has caused; times in milliseconds, 0 for never."""
 
     contact_n: int = 0
     block_n: int = 0
@@ -65,7 +65,7 @@ class Record(Struct, frozen=True):
     contact: int = 0
 
     def entry(self, user: str, other: str, now: int) -> Entry | None:
-        """What `user` has in their contacts for `other`."""
+        """Return the entry of `other` in the contacts of `user`."""
         if self.contact:
             return Entry("contact", self.contact)
         mine, theirs = self.of[user], self.of[other]

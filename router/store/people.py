@@ -31,9 +31,9 @@ Related: TypeAlias = Literal["copied", "gone", "full"]
 
 
 class Person(Struct, frozen=True):
-    """What another user is: `kind` c contact, o outgoing, i incoming request, - nothing; times in ms, 0 for none.
+    """Another user, as a user's slot has them. Times are in ms, 0 for none.
 
-    `blocks`: the user blocks them. `hidden`: one of the two blocks the other.
+    `kind`: `c` contact, `o` outgoing request, `i` incoming request, `-` none of these. `blocks`: the user blocks them. `hidden`: one of the two blocks the other.
     """
 
     number: int

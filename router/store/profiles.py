@@ -65,7 +65,10 @@ class MessagesFrom(Struct, frozen=True):
 
 
 class Manners(Struct, frozen=True):
-    """What a user's own sessions observe. `hides`: a block hides the user from others; `receipts`: they send some."""
+    """The settings that a user's own sessions observe.
+
+    `hides`: a block hides the user from others; `receipts`: they send receipts.
+    """
 
     hides: bool = False
     receipts: bool = True

@@ -1,4 +1,4 @@
-"""What `sync` takes and answers: the registering or the audit of a session. The call is in `users`."""
+"""The arguments and the answer of `sync`: the registering or the audit of a session. The call is in `users`."""
 
 from __future__ import annotations
 

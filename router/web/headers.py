@@ -1,4 +1,4 @@
-"""What every answer of a router says to browsers, and the content security policy of the page.
+"""The headers that tell browsers how to treat a router's answers, and the content security policy of the page.
 
 Invariants
 - The headers of `ALWAYS` are in every answer, also in refusals of the API. The HTTP server's own refusals (what is no

@@ -92,7 +92,7 @@ class Web:
         return None
 
     async def _sources(self, host: str) -> tuple[list[str], bool]:
-        """Where the page may connect to, and whether that was found out now."""
+        """Return the addresses that the page may connect to, and whether they were looked up now."""
         if self._connect:
             return self._connect, True
         found: list[str] = []

@@ -112,14 +112,14 @@ class Copied(Row, frozen=True, array_like=True, tag="copied"):
 
 
 class ShownConversation(msgspec.Struct, frozen=True, array_like=True):
-    """What a user interface shows: the read mark, and the last messages (seq 0: not acked) with digests of bodies."""
+    """What the user sees: the read mark, and the last messages (seq 0: not acked) with digests of bodies."""
 
     read: int
     messages: list[tuple[int, str]]
 
 
 class Shown(Row, frozen=True, array_like=True, tag="shown"):
-    """What the client shows at the end; `open`: the commands that its outbox has."""
+    """The client's conversations at the end; `open`: the commands that its outbox has."""
 
     life: int
     conversations: dict[str, ShownConversation]

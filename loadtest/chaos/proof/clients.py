@@ -46,7 +46,7 @@ class Sent(msgspec.Struct):
 
 
 class Line(msgspec.Struct):
-    """What the applications on one store were given."""
+    """The events that the applications on one store were given."""
 
     began: int
     given: dict[str, dict[int, Entry]] = msgspec.field(default_factory=dict)

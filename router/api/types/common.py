@@ -1,4 +1,4 @@
-"""What the structs of several calls share: fields with their limits, parameters of paths, the body of an error."""
+"""Parts of several calls: fields with their limits, parameters of paths, the body of an error."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ LONGEST_MS = 86_400_000
 
 
 class UploadQuery(Struct, frozen=True):
-    """What a file is: `kind` if it is not to be found out; of voice and video `duration` (ms) and `waveform`."""
+    """The description of a file: `kind`, if Linnet is not to find it out; `duration` (ms) and `waveform`."""
 
     kind: Kind | None = None
     duration: Annotated[int, Meta(ge=0, le=LONGEST_MS)] | None = None

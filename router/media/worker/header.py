@@ -1,4 +1,4 @@
-"""What a picture declares about itself: size, frames, and the memory to decode it. Read before any decoding.
+"""The size and frames that a picture declares, and the memory to decode it. Read before any decoding.
 
 Invariants
 - Nothing here decompresses, and the time is linear in the bytes.

@@ -36,7 +36,7 @@ class Picture(Struct, frozen=True, tag=True):
 
 
 class Recording(Struct, frozen=True, tag=True):
-    """What the file contains. `duration_ms` is None if the file does not say it and has no packet with a time."""
+    """The streams of a recording. `duration_ms` is None if the file does not say it and has no packet with a time."""
 
     audio: bool
     video: bool

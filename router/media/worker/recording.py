@@ -1,4 +1,4 @@
-"""What an audio or video file contains, read by PyAV where that is installed.
+"""The streams and the duration of an audio or video file, read by PyAV where that is installed.
 
 Only the container is read: no frame is decoded, except the first ones by which the library finds out a stream's format.
 """

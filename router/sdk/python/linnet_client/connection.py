@@ -37,7 +37,7 @@ log = logging.getLogger("linnet_client")
 
 
 class Handlers(Protocol):
-    """What the client does with the connection's events. None of these waits."""
+    """The calls from the connection to the client, one per event. None of them waits."""
 
     def hello(self) -> dict[str, Any]: ...
 

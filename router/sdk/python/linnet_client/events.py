@@ -1,4 +1,4 @@
-"""What the application receives: one frozen class per kind of event.
+"""The events that the application receives: one frozen class per kind.
 
 Events with a `seq` come from the log of a conversation, in its order. Ephemeral events (`Receipt`, `Typing`,
 `Presence`) have none and are not repeated after a disconnect.

@@ -20,7 +20,7 @@ TokenSource = Callable[[str], Awaitable[str]]
 
 
 class Readable(Protocol):
-    """What a file is read from."""
+    """A source of a file's bytes."""
 
     def read(self, size: int = -1, /) -> bytes: ...
 

@@ -36,7 +36,7 @@ class Status(StrEnum):
 
 
 class Signal(StrEnum):
-    """What changes the state."""
+    """The causes of a change of state."""
 
     START = "start"
     PREPARED = "prepared"
@@ -68,7 +68,7 @@ def step(state: Status, signal: Signal) -> Status:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What the end of a connection asks for.
+    """The reaction that the end of a connection asks for.
 
     `wait_s`: wait so long (None: back off); `token`: ask for another token, with this reason; `stop`: do not reconnect.
     """

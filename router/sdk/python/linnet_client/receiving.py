@@ -54,7 +54,7 @@ class Link(Protocol):
 
 @dataclass(slots=True)
 class _Log:
-    """Where one conversation is. `held`: raw events that came while its history is read, in their order."""
+    """The position in one conversation. `held`: raw events that came while its history is read, in their order."""
 
     taken: int | None = None
     reading: asyncio.Task[None] | None = None

@@ -67,7 +67,7 @@ class Link(Protocol):
 
 
 class Owner(Protocol):
-    """What the sender tells the client. None of these waits."""
+    """The calls from the sender to the client. None of them waits."""
 
     def settled(self, handle: MessageHandle) -> None:
         """The command is acked."""

@@ -1,4 +1,4 @@
-"""What the command line keeps between runs: the login, and one store for each process that runs at the same time."""
+"""The files that the command line keeps between runs: the login, and a store for each process that runs at a time."""
 
 from __future__ import annotations
 
