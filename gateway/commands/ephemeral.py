@@ -1,7 +1,8 @@
 """Signals that no log keeps: typing, and receipts for the other members of a conversation.
 
-A session remembers what its user observes (`Manners`): whether they send receipts, and whether a block hides them from
-somebody. If it does, the signal in a group is `Discreet`, and each gateway asks from whom before it passes it on.
+A session remembers two settings of its user (`SignalSettings`): whether they send receipts, and whether a block hides
+them from another user. If one does, the signal in a group is `Discreet`: each gateway asks from whom the user is hidden
+before it passes the signal on.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from router.contract import keys, signals, wire
 from router.contract.addressing import target_of
 from router.contract.errors import Blocked, LinnetError
 from router.store.conversations import CLOSED_ROLES, Conversations
-from router.store.profiles import Manners, Profiles
+from router.store.profiles import Profiles, SignalSettings
 from router.store.users import Users
 
 TYPING_EVERY_S: Final = 1.0
-MANNERS_S: Final = 60.0  # a signal that they changed may have been lost
+SIGNAL_SETTINGS_S: Final = 60.0  # a signal that they changed may have been lost
 
 
 class Ephemeral:
@@ -71,23 +72,23 @@ class Ephemeral:
         self._with_manners(session, conversation, read)
 
     def _with_manners(self, session: Session, conversation: str, read: int) -> None:
-        known = session.manners
+        known = session.signal_settings
         if known is not None and self._time() < known[0]:
             self._announce(session, conversation, read, known[1])
         else:
-            self._profiles.manners(session.user, partial(self._learned, session, conversation, read))
+            self._profiles.signal_settings(session.user, partial(self._learned, session, conversation, read))
 
-    def _learned(self, session: Session, conversation: str, read: int, manners: Manners | LinnetError) -> None:
-        if not isinstance(manners, LinnetError):  # else typing or a receipt is lost
-            session.manners = (self._time() + MANNERS_S, manners)
-            self._announce(session, conversation, read, manners)
+    def _learned(self, session: Session, conversation: str, read: int, settings: SignalSettings | LinnetError) -> None:
+        if not isinstance(settings, LinnetError):  # else typing or a receipt is lost
+            session.signal_settings = (self._time() + SIGNAL_SETTINGS_S, settings)
+            self._announce(session, conversation, read, settings)
 
-    def _announce(self, session: Session, conversation: str, read: int, manners: Manners) -> None:
+    def _announce(self, session: Session, conversation: str, read: int, settings: SignalSettings) -> None:
         user = session.user
         signal: signals.Signals
-        if read and not manners.receipts:
+        if read and not settings.receipts:
             return
-        if manners.hides and conversation[0] != keys.DIRECT:
+        if settings.hides and conversation[0] != keys.DIRECT:
             signal = signals.Discreet(conversation, user, read)
         elif read:
             signal = signals.Receipt(conversation, user, read)

@@ -31,7 +31,7 @@ from router.contract import codecs, errors, metrics, signals, stamp, wire
 from router.contract.errors import Conflict, LinnetError
 from router.contract.tokens import TokenId
 from router.process.tracing import Tracer
-from router.store.profiles import Manners
+from router.store.profiles import SignalSettings
 
 MAX_DIRECT: Final = 1024
 RETURN_S: Final = 1.0  # the longest wait of a client that is asked to reconnect
@@ -96,9 +96,9 @@ class Session:
 
     __slots__ = (
         "acks", "address", "age_deadline", "asking", "backlog", "codec", "connection", "deadline", "device",
-        "direct", "early", "expires_at", "feed", "gone", "hubs", "id", "instance", "manners", "other_read", "out",
-        "pages", "paging", "ports", "reads", "roles", "sent_read", "sent_state", "since", "started", "state", "tat",
-        "token", "token_id", "user", "user_hub", "variant", "watches",
+        "direct", "early", "expires_at", "feed", "gone", "hubs", "id", "instance", "other_read", "out", "pages",
+        "paging", "ports", "reads", "roles", "sent_read", "sent_state", "signal_settings", "since", "started", "state",
+        "tat", "token", "token_id", "user", "user_hub", "variant", "watches",
     )  # fmt: skip
 
     def __init__(
@@ -142,7 +142,7 @@ class Session:
         self.sent_state = 0  # the version of the user's state, as sent to the client
         self.roles: dict[str, str] | None = None  # conversation -> the user's role, until it is sent to the client
         self.other_read: dict[str, int] | None = None  # direct conversation -> the other user's mark, as far as known
-        self.manners: tuple[float, Manners] | None = None  # what the user observes, until that time; None: to be read
+        self.signal_settings: tuple[float, SignalSettings] | None = None  # known until that time; None: to be read
         self.watches: set[str] | None = None  # users whose presence the client watches
         self.tat = 0.0  # rate of commands: the time at which all commands so far would have been due (GCRA)
 
@@ -368,7 +368,7 @@ class Session:
             case signals.Moved():
                 self.ports.ask(self)
             case signals.Hidden():
-                self.manners = None
+                self.signal_settings = None
             case _:
                 pass
 

@@ -61,7 +61,7 @@ class Resubscribe:
         for user_hub in users:
             self._subscriptions.confirm_user(user_hub, True)
             for session in user_hub.sessions:
-                session.manners = None
+                session.signal_settings = None
         self._compare_all(iter(list(self._subscriptions.hubs)))
         self._ask_all(iter([session for hub in users for session in hub.sessions]))
         self.presence_lost()

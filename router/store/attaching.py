@@ -73,7 +73,7 @@ class Lookup:
         self._client.call("find_file", names, (self._user, bytes.fromhex(sha256)), self._then(self._found, at))
 
     def _then(self, read: Callable[[Any, Any], None], at: Any) -> Callable[[Any], None]:
-        """Return a callback that lets `read` take the reply, unless the lookup has ended. NotFound ends it as REFUSED."""
+        """Return a callback that lets `read` take the reply unless the lookup is over; NotFound ends it as REFUSED."""
 
         def received(value: Any) -> None:
             if isinstance(value, Exception):

@@ -33,7 +33,8 @@ Related: TypeAlias = Literal["copied", "gone", "full"]
 class Person(Struct, frozen=True):
     """Another user, as a user's slot has them. Times are in ms, 0 for none.
 
-    `kind`: `c` contact, `o` outgoing request, `i` incoming request, `-` none of these. `blocks`: the user blocks them. `hidden`: one of the two blocks the other.
+    `kind`: `c` contact, `o` outgoing request, `i` incoming request, `-` none of these.
+    `blocks`: the user blocks them. `hidden`: one of the two blocks the other.
     """
 
     number: int

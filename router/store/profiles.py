@@ -64,7 +64,7 @@ class MessagesFrom(Struct, frozen=True):
     number: int
 
 
-class Manners(Struct, frozen=True):
+class SignalSettings(Struct, frozen=True):
     """The settings that a user's own sessions observe.
 
     `hides`: a block hides the user from others; `receipts`: they send receipts.
@@ -123,9 +123,11 @@ class Profiles:
         fields = ("created", "messages", "messages_n")
         self._client.command("HMGET", keys.user(user), *fields, reply=partial(answer, reply, _messages_from))
 
-    def manners(self, user: str, reply: Callable[[Manners | LinnetError], None]) -> None:
+    def signal_settings(self, user: str, reply: Callable[[SignalSettings | LinnetError], None]) -> None:
         """Read what the user's own sessions observe."""
-        self._client.command("HMGET", keys.user(user), "hides", "receipts", reply=partial(answer, reply, _manners))
+        self._client.command(
+            "HMGET", keys.user(user), "hides", "receipts", reply=partial(answer, reply, _signal_settings)
+        )
 
     async def mark(self, user: str) -> None:
         """Mark the user: a router settles what follows from the profile."""
@@ -174,8 +176,8 @@ def _messages_from(value: Any) -> MessagesFrom | LinnetError | None:
     return None if created is None else MessagesFrom(messages is not None, int(number or 0))
 
 
-def _manners(value: Any) -> Manners | LinnetError:
+def _signal_settings(value: Any) -> SignalSettings | LinnetError:
     if isinstance(value, LinnetError):
         return value
     hides, receipts = value
-    return Manners(hides is not None, receipts is None)
+    return SignalSettings(hides is not None, receipts is None)
