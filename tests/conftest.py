@@ -26,10 +26,15 @@ from deploy.embedded import EmbeddedValkey
 from tests import support
 
 # No deadline for one example, because a busy machine may be slow.
-hypothesis.settings.register_profile("linnet", deadline=None)
-hypothesis.settings.load_profile("linnet")
+hypothesis.settings.register_profile("full", deadline=None)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=20)
 
 LOCK = Path(__file__)  # any file that all workers of a checkout can open
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let properties have fewer examples in the quick check."""
+    hypothesis.settings.load_profile("quick" if config.option.markexpr == "not processes" else "full")
 
 
 def pytest_collection_finish() -> None:

@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -30,19 +31,25 @@ def server_modules(folder: str) -> Iterator[Path]:
     yield from (path for path in modules(folder) if "sdk" not in path.relative_to(ROOT).parts)
 
 
-def imports(path: Path) -> set[str]:
-    """Modules that a file imports, at its top or under TYPE_CHECKING."""
+@cache  # most tests here ask for all files, and parsing them takes seconds
+def parsed(path: Path) -> tuple[frozenset[str], str | None]:
+    """The modules that a file imports, at its top or under TYPE_CHECKING, and its docstring."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
             found.update(f"{node.module}.{name.name}" for name in node.names)
         elif isinstance(node, ast.Import):
             found.update(name.name for name in node.names)
-    return found
+    return frozenset(found), ast.get_docstring(tree)
 
 
-def of(found: set[str], package: str) -> set[str]:
+def imports(path: Path) -> frozenset[str]:
+    return parsed(path)[0]
+
+
+def of(found: frozenset[str], package: str) -> set[str]:
     return {name for name in found if name == package or name.startswith(f"{package}.")}
 
 
@@ -261,7 +268,7 @@ def test_every_module_has_a_docstring() -> None:
     for folder in ("gateway", "router", "deploy", "loadtest", "tests"):
         for path in modules(folder):
             if path.read_text().strip():
-                assert ast.get_docstring(ast.parse(path.read_text())), path
+                assert parsed(path)[1], path
 
 
 def test_every_lua_function_has_its_file_and_its_caller() -> None:

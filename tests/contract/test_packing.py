@@ -29,7 +29,7 @@ KEYS = st.text(max_size=8).filter(lambda key: key != "$b64")
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=5) | st.dictionaries(KEYS, inner, max_size=5))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples)
 @given(VALUES)
 def test_value_sent_in_either_codec_is_received_in_both(value: Any) -> None:
     """A canonical value has one form in the log for both codecs, and every client reads it unchanged."""

@@ -185,7 +185,7 @@ def test_frame_of_nested_containers_is_refused(codec: codecs.Codec) -> None:
         assert refused(codec, whole.replace(encoded(codec, "HERE"), deep)) == "bad_command"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=3 * settings().max_examples)
 @given(
     st.binary(max_size=40), st.sampled_from([b"", b"\x81\xa4type\xa4ping", packed_body(b""), b'{"type":"send","n":'])
 )

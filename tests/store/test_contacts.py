@@ -513,7 +513,9 @@ def test_any_interleaving_agrees_with_the_model(valkey: EmbeddedValkey) -> None:
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=20, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+                max_examples=settings().max_examples // 5,
+                stateful_step_count=20,
+                suppress_health_check=list(HealthCheck),
             ),
         )
     finally:
