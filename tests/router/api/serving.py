@@ -31,11 +31,14 @@ def by(user: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {issue(user, SETTINGS, now_ms())[0]}"}
 
 
+ADA, BOB, CY, DAN = (by(user) for user in ("ada", "bob", "cy", "dan"))
+
+
 class Api(httpx.AsyncClient):
     """A client of the running API; `services` are the server's own."""
 
     def __init__(self, port: int, services: Services, client: Client) -> None:
-        super().__init__(base_url=f"http://127.0.0.1:{port}", timeout=10, trust_env=False)
+        super().__init__(base_url=f"http://127.0.0.1:{port}", timeout=60, trust_env=False)
         self.port = port
         self.services = services
         self.store = client
@@ -85,3 +88,15 @@ async def serve(valkey: EmbeddedValkey, **changed: Any) -> AsyncIterator[Api]:
         server.should_exit = True
         await task
         await store.close()
+
+
+async def make_users(api: Api, *users: str) -> None:
+    for user in users or ("ada", "bob", "cy"):
+        await api.ok("POST", "/v1/tokens", SERVER, {"user": user})
+
+
+async def make_group(api: Api, *members: str, kind: str = "group") -> str:
+    """A conversation of ada with these members."""
+    made = await api.ok("POST", "/v1/conversations", ADA, {"kind": kind, "title": "T", "members": list(members)})
+    conversation: str = made["conversation"]
+    return conversation
