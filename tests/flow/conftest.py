@@ -88,7 +88,7 @@ class System:
         """Call the HTTP API as `user` or as a backend; return the answer."""
         assert self.router is not None
         headers = {"Authorization": f"Bearer {token(user) if user else SERVER_KEY}"}
-        async with httpx.AsyncClient(base_url=self.router.url, headers=headers, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=self.router.url, headers=headers, trust_env=False, timeout=60) as http:
             answer = await http.request(method, path, json=body)
         assert answer.is_success, (answer.status_code, answer.text)
         return answer.json() if answer.content else None

@@ -189,7 +189,7 @@ async def test_nothing_is_acked_without_all_replicas(replication: Replication, s
     n, message = ann.next_n(), {"to": group, "body": "over HTTP"}
     headers = {"Authorization": f"Bearer {token('ann')}", "Idempotency-Key": "1"}
     os.kill(replication.servers[2].pid, signal.SIGSTOP)
-    async with httpx.AsyncClient(base_url=system.router.url, headers=headers, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=system.router.url, headers=headers, trust_env=False, timeout=60) as http:
         for _ in range(2):
             answer = await ann.send(group, "by socket", n=n)
             assert (answer["code"], answer["n"]) == ("unavailable", n)

@@ -43,7 +43,7 @@ class People:
     async def live(self, user: str, seed: int) -> None:
         choice, number = random.Random(seed), 0
         headers = {"Authorization": f"Bearer {token(user)}"}
-        async with httpx.AsyncClient(trust_env=False, timeout=10) as http:
+        async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
             while not self.stopping:
                 number += 1
                 data = f"{user} {number % 7} ".encode() * choice.choice((1, 1000, 20_000))

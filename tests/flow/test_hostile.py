@@ -436,7 +436,7 @@ async def test_malformed_token_is_refused(start: Start) -> None:
         system = await start(gateways=1, LINNET_JWKS_URL=url, LINNET_JWT_AUDIENCE=AUDIENCE, LINNET_JWT_ISSUER=ISSUER)
         assert system.router is not None
         began = time.monotonic()
-        async with httpx.AsyncClient(base_url=system.router.url, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=system.router.url, trust_env=False, timeout=60) as http:
 
             async def refused(why: str, given: str) -> None:
                 expected = BY_ANOTHER_NAME.get(why, ("unauthorized", 4500))
@@ -587,7 +587,7 @@ async def test_hostile_names_create_no_key(chat: System, names: Names) -> None:
     server = {"Authorization": f"Bearer {SERVER_KEY}"}
     eve = ChatClient(eve_)
     await eve.connect(chat.urls[0])
-    async with httpx.AsyncClient(base_url=chat.router.url, trust_env=False, headers=server) as http:
+    async with httpx.AsyncClient(base_url=chat.router.url, trust_env=False, headers=server, timeout=60) as http:
         for name in NAMES:
             quoted = quote(name, safe="")
             calls: list[tuple[str, str, Any, dict[str, Any]]] = [
@@ -671,7 +671,7 @@ async def test_secrets_are_in_no_log_answer_or_metric(start: Start) -> None:
     system = await start(gateways=1, LINNET_LOG_LEVEL="debug", LINNET_WEBHOOK_SECRET=WEBHOOK_SECRET)
     assert system.router is not None
     mine, forged, password, body = token("eve"), own("wrong" * 10), "a-password-of-eve", "a-body-of-eve"
-    async with httpx.AsyncClient(base_url=system.router.url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=system.router.url, trust_env=False, timeout=60) as http:
         await http.post("/v1/accounts", json={"user": "eve", "password": password})
         logged_in = (await http.post("/v1/login", json={"user": "eve", "password": password})).json()["token"]
         answers = [

@@ -52,7 +52,7 @@ async def test_webhook_becomes_a_message_of_the_group_also_after_a_kill(chat: Sy
     group = await chat.group("ann-x1", "hook-x1")
     ann = ChatClient("ann-x1")
     await ann.connect(chat.urls[0])
-    async with httpx.AsyncClient(trust_env=False, headers=SECRET) as http:
+    async with httpx.AsyncClient(trust_env=False, headers=SECRET, timeout=60) as http:
         async with bridge(api, "hook-x1", group, store) as (process, url):
             assert (await http.post(url, json={"text": "built"})).status_code == 202
             assert await ann.has(group, 1) == ["built"]

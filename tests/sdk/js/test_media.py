@@ -29,7 +29,7 @@ async def check(call: Any, api: str, user: str, bob: ChatClient) -> None:
     (shown,) = await call("messages", to=f"@{bob.user}")
     assert shown["files"][0]["sha256"] == file["sha256"]
     links = await call("links", files=[file["sha256"]], conversation=conversation)
-    async with httpx.AsyncClient(trust_env=False, base_url=api, follow_redirects=True) as http:
+    async with httpx.AsyncClient(trust_env=False, base_url=api, follow_redirects=True, timeout=60) as http:
         assert (await http.get(links[file["sha256"]]["url"])).content == DATA
 
 

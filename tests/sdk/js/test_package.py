@@ -29,7 +29,7 @@ def node(*args: str | Path) -> str:
 
 async def test_wire_types_are_those_of_the_served_schema(api: str) -> None:
     """After a change of the wire: `make sdk`."""
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
         schema = (await http.get(f"{api}/v1/schema.json")).json()
     assert (SRC / "wire.js").read_text() == sdk.wire_types(schema)
 

@@ -64,7 +64,7 @@ def test_every_event_of_the_schema_is_known_to_the_client() -> None:
 async def test_wire_types_are_those_of_the_served_schema(chat: System) -> None:
     """After a change of the wire: `make sdk`."""
     assert chat.router is not None
-    async with httpx.AsyncClient(trust_env=False) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
         schema = (await http.get(f"{chat.router.url}/v1/schema.json")).json()
     assert sdk_reference.WIRE.read_text() == sdk_reference.wire_types(schema)
 
