@@ -129,7 +129,7 @@ class Pair:
     async def check(self) -> None:
         last = await self.clients[0].deliver(f"@{self.clients[1].user}", "end")
         for client in self.clients:
-            await client.event("message", conversation=self.conversation, seq=last["seq"], deadline_s=20)
+            await client.event("message", conversation=self.conversation, seq=last["seq"])
             assert client.whole(self.conversation)
             assert not client.gaps()
         assert sorted(self.clients[1].bodies(self.conversation)) == sorted([*self.said, "end"])

@@ -98,7 +98,7 @@ class Container:
         assert podman("kill", "--signal", "TERM", self.name).returncode == 0
 
     async def ended(self) -> int:
-        await eventually(lambda: self.popen.poll() is not None, 15)
+        await eventually(lambda: self.popen.poll() is not None)
         return self.popen.returncode
 
     def remove(self) -> None:

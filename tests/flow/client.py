@@ -33,7 +33,7 @@ OPEN: set[ChatClient] = set()
 
 SUBPROTOCOLS = {"json": Subprotocol("linnet.v1.json"), "msgpack": Subprotocol("linnet.v1.msgpack")}
 SLOW_RECEIVE_BYTES = 4096
-DEADLINE_S = 20.0  # of one wait
+DEADLINE_S = 40.0  # of one wait
 
 
 def token(user: str, ttl_s: float = 3600) -> str:

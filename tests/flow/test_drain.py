@@ -57,7 +57,7 @@ class Crowd:
         for conversation, end in ends.items():
             members = self.clients if conversation == self.group else self.clients[:2]
             for client in members:
-                await client.event("message", conversation=conversation, seq=end["seq"], deadline_s=20)
+                await client.event("message", conversation=conversation, seq=end["seq"])
                 assert client.whole(conversation), client.user
                 assert not client.gaps()
                 assert sorted(client.bodies(conversation)) == sorted(map(str, [*self.said[conversation], "end"]))

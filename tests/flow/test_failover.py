@@ -69,7 +69,7 @@ class Talk:
         """Wait for so many further acks."""
         before = len(self.acked)
         await support.eventually(lambda: [task.result() for task in self._talking if task.done()] or
-                                 len(self.acked) >= before + count, 30)  # fmt: skip
+                                 len(self.acked) >= before + count, 60)  # fmt: skip
 
     async def end(self) -> None:
         for task in self._talking:

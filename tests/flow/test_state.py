@@ -86,7 +86,7 @@ class StateDevice(ResilientClient):
                 return {}
             return {} if "retry_after" in answer else answer
 
-        answer = await support.eventually(attempt, 30)
+        answer = await support.eventually(attempt)
         assert answer["type"] == "state", answer
         return answer
 
@@ -110,7 +110,7 @@ async def converge(system: System, devices: Sequence[StateDevice]) -> None:
         keys, version = await truth(system, devices[0].user)
         return all((device.keys, device.version) == (keys, version) for device in devices)
 
-    await support.eventually(equal, 30)
+    await support.eventually(equal)
 
 
 def no_version_twice(devices: Sequence[StateDevice]) -> None:

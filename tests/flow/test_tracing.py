@@ -166,7 +166,7 @@ async def test_unreachable_collector_costs_only_spans(start: Start) -> None:
     async def dropped() -> bool:
         return await system.metric('linnet_trace_spans_total{result="dropped"}') > 0
 
-    await eventually(dropped, 15)
+    await eventually(dropped)
     await bob.sent("@alice", "still here")
     system.gateways[0].send(signal.SIGTERM)
     assert await system.gateways[0].ended() == 0

@@ -50,7 +50,7 @@ async def ended(process: Process) -> None:
 
 async def line(process: Process) -> str:
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         return (await process.stdout.readline()).decode().strip()
 
 
@@ -96,7 +96,7 @@ async def test_chat_sends_lines_and_shows_answers(chat: System, names: Names, tm
     chatting.stdin.write(b"hi bob\n")
     async with Client(chat.router.url, bob, token(bob)) as other:
         events = other.events()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             while not isinstance(event := await anext(events), Message):
                 pass
         assert event.body == "hi bob"

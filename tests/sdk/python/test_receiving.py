@@ -18,7 +18,7 @@ async def bodies(ann: Client, count: int) -> list[object]:
     """The bodies of the next messages; the last one is not yet handed over."""
     found: list[object] = []
     events = ann.events()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(40):
         while len(found) < count:
             event = await anext(events)
             if isinstance(event, Message):
@@ -119,7 +119,7 @@ async def test_handler_may_send_and_wait_for_the_ack() -> None:
         listening = asyncio.create_task(ann.listen(handler))
         await gateway.message("one")
         await gateway.message("two")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(40):
             await got_two.wait()
         assert len(gateway.of("send")) == 2
         listening.cancel()
