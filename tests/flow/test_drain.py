@@ -67,7 +67,7 @@ class Crowd:
         """Terminates a gateway and waits for its end."""
         self.urls.remove(gateway.url)
         gateway.send(signal.SIGTERM)
-        assert await gateway.ended(15) == 0, gateway.log[-2000:]
+        assert await gateway.ended() == 0, gateway.log[-2000:]
 
 
 async def test_g6_drain_under_traffic_loses_nothing(start: Start) -> None:

@@ -71,7 +71,7 @@ async def test_process_logs_its_life(own_valkey: EmbeddedValkey, process: StartP
     own_valkey.start()
     await eventually(lambda: len(of("redis_found")) == len({entry["connection"] for entry in of("redis_lost")}))
     started.send(signal.SIGTERM)
-    assert await started.ended(15) == 0
+    assert await started.ended() == 0
     (ready,) = of("ready")
     assert ready["listen"] == f"127.0.0.1:{started.port}"
     assert ready["admin_listen"] == f"127.0.0.1:{started.admin_port}"

@@ -26,7 +26,7 @@ async def test_router_serves_the_api_and_exits_with_zero(valkey: EmbeddedValkey,
     assert 'linnet_redis_calls_total{function="claim"}' in metrics
     assert 'linnet_build_info{node="' in metrics
     router.send(signal.SIGTERM)
-    assert await router.ended(10) == 0
+    assert await router.ended() == 0
     assert "linnet.router: stopped" in router.log
     assert "Traceback" not in router.log
     assert support.JWT_SECRET not in router.log
@@ -72,7 +72,7 @@ async def test_router_can_be_stopped_while_it_waits(process: StartProcess) -> No
 
     await support.eventually(answers)
     router.send(signal.SIGTERM)
-    assert await router.ended(15) == 0
+    assert await router.ended() == 0
     assert "Traceback" not in router.log
 
 
@@ -94,7 +94,7 @@ async def test_outage_of_redis_leaves_the_router_ready(own_valkey: EmbeddedValke
         w.due_now(conv)
         await support.eventually(lambda: not w.is_dirty(conv))
     router.send(signal.SIGTERM)
-    assert await router.ended(10) == 0
+    assert await router.ended() == 0
     assert "Traceback" not in router.log
 
 

@@ -700,12 +700,12 @@ async def test_event_is_published_as_it_is_in_the_log(valkey: EmbeddedValkey) ->
         with valkey.client() as other, other.pubsub() as listener:
             listener.ssubscribe(keys.Channels().conversation(conv), keys.Channels().conversation(direct))
             for _ in range(2):
-                assert listener.get_sharded_message(timeout=5)["type"] == "ssubscribe"
+                assert listener.get_sharded_message(timeout=40)["type"] == "ssubscribe"
             await s.send(direct, "ann", 1)
             for n in (1, 1, 2):
                 await s.send(conv, "ann", n)
             page = await called(s.conversations.range, conv, "ann", 0, 10, 10)
-            published = [listener.get_sharded_message(timeout=5)["data"] for _ in range(2)]
+            published = [listener.get_sharded_message(timeout=40)["data"] for _ in range(2)]
             assert published == page.events
             assert stamp.slots(published[1])[:3] == (2, 1, 2)
             assert listener.get_sharded_message(timeout=0) is None

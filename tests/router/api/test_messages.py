@@ -48,7 +48,7 @@ async def test_direct_event_reaches_both_users_channels(valkey: EmbeddedValkey) 
             await listener.ssubscribe(keys.Channels().user("ada"), keys.Channels().user("bob"))
             await api.ok("POST", "/v1/messages", ADA, {"to": "@bob", "body": "hi"})
             while len(heard) < 2:
-                said = await listener.get_message(ignore_subscribe_messages=True, timeout=5)
+                said = await listener.get_message(ignore_subscribe_messages=True, timeout=40)
                 if said and said["type"] == "smessage":
                     heard[said["channel"].decode()] = said["data"]
         assert set(heard) == {keys.Channels().user("ada"), keys.Channels().user("bob")}

@@ -40,7 +40,7 @@ class Gateway:
         self._arrived = asyncio.Event()
         self._server: Server | None = None
 
-    async def until(self, count: int, kind: str, deadline_s: float = 20) -> list[Event]:
+    async def until(self, count: int, kind: str, deadline_s: float = 40) -> list[Event]:
         """The commands of a kind, once there are so many."""
         async with asyncio.timeout(deadline_s):
             while len(found := self.of(kind)) < count:

@@ -56,10 +56,10 @@ async def test_published_payload_reaches_a_subscriber(valkey: EmbeddedValkey) ->
     async with connected(valkey.url) as client:
         with valkey.client() as other, other.pubsub() as listener:
             listener.ssubscribe("channel")
-            assert listener.get_sharded_message(timeout=5)["type"] == "ssubscribe"
+            assert listener.get_sharded_message(timeout=40)["type"] == "ssubscribe"
             client.publish("channel", b"payload")
             await client.fetch("PING")
-            assert listener.get_sharded_message(timeout=5)["data"] == b"payload"
+            assert listener.get_sharded_message(timeout=40)["data"] == b"payload"
 
 
 async def test_client_reports_whether_its_server_is_reachable(own_valkey: EmbeddedValkey) -> None:
