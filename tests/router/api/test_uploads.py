@@ -317,13 +317,14 @@ async def test_store_that_is_down_stops_no_chat(valkey: EmbeddedValkey, tmp_path
         assert (await get(api, BOB, where=conv)).content == DATA
 
 
+@pytest.mark.processes  # none, but it takes too long for the quick check
 async def test_many_uploads_of_the_same_files_are_stored_once(valkey: EmbeddedValkey, tmp_path: Path) -> None:
-    """Two hundred uploads of ten files by fifty users, all at the same time as far as they may."""
+    """A thousand uploads of ten files by fifty users, all at the same time as far as they may."""
     async with serve(valkey, media_url=f"file://{tmp_path}") as api:
         contents = [f"file {i}".encode() * 500 for i in range(10)]
 
         async def uploading(user: int) -> None:
-            for i in range(4):
+            for i in range(20):
                 await upload(api, by(f"u{user}"), contents[(user + i) % 10])
 
         await asyncio.gather(*(uploading(user) for user in range(50)))
