@@ -31,7 +31,8 @@ from router.api.types import uploads as uploads_types
 from router.api.types.accounts import NewAccount
 from router.api.types.common import PageLimit, Password
 from router.api.types.contacts import RequestText
-from router.api.types.conversations import Title
+from router.api.types.conversations import MAX_SLOW_S, Title
+from router.api.types.moderation import Reason
 from router.api.types.profiles import About, DisplayName, StatusText
 from router.api.types.state import StateQuery
 from router.contract import files, keys, packing, settings, signals, state, tokens, verifier, wire
@@ -41,7 +42,7 @@ from router.media import places, prepare, turns, workers
 from router.media.worker import __main__ as worker
 from router.media.worker import header
 from router.process import bounded, http_client, jwks, spans
-from router.store import accounts, attaching, conversations, durability, presence, resumable, users
+from router.store import accounts, attaching, conversations, durability, presence, reports, resumable, users
 from router.store import profiles as user_profiles
 from router.store import state as user_state
 from router.store.redis import pipeline as hot
@@ -192,6 +193,10 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("earlier memberships of a user in a group whose events stay readable", count(lua("member", "RANGES")),
               "events of the earliest ones are not readable"),
         Limit("members named when a conversation is created", count(conversations.CREATE_LIMIT), "422"),
+        Limit("`slow_s` of a conversation", time(MAX_SLOW_S), "422"),
+        Limit("`reason` of a mute, ban, suspension or report, characters", count(longest(Reason)), "422"),
+        Limit("reports of a user", rate(users.REPORT_COST_US / 1e6, users.REPORT_BURST_US / users.REPORT_COST_US),
+              "`rate_limited`"),
         Limit("title of a conversation, characters", count(longest(Title)), "422"),
         Limit("members up to which a conversation has `receipt` events", count(signals.RECEIPT_MEMBERS),
               "no `receipt`"),
@@ -259,6 +264,13 @@ LIMITS: Final[dict[str, list[Limit]]] = {
               "no push for the others"),
     ],
     "Inside, for operators": [
+        Limit("acts of moderation in a conversation that wait for a router", size(lua("prelude_rules", "MOST_ACTS")),
+              "mutes, bans and deletes of others' messages there are `unavailable`"),
+        Limit("acts in the audit, and reports, of each of the 256 partitions of conversations and of users",
+              f"{count(lua('prelude_rules', 'AUDIT_KEPT'))}; {count(lua('report', 'MOST'))}",
+              "the oldest are removed; if all reports are open, further ones are refused (`quota`)"),
+        Limit("time for which the copy of a message stays in a closed report", time(reports.ERASE_MS / 1000),
+              "it is erased"),
         Limit("secrets and keys of the settings, bytes", f"≥ {settings.MIN_SECRET_BYTES}",
               "the process does not start"),
         Limit("an identity provider's key set", f"{count(tokens.MAX_KEYS)} keys, {size(jwks.MAX_BYTES)}", "ignored"),

@@ -15,13 +15,15 @@ from typing import Final
 from gateway.delivery.session import Session
 from router.contract import keys, signals, wire
 from router.contract.addressing import target_of
-from router.contract.errors import Blocked, LinnetError
+from router.contract.errors import Blocked, LinnetError, ReadOnly
 from router.store.conversations import CLOSED_ROLES, Conversations
 from router.store.profiles import Profiles, SignalSettings
 from router.store.users import Users
 
 TYPING_EVERY_S: Final = 1.0
 SIGNAL_SETTINGS_S: Final = 60.0  # a signal that they changed may have been lost
+
+Sent = Callable[[int | LinnetError], None]
 
 
 class Ephemeral:
@@ -48,7 +50,7 @@ class Ephemeral:
             reply = partial(self._may_write, session, command, conversation)
             self._conversations.roles(conversation, [session.user], reply)
         else:
-            self._type(session, conversation)
+            self._type(session, command, conversation)
 
     def _may_write(
         self, session: Session, command: wire.Typing, conversation: str, roles: list[str] | LinnetError
@@ -58,32 +60,40 @@ class Ephemeral:
         if roles[0] in CLOSED_ROLES:
             session.refuse(command, Blocked())
         elif roles[0]:
-            self._type(session, conversation)
+            self._type(session, command, conversation)
 
-    def _type(self, session: Session, conversation: str) -> None:
+    def _type(self, session: Session, command: wire.Typing, conversation: str) -> None:
         if conversation[0] == keys.DIRECT:
             signal = signals.encode(signals.Typing(conversation, session.user))
             self._whisper(session.user, conversation, signal)
         else:
-            self._with_manners(session, conversation, 0)
+            self._with_manners(session, conversation, 0, partial(self._typed_in_group, session, command))
+
+    def _typed_in_group(self, session: Session, command: wire.Typing, answer: int | LinnetError) -> None:
+        if isinstance(answer, ReadOnly):  # the user is muted; other failures may be lost
+            session.refuse(command, answer)
 
     def receipt(self, session: Session, conversation: str, read: int) -> None:
         """Send a receipt to the other members of a conversation, if the user sends receipts."""
-        self._with_manners(session, conversation, read)
+        self._with_manners(session, conversation, read, None)
 
-    def _with_manners(self, session: Session, conversation: str, read: int) -> None:
+    def _with_manners(self, session: Session, conversation: str, read: int, sent: Sent | None) -> None:
         known = session.signal_settings
         if known is not None and self._time() < known[0]:
-            self._announce(session, conversation, read, known[1])
+            self._announce(session, conversation, read, sent, known[1])
         else:
-            self._profiles.signal_settings(session.user, partial(self._learned, session, conversation, read))
+            self._profiles.signal_settings(session.user, partial(self._learned, session, conversation, read, sent))
 
-    def _learned(self, session: Session, conversation: str, read: int, settings: SignalSettings | LinnetError) -> None:
+    def _learned(
+        self, session: Session, conversation: str, read: int, sent: Sent | None, settings: SignalSettings | LinnetError
+    ) -> None:
         if not isinstance(settings, LinnetError):  # else typing or a receipt is lost
             session.signal_settings = (self._time() + SIGNAL_SETTINGS_S, settings)
-            self._announce(session, conversation, read, settings)
+            self._announce(session, conversation, read, sent, settings)
 
-    def _announce(self, session: Session, conversation: str, read: int, settings: SignalSettings) -> None:
+    def _announce(
+        self, session: Session, conversation: str, read: int, sent: Sent | None, settings: SignalSettings
+    ) -> None:
         user = session.user
         signal: signals.Signals
         if read and not settings.receipts:
@@ -94,13 +104,13 @@ class Ephemeral:
             signal = signals.Receipt(conversation, user, read)
         else:
             signal = signals.Typing(conversation, user)
-        self._whisper(user, conversation, signals.encode(signal))
+        self._whisper(user, conversation, signals.encode(signal), sent)
 
-    def _whisper(self, user: str, conversation: str, payload: bytes) -> None:
-        """Publish a signal of `user` to the other members of a conversation."""
+    def _whisper(self, user: str, conversation: str, payload: bytes, sent: Sent | None = None) -> None:
+        """Publish a signal of `user` to the other members of a conversation; `sent`: it is typing in a group."""
         if conversation[0] == keys.DIRECT:
             other = keys.other_party(conversation, user)
             if other != user:
                 self._users.whisper(other, conversation, payload)
         else:
-            self._conversations.whisper(conversation, user, payload)
+            self._conversations.whisper(conversation, user, payload, sent, types=sent is not None)

@@ -6,6 +6,7 @@ steps          the steps around every call: authentication, decoding, error answ
 call           one call as its handler receives it, and a row of the table
 types/         the structs of requests and answers
 accounts, profiles, contacts, conversations, messages, commands, sessions, state, uploads, tus   the handlers
+moderation, reports   the handlers of moderation
 addresses      gateway addresses that the caller can dial
 openapi        the OpenAPI document, generated from the table and the types
 rate_limits    rates of addresses and of unknown user names

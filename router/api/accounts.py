@@ -113,8 +113,8 @@ async def _gateways(call: Call) -> list[str]:
 
 async def create_token(call: Call, given: TokenRequest) -> TokenAnswer:
     """Issue a token for a user, who is created if they do not exist."""
-    generation = await call.services.accounts.ensure(given.user)
-    token, expires_at = issue(given.user, call.services.settings, _issued_ms(call), generation=generation)
+    known = await call.services.accounts.ensure(given.user)
+    token, expires_at = issue(given.user, call.services.settings, _issued_ms(call), generation=known.generation)
     return TokenAnswer(given.user, token, expires_at)
 
 
@@ -208,7 +208,7 @@ async def delete_sessions(call: Call, _: None) -> None:
     call.require_user(user)
     if not await reply_of(call.services.users.exists, user):
         raise NotFound("no such user")
-    await call.services.users.kick(user, call.path.get("device"))
+    await call.services.users.kick(user, call.path.get("device"), call.caller.server)
 
 
 async def presence(call: Call, given: PresenceQuery) -> PresenceAnswer:

@@ -23,17 +23,20 @@ from router.contract.tokens import TokenId
 from router.contract.verifier import Fetch, Verifier
 from router.media.parts import Media
 from router.store.accounts import Accounts
+from router.store.audit import Audit
 from router.store.contacts import Contacts
 from router.store.conversations import Conversations
 from router.store.direct import DirectConversations
 from router.store.durability import Durability, durability
 from router.store.files import Files
+from router.store.moderation import Moderation
 from router.store.pairs import Pairs
 from router.store.people import People
 from router.store.presence import Presence
 from router.store.profiles import Profiles
 from router.store.pushes import Pushes
 from router.store.redis.client import Client
+from router.store.reports import Reports
 from router.store.state import State
 from router.store.users import Users
 
@@ -68,6 +71,9 @@ class Services(Struct, frozen=True):
 
     settings: Settings
     conversations: Conversations
+    moderation: Moderation
+    audit: Audit
+    reports: Reports
     users: Users
     presence: Presence
     direct: DirectConversations
@@ -95,12 +101,16 @@ class Services(Struct, frozen=True):
 
         `media` is None in a deployment without a store of files.
         """
-        users, conversations = Users(client), Conversations(client, 2 * settings.retention_events)
+        cap = 2 * settings.retention_events
+        users, conversations = Users(client), Conversations(client, cap)
         pairs, people, profiles = Pairs(client), People(client), Profiles(client)
         state = State(client, rate_us(settings))
         return cls(
             settings=settings,
             conversations=conversations,
+            moderation=Moderation(client, cap),
+            audit=Audit(client),
+            reports=Reports(client),
             users=users,
             direct=DirectConversations(users, conversations, pairs, profiles, rate_us(settings)),
             pairs=pairs,
@@ -134,13 +144,14 @@ def bearer(request: Request) -> str | None:
 
 class Caller(Struct, frozen=True):
     """The caller: a user, or a backend that may act for a user. A user's token, its expiry (ms), and the generation of
-    the user's tokens when it was checked."""
+    the user's tokens when it was checked. `rank`: of the roles in the deployment, 0 for none (`store/accounts.py`)."""
 
     user: str | None
     server: bool
     token: TokenId = TokenId()
     expires_at: int = 0
     generation: int = 0
+    rank: int = 0
 
 
 class Call(Struct, frozen=True):

@@ -1,16 +1,19 @@
 """Commands of the client protocol as HTTP calls.
 
 `POST /v1/commands` accepts `delete` and no other command yet. Its device is `api/<Linnet-Device>`, which has its own
-numbers `n`. A server key deletes any message, as the server: the event names no author.
+numbers `n`. A server key deletes any message, as the server: the event names no author. So does a moderator where their
+own role does not allow it.
 """
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Final
 
 from router.api.call import Call
 from router.contract import keys, stamp, wire
-from router.contract.errors import BadCommand
+from router.contract.addressing import visible
+from router.contract.errors import BadCommand, NotFound, ReadOnly
 from router.contract.packing import pack
 from router.store.answers import reply_of
 from router.store.appends import Append, Appended
@@ -19,31 +22,43 @@ DEVICE_HEADER: Final = "linnet-device"
 
 
 async def run_command(call: Call, given: wire.Delete) -> wire.AckEvent:
-    """Delete a message: one's own, as owner or admin any, and with a server key any message anywhere."""
+    """Delete a message: one's own; as owner or admin any; as moderator or with a server key any message anywhere."""
     user, device = call.actor or "", call.request.headers.get(DEVICE_HEADER, "default")
     if not wire.is_name(device):
         raise BadCommand("Linnet-Device must be the name of a device: 1-64 of A-Z a-z 0-9 . _ -")
     call.services.durability.require_fit()
-    conv = call.known(given.conversation)
-    fields = {"target": pack(given.seq)}
-    append = Append(
-        conversation=conv,
-        user=user,
-        device=f"api/{device}",
-        n=given.n,
-        done=given.done,
-        fingerprint=stamp.fingerprint(pack("delete"), *fields.values()),
-        tail=stamp.tail("delete", conv, user, f"api/{device}", given.n, fields),
-        action="delete",
-        target=given.seq,
-        server=call.caller.server,
-    )
-    answer = await reply_of(call.services.conversations.append, append)
+    conv = visible(None, given.conversation) if call.caller.rank else call.known(given.conversation)
+    append = _append(call, given, conv, user, f"api/{device}")
+    try:
+        answer = await reply_of(call.services.conversations.append, append)
+    except (NotFound, ReadOnly):
+        if not user or not call.caller.rank:
+            raise
+        # As the server, whose events name no author; so the device, which others see, does not name the moderator.
+        hidden = blake2b(f"{user}/{device}".encode(), digest_size=16).hexdigest()
+        append = _append(call, given, conv, "", f"api/{hidden}")
+        answer = await reply_of(call.services.conversations.append_moderation, append, user)
     if answer.written and conv[0] == keys.DIRECT and not call.services.conversations.delivers:
         _deliver(call, append, answer)
     await reply_of(call.services.durability.when_kept, answer.replid)
     return wire.AckEvent(
         id=given.id, n=given.n, conversation=conv, seq=answer.seq, at=answer.at, duplicate=answer.duplicate
+    )
+
+
+def _append(call: Call, given: wire.Delete, conv: str, user: str, device: str) -> Append:
+    fields = {"target": pack(given.seq)}
+    return Append(
+        conversation=conv,
+        user=user,
+        device=device,
+        n=given.n,
+        done=given.done,
+        fingerprint=stamp.fingerprint(pack("delete"), *fields.values()),
+        tail=stamp.tail("delete", conv, user, device, given.n, fields),
+        action="delete",
+        target=given.seq,
+        server=not user,
     )
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
+from typing import TypeVar
 
-from msgspec import UNSET, structs
+from msgspec import UNSET, UnsetType, structs
 
 from router.api.call import Call, rate_us
 from router.api.profiles import refused_additions, require_addable
@@ -37,6 +38,9 @@ from router.store.answers import reply_of
 from router.store.conversations import CLOSED_ROLES, ROLE_NAMES, ROLES, Avatar, Change, Description, MemberAction
 from router.store.heads import Head
 from router.store.rows import Row
+from router.store.rules import RulesChange
+
+T = TypeVar("T")
 
 
 async def create_conversation(call: Call, given: NewConversation) -> Conversation:
@@ -114,6 +118,9 @@ def _conversation(about: Description, members: dict[str, str], more: bool) -> Co
         role=role_name(about.role) if about.role else None,
         reacting=about.reacting,
         avatar=about.avatar,
+        posting=about.rules.posting,
+        adding=about.rules.adding,
+        slow_s=about.rules.slow_s,
     )
 
 
@@ -149,7 +156,7 @@ def _listed(row: Row, head: Head) -> ListedConversation:
 
 
 async def patch_conversation(call: Call, given: ConversationChange) -> Conversation:
-    """Change the title, the avatar, or who may react."""
+    """Change the title, the avatar, or the rules: who may react, post and add members, and slow mode."""
     numbers, avatar = call.services.event_numbers, None
     if given.avatar is not UNSET:
         avatar = await _avatar(call, given.avatar)
@@ -159,10 +166,15 @@ async def patch_conversation(call: Call, given: ConversationChange) -> Conversat
         None if given.title is UNSET else given.title,
         reacting=None if given.reacting is UNSET else given.reacting,
         avatar=avatar,
+        rules=RulesChange(_given(given.posting), _given(given.adding), _given(given.slow_s)),
         device=numbers.device,
         n=numbers.next(),
     )
     return await _describe(call, call.conversation)
+
+
+def _given(value: T | UnsetType) -> T | None:
+    return None if isinstance(value, UnsetType) else value
 
 
 async def _avatar(call: Call, sha256: str | None) -> Avatar | None:

@@ -48,7 +48,7 @@ def _me(user: str, profile: Profile) -> Me:
         status=jsonable(profile.status),
         extra=jsonable(profile.extra),
         privacy=Privacy(**to_builtins(profile.privacy)),
-        roles=[],
+        roles=list(profile.roles),
     )
 
 

@@ -36,6 +36,7 @@ from router.contract.errors import (
     Unauthorized,
     UnsupportedMediaType,
 )
+from router.store.accounts import SERVER_RANK, rank_of
 
 MAX_BODY_BYTES: Final = wire.MAX_FRAME_BYTES
 BODY_S: Final = 10.0
@@ -112,17 +113,18 @@ class EndpointRoute:
         if endpoint.auth == SERVER:
             raise Forbidden("this call needs the server key")
         identity = await self._services.verifier.identity(token, now_ms())
-        generation = await self._services.accounts.ensure(identity.user, identity.token)
-        return Caller(identity.user, False, identity.token, identity.expires_at, generation)
+        known = await self._services.accounts.ensure(identity.user, identity.token)
+        own = identity.token, identity.expires_at, known.generation
+        return Caller(identity.user, False, *own, rank=rank_of(known.roles))
 
     async def _backend(self, request: Request) -> Caller:
         user = request.headers.get("linnet-user")
         if user is None:
-            return Caller(None, server=True)
+            return Caller(None, server=True, rank=SERVER_RANK)
         if not wire.is_name(user):
             raise BadCommand("Linnet-User must be the name of a user: 1-64 of A-Z a-z 0-9 . _ -")
         await self._services.accounts.ensure(user)
-        return Caller(user, server=True)
+        return Caller(user, server=True, rank=SERVER_RANK)
 
 
 def _path(parameters: Mapping[str, str]) -> Mapping[str, str]:

@@ -15,7 +15,20 @@ from typing import Any, Final
 import msgspec
 from starlette.responses import Response
 
-from router.api import accounts, commands, contacts, conversations, messages, profiles, sessions, state, tus, uploads
+from router.api import (
+    accounts,
+    commands,
+    contacts,
+    conversations,
+    messages,
+    moderation,
+    profiles,
+    reports,
+    sessions,
+    state,
+    tus,
+    uploads,
+)
 from router.api.call import CALLER, OPEN, SERVER, Call, Endpoint
 from router.api.openapi import document
 from router.api.steps import raw_json
@@ -23,6 +36,7 @@ from router.api.types import accounts as accounts_types
 from router.api.types import contacts as contacts_types
 from router.api.types import conversations as conversations_types
 from router.api.types import messages as messages_types
+from router.api.types import moderation as moderation_types
 from router.api.types import profiles as profiles_types
 from router.api.types import sessions as sessions_types
 from router.api.types import state as state_types
@@ -34,7 +48,7 @@ ACCOUNTS: Final = (
     Endpoint("POST", "/v1/accounts", OPEN, accounts.create_account, status=201,
              body=accounts_types.NewAccount, answer=accounts_types.AccountMade, refusals=(409, 429)),
     Endpoint("POST", "/v1/login", OPEN, accounts.login,
-             body=accounts_types.LoginRequest, answer=accounts_types.LoginAnswer, refusals=(401, 429)),
+             body=accounts_types.LoginRequest, answer=accounts_types.LoginAnswer, refusals=(401, 403, 429)),
     Endpoint("PUT", "/v1/password", CALLER, sessions.change_password, status=204, body=sessions_types.PasswordChange,
              refusals=(403, 404, 429)),
     Endpoint("POST", "/v1/password/resets", SERVER, sessions.create_reset, body=sessions_types.ResetRequest,
@@ -119,6 +133,35 @@ ALWAYS: Final = (
 )  # fmt: skip
 
 
+MODERATION: Final = (
+    Endpoint("PUT", "/v1/conversations/{conversation}/members/{user}/mute", CALLER, moderation.put_mute, status=204,
+             body=moderation_types.Restraint, refusals=(403, 404)),
+    Endpoint("DELETE", "/v1/conversations/{conversation}/members/{user}/mute", CALLER, moderation.delete_mute,
+             status=204, refusals=(403, 404)),
+    Endpoint("GET", "/v1/conversations/{conversation}/bans", CALLER, moderation.list_bans,
+             query=moderation_types.BansQuery, answer=moderation_types.Bans, refusals=(403, 404)),
+    Endpoint("PUT", "/v1/conversations/{conversation}/bans/{user}", CALLER, moderation.put_ban, status=204,
+             body=moderation_types.Restraint, refusals=(403, 404)),
+    Endpoint("DELETE", "/v1/conversations/{conversation}/bans/{user}", CALLER, moderation.delete_ban, status=204,
+             refusals=(403, 404)),
+    Endpoint("PUT", "/v1/accounts/{user}/suspension", CALLER, moderation.put_suspension, status=204,
+             body=moderation_types.Restraint, refusals=(403, 404)),
+    Endpoint("DELETE", "/v1/accounts/{user}/suspension", CALLER, moderation.delete_suspension, status=204,
+             refusals=(403, 404)),
+    Endpoint("GET", "/v1/roles/{user}", SERVER, moderation.get_roles, answer=moderation_types.Roles, refusals=(404,)),
+    Endpoint("PUT", "/v1/roles/{user}", SERVER, moderation.put_roles, body=moderation_types.NewRoles,
+             answer=moderation_types.Roles, refusals=(404,)),
+    Endpoint("POST", "/v1/reports", CALLER, reports.create_report, status=201, body=moderation_types.NewReport,
+             answer=moderation_types.MadeReport, refusals=(403, 404, 429)),
+    Endpoint("GET", "/v1/reports", CALLER, reports.list_reports, query=moderation_types.ReportsQuery,
+             answer=moderation_types.Reports, refusals=(403, 404)),
+    Endpoint("PATCH", "/v1/reports/{report}", CALLER, reports.patch_report, body=moderation_types.ReportChange,
+             answer=moderation_types.Report, refusals=(403, 404)),
+    Endpoint("GET", "/v1/audit", CALLER, moderation.get_audit, query=moderation_types.AuditQuery,
+             answer=moderation_types.Audit, refusals=(403,)),
+)  # fmt: skip
+
+
 TUS: Final = ("Tus-Resumable", "Upload-Length", "Upload-Metadata")
 MEDIA: Final = (
     Endpoint("POST", "/v1/uploads", CALLER, uploads.upload_file, status=201, query=uploads_types.UploadQuery,
@@ -171,4 +214,4 @@ DOCUMENTS: Final = (
 def endpoints(settings: Settings) -> tuple[Endpoint, ...]:
     """The rows that this deployment serves; without accounts and without its own tokens there are fewer."""
     own = (ACCOUNTS if settings.accounts else ()) + (TOKENS if settings.jwt_secret else ())
-    return own + ALWAYS + (MEDIA if settings.media_url else ()) + DOCUMENTS
+    return own + ALWAYS + MODERATION + (MEDIA if settings.media_url else ()) + DOCUMENTS

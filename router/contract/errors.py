@@ -168,13 +168,13 @@ class StartupError(Exception):
 def from_function(error: Exception) -> LinnetError:
     """The client's error for a function's typed error reply; other `LinnetError`s are returned unchanged.
 
-    A function replies `CODE detail`; the detail of `RATE` is the time to wait, in µs.
+    A function replies `CODE detail`; the detail of `RATE`, `SLOW` and `MUTED` is the time to wait, in µs.
     """
     if not isinstance(error, FunctionError):
         return error if isinstance(error, LinnetError) else Internal()
     match error.reply_code:
         case "RATE":
-            return RateLimited("too many events in this conversation", max(0.001, round(int(error.detail) / 1e6, 3)))
+            return RateLimited("too many events in this conversation", _seconds(error.detail))
         case "NOTFOUND":
             return NotFound(error.detail)
         case "READONLY_":
@@ -205,12 +205,26 @@ def from_function(error: Exception) -> LinnetError:
             return Unauthorized("the token was ended: log in again")
         case "BLOCKED":
             return Blocked()
+        case "SUSPENDED":
+            return Blocked("this account is suspended")
+        case "FORBIDDEN":
+            return Forbidden(error.detail)
+        case "MUTED":
+            return ReadOnly("you are muted here", _seconds(error.detail) if error.detail else None)
+        case "SLOW":
+            return RateLimited("slow mode: wait before you write here again", _seconds(error.detail))
+        case "BANNED":
+            return Forbidden("this user is banned here")
         case "LATER":
             return Unavailable(error.detail, 1.0)
         case "BADCOMMAND":
             return BadCommand(error.detail)
         case _:
             return Internal()
+
+
+def _seconds(us: str) -> float:
+    return max(0.001, round(int(us) / 1e6, 3))
 
 
 def _usable(n: str) -> int | None:

@@ -17,8 +17,19 @@ key                            type    content                                  
                                        seqs of the messages with a file, `freed` files that
                                        lost their last one; of a direct one `pair`, also
                                        before `m`: contacts and blocks                     pair / create, append's roles
+                                       `rules`, `x:<user>` mute, `b:<user>` ban, `s:<user>`
+                                       last message in slow mode, `acts` not in the audit
+                                       yet (functions/prelude_rules.lua)
 {c<p>}:log:<conv>              stream  ids <seq>-0; `e` the event's bytes, `f` author of a  append, mark_routed / range
                                        message
+{c<p>}:audit, {u<q>}:audit     stream  acts of people who run groups or the deployment;      move_acts, suspend,
+                                       `e` an entry                                         set_roles / audit
+{c<p>}:report, {u<q>}:report   hash    name -> packed report of a message, of a user         report, decide_report /
+                                                                                            reports
+{…}:reports, :open, :resolved, zset    name -> when it was made (µs)                        report, decide_report /
+:dismissed                                                                                  reports
+{…}:closed                     zset    name -> when it was closed (ms), while the copy of   decide_report /
+                                       the message is there                                erase_reports
 {c<p>}:dirty                   zset    conv -> due ms; `~conv` due to be trimmed by age;    append, mark_user / claim,
                                        sentinel `!` at +inf; `=conv` copies of a pair's     mark_routed; pair / claim,
                                        record are out of date; `@user` a profile changed;   mark_pair_copied
@@ -28,6 +39,7 @@ key                            type    content                                  
                                        `raised`, `spared`, `out`: tokens that were ended;
                                        `reset` the token that resets the password; profile
                                        and privacy where they differ from the default; `hides`;
+                                       `roles` in the deployment, `suspended` until when (ms);
                                        `avatar`, `freed` former avatars, until their files know
 {u<q>}:name:<name>             string  user and ms: the one user whose name in lower case   claim_name / claim_name
                                        is <name>
@@ -177,6 +189,20 @@ def dirty(part: int) -> str:
 def of_conversation(conv: str) -> tuple[str, str, str]:
     """The keys of a conversation: its hash, its log, and the dirty set of its partition."""
     return conversation(conv), log(conv), dirty(partition(conv))
+
+
+def audit_of_conversations(part: int) -> str:
+    return f"{{c{part}}}:audit"
+
+
+def audit_of_users(part: int) -> str:
+    return f"{{u{part}}}:audit"
+
+
+def reports(tag: str) -> tuple[str, ...]:
+    """The keys of the reports in a partition (`c<p>` or `u<q>`): rows, all by time, by state, closed ones, audit."""
+    names = "report", "reports", "open", "resolved", "dismissed", "closed", "audit"
+    return tuple(f"{{{tag}}}:{name}" for name in names)
 
 
 def user(name: str) -> str:

@@ -179,6 +179,11 @@ SLOT_WRITES = Counter(
     "Missing writes to users' slots that this router made, by kind: deliver, join, leave, arm (push) or audit",
     ("kind",),
 )
+MODERATION_ACTS = Counter(
+    "linnet_router_moderation_acts",
+    "Acts of people who run groups or the deployment, and of backends, by act",
+    ("act",),
+)
 PAIR_CHANGES = Counter(
     "linnet_router_pair_changes",
     "Changes between two users, by action: ask, accept, remove, block or unblock",

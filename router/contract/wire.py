@@ -242,13 +242,18 @@ class ReactEvent(Logged, tag="react", frozen=True, kw_only=True):
 
 
 class MemberEvent(Logged, tag="member", frozen=True, kw_only=True):
+    """A change of one member. `action`: `add`, `remove`, `role`, `mute` or `unmute`; a ban is a `remove` with `banned`.
+    `until` (ms) is the end of the mute or ban, null if it has none."""
+
     user: str
     action: str
     role: str | None = None
+    banned: bool = False
+    until: int | None = None
 
 
 class TitleEvent(Logged, tag="title", frozen=True, kw_only=True):
-    """A change of the title, of `reacting` or of the avatar; the title is given even if it has not changed.
+    """A change of the title, of the avatar or of rules; the title is given even if it has not changed.
 
     `avatar` is the sha256 of a file, null if it was removed.
     """
@@ -256,6 +261,9 @@ class TitleEvent(Logged, tag="title", frozen=True, kw_only=True):
     title: str
     reacting: str | None = None
     avatar: str | UnsetType | None = UNSET
+    posting: str | None = None
+    adding: str | None = None
+    slow_s: int | None = None
 
 
 class AckEvent(Answer, tag="ack", frozen=True, kw_only=True):

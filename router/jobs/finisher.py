@@ -9,6 +9,7 @@ new, or trimmed  every present member joins again, because no page contains foun
 removed          every member leaves, its files are released, then its remaining keys are deleted
 user             what follows from a changed profile is settled (`@<user>`), former avatars are looked at
 deleted          files that the last message has left are looked at (jobs/sweeper.py)
+moderated        acts that were noted in the conversation are moved to the audit
 pair             the copies of a pair's record in both users' slots are written again (`=<conversation>`)
 messages         push deadlines for all but the author: the other user, groups of at most PUSH_MEMBERS, mentions
 
@@ -40,6 +41,7 @@ from router.jobs.freeing import free, free_all, free_avatars
 from router.jobs.rounds import Rounds, every
 from router.store import pairs, profiles
 from router.store.answers import reply_of
+from router.store.audit import Audit
 from router.store.contacts import Contacts
 from router.store.conversations import ROLES, Conversations
 from router.store.dirty import Dirty
@@ -181,7 +183,9 @@ class Finisher:
         dirty: Dirty,
         contacts: Contacts,
         files: Files,
+        audit: Audit,
     ) -> None:
+        self._audit = audit
         self._files = files
         self._conversations = conversations
         self._contacts = contacts
@@ -235,12 +239,14 @@ class Finisher:
         head = await self._conversations.head(conv)
         if head is None:
             raise NotFound
-        files_error: Unavailable | None = None
+        later: Unavailable | None = None
         try:
+            if head.acts:
+                await self._audit.move(conv)
             if head.freed:
                 await free(self._files, conv, head.freed)
-        except Unavailable as error:  # their server is away: `done` keeps the mark, and the events need not wait
-            files_error = error
+        except Unavailable as error:  # a server is away or full: `done` keeps the mark, and the events need not wait
+            later = error
         position = head.routed
         unlogged = position == 0  # whether there may be members whose `member` event is in no page
         while position < head.seq and monotonic() < until:
@@ -257,8 +263,8 @@ class Finisher:
                 await self._apply(conv, head.title, joins)
         done = await self._dirty.mark_routed(conv, position, *self._retention)
         metrics.TRIMMED_EVENTS.inc(done.trimmed)
-        if files_error is not None:
-            raise files_error
+        if later is not None:
+            raise later
         return "finished" if done.routed == done.head else "partly"
 
     async def _remove(self, conv: str) -> str:
@@ -269,6 +275,7 @@ class Finisher:
             return "lost"
         async for users in self._members(conv):
             await self._apply(conv, "", [Leave(user, changed) for user in users])
+        await self._audit.move(conv)
         await free_all(self._files, conv)
         await self._dirty.forget_conversation(conv)
         return "removed"

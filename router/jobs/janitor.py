@@ -1,4 +1,5 @@
-"""Removes the lease rows of gateways that died long ago, and restores the deployment's hash if it was lost.
+"""Removes the lease rows of gateways that died long ago, restores the deployment's hash if it was lost, and erases the
+copies of messages in reports that were closed long ago.
 
 After a gateway has died and its lease has run out, its row still contains the time at which its users were last online
 (`presence.state`). After KEEP_S the row is removed, and "last seen" is then the time at which each session began.
@@ -24,17 +25,29 @@ from router.process.isolate import fault
 from router.store.presence import Presence
 
 EVERY_S: Final = 10.0
+ERASE_EVERY_S: Final = 600.0
 KEEP_S: Final = 86_400
 
 
 class Janitor:
-    def __init__(self, presence: Presence, restore: Callable[[], Awaitable[None]]) -> None:
-        """`restore` restores the fields of the deployment's hash that the database has lost."""
+    def __init__(
+        self, presence: Presence, restore: Callable[[], Awaitable[None]], erase: Callable[[], Awaitable[object]]
+    ) -> None:
+        """`restore` restores the fields of the deployment's hash that the database has lost; `erase` erases copies in
+        reports."""
         self._presence = presence
+        self._erase = erase
         self._restore = restore
 
     async def run(self, stop: asyncio.Event) -> None:
-        await asyncio.gather(every(stop, EVERY_S, self.clean), every(stop, EVERY_S, self._restore))
+        await asyncio.gather(
+            every(stop, EVERY_S, self.clean),
+            every(stop, EVERY_S, self._restore),
+            every(stop, ERASE_EVERY_S, self._erased),
+        )
+
+    async def _erased(self) -> None:
+        await self._erase()
 
     async def clean(self, now_ms: int | None = None) -> None:
         """Count the live gateways, and remove the rows of those that died long ago."""

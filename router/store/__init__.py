@@ -4,6 +4,8 @@ redis/       connections, calls and pub/sub
 functions/   the Lua functions; a function, its one Python caller and its test share a name
 conversations, users, files, resumable, presence, dirty, accounts, pushes, state, pairs, people, profiles   one file per
              part of the domain: builds keys and arguments, calls a function, reads its reply
+moderation, audit, reports   further ones of these
+rules        who may post and add members in a conversation, and slow mode
 appends, heads, openings   parts of `conversations`: what an append takes and answers, heads and roles of many at once
 sync, rows   parts of `users`: the registering and audit of a session, the user's rows of conversations
 attaching, file_records    parts of `files`: the files of a message to append, what Redis has of a file

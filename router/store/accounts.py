@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias, cast
 
 from msgspec import Struct
 
@@ -28,8 +28,16 @@ from router.store.redis.connection import RedisArg
 
 GUESS_COST_US, GUESS_BURST_US = 12_000_000, 60_000_000
 SOURCE_CHARACTERS: Final = 16
+Role: TypeAlias = Literal["moderator", "admin"]
+ROLES: Final[tuple[Role, ...]] = ("moderator", "admin")  # by rank, from 1 (`rank_of` in prelude_user.lua)
+SERVER_RANK: Final = 3
 RESET_S: Final = 3600
 CLAIM_MS: Final = 60_000  # far longer than a router takes from the claim of a name to the account
+
+
+def rank_of(roles: Sequence[str]) -> int:
+    """The rank of these roles, 0 for none."""
+    return max((ROLES.index(role) + 1 for role in ROLES if role in roles), default=0)
 
 
 class GuessSource(Struct, frozen=True):
@@ -42,6 +50,13 @@ class GuessSource(Struct, frozen=True):
     token: str = ""
 
 
+class Known(Struct, frozen=True):
+    """A user who exists: the generation of their tokens, and their roles in the deployment."""
+
+    generation: int
+    roles: tuple[Role, ...] = ()
+
+
 class Accounts:
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -51,18 +66,50 @@ class Accounts:
         await self._claim(user)
         await self._fcall("create_account", (keys.user(user),), (password, name))
 
-    async def ensure(self, user: str, token: TokenId | None = None) -> int:
-        """Create the user if they do not exist; return the generation of their tokens. `Blocked` if they were deleted.
+    async def ensure(self, user: str, token: TokenId | None = None) -> Known:
+        """Create the user if they do not exist. `Blocked` if they were deleted.
 
-        `token`: the one that names the user, `Unauthorized` if it was ended.
+        `token`: the one that names the user, `Unauthorized` if it was ended, `Blocked` if the user is suspended.
         """
         given: tuple[str | int, ...] = ()
         if token is not None:
             given = token.id, "" if token.generation is None else token.generation, token.issued_s
-        new, generation = await self._fcall("ensure_user", (keys.user(user),), given)
+        new, generation, roles = await self._fcall("ensure_user", (keys.user(user),), given)
         if new:
             await self._claim_name(user)
-        return int(generation)
+        return Known(int(generation), cast("tuple[Role, ...]", tuple(roles.decode().split())))
+
+    async def set_roles(self, user: str, roles: Sequence[Role]) -> None:
+        """Set the user's roles in the deployment; `NotFound` if there is no such user."""
+        given = " ".join(role for role in ROLES if role in roles)
+        await self._fcall("set_roles", (keys.user(user), _audit(user)), (user, given))
+
+    async def roles(self, user: str) -> tuple[Role, ...] | None:
+        """The user's roles in the deployment; None if there is no such user."""
+        created, roles = await self._client.fetch("HMGET", keys.user(user), "created", "roles")
+        return cast("tuple[Role, ...]", tuple((roles or b"").decode().split())) if created else None
+
+    async def suspend(self, user: str, rank: int, by: str, until: int, reason: str) -> None:
+        """Suspend the user until then (ms; 0: no end). `rank` and `by` are of the one who decides ("": a server key).
+
+        `Forbidden` if the user's own rank is not lower.
+        """
+        await self._suspend(user, rank, by, until, reason, 1)
+
+    async def unsuspend(self, user: str, rank: int, by: str) -> bool:
+        """End the suspension; False if there is none."""
+        return await self._suspend(user, rank, by, 0, "", 0)
+
+    async def _suspend(self, user: str, rank: int, by: str, until: int, reason: str, suspends: int) -> bool:
+        channels = self._client.channels
+        where = keys.user(user), keys.devices(user), keys.convs(user), keys.recent(user), _audit(user)
+        signalled = (
+            channels.user(user),
+            signals.encode(signals.Kick("")),
+            channels.presence(user),
+            signals.encode(signals.Touched(user)),
+        )
+        return bool(await self._fcall("suspend", where, (user, *signalled, rank, by, until, reason, suspends)))
 
     async def end_token(self, user: str, token: TokenId, expires_s: int, forget: Sequence[str]) -> bytes:
         """Log a token out, and forget these devices, whose sessions it opened."""
@@ -82,7 +129,7 @@ class Accounts:
 
     async def offer_reset(self, user: str, digest: str) -> int:
         """Note the digest of the user's only reset token; return when (s) it expires. `NotFound` without a password."""
-        return int(await self._fcall("offer_reset", (keys.user(user),), (digest, RESET_S)))
+        return int(await self._fcall("offer_reset", (keys.user(user), _audit(user)), (digest, RESET_S, user)))
 
     async def reset_password(self, user: str, password: str, digest: str) -> bytes:
         """Set a password by a reset token, which is used up; all tokens end. `Conflict` if the token is void."""
@@ -166,7 +213,10 @@ class Accounts:
         await self._fcall("take_guess", (keys.user(user),), args)
 
     async def confirm_guess(self, user: str, source: GuessSource) -> None:
-        """Record a right password: earlier guesses from this source no longer count, and its address becomes known."""
+        """Record a right password: earlier guesses from this source no longer count, and its address becomes known.
+
+        `Blocked` if the user is suspended.
+        """
         if await self._fcall("confirm_guess", (keys.user(user),), (source.address, source.token)):
             await self._claim_name(user)
 
@@ -222,3 +272,7 @@ class Accounts:
                 # The words of the API for a name that no user has: the answer must not show whether the user exists.
                 raise RateLimited("too many attempts", round(int(error.detail) / 1e6, 3)) from None
             raise from_function(error) from None
+
+
+def _audit(user: str) -> str:
+    return keys.audit_of_users(keys.partition(user))

@@ -33,6 +33,7 @@ from router.store.openings import Opening, OpeningsRead, Wanted
 from router.store.redis.client import Client, RedisArg
 from router.store.redis.connection import CommandTemplate
 from router.store.redis.decoding import answer, unreadable
+from router.store.rules import DEFAULTS, NO_CHANGE, Rules, RulesChange, rules_of
 
 T = TypeVar("T")
 
@@ -113,6 +114,7 @@ class Description(msgspec.Struct, frozen=True):
     role: str
     reacting: Reacting
     avatar: str | None = None
+    rules: Rules = DEFAULTS
 
 
 class Conversations:
@@ -143,12 +145,20 @@ class Conversations:
         template = self._template(a.conversation, a.user, a.device, action)
         self._client.call_template("append", template, given, partial(_appended_to, reply))
 
+    def append_moderation(self, a: Append, moderator: str, reply: Reply[Appended]) -> None:
+        """Append a delete as the server, which `moderator` decided; "" is a server key. The audit names them."""
+        flags = ROWS_OF_FORMAT_2 if self._client.row_format == 2 else 0
+        facts = FACTS.pack(a.n, a.done, a.seen, a.target, a.fingerprint, flags, a.tail.first)
+        template = self._template(a.conversation, a.user, a.device, "moderate")
+        given = facts, a.tail.rest, moderator.encode()
+        self._client.call_template("append", template, given, partial(_appended_to, reply))
+
     def _append_template(self, conv: str, user: str, device: str, action: str) -> CommandTemplate:
         """The template of the appends of one device in one conversation."""
         where, channel = _keys_and_channel(self._channels, conv)
         parties = _parties(self._channels, conv, user) if not channel and self.delivers else ()
         first = (conv, channel, self._cap, user, f"{user}/{device}", action)
-        return self._client.template("append", where, first, 3 if action == "files" else 2, parties)
+        return self._client.template("append", where, first, 3 if action in ("files", "moderate") else 2, parties)
 
     async def create(
         self, conv: str, kind: str, title: str, members: Mapping[str, str], cost_us: int, burst_us: int
@@ -189,7 +199,7 @@ class Conversations:
         again = _member_tail(conv, by, device, n, user, "role", role or "m")
         where, channel = _keys_and_channel(self._channels, conv)
         args = (conv, channel, self._cap, by, user, action, role or "", max_members)
-        event = (once.first, once.rest, again.first, again.rest)
+        event = (once.first, once.rest, again.first, again.rest, 0, "", "")
         change, role_now, *slots = await self._fcall("member", where, (*args, *event))
         return Change(change.decode(), slots[0], role_now.decode(), *slots[1:])
 
@@ -201,19 +211,22 @@ class Conversations:
         *,
         reacting: Reacting | None = None,
         avatar: Avatar | None = None,
+        rules: RulesChange = NO_CHANGE,
         device: str = "",
         n: int = 0,
     ) -> Appended:
-        """Change the title or avatar of a group or channel, or who may react there; None leaves it as it is."""
-        by = actor or ""
+        """Change the title, avatar or rules of a group or channel, or who may react there; None leaves it as it is."""
+        by, ruled = actor or "", rules.named()
         changed = {"reacting": pack(reacting)} if reacting else {}
+        changed |= {name: pack(value) for name, value in ruled.items()}
         if avatar is not None:
             changed["avatar"] = pack(avatar.sha256)
         event = tail("title", conv, by, device, n, {**changed, "title": b""})  # the function appends the title
         where, channel = _keys_and_channel(self._channels, conv)
         change = (int(title is not None), title or "")
         pins = b"" if avatar is None else avatar.pins or b"-"
-        args = (conv, channel, self._cap, by, *change, event.first, event.rest, reacting or "", pins)
+        set_rules = (ruled.get(name, "") for name in ("posting", "adding", "slow_s"))
+        args = (conv, channel, self._cap, by, *change, event.first, event.rest, reacting or "", pins, *set_rules)
         return appended(await self._fcall("title", where, args))
 
     async def remove_conversation(self, conv: str, actor: str | None) -> int:
@@ -225,9 +238,14 @@ class Conversations:
         """The seq at which the conversation was removed; 0 if it was not."""
         return int(await self._client.fetch("HGET", keys.conversation(conv), "gone") or 0)
 
-    def whisper(self, conv: str, user: str, payload: bytes, reply: Reply[int] | None = None) -> None:
-        """Publish a signal on the conversation's channel for a present member; the reply is the conversation's size."""
-        args = (self._channels.conversation(conv), user, payload)
+    def whisper(
+        self, conv: str, user: str, payload: bytes, reply: Reply[int] | None = None, *, types: bool = False
+    ) -> None:
+        """Publish a signal on the conversation's channel for a present member; the reply is the conversation's size.
+
+        `types`: it is typing, which is `ReadOnly` for a muted user.
+        """
+        args = (self._channels.conversation(conv), user, payload, int(types))
         then = _ignore if reply is None else partial(_answer, reply, int)
         self._client.call("whisper_group", (keys.conversation(conv),), args, then)
 
@@ -291,7 +309,14 @@ class Conversations:
             raise NotFound
         following, found = await self._client.fetch("HSCAN", key, cursor, "MATCH", "u:*", "COUNT", MEMBERS_STEP)
         rows = zip(found[::2], found[1::2], strict=True)
-        return Members({name[2:].decode(): chr(row[0]) for name, row in rows if row[:1] != b"-"}, int(following))
+        roles = {name[2:].decode(): chr(row[0]) for name, row in rows if row[:1] != b"-"}
+        return Members(await self._unmuted(key, roles), int(following))
+
+    async def _unmuted(self, key: str, roles: dict[str, str]) -> dict[str, str]:
+        """The roles that these members have apart from mutes: the row of a muted member has the role `r`."""
+        readers = [user for user, role in roles.items() if role == "r"]
+        mutes = await self._client.fetch("HMGET", key, *(f"x:{user}" for user in readers)) if readers else ()
+        return roles | {user: chr(mute[0]) for user, mute in zip(readers, mutes, strict=True) if mute}
 
     async def all_members(self, conv: str) -> set[str]:
         """All present members of a small conversation, for the server."""
@@ -310,7 +335,7 @@ class Conversations:
         first. Readers of a channel may have joined by themselves, so they never become owner.
         """
         ranks = "am" if conv[0] == keys.CHANNEL else "amr"
-        candidates: dict[str, tuple[int, int]] = {}
+        rows: dict[str, bytes] = {}
         added: dict[str, int] = {}
         cursor = -1
         while cursor:
@@ -322,9 +347,14 @@ class Conversations:
                 user = field[2:].decode()
                 if field[:1] == b"a":
                     added[user] = int(value)
-                elif user != leaving and (rank := ranks.find(chr(value[0]))) >= 0:
-                    candidates[user] = rank, int(value.split()[1])
-        order = [(rank, added.get(user, joined), user) for user, (rank, joined) in candidates.items()]
+                elif user != leaving and value[:1] != b"-":
+                    rows[user] = value
+        roles = await self._unmuted(keys.conversation(conv), {user: chr(row[0]) for user, row in rows.items()})
+        order = [
+            (ranks.index(roles[user]), added.get(user, int(row.split()[1])), user)
+            for user, row in rows.items()
+            if roles[user] in ranks
+        ]
         return min(order)[2] if order else ""
 
     async def scan(self, cursor: int, count: int) -> tuple[list[str], int]:
@@ -336,11 +366,13 @@ class Conversations:
 
     async def describe(self, conv: str, user: str | None) -> Description:
         """The description of a conversation, for a present member or the server."""
-        fields = ("m", f"u:{user or ''}", "kind", "title", "made", "size", "ver", "reacting", "avatar")
-        m, row, kind, title, made, size, version, reacting, avatar = await self._client.fetch(
+        fields = ("m", f"u:{user or ''}", "kind", "title", "made", "size", "ver", "reacting", "avatar", "rules")
+        m, row, kind, title, made, size, version, reacting, avatar, rules = await self._client.fetch(
             "HMGET", keys.conversation(conv), *fields
         )
         role = _present_roles([m, row])[0]
+        if user is not None and role == "r":
+            role = (await self._unmuted(keys.conversation(conv), {user: role}))[user]
         if m is None or (user is not None and not role):
             raise NotFound
         seq, count, _, _, _, at = META.unpack(m)
@@ -357,6 +389,7 @@ class Conversations:
             role,
             "members" if reacting == b"members" else "all",
             avatar.hex() if avatar else None,
+            rules_of(rules),
         )
 
     async def _fcall(self, function: str, where: Sequence[str], args: Sequence[RedisArg]) -> Any:

@@ -16,10 +16,11 @@ from router.contract.errors import LinnetError, from_function
 from router.store.answers import Reply
 from router.store.redis.client import Client
 from router.store.redis.decoding import unreadable
+from router.store.rules import DEFAULTS, Rules, rules_of
 
 # The packed counters `m`: last seq, messages, rate (two numbers), replid of the last writer, time of the last event.
 META: Final = Packing(">QQII16sQ")
-_HEAD_FIELDS: Final = ("m", "ver", "floor", "routed", "kind", "title", "size", "deleted", "freed")
+_HEAD_FIELDS: Final = ("m", "ver", "floor", "routed", "kind", "title", "size", "deleted", "freed", "rules", "acts")
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -41,6 +42,8 @@ class Head(msgspec.Struct, frozen=True):
     deleted: tuple[int, ...] = ()
     server: bytes = b""
     freed: bytes = b""  # hashes of files, 32 bytes each, that the last message has left
+    rules: Rules = DEFAULTS
+    acts: bool = False  # there are acts that the audit does not have
 
 
 class HeadsRead:
@@ -70,10 +73,11 @@ class HeadsRead:
 
 
 def _head(value: Any) -> Head | None:
-    m, version, floor, routed, kind, title, size, deleted, freed = value
+    m, version, floor, routed, kind, title, size, deleted, freed, rules, acts = value
     if m is None:
         return None
     seq, count, _, _, server, at = META.unpack(m)
     where = seq, count, at, int(version), int(floor or 0), int(routed or 0)
     gone = struct_unpack(f">{len(deleted) // 8}Q", deleted) if deleted else ()
-    return Head(*where, kind.decode(), title.decode(), int(size or 0), gone, server, freed or b"")
+    more = gone, server, freed or b"", rules_of(rules), acts is not None
+    return Head(*where, kind.decode(), title.decode(), int(size or 0), *more)

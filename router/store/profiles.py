@@ -33,7 +33,7 @@ MESSAGES_COST_US, MESSAGES_BURST_US = 360_000_000, 3_600_000_000  # 10 an hour
 Audience: TypeAlias = Literal["everyone", "contacts", "nobody"]
 PRIVACY: Final = ("messages", "groups", "presence", "requests", "receipts")
 _PACKED: Final = ("about", "status", "extra")
-_FIELDS: Final = ("created", "profile_n", "messages_n", "name", "avatar", *_PACKED, *PRIVACY)
+_FIELDS: Final = ("created", "profile_n", "messages_n", "name", "avatar", "roles", *_PACKED, *PRIVACY)
 
 
 class Privacy(Struct, frozen=True):
@@ -55,6 +55,7 @@ class Profile(Struct, frozen=True):
     status: dict[str, Any] | None
     extra: Any
     privacy: Privacy
+    roles: tuple[str, ...] = ()
 
 
 class MessagesFrom(Struct, frozen=True):
@@ -166,6 +167,7 @@ def _profile(row: list[bytes | None]) -> Profile | None:
         avatar=avatar.hex() if (avatar := fields["avatar"]) else None,
         **packed,
         privacy=msgspec.convert(privacy, Privacy),
+        roles=tuple((fields["roles"] or b"").decode().split()),
     )
 
 

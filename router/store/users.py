@@ -32,6 +32,7 @@ CONNECT_COST_US, CONNECT_BURST_US = 1_000_000, 30_000_000
 OPEN_COST_US, OPEN_BURST_US = 2_000_000, 120_000_000
 SEARCH_COST_US, SEARCH_BURST_US = 200_000, 1_000_000
 ASK_COST_US, ASK_BURST_US = 180_000_000, 3_600_000_000  # 20 an hour
+REPORT_COST_US, REPORT_BURST_US = 180_000_000, 3_600_000_000  # 20 an hour
 
 
 class Users:
@@ -248,6 +249,10 @@ class Users:
         """Count a contact request against the user's rate: None, or `RateLimited`."""
         self._take_from_rate(user, "asks", ASK_COST_US, ASK_BURST_US, reply)
 
+    def spend_report(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
+        """Count a report against the user's rate: None, or `RateLimited`."""
+        self._take_from_rate(user, "reports", REPORT_COST_US, REPORT_BURST_US, reply)
+
     def spend_search(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
         """Count a search for users against the user's rate: None, or `RateLimited`."""
         self._take_from_rate(user, "searches", SEARCH_COST_US, SEARCH_BURST_US, reply)
@@ -299,11 +304,14 @@ class Users:
         )
         return [name.decode() for name in found[::2]], int(following)
 
-    async def kick(self, user: str, device: str | None = None) -> None:
-        """End the sessions of a device, or of all devices, that started before now, registered yet or not."""
+    async def kick(self, user: str, device: str | None = None, by_server: bool = False) -> None:
+        """End the sessions of a device, or of all devices, that started before now, registered yet or not.
+
+        `by_server`: a server key does it, so the audit has it.
+        """
         kicked = signals.encode(signals.Kick(device or ""))
-        where = (keys.user(user), keys.devices(user))
-        await self._fcall("kick", where, (self._channels.user(user), device or "", kicked))
+        where = keys.user(user), keys.devices(user), keys.audit_of_users(keys.partition(user))
+        await self._fcall("kick", where, (self._channels.user(user), device or "", kicked, user, int(by_server)))
 
     def mark_away(self, user: str, device: str, session: str, reply: Callable[[bool | LinnetError], None]) -> None:
         """Record that the session has ended; False if it is no longer the device's."""

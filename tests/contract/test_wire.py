@@ -210,8 +210,15 @@ LOGGED: dict[str, dict[str, Any]] = {
     "edit": {"target": 5, "body": "x"},
     "delete": {"target": 5},
     "react": {"target": 5, "emoji": "👍", "remove": False},
-    "member": {"user": "bob", "action": "add", "role": "admin"},
-    "title": {"title": "Größe", "reacting": "members", "avatar": "ab" * 32},
+    "member": {"user": "bob", "action": "remove", "role": None, "banned": True, "until": 1_700_000_000_000},
+    "title": {
+        "title": "Größe",
+        "reacting": "members",
+        "avatar": "ab" * 32,
+        "posting": "all",
+        "adding": "all",
+        "slow_s": 5,
+    },
 }
 STATE = wire.ConversationState(
     conversation="d:ann:bob", kind="direct", title="", head=9, cursor=7, read=8, unread=1, with_="bob"

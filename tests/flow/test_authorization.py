@@ -152,11 +152,16 @@ class Row(msgspec.Struct, frozen=True):
 
 
 ROOM: Final = "/v1/conversations/<group>"
+PEOPLE: Final = f"{ROOM}/members"
 OTHERS: Final = "/v1/conversations/<direct>"
 ACCOUNT: Final = "DELETE /v1/accounts/{user}"
+THEIRS: Final = "/v1/accounts/<victim>"
+MINE: Final = "/v1/accounts/<me>"
+SUSPENSION: Final = "/v1/accounts/{user}/suspension"
 KICK: Final = "DELETE /v1/sessions/{user}"
 CONVERSATION: Final = "/v1/conversations/{conversation}"
 MEMBER: Final = CONVERSATION + "/members/{user}"
+BAN: Final = CONVERSATION + "/bans/{user}"
 JOIN: Final = f"POST {CONVERSATION}/join"
 HI: Final = {"to": "<group>", "body": "hi"}
 PRESENCE: Final = "GET /v1/presence"
@@ -185,6 +190,25 @@ ROWS: Final = (
         {"user": "<victim>"}),
     Row("POST /v1/password/reset",            "401 401 401 401 401 401 401 401 401", "/v1/password/reset",
         {"token": "<victim>.guessed", "new": "<password>-2"}),
+    # suspending takes a role in the deployment, which none of these users has
+    Row(f"PUT {SUSPENSION}",                  "403 403 403 403 403 403 401 401 204", f"{THEIRS}/suspension",
+        {}),
+    Row(f"PUT {SUSPENSION}",                  "403 403 403 403 403 403 401 401 204", f"{MINE}/suspension", {}),
+    Row(f"DELETE {SUSPENSION}",               "403 403 403 403 403 403 401 401 204", f"{THEIRS}/suspension"),
+    Row("GET /v1/roles/{user}",               "403 403 403 403 403 403 401 403 200", "/v1/roles/<victim>"),
+    Row("PUT /v1/roles/{user}",               "403 403 403 403 403 403 401 403 200", "/v1/roles/<me>",
+        {"roles": ["moderator"]}),
+    # reporting a message, one that is not visible, a user; reading and closing takes a role in the deployment
+    Row("POST /v1/reports",                   "201 201 201 201 201 404 401 401 422", "/v1/reports",
+        {"conversation": "<group>", "seq": "<seq>", "reason": "spam"}),
+    Row("POST /v1/reports",                   "404 404 404 404 404 404 401 401 422", "/v1/reports",
+        {"conversation": "<direct>", "seq": "<seq>", "reason": "spam"}),
+    Row("POST /v1/reports",                   "201 201 201 201 201 201 401 401 422", "/v1/reports",
+        {"user": "<victim>", "reason": "spam"}),
+    Row("GET /v1/reports",                    "403 403 403 403 403 403 401 401 200", "/v1/reports"),
+    Row("PATCH /v1/reports/{report}",         "403 403 403 403 403 403 401 401 404", "/v1/reports/1.2.x",
+        {"state": "resolved"}),
+    Row("GET /v1/audit",                      "403 403 403 403 403 403 401 401 200", "/v1/audit"),
     Row("GET /v1/sessions",                   "200 200 200 200 200 200 401 401 422", "/v1/sessions"),
     Row("POST /v1/logout",                    "204 204 204 204 204 204 401 401 422", "/v1/logout", {}),
     Row("POST /v1/logout",                    "204 204 204 204 204 204 401 401 422", "/v1/logout",
@@ -219,6 +243,26 @@ ROWS: Final = (
     Row(f"PATCH {CONVERSATION}",              "200 200 403 403 404 404 401 401 200", ROOM, {"title": "mine"}),
     Row(f"PATCH {CONVERSATION}",              "404 404 404 404 404 404 401 401 403", OTHERS, {"title": "mine"}),
     Row(f"PATCH {CONVERSATION}",              "200 200 403 403 404 404 401 401 200", ROOM, {"reacting": "members"}),
+    Row(f"PATCH {CONVERSATION}",              "200 200 403 403 404 404 401 401 200", ROOM, {"posting": "admins"}),
+    # muting and banning: a member, an admin, the owner, a stranger, oneself, in others' conversation
+    Row(f"PUT {MEMBER}/mute",                 "204 204 403 403 404 404 401 401 204", f"{PEOPLE}/<victim>/mute", {}),
+    Row(f"PUT {MEMBER}/mute",                 "204 403 403 403 404 404 401 401 204", f"{PEOPLE}/<admin2>/mute", {}),
+    Row(f"PUT {MEMBER}/mute",                 "403 403 403 403 404 404 401 401 204", f"{PEOPLE}/<owner>/mute", {}),
+    Row(f"PUT {MEMBER}/mute",                 "204 204 403 403 404 404 401 401 204", f"{PEOPLE}/<friend>/mute", {}),
+    Row(f"PUT {MEMBER}/mute",                 "403 403 403 403 404 404 401 401 204", f"{PEOPLE}/<me>/mute", {}),
+    Row(f"PUT {MEMBER}/mute",                 "404 404 404 404 404 404 401 401 403", f"{OTHERS}/members/<victim>/mute",
+        {}),
+    Row(f"DELETE {MEMBER}/mute",              "204 204 403 403 404 404 401 401 204", f"{PEOPLE}/<victim>/mute"),
+    Row(f"DELETE {MEMBER}/mute",              "404 404 404 404 404 404 401 401 403", f"{OTHERS}/members/<victim>/mute"),
+    Row(f"PUT {BAN}",                         "204 204 403 403 404 404 401 401 204", f"{ROOM}/bans/<victim>", {}),
+    Row(f"PUT {BAN}",                         "204 403 403 403 404 404 401 401 204", f"{ROOM}/bans/<admin2>", {}),
+    Row(f"PUT {BAN}",                         "204 204 403 403 404 404 401 401 204", f"{ROOM}/bans/<newcomer>", {}),
+    Row(f"PUT {BAN}",                         "403 403 403 403 404 404 401 401 204", f"{ROOM}/bans/<me>", {}),
+    Row(f"PUT {BAN}",                         "404 404 404 404 404 404 401 401 403", f"{OTHERS}/bans/<victim>", {}),
+    Row(f"DELETE {BAN}",                      "204 204 403 403 404 404 401 401 204", f"{ROOM}/bans/<victim>"),
+    Row(f"DELETE {BAN}",                      "404 404 404 404 404 404 401 401 403", f"{OTHERS}/bans/<victim>"),
+    Row(f"GET {CONVERSATION}/bans",           "200 200 403 403 404 404 401 401 200", f"{ROOM}/bans"),
+    Row(f"GET {CONVERSATION}/bans",           "404 404 404 404 404 404 401 401 200", f"{OTHERS}/bans"),
     Row(f"DELETE {CONVERSATION}",             "204 403 403 403 404 404 401 401 204", ROOM),
     Row(f"DELETE {CONVERSATION}",             "404 404 404 404 404 404 401 401 204", OTHERS),
     Row(f"GET {CONVERSATION}/members",        "200 200 200 200 404 404 401 401 200", f"{ROOM}/members"),

@@ -12,16 +12,19 @@ from router.contract.settings import Settings, load
 from router.store.accounts import Accounts
 from router.store.answers import reply_of
 from router.store.appends import Append, Appended
+from router.store.audit import Audit
 from router.store.contacts import Contacts
 from router.store.conversations import Conversations
 from router.store.dirty import Dirty
 from router.store.files import Files
+from router.store.moderation import Moderation
 from router.store.pairs import Pairs
 from router.store.people import People
 from router.store.presence import Presence
 from router.store.profiles import Profiles
 from router.store.pushes import Pushes
 from router.store.redis.client import Client
+from router.store.reports import Reports
 from router.store.rows import Row
 from router.store.state import State
 from router.store.sync import Sync, Synced
@@ -47,6 +50,9 @@ class World:
         self.conversations = Conversations(client, 20_000)
         self.dirty = Dirty(client)
         self.files = Files(client)
+        self.audit = Audit(client)
+        self.reports = Reports(client)
+        self.moderation = Moderation(client, 20_000)
         self.presence = Presence(client)
         self.pushes = Pushes(client)
         self.users = Users(client)

@@ -13,12 +13,14 @@ import hiredis
 from router.contract import keys
 from router.contract.files import FileInfo
 from router.contract.settings import Settings
-from router.store.accounts import Accounts, GuessSource
+from router.store.accounts import SERVER_RANK, Accounts, GuessSource
+from router.store.audit import Audit
 from router.store.conversations import Conversations
 from router.store.deployment import RowFormats, deployment_check
 from router.store.dirty import Dirty
 from router.store.file_records import Record
 from router.store.files import Files, UploadRate
+from router.store.moderation import Act, Moderation
 from router.store.openings import Wanted
 from router.store.pairs import Pairs
 from router.store.people import People, Person
@@ -27,6 +29,7 @@ from router.store.pushes import Pushes
 from router.store.redis.client import Client
 from router.store.redis.connection import RedisArg
 from router.store.redis.pipeline import HotConnection
+from router.store.reports import Reports
 from router.store.resumable import Resumables
 from router.store.rows import Row
 from router.store.state import State
@@ -95,6 +98,8 @@ class World:
         self.resumables = Resumables(client)
         self.part = keys.partition(self.ann)
         self.dirty_part = keys.partition(self.group)
+        self.reports, self.report = Reports(client), ""
+        self.moderation, self.audit = Moderation(client, 20_000), Audit(client)
 
     async def caught(self, call: Callable[[], Awaitable[object] | None]) -> Caught:
         """The command of a call, which is not sent."""
@@ -215,6 +220,32 @@ async def _with_state(w: World) -> None:
         await called(w.state.write, w.ann, key, value, None)
 
 
+def _act(w: World) -> Act:
+    return Act(conversation=w.group, actor=w.ann, by=w.ann, user=w.bob)
+
+
+async def _reported(w: World) -> None:
+    """Two messages are reported, and one report was closed and opened again, so the partition has all keys."""
+    await w.with_group()
+    await w.append(2)
+    w.report, _ = await w.reports.report_message(w.bob, w.group, 1, "spam")
+    other, _ = await w.reports.report_message(w.bob, w.group, 2, "spam")
+    await w.reports.decide(other, "dismissed", None, "mod")
+
+
+async def _closed(w: World) -> None:
+    await _reported(w)
+    await w.reports.decide(w.report, "resolved", None, "mod")
+
+
+async def _with_acts(w: World) -> None:
+    """Bob was muted, and the partition's audit has entries already."""
+    await w.with_group()
+    await w.moderation.restrain(_act(w), "mute")
+    await w.audit.move(w.group)
+    await w.moderation.restrain(_act(w), "unmute")
+
+
 _GROUP, _USER = World.with_group, World.with_user
 _GROUP, _USER, _FILE = World.with_group, World.with_user, World.with_file
 _MEMBER: Final = "a-new-member"
@@ -234,10 +265,12 @@ CASES: Final[dict[str, Case]] = {
     ),
     "create_account": Case(_nothing, lambda w: w.accounts._fcall("create_account", (keys.user(w.ann),), ("p", "Ann"))),
     "delete_account": Case(_USER, lambda w: w.accounts.delete(w.ann)),
+    "decide_report": Case(_reported, lambda w: w.reports.decide(w.report, "resolved", "done", "mod")),
     "deliver": Case(_USER, lambda w: w.users.deliver(w.ann, w.direct, w.bob, 2, 2, b"event", False, 0, _ignored)),
     "deployment": Case(_nothing, lambda w: deployment_check(w.client, Settings(deployment="ours"))),
     "end_tokens": Case(_USER, lambda w: w.accounts.end_all_tokens(w.ann, "", ["phone"])),
     "ensure_user": Case(_USER, lambda w: w.accounts.ensure(w.ann)),
+    "erase_reports": Case(_closed, lambda w: w.reports.erase(-1000)),
     "file_ban": Case(_FILE, lambda w: w.files.ban(w.sha, "x")),
     "file_claim": Case(_FILE, lambda w: w.files.claims([keys.file_partition(w.sha)], 8, 1000)),
     "file_intent": Case(_FILE, lambda w: w.files.intent(w.sha, "BBBBBBBB")),
@@ -257,6 +290,8 @@ CASES: Final[dict[str, Case]] = {
     "mark_routed": Case(_GROUP, lambda w: w.dirty.mark_routed(w.group, 1 << 52, 10, 1000)),
     "mark_user": Case(_asked, lambda w: w.profiles._mark(w.ann, settled=False)),
     "member": Case(_GROUP, lambda w: w.conversations.member(w.group, w.ann, _MEMBER, "put")),
+    "moderate": Case(_GROUP, lambda w: w.moderation.restrain(_act(w), "mute")),
+    "move_acts": Case(_with_acts, lambda w: w.audit.move(w.group)),
     "move_format": Case(_nothing, lambda w: RowFormats(w.client).write_newest()),
     "offer_reset": Case(_USER, lambda w: w.accounts.offer_reset(w.ann, "digest")),
     "page": Case(_USER, lambda w: w.users.page(w.ann, "phone", 1 << 53, _ignored)),
@@ -270,13 +305,16 @@ CASES: Final[dict[str, Case]] = {
     "renew_row": Case(
         _USER, lambda w: w.users.renew_row(w.ann, Row(w.group, "g", "", False, 0, 0, 0, 0, None, 0, changed=1), "m")
     ),
+    "report": Case(_GROUP, lambda w: w.reports.report_message(w.bob, w.group, 1, "spam")),
     "retry_push": Case(_USER, lambda w: w.pushes.retry(w.ann, 1)),
     "schedule_push": Case(_USER, lambda w: w.pushes.schedule(w.ann, w.direct, 2, 1)),
     "sessions_to_sync": Case(_USER, lambda w: w.users.sessions_to_sync([w.session(since=b"0" * 16 + b"(0")], _ignored)),
+    "set_roles": Case(_USER, lambda w: w.accounts.set_roles(w.ann, ["moderator"])),
     "set_relation": Case(_related, lambda w: w.people.set_relation(w.ann, w.bob, Person(3, "-", True, True, 1, 0))),
     "set_starts": Case(_USER, lambda w: w.users.set_starts(w.ann, "phone", "s1", {w.group: 1}, True, _ignored)),
     "starts": Case(_GROUP, lambda w: w.conversations.openings(w.ann, [Wanted(w.group, 0)], _ignored)),
     "state_after": Case(_with_state, lambda w: w.state.entries(w.ann, 0, "", 10)),
+    "suspend": Case(_USER, lambda w: w.accounts.suspend(w.ann, SERVER_RANK, "", 0, "spam")),
     "sync": Case(_USER, lambda w: w.users.sync(w.session(register=True, cursors={w.direct: 2}), _ignored)),
     "take_from_rate": Case(_USER, lambda w: w.users.spend_opening(w.ann, _ignored)),
     "take_guess": Case(_USER, lambda w: w.accounts.take_guess(w.ann, GuessSource("a" * 16))),

@@ -46,6 +46,7 @@ class PathParameters(Struct, frozen=True, kw_only=True):
 
     user: Name = ""
     device: Name = ""
+    report: Annotated[str, Meta(max_length=80)] = ""
     conversation: ConversationId = ""
     sha256: Sha256 = "0" * 64
     key: StateKey = ""

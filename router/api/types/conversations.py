@@ -12,10 +12,12 @@ from router.contract.files import Sha256
 from router.contract.wire import Name
 
 Reacting = Literal["all", "members"]
+Allowed = Literal["all", "admins"]
 Role = Literal["owner", "admin", "member", "reader"]
 Title = Annotated[str, Meta(max_length=256, description=VISIBLE)]
 Cursor = Annotated[int, Meta(ge=0, le=2**63 - 1, description="Opaque: `cursor` of the page before.")]
 MEMBERS_AT_ONCE = 1000
+MAX_SLOW_S = 21_600
 
 
 class NewConversation(Struct, frozen=True):
@@ -51,6 +53,9 @@ class Conversation(Struct, frozen=True, kw_only=True):
     role: str | None
     reacting: Reacting
     avatar: str | None = None
+    posting: Allowed = "all"
+    adding: Allowed = "admins"
+    slow_s: int = 0
 
 
 class CreatedConversation(Conversation, frozen=True, kw_only=True):
@@ -93,16 +98,20 @@ class Reads(Struct, frozen=True):
 class ConversationChange(Struct, frozen=True):
     """A change; a field that is left out is not changed. `reacting`: `all` lets readers react, too; else `members`.
 
-    `avatar`: a picture that the caller has uploaded within a day; null removes it.
+    `avatar`: a picture that the caller has uploaded within a day; null removes it. `posting`: who may send and edit.
+    `adding`: who may add members and readers. `slow_s`: the seconds between two messages of a member, 0 for none.
     """
 
     title: Title | UnsetType = UNSET
     reacting: Reacting | UnsetType = UNSET
     avatar: Sha256 | UnsetType | None = UNSET
+    posting: Allowed | UnsetType = UNSET
+    adding: Allowed | UnsetType = UNSET
+    slow_s: Annotated[int, Meta(ge=0, le=MAX_SLOW_S)] | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        if self.title is UNSET and self.reacting is UNSET and self.avatar is UNSET:
-            raise ValueError("name what is to change: `title`, `reacting` or `avatar`")
+        if all(getattr(self, name) is UNSET for name in self.__struct_fields__):
+            raise ValueError(f"name what is to change: {', '.join(self.__struct_fields__)}")
         if self.title is not UNSET:
             text.check("title", self.title)
 

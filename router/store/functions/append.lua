@@ -1,14 +1,16 @@
 -- append: one event into a conversation, once for its (user, device, n).
 -- KEYS  conv log dirty
--- ARGV  conv channel cap user user/device action facts rest [files] [party …]
+-- ARGV  conv channel cap user user/device action facts rest [files | moderator] [party …]
 --       facts, packed as FACTS: n done seen target fingerprint flags first; n 0: no dedup row, no rate;
 --       flags: 1 limited, else no rate; 2 users' rows are written in format 2;
 --       target: of a message the seq to which it replies, or 0
 --       party, of a direct one on a single server: user convs recent channel other, the author last
---       action: message edit delete react files; a message that is not limited is a backend's: its author has not read it
+--       action: message edit delete react files moderate; a message that is not limited is a backend's: its author has not read it
 --       files, only with the action `files` (a message with files): the time (s) at which they were pinned for this
---       conversation (file_pin.lua) and their hashes; '' if the author may not use one of them
--- Returns ANSWER packed; NOTFOUND READONLY_ BLOCKED CONFLICT CONTENT ANSWERED <next> OLD <next> RATE <µs> NOFILE LATER
+--       conversation (file_pin.lua) and their hashes; '' if the author may not use one of them; it is in the place of
+--       `moderator`, only with the action `moderate` (a delete as the server): the user who decided it
+-- Returns ANSWER packed; NOTFOUND READONLY_ MUTED <µs> BLOCKED CONFLICT CONTENT ANSWERED <next> OLD <next> SLOW <µs>
+--   RATE <µs> NOFILE LATER
 --
 -- Keeps true:
 -- - The resend of an accepted n gets the first answer again, even if its author was removed since: n is looked up before
@@ -109,7 +111,7 @@ local function sees(key, user, joined, seq)
   return false
 end
 
--- The error if this member may not edit, delete or react to the target; else nil and the target's bytes.
+-- The error if this member may not edit, delete or react to the target; else nil, the target's bytes, and its author.
 local function forbidden(k, action, target, user, role, joined)
   local entry = redis.call('XRANGE', k[2], target, target)[1]
   local author, event = entry and entry[2][4], entry and entry[2][2]
@@ -119,7 +121,7 @@ local function forbidden(k, action, target, user, role, joined)
   if action == 'edit' and redis.call('HSTRLEN', k[1], 'e:' .. target) >= 8 * EDITS then
     return fail('CONFLICT', 'this message was edited too often')
   end
-  return nil, event
+  return nil, event, author
 end
 
 -- The error if the role alone does not allow this. Readers and blocked users may delete their own messages.
@@ -146,8 +148,9 @@ local function referring(key, files, now)
   return held
 end
 
--- Apply an edit, delete or reaction, whose event is in the log. `event`: the target's bytes.
-local function apply(k, action, target, seq, note, event)
+-- Apply an edit, delete or reaction, whose event is in the log. `event`: the target's bytes. `acts`: of the delete of
+-- another user's message, the conversation's acts with this one.
+local function apply(k, action, target, seq, note, event, acts)
   if action == 'react' then
     if note then redis.call('HSET', k[1], 'r:' .. target, note(seq)) end
     if note == false then redis.call('HDEL', k[1], 'r:' .. target) end
@@ -164,6 +167,7 @@ local function apply(k, action, target, seq, note, event)
     if has_files(event) then release_files(k[1], {event}) end
     local gone = (redis.call('HGET', k[1], 'deleted') or '') .. struct.pack('>I8', tonumber(target))
     redis.call('HSET', k[1], 'deleted', string.sub(gone, -8 * DELETIONS))
+    if acts then redis.call('HSET', k[1], 'acts', acts) end
   end
 end
 
@@ -197,11 +201,12 @@ local function accepted(d, p, tat, done, n, seq, fingerprint)
 end
 
 local function append(k, a)
-  local user, action, files = a[4], a[6], nil
-  if action == 'files' then action, files = 'message', table.remove(a, 9) end
+  local user, action, files, moderator = a[4], a[6], nil, nil
+  if action == 'files' then action, files = 'message', table.remove(a, 9)
+  elseif action == 'moderate' then action, moderator = 'delete', table.remove(a, 9) end
   local n, answered, seen, target, fingerprint, flags, first = struct.unpack(FACTS, a[7])
   local limited, format = flags % 2, flags >= 2 and 2 or 1
-  local h = redis.call('HMGET', k[1], 'm', 'u:' .. user, 'd:' .. a[5], 'routed')
+  local h = redis.call('HMGET', k[1], 'm', 'u:' .. user, 'd:' .. a[5], 'routed', 'rules')
   if not h[1] then return fail('NOTFOUND') end
   local us = now_us()
   local d, p = h[3] or '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0', nil
@@ -219,14 +224,20 @@ local function append(k, a)
   local role, joined = membership(h[2])
   if user == '' and action == 'delete' then role, joined = 'o', 0 end  -- the server
   if not role or role == '-' then return fail('NOTFOUND') end
+  local muted_until
+  if role == 'r' then role, muted_until = unmuted(k[1], user, role, us) end
   if role == 'r' or role == 'b' or role == 'c' and limited == 1 then
     local refusal = refused(k[1], role, action)
     if refusal then return refusal end
   end
-  local said, note, aimed, held, refusal
+  local said, note, aimed, author, acts, held, refusal
   if action ~= 'message' then
     target = string.format('%.0f', target)
-    refusal, aimed = forbidden(k, action, target, user, role, joined)
+    refusal, aimed, author = forbidden(k, action, target, user, role, joined)
+    if not refusal and action == 'delete' and author ~= user then
+      local waiting = redis.call('HGET', k[1], 'acts')
+      acts, refusal = with_act(waiting, 'message_deleted', moderator or user, author, target, math.floor(us / 1000), '')
+    end
     if refusal then return refusal end
     if action == 'react' then
       if keeps_notes(a) then said, note = compare(k[1], target, user, first, a[8]) else note = false end
@@ -239,6 +250,11 @@ local function append(k, a)
     if refusal then return refusal end
   end
 
+  local slow
+  if (muted_until or h[5]) and limited == 1 then
+    refusal, slow = restrained(k[1], h[5], muted_until, user, role, action, us)
+    if refusal then return refusal end
+  end
   local counted, count, cost, burst, wrote, last_at = struct.unpack(META, h[1])
   if n > 0 and limited == 1 then
     if tat > us + burst then tat = us end            -- the clock was set back
@@ -254,10 +270,11 @@ local function append(k, a)
     return again(k[2], said, replid(us), UNCHANGED)
   end
 
-  local author = action == 'message' and user or nil
-  local w, err = append_event(k[2], k[3], counted, count, wrote, last_at, us, seen, first, a[8], author)
+  local w, err = append_event(k[2], k[3], counted, count, wrote, last_at, us, seen, first, a[8],
+    action == 'message' and user or nil)
   if not w then return err end
-  if action ~= 'message' then apply(k, action, target, w.seq, note, aimed) end
+  if slow then redis.call('HSET', k[1], 's:' .. user, us) end
+  if action ~= 'message' then apply(k, action, target, w.seq, note, aimed, acts) end
   if tonumber(h[4] or 0) >= counted then mark_dirty(k[3], a[1], w.at + (a[9] and DELIVERED_MS or COALESCE_MS)) end
   local answer
   if held then

@@ -1,12 +1,13 @@
 -- offer_reset: store the one token with which a user's password can be reset; an earlier token is void.
--- KEYS  user
--- ARGV  digest of the token, how long it is valid(s)
+-- KEYS  user audit
+-- ARGV  digest of the token, how long it is valid(s), name
 -- Returns the second at which the token expires; NOTFOUND if the user has no password
 
 local function offer_reset(k, a)
   local expires = math.floor(now_us() / 1000000) + tonumber(a[2])
   if redis.call('HEXISTS', k[1], 'pw') == 0 then return fail('NOTFOUND') end
   redis.call('HSET', k[1], 'reset', a[1] .. ' ' .. digits(expires))
+  add_to_audit(k[2], 'password_reset', '', a[3], now_ms(), '')
   return expires
 end
 

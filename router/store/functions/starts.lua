@@ -38,8 +38,8 @@ end
 
 local function starts(k, a)
   local user, bytes, asked, entries, size = a[1], tonumber(a[2]), #a - 2, 0, 0
-  local roles, answer = {}, {}
-  local function note(i, row) roles[i] = row and string.sub(row, 1, 1) or '-' end
+  local roles, answer, us = {}, {}, now_us()
+  local function note(i, key, row) roles[i] = row and unmuted(key, user, string.sub(row, 1, 1), us) or '-' end
   for i = 1, asked do
     local row, start = nil, ''
     if entries < MOST and size < bytes then
@@ -51,10 +51,13 @@ local function starts(k, a)
         row, entries, size = h[3], entries + read, size + length
       end
     end
-    note(i, row)
+    note(i, k[2 * i - 1], row)
     answer[i + 1] = start
   end
-  for i = asked + 1, #k - asked do note(i, redis.call('HGET', k[asked + i], 'u:' .. user)) end
+  for i = asked + 1, #k - asked do
+    local key = k[asked + i]
+    note(i, key, redis.call('HGET', key, 'u:' .. user))
+  end
   answer[1] = table.concat(roles)
   return answer
 end

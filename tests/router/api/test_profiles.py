@@ -29,7 +29,7 @@ async def befriend(api: Api, user: str, other: str) -> None:
 
 def finisher(api: Api) -> Finisher:
     s = api.services
-    stores = s.conversations, s.users, s.pushes, Dirty(api.store), s.contacts, s.files
+    stores = s.conversations, s.users, s.pushes, Dirty(api.store), s.contacts, s.files, s.audit
     return Finisher(Settings(jwt_secret="x" * 32), *stores)
 
 

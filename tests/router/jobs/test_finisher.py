@@ -28,7 +28,7 @@ def event(
 
 
 def worker(w: World, **changes: object) -> Finisher:
-    return Finisher(settings(**changes), w.conversations, w.users, w.pushes, w.dirty, w.contacts, w.files)
+    return Finisher(settings(**changes), w.conversations, w.users, w.pushes, w.dirty, w.contacts, w.files, w.audit)
 
 
 # -- the plan

@@ -24,7 +24,7 @@ async def test_rows_of_gateways_long_dead_are_removed(valkey: EmbeddedValkey) ->
         for node, at in (("alive", NOW_MS), ("dead", NOW_MS - DAY_MS), ("gone", NOW_MS - DAY_MS - LEASE_S * 1000 - 1)):
             await reply_of(w.presence.renew, node, "ws://x", 1, at, at)
         for _ in range(2):
-            await Janitor(w.presence, partial(restore, w.client, SETTINGS)).clean(NOW_MS)
+            await Janitor(w.presence, partial(restore, w.client, SETTINGS), w.reports.erase).clean(NOW_MS)
             assert set(await w.presence.gateways()) == {"alive", "dead"}
         assert metrics.GATEWAYS_ALIVE._value.get() == 1
 
@@ -44,5 +44,5 @@ async def test_row_that_cannot_be_removed_keeps_no_other(
             await remove(node)
 
         monkeypatch.setattr(w.presence, "remove", removing)
-        await Janitor(w.presence, partial(restore, w.client, SETTINGS)).clean(NOW_MS)
+        await Janitor(w.presence, partial(restore, w.client, SETTINGS), w.reports.erase).clean(NOW_MS)
         assert set(await w.presence.gateways()) == {"broken"}

@@ -14,7 +14,7 @@ from tests.router.world import World, settings, world
 
 
 async def finished(w: World, *convs: str) -> None:
-    finisher = Finisher(settings(), w.conversations, w.users, w.pushes, w.dirty, w.contacts, w.files)
+    finisher = Finisher(settings(), w.conversations, w.users, w.pushes, w.dirty, w.contacts, w.files, w.audit)
     for conv in convs:
         await finisher.finish(conv)
 

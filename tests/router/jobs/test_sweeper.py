@@ -80,7 +80,9 @@ class Store:
 
     async def finish(self, conv: str) -> None:
         w = self.w
-        await Finisher(settings(), w.conversations, w.users, w.pushes, w.dirty, w.contacts, self.files).finish(conv)
+        await Finisher(settings(), w.conversations, w.users, w.pushes, w.dirty, w.contacts, self.files, w.audit).finish(
+            conv
+        )
 
     def due_now(self) -> None:
         """Make all items due, as if their time had come."""

@@ -62,7 +62,7 @@ class Scene(World):
     async def armed(self, body: Any = "hello") -> None:
         said = await self.say("ann", self.conv, body)
         self.seq, self.at = said.seq, said.at
-        stores = self.conversations, self.users, self.pushes, self.dirty, self.contacts, self.files
+        stores = self.conversations, self.users, self.pushes, self.dirty, self.contacts, self.files, self.audit
         await Finisher(settings(), *stores).finish(self.conv)
 
     async def waits(self, user: str = "bob") -> dict[str, Wait]:

@@ -265,6 +265,8 @@ export {};
  * @property {string} user
  * @property {string} action
  * @property {string | null} [role]
+ * @property {boolean} [banned]
+ * @property {number | null} [until]
  */
 
 /**
@@ -281,6 +283,9 @@ export {};
  * @property {string} title
  * @property {string | null} [reacting]
  * @property {string | null} [avatar]
+ * @property {string | null} [posting]
+ * @property {string | null} [adding]
+ * @property {number | null} [slow_s]
  */
 
 /**
