@@ -202,7 +202,16 @@ class Finisher:
         self.round = self._rounds.round
 
     async def run(self, stop: asyncio.Event) -> None:
-        await asyncio.gather(self._rounds.run(stop, EVERY_S), every(stop, MEASURE_S, self.measure))
+        await asyncio.gather(
+            self._rounds.run(stop, EVERY_S),
+            every(stop, MEASURE_S, self.measure),
+            every(stop, EVERY_S, self.hold_tenures),
+        )
+
+    async def hold_tenures(self) -> None:
+        """Begin the tenures of servers in users' partitions, unless claims of pushes do that."""
+        if not self._push:
+            await self._pushes.hold_tenures(range(keys.PARTITIONS))
 
     async def measure(self) -> None:
         """Measure the due conversations of all partitions; every router reports the same figures."""

@@ -14,7 +14,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -23,6 +23,8 @@ from router.contract.errors import FunctionError, LinnetError, from_function
 from router.store.cursor_keys import naming_devices
 from router.store.redis.client import Client
 from router.store.redis.connection import RedisArg
+
+_MARKS: Final = 10**15  # as in functions/prelude.lua: scores from here on are no deadlines
 
 
 class Wait(Struct, frozen=True):
@@ -93,10 +95,14 @@ class Pushes:
 
     async def backlog(self, part: int) -> tuple[int, int | None]:
         """The number of waiting users, and the earliest deadline (ms)."""
-        size = await self._client.fetch("ZCARD", keys.push(part))
+        waiting = await self._client.fetch("ZCOUNT", keys.push(part), "-inf", f"({_MARKS}")
         first = await self._client.fetch("ZRANGE", keys.push(part), 0, 0, "WITHSCORES")
-        waiting = bool(first) and first[0] != b"!"
-        return max(0, size - 1), int(float(first[1])) if waiting else None
+        return waiting, int(float(first[1])) if waiting and first else None
+
+    async def hold_tenures(self, parts: Sequence[int]) -> None:
+        """Begin the tenures of the servers in these partitions, which claims begin, too: functions/prelude.lua."""
+        if not self._client.one_server:
+            await self.claims(parts, 0, 0)
 
     async def claim_idempotency_key(self, user: str, key_hash: str, value: str) -> bytes | None:
         """Claim an idempotency key and store `value` for it; None if it was free, else the value stored before."""

@@ -103,6 +103,7 @@ class State:
             keys.removed(user),
             keys.convs(user),
             keys.recent(user),
+            keys.push(keys.partition(user)),
         )
         args: tuple[RedisArg, ...] = (
             key,

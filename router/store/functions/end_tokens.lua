@@ -47,6 +47,7 @@ local function end_tokens(k, a)
     local _, _, who = device_of(row)
     mode, id, expires = 'token', who[TOKEN] or '', who[EXPIRES] or 0
   end
+  local at = score_above_all(recent, us)
   local out = mode == 'token' and noted(h[3], id, expires, now)
   if out then
     redis.call('HSET', user, 'out', out)
@@ -59,7 +60,7 @@ local function end_tokens(k, a)
   for i = FIRST_DEVICE, #a do redis.call('HDEL', dev, a[i]) end
   for i = FIRST_CURSOR, #k do redis.call('UNLINK', k[i]) end
   redis.call('HSET', convs, TOKENS, digits(us))
-  raise(recent, TOKENS, us)
+  redis.call('ZADD', recent, at, TOKENS)
   redis.call('SPUBLISH', channel, kick)
   redis.call('SPUBLISH', presence_channel, touched)
   return replid(us)

@@ -56,8 +56,9 @@ local function in_cluster()
 end
 
 -- Since when (µs) this server, whose replication id is `id`, has had a partition without a break. On a cluster it is the
--- score of the mark `!<id>` in the partition's dirty set, which moves with the partition. The first event, or the first
--- claim of a router, that finds no mark of this server sets one, and removes the marks of all others. So if the partition
+-- score of the mark `!<id>` in the partition's dirty set (of a partition of users, `push`), which moves with the
+-- partition. The first write, or the first claim of a router, that finds no mark of this server sets one, and removes the
+-- marks of all others. So if the partition
 -- was elsewhere meanwhile, the mark is later than what this server wrote before. Elsewhere, a server has all partitions
 -- for as long as it has its id.
 local tenures = {}                 -- dirty set -> {id, since, until when that is used}
@@ -77,6 +78,12 @@ local function tenure(dirty, id, us)
   end
   tenures[dirty] = {id = id, since = at, due = us + LOOKUP_US}
   return at
+end
+
+-- A server's tenure in a partition, as 16 bytes that no other tenure has. `list` is the sorted set that has the marks.
+local function tenure_id(list, id, us)
+  local from = tenure(list, id, us)
+  return clustered and string.sub(id, 1, 8) .. struct.pack('>I8', from) or id
 end
 
 -- The seq that a jump to a time (µs) leads to.

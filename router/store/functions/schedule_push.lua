@@ -20,9 +20,9 @@ local function schedule_push(k, a)
     local was, by = string.match(waits, '(%d+) (%d+)')
     seq, due = math.max(seq, tonumber(was)), math.min(due, tonumber(by))
   end
-  redis.call('HSET', pushes, conv, digits(seq) .. ' ' .. digits(due))
   redis.call('ZADD', push, 'NX', '+inf', '!')
   redis.call('ZADD', push, 'NX', digits(due), user)
+  redis.call('HSET', pushes, conv, digits(seq) .. ' ' .. digits(due))
   return 1
 end
 

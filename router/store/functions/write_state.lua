@@ -1,5 +1,5 @@
 -- write_state: write one key of a user's state, or remove it.
--- KEYS  user state versions removed convs recent
+-- KEYS  user state versions removed convs recent push
 -- ARGV  key value channel signal expect change cost(µs) burst(µs)
 --   `value`: msgpack, '' removes. `signal`: the beginning of the payload for the user's channel, up to the value.
 --   `expect`: the version that the key must have, 0 for absent; '' for any. `change`: '' for a write of a client; for a
@@ -19,9 +19,10 @@ local DROPPED = 16                 -- removed keys that one call drops at most
 local AHEAD_US = 60000000          -- a server that takes over begins this far above the versions of a lost one
 local RANGES = 8                   -- void ranges that are kept
 
--- The next version and the user's numbers. If another server wrote here last, its latest writes may be lost: its versions
--- came from its own clock, and it may have gone on for a moment beside this one. So this server begins above them, and
--- the range between is void: a device that has seen a version in it has data that is not stored.
+-- The next version and the user's numbers. If another server wrote here last, or may have written since, its latest writes
+-- may be lost: its versions came from its own clock, and it may have gone on for a moment beside this one. So this server
+-- begins above them, and the range between is void: a device that has seen a version in it has data that is not stored.
+-- `id` is of the server's tenure.
 local function begin(packed, id, us)
   local last, floor, count, bytes, wrote, void = 0, 0, 0, 0, FRESH, ''
   if packed then
@@ -52,7 +53,7 @@ local function outdated(removed, us)
 end
 
 local function write_state(keys, a)
-  local user, state, versions, removed, convs, recent = unpack(keys)
+  local user, state, versions, removed, convs, recent, push = unpack(keys)
   local key, value, channel, signal, expect, change = unpack(a)
   local us = now_us()
   local id, stored, of_server = replid(us), redis.call('HMGET', state, STATE_META_FIELD, key), change ~= ''
@@ -61,7 +62,7 @@ local function write_state(keys, a)
   local was, changed = 0, 0
   if row then was, changed = struct.unpack(STATE_ROW, row) end
   local present = row and #row > STATE_ROW_BYTES
-  local doomed = outdated(removed, us)
+  local doomed, at = outdated(removed, us), score_above_all(recent, us)
   if of_server then
     if row and changed >= tonumber(change) then return nil end
     changed = tonumber(change)
@@ -76,7 +77,8 @@ local function write_state(keys, a)
     local current = present and was or 0
     if expect ~= '' and tonumber(expect) ~= current then return fail('VERSION', digits(current)) end
   end
-  local version, last, floor, count, bytes, void = begin(meta, id, us)
+  local writer = tenure_id(push, id, us)
+  local version, last, floor, count, bytes, void = begin(meta, writer, us)
   if not of_server then
     local more = (value ~= '' and 1 or 0) - (present and 1 or 0)
     local larger = (value ~= '' and #key + #value or 0) - (present and #key + #row - STATE_ROW_BYTES or 0)
@@ -89,7 +91,7 @@ local function write_state(keys, a)
     redis.call('ZREM', versions, doomed[i])
     redis.call('ZREM', removed, doomed[i])
   end
-  redis.call('HSET', state, STATE_META_FIELD, struct.pack(STATE_META, version, floor, count, bytes, id) .. void,
+  redis.call('HSET', state, STATE_META_FIELD, struct.pack(STATE_META, version, floor, count, bytes, writer) .. void,
     key, struct.pack(STATE_ROW, version, changed) .. value)
   redis.call('ZADD', versions, version, key)
   if value == '' then              -- also if the key was absent: each answer has a version of its own
@@ -98,7 +100,7 @@ local function write_state(keys, a)
     redis.call('ZREM', removed, key)
   end
   redis.call('HSET', convs, STATE, struct.pack('>I8', version))
-  raise(recent, STATE, us)
+  redis.call('ZADD', recent, at, STATE)
   redis.call('SPUBLISH', channel, signal .. (value == '' and '\192' or value) ..
     struct.pack('>c1I8c1I8', '\207', version, '\207', last))
   return {version, last, id}
