@@ -40,6 +40,7 @@ from gateway.presence.watches import Watches
 from gateway.reconcile.audits import Audits
 from gateway.reconcile.conversation_list import ConversationList
 from gateway.reconcile.gone import Gone
+from gateway.reconcile.held import Held
 from gateway.reconcile.membership import Membership
 from gateway.reconcile.resubscribe import Resubscribe
 from gateway.reconcile.sync import Syncs
@@ -117,6 +118,16 @@ class Node:
         self.gone = Gone(self.users, self.conversations)
         self.conversation_list = ConversationList(hubs, self.users, self.conversations, self.catchup, self.gone, loop)
         self.membership = Membership(hubs, self.subscriptions, self.catchup, self.conversations, self.conversation_list)
+        self.held = Held(
+            self.users,
+            self.conversations,
+            self.subscriptions,
+            self.catchup,
+            self.conversation_list,
+            self.membership,
+            self._apart,
+            loop,
+        )
         self.syncs = Syncs(self.name, self.users, self.catchup, self.membership, self.gone, loop)
         self.resubscribe = Resubscribe(
             self.subscriptions, self.conversations, self.repair, self.membership, self.syncs, loop
@@ -159,6 +170,8 @@ class Node:
                 deadlines=self.deadlines,
                 lease=self.lease,
                 clock=self.redis_clock,
+                apart=self._apart,
+                later=loop.call_later,
                 spawn=self.tasks.spawn,
             )
         )
@@ -222,6 +235,9 @@ class Node:
         ports.replaced = self.syncs.replaced
         hub_ports.repair = self.repair.start
         hub_ports.member_left = self.subscriptions.member_left
+        self.catchup.hold = self.held.hold
+        self.conversation_list.hold = self.held.add
+        self.conversation_list.apart = self._apart
         self.catchup.resume_history = self.history.next_page
         self.subscriptions.bus = self.bus
         self.subscriptions.presence_changed = self.watches.touched
@@ -236,9 +252,14 @@ class Node:
             self.heartbeats.remove,
             self.deadlines.remove,
             self.watches.drop,
+            self.held.drop,
             self.marks.write_ended,
             self.departures.add,
         )
+
+    def _apart(self) -> bool:
+        """Whether parts of Redis can fail one by one."""
+        return not self.client.one_server
 
     def _busy(self) -> bool:
         return bool(self.sends.in_flight or self.user_state.in_flight or self.client.busy)
@@ -256,6 +277,7 @@ class Node:
         """Set the gauges and counters that are computed only when Prometheus scrapes."""
         self._redis.observe()
         metrics.HUBS.set(len(self.subscriptions.hubs))
+        metrics.HELD.set(len(self.held))
         metrics.IN_FLIGHT.set(self.sends.in_flight)
         hits, misses = cache_statistics()
         metrics.FRAME_CACHE.labels("hit").inc(hits - self._cache[0])

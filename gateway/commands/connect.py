@@ -4,6 +4,10 @@ This order loses no event: subscribe to the user's channel and wait for the conf
 and answers with the user's conversations → subscribe to the groups, wait, and read the heads of hubs that are new to
 this node → `welcome` → feed the session from the log, newest conversations first. Live events that arrive meanwhile are
 noted in the backlog, so the feed includes them.
+
+If the part of Redis with the user cannot be reached, the connect is refused. Where parts can fail one by one, the
+connect goes on without the groups of a part that does not answer (`reconcile/held.py`). Both are checked every LOOK_S.
+A part that is only slow is waited for: a client that is refused connects again, which is more load.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ from gateway.reconcile.conversation_list import ConversationList, Countdown, Sta
 from gateway.reconcile.gone import Gone
 from gateway.reconcile.sync import Syncs, end
 from router.contract import errors, keys, metrics, packing, wire
-from router.contract.errors import LinnetError, Unauthorized
+from router.contract.errors import LinnetError, Unauthorized, Unavailable
 from router.contract.settings import Settings
 from router.contract.tokens import Identity
 from router.store.rows import Row
@@ -38,10 +42,9 @@ from router.store.sync import Synced
 from router.store.users import Users
 
 OLDER: Final = ("replaced", "kicked")  # a session that seems to have started before another one, or before a kick
+LOOK_S: Final = 1.0
 STEP_MS: Final = 500  # Redis's clock and this node's idea of it drift less than this between two questions
 OTHER_CLOCK_MS: Final = 10_000  # like SKEW_MS in store/functions/prelude.lua: a time beyond it is from another clock
-
-StartedMs = Callable[[], int]
 
 
 class ConnectParts(msgspec.Struct, frozen=True):
@@ -60,6 +63,8 @@ class ConnectParts(msgspec.Struct, frozen=True):
     deadlines: Deadlines
     lease: Lease
     clock: RedisClock
+    apart: Callable[[], bool]
+    later: Callable[..., Any]
     spawn: Callable[[Coroutine[Any, Any, None]], None]
 
 
@@ -68,7 +73,7 @@ class Connects:
 
     def __init__(self, parts: ConnectParts) -> None:
         self._parts: Final = parts
-        self._started_ms = 0
+        self._last: dict[int, int] = {}  # the last start, by the partition of its user
 
     def hello(self, session: Session, command: wire.Hello) -> None:
         """Begin to connect the session."""
@@ -77,31 +82,38 @@ class Connects:
             raise Unauthorized("no token: send one in hello or with the upgrade")
         session.state = State.CONNECTING
         session.connection.pause_reading()
-        connect = Connect(self._parts, session, command, self.started_ms)
+        connect = Connect(self._parts, session, command, self.unique_start)
         self._parts.authentication.check(token, connect.identified)
 
-    def started_ms(self) -> int:
-        """Return the start of a new session, by Redis's clock, and never the same time twice. If the clock was put
+    def unique_start(self, user: str, at_ms: int) -> int:
+        """Return a start of a session at this time, and never the same for two sessions of a user. If the clock was put
         back, the order begins anew: otherwise every later session would start in the future and lose against an older
         one."""
-        now_ms = self._parts.clock.now_ms()
-        last = self._started_ms if self._started_ms <= now_ms + OTHER_CLOCK_MS else 0
-        self._started_ms = max(now_ms, last + 1)
-        return self._started_ms
+        part = keys.partition(user) if self._parts.apart() else 0  # otherwise there is one clock
+        last = self._last.get(part, 0)
+        self._last[part] = max(at_ms, last + 1) if last <= at_ms + OTHER_CLOCK_MS else at_ms
+        return self._last[part]
 
 
 class Connect:
     """One connect under way. Each method does nothing if the session has ended meanwhile."""
 
-    __slots__ = ("_began", "_clock_asked", "_command", "_parts", "_session", "_started_ms")
+    __slots__ = ("_began", "_clock_asked", "_command", "_countdown", "_entering", "_held", "_parts", "_session",
+                 "_subscribed", "_unique_start")  # fmt: skip
 
-    def __init__(self, parts: ConnectParts, session: Session, command: wire.Hello, started_ms: StartedMs) -> None:
+    def __init__(
+        self, parts: ConnectParts, session: Session, command: wire.Hello, unique_start: Callable[[str, int], int]
+    ) -> None:
         self._parts = parts
         self._session = session
         self._command = command
-        self._started_ms = started_ms
+        self._unique_start = unique_start
+        self._subscribed = False  # to the user's channel
         self._began = perf_counter()
         self._clock_asked = False
+        self._countdown: Countdown | None = None  # of the groups and notices that the welcome waits for
+        self._entering: dict[str, Callable[[bool], None]] = {}  # the groups among them, and what their hubs call
+        self._held: set[str] = set()  # groups that the welcome does not wait for
 
     def identified(self, identity: Identity | LinnetError) -> None:
         session = self._session
@@ -114,10 +126,30 @@ class Connect:
         session.expires_at, session.token_id = identity.expires_at, identity.token
         session.instance = self._command.instance or ""
         session.id = secrets.token_hex(8)
-        session.started = self._started_ms()
+        if self._parts.apart():
+            self._parts.spawn(self._ask_start())
+        else:
+            session.started = self._unique_start(session.user, self._parts.clock.now_ms())
         session.token = None
         self._parts.catchup.begin(session)
-        session.user_hub = self._parts.subscriptions.user(session.user, self._subscribed)
+        session.user_hub = self._parts.subscriptions.user(session.user, self._user_confirmed)
+        self._parts.later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        """Wait for nothing that cannot be reached, nor for anything if the session has ended."""
+        session, subscriptions = self._session, self._parts.subscriptions
+        hub = subscriptions.users.get(session.user)
+        waits = hub is not None and self._user_confirmed in hub.waiting
+        if session.state is State.CONNECTING and waits and hub is not None and not subscriptions.reaches(hub):
+            self._refuse(Unavailable("the part of Redis with this user does not answer"))
+        if session.state is State.CONNECTING:
+            self._hold_unreachable()
+            self._parts.later(LOOK_S, self._look)
+            return
+        if hub is not None:
+            subscriptions.give_up(hub, self._user_confirmed)
+        for conversation in list(self._entering):
+            self._give_up(conversation)
 
     def _refuse(self, error: LinnetError) -> None:
         """Answer with the error and end the connection."""
@@ -130,7 +162,31 @@ class Connect:
         retry = error.retry_after or uniform(0.5, 2)
         self._session.close(code, errors.retry_reason(retry) if code < errors.CLOSE_REPLACED else error.code)
 
-    def _subscribed(self, _: bool) -> None:
+    async def _ask_start(self) -> None:
+        """Set the session's start by the clock of the user's server: with that it is compared, and gateways may follow
+        other servers. It is asked for while the channel is subscribed. A delayed answer makes the start earlier."""
+        session = self._session
+        try:
+            started = await self._start_by_redis()
+        except LinnetError as error:
+            if session.state is State.CONNECTING:
+                self._refuse(error)
+            return
+        session.started = self._unique_start(session.user, started)
+        if session.state is State.CONNECTING and self._subscribed:
+            self._register(None)
+
+    async def _start_by_redis(self) -> int:
+        """The time at which this connect began, by the clock of the user's server."""
+        parts = self._parts
+        if parts.apart():
+            now_ms = await parts.users.clock_ms(self._session.user)
+        else:
+            await parts.lease.set_clock()
+            now_ms = parts.clock.now_ms()
+        return now_ms - round((perf_counter() - self._began) * 1000)
+
+    def _user_confirmed(self, _: bool) -> None:
         session = self._session
         if session.state is not State.CONNECTING:
             return
@@ -138,7 +194,9 @@ class Connect:
         hub = self._parts.subscriptions.users[session.user]
         session.user_hub = hub
         hub.sessions.append(session)
-        self._register(None)
+        self._subscribed = True
+        if session.started:
+            self._register(None)
 
     def _register(self, living: tuple[str, ...] | None, devices: tuple[str, ...] = ()) -> None:
         cursors = self._command.cursors or None
@@ -177,16 +235,15 @@ class Connect:
     async def _ask_clock(self, status: str) -> None:
         """Register again if Redis's clock has stepped before this node noticed: then the session only seems to be older
         than the device's earlier one, or than a kick. Otherwise it ends."""
-        session, parts = self._session, self._parts
+        session = self._session
         try:
-            await parts.lease.set_clock()
+            began_ms = await self._start_by_redis()
         except LinnetError as error:
             if session.state is State.CONNECTING:
                 self._refuse(error)
             return
         if session.state is not State.CONNECTING:
             return
-        began_ms = parts.clock.now_ms() - round((perf_counter() - self._began) * 1000)
         if abs(began_ms - session.started) < STEP_MS:
             end(session, status)
             return
@@ -195,28 +252,50 @@ class Connect:
 
     def _subscribe_groups(self, rows: list[Row], starts: Starts) -> None:
         gone: list[wire.ConversationState] = []
-        countdown = Countdown(partial(self._welcome, rows, starts, gone))
+        countdown = self._countdown = Countdown(partial(self._welcome, rows, starts, gone))
         countdown.begin()
         self._parts.gone.entries(self._session, rows, partial(_found, gone, countdown))
         for row in rows:
-            if row.kind != keys.DIRECT and not row.left:
+            left_out = row.left or self._parts.conversation_list.lacks_start(self._session, row, starts)
+            if row.kind != keys.DIRECT and not left_out:
                 countdown.begin()
-                self._parts.subscriptions.hub(row.conversation, partial(self._entered, countdown, row))
+                ready = self._entering[row.conversation] = partial(self._entered, countdown, row.conversation)
+                self._parts.subscriptions.hub(row.conversation, ready)
+        self._hold_unreachable()
         countdown.finish()
 
-    def _entered(self, countdown: Countdown, row: Row, exists: bool) -> None:
-        session, hub = self._session, self._parts.subscriptions.hubs.get(row.conversation)
+    def _entered(self, countdown: Countdown, conversation: str, exists: bool) -> None:
+        session, hub = self._session, self._parts.subscriptions.hubs.get(conversation)
+        self._entering.pop(conversation, None)
         if exists and hub is not None and session.state is State.CONNECTING:
             hub.add_member(session)
             session.hubs.append(hub)
         countdown.finish()
+
+    def _hold_unreachable(self) -> None:
+        """Go on without the groups whose part of Redis does not answer."""
+        subscriptions = self._parts.subscriptions
+        if not self._parts.apart():
+            return
+        for conversation in list(self._entering):
+            hub = subscriptions.hubs.get(conversation)
+            if hub is not None and not subscriptions.reaches(hub):
+                self._held.add(conversation)
+                self._give_up(conversation)
+
+    def _give_up(self, conversation: str) -> None:
+        hub, ready = self._parts.subscriptions.hubs.get(conversation), self._entering.pop(conversation)
+        if hub is not None:
+            self._parts.subscriptions.give_up(hub, ready)
+        if self._countdown is not None:
+            self._countdown.finish()
 
     def _welcome(self, rows: list[Row], starts: Starts, gone: list[wire.ConversationState]) -> None:
         session, parts = self._session, self._parts
         backlog = session.backlog
         if session.state is not State.CONNECTING or backlog is None:
             return
-        states = [*gone, *parts.conversation_list.note(session, rows, starts)]
+        states = [*gone, *parts.conversation_list.note(session, rows, starts, self._held)]
         backlog.cursors = self._command.cursors
         parts.conversation_list.note_unlisted(session.user, backlog, gone)
         session.state = State.READY

@@ -39,9 +39,12 @@ Heads = list[Head | LinnetError | None]
 
 
 class Catchup:
-    """The ways to fall behind, and the one way to go live. `node.py` connects the attribute once."""
+    """The ways to fall behind, and the one way to go live. `node.py` connects the attributes once."""
 
     resume_history: Callable[[Session], None]  # go on with pages of history that waited for the transport
+    # Hold a conversation whose part of Redis does not answer out of a session, so that it keeps the other conversations
+    # from no client. False if Redis has only one part: then the others do not answer either.
+    hold: Callable[[Session, str], bool]
 
     def __init__(
         self,
@@ -108,6 +111,8 @@ class Catchup:
     def read_direct(self, session: Session, conversation: str, upto: int, cause: str = "") -> None:
         """Read a direct conversation up to `upto`: events were missed (`cause`), or it moves here for the first
         time."""
+        if session.waits_for(conversation):
+            return
         if cause:
             metrics.REPAIRS.labels(cause).inc()
         self.fall_behind(session).moved(conversation, upto)
@@ -201,11 +206,10 @@ class Catchup:
         them as a gap, but, as in `_compared`, not within the failover's grace. In a group they are always announced."""
         if session.backlog is not backlog or session.state is not State.READY:
             return
-        read = _all_known(heads)
-        if read is None:
+        found = self._read_heads(session, conversations, heads)
+        if found is None:
             self._retry(session)
             return
-        found = dict(zip(conversations, read, strict=True))
         ends = {
             conv: head.seq if head is not None else 0 if conv[0] == keys.DIRECT else backlog.positions[conv]
             for conv, head in found.items()  # a group without a head was deleted meanwhile
@@ -251,12 +255,12 @@ class Catchup:
         and would be delivered later, out of order."""
         if session.backlog is not backlog or session.state is not State.READY:
             return
-        read = _all_known(heads)
-        if read is None:
+        found = self._read_heads(session, conversations, heads)
+        if found is None:
             self._retry(session)
             return
         lagging = False
-        for conversation, head in zip(conversations, read, strict=True):
+        for conversation, head in found.items():
             hub, position = self._hubs.get(conversation), backlog.positions[conversation]
             if hub is None or head is None or hub.written >= position:
                 continue
@@ -274,6 +278,19 @@ class Catchup:
             self._later(LAG_S, self.answered, session)
         else:
             self.answered(session)
+
+    def _read_heads(
+        self, session: Session, conversations: list[str], heads: Heads | LinnetError
+    ) -> dict[str, Head | None] | None:
+        """The heads that were read; the other conversations are held. None if all are to be asked for again."""
+        answers = [heads] * len(conversations) if isinstance(heads, LinnetError) else heads
+        found: dict[str, Head | None] = {}
+        for conversation, head in zip(conversations, answers, strict=True):
+            if not isinstance(head, LinnetError):
+                found[conversation] = head
+            elif not (isinstance(head, Unavailable) and self.hold(session, conversation)):
+                return None
+        return found
 
     def _within_failover_grace(self, backlog: Backlog) -> bool:
         """Return whether the server that answers may still be a replaced primary, which has less than the device."""
@@ -304,7 +321,9 @@ class Catchup:
             self._conversations.range(conversation, session.user, position, upto, PAGE_EVENTS, page)
 
     def _cursor(self, session: Session, backlog: Backlog, conversation: str, seq: int | LinnetError) -> None:
-        if isinstance(seq, LinnetError):
+        if isinstance(seq, Unavailable):  # the user's part of Redis, not the conversation's
+            self._retry(session)
+        elif isinstance(seq, LinnetError):
             self._retry_later(session, backlog, conversation, seq)
         else:
             position = backlog.positions.setdefault(conversation, seq)
@@ -331,7 +350,11 @@ class Catchup:
 
     def _retry_later(self, session: Session, backlog: Backlog, conversation: str, error: LinnetError) -> None:
         """Read the conversation again. If Redis answers and it cannot be read (its row or log is damaged), the other
-        conversations, and hubs that have moved meanwhile, come first: it must not keep their events from the client."""
+        conversations, and hubs that have moved meanwhile, come first: it must not keep their events from the client. If
+        its part of Redis does not answer, it is held."""
+        if isinstance(error, Unavailable) and self.hold(session, conversation):
+            self.answered(session)
+            return
         if not isinstance(error, Unavailable) and conversation in backlog.todo:
             self._note_moved_hubs(session, backlog)
             backlog.todo[conversation] = backlog.todo.pop(conversation)
@@ -365,11 +388,3 @@ class Catchup:
 
 def _ignore(_: object) -> None:
     """Ignore the answer: if a cursor was not lowered, the next connect of the device finds it again."""
-
-
-def _all_known(heads: Heads | LinnetError) -> list[Head | None] | None:
-    """The heads; None if one of them could not be read."""
-    if isinstance(heads, LinnetError):
-        return None
-    known = [head for head in heads if not isinstance(head, LinnetError)]
-    return known if len(known) == len(heads) else None

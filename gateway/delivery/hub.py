@@ -53,6 +53,7 @@ class Hub:
         "conversation",
         "count",
         "deleted",
+        "failed",
         "live",
         "marks",
         "members",
@@ -75,6 +76,7 @@ class Hub:
         self.conversation = conversation
         self.channel = channel
         self.confirmed = False  # subscribed, and the head was read
+        self.failed = False  # subscribed, but the head could not be read; it is tried again
         self.waiting: list[Callable[[bool], None]] = []  # called once it is confirmed, or gone
         self.members: dict[Session, None] = {}  # the sessions of members here, live or behind
         self.live: dict[int, dict[Session, None]] = {}  # frame variant -> the live ones among them
@@ -121,7 +123,7 @@ class Hub:
         self.seq = self.written = self.before = head.seq
         self.count, self.at, self.version, self.title = head.count, head.at, head.version, head.title
         self.size, self.deleted = head.size, head.deleted
-        self.confirmed = True
+        self.confirmed, self.failed = True, False
         if self.seen > head.seq:
             self.ports.repair(self, "subscribe")
 

@@ -20,7 +20,8 @@ from collections.abc import Callable, Mapping
 from random import uniform
 from typing import Final, Protocol
 
-from msgspec import Raw
+from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from gateway.delivery.backlog import Backlog
 from gateway.delivery.feed import FULL, NEXT_FEED, Asking, Feed, FeedEvent, State
@@ -57,6 +58,14 @@ class SessionUserHub(Protocol):
 
     user: str
     sessions: list[Session]
+
+
+class Holding(Struct, frozen=True):
+    """What a session has of a conversation that is held out of it."""
+
+    position: int  # the seq up to which the session has received everything; 0: the device's cursor says that
+    new: bool  # the server had never seen the device, so without a cursor it does not begin at the first event
+    head: int = 0  # the highest seq of a live event that came meanwhile
 
 
 class SessionPorts:
@@ -96,7 +105,7 @@ class Session:
 
     __slots__ = (
         "acks", "address", "age_deadline", "asking", "backlog", "codec", "connection", "deadline", "device",
-        "direct", "early", "expires_at", "feed", "gone", "hubs", "id", "instance", "other_read", "out", "pages",
+        "direct", "early", "expires_at", "feed", "gone", "held", "hubs", "id", "instance", "other_read", "out", "pages",
         "paging", "ports", "reads", "roles", "sent_read", "sent_state", "signal_settings", "since", "started", "state",
         "tat", "token", "token_id", "user", "user_hub", "variant", "watches",
     )  # fmt: skip
@@ -118,7 +127,7 @@ class Session:
         self.token_id = TokenId()  # of the last token of `hello` or `auth`
         self.address = address
         self.user = self.device = self.id = self.instance = ""
-        self.started = 0  # ms, by Redis's clock
+        self.started = 0  # ms, by Redis's clock; on a cluster by that of the user's server
         self.expires_at = 0  # ms, of the token
         self.deadline = 0  # the second in which `deadlines.py` checks this session again
         self.age_deadline = 0.0
@@ -137,6 +146,7 @@ class Session:
         self.gone: dict[str, int] | None = (
             None  # conversation -> the change by which it was gone, as sent to the client
         )
+        self.held: dict[str, Holding] | None = None  # conversations that it waits for (`reconcile/held.py`)
         self.reads: dict[str, tuple[int, int]] | None = None  # conversation -> read mark, not written yet
         self.sent_read: dict[str, int] | None = None  # conversation -> the user's read mark, as sent to the client
         self.sent_state = 0  # the version of the user's state, as sent to the client
@@ -234,6 +244,9 @@ class Session:
 
     def direct_event(self, conversation: str, seq: int, prev: int, event: bytes) -> None:
         """Take a live event of a direct conversation, whose position each session keeps itself."""
+        if self.held is not None and (holding := self.held.get(conversation)) is not None:
+            self.held[conversation] = replace(holding, head=max(holding.head, seq))
+            return
         if self.backlog is not None:
             self.backlog.moved(conversation, seq)
             return
@@ -277,6 +290,10 @@ class Session:
             if self.gone is not None:
                 self.gone.pop(conversation, None)
 
+    def waits_for(self, conversation: str) -> bool:
+        """Return whether the conversation is held out of this session."""
+        return self.held is not None and conversation in self.held
+
     def received_upto(self, conversation: str) -> int:
         """Return the seq up to which this session has received everything, 0 if nothing moved since it connected."""
         if self.backlog is not None and (position := self.backlog.positions.get(conversation)) is not None:
@@ -284,6 +301,8 @@ class Session:
             return claims[conversation] or 0 if conversation in claims else position
         if conversation in self.direct:
             return self.direct[conversation]
+        if self.held is not None and conversation in self.held:
+            return self.held[conversation].position
         hub = self.ports.hubs.get(conversation)
         return hub.written if hub is not None and self in hub.members else 0
 

@@ -50,6 +50,7 @@ class Bus(Protocol):
 
     def subscribe(self, channels: Sequence[str], confirmed: Callable[[bool], None]) -> None: ...
     def unsubscribe(self, channels: Sequence[str]) -> None: ...
+    def reaches(self, channel: str) -> bool: ...
 
 
 class Subscriptions:
@@ -111,6 +112,23 @@ class Subscriptions:
         else:
             hub.waiting.append(ready)
         return hub
+
+    def reaches(self, hub: Hub | UserHub) -> bool:
+        """Whether the part of Redis with this hub's channel answers, as far as is known."""
+        return self.bus.reaches(hub.channel) and not (isinstance(hub, Hub) and hub.failed)
+
+    def reaches_conversation(self, conversation: str) -> bool:
+        """Whether the part of Redis with this conversation's channel can be subscribed to."""
+        return self.bus.reaches(self._names.conversation(conversation))
+
+    def give_up(self, hub: Hub | UserHub, ready: Ready) -> None:
+        """Do not call `ready` any more."""
+        if ready in hub.waiting:
+            hub.waiting.remove(ready)
+        if isinstance(hub, Hub):
+            self.release(hub)
+        else:
+            self.release_user(hub)
 
     def release(self, hub: SessionHub) -> None:
         """Drop a hub that has no members left."""
@@ -251,7 +269,9 @@ class Subscriptions:
         """Set the position of a subscribed hub and call its `waiting`; drop the hub if its conversation is gone."""
         head = heads if isinstance(heads, LinnetError) else heads[0]
         if isinstance(head, LinnetError):
-            self._later(RETRY_S, self._subscribed, hub, True)
+            hub.failed = True
+            if self.hubs.get(hub.conversation) is hub:
+                self._later(RETRY_S, self._subscribed, hub, True)
             return
         if head is not None and not hub.confirmed:
             hub.start_at(head)

@@ -5,5 +5,6 @@ sync               a session's question to Redis: is the device still its own, a
 membership         sessions enter and leave groups as their rows say
 conversation_list  the conversations of a connecting session: their states, starts and pages
 gone               the notices that a user no longer has a conversation
+held               conversations that a session waits for, because their part of Redis does not answer
 resubscribe        after a lost subscription: compares everything with Redis
 """

@@ -8,10 +8,13 @@ channel's history is public and long. In a group a known device without a cursor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
+
+from msgspec import UNSET
+from msgspec.structs import replace
 
 from gateway.delivery.backlog import Backlog
 from gateway.delivery.catchup import Catchup
@@ -52,6 +55,11 @@ class Countdown:
 
 
 class ConversationList:
+    """`node.py` connects the attributes once."""
+
+    apart: Callable[[], bool]  # whether parts of Redis can fail one by one
+    hold: Callable[[Session, str, bool | None], None]  # wait for a conversation; whether the device is new
+
     def __init__(
         self,
         hubs: Mapping[str, Hub],
@@ -70,15 +78,18 @@ class ConversationList:
 
     # -- the positions at which a device begins
 
-    def settle_starts(self, session: Session, rows: list[Row], last: bool, done: Callable[[Starts], None]) -> None:
+    def settle_starts(
+        self, session: Session, rows: list[Row], last: bool, done: Callable[[Starts], None], new: bool | None = None
+    ) -> None:
         """Determine and store the position at which the device begins in each row without a cursor.
 
-        `last`: no further rows of a new device follow; from then on Redis knows the device. The beginning of a group is
-        stored too, so that a user who is removed before any event came still receives the events before the removal.
+        `new`: the server had never seen the device; None: as the backlog says. `last`: no further rows of a new device
+        follow; from then on Redis knows the device. The beginning of a group is stored too, so that a user who is
+        removed before any event came still receives the events before the removal.
         """
         starts: Starts = {}
         wanted: list[Wanted] = []
-        new = session.backlog is not None and session.backlog.new_device
+        new = is_new(session) if new is None else new
         for row in rows:
             if row.left:
                 continue
@@ -121,20 +132,31 @@ class ConversationList:
         self._settled(session, starts, last, done)
 
     def _settled(self, session: Session, starts: Starts, last: bool, done: Callable[[Starts], None]) -> None:
-        new = session.backlog is not None and session.backlog.new_device
+        new = is_new(session)
         if starts or (new and last):
             self._users.set_starts(session.user, session.device, session.id, starts, last and new, _ignore)
         done(starts)
 
+    def lacks_start(self, session: Session, row: Row, starts: Starts, new: bool | None = None) -> bool:
+        """Whether it is not known where the device begins, because the conversation's part of Redis does not answer."""
+        begins = row.kind == keys.CHANNEL or (is_new(session) if new is None else new)
+        return begins and not row.left and row.cursor is None and row.conversation not in starts and self.apart()
+
     # -- the lists
 
-    def note(self, session: Session, rows: list[Row], starts: Starts) -> list[wire.ConversationState]:
+    def note(
+        self, session: Session, rows: list[Row], starts: Starts, held: Collection[str] = ()
+    ) -> list[wire.ConversationState]:
         """Note the session's position in each conversation, and the events that it lacks; return the states, newest
-        first."""
+        first. `held`: conversations whose part of Redis does not answer."""
         backlog = self._catchup.fall_behind(session)
         listed: list[_Listed] = []
         for row in rows:
             conversation = row.conversation
+            if conversation in held or self.lacks_start(session, row, starts):
+                self.hold(session, conversation, None)
+                listed.append((row.score, False, 0, held_state(session, row)))
+                continue
             hub = self._hubs.get(conversation)
             if row.left or (row.kind != keys.DIRECT and (hub is None or session not in hub.members)):
                 if row.left and row.cursor is not None:  # else the device never had the conversation
@@ -213,6 +235,18 @@ def state_of(session: Session, row: Row, cursor: int, head: int, count: int, hub
         with_=keys.other_party(row.conversation, session.user) if direct else None,
         role=_role(session, row),
     )
+
+
+def held_state(session: Session, row: Row) -> wire.ConversationState:
+    """Return the state of a conversation whose part of Redis does not answer, as far as the user's row knows it."""
+    state = state_of(session, row, row.cursor or 0, row.head, row.count, None)
+    state = replace(state, cursor=UNSET if row.cursor is None else row.cursor, held=True)
+    return state if row.kind == keys.DIRECT else replace(state, head=UNSET, unread=UNSET)
+
+
+def is_new(session: Session) -> bool:
+    """Whether the session connects, or catches up, as a device that the server had never seen."""
+    return session.backlog is not None and session.backlog.new_device
 
 
 def _role(session: Session, row: Row) -> str | None:

@@ -37,6 +37,8 @@ class Membership:
 
     def apply(self, session: Session, row: Row) -> None:
         """Enter or leave the group or channel of a row that changed; nothing if only its read mark changed."""
+        if session.waits_for(row.conversation):
+            return  # its row is read again once its part of Redis answers
         hub = self._hubs.get(row.conversation)
         inside = hub is not None and session in hub.members
         if row.left and inside and hub is not None:
@@ -61,11 +63,15 @@ class Membership:
 
     # -- entering
 
-    def enter(self, session: Session, row: Row) -> None:
-        """Subscribe the session to a group or channel that its user has entered."""
-        self._list.settle_starts(session, [row], False, partial(self._subscribe, session, row))
+    def enter(self, session: Session, row: Row, new: bool | None = None) -> None:
+        """Subscribe the session to a group or channel that its user has entered. `new`: the server had never seen the
+        device; None: as the backlog says."""
+        self._list.settle_starts(session, [row], False, partial(self._subscribe, session, row, new), new)
 
-    def _subscribe(self, session: Session, row: Row, starts: dict[str, int]) -> None:
+    def _subscribe(self, session: Session, row: Row, new: bool | None, starts: dict[str, int]) -> None:
+        if self._list.lacks_start(session, row, starts, new):
+            self._list.hold(session, row.conversation, new)
+            return
         self._subscriptions.hub(row.conversation, partial(self._entered, session, row, starts))
 
     def _entered(self, session: Session, row: Row, starts: dict[str, int], exists: bool) -> None:

@@ -154,7 +154,9 @@ class Syncs:
                 self._catchup.read_left(session, self._catchup.fall_behind(session), row.conversation)
             if row.kind != keys.DIRECT:
                 self._membership.apply(session, row)
-            elif row.left or (session.received_upto(row.conversation) or row.cursor or 0) >= row.head:
+            elif row.left or session.waits_for(row.conversation):
+                pass
+            elif (session.received_upto(row.conversation) or row.cursor or 0) >= row.head:
                 continue
             elif session.backlog is not None:
                 session.backlog.moved(row.conversation, row.head)

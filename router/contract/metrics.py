@@ -95,6 +95,10 @@ STATE_EVENTS = Counter(
     ("cause",),
 )
 HUBS = Gauge("linnet_gateway_hubs", "Groups and channels that have a member with a session on this gateway")
+HELD = Gauge(
+    "linnet_gateway_held_conversations",
+    "Conversations that sessions here wait for, because their part of Redis does not answer, counted by session",
+)
 CHANNELS = Gauge("linnet_gateway_subscribed_channels", "Redis channels that this gateway is subscribed to")
 FRAME_CACHE = Counter(
     "linnet_gateway_frame_cache",

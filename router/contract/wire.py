@@ -168,6 +168,9 @@ class ConversationState(Struct, kw_only=True, frozen=True, omit_defaults=True):
     If `gone` is true, the only other field is the `reason`: `deleted`, `removed` (the user is no longer a member) or
     `user_deleted` (the other user of a direct conversation). The entry is repeated at every `hello` until the device
     acks the conversation.
+
+    If `held` is true, the conversation's part of Redis does not answer: `head` and `unread` of a group or channel are
+    left out, and so is `cursor` if it is not known where the device begins. Another entry without `held` follows.
     """
 
     conversation: str
@@ -181,6 +184,7 @@ class ConversationState(Struct, kw_only=True, frozen=True, omit_defaults=True):
     role: str | None = None
     gone: bool = False
     reason: str | None = None
+    held: bool = False
 
 
 class Welcome(Answer, tag="welcome", frozen=True, kw_only=True):

@@ -288,6 +288,14 @@ class Users:
         rows = [] if packed is None else rows_of([conv.encode(), packed, b"0", None])
         return rows[0] if rows else None
 
+    async def clock_ms(self, user: str) -> int:
+        """The clock of the user's server, by which sessions' starts and kicks are compared."""
+        return await self._client.clock_ms(keys.user(user))
+
+    def device_row(self, user: str, device: str, conv: str, reply: Callable[[Row | LinnetError | None], None]) -> None:
+        """The user's row of one conversation, with the device's cursor; its score is 0. None for a damaged row too."""
+        _DeviceRow(self._client, user, device, conv, reply)
+
     async def conversations(self, user: str, below: int | None = None, limit: int = PAGE) -> Page:
         """A page of all rows, newest first; the first page is below None."""
         above = "+inf" if below is None else below
@@ -328,6 +336,34 @@ class Users:
             return await self._client.fcall(function, names, args)
         except FunctionError as error:
             raise refusal(error) from None
+
+
+class _DeviceRow:
+    """The two reads of one `device_row`, and its one reply."""
+
+    __slots__ = ("_conv", "_found", "_reply")
+
+    def __init__(
+        self, client: Client, user: str, device: str, conv: str, reply: Callable[[Row | LinnetError | None], None]
+    ) -> None:
+        self._conv = conv
+        self._reply = reply
+        self._found: list[object] = []
+        client.command("HGET", keys.convs(user), conv, reply=partial(self._received, True))
+        client.command("HGET", keys.cursor(user, device), conv, reply=partial(self._received, False))
+
+    def _received(self, first: bool, value: object) -> None:
+        self._found.insert(0 if first else 1, value)
+        if len(self._found) == 2:
+            answer(self._reply, self._row, self._found)
+
+    def _row(self, found: Any) -> Row | LinnetError | None:
+        for value in found:
+            if isinstance(value, LinnetError):
+                return refusal(value)
+        packed, cursor = found
+        rows = [] if packed is None else rows_of([self._conv.encode(), packed, b"0", cursor])
+        return rows[0] if rows else None
 
 
 def refusal(error: LinnetError) -> LinnetError:

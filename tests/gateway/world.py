@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from typing import Any, cast
@@ -195,6 +195,37 @@ def settings(**changes: Any) -> Settings:
     return replace(Settings(jwt_secret=support.JWT_SECRET, sends_per_s=1e5, send_burst=100_000), **changes)
 
 
+class PartedRedis(Redis):
+    """A client of a Redis whose parts fail one by one: calls about a part in `lost`, by its hash tag, are refused."""
+
+    lost: frozenset[str] = frozenset()
+
+    @property
+    def one_server(self) -> bool:
+        return False
+
+    def loses(self, names: Sequence[Any]) -> bool:
+        return any(tag in str(name) for name in names for tag in self.lost)
+
+    def call(self, function: str, keys: Any, args: Any, reply: Any) -> None:
+        if not self._refused(keys, reply):
+            super().call(function, keys, args, reply)
+
+    def call_template(self, function: str, template: Any, given: Any, reply: Any) -> None:
+        if not self._refused(template.keys, reply):
+            super().call_template(function, template, given, reply)
+
+    def command(self, *parts: Any, reply: Any) -> None:
+        if not self._refused(parts[1:2], reply):
+            super().command(*parts, reply=reply)
+
+    def _refused(self, names: Sequence[Any], reply: Any) -> bool:
+        refused = self.loses(names)
+        if refused:
+            asyncio.get_running_loop().call_soon(reply, Unavailable())
+        return refused
+
+
 class World:
     """A node, and the store as another gateway or the API uses it."""
 
@@ -321,6 +352,27 @@ class World:
         return refusals
 
     @contextmanager
+    def lost(self, *names: str) -> Iterator[None]:
+        """Lose the parts of Redis with these keys or channels meanwhile, for this node: `PartedRedis`, and its bus."""
+        assert isinstance(self.redis, PartedRedis)
+        redis, bus = self.redis, cast(Any, self.node.bus)
+        redis.lost = frozenset(name[name.index("{") : name.index("}") + 1] for name in names)
+        reaches, subscribe = bus.reaches, bus.subscribe
+
+        def refuse(channels: list[str], ready: Callable[[bool], None]) -> None:
+            if redis.loses(channels):
+                self.node.loop.call_soon(ready, False)
+            else:
+                subscribe(channels, ready)
+
+        bus.reaches = lambda channel: not redis.loses([channel]) and reaches(channel)
+        bus.subscribe = refuse
+        try:
+            yield
+        finally:
+            bus.reaches, bus.subscribe, redis.lost = reaches, subscribe, frozenset()
+
+    @contextmanager
     def deaf(self) -> Iterator[None]:
         """Lose everything that is published meanwhile; wait for it with `settled` before leaving."""
         bus = self.node.bus
@@ -341,10 +393,10 @@ class World:
 
 @asynccontextmanager
 async def world(
-    valkey: EmbeddedValkey, channels: keys.Channels | None = None, /, **changes: Any
+    valkey: EmbeddedValkey, channels: keys.Channels | None = None, kind: type[Redis] = Redis, /, **changes: Any
 ) -> AsyncIterator[World]:
     """Start a node with these settings; another `world` on the same server is another gateway."""
-    redis = await Redis.connect(valkey.url)
+    redis = await kind.connect(valkey.url)
     redis.channels = channels or redis.channels
     try:
         node = Node(settings(**changes), redis)

@@ -168,6 +168,10 @@ class Bus(Link):
             self._adding -= gone
             self._flush_soon()
 
+    def reaches(self, channel: str) -> bool:
+        """Whether the server of this channel can be reached now."""
+        return self.up
+
     def _named(self, channels: Iterable[bytes | str]) -> set[bytes]:
         """All names of these channels on which this deployment publishes."""
         names = {_bytes(channel) for channel in channels}

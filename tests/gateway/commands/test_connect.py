@@ -17,7 +17,7 @@ from router.contract.errors import LinnetError
 from router.contract.tokens import issue
 from router.store.sync import Sync, Synced
 from tests import support
-from tests.gateway.world import Client, settings, token, world
+from tests.gateway.world import Client, PartedRedis, settings, token, world
 
 # -- refusals
 
@@ -132,6 +132,27 @@ async def test_older_session_of_a_device_is_refused_after_its_clock_was_asked(va
         await other.client("bob", "phone").connected()
         sync(*held[0])
         assert (await bob.closed())[0] == 4409
+
+
+async def test_later_session_wins_although_gateways_follow_clocks_of_other_servers(valkey: EmbeddedValkey) -> None:
+    """On a cluster, starts are times of the user's own server."""
+    async with world(valkey, None, PartedRedis) as fast, world(valkey, None, PartedRedis) as slow:
+        fast.node.redis_clock._ahead_ms += 3000
+        earlier = await fast.client("bob", "phone").connected()
+        await slow.next_ms()
+        later = await slow.client("bob", "phone").connected()
+        assert (await earlier.closed())[0] == 4409
+        assert later.session.state is State.READY
+
+
+async def test_session_after_a_kick_connects_although_its_gateway_follows_a_slow_clock(valkey: EmbeddedValkey) -> None:
+    async with world(valkey, None, PartedRedis) as of:
+        await of.people("bob")
+        of.node.redis_clock._ahead_ms -= 3000
+        await of.node.users.kick("bob")
+        kicked = await of.node.presence.clock_ms()
+        await support.eventually(lambda: now_ms() > kicked + 1)
+        await of.client("bob").connected()
 
 
 async def test_full_store_refuses_a_connect_with_a_retry_time(valkey: EmbeddedValkey) -> None:

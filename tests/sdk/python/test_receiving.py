@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from linnet_client import Client, Event, Gap, Gone, Joined, Message, Status, Stopped
@@ -185,6 +186,29 @@ async def test_conversation_that_is_gone_is_handed_over_and_acked() -> None:
             Gone(conversation="g:9", reason="removed")
         ]
         assert (await gateway.until(1, "ack"))[0]["conversation"] == "g:9"
+
+
+async def test_conversation_whose_part_does_not_answer_is_shown_and_begins_later() -> None:
+    """Its numbers count once the entry without `held` comes: nothing is read from the first event on."""
+    async with scripted() as gateway, client(gateway) as ann:
+        await ann.until(Status.LIVE)
+        state: dict[str, Any] = {"conversation": "g:9", "kind": "group", "title": "walks"}
+        view = ann.conversation("g:9").view
+        await gateway.say({"type": "conversations", "conversations": [state | {"held": True}], "more": False})
+        await eventually(lambda: view.held and view.title == "walks")
+        numbers = {"head": 7, "cursor": 7, "read": 7, "unread": 0}
+        await gateway.say({"type": "conversations", "conversations": [state | numbers], "more": False})
+        await eventually(lambda: not view.held)
+        assert view.head == 7
+        await gateway.message("after")
+        events = ann.events()
+        async with asyncio.timeout(20):
+            while not isinstance(await anext(events), Message):
+                pass
+            asked = asyncio.ensure_future(anext(events))  # asking for the next event acks the message
+            await gateway.until(1, "ack")
+            asked.cancel()
+        assert not gateway.of("history")
 
 
 async def test_closed_client_says_goodbye() -> None:

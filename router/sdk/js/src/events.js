@@ -245,7 +245,7 @@ class Batch {
       case "page":
         return this._page(item);
       case "list":
-        for (const entry of item.entries) await this._listed(entry);
+        for (const entry of item.entries) if (!entry.held) await this._listed(entry); // else it comes again
         return undefined;
       case "receipt":
         return this._receipt(item.event);

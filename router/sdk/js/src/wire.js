@@ -179,6 +179,7 @@ export {};
  * @property {string | null} [role]
  * @property {boolean} [gone]
  * @property {string | null} [reason]
+ * @property {boolean} [held]
  */
 
 /**

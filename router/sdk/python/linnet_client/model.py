@@ -49,7 +49,8 @@ class ConversationView:
 
     `entries`: messages by seq, in their order; `queued`: this device's messages without a seq; `unread`, `read`: of the
     user; `reads`: how far each other user has read; `head`: the last seq; `kind`, `title`, `other` (of a direct one),
-    `role`: as the server lists them; `gone`: why the conversation is gone, else None.
+    `role`: as the server lists them; `gone`: why the conversation is gone, else None; `held`: its part of the server
+    does not answer now, so its events come later.
     """
 
     def __init__(self, conversation: str, user: str) -> None:
@@ -60,6 +61,7 @@ class ConversationView:
         self.other: str | None = None
         self.role: str | None = None
         self.gone: str | None = None
+        self.held = False
         self.head = 0
         self.unread = 0
         self.read = 0
@@ -74,15 +76,23 @@ class ConversationView:
 
     def apply_state(self, state: ConversationState) -> None:
         """Take over an entry of `welcome` or `conversations`."""
-        self.gone = None
-        self.kind = state.get("kind", self.kind)
-        self.title = state.get("title", self.title)
-        self.other = state.get("with", self.other)
-        self.role = state.get("role", self.role)
+        self.gone, self.held = None, False
+        self._describe(state)
         self.head = max(self.head, state.get("head", 0))
         self.read = max(self.read, state.get("read", 0))
         if state.get("head", 0) >= self._counted:
             self.unread, self._counted = state.get("unread", self.unread), state.get("head", 0)
+
+    def hold(self, state: ConversationState) -> None:
+        """Take over an entry with `held`: its numbers are not known now."""
+        self.held = True
+        self._describe(state)
+
+    def _describe(self, state: ConversationState) -> None:
+        self.kind = state.get("kind", self.kind)
+        self.title = state.get("title", self.title)
+        self.other = state.get("with", self.other)
+        self.role = state.get("role", self.role)
 
     def begin(self, seq: int) -> None:
         """Note the cursor with which the view begins; earlier events are added by `load` alone."""

@@ -117,6 +117,9 @@ class Receiving:
             if state.get("gone"):
                 self._went(conversation, state.get("reason") or "removed")
                 continue
+            if state.get("held"):  # another entry follows, with the cursor
+                self._model(conversation).hold(state)
+                continue
             self._gone.discard(conversation)
             new = conversation not in self._logs
             entry = self._logs.setdefault(conversation, _Log())

@@ -170,6 +170,7 @@ ConversationState = TypedDict(
         "role": NotRequired[str | None],
         "gone": NotRequired[bool],
         "reason": NotRequired[str | None],
+        "held": NotRequired[bool],
     },
 )
 
