@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import random
 import socket
 from collections import deque
@@ -9,6 +10,12 @@ from collections import deque
 REMEMBERED = 256  # of the ports that were given last: until then their processes have bound them
 
 _given: deque[socket.socket] = deque()
+
+
+@atexit.register
+def _give_back() -> None:
+    while _given:
+        _given.popleft().close()
 
 
 def free_ports(count: int) -> list[int]:
