@@ -16,6 +16,10 @@ CODE    := $(wildcard gateway router deploy loadtest tests)
 COMPILE := $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
            --custom-compile-command "make lock"
 
+# Compiled modules are kept, whatever the environment says: the tests start hundreds of processes, and each compiles what
+# it imports, pytest's rewritten tests included.
+unexport PYTHONDONTWRITEBYTECODE
+
 # If the interpreter of the .venv is gone (a Python upgrade), the .venv is removed.
 ifneq ($(wildcard $(RUNTIME)),)
 ifneq ($(shell $(PY) -c 'print("ok")' 2>/dev/null),ok)
@@ -23,7 +27,7 @@ $(shell rm -rf .venv)
 endif
 endif
 
-.PHONY: up stack check test lint format types bench bench-peers chaos conformance k8s limits settings sdk web deploy-check k8s-check lock clean
+.PHONY: up stack check quick test lint format types bench bench-peers chaos conformance k8s limits settings sdk web deploy-check k8s-check lock clean
 .DEFAULT_GOAL := up
 
 up: $(RUNTIME)
@@ -32,8 +36,11 @@ up: $(RUNTIME)
 stack: $(DEV)
 	@exec $(PY) -m deploy.stack
 
-# Daily work: all but the tests that start processes of their own.
-check: lint types
+# Daily work: all but the tests that start processes of their own. The three run side by side, because tests also wait.
+check: $(DEV)
+	@$(MAKE) --no-print-directory --jobs=3 --output-sync lint types quick
+
+quick: $(DEV)
 	$(PY) -m pytest -q -n auto -m "not processes"
 
 # Everything. Many tests wait more than they compute, so there are two workers for each core. Small portions keep one

@@ -25,6 +25,7 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("checks")
+@pytest.mark.processes
 def test_failure_fails_the_run_but_not_the_checks_after_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert check.main([]) == 1
     outcomes = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
@@ -37,6 +38,7 @@ def test_check_that_cannot_run_gives_its_reason_and_is_no_failure(capsys: pytest
     assert "no-such-tool is not installed here" in capsys.readouterr().out
 
 
+@pytest.mark.processes
 def test_failed_tool_is_quoted() -> None:
     """The output of the tool, on either stream, is the reason."""
     with pytest.raises(check.Failed, match=r"out\nerr"):

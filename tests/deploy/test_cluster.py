@@ -139,6 +139,7 @@ def test_kubectl_that_cannot_ask_is_no_refusal(two: Cluster, monkeypatch: pytest
     assert calls == 1
 
 
+@pytest.mark.processes
 def test_tool_that_does_not_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check, "TOOL_S", 0.1)
     with pytest.raises(Failed, match="sleep did not end within"):

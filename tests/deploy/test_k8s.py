@@ -23,6 +23,8 @@ from router.store.presence import LEASE_S
 from tests.deploy.netpol import Peer, allowed, selects
 from tests.support import eventually
 
+pytestmark = pytest.mark.processes  # kubectl renders the manifests
+
 MARGIN_S = 5
 MOUNT = "/run/secrets/linnet"
 SECRET_KEYS = {"redis-url", "jwt-secret", "server-key", "webhook-secret"}
@@ -416,7 +418,6 @@ def test_network_of_the_small_deployment_and_of_the_load_test() -> None:
     assert not allowed(both, job["loadtest"], pod["valkey"], 6379)
 
 
-@pytest.mark.processes
 async def test_small_valkey_keeps_acknowledged_writes(tmp_path: Path) -> None:
     """Its command line, really run: every write is on disk before its answer, nothing is evicted, and memory is
     bounded."""

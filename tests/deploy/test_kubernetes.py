@@ -77,6 +77,7 @@ def test_machine_without_the_tools_skips_and_says_which(
     assert said.startswith("kubernetes  skipped  not installed here: go, etcd, containerd")
 
 
+@pytest.mark.processes
 def test_images_that_are_exchanged_are_those_of_the_manifests() -> None:
     """A renamed image would be requested from a registry that the cluster cannot reach."""
     pods = pod_specs(documents(render_with("overlays/dev", "canary")))

@@ -22,7 +22,7 @@ TALK = "d:ann:bob"
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Single]:
+def store(starts_processes: None, tmp_path: Path) -> Iterator[Single]:
     store = Single(tmp_path, "fsync", clocks=FAKETIME is not None)
     store.start()
     try:
