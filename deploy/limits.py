@@ -59,7 +59,7 @@ class Limit(Struct, frozen=True):
 def lua(function: str, name: str) -> int:
     """Return the whole number in a constant of a function's source, after the terms that are names."""
     text = (ROOT / f"router/store/functions/{function}.lua").read_text()
-    found = re.search(rf"^local {name} = (?:.*\+ )?(\d+)\b", text, re.MULTILINE)
+    found = re.search(rf"^ *local {name} = (?:.*\+ )?(\d+)\b", text, re.MULTILINE)
     if found is None:
         raise LookupError(f"{function}.lua has no {name}")
     return int(found[1])
@@ -143,20 +143,22 @@ LIMITS: Final[dict[str, list[Limit]]] = {
     "Users, conversations, messages": [
         Limit("devices of a user", count(lua("sync", "DEVICES")), "replaces one that has ended, else the first (4409)"),
         Limit("a message's body", size(packing.MAX_BODY_BYTES), "`too_large`"),
-        Limit("reactions to one message that are remembered", count(lua("append", "REACTIONS")),
+        Limit("reactions to one message that are remembered", count(lua("prelude_sending", "REACTIONS")),
               "a repeated reaction that is not remembered is another event"),
-        Limit("edits of one message", count(lua("append", "EDITS")), "`conflict`"),
+        Limit("edits of one message", count(lua("prelude_sending", "EDITS")), "`conflict`"),
         Limit("deletions of a conversation that `unread` takes into account",
               f"the last {count(lua('append', 'DELETIONS'))}", "messages that were deleted earlier count as unread"),
         Limit("a device's sends in one conversation whose `n` is remembered",
-              f"the last {count(lua('append', 'FULL'))} above `done`", "`conflict` for a resend of an older one"),
+              f"the last {count(lua('prelude_sending', 'ACCEPTED_FULL'))} above `done`",
+              "`conflict` for a resend of an older one"),
         Limit("device names of a user that sent in one conversation", count(lua("append", "DEVICES")),
               "the one that sent least recently is forgotten: its resends are new messages"),
         Limit("sends of a session that wait until a direct conversation is created, or behind files that are looked up",
               count(sending.MAX_WAITING),
               "`rate_limited`"),
         Limit("`files` of one message", count(files.MAX_FILES), "`bad_command`"),
-        Limit("messages of a conversation with the same file", count(lua("append", "REFERENCES")), "`conflict`"),
+        Limit("messages of a conversation with the same file", count(lua("prelude_sending", "REFERENCES")),
+              "`conflict`"),
         Limit("age of an upload that is sent", time(attaching.SENDABLE_MS / 1000), "`not_found`"),
         Limit("direct conversations that a user opens", rate(users.OPEN_COST_US / 1e6,
               users.OPEN_BURST_US / users.OPEN_COST_US), "`rate_limited`"),

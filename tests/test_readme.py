@@ -205,6 +205,7 @@ def test_every_guarantee_has_a_test_named_after_it() -> None:
 
 # Constants whose name says that they are limits, and that neither a client nor an operator can reach as such.
 INNER_LIMITS = {
+    "FULL": "share of memory",
     "MAX_DECODED_BYTES": "of a progressive JPEG, so that it stays below the memory of a worker",
     "MAX_PROFILE_BYTES": "of a colour profile; a longer one is dropped",
     "HASH": "layout", "EVERY_S": "pace", "MOST_DUE_MS": "clocks of servers", "PINNED_S": "pace of a stopped sender",
@@ -217,7 +218,7 @@ INNER_LIMITS = {
     "LIMIT": "of one claim; the table has the places that follow from it",
     "E0": "epoch of a seq", "PER_SECOND": "of a seq", "AHEAD": "of a seq", "COALESCE_MS": "pace",
     "DELIVERED_MS": "pace", "CAP_EVERY": "pace", "IN_FORMAT_2": "layout", "HEAD_2": "layout", "FLAGS_AT": "layout",
-    "TITLE_AT": "layout", "WHO_AT": "layout", "ROWS_AT": "layout", "ROW": "layout", "FIRST_FIELD": "layout",
+    "TITLE_AT": "layout", "WHO_AT": "layout", "ACCEPTED_AT": "layout", "ACCEPTED": "layout", "FIRST_FIELD": "layout",
     "NOTE_SIZE": "layout", "FINAL": "seq after all others",
     "STEP": "entries read at once", "CHUNK": "entries read at once", "GRACE_MS": "pace", "BACK_US": "clocks of servers",
     "AT_ONCE": "entries written at once", "MOST": "entries read at once", "FIELDS": "fields written at once",
@@ -252,7 +253,7 @@ def test_every_constant_that_is_a_limit_has_a_row() -> None:
         )
     }
     for path in (ROOT / "router/store/functions").glob("*.lua"):
-        named |= set(re.findall(r"^local ([A-Z0-9_]+) = [0-9A-Z]", path.read_text(), re.MULTILINE))
+        named |= set(re.findall(r"^ *local ([A-Z0-9_]+) = [0-9A-Z]", path.read_text(), re.MULTILINE))
     rows = set(re.findall(r"\b[A-Z][A-Z0-9_]+\b", Path(limits.__file__).read_text()))
     assert named - rows - INNER_LIMITS.keys() == set()
     assert INNER_LIMITS.keys() <= named, "a reason for a constant that is gone"

@@ -135,15 +135,15 @@ class Conversations:
 
     def append(self, a: Append, reply: Reply[Appended]) -> None:
         """Append an event, once for its (user, device, n)."""
-        event = a.tail
-        flags = (0 if a.server else RATED) | (ROWS_OF_FORMAT_2 if self._client.row_format == 2 else 0)
-        facts = FACTS.pack(a.n, a.done, a.seen, a.target, a.fingerprint, flags, event.first)
-        given: tuple[bytes, ...] = (facts, event.rest)
-        action: str = a.action
-        if a.files is not None:
-            given, action = (*given, a.files), "files"
+        action, given = self._given(a)
         template = self._template(a.conversation, a.user, a.device, action)
         self._client.call_template("append", template, given, partial(_appended_to, reply))
+
+    def may_append(self, a: Append, reply: Reply[bool]) -> None:
+        """Ask whether `append` would accept the event now: True, False if its `n` was accepted before, or its error."""
+        action, given = self._given(a)
+        where, first, parties = self._around(a.conversation, a.user, a.device, action)
+        self._client.read("may_append", where, (*first, *given, *parties), partial(_answer, reply, bool))
 
     def append_moderation(self, a: Append, moderator: str, reply: Reply[Appended]) -> None:
         """Append a delete as the server, which `moderator` decided; "" is a server key. The audit names them."""
@@ -153,11 +153,24 @@ class Conversations:
         given = facts, a.tail.rest, moderator.encode()
         self._client.call_template("append", template, given, partial(_appended_to, reply))
 
-    def _append_template(self, conv: str, user: str, device: str, action: str) -> CommandTemplate:
-        """The template of the appends of one device in one conversation."""
+    def _given(self, a: Append) -> tuple[str, tuple[bytes, ...]]:
+        """The action as append.lua has it, and the arguments that no other event has."""
+        flags = (0 if a.server else RATED) | (ROWS_OF_FORMAT_2 if self._client.row_format == 2 else 0)
+        facts = FACTS.pack(a.n, a.done, a.seen, a.target, a.fingerprint, flags, a.tail.first)
+        if a.files is not None:
+            return "files", (facts, a.tail.rest, a.files)
+        return a.action, (facts, a.tail.rest)
+
+    def _around(
+        self, conv: str, user: str, device: str, action: str
+    ) -> tuple[tuple[str, str, str], tuple[RedisArg, ...], tuple[str, ...]]:
+        """The keys, and the arguments before and behind the given ones, of a device's appends in a conversation."""
         where, channel = _keys_and_channel(self._channels, conv)
         parties = _parties(self._channels, conv, user) if not channel and self.delivers else ()
-        first = (conv, channel, self._cap, user, f"{user}/{device}", action)
+        return where, (conv, channel, self._cap, user, f"{user}/{device}", action), parties
+
+    def _append_template(self, conv: str, user: str, device: str, action: str) -> CommandTemplate:
+        where, first, parties = self._around(conv, user, device, action)
         return self._client.template("append", where, first, 3 if action in ("files", "moderate") else 2, parties)
 
     async def create(

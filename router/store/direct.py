@@ -75,6 +75,26 @@ class DirectConversations:
 
         self._profiles.messages_from(other, read_other)
 
+    def may_create(self, user: str, other: str, reply: Callable[[LinnetError | None], None]) -> None:
+        """Ask whether a first message of `user` to `other` would create the conversation and be accepted now: None, or
+        the error with which it would be refused. Nothing is changed."""
+
+        def read_other(found: MessagesFrom | LinnetError | None) -> None:
+            if found is None:
+                reply(NotFound("no such user"))
+            elif isinstance(found, LinnetError):
+                reply(found)
+            else:
+                self._pairs.may_open(user, other, found.contacts_only, looked)
+
+        def looked(opens: bool | LinnetError) -> None:
+            if isinstance(opens, LinnetError):
+                reply(opens)
+            else:
+                self._users.may_take(user, "opens", reply)
+
+        self._profiles.messages_from(other, read_other)
+
     def refused(
         self, user: str, conversation: str, blocked: Blocked, reply: Callable[[LinnetError | None], None]
     ) -> None:

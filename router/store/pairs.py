@@ -128,6 +128,12 @@ class Pairs:
             "pair", _where(conv), (conv, user, other, action, argument, number), partial(answer, reply, _changed(conv))
         )
 
+    def may_open(self, user: str, other: str, contacts_only: bool, reply: Callable[[bool | LinnetError], None]) -> None:
+        """Ask whether `user` may write the first message to `other`, whose setting this is: True or `Blocked`."""
+        conv = keys.direct(user, other)
+        read = partial(answer, reply, lambda value: from_function(value) if isinstance(value, LinnetError) else True)
+        self._client.read("may_open", (keys.conversation(conv),), (user, other, int(contacts_only)), read)
+
     def read(self, user: str, other: str, reply: Callable[[Record | LinnetError | None], None]) -> None:
         """Read the record; None if there is none. Requests in it may be over."""
         self._client.command(

@@ -241,6 +241,12 @@ class Users:
             partial(_truth, reply),
         )
 
+    def may_take(self, user: str, rate: Literal["opens", "asks"], reply: Callable[[LinnetError | None], None]) -> None:
+        """Ask whether `spend_opening` or `spend_request` would count another one now: None, or `RateLimited`."""
+        cost, burst = (OPEN_COST_US, OPEN_BURST_US) if rate == "opens" else (ASK_COST_US, ASK_BURST_US)
+        read = partial(answer, reply, lambda value: refusal(value) if isinstance(value, LinnetError) else None)
+        self._client.read("may_take", (keys.user(user),), (rate, cost, burst), read)
+
     def spend_opening(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
         """Count the opening of another direct conversation against the user's rate: None, or `RateLimited`."""
         self._take_from_rate(user, "opens", OPEN_COST_US, OPEN_BURST_US, reply)

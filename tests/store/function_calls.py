@@ -58,7 +58,7 @@ class _Catching:
         self._connection = connection
 
     def call(self, parts: tuple[RedisArg, ...], reply: Callable[[object], None]) -> None:
-        if parts[0] != "FCALL":
+        if parts[0] not in ("FCALL", "FCALL_RO"):
             self._connection.call(parts, reply)
         else:
             self.call_packed(hiredis.pack_command(cast("Any", tuple(parts))), reply)
@@ -289,6 +289,9 @@ CASES: Final[dict[str, Case]] = {
     "mark_pair_copied": Case(_asked, lambda w: w.pairs.copied(w.direct, None)),
     "mark_routed": Case(_GROUP, lambda w: w.dirty.mark_routed(w.group, 1 << 52, 10, 1000)),
     "mark_user": Case(_asked, lambda w: w.profiles._mark(w.ann, settled=False)),
+    "may_append": Case(_GROUP, lambda w: w.conversations.may_append(event(w.group, w.ann, 2), _ignored)),
+    "may_open": Case(_asked, lambda w: w.pairs.may_open(w.ann, w.bob, False, _ignored)),
+    "may_take": Case(_USER, lambda w: w.users.may_take(w.ann, "opens", _ignored)),
     "member": Case(_GROUP, lambda w: w.conversations.member(w.group, w.ann, _MEMBER, "put")),
     "moderate": Case(_GROUP, lambda w: w.moderation.restrain(_act(w), "mute")),
     "move_acts": Case(_with_acts, lambda w: w.audit.move(w.group)),

@@ -180,6 +180,12 @@ class Client:
         name = self.library.named(function)
         self._shard_of(keys).call(("FCALL", name, len(keys), *keys, *args), reply)
 
+    def read(self, function: str, keys: Sequence[str | bytes], args: Sequence[RedisArg], reply: Reply) -> None:
+        """Call a function that only reads, as `call` does; the server refuses one that could write."""
+        self._functions[function] += 1
+        name = self.library.named(function)
+        self._shard_of(keys).call(("FCALL_RO", name, len(keys), *keys, *args), reply)
+
     def template(
         self, function: str, keys: Sequence[str], first: Sequence[RedisArg], given: int, last: Sequence[RedisArg]
     ) -> CommandTemplate:
@@ -241,6 +247,12 @@ class Client:
         future = asyncio.get_running_loop().create_future()
         self.command(*parts, reply=partial(_settle, future))
         return await future
+
+    async def _read_probe(self, key: str) -> None:
+        """Call a function that only reads, as the pre-send hook needs it."""
+        future = asyncio.get_running_loop().create_future()
+        self.read("may_take", (f"{key}:none",), ("opens", 1, 1), partial(_settle, future))
+        await future
 
     def second_connection(self) -> HotConnection:
         """Another connection to the same server, for calls that may delay the calls behind them."""
@@ -310,6 +322,7 @@ class Client:
                 await self.fetch("HSCAN", f"{key}:none", 0)
                 await self.fetch("SCAN", 0, "COUNT", 1)
                 await self.fetch("SPUBLISH", channel, "")
+                await self._read_probe(key)
             except Denied as error:
                 refused.append(error.why)
         if refused:

@@ -70,7 +70,7 @@ async def test_user_of_the_line_passes_every_check_and_the_probe_leaves_no_keys(
 async def test_each_missing_command_is_named(own_valkey: EmbeddedValkey) -> None:
     async with as_user(own_valkey) as client:
         with own_valkey.client() as redis:
-            for command in {*PROBED, "hscan", "scan", "fcall"}:
+            for command in {*PROBED, "hscan", "scan", "fcall", "fcall_ro"}:
                 redis.execute_command("ACL", "SETUSER", rights.USER, f"-{command}")
                 with pytest.raises(StartupError, match=rf"'{command}['|]") as error:
                     await client.probe()
