@@ -41,7 +41,7 @@ from router.jobs.rounds import CHUNK
 from router.media import places, prepare, turns, workers
 from router.media.worker import __main__ as worker
 from router.media.worker import header
-from router.process import bounded, http_client, jwks, spans
+from router.process import bounded, breaker, hooked, http_client, jwks, poster, send_hook, spans
 from router.store import accounts, attaching, conversations, durability, presence, reports, resumable, users
 from router.store import profiles as user_profiles
 from router.store import state as user_state
@@ -256,7 +256,7 @@ LIMITS: Final[dict[str, list[Limit]]] = {
     ],
     "The webhook": [
         Limit("time for an answer", time(webhooks.TIMEOUT_S), "repeated"),
-        Limit("bytes of an answer that are read", size(http_client.MAX_ANSWER_BYTES), "the connection is closed"),
+        Limit("bytes of an answer that are read", size(poster.MAX_ANSWER_BYTES), "the connection is closed"),
         Limit("attempts", count(webhooks.MAX_ATTEMPTS), "dropped"),
         Limit("time between attempts", f"{time(webhooks.BACKOFF_S[0])} to {time(webhooks.BACKOFF_S[1])}", "–"),
         Limit("`Retry-After` of an answer", time(http_client.MAX_RETRY_AFTER_S), "taken as this"),
@@ -264,6 +264,19 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("conversations in one post", count(webhooks.CONVERSATIONS), "another post"),
         Limit("conversations in which a user waits for a push", count(lua("schedule_push", "WAITS")),
               "no push for the others"),
+    ],
+    "The pre-send hook": [
+        Limit("bytes of an answer that are read", size(poster.MAX_ANSWER_BYTES), "no verdict"),
+        Limit("`reason` of a verdict, characters", count(send_hook.REASON_CHARACTERS), "no verdict"),
+        Limit("questions at once, per gateway and router", count(send_hook.AT_ONCE),
+              f"up to {count(send_hook.MAX_WAITING)} wait for a free place, as long as `LINNET_SEND_HOOK_TIMEOUT_MS`"),
+        Limit("conversations of a user that are asked about at once, per gateway and router",
+              count(hooked.CONVERSATIONS), "`rate_limited`"),
+        Limit("events of a device that wait for a verdict in one conversation", count(hooked.MAX_WAITING),
+              "`rate_limited`"),
+        Limit("bytes of the events that wait, per gateway and router", size(hooked.MAX_BYTES), "`unavailable`"),
+        Limit("users whose answers are missing before a process asks only one question in "
+              + time(breaker.PROBE_S), count(breaker.USERS), "counted as failures"),
     ],
     "Inside, for operators": [
         Limit("acts of moderation in a conversation that wait for a router", size(lua("prelude_rules", "MOST_ACTS")),
@@ -299,7 +312,7 @@ LIMITS: Final[dict[str, list[Limit]]] = {
 
 PAGES: Final = {
     "gateway/PROTOCOL.md": ("The WebSocket", "Users, conversations, messages"),
-    "router/API.md": ("The HTTP API", "The webhook"),
+    "router/API.md": ("The HTTP API", "The webhook", "The pre-send hook"),
     "deploy/README.md": ("Inside, for operators",),
 }
 

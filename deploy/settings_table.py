@@ -23,7 +23,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "redis_url", "redis_mode", "deployment", "durability", "replicas", "listen", "admin_listen",
         "trusted_proxies", "tls_cert", "tls_key", "jwt_secret", "jwks_url", "jwt_audience", "jwt_issuer",
         "jwt_user_claim", "origins", "heartbeat_s", "sends_per_s", "send_burst", "retention_events", "log_level",
-        "log_format",
+        "log_format", "send_hook_url", "send_hook_secret", "send_hook_timeout_ms", "send_hook_on_failure",
     ),
     "Gateways": (
         "gateway_url", "max_connections", "max_connections_per_address", "max_age_s", "drain_accept_s",

@@ -48,7 +48,9 @@ from gateway.tasks import Tasks
 from router.contract import metrics, wire
 from router.contract.settings import Settings
 from router.contract.verifier import Verifier
+from router.process.hooked import HookedAppends
 from router.process.jwks import fetcher
+from router.process.send_hook import SendHook
 from router.process.tracing import tracer
 from router.store.conversations import Conversations
 from router.store.deployment import RowFormats
@@ -144,8 +146,12 @@ class Node:
         self.ephemeral = Ephemeral(self.users, self.conversations, self.profiles, loop.time)
         self.cursors = Cursors(self.users, self.conversations, self.marks, self.ephemeral)
         self.history = History(self.conversations, rates)
+        self.hooked = None
+        if settings.send_hook_url:
+            self.hooked = HookedAppends(self.conversations, self.direct, SendHook(settings))
         self.sends = Sends(
             self.conversations,
+            self.hooked or self.conversations,
             self.users,
             self.direct,
             self.durability,
@@ -268,6 +274,8 @@ class Node:
         """Stop the clock, the tasks and the connections of this node."""
         self.clock.stop()
         await self.tasks.cancel()
+        if self.hooked is not None:
+            await self.hooked.close()
         await self.durability.close()
         await self.bus.close()
         if self.tracer is not None:

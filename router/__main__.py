@@ -118,6 +118,7 @@ async def work(process: Process, client: Client) -> None:
             )  # fmt: skip
             await together([api._serve([process.public]), *(worker.run(stop) for worker in workers)], stop, api)
     finally:
+        await services.close()
         await preparer.close()
         await services.durability.close()
     logs.life(log, "stopped", "stopped")

@@ -180,7 +180,7 @@ def test_transcript_is_of_the_wire() -> None:
 
 def test_every_error_is_listed_where_it_is_met() -> None:
     """Each code of `contract/errors.py` is in the table of the API, and of the WebSocket if a client meets it there."""
-    of_http = {"forbidden", "method_not_allowed", "unsupported_media_type", "unreadable", "rejected", "locked"}
+    of_http = {"forbidden", "method_not_allowed", "unsupported_media_type", "unreadable", "locked"}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, LinnetError)]
     served = {kind.code: kind.status for kind in kinds if kind is not FunctionError}
     assert set(rows_of("Errors")) - {"code"} == served.keys() - of_http

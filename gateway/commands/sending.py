@@ -32,6 +32,7 @@ from router.contract.addressing import target_of, visible
 from router.contract.errors import Blocked, Internal, LinnetError, NotFound, RateLimited, Unavailable
 from router.contract.files import SharedFile, content, shared
 from router.contract.packing import pack, pack_body
+from router.process.hooked import Appends
 from router.process.isolate import fault
 from router.process.tracing import Tracer
 from router.store.appends import Action, Append, Appended
@@ -77,11 +78,12 @@ class Sending:
 
 
 class Sends:
-    """The handlers of the commands that append an event."""
+    """The handlers of the commands that append an event. `appends` is `conversations` itself, unless a hook is set."""
 
     def __init__(
         self,
         conversations: Conversations,
+        appends: Appends,
         users: Users,
         direct: DirectConversations,
         durability: Durability,
@@ -92,6 +94,7 @@ class Sends:
     ) -> None:
         self._files = files
         self._conversations = conversations
+        self._appends = appends
         self._users = users
         self._direct = direct
         self._durability = durability
@@ -165,7 +168,7 @@ class Sends:
         if opening is not None:
             self._wait(opening, sending)
         else:
-            self._conversations.append(sending.append, partial(self._appended, sending))
+            self._appends.append(sending.append, partial(self._appended, sending))
 
     # -- the files of a message are looked up before it is appended; later commands for its conversation wait
 
@@ -235,7 +238,7 @@ class Sends:
     def _refused(self, sending: Sending, error: LinnetError | None) -> None:
         """Append an event again that was blocked, if the way is open now; else answer with the error."""
         if error is None:
-            self._conversations.append(sending.append, partial(self._appended_again, sending))
+            self._appends.append(sending.append, partial(self._appended_again, sending))
         else:
             self._failed(sending, error)
 
@@ -267,7 +270,7 @@ class Sends:
     def _deliver(self, append: Append, answer: Appended, reply: Callable[[object], None]) -> None:
         """Publish a direct event on both users' channels; if this process dies here, a router does it."""
         slots = stamp.Slots(answer.seq, answer.prev, answer.count, answer.at)
-        event = stamp.fill(append.tail, slots)
+        event = stamp.fill(answer.tail or append.tail, slots)
         author, other = append.user, keys.other_party(append.conversation, append.user)
         target = append.target if append.action == "delete" else 0
         deliver = partial(self._users.deliver, conv=append.conversation, seq=answer.seq, count=answer.count,
@@ -300,7 +303,7 @@ class Sends:
             return
         # In the order of n, because a send that came while earlier ones were being refused overtook them in this queue.
         for sending in sorted(self._opening.pop(place), key=_by_n):
-            self._conversations.append(sending.append, partial(self._appended_again, sending))
+            self._appends.append(sending.append, partial(self._appended_again, sending))
 
     def _appended_again(self, sending: Sending, answer: Appended | LinnetError) -> None:
         if isinstance(answer, NotFound):

@@ -8,6 +8,7 @@ types/         the structs of requests and answers
 accounts, profiles, contacts, conversations, messages, commands, sessions, state, uploads, tus   the handlers
 moderation, reports   the handlers of moderation
 addresses      gateway addresses that the caller can dial
+review         asks the pre-send hook about titles, profiles and contact requests
 openapi        the OpenAPI document, generated from the table and the types
 rate_limits    rates of addresses and of unknown user names
 passwords      password hashing in a few threads

@@ -15,6 +15,7 @@ from typing import Final
 from router.api.addresses import dialable
 from router.api.call import Call, now_ms
 from router.api.conversations import change_member, follow
+from router.api.review import review_new_account
 from router.api.types.accounts import (
     AccountMade,
     Gateways,
@@ -39,6 +40,7 @@ from router.store.presence import HIDDEN, state
 async def create_account(call: Call, given: NewAccount) -> AccountMade:
     """Create an account."""
     call.services.addresses.spend(call.address)
+    await review_new_account(call, given.user, given.name)
     password = await call.services.passwords.hash(given.password, given.user)
     await call.services.accounts.create(given.user, password.decode(), given.name)
     return AccountMade(given.user, given.name)

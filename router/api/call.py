@@ -22,6 +22,8 @@ from router.contract.settings import Settings
 from router.contract.tokens import TokenId
 from router.contract.verifier import Fetch, Verifier
 from router.media.parts import Media
+from router.process.hooked import Appends, HookedAppends
+from router.process.send_hook import SendHook
 from router.store.accounts import Accounts
 from router.store.audit import Audit
 from router.store.contacts import Contacts
@@ -71,6 +73,8 @@ class Services(Struct, frozen=True):
 
     settings: Settings
     conversations: Conversations
+    appends: Appends
+    hook: SendHook | None
     moderation: Moderation
     audit: Audit
     reports: Reports
@@ -105,14 +109,18 @@ class Services(Struct, frozen=True):
         users, conversations = Users(client), Conversations(client, cap)
         pairs, people, profiles = Pairs(client), People(client), Profiles(client)
         state = State(client, rate_us(settings))
+        direct = DirectConversations(users, conversations, pairs, profiles, rate_us(settings))
+        hook = SendHook(settings) if settings.send_hook_url else None
         return cls(
             settings=settings,
             conversations=conversations,
+            appends=HookedAppends(conversations, direct, hook) if hook else conversations,
+            hook=hook,
             moderation=Moderation(client, cap),
             audit=Audit(client),
             reports=Reports(client),
             users=users,
-            direct=DirectConversations(users, conversations, pairs, profiles, rate_us(settings)),
+            direct=direct,
             pairs=pairs,
             people=people,
             profiles=profiles,
@@ -130,6 +138,11 @@ class Services(Struct, frozen=True):
             files=media.files if media else Files(client),
             media=media,
         )
+
+    async def close(self) -> None:
+        """End the questions to the pre-send hook, if one is set."""
+        if isinstance(self.appends, HookedAppends):
+            await self.appends.close()
 
 
 def now_ms() -> int:

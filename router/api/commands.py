@@ -30,7 +30,7 @@ async def run_command(call: Call, given: wire.Delete) -> wire.AckEvent:
     conv = visible(None, given.conversation) if call.caller.rank else call.known(given.conversation)
     append = _append(call, given, conv, user, f"api/{device}")
     try:
-        answer = await reply_of(call.services.conversations.append, append)
+        answer = await reply_of(call.services.appends.append, append)
     except (NotFound, ReadOnly):
         if not user or not call.caller.rank:
             raise

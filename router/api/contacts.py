@@ -7,6 +7,7 @@ that was declined, met a block or found no room gets the answers of one that wai
 from __future__ import annotations
 
 from router.api.call import Call
+from router.api.review import review_contact
 from router.api.types.contacts import (
     Block,
     Blocks,
@@ -76,6 +77,7 @@ async def put_contact(call: Call, given: ContactRequest) -> ContactAnswer:
         if entry is None:
             if counts.outgoing >= MAX_OUTGOING:
                 raise Quota(f"at most {MAX_OUTGOING} requests may be open: cancel some, or wait for answers")
+            await review_contact(call, other, given.message or "")
             await reply_of(services.users.spend_request, user)
     profile = await services.profiles.read(other)
     welcome = profile is not None and profile.privacy.requests == "everyone"

@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType, structs
 
 from router.api.call import Call, rate_us
 from router.api.profiles import refused_additions, require_addable
+from router.api.review import review_new_title, review_title
 from router.api.types.conversations import (
     MEMBERS_AT_ONCE,
     Conversation,
@@ -50,6 +51,7 @@ async def create_conversation(call: Call, given: NewConversation) -> Conversatio
     not_added = await refused_additions(call, list(members))
     for user in not_added:
         del members[user]
+    await review_new_title(call, given.kind, given.title)
     if call.actor is not None:
         await reply_of(call.services.users.spend_opening, call.actor)
     kind = keys.GROUP if given.kind == "group" else keys.CHANNEL
@@ -160,6 +162,9 @@ async def patch_conversation(call: Call, given: ConversationChange) -> Conversat
     numbers, avatar = call.services.event_numbers, None
     if given.avatar is not UNSET:
         avatar = await _avatar(call, given.avatar)
+    written = {"title": given.title, "avatar": given.avatar}
+    changes = {name: value for name, value in written.items() if value is not UNSET}
+    await review_title(call, call.conversation, changes)
     await call.services.conversations.title(
         call.conversation,
         call.actor,

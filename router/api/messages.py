@@ -130,20 +130,20 @@ async def _send(call: Call, message: Message, device: str, n: int, done: int, ro
         target=message.target,
         files=None if attached is None else attached.pins,
     )
-    store = call.services.conversations
+    appends = call.services.appends
     try:
-        answer = await reply_of(store.append, append)
+        answer = await reply_of(appends.append, append)
     except NotFound:
         if conv[0] != keys.DIRECT or attached is REFUSED:
             raise
         other = keys.other_party(conv, user)
         await reply_of(call.services.direct.create, user, other, not call.caller.server)
-        answer = await reply_of(store.append, append)
+        answer = await reply_of(appends.append, append)
     except Blocked as blocked:
         if conv[0] != keys.DIRECT:
             raise
         await reply_of(call.services.direct.refused, user, conv, blocked)
-        answer = await reply_of(store.append, append)
+        answer = await reply_of(appends.append, append)
     if answer.written:
         _deliver(call, append, answer)
     await reply_of(call.services.durability.when_kept, answer.replid)
@@ -159,7 +159,7 @@ def _deliver(call: Call, append: Append, answer: Appended) -> None:
         return
     if call.services.conversations.delivers:
         return
-    event = stamp.fill(append.tail, stamp.Slots(answer.seq, answer.prev, answer.count, answer.at))
+    event = stamp.fill(answer.tail or append.tail, stamp.Slots(answer.seq, answer.prev, answer.count, answer.at))
     other = keys.other_party(conv, author)
     if other != author:
         users.deliver(other, conv, author, answer.seq, answer.count, event, False, 0, _ignore)

@@ -12,6 +12,7 @@ from typing import Any, Final
 from msgspec import UNSET, structs, to_builtins
 
 from router.api.call import Call
+from router.api.review import review_profile
 from router.api.types.profiles import Me, Privacy, ProfileChange, User, Users, UsersQuery
 from router.api.uploads import pinned_picture
 from router.contract import keys
@@ -57,6 +58,7 @@ async def patch_me(call: Call, given: ProfileChange) -> Me:
     given_fields = {name: value for name in structs_fields(given) if (value := getattr(given, name)) is not UNSET}
     privacy = given_fields.pop("privacy", None)
     changes: dict[str, Any] = {name: _plain(name, value) for name, value in given_fields.items()}
+    written = dict(changes)
     if privacy is not None:
         changes |= {name: value for name in structs_fields(privacy) if (value := getattr(privacy, name)) is not UNSET}
     if (avatar := changes.get("avatar")) is not None:
@@ -66,6 +68,7 @@ async def patch_me(call: Call, given: ProfileChange) -> Me:
         else:
             changes["avatar"] = await pinned_picture(call, f"{USER}{call.user}", avatar)
     if changes:
+        await review_profile(call, written)
         await call.services.profiles.change(call.user, changes)
     profile = await call.services.profiles.read(call.user)
     if profile is None:

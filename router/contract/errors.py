@@ -90,7 +90,7 @@ class Unreadable(LinnetError):
 
 
 class Rejected(LinnetError):
-    """The content was refused: by a scanner, or because it was removed everywhere before (HTTP only)."""
+    """The content was refused: by the pre-send hook, by a scanner, or because it was removed everywhere before."""
 
     code = "rejected"
     status = 422

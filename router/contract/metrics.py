@@ -162,6 +162,24 @@ JWKS_FETCHES = Counter(
     "linnet_jwks_fetches", "Fetches of the identity provider's key set, by result: ok or failed", ("result",)
 )
 
+# -- both: the pre-send hook, where there is one
+SEND_HOOK_QUESTIONS = Counter(
+    "linnet_send_hook_questions",
+    "Questions to the pre-send hook, by result: accept, reject, replace; or without a verdict: missing (no answer),"
+    " invalid (another answer), paused (not asked, because answers were missing), busy (no place in time)",
+    ("result",),
+)
+SEND_HOOK_SECONDS = Histogram(
+    "linnet_send_hook_seconds", "Seconds of one post to the pre-send hook, with or without an answer", buckets=_LATENCY
+)
+SEND_HOOK_PAUSED = Gauge(
+    "linnet_send_hook_paused",
+    "1 while this process asks the pre-send hook only once a second, because it did not answer",
+)
+SEND_HOOK_WAITING = Gauge(
+    "linnet_send_hook_waiting", "Events that wait for the pre-send hook's verdict, or behind one that does"
+)
+
 # -- both: traces, where they are on
 TRACE_SPANS = Counter("linnet_trace_spans", "Spans of traces, by result: exported or dropped", ("result",))
 
@@ -313,6 +331,8 @@ for _result in ("ok", "failed"):
     JWKS_FETCHES.labels(_result)
 for _outcome in ("sent", "retried", "dropped"):
     WEBHOOKS.labels(_outcome)
+for _result in ("accept", "reject", "replace", "missing", "invalid", "paused", "busy"):
+    SEND_HOOK_QUESTIONS.labels(_result)
 for _reason in ("memory", "cpu", "time", "crash", "lost"):
     MEDIA_WORKER_KILLS.labels(_reason)
 for _result in ("clean", "known", "found", "failed"):

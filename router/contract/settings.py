@@ -167,6 +167,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str, Meta(description="URL to which pushes for absent users are posted; empty: no pushes")
     ] = ""
     webhook_secret: Annotated[str, Meta(description="HMAC-SHA256 key that signs the posts")] = ""
+    # -- the pre-send hook
+    send_hook_url: Annotated[
+        str,
+        Meta(
+            description="URL of a service that accepts, rejects or replaces what users write, before it is written; the"
+            " same for all gateways and routers. Empty: nothing is asked"
+        ),
+    ] = ""
+    send_hook_secret: Annotated[str, Meta(description="HMAC-SHA256 key that signs the questions to it")] = ""
+    send_hook_timeout_ms: Annotated[
+        int, Meta(ge=100, le=5000, description="milliseconds in which the service must answer one question")
+    ] = 1500
+    send_hook_on_failure: Annotated[
+        Literal["accept", "reject"],
+        Meta(
+            description="what is written while the service gives no verdict: accept: it is let through; reject: it is"
+            " refused as `unavailable`, and clients send it again"
+        ),
+    ] = "accept"
     # -- files
     media_url: Annotated[
         str,
@@ -230,11 +249,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0.01
 
 
-SECRETS: Final = ("jwt_secret", "server_key", "webhook_secret")
+SECRETS: Final = ("jwt_secret", "server_key", "webhook_secret", "send_hook_secret")
 URL_SCHEMES: Final = {
     "gateway_url": ("ws", "wss"),
     "jwks_url": ("http", "https"),
     "webhook_url": ("http", "https"),
+    "send_hook_url": ("http", "https"),
     "media_public_url": ("http", "https"),
     "otlp_endpoint": ("http", "https"),
 }
@@ -314,6 +334,8 @@ def _check(settings: Settings) -> None:
         raise StartupError(f"login signs its tokens with {PREFIX}JWT_SECRET: set it, or {PREFIX}ACCOUNTS=false")
     if settings.webhook_url and not settings.webhook_secret:
         raise StartupError(f"{PREFIX}WEBHOOK_URL needs {PREFIX}WEBHOOK_SECRET to sign with")
+    if settings.send_hook_url and not settings.send_hook_secret:
+        raise StartupError(f"{PREFIX}SEND_HOOK_URL needs {PREFIX}SEND_HOOK_SECRET to sign with")
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise StartupError(f"{PREFIX}TLS_CERT and {PREFIX}TLS_KEY go together")
 

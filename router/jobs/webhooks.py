@@ -5,7 +5,7 @@ mark of the user has passed it within a heartbeat and ten seconds, independent o
 but no longer receives loses no push. One POST contains everything that a user has missed:
 
     {"id", "at", "user", "conversations": [{"conversation", "kind", "seq", "unread"}]}
-    Linnet-Signature: t=<unix seconds>,v1=<hex of HMAC-SHA256 over "<t>.<body>" with LINNET_WEBHOOK_SECRET>
+signed with LINNET_WEBHOOK_SECRET (`process/poster.py`).
 
 2xx clears it. After 408, 429, 5xx, another status except 4xx, or no answer, the post is tried again with growing
 delays, up to MAX_ATTEMPTS times, and not before the answer's Retry-After. After any other 4xx it is dropped. An answer
@@ -22,8 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import hmac
-import logging
 import random
 from collections.abc import Mapping
 from itertools import islice
@@ -39,7 +37,8 @@ from router.contract.packing import MAX_INTEGER, pack
 from router.contract.settings import Settings
 from router.jobs.finisher import push_after_ms
 from router.jobs.rounds import Rounds, every
-from router.process.http_client import Answer, HttpClient, NoAnswer
+from router.process.http_client import Answer, NoAnswer
+from router.process.poster import Poster
 from router.store.answers import each_answer, reply_of
 from router.store.conversations import Conversations
 from router.store.heads import Head
@@ -57,8 +56,6 @@ BACKOFF_S: Final = (5.0, 3600.0)  # the longest is MOST_PUSH_MS of the functions
 SKEW_MS: Final = 10_000  # the most by which clocks that follow each other differ
 
 Verdict: TypeAlias = Literal["sent", "retried", "dropped"]
-
-log = logging.getLogger("linnet.webhooks")
 
 
 class Missed(Struct, frozen=True):
@@ -124,11 +121,6 @@ def identity(user: str, missed: Mapping[str, int]) -> str:
     return hashlib.blake2b(pack([user, sorted(missed.items())]), digest_size=16).hexdigest()
 
 
-def signature(secret: str, at_s: int, body: bytes) -> str:
-    mac = hmac.new(secret.encode(), b"%d.%s" % (at_s, body), hashlib.sha256)
-    return f"t={at_s},v1={mac.hexdigest()}"
-
-
 class Webhooks:
     """Claims users whose deadline has passed, and posts. `round`: all partitions once; `run`: until a stop."""
 
@@ -143,14 +135,14 @@ class Webhooks:
         self._conversations = conversations
         self._users = users
         self._pushes = pushes
-        self._secret = settings.webhook_secret
         self._push_after_ms = push_after_ms(settings)
-        self._http = HttpClient("LINNET_WEBHOOK_URL", settings.webhook_url, timeout_s)
+        self._poster = Poster(
+            "LINNET_WEBHOOK_URL", settings.webhook_url, settings.webhook_secret, timeout_s, "webhook posts"
+        )
         self._rounds = Rounds(
             "webhooks", pushes.claims, self.push, metrics.WEBHOOKS.labels("failed"), limit=LIMIT, lease_ms=LEASE_MS
         )
         self.round = self._rounds.round
-        self._failing = False
 
     async def run(self, stop: asyncio.Event) -> None:
         try:
@@ -159,7 +151,7 @@ class Webhooks:
             self.close()
 
     def close(self) -> None:
-        self._http.close()
+        self._poster.close()
 
     async def measure(self) -> None:
         """Measure the waiting users of all partitions; every router reports the same figure."""
@@ -235,19 +227,10 @@ class Webhooks:
 
     async def _post(self, body: bytes, at_s: int) -> Answer | None:
         """Post and return the answer; None if there is none."""
-        headers = [("Content-Type", "application/json"), ("Linnet-Signature", signature(self._secret, at_s, body))]
         try:
-            answer = await self._http.post(headers, body)
+            answer = await self._poster.post(body, at_s)
         except NoAnswer as error:
-            self._report(str(error))
+            self._poster.report(str(error))
             return None
-        self._report("" if 200 <= answer.status < 300 else f"status {answer.status}")
+        self._poster.report("" if 200 <= answer.status < 300 else f"status {answer.status}")
         return answer
-
-    def _report(self, fault: str) -> None:
-        """Log when posts begin to fail and when they succeed again, instead of each failure."""
-        if fault and not self._failing:
-            log.warning("webhook posts fail: %s", fault)
-        elif self._failing and not fault:
-            log.info("webhook posts succeed again")
-        self._failing = bool(fault)

@@ -8,7 +8,7 @@ Invariants
   direct requests to another address.
 - An exchange ends within its time limit, also if the other side sends slowly, stalls or sends without end. At most
   `max_bytes` of an answer are read; after a longer one the connection is closed.
-- The number of open connections is at most the number of simultaneous exchanges; at most IDLE of them are kept idle.
+- The number of open connections is at most the number of simultaneous exchanges; at most `idle` of them are kept.
 - Exchanges that need a new connection share one lookup of the host's name, because a lookup blocks a thread: a name
   server that does not answer must not occupy the threads that other lookups of this process need.
 - If a kept connection turns out to be closed and no byte of an answer has arrived, the request is sent again on a new
@@ -125,7 +125,9 @@ class Connection:
 class HttpClient:
     """A client for one URL. `setting` is the variable with the URL, for the error if the URL is wrong."""
 
-    def __init__(self, setting: str, url: str, timeout_s: float, max_bytes: int = MAX_ANSWER_BYTES) -> None:
+    def __init__(
+        self, setting: str, url: str, timeout_s: float, max_bytes: int = MAX_ANSWER_BYTES, idle: int = IDLE
+    ) -> None:
         try:
             parts = urlsplit(url)
             port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -138,7 +140,7 @@ class HttpClient:
             raise StartupError(f"{setting} {WRONG_URL}")
         self._tls = Trust() if parts.scheme == "https" else None
         self._host, self._port, self._target, self._headers = parts.hostname, port, target, headers
-        self._timeout_s, self._max_bytes = timeout_s, max_bytes
+        self._timeout_s, self._max_bytes, self._keeps = timeout_s, max_bytes, idle
         self._idle: list[Connection] = []
         self._lookup: asyncio.Future[list[str]] | None = None
 
@@ -206,7 +208,7 @@ class HttpClient:
         try:
             return await connection.exchange(request, body, self._max_bytes)
         finally:
-            if connection.reusable and len(self._idle) < IDLE:
+            if connection.reusable and len(self._idle) < self._keeps:
                 self._idle.append(connection)
             else:
                 connection.close()

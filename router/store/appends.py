@@ -40,6 +40,7 @@ class Append(msgspec.Struct, frozen=True):
 class Appended(msgspec.Struct, frozen=True):
     """The result of an append. `prev` and `count` are 0 if no event was written, that is, for a duplicate and for a
     reaction that exists already; `at` is 0 if the event is no longer in the log. `how` is the outcome of append.lua.
+    `tail`: the event's bytes, if they are not those of the call (`process/hooked.py`).
     """
 
     seq: int
@@ -48,6 +49,7 @@ class Appended(msgspec.Struct, frozen=True):
     at: int
     how: int
     replid: bytes
+    tail: Tail | None = None
 
     @property
     def written(self) -> bool:

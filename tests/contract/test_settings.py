@@ -93,7 +93,8 @@ WRONG = [
     ("listen", "a/v4lue:1"), ("admin_listen", "v4lue:123456"), ("accounts", "v4lue"), ("token_ttl_s", "v4lue"),
     ("max_connections", "v4lue"), ("send_burst", "1.5v4lue"), ("log_level", "v4lue"), ("log_format", "v4lue"),
     ("trusted_proxies", "10.0.0.0/8,v4lue"), ("jwt_secret", "v4lue"), ("server_key", "v4lue"),
-    ("webhook_secret", "v4lue"), ("jwt_secret", "é" * 15 + "v"), ("otlp_endpoint", "v4lue:4318"),
+    ("webhook_secret", "v4lue"), ("send_hook_secret", "v4lue"), ("jwt_secret", "é" * 15 + "v"),
+    ("otlp_endpoint", "v4lue:4318"),
     ("trace_ratio", "v4lue"),
 ]  # fmt: skip
 
@@ -131,6 +132,10 @@ def test_numbers_must_be_finite(name: str, value: str) -> None:
         ({"jwt_secret": ""}, "set LINNET_JWT_SECRET"),
         ({"jwt_secret": "", "jwks_url": "https://id.example/jwks"}, "login signs its tokens"),
         ({"webhook_url": "https://example.com/"}, "LINNET_WEBHOOK_URL needs LINNET_WEBHOOK_SECRET"),
+        ({"send_hook_url": "https://example.com/"}, "LINNET_SEND_HOOK_URL needs LINNET_SEND_HOOK_SECRET"),
+        ({"send_hook_timeout_ms": "99"}, "LINNET_SEND_HOOK_TIMEOUT_MS"),
+        ({"send_hook_timeout_ms": "5001"}, "LINNET_SEND_HOOK_TIMEOUT_MS"),
+        ({"send_hook_on_failure": "open"}, "LINNET_SEND_HOOK_ON_FAILURE: expected one of accept, reject"),
         ({"jwt_user_claim": "exp"}, "LINNET_JWT_USER_CLAIM"),
         ({"jwt_user_claim": "a\nb"}, "LINNET_JWT_USER_CLAIM"),
         ({"jwt_user_claim": ""}, "LINNET_JWT_USER_CLAIM"),
@@ -148,6 +153,7 @@ def test_settings_that_need_each_other_are_checked(given: dict[str, str], line: 
     [
         {"jwt_secret": "", "jwks_url": "https://id.example/jwks", "accounts": "false"},
         {"webhook_url": "https://example.com/", "webhook_secret": SECRET},
+        {"send_hook_url": "http://10.0.0.1:8080/ask", "send_hook_secret": SECRET, "send_hook_timeout_ms": "100"},
         {"tls_cert": "cert.pem", "tls_key": "key.pem"},
         {"jwt_secret": "é" * 16},
     ],
@@ -177,7 +183,7 @@ def test_every_setting_named_like_a_secret_is_checked_like_one() -> None:
     assert named == set(settings.SECRETS)
 
 
-@pytest.mark.parametrize("setting", ["gateway_url", "jwks_url", "webhook_url", "otlp_endpoint"])
+@pytest.mark.parametrize("setting", ["gateway_url", "jwks_url", "webhook_url", "send_hook_url", "otlp_endpoint"])
 @pytest.mark.parametrize(
     "url", ["example", "example:80", "//example", "ftp://example", "http//example", "://example", "SCHEME://",
             "SCHEME://user:pass@example", "SCHEME://example:99999", "SCHEME://[::1", "SCHEME://exa mple"],
@@ -186,10 +192,10 @@ def test_url_without_a_usable_host_is_refused(setting: str, url: str) -> None:
     """At the start, in a line that names the variable."""
     scheme = "ws" if setting == "gateway_url" else "https"
     given = url.replace("SCHEME", scheme)
-    line = refusal(**{setting: given, "webhook_secret": SECRET})
+    line = refusal(**{setting: given, "webhook_secret": SECRET, "send_hook_secret": SECRET})
     assert f"LINNET_{setting.upper()}" in line
     assert "user:pass" not in line
-    loaded(**{setting: f"{scheme}://example.com:8443/ws", "webhook_secret": SECRET})
+    loaded(**{setting: f"{scheme}://example.com:8443/ws", "webhook_secret": SECRET, "send_hook_secret": SECRET})
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ async def serve(valkey: EmbeddedValkey, **changed: Any) -> AsyncIterator[Api]:
     finally:
         server.should_exit = True
         await task
+        await services.close()
         await store.close()
 
 
