@@ -271,6 +271,8 @@ MemberEvent = TypedDict(
         "user": str,
         "action": str,
         "role": NotRequired[str | None],
+        "banned": NotRequired[bool],
+        "until": NotRequired[int | None],
     },
 )
 
@@ -290,6 +292,9 @@ TitleEvent = TypedDict(
         "title": str,
         "reacting": NotRequired[str | None],
         "avatar": NotRequired[str | None],
+        "posting": NotRequired[str | None],
+        "adding": NotRequired[str | None],
+        "slow_s": NotRequired[int | None],
     },
 )
 
