@@ -62,11 +62,16 @@ class React(Logged):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member(Logged):
-    """A change of members: `action` is `add`, `remove` or `role`."""
+    """A change of members: `action` is `add`, `remove`, `role`, `mute` or `unmute`.
+
+    `banned`: the removal is a ban. `until`: the end of a ban or mute (ms), None if it has none.
+    """
 
     user: str
     action: str
     role: str | None = None
+    banned: bool = False
+    until: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +81,9 @@ class Title(Logged):
     title: str
     reacting: str | None = None
     avatar: str | None = None
+    posting: str | None = None
+    adding: str | None = None
+    slow_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,9 +166,22 @@ LOGGED: Final[dict[str, Callable[[dict[str, Any]], LoggedEvent]]] = {
     "react": lambda raw: React(
         **_base(raw), target=raw["target"], emoji=raw["emoji"], remove=raw.get("remove", False)
     ),
-    "member": lambda raw: Member(**_base(raw), user=raw["user"], action=raw["action"], role=raw.get("role")),
+    "member": lambda raw: Member(
+        **_base(raw),
+        user=raw["user"],
+        action=raw["action"],
+        role=raw.get("role"),
+        banned=raw.get("banned", False),
+        until=raw.get("until"),
+    ),
     "title": lambda raw: Title(
-        **_base(raw), title=raw["title"], reacting=raw.get("reacting"), avatar=raw.get("avatar")
+        **_base(raw),
+        title=raw["title"],
+        reacting=raw.get("reacting"),
+        avatar=raw.get("avatar"),
+        posting=raw.get("posting"),
+        adding=raw.get("adding"),
+        slow_s=raw.get("slow_s"),
     ),
 }  # fmt: skip
 
