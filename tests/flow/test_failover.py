@@ -221,7 +221,7 @@ async def test_g4_events_that_a_failover_rolled_back_are_announced(replication: 
     left = {direct: (await ann.sent(direct, "kept"))["seq"], group: (await ann.sent(group, "kept"))["seq"]}
     first = replication.primary
     with first.client() as redis:
-        assert redis.wait(2, 5000) == 2
+        assert redis.wait(2, 40_000) == 2
         replication.forbid(first, *REPLICATION)
         redis.client_kill_filter(_type="replica")
     lost = {}

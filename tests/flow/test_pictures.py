@@ -72,5 +72,5 @@ async def test_pictures_are_stored_upright_and_hostile_ones_are_refused(
     metrics = (await http_get(router.admin_port, "/metrics"))[1]
     assert 'linnet_router_media_work_seconds_count{result="ok",work="picture"} 2.0' in metrics
     router.popen.terminate()
-    assert router.popen.wait(30) == 0
+    assert router.popen.wait(60) == 0
     assert "Traceback" not in router.log

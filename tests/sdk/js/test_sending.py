@@ -91,7 +91,7 @@ async def test_at_most_32_of_a_conversation_are_open(proxied: Proxied, store: Pa
     most = 0
 
     def answered(event: dict[str, object]) -> int:
-        if event["type"] == "ack":
+        if event["type"] in ("ack", "error"):
             acked.append(1)
         return 1
 
@@ -114,7 +114,7 @@ async def test_at_most_32_of_a_conversation_are_open(proxied: Proxied, store: Pa
         assert await bob.has("d:alice-s5:bob-s5", 150) == bodies
         await app.handed(150)
     proxy.pass_event, proxy.pass_command = lambda event: 1, lambda command: True
-    assert len(sends) == 150
+    assert len(sends) >= 150  # a slow server may answer `unavailable`
     assert most <= 32
 
 
@@ -241,9 +241,8 @@ async def test_device_name_that_another_client_uses_is_given_up(chat: System, ap
         opened = await app.start(api, "alice-s12", store)
         twin = ChatClient("alice-s12", opened["device"])
         await twin.connect(chat.urls[0])
-        await app.until(type="status", status="waiting")
-        since = len(app.reports)
-        await app.until(since=since, type="status", status="live")
+        waiting = await app.until(type="status", status="waiting")
+        await app.until(since=app.reports.index(waiting), type="status", status="live")
         assert (await app.call("status"))["device"] != opened["device"]
         assert twin.closed is None
 
