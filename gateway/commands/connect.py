@@ -256,8 +256,11 @@ class Connect:
         countdown.begin()
         self._parts.gone.entries(self._session, rows, partial(_found, gone, countdown))
         for row in rows:
-            left_out = row.left or self._parts.conversation_list.lacks_start(self._session, row, starts)
-            if row.kind != keys.DIRECT and not left_out:
+            if row.kind == keys.DIRECT or row.left:
+                continue
+            if self._parts.apart() and not self._parts.subscriptions.reaches_conversation(row.conversation):
+                self._held.add(row.conversation)
+            elif not self._parts.conversation_list.lacks_start(self._session, row, starts):
                 countdown.begin()
                 ready = self._entering[row.conversation] = partial(self._entered, countdown, row.conversation)
                 self._parts.subscriptions.hub(row.conversation, ready)

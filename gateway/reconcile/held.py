@@ -128,9 +128,9 @@ class Held:
 
     def _ask(self) -> None:
         self._asking = False
-        self._some(iter([conv for conv in self._waiting if self._subscriptions.reaches_conversation(conv)]))
         if self._waiting:
             self._ask_later()
+        self._some(iter([conv for conv in self._waiting if self._subscriptions.reaches_conversation(conv)]))
 
     def _some(self, conversations: Iterator[str]) -> None:
         some = list(islice(conversations, PER_CALL))

@@ -352,20 +352,20 @@ class World:
         return refusals
 
     @contextmanager
-    def lost(self, *names: str) -> Iterator[None]:
-        """Lose the parts of Redis with these keys or channels meanwhile, for this node: `PartedRedis`, and its bus."""
+    def lost(self, *names: str, deaf: bool = True) -> Iterator[None]:
+        """Lose the parts of Redis with these keys or channels meanwhile, for this node, and if `deaf` for its bus."""
         assert isinstance(self.redis, PartedRedis)
         redis, bus = self.redis, cast(Any, self.node.bus)
         redis.lost = frozenset(name[name.index("{") : name.index("}") + 1] for name in names)
         reaches, subscribe = bus.reaches, bus.subscribe
 
         def refuse(channels: list[str], ready: Callable[[bool], None]) -> None:
-            if redis.loses(channels):
+            if deaf and redis.loses(channels):
                 self.node.loop.call_soon(ready, False)
             else:
                 subscribe(channels, ready)
 
-        bus.reaches = lambda channel: not redis.loses([channel]) and reaches(channel)
+        bus.reaches = lambda channel: not (deaf and redis.loses([channel])) and reaches(channel)
         bus.subscribe = refuse
         try:
             yield

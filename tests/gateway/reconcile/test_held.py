@@ -105,7 +105,7 @@ async def test_session_that_cannot_be_fed_from_a_lost_part_is_live_elsewhere(val
         await of.client("ann").connected()
         said = await other.say("ann", lost, "missed")
         await support.eventually(lambda: of.node.subscriptions.hubs[lost].written == said.seq)
-        with of.lost(keys.conversation(lost)):
+        with of.lost(keys.conversation(lost), deaf=False):
             bob = await of.client("bob").connected()
             await bob.until(lambda: entry(bob, lost).get("held"))
             await other.say("ann", kept, "live")
@@ -116,6 +116,36 @@ async def test_session_that_cannot_be_fed_from_a_lost_part_is_live_elsewhere(val
         await other.say("ann", lost, "after")
         await bob.event("message", body="after")
         assert bob.bodies(lost) == ["missed", "meanwhile", "after"]
+
+
+async def test_group_of_a_lost_part_is_held_although_others_here_are_in_it(valkey: EmbeddedValkey) -> None:
+    """The device has everything that its hub has, but the hub receives nothing now."""
+    async with two_gateways(valkey) as (of, other):
+        lost, kept = await two_groups(other)
+        known = await of.client("bob").connected()
+        known.end()
+        ann = await of.client("ann").connected()
+        with of.lost(keys.conversation(lost)):
+            bob = await of.client("bob").connected()
+            assert (entry(bob, lost)["held"], entry(bob, kept).get("held")) == (True, None)
+        await returned(bob, lost)
+        await other.say("ann", lost, "after")
+        for client in (ann, bob):
+            await client.event("message", body="after")
+
+
+async def test_group_whose_head_cannot_be_read_is_held(valkey: EmbeddedValkey) -> None:
+    """Its channel can be subscribed to: only commands of that part fail."""
+    async with two_gateways(valkey) as (of, other):
+        lost, kept = await two_groups(other)
+        known = await of.client("bob").connected()
+        known.end()
+        with of.lost(keys.conversation(lost), deaf=False):
+            bob = await of.client("bob").connected()
+            assert (entry(bob, lost)["held"], entry(bob, kept).get("held")) == (True, None)
+        await other.say("ann", lost, "after")
+        await returned(bob, lost)
+        await bob.event("message", body="after")
 
 
 async def test_new_device_begins_where_it_would_have_begun_without_the_outage(valkey: EmbeddedValkey) -> None:
