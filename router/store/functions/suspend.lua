@@ -31,10 +31,11 @@ local function suspend(k, a)
   if suspends and until_ms > 0 and is_over(until_ms, us) then return fail('BADCOMMAND', PAST) end
   if not suspends and not was then return 0 end
   if suspends then
+    local at = score_above_all(k[4], us)
     redis.call('HSET', k[1], 'suspended', digits(until_ms))
     end_sessions(k[2], math.floor(us / 1000))
     redis.call('HSET', k[3], TOKENS, digits(us))
-    raise(k[4], TOKENS, us)
+    redis.call('ZADD', k[4], at, TOKENS)
     redis.call('SPUBLISH', a[2], a[3])
     redis.call('SPUBLISH', a[4], a[5])
   else

@@ -17,7 +17,7 @@ OWN: Final = (
     "ping", "select", "role", "info", "time", "wait", "config|get", "fcall", "fcall_ro", "function|load",
     "function|list", "ssubscribe", "sunsubscribe", "spublish", "get", "set", "hget", "hset", "hmget", "hgetall",
     "hdel", "hexists", "hkeys", "hsetnx", "hscan", "scan", "zadd", "zcard", "zcount", "zrange", "zrem", "zscore",
-    "hvals",
+    "exists", "hvals", "xrange", "zrangebyscore",
 )  # fmt: skip
 KEYS: Final = ("~{c*}:*", "~{u*}:*", "~{f*}:*", "~linnet:*")
 CHANNELS: Final = ("&*{c*}:*", "&*{u*}:*")
