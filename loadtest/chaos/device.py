@@ -37,6 +37,7 @@ DEAD_AFTER_S: Final = 12.0
 SHUT_OUT: Final = 4400
 EXPIRED: Final = 4501
 WATCH: Final = "watch"
+LONGEST_WAIT_S: Final = 10.0
 # A token is renewed after this share of its validity, and again if no answer came.
 RENEW_AT: Final = (0.5, 0.8)
 RENEW_AGAIN_S: Final = 3.0
@@ -401,7 +402,8 @@ class Device:
             self.refused += 1
             self._answered(one)
         else:
-            one.due = self._loop.time() + (retry_after or 1.0) * self._rng.uniform(1.0, 1.5)
+            # A mute may end earlier than it says, and after a step of Redis's clock it says hours.
+            one.due = self._loop.time() + min(retry_after or 1.0, LONGEST_WAIT_S) * self._rng.uniform(1.0, 1.5)
 
     def _answered(self, one: Pending) -> None:
         del self.waiting[one.n]

@@ -26,6 +26,7 @@ import msgspec
 from loadtest.api import Api
 from loadtest.chaos.apps import App, Installation, ProcessApp
 from loadtest.chaos.cluster import Cluster
+from loadtest.chaos.moderators import Moderators
 from loadtest.chaos.proof import client_history as rows
 from loadtest.chaos.proof.evidence import Fault, Mark, append
 from loadtest.chaos.proof.history import now_ms
@@ -158,10 +159,13 @@ class People:
         groups = [shuffled[start : start + GROUP_OF] for start in range(0, len(shuffled), GROUP_OF)]
         groups.append(shuffled)
         self.targets = {user: [] for user in users}
+        named: dict[str, list[str]] = {}
         for members in groups:
             group = await asyncio.to_thread(self._api.group, members)
+            named[group] = members
             for user in members:
                 self.targets[user].append(group)
+        self._moderators = Moderators(lambda: self._api, random.Random(self.rng.random()), named)
         for user in users:
             others = [other for other in users if other != user]
             for other in self.rng.sample(others, min(PEERS, len(others))):
@@ -171,13 +175,14 @@ class People:
 
     async def run(self, seconds: float, rate: float, every_s: float) -> None:
         """Let all people act for so many seconds, and cause the faults of clients."""
-        speaking = asyncio.create_task(self._every(1 / rate, self._act))
+        acting = [asyncio.create_task(self._every(1 / rate, self._act)), asyncio.create_task(self._moderators.run())]
         troubles = schedule(self._clients, self._seed, seconds, every_s)
         causing = [asyncio.create_task(self._cause(trouble)) for trouble in troubles]
         try:
             await asyncio.sleep(seconds)
         finally:
-            speaking.cancel()
+            for task in acting:
+                task.cancel()
         await asyncio.gather(*causing)
 
     async def _every(self, seconds: float, act: Callable[[], None]) -> None:
@@ -342,6 +347,7 @@ class People:
     async def settle(self, heads: Callable[[], dict[str, dict[str, int]]]) -> list[Mark]:
         """Wait until every client is live, every command has its end, and every event was handed over; then let all
         show what they have."""
+        await self._moderators.end()
         await self.until(lambda: all(one.live for one in self.installations), SETTLE_S)
         until = asyncio.get_running_loop().time() + SETTLE_S
         while any(one.open for one in self.installations) and asyncio.get_running_loop().time() < until:

@@ -22,6 +22,7 @@ import jwt
 from loadtest.api import Api
 from loadtest.chaos.cluster import Cluster
 from loadtest.chaos.device import Device
+from loadtest.chaos.moderators import Moderators
 from loadtest.chaos.proof.evidence import Mark, stored_state
 from loadtest.chaos.proof.history import Writer, now_ms
 
@@ -134,6 +135,15 @@ class Workload:
             self._group_members[group] = members
             for person in members:
                 person.targets.append(group)
+        named = {group: [person.name for person in members] for group, members in self._group_members.items()}
+        rng = random.Random(self.rng.random())
+        self._moderators = Moderators(lambda: self._api(rng.randrange(2)), rng, named, self._ban)
+
+    def _ban(self, group: str, user: str) -> None:
+        """Let a user who is about to be banned write there no more."""
+        person = next(person for person in self.people if person.name == user)
+        if group in person.targets:
+            person.targets.remove(group)
 
     def _api(self, router: int) -> Api:
         return Api(self._cluster.routers[router].url, self._cluster.server_key, self._cluster.jwt_secret)
@@ -152,6 +162,7 @@ class Workload:
             asyncio.create_task(self._every(0.5, self._leave)),
             asyncio.create_task(self._every(1.0, self._stall)),
             asyncio.create_task(self._come_and_go()),
+            asyncio.create_task(self._moderators.run()),
         ]
         for device in self.late:
             asyncio.get_running_loop().call_later(self.rng.uniform(0.1, 0.9) * seconds, self._begin_late, device)
@@ -266,6 +277,7 @@ class Workload:
     async def settle(self, heads: Callable[[], dict[str, dict[str, int]]]) -> list[Mark]:
         """Connect all devices and wait until they have received everything; `heads`: by user and conversation, from the
         store."""
+        await self._moderators.end()
         for device in self.devices:
             device.resume_reading()
             device.go_online()

@@ -30,14 +30,29 @@ from router.contract.packing import unpack
 PAGE: int = 1000
 
 
+class Restraint(msgspec.Struct, frozen=True):
+    """An event that restrains somebody, or ends that: `mute`, `unmute`, `ban`, `add`; `slow` is for all.
+
+    `until`: its end (ms), None if it has none.
+    """
+
+    seq: int
+    kind: str
+    user: str = ""
+    until: int | None = None
+    slow_s: int = 0
+
+
 class Conversation(msgspec.Struct):
-    """`members`: user -> first and last seq that the user may see (last 0: no end)."""
+    """`members`: user -> first and last seq that the user sees (last 0: no end). `exempt`: users without slow mode."""
 
     id: str
     head: int
     floor: int
     members: dict[str, tuple[int, int]]
     entries: list[Entry]
+    restraints: list[Restraint] = []
+    exempt: list[str] = []
 
 
 class Fault(msgspec.Struct, frozen=True, array_like=True):
@@ -159,8 +174,22 @@ def _conversation(client: redis.Redis, name: str) -> Conversation:
         if field.startswith(b"u:"):
             _, joined, left = value.decode().split(" ")
             members[field[2:].decode()] = (int(joined), int(left))
+    exempt = [field[2:].decode() for field, value in fields.items() if field[:2] == b"u:" and value[:1] in b"oa"]
     head = int.from_bytes(fields[b"m"][:8], "big")
-    return Conversation(name, head, int(fields.get(b"floor", 0)), members, list(_entries(client, keys.log(name))))
+    events = list(_events(client, keys.log(name)))
+    restraints = [one for event in events if (one := _restraint(event)) is not None]
+    return Conversation(
+        name, head, int(fields.get(b"floor", 0)), members, [entry(event) for event in events], restraints, exempt
+    )
+
+
+def _restraint(event: dict[str, Any]) -> Restraint | None:
+    if event["type"] == "title" and "slow_s" in event:
+        return Restraint(event["seq"], "slow", slow_s=event["slow_s"])
+    if event["type"] != "member" or (event["action"] in ("remove", "role") and not event.get("banned")):
+        return None
+    kind = "ban" if event.get("banned") else event["action"]
+    return Restraint(event["seq"], kind, event["user"], event.get("until"))
 
 
 def dump_states(client: redis.Redis, path: Path) -> None:
@@ -179,12 +208,12 @@ def stored_state(client: redis.Redis, user: str) -> StoredState:
     return StoredState(user, int.from_bytes(meta[:8], "big"), found)
 
 
-def _entries(client: redis.Redis, key: str) -> Iterator[Entry]:
+def _events(client: redis.Redis, key: str) -> Iterator[dict[str, Any]]:
     after = "-"
     while True:
         page: list[Any] = client.xrange(key, min=after, count=PAGE)  # type: ignore[assignment]  # not awaitable
         for _, values in page:
-            yield entry(stamp.decode(values[b"e"]))
+            yield stamp.decode(values[b"e"])
         if len(page) < PAGE:
             return
         after = "(" + page[-1][0].decode()
