@@ -56,7 +56,7 @@ async def test_mute_holds_on_all_devices_and_is_announced(chat: System, names: N
     await chat.api("DELETE", where, user=bob)
     await chat.api("POST", f"/v1/conversations/{channel}/join", user=bob)
     await chat.api("PUT", where, {"role": "member"}, user=ann)
-    async with httpx.AsyncClient(base_url=chat.router.url if chat.router else "", trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=chat.router.url if chat.router else "", trust_env=False, timeout=60) as http:
         answer = await http.post(
             "/v1/messages", json={"to": channel, "body": "x"}, headers={"Authorization": f"Bearer {token(bob)}"}
         )
@@ -85,7 +85,7 @@ async def test_ban_removes_a_member_whom_no_caller_can_add_again(chat: System, n
         assert (removal["banned"], removal["until"]) == (True, None)
     assert (await clients[1].send(channel, "x"))["code"] == "not_found"
     where = f"/v1/conversations/{channel}"
-    async with httpx.AsyncClient(base_url=chat.router.url if chat.router else "", trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=chat.router.url if chat.router else "", trust_env=False, timeout=60) as http:
         for method, path, who in (
             ("POST", f"{where}/join", token(bob)),
             ("POST", f"{where}/join", token(eve)),
@@ -162,7 +162,7 @@ async def test_suspended_user_is_closed_out_of_both_gateways_and_comes_back(chat
     direct = (await other.sent(f"@{bob}", "are you there?"))["conversation"]
     assert (await phone.connect(chat.urls[1]))["code"] == "blocked"
     assert (await phone.gone())[0] == 4502
-    async with httpx.AsyncClient(base_url=chat.router.url if chat.router else "", trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=chat.router.url if chat.router else "", trust_env=False, timeout=60) as http:
         refused = [
             await http.post("/v1/login", json=login),
             await http.get("/v1/me", headers={"Authorization": f"Bearer {token(bob)}"}),
