@@ -62,8 +62,8 @@ from router.store.pairs import Pairs
 from router.store.people import People
 from router.store.presence import Presence
 from router.store.profiles import Profiles
+from router.store.redis import choose
 from router.store.redis.client import Client
-from router.store.redis.pubsub import Bus
 from router.store.state import State
 from router.store.users import Users
 
@@ -205,13 +205,13 @@ class Node:
         self.drain = Drain(
             settings.drain_accept_s, settings.drain_window_s, self.sessions, self.lease, self._busy, loop.time
         )
-        self.bus = Bus(
+        self.bus = choose.bus(
             client,
-            client.channels.echo(self.name),
+            self.name,
             self.subscriptions.received,
             self.resubscribe.lost,
             self.resubscribe.restored,
-            self.resubscribe.channel_restored,
+            self.resubscribe.channels_restored,
         )
         self._connect(hub_ports)
         self._redis = RedisObserver(client, self.bus)

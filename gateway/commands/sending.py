@@ -143,7 +143,7 @@ class Sends:
     ) -> None:
         if self._lease.full:
             raise Unavailable("the store is full", FULL_RETRY_S)
-        self._durability.require_fit()
+        self._durability.at_conversation(conversation).require_fit()
         append = Append(
             conversation=conversation,
             user=session.user,
@@ -230,7 +230,7 @@ class Sends:
                         self._deliver(append, answer, delivered)
                 elif append.action == "message":
                     self._marks.read(session, append.conversation, answer.seq, answer.count)
-            self._durability.when_kept(answer.replid, kept)
+            self._durability.at_conversation(append.conversation).when_kept(answer.replid, kept)
         except Exception as error:  # noqa: BLE001 - a bug: the client must get an answer, and the log has the trace
             fault("sends", error)
             self._failed(sending, Internal())

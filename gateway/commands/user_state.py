@@ -33,7 +33,7 @@ class UserState:
         value = pack_value(command.value)
         if self._lease.full:
             raise Unavailable("the store is full", FULL_RETRY_S)
-        self._durability.require_fit()
+        self._durability.at_user(session.user).require_fit()
         self.in_flight += 1
         reply = partial(self._written, session, command, value)
         self._state.write(session.user, command.key, value, command.expect, reply)
@@ -44,7 +44,8 @@ class UserState:
         if isinstance(answer, LinnetError):
             self._kept(session, command, value, None, answer)
         else:
-            self._durability.when_kept(answer.replid, partial(self._kept, session, command, value, answer))
+            kept = partial(self._kept, session, command, value, answer)
+            self._durability.at_user(session.user).when_kept(answer.replid, kept)
 
     def _kept(
         self,

@@ -66,13 +66,17 @@ class Resubscribe:
         self._ask_all(iter([session for hub in users for session in hub.sessions]))
         self.presence_lost()
 
-    def channel_restored(self, channel: bytes) -> None:
-        """Compare one hub: its channel was lost and is subscribed again."""
-        hub = self._subscriptions.at(channel)
-        if isinstance(hub, Hub):
-            self.compare([hub.conversation], "resubscribe")
-        elif isinstance(hub, UserHub):
-            self._ask_all(iter(list(hub.sessions)))
+    def channels_restored(self, channels: list[bytes]) -> None:
+        """Compare what these channels feed: they were lost and are subscribed again."""
+        at = [self._subscriptions.at(channel) for channel in channels]
+        users = [hub for hub in at if isinstance(hub, UserHub)]
+        for user_hub in users:
+            for session in user_hub.sessions:
+                session.manners = None
+        self._compare_all(iter([hub.conversation for hub in at if isinstance(hub, Hub)]))
+        self._ask_all(iter([session for hub in users for session in hub.sessions]))
+        if None in at:  # a channel of a watched user
+            self.presence_lost()
 
     def _compare_all(self, conversations: Iterator[str]) -> None:
         some = list(islice(conversations, PER_TURN))

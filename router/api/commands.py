@@ -26,8 +26,8 @@ async def run_command(call: Call, given: wire.Delete) -> wire.AckEvent:
     user, device = call.actor or "", call.request.headers.get(DEVICE_HEADER, "default")
     if not wire.is_name(device):
         raise BadCommand("Linnet-Device must be the name of a device: 1-64 of A-Z a-z 0-9 . _ -")
-    call.services.durability.require_fit()
     conv = visible(None, given.conversation) if call.caller.rank else call.known(given.conversation)
+    call.services.durability.at_conversation(conv).require_fit()
     append = _append(call, given, conv, user, f"api/{device}")
     try:
         answer = await reply_of(call.services.appends.append, append)
@@ -40,7 +40,7 @@ async def run_command(call: Call, given: wire.Delete) -> wire.AckEvent:
         answer = await reply_of(call.services.conversations.append_moderation, append, user)
     if answer.written and conv[0] == keys.DIRECT and not call.services.conversations.delivers:
         _deliver(call, append, answer)
-    await reply_of(call.services.durability.when_kept, answer.replid)
+    await reply_of(call.services.durability.at_conversation(conv).when_kept, answer.replid)
     return wire.AckEvent(
         id=given.id, n=given.n, conversation=conv, seq=answer.seq, at=answer.at, duplicate=answer.duplicate
     )

@@ -18,7 +18,7 @@ from router.api.types.contacts import (
     ContactsQuery,
     PageQuery,
 )
-from router.contract import metrics
+from router.contract import keys, metrics
 from router.contract.errors import BadCommand, Conflict, NotFound, Quota
 from router.store.answers import reply_of
 from router.store.pairs import Change, PairAction
@@ -148,5 +148,6 @@ def _require_room(counts: Counts) -> None:
 async def _change(call: Call, other: str, action: PairAction, argument: str = "", number: int = 0) -> Change:
     change = await call.services.contacts.change(call.user, other, action, argument, number)
     metrics.PAIR_CHANGES.labels(action).inc()
-    await reply_of(call.services.durability.when_kept, change.replid)
+    kept = call.services.durability.at_conversation(keys.direct(call.user, other)).when_kept
+    await reply_of(kept, change.replid)
     return change

@@ -113,8 +113,8 @@ async def _send_once(call: Call, message: Message, key: str) -> Sent:
 
 
 async def _send(call: Call, message: Message, device: str, n: int, done: int, row: bool = True) -> Sent:
-    call.services.durability.require_fit()
     server, conv, user, fields = call.caller.server, message.conversation, message.user, message.fields
+    call.services.durability.at_conversation(conv).require_fit()
     attached = await reply_of(call.services.files.attach, user, conv, message.files) if message.files else None
     if attached is not None and attached.infos:
         fields = fields | {"files": packing.pack(attached.infos)}
@@ -146,7 +146,7 @@ async def _send(call: Call, message: Message, device: str, n: int, done: int, ro
         answer = await reply_of(appends.append, append)
     if answer.written:
         _deliver(call, append, answer)
-    await reply_of(call.services.durability.when_kept, answer.replid)
+    await reply_of(call.services.durability.at_conversation(conv).when_kept, answer.replid)
     return Sent(conv, answer.seq, answer.at, device, n, answer.duplicate)
 
 

@@ -44,7 +44,7 @@ async def change_password(call: Call, given: PasswordChange) -> None:
         ended = await services.accounts.change_password(user, password.decode(), stored.decode(), call.caller.token.id)
     except Conflict:
         raise Forbidden("the old password is wrong") from None
-    await reply_of(services.durability.when_kept, ended)
+    await reply_of(services.durability.at_user(user).when_kept, ended)
 
 
 async def create_reset(call: Call, given: ResetRequest) -> ResetToken:
@@ -70,7 +70,7 @@ async def reset_password(call: Call, given: PasswordReset) -> None:
         ended = await services.accounts.reset_password(user, password.decode(), digest)
     except (Conflict, NotFound):
         raise Unauthorized("the reset token is wrong, used or expired") from None
-    await reply_of(services.durability.when_kept, ended)
+    await reply_of(services.durability.at_user(user).when_kept, ended)
 
 
 def _digest(secret: str) -> str:
@@ -106,7 +106,7 @@ async def logout(call: Call, given: Logout) -> None:
     else:
         own = [one.device for one in await _devices(call) if one.token == token.id]
         ended = await accounts.end_token(user, token, call.caller.expires_at // 1000, own)
-    await reply_of(call.services.durability.when_kept, ended)
+    await reply_of(call.services.durability.at_user(user).when_kept, ended)
 
 
 async def _devices(call: Call) -> list[Device]:

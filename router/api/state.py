@@ -58,9 +58,9 @@ async def delete_state(call: Call, given: StateExpected) -> None:
 async def _write(call: Call, key: str, value: bytes | None, expect: int | None) -> Written:
     require_writable(key)
     services = call.services
-    services.durability.require_fit()
+    services.durability.at_user(call.user).require_fit()
     written = await reply_of(services.state.write, call.user, key, value, expect)
-    await reply_of(services.durability.when_kept, written.replid)
+    await reply_of(services.durability.at_user(call.user).when_kept, written.replid)
     return written
 
 

@@ -71,7 +71,8 @@ key                            type    content                                  
 {f<r>}:due                     zset    files and objects -> due ms                          file_* / file_claim
 {f<r>}:held                    hash    the server that claimed last, and until when         file_claim / file_claim
                                        nothing is claimed
-linnet:gateways                hash    node -> lease row                                    gateways / both
+{c<p>}:tick {u<q>}:tick        string  empty; on a cluster, at durability replicated       write_tick
+linnet:gateways                hash    node -> lease row; on a cluster also two copies      gateways / both
 linnet:routers                 hash    node -> lease row                                    routers / routers
 linnet:deployment              hash    partitions, format, id, fingerprint (store/            first start / every start
                                        deployment.py)
@@ -80,7 +81,8 @@ channel                        subscribers                    content
 <bus>{c<p>}:ch:<conv>          gateways with a live member    events; typing and receipts
 <bus>{u<q>}:ch:<user>          gateways with a session        direct events; joins, kicks, receipts of own devices
 <bus>{u<q>}:pr:<user>          gateways with a watcher        presence may have changed
-<bus>{c<p>}:echo:<node>        one gateway                    its own numbers: the subscription is alive
+<bus>{c<p>}:echo:<node>        one gateway                    its own numbers: the subscription is alive; on a
+                                                              cluster one for each server
 
 A server has one set of channels for all its databases, so each channel name begins with `<bus>`: the id of the
 deployment and its database, `<id>.<database>:`. Deployments made by an earlier release have no `<bus>` until they are
@@ -91,6 +93,7 @@ from __future__ import annotations
 
 import re
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterator
 from functools import lru_cache
 from secrets import token_urlsafe
 from typing import Final
@@ -110,6 +113,10 @@ ROWS_1: Final = 1
 ROWS_2: Final = 2
 IDEMPOTENCY_S: Final = 86_400
 GATEWAYS: Final = "linnet:gateways"
+# On a cluster the leases and the deployment's hash have copies, so that no single server is needed. The numbers spread
+# the three slots evenly.
+GATEWAYS_COPIES: Final = (GATEWAYS, "linnet:gateways:280", "linnet:gateways:3")
+DEPLOYMENT_COPIES: Final = ("linnet:deployment", "linnet:deployment:62", "linnet:deployment:269")
 ROUTERS: Final = "linnet:routers"
 DEPLOYMENT: Final = "linnet:deployment"
 TICK: Final = "linnet:tick"
@@ -352,7 +359,11 @@ class Channels(msgspec.Struct, frozen=True):
         return f"{self.bus}{{c0}}:probe", f"{self.bus}{{u0}}:probe"
 
     def echo(self, node: str) -> str:
-        return f"{self.bus}{_c(node)}:echo:{node}"
+        return self.echo_at(_c(node), node)
+
+    def echo_at(self, tag: str, node: str) -> str:
+        """A node's own channel with this hash tag: on a cluster it has one at each server."""
+        return f"{self.bus}{tag}:echo:{node}"
 
 
 def channels(layout: str, bus: str) -> Channels:
@@ -363,6 +374,16 @@ def channels(layout: str, bus: str) -> Channels:
 def row_format(layout: str) -> int:
     """The format of users' rows that processes of a deployment of this format write."""
     return ROWS_2 if layout == ROWS else ROWS_1
+
+
+def tags(family: str) -> Iterator[str]:
+    """The hash tags of all partitions of conversations (`c`), users (`u`) or files (`f`)."""
+    return (f"{{{family}{part}}}" for part in range(PARTITIONS))
+
+
+def tick_beside(key: str) -> str:
+    """The key that `write_tick` writes in the slot of this key."""
+    return f"{key[: key.index('}') + 1]}:tick"
 
 
 def renamed(channel: bytes, bus: bytes) -> bytes:

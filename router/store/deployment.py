@@ -15,6 +15,7 @@ Invariants
 - The id is derived from the first fingerprint, so processes that start after the hash was lost agree with those that
   are still running. The channel names also contain the number of the database: a copy of a deployment in another
   database of the same server, with the same id, receives none of its events.
+- On a cluster, copies of the hash let processes start while the server of the hash is down (`_known`).
 - A deployment whose channels have no id (`keys.PLAIN`, `keys.MOVING`) is accepted in database 0 alone: channels are
   shared by all databases of a server.
 """
@@ -22,6 +23,8 @@ Invariants
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Final
 
@@ -29,13 +32,14 @@ import msgspec
 from msgspec import Struct
 
 from router.contract import keys
-from router.contract.errors import StartupError
+from router.contract.errors import StartupError, Unavailable
 from router.contract.keys import Channels
 from router.contract.settings import Settings
-from router.store.redis.client import Client
+from router.store.redis.client import Client, RedisArg
 from router.store.redis.decoding import unreadable
 
 ROTATING: Final = "rotating"
+FIELDS: Final = ("partitions", "format", "id", "fingerprint")
 FORMATS: Final = (keys.PLAIN, keys.MOVING, keys.OWN, keys.READING, keys.ROWS)
 LEASE_MS: Final = 10_000
 KEEP_MS: Final = 60_000
@@ -53,7 +57,7 @@ async def deployment_check(client: Client, settings: Settings) -> Channels:
     """The channel names of the deployment; `StartupError` if the database contains a deployment of other processes."""
     ours = fingerprint(settings)
     fresh = sha256(ours.encode()).hexdigest()[:12]
-    values = await client.fcall("deployment", (keys.DEPLOYMENT,), (keys.PARTITIONS, keys.NEWEST, fresh, ours))
+    values = await _known(client, (keys.PARTITIONS, keys.NEWEST, fresh, ours))
     partitions, layout, ident, theirs = ((value or b"?").decode() for value in values)  # `?`: a field is lost
     where = f"database {client.database} of Redis at {client.address}"
     if partitions != str(keys.PARTITIONS) or layout not in FORMATS:
@@ -74,6 +78,29 @@ async def deployment_check(client: Client, settings: Settings) -> Channels:
             " Changing the token secret"
         )
     return keys.channels(layout, f"{ident}.{client.database}:")
+
+
+async def _known(client: Client, begins: Sequence[RedisArg]) -> list[bytes | None]:
+    """The fields of the deployment, which begins with these if there is none.
+
+    On a cluster the fields are copied to other servers. If the first copy does not answer, another one does, so that
+    processes can start while one server is down.
+    """
+    first, *copies = (keys.DEPLOYMENT,) if client.one_server else keys.DEPLOYMENT_COPIES
+    try:
+        values: list[bytes | None] = await client.fcall("deployment", (first,), begins)
+    except Unavailable as unavailable:
+        for copy in copies:
+            with suppress(Unavailable):
+                found: list[bytes | None] = await client.fetch("HMGET", copy, *FIELDS)
+                if None not in found:
+                    return found
+        raise unavailable from None
+    known = [value for value in values if value is not None]
+    for copy in copies if len(known) == len(values) else ():
+        with suppress(Unavailable):
+            await client.fcall("deployment", (copy,), known)
+    return values
 
 
 async def restore(client: Client, settings: Settings) -> None:
@@ -124,8 +151,13 @@ class RowFormats:
 
     async def follow(self) -> str:
         """Write users' rows in the format of the deployment from now on; return the format of the deployment. If the
-        database has lost it, nothing changes."""
-        layout = (await self._client.fetch("HGET", keys.DEPLOYMENT, "format") or b"").decode()
+        database has lost it, or on a cluster its server does not answer, nothing changes."""
+        try:
+            layout = (await self._client.fetch("HGET", keys.DEPLOYMENT, "format") or b"").decode()
+        except Unavailable:
+            if self._client.one_server:
+                raise
+            layout = ""
         if layout:
             self._client.row_format = keys.row_format(layout)
         return layout

@@ -9,14 +9,14 @@ from __future__ import annotations
 from prometheus_client import Counter
 
 from router.contract import metrics
+from router.store.redis.choose import AnyBus
 from router.store.redis.client import Client
-from router.store.redis.pubsub import Bus
 
 
 class RedisObserver:
     """Updates the metrics; call `observe` at each scrape. A router has no bus."""
 
-    def __init__(self, client: Client, bus: Bus | None = None) -> None:
+    def __init__(self, client: Client, bus: AnyBus | None = None) -> None:
         self._client = client
         self._bus = bus
         self._last: dict[tuple[str, str], int] = {}

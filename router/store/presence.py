@@ -19,6 +19,7 @@ from msgspec import Struct
 from router.contract import keys
 from router.contract.errors import LinnetError
 from router.contract.wire import PresenceState
+from router.store.answers import each_answer
 from router.store.redis.client import Client
 from router.store.redis.decoding import unreadable
 
@@ -79,6 +80,7 @@ _TIMES: Final = Packing(">QQ")  # min_started, seen
 class Presence:
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._leases = (keys.GATEWAYS,) if client.one_server else keys.GATEWAYS_COPIES
 
     def renew(
         self,
@@ -91,33 +93,36 @@ class Presence:
         *,
         draining: bool = False,
     ) -> None:
-        """Renew this gateway's lease for `LEASE_S` from `now`."""
+        """Renew this gateway's lease for `LEASE_S` from `now`, in at least one of its copies."""
         row = _encode(Gateway(url, now + LEASE_S * 1000, connections, started, draining, keys.ROWS_2))
-        self._client.command(
-            "HSET",
-            keys.GATEWAYS,
-            node,
-            row,
-            reply=lambda value: reply(value if isinstance(value, LinnetError) else None),
-        )
+        written = _Written(len(self._leases), reply)
+        for leases in self._leases:
+            self._client.command("HSET", leases, node, row, reply=written.received)
 
     async def clock_ms(self) -> int:
         """The time of Redis's clock, by which leases and sessions of different gateways are compared."""
         return await self._client.clock_ms()
 
     async def gateways(self) -> dict[str, Gateway]:
-        """The rows of all gateways, also of dead ones, by node; a row that cannot be read is counted and left out."""
-        flat: list[bytes] = await self._client.fetch("HGETALL", keys.GATEWAYS)
+        """The rows of all gateways, also of dead ones, by node; a row that cannot be read is counted and left out.
+
+        Of the copies that answer, the row with the latest lease counts.
+        """
+        copies = await each_answer(self._client.fetch("HGETALL", leases) for leases in self._leases)
         found: dict[str, Gateway] = {}
-        for node, row in _pairs(flat):
-            try:
-                found[node.decode()] = _gateway(row)
-            except ValueError as error:  # msgspec's errors and UnicodeDecodeError
-                unreadable(error)
+        for copy in copies:
+            for name, row in [] if isinstance(copy, LinnetError) else _pairs(copy):
+                try:
+                    node, gateway = name.decode(), _gateway(row)
+                except ValueError as error:  # msgspec's errors and UnicodeDecodeError
+                    unreadable(error)
+                    continue
+                if node not in found or gateway.lease_until > found[node].lease_until:
+                    found[node] = gateway
         return found
 
     async def remove(self, node: str) -> None:
-        await self._client.fetch("HDEL", keys.GATEWAYS, node)
+        await each_answer(self._client.fetch("HDEL", leases, node) for leases in self._leases)
 
     def devices(self, users: list[str], reply: DevicesReply) -> None:
         """Read the devices of each user, in the order of `users`; reply once, after all reads.
@@ -130,6 +135,21 @@ class Presence:
         collected = _DeviceReads(len(users), reply)
         for i, user in enumerate(users):
             self._client.command("HGETALL", keys.devices(user), reply=partial(collected.received, i))
+
+
+class _Written:
+    """Answers once: when one copy is written, or when none could be."""
+
+    def __init__(self, copies: int, reply: Callable[[LinnetError | None], None]) -> None:
+        self._left = copies
+        self._reply: Callable[[LinnetError | None], None] | None = reply
+
+    def received(self, value: object) -> None:
+        self._left -= 1
+        error = value if isinstance(value, LinnetError) else None
+        if self._reply is not None and (error is None or self._left == 0):
+            reply, self._reply = self._reply, None
+            reply(error)
 
 
 class _DeviceReads:

@@ -30,6 +30,8 @@ from router.store.answers import reply_of
 from router.store.appends import Append, Appended
 from router.store.conversations import Change
 from router.store.redis.client import Client as Redis
+from router.store.redis.fitness import Fitness
+from router.store.redis.pubsub import Bus
 from router.store.sync import Sync, Synced
 from tests import support
 
@@ -334,8 +336,20 @@ class World:
 
     async def cut_off(self) -> None:
         """Cut the connection of the bus, which then reconnects."""
-        self.node.bus.drop("a test")
-        await support.eventually(lambda: not self.node.bus.up, every_s=0)
+        self.bus.drop("a test")
+        await support.eventually(lambda: not self.bus.up, every_s=0)
+
+    @property
+    def bus(self) -> Bus:
+        """The node's pub/sub, of one server."""
+        assert isinstance(self.node.bus, Bus)
+        return self.node.bus
+
+    @property
+    def fitness(self) -> Fitness:
+        """The verdict on the one server."""
+        assert isinstance(self.node.client.fitness, Fitness)
+        return self.node.client.fitness
 
     def unavailable(self, times: int) -> list[Unavailable]:
         """Refuse the next `times` reads of a log; return the refusals that are still to come."""

@@ -1,12 +1,18 @@
 """Connections to Redis or Valkey; the files of the domain build on `client`.
 
-connection  one connection: dial, greet, read, and dial again after a loss
-sentinel    finds the primary
-pipeline    calls gathered into few writes, replies by callback
-pubsub      sharded pub/sub: batches of messages, subscriptions that restore themselves
-functions   `store/functions/*.lua` as one source, whose name contains its hash
-client      functions, commands and publishing; the checks at start
-fitness     whether the server keeps what the durability level promises
-rights      the rights of Linnet's user on the server
-decoding    values that cannot be decoded
+connection      one connection: dial, greet, read, and dial again after a loss
+sentinel        finds the primary
+pipeline        calls gathered into few writes, replies by callback
+pubsub          sharded pub/sub: batches of messages, subscriptions that restore themselves
+slots           which slot of a cluster a key or channel is in
+cluster         a cluster's URL and its map; pure
+routing         calls to a cluster: a connection for each primary, holds over redirects
+cluster_client  the client of a cluster: follows the map, checks every server
+cluster_bus     pub/sub of a cluster: subscriptions follow their slots
+choose          one server or a cluster, chosen once at start
+functions       `store/functions/*.lua` as one source, whose name contains its hash
+client          functions, commands and publishing; the checks at start
+fitness         whether the server keeps what the durability level promises
+rights          the rights of Linnet's user on the server
+decoding        values that cannot be decoded
 """

@@ -27,7 +27,7 @@ from router.contract.clocks import Clocks
 from router.contract.errors import FunctionError, LinnetError, StartupError, Unavailable
 from router.contract.keys import Channels
 from router.store.redis.connection import Address, CommandTemplate, Link, RedisArg, Topology, address
-from router.store.redis.fitness import CONFIG, HIDDEN, INFO, Fitness, Level, config_of, info_of, unfit
+from router.store.redis.fitness import CONFIG, HIDDEN, INFO, Fitness, Level, Verdict, config_of, info_of, unfit
 from router.store.redis.functions import Library, build
 from router.store.redis.pipeline import RETRY_S, Denied, HotConnection, HotStatistics, Reply
 from router.store.redis.sentinel import QUERY_S, SCHEMES, Sentinels
@@ -51,16 +51,18 @@ class ClientStatistics(msgspec.Struct, frozen=True):
 class Client:
     """A client of one Redis deployment; create it with `Client.connect(url)`, and `close` it at the end."""
 
-    def __init__(self, topology: Topology, library: Library) -> None:
+    def __init__(self, topology: Topology, library: Library, node: HotConnection | None = None) -> None:
+        """`node`: the connection to one node of a cluster, for the checks of that node."""
+        self.clustered = node is not None
         self.topology = topology
         self.library = library
         self.channels = Channels()  # replaced once the deployment is known, before this client is passed to any part
         self.row_format = keys.ROWS_2  # of users' rows that are written; replaced with `channels` and followed later
         self.clocks = Clocks()  # this node's and Redis's; updated by router/process/clocks.py
         self._functions: Counter[str] = Counter()
-        self._hot = HotConnection(topology, library.source)
+        self._hot = node or HotConnection(topology, library.source)
         self.links: list[Link] = [self._hot]
-        self.fitness = Fitness(self._hot)
+        self.fitness: Verdict = Fitness(self._hot, clustered=self.clustered)
         self._following: asyncio.Task[None] | None = None
 
     @classmethod
@@ -81,7 +83,7 @@ class Client:
         """Connect and load the library; `StartupError` if the server or the library is unusable."""
         try:
             await self._hot.connect(within_s)
-            await self._load()
+            await self.load()
         except BaseException:
             await self.close()
             raise
@@ -159,7 +161,7 @@ class Client:
         `key`: of the server that has this key. On a cluster each server has its own clock.
         """
         future = asyncio.get_running_loop().create_future()
-        self._shard_of((key,)).call(("TIME",), partial(_settle, future))
+        self._shard_of((key,)).call(("TIME",), partial(settle, future))
         seconds, micros = await future
         return int(seconds) * 1000 + int(micros) // 1000
 
@@ -209,7 +211,7 @@ class Client:
     async def fcall(self, function: str, keys: Sequence[str | bytes], args: Sequence[RedisArg]) -> Any:
         """Call a function and return its value."""
         future = asyncio.get_running_loop().create_future()
-        self.call(function, keys, args, partial(_settle, future))
+        self.call(function, keys, args, partial(settle, future))
         return await future
 
     async def fcall_each(self, function: str, keys: Sequence[str], args: Sequence[RedisArg]) -> list[Any]:
@@ -245,7 +247,7 @@ class Client:
     async def fetch(self, *parts: RedisArg) -> Any:
         """Send a plain command and return its reply."""
         future = asyncio.get_running_loop().create_future()
-        self.command(*parts, reply=partial(_settle, future))
+        self.command(*parts, reply=partial(settle, future))
         return await future
 
     async def _read_probe(self, key: str) -> None:
@@ -266,7 +268,8 @@ class Client:
 
     # -- at start
 
-    async def _load(self) -> None:
+    async def load(self) -> None:
+        """Load the library; `StartupError` if the server does not take it."""
         try:
             await self.fetch("FUNCTION", "LOAD", self.library.source)
         except FunctionError as error:
@@ -300,9 +303,9 @@ class Client:
         config: dict[str, str] = {}
         if durability == "fsync":
             config = config_of(await self._required(self.fetch(*CONFIG), HIDDEN))
-        if fault := unfit(info, durability, config):
+        if fault := unfit(info, durability, config, clustered=self.clustered):
             raise StartupError(f"Redis at {self.address}: {fault}")
-        if durability == "fsync" and isinstance(self.topology, Sentinels):
+        if durability == "fsync" and (self.clustered or isinstance(self.topology, Sentinels)):
             log.warning("LINNET_DURABILITY=fsync: a failover can lose acked sends, level replicated keeps them")
         elif durability == "replicated":
             self._count_replicas(info, replicas)
@@ -313,13 +316,17 @@ class Client:
         It tries all commands of the functions on scratch keys of each family, publishing, and the other commands that
         reading needs.
         """
+        await self.probe_at(list(zip(keys.PROBES, cycle(self.channels.probes()), strict=False)))
+
+    async def probe_at(self, places: Sequence[tuple[str, str]]) -> None:
+        """Try the rights on these keys, each with a channel."""
         refused: list[str] = []
-        for key, channel in zip(keys.PROBES, cycle(self.channels.probes()), strict=False):
+        for key, channel in places:
             try:
                 denials = iter(await self.fcall("probe", (key,), (channel,)))
                 for command, why in zip(denials, denials, strict=True):
                     refused.append(f"{command.decode()}: {why.decode().removeprefix(DENIED)}")
-                await self.fetch("HSCAN", f"{key}:none", 0)
+                await self.fetch("HSCAN", key, 0)
                 await self.fetch("SCAN", 0, "COUNT", 1)
                 await self.fetch("SPUBLISH", channel, "")
                 await self._read_probe(key)
@@ -366,7 +373,8 @@ def _ignore(value: object) -> None:
     """Ignore a reply; the connection has counted it if it is an error."""
 
 
-def _settle(future: asyncio.Future[Any], value: object) -> None:
+def settle(future: asyncio.Future[Any], value: object) -> None:
+    """Give a future the reply of a call."""
     if future.done():
         return  # the caller was cancelled
     if isinstance(value, Exception):

@@ -103,6 +103,7 @@ class Address(msgspec.Struct, frozen=True):
     path: str
     greeting: tuple[tuple[str, ...], ...]
     tls: Trust | None
+    tls_name: str = ""  # that the server's certificate must contain; empty: the host
 
     def __repr__(self) -> str:
         return self.path or (f"{self.host}:{self.port}" if self.port else self.host)
@@ -241,12 +242,16 @@ class Link:
 
     # -- up and down
 
+    def start(self) -> None:
+        """Begin to dial, and go on until `close`."""
+        self._keeper = asyncio.create_task(self._keep())
+
     async def connect(self, within_s: float) -> None:
         """Dial until the link is up; `StartupError` with the last reason if that takes longer than `within_s`."""
-        self._keeper = asyncio.create_task(self._keep())
+        self.start()
         try:
             async with asyncio.timeout(within_s):
-                while not self.up:
+                while not self.up and self._keeper is not None:
                     await asyncio.wait({self._keeper})  # a new keeper, if the link was lost right after the greeting
         except TimeoutError:
             why = self._why
@@ -298,9 +303,9 @@ class Link:
         if where.path:
             await loop.create_unix_connection(lambda: own, where.path)
         else:
-            await loop.create_connection(
-                lambda: own, where.host, where.port, ssl=where.tls.context() if where.tls else None
-            )
+            tls = where.tls.context() if where.tls else None
+            name = where.tls_name or None if tls else None
+            await loop.create_connection(lambda: own, where.host, where.port, ssl=tls, server_hostname=name)
         if not await self._greeted:
             raise ConnectionError(self._why)
 

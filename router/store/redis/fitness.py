@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from typing import Final, Literal, cast
+from typing import Final, Literal, Protocol, cast
 
 from router.contract.errors import LinnetError
 from router.store.redis.pipeline import Denied, HotConnection
@@ -47,13 +47,24 @@ def config_of(reply: list[bytes]) -> dict[str, str]:
     return dict(zip(names, names, strict=True))
 
 
-def unfit(info: Mapping[str, str], level: Level = "memory", config: Mapping[str, str] | None = None) -> str:
-    """The fault of a server by its INFO and, at `fsync`, its configuration; empty if it is fit."""
+def unfit(
+    info: Mapping[str, str],
+    level: Level = "memory",
+    config: Mapping[str, str] | None = None,
+    *,
+    clustered: bool = False,
+) -> str:
+    """The fault of a server by its INFO and, at `fsync`, its configuration; empty if it is fit.
+
+    `clustered`: it is expected to be a node of a cluster.
+    """
     version = info.get("redis_version", "0")
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST:
         return f"version {version} is too old: Redis 7.0 or any Valkey is needed"
-    if info.get("cluster_enabled") == "1":
+    if not clustered and info.get("cluster_enabled") == "1":
         return "it is a cluster node, and LINNET_REDIS_MODE=cluster is not supported yet"
+    if clustered and info.get("cluster_enabled") != "1":
+        return "it is no cluster node: set LINNET_REDIS_MODE=standalone or sentinel"
     if info.get("role") != "master":
         return "it is a replica: LINNET_REDIS_URL must name the primary"
     if (policy := info.get("maxmemory_policy")) != "noeviction":
@@ -76,11 +87,21 @@ def _fsync_fault(info: Mapping[str, str], config: Mapping[str, str]) -> str:
     return ""
 
 
-class Fitness:
-    """The verdict on the server of a connection; `fault` is empty while the server is fit."""
+class Verdict(Protocol):
+    """`fault` is empty while the server, or every server of a cluster, is fit."""
 
-    def __init__(self, connection: HotConnection) -> None:
+    @property
+    def fault(self) -> str: ...
+    def watch(self, level: Level) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Fitness:
+    """The verdict on the server of a connection."""
+
+    def __init__(self, connection: HotConnection, *, clustered: bool = False) -> None:
         self.fault = ""
+        self._clustered = clustered
         self._connection = connection
         self._level: Level = "memory"
         self._config: dict[str, str] | None = None  # None if it is not known
@@ -117,7 +138,8 @@ class Fitness:
         if isinstance(value, Denied):
             self._judge("it does not answer INFO: allow it")
         elif not isinstance(value, LinnetError) and (self._config is not None or self._level != "fsync"):
-            self._judge(unfit(info_of(cast("bytes", value)), self._level, self._config))
+            info = info_of(cast("bytes", value))
+            self._judge(unfit(info, self._level, self._config, clustered=self._clustered))
 
     def _judge(self, fault: str) -> None:
         if fault == self.fault:
@@ -128,3 +150,39 @@ class Fitness:
                       self._connection.address, self._level, fault)  # fmt: skip
         else:
             log.warning("Redis at %s is fit again", self._connection.address)
+
+
+class ClusterFitness:
+    """The verdicts on all servers of a cluster that have slots; each server is judged by itself."""
+
+    def __init__(self) -> None:
+        self._of: dict[HotConnection, Verdict] = {}
+        self._level: Level | None = None
+
+    @property
+    def fault(self) -> str:
+        """The fault of one of the servers that are unfit."""
+        return next((one.fault for one in self._of.values() if one.fault), "")
+
+    def fault_of(self, connection: HotConnection) -> str:
+        one = self._of.get(connection)
+        return "" if one is None else one.fault
+
+    def add(self, connection: HotConnection, one: Verdict) -> None:
+        self._of[connection] = one
+        if self._level is not None:
+            one.watch(self._level)
+
+    def remove(self, connection: HotConnection) -> None:
+        one = self._of.pop(connection, None)
+        if one is not None:
+            one.stop()
+
+    def watch(self, level: Level) -> None:
+        self._level = level
+        for one in self._of.values():
+            one.watch(level)
+
+    def stop(self) -> None:
+        for one in self._of.values():
+            one.stop()

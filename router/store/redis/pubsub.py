@@ -10,7 +10,7 @@ Invariants
   down or was lost before that. In both cases the channels stay wanted, and the restore subscribes to them.
 - `on_lost` and `on_restored` alternate; between them messages may be missed. `on_restored` is called when all wanted
   channels are confirmed again. A channel that the server unsubscribes by itself (its slot moved) is subscribed again
-  and reported by `on_channel_restored`.
+  and reported by `on_channels_restored`.
 - Requests are sent once per tick; each channel is in the request for its last wanted state, and a request for the
   present state is harmless. Confirmations arrive in the order of requests, so a waiter is attached to the last request
   in flight and not to channels.
@@ -72,7 +72,7 @@ class BusStatistics(msgspec.Struct, frozen=True):
     callback_errors: int
 
 
-class _Request:
+class Request:
     """One SSUBSCRIBE or SUNSUBSCRIBE, which the server confirms channel by channel."""
 
     __slots__ = ("channels", "confirmed", "verb", "waiters")
@@ -96,7 +96,7 @@ class Bus(Link):
         on_messages: Callable[[Messages], None],
         on_lost: Callable[[], None],
         on_restored: Callable[[], None],
-        on_channel_restored: Callable[[bytes], None],
+        on_channels_restored: Callable[[list[bytes]], None],
     ) -> None:
         super().__init__(client.topology)
         client.links.append(self)
@@ -108,20 +108,20 @@ class Bus(Link):
         self._on_messages = on_messages
         self._on_lost = on_lost
         self._on_restored = on_restored
-        self._on_channel_restored = on_channel_restored
+        self._on_channels_restored = on_channels_restored
         self._loop = asyncio.get_running_loop()
         self._wanted: set[bytes] = {self._echo}
         self._adding: set[bytes] = set()  # to subscribe in this tick
         self._leaving: set[bytes] = set()  # to unsubscribe in this tick
         self._waiting: list[Ready] = []  # callbacks of this tick's requests
-        self._requests: deque[_Request] = deque()
+        self._requests: deque[Request] = deque()
         self._flushing = self._paused = False
         self._was_lost = False
         self._denied = ""  # the server's text if its ACL refused a subscription
         self._published = self._received = 0  # the number of the last echo that was published and received
         self._missing = 0  # echoes that Redis has confirmed since the last one received
         self._deaf_dials = 0  # connections in a row that were dropped as deaf
-        self._awaited: tuple[_Request, int] | None = None  # the oldest request and its progress, at the last echo
+        self._awaited: tuple[Request, int] | None = None  # the oldest request and its progress, at the last echo
         self._mute = 0  # echoes received without progress of that request
         self._timer: asyncio.TimerHandle | None = None
         self.restored = False
@@ -207,7 +207,7 @@ class Bus(Link):
             return
         adding, self._adding = self._adding, set()
         leaving, self._leaving = self._leaving, set()
-        requests = [*_chunks(b"sunsubscribe", leaving), *_chunks(b"ssubscribe", adding)]
+        requests = [*self._chunks(b"sunsubscribe", leaving), *self._chunks(b"ssubscribe", adding)]
         if requests:
             self._requests += requests
             if len(self._requests) > MAX_REQUESTS:
@@ -219,6 +219,10 @@ class Bus(Link):
             self._requests[-1].waiters += waiting
         else:
             self._answer(waiting, True)
+
+    def _chunks(self, verb: bytes, channels: Iterable[bytes]) -> list[Request]:
+        """Divide channels into requests."""
+        return chunks(verb, channels)
 
     def _confirmed(self, verb: bytes, channel: bytes) -> None:
         """Process a confirmation, or an unsubscription by the server itself."""
@@ -242,7 +246,7 @@ class Bus(Link):
 
     def _channel_restored(self, channel: bytes, good: bool) -> None:
         if good:  # else the restore of all channels includes it
-            self._on_channel_restored(channel if self._also is None else renamed(channel, self._bus))
+            self._on_channels_restored([channel if self._also is None else renamed(channel, self._bus)])
 
     def _answer(self, waiters: Sequence[Ready], good: bool) -> None:
         for ready in waiters:
@@ -291,9 +295,11 @@ class Bus(Link):
             try:
                 verb, channel, payload = reply
             except (TypeError, ValueError):  # an error reply, or no reply of pub/sub
-                if str(reply).startswith("NOPERM"):
-                    self._denied = f"{reply!s:.200}"
-                raise hiredis.ProtocolError(f"refused: {reply!s:.200}") from None
+                self._deliver(batch)
+                batch = []
+                append = batch.append
+                self._refused(str(reply))
+                continue
             if verb != b"smessage":
                 self._deliver(batch)
                 batch = []
@@ -305,6 +311,12 @@ class Bus(Link):
                 append((channel, payload))
         self._deliver(batch)
         return True
+
+    def _refused(self, text: str) -> None:
+        """Process an error reply: it ends this connection."""
+        if text.startswith("NOPERM"):
+            self._denied = text[:200]
+        raise hiredis.ProtocolError(f"refused: {text:.200}")
 
     def _deliver(self, batch: Messages) -> None:
         if batch:
@@ -386,9 +398,10 @@ def _bytes(channel: bytes | str) -> bytes:
     return channel.encode() if isinstance(channel, str) else channel
 
 
-def _chunks(verb: bytes, channels: Iterable[bytes]) -> list[_Request]:
+def chunks(verb: bytes, channels: Iterable[bytes]) -> list[Request]:
+    """Requests of at most CHUNK channels."""
     rest = iter(channels)
-    return [_Request(verb, chunk) for chunk in iter(lambda: tuple(islice(rest, CHUNK)), ())]
+    return [Request(verb, chunk) for chunk in iter(lambda: tuple(islice(rest, CHUNK)), ())]
 
 
 def _settle(future: asyncio.Future[bool], confirmed: bool) -> None:

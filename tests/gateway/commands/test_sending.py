@@ -270,11 +270,11 @@ async def test_send_to_an_unfit_store_is_refused_and_appended_once_it_is_fit(val
     async with world(valkey) as of:
         group = await of.group("ann", "bob")
         ann, bob = await of.client("ann").connected(), await of.client("bob").connected()
-        of.node.client.fitness.fault = "it would evict data"
+        of.fitness.fault = "it would evict data"
         refused = await ann.ask("send", "error", to=group, n=7, body="x")
         assert (refused["code"], refused["n"]) == ("unavailable", 7)
         assert refused["retry_after"] > 0
-        of.node.client.fitness.fault = ""
+        of.fitness.fault = ""
         await sent(ann, group, 7, body="x")
         await bob.event("message")
         assert bob.bodies(group) == ["x"]

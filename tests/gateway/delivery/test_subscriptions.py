@@ -16,7 +16,7 @@ NAMES = keys.Channels()
 
 
 def channels(of: World) -> set[str]:
-    return {channel.decode() for channel in of.node.bus._wanted} - {keys.Channels().echo(of.node.name)}
+    return {channel.decode() for channel in of.bus._wanted} - {keys.Channels().echo(of.node.name)}
 
 
 async def test_channel_is_subscribed_while_a_session_needs_it(valkey: EmbeddedValkey) -> None:

@@ -84,8 +84,8 @@ async def test_events_during_a_bus_outage_are_found(valkey: EmbeddedValkey) -> N
             await of.say("ann", joined, "in the new group")
             await of.settled()
         of.node.resubscribe.lost()
-        of.node.bus.drop("a test")
-        await support.eventually(lambda: of.node.bus.statistics().reconnects == 1 and of.node.bus.restored)
+        of.bus.drop("a test")
+        await support.eventually(lambda: of.bus.statistics().reconnects == 1 and of.bus.restored)
         await bob.until(lambda: len(bob.of("message")) == 4)
         assert (bob.bodies(group), bob.bodies(direct), bob.bodies(joined)) == (
             ["in the group"], ["before", "direct"], ["in the new group"],
@@ -105,12 +105,12 @@ async def test_lost_channel_is_compared_alone(valkey: EmbeddedValkey) -> None:
             await of.say("ann", group, "in the group")
             await of.say("ann", direct, "direct")
             await of.settled()
-        of.node.resubscribe.channel_restored(keys.Channels().conversation(group).encode())
+        of.node.resubscribe.channels_restored([keys.Channels().conversation(group).encode()])
         await bob.event("message", body="in the group")
         assert bob.bodies(direct) == ["before"]
-        of.node.resubscribe.channel_restored(keys.Channels().user("bob").encode())
+        of.node.resubscribe.channels_restored([keys.Channels().user("bob").encode()])
         await bob.event("message", body="direct")
-        of.node.resubscribe.channel_restored(b"a channel that nobody has any more")
+        of.node.resubscribe.channels_restored([b"a channel that nobody has any more"])
 
 
 async def test_hub_whose_conversation_was_deleted_during_a_bus_outage_is_dropped(valkey: EmbeddedValkey) -> None:

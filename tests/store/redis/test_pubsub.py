@@ -36,7 +36,7 @@ class Listener:
             self._take,
             lambda: self.told.append("lost"),
             lambda: self.told.append("restored"),
-            lambda channel: self.told.append(f"channel {channel.decode()}"),
+            lambda channels: self.told.extend(f"channel {channel.decode()}" for channel in channels),
         )
         self.bus.topology = address(url)
 

@@ -1,0 +1,372 @@
+"""The client of a cluster: it finds the servers, follows its map, and has the interface of the client of one server.
+
+The map is asked every POLL_S from a few servers, and at once if a redirect or a lost connection puts it in doubt. The
+answer with the newest epoch counts, from a server that is with the majority. `routing` has the connections and sends
+the calls.
+
+Invariants
+- A map with an older epoch than the present one is not used, unless no server has named the present one for STALE_S (a
+  cluster that was made anew).
+- CLUSTER SLOTS is asked only if the epoch is new, if the map is in doubt, or after FULL_S; one at a time, at most one
+  in DOUBT_S, and after a random delay, because many processes learn of a failover at the same moment.
+- A process starts if one server with slots answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from functools import partial
+from statistics import median
+from typing import Any, Final
+
+import msgspec
+
+from router.contract import keys as names
+from router.contract.errors import Internal, LinnetError, StartupError, Unavailable
+from router.store.redis.client import CONNECT_S, Client, ClientStatistics, settle
+from router.store.redis.cluster import Cluster, state_of
+from router.store.redis.connection import CommandTemplate, RedisArg, pack
+from router.store.redis.fitness import ClusterFitness, Level
+from router.store.redis.functions import Library, build
+from router.store.redis.pipeline import RETRY_S, HotConnection, HotStatistics, Reply
+from router.store.redis.routing import Line, Routing
+from router.store.redis.slots import slot_of
+
+POLL_S: Final = 1.0
+ASK_S: Final = 1.0  # for one answer about the map
+ASKED: Final = 3  # servers that are asked for their state
+FULL_S: Final = 30.0
+STALE_S: Final = 10.0
+DOUBT_S: Final = 0.25
+JITTER_S: Final = 0.1
+UNNAMED_S: Final = 60.0  # for which a connection to a server without slots is kept
+SETTLE_S: Final = 2.0  # for which a start waits for further servers once one answers
+NODE_TIMEOUT_S: Final = 15.0  # the servers' default, where they do not tell their own
+
+log = logging.getLogger("linnet.redis")
+
+
+class ClusterClient(Client):
+    """A client of a cluster. The connection of its base class only asks for the map."""
+
+    def __init__(self, cluster: Cluster, library: Library | None = None) -> None:
+        super().__init__(cluster, library or build())
+        self.cluster = cluster
+        self._doubt = asyncio.Event()
+        self.routing = Routing(cluster, self.library.source, self._doubt.set)
+        self.routing.changed.append(self._watch_lines)
+        self._servers: dict[Line, Client] = {}
+        self._fitness = ClusterFitness()
+        self.fitness = self._fitness
+        self._following: asyncio.Task[None] | None = None
+        self._asked_at = self._confirmed_at = -FULL_S
+        self._past = _NONE  # of connections that are closed
+        self._closing: set[asyncio.Task[None]] = set()
+        self._node_timeout_s = NODE_TIMEOUT_S
+        self.epoch = 0
+        self.maps = 0  # that were asked for
+
+    async def open(self, within_s: float = CONNECT_S) -> None:
+        """Find the cluster and load the library on the servers that answer; `StartupError` if none is usable."""
+        try:
+            await self._hot.connect(within_s)
+            self._following = asyncio.create_task(self._follow_map())
+            await self._until_served(within_s)
+            await self._each(Client.load)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _until_served(self, within_s: float) -> None:
+        """Wait until a server with slots answers, and SETTLE_S at most until all do."""
+        loop = asyncio.get_running_loop()
+        began, first = loop.time(), None
+        while True:
+            serving = self.routing.serving
+            if serving and first is None:
+                first = loop.time()
+            timed = all(line.ahead_ms is not None for line in serving)
+            if first is not None and timed and (serving == self.routing.primaries or loop.time() - first > SETTLE_S):
+                return
+            if first is None and loop.time() - began > within_s:
+                raise StartupError(f"Redis at {self.address}: none of the cluster's servers with slots can be reached")
+            await asyncio.sleep(DOUBT_S / 10)
+
+    async def close(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait((self._following,))
+        self._fitness.stop()
+        await asyncio.gather(*(line.close() for line in self.routing.lines.values()), self._hot.close())
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    # -- the map
+
+    async def _follow_map(self) -> None:
+        while True:
+            doubted = self._doubt.is_set()
+            self._doubt.clear()
+            if doubted:
+                await asyncio.sleep(random.uniform(0, JITTER_S))
+            try:
+                await self._ask(doubted or not self.maps)
+                for line in self.routing.serving:
+                    self._ask_time(line)
+                for line in self.routing.unnamed(UNNAMED_S):
+                    self._close(line)
+            except Exception:  # a bug here must not leave the process with an old map for ever
+                log.exception("the cluster's map could not be followed")
+            await asyncio.sleep(DOUBT_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(random.uniform(0.75, 1.25) * POLL_S - DOUBT_S):
+                    await self._doubt.wait()
+
+    async def _ask(self, doubted: bool) -> None:
+        """Ask some servers for their state, and the one that knows most for the map if that may be new."""
+        now = asyncio.get_running_loop().time()
+        lines: list[HotConnection] = [line for line in self.routing.lines.values() if line.up]
+        asked = [self._hot] * self._hot.up + random.sample(lines, min(len(lines), ASKED - 1))
+        found = await asyncio.gather(*map(self._state, asked))
+        states = [(*state, connection) for state, connection in zip(found, asked, strict=True) if state is not None]
+        if not states:
+            return
+        with_majority, epoch, best = max(states, key=lambda one: one[:2])
+        if with_majority and any(one[2] is self._hot and not one[0] for one in states):
+            self._hot.drop("it is cut off from the majority of the cluster")
+        if not with_majority and self.maps:
+            return
+        if epoch == self.epoch:
+            self._confirmed_at = now
+        if epoch < self.epoch and now - self._confirmed_at < STALE_S:
+            return
+        if doubted or epoch != self.epoch or now - self._asked_at > FULL_S:
+            reply = await self._question(best, "CLUSTER", "SLOTS")
+            if reply is None:
+                return
+            owners = self.cluster.owners(reply, best.address)
+            self._asked_at = self._confirmed_at = now
+            newer, self.epoch, self.maps = epoch != self.epoch, epoch, self.maps + 1
+            self.cluster.epoch, self.cluster.known = epoch, owners.addresses
+            self.routing.take(owners, newer=newer)
+
+    async def _state(self, connection: HotConnection) -> tuple[bool, int] | None:
+        reply = await self._question(connection, "CLUSTER", "INFO")
+        return None if reply is None else state_of(reply)
+
+    async def _question(self, connection: HotConnection, *command: RedisArg) -> Any:
+        """The reply of one server; None if there is none."""
+        future = asyncio.get_running_loop().create_future()
+        connection.call(command, partial(settle, future))
+        try:
+            async with asyncio.timeout(ASK_S):
+                return await future
+        except (LinnetError, TimeoutError):
+            return None
+
+    def doubt(self) -> None:
+        """Ask for the map soon: it may have changed."""
+        self._doubt.set()
+
+    def server(self, line: Line) -> Client:
+        """The client of one server, for its checks and subscriptions; `line` is its connection for calls."""
+        server = self._servers.get(line)
+        if server is None:
+            server = self._servers[line] = Client(line.topology, self.library, line)
+            self._fitness.add(line, server.fitness)
+        server.channels = self.channels
+        return server
+
+    def _watch_lines(self) -> None:
+        for line in self.routing.serving:
+            self.server(line)
+            if line.ahead_ms is None:
+                self._ask_time(line)
+
+    def _close(self, line: Line) -> None:
+        self._past = _total([self._past, line.statistics()])
+        self._servers.pop(line, None)
+        self._fitness.remove(line)
+        self.later(line.close())
+
+    def later(self, closing: Coroutine[Any, Any, None]) -> None:
+        """Close a connection to a server that is gone; `close` waits for it."""
+        task = asyncio.create_task(closing)
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    # -- what is known
+
+    @property
+    def servers(self) -> list[Client]:
+        """A client of each server with slots that answers."""
+        return [self.server(line) for line in self.routing.serving]
+
+    @property
+    def database(self) -> int:
+        return 0
+
+    @property
+    def available(self) -> bool:
+        return bool(self.routing.serving)
+
+    @property
+    def trouble(self) -> str:
+        """The reason why no part of the cluster is usable now; empty if one is."""
+        if not self.available:
+            return f"Redis at {self.address}: no server of the cluster can be reached: {self._hot.why}"
+        return f"Redis is unfit: {self.fitness.fault}" if self.fitness.fault else ""
+
+    @property
+    def one_server(self) -> bool:
+        return False
+
+    @property
+    def failover_grace_s(self) -> float:
+        """A server that is cut off answers for at most its node timeout."""
+        return self._node_timeout_s + POLL_S + ASK_S
+
+    @property
+    def busy(self) -> bool:
+        return self.routing.waiting[0] > 0
+
+    def fault(self, key: str) -> str:
+        """The fault of the server that has this key; empty if it is fit, or not known."""
+        line = self.routing.owner(slot_of(key))
+        return "" if line is None else self.fault_of(line)
+
+    def fault_of(self, line: Line) -> str:
+        return self._fitness.fault_of(line)
+
+    def statistics(self) -> ClientStatistics:
+        lines = [line.statistics() for line in self.routing.lines.values()]
+        hot = _total([self._past, self._hot.statistics(), *lines])
+        calls, size = self.routing.waiting
+        refused = hot.refused + self.routing.refused + self.routing.expired
+        return ClientStatistics(
+            msgspec.structs.replace(hot, up=self.available, in_flight=calls, in_flight_bytes=size, refused=refused),
+            dict(self._functions),
+        )
+
+    # -- times and memory
+
+    def _ask_time(self, line: Line) -> None:
+        loop = asyncio.get_running_loop()
+        line.call(("TIME",), partial(_timed, line, loop.time(), loop.time))
+
+    async def clock_ms(self, key: str = "") -> int:
+        """The time of the server that has this key; without a key the median of all servers' times."""
+        if key:
+            line = self.routing.owner(slot_of(key))
+            if line is None or not line.up:
+                raise Unavailable(retry_after=RETRY_S)
+            return await self.server(line).clock_ms()
+        ahead = [line.ahead_ms for line in self.routing.serving if line.ahead_ms is not None]
+        if not ahead:
+            raise Unavailable(retry_after=RETRY_S)
+        return round(asyncio.get_running_loop().time() * 1000 + median(ahead))
+
+    async def memory_ratio(self) -> float:
+        """The largest used share of the memory of a server that answers."""
+        found: list[float] = await self._each(Client.memory_ratio)
+        return max(found)
+
+    async def _each(self, ask: Callable[[Client], Awaitable[Any]]) -> list[Any]:
+        """An answer of every server that answers; `StartupError` if one has it, `Unavailable` if no server answers."""
+        found = await asyncio.gather(*map(ask, self.servers), return_exceptions=True)
+        for one in found:
+            if isinstance(one, BaseException) and not isinstance(one, Unavailable):
+                raise one
+        answers = [one for one in found if not isinstance(one, BaseException)]
+        if not answers:
+            raise Unavailable(retry_after=RETRY_S)
+        return answers
+
+    # -- calls
+
+    def call(self, function: str, keys: Sequence[str | bytes], args: Sequence[RedisArg], reply: Reply) -> None:
+        self._functions[function] += 1
+        self._route(keys[0], ("FCALL", self.library.named(function), len(keys), *keys, *args), reply)
+
+    def call_template(self, function: str, template: CommandTemplate, given: Sequence[bytes], reply: Reply) -> None:
+        self._functions[function] += 1
+        self.routing.call(slot_of(template.keys[0]), template.packed(*given), reply)
+
+    def command(self, *parts: RedisArg, reply: Reply) -> None:
+        self._route(parts[1], parts, reply)
+
+    def publish(self, channel: str | bytes, payload: bytes) -> None:
+        self._route(channel, ("SPUBLISH", channel, payload), _ignore)
+
+    def _route(self, key: RedisArg, command: tuple[RedisArg, ...], reply: Reply) -> None:
+        try:
+            packed = pack(command)
+        except (TypeError, ValueError) as error:  # a bug of the caller: a wrong type, or a string that is no UTF-8
+            log.error("a command cannot be packed", exc_info=error)
+            asyncio.get_running_loop().call_soon(reply, Internal())
+            return
+        self.routing.call(slot_of(key), packed, reply)
+
+    def second_connection(self) -> HotConnection:
+        raise NotImplementedError("a cluster has a second connection for each server (durability)")
+
+    # -- at start
+
+    async def check_server(self, durability: Level, replicas: int = 1) -> None:
+        """Check every server that answers, as for one server."""
+        await self._each(lambda server: server.check_server(durability, replicas))
+        timeouts = [one for one in await self._each(_node_timeout) if one is not None]
+        self._node_timeout_s = max(timeouts, default=NODE_TIMEOUT_S)
+
+    async def probe(self) -> None:
+        """Try the rights on every server that answers, on scratch keys and channels of its slots."""
+        await asyncio.gather(*map(self._probe, self.routing.serving))
+
+    async def _probe(self, line: Line) -> None:
+        def has(name: str) -> bool:
+            return self.routing.owner(slot_of(name)) is line
+
+        tags = [next(filter(has, names.tags(family)), "") for family in "cuf"]
+        channel = f"{self.channels.bus}{tags[0] or tags[1]}:probe"
+        keys = [f"{tag}:probe" for tag in tags if tag] + [names.PROBES[-1]] * has(names.PROBES[-1])
+        if tags[0] or tags[1]:
+            await self.server(line).probe_at([(key, channel) for key in keys])
+
+
+async def _node_timeout(server: Client) -> float | None:
+    try:
+        reply = await server.fetch("CONFIG", "GET", "cluster-node-timeout")
+    except LinnetError:
+        return None
+    return int(reply[1]) / 1000 if reply else None
+
+
+def _timed(line: Line, asked: float, clock: Callable[[], float], reply: object) -> None:
+    if isinstance(reply, list):
+        seconds, micros = reply
+        line.ahead_ms = int(seconds) * 1000 + int(micros) / 1000 - (asked + clock()) / 2 * 1000
+
+
+def _ignore(value: object) -> None:
+    """Ignore the reply to a publication; its content is stored in Redis, or its sender repeats it."""
+
+
+_NONE: Final = HotStatistics(
+    up=False, calls=0, in_flight=0, in_flight_bytes=0, written_bytes=0, read_bytes=0, batches=0, refused=0, timeouts=0,
+    reconnects=0, loads=0, callback_errors=0, errors={},
+)  # fmt: skip
+
+
+def _total(parts: Sequence[HotStatistics]) -> HotStatistics:
+    """The sum of the counts of several connections."""
+    errors: Counter[str] = Counter()
+    for part in parts:
+        errors.update(part.errors)
+    numbers = [field for field in HotStatistics.__struct_fields__ if field not in ("up", "errors")]
+    sums = {field: sum(getattr(part, field) for part in parts) for field in numbers}
+    return HotStatistics(up=any(part.up for part in parts), errors=dict(errors), **sums)
