@@ -46,6 +46,7 @@ from router.store import accounts, attaching, conversations, durability, presenc
 from router.store import profiles as user_profiles
 from router.store import state as user_state
 from router.store.redis import pipeline as hot
+from router.store.redis import routing
 
 MADE_BY: Final = "limits"
 
@@ -296,7 +297,9 @@ LIMITS: Final[dict[str, list[Limit]]] = {
               "they wait for a free place"),
         Limit("calls of a process to Redis without an answer", f"{count(hot.MAX_CALLS)}, {size(hot.MAX_BYTES)}",
               "`unavailable`"),
+        Limit("the same on a cluster, for each of its primaries more", count(routing.MAX_CALLS_PER_SERVER), "the same"),
         Limit("time for Redis to answer", time(hot.TIMEOUT_S), "`unavailable`, a new connection"),
+        Limit("time for which a call waits for its slot on a cluster", time(routing.HOLD_S), "`unavailable`"),
         Limit("sends that wait for `fsync` or replicas, per gateway", count(durability.MAX_WAITING), "`unavailable`"),
         Limit("time for which a gateway's lease is valid", time(presence.LEASE_S), "its users are offline"),
         Limit("direct conversations with new events that a slow session notes", count(session.MAX_DIRECT),

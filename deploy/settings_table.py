@@ -20,7 +20,8 @@ MADE_BY: Final = "settings"
 
 GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "Gateways and routers": (
-        "redis_url", "redis_mode", "deployment", "durability", "replicas", "listen", "admin_listen",
+        "redis_url", "redis_mode", "redis_map", "redis_tls_name", "deployment", "durability", "replicas", "listen",
+        "admin_listen",
         "trusted_proxies", "tls_cert", "tls_key", "jwt_secret", "jwks_url", "jwt_audience", "jwt_issuer",
         "jwt_user_claim", "origins", "heartbeat_s", "sends_per_s", "send_burst", "retention_events", "log_level",
         "log_format", "send_hook_url", "send_hook_secret", "send_hook_timeout_ms", "send_hook_on_failure",
@@ -47,7 +48,7 @@ VALUES: Final = {
     "web_connect": "`ws://` `wss://`",
     "listen": "`host:port`",
     "admin_listen": "`host:port`",
-    "redis_url": "`redis://` `rediss://` `unix://` `redis+sentinel://` `rediss+sentinel://`",
+    "redis_url": "`redis://` `rediss://` `unix://` `redis+sentinel://` `rediss+sentinel://` `redis+cluster://` `rediss+cluster://`",
 }
 
 

@@ -134,6 +134,27 @@ REDIS_SECONDS = Histogram(
     "linnet_redis_seconds", "Seconds from the write of a batch of calls to its first reply", buckets=_LATENCY
 )
 REDIS_IN_FLIGHT = Gauge("linnet_redis_in_flight", "Calls that were sent to Redis and have no reply yet")
+REDIS_PARTITIONS = Gauge(
+    "linnet_redis_partitions",
+    "On a cluster: partitions of conversations and users whose server is connected (served) or not (down), by state",
+    ("state",),
+)
+REDIS_REDIRECTS = Counter(
+    "linnet_redis_redirects", "On a cluster: calls that were redirected and sent again, by kind of redirect", ("kind",)
+)
+REDIS_HELD = Gauge("linnet_redis_held", "On a cluster: calls that wait until their slot can be served")
+REDIS_HELD_SECONDS = Gauge(
+    "linnet_redis_held_seconds", "On a cluster: longest wait of a held call since the last scrape, in seconds"
+)
+REDIS_EPOCH = Gauge("linnet_redis_epoch", "On a cluster: epoch of the map that this process uses")
+REDIS_SHARD_IN_FLIGHT = Gauge(
+    "linnet_redis_shard_in_flight",
+    "On a cluster: calls that were sent to a primary and have no reply yet, by its number in the order of slots",
+    ("shard",),
+)
+REDIS_PROVIDER = Gauge(
+    "linnet_redis_provider", "1 if LINNET_DURABILITY is provider, so that nobody has checked what acks survive, else 0"
+)
 KEPT = Counter(
     "linnet_redis_kept",
     "Appends that waited for replicas, by result: kept, failover, timeout, error or refused",
@@ -323,6 +344,8 @@ for _cause in ("subscribe", "hole", "audit", "resubscribe", "bus_lost"):
     REPAIRS.labels(_cause)
 for _cause in ("live", "behind", "audit"):
     STATE_EVENTS.labels(_cause)
+for _kind in ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING"):
+    REDIS_REDIRECTS.labels(_kind)
 for _reason in ("expired", "failover"):
     GAPS.labels(_reason)
 for _why in ("malformed", "upgrade", "full", "descriptors"):

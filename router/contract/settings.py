@@ -39,12 +39,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="URL of a Redis >= 7.0 or Valkey; with TLS rediss://; with sentinels"
-            " redis+sentinel://[user:password@]host:port,host:port/name[/db][?sentinel_password=…], or rediss+…"
+            " redis+sentinel://[user:password@]host:port,host:port/name[/db][?sentinel_password=…]; of a cluster"
+            " redis+cluster://[user:password@]host:port,host:port with some of its servers; or rediss+…"
         ),
     ] = "redis://127.0.0.1:6379/0"
-    redis_mode: Annotated[
-        Literal["standalone", "sentinel", "cluster"], Meta(description="layout of Redis; cluster is refused")
-    ] = "standalone"
+    redis_mode: Annotated[Literal["standalone", "sentinel", "cluster"], Meta(description="layout of Redis")] = (
+        "standalone"
+    )
+    redis_map: Annotated[
+        str,
+        Meta(
+            description="with a cluster whose servers announce addresses that cannot be reached from here: where they"
+            " can, as `announced=reachable,…`, each `host:port`"
+        ),
+    ] = ""
+    redis_tls_name: Annotated[
+        str,
+        Meta(
+            description="with a cluster and TLS: name that the certificates of all its servers contain; empty: the host"
+            " that each server announces"
+        ),
+    ] = ""
     deployment: Annotated[
         str,
         Meta(
@@ -54,10 +69,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     durability: Annotated[
-        Literal["memory", "fsync", "replicated"],
+        Literal["memory", "fsync", "replicated", "provider"],
         Meta(
             description="what an acked send survives: memory: gateways and routers; fsync: also Redis killed and"
-            " restarted on its disk; replicated: also a failover"
+            " restarted on its disk; replicated: also a failover; provider: what the provider of a managed Redis"
+            " promises, which Linnet cannot check"
         ),
     ] = "fsync"
     replicas: Annotated[

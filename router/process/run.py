@@ -22,6 +22,7 @@ import uvicorn
 import uvloop
 
 from router import tls
+from router.contract import metrics
 from router.contract.errors import StartupError, Unavailable
 from router.contract.settings import Settings, load
 from router.process import descriptors, logs, serving
@@ -29,6 +30,7 @@ from router.process.admin import Readiness, create_admin
 from router.process.clocks import ClockWatch
 from router.process.isolate import attempt
 from router.store.deployment import RowFormats, deployment_check
+from router.store.redis import choose
 from router.store.redis.client import Client
 
 FOREVER_S: Final = 1e9
@@ -70,6 +72,8 @@ class Process:
     def ready(self) -> Readiness:
         """The readiness of the work, with Redis's trouble in its text, which alone makes only a new process unready."""
         now, trouble = self.readiness(), self.trouble()
+        if self.settings.durability == "provider":
+            now = msgspec.structs.replace(now, why=f"{now.why}, durability promised by the provider of Redis")
         if not trouble:
             self._was_ready = self._was_ready or now.ready
             return now
@@ -117,7 +121,12 @@ async def _live(name: str, settings: Settings, work: Work) -> None:
         admin = uvicorn.Server(serving.config(create_admin(process.ready, process.scraped, name)))
         answering = asyncio.create_task(admin._serve([private]))
         try:
-            client = Client.make(settings.redis_url, settings.redis_mode)
+            client = choose.client(
+                settings.redis_url,
+                settings.redis_mode,
+                reachable=settings.redis_map,
+                tls_name=settings.redis_tls_name,
+            )
             process.trouble = lambda: client.trouble
             try:
                 await process.unless_stopped(client.open(FOREVER_S))
@@ -158,6 +167,7 @@ async def patiently(attempt: Callable[[], Awaitable[None]]) -> None:
 async def _check(client: Client, settings: Settings) -> None:
     await patiently(lambda: client.check_server(settings.durability, settings.replicas))
     client.fitness.watch(settings.durability)
+    metrics.REDIS_PROVIDER.set(settings.durability == "provider")
     await patiently(lambda: _join(client, settings))
     await patiently(client.probe)
 

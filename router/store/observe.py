@@ -11,6 +11,7 @@ from prometheus_client import Counter
 from router.contract import metrics
 from router.store.redis.choose import AnyBus
 from router.store.redis.client import Client
+from router.store.redis.cluster_client import ClusterClient, ClusterStatistics
 
 
 class RedisObserver:
@@ -33,6 +34,8 @@ class RedisObserver:
         self._increase(metrics.REDIS_ERRORS, "refused", client.hot.refused)
         self._increase(metrics.REDIS_ERRORS, "timeout", client.hot.timeouts)
         self._increase(metrics.REDIS_ERRORS, "no_library", client.hot.loads)
+        if isinstance(self._client, ClusterClient):
+            self._observe_cluster(self._client.cluster_statistics())
         callbacks = client.hot.callback_errors
         self._increase(metrics.REDIS_RECONNECTS, "commands", client.hot.reconnects)
         if self._bus is not None:
@@ -44,6 +47,18 @@ class RedisObserver:
             self._increase(metrics.REDIS_ERRORS, "taken_away", bus.taken_away)
             callbacks += bus.callback_errors
         self._increase(metrics.REDIS_ERRORS, "callback", callbacks)
+
+    def _observe_cluster(self, cluster: ClusterStatistics) -> None:
+        metrics.REDIS_PARTITIONS.labels("served").set(cluster.partitions_served)
+        metrics.REDIS_PARTITIONS.labels("down").set(cluster.partitions_down)
+        metrics.REDIS_HELD.set(cluster.held)
+        metrics.REDIS_HELD_SECONDS.set(cluster.longest_hold_s)
+        metrics.REDIS_EPOCH.set(cluster.epoch)
+        metrics.REDIS_SHARD_IN_FLIGHT.clear()
+        for number, calls in enumerate(cluster.in_flight):
+            metrics.REDIS_SHARD_IN_FLIGHT.labels(str(number)).set(calls)
+        for kind, redirects in cluster.redirects.items():
+            self._increase(metrics.REDIS_REDIRECTS, kind, redirects)
 
     def _increase(self, counter: Counter, label: str, total: int) -> None:
         key = (counter._name, label)

@@ -18,7 +18,7 @@ FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
         ("retention_events", "≥ 100"),
         ("retention_days", "> 0, ≤ 36,500"),
         ("sends_per_s", "> 0"),
-        ("durability", "`memory` `fsync` `replicated`"),
+        ("durability", "`memory` `fsync` `replicated` `provider`"),
         ("accounts", "`true` `false`"),
         ("jwt_secret", "≥ 32 bytes"),
         ("gateway_url", "`ws://` `wss://`"),

@@ -105,7 +105,8 @@ async def test_fault_at_the_start_is_one_line(valkey: EmbeddedValkey, process: S
         port = taken.getsockname()[1]
         expected = {
             "LINNET_HEARTBEAT": ({"LINNET_HEARTBEAT": "3"}, "LINNET_HEARTBEAT is no setting"),
-            "mode": ({"LINNET_REDIS_MODE": "cluster"}, "LINNET_REDIS_MODE=cluster is not supported yet"),
+            "mode": ({"LINNET_REDIS_MODE": "cluster"}, "LINNET_REDIS_MODE=cluster expected redis+cluster://"),
+            "cluster": ({"LINNET_REDIS_URL": "redis+cluster://h:1"}, "set LINNET_REDIS_MODE=cluster"),
             "sentinels": ({"LINNET_REDIS_URL": "redis+sentinel://h/main"}, "set LINNET_REDIS_MODE=sentinel"),
             "port": ({"LINNET_LISTEN": f"127.0.0.1:{port}"}, f"cannot listen on 127.0.0.1:{port}"),
             "admin": ({"LINNET_ADMIN_LISTEN": f"127.0.0.1:{port}"}, f"cannot listen on 127.0.0.1:{port}"),

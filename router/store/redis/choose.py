@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from router.store.redis.client import CONNECT_S, Client, Mode
-from router.store.redis.cluster import Cluster
+from router.store.redis.cluster import Cluster, reachable_of
 from router.store.redis.cluster_bus import ClusterBus
 from router.store.redis.cluster_client import ClusterClient
 from router.store.redis.functions import Library
@@ -15,10 +15,13 @@ from router.store.redis.pubsub import Bus, Messages
 AnyBus: TypeAlias = Bus | ClusterBus
 
 
-def client(url: str, mode: Mode, *, library: Library | None = None) -> Client:
-    """A client that is not connected yet; `StartupError` if the URL is wrong."""
+def client(url: str, mode: Mode, *, library: Library | None = None, reachable: str = "", tls_name: str = "") -> Client:
+    """A client that is not connected yet; `StartupError` if the URL is wrong.
+
+    `reachable` and `tls_name` are LINNET_REDIS_MAP and LINNET_REDIS_TLS_NAME.
+    """
     if mode == "cluster":
-        return ClusterClient(Cluster(url), library)
+        return ClusterClient(Cluster(url, reachable=reachable_of(reachable), tls_name=tls_name), library)
     return Client.make(url, mode, library=library)
 
 

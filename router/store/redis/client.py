@@ -26,6 +26,7 @@ from router.contract import keys
 from router.contract.clocks import Clocks
 from router.contract.errors import FunctionError, LinnetError, StartupError, Unavailable
 from router.contract.keys import Channels
+from router.store.redis.cluster import SCHEMES as CLUSTERS
 from router.store.redis.connection import Address, CommandTemplate, Link, RedisArg, Topology, address
 from router.store.redis.fitness import CONFIG, HIDDEN, INFO, Fitness, Level, Verdict, config_of, info_of, unfit
 from router.store.redis.functions import Library, build
@@ -309,6 +310,9 @@ class Client:
             log.warning("LINNET_DURABILITY=fsync: a failover can lose acked sends, level replicated keeps them")
         elif durability == "replicated":
             self._count_replicas(info, replicas)
+        elif durability == "provider":
+            log.warning("LINNET_DURABILITY=provider: what acked sends survive is what the provider of Redis at %s"
+                        " promises; Linnet has not checked it", self.address)  # fmt: skip
 
     async def probe(self) -> None:
         """Raise `StartupError` with the missing rights of this process's user, `Unavailable` if the server is lost.
@@ -361,11 +365,13 @@ class Client:
 
 def _topology(url: str, mode: Mode) -> Topology:
     if mode == "cluster":
-        raise StartupError("LINNET_REDIS_MODE=cluster is not supported yet: use standalone or sentinel")
+        raise ValueError("a cluster has a client of its own (choose.py)")
     if mode == "sentinel":
         return Sentinels(url)
     if url.partition(":")[0] in SCHEMES:
         raise StartupError("LINNET_REDIS_URL names sentinels: set LINNET_REDIS_MODE=sentinel")
+    if url.partition(":")[0] in CLUSTERS:
+        raise StartupError("LINNET_REDIS_URL names a cluster: set LINNET_REDIS_MODE=cluster")
     return address(url)
 
 

@@ -22,8 +22,7 @@ from router.store.redis.slots import SLOTS
 
 SCHEMES: Final = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
 PORT: Final = 6379
-MAX_SEEDS: Final = 64
-MAX_RANGES: Final = SLOTS
+SEEDS: Final = 64  # that a URL may name
 EXPECTED: Final = "redis+cluster://[user:password@]host:port,host:port, or rediss+cluster://…"
 
 _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]/@ ]+)(:[0-9]{1,5})?\Z")
@@ -55,7 +54,7 @@ class Cluster:
         credentials, at, hosts = given.netloc.rpartition("@")
         scheme = SCHEMES.get(given.scheme)
         seeds = hosts.split(",")
-        if scheme is None or len(seeds) > MAX_SEEDS or not all(map(_HOST.match, seeds)):
+        if scheme is None or len(seeds) > SEEDS or not all(map(_HOST.match, seeds)):
             raise wrong
         if given.path.strip("/") not in ("", "0"):
             raise StartupError("LINNET_REDIS_URL: a cluster has database 0 only")
@@ -94,7 +93,7 @@ class Cluster:
         """The map in a reply to CLUSTER SLOTS; `ValueError` if it is none."""
         try:
             ranges = []
-            for first, last, primary, *_ in reply[:MAX_RANGES]:
+            for first, last, primary, *_ in reply[:SLOTS]:
                 host = (primary[0] or b"").decode()
                 if not 0 <= first <= last < SLOTS:
                     raise ValueError(first, last)
@@ -107,6 +106,16 @@ class Cluster:
         if host == "?" or not port.isdecimal():
             return None
         return self.at(host.strip("[]"), int(port)) if host else msgspec.structs.replace(asked, port=int(port))
+
+
+def reachable_of(text: str) -> dict[str, str]:
+    """The announced addresses of a LINNET_REDIS_MAP, and where they can be reached."""
+    found: dict[str, str] = {}
+    for pair in filter(None, map(str.strip, text.split(","))):
+        announced, _, reachable = pair.partition("=")
+        (host, port), _ = _parts(announced), _parts(reachable)
+        found[f"{host}:{port}"] = reachable
+    return found
 
 
 def _parts(host: str) -> tuple[str, int]:

@@ -31,7 +31,7 @@ from router.contract.errors import Internal, LinnetError, StartupError, Unavaila
 from router.store.redis.client import CONNECT_S, Client, ClientStatistics, settle
 from router.store.redis.cluster import Cluster, state_of
 from router.store.redis.connection import CommandTemplate, RedisArg, pack
-from router.store.redis.fitness import ClusterFitness, Level
+from router.store.redis.fitness import ClusterFitness, Level, config_of
 from router.store.redis.functions import Library, build
 from router.store.redis.pipeline import RETRY_S, HotConnection, HotStatistics, Reply
 from router.store.redis.routing import Line, Routing
@@ -46,9 +46,27 @@ DOUBT_S: Final = 0.25
 JITTER_S: Final = 0.1
 UNNAMED_S: Final = 60.0  # for which a connection to a server without slots is kept
 SETTLE_S: Final = 2.0  # for which a start waits for further servers once one answers
+SHARDS: Final = 64  # that have metrics of their own
+PARTITION_TAGS: Final = (*names.tags("c"), *names.tags("u"))
 NODE_TIMEOUT_S: Final = 15.0  # the servers' default, where they do not tell their own
+# Settings without which a part that is down takes others with it, or a server that is cut off looks well.
+ADVISED: Final = {
+    "cluster-require-full-coverage": "no",
+    "cluster-allow-pubsubshard-when-down": "no",
+    "cluster-allow-replica-migration": "no",
+}
 
 log = logging.getLogger("linnet.redis")
+
+
+class ClusterStatistics(msgspec.Struct, frozen=True):
+    epoch: int
+    partitions_served: int
+    partitions_down: int
+    redirects: dict[str, int]  # by kind
+    held: int
+    longest_hold_s: float  # since the last time
+    in_flight: list[int]  # by shard, in the order of their slots
 
 
 class ClusterClient(Client):
@@ -243,6 +261,19 @@ class ClusterClient(Client):
     def fault_of(self, line: Line) -> str:
         return self._fitness.fault_of(line)
 
+    def cluster_statistics(self) -> ClusterStatistics:
+        up = [(line := self.routing.owner(slot_of(tag))) is not None and line.up for tag in PARTITION_TAGS]
+        longest, self.routing.longest_hold_s = self.routing.longest_hold_s, 0.0
+        return ClusterStatistics(
+            epoch=self.epoch,
+            partitions_served=sum(up),
+            partitions_down=len(up) - sum(up),
+            redirects=dict(self.routing.redirects),
+            held=self.routing.held()[1],
+            longest_hold_s=longest,
+            in_flight=[line.statistics().in_flight for line in self.routing.primaries[:SHARDS]],
+        )
+
     def statistics(self) -> ClientStatistics:
         lines = [line.statistics() for line in self.routing.lines.values()]
         hot = _total([self._past, self._hot.statistics(), *lines])
@@ -320,8 +351,13 @@ class ClusterClient(Client):
     async def check_server(self, durability: Level, replicas: int = 1) -> None:
         """Check every server that answers, as for one server."""
         await self._each(lambda server: server.check_server(durability, replicas))
-        timeouts = [one for one in await self._each(_node_timeout) if one is not None]
+        found = await self._each(_cluster_config)
+        timeouts = [int(config["cluster-node-timeout"]) / 1000 for config in found if "cluster-node-timeout" in config]
         self._node_timeout_s = max(timeouts, default=NODE_TIMEOUT_S)
+        for name, wanted in ADVISED.items():
+            if any(config.get(name, wanted) != wanted for config in found):
+                log.warning("Redis: set `%s %s` on all servers of the cluster (deploy/README.md, On a cluster)",
+                            name, wanted)  # fmt: skip
 
     async def probe(self) -> None:
         """Try the rights on every server that answers, on scratch keys and channels of its slots."""
@@ -338,12 +374,12 @@ class ClusterClient(Client):
             await self.server(line).probe_at([(key, channel) for key in keys])
 
 
-async def _node_timeout(server: Client) -> float | None:
+async def _cluster_config(server: Client) -> dict[str, str]:
+    """The server's settings that concern the cluster; empty if it does not tell them."""
     try:
-        reply = await server.fetch("CONFIG", "GET", "cluster-node-timeout")
+        return config_of(await server.fetch("CONFIG", "GET", "cluster-node-timeout", *ADVISED))
     except LinnetError:
-        return None
-    return int(reply[1]) / 1000 if reply else None
+        return {}
 
 
 def _timed(line: Line, asked: float, clock: Callable[[], float], reply: object) -> None:

@@ -20,7 +20,7 @@ from typing import Final, Literal, Protocol, cast
 from router.contract.errors import LinnetError
 from router.store.redis.pipeline import Denied, HotConnection
 
-Level = Literal["memory", "fsync", "replicated"]
+Level = Literal["memory", "fsync", "replicated", "provider"]
 
 CHECK_S: Final = 2.0
 OLDEST: Final = (7, 0)  # the first version with functions and sharded pub/sub
@@ -62,12 +62,15 @@ def unfit(
     if tuple(int(part) for part in version.split(".")[:2] if part.isdecimal()) < OLDEST:
         return f"version {version} is too old: Redis 7.0 or any Valkey is needed"
     if not clustered and info.get("cluster_enabled") == "1":
-        return "it is a cluster node, and LINNET_REDIS_MODE=cluster is not supported yet"
+        return "it is a cluster node: set LINNET_REDIS_MODE=cluster"
     if clustered and info.get("cluster_enabled") != "1":
         return "it is no cluster node: set LINNET_REDIS_MODE=standalone or sentinel"
     if info.get("role") != "master":
         return "it is a replica: LINNET_REDIS_URL must name the primary"
-    if (policy := info.get("maxmemory_policy")) != "noeviction":
+    policy = info.get("maxmemory_policy", "")
+    if level == "provider" and (not policy or policy.startswith("volatile-")):
+        return ""  # only answers to Idempotency-Keys expire, so nothing else would be evicted
+    if policy != "noeviction":
         return f"it would evict data (maxmemory-policy {policy}): set `maxmemory-policy noeviction`"
     if level == "fsync":
         return _fsync_fault(info, config or {})

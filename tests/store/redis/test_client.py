@@ -107,14 +107,14 @@ async def test_server_without_memory_does_not_stop_the_start(valkey: EmbeddedVal
             other.config_set("maxmemory", 0)
 
 
-async def test_unsupported_mode_is_refused(valkey: EmbeddedValkey) -> None:
-    with pytest.raises(StartupError, match="LINNET_REDIS_MODE"):
-        await Client.connect(valkey.url, "cluster")
-
-
 async def test_sentinels_in_another_mode_are_refused() -> None:
     with pytest.raises(StartupError, match="set LINNET_REDIS_MODE=sentinel"):
         await Client.connect("redis+sentinel://127.0.0.1:1/main")
+
+
+async def test_cluster_in_another_mode_is_refused() -> None:
+    with pytest.raises(StartupError, match="set LINNET_REDIS_MODE=cluster"):
+        await Client.connect("rediss+cluster://127.0.0.1:1,127.0.0.1:2")
 
 
 async def test_fsync_level_requires_appendfsync_always(valkey: EmbeddedValkey) -> None:

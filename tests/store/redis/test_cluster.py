@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from router.contract.errors import StartupError
-from router.store.redis.cluster import Cluster, state_of
+from router.store.redis.cluster import Cluster, reachable_of, state_of
 
 
 def cluster(**more: Any) -> Cluster:
@@ -81,6 +81,17 @@ def test_announced_addresses_are_translated() -> None:
     assert str(made.seeds[0]) == "127.0.0.1:17001"
     assert str(made.named("10.1.0.1:6379", made.seeds[1])) == "proxy:1"
     assert str(made.named("10.1.0.2:6379", made.seeds[1])) == "10.1.0.2:6379"
+
+
+def test_map_of_the_setting_is_read() -> None:
+    assert reachable_of("") == {}
+    assert reachable_of("10.0.0.1:7001=a:1, [::1]:7002=b:2,") == {"10.0.0.1:7001": "a:1", "::1:7002": "b:2"}
+
+
+@pytest.mark.parametrize("text", ["a:1", "a:1=", "=b:2", "a:1=b:2=c:3", "a b:1=c:2"])
+def test_wrong_map_is_refused(text: str) -> None:
+    with pytest.raises(StartupError, match="LINNET_REDIS_MAP"):
+        reachable_of(text)
 
 
 def test_redirect_without_a_host_means_the_server_that_answered() -> None:

@@ -68,6 +68,28 @@ def test_fault_makes_a_server_unfit_for_one_durability(
     assert bool(said) == bool(fault)
 
 
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({}, ""),
+        ({"aof_enabled": "0", "maxmemory_policy": "volatile-lru"}, ""),
+        ({"maxmemory_policy": "allkeys-lru"}, "noeviction"),
+        ({"role": "slave"}, "replica"),
+    ],
+)
+def test_provider_is_trusted_for_what_cannot_be_asked(changes: dict[str, str], fault: str) -> None:
+    """Managed services refuse CONFIG, and evict only keys that expire."""
+    said = unfit(FIT | changes, "provider")
+    assert fault in said
+    assert bool(said) == bool(fault)
+
+
+@pytest.mark.parametrize(("enabled", "clustered"), [("0", True), ("1", False)])
+def test_mode_must_fit_the_server(enabled: str, clustered: bool) -> None:
+    assert "LINNET_REDIS_MODE" in unfit(FIT | {"cluster_enabled": enabled}, clustered=clustered)
+    assert not unfit(FIT | {"cluster_enabled": enabled}, clustered=not clustered)
+
+
 @asynccontextmanager
 async def watched(url: str, level: Level = "fsync") -> AsyncIterator[Client]:
     client = await Client.connect(url, library=LIBRARY)
