@@ -1,4 +1,5 @@
-"""`python -m router`: one router process, configured by LINNET_* variables.
+"""`python -m router`: one router process, configured by LINNET_* variables. `python -m router check-store` only checks
+whether its Redis is fit (`process/check_store.py`).
 
 This file composes the parts of a router; `process/run.py` starts the process. After SIGTERM or Ctrl-C the router
 accepts no more requests, finishes its claims, and exits with 0 within STOP_S; other routers take over unfinished work
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import platform
+import sys
 from collections.abc import Coroutine
 from functools import partial
 from secrets import token_hex
@@ -32,10 +34,10 @@ from router.jobs.webhooks import Webhooks
 from router.media.objects import Objects
 from router.media.parts import Media
 from router.media.prepare import Preparer
-from router.process import logs, loop, serving
+from router.process import check_store, logs, loop, serving
 from router.process.admin import Readiness
 from router.process.jwks import fetcher
-from router.process.run import FOREVER_S, Process, main
+from router.process.run import FOREVER_S, Process, checked, main
 from router.store.deployment import RowFormats, ident, mark_media, media_marked, restore
 from router.store.dirty import Dirty, wall_ms
 from router.store.files import Files
@@ -143,4 +145,6 @@ async def together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event, 
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["check-store"]:
+        sys.exit(checked("router", check_store.report))
     main("router", work)

@@ -120,7 +120,7 @@ DEPLOYMENT_COPIES: Final = ("linnet:deployment", "linnet:deployment:62", "linnet
 ROUTERS: Final = "linnet:routers"
 DEPLOYMENT: Final = "linnet:deployment"
 TICK: Final = "linnet:tick"
-PROBES: Final = ("{c0}:probe", "{u0}:probe", "{f0}:probe", "linnet:probe")  # scratch keys, one of each family
+PROBES: Final = ("{c0}:probe", "{u0}:probe", "{f0}:probe", "linnet:{probe}")  # scratch keys, one of each family
 
 DIRECT: Final = "d"
 GROUP: Final = "g"

@@ -3,6 +3,7 @@
 admin        /livez, /readyz, /joinz, /metrics
 bounded      HTTP/1.1 with bounds on time and size
 breaker      whether a server whose answers are missing is asked
+check_store  what a Redis lacks, in sentences, for `python -m router check-store`
 clocks       compares this node's clock with Redis's
 descriptors  the limit of file descriptors, and a reserve that public connections do not use
 forwarded    the client's address behind proxies

@@ -110,6 +110,16 @@ def main(name: str, work: Work) -> None:
         sys.exit(f"linnet {name}: {error}")
 
 
+def checked(name: str, check: Callable[[Settings], int]) -> int:
+    """Run a check with the settings of the environment; return its exit status."""
+    try:
+        settings = load(os.environ)
+        logs.set_up(settings)
+        return check(settings)
+    except StartupError as error:
+        sys.exit(f"linnet {name}: {error}")
+
+
 async def _live(name: str, settings: Settings, work: Work) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -330,7 +330,7 @@ class Client:
                 denials = iter(await self.fcall("probe", (key,), (channel,)))
                 for command, why in zip(denials, denials, strict=True):
                     refused.append(f"{command.decode()}: {why.decode().removeprefix(DENIED)}")
-                await self.fetch("HSCAN", key, 0)
+                await self.fetch("HSCAN", f"{key}:none", 0)
                 await self.fetch("SCAN", 0, "COUNT", 1)
                 await self.fetch("SPUBLISH", channel, "")
                 await self._read_probe(key)

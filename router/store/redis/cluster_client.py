@@ -55,6 +55,7 @@ ADVISED: Final = {
     "cluster-allow-pubsubshard-when-down": "no",
     "cluster-allow-replica-migration": "no",
 }
+CLUSTER_CONFIG: Final = ("CONFIG", "GET", "cluster-node-timeout", *ADVISED)
 
 log = logging.getLogger("linnet.redis")
 
@@ -377,7 +378,7 @@ class ClusterClient(Client):
 async def _cluster_config(server: Client) -> dict[str, str]:
     """The server's settings that concern the cluster; empty if it does not tell them."""
     try:
-        return config_of(await server.fetch("CONFIG", "GET", "cluster-node-timeout", *ADVISED))
+        return config_of(await server.fetch(*CLUSTER_CONFIG))
     except LinnetError:
         return {}
 

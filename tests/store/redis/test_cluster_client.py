@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from router.contract.errors import LinnetError, StartupError, Unavailable
-from router.store.redis import choose, routing
+from router.store.redis import choose, cluster_client, routing
 from router.store.redis.cluster_client import ClusterClient
 from router.store.redis.functions import Library, build
 from tests import support
@@ -232,6 +232,26 @@ async def test_server_that_is_silent_leaves_room_for_the_others(
         finally:
             stopped.resume()
         await support.eventually(lambda: client.routing.waiting == (0, 0))
+
+
+async def test_older_map_is_not_used(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is cut off tells one for ever. If nobody knows the newer one, the cluster was made anew."""
+    monkeypatch.setattr(cluster_client, "STALE_S", 1000.0)
+    async with connected(url(cluster)) as client:
+        number = slot("{c1}:any")
+        before = client.routing.owner(number)
+
+        async def old(_: object, *command: str) -> Any:
+            if command[1] == "INFO":
+                return f"cluster_state:ok\r\ncluster_current_epoch:{client.epoch - 1}\r\n".encode()
+            return [[0, 16383, [b"127.0.0.1", 1, b"id", []]]]
+
+        monkeypatch.setattr(client, "_question", old)
+        await client._ask(True)
+        assert client.routing.owner(number) is before
+        monkeypatch.setattr(cluster_client, "STALE_S", 0.0)
+        await client._ask(True)
+        assert client.routing.owner(number) is not before
 
 
 async def test_cluster_without_a_reachable_seed_refuses_to_start() -> None:

@@ -1,0 +1,68 @@
+"""One server of a cluster is down for good: leases go on, processes start, and nobody else's calls fail."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from router.contract import keys
+from router.contract.errors import LinnetError, Unavailable
+from router.contract.settings import Settings, load
+from router.store.deployment import RowFormats, deployment_check
+from router.store.presence import Presence
+from router.store.redis import choose
+from router.store.redis.cluster_client import ClusterClient
+from tests import support
+from tests.cluster import Cluster, slot
+from tests.store.calling import called
+
+OURS: Settings = load({"LINNET_JWT_SECRET": support.JWT_SECRET})
+
+
+async def _client(cluster: Cluster) -> ClusterClient:
+    seeds = ",".join(f"127.0.0.1:{node.port}" for node in cluster.primaries)
+    client = await choose.connected(f"redis+cluster://{seeds}", "cluster")
+    assert isinstance(client, ClusterClient)
+    return client
+
+
+async def _renewed(presence: Presence, node: str, now: int) -> None:
+    await called(presence.renew, node, "ws://gateway", 1, now, now)
+
+
+@pytest.mark.parametrize("lost", [keys.GATEWAYS, keys.DEPLOYMENT])
+async def test_any_one_server_may_be_down(starts_processes: None, tmp_path: Path, lost: str) -> None:
+    cluster = Cluster(tmp_path, (0, 0, 0))
+    try:
+        await cluster.start()
+        first = await _client(cluster)
+        channels = await deployment_check(first, OURS)
+        presence = Presence(first)
+        now = await first.clock_ms()
+        await _renewed(presence, "a", now)
+        dead = next(node for node in cluster.primaries if node.id == node.owner(slot(lost)))
+        dead.kill()
+        await support.eventually(lambda: len(first.servers) == 2)
+        await _renewed(presence, "b", now + 1)
+        second = await _client(cluster)
+        assert await deployment_check(second, OURS) == channels
+        await RowFormats(second).follow()
+        assert (await Presence(second).gateways()).keys() == {"a", "b"}
+        await _renewed(Presence(second), "a", now + 5000)
+        assert (await presence.gateways())["a"].lease_until == now + 15_000
+        await presence.remove("b")
+        assert (await presence.gateways()).keys() == {"a"}
+        assert await first.memory_ratio() == 0
+        assert abs(await second.clock_ms() - await first.clock_ms()) < 5000
+        answers = await asyncio.gather(
+            *(first.fetch("GET", f"{tag}:none") for tag in keys.tags("c")), return_exceptions=True
+        )
+        failed = [answer for answer in answers if isinstance(answer, LinnetError)]
+        assert 0 < len(failed) < 128
+        assert all(isinstance(answer, Unavailable) for answer in failed)
+        await first.close()
+        await second.close()
+    finally:
+        cluster.close()
