@@ -72,7 +72,7 @@ class Resubscribe:
         users = [hub for hub in at if isinstance(hub, UserHub)]
         for user_hub in users:
             for session in user_hub.sessions:
-                session.manners = None
+                session.signal_settings = None
         self._compare_all(iter([hub.conversation for hub in at if isinstance(hub, Hub)]))
         self._ask_all(iter([session for hub in users for session in hub.sessions]))
         if None in at:  # a channel of a watched user

@@ -254,7 +254,7 @@ class Client:
     async def _read_probe(self, key: str) -> None:
         """Call a function that only reads, as the pre-send hook needs it."""
         future = asyncio.get_running_loop().create_future()
-        self.read("may_take", (f"{key}:none",), ("opens", 1, 1), partial(_settle, future))
+        self.read("may_take", (f"{key}:none",), ("opens", 1, 1), partial(settle, future))
         await future
 
     def second_connection(self) -> HotConnection:

@@ -238,6 +238,12 @@ class ClusterBus:
                     waiter.left = set()
                     self._loop.call_soon(self._guard, partial(waiter.ready, False))
 
+    def reaches(self, channel: str) -> bool:
+        """Whether the server of this channel can be reached now, for calls and for subscriptions."""
+        owner = self._routing.owner(slot_of(channel))
+        ear = None if owner is None else self._ears.get(owner)
+        return owner is not None and owner.up and (ear is None or ear.up)
+
     def statistics(self) -> BusStatistics:
         ears = [ear.statistics() for ear in self._ears.values()]
         channels = sum(map(len, self._wanted.values()))

@@ -325,6 +325,10 @@ class ClusterClient(Client):
         self._functions[function] += 1
         self._route(keys[0], ("FCALL", self.library.named(function), len(keys), *keys, *args), reply)
 
+    def read(self, function: str, keys: Sequence[str | bytes], args: Sequence[RedisArg], reply: Reply) -> None:
+        self._functions[function] += 1
+        self._route(keys[0], ("FCALL_RO", self.library.named(function), len(keys), *keys, *args), reply)
+
     def call_template(self, function: str, template: CommandTemplate, given: Sequence[bytes], reply: Reply) -> None:
         self._functions[function] += 1
         self.routing.call(slot_of(template.keys[0]), template.packed(*given), reply)
@@ -343,6 +347,9 @@ class ClusterClient(Client):
             asyncio.get_running_loop().call_soon(reply, Internal())
             return
         self.routing.call(slot_of(key), packed, reply)
+
+    def _shard_of(self, keys: Sequence[RedisArg]) -> HotConnection:
+        raise NotImplementedError("calls of a cluster are routed by their slot")
 
     def second_connection(self) -> HotConnection:
         raise NotImplementedError("a cluster has a second connection for each server (durability)")

@@ -132,6 +132,18 @@ async def test_channels_of_all_slots_are_received(cluster: Cluster) -> None:
         assert listener.bus.statistics().channels == len(CHANNELS) - 9
 
 
+async def test_channel_of_a_server_that_is_down_is_not_reached(cluster: Cluster) -> None:
+    async with listening(cluster, *CHANNELS) as listener:
+        assert all(map(listener.bus.reaches, CHANNELS))
+        line = listener.client.routing.owner(slot(CHANNELS[0]))
+        assert line is not None
+        line.drop("a test")
+        await support.eventually(lambda: not listener.bus.reaches(CHANNELS[0]), every_s=0)
+        elsewhere = [channel for channel in CHANNELS if listener.client.routing.owner(slot(channel)) is not line]
+        assert all(map(listener.bus.reaches, elsewhere))
+        await support.eventually(lambda: listener.bus.reaches(CHANNELS[0]))
+
+
 async def test_ready_is_false_if_the_channel_is_unsubscribed_before(cluster: Cluster) -> None:
     async with listening(cluster) as listener:
         outcomes: list[bool] = []
