@@ -119,5 +119,5 @@ async def test_functions_that_may_not_be_loaded_stop_the_start(own_valkey: Embed
 
 def test_scratch_keys_and_channels_belong_to_no_user_and_no_conversation() -> None:
     for name in (*keys.PROBES, *keys.Channels("id").probes()):
-        assert name.endswith(":probe")
+        assert name.endswith((":probe", ":{probe}"))
         assert name.count(":") == 1
