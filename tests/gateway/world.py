@@ -252,10 +252,10 @@ class World:
         await reply_of(self.node.conversations.create_direct, user, other, COST_US, BURST_US)
         return keys.direct(user, other)
 
-    async def group(self, *users: str, kind: str = keys.GROUP) -> str:
+    async def group(self, *users: str, kind: str = keys.GROUP, conv: str = "") -> str:
         """Create a group that is in its members' lists; the first member is the owner."""
         await self.people(*users)
-        conv = keys.new_conversation(kind)
+        conv = conv or keys.new_conversation(kind)
         roles = dict.fromkeys(users, "m") | {users[0]: "o"}
         assert await self.node.conversations.create(conv, kind, "a title", roles, COST_US, BURST_US)
         for user, role in roles.items():
@@ -412,6 +412,13 @@ async def world(
     """Start a node with these settings; another `world` on the same server is another gateway."""
     redis = await kind.connect(valkey.url)
     redis.channels = channels or redis.channels
+    async with serving(redis, **changes) as of:
+        yield of
+
+
+@asynccontextmanager
+async def serving(redis: Redis, **changes: Any) -> AsyncIterator[World]:
+    """Start a node with this client, which is closed at the end."""
     try:
         node = Node(settings(**changes), redis)
         node.clock.stop()  # tests take turns themselves; none comes because a second has passed

@@ -1,0 +1,90 @@
+"""One server of a real cluster is gone, with all that is in its slots: sessions go on with everything else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import count
+
+import pytest
+
+from router.contract import keys
+from router.store.redis import choose
+from tests import support
+from tests.cluster import Cluster, slot
+from tests.gateway.reconcile.test_held import entry, returned
+from tests.gateway.world import World, serving, token
+
+_numbers = count()
+
+
+@pytest.fixture(scope="module")
+def cluster(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three primaries without replicas."""
+    made = Cluster(tmp_path_factory.mktemp("cluster"), (0, 0, 0))
+    support.run(made.start())
+    yield made
+    made.close()
+
+
+@asynccontextmanager
+async def gateway(cluster: Cluster) -> AsyncIterator[World]:
+    where = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in cluster.primaries)
+    async with serving(await choose.connected(where, "cluster"), durability="memory") as of:
+        yield of
+
+
+def at(number: int, key_of: Callable[[str], str], make: Callable[[], str]) -> str:
+    """A name whose key is at this one of the three primaries, which have a third of the slots each."""
+    while slot(key_of(name := make())) * 3 // 16384 != number:
+        pass
+    return name
+
+
+def user_at(number: int) -> str:
+    return at(number, keys.user, lambda: f"user-{next(_numbers)}")
+
+
+async def group_at(of: World, number: int, *users: str) -> str:
+    conv = at(number, keys.conversation, lambda: keys.new_conversation(keys.GROUP))
+    return await of.group(*users, conv=conv)
+
+
+async def test_lost_server_costs_its_own_conversations_and_users_alone(cluster: Cluster) -> None:
+    lost_server = cluster.primaries[2]
+    ann, bob, far = user_at(0), user_at(1), user_at(2)
+    async with gateway(cluster) as of:
+        lost, kept = await group_at(of, 2, ann, bob), await group_at(of, 1, ann, bob)
+        await of.people(far)
+        here = await of.client(ann).connected()
+        await (await of.client(bob).connected()).ask("ping", "pong")
+        said = await of.say(ann, lost, "before")
+        await here.event("message", seq=said.seq)
+        lost_server.kill()
+        await support.eventually(lambda: not of.node.bus.reaches(of.redis.channels.conversation(lost)))
+
+        async with gateway(cluster) as fresh:  # a gateway that starts meanwhile
+            for place in (of, fresh):
+                session = await place.client(bob, "tablet").connected()
+                assert (entry(session, lost)["held"], entry(session, kept).get("held")) == (True, None)
+                acked = await here.ask("send", "ack", to=kept, n=next(_numbers) + 1, media="text", body=place.node.name)
+                await session.event("message", conversation=kept, seq=acked["seq"])
+                assert (await session.ask("history", "error", conversation=lost, before=0))["code"] == "unavailable"
+                seen = await session.ask("presence", "presence", users=[far, ann])
+                assert seen["users"][far]["online"] is None
+                refused = place.client(far)
+                refused.say("hello", id=1, token=token(place.node, far), device="phone")
+                assert (await refused.event("error", id=1))["code"] == "unavailable"
+                assert (await refused.closed())[0] == 4000
+                if place is of:
+                    session.end()
+
+            lost_server.spawn()
+            lost_server.wait_ready()
+            assert "cursor" in await returned(session, lost)
+            await session.event("message", conversation=lost, body="before")
+            after = await of.say(ann, lost, "after")
+            for client in (here, session):
+                await client.event("message", seq=after.seq)
+                assert client.bodies(lost) == ["before", "after"]
+            await fresh.client(far).connected()
