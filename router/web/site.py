@@ -11,8 +11,10 @@ from __future__ import annotations
 import gzip
 import html
 import json
+import posixpath
+import re
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -35,7 +37,7 @@ TYPES: Final = {
 }
 ROOT: Final = ("index.html", "sw.js", "manifest.webmanifest", "boot.js")  # served at paths without a digest
 NOT_SERVED: Final = ("sdk/store_sqlite.js", "sdk/types.js", "sdk/wire.js")  # Node's store; types alone
-FIRST: Final = "main.js"
+FIRST: Final = ("main.js", "login.js", "session.js", "shell.js")  # what shows the first screen, and the list
 MIN_COMPRESSED: Final = 512
 
 
@@ -75,6 +77,9 @@ class Site(Struct, frozen=True):
         filled = {
             "DIGEST": version,
             "IMPORTS": imports,
+            "PRELOAD": "\n".join(
+                f'<link rel="modulepreload" href="{base}/{name}">' for name in imported(FIRST, sources)
+            ),
             "OPTIONS": html.escape(urlencode(dict(options))),
             "FILES": json.dumps([f"{base}/{name}" for name in sorted(sources)]),
         }
@@ -107,6 +112,25 @@ def _paths() -> dict[str, Path]:
     own = {path.relative_to(PAGE).as_posix(): path for path in PAGE.rglob("*") if path.suffix in TYPES}
     sdk = {f"sdk/{path.name}": path for path in SDK.glob("*.js")}
     return {name: path for name, path in {**own, **sdk}.items() if name not in NOT_SERVED}
+
+
+_IMPORT: Final = re.compile(rb"""^(?:import|export)\b[^;]*?from\s*"([^"]+)";""", re.MULTILINE)
+_COMMENT: Final = re.compile(rb"/\*.*?\*/", re.DOTALL)
+
+
+def imported(roots: Iterable[str], sources: Mapping[str, bytes]) -> list[str]:
+    """These modules, each followed by all that it imports at its top, so that a browser finds none of them late."""
+    found: list[str] = []
+    for root in roots:
+        waiting = [root]
+        for name in waiting:
+            if name in found:
+                continue
+            found.append(name)
+            for other in _IMPORT.findall(_COMMENT.sub(b"", sources[name])):
+                known = "vendor/preact.js" if other == b"preact" else posixpath.normpath(f"{name}/../{other.decode()}")
+                waiting.append(known)
+    return found
 
 
 def _framed(name: str, body: bytes) -> bytes:

@@ -15,6 +15,7 @@ from router.web import site
 from router.web.site import PAGE, Site
 
 LANGUAGES = ("en", "de", "zh")
+PRELOADED = re.compile(r'<link rel="modulepreload" href="([^"]+)">')
 
 packages = pytest.mark.skipif(not web.MODULES.exists(), reason="`make test` installs npm packages into .venv/web")
 
@@ -41,6 +42,17 @@ def test_first_screen_needs_at_most_fifteen_modules() -> None:
     found = before_first_screen("main.js", set())
     found |= before_first_screen("login.js", set()) | {"lang/de.js"}
     assert len(found) <= 15, sorted(found)
+
+
+def test_browser_is_told_of_every_module_before_it_finds_it() -> None:
+    """What the first screen needs comes first. A module that is found late costs a round trip."""
+    made = Site.load({})
+    told = [name.removeprefix(f"/web/{made.digest}/") for name in PRELOADED.findall(made.index.body.decode())]
+    first = before_first_screen("main.js", set()) | before_first_screen("login.js", set())
+    assert set(told[: len(first)]) == first
+    rest = before_first_screen("session.js", set()) | before_first_screen("shell.js", set())
+    assert set(told) == first | rest
+    assert len(told) == len(set(told))
 
 
 def test_every_import_names_a_file_that_is_served() -> None:
