@@ -30,8 +30,9 @@ endif
 .PHONY: up stack check quick test lint format types bench bench-peers chaos conformance k8s limits settings sdk web deploy-check k8s-check lock clean
 .DEFAULT_GOAL := up
 
+# With DEMO=1 there are also five people who have talked through a day, and who answer.
 up: $(RUNTIME)
-	@exec $(PY) -m deploy.local
+	@DEMO='$(DEMO)' exec $(PY) -m deploy.local
 
 stack: $(DEV)
 	@exec $(PY) -m deploy.stack

@@ -29,6 +29,7 @@ from deploy.plan import (
     bot,
     check_port,
     claim_folder,
+    demo,
     given,
     services,
     shared_environ,
@@ -284,9 +285,13 @@ def local(folder: Path, environ: Mapping[str, str]) -> Runner:
         check_port(service.name, service.listen, MOVES.format("LISTEN"))
         if service.admin is not None:
             check_port(service.name, service.admin, MOVES.format("ADMIN_LISTEN"))
-    beside = bot(shared, settings, plan[0], folder)
+    people = demo(shared, settings, plan[0], folder)
+    beside = [*bot(shared, settings, plan[0], folder), *people]
     return Runner(
-        valkey, [*plan, *beside], welcome(plan, settings, folder), settings.drain_accept_s + settings.drain_window_s
+        valkey,
+        [*plan, *beside],
+        welcome(plan, settings, folder, with_demo=bool(people)),
+        settings.drain_accept_s + settings.drain_window_s,
     )
 
 

@@ -115,9 +115,25 @@ def bot(shared: Mapping[str, str], settings: Settings, router: Service, folder: 
         "--user", BOT, "--password-file", str(own_secret(folder / "bot-password")),
         "--store", str(folder.resolve() / "bot.db"), "--lobby", LOBBY,
     )  # fmt: skip
+    return [Service("bot", "bot", router.listen, None, environ_of_client(shared), program)]
+
+
+def demo(shared: Mapping[str, str], settings: Settings, router: Service, folder: Path) -> list[Service]:
+    """Return the five people of `make up DEMO=1`, another example of the Python SDK."""
+    if not shared.get("DEMO") or not settings.accounts:
+        return []
+    program = (
+        sys.executable, str(ROOT / "router/sdk/examples/demo.py"), "--api", api_url(router, settings),
+        "--store", str(folder.resolve() / "demo"), "--picture", str(ROOT / "router/web/pictures/phone.png"),
+        *(("--bot", BOT) if with_bot(shared, settings) else ()),
+    )  # fmt: skip
+    return [Service("demo", "demo", router.listen, None, environ_of_client(shared), program)]
+
+
+def environ_of_client(shared: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a program that knows no more of Linnet than a stranger: none of its settings."""
     kept = {name: value for name, value in shared.items() if not name.startswith("LINNET_")}
-    environ = {**kept, "PYTHONPATH": str(ROOT / "router/sdk/python")}
-    return [Service("bot", "bot", router.listen, None, environ, program)]
+    return {**kept, "PYTHONPATH": str(ROOT / "router/sdk/python")}
 
 
 def api_url(router: Service, settings: Settings) -> str:
@@ -178,7 +194,7 @@ def check_port(name: str, where: tuple[str, int], remedy: str) -> None:
         raise LocalError(f"{name} cannot listen on {address(host, port)}: {reason} ({remedy})") from None
 
 
-def welcome(plan: list[Service], settings: Settings, folder: Path) -> str:
+def welcome(plan: list[Service], settings: Settings, folder: Path, *, with_demo: bool = False) -> str:
     """Return the printed text: all addresses, and three lines to paste into another terminal."""
     router, *gateways = plan
     api = api_url(router, settings)
@@ -187,12 +203,13 @@ def welcome(plan: list[Service], settings: Settings, folder: Path) -> str:
         if settings.web
         else ""
     )
+    people = "  people     mia, noah, lena, omar, yuki: write to them, or log in as one (password correct-horse)\n"
     sockets = [f"ws{'s' * bool(settings.tls_cert)}://{reachable(one.listen)}/ws" for one in gateways]
     admins = "  ".join(f"{one.name} http://{reachable(one.admin)}" for one in plan if one.admin)
     post = f"curl -sS -H 'Content-Type: application/json' {api}/v1"
     return f"""linnet: ready
 
-{page}  HTTP API   {api}/v1  (OpenAPI: {api}/v1/openapi.json)
+{page}{people if with_demo else ""}  HTTP API   {api}/v1  (OpenAPI: {api}/v1/openapi.json)
   gateways   {"  ".join(sockets)}
   admin      {admins}  (/livez /readyz /metrics)
   kept in    {folder.resolve()}  (messages, secrets, the server's log)

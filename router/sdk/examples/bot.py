@@ -76,7 +76,7 @@ async def make_account(api: Api, user: str, password: str) -> None:
     while True:
         try:
             with suppress(Refused):  # the account exists; a wrong password shows at the login
-                await api.create_account(user, password, name="Echo bot")
+                await api.create_account(user, password)
             return
         except Unreachable:
             await asyncio.sleep(AGAIN_S)
