@@ -53,6 +53,7 @@ class Web:
             "accounts": "yes" if settings.accounts else "",
             "bot": settings.web_bot,
             "password": str(settings.password_min),
+            "media": _megabytes(settings) if settings.media_url else "",
         }
         self._site = Site.load(options) if settings.web else None
 
@@ -103,6 +104,12 @@ class Web:
         if found:
             self._known = host, found
         return self._known[1] if self._known[0] == host else [], bool(found)
+
+
+def _megabytes(settings: Settings) -> str:
+    """What a picture, a voice message, a video and another file may have, as the page reads it."""
+    limits = settings.media_image_mb, settings.media_voice_mb, settings.media_video_mb, settings.media_file_mb
+    return " ".join(f"{limit:g}" for limit in limits)
 
 
 def _sent(file: File, request: Request, caching: str, policy: str = "") -> Response:

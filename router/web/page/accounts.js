@@ -33,7 +33,10 @@ function database() {
   opened ??= new Promise((resolve, reject) => {
     const request = indexedDB.open("linnet-web", 1);
     request.onupgradeneeded = () => request.result.createObjectStore(ROWS, { keyPath: "user" });
-    request.onsuccess = () => resolve(request.result);
+    request.onsuccess = () => {
+      request.result.onclose = () => (opened = undefined); // wiped by the browser
+      resolve(request.result);
+    };
     request.onerror = () => reject(request.error);
   });
   return opened;
@@ -103,6 +106,9 @@ async function keep(account) {
   return account;
 }
 
+/** The account of this tab as it was used last: a browser that wipes its storage does not log the tab out. @type {Account | undefined} */
+let held;
+
 /**
  * The token for a connection: the one that is kept, renewed if it was refused or is about to expire.
  *
@@ -110,8 +116,9 @@ async function keep(account) {
  * @param {string} reason
  */
 export async function tokenOf(user, reason) {
-  const account = (await accounts()).find((one) => one.user === user);
-  if (!account) throw new Refusal("unauthorized", "logged out", 0);
+  const account = (await accounts()).find((one) => one.user === user) ?? held;
+  if (account?.user === user) held = account;
+  if (account?.user !== user) throw new Refusal("unauthorized", "logged out", 0);
   if (reason === "connect" && account.expiresAt - Date.now() > RENEW_BEFORE_MS) return account.token;
   try {
     const { token, expires_at: expiresAt } = await call("POST", "/v1/tokens/renew", {}, account.token);
@@ -132,10 +139,12 @@ export function onLogout(listener) {
 /** Delete all that this browser keeps of an account. Its tabs have closed their stores. @param {string} user */
 export async function forget(user) {
   channel.postMessage({ logout: user });
+  held = undefined;
   await rows("readwrite", (store) => store.delete(user));
   const stores = `linnet:${location.origin}:${user}:`;
   for (const { name = "" } of await indexedDB.databases()) {
     if (name.startsWith(stores)) indexedDB.deleteDatabase(name);
   }
+  for (const key of Object.keys(sessionStorage)) if (key.startsWith(`linnet-draft ${user} `)) sessionStorage.removeItem(key);
   useInTab("");
 }

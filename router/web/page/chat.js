@@ -7,16 +7,19 @@
  *    If the end was seen, the end is seen again.
  * 3. The unread line is where the read mark was when the conversation was opened.
  * 4. A message counts as read when the end is seen and the page is visible.
+ * 5. A row that looks as before is not made again: a change of one message costs one row, not 400.
  */
 
 import { Composer } from "./composer.js";
 import { day, dayOf, lastSeen } from "./format.js";
 import { MessageRow } from "./message.js";
-import { open, otherOf, titleOf } from "./names.js";
+import { open, otherOf, targetOf, titleOf } from "./names.js";
+import { Face, nameOf, profilesChanged } from "./profiles.js";
 import { t } from "./strings.js";
 import { Avatar, html, Icon, IconButton, Menu, once, useEffect, useLayoutEffect, useReducer, useRef, useState } from "./ui.js";
 
 /** @typedef {import("./session.js").Message} Message */
+/** @typedef {{ message: Message, quoted: Message | undefined, looks: string, row: any }} Made A row, and what it was made of. */
 
 const PAGE = 80;
 const WINDOW = 400;
@@ -28,8 +31,7 @@ class Window {
   /** @param {import("./session.js").Session} session @param {string} id @param {() => void} changed */
   constructor(session, id, changed) {
     this.session = session;
-    const target = id.startsWith("d:") ? `@${otherOf(session.user, id)}` : id;
-    this.conversation = session.client.conversation(target);
+    this.target = targetOf(session.user, id);
     this.changed = changed;
     /** @type {Message[]} */
     this.messages = [];
@@ -41,11 +43,18 @@ class Window {
     this.loaded = this.loading = this.whole = false;
     /** @type {import("./session.js").View | undefined} */
     this.view = undefined;
+    /** Rows as they were made last, by key. @type {Map<string, Made>} */
+    this.made = new Map();
     /** The read mark at the beginning. @type {number | undefined} */
     this.readAt = undefined;
     /** @type {Promise<void>} */
     this._reading = Promise.resolve();
     this.read = once(() => void this._read());
+  }
+
+  /** A new one each time: a client whose store was wiped has another store from then on. */
+  get conversation() {
+    return this.session.client.conversation(this.target);
   }
 
   _read() {
@@ -56,7 +65,11 @@ class Window {
       if (bound !== this.bound) return;
       this.view = view;
       this.readAt ??= view.read;
-      this.messages = messages;
+      const before = new Map(this.messages.map((message) => [keyOf(message, conversation.id), message]));
+      this.messages = messages.map((message) => {
+        const old = before.get(keyOf(message, conversation.id));
+        return old && JSON.stringify(old) === JSON.stringify(message) ? old : message;
+      });
       this.loaded = true;
       this.changed();
     }).catch(() => undefined); // the store is lost, and the client opens another one
@@ -189,30 +202,31 @@ export function Chat({ id, session, show, say }) {
   const title = titleOf(session.user, view);
   const typists = session.typists(id);
   const mayWrite = direct || (view.role !== "reader" && view.role !== null);
+  const about = () => (direct ? show("person", { user: other }) : show("about", { id, view }));
   const state = typists.length ? typing(typists) : direct ? lastSeen(session.presence.get(other)) : t(view.kind === "channel" ? "channel" : "group");
 
   return html`<section class="chat" aria-label=${title}>
     <header class="chat-head">
       <${IconButton} icon="back" label=${t("back")} className="back" onClick=${() => open("")} />
-      <button type="button" class="chat-title" onClick=${() => show("about", { id, view })} title=${t("about", { title })}>
-        <${Avatar} name=${title} kind=${view.kind} online=${session.presence.get(other)?.online === true} />
+      <button type="button" class="chat-title" onClick=${about} title=${t("about", { title })}>
+        ${direct ? html`<${Face} user=${other} online=${session.presence.get(other)?.online === true} />` : html`<${Avatar} name=${title} kind=${view.kind} />`}
         <span><span class="row-title" dir="auto">${title}</span><small class=${typists.length ? "typing" : ""}>${state}</small></span>
       </button>
       <${Menu} label=${t("more")} items=${() => [
-        { label: direct ? t("about_person") : t("members"), icon: direct ? "person" : "group", act: () => show("about", { id, view }) },
+        { label: direct ? t("about_person") : t("members"), icon: direct ? "person" : "group", act: about },
         { label: t("invite"), icon: "link", act: () => show("invite", view.kind === "channel" ? { id, title } : undefined) },
       ]} />
     </header>
     <div class="log" role="log" aria-label=${t("messages_of", { title })} aria-busy=${pane.loading || !pane.loaded ? "true" : "false"} tabindex="0" ref=${log} onScroll=${onScroll}>
       ${pane.loading && html`<p class="hint" key="loading">${t("loading")}</p>`}
-      ${pane.loaded && !pane.messages.length && html`<div class="hint first" key="none"><${Avatar} name=${title} kind=${view.kind} size="large" /><p>${t("say_hello", { title })}</p></div>`}
-      ${rows(pane, session, { id, view, show, say, reply: (message) => (setEditing(undefined), setReplyTo(message)), edit: (message) => (setReplyTo(undefined), setEditing(message)) })}
+      ${pane.loaded && !pane.messages.length && html`<div class="hint first" key="none">${direct ? html`<${Face} user=${other} size="large" />` : html`<${Avatar} name=${title} kind=${view.kind} size="large" />`}<p>${t("say_hello", { title })}</p></div>`}
+      ${rows(pane, session, { id, view, show, say, reply: (/** @type {Message} */ message) => (setEditing(undefined), setReplyTo(message)), edit: (/** @type {Message} */ message) => (setReplyTo(undefined), setEditing(message)) })}
     </div>
     ${away && html`<button type="button" class="to-newest" onClick=${toNewest} aria-label=${t("to_newest")} title=${t("to_newest")}><${Icon} name="down" />${view.unread > 0 && html`<span class="count">${view.unread}</span>`}</button>`}
     ${view.gone
       ? html`<p class="closed">${t(`gone_${view.gone}`)}</p>`
       : mayWrite
-        ? html`<${Composer} session=${session} conversation=${pane.conversation} view=${view} replyTo=${replyTo} editing=${editing} last=${() => [...pane.messages].reverse().find((one) => one.from === session.user && one.seq !== undefined && !one.deleted)} edit=${setEditing} done=${() => (setReplyTo(undefined), setEditing(undefined))} sent=${toNewest} say=${say} />`
+        ? html`<${Composer} session=${session} conversation=${pane.conversation} view=${view} replyTo=${replyTo} editing=${editing} last=${() => [...pane.messages].reverse().find((one) => one.from === session.user && one.seq !== undefined && !one.deleted)} edit=${setEditing} done=${() => (setReplyTo(undefined), setEditing(undefined))} sent=${toNewest} say=${say} show=${show} />`
         : view.kind && html`<p class="closed">${t("read_only")}</p>`}
   </section>`;
 }
@@ -233,13 +247,17 @@ function note(box, place) {
 
 /** @param {string[]} users */
 function typing(users) {
-  if (users.length === 1) return t("typing_user", { user: users[0] ?? "" });
-  return t("typing_more", { users: users.slice(0, 3).join(", ") });
+  if (users.length === 1) return t("typing_user", { user: nameOf(users[0] ?? "") });
+  return t("typing_more", { users: users.slice(0, 3).map(nameOf).join(", ") });
 }
 
 /** The messages with their days and the unread line. @param {Window} pane @param {import("./session.js").Session} session @param {any} acts */
 function rows(pane, session, acts) {
   const made = [];
+  /** @type {Map<string, Made>} */
+  const kept = new Map();
+  const { kind, role, gone, reads } = acts.view;
+  const around = `${kind} ${role} ${gone} ${profilesChanged()} `;
   /** @type {Message | undefined} */
   let before;
   let lined = false;
@@ -255,9 +273,17 @@ function rows(pane, session, acts) {
       lined = true; // the user's own message is the first: nothing before it is unread
     }
     const together = !newDay && !unread && before?.from === message.from && message.at - before.at < TOGETHER_MS;
-    made.push(html`<${MessageRow} key=${keyOf(message, session.user)} message=${message} together=${together} session=${session} quoted=${message.replyTo === null ? undefined : bySeq.get(message.replyTo)} conversation=${pane.conversation} ...${acts} />`);
+    const key = keyOf(message, session.user);
+    const quoted = message.replyTo === null ? undefined : bySeq.get(message.replyTo);
+    const looks = `${around}${together} ${message.from === session.user ? JSON.stringify(reads) : ""}`;
+    const old = pane.made.get(key);
+    const same = old?.message === message && old.quoted === quoted && old.looks === looks;
+    const row = same ? old.row : html`<${MessageRow} key=${key} message=${message} together=${together} session=${session} quoted=${quoted} conversation=${pane.conversation} ...${acts} />`;
+    kept.set(key, { message, quoted, looks, row });
+    made.push(row);
     before = message;
   }
+  pane.made = kept;
   return made;
 }
 

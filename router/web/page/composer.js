@@ -1,29 +1,48 @@
-/** Where a message is written: a text that grows, emoji, mentions, a reply or an edit. */
+/** Where a message is written: a text that grows, emoji, mentions, a reply or an edit, files, and a recorded voice. */
 
-import { mentionsOf, textOf } from "./format.js";
+import { mentionsOf, sizeOf, textOf } from "./format.js";
 import { Quote } from "./message.js";
+import { options } from "./options.js";
 import { t } from "./strings.js";
-import { html, Icon, IconButton, useEffect, useLayoutEffect, useRef, useState } from "./ui.js";
+import { late } from "./updates.js";
+import { html, Icon, IconButton, Menu, useEffect, useLayoutEffect, useRef, useState } from "./ui.js";
 
 const TYPING_EVERY_MS = 2500;
 const LONGEST = 16_000; // characters; a body has at most 64 KiB
 const MENTION = /(^|\s)@([A-Za-z0-9._-]{0,64})$/;
 
-/** What was begun in each conversation. @type {Map<string, string>} */
-const drafts = new Map();
+/** What was begun in a conversation: it is the tab's, so a reload keeps it. @param {string} user @param {string} id */
+function draftKey(user, id) {
+  return `linnet-draft ${user} ${id}`;
+}
+
+/** @param {string} key @param {string} text */
+function keepDraft(key, text) {
+  if (!text) return sessionStorage.removeItem(key);
+  try {
+    return sessionStorage.setItem(key, text);
+  } catch {
+    return undefined; // too many texts were begun: this one is lost with the page
+  }
+}
 
 /**
  * @param {{ session: import("./session.js").Session, conversation: import("./sdk/index.js").Conversation, view: import("./session.js").View,
- *   replyTo: any, editing: any, last: () => any, edit: any, done: () => void, sent: () => void, say: any }} props
+ *   replyTo: any, editing: any, last: () => any, edit: any, done: () => void, sent: () => void, say: any, show: any }} props
  */
-export function Composer({ session, conversation, view, replyTo, editing, last, edit, done, sent, say }) {
-  const [text, setText] = useState(drafts.get(conversation.id) ?? "");
+export function Composer({ session, conversation, view, replyTo, editing, last, edit, done, sent, say, show }) {
+  const [text, setText] = useState(() => sessionStorage.getItem(draftKey(session.user, conversation.id)) ?? "");
   const [members, setMembers] = useState(/** @type {string[]} */ ([]));
   const [chosen, setChosen] = useState(0);
   const [caret, setCaret] = useState(0); // of the text that is rendered: the field still has the one before
   const [Picker, setPicker] = useState(/** @type {any} */ (undefined));
+  const [Recorder, setRecorder] = useState(/** @type {any} */ (undefined));
   /** @type {{ current: any }} */
   const field = useRef(null);
+  /** @type {{ current: any }} */
+  const form = useRef(null);
+  /** @type {{ current: any }} */
+  const input = useRef(null);
   const typedAt = useRef(-Infinity);
   const group = view.kind === "group" || view.kind === "channel";
 
@@ -37,14 +56,69 @@ export function Composer({ session, conversation, view, replyTo, editing, last, 
   }, [group]);
   useEffect(() => {
     if (editing) setText(textOf(editing.body));
-    if (editing || replyTo) field.current.focus();
+    if (editing || replyTo) field.current?.focus();
   }, [editing, replyTo]);
   useLayoutEffect(() => {
     const box = field.current;
+    if (!box) return;
     box.style.height = "auto";
     box.style.height = `${Math.min(box.scrollHeight, 200)}px`;
-    if (!editing) drafts.set(conversation.id, text);
-  }, [text]);
+    if (!editing) keepDraft(draftKey(session.user, conversation.id), text);
+  }, [text, Recorder]);
+
+  const takesFiles = options().media !== undefined && !editing;
+  const attach = (/** @type {File[]} */ files) => {
+    if (!files.length) return;
+    const all = { files, conversation, caption: text, replyTo: replyTo?.seq, sent: () => (setText(""), done(), sent()) };
+    show("attach", all);
+  };
+  /** @type {{ current: any }} */
+  const dropped = useRef(undefined);
+  dropped.current = takesFiles ? attach : undefined;
+  useEffect(() => {
+    const area = form.current.closest(".chat");
+    const over = (/** @type {DragEvent} */ event) => {
+      if (dropped.current && event.dataTransfer?.types.includes("Files")) area.dataset.drop = t("drop_here");
+    };
+    const end = (/** @type {DragEvent} */ event) => {
+      if (event.type === "drop" || !area.contains(event.relatedTarget)) delete area.dataset.drop;
+      if (event.type === "drop") dropped.current?.([...(event.dataTransfer?.files ?? [])]);
+    };
+    area.addEventListener("dragover", over);
+    area.addEventListener("dragleave", end);
+    area.addEventListener("drop", end);
+    return () => {
+      area.removeEventListener("dragover", over);
+      area.removeEventListener("dragleave", end);
+      area.removeEventListener("drop", end);
+    };
+  }, []);
+  const onPaste = (/** @type {any} */ event) => {
+    const files = [...(event.clipboardData?.files ?? [])];
+    if (!takesFiles || !files.length) return;
+    event.preventDefault();
+    attach(files);
+  };
+  /** Let the user choose files; a phone offers its own camera with `capture`. @param {string} accept @param {boolean} [capture] */
+  const choose = (accept, capture = false) => {
+    input.current.accept = accept;
+    if (capture) input.current.setAttribute("capture", "environment");
+    else input.current.removeAttribute("capture");
+    input.current.click();
+  };
+  const camera = () => {
+    if (matchMedia("(pointer: coarse)").matches) choose("image/*", true);
+    else show("camera", { taken: (/** @type {File} */ file) => attach([file]) });
+  };
+  const speak = async () => {
+    const [voice, { sendFiles }] = await late(() => Promise.all([import("./voice.js"), import("./uploads.js")]));
+    setPicker(undefined);
+    setRecorder(() => (/** @type {any} */ props) => html`<${voice.Recorder} ...${props} send=${(/** @type {any} */ recorded) => {
+      sendFiles(session, conversation.id, [recorded], "", replyTo?.seq);
+      done();
+      sent();
+    }} />`);
+  };
 
   const at = MENTION.exec(text.slice(0, caret));
   const proposed = group && at ? members.filter((user) => user.toLowerCase().startsWith((at[2] ?? "").toLowerCase())).slice(0, 6) : [];
@@ -77,7 +151,7 @@ export function Composer({ session, conversation, view, replyTo, editing, last, 
     typedAt.current = -Infinity;
     done();
     if (!was) sent();
-    field.current.focus();
+    field.current?.focus();
   };
   const put = (/** @type {number} */ start, /** @type {number} */ end, /** @type {string} */ words) => {
     const box = field.current;
@@ -116,11 +190,17 @@ export function Composer({ session, conversation, view, replyTo, editing, last, 
   };
   const pick = async () => {
     if (Picker) return setPicker(undefined);
-    const { Emoji } = await import("./emoji.js");
+    const { Emoji } = await late(() => import("./emoji.js"));
     return setPicker(() => Emoji);
   };
 
-  return html`<form class="composer" onSubmit=${(/** @type {Event} */ event) => (event.preventDefault(), send())}>
+  const quiet = () => {
+    setRecorder(undefined);
+    setTimeout(() => field.current?.focus()); // it is there again then
+  };
+  const jobs = session.uploads.filter((job) => job.conversation === conversation.id);
+  return html`<form class="composer" ref=${form} onSubmit=${(/** @type {Event} */ event) => (event.preventDefault(), send())}>
+    ${jobs.length > 0 && html`<ul class="uploads" aria-label=${t("uploads")}>${jobs.map((job, i) => html`<${Upload} key=${i} job=${job} />`)}</ul>`}
     ${Picker && html`<div class="picker-place"><${Picker} choose=${insert} close=${() => (setPicker(undefined), field.current.focus())} /></div>`}
     ${proposed.length > 0 &&
     html`<ul class="proposed" id="proposed" role="listbox" aria-label=${t("mention")}>
@@ -128,10 +208,29 @@ export function Composer({ session, conversation, view, replyTo, editing, last, 
     </ul>`}
     ${(replyTo || editing) &&
     html`<div class="context"><${Icon} name=${editing ? "edit" : "reply"} /><${Quote} message=${editing ?? replyTo} /><${IconButton} icon="close" label=${t("cancel")} onClick=${leave} /></div>`}
-    <div class="composer-line">
-      <${IconButton} icon="smile" label=${t("emoji")} onClick=${() => void pick()} aria-expanded=${Picker ? "true" : "false"} />
-      <textarea ref=${field} rows="1" dir="auto" maxlength=${LONGEST} value=${text} placeholder=${t("write_message")} aria-label=${t("write_message")} onInput=${onInput} onKeyDown=${onKeyDown} aria-autocomplete=${group ? "list" : undefined} aria-controls=${proposed.length ? "proposed" : undefined} aria-activedescendant=${proposed.length ? `proposed-${chosen}` : undefined}></textarea>
-      <button type="submit" class="send" disabled=${!text.trim()} aria-label=${editing ? t("save") : t("send")} title=${editing ? t("save") : t("send")}><${Icon} name=${editing ? "check" : "send"} /></button>
-    </div>
+    ${Recorder ? html`<${Recorder} close=${quiet} say=${say} />` : html`<div class="composer-line">
+      ${takesFiles && html`<${Menu} label=${t("attach")} icon="clip" items=${() => [
+        { label: t("attach_picture"), icon: "picture", act: () => choose("image/*,video/*") },
+        { label: t("attach_file"), icon: "file", act: () => choose("") },
+        { label: t("take_picture"), icon: "camera", act: camera },
+      ]} /><input ref=${input} class="unseen" type="file" multiple tabindex="-1" aria-hidden="true" onChange=${(/** @type {any} */ event) => (attach([...event.target.files]), (event.target.value = ""))} />`}
+      <${IconButton} icon="smile" label=${t("emoji")} onClick=${() => void pick().catch(() => say(t("not_loaded")))} aria-expanded=${Picker ? "true" : "false"} />
+      <textarea ref=${field} rows="1" dir="auto" maxlength=${LONGEST} value=${text} placeholder=${t("write_message")} aria-label=${t("write_message")} onInput=${onInput} onKeyDown=${onKeyDown} onPaste=${onPaste} aria-autocomplete=${group ? "list" : undefined} aria-controls=${proposed.length ? "proposed" : undefined} aria-activedescendant=${proposed.length ? `proposed-${chosen}` : undefined}></textarea>
+      ${takesFiles && !text.trim()
+        ? html`<button key="speak" type="button" class="send speak" aria-label=${t("record")} title=${t("record")} onClick=${() => void speak().catch(() => say(t("not_loaded")))}><${Icon} name="mic" /></button>`
+        : html`<button key="send" type="submit" class="send" disabled=${!text.trim()} aria-label=${editing ? t("save") : t("send")} title=${editing ? t("save") : t("send")}><${Icon} name=${editing ? "check" : "send"} /></button>`}
+    </div>`}
   </form>`;
+}
+
+/** A message whose files are on their way. @param {{ job: import("./uploads.js").Job }} props */
+export function Upload({ job }) {
+  const name = job.items.length === 1 ? job.items[0]?.name || t(`kind_${job.kind}`) : t("files", { count: job.items.length });
+  const percent = job.size ? Math.floor((job.done / job.size) * 100) : 0;
+  return html`<li class=${job.why ? "upload wrong" : "upload"}>
+    <${Icon} name=${job.why ? "warn" : job.kind === "image" ? "picture" : job.kind === "voice" ? "mic" : "file"} />
+    <span><b dir="auto">${name}</b>${job.why ? html`<small role="alert">${job.why}</small>` : html`<progress max="100" value=${percent} aria-label=${t("uploading", { name })}></progress><small>${percent} % · ${sizeOf(job.size)}</small>`}</span>
+    ${job.why && html`<${IconButton} icon="send" label=${t("retry")} onClick=${() => void job.run()} />`}
+    <${IconButton} icon="close" label=${job.why ? t("discard") : t("cancel_upload", { name })} onClick=${() => job.end()} />
+  </li>`;
 }

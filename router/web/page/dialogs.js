@@ -1,23 +1,20 @@
 /** Dialogs, loaded when the first of them is opened. */
 
 import { Emoji } from "./emoji.js";
-import { exact, forwardedOf, lastSeen, textOf } from "./format.js";
-import { addressOf, direct, open, otherOf, titleOf } from "./names.js";
+import { exact, forwardedOf, summaryOf, textOf } from "./format.js";
+import { addressOf, direct, open, otherOf, targetOf, titleOf } from "./names.js";
 import { t } from "./strings.js";
-import { Avatar, Dialog, html, Icon, IconButton, Menu, useEffect, useMemo, useState } from "./ui.js";
+import { Upload } from "./composer.js";
+import { Face, nameOf } from "./profiles.js";
+import { Avatar, Dialog, html, Icon, IconButton, Menu, useEffect, useMemo, useState, whyOf } from "./ui.js";
 import qrcode from "./vendor/qrcode.js";
 
 const NAME = /^[A-Za-z0-9._-]{1,64}$/;
 
 /** @typedef {{ session: import("./session.js").Session, show: any, say: (text: string) => void, close: () => void, argument: any }} Props */
 
-/** @type {Record<string, (props: Props) => any>} */
-const DIALOGS = { about: About, delete: Delete, emoji: Pick, forward: Forward, group: Group, invite: Invite, logout: LogOut, outbox: Outbox, write: Write };
-
-/** @param {Props & { name: string }} props */
-export function Dialogs({ name, ...more }) {
-  return html`<${DIALOGS[name]} key=${name} ...${more} />`;
-}
+/** @type {Record<string, (props: any) => any>} */
+export const DIALOGS = { about: About, delete: Delete, emoji: Pick, forward: Forward, group: Group, invite: Invite, join: Join, logout: LogOut, outbox: Outbox, write: Write };
 
 /** @param {Props} props */
 function Write({ close }) {
@@ -53,7 +50,7 @@ function Group({ session, close, argument = {} }) {
       close();
       open(conversation.id);
     } catch (reason) {
-      setError(t("refused", { why: messageOf(reason) }));
+      setError(t("refused", { why: whyOf(reason) }));
     }
   };
   return html`<${Dialog} title=${channel ? t("make_channel") : t("make_group")} close=${close}><form onSubmit=${(/** @type {Event} */ event) => void make(event)}>
@@ -92,39 +89,12 @@ function squares(text) {
   return { path, size: count + 6 };
 }
 
-/** A person, or a group with its members. @param {Props} props */
+/** A group or channel with its members. @param {Props} props */
 function About({ session, close, say, show, argument }) {
   const { id } = argument;
   const view = session.entry(id)?.view ?? argument.view;
   const title = titleOf(session.user, view);
-  if (id.startsWith("d:")) {
-    return html`<${Someone} user=${otherOf(session.user, id)} session=${session} close=${close} say=${say} />`;
-  }
   return html`<${Members} id=${id} view=${view} title=${title} session=${session} close=${close} say=${say} show=${show} />`;
-}
-
-/** A person, who can be blocked. @param {{ user: string, session: import("./session.js").Session, close: () => void, say: any }} props */
-function Someone({ user, session, close, say }) {
-  const { people } = session.client;
-  const [blocked, setBlocked] = useState(/** @type {boolean | undefined} */ (undefined));
-  const load = () => people.blocked().then((users) => setBlocked(users.includes(user)));
-  useEffect(() => void load().catch(() => undefined), []); // not known: there is no button
-  const change = async () => {
-    try {
-      await (blocked ? people.unblock(user) : people.block(user));
-      await load();
-    } catch (error) {
-      say(t("refused", { why: messageOf(error) }));
-    }
-  };
-  const presence = session.presence.get(user);
-  return html`<${Dialog} title=${t("about_person")} close=${close}>
-    <div class="person"><${Avatar} name=${user} size="large" online=${presence?.online === true} /><b dir="auto">${user}</b><span>${blocked ? t("blocked") : lastSeen(presence)}</span></div>
-    <div class="buttons">
-      ${blocked !== undefined && user !== session.user && html`<button type="button" class=${blocked ? "" : "danger"} onClick=${() => void change()}>${blocked ? t("unblock") : t("block")}</button>`}
-      <button type="button" class="primary" onClick=${close}>${t("close")}</button>
-    </div>
-  </${Dialog}>`;
 }
 
 /** @param {{ id: string, view: import("./session.js").View, title: string, session: import("./session.js").Session, close: () => void, say: any, show: any }} props */
@@ -132,13 +102,15 @@ function Members({ id, view, title, session, close, say, show }) {
   const [members, setMembers] = useState(/** @type {[string, string][] | undefined} */ (undefined));
   const [name, setName] = useState(view.title);
   const [added, setAdded] = useState("");
+  const [allAdd, setAllAdd] = useState(false);
   const path = `/v1/conversations/${encodeURIComponent(id)}`;
   const load = () => session.client.call("GET", path).then((found) => {
     const rank = ["owner", "admin", "member", "reader"];
     const sorted = /** @type {[string, string][]} */ (Object.entries(found.members)).sort((a, b) => rank.indexOf(a[1]) - rank.indexOf(b[1]) || a[0].localeCompare(b[0]));
     setMembers(sorted);
+    setAllAdd(found.adding === "all");
     session.watch(sorted.slice(0, 200).map(([user]) => user));
-  }, (error) => say(t("refused", { why: messageOf(error) })));
+  }, (error) => say(t("refused", { why: whyOf(error) })));
   useEffect(() => void load(), []);
   const act = async (/** @type {string} */ method, /** @type {string} */ where, /** @type {any} */ body) => {
     try {
@@ -146,7 +118,7 @@ function Members({ id, view, title, session, close, say, show }) {
       await load();
       return true;
     } catch (error) {
-      say(t("refused", { why: messageOf(error) }));
+      say(t("refused", { why: whyOf(error) }));
       return false;
     }
   };
@@ -162,21 +134,29 @@ function Members({ id, view, title, session, close, say, show }) {
     if (NAME.test(user) && (await act("PUT", `/members/${user}`, {}))) setAdded("");
   };
   const leave = async () => {
-    if (await session.client.call("DELETE", `${path}/members/${session.user}`).then(() => true, (error) => (say(t("refused", { why: messageOf(error) })), false))) close();
+    if (await session.client.call("DELETE", `${path}/members/${session.user}`).then(() => true, (error) => (say(t("refused", { why: whyOf(error) })), false))) close();
   };
+  const restrains = (/** @type {string} */ role) => mine === "owner" || (mine === "admin" && (role === "member" || role === "reader"));
   const roles = mine === "owner" ? ["owner", "admin", "member", "reader"] : ["member", "reader"];
   const others = (/** @type {string} */ user, /** @type {string} */ role) => [
-    { label: t("write_to_name", { name: user }), icon: "person", act: () => (close(), open(direct(session.user, user))) },
+    { label: t("about_person"), icon: "person", act: () => show("person", { user }) },
+    { label: t("write_to_name", { name: nameOf(user) }), icon: "chat", act: () => (close(), open(direct(session.user, user))) },
     ...(leads && (mine === "owner" || role !== "owner") ? roles.filter((one) => one !== role).map((one) => ({ label: t(`make_${one}`), act: () => void act("PUT", `/members/${user}`, { role: one }) })) : []),
+    ...(restrains(role) ? [
+      { label: t("mute_for"), icon: "bell", act: () => show("restrain", { id, user, what: "mute" }) },
+      { label: t("unmute"), act: () => void act("DELETE", `/members/${user}/mute`, undefined).then((went) => went && say(t("saved"))) },
+      { label: t("ban_for"), icon: "block", danger: true, act: () => show("restrain", { id, user, what: "ban" }) },
+    ] : []),
     leads && (mine === "owner" || role !== "owner") && { label: t("remove"), icon: "trash", danger: true, act: () => void act("DELETE", `/members/${user}`, undefined) },
   ];
   return html`<${Dialog} title=${title} close=${close}>
     ${leads && html`<form class="inline" onSubmit=${rename}><label for="rename">${t("title")}</label><span><input id="rename" maxlength="200" dir="auto" value=${name} onInput=${(/** @type {any} */ event) => setName(event.target.value)} /><button type="submit" disabled=${!name.trim() || name.trim() === view.title}>${t("save")}</button></span></form>`}
-    ${leads && html`<form class="inline" onSubmit=${(/** @type {Event} */ event) => void add(event)}><label for="added">${t("add_person")}</label><span><input id="added" autocapitalize="none" spellcheck=${false} maxlength="65" value=${added} onInput=${(/** @type {any} */ event) => setAdded(event.target.value)} /><button type="submit" disabled=${!NAME.test(added.trim().replace(/^@/, ""))}>${t("add")}</button></span></form>`}
+    ${(leads || (allAdd && mine === "member")) && html`<form class="inline" onSubmit=${(/** @type {Event} */ event) => void add(event)}><label for="added">${t("add_person")}</label><span><input id="added" autocapitalize="none" spellcheck=${false} maxlength="65" value=${added} onInput=${(/** @type {any} */ event) => setAdded(event.target.value)} /><button type="submit" disabled=${!NAME.test(added.trim().replace(/^@/, ""))}>${t("add")}</button></span></form>`}
     <h3>${t("members")}${members && html` <span class="muted">${members.length}</span>`}</h3>
     ${!members && html`<p class="hint">${t("loading")}</p>`}
-    <ul class="members">${members?.map(([user, role]) => html`<li key=${user}><${Avatar} name=${user} size="small" online=${session.presence.get(user)?.online === true} /><span><b dir="auto">${user === session.user ? t("yourself") : user}</b><small>${t(`role_${role}`)}</small></span>${user !== session.user && html`<${Menu} label=${t("act_on_person", { user })} items=${() => others(user, role)} />`}</li>`)}</ul>
+    <ul class="members">${members?.map(([user, role]) => html`<li key=${user}><${Face} user=${user} size="small" online=${session.presence.get(user)?.online === true} /><span><b dir="auto">${user === session.user ? t("yourself") : nameOf(user)}</b><small>${t(`role_${role}`)}</small></span>${user !== session.user && html`<${Menu} label=${t("act_on_person", { user })} items=${() => others(user, role)} />`}</li>`)}</ul>
     <div class="buttons">
+      ${leads && html`<button type="button" onClick=${() => show("rules", { id })}><${Icon} name="settings" />${t("rules")}</button><button type="button" onClick=${() => show("bans", { id })}><${Icon} name="block" />${t("bans")}</button>`}
       ${view.kind === "channel" && html`<button type="button" onClick=${() => show("invite", { id, title })}><${Icon} name="link" />${t("invite")}</button>`}
       <button type="button" class="danger" onClick=${() => void leave()}>${t("leave")}</button>
     </div>
@@ -190,15 +170,38 @@ function Forward({ session, close, say, argument }) {
   const found = session.list().filter(({ view }) => !view.gone && view.role !== "reader" && titleOf(session.user, view).toLowerCase().includes(query.toLowerCase()));
   const to = (/** @type {import("./session.js").View} */ view) => {
     const body = { text: textOf(message.body), forwarded: forwardedOf(message.body) || message.from };
-    const target = view.id.startsWith("d:") ? `@${otherOf(session.user, view.id)}` : view.id;
-    session.client.conversation(target).send(body).acked.catch(() => undefined); // the message itself shows it
+    const files = message.files.map((/** @type {{ sha256: string }} */ { sha256 }) => ({ sha256, in: argument.id }));
+    session.client.conversation(targetOf(session.user, view.id)).send(body, { media: files.length ? message.media : "text", files }).acked.catch(() => undefined); // the message itself shows it
     close();
     say(t("forwarded_to", { title: titleOf(session.user, view) }));
   };
   return html`<${Dialog} title=${t("forward_to")} close=${close}>
-    <blockquote class="forward-text" dir="auto">${textOf(message.body).slice(0, 200)}</blockquote>
+    <blockquote class="forward-text" dir="auto">${summaryOf(message).slice(0, 200)}</blockquote>
     <input type="search" aria-label=${t("search")} placeholder=${t("search")} value=${query} onInput=${(/** @type {any} */ event) => setQuery(event.target.value)} />
     <ul class="members">${found.map(({ view }) => html`<li key=${view.id}><button type="button" class="row-button" onClick=${() => to(view)}><${Avatar} name=${titleOf(session.user, view)} kind=${view.kind} size="small" /><b dir="auto">${titleOf(session.user, view)}</b></button></li>`)}</ul>
+  </${Dialog}>`;
+}
+
+/** Whether to join a channel that a link leads to. `argument`: { id } @param {Props} props */
+function Join({ session, close, say, argument }) {
+  const { id } = argument;
+  const [busy, setBusy] = useState(false);
+  const not = () => (open(""), close());
+  const join = async () => {
+    setBusy(true);
+    try {
+      await session.client.call("POST", `/v1/conversations/${encodeURIComponent(id)}/join`, {});
+      open(id);
+    } catch (/** @type {any} */ error) {
+      if (error.code !== "conflict") say(t("cannot_join", { why: whyOf(error) }));
+      open(error.code === "conflict" ? id : ""); // the user is there already
+    }
+    close();
+  };
+  return html`<${Dialog} title=${t("join_question")} close=${not}>
+    <p>${t("join_text")}</p>
+    <p class="link-line"><code>${id}</code></p>
+    <div class="buttons"><button type="button" onClick=${not}>${t("cancel")}</button><button type="button" class="primary" disabled=${busy} onClick=${() => void join()}>${busy ? t("one_moment") : t("join")}</button></div>
   </${Dialog}>`;
 }
 
@@ -210,7 +213,7 @@ function Delete({ close, argument }) {
     close();
   };
   return html`<${Dialog} title=${t("delete_question")} close=${close}>
-    <blockquote class="forward-text" dir="auto">${textOf(message.body).slice(0, 200)}</blockquote>
+    <blockquote class="forward-text" dir="auto">${summaryOf(message).slice(0, 200)}</blockquote>
     <p>${t("delete_text")}</p>
     <div class="buttons"><button type="button" onClick=${close}>${t("cancel")}</button><button type="button" class="primary danger" onClick=${go}>${t("delete")}</button></div>
   </${Dialog}>`;
@@ -219,7 +222,7 @@ function Delete({ close, argument }) {
 /** @param {Props} props */
 function LogOut({ session, close, argument }) {
   return html`<${Dialog} title=${t("log_out")} close=${close}>
-    <p>${t("log_out_text", { count: session.unsent + session.failed })}</p>
+    <p>${t("log_out_text", { count: session.unsent + session.failed + session.uploads.length })}</p>
     <div class="buttons"><button type="button" onClick=${close}>${t("cancel")}</button><button type="button" class="primary danger" onClick=${argument.confirm}>${t("log_out_anyway")}</button></div>
   </${Dialog}>`;
 }
@@ -242,17 +245,13 @@ function Outbox({ session, close }) {
     return entry ? titleOf(session.user, entry.view) : id.startsWith("d:") ? otherOf(session.user, id) : id;
   };
   return html`<${Dialog} title=${t("outbox")} close=${close}>
-    ${open.length === 0 && html`<p>${t("outbox_empty")}</p>`}
+    ${open.length + session.uploads.length === 0 && html`<p>${t("outbox_empty")}</p>`}
+    <ul class="uploads">${session.uploads.map((job, i) => html`<${Upload} key=${i} job=${job} />`)}</ul>
     <ul class="members">${open.map((handle) => html`<li key=${handle.id}>
       <${Icon} name=${handle.state === "failed" ? "warn" : "clock"} />
-      <span><a href=${addressOf(handle.conversation ?? "")} onClick=${close} dir="auto">${name(handle.conversation ?? "")}</a><small>${handle.state === "failed" ? t("refused", { why: messageOf(handle.error) }) : t("state_queued")}${handle.error?.retryAt ? ` · ${exact(handle.error.retryAt)}` : ""}</small></span>
+      <span><a href=${addressOf(handle.conversation ?? "")} onClick=${close} dir="auto">${name(handle.conversation ?? "")}</a><small>${handle.state === "failed" ? t("refused", { why: whyOf(handle.error) }) : t("state_queued")}${handle.error?.retryAt ? ` · ${exact(handle.error.retryAt)}` : ""}</small></span>
       ${handle.state === "failed" && html`<${IconButton} icon="send" label=${t("retry")} onClick=${() => void handle.retry()} />`}
       ${handle.state !== "sent" && html`<${IconButton} icon="trash" label=${t("discard")} onClick=${() => void handle.cancel()} />`}
     </li>`)}</ul>
   </${Dialog}>`;
-}
-
-/** @param {any} error */
-function messageOf(error) {
-  return String(error?.message || error?.code || error);
 }

@@ -67,6 +67,29 @@ export function textOf(body) {
   return body === null || body === undefined ? "" : JSON.stringify(body);
 }
 
+/** A message in a line: its text, else what its files are. @param {{ body: any, media?: string, files?: { sha256: string, kind?: string, name?: string }[] }} message */
+export function summaryOf({ body, media, files = [] }) {
+  const text = textOf(body);
+  const [first] = files;
+  if (text || !first) return text;
+  const kind = first.kind ?? media ?? "file";
+  if (kind === "file" && first.name) return first.name;
+  return t(`kind_${["image", "voice", "video"].includes(kind) ? kind : "file"}`);
+}
+
+/** Seconds as *0:07*. @param {number} seconds */
+export function length(seconds) {
+  const whole = Math.max(0, Math.round(seconds));
+  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+}
+
+/** @param {number} bytes */
+export function sizeOf(bytes) {
+  const unit = bytes >= 1e6 ? "megabyte" : bytes >= 1e3 ? "kilobyte" : "byte";
+  const value = bytes / { megabyte: 1e6, kilobyte: 1e3, byte: 1 }[unit];
+  return new Intl.NumberFormat(languageNow(), { style: "unit", unit, unitDisplay: "short", maximumFractionDigits: value < 10 && unit === "megabyte" ? 1 : 0 }).format(value);
+}
+
 /** @param {any} body @returns {string[]} */
 export function mentionsOf(body) {
   return Array.isArray(body?.mentions) ? body.mentions.filter((/** @type {any} */ one) => typeof one === "string") : [];

@@ -17,9 +17,17 @@ export const link = { gateway: "", ms: undefined };
 const listeners = new Set();
 const changed = once(() => listeners.forEach((listener) => listener()));
 
+/** @type {(user: string) => void} */
+let changedProfile = () => {};
+
 /** @param {() => void} listener */
 export function onLink(listener) {
   listeners.add(listener);
+}
+
+/** Call a function with each user whose profile has changed. @param {(user: string) => void} listener */
+export function onProfile(listener) {
+  changedProfile = listener;
 }
 
 class Observed extends WebSocket {
@@ -37,6 +45,7 @@ class Observed extends WebSocket {
     this.addEventListener("message", ({ data }) => {
       if (typeof data !== "string" || data.length > 400) return;
       if (data.startsWith('{"type":"welcome"')) ping();
+      if (data.startsWith('{"type":"profile"')) changedProfile(JSON.parse(data).user);
       if (data.includes(`"${PING}"`)) {
         link.ms = Math.round(performance.now() - sentAt);
         changed();

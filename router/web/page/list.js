@@ -1,10 +1,11 @@
 /** The list of conversations, with its search, and the user's own menu. */
 
 import { useInTab } from "./accounts.js";
-import { short, textOf } from "./format.js";
+import { short, summaryOf } from "./format.js";
 import { addressOf, open, titleOf } from "./names.js";
+import { Face, nameOf } from "./profiles.js";
 import { otherAccounts } from "./session.js";
-import { LANGUAGES, languageNow, loadLanguage, t } from "./strings.js";
+import { t } from "./strings.js";
 import { Avatar, html, Icon, Menu, useEffect, useState } from "./ui.js";
 
 const NAME = /^[A-Za-z0-9._-]{1,64}$/;
@@ -15,7 +16,7 @@ export function List({ session, current, show, logOut }) {
   const wanted = query.trim().toLowerCase().replace(/^@/, "");
   const all = session.list();
   const found = all.filter(({ view, last }) => {
-    const text = `${titleOf(session.user, view)} ${textOf(last?.body)}`.toLowerCase();
+    const text = `${titleOf(session.user, view)} ${view.with ?? ""} ${last ? summaryOf(last) : ""}`.toLowerCase();
     return text.includes(wanted);
   });
   const name = query.trim().replace(/^@/, "");
@@ -35,10 +36,12 @@ export function List({ session, current, show, logOut }) {
         { label: t("write_to"), icon: "person", act: () => show("write") },
         { label: t("make_group"), icon: "group", act: () => show("group") },
         { label: t("make_channel"), icon: "hash", act: () => show("group", { kind: "channel" }) },
+        { label: t("contacts"), icon: "group", act: () => show("contacts") },
         { label: t("invite"), icon: "link", act: () => show("invite") },
       ]} />
     </header>
     <div class="search"><${Icon} name="search" size=${16} /><input type="search" placeholder=${t("search")} aria-label=${t("search")} value=${query} onInput=${(/** @type {any} */ event) => setQuery(event.target.value)} /></div>
+    ${session.requests > 0 && html`<button type="button" class="requests" onClick=${() => show("contacts")}><${Icon} name="person" /><span>${t("requests", { count: session.requests })}</span><span class="count" aria-hidden="true">${session.requests}</span></button>`}
     <ul class="conversations">
       ${found.map((entry) => html`<${Row} key=${entry.view.id} entry=${entry} session=${session} current=${entry.view.id === current} />`)}
       ${wanted && stranger && html`<li key="new"><a href=${`#/@${name}`} onClick=${() => setQuery("")}><${Avatar} name=${name} /><span class="row-text"><span class="row-title" dir="auto">${t("write_to_name", { name })}</span></span></a></li>`}
@@ -55,10 +58,10 @@ function Row({ entry, session, current }) {
   const title = titleOf(session.user, view);
   const typists = session.typists(view.id);
   const online = view.with !== null && session.presence.get(view.with)?.online === true;
-  const preview = typists.length ? t("typing_user", { user: typists[0] ?? "" }) : view.gone ? t(`gone_${view.gone}`) : last?.deleted ? t("deleted") : textOf(last?.body);
-  const author = last && !typists.length && !view.gone && (last.from === session.user ? t("you") : view.kind === "direct" ? "" : last.from);
+  const preview = typists.length ? t("typing_user", { user: nameOf(typists[0] ?? "") }) : view.gone ? t(`gone_${view.gone}`) : last?.deleted ? t("deleted") : last ? summaryOf(last) : "";
+  const author = last && !typists.length && !view.gone && (last.from === session.user ? t("you") : view.kind === "direct" ? "" : nameOf(last.from));
   return html`<li><a href=${addressOf(view.id)} aria-current=${current ? "page" : undefined} class=${view.unread ? "unread" : ""}>
-    <${Avatar} name=${title} kind=${view.kind} online=${online} />
+    ${view.with ? html`<${Face} user=${view.with} online=${online} />` : html`<${Avatar} name=${title} kind=${view.kind} />`}
     <span class="row-text">
       <span class="row-top"><span class="row-title" dir="auto">${title}</span>${last && html`<time>${short(last.at)}</time>`}</span>
       <span class="row-top">
@@ -90,18 +93,15 @@ function Me({ session, show, logOut }) {
     open("");
     location.reload();
   };
-  const speak = async (/** @type {string} */ code) => {
-    await loadLanguage(code);
-    location.reload();
-  };
-  const face = html`<${Avatar} name=${session.user} size="small" /><b class="me-name" dir="auto">${session.user}</b><${Icon} name="down" size=${14} />`;
+  const face = html`<${Face} user=${session.user} size="small" /><b class="me-name" dir="auto">${nameOf(session.user)}</b><${Icon} name="down" size=${14} />`;
   return html`<div class="me" onPointerEnter=${load}><${Menu} label=${t("menu_of", { user: session.user })} face=${face} items=${() => [
+    { label: t("contacts"), icon: "group", act: () => show("contacts") },
+    { label: t("settings"), icon: "settings", act: () => show("settings") },
     { label: t("invite"), icon: "link", act: () => show("invite") },
     { label: t("outbox"), icon: "clock", act: () => show("outbox") },
     permission === "default" && { label: t("notify"), icon: "bell", act: () => void Notification.requestPermission().then(setPermission) },
     ...others.slice(0, 8).map(({ user }) => ({ label: t("switch_to", { user }), icon: "person", act: () => become(user) })),
     { label: t("second_person"), icon: "tab", act: () => void window.open("/#/login", "_blank", "noopener") },
-    ...Object.entries(LANGUAGES).filter(([code]) => code !== languageNow()).map(([code, name]) => ({ label: name, act: () => void speak(code) })),
     { label: t("log_out"), icon: "out", danger: true, act: logOut },
   ]} /></div>`;
 }

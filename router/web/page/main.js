@@ -36,7 +36,7 @@ async function registerWorker() {
   });
   const url = policy?.createScriptURL("/sw.js") ?? "/sw.js";
   const { watchWorker } = await import("./updates.js");
-  await navigator.serviceWorker.register(/** @type {string} */ (url)).then(watchWorker, () => undefined); // it may be refused: the page works without
+  await navigator.serviceWorker.register(/** @type {string} */ (url)).then((made) => made && watchWorker(made), () => undefined); // it may be refused: the page works without
 }
 
 start().catch((error) => {

@@ -1,5 +1,6 @@
 /** What conversations are called, and the addresses under which the page shows them. */
 
+import { nameOf } from "./profiles.js";
 import { t } from "./strings.js";
 
 /** @param {string} user @param {string} other */
@@ -40,9 +41,14 @@ export function otherOf(user, id) {
   return both.find((one) => one !== user) ?? user;
 }
 
+/** What a message is sent to: the first one to a user makes the conversation. @param {string} user @param {string} id */
+export function targetOf(user, id) {
+  return id.startsWith("d:") ? `@${otherOf(user, id)}` : id;
+}
+
 /** @param {string} user @param {import("./session.js").View} view */
 export function titleOf(user, view) {
   const other = view.with ?? (view.id.startsWith("d:") ? otherOf(user, view.id) : "");
-  if (other) return other === user ? t("yourself") : other;
+  if (other) return other === user ? t("yourself") : nameOf(other);
   return view.title || t(view.kind === "channel" ? "unnamed_channel" : "unnamed_group");
 }

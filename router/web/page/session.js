@@ -7,7 +7,8 @@
 
 import { Client } from "./sdk/index.js";
 import { accounts, tokenOf } from "./accounts.js";
-import { link, observe, onLink } from "./link.js";
+import { link, observe, onLink, onProfile } from "./link.js";
+import { forgetProfile, startProfiles } from "./profiles.js";
 import { once } from "./ui.js";
 
 /** @typedef {import("./sdk/index.js").ConversationView} View */
@@ -37,6 +38,10 @@ export class Session {
     this.presence = new Map();
     /** @type {Map<string, Map<string, ReturnType<typeof setTimeout>>>} */
     this.typing = new Map();
+    /** Messages whose files are on their way. @type {import("./uploads.js").Job[]} */
+    this.uploads = [];
+    /** Contacts and requests by user; undefined until they are read. @type {Awaited<ReturnType<Client["people"]["contacts"]>> | undefined} */
+    this.contacts = undefined;
     this.unsent = 0;
     this.failed = 0;
     /** Whether the list has been read from the store. */
@@ -57,6 +62,8 @@ export class Session {
     this._reading = new Map();
     this.link = link;
     onLink(this._changed);
+    onProfile(forgetProfile);
+    startProfiles(client, this._changed);
   }
 
   start() {
@@ -71,6 +78,7 @@ export class Session {
     document.addEventListener("securitypolicyviolation", (event) => {
       if (event.effectiveDirective === "connect-src") this._trouble("trouble_policy", event.blockedURI);
     });
+    client.state.watch("contact/", () => void this.loadContacts().catch(() => undefined)); // it is read when it is shown
     client.connect();
     void this._load();
   }
@@ -79,6 +87,11 @@ export class Session {
   onChange(listener) {
     this._listeners.add(listener);
     return () => void this._listeners.delete(listener);
+  }
+
+  /** Show again what this holds. */
+  touch() {
+    this._changed();
   }
 
   /** Call a function with the conversations that look different. @param {(conversations: string[]) => void} listener */
@@ -100,6 +113,16 @@ export class Session {
 
   get unread() {
     return this.list().reduce((sum, { view }) => sum + (view.gone ? 0 : view.unread), 0);
+  }
+
+  /** How many people ask the user to be a contact. */
+  get requests() {
+    return Object.values(this.contacts ?? {}).filter(({ state }) => state === "incoming").length;
+  }
+
+  async loadContacts() {
+    this.contacts = await this.client.people.contacts();
+    this._changed();
   }
 
   /** Ask who is online, and be told of changes. @param {string[]} users */

@@ -5,40 +5,49 @@ import { Chat } from "./chat.js";
 import { Actions, List } from "./list.js";
 import { decoded, open, routeOf, titleOf } from "./names.js";
 import { options } from "./options.js";
+import { nameOf } from "./profiles.js";
 import { languageNow, t } from "./strings.js";
-import { html, Icon, useEffect, useReducer, useState } from "./ui.js";
-import { onUpdate, update } from "./updates.js";
+import { html, Icon, Notice, say, useEffect, useReducer, useState } from "./ui.js";
+import { late, onUpdate, update } from "./updates.js";
 
-/** @typedef {{ name: string, argument?: any }} Opened A dialog that is open. */
+/** @typedef {{ name: string, argument?: any, Dialog: any }} Opened A dialog that is open. */
+
+const files = () => import("./attach.js");
+const people = () => import("./people.js");
+const settings = () => import("./settings.js");
+const moderation = () => import("./moderation.js");
+
+/** Where dialogs are that are not in dialogs.js. @type {Record<string, () => Promise<{ DIALOGS: Record<string, any> }>>} */
+const ELSEWHERE = {
+  attach: files, camera: files, picture: files,
+  contacts: people, person: people,
+  restrain: moderation, bans: moderation, rules: moderation, report: moderation,
+  settings, profile: settings, privacy: settings, blocks: settings, password: settings, devices: settings,
+};
 
 /** @param {{ session: import("./session.js").Session }} props */
 export function Shell({ session }) {
   const [, refresh] = useReducer((/** @type {number} */ n) => n + 1, 0);
   const [dialog, setDialog] = useState(/** @type {Opened | undefined} */ (undefined));
-  const [Dialogs, setDialogs] = useState(/** @type {any} */ (undefined));
   const [newer, setNewer] = useState(false);
-  const [notice, setNotice] = useState("");
   const id = routeOf(session.user);
 
   const show = (/** @type {string} */ name, /** @type {any} */ argument) => {
-    void import("./dialogs.js").then((module) => {
-      setDialogs(() => module.Dialogs);
-      setDialog({ name, argument });
-    });
-  };
-  const say = (/** @type {string} */ text) => {
-    setNotice(text);
-    setTimeout(() => setNotice((now) => (now === text ? "" : now)), 5000);
+    const load = ELSEWHERE[name] ?? (() => import("./dialogs.js"));
+    late(load).then(({ DIALOGS }) => setDialog({ name, argument, Dialog: DIALOGS[name] }), () => say(t("not_loaded")));
   };
 
   useEffect(() => {
     const ends = [session.onChange(() => refresh(0)), onUpdate(() => setNewer(true)), notifications(session)];
-    const onHash = () => (joinByLink(session, say), refresh(0));
+    const onHash = () => (joinByLink(session, show), refresh(0));
     addEventListener("hashchange", onHash);
+    const stay = (/** @type {Event} */ event) => event.preventDefault(); // a file that is dropped beside a conversation does not replace the page
+    addEventListener("dragover", stay);
+    addEventListener("drop", stay);
     onLogout((user) => {
       if (user === session.user) void session.close().then(leave);
     });
-    joinByLink(session, say);
+    joinByLink(session, show);
     greet(session);
     return () => (ends.forEach((end) => end()), removeEventListener("hashchange", onHash));
   }, []);
@@ -51,7 +60,7 @@ export function Shell({ session }) {
   });
 
   const logOut = async (/** @type {boolean} */ sure) => {
-    if (!sure && session.unsent + session.failed > 0) return show("logout", { confirm: () => void logOut(true) });
+    if (!sure && session.unsent + session.failed + session.uploads.length > 0) return show("logout", { confirm: () => void logOut(true) });
     await session.close();
     await forget(session.user);
     return leave();
@@ -67,15 +76,15 @@ export function Shell({ session }) {
         ${id ? html`<${Chat} key=${id} id=${id} session=${session} show=${show} say=${say} />` : html`<${Welcome} session=${session} show=${show} />`}
       </div>
     </main>
-    ${dialog && Dialogs && html`<${Dialogs} ...${dialog} session=${session} show=${show} say=${say} close=${() => setDialog(undefined)} />`}
-    <p class=${notice ? "toast shown" : "toast"} role="status">${notice}</p>
+    ${dialog && html`<${dialog.Dialog} key=${dialog.name} argument=${dialog.argument} session=${session} show=${show} say=${say} close=${() => setDialog(undefined)} />`}
+    <${Notice} here=${dialog === undefined} />
   </div>`;
 }
 
 /** What is shown beside the list while no conversation is open. @param {{ session: any, show: any }} props */
 function Welcome({ session, show }) {
   return html`<div class="welcome">
-    <h2>${t("hello_user", { user: session.user })}</h2>
+    <h2>${t("hello_user", { user: nameOf(session.user) })}</h2>
     <p>${t("welcome_text")}</p>
     <${Actions} show=${show} />
   </div>`;
@@ -95,12 +104,12 @@ function Banner({ session, newer, show }) {
     const again = stopped === "ended" ? () => session.client.connect() : () => (sessionStorage.setItem("linnet-account", ""), location.reload());
     return html`<div class="banner bad" role="alert"><${Icon} name="warn" /><span>${t(`stopped_${stopped}`)}</span><button type="button" onClick=${again}>${stopped === "ended" ? t("connect_again") : t("log_in")}</button></div>`;
   }
-  if (session.trouble && down) {
-    return html`<div class="banner bad" role="alert"><${Icon} name="warn" /><span>${t(session.trouble.key)} <code>${session.trouble.detail}</code></span></div>`;
+  const waiting = session.unsent > 0 && html`<button type="button" onClick=${() => show("outbox")}>${t("unsent", { count: session.unsent })}</button>`;
+  if (session.trouble && down && navigator.onLine) {
+    return html`<div class="banner bad" role="alert"><${Icon} name="warn" /><span>${t(session.trouble.key)} <code>${session.trouble.detail}</code></span>${waiting}</div>`;
   }
   if (down && late) {
-    const waiting = session.unsent;
-    return html`<div class="banner" role="status"><${Icon} name="clock" /><span>${t("offline_text")}</span>${waiting > 0 && html`<button type="button" onClick=${() => show("outbox")}>${t("unsent", { count: waiting })}</button>`}</div>`;
+    return html`<div class="banner" role="status"><${Icon} name="clock" /><span>${t("offline_text")}</span>${waiting}</div>`;
   }
   if (session.failed > 0) {
     return html`<div class="banner bad" role="status"><${Icon} name="warn" /><span>${t("failed_text", { count: session.failed })}</span><button type="button" onClick=${() => show("outbox")}>${t("look")}</button></div>`;
@@ -109,18 +118,13 @@ function Banner({ session, newer, show }) {
   return null;
 }
 
-/** A link to a channel: join it, then open it. @param {import("./session.js").Session} session @param {(text: string) => void} say */
-function joinByLink(session, say) {
+/** A link to a channel: open it, or ask whether to join it. @param {import("./session.js").Session} session @param {any} show */
+function joinByLink(session, show) {
   const id = decoded(/^#\/join\/(.+)$/.exec(location.hash)?.[1] ?? "");
   if (!id) return;
-  session.client.call("POST", `/v1/conversations/${encodeURIComponent(id)}/join`, {}).then(
-    () => open(id),
-    (error) => {
-      if (error.code === "conflict") return open(id);
-      say(t("cannot_join", { why: error.message }));
-      return open("");
-    },
-  );
+  const known = session.entry(id)?.view;
+  if (known?.role && !known.gone) open(id);
+  else show("join", { id });
 }
 
 /** A new account says hello to the deployment's bot, so that its list is not empty. @param {import("./session.js").Session} session */
@@ -143,7 +147,7 @@ function notifications(session) {
         const { seq = 0, from = "" } = entry?.last ?? {};
         if (!entry || !entry.view.unread || from === session.user || seq <= (shown.get(id) ?? entry.view.read)) continue;
         shown.set(id, seq);
-        const note = new Notification(titleOf(session.user, entry.view), { body: from, tag: id, lang: languageNow() });
+        const note = new Notification(titleOf(session.user, entry.view), { body: nameOf(from), tag: id, lang: languageNow() });
         note.onclick = () => (focus(), open(id));
       }
     }, 200);

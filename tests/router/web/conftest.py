@@ -10,7 +10,7 @@ from tests import support
 from tests.flow.conftest import System
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def system(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     media = tmp_path_factory.mktemp("media").as_uri()
     made = System(tmp_path_factory.mktemp("web"), 2, LINNET_ORIGINS="*", LINNET_MEDIA_URL=media)

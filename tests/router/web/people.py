@@ -11,10 +11,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright
 
+from tests.support import eventually
+
 EXECUTABLE = shutil.which("chromium")
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--use-fake-device-for-media-stream",  # a camera with a moving picture, and a microphone that beeps
+    "--mute-audio",
+]  # fmt: skip
 PASSWORD = "correct-horse"
 DEADLINE_MS = 30_000
 
@@ -47,6 +54,15 @@ class Person:
         await self.page.get_by_role("button", name="Create account and enter").click()
         await self.live()
 
+    async def log_in(self) -> None:
+        """Log in to an account that exists, from a page that knows none or was logged out."""
+        await self.open("#/login")
+        await self.page.get_by_role("button", name="Log in").first.click()
+        await self.page.get_by_label("Name", exact=True).fill(self.name)
+        await self.page.get_by_label("Password").fill(PASSWORD)
+        await self.page.locator("button[type=submit]").click()
+        await self.live()
+
     async def live(self) -> None:
         await self.page.locator(".chip.live").wait_for(state="attached")
 
@@ -58,6 +74,14 @@ class Person:
     async def say(self, text: str) -> None:
         await self.page.get_by_label("Write a message").fill(text)
         await self.page.keyboard.press("Enter")
+
+    async def until(self, expression: str) -> None:
+        """Wait until an expression is true in the page, whose policy lets nothing that waits there evaluate it."""
+
+        async def now() -> bool:
+            return bool(await self.page.evaluate(expression))
+
+        await eventually(now, DEADLINE_MS / 1000, every_s=0.05)
 
     def row(self, title: str) -> Locator:
         """A row of the list, by its title."""
@@ -71,6 +95,13 @@ class Person:
 
     async def texts(self) -> list[str]:
         return await self.page.locator(".message .text").all_inner_texts()
+
+    async def menu(self, *names: str) -> None:
+        """Choose in the user's own menu, then press buttons of the dialogs that follow."""
+        await self.page.get_by_role("button", name=self.name, exact=True).click()
+        await self.page.get_by_role("menuitem", name=names[0], exact=True).click()
+        for name in names[1:]:
+            await self.page.get_by_role("dialog").get_by_role("button", name=name).click()
 
     async def act(self, text: str, what: str) -> None:
         """Open the menu of a message, and choose."""
@@ -88,6 +119,13 @@ class Town:
         self.address = address
         self.everybody: list[Person] = []
 
+    async def account(self, name: str) -> str:
+        """A user who is not there now."""
+        async with httpx.AsyncClient(base_url=self.address, timeout=60, trust_env=False) as http:
+            made = await http.post("/v1/accounts", json={"user": name, "password": PASSWORD})
+            assert made.status_code == 201, made.text
+        return name
+
     async def person(self, name: str, **options: Any) -> Person:
         context = await self.browser.new_context(locale="en-GB", **options)
         one = Person(await context.new_page(), context, self.address, name)
@@ -103,6 +141,8 @@ async def town(address: str) -> AsyncIterator[Town]:
         try:
             people = Town(browser, address)
             yield people
-            assert [error for one in people.everybody for error in one.errors] == []
+            errors = [error for one in people.everybody for error in one.errors]
+            if errors:
+                raise AssertionError(f"errors of pages: {errors}")
         finally:
             await browser.close()

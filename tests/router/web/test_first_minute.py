@@ -65,3 +65,22 @@ async def test_newcomer_has_an_answer_within_a_minute_of_make_up(runner: Runner)
         await eventually(elsewhere)
         await ann.page.locator(".message", has_text="Still here?").get_by_label("Stored by the server").wait_for()
         assert (await ann.texts())[-2:] == ["Good morning", "Still here?"]
+
+
+async def test_demo_has_people_who_have_talked_and_who_answer(runner: Runner) -> None:
+    runner.start(DEMO="1")
+    await runner.said("linnet: ready")
+    assert "mia, noah, lena, omar, yuki" in runner.log
+    address = runner.log.partition("linnet: ready")[2].split()[1].rstrip("/")
+    async with town(address) as people:
+        ann = await people.person("ann")
+        await ann.register()
+        await ann.write_to("mia")
+        await ann.say("Is it you?")
+        await ann.page.locator(".message.theirs").first.wait_for()
+        mia = await people.person("mia")
+        await mia.log_in()
+        await mia.row("Harbour walk").filter(has_text="Good night!").wait_for()
+        await mia.row("Release 1.4").click()
+        await mia.page.locator(".picture img").wait_for()
+        await mia.row("Noah Brandt").wait_for()

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from playwright.async_api import expect
 
-from deploy.web import MODULES, PAGE
+from deploy.web import PAGE
 from tests.flow.conftest import System
 from tests.router.web.people import EXECUTABLE, PASSWORD, Person, town
 from tests.support import SERVER_KEY, eventually
@@ -161,7 +161,7 @@ async def test_picture_that_is_received_is_shown(address: str) -> None:
         await ann.row(bob.name).click()
         await ann.sees("Look")
         await expect(ann.message("Look").get_by_role("img", name="icon.png")).to_be_visible()
-        await ann.page.wait_for_function("document.querySelector('.file img')?.naturalWidth > 0")
+        await ann.until("document.querySelector('.picture img')?.naturalWidth > 0")
 
 
 def server() -> dict[str, str]:
@@ -270,7 +270,7 @@ async def test_installed_page_opens_without_the_server(address: str) -> None:
         await ann.say("To be read offline")
         await ann.message("To be read").get_by_label("Stored by the server").wait_for()
         await ann.page.evaluate("navigator.serviceWorker.ready.then(() => undefined)")
-        await ann.page.wait_for_function("navigator.serviceWorker.controller !== null")
+        await ann.until("navigator.serviceWorker.controller !== null")
         names = await ann.page.evaluate(
             "async () => { const found = []; for (const name of await caches.keys())"
             " for (const { url } of await (await caches.open(name)).keys()) found.push(new URL(url).pathname);"
@@ -296,76 +296,3 @@ async def test_installed_page_opens_without_the_server(address: str) -> None:
         await ann.page.reload()
         await ann.sees("To be read offline")
         await ann.context.set_offline(False)
-
-
-@pytest.mark.skipif(not MODULES.exists(), reason="`make test` installs npm packages into .venv/web")
-@pytest.mark.parametrize(("width", "scheme"), [(360, "dark"), (1280, "light")])
-async def test_page_has_no_violation_of_accessibility(address: str, scheme: str, width: int) -> None:
-    """By axe-core, in a dozen states."""
-    axe = (MODULES / "axe-core/axe.min.js").read_text()
-    async with town(address) as people:
-        ann = await people.person(f"ann-{scheme}{width}", color_scheme=scheme, viewport={"width": width, "height": 760})
-        page = ann.page
-
-        async def clean(state: str) -> None:
-            if not await page.evaluate("typeof axe === 'object'"):
-                await page.evaluate(axe)
-            result = await page.evaluate("axe.run({ resultTypes: ['violations'] })")
-            found = [(one["id"], [node["html"][:200] for node in one["nodes"][:3]]) for one in result["violations"]]
-            assert found == [], state
-            wide = await page.evaluate("document.documentElement.scrollWidth")
-            assert wide <= width, (state, wide)
-
-        await ann.open()
-        await page.get_by_label("Name", exact=True).fill("bad name")
-        await clean("login, wrong name")
-        await ann.register()
-        await clean("nothing yet")
-        async with httpx.AsyncClient(base_url=address, headers=server(), timeout=60, trust_env=False) as http:
-            for body in ("Hello https://x.example", {"text": f"@{ann.name} look", "mentions": [ann.name]}, "👍"):
-                made = {"to": f"@{ann.name}", "from": f"bob-{scheme}{width}", "body": body}
-                assert (await http.post("/v1/messages", json=made)).status_code == 200
-            titled = {"kind": "group", "title": "Walks", "members": {ann.name: "owner"}}
-            by = {"Linnet-User": f"bob-{scheme}{width}"}
-            made_group = await http.post("/v1/conversations", json=titled, headers=by)
-            group = made_group.json()["conversation"]
-            said = {"to": group, "from": f"bob-{scheme}{width}", "body": "Where to?"}
-            assert (await http.post("/v1/messages", json=said)).status_code == 200
-        await ann.row("Walks").wait_for()
-        await clean("list")
-        await ann.row(f"bob-{scheme}{width}").click()
-        await ann.sees("👍")
-        await ann.act("look", "React with ❤️")
-        await ann.act("look", "Reply")
-        await clean("conversation, reply")
-        await ann.say("An answer")
-        await ann.message("An answer").locator(".acts > button").click(force=True)
-        await clean("menu of a message")
-        await page.get_by_role("menuitem", name="Delete").click()
-        await clean("delete?")
-        await page.keyboard.press("Escape")
-        await page.get_by_role("button", name="Emoji", exact=True).click()
-        await page.get_by_label("grinning face", exact=True).wait_for()
-        await clean("emoji")
-        await page.keyboard.press("Escape")
-        await page.evaluate("(hash) => { location.hash = hash; }", f"#/c/{group}")
-        await ann.sees("Where to?")
-        await clean("group")
-        await page.locator(".chat-title").click()
-        await page.get_by_role("dialog").get_by_text("Owner").first.wait_for()
-        await clean("members")
-        await page.keyboard.press("Escape")
-        await page.evaluate("location.hash = '#/'")
-        await page.get_by_role("button", name=ann.name, exact=True).click()
-        await clean("own menu")
-        await page.get_by_role("menuitem", name="Invite somebody").click()
-        await page.get_by_role("img", name="QR code of the link").wait_for()
-        await clean("invitation")
-        await page.keyboard.press("Escape")
-        await page.get_by_role("button", name="New conversation").click()
-        await page.get_by_role("menuitem", name="Make a channel").click()
-        await page.get_by_label("People").wait_for()
-        await clean("new channel")
-        await page.evaluate("document.documentElement.dir = 'rtl'")
-        await page.keyboard.press("Escape")
-        await clean("right to left")
