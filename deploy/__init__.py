@@ -17,6 +17,7 @@ manifests       the rendered manifests of k8s/, and `make k8s`
 check           `make deploy-check`: Dockerfile and manifests
 check_stack     `make deploy-check`: load balancers, alerts, dashboards, compose file
 image           the container image, built without a registry
+slots           where the partitions of a Redis cluster are, and moving them
 cluster         `make k8s-check`: the manifests on a real cluster
 kubernetes/     a Kubernetes of its own for `make deploy-check`
 """
