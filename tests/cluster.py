@@ -1,6 +1,6 @@
 """A real Redis Cluster on loopback, for tests of what only a cluster does: its slots move, and its primaries fail over.
 
-The product does not connect to it as a cluster yet. The tests call functions on the node that they name.
+Tests connect to it as the product does (`url` of some nodes), or call functions on the node that they name.
 
 Invariants
 - `start` gives each primary an equal range of slots, in the order of `primaries`.

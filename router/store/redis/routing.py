@@ -40,6 +40,7 @@ from router.store.redis.slots import SLOTS
 HOLD_S: Final = 2.0
 TICK_S: Final = 0.05  # between two looks at the held slots
 AGAIN_S: Final = (0.02, 0.25)  # wait before a call is sent for the third and further times
+LEAVE_S: Final = 0.5  # in which a server that was replaced must have answered what it was sent
 MOVED_S: Final = 2.0  # for which a MOVED counts more than a map of the same epoch
 MAX_CALLS: Final = 20_000
 MAX_CALLS_PER_SERVER: Final = 2_000  # added for each server
@@ -351,11 +352,27 @@ class Routing:
             found[slot] = line
         named = set(found)
         for line in self.lines.values():
+            if line.unnamed_since is None and line not in named and line.busy:
+                self._leave(line)
             line.unnamed_since = None if line in named else line.unnamed_since or now
         # A slot that the map leaves out keeps its owner: its primary is gone, and calls find out by themselves.
         self._owners = [new or old for new, old in zip(found, self._owners, strict=True)]
         self._primaries = None
         self._notify()
+
+    def _leave(self, line: Line) -> None:
+        """Drop a server that has lost all its slots if it does not answer what it was sent.
+
+        It is silent or cut off, and the calls behind the barrier must not wait for it.
+        """
+        answered: list[object] = []
+        line.after_all(answered.append)
+
+        def look() -> None:
+            if not answered:
+                line.drop("it does not answer, and other servers have its slots")
+
+        self._loop.call_later(LEAVE_S, look)
 
     def unnamed(self, for_s: float) -> list[Line]:
         """Take out the lines that no map has named for this long."""

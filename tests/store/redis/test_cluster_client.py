@@ -254,6 +254,27 @@ async def test_older_map_is_not_used(cluster: Cluster, monkeypatch: pytest.Monke
         assert client.routing.owner(number) is not before
 
 
+async def test_calls_do_not_wait_for_a_silent_server_that_was_replaced(cluster: Cluster) -> None:
+    """It has calls that it never answered; those behind them go to its successor."""
+    async with connected(url(cluster)) as client:
+        old, new = cluster.primaries[0], cluster.replicas[0][0]
+        key = next(tag for i in range(256) if owner(cluster, tag := f"{{c{i}}}:silent") is old)
+        old.pause()
+        try:
+            replies: list[object] = []
+            client.call("push", (key,), (1,), replies.append)
+            await support.eventually(lambda: new.info()["role"] == "master", 60)
+            await support.eventually(partial(answers, client, key), 60)
+            assert len(replies) == 1
+            assert isinstance(replies[0], Unavailable)
+        finally:
+            old.resume()
+        await support.eventually(lambda: old.info()["role"] == "slave", 60)
+        await cluster.caught_up(old, new)
+        await cluster.fail_over(old)
+        await cluster.agree(slot(key), old)
+
+
 async def test_cluster_without_a_reachable_seed_refuses_to_start() -> None:
     client = choose.client("redis+cluster://127.0.0.1:1", "cluster", library=LIBRARY)
     with pytest.raises(StartupError, match=r"127\.0\.0\.1:1 cannot be reached"):
