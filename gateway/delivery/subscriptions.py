@@ -21,7 +21,7 @@ from gateway.delivery.hub import Hub, HubPorts
 from gateway.delivery.session import Session, SessionHub, SessionUserHub
 from gateway.delivery.shared_frames import VARIANTS, control_frame
 from gateway.delivery.user_hub import UserHub
-from router.contract import codecs, keys, metrics, signals, stamp, wire
+from router.contract import codecs, metrics, signals, stamp, wire
 from router.contract.errors import LinnetError
 from router.process.isolate import each
 from router.store.conversations import Conversations
@@ -118,9 +118,7 @@ class Subscriptions:
         return self.bus.reaches(hub.channel) and not (isinstance(hub, Hub) and hub.failed)
 
     def reaches_conversation(self, conversation: str) -> bool:
-        """The same for a group or channel, whether there is a hub or not; a direct one has no channel of its own."""
-        if conversation[0] == keys.DIRECT:
-            return True
+        """The same for a conversation, whether there is a hub or not."""
         hub = self.hubs.get(conversation)
         return self.reaches(hub) if hub is not None else self.bus.reaches(self._names.conversation(conversation))
 

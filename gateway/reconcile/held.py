@@ -82,9 +82,9 @@ class Held:
 
     def hold(self, session: Session, conversation: str) -> bool:
         """Take a conversation, which could not be read, out of the session's backlog and hubs, and notify the client.
-        False if Redis has only one part."""
-        backlog = session.backlog
-        if backlog is None or not self._apart():
+        False if Redis has only one part, or if the user's does not answer either: then all of Redis may be down."""
+        backlog, user = session.backlog, self._subscriptions.users.get(session.user)
+        if backlog is None or user is None or not self._apart() or not self._subscriptions.reaches(user):
             return False
         backlog.todo.pop(conversation, None)
         claimed = conversation in backlog.claims

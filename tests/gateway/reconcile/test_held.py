@@ -14,6 +14,7 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from gateway.commands import connect
+from gateway.delivery.feed import Feed
 from gateway.reconcile import held
 from router.contract import keys
 from router.store.answers import reply_of
@@ -146,6 +147,28 @@ async def test_group_whose_head_cannot_be_read_is_held(valkey: EmbeddedValkey) -
         await other.say("ann", lost, "after")
         await returned(bob, lost)
         await bob.event("message", body="after")
+
+
+async def test_session_holds_nothing_while_its_own_part_does_not_answer(valkey: EmbeddedValkey) -> None:
+    """All of Redis may be down: then it waits, as with one server, instead of asking about each conversation."""
+    async with two_gateways(valkey) as (of, other):
+        lost, kept = await two_groups(other)
+        bob = await of.client("bob").connected()
+        bob.connection.room = 1
+        await other.say("ann", kept, "fills the connection")
+        await support.eventually(lambda: bob.connection.paused)
+        for conv in (lost, kept):
+            await other.say("ann", conv, f"missed in {conv}")
+        await of.settled()
+        with of.lost(keys.user("bob"), keys.conversation(lost), keys.conversation(kept)):
+            bob.connection.drain()
+            await support.eventually(lambda: bob.session.feed is Feed.READING)
+            await of.settled()
+            assert len(of.node.held) == 0
+        for conv in (lost, kept):
+            await bob.event("message", body=f"missed in {conv}")
+        await bob.caught_up()
+        assert not bob.of("conversations")
 
 
 async def test_new_device_begins_where_it_would_have_begun_without_the_outage(valkey: EmbeddedValkey) -> None:
