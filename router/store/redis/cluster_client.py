@@ -27,13 +27,13 @@ from typing import Any, Final
 import msgspec
 
 from router.contract import keys as names
-from router.contract.errors import Internal, LinnetError, StartupError, Unavailable
+from router.contract.errors import FunctionError, Internal, LinnetError, StartupError, Unavailable
 from router.store.redis.client import CONNECT_S, Client, ClientStatistics, settle
 from router.store.redis.cluster import Cluster, state_of
 from router.store.redis.connection import CommandTemplate, RedisArg, pack
 from router.store.redis.fitness import ClusterFitness, Level, config_of
 from router.store.redis.functions import Library, build
-from router.store.redis.pipeline import RETRY_S, HotConnection, HotStatistics, Reply
+from router.store.redis.pipeline import RETRY_S, Denied, HotConnection, HotStatistics, Reply
 from router.store.redis.routing import Line, Routing
 from router.store.redis.slots import slot_of
 
@@ -87,6 +87,7 @@ class ClusterClient(Client):
         self._past = _NONE  # of connections that are closed
         self._closing: set[asyncio.Task[None]] = set()
         self._node_timeout_s = NODE_TIMEOUT_S
+        self._refusal = ""  # why a server did not tell the map, if asking again does not help
         self.epoch = 0
         self.maps = 0  # that were asked for
 
@@ -112,6 +113,8 @@ class ClusterClient(Client):
             timed = all(line.ahead_ms is not None for line in serving)
             if first is not None and timed and (serving == self.routing.primaries or loop.time() - first > SETTLE_S):
                 return
+            if first is None and self._refusal:
+                raise StartupError(f"Redis at {self.address} {self._refusal}")
             if first is None and loop.time() - began > within_s:
                 raise StartupError(f"Redis at {self.address}: none of the cluster's servers with slots can be reached")
             await asyncio.sleep(DOUBT_S / 10)
@@ -185,8 +188,13 @@ class ClusterClient(Client):
         try:
             async with asyncio.timeout(ASK_S):
                 return await future
+        except Denied as denied:
+            self._refusal = f"refuses what Linnet needs ({denied.why}): give its user the rights in deploy/README.md"
+        except FunctionError as error:
+            self._refusal = f"is no cluster node ({error.detail}): set LINNET_REDIS_MODE=standalone or sentinel"
         except (LinnetError, TimeoutError):
-            return None
+            pass
+        return None
 
     def doubt(self) -> None:
         """Ask for the map soon: it may have changed."""

@@ -284,8 +284,8 @@ async def test_cluster_without_a_reachable_seed_refuses_to_start() -> None:
 async def test_one_server_is_no_cluster(own_valkey: Any) -> None:
     """Its seeds must be nodes of a cluster."""
     client = choose.client(own_valkey.url.replace("redis://", "redis+cluster://"), "cluster", library=LIBRARY)
-    with pytest.raises(StartupError, match="cluster's servers"):
-        await client.open(0.5)
+    with pytest.raises(StartupError, match=r"no cluster node .* set LINNET_REDIS_MODE=standalone"):
+        await client.open(60)
 
 
 async def test_times_are_of_all_servers(cluster: Cluster) -> None:
