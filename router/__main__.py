@@ -93,7 +93,7 @@ async def work(process: Process, client: Client) -> None:
         Janitor(services.presence, partial(restore, client, settings), services.reports.erase),
         RowAudit(services.conversations, services.users),
         Upgrades(RowFormats(client), services.presence, node),
-        *([Webhooks(settings, *stores)] if settings.webhook_url else []),
+        *([Webhooks(settings, *stores, services.state)] if settings.webhook_url else []),
     ]
     if media:
         sweeper = Sweeper(

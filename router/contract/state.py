@@ -8,13 +8,14 @@ from typing import Annotated, Final
 from msgspec import Meta
 
 from router.contract.errors import BadCommand, ReadOnly, TooLarge
-from router.contract.packing import canonical, pack
+from router.contract.packing import canonical, pack, unpack
 
 MAX_KEY: Final = 128
 MAX_VALUE_BYTES: Final = 4096
 CONTACT: Final = "contact/"
 BLOCK: Final = "block/"
 ME: Final = "me"
+NOTIFY: Final = "notify/"
 
 NULL: Final = b"\xc0"  # msgpack
 
@@ -38,6 +39,15 @@ def require_writable(key: str) -> None:
     """Raise `ReadOnly` if only the server writes the key."""
     if key == ME or key.startswith((CONTACT, BLOCK)):
         raise ReadOnly(f"only the server writes {ME}, {CONTACT}… and {BLOCK}…")
+
+
+def is_silent(packed: bytes | None, now_ms: int) -> bool:
+    """Whether the value of a key `notify/<conversation>` silences its pushes now. Clients may write anything there."""
+    value = None if packed is None else unpack(packed)
+    if not isinstance(value, dict) or value.get("push") != "none":
+        return False
+    until = value.get("until")
+    return until is None or (isinstance(until, int | float) and until > now_ms)
 
 
 def pack_value(value: object) -> bytes | None:

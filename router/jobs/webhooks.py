@@ -15,6 +15,8 @@ Invariants
 - Waiting events and the number of attempts are stored in Redis, so a router that dies loses none of them. A post may be
   made twice; its `id` is the same while it contains the same messages.
 - A post contains no content of messages; the backend reads it through the API, with its own rights.
+- Conversations that the user has silenced (the key `notify/<conversation>` of their state) are in no post. Their missed
+  events are cleared with the others, so they are not posted later either.
 - A post clears the events up to the seqs in it, so a message that arrives meanwhile gets its own post.
 """
 
@@ -35,6 +37,7 @@ from router.contract import keys, metrics, stamp
 from router.contract.errors import LinnetError, NotFound
 from router.contract.packing import MAX_INTEGER, pack
 from router.contract.settings import Settings
+from router.contract.state import NOTIFY, is_silent
 from router.jobs.finisher import push_after_ms
 from router.jobs.rounds import Rounds, every
 from router.process.http_client import Answer, NoAnswer
@@ -43,6 +46,7 @@ from router.store.answers import each_answer, reply_of
 from router.store.conversations import Conversations
 from router.store.heads import Head
 from router.store.pushes import Pushes, Waiting
+from router.store.state import State
 from router.store.users import Users
 
 LEASE_MS: Final = 30_000
@@ -130,11 +134,13 @@ class Webhooks:
         conversations: Conversations,
         users: Users,
         pushes: Pushes,
+        state: State,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
         self._conversations = conversations
         self._users = users
         self._pushes = pushes
+        self._state = state
         self._push_after_ms = push_after_ms(settings)
         self._poster = Poster(
             "LINNET_WEBHOOK_URL", settings.webhook_url, settings.webhook_secret, timeout_s, "webhook posts"
@@ -176,7 +182,8 @@ class Webhooks:
         todo = plan(waiting, ages, self._push_after_ms)
         if todo.missed:
             now_ms = await self._pushes.clock_ms() if now_ms is None else now_ms
-            if await self._attempt(user, todo, waiting.attempts, now_ms) == "retried":
+            missed = await self._audible(user, todo.missed, now_ms)
+            if missed and await self._attempt(user, missed, waiting.attempts, now_ms) == "retried":
                 return
         later_ms = todo.later_ms
         if later_ms is not None:
@@ -186,6 +193,13 @@ class Webhooks:
         if len(todo.missed) == CONVERSATIONS:
             later_ms = None  # what found no room is due already
         await self._pushes.clear(user, {**todo.had, **todo.missed}, later_ms)
+
+    async def _audible(self, user: str, missed: dict[str, int], now_ms: int) -> dict[str, int]:
+        """The missed conversations without those whose pushes the user has silenced."""
+        values = await self._state.values(user, [f"{NOTIFY}{conv}" for conv in missed])
+        return {
+            conv: seq for (conv, seq), value in zip(missed.items(), values, strict=True) if not is_silent(value, now_ms)
+        }
 
     async def _age_ms(self, user: str, conv: str, seq: int, now_ms: int | None) -> int | None:
         """The age of the first event above `seq` that the user may see; None if there is none."""
@@ -198,9 +212,9 @@ class Webhooks:
         now_ms = await self._conversations.clock_ms(conv) if now_ms is None else now_ms
         return now_ms - stamp.slots(page.events[0])[3]
 
-    async def _attempt(self, user: str, todo: Plan, attempts: int, now_ms: int) -> Verdict:
+    async def _attempt(self, user: str, missed: dict[str, int], attempts: int, now_ms: int) -> Verdict:
         """Make one post; schedule the next attempt if the verdict is `retried`."""
-        notice = Notice(identity(user, todo.missed), now_ms, user, await self._describe(user, todo.missed))
+        notice = Notice(identity(user, missed), now_ms, user, await self._describe(user, missed))
         begun = perf_counter()
         answer = await self._post(msgspec.json.encode(notice), now_ms // 1000)
         metrics.WEBHOOK_SECONDS.observe(perf_counter() - begun)

@@ -12,7 +12,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from struct import Struct as Packing
 from typing import Any, Final
@@ -122,6 +122,11 @@ class State:
         if row is None or len(row) == _ROW.size:
             return None
         return Entry(key, _ROW.unpack_from(row)[0], row[_ROW.size :])
+
+    async def values(self, user: str, names: Sequence[str]) -> list[bytes | None]:
+        """The values of these keys, in their order; None for one that is absent or was removed."""
+        rows = await self._client.fetch("HMGET", keys.state(user), *names)
+        return [None if row is None or len(row) == _ROW.size else row[_ROW.size :] for row in rows]
 
     async def entries(self, user: str, after: int, prefix: str, limit: int, cursor: str = "") -> Entries:
         """The keys with this prefix that changed after a version, at most `limit` and `PAGE_BYTES`.

@@ -12,6 +12,7 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, metrics
+from router.contract.state import pack_value
 from router.jobs.finisher import Finisher, push_after_ms
 from router.jobs.webhooks import CONVERSATIONS, MAX_ATTEMPTS, Plan, Webhooks, backoff_s, plan, unseen, verdict
 from router.store.answers import reply_of
@@ -80,7 +81,7 @@ async def scene(valkey: EmbeddedValkey) -> AsyncIterator[Scene]:
     async with serving(hook.handle) as hook.url, world(valkey) as w:
         s = Scene(w.client, valkey)
         s.hook = hook
-        s.webhooks = Webhooks(settings(webhook_url=hook.url), s.conversations, s.users, s.pushes)
+        s.webhooks = Webhooks(settings(webhook_url=hook.url), s.conversations, s.users, s.pushes, s.state)
         s.conv = await s.direct("ann", "bob")
         await s.armed()
         try:
@@ -224,6 +225,33 @@ async def test_device_that_keeps_up_has_time(valkey: EmbeddedValkey) -> None:
         assert len(s.hook.notices) == 1
 
 
+@pytest.mark.parametrize(
+    ("value", "posted"),
+    [
+        ({"push": "none"}, False),
+        ({"push": "none", "until": None}, False),
+        ({"push": "none", "until": 2**53 - 1}, False),
+        ({"push": "none", "until": 1}, True),
+        ({"push": "all"}, True),
+        ({"push": "none", "until": "soon"}, True),
+        ("none", True),
+        (None, True),
+    ],
+)
+async def test_silenced_conversation_is_in_no_post(valkey: EmbeddedValkey, value: Any, posted: bool) -> None:
+    """Another one is; and what was missed meanwhile is not posted later."""
+    async with scene(valkey) as s:
+        silenced = s.conv
+        await reply_of(s.state.write, "bob", f"notify/{silenced}", pack_value(value), None)
+        s.conv = await s.group("ann", "bob")
+        await s.armed()
+        await s.webhooks.push("bob", s.at + LATER_MS)
+        (notice,) = s.hook.notices
+        named = {one["conversation"] for one in notice["conversations"]}
+        assert named == ({silenced, s.conv} if posted else {s.conv})
+        assert await s.waits() == {}
+
+
 async def test_failed_post_is_made_again_with_the_same_id(valkey: EmbeddedValkey) -> None:
     """Waiting events and the number of attempts are in Redis: any router continues."""
     async with scene(valkey) as s:
@@ -237,7 +265,7 @@ async def test_failed_post_is_made_again_with_the_same_id(valkey: EmbeddedValkey
             after = deadline - await s.client.clock_ms()
             assert 2400 * attempts - 20_000 < after <= 5000 * attempts
         s.hook.status = 200
-        another = Webhooks(settings(webhook_url=s.hook.url), s.conversations, s.users, s.pushes)
+        another = Webhooks(settings(webhook_url=s.hook.url), s.conversations, s.users, s.pushes, s.state)
         await another.push("bob", now)
         another.close()
         assert len({notice["id"] for notice in s.hook.notices}) == 1
@@ -285,7 +313,7 @@ async def test_permanent_refusal_drops_the_post(valkey: EmbeddedValkey) -> None:
 async def test_endpoint_that_is_gone_is_logged_once(valkey: EmbeddedValkey, caplog: pytest.LogCaptureFixture) -> None:
     """Two failures, one line; the events are kept for later attempts."""
     async with scene(valkey) as s:
-        nobody = Webhooks(settings(webhook_url="http://127.0.0.1:9/"), s.conversations, s.users, s.pushes)
+        nobody = Webhooks(settings(webhook_url="http://127.0.0.1:9/"), s.conversations, s.users, s.pushes, s.state)
         for _ in range(2):
             await nobody.push("bob", s.at + LATER_MS)
         nobody.close()
@@ -299,7 +327,7 @@ async def test_two_routers_post_once(valkey: EmbeddedValkey) -> None:
         with valkey.client() as redis:
             redis.zadd(keys.push(keys.partition("bob")), {"bob": 1})
         s.webhooks._push_after_ms = 0
-        another = Webhooks(settings(webhook_url=s.hook.url), s.conversations, s.users, s.pushes)
+        another = Webhooks(settings(webhook_url=s.hook.url), s.conversations, s.users, s.pushes, s.state)
         another._push_after_ms = 0
         rounds = await asyncio.gather(s.webhooks.round(), another.round())
         another.close()
