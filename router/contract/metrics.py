@@ -232,6 +232,10 @@ PAIR_CHANGES = Counter(
     "Changes between two users, by action: ask, accept, remove, block or unblock",
     ("action",),
 )
+PEOPLE_CROWDED = Counter(
+    "linnet_router_people_crowded",
+    "Blocks that were not noted with the blocked user, because others had filled the rows of that user's people",
+)
 TRIMMED_EVENTS = Counter("linnet_router_trimmed_events", "Events that this router trimmed from logs")
 TRIMMING_HELD = Gauge(
     "linnet_router_trimming_held",

@@ -14,7 +14,7 @@ from typing import Final
 
 from msgspec import to_builtins
 
-from router.contract import keys
+from router.contract import keys, metrics
 from router.contract.errors import Unavailable
 from router.contract.packing import pack
 from router.contract.state import BLOCK, CONTACT, ME
@@ -109,6 +109,8 @@ class Contacts:
         for owner, person, found in ((user, other, related[0]), (other, user, related[1])):
             if found == "gone" and not record.of[owner].ended:
                 return await self.change(owner, person, "ended")
+            if found == "crowded":
+                metrics.PEOPLE_CROWDED.inc()
             if found == "full":
                 return await self.change(person, owner, "unseen")
         await asyncio.gather(

@@ -27,7 +27,7 @@ PAGE: Final = 200
 _ROW: Final = Packing(">QcBBQQ")
 
 Kind: TypeAlias = Literal["c", "o", "i", "-"]
-Related: TypeAlias = Literal["copied", "gone", "full"]
+Related: TypeAlias = Literal["copied", "gone", "full", "crowded"]
 
 
 class Person(Struct, frozen=True):
@@ -63,7 +63,8 @@ class People:
         self._channels = client.channels
 
     async def set_relation(self, user: str, other: str, person: Person) -> Related:
-        """Copy what `other` is to `user`. `gone`: no such user; `full`: no room for an incoming request."""
+        """Copy what `other` is to `user`. `gone`: no such user; `full`: no room for an incoming request;
+        `crowded`: none for another user's block."""
         args = (
             other,
             person.number,

@@ -3,14 +3,18 @@
 -- ARGV  other number kind blocks(0|1) hidden(0|1) at until message channel signal presence_channel touched
 --   kind: c contact, o outgoing, i incoming request, - nothing; hidden: one of the two blocks the other; until: of a
 --   request
--- Returns 1 if it was copied or is here already; 'gone': there is no such user; 'full': no room for an incoming request
+-- Returns 1 if it was copied or is here already; 'gone': there is no such user; 'full': no room for an incoming request;
+--   'crowded': no room for another user's block
 --
 -- Keeps true: the record's later change wins, whatever the order in which changes arrive. So a row that says nothing any
 -- more stays for an hour. `#<kind>` and `#b`, `#h` count the rows of a kind, blocks, and users who are hidden; `hides` in
--- the user's hash says that there are any. A request that is over is no row: every call removes some of them.
+-- the user's hash says that there are any. A request that is over is no row: every call removes some of them. Rows that only others make
+-- (requests to the user, blocks of the user) are refused beyond ROWS; of a block that is refused, the blocked user's
+-- presence is not hidden from the user who blocks. The user's own contacts, requests and blocks have room always.
 
 local ROW = '>I8c1BBI8I8'          -- number, kind, blocks, hidden, at, until; the message follows
 local INCOMING = 500
+local ROWS = 20000
 local STAYS_MS = 3600000
 local SWEEP = 100
 
@@ -52,6 +56,9 @@ local function set_relation(keys, a)
   if number <= had then return 1 end
   local blank = kind == '-' and a[4] == '0' and a[5] == '0'
   if blank and not old then return 1 end
+  if not old and a[4] == '0' and kind ~= 'c' and kind ~= 'o' and redis.call('HLEN', people) >= ROWS then
+    return kind == 'i' and 'full' or 'crowded'
+  end
   if kind == 'i' and was ~= 'i' and tonumber(redis.call('HGET', people, '#i') or 0) >= INCOMING then return 'full' end
   local row = struct.pack(ROW, number, kind, tonumber(a[4]), tonumber(a[5]), tonumber(a[6]), until_ms) .. a[8]
   if old then count(people, old, -1) end
