@@ -200,7 +200,7 @@ async def _remove_from(call: Call, group: str, user: str) -> None:
 
 async def _pass_ownership(call: Call, group: str, user: str) -> None:
     """Make another member owner. If there is none, only the server key can manage the group or channel."""
-    if heir := await call.services.conversations.heir(group, user):
+    if heir := await call.services.conversations.members.heir(group, user):
         await follow(call, heir, group, await change_member(call, group, None, heir, "put", "o"))
 
 

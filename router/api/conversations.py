@@ -96,7 +96,7 @@ async def _describe(call: Call, conv: str) -> Conversation:
     found: dict[str, str] = {}
     cursor = 0
     while len(found) < MEMBERS_AT_ONCE:
-        page = await store.members(conv, None, cursor)
+        page = await store.members.page(conv, None, cursor)
         found.update(page.roles)
         cursor = page.cursor
         if not cursor:
@@ -199,7 +199,7 @@ async def delete_conversation(call: Call, _: None) -> None:
 
 async def list_members(call: Call, given: MemberQuery) -> MemberList:
     """List all members, page by page."""
-    page = await call.services.conversations.members(call.conversation, call.actor, given.cursor)
+    page = await call.services.conversations.members.page(call.conversation, call.actor, given.cursor)
     members = [Member(user, role_name(role)) for user, role in page.roles.items()]
     return MemberList(members, page.cursor != 0, page.cursor)
 
@@ -209,7 +209,7 @@ async def get_reads(call: Call, _: None) -> Reads:
     services, conv = call.services, call.conversation
     if (await services.conversations.describe(conv, call.actor)).size > RECEIPT_MEMBERS:
         raise Forbidden(f"conversations of more than {RECEIPT_MEMBERS} members have no receipts")
-    members = await _showing_receipts(call, await services.conversations.all_members(conv))
+    members = await _showing_receipts(call, await services.conversations.members.all(conv))
     rows = await asyncio.gather(*(services.users.row(user, conv) for user in members))
     return Reads({user: row.read if row is not None else 0 for user, row in zip(members, rows, strict=True)})
 

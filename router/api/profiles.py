@@ -152,7 +152,7 @@ async def _known(call: Call) -> set[str]:
     small = [
         g for g, head in zip(groups, heads, strict=True) if isinstance(head, Head) and head.size <= SEARCHED_MEMBERS
     ]
-    members = await asyncio.gather(*(services.conversations.all_members(group) for group in small))
+    members = await asyncio.gather(*(services.conversations.members.all(group) for group in small))
     known = {name for name, person in people.items() if person.kind == "c"}.union(*members)
     return known - {user} - {name for name, person in people.items() if person.hidden}
 

@@ -293,7 +293,7 @@ class Finisher:
         """Pages of the present members, with their role chars."""
         cursor = 0
         while True:
-            members = await self._conversations.members(conv, None, cursor)
+            members = await self._conversations.members.page(conv, None, cursor)
             yield members.roles
             cursor = members.cursor
             if not cursor:

@@ -105,7 +105,7 @@ class RowAudit:
         """Restore rows of a group; a join has the seq of a head that was read before the members, so removals win."""
         restored, cursor = 0, 0
         while True:
-            members = await self._conversations.members(conv, None, cursor)
+            members = await self._conversations.members.page(conv, None, cursor)
             present = list(members.roles)
             for start in range(0, len(present), ROWS):
                 users = present[start : start + ROWS]

@@ -6,7 +6,8 @@ conversations, users, files, resumable, presence, dirty, accounts, pushes, state
              part of the domain: builds keys and arguments, calls a function, reads its reply
 moderation, audit, reports   further ones of these
 rules        who may post and add members in a conversation, and slow mode
-appends, heads, openings   parts of `conversations`: what an append takes and answers, heads and roles of many at once
+appends, heads, members, openings   parts of `conversations`: what an append takes and answers, heads of many at once,
+             pages of members, roles in many conversations
 sync, rows   parts of `users`: the registering and audit of a session, the user's rows of conversations
 attaching, file_records    parts of `files`: the files of a message to append, what Redis has of a file
 cursor_keys  calls of functions that use the cursors of all devices of a user

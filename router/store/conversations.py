@@ -29,6 +29,7 @@ from router.contract.stamp import Tail, tail
 from router.store.answers import Reply, reply_of
 from router.store.appends import FACTS, RATED, ROWS_OF_FORMAT_2, Append, Appended, appended
 from router.store.heads import META, Head, HeadsRead
+from router.store.members import Members, present_roles
 from router.store.openings import Opening, OpeningsRead, Wanted
 from router.store.redis.client import Client, RedisArg
 from router.store.redis.connection import CommandTemplate
@@ -46,7 +47,6 @@ ROLE_NAMES: Final = {char: name for name, char in ROLES.items()}
 MAX_MEMBERS: Final = 100_000
 CREATE_LIMIT: Final = 1000
 PAGE_BYTES: Final = 1 << 20
-MEMBERS_STEP: Final = 1000
 CACHED_TEMPLATES: Final = 1 << 13  # of a kilobyte
 _RATE_MAX: Final = 2**32 - 1  # µs, as `m` holds them
 
@@ -85,13 +85,6 @@ class ReadPosition(msgspec.Struct, frozen=True):
     open: bool = True
 
 
-class Members(msgspec.Struct, frozen=True):
-    """Some of the present members and their roles; `cursor` = 0 after the last page."""
-
-    roles: dict[str, str]
-    cursor: int
-
-
 class Avatar(msgspec.Struct, frozen=True):
     """A new avatar of a conversation: its file, and the file's pin there (`store/files.py`); None and b"" for none."""
 
@@ -123,6 +116,7 @@ class Conversations:
     def __init__(self, client: Client, cap: int) -> None:
         self._client = client
         self._cap = cap
+        self.members = Members(client)
         self._channels = client.channels
         self._template = lru_cache(maxsize=CACHED_TEMPLATES)(self._append_template)
 
@@ -305,7 +299,7 @@ class Conversations:
         """Read the role char of each user, "" if the user is no present member."""
         fields = [f"u:{user}" for user in users]
         self._client.command(
-            "HMGET", keys.conversation(conv), "m", *fields, reply=partial(_answer, reply, _present_roles)
+            "HMGET", keys.conversation(conv), "m", *fields, reply=partial(_answer, reply, present_roles)
         )
 
     def openings(self, user: str, wanted: Sequence[Wanted], reply: Reply[list[Opening | None]]) -> None:
@@ -314,61 +308,6 @@ class Conversations:
         The answer has the order of `wanted`, which is not empty; None for a conversation whose server gave no answer.
         """
         OpeningsRead(self._client, user, wanted, reply)
-
-    async def members(self, conv: str, user: str | None = None, cursor: int = 0) -> Members:
-        """A page of the present members; for the server (`user` None) also of a removed conversation."""
-        key = keys.conversation(conv)
-        if user is not None and not _present_roles(await self._client.fetch("HMGET", key, "m", f"u:{user}"))[0]:
-            raise NotFound
-        following, found = await self._client.fetch("HSCAN", key, cursor, "MATCH", "u:*", "COUNT", MEMBERS_STEP)
-        rows = zip(found[::2], found[1::2], strict=True)
-        roles = {name[2:].decode(): chr(row[0]) for name, row in rows if row[:1] != b"-"}
-        return Members(await self._unmuted(key, roles), int(following))
-
-    async def _unmuted(self, key: str, roles: dict[str, str]) -> dict[str, str]:
-        """The roles that these members have apart from mutes: the row of a muted member has the role `r`."""
-        readers = [user for user, role in roles.items() if role == "r"]
-        mutes = await self._client.fetch("HMGET", key, *(f"x:{user}" for user in readers)) if readers else ()
-        return roles | {user: chr(mute[0]) for user, mute in zip(readers, mutes, strict=True) if mute}
-
-    async def all_members(self, conv: str) -> set[str]:
-        """All present members of a small conversation, for the server."""
-        found: set[str] = set()
-        cursor, more = 0, True
-        while more:
-            page = await self.members(conv, None, cursor)
-            found |= page.roles.keys()
-            cursor, more = page.cursor, page.cursor != 0
-        return found
-
-    async def heir(self, conv: str, leaving: str) -> str:
-        """The user who becomes owner after `leaving`; "" if there is none.
-
-        Admins come before members, and members before readers of a group; of the same role, the user who was added
-        first. Readers of a channel may have joined by themselves, so they never become owner.
-        """
-        ranks = "am" if conv[0] == keys.CHANNEL else "amr"
-        rows: dict[str, bytes] = {}
-        added: dict[str, int] = {}
-        cursor = -1
-        while cursor:
-            following, found = await self._client.fetch(
-                "HSCAN", keys.conversation(conv), max(cursor, 0), "MATCH", "[ua]:*", "COUNT", MEMBERS_STEP
-            )
-            cursor = int(following)
-            for field, value in zip(found[::2], found[1::2], strict=True):
-                user = field[2:].decode()
-                if field[:1] == b"a":
-                    added[user] = int(value)
-                elif user != leaving and value[:1] != b"-":
-                    rows[user] = value
-        roles = await self._unmuted(keys.conversation(conv), {user: chr(row[0]) for user, row in rows.items()})
-        order = [
-            (ranks.index(roles[user]), added.get(user, int(row.split()[1])), user)
-            for user, row in rows.items()
-            if roles[user] in ranks
-        ]
-        return min(order)[2] if order else ""
 
     async def scan(self, cursor: int, count: int) -> tuple[list[str], int]:
         """Some of all conversations from about `count` keys, and the cursor of the next call, 0 after the last."""
@@ -383,9 +322,9 @@ class Conversations:
         m, row, kind, title, made, size, version, reacting, avatar, rules = await self._client.fetch(
             "HMGET", keys.conversation(conv), *fields
         )
-        role = _present_roles([m, row])[0]
+        role = present_roles([m, row])[0]
         if user is not None and role == "r":
-            role = (await self._unmuted(keys.conversation(conv), {user: role}))[user]
+            role = (await self.members.unmuted(keys.conversation(conv), {user: role}))[user]
         if m is None or (user is not None and not role):
             raise NotFound
         seq, count, _, _, _, at = META.unpack(m)
@@ -465,9 +404,3 @@ def _page(value: Any) -> Page:
 def _read_position(value: Any) -> ReadPosition:
     seq, count, size, kind, gone, is_open = value
     return ReadPosition(seq, count, size, kind.decode(), gone, is_open == 1)
-
-
-def _present_roles(value: Any) -> list[str]:
-    """Role chars from a reply of (m, member row …)."""
-    m, *rows = value
-    return ["" if m is None or row is None or row[:1] == b"-" else chr(row[0]) for row in rows]

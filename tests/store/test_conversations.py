@@ -51,7 +51,7 @@ async def test_create_makes_a_conversation_once(valkey: EmbeddedValkey) -> None:
         assert (found.kind, found.title, found.head, found.count, found.size) == ("g", "first", 0, 0, 2)
         assert (found.version, found.role) == (0, "o")
         assert found.at == found.made > 0
-        assert (await s.conversations.members(conv)).roles == {"ann": "o", "bob": "m"}
+        assert (await s.conversations.members.page(conv)).roles == {"ann": "o", "bob": "m"}
         for key in (keys.conversation(conv), keys.log(conv), keys.dirty(keys.partition(conv))):
             assert await s.client.fetch("EXISTS", key) == 1
 
@@ -76,12 +76,12 @@ async def test_create_accepts_at_most_a_thousand_members(valkey: EmbeddedValkey)
         with pytest.raises(BadCommand):
             await s.group(ann="o", **members)
         listed: dict[str, str] = {}
-        page = await s.conversations.members(conv)
+        page = await s.conversations.members.page(conv)
         while True:
             listed |= page.roles
             if not page.cursor:
                 break
-            page = await s.conversations.members(conv, "user-1", page.cursor)
+            page = await s.conversations.members.page(conv, "user-1", page.cursor)
         assert listed == members
 
 
@@ -92,7 +92,7 @@ async def test_create_direct_is_the_same_from_both_sides(valkey: EmbeddedValkey)
         assert await called(direct, "ann", "bob", COST_US, BURST_US) is True
         assert await called(direct, "bob", "ann", COST_US, BURST_US) is False
         assert await called(direct, "ann", "ann", COST_US, BURST_US) is True
-        assert (await s.conversations.members(keys.direct("ann", "ann"))).roles == {"ann": "m"}
+        assert (await s.conversations.members.page(keys.direct("ann", "ann"))).roles == {"ann": "m"}
 
 
 # -- member
@@ -130,7 +130,7 @@ async def test_put_and_remove_leave_one_event_each_and_raise_the_version(valkey:
         with pytest.raises(NotFound):
             await s.conversations.describe(conv, "bob")
         with pytest.raises(NotFound):
-            await s.conversations.members(conv, "bob")
+            await s.conversations.members.page(conv, "bob")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ async def test_group_ends_when_its_last_member_leaves(valkey: EmbeddedValkey) ->
         assert await called(s.conversations.heads, [conv]) == [None]
         assert await s.log(conv) == []
         assert await s.dirty.claims((keys.partition(conv),), 10, 60_000) == [[conv]]
-        assert (await s.conversations.members(conv)).roles == {"ann": "o"}
+        assert (await s.conversations.members.page(conv)).roles == {"ann": "o"}
         emptied = [(await s.group(ann="o"), None), (await s.group(keys.CHANNEL, ann="o"), "ann")]
         for conv, actor in emptied:
             await member(conv, actor, "ann", "remove")
@@ -232,7 +232,7 @@ async def test_put_without_a_role_keeps_the_role(valkey: EmbeddedValkey) -> None
 async def test_heir_is_an_admin_or_the_member_who_was_added_first(valkey: EmbeddedValkey) -> None:
     """Never a reader of a channel, because every user may join one; a reader of a group if there is no other."""
     async with store(valkey.url) as s:
-        member, heir = s.conversations.member, s.conversations.heir
+        member, heir = s.conversations.member, s.conversations.members.heir
         channel = await s.group(keys.CHANNEL, ann="o")
         await member(channel, "abe", "abe", "join")
         assert await heir(channel, "ann") == ""
@@ -296,7 +296,7 @@ async def test_direct_conversation_deleted_by_the_server_can_be_created_again(va
         with pytest.raises(Unavailable) as refused:
             await called(*create)
         assert refused.value.retry_after == 1.0
-        assert (await s.conversations.members(direct)).roles == {"ann": "m", "bob": "m"}
+        assert (await s.conversations.members.page(direct)).roles == {"ann": "m", "bob": "m"}
         await s.dirty.forget_conversation(direct)
         assert await called(*create)
         assert (await s.send(direct, "ann", 2)).seq > last + 1
@@ -355,7 +355,7 @@ async def test_removed_conversation_is_not_found(valkey: EmbeddedValkey) -> None
             called(s.conversations.range_before, conv, "ann", MAX_INTEGER, 10),
             called(s.conversations.read_position, conv, "ann", 1),
             called(s.conversations.whisper, conv, "ann", b"\x90"),
-            s.conversations.members(conv, "ann"),
+            s.conversations.members.page(conv, "ann"),
             s.conversations.describe(conv, None),
             s.dirty.mark_routed(conv, 1, 100, 1000),
         ]
@@ -367,7 +367,7 @@ async def test_removed_conversation_is_not_found(valkey: EmbeddedValkey) -> None
 
         part = keys.partition(conv)
         assert await s.dirty.claims((part,), 10, 60_000) == [[conv]]
-        assert (await s.conversations.members(conv)).roles == {"ann": "o", "bob": "a"}
+        assert (await s.conversations.members.page(conv)).roles == {"ann": "o", "bob": "a"}
         await s.dirty.forget_conversation(conv)
         assert await s.client.fetch("EXISTS", keys.conversation(conv), keys.log(conv)) == 0
         assert await s.client.fetch("ZRANGE", keys.dirty(part), 0, -1) == [b"!"]

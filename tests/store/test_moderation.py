@@ -99,7 +99,7 @@ async def test_mute_outlasts_leaving_coming_back_and_a_new_role(valkey: Embedded
         assert (await member(conv, "ann", "bob", "put", "a")).action == "role"
         with pytest.raises(ReadOnly):
             await s.send(conv, "bob", 1)
-        assert (await s.conversations.members(conv)).roles == {"ann": "o", "bob": "a", "cem": "m"}
+        assert (await s.conversations.members.page(conv)).roles == {"ann": "o", "bob": "a", "cem": "m"}
         assert await called(s.conversations.openings, "bob", [Wanted(conv, None)])
         assert (await member(conv, "bob", "cem", "put", "r")).role == "r"
         await s.conversations.title(conv, "bob", "by an admin")
@@ -117,7 +117,7 @@ async def test_mute_of_a_user_who_is_no_member_holds_when_they_are_added(valkey:
         await s.conversations.member(conv, "ann", "eve", "put", "m")
         with pytest.raises(ReadOnly, match="muted"):
             await s.send(conv, "eve", 1)
-        assert (await s.conversations.members(conv)).roles == {"ann": "o", "eve": "m"}
+        assert (await s.conversations.members.page(conv)).roles == {"ann": "o", "eve": "m"}
 
 
 async def test_muted_admin_becomes_owner_after_the_last_one(valkey: EmbeddedValkey) -> None:
@@ -125,7 +125,7 @@ async def test_muted_admin_becomes_owner_after_the_last_one(valkey: EmbeddedValk
     async with store(valkey.url) as s:
         conv = await s.group(ann="o", bob="m", cem="a")
         await restrain(s, conv, "ann", "cem", "mute")
-        assert await s.conversations.heir(conv, "ann") == "cem"
+        assert await s.conversations.members.heir(conv, "ann") == "cem"
 
 
 @pytest.mark.parametrize("step", [-3600, 3600])
