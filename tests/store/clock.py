@@ -12,12 +12,13 @@ from router.store.redis.functions import FOLDER, Library, build
 STEPS: Final = (-3600, -90, 90, 3600)
 
 _KEY: Final = "stepped-clock"
-_TIME: Final = "return t[1] * 1000000 + t[2]"
+_TIME: Final = "t[1] * 1000000 + t[2]"
 
 
-def library(folder: Path) -> Library:
-    """The library, whose clock is the server's and what `SteppedClock` adds."""
-    folder.mkdir(exist_ok=True)
+def library(folder: Path, more: str = "") -> Library:
+    """The library, whose clock is the server's and what `SteppedClock` adds; with `more` it is of another version."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "prelude_version.lua").write_text(more)
     for file in FOLDER.glob("*.lua"):
         source = file.read_text()
         if file.name == "prelude.lua":
@@ -43,8 +44,8 @@ class SteppedClock:
 
 
 @asynccontextmanager
-async def stepped(valkey: EmbeddedValkey, folder: Path) -> AsyncIterator[SteppedClock]:
-    client = await Client.connect(valkey.url, library=library(folder / "functions"))
+async def stepped(valkey: EmbeddedValkey, folder: Path, more: str = "") -> AsyncIterator[SteppedClock]:
+    client = await Client.connect(valkey.url, library=library(folder / "functions", more))
     try:
         yield SteppedClock(client)
     finally:

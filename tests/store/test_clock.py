@@ -17,7 +17,7 @@ from router.store.dirty import Dirty
 from router.store.presence import Presence
 from router.store.pushes import Pushes
 from router.store.users import CONNECT_BURST_US, CONNECT_COST_US, OPEN_BURST_US, OPEN_COST_US, Users
-from tests.store.calling import Store, called
+from tests.store.calling import BURST_US, COST_US, Store, called, event
 from tests.store.clock import STEPS, SteppedClock, stepped
 from tests.store.test_sync import audit, message, names, register, session
 
@@ -158,6 +158,26 @@ async def test_row_raised_after_the_step_is_above_earlier_ones(
                 assert names(synced.rows)[-1] == conv
                 since = synced.since
         assert (await audit(users, who, since)).rows == []
+
+
+async def test_message_after_the_step_raises_its_conversation_above_all_others(
+    valkey: EmbeddedValkey, tmp_path: Path, step: int
+) -> None:
+    """Also while a library of another version writes beside this one, as during a rolling deploy."""
+    async with stepped(valkey, tmp_path / "new") as clock, stepped(valkey, tmp_path / "old", "-- older") as older:
+        stores = [Conversations(one.client, 20_000) for one in (clock, older)]
+        for user in ("ann", "bob", "cem"):
+            await Accounts(clock.client).ensure(user)
+        for other in ("bob", "cem"):
+            await called(stores[0].create_direct, "ann", other, COST_US, BURST_US)
+        for n in range(1, 60):
+            if n % 20 == 0:
+                await clock.step(step)
+            conv = keys.direct("ann", ("bob", "cem")[n // 2 % 2])
+            await called(stores[n // 3 % 2].append, event(conv, "ann", n))
+            top = await clock.client.fetch("ZREVRANGE", keys.recent("ann"), 0, 1, "WITHSCORES")
+            assert top[0] == conv.encode()
+            assert len(top) == 2 or float(top[1]) > float(top[3])
 
 
 # -- what routers have to do

@@ -23,6 +23,7 @@ local LOOKUP_US = 20000            -- for how long an answer about this server i
 local MARKS = 1000000000000000     -- in a dirty set: scores from here on are µs, of marks of servers; below are due times
 
 local rid, due, since = nil, 0, 0  -- the replication id, until when it is used, and (µs) since when it is known
+local tops, kept = {}, 0           -- see `score_above_all` (prelude_user.lua): `recent` -> its greatest score, number of these
 
 -- A typed error; the space is what makes the first word a code.
 local function fail(code, detail)
@@ -40,7 +41,7 @@ local function replid(us)
   us = us or now_us()
   if us >= due or us < due - LOOKUP_US then
     local id = string.sub(string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)'), 1, 16)
-    if id ~= rid then rid, since = id, us end
+    if id ~= rid then rid, since, tops, kept = id, us, {}, 0 end
     due = us + LOOKUP_US
   end
   return rid
@@ -128,6 +129,7 @@ local function at_of(event) return (struct.unpack('>I8', event, 48)) end
 -- The member row of a conversation: role, first and last seq the user sees (0: no end). Nil without a row.
 local function membership(row)
   if not row then return nil end
+  if row == 'm 0 0' then return 'm', 0, 0 end  -- both users of a direct one, a group's founders; the pattern costs more
   local role, joined, left = string.match(row, '^(%S) (%d+) (%d+)$')
   return role, tonumber(joined), tonumber(left)
 end

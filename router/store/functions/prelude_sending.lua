@@ -29,7 +29,7 @@ do  -- a library has at most 200 locals that are visible at once
   local NOTE_SIZE = 21
   local REFERENCES = 4096            -- messages of a conversation with one and the same file
 
-  -- Find n among the rows: where it belongs; its seq if it is there; whether it is there with other content.
+  -- Find n, which is not above all rows: where it belongs; its seq if it is there; whether it is there with other content.
   local function seek(d, n, fingerprint)
     local p = #d + 1
     while p > ACCEPTED_AT do
@@ -41,10 +41,14 @@ do  -- a library has at most 200 locals that are visible at once
     return p
   end
 
+  -- The greatest n among the rows, which is in the last one; 0 if there is none.
+  local function greatest(d)
+    return #d >= ACCEPTED_AT and struct.unpack('>I8', d, #d + 1 - ACCEPTED) or 0
+  end
+
   -- The n after `done` and all rows.
   local function after_all(d, done)
-    local last = #d >= ACCEPTED_AT and struct.unpack('>I8', d, #d + 1 - ACCEPTED) or 0
-    return string.format('%.0f', math.max(last, done) + 1)
+    return string.format('%.0f', math.max(greatest(d), done) + 1)
   end
 
   -- Read a reaction (an event without its slots): a hash of its user and emoji, and whether it removes (1) or not (0).
@@ -134,6 +138,9 @@ do  -- a library has at most 200 locals that are visible at once
 
   -- The row with (n, seq, fingerprint) at p, without the entries that `done` or the bound ends.
   function accepted(d, p, tat, done, n, seq, fingerprint)
+    if p > #d and greatest(d) <= done then  -- nearly always: all that was sent before is answered
+      return struct.pack('>I8I8I8I8c8', tat, done, n, seq, fingerprint)
+    end
     local from = ACCEPTED_AT
     while from < p and struct.unpack('>I8', d, from) <= done do from = from + ACCEPTED end
     if #d - from >= ACCEPTED_FULL - ACCEPTED_AT then from = from + ACCEPTED end
@@ -170,7 +177,7 @@ do  -- a library has at most 200 locals that are visible at once
     local tat, done = struct.unpack('>I8I8', d)
     if n > 0 then
       local seq, other
-      p, seq, other = seek(d, n, fingerprint)
+      if n > greatest(d) then p = #d + 1 else p, seq, other = seek(d, n, fingerprint) end
       done = math.max(done, answered)
       if other then return fail('CONTENT') end
       if seq then return nil, seq, us, h end
