@@ -66,7 +66,10 @@ class Dispatch:
         """Handle one message of a client."""
         command: wire.Commands | None = None
         try:
-            command = session.codec.decode(data)
+            try:
+                command = session.codec.strict(data)
+            except (ValueError, RecursionError):  # nearly never: integers as floats, or an error for the client
+                command = session.codec.decode(data)
             handler = self._table[session.state].get(type(command))
             if handler is None:
                 expected = "the first command must be hello" if session.state is State.HELLO else _NOT_ALLOWED

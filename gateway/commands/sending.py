@@ -47,26 +47,16 @@ MAX_WAITING: Final = 64
 FULL_RETRY_S: Final = 10.0
 
 
-class Sending:
+class Sending(msgspec.Struct, eq=False):
     """One event on its way: the values that the answers need, and of a message the files to look up."""
 
-    __slots__ = ("answered", "append", "began", "command", "fields", "files", "session")
-
-    def __init__(
-        self,
-        session: Session,
-        command: wire.Command,
-        append: Append,
-        fields: dict[str, bytes],
-        files: Sequence[SharedFile],
-    ) -> None:
-        self.session = session
-        self.command = command
-        self.append = append
-        self.fields = fields
-        self.files = files
-        self.answered = False
-        self.began = perf_counter()
+    session: Session
+    command: wire.Command
+    append: Append
+    fields: dict[str, bytes]
+    files: Sequence[SharedFile]
+    began: float
+    answered: bool = False
 
     def attach(self, attached: Attached) -> None:
         """Put the files, as the server knows them, into the event; TooLarge if it is too large with them."""
@@ -157,11 +147,13 @@ class Sends:
             seen=session.received_upto(conversation),
         )
         self.in_flight += 1
-        sending = Sending(session, command, append, fields, files)
+        sending = Sending(session, command, append, fields, files, perf_counter())
         if files or self._looking:
             self._look_up(sending)
-        else:
+        elif self._opening:
             self._go(sending)
+        else:
+            self._appends.append(append, partial(self._appended, sending))
 
     def _go(self, sending: Sending) -> None:
         opening = self._opening.get((sending.session, sending.append.conversation))

@@ -258,9 +258,12 @@ class Session:
         elif last is not None and prev > last:
             self.ports.read_direct(self, conversation, seq, "hole")
         else:
-            if last is not None and prev < last:
-                self.gap(conversation, prev + 1, last, "failover")
-            self.note_received(conversation, seq)
+            if last is None:
+                self.note_received(conversation, seq)
+            else:
+                if prev < last:
+                    self.gap(conversation, prev + 1, last, "failover")
+                self.direct[conversation] = seq
             frames = event_frame(event, self.variant)
             self.write(frames)
             metrics.DELIVERIES_LIVE.inc()
@@ -323,17 +326,24 @@ class Session:
         conversation = about.conversation
         if self.state is not State.READY:
             return
-        if about.from_ != self.user:
-            if (self.other_read or {}).get(conversation, 0) < prev:
-                if self.feed in FULL:
-                    return  # a full connection gets no more frames
-                receipt = wire.ReceiptEvent(conversation=conversation, user=about.from_, read=seq)
-                self.write(control_frame(receipt, self.codec))
-            self.other_read = _noted(self.other_read, conversation, seq)
-        elif about.device != self.device:
+        own = about.from_ == self.user
+        if own and about.device != self.device:
             self.send_read(conversation, seq)
+            return
+        marks = self.sent_read if own else self.other_read
+        known = None if marks is None else marks.get(conversation)
+        if not own and (known or 0) < prev:
+            if self.feed in FULL:
+                return  # a full connection gets no more frames
+            receipt = wire.ReceiptEvent(conversation=conversation, user=about.from_, read=seq)
+            self.write(control_frame(receipt, self.codec))
+        if marks is not None and known is not None:  # nearly always, so without the call
+            if seq > known:
+                marks[conversation] = seq
+        elif own:
+            self.sent_read = _noted(marks, conversation, seq)
         else:
-            self.sent_read = _noted(self.sent_read, conversation, seq)
+            self.other_read = _noted(marks, conversation, seq)
 
     def note_read(self, conversation: str, read: int) -> None:
         """Note that the client knows this read mark of its user."""

@@ -23,10 +23,10 @@ class UserHub:
 
     def receive(self, payload: bytes) -> None:
         """Take a direct event or a signal from the channel."""
-        if stamp.is_event(payload):
+        if payload[0] & 0xF0 == 0x80:  # as `stamp.is_event`, without its call
             seq, prev, _, _ = stamp.slots(payload)
             about = stamp.author(payload)
-            marks = about.marks
+            marks = about.type == "message" and not about.server
             for session in self.sessions:
                 try:
                     session.direct_event(about.conversation, seq, prev, payload)

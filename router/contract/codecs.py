@@ -26,16 +26,16 @@ class Codec:
     """One encoding of the protocol: its name, subprotocol, kind of frame, decoder and encoders.
 
     `encode` returns the payload of an event struct, `logged` that of a logged event's msgpack bytes, `value` that of a
-    canonical value's msgpack bytes.
+    canonical value's msgpack bytes. `strict` decodes what nearly all clients send; if it raises, `decode` decides.
     """
 
-    __slots__ = ("_decode", "_plain", "encode", "logged", "name", "subprotocol", "text", "value")
+    __slots__ = ("_plain", "encode", "logged", "name", "strict", "subprotocol", "text", "value")
 
     def __init__(
         self,
         name: str,
         text: bool,
-        decode: Callable[[bytes], Commands],
+        strict: Callable[[bytes], Commands],
         plain: Callable[[bytes], Any],
         encode: Callable[[Event], bytes],
         logged: Callable[[bytes], bytes],
@@ -44,7 +44,7 @@ class Codec:
         self.name = name
         self.subprotocol = f"linnet.v1.{name}"
         self.text = text
-        self._decode = decode
+        self.strict = strict
         self._plain = plain
         self.encode = encode
         self.logged = logged
@@ -54,7 +54,7 @@ class Codec:
         """The command; `BadFrame` if the data is not one value of this encoding, `BadCommand` if it is no command."""
         try:
             try:
-                return self._decode(data)
+                return self.strict(data)
             except msgspec.ValidationError as refusal:
                 return cast("Commands", decode_again(data, refusal, self._plain, Commands))
         except msgspec.ValidationError as error:

@@ -93,7 +93,7 @@ def json_of_value(packed: bytes) -> bytes:
 
 def pack_body(body: Any) -> bytes:
     """msgpack of a decoded body; `BadCommand` if it is not canonical, `TooLarge` if it has too many bytes."""
-    packed = pack(canonical(body))
+    packed = pack(body if type(body) is str else canonical(body))
     if len(packed) > MAX_BODY_BYTES:
         raise TooLarge(f"a body must have at most {MAX_BODY_BYTES} bytes")
     return packed

@@ -199,7 +199,7 @@ class Client:
     def call_template(self, function: str, template: CommandTemplate, given: Sequence[bytes], reply: Reply) -> None:
         """Call a function by its template, as `call` does."""
         self._functions[function] += 1
-        self._shard_of(template.keys).call_packed(template.packed(*given), reply)
+        self._shard_of(template.keys).call_packed(template.packed(given), reply)
 
     def command(self, *parts: RedisArg, reply: Reply) -> None:
         """Send a plain command whose second part is its key."""

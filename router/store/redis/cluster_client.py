@@ -339,7 +339,7 @@ class ClusterClient(Client):
 
     def call_template(self, function: str, template: CommandTemplate, given: Sequence[bytes], reply: Reply) -> None:
         self._functions[function] += 1
-        self.routing.call(slot_of(template.keys[0]), template.packed(*given), reply)
+        self.routing.call(slot_of(template.keys[0]), template.packed(given), reply)
 
     def command(self, *parts: RedisArg, reply: Reply) -> None:
         self._route(parts[1], parts, reply)

@@ -66,7 +66,7 @@ class CommandTemplate:
         self._first = b"*%d" % (len(first) + given + len(last)) + _unnumbered(first)
         self._last = _unnumbered(last) if last else b"\r\n"
 
-    def packed(self, *given: bytes) -> bytes:
+    def packed(self, given: Sequence[bytes]) -> bytes:
         """The whole command as RESP."""
         parts = [self._first]
         for part in given:

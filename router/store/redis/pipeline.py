@@ -42,6 +42,7 @@ TIMEOUT_S: Final = 5.0
 SWEEPS: Final = 5  # timer runs within one TIMEOUT_S
 RETRY_S: Final = 1.0  # `retry_after` of `Unavailable`
 GATHER_S: Final = 0.001  # the resolution of the loop's timers
+SAMPLE_S: Final = 0.01  # between two samples of the latency: one costs as much as a write
 
 # First words of error replies that mean "not now" or "not allowed". `READONLY_` is a function's own, so not here.
 UNAVAILABLE: Final = frozenset({
@@ -132,6 +133,7 @@ class HotConnection(Link):
         self._marks: deque[int] = deque(maxlen=SWEEPS)  # `calls` at the last sweeps
         self._timer: asyncio.TimerHandle | None = None
         self._probe: tuple[int, float] | None = None  # the call whose reply ends the latency sample, and its start
+        self._probe_at = 0.0  # from when on the next sample may begin
         self._logged_at = 0.0
         self._refusal: tuple[float, str] = (-math.inf, "")
         self._foreign = False  # the server may have another library with the same name
@@ -203,9 +205,10 @@ class HotConnection(Link):
         out, self._out = self._out, []
         if not out or self._transport is None or self._transport.is_closing():
             return
-        if self._probe is None:
+        self._flushed_at = now = self._loop.time()
+        if self._probe is None and now >= self._probe_at:
             self._probe = (self.calls - len(out) + 1, perf_counter())
-        self._flushed_at = self._loop.time()
+            self._probe_at = now + SAMPLE_S
         batch = b"".join(out)
         self.batches += 1
         self.written_bytes += len(batch)

@@ -256,10 +256,13 @@ class Bus(Link):
         """Call a callback and catch its exceptions, so that the other callbacks are called, too."""
         try:
             callback()
-        except Exception as error:
-            self.callback_errors += 1
-            if self.callback_errors == 1:
-                log.error("a bus callback raised; further ones are only counted", exc_info=error)
+        except Exception as error:  # noqa: BLE001 - after any error the other callbacks are called
+            self._callback_failed(error)
+
+    def _callback_failed(self, error: Exception) -> None:
+        self.callback_errors += 1
+        if self.callback_errors == 1:
+            log.error("a bus callback raised; further ones are only counted", exc_info=error)
 
     # -- in
 
@@ -324,7 +327,10 @@ class Bus(Link):
             self.batches += 1
             if self._also is not None:
                 batch = [(renamed(channel, self._bus), payload) for channel, payload in batch]
-            self._guard(partial(self._on_messages, batch))
+            try:
+                self._on_messages(batch)
+            except Exception as error:  # noqa: BLE001 - a bug in the caller must not end the connection
+                self._callback_failed(error)
 
     # -- echoes
 

@@ -33,7 +33,7 @@ def test_template_packs_the_same_bytes_as_the_whole_command(
 ) -> None:
     first = ("FCALL", "f", 1, "k\u00e9y", "")
     template = CommandTemplate(("k",), first, len(given), last)
-    assert template.packed(*given) == template.packed(*given) == pack((*first, *given, *last))
+    assert template.packed(given) == template.packed(given) == pack((*first, *given, *last))
 
 
 def test_address_shows_no_secret() -> None:
