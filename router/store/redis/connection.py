@@ -86,6 +86,7 @@ DIAL_S: Final = 3.0
 STALE_S: Final = 1.0  # age up to which an answer of the sentinels is used
 YOUNG_S: Final = 5.0  # a connection that is lost before this age counts as a failed dial
 BACKOFF_S: Final = (0.05, 2.0)
+GROWTH: Final = 1.125
 LOG_AGAIN_S: Final = 60.0  # between two log lines with the same reason
 REASONS: Final = 16  # reasons of which the last log time is kept
 
@@ -169,9 +170,12 @@ def address(url: str) -> Address:
 
 
 def backoff(failures: int) -> float:
-    """Seconds before the next dial: doubling, with full jitter so that nodes do not dial at the same time."""
+    """Seconds before the next dial: growing, with full jitter so that nodes do not dial at the same time.
+
+    By GROWTH, the longest wait is a quarter of the time since the loss: one that restarts quickly is found quickly.
+    """
     first, most = BACKOFF_S
-    return random.uniform(0, min(most, first * 2.0 ** min(failures - 1, 16))) if failures else 0.0
+    return random.uniform(0, min(most, first * GROWTH ** min(failures - 1, 64))) if failures else 0.0
 
 
 class _Socket(asyncio.Protocol):

@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import ipaddress
+import random
 import ssl
 from pathlib import Path
 from typing import cast
@@ -58,6 +59,16 @@ def test_backoff_grows_to_its_bound_with_jitter() -> None:
     many = [backoff(1000) for _ in range(200)]
     assert max(many) <= BACKOFF_S[1]
     assert max(many) - min(many) > BACKOFF_S[1] / 2
+
+
+def test_wait_before_a_dial_is_a_fraction_of_the_time_since_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the server is found soon after it is back, however short its restart was."""
+    monkeypatch.setattr(random, "uniform", lambda _, most: most)
+    passed = 0.0
+    for failures in range(1, 40):
+        longest = backoff(failures)
+        assert longest <= 0.06 + passed * 0.3
+        passed += longest / 2
 
 
 class Told:
