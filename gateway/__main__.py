@@ -11,8 +11,6 @@ import logging
 import platform
 import signal
 
-import uvicorn
-
 from gateway.app import create_app
 from gateway.drain import FINISH_S
 from gateway.node import Node
@@ -40,7 +38,7 @@ class Gateway:
         frames = {"ws": WebSocketConnection, "ws_max_size": wire.MAX_FRAME_BYTES}
         app = create_app(node.admission, Proxies(node.settings), node.sessions, node.session_ports)
         self.config = serving.public_config(app, node.settings, **frames)
-        self._server = uvicorn.Server(self.config)
+        self._server = serving.Server(self.config)
 
     def readiness(self) -> Readiness:
         """Return whether this gateway is ready: once its lease is written. If Redis fails later, the gateway stays

@@ -68,7 +68,7 @@ async def work(process: Process, client: Client) -> None:
     async def gateways(host: str) -> list[str]:
         return [dialable(gateway.url, host) for gateway in (await services.presence.gateways()).values()]
 
-    api = uvicorn.Server(
+    api = serving.Server(
         process.serves(
             serving.public_config(
                 with_web(create_app(services), settings, gateways),

@@ -128,7 +128,7 @@ async def _live(name: str, settings: Settings, work: Work) -> None:
     with serving.listening(settings.listen) as public, serving.listening(settings.admin_listen) as private:
         process = Process(settings, stop, public)
         loop.add_signal_handler(signal.SIGHUP, process.reload_certificate)
-        admin = uvicorn.Server(serving.config(create_admin(process.ready, process.scraped, name)))
+        admin = serving.Server(serving.config(create_admin(process.ready, process.scraped, name)))
         answering = asyncio.create_task(admin._serve([private]))
         try:
             client = choose.client(
