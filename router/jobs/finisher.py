@@ -197,7 +197,13 @@ class Finisher:
         self._retention = settings.retention_events, round(settings.retention_days * 86_400_000)
         self._writes = asyncio.Semaphore(WRITES)
         self._rounds = Rounds(
-            "finisher", dirty.claims, self.finish, metrics.FINISHED.labels("failed"), limit=LIMIT, lease_ms=LEASE_MS
+            "finisher",
+            dirty.claims,
+            self.finish,
+            metrics.FINISHED.labels("failed"),
+            limit=LIMIT,
+            lease_ms=LEASE_MS,
+            due=dirty.due,
         )
         self.round = self._rounds.round
 

@@ -10,6 +10,8 @@ Invariants
   free.
 - If one item fails, the others go on: the failure is counted, the first traceback of a round is logged, and the item is
   due again when its lease has run out. An outage of Redis is no failure of the item.
+- Nearly always nothing is due, so `run` looks first, in one call, which partitions have due items. Every CLAIM_ALL_S it
+  claims from all of them: a claim also brings dues of another clock to now.
 - Each round begins at a random partition, so routers in step do not compete for the same ones.
 - If the server of a partition does not answer, the other partitions are claimed all the same.
 - When the process stops, a round claims no more items and ends after the running ones; if it is cancelled, so are they.
@@ -19,8 +21,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
 from typing import Final
 
 import msgspec
@@ -31,6 +35,7 @@ from router.contract.errors import LinnetError, Unavailable
 from router.contract.keys import PARTITIONS
 
 CHUNK: Final = 32
+CLAIM_ALL_S: Final = 5.0
 
 # Partitions, limit of each, lease in ms → the items of each, or why there is no answer from its server.
 Claim = Callable[[Sequence[int], int, int], Awaitable[Sequence[list[str] | LinnetError]]]
@@ -59,13 +64,17 @@ class Rounds:
         *,
         limit: int,
         lease_ms: int,
+        due: Callable[[], Awaitable[Sequence[int]]] | None = None,
     ) -> None:
+        """`due` returns the partitions that have due items; None to claim from all partitions in each round."""
         self._name = name
         self._claim = claim
         self._work = work
         self._failures = failures
         self._limit = limit
         self._lease_ms = lease_ms
+        self._due = due
+        self._claimed_all_at = -math.inf
         self._free = CHUNK * limit
         self._freed = asyncio.Event()
         self._results: list[Exception | None] = []
@@ -75,7 +84,7 @@ class Rounds:
         """Run rounds until the process stops; without a pause while more items are due."""
         async with asyncio.TaskGroup() as group:
             while not stop.is_set():
-                done = self._report(await self._claim_all(group, stop))
+                done = self._report(await self._claim_due(group, stop))
                 if not done.full or done.failed or done.unavailable:
                     await pause(stop, every_s)
         self._report(full=False)
@@ -83,13 +92,27 @@ class Rounds:
     async def round(self) -> Round:
         """Run one round over all partitions, until the last item has ended."""
         async with asyncio.TaskGroup() as group:
-            full = await self._claim_all(group, asyncio.Event())
+            full = await self._claim_from(range(PARTITIONS), group, asyncio.Event())
         return self._report(full)
 
-    async def _claim_all(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> bool:
-        """Claim from every partition once, as slots become free; return whether a partition may have more items."""
+    async def _claim_due(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> bool:
+        """Claim from the partitions with due items, or from all; return whether a partition may have more items."""
+        now = monotonic()
+        parts: Sequence[int] = range(PARTITIONS)
+        if self._due is None or now >= self._claimed_all_at + CLAIM_ALL_S:
+            self._claimed_all_at = now
+        else:
+            try:
+                parts = await self._due()
+            except Exception as error:  # noqa: BLE001 - after any error, which is reported, the next round looks again
+                self._results.append(error)
+                return False
+        return await self._claim_from(parts, group, stop)
+
+    async def _claim_from(self, among: Sequence[int], group: asyncio.TaskGroup, stop: asyncio.Event) -> bool:
+        """Claim from these partitions once, as slots become free; return whether one may have more items."""
         start = random.randrange(PARTITIONS)
-        parts = [(start + i) % PARTITIONS for i in range(PARTITIONS)]
+        parts = sorted(among, key=lambda part: (part - start) % PARTITIONS)
         full = False
         while parts:
             await self._free_slots()

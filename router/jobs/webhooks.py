@@ -146,7 +146,13 @@ class Webhooks:
             "LINNET_WEBHOOK_URL", settings.webhook_url, settings.webhook_secret, timeout_s, "webhook posts"
         )
         self._rounds = Rounds(
-            "webhooks", pushes.claims, self.push, metrics.WEBHOOKS.labels("failed"), limit=LIMIT, lease_ms=LEASE_MS
+            "webhooks",
+            pushes.claims,
+            self.push,
+            metrics.WEBHOOKS.labels("failed"),
+            limit=LIMIT,
+            lease_ms=LEASE_MS,
+            due=pushes.due,
         )
         self.round = self._rounds.round
 
@@ -161,8 +167,8 @@ class Webhooks:
 
     async def measure(self) -> None:
         """Measure the waiting users of all partitions; every router reports the same figure."""
-        found = await each_answer(map(self._pushes.backlog, range(keys.PARTITIONS)))
-        metrics.PUSH_BACKLOG.set(sum(one[0] for one in found if not isinstance(one, LinnetError)))
+        found = await each_answer(map(self._pushes.users, range(keys.PARTITIONS)))
+        metrics.PUSH_BACKLOG.set(sum(users for users in found if not isinstance(users, LinnetError)))
 
     async def push(self, user: str, now_ms: int | None = None) -> None:
         """Clear the events that a claimed user has, post the missed ones, and postpone those that have time left.

@@ -10,6 +10,7 @@ appends, heads, members, openings   parts of `conversations`: what an append tak
              pages of members, roles in many conversations
 sync, rows   parts of `users`: the registering and audit of a session, the user's rows of conversations
 attaching, file_records    parts of `files`: the files of a message to append, what Redis has of a file
+due          which due lists have items that are due
 cursor_keys  calls of functions that use the cursors of all devices of a user
 direct       the creation of a direct conversation by its first message
 contacts     the copies of pairs' records and of profiles in users' slots
@@ -18,5 +19,5 @@ durability   decides when an answered append is kept
 observe      turns the counts of the connections into metrics
 answers      awaits replies that the store gives by callback
 
-The files of the domain import `redis/`, `cursor_keys` and their own parts, and never each other.
+The files of the domain import `redis/`, `due`, `cursor_keys` and their own parts, and never each other.
 """

@@ -20,10 +20,11 @@ import msgspec
 
 from router.contract import keys
 from router.contract.errors import LinnetError, from_function
-from router.store.answers import each_answer
+from router.store.due import Overdue, look_due, parts_due
 from router.store.redis.client import Client, RedisArg
 
 AHEAD_MS: Final = 86_400_000  # as mark_routed.lua has it
+LISTS: Final = [keys.dirty(part) for part in range(keys.PARTITIONS)]
 
 
 def wall_ms() -> int:
@@ -67,6 +68,10 @@ class Dirty:
             for convs in found
         ]
 
+    async def due(self) -> Sequence[int]:
+        """The partitions with due conversations."""
+        return await parts_due(self._client, LISTS)
+
     async def mark_routed(self, conv: str, upto: int, retention_events: int, retention_age_ms: int) -> Routed:
         """Record that all events up to `upto` are delivered, trim the log, and unmark the conversation if it is done.
 
@@ -86,18 +91,9 @@ class Dirty:
         Partitions whose server does not answer are left out.
         """
         now = await self._client.clock_ms()
-        outcomes = await each_answer(self._backlog(keys.dirty(part), now) for part in parts)
-        found = [one for one in outcomes if not isinstance(one, LinnetError)]
+        found = [one for one in await look_due(self._client, list(map(keys.dirty, parts))) if isinstance(one, Overdue)]
         held = self._own_ms is not None and now > self._own_ms() + AHEAD_MS
-        return Backlog(sum(one.count for one in found), max((one.overdue_ms for one in found), default=0), held)
-
-    async def _backlog(self, key: str, now: int) -> Backlog:
-        if not self._client.one_server:
-            now = await self._client.clock_ms(key)
-        oldest = await self._client.fetch("ZRANGE", key, 0, 0, "WITHSCORES")
-        if not oldest or not float(oldest[1]) <= now:
-            return Backlog(0, 0)
-        return Backlog(await self._client.fetch("ZCOUNT", key, "-inf", now), now - int(float(oldest[1])))
+        return Backlog(sum(one.count for one in found), max((one.ms for one in found), default=0), held)
 
     async def _fcall(self, function: str, where: Sequence[str], args: Sequence[RedisArg]) -> Any:
         try:

@@ -21,10 +21,12 @@ from msgspec import Struct
 from router.contract import keys
 from router.contract.errors import FunctionError, LinnetError, from_function
 from router.store.cursor_keys import naming_devices
+from router.store.due import parts_due
 from router.store.redis.client import Client
 from router.store.redis.connection import RedisArg
 
 _MARKS: Final = 10**15  # as in functions/prelude.lua: scores from here on are no deadlines
+LISTS: Final = [keys.push(part) for part in range(keys.PARTITIONS)]
 
 
 class Wait(Struct, frozen=True):
@@ -68,6 +70,10 @@ class Pushes:
             for users in found
         ]
 
+    async def due(self) -> Sequence[int]:
+        """The partitions with users whose deadline has passed."""
+        return await parts_due(self._client, LISTS)
+
     async def waiting(self, user: str) -> Waiting:
         """The user's waiting events, and how far the user and their devices have come."""
 
@@ -95,7 +101,7 @@ class Pushes:
 
     async def backlog(self, part: int) -> tuple[int, int | None]:
         """The number of waiting users, and the earliest deadline (ms)."""
-        waiting = await self._client.fetch("ZCOUNT", keys.push(part), "-inf", f"({_MARKS}")
+        waiting = await self.users(part)
         first = await self._client.fetch("ZRANGE", keys.push(part), 0, 0, "WITHSCORES")
         return waiting, int(float(first[1])) if waiting and first else None
 
@@ -103,6 +109,10 @@ class Pushes:
         """Begin the tenures of the servers in these partitions, which claims begin, too: functions/prelude.lua."""
         if not self._client.one_server:
             await self.claims(parts, 0, 0)
+
+    async def users(self, part: int) -> int:
+        """The number of waiting users."""
+        return int(await self._client.fetch("ZCOUNT", keys.push(part), "-inf", f"({_MARKS}"))
 
     async def claim_idempotency_key(self, user: str, key_hash: str, value: str) -> bytes | None:
         """Claim an idempotency key and store `value` for it; None if it was free, else the value stored before."""

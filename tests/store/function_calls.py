@@ -18,6 +18,7 @@ from router.store.audit import Audit
 from router.store.conversations import Conversations
 from router.store.deployment import RowFormats, deployment_check
 from router.store.dirty import Dirty
+from router.store.due import look_due
 from router.store.file_records import Record
 from router.store.files import Files, UploadRate
 from router.store.moderation import Act, Moderation
@@ -285,6 +286,7 @@ CASES: Final[dict[str, Case]] = {
     "kick": Case(_USER, lambda w: w.users.kick(w.ann)),
     "leave": Case(_USER, lambda w: w.users.leave(w.ann, w.group, 2)),
     "locate_read_mark": Case(_GROUP, lambda w: w.conversations.read_position(w.group, w.ann, 1, _ignored)),
+    "look_due": Case(_GROUP, lambda w: look_due(w.client, [keys.dirty(w.dirty_part)])),
     "mark_away": Case(_USER, lambda w: w.users.mark_away(w.ann, "phone", "s1", _ignored)),
     "mark_pair_copied": Case(_asked, lambda w: w.pairs.copied(w.direct, None)),
     "mark_routed": Case(_GROUP, lambda w: w.dirty.mark_routed(w.group, 1 << 52, 10, 1000)),

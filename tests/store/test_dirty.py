@@ -123,6 +123,16 @@ async def test_claim_takes_no_more_than_its_limit(valkey: EmbeddedValkey) -> Non
         assert await s.dirty.backlog((8,)) == Backlog(0, 0)
 
 
+async def test_look_names_the_partitions_with_due_conversations_and_claims_none(valkey: EmbeddedValkey) -> None:
+    async with store(valkey.url) as s:
+        now = await now_ms(s)
+        for part, due, name in ((7, now - 1, "g:7"), (8, now + 3_600_000, "~g:8"), (9, now, "g:9")):
+            await s.client.fetch("ZADD", keys.dirty(part), "+inf", "!", due, name)
+        assert await s.dirty.due() == [7, 9]
+        assert await s.dirty.claims((7, 8, 9), 8, 60_000) == [["g:7"], [], ["g:9"]]
+        assert await s.dirty.due() == []
+
+
 async def test_partition_that_does_not_answer_costs_only_its_own_claim(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,7 @@
 """router/jobs/rounds.py: fairness and bounds of claims, with plain lists of items."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter
 from router.contract import metrics
 from router.contract.errors import LinnetError, Unavailable
 from router.contract.keys import PARTITIONS
+from router.jobs import rounds
 from router.jobs.rounds import CHUNK, Rounds, every
 from tests import support
 
@@ -36,9 +37,9 @@ class Due:
         self.in_hand -= 1
         self.worked.append(item)
 
-    def rounds(self, limit: int = 2) -> Rounds:
+    def rounds(self, limit: int = 2, look: Callable[[], Awaitable[Sequence[int]]] | None = None) -> Rounds:
         failures = Counter("failures", "of this test", registry=CollectorRegistry())
-        return Rounds("test", self.claim, self.work, failures, limit=limit, lease_ms=1000)
+        return Rounds("test", self.claim, self.work, failures, limit=limit, lease_ms=1000, due=look)
 
 
 async def test_round_visits_every_partition_with_a_bound_on_running_items() -> None:
@@ -48,6 +49,59 @@ async def test_round_visits_every_partition_with_a_bound_on_running_items() -> N
     assert (result.done, result.full) == (2 * PARTITIONS, True)
     assert due.most_in_hand == 2 * CHUNK
     assert not (await due.rounds().round()).full
+
+
+async def test_run_claims_only_from_partitions_that_have_due_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first round claims from all; then an error of a look is reported, and the next round looks again."""
+    monkeypatch.setattr(rounds, "CLAIM_ALL_S", 3600.0)
+    stop = asyncio.Event()
+
+    class Looked(Due):
+        def __init__(self) -> None:
+            super().__init__({})
+            self.claimed: list[list[int]] = []
+            self.looks = iter(([], Unavailable(), [7, 9], [7]))
+
+        async def look(self) -> Sequence[int]:
+            found = next(self.looks)
+            if isinstance(found, LinnetError):
+                raise found
+            self.due.update((part, [f"of {part}"]) for part in found)
+            return found
+
+        async def claim(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str] | LinnetError]:
+            self.claimed.append(sorted(parts))
+            return await super().claim(parts, limit, lease_ms)
+
+        async def work(self, item: str) -> None:
+            await super().work(item)
+            if len(self.worked) == 3:
+                stop.set()
+
+    due = Looked()
+    await due.rounds(look=due.look).run(stop, 0)
+    assert sorted(due.worked) == ["of 7", "of 7", "of 9"]
+    assert sorted(part for parts in due.claimed[:-2] for part in parts) == list(range(PARTITIONS))
+    assert due.claimed[-2:] == [[7, 9], [7]]
+
+
+async def test_run_claims_from_all_partitions_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also from those in which a look has found nothing: only a claim sees marks of another clock."""
+    monkeypatch.setattr(rounds, "CLAIM_ALL_S", 0.0)
+    stop = asyncio.Event()
+    due = Due({3: ["a", "b", "c"]})
+
+    async def look() -> Sequence[int]:
+        return ()
+
+    async def work(item: str) -> None:
+        due.worked.append(item)
+        if len(due.worked) == 3:
+            stop.set()
+
+    due.work = work  # type: ignore[method-assign]
+    await due.rounds(limit=1, look=look).run(stop, 0)
+    assert sorted(due.worked) == ["a", "b", "c"]
 
 
 async def test_partition_without_an_answer_costs_the_others_nothing() -> None:
