@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.plan import LocalError, claim_folder, own_secret, services, shared_environ, welcome
+from deploy.plan import LocalError, claim_folder, demo, own_secret, services, shared_environ, welcome
 from gateway.admission import Admission
 from router.contract.settings import load
 
@@ -50,6 +50,18 @@ def test_identity_provider_gets_no_second_signing_key(tmp_path: Path) -> None:
     shared = shared_environ({"LINNET_JWKS_URL": "https://id.example/jwks", "LINNET_ACCOUNTS": "false"}, tmp_path)
     assert not [name for name in shared if "JWT_SECRET" in name]
     assert load(shared).server_key
+
+
+def test_people_of_the_demo_are_there_only_if_asked_for_and_know_no_secret(tmp_path: Path) -> None:
+    """Their password is printed, so whoever starts a deployment without them must not get them."""
+    for asked, count in ({}, 0), ({"DEMO": "1"}, 1), ({"DEMO": ""}, 0), ({"DEMO": "1", "LINNET_ACCOUNTS": "false"}, 0):
+        shared = shared_environ(asked, tmp_path)
+        settings = load(shared)
+        plan = services(shared, settings)
+        made = demo(shared, settings, plan[0], tmp_path)
+        assert len(made) == count, asked
+        assert [name for one in made for name in one.environ if name.startswith("LINNET_")] == []
+        assert ("mia" in welcome(plan, settings, tmp_path, with_demo=bool(made))) is bool(count)
 
 
 def test_secret_is_never_half_written(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ function Members({ id, view, title, session, close, say, show }) {
   const add = async (/** @type {Event} */ event) => {
     event.preventDefault();
     const user = added.trim().replace(/^@/, "");
-    if (NAME.test(user) && (await act("PUT", `/members/${user}`, {}))) setAdded("");
+    if (NAME.test(user) && (await act("PUT", `/members/${user}`, {}))) setAdded((now) => (now === added ? "" : now));
   };
   const leave = async () => {
     if (await session.client.call("DELETE", `${path}/members/${session.user}`).then(() => true, (error) => (say(t("refused", { why: whyOf(error) })), false))) close();

@@ -54,7 +54,9 @@ function Contacts({ session, show, say, close }) {
     event.preventDefault();
     if (!NAME.test(user) || user === session.user) return;
     const went = await act(user, () => people.request(user, message.trim() || undefined), t("request_sent", { user }));
-    if (went) (setName(""), setMessage(""));
+    if (!went) return;
+    setName((now) => (now === name ? "" : now)); // unless the next one is already typed
+    setMessage((now) => (now === message ? "" : now));
   };
   const write = (/** @type {string} */ who) => (close(), open(direct(session.user, who)));
   const row = (/** @type {string} */ who, /** @type {any} */ under, /** @type {any} */ acts) => html`<li key=${who} aria-busy=${busy === who ? "true" : "false"}>

@@ -6,6 +6,7 @@ and failed requests.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -82,6 +83,10 @@ class Person:
             return bool(await self.page.evaluate(expression))
 
         await eventually(now, DEADLINE_MS / 1000, every_s=0.05)
+
+    async def recorded(self) -> None:
+        """Wait until a recording has a length that is shown."""
+        await self.page.get_by_role("timer").filter(has_text=re.compile("[1-9]")).wait_for()
 
     def row(self, title: str) -> Locator:
         """A row of the list, by its title."""

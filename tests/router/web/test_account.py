@@ -192,3 +192,26 @@ async def test_link_to_a_channel_asks_before_it_joins(address: str) -> None:
         await expect(bob.page.get_by_text("You can read here, but not write.")).to_be_visible()
         await bob.page.evaluate("(hash) => { location.hash = hash; }", f"#/join/{channel}")
         await expect(bob.page.locator(".chat-title")).to_contain_text("Tides")  # a member is not asked
+
+
+async def test_language_is_chosen_by_each_browser(address: str) -> None:
+    """Two people, two languages; a reload keeps them, and what they write stays as it is."""
+    async with town(address) as people:
+        ann, bob = await people.person("ann-a5"), await people.person("bob-a5")
+        await ann.register()
+        await bob.register()
+        for one, code, settings, field in ((ann, "de", "Einstellungen", "Nachricht"), (bob, "zh", "设置", "消息")):
+            await one.menu("Settings")
+            await one.page.get_by_label("Language").select_option(code)
+            await expect(one.page.locator("html")).to_have_attribute("lang", code)
+            await one.menu(settings)
+            await expect(one.page.get_by_role("dialog", name=settings)).to_be_visible()
+            await one.page.keyboard.press("Escape")
+            other = bob if one is ann else ann
+            await one.write_to(other.name)
+            await one.page.get_by_role("textbox", name=field).fill("Good morning")
+            await one.page.keyboard.press("Enter")
+            await other.row(one.name).filter(has_text="Good morning").wait_for()
+        await ann.page.reload()
+        await expect(ann.page.locator("html")).to_have_attribute("lang", "de")
+        await expect(ann.page.locator(".message .text")).to_have_text(["Good morning", "Good morning"])

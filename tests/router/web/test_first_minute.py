@@ -80,7 +80,7 @@ async def test_demo_has_people_who_have_talked_and_who_answer(runner: Runner) ->
         await ann.page.locator(".message.theirs").first.wait_for()
         mia = await people.person("mia")
         await mia.log_in()
-        await mia.row("Harbour walk").filter(has_text="Good night!").wait_for()
+        await mia.row("Harbour walk").filter(has_text="Good night!").wait_for(timeout=90_000)
         await mia.row("Release 1.4").click()
         await mia.page.locator(".picture img").wait_for()
         await mia.row("Noah Brandt").wait_for()

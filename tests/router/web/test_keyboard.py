@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.async_api import expect
 
@@ -94,6 +96,7 @@ async def test_whole_tour_by_keyboard(address: str) -> None:
         await ann.page.keyboard.type("An answer")
         await ann.page.keyboard.press("Enter")
         await expect(bob.message("An answer").locator(".quote")).to_contain_text("Hello by pointer")
+        await expect(ann.message("An answer")).to_have_attribute("data-seq", re.compile(r"\d"))  # it is acked
         await ann.page.keyboard.press("ArrowUp")  # the last own message, to be edited
         await expect(ann.page.get_by_label("Write a message")).to_have_value("An answer")
         await ann.page.keyboard.type(", edited")
