@@ -14,6 +14,7 @@ from router.jobs.finisher import Deliver, Finisher, Join, Leave, SchedulePush, p
 from router.store import dirty
 from router.store.answers import reply_of
 from router.store.conversations import Page
+from router.store.moderation import Act
 from tests.router.world import World, settings, world
 
 GROUP = "g:" + "x" * 22
@@ -458,3 +459,43 @@ async def test_stopped_finisher_ends_its_running_items(valkey: EmbeddedValkey, m
         monkeypatch.setattr(w.dirty, "mark_routed", seen)  # the moment at which it has the claim in hand
         await worker(w).run(stop)
         assert not w.is_dirty(conv)
+
+
+# -- moderation
+
+
+async def test_acts_of_a_router_that_died_reach_the_audit_once(valkey: EmbeddedValkey) -> None:
+    """Of a conversation that goes on, and of one that was deleted meanwhile."""
+    async with world(valkey) as w:
+        groups = [await w.group("ann", "bob") for _ in range(2)]
+        for group in groups:
+            act = Act(conversation=group, actor="ann", by="ann", user="bob", reason="spam")
+            await w.moderation.restrain(act, "mute")
+        await w.conversations.remove_conversation(groups[1], "ann")
+        for group in groups * 2:
+            await worker(w).finish(group)
+            entries = await w.client.fetch("XRANGE", keys.audit_of_conversations(keys.partition(group)), "-", "+")
+            assert sum(group.encode() in fields[1] for _, fields in entries) == 1
+
+
+async def test_audit_without_memory_delays_no_delivery(valkey: EmbeddedValkey) -> None:
+    """The act stays noted, and the conversation marked, until there is memory again."""
+    async with world(valkey) as w:
+        group = await w.group("ann", "bob")
+        await w.say("ann", group)
+        await worker(w).finish(group)  # all members have joined
+        await w.moderation.restrain(Act(conversation=group, actor="ann", by="ann", user="bob"), "mute")
+        await w.client.fetch("CONFIG", "SET", "maxmemory", "1")
+        try:
+            with pytest.raises(Unavailable):
+                await worker(w).finish(group)
+        finally:
+            await w.client.fetch("CONFIG", "SET", "maxmemory", "0")
+        head = await w.conversations.head(group)
+        assert head is not None
+        assert (head.acts, head.routed) == (True, head.seq)
+        assert await w.client.fetch("ZSCORE", keys.dirty(keys.partition(group)), group)
+        await worker(w).finish(group)
+        head = await w.conversations.head(group)
+        assert head is not None
+        assert not head.acts

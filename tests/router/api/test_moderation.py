@@ -1,0 +1,134 @@
+"""Calls of moderation: what they refuse, and what moderators may touch."""
+
+from typing import Any
+
+import pytest
+
+from deploy.embedded import EmbeddedValkey
+from tests.router.api.serving import SERVER, by, serve
+
+LONG = "x" * 501
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PUT", "/members/bob/mute", {"until": 1}),
+        ("PUT", "/members/bob/mute", {"until": -1}),
+        ("PUT", "/members/bob/mute", {"until": "tomorrow"}),
+        ("PUT", "/members/bob/mute", {"until": 2**53}),
+        ("PUT", "/members/bob/mute", {"reason": LONG}),
+        ("PUT", "/members/bob/mute", {"reason": "\x00"}),
+        ("PUT", "/members/bob/mute", {"reason": "\u202e"}),
+        ("PUT", "/members/a b/mute", {}),
+        ("PUT", "/bans/bob", {"until": 1}),
+        ("PUT", "/bans/bob", {"reason": 1}),
+        ("GET", "/bans?cursor=-1", None),
+        ("PATCH", "", {}),
+        ("PATCH", "", {"posting": "nobody"}),
+        ("PATCH", "", {"adding": None}),
+        ("PATCH", "", {"slow_s": -1}),
+        ("PATCH", "", {"slow_s": 21_601}),
+        ("PATCH", "", {"slow_s": 0.5}),
+    ],
+)
+async def test_wrong_restraint_is_refused_and_changes_nothing(
+    valkey: EmbeddedValkey, method: str, path: str, body: Any
+) -> None:
+    async with serve(valkey) as api:
+        members = {"kind": "group", "members": {"ann": "owner", "bob": "member"}}
+        made = await api.ok("POST", "/v1/conversations", SERVER, members)
+        where = f"/v1/conversations/{made['conversation']}"
+        assert await api.refused(method, where + path, by("ann"), body) == (422, "bad_command")
+        found = await api.ok("GET", where, by("bob"))
+        assert (found["head"], found["posting"], found["adding"], found["slow_s"]) == (0, "all", "admins", 0)
+        assert (await api.ok("GET", f"{where}/bans", by("ann")))["bans"] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "code"),
+    [
+        ("PUT", "/v1/roles/ann", {"roles": ["king"]}, 422),
+        ("PUT", "/v1/roles/ann", {}, 422),
+        ("PUT", "/v1/roles/nobody", {"roles": []}, 404),
+        ("GET", "/v1/roles/nobody", None, 404),
+        ("PUT", "/v1/accounts/nobody/suspension", {}, 404),
+        ("DELETE", "/v1/accounts/nobody/suspension", None, 404),
+        ("PUT", "/v1/accounts/ann/suspension", {"until": 1}, 422),
+        ("GET", "/v1/audit?after=x", None, 422),
+        ("GET", "/v1/audit?after=" + "1" * 65, None, 422),
+        ("GET", "/v1/audit?limit=0", None, 422),
+        ("GET", "/v1/reports?after=1.600.x", None, 422),
+        ("GET", "/v1/reports?state=lost", None, 422),
+        ("PATCH", "/v1/reports/x", {"state": "open"}, 404),
+        ("PATCH", "/v1/reports/" + "1" * 81, {"state": "open"}, 422),
+        ("PATCH", "/v1/reports/1.2.x", {}, 422),
+        ("PATCH", "/v1/reports/1.2.x", {"note": LONG}, 422),
+    ],
+)
+async def test_wrong_call_of_moderators_is_refused(
+    valkey: EmbeddedValkey, method: str, path: str, body: Any, code: int
+) -> None:
+    async with serve(valkey) as api:
+        await api.ok("POST", "/v1/tokens", SERVER, {"user": "ann"})
+        assert (await api.refused(method, path, SERVER, body))[0] == code
+
+
+async def test_wrong_report_is_refused_and_twenty_an_hour_are_accepted(valkey: EmbeddedValkey) -> None:
+    async with serve(valkey) as api:
+        for number in range(22):
+            await api.ok("POST", "/v1/tokens", SERVER, {"user": f"u{number}"})
+        conv = "g:" + "A" * 22
+        for body in (
+            {"reason": "x"},
+            {"user": "u1"},
+            {"user": "u1", "conversation": conv, "seq": 1, "reason": ""},
+            {"conversation": conv, "reason": ""},
+            {"seq": 1, "reason": ""},
+            {"user": "u1", "reason": LONG},
+            {"user": "../x", "reason": ""},
+            {"conversation": conv, "seq": -1, "reason": ""},
+        ):
+            assert (await api.refused("POST", "/v1/reports", by("u0"), body))[0] == 422
+        assert (await api.refused("POST", "/v1/reports", by("u0"), {"user": "nobody", "reason": ""}))[0] == 404
+        for number in range(20):
+            await api.ok("POST", "/v1/reports", by("u0"), {"user": f"u{number}", "reason": ""})
+        assert await api.refused("POST", "/v1/reports", by("u0"), {"user": "u20", "reason": ""}) == (
+            429,
+            "rate_limited",
+        )
+
+
+async def test_moderators_touch_only_users_of_a_lower_rank(valkey: EmbeddedValkey) -> None:
+    """Elsewhere their role in the conversation counts; not even an admin touches an admin, and nobody themselves."""
+    async with serve(valkey) as api:
+        made = await api.ok(
+            "POST", "/v1/conversations", SERVER, {"kind": "group", "members": {"ann": "owner", "mod": "owner"}}
+        )
+        for user in ("mod2", "boss", "boss2"):
+            await api.ok("POST", "/v1/tokens", SERVER, {"user": user})
+        for user, role in (("mod", "moderator"), ("mod2", "moderator"), ("boss", "admin"), ("boss2", "admin")):
+            await api.ok("PUT", f"/v1/roles/{user}", SERVER, {"roles": [role]})
+        where = f"/v1/conversations/{made['conversation']}/bans"
+        for actor, target, status in (
+            ("mod2", "ann", 204),
+            ("mod2", "mod", 404),  # no rank above, and no member
+            ("mod", "mod2", 204),  # as an owner
+            ("mod", "mod", 403),
+            ("boss", "mod", 204),
+            ("boss", "boss2", 404),
+            ("boss", "boss", 404),
+        ):
+            answer = await api.put(f"{where}/{target}", json={}, headers=by(actor))
+            assert answer.status_code == status, (actor, target, answer.text)
+        for actor, target, status in (
+            ("mod", "ann", 204),
+            ("mod", "mod2", 403),
+            ("mod", "mod", 403),
+            ("boss", "mod2", 204),
+            ("boss", "boss2", 403),
+        ):
+            answer = await api.put(f"/v1/accounts/{target}/suspension", json={}, headers=by(actor))
+            assert answer.status_code == status, (actor, target, answer.text)
+        assert await api.refused("GET", "/v1/me", by("ann")) == (403, "blocked")
+        assert await api.ok("GET", "/v1/me", {**SERVER, "Linnet-User": "ann"})
