@@ -33,8 +33,11 @@ LOCK = Path(__file__)  # any file that all workers of a checkout can open
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let properties have fewer examples in the quick check."""
-    hypothesis.settings.load_profile("quick" if config.option.markexpr == "not processes" else "full")
+    """Let properties have fewer examples in the quick check, and wait for less."""
+    quick = config.option.markexpr == "not processes"
+    hypothesis.settings.load_profile("quick" if quick else "full")
+    if quick:
+        support.PATIENCE = 1.0
 
 
 def pytest_collection_finish() -> None:

@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 
 from router.contract import metrics
 from router.process import bounded, serving
+from tests import support
 from tests.support import DEADLINE_S, eventually
 
 LARGE = 32 << 20
@@ -41,7 +42,7 @@ async def served(answer: Endpoint = large, **options: Any) -> AsyncIterator[tupl
 async def test_unread_answer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that requests much and reads nothing occupies it for ANSWER_S, however often it sends a request."""
     monkeypatch.setattr(bounded, "ANSWER_S", 1.0)
-    monkeypatch.setattr(bounded, "HEAD_S", 1.5)
+    monkeypatch.setattr(bounded, "HEAD_S", 0.7 * support.PATIENCE)
     async with served() as (port, state):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
@@ -54,13 +55,13 @@ async def test_unread_answer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None
 
 async def test_answer_that_is_read_slowly_is_given_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next head is not due while the previous answer is being read."""
-    monkeypatch.setattr(bounded, "HEAD_S", 1.5)
+    monkeypatch.setattr(bounded, "HEAD_S", 0.7 * support.PATIENCE)
     async with served() as (port, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
         loop, read = asyncio.get_running_loop(), 0
-        until = loop.time() + 2.0
+        until = loop.time() + support.PATIENCE
         while loop.time() < until:
             read += len(await reader.read(4096))
             late = loop.create_future()
@@ -75,11 +76,11 @@ async def test_answer_that_is_read_slowly_is_given_time(monkeypatch: pytest.Monk
 
 async def test_connection_with_many_requests_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each answer starts the time of the next head, so a connection may be used for longer than HEAD_S."""
-    monkeypatch.setattr(bounded, "HEAD_S", 1.0)
+    monkeypatch.setattr(bounded, "HEAD_S", 0.7 * support.PATIENCE)
     async with served() as (port, state):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         loop = asyncio.get_running_loop()
-        until = loop.time() + 2.5
+        until = loop.time() + 1.7 * support.PATIENCE
         while loop.time() < until:
             writer.write(b"GET /none HTTP/1.1\r\nHost: x\r\n\r\n")
             await reader.readuntil(b"\r\n\r\nNot Found")
@@ -114,7 +115,7 @@ async def test_upgrade_behind_an_open_request_leaves_the_deadlines_running(
     """GET and upgrade in one segment: the GET is answered, the upgrade is ignored, and the connection ends. A silent
     connection made after it still ends in time.
     """
-    monkeypatch.setattr(bounded, "HEAD_S", 1.5)
+    monkeypatch.setattr(bounded, "HEAD_S", 0.7 * support.PATIENCE)
     async with served(small, ws=HandedOn) as (port, state):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET + ASK_UPGRADE)
@@ -186,14 +187,14 @@ async def test_idle_connection_is_kept_unless_the_process_is_crowded(
     monkeypatch: pytest.MonkeyPatch, limit: int, kept: bool
 ) -> None:
     """Longer than a head may take, because balancers keep theirs; but not while half of the connections are in use."""
-    monkeypatch.setattr(bounded, "HEAD_S", 1.0)
+    monkeypatch.setattr(bounded, "HEAD_S", 0.6 * support.PATIENCE)
     monkeypatch.setattr(bounded, "CROWDED_KEEP_ALIVE_S", 0.2)
     async with served(small, timeout_keep_alive=60, limit_concurrency=limit) as (port, _):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(GET)
         await reader.readuntil(b"ok")
         ended = asyncio.ensure_future(reader.read())
-        await asyncio.wait([ended], timeout=1.5 if kept else DEADLINE_S)
+        await asyncio.wait([ended], timeout=support.PATIENCE if kept else DEADLINE_S)
         assert ended.done() is not kept
         if kept:
             writer.write(b"GET / HT")  # the first byte of a head starts its deadline

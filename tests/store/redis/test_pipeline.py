@@ -123,7 +123,7 @@ async def test_commands_of_a_tick_leave_in_one_write_and_replies_arrive_in_order
 
 async def test_calls_soon_after_a_write_leave_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first leaves at once; those of the next turns leave in one write, when GATHER_S is over."""
-    monkeypatch.setattr(hot, "GATHER_S", 2.0)
+    monkeypatch.setattr(hot, "GATHER_S", 0.5 * support.PATIENCE)
     async with by_hand() as (connection, transport):
         transport.written.clear()
         for _ in range(3):
