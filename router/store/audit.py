@@ -12,6 +12,7 @@ Invariants
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 import msgpack
@@ -67,12 +68,11 @@ class Audit:
 
     async def _read(self, streams: list[str], position: tuple[int, int, int], upto: int, limit: int) -> list[Any]:
         ms, count, last = position
-        return [
-            await self._client.fetch(
-                "XRANGE", stream, f"{'(' if number <= last else ''}{ms}-{count}", upto, "COUNT", limit
-            )
+        pages = (
+            self._client.fetch("XRANGE", stream, f"{'(' if number <= last else ''}{ms}-{count}", upto, "COUNT", limit)
             for number, stream in enumerate(streams)
-        ]
+        )
+        return await asyncio.gather(*pages)
 
 
 def _position(after: str) -> tuple[int, int, int]:

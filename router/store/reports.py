@@ -12,6 +12,7 @@ Invariants
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any, Final, Literal, TypeAlias
@@ -79,16 +80,17 @@ class Reports:
         now = await self._client.clock_ms() * 1000
         upto = now - (1000 if self._client.one_server else SETTLED_US)
         by_time = 1 if state is None else 2 + STATES.index(state)
+        asked = (
+            self._client.fetch("ZRANGEBYSCORE", _keys(part)[by_time], f"{'(' if part <= last else ''}{at}", upto,
+                               "WITHSCORES", "LIMIT", 0, limit + 1)
+            for part in range(2 * keys.PARTITIONS)
+        )  # fmt: skip
         found: list[tuple[int, int, str]] = []
-        for part in range(2 * keys.PARTITIONS):
-            least = f"{'(' if part <= last else ''}{at}"
-            names = await self._client.fetch(
-                "ZRANGEBYSCORE", _keys(part)[by_time], least, upto, "WITHSCORES", "LIMIT", 0, limit + 1
-            )
+        for part, names in enumerate(await asyncio.gather(*asked)):
             scored = zip(names[::2], names[1::2], strict=True)
             found += [(int(float(score)), part, name.decode()) for name, score in scored]
         found.sort()
-        read = [await self._read(place) for place in found[:limit]]
+        read = await asyncio.gather(*(self._read(place) for place in found[:limit]))
         return [report for report in read if report is not None], len(found) > limit
 
     async def _read(self, place: tuple[int, int, str]) -> Report | None:
