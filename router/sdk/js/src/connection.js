@@ -1,21 +1,4 @@
-/**
- * The leader's connection: one WebSocket at a time, opened again until the client is told not to.
- *
- * State        entered when                                                   left for
- * idle         made, or closed by the application                             preparing
- * preparing    a token and the gateways are asked for                         connecting, waiting, stopped
- * connecting   a socket is opened, and `hello` is sent                        live, waiting, stopped
- * live         `welcome` came                                                 waiting, stopped
- * waiting      the connection ended; the pause before the next attempt        preparing
- * stopped      a close code forbids another attempt (`detail` says which)     preparing, by `start`
- *
- * 1. Each attempt has a number. All that comes from an earlier one (a frame, a close, a timer) is ignored.
- * 2. Frames are parsed and handed to `events.frame`, which returns at once: no code of the application runs here.
- * 3. A connection on which nothing came for two heartbeats is dead. One heartbeat of silence is followed by a `ping`.
- * 4. The token callback is called with the reason; the token is renewed by `auth` before it expires. A token that was refused
- *    twice in a row stops the connection.
- * 5. Gateways are those of `GET /v1/gateways`, shuffled among the less loaded half; each is tried once, then they are asked for anew.
- */
+/** The leader's connection: one WebSocket at a time, opened again until the client is told not to. Its states and rules: README. */
 
 import { afterClose, backoffMs } from "./closes.js";
 import { LinnetError } from "./errors.js";

@@ -1,12 +1,4 @@
-/**
- * Which tab of a browser holds the connection.
- *
- * 1. The leader holds a Web Lock; each other tab waits for it, so a closed or crashed leader is followed at once.
- * 2. A visible follower asks the leader on the channel, every second. It takes the lock away (`steal`) if the leader answers that
- *    it is hidden, or does not answer for 1.5 s: it is stopped. Only visible tabs measure time, because hidden ones are throttled.
- * 3. A leader whose lock was taken follows. What it had begun to write fails by its epoch, not by this file.
- * 4. A hidden leader stays the leader as long as there is no visible tab.
- */
+/** Which tab of a browser holds the connection. Its rules: README. */
 
 const ASK_MS = 1000;
 const ANSWER_MS = 1500;

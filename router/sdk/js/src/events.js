@@ -1,13 +1,4 @@
-/**
- * What was received: events, lists, receipts and gaps, applied to the store's model together with the cursor.
- *
- * 1. `apply` takes a batch in the order in which it came. An event and the cursor behind it are one transaction: exactly once.
- * 2. An event whose (conversation, seq) is not above the cursor, or whose (conversation, from, device, n) is here, is dropped.
- * 3. An event whose `prev` is not the cursor begins a hole: it and all that follow it in its conversation wait in `_held`, and
- *    `apply` names the hole. The answer to a question for it is an item `page`, whose events need no `prev`, because a replay
- *    leaves out what was deleted.
- * 4. If the application has a handler, each event is also written to `log`, from which it is handed over (`handing.js`).
- */
+/** What was received: events, lists, receipts and gaps, applied to the model together with the cursor. Its rules: README. */
 
 import { LAST, Superseded, StoreLost, key, prefix } from "./store.js";
 import { advance, changedAt, changeMessage, listed, messageOf, newConversation, readTo, takeBack } from "./model.js";

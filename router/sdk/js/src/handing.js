@@ -1,10 +1,4 @@
-/**
- * Events → the application's handler, one at a time, in the order of their arrival.
- *
- * 1. The handler has an event when its promise has resolved. Only then is that stored, and only what is stored is acked.
- * 2. It runs beside the connection: a slow handler delays no frame and no send, because what waits for it is in the store.
- * 3. A handler that rejects gets the same event again, after a pause.
- */
+/** Events → the application's handler, one at a time, in the order of their arrival. Its rules: README. */
 
 import { backoffMs } from "./closes.js";
 

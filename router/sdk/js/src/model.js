@@ -1,10 +1,4 @@
-/**
- * The model of a conversation and of a message, and what each event makes of them. Pure.
- *
- * Every rule gives the same result in whatever order the events of a page, of a replay and of older history are applied:
- * an edit counts if it is the newest, a reaction by its newest change, a delete for ever. A change that comes before its
- * message is kept in a message without a body until the message comes.
- */
+/** The model of a conversation and of a message, and what each event makes of them. Pure. Its rules: README. */
 
 const EDITS_KEPT = 20;
 

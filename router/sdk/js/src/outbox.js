@@ -1,17 +1,4 @@
-/**
- * The outbox: each command from `send` to its answer, and the numbers (`n`) that make a resend take effect once.
- *
- * 1. `put` gives out n and writes its row in one transaction: n = max(last + 1, the clock in µs).
- * 2. `take` marks rows as written before they are written, so that a row that may have reached the server is known as such.
- *    It gives at most the first 32 of a conversation, counted from its first unanswered row, and `done`, from the store.
- * 3. `settle` ends rows that are answered. An answered row stays as a mark until all before it are answered, because the
- *    window of 32 and `done` are counted with it.
- * 4. Rows belong to the device name under which they got their n. After the name has changed, the old name's rows are
- *    settled first.
- *
- * Every tab calls `put`, `retry` and `cancel`; `take` and `settle` are the leader's, and fail with `Superseded` once
- * another tab has raised `epoch`.
- */
+/** The outbox: each command from `send` to its answer, and the numbers (`n`) that make a resend take effect once. Its rules: README. */
 
 import { Superseded, StoreLost, key, prefix } from "./store.js";
 

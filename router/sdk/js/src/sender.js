@@ -1,14 +1,4 @@
-/**
- * The leader's half of the outbox: rows → the connection → answers.
- *
- * 1. Rows of a conversation leave in the order of their n; each is written again on every new connection until it is answered.
- * 2. After an error that may pass, the row waits and is written again with the same n. Until all that is open in that
- *    conversation is answered, nothing new leaves in it. The oldest goes alone, each answer doubles how many go at once, and
- *    each round of refusals doubles the wait: refused commands count against the rate, and would keep each other out.
- * 3. After a `conflict` over the number, only a row that was never written before gets another number; the others are looked
- *    up in the history.
- * 4. A connection under an old device name settles that name's rows and does nothing else.
- */
+/** The leader's half of the outbox: rows → the connection → answers. Its rules: README. */
 
 const RESEND_MOST_MS = 60_000;
 const RESEND_MS = 1000;

@@ -1,10 +1,4 @@
-/**
- * The user's state: keys with values that follow the user to every device. Each tab keeps a copy, in memory.
- *
- * 1. Nothing is asked before the first use. From then on the copy follows the events `state`, which the leader passes on.
- * 2. An event whose `prev` is the copy's version is applied. Any other version makes the copy ask for what changed; a lower one means
- *    that a failover took changes back, so everything is asked for.
- */
+/** The user's state: keys with values that follow the user to every device. Each tab keeps a copy, in memory. Its rules: README. */
 
 import { fromWire, toWire } from "./values.js";
 

@@ -1,14 +1,4 @@
-/**
- * What a store is: tables of values under string keys, in two databases, with transactions.
- *
- * `outbox` contains the device name, the last n and each command that is not answered; `events` contains the model of each
- * conversation, its cursors, and the device name again. All rules live above this interface, so that IndexedDB, SQLite
- * and memory behave alike.
- *
- * Invariants
- * - A transaction takes effect whole or not at all, and `transact` resolves only after it is durable.
- * - Keys are made by `key`, so that they sort by their parts.
- */
+/** What a store is: tables of values under string keys, in two databases, with transactions. Its rules: README. */
 
 /** @typedef {"outbox" | "events"} Database */
 

@@ -1,9 +1,4 @@
-/**
- * A store in two IndexedDB databases, shared by all tabs of an origin.
- *
- * Transactions are short: they consist of requests alone, and `commit` is called as soon as the last one is made. A tab that
- * is frozen between the requests of one holds up the others' transactions on that database, not their connection.
- */
+/** A store in two IndexedDB databases, shared by all tabs of an origin. Its rules: README. */
 
 import { LAST, StoreLost, TABLES } from "./store.js";
 
