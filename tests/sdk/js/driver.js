@@ -62,10 +62,21 @@ export async function start(source, report) {
       }
       return bodies;
     },
-    async upload({ bytes, ...options }) {
+    async upload({ bytes, size, stop, ...options }) {
       const told = [];
-      const progress = (done, size) => told.push([done, size]);
-      return { file: await client.media.upload(new Uint8Array(bytes), { ...options, progress }), told };
+      const stopping = new AbortController();
+      const progress = (done, size) => {
+        told.push([done, size]);
+        if (done >= stop) stopping.abort();
+      };
+      const data = bytes ? new Uint8Array(bytes) : Uint8Array.from({ length: size }, (_, i) => i % 251);
+      const name = (upload) => report({ type: "begun", upload });
+      const begun = stop === undefined ? undefined : name;
+      try {
+        return { file: await client.media.upload(data, { ...options, progress, begun, signal: stopping.signal }), told };
+      } catch (error) {
+        return { code: error.code, message: error.message, told };
+      }
     },
     links: ({ files, conversation }) => client.media.links(files, conversation),
     async send({ to, body, files, name = body, wait = "stored" }) {

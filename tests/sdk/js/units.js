@@ -1,7 +1,9 @@
 // Rules of the JavaScript SDK that need no connection: `node --test units.js`, which test_units.py runs.
 
 import assert from "node:assert/strict";
+import { once } from "node:events";
 import { mkdtempSync } from "node:fs";
+import { createServer } from "node:http";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -9,6 +11,7 @@ import { test } from "node:test";
 const source = (name) => import(new URL(`../../../router/sdk/js/src/${name}.js`, import.meta.url));
 const { afterClose, backoffMs } = await source("closes");
 const { Events } = await source("events");
+const { Http } = await source("http");
 const { changeMessage, takeBack } = await source("model");
 const { Outbox } = await source("outbox");
 const { Sender } = await source("sender");
@@ -188,11 +191,10 @@ test("events behind a hole wait for its page, and come once", async () => {
   await events.adopt("web.1");
   await events.raiseEpoch();
   const message = (seq, prev = seq - 1) => ({ ...changes[0], seq, prev, n: seq, count: seq, body: seq });
-  const item = (event) => ({ kind: "event", event });
-  const first = await events.apply([item(message(1)), item(message(4)), item(message(5))]);
+  const first = await events.apply([message(1), message(4), message(5)]);
   assert.deepEqual([...first.holes], [["c", 1]]);
   // 2 was deleted meanwhile: the page has no event before 3, and none that 3 names as the one before it.
-  await events.apply([{ kind: "page", conversation: "c", events: [message(3)], more: false }, item(message(6)), item(message(5))]);
+  await events.apply([{ type: "page", conversation: "c", events: [message(3)], more: false }, message(6), message(5)]);
   const handed = (await events.unhanded(0, 100)).map(({ event }) => event.seq);
   assert.deepEqual(handed, [1, 3, 4, 5, 6]);
 });
@@ -201,7 +203,7 @@ test("a message with another seq and the same number is dropped", async () => {
   const events = new Events(openMemory(), "alice");
   await events.adopt("web.1");
   await events.raiseEpoch();
-  const twice = [1, 2].map((seq) => ({ kind: "event", event: { ...changes[0], seq, prev: seq - 1 } }));
+  const twice = [1, 2].map((seq) => ({ ...changes[0], seq, prev: seq - 1 }));
   await events.apply(twice);
   assert.deepEqual((await events.messages("c", Infinity, 10)).map(({ seq }) => seq), [1]);
   assert.equal((await events.conversation("c")).cursor, 2);
@@ -227,4 +229,21 @@ test("bytes survive the way over JSON; what a body may not contain is refused", 
   const body = { list: [new Uint8Array([0, 255])], text: "x", none: null };
   assert.deepEqual(fromWire(JSON.parse(JSON.stringify(toWire(body)))), body);
   for (const value of [undefined, Number.NaN, 2 ** 60, 1n, () => 1]) assert.throws(() => toWire({ value }), TypeError);
+});
+
+test("a call whose token has ended is made again with another token, once", async () => {
+  const server = createServer((request, response) => {
+    const good = request.headers.authorization === "Bearer new";
+    response.writeHead(good ? 200 : 401).end(JSON.stringify(good ? { done: true } : { error: { code: "token_expired", message: "" } }));
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const reasons = [];
+  const made = (tokens) => new Http(`http://127.0.0.1:${server.address().port}`, async (reason) => (reasons.push(reason), tokens[reason] ?? "old"));
+  assert.deepEqual(await made({ token_expired: "new" }).call("GET", "/"), { done: true });
+  await assert.rejects(made({}).call("GET", "/"), { code: "token_expired" });
+  await assert.rejects(made({ token_expired: "other" }).call("GET", "/"), { code: "token_expired" });
+  assert.deepEqual(reasons, ["connect", "token_expired", "connect", "token_expired", "connect", "token_expired"]);
+  server.closeAllConnections();
+  server.close();
 });

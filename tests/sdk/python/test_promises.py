@@ -5,13 +5,29 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from linnet_client import Client, Event, Gone, Joined, Login, Message, Online, Presence, Refused, Status, Typing
+from linnet_client import (
+    Client,
+    Event,
+    Gone,
+    Joined,
+    Login,
+    Message,
+    Online,
+    Presence,
+    Refused,
+    Status,
+    Typing,
+    media,
+    uploading,
+)
 
+from tests.cutting import ANSWER, Cutting
 from tests.flow.client import token
 from tests.flow.conftest import Names, Start, System
 from tests.sdk.python.test_cli import linnet, logged_in
@@ -264,6 +280,87 @@ async def test_file_is_uploaded_sent_shown_and_fetched(start: Start, names: Name
         status, out, _ = await linnet(home, *command)
         assert (status, out.split()[0]) == (0, made["sha256"])
         await eventually(lambda: listener.bodies == ["look", "from the terminal"])
+
+
+@asynccontextmanager
+async def scanner(wait: Callable[[], Awaitable[None]]) -> AsyncIterator[str]:
+    """A service that accepts every file, after it has waited."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.IncompleteReadError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            await reader.readexactly(int(head.partition("content-length:")[2].split()[0]))
+            await wait()
+            verdict = b'{"verdict":"accept"}'
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(verdict)}\r\nConnection: close\r\n\r\n"
+            writer.write(head.encode() + verdict)
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/scan"
+
+
+async def test_upload_that_is_cut_goes_on_at_another_router(
+    start: Start, names: Names, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three times in the middle, and its last answer is lost: no byte is missing, and none is doubled. It may be
+    stopped, and go on with another client. A scan may take longer than a transfer may be silent."""
+    gate = asyncio.Event()
+    gate.set()
+
+    async def passed() -> None:
+        await gate.wait()
+
+    (ann,) = names("ann")
+    path, cuts = tmp_path / "large.bin", [500_000, 1, 900_000, ANSWER]
+    path.write_bytes(os.urandom(3_000_000))
+    digest = sha256(path.read_bytes()).hexdigest()
+    async with scanner(passed) as url:
+        system = await start(LINNET_MEDIA_URL=f"file://{tmp_path / 'objects'}", LINNET_MEDIA_SCAN_URL=url)
+        second = system.start("router")
+        await second.ready()
+        assert system.router is not None
+        async with (
+            Cutting([system.router.url, second.url], [*cuts]) as proxy,
+            Client(proxy.url, ann, token(ann)) as one,
+        ):
+            made = await one.media.upload(path)
+            assert (made["sha256"], made["size"], made["name"]) == (digest, 3_000_000, "large.bin")
+            assert (proxy.done, len(set(proxy.ways))) == (cuts, 2)
+            proxy.plan[:] = [100]  # a small file, in one request
+            assert (await one.media.upload(b"small"))["size"] == 5
+            gate.clear()
+            proxy.requests.clear()
+            monkeypatch.setattr(media, "TRANSFER_S", 0.5)
+            monkeypatch.setattr(uploading, "TRANSFER_S", 0.5)
+            scanned = asyncio.create_task(one.media.upload(b"slowly"))
+            await eventually(lambda: [line for line in proxy.requests if line.startswith("HEAD ")], 60.0)
+            gate.set()
+            assert (await scanned)["size"] == 6
+        monkeypatch.undo()
+        upload: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        halfway = asyncio.Event()
+        data = os.urandom(20_000_000)
+        told: list[int] = []
+        async with Client(system.router.url, ann, token(ann)) as one:
+            uploading_ = asyncio.create_task(
+                one.media.upload(
+                    data,
+                    begun=upload.set_result,
+                    progress=lambda done, _: halfway.set() if done > 9_000_000 else None,
+                )
+            )
+            await halfway.wait()
+            uploading_.cancel()
+            await asyncio.wait([uploading_])
+        async with Client(second.url, ann, token(ann)) as other:
+            again = await other.media.upload(data, upload=await upload, progress=lambda done, _: told.append(done))
+            assert again["sha256"] == sha256(data).hexdigest()
+            await eventually(lambda: told[-1:] == [20_000_000])
+            assert told[0] > 8_000_000
+            for ended in (await upload, f"/v1/uploads/tus/{'0' * 32}"):
+                assert (await other.media.upload(path, upload=ended))["sha256"] == digest
 
 
 async def test_state_and_people_agree_on_all_devices(chat: System, names: Names) -> None:

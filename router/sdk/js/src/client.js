@@ -74,7 +74,7 @@ export class Client {
     this._handing = undefined;
     /** @type {Handler | undefined} */
     this._handler = undefined;
-    this._http = new Http(options.api, async () => this._token || this._renew("connect"));
+    this._http = new Http(options.api, async (reason) => (reason === "connect" && this._token) || this._renew(reason));
     /** The files of this user. */
     this.media = new Media(this._http);
     /** The keys and values of this user. */
@@ -156,24 +156,16 @@ export class Client {
    * @returns {AsyncGenerator<HandedEvent, void, void>}
    */
   async *events() {
-    /** @type {{ event: HandedEvent, had: () => void }[]} */
+    /** @type {{ event: HandedEvent, had: (value?: any) => void }[]} */
     const waiting = [];
     let arrived = () => {};
     this.listen((event) => new Promise((had) => {
-      waiting.push({ event, had: () => had(undefined) });
+      waiting.push({ event, had });
       arrived();
     }));
     for (;;) {
-      const next = waiting.shift();
-      if (next) {
-        yield next.event;
-        next.had();
-      } else {
-        await new Promise((resolve) => {
-          arrived = () => resolve(undefined);
-          if (waiting.length) resolve(undefined);
-        });
-      }
+      for (let next; (next = waiting.shift()); next.had()) yield next.event;
+      await /** @type {Promise<void>} */ (new Promise((resolve) => (arrived = resolve)));
     }
   }
 
@@ -256,7 +248,7 @@ export class Client {
   watch(users) {
     for (const user of users) this._watched.add(user);
     this._post({ type: "watch", users });
-    this._sendWatch(users);
+    this._send({ type: "presence", users, watch: true });
   }
 
   /**
@@ -330,7 +322,7 @@ export class Client {
       http: this._http,
       queue: (/** @type {string} */ conversation, /** @type {Record<string, unknown>} */ command) => this._queue(conversation, command),
       read: (/** @type {string} */ conversation) => this._read(conversation),
-      typing: (/** @type {string} */ to) => this._typing(to),
+      typing: (/** @type {string} */ to) => this._send({ type: "typing", to }),
       changed: (/** @type {string} */ conversation) => this._changed([conversation]),
     };
   }
@@ -407,50 +399,29 @@ export class Client {
     switch (event.type) {
       case "ack":
       case "error":
-        this._sender.answered(event);
-        return;
+        return this._sender.answered(event);
       case "typing":
       case "presence":
       case "state":
-        this._tell(event);
-        return;
+        return this._tell(event);
     }
     if (this._settling) {
       if (event.type === "welcome") this._leading.then(() => this._sender.up(event.device), () => undefined);
-      return; // the events of a given-up name are received by the present one
+      return undefined; // the events of a given-up name are received by the present one
     }
-    switch (event.type) {
-      case "welcome":
-        this._welcomed(event);
-        return;
-      case "conversations":
-        this._receiver.push({ kind: "list", entries: event.conversations });
-        this._sendReads(event.conversations).catch((error) => this._failed(error));
-        return;
-      case "receipt":
-        this._receiver.push({ kind: "receipt", event });
-        return;
-      case "gap":
-        this._receiver.push({ kind: "gap", event });
-        this._emit("gap", event);
-        return;
-      case "message":
-      case "edit":
-      case "delete":
-      case "react":
-      case "member":
-      case "title":
-        this._receiver.push({ kind: "event", event });
-    }
+    if (event.conversation || event.conversations) this._receiver.push(event);
+    if (event.type === "welcome") this._welcomed(event);
+    else if (event.type === "gap") this._emit("gap", event);
+    else if (event.conversations) this._sendReads(event.conversations).catch((error) => this._failed(error));
+    return undefined;
   }
 
   /** @param {import("./wire.js").Welcome} welcome */
   _welcomed(welcome) {
-    this._receiver.push({ kind: "list", entries: welcome.conversations });
     this._tell({ type: "state", version: welcome.state ?? 0 });
     const attempt = this._leading.then(async () => {
       this._sender.up(welcome.device);
-      this._sendWatch([...this._watched]);
+      if (this._watched.size) this._send({ type: "presence", users: [...this._watched], watch: true });
       await this._sendReads(welcome.conversations);
     });
     attempt.catch((error) => this._failed(error));
@@ -578,24 +549,18 @@ export class Client {
   /** @param {string} conversation */
   _read(conversation) {
     this._changed([conversation]);
-    this._post({ type: "read", conversation });
-    if (this.leader) void this._events.conversation(conversation).then((row) => row && this._sendRead(row));
+    void this._events.conversation(conversation).then((row) => row && this._sendRead(row));
   }
 
   /** @param {import("./model.js").ConversationRow} row */
   _sendRead(row) {
-    this._connection.send({ type: "read", conversation: row.conversation, seq: row.readWanted });
+    this._send({ type: "read", conversation: row.conversation, seq: row.readWanted });
   }
 
-  /** @param {string} to */
-  _typing(to) {
-    if (this.leader) this._connection.send({ type: "typing", to });
-    else this._post({ type: "typing", to });
-  }
-
-  /** @param {string[]} users */
-  _sendWatch(users) {
-    if (this.leader && users.length) this._connection.send({ type: "presence", users, watch: true });
+  /** Send a command that nothing waits for, in whichever tab the connection is. @param {Record<string, unknown>} command */
+  _send(command) {
+    if (this.leader) this._connection.send(command);
+    else this._post({ type: "send", command });
   }
 
   // -- other tabs
@@ -631,15 +596,11 @@ export class Client {
       case "connect":
         if (this.leader) this._connection.start();
         return;
-      case "read":
-        if (this.leader) this._read(message.conversation);
-        return;
-      case "typing":
-        if (this.leader) this._typing(message.to);
+      case "send":
+        if (this.leader) this._connection.send(message.command);
         return;
       case "watch":
         for (const user of message.users) this._watched.add(user);
-        this._sendWatch(message.users);
     }
   }
 

@@ -1,7 +1,7 @@
 /** The leader's connection: one WebSocket at a time, opened again until the client is told not to. Its states and rules: README. */
 
 import { afterClose, backoffMs } from "./closes.js";
-import { LinnetError } from "./errors.js";
+import { LinnetError, after } from "./errors.js";
 
 /** @typedef {"idle" | "preparing" | "connecting" | "live" | "waiting" | "stopped"} Status */
 /** @typedef {"connect" | "expiring" | "token_expired" | "unauthorized"} TokenReason */
@@ -257,8 +257,7 @@ export class Connection {
 
 /** @param {import("./wire.js").ErrorEvent} event */
 export function errorOf(event) {
-  const retryAt = event.retry_after === undefined || event.retry_after === null ? undefined : Date.now() + event.retry_after * 1000;
-  return new LinnetError(event.code, event.message, retryAt);
+  return new LinnetError(event.code, event.message, after(event.retry_after));
 }
 
 /** The less loaded half in random order, then the others. @param {string[]} gateways */

@@ -13,3 +13,8 @@ export class LinnetError extends Error {
     this.retryAt = retryAt;
   }
 }
+
+/** When so many seconds have passed, if they are given. @param {unknown} seconds */
+export function after(seconds) {
+  return seconds === undefined || seconds === null ? undefined : Date.now() + Number(seconds) * 1000;
+}

@@ -230,22 +230,23 @@ class Batch {
 
   /** @param {Item} item */
   async take(item) {
-    switch (item.kind) {
-      case "event":
-        return this._event(item.event, false);
+    switch (item.type) {
       case "page":
         return this._page(item);
-      case "list":
-        for (const entry of item.entries) if (!entry.held) await this._listed(entry); // else it comes again
+      case "welcome":
+      case "conversations":
+        for (const entry of item.conversations) if (!entry.held) await this._listed(entry); // else it comes again
         return undefined;
       case "receipt":
-        return this._receipt(item.event);
+        return this._receipt(item);
       case "gap":
-        return this._gap(item.event);
+        return this._gap(item);
       case "reset": // the connection ended: what was held comes again on the next one
         this._held.clear();
         this._applied.holes.clear();
         return undefined;
+      default: // of a later version, if it has no seq
+        return item.seq ? this._event(item, false) : undefined;
     }
   }
 

@@ -1,12 +1,24 @@
 /** Calls of the HTTP API, as the user of the token. */
 
-import { LinnetError } from "./errors.js";
+import { LinnetError, after } from "./errors.js";
+
+const STALL_MS = 60_000; // of a body that is sent
+
+/** @type {Record<number, string>} of an answer without a body, or of a load balancer */
+const CODES = { 401: "unauthorized", 404: "not_found", 409: "conflict", 423: "locked", 429: "rate_limited" };
+
+/** @typedef {{ signal?: AbortSignal, progress?: (done: number) => void }} Sending */
 
 export class Http {
-  /** @param {string} api @param {() => Promise<string>} token */
+  /** @param {string} api @param {(reason: import("./connection.js").TokenReason) => Promise<string>} token */
   constructor(api, token) {
     this._api = api.replace(/\/+$/, "");
     this._token = token;
+  }
+
+  /** A path of the API as a URL; a URL stays as it is. @param {string} path */
+  urlOf(path) {
+    return path.startsWith("/") ? this._api + path : path;
   }
 
   /**
@@ -15,9 +27,9 @@ export class Http {
    * @param {unknown} [body]
    * @returns {Promise<any>}
    */
-  call(method, path, body) {
+  async call(method, path, body) {
     const json = body !== undefined;
-    return this.send(method, path, json ? JSON.stringify(body) : undefined, json ? { "Content-Type": "application/json" } : {});
+    return (await this.send(method, path, json ? JSON.stringify(body) : undefined, json ? { "Content-Type": "application/json" } : {})).content;
   }
 
   /**
@@ -27,50 +39,74 @@ export class Http {
    * @param {string} path
    * @param {any} body
    * @param {Record<string, string>} headers
-   * @param {import("./types.js").UploadOptions["progress"]} [progress]
-   * @returns {Promise<any>}
+   * @param {Sending} [sending]
    */
-  async send(method, path, body, headers, progress) {
-    const token = await this._token();
+  async send(method, path, body, headers, sending = {}) {
+    const token = await this._token("connect");
+    const answer = await this._ask(token, method, path, body, headers, sending);
+    if (answer.status !== 401) return taken(answer);
+    const { code } = errorOf(answer.status, answer.text);
+    const other = await this._token(/** @type {any} */ (code)); // no other has renewed it, in a tab without the connection
+    return taken(other === token ? answer : await this._ask(other, method, path, body, headers, sending));
+  }
+
+  /** @param {string} token @param {string} method @param {string} path @param {any} body @param {Record<string, string>} headers @param {Sending} sending */
+  async _ask(token, method, path, body, headers, sending) {
     if (token) headers = { ...headers, Authorization: `Bearer ${token}` };
-    const url = this._api + path;
-    let answer;
+    const ask = body && sending.progress && globalThis.XMLHttpRequest ? counted : fetched;
     try {
-      answer = await (progress && globalThis.XMLHttpRequest ? counted(method, url, body, headers, progress) : fetched(method, url, body, headers));
+      return await ask(method, this.urlOf(path), body, headers, sending);
     } catch (error) {
+      if (sending.signal?.aborted) throw new LinnetError("cancelled");
       throw new LinnetError("unavailable", `${this._api} cannot be reached: ${/** @type {Error} */ (error).message}`);
     }
-    const { ok, text, retryAfter } = answer;
-    if (ok) return text ? JSON.parse(text) : undefined;
-    const { code, message } = parsed(text);
-    throw new LinnetError(code, message, retryAfter === null ? undefined : Date.now() + Number(retryAfter) * 1000);
   }
 }
 
-/** @param {string} method @param {string} url @param {any} body @param {Record<string, string>} headers */
-async function fetched(method, url, body, headers) {
-  const answer = await fetch(url, { method, headers, body });
-  return { ok: answer.ok, text: await answer.text(), retryAfter: answer.headers.get("Retry-After") };
+/** @param {Awaited<ReturnType<typeof fetched>>} answer */
+function taken({ status, text, header }) {
+  if (status < 300) return { header, content: text ? JSON.parse(text) : undefined };
+  const { code, message } = errorOf(status, text);
+  throw new LinnetError(code, message, after(header("Retry-After")));
 }
 
-/** `fetch` does not tell how much was sent. @type {(...args: [...Parameters<typeof fetched>, NonNullable<import("./types.js").UploadOptions["progress"]>]) => ReturnType<typeof fetched>} */
-function counted(method, url, body, headers, progress) {
+/** @param {string} method @param {string} url @param {any} body @param {Record<string, string>} headers @param {Sending} sending */
+async function fetched(method, url, body, headers, { signal }) {
+  const answer = await fetch(url, { method, headers, body, signal });
+  return { status: answer.status, text: await answer.text(), header: (/** @type {string} */ name) => answer.headers.get(name) };
+}
+
+/** `fetch` does not tell how much was sent. @type {typeof fetched} */
+function counted(method, url, body, headers, { signal, progress }) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open(method, url);
     for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
-    request.upload.onprogress = ({ loaded, total }) => progress(loaded, total);
-    request.onload = () => resolve({ ok: request.status < 300, text: request.responseText, retryAfter: request.getResponseHeader("Retry-After") });
-    request.onerror = () => reject(new Error("the upload broke off"));
+    const abort = () => request.abort();
+    let stalled = setTimeout(abort, STALL_MS);
+    request.upload.onprogress = ({ loaded }) => {
+      clearTimeout(stalled);
+      stalled = setTimeout(abort, STALL_MS);
+      progress?.(loaded);
+    };
+    request.upload.onload = () => clearTimeout(stalled);
+    request.onload = () => resolve({ status: request.status, text: request.responseText, header: (name) => request.getResponseHeader(name) });
+    request.onerror = request.onabort = () => reject(new Error("the upload broke off"));
+    request.onloadend = () => {
+      clearTimeout(stalled);
+      signal?.removeEventListener("abort", abort);
+    };
+    signal?.addEventListener("abort", abort);
     request.send(body);
+    if (signal?.aborted) abort();
   });
 }
 
-/** @param {string} text @returns {{ code: string, message: string }} */
-function parsed(text) {
+/** @param {number} status @param {string} text @returns {{ code: string, message: string }} */
+function errorOf(status, text) {
   try {
     return JSON.parse(text).error;
   } catch {
-    return { code: "internal", message: "the answer is not one of Linnet's" };
+    return { code: CODES[status] ?? (status < 500 ? "internal" : "unavailable"), message: `the API answered ${status}` };
   }
 }

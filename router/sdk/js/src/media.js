@@ -1,8 +1,11 @@
-/**
- * Files: uploading them, and links to them.
- *
- * A file is named by the hash of its bytes, so an upload that was cut can be made again. It is sent within a day.
- */
+/** Files: uploading them, and links to them. A file is named by the hash of its bytes, and is sent within a day. */
+
+import { LinnetError } from "./errors.js";
+import { resumed } from "./upload.js";
+
+/** @import { FileInfo } from "./wire.js" */
+
+const AT_ONCE = 1 << 20; // bytes that go in one request, unless that is cut
 
 export class Media {
   /** @internal @param {import("./http.js").Http} http */
@@ -11,20 +14,28 @@ export class Media {
   }
 
   /**
-   * Upload a file. In a page `progress` is called with the bytes so far and the size.
+   * Upload a file. An upload that is cut goes on where it was; without any progress for 15 minutes it fails.
    *
    * @param {Blob | Uint8Array<ArrayBuffer>} data
    * @param {import("./types.js").UploadOptions} [options]
-   * @returns {Promise<import("./wire.js").FileInfo>}
+   * @returns {Promise<FileInfo>}
    */
-  upload(data, { name = /** @type {any} */ (data).name, mime, kind, duration, waveform, progress } = {}) {
-    const query = new URLSearchParams();
-    for (const [field, value] of Object.entries({ kind, duration, waveform })) if (value !== undefined) query.set(field, String(value));
-    const headers = {
-      "Content-Type": mime ?? (data instanceof Blob && data.type ? data.type : "application/octet-stream"),
-      ...(name ? { "Linnet-Name": encodeURIComponent(name) } : {}),
-    };
-    return this._http.send("POST", `/v1/uploads?${query}`, data, headers, progress);
+  async upload(data, options = {}) {
+    const { mime, kind, duration, waveform, progress, signal } = options;
+    const { name = /** @type {any} */ (data).name } = options;
+    const blob = data instanceof Blob ? data : new Blob([data]);
+    const type = mime || blob.type || "application/octet-stream";
+    const query = Object.fromEntries(Object.entries({ kind, duration, waveform }).filter(([, value]) => value !== undefined));
+    if (blob.size <= AT_ONCE && !options.upload && !options.begun) {
+      const headers = { "Content-Type": type, ...(name ? { "Linnet-Name": encodeURIComponent(name) } : {}) };
+      try {
+        const sent = { signal, progress: (/** @type {number} */ done) => progress?.(done, blob.size) };
+        return (await this._http.send("POST", `/v1/uploads?${new URLSearchParams(/** @type {any} */ (query))}`, blob, headers, sent)).content;
+      } catch (error) {
+        if (/** @type {LinnetError} */ (error).code !== "unavailable") throw error;
+      }
+    }
+    return resumed(this._http, blob, { ...query, type, ...(name ? { name } : {}) }, options);
   }
 
   /**
@@ -37,6 +48,10 @@ export class Media {
    */
   async links(files, conversation) {
     const { links } = await this._http.call("POST", "/v1/uploads/links", { files, in: conversation });
+    for (const link of Object.values(links)) {
+      link.url = this._http.urlOf(link.url);
+      for (const edge of Object.keys(link.previews)) link.previews[edge] = this._http.urlOf(link.previews[edge]);
+    }
     return links;
   }
 }

@@ -45,7 +45,7 @@ export class Receiver {
 
   /** The connection ended: what waits for a hole comes again on the next one. */
   reset() {
-    if (this._opened) this.push({ kind: "reset" });
+    if (this._opened) this.push({ type: "reset" });
     this._opened = false;
   }
 
@@ -110,11 +110,11 @@ export class Receiver {
   async _ask(conversation, after) {
     try {
       const { events, more } = await this._connection.request({ type: "history", conversation, after, limit: PAGE });
-      this.push({ kind: "page", conversation, events, more });
+      this.push({ type: "page", conversation, events, more });
     } catch (error) {
       const code = error instanceof LinnetError ? error.code : "";
       if (this._connection.state !== "live") return; // the next connection begins where this one ended
-      if (code === "not_found") this.push({ kind: "page", conversation, events: [], more: false });
+      if (code === "not_found") this.push({ type: "page", conversation, events: [], more: false });
       else setTimeout(() => this._connection.state === "live" && void this._ask(conversation, after), ASK_AGAIN_MS);
     }
   }

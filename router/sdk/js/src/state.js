@@ -42,16 +42,18 @@ export class State {
   }
 
   /**
-   * Write a key; null removes it. `expect`: only if it has this version, else the error `conflict`.
+   * Write a key; null removes it. `expect`: only if it has this version, else the error `conflict`. Returns the new version.
    *
    * @param {string} key
    * @param {any} value
    * @param {{ expect?: number }} [options]
+   * @returns {Promise<number>}
    */
   async set(key, value, { expect } = {}) {
     const written = await this._http.call("PUT", `/v1/state/${encodeURIComponent(key)}`, { value: toWire(value), expect });
     await this._begin();
     if (this.version < written.version) await this._sync();
+    return written.version;
   }
 
   /** @param {string} key @param {{ expect?: number }} [options] */

@@ -192,15 +192,17 @@ export {};
  * @property {number} [duration] Of voice and video, in ms.
  * @property {number[]} [waveform] Levels of 0 to 255.
  * @property {(done: number, size: number) => void} [progress]
+ * @property {AbortSignal} [signal] Ends the upload with the error `cancelled`. What the server has stays there for a day.
+ * @property {(upload: string) => void} [begun] Called with the name of the upload, such as to keep it through a reload.
+ * @property {string} [upload] The name of an upload of the same bytes, to go on with it.
  */
 
 /**
- * @typedef {{ kind: "event", event: LoggedEvent }
- *   | { kind: "list", entries: import("./wire.js").ConversationState[] }
- *   | { kind: "receipt", event: import("./wire.js").ReceiptEvent }
- *   | { kind: "gap", event: import("./wire.js").GapEvent }
- *   | { kind: "reset" }
- *   | { kind: "page", conversation: string, events: LoggedEvent[], more: boolean }} Item
+ * A frame as it came, the end of a connection, or the answer to a question for a hole.
+ *
+ * @typedef {LoggedEvent | import("./wire.js").Welcome | import("./wire.js").ConversationsEvent | import("./wire.js").ReceiptEvent
+ *   | import("./wire.js").GapEvent | { type: "reset" }
+ *   | { type: "page", conversation: string, events: LoggedEvent[], more: boolean }} Item
  */
 
 /** @typedef {LoggedEvent | import("./wire.js").GapEvent} HandedEvent */

@@ -28,11 +28,11 @@ export function received(event) {
 }
 
 /** @param {Uint8Array} data */
-function base64(data) {
+export function base64(data) {
   return btoa(Array.from(data, (byte) => String.fromCharCode(byte)).join(""));
 }
 
 /** @param {string} text */
-function bytes(text) {
+export function bytes(text) {
   return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
 }

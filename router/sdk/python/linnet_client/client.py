@@ -400,8 +400,6 @@ def _ephemeral(event: dict[str, Any]) -> Event | None:
             return events.Typing(conversation=event["conversation"], sender=event["from"])
         case "presence":
             return events.Presence(users=events.online(event["users"]))
-        case (
-            "state" | "profile"
-        ):  # this client keeps neither the user's state nor profiles; an app reads them over HTTP
+        case "profile":  # this client keeps no profiles: an application reads them over HTTP
             return None
     return None

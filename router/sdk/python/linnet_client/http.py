@@ -8,13 +8,15 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from email.message import Message
+from typing import Any, Final, NamedTuple, Protocol
 
 import linnet_client.values as values
 from linnet_client.errors import Refused, Unreachable, retry_at
 
 TIMEOUT_S: Final = 10.0
 TRANSFER_S: Final = 60.0  # without a byte, of a file
+CODES: Final = {401: "unauthorized", 404: "not_found", 409: "conflict", 423: "locked", 429: "rate_limited"}
 
 TokenSource = Callable[[str], Awaitable[str]]
 
@@ -23,6 +25,11 @@ class Readable(Protocol):
     """A source of a file's bytes."""
 
     def read(self, size: int = -1, /) -> bytes: ...
+
+
+class Answer(NamedTuple):
+    content: bytes
+    headers: Message
 
 
 class Api:
@@ -43,35 +50,40 @@ class Api:
         if body is not None:
             headers["Content-Type"] = "application/json"
             data = values.encode(values.jsonable(body)).encode()
-        return self._json(self._request(method, path, data, headers, token, TIMEOUT_S))
+        return self.json(self._request(method, path, data, headers, token, TIMEOUT_S))
 
-    async def send(self, path: str, body: Readable, headers: dict[str, str], token: str) -> Any:
-        """Post bytes as they are; return the answer. `headers` has their `Content-Length`."""
-        content = await asyncio.to_thread(self._request, "POST", path, body, headers, token, TRANSFER_S)
-        return self._json(content)
+    async def transfer(
+        self, method: str, path: str, body: Readable | None, headers: dict[str, str], token: str, timeout_s: float
+    ) -> Answer:
+        """Send bytes as they are, if any; return the answer. `headers` has their `Content-Length`."""
+        return await asyncio.to_thread(self._request, method, path, body, headers, token, timeout_s)
 
     async def fetch(self, path: str, token: str) -> bytes:
         """Return what is there, as it is."""
-        return await asyncio.to_thread(self._request, "GET", path, None, {}, token, TRANSFER_S)
+        return (await self.transfer("GET", path, None, {}, token, TRANSFER_S)).content
+
+    def url_of(self, path: str) -> str:
+        """Return a path of the API as a URL; a URL stays as it is."""
+        return self.origin + path if path.startswith("/") else path
 
     def _request(
         self, method: str, path: str, data: Any, headers: dict[str, str], token: str | None, timeout_s: float
-    ) -> bytes:
+    ) -> Answer:
         request = urllib.request.Request(self.origin + path, data, headers, method=method)
         if token is not None:  # a link that the answer may name needs none, and may lead to another origin
             request.add_unredirected_header("Authorization", f"Bearer {token}")
         try:
             with urllib.request.urlopen(request, timeout=timeout_s) as answer:
-                content: bytes = answer.read()
+                return Answer(answer.read(), answer.headers)
         except urllib.error.HTTPError as error:
             raise _refusal(error) from None
         except (OSError, ValueError) as error:  # URLError is an OSError
             raise Unreachable(f"{self.origin}: {error}") from None
-        return content
 
-    def _json(self, content: bytes) -> Any:
+    def json(self, answer: Answer) -> Any:
+        """Return the value in an answer; None if it is empty."""
         try:
-            return values.decode(content) if content else None
+            return values.decode(answer.content) if answer.content else None
         except ValueError as error:
             raise Unreachable(f"{self.origin}: no JSON: {error}") from None
 
@@ -102,7 +114,8 @@ def _refusal(error: urllib.error.HTTPError) -> Refused:
         found = json.loads(error.read())["error"]
         code, message = str(found["code"]), str(found["message"])
     except (OSError, ValueError, KeyError, TypeError):
-        code, message = ("unavailable" if error.code >= 500 else "refused"), f"HTTP {error.code}"
+        code = CODES.get(error.code, "unavailable" if error.code >= 500 else "refused")
+        message = f"HTTP {error.code}"
     wait_s = float(retry) if retry and retry.replace(".", "", 1).isdigit() else None
     return Refused(code, message, retry_at(wait_s), error.code)
 

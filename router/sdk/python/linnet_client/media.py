@@ -1,48 +1,31 @@
 """Files: uploading them, links to them, and their bytes.
 
-A file is named by the hash of its bytes, so an upload that was cut can be made again: it is stored once. Send it within
-a day: `conversation.send(body, files=[file["sha256"]])`.
+A file is named by the hash of its bytes, and stored once. Send it within a day:
+`conversation.send(body, files=[file["sha256"]])`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 from urllib.parse import quote, urlencode
 
-from linnet_client.http import Api
+from linnet_client.errors import Refused, Unreachable
+from linnet_client.http import TRANSFER_S, Api
+from linnet_client.uploading import Counted, Progress, Upload
 from linnet_client.wire import FileInfo
 
 Kind = Literal["image", "voice", "video", "file"]
-Progress = Callable[[int, int], None]
 DEFAULT_TYPE: Final = "application/octet-stream"
+AT_ONCE: Final = 1 << 20  # bytes that go in one request, unless that is cut
 
 
 class Caller(Protocol):
     """The client, as its media need it."""
 
     async def call(self, method: str, path: str, body: Any = None) -> Any: ...
-
-
-class _Counted:
-    """A file whose reading is reported to the loop, in bytes so far and of all."""
-
-    def __init__(self, file: BinaryIO, size: int, progress: Progress | None) -> None:
-        self._file = file
-        self._size = size
-        self._progress = progress
-        self._loop = asyncio.get_running_loop()
-        self._done = 0
-
-    def read(self, size: int = -1) -> bytes:
-        part = self._file.read(size)
-        self._done += len(part)
-        if self._progress is not None and part:
-            self._loop.call_soon_threadsafe(self._progress, self._done, self._size)
-        return part
 
 
 class Media:
@@ -63,23 +46,41 @@ class Media:
         duration: int | None = None,
         waveform: list[int] | None = None,
         progress: Progress | None = None,
+        begun: Callable[[str], None] | None = None,
+        upload: str = "",
     ) -> FileInfo:
         """Upload bytes or a file, and return what the server knows of it: `sha256`, `type`, `kind`, `size`, ….
 
         `kind`: if it is not to be found out; `duration` (ms) and `waveform` (levels of 0 to 255): of voice and video.
         `progress` is called with the bytes that were sent so far and the size.
+
+        An upload that is cut goes on where it was; without any progress for 15 minutes it fails. To go on in another
+        process, keep the name that `begun` is given, and pass it as `upload` with the same bytes.
         """
         given = {"kind": kind, "duration": duration, "waveform": waveform and ",".join(map(str, waveform))}
-        query = urlencode({field: value for field, value in given.items() if value is not None})
-        headers = {"Content-Type": mime}
-        if name or isinstance(data, Path):
-            headers["Linnet-Name"] = quote(name or Path(str(data)).name, safe="")
+        query = {field: str(value) for field, value in given.items() if value is not None}
+        named = name or (data.name if isinstance(data, Path) else "")
         size = await asyncio.to_thread(lambda: data.stat().st_size) if isinstance(data, Path) else len(data)
-        opened: BinaryIO = await asyncio.to_thread(data.open, "rb") if isinstance(data, Path) else BytesIO(data)
-        with opened as file:
-            body = _Counted(file, size, progress)
-            headers["Content-Length"] = str(size)
-            made: FileInfo = await self._api.send(f"/v1/uploads?{query}", body, headers, await self._token())
+        if size <= AT_ONCE and not upload and begun is None:
+            content = await asyncio.to_thread(data.read_bytes) if isinstance(data, Path) else data
+            try:
+                return await self._at_once(content, query, mime, named, progress)
+            except (Unreachable, Refused) as error:
+                if isinstance(error, Refused) and error.code != "unavailable":
+                    raise
+        described = {"type": mime, **query} | ({"name": named} if named else {})
+        resumable = Upload(self._api, self._token, data, size, described, progress, begun, upload)
+        return await resumable.run()
+
+    async def _at_once(
+        self, data: bytes, query: dict[str, str], mime: str, name: str, progress: Progress | None
+    ) -> FileInfo:
+        headers = {"Content-Type": mime, "Content-Length": str(len(data))}
+        if name:
+            headers["Linnet-Name"] = quote(name, safe="")
+        body, path = Counted(data, 0, len(data), progress), f"/v1/uploads?{urlencode(query)}"
+        answer = await self._api.transfer("POST", path, body, headers, await self._token(), TRANSFER_S)
+        made: FileInfo = self._api.json(answer)
         return made
 
     async def links(self, files: list[str], conversation: str | None = None) -> dict[str, Any]:
@@ -89,7 +90,13 @@ class Media:
         """
         asked = {"files": files} if conversation is None else {"files": files, "in": conversation}
         found: dict[str, Any] = (await self._caller.call("POST", "/v1/uploads/links", asked))["links"]
-        return found
+        return {
+            file: {
+                "url": self._api.url_of(link["url"]),
+                "previews": {edge: self._api.url_of(url) for edge, url in link["previews"].items()},
+            }
+            for file, link in found.items()
+        }
 
     async def bytes(self, file: str, conversation: str | None = None, *, preview: int | None = None) -> bytes:
         """Return the bytes of a file, or of a smaller picture of it (`preview`: 320 or 1600)."""

@@ -62,17 +62,21 @@ class State:
         await self._begin()
         return self._versions.get(key, 0)
 
-    async def set(self, key: str, value: Any, *, expect: int | None = None) -> None:
-        """Write a key; None removes it. `expect`: only if it has this version, else `Refused` with `conflict`."""
+    async def set(self, key: str, value: Any, *, expect: int | None = None) -> int:
+        """Write a key, and return its new version; None removes it.
+
+        `expect`: only if it has this version, else `Refused` with `conflict`.
+        """
         body = {"value": value} if expect is None else {"value": value, "expect": expect}
         written = await self._caller.call("PUT", f"/v1/state/{quote(key)}", body)
         await self._begin()
         if self.version < written["version"]:
             await self._sync()
+        return int(written["version"])
 
-    async def remove(self, key: str, *, expect: int | None = None) -> None:
-        """Remove a key."""
-        await self.set(key, None, expect=expect)
+    async def remove(self, key: str, *, expect: int | None = None) -> int:
+        """Remove a key, and return the version of that."""
+        return await self.set(key, None, expect=expect)
 
     def watch(self, prefix: str, watcher: Watcher) -> Callable[[], None]:
         """Call a function with key and value (None: removed) for each change below a prefix; the answer ends that."""
