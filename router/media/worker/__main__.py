@@ -61,12 +61,13 @@ def main() -> None:
     warm_up()
     gc.collect()
     gc.freeze()  # a child's collections must not copy the pages of these objects
-    control.send(READY if sandbox.filters() else UNSEALED)
+    filtered = sandbox.filters()
+    control.send(READY if filtered else UNSEALED)
     while True:
         job, files, _, _ = socket.recv_fds(control, JOB_BYTES, FILES)
         if not job:
             return
-        ended = run(decode_job(job), files, bounds, control.fileno())
+        ended = run(decode_job(job), files, bounds, control.fileno(), filtered=filtered)
         for file in files:
             os.close(file)
         control.send(encode(ended))
@@ -84,7 +85,7 @@ def warm_up() -> None:
     ImageCms.profileToProfile(Image.new("RGB", (1, 1)), srgb, srgb)
 
 
-def run(job: Job, files: list[int], bounds: tuple[int, int], control: int) -> Ended:
+def run(job: Job, files: list[int], bounds: tuple[int, int], control: int, *, filtered: bool) -> Ended:
     """Do one job in a child, which does not have the descriptor `control`."""
     reading, writing = os.pipe()
     parent = os.getpid()
@@ -92,7 +93,7 @@ def run(job: Job, files: list[int], bounds: tuple[int, int], control: int) -> En
     if child == 0:
         os.close(reading)
         os.close(control)
-        in_child(job, files, writing, parent, bounds)
+        in_child(job, files, writing, parent, bounds, filtered=filtered)
     os.close(writing)
     answer = b""
     with os.fdopen(reading, "rb", buffering=0) as pipe:
@@ -105,14 +106,14 @@ def run(job: Job, files: list[int], bounds: tuple[int, int], control: int) -> En
     return Ended(os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, usage.ru_utime + usage.ru_stime, answer)
 
 
-def in_child(job: Job, files: list[int], writing: int, parent: int, bounds: tuple[int, int]) -> None:
+def in_child(job: Job, files: list[int], writing: int, parent: int, bounds: tuple[int, int], *, filtered: bool) -> None:
     """Seal this process, do the job, write the answer and end, whatever happens."""
     code = 1
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         if isinstance(job, RecordingJob):
             recording.load()
-        sandbox.seal(parent, *bounds)
+        sandbox.seal(parent, *bounds, filtered=filtered)
         os.write(writing, encode(answered(job, files)))
         code = 0
     finally:

@@ -95,15 +95,19 @@ def bound(memory_bytes: int, cpu_s: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def seal(parent: int, memory_bytes: int, cpu_s: int) -> None:
-    """Bound this process, tie it to its parent, and filter its system calls."""
+def seal(parent: int, memory_bytes: int, cpu_s: int, *, filtered: bool) -> None:
+    """Bound this process, tie it to its parent, and filter its system calls.
+
+    `filtered`: the kernel did so before (`filters`). A process that it does not filter then ends here, unsealed.
+    """
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
     with suppress(OSError):  # without /proc the kernel chooses by size, which is this process, too
         Path("/proc/self/oom_score_adj").write_text("1000")
     bound(memory_bytes, cpu_s)
-    _filter()
+    if not _filter() and filtered:
+        os._exit(1)
 
 
 def _filter() -> bool:

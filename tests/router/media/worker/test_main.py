@@ -28,7 +28,7 @@ def test_child_cannot_speak_to_the_router(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(worker, "work", work)
     with ours, theirs, (tmp_path / "picture").open("rb") as file:
         bounds = MEMORY + resident(), CPU_S
-        ended = worker.run(PictureJob("image/png"), [file.fileno()], bounds, theirs.fileno())
+        ended = worker.run(PictureJob("image/png"), [file.fileno()], bounds, theirs.fileno(), filtered=False)
         assert decode_answer(ended.answer) == Failure("unreadable", "1 file")
         ours.setblocking(False)
         with pytest.raises(BlockingIOError):

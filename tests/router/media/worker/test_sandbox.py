@@ -32,7 +32,7 @@ def sealed(act: Callable[[], object]) -> tuple[int, str]:
     if (child := os.fork()) == 0:
         text = ""
         try:
-            sandbox.seal(parent, MEMORY + resident(), CPU_S)
+            sandbox.seal(parent, MEMORY + resident(), CPU_S, filtered=True)
             act()
         except Exception as error:  # noqa: BLE001 - its name is the result
             text = type(error).__name__
@@ -112,3 +112,18 @@ def test_written_files_of_a_sealed_child_are_bounded(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb", buffering=0) as out:
         out.seek(sandbox.FILE_BYTES - 1)
         assert sealed(lambda: (out.write(b"x"), out.write(b"x"))) == (0, "OSError")
+
+
+def test_child_that_the_kernel_does_not_filter_any_more_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends before its work, because its parent has said that children are filtered."""
+    monkeypatch.setattr(sandbox, "_filter", lambda: False)
+    reading, writing = os.pipe()
+    parent = os.getpid()
+    if (child := os.fork()) == 0:
+        sandbox.seal(parent, MEMORY + resident(), CPU_S, filtered=True)
+        os.write(writing, b"unsealed")
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert pipe.read() == b""
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
