@@ -43,6 +43,7 @@ from router.media.worker import __main__ as worker
 from router.media.worker import header
 from router.process import bounded, breaker, hooked, http_client, jwks, poster, send_hook, spans
 from router.store import accounts, attaching, conversations, durability, presence, reports, resumable, users
+from router.store import files as store_files
 from router.store import profiles as user_profiles
 from router.store import state as user_state
 from router.store.redis import pipeline as hot
@@ -249,6 +250,7 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("a file's name, bytes", count(files.MAX_NAME_BYTES), "422"),
         Limit("levels of a `waveform`", count(files.MAX_WAVEFORM), "422"),
         Limit("time without a byte of an upload", time(api_uploads.IDLE_S), "400, closed"),
+        Limit("resumable uploads of a user that are not finished", count(store_files.UNFINISHED), "`quota`"),
         Limit("uploads at once, per router", count(places.UPLOADS), "503"),
         Limit("`Upload-Metadata`, characters", count(api_tus.MAX_META), "422"),
         Limit("parts of a resumable upload: each `PATCH`, or its pieces of " + size(api_tus.PART_BYTES),

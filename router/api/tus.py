@@ -77,8 +77,8 @@ async def create_tus(call: Call, _: None) -> Response:
         raise TooLarge(f"a file of this kind must have at most {limit} bytes")
     if not length:
         raise BadCommand("the file is empty")
-    async with parts.places.taken(user, length):
-        upload = token_hex(16)
+    upload = token_hex(16)
+    async with parts.places.taken(user, length, resumable=upload):
         ends = await parts.resumables.create(upload, user, length, msgspec.msgpack.encode(described))
     return Response(status_code=201, headers={"Location": f"/v1/uploads/tus/{upload}", "Upload-Expires": _date(ends)})
 
@@ -104,7 +104,8 @@ async def patch_tus(call: Call, _: None) -> Response:
     if declared_type(call.request.headers.get("content-type", "")) != BODY:
         raise UnsupportedMediaType(f"the body must be {BODY}")
     offset = _number(call, "upload-offset")
-    async with parts.places.taken(user, 0, new=False) as keep, _locked(parts, upload, user) as (state, token):
+    place = parts.places.taken(user, 0, new=False, resumable=upload)
+    async with place as keep, _locked(parts, upload, user) as (state, token):
         if offset != state.offset:
             raise Conflict(f"the upload is at {state.offset}")
         length = call.request.headers.get("content-length", "0")
@@ -121,7 +122,7 @@ async def delete_tus(call: Call, _: None) -> Response:
     """End a resumable upload and remove its bytes."""
     if wrong := _wrong_version(call):
         return wrong
-    await media(call).resumables.end(_upload(call), call.user)
+    await _ended(media(call), _upload(call), call.user)
     return Response(status_code=204)
 
 
@@ -196,11 +197,17 @@ async def _finished(parts: Media, upload: str, user: str, state: Resumable) -> R
             answer = uploaded(await parts.uploads.accept(user, received))
         except LinnetError as error:
             if error.retry_after is None and not isinstance(error, Unavailable):
-                await parts.resumables.end(upload, user)
+                await _ended(parts, upload, user)
             raise
     result = msgspec.json.encode(answer)
     await parts.resumables.finish(upload, result)
+    await parts.files.release(user, upload)
     return msgspec.structs.replace(state, result=result)
+
+
+async def _ended(parts: Media, upload: str, user: str) -> None:
+    await parts.resumables.end(upload, user)
+    await parts.files.release(user, upload)
 
 
 async def _assemble(parts: Media, state: Resumable, path: Path) -> None:

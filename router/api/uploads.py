@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -240,10 +241,10 @@ async def _links_of(call: Call, parts: Media, sha256: str, where: str | None) ->
         record = await parts.files.record(sha256)
         now = now_ms()
         url, ends = parts.links.make(await _linked(parts, sha256, record, info, None), now)
-        previews = {
-            str(edge): parts.links.make(await _linked(parts, sha256, record, info, edge), now)[0]
-            for edge in record.previews
-        }
+        previews: dict[str, str] = {}
+        for edge in record.previews:
+            with suppress(Missing):  # one link less
+                previews[str(edge)] = parts.links.make(await _linked(parts, sha256, record, info, edge), now)[0]
     except NotFound:
         return sha256, None, 0
     return sha256, MadeLink(url, previews), ends

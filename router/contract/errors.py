@@ -198,7 +198,7 @@ def from_function(error: Exception) -> LinnetError:
         case "LOCKED":
             return Locked("another request is writing to this upload: try again in some seconds", 2.0)
         case "FILEQUOTA":
-            return Quota("your files have reached the quota: delete messages with files, or wait until they are swept")
+            return Quota("your files have reached the quota: end uploads, or delete messages with files")
         case "ATONCE":
             return RateLimited("too many uploads at once", 2.0)
         case "TOKEN":

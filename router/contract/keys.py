@@ -64,6 +64,8 @@ key                            type    content                                  
 {u<q>}:uploads:<user>          hash    hash -> row of a file that the user uploaded;        upload_own / both
                                        `bytes` their sum
 {u<q>}:uploading:<user>        zset    upload -> end of its lease, in ms                    upload_begin / router
+{u<q>}:unfinished:<user>       hash    resumable upload -> when it counts no more, its      upload_begin / router
+                                       length: they count against the quota
 {f<r>}:file:<name>             hash    `m` packed record, `c:<conv>` what may refer to it,  file_* / both
                                        `u:<user>` its uploaders (functions/prelude_file.lua)
 {f<r>}:tus:<id>                hash    a resumable upload: user, length, offset, parts,     tus_* / router
@@ -292,7 +294,12 @@ def uploading(name: str) -> str:
     return f"{_u(name)}:uploading:{name}"
 
 
+def unfinished(name: str) -> str:
+    return f"{_u(name)}:unfinished:{name}"
+
+
 _SHA256: Final = re.compile(r"[0-9a-f]{64}\Z")
+_TUS: Final = re.compile(r"[0-9a-f]{32}\Z")
 
 
 def is_sha256(text: str) -> bool:
@@ -316,6 +323,11 @@ def sha256_of(name: str) -> str:
 
 def file(sha256: str) -> str:
     return f"{{f{file_partition(sha256)}}}:file:{file_name(sha256)}"
+
+
+def is_tus(text: str) -> bool:
+    """Whether the string has the form of a resumable upload's name."""
+    return _TUS.match(text) is not None
 
 
 def tus(upload: str) -> str:

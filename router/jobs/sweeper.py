@@ -37,6 +37,7 @@ LEASE_MS: Final = 60_000
 EVERY_S: Final = 10.0
 TIDY_S: Final = 600.0
 COUNT_MS: Final = 86_400_000
+COUNT_AGAIN_MS: Final = 3_600_000  # of a count that did not end
 COUNTED_AT_ONCE: Final = 500
 
 log = logging.getLogger("linnet.media")
@@ -116,13 +117,19 @@ class Sweeper:
         elif item[0] == "!":
             await self._delete(item)
         elif item[0] == "+":
-            if await self._resumables.end(item[1:]):
-                metrics.MEDIA_SWEPT.labels("upload").inc()
+            await self._end(item[1:])
         elif " " in item:
             name, _, conv = item.partition(" ")
             await self._settle(keys.sha256_of(name), conv)
         else:
             await self._sweep(keys.sha256_of(item))
+
+    async def _end(self, upload: str) -> None:
+        user = await self._resumables.end(upload)
+        if user is not None:
+            metrics.MEDIA_SWEPT.labels("upload").inc()
+        if user:
+            await self._files.release(user, upload)
 
     async def _sweep(self, sha256: str) -> None:
         await self._files.forget_uploads(sha256)
@@ -145,19 +152,32 @@ class Sweeper:
         metrics.MEDIA_SWEPT.labels("object").inc()
 
     async def _count(self) -> None:
+        """Count what only the store has. It may take longer than a lease, so no other router begins meanwhile."""
+        await self._files.count_later(COUNT_AGAIN_MS)
         unknown = 0
-        waiting: list[Awaitable[bool]] = []
-        async for name in self._objects.names(names.FILES):
-            waiting.append(self._known(name))
-            if len(waiting) == COUNTED_AT_ONCE:
-                unknown += (await asyncio.gather(*waiting)).count(False)
-                waiting.clear()
-        unknown += (await asyncio.gather(*waiting)).count(False)
+        found: list[str] = []
+        for prefix in (names.FILES, names.UPLOADS):
+            async for name in self._objects.names(prefix):
+                found.append(name)
+                if len(found) == COUNTED_AT_ONCE:
+                    unknown += await self._unknown(found)
+                    found.clear()
+        unknown += await self._unknown(found)
         metrics.MEDIA_UNKNOWN_OBJECTS.set(unknown)
         if unknown:
             log.warning("the store has %d objects that Redis does not know; they are kept", unknown)
         await self._files.count_later(COUNT_MS)
 
+    async def _unknown(self, found: list[str]) -> int:
+        """How many of these Redis does not name; without those that were deleted since they were listed."""
+        known = await asyncio.gather(*map(self._known, found))
+        others = [name for name, is_known in zip(found, known, strict=True) if not is_known]
+        sizes = [await self._objects.size(name) for name in others]
+        return len(others) - sizes.count(None)
+
     async def _known(self, name: str) -> bool:
-        found = names.file_of(name)
-        return found is not None and await self._files.named(*found, f"!{name}")
+        upload = names.upload_of(name)
+        if upload is not None:
+            return await self._resumables.named(upload, name)
+        file = names.file_of(name)
+        return file is not None and await self._files.named(*file, f"!{name}")

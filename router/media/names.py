@@ -17,6 +17,7 @@ from typing import Final
 from router.contract import keys
 
 FILES: Final = "files/"
+UPLOADS: Final = "uploads/"
 
 
 def new_generation() -> str:
@@ -35,6 +36,13 @@ def object_of(sha256: str, gen: str, preview: int | None = None) -> str:
 def partition_of(name: str) -> int:
     """The partition of the due list that has this object: of its file, or of its resumable upload."""
     return int(name.split("/")[1][:2], 16)
+
+
+def upload_of(name: str) -> str | None:
+    """The resumable upload that has an object as a part; None if it is no part."""
+    folder, _, rest = name.partition("/")
+    upload, _, part = rest.partition("/")
+    return upload if f"{folder}/" == UPLOADS and keys.is_tus(upload) and part else None
 
 
 def file_of(name: str) -> tuple[str, str] | None:

@@ -27,17 +27,18 @@ class Places:
         self._running = 0
 
     @asynccontextmanager
-    async def taken(self, user: str, size: int, *, new: bool = True) -> AsyncIterator[Progress]:
+    async def taken(self, user: str, size: int, *, new: bool = True, resumable: str = "") -> AsyncIterator[Progress]:
         """A place for an upload of about `size` bytes; the coroutine keeps it while bytes come.
 
-        One that is not `new` (bytes of a resumable upload) is not counted among the uploads of a minute.
+        One that is not `new` (bytes of a resumable upload) is not counted among the uploads of a minute. The size of a
+        `resumable` one counts against the quota until `Files.release`.
 
         Quota, RateLimited, or Unavailable if this router is full. If the router dies, the place is free when its lease
         ends.
         """
         upload = token_hex(8)
         async with self.running():
-            await self._files.begin(user, upload, size, LEASE_MS, self._rate, new)
+            await self._files.begin(user, upload, size, LEASE_MS, self._rate, new=new, resumable=resumable)
             try:
                 yield self._keeping(user, upload)
             finally:

@@ -255,6 +255,7 @@ class Accounts:
             keys.ends(user),
             keys.uploads(user),
             keys.uploading(user),
+            keys.unfinished(user),
         )
         args = (user, channels.user(user), kicked, channels.presence(user), touched, int(rows))
 

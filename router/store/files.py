@@ -43,6 +43,8 @@ PIN_S: Final = 600
 UPLOAD_S: Final = 3600
 KEEP_S: Final = 86_400
 HOLD_S: Final = 3600
+UNFINISHED: Final = 100  # resumable uploads of a user
+HELD_MS: Final = 2 * 86_400_000  # longer than a resumable upload is kept after its last byte
 OLD_S: Final = 600
 UPLOADERS_STEP: Final = 500
 USER: Final = "@"  # before the user's name, where a file may be their avatar
@@ -74,14 +76,26 @@ class Files:
 
     # -- uploading
 
-    async def begin(self, user: str, upload: str, size: int, lease_ms: int, rate: UploadRate, new: bool = True) -> None:
-        """Take a place among the user's uploads; Quota, or RateLimited. One that is not `new` was counted before."""
-        where = (keys.uploads(user), keys.uploading(user), keys.user(user))
+    async def begin(
+        self,
+        user: str,
+        upload: str,
+        size: int,
+        lease_ms: int,
+        rate: UploadRate,
+        *,
+        new: bool = True,
+        resumable: str = "",
+    ) -> None:
+        """Take a place among the user's uploads; Quota, or RateLimited. One that is not `new` was counted before.
+
+        `resumable` names an upload whose length counts against the quota until `release`.
+        """
+        where = (keys.uploads(user), keys.uploading(user), keys.user(user), keys.unfinished(user))
         cost = round(60e6 / rate.per_minute) if new else 0
+        args = (upload, lease_ms, rate.at_once, rate.quota, size, cost, 60_000_000, resumable, HELD_MS, UNFINISHED)
         try:
-            await self._fcall(
-                "upload_begin", where, (upload, lease_ms, rate.at_once, rate.quota, size, cost, 60_000_000)
-            )
+            await self._fcall("upload_begin", where, args)
         except RateLimited as error:
             raise RateLimited("too many uploads", error.retry_after) from None
 
@@ -93,6 +107,10 @@ class Files:
     async def end(self, user: str, upload: str) -> None:
         """Give the place of an upload back."""
         await self._client.fetch("ZREM", keys.uploading(user), upload)
+
+    async def release(self, user: str, resumable: str) -> None:
+        """Count a resumable upload no more: it is a file, or was removed."""
+        await self._client.fetch("HDEL", keys.unfinished(user), resumable)
 
     async def intent(self, sha256: str, gen: str) -> Record:
         """Name the objects of a file that are about to be put; `gen` counts if the file is new. Or Rejected."""

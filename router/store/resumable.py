@@ -78,9 +78,21 @@ class Resumables:
         """Keep the result of an upload whose bytes have become a file."""
         await self._fcall("tus_finish", upload, result, self._keep_s)
 
-    async def end(self, upload: str, user: str = "") -> bool:
-        """Forget an upload of this user or, without a user, one whose time has come."""
-        return bool(await self._fcall("tus_end", upload, user))
+    async def end(self, upload: str, user: str = "") -> str | None:
+        """Forget an upload of this user or, without a user, one whose time has come.
+
+        Return its user, "" if it was forgotten before; None if its time has not come.
+        """
+        ended = await self._fcall("tus_end", upload, user)
+        return None if ended is None else ended.decode()
+
+    async def named(self, upload: str, part: str) -> bool:
+        """Whether Redis knows this object: it is a part of the upload, or is due to be deleted."""
+        parts = await self._client.fetch("HGET", keys.tus(upload), "parts")
+        if parts is not None and part.encode() in parts.split():
+            return True
+        due = keys.file_due(keys.file_partition(upload))
+        return await self._client.fetch("ZSCORE", due, f"!{part}") is not None
 
     async def _fcall(self, function: str, upload: str, *args: Any) -> Any:
         where = (keys.tus(upload), keys.file_due(keys.file_partition(upload)))

@@ -1,7 +1,7 @@
 -- upload_own: record that a user has uploaded a file.
 -- KEYS  uploads user
 -- ARGV  hash size row quota                            (row: the user's description of the file)
--- Returns the time (ms); QUOTA; NOTFOUND if the account was deleted
+-- Returns the time (ms); FILEQUOTA; NOTFOUND if the account was deleted
 --
 -- Keeps true: `bytes` is the sum over the user's files, each of them once. A row is at (ms), size, then `row`.
 -- A deleted user gets no row, however long the bytes were on their way.
@@ -14,7 +14,7 @@ local function upload_own(k, a)
     total = total - size
   end
   total = total + tonumber(a[2])
-  if total > tonumber(a[4]) then return fail('QUOTA') end
+  if total > tonumber(a[4]) then return fail('FILEQUOTA') end
   local now = now_ms()
   redis.call('HSET', k[1], a[1], struct.pack('>I8I8', now, tonumber(a[2])) .. a[3], 'bytes', digits(total))
   return now

@@ -19,9 +19,10 @@ from router.api import tus
 from router.contract import keys
 from router.contract.errors import Unavailable
 from router.jobs.sweeper import Sweeper
+from router.store import files
 from router.store.files import Files, Times
 from router.store.resumable import Resumables
-from tests.router.api.serving import Api, by, refusal, serve
+from tests.router.api.serving import SERVER, Api, by, refusal, serve
 from tests.router.api.test_uploads import stored
 from tests.support import eventually
 
@@ -223,12 +224,48 @@ async def test_last_answer_that_failed_is_made_by_a_head(
 
 
 async def test_upload_that_can_never_become_a_file_is_removed(valkey: EmbeddedValkey, tmp_path: Path) -> None:
-    """As one whose user has reached the quota meanwhile."""
-    async with routers(valkey, tmp_path, media_quota_mb=0.06) as (api, _):
-        first, second = await create(api), await create(api)
-        assert (await patch(api, first, 0, DATA)).status_code == 204
-        assert refusal(await patch(api, second, 0, DATA[::-1])) == (403, "quota")
-        assert (await api.head(second, headers=TUS)).status_code == 404
+    """As one of a file that was removed everywhere meanwhile."""
+    async with routers(valkey, tmp_path) as (api, _):
+        where = await create(api)
+        his = await api.post("/v1/uploads", headers=BOB, content=DATA)
+        assert (await api.delete(his.json()["url"], headers=SERVER)).status_code == 204
+        assert refusal(await patch(api, where, 0, DATA)) == (422, "rejected")
+        assert (await api.head(where, headers=TUS)).status_code == 404
+        assert await counted(api) == 0
+
+
+async def counted(api: Api) -> int:
+    """How many unfinished uploads of Ann count against her quota."""
+    return int(await api.store.fetch("HLEN", keys.unfinished("ann")))
+
+
+async def test_unfinished_uploads_count_against_the_quota(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """By their length, from the beginning until they are files or were ended."""
+    async with routers(valkey, tmp_path, media_quota_mb=0.11) as (one, other):
+        wheres = [await create(one), await create(other)]
+        headers = TUS | {"Upload-Length": str(len(DATA))}
+        for _ in range(2):
+            assert refusal(await one.post("/v1/uploads/tus", headers=headers)) == (403, "quota")
+        assert refusal(await other.post("/v1/uploads", headers=ANN, content=DATA)) == (403, "quota")
+        assert (await one.post("/v1/uploads/tus", headers=headers | BOB)).status_code == 201
+        assert (await patch(one, wheres[0], 0, DATA[:10])).status_code == 204  # it may go on
+        assert (await patch(other, wheres[0], 10, DATA[10:])).status_code == 204
+        assert await counted(one) == 1  # the file counts now
+        assert refusal(await one.post("/v1/uploads/tus", headers=headers)) == (403, "quota")
+        assert (await one.delete(wheres[1], headers=TUS)).status_code == 204
+        await create(other)
+        await one.services.accounts.delete("ann")
+        assert await counted(one) == 0
+
+
+async def test_unfinished_uploads_of_a_user_are_bounded(
+    valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "UNFINISHED", 3)
+    async with routers(valkey, tmp_path) as (api, _):
+        for _ in range(3):
+            await create(api, 1)
+        assert refusal(await api.post("/v1/uploads/tus", headers=TUS | {"Upload-Length": "1"})) == (403, "quota")
 
 
 async def test_upload_that_was_left_is_removed_after_a_day(valkey: EmbeddedValkey, tmp_path: Path) -> None:
@@ -267,6 +304,8 @@ async def test_upload_that_was_left_is_removed_after_a_day(valkey: EmbeddedValke
 
         assert len(await sweep()) == 1  # the orphan is gone; the upload has not ended
         await api.store.fetch("HSET", keys.tus(upload), "ends", 1)
+        assert await counted(api) == 1
         await sweep()
+        assert await counted(api) == 0
         assert await sweep() == []
         assert (await api.head(where, headers=TUS)).status_code == 404

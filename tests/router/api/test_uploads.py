@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
 from router.api import uploads
-from router.contract import metrics
+from router.contract import keys, metrics
 from router.contract.files import FileInfo
 from router.contract.packing import unpack
 from router.media.names import object_of
@@ -262,6 +262,23 @@ async def test_links_need_no_token(valkey: EmbeddedValkey, tmp_path: Path) -> No
         for changed in (url[:-1] + ("0" if url[-1] != "0" else "1"), url.replace("ends=", "ends=9"),
                         url.replace(SHA, "0" * 64), url.replace("d=", "d=A")):  # fmt: skip
             assert refusal(await api.get(changed)) == (404, "not_found")
+
+
+async def test_preview_that_is_missing_costs_its_own_link(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """The other previews and files are linked to all the same."""
+    async with serve(valkey, media_url=f"file://{tmp_path}") as api:
+        await upload(api, ANN)
+        record = await api.services.media.files.record(SHA)  # type: ignore[union-attr]
+        made = replace(record, previews=(320, 1600))
+        await api.store.fetch("HDEL", keys.file(SHA), "m")
+        assert api.services.media is not None
+        await api.services.media.files.intent(SHA, record.gen)
+        await api.services.media.files.stored(SHA, made, "ann")
+        (tmp_path / object_of(SHA, record.gen, 320)).write_bytes(b"a preview")
+        other = await upload(api, ANN, b"another file")
+        asked = {"files": [SHA, other["sha256"]]}
+        links = (await api.ok("POST", "/v1/uploads/links", ANN, asked))["links"]
+        assert {sha: list(link["previews"]) for sha, link in links.items()} == {SHA: ["320"], other["sha256"]: []}
 
 
 async def test_origin_of_its_own_is_linked_to(valkey: EmbeddedValkey, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -296,6 +297,36 @@ async def test_wrong_redis_deletes_nothing(
         assert store.names == {sent, unsent}
 
 
+async def test_redis_restored_from_a_backup_deletes_nothing(own_valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """Its files are put back as they were: what was uploaded and referred to since is unknown to it, and is kept."""
+    async with a_store(own_valkey, tmp_path) as store:
+        await store.sweeper().start()
+        conv = await store.w.group("ann", "bob")
+        sent, unsent = await store.upload("ann", "sent"), await store.upload("ann", "unsent")
+        await store.send("ann", conv, sent)
+        for _ in range(3):  # so that each partition knows its server
+            store.due_now()
+            await store.sweeper(replace(PAST, upload_s=0, keep_s=86_400)).sweep()
+    own_valkey.stop()
+    shutil.copytree(own_valkey.folder, tmp_path / "backup")
+    own_valkey.start()
+    async with a_store(own_valkey, tmp_path) as store:
+        await store.sweeper().start()
+        late = await store.upload("ann", "late")
+        await store.send("ann", conv, late, unsent)
+    own_valkey.stop()
+    shutil.rmtree(own_valkey.folder)
+    (tmp_path / "backup").rename(own_valkey.folder)
+    own_valkey.start()
+    async with a_store(own_valkey, tmp_path) as store:
+        sweeper = store.sweeper()
+        await sweeper.start()
+        for _ in range(3):
+            store.due_now()
+            await sweeper.sweep()
+        assert store.names == {sent, unsent, late}
+
+
 async def test_store_and_redis_of_two_deployments_are_told_apart(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     """At the start, and when Redis is exchanged later; a store without its marker is not marked again."""
     async with a_store(valkey, tmp_path) as store:
@@ -313,18 +344,45 @@ async def test_store_and_redis_of_two_deployments_are_told_apart(valkey: Embedde
 
 
 async def test_unknown_objects_are_counted_and_kept(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """Files and parts of uploads; a count that does not end is begun again after an hour, not by the next router."""
     async with a_store(valkey, tmp_path) as store:
         await store.sweeper().start()
         sha = await store.upload("ann", "unsent")
-        stranger = store.folder / "files" / sha[:2] / f"{sha}.ANOTHER1"
-        stranger.write_text("x")
-        (store.folder / "files" / "readme").write_text("x")
+        strangers = [
+            store.folder / "files" / sha[:2] / f"{sha}.ANOTHER1",
+            store.folder / "files" / "readme",
+            store.folder / "uploads" / ("e" * 32) / "part1",
+        ]
+        for stranger in strangers:
+            stranger.parent.mkdir(parents=True, exist_ok=True)
+            stranger.write_text("x")
+        resumables, upload = Resumables(store.w.client), "f" * 32
+        await resumables.create(upload, "ann", 2, b"")
+        await resumables.lock(upload, "ann", "t", 60_000)
+        for number, name in enumerate((f"uploads/{upload}/t1", f"uploads/{upload}/t2")):
+            await resumables.name(upload, name)
+            (store.folder / name).parent.mkdir(exist_ok=True)
+            (store.folder / name).write_text("x")
+            if not number:
+                await resumables.advance(upload, "t", 0, 1, name, 60_000)
         sweeper = store.sweeper(Times())
+        listed: list[float] = []
+        names = store.objects.names
+
+        async def listing(prefix: str) -> AsyncIterator[str]:
+            listed.append(float(await store.w.client.fetch("ZSCORE", keys.file_due(0), "?")))
+            async for name in names(prefix):
+                yield name
+
+        store.objects.names = listing  # type: ignore[method-assign]
         await sweeper.sweep()
-        assert metrics.MEDIA_UNKNOWN_OBJECTS._value.get() == 2
-        assert stranger.exists()
+        assert metrics.MEDIA_UNKNOWN_OBJECTS._value.get() == len(strangers)
+        assert all(stranger.exists() for stranger in strangers)
+        now = await store.w.client.clock_ms()
+        assert listed
+        assert min(listed) > now + 3_000_000
         again = await store.w.client.fetch("ZSCORE", keys.file_due(0), "?")
-        assert float(again) > await store.w.client.clock_ms() + 80_000_000
+        assert float(again) > now + 80_000_000
 
 
 async def test_store_that_is_away_is_not_asked_for_every_due_object(
