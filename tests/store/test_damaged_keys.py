@@ -15,7 +15,7 @@ from tests.store.function_calls import CASES, PartsClient, World
 # The functions that another process repeats until they succeed.
 REPEATED: Final = (
     *("ack", "append", "claim", "claim_push", "clear_pushes", "deliver", "join", "kick", "leave", "mark_away"),
-    *("read", "retry_push", "schedule_push", "set_starts"),
+    *("read", "retry_push", "schedule_push", "set_starts", "sync"),
 )
 
 
