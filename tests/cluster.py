@@ -176,6 +176,16 @@ class Cluster:
 
         await support.eventually(promoted, AGREE_S, every_s=0.05)
 
+    async def home(self) -> None:
+        """Make the first server of each shard its primary again, which a failover may have changed."""
+        for primary, replicas in zip(self.primaries, self.replicas, strict=False):
+            for other in replicas:
+                if other.info()["role"] == "master":
+                    await support.eventually(lambda primary=primary: primary.info()["role"] == "slave", AGREE_S)  # type: ignore[misc]
+                    await self.caught_up(primary, other)
+                    await self.fail_over(primary)
+        await support.eventually(lambda: all(node.healthy for node in self.nodes if node.runs), AGREE_S)
+
     @staticmethod
     async def caught_up(replica: Node, primary: Node) -> None:
         """Wait until a replica has all that its primary has."""

@@ -167,6 +167,7 @@ async def test_channels_of_a_slot_that_moves_are_followed_and_reported(cluster: 
 
 
 async def test_failover_by_hand_reports_the_channels_of_its_server(cluster: Cluster) -> None:
+    await cluster.home()
     async with listening(cluster, *CHANNELS) as listener:
         first, second = cluster.primaries[0], cluster.replicas[0][0]
         for old, new in ((first, second), (second, first)):
@@ -180,6 +181,7 @@ async def test_failover_by_hand_reports_the_channels_of_its_server(cluster: Clus
 
 async def test_server_that_is_silent_is_left_by_the_map(cluster: Cluster) -> None:
     """It neither closes its connections nor says that it was replaced."""
+    await cluster.home()
     async with listening(cluster, *CHANNELS) as listener:
         old, new = cluster.primaries[0], cluster.replicas[0][0]
         its = {channel.encode() for channel, node in holders(cluster, CHANNELS).items() if node is old}
@@ -238,10 +240,13 @@ async def test_last_of_quick_changes_counts(cluster: Cluster) -> None:
     """A confirmation from before an unsubscription says nothing about the subscription after it."""
     async with listening(cluster) as listener:
         open_requests: list[int] = []
+        number = slot(CHANNELS[0])
 
         def ready(good: bool) -> None:
             assert good
-            open_requests.append(listener.bus.statistics().requests_in_flight)
+            open_requests.append(ear.statistics().requests_in_flight)
+
+        ear = next(ear for line, ear in listener.bus._ears.items() if line is listener.client.routing.owner(number))
 
         listener.bus.subscribe(CHANNELS[:1])
         await asyncio.sleep(0)
