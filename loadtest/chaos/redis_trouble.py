@@ -110,7 +110,7 @@ class RedisTrouble:
             both.hget(hash_key, "m")
             both.delete(*((log_key,) if what == "log" else (hash_key, log_key)))
             meta, _ = both.execute()
-        append(self._losses, Loss(now_ms(), conversation, int.from_bytes(meta[:8], "big"), ""))
+        append(self._losses, Loss(now_ms(), conversation, int.from_bytes(meta[:8], "big"), "", what != "log"))
         return f"{what} of {conversation}"
 
     def _delete_user(self, client: redis.Redis, user: str) -> str:

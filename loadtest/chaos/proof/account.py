@@ -143,7 +143,7 @@ class Account:
 
     def _start(self, known: history.Known, at: int) -> None:
         """Judge where a device begins that the server has never seen: not later than promised."""
-        self.starts[known.conversation] = known.cursor
+        self.starts[known.conversation] = max(known.cursor, self.findings.forgotten(known.conversation, at))
         log = self.findings.logs.get(known.conversation)
         if log is None or known.cursor <= log.floor or self.findings.failed_over(at, at + SETTLED_MS):
             return

@@ -63,12 +63,16 @@ class Fault(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Loss(msgspec.Struct, frozen=True, array_like=True):
-    """Keys that a fault deleted: the log of a conversation up to a seq, or a user's row of the conversation."""
+    """Keys that a fault deleted: the log of a conversation up to a seq, or a user's row of the conversation.
+
+    `whole`: the hash went with the log, so that no key knows of these events.
+    """
 
     at: int
     conversation: str
     upto: int
     user: str
+    whole: bool = False
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True, tag="sample"):

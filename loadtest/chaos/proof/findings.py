@@ -108,6 +108,7 @@ class Findings:
         self.lost: dict[str, int] = {}  # conversation -> up to which seq a fault deleted its log
         for loss in evidence.losses:
             self.lost[loss.conversation] = max(loss.upto, self.lost.get(loss.conversation, 0))
+        self._whole = [loss for loss in evidence.losses if loss.whole]
         self.logs = {name: Log(one, self.lost.get(name, 0)) for name, one in evidence.conversations.items()}
         self.violations: list[Violation] = []
         self.counts: Counter[str] = Counter()
@@ -123,6 +124,12 @@ class Findings:
         self._unfit = [(fault.began + NOTICED_MS, fault.ended) for fault in changed]
         stepped = (fault.began for fault in evidence.faults if fault.kind == "valkey-clock")
         self._stamps_until = min(stepped, default=1 << 62)
+
+    def forgotten(self, conversation: str, at: int) -> int:
+        """The seq up to which no key knew anything of the conversation at this time; 0 if none was deleted."""
+        return max(
+            (loss.upto for loss in self._whole if loss.conversation == conversation and loss.at <= at), default=0
+        )
 
     def failed_over(self, since: int, until: int) -> bool:
         """Whether a failover may have taken back, by one of these times, something not acked at the other."""

@@ -670,6 +670,23 @@ def test_deleted_log_must_be_announced(forged: Forged, gaps: list[tuple[int, int
     assert [violation.promise for violation in forged.found()] == found
 
 
+@pytest.mark.parametrize(("whole", "first_seen", "found"), [
+    (True, 1103, []),
+    (True, 1101, ["G4"]),
+    (False, 1103, ["G4"]),
+])  # fmt: skip
+def test_new_device_is_told_only_what_some_key_knows(
+    forged: Forged, whole: bool, first_seen: int, found: list[str]
+) -> None:
+    """G4: if hash and log are gone, no key has anything of the conversation; a device that comes later begins there."""
+    forged.losses.append(Loss(1102, TALK, 102, "", whole))
+    forged.log = forged.log[2:]
+    forged.without("ann/laptop", 101, 102)
+    rows = forged.rows["ann/laptop"][2:]
+    forged.rows["ann/laptop"] = [*welcome(first_seen, Known(TALK, 0, 104, 0)), *rows]
+    assert [violation.promise for violation in forged.found()] == found
+
+
 def test_seq_reused_after_a_deletion_is_a_violation(forged: Forged) -> None:
     """G1: a conversation whose keys were deleted began again below the seqs that were acked before."""
     forged.losses.append(Loss(1104, TALK, 104, ""))
