@@ -21,7 +21,6 @@ OPTIONS = {
     "noEmit": True,
     "strict": True,
     "noUncheckedIndexedAccess": True,
-    "exactOptionalPropertyTypes": True,
     "noImplicitReturns": True,
     "noUnusedLocals": True,
     "noUnusedParameters": True,
