@@ -142,11 +142,12 @@ class Talk:
         return place.send({"text": line.text, "mentions": named} if named else line.text, reply_to=reply_to)
 
 
-async def answers(client: Client) -> None:
-    """Answer strangers who write directly, after a while in which the person types."""
+async def answers(client: Client, bot: str) -> None:
+    """Answer strangers who write directly, after a while in which the person types; never the bot, which repeats."""
+    silent = {client.user, bot, *PEOPLE}
 
     async def handle(event: Event) -> None:
-        if not isinstance(event, Message) or event.sender == client.user or event.sender in PEOPLE:
+        if not isinstance(event, Message) or event.sender in silent:
             return
         conversation = client.conversation(event.conversation)
         if conversation.view.kind != "direct" or event.body == "":
@@ -181,7 +182,7 @@ async def run(api: str, store: Path, bot: str, picture: Path | None) -> None:
             one = Client(api, user, Login(api, user, PASSWORD), store=store / f"{user}.db", device="demo")
             clients[user] = await stack.enter_async_context(one)
             await clients[user].call("PATCH", "/v1/me", {"about": PEOPLE[user][1]})
-        working = [asyncio.create_task(answers(client)) for client in clients.values()]
+        working = [asyncio.create_task(answers(client, bot)) for client in clients.values()]
         working.append(asyncio.create_task(Talk(clients, picture).run(bot)))
         ending = asyncio.create_task(ended.wait())
         waiting = {ending, *working}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.async_api import expect
 
 from tests.deploy.test_local import Runner
 from tests.router.web.people import EXECUTABLE, town
@@ -81,6 +82,9 @@ async def test_demo_has_people_who_have_talked_and_who_answer(runner: Runner) ->
         mia = await people.person("mia")
         await mia.log_in()
         await mia.row("Harbour walk").filter(has_text="Good night!").wait_for(timeout=90_000)
+        await mia.row("linnet").click()
+        await mia.sees("Three things to try")
+        await expect(mia.page.locator(".message.mine .text")).to_have_text(["/start"])  # bots do not answer each other
         await mia.row("Release 1.4").click()
         await mia.page.locator(".picture img").wait_for()
         await mia.row("Noah Brandt").wait_for()
