@@ -247,3 +247,15 @@ test("a call whose token has ended is made again with another token, once", asyn
   server.closeAllConnections();
   server.close();
 });
+
+test("the JSON of a load balancer is an answer that may pass, too", async () => {
+  const server = createServer((request, response) => response.writeHead(503).end(decodeURIComponent(request.url.slice(1))));
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const http = new Http(`http://127.0.0.1:${server.address().port}`, async () => "token");
+  for (const text of ['{"message":"no upstream"}', '{"error":"no upstream"}', "null", "<html>"]) {
+    await assert.rejects(http.call("GET", `/${encodeURIComponent(text)}`), { code: "unavailable" }, text);
+  }
+  server.closeAllConnections();
+  server.close();
+});

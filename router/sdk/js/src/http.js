@@ -105,8 +105,10 @@ function counted(method, url, body, headers, { signal, progress }) {
 /** @param {number} status @param {string} text @returns {{ code: string, message: string }} */
 function errorOf(status, text) {
   try {
-    return JSON.parse(text).error;
+    const { code, message } = JSON.parse(text).error;
+    if (code) return { code, message };
   } catch {
-    return { code: CODES[status] ?? (status < 500 ? "internal" : "unavailable"), message: `the API answered ${status}` };
+    // it is no answer of the API
   }
+  return { code: CODES[status] ?? (status < 500 ? "internal" : "unavailable"), message: `the API answered ${status}` };
 }
