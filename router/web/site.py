@@ -37,7 +37,13 @@ TYPES: Final = {
 }
 ROOT: Final = ("index.html", "sw.js", "manifest.webmanifest", "boot.js")  # served at paths without a digest
 NOT_SERVED: Final = ("sdk/store_sqlite.js", "sdk/types.js", "sdk/wire.js")  # Node's store; types alone
-FIRST: Final = ("main.js", "login.js", "session.js", "shell.js")  # what shows the first screen, and the list
+FIRST: Final = (  # what shows the first screen, and the list; the SDK asks for the last when it knows where it runs
+    "main.js",
+    "login.js",
+    "session.js",
+    "shell.js",
+    "sdk/store_indexeddb.js",
+)
 MIN_COMPRESSED: Final = 512
 
 

@@ -1,7 +1,6 @@
 /** The page of a user who is logged in: the list, the open conversation, and what concerns both. */
 
 import { forget, onLogout, useInTab } from "./accounts.js";
-import { Chat } from "./chat.js";
 import { Actions, List } from "./list.js";
 import { decoded, open, routeOf, titleOf } from "./names.js";
 import { options } from "./options.js";
@@ -12,6 +11,8 @@ import { late, onUpdate, update } from "./updates.js";
 
 /** @typedef {{ name: string, argument?: any, Dialog: any }} Opened A dialog that is open. */
 
+/** With what it imports: a module that is found late costs a round trip. */
+const chat = () => Promise.all([import("./chat.js"), import("./composer.js"), import("./message.js"), import("./files.js")]).then(([found]) => found);
 const files = () => import("./attach.js");
 const people = () => import("./people.js");
 const settings = () => import("./settings.js");
@@ -25,12 +26,21 @@ const ELSEWHERE = {
   settings, profile: settings, privacy: settings, blocks: settings, password: settings, devices: settings,
 };
 
+/** What a stopped client's button does, if it is not to log in. @type {Record<string, string>} */
+const AGAIN = { ended: "connect_again", bad_protocol: "update" };
+
 /** @param {{ session: import("./session.js").Session }} props */
 export function Shell({ session }) {
   const [, refresh] = useReducer((/** @type {number} */ n) => n + 1, 0);
   const [dialog, setDialog] = useState(/** @type {Opened | undefined} */ (undefined));
   const [newer, setNewer] = useState(false);
+  const [Chat, setChat] = useState(/** @type {any} */ (undefined));
   const id = routeOf(session.user);
+  const wanted = id !== "" || session.loaded; // the list comes first, then what most users open next
+
+  useEffect(() => {
+    if (wanted) late(chat).then((found) => setChat(() => found.Chat), () => id && say(t("not_loaded")));
+  }, [wanted, Chat ? "" : id]);
 
   const show = (/** @type {string} */ name, /** @type {any} */ argument) => {
     const load = ELSEWHERE[name] ?? (() => import("./dialogs.js"));
@@ -73,7 +83,7 @@ export function Shell({ session }) {
       <h1 class="unseen">Linnet</h1>
       <${List} session=${session} current=${id} show=${show} logOut=${() => void logOut(false)} />
       <div id="main" class="pane" tabindex="-1">
-        ${id ? html`<${Chat} key=${id} id=${id} session=${session} show=${show} say=${say} />` : html`<${Welcome} session=${session} show=${show} />`}
+        ${id ? Chat && html`<${Chat} key=${id} id=${id} session=${session} show=${show} say=${say} />` : html`<${Welcome} session=${session} show=${show} />`}
       </div>
     </main>
     ${dialog && html`<${dialog.Dialog} key=${dialog.name} argument=${dialog.argument} session=${session} show=${show} say=${say} close=${() => setDialog(undefined)} />`}
@@ -101,8 +111,8 @@ function Banner({ session, newer, show }) {
     return () => clearTimeout(timer);
   }, [down]);
   if (status === "stopped") {
-    const again = stopped === "ended" ? () => session.client.connect() : () => (sessionStorage.setItem("linnet-account", ""), location.reload());
-    return html`<div class="banner bad" role="alert"><${Icon} name="warn" /><span>${t(`stopped_${stopped}`)}</span><button type="button" onClick=${again}>${stopped === "ended" ? t("connect_again") : t("log_in")}</button></div>`;
+    const again = stopped === "ended" ? () => session.client.connect() : () => (stopped === "bad_protocol" || sessionStorage.setItem("linnet-account", ""), location.reload());
+    return html`<div class="banner bad" role="alert"><${Icon} name="warn" /><span>${t(`stopped_${stopped}`)}</span><button type="button" onClick=${again}>${t(AGAIN[stopped] ?? "log_in")}</button></div>`;
   }
   const waiting = session.unsent > 0 && html`<button type="button" onClick=${() => show("outbox")}>${t("unsent", { count: session.unsent })}</button>`;
   if (session.trouble && down && navigator.onLine) {

@@ -44,15 +44,16 @@ def test_first_screen_needs_at_most_fifteen_modules() -> None:
     assert len(found) <= 15, sorted(found)
 
 
-def test_browser_is_told_of_every_module_before_it_finds_it() -> None:
-    """What the first screen needs comes first. A module that is found late costs a round trip."""
+def test_browser_is_told_of_every_module_of_the_list_and_of_no_other() -> None:
+    """A module that is found late costs a round trip, and one that is not needed yet the place of another."""
     made = Site.load({})
     told = [name.removeprefix(f"/web/{made.digest}/") for name in PRELOADED.findall(made.index.body.decode())]
     first = before_first_screen("main.js", set()) | before_first_screen("login.js", set())
     assert set(told[: len(first)]) == first
     rest = before_first_screen("session.js", set()) | before_first_screen("shell.js", set())
-    assert set(told) == first | rest
-    assert len(told) == len(set(told))
+    assert set(told) == first | rest | {"sdk/store_indexeddb.js"}
+    assert len(told) == len(set(told)) <= 42
+    assert not {"chat.js", "composer.js", "message.js", "files.js"} & set(told)
 
 
 def test_every_import_names_a_file_that_is_served() -> None:
