@@ -34,7 +34,9 @@ function Attach({ session, close, say, argument }) {
   const limits = items.map(({ file }) => tooLarge({ blob: file, ...(original ? { kind: "file" } : {}) }));
   const pictures = items.filter(({ url }) => url).length;
   const add = (/** @type {any} */ event) => {
-    setItems([...items, ...[...event.target.files].map(chosen)].slice(0, MOST_FILES));
+    const more = [...event.target.files];
+    if (items.length + more.length > MOST_FILES) say(t("too_many_files", { count: MOST_FILES }));
+    setItems([...items, ...more.slice(0, MOST_FILES - items.length).map(chosen)]);
     event.target.value = "";
   };
   const remove = (/** @type {Chosen} */ one) => {

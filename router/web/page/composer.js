@@ -36,7 +36,7 @@ export function Composer({ session, conversation, view, replyTo, editing, last, 
   const [chosen, setChosen] = useState(0);
   const [caret, setCaret] = useState(0); // of the text that is rendered: the field still has the one before
   const [Picker, setPicker] = useState(/** @type {any} */ (undefined));
-  const [Recorder, setRecorder] = useState(/** @type {any} */ (undefined));
+  const [voice, setVoice] = useState(/** @type {any} */ (undefined)); // while a voice is recorded: what it needs
   /** @type {{ current: any }} */
   const field = useRef(null);
   /** @type {{ current: any }} */
@@ -64,7 +64,7 @@ export function Composer({ session, conversation, view, replyTo, editing, last, 
     box.style.height = "auto";
     box.style.height = `${Math.min(box.scrollHeight, 200)}px`;
     if (!editing) keepDraft(draftKey(session.user, conversation.id), text);
-  }, [text, Recorder]);
+  }, [text, voice]);
 
   const takesFiles = options().media !== undefined && !editing;
   const attach = (/** @type {File[]} */ files) => {
@@ -111,13 +111,14 @@ export function Composer({ session, conversation, view, replyTo, editing, last, 
     else show("camera", { taken: (/** @type {File} */ file) => attach([file]) });
   };
   const speak = async () => {
-    const [voice, { sendFiles }] = await late(() => Promise.all([import("./voice.js"), import("./uploads.js")]));
+    const [{ Recorder }, { sendFiles }] = await late(() => Promise.all([import("./voice.js"), import("./uploads.js")]));
     setPicker(undefined);
-    setRecorder(() => (/** @type {any} */ props) => html`<${voice.Recorder} ...${props} send=${(/** @type {any} */ recorded) => {
-      sendFiles(session, conversation.id, [recorded], "", replyTo?.seq);
-      done();
-      sent();
-    }} />`);
+    setVoice({ Recorder, sendFiles });
+  };
+  const sendVoice = (/** @type {any} */ recorded) => {
+    voice.sendFiles(session, conversation.id, [recorded], "", replyTo?.seq);
+    leave();
+    sent();
   };
 
   const at = MENTION.exec(text.slice(0, caret));
@@ -132,8 +133,9 @@ export function Composer({ session, conversation, view, replyTo, editing, last, 
       conversation.typing();
     }
   };
+  const draft = () => sessionStorage.getItem(draftKey(session.user, conversation.id)) ?? ""; // it was begun before the edit
   const leave = () => {
-    if (editing) setText("");
+    if (editing) setText(draft());
     done();
   };
   const send = () => {
@@ -146,7 +148,7 @@ export function Composer({ session, conversation, view, replyTo, editing, last, 
     handle.stored.catch(() => say(t("not_kept")));
     handle.acked.catch(() => undefined); // the message itself shows it
     const was = editing;
-    setText("");
+    setText(was ? draft() : "");
     setPicker(undefined);
     typedAt.current = -Infinity;
     done();
@@ -195,7 +197,7 @@ export function Composer({ session, conversation, view, replyTo, editing, last, 
   };
 
   const quiet = () => {
-    setRecorder(undefined);
+    setVoice(undefined);
     setTimeout(() => field.current?.focus()); // it is there again then
   };
   const jobs = session.uploads.filter((job) => job.conversation === conversation.id);
@@ -206,9 +208,9 @@ export function Composer({ session, conversation, view, replyTo, editing, last, 
     html`<ul class="proposed" id="proposed" role="listbox" aria-label=${t("mention")}>
       ${proposed.map((user, i) => html`<li key=${user} id=${`proposed-${i}`} role="option" aria-selected=${i === chosen ? "true" : "false"} onPointerDown=${(/** @type {Event} */ event) => (event.preventDefault(), mention(user))}>@${user}</li>`)}
     </ul>`}
-    ${(replyTo || editing) &&
+    ${(replyTo || (editing && !voice)) &&
     html`<div class="context"><${Icon} name=${editing ? "edit" : "reply"} /><${Quote} message=${editing ?? replyTo} /><${IconButton} icon="close" label=${t("cancel")} onClick=${leave} /></div>`}
-    ${Recorder ? html`<${Recorder} close=${quiet} say=${say} />` : html`<div class="composer-line">
+    ${voice ? html`<${voice.Recorder} send=${sendVoice} close=${quiet} say=${say} />` : html`<div class="composer-line">
       ${takesFiles && html`<${Menu} label=${t("attach")} icon="clip" items=${() => [
         { label: t("attach_picture"), icon: "picture", act: () => choose("image/*,video/*") },
         { label: t("attach_file"), icon: "file", act: () => choose("") },

@@ -1,13 +1,14 @@
 /** Files of a message: pictures as pictures, voice and video to play, all others to save. Links to them are asked for when they are shown. */
 
 import { length, sizeOf } from "./format.js";
-import { linkTo, ownUpload } from "./links.js";
+import { KEPT_MS, linkTo, ownUpload } from "./links.js";
 import { t } from "./strings.js";
 import { html, Icon, useEffect, useRef, useState } from "./ui.js";
 
 /** @typedef {Partial<import("./sdk/wire.js").FileInfo> & { sha256: string }} Shown What is known of a file; of a message on its way little. */
 
 const BARS = 40;
+const AGAIN_MS = 60_000;
 
 /** @param {{ message: import("./session.js").Message, session: import("./session.js").Session, id: string, show: any }} props */
 export function Files({ message, session, id, show }) {
@@ -27,27 +28,32 @@ function One({ file, where, session, look }) {
   if (file.kind === "image") return html`<${Picture} file=${file} link=${link} again=${again} look=${look} />`;
   if (file.kind === "voice") return html`<${Voice} src=${link?.url ?? ""} duration=${file.duration ?? 0} waveform=${file.waveform ?? []} again=${again} />`;
   if (file.kind === "video" && link) return html`<video class="video" controls preload="metadata" src=${link.url} aria-label=${name} onError=${again}></video>`;
+  const save = (/** @type {Event} */ event) => {
+    if (!link || Date.now() - link.at < KEPT_MS) return;
+    event.preventDefault(); // it may have ended
+    void linkTo(session.client, file.sha256, where).then((found) => Object.assign(document.createElement("a"), { href: (found ?? link).url, download: name }).click());
+  };
   const inner = html`<span class="file-icon"><${Icon} name="file" /></span><span class="file-text"><b dir="auto">${name}</b><small>${file.size === undefined ? " " : sizeOf(file.size)}</small></span>`;
-  return link ? html`<a class="file" href=${link.url} download=${name}>${inner}<${Icon} name="save" /></a>` : html`<span class="file">${inner}</span>`;
+  return link ? html`<a class="file" href=${link.url} download=${name} onClick=${save}>${inner}<${Icon} name="save" /></a>` : html`<span class="file">${inner}</span>`;
 }
 
 /**
- * A link to a file, and a function that asks for another one, once: the first may have ended.
+ * A link to a file, and a function that asks for another one, but not at once again: the first may have ended.
  *
  * @param {import("./session.js").Session} session @param {Shown} file @param {string} where @returns {[import("./links.js").Link | undefined, () => void]}
  */
 export function useLink(session, file, where) {
   const mine = ownUpload(file.sha256);
-  const [link, setLink] = useState(/** @type {import("./links.js").Link | undefined} */ (mine && { url: mine.url, previews: {} }));
-  const tried = useRef(false);
+  const [link, setLink] = useState(/** @type {import("./links.js").Link | undefined} */ (mine && { url: mine.url, previews: {}, at: Infinity }));
+  const triedAt = useRef(-Infinity);
   const ask = (/** @type {boolean} */ again) => void linkTo(session.client, file.sha256, where, again).then((found) => found && setLink(found));
   useEffect(() => {
     if (!mine) ask(false);
   }, [file.sha256, where]);
   useEffect(() => session.client.on("status", (status) => status === "live" && !link && ask(false)), [link]);
   const again = () => {
-    if (tried.current) return;
-    tried.current = true;
+    if (performance.now() - triedAt.current < AGAIN_MS) return;
+    triedAt.current = performance.now();
     ask(true);
   };
   return [link, again];

@@ -5,9 +5,9 @@
  */
 
 /** @typedef {import("./sdk/wire.js").FileInfo} FileInfo */
-/** @typedef {{ url: string, previews: Record<string, string> }} Link */
+/** @typedef {{ url: string, previews: Record<string, string>, at: number }} Link `at`: when it was asked for. */
 
-const KEPT_MS = 15 * 60_000; // a link lasts at least half an hour
+export const KEPT_MS = 15 * 60_000; // a link lasts at least half an hour
 const AT_ONCE = 100;
 const TOGETHER_MS = 20;
 const MOST = 1000;
@@ -53,8 +53,9 @@ async function ask(client, where) {
   const names = [...group.keys()];
   for (let i = 0; i < names.length; i += AT_ONCE) {
     const some = names.slice(i, i + AT_ONCE);
-    const found = await client.media.links(some, where || undefined).catch(() => /** @type {Record<string, Link>} */ ({}));
-    for (const name of some) group.get(name)?.(found[name]);
+    const at = Date.now();
+    const found = await client.media.links(some, where || undefined).catch(() => /** @type {Record<string, Omit<Link, "at">>} */ ({}));
+    for (const name of some) group.get(name)?.(found[name] && { ...found[name], at });
   }
 }
 

@@ -13,13 +13,14 @@ const AT_ONCE = 200; // in one call
 const MOST = 2000;
 const TOGETHER_MS = 30;
 const KEPT_MS = 10 * 60_000;
+const PICTURE_MS = 25 * 60_000; // a link lasts at least half an hour
 const AGAIN_MS = 20_000; // after a call that failed
 
 /** @type {Map<string, { profile: Profile | undefined, at: number }>} */
 const known = new Map();
 /** @type {Set<string>} */
 const wanted = new Set();
-/** The addresses of pictures by user and file. @type {Map<string, string>} */
+/** The addresses of pictures by user and file, and when they were asked for: a link ends. @type {Map<string, { url: string, at: number }>} */
 const pictures = new Map();
 
 /** @type {import("./sdk/index.js").Client | undefined} */
@@ -74,15 +75,18 @@ function pictureOf(user) {
   if (!avatar || !client) return undefined;
   const key = `${user} ${avatar}`;
   const found = pictures.get(key);
-  if (found === undefined) {
-    pictures.set(key, "");
+  if (!found || Date.now() - found.at > PICTURE_MS) {
+    const at = Date.now();
+    const url = found?.url ?? "";
+    pictures.set(key, { url, at });
     void linkTo(client, avatar, `@${user}`).then((link) => {
-      if (!link) return setTimeout(() => pictures.delete(key), AGAIN_MS);
-      pictures.set(key, link.previews[320] ?? link.url);
+      if (!link) return pictures.set(key, { url, at: at - PICTURE_MS + AGAIN_MS });
+      pictures.set(key, { url: link.previews[320] ?? link.url, at });
       return changed();
     });
+    if (pictures.size > MOST) pictures.delete(pictures.keys().next().value ?? "");
   }
-  return found || undefined;
+  return found?.url || undefined;
 }
 
 /** @param {string} user */

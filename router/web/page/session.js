@@ -148,6 +148,7 @@ export class Session {
   }
 
   async close() {
+    for (const job of this.uploads) job.end();
     await this.client.close();
   }
 

@@ -3,15 +3,14 @@
  *
  * 1. A job is a message to be: its files are uploaded one after another, then the message is in the client's outbox, and the
  *    job is gone. It outlives the view that began it, but not the page, which asks before it is left.
- * 2. A file that is there is not sent again when a job is tried again.
- * 3. The upload is the page's own, because the client's cannot be cancelled.
+ * 2. A file that is there is not sent again when a job is tried again. The client lets an upload go on after a break.
  */
 
-import { Refusal, tokenOf } from "./accounts.js";
 import { uploaded } from "./links.js";
 import { targetOf } from "./names.js";
 import { options } from "./options.js";
 import { t } from "./strings.js";
+import { whyOf } from "./ui.js";
 
 /** @typedef {import("./sdk/wire.js").FileInfo} FileInfo */
 /** @typedef {"image" | "voice" | "video" | "file"} Kind */
@@ -65,19 +64,26 @@ export class Job {
   }
 
   async run() {
+    if (this._control && !this.why) return; // it goes on, or is over
     const control = (this._control = new AbortController());
     this.why = "";
     this.session.touch();
     try {
       for (const item of this.items.slice(this._files.length)) {
         const before = this.items.slice(0, this._files.length).reduce((sum, { blob }) => sum + blob.size, 0);
-        const info = await upload(this.session.user, item, control.signal, (done) => {
-          this.done = before + Math.min(done, item.blob.size);
-          this.session.touch();
+        const { blob, ...described } = item;
+        const info = await this.session.client.media.upload(blob, {
+          ...described,
+          mime: blob.type.split(";")[0] ?? "",
+          signal: control.signal,
+          progress: (done) => {
+            this.done = before + Math.min(done, blob.size);
+            this.session.touch();
+          },
         });
-        uploaded(info, item.blob);
+        uploaded(info, blob);
         this._files.push(info);
-        this.done = before + item.blob.size;
+        this.done = before + blob.size;
       }
       const kinds = new Set(this._files.map(({ kind }) => kind));
       const media = kinds.size === 1 ? (this._files[0]?.kind ?? "file") : "file";
@@ -89,7 +95,7 @@ export class Job {
       this.end();
     } catch (error) {
       if (control.signal.aborted) return;
-      this.why = whyOf(error);
+      this.why = whyNot(error);
       this.session.touch();
     }
   }
@@ -98,6 +104,7 @@ export class Job {
   end() {
     this._control?.abort();
     this.session.uploads = this.session.uploads.filter((job) => job !== this);
+    if (!this.session.uploads.length) removeEventListener("beforeunload", warn);
     this.session.touch();
   }
 }
@@ -112,10 +119,10 @@ export class Job {
  * @param {number} [replyTo]
  */
 export function sendFiles(session, conversation, items, caption = "", replyTo) {
-  if (!session.uploads.length) addEventListener("beforeunload", warn);
+  addEventListener("beforeunload", warn);
   const job = new Job(session, conversation, items, caption, replyTo);
   session.uploads = [...session.uploads, job];
-  void job.run().finally(() => session.uploads.length || removeEventListener("beforeunload", warn));
+  void job.run();
   return job;
 }
 
@@ -124,42 +131,9 @@ function warn(event) {
   event.preventDefault();
 }
 
-/** @param {string} user @param {Item} item @param {AbortSignal} signal @param {(done: number) => void} progress @returns {Promise<FileInfo>} */
-async function upload(user, item, signal, progress) {
-  try {
-    return await attempt(await tokenOf(user, "connect"), item, signal, progress);
-  } catch (error) {
-    if (!(error instanceof Refusal) || !["token_expired", "unauthorized"].includes(error.code)) throw error;
-    return attempt(await tokenOf(user, "token_expired"), item, signal, progress);
-  }
-}
-
-/** @param {string} token @param {Item} item @param {AbortSignal} signal @param {(done: number) => void} progress @returns {Promise<FileInfo>} */
-function attempt(token, { blob, name = "", kind, duration, waveform }, signal, progress) {
-  const query = new URLSearchParams();
-  for (const [field, value] of Object.entries({ kind, duration, waveform })) if (value !== undefined) query.set(field, String(value));
-  return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    request.open("POST", `/v1/uploads?${query}`);
-    request.setRequestHeader("Authorization", `Bearer ${token}`);
-    request.setRequestHeader("Content-Type", blob.type.split(";")[0] || "application/octet-stream");
-    if (name) request.setRequestHeader("Linnet-Name", encodeURIComponent(name));
-    request.upload.onprogress = ({ loaded }) => progress(loaded);
-    request.onload = () => {
-      if (request.status < 300) return resolve(JSON.parse(request.responseText));
-      const { error = {} } = request.responseText.startsWith("{") ? JSON.parse(request.responseText) : {};
-      return reject(new Refusal(error.code ?? "internal", error.message ?? "", Number(request.getResponseHeader("Retry-After") ?? 0)));
-    };
-    request.onerror = () => reject(new Refusal("unavailable", "", 0));
-    signal.addEventListener("abort", () => (request.abort(), reject(new Refusal("cancelled", "", 0))));
-    if (signal.aborted) return reject(new Refusal("cancelled", "", 0));
-    return request.send(blob);
-  });
-}
-
-/** @param {unknown} error */
-function whyOf(error) {
-  if (!(error instanceof Refusal)) return t("not_kept");
+/** @param {any} error */
+function whyNot(error) {
+  if (typeof error.code !== "string") return t("not_kept"); // of the store
   switch (error.code) {
     case "unavailable":
       return t("upload_unavailable");
@@ -173,15 +147,15 @@ function whyOf(error) {
     case "quota":
       return t("upload_quota");
     case "rate_limited":
-      return t("too_often", { count: error.retryAfter || 1 });
+      return t("too_often", { count: Math.max(1, Math.ceil(((error.retryAt ?? 0) - Date.now()) / 1000)) });
     default:
-      return t("refused", { why: error.message || error.code });
+      return t("refused", { why: whyOf(error) });
   }
 }
 
 /** A file's name as the server takes it: no control and path characters, at most 255 bytes. @param {string} name */
 export function cleanName(name) {
-  let clean = name.replace(/[\p{Cc}\p{Cf}/\\]/gu, "_");
-  while (new TextEncoder().encode(clean).length > 250) clean = clean.slice(1); // the end says what it is
-  return clean;
+  const clean = [...name.replace(/[\p{Cc}\p{Cf}\p{Cs}/\\]/gu, "_")];
+  while (new TextEncoder().encode(clean.join("")).length > 250) clean.shift(); // the end says what it is
+  return clean.join("");
 }

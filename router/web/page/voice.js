@@ -38,6 +38,7 @@ export function Recorder({ send, close, say }) {
         return setState("recording");
       },
       (error) => {
+        if (gone) return;
         say(t(error?.name === "NotAllowedError" ? "microphone_refused" : "no_microphone"));
         close();
       },
@@ -45,6 +46,7 @@ export function Recorder({ send, close, say }) {
     return () => {
       gone = true;
       recording.current?.cancel();
+      recording.current = undefined;
     };
   }, []);
   useEffect(() => main.current?.focus(), [state]);
@@ -54,7 +56,8 @@ export function Recorder({ send, close, say }) {
   }, [at]);
 
   const stop = async (/** @type {boolean} */ atOnce) => {
-    const found = await recording.current.stop();
+    const found = await recording.current?.stop();
+    if (!recording.current) return undefined; // it was stopped twice, or is discarded
     recording.current = undefined;
     if (found.duration < SHORTEST_MS) {
       say(t("too_short"));
@@ -88,6 +91,16 @@ export function Recorder({ send, close, say }) {
 async function record(progress) {
   if (!navigator.mediaDevices || !globalThis.MediaRecorder) throw new TypeError("this browser cannot record");
   const stream = await navigator.mediaDevices.getUserMedia({ audio: { echoCancellation: true, noiseSuppression: true, autoGainControl: true } });
+  try {
+    return recordingOf(stream, progress);
+  } catch (error) {
+    stream.getTracks().forEach((track) => track.stop());
+    throw error;
+  }
+}
+
+/** @param {MediaStream} stream @param {(ms: number) => void} progress */
+function recordingOf(stream, progress) {
   const mimeType = TYPES.find((type) => MediaRecorder.isTypeSupported(type)) ?? "";
   const recorder = new MediaRecorder(stream, { ...(mimeType ? { mimeType } : {}), audioBitsPerSecond: 32_000 });
   const context = new AudioContext();
@@ -106,29 +119,29 @@ async function record(progress) {
     progress(performance.now() - began);
   }, EVERY_MS);
   recorder.ondataavailable = ({ data }) => data.size && parts.push(data);
-  recorder.start(1000);
-  const end = () => {
-    clearInterval(timer);
-    stream.getTracks().forEach((track) => track.stop());
-    void context.close();
+  /** All of it; a recorder also stops by itself, if the microphone is taken away. @type {Promise<Recorded>} */
+  const whole = new Promise((resolve) => {
+    recorder.onstop = () => {
+      const duration = Math.round(performance.now() - began);
+      clearInterval(timer);
+      stream.getTracks().forEach((track) => track.stop());
+      void context.close();
+      const [type = ""] = (recorder.mimeType || mimeType).split(";");
+      resolve({ blob: new Blob(parts, { type }), kind: "voice", duration, waveform: resampled(levels.length ? levels : [0], LEVELS) });
+    };
+  });
+  const stop = () => {
+    if (recorder.state !== "inactive") recorder.stop();
+    return whole;
   };
+  recorder.start(1000);
   return {
     /** The last levels, for the view. */
     recent: () => [...new Array(SHOWN).fill(0), ...levels].slice(-SHOWN),
     cancel() {
-      recorder.onstop = null;
-      if (recorder.state !== "inactive") recorder.stop();
-      end();
+      void stop();
+      stream.getTracks().forEach((track) => track.stop());
     },
-    /** @returns {Promise<Recorded>} */
-    stop: () => new Promise((resolve) => {
-      recorder.onstop = () => {
-        const duration = Math.round(performance.now() - began);
-        end();
-        const [type = ""] = (recorder.mimeType || mimeType).split(";");
-        resolve({ blob: new Blob(parts, { type }), kind: "voice", duration, waveform: resampled(levels.length ? levels : [0], LEVELS) });
-      };
-      recorder.stop();
-    }),
+    stop,
   };
 }

@@ -30,6 +30,21 @@ HEARD = "(audio) => audio.addEventListener('ended', () => { audio.dataset.heard 
 
 LOUD = "[...document.querySelectorAll('.recorder .bars rect')].some((one) => one.height.baseVal.value > 6)"
 
+HELD = """() => {
+  const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+  navigator.mediaDevices.getUserMedia = async (wanted) => (window.heard = await ask(wanted));
+}"""
+
+OFF = "window.heard.getTracks().every((track) => track.readyState === 'ended')"
+
+TWICE = "(button) => { button.click(); button.click(); }"
+
+WARNS = """() => {
+  const leaving = new Event("beforeunload", { cancelable: true });
+  dispatchEvent(leaving);
+  return leaving.defaultPrevented;
+}"""
+
 HUGE = """() => {
   const data = new DataTransfer();
   data.items.add(new File([new Uint8Array(20_000_001)], "huge.jpg", { type: "image/jpeg" }));
@@ -95,6 +110,12 @@ async def test_pictures_files_and_voice_are_sent_and_received(address: str) -> N
         saved = await downloading.value
         assert saved.suggested_filename == "one.txt"
         assert (await saved.path()).read_text() == "content of one.txt"
+        await bob.page.evaluate("() => { const { now } = Date; Date.now = () => now() + 7_200_000; }")
+        async with bob.page.expect_download() as downloading, bob.page.expect_request("**/v1/uploads/links"):
+            await link.click()  # two hours later its link has ended
+        assert (await (await downloading.value).path()).read_text() == "content of one.txt"
+        await bob.page.reload()
+        await bob.live()
         pasted = await ann.page.evaluate_handle(TAKE, ["pasted.txt"])
         await ann.page.get_by_label("Write a message").evaluate(PASTE, pasted)
         await ann.page.get_by_role("dialog", name="Send 1 file").wait_for()
@@ -143,23 +164,28 @@ async def test_upload_that_fails_can_be_tried_again_or_cancelled(address: str) -
         await ann.say("Hello")
         await expect(ann.message("Hello").get_by_label("Stored by the server")).to_be_visible()
 
-        async def broken(route: Route) -> None:
-            await route.abort()
+        async def full(route: Route) -> None:
+            await route.fulfill(status=403, json={"error": {"code": "quota", "message": "full"}})
 
-        await ann.page.route("**/v1/uploads?*", broken)
+        await ann.page.route("**/v1/uploads?*", full)
         await choose(ann, [picture(64, 64, "red")])
         await send(ann, "At last")
         job = ann.page.locator(".upload")
-        await expect(job).to_contain_text("The upload broke off.")
+        await expect(job).to_contain_text("Your space for files is full.")
+        assert await ann.page.evaluate(WARNS)
         await ann.page.get_by_role("button", name="Back to the list").click()
         await ann.menu("Log out")
         await expect(ann.page.get_by_role("dialog")).to_contain_text("1 message is not sent yet")
         await ann.page.keyboard.press("Escape")
         await ann.write_to("bob-f2")
-        await ann.page.unroute("**/v1/uploads?*", broken)
-        await job.get_by_role("button", name="Send again").click()
+        await ann.page.unroute("**/v1/uploads?*", full)
+        uploads: list[str] = []
+        ann.page.on("request", lambda request: uploads.append(request.url) if "/v1/uploads?" in request.url else None)
+        await job.get_by_role("button", name="Send again").evaluate(TWICE)
         await ann.sees("At last")
         await expect(job).to_have_count(0)
+        assert len(uploads) == 1
+        assert not await ann.page.evaluate(WARNS)
         await expect(ann.message("At last").get_by_label("Stored by the server")).to_be_visible()
 
         held: list[Route] = []
@@ -183,6 +209,44 @@ async def test_upload_that_fails_can_be_tried_again_or_cancelled(address: str) -
         await expect(dialog.get_by_role("button", name="Send", exact=True)).to_be_disabled()
         await dialog.get_by_label("Send unchanged, as files").check()
         await expect(dialog.get_by_role("button", name="Send", exact=True)).to_be_enabled()
+
+
+async def test_upload_goes_on_after_a_break_under_a_name_of_many_emoji(address: str) -> None:
+    async with town(address) as people:
+        ann = await people.person("ann-f4")
+        await ann.register()
+        await ann.write_to(await people.account("bob-f4"))
+        await ann.page.route("**/v1/uploads?*", lambda route: route.abort())
+        name = "😀" * 80 + ".a.text"  # more than a name may have
+        dropped = await ann.page.evaluate_handle(TAKE, [name])
+        await ann.page.locator(".chat").dispatch_event("drop", {"dataTransfer": dropped})
+        await send(ann, "Many faces")
+        await expect(ann.message("Many faces").get_by_label("Stored by the server")).to_be_visible()
+        await expect(ann.message("Many faces").locator(".file")).to_contain_text("😀.a.text")
+
+
+async def test_recording_is_kept_if_the_microphone_is_taken_away(address: str) -> None:
+    async with town(address) as people:
+        ann = await people.person("ann-f5", permissions=MAY)
+        await ann.register()
+        await ann.write_to("bob-f5")
+        await ann.page.evaluate(HELD)
+        await ann.page.get_by_role("button", name="Record a voice message").click()
+        await ann.recorded()
+        await ann.page.evaluate("window.heard.getTracks().forEach((track) => track.stop())")
+        await ann.page.get_by_role("button", name="Stop").evaluate(TWICE)
+        await ann.page.locator(".recorder .play").wait_for()
+        await ann.page.get_by_role("button", name="Discard").click()
+        await ann.page.get_by_role("button", name="Record a voice message").click()
+        await ann.recorded()
+        await ann.page.get_by_role("button", name="Stop").evaluate(TWICE)
+        await ann.page.locator(".recorder .play").wait_for()
+        assert await ann.page.evaluate(OFF)
+        await ann.page.get_by_role("button", name="Discard").click()
+        await ann.page.evaluate("() => { window.AudioContext = class { constructor() { throw new Error('no'); } }; }")
+        await ann.page.get_by_role("button", name="Record a voice message").click()
+        await expect(ann.page.locator(".toast.shown")).to_have_text("No microphone was found.")
+        assert await ann.page.evaluate(OFF)
 
 
 async def test_microphone_that_is_refused_is_said(address: str) -> None:
