@@ -16,6 +16,7 @@
 const MINE = "linnet-account";
 const ROWS = "accounts";
 const RENEW_BEFORE_MS = 60_000;
+const LOGOUT_MS = 3000;
 
 export class Refusal extends Error {
   /** @param {string} code @param {string} message @param {number} retryAfter */
@@ -136,10 +137,13 @@ export function onLogout(listener) {
   channel.onmessage = ({ data }) => listener(String(data.logout));
 }
 
-/** Delete all that this browser keeps of an account. Its tabs have closed their stores. @param {string} user */
+/** End the token of an account, and delete all that this browser keeps of it. Its tabs have closed their stores. @param {string} user */
 export async function forget(user) {
   channel.postMessage({ logout: user });
   held = undefined;
+  const account = (await accounts()).find((one) => one.user === user);
+  const ended = account && call("POST", "/v1/logout", {}, account.token).catch(() => undefined); // without a connection the token lives to its end
+  await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, LOGOUT_MS))]);
   await rows("readwrite", (store) => store.delete(user));
   const stores = `linnet:${location.origin}:${user}:`;
   for (const { name = "" } of await indexedDB.databases()) {

@@ -187,6 +187,7 @@ export function Chat({ id, session, show, say }) {
   const toNewest = () => {
     place.current.end = true;
     void pane.newest().then(() => {
+      if (!log.current) return; // another conversation is open
       log.current.scrollTop = log.current.scrollHeight;
       setAway(false);
     });

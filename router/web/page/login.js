@@ -49,10 +49,7 @@ export function Login({ options }) {
     useInTab(name);
     proceed();
   };
-  const speak = async (/** @type {string} */ code) => {
-    await loadLanguage(code);
-    setLanguage(code);
-  };
+  const speak = (/** @type {string} */ code) => loadLanguage(code).then(() => setLanguage(code), () => setError(t("not_loaded")));
 
   if (!options.accounts) return html`<main class="login"><p class="notice" role="alert">${t("no_accounts")}</p></main>`;
   return html`<main class="login">

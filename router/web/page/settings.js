@@ -14,11 +14,8 @@ export const DIALOGS = { settings: Settings, profile: Profile, privacy: Privacy,
 const AVATAR_EDGE = 640;
 
 /** @param {Props} props */
-function Settings({ session, show, close }) {
-  const speak = async (/** @type {string} */ code) => {
-    await loadLanguage(code);
-    location.reload();
-  };
+function Settings({ session, show, say, close }) {
+  const speak = (/** @type {string} */ code) => loadLanguage(code).then(() => location.reload(), () => say(t("not_loaded")));
   const item = (/** @type {string} */ name, /** @type {string} */ icon, /** @type {string} */ text) => html`<li><button type="button" class="row-button" onClick=${() => show(name)}><span class="file-icon"><${Icon} name=${icon} /></span><span><b>${t(`settings_${name}`)}</b><small>${text}</small></span><${Icon} name="next" size=${16} /></button></li>`;
   return html`<${Dialog} title=${t("settings")} close=${close}>
     <button type="button" class="row-button person-row" onClick=${() => show("profile")}><${Face} user=${session.user} /><span><b dir="auto">${nameOf(session.user)}</b><small>@${session.user}</small></span><${Icon} name="edit" /></button>

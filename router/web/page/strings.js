@@ -26,9 +26,10 @@ function wanted() {
 
 /** Load the language that the user chose, or that the browser asks for. @param {string} [chosen] */
 export async function loadLanguage(chosen) {
+  const next = chosen ?? wanted();
+  texts = next === "en" ? english : (await import(`./lang/${next}.js`)).default;
   if (chosen) localStorage.setItem(CHOSEN, chosen);
-  language = wanted();
-  texts = language === "en" ? english : (await import(`./lang/${language}.js`)).default;
+  language = next;
   plural = new Intl.PluralRules(language);
   document.documentElement.lang = language;
 }

@@ -96,12 +96,15 @@ export function Dialog({ title, close, children, className = "" }) {
       if (before instanceof HTMLElement && before.isConnected) before.focus();
     };
   }, []);
-  const onClick = (/** @type {any} */ event) => event.target === box.current && close();
+  const pressed = useRef(/** @type {any} */ (undefined)); // a text that is selected beyond the edge closes nothing
+  const onPointerDown = (/** @type {any} */ event) => (pressed.current = event.target);
+  const onClick = (/** @type {any} */ event) => event.target === box.current && pressed.current === box.current && close();
   const onCancel = (/** @type {Event} */ event) => {
     event.preventDefault();
     close();
   };
-  return html`<dialog ref=${box} class=${className} aria-label=${title} onCancel=${onCancel} onClick=${onClick}>
+  const onClose = () => box.current && close(); // a browser may close it without asking
+  return html`<dialog ref=${box} class=${className} aria-label=${title} onCancel=${onCancel} onClose=${onClose} onPointerDown=${onPointerDown} onClick=${onClick}>
     <div class="dialog-body">
       <header><h2>${title}</h2><${IconButton} icon="close" label=${t("close")} onClick=${close} /></header>
       ${children}

@@ -37,8 +37,11 @@ async def test_two_people_talk_while_gateways_are_killed(address: str, system: S
         await ann.act("At six", "Reply")
         await ann.say("Where?")
         await expect(bob.message("Where?").locator(".quote")).to_contain_text("At six")
+        await bob.page.get_by_label("Write a message").fill("Begun before the edit")
         await bob.act("At six", "Edit")
         await bob.say("At seven")
+        await expect(bob.page.get_by_label("Write a message")).to_have_value("Begun before the edit")
+        await bob.page.get_by_label("Write a message").fill("")
         await expect(ann.message("At seven")).to_contain_text("edited")
         await ann.act("At seven", "React with 👍")
         await bob.page.get_by_role("button", name="👍, 1 person").click()
@@ -216,6 +219,16 @@ async def test_script_of_a_stranger_adds_no_element(address: str) -> None:
         await expect(ann.page.locator("body[data-owned]")).to_have_count(0)
 
 
+TOKEN = """() => new Promise((resolve) => {
+  indexedDB.open("linnet-web").onsuccess = ({ target: { result } }) => {
+    result.transaction("accounts").objectStore("accounts").getAll().onsuccess = (event) => {
+      result.close();
+      resolve(event.target.result[0].token);
+    };
+  };
+})"""
+
+
 async def test_logging_out_deletes_everything_in_all_tabs(address: str) -> None:
     async with town(address) as people:
         ann = await people.person("ann-p5")
@@ -224,6 +237,7 @@ async def test_logging_out_deletes_everything_in_all_tabs(address: str) -> None:
         second = Person(await ann.context.new_page(), ann.context, address, ann.name)
         await second.open()  # a tab without an account of its own uses the last one
         await second.live()
+        token = await ann.page.evaluate(TOKEN)
         await ann.page.get_by_role("button", name=ann.name, exact=True).click()
         await ann.page.get_by_role("menuitem", name="Log out").click()
         for tab in (ann, second):
@@ -233,6 +247,20 @@ async def test_logging_out_deletes_everything_in_all_tabs(address: str) -> None:
         )
         assert [name for name in kept[0] if ann.name in name] == []
         assert ann.name not in json.dumps(kept[1])
+        async with httpx.AsyncClient(base_url=address, timeout=60, trust_env=False) as http:
+            assert (await http.get("/v1/me", headers={"Authorization": f"Bearer {token}"})).status_code == 401
+
+
+async def test_page_that_is_too_old_offers_to_load_it_again(address: str) -> None:
+    async with town(address) as people:
+        ann = await people.person("ann-p10")
+        await ann.register()
+        await ann.page.route_web_socket("**/ws", lambda socket: socket.close(code=4503))
+        await ann.page.reload()
+        await expect(ann.page.get_by_role("alert")).to_contain_text("too old for the server")
+        async with ann.page.expect_event("load"):
+            await ann.page.get_by_role("alert").get_by_role("button", name="Update").click()
+        await expect(ann.page.get_by_role("alert")).to_contain_text("too old")  # nobody is logged out
 
 
 async def test_second_person_in_a_new_tab_is_somebody_else(address: str) -> None:
