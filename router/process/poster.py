@@ -3,7 +3,7 @@
     Linnet-Signature: t=<unix seconds>,v1=<hex of HMAC-SHA256 over "<t>.<body>" with the secret>
 
 Of an answer at most MAX_ANSWER_BYTES are read. The log gets one line when posts begin to fail and one when they succeed
-again; it never contains the secret, a body or an answer.
+again, at most one of each in LOG_EVERY_S; it never contains the secret, a body or an answer.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
+from math import inf
+from time import monotonic
 from typing import Final
 
 from router.process.http_client import IDLE, Answer, HttpClient
 
 MAX_ANSWER_BYTES: Final = 262_144
+LOG_EVERY_S: Final = 60.0
 
 log = logging.getLogger("linnet.posts")
 
@@ -32,7 +35,8 @@ class Poster:
         self._http = HttpClient(setting, url, timeout_s, MAX_ANSWER_BYTES, idle)
         self._secret = secret
         self._posts = posts
-        self._failing = False
+        self._logged = False  # whether the last line says that posts fail
+        self._logged_at = -inf
 
     async def post(self, body: bytes, at_s: int) -> Answer:
         """Post JSON and return the answer; `NoAnswer` if there is none in time."""
@@ -41,11 +45,13 @@ class Poster:
 
     def report(self, fault: str) -> None:
         """Log when posts begin to fail and when they succeed again ("" for a success), instead of each failure."""
-        if fault and not self._failing:
+        if not fault:
+            if self._logged:
+                log.info("%s succeed again", self._posts)
+            self._logged = False
+        elif not self._logged and (now := monotonic()) >= self._logged_at + LOG_EVERY_S:
             log.warning("%s fail: %s", self._posts, fault)
-        elif self._failing and not fault:
-            log.info("%s succeed again", self._posts)
-        self._failing = bool(fault)
+            self._logged, self._logged_at = True, now
 
     def close(self) -> None:
         self._http.close()

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from router.process.http_client import NoAnswer
-from router.process.poster import MAX_ANSWER_BYTES, Poster
+from router.process.poster import LOG_EVERY_S, MAX_ANSWER_BYTES, Poster
 from tests.process.hook_server import SECRET, is_signed
 from tests.process.test_http_client import request, serving
 
@@ -46,3 +46,20 @@ async def test_log_has_a_line_at_the_first_failure_and_one_at_the_end(caplog: py
         "posts of a test succeed again",
     ]
     assert SECRET not in caplog.text
+
+
+def test_posts_that_fail_now_and_then_fill_no_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One user's text can make each second post fail. If all fail from then on, the log says so within LOG_EVERY_S."""
+    caplog.set_level(logging.INFO, "linnet.posts")
+    clock = [0.0]
+    monkeypatch.setattr("router.process.poster.monotonic", lambda: clock[0])
+    poster = Poster("LINNET_WEBHOOK_URL", "http://127.0.0.1:9/", SECRET, 5, "posts of a test")
+    for _ in range(100):
+        poster.report("status 500")
+        poster.report("")
+    assert len(caplog.records) == 2
+    for clock[0] in (LOG_EVERY_S - 1, LOG_EVERY_S, LOG_EVERY_S + 1):
+        poster.report("status 503")
+    assert [record.message for record in caplog.records[2:]] == ["posts of a test fail: status 503"]
