@@ -38,7 +38,9 @@ class Members:
         """The roles that these members have apart from mutes: the row of a muted member has the role `r`."""
         readers = [user for user, role in roles.items() if role == "r"]
         mutes = await self._client.fetch("HMGET", key, *(f"x:{user}" for user in readers)) if readers else ()
-        return roles | {user: chr(mute[0]) for user, mute in zip(readers, mutes, strict=True) if mute}
+        # `-`: muted as no member, and added since by a node of a release without mutes, as a reader.
+        found = {user: chr(mute[0]) for user, mute in zip(readers, mutes, strict=True) if mute and mute[:1] != b"-"}
+        return roles | found
 
     async def all(self, conv: str) -> set[str]:
         """All present members of a small conversation, for the server."""

@@ -120,6 +120,20 @@ async def test_mute_of_a_user_who_is_no_member_holds_when_they_are_added(valkey:
         assert (await s.conversations.members.page(conv)).roles == {"ann": "o", "eve": "m"}
 
 
+async def test_reader_whom_an_earlier_release_adds_over_a_mute_stays_a_reader(valkey: EmbeddedValkey) -> None:
+    """In a rolling upgrade, a router without mutes writes the member's row alone. Lifting the mute changes no role."""
+    async with store(valkey.url) as s:
+        conv = await s.group("c", ann="o")
+        await restrain(s, conv, "ann", "eve", "mute")
+        await s.conversations.member(conv, None, "eve", "join")
+        await s.client.fetch("HSET", keys.conversation(conv), "x:eve", "- 0")
+        assert (await s.conversations.describe(conv, "eve")).role == "r"
+        assert await restrain(s, conv, "ann", "eve", "unmute")
+        assert (await s.conversations.members.page(conv)).roles == {"ann": "o", "eve": "r"}
+        with pytest.raises(ReadOnly, match="readers"):
+            await s.send(conv, "eve", 1)
+
+
 async def test_muted_admin_becomes_owner_after_the_last_one(valkey: EmbeddedValkey) -> None:
     """The heir is found by the roles that members have apart from mutes."""
     async with store(valkey.url) as s:

@@ -5,7 +5,8 @@
 -- `s:<user>`: when (µs) the user's last message in slow mode was written. All devices of the user share it.
 -- `x:<user>`: a mute: the role that the user has apart from the mute, and its end (ms; 0: none). While there is one, the
 --   member row has the role 'r', so `append` looks for a mute only there, and functions of earlier releases refuse, too.
--- `b:<user>`: a ban, msgpack {end (ms; 0: none), since (ms), by ('': a server key), reason}.
+-- `b:<user>`: a ban, msgpack {end (ms; 0: none), since (ms), by ('': a server key; AS_SERVER and the name: a moderator of
+--   the deployment), reason}.
 -- All four belong to the user: leaving, joining and a new role do not change them. They end by this server's clock.
 -- `acts`: acts that are not in the audit yet, each its length and msgpack {action, by, user, seq, at (ms), reason}. A
 --   router moves them to the audit (move_acts.lua).
@@ -15,6 +16,7 @@ local ALL, ADMINS = '*', 'a'
 local MOST_ACTS = 65536            -- bytes of acts that wait; if there are more, no router runs
 
 local AUDIT_KEPT = 10000           -- entries of the audit of a partition; the oldest are removed
+local AS_SERVER = '!'              -- before the name of a moderator who acted as the server; in no name of a user
 local PAST = '`until` must be later than now'
 local RANK = {o = 4, a = 3, m = 2, r = 1}
 
@@ -44,7 +46,8 @@ local function unmuted(key, user, role, us)
   local packed = role == 'r' and redis.call('HGET', key, 'x:' .. user)
   if not packed then return role, nil end
   local own, ends = mute_of(packed)
-  return own, not is_over(ends, us) and ends or nil
+  -- A node of a release without mutes may have added the user since as a reader.
+  return own == '-' and role or own, not is_over(ends, us) and ends or nil
 end
 
 -- The error if a mute or the rules refuse an event of a user. `slow`: the time is to be written to `s:<user>`.
