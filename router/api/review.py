@@ -51,7 +51,7 @@ async def review_new_account(call: Call, user: str, name: str) -> None:
     if call.services.hook is None or call.caller.server or not name:
         return
     if not await reply_of(call.services.users.exists, user):
-        await _ask(call, "profile", user, {"name": name})
+        await _ask(call, "profile", user, {"name": name}, address=call.address)
 
 
 async def review_contact(call: Call, other: str, message: str) -> None:
@@ -70,6 +70,7 @@ async def _ask(
     conversation: str | None = None,
     kind: str | None = None,
     to: str | None = None,
+    address: str = "",
 ) -> None:
     hook = call.services.hook
     if hook is not None:
@@ -83,5 +84,6 @@ async def _ask(
                 kind=kind,
                 from_=user,
                 body=jsonable(unpack(pack(body))),  # a copy, because the handler writes the body
-            )
+            ),
+            address,
         )

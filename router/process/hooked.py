@@ -12,6 +12,7 @@ Invariants
 - The events of a device reach a conversation in the order of the calls: while one is asked about, later ones of any
   kind wait behind it, at most MAX_WAITING of them.
 - A resend of an event that waits joins it: it is asked about once, and every call gets an answer.
+- If an event is to be sent again (`Unavailable`), so are those behind it, because they would overtake it.
 - Every call gets one answer, never before `append` has returned.
 - At most MAX_BYTES of events wait in this process, and at most CONVERSATIONS of one user's are asked about at once, so
   that no user takes all places of the hook.
@@ -28,10 +29,10 @@ from typing import Any, Final, Protocol, TypeAlias
 import msgspec
 
 from router.contract import keys, metrics, stamp
-from router.contract.errors import Internal, LinnetError, NotFound, RateLimited, Unavailable
+from router.contract.errors import Internal, LinnetError, NotFound, RateLimited, Rejected, Unavailable
 from router.contract.packing import jsonable, pack
 from router.process.isolate import fault
-from router.process.send_hook import Question, SendHook, question_id
+from router.process.send_hook import OF_ONE_USER, Question, SendHook, question_id
 from router.store.answers import Reply
 from router.store.appends import Append, Appended
 from router.store.attaching import REFUSED
@@ -39,7 +40,7 @@ from router.store.conversations import Conversations
 from router.store.direct import DirectConversations
 
 MAX_WAITING: Final = 64  # of one device in one conversation
-CONVERSATIONS: Final = 16
+CONVERSATIONS: Final = OF_ONE_USER  # each has one question at a time
 MAX_BYTES: Final = 64 << 20
 RETRY_S: Final = 1.0
 
@@ -100,7 +101,8 @@ class HookedAppends:
             return
         for event in waiting:
             if event.is_resent_by(a) and len(event.calls) < MAX_WAITING:
-                event.calls.append((a, reply))
+                if self._holds(a, reply):
+                    event.calls.append((a, reply))
                 return
         if len(waiting) < MAX_WAITING:
             self._wait(waiting, a, reply)
@@ -108,16 +110,21 @@ class HookedAppends:
             _later(reply, RateLimited("too many commands wait for this conversation: wait for their acks", RETRY_S))
 
     def _wait(self, waiting: deque[_Event], a: Append, reply: Reply[Appended]) -> None:
+        if self._holds(a, reply):
+            waiting.append(_Event(a, reply))
+            metrics.SEND_HOOK_WAITING.inc()
+
+    def _holds(self, a: Append, reply: Reply[Appended]) -> bool:
+        """Count the bytes of a call that is to wait. If too many wait, answer it and return False."""
         if self._bytes > MAX_BYTES:
             _later(reply, Unavailable("too many messages wait for their check", RETRY_S))
-            return
-        waiting.append(_Event(a, reply))
+            return False
         self._bytes += len(a.tail.rest)
-        metrics.SEND_HOOK_WAITING.inc()
+        return True
 
     def _pop(self, place: Place) -> _Event:
         event = self._waiting[place].popleft()
-        self._bytes -= len(event.append.tail.rest)
+        self._bytes -= sum(len(call.tail.rest) for call, _ in event.calls)
         metrics.SEND_HOOK_WAITING.dec()
         return event
 
@@ -172,6 +179,10 @@ class HookedAppends:
             body = await self._hook.ask(_question(append, event, opens))
             if body is not None:
                 append = _with_body(append, event, body)
+        except Rejected as error:
+            self._conversations.may_append(append, partial(self._rejected, place, error))
+        except RateLimited as error:  # the user's other changes wait: what is behind this one must not overtake it
+            self._refuse(place, Unavailable(error.message, error.retry_after))
         except LinnetError as error:
             self._refuse(place, error)
         except Exception as error:  # noqa: BLE001 - a bug: the callers must get an answer, and the log has the trace
@@ -183,6 +194,13 @@ class HookedAppends:
                 self._direct.create(append.user, other, True, partial(self._created, place, append))
             else:
                 self._through(place, append)
+
+    def _rejected(self, place: Place, error: Rejected, answer: bool | LinnetError) -> None:
+        """Refuse the first event, unless another process has written it meanwhile: it was sent there, too."""
+        if answer is False:
+            self._through(place, self._waiting[place][0].append)
+        else:
+            self._refuse(place, error)
 
     def _created(self, place: Place, append: Append, answer: bool | LinnetError) -> None:
         if isinstance(answer, LinnetError):
@@ -206,11 +224,13 @@ class HookedAppends:
             self._conversations.append(msgspec.structs.replace(call, tail=append.tail), replaced)
 
     def _refuse(self, place: Place, error: LinnetError) -> None:
-        for _, reply in self._pop(place).calls:
-            try:
-                reply(error)
-            except Exception as bug:  # noqa: BLE001 - a bug in one reply must not hold up the events behind
-                fault("send_hook", bug)
+        refused = len(self._waiting[place]) if isinstance(error, Unavailable) else 1
+        for _ in range(refused):
+            for _, reply in self._pop(place).calls:
+                try:
+                    reply(error)
+                except Exception as bug:  # noqa: BLE001 - a bug in one reply must not hold up the events behind
+                    fault("send_hook", bug)
         self._next(place)
 
 

@@ -12,6 +12,8 @@ Invariants
 - A question that the hook cannot answer costs no other user their verdict (`breaker.py`): answers that are no verdict
   do not count, and of missing ones only those of several users.
 - At most MAX_WAITING questions wait for a place; further ones count as failed.
+- At most OF_ONE_USER questions of a user wait or are asked at once; further ones are refused. So no user takes all
+  places. Of a caller without an account, the address counts, because they choose the name.
 - Neither questions nor answers are in the log.
 """
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from hashlib import blake2b
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -26,7 +29,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from router.contract import metrics
-from router.contract.errors import LinnetError, Rejected, Unavailable
+from router.contract.errors import LinnetError, RateLimited, Rejected, Unavailable
 from router.contract.packing import pack, pack_body
 from router.contract.settings import Settings
 from router.process.breaker import Breaker
@@ -35,6 +38,7 @@ from router.process.poster import Poster
 
 AT_ONCE: Final = 64
 MAX_WAITING: Final = 4096
+OF_ONE_USER: Final = 16
 RETRY_S: Final = 2.0
 REASON_CHARACTERS: Final = 200
 
@@ -108,22 +112,36 @@ class SendHook:
         )  # fmt: skip
         self._places = asyncio.Semaphore(AT_ONCE)
         self._waiting = 0
+        self._of_user: Counter[str] = Counter()  # questions of each user that has some
         self._breaker = Breaker(time.monotonic)
 
-    async def ask(self, question: Question) -> bytes | None:
+    async def ask(self, question: Question, address: str = "") -> bytes | None:
         """Return None if the question's content is accepted, or the packed body that replaces it.
 
-        `Rejected` with the hook's reason; `Unavailable` if the hook failed and failures reject.
+        `Rejected` with the hook's reason; `Unavailable` if the hook failed and failures reject; `RateLimited` if too
+        many questions of the user wait. `address`: of a caller who has no account yet.
         """
+        who = f"at {address}" if address else question.from_
+        if self._of_user[who] >= OF_ONE_USER:
+            raise RateLimited("too much of what you wrote waits for its check", RETRY_S)
+        self._of_user[who] += 1
+        try:
+            return await self._asked(question, who)
+        finally:
+            self._of_user[who] -= 1
+            if not self._of_user[who]:
+                del self._of_user[who]
+
+    async def _asked(self, question: Question, who: str) -> bytes | None:
         paused = self._breaker.open
-        if not self._breaker.permits(question.from_):
+        if not self._breaker.permits(who):
             return self._failed("paused")
         if not await self._place():
             return self._failed("busy")
         try:
             if self._breaker.open and not paused:  # it opened while this question waited
                 return self._failed("paused")
-            return await self._ask(question)
+            return await self._ask(question, who)
         finally:
             self._places.release()
             metrics.SEND_HOOK_PAUSED.set(self._breaker.open)
@@ -141,12 +159,12 @@ class SendHook:
         finally:
             self._waiting -= 1
 
-    async def _ask(self, question: Question) -> bytes | None:
+    async def _ask(self, question: Question, who: str) -> bytes | None:
         begun = time.perf_counter()
         try:
             answer = await self._poster.post(msgspec.json.encode(question), int(time.time()))
         except NoAnswer as error:
-            self._breaker.missing(question.from_)
+            self._breaker.missing(who)
             self._poster.report(str(error))
             return self._failed("missing")
         finally:

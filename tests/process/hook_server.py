@@ -19,6 +19,7 @@ SECRET: Final = "a-secret-for-the-pre-send-hook-of-32-bytes"
 Answer: TypeAlias = "dict[str, Any] | bytes | str"  # a verdict, the raw bytes of an answer, or the name of a fault
 
 SLOW: Final = "slow"  # no answer until `go_on`
+SLOW_REJECT: Final = "slow reject"
 HALF: Final = "half"  # an answer that ends half-way
 BIG: Final = "big"  # 10 MB
 RAW: Final[dict[str, bytes]] = {
@@ -61,9 +62,9 @@ class Hook:
             self.questions.append(question)
             self.asked.set()
             answer = self.verdict(question)
-            if answer == SLOW:
+            if answer in (SLOW, SLOW_REJECT):
                 await self._released.wait()
-                answer = {"verdict": "accept"}
+                answer = {"verdict": "accept" if answer == SLOW else "reject"}
             if answer == HALF:
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
                 return

@@ -32,7 +32,7 @@ from router.store.pairs import Pairs
 from router.store.profiles import Profiles
 from router.store.users import OPEN_BURST_US, OPEN_COST_US, Users
 from tests import support
-from tests.process.hook_server import HALF, SLOW, Hook, hook_settings, hooking
+from tests.process.hook_server import HALF, SLOW, SLOW_REJECT, Hook, hook_settings, hooking
 from tests.store.calling import BURST_US, COST_US, Store, called, event, store
 
 
@@ -237,6 +237,36 @@ async def test_hook_that_fails_leaves_what_waits_to_the_policy_in_order(valkey: 
             assert await w.log() == ["1", "2", "3", "4", "5"]
 
 
+async def test_event_that_is_to_be_sent_again_is_not_overtaken(valkey: EmbeddedValkey) -> None:
+    """If the hook fails for one event only, those behind it are sent again, too; all arrive in order."""
+    async with scene(valkey, send_hook_on_failure="reject") as w:
+        target = (await w.said("ann", 1, body="target")).seq
+        w.hook.verdict = lambda asked: HALF if asked["body"] == "2" else {"verdict": "accept"}
+        behind = event(w.group, "ann", 4, action="react", target=target, emoji="+")
+        sent = [event(w.group, "ann", 2, body="2"), event(w.group, "ann", 3, body="3"), behind]
+        answers = await asyncio.gather(*map(w.send, sent))
+        assert [type(answer) for answer in answers] == [Unavailable] * 3
+        assert await w.log() == ["target"]
+        w.hook.verdict = lambda _: {"verdict": "accept"}
+        await asyncio.gather(*map(w.send, sent))
+        assert await w.log() == ["target", "2", "3", None]
+
+
+async def test_rejected_message_that_another_process_has_written_meanwhile_is_acked(valkey: EmbeddedValkey) -> None:
+    """A resend reaches another gateway, and the hook has two minds about it."""
+    async with scene(valkey) as w:
+        w.hook.verdict = lambda _: SLOW_REJECT
+        waiting = w.send(event(w.group, "ann", 1, body="once"))
+        await support.eventually(lambda: w.hook.questions)
+        written = await called(w.store.conversations.append, event(w.group, "ann", 1, body="once"))
+        w.hook.go_on()
+        answer = await waiting
+        assert isinstance(answer, Appended)
+        assert (answer.seq, answer.duplicate) == (written.seq, True)
+        with pytest.raises(Rejected):
+            await w.said("ann", 2)
+
+
 async def test_queue_of_a_device_and_questions_of_a_user_are_bounded(valkey: EmbeddedValkey) -> None:
     async with scene(valkey) as w:
         w.hook.verdict = lambda _: SLOW
@@ -257,6 +287,7 @@ async def test_bytes_that_wait_are_bounded(valkey: EmbeddedValkey, monkeypatch: 
     async with scene(valkey) as w:
         w.hook.verdict = lambda _: SLOW
         first = w.send(event(w.group, "ann", 1, body="x" * 200))
+        assert isinstance(await w.send(event(w.group, "ann", 1, body="x" * 200)), Unavailable)
         assert isinstance(await w.send(event(w.group, "ann", 2)), Unavailable)
         assert isinstance(await w.send(event(w.group, "bob", 1)), Unavailable)
         w.hook.go_on()

@@ -12,10 +12,10 @@ import pytest
 from msgspec.json import encode
 
 from router.contract import metrics
-from router.contract.errors import Rejected, Unavailable
+from router.contract.errors import RateLimited, Rejected, Unavailable
 from router.contract.packing import pack
 from router.process.http_client import Answer
-from router.process.send_hook import NoVerdict, Question, SendHook, question_id, read_verdict
+from router.process.send_hook import OF_ONE_USER, NoVerdict, Question, SendHook, question_id, read_verdict
 from tests import support
 from tests.process.hook_server import FAULTS, HALF, SECRET, SLOW, Hook, hook_settings, hooking
 
@@ -148,8 +148,37 @@ async def test_hook_that_is_down_fails_as_the_policy_says() -> None:
 async def test_questions_wait_for_a_place_and_all_get_a_verdict() -> None:
     async with hooking() as hook, asking(hook, send_hook_timeout_ms=30_000) as asked:
         hook.verdict = lambda asked: {"verdict": "replace", "body": asked["body"]}
-        found = await asyncio.gather(*(asked.ask(question(number)) for number in range(300)))
+        found = await asyncio.gather(*(asked.ask(question(number, f"u{number}")) for number in range(300)))
     assert found == [pack(number) for number in range(300)]
+
+
+async def test_one_user_or_address_takes_no_more_than_some_places() -> None:
+    """Of changes that are not messages, too. Others get their verdict; so does the user once there is room."""
+    async with hooking() as hook, asking(hook, send_hook_timeout_ms=30_000) as asked:
+        hook.verdict = lambda asked: SLOW if asked["from"] != "bob" else {"verdict": "reject"}
+        waiting = [asyncio.ensure_future(asked.ask(question(action="profile"))) for _ in range(OF_ONE_USER)]
+        names = [f"new{number}" for number in range(OF_ONE_USER)]
+        waiting += [asyncio.ensure_future(asked.ask(question(user=name), "203.0.113.7")) for name in names]
+        await support.eventually(lambda: len(hook.questions) == 2 * OF_ONE_USER)
+        for one in (asked.ask(question(action="contact")), asked.ask(question(user="new99"), "203.0.113.7")):
+            with pytest.raises(RateLimited) as refused:
+                await one
+            assert refused.value.retry_after
+        with pytest.raises(Rejected):
+            await asked.ask(question(user="bob"))
+        hook.go_on()
+        assert await asyncio.gather(*waiting) == [None] * 2 * OF_ONE_USER
+        assert await asked.ask(question()) is None
+        assert not asked._of_user
+
+
+async def test_names_of_new_accounts_from_one_address_do_not_pause_the_questions() -> None:
+    async with hooking() as hook, asking(hook, send_hook_timeout_ms=30_000) as asked:
+        hook.verdict = lambda asked: HALF if asked["from"].startswith("new") else {"verdict": "reject"}
+        for name in ("new1", "new2", "new3", "new4"):
+            assert await asked.ask(question(user=name), "203.0.113.7") is None
+        with pytest.raises(Rejected):
+            await asked.ask(question())
 
 
 async def test_neither_contents_nor_secret_nor_answer_are_logged(caplog: pytest.LogCaptureFixture) -> None:
