@@ -2,7 +2,7 @@
 
 `POST /v1/commands` accepts `delete` and no other command yet. Its device is `api/<Linnet-Device>`, which has its own
 numbers `n`. A server key deletes any message, as the server: the event names no author. So does a moderator where their
-own role does not allow it.
+own role does not allow it, unless the author has a role in the deployment that is not lower.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from hashlib import blake2b
 from typing import Final
 
 from router.api.call import Call
+from router.api.moderation import spend_act
 from router.contract import keys, stamp, wire
 from router.contract.addressing import visible
 from router.contract.errors import BadCommand, NotFound, ReadOnly
 from router.contract.packing import pack
+from router.store.accounts import rank_of
 from router.store.answers import reply_of
 from router.store.appends import Append, Appended
 
@@ -22,7 +24,8 @@ DEVICE_HEADER: Final = "linnet-device"
 
 
 async def run_command(call: Call, given: wire.Delete) -> wire.AckEvent:
-    """Delete a message: one's own; as owner or admin any; as moderator or with a server key any message anywhere."""
+    """Delete a message: one's own; as owner or admin any there; as moderator those of users of a lower rank anywhere;
+    with a server key any."""
     user, device = call.actor or "", call.request.headers.get(DEVICE_HEADER, "default")
     if not wire.is_name(device):
         raise BadCommand("Linnet-Device must be the name of a device: 1-64 of A-Z a-z 0-9 . _ -")
@@ -32,8 +35,9 @@ async def run_command(call: Call, given: wire.Delete) -> wire.AckEvent:
     try:
         answer = await reply_of(call.services.appends.append, append)
     except (NotFound, ReadOnly):
-        if not user or not call.caller.rank:
+        if not user or not call.caller.rank or not await _outranks(call, conv, given.seq):
             raise
+        await spend_act(call)
         # As the server, whose events name no author; so the device, which others see, does not name the moderator.
         hidden = blake2b(f"{user}/{device}".encode(), digest_size=16).hexdigest()
         append = _append(call, given, conv, "", f"api/{hidden}")
@@ -44,6 +48,15 @@ async def run_command(call: Call, given: wire.Delete) -> wire.AckEvent:
     return wire.AckEvent(
         id=given.id, n=given.n, conversation=conv, seq=answer.seq, at=answer.at, duplicate=answer.duplicate
     )
+
+
+async def _outranks(call: Call, conv: str, seq: int) -> bool:
+    """Whether a moderator may delete this message: their own, or of a user whose rank is lower. True if it is gone."""
+    page = await reply_of(call.services.conversations.range, conv, None, seq - 1, seq, 1)
+    author = stamp.author(page.events[0]).from_ if page.events else ""
+    if author in ("", call.actor):
+        return True
+    return rank_of(await call.services.accounts.roles(author) or ()) < call.caller.rank
 
 
 def _append(call: Call, given: wire.Delete, conv: str, user: str, device: str) -> Append:

@@ -4,6 +4,9 @@ Users with a role in the deployment (moderators and admins) mute, ban and delete
 
 A mute or ban belongs to the user, not to the membership: it outlasts leaving, removal, a new role and coming back.
 `reason` is never in an event. Each act is in the audit within a router's round.
+
+Each act of a user is first taken from their rate of acts, also one that changes nothing. So a user cannot soon push the
+acts of others out of the audit, nor fill a conversation's `acts` before a router has moved them.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from router.api.types.moderation import (
 from router.contract import metrics
 from router.contract.addressing import visible
 from router.contract.errors import Forbidden, NotFound
+from router.store import moderation
 from router.store.accounts import rank_of
 from router.store.answers import reply_of
 from router.store.conversations import ROLES
@@ -32,6 +36,7 @@ from router.store.moderation import Act
 
 async def put_mute(call: Call, given: Restraint) -> None:
     """Mute a user, member or not: sends, edits, reactions and typing are refused. A later mute replaces an earlier."""
+    await spend_act(call)
     await _require_user(call)
     await call.services.moderation.restrain(await _act(call, given), "mute")
     metrics.MODERATION_ACTS.labels("mute").inc()
@@ -39,12 +44,14 @@ async def put_mute(call: Call, given: Restraint) -> None:
 
 async def delete_mute(call: Call, _: None) -> None:
     """End a mute; the same if there is none."""
+    await spend_act(call)
     if await call.services.moderation.restrain(await _act(call), "unmute"):
         metrics.MODERATION_ACTS.labels("unmute").inc()
 
 
 async def put_ban(call: Call, given: Restraint) -> None:
     """Ban a user, and remove them if they are a member. Until the ban ends they cannot be added and cannot join."""
+    await spend_act(call)
     await _require_user(call)
     removal = await call.services.moderation.ban(await _act(call, given))
     if removal.seq:
@@ -54,12 +61,16 @@ async def put_ban(call: Call, given: Restraint) -> None:
 
 async def delete_ban(call: Call, _: None) -> None:
     """End a ban; the same if there is none. The user does not become a member by that."""
+    await spend_act(call)
     if await call.services.moderation.restrain(await _act(call), "unban"):
         metrics.MODERATION_ACTS.labels("unban").inc()
 
 
 async def list_bans(call: Call, given: BansQuery) -> Bans:
-    """List the bans, page by page; for owners, admins, moderators and server keys."""
+    """List the bans, page by page; for owners, admins, moderators and server keys.
+
+    Owners and admins see neither the name nor the reason of a moderator of the deployment.
+    """
     if call.caller.rank:
         conv = visible(None, call.path["conversation"])
         await call.services.conversations.describe(conv, None)
@@ -69,8 +80,14 @@ async def list_bans(call: Call, given: BansQuery) -> Bans:
         if about.role not in (ROLES["owner"], ROLES["admin"]):
             raise Forbidden("this takes the role owner or admin")
     bans, cursor = await call.services.moderation.bans(conv, given.cursor)
-    found = [Ban(ban.user, ban.until or None, ban.at, ban.by or None, ban.reason) for ban in bans]
-    return Bans(found, cursor != 0, cursor)
+    return Bans([_shown(ban, call.caller.rank > 0) for ban in bans], cursor != 0, cursor)
+
+
+def _shown(ban: moderation.Ban, to_moderator: bool) -> Ban:
+    """A ban as its reader sees it. Who runs the conversation learns nothing of a moderator of the deployment."""
+    hides = ban.as_server and not to_moderator
+    by, reason = (None, "") if hides else (ban.by or None, ban.reason)
+    return Ban(ban.user, ban.until or None, ban.at, by, reason)
 
 
 async def put_suspension(call: Call, given: Restraint) -> None:
@@ -79,6 +96,7 @@ async def put_suspension(call: Call, given: Restraint) -> None:
     Messages to them are accepted and wait. Moderators may suspend users without a role, admins also moderators.
     """
     rank, by = require_rank(call)
+    await spend_act(call)
     await call.services.accounts.suspend(call.path["user"], rank, by, given.until or 0, given.reason)
     metrics.MODERATION_ACTS.labels("suspend").inc()
 
@@ -86,6 +104,7 @@ async def put_suspension(call: Call, given: Restraint) -> None:
 async def delete_suspension(call: Call, _: None) -> None:
     """End a suspension; the same if there is none."""
     rank, by = require_rank(call)
+    await spend_act(call)
     if await call.services.accounts.unsuspend(call.path["user"], rank, by):
         metrics.MODERATION_ACTS.labels("unsuspend").inc()
 
@@ -133,6 +152,12 @@ def require_rank(call: Call) -> tuple[int, str]:
     if not call.caller.rank:
         raise Forbidden("this takes a role in the deployment, or the server key")
     return call.caller.rank, call.actor or ""
+
+
+async def spend_act(call: Call) -> None:
+    """Take one from the caller's rate of acts; a backend has none."""
+    if call.actor is not None:
+        await reply_of(call.services.users.spend_act, call.actor)
 
 
 async def _moderates(call: Call, actor: str) -> bool:

@@ -8,7 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from router.api.call import Call
-from router.api.moderation import require_rank
+from router.api.moderation import require_rank, spend_act
 from router.api.types.moderation import MadeReport, NewReport, Report, ReportChange, Reports, ReportsQuery
 from router.contract import metrics, packing
 from router.contract.errors import BadCommand, NotFound
@@ -48,6 +48,7 @@ async def list_reports(call: Call, given: ReportsQuery) -> Reports:
 async def patch_report(call: Call, given: ReportChange) -> Report:
     """Resolve, dismiss or reopen a report, or note something on it."""
     _, by = require_rank(call)
+    await spend_act(call)
     state = None if given.state is msgspec.UNSET else given.state
     note = None if given.note is msgspec.UNSET else given.note
     changed = await call.services.reports.decide(call.path["report"], state, note, by)

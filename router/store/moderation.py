@@ -22,16 +22,21 @@ from router.store.redis.client import Client, RedisArg
 
 Restraint: TypeAlias = Literal["mute", "unmute", "unban"]
 BANS_STEP: Final = 1000
+AS_SERVER: Final = "!"  # as prelude_rules.lua has it
 
 
 class Ban(Struct, frozen=True):
-    """A ban: its end (ms; 0: none), since when, the user who decided it ("": a server key), and the reason."""
+    """A ban: its end (ms; 0: none), since when, the user who decided it ("": a server key), and the reason.
+
+    `as_server`: that user is a moderator of the deployment, who is not named to those who run the conversation.
+    """
 
     user: str
     until: int
     at: int
     by: str
     reason: str
+    as_server: bool = False
 
 
 class Removal(Struct, frozen=True):
@@ -83,10 +88,7 @@ class Moderation:
         key = keys.conversation(conv)
         now = await self._client.clock_ms(key)
         following, found = await self._client.fetch("HSCAN", key, cursor, "MATCH", "b:*", "COUNT", BANS_STEP)
-        bans = [
-            Ban(name[2:].decode(), *msgpack.unpackb(packed))
-            for name, packed in zip(found[::2], found[1::2], strict=True)
-        ]
+        bans = [_ban(name[2:].decode(), packed) for name, packed in zip(found[::2], found[1::2], strict=True)]
         return [ban for ban in bans if not 0 < ban.until <= now], int(following)
 
     def _event(self, act: Act, action: str, more: dict[str, bytes]) -> Any:
@@ -101,3 +103,8 @@ class Moderation:
             return await self._client.fcall(function, where, (conv, channel, self._cap, act.actor or "", *args))
         except LinnetError as error:
             raise from_function(error) from None
+
+
+def _ban(user: str, packed: bytes) -> Ban:
+    until, at, by, reason = msgpack.unpackb(packed)
+    return Ban(user, until, at, by.removeprefix(AS_SERVER), reason, by.startswith(AS_SERVER))

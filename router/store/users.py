@@ -33,6 +33,7 @@ OPEN_COST_US, OPEN_BURST_US = 2_000_000, 120_000_000
 SEARCH_COST_US, SEARCH_BURST_US = 200_000, 1_000_000
 ASK_COST_US, ASK_BURST_US = 180_000_000, 3_600_000_000  # 20 an hour
 REPORT_COST_US, REPORT_BURST_US = 180_000_000, 3_600_000_000  # 20 an hour
+ACT_COST_US, ACT_BURST_US = 1_000_000, 120_000_000
 
 
 class Users:
@@ -258,6 +259,10 @@ class Users:
     def spend_report(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
         """Count a report against the user's rate: None, or `RateLimited`."""
         self._take_from_rate(user, "reports", REPORT_COST_US, REPORT_BURST_US, reply)
+
+    def spend_act(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
+        """Count an act of moderation against the rate of the user who acts: None, or `RateLimited`."""
+        self._take_from_rate(user, "acts", ACT_COST_US, ACT_BURST_US, reply)
 
     def spend_search(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
         """Count a search for users against the user's rate: None, or `RateLimited`."""

@@ -28,7 +28,7 @@ class Restraint(Struct, frozen=True):
 
 
 class Ban(Struct, frozen=True):
-    """A ban; `by` is null if a server key decided it."""
+    """A ban; `by` is null if a server key decided it, or a moderator whom the caller may not see."""
 
     user: str
     until: int | None

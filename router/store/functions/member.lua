@@ -68,7 +68,7 @@ local function member(k, a)
     acts, refusal = with_act(h[12], 'ban', a[15], user, 0, at, a[14])
     if refusal then return refusal end
   end
-  local banned = bans and cmsgpack.pack({until_ms, at, a[15], a[14]})
+  local banned = bans and cmsgpack.pack({until_ms, at, actor == '' and a[15] ~= '' and AS_SERVER .. a[15] or a[15], a[14]})
   if change == 'none' then
     if bans then
       mark_dirty(k[3], a[1], at + COALESCE_MS)

@@ -132,3 +132,87 @@ async def test_moderators_touch_only_users_of_a_lower_rank(valkey: EmbeddedValke
             assert answer.status_code == status, (actor, target, answer.text)
         assert await api.refused("GET", "/v1/me", by("ann")) == (403, "blocked")
         assert await api.ok("GET", "/v1/me", {**SERVER, "Linnet-User": "ann"})
+
+
+async def test_moderator_deletes_no_message_of_a_user_whose_rank_is_not_lower(valkey: EmbeddedValkey) -> None:
+    """Their own they delete also where they are no member any more; the server key deletes all."""
+    async with serve(valkey) as api:
+        users = {"ann": "owner", "mod": "member", "boss": "member", "bob": "member"}
+        conv = (await api.ok("POST", "/v1/conversations", SERVER, {"kind": "group", "members": users}))["conversation"]
+        await api.ok("POST", "/v1/tokens", SERVER, {"user": "mod2"})
+        for user, role in (("mod", "moderator"), ("mod2", "moderator"), ("boss", "admin")):
+            await api.ok("PUT", f"/v1/roles/{user}", SERVER, {"roles": [role]})
+        seq = {
+            user: (await api.ok("POST", "/v1/messages", by(user), {"to": conv, "body": "x"}))["seq"]
+            for user in ("boss", "mod", "bob")
+        }
+        await api.ok("DELETE", f"/v1/conversations/{conv}/members/mod", by("mod"))
+        for n, (actor, author, refusal) in enumerate(
+            (
+                ("mod2", "boss", (404, "not_found")),
+                ("mod2", "mod", (404, "not_found")),
+                ("mod", "boss", (404, "not_found")),
+                ("boss", "mod", None),
+                ("mod2", "bob", None),
+            ),
+            1,
+        ):
+            delete = {"type": "delete", "conversation": conv, "seq": seq[author], "n": n}
+            if refusal:
+                assert await api.refused("POST", "/v1/commands", by(actor), delete) == refusal, (actor, author)
+            else:
+                first = await api.ok("POST", "/v1/commands", by(actor), delete)
+                again = await api.ok("POST", "/v1/commands", by(actor), delete)
+                assert (again["seq"], again["duplicate"]) == (first["seq"], True)
+        delete = {"type": "delete", "conversation": conv, "seq": seq["boss"], "n": 1}
+        await api.ok("POST", "/v1/commands", SERVER, delete)
+
+
+async def test_list_of_bans_does_not_name_a_moderator_to_those_who_run_the_group(valkey: EmbeddedValkey) -> None:
+    """Nor their reason. Other moderators see both, and who runs the group sees the bans of its own people."""
+    async with serve(valkey) as api:
+        users = {"ann": "owner", "bob": "member", "cem": "member", "dan": "member"}
+        conv = (await api.ok("POST", "/v1/conversations", SERVER, {"kind": "group", "members": users}))["conversation"]
+        await api.ok("POST", "/v1/tokens", SERVER, {"user": "mod"})
+        await api.ok("PUT", "/v1/roles/mod", SERVER, {"roles": ["moderator"]})
+        bans = f"/v1/conversations/{conv}/bans"
+        for caller, user in ((by("mod"), "bob"), (by("ann"), "cem"), (SERVER, "dan")):
+            await api.ok("PUT", f"{bans}/{user}", caller, {"reason": f"about {user}"})
+
+        async def seen(caller: dict[str, str]) -> set[tuple[str, str | None, str]]:
+            return {(one["user"], one["by"], one["reason"]) for one in (await api.ok("GET", bans, caller))["bans"]}
+
+        own = {("cem", "ann", "about cem"), ("dan", None, "about dan")}
+        assert await seen(by("ann")) == own | {("bob", None, "")}
+        assert await seen(by("mod")) == await seen(SERVER) == own | {("bob", "mod", "about bob")}
+
+
+async def test_acts_of_one_user_have_a_rate(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all kinds together, also those that change nothing; a backend has none."""
+    monkeypatch.setattr("router.store.users.ACT_COST_US", 3_600_000_000)
+    monkeypatch.setattr("router.store.users.ACT_BURST_US", 5 * 3_600_000_000)
+    async with serve(valkey) as api:
+        users = {"ann": "owner", "mod": "owner", "bob": "member"}
+        conv = (await api.ok("POST", "/v1/conversations", SERVER, {"kind": "group", "members": users}))["conversation"]
+        await api.ok("PUT", "/v1/roles/mod", SERVER, {"roles": ["moderator"]})
+        made = await api.ok("POST", "/v1/reports", by("ann"), {"user": "bob", "reason": ""})
+        where = f"/v1/conversations/{conv}"
+        calls: tuple[tuple[str, str, Any], ...] = (
+            ("PUT", f"{where}/members/bob/mute", {}),
+            ("DELETE", f"{where}/bans/bob", None),
+            ("PUT", "/v1/accounts/bob/suspension", {}),
+            ("DELETE", "/v1/accounts/bob/suspension", None),
+            ("PATCH", f"/v1/reports/{made['id']}", {"state": "resolved"}),
+        )
+        for method, path, body in calls:
+            await api.ok(method, path, by("mod"), body)
+        more: tuple[tuple[str, str, Any], ...] = (
+            ("DELETE", f"{where}/members/bob/mute", None),
+            ("PUT", f"{where}/bans/bob", {}),
+            ("POST", "/v1/commands", {"type": "delete", "conversation": conv, "seq": 1, "n": 1}),
+        )
+        for method, path, body in (*calls, *more):
+            assert await api.refused(method, path, by("mod"), body) == (429, "rate_limited"), path
+        await api.ok("DELETE", f"{where}/members/bob/mute", by("ann"))
+        for _ in range(7):
+            await api.ok("DELETE", f"{where}/members/bob/mute", SERVER)
