@@ -310,6 +310,7 @@ class Routing:
             if late:
                 hold.calls = [call for call in hold.calls if call.since >= oldest]
                 self.expired += len(late)
+                hold.asking = None  # a target that cannot be reached keeps the slot from its owner no longer
                 self._fail(late)
             if not hold.calls and not hold.barriers:
                 self._holds.pop(slot, None)

@@ -196,6 +196,28 @@ async def test_ask_sends_once_to_the_target_and_keeps_the_owner() -> None:
         await s.replied("GET 3")
 
 
+async def test_target_of_an_ask_that_is_down_does_not_keep_the_slot_from_its_owner() -> None:
+    """The keys that have not moved are still at the owner. Calls that go on coming do not make the hold endless."""
+    async with serving() as s:
+        s.call("GET 1")
+        await s.first.has("GET 1")
+        await s.line(s.second).close()
+        s.first.answer(f"-ASK {SLOT} 127.0.0.1:{s.second.port}")
+        await support.eventually(lambda: s.routing.held() == (1, 1))
+        tries = 1
+        while not s.first.waits:
+            tries += 1
+            assert tries < 2000, "the slot is not served again"
+            s.call(f"GET {tries}")
+            await asyncio.sleep(0.01)
+        assert isinstance(s.replies["GET 1"], Unavailable)
+        while f"GET {tries}" not in s.replies:
+            if s.first.waits:
+                s.first.answer("+here")
+            await asyncio.sleep(0)
+        assert s.replies[f"GET {tries}"] == b"here"
+
+
 @pytest.mark.parametrize("why", ["TRYAGAIN", "CLUSTERDOWN", "LOADING"])
 async def test_call_that_cannot_be_served_now_is_tried_again(why: str) -> None:
     async with serving() as s:
