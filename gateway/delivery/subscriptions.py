@@ -270,7 +270,7 @@ class Subscriptions:
         """Set the position of a subscribed hub and call its `waiting`; drop the hub if its conversation is gone."""
         head = heads if isinstance(heads, LinnetError) else heads[0]
         if isinstance(head, LinnetError):
-            hub.failed = True
+            hub.failed = not hub.confirmed  # another answer may have come before
             if self.hubs.get(hub.conversation) is hub:
                 self._later(RETRY_S, self._subscribed, hub, True)
             return

@@ -9,6 +9,7 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, signals
+from router.contract.errors import Unavailable
 from tests import support
 from tests.gateway.world import World, token, world
 
@@ -84,6 +85,16 @@ async def test_connect_waits_while_the_bus_is_down(valkey: EmbeddedValkey) -> No
         await bob.event("welcome")
         await of.say("ann", group, "x")
         await bob.event("message", body="x")
+
+
+async def test_late_answer_without_a_head_makes_no_hub_unreachable(valkey: EmbeddedValkey) -> None:
+    """The head was asked for twice, and the first answer has confirmed the hub."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        await of.client("ann").connected()
+        subscriptions = of.node.subscriptions
+        subscriptions.start_hub(subscriptions.hubs[group], Unavailable())
+        assert subscriptions.reaches_conversation(group)
 
 
 async def test_signal_of_a_later_version_is_skipped(valkey: EmbeddedValkey) -> None:
