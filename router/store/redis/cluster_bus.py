@@ -73,6 +73,13 @@ class Ear(Bus):
         self._echo = self._owner.echo_of(self.line).encode()
         self._wanted.add(self._echo)
 
+    def keep_echo(self) -> None:
+        """Choose another channel for the echo if the slot of the present one is not at this server any more."""
+        if self._owner.is_at(self.line, self._echo) or not self._owner.is_at(self.line, self._owner.echo_of(self.line)):
+            return  # or the server has no slots now
+        self._choose_echo()
+        self.again((self._echo,))
+
     def _chunks(self, verb: bytes, channels: Iterable[bytes]) -> list[Request]:
         by_slot: dict[int, list[bytes]] = {}
         for channel in channels:
@@ -262,6 +269,10 @@ class ClusterBus:
         """The channel on which the ear of this server proves that it receives."""
         return self._echo_at(line, self._node)
 
+    def is_at(self, line: Line, channel: str | bytes) -> bool:
+        """Whether the map has this channel at this server."""
+        return self._routing.owner(slot_of(channel)) is line
+
     def confirmed(self, ear: Ear, channel: bytes) -> None:
         slot = slot_of(channel)
         if self._placed.get(slot) is not ear or channel not in self._wanted.get(slot, ()):
@@ -325,6 +336,7 @@ class ClusterBus:
         for slot in list(self._wanted):
             self._place(slot)
         for line, ear in list(self._ears.items()):
+            ear.keep_echo()
             if self._routing.lines.get(line.address) is not line:
                 del self._ears[line]
                 self._past = msgspec.structs.replace(_NONE, **_counts([self._past, ear.statistics()]))
@@ -355,7 +367,7 @@ class ClusterBus:
 
     def _echo_at(self, line: Line, name: str) -> str:
         """A channel in a slot of this server."""
-        tags = (tag for family in "cu" for tag in keys.tags(family) if self._routing.owner(slot_of(tag)) is line)
+        tags = (tag for family in "cu" for tag in keys.tags(family) if self.is_at(line, tag))
         return self._client.channels.echo_at(next(tags, "{c0}"), name)
 
     def _named(self, channels: Iterable[bytes | str]) -> set[bytes]:

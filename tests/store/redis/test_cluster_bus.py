@@ -166,6 +166,28 @@ async def test_channels_of_a_slot_that_moves_are_followed_and_reported(cluster: 
         assert listener.lost == 0
 
 
+async def test_ear_whose_echo_has_moved_takes_another_one(cluster: Cluster) -> None:
+    """So it goes on to prove that it receives, with a channel in a slot that is still at its server."""
+    async with listening(cluster, *CHANNELS[:40]) as listener:
+        ear = next(iter(listener.bus._ears.values()))
+
+        async def echoes() -> None:
+            number = ear._published
+            await support.eventually(lambda: ear._received > number)
+
+        await echoes()
+        moving = slot(ear._echo.decode())
+        source = next(node for node in cluster.primaries if node.port == ear.line.address.port)
+        target = next(node for node in cluster.primaries if node is not source and node.info()["role"] == "master")
+        await cluster.move(moving, source, target)
+        try:
+            await listener.calls_go_to(target, moving)
+            await echoes()
+            assert listener.bus.is_at(ear.line, ear._echo)
+        finally:
+            await cluster.move(moving, target, source)
+
+
 async def test_failover_by_hand_reports_the_channels_of_its_server(cluster: Cluster) -> None:
     await cluster.home()
     async with listening(cluster, *CHANNELS) as listener:
