@@ -96,10 +96,10 @@ async def _known(client: Client, begins: Sequence[RedisArg]) -> list[bytes | Non
                 if None not in found:
                     return found
         raise unavailable from None
-    known = [value for value in values if value is not None]
-    for copy in copies if len(known) == len(values) else ():
+    fields = [part for name, value in zip(FIELDS, values, strict=True) if value is not None for part in (name, value)]
+    for copy in copies if None not in values else ():
         with suppress(Unavailable):
-            await client.fcall("deployment", (copy,), known)
+            await client.fetch("HSET", copy, *fields)  # also over others: an operator may have changed the fields
     return values
 
 

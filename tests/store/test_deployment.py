@@ -13,6 +13,7 @@ from router.contract.errors import StartupError
 from router.contract.settings import Settings
 from router.store.deployment import ROTATING, deployment_check, fingerprint, restore
 from router.store.redis.client import Client
+from tests.store.function_calls import PartsClient
 
 OURS = Settings(jwt_secret="a" * 32)
 OTHERS = Settings(jwt_secret="b" * 32)
@@ -150,3 +151,18 @@ async def test_restoring_changes_nothing_that_is_there(valkey: EmbeddedValkey) -
         before = await client.fetch("HGETALL", keys.DEPLOYMENT)
         await restore(client, OURS)
         assert await client.fetch("HGETALL", keys.DEPLOYMENT) == before
+
+
+async def test_copies_follow_what_an_operator_changes(valkey: EmbeddedValkey) -> None:
+    """A process that starts while the server of the hash is down is not refused, and has the channels of the others."""
+    client = PartsClient.make(valkey.url)
+    await client.open()
+    try:
+        await made_by_an_earlier_release(client)
+        await deployment_check(client, OURS)
+        await client.fetch("HSET", keys.DEPLOYMENT, "format", keys.OWN, "fingerprint", fingerprint(OTHERS))
+        await deployment_check(client, OTHERS)
+        first, *copies = [await client.fetch("HGETALL", name) for name in keys.DEPLOYMENT_COPIES]
+        assert [sorted(copy) for copy in copies] == [sorted(first)] * 2
+    finally:
+        await client.close()
