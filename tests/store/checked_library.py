@@ -50,11 +50,11 @@ _CALLS: Final = re.compile(r"redis\.(p?call)\(")
 
 
 @cache
-def checked_library() -> Library:
+def checked_library(*, database: int = 0) -> Library:
     with TemporaryDirectory() as made:
         folder = Path(made)
         (folder / "prelude-check.lua").write_text(_CHECK)
         for file in FOLDER.glob("*.lua"):
             source = _CALLS.sub(r"checked(redis.\1, ", file.read_text())
             (folder / file.name).write_text(source)
-        return build(folder)
+        return build(folder, database=database)

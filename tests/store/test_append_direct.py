@@ -140,3 +140,26 @@ def test_own_message_moves_the_authors_read_mark_only(valkey: EmbeddedValkey) ->
             assert read == {"ann": (second.seq, 2, second.seq, 2), "bob": (second.seq, 2, first.seq, 1)}
 
     asyncio.run(main())
+
+
+async def test_users_of_the_same_name_in_two_databases_of_a_server_are_raised_by_themselves(
+    valkey: EmbeddedValkey,
+) -> None:
+    """The one in the second database was raised last by a server whose clock was ahead."""
+    async with store(valkey.url) as here, store(valkey.url.removesuffix("/0") + "/1") as there:
+        users = [f"user-{number}" for number in range(8)]
+        for s in (here, there):
+            await opened(s)
+            for user in users:
+                await s.client.fetch("HSET", keys.user(user), "created", 1)
+                await called(s.conversations.create_direct, user, "bob", COST_US, BURST_US)
+        ahead = await there.client.clock_ms() * 1000 + 60_000_000
+        for user in users:
+            conv = keys.direct(user, "bob")
+            await there.client.fetch("ZADD", keys.recent(user), ahead, "before")
+            await here.send(
+                CONV, "ann", users.index(user) + 1
+            )  # finds out about the server, so that the next remembers
+            await here.send(conv, user, 1)
+            await there.send(conv, user, 1)
+            assert float(await there.client.fetch("ZSCORE", keys.recent(user), conv)) > ahead

@@ -1,5 +1,6 @@
 """Functions that use the time, while the server's clock is stepped: no user is locked out, and versions still rise."""
 
+import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -178,6 +179,28 @@ async def test_message_after_the_step_raises_its_conversation_above_all_others(
             top = await clock.client.fetch("ZREVRANGE", keys.recent("ann"), 0, 1, "WITHSCORES")
             assert top[0] == conv.encode()
             assert len(top) == 2 or float(top[1]) > float(top[3])
+
+
+async def test_message_of_another_version_before_the_clock_was_put_back_is_not_forgotten(
+    valkey: EmbeddedValkey, tmp_path: Path, step: int
+) -> None:
+    """The clock runs ahead, another version writes, and the clock is put back, but not to before our last write."""
+    async with stepped(valkey, tmp_path / "new") as clock, stepped(valkey, tmp_path / "old", "-- older") as older:
+        new, old = (Conversations(one.client, 20_000) for one in (clock, older))
+        for user in ("ann", "bob", "cem", "dan"):
+            await Accounts(clock.client).ensure(user)
+        with_bob, with_cem, others = keys.direct("ann", "bob"), keys.direct("ann", "cem"), keys.direct("cem", "dan")
+        for pair in (("ann", "bob"), ("ann", "cem"), ("cem", "dan")):
+            await called(new.create_direct, *pair, COST_US, BURST_US)
+        await called(new.append, event(with_bob, "bob", 1))
+        await clock.step(abs(step))
+        await called(old.append, event(with_cem, "cem", 1))
+        await clock.step(-abs(step) * 4 // 5)
+        # The first of these finds out about the server, so the second, soon after it, uses what is remembered.
+        await asyncio.gather(called(new.append, event(others, "dan", 1)), called(new.append, event(with_bob, "bob", 2)))
+        top = await clock.client.fetch("ZREVRANGE", keys.recent("ann"), 0, 1, "WITHSCORES")
+        assert top[0] == with_bob.encode()
+        assert float(top[1]) > float(top[3])
 
 
 # -- what routers have to do

@@ -36,12 +36,14 @@ local function now_us()
   return t[1] * 1000000 + t[2]
 end
 
--- The replication id of this server, which is new at every promotion and every restart. Read every 20 ms.
-local function replid(us)
+-- The replication id of this server, which is new at every promotion and every restart. Read every 20 ms, or `now`.
+local function replid(us, now)
   us = us or now_us()
-  if us >= due or us < due - LOOKUP_US then
+  if now or us >= due or us < due - LOOKUP_US then
     local id = string.sub(string.match(redis.call('INFO', 'replication'), 'master_replid:(%x+)'), 1, 16)
-    if id ~= rid then rid, since, tops, kept = id, us, {}, 0 end
+    -- Between two looks that are not close together, the clock may have run ahead and been put back.
+    if id ~= rid or us > due + LOOKUP_US or us < due - LOOKUP_US then tops, kept = {}, 0 end
+    if id ~= rid then rid, since = id, us end
     due = us + LOOKUP_US
   end
   return rid

@@ -69,7 +69,8 @@ class Client:
     @classmethod
     def make(cls, url: str, mode: Mode = "standalone", *, library: Library | None = None) -> Client:
         """A client that is not connected yet; `StartupError` if the URL is wrong."""
-        return cls(_topology(url, mode), library or build())
+        topology = _topology(url, mode)
+        return cls(topology, library or build(database=_database(topology.address)))
 
     @classmethod
     async def connect(
@@ -125,7 +126,7 @@ class Client:
     @property
     def database(self) -> int:
         """The number of the database that keys are in; channels are shared by all databases of a server."""
-        return next((int(part[1]) for part in self.address.greeting if part[0] == "SELECT"), 0)
+        return _database(self.address)
 
     @property
     def available(self) -> bool:
@@ -361,6 +362,10 @@ class Client:
             if not was_up or not self.available or reconnects != self._hot.reconnects:
                 raise Unavailable(retry_after=RETRY_S) from None
             raise StartupError(f"Redis at {self.address} {refused}") from None
+
+
+def _database(where: Address) -> int:
+    return next((int(part[1]) for part in where.greeting if part[0] == "SELECT"), 0)
 
 
 def _topology(url: str, mode: Mode) -> Topology:

@@ -7,6 +7,8 @@ it.
 Invariants
 - Library and function names end in the hash of the sources. A version is loaded once and never replaced, so two
   versions serve side by side during a rolling deploy, and a name means the same code on every server.
+- The databases of one server have libraries of their own, because functions remember what they know of a key, and the
+  databases may have keys of the same name. The hash contains the number of the database, except 0.
 - Loading it twice, or in two processes at once, is safe: the second gets "already exists".
 """
 
@@ -53,11 +55,12 @@ class Library(msgspec.Struct, frozen=True):
         return f"{function}_{self.version}"
 
 
-def build(folder: Path = FOLDER) -> Library:
-    """The library of a folder of Lua files."""
+def build(folder: Path = FOLDER, *, database: int = 0) -> Library:
+    """The library of a folder of Lua files, for one database of a server."""
     files = sorted(folder.glob("*.lua"), key=lambda file: (not _is_prelude(file.name), file.name))
     parts = [(file.name, file.read_text(encoding="utf-8")) for file in files]
-    hashed = "\0".join([_REGISTER, *(piece for part in parts for piece in part)])
+    number = [str(database)] if database else []
+    hashed = "\0".join([_REGISTER, *(piece for part in parts for piece in part), *number])
     version = hashlib.sha256(hashed.encode()).hexdigest()[:8]
     chunks = [f"#!lua name=linnet_{version}\n", _REGISTER.format(version=version)]
     for name, text in parts:
