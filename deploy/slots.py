@@ -8,7 +8,7 @@ Invariants of a move
 - It begins only if all primaries agree about every slot, no server is failing, the target has a replica, and none of
   its replicas lags behind: a slot that has just come is only where the target's replicas have it, too.
 - Slots move in batches of BATCH. Before the next batch all primaries know the new owner, and the target's replicas have
-  everything (WAIT).
+  everything that it had after the batch.
 - It stops at the first sign of a failover, and says so. What has moved stays where it is.
 """
 
@@ -33,7 +33,7 @@ from router.store.redis.slots import SLOTS, slot_of
 BATCH: Final = 8
 AGREE_S: Final = 30.0
 MOVE_S: Final = 600.0
-WAIT_MS: Final = 30_000
+REPLICAS_S: Final = 30.0
 POLL_S: Final = 0.05
 EVEN: Final = 1.02  # of the mean: a plan does not go below
 UNEVEN: Final = 1.25  # of the mean, from which on `check` says so
@@ -219,8 +219,28 @@ def _move_as_a_whole(servers: Servers, slots: Sequence[int], source: Primary, ta
         if time.monotonic() - began > AGREE_S:
             raise SlotsError("the servers do not agree about the new owner: run check")
         time.sleep(POLL_S)
-    if servers.at(target.address).execute_command("WAIT", target.replicas, WAIT_MS) < target.replicas:
-        raise SlotsError(f"the replicas of {target.address} did not receive the slots in time: do not stop that server")
+    _wait_for_replicas(servers, target)
+
+
+def _wait_for_replicas(servers: Servers, target: Primary) -> None:
+    """Wait until the target's replicas have all that it has now. WAIT is only about writes of its own connection."""
+    client = servers.at(target.address)
+    upto = client.info("replication")["master_repl_offset"]
+    began = time.monotonic()
+    while _replicas_behind(client, upto, target.replicas) > 0:
+        if time.monotonic() - began > REPLICAS_S:
+            raise SlotsError(
+                f"the replicas of {target.address} did not receive the slots in time: do not stop that server"
+            )
+        time.sleep(POLL_S)
+
+
+def _replicas_behind(client: Any, upto: int, expected: int) -> int:
+    """How many of the expected replicas are not known to have everything up to this offset."""
+    info = client.info("replication")
+    replicas = [info[f"slave{i}"] for i in range(info["connected_slaves"])]
+    having = [one for one in replicas if one["state"] == "online" and int(one["offset"]) >= upto]
+    return expected - len(having)
 
 
 def check(primaries: Sequence[Primary]) -> list[str]:

@@ -56,7 +56,7 @@ def test_check_names_an_uneven_cluster() -> None:
 
 
 async def test_slots_move_only_to_a_server_whose_replicas_have_them(
-    starts_processes: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    starts_processes: None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = Cluster(tmp_path, (1, 1, 0), timeout_ms=15_000)
     try:
@@ -80,6 +80,15 @@ async def test_slots_move_only_to_a_server_whose_replicas_have_them(
         assert at.call("GET", "{c1}:x") == b"kept"
         move(servers, [number], target, said.append)
         assert len(said) == 1, "it is there already"
+        replica = cluster.replicas[cluster.primaries.index(at)][0]
+        another = next(slot for tag in keys.tags("c") if owner.owner(slot := slot_of(tag)) == owner.id)
+        monkeypatch.setattr(slots, "REPLICAS_S", 1.0)
+        replica.pause()
+        try:
+            with pytest.raises(SlotsError, match="did not receive the slots in time"):
+                move(servers, [another], target, said.append)
+        finally:
+            replica.resume()
         servers.close()
         main(["--url", url, "check"])
         assert f"{target}: " in capsys.readouterr().out
