@@ -43,7 +43,7 @@ class RowAudit:
     def __init__(self, conversations: Conversations, users: Users) -> None:
         self._conversations = conversations
         self._users = users
-        self._cursor = 0
+        self._place = ""
         self._rests_until = 0.0
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -53,12 +53,12 @@ class RowAudit:
         """Make the next step of the walk, unless it rests."""
         if monotonic() < self._rests_until:
             return
-        found, cursor = await self._conversations.scan(self._cursor, KEYS_PER_STEP)
+        found, place = await self._conversations.scan(self._place, KEYS_PER_STEP)
         restored = [await self._guarded(conv) for conv in found]
         if any(restored):
             log.warning("rows of conversations' members were lost and are restored: %d", sum(restored))
-        self._cursor = cursor
-        if cursor == 0:
+        self._place = place
+        if not place:
             self._rests_until = monotonic() + REST_S
 
     async def _guarded(self, conv: str) -> int:

@@ -77,7 +77,7 @@ async def check_store(settings: Settings) -> list[Finding]:
         await _required(found, client.probe())
         await _required(found, _subscribe(client))
         await _required(found, _wait(client, settings))
-        for server in client.servers if isinstance(client, ClusterClient) else [client]:
+        for server in client.servers:
             await _advise(found, server, settings)
         if isinstance(client, ClusterClient):
             await _advise_cluster(found, client)

@@ -309,12 +309,24 @@ class Conversations:
         """
         OpeningsRead(self._client, user, wanted, reply)
 
-    async def scan(self, cursor: int, count: int) -> tuple[list[str], int]:
-        """Some of all conversations from about `count` keys, and the cursor of the next call, 0 after the last."""
-        following, found = await self._client.fetch(
-            "SCAN", cursor, "MATCH", keys.EVERY_CONVERSATION, "COUNT", count, "TYPE", "hash"
-        )
-        return [keys.conversation_of(key) for key in found], int(following)
+    async def scan(self, place: str, count: int) -> tuple[list[str], str]:
+        """Some of all conversations from about `count` keys, and the place of the next call: "" at first and at last.
+
+        On a cluster, servers follow each other by their addresses. A server that does not answer is left out, and a
+        conversation that moves to another server meanwhile may be.
+        """
+        at, _, cursor = place.rpartition(" ")
+        named = {"" if self._client.one_server else str(one.address): one for one in self._client.servers}
+        names = sorted(name for name in named if name >= at)
+        if not names:
+            return [], ""
+        first, *others = names
+        following, found = await named[first].fetch(
+            "SCAN", cursor if first == at and cursor else 0, "MATCH", keys.EVERY_CONVERSATION, "COUNT", count,
+            "TYPE", "hash",
+        )  # fmt: skip
+        following_place = f"{first} {int(following)}" if int(following) else f"{others[0]} 0" if others else ""
+        return [keys.conversation_of(key) for key in found], following_place
 
     async def describe(self, conv: str, user: str | None) -> Description:
         """The description of a conversation, for a present member or the server."""

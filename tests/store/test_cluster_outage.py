@@ -10,6 +10,7 @@ import pytest
 from router.contract import keys
 from router.contract.errors import LinnetError, Unavailable
 from router.contract.settings import Settings, load
+from router.store.conversations import Conversations
 from router.store.deployment import RowFormats, deployment_check
 from router.store.presence import Presence
 from router.store.redis import choose
@@ -64,5 +65,27 @@ async def test_any_one_server_may_be_down(starts_processes: None, tmp_path: Path
         assert all(isinstance(answer, Unavailable) for answer in failed)
         await first.close()
         await second.close()
+    finally:
+        cluster.close()
+
+
+async def test_scan_finds_the_conversations_of_every_server(starts_processes: None, tmp_path: Path) -> None:
+    """The row audit walks through all of them, so that it finds what a server has lost."""
+    cluster = Cluster(tmp_path, (0, 0, 0))
+    try:
+        await cluster.start()
+        client = await _client(cluster)
+        conversations = Conversations(client, 1000)
+        made = {keys.direct("ann", f"user-{number}") for number in range(100)}
+        await asyncio.gather(*(client.fetch("HSET", keys.conversation(conv), "m", "") for conv in made))
+        found: list[str] = []
+        place, steps = "", 0
+        while place or not steps:
+            some, place = await conversations.scan(place, 10)
+            found += some
+            steps += 1
+        assert set(found) == made
+        assert steps > len(client.servers)
+        await client.close()
     finally:
         cluster.close()

@@ -143,6 +143,11 @@ class Client:
         return f"Redis at {self.address} refuses: {self._hot.refusal}" if self._hot.refusal else ""
 
     @property
+    def servers(self) -> Sequence[Client]:
+        """A client of each server that has data, as far as it answers."""
+        return (self,)
+
+    @property
     def one_server(self) -> bool:
         """Whether all slots are on one server, so that one call may touch several of them."""
         return True

@@ -230,7 +230,7 @@ class ClusterClient(Client):
     # -- what is known
 
     @property
-    def servers(self) -> list[Client]:
+    def servers(self) -> Sequence[Client]:
         """A client of each server with slots that answers."""
         return [self.server(line) for line in self.routing.serving]
 

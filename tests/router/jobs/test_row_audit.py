@@ -23,7 +23,7 @@ async def walked(w: World) -> None:
     """Run one whole walk."""
     audit = RowAudit(w.conversations, w.users)
     await audit.step()
-    while audit._cursor:
+    while audit._place:
         await audit.step()
 
 
@@ -143,7 +143,7 @@ async def test_lost_rows_of_many_conversations_are_one_log_entry_of_a_step(
         audit = RowAudit(w.conversations, w.users)
         with caplog.at_level(logging.WARNING, "linnet.router"):
             steps = 0
-            while steps == 0 or audit._cursor:
+            while steps == 0 or audit._place:
                 await audit.step()
                 steps += 1
         entries = [record for record in caplog.records if "restored" in record.getMessage()]
