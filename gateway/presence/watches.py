@@ -25,7 +25,7 @@ from gateway.delivery.subscriptions import Subscriptions
 from gateway.presence.lease import Lease
 from gateway.presence.redis_clock import RedisClock
 from router.contract import metrics, wire
-from router.contract.errors import Internal, LinnetError, TooLarge
+from router.contract.errors import Internal, LinnetError, TooLarge, Unavailable
 from router.process.isolate import attempt, each, fault
 from router.store.people import People
 from router.store.presence import HIDDEN, UNKNOWN, Device, Presence, state
@@ -37,7 +37,8 @@ RETRY_S: Final = 1.0
 
 
 class Watch:
-    """One watched user: the sessions that watch, the device rows as last read, and the presence as last sent.
+    """One watched user: the sessions that watch, the device rows as last read (an error if they never were), and the
+    presence as last sent.
 
     `sessions`: whether this user is hidden from the session's user, or whether that is not known yet; then the session
     is sent no change.
@@ -47,7 +48,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.sessions: dict[Session, bool] = {}
-        self.devices: list[Device] = []
+        self.devices: list[Device] | LinnetError = Unavailable()
         self.sent: wire.PresenceState | None = None
 
 

@@ -280,6 +280,19 @@ async def test_presence_that_cannot_be_read_is_null(valkey: EmbeddedValkey) -> N
         assert bob.of("error") == []
 
 
+async def test_watcher_of_a_user_that_could_not_be_read_hears_that_the_user_is_offline(valkey: EmbeddedValkey) -> None:
+    async with world(valkey) as of:
+        await lease_held(of)
+        await of.people("bob")
+        ann = await of.client("ann").connected()
+        await of.redis.fetch("SET", keys.devices("bob"), "no hash")
+        answer = await ann.ask("presence", "presence", users=["bob", "ann"], watch=True)
+        assert answer["users"]["bob"]["online"] is None
+        await of.redis.fetch("DEL", keys.devices("bob"))
+        of.node.watches.touched("bob")
+        await ann.event("presence", users={"bob": {"online": False, "last_seen": None}})
+
+
 async def test_presence_whose_callback_raises_is_answered(
     valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
