@@ -102,6 +102,7 @@ function Members({ id, view, title, session, close, say, show }) {
   const [members, setMembers] = useState(/** @type {[string, string][] | undefined} */ (undefined));
   const [name, setName] = useState(view.title);
   const [added, setAdded] = useState("");
+  const [leaving, setLeaving] = useState(false);
   const [allAdd, setAllAdd] = useState(false);
   const path = `/v1/conversations/${encodeURIComponent(id)}`;
   const load = () => session.client.call("GET", path).then((found) => {
@@ -134,7 +135,9 @@ function Members({ id, view, title, session, close, say, show }) {
     if (NAME.test(user) && (await act("PUT", `/members/${user}`, {}))) setAdded((now) => (now === added ? "" : now));
   };
   const leave = async () => {
-    if (await session.client.call("DELETE", `${path}/members/${session.user}`).then(() => true, (error) => (say(t("refused", { why: whyOf(error) })), false))) close();
+    if (!leaving) return setLeaving(true);
+    if (await session.client.call("DELETE", `${path}/members/${session.user}`).then(() => true, (error) => (say(t("refused", { why: whyOf(error) })), false))) return close();
+    return setLeaving(false);
   };
   const restrains = (/** @type {string} */ role) => mine === "owner" || (mine === "admin" && (role === "member" || role === "reader"));
   const roles = mine === "owner" ? ["owner", "admin", "member", "reader"] : ["member", "reader"];
@@ -158,7 +161,7 @@ function Members({ id, view, title, session, close, say, show }) {
     <div class="buttons">
       ${leads && html`<button type="button" onClick=${() => show("rules", { id })}><${Icon} name="settings" />${t("rules")}</button><button type="button" onClick=${() => show("bans", { id })}><${Icon} name="block" />${t("bans")}</button>`}
       ${view.kind === "channel" && html`<button type="button" onClick=${() => show("invite", { id, title })}><${Icon} name="link" />${t("invite")}</button>`}
-      <button type="button" class="danger" onClick=${() => void leave()}>${t("leave")}</button>
+      <button type="button" class="danger" onClick=${() => void leave()}>${t(leaving ? "leave_really" : "leave")}</button>
     </div>
   </${Dialog}>`;
 }

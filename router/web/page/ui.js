@@ -113,6 +113,7 @@ export function Dialog({ title, close, children, className = "" }) {
   </dialog>`;
 }
 
+const EDGE = 8; // pixels between a menu and the edge of the window
 const NOTICE_MS = 5000;
 let notice = "";
 /** @type {Set<() => void>} */
@@ -153,7 +154,10 @@ export function Menu({ label, icon = "more", items, className = "", top, face })
   useEffect(() => {
     if (!open) return undefined;
     box.current.querySelector('[role="menuitem"]')?.focus();
-    box.current.querySelector(".menu-list")?.scrollIntoView({ block: "nearest" });
+    const list = box.current.querySelector(".menu-list");
+    list.scrollIntoView({ block: "nearest" });
+    const { left, right } = list.getBoundingClientRect();
+    list.style.translate = `${Math.max(EDGE - left, Math.min(0, innerWidth - EDGE - right))}px`; // on a phone neither side may have the room
     const outside = (/** @type {any} */ event) => box.current?.contains(event.target) || close(false);
     document.addEventListener("pointerdown", outside);
     return () => document.removeEventListener("pointerdown", outside);

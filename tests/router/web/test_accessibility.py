@@ -26,6 +26,10 @@ pytestmark = [
 SERVER = {"Authorization": f"Bearer {SERVER_KEY}"}
 
 WIDE = 1280
+EDGES = """[...document.querySelectorAll('[role=menu], dialog')].map((one) => {
+  const { left, right } = one.getBoundingClientRect();
+  return [left, right];
+})"""
 SCHEMES: tuple[tuple[Literal["dark", "light"], str], ...] = (
     ("dark", "runOnly: ['color-contrast'],"),
     ("light", ""),
@@ -51,6 +55,8 @@ class Judge:
             assert found == [], (state, scheme)
         wide = await self.page.evaluate("document.documentElement.scrollWidth")
         assert wide <= self.width, (state, wide)
+        edges = await self.page.evaluate(EDGES)
+        assert all(0 <= left <= right <= self.width for left, right in edges), (state, edges)
         self.seen.append(state)
 
 
@@ -183,7 +189,7 @@ async def test_no_screen_has_a_violation(address: str, width: int) -> None:
         await judge.look("privacy")
         await page.keyboard.press("Escape")
         await ann.menu("Settings", "Password")
-        await page.get_by_label("Password now").wait_for()
+        await page.get_by_label("Current password").wait_for()
         await judge.look("password")
         await page.keyboard.press("Escape")
         await ann.menu("Settings", "Devices")

@@ -160,15 +160,15 @@ async def test_password_is_changed_and_other_devices_are_logged_out(address: str
 
         await ann.menu("Settings", "Password")
         dialog = ann.page.get_by_role("dialog", name="Password")
-        await dialog.get_by_label("Password now").fill("wrong-horse")
+        await dialog.get_by_label("Current password").fill("wrong-horse")
         await dialog.get_by_label("New password", exact=True).fill("better-horse")
         await dialog.get_by_label("New password again").fill("other-horse")
         await expect(dialog).to_contain_text("The two are not the same")
         await expect(dialog.get_by_role("button", name="Save")).to_be_disabled()
         await dialog.get_by_label("New password again").fill("better-horse")
         await dialog.get_by_role("button", name="Save").click()
-        await expect(dialog.get_by_role("alert")).to_contain_text("The password now is wrong.")
-        await dialog.get_by_label("Password now").fill(PASSWORD)
+        await expect(dialog.get_by_role("alert")).to_contain_text("The current password is wrong.")
+        await dialog.get_by_label("Current password").fill(PASSWORD)
         await dialog.get_by_role("button", name="Save").click()
         await expect(ann.page.locator(".toast.shown")).to_have_text("The password was changed")
         async with httpx.AsyncClient(base_url=address, timeout=60, trust_env=False) as http:

@@ -97,6 +97,10 @@ async def test_group_has_members_roles_and_mentions(address: str) -> None:
         await dialog.get_by_role("menuitem", name="Make reader").click()
         await expect(dialog).to_contain_text("Reader")
         await expect(bob.page.get_by_text("You can read here, but not write.")).to_be_visible()
+        await bob.page.locator(".chat-title").click()
+        await bob.page.get_by_role("dialog").get_by_role("button", name="Leave").click()
+        await expect(bob.page.get_by_role("button", name="Really leave")).to_be_visible()  # the first press only asks
+        await bob.page.keyboard.press("Escape")
         await dialog.get_by_role("button", name=f"What to do with {bob.name}").click()
         await dialog.get_by_role("menuitem", name="Remove").click()
         await expect(bob.page.locator(".closed")).to_contain_text("You are no longer a member")

@@ -119,6 +119,7 @@ export default {
   language: "语言",
   lead: "与人交谈，在群组和频道中交流。",
   leave: "退出",
+  leave_really: "确认退出",
   live: "已连接",
   live_at: "已连接 {gateway}",
   live_at_ms: "已连接 {gateway}，{ms} 毫秒",
