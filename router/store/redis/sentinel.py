@@ -76,11 +76,12 @@ class Sentinels:
             await sentinel.aclose()
 
     async def _query(self, sentinel: redis.asyncio.Redis) -> tuple[int, str, int] | None:
-        """Epoch, host and port. The epoch is read first, so the address is never older than the epoch."""
+        """Epoch, host and port. Both are asked in one write, so no failover comes between the two answers."""
         try:
-            async with asyncio.timeout(QUERY_S):
-                state = await sentinel.sentinel_master(self._name)
-                where = await sentinel.sentinel_get_master_addr_by_name(self._name)
+            async with asyncio.timeout(QUERY_S), sentinel.pipeline(transaction=False) as both:
+                both.execute_command("SENTINEL MASTER", self._name)
+                both.execute_command("SENTINEL GET-MASTER-ADDR-BY-NAME", self._name)
+                state, where = await both.execute()
         except (redis.RedisError, OSError, TimeoutError):
             return None
         if not isinstance(state, dict) or not isinstance(where, tuple):
