@@ -113,6 +113,18 @@ async def test_accepted_request_makes_contacts_on_both_sides(valkey: EmbeddedVal
         assert await t.people.counts("ann") == await t.people.counts("bob") == Counts(0, 0, 0, 0)
 
 
+async def test_copies_of_a_removal_are_made_although_its_process_died(valkey: EmbeddedValkey) -> None:
+    """The record says nothing any more, but it is deleted only after its copies are written."""
+    async with town(valkey, "ann", "bob") as t:
+        await t.contacts.change("ann", "bob", "ask", "", 1)
+        await t.change("ann", "bob", "remove")
+        await t.contacts.repeat("d:ann:bob")
+        assert not await t.entry("ann", "bob")
+        assert not await t.entry("bob", "ann")
+        assert await t.marked("ann", "bob") is None
+        assert not await t.client.fetch("HEXISTS", keys.conversation("d:ann:bob"), "pair")
+
+
 async def test_request_that_meets_a_block_is_never_shown(valkey: EmbeddedValkey) -> None:
     """Not after the end of the block either; and the one who blocks has no key for the one who asked."""
     async with town(valkey, "ann", "bob") as t:

@@ -3,7 +3,8 @@
 -- ARGV  conv n                                         (the number of the record that was copied; 0: there was none)
 -- Returns 1, or 0 if the record has changed since
 --
--- Keeps true: a record that has changed stays marked. One with an open request is marked for the end of the request.
+-- Keeps true: a record that has changed stays marked. One with an open request is marked for the end of the request. One
+-- that says nothing any more is deleted, but only here: until then the copies are made from it.
 
 local LATER_MS = 3600000           -- so that one call handles all requests that end in an hour
 
@@ -18,6 +19,7 @@ local function mark_pair_copied(k, a)
     redis.call('ZADD', k[2], ends + LATER_MS, '=' .. a[1])
   else
     redis.call('ZREM', k[2], '=' .. a[1])
+    if record and is_blank(record) then redis.call('HDEL', k[1], 'pair') end
   end
   return 1
 end

@@ -125,14 +125,6 @@ local function drop_old(side, now)
   if side.asked and side.ends <= now then forget_request(side) end
 end
 
-local function is_blank(record, user, other)
-  for _, who in ipairs({user, other}) do
-    local side = record.of[who]
-    if side.blocked or side.only_n or side.ended or side.asked or side.quiet then return false end
-  end
-  return not record.contact
-end
-
 local function pair(k, a)
   local user, other, action = a[2], a[3], a[4]
   local h = redis.call('HMGET', k[1], 'pair', 'm', 'u:' .. user, 'u:' .. other, 'w:' .. user, 'w:' .. other)
@@ -161,7 +153,7 @@ local function pair(k, a)
     redis.call('ZADD', k[2], now + COALESCE_MS, '=' .. a[1])
   end
   local packed = h[1] or ''
-  if not outdated and is_blank(record, user, other) then
+  if not outdated and is_blank(record) and not redis.call('ZSCORE', k[2], '=' .. a[1]) then
     if h[1] then redis.call('HDEL', k[1], 'pair') end
     packed = ''
   elseif not h[1] or said(record, user, other) ~= was then

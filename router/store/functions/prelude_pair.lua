@@ -24,3 +24,11 @@ local function pair_role(record, user, other)
   if theirs.only and not record.contact and not theirs.wrote then return 'c' end
   return 'm'
 end
+
+-- Whether the record says nothing that must be kept.
+local function is_blank(record)
+  for _, side in pairs(record.of) do
+    if side.blocked or side.only_n or side.ended or side.asked or side.quiet then return false end
+  end
+  return not record.contact
+end
