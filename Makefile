@@ -41,13 +41,15 @@ stack: $(DEV)
 check: $(DEV)
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync lint types quick
 
-quick: $(DEV)
-	$(PY) -m pytest -q -n auto -m "not processes"
+# Many tests wait more than they compute, so there are two workers for each core.
+WORKERS = $(shell expr 2 \* $$(nproc))
 
-# Everything. Many tests wait more than they compute, so there are two workers for each core. Small portions keep one
-# worker from having all slow tests that are left.
+quick: $(DEV)
+	$(PY) -m pytest -q -n $(WORKERS) -m "not processes"
+
+# Everything. Small portions keep one worker from having all slow tests that are left.
 test: lint types $(SDK) $(WEB)
-	$(PY) -m pytest -n $(shell expr 2 \* $$(nproc)) --maxschedchunk=4 --durations=10
+	$(PY) -m pytest -n $(WORKERS) --maxschedchunk=4 --durations=10
 
 lint: $(DEV)
 	$(PY) -m ruff check
