@@ -1,4 +1,4 @@
-"""Free ports for processes that are told where to listen."""
+"""Free ports, for processes that get the port on which they listen from their parent."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ class ConversationList:
         """Determine and store the position at which the device begins in each row without a cursor.
 
         `new`: the server had never seen the device; None: as the backlog says. `last`: no further rows of a new device
-        follow; from then on Redis knows the device. The beginning of a group is stored too, so that a user who is
+        follow. After that Redis has a row of the device. The beginning of a group is stored too, so that a user who is
         removed before any event came still receives the events before the removal.
         """
         starts: Starts = {}

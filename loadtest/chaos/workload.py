@@ -140,7 +140,7 @@ class Workload:
         self._moderators = Moderators(lambda: self._api(rng.randrange(2)), rng, named, self._ban)
 
     def _ban(self, group: str, user: str) -> None:
-        """Let a user who is about to be banned write there no more."""
+        """Stop the writing of a user in this conversation, because the user will be banned from it."""
         person = next(person for person in self.people if person.name == user)
         if group in person.targets:
             person.targets.remove(group)
