@@ -12,7 +12,8 @@ Invariants
 - The events of a device reach a conversation in the order of the calls: while one is asked about, later ones of any
   kind wait behind it, at most MAX_WAITING of them.
 - A resend of an event that waits joins it: it is asked about once, and every call gets an answer.
-- If an event is to be sent again (`Unavailable`), so are those behind it, because they would overtake it.
+- If an event is to be sent again (`Unavailable`), so are those behind it, because they would overtake it. Those that
+  were accepted before are acked even then.
 - Every call gets one answer, never before `append` has returned.
 - At most MAX_BYTES of events wait in this process, and at most CONVERSATIONS of one user's are asked about at once, so
   that no user takes all places of the hook.
@@ -224,14 +225,27 @@ class HookedAppends:
             self._conversations.append(msgspec.structs.replace(call, tail=append.tail), replaced)
 
     def _refuse(self, place: Place, error: LinnetError) -> None:
-        refused = len(self._waiting[place]) if isinstance(error, Unavailable) else 1
-        for _ in range(refused):
-            for _, reply in self._pop(place).calls:
-                try:
-                    reply(error)
-                except Exception as bug:  # noqa: BLE001 - a bug in one reply must not hold up the events behind
-                    fault("send_hook", bug)
+        """Refuse the first event. If it is to be sent again, so are those behind it that are new, as Redis says."""
+        _refuse_calls(self._pop(place), error)
+        if isinstance(error, Unavailable):
+            while self._waiting[place]:
+                behind = self._pop(place)
+                self._conversations.may_append(behind.append, partial(self._refuse_if_new, behind, error))
         self._next(place)
+
+    def _refuse_if_new(self, event: _Event, error: LinnetError, answer: bool | LinnetError) -> None:
+        if answer is False:
+            self._write(event, event.append)
+        else:
+            _refuse_calls(event, error)
+
+
+def _refuse_calls(event: _Event, error: LinnetError) -> None:
+    for _, reply in event.calls:
+        try:
+            reply(error)
+        except Exception as bug:  # noqa: BLE001 - a bug in one reply must not hold up the other calls
+            fault("send_hook", bug)
 
 
 def _appended_replaced(reply: Reply[Appended], tail: stamp.Tail, answer: Appended | LinnetError) -> None:

@@ -20,6 +20,7 @@ Answer: TypeAlias = "dict[str, Any] | bytes | str"  # a verdict, the raw bytes o
 
 SLOW: Final = "slow"  # no answer until `go_on`
 SLOW_REJECT: Final = "slow reject"
+SLOW_HALF: Final = "slow half"
 HALF: Final = "half"  # an answer that ends half-way
 BIG: Final = "big"  # 10 MB
 RAW: Final[dict[str, bytes]] = {
@@ -30,6 +31,7 @@ RAW: Final[dict[str, bytes]] = {
     "error": b"HTTP/1.1 500 x\r\nContent-Length: 0\r\n\r\n",
     "not http": b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
 }
+SLOWLY: Final[dict[str, Answer]] = {SLOW: {"verdict": "accept"}, SLOW_REJECT: {"verdict": "reject"}, SLOW_HALF: HALF}
 FAULTS: Final = (*RAW, HALF, BIG)
 
 
@@ -62,9 +64,9 @@ class Hook:
             self.questions.append(question)
             self.asked.set()
             answer = self.verdict(question)
-            if answer in (SLOW, SLOW_REJECT):
+            if isinstance(answer, str) and answer in SLOWLY:
                 await self._released.wait()
-                answer = {"verdict": "accept" if answer == SLOW else "reject"}
+                answer = SLOWLY[answer]
             if answer == HALF:
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
                 return

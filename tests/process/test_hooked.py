@@ -32,7 +32,7 @@ from router.store.pairs import Pairs
 from router.store.profiles import Profiles
 from router.store.users import OPEN_BURST_US, OPEN_COST_US, Users
 from tests import support
-from tests.process.hook_server import HALF, SLOW, SLOW_REJECT, Hook, hook_settings, hooking
+from tests.process.hook_server import HALF, SLOW, SLOW_HALF, SLOW_REJECT, Hook, hook_settings, hooking
 from tests.store.calling import BURST_US, COST_US, Store, called, event, store
 
 
@@ -250,6 +250,25 @@ async def test_event_that_is_to_be_sent_again_is_not_overtaken(valkey: EmbeddedV
         w.hook.verdict = lambda _: {"verdict": "accept"}
         await asyncio.gather(*map(w.send, sent))
         assert await w.log() == ["target", "2", "3", None]
+
+
+async def test_resend_behind_an_event_that_is_to_be_sent_again_is_acked(valkey: EmbeddedValkey) -> None:
+    """It was accepted before, so it overtakes nothing; what is new behind it is to be sent again."""
+    async with scene(valkey, send_hook_on_failure="reject") as w:
+        sent = await w.said("ann", 1, body="old")
+        w.hook.verdict = lambda _: SLOW_HALF
+        waiting = w.send(event(w.group, "ann", 2, body="2"))
+        await support.eventually(lambda: "2" in w.hook.bodies())
+        resent = [w.send(event(w.group, "ann", 1, body="old")) for _ in range(2)]
+        reaction = event(w.group, "ann", 3, action="react", target=sent.seq, emoji="+")
+        behind = [w.send(reaction), w.send(event(w.group, "ann", 4, body="4"))]
+        w.hook.go_on()
+        assert [type(answer) for answer in (await waiting, *await asyncio.gather(*behind))] == [Unavailable] * 3
+        for again in await asyncio.gather(*resent):
+            assert isinstance(again, Appended)
+            assert (again.seq, again.duplicate) == (sent.seq, True)
+        assert w.hook.bodies() == ["old", "2"]
+        assert await w.log() == ["old"]
 
 
 async def test_rejected_message_that_another_process_has_written_meanwhile_is_acked(valkey: EmbeddedValkey) -> None:
