@@ -150,8 +150,11 @@ class ChatClient:
         return await self.ask("send", to=to, body=body, **{"n": self.next_n(), **fields})
 
     async def sent(self, to: str, body: Any, **fields: Any) -> Event:
-        """Send a message that must be acked; return its `ack`."""
-        answer = await self.send(to, body, **fields)
+        """Send a message that must be acked; return its `ack`. A client over its rate sends again when it may."""
+        fields = {"n": self.next_n(), **fields}
+        while (answer := await self.send(to, body, **fields)).get("code") == "rate_limited":
+            assert answer["retry_after"] < DEADLINE_S, answer
+            await asyncio.sleep(answer["retry_after"])
         assert answer["type"] == "ack", answer
         return answer
 
