@@ -244,6 +244,7 @@ class Node:
         self.catchup.hold = self.held.hold
         self.conversation_list.hold = self.held.add
         self.conversation_list.apart = self._apart
+        self.conversation_list.now_ms = self.redis_clock.now_ms
         self.catchup.resume_history = self.history.next_page
         self.subscriptions.bus = self.bus
         self.subscriptions.presence_changed = self.watches.touched

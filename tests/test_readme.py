@@ -227,6 +227,7 @@ INNER_LIMITS = {
     "MOST_PUSH_MS": "the longest backoff of a push",
     "MAX_INCOMING": "INCOMING of set_relation.lua", "LATER_MS": "pace", "STAYS_MS": "pace", "SWEEP": "pace",
     "AHEAD_US": "clocks of servers", "DROPPED": "pace", "RANGES": "a reader from before them gets everything anew",
+    "FOR_EVER": "no end",
 }  # fmt: skip
 
 

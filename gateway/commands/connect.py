@@ -252,7 +252,7 @@ class Connect:
 
     def _subscribe_groups(self, rows: list[Row], starts: Starts) -> None:
         gone: list[wire.ConversationState] = []
-        countdown = self._countdown = Countdown(partial(self._welcome, rows, starts, gone))
+        countdown = self._countdown = Countdown(partial(self._read_mutes, rows, starts, gone))
         countdown.begin()
         self._parts.gone.entries(self._session, rows, partial(_found, gone, countdown))
         for row in rows:
@@ -292,6 +292,9 @@ class Connect:
             self._parts.subscriptions.give_up(hub, ready)
         if self._countdown is not None:
             self._countdown.finish()
+
+    def _read_mutes(self, rows: list[Row], starts: Starts, gone: list[wire.ConversationState]) -> None:
+        self._parts.conversation_list.read_mutes(self._session, partial(self._welcome, rows, starts, gone))
 
     def _welcome(self, rows: list[Row], starts: Starts, gone: list[wire.ConversationState]) -> None:
         session, parts = self._session, self._parts

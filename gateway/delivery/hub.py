@@ -19,6 +19,7 @@ from typing import Any, Final
 from gateway.delivery.session import Session
 from gateway.delivery.shared_frames import JSON_BIT, VARIANTS, control_frame, event_frames
 from router.contract import codecs, metrics, signals, stamp, wire
+from router.contract.packing import MAX_INTEGER
 from router.process.isolate import fault
 from router.process.tracing import Tracer
 from router.store.heads import Head
@@ -57,8 +58,10 @@ class Hub:
         "live",
         "marks",
         "members",
+        "mutes_until",
         "pending",
         "ports",
+        "posting",
         "receipts",
         "repairing",
         "rest",
@@ -83,6 +86,8 @@ class Hub:
         self.seq = self.written = self.before = 0
         self.count = self.at = self.version = 0  # messages, ms of the last event, version of the membership
         self.title = ""
+        self.posting = ""  # who may send: `all` or `admins`
+        self.mutes_until = 0  # ms; until then some member may be muted, 0: none is
         self.size = 0  # members, here and elsewhere; 0 while unknown
         self.deleted: tuple[int, ...] = ()  # seqs of the messages that were deleted last
         self.marks: dict[str, int] = {}  # member -> read mark, as sent to sessions here; in small conversations only
@@ -123,6 +128,7 @@ class Hub:
         self.seq = self.written = self.before = head.seq
         self.count, self.at, self.version, self.title = head.count, head.at, head.version, head.title
         self.size, self.deleted = head.size, head.deleted
+        self.posting, self.mutes_until = head.rules.posting, head.mutes_until
         self.confirmed, self.failed = True, False
         if self.seen > head.seq:
             self.ports.repair(self, "subscribe")
@@ -155,7 +161,8 @@ class Hub:
         if stamp.is_member(event):
             self._member_changed(event)
         elif stamp.is_title(event):
-            self.title = stamp.decode(event)["title"]
+            changed = stamp.decode(event)
+            self.title, self.posting = changed["title"], changed.get("posting") or self.posting
         elif deleted := stamp.author(event).deletes:
             self.deleted = (*self.deleted, deleted)[-DELETIONS:]
 
@@ -267,6 +274,8 @@ class Hub:
         self.version += 1
         change = stamp.author(event)
         self.size += (change.action == "add") - (change.action == "remove")
+        if change.action == "mute":
+            self.mutes_until = max(self.mutes_until, stamp.decode(event)["until"] or MAX_INTEGER)
         if change.action == "remove":
             self.flush()  # the removed member receives the removal, and nothing after it
             self.ports.member_left(self, change.user)

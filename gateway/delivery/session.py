@@ -46,6 +46,7 @@ class SessionHub(Protocol):
 
     conversation: str
     written: int
+    mutes_until: int
     members: dict[Session, None]
 
     def go_live(self, session: Session) -> None: ...
@@ -105,9 +106,9 @@ class Session:
 
     __slots__ = (
         "acks", "address", "age_deadline", "asking", "backlog", "codec", "connection", "deadline", "device",
-        "direct", "early", "expires_at", "feed", "gone", "held", "hubs", "id", "instance", "other_read", "out", "pages",
-        "paging", "ports", "reads", "roles", "sent_read", "sent_state", "signal_settings", "since", "started", "state",
-        "tat", "token", "token_id", "user", "user_hub", "variant", "watches",
+        "direct", "early", "expires_at", "feed", "gone", "held", "hubs", "id", "instance", "mutes", "other_read", "out",
+        "pages", "paging", "ports", "reads", "roles", "sent_read", "sent_state", "signal_settings", "since", "started",
+        "state", "tat", "token", "token_id", "user", "user_hub", "variant", "watches",
     )  # fmt: skip
 
     def __init__(
@@ -150,7 +151,9 @@ class Session:
         self.reads: dict[str, tuple[int, int]] | None = None  # conversation -> read mark, not written yet
         self.sent_read: dict[str, int] | None = None  # conversation -> the user's read mark, as sent to the client
         self.sent_state = 0  # the version of the user's state, as sent to the client
-        self.roles: dict[str, str] | None = None  # conversation -> the user's role, until it is sent to the client
+        # Until they are sent to the client, by conversation: the user's role, and the end (ms; 0: none) of their mute.
+        self.roles: dict[str, str] | None = None
+        self.mutes: dict[str, int] | None = None
         self.other_read: dict[str, int] | None = None  # direct conversation -> the other user's mark, as far as known
         self.signal_settings: tuple[float, SignalSettings] | None = None  # known until that time; None: to be read
         self.watches: set[str] | None = None  # users whose presence the client watches

@@ -8,12 +8,12 @@ channel's history is public and long. In a group a known device without a cursor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from gateway.delivery.backlog import Backlog
@@ -59,6 +59,7 @@ class ConversationList:
 
     apart: Callable[[], bool]  # whether parts of Redis can fail one by one
     hold: Callable[[Session, str, bool | None], None]  # wait for a conversation; whether the device is new
+    now_ms: Callable[[], int]  # by Redis's clock
 
     def __init__(
         self,
@@ -141,6 +142,28 @@ class ConversationList:
         """Whether it is not known where the device begins, because the conversation's part of Redis does not answer."""
         begins = row.kind == keys.CHANNEL or (is_new(session) if new is None else new)
         return begins and not row.left and row.cursor is None and row.conversation not in starts and self.apart()
+
+    # -- mutes
+
+    def read_mutes(self, session: Session, done: Callable[[], None]) -> None:
+        """Note the user's mutes in those of the session's hubs in which some user may be muted."""
+        now_ms = self.now_ms()
+        asked = [hub.conversation for hub in session.hubs if hub.mutes_until > now_ms]
+        if asked:
+            self.read_mutes_in(session, asked, done)
+        else:
+            done()
+
+    def read_mutes_in(self, session: Session, conversations: Sequence[str], done: Callable[[], None]) -> None:
+        """Note the user's mutes in these conversations, until the entries with them are sent to the client."""
+        noted = partial(self._noted_mutes, session, done)
+        self._conversations.members.mutes(session.user, conversations, noted)
+
+    def _noted_mutes(self, session: Session, done: Callable[[], None], ends: dict[str, int] | LinnetError) -> None:
+        if ends and not isinstance(ends, LinnetError):
+            now_ms = self.now_ms()
+            session.mutes = (session.mutes or {}) | {conv: end for conv, end in ends.items() if not 0 < end <= now_ms}
+        done()
 
     # -- the lists
 
@@ -234,6 +257,8 @@ def state_of(session: Session, row: Row, cursor: int, head: int, count: int, hub
         unread=row.unread(count, deleted),
         with_=keys.other_party(row.conversation, session.user) if direct else None,
         role=_role(session, row),
+        posting=None if hub is None else hub.posting,
+        muted_until=UNSET if session.mutes is None else _mute(session.mutes, row.conversation),
     )
 
 
@@ -253,6 +278,12 @@ def _role(session: Session, row: Row) -> str | None:
     """The user's role: the one that was asked for, if any, else that of the row."""
     asked = session.roles.pop(row.conversation, None) if session.roles else None
     return asked or (None if row.role is None else ROLE_NAMES.get(row.role, "member"))
+
+
+def _mute(mutes: dict[str, int], conversation: str) -> int | UnsetType | None:
+    """The end of the user's mute, None if it has none; UNSET without a mute. An entry is sent once."""
+    end = mutes.pop(conversation, UNSET)
+    return end if end is UNSET else end or None
 
 
 _Listed = tuple[int, bool, int, wire.ConversationState]  # when it moved, whether the device lacks events, its head

@@ -72,7 +72,12 @@ class Membership:
         if self._list.lacks_start(session, row, starts, new):
             self._list.hold(session, row.conversation, new)
             return
-        self._subscriptions.hub(row.conversation, partial(self._entered, session, row, starts))
+        entered = partial(self._entered, session, row, starts)
+
+        def subscribe() -> None:
+            self._subscriptions.hub(row.conversation, entered)
+
+        self._list.read_mutes_in(session, [row.conversation], subscribe)
 
     def _entered(self, session: Session, row: Row, starts: dict[str, int], exists: bool) -> None:
         hub = self._hubs.get(row.conversation)

@@ -114,7 +114,7 @@ class Resubscribe:
             return
         if hub is None or head is None:
             return
-        hub.title = head.title
+        hub.title, hub.posting, hub.mutes_until = head.title, head.rules.posting, head.mutes_until
         if head.seq == hub.seq:
             hub.size, hub.deleted = head.size, head.deleted
         if head.seq > hub.seq:

@@ -38,6 +38,7 @@ from router.contract.signals import RECEIPT_MEMBERS
 from router.store.answers import reply_of
 from router.store.conversations import CLOSED_ROLES, ROLE_NAMES, ROLES, Avatar, Change, Description, MemberAction
 from router.store.heads import Head
+from router.store.openings import Wanted
 from router.store.rows import Row
 from router.store.rules import RulesChange
 
@@ -102,10 +103,24 @@ async def _describe(call: Call, conv: str) -> Conversation:
         if not cursor:
             break
     shown = dict(list(found.items())[:MEMBERS_AT_ONCE])
-    return _conversation(about, shown, more=bool(cursor) or len(shown) < len(found))
+    muted = await _mutes(call, call.actor, {conv: about.mutes_until}) if call.actor is not None else {}
+    return _conversation(about, shown, bool(cursor) or len(shown) < len(found), muted.get(conv, UNSET))
 
 
-def _conversation(about: Description, members: dict[str, str], more: bool) -> Conversation:
+async def _mutes(call: Call, user: str, until: dict[str, int]) -> dict[str, int | None]:
+    """The ends of the user's mutes, None for one without an end. `until`: until when some user may be muted there."""
+    asked = [conv for conv, end in until.items() if end]
+    if not asked:
+        return {}
+    store = call.services.conversations
+    ends = await reply_of(store.members.mutes, user, asked)
+    now_ms = await store.clock_ms(asked[0]) if ends else 0
+    return {conv: end or None for conv, end in ends.items() if not 0 < end <= now_ms}
+
+
+def _conversation(
+    about: Description, members: dict[str, str], more: bool, muted_until: int | UnsetType | None
+) -> Conversation:
     return Conversation(
         conversation=about.conversation,
         kind=keys.KIND_NAMES[about.kind],
@@ -123,6 +138,7 @@ def _conversation(about: Description, members: dict[str, str], more: bool) -> Co
         posting=about.rules.posting,
         adding=about.rules.adding,
         slow_s=about.rules.slow_s,
+        muted_until=muted_until,
     )
 
 
@@ -138,11 +154,24 @@ async def list_conversations(call: Call, given: ListQuery) -> ConversationList:
     heads = await reply_of(call.services.conversations.heads, [row.conversation for row in rows])
     if error := next((head for head in heads if isinstance(head, LinnetError)), None):
         raise error
-    listed = [_listed(row, head) for row, head in zip(rows, heads, strict=True) if isinstance(head, Head)]
+    found = [(row, head) for row, head in zip(rows, heads, strict=True) if isinstance(head, Head)]
+    mutes = await _mutes(call, call.user, {row.conversation: head.mutes_until for row, head in found})
+    roles = await _roles(call, [row for row, _ in found if row.role is None])
+    listed = [_listed(row, head, roles, mutes.get(row.conversation, UNSET)) for row, head in found]
     return ConversationList(listed, page.more, page.below if page.more else 0)
 
 
-def _listed(row: Row, head: Head) -> ListedConversation:
+async def _roles(call: Call, rows: list[Row]) -> dict[str, str]:
+    """The user's role chars in conversations whose rows have none yet."""
+    asked = [row.conversation for row in rows if row.kind != keys.DIRECT]
+    if not asked:
+        return {}
+    wanted = [Wanted(conv, None) for conv in asked]
+    openings = await reply_of(call.services.conversations.openings, call.user, wanted)
+    return {conv: one.role for conv, one in zip(asked, openings, strict=True) if one is not None}
+
+
+def _listed(row: Row, head: Head, roles: dict[str, str], muted_until: int | UnsetType | None) -> ListedConversation:
     """An entry of the list: a direct conversation as of the user's row, the others as of their head."""
     direct = row.kind == keys.DIRECT
     count = row.count if direct else head.count
@@ -154,6 +183,9 @@ def _listed(row: Row, head: Head) -> ListedConversation:
         read=row.read,
         unread=row.unread(count, head.deleted),
         with_=row.title if direct else None,
+        role=role_name(row.role or roles.get(row.conversation, "m")),
+        posting=UNSET if direct else head.rules.posting,
+        muted_until=muted_until,
     )
 
 

@@ -17,7 +17,7 @@ key                            type    content                                  
                                        seqs of the messages with a file, `freed` files that
                                        lost their last one; of a direct one `pair`, also
                                        before `m`: contacts and blocks                     pair / create, append's roles
-                                       `rules`, `x:<user>` mute, `b:<user>` ban, `s:<user>`
+                                       `rules`, `mutes`, `x:<user>` mute, `b:<user>` ban, `s:<user>`
                                        last message in slow mode, `acts` not in the audit
                                        yet (functions/prelude_rules.lua)
 {c<p>}:log:<conv>              stream  ids <seq>-0; `e` the event's bytes, `f` author of a  append, mark_routed / range

@@ -169,8 +169,12 @@ class ConversationState(Struct, kw_only=True, frozen=True, omit_defaults=True):
     `user_deleted` (the other user of a direct conversation). The entry is repeated at every `hello` until the device
     acks the conversation.
 
-    If `held` is true, the conversation's part of Redis does not answer: `head` and `unread` of a group or channel are
-    left out, and so is `cursor` if it is not known where the device begins. Another entry without `held` follows.
+    If `held` is true, the conversation's part of Redis does not answer: `head`, `unread` and `posting` of a group or
+    channel are left out, and so is `cursor` if it is not known where the device begins. Another entry without `held`
+    follows.
+
+    Of a group or channel, `posting` says who may send and edit: `all`, or `admins`. If the user is muted there,
+    `muted_until` is the end (ms), null if it has none.
     """
 
     conversation: str
@@ -182,6 +186,8 @@ class ConversationState(Struct, kw_only=True, frozen=True, omit_defaults=True):
     unread: int | UnsetType = UNSET
     with_: str | None = field(name="with", default=None)
     role: str | None = None
+    posting: str | None = None
+    muted_until: int | UnsetType | None = UNSET
     gone: bool = False
     reason: str | None = None
     held: bool = False

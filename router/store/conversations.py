@@ -108,6 +108,7 @@ class Description(msgspec.Struct, frozen=True):
     reacting: Reacting
     avatar: str | None = None
     rules: Rules = DEFAULTS
+    mutes_until: int = 0  # as in `Head`
 
 
 class Conversations:
@@ -330,8 +331,20 @@ class Conversations:
 
     async def describe(self, conv: str, user: str | None) -> Description:
         """The description of a conversation, for a present member or the server."""
-        fields = ("m", f"u:{user or ''}", "kind", "title", "made", "size", "ver", "reacting", "avatar", "rules")
-        m, row, kind, title, made, size, version, reacting, avatar, rules = await self._client.fetch(
+        fields = (
+            "m",
+            f"u:{user or ''}",
+            "kind",
+            "title",
+            "made",
+            "size",
+            "ver",
+            "reacting",
+            "avatar",
+            "rules",
+            "mutes",
+        )
+        m, row, kind, title, made, size, version, reacting, avatar, rules, mutes = await self._client.fetch(
             "HMGET", keys.conversation(conv), *fields
         )
         role = present_roles([m, row])[0]
@@ -354,6 +367,7 @@ class Conversations:
             "members" if reacting == b"members" else "all",
             avatar.hex() if avatar else None,
             rules_of(rules),
+            int(mutes or 0),
         )
 
     async def _fcall(self, function: str, where: Sequence[str], args: Sequence[RedisArg]) -> Any:

@@ -20,7 +20,20 @@ from router.store.rules import DEFAULTS, Rules, rules_of
 
 # The packed counters `m`: last seq, messages, rate (two numbers), replid of the last writer, time of the last event.
 META: Final = Packing(">QQII16sQ")
-_HEAD_FIELDS: Final = ("m", "ver", "floor", "routed", "kind", "title", "size", "deleted", "freed", "rules", "acts")
+_HEAD_FIELDS: Final = (
+    "m",
+    "ver",
+    "floor",
+    "routed",
+    "kind",
+    "title",
+    "size",
+    "deleted",
+    "freed",
+    "rules",
+    "acts",
+    "mutes",
+)
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -44,6 +57,7 @@ class Head(msgspec.Struct, frozen=True):
     freed: bytes = b""  # hashes of files, 32 bytes each, that the last message has left
     rules: Rules = DEFAULTS
     acts: bool = False  # there are acts that the audit does not have
+    mutes_until: int = 0  # ms; until then some user may be muted here, 0: no user is
 
 
 class HeadsRead:
@@ -73,11 +87,11 @@ class HeadsRead:
 
 
 def _head(value: Any) -> Head | None:
-    m, version, floor, routed, kind, title, size, deleted, freed, rules, acts = value
+    m, version, floor, routed, kind, title, size, deleted, freed, rules, acts, mutes = value
     if m is None:
         return None
     seq, count, _, _, server, at = META.unpack(m)
     where = seq, count, at, int(version), int(floor or 0), int(routed or 0)
     gone = struct_unpack(f">{len(deleted) // 8}Q", deleted) if deleted else ()
-    more = gone, server, freed or b"", rules_of(rules), acts is not None
+    more = gone, server, freed or b"", rules_of(rules), acts is not None, int(mutes or 0)
     return Head(*where, kind.decode(), title.decode(), int(size or 0), *more)

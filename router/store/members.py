@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 
 from router.contract import keys
-from router.contract.errors import NotFound
+from router.contract.errors import LinnetError, NotFound
+from router.store.answers import Reply
 from router.store.redis.client import Client
+from router.store.redis.decoding import unreadable
 
 MEMBERS_STEP: Final = 1000
 
@@ -33,6 +37,13 @@ class Members:
         rows = zip(found[::2], found[1::2], strict=True)
         roles = {name[2:].decode(): chr(row[0]) for name, row in rows if row[:1] != b"-"}
         return MembersPage(await self.unmuted(key, roles), int(following))
+
+    def mutes(self, user: str, convs: Sequence[str], reply: Reply[dict[str, int]]) -> None:
+        """Read until when (ms; 0: for ever) the user is muted in each of these conversations, which are not empty.
+
+        A conversation where the user has no mute, or whose server does not answer, is left out. A mute may be over.
+        """
+        MutesRead(self._client, user, convs, reply)
 
     async def unmuted(self, key: str, roles: dict[str, str]) -> dict[str, str]:
         """The roles that these members have apart from mutes: the row of a muted member has the role `r`."""
@@ -80,6 +91,29 @@ class Members:
             if roles[user] in ranks
         ]
         return min(order)[2] if order else ""
+
+
+class MutesRead:
+    """The pipelined reads of one `mutes` call, and its one reply."""
+
+    __slots__ = ("_ends", "_missing", "_reply")
+
+    def __init__(self, client: Client, user: str, convs: Sequence[str], reply: Reply[dict[str, int]]) -> None:
+        self._reply = reply
+        self._missing = len(convs)
+        self._ends: dict[str, int] = {}
+        for conv in convs:
+            client.command("HGET", keys.conversation(conv), f"x:{user}", reply=partial(self._received, conv))
+
+    def _received(self, conv: str, value: Any) -> None:
+        if value is not None and not isinstance(value, LinnetError):
+            try:
+                self._ends[conv] = int(value[2:])  # after the role and a space
+            except (ValueError, TypeError) as error:
+                unreadable(error)
+        self._missing -= 1
+        if not self._missing:
+            self._reply(self._ends)
 
 
 def present_roles(value: Any) -> list[str]:

@@ -37,7 +37,7 @@ class NewConversation(Struct, frozen=True):
 class Conversation(Struct, frozen=True, kw_only=True):
     """A conversation. `members` has at most 1000 of the `size`; if `more_members`, read the member list.
 
-    `role` is the caller's own.
+    `role` is the caller's own. If the caller is muted there, `muted_until` is the end (ms), null if it has none.
     """
 
     conversation: str
@@ -56,6 +56,7 @@ class Conversation(Struct, frozen=True, kw_only=True):
     posting: Allowed = "all"
     adding: Allowed = "admins"
     slow_s: int = 0
+    muted_until: int | UnsetType | None = UNSET
 
 
 class CreatedConversation(Conversation, frozen=True, kw_only=True):
@@ -65,7 +66,11 @@ class CreatedConversation(Conversation, frozen=True, kw_only=True):
 
 
 class ListedConversation(Struct, frozen=True, kw_only=True):
-    """A conversation in the user's list; `with` is the other user of a direct one."""
+    """A conversation in the user's list; `with` is the other user of a direct one.
+
+    `role` is the user's. Of a group or channel, `posting` says who may send and edit. If the user is muted there,
+    `muted_until` is the end (ms), null if it has none.
+    """
 
     conversation: str
     kind: str
@@ -74,6 +79,9 @@ class ListedConversation(Struct, frozen=True, kw_only=True):
     read: int
     unread: int
     with_: str | None = field(name="with", default=None)
+    role: str
+    posting: Allowed | UnsetType = UNSET
+    muted_until: int | UnsetType | None = UNSET
 
 
 class ListQuery(Struct, frozen=True):

@@ -12,7 +12,8 @@
 
 local function moderate(k, a)
   local actor, user, action, until_ms, us = a[4], a[5], a[6], tonumber(a[7]), now_us()
-  local h = redis.call('HMGET', k[1], 'm', 'kind', 'ver', 'u:' .. user, 'u:' .. actor, 'x:' .. user, 'b:' .. user, 'acts')
+  local h = redis.call('HMGET', k[1], 'm', 'kind', 'ver', 'u:' .. user, 'u:' .. actor, 'x:' .. user, 'b:' .. user, 'acts',
+    'mutes')
   if not h[1] or actor ~= '' and not present(h[5]) then return fail('NOTFOUND') end
   local by = present(h[5]) and unmuted(k[1], actor, string.sub(h[5], 1, 1), us) or nil
   local role, joined, left = membership(h[4])
@@ -44,7 +45,9 @@ local function moderate(k, a)
   if own then
     redis.call('HSET', k[1], 'u:' .. user, string.format('%s %.0f %.0f', action == 'mute' and 'r' or own, joined, left))
   end
-  commit_event(k, a[2], a[3], w, cost, burst, 'ver', tonumber(h[3]) + 1, 'acts', acts)
+  local mutes = tonumber(h[9] or 0)
+  if action == 'mute' then mutes = math.max(mutes, until_ms > 0 and until_ms or FOR_EVER) end
+  commit_event(k, a[2], a[3], w, cost, burst, 'ver', tonumber(h[3]) + 1, 'acts', acts, 'mutes', string.format('%.0f', mutes))
   return 1
 end
 

@@ -7,12 +7,14 @@
 --   member row has the role 'r', so `append` looks for a mute only there, and functions of earlier releases refuse, too.
 -- `b:<user>`: a ban, msgpack {end (ms; 0: none), since (ms), by ('': a server key; AS_SERVER and the name: a moderator of
 --   the deployment), reason}.
--- All four belong to the user: leaving, joining and a new role do not change them. They end by this server's clock.
+-- `mutes`: until when (ms) some user may be muted here; absent if no user was. Entries of lists look for mutes only then.
+-- All but `rules` and `mutes` belong to the user: leaving, joining and a new role do not change them. They end by this server's clock.
 -- `acts`: acts that are not in the audit yet, each its length and msgpack {action, by, user, seq, at (ms), reason}. A
 --   router moves them to the audit (move_acts.lua).
 
 local RULES = '>I4c1c1'            -- seconds of slow mode; who may post; who may add members
 local ALL, ADMINS = '*', 'a'
+local FOR_EVER = 9007199254740991  -- in `mutes`: a mute without an end
 local MOST_ACTS = 65536            -- bytes of acts that wait; if there are more, no router runs
 
 local AUDIT_KEPT = 10000           -- entries of the audit of a partition; the oldest are removed

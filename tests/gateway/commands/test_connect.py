@@ -219,7 +219,7 @@ async def test_welcome_contains_user_limits_and_conversations(valkey: EmbeddedVa
              "read": conversations[0]["read"], "unread": 1, "with": "ann",
              "role": "member"},
             {"conversation": group, "kind": "group", "title": "a title", "head": first.seq, "cursor": 0, "read": 0,
-             "unread": 1, "role": "member"},
+             "unread": 1, "role": "member", "posting": "all"},
         ]  # fmt: skip
         await bob.until(lambda: len(bob.of("message")) == 3)
 

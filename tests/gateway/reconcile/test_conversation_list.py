@@ -12,6 +12,8 @@ from msgspec.structs import replace
 from deploy.embedded import EmbeddedValkey
 from router.contract import errors, keys, wire
 from router.store.answers import reply_of
+from router.store.moderation import Act, Moderation
+from router.store.rules import RulesChange
 from router.store.sync import Sync
 from tests import support
 from tests.gateway.world import world
@@ -158,6 +160,57 @@ async def test_entries_contain_the_role_of_the_user(valkey: EmbeddedValkey) -> N
         told = await bob.until(lambda: [e for event in bob.of("conversations") for e in event["conversations"]])
         assert [(entry["conversation"], entry["role"]) for entry in told] == [(late, "admin")]
         assert not bob.session.roles
+
+
+async def test_entries_contain_who_may_post_and_the_mute_of_the_user(valkey: EmbeddedValkey) -> None:
+    """In `welcome`, and in the entry of a channel that the user enters. A mute that is over is left out; mutes are only
+    looked up where some user may be muted."""
+    async with world(valkey) as of:
+        store, moderation = of.node.conversations, Moderation(of.redis, 1000)
+        await of.people("ann", "bob", "cid")
+        quiet, loud, ended = [await of.group("ann", "bob", "cid") for _ in range(3)]
+        await store.title(loud, "ann", None, rules=RulesChange(posting="admins"))
+        now = await store.clock_ms(loud)
+
+        async def mute(conv: str, until: int) -> None:
+            act = Act(conversation=conv, actor=None, by="", user="bob", until=until)
+            await moderation.restrain(act, "mute")
+
+        await mute(loud, now + 3_600_000)
+        await mute(ended, 0)
+        await of.redis.fetch("HSET", keys.conversation(ended), "x:bob", f"m {now - 1}")
+        for user, expected in (("bob", now + 3_600_000), ("cid", None)):
+            entries = {one["conversation"]: one for one in (await of.client(user).hello())["conversations"]}
+            assert {conv: one["posting"] for conv, one in entries.items()} == {
+                quiet: "all",
+                loud: "admins",
+                ended: "all",
+            }
+            assert [entries[conv].get("muted_until") for conv in (quiet, loud, ended)] == [None, expected, None]
+            assert [conv for conv, one in entries.items() if "muted_until" in one] == ([loud] if expected else [])
+        dan = of.client("dan")
+        await of.people("dan")
+        await dan.hello()
+        await moderation.restrain(Act(conversation=loud, actor=None, by="", user="dan"), "mute")
+        await of.put(loud, "dan")
+        told = await dan.until(lambda: [e for event in dan.of("conversations") for e in event["conversations"]])
+        assert [(one["role"], one["posting"], one["muted_until"]) for one in told] == [("member", "admins", None)]
+        assert not dan.session.mutes
+
+
+async def test_hub_knows_of_mutes_and_posting_from_events(valkey: EmbeddedValkey) -> None:
+    """A hub that exists learns both from the log, so the next session here gets entries as they are now."""
+    async with world(valkey) as of:
+        store = of.node.conversations
+        await of.people("ann", "bob")
+        group = await of.group("ann", "bob")
+        ann = await of.client("ann").connected()
+        act = Act(conversation=group, actor="ann", by="ann", user="bob")
+        await Moderation(of.redis, 1000).restrain(act, "mute")
+        await store.title(group, "ann", None, rules=RulesChange(posting="admins"))
+        await ann.event("title")
+        (entry,) = (await of.client("bob").hello())["conversations"]
+        assert (entry["role"], entry["posting"], entry["muted_until"]) == ("member", "admins", None)
 
 
 @pytest.mark.parametrize(("row_format", "calls"), [(keys.ROWS_1, 1), (keys.ROWS_2, 0)])

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 
 from deploy.embedded import EmbeddedValkey
+from router.api.call import now_ms
+from router.contract import keys
 from tests.router.api.serving import SERVER, by, serve
 
 LONG = "x" * 501
@@ -166,6 +168,40 @@ async def test_moderator_deletes_no_message_of_a_user_whose_rank_is_not_lower(va
                 assert (again["seq"], again["duplicate"]) == (first["seq"], True)
         delete = {"type": "delete", "conversation": conv, "seq": seq["boss"], "n": 1}
         await api.ok("POST", "/v1/commands", SERVER, delete)
+
+
+@pytest.mark.parametrize("rows", [keys.ROWS_1, keys.ROWS_2])
+async def test_lists_show_role_posting_and_the_own_mute(valkey: EmbeddedValkey, rows: int) -> None:
+    """Also if the rows of the user have no role. A mute that was lifted is not shown, nor one of another user."""
+    async with serve(valkey) as api:
+        api.store.row_format = rows
+        for user in ("ann", "bob"):
+            await api.ok("POST", "/v1/tokens", SERVER, {"user": user})
+        convs = []
+        for _ in range(2):
+            members = {"kind": "group", "members": {"ann": "owner", "bob": "admin"}}
+            convs.append((await api.ok("POST", "/v1/conversations", SERVER, members))["conversation"])
+        await api.ok("POST", "/v1/messages", by("bob"), {"to": "@ann", "body": "x"})
+        until = now_ms() + 3_600_000
+        await api.ok("PATCH", f"/v1/conversations/{convs[0]}", by("ann"), {"posting": "admins"})
+        await api.ok("PUT", f"/v1/conversations/{convs[0]}/members/bob/mute", SERVER, {"until": until})
+        await api.ok("PUT", f"/v1/conversations/{convs[1]}/members/bob/mute", SERVER, {})
+
+        async def listed(user: str) -> dict[str, tuple[Any, ...]]:
+            found = (await api.ok("GET", "/v1/conversations", by(user)))["conversations"]
+            shown = {
+                one["conversation"]: (one["role"], one.get("posting"), one.get("muted_until", "-")) for one in found
+            }
+            for conv in convs:
+                about = await api.ok("GET", f"/v1/conversations/{conv}", by(user))
+                assert (about["role"], about["posting"], about.get("muted_until", "-")) == shown[conv]
+            return shown
+
+        direct = {"d:ann:bob": ("member", None, "-")}
+        assert await listed("bob") == direct | {convs[0]: ("admin", "admins", until), convs[1]: ("admin", "all", None)}
+        await api.ok("DELETE", f"/v1/conversations/{convs[1]}/members/bob/mute", SERVER)
+        assert await listed("bob") == direct | {convs[0]: ("admin", "admins", until), convs[1]: ("admin", "all", "-")}
+        assert await listed("ann") == direct | {convs[0]: ("owner", "admins", "-"), convs[1]: ("owner", "all", "-")}
 
 
 async def test_list_of_bans_does_not_name_a_moderator_to_those_who_run_the_group(valkey: EmbeddedValkey) -> None:

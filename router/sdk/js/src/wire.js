@@ -177,6 +177,8 @@ export {};
  * @property {number} [unread]
  * @property {string | null} [with]
  * @property {string | null} [role]
+ * @property {string | null} [posting]
+ * @property {number | null} [muted_until]
  * @property {boolean} [gone]
  * @property {string | null} [reason]
  * @property {boolean} [held]

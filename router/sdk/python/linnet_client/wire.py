@@ -168,6 +168,8 @@ ConversationState = TypedDict(
         "unread": NotRequired[int],
         "with": NotRequired[str | None],
         "role": NotRequired[str | None],
+        "posting": NotRequired[str | None],
+        "muted_until": NotRequired[int | None],
         "gone": NotRequired[bool],
         "reason": NotRequired[str | None],
         "held": NotRequired[bool],
