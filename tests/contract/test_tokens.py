@@ -197,6 +197,46 @@ def test_critical_extension_is_refused() -> None:
         verify(sign(GOOD, crit=["b64"], b64=True), OWN, Rules(), NOW)
 
 
+def signed_text(head: bytes, claims: str, pad: str = "") -> str:
+    """A token of these two texts, signed with the secret of `OWN`."""
+    text = f"{b64(head)}.{claims}"
+    return f"{text}.{b64(hmac.digest(JWT_SECRET.encode(), text.encode(), 'sha256'))}{pad}"
+
+
+HS256, CLAIMS = b'{"alg":"HS256"}', b64(json.dumps(GOOD).encode())
+
+
+@pytest.mark.parametrize(
+    ("token", "accepted"),
+    [
+        (signed_text(HS256, CLAIMS), True),
+        (signed_text(HS256, CLAIMS, "="), True),
+        (signed_text(HS256, CLAIMS, "=="), False),
+        (signed_text(HS256, CLAIMS)[:-1], False),
+        (signed_text(HS256, CLAIMS + "=" * (-len(CLAIMS) % 4)), True),
+        (signed_text(HS256, CLAIMS[:-1] + "+"), False),
+        (signed_text(HS256, CLAIMS[:8] + "!" + CLAIMS[8:]), False),
+        (signed_text(HS256, "." + CLAIMS), False),
+        (signed_text(b'{"alg":"HS256","b64":false}', CLAIMS), False),
+        (signed_text(b'{"alg":"HS256","b64":true}', CLAIMS), True),
+    ],
+)
+def test_token_of_our_secret_is_accepted_exactly_where_pyjwt_accepts_it(token: str, accepted: bool) -> None:
+    """The check of HS256 is our own; PyJWT is what it is measured against."""
+    try:
+        assert verify(token, OWN, Rules(), NOW).user == "ada"
+    except Unauthorized:
+        assert not accepted
+    else:
+        assert accepted
+    try:
+        jwt.api_jws.PyJWS().decode(token, JWT_SECRET, ["HS256"])
+    except jwt.PyJWTError:
+        assert not accepted
+    else:
+        assert accepted
+
+
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda b: f"{b64(b)}.{b64(b)}.{b64(b)}"))
 def test_text_that_is_no_token_is_unauthorized(token: str) -> None:
     """For any text of a client the result is a refusal and no other error."""
