@@ -105,7 +105,9 @@ async def patch_tus(call: Call, _: None) -> Response:
         raise UnsupportedMediaType(f"the body must be {BODY}")
     offset = _number(call, "upload-offset")
     place = parts.places.taken(user, 0, new=False, resumable=upload)
-    async with place as keep, _locked(parts, upload, user) as (state, token):
+    # The lock comes first: while an earlier request of this upload still ends, clients get 423, which they repeat, and
+    # never 429, with which they give up.
+    async with _locked(parts, upload, user) as (state, token), place as keep:
         if offset != state.offset:
             raise Conflict(f"the upload is at {state.offset}")
         length = call.request.headers.get("content-length", "0")
