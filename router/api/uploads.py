@@ -8,7 +8,7 @@ it. The avatar of a user may be fetched by all who may read the profile: every c
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -19,7 +19,7 @@ from starlette.responses import RedirectResponse, Response, StreamingResponse
 from router.api.call import Call, now_ms
 from router.api.types.uploads import FileQuery, LinkQuery, LinkRequest, LinksMade, MadeLink, Uploaded, UploadQuery
 from router.contract import metrics, text
-from router.contract.errors import BadCommand, BadFrame, NotFound, TooLarge
+from router.contract.errors import BadCommand, BadFrame, LinnetError, NotFound, TooLarge
 from router.contract.files import MAX_NAME_BYTES, FileInfo, SharedFile
 from router.media import names
 from router.media.links import Linked
@@ -141,6 +141,8 @@ async def get_file(call: Call, given: FileQuery) -> Response:
     """
     parts, sha256 = media(call), call.path["sha256"]
     info = await _seen(call, parts, sha256, given.in_)
+    if info is not None:
+        await _note_opened(call, parts, given.in_, [sha256])
     record = await parts.files.record(sha256)
     if given.preview is not None and given.preview not in record.previews:
         raise NotFound("this file has no such preview")
@@ -161,6 +163,13 @@ async def _seen(call: Call, parts: Media, sha256: str, where: str | None) -> Fil
             raise NotFound
         return None
     return await parts.files.shown(call.known(where), call.actor, sha256)
+
+
+async def _note_opened(call: Call, parts: Media, where: str | None, hashes: Sequence[str]) -> None:
+    """Note that the caller has opened these files in a conversation, from where they may be sent for a day."""
+    if where is not None and hashes and call.actor is not None:
+        with suppress(LinnetError):  # it is shown all the same
+            await parts.files.opened(call.actor, call.known(where), hashes)
 
 
 async def _linked(parts: Media, sha256: str, record: Record, info: FileInfo | None, preview: int | None) -> Linked:
@@ -231,6 +240,8 @@ async def make_links(call: Call, given: LinkRequest) -> LinksMade:
     parts = media(call)
     found = await asyncio.gather(*(_links_of(call, parts, sha256, given.in_) for sha256 in dict.fromkeys(given.files)))
     links = {sha256: link for sha256, link, _ in found if link is not None}
+    if given.in_ is not None and given.in_[0] != USER:
+        await _note_opened(call, parts, given.in_, list(links))
     ends = min((ends for _, link, ends in found if link is not None), default=now_ms())
     return LinksMade(links, ends)
 

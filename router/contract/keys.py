@@ -63,6 +63,8 @@ key                            type    content                                  
 {u<q>}:idem:<user>:<key>       string  the result stored for an Idempotency-Key; expires    router / router
 {u<q>}:uploads:<user>          hash    hash -> row of a file that the user uploaded;        upload_own / both
                                        `bytes` their sum
+{u<q>}:opened:<user>:<name>    string  the conversation in which the user opened a file;   router / both
+                                       expires
 {u<q>}:uploading:<user>        zset    upload -> end of its lease, in ms                    upload_begin / router
 {u<q>}:unfinished:<user>       hash    resumable upload -> when it counts no more, its      upload_begin / router
                                        length: they count against the quota
@@ -288,6 +290,10 @@ def idempotency(name: str, key_hash: str) -> str:
 
 def uploads(name: str) -> str:
     return f"{_u(name)}:uploads:{name}"
+
+
+def opened(name: str, sha256: str) -> str:
+    return f"{_u(name)}:opened:{name}:{file_name(sha256)}"
 
 
 def uploading(name: str) -> str:

@@ -18,7 +18,7 @@ from router.store.file_records import shown_in, upload_of
 from router.store.redis.client import Client
 from router.store.redis.decoding import answer
 
-SENDABLE_MS: Final = 86_400_000  # how old an upload may be that is sent
+SENDABLE_MS: Final = 86_400_000  # how long ago a file that is sent may have been uploaded or opened
 _PINNED: Final = Packing(">I")
 
 
@@ -58,7 +58,8 @@ class Lookup:
         self._missing = bool(own) + len(given) - len(own)
         if own:
             hashes = [bytes.fromhex(given[at].sha256) for at in own]
-            client.call("upload_rows", (keys.uploads(user),), (SENDABLE_MS, *hashes), self._then(self._uploads, own))
+            where = (keys.uploads(user), *(keys.opened(user, given[at].sha256) for at in own))
+            client.call("upload_rows", where, (SENDABLE_MS, *hashes), self._then(self._uploads, own))
         for at, one in enumerate(given):
             if one.in_ is not None:
                 self._find(at, one.sha256, one.in_)
@@ -69,6 +70,9 @@ class Lookup:
         except NotFound:
             self._end(REFUSED)
             return
+        self._find_in(at, sha256, conv)
+
+    def _find_in(self, at: int, sha256: str, conv: str) -> None:
         names = (keys.conversation(conv), keys.log(conv))
         self._client.call("find_file", names, (self._user, bytes.fromhex(sha256)), self._then(self._found, at))
 
@@ -94,11 +98,16 @@ class Lookup:
             reply(value)
 
     def _uploads(self, own: list[int], rows: Any) -> None:
-        for at, row in zip(own, rows, strict=True):
-            if row is None:
+        """Take the rows of own uploads; what the user has only opened is looked up where that was."""
+        for at, row, conv in zip(own, rows[::2], rows[1::2], strict=True):
+            if row is not None:
+                self._infos[at] = upload_of(self._given[at].sha256, row).info
+            elif conv is not None:
+                self._missing += 1
+                self._find_in(at, self._given[at].sha256, conv.decode())
+            else:
                 self._end(REFUSED)
                 return
-            self._infos[at] = upload_of(self._given[at].sha256, row).info
         self._received()
 
     def _found(self, at: int, event: Any) -> None:

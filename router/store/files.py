@@ -23,7 +23,7 @@ from router.contract import keys
 from router.contract.errors import FunctionError, LinnetError, NotFound, RateLimited, Rejected, from_function
 from router.contract.files import FileInfo, SharedFile
 from router.store.answers import Reply, each_answer
-from router.store.attaching import Attached, Lookup
+from router.store.attaching import SENDABLE_MS, Attached, Lookup
 from router.store.file_records import (
     BITS,
     PICTURES,
@@ -147,7 +147,7 @@ class Files:
 
     async def upload(self, user: str, sha256: str) -> Upload:
         """The user's own upload."""
-        (row,) = await self._fcall("upload_rows", (keys.uploads(user),), (0, bytes.fromhex(sha256)))
+        row, _ = await self._fcall("upload_rows", (keys.uploads(user),), (0, bytes.fromhex(sha256)))
         if row is None:
             raise NotFound
         return upload_of(sha256, row)
@@ -156,6 +156,11 @@ class Files:
         """The file as the newest message has it that the user may see; None if it is the avatar."""
         where = (keys.conversation(conv), keys.log(conv))
         return shown_in(sha256, await self._fcall("find_file", where, (user or "", bytes.fromhex(sha256))))
+
+    async def opened(self, user: str, conv: str, hashes: Sequence[str]) -> None:
+        """Note that the user has opened files in a conversation: they can be sent for a day without naming it."""
+        seconds = SENDABLE_MS // 1000
+        await gather(*(self._client.fetch("SET", keys.opened(user, sha), conv, "EX", seconds) for sha in hashes))
 
     def attach(self, user: str, conv: str, given: Sequence[SharedFile], reply: Reply[Attached]) -> None:
         """Look up the files of a message, or an avatar, and pin them for its conversation or `@user`.

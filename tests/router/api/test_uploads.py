@@ -18,6 +18,7 @@ from router.contract.files import FileInfo
 from router.contract.packing import unpack
 from router.media.names import object_of
 from router.store.answers import reply_of
+from router.store.attaching import SENDABLE_MS
 from router.store.heads import Head
 from tests.router.api.serving import SERVER, Api, by, refusal, serve
 from tests.support import eventually
@@ -230,6 +231,31 @@ async def test_members_fetch_files_of_messages(valkey: EmbeddedValkey, tmp_path:
         delete = {"type": "delete", "conversation": conv, "seq": sent["seq"], "n": 1}
         await api.ok("POST", "/v1/commands", ANN, delete)
         assert refusal(await get(api, ANN, where=conv)) == (404, "not_found")
+
+
+async def test_file_that_was_opened_within_a_day_is_sent_without_naming_where(
+    valkey: EmbeddedValkey, tmp_path: Path
+) -> None:
+    """By a fetch or by a link; not once it may not be seen there any more."""
+    async with serve(valkey, media_url=f"file://{tmp_path}") as api:
+        await upload(api, ANN)
+        conv = await group(api, "bob", "cid")
+        sent = await api.ok("POST", "/v1/messages", ANN, {"to": conv, "body": "see", "files": [SHA]})
+        body = {"to": "@ann", "body": "back", "files": [SHA]}
+        assert await api.refused("POST", "/v1/messages", BOB, body) == (404, "not_found")
+        assert (await get(api, BOB, where=conv)).content == DATA
+        await api.ok("POST", "/v1/uploads/links", CID, {"in": conv, "files": [SHA, "0" * 64]})
+        for user in (BOB, CID):
+            await api.ok("POST", "/v1/messages", user, body)
+        assert (await get(api, ANN, where="d:ann:cid")).content == DATA
+        noted = keys.opened("cid", SHA)
+        with valkey.client() as redis:
+            assert 0 < redis.pttl(noted) <= SENDABLE_MS
+            redis.delete(noted)
+        assert await api.refused("POST", "/v1/messages", CID, body) == (404, "not_found")
+        delete = {"type": "delete", "conversation": conv, "seq": sent["seq"], "n": 1}
+        await api.ok("POST", "/v1/commands", ANN, delete)
+        assert await api.refused("POST", "/v1/messages", BOB, body) == (404, "not_found")
 
 
 async def test_backend_sends_files_of_the_user_it_acts_for(valkey: EmbeddedValkey, tmp_path: Path) -> None:
