@@ -1,15 +1,23 @@
-"""`python -m deploy.slots check | plan | move`: where a cluster's partitions are, and moving them safely.
+"""`python -m deploy.slots check | plan | move | isolate | begin`: where partitions are, and moving them safely.
 
 `check` says what each primary has and what is wrong. `plan` says which slots to move so that every primary has its
 share of the load. `move SLOT … --to HOST:PORT` moves slots as a whole, a few at a time (`CLUSTER MIGRATESLOTS`).
+`isolate NAME --to HOST:PORT` gives a primary to the slot of one busy conversation or user: what else the primary has
+goes to the others first. `begin` makes a server that was restarted in cluster mode a cluster of one server.
 The cluster is that of LINNET_REDIS_URL (`redis+cluster://…`), else of `--url`.
+
+The load of a slot is its `bytes` (estimated from some of its keys), its number of `keys`, or the `cpu` time that the
+servers have counted for it (`cluster-slot-stats-enabled yes`, Valkey).
 
 Invariants of a move
 - It begins only if all primaries agree about every slot, no server is failing, the target has a replica, and none of
   its replicas lags behind: a slot that has just come is only where the target's replicas have it, too.
-- Slots move in batches of BATCH. Before the next batch all primaries know the new owner, and the target's replicas have
-  everything that it had after the batch.
+- The target has room: with the slots, its memory stays below FULL of its limit.
+- Slots move in batches of BATCH or BATCH_BYTES. Before the next batch all primaries know the new owner, and the
+  target's replicas have everything that it had after the batch.
 - It stops at the first sign of a failover, and says so. What has moved stays where it is.
+- `isolate` moves nothing unless every primary that gets a slot may get it, and the busiest primary has less to do
+  afterwards.
 """
 
 from __future__ import annotations
@@ -31,11 +39,15 @@ from router.store.redis.cluster import SCHEMES
 from router.store.redis.slots import SLOTS, slot_of
 
 BATCH: Final = 8
+BATCH_BYTES: Final = 1 << 30
+FULL: Final = 0.75  # of a server's memory limit
+SAMPLE: Final = 64  # keys of a slot whose memory is asked for
 AGREE_S: Final = 30.0
 MOVE_S: Final = 600.0
 REPLICAS_S: Final = 30.0
 POLL_S: Final = 0.05
 EVEN: Final = 1.02  # of the mean: a plan does not go below
+MEASURES: Final = ("bytes", "keys", "cpu")
 UNEVEN: Final = 1.25  # of the mean, from which on `check` says so
 PARTITIONS: Final = frozenset(slot_of(tag) for family in "cuf" for tag in keys.tags(family))
 ENDED: Final = (b"success", b"failed", b"cancelled", b"canceled")  # states of a migration
@@ -54,6 +66,8 @@ class Primary(msgspec.Struct, frozen=True):
     loads: dict[int, int]  # of its slots with keys
     replicas: int
     lagging: int  # replicas that are not connected, or have not received everything
+    used: int = 0  # bytes of memory
+    limit: int = 0  # the same, at most; 0 without a limit
 
     @property
     def load(self) -> int:
@@ -70,20 +84,60 @@ class Move(msgspec.Struct, frozen=True):
 
 
 def plan(primaries: Sequence[Primary]) -> list[Move]:
-    """Moves that give each primary its share of the load, largest slots first; empty if all have it."""
+    """Moves that give each primary its share of the load, as far as slots can be divided; empty if all have it.
+
+    Each step takes the busiest and the idlest primary, and the slot (or two slots that change places) that makes them
+    most equal.
+    """
     loads = {one.address: dict(one.loads) for one in primaries}
-    moves: list[Move] = []
+    before = {slot: one.address for one in primaries for slot in one.loads}
     mean = sum(one.load for one in primaries) / max(len(primaries), 1)
     while True:
         sums = {address: sum(its.values()) for address, its in loads.items()}
         most, least = max(sums, key=lambda at: sums[at]), min(sums, key=lambda at: sums[at])
         gap = sums[most] - sums[least]
-        fitting = [(load, slot) for slot, load in loads[most].items() if 0 < load < gap]
+        back: list[int | None] = [None, *loads[least]]
+        fitting = [
+            (abs(net - gap / 2), other is not None, slot, other)
+            for slot, load in loads[most].items()
+            for other in back
+            if 0 < (net := load - (loads[least][other] if other is not None else 0)) < gap
+        ]
         if sums[most] <= EVEN * mean or not fitting:
-            return moves
-        _, slot = min(fitting, key=lambda one: (abs(one[0] - min(sums[most] - mean, mean - sums[least])), one[1]))
-        moves.append(Move(slot, most, least))
+            break
+        _, _, slot, other = min(fitting, key=lambda one: one[:3])
         loads[least][slot] = loads[most].pop(slot)
+        if other is not None:
+            loads[most][other] = loads[least].pop(other)
+    after = {slot: address for address, its in loads.items() for slot in its}
+    return [Move(slot, source, after[slot]) for slot, source in before.items() if after[slot] != source]
+
+
+def isolation(primaries: Sequence[Primary], slot: int, target: str) -> list[Move]:
+    """Moves after which the target has this slot and no other with keys; `SlotsError` if that would not help."""
+    named = {one.address: one for one in primaries}
+    if target not in named:
+        raise SlotsError(f"{target} is no primary of this cluster: {', '.join(sorted(named))}")
+    others = {one.address: {at: load for at, load in one.loads.items() if at != slot} for one in primaries}
+    leaving = others.pop(target)
+    takers = [one.address for one in primaries if one.address in others and one.replicas and not one.lagging]
+    if leaving and not takers:
+        raise SlotsError("there is no other primary with replicas that could take what else the server has")
+    home = next(one for one in primaries if slot in one.slots)
+    moves = []
+    for number, load in sorted(leaving.items(), key=lambda one: -one[1]):
+        least = min(takers, key=lambda at: sum(others[at].values()))
+        others[least][number] = load
+        moves.append(Move(number, target, least))
+    if home.address != target:
+        moves.append(Move(slot, home.address, target))
+    now = max(one.load for one in primaries)
+    then = max([home.loads.get(slot, 0), *(sum(its.values()) for its in others.values())])
+    if moves and then >= now:
+        raise SlotsError(
+            f"that would not help: the busiest primary has {now} now, and would have {then}; add a primary first"
+        )
+    return moves
 
 
 class Servers:
@@ -128,20 +182,23 @@ class Servers:
     def nodes(self) -> dict[str, list[str]]:
         """The flags of all servers by their addresses, host names before numbers."""
         found = {}
-        for line in self.seed().execute_command("CLUSTER", "NODES").decode().splitlines():
+        seed = self.seed()
+        for line in seed.execute_command("CLUSTER", "NODES").decode().splitlines():
             _, where, flags, *_ = line.split()
             announced, *more = where.split(",")
             host, _, port = announced.partition("@")[0].rpartition(":")
             if more and more[0] and "=" not in more[0]:
                 host = more[0]
+            host = host or seed.connection_pool.connection_kwargs["host"]  # a server that has never met another
             found[f"{host}:{port}"] = flags.split(",")
         return found
 
     def masters(self) -> list[str]:
         return [address for address, flags in self.nodes().items() if "master" in flags]
 
-    def primaries(self) -> list[Primary]:
-        """All primaries, also those without slots; `SlotsError` if they do not agree or a server is failing."""
+    def primaries(self, by: str = "keys") -> list[Primary]:
+        """All primaries, also those without slots, with their load measured `by` one of MEASURES; `SlotsError` if they
+        do not agree or a server is failing."""
         failing = [address for address, flags in self.nodes().items() if "fail" in flags or "fail?" in flags]
         if failing:
             raise SlotsError(f"{failing[0]} is failing: mend the cluster first")
@@ -150,9 +207,9 @@ class Servers:
         first = views[addresses[0]]
         if any(view != first for view in views.values()) or len(first) != SLOTS:
             raise SlotsError("the servers do not agree about all slots, or some have no primary: try again later")
-        return [self._primary(address, first) for address in addresses]
+        return [self._primary(address, first, by) for address in addresses]
 
-    def _primary(self, address: str, owners: dict[int, str]) -> Primary:
+    def _primary(self, address: str, owners: dict[int, str], by: str) -> Primary:
         client = self.at(address)
         ident = client.execute_command("CLUSTER", "MYID").decode()
         slots = frozenset(slot for slot, owner in owners.items() if owner == ident)
@@ -160,8 +217,17 @@ class Servers:
         replicas = [info[f"slave{i}"] for i in range(info["connected_slaves"])]
         offset = info["master_repl_offset"]
         lagging = sum(one["state"] != "online" or offset - int(one["offset"]) > 1 << 20 for one in replicas)
-        loads = {slot: keys_in for slot in slots & PARTITIONS if (keys_in := _count(client, slot))}
-        return Primary(address, ident, slots, loads, len(replicas), lagging)
+        memory = client.info("memory")
+        return Primary(
+            address, ident, slots, self.loads(address, slots & PARTITIONS, by), len(replicas), lagging,
+            memory["used_memory"], memory.get("maxmemory", 0),
+        )  # fmt: skip
+
+    def loads(self, address: str, slots: Iterable[int], by: str) -> dict[int, int]:
+        """The load of those of a server's slots that have any."""
+        client = self.at(address)
+        measure = {"bytes": _bytes, "keys": _count, "cpu": _cpu}[by]
+        return {slot: load for slot in sorted(slots) if (load := measure(client, slot))}
 
     def close(self) -> None:
         for client in self._clients.values():
@@ -169,18 +235,46 @@ class Servers:
 
 
 def _count(client: Any, slot: int) -> int:
-    """The keys of a slot."""
+    """The number of keys of a slot."""
     return int(client.execute_command("CLUSTER", "COUNTKEYSINSLOT", slot))
 
 
+def _bytes(client: Any, slot: int) -> int:
+    """The memory of a slot, estimated from SAMPLE of its keys."""
+    count = _count(client, slot)
+    names = client.execute_command("CLUSTER", "GETKEYSINSLOT", slot, SAMPLE) if count else ()
+    with client.pipeline(transaction=False) as asked:
+        for name in names:
+            asked.execute_command("MEMORY", "USAGE", name)
+        sizes = [int(size) for size in asked.execute() if size is not None]  # else it was removed meanwhile
+    return round(sum(sizes) / len(sizes) * count) if sizes else 0
+
+
+def _cpu(client: Any, slot: int) -> int:
+    """The CPU time of a slot in µs, since the server has counted it or was started."""
+    try:
+        found = client.execute_command("CLUSTER", "SLOT-STATS", "SLOTSRANGE", slot, slot)
+    except redis.ResponseError:
+        found = []
+    numbers = found[0][1] if found else {}
+    if b"cpu-usec" not in numbers:
+        raise SlotsError("the servers do not count the CPU time of slots: set `cluster-slot-stats-enabled yes`")
+    return int(numbers[b"cpu-usec"])
+
+
 def move(servers: Servers, slots: Sequence[int], target: str, say: Callable[[str], None]) -> None:
-    """Move slots to a primary, BATCH at a time; `SlotsError` if that is not safe, or not any more."""
-    for first in range(0, len(slots), BATCH):
-        batch = slots[first : first + BATCH]
+    """Move slots to a primary, a batch at a time; `SlotsError` if that is not safe, or not any more."""
+    left = list(slots)
+    while left:
         found = {one.address: one for one in servers.primaries()}
         if target not in found:
             raise SlotsError(f"{target} is no primary of this cluster: {', '.join(sorted(found))}")
-        _require_safe(found[target])
+        sizes = _sizes(servers, found.values(), left[:BATCH], target)
+        batch = left[:1]
+        while len(batch) < min(BATCH, len(left)) and sum(sizes[slot] for slot in left[: len(batch) + 1]) <= BATCH_BYTES:
+            batch = left[: len(batch) + 1]
+        left = left[len(batch) :]
+        require_safe(found[target], sum(sizes[slot] for slot in batch))
         epochs = {address: one.ident for address, one in found.items()}
         for source in found.values():
             its = [slot for slot in batch if slot in source.slots and source.address != target]
@@ -192,11 +286,72 @@ def move(servers: Servers, slots: Sequence[int], target: str, say: Callable[[str
             raise SlotsError("a server was replaced meanwhile: the rest is not moved; run check, then plan again")
 
 
-def _require_safe(target: Primary) -> None:
+def _sizes(servers: Servers, primaries: Iterable[Primary], slots: Sequence[int], target: str) -> dict[int, int]:
+    """The bytes of these slots, 0 for those that the target has already."""
+    sizes = dict.fromkeys(slots, 0)
+    for one in primaries:
+        if one.address != target:
+            sizes |= servers.loads(one.address, one.slots.intersection(slots), "bytes")
+    return sizes
+
+
+def isolate(servers: Servers, slot: int, target: str, by: str, say: Callable[[str], None], *, only_say: bool) -> None:
+    """Give the target to one slot; `SlotsError`, before anything is moved, if that is not safe or would not help."""
+    primaries = servers.primaries(by)
+    moves = isolation(primaries, slot, target)
+    found = {one.address: one for one in primaries}
+    for address in dict.fromkeys(one.target for one in moves):
+        coming = [one for one in moves if one.target == address]
+        sizes = [_sizes(servers, [found[one.source]], [one.slot], address)[one.slot] for one in coming]
+        require_safe(found[address], sum(sizes))
+    if only_say or not moves:
+        for one in moves:
+            say(str(one))
+        if not moves:
+            say(f"{target} has this slot and no other with keys")
+        return
+    for address in dict.fromkeys(one.target for one in moves):
+        move(servers, [one.slot for one in moves if one.target == address], address, say)
+
+
+def slot_named(name: str) -> int:
+    """The slot that an operator names: its number, a conversation (`g:…`, `c:…`, `d:…`) or a user."""
+    if name.isdecimal() and int(name) < SLOTS:
+        return int(name)
+    return slot_of(keys.conversation(name) if keys.is_conversation(name) else keys.user(name))
+
+
+def require_safe(target: Primary, size: int = 0) -> None:
+    """Raise `SlotsError` if a primary must not get slots with so many bytes."""
     if not target.replicas:
         raise SlotsError(f"{target.address} has no replica: if it dies, the slots that it gets are lost")
     if target.lagging:
         raise SlotsError(f"{target.lagging} replicas of {target.address} lag behind: try again later")
+    if target.limit and target.used + size > FULL * target.limit:
+        raise SlotsError(
+            f"{target.address} would have {(target.used + size) / target.limit:.0%} of its memory limit; {FULL:.0%} is"
+            " the most that a move may fill"
+        )
+
+
+def begin(client: Any, say: Callable[[str], None]) -> None:
+    """Give a server in cluster mode, which is alone, all slots that have no owner; a second time changes nothing."""
+    if b"cluster_known_nodes:1\r\n" not in client.execute_command("CLUSTER", "INFO"):
+        raise SlotsError("this server belongs to a cluster of several servers already: add slots with its own tools")
+    owned = {
+        slot
+        for first, last, *_ in client.execute_command("CLUSTER", "SLOTS")
+        for slot in range(int(first), int(last) + 1)
+    }
+    missing = [slot for slot in range(SLOTS) if slot not in owned]
+    for first in range(0, len(missing), 1000):
+        client.execute_command("CLUSTER", "ADDSLOTS", *missing[first : first + 1000])
+    until = time.monotonic() + AGREE_S
+    while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
+        if time.monotonic() > until:
+            raise SlotsError(f"the server does not serve after {AGREE_S:g} s: see its log")
+        time.sleep(POLL_S)
+    say(f"{len(missing)} slots added: the server is a cluster of one")
 
 
 def _move_as_a_whole(servers: Servers, slots: Sequence[int], source: Primary, target: Primary) -> None:
@@ -243,10 +398,10 @@ def _replicas_behind(client: Any, upto: int, expected: int) -> int:
     return expected - len(having)
 
 
-def check(primaries: Sequence[Primary]) -> list[str]:
+def check(primaries: Sequence[Primary], by: str = "keys") -> list[str]:
     """One line for each primary, and then what is wrong."""
     lines = [
-        f"{one.address}: {len(one.slots)} slots, {len(one.slots & PARTITIONS)} partitions, {one.load} keys,"
+        f"{one.address}: {len(one.slots)} slots, {len(one.slots & PARTITIONS)} partitions, {one.load} {by},"
         f" {one.replicas} replicas" + (f", {one.lagging} of them behind" if one.lagging else "")
         for one in primaries
     ]
@@ -265,11 +420,18 @@ def main(given: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.slots", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--url", default=os.environ.get("LINNET_REDIS_URL", ""))
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("check", help="what each primary has, and what is wrong")
-    commands.add_parser("plan", help="the moves that give every primary its share")
+    checking = commands.add_parser("check", help="what each primary has, and what is wrong")
+    planning = commands.add_parser("plan", help="the moves that give every primary its share")
     moving = commands.add_parser("move", help="move slots as a whole")
     moving.add_argument("slot", type=int, nargs="+", choices=range(SLOTS), metavar="SLOT")
-    moving.add_argument("--to", required=True, metavar="HOST:PORT")
+    isolating = commands.add_parser("isolate", help="give a primary to the slot of one conversation or user")
+    isolating.add_argument("name", metavar="SLOT|CONVERSATION|USER")
+    isolating.add_argument("--only-say", action="store_true", help="say what would be moved, and move nothing")
+    for one in (moving, isolating):
+        one.add_argument("--to", required=True, metavar="HOST:PORT")
+    for one, usual in ((checking, "keys"), (planning, "bytes"), (isolating, "bytes")):
+        one.add_argument("--by", choices=MEASURES, default=usual, help=f"what counts as load (default: {usual})")
+    commands.add_parser("begin", help="make a server that was restarted in cluster mode a cluster of one")
     args = parser.parse_args(given)
 
     def say(line: str) -> None:
@@ -281,8 +443,14 @@ def main(given: Sequence[str]) -> None:
         if args.command == "move":
             move(servers, args.slot, args.to, say)
             return
-        primaries = servers.primaries()
-        lines = check(primaries) if args.command == "check" else list(map(str, plan(primaries)))
+        if args.command == "isolate":
+            isolate(servers, slot_named(args.name), args.to, args.by, say, only_say=args.only_say)
+            return
+        if args.command == "begin":
+            begin(servers.seed(), say)
+            return
+        primaries = servers.primaries(args.by)
+        lines = check(primaries, args.by) if args.command == "check" else list(map(str, plan(primaries)))
         for line in lines or ["every primary has its share"]:
             say(line)
     finally:
