@@ -94,7 +94,15 @@ class Node:
         self.session_ports = SessionPorts(hubs, self.tracer, now_ms)
         hub_ports = HubPorts(loop.call_soon, now_ms, self.tracer)
         self.repair = Repair(self.conversations, hubs, loop.call_later)
-        self.catchup = Catchup(self.conversations, self.users, hubs, self.repair, lambda: client.failover_grace_s, loop)
+        self.catchup = Catchup(
+            self.conversations,
+            self.users,
+            hubs,
+            self.repair,
+            lambda: client.failover_grace_s,
+            lambda: client.certain_at,
+            loop,
+        )
         self.subscriptions = Subscriptions(client.channels, hubs, hub_ports, self.conversations, self.catchup, loop)
         self.sessions = OpenSessions(self.subscriptions, loop.call_soon)
         self.deadlines = Deadlines(settings.max_age_s, lambda: client.clocks.moments(now_ms()), loop.time)

@@ -53,6 +53,7 @@ class Catchup:
         hubs: Mapping[str, Hub],
         repair: Repair,
         failover_grace_s: Callable[[], float],
+        certain_at: Callable[[], float],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._conversations = conversations
@@ -60,6 +61,7 @@ class Catchup:
         self._hubs = hubs
         self._repair = repair
         self._failover_grace_s = failover_grace_s
+        self._certain_at = certain_at
         self._later: Callable[..., Any] = loop.call_later
         self._time = loop.time
         self._steps: Final[dict[Step, Callable[[Session, Backlog], None]]] = {
@@ -293,10 +295,11 @@ class Catchup:
         return found
 
     def _within_failover_grace(self, backlog: Backlog) -> bool:
-        """Return whether the server that answers may still be a replaced primary, which has less than the device."""
+        """Return whether the server that answers may still be a replaced primary, which has less than the device. It is
+        none if it was known not to be replaced after the device was found ahead."""
         now = self._time()
         backlog.ahead_since = now if backlog.ahead_since is None else backlog.ahead_since
-        return now - backlog.ahead_since < self._failover_grace_s()
+        return now - backlog.ahead_since < self._failover_grace_s() and self._certain_at() <= backlog.ahead_since
 
     # -- pages
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
@@ -156,6 +157,12 @@ class Client:
     def failover_grace_s(self) -> float:
         """The longest time for which a replaced primary may still answer this process; 0 without sentinels."""
         return FOLLOW_S + QUERY_S if isinstance(self.topology, Sentinels) else 0.0
+
+    @property
+    def certain_at(self) -> float:
+        """The last time (of the loop) at which no server that this process calls had been replaced; -inf if that is
+        never known."""
+        return -math.inf
 
     @property
     def busy(self) -> bool:

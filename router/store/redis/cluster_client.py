@@ -7,8 +7,12 @@ the calls.
 Invariants
 - A map with an older epoch than the present one is not used, unless no server has named the present one for STALE_S (a
   cluster that was made anew).
-- CLUSTER SLOTS is asked only if the epoch is new, if the map is in doubt, or after FULL_S; one at a time, at most one
-  in DOUBT_S, and after a random delay, because many processes learn of a failover at the same moment.
+- CLUSTER SLOTS is asked only if the epoch is new, once more SPREAD_S later, if the map is in doubt, or after FULL_S;
+  one at a time, at most one in DOUBT_S, and after a random delay, because many processes learn of a failover at the
+  same moment.
+- A replica is elected by the votes of most primaries, and a vote raises the voter's epoch. So if most primaries name
+  the epoch of the map, no server of the map had been replaced when they were asked (`certain_at`). A voter knows the
+  new epoch a little before the new owner, so only a map that was asked for SPREAD_S after its epoch was new counts.
 - A process starts if one server with slots answers.
 """
 
@@ -16,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -41,6 +46,7 @@ POLL_S: Final = 1.0
 ASK_S: Final = 1.0  # for one answer about the map
 ASKED: Final = 3  # servers that are asked for their state
 FULL_S: Final = 30.0
+SPREAD_S: Final = 1.0  # in which an elected server has told the others what it owns
 STALE_S: Final = 10.0
 DOUBT_S: Final = 0.25
 JITTER_S: Final = 0.1
@@ -84,6 +90,7 @@ class ClusterClient(Client):
         self.fitness = self._fitness
         self._following: asyncio.Task[None] | None = None
         self._asked_at = self._confirmed_at = -FULL_S
+        self._epoch_at = self._asked_at  # since when the present epoch is known
         self._past = _NONE  # of connections that are closed
         self._closing: set[asyncio.Task[None]] = set()
         self._node_timeout_s = NODE_TIMEOUT_S
@@ -152,10 +159,17 @@ class ClusterClient(Client):
     async def _ask(self, doubted: bool) -> None:
         """Ask some servers for their state, and the one that knows most for the map if that may be new."""
         now = asyncio.get_running_loop().time()
-        lines: list[HotConnection] = [line for line in self.routing.lines.values() if line.up]
-        asked = [self._hot] * self._hot.up + random.sample(lines, min(len(lines), ASKED - 1))
+        lines = [line for line in self.routing.lines.values() if line.up]
+        random.shuffle(lines)
+        some = sorted(lines, key=_asked_at)[: ASKED - 1]
+        asked: list[HotConnection] = [self._hot] * self._hot.up + list(some)
         found = await asyncio.gather(*map(self._state, asked))
         states = [(*state, connection) for state, connection in zip(found, asked, strict=True) if state is not None]
+        for line in some:
+            line.asked_at = now
+        for ok, named, connection in states:
+            if ok and isinstance(connection, Line):
+                connection.confirmed = named, now
         if not states:
             return
         with_majority, epoch, best = max(states, key=lambda one: one[:2])
@@ -167,13 +181,16 @@ class ClusterClient(Client):
             self._confirmed_at = now
         if epoch < self.epoch and now - self._confirmed_at < STALE_S:
             return
-        if doubted or epoch != self.epoch or now - self._asked_at > FULL_S:
+        spread = self._asked_at < self._epoch_at + SPREAD_S < now
+        if doubted or epoch != self.epoch or spread or now - self._asked_at > FULL_S:
             reply = await self._question(best, "CLUSTER", "SLOTS")
             if reply is None:
                 return
             owners = self.cluster.owners(reply, best.address)
             self._asked_at = self._confirmed_at = now
             newer, self.epoch, self.maps = epoch != self.epoch, epoch, self.maps + 1
+            if newer:
+                self._epoch_at = now
             self.cluster.epoch, self.cluster.known = epoch, owners.addresses
             self.routing.take(owners, newer=newer)
 
@@ -257,6 +274,16 @@ class ClusterClient(Client):
     def failover_grace_s(self) -> float:
         """A server that is cut off answers for at most its node timeout."""
         return self._node_timeout_s + POLL_S + ASK_S
+
+    @property
+    def certain_at(self) -> float:
+        primaries = self.routing.primaries
+        times = sorted(
+            (at for epoch, at in (line.confirmed for line in primaries) if epoch == self.epoch), reverse=True
+        )
+        most = len(primaries) // 2
+        settled = self._asked_at >= self._epoch_at + SPREAD_S
+        return times[most] if settled and len(times) > most else -math.inf
 
     @property
     def busy(self) -> bool:
@@ -396,6 +423,10 @@ async def _cluster_config(server: Client) -> dict[str, str]:
         return config_of(await server.fetch(*CLUSTER_CONFIG))
     except LinnetError:
         return {}
+
+
+def _asked_at(line: Line) -> float:
+    return line.asked_at
 
 
 def _timed(line: Line, asked: float, clock: Callable[[], float], reply: object) -> None:

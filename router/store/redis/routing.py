@@ -71,6 +71,8 @@ class Line(HotConnection):
         self.unnamed_since: float | None = None  # no map has named it since
         self.charged = 0  # bytes of the calls without a reply whose slot it had when they were made
         self.ahead_ms: float | None = None  # of its clock before the loop's
+        self.asked_at = 0.0  # about its epoch
+        self.confirmed = (0, 0.0)  # the last epoch that it has named, and when it was asked
 
     @property
     def busy(self) -> bool:

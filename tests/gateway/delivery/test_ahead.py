@@ -12,6 +12,7 @@ from router.contract.errors import LinnetError
 from router.contract.packing import MAX_INTEGER
 from router.store.answers import Reply, reply_of
 from router.store.heads import Head
+from tests import support
 from tests.gateway.world import World, token, world
 
 
@@ -196,6 +197,28 @@ async def test_direct_cursor_is_not_lowered_within_the_failover_grace(
         await bob.event("message", seq=new.seq)
         assert there.seq == last.seq + 1
         assert (bob.seqs(direct), bob.of("gap")) == ([new.seq], [])
+
+
+async def test_failover_grace_ends_once_the_server_is_known_to_be_the_primary(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question to the other servers that was asked after the device was found ahead is enough."""
+    async with world(valkey) as of:
+        asked_at = [0.0]
+        monkeypatch.setattr(type(of.redis), "failover_grace_s", property(lambda _: 3600.0))
+        monkeypatch.setattr(type(of.redis), "certain_at", property(lambda _: asked_at[0]))
+        direct = await of.direct("ann", "bob")
+        last = await of.say("ann", direct, "kept")
+        bob = of.client("bob")
+        await bob.hello(cursors={direct: last.seq + 5})
+        backlog = bob.session.backlog
+        await support.eventually(lambda: backlog is not None and backlog.ahead_since is not None)
+        assert bob.session.backlog is backlog
+        asked_at[0] = of.node.loop.time()
+        await bob.caught_up()
+        new = await of.say("ann", direct, "new")
+        await bob.event("message", seq=new.seq)
+        assert bob.seqs(direct) == [new.seq]
 
 
 async def test_device_ahead_of_a_rolled_back_log_misses_nothing(valkey: EmbeddedValkey) -> None:

@@ -299,6 +299,27 @@ async def test_times_are_of_all_servers(cluster: Cluster) -> None:
             assert before[0] * 1000 - 50 <= found <= after[0] * 1000 + 1050
 
 
+async def test_map_is_certain_once_most_primaries_have_named_its_epoch(cluster: Cluster) -> None:
+    """A new epoch makes it uncertain, until its map was asked for again and the primaries agree."""
+    async with connected(url(cluster)) as client:
+        loop = asyncio.get_running_loop()
+        for _ in range(2):
+            began = loop.time()
+            await support.eventually(lambda began=began: client.certain_at > began, 60)  # type: ignore[misc]
+        before = client.epoch
+        await cluster.fail_over(cluster.replicas[0][0])
+        await support.eventually(lambda: client.epoch > before, 60)
+        changed = loop.time()
+        await support.eventually(lambda: client.certain_at > changed, 60)
+        assert client._epoch_at + cluster_client.SPREAD_S <= client._asked_at
+        await cluster.home()
+        for line in client.routing.primaries:
+            line.confirmed = client.epoch - 1, loop.time()
+        client._following.cancel()  # type: ignore[union-attr]
+        client.routing.primaries[0].confirmed = client.epoch, loop.time()
+        assert client.certain_at == -float("inf"), "one of three is not most"
+
+
 async def test_checks_of_start_ask_every_server(cluster: Cluster) -> None:
     """A server that would lose acked sends is named."""
     async with connected(url(cluster), build()) as client:
