@@ -41,15 +41,17 @@ class Watch:
     presence as last sent.
 
     `sessions`: whether this user is hidden from the session's user, or whether that is not known yet; then the session
-    is sent no change.
+    is sent no change. `untold`: the sessions whose answer had `online: null`, and whether that was because it was not
+    known if the user is hidden from them; they are sent the presence once it is known.
     """
 
-    __slots__ = ("devices", "sent", "sessions")
+    __slots__ = ("devices", "sent", "sessions", "untold")
 
     def __init__(self) -> None:
         self.sessions: dict[Session, bool] = {}
         self.devices: list[Device] | LinnetError = Unavailable()
         self.sent: wire.PresenceState | None = None
+        self.untold: dict[Session, bool] = {}
 
 
 class Watches:
@@ -116,9 +118,13 @@ class Watches:
                             watch.devices = devices
                         if session in watch.sessions:
                             watch.sessions[session] = bool(hidden[user])
+                            watch.untold.pop(session, None)  # this answer says it
                     if isinstance(hidden[user], LinnetError):
                         self._look_later(user)
                 self._send_changes(users)  # else this answer would differ from the state that changes are compared with
+                for user, one in shown.items():
+                    if one is UNKNOWN and (watch := self.users.get(user)) is not None and session in watch.sessions:
+                        watch.untold[session] = isinstance(hidden[user], LinnetError)
             session.answer(wire.PresenceEvent(id=command.id, users=shown))
         except Exception as error:  # noqa: BLE001 - a bug: the client must get an answer, and the log has the trace
             fault("watches", error)
@@ -148,6 +154,7 @@ class Watches:
         for user in session.watches or ():
             watch = self.users[user]
             watch.sessions.pop(session, None)
+            watch.untold.pop(session, None)
             if not watch.sessions:
                 del self.users[user]
                 self._subscriptions.unwatch(user)
@@ -189,7 +196,10 @@ class Watches:
             if session.user not in asked or session not in watch.sessions:
                 continue
             is_hidden = watch.sessions[session] = session.user in hidden
-            if is_hidden != was and watch.sent is not None and watch.sent.online:
+            if session in watch.untold:
+                watch.untold[session] = False
+                self._tell_untold(user, watch, session)
+            elif is_hidden != was and watch.sent is not None and watch.sent.online:
                 self._send((session, {user: HIDDEN if is_hidden else watch.sent}))
             if tell and not is_hidden:
                 session.answer(event)
@@ -233,10 +243,16 @@ class Watches:
         self, touched: Iterator[str], users: list[str], found: list[list[Device] | LinnetError] | LinnetError
     ) -> None:
         if not isinstance(found, LinnetError):  # else the next round reads them again
-            for user, devices in zip(users, found, strict=True):
-                if user in self.users and not isinstance(devices, LinnetError):
-                    self.users[user].devices = devices
+            read = [
+                (user, watch, devices)
+                for user, devices in zip(users, found, strict=True)
+                if (watch := self.users.get(user)) is not None and not isinstance(devices, LinnetError)
+            ]
+            for _, watch, devices in read:
+                watch.devices = devices
             attempt("watches", lambda: self._send_changes(users))
+            for user, watch, _ in read:
+                each("watches", partial(self._tell_untold, user, watch), list(watch.untold))
         self._read_on(touched)
 
     def decide_all(self) -> None:
@@ -258,9 +274,17 @@ class Watches:
             if watch.sent is not None and watch.sent.online != states[user].online:
                 for session, is_hidden in watch.sessions.items():
                     if not is_hidden:
+                        watch.untold.pop(session, None)
                         changes.setdefault(session, {})[user] = states[user]
             watch.sent = states[user]
         each("watches", self._send, changes.items())
+
+    def _tell_untold(self, user: str, watch: Watch, session: Session) -> None:
+        """Send a session the presence that its answer lacked, if it is known now."""
+        if watch.sent is None or watch.sent.online is None or watch.untold.get(session, True):
+            return
+        del watch.untold[session]
+        self._send((session, {user: HIDDEN if watch.sessions[session] else watch.sent}))
 
     @staticmethod
     def _send(change: tuple[Session, dict[str, wire.PresenceState]]) -> None:

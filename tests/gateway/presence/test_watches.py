@@ -17,7 +17,7 @@ from router.store.contacts import Contacts
 from router.store.pairs import Pairs
 from router.store.state import State
 from tests import support
-from tests.gateway.world import World, world
+from tests.gateway.world import Client, World, world
 
 
 @pytest.fixture(autouse=True)
@@ -291,6 +291,34 @@ async def test_watcher_of_a_user_that_could_not_be_read_hears_that_the_user_is_o
         await of.redis.fetch("DEL", keys.devices("bob"))
         of.node.watches.touched("bob")
         await ann.event("presence", users={"bob": {"online": False, "last_seen": None}})
+
+
+async def test_every_watcher_whose_answer_was_null_is_sent_the_presence_once_it_is_known(
+    valkey: EmbeddedValkey,
+) -> None:
+    """Also one that came after another watcher had been told."""
+    async with world(valkey) as of:
+        await lease_held(of)
+        await of.client("bob").connected()
+        ann, cem, dan = [await of.client(name).connected() for name in ("ann", "cem", "dan")]
+        assert (await ann.ask("presence", "presence", users=["bob"], watch=True))["users"]["bob"]["online"]
+        kept = await of.redis.fetch("HGETALL", keys.devices("bob"))
+        await of.redis.fetch("SET", keys.devices("bob"), "no hash")
+        for watcher in (cem, dan):
+            answer = await watcher.ask("presence", "presence", users=["bob", watcher.user], watch=True)
+            assert answer["users"]["bob"]["online"] is None
+        await of.redis.fetch("DEL", keys.devices("bob"))
+        await of.redis.fetch("HSET", keys.devices("bob"), *kept)
+        of.node.watches.touched("bob")
+
+        def told(watcher: Client) -> list[bool]:
+            return [event["users"]["bob"]["online"] for event in watcher.of("presence") if "id" not in event]
+
+        for watcher in (cem, dan):
+            await watcher.until(lambda watcher=watcher: told(watcher))  # type: ignore[misc]
+            assert told(watcher) == [True]
+        assert told(ann) == [], "she knew it"
+        assert not any(watch.untold for watch in of.node.watches.users.values())
 
 
 async def test_presence_whose_callback_raises_is_answered(
