@@ -273,6 +273,7 @@ class Client:
     def second_connection(self) -> HotConnection:
         """Another connection to the same server, for calls that may delay the calls behind them."""
         connection = HotConnection(self.topology, self.library.source)
+        connection.expected_id = self._hot.expected_id
         self.links.append(connection)
         return connection
 

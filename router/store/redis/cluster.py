@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from router.contract.errors import StartupError
-from router.store.redis.connection import Address, address
+from router.store.redis.connection import MYID, Address, address
 from router.store.redis.slots import SLOTS
 
 SCHEMES: Final = {"redis+cluster": "redis", "rediss+cluster": "rediss"}
@@ -29,9 +29,11 @@ _HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]/@ ]+)(:[0-9]{1,5})?\Z")
 
 
 class Owners(msgspec.Struct, frozen=True):
-    """A map: ranges of slots (first, last) with the address of their primary, or None if it cannot be named."""
+    """A map: ranges of slots (first, last) with the address of their primary, or None if it cannot be named; and the
+    ids of the primaries."""
 
     ranges: tuple[tuple[int, int, Address | None], ...]
+    ids: dict[Address, str] = {}
 
     @property
     def addresses(self) -> set[Address]:
@@ -60,7 +62,8 @@ class Cluster:
             raise StartupError("LINNET_REDIS_URL: a cluster has database 0 only")
         self._reachable = dict(reachable or {})
         self._tls_name = tls_name
-        self._base = address(f"{scheme}://{credentials}{at}seed:{PORT}/0?{given.query}")
+        base = address(f"{scheme}://{credentials}{at}seed:{PORT}/0?{given.query}")
+        self._base = msgspec.structs.replace(base, greeting=(*base.greeting, MYID))
         self.seeds = tuple(self.at(*_parts(seed)) for seed in seeds)
         self.known: set[Address] = set()  # by the present map
         self.epoch = 0  # of the present map
@@ -92,15 +95,18 @@ class Cluster:
     def owners(self, reply: Sequence[Any], asked: Address) -> Owners:
         """The map in a reply to CLUSTER SLOTS; `ValueError` if it is none."""
         try:
-            ranges = []
+            ranges, ids = [], {}
             for first, last, primary, *_ in reply[:SLOTS]:
                 host = (primary[0] or b"").decode()
                 if not 0 <= first <= last < SLOTS:
                     raise ValueError(first, last)
-                ranges.append((first, last, self._named(host, str(primary[1]), asked)))
+                where = self._named(host, str(primary[1]), asked)
+                ranges.append((first, last, where))
+                if where is not None and len(primary) > 2:
+                    ids[where] = primary[2].decode()
         except (TypeError, ValueError, IndexError, AttributeError) as error:
             raise ValueError("not a reply to CLUSTER SLOTS") from error
-        return Owners(tuple(ranges))
+        return Owners(tuple(ranges), ids)
 
     def _named(self, host: str, port: str, asked: Address) -> Address | None:
         if host == "?" or not port.isdecimal():

@@ -52,6 +52,7 @@ class Ear(Bus):
         self._owner = owner
         self._left: Counter[bytes] = Counter()  # channels of open unsubscriptions
         super().__init__(server, owner.echo_of(line), on_messages, partial(owner.lost, self), _nothing, _ignore)
+        self.expected_id = line.expected_id
 
     @property
     def denied(self) -> str:

@@ -6,7 +6,9 @@ base of `pipeline` (commands) and `pubsub` (subscriptions). A `Topology` finds t
 Invariants
 - `opened` is called after the server has answered the whole greeting, so a link that is up can serve: a server that is
   loading its data set, or a replica without its primary, fails the PING and is dialed again later.
-- Every dial asks the topology again. If the greeting contains ROLE, the server must answer that it is a primary.
+- Every dial asks the topology again. If the greeting contains ROLE, the server must answer that it is a primary; if it
+  contains CLUSTER MYID, it must be the server that the map names (`expected_id`): an address may be given to another
+  server, even of another cluster. A server that refuses MYID is not compared.
 - `opened` and `closed` alternate. Every failure (reset, protocol error, `drop`) ends in `connection_lost`, in a later
   turn of the loop and never within the caller's stack; only there the state is cleared.
 - There is at most one keeper, and so at most one socket.
@@ -81,6 +83,7 @@ def _unnumbered(parts: tuple[RedisArg, ...]) -> bytes:
     return packed[packed.index(b"\r\n") :]
 
 
+MYID: Final = ("CLUSTER", "MYID")  # in the greeting of a cluster's servers
 NOTHING: Final = object()  # returned by a reader without a whole reply; None is a reply
 DIAL_S: Final = 3.0
 STALE_S: Final = 1.0  # age up to which an answer of the sentinels is used
@@ -210,6 +213,7 @@ class Link:
         self.up = False
         self.reconnects = 0
         self.read_bytes = 0
+        self.expected_id: Callable[[], str] = _any_server
         self._reader = hiredis.Reader(notEnoughData=NOTHING)
         self._socket: _Socket | None = None
         self._transport: asyncio.Transport | None = None
@@ -372,6 +376,14 @@ class Link:
             reply = self._reader.gets()
             if reply is NOTHING:
                 return False
+            asked = self.address.greeting[-self._greetings_left]
+            if asked == MYID:
+                expected = self.expected_id()
+                if isinstance(reply, bytes) and expected not in ("", reply.decode(errors="replace")):
+                    self.drop("it is another server than the one that the cluster has at this address")
+                    return False
+                self._greetings_left -= 1
+                continue
             if isinstance(reply, Exception):
                 self.drop(str(reply))
                 return False
@@ -423,3 +435,8 @@ class Link:
             self.reconnects += 1
             self._keeper = loop.create_task(self._keep())
         self.closed(self._why)
+
+
+def _any_server() -> str:
+    """The id that the server must have; empty: any."""
+    return ""

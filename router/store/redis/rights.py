@@ -14,7 +14,7 @@ USER: Final = "linnet"
 # Commands that connections send themselves, in addition to the commands of functions. `hsetnx` and `hvals` are for the
 # functions of the previous release, which run beside these in a rolling upgrade.
 OWN: Final = (
-    "asking", "cluster|info", "cluster|slots",
+    "asking", "cluster|info", "cluster|myid", "cluster|slots",
     "ping", "select", "role", "info", "time", "wait", "config|get", "fcall", "fcall_ro", "function|load",
     "function|list", "ssubscribe", "sunsubscribe", "spublish", "get", "set", "hget", "hset", "hmget", "hgetall",
     "hdel", "hexists", "hkeys", "hsetnx", "hscan", "scan", "zadd", "zcard", "zcount", "zrange", "zrem", "zscore",

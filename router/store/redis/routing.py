@@ -71,6 +71,8 @@ class Line(HotConnection):
         self.unnamed_since: float | None = None  # no map has named it since
         self.charged = 0  # bytes of the calls without a reply whose slot it had when they were made
         self.ahead_ms: float | None = None  # of its clock before the loop's
+        self.ident = ""  # by the last map that named it; empty before the first
+        self.expected_id = lambda: self.ident
         self.asked_at = 0.0  # about its epoch
         self.confirmed = (0, 0.0)  # the last epoch that it has named, and when it was asked
 
@@ -351,6 +353,11 @@ class Routing:
         for first, last, where in owners.ranges:
             line = None if where is None else self.line(where)
             found[first : last + 1] = [line] * (last - first + 1)
+        for where, ident in owners.ids.items():
+            line = self.line(where)
+            if line.up and line.ident not in ("", ident):
+                line.drop("another server of the cluster has its address now")
+            line.ident = ident
         for slot, (line, _) in self._moved.items():
             found[slot] = line
         named = set(found)

@@ -17,7 +17,7 @@ def cluster(**more: Any) -> Cluster:
 def test_url_names_several_servers() -> None:
     made = Cluster("redis+cluster://ann:s%40cret@redis-1:7001,redis-2,[::1]:7003")
     assert [(one.host, one.port) for one in made.seeds] == [("redis-1", 7001), ("redis-2", 6379), ("::1", 7003)]
-    assert made.seeds[0].greeting == (("AUTH", "ann", "s@cret"), ("PING",))
+    assert made.seeds[0].greeting == (("AUTH", "ann", "s@cret"), ("PING",), ("CLUSTER", "MYID"))
     assert made.seeds[0].tls is None
     assert "cret" not in str(made.seeds)
 

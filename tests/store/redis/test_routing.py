@@ -18,13 +18,15 @@ from tests import support
 pytestmark = pytest.mark.usefixtures("either_loop")
 
 SLOT = 7
+OWN = (b"PING", b"CLUSTER")
 
 
 class Server:
-    """A server that answers a PING once all before it is answered, and everything else when the test says so."""
+    """A server that answers PING and MYID once all before it is answered, and all else when the test says so."""
 
     def __init__(self) -> None:
-        self.got: list[tuple[bytes, ...]] = []  # all commands but PING
+        self.got: list[tuple[bytes, ...]] = []  # all other commands
+        self.ident = "a" * 40
         self.writer: asyncio.StreamWriter | None = None
         self.port = 0
         self._open: list[tuple[bytes, ...]] = []
@@ -36,7 +38,7 @@ class Server:
             commands.feed(data)
             while (command := commands.gets()) is not False:
                 self._open.append(tuple(command))
-                if command[0] != b"PING":
+                if command[0] not in OWN:
                     self.got.append(tuple(command))
             self._pong()
         writer.close()
@@ -50,9 +52,8 @@ class Server:
             self._pong()
 
     def _pong(self) -> None:
-        while self._open and self._open[0][0] == b"PING" and self.writer is not None:
-            del self._open[0]
-            self.writer.write(b"+PONG\r\n")
+        while self._open and self._open[0][0] in OWN and self.writer is not None:
+            self.writer.write(f"+{self.ident if self._open.pop(0)[0] == b'CLUSTER' else 'PONG'}\r\n".encode())
 
     @property
     def waits(self) -> bool:
@@ -80,9 +81,10 @@ class Servers:
     def line(self, server: Server) -> Line:
         return self.routing.line(self.at(server))
 
-    def map(self, server: Server) -> None:
+    def map(self, server: Server, ident: str = "") -> None:
         """Take a newer map, in which this server has all slots."""
-        self.routing.take(Owners(((0, 16383, self.at(server)),)), newer=True)
+        at = self.at(server)
+        self.routing.take(Owners(((0, 16383, at),), {at: ident} if ident else {}), newer=True)
 
     def call(self, *names: str) -> None:
         for name in names:
@@ -245,3 +247,21 @@ async def test_servers_that_send_each_other_a_call_do_not_keep_it() -> None:
         assert isinstance(s.replies["GET 1"], Unavailable)
         assert 2 < tries < 50
         assert s.routing.waiting == (0, 0)
+
+
+async def test_server_at_the_address_of_another_one_gets_no_calls() -> None:
+    """Addresses are used again: the server that answers must be the one that the map names there."""
+    async with serving() as s:
+        s.map(s.first, s.first.ident)
+        assert s.line(s.first).up
+        s.first.ident = "b" * 40
+        s.line(s.first).drop("the test")
+        await support.eventually(lambda: "another server" in s.line(s.first).why)
+        s.call("GET 1")
+        await s.replied("GET 1")
+        assert isinstance(s.replies["GET 1"], Unavailable)
+        assert s.first.got == []
+        s.map(s.first, "b" * 40)
+        await support.eventually(lambda: s.line(s.first).up)
+        s.map(s.first, "c" * 40)
+        await support.eventually(lambda: not s.line(s.first).up)
