@@ -106,6 +106,11 @@ class Cluster:
         others = iter(self.nodes[primaries + empty :])
         self.replicas = [[next(others) for _ in range(number)] for number in replicas]
 
+    @property
+    def url(self) -> str:
+        """An address that names all its nodes."""
+        return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in self.nodes)
+
     async def start(self) -> Cluster:
         for node in self.nodes:
             node.spawn()

@@ -24,7 +24,7 @@ from loadtest import ports
 T = TypeVar("T")
 
 DEADLINE_S = 40.0
-TEST_S = 180.0  # of a whole test: longer than its waits together, so that a wait fails first and names its event
+TEST_S = 300.0  # of a whole test: longer than its waits together, so that a wait fails first and names its event
 PATIENCE = 3.0  # times the deadlines of the product that tests shorten; 1 in the quick check (conftest.py)
 JWT_SECRET = "a-secret-for-tests-of-32-bytes-or-more"
 SERVER_KEY = "a-server-key-for-tests-of-32-bytes-or-more"

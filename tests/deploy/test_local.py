@@ -107,10 +107,15 @@ class Runner:
         return popen.returncode
 
     def children(self, what: str) -> list[int]:
-        """Return the pids of the runner's children whose command line contains `what`."""
+        """Return the pids of the runner's children that run this program, or this module of Python; "-m" is any."""
         assert self.popen is not None
         pids = Path(f"/proc/{self.popen.pid}/task/{self.popen.pid}/children").read_text().split()
-        return [int(pid) for pid in pids if what in Path(f"/proc/{pid}/cmdline").read_text()]
+        return [int(pid) for pid in pids if what in program_and_module(Path("/proc") / pid)]
+
+
+def program_and_module(process: Path) -> list[str]:
+    """The name of a process's program, its first argument and its second; the folder's name is in none of them."""
+    return [(process / "comm").read_text().strip(), *(process / "cmdline").read_text().split("\0")[1:3]]
 
 
 def three_ports() -> int:

@@ -29,7 +29,7 @@ def cluster(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) ->
 
 @asynccontextmanager
 async def gateway(cluster: Cluster) -> AsyncIterator[World]:
-    where = "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in cluster.primaries)
+    where = cluster.url
     async with serving(await choose.connected(where, "cluster"), durability="memory") as of:
         yield of
 

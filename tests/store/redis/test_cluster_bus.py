@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -18,19 +18,6 @@ from tests.cluster import Cluster, Node, slot
 from tests.store.conftest import LIBRARY
 
 CHANNELS = [f"x.0:{{c{i}}}:ch:{number}" for number in range(2) for i in range(256)]
-
-
-@pytest.fixture(scope="module")
-def cluster(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three primaries, and a replica of the first."""
-    made = Cluster(tmp_path_factory.mktemp("cluster"), (1, 0, 0))
-    support.run(made.start())
-    yield made
-    made.close()
-
-
-def url(cluster: Cluster) -> str:
-    return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in cluster.nodes)
 
 
 def holder(cluster: Cluster, channel: str) -> Node:
@@ -108,7 +95,7 @@ class Listener:
 
 @asynccontextmanager
 async def listening(cluster: Cluster, *channels: str) -> AsyncIterator[Listener]:
-    client = await choose.connected(url(cluster), "cluster", library=LIBRARY)
+    client = await choose.connected(cluster.url, "cluster", library=LIBRARY)
     assert isinstance(client, ClusterClient)
     listener = Listener(client)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -23,19 +23,6 @@ LANES = 12
 OUTSTANDING = 16
 
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def cluster(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three primaries, and a replica of the first."""
-    made = Cluster(tmp_path_factory.mktemp("cluster"), (1, 0, 0))
-    support.run(made.start())
-    yield made
-    made.close()
-
-
-def url(cluster: Cluster) -> str:
-    return "redis+cluster://" + ",".join(f"127.0.0.1:{node.port}" for node in cluster.nodes)
 
 
 @asynccontextmanager
@@ -132,7 +119,7 @@ async def test_calls_reach_the_server_of_their_key(cluster: Cluster) -> None:
 
 async def test_slot_that_moves_costs_no_error_and_no_order(cluster: Cluster) -> None:
     """To another server and back, as a whole, under load."""
-    async with connected(url(cluster)) as client:
+    async with connected(cluster.url) as client:
         traffic = Traffic(cluster, client)
         await traffic.goes_on()
         for lane in traffic.lanes[:3]:
@@ -149,7 +136,7 @@ async def test_slot_that_moves_costs_no_error_and_no_order(cluster: Cluster) -> 
 
 async def test_slot_that_moves_key_by_key_costs_no_error_and_no_order(cluster: Cluster) -> None:
     """The old way, of Redis 7: meanwhile the server of the slot answers ASK, and its target only after ASKING."""
-    async with connected(url(cluster)) as client:
+    async with connected(cluster.url) as client:
         traffic = Traffic(cluster, client)
         await traffic.goes_on()
         for lane in traffic.lanes[:3]:
@@ -172,7 +159,7 @@ async def test_slot_that_moves_key_by_key_costs_no_error_and_no_order(cluster: C
 
 async def test_failover_by_hand_costs_no_error_and_no_order(cluster: Cluster) -> None:
     await cluster.home()
-    async with connected(url(cluster)) as client:
+    async with connected(cluster.url) as client:
         traffic = Traffic(cluster, client)
         await traffic.goes_on()
         for to in (cluster.replicas[0][0], cluster.primaries[0]):
@@ -185,7 +172,7 @@ async def test_failover_by_hand_costs_no_error_and_no_order(cluster: Cluster) ->
 async def test_call_waits_no_longer_than_its_hold(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slot that nobody can serve is `unavailable` in bounded time, and with bounded memory; others are served."""
     monkeypatch.setattr(routing, "HOLD_S", 0.5)
-    async with connected(url(cluster)) as client:
+    async with connected(cluster.url) as client:
         here, there = (
             "{c1}:held",
             next(f"{{c{i}}}:free" for i in range(256) if owner(cluster, f"{{c{i}}}") is not owner(cluster, "{c1}")),
@@ -218,7 +205,7 @@ async def test_server_that_is_silent_leaves_room_for_the_others(
 ) -> None:
     """Its calls have at most half of the memory for calls."""
     monkeypatch.setattr(routing, "MAX_BYTES", 1 << 20)
-    async with connected(url(cluster)) as client:
+    async with connected(cluster.url) as client:
         stopped = owner(cluster, "{c1}")
         other = next(key for i in range(256) if owner(cluster, key := f"{{c{i}}}:free") is not stopped)
         stopped.pause()
@@ -236,7 +223,7 @@ async def test_server_that_is_silent_leaves_room_for_the_others(
 async def test_older_map_is_not_used(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is cut off tells one for ever. If nobody knows the newer one, the cluster was made anew."""
     monkeypatch.setattr(cluster_client, "STALE_S", 1000.0)
-    async with connected(url(cluster)) as client:
+    async with connected(cluster.url) as client:
         number = slot("{c1}:any")
         before = client.routing.owner(number)
 
@@ -256,7 +243,7 @@ async def test_older_map_is_not_used(cluster: Cluster, monkeypatch: pytest.Monke
 async def test_calls_do_not_wait_for_a_silent_server_that_was_replaced(cluster: Cluster) -> None:
     """It has calls that it never answered; those behind them go to its successor."""
     await cluster.home()
-    async with connected(url(cluster)) as client:
+    async with connected(cluster.url) as client:
         old, new = cluster.primaries[0], cluster.replicas[0][0]
         key = next(tag for i in range(256) if owner(cluster, tag := f"{{c{i}}}:silent") is old)
         old.pause()
@@ -290,7 +277,7 @@ async def test_one_server_is_no_cluster(own_valkey: Any) -> None:
 
 async def test_times_are_of_all_servers(cluster: Cluster) -> None:
     """The servers of this test share a clock, so the median and each server's own time agree with it."""
-    async with connected(url(cluster)) as client:
+    async with connected(cluster.url) as client:
         for ask in (client.clock_ms, partial(client.clock_ms, "{c1}:any")):
             with cluster.primaries[1].client() as redis:
                 before = redis.time()
@@ -301,7 +288,7 @@ async def test_times_are_of_all_servers(cluster: Cluster) -> None:
 
 async def test_map_is_certain_once_most_primaries_have_named_its_epoch(cluster: Cluster) -> None:
     """A new epoch makes it uncertain, until its map was asked for again and the primaries agree."""
-    async with connected(url(cluster)) as client:
+    async with connected(cluster.url) as client:
         loop = asyncio.get_running_loop()
         for _ in range(2):
             began = loop.time()
@@ -322,7 +309,7 @@ async def test_map_is_certain_once_most_primaries_have_named_its_epoch(cluster: 
 
 async def test_checks_of_start_ask_every_server(cluster: Cluster) -> None:
     """A server that would lose acked sends is named."""
-    async with connected(url(cluster), build()) as client:
+    async with connected(cluster.url, build()) as client:
         await client.check_server("memory")
         await client.probe()
         assert client.failover_grace_s > 2.0
@@ -342,7 +329,7 @@ async def test_checks_of_start_ask_every_server(cluster: Cluster) -> None:
 async def test_primary_that_dies_costs_only_its_own_slots(cluster: Cluster) -> None:
     """Calls of other slots have no error; those of its own are answered again once its replica is elected."""
     await cluster.home()
-    async with connected(url(cluster)) as client:
+    async with connected(cluster.url) as client:
         traffic = Traffic(cluster, client)
         await traffic.goes_on()
         dead = cluster.primaries[0]
