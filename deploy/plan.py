@@ -14,6 +14,7 @@ Invariants:
 import fcntl
 import os
 import secrets
+import shlex
 import socket
 import sys
 from collections.abc import Mapping
@@ -230,7 +231,7 @@ def chat(post: str, url: str, user: str, first: str) -> str:
     """A shell line that logs in, says hello with the answer (unknown fields are ignored), then sends what is typed."""
     login = f"""{post}/login -d '{{"user":"{user}","password":"correct-horse","device":"terminal"}}'"""
     hello = f"""echo "$({login} | sed 's/^{{/{{"type":"hello","device":"terminal",/')"; """
-    return f"({hello}{first}cat) | {os.path.relpath(sys.executable)} -m websockets {url}"
+    return f"({hello}{first}cat) | {shlex.quote(os.path.relpath(sys.executable))} -m websockets {url}"
 
 
 def reachable(where: tuple[str, int]) -> str:

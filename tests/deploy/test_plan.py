@@ -1,7 +1,9 @@
 """The plan of `make up`, before a process is started."""
 
 import os
+import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -82,8 +84,10 @@ def test_lock_ends_with_its_descriptor(tmp_path: Path) -> None:
 
 
 @pytest.mark.processes
-def test_lines_to_try_are_shell(tmp_path: Path) -> None:
-    """The printed lines can be pasted: three lines that the shell parses, with addresses that can be dialed."""
+def test_lines_to_try_are_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The printed lines can be pasted: three lines that the shell parses, with addresses that can be dialed, in any
+    folder."""
+    monkeypatch.setattr(sys, "executable", "/a folder/python")
     shared = shared_environ({"LINNET_LISTEN": "0.0.0.0:7000"}, tmp_path)
     settings = load(shared)
     text = welcome(services(shared, settings), settings, tmp_path)
@@ -93,3 +97,5 @@ def test_lines_to_try_are_shell(tmp_path: Path) -> None:
         subprocess.run(["sh", "-n", "-c", line], check=True)
         assert "127.0.0.1:7000" in line
     assert "0.0.0.0" not in text
+    for line in lines[1:]:
+        assert os.path.relpath(sys.executable) in shlex.split(line)
