@@ -65,6 +65,7 @@ class Installation:
         self.recent: list[tuple[str, int]] = []
         self.shown = False
         self.reads: dict[str, int] = {}
+        self.state: dict[str, str] = {}
         self._writer = ClientWriter(folder / f"{name}.jsonl")
         self._refs = 0
         self._kinds: dict[str, str] = {}
@@ -129,6 +130,8 @@ class Installation:
                 self.add(rows.Missing(at, life, name, report["first"], last, report["reason"]))
             case "kept":
                 self.add(rows.Kept(at, life, report["cursors"]))
+            case "put":
+                self.add(rows.Put(at, life, report["key"], report["version"]))
             case "status":
                 self.live = report["status"] == "live"
                 self.add(rows.Status(at, life, report["status"], report["reason"]))
@@ -162,7 +165,8 @@ class Installation:
             )
             for name, one in report["conversations"].items()
         }
-        self.add(rows.Shown(at, life, found, report["open"]))
+        self.state = {key: digest(value(one)) for key, one in report["state"].items()}
+        self.add(rows.Shown(at, life, found, report["open"], self.state))
         self.open &= set(report["open"])
         self.reads = {name: one["read"] for name, one in report["conversations"].items()}
         self.shown = True

@@ -119,14 +119,21 @@ export function start(Client, report, die) {
       return handle;
     }
 
+    async set({ key, value }) {
+      const version = await this.client.state.set(key, value).catch(() => undefined); // nothing was promised
+      if (version !== undefined) this.say("put", { key, version });
+    }
+
     async show() {
+      const state = await this.client.state.entries("app/").catch(() => undefined);
+      if (state === undefined) return; // it is asked again
       const conversations = {};
       for (const { id, read } of await this.client.conversations()) {
         const messages = await this.client.conversation(id).messages({ limit: SHOWN });
         conversations[id] = { read, messages: messages.map(({ seq, body, state }) => [state === "acked" ? seq : null, toLine(body)]) };
       }
       const open = (await this.client.outbox()).filter(({ state }) => state !== "failed").map((handle) => refOf(handle.command?.body));
-      this.say("shown", { conversations, open });
+      this.say("shown", { conversations, open, state: toLine(state) });
     }
   }
 
@@ -141,6 +148,7 @@ export function start(Client, report, die) {
     close: ({ installation }) => installations.get(installation)?.close(),
     show: ({ installation }) => installations.get(installation)?.show(),
     read: ({ installation, conversation }) => installations.get(installation)?.client.conversation(conversation).markRead(),
+    set: (command) => installations.get(command.installation)?.set(command),
     send: (command) => installations.get(command.installation)?.act(command),
     edit: (command) => installations.get(command.installation)?.act(command),
     react: (command) => installations.get(command.installation)?.act(command),

@@ -181,7 +181,15 @@ class Installation:
     def read(self, conversation: str) -> None:
         self.client.conversation(conversation).mark_read()
 
-    def show(self) -> None:
+    async def set(self, key: str, value: Any) -> None:
+        with suppress(ClientError):  # nothing was promised
+            self.say("put", key=key, version=await self.client.state.set(key, value))
+
+    async def show(self) -> None:
+        try:
+            state = await self.client.state.entries("app/")
+        except ClientError:
+            return  # it is asked again
         shown = {
             name: {
                 "read": one.view.read,
@@ -193,6 +201,7 @@ class Installation:
             "shown",
             conversations=shown,
             open=[_ref(one.command.get("body")) for one in self.client.outbox if one.state != "failed"],
+            state=jsonable(state),
         )
 
 
@@ -247,7 +256,9 @@ class Driver:
                     case "close":
                         await found.close()
                     case "show":
-                        found.show()
+                        await found.show()
+                    case "set":
+                        await found.set(command["key"], command["value"])
                     case "read":
                         found.read(command["conversation"])
                     case _:

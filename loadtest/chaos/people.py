@@ -45,12 +45,14 @@ DIED_S: Final = 15.0
 CLOCK_S: Final = 60.0
 COPIES: Final = 3
 FIRST_S: Final = 3.0
+KEYS: Final = 8  # of a user's state
 
 # Weight, and least and most seconds.
 PROCESS_TROUBLE: Final[dict[str, tuple[float, float, float]]] = {
     "app-kill": (4, 0.2, 4),
     "app-die": (3, 0.2, 2),
     "app-freeze": (3, 1, 20),
+    "app-freeze-long": (1, 60, 60),
     "app-wipe": (1.5, 0.2, 2),
     "app-copy": (0.7, 0.1, 0.5),
     "app-clock": (2, 2, 12),
@@ -58,6 +60,7 @@ PROCESS_TROUBLE: Final[dict[str, tuple[float, float, float]]] = {
 TAB_TROUBLE: Final[dict[str, tuple[float, float, float]]] = {
     "tab-crash": (4, 0.1, 2),
     "tab-stop": (3, 1, 12),
+    "tab-stop-long": (1, 60, 60),
     "tab-stop-within": (2, 1, 8),
     "tab-close": (2, 0.1, 2),
     "tab-reload": (3, 0, 0),
@@ -203,6 +206,9 @@ class People:
             self._change(app, installation, "edit", self.rng.choice(installation.own))
         elif kind < 0.9 and installation.recent:
             self._change(app, installation, "react", self.rng.choice(installation.recent))
+        elif kind < 0.95:
+            key, told = f"app/{self.rng.randrange(KEYS)}", self._body("state") if self.rng.random() < 0.9 else None
+            app.tell(installation, "set", key=key, value=told)
         elif installation.last:
             app.tell(installation, "read", conversation=self.rng.choice(list(installation.last)))
 
@@ -257,7 +263,7 @@ class People:
                         await app.gone()
                     await asyncio.sleep(trouble.for_s)
                     await app.start()
-            case "app-freeze":
+            case "app-freeze" | "app-freeze-long":
                 app.signal(signal.SIGSTOP)
                 await asyncio.sleep(trouble.for_s)
                 app.signal(signal.SIGCONT)
@@ -310,7 +316,7 @@ class People:
                 await (app.crash(tab) if trouble.kind == "tab-crash" else app.close_tab(tab))
                 await asyncio.sleep(trouble.for_s)
                 await app.add_tab()
-            case "tab-stop":
+            case "tab-stop" | "tab-stop-long":
                 await app.stop(tab, round(trouble.for_s * 1000))
             case "tab-stop-within":
                 await app.stop(tab, round(trouble.for_s * 1000), within=self.rng.choice(("outbox", "events")))
@@ -373,8 +379,9 @@ class People:
         await asyncio.sleep(0.5)
 
     def _agree(self) -> bool:
-        reads: dict[str, dict[str, int]] = {}
-        return all(reads.setdefault(one.user, one.reads) == one.reads for one in self.installations)
+        first: dict[str, Installation] = {}
+        pairs = [(first.setdefault(one.user, one), one) for one in self.installations]
+        return all(one.reads == other.reads and one.state == other.state for one, other in pairs)
 
     @staticmethod
     def _has_all(installation: Installation, heads: dict[str, int]) -> bool:

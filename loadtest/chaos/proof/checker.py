@@ -40,7 +40,7 @@ from loadtest.chaos.proof.clients import check_clients
 from loadtest.chaos.proof.evidence import Ending, Evidence, Fault, Sample
 from loadtest.chaos.proof.findings import Command, Findings, Log, Violation
 from loadtest.chaos.proof.restraints import check_restraints
-from loadtest.chaos.proof.states import check_states
+from loadtest.chaos.proof.states import check_client_states, check_states
 from loadtest.chaos.proof.trimmed import check_trimmed
 
 # Reconnects in one second, as a multiple of an even spread; small numbers are uneven by chance.
@@ -81,6 +81,7 @@ class Checker:
         found += check_trimmed(self.findings, commands)
         found += self._reads()
         found += check_states(self.evidence.states, self.evidence.histories)
+        found += check_client_states(self.evidence.states, self.evidence.clients)
         counts["users with state"] = sum(one.version > 0 for one in self.evidence.states)
         found += check_restraints(self.findings)
         found += check_processes(self.evidence)

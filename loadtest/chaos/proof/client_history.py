@@ -86,6 +86,14 @@ class Kept(Row, frozen=True, array_like=True, tag="kept"):
     cursors: dict[str, int]
 
 
+class Put(Row, frozen=True, array_like=True, tag="put"):
+    """A change of the user's state was answered."""
+
+    life: int
+    key: str
+    version: int
+
+
 class Status(Row, frozen=True, array_like=True, tag="status"):
     life: int
     status: str
@@ -119,11 +127,13 @@ class ShownConversation(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Shown(Row, frozen=True, array_like=True, tag="shown"):
-    """The client's conversations at the end; `open`: the commands that its outbox has."""
+    """The client's conversations at the end; `open`: the commands that its outbox has; `state`: the user's, with digests
+    of values."""
 
     life: int
     conversations: dict[str, ShownConversation]
     open: list[str]
+    state: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Bug(Row, frozen=True, array_like=True, tag="bug"):
@@ -134,7 +144,7 @@ class Bug(Row, frozen=True, array_like=True, tag="bug"):
 
 
 ClientRows = (
-    Opened | Renamed | Asked | Stored | Acked | Failed | Handed | Missing | Kept | Status | Ended | Wiped | Copied
+    Opened | Renamed | Asked | Stored | Acked | Failed | Handed | Missing | Kept | Put | Status | Ended | Wiped | Copied
     | Shown | Bug
 )  # fmt: skip
 

@@ -156,6 +156,8 @@ class ClientAccount:
                 for name, seq in row.cursors.items():
                     line.kept[name] = max(seq, line.kept.get(name, 0))
                 line.kept_by.setdefault(row.life, {}).update(row.cursors)
+            case rows.Put():
+                counts["changes of state"] += 1
             case rows.Status():
                 if row.status == "stopped":
                     self._stopped(row)

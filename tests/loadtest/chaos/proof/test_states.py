@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from loadtest.chaos.proof import client_history
 from loadtest.chaos.proof.evidence import StoredState
 from loadtest.chaos.proof.findings import Violation
 from loadtest.chaos.proof.history import Holds, Put, Rows, Stated
-from loadtest.chaos.proof.states import check_states
+from loadtest.chaos.proof.states import check_client_states, check_states
 
 STORED = StoredState("ann", 30, {"a": (30, "x3"), "gone": (20, "")})
 KEPT = {"a": (30, "x3")}
@@ -47,3 +48,15 @@ def test_version_of_two_changes_is_found() -> None:
 def test_answered_change_that_is_not_stored_is_found() -> None:
     assert "35" in broken(Put(1, "a", 35, "x4"))
     assert "None" in broken(Put(1, "b", 7, "x"))
+
+
+def test_application_must_show_the_state_and_what_it_was_answered_must_be_stored() -> None:
+    stored = [StoredState("ann", 9, {"app/1": (9, "x"), "app/2": (8, "")})]
+
+    def broken(version: int, state: dict[str, str]) -> list[str]:
+        put, shown = client_history.Put(1, 1, "app/1", version), client_history.Shown(2, 1, {}, [], state)
+        return [one.promise for one in check_client_states(stored, {"ann.phone": [put, shown]})]
+
+    assert broken(9, {"app/1": "x"}) == broken(7, {"app/1": "x"}) == []
+    assert broken(10, {"app/1": "x"}) == ["G11"]  # it was answered, and is lost
+    assert broken(9, {"app/1": "y"}) == broken(9, {}) == broken(9, {"app/1": "x", "app/2": "z"}) == ["G11"]
