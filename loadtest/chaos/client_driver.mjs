@@ -159,6 +159,7 @@ export function start(Client, report, die) {
     try {
       await commands[command.do](command);
     } catch (error) {
+      if (error?.constructor.name === "StoreLost") return; // the client says so elsewhere
       report({ type: "bug", installation: command.installation, text: `${command.do}: ${error?.stack ?? error}` });
     }
   };

@@ -98,10 +98,8 @@ class Installation:
         while True:
             try:
                 await self.client.listen(self._handle)
-            except Stopped as error:
-                self.say("status", status="stopped", reason=error.reason)
-                await asyncio.sleep(self._rng.uniform(0.2, 1.5))
-                await self.client.connect(new_device=error.reason in ("replaced", "copied"))
+            except Stopped:
+                await asyncio.sleep(POLL_S)  # `_watch` connects again
             except Exception as error:
                 self.say("bug", text=f"listen: {type(error).__name__}: {error}")
                 raise
@@ -127,8 +125,11 @@ class Installation:
         while True:
             if self.client.status is not status:
                 status = self.client.status
-                if status is not Status.STOPPED:  # `_listen` says why
-                    self.say("status", status=str(status), reason="")
+                self.say("status", status=str(status), reason=self.client.stopped or "")
+            if status is Status.STOPPED:
+                # Not in `_listen`: a handler may wait for an ack, which a client that has stopped does not get.
+                await asyncio.sleep(self._rng.uniform(0.2, 1.5))
+                await self.client.connect(new_device=self.client.stopped in ("replaced", "copied"))
             self._named()
             kept = self._kept(kept)
             await asyncio.sleep(POLL_S)

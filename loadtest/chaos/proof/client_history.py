@@ -127,8 +127,8 @@ class ShownConversation(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Shown(Row, frozen=True, array_like=True, tag="shown"):
-    """The client's conversations at the end; `open`: the commands that its outbox has; `state`: the user's, with digests
-    of values."""
+    """The client's conversations at the end; `open`: the commands that its outbox has; `state`: the user's keys, with
+    digests of their values."""
 
     life: int
     conversations: dict[str, ShownConversation]

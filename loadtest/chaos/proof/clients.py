@@ -132,7 +132,8 @@ class ClientAccount:
                 if self._wiped:
                     self._wiped = False
                     self.lines.append(Line(row.at))
-                    self._live(row.life)
+                if self._of[row.life] is not self.lines[-1]:
+                    self._live(row.life)  # each tab says it
             case rows.Asked():
                 counts["commands"] += 1
                 self.sent[row.ref] = Sent(row.conversation, row.kind, row.body, row.at)

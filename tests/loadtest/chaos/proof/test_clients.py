@@ -211,3 +211,27 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     writer.close()
     assert list(ClientHistory(path)) == forged.first + forged.second
     assert all(isinstance(row, msgspec.Struct) for row in ClientHistory(path))
+
+
+def test_every_tab_of_a_browser_goes_on_with_its_new_store() -> None:
+    """The tab that says the new device name later is given the events anew, too."""
+    forged = Forged()
+    forged.first = [
+        rows.Opened(0, 1, "ann", "phone.x"),
+        rows.Opened(0, 2, "ann", "phone.x"),
+        *sent("ann 1", "a2", 2),
+        *handed(2, 1, 2, 3),
+        rows.Kept(30_000, 2, {TALK: 3}),
+        rows.Wiped(30_001, True),
+        rows.Renamed(30_002, 1, "phone.z"),
+        rows.Renamed(30_003, 2, "phone.z"),
+    ]
+    forged.second = [
+        *handed(2, 1, 2, 3),
+        *sent("ann 2", "a4", 4, "edit"),
+        *handed(2, 4, 5),
+        rows.Shown(60_000, 2, {TALK: forged.shown()}, []),
+    ]
+    assert forged.broken() == []
+    forged.second[-1:-1] = [rows.Kept(50_001, 2, {TALK: 5}), *handed(2, 4)]
+    assert forged.first_broken() == "G5"
