@@ -60,11 +60,11 @@ function attempt(database, write, work) {
         transaction.commit();
       },
       (error) => {
-        failure = error;
+        failure = error.name === "AbortError" ? new StoreLost(String(error)) : error;
         try {
           transaction.abort();
         } catch {
-          reject(error); // it has ended already
+          reject(failure); // it has ended already
         }
       },
     );
