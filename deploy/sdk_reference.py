@@ -42,6 +42,8 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "Client": ("Client", "Conversation", "MessageHandle", "Ack", "Status"),
     "Tokens and the HTTP API": ("Login", "TokenSource", "Api"),
     "Media, state, people": ("Media", "State", "People"),
+    "Profiles": ("Profiles", "Profile", "Me", "Privacy", "ProfileChange"),
+    "Moderation": ("Moderation", "Rules", "Ban", "AuditEntry", "Reports", "Report"),
     "Views": ("ConversationView", "MessageView"),
     "Events": (
         "Event", "Logged", "Message", "Edit", "Delete", "React", "Member", "Title", "Gap", "Gone", "Joined", "Receipt",

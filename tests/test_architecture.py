@@ -197,8 +197,8 @@ def test_sdk_imports_nothing_of_the_server() -> None:
 # Each module of the SDK imports only modules of earlier rows.
 SDK_ORDER: Final = (
     "wire", "errors", "values", "events", "machine", "model", "store", "outbox", "http", "uploading", "media", "state",
-    "people", "messages", "sending", "receiving", "connection", "conversation", "client", "session_file", "doctor",
-    "cli", "__main__", "__init__",
+    "people", "profiles", "moderation", "messages", "sending", "receiving", "connection", "conversation", "client",
+    "session_file", "doctor", "cli", "__main__", "__init__",
 )  # fmt: skip
 
 

@@ -118,6 +118,11 @@ export async function start(source, report) {
     // `client.state` and `client.people`, by the names of their methods.
     state: ({ action, args = [] }) => client.state[action](...args),
     people: ({ action, args = [] }) => client.people[action](...args),
+    // The entry points beside the core. `token`: calls without the client.
+    async extra({ module, part, action, args = [], api, token }) {
+      const found = await import(new URL(`./${module}.js`, source));
+      return new found[part](token ? found.caller(api, token) : client)[action](...args);
+    },
     watch_state: ({ prefix }) => void client.state.watch(prefix, (key, value) => report({ type: "state", key, value })),
     status: () => ({ status: client.status, stopped: client.stopped, leader: client.leader, device: client.device, durable: client.durable }),
     close: () => client.close(),

@@ -249,3 +249,94 @@ export {};
  * @property {(id: string) => Promise<import("./outbox.js").Status | undefined>} retry
  * @property {(id: string) => Promise<boolean>} cancel
  */
+
+/**
+ * What profiles and moderation need: a client, or `caller` of `moderation.js`.
+ *
+ * @typedef {object} Caller
+ * @property {(method: string, path: string, body?: unknown) => Promise<any>} call
+ */
+
+/**
+ * A user's profile as others see it.
+ *
+ * @typedef {object} Profile
+ * @property {string} user
+ * @property {string} name
+ * @property {string | null} about
+ * @property {string | null} avatar The hash of a picture: `client.media.links([avatar], "@" + user)`.
+ * @property {{ text: string, until: number | null } | null} status
+ * @property {any} extra
+ */
+
+/**
+ * Who may write to the user, add them to groups and see their presence; whether requests reach them, and whether others get their receipts.
+ *
+ * @typedef {object} Privacy
+ * @property {"everyone" | "contacts"} messages
+ * @property {"everyone" | "contacts"} groups
+ * @property {"everyone" | "contacts"} presence
+ * @property {"everyone" | "nobody"} requests
+ * @property {"everyone" | "nobody"} receipts
+ */
+
+/** @typedef {Profile & { privacy: Privacy, roles: string[] }} Me */
+
+/**
+ * @typedef {object} ProfileChange
+ * @property {string | null} [name]
+ * @property {string | null} [about]
+ * @property {string | null} [avatar] The hash of a picture that was uploaded within a day.
+ * @property {{ text: string, until?: number | null } | null} [status]
+ * @property {any} [extra]
+ * @property {Partial<Privacy>} [privacy]
+ */
+
+/**
+ * @typedef {object} Restraint
+ * @property {number | null} [until] Its end, in milliseconds since the epoch; it has none without it.
+ * @property {string} [reason] For the audit; the user does not see it.
+ */
+
+/**
+ * @typedef {object} Ban
+ * @property {string} user
+ * @property {number | null} until
+ * @property {number} at
+ * @property {string | null} by Null: the server, or a moderator whom the caller may not see.
+ * @property {string} reason
+ */
+
+/**
+ * What a group or channel allows.
+ *
+ * @typedef {object} Rules
+ * @property {"all" | "admins"} posting Who may send and edit.
+ * @property {"all" | "admins"} adding Who may add members and readers.
+ * @property {"all" | "members"} reacting Whether readers may react.
+ * @property {number} slow_s The seconds between two messages of a member; 0 for none.
+ */
+
+/**
+ * @typedef {object} Report
+ * @property {string} id
+ * @property {number} at
+ * @property {string} reporter
+ * @property {string | null} conversation
+ * @property {number | null} seq
+ * @property {string} user The author of the message, or the user who is reported.
+ * @property {string} reason
+ * @property {"open" | "resolved" | "dismissed"} state
+ * @property {string | null} note
+ * @property {any} event A copy of the message.
+ */
+
+/**
+ * @typedef {object} AuditEntry
+ * @property {string} id
+ * @property {number} at
+ * @property {string | null} actor Null: the server.
+ * @property {string} action
+ * @property {{ user?: string, conversation?: string, seq?: number, report?: string }} target
+ * @property {string | null} reason
+ */

@@ -1,4 +1,4 @@
-// node reference.cjs <node_modules> <package>: the page of reference, from the types and comments of what `index.js` exports.
+// node reference.cjs <node_modules> <package>: the page of reference, from the types and comments of what the package exports.
 
 const path = require("node:path");
 
@@ -7,8 +7,9 @@ const ts = require(path.join(modules, "typescript"));
 
 const config = ts.readConfigFile(path.join(folder, "tsconfig.json"), ts.sys.readFile).config;
 const options = ts.convertCompilerOptionsFromJson(config.compilerOptions, folder).options;
-const index = path.join(folder, "src", "index.js");
-const program = ts.createProgram([index], { ...options, noEmit: true, types: [], declaration: false, emitDeclarationOnly: false });
+const { name: packageName, exports: entries } = require(path.join(folder, "package.json"));
+const files = Object.values(entries).map((entry) => path.join(folder, entry.default));
+const program = ts.createProgram(files, { ...options, noEmit: true, types: [], declaration: false, emitDeclarationOnly: false });
 const checker = program.getTypeChecker();
 const FLAGS = ts.TypeFormatFlags.NoTruncation | ts.TypeFormatFlags.UseAliasDefinedOutsideCurrentScope;
 
@@ -37,19 +38,27 @@ function table(symbols) {
   return ["| | | |", "|---|---|---|", ...rows].join("\n");
 }
 
-const page = ["# Reference", "", "Made by `make sdk` from the types and comments of the code.", ""];
-const module_ = checker.getSymbolAtLocation(program.getSourceFile(index));
-for (const exported of checker.getExportsOfModule(module_)) {
+function section(exported) {
   const symbol = exported.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(exported) : exported;
   const type = checker.getDeclaredTypeOfSymbol(symbol);
   if (symbol.flags & ts.SymbolFlags.Class) {
-    page.push(`## class ${symbol.name}`, "", text(symbol), "");
     const statics = [...symbol.exports.values()].filter((one) => one.flags & ts.SymbolFlags.Method);
-    page.push(table([...statics, ...checker.getPropertiesOfType(type).filter((one) => one.parent === symbol)]), "");
-  } else if (type.isUnion()) {
-    page.push(`## ${symbol.name}`, "", `\`${type.types.map((one) => clean(checker.typeToString(one))).join(" | ")}\``, "");
-  } else {
-    page.push(`## ${symbol.name}`, "", text(symbol), "", table(checker.getPropertiesOfType(type)), "");
+    const members = checker.getPropertiesOfType(type).filter((one) => one.parent === symbol);
+    return [`## class ${symbol.name}`, "", text(symbol), "", table([...statics, ...members]), ""];
+  }
+  if (type.isUnion()) {
+    return [`## ${symbol.name}`, "", `\`${type.types.map((one) => clean(checker.typeToString(one))).join(" | ")}\``, ""];
+  }
+  return [`## ${symbol.name}`, "", text(symbol), "", table(checker.getPropertiesOfType(type)), ""];
+}
+
+const page = ["# Reference", "", "Made by `make sdk` from the types and comments of the code.", ""];
+const written = new Set(); // names that several modules give the same type
+for (const [number, entry] of Object.keys(entries).entries()) {
+  if (entry !== ".") page.push(`# ${packageName}${entry.slice(1)}`, "");
+  for (const exported of checker.getExportsOfModule(checker.getSymbolAtLocation(program.getSourceFile(files[number])))) {
+    if (!written.has(exported.name)) page.push(...section(exported));
+    written.add(exported.name);
   }
 }
 process.stdout.write(page.join("\n").replace(/\n{3,}/g, "\n\n"));
