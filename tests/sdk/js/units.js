@@ -12,6 +12,7 @@ const source = (name) => import(new URL(`../../../router/sdk/js/src/${name}.js`,
 const { afterClose, backoffMs } = await source("closes");
 const { Events } = await source("events");
 const { Http } = await source("http");
+const { Media } = await source("media");
 const { changeMessage, takeBack } = await source("model");
 const { Outbox } = await source("outbox");
 const { Sender } = await source("sender");
@@ -256,6 +257,35 @@ test("the JSON of a load balancer is an answer that may pass, too", async () => 
   for (const text of ['{"message":"no upstream"}', '{"error":"no upstream"}', "null", "<html>"]) {
     await assert.rejects(http.call("GET", `/${encodeURIComponent(text)}`), { code: "unavailable" }, text);
   }
+  server.closeAllConnections();
+  server.close();
+});
+
+test("an upload can be cancelled in every phase", async () => {
+  const sockets = [];
+  const server = createServer((request, response) => {
+    sockets.push(request.url);
+    if (request.method === "POST" && request.url === "/v1/uploads/tus" && mode === "busy") {
+      response.writeHead(503, { "Retry-After": "600" }).end("{}"); // it waits
+    } // else there is no answer
+  });
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  let mode = "silent";
+  const api = `http://127.0.0.1:${server.address().port}`;
+  const never = new Promise(() => undefined);
+  const cancelled = async (tokens, size, reached) => {
+    const stopping = new AbortController();
+    const upload = new Media(new Http(api, tokens)).upload(new Uint8Array(size), { signal: stopping.signal });
+    while (!reached()) await new Promise((resolve) => setImmediate(resolve));
+    stopping.abort();
+    await assert.rejects(upload, { code: "cancelled" });
+  };
+  await cancelled(() => never, 10, () => true); // waits for a token
+  await cancelled(async () => "token", 10, () => sockets.length === 1); // at once
+  await cancelled(async () => "token", 2 << 20, () => sockets.length === 2); // its beginning
+  mode = "busy";
+  await cancelled(async () => "token", 2 << 20, () => sockets.length === 3);
   server.closeAllConnections();
   server.close();
 });

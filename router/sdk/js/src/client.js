@@ -22,14 +22,10 @@ import { PlaceLost, StoreLost, Superseded, random } from "./store.js";
 import { Media } from "./media.js";
 import { received } from "./values.js";
 
-/** @typedef {import("./connection.js").Status} Status */
-/** @typedef {import("./connection.js").TokenReason} TokenReason */
-/** @typedef {import("./events.js").HandedEvent} HandedEvent */
+/** @import { Status, TokenReason } from "./connection.js" */
+/** @import { HandedEvent, ClientOptions, Listeners } from "./types.js" */
+
 /** @typedef {(event: HandedEvent) => unknown} Handler */
-
-/** @typedef {import("./types.js").ClientOptions} ClientOptions */
-
-/** @typedef {import("./types.js").Listeners} Listeners */
 
 const DEFAULT_DEVICE = "js";
 const LABEL = /^[A-Za-z0-9._-]{1,55}$/;
@@ -49,7 +45,7 @@ export class Client {
     return client;
   }
 
-  /** @internal @param {ClientOptions} options @param {import("./store.js").Store} store */
+  /** @internal @param {ClientOptions} options @param {import("./types.js").Store} store */
   constructor(options, store) {
     this._options = options;
     /** @type {string} */
@@ -85,8 +81,10 @@ export class Client {
     this._election = undefined;
     /** Resolves when transactions of an earlier leader abort. @type {Promise<void>} */
     this._leading = Promise.resolve();
-    this._reopening = this._closed = false;
-    /** @type {import("./store.js").Store} */
+    this._closed = false;
+    /** @type {Promise<void> | undefined} */
+    this._reopening = undefined;
+    /** @type {import("./types.js").Store} */
     this._store;
     /** @type {Outbox} */
     this._outbox;
@@ -98,8 +96,8 @@ export class Client {
     this._receiver;
     /** @type {Sender} */
     this._sender;
-    /** @type {import("./conversation.js").ConversationParts} */
-    this._shared;
+    /** What every conversation uses, also once the store is another one. */
+    this._shared = /** @type {import("./types.js").ConversationParts} */ ({});
     this._parts(store);
   }
 
@@ -279,7 +277,7 @@ export class Client {
 
   // -- parts
 
-  /** @param {import("./store.js").Store} store */
+  /** @param {import("./types.js").Store} store */
   _parts(store) {
     this._store = store;
     this._outbox = new Outbox(store);
@@ -315,7 +313,7 @@ export class Client {
         failed: (error) => this._failed(error),
       },
     });
-    this._shared = {
+    Object.assign(this._shared, {
       user: this.user,
       outbox: this._outbox,
       events: this._events,
@@ -324,7 +322,7 @@ export class Client {
       read: (/** @type {string} */ conversation) => this._read(conversation),
       typing: (/** @type {string} */ to) => this._send({ type: "typing", to }),
       changed: (/** @type {string} */ conversation) => this._changed([conversation]),
-    };
+    });
   }
 
   /** One tab at a time: two that open a new store agree on its device name. */
@@ -469,9 +467,12 @@ export class Client {
    *
    * @param {StoreLost} lost
    */
-  async _storeLost(lost) {
-    if (this._reopening) return;
-    this._reopening = true;
+  _storeLost(lost) {
+    return (this._reopening ??= this._reopen(lost).finally(() => (this._reopening = undefined)));
+  }
+
+  /** @param {StoreLost} lost */
+  async _reopen(lost) {
     this._connection.stop();
     this._handing?.stop();
     this._election?.stop();
@@ -487,8 +488,6 @@ export class Client {
       this._connect(this._handler);
     } catch (error) {
       this._emit("error", error);
-    } finally {
-      this._reopening = false;
     }
   }
 
@@ -505,7 +504,7 @@ export class Client {
     return this._handle(stored);
   }
 
-  /** @param {Promise<import("./outbox.js").Status>} stored */
+  /** @param {Promise<import("./types.js").Status>} stored */
   _handle(stored) {
     const handle = new MessageHandle(stored, {
       retry: async (id) => {
@@ -552,7 +551,7 @@ export class Client {
     void this._events.conversation(conversation).then((row) => row && this._sendRead(row));
   }
 
-  /** @param {import("./model.js").ConversationRow} row */
+  /** @param {import("./types.js").ConversationRow} row */
   _sendRead(row) {
     this._send({ type: "read", conversation: row.conversation, seq: row.readWanted });
   }
@@ -670,7 +669,7 @@ function storeName({ api, user }) {
   return `linnet:${new URL(api).origin}:${user}`;
 }
 
-/** @param {ClientOptions} options @returns {Promise<import("./store.js").Store>} */
+/** @param {ClientOptions} options @returns {Promise<import("./types.js").Store>} */
 async function openStore(options) {
   const openMemory = async () => (await import("./store_memory.js")).openMemory();
   if (options.store === false) return openMemory();

@@ -1,6 +1,6 @@
 /** What follows the end of a connection, as the protocol's list of close codes says. Pure. */
 
-/** @typedef {import("./types.js").Next} Next */
+/** @import { Next } from "./types.js" */
 
 const FIRST_MS = 300;
 const LONGEST_MS = 30_000;

@@ -1,4 +1,4 @@
-/** The leader's connection: one WebSocket at a time, opened again until the client is told not to. Its states and rules: README. */
+/** The leader's connection: one WebSocket at a time. Its states and rules: README. */
 
 import { afterClose, backoffMs } from "./closes.js";
 import { LinnetError, after } from "./errors.js";
@@ -6,7 +6,7 @@ import { LinnetError, after } from "./errors.js";
 /** @typedef {"idle" | "preparing" | "connecting" | "live" | "waiting" | "stopped"} Status */
 /** @typedef {"connect" | "expiring" | "token_expired" | "unauthorized"} TokenReason */
 
-/** @typedef {import("./types.js").ConnectionEvents} ConnectionEvents */
+/** @import { ConnectionEvents } from "./types.js" */
 
 const SUBPROTOCOL = "linnet.v1.json";
 const GREETING_MS = 15_000;

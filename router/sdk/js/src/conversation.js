@@ -5,11 +5,7 @@ import { fromWire, received, toWire } from "./values.js";
 
 const NEWEST = 50;
 
-/** @typedef {import("./types.js").ConversationView} ConversationView */
-
-/** @typedef {import("./types.js").MessageView} MessageView */
-
-/** @typedef {import("./types.js").ConversationParts} ConversationParts */
+/** @import { ConversationView, MessageView, ConversationParts } from "./types.js" */
 
 export class Conversation {
   /**
@@ -89,7 +85,7 @@ export class Conversation {
    * Events from the server, ascending: the last ones, those before a seq, or those after one.
    *
    * @param {{ before?: number, after?: number, limit?: number }} [options]
-   * @returns {Promise<import("./model.js").LoggedEvent[]>}
+   * @returns {Promise<import("./types.js").LoggedEvent[]>}
    */
   async history(options = {}) {
     return (await this._page(options)).events.map(received);
@@ -131,14 +127,14 @@ function direct(user, other) {
   return `d:${[user, other].sort().join(":")}`;
 }
 
-/** @param {string} id @param {import("./model.js").ConversationRow | undefined} row @returns {ConversationView} */
+/** @param {string} id @param {import("./types.js").ConversationRow | undefined} row @returns {ConversationView} */
 export function viewOf(id, row) {
   if (!row) return { id, kind: "", title: "", with: null, role: null, unread: 0, read: 0, reads: {}, gone: null };
   const { kind, title, role, read, reads, gone } = row;
   return { id, kind, title, with: row.with, role, unread: unreadOf(row), read, reads, gone };
 }
 
-/** @param {import("./model.js").MessageRow} row @returns {MessageView} */
+/** @param {import("./types.js").MessageRow} row @returns {MessageView} */
 function messageOf(row) {
   const { seq, at, from, media, replyTo, files = [], deleted, edits } = row;
   /** @type {Record<string, string[]>} */
@@ -151,7 +147,7 @@ function messageOf(row) {
   return { id: undefined, seq, at, from, media, body, replyTo, files: deleted ? [] : files, edited: edits.length > 0, deleted, reactions, state: "acked" };
 }
 
-/** @param {import("./outbox.js").Status} status @param {string} from @returns {MessageView} */
+/** @param {import("./types.js").Status} status @param {string} from @returns {MessageView} */
 function pendingOf({ id, seq, at, command = {}, state }, from) {
   const body = fromWire(command.body);
   const replyTo = command.reply_to ?? null;

@@ -4,7 +4,7 @@ const ASK_MS = 1000;
 const ANSWER_MS = 1500;
 const SPREAD_MS = 200; // two visible tabs do not steal at the same moment
 
-/** @typedef {import("./types.js").ElectionEvents} ElectionEvents */
+/** @import { ElectionEvents } from "./types.js" */
 
 export class Election {
   /** @param {string} name @param {ElectionEvents} events */

@@ -6,21 +6,13 @@ import { advance, changedAt, changeMessage, listed, messageOf, newConversation, 
 const KEPT = 1000; // messages of a conversation
 const KEPT_MOST = 1200;
 
-/** @typedef {import("./model.js").LoggedEvent} LoggedEvent */
-/** @typedef {import("./model.js").ConversationRow} ConversationRow */
-/** @typedef {import("./model.js").MessageRow} MessageRow */
-
-/** @typedef {import("./types.js").HandedEvent} HandedEvent */
-
-/** @typedef {import("./types.js").Item} Item */
-
-/** @typedef {import("./types.js").Applied} Applied */
+/** @import { LoggedEvent, ConversationRow, MessageRow, HandedEvent, Item, Applied } from "./types.js" */
 
 /** @typedef {{ device: string, epoch: number, arrival: number }} Meta */
 
 export class Events {
   /**
-   * @param {import("./store.js").Store} store
+   * @param {import("./types.js").Store} store
    * @param {string} user
    */
   constructor(store, user) {
@@ -77,7 +69,7 @@ export class Events {
     return applied;
   }
 
-  /** @param {import("./store.js").Transaction} t @returns {Promise<Meta>} */
+  /** @param {import("./types.js").Transaction} t @returns {Promise<Meta>} */
   async check(t) {
     const meta = await t.get("meta", "meta");
     if (!meta) throw new StoreLost("the events have lost their device name");
@@ -209,7 +201,7 @@ export class Events {
 /** One transaction of `apply`. */
 class Batch {
   /**
-   * @param {import("./store.js").Transaction} t
+   * @param {import("./types.js").Transaction} t
    * @param {Meta} meta
    * @param {Map<string, LoggedEvent[]>} held
    * @param {string} user
@@ -378,7 +370,7 @@ class Batch {
   }
 }
 
-/** @param {import("./store.js").Transaction} t @param {LoggedEvent} event */
+/** @param {import("./types.js").Transaction} t @param {LoggedEvent} event */
 async function storeMessage(t, event) {
   const seq = messageOf(event);
   if (seq === 0) return;
@@ -386,7 +378,7 @@ async function storeMessage(t, event) {
   await t.put("messages", k, changeMessage(await t.get("messages", k), event));
 }
 
-/** @param {import("./store.js").Transaction} t @param {MessageRow} message */
+/** @param {import("./types.js").Transaction} t @param {MessageRow} message */
 async function removeMessage(t, message) {
   await t.remove("messages", key(message.conversation, message.seq));
   if (message.n > 0) await t.remove("ids", key(message.conversation, message.from, message.device, message.n));
@@ -395,7 +387,7 @@ async function removeMessage(t, message) {
 /**
  * Messages up to a seq, by the newest one at or below it; 0 if none is here.
  *
- * @param {import("./store.js").Transaction} t
+ * @param {import("./types.js").Transaction} t
  * @param {string} conversation
  * @param {number} seq
  */

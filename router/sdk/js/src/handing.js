@@ -9,7 +9,7 @@ export class Handing {
   /**
    * @param {object} parts
    * @param {import("./events.js").Events} parts.events
-   * @param {(event: import("./events.js").HandedEvent) => unknown} parts.handler
+   * @param {(event: import("./types.js").HandedEvent) => unknown} parts.handler
    * @param {(cursors: Map<string, number>) => void} parts.stored
    * @param {(error: unknown) => void} parts.failed
    */
@@ -50,7 +50,7 @@ export class Handing {
     }
   }
 
-  /** @param {{ arrival: number, event: import("./events.js").HandedEvent }[]} entries */
+  /** @param {{ arrival: number, event: import("./types.js").HandedEvent }[]} entries */
   async _hand(entries) {
     let first = 0;
     let storedAt = Date.now();
@@ -66,7 +66,7 @@ export class Handing {
     }
   }
 
-  /** @param {import("./events.js").HandedEvent} event */
+  /** @param {import("./types.js").HandedEvent} event */
   async _one(event) {
     for (let failures = 0; !this._stopped; failures += 1) {
       try {

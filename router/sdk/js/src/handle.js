@@ -2,9 +2,9 @@
 
 import { LinnetError } from "./errors.js";
 
-/** @typedef {"saving" | import("./outbox.js").RowState} HandleState */
+/** @typedef {"saving" | import("./types.js").RowState} HandleState */
 
-/** @typedef {import("./types.js").HandleActions} HandleActions */
+/** @import { HandleActions } from "./types.js" */
 
 /**
  * A command on its way: *saving → queued → sent → acked | failed*, or *cancelled* before it was sent.
@@ -14,12 +14,12 @@ import { LinnetError } from "./errors.js";
 export class MessageHandle {
   /**
    * @internal
-   * @param {Promise<import("./outbox.js").Status>} stored
+   * @param {Promise<import("./types.js").Status>} stored
    * @param {HandleActions} actions
    */
   constructor(stored, actions) {
     this._actions = actions;
-    /** @type {import("./outbox.js").Status | undefined} */
+    /** @type {import("./types.js").Status | undefined} */
     this._status = undefined;
     /** @type {Set<(handle: MessageHandle) => void>} */
     this._listeners = new Set();
@@ -87,7 +87,7 @@ export class MessageHandle {
     return true;
   }
 
-  /** @internal @param {import("./outbox.js").Status} status */
+  /** @internal @param {import("./types.js").Status} status */
   _take(status) {
     if (this.state === "cancelled" || this.state === "acked") return;
     this._status = status;
@@ -107,12 +107,12 @@ export class MessageHandle {
    * Its row of the outbox, if it is open: all that is left of it if the store is lost.
    *
    * @internal
-   * @returns {import("./outbox.js").Row | undefined}
+   * @returns {import("./types.js").Row | undefined}
    */
   get row() {
     const { id, n, device, conversation, command = {}, at } = this._status ?? {};
     if (this.state !== "queued" && this.state !== "sent") return undefined;
-    return /** @type {import("./outbox.js").Row} */ ({ id, n, device, conversation, command, at, attempts: 1 });
+    return /** @type {import("./types.js").Row} */ ({ id, n, device, conversation, command, at, attempts: 1 });
   }
 
   /** @param {LinnetError} error */

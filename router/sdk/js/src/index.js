@@ -6,9 +6,9 @@ export { MessageHandle } from "./handle.js";
 export { LinnetError } from "./errors.js";
 export { login } from "./login.js";
 
-/** @typedef {import("./client.js").ClientOptions} ClientOptions */
-/** @typedef {import("./client.js").Listeners} Listeners */
-/** @typedef {import("./conversation.js").ConversationView} ConversationView */
-/** @typedef {import("./conversation.js").MessageView} MessageView */
-/** @typedef {import("./model.js").LoggedEvent} LoggedEvent */
-/** @typedef {import("./events.js").HandedEvent} HandedEvent */
+/** @typedef {import("./types.js").ClientOptions} ClientOptions */
+/** @typedef {import("./types.js").Listeners} Listeners */
+/** @typedef {import("./types.js").ConversationView} ConversationView */
+/** @typedef {import("./types.js").MessageView} MessageView */
+/** @typedef {import("./types.js").LoggedEvent} LoggedEvent */
+/** @typedef {import("./types.js").HandedEvent} HandedEvent */

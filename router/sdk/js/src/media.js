@@ -1,4 +1,4 @@
-/** Files: uploading them, and links to them. A file is named by the hash of its bytes, and is sent within a day. */
+/** Files, named by the hashes of their bytes: uploads and links. */
 
 import { LinnetError } from "./errors.js";
 import { resumed } from "./upload.js";
@@ -20,7 +20,20 @@ export class Media {
    * @param {import("./types.js").UploadOptions} [options]
    * @returns {Promise<FileInfo>}
    */
-  async upload(data, options = {}) {
+  upload(data, options = {}) {
+    const { signal } = options;
+    const made = this._upload(data, options);
+    if (!signal) return made;
+    return new Promise((resolve, reject) => {
+      const abort = () => reject(new LinnetError("cancelled"));
+      if (signal.aborted) abort();
+      signal.addEventListener("abort", abort);
+      void made.then(resolve, reject).then(() => signal.removeEventListener("abort", abort));
+    });
+  }
+
+  /** @param {Blob | Uint8Array<ArrayBuffer>} data @param {import("./types.js").UploadOptions} options @returns {Promise<FileInfo>} */
+  async _upload(data, options) {
     const { mime, kind, duration, waveform, progress, signal } = options;
     const { name = /** @type {any} */ (data).name } = options;
     const blob = data instanceof Blob ? data : new Blob([data]);

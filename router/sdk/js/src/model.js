@@ -2,11 +2,7 @@
 
 const EDITS_KEPT = 20;
 
-/** @typedef {import("./types.js").ConversationRow} ConversationRow */
-
-/** @typedef {import("./types.js").MessageRow} MessageRow */
-
-/** @typedef {import("./types.js").LoggedEvent} LoggedEvent */
+/** @import { ConversationRow, MessageRow, LoggedEvent } from "./types.js" */
 
 /**
  * A direct conversation is known by its id, `d:<user>:<user>`; all others are listed before their first event.

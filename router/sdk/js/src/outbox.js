@@ -6,13 +6,7 @@ export const WINDOW = 32;
 const RESULTS_KEPT_MS = 600_000;
 const NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789";
 
-/** @typedef {import("./types.js").RowState} RowState */
-
-/** @typedef {import("./types.js").Row} Row */
-
-/** @typedef {import("./types.js").Status} Status */
-
-/** @typedef {import("./types.js").Answer} Answer */
+/** @import { RowState, Row, Status, Answer } from "./types.js" */
 
 /** @typedef {{ device: string, last: number, epoch: number }} Meta */
 
@@ -24,7 +18,7 @@ export function newDeviceName(label) {
 
 export class Outbox {
   /**
-   * @param {import("./store.js").Store} store
+   * @param {import("./types.js").Store} store
    * @param {() => number} [now]
    */
   constructor(store, now = Date.now) {
@@ -80,7 +74,7 @@ export class Outbox {
     });
   }
 
-  /** @param {import("./store.js").Transaction} t */
+  /** @param {import("./types.js").Transaction} t */
   async _next(t, least = 0) {
     const found = await meta(t);
     const n = Math.max(found.last + 1, least, this._now() * 1000);
@@ -264,13 +258,13 @@ export class Outbox {
     return this._store.transact("outbox", false, (t) => this._check(t));
   }
 
-  /** @param {import("./store.js").Transaction} t */
+  /** @param {import("./types.js").Transaction} t */
   async _check(t) {
     if ((await meta(t)).epoch !== this.epoch) throw new Superseded();
   }
 }
 
-/** @param {import("./store.js").Transaction} t @returns {Promise<Meta>} */
+/** @param {import("./types.js").Transaction} t @returns {Promise<Meta>} */
 async function meta(t) {
   const found = await t.get("meta", "meta");
   if (!found) throw new StoreLost("the outbox has lost its device name");
@@ -287,7 +281,7 @@ function statusOf({ id, n, device, conversation, command, at }) {
   return { id, state: "queued", n, device, conversation, command, at };
 }
 
-/** @param {import("./store.js").Transaction} t @param {Row} row */
+/** @param {import("./types.js").Transaction} t @param {Row} row */
 async function enqueue(t, row) {
   const status = { ...statusOf(row), state: /** @type {RowState} */ (row.attempts ? "sent" : "queued") };
   await t.put("rows", rowKey(row), row);
@@ -295,7 +289,7 @@ async function enqueue(t, row) {
   return status;
 }
 
-/** @param {import("./store.js").Transaction} t @param {string} start */
+/** @param {import("./types.js").Transaction} t @param {string} start */
 async function clearAnswered(t, start) {
   for (;;) {
     const first = await t.range("rows", start, { limit: WINDOW });

@@ -15,9 +15,9 @@ const RENEW_MS = 20_000;
 const TAB = "linnet:tab";
 
 /**
- * @param {(name: string) => Promise<import("./store.js").Store>} open
+ * @param {(name: string) => Promise<import("./types.js").Store>} open
  * @param {string} name
- * @returns {Promise<import("./store.js").Store>}
+ * @returns {Promise<import("./types.js").Store>}
  */
 export async function openPlace(open, name) {
   const tab = sessionStorage.getItem(TAB) ?? random();
@@ -30,7 +30,7 @@ export async function openPlace(open, name) {
   throw new Error("all places are taken");
 }
 
-/** @param {import("./store.js").Store} store @param {string} tab @param {number} [ms] */
+/** @param {import("./types.js").Store} store @param {string} tab @param {number} [ms] */
 function lease(store, tab, ms = LEASE_MS) {
   return store.transact("outbox", true, async (t) => {
     const now = Date.now();
@@ -41,12 +41,12 @@ function lease(store, tab, ms = LEASE_MS) {
   });
 }
 
-/** @param {import("./store.js").Store} store @param {string} tab @returns {import("./store.js").Store} */
+/** @param {import("./types.js").Store} store @param {string} tab @returns {import("./types.js").Store} */
 function leased(store, tab) {
   const renewing = setInterval(() => void transact("outbox", true, (t) => t.put("meta", "lease", { tab, until: Date.now() + LEASE_MS })).catch(() => undefined), RENEW_MS);
   const release = () => void lease(store, tab, 0).catch(() => undefined);
   addEventListener("pagehide", release);
-  /** @type {import("./store.js").Store["transact"]} */
+  /** @type {import("./types.js").Store["transact"]} */
   const transact = (database, write, work) =>
     store.transact(database, write, async (t) => {
       if (database === "outbox" && (await t.get("meta", "lease"))?.tab !== tab) {

@@ -12,9 +12,7 @@ const ACK_MS = 1000;
 const ACK_MOST = 1000; // cursors in one command
 const ASK_AGAIN_MS = 1000;
 
-/** @typedef {import("./events.js").Item} Item */
-
-/** @typedef {import("./types.js").ReceiverEvents} ReceiverEvents */
+/** @import { Item, ReceiverEvents } from "./types.js" */
 
 export class Receiver {
   /**

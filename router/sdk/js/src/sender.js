@@ -5,10 +5,7 @@ const RESEND_MS = 1000;
 const LOOKED_BACK_MS = 86_400_000;
 const PAGE = 200;
 
-/** @typedef {import("./outbox.js").Row} Row */
-/** @typedef {import("./outbox.js").Answer} Answer */
-
-/** @typedef {import("./types.js").SenderEvents} SenderEvents */
+/** @import { Row, Answer, SenderEvents } from "./types.js" */
 
 export class Sender {
   /**

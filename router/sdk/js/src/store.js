@@ -2,12 +2,6 @@
 
 /** @typedef {"outbox" | "events"} Database */
 
-/** @typedef {import("./types.js").Transaction} Transaction */
-
-/** @typedef {import("./types.js").RangeOptions} RangeOptions */
-
-/** @typedef {import("./types.js").Store} Store */
-
 /** @type {Record<Database, string[]>} */
 export const TABLES = {
   outbox: ["meta", "rows", "status", "results"],

@@ -2,7 +2,7 @@
 
 import { LAST, StoreLost, TABLES } from "./store.js";
 
-/** @param {string} name @returns {Promise<import("./store.js").Store>} */
+/** @param {string} name @returns {Promise<import("./types.js").Store>} */
 export async function openIndexedDb(name) {
   const databases = { outbox: await open(name, "outbox"), events: await open(name, "events") };
   return {
@@ -34,7 +34,7 @@ function open(name, part) {
  * @template T
  * @param {IDBDatabase} database
  * @param {boolean} write
- * @param {(t: import("./store.js").Transaction) => Promise<T>} work
+ * @param {(t: import("./types.js").Transaction) => Promise<T>} work
  * @returns {Promise<T>}
  */
 function attempt(database, write, work) {
@@ -71,7 +71,7 @@ function attempt(database, write, work) {
   });
 }
 
-/** @param {IDBTransaction} transaction @returns {import("./store.js").Transaction} */
+/** @param {IDBTransaction} transaction @returns {import("./types.js").Transaction} */
 function requests(transaction) {
   return {
     get: (table, k) => answer(transaction.objectStore(table).get(k)),

@@ -2,7 +2,7 @@
 
 import { LAST, TABLES } from "./store.js";
 
-/** @returns {import("./store.js").Store} */
+/** @returns {import("./types.js").Store} */
 export function openMemory() {
   /** @type {Record<string, Map<string, any>>} */
   const tables = {};
@@ -24,7 +24,7 @@ export function openMemory() {
  * @template T
  * @param {Record<string, Map<string, any>>} tables
  * @param {string} database
- * @param {(t: import("./store.js").Transaction) => Promise<T>} work
+ * @param {(t: import("./types.js").Transaction) => Promise<T>} work
  */
 async function attempt(tables, database, work) {
   /** @type {Map<string, Map<string, any>>} what the transaction has changed: undefined is a removal */

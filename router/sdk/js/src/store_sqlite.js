@@ -12,7 +12,7 @@ import { DatabaseSync } from "node:sqlite";
 
 import { LAST, StoreLost, TABLES } from "./store.js";
 
-/** @param {string} folder @returns {import("./store.js").Store} */
+/** @param {string} folder @returns {import("./types.js").Store} */
 export function openSqlite(folder) {
   mkdirSync(folder, { recursive: true, mode: 0o700 });
   const databases = { outbox: open(folder, "outbox"), events: open(folder, "events") };
@@ -65,7 +65,7 @@ function look({ path, inode }) {
  * @template T
  * @param {Opened} opened
  * @param {boolean} write
- * @param {(t: import("./store.js").Transaction) => Promise<T>} work
+ * @param {(t: import("./types.js").Transaction) => Promise<T>} work
  */
 async function attempt(opened, write, work) {
   const { file, statements } = opened;

@@ -246,7 +246,7 @@ export {};
 
 /**
  * @typedef {object} HandleActions
- * @property {(id: string) => Promise<import("./outbox.js").Status | undefined>} retry
+ * @property {(id: string) => Promise<Status | undefined>} retry
  * @property {(id: string) => Promise<boolean>} cancel
  */
 

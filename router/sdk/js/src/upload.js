@@ -1,4 +1,4 @@
-/** A file on its way by tus: after a break it goes on where the server got to, also at another router. */
+/** A file on its way by tus. Its rules: README, *Media*. */
 
 import { backoffMs } from "./closes.js";
 import { LinnetError } from "./errors.js";
@@ -58,11 +58,11 @@ export async function resumed(http, data, described, { progress = () => undefine
         continue;
       }
       const pauseMs = Math.max(retryAt - Date.now(), backoffMs(failures++));
-      if (!PASSING.includes(code) || Date.now() + pauseMs > movedAt + PATIENCE_MS) throw error;
+      if (signal?.aborted || !PASSING.includes(code) || Date.now() + pauseMs > movedAt + PATIENCE_MS) throw error;
       offset = undefined;
       await new Promise((resolve) => {
-        setTimeout(resolve, pauseMs);
-        signal?.addEventListener("abort", resolve, { once: true });
+        const timer = setTimeout(resolve, pauseMs);
+        signal?.addEventListener("abort", () => resolve(clearTimeout(timer)), { once: true });
       });
     }
   }
