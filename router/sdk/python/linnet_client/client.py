@@ -21,7 +21,7 @@ from linnet_client.connection import Connection
 from linnet_client.conversation import Conversation
 from linnet_client.errors import ClientError, InvalidValue, NotConnected, Stopped, StoreError
 from linnet_client.events import Event, Online
-from linnet_client.http import Api, TokenSource
+from linnet_client.http import Api, TokenSource, UserApi
 from linnet_client.machine import Status
 from linnet_client.media import Media
 from linnet_client.messages import MessageHandle
@@ -68,7 +68,8 @@ class Client:
         self.heartbeat_s = 0.0
         self._api = Api(api)
         self._source = token if not isinstance(token, str) else _fixed(token)
-        self.media = Media(self._api, lambda: self._source("connect"), self)
+        self._calls = UserApi(self._api, self._source)
+        self.media = Media(self._calls)
         self.state = State(self)
         self.people = People(self, self.state)
         self._path = Path(store) if store is not None else None
@@ -244,7 +245,7 @@ class Client:
 
     async def call(self, method: str, path: str, body: Any = None) -> Any:
         """Make a call of the HTTP API as this user."""
-        return await self._api.call(method, path, body, token=await self._source("connect"))
+        return await self._calls.call(method, path, body)
 
     async def ask(self, command: dict[str, Any]) -> dict[str, Any]:
         """Send a command and return its answer."""

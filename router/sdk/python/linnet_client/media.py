@@ -7,14 +7,14 @@ A file is named by the hash of its bytes, and stored once. Send it within a day:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 from urllib.parse import quote, urlencode
 
 from linnet_client.errors import Refused, Unreachable
-from linnet_client.http import TRANSFER_S, Api
-from linnet_client.uploading import Counted, Progress, Upload
+from linnet_client.http import TRANSFER_S, UserApi
+from linnet_client.uploading import Progress, Upload, counted
 from linnet_client.wire import FileInfo
 
 Kind = Literal["image", "voice", "video", "file"]
@@ -22,19 +22,11 @@ DEFAULT_TYPE: Final = "application/octet-stream"
 AT_ONCE: Final = 1 << 20  # bytes that go in one request, unless that is cut
 
 
-class Caller(Protocol):
-    """The client, as its media need it."""
-
-    async def call(self, method: str, path: str, body: Any = None) -> Any: ...
-
-
 class Media:
     """The files of one user."""
 
-    def __init__(self, api: Api, token: Callable[[], Awaitable[str]], caller: Caller) -> None:
-        self._api = api
-        self._token = token
-        self._caller = caller
+    def __init__(self, calls: UserApi) -> None:
+        self._calls = calls
 
     async def upload(
         self,
@@ -55,7 +47,8 @@ class Media:
         `progress` is called with the bytes that were sent so far and the size.
 
         An upload that is cut goes on where it was; without any progress for 15 minutes it fails. To go on in another
-        process, keep the name that `begun` is given, and pass it as `upload` with the same bytes.
+        process, keep the name that `begun` is given, and pass it as `upload` with the same bytes. If the task is
+        cancelled, nothing more is sent and `progress` is not called again; what the server has stays there for a day.
         """
         given = {"kind": kind, "duration": duration, "waveform": waveform and ",".join(map(str, waveform))}
         query = {field: str(value) for field, value in given.items() if value is not None}
@@ -69,7 +62,7 @@ class Media:
                 if isinstance(error, Refused) and error.code != "unavailable":
                     raise
         described = {"type": mime, **query} | ({"name": named} if named else {})
-        resumable = Upload(self._api, self._token, data, size, described, progress, begun, upload)
+        resumable = Upload(self._calls, data, size, described, progress, begun, upload)
         return await resumable.run()
 
     async def _at_once(
@@ -78,9 +71,10 @@ class Media:
         headers = {"Content-Type": mime, "Content-Length": str(len(data))}
         if name:
             headers["Linnet-Name"] = quote(name, safe="")
-        body, path = Counted(data, 0, len(data), progress), f"/v1/uploads?{urlencode(query)}"
-        answer = await self._api.transfer("POST", path, body, headers, await self._token(), TRANSFER_S)
-        made: FileInfo = self._api.json(answer)
+        path = f"/v1/uploads?{urlencode(query)}"
+        with counted(data, 0, len(data), progress) as body:
+            answer = await self._calls.transfer("POST", path, body, headers, TRANSFER_S)
+        made: FileInfo = self._calls.api.json(answer)
         return made
 
     async def links(self, files: list[str], conversation: str | None = None) -> dict[str, Any]:
@@ -89,11 +83,11 @@ class Media:
         `conversation`: where the files were seen; without it they are own uploads. What may not be seen is left out.
         """
         asked = {"files": files} if conversation is None else {"files": files, "in": conversation}
-        found: dict[str, Any] = (await self._caller.call("POST", "/v1/uploads/links", asked))["links"]
+        found: dict[str, Any] = (await self._calls.call("POST", "/v1/uploads/links", asked))["links"]
         return {
             file: {
-                "url": self._api.url_of(link["url"]),
-                "previews": {edge: self._api.url_of(url) for edge, url in link["previews"].items()},
+                "url": self._calls.api.url_of(link["url"]),
+                "previews": {edge: self._calls.api.url_of(url) for edge, url in link["previews"].items()},
             }
             for file, link in found.items()
         }
@@ -102,4 +96,4 @@ class Media:
         """Return the bytes of a file, or of a smaller picture of it (`preview`: 320 or 1600)."""
         given = {"in": conversation, "preview": preview}
         query = urlencode({field: value for field, value in given.items() if value is not None})
-        return await self._api.fetch(f"/v1/uploads/{quote(file)}?{query}", await self._token())
+        return await self._calls.fetch(f"/v1/uploads/{quote(file)}?{query}")

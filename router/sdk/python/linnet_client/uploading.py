@@ -12,13 +12,14 @@ import asyncio
 import json
 import time
 from base64 import b64decode, b64encode
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Final
 
 from linnet_client.errors import ClientError, Refused, Unreachable
-from linnet_client.http import TRANSFER_S, Answer, Api
+from linnet_client.http import TRANSFER_S, Answer, UserApi
 from linnet_client.machine import backoff_s
 from linnet_client.wire import FileInfo
 
@@ -32,21 +33,48 @@ Progress = Callable[[int, int], None]
 
 
 class Counted:
-    """Bytes whose reading is reported to the loop, in bytes so far and of all."""
+    """Bytes whose reading in a thread is reported to the loop, in bytes so far and of all, until it is closed."""
 
     def __init__(self, data: bytes, before: int, size: int, progress: Progress | None) -> None:
         self._data = BytesIO(data)
         self._done = before
         self._size = size
         self._progress = progress
+        self._closed = False
         self._loop = asyncio.get_running_loop()
 
     def read(self, size: int = -1) -> bytes:
+        if self._closed:
+            raise OSError("the upload was cancelled")
         part = self._data.read(size)
         self._done += len(part)
         if self._progress is not None and part:
-            self._loop.call_soon_threadsafe(self._progress, self._done, self._size)
+            self._loop.call_soon_threadsafe(self._report, self._done)
         return part
+
+    def _report(self, done: int) -> None:
+        if self._progress is not None and not self._closed:
+            self._progress(done, self._size)
+
+    def close(self) -> None:
+        self._closed = True
+
+
+@contextmanager
+def counted(data: bytes, before: int, size: int, progress: Progress | None) -> Iterator[Callable[[], Counted]]:
+    """Make the same bytes as often as they are asked for; if this is left by an exception, none is read any more."""
+    made = list[Counted]()
+
+    def begin() -> Counted:
+        made.append(Counted(data, before, size, progress))
+        return made[-1]
+
+    try:
+        yield begin
+    except BaseException:
+        for body in made:
+            body.close()
+        raise
 
 
 class Upload:
@@ -54,8 +82,7 @@ class Upload:
 
     def __init__(
         self,
-        api: Api,
-        token: Callable[[], Awaitable[str]],
+        calls: UserApi,
         data: bytes | Path,
         size: int,
         described: dict[str, str],
@@ -63,8 +90,7 @@ class Upload:
         begun: Callable[[str], None] | None,
         upload: str,
     ) -> None:
-        self._api = api
-        self._token = token
+        self._calls = calls
         self._data = data
         self._size = size
         self._described = described
@@ -101,14 +127,14 @@ class Upload:
         if not self._upload:
             await self._begin()
         if self._offset is None:
-            answer = await self._ask("HEAD", self._upload, {})
+            answer = await self._ask("HEAD", self._upload, {}, lambda: None)
             if answer.headers["Upload-Length"] != str(self._size):
                 raise Refused("not_found", "this is the upload of another file", status=404)
         else:
             data = await asyncio.to_thread(self._chunk, self._offset)
             headers = {**BODY, "Upload-Offset": str(self._offset), "Content-Length": str(len(data))}
-            body = Counted(data, self._offset, self._size, self._progress)
-            answer = await self._ask("PATCH", self._upload, headers, body)
+            with counted(data, self._offset, self._size, self._progress) as body:
+                answer = await self._ask("PATCH", self._upload, headers, body)
         made = answer.headers["Linnet-Upload"]
         if made is not None:
             file: FileInfo = json.loads(b64decode(made))
@@ -119,13 +145,13 @@ class Upload:
     async def _begin(self) -> None:
         known = (f"{name} {b64encode(value.encode()).decode()}" for name, value in self._described.items())
         headers = {"Upload-Length": str(self._size), "Upload-Metadata": ",".join(known)}
-        answer = await self._ask("POST", "/v1/uploads/tus", headers)
+        answer = await self._ask("POST", "/v1/uploads/tus", headers, lambda: None)
         self._upload, self._offset = str(answer.headers["Location"]), 0
         if self._begun is not None:
             self._begun(self._upload)
 
-    async def _ask(self, method: str, path: str, headers: dict[str, str], body: Counted | None = None) -> Answer:
-        return await self._api.transfer(method, path, body, {**TUS, **headers}, await self._token(), TRANSFER_S)
+    async def _ask(self, method: str, path: str, headers: dict[str, str], body: Callable[[], Counted | None]) -> Answer:
+        return await self._calls.transfer(method, path, body, {**TUS, **headers}, TRANSFER_S)
 
     def _chunk(self, offset: int) -> bytes:
         if isinstance(self._data, bytes):
