@@ -3,9 +3,10 @@
 `python`: 8 processes with 10 installations each; `js`: 4 of Node; `browser`: 3 Chromiums with 2 tabs each. One seeded
 generator decides what people do, and another the faults of clients (`schedule`), beside those of `nemesis.py`.
 
-Faults of processes: killed (at any moment, or by itself between storing and writing), frozen, a wrong clock, a store
-that is removed (under the client, or between two lives) or copied. Faults of tabs: the renderer crashed, the main
-thread stopped (also within a transaction), hidden, closed, reloaded, offline, a wrong clock, the storage evicted.
+Faults of processes: killed (at any moment, or by itself between storing and writing), frozen (in long runs for a
+minute), a wrong clock, a store that is removed (under the client, or between two lives) or copied. Faults of tabs: the
+renderer crashed, the main thread stopped (also within a transaction), hidden, closed, reloaded, offline, a wrong clock,
+the storage evicted.
 """
 
 from __future__ import annotations
@@ -46,13 +47,14 @@ CLOCK_S: Final = 60.0
 COPIES: Final = 3
 FIRST_S: Final = 3.0
 KEYS: Final = 8  # of a user's state
+FROZEN_LONG_S: Final = 60.0
 
 # Weight, and least and most seconds.
 PROCESS_TROUBLE: Final[dict[str, tuple[float, float, float]]] = {
     "app-kill": (4, 0.2, 4),
     "app-die": (3, 0.2, 2),
     "app-freeze": (3, 1, 20),
-    "app-freeze-long": (1, 60, 60),
+    "app-freeze-long": (1, FROZEN_LONG_S, FROZEN_LONG_S),
     "app-wipe": (1.5, 0.2, 2),
     "app-copy": (0.7, 0.1, 0.5),
     "app-clock": (2, 2, 12),
@@ -60,7 +62,7 @@ PROCESS_TROUBLE: Final[dict[str, tuple[float, float, float]]] = {
 TAB_TROUBLE: Final[dict[str, tuple[float, float, float]]] = {
     "tab-crash": (4, 0.1, 2),
     "tab-stop": (3, 1, 12),
-    "tab-stop-long": (1, 60, 60),
+    "tab-stop-long": (1, FROZEN_LONG_S, FROZEN_LONG_S),
     "tab-stop-within": (2, 1, 8),
     "tab-close": (2, 0.1, 2),
     "tab-reload": (3, 0, 0),
@@ -69,6 +71,7 @@ TAB_TROUBLE: Final[dict[str, tuple[float, float, float]]] = {
     "app-clock": (1, 2, 10),
     "app-wipe": (0.7, 0, 0),
 }
+FROZEN_LONG: Final = {"python": "app-freeze-long", "js": "app-freeze-long", "browser": "tab-stop-long"}
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -79,10 +82,15 @@ class Trouble(msgspec.Struct, frozen=True):
 
 
 def schedule(clients: str, seed: int, seconds: float, every_s: float) -> list[Trouble]:
-    """Return the faults of clients in order; all of them end within `seconds`."""
+    """Return the faults of clients in order; all of them end within `seconds`.
+
+    A run that is long enough begins with a client that is frozen for a minute.
+    """
     rng = random.Random(f"clients {seed}")
     kinds = TAB_TROUBLE if clients == "browser" else PROCESS_TROUBLE
     found, at = list[Trouble](), FIRST_S
+    if seconds > FIRST_S + FROZEN_LONG_S:
+        found.append(Trouble(FIRST_S, FROZEN_LONG[clients], rng.randrange(PROCESSES[clients][0]), FROZEN_LONG_S))
     while (at := at + rng.expovariate(1 / every_s)) < seconds:
         kind = rng.choices(list(kinds), [weight for weight, _, _ in kinds.values()])[0]
         for_s = rng.uniform(*kinds[kind][1:])

@@ -19,6 +19,8 @@ def test_schedule_is_decided_by_its_seed_and_ends_in_time(clients: str) -> None:
     assert faults != schedule(clients, 8, 300, 2)
     kinds = TAB_TROUBLE if clients == "browser" else PROCESS_TROUBLE
     assert {fault.kind for fault in faults} == set(kinds)
+    assert schedule(clients, 7, 70, 2)[0].for_s == 60.0
+    assert max(fault.for_s for fault in schedule(clients, 7, 40, 2)) < 40
     assert all(fault.at_s + fault.for_s <= 300 and fault.app < PROCESSES[clients][0] for fault in faults)
 
 
