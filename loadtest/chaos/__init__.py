@@ -3,6 +3,7 @@
 command        `python -m loadtest chaos` and `check`: one run from the first connect to the verdict
 cluster        the deployment: processes that can be killed, with a proxy on every link
 stores         its Redis: one Valkey, or a primary with replicas and sentinels
+shards         the same as a cluster of three shards, whose bus can be cut
 clocks         wall clocks that step, one for each process
 proxy          a TCP proxy whose links can be cut, held, delayed and forgotten
 key_set        an identity provider whose keys rotate and whose endpoint fails

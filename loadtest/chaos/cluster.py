@@ -2,7 +2,8 @@
 
     clients -> proxy -> gateway -> proxy -> Valkey <- proxy <- router
 
-(With sentinels there is no proxy in front of Valkey: the sentinels name the address of the server itself.)
+(With sentinels there is no proxy in front of Valkey: the sentinels name the address of the server itself. On a cluster
+each process has a proxy for each server, by LINNET_REDIS_MAP.)
 
 If libfaketime is installed, the wall clock of each process can step (`clocks.py`).
 
@@ -15,11 +16,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +31,7 @@ from loadtest.chaos.key_set import KeySet
 from loadtest.chaos.proof.evidence import Ending, Sample, append
 from loadtest.chaos.proof.history import now_ms
 from loadtest.chaos.proxy import Proxy
+from loadtest.chaos.shards import Sharded
 from loadtest.chaos.stores import Replicated, Single
 from loadtest.ports import free_ports
 
@@ -52,15 +55,15 @@ class ManagedProcess:
     """A gateway or a router: one name, one set of ports and one log for all its restarts."""
 
     def __init__(
-        self, name: str, folder: Path, redis_port: int | None, env: Mapping[str, str], *, clocks: bool = False
+        self, name: str, folder: Path, redis_ports: Sequence[int], env: Mapping[str, str], *, clocks: bool = False
     ) -> None:
-        """With a `redis_port` it reaches Redis through a proxy, else as `env` says; `clocks`: `set_clock` works."""
+        """It reaches `redis_ports` through proxies, other servers as `env` says; `clocks`: `set_clock` works."""
         self.name = name
         self.module = name.partition("-")[0]
         self.folder = folder
-        self.port, self.admin_port, client_port, store_port = free_ports(4)
+        self.port, self.admin_port, client_port, *store_ports = free_ports(3 + len(redis_ports))
         self.clients = Proxy(client_port, self.port)
-        self.store = Proxy(store_port, redis_port or 0)
+        self.stores = [Proxy(port, to_port) for port, to_port in zip(store_ports, redis_ports, strict=True)]
         self.url = f"ws://127.0.0.1:{client_port}/ws" if self.module == "gateway" else f"http://127.0.0.1:{client_port}"
         self._clock = Clock(folder / f"{name}.clock") if clocks and FAKETIME is not None else None
         self.busy = asyncio.Lock()  # held by the fault of the process
@@ -68,7 +71,7 @@ class ManagedProcess:
         self.popen: subprocess.Popen[bytes] | None = None
         self.env = {
             **env,
-            **({"LINNET_REDIS_URL": f"redis://127.0.0.1:{store_port}/0"} if redis_port else {}),
+            **_reached(self.stores),
             "LINNET_LISTEN": f"127.0.0.1:{self.port}",
             "LINNET_ADMIN_LISTEN": f"127.0.0.1:{self.admin_port}",
         }
@@ -156,20 +159,41 @@ class ManagedProcess:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _reached(proxies: Sequence[Proxy]) -> dict[str, str]:
+    """The settings by which a process goes through these proxies."""
+    if len(proxies) == 1:
+        return {"LINNET_REDIS_URL": f"redis://127.0.0.1:{proxies[0].port}/0"}
+    return {"LINNET_REDIS_MAP": ",".join(f"127.0.0.1:{one.to_port}=127.0.0.1:{one.port}" for one in proxies)}
+
+
 class Cluster:
     """A store, and the gateways and routers that use it."""
 
     def __init__(
-        self, folder: Path, gateways: int = 3, routers: int = 2, level: str = "fsync", *, clocks: bool = False
+        self,
+        folder: Path,
+        gateways: int = 3,
+        routers: int = 2,
+        level: str = "fsync",
+        *,
+        clocks: bool = False,
+        shards: random.Random | None = None,
     ) -> None:
+        """`shards`: Redis is a cluster, and this decides which of its servers a fault meets."""
         self.folder = folder
         self.level = level
         self.jwt_secret, self.server_key = secrets.token_urlsafe(48), secrets.token_urlsafe(48)
-        self.store: Single | Replicated = (
-            Replicated(folder) if level == "replicated" else Single(folder, level, clocks=clocks)
-        )
+        self.store: Single | Replicated | Sharded
+        redis_ports: Sequence[int] = ()
+        if shards is not None:
+            self.store = Sharded(folder, level, shards)
+            redis_ports = self.store.ports
+        elif level == "replicated":
+            self.store = Replicated(folder)
+        else:
+            self.store = Single(folder, level, clocks=clocks)
+            redis_ports = (self.store.port,)
         self.store_busy = asyncio.Lock()
-        redis_port = self.store.port if isinstance(self.store, Single) else None
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("LINNET_")}
         self.key_set = KeySet(free_ports(1)[0])
         self.env = {
@@ -183,7 +207,7 @@ class Cluster:
         }
         names = [f"gateway-{number}" for number in range(gateways)], [f"router-{number}" for number in range(routers)]
         self.gateways, self.routers = (
-            [ManagedProcess(name, folder, redis_port, self.env, clocks=clocks) for name in some] for some in names
+            [ManagedProcess(name, folder, redis_ports, self.env, clocks=clocks) for name in some] for some in names
         )
         self.processes = {process.name: process for process in (*self.gateways, *self.routers)}
         self._watching: asyncio.Task[None] | None = None
@@ -198,12 +222,12 @@ class Cluster:
         return [gateway.url for gateway in self.gateways]
 
     async def start(self) -> None:
-        self.store.start()
+        await self.store.start()
         await self.store.heal()
         await self.key_set.start()
         for process in self.processes.values():
-            await process.clients.start()
-            await process.store.start()
+            for proxy in (process.clients, *process.stores):
+                await proxy.start()
             process.start()
         for process in self.processes.values():
             if not await process.ready():
@@ -236,8 +260,8 @@ class Cluster:
         await self.store.heal()
         self.key_set.broken = ""
         for process in self.processes.values():
-            process.clients.heal()
-            process.store.heal()
+            for proxy in (process.clients, *process.stores):
+                proxy.heal()
             process.set_clock(0)
             process.send(signal.SIGCONT)
         for process in self.processes.values():
@@ -259,7 +283,7 @@ class Cluster:
             self._watching.cancel()
         for process in self.processes.values():
             process.kill()
-            await process.clients.close()
-            await process.store.close()
+            for proxy in (process.clients, *process.stores):
+                await proxy.close()
         await self.key_set.close()
         self.store.close()

@@ -60,7 +60,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FAULT",
         help=f"only these kinds; {ALL_TROUBLE}: all faults of a running Redis",
     )
-    one.add_argument("--level", choices=LEVELS, default="fsync", help="durability")
+    one.add_argument("--level", choices=LEVELS, help="durability (fsync; with --cluster replicated)")
+    one.add_argument("--cluster", action="store_true", help="Redis is a cluster of three shards, which has faults, too")
     one.add_argument("--folder", type=Path, default=None, help="keep the evidence there")
     again = commands.add_parser("check", help="judge the evidence of a chaos run again")
     again.add_argument("folder", type=Path)
@@ -71,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1_000_000)
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix=f"linnet-chaos-{seed}-"))
     folder.mkdir(parents=True, exist_ok=True)
+    arguments.level = arguments.level or ("replicated" if arguments.cluster else "fsync")
     arguments.rate = arguments.rate or RATES.get(arguments.clients, 200.0)
     people = f"clients on {arguments.clients}" if arguments.clients else f"{arguments.users} people"
     print_line(f"seed {seed}, {arguments.seconds:g} s, {people}, {arguments.rate:g} messages/s; {folder}")
@@ -88,13 +90,16 @@ def run(arguments: argparse.Namespace) -> int:
 async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
     given = {*arguments.faults, *(REDIS_TROUBLE if ALL_TROUBLE in arguments.faults else ())}
     wanted = [kind for kind in FAULTS if kind in (given or (CLIENT_FAULTS if arguments.clients else ()))]
-    kinds = possible(wanted, arguments.level, clocks=FAKETIME is not None)
+    sharded: bool = arguments.cluster
+    kinds = possible(wanted, arguments.level, clocks=FAKETIME is not None, sharded=sharded)
     clocks = any(FAULTS[kind].occupies == "clock" for kind in kinds)
-    if not clocks and (left := set(possible(wanted, arguments.level, clocks=True)).difference(kinds)):
+    left = set(possible(wanted, arguments.level, clocks=True, sharded=sharded)).difference(kinds)
+    if not clocks and left:
         print_line(f"libfaketime is not installed, so these faults are left out: {', '.join(sorted(left))}")
     if not kinds:
         raise SystemExit(f"none of these faults is possible at level {arguments.level}")
-    cluster = Cluster(folder, level=arguments.level, clocks=clocks)
+    shards = random.Random(seed) if sharded else None
+    cluster = Cluster(folder, level=arguments.level, clocks=clocks, shards=shards)
     if arguments.clients == "browser":
         cluster.allow_pages()
     made = Run(

@@ -313,7 +313,8 @@ class Device:
                 if event["user"] == self.user:
                     self._read_to(event["conversation"], event["read"])
             case "presence":
-                seen = {user: state["online"] for user, state in event["users"].items()}
+                known = {user: state["online"] for user, state in event["users"].items()}
+                seen = {user: online for user, online in known.items() if online is not None}
                 self.seen.update(seen)
                 self.recorder.add(history.Seen(now_ms(), seen))
             case "state" if "key" not in event:
@@ -351,7 +352,8 @@ class Device:
         self._renew_at = self._loop.time() + max(RENEW_AGAIN_S, left_s)
 
     def _known(self, event: dict[str, Any]) -> list[Known]:
-        states = [state for state in event["conversations"] if not state.get("gone")]
+        # Of one that is held, only the entry that follows has the numbers.
+        states = [state for state in event["conversations"] if not state.get("gone") and not state.get("held")]
         for state in states:
             self._read_to(state["conversation"], state["read"])
         return [Known(state["conversation"], state["cursor"], state["head"], state["read"]) for state in states]

@@ -46,7 +46,7 @@ class Neighbour:
             "LINNET_REDIS_URL": f"redis://127.0.0.1:{redis_port}/{database}",
             "LINNET_JWT_SECRET": self._secret,
         }
-        self._process = ManagedProcess("gateway-n", folder, None, own)
+        self._process = ManagedProcess("gateway-n", folder, (), own)
         self._rng = rng
 
     async def run(self, for_s: float, *, writes: bool) -> str:

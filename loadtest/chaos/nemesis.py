@@ -23,6 +23,7 @@ from loadtest.chaos.neighbour import Neighbour
 from loadtest.chaos.proof.evidence import Fault, append
 from loadtest.chaos.proof.history import now_ms
 from loadtest.chaos.redis_trouble import RedisTrouble
+from loadtest.chaos.shards import Sharded
 from loadtest.chaos.stores import Replicated, Single
 
 FIRST_S: Final = 3.0
@@ -36,17 +37,20 @@ LEVELS: Final = ("memory", "fsync", "replicated")
 DISK: Final = ("fsync",)
 ONE: Final = ("memory", "fsync")
 SENTINELS: Final = ("replicated",)
+NEVER: Final = ()
+KEPT: Final = ("fsync", "replicated")
 
 
 class FaultKind(msgspec.Struct, frozen=True):
     """`on`: which processes; `weight`: how often; `lasts`: least and most seconds; `occupies`: what no other fault may
-    use meanwhile; `levels`: the durabilities at which it is caused."""
+    use meanwhile; `levels`: the durabilities at which it is caused; `sharded`: the same where Redis is a cluster."""
 
     on: tuple[str, ...]
     weight: float
     lasts: tuple[float, float]
     occupies: str
     levels: tuple[str, ...] = LEVELS
+    sharded: tuple[str, ...] = LEVELS
 
 
 FAULTS: Final[dict[str, FaultKind]] = {
@@ -59,28 +63,36 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "gateway-clock": FaultKind(("gateway",), 2, (2, 15), "clock"),
     "router-clock": FaultKind(("router",), 1, (2, 15), "clock"),
     "rolling": FaultKind((), 0.7, (0, 0), "everything"),
-    "valkey-kill": FaultKind((), 2, (0.1, 4), "valkey", DISK),
-    "valkey-restart": FaultKind((), 1, (0, 1), "valkey", ONE),
-    "valkey-stall": FaultKind((), 1, (0.5, 6), "valkey", ONE),
-    "valkey-disk-full": FaultKind((), 1, (0.5, 4), "valkey", DISK),
-    "primary-kill": FaultKind((), 3, (0.5, 8), "valkey", SENTINELS),
-    "primary-stall": FaultKind((), 3, (0.5, 8), "valkey", SENTINELS),
-    "replica-kill": FaultKind((), 1, (0.5, 6), "valkey", SENTINELS),
-    "replica-stall": FaultKind((), 1, (0.5, 6), "valkey", SENTINELS),
-    "failover": FaultKind((), 3, (1, 3), "valkey", SENTINELS),
-    "sentinel-kill": FaultKind((), 1, (0.5, 5), "sentinel", SENTINELS),
+    "valkey-kill": FaultKind((), 2, (0.1, 4), "valkey", DISK, NEVER),
+    "valkey-restart": FaultKind((), 1, (0, 1), "valkey", ONE, NEVER),
+    "valkey-stall": FaultKind((), 1, (0.5, 6), "valkey", ONE, NEVER),
+    "valkey-disk-full": FaultKind((), 1, (0.5, 4), "valkey", DISK, NEVER),
+    "primary-kill": FaultKind((), 3, (0.5, 8), "valkey", SENTINELS, NEVER),
+    "primary-stall": FaultKind((), 3, (0.5, 8), "valkey", SENTINELS, NEVER),
+    "replica-kill": FaultKind((), 1, (0.5, 6), "valkey", SENTINELS, KEPT),
+    "replica-stall": FaultKind((), 1, (0.5, 6), "valkey", SENTINELS, KEPT),
+    "failover": FaultKind((), 3, (1, 3), "valkey", SENTINELS, NEVER),
+    "sentinel-kill": FaultKind((), 1, (0.5, 5), "sentinel", SENTINELS, NEVER),
+    "shard-kill": FaultKind((), 3, (0.5, 8), "valkey", NEVER, SENTINELS),
+    "shard-stall": FaultKind((), 2, (0.5, 8), "valkey", NEVER, SENTINELS),
+    "shard-failover": FaultKind((), 2, (0, 0), "valkey", NEVER, LEVELS),
+    "shard-takeover": FaultKind((), 1, (0, 0), "valkey", NEVER, SENTINELS),
+    "shard-gone": FaultKind((), 1, (1, 10), "valkey", NEVER, KEPT),
+    "bus-cut": FaultKind((), 2, (1, 8), "valkey", NEVER, SENTINELS),
+    "slot-move": FaultKind((), 3, (0, 0), "valkey", NEVER, LEVELS),
+    "slot-move-by-key": FaultKind((), 1, (0, 0), "valkey", NEVER, LEVELS),
     "pubsub-kill": FaultKind((), 3, (0, 0), "pubsub"),
-    "store-cut": FaultKind(ALL, 3, (0.2, 6), "store", ONE),
-    "store-hold": FaultKind(ALL, 3, (0.5, 14), "store", ONE),
-    "store-delay": FaultKind(ALL, 1, (2, 8), "store", ONE),
-    "store-stutter": FaultKind(ALL, 2, (3, 8), "store", ONE),
-    "valkey-clock": FaultKind((), 1, (2, 12), "clock", ONE),
-    "valkey-settings": FaultKind((), 1, (9, 14), "valkey"),
+    "store-cut": FaultKind(ALL, 3, (0.2, 6), "store", ONE, LEVELS),
+    "store-hold": FaultKind(ALL, 3, (0.5, 14), "store", ONE, LEVELS),
+    "store-delay": FaultKind(ALL, 1, (2, 8), "store", ONE, LEVELS),
+    "store-stutter": FaultKind(ALL, 2, (3, 8), "store", ONE, LEVELS),
+    "valkey-clock": FaultKind((), 1, (2, 12), "clock", ONE, NEVER),
+    "valkey-settings": FaultKind((), 1, (9, 14), "valkey", sharded=NEVER),
     "valkey-rights": FaultKind((), 1, (1, 6), "valkey"),
     "functions-flushed": FaultKind((), 1, (0, 0), "valkey"),
     "keys-deleted": FaultKind((), 1, (0, 0), "valkey"),
-    "neighbour-database": FaultKind((), 0.5, (5, 9), "neighbour", ONE),
-    "neighbour-same": FaultKind((), 0.5, (5, 9), "neighbour", ONE),
+    "neighbour-database": FaultKind((), 0.5, (5, 9), "neighbour", ONE, NEVER),
+    "neighbour-same": FaultKind((), 0.5, (5, 9), "neighbour", ONE, NEVER),
     "keys-rotated": FaultKind((), 1, (2, 8), "keys"),
     "keys-unreachable": FaultKind((), 1, (2, 12), "keys"),
     "client-cut": FaultKind(("gateway",), 1, (0.2, 4), "clients"),
@@ -102,13 +114,17 @@ CLIENT_FAULTS: Final = tuple(
 )
 
 
-def possible(kinds: Collection[str], level: str, *, clocks: bool) -> list[str]:
+def possible(kinds: Collection[str], level: str, *, clocks: bool, sharded: bool = False) -> list[str]:
     """Return those of the kinds (none given: all) that prove something at this level.
 
-    `clocks`: whether clocks can step.
+    `clocks`: whether clocks can step; `sharded`: whether Redis is a cluster.
     """
     known = {kind: FAULTS[kind] for kind in kinds or FAULTS}
-    return [kind for kind, fault in known.items() if level in fault.levels and (clocks or fault.occupies != "clock")]
+    return [
+        kind
+        for kind, fault in known.items()
+        if level in (fault.sharded if sharded else fault.levels) and (clocks or fault.occupies != "clock")
+    ]
 
 
 class PlannedFault(msgspec.Struct, frozen=True):
@@ -170,7 +186,8 @@ class Nemesis:
                 await self._process(fault, process)
         elif kind.occupies == "valkey":
             async with self._cluster.store_busy:
-                await self._valkey(fault)
+                store = self._cluster.store
+                await (self._shard(fault, store) if isinstance(store, Sharded) else self._valkey(fault))
         elif kind.occupies == "clock":
             await self._clock(fault)
         elif kind.occupies == "sentinel":
@@ -310,6 +327,48 @@ class Nemesis:
             await store.restart(server)
         self._note(fault.kind, server.folder.name, began)
 
+    async def _shard(self, fault: PlannedFault, store: Sharded) -> None:
+        """Cause a fault of a cluster's server or slot, and wait until the cluster is whole again."""
+        began = now_ms()
+        primary = await asyncio.to_thread(store.primary)
+        pair = store.shard_of(primary)
+        servers = (
+            [primary]
+            if fault.kind.startswith("shard") or fault.kind == "bus-cut"
+            else [one for one in pair if one is not primary]
+        )
+        match fault.kind:
+            case "shard-kill" | "replica-kill" | "shard-gone":
+                servers = pair if fault.kind == "shard-gone" else servers
+                for server in servers:
+                    server.kill()
+                await asyncio.sleep(fault.for_s)
+                for server in sorted(servers, key=lambda one: one is not primary):  # the replica may lack something
+                    await store.restart(server)
+                target = " ".join(server.folder.name for server in servers)
+            case "shard-stall" | "replica-stall":
+                (server,) = servers
+                store.signal(server, signal.SIGSTOP)
+                await asyncio.sleep(fault.for_s)
+                store.signal(server, signal.SIGCONT)
+                target = server.folder.name
+            case "bus-cut":
+                store.bus.cut(primary.address)
+                await asyncio.sleep(fault.for_s)
+                store.bus.heal()
+                target = primary.folder.name
+            case "shard-failover":
+                target = await store.fail_over()
+            case "shard-takeover":
+                target = await store.fail_over("TAKEOVER")
+            case "slot-move":
+                target = await store.move(back=self._rng.random() < 0.5)
+            case _:
+                target = await store.move_by_key()
+        ended = now_ms()
+        await store.whole()
+        self._note(fault.kind, target, began, ended)
+
     async def _sentinel(self, fault: PlannedFault) -> None:
         store, began = self._cluster.store, now_ms()
         assert isinstance(store, Replicated)
@@ -322,19 +381,24 @@ class Nemesis:
     async def _link(self, fault: PlannedFault) -> None:
         side, _, what = fault.kind.partition("-")
         process, began = self._cluster.processes[fault.target], now_ms()
-        proxy = process.store if side == "store" else process.clients
-        match what:
-            case "cut":
-                proxy.cut()
-            case "hold":
-                proxy.hold()
-            case "delay":
-                proxy.delay(self._rng.uniform(0.02, 0.2))
-            case "stutter":
-                proxy.stutter(random.Random(self._rng.random()))
-            case "vanish":
-                proxy.vanish()
+        proxies, target = (process.stores if side == "store" else [process.clients]), process.name
+        if len(proxies) > 1 and self._rng.random() < 0.5:  # the link to one server only
+            proxies = [self._rng.choice(proxies)]
+            target += f" to port {proxies[0].to_port}"
+        for proxy in proxies:
+            match what:
+                case "cut":
+                    proxy.cut()
+                case "hold":
+                    proxy.hold()
+                case "delay":
+                    proxy.delay(self._rng.uniform(0.02, 0.2))
+                case "stutter":
+                    proxy.stutter(random.Random(self._rng.random()))
+                case "vanish":
+                    proxy.vanish()
         await asyncio.sleep(fault.for_s)
         if what != "vanish":
-            proxy.heal()
-        self._note(fault.kind, process.name, began)
+            for proxy in proxies:
+                proxy.heal()
+        self._note(fault.kind, target, began)

@@ -77,17 +77,17 @@ class RedisTrouble:
         return f"{name} {value}", ended
 
     async def remove_rights(self, for_s: float) -> str:
-        """Take rights from the Redis user of the processes, and give them back."""
+        """Take rights from the Redis user of the processes, on one server, and give them back."""
         rules = self._rng.choice(RIGHTS)
-        with await asyncio.to_thread(self._store.client) as client:
+        with (await asyncio.to_thread(self._store.primary)).client() as client:
             await asyncio.to_thread(client.execute_command, "ACL", "SETUSER", "default", *rules)
             await asyncio.sleep(for_s)
             await asyncio.to_thread(client.execute_command, "ACL", "SETUSER", "default", *_ALL_RIGHTS)
         return " ".join(rules)
 
     def flush_functions(self) -> str:
-        """Delete the library of functions. Blocking."""
-        with self._store.client() as client:
+        """Delete the library of functions on one server. Blocking."""
+        with self._store.primary().client() as client:
             client.execute_command("FUNCTION", "FLUSH")
         return ""
 

@@ -1,6 +1,6 @@
-"""The Redis of a chaos run: one Valkey, or a primary with two replicas behind three sentinels.
+"""The Redis of a chaos run: one Valkey, or a primary with two replicas behind three sentinels (a cluster: `shards.py`).
 
-Both kinds give a client of the current primary, can be healed, and keep the logs of their servers. The faults
+All kinds give a client of the current primary, can be healed, and keep the logs of their servers. The faults
 themselves are decided by `nemesis.py`.
 
 Invariant: a server that was killed restarts on its own files; behind sentinels it restarts as a replica of the current
@@ -43,12 +43,12 @@ class Store:
         self.servers = servers
         self.settings = settings
 
-    def start(self) -> None:
-        """Start all servers. Blocking, and on the main thread, to which the servers are tied."""
+    async def start(self) -> None:
+        """Start all servers, on the main thread, to which they are tied."""
         for server in self.servers:
             server.spawn()
         for server in self.servers:
-            server.wait_ready(START_S)
+            await asyncio.to_thread(server.wait_ready, START_S)
 
     def primary(self) -> EmbeddedValkey:
         return self.servers[0]
@@ -133,8 +133,8 @@ class Single(Store):
         await super().restart(server)
         self._pid = server.pid
 
-    def start(self) -> None:
-        super().start()
+    async def start(self) -> None:
+        await super().start()
         self._pid = self.servers[0].pid
 
     def close(self) -> None:
@@ -166,13 +166,10 @@ class Replicated(Store):
         for server in servers[1:]:
             server.replica_of = ports[0]
 
-    def start(self) -> None:
-        super().start()
+    async def start(self) -> None:
+        await super().start()
         for sentinel in self.sentinels:
-            sentinel.spawn()
-        for sentinel in self.sentinels:
-            sentinel.wait_ready(START_S)
-            self._shorten_periods(sentinel)
+            await self.restart_sentinel(sentinel)
 
     def _shorten_periods(self, sentinel: EmbeddedSentinel) -> None:
         with sentinel.client() as client:

@@ -19,15 +19,20 @@ import msgspec
 from loadtest.chaos.proof.evidence import Conversation, Evidence
 from loadtest.chaos.proof.history import Entry
 
-FAILOVERS: Final = ("primary-kill", "primary-stall", "failover")
+FAILOVERS: Final = (
+    "primary-kill", "primary-stall", "failover", "shard-kill", "shard-stall", "shard-takeover", "bus-cut",
+)  # fmt: skip
 # For this long after a failover a process may use the old primary, or read what the failover took back.
 SETTLED_MS: Final = 10_000
 # For this long after a clock was set right, processes may still act by the wrong time.
 STEPPED_MS: Final = 20_000  # a client that does not read, or whose link is held, notices later
 # Within this time every process has noticed that a setting of Redis breaks the durability.
 NOTICED_MS: Final = 6_000
-# A sentinel's log line of a failover, in local time; it starts one itself if a busy machine does not answer.
-_SWITCHED: Final = re.compile(r"^\d+:X (\d+ \w+ \d+ [\d:.]+) . \+switch-master", re.MULTILINE)
+# The log line of a failover, in local time: of a sentinel, or of a cluster's server that was elected. They start one
+# themselves if a busy machine does not answer.
+_SWITCHED: Final = re.compile(
+    r"^\d+:[XSM] (\d+ \w+ \d+ [\d:.]+) . (?:\+switch-master|Failover election won)", re.MULTILINE
+)
 
 
 class Violation(msgspec.Struct, frozen=True):
@@ -162,7 +167,7 @@ def _failovers(evidence: Evidence) -> Iterator[tuple[int, int]]:
         if fault.kind in FAILOVERS:
             yield fault.began, fault.ended
     for process, path in evidence.process_logs.items():
-        if process.startswith("sentinel"):
+        if process.startswith(("sentinel", "server")):
             yield from ((at - SETTLED_MS, at) for at in _switched(path))
 
 

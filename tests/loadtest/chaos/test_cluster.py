@@ -17,7 +17,7 @@ from loadtest.chaos.cluster import ManagedProcess
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed")
 async def test_clock_steps_for_one_process_only(tmp_path: Path) -> None:
     """The wall clock is wrong as told, at once in a new process; the monotonic clock is not."""
-    part = ManagedProcess("gateway-0", tmp_path, None, {}, clocks=True)
+    part = ManagedProcess("gateway-0", tmp_path, (), {}, clocks=True)
     for by_s in (0.0, 37.5, -20.0):
         part.set_clock(by_s)
         before = time.time(), time.monotonic()

@@ -25,10 +25,11 @@ def test_schedule_ends_in_time() -> None:
             assert fault.at_s + fault.for_s < 60
 
 
+@pytest.mark.parametrize("sharded", [False, True])
 @pytest.mark.parametrize("level", LEVELS)
-def test_schedule_uses_every_fault_on_every_process(level: str) -> None:
+def test_schedule_uses_every_fault_on_every_process(level: str, sharded: bool) -> None:
     """In a few hours every fault of the level happens to every process it can happen to, for as long as it may last."""
-    kinds = possible(list(FAULTS), level, clocks=True)
+    kinds = possible(list(FAULTS), level, clocks=True, sharded=sharded)
     faults = schedule(1, 3600 * 4, PROCESSES, kinds)
     assert {fault.kind for fault in faults} == set(kinds)
     for kind in kinds:
@@ -61,6 +62,18 @@ def test_faults_that_prove_nothing_are_left_out() -> None:
         "valkey-clock",
     }
     assert possible(["gateway-clock", "gateway-kill", "failover"], "fsync", clocks=False) == ["gateway-kill"]
+
+
+def test_faults_of_a_cluster_need_a_cluster() -> None:
+    """A server that is elected may lack what was acked below `replicated`; a slot loses nothing when it moves."""
+    crashes = {"shard-kill", "shard-stall", "shard-takeover", "bus-cut"}
+    moves = {"slot-move", "slot-move-by-key", "shard-failover"}
+    for level in LEVELS:
+        assert not (crashes | moves).intersection(possible([], level, clocks=True))
+        found = set(possible([], level, clocks=True, sharded=True))
+        assert moves <= found
+        assert (crashes <= found) == (level == "replicated")
+        assert not {"valkey-kill", "primary-kill", "sentinel-kill", "neighbour-same"} & found
 
 
 def test_schedule_contains_only_the_requested_kinds() -> None:

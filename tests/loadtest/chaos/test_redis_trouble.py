@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ TALK = "d:ann:bob"
 @pytest.fixture
 def store(starts_processes: None, tmp_path: Path) -> Iterator[Single]:
     store = Single(tmp_path, "fsync", clocks=FAKETIME is not None)
-    store.start()
+    asyncio.run(store.start())
     try:
         yield store
     finally:
