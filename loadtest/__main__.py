@@ -65,7 +65,12 @@ def _add_target(one: argparse.ArgumentParser) -> None:
     target.add_argument("--target", nargs="+", default=[], metavar="ws://…/ws", help="gateways")
     target.add_argument("--api", default="", metavar="http://…", help="the router's HTTP API")
     target.add_argument("--metrics", nargs="*", default=[], metavar="http://…", help="/metrics of every process")
-    target.add_argument("--redis", default="", metavar="redis://…", help="to read its CPU and memory from INFO")
+    target.add_argument(
+        "--redis",
+        default="",
+        metavar="redis://…",
+        help="to read its CPU and memory from INFO; of a cluster all primaries, in one argument",
+    )
     target.add_argument("--jwt-secret", default=os.environ.get("LINNET_JWT_SECRET", ""), help="mints tokens here")
     target.add_argument("--server-key", default=os.environ.get("LINNET_SERVER_KEY", ""), help="of the HTTP API")
     target.add_argument("--durability", default="memory", choices=("memory", "fsync"), help="of what is started here")

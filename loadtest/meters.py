@@ -88,7 +88,10 @@ def metric(text: str, name: str) -> float:
 
 
 def meters(urls: Iterable[str], redis_url: str) -> list[Meter]:
-    """Return a meter for each endpoint: by pid if the endpoint is on this machine, else by scraping."""
+    """Return a meter for each endpoint: by pid if the endpoint is on this machine, else by scraping.
+
+    `redis_url`: of Redis, or of all primaries of a cluster with spaces between them.
+    """
     found: list[Meter] = []
     for url in urls:
         build = re.search(r'^linnet_build_info\{.*?process="(\w+)"', scrape(url), re.MULTILINE)
@@ -96,10 +99,10 @@ def meters(urls: Iterable[str], redis_url: str) -> list[Meter]:
         where = urlsplit(url)
         pid = listener(where.port or 80) if where.hostname in ("127.0.0.1", "localhost", "::1") else None
         found.append(LocalProcess(part, pid) if pid else Scraped(part, url))
-    if redis_url:
-        client = redis.Redis.from_url(redis_url)
+    for url in redis_url.split():
+        client = redis.Redis.from_url(url)
         pid = int(client.info("server")["process_id"])
-        local = redis_url.startswith("unix") or urlsplit(redis_url).hostname in ("127.0.0.1", "localhost", "::1")
+        local = url.startswith("unix") or urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
         found.append(LocalProcess("redis", pid) if local and Path(f"/proc/{pid}").exists() else RedisServer(client))
     return found
 

@@ -15,6 +15,7 @@ from loadtest.load.results import Measurement, Result
 from loadtest.load.scenarios import latency, slow
 
 SIDES: Final = ("memory", "fsync")  # the durabilities that are compared
+PRIMARIES: Final = ("one server", "1 primary", "2 primaries", "3 primaries")  # the first is no cluster
 Phases = Mapping[str, Measurement]
 Notes = Mapping[str, float]
 FLAT: Final = 1.2
@@ -95,6 +96,24 @@ def _durable(name: str) -> Callable[[Found], float]:
     )
 
 
+def _over_primaries(name: str) -> Callable[[Found], float]:
+    """Compare Redis's CPU for a message between clusters of different sizes."""
+
+    def read(found: Found) -> float:
+        costs = [found.phases[f"{name}, {side}"].cost_us("redis") for side in PRIMARIES[1:]]
+        return max(costs) / min(costs)
+
+    return read
+
+
+def _more_on_a_cluster(name: str, *parts: str) -> Callable[[Found], float]:
+    """Return what a message costs more on the largest cluster than on one server."""
+    return lambda found: sum(
+        found.phases[f"{name}, {PRIMARIES[-1]}"].cost_us(part) - found.phases[f"{name}, {PRIMARIES[0]}"].cost_us(part)
+        for part in parts
+    )
+
+
 def _p99_ms(name: str) -> Callable[[Found], float]:
     return lambda found: found.phases[name].delivery_us["99"] / 1000
 
@@ -131,6 +150,9 @@ FIGURES: Final = (
     ),
     Figure("direct at fsync, 2000/s", "durability", _durable("direct, 2000/s"), 1.5, "× memory"),
     Figure("direct at fsync, 200 outstanding", "durability", _durable("direct, 200 outstanding"), 1.5, "× memory"),
+    Figure("Redis, 1 to 3 primaries, 2000/s", "primaries", _over_primaries("direct, 2000/s"), FLAT, "×"),
+    Figure("Redis, 1 to 3 primaries, 200 outst.", "primaries", _over_primaries("direct, 200 outstanding"), FLAT, "×"),
+    Figure("3 primaries, gateway", "primaries", _more_on_a_cluster("direct, 2000/s", "gateway"), 30, "µs more"),
     Figure("idle session, memory", "idle", _bytes_per_session, 4, "KB"),
     Figure("idle session, CPU a second", "idle", _idle_cpu, 1, "µs"),
     Figure("connect with 10 groups, gateway", "storm", _cost("reconnect"), 350, "µs"),

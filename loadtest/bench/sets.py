@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from loadtest.bench import report, sdk_cost
-from loadtest.bench.figures import SESSIONS, SIDES, compare
+from loadtest.bench.figures import PRIMARIES, SESSIONS, SIDES, compare
 from loadtest.load import local
 from loadtest.load.conductor import run
 from loadtest.load.results import Result
@@ -37,6 +37,7 @@ FULL: Final[Steps] = (
     ("deflate", {"body": 512}),
     ("direct", {}),
     ("durability", {"seconds": 1.5, "rounds": 1}),
+    ("primaries", {"seconds": 1.5, "rounds": 1}),
     ("idle", {"connections": SESSIONS}),
     ("storm", {"clients": SESSIONS, "rounds": 3}),
     ("drain", {}),
@@ -79,8 +80,8 @@ def _each(steps: Steps) -> list[Result]:
     """Run each scenario on a deployment of its own, then compare the figures."""
     results = []
     for name, given in steps:
-        if name == "durability":
-            results.append(_printed(durability(given)))
+        if name in IN_TURNS:
+            results.append(_printed(in_turns(name, given)))
             continue
         scenario = SCENARIOS[name]
         with local.deployment(gateways=scenario.gateways) as target:
@@ -96,21 +97,25 @@ def _printed(result: Result) -> Result:
     return result
 
 
-DURABLE_ROUNDS: Final = 5
+TURNS: Final = 5
+
+# Sets in which `direct` runs on several deployments in turns: by name of a side, how its deployment is made.
+IN_TURNS: Final[dict[str, dict[str, dict[str, Any]]]] = {
+    "durability": {side: {"durability": side} for side in SIDES},
+    "primaries": {side: {"primaries": count} for count, side in enumerate(PRIMARIES)},
+}
 
 
-def durability(given: dict[str, Any]) -> Result:
-    """Run `direct` on one deployment of each durability, in turns; each run is one round of one side."""
+def in_turns(name: str, given: dict[str, Any]) -> Result:
+    """Run `direct` on the deployments of one of the sets above; each run is one round of one side."""
     scenario = SCENARIOS["direct"]
     options = scenario.Options(**given)
     with ExitStack() as stack:
-        targets = {side: stack.enter_context(local.deployment(side)) for side in SIDES}
+        targets = {side: stack.enter_context(local.deployment(**how)) for side, how in IN_TURNS[name].items()}
         rounds = [
-            _named(run(scenario, options, target), side)
-            for _ in range(DURABLE_ROUNDS)
-            for side, target in targets.items()
+            _named(run(scenario, options, target), side) for _ in range(TURNS) for side, target in targets.items()
         ]
-    return _joined("durability", rounds)
+    return _joined(name, rounds)
 
 
 def _named(result: Result, side: str) -> Result:

@@ -7,6 +7,7 @@ client      one device of one user, cheap enough that one process runs thousands
 ticks       ticks more precise than the timers of an event loop
 results     measurements, their medians, and whether a run was good
 local       a deployment that exists for one test
+primaries   its cluster of some primaries, if Redis is to be one
 floor       a bare protocol that writes prebuilt frames: the lower bound for any server's cost
 scenarios/  what the users do, one file each
 """

@@ -13,12 +13,13 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from deploy.embedded import EmbeddedValkey, tied
 from loadtest.load.conductor import Target
+from loadtest.load.primaries import form, made, url_of
 from loadtest.ports import free_ports
 
 ROOT = Path(__file__).parent.parent.parent
@@ -36,22 +37,32 @@ OPEN_LIMITS = {
 
 
 @contextmanager
-def deployment(durability: str = "memory", gateways: int = 2, **env: str) -> Iterator[Target]:
-    """Start a deployment, wait until it is ready, and remove it afterwards."""
+def deployment(durability: str = "memory", gateways: int = 2, primaries: int = 0, **env: str) -> Iterator[Target]:
+    """Start a deployment, wait until it is ready, and remove it afterwards.
+
+    `primaries`: Redis is a cluster of so many; 0: one server.
+    """
     with tempfile.TemporaryDirectory(prefix="linnet-load-") as folder:
         always = durability == "fsync"
-        valkey = EmbeddedValkey(Path(folder) / "valkey", appendfsync="always" if always else "everysec")
+        cluster = made(Path(folder), primaries)
+        servers: Sequence[EmbeddedValkey] = cluster or [
+            EmbeddedValkey(Path(folder) / "valkey", appendfsync="always" if always else "everysec")
+        ]
         processes: list[subprocess.Popen[bytes]] = []
         try:
-            valkey.start()
-            if durability == "memory":  # promises no disk, so the test must not pay for one
-                with valkey.client() as client:
-                    client.config_set("appendonly", "no")
+            for server in servers:
+                server.start()
+                if durability == "memory":  # promises no disk, so the test must not pay for one
+                    with server.client() as client:
+                        client.config_set("appendonly", "no")
+            if cluster:
+                form(cluster)
             jwt_secret, server_key = secrets.token_urlsafe(48), secrets.token_urlsafe(48)
             shared = {
                 **{name: value for name, value in os.environ.items() if not name.startswith("LINNET_")},
                 **OPEN_LIMITS,
-                "LINNET_REDIS_URL": valkey.url,
+                "LINNET_REDIS_URL": url_of(cluster) if cluster else servers[0].url,
+                "LINNET_REDIS_MODE": "cluster" if cluster else "standalone",
                 "LINNET_DURABILITY": durability,
                 "LINNET_JWT_SECRET": jwt_secret,
                 "LINNET_SERVER_KEY": server_key,
@@ -72,7 +83,7 @@ def deployment(durability: str = "memory", gateways: int = 2, **env: str) -> Ite
                 urls=[f"ws://127.0.0.1:{port}/ws" for port in listen[1:]],
                 api=f"http://127.0.0.1:{listen[0]}",
                 metrics=[f"http://127.0.0.1:{port}/metrics" for port in admin],
-                redis=valkey.url,
+                redis=" ".join(server.url for server in servers),
                 jwt_secret=jwt_secret,
                 server_key=server_key,
                 floor=f"ws://127.0.0.1:{floor_port}/",
@@ -83,7 +94,8 @@ def deployment(durability: str = "memory", gateways: int = 2, **env: str) -> Ite
                 process.kill()
             for process in processes:
                 process.wait()
-            valkey.kill()
+            for server in servers:
+                server.kill()
 
 
 def start(
