@@ -10,12 +10,16 @@ The cost is bounded: `--users` connections, two messages each `--every` seconds.
 (`canary-…`), the canary finds its group again after a restart, and its logs are trimmed like all others. Behind a load
 balancer it cannot choose gateways. Now and then it therefore reconnects a user whose gateway has other canary users,
 so that in time every gateway has one (`linnet_canary_gateways`).
+
+On a cluster with `--shards N`, each of N equal ranges of slots has a group, and users in turn, so that trouble on any
+shard is noticed.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import logging
 import os
 import random
@@ -40,6 +44,7 @@ from router.contract import keys, metrics
 from router.process import serving
 from router.process.admin import Readiness, create_admin
 from router.process.isolate import attempt, each
+from router.store.redis.slots import SLOTS, slot_of
 
 log = logging.getLogger("linnet.canary")
 
@@ -173,13 +178,14 @@ def sweep(flights: Flights, ledgers: dict[str, Ledger], now: float) -> None:
 class Canary:
     """The users and their behaviour."""
 
-    def __init__(self, urls: list[str], api: Api, users: int, every_s: float) -> None:
+    def __init__(self, urls: list[str], api: Api, users: int, every_s: float, shards: int = 1) -> None:
         self._api = api
+        self._shards = shards
         self._every_s = every_s
         self._rng = random.Random()
         self._tokens: dict[str, str] = {}
         self._flights: Flights = {}
-        names = [f"canary-{number}" for number in range(users)]
+        names = names_over(shards, users)
         self.ledgers = {name: Ledger(name, self._flights, asyncio.get_running_loop().time) for name in names}
         self.devices = [
             Device(
@@ -188,7 +194,7 @@ class Canary:
             )
             for number, name in enumerate(names)
         ]  # fmt: skip
-        self.group = ""
+        self.shared: dict[int, str] = {}  # the group of each range of slots
 
     def observe(self) -> None:
         connected = [ledger.node for ledger in self.ledgers.values() if ledger.connected_at]
@@ -246,11 +252,12 @@ class Canary:
     async def _write(self) -> None:
         """Let each user in turn write to the group and to the next user."""
         await until(self._gather)
+        groups = itertools.cycle(self.shared.values())
         while True:
             for number, device in enumerate(self.devices):
                 await asyncio.sleep(self._every_s * self._rng.uniform(0.8, 1.2))
                 other = self.devices[(number + 1) % len(self.devices)]
-                self._send(device, self.group, set(self.ledgers))
+                self._send(device, next(groups), set(self.ledgers))
                 self._send(device, f"@{other.user}", {device.user, other.user})
 
     def _send(self, device: Device, to: str, receivers: set[str]) -> None:
@@ -262,24 +269,45 @@ class Canary:
             self._flights[device.user, sent] = Flight(asyncio.get_running_loop().time(), receivers)
 
     async def _gather(self) -> bool:
-        """Find or create the group of all users, who exist once they have connected; return whether that worked."""
+        """Find or create the groups of all users, who exist once they have connected; return whether that worked."""
         if not all(device.ready for device in self.devices):
             return False
-        groups = sorted(set().union(*(ledger.groups for ledger in self.ledgers.values())))
+        for group in sorted(set().union(*(ledger.groups for ledger in self.ledgers.values()))):
+            self.shared.setdefault(share_of(keys.conversation(group), self._shards), group)
         try:
-            self.group = groups[0] if groups else await asyncio.to_thread(self._make)
-            for user in self.ledgers:
-                path = f"/conversations/{self.group}/members/{user}"
+            while len(self.shared) < self._shards:
+                await asyncio.to_thread(self._make)
+            for group, user in itertools.product(self.shared.values(), self.ledgers):
+                path = f"/conversations/{group}/members/{user}"
                 await asyncio.to_thread(self._api.call, "PUT", path, {"role": "member"})
         except (urllib.error.URLError, OSError) as error:
-            log.warning("cannot create the group: %s", error)
+            log.warning("cannot create a group: %s", error)
             return False
         return True
 
-    def _make(self) -> str:
+    def _make(self) -> None:
+        """Create a group, whose id decides its slot; delete it if its range of slots has one."""
         members = dict.fromkeys(self.ledgers, "member")
         made = self._api.call("POST", "/conversations", {"kind": "group", "title": TITLE, "members": members})
-        return str(made["conversation"])
+        group = str(made["conversation"])
+        if self.shared.setdefault(share_of(keys.conversation(group), self._shards), group) != group:
+            self._api.call("DELETE", f"/conversations/{group}")
+
+
+def share_of(key: str, shards: int) -> int:
+    """Return in which of so many equal ranges of slots a key is."""
+    return slot_of(key) * shards // SLOTS
+
+
+def names_over(shards: int, count: int) -> list[str]:
+    """Return names of users, the first in the first range of slots, the next in the next, and again."""
+    names: list[str] = []
+    for number in range(count):
+        of_range = (
+            f"canary-{i}" for i in itertools.count() if share_of(keys.user(f"canary-{i}"), shards) == number % shards
+        )
+        names.append(next(name for name in of_range if name not in names))
+    return names
 
 
 async def until(attempt: Callable[[], Awaitable[bool]]) -> None:
@@ -296,6 +324,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     one.add_argument("--api", required=True, metavar="http://…", help="the router's HTTP API")
     one.add_argument("--listen", default="127.0.0.1:9000", help="host:port of /livez and /metrics (%(default)s)")
     one.add_argument("--users", type=int, default=6, help="synthetic users, at least 2 (%(default)s)")
+    one.add_argument("--shards", type=int, default=1, help="ranges of slots with a group each (%(default)s)")
     one.add_argument("--every", type=float, default=1.0, help="seconds between two messages (%(default)s)")
 
 
@@ -309,7 +338,7 @@ def run(arguments: argparse.Namespace) -> int:
 async def serve(arguments: argparse.Namespace) -> None:
     """Run until SIGTERM or SIGINT."""
     api = Api(arguments.api, secret("LINNET_SERVER_KEY"), secret("LINNET_JWT_SECRET"))
-    canary = Canary(arguments.target, api, max(2, arguments.users), arguments.every)
+    canary = Canary(arguments.target, api, max(2, arguments.users), arguments.every, max(1, arguments.shards))
     admin = uvicorn.Server(serving.config(create_admin(lambda: Readiness(True, "ok"), canary.observe)))
     listening = asyncio.create_task(admin._serve([serving.listening(arguments.listen)]))
     writing = asyncio.create_task(canary.run())

@@ -12,9 +12,10 @@ from prometheus_client import Counter
 from deploy.embedded import EmbeddedValkey, tied
 from loadtest import canary
 from loadtest.api import Api
-from loadtest.canary import FORGOTTEN_S, LATE_S, LOST_S, Flight, Flights, Ledger, sweep
+from loadtest.canary import FORGOTTEN_S, LATE_S, LOST_S, Flight, Flights, Ledger, names_over, share_of, sweep
 from loadtest.chaos.device import Device
 from loadtest.chaos.proof.history import Acked, Closed, Entry, Gap, Known, Received, Refused, Welcomed
+from router.contract import keys
 from tests.conftest import StartProcess
 from tests.support import SERVER_KEY, eventually, free_ports, http_get
 
@@ -199,7 +200,17 @@ async def test_canary_loses_nothing_on_a_real_deployment(
     async def writes() -> None:
         command = [sys.executable, "-m", "loadtest", "canary", "--api", router.url, "--listen", f"127.0.0.1:{port}"]
         one = await asyncio.create_subprocess_exec(
-            *tied(*command, "--users", "4", "--every", "0.05", "--target", *(gateway.url for gateway in gateways)),
+            *tied(
+                *command,
+                "--users",
+                "4",
+                "--every",
+                "0.05",
+                "--shards",
+                "3",
+                "--target",
+                *(gateway.url for gateway in gateways),
+            ),
             env={"PATH": "", "LINNET_SERVER_KEY_FILE": str(tmp_path / "key")},
             cwd=Path(__file__).parent.parent.parent,
         )
@@ -216,7 +227,16 @@ async def test_canary_loses_nothing_on_a_real_deployment(
     await writes()
     await writes()
     with valkey.client() as client:
-        assert len(list(client.scan_iter(match="{c*}:conv:g:*"))) == 1
+        found = [share_of(key.decode(), 3) for key in client.scan_iter(match="{c*}:conv:g:*")]
+        assert sorted(found) == [0, 1, 2], "a group in each range of slots, and none twice"
+
+
+def test_users_are_in_all_ranges_of_slots() -> None:
+    """Without a cluster, the names are those of earlier versions."""
+    assert names_over(1, 3) == ["canary-0", "canary-1", "canary-2"]
+    names = names_over(3, 7)
+    assert [share_of(keys.user(name), 3) for name in names] == [0, 1, 2, 0, 1, 2, 0]
+    assert len(set(names)) == 7
 
 
 async def _reaches(metric: object, count: int) -> bool:
