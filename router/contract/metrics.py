@@ -152,6 +152,11 @@ REDIS_SHARD_IN_FLIGHT = Gauge(
     "On a cluster: calls that were sent to a primary and have no reply yet, by its number in the order of slots",
     ("shard",),
 )
+REDIS_SHARD_CALLS = Counter(
+    "linnet_redis_shard_calls",
+    "On a cluster: calls that were sent to a primary, by its number in the order of slots",
+    ("shard",),
+)
 REDIS_PROVIDER = Gauge(
     "linnet_redis_provider", "1 if LINNET_DURABILITY is provider, so that nobody has checked what acks survive, else 0"
 )

@@ -57,6 +57,8 @@ class RedisObserver:
         metrics.REDIS_SHARD_IN_FLIGHT.clear()
         for number, calls in enumerate(cluster.in_flight):
             metrics.REDIS_SHARD_IN_FLIGHT.labels(str(number)).set(calls)
+        for number, calls in enumerate(cluster.calls):
+            metrics.REDIS_SHARD_CALLS.labels(str(number)).inc(calls)
         for kind, redirects in cluster.redirects.items():
             self._increase(metrics.REDIS_REDIRECTS, kind, redirects)
 

@@ -74,6 +74,7 @@ class ClusterStatistics(msgspec.Struct, frozen=True):
     held: int
     longest_hold_s: float  # since the last time
     in_flight: list[int]  # by shard, in the order of their slots
+    calls: list[int]  # the same: sent since the last time
 
 
 class ClusterClient(Client):
@@ -92,6 +93,7 @@ class ClusterClient(Client):
         self._asked_at = self._confirmed_at = -FULL_S
         self._epoch_at = self._asked_at  # since when the present epoch is known
         self._past = _NONE  # of connections that are closed
+        self._calls_seen: dict[Line, int] = {}  # of each primary, when the statistics were last read
         self._closing: set[asyncio.Task[None]] = set()
         self._node_timeout_s = NODE_TIMEOUT_S
         self._refusal = ""  # why a server did not tell the map, if asking again does not help
@@ -300,6 +302,8 @@ class ClusterClient(Client):
     def cluster_statistics(self) -> ClusterStatistics:
         up = [(line := self.routing.owner(slot_of(tag))) is not None and line.up for tag in PARTITION_TAGS]
         longest, self.routing.longest_hold_s = self.routing.longest_hold_s, 0.0
+        shards = [(line, line.statistics()) for line in self.routing.primaries[:SHARDS]]
+        before, self._calls_seen = self._calls_seen, {line: now.calls for line, now in shards}
         return ClusterStatistics(
             epoch=self.epoch,
             partitions_served=sum(up),
@@ -307,7 +311,8 @@ class ClusterClient(Client):
             redirects=dict(self.routing.redirects),
             held=self.routing.held()[1],
             longest_hold_s=longest,
-            in_flight=[line.statistics().in_flight for line in self.routing.primaries[:SHARDS]],
+            in_flight=[now.in_flight for _, now in shards],
+            calls=[now.calls - before.get(line, now.calls) for line, now in shards],
         )
 
     def statistics(self) -> ClientStatistics:
