@@ -12,6 +12,7 @@ nemesis        the schedule of faults, and the code that causes them
 redis_trouble  faults of a Redis server that keeps running
 workload       what people do during a run
 moderators     mutes, bans and slow mode during a run
+relations      requests, contacts and blocks during a run
 people         the same, where applications on the SDKs are the people
 apps           those applications as processes, and what each installation has reported
 browsers       those applications as tabs of Chromium

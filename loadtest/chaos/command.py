@@ -29,7 +29,7 @@ from loadtest.chaos.nemesis import CLIENT_FAULTS, FAULTS, LEVELS, REDIS_TROUBLE,
 from loadtest.chaos.people import CLIENTS, RATES, People
 from loadtest.chaos.proof.checker import check
 from loadtest.chaos.proof.effects import effects_of_faults
-from loadtest.chaos.proof.evidence import Run, dump_logs, dump_states, load
+from loadtest.chaos.proof.evidence import Run, dump_logs, dump_pairs, dump_states, load
 from loadtest.chaos.proof.findings import Violation
 from loadtest.chaos.proof.story import story
 from loadtest.chaos.workload import Workload
@@ -130,6 +130,7 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
         with cluster.store.client() as client:
             dump_logs(client, folder / "logs.jsonl")
             dump_states(client, folder / "states.jsonl")
+            dump_pairs(client, folder / "pairs.jsonl")
     finally:
         (folder / "run.json").write_bytes(msgspec.json.encode(made))
         await cluster.close()
@@ -141,6 +142,8 @@ def _heads(cluster: Cluster) -> dict[str, dict[str, int]]:
     with cluster.store.client() as client:
         for key in client.scan_iter(match=keys.EVERY_CONVERSATION, count=1000):
             fields: dict[bytes, bytes] = client.hgetall(key)
+            if b"m" not in fields:
+                continue  # it has only the record of a pair
             head = int.from_bytes(fields[b"m"][:8], "big")
             for field, member in fields.items():
                 if field.startswith(b"u:") and not member.startswith(b"-"):

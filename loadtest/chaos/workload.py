@@ -23,8 +23,9 @@ from loadtest.api import Api
 from loadtest.chaos.cluster import Cluster
 from loadtest.chaos.device import Device
 from loadtest.chaos.moderators import Moderators
-from loadtest.chaos.proof.evidence import Mark, stored_state
+from loadtest.chaos.proof.evidence import Mark, stored_pairs, stored_state
 from loadtest.chaos.proof.history import Writer, now_ms
+from loadtest.chaos.relations import Relations
 
 SLICES: Final = 10
 PEERS: Final = 3
@@ -37,6 +38,7 @@ TOKEN_S: Final = 30
 STATE_USERS: Final = 40
 STATE_KEYS: Final = 8
 STATE_PAGE: Final = 3  # small, so that pages follow each other
+RELATED: Final = 20
 MEMBERS_EVERY_S: Final = 1.0
 # After lease, heartbeat, grace period and some time for a busy machine, presence is right.
 PRESENCE_S: Final = 25.0
@@ -59,6 +61,7 @@ class Workload:
         self.late: list[Device] = []
         self.writers: list[Writer] = []
         self._cluster = cluster
+        self._folder = folder
         self._group_members: dict[str, list[Person]] = {}  # group -> its first members; the first one owns it
         self._tasks: list[asyncio.Task[None]] = []
         self._lives: list[asyncio.Task[None]] = []
@@ -115,6 +118,10 @@ class Workload:
         for person in self.people:
             others = [other.name for other in self.people if other is not person]
             person.targets += [f"@{other}" for other in self.rng.sample(others, PEERS)]
+        pairs = {(person.name, self.rng.choice(person.targets[-PEERS:])[1:]) for person in self.people[:RELATED]}
+        pairs = {(min(pair), max(pair)) for pair in pairs}
+        rng = random.Random(self.rng.random())
+        self._relations = Relations(lambda: self._api(rng.randrange(2)), rng, sorted(pairs), self._folder)
         for device in self._watchers():
             device.watch([person.name for person in self.rng.sample(self.people, min(WATCHED, len(self.people)))])
 
@@ -163,6 +170,7 @@ class Workload:
             asyncio.create_task(self._every(1.0, self._stall)),
             asyncio.create_task(self._come_and_go()),
             asyncio.create_task(self._moderators.run()),
+            asyncio.create_task(self._relations.run()),
         ]
         for device in self.late:
             asyncio.get_running_loop().call_later(self.rng.uniform(0.1, 0.9) * seconds, self._begin_late, device)
@@ -277,7 +285,7 @@ class Workload:
     async def settle(self, heads: Callable[[], dict[str, dict[str, int]]]) -> list[Mark]:
         """Connect all devices and wait until they have received everything; `heads`: by user and conversation, from the
         store."""
-        await self._moderators.end()
+        await asyncio.gather(self._moderators.end(), self._relations.end())
         for device in self.devices:
             device.resume_reading()
             device.go_online()
@@ -285,6 +293,11 @@ class Workload:
         await self.until(lambda: all(device.ready and not device.waiting for device in self.devices), SETTLE_S)
         wanted = await asyncio.to_thread(heads)
         await self.until(lambda: all(self._has_all(device, wanted[device.user]) for device in self.devices), SETTLE_S)
+        until = asyncio.get_running_loop().time() + SETTLE_S
+        while asyncio.get_running_loop().time() < until:
+            if await asyncio.to_thread(self._pairs_agree):
+                break
+            await asyncio.sleep(0.5)
         versions = await asyncio.to_thread(self._state_versions)
         await self.until(
             lambda: all(device.user_state.version == versions[device.user] for device in self.devices), SETTLE_S
@@ -305,6 +318,10 @@ class Workload:
         """Return, by user, the version of the user's state in the store."""
         with self._cluster.store.client() as client:
             return {person.name: stored_state(client, person.name).version for person in self.people}
+
+    def _pairs_agree(self) -> bool:
+        with self._cluster.store.client() as client:
+            return all(pair.record == pair.copies for pair in stored_pairs(client))
 
     async def _settled(self, leaving: list[Person]) -> Mark:
         """Wait until the watchers see the right presence, or until a deadline; return that moment."""

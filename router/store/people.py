@@ -90,7 +90,7 @@ class People:
         """Some of the user's people, and the cursor of the next page, 0 after the last. They have no order."""
         following, found = await self._client.fetch("HSCAN", keys.people(user), cursor, "COUNT", PAGE)
         pairs = zip(found[::2], found[1::2], strict=True)
-        return {name.decode(): _person(row) for name, row in pairs if name[:1] != b"#"}, int(following)
+        return {name.decode(): person_of(row) for name, row in pairs if name[:1] != b"#"}, int(following)
 
     async def everybody(self, user: str) -> dict[str, Person]:
         """All of the user's people."""
@@ -106,7 +106,7 @@ class People:
         if not names:
             return {}
         rows = await self._client.fetch("HMGET", keys.people(user), *names)
-        return {name: _person(row) for name, row in zip(names, rows, strict=True) if row is not None}
+        return {name: person_of(row) for name, row in zip(names, rows, strict=True) if row is not None}
 
     def hidden_from(self, user: str, viewers: list[str], reply: Callable[[frozenset[str] | LinnetError], None]) -> None:
         """Find from which of the viewers the user's presence is hidden; never from the user."""
@@ -137,6 +137,7 @@ def _hidden(viewers: list[str], value: Any) -> frozenset[str] | LinnetError:
     return frozenset(viewer for viewer, flag in zip(viewers, flags, strict=bool(flags)) if flag == "1")
 
 
-def _person(row: bytes) -> Person:
+def person_of(row: bytes) -> Person:
+    """Unpack a row of the key `people`."""
     number, kind, blocks, hidden, at, until = _ROW.unpack_from(row)
     return Person(number, kind.decode(), bool(blocks), bool(hidden), at, until, row[_ROW.size :].decode())

@@ -6,6 +6,7 @@ checker    proves or refutes the promises from the evidence
 account    the part of the checker that judges one device
 states     the part that judges user state
 restraints the part that judges mutes, bans and slow mode
+relations  the part that judges contacts and blocks
 trimmed    the part that judges events which the logs no longer contain
 findings   logs, violations and counts, shared by the parts of the checker
 client_history the same of an application on an SDK

@@ -202,7 +202,8 @@ class Account:
         command.refused = row.code
         log = self.findings.logs.get(command.conversation)
         stranger = log is not None and log.moved(self.user)
-        if command.kind == "message" and not (row.code == "not_found" and stranger):
+        blocked = row.code == "blocked" and command.conversation in self.findings.related
+        if command.kind == "message" and not (row.code == "not_found" and stranger) and not blocked:
             self._add("G3", f"n {row.n} was refused finally: {row.code}", row.at, n=row.n)
 
     # -- received events

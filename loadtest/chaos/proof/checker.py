@@ -19,7 +19,8 @@ G10 two deployments on one Redis server do not notice each other; on one databas
 G11 user state: at the end each device has what is stored, no version stands for two changes, and an answered change
     or a later one of its key is stored (`states.py`)
 
-And moderation: what a mute, a ban or slow mode forbids is not in the log (`restraints.py`).
+And moderation: what a mute, a ban or slow mode forbids is not in the log (`restraints.py`); neither is what a block
+forbids, and both users of a pair agree with its record (`relations.py`).
 
 Invariant: each check examines all evidence, whatever another check has found. So one cause may show as several
 violations; `story.py` explains the first ones.
@@ -39,6 +40,7 @@ from loadtest.chaos.proof.account import Account
 from loadtest.chaos.proof.clients import check_clients
 from loadtest.chaos.proof.evidence import Ending, Evidence, Fault, Sample
 from loadtest.chaos.proof.findings import Command, Findings, Log, Violation
+from loadtest.chaos.proof.relations import check_relations
 from loadtest.chaos.proof.restraints import check_restraints
 from loadtest.chaos.proof.states import check_client_states, check_states
 from loadtest.chaos.proof.trimmed import check_trimmed
@@ -84,6 +86,7 @@ class Checker:
         found += check_client_states(self.evidence.states, self.evidence.clients)
         counts["users with state"] = sum(one.version > 0 for one in self.evidence.states)
         found += check_restraints(self.findings)
+        found += check_relations(self.findings)
         found += check_processes(self.evidence)
         found += check_neighbours(self.evidence)
         samples = [row.rss_bytes for row in self.evidence.processes if isinstance(row, Sample)]

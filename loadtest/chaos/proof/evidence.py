@@ -5,6 +5,8 @@ clients/<installation>.jsonl             the same of applications on an SDK (`cl
 logs.jsonl                        the log of every conversation, read from Redis at the end
 faults.jsonl                      each fault, its target, its begin and its end
 losses.jsonl                      what faults deleted from Redis
+relations.jsonl                   what users did about each other, with the answers
+pairs.jsonl                       the record of each pair and both users' copies of it, read from Redis at the end
 states.jsonl                      the state of every user, read from Redis at the end
 processes.jsonl                   memory samples, and how each process ended
 run.json                          seed, level and limits of the run, and the marks at which presence was settled
@@ -23,11 +25,14 @@ import msgspec
 import redis
 
 from loadtest.chaos.proof.client_history import ClientHistory, ClientRows
-from loadtest.chaos.proof.history import Entry, History, Rows, digest, entry
+from loadtest.chaos.proof.history import Entry, History, Rows, digest, entry, now_ms
 from router.contract import keys, stamp
 from router.contract.packing import unpack
+from router.store.pairs import Record
+from router.store.people import person_of
 
 PAGE: int = 1000
+KINDS: dict[str, str] = {"c": "contact", "o": "outgoing", "i": "incoming", "-": ""}
 
 
 class Restraint(msgspec.Struct, frozen=True):
@@ -107,6 +112,26 @@ class StoredState(msgspec.Struct, frozen=True):
     keys: dict[str, tuple[int, str]]
 
 
+class Related(msgspec.Struct, frozen=True, array_like=True):
+    """A call of `user` about `other`; `answer`: its status, 200 if it succeeded, 0 if there was none."""
+
+    began: int
+    ended: int
+    user: str
+    other: str
+    action: str
+    answer: int
+
+
+class StoredPair(msgspec.Struct, frozen=True):
+    """Two users in the store at the end: by user the state of the contact (empty: none) and whether the user blocks the
+    other, as the record says, and as the user's own copy says."""
+
+    conversation: str
+    record: dict[str, tuple[str, bool]]
+    copies: dict[str, tuple[str, bool]]
+
+
 class Run(msgspec.Struct):
     seed: int
     seconds: float
@@ -126,6 +151,8 @@ class Evidence(msgspec.Struct):
     losses: list[Loss] = []
     clients: Mapping[str, Iterable[ClientRows]] = {}
     states: list[StoredState] = []
+    relations: list[Related] = []
+    pairs: list[StoredPair] = []
 
 
 def load(folder: Path) -> Evidence:
@@ -134,6 +161,8 @@ def load(folder: Path) -> Evidence:
     faults = map(msgspec.json.Decoder(Fault).decode, _lines(folder / "faults.jsonl"))
     losses = map(msgspec.json.Decoder(Loss).decode, _lines(folder / "losses.jsonl"))
     states = map(msgspec.json.Decoder(StoredState).decode, _lines(folder / "states.jsonl"))
+    relations = map(msgspec.json.Decoder(Related).decode, _lines(folder / "relations.jsonl"))
+    pairs = map(msgspec.json.Decoder(StoredPair).decode, _lines(folder / "pairs.jsonl"))
     processes = map(msgspec.json.Decoder(Sample | Ending).decode, _lines(folder / "processes.jsonl"))
     return Evidence(
         run=msgspec.json.decode((folder / "run.json").read_bytes(), type=Run),
@@ -145,6 +174,8 @@ def load(folder: Path) -> Evidence:
         losses=list(losses),
         clients={path.stem: ClientHistory(path) for path in sorted((folder / "clients").glob("*.jsonl"))},
         states=list(states),
+        relations=list(relations),
+        pairs=list(pairs),
         processes=list(processes),
         process_logs={path.stem: path for path in sorted(folder.glob("*.log"))},
     )
@@ -168,11 +199,12 @@ def append(path: Path, *rows: Any) -> None:
 def dump_logs(client: redis.Redis, path: Path) -> None:
     """Write the log and the members of every conversation, as Redis has them now."""
     for key in client.scan_iter(match=keys.EVERY_CONVERSATION, count=1000):
-        append(path, _conversation(client, keys.conversation_of(key)))
+        fields: dict[bytes, bytes] = client.hgetall(key)  # type: ignore[assignment]  # not awaitable
+        if b"m" in fields:  # else it has only the record of a pair
+            append(path, _conversation(client, keys.conversation_of(key), fields))
 
 
-def _conversation(client: redis.Redis, name: str) -> Conversation:
-    fields: dict[bytes, bytes] = client.hgetall(keys.conversation(name))  # type: ignore[assignment]  # not awaitable
+def _conversation(client: redis.Redis, name: str, fields: dict[bytes, bytes]) -> Conversation:
     members = {}
     for field, value in fields.items():
         if field.startswith(b"u:"):
@@ -200,6 +232,36 @@ def dump_states(client: redis.Redis, path: Path) -> None:
     """Write the state of every user who has one, as Redis has it now."""
     for key in client.scan_iter(match=keys.EVERY_STATE, count=1000):
         append(path, stored_state(client, keys.user_of_state(key)))
+
+
+def dump_pairs(client: redis.Redis, path: Path) -> None:
+    """Write the record of every pair, and the copies of both users, as Redis has them now."""
+    append(path, *stored_pairs(client))
+
+
+def stored_pairs(client: redis.Redis) -> list[StoredPair]:
+    now, found = now_ms(), []
+    for key in client.scan_iter(match=keys.EVERY_CONVERSATION, count=1000):
+        packed: bytes | None = client.hget(key, "pair") if b"d:" in key else None  # type: ignore[assignment]
+        if packed is not None:
+            record, conversation = msgspec.msgpack.decode(packed, type=Record), keys.conversation_of(key)
+            says: dict[str, tuple[str, bool]] = {}
+            copies: dict[str, tuple[str, bool]] = {}
+            for user in keys.parties(conversation):
+                other = keys.other_party(conversation, user)
+                entry = record.entry(user, other, now)
+                says[user] = (entry.state if entry else "", bool(record.of[user].blocked))
+                copies[user] = _copy(client, user, other, now)
+            found.append(StoredPair(conversation, says, copies))
+    return found
+
+
+def _copy(client: redis.Redis, user: str, other: str, now: int) -> tuple[str, bool]:
+    row: bytes | None = client.hget(keys.people(user), other)  # type: ignore[assignment]  # not awaitable
+    if row is None:
+        return "", False
+    person = person_of(row)
+    return KINDS[person.kind] if person.counts(now) else "", person.blocks
 
 
 def stored_state(client: redis.Redis, user: str) -> StoredState:

@@ -18,6 +18,7 @@ import msgspec
 
 from loadtest.chaos.proof.evidence import Conversation, Evidence
 from loadtest.chaos.proof.history import Entry
+from router.contract import keys
 
 FAILOVERS: Final = (
     "primary-kill", "primary-stall", "failover", "shard-kill", "shard-stall", "shard-takeover", "bus-cut",
@@ -113,6 +114,8 @@ class Findings:
         self.lost: dict[str, int] = {}  # conversation -> up to which seq a fault deleted its log
         for loss in evidence.losses:
             self.lost[loss.conversation] = max(loss.upto, self.lost.get(loss.conversation, 0))
+        # Direct conversations of users who called about each other, in which a message may have been refused.
+        self.related = {keys.direct(one.user, one.other) for one in evidence.relations}
         self._whole = [loss for loss in evidence.losses if loss.whole]
         self.logs = {name: Log(one, self.lost.get(name, 0)) for name, one in evidence.conversations.items()}
         self.violations: list[Violation] = []
