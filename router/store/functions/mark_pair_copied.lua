@@ -4,7 +4,7 @@
 -- Returns 1, or 0 if the record has changed since
 --
 -- Keeps true: a record that has changed stays marked. One with an open request is marked for the end of the request. One
--- that says nothing any more is deleted, but only here: until then the copies are made from it.
+-- that says nothing any more is deleted once it is old, and is marked until then.
 
 local LATER_MS = 3600000           -- so that one call handles all requests that end in an hour
 
@@ -15,11 +15,14 @@ local function mark_pair_copied(k, a)
   for _, side in pairs(record and record.of or {}) do
     if side.asked then ends = math.min(ends or side.ends, side.ends) end
   end
+  local blank = record and is_blank(record)
   if ends then
     redis.call('ZADD', k[2], ends + LATER_MS, '=' .. a[1])
+  elseif blank and not is_old(record, now_us()) then
+    redis.call('ZADD', k[2], (record.n + BLANK_US) / 1000 + LATER_MS, '=' .. a[1])
   else
     redis.call('ZREM', k[2], '=' .. a[1])
-    if record and is_blank(record) then redis.call('HDEL', k[1], 'pair') end
+    if blank then redis.call('HDEL', k[1], 'pair') end
   end
   return 1
 end

@@ -153,7 +153,8 @@ local function pair(k, a)
     redis.call('ZADD', k[2], now + COALESCE_MS, '=' .. a[1])
   end
   local packed = h[1] or ''
-  if not outdated and is_blank(record) and not redis.call('ZSCORE', k[2], '=' .. a[1]) then
+  local kept = h[1] and (not is_old(record, us) or redis.call('ZSCORE', k[2], '=' .. a[1]))
+  if not outdated and is_blank(record) and not kept then
     if h[1] then redis.call('HDEL', k[1], 'pair') end
     packed = ''
   elseif not h[1] or said(record, user, other) ~= was then

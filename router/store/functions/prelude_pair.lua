@@ -25,6 +25,14 @@ local function pair_role(record, user, other)
   return 'm'
 end
 
+local BLANK_US = 7200000000        -- how far the clock may be put back
+
+-- Whether a record is so old that, with a clock that is put back, the next record of the pair has no lower number. Copies
+-- with the numbers of this record stay for a while, and the higher number wins.
+local function is_old(record, us)
+  return record.n + BLANK_US <= us
+end
+
 -- Whether the record says nothing that must be kept.
 local function is_blank(record)
   for _, side in pairs(record.of) do
