@@ -1,8 +1,9 @@
 """Commands of the client protocol as HTTP calls.
 
-`POST /v1/commands` accepts `delete` and no other command yet. Its device is `api/<Linnet-Device>`, which has its own
-numbers `n`. A server key deletes any message, as the server: the event names no author. So does a moderator where their
-own role does not allow it, unless the author has a role in the deployment that is not lower.
+`POST /v1/commands` accepts `delete` and `state`; other commands have calls of their own, or need a socket. The device
+is `api/<Linnet-Device>`, which has its own numbers `n`. A server key deletes any message, as the server: the event
+names no author. So does a moderator where their own role does not allow it, unless the author has a role in the
+deployment that is not lower.
 """
 
 from __future__ import annotations
@@ -10,12 +11,17 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Final
 
+from msgspec import Raw
+
 from router.api.call import Call
 from router.api.moderation import spend_act
+from router.api.state import write_key
+from router.api.types.commands import CommandAnswer
 from router.contract import keys, stamp, wire
 from router.contract.addressing import visible
 from router.contract.errors import BadCommand, NotFound, ReadOnly
-from router.contract.packing import pack
+from router.contract.packing import json_of_value, pack
+from router.contract.state import NULL, check_key, pack_value
 from router.store.accounts import rank_of
 from router.store.answers import reply_of
 from router.store.appends import Append, Appended
@@ -23,12 +29,27 @@ from router.store.appends import Append, Appended
 DEVICE_HEADER: Final = "linnet-device"
 
 
-async def run_command(call: Call, given: wire.Delete) -> wire.AckEvent:
-    """Delete a message: one's own; as owner or admin any there; as moderator those of users of a lower rank anywhere;
-    with a server key any."""
-    user, device = call.actor or "", call.request.headers.get(DEVICE_HEADER, "default")
+async def run_command(call: Call, given: wire.Delete | wire.State) -> CommandAnswer:
+    """Run one command of the client protocol, and return the event that answers it.
+
+    `delete`: one's own message; as owner or admin any there; as moderator those of users of a lower rank anywhere; with
+    a server key any. `state`: a key of the user's state.
+    """
+    device = call.request.headers.get(DEVICE_HEADER, "default")
     if not wire.is_name(device):
         raise BadCommand("Linnet-Device must be the name of a device: 1-64 of A-Z a-z 0-9 . _ -")
+    if isinstance(given, wire.Delete):
+        return CommandAnswer(await _delete(call, given, device))
+    value = pack_value(given.value)
+    written = await write_key(call, check_key(given.key), value, given.expect)
+    shown = Raw(json_of_value(value or NULL))
+    return CommandAnswer(
+        wire.StateEvent(id=given.id, key=given.key, value=shown, version=written.version, prev=written.prev)
+    )
+
+
+async def _delete(call: Call, given: wire.Delete, device: str) -> wire.AckEvent:
+    user = call.actor or ""
     conv = visible(None, given.conversation) if call.caller.rank else call.known(given.conversation)
     call.services.durability.at_conversation(conv).require_fit()
     append = _append(call, given, conv, user, f"api/{device}")

@@ -9,6 +9,7 @@ import inspect
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
+from types import UnionType
 from typing import Any, Final, get_type_hints
 
 import msgspec
@@ -85,7 +86,8 @@ def _operation(row: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
     if more:
         operation["description"] = more
     if row.body is not None:
-        required = any(field.required for field in msgspec.structs.fields(row.body))
+        # A union is of commands, which have a `type`.
+        required = isinstance(row.body, UnionType) or any(one.required for one in msgspec.structs.fields(row.body))
         operation["requestBody"] = {"required": required, "content": _content(schemas[str(row.body)])}
     if row.raw_body:
         operation["requestBody"] = {"required": True, "content": _BYTES}

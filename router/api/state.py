@@ -46,16 +46,17 @@ async def put_state(call: Call, given: StateChange) -> StateWritten:
     With `expect`, only if the key has this version (0: it is absent); else the error has the key's `version`.
     """
     key = _key(call)
-    written = await _write(call, key, pack_value(given.value), given.expect)
+    written = await write_key(call, key, pack_value(given.value), given.expect)
     return StateWritten(key, written.version)
 
 
 async def delete_state(call: Call, given: StateExpected) -> None:
     """Remove one key of the user's state."""
-    await _write(call, _key(call), None, given.expect)
+    await write_key(call, _key(call), None, given.expect)
 
 
-async def _write(call: Call, key: str, value: bytes | None, expect: int | None) -> Written:
+async def write_key(call: Call, key: str, value: bytes | None, expect: int | None) -> Written:
+    """Write a key of the caller's state; None removes it. Return once the write is kept."""
     require_writable(key)
     services = call.services
     services.durability.at_user(call.user).require_fit()

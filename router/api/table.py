@@ -33,6 +33,7 @@ from router.api.call import CALLER, OPEN, SERVER, Call, Endpoint
 from router.api.openapi import document
 from router.api.steps import raw_json
 from router.api.types import accounts as accounts_types
+from router.api.types import commands as commands_types
 from router.api.types import contacts as contacts_types
 from router.api.types import conversations as conversations_types
 from router.api.types import messages as messages_types
@@ -126,7 +127,8 @@ ALWAYS: Final = (
              refusals=(403, 409, 429)),
     Endpoint("DELETE", "/v1/state/{key}", CALLER, state.delete_state, query=state_types.StateExpected, status=204,
              refusals=(403, 409, 429)),
-    Endpoint("POST", "/v1/commands", CALLER, commands.run_command, body=wire.Delete, answer=wire.AckEvent,
+    Endpoint("POST", "/v1/commands", CALLER, commands.run_command, body=wire.Delete | wire.State,
+             answer=commands_types.CommandAnswer,
              refusals=(403, 404, 409, 429), headers=("Linnet-Device",)),
     Endpoint("POST", "/v1/messages", CALLER, messages.send_message, body=messages_types.NewMessage,
              answer=messages_types.Sent,

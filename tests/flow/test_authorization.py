@@ -336,6 +336,11 @@ ROWS: Final = (
         {"type": "delete", "conversation": "<group>", "seq": "<own>", "n": 1}),
     Row("POST /v1/commands",                  "404 404 404 404 404 404 401 401 404", "/v1/commands",
         {"type": "delete", "conversation": "<direct>", "seq": "<seq>", "n": 1}),
+    # the caller's own state; keys that only the server writes
+    Row("POST /v1/commands",                  "200 200 200 200 200 200 401 401 422", "/v1/commands",
+        {"type": "state", "key": "draft/a", "value": 1}),
+    Row("POST /v1/commands",                  "403 403 403 403 403 403 401 401 403", "/v1/commands",
+        {"type": "state", "key": "contact/<victim>", "value": 1}),
     Row("POST /v1/messages",                  "200 200 200 403 404 404 401 401 422", "/v1/messages", HI),
     Row("POST /v1/messages",                  "403 403 403 403 403 403 401 401 200", "/v1/messages",
         {**HI, "from": "<victim>"}),

@@ -125,8 +125,8 @@ async def test_moderator_acts_anywhere_and_the_audit_names_them(chat: System, na
     await client.connect(chat.urls[0])
     seq = (await client.sent(group, "an insult"))["seq"]
     deletion = {"type": "delete", "conversation": group, "seq": seq, "n": 1}
-    first = await chat.api("POST", "/v1/commands", deletion, user=mod)
-    assert (await chat.api("POST", "/v1/commands", deletion, user=mod))["duplicate"]
+    first = (await chat.api("POST", "/v1/commands", deletion, user=mod))["event"]
+    assert (await chat.api("POST", "/v1/commands", deletion, user=mod))["event"]["duplicate"]
     await chat.api("PUT", f"/v1/conversations/{group}/members/{ann}/mute", {"reason": "insults"}, user=mod)
     await chat.api("PUT", f"/v1/conversations/{group}/bans/{bob}", {}, user=mod)
     assert {one["user"] for one in (await chat.api("GET", f"/v1/conversations/{group}/bans", user=mod))["bans"]} == {

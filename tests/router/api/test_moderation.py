@@ -163,8 +163,8 @@ async def test_moderator_deletes_no_message_of_a_user_whose_rank_is_not_lower(va
             if refusal:
                 assert await api.refused("POST", "/v1/commands", by(actor), delete) == refusal, (actor, author)
             else:
-                first = await api.ok("POST", "/v1/commands", by(actor), delete)
-                again = await api.ok("POST", "/v1/commands", by(actor), delete)
+                first = (await api.ok("POST", "/v1/commands", by(actor), delete))["event"]
+                again = (await api.ok("POST", "/v1/commands", by(actor), delete))["event"]
                 assert (again["seq"], again["duplicate"]) == (first["seq"], True)
         delete = {"type": "delete", "conversation": conv, "seq": seq["boss"], "n": 1}
         await api.ok("POST", "/v1/commands", SERVER, delete)
