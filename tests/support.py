@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -32,8 +33,15 @@ SERVER_KEY = "a-server-key-for-tests-of-32-bytes-or-more"
 ROOT = Path(__file__).parent.parent
 
 
-def run(main: Coroutine[Any, Any, T], deadline_s: float = TEST_S) -> T:
-    """Run on a fresh uvloop under a deadline; fail if the loop reports an exception that was not awaited."""
+def loop() -> asyncio.Runner:
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop, debug=False)
+
+
+def run(main: Coroutine[Any, Any, T], deadline_s: float = TEST_S, own: asyncio.Runner | None = None) -> T:
+    """Run on a fresh uvloop under a deadline; fail if the loop reports an exception that was not awaited.
+
+    `own`: a runner to run on instead, which stays open.
+    """
     reports: list[dict[str, Any]] = []
 
     async def bounded() -> T:
@@ -42,7 +50,7 @@ def run(main: Coroutine[Any, Any, T], deadline_s: float = TEST_S) -> T:
             return await main
 
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop, debug=False) as runner:
+        with nullcontext(own) if own else loop() as runner:
             result = runner.run(bounded())
     except BaseException as error:
         for report in reports:

@@ -1,7 +1,7 @@
 /** What all views are made of: templates, icons, avatars, dialogs and menus. */
 
 import { h } from "preact";
-import { useEffect, useReducer, useRef, useState } from "./vendor/hooks.js";
+import { useEffect, useLayoutEffect, useReducer, useRef, useState } from "./vendor/hooks.js";
 import htm from "./vendor/htm.js";
 import { t } from "./strings.js";
 
@@ -151,7 +151,8 @@ export function Menu({ label, icon = "more", items, className = "", top, face })
     setOpen(false);
     if (refocus) box.current?.querySelector("button")?.focus();
   };
-  useEffect(() => {
+  // Not in an effect, which comes after the paint: a key that is pressed before would find the focus still on the button.
+  useLayoutEffect(() => {
     if (!open) return undefined;
     box.current.querySelector('[role="menuitem"]')?.focus();
     const list = box.current.querySelector(".menu-list");

@@ -1,13 +1,37 @@
-"""One system for the page's tests: two gateways, a router, and a browser's people in front of it."""
+"""One system for the page's tests: two gateways, a router, and a browser's people in front of it.
+
+The tests of a worker run on one event loop, because their browser belongs to it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 from collections.abc import Iterator
 
 import pytest
 
 from tests import support
 from tests.flow.conftest import System
+from tests.router.web.people import CHROMIUM
+
+_runner: asyncio.Runner = support.loop()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run an async test on the loop of this worker."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    wanted = pyfuncitem._fixtureinfo.argnames
+    support.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in wanted}), own=_runner)
+    return True
+
+
+def pytest_sessionfinish() -> None:
+    """End the browser, if a test has started it."""
+    with _runner:
+        _runner.run(CHROMIUM.close())
 
 
 @pytest.fixture(scope="session")

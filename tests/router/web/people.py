@@ -1,7 +1,8 @@
 """People at the web page, in a real Chromium: what they see, and what they do by names and labels, as users would.
 
 Each `Person` has a browser context (storage of its own), and collects errors of the page, refusals by the page's policy
-and failed requests.
+and failed requests. All tests of a worker have one Chromium, on one event loop (conftest.py). A test's contexts end
+with it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-from playwright.async_api import Browser, BrowserContext, Locator, Page, async_playwright
+from playwright.async_api import Browser, BrowserContext, Locator, Page, Playwright, async_playwright
 
 from tests.support import eventually
 
@@ -138,16 +139,44 @@ class Town:
         return one
 
 
+class Chromium:
+    """The browser of this worker. It starts with the first test that needs it, and again if it has ended."""
+
+    def __init__(self) -> None:
+        self._playwright: Playwright | None = None
+        self._browser: Browser | None = None
+
+    async def browser(self) -> Browser:
+        if self._playwright is None:
+            self._playwright = await async_playwright().start()
+        if self._browser is None or not self._browser.is_connected():
+            self._browser = await self._playwright.chromium.launch(
+                executable_path=EXECUTABLE, headless=True, args=FLAGS
+            )
+        return self._browser
+
+    async def close(self) -> None:
+        if self._browser is not None:
+            await self._browser.close()
+        if self._playwright is not None:
+            await self._playwright.stop()
+
+
+CHROMIUM = Chromium()
+
+
 @asynccontextmanager
 async def town(address: str) -> AsyncIterator[Town]:
     """A browser for people at this address; at the end nobody's page may have had an error."""
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=EXECUTABLE, headless=True, args=FLAGS)
-        try:
-            people = Town(browser, address)
-            yield people
-            errors = [error for one in people.everybody for error in one.errors]
-            if errors:
-                raise AssertionError(f"errors of pages: {errors}")
-        finally:
-            await browser.close()
+    browser = await CHROMIUM.browser()
+    try:
+        people = Town(browser, address)
+        yield people
+        errors = [error for one in people.everybody for error in one.errors]
+        if errors:
+            raise AssertionError(f"errors of pages: {errors}")
+    finally:
+        for context in browser.contexts:
+            for page in context.pages:
+                await page.unroute_all(behavior="ignoreErrors")
+            await context.close()

@@ -201,6 +201,8 @@ async def test_upload_that_fails_can_be_tried_again_or_cancelled(address: str) -
             await job.get_by_role("button", name="Cancel blue.jpg").click()
         await expect(job).to_have_count(0)
         await expect(ann.page.get_by_text("Never")).to_have_count(0)
+        for route in held:
+            await route.abort()  # the page has done so; this ends what Playwright keeps of it
 
         huge = await ann.page.evaluate_handle(HUGE)
         await ann.page.locator(".chat").dispatch_event("drop", {"dataTransfer": huge})
