@@ -106,7 +106,7 @@ async def test_g8_killed_gateway_takes_its_users_offline(start: Start) -> None:
     for user in users[:4]:
         state = await tells(watcher, user.user, False, here, 30.0)
         assert abs(state["last_seen"] / 1000 - killed) < 15
-    assert time.time() - killed < 15 + 10  # of a busy machine
+    assert time.time() - killed < 15 * support.PATIENCE
     await late.connect(system.urls[0])
     states = (await late.ask("presence", users=[user.user for user in users]))["users"]
     assert [states[user.user]["online"] for user in users] == [False] * 4 + [True]

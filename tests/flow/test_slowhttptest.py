@@ -94,7 +94,7 @@ async def test_slow_clients_hold_no_socket_or_memory(start: Start) -> None:
         await running
         assert peak > 2 * CONNECTIONS  # they were held for a while, else nothing was tried
         assert time.monotonic() - began > min(HEAD_S, BODY_S)
-        await eventually(lambda: all(open_files(process) <= files + 4 for process, files, _ in before), 10.0)
+        await eventually(lambda: all(open_files(process) <= files + 4 for process, files, _ in before))
         for process, _, rss in before:
             assert process.rss_bytes - rss < 16 << 20, process.module
     for attack in tried:

@@ -48,6 +48,6 @@ class Channel:
         self._redis.close()
 
     def _next(self) -> dict[str, Any]:
-        message = self._pubsub.get_message(timeout=10)
+        message = self._pubsub.get_message(timeout=40)
         assert message is not None, "nothing came"
         return dict(message)
