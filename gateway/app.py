@@ -2,6 +2,8 @@
 
 `/ws` checks origin, limits and subprotocol, accepts, attaches a session and returns; from then on the connection has no
 task. `/schema.json` serves the JSON Schema of the wire.
+
+Upgrades are answered here and not by Starlette, which serves the rest: its layers cost more than all of the checks.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route, WebSocketRoute
-from starlette.websockets import WebSocket
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.admission import Admission, Refusal
 from gateway.delivery.open_sessions import OpenSessions
@@ -22,14 +24,21 @@ from router.contract import codecs, metrics
 from router.process.forwarded import Proxies
 
 BEARER: Final = "bearer."
+PATH: Final = "/ws"
 
 
-def bearer(websocket: WebSocket) -> str | None:
+def lines(scope: Scope, header: bytes) -> list[str]:
+    """Return the values of all lines of a header, whose name is in lower case."""
+    return [value.decode("latin-1") for name, value in scope["headers"] if name == header]
+
+
+def bearer(scope: Scope) -> str | None:
     """Return the token of the upgrade, from the header or from a subprotocol, because browsers cannot set headers."""
-    scheme, _, token = websocket.headers.get("authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and token:
-        return token.strip()
-    for offered in websocket.scope["subprotocols"]:
+    for authorization in lines(scope, b"authorization")[:1]:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() == "bearer" and token:
+            return token.strip()
+    for offered in scope["subprotocols"]:
         if offered.startswith(BEARER):
             return str(offered.removeprefix(BEARER))
     return None
@@ -46,26 +55,28 @@ def negotiate(offered: list[str]) -> tuple[codecs.Codec, str | None]:
     return codecs.JSON, None
 
 
-def create_app(admission: Admission, proxies: Proxies, sessions: OpenSessions, ports: SessionPorts) -> Starlette:
+def create_app(admission: Admission, proxies: Proxies, sessions: OpenSessions, ports: SessionPorts) -> ASGIApp:
     """Return the public application of a node."""
 
-    async def connect(websocket: WebSocket) -> None:
-        headers = websocket.headers
+    async def connect(scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            if not admission.origin_allowed(headers.getlist("origin"), headers.get("host", "")):
+            if scope["path"] != PATH:
+                raise Refusal(404, "no such path", "path")
+            origin, host = lines(scope, b"origin"), lines(scope, b"host")
+            if not admission.origin_allowed(origin, host[0] if host else ""):
                 raise Refusal(403, "this origin may not connect", "origin")
-            codec, subprotocol = negotiate(websocket.scope["subprotocols"])
-            peer = websocket.client.host if websocket.client else ""
-            address = proxies.client(peer, headers.getlist("x-forwarded-for"))
+            codec, subprotocol = negotiate(scope["subprotocols"])
+            peer = scope["client"][0] if scope["client"] else ""
+            address = proxies.client(peer, lines(scope, b"x-forwarded-for"))
             admission.admit(address, len(sessions))
         except Refusal as refusal:
             metrics.CONNECTS.labels(refusal.result).inc()
-            await websocket.send_denial_response(PlainTextResponse(f"{refusal.why}\n", refusal.status))
+            await PlainTextResponse(f"{refusal.why}\n", refusal.status)(scope, receive, send)
             return
         try:
-            await websocket.accept(subprotocol)
-            connection = websocket.scope["extensions"]["linnet"]["connection"]
-            session = Session(ports, connection, codec, bearer(websocket), address)
+            await send({"type": "websocket.accept", "subprotocol": subprotocol})
+            connection = scope["extensions"]["linnet"]["connection"]
+            session = Session(ports, connection, codec, bearer(scope), address)
         except BaseException:
             admission.release(address)
             raise
@@ -80,15 +91,12 @@ def create_app(admission: Admission, proxies: Proxies, sessions: OpenSessions, p
     async def plain(_: Request) -> Response:
         return PlainTextResponse("upgrade to WebSocket here\n", 426, {"upgrade": "websocket", "connection": "Upgrade"})
 
-    async def nowhere(websocket: WebSocket) -> None:
-        metrics.CONNECTS.labels("path").inc()
-        await websocket.send_denial_response(PlainTextResponse("no such path\n", 404))
+    requests = Starlette(routes=[Route(PATH, plain), Route("/schema.json", schema)])
 
-    return Starlette(
-        routes=[
-            WebSocketRoute("/ws", connect),
-            Route("/ws", plain),
-            WebSocketRoute("/{path:path}", nowhere),  # Starlette itself would say 403
-            Route("/schema.json", schema),
-        ]
-    )
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await connect(scope, receive, send)
+        else:
+            await requests(scope, receive, send)
+
+    return app

@@ -186,6 +186,7 @@ class Node:
                 clock=self.redis_clock,
                 apart=self._apart,
                 later=loop.call_later,
+                time=loop.time,
                 spawn=self.tasks.spawn,
             )
         )

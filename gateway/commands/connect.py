@@ -13,6 +13,7 @@ A part that is only slow is waited for: a client that is refused connects again,
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from random import uniform
@@ -37,6 +38,7 @@ from router.contract import errors, keys, metrics, packing, wire
 from router.contract.errors import LinnetError, Unauthorized, Unavailable
 from router.contract.settings import Settings
 from router.contract.tokens import Identity
+from router.process.isolate import each
 from router.store.rows import Row
 from router.store.sync import Synced
 from router.store.users import Users
@@ -65,6 +67,7 @@ class ConnectParts(msgspec.Struct, frozen=True):
     clock: RedisClock
     apart: Callable[[], bool]
     later: Callable[..., Any]
+    time: Callable[[], float]
     spawn: Callable[[Coroutine[Any, Any, None]], None]
 
 
@@ -74,6 +77,7 @@ class Connects:
     def __init__(self, parts: ConnectParts) -> None:
         self._parts: Final = parts
         self._last: dict[int, int] = {}  # the last start, by the partition of its user
+        self._looks: deque[tuple[float, Connect]] = deque()  # the connects under way, and when each is looked at
 
     def hello(self, session: Session, command: wire.Hello) -> None:
         """Begin to connect the session."""
@@ -82,8 +86,22 @@ class Connects:
             raise Unauthorized("no token: send one in hello or with the upgrade")
         session.state = State.CONNECTING
         session.connection.pause_reading()
-        connect = Connect(self._parts, session, command, self.unique_start)
+        connect = Connect(self._parts, session, command, self.unique_start, self._look_later)
         self._parts.authentication.check(token, connect.identified)
+
+    def _look_later(self, connect: Connect) -> None:
+        """Look at a connect LOOK_S later; one timer for all, because nearly all have ended by then."""
+        if not self._looks:
+            self._parts.later(LOOK_S, self._look)
+        self._looks.append((self._parts.time() + LOOK_S, connect))
+
+    def _look(self) -> None:
+        now, due = self._parts.time(), []
+        while self._looks and self._looks[0][0] <= now:
+            due.append(self._looks.popleft()[1])
+        if self._looks:
+            self._parts.later(max(self._looks[0][0] - now, LOOK_S / 10), self._look)
+        each("connects", Connect.look, due)
 
     def unique_start(self, user: str, at_ms: int) -> int:
         """Return a start of a session at this time, and never the same for two sessions of a user. If the clock was put
@@ -98,16 +116,22 @@ class Connects:
 class Connect:
     """One connect under way. Each method does nothing if the session has ended meanwhile."""
 
-    __slots__ = ("_began", "_clock_asked", "_command", "_countdown", "_entering", "_held", "_parts", "_session",
-                 "_subscribed", "_unique_start")  # fmt: skip
+    __slots__ = ("_began", "_clock_asked", "_command", "_countdown", "_entering", "_held", "_look_later", "_parts",
+                 "_session", "_subscribed", "_unique_start")  # fmt: skip
 
     def __init__(
-        self, parts: ConnectParts, session: Session, command: wire.Hello, unique_start: Callable[[str, int], int]
+        self,
+        parts: ConnectParts,
+        session: Session,
+        command: wire.Hello,
+        unique_start: Callable[[str, int], int],
+        look_later: Callable[[Connect], None],
     ) -> None:
         self._parts = parts
         self._session = session
         self._command = command
         self._unique_start = unique_start
+        self._look_later = look_later
         self._subscribed = False  # to the user's channel
         self._began = perf_counter()
         self._clock_asked = False
@@ -133,9 +157,9 @@ class Connect:
         session.token = None
         self._parts.catchup.begin(session)
         session.user_hub = self._parts.subscriptions.user(session.user, self._user_confirmed)
-        self._parts.later(LOOK_S, self._look)
+        self._look_later(self)
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Wait for nothing that cannot be reached, nor for anything if the session has ended."""
         session, subscriptions = self._session, self._parts.subscriptions
         hub = subscriptions.users.get(session.user)
@@ -144,7 +168,7 @@ class Connect:
             self._refuse(Unavailable("the part of Redis with this user does not answer"))
         if session.state is State.CONNECTING:
             self._hold_unreachable()
-            self._parts.later(LOOK_S, self._look)
+            self._look_later(self)
             return
         if hub is not None:
             subscriptions.give_up(hub, self._user_confirmed)
@@ -255,15 +279,16 @@ class Connect:
         countdown = self._countdown = Countdown(partial(self._read_mutes, rows, starts, gone))
         countdown.begin()
         self._parts.gone.entries(self._session, rows, partial(_found, gone, countdown))
+        apart, hub = self._parts.apart(), self._parts.subscriptions.hub
         for row in rows:
             if row.kind == keys.DIRECT or row.left:
                 continue
-            if self._parts.apart() and not self._parts.subscriptions.reaches_conversation(row.conversation):
+            if apart and not self._parts.subscriptions.reaches_conversation(row.conversation):
                 self._held.add(row.conversation)
             elif not self._parts.conversation_list.lacks_start(self._session, row, starts):
                 countdown.begin()
                 ready = self._entering[row.conversation] = partial(self._entered, countdown, row.conversation)
-                self._parts.subscriptions.hub(row.conversation, ready)
+                hub(row.conversation, ready)
         self._hold_unreachable()
         countdown.finish()
 

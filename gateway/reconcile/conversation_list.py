@@ -140,8 +140,9 @@ class ConversationList:
 
     def lacks_start(self, session: Session, row: Row, starts: Starts, new: bool | None = None) -> bool:
         """Whether it is not known where the device begins, because the conversation's part of Redis does not answer."""
-        begins = row.kind == keys.CHANNEL or (is_new(session) if new is None else new)
-        return begins and not row.left and row.cursor is None and row.conversation not in starts and self.apart()
+        if row.cursor is not None or row.left or row.conversation in starts or not self.apart():
+            return False
+        return row.kind == keys.CHANNEL or (is_new(session) if new is None else new)
 
     # -- mutes
 

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 Headers = list[tuple[bytes, bytes]]
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: "
 _ABSOLUTE = re.compile(rb"(?:https?|wss?)://([A-Za-z0-9._:\[\]-]+)(?=[/?]|$)", re.IGNORECASE)
 _NOT_A_NAME = re.compile(rb'[\x00-\x20\x7f()<>@,;:\\"/\[\]?={}]')
 _NOT_A_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -117,16 +118,20 @@ def _is_key(key: bytes) -> bool:
         return False
 
 
-def http_response(status: int, headers: Headers, body: bytes = b"") -> bytes:
+def _lines(headers: Headers) -> bytes:
+    """The lines of headers that the application has sent."""
     for name, value in headers:
         if not name or _NOT_A_NAME.search(name) or _NOT_A_VALUE.search(value):
             raise RuntimeError(f"the application sent an invalid HTTP header {name!r}")
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+def http_response(status: int, headers: Headers, body: bytes = b"") -> bytes:
     try:
         phrase = http.HTTPStatus(status).phrase
     except ValueError:
         phrase = ""
-    lines = [b"%b: %b\r\n" % header for header in headers]
-    return b"".join((b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode()), *lines, b"\r\n", body))
+    return b"HTTP/1.1 %d %b\r\n%b\r\n%b" % (status, phrase.encode(), _lines(headers), body)
 
 
 class Upgrading(Protocol):
@@ -238,12 +243,14 @@ class Handshake:
 
     def _accept(self, message: dict[str, Any]) -> None:
         accept = base64.b64encode(hashlib.sha1(self._upgrade.key + _GUID, usedforsecurity=False).digest())
-        headers = [(b"upgrade", b"websocket"), (b"connection", b"Upgrade"), (b"sec-websocket-accept", accept)]
+        headers: Headers = []
         if self.deflate is not None:
             headers.append((b"sec-websocket-extensions", self.deflate.answer.encode()))
         if message.get("subprotocol"):
             headers.append((b"sec-websocket-protocol", message["subprotocol"].encode("latin-1")))
-        response = http_response(101, [*headers, *self._server_state.default_headers, *(message.get("headers") or [])])
+        headers += self._server_state.default_headers
+        headers += message.get("headers") or ()
+        response = b"%b%b\r\n%b\r\n" % (_SWITCHING, accept, _lines(headers))
         self._step = "accepted"
         self._connection.accepted(response, self.deflate)
 

@@ -85,6 +85,8 @@ class BoundedHttp(HttpToolsProtocol):
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._heads, self._answers = _deadlines()
+        self._upgrade: bytes | None = None  # the protocol that this request upgrades to, if it was looked for
+        self._upgrade_known = False
         self._beside = 0  # bytes of this request that are not of its body
         self._idle = False  # all requests are answered, and no byte has arrived since
         self._ending = False  # an upgrade was ignored: open answers are written, and no further request is read
@@ -113,6 +115,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._beside = 0
+        self._upgrade_known = False
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -146,11 +149,14 @@ class BoundedHttp(HttpToolsProtocol):
         super().handle_websocket_upgrade()
 
     def _get_upgrade(self) -> bytes | None:
-        """The protocol to upgrade to if any `Connection` line contains `upgrade`; uvicorn reads the last line only."""
-        if b"upgrade" not in self._listed(b"connection"):
-            return None
-        offered = self._listed(b"upgrade")
-        return b"websocket" if b"websocket" in offered else b",".join(offered)
+        """The protocol to upgrade to if any `Connection` line contains `upgrade`; uvicorn reads the last line only. It
+        asks three times for each upgrade, once the headers are complete."""
+        if not self._upgrade_known:
+            self._upgrade_known, self._upgrade = True, None
+            if b"upgrade" in self._listed(b"connection"):
+                offered = self._listed(b"upgrade")
+                self._upgrade = b"websocket" if b"websocket" in offered else b",".join(offered)
+        return self._upgrade
 
     def _listed(self, name: bytes) -> list[bytes]:
         """The elements of a list header from all its lines, in lower case."""

@@ -8,15 +8,25 @@ Invariants
   end, one for each hop with the address of a trusted proxy. Hops that a client adds before them are ignored.
 - An address has one form: an IPv4-mapped IPv6 address (`::ffff:10.0.0.1`, as dual-stack sockets and proxies write it)
   is the IPv4 address, in the setting too, and a port behind it (as some proxies write) is removed.
+- The addresses of the last KNOWN texts are kept, and none of them is long: a client may write any text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from router.contract.settings import Settings, proxies
+
+KNOWN: Final = 1024
+LONGEST: Final = 80  # characters of an address, with the name of an interface and a port
+
+
+class Address(NamedTuple):
+    ip: IPv4Address | IPv6Address
+    text: str  # its one form, which all sessions of the address share
 
 
 class Proxies:
@@ -29,11 +39,11 @@ class Proxies:
         """The client's address: the last one in the header's lines that is not a trusted proxy's."""
         hops = [hop.strip() for line in forwarded for hop in line.split(",") if hop.strip()]
         while True:
-            ip = _ip(peer)
-            if ip is None:
+            address = _address(peer) if len(peer) <= LONGEST else None
+            if address is None:
                 return peer
-            if not hops or not any(ip in network for network in self._networks):
-                return str(ip)
+            if not hops or not any(address.ip in network for network in self._networks):
+                return address.text
             peer = hops.pop()
 
 
@@ -51,7 +61,8 @@ class Forwarded:
         await self._app(scope, receive, send)
 
 
-def _ip(text: str) -> IPv4Address | IPv6Address | None:
+@lru_cache(KNOWN)
+def _address(text: str) -> Address | None:
     """An address in any of its forms, without its port; None if the text is no address."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -61,4 +72,5 @@ def _ip(text: str) -> IPv4Address | IPv6Address | None:
         ip = ip_address(text)
     except ValueError:
         return None
-    return (ip.ipv4_mapped or ip) if isinstance(ip, IPv6Address) else ip
+    ip = (ip.ipv4_mapped or ip) if isinstance(ip, IPv6Address) else ip
+    return Address(ip, str(ip))

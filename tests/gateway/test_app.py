@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from starlette.applications import Starlette
-from starlette.websockets import WebSocket
+from starlette.types import ASGIApp, Scope
 
 from deploy.embedded import EmbeddedValkey
 from gateway.admission import Refusal
@@ -18,25 +17,21 @@ from router.process.forwarded import Proxies
 from tests.gateway.world import Connection, world
 
 
-def app_of(node: Node) -> Starlette:
+def app_of(node: Node) -> ASGIApp:
     return create_app(node.admission, Proxies(node.settings), node.sessions, node.session_ports)
 
 
 # -- token and codec
 
 
-def upgrade(headers: dict[str, str], offered: list[str] | None = None, connection: Any = None) -> WebSocket:
+def upgrade(headers: dict[str, str], offered: list[str] | None = None, connection: Any = None) -> Scope:
     named = {"host": "chat.example", **headers}
-    scope: dict[str, Any] = {
+    return {
         "type": "websocket", "path": "/ws", "query_string": b"", "client": ("203.0.113.9", 5),
         "headers": [(name.lower().encode(), value.encode()) for name, value in named.items()],
         "subprotocols": offered or [],
         "extensions": {"websocket.http.response": {}, "linnet": {"connection": connection}},
     }  # fmt: skip
-
-    async def nothing(*_: Any) -> Any: ...
-
-    return WebSocket(scope, nothing, nothing)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +101,7 @@ async def upgraded(
     async def send(message: Any) -> None:
         said.append(message)
 
-    await app({**upgrade(headers, offered, connection).scope, "path": path}, receive, send)
+    await app({**upgrade(headers, offered, connection), "path": path}, receive, send)
     return said
 
 
@@ -165,7 +160,7 @@ async def test_failed_upgrade_releases_its_address(valkey: EmbeddedValkey) -> No
             raise ConnectionResetError
 
         with pytest.raises(ConnectionResetError):
-            await app(cast(Any, upgrade({}, [], Wire()).scope), receive, broken)
+            await app(upgrade({}, [], Wire()), receive, broken)
         connection = Wire()
         assert (await upgraded(app, {}, [], connection))[0]["type"] == "websocket.accept"
         connection.attached.connection_closed(1006, "")
