@@ -272,17 +272,20 @@ class ProcessApp:
         self.may_end = True
         with suppress(ProcessLookupError):
             self._process.kill()
-        await self.gone()
-
-    async def gone(self) -> None:
-        """Wait for the end of a process that was killed."""
-        assert self._process is not None
         assert self._reading is not None
         await self._process.wait()
         await self._reading
         forget(self._process.pid)
         for installation in self.installations:
             installation.ended(killed=True)
+
+    async def died(self, within_s: float) -> None:
+        """Wait for a process that was told to end; if it cannot store what is to be stored before, kill it."""
+        assert self._process is not None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._process.wait()
+        await self.kill()
 
     def signal(self, signum: signal.Signals) -> None:
         assert self._process is not None

@@ -17,7 +17,6 @@ import secrets
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -266,11 +265,9 @@ class People:
             case "app-die":
                 app.may_end = True
                 self._send(app, installation, die=True)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(DIED_S):
-                        await app.gone()
-                    await asyncio.sleep(trouble.for_s)
-                    await app.start()
+                await app.died(DIED_S)
+                await asyncio.sleep(trouble.for_s)
+                await app.start()
             case "app-freeze" | "app-freeze-long":
                 app.signal(signal.SIGSTOP)
                 await asyncio.sleep(trouble.for_s)
