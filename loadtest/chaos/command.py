@@ -50,7 +50,7 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one.add_argument("--seed", type=int, default=None, help="decides faults and people (default: random)")
     one.add_argument("--clients", choices=CLIENTS, help="applications on an SDK are the people, which have faults, too")
     one.add_argument("--users", type=int, default=240, help="people, with one or two devices each (%(default)s)")
-    one.add_argument("--rate", type=float, help="messages per second (200; with --clients fewer)")
+    one.add_argument("--rate", type=float, help="messages per second (200; with --clients or --cluster fewer)")
     one.add_argument("--every", type=float, default=3.0, help="mean seconds between faults (%(default)s)")
     one.add_argument(
         "--faults",
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix=f"linnet-chaos-{seed}-"))
     folder.mkdir(parents=True, exist_ok=True)
     arguments.level = arguments.level or ("replicated" if arguments.cluster else "fsync")
-    arguments.rate = arguments.rate or RATES.get(arguments.clients, 200.0)
+    arguments.rate = arguments.rate or RATES.get(arguments.clients, 100.0 if arguments.cluster else 200.0)
     people = f"clients on {arguments.clients}" if arguments.clients else f"{arguments.users} people"
     print_line(f"seed {seed}, {arguments.seconds:g} s, {people}, {arguments.rate:g} messages/s; {folder}")
     if arguments.clients and (lack := _lack(arguments.clients)):
@@ -127,13 +127,17 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
         progress.cancel()
         await workload.stop()
         await cluster.stop()
-        with cluster.store.client() as client:
-            dump_logs(client, folder / "logs.jsonl")
-            dump_states(client, folder / "states.jsonl")
-            dump_pairs(client, folder / "pairs.jsonl")
+        await asyncio.to_thread(_dump, cluster, folder)  # the loop has the proxies of a cluster's bus
     finally:
         (folder / "run.json").write_bytes(msgspec.json.encode(made))
         await cluster.close()
+
+
+def _dump(cluster: Cluster, folder: Path) -> None:
+    with cluster.store.client() as client:
+        dump_logs(client, folder / "logs.jsonl")
+        dump_states(client, folder / "states.jsonl")
+        dump_pairs(client, folder / "pairs.jsonl")
 
 
 def _heads(cluster: Cluster) -> dict[str, dict[str, int]]:

@@ -31,7 +31,7 @@ from loadtest.ports import free_ports
 from router.store.redis.slots import SLOTS
 
 SHARDS: Final = 3
-NODE_TIMEOUT_MS: Final = 2000
+NODE_TIMEOUT_MS: Final = 3000
 STEP_S: Final = (0.02, 0.2)  # between two keys of a slot that moves key by key
 REFUSED: Final = 20  # times that the tool may refuse to move a slot, a second apart
 READ_BYTES: Final = 65_536

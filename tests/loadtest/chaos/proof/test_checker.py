@@ -559,12 +559,19 @@ def test_read_marks_from_before_a_failover_may_be_lost(forged: Forged, ended: in
     assert [one.promise for one in forged.found()] == ["G9", "G9"] * found
 
 
-def test_failover_in_a_sentinel_log_counts(forged: Forged, tmp_path: Path) -> None:
-    """Sentinels start a failover if a primary is too slow; their logs say so."""
+@pytest.mark.parametrize(
+    ("process", "line"),
+    [
+        ("sentinel-0", "99:X {} # +switch-master main 127.0.0.1 1 127.0.0.1 2"),
+        ("server-3", "99:S {} * Failover election won: I'm the new primary."),
+    ],
+)
+def test_failover_in_a_log_counts(forged: Forged, tmp_path: Path, process: str, line: str) -> None:
+    """Sentinels and the servers of a cluster start a failover if a primary is too slow; their logs say so."""
     forged.rows["ann/phone"].append(ReadReceipt(1200, TALK, "ann", 104))
-    forged.process_logs["sentinel-0"] = tmp_path / "sentinel-0.log"
+    forged.process_logs[process] = tmp_path / f"{process}.log"
     when = datetime.fromtimestamp(2, UTC).astimezone().strftime("%d %b %Y %H:%M:%S.000")
-    forged.process_logs["sentinel-0"].write_text(f"99:X {when} # +switch-master main 127.0.0.1 1 127.0.0.1 2\n")
+    forged.process_logs[process].write_text(line.format(when) + "\n")
     assert forged.found() == []
 
 
