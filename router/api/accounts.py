@@ -40,6 +40,7 @@ from router.store.presence import HIDDEN, state
 async def create_account(call: Call, given: NewAccount) -> AccountMade:
     """Create an account."""
     call.services.addresses.spend(call.address)
+    call.services.passwords.require_good(given.password, given.user)  # before the pre-send hook is asked
     await review_new_account(call, given.user, given.name)
     password = await call.services.passwords.hash(given.password, given.user)
     await call.services.accounts.create(given.user, password.decode(), given.name)

@@ -49,7 +49,7 @@ class Passwords:
 
     async def hash(self, password: str, user: str) -> bytes:
         """The hash of a new password for this user; `BadCommand` if the password breaks a rule."""
-        prepared = self._new(password, user)
+        prepared = self.require_good(password, user)
         return await self._run(lambda: _hasher.hash(prepared).encode())
 
     async def verify(self, stored: bytes | None, password: str) -> bool:
@@ -59,7 +59,8 @@ class Passwords:
         matches = await self._run(lambda: any(_matches(hashed, form) for form in forms))
         return matches and stored is not None
 
-    def _new(self, password: str, user: str) -> str:
+    def require_good(self, password: str, user: str) -> str:
+        """The form of a new password that is hashed; `BadCommand` if the password breaks a rule."""
         prepared = prepare(password)
         if prepared is None:
             raise BadCommand("the password must not contain control, invisible or unassigned characters")

@@ -95,6 +95,8 @@ async def test_name_of_a_new_account_is_asked_about(valkey: EmbeddedValkey) -> N
     async with scene(valkey) as (api, hook):
         hook.verdict = reject
         new = {"user": "cy", "password": "correct horse", "name": "rude"}
+        assert await api.refused("POST", "/v1/accounts", {}, new | {"password": "x"}) == (422, "bad_command")
+        assert hook.questions == []
         assert await api.refused("POST", "/v1/accounts", {}, new) == (422, "rejected")
         assert (hook.questions[0]["action"], hook.questions[0]["from"]) == ("profile", "cy")
         hook.verdict = lambda _: {"verdict": "accept"}
