@@ -213,13 +213,26 @@ def welcome(plan: list[Service], settings: Settings, folder: Path, *, with_demo:
 {page}{people if with_demo else ""}  HTTP API   {api}/v1  (OpenAPI: {api}/v1/openapi.json)
   gateways   {"  ".join(sockets)}
   admin      {admins}  (/livez /readyz /metrics)
-  kept in    {folder.resolve()}  (messages, secrets, the server's log)
+{admin_lines(router, settings, folder, api)}  kept in    {folder.resolve()}  (messages, secrets, the server's log)
 
 Try it: two accounts; bob, who listens; ann, who writes to him (one more terminal each, Ctrl-D leaves):
 
   for u in ann bob; do {post}/accounts -d '{{"user":"'$u'","password":"correct-horse","name":"'$u'"}}'; echo; done
   {chat(post, sockets[0], "bob", "")}
   {chat(post, sockets[-1], "ann", HELLO_BOB)}
+"""
+
+
+def admin_lines(router: Service, settings: Settings, folder: Path, api: str) -> str:
+    """Return where the admin view is, and how to make the first admin: with the server key, which no browser has."""
+    if not (settings.web and settings.accounts and router.admin):
+        return ""
+    key = folder.resolve() / "server-key"
+    shown = f"$(cat {shlex.quote(str(key))})" if key.exists() else "$LINNET_SERVER_KEY"
+    put = f"""curl -sS -X PUT {api}/v1/roles/NAME -H "Authorization: Bearer {shown}" """
+    role = """-H 'Content-Type: application/json' -d '{"roles":["admin"]}'"""
+    return f"""  admins     http://{reachable(router.admin)}/admin  (make an account, then give it the role:)
+             {put}{role}
 """
 
 

@@ -15,8 +15,8 @@ from gateway.presence.departures import Departures
 from gateway.presence.lease import Lease
 from gateway.presence.watches import Watches
 from gateway.reconcile.audits import Audits
-from router.contract import metrics
 from router.process.isolate import attempt
+from router.process.loop import Meter
 
 
 class Clock:
@@ -31,6 +31,7 @@ class Clock:
         marks: Marks,
         departures: Departures,
         lease: Lease,
+        meter: Meter,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._heartbeats = heartbeats
@@ -40,6 +41,7 @@ class Clock:
         self._marks = marks
         self._departures = departures
         self._lease = lease
+        self._meter = meter
         self._time = loop.time
         self._call_at: Callable[[float, Callable[[], None]], asyncio.TimerHandle] = loop.call_at
         self._due = loop.time() + heartbeats.turn_s
@@ -50,7 +52,7 @@ class Clock:
 
     def _turn(self) -> None:
         now = self._time()
-        metrics.LOOP_LAG_SECONDS.observe(max(0.0, now - self._due))
+        self._meter.late(max(0.0, now - self._due))
         self._due = max(self._due + self._heartbeats.turn_s, now)
         self._timer = self._call_at(self._due, self._turn)
         audited = self._heartbeats.turn(now)

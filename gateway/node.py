@@ -50,6 +50,7 @@ from router.contract.settings import Settings
 from router.contract.verifier import Verifier
 from router.process.hooked import HookedAppends
 from router.process.jwks import fetcher
+from router.process.loop import Meter
 from router.process.send_hook import SendHook
 from router.process.tracing import tracer
 from router.store.conversations import Conversations
@@ -109,6 +110,7 @@ class Node:
         self.heartbeats = Heartbeats(settings.heartbeat_s)
 
         # presence
+        self.meter = Meter()
         self.redis_clock = RedisClock(self.presence.clock_ms, now_ms())
         self.lease = Lease(
             self.name,
@@ -120,6 +122,7 @@ class Node:
             self.sessions,
             self.tasks.spawn,
             loop,
+            self.meter.load,
         )
         self.departures = Departures(self.users, loop.time, settings.max_connections)
         self.watches = Watches(self.presence, self.people, self.subscriptions, self.lease, self.redis_clock, loop)
@@ -234,6 +237,7 @@ class Node:
             self.marks,
             self.departures,
             self.lease,
+            self.meter,
             loop,
         )
 

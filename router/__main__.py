@@ -21,7 +21,7 @@ from typing import Any, Final
 import uvicorn
 
 from router.api.addresses import dialable
-from router.api.app import create_app
+from router.api.app import create_admin_api, create_app
 from router.api.call import Services
 from router.contract import metrics
 from router.contract.settings import VERSION
@@ -38,13 +38,12 @@ from router.process import check_store, logs, loop, serving
 from router.process.admin import Readiness
 from router.process.jwks import fetcher
 from router.process.run import FOREVER_S, Process, checked, main
-from router.store.deployment import RowFormats, ident, mark_media, media_marked, restore
-from router.store.dirty import Dirty, wall_ms
+from router.store.deployment import ident, mark_media, media_marked, restore
 from router.store.files import Files
 from router.store.observe import RedisObserver
 from router.store.redis.client import Client
 from router.store.resumable import Resumables
-from router.web.serve import with_web
+from router.web.serve import with_admin_page, with_web
 
 CONNECTIONS: Final = 2048
 REQUESTS_S: Final = 5
@@ -60,6 +59,7 @@ async def work(process: Process, client: Client) -> None:
     fetch = fetcher(settings.jwks_url) if settings.jwks_url else None
     deployment = await ident(client) if settings.media_url else ""
     preparer, media = Preparer.make(settings), None
+    meter = loop.Meter()
     if settings.media_url:
         objects = Objects(settings.media_url, deployment)
         media = Media.make(settings, Files(client), Resumables(client), objects, preparer)
@@ -85,14 +85,14 @@ async def work(process: Process, client: Client) -> None:
         Finisher(
             settings,
             *stores,
-            Dirty(client, None if settings.trust_redis_clock else wall_ms),
+            services.dirty,
             services.contacts,
             services.files,
             services.audit,
         ),
         Janitor(services.presence, partial(restore, client, settings), services.reports.erase),
         RowAudit(services.conversations, services.users),
-        Upgrades(RowFormats(client), services.presence, node),
+        Upgrades(services.row_formats, services.presence, node, meter.load),
         *([Webhooks(settings, *stores, services.state)] if settings.webhook_url else []),
     ]
     if media:
@@ -113,12 +113,13 @@ async def work(process: Process, client: Client) -> None:
         await process.unless_stopped(services.durability.connect(FOREVER_S))
         if not stop.is_set():
             process.readiness, process.observe = readiness, RedisObserver(client).observe
+            process.admin_view = with_admin_page(create_admin_api(services), settings)
             logs.life(
                 log, "ready", "ready: HTTP API on %s, admin on %s, node %s",
                 settings.listen, settings.admin_listen, node,
                 listen=settings.listen, admin_listen=settings.admin_listen, node=node,
             )  # fmt: skip
-            await together([api._serve([process.public]), *(worker.run(stop) for worker in workers)], stop, api)
+            await together(meter, [api._serve([process.public]), *(worker.run(stop) for worker in workers)], stop, api)
     finally:
         await services.close()
         await preparer.close()
@@ -126,10 +127,12 @@ async def work(process: Process, client: Client) -> None:
     logs.life(log, "stopped", "stopped")
 
 
-async def together(parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event, api: uvicorn.Server) -> None:
+async def together(
+    meter: loop.Meter, parts: list[Coroutine[Any, Any, None]], stop: asyncio.Event, api: uvicorn.Server
+) -> None:
     """Run the parts until the process is stopped or one of them ends; then end all of them within STOP_S."""
     tasks = [asyncio.create_task(part) for part in parts]
-    probing, stopping = asyncio.create_task(loop.probe()), asyncio.create_task(stop.wait())
+    probing, stopping = asyncio.create_task(loop.probe(meter)), asyncio.create_task(stop.wait())
     await asyncio.wait((*tasks, probing, stopping), return_when=asyncio.FIRST_COMPLETED)
     if stop.is_set():
         open_ones = len(api.server_state.tasks)

@@ -113,7 +113,15 @@ def test_every_call_of_the_api_is_listed() -> None:
     """router/API.md knows every call that a router can serve, and no other."""
     served = {
         f"{one.method} {one.path}"
-        for one in (*table.ACCOUNTS, *table.TOKENS, *table.ALWAYS, *table.MODERATION, *table.MEDIA, *table.DOCUMENTS)
+        for one in (
+            *table.ACCOUNTS,
+            *table.TOKENS,
+            *table.ALWAYS,
+            *table.MODERATION,
+            *table.ADMIN,
+            *table.MEDIA,
+            *table.DOCUMENTS,
+        )
     }
     rows = [line.split("|")[1] for line in API.splitlines() if line.startswith("| `")]
     listed = {
@@ -125,7 +133,7 @@ def test_every_call_of_the_api_is_listed() -> None:
 def test_every_call_of_the_api_is_listed_with_its_fields() -> None:
     """A row names the fields of the call's body and query."""
     rows = [line for line in API.splitlines() if line.startswith("| `")]
-    for one in (*table.ACCOUNTS, *table.TOKENS, *table.ALWAYS, *table.MEDIA):
+    for one in (*table.ACCOUNTS, *table.TOKENS, *table.ALWAYS, *table.ADMIN, *table.MEDIA):
         path = one.path.replace("{conversation}", "{id}")
         call = re.escape(f"`{one.method} {path}") + r"[`?]"
         (row,) = [row for row in rows if re.search(call, row.split(" | ")[0])]

@@ -1,7 +1,8 @@
 """Authentication: the user of a token, for `hello` and for `auth` on an open session.
 
 A token is checked at once. If it is signed with an unknown key, the identity provider is asked for its keys first.
-Redis is asked whether it was ended earlier (a logout, a new password): for `hello` when the session registers.
+Redis is asked whether it was ended earlier (a logout, a new password): for `hello` when the session registers. A token
+of the admin view opens no session.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class Authentication:
     def check(self, token: str, checked: Checked) -> None:
         """Call `checked` with the token's identity, or with the error for which it is refused."""
         try:
-            identity = self.verifier.check(token, self._now_ms())
+            identity = _ordinary(self.verifier.check(token, self._now_ms()))
         except UnknownKey:
             self._spawn(self._ask_provider(token, checked))
         except LinnetError as error:
@@ -73,7 +74,7 @@ class Authentication:
     def auth(self, session: Session, command: wire.Auth) -> None:
         """Extend the session by a new token of the same user."""
         try:
-            identity = self.verifier.check(command.token, self._now_ms())
+            identity = _ordinary(self.verifier.check(command.token, self._now_ms()))
         except UnknownKey:
             self._spawn(self._ask_provider(command.token, partial(self._asked, session, command)))
         else:
@@ -107,3 +108,10 @@ class Authentication:
             session.expires_at, session.token_id = identity.expires_at, identity.token
             self._deadlines.ready(session)
             session.answer(wire.Ok(id=command.id, expires_at=identity.expires_at))
+
+
+def _ordinary(identity: Identity) -> Identity:
+    """The identity; `Unauthorized` for one of the admin view, whose tokens our own key alone signs."""
+    if identity.admin:
+        raise errors.Unauthorized("a token of the admin view opens no session: log in without `scope`")
+    return identity

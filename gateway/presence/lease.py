@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from gateway.presence.redis_clock import RedisClock
 from router.contract import metrics
 from router.contract.errors import LinnetError
+from router.contract.load import Load
 from router.store.deployment import RowFormats
 from router.store.presence import LEASE_S, Gateway, Presence
 from router.store.redis.client import Client
@@ -44,7 +45,9 @@ class Lease:
         sessions: Sized,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         loop: asyncio.AbstractEventLoop,
+        load: Callable[[], Load],
     ) -> None:
+        self._load = load
         self._name = name
         self._url = url
         self._presence = presence
@@ -115,6 +118,7 @@ class Lease:
             now_ms,
             self._renewed,
             draining=self._draining,
+            load=self._load(),
         )
 
     def drain(self) -> None:

@@ -7,6 +7,7 @@ call           one call as its handler receives it, and a row of the table
 types/         the structs of requests and answers
 accounts, profiles, contacts, conversations, messages, commands, sessions, state, uploads, tus   the handlers
 moderation, reports   the handlers of moderation
+admin          the calls of the admin view
 addresses      gateway addresses that the caller can dial
 review         asks the pre-send hook about titles, profiles and contact requests
 openapi        the OpenAPI document, generated from the table and the types

@@ -15,6 +15,7 @@ from typing import Final
 from router.api.addresses import dialable
 from router.api.call import Call, now_ms
 from router.api.conversations import change_member, follow
+from router.api.moderation import require_admin, spend_act
 from router.api.review import review_new_account
 from router.api.types.accounts import (
     AccountMade,
@@ -51,9 +52,12 @@ async def login(call: Call, given: LoginRequest) -> LoginAnswer:
     """Log in with a password: get a token, and the gateways to connect to.
 
     A device that has a token of this user, even an expired one, sends it as `Authorization: Bearer`: its guesses are
-    then counted apart from those of strangers, so that strangers cannot lock it out.
+    then counted apart from those of strangers, so that strangers cannot lock it out. With `scope`, which only the
+    listener of the admin view takes, users with a role in the deployment get a token for that view, for 15 minutes.
     """
     services = call.services
+    if given.scope and not call.private:
+        raise Forbidden("only the listener of the admin view takes `scope`")
     services.addresses.spend(call.address)
     source = guess_source(call, given.user)
     await services.accounts.take_guess(given.user, source)
@@ -64,6 +68,11 @@ async def login(call: Call, given: LoginRequest) -> LoginAnswer:
         raise Unauthorized("wrong user or password")
     await services.accounts.confirm_guess(given.user, source)
     issued_ms = _issued_ms(call)
+    if given.scope:
+        if not await services.accounts.roles(given.user):
+            raise Forbidden("the admin view takes a role in the deployment")
+        token, expires_at = issue(given.user, services.settings, issued_ms, None, generation, admin=True)
+        return LoginAnswer(given.user, given.device, token, expires_at, [])
     token, expires_at = issue(given.user, services.settings, issued_ms, issued_ms // 1000, generation)
     return LoginAnswer(given.user, given.device, token, expires_at, await _gateways(call))
 
@@ -206,12 +215,18 @@ async def _pass_ownership(call: Call, group: str, user: str) -> None:
 
 
 async def delete_sessions(call: Call, _: None) -> None:
-    """Disconnect a user, or one of their devices; they may connect again."""
-    user = call.path["user"]
-    call.require_user(user)
+    """Disconnect a user, or one of their devices; they may connect again.
+
+    An admin of the deployment may do it to users without a role there.
+    """
+    user, by = call.path["user"], None
+    if call.actor is not None and call.actor != user:
+        require_admin(call)
+        await spend_act(call)
+        by = call.actor
     if not await reply_of(call.services.users.exists, user):
         raise NotFound("no such user")
-    await call.services.users.kick(user, call.path.get("device"), call.caller.server)
+    await call.services.users.kick(user, call.path.get("device"), "" if call.caller.server else by)
 
 
 async def presence(call: Call, given: PresenceQuery) -> PresenceAnswer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from router.api.call import Endpoint, Services
 from router.api.steps import EndpointRoute, error_response
-from router.api.table import endpoints
+from router.api.table import admin_endpoints, endpoints
 from router.contract import metrics, origins
 from router.contract.errors import NotFound
 from router.contract.settings import Settings
@@ -39,9 +39,6 @@ EXPOSED_HEADERS: Final = (
 def create_app(services: Services) -> Starlette:
     """The API as an ASGI application. It reads X-Forwarded-For itself: serve it with uvicorn's `proxy_headers` off."""
     settings = services.settings
-    by_path: dict[str, dict[str, Endpoint]] = {}
-    for endpoint in endpoints(settings):
-        by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -49,13 +46,32 @@ def create_app(services: Services) -> Starlette:
         services.passwords.close()
 
     app = Starlette(
-        routes=[Route(_route(path), EndpointRoute(services, path, methods)) for path, methods in by_path.items()],
+        routes=_routes(services, endpoints(settings)),
         middleware=_middleware(settings),
         exception_handlers={HTTPException: _unrouted},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     return app
+
+
+def create_admin_api(services: Services) -> Starlette:
+    """The calls of the admin view, for its own listener. Pages of other origins cannot call them."""
+    settings = services.settings
+    app = Starlette(
+        routes=_routes(services, admin_endpoints(settings), private=True),
+        middleware=[Middleware(Forwarded, proxies=Proxies(settings))],
+        exception_handlers={HTTPException: _unrouted},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _routes(services: Services, rows: Iterable[Endpoint], private: bool = False) -> list[Route]:
+    by_path: dict[str, dict[str, Endpoint]] = {}
+    for endpoint in rows:
+        by_path.setdefault(endpoint.path, {})[endpoint.method] = endpoint
+    return [Route(_route(path), EndpointRoute(services, path, methods, private)) for path, methods in by_path.items()]
 
 
 def _route(path: str) -> str:

@@ -28,7 +28,10 @@ from router.store.accounts import Accounts
 from router.store.audit import Audit
 from router.store.contacts import Contacts
 from router.store.conversations import Conversations
+from router.store.deployment import RowFormats
 from router.store.direct import DirectConversations
+from router.store.directory import Directory
+from router.store.dirty import Dirty, wall_ms
 from router.store.durability import Durability, durability
 from router.store.files import Files
 from router.store.moderation import Moderation
@@ -78,6 +81,9 @@ class Services(Struct, frozen=True):
     moderation: Moderation
     audit: Audit
     reports: Reports
+    directory: Directory
+    row_formats: RowFormats
+    dirty: Dirty
     users: Users
     presence: Presence
     direct: DirectConversations
@@ -119,6 +125,9 @@ class Services(Struct, frozen=True):
             moderation=Moderation(client, cap),
             audit=Audit(client),
             reports=Reports(client),
+            directory=Directory(client),
+            row_formats=RowFormats(client),
+            dirty=Dirty(client, None if settings.trust_redis_clock else wall_ms),
             users=users,
             direct=direct,
             pairs=pairs,
@@ -157,7 +166,8 @@ def bearer(request: Request) -> str | None:
 
 class Caller(Struct, frozen=True):
     """The caller: a user, or a backend that may act for a user. A user's token, its expiry (ms), and the generation of
-    the user's tokens when it was checked. `rank`: of the roles in the deployment, 0 for none (`store/accounts.py`)."""
+    the user's tokens when it was checked. `rank`: of the roles in the deployment, which count with a token of the admin
+    view alone; 0 for none (`store/accounts.py`)."""
 
     user: str | None
     server: bool
@@ -174,6 +184,7 @@ class Call(Struct, frozen=True):
     caller: Caller
     path: Mapping[str, str]
     request: Request
+    private: bool = False  # it arrived at the listener of the admin view
 
     @property
     def actor(self) -> str | None:

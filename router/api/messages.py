@@ -172,11 +172,16 @@ def _ignore(_: object) -> None:
 
 async def get_events(call: Call, given: EventsQuery) -> Events:
     """Get the events of a conversation's log that the user may see."""
-    conv, store = call.conversation, call.services.conversations
+    return await read_log(call, call.conversation, call.actor, given)
+
+
+async def read_log(call: Call, conv: str, user: str | None, given: EventsQuery) -> Events:
+    """The events that the user sees; None sees all."""
+    store = call.services.conversations
     if isinstance(given.after, int):
-        page = await reply_of(store.range, conv, call.actor, given.after, packing.MAX_INTEGER, given.limit)
+        page = await reply_of(store.range, conv, user, given.after, packing.MAX_INTEGER, given.limit)
     else:
         before = given.before if isinstance(given.before, int) else packing.MAX_INTEGER
-        page = await reply_of(store.range_before, conv, call.actor, before, given.limit)
+        page = await reply_of(store.range_before, conv, user, before, given.limit)
     events = [msgspec.Raw(packing.json_of_packed(event)) for event in page.events]
     return Events(conv, cast("list[LoggedEvent]", cast("Any", events)), page.more, page.floor)

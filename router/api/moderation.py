@@ -1,6 +1,7 @@
 """Moderation by people who run a group or channel, or the deployment: mutes, bans, suspensions, and the audit.
 
 Users with a role in the deployment (moderators and admins) mute, ban and delete messages anywhere, as the server does.
+Their role counts with a token of the admin view, so a token that a browser keeps gives no such right.
 
 A mute or ban belongs to the user, not to the membership: it outlasts leaving, removal, a new role and coming back.
 `reason` is never in an event. Each act is in the audit within a router's round.
@@ -28,7 +29,7 @@ from router.contract import metrics
 from router.contract.addressing import visible
 from router.contract.errors import Forbidden, NotFound
 from router.store import moderation
-from router.store.accounts import rank_of
+from router.store.accounts import ADMIN_RANK, rank_of
 from router.store.answers import reply_of
 from router.store.conversations import ROLES
 from router.store.moderation import Act
@@ -150,8 +151,14 @@ async def get_audit(call: Call, given: AuditQuery) -> Audit:
 def require_rank(call: Call) -> tuple[int, str]:
     """The rank of the caller, and the name for the audit; Forbidden without a role in the deployment."""
     if not call.caller.rank:
-        raise Forbidden("this takes a role in the deployment, or the server key")
+        raise Forbidden("this takes a role in the deployment and a token of the admin view, or the server key")
     return call.caller.rank, call.actor or ""
+
+
+def require_admin(call: Call) -> None:
+    """Raise Forbidden unless the caller is an admin of the deployment, with a token of the admin view, or a backend."""
+    if call.caller.rank < ADMIN_RANK:
+        raise Forbidden("this takes the role admin in the deployment and a token of the admin view, or the server key")
 
 
 async def spend_act(call: Call) -> None:

@@ -22,7 +22,7 @@ SECURITY: Final = {
     "user": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT", "description": "A user's token."},
     "server": {"type": "http", "scheme": "bearer", "description": "The server key, for backends."},
 }
-HEADERS: Final = {
+HEADERS: Final[dict[str, dict[str, Any]]] = {
     "Idempotency-Key": {
         "name": "Idempotency-Key", "in": "header", "schema": {"type": "string", "maxLength": 255},
         "description": "A message sent again with the same key within a day counts once.",
@@ -46,6 +46,10 @@ HEADERS: Final = {
     "Linnet-Name": {
         "name": "Linnet-Name", "in": "header", "schema": {"type": "string", "maxLength": 765},
         "description": "The file's name, as percent-encoded UTF-8 of at most 255 bytes.",
+    },
+    "Linnet-Reason": {
+        "name": "Linnet-Reason", "in": "header", "required": True, "schema": {"type": "string"},
+        "description": "Why the log is read, as percent-encoded UTF-8 of 1-500 characters; the audit has it.",
     },
     "Linnet-User": {
         "name": "Linnet-User", "in": "header", "schema": msgspec.json.schema(wire.Name),

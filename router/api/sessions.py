@@ -12,6 +12,7 @@ from secrets import token_urlsafe
 
 from router.api.accounts import guess_source
 from router.api.call import Call
+from router.api.moderation import require_admin, spend_act
 from router.api.types.sessions import (
     Logout,
     PasswordChange,
@@ -50,10 +51,13 @@ async def change_password(call: Call, given: PasswordChange) -> None:
 async def create_reset(call: Call, given: ResetRequest) -> ResetToken:
     """Issue a token with which a user who has forgotten the password sets a new one: once, within an hour.
 
-    It voids an earlier one. The backend passes it to the user, for example by mail.
+    It voids an earlier one. The backend passes it to the user, for example by mail. An admin of the deployment may make
+    one for users without a role there.
     """
+    require_admin(call)
+    await spend_act(call)
     secret = token_urlsafe(24)
-    expires_s = await call.services.accounts.offer_reset(given.user, _digest(secret))
+    expires_s = await call.services.accounts.offer_reset(given.user, _digest(secret), call.actor or "")
     return ResetToken(given.user, f"{given.user}.{secret}", expires_s * 1000)
 
 

@@ -51,8 +51,9 @@ class BodyTimeout(BadFrame):
 class EndpointRoute:
     """One path of the table: an ASGI application that runs the steps around its calls."""
 
-    def __init__(self, services: Services, path: str, methods: Mapping[str, Endpoint]) -> None:
+    def __init__(self, services: Services, path: str, methods: Mapping[str, Endpoint], private: bool = False) -> None:
         self._services = services
+        self._private = private
         self._path = path
         self._methods = dict(methods)
         if "GET" in methods:
@@ -91,7 +92,7 @@ class EndpointRoute:
 
     async def _call(self, endpoint: Endpoint, request: Request) -> Response:
         caller = await self._caller(endpoint, request)
-        call = Call(self._services, caller, _path(request.path_params), request)
+        call = Call(self._services, caller, _path(request.path_params), request, self._private)
         given = await _given(endpoint, request)
         answer = await endpoint.handler(call, given)
         if isinstance(answer, Response):
@@ -115,7 +116,7 @@ class EndpointRoute:
         identity = await self._services.verifier.identity(token, now_ms())
         known = await self._services.accounts.ensure(identity.user, identity.token)
         own = identity.token, identity.expires_at, known.generation
-        return Caller(identity.user, False, *own, rank=rank_of(known.roles))
+        return Caller(identity.user, False, *own, rank=rank_of(known.roles) if identity.admin else 0)
 
     async def _backend(self, request: Request) -> Caller:
         user = request.headers.get("linnet-user")

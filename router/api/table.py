@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from router.api import (
     accounts,
+    admin,
     commands,
     contacts,
     conversations,
@@ -33,6 +34,7 @@ from router.api.call import CALLER, OPEN, SERVER, Call, Endpoint
 from router.api.openapi import document
 from router.api.steps import raw_json
 from router.api.types import accounts as accounts_types
+from router.api.types import admin as admin_types
 from router.api.types import commands as commands_types
 from router.api.types import contacts as contacts_types
 from router.api.types import conversations as conversations_types
@@ -52,8 +54,8 @@ ACCOUNTS: Final = (
              body=accounts_types.LoginRequest, answer=accounts_types.LoginAnswer, refusals=(401, 403, 429)),
     Endpoint("PUT", "/v1/password", CALLER, sessions.change_password, status=204, body=sessions_types.PasswordChange,
              refusals=(403, 404, 429)),
-    Endpoint("POST", "/v1/password/resets", SERVER, sessions.create_reset, body=sessions_types.ResetRequest,
-             answer=sessions_types.ResetToken, refusals=(404,)),
+    Endpoint("POST", "/v1/password/resets", CALLER, sessions.create_reset, body=sessions_types.ResetRequest,
+             answer=sessions_types.ResetToken, refusals=(404, 429)),
     Endpoint("POST", "/v1/password/reset", OPEN, sessions.reset_password, status=204, body=sessions_types.PasswordReset,
              refusals=(401, 429)),
     Endpoint("POST", "/v1/tokens/renew", CALLER, accounts.renew_token, answer=accounts_types.Renewal, refusals=(403,)),
@@ -68,9 +70,9 @@ ALWAYS: Final = (
     Endpoint("DELETE", "/v1/accounts/{user}", CALLER, accounts.delete_account, status=204, refusals=(403, 404)),
     Endpoint("GET", "/v1/sessions", CALLER, sessions.list_sessions, answer=sessions_types.Sessions),
     Endpoint("POST", "/v1/logout", CALLER, sessions.logout, status=204, body=sessions_types.Logout, refusals=(404,)),
-    Endpoint("DELETE", "/v1/sessions/{user}", CALLER, accounts.delete_sessions, status=204, refusals=(403, 404)),
+    Endpoint("DELETE", "/v1/sessions/{user}", CALLER, accounts.delete_sessions, status=204, refusals=(403, 404, 429)),
     Endpoint("DELETE", "/v1/sessions/{user}/{device}", CALLER, accounts.delete_sessions, status=204,
-             refusals=(403, 404)),
+             refusals=(403, 404, 429)),
     Endpoint("GET", "/v1/gateways", CALLER, accounts.get_gateways, answer=accounts_types.Gateways),
     Endpoint("GET", "/v1/presence", CALLER, accounts.presence, query=accounts_types.PresenceQuery,
              answer=accounts_types.PresenceAnswer),
@@ -165,6 +167,24 @@ MODERATION: Final = (
 )  # fmt: skip
 
 
+ADMIN: Final = (
+    Endpoint("GET", "/v1/admin/users", CALLER, admin.list_users, query=admin_types.AdminUsersQuery,
+             answer=admin_types.AdminUsers, refusals=(403,)),
+    Endpoint("GET", "/v1/admin/conversations", CALLER, admin.list_conversations,
+             query=admin_types.AdminConversationsQuery, answer=admin_types.AdminConversations, refusals=(403, 404)),
+    Endpoint("GET", "/v1/admin/conversations/{conversation}/events", CALLER, admin.read_events,
+             query=messages_types.EventsQuery, answer=messages_types.Events, refusals=(403, 404, 429),
+             headers=("Linnet-Reason",)),
+    Endpoint("GET", "/v1/admin/conversations/{conversation}/devices", CALLER, admin.list_devices,
+             query=admin_types.AdminDevicesQuery, answer=admin_types.AdminDevices, refusals=(403, 404)),
+    Endpoint("GET", "/v1/admin/nodes", CALLER, admin.list_nodes, answer=admin_types.AdminNodes, refusals=(403,)),
+)  # fmt: skip
+# What the view needs beside its own calls.
+FOR_ADMINS: Final = frozenset((
+    "POST /v1/login", "POST /v1/logout", "GET /v1/me", "POST /v1/password/resets", "DELETE /v1/sessions/{user}",
+    "DELETE /v1/sessions/{user}/{device}", "POST /v1/commands", "GET /v1/openapi.json",
+))  # fmt: skip
+
 TUS: Final = ("Tus-Resumable", "Upload-Length", "Upload-Metadata")
 MEDIA: Final = (
     Endpoint("POST", "/v1/uploads", CALLER, uploads.upload_file, status=201, query=uploads_types.UploadQuery,
@@ -189,8 +209,8 @@ MEDIA: Final = (
 
 
 @cache  # both documents take milliseconds to make and need no authentication
-def _document(settings: Settings) -> bytes:
-    return msgspec.json.encode(document(endpoints(settings)))
+def _document(settings: Settings, private: bool) -> bytes:
+    return msgspec.json.encode(document((admin_endpoints if private else endpoints)(settings)))
 
 
 @cache
@@ -200,7 +220,7 @@ def _wire() -> bytes:
 
 async def _get_openapi(call: Call, _: None) -> Response:
     """Get this document."""
-    return raw_json(_document(call.services.settings))
+    return raw_json(_document(call.services.settings, call.private))
 
 
 async def _get_schema(_call: Call, _: None) -> Response:
@@ -218,3 +238,10 @@ def endpoints(settings: Settings) -> tuple[Endpoint, ...]:
     """The rows that this deployment serves; without accounts and without its own tokens there are fewer."""
     own = (ACCOUNTS if settings.accounts else ()) + (TOKENS if settings.jwt_secret else ())
     return own + ALWAYS + MODERATION + (MEDIA if settings.media_url else ()) + DOCUMENTS
+
+
+def admin_endpoints(settings: Settings) -> tuple[Endpoint, ...]:
+    """The rows of the admin view's listener: its own, moderation, and the calls that go with them."""
+    return ADMIN + tuple(
+        row for row in endpoints(settings) if f"{row.method} {row.path}" in FOR_ADMINS or row in MODERATION
+    )

@@ -11,6 +11,7 @@ text        the names and titles that other users may see
 errors      the error tree and the one table from it to wire codes, close codes and HTTP status
 keys        every Redis key and channel
 state       the keys of a user's state
+load        the load of a process, as its lease has it
 signals     the hints that a channel carries beside events
 clocks      this node's clock and Redis's, and whether they agree
 tokens      the user that a token names, and the check of a token against keys

@@ -216,6 +216,13 @@ def reports(tag: str) -> tuple[str, ...]:
     return tuple(f"{{{tag}}}:{name}" for name in names)
 
 
+EVERY_USER: Final = "{u*}:user:*"  # for a scan; never on the hot path
+
+
+def user_of(key: bytes) -> str:
+    return key.partition(b":user:")[2].decode(errors="replace")
+
+
 def user(name: str) -> str:
     return f"{_u(name)}:user:{name}"
 

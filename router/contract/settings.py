@@ -88,9 +88,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     listen: Annotated[Address, Meta(description="address for clients (gateway: WebSocket, router: HTTP API)")] = (
         "127.0.0.1:8000"
     )
-    admin_listen: Annotated[Address, Meta(description="address of /livez, /readyz, /joinz and /metrics")] = (
-        "127.0.0.1:9000"
-    )
+    admin_listen: Annotated[
+        Address, Meta(description="address of /livez, /readyz, /joinz, /metrics and a router's admin view")
+    ] = "127.0.0.1:9000"
     gateway_url: Annotated[
         str,
         Meta(

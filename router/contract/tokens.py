@@ -35,6 +35,8 @@ from router.contract.wire import MAPPED, is_name
 MAX_TOKEN: Final = 8192
 TOKEN_CHARACTERS: Final = 12
 SIGNATURE: Final = 43  # characters of HS256 in base64, without the padding
+ADMIN: Final = "admin"  # the claim `scope` of a token for the admin view; in tokens of our own alone
+ADMIN_S: Final = 900  # such a token cannot be renewed
 LOGIN: Final = "login"  # claim: when (s since the epoch) the user logged in; in tokens of our own alone
 MAPPED_DIGITS: Final = 40  # of SHA-256, in hexadecimal
 MAX_KEYS: Final = 32
@@ -59,11 +61,15 @@ class TokenId(Struct, frozen=True):
 
 
 class Identity(Struct, frozen=True):
-    """The user of a token, its expiry (ms since the epoch), and what ends it before."""
+    """The user of a token, its expiry (ms since the epoch), and what ends it before.
+
+    `admin`: it is a token for the admin view, with which the user's roles in the deployment count.
+    """
 
     user: str
     expires_at: int
     token: TokenId = TokenId()
+    admin: bool = False
 
 
 class Key(Struct, frozen=True):
@@ -102,6 +108,7 @@ class _Claims(Struct, frozen=True):
     iat: Any = None
     jti: Any = None
     gen: Any = None
+    scope: Any = None
 
 
 class _Set(Struct, frozen=True):
@@ -158,7 +165,9 @@ def verify(token: str, keys: tuple[Key, ...], rules: Rules, *moments_ms: int) ->
     expires_at = int(claims.exp * 1000)
     refusals = [refusal for now_ms in moments_ms if (refusal := _refused_at(now_ms, claims, expires_at)) is not None]
     if not refusals:
-        return Identity(user, min(expires_at, MAX_INTEGER), _token_id(token, claims, own))
+        return Identity(
+            user, min(expires_at, MAX_INTEGER), _token_id(token, claims, own), own and claims.scope == ADMIN
+        )
     if len(refusals) < len(moments_ms):
         raise Unavailable(
             "the token is valid by only one of the clocks of this node and of Redis: try again", CLOCKS_RETRY_S
@@ -277,13 +286,13 @@ def _read_claims(payload: bytes) -> _Claims:
 
 
 def issue(
-    user: str, settings: Settings, now_ms: int, login_s: int | None = None, generation: int = 0
+    user: str, settings: Settings, now_ms: int, login_s: int | None = None, generation: int = 0, *, admin: bool = False
 ) -> tuple[str, int]:
     """Issue a token for the user, signed with `LINNET_JWT_SECRET`; return it and its expiry (ms).
 
     `generation`: the user's when the caller was found to be entitled to a token. A later one ends the token.
     `login_s`: when (s) the user logged in, not longer ago than `session_ttl_s`. The token can be renewed; neither
-    it nor its renewals are valid beyond `session_ttl_s` after the login.
+    it nor its renewals are valid beyond `session_ttl_s` after the login. `admin`: for the admin view, for `ADMIN_S`.
     """
     issued = now_ms // 1000
     claims: dict[str, Any] = {
@@ -296,6 +305,8 @@ def issue(
     if login_s is not None:
         claims[LOGIN] = login_s
         claims["exp"] = min(claims["exp"], login_end_s(login_s, settings))
+    if admin:
+        claims |= {"scope": ADMIN, "exp": issued + ADMIN_S}
     if settings.jwt_audience:
         claims["aud"] = settings.jwt_audience
     if settings.jwt_issuer:

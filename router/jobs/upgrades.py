@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Final
 
 from router.contract import keys
+from router.contract.load import Load
 from router.jobs.rounds import every
 from router.store.deployment import RowFormats
 from router.store.presence import Presence
@@ -30,11 +31,17 @@ log = logging.getLogger("linnet.router")
 
 class Upgrades:
     def __init__(
-        self, formats: RowFormats, presence: Presence, node: str, clock: Callable[[], float] = monotonic
+        self,
+        formats: RowFormats,
+        presence: Presence,
+        node: str,
+        load: Callable[[], Load],
+        clock: Callable[[], float] = monotonic,
     ) -> None:
         self._formats = formats
         self._presence = presence
         self._node = node
+        self._load = load
         self._clock = clock
         self._agreed_at: float | None = None  # since when every process has said that it reads format 2
 
@@ -44,7 +51,7 @@ class Upgrades:
     async def step(self) -> None:
         """Renew the lease, follow the deployment's format, and move it if every process is ready."""
         now_ms = await self._presence.clock_ms()
-        await self._formats.renew_router(self._node, now_ms)
+        await self._formats.renew_router(self._node, now_ms, self._load())
         layout = await self._formats.follow()
         if layout != keys.READING or not await self._all_read(now_ms):
             self._agreed_at = None

@@ -12,7 +12,7 @@ http_client  bounded requests to a URL of the operator
 isolate      runs the entries of a round, each protected from the exceptions of the others
 jwks         fetches the identity provider's keys
 logs         the two log formats, both without secrets
-loop         the lag of the event loop
+loop         the lag of the event loop, and the load of the process
 poster       signed posts to a URL of the operator
 run          the life of a process, from its first socket to its exit
 send_hook    asks the pre-send hook

@@ -8,12 +8,15 @@
           orchestrator whose startup probe uses it drains one gateway at a time, because it waits for each successor.
 /metrics  the exposition of this process's own metrics, in the format that the scraper requests.
 
+A router's port also has the admin view (`router/api`, `router/web`), an origin of its own.
+
 The port stays inside the cluster; clients never reach it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 from prometheus_client.exposition import choose_encoder
@@ -31,8 +34,16 @@ class Readiness(msgspec.Struct, frozen=True):
     joins: bool = True
 
 
-def create_admin(readiness: Callable[[], Readiness], observe: Callable[[], None], name: str = "") -> Starlette:
-    """The admin app of the process with this name; `observe` updates its gauges at each scrape."""
+def create_admin(
+    readiness: Callable[[], Readiness],
+    observe: Callable[[], None],
+    name: str = "",
+    more: Callable[[], Any] = lambda: None,
+) -> Starlette:
+    """The admin app of the process with this name; `observe` updates its gauges at each scrape.
+
+    `more` returns the application of all other paths: the admin view of a router that is ready, else None.
+    """
     own = metrics.Own(name)
 
     async def livez(_: Request) -> Response:
@@ -52,4 +63,12 @@ def create_admin(readiness: Callable[[], Readiness], observe: Callable[[], None]
         return Response(encode(own), headers={"content-type": content_type})
 
     paths = {"/livez": livez, "/readyz": readyz, "/joinz": joinz, "/metrics": exposition}
-    return Starlette(routes=[Route(path, answer) for path, answer in paths.items()])
+    app = Starlette(routes=[Route(path, answer) for path, answer in paths.items()])
+    unknown = app.router.default
+
+    async def others(scope: Any, receive: Any, send: Any) -> None:
+        await (more() or unknown)(scope, receive, send)
+
+    app.router.default = others
+    app.router.redirect_slashes = False
+    return app

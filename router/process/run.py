@@ -50,6 +50,7 @@ class Process:
         self.readiness: Callable[[], Readiness] = lambda: Readiness(False, "waiting for Redis")
         self.trouble: Callable[[], str] = lambda: ""  # why Redis is not usable now
         self.observe: Callable[[], None] = lambda: None
+        self.admin_view: Any = None  # an ASGI application for the other paths of the admin port
         self._was_ready = False
         self._certificate: tls.Certificate | None = None
 
@@ -128,7 +129,9 @@ async def _live(name: str, settings: Settings, work: Work) -> None:
     with serving.listening(settings.listen) as public, serving.listening(settings.admin_listen) as private:
         process = Process(settings, stop, public)
         loop.add_signal_handler(signal.SIGHUP, process.reload_certificate)
-        admin = serving.Server(serving.config(create_admin(process.ready, process.scraped, name)))
+        admin = serving.Server(
+            serving.config(create_admin(process.ready, process.scraped, name, lambda: process.admin_view))
+        )
         answering = asyncio.create_task(admin._serve([private]))
         try:
             client = choose.client(

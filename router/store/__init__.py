@@ -5,6 +5,7 @@ functions/   the Lua functions; a function, its one Python caller and its test s
 conversations, users, files, resumable, presence, dirty, accounts, pushes, state, pairs, people, profiles   one file per
              part of the domain: builds keys and arguments, calls a function, reads its reply
 moderation, audit, reports   further ones of these
+directory    all users and conversations, page by page, for admins
 rules        who may post and add members in a conversation, and slow mode
 appends, heads, members, openings   parts of `conversations`: what an append takes and answers, heads of many at once,
              pages of members, roles in many conversations

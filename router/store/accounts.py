@@ -30,6 +30,7 @@ GUESS_COST_US, GUESS_BURST_US = 12_000_000, 60_000_000
 SOURCE_CHARACTERS: Final = 16
 Role: TypeAlias = Literal["moderator", "admin"]
 ROLES: Final[tuple[Role, ...]] = ("moderator", "admin")  # by rank, from 1 (`rank_of` in prelude_user.lua)
+ADMIN_RANK: Final = 2
 SERVER_RANK: Final = 3
 RESET_S: Final = 3600
 CLAIM_MS: Final = 60_000  # far longer than a router takes from the claim of a name to the account
@@ -127,9 +128,12 @@ class Accounts:
         """Replace the hash `stored`; all tokens but the one with the id `spared` end. `Conflict`: another is stored."""
         return await self._end_tokens(user, "all", spared, password=password, expected=stored)
 
-    async def offer_reset(self, user: str, digest: str) -> int:
-        """Note the digest of the user's only reset token; return when (s) it expires. `NotFound` without a password."""
-        return int(await self._fcall("offer_reset", (keys.user(user), _audit(user)), (digest, RESET_S, user)))
+    async def offer_reset(self, user: str, digest: str, by: str = "") -> int:
+        """Note the digest of the user's only reset token; return when (s) it expires. `NotFound` without a password.
+
+        `by`: an admin, who cannot do it for a user with a role in the deployment; "": a server key.
+        """
+        return int(await self._fcall("offer_reset", (keys.user(user), _audit(user)), (digest, RESET_S, user, by)))
 
     async def reset_password(self, user: str, password: str, digest: str) -> bytes:
         """Set a password by a reset token, which is used up; all tokens end. `Conflict` if the token is void."""

@@ -51,6 +51,14 @@ class Audit:
         except LinnetError as error:
             raise from_function(error) from None
 
+    async def note_reading(self, conv: str, actor: str, reason: str) -> None:
+        """Note that `actor` ("" for a server key) is about to read the log of a conversation."""
+        where = (keys.audit_of_conversations(keys.partition(conv)),)
+        try:
+            await self._client.fcall("note_reading", where, (conv, actor, reason))
+        except LinnetError as error:
+            raise from_function(error) from None
+
     async def page(self, after: str, limit: int) -> tuple[list[Entry], bool]:
         """The entries after this id, oldest first, and whether there are more."""
         position = _position(after)

@@ -34,6 +34,7 @@ from router.store.openings import Opening, OpeningsRead, Wanted
 from router.store.redis.client import Client, RedisArg
 from router.store.redis.connection import CommandTemplate
 from router.store.redis.decoding import answer, unreadable
+from router.store.redis.scans import scan
 from router.store.rules import DEFAULTS, NO_CHANGE, Rules, RulesChange, rules_of
 
 T = TypeVar("T")
@@ -313,21 +314,10 @@ class Conversations:
     async def scan(self, place: str, count: int) -> tuple[list[str], str]:
         """Some of all conversations from about `count` keys, and the place of the next call: "" at first and at last.
 
-        On a cluster, servers follow each other by their addresses. A server that does not answer is left out, and a
-        conversation that moves to another server meanwhile may be.
+        It is a walk as `scan` of redis/scans.py makes it.
         """
-        at, _, cursor = place.rpartition(" ")
-        named = {"" if self._client.one_server else str(one.address): one for one in self._client.servers}
-        names = sorted(name for name in named if name >= at)
-        if not names:
-            return [], ""
-        first, *others = names
-        following, found = await named[first].fetch(
-            "SCAN", cursor if first == at and cursor else 0, "MATCH", keys.EVERY_CONVERSATION, "COUNT", count,
-            "TYPE", "hash",
-        )  # fmt: skip
-        following_place = f"{first} {int(following)}" if int(following) else f"{others[0]} 0" if others else ""
-        return [keys.conversation_of(key) for key in found], following_place
+        found, following = await scan(self._client, keys.EVERY_CONVERSATION, place, count)
+        return [keys.conversation_of(key) for key in found], following
 
     async def describe(self, conv: str, user: str | None) -> Description:
         """The description of a conversation, for a present member or the server."""

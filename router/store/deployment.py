@@ -34,6 +34,7 @@ from msgspec import Struct
 from router.contract import keys
 from router.contract.errors import StartupError, Unavailable
 from router.contract.keys import Channels
+from router.contract.load import Load
 from router.contract.settings import Settings
 from router.store.redis.client import Client, RedisArg
 from router.store.redis.decoding import unreadable
@@ -133,10 +134,12 @@ async def mark_media(client: Client) -> None:
 
 
 class RouterLease(Struct, frozen=True, array_like=True):
-    """A router's lease row. `rows`: the newest format of users' rows that it reads."""
+    """A router's lease row. `rows`: the newest format of users' rows that it reads. Earlier releases say no load."""
 
     lease_until: int
     rows: int
+    lag_ms: int = 0
+    cpu: int = 0
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -167,9 +170,10 @@ class RowFormats:
         await self._client.fcall("move_format", (keys.DEPLOYMENT,), (keys.READING, keys.ROWS))
         await self.follow()
 
-    async def renew_router(self, node: str, now_ms: int) -> None:
+    async def renew_router(self, node: str, now_ms: int, load: Load) -> None:
         """Renew a router's lease for `LEASE_MS`."""
-        await self._client.fetch("HSET", keys.ROUTERS, node, _encode(RouterLease(now_ms + LEASE_MS, keys.ROWS_2)))
+        lease = RouterLease(now_ms + LEASE_MS, keys.ROWS_2, load.lag_ms, load.cpu)
+        await self._client.fetch("HSET", keys.ROUTERS, node, _encode(lease))
 
     async def routers(self, now_ms: int) -> dict[str, RouterLease]:
         """The routers whose lease runs; the rows of those that ended long ago are removed. A row that cannot be read

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from router.contract import keys
 from router.contract.errors import LinnetError
+from router.contract.load import Load
 from router.contract.wire import PresenceState
 from router.store.answers import each_answer
 from router.store.redis.client import Client
@@ -25,12 +26,14 @@ from router.store.redis.decoding import unreadable
 
 LEASE_S: Final = 10
 HIDDEN: Final = PresenceState(False, None)  # what a viewer sees of a user who is hidden from them
+IDLE: Final = Load()
 SKEW_S: Final = 10  # gateways follow Redis's clock within seconds; a time further ahead was taken from another clock
 
 
 class Gateway(Struct, frozen=True, array_like=True):
     """A gateway's lease row; times in milliseconds since the epoch. `draining`: it is closing its connections. `rows`:
-    the newest format of users' rows that it reads; earlier releases do not say it."""
+    the newest format of users' rows that it reads. Earlier releases do not say it, nor the load (`contract/load.py`).
+    """
 
     url: str
     lease_until: int
@@ -38,6 +41,8 @@ class Gateway(Struct, frozen=True, array_like=True):
     started: int
     draining: bool = False
     rows: int = keys.ROWS_1
+    lag_ms: int = 0
+    cpu: int = 0
 
     def alive(self, now: int) -> bool:
         """Whether the lease is running. If it ends later than any lease can, another clock wrote it: it is over."""
@@ -92,9 +97,12 @@ class Presence:
         reply: Callable[[LinnetError | None], None],
         *,
         draining: bool = False,
+        load: Load = IDLE,
     ) -> None:
         """Renew this gateway's lease for `LEASE_S` from `now`, in at least one of its copies."""
-        row = _encode(Gateway(url, now + LEASE_S * 1000, connections, started, draining, keys.ROWS_2))
+        row = _encode(
+            Gateway(url, now + LEASE_S * 1000, connections, started, draining, keys.ROWS_2, load.lag_ms, load.cpu)
+        )
         written = _Written(len(self._leases), reply)
         for leases in self._leases:
             self._client.command("HSET", leases, node, row, reply=written.received)

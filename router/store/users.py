@@ -323,14 +323,17 @@ class Users:
         )
         return [name.decode() for name in found[::2]], int(following)
 
-    async def kick(self, user: str, device: str | None = None, by_server: bool = False) -> None:
+    async def kick(self, user: str, device: str | None = None, by: str | None = None) -> None:
         """End the sessions of a device, or of all devices, that started before now, registered yet or not.
 
-        `by_server`: a server key does it, so the audit has it.
+        `by`: None if the user does it; else the audit has it. It is an admin, whose call is `Forbidden` for a user with
+        a role in the deployment, or "", a server key.
         """
         kicked = signals.encode(signals.Kick(device or ""))
         where = keys.user(user), keys.devices(user), keys.audit_of_users(keys.partition(user))
-        await self._fcall("kick", where, (self._channels.user(user), device or "", kicked, user, int(by_server)))
+        await self._fcall(
+            "kick", where, (self._channels.user(user), device or "", kicked, user, int(by is not None), by or "")
+        )
 
     def mark_away(self, user: str, device: str, session: str, reply: Callable[[bool | LinnetError], None]) -> None:
         """Record that the session has ended; False if it is no longer the device's."""

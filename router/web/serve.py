@@ -23,11 +23,12 @@ from router.contract import metrics
 from router.contract.errors import LinnetError
 from router.contract.settings import Settings
 from router.web import headers
-from router.web.site import GONE_WORKER, File, Site
+from router.web.site import GONE_WORKER, AdminSite, File, Site
 
 FOR_EVER: Final = "public, max-age=31536000, immutable"
 ASK_FIRST: Final = "no-cache"
 NEVER: Final = "no-store"
+NOT_KEPT: Final = {"Cache-Control": NEVER}
 WORKER_POLICY: Final = "default-src 'none'; connect-src 'self'; script-src 'self'"
 
 Gateways = Callable[[str], Awaitable[list[str]]]
@@ -38,6 +39,37 @@ log = logging.getLogger("linnet.web")
 def with_web(api: Any, settings: Settings, gateways: Gateways) -> Any:
     """The API with the page in front of it; `gateways` returns the gateways' URLs for a `Host`."""
     return headers.SecureHeaders(Web(api, settings, gateways))
+
+
+def with_admin_page(api: Any, settings: Settings) -> Any:
+    """The calls of the admin view with its page in front of them, for a listener of its own."""
+    return headers.SecureHeaders(AdminPage(api, settings))
+
+
+class AdminPage:
+    """ASGI: `/admin` and its files. The page is as the chat's, of another folder, and connects to its own origin alone.
+
+    It keeps its token in memory: it has no worker, and nothing is stored.
+    """
+
+    def __init__(self, api: Any, settings: Settings) -> None:
+        self._api = api
+        self._site = AdminSite.load(settings.accounts) if settings.web else None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        path, site = scope.get("path", ""), self._site
+        if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or site is None or path.startswith("/v1/"):
+            await self._api(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        if path == "/admin":
+            response = _sent(site.index, request, ASK_FIRST, headers.policy(site.import_map_hash, ()))
+        elif (found := site.files.get(path)) is not None:
+            response = _sent(found, request, FOR_EVER)
+        else:
+            response = Response("no such page: the admin view is at /admin\n", 404, NOT_KEPT, "text/plain")
+        metrics.HTTP_REQUESTS.labels("admin", response.status_code).inc()
+        await response(scope, receive, send)
 
 
 class Web:
@@ -89,7 +121,7 @@ class Web:
         if found is not None:
             return _sent(found, request, FOR_EVER)
         if path.startswith("/web/"):
-            return Response("no such file in this version\n", 404, {"Cache-Control": "no-store"}, "text/plain")
+            return Response("no such file in this version\n", 404, NOT_KEPT, "text/plain")
         return None
 
     async def _sources(self, host: str) -> tuple[list[str], bool]:

@@ -24,6 +24,7 @@ from msgspec import Struct
 
 HERE: Final = Path(__file__).parent
 PAGE: Final = HERE / "page"
+ADMIN: Final = HERE / "admin"
 SDK: Final = HERE.parent / "sdk/js/src"
 
 TYPES: Final = {
@@ -97,6 +98,31 @@ class Site(Struct, frozen=True):
             worker=made["sw.js"],
             manifest=made["manifest.webmanifest"],
             boot=made["boot.js"],
+            import_map_hash=b64encode(sha256(imports.encode()).digest()).decode(),
+        )
+
+
+class AdminSite(Struct, frozen=True):
+    """The files of the admin view, by path. Of the chat's page it has what others wrote."""
+
+    files: Mapping[str, File]
+    index: File
+    import_map_hash: str
+
+    @classmethod
+    def load(cls, accounts: bool) -> AdminSite:
+        """Read the files; `accounts`: whether users log in here."""
+        shared = ("vendor/preact.js", "vendor/hooks.js", "vendor/htm.js", "icon.svg")
+        sources = {f"admin/{path.name}": path.read_bytes() for path in ADMIN.iterdir() if path.suffix in TYPES}
+        sources |= {f"page/{name}": (PAGE / name).read_bytes() for name in shared}
+        index = sources.pop("admin/index.html").decode()
+        digest = sha256(b"".join(_framed(name, body) for name, body in sorted({**sources, "": index.encode()}.items())))
+        base = f"/admin/{digest.hexdigest()[:16]}"
+        imports = json.dumps({"imports": {"preact": f"{base}/page/vendor/preact.js"}}, separators=(",", ":"))
+        page = _filled(index, {"BASE": base, "IMPORTS": imports, "ACCOUNTS": "yes" if accounts else ""})
+        return cls(
+            files={f"{base}/{name}": File.of(name, body) for name, body in sources.items()},
+            index=File.of("index.html", page.encode()),
             import_map_hash=b64encode(sha256(imports.encode()).digest()).decode(),
         )
 

@@ -92,6 +92,10 @@ def test_lines_to_try_are_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     settings = load(shared)
     text = welcome(services(shared, settings), settings, tmp_path)
     lines = [line.strip() for line in text.splitlines() if "curl" in line]
+    (admin,) = (line for line in lines if "/v1/roles/NAME" in line)
+    assert "http://127.0.0.1:9000/admin" in text
+    assert str(tmp_path / "server-key") in admin
+    lines.remove(admin)
     assert len(lines) == 3
     for line in lines:
         subprocess.run(["sh", "-n", "-c", line], check=True)

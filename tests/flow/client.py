@@ -36,9 +36,9 @@ SLOW_RECEIVE_BYTES = 4096
 DEADLINE_S = 40.0  # of one wait
 
 
-def token(user: str, ttl_s: float = 3600) -> str:
+def token(user: str, ttl_s: float = 3600, **claims: str) -> str:
     """Return a token as the identity provider of a deployment would issue it."""
-    return jwt.encode({"sub": user, "exp": time.time() + ttl_s}, JWT_SECRET, algorithm="HS256")
+    return jwt.encode({"sub": user, "exp": time.time() + ttl_s, **claims}, JWT_SECRET, algorithm="HS256")
 
 
 class ChatClient:

@@ -84,10 +84,11 @@ class System:
     def urls(self) -> tuple[str, ...]:
         return tuple(gateway.url for gateway in self.gateways)
 
-    async def api(self, method: str, path: str, body: Any = None, *, user: str = "") -> Any:
-        """Call the HTTP API as `user` or as a backend; return the answer."""
+    async def api(self, method: str, path: str, body: Any = None, *, user: str = "", admin: str = "") -> Any:
+        """Call the HTTP API as `user`, as `admin` with a token of the admin view, or as a backend."""
         assert self.router is not None
-        headers = {"Authorization": f"Bearer {token(user) if user else SERVER_KEY}"}
+        key = token(user) if user else token(admin, scope="admin") if admin else SERVER_KEY
+        headers = {"Authorization": f"Bearer {key}"}
         async with httpx.AsyncClient(base_url=self.router.url, headers=headers, trust_env=False, timeout=60) as http:
             answer = await http.request(method, path, json=body)
         assert answer.is_success, (answer.status_code, answer.text)

@@ -107,7 +107,7 @@ async def audited(chat: System, caller: str, **target: object) -> list[tuple[str
     """The action and actor of all acts in the audit with this target."""
     found, after, more = [], "0", True
     while more:
-        page = await chat.api("GET", f"/v1/audit?after={after}&limit=200", user=caller)
+        page = await chat.api("GET", f"/v1/audit?after={after}&limit=200", admin=caller)
         found += page["entries"]
         after, more = page["entries"][-1]["id"] if page["entries"] else after, page["more"]
     return [(one["action"], one["actor"]) for one in found if target.items() <= one["target"].items()]
@@ -125,11 +125,11 @@ async def test_moderator_acts_anywhere_and_the_audit_names_them(chat: System, na
     await client.connect(chat.urls[0])
     seq = (await client.sent(group, "an insult"))["seq"]
     deletion = {"type": "delete", "conversation": group, "seq": seq, "n": 1}
-    first = (await chat.api("POST", "/v1/commands", deletion, user=mod))["event"]
-    assert (await chat.api("POST", "/v1/commands", deletion, user=mod))["event"]["duplicate"]
-    await chat.api("PUT", f"/v1/conversations/{group}/members/{ann}/mute", {"reason": "insults"}, user=mod)
-    await chat.api("PUT", f"/v1/conversations/{group}/bans/{bob}", {}, user=mod)
-    assert {one["user"] for one in (await chat.api("GET", f"/v1/conversations/{group}/bans", user=mod))["bans"]} == {
+    first = (await chat.api("POST", "/v1/commands", deletion, admin=mod))["event"]
+    assert (await chat.api("POST", "/v1/commands", deletion, admin=mod))["event"]["duplicate"]
+    await chat.api("PUT", f"/v1/conversations/{group}/members/{ann}/mute", {"reason": "insults"}, admin=mod)
+    await chat.api("PUT", f"/v1/conversations/{group}/bans/{bob}", {}, admin=mod)
+    assert {one["user"] for one in (await chat.api("GET", f"/v1/conversations/{group}/bans", admin=mod))["bans"]} == {
         bob
     }
     deleted = await client.event("delete", conversation=group, target=seq)
@@ -156,7 +156,7 @@ async def test_suspended_user_is_closed_out_of_both_gateways_and_comes_back(chat
     phone, tablet, other = ChatClient(bob), ChatClient(bob, "tablet"), ChatClient(ann)
     for number, client in enumerate((phone, tablet, other)):
         await client.connect(chat.urls[number % 2])
-    await chat.api("PUT", f"/v1/accounts/{bob}/suspension", {"reason": "spam"}, user=mod)
+    await chat.api("PUT", f"/v1/accounts/{bob}/suspension", {"reason": "spam"}, admin=mod)
     assert (await other.ask("presence", users=[bob]))["users"][bob]["online"] is False
     assert [(await client.gone())[0] for client in (phone, tablet)] == [4502, 4502]
     direct = (await other.sent(f"@{bob}", "are you there?"))["conversation"]
@@ -170,7 +170,7 @@ async def test_suspended_user_is_closed_out_of_both_gateways_and_comes_back(chat
         wrong = await http.post("/v1/login", json=login | {"password": "wrong"})
     assert [(one.status_code, one.json()["error"]["code"]) for one in refused] == [(403, "blocked")] * 2
     assert wrong.status_code == 401
-    await chat.api("DELETE", f"/v1/accounts/{bob}/suspension", user=mod)
+    await chat.api("DELETE", f"/v1/accounts/{bob}/suspension", admin=mod)
     await phone.connect(chat.urls[0])
     assert await phone.has(direct, 1) == ["are you there?"]
     assert await audited(chat, mod, user=bob) == [("suspend", mod), ("unsuspend", mod)]
@@ -190,12 +190,12 @@ async def test_report_of_a_message_reaches_the_moderators(chat: System, names: N
     assert await chat.api("POST", "/v1/reports", report, user=ann) == made
 
     async def found() -> bool:
-        reports = (await chat.api("GET", "/v1/reports?state=open&limit=200", user=mod))["reports"]
+        reports = (await chat.api("GET", "/v1/reports?state=open&limit=200", admin=mod))["reports"]
         own = [one for one in reports if one["conversation"] == group]
         return [(one["id"], one["reporter"], one["user"], one["event"]["body"]) for one in own] == [
             (made["id"], ann, bob, {"text": "an insult", "b": {"$b64": "AA=="}})
         ]
 
     await eventually(found)
-    closed = await chat.api("PATCH", f"/v1/reports/{made['id']}", {"state": "resolved", "note": "warned"}, user=mod)
+    closed = await chat.api("PATCH", f"/v1/reports/{made['id']}", {"state": "resolved", "note": "warned"}, admin=mod)
     assert (closed["state"], closed["note"]) == ("resolved", "warned")

@@ -12,6 +12,7 @@ from gateway.delivery.feed import Feed, State
 from gateway.delivery.heartbeats import Heartbeats
 from router.contract.clocks import Clocks
 from router.contract.errors import Unavailable
+from router.process.loop import Meter
 from tests.gateway.world import settings
 
 NOW_MS = 1_700_000_000_000
@@ -40,7 +41,7 @@ class Dial:
         self.clocks = Clocks(self.time)
         self.deadlines = Deadlines(self.settings.max_age_s, lambda: self.clocks.moments(self.now_ms()), self.time)
         self.marks = Marks(node, node)
-        self.clock = Clock(self.heartbeats, node, watches, self.deadlines, self.marks, departures, node, node)
+        self.clock = Clock(self.heartbeats, node, watches, self.deadlines, self.marks, departures, node, Meter(), node)
 
     def add(self, session: Any) -> None:
         self.heartbeats.add(session)

@@ -22,7 +22,8 @@ async def test_blocked_loop_is_measured(monkeypatch: pytest.MonkeyPatch) -> None
     """The probe runs until it is cancelled."""
     monkeypatch.setattr(loop, "PERIOD_S", 0.001)
     count, total = observed()
-    probe = asyncio.ensure_future(loop.probe())
+    meter = loop.Meter()
+    probe = asyncio.ensure_future(loop.probe(meter))
     await support.eventually(lambda: observed()[0] > count)
     busy_until = time.monotonic() + 0.05
     while time.monotonic() < busy_until:
@@ -30,6 +31,8 @@ async def test_blocked_loop_is_measured(monkeypatch: pytest.MonkeyPatch) -> None
     before = observed()[0]
     await support.eventually(lambda: observed()[0] > before)
     assert observed()[1] - total > 0.04
+    assert (load := meter.load()).lag_ms > 40
+    assert load.cpu > 0
     probe.cancel()
     with pytest.raises(asyncio.CancelledError):
         await probe

@@ -10,6 +10,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router import __main__ as main
 from router.contract import keys
+from router.process import loop
 from tests import support
 from tests.conftest import StartProcess
 from tests.router.world import SECRET, world
@@ -159,6 +160,6 @@ async def test_part_that_ends_by_itself_ends_the_process() -> None:
 
     server = Server()
     with pytest.raises(ValueError, match="a bug"):
-        await main.together([works(), breaks()], stop, server)  # type: ignore[arg-type]  # all it needs of one
+        await main.together(loop.Meter(), [works(), breaks()], stop, server)  # type: ignore[arg-type]  # all it needs of one
     assert ended.is_set()
     assert server.should_exit

@@ -296,6 +296,7 @@ CASES: Final[dict[str, Case]] = {
     "may_take": Case(_USER, lambda w: w.users.may_take(w.ann, "opens", _ignored)),
     "member": Case(_GROUP, lambda w: w.conversations.member(w.group, w.ann, _MEMBER, "put")),
     "moderate": Case(_GROUP, lambda w: w.moderation.restrain(_act(w), "mute")),
+    "note_reading": Case(_nothing, lambda w: w.audit.note_reading(w.group, w.ann, "why")),
     "move_acts": Case(_with_acts, lambda w: w.audit.move(w.group)),
     "move_format": Case(_nothing, lambda w: RowFormats(w.client).write_newest()),
     "offer_reset": Case(_USER, lambda w: w.accounts.offer_reset(w.ann, "digest")),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
@@ -38,6 +38,10 @@ class LoginRequest(Struct, frozen=True):
     user: Name
     password: Password
     device: Name = "default"
+    scope: Annotated[
+        Literal["admin"] | None,
+        Meta(description="`admin`: a token for the admin view; only its own listener takes it."),
+    ] = None
 
 
 class LoginAnswer(Struct, frozen=True):

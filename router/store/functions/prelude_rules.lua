@@ -20,6 +20,7 @@ local MOST_ACTS = 65536            -- bytes of acts that wait; if there are more
 local AUDIT_KEPT = 10000           -- entries of the audit of a partition; the oldest are removed
 local AS_SERVER = '!'              -- before the name of a moderator who acted as the server; in no name of a user
 local PAST = '`until` must be later than now'
+local HAS_ROLE = 'the user has a role in the deployment: this takes the server key'
 local RANK = {o = 4, a = 3, m = 2, r = 1}
 
 local function high(role) return role == 'o' or role == 'a' end

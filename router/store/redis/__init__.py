@@ -14,5 +14,6 @@ functions       `store/functions/*.lua` as one source, whose name contains its h
 client          functions, commands and publishing; the checks at start
 fitness         whether the server keeps what the durability level promises
 rights          the rights of Linnet's user on the server
+scans           walks over all keys of one pattern
 decoding        values that cannot be decoded
 """

@@ -10,7 +10,7 @@ from deploy.embedded import EmbeddedValkey
 from gateway.node import now_ms
 from router.contract import errors, metrics
 from router.contract.errors import Unavailable
-from router.contract.tokens import UnknownKey
+from router.contract.tokens import UnknownKey, issue
 from tests.gateway.world import token, world
 
 FOREVER_S: Final = 2**40
@@ -28,6 +28,18 @@ async def test_auth_extends_only_a_session_of_the_same_user(valkey: EmbeddedValk
             assert (await bob.ask("auth", "error", token=bad))["code"] == code
         assert (accepted.get(), refused.get()) == (before[0], before[1] + 2)
         assert (bob.session.expires_at, bob.connection.closed) == (fresh["expires_at"], None)
+
+
+async def test_token_of_the_admin_view_opens_and_extends_no_session(valkey: EmbeddedValkey) -> None:
+    """The session goes on with its old token."""
+    async with world(valkey) as of:
+        admin = issue("bob", of.node.settings, now_ms(), admin=True)[0]
+        bob = await of.client("bob").connected()
+        assert (await bob.ask("auth", "error", token=admin))["code"] == "unauthorized"
+        assert bob.connection.closed is None
+        other = of.client("bob", "tablet")
+        other.say("hello", token=admin)
+        assert await other.closed() == (4500, "unauthorized")
 
 
 async def test_unknown_key_is_fetched_from_the_provider(

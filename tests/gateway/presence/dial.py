@@ -12,6 +12,7 @@ from gateway.presence.lease import Lease
 from gateway.presence.redis_clock import RedisClock
 from router.contract import keys
 from router.contract.errors import Unavailable
+from router.contract.load import Load
 from router.store.presence import LEASE_S, Gateway
 from tests.gateway.world import settings
 
@@ -33,7 +34,7 @@ class Dial:
         self.judged = 0
         node: Any = self
         self.clock = RedisClock(self.clock_ms, int(self.now * 1000), self.time)
-        self.lease = Lease("self", "ws://self/ws", node, node, node, self.clock, (), self.spawn, node)
+        self.lease = Lease("self", "ws://self/ws", node, node, node, self.clock, (), self.spawn, node, Load)
         self.lease.renewed = self.judge
         self.departures = Departures(node, self.time, settings(**changes).max_connections)
 
@@ -54,7 +55,7 @@ class Dial:
         self.rows[name] = Gateway("", int(until * 1000), 0, 0, draining)
 
     def renew(
-        self, name: str, url: str, connections: int, started: int, now: int, reply: Any, *, draining: bool
+        self, name: str, url: str, connections: int, started: int, now: int, reply: Any, *, draining: bool, load: Load
     ) -> None:
         if not self.down:
             self.renewed.append((url, self.now))

@@ -11,7 +11,7 @@ import uvicorn
 from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
-from router.api.app import create_app
+from router.api.app import create_admin_api, create_app
 from router.api.call import Services, now_ms
 from router.contract.settings import Settings
 from router.contract.tokens import issue
@@ -20,6 +20,7 @@ from router.media.parts import Media
 from router.store.files import Files
 from router.store.redis.client import Client
 from router.store.resumable import Resumables
+from router.web.serve import with_admin_page
 from tests.support import JWT_SECRET, SERVER_KEY, eventually
 
 SETTINGS = Settings(jwt_secret=JWT_SECRET, server_key=SERVER_KEY)
@@ -29,6 +30,11 @@ SERVER = {"Authorization": f"Bearer {SERVER_KEY}"}
 def by(user: str) -> dict[str, str]:
     """Headers of a user's call."""
     return {"Authorization": f"Bearer {issue(user, SETTINGS, now_ms())[0]}"}
+
+
+def as_admin(user: str) -> dict[str, str]:
+    """Headers of a user's call with a token of the admin view."""
+    return {"Authorization": f"Bearer {issue(user, SETTINGS, now_ms(), admin=True)[0]}"}
 
 
 ADA, BOB, CY, DAN = (by(user) for user in ("ada", "bob", "cy", "dan"))
@@ -66,8 +72,8 @@ def refusal(answer: httpx.Response) -> tuple[int, str]:
 
 
 @asynccontextmanager
-async def serve(valkey: EmbeddedValkey, **changed: Any) -> AsyncIterator[Api]:
-    """The API with these settings changed; it is stopped at the end."""
+async def serve(valkey: EmbeddedValkey, *, admin_view: bool = False, **changed: Any) -> AsyncIterator[Api]:
+    """The API with these settings changed, or what the listener of the admin view serves; it is stopped at the end."""
     store = await Client.connect(valkey.url)
     settings = replace(SETTINGS, **changed)
     media = None
@@ -77,7 +83,10 @@ async def serve(valkey: EmbeddedValkey, **changed: Any) -> AsyncIterator[Api]:
         media = Media.make(settings, Files(store), Resumables(store), objects)
     services = Services.make(settings, store, "r1", None, media)
     listening = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(services), log_level="warning", proxy_headers=False, access_log=False)
+    app = with_admin_page(create_admin_api(services), settings) if admin_view else create_app(services)
+    config = uvicorn.Config(
+        app, log_level="warning", proxy_headers=False, access_log=False, lifespan="off" if admin_view else "on"
+    )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve([listening]))
     try:
@@ -87,6 +96,7 @@ async def serve(valkey: EmbeddedValkey, **changed: Any) -> AsyncIterator[Api]:
     finally:
         server.should_exit = True
         await task
+        services.passwords.close()
         await services.close()
         await store.close()
 

@@ -7,7 +7,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.api.call import now_ms
 from router.contract import keys
-from tests.router.api.serving import SERVER, by, serve
+from tests.router.api.serving import SERVER, as_admin, by, serve
 
 LONG = "x" * 501
 
@@ -121,7 +121,7 @@ async def test_moderators_touch_only_users_of_a_lower_rank(valkey: EmbeddedValke
             ("boss", "boss2", 404),
             ("boss", "boss", 404),
         ):
-            answer = await api.put(f"{where}/{target}", json={}, headers=by(actor))
+            answer = await api.put(f"{where}/{target}", json={}, headers=as_admin(actor))
             assert answer.status_code == status, (actor, target, answer.text)
         for actor, target, status in (
             ("mod", "ann", 204),
@@ -130,7 +130,7 @@ async def test_moderators_touch_only_users_of_a_lower_rank(valkey: EmbeddedValke
             ("boss", "mod2", 204),
             ("boss", "boss2", 403),
         ):
-            answer = await api.put(f"/v1/accounts/{target}/suspension", json={}, headers=by(actor))
+            answer = await api.put(f"/v1/accounts/{target}/suspension", json={}, headers=as_admin(actor))
             assert answer.status_code == status, (actor, target, answer.text)
         assert await api.refused("GET", "/v1/me", by("ann")) == (403, "blocked")
         assert await api.ok("GET", "/v1/me", {**SERVER, "Linnet-User": "ann"})
@@ -161,10 +161,10 @@ async def test_moderator_deletes_no_message_of_a_user_whose_rank_is_not_lower(va
         ):
             delete = {"type": "delete", "conversation": conv, "seq": seq[author], "n": n}
             if refusal:
-                assert await api.refused("POST", "/v1/commands", by(actor), delete) == refusal, (actor, author)
+                assert await api.refused("POST", "/v1/commands", as_admin(actor), delete) == refusal, (actor, author)
             else:
-                first = (await api.ok("POST", "/v1/commands", by(actor), delete))["event"]
-                again = (await api.ok("POST", "/v1/commands", by(actor), delete))["event"]
+                first = (await api.ok("POST", "/v1/commands", as_admin(actor), delete))["event"]
+                again = (await api.ok("POST", "/v1/commands", as_admin(actor), delete))["event"]
                 assert (again["seq"], again["duplicate"]) == (first["seq"], True)
         delete = {"type": "delete", "conversation": conv, "seq": seq["boss"], "n": 1}
         await api.ok("POST", "/v1/commands", SERVER, delete)
@@ -212,7 +212,7 @@ async def test_list_of_bans_does_not_name_a_moderator_to_those_who_run_the_group
         await api.ok("POST", "/v1/tokens", SERVER, {"user": "mod"})
         await api.ok("PUT", "/v1/roles/mod", SERVER, {"roles": ["moderator"]})
         bans = f"/v1/conversations/{conv}/bans"
-        for caller, user in ((by("mod"), "bob"), (by("ann"), "cem"), (SERVER, "dan")):
+        for caller, user in ((as_admin("mod"), "bob"), (by("ann"), "cem"), (SERVER, "dan")):
             await api.ok("PUT", f"{bans}/{user}", caller, {"reason": f"about {user}"})
 
         async def seen(caller: dict[str, str]) -> set[tuple[str, str | None, str]]:
@@ -220,7 +220,7 @@ async def test_list_of_bans_does_not_name_a_moderator_to_those_who_run_the_group
 
         own = {("cem", "ann", "about cem"), ("dan", None, "about dan")}
         assert await seen(by("ann")) == own | {("bob", None, "")}
-        assert await seen(by("mod")) == await seen(SERVER) == own | {("bob", "mod", "about bob")}
+        assert await seen(as_admin("mod")) == await seen(SERVER) == own | {("bob", "mod", "about bob")}
 
 
 async def test_acts_of_one_user_have_a_rate(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,14 +241,14 @@ async def test_acts_of_one_user_have_a_rate(valkey: EmbeddedValkey, monkeypatch:
             ("PATCH", f"/v1/reports/{made['id']}", {"state": "resolved"}),
         )
         for method, path, body in calls:
-            await api.ok(method, path, by("mod"), body)
+            await api.ok(method, path, as_admin("mod"), body)
         more: tuple[tuple[str, str, Any], ...] = (
             ("DELETE", f"{where}/members/bob/mute", None),
             ("PUT", f"{where}/bans/bob", {}),
             ("POST", "/v1/commands", {"type": "delete", "conversation": conv, "seq": 1, "n": 1}),
         )
         for method, path, body in (*calls, *more):
-            assert await api.refused(method, path, by("mod"), body) == (429, "rate_limited"), path
+            assert await api.refused(method, path, as_admin("mod"), body) == (429, "rate_limited"), path
         await api.ok("DELETE", f"{where}/members/bob/mute", by("ann"))
         for _ in range(7):
             await api.ok("DELETE", f"{where}/members/bob/mute", SERVER)

@@ -19,7 +19,11 @@ ADA, BOB = by("ada"), by("bob")
 @asynccontextmanager
 async def scene(valkey: EmbeddedValkey, **changes: Any) -> AsyncIterator[tuple[Api, Hook]]:
     async with hooking() as hook:
-        given = {"send_hook_url": hook.url, "send_hook_secret": SECRET, "send_hook_timeout_ms": 30_000} | changes
+        given: dict[str, Any] = {
+            "send_hook_url": hook.url,
+            "send_hook_secret": SECRET,
+            "send_hook_timeout_ms": 30_000,
+        } | changes
         async with serve(valkey, **given) as api:
             for user in ("ada", "bob"):
                 await api.ok("POST", "/v1/tokens", SERVER, {"user": user})

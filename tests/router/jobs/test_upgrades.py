@@ -8,6 +8,7 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
+from router.contract.load import Load
 from router.contract.settings import Settings
 from router.jobs.upgrades import SETTLED_S, Upgrades
 from router.store.answers import reply_of
@@ -22,7 +23,9 @@ class Dial:
     def __init__(self, w: World) -> None:
         self.w = w
         self.now = 100.0
-        self.routers = [Upgrades(RowFormats(w.client), w.presence, f"router-{i}", lambda: self.now) for i in range(2)]
+        self.routers = [
+            Upgrades(RowFormats(w.client), w.presence, f"router-{i}", Load, lambda: self.now) for i in range(2)
+        ]
 
     async def steps(self, seconds: float) -> None:
         """Let this much time pass between two steps of each router."""

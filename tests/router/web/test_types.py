@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy import sdk, web
-from router.web.site import NOT_SERVED, PAGE, SDK
+from router.web.site import ADMIN, NOT_SERVED, PAGE, SDK
 
 pytestmark = pytest.mark.skipif(
     not (sdk.MODULES.exists() and web.MODULES.exists()), reason="`make test` installs TypeScript and preact's types"
@@ -61,12 +61,29 @@ def merged(folder: Path) -> Path:
     return folder
 
 
-def test_types_of_the_page_hold(tmp_path: Path) -> None:
-    folder = merged(tmp_path)
+def found(folder: Path) -> list[str]:
+    """What TypeScript finds in a folder, apart from the SDK, which has a test of its own."""
     program = sdk.MODULES.resolve() / "typescript/bin/tsc"
     done = subprocess.run(
         [sdk.NODE, program, "-p", "."], cwd=folder, capture_output=True, text=True, timeout=170, check=False
     )  # it names files as seen from here
-    found = [line for line in done.stdout.splitlines() if not line.startswith(("sdk/", " "))]
     assert done.returncode in (0, 1, 2), done.stderr
-    assert found == [], "\n".join(found)
+    return [line for line in done.stdout.splitlines() if not line.startswith(("sdk/", " "))]
+
+
+def test_types_of_the_page_hold(tmp_path: Path) -> None:
+    wrong = found(merged(tmp_path))
+    assert wrong == [], "\n".join(wrong)
+
+
+def test_types_of_the_admin_view_hold(tmp_path: Path) -> None:
+    (tmp_path / "page/vendor").mkdir(parents=True)
+    for name, text in VENDORED.items():
+        (tmp_path / "page/vendor" / name).write_text(text)
+    (tmp_path / "admin").mkdir()
+    for path in ADMIN.glob("*.js"):
+        (tmp_path / "admin" / path.name).symlink_to(path)
+    (tmp_path / "node_modules").symlink_to(web.MODULES.resolve())
+    (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": OPTIONS, "files": ["admin/main.js"]}))
+    wrong = found(tmp_path)
+    assert wrong == [], "\n".join(wrong)
