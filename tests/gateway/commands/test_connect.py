@@ -97,8 +97,8 @@ async def test_device_reconnects_elsewhere_after_redis_clock_was_put_back(valkey
             of.node.redis_clock._ahead_ms += ahead_ms  # Redis's clock as it was
             await of.client("ann", str(ahead_ms)).connected()
             of.node.redis_clock._ahead_ms -= ahead_ms
-        await one.client("bob").connected()
-        await one.next_ms()
+        started = (await one.client("bob").connected()).session.started
+        await support.eventually(lambda: other.node.redis_clock.now_ms() > started, every_s=0)
         await other.client("bob").connected()
 
 
@@ -128,7 +128,7 @@ async def test_older_session_of_a_device_is_refused_after_its_clock_was_asked(va
         bob.say("hello", token=token(one.node, "bob"), device="phone")
         await support.eventually(lambda: held)
         one.node.users.sync = sync  # type: ignore[method-assign]
-        await one.next_ms()
+        await support.eventually(lambda: other.node.redis_clock.now_ms() > bob.session.started, every_s=0)
         await other.client("bob", "phone").connected()
         sync(*held[0])
         assert (await bob.closed())[0] == 4409
