@@ -206,7 +206,7 @@ ROWS: Final = (
     # none of these users has a password
     Row("PUT /v1/password",                   "403 403 403 403 403 403 401 401 422", "/v1/password",
         {"old": "<password>", "new": "<password>-2"}),
-    Row("POST /v1/password/resets",           "403 403 403 403 403 403 401 403 404", "/v1/password/resets",
+    Row("POST /v1/password/resets",           "403 403 403 403 403 403 401 401 404", "/v1/password/resets",
         {"user": "<victim>"}),
     Row("POST /v1/password/reset",            "401 401 401 401 401 401 401 401 401", "/v1/password/reset",
         {"token": "<victim>.guessed", "new": "<password>-2"}),
