@@ -103,14 +103,16 @@ class Uploads:
             record = await self._files.intent(sha256, names.new_generation())
             name = names.object_of(sha256, record.gen)
             there = record.stored and await self._objects.size(name) == record.size
-            previews = record.previews
+            known = record.previews if there else ()
             if not there:
                 await self._objects.put(name, main, prepared.size, prepared.type)
-                for preview in prepared.previews:
-                    await self._objects.put(
-                        names.object_of(sha256, record.gen, preview.edge), preview.path, preview.size, PREVIEW_TYPE
-                    )
-                previews = tuple(preview.edge for preview in prepared.previews)
+            # The same bytes may have been stored as a file, which has no previews.
+            missing = [preview for preview in prepared.previews if preview.edge not in known]
+            for preview in missing:
+                await self._objects.put(
+                    names.object_of(sha256, record.gen, preview.edge), preview.path, preview.size, PREVIEW_TYPE
+                )
+            previews = tuple(sorted((*known, *(preview.edge for preview in missing))))
             picture = prepared.type if prepared.kind == "image" else ""
             made = Record(True, record.gen, prepared.size, previews, picture)
             try:

@@ -14,9 +14,11 @@ from msgspec.structs import replace
 from deploy.embedded import EmbeddedValkey
 from router.api import uploads
 from router.contract import keys, metrics
-from router.contract.files import FileInfo
+from router.contract.files import FileInfo, Kind
 from router.contract.packing import unpack
 from router.media.names import object_of
+from router.media.types import Prepared, Preview, Received
+from router.media.uploads import Uploads
 from router.store.answers import reply_of
 from router.store.attaching import SENDABLE_MS
 from router.store.heads import Head
@@ -231,6 +233,37 @@ async def test_members_fetch_files_of_messages(valkey: EmbeddedValkey, tmp_path:
         delete = {"type": "delete", "conversation": conv, "seq": sent["seq"], "n": 1}
         await api.ok("POST", "/v1/commands", ANN, delete)
         assert refusal(await get(api, ANN, where=conv)) == (404, "not_found")
+
+
+async def test_picture_keeps_type_and_previews_if_its_bytes_are_also_sent_as_a_file(
+    valkey: EmbeddedValkey, tmp_path: Path
+) -> None:
+    """Whichever is first."""
+    async with serve(valkey, media_url=f"file://{tmp_path / 'store'}") as api:
+        parts = api.services.media
+        assert parts is not None
+        (tmp_path / "small").write_bytes(b"a preview")
+        preview = Preview(320, tmp_path / "small", 1, 1, 9)
+        orders: list[tuple[Kind, Kind]] = [("file", "image"), ("image", "file")]
+        for number, order in enumerate(orders):
+            data = b"bytes %d" % number
+            sha = sha256(data).hexdigest()
+            (tmp_path / "bytes").write_bytes(data)
+
+            async def prepare(received: Received) -> Prepared:
+                picture = received.declared_kind == "image"
+                return Prepared("image" if picture else "file", "image/png", received.size,
+                                previews=(preview,) if picture else ())  # fmt: skip
+
+            uploading = Uploads(parts.files, parts.objects, prepare, parts.uploads.limits, 1 << 30)
+            for kind in order:
+                received = Received(tmp_path / "bytes", len(data), sha, "image/png", kind, "")
+                made = await uploading.accept("ann", received)
+                if kind == "image":
+                    assert made.previews == [320]
+            record = await parts.files.record(sha)
+            assert (record.picture, record.previews) == ("image/png", (320,))
+            assert len([name for name in stored(tmp_path / "store") if sha in name]) == 2
 
 
 async def test_file_that_was_opened_within_a_day_is_sent_without_naming_where(
