@@ -10,6 +10,8 @@ key_set        an identity provider whose keys rotate and whose endpoint fails
 neighbour      a gateway of another deployment on the same Redis server
 nemesis        the schedule of faults, and the code that causes them
 redis_trouble  faults of a Redis server that keeps running
+objects        an object store, SeaweedFS, that can be killed
+pictures       people who send pictures and files, and fetch each of them at the end
 workload       what people do during a run
 moderators     mutes, bans and slow mode during a run
 relations      requests, contacts and blocks during a run

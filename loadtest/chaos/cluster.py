@@ -28,6 +28,7 @@ from typing import Final
 from deploy.embedded import tied
 from loadtest.chaos.clocks import FAKETIME, Clock, forget
 from loadtest.chaos.key_set import KeySet
+from loadtest.chaos.objects import BUCKET, SeaweedFS
 from loadtest.chaos.proof.evidence import Ending, Sample, append
 from loadtest.chaos.proof.history import now_ms
 from loadtest.chaos.proxy import Proxy
@@ -210,7 +211,15 @@ class Cluster:
             [ManagedProcess(name, folder, redis_ports, self.env, clocks=clocks) for name in some] for some in names
         )
         self.processes = {process.name: process for process in (*self.gateways, *self.routers)}
+        self.objects: SeaweedFS | None = None  # the store of files, if there is one
+        self.objects_busy = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
+
+    def store_files(self) -> None:
+        """Let routers store files in an object store; before `start`."""
+        self.objects = SeaweedFS(self.folder / "objects")
+        for router in self.routers:
+            router.env |= {**self.objects.environ(), "LINNET_MEDIA_URL": f"s3://{BUCKET}/files"}
 
     def allow_pages(self) -> None:
         """Let pages of all origins connect; before `start`."""
@@ -224,6 +233,8 @@ class Cluster:
     async def start(self) -> None:
         await self.store.start()
         await self.store.heal()
+        if self.objects is not None:
+            await asyncio.to_thread(self.objects.start)
         await self.key_set.start()
         for process in self.processes.values():
             for proxy in (process.clients, *process.stores):
@@ -286,4 +297,6 @@ class Cluster:
             for proxy in (process.clients, *process.stores):
                 await proxy.close()
         await self.key_set.close()
+        if self.objects is not None:
+            self.objects.kill()
         self.store.close()

@@ -25,8 +25,18 @@ import uvloop
 
 from loadtest.chaos.clocks import FAKETIME
 from loadtest.chaos.cluster import SETTINGS, Cluster
-from loadtest.chaos.nemesis import CLIENT_FAULTS, FAULTS, LEVELS, REDIS_TROUBLE, Nemesis, possible, schedule
+from loadtest.chaos.nemesis import (
+    CLIENT_FAULTS,
+    FAULTS,
+    LEVELS,
+    OBJECT_FAULTS,
+    REDIS_TROUBLE,
+    Nemesis,
+    possible,
+    schedule,
+)
 from loadtest.chaos.people import CLIENTS, RATES, People
+from loadtest.chaos.pictures import PictureSenders
 from loadtest.chaos.proof.checker import check
 from loadtest.chaos.proof.effects import effects_of_faults
 from loadtest.chaos.proof.evidence import Run, dump_logs, dump_pairs, dump_states, load
@@ -49,6 +59,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one.add_argument("--seconds", type=float, default=600, help="seconds with faults (%(default)s)")
     one.add_argument("--seed", type=int, default=None, help="decides faults and people (default: random)")
     one.add_argument("--clients", choices=CLIENTS, help="applications on an SDK are the people, which have faults, too")
+    one.add_argument(
+        "--pictures", action="store_true", help="people also send pictures, and the object store has faults"
+    )
     one.add_argument("--users", type=int, default=240, help="people, with one or two devices each (%(default)s)")
     one.add_argument("--rate", type=float, help="messages per second (200; with --clients or --cluster fewer)")
     one.add_argument("--every", type=float, default=3.0, help="mean seconds between faults (%(default)s)")
@@ -89,19 +102,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
     given = {*arguments.faults, *(REDIS_TROUBLE if ALL_TROUBLE in arguments.faults else ())}
-    wanted = [kind for kind in FAULTS if kind in (given or (CLIENT_FAULTS if arguments.clients else ()))]
+    wanted = [kind for kind in FAULTS if kind in (given or (CLIENT_FAULTS if arguments.clients else FAULTS))]
+    # Without pictures there is no object store. Deleted keys take the references of files with them.
+    left_out = ("keys-deleted",) if arguments.pictures else OBJECT_FAULTS
+    wanted = [kind for kind in wanted if kind not in left_out]
     sharded: bool = arguments.cluster
     kinds = possible(wanted, arguments.level, clocks=FAKETIME is not None, sharded=sharded)
     clocks = any(FAULTS[kind].occupies == "clock" for kind in kinds)
     left = set(possible(wanted, arguments.level, clocks=True, sharded=sharded)).difference(kinds)
     if not clocks and left:
         print_line(f"libfaketime is not installed, so these faults are left out: {', '.join(sorted(left))}")
-    if not kinds:
+    if not (wanted and kinds):
         raise SystemExit(f"none of these faults is possible at level {arguments.level}")
     shards = random.Random(seed) if sharded else None
     cluster = Cluster(folder, level=arguments.level, clocks=clocks, shards=shards)
     if arguments.clients == "browser":
         cluster.allow_pages()
+    senders = PictureSenders(cluster, folder, seed) if arguments.pictures else None
+    if senders:
+        cluster.store_files()
     made = Run(
         seed=seed,
         seconds=arguments.seconds,
@@ -115,15 +134,20 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
         if arguments.clients:
             workload = People(cluster, folder, seed, arguments.clients)
         await workload.gather()
+        if senders:
+            await senders.gather(arguments.seconds)
         print_line("all devices are connected")
         nemesis = Nemesis(cluster, seed, folder)
         faults = schedule(seed, arguments.seconds, cluster.processes, kinds, arguments.every)
         progress = asyncio.create_task(_progress(workload, nemesis))
         acting = workload.run(arguments.seconds, arguments.rate, arguments.every)
-        await asyncio.gather(acting, nemesis.carry_out(faults))
+        sending = [senders.run(arguments.seconds)] if senders else []
+        await asyncio.gather(acting, nemesis.carry_out(faults), *sending)
         await cluster.heal()
         print_line("all faults are undone")
         made.marks = await workload.settle(lambda: _heads(cluster))
+        if senders:
+            await senders.settle()
         progress.cancel()
         await workload.stop()
         await cluster.stop()

@@ -100,6 +100,8 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "client-delay": FaultKind(("gateway",), 1, (2, 8), "clients"),
     "client-stutter": FaultKind(("gateway",), 1, (3, 8), "clients"),
     "client-vanish": FaultKind(("gateway",), 1, (0, 0), "clients"),
+    "objects-kill": FaultKind((), 3, (0.2, 6), "objects"),
+    "objects-stall": FaultKind((), 1, (0.5, 14), "objects"),
 }
 
 # Faults of a Redis server that keeps running, and of whatever else a deployment shares (`--faults redis-trouble`).
@@ -108,9 +110,12 @@ REDIS_TROUBLE: Final = (
     "neighbour-same", "keys-rotated", "keys-unreachable",
 )  # fmt: skip
 
+# Faults of the object store, where people send pictures (`--pictures`).
+OBJECT_FAULTS: Final = ("objects-kill", "objects-stall")
+
 # Faults beside those of clients (`--clients`): not those that make tokens or logs invalid, which is not theirs to mend.
 CLIENT_FAULTS: Final = tuple(
-    kind for kind in FAULTS if kind not in REDIS_TROUBLE and kind not in ("gateway-clock", "router-clock")
+    kind for kind in FAULTS if kind not in (*REDIS_TROUBLE, *OBJECT_FAULTS, "gateway-clock", "router-clock")
 )
 
 
@@ -192,6 +197,8 @@ class Nemesis:
             await self._clock(fault)
         elif kind.occupies == "sentinel":
             await self._sentinel(fault)
+        elif kind.occupies == "objects":
+            await self._objects(fault)
         elif fault.kind == "rolling":
             await self._rolling()
         elif fault.kind == "pubsub-kill":
@@ -377,6 +384,20 @@ class Nemesis:
         await asyncio.sleep(fault.for_s)
         await store.restart_sentinel(sentinel)
         self._note(fault.kind, sentinel.folder.name, began)
+
+    async def _objects(self, fault: PlannedFault) -> None:
+        store, began = self._cluster.objects, now_ms()
+        assert store is not None
+        async with self._cluster.objects_busy:
+            if fault.kind == "objects-kill":
+                store.kill()
+                await asyncio.sleep(fault.for_s)
+                await asyncio.to_thread(store.start)
+            else:
+                store.signal(signal.SIGSTOP)
+                await asyncio.sleep(fault.for_s)
+                store.signal(signal.SIGCONT)
+        self._note(fault.kind, "", began)
 
     async def _link(self, fault: PlannedFault) -> None:
         side, _, what = fault.kind.partition("-")

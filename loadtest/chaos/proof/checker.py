@@ -20,7 +20,8 @@ G11 user state: at the end each device has what is stored, no version stands for
     or a later one of its key is stored (`states.py`)
 
 And moderation: what a mute, a ban or slow mode forbids is not in the log (`restraints.py`); neither is what a block
-forbids, and both users of a pair agree with its record (`relations.py`).
+forbids, and both users of a pair agree with its record (`relations.py`). And files: at the end each member can fetch
+every file of an acked message, byte for byte (`files.py`).
 
 Invariant: each check examines all evidence, whatever another check has found. So one cause may show as several
 violations; `story.py` explains the first ones.
@@ -38,7 +39,8 @@ import msgspec
 
 from loadtest.chaos.proof.account import Account
 from loadtest.chaos.proof.clients import check_clients
-from loadtest.chaos.proof.evidence import Ending, Evidence, Fault, Sample
+from loadtest.chaos.proof.evidence import Ending, Evidence, Fault, Sample, SentFile
+from loadtest.chaos.proof.files import check_files
 from loadtest.chaos.proof.findings import Command, Findings, Log, Violation
 from loadtest.chaos.proof.relations import check_relations
 from loadtest.chaos.proof.restraints import check_restraints
@@ -87,6 +89,8 @@ class Checker:
         counts["users with state"] = sum(one.version > 0 for one in self.evidence.states)
         found += check_restraints(self.findings)
         found += check_relations(self.findings)
+        found += check_files(self.evidence.files)
+        counts["files of acked messages"] = sum(isinstance(row, SentFile) for row in self.evidence.files)
         found += check_processes(self.evidence)
         found += check_neighbours(self.evidence)
         samples = [row.rss_bytes for row in self.evidence.processes if isinstance(row, Sample)]

@@ -141,6 +141,31 @@ class Run(msgspec.Struct):
     marks: list[Mark] = []
 
 
+class SentFile(msgspec.Struct, frozen=True, tag="sent"):
+    """A file of an acked message; `sha256` is that of the bytes that were stored."""
+
+    at: int
+    conversation: str
+    seq: int
+    sha256: str
+    members: list[str]
+
+
+class FetchedFile(msgspec.Struct, frozen=True, tag="fetched"):
+    """What a member got at the end; `digest`: the sha256 of the bytes that came."""
+
+    at: int
+    conversation: str
+    seq: int
+    sha256: str
+    user: str
+    status: int
+    digest: str
+
+
+FileRows = SentFile | FetchedFile
+
+
 class Evidence(msgspec.Struct):
     run: Run
     conversations: dict[str, Conversation]
@@ -153,6 +178,7 @@ class Evidence(msgspec.Struct):
     states: list[StoredState] = []
     relations: list[Related] = []
     pairs: list[StoredPair] = []
+    files: list[FileRows] = []
 
 
 def load(folder: Path) -> Evidence:
@@ -163,6 +189,7 @@ def load(folder: Path) -> Evidence:
     states = map(msgspec.json.Decoder(StoredState).decode, _lines(folder / "states.jsonl"))
     relations = map(msgspec.json.Decoder(Related).decode, _lines(folder / "relations.jsonl"))
     pairs = map(msgspec.json.Decoder(StoredPair).decode, _lines(folder / "pairs.jsonl"))
+    files = map(msgspec.json.Decoder(SentFile | FetchedFile).decode, _lines(folder / "files.jsonl"))
     processes = map(msgspec.json.Decoder(Sample | Ending).decode, _lines(folder / "processes.jsonl"))
     return Evidence(
         run=msgspec.json.decode((folder / "run.json").read_bytes(), type=Run),
@@ -176,6 +203,7 @@ def load(folder: Path) -> Evidence:
         states=list(states),
         relations=list(relations),
         pairs=list(pairs),
+        files=list(files),
         processes=list(processes),
         process_logs={path.stem: path for path in sorted(folder.glob("*.log"))},
     )

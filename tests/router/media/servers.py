@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import boto3  # type: ignore[import-untyped]  # it has no types
-import httpx
 import pytest
 
+from loadtest.chaos.objects import KEY, REGION, SECRET, SeaweedFS
 from tests.support import free_ports
 
-KEY, SECRET = "a-key", "a-secret"
-REGION: Final = "us-east-1"
-WITHIN_S: Final = 60.0
 _buckets = itertools.count(1)
 
 
@@ -69,33 +61,9 @@ def moto() -> Iterator[S3]:
 @contextmanager
 def weed(folder: Path) -> Iterator[S3]:
     """SeaweedFS, a real object store."""
-    master, volume, filer, s3, *grpc = free_ports(8)
-    config = folder / "s3.json"
-    credentials = [{"accessKey": KEY, "secretKey": SECRET}]
-    rights = ["Admin", "Read", "Write", "List", "Tagging"]
-    config.write_text(json.dumps({"identities": [{"name": "linnet", "credentials": credentials, "actions": rights}]}))
-    ports = {"master.port": master, "volume.port": volume, "filer.port": filer, "s3.port": s3}
-    ports |= dict(zip((f"{name}.grpc" for name in list(ports)), grpc, strict=True))
-    command = [str(Path(sys.executable).parent / "weed"), "-logtostderr=true", "server", "-s3", f"-dir={folder}"]
-    command += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-volume.max=50", f"-s3.config={config}"]
-    command += ["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false"]
-    command += [f"-{name}={port}" for name, port in ports.items()]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HOME": str(folder)})
+    server = SeaweedFS(folder)
     try:
-        server = S3(f"http://127.0.0.1:{s3}")
-        until = time.monotonic() + WITHIN_S
-        while True:
-            try:
-                httpx.get(server.endpoint, trust_env=False)
-                server.client.create_bucket(Bucket="first")
-                break
-            except Exception:
-                if process.poll() is not None or time.monotonic() > until:
-                    print((folder / "log").read_text()[-2000:])
-                    raise
-                time.sleep(0.1)
-        yield server
+        server.start()
+        yield S3(server.endpoint)
     finally:
-        process.kill()
-        process.wait()
+        server.kill()
