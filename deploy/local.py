@@ -1,4 +1,4 @@
-"""`make up`: an embedded Valkey, one router and two gateways, in the foreground of one terminal.
+"""`make up`: an embedded Valkey (or a cluster), one router and two gateways, in the foreground of one terminal.
 
 It starts the services of plan.py in order, restarts a service that ends by itself, and stops all in the opposite order.
 The runner uses only `LINNET_*` variables, signals and `/readyz` with its children, as an orchestrator would.
@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from deploy.embedded import EmbeddedValkey, ValkeyError, tied
+from deploy.embedded import PORTS, EmbeddedCluster, EmbeddedValkey, ValkeyError, tied
 from deploy.plan import (
     LocalError,
     Service,
@@ -31,6 +31,7 @@ from deploy.plan import (
     claim_folder,
     demo,
     given,
+    own_secret,
     services,
     shared_environ,
     welcome,
@@ -39,6 +40,7 @@ from router.contract.errors import StartupError
 from router.contract.settings import Settings, load
 
 FOLDER = Path(".linnet")
+CLUSTER_PORT = 7001
 READY_DEADLINE_S = 60.0
 STABLE_S = 30.0  # a child that ran this long is restarted without a longer pause
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
@@ -211,7 +213,9 @@ async def drain(running: Mapping[Child, Task], hurry: asyncio.Event, deadline_s:
 class Runner:
     """One run of the plan: the embedded Valkey, if any, then all services; they are stopped in the opposite order."""
 
-    def __init__(self, valkey: EmbeddedValkey | None, plan: list[Service], greeting: str, window_s: float) -> None:
+    def __init__(
+        self, valkey: EmbeddedValkey | EmbeddedCluster | None, plan: list[Service], greeting: str, window_s: float
+    ) -> None:
         self.valkey = valkey
         self.children = [Child(service) for service in plan]
         self.stopping, self.hurry = asyncio.Event(), asyncio.Event()
@@ -229,7 +233,7 @@ class Runner:
                 await watch([asyncio.to_thread(self.valkey.wait_ready)], [], self.stopping)
             if not self.stopping.is_set():
                 running = {child: asyncio.create_task(child.run()) for child in self.children}
-                keeping = [keep_valkey(self.valkey)] if self.valkey else []
+                keeping = [keep_valkey(node) for node in self.valkey.nodes] if self.valkey else []
                 await watch([self._announce(), *keeping, *beside], running.values(), self.stopping)
         finally:
             in_time = await self._stop(running)
@@ -263,16 +267,43 @@ MOVES = "LINNET_{}=host:port moves the router, and the gateways with it"
 
 def own_valkey(
     folder: Path, environ: Mapping[str, str], shared: dict[str, str], settings: Settings
-) -> EmbeddedValkey | None:
-    """Return the embedded server; None if another one is given. The children receive its URL."""
+) -> EmbeddedValkey | EmbeddedCluster | None:
+    """Return the embedded server or cluster; None if another one is given. The children receive its URL."""
     if given(environ, "REDIS_URL"):
         return None
+    if environ.get("CLUSTER"):
+        return own_cluster(folder, environ, shared, settings)
     if settings.durability == "replicated":
         raise LocalError("LINNET_DURABILITY=replicated needs replicas: name your own Redis with LINNET_REDIS_URL")
     in_memory = settings.durability == "memory"
     valkey = EmbeddedValkey(folder / "valkey", appendfsync="everysec" if in_memory else "always")
     shared["LINNET_REDIS_URL"] = valkey.url
     return valkey
+
+
+def own_cluster(
+    folder: Path, environ: Mapping[str, str], shared: dict[str, str], settings: Settings
+) -> EmbeddedCluster:
+    """Return the embedded cluster. Its URL has the password, so the children receive it in a file."""
+    given_port = environ.get("CLUSTER_PORT") or str(CLUSTER_PORT)
+    if not given_port.isdecimal() or not 0 < int(given_port) <= 65_536 - PORTS:
+        raise LocalError(f"CLUSTER_PORT={given_port}: expected a port that has {PORTS - 1} more above it")
+    home = folder / "cluster"
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    cluster = EmbeddedCluster(
+        home,
+        int(given_port),
+        own_secret(home / "password").read_text().strip(),
+        appendfsync="everysec" if settings.durability == "memory" else "always",
+    )
+    for port in range(int(given_port), int(given_port) + PORTS):
+        check_port("valkey", ("127.0.0.1", port), "CLUSTER_PORT=port moves all servers of the cluster")
+    url = home / "url"
+    url.touch(mode=0o600)
+    url.write_text(cluster.url)
+    shared["LINNET_REDIS_URL_FILE"] = str(url.resolve())
+    shared["LINNET_REDIS_MODE"] = "cluster"
+    return cluster
 
 
 def local(folder: Path, environ: Mapping[str, str]) -> Runner:
@@ -290,7 +321,13 @@ def local(folder: Path, environ: Mapping[str, str]) -> Runner:
     return Runner(
         valkey,
         [*plan, *beside],
-        welcome(plan, settings, folder, with_demo=bool(people)),
+        welcome(
+            plan,
+            settings,
+            folder,
+            with_demo=bool(people),
+            cluster=list(valkey.ports) if isinstance(valkey, EmbeddedCluster) else [],
+        ),
         settings.drain_accept_s + settings.drain_window_s,
     )
 

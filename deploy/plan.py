@@ -17,7 +17,7 @@ import secrets
 import shlex
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -195,7 +195,9 @@ def check_port(name: str, where: tuple[str, int], remedy: str) -> None:
         raise LocalError(f"{name} cannot listen on {address(host, port)}: {reason} ({remedy})") from None
 
 
-def welcome(plan: list[Service], settings: Settings, folder: Path, *, with_demo: bool = False) -> str:
+def welcome(
+    plan: list[Service], settings: Settings, folder: Path, *, with_demo: bool = False, cluster: Sequence[int] = ()
+) -> str:
     """Return the printed text: all addresses, and three lines to paste into another terminal."""
     router, *gateways = plan
     api = api_url(router, settings)
@@ -207,13 +209,15 @@ def welcome(plan: list[Service], settings: Settings, folder: Path, *, with_demo:
     people = "  people     mia, noah, lena, omar, yuki: write to them, or log in as one (password correct-horse)\n"
     sockets = [f"ws{'s' * bool(settings.tls_cert)}://{reachable(one.listen)}/ws" for one in gateways]
     admins = "  ".join(f"{one.name} http://{reachable(one.admin)}" for one in plan if one.admin)
+    tool = f'python -m deploy.slots --url "$(cat {folder.resolve()}/cluster/url)" check'
+    servers = f"  cluster    127.0.0.1:{cluster[0]} to {cluster[-1]}  ({tool})\n" if cluster else ""
     post = f"curl -sS -H 'Content-Type: application/json' {api}/v1"
     return f"""linnet: ready
 
 {page}{people if with_demo else ""}  HTTP API   {api}/v1  (OpenAPI: {api}/v1/openapi.json)
   gateways   {"  ".join(sockets)}
   admin      {admins}  (/livez /readyz /metrics)
-{admin_lines(router, settings, folder, api)}  kept in    {folder.resolve()}  (messages, secrets, the server's log)
+{admin_lines(router, settings, folder, api)}{servers}  kept in    {folder.resolve()}  (messages, secrets, the server's log)
 
 Try it: two accounts; bob, who listens; ann, who writes to him (one more terminal each, Ctrl-D leaves):
 

@@ -11,9 +11,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import redis
 
 from deploy.embedded import EmbeddedValkey
 from tests.support import ROOT, eventually, free_ports
@@ -51,7 +53,7 @@ class Runner:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port, self.admin_port = three_ports(), three_ports()
+        self.port, self.admin_port = ports_in_a_row(), ports_in_a_row()
         self.bot = False  # whether the runner starts the bot, as it does by itself
         self._log = folder / "log"
         self.popen: subprocess.Popen[bytes] | None = None
@@ -118,14 +120,14 @@ def program_and_module(process: Path) -> list[str]:
     return [(process / "comm").read_text().strip(), *(process / "cmdline").read_text().split("\0")[1:3]]
 
 
-def three_ports() -> int:
-    """Return the first of three free ports in a row."""
+def ports_in_a_row(number: int = 3) -> int:
+    """Return the first of some free ports in a row."""
     while True:
         (first,) = free_ports(1)
-        with socket.socket() as second, socket.socket() as third:
+        with ExitStack() as sockets:
             try:
-                second.bind(("127.0.0.1", first + 1))
-                third.bind(("127.0.0.1", first + 2))
+                for port in range(first + 1, first + number):
+                    sockets.enter_context(socket.socket()).bind(("127.0.0.1", port))
             except OSError:
                 continue
         return first
@@ -308,6 +310,48 @@ async def test_printed_lines_work_and_messages_survive_a_restart(real: Runner) -
     listening = Shell(real, "bob", bob)
     await listening.shows('"body":"hello bob"')
     await listening.leave()
+
+
+async def test_cluster_starts_stops_and_keeps_its_data(runner: Runner) -> None:
+    """Three primaries with a replica each, and a password; a killed runner leaves a cluster that the next one finds."""
+    port = ports_in_a_row(12)
+    where = {"CLUSTER": "1", "CLUSTER_PORT": str(port)}
+    home = runner.folder / ".linnet/cluster"
+    runner.start(**where)
+    await runner.said("Try it")
+    assert f"cluster    127.0.0.1:{port} to {port + 5}" in runner.log
+    assert len(runner.children("valkey-server")) == 6
+    assert (home / "url").stat().st_mode & 0o077 == 0
+    password = (home / "password").read_text().strip()
+    assert not any(password in Path(f"/proc/{pid}/environ").read_text() for pid in runner.children("-m"))
+    with pytest.raises(redis.AuthenticationError), redis.Redis(port=port) as stranger:
+        stranger.ping()
+    with redis.RedisCluster("127.0.0.1", port, password=password) as client:
+        client.set("{c1}:x", "kept")
+        assert len(client.get_primaries()) == 3
+        assert len(client.get_replicas()) == 3
+    runner.send(signal.SIGINT)
+    assert await runner.ended() == 0
+    runner.start(**where)
+    await runner.said("Try it")
+    runner.send(signal.SIGKILL)
+    await runner.ended()
+    await eventually(lambda: not runner.children("valkey-server"))
+    runner.start(**where)
+    await runner.said("Try it")
+    with redis.RedisCluster("127.0.0.1", port, password=password) as client:
+        assert client.get("{c1}:x") == b"kept"
+
+
+async def test_cluster_port_in_use_is_refused(runner: Runner) -> None:
+    port = ports_in_a_row(12)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port + 11))
+        taken.listen()
+        runner.start(CLUSTER="1", CLUSTER_PORT=str(port))
+        assert await runner.ended() == 1
+    assert f"127.0.0.1:{port + 11}" in runner.log
+    assert "CLUSTER_PORT=port" in runner.log
 
 
 async def test_chat_of_the_readme_delivers_what_is_typed(real: Runner) -> None:
