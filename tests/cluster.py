@@ -26,7 +26,7 @@ SLOTS: Final = 16384
 NODE_TIMEOUT_MS: Final = 2000
 AGREE_S: Final = 60.0
 
-_CONFIG: Final = """\
+CONFIG: Final = """\
 cluster-enabled yes
 cluster-config-file nodes.conf
 cluster-node-timeout {timeout}
@@ -47,7 +47,8 @@ class Node(EmbeddedValkey):
     def __init__(self, folder: Path, port: int, bus_port: int, timeout_ms: int) -> None:
         super().__init__(folder, port, appendfsync="everysec")
         self.port = port
-        self._config += _CONFIG.format(timeout=timeout_ms, port=bus_port)
+        self.bus_port = bus_port
+        self._config += CONFIG.format(timeout=timeout_ms, port=bus_port)
 
     @property
     def runs(self) -> bool:

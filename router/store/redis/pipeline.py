@@ -46,14 +46,17 @@ SAMPLE_S: Final = 0.01  # between two samples of the latency: one costs as much 
 
 # First words of error replies that mean "not now" or "not allowed". `READONLY_` is a function's own, so not here.
 UNAVAILABLE: Final = frozenset({
-    "ASK", "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOAUTH", "NOPERM", "NOREPLICAS", "OOM",
-    "READONLY", "TRYAGAIN", "UNKILLABLE", "WRONGPASS",
+    "ASK", "BUSY", "CLUSTERDOWN", "CROSSSLOT", "LOADING", "MASTERDOWN", "MISCONF", "MOVED", "NOAUTH", "NOPERM",
+    "NOREPLICAS", "OOM", "READONLY", "TRYAGAIN", "UNKILLABLE", "WRONGPASS",
 })  # fmt: skip
 # Texts after `ERR` if the ACL refuses a command that a function calls; the second is of Redis 7.0.
 SCRIPT_DENIED: Final = ("ACL failure in script", "The user executing the script")
+# The server was restarted as a cluster node, under a process that takes it for one server. A resend is answered once a
+# process in cluster mode has taken over.
+CROSS_SLOT: Final = ("do not hash to the same slot", "access a non local key")
 REFUSED_S: Final = 10.0  # time for which a refusal counts as present trouble
 # First words that Linnet's functions never use: their text is logged, because it means a bug or a broken server.
-FOREIGN: Final = UNAVAILABLE | {"CROSSSLOT", "ERR", "EXECABORT", "NOPROTO", "NOSCRIPT", "WRONGTYPE"}
+FOREIGN: Final = UNAVAILABLE | {"ERR", "EXECABORT", "NOPROTO", "NOSCRIPT", "WRONGTYPE"}
 
 log = logging.getLogger("linnet.redis")
 
@@ -109,7 +112,7 @@ def server_error(text: str) -> LinnetError:
     code, detail = _words(text)
     if code == "NOPERM" or detail.startswith(SCRIPT_DENIED):
         return Denied(detail.partition(" script: on @")[0])
-    if code in UNAVAILABLE or text.startswith("ERR max number of clients"):
+    if code in UNAVAILABLE or text.startswith("ERR max number of clients") or any(one in text for one in CROSS_SLOT):
         return Unavailable(retry_after=RETRY_S)
     if text.startswith("ERR Function not found"):
         return FunctionMissing(retry_after=RETRY_S)

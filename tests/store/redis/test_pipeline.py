@@ -216,6 +216,16 @@ def test_temporary_error_of_redis_is_unavailable(code: str) -> None:
     assert error.retry_after
 
 
+def test_server_that_became_a_cluster_node_is_unavailable() -> None:
+    """Functions that touch two slots end with these errors; the resend is answered by a process in cluster mode."""
+    for text in (
+        "CROSSSLOT Keys in request don't hash to the same slot",
+        "ERR Script attempted to access keys that do not hash to the same slot script: append_1, on @user_function:8.",
+        "ERR Attempted to access a non local key in a cluster node script: append_1, on @user_function:8.",
+    ):
+        assert isinstance(server_error(text), Unavailable)
+
+
 def test_errors_of_functions_keep_code_and_detail() -> None:
     """Redis appends the position in the script to raised errors; it is not part of the detail."""
     for text, code, detail in (
