@@ -325,14 +325,15 @@ class EmbeddedCluster:
             for port in self.ports[1:]:
                 clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port, port + BUS)
         wait(lambda: all(_known(client) == len(clients) for client in clients))
-        owned = set(_slots(clients[0]).values())
+        known = _slots(clients[0])
+        owned = set(known.values())
         ids = [client.execute_command("CLUSTER", "MYID").decode() for client in clients]
         for i in range(PAIRS):
             pair = [i, i + PAIRS]
             first = next((one for one in pair if ids[one] in owned), i)  # after a failover it is the second one
             second = pair[1 - pair.index(first)]
             ends = i * SLOTS // PAIRS, (i + 1) * SLOTS // PAIRS
-            missing = [slot for slot in range(*ends) if slot not in _slots(clients[0])]
+            missing = sorted(set(range(*ends)) - known.keys())
             if missing:
                 clients[first].execute_command("CLUSTER", "ADDSLOTS", *missing)
             if clients[second].info("replication")["role"] == "master" and ids[second] not in owned:
