@@ -42,6 +42,7 @@ from router.contract.settings import Settings, load
 FOLDER = Path(".linnet")
 CLUSTER_PORT = 7001
 READY_DEADLINE_S = 60.0
+LOOK_S = 0.2  # between two looks whether a server has ended
 STABLE_S = 30.0  # a child that ran this long is restarted without a longer pause
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
 DRAIN_MARGIN_S = 10.0
@@ -166,7 +167,9 @@ async def keep_valkey(valkey: EmbeddedValkey) -> None:
     """Restart it whenever it ends by itself. A failed start (a full disk) is tried again, as its cause may end."""
     pause = FIRST_PAUSE_S
     while True:
-        code = await asyncio.to_thread(valkey.wait)
+        # A thread that waits for each server would leave the pool none to stop them.
+        while (code := valkey.returncode) is None:  # noqa: ASYNC110 - the end of a process sets no event
+            await asyncio.sleep(LOOK_S)
         say(f"linnet: valkey {how_it_ended(code)}; starting it again in {pause:g} s")
         await asyncio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE_S)

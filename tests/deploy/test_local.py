@@ -334,9 +334,10 @@ async def test_cluster_starts_stops_and_keeps_its_data(runner: Runner) -> None:
     assert await runner.ended() == 0
     runner.start(**where)
     await runner.said("Try it")
+    servers = runner.children("valkey-server")
     runner.send(signal.SIGKILL)
     await runner.ended()
-    await eventually(lambda: not runner.children("valkey-server"))
+    await eventually(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in servers))
     runner.start(**where)
     await runner.said("Try it")
     with redis.RedisCluster("127.0.0.1", port, password=password) as client:
