@@ -209,7 +209,8 @@ def welcome(
     people = "  people     mia, noah, lena, omar, yuki: write to them, or log in as one (password correct-horse)\n"
     sockets = [f"ws{'s' * bool(settings.tls_cert)}://{reachable(one.listen)}/ws" for one in gateways]
     admins = "  ".join(f"{one.name} http://{reachable(one.admin)}" for one in plan if one.admin)
-    tool = f'python -m deploy.slots --url "$(cat {folder.resolve()}/cluster/url)" check'
+    home = folder.resolve()
+    tool = f'python -m deploy.slots --url "$(cat {home}/cluster/url)" check'
     servers = f"  cluster    127.0.0.1:{cluster[0]} to {cluster[-1]}  ({tool})\n" if cluster else ""
     post = f"curl -sS -H 'Content-Type: application/json' {api}/v1"
     return f"""linnet: ready
@@ -217,7 +218,7 @@ def welcome(
 {page}{people if with_demo else ""}  HTTP API   {api}/v1  (OpenAPI: {api}/v1/openapi.json)
   gateways   {"  ".join(sockets)}
   admin      {admins}  (/livez /readyz /metrics)
-{admin_lines(router, settings, folder, api)}{servers}  kept in    {folder.resolve()}  (messages, secrets, the server's log)
+{admin_lines(router, settings, folder, api)}{servers}  kept in    {home}  (messages, secrets, the server's log)
 
 Try it: two accounts; bob, who listens; ann, who writes to him (one more terminal each, Ctrl-D leaves):
 
