@@ -289,7 +289,8 @@ async def test_printed_lines_work_and_messages_survive_a_restart(real: Runner) -
     there."""
     real.start()
     await real.said("Try it")
-    accounts, bob, ann = (line for line in real.log.splitlines() if line.startswith("  ") and "curl" in line)
+    lines = real.log.partition("Try it")[2].splitlines()
+    accounts, bob, ann = (line for line in lines if line.startswith("  ") and "curl" in line)
     made = Shell(real, "accounts", accounts)
     await made.leave()
     await made.shows('"ann"')
