@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.flow.client import ChatClient
@@ -136,7 +138,14 @@ async def test_store_wiped_while_running_is_a_new_device_that_settles_what_is_op
         assert (await tab.call("status"))["device"] != first["device"]
         shown = [message["body"] for message in await tab.call("messages", to="@bob-t5")]
         assert shown[-1] == "after"  # by the conversation that the application has had from the beginning
-    assert sorted(bob.bodies("d:alice-t5:bob-t5")) == ["after", "before", "open"]
+        burst = [f"in the middle {number}" for number in range(40)]
+        storing = asyncio.create_task(tab.call("send_many", to="@bob-t5", bodies=burst))
+        await tab.until(type="handle", name=burst[9], state="queued")
+        await tab.wipe()  # while transactions are open
+        await storing
+        await tab.call("acked", name=burst[-1])
+        assert [report for report in tab.reports if report["type"] == "error"] == []
+    assert sorted(bob.bodies("d:alice-t5:bob-t5")) == sorted(["after", "before", "open", *burst])
     assert bob.whole("d:alice-t5:bob-t5")
 
 

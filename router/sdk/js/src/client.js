@@ -28,6 +28,7 @@ import { received } from "./values.js";
 /** @typedef {(event: HandedEvent) => unknown} Handler */
 
 const DEFAULT_DEVICE = "js";
+const AGAIN_MS = 1000;
 const LABEL = /^[A-Za-z0-9._-]{1,55}$/;
 
 export class Client {
@@ -461,12 +462,7 @@ export class Client {
     this._emit("error", error);
   }
 
-  /**
-   * The store is gone while it was used: a new one, a new name; what is open is settled under the old name first. (What is in a
-   * place that another tab has taken is settled by that tab.)
-   *
-   * @param {StoreLost} lost
-   */
+  /** README, *Where there is no store*. @param {StoreLost} lost */
   _storeLost(lost) {
     return (this._reopening ??= this._reopen(lost).finally(() => (this._reopening = undefined)));
   }
@@ -477,17 +473,20 @@ export class Client {
     this._handing?.stop();
     this._election?.stop();
     this._election = undefined;
-    const open = lost instanceof PlaceLost ? [] : [...this._handles.values()].flatMap((handle) => handle.row ?? []);
     try {
       await this._store.close();
-      this._parts(await openStore(this._options));
+      const store = await openStore(this._options); // every put has ended
+      const open = lost instanceof PlaceLost ? [] : [...this._handles.values()].flatMap((handle) => handle.row ?? []);
+      this._parts(store);
       await this._openStore();
       await this._outbox.restore(open);
       await this._choose();
       this._emit("change", []);
       this._connect(this._handler);
     } catch (error) {
-      this._emit("error", error);
+      if (!(error instanceof StoreLost)) return this._emit("error", error);
+      await new Promise((resolve) => setTimeout(resolve, AGAIN_MS)); // it has gone again
+      if (!this._closed) await this._reopen(lost);
     }
   }
 
