@@ -20,6 +20,7 @@ from router.store.redis.scans import scan
 STEP: Final = 500
 STEPS: Final = 20
 BEGIN: Final = "0"
+LAST: Final = 2**64 - 1  # a cursor of SCAN beyond it is an error of the server
 
 UserState: TypeAlias = Literal["active", "suspended", "deleted"]
 
@@ -83,7 +84,8 @@ def _place(after: str) -> str:
     """The walk's place from what a client sent back."""
     if after == BEGIN:
         return ""
-    if not after.rpartition(" ")[2].isascii() or not after.rpartition(" ")[2].isdigit():
+    cursor = after.rpartition(" ")[2]
+    if not (cursor.isascii() and cursor.isdigit() and int(cursor) <= LAST):
         raise BadCommand("`after` must be 0, or the `after` of an answer")
     return after
 

@@ -176,7 +176,15 @@ async def test_admin_finds_users_by_prefix_and_state(valkey: EmbeddedValkey, mon
         assert {one["user"] for one in found} == {"an"} | {f"an{number}" for number in range(20)}
         assert [one["user"] for one in await pages("state=suspended")] == ["an3"]
         assert [one["user"] for one in await pages("state=deleted&prefix=a")] == ["an4"]
-        for query in ("prefix=a*", "prefix=%5Ba", "state=x", "after=x", "after=a%20b", "limit=0"):
+        for query in (
+            "prefix=a*",
+            "prefix=%5Ba",
+            "state=x",
+            "after=x",
+            "after=a%20b",
+            "after=%2018446744073709551616",
+            "limit=0",
+        ):
             assert await api.refused("GET", f"/v1/admin/users?{query}", as_admin("boss")) == (422, "bad_command")
 
 
