@@ -23,11 +23,12 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from jwt import PyJWK
+from jwt.algorithms import HMACAlgorithm
 from jwt.api_jws import PyJWS
-from jwt.exceptions import PyJWTError
-from msgspec import Meta, Struct
+from jwt.exceptions import InvalidKeyError, PyJWTError
+from msgspec import UNSET, Meta, Struct
 
-from router.contract.errors import TokenExpired, Unauthorized, Unavailable
+from router.contract.errors import StartupError, TokenExpired, Unauthorized, Unavailable
 from router.contract.packing import MAX_INTEGER
 from router.contract.settings import Settings
 from router.contract.wire import MAPPED, is_name
@@ -95,7 +96,7 @@ class UnknownKey(Unauthorized):
 class _Header(Struct, frozen=True):
     alg: str
     kid: str = ""
-    crit: Any = None
+    crit: Any = UNSET
     b64: Any = None
 
 
@@ -115,7 +116,6 @@ class _Set(Struct, frozen=True):
     keys: list[dict[str, Any]]
 
 
-_FROM_URLSAFE: Final = bytes.maketrans(b"-_+/", b"+/!!")  # `!` is no character of base64, so it is refused
 _jws = PyJWS()
 _header = msgspec.json.Decoder(_Header).decode
 _claims = msgspec.json.Decoder(_Claims).decode
@@ -124,7 +124,14 @@ _set = msgspec.json.Decoder(_Set).decode
 
 
 def secret_key(secret: str) -> Key:
-    """The HS256 key of `LINNET_JWT_SECRET`."""
+    """The HS256 key of `LINNET_JWT_SECRET`; `StartupError` if it is no secret."""
+    try:
+        HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
+    except InvalidKeyError:
+        raise StartupError(
+            "LINNET_JWT_SECRET: a key or certificate of another algorithm may be public; expected a random secret."
+            " Keys of an identity provider come from LINNET_JWKS_URL"
+        ) from None
     encoded = urlsafe_b64encode(secret.encode()).decode()
     return Key("", "HS256", PyJWK({"kty": "oct", "k": encoded}, "HS256"))
 
@@ -254,24 +261,27 @@ def _payload_by_hmac(token: str, secret: bytes) -> bytes | None:
     expected = urlsafe_b64encode(hmac.digest(secret, signed_part.encode(), "sha256"))
     if not hmac.compare_digest(signature.encode(), expected[: SIGNATURE if len(signature) == SIGNATURE else None]):
         return None
-    payload = signed_part.partition(".")[2]
+    return _decoded(signed_part.partition(".")[2])
+
+
+def _decoded(part: str) -> bytes | None:
+    """Decode a part of a token; None if it is not exactly what an encoder writes, with or without padding."""
     try:
-        return binascii.a2b_base64(
-            (payload + "=" * (-len(payload) % 4)).encode().translate(_FROM_URLSAFE), strict_mode=True
-        )
+        decoded = urlsafe_b64decode(part + "=" * (-len(part) % 4))
     except binascii.Error:
         return None
+    encoded = urlsafe_b64encode(decoded).decode()
+    return decoded if part in (encoded, encoded.rstrip("=")) else None
 
 
 def _read_header(token: str) -> _Header:
     if len(token) > MAX_TOKEN or not token.isascii():
         raise Unauthorized("not a JWT")
-    first = token.partition(".")[0]
     try:
-        header = _header(urlsafe_b64decode(first + "=" * (-len(first) % 4)))
-    except (msgspec.DecodeError, binascii.Error, ValueError, RecursionError):
+        header = _header(_decoded(token.partition(".")[0]) or b"")
+    except (msgspec.DecodeError, ValueError, RecursionError):
         raise Unauthorized("not a JWT") from None
-    if header.crit is not None or header.b64 is False:
+    if header.crit is not UNSET or header.b64 is False:
         raise Unauthorized("the token has a critical extension")
     return header
 

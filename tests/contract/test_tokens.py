@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from router.contract import tokens, wire
 from router.contract.clocks import Clocks
-from router.contract.errors import TokenExpired, Unauthorized, Unavailable
+from router.contract.errors import StartupError, TokenExpired, Unauthorized, Unavailable
 from router.contract.settings import Settings
 from router.contract.tokens import Key, Rules, UnknownKey, issue, key_set, verify
 from router.contract.verifier import Verifier
@@ -197,13 +197,24 @@ def test_critical_extension_is_refused() -> None:
         verify(sign(GOOD, crit=["b64"], b64=True), OWN, Rules(), NOW)
 
 
-def signed_text(head: bytes, claims: str, pad: str = "") -> str:
-    """A token of these two texts, signed with the secret of `OWN`."""
-    text = f"{b64(head)}.{claims}"
+def signed_text(header: bytes, claims: str, pad: str = "", head: str = "") -> str:
+    """A token of these two parts, signed with the secret of `OWN`; `head` is sent in place of the header's base64."""
+    text = f"{head or b64(header)}.{claims}"
     return f"{text}.{b64(hmac.digest(JWT_SECRET.encode(), text.encode(), 'sha256'))}{pad}"
 
 
+def ending(text: str, rest: int) -> bytes:
+    """The text with spaces at its end, so that the last group of its base64 is of `rest` bytes."""
+    return text.encode() + b" " * ((rest - len(text)) % 3)
+
+
+def with_unused_bits(part: str) -> str:
+    """Another form of base64 for the same bytes, whose last group is of one byte or two."""
+    return part[:-1] + chr(ord(part[-1]) + 1)
+
+
 HS256, CLAIMS = b'{"alg":"HS256"}', b64(json.dumps(GOOD).encode())
+ONE, TWO = [b64(ending(json.dumps(GOOD), rest)) for rest in (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -213,12 +224,26 @@ HS256, CLAIMS = b'{"alg":"HS256"}', b64(json.dumps(GOOD).encode())
         (signed_text(HS256, CLAIMS, "="), True),
         (signed_text(HS256, CLAIMS, "=="), False),
         (signed_text(HS256, CLAIMS)[:-1], False),
-        (signed_text(HS256, CLAIMS + "=" * (-len(CLAIMS) % 4)), True),
+        (signed_text(HS256, ONE), True),
+        (signed_text(HS256, ONE + "=="), True),
+        (signed_text(HS256, ONE + "="), False),
+        (signed_text(HS256, ONE + "==="), False),
+        (signed_text(HS256, ONE + "======"), False),
+        (signed_text(HS256, TWO + "="), True),
+        (signed_text(HS256, TWO + "=="), False),
+        (signed_text(HS256, with_unused_bits(ONE)), False),
+        (signed_text(HS256, with_unused_bits(TWO) + "="), False),
         (signed_text(HS256, CLAIMS[:-1] + "+"), False),
         (signed_text(HS256, CLAIMS[:8] + "!" + CLAIMS[8:]), False),
         (signed_text(HS256, "." + CLAIMS), False),
         (signed_text(b'{"alg":"HS256","b64":false}', CLAIMS), False),
         (signed_text(b'{"alg":"HS256","b64":true}', CLAIMS), True),
+        (signed_text(b'{"alg":"HS256","b64":0}', CLAIMS), True),
+        (signed_text(b'{"alg":"HS256","crit":null}', CLAIMS), False),
+        (signed_text(b'{"alg":"HS256","kid":null}', CLAIMS), False),
+        (signed_text(HS256, CLAIMS, head=b64(HS256) + "="), False),
+        (signed_text(HS256, CLAIMS, head="!" + b64(HS256)), False),
+        (signed_text(HS256, CLAIMS, head=with_unused_bits(b64(ending('{"alg":"HS256"}', 1)))), False),
     ],
 )
 def test_token_of_our_secret_is_accepted_exactly_where_pyjwt_accepts_it(token: str, accepted: bool) -> None:
@@ -235,6 +260,17 @@ def test_token_of_our_secret_is_accepted_exactly_where_pyjwt_accepts_it(token: s
         assert not accepted
     else:
         assert accepted
+
+
+@pytest.mark.parametrize("made", [RSA.public_key(), EC.public_key()])
+@pytest.mark.parametrize(
+    ("encoding", "form"),
+    [(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo), (Encoding.OpenSSH, PublicFormat.OpenSSH)],
+)
+def test_public_key_is_no_secret(made: Any, encoding: Encoding, form: PublicFormat) -> None:
+    """A process with a provider's public key in place of its secret does not start: any user could sign tokens."""
+    with pytest.raises(StartupError, match="LINNET_JWT_SECRET"):
+        Verifier(Settings(jwt_secret=made.public_bytes(encoding, form).decode()))
 
 
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda b: f"{b64(b)}.{b64(b)}.{b64(b)}"))
