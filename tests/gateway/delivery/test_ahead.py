@@ -214,7 +214,7 @@ async def test_failover_grace_ends_once_the_server_is_known_to_be_the_primary(
         backlog = bob.session.backlog
         await support.eventually(lambda: backlog is not None and backlog.ahead_since is not None)
         assert bob.session.backlog is backlog
-        asked_at[0] = of.node.loop.time()
+        asked_at[0] = of.node.loop.time() + 0.001  # the clock has milliseconds, and the moments must differ
         await bob.caught_up()
         new = await of.say("ann", direct, "new")
         await bob.event("message", seq=new.seq)
