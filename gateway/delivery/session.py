@@ -106,9 +106,9 @@ class Session:
 
     __slots__ = (
         "acks", "address", "age_deadline", "asking", "backlog", "codec", "connection", "deadline", "device",
-        "direct", "early", "expires_at", "feed", "gone", "held", "hubs", "id", "instance", "mutes", "other_read", "out",
-        "pages", "paging", "ports", "reads", "roles", "sent_read", "sent_state", "signal_settings", "since", "started",
-        "state", "tat", "token", "token_id", "user", "user_hub", "variant", "watches",
+        "direct", "early", "entering", "expires_at", "feed", "gone", "held", "hubs", "id", "instance", "mutes",
+        "other_read", "out", "pages", "paging", "ports", "reads", "roles", "sent_read", "sent_state", "signal_settings",
+        "since", "started", "state", "tat", "token", "token_id", "user", "user_hub", "variant", "watches",
     )  # fmt: skip
 
     def __init__(
@@ -147,6 +147,7 @@ class Session:
         self.gone: dict[str, int] | None = (
             None  # conversation -> the change by which it was gone, as sent to the client
         )
+        self.entering: set[str] | None = None  # groups and channels that it is about to enter
         self.held: dict[str, Holding] | None = None  # conversations that it waits for (`reconcile/held.py`)
         self.reads: dict[str, tuple[int, int]] | None = None  # conversation -> read mark, not written yet
         self.sent_read: dict[str, int] | None = None  # conversation -> the user's read mark, as sent to the client

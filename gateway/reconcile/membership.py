@@ -43,6 +43,8 @@ class Membership:
         inside = hub is not None and session in hub.members
         if row.left and inside and hub is not None:
             self._subscriptions.leave(session, hub)
+        elif row.left and session.entering is not None:
+            session.entering.discard(row.conversation)
         elif not row.left and not inside:
             self.enter(session, row)
 
@@ -65,7 +67,9 @@ class Membership:
 
     def enter(self, session: Session, row: Row, new: bool | None = None) -> None:
         """Subscribe the session to a group or channel that its user has entered. `new`: the server had never seen the
-        device; None: as the backlog says."""
+        device; None: as the backlog says. If the user leaves it meanwhile (`apply`), the session does not enter."""
+        session.entering = session.entering if session.entering is not None else set()
+        session.entering.add(row.conversation)
         self._list.settle_starts(session, [row], False, partial(self._subscribe, session, row, new), new)
 
     def _subscribe(self, session: Session, row: Row, new: bool | None, starts: dict[str, int]) -> None:
@@ -81,6 +85,9 @@ class Membership:
 
     def _entered(self, session: Session, row: Row, starts: dict[str, int], exists: bool) -> None:
         hub = self._hubs.get(row.conversation)
+        if session.entering is None or row.conversation not in session.entering:
+            return
+        session.entering.discard(row.conversation)
         if not exists or hub is None or session in hub.members or session.state is not State.READY:
             return
         backlog = self._catchup.fall_behind(session)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from deploy.embedded import EmbeddedValkey
@@ -113,6 +115,32 @@ async def test_repeated_join_enters_the_group_once(valkey: EmbeddedValkey) -> No
         await of.settled()
         assert len(bob.of("conversations")) == 1
         assert [hub.conversation for hub in bob.session.hubs] == [group]
+
+
+async def test_user_removed_while_their_session_enters_the_group_receives_nothing(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster, the user's part of Redis may say that the user has left before the group's part has answered."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "cid")
+        bob, cid = [await of.client(user).connected() for user in ("bob", "cid")]
+        held: list[Any] = []
+        members = of.node.conversations.members
+        mutes = members.mutes
+        monkeypatch.setattr(members, "mutes", lambda *given: held.append(given))
+        await of.put(group, "bob")
+        await support.eventually(lambda: held)
+        await of.remove(group, "bob")
+        await support.eventually(lambda: not bob.session.entering)
+        for given in held:
+            mutes(*given)
+        await of.settled()
+        await of.say("ann", group, "without bob")
+        await cid.event("message", body="without bob")
+        assert (bob.session.hubs, bob.of("message")) == ([], [])
+        monkeypatch.setattr(members, "mutes", mutes)
+        await of.put(group, "bob")
+        await support.eventually(lambda: [hub.conversation for hub in bob.session.hubs] == [group])
 
 
 @pytest.mark.parametrize("connected", [True, False])
