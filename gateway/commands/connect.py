@@ -13,7 +13,6 @@ A part that is only slow is waited for: a client that is refused connects again,
 from __future__ import annotations
 
 import secrets
-from collections import deque
 from collections.abc import Callable, Coroutine
 from functools import partial
 from random import uniform
@@ -77,7 +76,8 @@ class Connects:
     def __init__(self, parts: ConnectParts) -> None:
         self._parts: Final = parts
         self._last: dict[int, int] = {}  # the last start, by the partition of its user
-        self._looks: deque[tuple[float, Connect]] = deque()  # the connects under way, and when each is looked at
+        self._looks: dict[Connect, float] = {}  # the connects under way, in the order in which they are looked at
+        self._timed = False  # `_look` will be called
 
     def hello(self, session: Session, command: wire.Hello) -> None:
         """Begin to connect the session."""
@@ -86,21 +86,32 @@ class Connects:
             raise Unauthorized("no token: send one in hello or with the upgrade")
         session.state = State.CONNECTING
         session.connection.pause_reading()
-        connect = Connect(self._parts, session, command, self.unique_start, self._look_later)
+        connect = Connect(self._parts, self, session, command)
         self._parts.authentication.check(token, connect.identified)
 
-    def _look_later(self, connect: Connect) -> None:
+    def look_later(self, connect: Connect) -> None:
         """Look at a connect LOOK_S later; one timer for all, because nearly all have ended by then."""
-        if not self._looks:
-            self._parts.later(LOOK_S, self._look)
-        self._looks.append((self._parts.time() + LOOK_S, connect))
+        self._looks[connect] = self._parts.time() + LOOK_S
+        self._set_timer(LOOK_S)
+
+    def ended(self, connect: Connect) -> None:
+        self._looks.pop(connect, None)
+
+    def _set_timer(self, in_s: float) -> None:
+        if not self._timed:
+            self._timed = True
+            self._parts.later(in_s, self._look)
 
     def _look(self) -> None:
+        self._timed = False
         now, due = self._parts.time(), []
-        while self._looks and self._looks[0][0] <= now:
-            due.append(self._looks.popleft()[1])
-        if self._looks:
-            self._parts.later(max(self._looks[0][0] - now, LOOK_S / 10), self._look)
+        for connect, at in self._looks.items():
+            if at > now:
+                self._set_timer(max(at - now, LOOK_S / 10))
+                break
+            due.append(connect)
+        for connect in due:
+            del self._looks[connect]
         each("connects", Connect.look, due)
 
     def unique_start(self, user: str, at_ms: int) -> int:
@@ -116,22 +127,14 @@ class Connects:
 class Connect:
     """One connect under way. Each method does nothing if the session has ended meanwhile."""
 
-    __slots__ = ("_began", "_clock_asked", "_command", "_countdown", "_entering", "_held", "_look_later", "_parts",
-                 "_session", "_subscribed", "_unique_start")  # fmt: skip
+    __slots__ = ("_began", "_clock_asked", "_command", "_connects", "_countdown", "_entering", "_held", "_parts",
+                 "_session", "_subscribed")  # fmt: skip
 
-    def __init__(
-        self,
-        parts: ConnectParts,
-        session: Session,
-        command: wire.Hello,
-        unique_start: Callable[[str, int], int],
-        look_later: Callable[[Connect], None],
-    ) -> None:
+    def __init__(self, parts: ConnectParts, connects: Connects, session: Session, command: wire.Hello) -> None:
         self._parts = parts
+        self._connects = connects
         self._session = session
         self._command = command
-        self._unique_start = unique_start
-        self._look_later = look_later
         self._subscribed = False  # to the user's channel
         self._began = perf_counter()
         self._clock_asked = False
@@ -153,11 +156,11 @@ class Connect:
         if self._parts.apart():
             self._parts.spawn(self._ask_start())
         else:
-            session.started = self._unique_start(session.user, self._parts.clock.now_ms())
+            session.started = self._connects.unique_start(session.user, self._parts.clock.now_ms())
         session.token = None
         self._parts.catchup.begin(session)
         session.user_hub = self._parts.subscriptions.user(session.user, self._user_confirmed)
-        self._look_later(self)
+        self._connects.look_later(self)
 
     def look(self) -> None:
         """Wait for nothing that cannot be reached, nor for anything if the session has ended."""
@@ -168,7 +171,7 @@ class Connect:
             self._refuse(Unavailable("the part of Redis with this user does not answer"))
         if session.state is State.CONNECTING:
             self._hold_unreachable()
-            self._look_later(self)
+            self._connects.look_later(self)
             return
         if hub is not None:
             subscriptions.give_up(hub, self._user_confirmed)
@@ -196,7 +199,7 @@ class Connect:
             if session.state is State.CONNECTING:
                 self._refuse(error)
             return
-        session.started = self._unique_start(session.user, started)
+        session.started = self._connects.unique_start(session.user, started)
         if session.state is State.CONNECTING and self._subscribed:
             self._register(None)
 
@@ -330,6 +333,7 @@ class Connect:
         backlog.cursors = self._command.cursors
         parts.conversation_list.note_unlisted(session.user, backlog, gone)
         session.state = State.READY
+        self._connects.ended(self)
         parts.deadlines.ready(session)
         settings, more = parts.settings, backlog.list_older is not None
         session.answer(

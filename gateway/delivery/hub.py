@@ -74,7 +74,7 @@ class Hub:
         "written",
     )  # fmt: skip
 
-    def __init__(self, ports: HubPorts, conversation: str, channel: str) -> None:
+    def __init__(self, ports: HubPorts, conversation: str, channel: bytes) -> None:
         self.ports = ports
         self.conversation = conversation
         self.channel = channel

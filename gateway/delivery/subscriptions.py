@@ -48,9 +48,9 @@ class ChannelNames(Protocol):
 class Bus(Protocol):
     """Pub/sub. `confirmed` is called at every confirmation, also after the connection was lost and restored."""
 
-    def subscribe(self, channels: Sequence[str], confirmed: Callable[[bool], None]) -> None: ...
-    def unsubscribe(self, channels: Sequence[str]) -> None: ...
-    def reaches(self, channel: str) -> bool: ...
+    def subscribe(self, channels: Sequence[bytes], confirmed: Callable[[bool], None]) -> None: ...
+    def unsubscribe(self, channels: Sequence[bytes]) -> None: ...
+    def reaches(self, channel: bytes) -> bool: ...
 
 
 class Subscriptions:
@@ -89,9 +89,9 @@ class Subscriptions:
         """Return the hub of a group or channel; call `ready(True)` once it is confirmed, `ready(False)` if deleted."""
         hub = self.hubs.get(conversation)
         if hub is None:
-            channel = self._names.conversation(conversation)
+            channel = self._names.conversation(conversation).encode()
             hub = self.hubs[conversation] = Hub(self._hub_ports, conversation, channel)
-            self._channels[channel.encode()] = hub
+            self._channels[channel] = hub
             self.bus.subscribe([channel], partial(self._subscribed, hub))
         if hub.confirmed:
             ready(True)
@@ -103,14 +103,14 @@ class Subscriptions:
         """Return the hub of a user; call `ready(True)` once its subscription is confirmed."""
         hub = self.users.get(user)
         if hub is None:
-            channel = self._names.user(user)
+            channel = self._names.user(user).encode()
             hub = self.users[user] = UserHub(user, channel)
-            self._channels[channel.encode()] = hub
+            self._channels[channel] = hub
             self.bus.subscribe([channel], partial(self.confirm_user, hub))
         if hub.confirmed:
             ready(True)
         else:
-            hub.waiting.append(ready)
+            hub.waiting = (*hub.waiting, ready)
         return hub
 
     def reaches(self, hub: Hub | UserHub) -> bool:
@@ -120,15 +120,18 @@ class Subscriptions:
     def reaches_conversation(self, conversation: str) -> bool:
         """The same for a conversation, whether there is a hub or not."""
         hub = self.hubs.get(conversation)
-        return self.reaches(hub) if hub is not None else self.bus.reaches(self._names.conversation(conversation))
+        return (
+            self.reaches(hub) if hub is not None else self.bus.reaches(self._names.conversation(conversation).encode())
+        )
 
     def give_up(self, hub: Hub | UserHub, ready: Ready) -> None:
         """Do not call `ready` any more."""
-        if ready in hub.waiting:
-            hub.waiting.remove(ready)
         if isinstance(hub, Hub):
+            if ready in hub.waiting:
+                hub.waiting.remove(ready)
             self.release(hub)
         else:
+            hub.waiting = tuple(one for one in hub.waiting if one != ready)
             self.release_user(hub)
 
     def release(self, hub: SessionHub) -> None:
@@ -147,12 +150,12 @@ class Subscriptions:
 
     def watch(self, user: str, ready: Ready) -> None:
         """Subscribe to the changes of a user's presence; call `ready(True)` once the subscription is confirmed."""
-        channel = self._names.presence(user)
-        self._channels[channel.encode()] = None
+        channel = self._names.presence(user).encode()
+        self._channels[channel] = None
         self.bus.subscribe([channel], ready)
 
     def unwatch(self, user: str) -> None:
-        self._drop(self._names.presence(user))
+        self._drop(self._names.presence(user).encode())
 
     def member_left(self, hub: Hub, user: str) -> None:
         """Remove the sessions of a user who is no longer a member from the hub, each at its position."""
@@ -167,8 +170,8 @@ class Subscriptions:
         self._catchup.read_left(session, backlog, hub.conversation)
         self.release(hub)
 
-    def _drop(self, channel: str) -> None:
-        del self._channels[channel.encode()]
+    def _drop(self, channel: bytes) -> None:
+        del self._channels[channel]
         self.bus.unsubscribe([channel])
 
     def at(self, channel: bytes) -> Hub | UserHub | None:
@@ -284,7 +287,7 @@ class Subscriptions:
         """Confirm the subscription of a user's hub, and call its `waiting`."""
         if confirmed:
             hub.confirmed = True
-            waiting, hub.waiting = hub.waiting, []
+            waiting, hub.waiting = hub.waiting, ()
             each("subscriptions", lambda ready: ready(True), waiting)
             self.release_user(hub)
 

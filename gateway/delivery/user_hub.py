@@ -14,11 +14,11 @@ class UserHub:
 
     __slots__ = ("channel", "confirmed", "sessions", "user", "waiting")
 
-    def __init__(self, user: str, channel: str) -> None:
+    def __init__(self, user: str, channel: bytes) -> None:
         self.user = user
         self.channel = channel
         self.confirmed = False  # the server has confirmed the subscription
-        self.waiting: list[Callable[[bool], None]] = []  # called once it is confirmed
+        self.waiting: tuple[Callable[[bool], None], ...] = ()  # called once it is confirmed; nearly always empty
         self.sessions: list[Session] = []
 
     def receive(self, payload: bytes) -> None:

@@ -51,7 +51,12 @@ class Countdown:
     def finish(self) -> None:
         self._left -= 1
         if self._left == 0:
-            self._done()
+            done, self._done = self._done, _nothing  # it may refer to the owner of this countdown
+            done()
+
+
+def _nothing() -> None:
+    """Called by no countdown: each has had its last `finish` by then."""
 
 
 class ConversationList:

@@ -106,6 +106,8 @@ from zlib import crc32
 import msgspec
 
 PARTITIONS: Final = 256
+_CONVERSATION_TAGS: Final = tuple(f"{{c{part}}}" for part in range(PARTITIONS))
+_USER_TAGS: Final = tuple(f"{{u{part}}}" for part in range(PARTITIONS))
 # Formats of a deployment. Earlier releases refuse to start on those behind the first one.
 PLAIN: Final = "1"  # channel names without `<bus>`, as in earlier releases
 MOVING: Final = "1-2"  # events are published on names with `<bus>` and received on both
@@ -166,14 +168,12 @@ def partition(name: str) -> int:
     return crc32(name.encode()) % PARTITIONS
 
 
-@lru_cache(maxsize=1 << 13)
 def _c(conv: str) -> str:
-    return f"{{c{partition(conv)}}}"
+    return _CONVERSATION_TAGS[crc32(conv.encode()) % PARTITIONS]
 
 
-@lru_cache(maxsize=1 << 13)
 def _u(user: str) -> str:
-    return f"{{u{partition(user)}}}"
+    return _USER_TAGS[crc32(user.encode()) % PARTITIONS]
 
 
 def conversation(conv: str) -> str:

@@ -49,7 +49,7 @@ _ALGORITHMS: Final = {("RSA", None): "RS256", ("EC", "P-256"): "ES256", ("OKP", 
 _PROVIDERS: Final = frozenset(_ALGORITHMS.values())
 
 
-class TokenId(Struct, frozen=True):
+class TokenId(Struct, frozen=True, gc=False):
     """The parts of a token that show the store whether it was ended (`prelude_user.lua`, `is_ended`).
 
     `id`: TOKEN_CHARACTERS made of the claim `jti`, else of the signed part of the token. `generation`: the claim `gen`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -254,3 +255,22 @@ async def test_group_that_moved_last_is_listed_first_although_its_row_did_not_mo
         assert [state["conversation"] for state in welcome["conversations"]] == [group, direct]
         await bob.caught_up()
         assert [event["body"] for event in bob.of("message")] == ["newer", "older"]
+
+
+# -- memory
+
+
+async def test_connect_leaves_nothing_for_the_garbage_collector(valkey: EmbeddedValkey) -> None:
+    """Objects that only a collection frees would leave holes in the memory of a node after a storm of connects."""
+    async with world(valkey) as of:
+        group = await of.group("bob", "cid")
+        gc.collect()
+        gc.disable()
+        try:
+            bob = of.client("bob")
+            bob.say("hello", token=token(of.node, "bob"))
+            assert [one["conversation"] for one in (await bob.event("welcome"))["conversations"]] == [group]
+            await of.settled()
+            assert [one for one in gc.get_objects() if isinstance(one, connect.Connect)] == []
+        finally:
+            gc.enable()
