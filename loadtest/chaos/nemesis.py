@@ -225,7 +225,7 @@ class Nemesis:
         began, ended = now_ms(), 0
         match fault.kind:
             case "valkey-settings":
-                target, ended = await self._redis.change_settings(fault.for_s)
+                target, began, ended = await self._redis.change_settings(fault.for_s)
             case "valkey-rights":
                 target = await self._redis.remove_rights(fault.for_s)
             case "functions-flushed":

@@ -64,17 +64,21 @@ class RedisTrouble:
         self._store.set_clock(0)
         return f"by {offset_s:+.0f} s"
 
-    async def change_settings(self, for_s: float) -> tuple[str, int]:
-        """Break the durability by one setting, restore it, and return the setting and when it was restored."""
+    async def change_settings(self, for_s: float) -> tuple[str, int, int]:
+        """Break the durability by one setting, restore it, and return the setting, and when it was broken and restored.
+
+        A busy server answers `CONFIG SET` seconds later, and no process can notice the setting before.
+        """
         name, value = self._rng.choice(UNFIT[self._level])
         with await asyncio.to_thread(self._store.client) as client:
             before = str(await asyncio.to_thread(_setting, client, name))
             await asyncio.to_thread(client.config_set, name, value)
+            broken = now_ms()
             await asyncio.sleep(for_s)
             ended = now_ms()
             await asyncio.to_thread(client.config_set, name, before)
             await self._until(lambda: _persists(client))
-        return f"{name} {value}", ended
+        return f"{name} {value}", broken, ended
 
     async def remove_rights(self, for_s: float) -> str:
         """Take rights from the Redis user of the processes, on one server, and give them back."""
