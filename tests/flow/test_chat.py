@@ -312,6 +312,7 @@ async def test_welcome_has_every_documented_field(chat: System, names: Names) ->
             "read": 0,
             "unread": 0,
             "role": "owner",
+            "posting": "all",
         }
     ]
     assert {"type", "id", "at"} == set(await alice.ask("ping"))
