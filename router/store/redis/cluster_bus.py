@@ -246,7 +246,7 @@ class ClusterBus:
                     waiter.left = set()
                     self._loop.call_soon(self._guard, partial(waiter.ready, False))
 
-    def reaches(self, channel: bytes) -> bool:
+    def reaches(self, channel: bytes | str) -> bool:
         """Whether the server of this channel can be reached now, for calls and for subscriptions."""
         owner = self._routing.owner(slot_of(channel))
         ear = None if owner is None else self._ears.get(owner)

@@ -168,7 +168,7 @@ class Bus(Link):
             self._adding -= gone
             self._flush_soon()
 
-    def reaches(self, channel: bytes) -> bool:
+    def reaches(self, channel: bytes | str) -> bool:
         """Whether the server of this channel can be reached now."""
         return self.up
 

@@ -78,7 +78,7 @@ def event(seq: int, prev: int, kind: str = "message", **fields: Any) -> bytes:
 
 
 def confirmed_hub(owner: Owner, *members: Member, seq: int = 10, size: int = 100) -> Any:
-    hub: Any = Hub(owner, CONVERSATION, "channel")  # it gets members that only look like sessions
+    hub: Any = Hub(owner, CONVERSATION, b"channel")  # it gets members that only look like sessions
     hub.start_at(Head(seq, seq, 1000, 1, 0, 0, "g", "title", size))
     for member in members:
         hub.add_member(member)
@@ -132,7 +132,7 @@ def test_rolled_back_log_is_announced_as_a_gap() -> None:
 
 def test_events_before_the_head_is_known_are_repaired() -> None:
     owner = Owner()
-    hub = Hub(owner, CONVERSATION, "channel")
+    hub = Hub(owner, CONVERSATION, b"channel")
     hub.receive(event(12, 11))
     hub.start_at(Head(10, 10, 1000, 1, 0, 0, "g", "title"))
     assert owner.repairs == ["subscribe"]

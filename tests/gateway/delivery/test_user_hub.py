@@ -35,7 +35,7 @@ class Broken(Recorder):
 
 
 def hub_of(*sessions: Any) -> UserHub:
-    hub = UserHub("bob", "a channel")
+    hub = UserHub("bob", b"a channel")
     hub.sessions += sessions
     return hub
 
