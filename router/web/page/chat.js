@@ -11,7 +11,7 @@
  */
 
 import { Composer } from "./composer.js";
-import { day, dayOf, lastSeen } from "./format.js";
+import { day, dayOf, lastSeen, whyClosed } from "./format.js";
 import { MessageRow } from "./message.js";
 import { open, otherOf, targetOf, titleOf } from "./names.js";
 import { Face, nameOf, profilesChanged } from "./profiles.js";
@@ -25,6 +25,8 @@ const PAGE = 80;
 const WINDOW = 400;
 const NEAR = 120; // pixels
 const TOGETHER_MS = 5 * 60_000;
+const LATER_MS = 100; // than the end of a mute
+const LONGEST_MS = 2 ** 31 - 1; // of a timer
 
 /** What is open of a conversation, apart from its view. */
 class Window {
@@ -194,7 +196,7 @@ export function Chat({ id, session, show, say }) {
   };
 
   const shown = pane.view?.kind ? pane.view : (session.entry(id)?.view ?? pane.view);
-  const view = shown ?? { id, kind: "", title: "", with: null, role: null, unread: 0, read: 0, reads: {}, gone: null };
+  const view = shown ?? { id, kind: "", title: "", with: null, role: null, posting: undefined, mutedUntil: undefined, unread: 0, read: 0, reads: {}, gone: null };
   const direct = id.startsWith("d:");
   const other = direct ? otherOf(session.user, id) : "";
   useEffect(() => {
@@ -202,7 +204,13 @@ export function Chat({ id, session, show, say }) {
   }, [other]);
   const title = titleOf(session.user, view);
   const typists = session.typists(id);
-  const mayWrite = direct || (view.role !== "reader" && view.role !== null);
+  const closed = whyClosed(view);
+  useEffect(() => {
+    const left = (view.mutedUntil ?? 0) - Date.now();
+    if (left <= 0) return undefined;
+    const timer = setTimeout(() => refresh(0), Math.min(left + LATER_MS, LONGEST_MS));
+    return () => clearTimeout(timer);
+  }, [view.mutedUntil]);
   const about = () => (direct ? show("person", { user: other }) : show("about", { id, view }));
   const state = typists.length ? typing(typists) : direct ? lastSeen(session.presence.get(other)) : t(view.kind === "channel" ? "channel" : "group");
 
@@ -226,9 +234,9 @@ export function Chat({ id, session, show, say }) {
     ${away && html`<button type="button" class="to-newest" onClick=${toNewest} aria-label=${t("to_newest")} title=${t("to_newest")}><${Icon} name="down" />${view.unread > 0 && html`<span class="count">${view.unread}</span>`}</button>`}
     ${view.gone
       ? html`<p class="closed">${t(`gone_${view.gone}`)}</p>`
-      : mayWrite
+      : !closed
         ? html`<${Composer} session=${session} conversation=${pane.conversation} view=${view} replyTo=${replyTo} editing=${editing} last=${() => [...pane.messages].reverse().find((one) => one.from === session.user && one.seq !== undefined && !one.deleted)} edit=${setEditing} done=${() => (setReplyTo(undefined), setEditing(undefined))} sent=${toNewest} say=${say} show=${show} />`
-        : view.kind && html`<p class="closed">${t("read_only")}</p>`}
+        : view.kind && html`<p class="closed">${closed}</p>`}
   </section>`;
 }
 
@@ -258,7 +266,7 @@ function rows(pane, session, acts) {
   /** @type {Map<string, Made>} */
   const kept = new Map();
   const { kind, role, gone, reads } = acts.view;
-  const around = `${kind} ${role} ${gone} ${profilesChanged()} `;
+  const around = `${kind} ${role} ${gone} ${whyClosed(acts.view)} ${profilesChanged()} `;
   /** @type {Message | undefined} */
   let before;
   let lined = false;

@@ -1,7 +1,7 @@
 /** Dialogs, loaded when the first of them is opened. */
 
 import { Emoji } from "./emoji.js";
-import { exact, forwardedOf, summaryOf, textOf } from "./format.js";
+import { exact, forwardedOf, summaryOf, textOf, whyClosed } from "./format.js";
 import { addressOf, direct, open, otherOf, targetOf, titleOf } from "./names.js";
 import { t } from "./strings.js";
 import { Upload } from "./composer.js";
@@ -170,7 +170,7 @@ function Members({ id, view, title, session, close, say, show }) {
 function Forward({ session, close, say, argument }) {
   const { message } = argument;
   const [query, setQuery] = useState("");
-  const found = session.list().filter(({ view }) => !view.gone && view.role !== "reader" && titleOf(session.user, view).toLowerCase().includes(query.toLowerCase()));
+  const found = session.list().filter(({ view }) => !view.gone && !whyClosed(view) && titleOf(session.user, view).toLowerCase().includes(query.toLowerCase()));
   const to = (/** @type {import("./session.js").View} */ view) => {
     const body = { text: textOf(message.body), forwarded: forwardedOf(message.body) || message.from };
     const files = message.files.map((/** @type {{ sha256: string }} */ { sha256 }) => ({ sha256, in: argument.id }));

@@ -48,6 +48,20 @@ export function short(at) {
   return formatted(at, { day: "numeric", month: "short" });
 }
 
+/** A day and an hour; the hour alone today. @param {number} at */
+export function moment(at) {
+  return dayOf(at) === dayOf(Date.now()) ? clock(at) : `${day(at)}, ${clock(at)}`;
+}
+
+/** Why the user cannot write in a conversation; empty if they can. @param {import("./session.js").View} view */
+export function whyClosed({ id, role, posting, mutedUntil }) {
+  if (id.startsWith("d:")) return "";
+  if (role === null || role === "reader") return t("read_only");
+  if (mutedUntil === null) return t("muted");
+  if (mutedUntil && mutedUntil > Date.now()) return t("muted_until", { when: moment(mutedUntil) });
+  return posting === "admins" && role === "member" ? t("admins_write") : "";
+}
+
 /** @param {{ online: boolean | null, last_seen: number | null } | undefined} presence */
 export function lastSeen(presence) {
   if (!presence) return "";
@@ -57,7 +71,7 @@ export function lastSeen(presence) {
   const minutes = Math.floor((Date.now() - at) / 60_000);
   if (minutes < 1) return t("seen_now");
   if (minutes < 60) return t("seen_minutes", { count: minutes });
-  return t("seen_at", { when: dayOf(at) === dayOf(Date.now()) ? clock(at) : `${day(at)}, ${clock(at)}` });
+  return t("seen_at", { when: moment(at) });
 }
 
 /** The text of a body: a string, or the field `text` of a map; what else a client may send is shown as JSON. @param {any} body */

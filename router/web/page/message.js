@@ -1,7 +1,7 @@
 /** One message: its text, what became of it, and what can be done with it. */
 
 import { Files } from "./files.js";
-import { clock, exact, forwardedOf, mentionsOf, onlyEmoji, rich, summaryOf, textOf } from "./format.js";
+import { clock, exact, forwardedOf, mentionsOf, onlyEmoji, rich, summaryOf, textOf, whyClosed } from "./format.js";
 import { Face, nameOf } from "./profiles.js";
 import { t } from "./strings.js";
 import { html, Icon, Menu } from "./ui.js";
@@ -23,7 +23,7 @@ export function MessageRow({ message, together, quoted, session, conversation, v
     conversation.react(seq, emoji, { remove: message.reactions[emoji]?.includes(session.user) ?? false });
   };
   const moderates = view.role === "owner" || view.role === "admin";
-  const writes = view.kind === "direct" || view.kind === "" || view.role !== "reader";
+  const writes = !whyClosed(view);
   const items = () => [
     writes && { label: t("reply"), icon: "reply", act: () => reply(message) },
     { label: t("forward"), icon: "forward", act: () => show("forward", { message, id: conversation.id }) },

@@ -13,7 +13,8 @@ const { afterClose, backoffMs } = await source("closes");
 const { Events } = await source("events");
 const { Http } = await source("http");
 const { Media } = await source("media");
-const { changeMessage, takeBack } = await source("model");
+const { viewOf } = await source("conversation");
+const { advance, changeMessage, listed, newConversation, takeBack } = await source("model");
 const { Outbox } = await source("outbox");
 const { Sender } = await source("sender");
 const { Superseded, key, prefix } = await source("store");
@@ -184,6 +185,29 @@ test("a failover takes back an edit and a reaction, or the message", () => {
   assert.equal(left.edits[0].body, "b");
   assert.deepEqual(left.reactions, { "+": {} });
   assert.equal(takeBack(message, 1, 1), undefined);
+});
+
+test("the view has who may post, and the own mute, by lists and by events", () => {
+  const entry = { conversation: "g", kind: "group", title: "T", role: "member", head: 3, read: 0, unread: 0, posting: "admins" };
+  const seen = (row) => [viewOf(row).posting, viewOf(row).mutedUntil];
+  assert.deepEqual(seen(newConversation("g", 0, "bob")), [undefined, undefined]);
+  let row = listed(undefined, { ...entry, muted_until: null }, "bob");
+  assert.deepEqual(seen(row), ["admins", null]);
+  assert.deepEqual(seen(listed(row, entry, "bob")), ["admins", undefined]);
+  const member = { ...base, type: "member", from: "ann", role: "member" };
+  const told = [
+    [{ ...member, user: "eve", action: "mute", until: 5 }, "admins", null],
+    [{ ...member, user: "bob", action: "mute", until: 7 }, "admins", 7],
+    [{ ...member, user: "bob", action: "role", role: "reader" }, "admins", 7],
+    [{ ...base, type: "title", from: "ann", title: "U", slow_s: 5 }, "admins", 7],
+    [{ ...base, type: "title", from: "ann", title: "U", posting: "all" }, "all", 7],
+    [{ ...member, user: "bob", action: "unmute" }, "all", undefined],
+  ];
+  for (const [number, [event, posting, mutedUntil]] of told.entries()) {
+    row = advance(row, { ...event, conversation: "g", seq: 4 + number }, "bob");
+    assert.deepEqual(seen(row), [posting, mutedUntil]);
+  }
+  assert.equal(row.role, "member");
 });
 
 test("events behind a hole wait for its page, and come once", async () => {

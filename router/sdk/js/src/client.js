@@ -171,8 +171,7 @@ export class Client {
   /** Close the connection and the store. What is queued stays there. */
   async close() {
     this._closed = true;
-    this._connection.stop();
-    this._handing?.stop();
+    this._follow();
     this._election?.stop();
     await this._store.close();
   }
@@ -198,7 +197,7 @@ export class Client {
 
   /** All conversations of the model. */
   async conversations() {
-    return (await this._events.conversations()).map((row) => viewOf(row.conversation, row));
+    return (await this._events.conversations()).map(viewOf);
   }
 
   /**
@@ -358,10 +357,11 @@ export class Client {
   _lead() {
     this._leading = Promise.all([this._outbox.raiseEpoch(), this._events.raiseEpoch()]).then(() => {
       this._handing?.stop();
-      if (!this._handler || !this.leader) return;
+      const handler = this._handler;
+      if (!handler || !this.leader) return;
       this._handing = new Handing({
         events: this._events,
-        handler: handlerOf(this._handler),
+        handler: (event) => handler(received(event)),
         stored: (cursors) => this._receiver.stored(cursors),
         failed: (error) => this._failed(error),
       });
@@ -469,8 +469,7 @@ export class Client {
 
   /** @param {StoreLost} lost */
   async _reopen(lost) {
-    this._connection.stop();
-    this._handing?.stop();
+    this._follow();
     this._election?.stop();
     this._election = undefined;
     try {
@@ -656,11 +655,6 @@ export class Client {
       }, 0);
     }
   }
-}
-
-/** @param {Handler} handler @returns {Handler} */
-function handlerOf(handler) {
-  return (event) => handler(received(event));
 }
 
 /** @param {ClientOptions} options */

@@ -1,6 +1,6 @@
 /** One conversation, as an application uses it. */
 
-import { unreadOf } from "./model.js";
+import { newConversation, unreadOf } from "./model.js";
 import { fromWire, received, toWire } from "./values.js";
 
 const NEWEST = 50;
@@ -17,7 +17,7 @@ export class Conversation {
     this._parts = parts;
     this._target = target;
     /** @type {string} */
-    this.id = target.startsWith("@") ? direct(parts.user, target.slice(1)) : target;
+    this.id = target.startsWith("@") ? `d:${[parts.user, target.slice(1)].sort().join(":")}` : target;
   }
 
   /**
@@ -59,7 +59,7 @@ export class Conversation {
 
   /** @returns {Promise<ConversationView>} */
   async view() {
-    return viewOf(this.id, await this._parts.events.conversation(this.id));
+    return viewOf((await this._parts.events.conversation(this.id)) ?? newConversation(this.id, 0, this._parts.user));
   }
 
   /**
@@ -78,7 +78,7 @@ export class Conversation {
     const pending = own.filter(
       ({ command, device, n, seq = Infinity }) => command?.type === "send" && !here.has(`${user} ${device} ${n}`) && seq > cursor,
     );
-    return [...rows.map((row) => messageOf(row)), ...pending.map((status) => pendingOf(status, user))];
+    return [...rows.map(messageOf), ...pending.map((status) => pendingOf(status, user))];
   }
 
   /**
@@ -122,16 +122,10 @@ export class Conversation {
   }
 }
 
-/** @param {string} user @param {string} other */
-function direct(user, other) {
-  return `d:${[user, other].sort().join(":")}`;
-}
-
-/** @param {string} id @param {import("./types.js").ConversationRow | undefined} row @returns {ConversationView} */
-export function viewOf(id, row) {
-  if (!row) return { id, kind: "", title: "", with: null, role: null, unread: 0, read: 0, reads: {}, gone: null };
-  const { kind, title, role, read, reads, gone } = row;
-  return { id, kind, title, with: row.with, role, unread: unreadOf(row), read, reads, gone };
+/** @param {import("./types.js").ConversationRow} row @returns {ConversationView} */
+export function viewOf(row) {
+  const { conversation: id, kind, title, role, posting, mutedUntil, read, reads, gone } = row;
+  return { id, kind, title, with: row.with, role, posting, mutedUntil, unread: unreadOf(row), read, reads, gone };
 }
 
 /** @param {import("./types.js").MessageRow} row @returns {MessageView} */

@@ -96,8 +96,14 @@ export function takeBack(message, from, to) {
  */
 export function advance(row, event, user) {
   let next = { ...row, cursor: event.seq, head: Math.max(row.head, event.seq), count: event.count };
-  if (event.type === "title") next.title = event.title;
-  if (event.type === "member" && event.user === user) next.role = event.action === "remove" ? null : (event.role ?? next.role);
+  if (event.type === "title") {
+    next.title = event.title;
+    next.posting = event.posting ?? next.posting;
+  }
+  if (event.type === "member" && event.user === user) {
+    next.role = event.action === "remove" ? null : (event.role ?? next.role);
+    if (event.action.endsWith("mute")) next.mutedUntil = event.until;
+  }
   if (event.type === "message" && event.from === user && !event.server) {
     next.read = Math.max(next.read, event.seq);
     next.readCount = event.count;
@@ -128,6 +134,7 @@ export function listed(known, entry, user) {
   const next = {
     ...row,
     kind: entry.kind, title: entry.title ?? row.title, with: entry.with ?? null, role: entry.role ?? null, gone: null,
+    posting: entry.posting, mutedUntil: entry.muted_until,
     head: Math.max(row.head, head), read: Math.max(row.read, entry.read ?? 0),
   };
   if (next.cursor === head && next.count > 0) next.readCount = Math.max(next.readCount, next.count - unread);

@@ -34,6 +34,8 @@ export {};
  * @property {string} title
  * @property {string | null} with The other user of a direct conversation.
  * @property {string | null} role The user's role in a group or channel.
+ * @property {string | null | undefined} posting Who may send and edit in a group or channel: `all`, or `admins`, which includes owners.
+ * @property {number | null | undefined} mutedUntil Until when (ms) the user is muted there; null for a mute without an end, undefined for none.
  * @property {number} unread
  * @property {number} read The user's read mark.
  * @property {Record<string, number>} reads The others' read marks, as far as they are known.
@@ -107,6 +109,8 @@ export {};
  * @property {string} title
  * @property {string | null} with The other user of a direct conversation.
  * @property {string | null} role
+ * @property {string | null | undefined} [posting] Who may send and edit.
+ * @property {number | null | undefined} [mutedUntil] Until when (ms) the user is muted; null for a mute without an end.
  * @property {number} head The highest seq that the server has named.
  * @property {number} cursor Up to here the model has every event.
  * @property {number} handed Up to here the application's handler has every event.
