@@ -20,7 +20,7 @@ export function caller(api, token) {
   return new Http(api, async (reason) => (typeof token === "string" ? token : token(reason)));
 }
 
-/** What people who run a group or channel may do, and moderators everywhere. */
+/** What people who run a group or channel may do, and moderators everywhere, who need a token of the admin view. */
 export class Moderation {
   /** @param {Caller} caller Such as a client. */
   constructor(caller) {
@@ -91,7 +91,7 @@ export class Moderation {
   }
 }
 
-/** Reports of messages and users: anyone makes them, moderators read and close them. */
+/** Reports of messages and users: anyone makes them, moderators with a token of the admin view read and close them. */
 export class Reports {
   /** @param {Caller} caller Such as a client. */
   constructor(caller) {

@@ -66,8 +66,8 @@ class AuditEntry(TypedDict):
 class Moderation:
     """What people who run a group or channel may do, and moderators everywhere.
 
-    `until` is the end of a restraint, in milliseconds since the epoch; without it there is none. `reason` is for the
-    audit; the user does not see it.
+    Moderators need a token of the admin view. `until` is the end of a restraint, in milliseconds since the epoch;
+    without it there is none. `reason` is for the audit; the user does not see it.
     """
 
     def __init__(self, caller: Caller) -> None:
@@ -126,7 +126,8 @@ class Moderation:
 
 
 class Reports:
-    """Reports of messages and users: anyone makes them, moderators read and close them."""
+    """Reports of messages and users: anyone makes them, moderators with a token of the admin view read and close
+    them."""
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
