@@ -108,7 +108,7 @@ def _reason(call: Call) -> str:
 
 
 async def list_devices(call: Call, given: AdminDevicesQuery) -> AdminDevices:
-    """List where each device of the members stands: a device with `acked` ≥ a message's seq has that message."""
+    """List the devices of the members, and what each has: one with `acked` ≥ a message's seq has that message."""
     require_admin(call)
     conv = visible(None, call.path["conversation"])
     about = await call.services.conversations.describe(conv, None)

@@ -1,7 +1,8 @@
 """All users and conversations of a deployment, page by page, for its admins.
 
 Both are walks over keys (`redis/scans.py`): a page has no order, may be empty before the end, and an entry may come
-twice. A page looks at `STEP` keys at a time, and at no more than `STEPS` times that, so no call takes long.
+twice. A page takes at most `STEPS` steps, so no call takes long. A step looks at `STEP` keys for users, and at as many
+keys as a page has entries for conversations.
 """
 
 from __future__ import annotations

@@ -81,8 +81,8 @@ class AdminDevicesQuery(Struct, frozen=True):
 
 
 class AdminDevice(Struct, frozen=True):
-    """Where a member's device stands: it has the events up to `acked` (null: it has not asked for this conversation
-    yet), and its user has read up to `read`. `gateway`: of its session, null if it has none."""
+    """A member's device. It has the events up to `acked` (null: it has not asked for this conversation yet), and its
+    user has read up to `read`. `gateway`: of its session, null if it has none."""
 
     user: str
     role: str

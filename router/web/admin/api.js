@@ -46,7 +46,7 @@ export class Api {
     if (body !== undefined) headers["Content-Type"] = "application/json";
     const answer = await fetch(`/v1${path}`, { method, headers, body: body === undefined ? null : JSON.stringify(body), cache: "no-store" });
     const text = await answer.text();
-    const read = text && answer.headers.get("content-type") === "application/json" ? JSON.parse(text) : undefined;
+    const read = text && answer.headers.get("content-type")?.startsWith("application/json") ? JSON.parse(text) : undefined;
     if (answer.ok) return read;
     if (answer.status === 401 && this.#token) {
       this.#token = this.user = "";

@@ -1,4 +1,4 @@
-/** Conversations: settings, members with their devices, where one message stands, and the log for a reason. */
+/** Conversations: settings, members with their devices, which of these have a message, and the log for a reason. */
 
 import { useState } from "../page/vendor/hooks.js";
 import { query } from "./api.js";
@@ -36,7 +36,7 @@ export function Conversations({ api }) {
   ${row && html`<${Devices} key=${chosen} api=${api} row=${row} /><${Log} key=${`log ${chosen}`} api=${api} id=${chosen} />`}`;
 }
 
-/** Where each device stands; with a message's number, which devices have it. @param {{ api: import("./api.js").Api, row: any }} props */
+/** Up to where each device has all; with a message's number, which devices have it. @param {{ api: import("./api.js").Api, row: any }} props */
 function Devices({ api, row }) {
   const [seq, setSeq] = useState(0);
   const id = encodeURIComponent(row.conversation);
@@ -87,7 +87,7 @@ function Log({ api, id }) {
     ${error && html`<p class="error" role="alert">${error}</p>`}
     ${reason && found && html`<ol class="log">${found.events.map((/** @type {any} */ event) => html`<li key=${event.seq} value=${event.seq}>
         <span class="soft">${when(event.at)} ${event.from} ${event.type === "message" ? "" : event.type}</span><blockquote>${written(event)}</blockquote></li>`)}</ol>
-      ${found.more && html`<div><button type="button" onClick=${() => setBefore(found.events[0].seq)}>Earlier</button></div>`}`}
+      ${found.more && found.events.length > 0 && html`<div><button type="button" onClick=${() => setBefore(found.events[0].seq)}>Earlier</button></div>`}`}
     ${asking && html`<${Ask} title="Read the log" fields=${[{ name: "reason", label: "Reason, for the audit", required: true }]} act=${async (/** @type {any} */ values) => setReason(values.reason.trim())} close=${() => setAsking(false)} />`}
   </section>`;
 }

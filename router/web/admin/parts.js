@@ -52,7 +52,7 @@ export function usePages(load, key, inputs) {
 export function Pages({ pages, label, empty, children }) {
   return html`
     ${pages.error && html`<p class="error" role="alert">${pages.error}</p>`}
-    ${pages.rows.length > 0 ? html`<div class="wide" tabindex="0" role="region" aria-label=${`Table: ${label}`}>${children}</div>` : !pages.busy && !pages.error && html`<p class="soft">${empty}</p>`}
+    ${pages.rows.length > 0 ? html`<div class="wide" tabindex="0" role="region" aria-label=${`Table: ${label}`}>${children}</div>` : !pages.busy && !pages.error && html`<p class="soft">${pages.more ? "None so far: there are more to look at." : empty}</p>`}
     <div class="row" role="status">
       ${pages.busy ? html`<span class="soft">Loading …</span>` : pages.more && html`<button type="button" onClick=${pages.more}>Load more</button>`}
     </div>`;

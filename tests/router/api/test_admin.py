@@ -63,7 +63,7 @@ ROWS: tuple[tuple[str, str, Any, str], ...] = (
 
 
 async def make_roles(api: Api, **roles: str) -> None:
-    """Set roles of users in the deployment, without a call, because no such call is on the public listener's side."""
+    """Set roles of users in the deployment."""
     for user, role in roles.items():
         await api.services.accounts.ensure(user)
         await api.services.accounts.set_roles(user, [role])  # type: ignore[list-item]
@@ -85,7 +85,7 @@ def test_table_names_every_call_of_the_admin_listener() -> None:
 
 
 async def test_admin_listener_allows_each_call_exactly_to_its_callers(valkey: EmbeddedValkey) -> None:
-    """A role counts only with a token of the admin view; an admin touches nobody who has a role."""
+    """A role counts only with a token of the admin view; an admin cannot act on users with a role."""
     async with serve(valkey, admin_view=True) as api:
         for user in ("user", "victim", "mod", "boss2", "bad"):
             await api.services.accounts.create(user, "hash", "")
@@ -210,7 +210,7 @@ async def test_log_is_read_with_a_reason_that_the_audit_has(valkey: EmbeddedValk
         await eventually(noted)
 
 
-async def test_admin_sees_where_each_device_stands_and_what_nodes_do(valkey: EmbeddedValkey) -> None:
+async def test_admin_sees_what_each_device_has_and_what_nodes_do(valkey: EmbeddedValkey) -> None:
     """A device without a cursor has null, and a member without a device is named."""
     async with serve(valkey, admin_view=True) as api:
         await make_roles(api, boss="admin")

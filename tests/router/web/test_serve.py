@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 
 from router.contract.errors import Unavailable
 from router.contract.settings import Settings
-from router.web.serve import with_web
+from router.web.serve import with_admin_page, with_web
 from tests.support import JWT_SECRET
 
 SETTINGS = Settings(jwt_secret=JWT_SECRET)
@@ -63,6 +63,32 @@ async def test_everything_else_is_the_apis() -> None:
         assert (await http.get("/v1/gateways")).text == "the API"
         assert (await http.post("/")).text == "the API"
         assert (await http.get("/v1/gateways")).headers["x-content-type-options"] == "nosniff"
+
+
+async def test_admin_page_is_in_no_frame_and_connects_to_its_own_origin_alone() -> None:
+    """The public listener does not have it."""
+    async with served([]) as http:
+        assert (await http.get("/admin")).text == "the API"
+    for web in (True, False):
+        app = with_admin_page(PlainTextResponse("the API", 404), replace(SETTINGS, web=web))
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://admin.example", trust_env=False) as http:
+            page = await http.get("/admin")
+            assert page.headers["x-frame-options"] == "DENY"
+            assert (await http.get("/v1/me")).text == "the API"
+            assert (await http.post("/admin")).text == "the API"
+            if not web:
+                assert page.text == "the API"
+                continue
+            assert (page.status_code, page.headers["cache-control"]) == (200, "no-cache")
+            policy = page.headers["content-security-policy"].split("; ")
+            assert {"default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'"} <= set(policy)
+            script = page.text.partition('type="module" src="')[2].partition('"')[0]
+            found = await http.get(script)
+            assert (found.status_code, found.headers["cache-control"]) == (200, "public, max-age=31536000, immutable")
+            for path in ("/", "/admin/", "/admin/main.js", script.replace("main.js", "..%2fserve.py")):
+                gone = await http.get(path)
+                assert (gone.status_code, gone.headers["cache-control"]) == (404, "no-store"), path
 
 
 async def test_page_that_is_switched_off_leaves_a_worker_that_removes_itself() -> None:
