@@ -79,16 +79,16 @@ def document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
 
 
 def _operation(row: Endpoint, schemas: dict[str, Any]) -> dict[str, Any]:
-    summary, _, more = inspect.cleandoc(row.handler.__doc__ or "").partition(". ")
+    summary, *more = re.split(r"\.\s+", inspect.cleandoc(row.handler.__doc__ or ""), maxsplit=1)
     operation: dict[str, Any] = {
         "operationId": row.handler.__name__.strip("_") + ("_device" if "{device}" in row.path else ""),
-        "summary": summary.rstrip("."),
+        "summary": " ".join(summary.rstrip(".").split()),
         "parameters": _parameters(row),
         "security": _security(row),
         "responses": _responses(row, schemas),
     }
     if more:
-        operation["description"] = more
+        operation["description"] = more[0]
     if row.body is not None:
         # A union is of commands, which have a `type`.
         required = isinstance(row.body, UnionType) or any(one.required for one in msgspec.structs.fields(row.body))

@@ -8,7 +8,8 @@ import pytest
 
 from deploy.embedded import EmbeddedValkey
 from router.api import openapi
-from router.api.table import endpoints
+from router.api.call import Endpoint
+from router.api.table import admin_endpoints, endpoints
 from router.contract import codecs
 from tests.router.api.serving import SETTINGS, by, serve
 from tests.support import SERVER_KEY, run
@@ -54,12 +55,16 @@ async def schemathesis(port: int, token: str, folder: Path) -> tuple[int, str]:
     return process.returncode or 0, said.decode()
 
 
-def test_every_schema_reference_of_the_document_resolves() -> None:
-    """Each operation also has an id of its own."""
-    found = openapi.document(endpoints(SETTINGS))
+@pytest.mark.parametrize("rows", [endpoints(SETTINGS), admin_endpoints(SETTINGS)], ids=["public", "admin"])
+def test_every_schema_reference_of_the_document_resolves(rows: tuple[Endpoint, ...]) -> None:
+    """Each operation also has an id of its own, and a summary of one sentence."""
+    found = openapi.document(rows)
     text = codecs.JSON.encode(found).decode()  # type: ignore[arg-type]  # plain JSON
     for reference in {part.split('"')[0] for part in text.split("#/components/schemas/")[1:]}:
         assert reference in found["components"]["schemas"]
-    names = [operation["operationId"] for path in found["paths"].values() for operation in path.values()]
+    operations = [operation for path in found["paths"].values() for operation in path.values()]
+    names = [operation["operationId"] for operation in operations]
     assert len(names) == len(set(names))
-    assert all(operation["summary"] for path in found["paths"].values() for operation in path.values())
+    for operation in operations:
+        assert operation["summary"]
+        assert "\n" not in operation["summary"], operation["operationId"]
