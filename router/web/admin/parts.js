@@ -66,9 +66,12 @@ export function Ask({ title, text, fields = [], act, close }) {
   const dialog = useRef(/** @type {HTMLDialogElement | null} */ (null));
   const [error, setError] = useState("");
   const [said, setSaid] = useState("");
+  const acting = useRef(false);
   useEffect(() => dialog.current?.showModal(), []);
   const submit = async (/** @type {SubmitEvent} */ event) => {
     event.preventDefault();
+    if (acting.current) return; // a second click: it would reset a password twice, and show either token
+    acting.current = true;
     const values = Object.fromEntries([...new FormData(/** @type {HTMLFormElement} */ (event.currentTarget))].map(([name, value]) => [name, String(value)]));
     try {
       const answer = await act(values);
@@ -77,6 +80,7 @@ export function Ask({ title, text, fields = [], act, close }) {
     } catch (failed) {
       setError(/** @type {Error} */ (failed).message);
     }
+    acting.current = false;
   };
   return html`<dialog ref=${dialog} onClose=${close} aria-labelledby="ask-title">
     <form onSubmit=${submit}>

@@ -33,7 +33,7 @@ export function Users({ api }) {
   return html`<section class="card" aria-labelledby="users">
     <h2 id="users">Users</h2>
     <form role="search" onSubmit=${find}>
-      <label>Name begins with<input name="prefix" pattern="[A-Za-z0-9._-]*" autocomplete="off" /></label>
+      <label>Name begins with<input name="prefix" pattern="[A-Za-z0-9._\\-]*" maxlength="64" autocomplete="off" /></label>
       <label>State<select name="state"><option value="">all</option><option>active</option><option>suspended</option><option>deleted</option></select></label>
       <button class="main">Find</button>
     </form>

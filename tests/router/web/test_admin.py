@@ -12,6 +12,7 @@ from playwright.async_api import Page
 from tests.flow.conftest import System
 from tests.router.web.people import EXECUTABLE, PASSWORD, Person, town
 from tests.router.web.test_accessibility import Judge
+from tests.router.web.test_files import TWICE
 from tests.support import SERVER_KEY, eventually
 
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium here; on Debian: apt-get install chromium")
@@ -59,7 +60,10 @@ async def test_admin_finds_suspends_reads_with_a_reason_and_closes_a_report(syst
             await page.get_by_label("Name").fill("adm-boss")
             await page.get_by_role("button", name="Log in").click()
 
-            await page.get_by_label("Name begins with").fill("adm-bob")
+            prefix = page.get_by_label("Name begins with")
+            await prefix.fill("no name")
+            assert await prefix.evaluate("(field) => field.validity.patternMismatch")
+            await prefix.fill("adm-bob")
             await page.get_by_role("button", name="Find").click()
             row = page.get_by_role("row").filter(has_text="adm-bob")
             await row.get_by_role("button", name="Suspend").click()
@@ -75,9 +79,13 @@ async def test_admin_finds_suspends_reads_with_a_reason_and_closes_a_report(syst
             await row.get_by_role("button", name="End suspension").click()
             await page.get_by_role("dialog").get_by_role("button", name="End").click()
             await row.get_by_role("button", name="Reset password").click()
-            await page.get_by_role("dialog").get_by_role("button", name="Reset").click()
+            await page.get_by_role("dialog").get_by_role("button", name="Reset").evaluate(TWICE)
             await page.get_by_role("dialog").get_by_text("adm-bob.").wait_for()
             await page.get_by_role("dialog").get_by_role("button", name="Close").click()
+            audit = (await http.get("/v1/audit?limit=200")).json()
+            assert not audit["more"]
+            done = [one["action"] for one in audit["entries"] if one["target"].get("user") == "adm-bob"]
+            assert done == ["suspend", "unsuspend", "password_reset"]
 
             await section(page, "Conversations")
             await page.get_by_label("Id").fill(group)
