@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from functools import partial
+from pathlib import Path
+from typing import Final
 
 import httpx
+import pytest
 
+from loadtest.chaos.clocks import FAKETIME, Clock
 from tests.flow.client import ChatClient, token
-from tests.flow.conftest import Names, System
+from tests.flow.conftest import Names, Start, System
 from tests.support import SERVER_KEY, eventually
+
+STEP_S: Final = 300.0
 
 
 async def test_three_devices_on_two_gateways_share_one_slow_mode_window(chat: System, names: Names) -> None:
@@ -199,3 +207,42 @@ async def test_report_of_a_message_reaches_the_moderators(chat: System, names: N
     await eventually(found)
     closed = await chat.api("PATCH", f"/v1/reports/{made['id']}", {"state": "resolved", "note": "warned"}, admin=mod)
     assert (closed["state"], closed["note"]) == ("resolved", "warned")
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed")
+async def test_mute_and_ban_end_by_the_clock_of_redis_while_other_clocks_step(start: Start, tmp_path: Path) -> None:
+    """One gateway and the router are ahead then, and the other gateway is behind, by more than the test waits."""
+    system = await start(gateways=0, router=False)
+    clocks = [Clock(tmp_path / f"clock-{number}") for number in range(3)]
+    system.gateways = [system.start("gateway", **clock.env) for clock in clocks[:2]]
+    system.router = system.start("router", **clocks[2].env)
+    await system.ready()
+    group = await system.group("ann", "bob", "cem", kind="channel")
+    devices = [ChatClient("bob", "phone"), ChatClient("bob", "tablet")]
+    for device, url in zip(devices, system.urls, strict=True):
+        await device.connect(url)
+    until = round(time.time() * 1000) + 8000
+    await system.api("PUT", f"/v1/conversations/{group}/members/bob/mute", {"until": until}, user="ann")
+    await system.api("PUT", f"/v1/conversations/{group}/bans/cem", {"until": until}, user="ann")
+    for clock, step_s in zip(clocks, (STEP_S, -STEP_S, STEP_S), strict=True):
+        clock.set(step_s)
+
+    async def joined() -> bool:
+        return bool(await system.api("POST", f"/v1/conversations/{group}/join", user="cem"))
+
+    async def accepted(device: ChatClient) -> int:
+        async def tried() -> int:
+            answer = await device.send(group, "x")
+            assert (answer["type"], answer.get("code", "read_only")) in (("ack", "read_only"), ("error", "read_only"))
+            return int(answer["at"]) if answer["type"] == "ack" else 0
+
+        return int(await eventually(tried, STEP_S / 2, every_s=0.2))
+
+    async def stepped(device: ChatClient) -> bool:
+        return bool(abs((await device.ask("ping"))["at"] - time.time() * 1000) > STEP_S * 500)
+
+    for device in devices:
+        await eventually(partial(stepped, device))
+    times = await asyncio.gather(*map(accepted, devices), eventually(joined, STEP_S / 2, every_s=0.2))
+    joins = await devices[0].event("member", conversation=group, user="cem", action="add")
+    assert min(*times[:2], joins["at"]) >= until
