@@ -42,8 +42,8 @@ stack: $(DEV)
 check: $(DEV)
 	@$(MAKE) --no-print-directory --jobs=3 --output-sync lint types quick
 
-# Many tests wait more than they compute, so there are two workers for each core.
-WORKERS = $(shell expr 2 \* $$(nproc))
+# Many tests wait more than they compute, so there are five workers for two cores.
+WORKERS = $(shell expr 5 \* $$(nproc) / 2)
 
 quick: $(DEV)
 	$(PY) -m pytest -q -n $(WORKERS) -m "not processes"
