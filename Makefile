@@ -31,7 +31,7 @@ endif
 .DEFAULT_GOAL := up
 
 # With DEMO=1 there are also five people who have talked through a day, and who answer. With CLUSTER=1 the store is a cluster
-# of three primaries and three replicas, on CLUSTER_PORT (7001) and the five ports after it.
+# of three primaries and three replicas, on CLUSTER_PORT (7001) and the eleven ports after it.
 up: $(RUNTIME)
 	@DEMO='$(DEMO)' CLUSTER='$(CLUSTER)' CLUSTER_PORT='$(CLUSTER_PORT)' exec $(PY) -m deploy.local
 
