@@ -7,6 +7,7 @@ import random
 import socket
 from collections import deque
 
+RANGE = 10_000, 32_000
 REMEMBERED = 256  # of the ports that were given last: until then their processes have bound them
 
 _given: deque[socket.socket] = deque()
@@ -26,17 +27,31 @@ def free_ports(count: int) -> list[int]:
     """
     found: list[int] = []
     while len(found) < count:
-        port = random.randrange(10_000, 32_000)
-        claim = socket.socket(socket.AF_UNIX)
-        try:
-            claim.bind(f"\0linnet-port-{port}")
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", port))
-        except OSError:
-            claim.close()
-            continue
-        found.append(port)
-        _given.append(claim)
-        if len(_given) > REMEMBERED:
-            _given.popleft().close()
+        port = random.randrange(*RANGE)
+        if _claimed(port):
+            found.append(port)
     return found
+
+
+def free_ports_in_a_row(count: int) -> int:
+    """Return the first of so many such ports that follow each other."""
+    while True:
+        first = random.randrange(*RANGE)
+        if all(map(_claimed, range(first, first + count))):
+            return first
+
+
+def _claimed(port: int) -> bool:
+    """Claim a port; False if it is in use or another process has claimed it."""
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0linnet-port-{port}")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+    except OSError:
+        claim.close()
+        return False
+    _given.append(claim)
+    if len(_given) > REMEMBERED:
+        _given.popleft().close()
+    return True

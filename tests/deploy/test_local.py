@@ -11,14 +11,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import redis
 
 from deploy.embedded import EmbeddedValkey
-from tests.support import ROOT, eventually, free_ports
+from loadtest.ports import free_ports_in_a_row
+from tests.support import ROOT, eventually
 
 STAND_IN = """
 import asyncio, os, signal, sys
@@ -53,7 +53,7 @@ class Runner:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port, self.admin_port = ports_in_a_row(), ports_in_a_row()
+        self.port, self.admin_port = free_ports_in_a_row(3), free_ports_in_a_row(3)
         self.bot = False  # whether the runner starts the bot, as it does by itself
         self._log = folder / "log"
         self.popen: subprocess.Popen[bytes] | None = None
@@ -118,19 +118,6 @@ class Runner:
 def program_and_module(process: Path) -> list[str]:
     """The name of a process's program, its first argument and its second; the folder's name is in none of them."""
     return [(process / "comm").read_text().strip(), *(process / "cmdline").read_text().split("\0")[1:3]]
-
-
-def ports_in_a_row(number: int = 3) -> int:
-    """Return the first of some free ports in a row."""
-    while True:
-        (first,) = free_ports(1)
-        with ExitStack() as sockets:
-            try:
-                for port in range(first + 1, first + number):
-                    sockets.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return first
 
 
 @pytest.fixture
@@ -315,7 +302,7 @@ async def test_printed_lines_work_and_messages_survive_a_restart(real: Runner) -
 
 async def test_cluster_starts_stops_and_keeps_its_data(runner: Runner) -> None:
     """Three primaries with a replica each, and a password; a killed runner leaves a cluster that the next one finds."""
-    port = ports_in_a_row(12)
+    port = free_ports_in_a_row(12)
     where = {"CLUSTER": "1", "CLUSTER_PORT": str(port)}
     home = runner.folder / ".linnet/cluster"
     runner.start(**where)
@@ -346,7 +333,7 @@ async def test_cluster_starts_stops_and_keeps_its_data(runner: Runner) -> None:
 
 
 async def test_cluster_port_in_use_is_refused(runner: Runner) -> None:
-    port = ports_in_a_row(12)
+    port = free_ports_in_a_row(12)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", port + 11))
         taken.listen()

@@ -28,6 +28,16 @@ def test_port_in_use_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ports.free_ports(1) == [free]
 
 
+def test_ports_in_a_row_are_all_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other caller is given one of them, and none of them was given to another."""
+    first = ports.free_ports_in_a_row(18)
+    for _ in range(6):
+        ports._given.pop().close()
+    numbers = iter([first - 5, first + 11, first + 12])
+    monkeypatch.setattr(random, "randrange", lambda *_: next(numbers))
+    assert ports.free_ports_in_a_row(6) == first + 12
+
+
 def test_claims_of_ports_are_bounded() -> None:
     for _ in range(3):
         ports.free_ports(100)
