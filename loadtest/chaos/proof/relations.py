@@ -14,6 +14,7 @@ from loadtest.chaos.proof.findings import Findings, Violation
 from router.contract import keys
 
 FORBIDDEN: Final = ("message", "edit", "react")
+LATE_MS: Final = 60_000  # within which a call without an answer takes effect, if it does
 
 
 def check_relations(findings: Findings) -> Iterator[Violation]:
@@ -37,14 +38,21 @@ def _writes_while_blocked(findings: Findings, conversation: str, calls: list[Rel
     for block in calls:
         if block.action != "block" or block.answer != 200:
             continue
-        # A block by the other does not end this one, and an end that was never answered may have come at any time.
-        lifts = (one.began for one in calls if one.user == block.user and one.action == "unblock")
-        until = min((began for began in lifts if began > block.began), default=1 << 62)
+        # An end by the other user does not lift this block. An earlier one without an answer may come after it.
+        lifts = [one for one in calls if one.user == block.user and one.action == "unblock"]
+        if any(not _answered(one) and block.began - LATE_MS < one.began <= block.began for one in lifts):
+            continue
+        until = min((one.began for one in lifts if one.began > block.began), default=1 << 62)
         for entry in log.entries:
             if block.ended < entry.stamp < until and entry.kind in FORBIDDEN and findings.stamps_hold(entry.stamp):
                 what = f"{entry.kind} of {entry.user} after {block.user} had blocked {block.other}"
                 device = f"{entry.user}/{entry.device}"
                 yield Violation("blocks", what, entry.stamp, conversation, entry.seq, entry.n, (device,))
+
+
+def _answered(call: Related) -> bool:
+    """Whether the answer says what the call did; else it may still take effect."""
+    return 0 < call.answer < 500
 
 
 def _copies(pair: StoredPair, states: dict[str, StoredState]) -> Iterator[Violation]:

@@ -43,6 +43,14 @@ def test_block_without_an_answer_proves_nothing() -> None:
         assert list(check_relations(Findings(evidence([call(100, "ann", "block", answer)], [event(150)])))) == []
 
 
+@pytest.mark.parametrize(("answer", "found"), [(0, 0), (503, 0), (200, 1), (404, 1)])
+def test_end_of_a_block_that_was_not_answered_may_come_after_the_next_block(answer: int, found: int) -> None:
+    calls = [call(80_000, "ann", "unblock", answer), call(80_100, "ann", "block")]
+    assert len(list(check_relations(Findings(evidence(calls, [event(80_200)]))))) == found
+    calls[0] = call(10_000, "ann", "unblock", answer)
+    assert len(list(check_relations(Findings(evidence(calls, [event(80_200)]))))) == 1
+
+
 @pytest.mark.parametrize(
     ("copies", "found"),
     [
