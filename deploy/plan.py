@@ -210,7 +210,8 @@ def welcome(
     sockets = [f"ws{'s' * bool(settings.tls_cert)}://{reachable(one.listen)}/ws" for one in gateways]
     admins = "  ".join(f"{one.name} http://{reachable(one.admin)}" for one in plan if one.admin)
     home = folder.resolve()
-    tool = f'python -m deploy.slots --url "$(cat {home}/cluster/url)" check'
+    url = shlex.quote(str(home / "cluster/url"))
+    tool = f'{shlex.quote(os.path.relpath(sys.executable))} -m deploy.slots --url "$(cat {url})" check'
     servers = f"  cluster    127.0.0.1:{cluster[0]} to {cluster[-1]}  ({tool})\n" if cluster else ""
     post = f"curl -sS -H 'Content-Type: application/json' {api}/v1"
     return f"""linnet: ready

@@ -1,6 +1,7 @@
 """The plan of `make up`, before a process is started."""
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -90,7 +91,11 @@ def test_lines_to_try_are_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(sys, "executable", "/a folder/python")
     shared = shared_environ({"LINNET_LISTEN": "0.0.0.0:7000"}, tmp_path)
     settings = load(shared)
-    text = welcome(services(shared, settings), settings, tmp_path)
+    text = welcome(services(shared, settings), settings, tmp_path / "two words", cluster=range(7001, 7007))
+    (tool,) = re.findall(r"127.0.0.1:7001 to 7006  \((.*)\)", text)
+    subprocess.run(["sh", "-n", "-c", tool], check=True)
+    assert shlex.split(tool)[0] == os.path.relpath(sys.executable)
+    assert f"cat '{tmp_path}/two words/cluster/url'" in tool
     lines = [line.strip() for line in text.splitlines() if "curl" in line]
     (admin,) = (line for line in lines if "/v1/roles/NAME" in line)
     assert "http://127.0.0.1:9000/admin" in text
