@@ -166,6 +166,12 @@ class Servers:
                 return client
         raise SlotsError("none of the cluster's servers in the URL answers")
 
+    def only(self) -> Any:
+        """The one server of the URL. Of several, any could be given the slots, also one that has none of the data."""
+        if len(self._seeds) != 1:
+            raise SlotsError("begin needs a URL with one server, the one that has the data")
+        return self.seed()
+
     def owners(self, client: Any) -> dict[int, str]:
         """The id of each slot's owner, as one server knows it."""
         return {
@@ -447,7 +453,7 @@ def main(given: Sequence[str]) -> None:
             isolate(servers, slot_named(args.name), args.to, args.by, say, only_say=args.only_say)
             return
         if args.command == "begin":
-            begin(servers.seed(), say)
+            begin(servers.only(), say)
             return
         primaries = servers.primaries(args.by)
         lines = check(primaries, args.by) if args.command == "check" else list(map(str, plan(primaries)))
