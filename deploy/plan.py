@@ -211,7 +211,8 @@ def welcome(
     admins = "  ".join(f"{one.name} http://{reachable(one.admin)}" for one in plan if one.admin)
     home = folder.resolve()
     url = shlex.quote(str(home / "cluster/url"))
-    tool = f'{shlex.quote(os.path.relpath(sys.executable))} -m deploy.slots --url "$(cat {url})" check'
+    # The password is in no command line, which every user of the machine can read.
+    tool = f'LINNET_REDIS_URL="$(cat {url})" {shlex.quote(os.path.relpath(sys.executable))} -m deploy.slots check'
     servers = f"  cluster    127.0.0.1:{cluster[0]} to {cluster[-1]}  ({tool})\n" if cluster else ""
     post = f"curl -sS -H 'Content-Type: application/json' {api}/v1"
     return f"""linnet: ready

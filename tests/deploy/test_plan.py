@@ -89,17 +89,19 @@ def test_lines_to_try_are_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """The printed lines can be pasted: three lines that the shell parses, with addresses that can be dialed, in any
     folder."""
     monkeypatch.setattr(sys, "executable", "/a folder/python")
-    shared = shared_environ({"LINNET_LISTEN": "0.0.0.0:7000"}, tmp_path)
+    folder = tmp_path / "two words"
+    folder.mkdir()
+    shared = shared_environ({"LINNET_LISTEN": "0.0.0.0:7000"}, folder)
     settings = load(shared)
-    text = welcome(services(shared, settings), settings, tmp_path / "two words", cluster=range(7001, 7007))
+    text = welcome(services(shared, settings), settings, folder, cluster=range(7001, 7007))
     (tool,) = re.findall(r"127.0.0.1:7001 to 7006  \((.*)\)", text)
     subprocess.run(["sh", "-n", "-c", tool], check=True)
-    assert shlex.split(tool)[0] == os.path.relpath(sys.executable)
-    assert f"cat '{tmp_path}/two words/cluster/url'" in tool
+    assert shlex.split(tool)[1] == os.path.relpath(sys.executable)
+    assert f"cat '{folder}/cluster/url'" in tool
     lines = [line.strip() for line in text.splitlines() if "curl" in line]
     (admin,) = (line for line in lines if "/v1/roles/NAME" in line)
     assert "http://127.0.0.1:9000/admin" in text
-    assert str(tmp_path / "server-key") in admin
+    assert str(folder / "server-key") in admin
     lines.remove(admin)
     assert len(lines) == 3
     for line in lines:
