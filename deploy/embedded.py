@@ -321,19 +321,24 @@ class EmbeddedCluster:
                     raise ValkeyError(f"the servers of the cluster do not agree: see {self.nodes[0].log_path}")
                 time.sleep(0.05)
 
-        if any(_known(client) < len(clients) for client in clients):
+        def met(client: Any) -> int:
+            return known(client.execute_command("CLUSTER", "NODES"))
+
+        if any(met(client) < len(clients) for client in clients):
             for port in self.ports[1:]:
                 clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port, port + BUS)
-        wait(lambda: all(_known(client) == len(clients) for client in clients))
-        known = _slots(clients[0])
-        owned = set(known.values())
+        wait(lambda: all(met(client) == len(clients) for client in clients))
+        # After a start each server has the map of its last end, and the owner of a slot may have changed without it.
+        wait(lambda: all(_slots(client) == _slots(clients[0]) for client in clients))
+        owners = _slots(clients[0])
+        owned = set(owners.values())
         ids = [client.execute_command("CLUSTER", "MYID").decode() for client in clients]
         for i in range(PAIRS):
             pair = [i, i + PAIRS]
             first = next((one for one in pair if ids[one] in owned), i)  # after a failover it is the second one
             second = pair[1 - pair.index(first)]
             ends = i * SLOTS // PAIRS, (i + 1) * SLOTS // PAIRS
-            missing = sorted(set(range(*ends)) - known.keys())
+            missing = sorted(set(range(*ends)) - owners.keys())
             if missing:
                 clients[first].execute_command("CLUSTER", "ADDSLOTS", *missing)
             if clients[second].info("replication")["role"] == "master" and ids[second] not in owned:
@@ -348,10 +353,9 @@ class EmbeddedCluster:
             node.stop(deadline_s)
 
 
-def _known(client: Any) -> int:
-    """The number of servers that a server knows and has shaken hands with."""
-    lines = client.execute_command("CLUSTER", "NODES").decode().splitlines()
-    return sum("handshake" not in line.split()[2] for line in lines)
+def known(nodes: bytes) -> int:
+    """The number of servers that a server knows and has shaken hands with, by its CLUSTER NODES."""
+    return sum(b"handshake" not in line.split()[2] for line in nodes.splitlines())
 
 
 def _slots(client: Any) -> dict[int, str]:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import redis
 
-from deploy.embedded import EmbeddedValkey
+from deploy.embedded import EmbeddedValkey, known
 from tests import support
 
 SLOTS: Final = 16384
@@ -126,7 +126,7 @@ class Cluster:
             ends = (i * SLOTS // self._holders, (i + 1) * SLOTS // self._holders - 1)
             self.primaries[i].call("CLUSTER", "ADDSLOTSRANGE", *ends)
         await support.eventually(
-            lambda: all(len(node.call("CLUSTER", "NODES").splitlines()) == len(self.nodes) for node in self.nodes),
+            lambda: all(known(node.call("CLUSTER", "NODES")) == len(self.nodes) for node in self.nodes),
             AGREE_S,
         )
         for primary, replicas in zip(self.primaries, self.replicas, strict=False):

@@ -24,7 +24,7 @@ from typing import Any, Final, cast
 import redis
 from redis.cluster import ClusterNode
 
-from deploy.embedded import EmbeddedValkey
+from deploy.embedded import EmbeddedValkey, known
 from deploy.slots import PARTITIONS, Servers, SlotsError, move
 from loadtest.chaos.stores import START_S, Store
 from loadtest.ports import free_ports
@@ -166,7 +166,7 @@ class Sharded(Store):
             await self.bus.listen(node.announced_port, node.bus_port, node.address)
         await super().start()
         await asyncio.to_thread(self._form)
-        await self._until(lambda: all(len(node.ask("CLUSTER", "NODES").splitlines()) == 6 for node in self.nodes))
+        await self._until(lambda: all(known(node.ask("CLUSTER", "NODES")) == len(self.nodes) for node in self.nodes))
         await asyncio.to_thread(self._replicate)
         await self.whole()
 
