@@ -287,7 +287,10 @@ def own_valkey(
 def own_cluster(
     folder: Path, environ: Mapping[str, str], shared: dict[str, str], settings: Settings
 ) -> EmbeddedCluster:
-    """Return the embedded cluster. Its URL has the password, so the children receive it in a file."""
+    """Return the embedded cluster. Its URL has the password, so the children receive it in a file.
+
+    Its messages are not those of the embedded server, so its files and the stores of its clients are apart.
+    """
     given_port = environ.get("CLUSTER_PORT") or str(CLUSTER_PORT)
     if not given_port.isdecimal() or not 0 < int(given_port) <= 65_536 - PORTS:
         raise LocalError(f"CLUSTER_PORT={given_port}: expected a port that has {PORTS - 1} more above it")
@@ -306,6 +309,8 @@ def own_cluster(
     url.write_text(cluster.url)
     shared["LINNET_REDIS_URL_FILE"] = str(url.resolve())
     shared["LINNET_REDIS_MODE"] = "cluster"
+    if not given(environ, "MEDIA_URL"):
+        shared["LINNET_MEDIA_URL"] = (home / "media").resolve().as_uri()
     return cluster
 
 
@@ -319,8 +324,9 @@ def local(folder: Path, environ: Mapping[str, str]) -> Runner:
         check_port(service.name, service.listen, MOVES.format("LISTEN"))
         if service.admin is not None:
             check_port(service.name, service.admin, MOVES.format("ADMIN_LISTEN"))
-    people = demo(shared, settings, plan[0], folder)
-    beside = [*bot(shared, settings, plan[0], folder), *people]
+    clients = folder / "cluster" if isinstance(valkey, EmbeddedCluster) else folder
+    people = demo(shared, settings, plan[0], clients)
+    beside = [*bot(shared, settings, plan[0], clients), *people]
     return Runner(
         valkey,
         [*plan, *beside],

@@ -311,7 +311,10 @@ async def test_cluster_starts_stops_and_keeps_its_data(runner: Runner) -> None:
     assert len(runner.children("valkey-server")) == 6
     assert (home / "url").stat().st_mode & 0o077 == 0
     password = (home / "password").read_text().strip()
-    assert not any(password in Path(f"/proc/{pid}/environ").read_text() for pid in runner.children("-m"))
+    environs = [Path(f"/proc/{pid}/environ").read_text() for pid in runner.children("-m")]
+    assert not any(password in environ for environ in environs)
+    media = f"LINNET_MEDIA_URL={(home / 'media').resolve().as_uri()}\0"
+    assert all(media in environ for environ in environs), "files of other messages are elsewhere"
     with pytest.raises(redis.AuthenticationError), redis.Redis(port=port) as stranger:
         stranger.ping()
     with redis.RedisCluster("127.0.0.1", port, password=password) as client:
