@@ -29,6 +29,7 @@ SETTLED_MS: Final = 10_000
 STEPPED_MS: Final = 20_000  # a client that does not read, or whose link is held, notices later
 # Within this time every process has noticed that a setting of Redis breaks the durability.
 NOTICED_MS: Final = 6_000
+NEVER: Final = 1 << 62
 # The log line of a failover, in local time: of a sentinel, or of a cluster's server that was elected. They start one
 # themselves if a busy machine does not answer.
 _SWITCHED: Final = re.compile(
@@ -131,7 +132,7 @@ class Findings:
         changed = (fault for fault in evidence.faults if fault.kind == "valkey-settings")
         self._unfit = [(fault.began + NOTICED_MS, fault.ended) for fault in changed]
         stepped = (fault.began for fault in evidence.faults if fault.kind == "valkey-clock")
-        self._stamps_until = min(stepped, default=1 << 62)
+        self._stamps_until = min(stepped, default=NEVER)
 
     def forgotten(self, conversation: str, at: int) -> int:
         """The seq up to which no key knew anything of the conversation at this time; 0 if none was deleted."""
@@ -147,9 +148,10 @@ class Findings:
         """Whether a setting of Redis broke the durability all that time, and the processes had noticed it before."""
         return any(began <= since and until <= ended for began, ended in self._unfit)
 
-    def stamps_hold(self, at: int) -> bool:
-        """Whether the stamps of all events up to this time are right."""
-        return at < self._stamps_until
+    def stamps_hold(self, at: int, before: int = 0) -> bool:
+        """Whether the stamps of all events up to this time are right. Stamps of a clock that was put back are before
+        the step, too, but below that of an earlier event of the log, `before`."""
+        return at < self._stamps_until and (at >= before or self._stamps_until == NEVER)
 
     @property
     def clocks_stepped(self) -> bool:

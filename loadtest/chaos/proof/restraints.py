@@ -25,11 +25,12 @@ def _check(findings: Findings, conversation: Conversation) -> Iterator[Violation
     muted: dict[str, int | None] = {}
     banned: dict[str, int | None] = {}
     said: dict[str, int] = {}
-    slow_s = 0
+    slow_s = latest = 0
     changes = {one.seq: one for one in conversation.restraints}
     for entry in conversation.entries:
-        if not findings.stamps_hold(entry.stamp):
+        if not findings.stamps_hold(entry.stamp, latest):
             return
+        latest = entry.stamp
         one = changes.get(entry.seq)
         if one is not None:
             findings.counts[one.kind] += 1

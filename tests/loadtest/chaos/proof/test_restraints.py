@@ -57,3 +57,9 @@ def test_message_too_early_in_slow_mode_is_found() -> None:
 def test_events_after_a_step_of_the_clock_are_not_judged() -> None:
     log = [event(1, "member"), event(2), event(3)]
     assert found(log, [Restraint(1, "mute", "bob")], Fault("valkey-clock", "x", 2500, 3000)) == [2]
+
+
+def test_events_after_a_clock_that_was_put_back_are_not_judged() -> None:
+    """Their stamps are before the step, too."""
+    log = [event(1, "member", stamp=9000), event(2, stamp=9100), event(3, stamp=5000)]
+    assert found(log, [Restraint(1, "slow", slow_s=2)], Fault("valkey-clock", "by -4 s", 9200, 9300)) == []
