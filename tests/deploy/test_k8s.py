@@ -3,11 +3,16 @@ with the code. `make deploy-check` checks schemas and policies."""
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import json
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -20,8 +25,9 @@ from loadtest.__main__ import parser
 from router.__main__ import STOP_S
 from router.contract.settings import VERSION, Settings, host_port, load
 from router.store.presence import LEASE_S
+from router.store.redis.cluster_client import ADVISED
 from tests.deploy.netpol import Peer, allowed, selects
-from tests.support import eventually
+from tests.support import eventually, free_ports
 
 pytestmark = pytest.mark.processes  # kubectl renders the manifests
 
@@ -224,6 +230,8 @@ def cores(text: str) -> float:
 
 def test_images_are_of_this_version() -> None:
     for name, workload in every("Deployment", "Job"):
+        if workload["metadata"]["name"] == "valkey-form":
+            continue  # it is a script for the servers' own client
         image = container(workload["spec"]["template"])["image"]
         assert image.rpartition("/")[2] == f"linnet:{VERSION}", name
 
@@ -416,6 +424,114 @@ def test_network_of_the_small_deployment_and_of_the_load_test() -> None:
     assert allowed(both, job["loadtest"], pod["gateway"], 8000)
     assert allowed(both, job["loadtest"], pod["router"], 8000)
     assert not allowed(both, job["loadtest"], pod["valkey"], 6379)
+
+
+def test_network_of_a_cluster() -> None:
+    """Only servers reach the bus of a server, and only gateways, routers and the forming of the cluster its port."""
+    policies, pod = network("base-with-cluster")
+    valkey, form = pod["valkey"], pod["valkey-form"]
+    for source in (pod["gateway"], pod["router"], valkey, form):
+        assert allowed(policies, source, valkey, 6379)
+        assert allowed(policies, source, valkey, 16379) == (source is valkey)
+        assert allowed(policies, source, DNS, 53, "UDP")
+    for stranger in (PROXY, BACKEND, STRANGER, PROMETHEUS):
+        assert not allowed(policies, stranger, valkey, 6379)
+    assert not allowed(policies, valkey, WEB, 443)
+
+
+def test_servers_of_a_shard_are_apart() -> None:
+    """Each shard has its own budget, and never both servers on one node; the next is not replaced at once."""
+    shards = [item for item in rendered()["base-with-cluster"] if item["kind"] == "StatefulSet"]
+    budgets = [item["spec"] for item in rendered()["base-with-cluster"] if item["kind"] == "PodDisruptionBudget"]
+    assert len(shards) == 3
+    for shard in shards:
+        spec, labels = shard["spec"], shard["spec"]["template"]["metadata"]["labels"]
+        others = [one["spec"]["template"]["metadata"]["labels"] for one in shards if one is not shard]
+        affinity = spec["template"]["spec"]["affinity"]["podAntiAffinity"]
+        (apart,) = affinity["requiredDuringSchedulingIgnoredDuringExecution"]
+        assert apart["topologyKey"] == "kubernetes.io/hostname"
+        (budget,) = (one for one in budgets if selects(one["selector"], labels))
+        assert budget["maxUnavailable"] == 1
+        for selector in (apart["labelSelector"], budget["selector"], spec["selector"]):
+            assert selects(selector, labels)
+            assert not any(selects(selector, other) for other in others)
+        environment = {one["name"]: one.get("value") for one in container(spec["template"])["env"]}
+        assert environment["SERVICE"] == spec["serviceName"] == shard["metadata"]["name"]
+        assert spec["minReadySeconds"] > 0
+    pods_of = [f"{one['metadata']['name']}-{i}.{one['spec']['serviceName']}" for one in shards for i in range(2)]
+    assert environment["SERVERS"].split() == pods_of
+
+
+SHIM = """\
+#!{python}
+import json, os, sys
+import redis
+host, *command = sys.argv[2:] if sys.argv[1] == "-h" else ["", *sys.argv[1:]]
+client = redis.Redis(port=json.loads(os.environ["PORTS"])[host])
+found = client.execute_command(*command)  # in parts, so that nothing reads the answer
+print(found.decode() if isinstance(found, bytes) else found)
+"""
+
+
+async def test_cluster_is_formed_by_its_script(tmp_path: Path) -> None:
+    """Six real servers with the component's configuration: three shards afterwards, and no change by a second run."""
+    config = (manifests.ROOT / "k8s/components/cluster/valkey.conf").read_text()
+    ports = free_ports(12)
+    names = [f"valkey-{shard}-{i}.valkey-{shard}" for shard in range(3) for i in range(2)]
+    servers = []
+    for name, port, bus in zip(names, ports[:6], ports[6:], strict=True):
+        folder = tmp_path / name
+        folder.mkdir()
+        text = config.replace("/data", str(folder)).replace("port 6379", f"port {port}\ncluster-port {bus}")
+        (folder / "valkey.conf").write_text(text)
+        command = tied(binary(), folder / "valkey.conf", "--cluster-announce-hostname", name)
+        servers.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+    clients: list[Any] = [redis.Redis(port=port, decode_responses=True) for port in ports[:6]]
+    shim = tmp_path / "valkey-cli"
+    shim.write_text(SHIM.format(python=sys.executable))
+    shim.chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "PORTS": json.dumps(dict(zip(names, ports[:6], strict=True))),
+        "SHARDS": "0 1 2",
+    }
+
+    def answer() -> bool:
+        try:
+            return all(client.ping() for client in clients)
+        except redis.ConnectionError:
+            return False
+
+    async def formed() -> list[list[str]]:
+        program = ["/bin/sh", str(manifests.ROOT / "k8s/components/cluster/form.sh")]
+        script = await asyncio.create_subprocess_exec(*tied(*program), env=environment)
+        try:
+            assert await asyncio.wait_for(script.wait(), 120) == 0
+        finally:
+            if script.returncode is None:
+                script.kill()
+        await eventually(lambda: all(_replicas(client) == [1, 1, 1] for client in clients), 60)
+        return [[str(row[0]), str(row[1]), row[2][0]] for row in clients[0].execute_command("CLUSTER", "SLOTS")]
+
+    try:
+        await eventually(answer, 60)
+        for port, bus in zip(ports[1:6], ports[7:], strict=True):
+            clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", port, bus)
+        first = await formed()
+        assert len(first) == 3
+        assert await formed() == first
+        assert [row[2] for row in sorted(first, key=lambda row: int(row[0]))] == names[::2]
+        wanted = {"appendonly": "yes", "maxmemory-policy": "noeviction", "shutdown-on-sigterm": "failover", **ADVISED}
+        assert clients[0].config_get(*wanted) == wanted
+    finally:
+        for server in servers:
+            server.kill()
+            server.wait()
+
+
+def _replicas(client: Any) -> list[int]:
+    """How many replicas each range of slots has, as one server knows it."""
+    return [len(row) - 3 for row in client.execute_command("CLUSTER", "SLOTS")]
 
 
 async def test_small_valkey_keeps_acknowledged_writes(tmp_path: Path) -> None:
