@@ -463,13 +463,17 @@ def test_servers_of_a_shard_are_apart() -> None:
 
 
 SHIM = """\
-#!{python}
-import json, os, sys
-import redis
+#!{python} -SE
+import json, os, socket, sys
 host, *command = sys.argv[2:] if sys.argv[1] == "-h" else ["", *sys.argv[1:]]
-client = redis.Redis(port=json.loads(os.environ["PORTS"])[host])
-found = client.execute_command(*command)  # in parts, so that nothing reads the answer
-print(found.decode() if isinstance(found, bytes) else found)
+request = b"*%d\\r\\n" % len(command)
+for one in map(os.fsencode, command):
+    request += b"$%d\\r\\n%s\\r\\n" % (len(one), one)
+with socket.create_connection(("127.0.0.1", json.loads(os.environ["PORTS"])[host])) as server:
+    server.sendall(request)
+    with server.makefile("rb") as answer:
+        head = answer.readline()
+        print((answer.read(int(head[1:])) if head[:1] == b"$" else head[1:].strip()).decode())
 """
 
 
