@@ -18,6 +18,7 @@ check           `make deploy-check`: Dockerfile and manifests
 check_stack     `make deploy-check`: load balancers, alerts, dashboards, compose file
 image           the container image, built without a registry
 slots           where the partitions of a Redis cluster are, and moving them; a server that becomes a cluster
+slot_plans      which slots each primary should have, and which may move
 cluster         `make k8s-check`: the manifests on a real cluster
 kubernetes/     a Kubernetes of its own for `make deploy-check`
 """

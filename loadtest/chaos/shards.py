@@ -25,7 +25,8 @@ import redis
 from redis.cluster import ClusterNode
 
 from deploy.embedded import EmbeddedValkey, known
-from deploy.slots import PARTITIONS, Servers, SlotsError, move
+from deploy.slot_plans import PARTITIONS, SlotsError
+from deploy.slots import Servers, move
 from loadtest.chaos.stores import START_S, Store
 from loadtest.ports import free_ports
 from router.store.redis.slots import SLOTS

@@ -16,6 +16,7 @@ import pytest
 import redis
 
 from deploy import slots
+from deploy.slot_plans import SlotsError
 from router.contract import keys, stamp
 from router.store.redis.slots import slot_of
 from tests import support
@@ -57,7 +58,7 @@ async def test_one_server_becomes_a_cluster_and_grows_under_load(start: Start, j
         server._config += CONFIG.format(timeout=15_000, port=bus)
         server.spawn()
         await asyncio.to_thread(server.wait_ready)
-        with pytest.raises(slots.SlotsError, match="one server"):
+        with pytest.raises(SlotsError, match="one server"):
             slots.main(["--url", f"{url},127.0.0.1:1", "begin"])
         await asyncio.to_thread(slots.main, ["--url", url, "begin"])
         old = list(system.processes)
