@@ -75,7 +75,7 @@ class SeaweedFS:
                     client.create_bucket(Bucket=BUCKET)
                 client.put_object(Bucket=BUCKET, Key="started", Body=b"")
                 return
-            except Exception as error:
+            except Exception as error:  # boto3 raises many types while the server starts
                 if self.process.poll() is not None or time.monotonic() > until:
                     raise RuntimeError(f"SeaweedFS does not work: {self._log.read_text()[-2000:]}") from error
                 time.sleep(TRY_S)

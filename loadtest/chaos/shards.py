@@ -59,7 +59,7 @@ class Bus:
         self._links: dict[asyncio.StreamWriter, tuple[str, str]] = {}
 
     async def listen(self, port: int, to_port: int, address: str) -> None:
-        """Pass what comes to `port` on to the bus of the server with this address."""
+        """Forward the connections to `port` to the bus of the server with this address."""
 
         async def made(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await self._link(reader, writer, to_port, address)

@@ -1,4 +1,4 @@
--- note_reading: note in the audit that a conversation's log is read by somebody who is no member.
+-- note_reading: note in the audit that an admin who is no member reads a conversation's log.
 -- KEYS  audit                                          (of the conversation's partition)
 -- ARGV  conv actor reason                              (actor '': a server key)
 -- Returns 1
