@@ -152,15 +152,21 @@ class Clamd:
 async def _send(writer: asyncio.StreamWriter, path: Path) -> None:
     async with aclosing(chunks(path)) as parts:
         async for part in parts:
-            writer.write(len(part).to_bytes(4, "big") + part)
-            await writer.drain()
-    writer.write(bytes(4))
+            await _write(writer, len(part).to_bytes(4, "big") + part)
+    await _write(writer, bytes(4))
+
+
+async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
+    if writer.is_closing():
+        raise ConnectionResetError("it was closed")  # uvloop would raise a RuntimeError
+    writer.write(data)
     await writer.drain()
 
 
 async def chunks(path: Path) -> AsyncGenerator[bytes]:
-    """The bytes of a file; they are read in a thread, because the disk may be slow."""
-    with await asyncio.to_thread(path.open, "rb") as file:
+    """The bytes of a file; they are read in a thread, because the disk may be slow. It is opened here: if opening it in
+    a thread is cancelled, no caller has the file that is to be closed."""
+    with path.open("rb") as file:
         while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
             yield chunk
 

@@ -110,6 +110,8 @@ class Connection:
         self._writer.transport.abort()
 
     def _write(self, event: h11.Event) -> None:
+        if self._writer.is_closing():
+            raise ConnectionResetError("the server closed the connection")  # uvloop would raise a RuntimeError
         self._writer.write(self._http.send(event) or b"")
 
     async def _next(self) -> h11.Event:
