@@ -34,6 +34,10 @@ class Reports:
         self.reports.append(report)
         self._changed.set()
 
+    def last(self) -> str:
+        """The last reports, for a failure."""
+        return "the last reports:\n" + "\n".join(f"  {report!s:.300}" for report in self.reports[-12:])
+
     async def until(self, *, since: int = 0, deadline_s: float = DEADLINE_S, **wanted: Any) -> Report:
         """The first report with these fields, of those that came or come."""
         try:
@@ -45,8 +49,7 @@ class Reports:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            last = "\n".join(f"  {report!s:.300}" for report in self.reports[-12:])
-            raise AssertionError(f"not within {deadline_s:g} s: {wanted}; the last reports:\n{last}") from None
+            raise AssertionError(f"not within {deadline_s:g} s: {wanted}; {self.last()}") from None
 
     async def handed(self, count: int, deadline_s: float = DEADLINE_S) -> list[Any]:
         """Until the handler had this many messages; their bodies."""

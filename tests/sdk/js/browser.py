@@ -65,8 +65,11 @@ class Tab(Reports):
         )
 
     async def call(self, command: str, **args: Any) -> Any:
-        async with asyncio.timeout(DEADLINE_S):
-            return await self.page.evaluate("([command, args]) => window.commands[command](args)", [command, args])
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                return await self.page.evaluate("([command, args]) => window.commands[command](args)", [command, args])
+        except TimeoutError:
+            raise AssertionError(f"no answer within {DEADLINE_S:g} s: {command} {args}; {self.last()}") from None
 
     async def open(self, api: str, user: str) -> Report:
         opened: Report = await self.call("open", api=api, user=user, token=token(user))
