@@ -12,12 +12,10 @@ from router.process.http_client import (
     MAX_ANSWER_BYTES,
     MAX_RETRY_AFTER_S,
     Answer,
-    Connection,
     HttpClient,
     NoAnswer,
     retry_after_s,
 )
-from tests import support
 
 Handle: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -272,31 +270,3 @@ async def test_body_is_streamed_on_a_connection_of_its_own() -> None:
         await client.post([], b"kept")
         assert (await client.stream([], 200_000, parts())).status == 204
     assert bodies == [(False, b"kept"), (True, b"a" * 100_000 + b"b" * 100_000)]
-
-
-async def test_server_that_closes_during_the_body_gives_no_answer() -> None:
-    """On every loop: uvloop refuses a write to a closed connection with an error of its own."""
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
-        writer.transport.abort()
-
-    async def parts() -> AsyncIterator[bytes]:
-        yield b"a"
-        await support.eventually(connections[0].is_closing)
-        for _ in range(5):  # turns of the loop, after which the transport is gone
-            await asyncio.sleep(0)
-        yield b"b"
-
-    connections: list[asyncio.StreamWriter] = []
-    async with serving(handle) as url, poster(url) as client:
-        opened = client._connected
-
-        async def connected() -> Connection:
-            connection = await opened()
-            connections.append(connection._writer)
-            return connection
-
-        client._connected = connected  # type: ignore[method-assign]
-        with pytest.raises(NoAnswer):
-            await client.stream([], 2, parts())
