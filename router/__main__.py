@@ -91,7 +91,7 @@ async def work(process: Process, client: Client) -> None:
             services.audit,
         ),
         Janitor(services.presence, partial(restore, client, settings), services.reports.erase),
-        RowAudit(services.conversations, services.users),
+        RowAudit(services.conversations, services.users, services.audit),
         Upgrades(services.row_formats, services.presence, node, meter.load),
         *([Webhooks(settings, *stores, services.state)] if settings.webhook_url else []),
     ]

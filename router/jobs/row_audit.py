@@ -2,7 +2,8 @@
 
 A conversation has its members; a user's list has a row for each of their conversations. The functions keep both
 consistent, and the finisher repeats the unfinished work of gateways. Neither reads a quiet conversation, so a lost row
-(keys deleted by hand, a partial restore) would stay lost. This walk visits every conversation in turn.
+(keys deleted by hand, a partial restore) would stay lost. This walk visits every conversation in turn. It also moves
+acts to the audit, which a router of an earlier release leaves behind when it finishes the conversation.
 
 Invariants
 - A conversation is checked only if the finisher has finished it; before that, the finisher writes missing rows.
@@ -25,6 +26,7 @@ from router.contract.errors import NotFound, Unavailable
 from router.jobs.rounds import every
 from router.process.isolate import fault
 from router.store.answers import reply_of
+from router.store.audit import Audit
 from router.store.conversations import Conversations
 from router.store.heads import Head
 from router.store.rows import Row
@@ -40,7 +42,8 @@ log = logging.getLogger("linnet.router")
 
 
 class RowAudit:
-    def __init__(self, conversations: Conversations, users: Users) -> None:
+    def __init__(self, conversations: Conversations, users: Users, acts: Audit) -> None:
+        self._acts = acts
         self._conversations = conversations
         self._users = users
         self._place = ""
@@ -79,6 +82,8 @@ class RowAudit:
         head = await self._conversations.head(conv)
         if head is None or head.routed < head.seq:
             return 0
+        if head.acts:
+            await self._acts.move(conv)
         return await (self._direct if conv[0] == keys.DIRECT else self._group)(conv, head)
 
     async def _direct(self, conv: str, head: Head) -> int:

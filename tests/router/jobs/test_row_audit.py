@@ -10,6 +10,7 @@ from router.contract import keys
 from router.jobs.finisher import Finisher
 from router.jobs.row_audit import RowAudit
 from router.store.answers import reply_of
+from router.store.moderation import Act
 from tests.router.world import World, settings, world
 
 
@@ -21,7 +22,7 @@ async def finished(w: World, *convs: str) -> None:
 
 async def walked(w: World) -> None:
     """Run one whole walk."""
-    audit = RowAudit(w.conversations, w.users)
+    audit = RowAudit(w.conversations, w.users, w.audit)
     await audit.step()
     while audit._place:
         await audit.step()
@@ -92,6 +93,24 @@ async def test_rows_of_format_1_are_written_anew_once_all_processes_read_format_
         assert (await w.row("ann", group)).role == "o"
 
 
+async def test_acts_that_an_earlier_release_left_reach_the_audit(valkey: EmbeddedValkey) -> None:
+    """Its router knows of no acts, so it unmarks the conversation."""
+    async with world(valkey) as w:
+        group = await w.group("ann", "bob")
+        await finished(w, group)
+        await w.moderation.restrain(Act(conversation=group, actor="ann", by="ann", user="bob"), "mute")
+        with valkey.client() as redis:
+            acts = redis.hget(keys.conversation(group), "acts")
+            redis.hdel(keys.conversation(group), "acts")
+            await finished(w, group)
+            redis.hset(keys.conversation(group), "acts", acts)
+        assert not w.is_dirty(group)
+        await walked(w)
+        entries = await w.client.fetch("XRANGE", keys.audit_of_conversations(keys.partition(group)), "-", "+")
+        assert sum(group.encode() in fields[1] for _, fields in entries) == 1
+        assert not w.is_dirty(group)
+
+
 async def test_role_that_did_not_reach_the_row_is_restored(valkey: EmbeddedValkey) -> None:
     async with world(valkey) as w:
         group = await w.group("ann", "bob")
@@ -140,7 +159,7 @@ async def test_lost_rows_of_many_conversations_are_one_log_entry_of_a_step(
         await finished(w, *groups)
         with valkey.client() as redis:
             redis.delete(keys.convs("bob"))
-        audit = RowAudit(w.conversations, w.users)
+        audit = RowAudit(w.conversations, w.users, w.audit)
         with caplog.at_level(logging.WARNING, "linnet.router"):
             steps = 0
             while steps == 0 or audit._place:
