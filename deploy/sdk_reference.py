@@ -43,7 +43,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "Tokens and the HTTP API": ("Login", "TokenSource", "Api"),
     "Media, state, people": ("Media", "State", "People"),
     "Profiles": ("Profiles", "Profile", "Me", "Privacy", "ProfileChange"),
-    "Moderation": ("Moderation", "Rules", "Ban", "AuditEntry", "Reports", "Report"),
+    "Moderation": ("Moderation", "Rules", "Ban", "AuditEntry", "AuditPage", "Reports", "Report", "ReportPage"),
     "Views": ("ConversationView", "MessageView"),
     "Events": (
         "Event", "Logged", "Message", "Edit", "Delete", "React", "Member", "Title", "Gap", "Gone", "Joined", "Receipt",

@@ -131,7 +131,7 @@ async def get_audit(call: Call, given: AuditQuery) -> Audit:
     Each act is there once, a few seconds after it. The newest 10,000 acts of each partition are kept.
     """
     require_rank(call)
-    entries, more = await call.services.audit.page(given.after, given.limit)
+    page = await call.services.audit.page(given.after, given.limit)
     return Audit(
         [
             AuditEntry(
@@ -142,9 +142,10 @@ async def get_audit(call: Call, given: AuditQuery) -> Audit:
                 Target(one.user or None, one.conversation or None, one.seq or None, one.report or None),
                 one.reason or None,
             )
-            for one in entries
+            for one in page.entries
         ],
-        more,
+        page.more,
+        page.missing,
     )
 
 

@@ -41,8 +41,8 @@ async def list_reports(call: Call, given: ReportsQuery) -> Reports:
     `event` is a copy of the message, made when the report came; null of a user, and 90 days after closing.
     """
     require_rank(call)
-    found, more = await call.services.reports.page(given.after, given.state, given.limit)
-    return Reports([_shown(one) for one in found], more)
+    page = await call.services.reports.page(given.after, given.state, given.limit)
+    return Reports([_shown(one) for one in page.reports], page.more, page.missing)
 
 
 async def patch_report(call: Call, given: ReportChange) -> Report:

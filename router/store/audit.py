@@ -7,19 +7,19 @@ an entry was added.
 Invariants
 - An entry is never changed, and is added with the time of its server's clock. A page ends before the present, so an
   entry is never added below the cursor of a reader.
+- A page without the entries of a server that does not answer says so (`missing`).
 - At most 10,000 entries are kept for each partition.
 """
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Final
 
 import msgpack
 from msgspec import Struct
 
 from router.contract import keys
-from router.contract.errors import BadCommand, LinnetError, from_function
+from router.contract.errors import BadCommand, LinnetError, Unavailable, from_function
 from router.store.redis.client import Client
 
 SETTLED_MS: Final = 2000  # by how much the clocks of several servers may differ
@@ -37,6 +37,14 @@ class Entry(Struct, frozen=True):
     seq: int = 0
     report: str = ""
     reason: str = ""
+
+
+class Page(Struct, frozen=True):
+    """Entries, oldest first, and whether there are more. `missing`: streams that could not be read."""
+
+    entries: list[Entry]
+    more: bool
+    missing: int
 
 
 class Audit:
@@ -59,28 +67,31 @@ class Audit:
         except LinnetError as error:
             raise from_function(error) from None
 
-    async def page(self, after: str, limit: int) -> tuple[list[Entry], bool]:
-        """The entries after this id, oldest first, and whether there are more."""
+    async def page(self, after: str, limit: int) -> Page:
+        """The entries after this id."""
         position = _position(after)
         streams = [keys.audit_of_conversations(part) for part in range(keys.PARTITIONS)]
         streams += [keys.audit_of_users(part) for part in range(keys.PARTITIONS)]
         now = await self._client.clock_ms()
         upto = now - (1 if self._client.one_server else SETTLED_MS)
         found: list[tuple[tuple[int, int, int], bytes]] = []
+        missing = 0
         for number, entries in enumerate(await self._read(streams, position, upto, limit + 1)):
+            if isinstance(entries, Unavailable):
+                missing += 1
+                continue
             for id_, fields in entries:
                 ms, _, count = id_.decode().partition("-")
                 found.append(((int(ms), int(count), number), fields[1]))
         found.sort()
-        return [_entry(where, packed) for where, packed in found[:limit]], len(found) > limit
+        return Page([_entry(where, packed) for where, packed in found[:limit]], len(found) > limit, missing)
 
     async def _read(self, streams: list[str], position: tuple[int, int, int], upto: int, limit: int) -> list[Any]:
         ms, count, last = position
-        pages = (
-            self._client.fetch("XRANGE", stream, f"{'(' if number <= last else ''}{ms}-{count}", upto, "COUNT", limit)
+        return await self._client.fetch_each(
+            ("XRANGE", stream, f"{'(' if number <= last else ''}{ms}-{count}", upto, "COUNT", limit)
             for number, stream in enumerate(streams)
         )
-        return await asyncio.gather(*pages)
 
 
 def _position(after: str) -> tuple[int, int, int]:

@@ -2,10 +2,12 @@
 
 A report of a message is in the slot of its conversation, with a copy of the message as it was then; a report of a user
 is in that user's slot. Its name there follows from the reporter and what is reported, so a repetition is the same one.
-Its id is the time at which it was made, its partition and its name.
+Its id is the time at which it was made, its partition and its name. Another report may have the name later, when this
+one has made room; the time tells them apart.
 
 Invariants
 - A report is never added below the cursor of a reader: a page ends before the present.
+- A page without the reports of a server that does not answer says so (`missing`).
 - At most 10,000 reports are kept for each partition; the oldest that is closed makes room for another.
 - The copy of a message is erased some time after the report was closed (`erase`).
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any, Final, Literal, TypeAlias
 
@@ -21,7 +24,7 @@ import msgpack
 from msgspec import Struct
 
 from router.contract import keys
-from router.contract.errors import BadCommand, FunctionError, LinnetError, NotFound, Quota, from_function
+from router.contract.errors import BadCommand, FunctionError, LinnetError, NotFound, Quota, Unavailable, from_function
 from router.store.redis.client import Client
 
 ReportState: TypeAlias = Literal["open", "resolved", "dismissed"]
@@ -44,6 +47,14 @@ class Report(Struct, frozen=True):
     conversation: str = ""
     seq: int = 0
     event: bytes | None = None
+
+
+class Page(Struct, frozen=True):
+    """Reports, oldest first, and whether there are more. `missing`: partitions that could not be read."""
+
+    reports: list[Report]
+    more: bool
+    missing: int
 
 
 class Reports:
@@ -74,24 +85,28 @@ class Reports:
             raise from_function(error) from None
         return f"{int(at)}.{part}.{name}", bool(new)
 
-    async def page(self, after: str, state: ReportState | None, limit: int) -> tuple[list[Report], bool]:
-        """The reports after this id, oldest first, and whether there are more."""
+    async def page(self, after: str, state: ReportState | None, limit: int) -> Page:
+        """The reports after this id."""
         at, last = (0, 2 * keys.PARTITIONS) if after == "0" else _after(after)
         now = await self._client.clock_ms() * 1000
         upto = now - (1000 if self._client.one_server else SETTLED_US)
         by_time = 1 if state is None else 2 + STATES.index(state)
-        asked = (
-            self._client.fetch("ZRANGEBYSCORE", _keys(part)[by_time], f"{'(' if part <= last else ''}{at}", upto,
-                               "WITHSCORES", "LIMIT", 0, limit + 1)
+        answers = await self._client.fetch_each(
+            ("ZRANGEBYSCORE", _keys(part)[by_time], f"{'(' if part <= last else ''}{at}", upto,
+             "WITHSCORES", "LIMIT", 0, limit + 1)
             for part in range(2 * keys.PARTITIONS)
         )  # fmt: skip
         found: list[tuple[int, int, str]] = []
-        for part, names in enumerate(await asyncio.gather(*asked)):
+        missing = 0
+        for part, names in enumerate(answers):
+            if isinstance(names, Unavailable):
+                missing += 1
+                continue
             scored = zip(names[::2], names[1::2], strict=True)
             found += [(int(float(score)), part, name.decode()) for name, score in scored]
         found.sort()
         read = await asyncio.gather(*(self._read(place) for place in found[:limit]))
-        return [report for report in read if report is not None], len(found) > limit
+        return Page([report for report in read if report is not None], len(found) > limit, missing)
 
     async def _read(self, place: tuple[int, int, str]) -> Report | None:
         packed = await self._client.fetch("HGET", _keys(place[1])[0], place[2])
@@ -99,8 +114,8 @@ class Reports:
 
     async def decide(self, report: str, state: ReportState | None, note: str | None, by: str) -> Report:
         """Resolve, dismiss or reopen a report, or note something on it; `by` is the name for the audit."""
-        _, part, name = _position(report)
-        args = name, report, state or "", "-" if note is None else f"+{note}", by
+        at, part, name = _position(report)
+        args = name, at, report, state or "", "-" if note is None else f"+{note}", by
         try:
             packed = await self._client.fcall("decide_report", _keys(part), args)
         except LinnetError as error:
@@ -108,12 +123,17 @@ class Reports:
         return _report(report, packed)
 
     async def erase(self, age_ms: int = ERASE_MS) -> int:
-        """Erase copies of messages in reports that were closed so long ago; return how many."""
+        """Erase copies of messages in reports that were closed so long ago; return how many.
+
+        Those of a server that does not answer are left for later.
+        """
         erased = 0
-        for part in range(keys.PARTITIONS):
-            report, *_, closed, _ = _keys(part)
-            if await self._client.fetch("EXISTS", closed):
-                erased += int(await self._client.fcall("erase_reports", (report, closed), (age_ms,)))
+        parts = [_keys(part) for part in range(keys.PARTITIONS)]
+        exist = await self._client.fetch_each(("EXISTS", closed) for *_, closed, _ in parts)
+        for (report, *_, closed, _), found in zip(parts, exist, strict=True):
+            if found == 1:
+                with suppress(Unavailable):
+                    erased += int(await self._client.fcall("erase_reports", (report, closed), (age_ms,)))
         return erased
 
 

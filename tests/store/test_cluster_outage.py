@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,14 @@ import pytest
 from router.contract import keys
 from router.contract.errors import LinnetError, Unavailable
 from router.contract.settings import Settings, load
+from router.store.accounts import Accounts
+from router.store.audit import Audit, Page
 from router.store.conversations import Conversations
 from router.store.deployment import RowFormats, deployment_check
 from router.store.presence import Presence
 from router.store.redis import choose
 from router.store.redis.cluster_client import ClusterClient
+from router.store.reports import Reports
 from tests import support
 from tests.cluster import Cluster, slot
 from tests.store.calling import called
@@ -65,6 +69,60 @@ async def test_any_one_server_may_be_down(starts_processes: None, tmp_path: Path
         assert all(isinstance(answer, Unavailable) for answer in failed)
         await first.close()
         await second.close()
+    finally:
+        cluster.close()
+
+
+async def test_audit_and_reports_without_a_server_say_what_is_missing(starts_processes: None, tmp_path: Path) -> None:
+    """Moderators see what the other servers have, and all of it once the server is back."""
+    cluster = Cluster(tmp_path, (0, 0, 0))
+    try:
+        await cluster.start()
+        client = await _client(cluster)
+        accounts, audit, reports = Accounts(client), Audit(client), Reports(client)
+        users = {f"user-{number}" for number in range(30)}
+        for user in users:
+            await accounts.ensure(user)
+            await accounts.set_roles(user, ["moderator"])
+            await reports.report_user("ann", user, "spam")
+
+        async def read() -> tuple[Page, set[str]]:
+            page = await audit.page("0", 100)
+            return page, {entry.user for entry in page.entries}
+
+        async def shows_all() -> Page | None:
+            page, named = await read()
+            return page if (named, page.missing) == (users, 0) else None
+
+        async def lacks_some() -> bool:
+            return (await read())[0].missing > 0
+
+        async def is_unavailable() -> bool:
+            with suppress(Unavailable):
+                await read()
+                return False
+            return True
+
+        whole = await support.eventually(shows_all)
+        assert whole is not None
+        dead = cluster.primaries[0]
+        gone = {user for user in users if dead.owner(slot(keys.user(user))) == dead.id}
+        assert gone
+        dead.kill()
+        await support.eventually(lacks_some)
+        part, named = await read()
+        assert named == users - gone
+        assert part.entries == [entry for entry in whole.entries if entry.user not in gone]
+        assert 0 < part.missing < 512
+        found = await reports.page("0", "open", 100)
+        assert ({one.user for one in found.reports}, found.missing) == (users - gone, part.missing)
+        assert await reports.erase() == 0
+        await asyncio.to_thread(dead.start)
+        assert await support.eventually(shows_all) == whole
+        for node in cluster.primaries:
+            node.kill()
+        await support.eventually(is_unavailable)
+        await client.close()
     finally:
         cluster.close()
 

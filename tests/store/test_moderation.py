@@ -10,7 +10,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.contract.errors import BadCommand, Forbidden, NotFound, RateLimited, ReadOnly, Unavailable
-from router.store.audit import Audit, Entry
+from router.store.audit import Audit, Entry, Page
 from router.store.conversations import Conversations
 from router.store.dirty import Dirty
 from router.store.moderation import Act, Moderation, Restraint
@@ -38,12 +38,12 @@ async def audited(s: Store, conv: str) -> list[Entry]:
     """The audit's entries, after a router has moved those of the conversation."""
     audit = Audit(s.client)
     await audit.move(conv)
-    entries, more = await later(audit)
-    assert not more
-    return entries
+    page = await later(audit)
+    assert (page.more, page.missing) == (False, 0)
+    return page.entries
 
 
-async def later(audit: Audit) -> tuple[list[Entry], bool]:
+async def later(audit: Audit) -> Page:
     """A page that begins in a later millisecond than now: the present one may get further entries."""
     now = await audit._client.clock_ms()
     while await audit._client.clock_ms() <= now + 1:
@@ -382,9 +382,9 @@ async def test_audit_is_read_in_pages_over_all_partitions(valkey: EmbeddedValkey
         for size in (1, 3):
             paged, after, more = [], "0", True
             while more:
-                entries, more = await Audit(s.client).page(after, size)
-                paged += entries
-                after = entries[-1].id
+                page = await Audit(s.client).page(after, size)
+                paged += page.entries
+                after, more = paged[-1].id, page.more
             assert paged == whole
         for wrong in ("x", "1.2", "1.2.x", "-1.2.3", f"{'9' * 20}.1.1"):
             with pytest.raises(BadCommand):

@@ -16,7 +16,7 @@ async def listed(s: Store, after: str = "0", state: ReportState | None = None, l
     now = await s.client.clock_ms()
     while await s.client.clock_ms() <= now + 1:
         pass
-    return (await Reports(s.client).page(after, state, limit))[0]
+    return (await Reports(s.client).page(after, state, limit)).reports
 
 
 async def test_report_has_a_copy_that_outlives_the_message(valkey: EmbeddedValkey) -> None:
@@ -74,7 +74,7 @@ async def test_reports_are_decided_reopened_and_noted(valkey: EmbeddedValkey) ->
         found = [[one.user for one in await listed(s, state=state)] for state in states]
         assert found == [["bob", "dan"], [], ["cem"], ["bob", "cem", "dan"]]
         assert [one.user for one in await listed(s, after=ids[0], limit=1)] == ["cem"]
-        entries, _ = await later(Audit(s.client))
+        entries = (await later(Audit(s.client))).entries
         assert [(one.action, one.actor, one.user, one.report) for one in entries] == [
             ("report_resolved", "mod", "bob", ids[0]),
             ("report_dismissed", "mod", "cem", ids[1]),
@@ -120,3 +120,19 @@ async def test_number_of_reports_is_bounded(valkey: EmbeddedValkey) -> None:
         with pytest.raises(NotFound):
             await reports.decide(first, "open", None, "")
         assert [one.id for one in await listed(s, state="open")] == [second]
+
+
+async def test_id_of_a_report_that_made_room_is_of_no_later_one(valkey: EmbeddedValkey) -> None:
+    """The same user reports the same one anew: a moderator with the old list decides nothing about it."""
+    async with store(valkey.url) as s:
+        reports = Reports(s.client)
+        old, _ = await reports.report_user("ann", "bob", "then")
+        for key in keys.reports(f"u{keys.partition('bob')}"):
+            await s.client.fetch("DEL", key)
+        new, is_new = await reports.report_user("ann", "bob", "now")
+        assert is_new
+        assert old.split(".")[1:] == new.split(".")[1:]
+        with pytest.raises(NotFound):
+            await reports.decide(old, "dismissed", None, "mod")
+        assert [(one.id, one.state) for one in await listed(s)] == [(new, "open")]
+        assert (await reports.decide(new, "dismissed", None, "mod")).reason == "now"

@@ -86,10 +86,15 @@ class AuditEntry(Struct, frozen=True):
 
 
 class Audit(Struct, frozen=True):
-    """Entries in the order in which they were added."""
+    """Entries in the order in which they were added.
+
+    `missing`: how many of the audit's 512 parts could not be read, because their server does not answer. Their entries
+    are not on the page, so ask again with the same `after` later.
+    """
 
     entries: list[AuditEntry]
     more: bool
+    missing: int
 
 
 class NewReport(Struct, frozen=True):
@@ -133,8 +138,15 @@ class Report(Struct, frozen=True):
 
 
 class Reports(Struct, frozen=True):
+    """Reports, oldest first.
+
+    `missing`: how many of 512 parts could not be read, because their server does not answer. Their reports are not on
+    the page, so ask again with the same `after` later.
+    """
+
     reports: list[Report]
     more: bool
+    missing: int
 
 
 class ReportChange(Struct, frozen=True):

@@ -16,7 +16,7 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import cycle
 from typing import Any, Final, Literal, TypeVar
@@ -263,6 +263,19 @@ class Client:
         future = asyncio.get_running_loop().create_future()
         self.command(*parts, reply=partial(settle, future))
         return await future
+
+    async def fetch_each(self, commands: Iterable[Sequence[RedisArg]]) -> list[Any]:
+        """Send plain commands and return their replies; `Unavailable` if no server answers.
+
+        A reply may be an `Unavailable`: a server of a cluster that does not answer costs only its own keys.
+        """
+        replies = await asyncio.gather(*(self.fetch(*command) for command in commands), return_exceptions=True)
+        for reply in replies:
+            if isinstance(reply, BaseException) and not isinstance(reply, Unavailable):
+                raise reply
+        if all(isinstance(reply, Unavailable) for reply in replies):
+            raise replies[0]
+        return replies
 
     async def _read_probe(self, key: str) -> None:
         """Call a function that only reads, as the pre-send hook needs it."""

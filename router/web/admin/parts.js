@@ -26,6 +26,7 @@ export function useLoaded(load, inputs) {
 export function usePages(load, key, inputs) {
   const [rows, setRows] = useState(/** @type {any[]} */ ([]));
   const [next, setNext] = useState(/** @type {any} */ (undefined));
+  const [missing, setMissing] = useState(0);
   const [error, setError] = useState("");
   const [busy, setBusy] = useState(true);
   const [turn, setTurn] = useState(0);
@@ -38,6 +39,7 @@ export function usePages(load, key, inputs) {
       if (mine !== current.current) return;
       setRows([...new Map([...before, ...page.rows].map((row) => [key(row), row])).values()]);
       setNext(page.next);
+      setMissing((some) => Math.max(before.length > 0 ? some : 0, page.missing ?? 0));
       setError("");
     } catch (failed) {
       if (mine === current.current) setError(/** @type {Error} */ (failed).message);
@@ -45,13 +47,14 @@ export function usePages(load, key, inputs) {
     if (mine === current.current) setBusy(false);
   };
   useEffect(() => void more(undefined, []), [...inputs, turn]);
-  return { rows, error, busy, more: next === undefined ? undefined : () => void more(next, rows), again: () => setTurn((n) => n + 1) };
+  return { rows, error, busy, missing, more: next === undefined ? undefined : () => void more(next, rows), again: () => setTurn((n) => n + 1) };
 }
 
 /** @param {{ pages: ReturnType<typeof usePages>, label: string, empty: string, children?: any }} props */
 export function Pages({ pages, label, empty, children }) {
   return html`
     ${pages.error && html`<p class="error" role="alert">${pages.error}</p>`}
+    ${pages.missing > 0 && html`<p class="error" role="alert">Not everything is shown: ${pages.missing} of 512 parts are on a server that does not answer. Load this page again later.</p>`}
     ${pages.rows.length > 0 ? html`<div class="wide" tabindex="0" role="region" aria-label=${`Table: ${label}`}>${children}</div>` : !pages.busy && !pages.error && html`<p class="soft">${pages.more ? "None so far: there are more to look at." : empty}</p>`}
     <div class="row" role="status">
       ${pages.busy ? html`<span class="soft">Loading …</span>` : pages.more && html`<button type="button" onClick=${pages.more}>Load more</button>`}

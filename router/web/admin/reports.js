@@ -10,7 +10,7 @@ export function Reports({ api }) {
   const [state, setState] = useState("open");
   const [ask, setAsk] = useState(/** @type {any} */ (undefined));
   const pages = usePages(
-    (after) => api.call("GET", `/reports${query({ state, after })}`).then((page) => ({ rows: page.reports, next: page.more ? page.reports.at(-1)?.id : undefined })),
+    (after) => api.call("GET", `/reports${query({ state, after })}`).then((page) => ({ rows: page.reports, next: page.more ? page.reports.at(-1)?.id : undefined, missing: page.missing })),
     (row) => row.id,
     [state],
   );
@@ -52,7 +52,7 @@ export function Reports({ api }) {
 /** @param {{ api: import("./api.js").Api }} props */
 export function Audit({ api }) {
   const pages = usePages(
-    (after) => api.call("GET", `/audit${query({ after })}`).then((page) => ({ rows: page.entries, next: page.more ? page.entries.at(-1)?.id : undefined })),
+    (after) => api.call("GET", `/audit${query({ after })}`).then((page) => ({ rows: page.entries, next: page.more ? page.entries.at(-1)?.id : undefined, missing: page.missing })),
     (row) => row.id,
     [],
   );

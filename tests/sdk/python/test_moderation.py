@@ -58,20 +58,22 @@ async def test_group_is_moderated_and_reports_are_closed(chat: System, names: Na
 
         reports = Reports(member)
         made = [await reports.message(group, first.seq, "rude"), await reports.user(ann, "unfair")]
-        found = {report["id"]: report for report in (await desk.read("open"))[0]}
+        found = {report["id"]: report for report in (await desk.read("open"))["reports"]}
         assert [found[report]["reason"] for report in made] == ["rude", "unfair"]
         assert found[made[0]]["event"]["body"] == "one"
         await desk.close(made[0], "dismissed", "it was not")
-        closed = {report["id"]: report for report in (await desk.read())[0]}[made[0]]
+        closed = {report["id"]: report for report in (await desk.read())["reports"]}[made[0]]
         assert (closed["state"], closed["note"]) == ("dismissed", "it was not")
 
         await judge.suspend(bob, reason="enough")
         with pytest.raises(Stopped, match="banned"):
             await member.until(Status.IDLE)  # it never is
         await judge.unsuspend(bob)
-    entries, more = await judge.audit()
-    while more:
-        page, more = await judge.audit(after=entries[-1]["id"])
-        entries += page
+    page = await judge.audit()
+    entries = page["entries"]
+    while page["more"]:
+        page = await judge.audit(after=entries[-1]["id"])
+        entries += page["entries"]
+    assert page["missing"] == 0
     acts = {entry["action"] for entry in entries if entry["target"].get("user") == bob}
     assert "suspend" in acts  # those in a group are added by a round of a router

@@ -81,10 +81,11 @@ export class Moderation {
   }
 
   /**
-   * What was done, in its order, after an entry. For moderators.
+   * What was done, in its order, after an entry. For moderators. `missing`: how many of 512 parts are not
+   * in it, because their server does not answer; if there are some, ask again later from the same place.
    *
    * @param {{ after?: string, limit?: number }} [options]
-   * @returns {Promise<{ entries: AuditEntry[], more: boolean }>}
+   * @returns {Promise<{ entries: AuditEntry[], more: boolean, missing: number }>}
    */
   audit({ after = "0", limit = 100 } = {}) {
     return this._caller.call("GET", `/v1/audit?after=${encodeURIComponent(after)}&limit=${limit}`);
@@ -114,10 +115,10 @@ export class Reports {
   }
 
   /**
-   * Reports after one, in their order; of one state, or all. For moderators.
+   * Reports after one, in their order; of one state, or all. For moderators. `missing` as of the audit.
    *
    * @param {{ state?: "open" | "resolved" | "dismissed", after?: string, limit?: number }} [options]
-   * @returns {Promise<{ reports: Report[], more: boolean }>}
+   * @returns {Promise<{ reports: Report[], more: boolean, missing: number }>}
    */
   read({ state, after = "0", limit = 50 } = {}) {
     const of = state ? `state=${state}&` : "";

@@ -52,6 +52,14 @@ class Report(TypedDict):
     event: Any
 
 
+class ReportPage(TypedDict):
+    """Reports, oldest first; `missing` as in `AuditPage`."""
+
+    reports: list[Report]
+    more: bool
+    missing: int
+
+
 class AuditEntry(TypedDict):
     """One act. `actor`: None for the server; `target`: what it is about (`user`, `conversation`, `seq`, `report`)."""
 
@@ -61,6 +69,18 @@ class AuditEntry(TypedDict):
     action: str
     target: dict[str, Any]
     reason: str | None
+
+
+class AuditPage(TypedDict):
+    """Acts in their order.
+
+    `missing`: how many of the audit's 512 parts are not in it, because their server does not answer. If there are some,
+    ask again later from the same place.
+    """
+
+    entries: list[AuditEntry]
+    more: bool
+    missing: int
 
 
 class Moderation:
@@ -116,10 +136,10 @@ class Moderation:
         """End a suspension."""
         await self._caller.call("DELETE", f"/v1/accounts/{quote(user)}/suspension")
 
-    async def audit(self, *, after: str = "0", limit: int = 100) -> tuple[list[AuditEntry], bool]:
-        """Return what was done after an entry, in its order, and whether there is more. For moderators."""
-        page = await self._caller.call("GET", f"/v1/audit?after={quote(after)}&limit={limit}")
-        return page["entries"], page["more"]
+    async def audit(self, *, after: str = "0", limit: int = 100) -> AuditPage:
+        """Return what was done after an entry, in its order. For moderators."""
+        page: AuditPage = await self._caller.call("GET", f"/v1/audit?after={quote(after)}&limit={limit}")
+        return page
 
     async def _restrain(self, path: str, until: int | None, reason: str) -> None:
         await self._caller.call("PUT", path, {"until": until, "reason": reason})
@@ -144,13 +164,11 @@ class Reports:
         made: str = (await self._caller.call("POST", "/v1/reports", report))["id"]
         return made
 
-    async def read(
-        self, state: ReportState | None = None, *, after: str = "0", limit: int = 50
-    ) -> tuple[list[Report], bool]:
-        """Return reports after one, in their order, and whether there is more. For moderators."""
+    async def read(self, state: ReportState | None = None, *, after: str = "0", limit: int = 50) -> ReportPage:
+        """Return reports after one, in their order. For moderators."""
         of = f"state={state}&" if state is not None else ""
-        page = await self._caller.call("GET", f"/v1/reports?{of}after={quote(after)}&limit={limit}")
-        return page["reports"], page["more"]
+        page: ReportPage = await self._caller.call("GET", f"/v1/reports?{of}after={quote(after)}&limit={limit}")
+        return page
 
     async def close(self, report: str, state: ReportState, note: str | None = None) -> None:
         """Close a report, or open it again. For moderators."""
