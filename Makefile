@@ -48,9 +48,12 @@ WORKERS = $(shell expr 5 \* $$(nproc) / 2)
 quick: $(DEV)
 	$(PY) -m pytest -q -n $(WORKERS) -m "not processes"
 
+# A test that fails is tried once more, five in the whole run at most; those that needed it are named at the end.
+SECOND_TRY = --reruns 1 --max-suite-reruns 5 -raR
+
 # Everything. Small portions keep one worker from having all slow tests that are left.
 test: lint types $(SDK) $(WEB)
-	$(PY) -m pytest -n $(WORKERS) --maxschedchunk=4 --durations=10
+	$(PY) -m pytest -n $(WORKERS) --maxschedchunk=4 --durations=10 $(SECOND_TRY)
 
 lint: $(DEV)
 	$(PY) -m ruff check
