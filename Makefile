@@ -13,6 +13,7 @@ PEERS   := .venv/peers.stamp
 SDK     := .venv/sdk.stamp
 WEB     := .venv/web.stamp
 CODE    := $(wildcard gateway router deploy loadtest tests)
+CENTRIFUGO := v6.9.1
 COMPILE := $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
            --custom-compile-command "make lock"
 
@@ -70,7 +71,8 @@ format: $(DEV)
 bench: $(DEV)
 	$(PY) -m loadtest bench $(if $(FULL),--full) $(if $(QUICK),--quick)
 
-# Socket.IO, python-socketio and Django Channels under the same load, as ratios. Needs Node for the first.
+# Centrifugo, Socket.IO, python-socketio and Django Channels under the same load, as ratios. Needs Go and Node for the first two;
+# without Go the first is left out.
 bench-peers: $(DEV) $(PEERS)
 	$(PY) -m loadtest.peers
 
@@ -165,6 +167,11 @@ $(PEERS): deploy/requirements-peers.txt loadtest/peers/package-lock.json | .venv
 	@echo "linnet: installing loadtest/peers/package-lock.json into .venv/peers/node"
 	@cd .venv/peers/node && npm ci --ignore-scripts --no-audit --no-fund >../../npm.log 2>&1 || { \
 	    echo "linnet: cannot install loadtest/peers/package-lock.json: all npm said: .venv/npm.log" >&2; exit 1; }
+	@if command -v go >/dev/null; then \
+	    echo "linnet: building Centrifugo $(CENTRIFUGO) into .venv/peers"; \
+	    GOBIN=$(CURDIR)/.venv/peers/bin go install github.com/centrifugal/centrifugo/v6@$(CENTRIFUGO) >.venv/go.log 2>&1 || { \
+	        echo "linnet: cannot build Centrifugo $(CENTRIFUGO): all Go said: .venv/go.log" >&2; exit 1; }; \
+	else echo "linnet: no Go here, so Centrifugo is left out"; fi
 	$(call install,deploy/requirements-peers.txt,.venv/peers)
 
 # What checks and bundles the JavaScript client, beside Node, which is one of the wheels of the development lock. Its npm has

@@ -21,8 +21,7 @@ from loadtest.load.results import Result
 from loadtest.load.scenarios import direct, fanout
 from loadtest.load.worker import Plan
 from loadtest.peers import load
-from loadtest.peers.clients import CLIENTS
-from loadtest.peers.deployment import MODULES, VENV, Peer, deployment, parts
+from loadtest.peers.deployment import Peer, deployment, installed, parts
 from loadtest.peers.table import Parts, table
 
 
@@ -61,10 +60,10 @@ def main() -> int:
     arguments.add_argument("--seconds", type=float, default=load.Options().seconds, help="of a phase (%(default)s)")
     arguments.add_argument("--json", type=Path, help="write all measurements there")
     given = arguments.parse_args()
-    if not (VENV / "bin/python").exists() or not MODULES.exists():
+    names, began = installed(), time.monotonic()
+    if not names:
         print("loadtest: the peers are not installed; `make bench-peers` does that", file=sys.stderr)
         return 1
-    names, began = list(CLIENTS), time.monotonic()
     try:
         with local.deployment() as target, deployment(names) as peers:
             result = measure(load.Options(rounds=given.rounds, seconds=given.seconds), target, peers)

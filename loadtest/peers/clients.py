@@ -2,9 +2,9 @@
 
 Only the protocols are defined here; frames, pace, latencies and counts are those of `load.client.Client`. Messages are
 prebuilt text frames into which a number and a stamp are written. Of a received message only the stamp is read, which
-is the end of the body, and the body ends the message: no JSON is parsed.
+is the end of the body: no JSON is parsed.
 
-Peers have no seqs, so their order is not checked; losses and duplicates show in the counts.
+Where a peer has no seqs, the order is not checked; losses and duplicates show in the counts of every peer.
 """
 
 from __future__ import annotations
@@ -70,10 +70,14 @@ class Member(Client):
         if self.welcomed is not None and not self.welcomed.done():
             self.welcomed.set_result({})
 
+    def body_end(self, payload: bytes) -> int:
+        """Return where the body of a received message ends."""
+        return len(payload) - len(self.end)
+
     def _message(self, payload: bytes, now: int) -> None:
         self.received += 1
         if now and self.sink is not None:
-            end = len(payload) - len(self.end)
+            end = self.body_end(payload)
             self.sink.append(now - int(payload[end - STAMP_BYTES : end]))
 
 
@@ -136,6 +140,57 @@ class Channels(Member):
             self._joined()
 
 
+class Centrifugo(Member):
+    """The JSON protocol of Centrifugo: a frame has one or more replies, a line each; `{}` is a ping and its answer.
+
+    The channels of this namespace keep a history, and a connection that comes back is given what it missed.
+    """
+
+    __slots__ = ()
+    path = "/connection/websocket"
+    end = '"}}}'
+    namespace = "kept"
+    body = b'"body":"'
+
+    def greeting(self) -> bytes:
+        return frame(b'{"id":1,"connect":{}}', TEXT)
+
+    @classmethod
+    def route(cls, room: str, body_bytes: int) -> Route:
+        after = f',"publish":{{"channel":"{cls.namespace}:{room}","data":{{"body":"'
+        return TextRoute('{"id":', after, body_bytes, cls.end)
+
+    def body_end(self, payload: bytes) -> int:
+        return payload.index(b'"', payload.index(self.body) + len(self.body))
+
+    def text_received(self, payload: bytes, now: int) -> None:
+        for line in payload.split(b"\n"):
+            self._reply(line, now)
+
+    def _reply(self, line: bytes, now: int) -> None:
+        if line.startswith(b'{"push":'):
+            self._message(line, now)
+        elif line.endswith(b',"publish":{}}'):
+            self._acked(int(line[len(b'{"id":') : line.index(b",")]))
+        elif line == b"{}":
+            self.transport.write(frame(b"{}", TEXT))
+        elif line.startswith(b'{"id":1,"connect":'):
+            channel = f"{self.namespace}:{self.room}"
+            self.transport.write(frame(b'{"id":2,"subscribe":{"channel":"%b"}}' % channel.encode(), TEXT))
+        elif line.startswith(b'{"id":2,"subscribe":'):
+            self._joined()
+        else:  # an error
+            self.failures.errors += 1
+            self.error = line.decode(errors="replace")
+
+
+class LiveCentrifugo(Centrifugo):
+    """The same without a history: what a connection misses is lost."""
+
+    __slots__ = ()
+    namespace = "live"
+
+
 class FloorMember(FloorReader):
     """A reader in a room of a floor; its sends ask for a frame to the whole room and get no ack."""
 
@@ -157,4 +212,6 @@ CLIENTS: Final[dict[str, type[Member]]] = {
     "Socket.IO": SocketIO,
     "python-socketio": SocketIO,
     "Channels": Channels,
+    "Centrifugo": Centrifugo,
+    "Centrifugo, live only": LiveCentrifugo,
 }

@@ -1,6 +1,7 @@
 """Processes of the peers: two nodes of each and one Valkey for each, as Linnet has it.
 
-They need the packages that `make bench-peers` installs into `.venv/peers`. The kernel kills them if this process dies.
+They need what `make bench-peers` installs into `.venv/peers`: packages of Python and Node, and Centrifugo if Go is
+there. The kernel kills them if this process dies.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ import msgspec
 from deploy.embedded import EmbeddedValkey
 from loadtest.load.local import READY_S, ROOT, start
 from loadtest.meters import LocalProcess, Meter
+from loadtest.peers.clients import CLIENTS, Centrifugo
 from loadtest.ports import free_ports
 
 VENV: Final = ROOT / ".venv/peers"
 MODULES: Final = VENV / "node/node_modules"
+CENTRIFUGO: Final = VENV / "bin/centrifugo"
+REDIS_OF_CENTRIFUGO: Final = "CENTRIFUGO_ENGINE_REDIS_ADDRESS"
 NODES: Final = 2
 
 
@@ -45,8 +49,16 @@ def parts(name: str) -> tuple[str, str]:
     return f"{name} nodes", f"{name} redis"
 
 
+def installed() -> list[str]:
+    """Return the names of the peers that are installed, in the order of the table."""
+    found = (VENV / "bin/python").exists() and MODULES.exists()
+    return [name for name in CLIENTS if found and (not issubclass(CLIENTS[name], Centrifugo) or CENTRIFUGO.exists())]
+
+
 def command(name: str, port: int, valkey: EmbeddedValkey) -> list[str]:
     """Return the command line of one node."""
+    if issubclass(CLIENTS[name], Centrifugo):
+        return [str(CENTRIFUGO), "-c", "loadtest/peers/centrifugo.json", f"--http_server.port={port}"]
     if name == "Socket.IO":
         node = shutil.which("node") or "node"
         return [node, "loadtest/peers/socket_io.js", str(port), str(valkey.folder / "valkey.sock")]
@@ -67,13 +79,14 @@ def deployment(names: Iterable[str]) -> Iterator[list[Peer]]:
                 valkey = EmbeddedValkey(Path(folder) / str(number), appendfsync="everysec")
                 valkeys.append(valkey)
                 valkey.start()
-                with valkey.client() as client:  # the peers store nothing that must be kept
-                    client.config_set("appendonly", "no")
+                if CLIENTS[name] is not Centrifugo:  # the others store nothing that must be kept
+                    with valkey.client() as client:
+                        client.config_set("appendonly", "no")
                 ports = free_ports(NODES)
                 nodes = []
                 for port in ports:
                     program, *arguments = command(name, port, valkey)
-                    nodes.append(start(arguments, env, folder, program))
+                    nodes.append(start(arguments, {**env, REDIS_OF_CENTRIFUGO: valkey.url}, folder, program))
                     processes.append(nodes[-1])
                 for port, process in zip(ports, nodes, strict=True):
                     wait_listening(port, process, Path(folder))

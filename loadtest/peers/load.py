@@ -37,13 +37,13 @@ class Options(msgspec.Struct, frozen=True):
     """The options of the load, the same for all sides."""
 
     pairs: int = 200
-    rate: float = 2000.0
+    rates: tuple[float, ...] = (500.0, 2000.0)
     outstanding: int = 200
     members: int = 1000
     widths: tuple[int, ...] = (1, 16)
     body: int = 128
     seconds: float = 0.75
-    rounds: int = 5
+    rounds: int = 6
 
 
 class Urls(msgspec.Struct, frozen=True):
@@ -53,12 +53,23 @@ class Urls(msgspec.Struct, frozen=True):
     urls: list[str]
 
 
-def phases(options: Options) -> dict[str, tuple[str, int]]:
-    """Return, by name, the kind of each phase and the number of outstanding messages (0: an even rate)."""
+class Phase(msgspec.Struct, frozen=True):
+    """What one phase of a round sends: messages at an even rate, or with a number outstanding."""
+
+    group: bool = False
+    rate: float = 0.0
+    outstanding: int = 0
+
+
+def phases(options: Options) -> dict[str, Phase]:
+    """Return the phases of a round by name."""
     return {
-        f"direct, {options.rate:g}/s": ("direct", 0),
-        f"direct, {options.outstanding} outstanding": ("direct", options.outstanding),
-        **{f"group of {options.members}, {width} outstanding": ("group", width) for width in options.widths},
+        **{f"direct, {rate:g}/s": Phase(rate=rate) for rate in options.rates},
+        f"direct, {options.outstanding} outstanding": Phase(outstanding=options.outstanding),
+        **{
+            f"group of {options.members}, {width} outstanding": Phase(group=True, outstanding=width)
+            for width in options.widths
+        },
     }
 
 
@@ -72,13 +83,13 @@ class Side:
         self._worker = worker
         self._pairs = Pairs(worker, pairs)
 
-    async def phase(self, name: str, kind: str, outstanding: int, options: Options) -> None:
+    async def phase(self, name: str, phase: Phase, seconds: float) -> None:
         self._worker.failures = self.failures
-        named, rate = f"{self.name}: {name}", 0 if outstanding else options.rate
-        if kind == "group":
-            await self.room.outstanding(named, outstanding, options.seconds)
+        named = f"{self.name}: {name}"
+        if phase.group:
+            await self.room.outstanding(named, phase.outstanding, seconds)
         else:
-            await self._pairs.phase(named, rate, outstanding, options.seconds)
+            await self._pairs.phase(named, phase.rate, phase.outstanding, seconds)
 
     async def warm_up(self, options: Options) -> None:
         self._worker.failures = self.failures
@@ -173,9 +184,9 @@ async def all_rounds(sides: list[Side], options: Options) -> int:
     for number in range(options.rounds):
         if time.monotonic() > until:
             return number
-        for name, (kind, outstanding) in phases(options).items():
+        for name, phase in phases(options).items():
             for side in sides:
-                await side.phase(name, kind, outstanding, options)
+                await side.phase(name, phase, options.seconds)
     return options.rounds
 
 

@@ -20,7 +20,8 @@ HEADER: Final = ("phase", "side", "× Linnet", "CPU µs", "of it Redis", "per se
 TEXT_COLUMNS: Final = (0, 1, 8)
 WORDS: Final = """\
 CPU µs of all processes of a side, per message (direct) or per delivery (group).
-Linnet (durability `memory`) keeps and orders what it acks, and repeats what was missed; no peer does any of this.
+Linnet (durability `memory`) keeps and orders what it acks, and repeats what was missed. Of the peers only Centrifugo
+does, within its limits, and not where it is called live only.
 The floor is one process without Redis that writes a prebuilt frame to each who is to get it, and nothing else.
 Latency counts from when a message was due; where a side is saturated it is a queue's, but a message's cost holds."""
 
@@ -48,10 +49,9 @@ def rows(result: Result, parts: Parts) -> list[Row]:
     for one in result.measurements:
         by_name.setdefault(one.name, []).append(one)
     found: list[Row] = []
-    for phase, (kind, outstanding) in phases(options).items():
-        offered = 0.0 if kind == "group" or outstanding else options.rate
-        base = [cost(one, parts[LINNET]) for one in by_name[f"{LINNET}: {phase}"]]
-        found += [_row(phase, side, by_name[f"{side}: {phase}"], base, parts[side], offered) for side in parts]
+    for name, phase in phases(options).items():
+        base = [cost(one, parts[LINNET]) for one in by_name[f"{LINNET}: {name}"]]
+        found += [_row(name, side, by_name[f"{side}: {name}"], base, parts[side], phase.rate) for side in parts]
     return found
 
 

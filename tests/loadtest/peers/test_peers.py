@@ -18,14 +18,22 @@ from loadtest.load.results import measure as measured
 from loadtest.meters import Reading
 from loadtest.peers import load
 from loadtest.peers.__main__ import measure, parts_of
-from loadtest.peers.clients import CLIENTS, FIRST, Channels, FloorMember, Member, SocketIO
-from loadtest.peers.deployment import MODULES, VENV, Peer, deployment
+from loadtest.peers.clients import (
+    CLIENTS,
+    FIRST,
+    Centrifugo,
+    Channels,
+    FloorMember,
+    LiveCentrifugo,
+    Member,
+    SocketIO,
+)
+from loadtest.peers.deployment import Peer, deployment, installed
 from loadtest.peers.table import rows, table
 
 STAMP = 1_000_000
 ANSWER = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
-INSTALLED = (VENV / "bin/python").exists() and MODULES.exists()
-SMALL = load.Options(pairs=4, rate=100, outstanding=4, members=10, widths=(1, 4), seconds=0.1, rounds=1)
+SMALL = load.Options(pairs=4, rates=(100,), outstanding=4, members=10, widths=(1, 4), seconds=0.1, rounds=1)
 
 
 class Wire:
@@ -84,6 +92,11 @@ def test_message_is_readable_for_the_peers_server(name: str) -> None:
     if name == "Channels":
         message = json.loads(payload)
         assert (message["type"], message["n"]) == ("message", FIRST)
+    elif name.startswith("Centrifugo"):
+        command = json.loads(payload)
+        publish = command["publish"]
+        assert (command["id"], publish["channel"]) == (FIRST, f"{'live' if 'live' in name else 'kept'}:pair-1")
+        message = {"to": "pair-1", **publish["data"]}
     else:
         assert payload.startswith(f"42{FIRST}[")
         kind, message = json.loads(payload.removeprefix(f"42{FIRST}"))
@@ -96,6 +109,11 @@ def test_message_is_readable_for_the_peers_server(name: str) -> None:
     [
         (SocketIO, '42["message",{{"to":"pair-1","body":"{body}"}}]', "43{n}[]"),
         (Channels, '{{"type": "message", "n": {n}, "to": "pair-1", "body": "{body}"}}', ""),
+        (
+            Centrifugo,
+            '{{"push":{{"channel":"kept:pair-1","pub":{{"data":{{"body":"{body}"}},"info":{{"user":""}},"offset":7}}}}}}',
+            '{{"id":{n},"publish":{{}}}}',
+        ),
     ],
 )
 def test_messages_and_acks_are_counted_and_timed_at_every_split(
@@ -115,6 +133,24 @@ def test_messages_and_acks_are_counted_and_timed_at_every_split(
         client.data_received(stream[cut:])
         assert (client.received, list(client.sink), list(client.acks)) == (1, [250], [250])
         assert not route.pending
+
+
+@pytest.mark.parametrize(("kind", "namespace"), [(Centrifugo, "kept"), (LiveCentrifugo, "live")])
+def test_centrifugo_client_follows_the_protocol(kind: type[Centrifugo], namespace: str) -> None:
+    """It connects, subscribes, is then welcome, and answers pings; one frame may have several replies."""
+    client, written = member(kind)
+    assert json.loads(written_text(written.pop())) == {"id": 1, "connect": {}}
+    client.data_received(text('{"id":1,"connect":{"client":"x","ping":25,"pong":true}}\n{}'))
+    subscribe, pong = (written_text(one) for one in written)
+    assert (json.loads(subscribe), pong) == (
+        {"id": 2, "subscribe": {"channel": f"{namespace}:pair-1"}},
+        "{}",
+    )
+    client.data_received(text('{"id":2,"subscribe":{"recoverable":true}}'))
+    assert client.failures == Failures()
+    client.data_received(text('{"id":3,"error":{"code":103,"message":"permission denied"}}'))
+    assert client.failures == Failures(errors=1)
+    assert "permission denied" in client.error
 
 
 def test_refusal_of_socket_io_is_a_failure_with_its_text() -> None:
@@ -177,7 +213,7 @@ def test_side_below_the_rate_is_marked_as_saturated() -> None:
 
 def test_table_shows_ratio_latency_and_losses() -> None:
     lines = table(result(*a_round(0.2, 0.5), **{"Channels: lost": 7}), PARTS).splitlines()
-    assert lines[1].split()[:6] == ["direct,", "2000/s", "Linnet", "1.00", "200.0", "66.7"]
+    assert lines[1].split()[:6] == ["direct,", "500/s", "Linnet", "1.00", "200.0", "66.7"]
     assert lines[2].split() == ["Socket.IO", "2.50", "500.0", "250.0", "2,000", "2.0", "2.0"]
     assert "Channels: lost: 7" in lines
 
@@ -191,20 +227,21 @@ def target(starts_processes: None) -> Iterator[Target]:
         yield target
 
 
-@pytest.mark.skipif(not INSTALLED, reason="the peers are not installed: make bench-peers")
+@pytest.mark.skipif(not installed(), reason="the peers are not installed: make bench-peers")
 def test_every_side_delivers_every_message_and_has_costs(target: Target) -> None:
     """Linnet, the peers and the floor, small: nothing is lost or duplicated, and each phase has a cost."""
-    with deployment(CLIENTS) as peers:
+    with deployment(installed()) as peers:
         found = measure(SMALL, target, peers)
     assert (found.failures, found.notes) == (Failures(), {"rounds": 1})
-    assert len(table(found, PARTS).splitlines()) > len(PARTS) * 4
-    for row in rows(found, PARTS):
+    parts = parts_of(installed())
+    assert len(table(found, parts).splitlines()) > len(parts) * 4
+    for row in rows(found, parts):
         assert row.cost_us > 0, row
         assert (row.p50_us or 0) > 0 or row.side == load.FLOOR, row
 
 
 @pytest.mark.processes
-@pytest.mark.skipif(not INSTALLED, reason="the peers are not installed: make bench-peers")
+@pytest.mark.skipif(not installed(), reason="the peers are not installed: make bench-peers")
 def test_peers_leave_no_process() -> None:
     with deployment(["Socket.IO"]) as (peer,):
         assert isinstance(peer, Peer)
