@@ -83,7 +83,7 @@ bench-peers: $(DEV) $(PEERS)
 # CLIENTS=python, js or browser: the people are applications on that SDK, which are killed, frozen, wiped and copied, too.
 chaos: $(DEV)
 	$(PY) -m loadtest chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) \
-	    $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(CLUSTER),--cluster) $(if $(PICTURES),--pictures)
+	    $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(CLUSTER),--cluster) $(if $(PICTURES),--pictures) $(if $(HOOK),--hook)
 
 conformance: $(DEV)
 	bash tests/gateway/websocket/conformance.sh

@@ -27,6 +27,7 @@ from typing import Final
 
 from deploy.embedded import tied
 from loadtest.chaos.clocks import FAKETIME, Clock, forget
+from loadtest.chaos.hook import Hook
 from loadtest.chaos.key_set import KeySet
 from loadtest.chaos.objects import BUCKET, SeaweedFS
 from loadtest.chaos.proof.evidence import Ending, Sample, append
@@ -213,7 +214,14 @@ class Cluster:
         self.processes = {process.name: process for process in (*self.gateways, *self.routers)}
         self.objects: SeaweedFS | None = None  # the store of files, if there is one
         self.objects_busy = asyncio.Lock()
+        self.hook: Hook | None = None  # the pre-send hook, if there is one
         self._watching: asyncio.Task[None] | None = None
+
+    def ask_hook(self, rng: random.Random) -> None:
+        """Let gateways and routers ask a pre-send hook; before `start`."""
+        self.hook = Hook(free_ports(1)[0], self.folder, rng)
+        for process in self.processes.values():
+            process.env |= self.hook.settings
 
     def store_files(self) -> None:
         """Let routers store files in an object store; before `start`."""
@@ -236,6 +244,8 @@ class Cluster:
         if self.objects is not None:
             await asyncio.to_thread(self.objects.start)
         await self.key_set.start()
+        if self.hook is not None:
+            await self.hook.start()
         for process in self.processes.values():
             for proxy in (process.clients, *process.stores):
                 await proxy.start()
@@ -270,6 +280,9 @@ class Cluster:
         """Undo all faults, and wait until every process is ready."""
         await self.store.heal()
         self.key_set.broken = ""
+        if self.hook is not None:
+            self.hook.mode = "good"
+            await self.hook.start()
         for process in self.processes.values():
             for proxy in (process.clients, *process.stores):
                 proxy.heal()
@@ -297,6 +310,8 @@ class Cluster:
             for proxy in (process.clients, *process.stores):
                 await proxy.close()
         await self.key_set.close()
+        if self.hook is not None:
+            self.hook.kill()
         if self.objects is not None:
             self.objects.kill()
         self.store.close()

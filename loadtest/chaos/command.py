@@ -28,6 +28,7 @@ from loadtest.chaos.cluster import SETTINGS, Cluster
 from loadtest.chaos.nemesis import (
     CLIENT_FAULTS,
     FAULTS,
+    HOOK_FAULTS,
     LEVELS,
     OBJECT_FAULTS,
     REDIS_TROUBLE,
@@ -62,6 +63,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one.add_argument(
         "--pictures", action="store_true", help="people also send pictures, and the object store has faults"
     )
+    one.add_argument(
+        "--hook", action="store_true", help="a pre-send hook is asked about messages and edits, and has faults"
+    )
     one.add_argument("--users", type=int, default=240, help="people, with one or two devices each (%(default)s)")
     one.add_argument("--rate", type=float, help="messages per second (200; with --clients or --cluster fewer)")
     one.add_argument("--every", type=float, default=3.0, help="mean seconds between faults (%(default)s)")
@@ -86,7 +90,10 @@ def run(arguments: argparse.Namespace) -> int:
     folder = arguments.folder or Path(tempfile.mkdtemp(prefix=f"linnet-chaos-{seed}-"))
     folder.mkdir(parents=True, exist_ok=True)
     arguments.level = arguments.level or ("replicated" if arguments.cluster else "fsync")
-    arguments.rate = arguments.rate or RATES.get(arguments.clients, 100.0 if arguments.cluster else 200.0)
+    rate = 100.0 if arguments.cluster or arguments.hook else 200.0
+    arguments.rate = arguments.rate or RATES.get(arguments.clients, rate)
+    if arguments.hook and arguments.clients:
+        raise SystemExit("--hook judges what devices send: leave --clients out")
     people = f"clients on {arguments.clients}" if arguments.clients else f"{arguments.users} people"
     print_line(f"seed {seed}, {arguments.seconds:g} s, {people}, {arguments.rate:g} messages/s; {folder}")
     if arguments.clients and (lack := _lack(arguments.clients)):
@@ -105,6 +112,7 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
     wanted = [kind for kind in FAULTS if kind in (given or (CLIENT_FAULTS if arguments.clients else FAULTS))]
     # Without pictures there is no object store. Deleted keys take the references of files with them.
     left_out = ("keys-deleted",) if arguments.pictures else OBJECT_FAULTS
+    left_out = left_out if arguments.hook else (*left_out, *HOOK_FAULTS)
     wanted = [kind for kind in wanted if kind not in left_out]
     sharded: bool = arguments.cluster
     kinds = possible(wanted, arguments.level, clocks=FAKETIME is not None, sharded=sharded)
@@ -121,12 +129,15 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
     senders = PictureSenders(cluster, folder, seed) if arguments.pictures else None
     if senders:
         cluster.store_files()
+    if arguments.hook:
+        cluster.ask_hook(random.Random(seed))
     made = Run(
         seed=seed,
         seconds=arguments.seconds,
         level=arguments.level,
         drain_window_s=float(SETTINGS["LINNET_DRAIN_WINDOW_S"]),
         rss_limit_bytes=RSS_LIMIT_BYTES,
+        hook=cluster.hook.policy if cluster.hook else "",
     )
     try:
         await cluster.start()

@@ -102,6 +102,11 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "client-vanish": FaultKind(("gateway",), 1, (0, 0), "clients"),
     "objects-kill": FaultKind((), 3, (0.2, 6), "objects"),
     "objects-stall": FaultKind((), 1, (0.5, 14), "objects"),
+    "hook-kill": FaultKind((), 3, (0.2, 8), "hook"),
+    "hook-slow": FaultKind((), 2, (2, 10), "hook"),
+    "hook-silent": FaultKind((), 1, (2, 10), "hook"),
+    "hook-nonsense": FaultKind((), 2, (2, 10), "hook"),
+    "hook-harsh": FaultKind((), 1, (1, 4), "hook"),
 }
 
 # Faults of a Redis server that keeps running, and of whatever else a deployment shares (`--faults redis-trouble`).
@@ -113,9 +118,14 @@ REDIS_TROUBLE: Final = (
 # Faults of the object store, where people send pictures (`--pictures`).
 OBJECT_FAULTS: Final = ("objects-kill", "objects-stall")
 
+# Faults of the pre-send hook, where there is one (`--hook`).
+HOOK_FAULTS: Final = ("hook-kill", "hook-slow", "hook-silent", "hook-nonsense", "hook-harsh")
+
 # Faults beside those of clients (`--clients`): not those that make tokens or logs invalid, which is not theirs to mend.
 CLIENT_FAULTS: Final = tuple(
-    kind for kind in FAULTS if kind not in (*REDIS_TROUBLE, *OBJECT_FAULTS, "gateway-clock", "router-clock")
+    kind
+    for kind in FAULTS
+    if kind not in (*REDIS_TROUBLE, *OBJECT_FAULTS, *HOOK_FAULTS, "gateway-clock", "router-clock")
 )
 
 
@@ -199,6 +209,8 @@ class Nemesis:
             await self._sentinel(fault)
         elif kind.occupies == "objects":
             await self._objects(fault)
+        elif kind.occupies == "hook":
+            await self._hook(fault)
         elif fault.kind == "rolling":
             await self._rolling()
         elif fault.kind == "pubsub-kill":
@@ -397,6 +409,25 @@ class Nemesis:
                 store.signal(signal.SIGSTOP)
                 await asyncio.sleep(fault.for_s)
                 store.signal(signal.SIGCONT)
+        self._note(fault.kind, "", began)
+
+    async def _hook(self, fault: PlannedFault) -> None:
+        hook, began = self._cluster.hook, now_ms()
+        assert hook is not None
+        match fault.kind:
+            case "hook-kill":
+                hook.kill()
+            case "hook-slow":
+                hook.mode = "slow"
+            case "hook-silent":
+                hook.mode = "silent"
+            case "hook-nonsense":
+                hook.mode = "nonsense"
+            case _:
+                hook.mode = "harsh"
+        await asyncio.sleep(fault.for_s)
+        hook.mode = "good"
+        await hook.start()
         self._note(fault.kind, "", began)
 
     async def _link(self, fault: PlannedFault) -> None:

@@ -7,6 +7,7 @@ account    the part of the checker that judges one device
 states     the part that judges user state
 restraints the part that judges mutes, bans and slow mode
 relations  the part that judges contacts and blocks
+hook       the part that judges the pre-send hook
 files      the part that judges files of messages
 trimmed    the part that judges events which the logs no longer contain
 findings   logs, violations and counts, shared by the parts of the checker

@@ -203,7 +203,12 @@ class Account:
         log = self.findings.logs.get(command.conversation)
         stranger = log is not None and log.moved(self.user)
         blocked = row.code == "blocked" and command.conversation in self.findings.related
-        if command.kind == "message" and not (row.code == "not_found" and stranger) and not blocked:
+        rejected = row.code == "rejected" and command.body in self.findings.rejected
+        if row.code == "rejected" and command.seq and command.conversation not in self.findings.lost:
+            what = f"n {row.n} was acked as {command.seq}, and then rejected"
+            self._add("G3", what, row.at, command.conversation, command.seq, row.n)
+        explained = (row.code == "not_found" and stranger) or blocked or rejected
+        if command.kind == "message" and not explained:
             self._add("G3", f"n {row.n} was refused finally: {row.code}", row.at, n=row.n)
 
     # -- received events

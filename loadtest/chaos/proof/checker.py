@@ -21,7 +21,8 @@ G11 user state: at the end each device has what is stored, no version stands for
 
 And moderation: what a mute, a ban or slow mode forbids is not in the log (`restraints.py`); neither is what a block
 forbids, and both users of a pair agree with its record (`relations.py`). And files: at the end each member can fetch
-every file of an acked message, byte for byte (`files.py`).
+every file of an acked message, byte for byte (`files.py`). And the pre-send hook: no text is in a log that it never let
+through, if the policy is to reject (`hook.py`).
 
 Invariant: each check examines all evidence, whatever another check has found. So one cause may show as several
 violations; `story.py` explains the first ones.
@@ -42,6 +43,7 @@ from loadtest.chaos.proof.clients import check_clients
 from loadtest.chaos.proof.evidence import Ending, Evidence, Fault, Sample, SentFile
 from loadtest.chaos.proof.files import check_files
 from loadtest.chaos.proof.findings import Command, Findings, Log, Violation
+from loadtest.chaos.proof.hook import check_hook
 from loadtest.chaos.proof.relations import check_relations
 from loadtest.chaos.proof.restraints import check_restraints
 from loadtest.chaos.proof.states import check_client_states, check_states
@@ -81,7 +83,7 @@ class Checker:
             counts["devices"] += 1
             commands[device] = Account(self.findings, device).read(rows)
         check_clients(self.evidence.clients, self.findings)
-        found += check_commands(commands, logs, self.findings.lost)
+        found += check_commands(commands, self.findings)
         found += check_trimmed(self.findings, commands)
         found += self._reads()
         found += check_states(self.evidence.states, self.evidence.histories)
@@ -89,6 +91,7 @@ class Checker:
         counts["users with state"] = sum(one.version > 0 for one in self.evidence.states)
         found += check_restraints(self.findings)
         found += check_relations(self.findings)
+        found += check_hook(self.findings)
         found += check_files(self.evidence.files)
         counts["files of acked messages"] = sum(isinstance(row, SentFile) for row in self.evidence.files)
         found += check_processes(self.evidence)
@@ -172,16 +175,15 @@ def check_log(log: Log) -> Iterator[Violation]:
         before = entry
 
 
-def check_commands(
-    commands: dict[str, dict[int, Command]], logs: dict[str, Log], lost: dict[str, int]
-) -> Iterator[Violation]:
+def check_commands(commands: dict[str, dict[int, Command]], findings: Findings) -> Iterator[Violation]:
     """Compare the commands of the devices with the logs."""
+    logs, lost = findings.logs, findings.lost
     for log in logs.values():
         for entry in log.entries:
             device = f"{entry.user}/{entry.device}"
             if entry.n and device in commands:
                 command = commands[device].get(entry.n)
-                if command is None or (command.kind != entry.kind or command.body != entry.body):
+                if command is None or command.kind != entry.kind or not findings.same(command.body, entry.body):
                     what = (
                         f"no device sent the entry at {entry.seq}: {entry.kind} {entry.body}, n {entry.n} of {device}"
                     )
@@ -191,13 +193,14 @@ def check_commands(
             if not command.seq and not command.refused:
                 yield Violation("G3", f"n {n} of {device} was never answered", command.at, n=n, devices=(device,))
             elif command.seq and (command.conversation in logs or command.seq > lost.get(command.conversation, 0)):
-                yield from check_kept(device, n, command, logs.get(command.conversation))
+                yield from check_kept(device, n, command, findings)
 
 
-def check_kept(device: str, n: int, command: Command, log: Log | None) -> Iterator[Violation]:
+def check_kept(device: str, n: int, command: Command, findings: Findings) -> Iterator[Violation]:
+    log = findings.logs.get(command.conversation)
     entry = log.by_seq.get(command.seq) if log is not None else None
     if entry is not None:
-        sent = (f"{entry.user}/{entry.device}", entry.n, entry.body) == (device, n, command.body)
+        sent = (f"{entry.user}/{entry.device}", entry.n) == (device, n) and findings.same(command.body, entry.body)
         if not sent and not command.repeats(entry, device):
             stored = f"n {entry.n} of {entry.user}/{entry.device}"
             what = f"n {n} of {device} was acked as {command.seq}, where the log has {stored}"

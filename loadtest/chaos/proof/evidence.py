@@ -5,6 +5,7 @@ clients/<installation>.jsonl             the same of applications on an SDK (`cl
 logs.jsonl                        the log of every conversation, read from Redis at the end
 faults.jsonl                      each fault, its target, its begin and its end
 losses.jsonl                      what faults deleted from Redis
+hook.jsonl                        what the pre-send hook has said
 relations.jsonl                   what users did about each other, with the answers
 pairs.jsonl                       the record of each pair and both users' copies of it, read from Redis at the end
 states.jsonl                      the state of every user, read from Redis at the end
@@ -123,6 +124,14 @@ class Related(msgspec.Struct, frozen=True, array_like=True):
     answer: int
 
 
+class Judged(msgspec.Struct, frozen=True, array_like=True):
+    """A verdict of the pre-send hook: the digest of a text, and of what it becomes; empty if it is rejected."""
+
+    at: int
+    body: str
+    becomes: str
+
+
 class StoredPair(msgspec.Struct, frozen=True):
     """Two users in the store at the end: by user the state of the contact (empty: none) and whether the user blocks the
     other, as the record says, and as the user's own copy says."""
@@ -133,12 +142,15 @@ class StoredPair(msgspec.Struct, frozen=True):
 
 
 class Run(msgspec.Struct):
+    """`hook`: what happens to what the pre-send hook does not answer; empty if there is no hook."""
+
     seed: int
     seconds: float
     level: str
     drain_window_s: float
     rss_limit_bytes: int
     marks: list[Mark] = []
+    hook: str = ""
 
 
 class SentFile(msgspec.Struct, frozen=True, tag="sent"):
@@ -178,6 +190,7 @@ class Evidence(msgspec.Struct):
     states: list[StoredState] = []
     relations: list[Related] = []
     pairs: list[StoredPair] = []
+    hook: list[Judged] = []
     files: list[FileRows] = []
 
 
@@ -189,6 +202,7 @@ def load(folder: Path) -> Evidence:
     states = map(msgspec.json.Decoder(StoredState).decode, _lines(folder / "states.jsonl"))
     relations = map(msgspec.json.Decoder(Related).decode, _lines(folder / "relations.jsonl"))
     pairs = map(msgspec.json.Decoder(StoredPair).decode, _lines(folder / "pairs.jsonl"))
+    hook = map(msgspec.json.Decoder(Judged).decode, _lines(folder / "hook.jsonl"))
     files = map(msgspec.json.Decoder(SentFile | FetchedFile).decode, _lines(folder / "files.jsonl"))
     processes = map(msgspec.json.Decoder(Sample | Ending).decode, _lines(folder / "processes.jsonl"))
     return Evidence(
@@ -203,6 +217,7 @@ def load(folder: Path) -> Evidence:
         states=list(states),
         relations=list(relations),
         pairs=list(pairs),
+        hook=list(hook),
         files=list(files),
         processes=list(processes),
         process_logs={path.stem: path for path in sorted(folder.glob("*.log"))},

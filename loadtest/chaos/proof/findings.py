@@ -117,6 +117,9 @@ class Findings:
             self.lost[loss.conversation] = max(loss.upto, self.lost.get(loss.conversation, 0))
         # Direct conversations of users who called about each other, in which a message may have been refused.
         self.related = {keys.direct(one.user, one.other) for one in evidence.relations}
+        # The pre-send hook: what it has made of texts, and the texts that it has rejected.
+        self._replaced: dict[str, str] = {row.body: row.becomes for row in evidence.hook if row.becomes}
+        self.rejected = {row.body for row in evidence.hook if not row.becomes}
         self._whole = [loss for loss in evidence.losses if loss.whole]
         self.logs = {name: Log(one, self.lost.get(name, 0)) for name, one in evidence.conversations.items()}
         self.violations: list[Violation] = []
@@ -133,6 +136,10 @@ class Findings:
         self._unfit = [(fault.began + NOTICED_MS, fault.ended) for fault in changed]
         stepped = (fault.began for fault in evidence.faults if fault.kind == "valkey-clock")
         self._stamps_until = min(stepped, default=NEVER)
+
+    def same(self, sent: str, stored: str) -> bool:
+        """Whether a stored text is the sent one, or what the pre-send hook has made of it."""
+        return stored in (sent, self._replaced.get(sent))
 
     def forgotten(self, conversation: str, at: int) -> int:
         """The seq up to which no key knew anything of the conversation at this time; 0 if none was deleted."""

@@ -51,7 +51,8 @@ def _as_sent(findings: Findings, name: str, one: Acked) -> Iterator[Violation]:
     entry = findings.unlogged.get((name, seq))
     if entry is None or one.command.repeats(entry, one.device):
         return
-    if (f"{entry.user}/{entry.device}", entry.n, entry.body) != (one.device, one.n, one.command.body):
+    author = (f"{entry.user}/{entry.device}", entry.n)
+    if author != (one.device, one.n) or not findings.same(one.command.body, entry.body):
         what = f"n {one.n} of {one.device} was acked as {seq}, where others have n {entry.n} of {entry.user}"
         yield Violation("G1", what, one.command.at, name, seq, one.n, (one.device,))
 
