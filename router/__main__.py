@@ -61,7 +61,7 @@ async def work(process: Process, client: Client) -> None:
     preparer, media = Preparer.make(settings), None
     meter = loop.Meter()
     if settings.media_url:
-        objects = Objects(settings.media_url, deployment)
+        objects = Objects(settings.media_url, deployment, settings.media_public_url)
         media = Media.make(settings, Files(client), Resumables(client), objects, preparer)
     services = Services.make(settings, client, node, fetch, media)
 

@@ -147,8 +147,10 @@ async def get_file(call: Call, given: FileQuery) -> Response:
     if given.preview is not None and given.preview not in record.previews:
         raise NotFound("this file has no such preview")
     linked = await _linked(parts, sha256, record, info, given.preview)
-    if parts.links.origin:
-        url, _ = parts.links.make(linked, now_ms())
+    # A signed link counts for GET alone.
+    signed = None if call.request.method == "HEAD" else await parts.signed.make(linked, now_ms())
+    if signed or parts.links.origin:
+        url, _ = signed or parts.links.make(linked, now_ms())
         return RedirectResponse(url, 307, {"Cache-Control": "no-store"})
     return await _serve(call.request, parts, linked, "private, no-cache")
 
@@ -250,15 +252,22 @@ async def _links_of(call: Call, parts: Media, sha256: str, where: str | None) ->
     try:
         info = await _seen(call, parts, sha256, where)
         record = await parts.files.record(sha256)
-        now = now_ms()
-        url, ends = parts.links.make(await _linked(parts, sha256, record, info, None), now)
+        url, ends = await _link(parts, await _linked(parts, sha256, record, info, None))
         previews: dict[str, str] = {}
         for edge in record.previews:
             with suppress(Missing):  # one link less
-                previews[str(edge)] = parts.links.make(await _linked(parts, sha256, record, info, edge), now)[0]
+                linked = await _linked(parts, sha256, record, info, edge)
+                previews[str(edge)], its_end = await _link(parts, linked)
+                ends = min(ends, its_end)
     except NotFound:
         return sha256, None, 0
     return sha256, MadeLink(url, previews), ends
+
+
+async def _link(parts: Media, linked: Linked) -> tuple[str, int]:
+    """A link to the store, else to a router, and when it ends (ms)."""
+    now = now_ms()
+    return await parts.signed.make(linked, now) or parts.links.make(linked, now)
 
 
 async def get_linked_file(call: Call, given: LinkQuery) -> Response:

@@ -213,7 +213,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     media_public_url: Annotated[
         str,
         Meta(
-            description="origin of their own from which files are served, an https:// URL that leads to the routers;"
+            description="URL by which clients reach the object store, as `https://s3.eu-central-1.amazonaws.com`; links"
+            " to pictures, audio and video are signed for it and lead there. Empty: routers serve all files"
+        ),
+    ] = ""
+    media_origin: Annotated[
+        str,
+        Meta(
+            description="origin of its own for the files that routers serve, an https:// URL that leads to the routers;"
             " empty: that of the API"
         ),
     ] = ""
@@ -272,6 +279,7 @@ URL_SCHEMES: Final = {
     "webhook_url": ("http", "https"),
     "send_hook_url": ("http", "https"),
     "media_public_url": ("http", "https"),
+    "media_origin": ("http", "https"),
     "otlp_endpoint": ("http", "https"),
 }
 MEDIA_SCHEMES: Final = ("file", "s3", "gs", "az")
@@ -330,6 +338,11 @@ def _check(settings: Settings) -> None:
     else:
         _check_url("media_scan_url", settings.media_scan_url, ("http", "https"))
     _check_media(settings.media_url)
+    if settings.media_public_url and urlsplit(settings.media_public_url).query:
+        raise StartupError(f"{PREFIX}MEDIA_PUBLIC_URL must be a URL without a query")
+    if settings.media_public_url and settings.media_url.startswith("file:"):
+        raise StartupError(f"{PREFIX}MEDIA_PUBLIC_URL needs an object store, because a folder serves no files: for an"
+                           f" origin that leads to the routers, set {PREFIX}MEDIA_ORIGIN")  # fmt: skip
     try:
         origins.parse(settings.origins)
     except ValueError as error:

@@ -7,7 +7,8 @@ objects     the object store: a folder, S3, Google Cloud Storage or Azure
 names       the names of objects in the store
 serving     headers and ranges of an answer with a file
 places      how many uploads run at once
-links       links that need no token
+links       links to routers that need no token
+signed      links to the object store that need no token
 parts       all of these, made once per router
 prepare     from received bytes to what is stored: type, scan, worker
 signatures  the type of a file by its first bytes

@@ -1,4 +1,4 @@
-"""Links to files: they need no token, and end within an hour. Pure.
+"""Links to routers for files: they need no token, and end within an hour. Pure.
 
 A link contains what is served, so serving it asks Redis nothing; its last parameter is the signature. All routers sign
 with a key that is derived from a secret they share. Links of the same half hour are the same, so that browsers and
@@ -46,7 +46,7 @@ class Links:
         """Links of a deployment. If its routers share no secret, only the router that made a link serves it."""
         secret = settings.jwt_secret or settings.server_key or settings.webhook_secret
         key = hmac.digest(secret.encode(), b"linnet media links", "sha256") if secret else token_bytes(32)
-        return cls(key, settings.media_public_url.rstrip("/"))
+        return cls(key, settings.media_origin.rstrip("/"))
 
     def make(self, linked: Linked, now_ms: int) -> tuple[str, int]:
         """A link, and when it ends (ms): in half an hour to an hour."""

@@ -25,7 +25,7 @@ from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError
-from obstore.store import LocalStore, from_url
+from obstore.store import LocalStore, S3Store, from_url
 
 from router.contract import metrics
 from router.contract.errors import LinnetError, Unavailable
@@ -40,6 +40,8 @@ PARTS_AT_ONCE: Final = 2
 CHUNK_BYTES: Final = 1 << 18
 RETRY_S: Final = 5.0
 STAGED_S: Final = 3600.0
+SIGN_S: Final = 3.0
+CACHING: Final = "private, max-age=3600"  # of an object that is fetched from the store itself
 _RETRIES: Final[Any] = {"max_retries": 2, "retry_timeout": timedelta(seconds=8)}
 
 log = logging.getLogger("linnet.media")
@@ -56,11 +58,26 @@ class Foreign(Exception):
     """The store belongs to another deployment; the message says what to do."""
 
 
-class Objects:
-    """A store; `claim` must succeed before anything is written or deleted."""
+def _store_at(url: str, endpoint: str, **options: Any) -> Any:
+    """The store with another endpoint than its variables say, to sign for: the host is signed, too."""
+    parts = urlsplit(url)
+    if parts.scheme == "s3":  # this option alone is stronger than all variables, and `from_url` does not know it
+        config: Any = {"aws_endpoint_url_s3": endpoint}
+        return S3Store(parts.netloc, prefix=unquote(parts.path).strip("/") or None, config=config, **options)
+    config = {"base_url" if parts.scheme == "gs" else "endpoint": endpoint}
+    return from_url(url, config=config, **options)
 
-    def __init__(self, url: str, deployment: str) -> None:
+
+class Objects:
+    """A store; `claim` must succeed before anything is written or deleted.
+
+    `public_url`: where clients reach the store; without it no address of an object is signed.
+    """
+
+    def __init__(self, url: str, deployment: str, public_url: str = "") -> None:
         self._url = url
+        self._public_url = public_url.rstrip("/")
+        self._signer: Any = None
         self._deployment = deployment.encode()
         self._folder = Path(unquote(urlsplit(url).path)) if url.startswith("file:") else None
         self._store: Any = None
@@ -110,6 +127,8 @@ class Objects:
             self._store = LocalStore(prefix=self._folder)
         elif self._store is None:
             options: Any = {"connect_timeout": f"{CONNECT_S:g}s", "timeout": "3600s", "allow_http": True}
+            if self._public_url:
+                self._signer = _store_at(self._url, self._public_url, client_options=options, retry_config=_RETRIES)
             self._store = from_url(self._url, client_options=options, retry_config=_RETRIES)
 
     def _ready(self) -> Any:
@@ -122,13 +141,13 @@ class Objects:
 
     # -- objects
 
-    async def put(self, name: str, path: Path, size: int, kind: str = "", disposition: str = "") -> bool:
-        """Write an object from a file; False if it was there."""
+    async def put(self, name: str, path: Path, size: int, kind: str = "", disposition: str = "attachment") -> bool:
+        """Write an object from a file; False if it was there. `kind`: the type that the store itself serves it with."""
         async with self._timed("put", CALL_S + size / SLOWEST_BYTES_S):
             store = self._ready()
-            given: Any = (
-                {"Content-Type": kind, "Content-Disposition": disposition} if kind and not self._folder else None
-            )
+            given: Any = None
+            if kind and not self._folder:
+                given = {"Content-Type": kind, "Content-Disposition": disposition, "Cache-Control": CACHING}
             try:
                 await obstore.put_async(
                     store,
@@ -161,6 +180,21 @@ class Objects:
             except FileNotFoundError:
                 raise Missing("the file cannot be read now", RETRY_S) from None
         return self._pieces(found)
+
+    async def signed(self, name: str, for_s: int) -> str | None:
+        """The address of an object that needs no credentials for `for_s`; None if the store does not sign now.
+
+        With keys this only computes. With credentials of a cloud's machine, the cloud is asked.
+        """
+        if self._signer is None:
+            return None
+        try:
+            async with asyncio.timeout(SIGN_S):
+                return str(await obstore.sign_async(self._signer, "GET", name, timedelta(seconds=for_s)))
+        except Exception as error:  # noqa: BLE001 - whatever obstore raises, the store cannot do it
+            metrics.MEDIA_STORE_ERRORS.labels("sign").inc()
+            self._report("sign", error)
+            return None
 
     def lost(self, name: str) -> None:
         """Count and log a missing object that Redis names."""
@@ -241,7 +275,7 @@ class Objects:
             raise
         except Exception as error:  # noqa: BLE001 - whatever obstore raises, the store cannot do it
             metrics.MEDIA_STORE_ERRORS.labels(operation).inc()
-            self._report(f"{operation}: {type(error).__name__}: {str(error).partition(chr(10))[0][:300]}")
+            self.trouble = self._report(operation, error)
             raise Unavailable("the store of files cannot do it now", RETRY_S) from None
         metrics.MEDIA_STORE_SECONDS.labels(operation).observe(perf_counter() - began)
         if self.trouble:
@@ -250,9 +284,10 @@ class Objects:
 
     _reported = -60.0
 
-    def _report(self, why: str) -> None:
+    def _report(self, operation: str, error: Exception) -> str:
         """Log the first error of a minute: while the store is down, every call has one."""
-        self.trouble = why
+        why = f"{operation}: {type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
         if monotonic() > self._reported + 60:
             self._reported = monotonic()
             log.error("the store of files fails: %s", why)
+        return why

@@ -9,6 +9,7 @@ from router.media.links import Links
 from router.media.objects import Objects
 from router.media.places import Places
 from router.media.receiving import Spool
+from router.media.signed import SignedLinks
 from router.media.types import Prepare
 from router.media.uploads import MB, Limits, Uploads, as_it_is
 from router.store.files import Files, UploadRate
@@ -22,6 +23,7 @@ class Media(Struct, frozen=True):
     spool: Spool
     places: Places
     links: Links
+    signed: SignedLinks
     resumables: Resumables
 
     @classmethod
@@ -37,5 +39,6 @@ class Media(Struct, frozen=True):
             spool=Spool(settings.media_spool),
             places=Places(files, rate),
             links=Links.of(settings),
+            signed=SignedLinks(objects),
             resumables=resumables,
         )

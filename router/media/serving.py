@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from msgspec import Struct
 
-from router.contract.files import FileInfo
+from router.contract.files import FileInfo, Kind
 from router.media.types import OCTETS
 
 SHOWN: Final = frozenset(
@@ -62,9 +62,13 @@ def served(info: FileInfo | None, preview: int | None, picture: str) -> Served:
     """The headers of a file. `info` None is an avatar, a re-encoded picture of the type `picture`."""
     if preview or info is None:
         return Served(PREVIEW_TYPE if preview else picture or OCTETS, "inline")
-    shown = info.type in SHOWN and info.kind != "file"
     name = f"; filename*=UTF-8''{quote(info.name, safe='')}" if info.name else ""
-    return Served(info.type if info.type in TYPES else OCTETS, ("inline" if shown else "attachment") + name)
+    return Served(info.type if info.type in TYPES else OCTETS, disposition(info.type, info.kind) + name)
+
+
+def disposition(type_: str, kind: Kind) -> str:
+    """Whether a browser shows a file of this type and kind in place."""
+    return "inline" if type_ in SHOWN and kind != "file" else "attachment"
 
 
 def etag(sha256: str, preview: int | None) -> str:

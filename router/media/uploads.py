@@ -20,7 +20,7 @@ from router.contract.settings import Settings
 from router.media import names
 from router.media.objects import Objects
 from router.media.receiving import hash_of
-from router.media.serving import PREVIEW_TYPE, TYPES
+from router.media.serving import PREVIEW_TYPE, TYPES, disposition
 from router.media.types import OCTETS, Prepare, Prepared, Received
 from router.store.file_records import Record
 from router.store.files import Files
@@ -105,12 +105,18 @@ class Uploads:
             there = record.stored and await self._objects.size(name) == record.size
             known = record.previews if there else ()
             if not there:
-                await self._objects.put(name, main, prepared.size, prepared.type)
+                await self._objects.put(
+                    name, main, prepared.size, prepared.type, disposition(prepared.type, prepared.kind)
+                )
             # The same bytes may have been stored as a file, which has no previews.
             missing = [preview for preview in prepared.previews if preview.edge not in known]
             for preview in missing:
                 await self._objects.put(
-                    names.object_of(sha256, record.gen, preview.edge), preview.path, preview.size, PREVIEW_TYPE
+                    names.object_of(sha256, record.gen, preview.edge),
+                    preview.path,
+                    preview.size,
+                    PREVIEW_TYPE,
+                    "inline",
                 )
             previews = tuple(sorted((*known, *(preview.edge for preview in missing))))
             picture = prepared.type if prepared.kind == "image" else ""

@@ -97,6 +97,11 @@ def policy(import_map_hash: str, connect: Iterable[str], media: Iterable[str] = 
     return "; ".join(f"{name} {value}".strip() for name, value in parts.items())
 
 
+def origins(urls: Iterable[str]) -> list[str]:
+    """The sources of these URLs, without their paths; empty ones are left out."""
+    return [f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, urls) if parts.netloc]
+
+
 def hosts(urls: Iterable[str]) -> list[str]:
     """The sources for `connect-src`: the hosts of these gateways with any port, as gateways come and go."""
     found = set()

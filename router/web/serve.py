@@ -80,7 +80,7 @@ class Web:
         self._gateways = gateways
         self._connect = settings.web_connect.replace(",", " ").split()
         self._known: tuple[str, list[str]] = "", []  # a host, and where its pages could connect to last
-        self._media = [settings.media_public_url.rstrip("/")] if settings.media_public_url else []
+        self._media = headers.origins((settings.media_public_url, settings.media_origin))
         options = {
             "accounts": "yes" if settings.accounts else "",
             "bot": settings.web_bot,

@@ -231,3 +231,10 @@ def test_scanner_is_at_a_port_or_a_socket(url: str, parts: tuple[str, int, str])
 )  # fmt: skip
 def test_scanner_without_a_usable_address_is_refused(url: str) -> None:
     assert refusal(media_scan_url=url).startswith("LINNET_MEDIA_SCAN_URL")
+
+
+def test_links_are_signed_only_for_a_store_that_serves_files() -> None:
+    public = "https://s3.example"
+    assert loaded(media_url="s3://bucket", media_public_url=public).media_public_url == public
+    assert "set LINNET_MEDIA_ORIGIN" in refusal(media_url="file:///files", media_public_url=public)
+    assert refusal(media_url="s3://bucket", media_public_url=f"{public}?a=b").startswith("LINNET_MEDIA_PUBLIC_URL")

@@ -78,7 +78,7 @@ async def serve(valkey: EmbeddedValkey, *, admin_view: bool = False, **changed: 
     settings = replace(SETTINGS, **changed)
     media = None
     if settings.media_url:
-        objects = Objects(settings.media_url, "test")
+        objects = Objects(settings.media_url, "test", settings.media_public_url)
         await objects.claim(False)
         media = Media.make(settings, Files(store), Resumables(store), objects)
     services = Services.make(settings, store, "r1", None, media)

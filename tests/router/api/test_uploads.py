@@ -23,6 +23,7 @@ from router.store.answers import reply_of
 from router.store.attaching import SENDABLE_MS
 from router.store.heads import Head
 from tests.router.api.serving import SERVER, Api, by, refusal, serve
+from tests.router.media.servers import moto
 from tests.support import eventually
 
 ANN, BOB, CID = by("ann"), by("bob"), by("cid")
@@ -341,13 +342,37 @@ async def test_preview_that_is_missing_costs_its_own_link(valkey: EmbeddedValkey
 
 
 async def test_origin_of_its_own_is_linked_to(valkey: EmbeddedValkey, tmp_path: Path) -> None:
-    async with serve(valkey, media_url=f"file://{tmp_path}", media_public_url="https://files.example/") as api:
+    async with serve(valkey, media_url=f"file://{tmp_path}", media_origin="https://files.example/") as api:
         await upload(api, ANN)
         got = await get(api, ANN)
         assert got.status_code == 307
         origin, path = got.headers["location"].split("/v1/")
         assert origin == "https://files.example"
         assert (await api.get(f"/v1/{path}")).content == DATA
+
+
+async def test_links_lead_to_the_store_if_clients_reach_it(
+    valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those to recordings do; a document needs a router's headers. A link counts for GET alone, so HEAD is answered."""
+    with moto() as server:
+        bucket, public = server.new_bucket(monkeypatch), server.endpoint.replace("127.0.0.1", "localhost")
+        async with serve(valkey, media_url=bucket, media_public_url=public) as api, httpx.AsyncClient() as http:
+            described = ANN | {"Content-Type": "audio/ogg"}
+            voice = await api.post("/v1/uploads?kind=voice", headers=described, content=b"a voice")
+            spoken, written = voice.json()["sha256"], (await upload(api, ANN))["sha256"]
+            made = await api.ok("POST", "/v1/uploads/links", ANN, {"files": [spoken, written]})
+            url = made["links"][spoken]["url"]
+            assert url.startswith(f"{public}/")
+            got = await http.get(url)
+            assert (got.content, got.headers["content-type"]) == (b"a voice", "audio/ogg")
+            assert got.headers["content-disposition"] == "inline"
+            assert made["links"][written]["url"].startswith("/v1/files/")
+            followed = await get(api, ANN, spoken)
+            assert (followed.status_code, followed.headers["location"]) == (307, url)
+            assert (await get(api, ANN, written)).content == DATA
+            head = await api.head(f"/v1/uploads/{spoken}", headers=ANN)
+            assert (head.status_code, head.headers["content-length"]) == (200, "7")
 
 
 async def test_removed_file_is_gone_everywhere(valkey: EmbeddedValkey, tmp_path: Path) -> None:

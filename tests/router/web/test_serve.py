@@ -143,7 +143,8 @@ async def test_setting_replaces_the_gateways_addresses() -> None:
 
 
 async def test_files_may_come_from_their_own_origin() -> None:
-    async with served([], media_public_url="https://files.example") as http:
+    store, routers = "https://store.example", "https://files.example:444"
+    async with served([], media_public_url=f"{store}/account/", media_origin=routers) as http:
         policy = (await http.get("/")).headers["content-security-policy"]
-        assert "img-src 'self' blob: https://files.example;" in policy
-        assert "media-src 'self' blob: https://files.example;" in policy
+        assert f"img-src 'self' blob: {store} {routers};" in policy
+        assert f"media-src 'self' blob: {store} {routers};" in policy
