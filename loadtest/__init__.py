@@ -12,6 +12,7 @@ canary     synthetic users on a production deployment, and metrics about their m
 api        the HTTP API, as far as tests need it
 meters     CPU and memory of every measured process
 websocket  a client's WebSocket connection, for both subprotocols
+hook       a pre-send hook that fails in every way
 frames     the frames that both kinds of client write
 ports      free ports for processes that restart on the same port
 limits     the limit of open files

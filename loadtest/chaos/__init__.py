@@ -7,7 +7,6 @@ shards         the same as a cluster of three shards, whose bus can be cut
 clocks         wall clocks that step, one for each process
 proxy          a TCP proxy whose links can be cut, held, delayed and forgotten
 key_set        an identity provider whose keys rotate and whose endpoint fails
-hook           a pre-send hook that fails in every way
 neighbour      a gateway of another deployment on the same Redis server
 nemesis        the schedule of faults, and the code that causes them
 redis_trouble  faults of a Redis server that keeps running

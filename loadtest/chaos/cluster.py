@@ -23,18 +23,18 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from deploy.embedded import tied
 from loadtest.chaos.clocks import FAKETIME, Clock, forget
-from loadtest.chaos.hook import Hook
 from loadtest.chaos.key_set import KeySet
 from loadtest.chaos.objects import BUCKET, SeaweedFS
-from loadtest.chaos.proof.evidence import Ending, Sample, append
-from loadtest.chaos.proof.history import now_ms
+from loadtest.chaos.proof.evidence import Ending, Judged, Sample, append
+from loadtest.chaos.proof.history import digest, now_ms
 from loadtest.chaos.proxy import Proxy
 from loadtest.chaos.shards import Sharded
 from loadtest.chaos.stores import Replicated, Single
+from loadtest.hook import Hook
 from loadtest.ports import free_ports
 
 ROOT: Final = Path(__file__).parent.parent.parent
@@ -219,9 +219,13 @@ class Cluster:
 
     def ask_hook(self, rng: random.Random) -> None:
         """Let gateways and routers ask a pre-send hook; before `start`."""
-        self.hook = Hook(free_ports(1)[0], self.folder, rng)
+        policy = rng.choice(("accept", "reject"))
+        self.hook = Hook(free_ports(1)[0], policy, random.Random(rng.random()), self._record)
         for process in self.processes.values():
             process.env |= self.hook.settings
+
+    def _record(self, body: Any, becomes: Any) -> None:
+        append(self.folder / "hook.jsonl", Judged(now_ms(), digest(body), "" if becomes is None else digest(becomes)))
 
     def store_files(self) -> None:
         """Let routers store files in an object store; before `start`."""

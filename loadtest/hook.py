@@ -1,4 +1,4 @@
-"""The operator's pre-send hook for the time of a run: an HTTP server on loopback that fails as a fault wants it.
+"""A pre-send hook for the time of a run: an HTTP server on loopback that fails as a fault wants it.
 
 Texts that begin with `a` are rejected, and those that begin with `b` are replaced. `mode` is how it answers now:
 
@@ -8,8 +8,9 @@ Texts that begin with `a` are rejected, and those that begin with `b` are replac
     silent    never
     nonsense  with something that is no verdict, each time another; then it closes the connection
 
-`kill` closes its port and all its connections, `start` opens the port again. A verdict is recorded before it is
-sent, so one that is not recorded cannot have been received.
+`kill` closes its port and all its connections, `start` opens the port again. Questions about texts of the user
+`unanswered` get no answer in any mode. `record` is called with each verdict before it is sent: the text, and what it
+becomes, None if it is rejected. So a verdict that was not recorded cannot have been received.
 """
 
 from __future__ import annotations
@@ -17,14 +18,12 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
-from loadtest.chaos.proof.evidence import Judged, append
-from loadtest.chaos.proof.history import digest, now_ms
 from router.contract.packing import canonical
 
 Mode = Literal["good", "harsh", "slow", "silent", "nonsense"]
@@ -57,9 +56,12 @@ def judged(body: Any) -> dict[str, Any]:
 class Hook:
     """The hook; `policy` is what happens to what it does not answer."""
 
-    def __init__(self, port: int, folder: Path, rng: random.Random) -> None:
+    def __init__(
+        self, port: int, policy: str, rng: random.Random, record: Callable[[Any, Any], None] | None = None
+    ) -> None:
         self.mode: Mode = "good"
-        self.policy = rng.choice(("accept", "reject"))
+        self.unanswered = ""
+        self.policy = policy
         self.settings = {
             "LINNET_SEND_HOOK_URL": f"http://127.0.0.1:{port}/ask",
             "LINNET_SEND_HOOK_SECRET": secrets.token_urlsafe(48),
@@ -67,7 +69,7 @@ class Hook:
             "LINNET_SEND_HOOK_ON_FAILURE": self.policy,
         }
         self._port = port
-        self._path = folder / "hook.jsonl"
+        self._record = record
         self._rng = rng
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
@@ -97,12 +99,13 @@ class Hook:
         """Answer a question; return whether the connection stays open."""
         head = await reader.readuntil(b"\r\n\r\n")
         asked, mode = await reader.readexactly(_length(head)), self.mode
-        if mode == "silent":
+        question = msgspec.json.decode(asked)
+        if mode == "silent" or question["from"] == self.unanswered:
             await reader.read()  # until the process that asked gives up
             return False
         if mode == "slow":
             await asyncio.sleep(self._rng.uniform(0, SLOW_S))
-        writer.write(self._nonsense() if mode == "nonsense" else self._verdict(asked, harsh=mode == "harsh"))
+        writer.write(self._nonsense() if mode == "nonsense" else self._verdict(question["body"], harsh=mode == "harsh"))
         await writer.drain()
         return mode != "nonsense"
 
@@ -110,11 +113,11 @@ class Hook:
         large = self._rng.random() < LARGE
         return JSON % (LARGE_BYTES, b" " * LARGE_BYTES) if large else self._rng.choice(NONSENSE)
 
-    def _verdict(self, asked: bytes, *, harsh: bool) -> bytes:
-        body = msgspec.json.decode(asked)["body"]
+    def _verdict(self, body: Any, *, harsh: bool) -> bytes:
         said = {"verdict": "reject", "reason": "harsh"} if harsh else judged(body)
-        becomes = "" if said["verdict"] == "reject" else digest(canonical(said.get("body", body)))
-        append(self._path, Judged(now_ms(), digest(canonical(body)), becomes))
+        if self._record is not None:
+            becomes = None if said["verdict"] == "reject" else said.get("body", body)
+            self._record(canonical(body), canonical(becomes))
         answer = msgspec.json.encode(said)
         return JSON % (len(answer), answer)
 
