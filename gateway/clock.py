@@ -1,4 +1,4 @@
-"""One timer for all sessions of the node: each turn calls the heartbeats, audits, deadlines, marks and the lease.
+"""One timer for all sessions of the node: each turn calls heartbeats, audits, outages, deadlines, marks, the lease.
 
 Invariant: a part or a session that raises costs only its own turn, because the timer is armed before any part runs.
 """
@@ -15,6 +15,7 @@ from gateway.presence.departures import Departures
 from gateway.presence.lease import Lease
 from gateway.presence.watches import Watches
 from gateway.reconcile.audits import Audits
+from gateway.reconcile.outages import Outages
 from router.process.isolate import attempt
 from router.process.loop import Meter
 
@@ -26,6 +27,7 @@ class Clock:
         self,
         heartbeats: Heartbeats,
         audits: Audits,
+        outages: Outages,
         watches: Watches,
         deadlines: Deadlines,
         marks: Marks,
@@ -36,6 +38,7 @@ class Clock:
     ) -> None:
         self._heartbeats = heartbeats
         self._audits = audits
+        self._outages = outages
         self._watches = watches
         self._deadlines = deadlines
         self._marks = marks
@@ -61,6 +64,7 @@ class Clock:
             attempt("watches", self._watches.touch_all)
         attempt("audits", lambda: self._audits.sessions(audited))
         attempt("audits", lambda: self._audits.new_sessions(now))
+        attempt("outages", lambda: self._outages.turn(now))
         attempt("deadlines", lambda: self._deadlines.turn(now))
         attempt("marks", self._marks.turn)
         attempt("away", self._departures.turn)

@@ -42,6 +42,7 @@ from gateway.reconcile.conversation_list import ConversationList
 from gateway.reconcile.gone import Gone
 from gateway.reconcile.held import Held
 from gateway.reconcile.membership import Membership
+from gateway.reconcile.outages import Outages
 from gateway.reconcile.resubscribe import Resubscribe
 from gateway.reconcile.sync import Syncs
 from gateway.tasks import Tasks
@@ -146,6 +147,9 @@ class Node:
             self.subscriptions, self.conversations, self.repair, self.membership, self.syncs, loop
         )
         self.audits = Audits(hubs, self.users, self.conversations, self.syncs, self.resubscribe, loop)
+        self.outages = Outages(
+            hubs, self.conversations, self.resubscribe, self._apart, self.subscriptions.reaches_part, loop
+        )
 
         # commands
         rates = Rates(settings.sends_per_s, settings.send_burst, loop.time)
@@ -232,6 +236,7 @@ class Node:
         self.clock = Clock(
             self.heartbeats,
             self.audits,
+            self.outages,
             self.watches,
             self.deadlines,
             self.marks,
@@ -300,6 +305,7 @@ class Node:
         self._redis.observe()
         metrics.HUBS.set(len(self.subscriptions.hubs))
         metrics.HELD.set(len(self.held))
+        metrics.SILENT.set(len(self.outages))
         metrics.IN_FLIGHT.set(self.sends.in_flight)
         hits, misses = cache_statistics()
         metrics.FRAME_CACHE.labels("hit").inc(hits - self._cache[0])

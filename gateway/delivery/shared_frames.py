@@ -85,6 +85,11 @@ def control_frame(event: wire.Event, codec: codecs.Codec) -> bytes:
     return frame(codec.encode(event), TEXT if codec.text else BINARY)
 
 
+def control_frames(event: wire.Event) -> list[bytes]:
+    """Return the frames of an event that is in no log, by variant."""
+    return [control_frame(event, codecs.JSON if variant & JSON_BIT else codecs.MSGPACK) for variant in VARIANTS]
+
+
 def cache_statistics() -> tuple[int, int]:
     """Return hits and misses of the cache of JSON frames."""
     info = _cached_json.cache_info()

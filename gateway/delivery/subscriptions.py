@@ -19,9 +19,9 @@ from typing import Any, Final, Protocol
 from gateway.delivery.catchup import Catchup
 from gateway.delivery.hub import Hub, HubPorts
 from gateway.delivery.session import Session, SessionHub, SessionUserHub
-from gateway.delivery.shared_frames import VARIANTS, control_frame
+from gateway.delivery.shared_frames import control_frames
 from gateway.delivery.user_hub import UserHub
-from router.contract import codecs, metrics, signals, stamp, wire
+from router.contract import metrics, signals, stamp, wire
 from router.contract.errors import LinnetError
 from router.process.isolate import each
 from router.store.conversations import Conversations
@@ -116,6 +116,10 @@ class Subscriptions:
     def reaches(self, hub: Hub | UserHub) -> bool:
         """Whether the part of Redis with this hub's channel answers, as far as is known."""
         return self.bus.reaches(hub.channel) and not (isinstance(hub, Hub) and hub.failed)
+
+    def reaches_part(self, tag: bytes) -> bool:
+        """The same for the part of Redis with this hash tag."""
+        return self.bus.reaches(tag)
 
     def reaches_conversation(self, conversation: str) -> bool:
         """The same for a conversation, whether there is a hub or not."""
@@ -251,17 +255,17 @@ class Subscriptions:
                 return
             case _:
                 return
-        hub.whisper(_frames(event), user)
+        hub.whisper(control_frames(event), user)
 
     def _whisper_discreetly(self, hub: Hub, user: str, read: int, hidden: frozenset[str] | LinnetError) -> None:
         """Write typing or a receipt to the sessions of those from whom the user is not hidden."""
         if isinstance(hidden, LinnetError) or self.hubs.get(hub.conversation) is not hub:
             return  # a signal may be lost
         if not read:
-            hub.whisper(_frames(wire.TypingEvent(conversation=hub.conversation, from_=user)), user, hidden)
+            hub.whisper(control_frames(wire.TypingEvent(conversation=hub.conversation, from_=user)), user, hidden)
         elif hub.note_mark(user, read):
             receipt = wire.ReceiptEvent(conversation=hub.conversation, user=user, read=read)
-            hub.whisper(_frames(receipt), user, hidden)
+            hub.whisper(control_frames(receipt), user, hidden)
 
     # -- the position of a new hub
 
@@ -290,8 +294,3 @@ class Subscriptions:
             waiting, hub.waiting = hub.waiting, ()
             each("subscriptions", lambda ready: ready(True), waiting)
             self.release_user(hub)
-
-
-def _frames(event: wire.Event) -> list[bytes]:
-    """The frames of an ephemeral event, by variant."""
-    return [control_frame(event, codecs.JSON if variant & 1 else codecs.MSGPACK) for variant in VARIANTS]

@@ -6,5 +6,6 @@ membership         sessions enter and leave groups as their rows say
 conversation_list  the conversations of a connecting session: their states, starts and pages
 gone               the notices that a user no longer has a conversation
 held               conversations that a session waits for, because their part of Redis does not answer
+outages            connected members are notified of groups whose part of Redis stops answering
 resubscribe        after a lost subscription: compares everything with Redis
 """

@@ -104,9 +104,10 @@ class Resubscribe:
         if unknown and cause != "audit":
             self._later(RETRY_S, self.compare, unknown, cause)
         known = [(conversation, head) for conversation, head in pairs if not isinstance(head, LinnetError)]
-        each("compare", partial(self._compare_one, cause), known)
+        each("compare", partial(self.compare_one, cause), known)
 
-    def _compare_one(self, cause: str, found: tuple[str, Head | None]) -> None:
+    def compare_one(self, cause: str, found: tuple[str, Head | None]) -> None:
+        """Compare a hub with the head that was read; None: the conversation does not exist."""
         conversation, head = found
         hub = self._subscriptions.hubs.get(conversation)
         if hub is not None and not hub.confirmed:

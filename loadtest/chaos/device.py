@@ -352,8 +352,8 @@ class Device:
         self._renew_at = self._loop.time() + max(RENEW_AGAIN_S, left_s)
 
     def _known(self, event: dict[str, Any]) -> list[Known]:
-        # Of one that is held, only the entry that follows has the numbers.
-        states = [state for state in event["conversations"] if not state.get("gone") and not state.get("held")]
+        # An entry with `held` has no numbers.
+        states = [state for state in event["conversations"] if not state.get("gone") and "held" not in state]
         for state in states:
             self._read_to(state["conversation"], state["read"])
         return [Known(state["conversation"], state["cursor"], state["head"], state["read"]) for state in states]

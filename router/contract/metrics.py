@@ -99,6 +99,10 @@ HELD = Gauge(
     "linnet_gateway_held_conversations",
     "Conversations that sessions here wait for, because their part of Redis does not answer, counted by session",
 )
+SILENT = Gauge(
+    "linnet_gateway_silent_conversations",
+    "Groups and channels with members connected here whose part of Redis has not answered for 5 s",
+)
 CHANNELS = Gauge("linnet_gateway_subscribed_channels", "Redis channels that this gateway is subscribed to")
 FRAME_CACHE = Counter(
     "linnet_gateway_frame_cache",

@@ -171,7 +171,8 @@ class ConversationState(Struct, kw_only=True, frozen=True, omit_defaults=True):
 
     If `held` is true, the conversation's part of Redis does not answer: `head`, `unread` and `posting` of a group or
     channel are left out, and so is `cursor` if it is not known where the device begins. Another entry without `held`
-    follows.
+    follows. A session that was connected before gets only `kind`, `title` and `held`, for groups and channels alone;
+    the entry that follows has the same, with `held` false.
 
     Of a group or channel, `posting` says who may send and edit: `all`, or `admins`. If the user is muted there,
     `muted_until` is the end (ms), null if it has none.
@@ -190,7 +191,7 @@ class ConversationState(Struct, kw_only=True, frozen=True, omit_defaults=True):
     muted_until: int | UnsetType | None = UNSET
     gone: bool = False
     reason: str | None = None
-    held: bool = False
+    held: bool | UnsetType = UNSET
 
 
 class Welcome(Answer, tag="welcome", frozen=True, kw_only=True):

@@ -179,4 +179,27 @@ async def test_dead_primary_costs_nothing_that_was_acked_and_nobody_else(cluster
             assert client.in_order(conversation)
             missing = set(log) - set(client.received[conversation])
             assert not missing
+    await outage_is_shown(cluster, dead, (ann, ben), lost, other)
     assert {client.closed for client in (ann, ben)} == {None}
+
+
+async def outage_is_shown(
+    cluster: Cluster, dead: Node, clients: tuple[ResilientClient, ...], lost: str, other: str
+) -> None:
+    """Without any server of a shard, those who are connected see a group there as held, and write elsewhere."""
+
+    def shown(held: bool) -> bool:
+        return all(client.conversation(lost).get("held") is held for client in clients)
+
+    shard = (dead, replica_of(cluster, dead))
+    for node in shard:
+        node.kill()
+    await support.eventually(lambda: shown(True), 60)
+    acked = await clients[0].deliver(other, "elsewhere")
+    for node in shard:
+        node.spawn()
+    await support.eventually(lambda: shown(False), 60)
+    ends = {lost: (await clients[1].deliver(lost, "again", 60.0))["seq"], other: acked["seq"]}
+    for client in clients:
+        await client.reaches(ends)
+        assert client.in_order(lost)

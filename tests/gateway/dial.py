@@ -37,11 +37,14 @@ class Dial:
         node: Any = self
         watches: Any = SimpleNamespace(touch_all=lambda: None)
         departures: Any = SimpleNamespace(turn=lambda: None)
+        outages: Any = SimpleNamespace(turn=lambda now: None)
         self.heartbeats = Heartbeats(self.settings.heartbeat_s)
         self.clocks = Clocks(self.time)
         self.deadlines = Deadlines(self.settings.max_age_s, lambda: self.clocks.moments(self.now_ms()), self.time)
         self.marks = Marks(node, node)
-        self.clock = Clock(self.heartbeats, node, watches, self.deadlines, self.marks, departures, node, Meter(), node)
+        self.clock = Clock(
+            self.heartbeats, node, outages, watches, self.deadlines, self.marks, departures, node, Meter(), node
+        )
 
     def add(self, session: Any) -> None:
         self.heartbeats.add(session)

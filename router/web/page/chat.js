@@ -196,7 +196,7 @@ export function Chat({ id, session, show, say }) {
   };
 
   const shown = pane.view?.kind ? pane.view : (session.entry(id)?.view ?? pane.view);
-  const view = shown ?? { id, kind: "", title: "", with: null, role: null, posting: undefined, mutedUntil: undefined, unread: 0, read: 0, reads: {}, gone: null };
+  const view = shown ?? { id, kind: "", title: "", with: null, role: null, posting: undefined, mutedUntil: undefined, unread: 0, read: 0, reads: {}, gone: null, held: false };
   const direct = id.startsWith("d:");
   const other = direct ? otherOf(session.user, id) : "";
   useEffect(() => {

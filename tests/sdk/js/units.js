@@ -224,6 +224,24 @@ test("events behind a hole wait for its page, and come once", async () => {
   assert.deepEqual(handed, [1, 3, 4, 5, 6]);
 });
 
+test("an entry of a part that does not answer changes nothing else", async () => {
+  const events = new Events(openMemory(), "alice");
+  await events.adopt("web.1");
+  await events.raiseEpoch();
+  const entry = { conversation: "g", kind: "group", title: "T", role: "member", head: 0, cursor: 0, read: 0, unread: 0, posting: "all" };
+  const listed = (entry) => ({ type: "conversations", conversations: [entry], more: false });
+  await events.apply([listed({ ...entry, conversation: "other", held: true })]);
+  assert.equal(await events.conversation("other"), undefined); // another entry follows, with the cursor
+  await events.apply([listed(entry), { ...changes[0], conversation: "g", seq: 1, prev: 0, n: 1, count: 1 }]);
+  const before = viewOf(await events.conversation("g"));
+  for (const held of [true, false]) {
+    await events.apply([listed({ conversation: "g", kind: "group", title: "T", held })]);
+    assert.deepEqual(viewOf(await events.conversation("g")), { ...before, held });
+  }
+  await events.apply([listed({ conversation: "g", kind: "group", title: "T", held: true }), listed(entry)]);
+  assert.equal(viewOf(await events.conversation("g")).held, false);
+});
+
 test("a message with another seq and the same number is dropped", async () => {
   const events = new Events(openMemory(), "alice");
   await events.adopt("web.1");

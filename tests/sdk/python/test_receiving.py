@@ -200,6 +200,12 @@ async def test_conversation_whose_part_does_not_answer_is_shown_and_begins_later
         await gateway.say({"type": "conversations", "conversations": [state | numbers], "more": False})
         await eventually(lambda: not view.held)
         assert view.head == 7
+        # As of a session that was connected before.
+        await gateway.say({"type": "conversations", "conversations": [state | {"held": True}], "more": False})
+        await eventually(lambda: view.held)
+        await gateway.say({"type": "conversations", "conversations": [state | {"held": False}], "more": False})
+        await eventually(lambda: not view.held)
+        assert (view.head, view.unread) == (7, 0)
         await gateway.message("after")
         events = ann.events()
         async with asyncio.timeout(20):

@@ -124,8 +124,8 @@ export class Conversation {
 
 /** @param {import("./types.js").ConversationRow} row @returns {ConversationView} */
 export function viewOf(row) {
-  const { conversation: id, kind, title, role, posting, mutedUntil, read, reads, gone } = row;
-  return { id, kind, title, with: row.with, role, posting, mutedUntil, unread: unreadOf(row), read, reads, gone };
+  const { conversation: id, kind, title, role, posting, mutedUntil, read, reads, gone, held = false } = row;
+  return { id, kind, title, with: row.with, role, posting, mutedUntil, unread: unreadOf(row), read, reads, gone, held };
 }
 
 /** @param {import("./types.js").MessageRow} row @returns {MessageView} */

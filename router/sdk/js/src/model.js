@@ -133,7 +133,7 @@ export function listed(known, entry, user) {
   const unread = entry.unread ?? 0;
   const next = {
     ...row,
-    kind: entry.kind, title: entry.title ?? row.title, with: entry.with ?? null, role: entry.role ?? null, gone: null,
+    kind: entry.kind, title: entry.title ?? row.title, with: entry.with ?? null, role: entry.role ?? null, gone: null, held: false,
     posting: entry.posting, mutedUntil: entry.muted_until,
     head: Math.max(row.head, head), read: Math.max(row.read, entry.read ?? 0),
   };

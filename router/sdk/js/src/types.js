@@ -40,6 +40,7 @@ export {};
  * @property {number} read The user's read mark.
  * @property {Record<string, number>} reads The others' read marks, as far as they are known.
  * @property {string | null} gone Why the user does not have it any more.
+ * @property {boolean} held Whether its part of the server does not answer now, so its events come later.
  */
 
 /**
@@ -122,6 +123,7 @@ export {};
  * @property {Record<string, number>} reads The others' read marks.
  * @property {{ head: number, unread: number } | null} listed Unread messages as last listed, until `head` is here.
  * @property {string | null} gone Why the user does not have it any more: `deleted`, `removed`, `user_deleted`.
+ * @property {boolean} [held] Whether its part of the server does not answer now.
  */
 
 /**

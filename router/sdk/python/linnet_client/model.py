@@ -84,8 +84,8 @@ class ConversationView:
             self.unread, self._counted = state.get("unread", self.unread), state.get("head", 0)
 
     def hold(self, state: ConversationState) -> None:
-        """Take over an entry with `held`: its numbers are not known now."""
-        self.held = True
+        """Take over an entry with `held`, which has no numbers; if it is false, those before count again."""
+        self.held = state["held"]
         self._describe(state)
 
     def _describe(self, state: ConversationState) -> None:

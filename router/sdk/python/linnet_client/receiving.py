@@ -117,7 +117,7 @@ class Receiving:
             if state.get("gone"):
                 self._went(conversation, state.get("reason") or "removed")
                 continue
-            if state.get("held"):  # another entry follows, with the cursor
+            if "held" in state:  # without numbers; if another entry follows, it has them
                 self._model(conversation).hold(state)
                 continue
             self._gone.discard(conversation)
