@@ -36,7 +36,7 @@ from router.contract.errors import (
 )
 from router.media.parts import Media
 from router.media.places import Progress
-from router.media.receiving import hash_of
+from router.media.receiving import hash_of, opened
 from router.media.types import Received
 from router.store.resumable import Resumable
 
@@ -159,20 +159,18 @@ async def _part(
 ) -> tuple[int, bool, ClientDisconnect | IncompleteUpload | None]:
     """Write at most about PART_BYTES to the file: their number, whether more may come, and why none come any more."""
     size = 0
-    file = await asyncio.to_thread(path.open, "wb")
-    try:
-        async for piece in stream:
-            size += len(piece)
-            if size > room:
-                raise TooLarge("these are more bytes than the upload has")
-            await asyncio.to_thread(file.write, piece)
-            await keep()
-            if size >= PART_BYTES:
-                return size, True, None
-    except (ClientDisconnect, IncompleteUpload) as error:
-        return size, False, error
-    finally:
-        await asyncio.to_thread(file.close)
+    async with opened(path, "wb") as file:
+        try:
+            async for piece in stream:
+                size += len(piece)
+                if size > room:
+                    raise TooLarge("these are more bytes than the upload has")
+                await asyncio.to_thread(file.write, piece)
+                await keep()
+                if size >= PART_BYTES:
+                    return size, True, None
+        except (ClientDisconnect, IncompleteUpload) as error:
+            return size, False, error
     return size, False, None
 
 
@@ -213,16 +211,13 @@ async def _ended(parts: Media, upload: str, user: str) -> None:
 
 
 async def _assemble(parts: Media, state: Resumable, path: Path) -> None:
-    file = await asyncio.to_thread(path.open, "xb")
-    try:
+    async with opened(path, "xb") as file:
         for name in state.parts:
             size = await parts.objects.size(name)
             if size is None:
                 raise Unavailable("a part of the upload cannot be read now", 5.0)
             async for piece in await parts.objects.read(name, 0, size):
                 await asyncio.to_thread(file.write, piece)
-    finally:
-        await asyncio.to_thread(file.close)
 
 
 @asynccontextmanager

@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 from time import time
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final, Literal
 
 from msgspec import Struct
 
@@ -71,6 +71,17 @@ class Spool:
         return removed
 
 
+@asynccontextmanager
+async def opened(path: Path, mode: Literal["wb", "xb"]) -> AsyncIterator[BinaryIO]:
+    """A file to write to in threads, because the disk may be slow. It is opened here: if opening it in a thread is
+    cancelled, no caller has the file that is to be closed."""
+    file = path.open(mode)
+    try:
+        yield file
+    finally:
+        await asyncio.shield(asyncio.to_thread(file.close))
+
+
 async def receive(
     stream: AsyncIterator[bytes], path: Path, limit: int, progress: Callable[[], Awaitable[None]]
 ) -> Bytes:
@@ -81,8 +92,7 @@ async def receive(
         digest.update(data)
         file.write(data)
 
-    file: Any = await asyncio.to_thread(path.open, "xb")
-    try:
+    async with opened(path, "xb") as file:
         async for part in stream:
             size += len(part)
             if size > limit:
@@ -93,8 +103,6 @@ async def receive(
                 waiting.clear()
             await progress()
         await asyncio.to_thread(write, file, bytes(waiting))
-    finally:
-        await asyncio.to_thread(file.close)
     return Bytes(size, digest.hexdigest())
 
 
