@@ -15,6 +15,7 @@ import gc
 import inspect
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +29,9 @@ from tests import support
 # No deadline for one example, because a busy machine may be slow.
 hypothesis.settings.register_profile("full", deadline=None)
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=20)
+
+# httpcore tries to import it at each step of each request, and where it is not installed, each search takes about 1 ms.
+sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]  # None: not there, as the language says
 
 LOCK = Path(__file__)  # any file that all workers of a checkout can open
 

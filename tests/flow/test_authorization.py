@@ -4,8 +4,8 @@ There are two tables, with a row per call or command and per target, and a colum
 table or a command of the gateway's own table has no row here, or a row names a call that no longer exists, a test
 fails.
 
-The users and conversations of each cell in which something is allowed are new, so no cell affects another. The cells of
-a row in which the call is refused share theirs, because a refusal changes nothing.
+The users and conversations of each cell in which something is changed are new, so no cell affects another. All cells in
+which a call is refused or only reads share theirs, because neither changes anything: if one did, another would differ.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ PICTURE: Final = b64decode(
 )
 SETTINGS: Final = Settings(jwt_secret=JWT_SECRET, media_url="file:///everything")
 AT_ONCE: Final = 8
+EVERYTHING: Final = "<stranger> <friend> <newcomer> <own> <direct>"
+NOWHERE: Final = "g:" + "A" * 22
 
 _serial = itertools.count(1)
 
@@ -66,7 +68,7 @@ class Cast(msgspec.Struct, frozen=True):
         """Return the template with the names of this cell."""
         given = {**self.names, "me": self.me, "group": self.group, "direct": self.direct, "password": PASSWORD}
         given |= self.things
-        own = self.owned.get(self.role, self.owned["owner"])
+        own = self.owned.get(self.role, self.owned.get("owner", 0))
         text = json.dumps(template)
         for name, value in given.items():
             text = text.replace(f"<{name}>", value)
@@ -79,7 +81,7 @@ class Backend:
     def __init__(self, chat: System) -> None:
         assert chat.router is not None
         self.http = httpx.AsyncClient(base_url=chat.router.url, trust_env=False, timeout=60)
-        self._shared: dict[int, asyncio.Task[Cast]] = {}
+        self._shared: dict[tuple[str, bool], asyncio.Task[Cast]] = {}
 
     async def ok(self, method: str, path: str, body: Any = None) -> Any:
         answer = await self.http.request(method, path, json=body, headers={"Authorization": f"Bearer {SERVER_KEY}"})
@@ -112,36 +114,44 @@ class Backend:
         theirs, mine = [answer.headers["location"] for answer in begun]
         return {"file": file, "face": face, "link": links[file]["url"], "their upload": theirs, "my upload": mine}
 
-    async def cast(self, role: str, kind: str = "group", files: bool = False, *others: str) -> Cast:
-        """Create a conversation with a user in each role; `victim` has written into it, and directly to `friend`.
+    async def cast(self, acting: Iterable[str], uses: str, kind: str = "group", files: bool = False) -> Cast:
+        """Create a conversation with users of all roles; `victim` has written into it, and directly to `friend`.
 
-        `others`: roles that act, too.
+        `acting`: the roles that act. The first is the cast's. `uses`: a text with the names that the calls use; what
+        only others would need is left out.
         """
+        role, *_ = acting = list(acting)
         number = next(_serial)
         everybody = (*USERS, "victim", "admin2", "friend", "newcomer")
         names = {name: f"{name}-a{number}" for name in everybody}
+        uses += "<friend>" if "<direct>" in uses else ""
+        me = role if role in USERS else "stranger"
         for name in ("stranger", "friend", "newcomer"):
-            await self.ok("POST", "/v1/tokens", {"user": names[name]})
+            if f"<{name}>" in uses or name == me:
+                await self.ok("POST", "/v1/tokens", {"user": names[name]})
         roles = {names[name]: "member" for name in (*MEMBERS, "victim")}
         roles |= {names["owner"]: "owner", names["admin"]: "admin", names["admin2"]: "admin"}
         made = await self.ok("POST", "/v1/conversations", {"kind": kind, "title": "t", "members": roles})
         group = made["conversation"]
-        authors = {one if one in MEMBERS else "owner" for one in (role, *others)} | {"owner"}
+        authors = ({*acting} & {*MEMBERS}) | {"owner"} if "<own>" in uses else ()
         owned = {one: (await self.sent(names[one], group))["seq"] for one in sorted(authors)}
         seq = (await self.sent(names["victim"], group))["seq"]
-        me = names.get(role, names["stranger"])
-        things = await self.files(names["victim"], me, group) if files else {}
-        await self.ok("PUT", f"/v1/conversations/{group}/members/{names['reader']}", {"role": "reader"})
-        await self.ok("DELETE", f"/v1/conversations/{group}/members/{names['left']}")
-        direct = (await self.sent(names["victim"], f"@{names['friend']}"))["conversation"]
+        things = await self.files(names["victim"], names[me], group) if files else {}
+        if "reader" in acting:
+            await self.ok("PUT", f"/v1/conversations/{group}/members/{names['reader']}", {"role": "reader"})
+        if "left" in acting:
+            await self.ok("DELETE", f"/v1/conversations/{group}/members/{names['left']}")
+        direct = NOWHERE
+        if "<direct>" in uses:
+            direct = (await self.sent(names["victim"], f"@{names['friend']}"))["conversation"]
         return Cast(role, names, group, direct, seq, owned, things)
 
-    async def refused(self, row: Row, role: str) -> Cast:
-        """The cast that all refusals of a row share."""
-        task = self._shared.get(id(row))
+    async def shared(self, role: str, kind: str = "group", files: bool = False) -> Cast:
+        """The cast that all cells share that change nothing."""
+        task = self._shared.get((kind, files))
         if task is None:
-            task = asyncio.ensure_future(self.cast("owner", row.kind, row.files, *MEMBERS))
-            self._shared[id(row)] = task
+            task = asyncio.ensure_future(self.cast(USERS, EVERYTHING, kind, files))
+            self._shared[kind, files] = task
         return msgspec.structs.replace(await task, role=role)
 
 
@@ -165,10 +175,12 @@ class Row(msgspec.Struct, frozen=True):
         """Whether the call is about files."""
         return any(name in repr((self.path, self.body)) for name in ("<file>", "<face>", "<link>", " upload>"))
 
-    @property
-    def has_own_cells(self) -> bool:
-        """Whether each cell has a cast of its own: for a file of the acting user, or because guesses are limited."""
-        return any(name in repr((self.path, self.body)) for name in ("<my upload>", "password"))
+    def changes(self, code: str) -> bool:
+        """Whether a cell has a cast of its own: it changes something, is about a file of the acting user, or guesses,
+        and guesses are limited."""
+        if any(name in repr((self.path, self.body)) for name in ("<my upload>", "password")):
+            return True
+        return int(code) < 400 and self.call.split(" ")[0] not in ("GET", "HEAD", "OPTIONS")
 
 
 ROOM: Final = "/v1/conversations/<group>"
@@ -414,10 +426,10 @@ async def differing(
 
 
 async def status(backend: Backend, row: Row, role: str, code: str) -> str:
-    if int(code) < 400 or row.has_own_cells:
-        acting = await backend.cast(role, row.kind, row.files)
+    if row.changes(code):
+        acting = await backend.cast([role], repr((row.path, row.body)), row.kind, row.files)
     else:
-        acting = await backend.refused(row, role)
+        acting = await backend.shared(role, row.kind, row.files)
     answer = await backend.http.request(
         row.call.split(" ")[0], acting.fill(row.path), json=acting.fill(row.body), headers=bearer(acting) | row.headers
     )
@@ -495,7 +507,6 @@ COMMANDS: Final = (
 # fmt: on
 NUMBERED: Final = ("send", "edit", "delete", "react")
 UNANSWERED: Final = ("ack", "read", "typing")
-NOWHERE: Final = "g:" + "A" * 22
 
 
 async def outcome(client: ChatClient, acting: Cast, command: Command) -> str:
@@ -529,7 +540,7 @@ async def test_every_command_is_allowed_exactly_to_the_roles_of_the_table(chat: 
     async with backend.http:
 
         async def found(command: Command, role: str, _: str) -> str:
-            acting = await backend.cast(role)
+            acting = await backend.cast([role], repr(command.fields))
             client = ChatClient(acting.me)
             await client.connect(chat.urls[len(role) % 2])
             answer = await outcome(client, acting, command)
@@ -543,7 +554,7 @@ async def test_every_command_is_allowed_exactly_to_the_roles_of_the_table(chat: 
 async def test_command_before_hello_is_refused(chat: System) -> None:
     """There is no user before `hello`: every other command is refused, and the connection is closed (4503)."""
     async with (backend := Backend(chat)).http:
-        acting = await backend.cast("owner")
+        acting = await backend.cast(["owner"], EVERYTHING)
     for command in {command.type: command for command in COMMANDS if command.type != "hello"}.values():
         client = ChatClient(acting.me)
         await client.open(chat.urls[0])
