@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -274,9 +275,18 @@ class Cluster:
                 append(self.folder / "processes.jsonl", *samples)
 
     async def restart(self, process: ManagedProcess) -> None:
-        """Start a new process and wait until it is ready."""
+        """Start a new process and wait until it is ready.
+
+        One that ends by itself, because Redis refuses something, is started again by `_watch`. It must be ready, too:
+        the SIGTERM of the next fault would kill a process that has no handlers yet.
+        """
         process.start()
-        await process.ready()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(READY_S):
+                while True:
+                    if await process.ready():
+                        return
+                    await asyncio.sleep(WATCH_S)
 
     # -- the end
 

@@ -1,8 +1,9 @@
 """The user state of one device, kept by the rules for client authors: it applies changes that follow its version, and
 asks the HTTP API for the others.
 
-One request at a time is under way. For a reason to ask that comes meanwhile, it asks once more after the answer. It
-asks again until there is an answer, because routers may be down.
+One request at a time is under way. For a reason to ask that comes meanwhile, it asks once more after the answer, from
+the version that it has then: if that answer was of a primary that was replaced, its successor resets only a device that
+names the lost version. It asks again until there is an answer, because routers may be down.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class UserState:
         self.version = 0
         self.keys: dict[str, tuple[int, str]] = {}
         self._user, self._add, self._fetch = user, add, fetch
-        self._wanted: int | None = None  # ask for what changed after this version
+        self._wanted: int | None = None  # 0: ask for everything, else for what changed since the version then
         self._asking: asyncio.Task[None] | None = None
 
     def named(self, version: int) -> None:
@@ -65,7 +66,7 @@ class UserState:
     async def _read(self, fetch: Fetch) -> None:
         try:
             while self._wanted is not None:
-                after, self._wanted = self._wanted, None
+                after, self._wanted = self.version if self._wanted else 0, None
                 try:
                     await self._pages(fetch, after)
                 except (OSError, HTTPException):

@@ -36,6 +36,7 @@ class Account:
         self.received: dict[str, set[int]] = {}
         self.starts: dict[str, int] = {}
         self.sessions = 0
+        self.began = 0  # when the first session began
         self.gaps: dict[str, list[tuple[int, int]]] = {}
         self.session: dict[str, int] = {}  # conversation -> the highest seq that this session had or received
         self.given: set[tuple[str, int]] = set()  # in this session
@@ -136,8 +137,12 @@ class Account:
 
     def _known(self, conversations: list[history.Known], at: int) -> None:
         for known in conversations:
-            if self.sessions == 1 and known.conversation not in self.starts and known.conversation not in self.received:
+            name, had = known.conversation, known.conversation in self.received
+            if self.sessions == 1 and name not in self.starts and not had:
                 self._start(known, at)
+                self.began = at
+            elif name in self.starts and not had and self.findings.failed_over(self.began, at):
+                self.starts[name] = max(known.cursor, self.starts[name])  # the failover took the first beginning back
             self.session.setdefault(known.conversation, known.cursor)
             self._read_mark(known.conversation, known.read, at)
 
@@ -201,7 +206,9 @@ class Account:
             return
         command.refused = row.code
         log = self.findings.logs.get(command.conversation)
-        stranger = log is not None and log.moved(self.user)
+        # A removal that a failover took back leaves no trace in the log.
+        took_back = self.findings.failed_over(row.at, row.at + SETTLED_MS)
+        stranger = log is not None and (log.moved(self.user) or took_back)
         blocked = row.code == "blocked" and command.conversation in self.findings.related
         rejected = row.code == "rejected" and command.body in self.findings.rejected
         if row.code == "rejected" and command.seq and command.conversation not in self.findings.lost:

@@ -256,6 +256,15 @@ def test_not_found_for_a_member_is_a_violation(forged: Forged) -> None:
     forged.only("G3", "n 3 was refused finally: not_found")
 
 
+def test_not_found_during_a_failover_is_no_violation(forged: Forged) -> None:
+    """A removal that it took back leaves no trace in the log. Long after it, the refusal is a violation."""
+    forged.faults = [Fault("failover", "", 1900, 2100)]
+    forged.rows["ann/phone"] += [Sent(2000, TALK, 3, "send", 0, "body-3", 1), Refused(2001, 3, "not_found", True)]
+    assert forged.found() == []
+    forged.faults = [Fault("failover", "", 1900 - 2 * SETTLED_MS, 1950 - 2 * SETTLED_MS)]
+    forged.only("G3", "n 3 was refused finally: not_found")
+
+
 def test_not_found_for_a_removed_member_is_no_violation(forged: Forged) -> None:
     """A removed member may write before the removal event arrives."""
     removed = Entry(105, 104, 4, 1105, "member", "", "", 0, 0, "remove bob")
@@ -402,6 +411,18 @@ def test_new_device_that_begins_too_late_is_a_violation(forged: Forged) -> None:
     forged.rows["ann/tablet"] = welcome(5000, Known(TALK, 103, 104, 103))
     forged.rows["ann/tablet"].append(received(forged.log[3], 5000))
     forged.only("G5", "ann/tablet", "begins with only the last 1 of 4 events")
+
+
+def test_device_whose_first_session_a_failover_took_back_begins_anew(forged: Forged) -> None:
+    """It received nothing in the first one, and begins later in the second. Without a failover it may not."""
+    first, second = Known(TALK, 100, 104, 0), Known(TALK, 102, 104, 0)
+    forged.rows["ann/laptop"] = [
+        *welcome(5000, first), Closed(5001, 1006, "", False), *welcome(5002, second), received(forged.log[2], 5003),
+        received(forged.log[3], 5003),
+    ]  # fmt: skip
+    assert any("misses 2 events" in one.what for one in forged.found())
+    forged.faults = [Fault("primary-kill", "", 4_900, 5_100)]
+    assert not any("misses" in one.what for one in forged.found())
 
 
 @pytest.mark.parametrize(("failover", "found"), [((100, 4_000), 0), ((9_000, 9_500), 0), ((100, 200), 1)])
