@@ -50,8 +50,8 @@ WORKERS = $(shell expr 5 \* $$(nproc) / 2)
 quick: $(DEV)
 	$(PY) -m pytest -q -n $(WORKERS) -m "not processes"
 
-# A test that fails is tried once more, five in the whole run at most; those that needed it are named at the end.
-SECOND_TRY = --reruns 1 --max-suite-reruns 5 -raR
+# A test that fails is tried once more, five in the whole run at most. Those that needed it are at the end, with the cause.
+SECOND_TRY = --reruns 1 --max-suite-reruns 5 -raR --rerun-show-tracebacks
 
 # Everything. Small portions keep one worker from having all slow tests that are left.
 test: lint types $(SDK) $(WEB)

@@ -54,7 +54,7 @@ class Replication:
         for each in (*self.sentinels, *self.servers):
             each.kill()
 
-    async def whole(self, deadline_s: float = 15.0) -> None:
+    async def whole(self, deadline_s: float = support.DEADLINE_S) -> None:
         """Wait until all running servers follow the primary, and every sentinel knows and would promote them."""
         replicas = sum(server.returncode is None for server in self.servers) - 1
 
@@ -84,13 +84,14 @@ class Replication:
     def port(self, server: EmbeddedValkey) -> int:
         return next(port for port, one in self._ports.items() if one is server)
 
-    async def replaced(self, old: EmbeddedValkey, deadline_s: float = 20.0) -> EmbeddedValkey:
+    async def replaced(self, old: EmbeddedValkey, deadline_s: float = support.DEADLINE_S) -> EmbeddedValkey:
         """Wait for the primary that the sentinels have promoted instead of `old`; return it."""
 
         def promoted() -> bool:
-            if self.primary is old:
+            primary = self.primary  # once: while the sentinels fail over, the next answer may be another
+            if primary is old:
                 return False
-            with self.primary.client() as client:
+            with primary.client() as client:
                 return bool(client.info("replication")["role"] == "master")
 
         await support.eventually(promoted, deadline_s, every_s=0.05)

@@ -24,7 +24,8 @@ from loadtest import ports
 
 T = TypeVar("T")
 
-DEADLINE_S = 40.0
+DEADLINE_S = 60.0
+READY_S = 120.0  # of a process that starts, which takes most CPU of all; one that ends instead fails at once
 TEST_S = 300.0  # of a whole test: longer than its waits together, so that a wait fails first and names its event
 PATIENCE = 3.0  # times the deadlines of the product that tests shorten; 1 in the quick check (conftest.py)
 JWT_SECRET = "a-secret-for-tests-of-32-bytes-or-more"
@@ -147,7 +148,7 @@ class Process:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    async def ready(self, deadline_s: float = DEADLINE_S) -> "Process":
+    async def ready(self, deadline_s: float = READY_S) -> "Process":
         """Wait until /readyz returns 200; raise at once if the process ends instead."""
 
         async def answered() -> bool:

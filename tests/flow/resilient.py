@@ -41,7 +41,7 @@ class ResilientClient(ChatClient):
             await asyncio.wait([self._staying])
         await super().end()
 
-    async def deliver(self, to: str, body: Any, deadline_s: float = 30.0) -> Event:
+    async def deliver(self, to: str, body: Any, deadline_s: float = support.DEADLINE_S) -> Event:
         """Send a message until it is acked; return the ack."""
         n = self.next_n()
 

@@ -229,14 +229,14 @@ async def test_frame_beyond_the_limit_closes_with_1009(chat: System, names: Name
 
 
 async def test_compressed_bomb_closes_with_1009(chat: System, names: Names) -> None:
-    """A small frame that inflates to a hundred megabytes is stopped at the limit."""
+    """A small frame that inflates to ten megabytes is stopped at the limit."""
     (eve_,) = names("eve")
     async with witness(chat, names):
         eve = ChatClient(eve_)
         await eve.open(chat.urls[0], compression="deflate")
         await eve.hello()
         with pytest.raises(ConnectionClosed):
-            await eve.ask("send", to="@x", n=1, body="x" * 100_000_000)
+            await eve.ask("send", to="@x", n=1, body="x" * 10_000_000)
         assert (await eve.gone())[0] == 1009
 
 

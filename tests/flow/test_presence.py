@@ -11,7 +11,9 @@ from tests.flow.client import ChatClient, Event
 from tests.flow.conftest import Names, Start, System
 
 
-async def tells(watcher: ChatClient, user: str, online: bool, since: int = 0, deadline_s: float = 20.0) -> Event:
+async def tells(
+    watcher: ChatClient, user: str, online: bool, since: int = 0, deadline_s: float = support.DEADLINE_S
+) -> Event:
     """The next news of a user that says so."""
 
     def find() -> Event | None:

@@ -61,7 +61,7 @@ async def test_starting_process_waits_for_a_redis_that_disappears(
     url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
     started = process(module, LINNET_REDIS_URL=url, LINNET_DRAIN_ACCEPT_S="0")
     try:
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(support.READY_S):
             await proxy.cut.wait()
         if stays_away:
             started.send(signal.SIGTERM)
