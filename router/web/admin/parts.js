@@ -22,7 +22,7 @@ export function useLoaded(load, inputs) {
   return { found, error, again: () => setTurn((n) => n + 1) };
 }
 
-/** Pages of a list: the first at once, others when asked for. An entry that comes twice is shown once. @param {(page: any) => Promise<{ rows: any[], next: any }>} load @param {(row: any) => string} key @param {any[]} inputs */
+/** Pages of a list: the first at once, others when asked for. An entry that comes twice is shown once. @param {(page: any) => Promise<{ rows: any[], next: any, missing?: number }>} load @param {(row: any) => string} key @param {any[]} inputs */
 export function usePages(load, key, inputs) {
   const [rows, setRows] = useState(/** @type {any[]} */ ([]));
   const [next, setNext] = useState(/** @type {any} */ (undefined));
