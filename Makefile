@@ -78,13 +78,15 @@ bench-peers: $(DEV) $(PEERS)
 	$(PY) -m loadtest.peers
 
 # Ten minutes of faults, and the proof that no promise was broken. `make chaos SECONDS=120` is a short run, SEED=… repeats the
-# people and faults of a run, FAULTS='…' causes only these kinds (FAULTS=redis-trouble: those of a running Redis).
+# people and faults of a run, FAULTS='…' causes only these kinds (FAULTS=redis-trouble: those of a running Redis), with USERS=40
+# there are fewer people.
 # CLUSTER=1: Redis is a cluster of three shards, which has faults, too.
 # PICTURES=1: some people also send pictures, and the object store is killed, too.
 # CLIENTS=python, js or browser: the people are applications on that SDK, which are killed, frozen, wiped and copied, too.
 chaos: $(DEV)
 	$(PY) -m loadtest chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) \
-	    $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(CLUSTER),--cluster) $(if $(PICTURES),--pictures) $(if $(HOOK),--hook)
+	    $(if $(USERS),--users $(USERS)) $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(CLUSTER),--cluster) \
+	    $(if $(PICTURES),--pictures) $(if $(HOOK),--hook)
 
 # The tests of object stores against Azure's emulator, too, which `make test` has no time to install.
 stores: $(DEV) $(AZURITE)
