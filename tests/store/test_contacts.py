@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -16,17 +16,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys, signals
-from router.contract.errors import Blocked, Conflict, LinnetError, NotFound
+from router.contract.errors import Blocked, Conflict, LinnetError, NotFound, Unavailable
 from router.contract.packing import unpack
 from router.store.accounts import Accounts
 from router.store.answers import reply_of
 from router.store.contacts import Contacts
 from router.store.conversations import Conversations
 from router.store.dirty import Dirty
-from router.store.pairs import Change, Pairs
+from router.store.pairs import Change, PairAction, Pairs
 from router.store.people import Counts, People, Person
 from router.store.profiles import Profiles
-from router.store.redis.client import Client
+from router.store.redis.client import Client, RedisArg, Reply
 from router.store.state import State
 from router.store.users import Users
 from tests.store.calling import BURST_US, COST_US, called, event
@@ -370,6 +370,84 @@ async def test_account_that_ended_has_no_contacts(valkey: EmbeddedValkey) -> Non
         assert set(await t.client.fetch("KEYS", "{u*}:*ann")) == {
             keys.user("ann").encode(), keys.names("ann").encode()
         }  # fmt: skip
+
+
+class Mortal(Client):
+    """A client of a process that dies with the call that follows so many: nothing more reaches Redis."""
+
+    left = 0
+
+    def call(self, function: str, keys: Sequence[str | bytes], args: Sequence[RedisArg], reply: Reply) -> None:
+        if self.left == 0:
+            asyncio.get_running_loop().call_soon(reply, Unavailable("the process is dead"))
+            return
+        self.left -= 1
+        super().call(function, keys, args, reply)
+
+
+@asynccontextmanager
+async def dying(valkey: EmbeddedValkey) -> AsyncIterator[Mortal]:
+    client = await Mortal.connect(valkey.url)
+    assert isinstance(client, Mortal)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+STEPS: Final[dict[str, list[tuple[int, PairAction]]]] = {
+    "ask": [],
+    "accept": [(0, "ask")],
+    "remove": [(0, "ask"), (1, "accept")],
+    "cancel": [(1, "ask")],
+    "decline": [(0, "ask")],
+    "block": [(0, "ask"), (1, "accept")],
+    "unblock": [(1, "block")],
+    "ended": [(0, "ask"), (1, "accept")],
+}
+NAMES: Final[dict[str, PairAction]] = {"cancel": "remove", "decline": "remove"}
+
+
+@pytest.mark.parametrize("change", STEPS)
+async def test_both_users_agree_with_the_record_wherever_a_process_dies(valkey: EmbeddedValkey, change: str) -> None:
+    """Between any two calls of a change; a router's round makes the rest, and says the same to both."""
+    async with town(valkey) as t, dying(valkey) as doomed:
+        for calls in itertools.count():
+            users = f"ann-{change}-{calls}", f"bob-{change}-{calls}"
+            for user in users:
+                await t.accounts.ensure(user)
+            for actor, action in STEPS[change]:
+                await t.contacts.change(users[actor], users[1 - actor], action, "", 1)
+            conv, before = keys.direct(*users), await agreed(t, *users)
+            doomed.left = calls
+            try:
+                await Town(doomed).contacts.change(users[1], users[0], NAMES.get(change, change), "", 1)  # type: ignore[arg-type]
+                survived = True
+            except Unavailable:
+                survived = False
+            if await t.marked(*users) is not None:
+                await t.contacts.repeat(conv)
+            assert (await agreed(t, *users) != before) is (calls > 0)
+            if survived:
+                break
+    assert calls >= 4
+
+
+async def agreed(t: Town, user: str, other: str) -> list[tuple[str | None, bool]]:
+    """What the record says about both users, which their rows and keys say, too."""
+    record = await reply_of(t.pairs.read, user, other)
+    says: list[tuple[str | None, bool]] = []
+    for one, two in ((user, other), (other, user)):
+        entry = record.entry(one, two, 0) if record else None
+        blocks = record is not None and bool(record.of[one].blocked)
+        row = (await t.people.everybody(one)).get(two)
+        assert (row is not None and row.blocks) == blocks
+        if record is None or not record.of[one].ended:
+            own = await t.entry(one, two)
+            assert (own["state"] if own else None) == (entry.state if entry else None)
+            assert bool(await t.block(one, two)) == blocks
+        says.append((entry.state if entry else None, blocks))
+    return says
 
 
 # -- any interleaving
