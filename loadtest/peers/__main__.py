@@ -37,7 +37,8 @@ def measure(options: load.Options, target: Target, peers: list[Peer]) -> Result:
         "floor": target.floor,
         load.NODES: [load.Urls(peer.name, peer.urls) for peer in peers],
     }
-    tokens = {user: api.token(user) for user in [*writers, *members]}
+    visitors = [user for number in range(options.rounds) for user in load.visitors(options, number)]
+    tokens = {user: api.token(user) for user in [*writers, *members, *visitors]}
     plan = Plan("peers", msgspec.to_builtins(options), prepared, tokens, target.urls, 0, 1)
     meters = [*all_meters(target), *(meter for peer in peers for meter in peer.meters())]
     return conduct(load.main, [plan], meters)

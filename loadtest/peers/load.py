@@ -1,7 +1,8 @@
 """The load process: the clients of every side, and round by round every phase on each side in turn.
 
-The phases are those of the scenarios `direct` and `fanout` and run by their code; only the clients differ. All clients
-stay connected throughout, but only one side is loaded at a time. Phases are named `SIDE: PHASE`.
+The phases are those of the scenarios `direct` and `fanout` and run by their code; only the clients differ. These
+clients stay connected throughout, but only one side is loaded at a time. In each round, new users connect twice.
+Phases are named `SIDE: PHASE`.
 
 Invariant: the process ends. After `ROUNDS_S` no further round begins, and at `LIMIT_S` the run fails.
 """
@@ -10,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import cycle
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -41,6 +43,7 @@ class Options(msgspec.Struct, frozen=True):
     outstanding: int = 200
     members: int = 1000
     widths: tuple[int, ...] = (1, 16)
+    visitors: int = 200
     body: int = 128
     seconds: float = 0.75
     rounds: int = 6
@@ -54,9 +57,9 @@ class Urls(msgspec.Struct, frozen=True):
 
 
 class Phase(msgspec.Struct, frozen=True):
-    """What one phase of a round sends: messages at an even rate, or with a number outstanding."""
+    """What one phase of a round does: send at an even rate, send with a number outstanding, or connect."""
 
-    group: bool = False
+    kind: Literal["direct", "group", "connect"]
     rate: float = 0.0
     outstanding: int = 0
 
@@ -64,32 +67,62 @@ class Phase(msgspec.Struct, frozen=True):
 def phases(options: Options) -> dict[str, Phase]:
     """Return the phases of a round by name."""
     return {
-        **{f"direct, {rate:g}/s": Phase(rate=rate) for rate in options.rates},
-        f"direct, {options.outstanding} outstanding": Phase(outstanding=options.outstanding),
+        **{f"direct, {rate:g}/s": Phase("direct", rate=rate) for rate in options.rates},
+        f"direct, {options.outstanding} outstanding": Phase("direct", outstanding=options.outstanding),
         **{
-            f"group of {options.members}, {width} outstanding": Phase(group=True, outstanding=width)
+            f"group of {options.members}, {width} outstanding": Phase("group", outstanding=width)
             for width in options.widths
         },
+        "first connect": Phase("connect"),
+        "connect again": Phase("connect"),
     }
+
+
+def visitors(options: Options, number: int) -> list[str]:
+    """Return the users who connect in this round and in no other."""
+    return [f"visitor-{number}-{index}" for index in range(options.visitors)]
 
 
 class Side:
     """One of the compared systems."""
 
-    def __init__(self, name: str, worker: Worker, failures: Failures, pairs: list[Pair], room: Room) -> None:
+    def __init__(
+        self,
+        name: str,
+        worker: Worker,
+        failures: Failures,
+        pairs: list[Pair],
+        room: Room,
+        urls: Sequence[str],
+        visitor: Callable[[str], Client],
+    ) -> None:
         self.name = name
         self.failures = failures
         self.room = room
         self._worker = worker
         self._pairs = Pairs(worker, pairs)
+        self._urls = urls
+        self._visitor = visitor
 
-    async def phase(self, name: str, phase: Phase, seconds: float) -> None:
+    async def phase(self, name: str, phase: Phase, seconds: float, users: Sequence[str]) -> None:
         self._worker.failures = self.failures
         named = f"{self.name}: {name}"
-        if phase.group:
+        if phase.kind == "connect":
+            await self._visit(named, users)
+        elif phase.kind == "group":
             await self.room.outstanding(named, phase.outstanding, seconds)
         else:
             await self._pairs.phase(named, phase.rate, phase.outstanding, seconds)
+
+    async def _visit(self, name: str, users: Sequence[str]) -> None:
+        """Connect these users to all nodes in turn, and disconnect them when the phase has ended."""
+        clients = [self._visitor(user) for user in users]
+        places = dict(zip(clients, cycle(self._urls), strict=False))
+        async with self._worker.measured(name, "connect") as counting:
+            await self._worker.connect(clients, places.__getitem__)
+            counting.units = len(clients)
+        for chat in clients:
+            chat.abort()
 
     async def warm_up(self, options: Options) -> None:
         self._worker.failures = self.failures
@@ -103,25 +136,34 @@ async def linnet(worker: Worker, options: Options, prepared: dict[str, Any]) -> 
     members = [worker.client(user) for user in prepared["users"]]
     room = Room(worker, members, prepared["conversation"], options.body)
     await connect(worker, pairs, room, worker.urls)
-    return Side(LINNET, worker, worker.failures, pairs, room)
+    failures = worker.failures
+    return Side(LINNET, worker, failures, pairs, room, worker.urls, lambda user: Client(user, failures, n=0))
 
 
 async def peer(worker: Worker, options: Options, prepared: dict[str, Any], where: Urls) -> Side:
     failures, client = Failures(), CLIENTS[where.name]
-    pairs, room = together(worker, prepared, lambda user, room: client(user, failures, room))
+
+    def member(user: str, room: str) -> Client:
+        return client(user, failures, room)
+
+    pairs, room = together(worker, prepared, member)
     for number, pair in enumerate(pairs):
         pair.route = client.route(pair_room(number), options.body)
     room.route = client.route(ROOM, options.body)
     await connect(worker, pairs, room, where.urls)
-    return Side(where.name, worker, failures, pairs, room)
+    return Side(where.name, worker, failures, pairs, room, where.urls, lambda user: member(user, user))
 
 
 async def floor(worker: Worker, prepared: dict[str, Any], frame_bytes: int) -> Side:
     """Connect a floor whose frames are as long as Linnet's."""
-    failures = Failures()
-    pairs, room = together(worker, prepared, lambda user, room: FloorMember(user, failures, room, frame_bytes))
-    await connect(worker, pairs, room, [prepared["floor"]])
-    return Side(FLOOR, worker, failures, pairs, room)
+    failures, urls = Failures(), [prepared["floor"]]
+
+    def member(user: str, room: str) -> Client:
+        return FloorMember(user, failures, room, frame_bytes)
+
+    pairs, room = together(worker, prepared, member)
+    await connect(worker, pairs, room, urls)
+    return Side(FLOOR, worker, failures, pairs, room, urls, lambda user: member(user, user))
 
 
 def together(worker: Worker, prepared: dict[str, Any], client: Callable[[str, str], Client]) -> tuple[list[Pair], Room]:
@@ -184,9 +226,10 @@ async def all_rounds(sides: list[Side], options: Options) -> int:
     for number in range(options.rounds):
         if time.monotonic() > until:
             return number
+        users = visitors(options, number)
         for name, phase in phases(options).items():
             for side in sides:
-                await side.phase(name, phase, options.seconds)
+                await side.phase(name, phase, options.seconds, users)
     return options.rounds
 
 

@@ -19,7 +19,8 @@ REACHED: Final = 0.9  # of the offered rate; a side below it is saturated
 HEADER: Final = ("phase", "side", "× Linnet", "CPU µs", "of it Redis", "per second", "p50 ms", "p99 ms", "")
 TEXT_COLUMNS: Final = (0, 1, 8)
 WORDS: Final = """\
-CPU µs of all processes of a side, per message (direct) or per delivery (group).
+CPU µs of all processes of a side, per message (direct), delivery (group) or connect. A client of Linnet connects
+without groups, one of a peer to one room.
 Linnet (durability `memory`) keeps and orders what it acks, and repeats what was missed. Of the peers only Centrifugo
 does, within its limits, and not where it is called live only.
 The floor is one process without Redis that writes a prebuilt frame to each who is to get it, and nothing else.

@@ -33,7 +33,7 @@ from loadtest.peers.table import rows, table
 
 STAMP = 1_000_000
 ANSWER = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
-SMALL = load.Options(pairs=4, rates=(100,), outstanding=4, members=10, widths=(1, 4), seconds=0.1, rounds=1)
+SMALL = load.Options(pairs=4, rates=(100,), outstanding=4, members=10, widths=(1, 4), visitors=4, seconds=0.1, rounds=1)
 
 
 class Wire:
@@ -237,7 +237,7 @@ def test_every_side_delivers_every_message_and_has_costs(target: Target) -> None
     assert len(table(found, parts).splitlines()) > len(parts) * 4
     for row in rows(found, parts):
         assert row.cost_us > 0, row
-        assert (row.p50_us or 0) > 0 or row.side == load.FLOOR, row
+        assert (row.p50_us or 0) > 0 or row.side == load.FLOOR or "connect" in row.phase, row
 
 
 @pytest.mark.processes
