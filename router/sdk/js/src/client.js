@@ -1,5 +1,5 @@
 /**
- * What an application holds. This file composes the parts and connects their calls; rules live in the parts.
+ * What an application holds: it composes the parts, which have the rules.
  *
  * All tabs of a browser share a store, and one of them, the leader, a connection. A tab learns from the channel that the store
  * has moved, and reads the store.
@@ -674,7 +674,7 @@ async function openStore(options) {
   if (!globalThis.indexedDB) return openMemory();
   const { openIndexedDb } = await import("./store_indexeddb.js");
   const name = storeName(options);
-  // Without Web Locks (no secure context) tabs cannot agree on who connects: each is a device of its own.
+  // Without Web Locks (no secure context) each tab is a device of its own.
   const opening = navigator.locks ? openIndexedDb(name) : import("./place.js").then(({ openPlace }) => openPlace(openIndexedDb, name));
   return opening.catch(() => openMemory()); // private modes refuse it, four other tabs have the places: `durable` says so
 }

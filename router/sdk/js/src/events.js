@@ -227,7 +227,7 @@ class Batch {
         return this._page(item);
       case "welcome":
       case "conversations":
-        for (const entry of item.conversations) await (entry.held === undefined ? this._listed(entry) : this._holds(entry));
+        for (const entry of item.conversations) await this._listed(entry);
         return undefined;
       case "receipt":
         return this._receipt(item);
@@ -322,6 +322,10 @@ class Batch {
   /** @param {import("./wire.js").ConversationState} entry */
   async _listed(entry) {
     const known = await this._row(entry.conversation);
+    if (entry.held !== undefined) { // it says nothing else
+      if (known) this._keep({ ...known, held: entry.held });
+      return;
+    }
     const row = listed(known, entry, this._user);
     this._keep(row);
     const cursor = entry.cursor ?? 0;
@@ -331,12 +335,6 @@ class Batch {
       this._held.set(entry.conversation, []); // acked, but not in this store: a store that was restored
       this._applied.holes.set(entry.conversation, row.cursor);
     }
-  }
-
-  /** An entry that says only whether the conversation's part of the server answers. @param {import("./wire.js").ConversationState} entry */
-  async _holds({ conversation, held }) {
-    const row = await this._row(conversation);
-    if (row) this._keep({ ...row, held });
   }
 
   /** @param {import("./wire.js").ReceiptEvent} event */
