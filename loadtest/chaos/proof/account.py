@@ -194,6 +194,9 @@ class Account:
             )
         sent_at = command.at or row.at  # an ack may wait in a socket: one sent before may have been stored before
         command.conversation, command.seq, command.at = row.conversation, row.seq, row.at
+        log = self.findings.logs.get(row.conversation)
+        if command.kind == "message" and log is not None and row.seq not in log.by_seq:
+            self._marked(row.conversation, row.seq, row.at)  # deleted since: the ack may be all that its author got
         if not row.duplicate and self.findings.unfit(sent_at, row.at):
             what = f"n {row.n} was acked while Redis did not keep what it acknowledges"
             self._add("G1", what, row.at, row.conversation, row.seq, row.n)

@@ -622,6 +622,17 @@ def test_own_messages_count_as_read(forged: Forged) -> None:
     assert forged.found() == []
 
 
+def test_ack_of_an_own_message_counts_as_read(forged: Forged) -> None:
+    """Ann's phone was away, and the message that it sends is deleted before its catch-up: it has the ack alone."""
+    own, deletion = message(105, "ann", 3), message(106, "ann", 4, "delete", 105)
+    forged.rows["ann/phone"] += [Sent(1105, TALK, 3, "send", 0, "body-3", 1), Acked(1105, TALK, 3, 105, False)]
+    forged.rows["ann/phone"] += [Sent(1106, TALK, 4, "delete", 105, "", 1), Acked(1106, TALK, 4, 106, False)]
+    forged.log.append(deletion)
+    for device, rows in forged.rows.items():
+        rows += [received(entry) for entry in (own, deletion) if device != "ann/phone" or entry is deletion]
+    assert forged.found() == []
+
+
 def test_read_mark_that_goes_back_is_a_violation(forged: Forged) -> None:
     """G9: a welcome has a lower mark than the server sent before."""
     forged.rows["bob/phone"].append(ReadReceipt(1200, TALK, "bob", 103))
