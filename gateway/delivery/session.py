@@ -310,8 +310,12 @@ class Session:
             return self.direct[conversation]
         if self.held is not None and conversation in self.held:
             return self.held[conversation].position
+        return self.ports.hubs[conversation].written if self.is_inside(conversation) else 0
+
+    def is_inside(self, conversation: str) -> bool:
+        """Return whether the session gets the events of this group or channel from its hub."""
         hub = self.ports.hubs.get(conversation)
-        return hub.written if hub is not None and self in hub.members else 0
+        return hub is not None and self in hub.members
 
     # -- the user's own read marks
 

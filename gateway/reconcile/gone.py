@@ -87,9 +87,11 @@ class Gone:
 
 def is_news(session: Session, row: Row) -> bool:
     """Return whether the device had a conversation that is gone, and neither the device nor this session knows that."""
-    known = session.gone is not None and session.gone.get(row.conversation) == row.changed
-    if not row.left or row.gone_acked or known:
+    if not row.left:
         return False
+    if row.gone_acked or (session.gone is not None and session.gone.get(row.conversation) == row.changed):
+        # Known, unless the session is inside: then the user was added again, and a failover took that back.
+        return session.is_inside(row.conversation)
     return row.cursor is not None or session.received_upto(row.conversation) > 0  # received live, and not acked yet
 
 

@@ -352,6 +352,8 @@ class Device:
         self._renew_at = self._loop.time() + max(RENEW_AGAIN_S, left_s)
 
     def _known(self, event: dict[str, Any]) -> list[Known]:
+        if gone := [state["conversation"] for state in event["conversations"] if state.get("gone")]:
+            self.recorder.add(history.Gone(now_ms(), gone))
         # An entry with `held` has no numbers.
         states = [state for state in event["conversations"] if not state.get("gone") and "held" not in state]
         for state in states:

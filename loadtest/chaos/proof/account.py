@@ -50,6 +50,7 @@ class Account:
         self.server_marks: dict[
             str, tuple[int, int]
         ] = {}  # conversation -> the read mark that the server sent, and when
+        self.gone_at: dict[str, int] = {}  # conversation -> when the device learned last that it is gone
         self.seen: dict[str, bool] = {}
         self.watched: set[str] = set()
         self.marks = list(findings.evidence.run.marks)
@@ -88,6 +89,8 @@ class Account:
             case history.Gap():
                 counts[f"gaps {row.reason}"] += 1
                 self._gap(row)
+            case history.Gone():
+                self.gone_at.update(dict.fromkeys(row.conversations, row.at))
             case history.Connecting():
                 self._connecting(row)
             case history.Welcomed():
@@ -357,12 +360,15 @@ class Account:
         """Judge received events that no log has: they must have been deleted, trimmed, or announced as void.
 
         A void event shows in the `prev` of the event after it. It cannot be announced to a device that did not send its
-        cursors, or if the event after it was deleted since.
+        cursors, or if the event after it was deleted since. If a failover took back that the user was added again, the
+        device learns that the conversation is gone, and with it all that came since.
         """
+        told = self.gone_at.get(name, 0)
         for seq in sorted(received - log.by_seq.keys()):
             entry = self.findings.unlogged[name, seq]
             gone = seq <= log.floor or seq in log.deleted or (entry.kind == "edit" and entry.target in log.deleted)
-            if gone or self._announced(name, seq):
+            taken_back = told > entry.stamp and self.findings.failed_over(entry.stamp, told)
+            if gone or taken_back or self._announced(name, seq):
                 continue
             after = log.between(seq, log.head)
             if entry.stamp < self.unsaid_at or (after and after[0].prev >= seq):

@@ -117,6 +117,12 @@ class Gap(Row, frozen=True, array_like=True, tag="gap"):
     reason: str
 
 
+class Gone(Row, frozen=True, array_like=True, tag="gone"):
+    """The user does not have these conversations any more."""
+
+    conversations: list[str]
+
+
 class Read(Row, frozen=True, array_like=True, tag="read"):
     """The device tells the server that the user has read up to here."""
 
@@ -187,8 +193,8 @@ class Closed(Row, frozen=True, array_like=True, tag="closed"):
 
 
 Rows = (
-    Connecting | Welcomed | Valid | Listed | Sent | Acked | Refused | Received | Gap | Read | Receipt | Watching | Seen
-    | Stated | Put | Holds | Paused | Left | Draining | Closed
+    Connecting | Welcomed | Valid | Listed | Sent | Acked | Refused | Received | Gap | Gone | Read | Receipt | Watching
+    | Seen | Stated | Put | Holds | Paused | Left | Draining | Closed
 )  # fmt: skip
 
 _encode = msgspec.json.Encoder().encode

@@ -125,6 +125,31 @@ async def test_member_removed_a_second_time_is_notified_again(valkey: EmbeddedVa
         assert gone(await of.client("bob").connected()) == []
 
 
+@pytest.mark.parametrize("acked", [False, True])
+async def test_member_whose_return_a_failover_took_back_is_notified_again(valkey: EmbeddedValkey, acked: bool) -> None:
+    """He was removed, and knew it; he was added again and got events, and the new primary has none of that."""
+    async with world(valkey) as of:
+        group = await of.group("ann", "bob")
+        bob = await of.client("bob").connected()
+        await of.remove(group, "bob")
+        await bob.until(lambda: len(gone(bob)) == 1)
+        if acked:
+            bob.say("ack", conversation=group, seq=0)
+            of.node.marks.write(bob.session, last=False)
+            await of.settled()
+        row = await of.redis.fetch("HGET", keys.convs("bob"), group)
+        await of.put(group, "bob")
+        await bob.event("message", seq=(await of.say("ann", group)).seq)
+        await of.redis.fetch("HSET", keys.convs("bob"), group, row)
+        await of.redis.fetch("ZINCRBY", keys.recent("bob"), 1, group)  # an audit after a failover reads it again
+        of.node.syncs.ask(bob.session, "audit")
+        await bob.until(lambda: len(gone(bob)) == 2)
+        assert not bob.session.hubs
+        of.node.syncs.ask(bob.session, "audit")
+        await of.settled()
+        assert gone(bob) == [entry(group, "removed")] * 2
+
+
 async def test_ack_of_the_removal_event_counts_as_ack_of_the_notice(valkey: EmbeddedValkey) -> None:
     """A client that does not know `gone` acks the event by which its user was removed."""
     async with world(valkey) as of:

@@ -17,6 +17,7 @@ from loadtest.chaos.proof.history import (
     Connecting,
     Entry,
     Gap,
+    Gone,
     Known,
     Listed,
     Received,
@@ -219,6 +220,14 @@ def test_announced_void_event_is_no_violation(forged: Forged) -> None:
     """After a failover an event may turn out to be void, if a gap says so."""
     forged.rows["ann/laptop"] += [received(message(105, "cyd", 3)), Gap(1200, TALK, 105, 105, "failover")]
     assert forged.found() == []
+
+
+@pytest.mark.parametrize("failover", [True, False])
+def test_void_events_of_a_conversation_that_is_gone_need_no_gap(forged: Forged, failover: bool) -> None:
+    """A failover took back that the user was added again; without one there is no excuse."""
+    forged.faults = [Fault("failover", "", 1110, 1200)] if failover else []
+    forged.rows["ann/laptop"] += [received(message(105, "cyd", 3)), Gone(1400, [TALK])]
+    assert [one.promise for one in forged.found()] == ([] if failover else ["G2"])
 
 
 # -- G3
