@@ -10,6 +10,7 @@ import { test } from "node:test";
 
 const source = (name) => import(new URL(`../../../router/sdk/js/src/${name}.js`, import.meta.url));
 const { afterClose, backoffMs } = await source("closes");
+const { Client } = await source("client");
 const { Events } = await source("events");
 const { Http } = await source("http");
 const { Media } = await source("media");
@@ -17,7 +18,7 @@ const { viewOf } = await source("conversation");
 const { advance, changeMessage, listed, newConversation, takeBack } = await source("model");
 const { Outbox } = await source("outbox");
 const { Sender } = await source("sender");
-const { Superseded, key, prefix } = await source("store");
+const { StoreLost, Superseded, key, prefix } = await source("store");
 const { openMemory } = await source("store_memory");
 const { openSqlite } = await source("store_sqlite");
 const { fromWire, toWire } = await source("values");
@@ -92,7 +93,7 @@ test("the 33rd command waits until the first is answered, however many after it 
   assert.ok(next.done >= rows[31].n && next.done < next.rows[0].n);
 });
 
-test("refused commands go again one at a time, then more with each answer", async () => {
+for (const clock of ["goes on", "is put back"]) test(`refused commands go again one at a time, then more with each answer; the clock ${clock}`, async (t) => {
   const { outbox, device } = await filled(5);
   const sent = [];
   let arrived = () => undefined;
@@ -109,6 +110,7 @@ test("refused commands go again one at a time, then more with each answer", asyn
   const ns = sent.map(({ n }) => n);
   assert.deepEqual(await count(5), [0, 1, 2, 3, 4]);
   for (const n of ns) sender.answered({ type: "error", code: "rate_limited", message: "", retry_after: 0.02, n });
+  if (clock === "is put back") t.mock.method(Date, "now", () => 1_000_000);
   await outbox.put("c", { type: "send", body: "new" });
   sender.wake("c");
   assert.deepEqual(await count(1), [0]);
@@ -121,6 +123,36 @@ test("refused commands go again one at a time, then more with each answer", asyn
   ack(3);
   ack(4);
   assert.deepEqual(await count(1), ["new"]);
+});
+
+async function opened(connected) {
+  const client = await Client.open({ api: "http://127.0.0.1:9", user: "ann", token: "t" });
+  client._connect = connected;
+  return client;
+}
+
+test("a client that is closed while it opens its store again does not connect", async () => {
+  let connects = 0;
+  const client = await opened(() => (connects += 1));
+  const reopened = client._storeLost(new StoreLost("wiped"));
+  await client.close();
+  await reopened;
+  assert.equal(connects, 0);
+});
+
+test("a store that cannot be opened at once, for whatever reason, is opened later", async () => {
+  let connects = 0;
+  const client = await opened(() => (connects += 1));
+  const { _openStore } = client;
+  const errors = [];
+  client.on("error", (error) => errors.push(error.message));
+  client._openStore = async () => {
+    client._openStore = _openStore;
+    throw new Error("the disk does not answer");
+  };
+  await client._storeLost(new StoreLost("wiped"));
+  assert.deepEqual([errors, connects], [["the disk does not answer"], 1]);
+  await client.close();
 });
 
 test("a leader of an earlier epoch can neither take nor settle", async () => {

@@ -53,7 +53,7 @@ export class Client {
     this.user = options.user;
     /** The name of this device, which belongs to its store. @type {string} */
     this.device = "";
-    /** The connection's status: the leader's, if this tab is not the leader. @type {Status} */
+    /** The status of the leader's connection. @type {Status} */
     this.status = "idle";
     /** Why the client does not connect again by itself, such as `banned`; empty while it does. @type {string} */
     this.stopped = "";
@@ -171,6 +171,7 @@ export class Client {
   /** Close the connection and the store. What is queued stays there. */
   async close() {
     this._closed = true;
+    await this._reopening;
     this._follow();
     this._election?.stop();
     await this._store.close();
@@ -481,9 +482,9 @@ export class Client {
       await this._outbox.restore(open);
       await this._choose();
       this._emit("change", []);
-      this._connect(this._handler);
+      if (!this._closed) this._connect(this._handler);
     } catch (error) {
-      if (!(error instanceof StoreLost)) return this._emit("error", error);
+      if (!(error instanceof StoreLost)) this._emit("error", error);
       await new Promise((resolve) => setTimeout(resolve, AGAIN_MS)); // it has gone again
       if (!this._closed) await this._reopen(lost);
     }
@@ -494,7 +495,7 @@ export class Client {
   /** @param {string} conversation @param {Record<string, unknown>} command */
   _queue(conversation, command) {
     const stored = this._outbox.put(conversation, command).catch(async (error) => {
-      if (!(error instanceof StoreLost)) throw error;
+      if (this._closed || !(error instanceof StoreLost)) throw error;
       await this._storeLost(error);
       return this._outbox.put(conversation, command);
     });
@@ -554,7 +555,7 @@ export class Client {
     this._send({ type: "read", conversation: row.conversation, seq: row.readWanted });
   }
 
-  /** Send a command that nothing waits for, in whichever tab the connection is. @param {Record<string, unknown>} command */
+  /** Send a command that nothing waits for, in the leader's tab. @param {Record<string, unknown>} command */
   _send(command) {
     if (this.leader) this._connection.send(command);
     else this._post({ type: "send", command });

@@ -21,7 +21,7 @@ export class Sender {
     this._open = new Map();
     /** @type {Map<number, Row>} answered with an error that passes */
     this._resting = new Map();
-    /** @type {Map<string, { until: number, waitMs: number, allowed: number }>} conversations in which nothing new leaves */
+    /** @type {Map<string, { over: boolean, waitMs: number, allowed: number }>} conversations in which nothing new leaves */
     this._holding = new Map();
     /** @type {Set<string>} */
     this._dirty = new Set();
@@ -98,15 +98,14 @@ export class Sender {
     this._open.delete(row.n);
     this._resting.set(row.n, row);
     const { conversation } = row;
-    const now = Date.now();
-    const held = this._holding.get(conversation);
-    const again = held !== undefined && now >= held.until; // a new round, after a wait that was too short
-    const waitMs = again ? Math.min(RESEND_MOST_MS, Math.max(ms, 2 * held.waitMs)) : Math.max(ms, held?.waitMs ?? 0);
-    const until = now + waitMs;
-    this._holding.set(conversation, { until, waitMs, allowed: 1 });
-    setTimeout(() => {
-      if (this._holding.get(conversation)?.until === until) this.wake(conversation);
-    }, waitMs + 1);
+    const held = this._holding.get(conversation); // if it is over, that wait was too short
+    const waitMs = held?.over ? Math.min(RESEND_MOST_MS, Math.max(ms, 2 * held.waitMs)) : Math.max(ms, held?.waitMs ?? 0);
+    const next = { over: false, waitMs, allowed: 1 };
+    this._holding.set(conversation, next);
+    setTimeout(() => { // not by the clock, which may be put back meanwhile
+      next.over = true;
+      if (this._holding.get(conversation) === next) this.wake(conversation);
+    }, waitMs);
   }
 
   /** @param {Row} row */
@@ -174,7 +173,7 @@ export class Sender {
     let left = Infinity;
     if (held) {
       const open = [...this._open.values()].filter((row) => row.conversation === conversation).length;
-      left = Date.now() < held.until ? 0 : held.allowed - open;
+      left = held.over ? held.allowed - open : 0;
     }
     return (/** @type {Row} */ row) => {
       if (this._open.has(row.n) || (held && row.attempts === 0)) return false;
