@@ -15,9 +15,11 @@ async function start() {
   const root = /** @type {HTMLElement} */ (document.getElementById("app"));
   const [account] = await Promise.all([accountOfTab(), loadLanguage()]);
   if (account && location.hash !== "#/login") {
-    const [{ Session }, { Shell }] = await Promise.all([import("./session.js"), import("./shell.js")]);
+    const views = import("./shell.js"); // loaded beside the session, which does not wait for them
+    const { Session } = await import("./session.js");
     const session = await Session.open(account.user);
     session.start();
+    const { Shell } = await views;
     render(html`<${Shell} session=${session} />`, root);
   } else {
     const { Login } = await import("./login.js");

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
 import httpx
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from deploy.web import PAGE
 from tests.flow.conftest import System
@@ -130,6 +131,23 @@ async def test_long_history_is_a_window_that_keeps_the_place(address: str) -> No
         await ann.sees("line 439")
         await expect(ann.page.get_by_role("button", name="To the newest message")).to_have_count(0)
         await expect(ann.row("teller-p3").locator(".count")).to_have_count(0)
+
+
+async def test_socket_does_not_wait_for_the_views(address: str) -> None:
+    """The views are held back until the socket of the page has been opened."""
+    async with town(address) as people:
+        ann = await people.person("ann-p22", service_workers="block")  # it would answer in the place of the route
+        await ann.register()
+        opened = asyncio.Event()
+
+        async def hold(route: Route) -> None:
+            await opened.wait()
+            await route.continue_()
+
+        await ann.page.route("**/shell.js", hold)
+        ann.page.on("websocket", lambda _: opened.set())
+        await ann.open()
+        await ann.live()
 
 
 async def test_blocked_person_reaches_nobody_until_unblocked(address: str) -> None:
