@@ -151,8 +151,8 @@ async def test_protocol_is_kept(valkey: EmbeddedValkey, tmp_path: Path) -> None:
 
 
 async def test_bytes_before_a_broken_connection_are_kept(valkey: EmbeddedValkey, tmp_path: Path) -> None:
-    """The client goes on where the server got to; meanwhile no other request may write. Bytes that the router had not read
-    yet are lost with the connection."""
+    """The client goes on where the server got to; meanwhile no other request may write. Bytes that the router had not
+    read yet are lost with the connection."""
     spool = tmp_path / "spool"
     spool.mkdir()
     async with routers(valkey, tmp_path / "store", media_spool=str(spool)) as (one, other):
