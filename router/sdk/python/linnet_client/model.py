@@ -49,8 +49,9 @@ class ConversationView:
 
     `entries`: messages by seq, in their order; `queued`: this device's messages without a seq; `unread`, `read`: of the
     user; `reads`: how far each other user has read; `head`: the last seq; `kind`, `title`, `other` (of a direct one),
-    `role`: as the server lists them; `gone`: why the conversation is gone, else None; `held`: its part of the server
-    does not answer now, so its events come later.
+    `role`: as the server lists them; `posting`: who may send and edit in a group or channel, `all` or `admins`, which
+    includes owners; `muted_until`: until when (ms) the user is muted there, None for ever, 0 not at all; `gone`: why
+    the conversation is gone, else None; `held`: its part of the server does not answer now, so its events come later.
     """
 
     def __init__(self, conversation: str, user: str) -> None:
@@ -60,6 +61,8 @@ class ConversationView:
         self.title = ""
         self.other: str | None = None
         self.role: str | None = None
+        self.posting: str | None = None
+        self.muted_until: int | None = 0
         self.gone: str | None = None
         self.held = False
         self.head = 0
@@ -78,6 +81,7 @@ class ConversationView:
         """Take over an entry of `welcome` or `conversations`."""
         self.gone, self.held = None, False
         self._describe(state)
+        self.posting, self.muted_until = state.get("posting"), state.get("muted_until", 0)
         self.head = max(self.head, state.get("head", 0))
         self.read = max(self.read, state.get("read", 0))
         if state.get("head", 0) >= self._counted:
@@ -132,11 +136,20 @@ class ConversationView:
             case events.Message():
                 self._message(event, new)
             case events.Title():
-                self.title = event.title
-            case events.Member() if event.user == self.user and event.action == "role":
-                self.role = event.role
+                self.title, self.posting = event.title, event.posting or self.posting
+            case events.Member() if event.user == self.user:
+                self._member(event)
             case events.Edit() | events.Delete() | events.React():
                 self._change(event, new)
+
+    def _member(self, event: events.Member) -> None:
+        match event.action:
+            case "role":
+                self.role = event.role
+            case "mute":
+                self.muted_until = event.until
+            case "unmute":
+                self.muted_until = 0
 
     def load(self, event: Logged) -> None:
         """Add an older event that was asked for; it changes no counts."""
