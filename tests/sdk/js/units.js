@@ -11,6 +11,7 @@ import { test } from "node:test";
 const source = (name) => import(new URL(`../../../router/sdk/js/src/${name}.js`, import.meta.url));
 const { afterClose, backoffMs } = await source("closes");
 const { Client } = await source("client");
+const { Election } = await source("election");
 const { Events } = await source("events");
 const { Http } = await source("http");
 const { Media } = await source("media");
@@ -153,6 +154,21 @@ test("a store that cannot be opened at once, for whatever reason, is opened late
   await client._storeLost(new StoreLost("wiped"));
   assert.deepEqual([errors, connects], [["the disk does not answer"], 1]);
   await client.close();
+});
+
+test("an election that was stopped while it took the lock does not keep it", async (t) => {
+  const listens = { hidden: false, addEventListener: () => undefined, removeEventListener: () => undefined };
+  Object.assign(globalThis, { document: listens, addEventListener: () => undefined, removeEventListener: () => undefined });
+  t.after(() => delete globalThis.document);
+  const locks = { request: (_name, _options, hold) => new Promise((resolve) => (locks.give = () => resolve(hold()))) };
+  Object.defineProperty(navigator, "locks", { value: locks, configurable: true });
+  t.after(() => delete navigator.locks);
+  const election = new Election("linnet", { lead: () => assert.fail("it leads"), follow: () => undefined, wake: () => undefined, message: () => undefined, state: () => "idle" });
+  election.start();
+  election._steal();
+  election.stop();
+  assert.equal(await locks.give(), undefined);
+  assert.equal(election.leader, false);
 });
 
 test("a leader of an earlier epoch can neither take nor settle", async () => {

@@ -211,7 +211,7 @@ export class Client {
   }
 
   /**
-   * The commands that are not acked, of all conversations or of one: queued, sent or failed, those from before a reload, too.
+   * The commands that are not acked, of all conversations or of one; those from before a reload, too.
    *
    * @param {string} [conversation]
    */
@@ -627,7 +627,7 @@ export class Client {
     void this._refresh(ids);
   }
 
-  /** Read again what the store says of these commands, if this tab has their handles. @param {string[]} ids */
+  /** Read the states of commands again, for the handles of this tab. @param {string[]} ids */
   async _refresh(ids) {
     for (const id of ids) {
       const handle = this._handles.get(id);

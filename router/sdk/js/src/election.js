@@ -61,7 +61,8 @@ export class Election {
   }
 
   /** @returns {Promise<void>} */
-  _hold() {
+  async _hold() {
+    if (this._stopped) return; // a theft that was under way
     this.leader = true;
     this._events.lead();
     return new Promise((resolve) => {
