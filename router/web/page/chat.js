@@ -212,7 +212,7 @@ export function Chat({ id, session, show, say }) {
     return () => clearTimeout(timer);
   }, [view.mutedUntil]);
   const about = () => (direct ? show("person", { user: other }) : show("about", { id, view }));
-  const state = typists.length ? typing(typists) : direct ? lastSeen(session.presence.get(other)) : t(view.kind === "channel" ? "channel" : "group");
+  const state = view.held ? t("held") : typists.length ? typing(typists) : direct ? lastSeen(session.presence.get(other)) : t(view.kind === "channel" ? "channel" : "group");
 
   return html`<section class="chat" aria-label=${title}>
     <header class="chat-head">

@@ -63,7 +63,7 @@ function Row({ entry, session, current }) {
   return html`<li><a href=${addressOf(view.id)} aria-current=${current ? "page" : undefined} class=${view.unread ? "unread" : ""}>
     ${view.with ? html`<${Face} user=${view.with} online=${online} />` : html`<${Avatar} name=${title} kind=${view.kind} />`}
     <span class="row-text">
-      <span class="row-top"><span class="row-title" dir="auto">${title}</span>${last && html`<time>${short(last.at)}</time>`}</span>
+      <span class="row-top"><span class="row-title" dir="auto">${title}</span>${view.held && html`<span class="held" role="img" aria-label=${t("held")} title=${t("held")}><${Icon} name="clock" size=${14} /></span>`}${last && html`<time>${short(last.at)}</time>`}</span>
       <span class="row-top">
         <span class=${typists.length ? "row-last typing" : "row-last"} dir="auto">${author && html`<b>${author}:</b> `}${preview.slice(0, 120)}</span>
         ${view.unread > 0 && html`<span class="count" aria-label=${t("unread", { count: view.unread })}>${view.unread > 999 ? "999+" : view.unread}</span>`}

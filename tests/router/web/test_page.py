@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
-from playwright.async_api import Route, expect
+from playwright.async_api import Route, WebSocketRoute, expect
 
 from deploy.web import PAGE
 from tests.flow.conftest import System
@@ -75,6 +77,13 @@ async def test_two_people_talk_while_gateways_are_killed(address: str, system: S
 async def test_group_has_members_roles_and_mentions(address: str) -> None:
     async with town(address) as people:
         ann, bob = await people.person("ann-p2"), await people.person("bob-p2")
+        sockets: list[WebSocketRoute] = []
+
+        def between(route: WebSocketRoute) -> None:
+            route.connect_to_server()
+            sockets.append(route)
+
+        await bob.page.route_web_socket(re.compile("/ws$"), between)
         await ann.register()
         await bob.register()
         await ann.page.locator("#main").get_by_role("button", name="Make a group").click()
@@ -89,6 +98,7 @@ async def test_group_has_members_roles_and_mentions(address: str) -> None:
         await ann.page.keyboard.press("Enter")
         await bob.row("Harbour walk").click()
         await expect(bob.page.locator(".mention.me")).to_have_text(f"@{bob.name}")
+        await shows_held(bob, sockets[-1], "Harbour walk")
         await bob.page.locator(".chat-title").click()
         await expect(bob.page.get_by_role("dialog")).to_contain_text("Owner")
         await expect(bob.page.get_by_role("dialog").get_by_label("Add a person by name")).to_have_count(0)
@@ -105,6 +115,17 @@ async def test_group_has_members_roles_and_mentions(address: str) -> None:
         await dialog.get_by_role("button", name=f"What to do with {bob.name}").click()
         await dialog.get_by_role("menuitem", name="Remove").click()
         await expect(bob.page.locator(".closed")).to_contain_text("You are no longer a member")
+
+
+async def shows_held(person: Person, socket: WebSocketRoute, title: str) -> None:
+    """The list and the open conversation say that its part of the server does not answer, until it does."""
+    id_ = unquote((await person.page.evaluate("location.hash")).removeprefix("#/c/"))
+    mark = person.row(title).get_by_role("img", name="does not answer")
+    for held in (True, False):
+        entry = {"conversation": id_, "kind": "group", "title": title, "held": held}
+        socket.send(json.dumps({"type": "conversations", "conversations": [entry], "more": False}))
+        await expect(mark).to_have_count(int(held))
+        await expect(person.page.get_by_text("A part of the server does not answer")).to_have_count(int(held))
 
 
 async def test_long_history_is_a_window_that_keeps_the_place(address: str) -> None:

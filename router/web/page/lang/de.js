@@ -102,6 +102,7 @@ export default {
   gone_removed: "Du gehörst nicht mehr zu dieser Unterhaltung.",
   gone_user_deleted: "Das Konto dieser Person wurde gelöscht.",
   group: "Gruppe",
+  held: "Ein Teil des Servers antwortet nicht: Nachrichten kommen später.",
   hello_user: "Hallo, {user}",
   hours_one: "{count} Stunde",
   hours_other: "{count} Stunden",

@@ -102,6 +102,7 @@ export default {
   gone_removed: "You are no longer a member of this conversation.",
   gone_user_deleted: "This person's account was deleted.",
   group: "Group",
+  held: "A part of the server does not answer: messages come later.",
   hello_user: "Hello, {user}",
   hours_one: "{count} hour",
   hours_other: "{count} hours",

@@ -102,6 +102,7 @@ export default {
   gone_removed: "你已不是此会话的成员。",
   gone_user_deleted: "对方的账号已被删除。",
   group: "群组",
+  held: "部分服务器没有响应：消息会稍后到达。",
   hello_user: "你好，{user}",
   hours_one: "{count} 小时",
   hours_other: "{count} 小时",
