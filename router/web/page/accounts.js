@@ -139,12 +139,12 @@ export function onLogout(listener) {
 
 /** End the token of an account, and delete all that this browser keeps of it. Its tabs have closed their stores. @param {string} user */
 export async function forget(user) {
-  channel.postMessage({ logout: user });
   held = undefined;
   const account = (await accounts()).find((one) => one.user === user);
+  await rows("readwrite", (store) => store.delete(user));
+  channel.postMessage({ logout: user }); // now: a tab that is told offers the accounts that are left
   const ended = account && call("POST", "/v1/logout", {}, account.token).catch(() => undefined); // without a connection the token lives to its end
   await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, LOGOUT_MS))]);
-  await rows("readwrite", (store) => store.delete(user));
   const stores = `linnet:${location.origin}:${user}:`;
   for (const { name = "" } of await indexedDB.databases()) {
     if (name.startsWith(stores)) indexedDB.deleteDatabase(name);

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
 import httpx
 import pytest
-from playwright.async_api import Route, WebSocketRoute, expect
+from playwright.async_api import Error, Route, WebSocketRoute, expect
 
 from deploy.web import PAGE
 from tests.flow.conftest import System
@@ -281,6 +282,14 @@ async def test_logging_out_deletes_everything_in_all_tabs(address: str) -> None:
         await second.open()  # a tab without an account of its own uses the last one
         await second.live()
         token = await ann.page.evaluate(TOKEN)
+
+        async def slow(route: Route) -> None:
+            """The other tab is mostly there before this is answered."""
+            with suppress(Error):
+                await second.page.get_by_role("button", name="Create account and enter").wait_for(timeout=1000)
+            await route.continue_()
+
+        await ann.page.route("**/v1/logout", slow)
         await ann.page.get_by_role("button", name=ann.name, exact=True).click()
         await ann.page.get_by_role("menuitem", name="Log out").click()
         for tab in (ann, second):
