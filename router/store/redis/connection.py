@@ -224,7 +224,8 @@ class Link:
         self._failures = 0
         self._opened_at = 0.0
         self._lost: tuple[float, Address] | None = None  # time and server of a logged loss that has not ended
-        self._why = "no answer"
+        self._why = ""  # why this socket ends, if it does
+        self._failure = "no answer"
         self._logged: dict[str, float] = {}  # server and reason -> time of the last log line
         self._finished = False
 
@@ -245,8 +246,8 @@ class Link:
 
     @property
     def why(self) -> str:
-        """The last reason why the connection was not usable."""
-        return self._why
+        """Why the connection was last lost, or could not be made. A dial that is under way does not change it."""
+        return self._failure
 
     # -- up and down
 
@@ -262,9 +263,8 @@ class Link:
                 while not self.up and self._keeper is not None:
                     await asyncio.wait({self._keeper})  # a new keeper, if the link was lost right after the greeting
         except TimeoutError:
-            why = self._why
             await self.close()
-            raise StartupError(f"Redis at {self.address} cannot be reached: {why}") from None
+            raise StartupError(f"Redis at {self.address} cannot be reached: {self.why}") from None
 
     async def close(self) -> None:
         """Close for good; waiting calls are answered."""
@@ -318,7 +318,7 @@ class Link:
             raise ConnectionError(self._why)
 
     def _failed(self, error: Exception) -> None:
-        self._why = str(error) or type(error).__name__
+        self._why = self._failure = str(error) or type(error).__name__
         self.report(self._why)
         self._failures += 1
 
@@ -422,7 +422,7 @@ class Link:
 
     def _down(self) -> None:
         loop = asyncio.get_running_loop()
-        self.up = False
+        self.up, self._failure = False, self._why
         if loop.time() - self._opened_at > YOUNG_S:
             self._failures = 0
             self._logged.clear()

@@ -105,6 +105,27 @@ async def test_unreachable_server_stops_the_start(tmp_path: Path) -> None:
     assert "secret" not in str(error.value)
 
 
+async def test_reason_of_a_failed_dial_stays_while_the_next_one_waits() -> None:
+    """The server refuses the first greeting, and does not answer the second."""
+    dials: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+
+    async def serve(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        dials.put_nowait(writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    connection = HotConnection(address(f"redis://:guess@127.0.0.1:{server.sockets[0].getsockname()[1]}"), b"")
+    connection.start()
+    first = await dials.get()
+    first.write(b"-WRONGPASS invalid password\r\n")
+    second = await dials.get()
+    why = connection.why
+    await connection.close()
+    for writer in (first, second):
+        writer.close()
+    server.close()
+    assert "WRONGPASS" in why
+
+
 async def test_wrong_password_is_reported_and_the_right_one_works(own_valkey: EmbeddedValkey) -> None:
     with own_valkey.client() as client:
         client.config_set("requirepass", "p:a/ss @word")
