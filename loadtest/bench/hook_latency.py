@@ -1,7 +1,7 @@
 """What a pre-send hook that fails costs the traffic beside it: `python -m loadtest hook-latency`.
 
-Two kinds of traffic wait for no answer of the hook that they would not get: reactions, about which it is not asked,
-while it fails for all messages; and messages of others, while it gives no answer to one user. Each is measured while
+Two kinds of traffic do not need an answer of the failing hook: reactions, about which the hook is not asked, while it
+fails for all messages; and messages of other users, while it does not answer about one user. Each is measured while
 the hook answers and while it fails, in turns, so that a busy machine changes both. The result is the 99th percentile of
 the time from a command to its ack, and its ratio to that of the same round in which the hook answers.
 
@@ -38,7 +38,7 @@ ANSWERS: Final = "the hook answers"
 FAILS: Final = (DEAD, "slow", "silent", "nonsense")
 ALONE: Final = "one user gets no answer"
 TROUBLE: Final = "trouble"
-NOBODY: Final = "nobody"  # to whom that user writes
+RECIPIENT: Final = "recipient"  # of the messages of TROUBLE
 TROUBLE_EVERY: Final = 100  # messages of others
 
 
@@ -48,7 +48,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     seconds: Annotated[float, Meta(description="seconds of one phase")] = 4.0
     rounds: Annotated[int, Meta(description="rounds of all phases")] = 5
     recovery: Annotated[float, Meta(description="seconds until the hook is asked again after a failure")] = 2.5
-    control: Annotated[int, Meta(description="port at which the hook is told how to fail")] = 0
+    control: Annotated[int, Meta(description="port that sets how the hook fails")] = 0
 
 
 class Reactor:
@@ -85,15 +85,15 @@ class Reactor:
 
 def prepare(options: Options, api: Api) -> tuple[list[str], dict[str, Any]]:
     users = [(f"ann-{number}", f"bob-{number}") for number in range(options.pairs)]
-    return [*(user for pair in users for user in pair), TROUBLE, NOBODY], {"pairs": users}
+    return [*(user for pair in users for user in pair), TROUBLE, RECIPIENT], {"pairs": users}
 
 
 async def run_phases(worker: Worker, options: Options, prepared: dict[str, Any]) -> None:
     pairs = [Pair(worker.client(ann), worker.client(bob), 64) for ann, bob in prepared["pairs"]]
     trouble = worker.client(TROUBLE)
-    clients = [*(pair.ann for pair in pairs), *(pair.bob for pair in pairs), trouble, worker.client(NOBODY)]
+    clients = [*(pair.ann for pair in pairs), *(pair.bob for pair in pairs), trouble, worker.client(RECIPIENT)]
     await worker.connect(clients, lambda chat: worker.urls[chat.user.startswith("bob")])
-    room, alone = Pairs(worker, pairs), Route(f"@{NOBODY}", 64)
+    room, alone = Pairs(worker, pairs), Route(f"@{RECIPIENT}", 64)
     await room.phase(report.WARM_UP, 0, options.pairs, 0.2)
     reactors = [Reactor(pair.bob, pair.ann.user) for pair in pairs]
 

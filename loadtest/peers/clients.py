@@ -143,7 +143,7 @@ class Channels(Member):
 class Centrifugo(Member):
     """The JSON protocol of Centrifugo: a frame has one or more replies, a line each; `{}` is a ping and its answer.
 
-    The channels of this namespace keep a history, and a connection that comes back is given what it missed.
+    The channels of this namespace keep a history. A client that reconnects receives what it missed.
     """
 
     __slots__ = ()

@@ -142,7 +142,7 @@ export async function forget(user) {
   held = undefined;
   const account = (await accounts()).find((one) => one.user === user);
   await rows("readwrite", (store) => store.delete(user));
-  channel.postMessage({ logout: user }); // now: a tab that is told offers the accounts that are left
+  channel.postMessage({ logout: user }); // only now: the other tabs load the login page, which lists the accounts
   const ended = account && call("POST", "/v1/logout", {}, account.token).catch(() => undefined); // without a connection the token lives to its end
   await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, LOGOUT_MS))]);
   const stores = `linnet:${location.origin}:${user}:`;
