@@ -90,7 +90,7 @@ chaos: $(DEV)
 
 # The tests of object stores against Azure's emulator, too, which `make test` has no time to install.
 stores: $(DEV) $(AZURITE)
-	$(PY) -m pytest -q tests/router/media/test_objects.py tests/router/media/test_signed.py
+	$(PY) -m pytest -q tests/store/test_objects.py tests/router/media/test_signed.py
 
 conformance: $(DEV)
 	bash tests/gateway/websocket/conformance.sh

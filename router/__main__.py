@@ -31,7 +31,6 @@ from router.jobs.row_audit import RowAudit
 from router.jobs.sweeper import Sweeper
 from router.jobs.upgrades import Upgrades
 from router.jobs.webhooks import Webhooks
-from router.media.objects import Objects
 from router.media.parts import Media
 from router.media.prepare import Preparer
 from router.process import check_store, logs, loop, serving
@@ -40,6 +39,7 @@ from router.process.jwks import fetcher
 from router.process.run import FOREVER_S, Process, checked, main
 from router.store.deployment import ident, mark_media, media_marked, restore
 from router.store.files import Files
+from router.store.objects import Objects
 from router.store.observe import RedisObserver
 from router.store.redis.client import Client
 from router.store.resumable import Resumables

@@ -23,7 +23,6 @@ from router.contract.errors import BadCommand, BadFrame, LinnetError, NotFound, 
 from router.contract.files import MAX_NAME_BYTES, FileInfo, SharedFile
 from router.media import names
 from router.media.links import Linked
-from router.media.objects import Missing
 from router.media.parts import Media
 from router.media.receiving import receive
 from router.media.serving import SAFE, chosen, etag, served, unchanged
@@ -31,6 +30,7 @@ from router.media.types import Received
 from router.store.answers import reply_of
 from router.store.file_records import Record
 from router.store.files import USER
+from router.store.objects import Missing
 
 IDLE_S: Final = 30.0
 

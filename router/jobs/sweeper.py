@@ -27,9 +27,9 @@ from router.contract import keys, metrics
 from router.contract.errors import StartupError, Unavailable
 from router.jobs.rounds import Rounds, every
 from router.media import names
-from router.media.objects import Foreign, Objects
 from router.media.receiving import Spool
 from router.store.files import COUNT, Files
+from router.store.objects import Foreign, Objects
 from router.store.resumable import Resumables
 
 LIMIT: Final = 8

@@ -6,13 +6,13 @@ from msgspec import Struct
 
 from router.contract.settings import Settings
 from router.media.links import Links
-from router.media.objects import Objects
 from router.media.places import Places
 from router.media.receiving import Spool
 from router.media.signed import SignedLinks
 from router.media.types import Prepare
 from router.media.uploads import MB, Limits, Uploads, as_it_is
 from router.store.files import Files, UploadRate
+from router.store.objects import Objects
 from router.store.resumable import Resumables
 
 

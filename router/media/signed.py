@@ -20,8 +20,8 @@ from typing import Final
 
 from router.media import names
 from router.media.links import Linked
-from router.media.objects import Objects
 from router.media.serving import SHOWN
+from router.store.objects import Objects
 
 LIFE_S: Final = 3600
 KEPT: Final = 10_000

@@ -18,12 +18,12 @@ from router.contract.errors import LinnetError, TooLarge, Unavailable
 from router.contract.files import FileInfo, Kind
 from router.contract.settings import Settings
 from router.media import names
-from router.media.objects import Objects
 from router.media.receiving import hash_of
 from router.media.serving import PREVIEW_TYPE, TYPES, disposition
 from router.media.types import OCTETS, Prepare, Prepared, Received
 from router.store.file_records import Record
 from router.store.files import Files
+from router.store.objects import Objects
 
 MB: Final = 1_000_000
 TRIES: Final = 3

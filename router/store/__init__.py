@@ -1,4 +1,4 @@
-"""The only code that talks to Redis; it translates Redis's errors to `contract.errors`.
+"""The only code that talks to Redis and to object stores; it translates their errors to `contract.errors`.
 
 redis/       connections, calls and pub/sub
 functions/   the Lua functions; a function, its one Python caller and its test share a name
@@ -18,6 +18,7 @@ contacts     the copies of pairs' records and of profiles in users' slots
 deployment   whether this process belongs to the deployment in the database, and the names of its channels
 durability   decides when an answered append is kept
 observe      turns the counts of the connections into metrics
+objects      an object store: a folder, S3, Google Cloud Storage or Azure
 answers      awaits replies that the store gives by callback
 
 The files of the domain import `redis/`, `due`, `cursor_keys` and their own parts, and never each other.

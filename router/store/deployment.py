@@ -124,7 +124,7 @@ async def ident(client: Client) -> str:
 
 
 async def media_marked(client: Client) -> bool:
-    """Whether this deployment has marked an object store as its own (`router/media/objects.py`)."""
+    """Whether this deployment has marked an object store as its own (`router/store/objects.py`)."""
     return bool(await client.fetch("HEXISTS", keys.DEPLOYMENT, "media"))
 
 

@@ -1,6 +1,6 @@
 """Files in their slots: records of stored files, users' uploads, and who may use a file in which conversation.
 
-The bytes are in an object store that only routers know (`router/media/objects.py`); this module has what Redis says of
+The bytes are in an object store that only routers know (`router/store/objects.py`); this module has what Redis says of
 them. A reference of a message is in the conversation's own slot and is written with the message in one step
 (`append.lua`). The file's slot names every conversation that may have one, so a file is never removed under a message.
 

@@ -13,10 +13,10 @@ import httpx
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.jobs.sweeper import Sweeper
-from router.media.objects import Objects
 from router.media.receiving import Spool
 from router.store.deployment import ident, mark_media, media_marked
 from router.store.files import Files, Times
+from router.store.objects import Objects
 from router.store.redis.client import Client
 from router.store.resumable import Resumables
 from tests.conftest import StartProcess

@@ -15,9 +15,9 @@ from router.api.app import create_admin_api, create_app
 from router.api.call import Services, now_ms
 from router.contract.settings import Settings
 from router.contract.tokens import issue
-from router.media.objects import Objects
 from router.media.parts import Media
 from router.store.files import Files
+from router.store.objects import Objects
 from router.store.redis.client import Client
 from router.store.resumable import Resumables
 from router.web.serve import with_admin_page

@@ -21,7 +21,6 @@ from router.contract.files import SharedFile
 from router.contract.packing import pack
 from router.jobs.finisher import Finisher
 from router.jobs.sweeper import LIMIT, Sweeper
-from router.media.objects import MARKER, Objects
 from router.media.receiving import Spool
 from router.media.types import Received
 from router.media.uploads import Limits, Uploads, as_it_is
@@ -29,6 +28,7 @@ from router.store.answers import reply_of
 from router.store.appends import Append, Appended
 from router.store.deployment import mark_media, media_marked
 from router.store.files import Files, Times
+from router.store.objects import MARKER, Objects
 from router.store.resumable import Resumables
 from tests.router.world import World, settings, world
 

@@ -21,8 +21,8 @@ from router.contract import metrics
 from router.contract.errors import Unavailable
 from router.media.links import Linked
 from router.media.names import object_of
-from router.media.objects import Objects
 from router.media.signed import LIFE_S, PAUSE_S, SignedLinks
+from router.store.objects import Objects
 from tests.router.media.servers import NEEDS_AZURITE, S3, Azure, azurite, weed
 from tests.support import eventually
 

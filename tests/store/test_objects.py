@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from router.contract.errors import Unavailable
-from router.media.objects import MARKER, Foreign, Missing, Objects
+from router.store.objects import MARKER, Foreign, Missing, Objects
 from tests.router.media.servers import NEEDS_AZURITE, S3, Azure, azurite, moto, weed
 
 DATA = os.urandom(6_000_000)  # more than one part
