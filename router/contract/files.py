@@ -23,14 +23,26 @@ PREVIEWS: Final = (320, 1600)
 
 
 class SharedFile(Struct, frozen=True, omit_defaults=True):
-    """A file of a message in the conversation `in`, which the sender may see there."""
+    """A file of a message: seen by the sender in the conversation `in`; of a video, with a picture of their own."""
 
     sha256: Sha256
     in_: Annotated[str, Meta(min_length=1, max_length=160)] | None = field(name="in", default=None)
+    poster: Sha256 | None = None
 
 
 GivenFile = Sha256 | SharedFile
 GivenFiles = Annotated[list[GivenFile], Meta(max_length=MAX_FILES)]
+
+
+class Poster(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A picture that is shown until a video plays: a file of the message, too."""
+
+    sha256: str
+    type: str
+    size: int
+    width: int
+    height: int
+    previews: list[int] = []
 
 
 class FileInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -46,6 +58,7 @@ class FileInfo(Struct, frozen=True, kw_only=True, omit_defaults=True):
     duration: int | None = None
     waveform: list[int] | None = None
     previews: list[int] = []
+    poster: Poster | None = None
 
 
 def shared(files: Sequence[GivenFile]) -> tuple[SharedFile, ...]:
@@ -55,7 +68,5 @@ def shared(files: Sequence[GivenFile]) -> tuple[SharedFile, ...]:
 
 def content(files: Sequence[SharedFile]) -> tuple[bytes, ...]:
     """The part of a message's files that its fingerprint covers. An empty list counts as no list."""
-    plain: list[Any] = [
-        given.sha256 if given.in_ is None else {"sha256": given.sha256, "in": given.in_} for given in files
-    ]
+    plain: list[Any] = [given.sha256 if given == SharedFile(given.sha256) else given for given in files]
     return (pack(plain),) if plain else ()

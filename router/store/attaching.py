@@ -1,4 +1,7 @@
-"""The files of a message to append: what its sender may use is looked up, then pinned for the conversation."""
+"""The files of a message to append: what its sender may use is looked up, then pinned for the conversation.
+
+The poster of a video is a file of the message like the others. Its sender has uploaded it, or forwards a video with it.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from struct import Struct as Packing
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from router.contract import keys
 from router.contract.addressing import visible
 from router.contract.errors import LinnetError, NotFound, from_function
-from router.contract.files import FileInfo, SharedFile
+from router.contract.files import FileInfo, Poster, SharedFile
 from router.store.answers import Reply
-from router.store.file_records import shown_in, upload_of
+from router.store.file_records import poster_of, shown_in, upload_of
 from router.store.redis.client import Client
 from router.store.redis.decoding import answer
 
@@ -35,7 +39,8 @@ REFUSED: Final = Attached([], b"")  # the sender may not use one of the files; o
 class Lookup:
     """The calls of one `attach` and its one reply: first what the user may use, then a pin for each file."""
 
-    __slots__ = ("_client", "_conv", "_given", "_infos", "_missing", "_pin_s", "_pinned", "_reply", "_user")
+    __slots__ = ("_client", "_conv", "_given", "_infos", "_missing", "_pin_s", "_pinned", "_posters",
+                 "_reply", "_user")  # fmt: skip
 
     def __init__(
         self,
@@ -54,12 +59,15 @@ class Lookup:
         self._reply: Reply[Attached] | None = reply
         self._infos: list[FileInfo | None] = [None] * len(given)
         self._pinned = 1 << 32
+        self._posters: dict[int, Poster] = {}
         own = [at for at, one in enumerate(given) if one.in_ is None]
-        self._missing = bool(own) + len(given) - len(own)
-        if own:
-            hashes = [bytes.fromhex(given[at].sha256) for at in own]
+        posters = [(at, one.poster) for at, one in enumerate(given) if one.poster is not None]
+        self._missing = bool(own or posters) + len(given) - len(own)
+        if own or posters:
             where = (keys.uploads(user), *(keys.opened(user, given[at].sha256) for at in own))
-            client.call("upload_rows", where, (SENDABLE_MS, *hashes), self._then(self._uploads, own))
+            asked = (*(given[at].sha256 for at in own), *(poster for _, poster in posters))
+            hashes = [bytes.fromhex(sha256) for sha256 in asked]
+            client.call("upload_rows", where, (SENDABLE_MS, *hashes), self._then(self._uploads, (own, posters)))
         for at, one in enumerate(given):
             if one.in_ is not None:
                 self._find(at, one.sha256, one.in_)
@@ -97,9 +105,10 @@ class Lookup:
         if reply is not None:
             reply(value)
 
-    def _uploads(self, own: list[int], rows: Any) -> None:
-        """Take the rows of own uploads; what the user has only opened is looked up where that was."""
-        for at, row, conv in zip(own, rows[::2], rows[1::2], strict=True):
+    def _uploads(self, asked: tuple[list[int], list[tuple[int, str]]], rows: Any) -> None:
+        """Take the rows of own uploads, then of posters; a file that was only opened is looked up where that was."""
+        own, posters = asked
+        for at, row, conv in zip(own, rows[::2], rows[1::2], strict=False):
             if row is not None:
                 self._infos[at] = upload_of(self._given[at].sha256, row).info
             elif conv is not None:
@@ -108,6 +117,12 @@ class Lookup:
             else:
                 self._end(REFUSED)
                 return
+        for (at, sha256), row in zip(posters, rows[2 * len(own) :: 2], strict=True):
+            poster = None if row is None else poster_of(upload_of(sha256, row).info)
+            if poster is None:
+                self._end(REFUSED)
+                return
+            self._posters[at] = poster
         self._received()
 
     def _found(self, at: int, event: Any) -> None:
@@ -122,17 +137,27 @@ class Lookup:
         self._missing -= 1
         if self._missing or self._reply is None:
             return
-        hashes = list(dict.fromkeys(one.sha256 for one in self._given))
+        for at, poster in self._posters.items():
+            info = self._infos[at]
+            if info is None or info.kind != "video":
+                self._end(REFUSED)
+                return
+            self._infos[at] = replace(info, poster=poster)
+        hashes = self._hashes()
         self._missing = len(hashes)
         for sha256 in hashes:
             where = (keys.file(sha256), keys.file_due(keys.file_partition(sha256)))
             args = (keys.file_name(sha256), self._conv, self._pin_s)
             self._client.call("file_pin", where, args, self._then(self._pin, None))
 
+    def _hashes(self) -> dict[str, None]:
+        """The files and their posters, each once."""
+        infos = [info for info in self._infos if info is not None]
+        return dict.fromkeys(one.sha256 for info in infos for one in (info, info.poster) if one is not None)
+
     def _pin(self, _: None, at_s: Any) -> None:
         self._pinned = min(self._pinned, at_s)
         self._missing -= 1
         if not self._missing:
-            hashes = dict.fromkeys(bytes.fromhex(one.sha256) for one in self._given)
             infos = [info for info in self._infos if info is not None]
-            self._end(Attached(infos, _PINNED.pack(self._pinned) + b"".join(hashes)))
+            self._end(Attached(infos, _PINNED.pack(self._pinned) + b"".join(map(bytes.fromhex, self._hashes()))))

@@ -7,9 +7,10 @@ from typing import Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from router.contract.errors import NotFound
-from router.contract.files import FileInfo, Kind
+from router.contract.files import FileInfo, Kind, Poster
 from router.contract.packing import pack
 
 _RECORD: Final = Packing(">cI8sQIBB")
@@ -93,11 +94,24 @@ def upload_of(sha256: str, row: bytes) -> Upload:
     return Upload(at, info)
 
 
+def poster_of(picture: FileInfo) -> Poster | None:
+    """The picture as the poster of a video; None if it is no picture."""
+    if picture.kind != "image" or picture.width is None or picture.height is None:
+        return None
+    size = picture.width, picture.height
+    return Poster(sha256=picture.sha256, type=picture.type, size=picture.size, width=size[0], height=size[1],
+                  previews=picture.previews)  # fmt: skip
+
+
 def shown_in(sha256: str, event: bytes) -> FileInfo | None:
-    """The file in the bytes of an event, None for an avatar."""
+    """The file, or the poster of one, in the bytes of an event; None for an avatar."""
     if not event:
         return None
-    for info in _event(event).files:
+    files = _event(event).files
+    for info in files:
         if info.sha256 == sha256:
             return info
+    for info in files:
+        if info.poster is not None and info.poster.sha256 == sha256:
+            return FileInfo(kind="image", **asdict(info.poster))
     raise NotFound

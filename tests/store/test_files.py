@@ -34,11 +34,22 @@ def info_of(name: str, size: int = 10) -> FileInfo:
     return FileInfo(sha256=hashed(name), type="text/plain", kind="file", size=size, name=name)
 
 
+def video_of(name: str) -> FileInfo:
+    return replace(info_of(name), type="video/mp4", kind="video")
+
+
+def picture_of(name: str) -> FileInfo:
+    return replace(info_of(name), type="image/png", kind="image", width=40, height=30, previews=[320])
+
+
 async def uploaded(files: Files, user: str, name: str, size: int = 10) -> str:
     """A file that this user has uploaded."""
-    info = info_of(name, size)
+    return await uploaded_as(files, user, info_of(name, size))
+
+
+async def uploaded_as(files: Files, user: str, info: FileInfo) -> str:
     record = await files.intent(info.sha256, GEN)
-    await files.stored(info.sha256, replace(record, size=size), user)
+    await files.stored(info.sha256, replace(record, size=info.size), user)
     await files.own(user, info, RATE.quota)
     return info.sha256
 
@@ -187,6 +198,57 @@ async def test_file_seen_in_a_conversation_can_be_forwarded(valkey: EmbeddedValk
         await send(s, files, here, "ann", SharedFile(sha))
         await send(s, files, there, "bob", SharedFile(sha, here))
         assert await files.shown(there, "cid", sha) == info_of("a")
+
+
+async def test_poster_is_a_file_of_its_message(valkey: EmbeddedValkey) -> None:
+    """It is seen, forwarded, pinned and released with its video; the event has its size and previews."""
+    async with store(valkey.url) as s:
+        files = Files(s.client)
+        here, there = await s.group(ann="o", bob="m"), await s.group(bob="o", cid="m")
+        video, still = [await uploaded_as(files, "ann", info) for info in (video_of("v"), picture_of("p"))]
+        sent = await send(s, files, here, "ann", SharedFile(video, poster=still), n=1)
+        poster = {"sha256": still, "type": "image/png", "size": 10, "width": 40, "height": 30, "previews": [320]}
+        assert [one["poster"] for one in (await s.log(here))[-1]["files"]] == [poster]
+        assert await files.shown(here, "bob", still) == replace(picture_of("p"), name="")
+        await send(s, files, there, "bob", SharedFile(video, here), n=1)
+        assert [one["poster"] for one in (await s.log(there))[-1]["files"]] == [poster]
+        assert [await settle(files, still, conv) for conv in (here, there)] == [2, 2]
+        again = await send(s, files, here, "ann", SharedFile(video), n=2)
+        assert "poster" not in (await s.log(here))[-1]["files"][0]
+        await s.send(here, "ann", 3, action="delete", target=sent.seq)
+        with pytest.raises(NotFound):
+            await files.shown(here, "bob", still)
+        assert await files.shown(here, "bob", video) == video_of("v")
+        (head,) = await called(s.conversations.heads, [here])
+        assert head.freed == bytes.fromhex(still)
+        await s.send(here, "ann", 4, action="delete", target=again.seq)
+        (head,) = await called(s.conversations.heads, [here])
+        assert head.freed == bytes.fromhex(still) + bytes.fromhex(video)
+        assert (await files.shown(there, "cid", still)) is not None
+
+
+async def test_poster_is_a_picture_of_the_sender_for_a_video(valkey: EmbeddedValkey) -> None:
+    """Everything else is refused, and one that is a file of its own, too, is shown as that."""
+    async with store(valkey.url) as s:
+        files = Files(s.client)
+        conv, other = await s.group(ann="o", bob="m"), await s.group(bob="o")
+        video, still = [await uploaded_as(files, "ann", info) for info in (video_of("v"), picture_of("p"))]
+        his = await uploaded_as(files, "bob", picture_of("his"))
+        plain = await uploaded(files, "ann", "plain")
+        for given in (
+            SharedFile(video, poster=his),
+            SharedFile(video, poster=plain),
+            SharedFile(video, poster=hashed("unknown")),
+            SharedFile(still, poster=still),
+            SharedFile(plain, poster=still),
+            SharedFile(plain, conv, poster=still),
+        ):
+            assert await attach(files, "ann", conv, SharedFile(plain), given) == REFUSED
+        await send(s, files, conv, "ann", SharedFile(still), SharedFile(video, poster=still))
+        assert await files.shown(conv, "bob", still) == picture_of("p")
+        forwarded = await attach(files, "bob", other, SharedFile(video, conv, his), SharedFile(still, conv))
+        assert [info.poster and info.poster.sha256 for info in forwarded.infos] == [his, None]
+        assert len(forwarded.pins) == 4 + 3 * 32
 
 
 async def test_message_is_refused_if_its_pins_are_old(valkey: EmbeddedValkey) -> None:

@@ -250,12 +250,14 @@ local function has_files(event)
   return string.find(event, FILES, 57, true)
 end
 
--- The hashes of an event's files, 32 bytes each.
+-- The hashes of an event's files and their posters, 32 bytes each.
 local function files_of(event)
   local hashes, files = {}, cmsgpack.unpack(event).files
   if type(files) ~= 'table' then return hashes end
-  for i, file in ipairs(files) do
-    hashes[i] = string.gsub(file.sha256, '%x%x', function(byte) return string.char(tonumber(byte, 16)) end)
+  for _, file in ipairs(files) do
+    for _, one in ipairs({file, file.poster}) do
+      hashes[#hashes + 1] = string.gsub(one.sha256, '%x%x', function(byte) return string.char(tonumber(byte, 16)) end)
+    end
   end
   return hashes
 end

@@ -62,6 +62,7 @@ async def test_upload_is_stored_once_and_served_to_its_owner(valkey: EmbeddedVal
         assert made == {
             "sha256": SHA, "url": f"/v1/uploads/{SHA}", "size": len(DATA), "type": "text/plain", "kind": "file",
             "name": "a bä.txt", "width": None, "height": None, "duration": None, "waveform": None, "previews": [],
+            "poster": None,
         }  # fmt: skip
         await upload(api, BOB)
         assert len(stored(tmp_path)) == 2  # with the marker
@@ -292,6 +293,33 @@ async def test_file_that_was_opened_within_a_day_is_sent_without_naming_where(
         assert await api.refused("POST", "/v1/messages", BOB, body) == (404, "not_found")
 
 
+async def test_poster_of_a_video_is_fetched_like_the_video(valkey: EmbeddedValkey, tmp_path: Path) -> None:
+    """By members, also by a link, until the message is deleted; a user cannot send another's picture as one."""
+    async with serve(valkey, media_url=f"file://{tmp_path}") as api:
+        still = await picture(api, "ann", "still")
+        headers = ANN | {"Content-Type": "video/mp4"}
+        answer = await api.post("/v1/uploads?kind=video&duration=9", headers=headers, content=DATA)
+        assert answer.status_code == 201, answer.text
+        conv = await group(api, "bob")
+        body = {"to": conv, "body": "see", "files": [{"sha256": SHA, "poster": still}]}
+        sent = await api.ok("POST", "/v1/messages", ANN, body)
+        assert await api.refused("POST", "/v1/messages", BOB, body) == (404, "not_found")
+        events = (await api.ok("GET", f"/v1/conversations/{conv}/events", BOB))["events"]
+        poster = {"sha256": still, "type": "image/png", "size": 3, "width": 4, "height": 2}
+        assert events[-1]["files"] == [
+            {"sha256": SHA, "type": "video/mp4", "kind": "video", "size": len(DATA), "duration": 9, "poster": poster}
+        ]
+        got = await get(api, BOB, still, where=conv)
+        assert (got.content, got.headers["content-type"], got.headers["content-disposition"]) == (
+            b"png", "image/png", "inline",
+        )  # fmt: skip
+        links = (await api.ok("POST", "/v1/uploads/links", BOB, {"in": conv, "files": [SHA, still]}))["links"]
+        assert (await api.get(links[still]["url"])).content == b"png"
+        delete = {"type": "delete", "conversation": conv, "seq": sent["seq"], "n": 1}
+        await api.ok("POST", "/v1/commands", ANN, delete)
+        assert refusal(await get(api, BOB, still, where=conv)) == (404, "not_found")
+
+
 async def test_backend_sends_files_of_the_user_it_acts_for(valkey: EmbeddedValkey, tmp_path: Path) -> None:
     async with serve(valkey, media_url=f"file://{tmp_path}") as api:
         conv = await group(api, "bob")
@@ -434,7 +462,7 @@ async def test_many_uploads_of_the_same_files_are_stored_once(valkey: EmbeddedVa
 
 async def picture(api: Api, user: str, name: str) -> str:
     """A picture that this user has uploaded, as it is recorded."""
-    info = FileInfo(sha256=sha256(name.encode()).hexdigest(), type="image/png", kind="image", size=3)
+    info = FileInfo(sha256=sha256(name.encode()).hexdigest(), type="image/png", kind="image", size=3, width=4, height=2)
     record = await api.services.files.intent(info.sha256, "AAAAAAAA")
     await api.services.files.stored(info.sha256, replace(record, size=3, picture="image/png"), user)
     await api.services.files.own(user, info, 1000)

@@ -14,12 +14,24 @@ export {};
  * @property {number | null} [duration]
  * @property {number[] | null} [waveform]
  * @property {number[]} [previews]
+ * @property {Poster | null} [poster]
+ */
+
+/**
+ * @typedef {object} Poster
+ * @property {string} sha256
+ * @property {string} type
+ * @property {number} size
+ * @property {number} width
+ * @property {number} height
+ * @property {number[]} [previews]
  */
 
 /**
  * @typedef {object} SharedFile
  * @property {string} sha256
  * @property {string | null} [in]
+ * @property {string | null} [poster]
  */
 
 /**

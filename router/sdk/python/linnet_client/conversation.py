@@ -49,7 +49,8 @@ class Conversation:
     ) -> MessageHandle:
         """Send a message; return its handle at once. The promise begins when `stored` of the handle resolves.
 
-        `files`: hashes of own uploads, or {`sha256`, `in`} of files that are seen in another conversation.
+        `files`: hashes of own uploads, or {`sha256`, `in`} of files that are seen in another conversation. A video may
+        have a `poster`, the hash of an own picture.
         """
         command: dict[str, Any] = {"type": "send", "to": self._target(), "body": self._value(body), "media": media}
         if reply_to is not None:

@@ -16,6 +16,16 @@ class FileInfo(TypedDict):
     duration: NotRequired[int | None]
     waveform: NotRequired[list[int] | None]
     previews: NotRequired[list[int]]
+    poster: NotRequired[Poster | None]
+
+
+class Poster(TypedDict):
+    sha256: str
+    type: str
+    size: int
+    width: int
+    height: int
+    previews: NotRequired[list[int]]
 
 
 SharedFile = TypedDict(
@@ -23,6 +33,7 @@ SharedFile = TypedDict(
     {
         "sha256": str,
         "in": NotRequired[str | None],
+        "poster": NotRequired[str | None],
     },
 )
 
