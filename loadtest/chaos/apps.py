@@ -97,8 +97,8 @@ class Installation:
         told = "" if kind == "react" else digest(body)
         self.add(rows.Asked(now_ms(), self.life, ref, conversation, "message" if kind == "send" else kind, told))
 
-    def wiped(self, *, running: bool) -> None:
-        self.add(rows.Wiped(now_ms(), running))
+    def wiped(self, *, running: bool, done: bool = False) -> None:
+        self.add(rows.Wiped(now_ms(), running, done))
         if not running:
             self.open.clear()
 

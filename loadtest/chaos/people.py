@@ -328,8 +328,9 @@ class People:
             case "tab-reload":
                 await app.reload(tab)
             case "app-wipe":
-                await app.evict()
                 app.installation.wiped(running=True)
+                await app.evict()
+                app.installation.wiped(running=True, done=True)
             case _:
                 acts: dict[str, tuple[Callable[[], Awaitable[None]], Callable[[], Awaitable[None]]]] = {
                     "tab-hide": (lambda: app.hide(tab, hidden=True), lambda: app.hide(tab, hidden=False)),

@@ -108,9 +108,11 @@ class Ended(Row, frozen=True, array_like=True, tag="ended"):
 
 
 class Wiped(Row, frozen=True, array_like=True, tag="wiped"):
-    """The store was removed. `running`: under a client that went on."""
+    """The store is removed. `running`: under a client that goes on; `done`: the second row of a removal that takes
+    a while, in which the client may already report the name of its new store."""
 
     running: bool
+    done: bool = False
 
 
 class Copied(Row, frozen=True, array_like=True, tag="copied"):

@@ -113,7 +113,7 @@ class ClientAccount:
         self._shared = False  # several tabs use the store at the same time
         self._leads = 0  # the tab that was given an event last
         self._live_at = 0
-        self._wiped = False  # the next device name is that of a new store
+        self._wipes = 0  # so many of the next new device names are of new stores
         for row in history:
             self._row(row)
 
@@ -128,10 +128,7 @@ class ClientAccount:
                 self._opened(row)
             case rows.Renamed():
                 counts["new device names"] += 1
-                self.devices.add(row.device)
-                if self._wiped:
-                    self._wiped = False
-                    self.lines.append(Line(row.at))
+                self._named(row.device, row.at)
                 if self._of[row.life] is not self.lines[-1]:
                     self._live(row.life)  # each tab says it
             case rows.Asked():
@@ -183,13 +180,19 @@ class ClientAccount:
 
     def _opened(self, row: rows.Opened) -> None:
         self.user = row.user
-        self.devices.add(row.device)
         self._living.add(row.life)
         self._shared = self._shared or len(self._living) > 1
-        if self._wiped or not self.lines:
-            self._wiped = False
-            self.lines.append(Line(row.at))
+        self._named(row.device, row.at)
         self._live(row.life)
+
+    def _named(self, device: str, at: int) -> None:
+        """Begin a line with the name of a new store; a life that began before the removal reports the old name."""
+        if device in self.devices:
+            return
+        self.devices.add(device)
+        if self._wipes or not self.lines:
+            self._wipes = max(0, self._wipes - 1)
+            self.lines.append(Line(at))
 
     def _live(self, life: int) -> None:
         self._of[life] = self.lines[-1]
@@ -197,7 +200,8 @@ class ClientAccount:
 
     def _wipe(self, row: rows.Wiped) -> None:
         open_ = {ref for ref, one in self.sent.items() if one.stored_at and not one.seq and not one.failed}
-        self._wiped, self._wiped_at = True, row.at
+        self._wipes += not row.done
+        self._wiped_at = row.at
         if row.running:
             self._at_risk |= open_
             return

@@ -214,7 +214,8 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_every_tab_of_a_browser_goes_on_with_its_new_store() -> None:
-    """The tab that says the new device name later is given the events anew, too."""
+    """The tab that says the new device name later is given the events anew, too. One that was opened while the store
+    was being removed says the old name first, and the removal may end only after the new name was said."""
     forged = Forged()
     forged.first = [
         rows.Opened(0, 1, "ann", "phone.x"),
@@ -223,13 +224,17 @@ def test_every_tab_of_a_browser_goes_on_with_its_new_store() -> None:
         *handed(2, 1, 2, 3),
         rows.Kept(30_000, 2, {TALK: 3}),
         rows.Wiped(30_001, True),
+        rows.Opened(30_001, 3, "ann", "phone.x"),
         rows.Renamed(30_002, 1, "phone.z"),
         rows.Renamed(30_003, 2, "phone.z"),
+        rows.Wiped(30_003, True, done=True),
     ]
     forged.second = [
+        rows.Opened(30_004, 4, "ann", "phone.z"),
         *handed(2, 1, 2, 3),
         *sent("ann 2", "a4", 4, "edit"),
-        *handed(2, 4, 5),
+        *handed(4, 4),
+        *handed(2, 5),
         rows.Shown(60_000, 2, {TALK: forged.shown()}, []),
     ]
     assert forged.broken() == []
