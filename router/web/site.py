@@ -1,5 +1,8 @@
 """All files of the web client, read once at the start, compressed, and named by one digest of all of them.
 
+The modules that are always loaded together are joined to one file (joined.py): those of the first screen, of the SDK,
+of the session, and of the list. A file has the name of the module that imports the others; the import map leads there.
+
 Invariants
 - A file is served at `/web/<digest>/<name>`. The digest covers every file, so a page never mixes files of two versions.
 - The text of a path is only compared with the names that were read at the start. No request opens a file.
@@ -11,16 +14,16 @@ from __future__ import annotations
 import gzip
 import html
 import json
-import posixpath
-import re
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
 
 from msgspec import Struct
+
+from router.web import joined
 
 HERE: Final = Path(__file__).parent
 PAGE: Final = HERE / "page"
@@ -37,14 +40,14 @@ TYPES: Final = {
     ".webmanifest": "application/manifest+json",
 }
 ROOT: Final = ("index.html", "sw.js", "manifest.webmanifest", "boot.js")  # served at paths without a digest
-NOT_SERVED: Final = ("sdk/store_sqlite.js", "sdk/types.js", "sdk/wire.js")  # Node's store; types alone
-FIRST: Final = (  # what shows the first screen, and the list; the SDK asks for the last when it knows where it runs
-    "main.js",
-    "login.js",
-    "session.js",
-    "shell.js",
-    "sdk/store_indexeddb.js",
-)
+NOT_SERVED: Final = frozenset({"sdk/store_sqlite.js", "sdk/types.js", "sdk/wire.js"})  # Node's store; types alone
+JOINED: Final = {  # a file, and the modules in it beside those that they import and that no file above has
+    "main.js": ("login.js", "main.js"),
+    "sdk/index.js": ("sdk/index.js", "sdk/store_indexeddb.js"),
+    "session.js": ("session.js",),
+    "shell.js": ("shell.js",),
+}
+APART: Final = ("vendor/", "lang/")  # others' work, which is one file each, and what one user of three needs
 MIN_COMPRESSED: Final = 512
 
 
@@ -66,6 +69,7 @@ class Site(Struct, frozen=True):
 
     digest: str
     files: Mapping[str, File]
+    moved: Mapping[str, str]  # the file of each module that was joined to others
     index: File
     worker: File
     manifest: File
@@ -77,16 +81,17 @@ class Site(Struct, frozen=True):
         """Read the files. `options` is what the page knows of its deployment before it asks anything."""
         sources = {name: path.read_bytes() for name, path in _paths().items()}
         text = {name: sources.pop(name).decode() for name in ROOT}
+        moved = _join(sources)
         digest = sha256(b"".join(_framed(name, body) for name, body in sorted({**sources, **_bytes(text)}.items())))
         version = digest.hexdigest()[:16]
         base = f"/web/{version}"
-        imports = json.dumps({"imports": {"preact": f"{base}/vendor/preact.js"}}, separators=(",", ":"))
+        addresses = {"preact": f"{base}/vendor/preact.js"}
+        addresses |= {f"{base}/{name}": f"{base}/{to}" for name, to in moved.items()}
+        imports = json.dumps({"imports": addresses}, separators=(",", ":"))
         filled = {
             "DIGEST": version,
             "IMPORTS": imports,
-            "PRELOAD": "\n".join(
-                f'<link rel="modulepreload" href="{base}/{name}">' for name in imported(FIRST, sources)
-            ),
+            "PRELOAD": "\n".join(f'<link rel="modulepreload" href="{base}/{name}">' for name in _first(sources, moved)),
             "OPTIONS": html.escape(urlencode(dict(options))),
             "FILES": json.dumps([f"{base}/{name}" for name in sorted(sources)]),
         }
@@ -94,6 +99,7 @@ class Site(Struct, frozen=True):
         return cls(
             digest=version,
             files={name: File.of(name, body) for name, body in sources.items()},
+            moved=moved,
             index=made["index.html"],
             worker=made["sw.js"],
             manifest=made["manifest.webmanifest"],
@@ -146,23 +152,28 @@ def _paths() -> dict[str, Path]:
     return {name: path for name, path in {**own, **sdk}.items() if name not in NOT_SERVED}
 
 
-_IMPORT: Final = re.compile(rb"""^(?:import|export)\b[^;]*?from\s*"([^"]+)";""", re.MULTILINE)
-_COMMENT: Final = re.compile(rb"/\*.*?\*/", re.DOTALL)
+def _join(sources: dict[str, bytes]) -> dict[str, str]:
+    """Replace modules by the files that they are joined to, and return the file of each that has gone."""
+    text = {name: body.decode() for name, body in sources.items() if name.endswith(".js")}
+    into: dict[str, str] = {}
+    for file, roots in JOINED.items():
+        found = [name for root in roots for name in joined.with_imports(root, text)]
+        names = [name for name in dict.fromkeys(found) if name not in into and not name.startswith(APART)]
+        into |= dict.fromkeys(names, file)
+        sources[file] = joined.joined(names, text).encode()
+    moved = {name: file for name, file in into.items() if name != file}
+    for name in moved:
+        del sources[name]
+    return moved
 
 
-def imported(roots: Iterable[str], sources: Mapping[str, bytes]) -> list[str]:
-    """These modules, each followed by all that it imports at its top, so that a browser finds none of them late."""
-    found: list[str] = []
-    for root in roots:
-        waiting = [root]
-        for name in waiting:
-            if name in found:
-                continue
-            found.append(name)
-            for other in _IMPORT.findall(_COMMENT.sub(b"", sources[name])):
-                known = "vendor/preact.js" if other == b"preact" else posixpath.normpath(f"{name}/../{other.decode()}")
-                waiting.append(known)
-    return found
+def _first(sources: Mapping[str, bytes], moved: Mapping[str, str]) -> list[str]:
+    """The files that the first screen and the list need: a browser that finds one of them late waits a round trip."""
+    found: dict[str, None] = {}
+    for file in JOINED:
+        imports = joined.imports_of(file, sources[file].decode())
+        found |= dict.fromkeys((file, *(moved.get(name, name) for name in imports)))
+    return list(found)
 
 
 def _framed(name: str, body: bytes) -> bytes:

@@ -14,6 +14,8 @@ import pytest
 from playwright.async_api import Error, Route, WebSocketRoute, expect
 
 from deploy.web import PAGE
+from loadtest.chaos.proxy import Proxy
+from loadtest.ports import free_ports
 from tests.flow.conftest import System
 from tests.router.web.people import EXECUTABLE, PASSWORD, Person, town
 from tests.support import SERVER_KEY, eventually
@@ -170,6 +172,43 @@ async def test_socket_does_not_wait_for_the_views(address: str) -> None:
         ann.page.on("websocket", lambda _: opened.set())
         await ann.open()
         await ann.live()
+
+
+async def test_list_of_a_distant_page_needs_at_most_fifteen_modules(address: str) -> None:
+    """A round trip takes 150 ms, the browser has kept no file, and the user is logged in. The time is only printed."""
+    (port,) = free_ports(1)
+    proxy = Proxy(port, int(address.rpartition(":")[2]))
+    await proxy.start()
+    try:
+        async with town(f"http://127.0.0.1:{port}") as people:
+            ann = await people.person("ann-p23", service_workers="block")
+            await ann.register()
+            await ann.write_to(await people.account("bob-p23"))
+            await ann.say("Hello")
+            await expect(ann.message("Hello").get_by_label("Stored by the server")).to_be_visible()
+            await ann.page.goto("about:blank")
+            devtools = await ann.context.new_cdp_session(ann.page)
+            await devtools.send("Network.clearBrowserCache")
+            await ann.page.add_init_script(NOTE_FIRST_ROW)
+            proxy.delay_s = 0.075
+            await ann.open()
+            await ann.row("bob-p23").wait_for()
+            shown_ms, modules = await ann.page.evaluate(LOADED_BEFORE_FIRST_ROW)
+    finally:
+        await proxy.close()
+    print(f"the list is shown after {shown_ms:.0f} ms at 150 ms for a round trip, with {len(modules)} modules")
+    assert 3 <= len(modules) <= 15, modules
+
+
+NOTE_FIRST_ROW = """new MutationObserver((_, observer) => {
+    if (!document.querySelector(".conversations a")) return;
+    window.firstRow = performance.now();
+    observer.disconnect();
+}).observe(document, { subtree: true, childList: true });"""
+LOADED_BEFORE_FIRST_ROW = """() => [window.firstRow, performance.getEntriesByType("resource")
+    .filter(({ startTime }) => startTime < window.firstRow)
+    .map(({ name }) => new URL(name).pathname)
+    .filter((path) => path.startsWith("/web/") && path.endsWith(".js"))]"""
 
 
 async def test_blocked_person_reaches_nobody_until_unblocked(address: str) -> None:

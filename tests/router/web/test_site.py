@@ -12,6 +12,7 @@ import pytest
 
 from deploy import sdk, web
 from router.web import site
+from router.web.joined import imports_of
 from router.web.site import PAGE, Site
 
 LANGUAGES = ("en", "de", "zh")
@@ -20,47 +21,68 @@ PRELOADED = re.compile(r'<link rel="modulepreload" href="([^"]+)">')
 packages = pytest.mark.skipif(not web.MODULES.exists(), reason="`make test` installs npm packages into .venv/web")
 
 
-def imports_of(name: str) -> set[str]:
-    """The modules that a module imports at its top, by the names under which they are served."""
-    path = PAGE / name if not name.startswith("sdk/") else site.SDK / name.removeprefix("sdk/")
-    code = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
-    found = re.findall(r"""^(?:import|export)[^;]*?from\s*"([^"]+)";""", code, re.MULTILINE)
-    folder = Path(name).parent
-    return {"vendor/preact.js" if one == "preact" else (folder / one).as_posix().removeprefix("./") for one in found}
+def told(made: Site) -> list[str]:
+    """The modules that the page names, so that a browser asks for them at once."""
+    return [name.removeprefix(f"/web/{made.digest}/") for name in PRELOADED.findall(made.index.body.decode())]
 
 
-def before_first_screen(name: str, known: set[str]) -> set[str]:
-    if name not in known:
-        known.add(name)
-        for other in imports_of(name):
-            before_first_screen(other, known)
-    return known
+def loaded_with(made: Site, *names: str) -> set[str]:
+    """The files that a browser loads for these modules, each by its imports and the import map."""
+    found: set[str] = set()
+    waiting = [*names]
+    for name in waiting:
+        if name not in found:
+            found.add(name)
+            code = made.files[name].body.decode()
+            waiting += [made.moved.get(one, one) for one in imports_of(name, code)]
+    return found
 
 
-def test_first_screen_needs_at_most_fifteen_modules() -> None:
-    """What main.js imports, what it asks for at once where nobody is logged in, and a language."""
-    found = before_first_screen("main.js", set())
-    found |= before_first_screen("login.js", set()) | {"lang/de.js"}
-    assert len(found) <= 15, sorted(found)
-
-
-def test_browser_is_told_of_every_module_of_the_list_and_of_no_other() -> None:
+def test_list_needs_at_most_fifteen_modules_and_the_browser_is_told_of_each() -> None:
     """A module that is found late costs a round trip, and one that is not needed yet the place of another."""
     made = Site.load({})
-    told = [name.removeprefix(f"/web/{made.digest}/") for name in PRELOADED.findall(made.index.body.decode())]
-    first = before_first_screen("main.js", set()) | before_first_screen("login.js", set())
-    assert set(told[: len(first)]) == first
-    rest = before_first_screen("session.js", set()) | before_first_screen("shell.js", set())
-    assert set(told) == first | rest | {"sdk/store_indexeddb.js"}
-    assert len(told) == len(set(told)) <= 42
-    assert not {"chat.js", "composer.js", "message.js", "files.js"} & set(told)
+    assert set(told(made)) == loaded_with(made, "main.js", "session.js", "shell.js")
+    assert len(told(made)) == len(set(told(made)))
+    assert len(told(made)) + len({"lang/de.js"}) <= 15, told(made)
+    assert not {"chat.js", "composer.js", "message.js", "files.js"} & set(told(made))
 
 
-def test_every_import_names_a_file_that_is_served() -> None:
-    files = Site.load({}).files
-    for name in files:
-        if name.endswith(".js") and not name.startswith(("vendor/", "sdk/")):
-            assert imports_of(name) <= files.keys(), name
+def test_first_screen_waits_for_no_part_of_a_session() -> None:
+    assert not {"session.js", "shell.js", "sdk/index.js"} & loaded_with(Site.load({}), "main.js")
+
+
+def test_every_import_leads_to_one_file_that_is_served() -> None:
+    made = Site.load({})
+    assert not made.moved.keys() & made.files.keys()
+    for name, file in made.files.items():
+        if name.endswith(".js") and not name.startswith("vendor/"):
+            imports = {*imports_of(name, file.body.decode()), *asked_late(name, file.body.decode())}
+            assert {made.moved.get(one, one) for one in imports} <= made.files.keys() | site.NOT_SERVED, name
+
+
+def asked_late(name: str, code: str) -> set[str]:
+    """What a module imports when it is needed; comments name types in the same way."""
+    code = re.sub(r"/\*.*?\*/", "", code, flags=re.DOTALL)
+    folder = Path(name).parent
+    return {(folder / one).as_posix() for one in re.findall(r"""\bimport\("\./([^"]+)"\)""", code)}
+
+
+@pytest.mark.processes
+def test_joined_file_exports_what_its_modules_export(tmp_path: Path) -> None:
+    """Of the SDK, whose modules need no browser until they are used."""
+    made = Site.load({})
+    (tmp_path / "joined.mjs").write_bytes(made.files["sdk/index.js"].body)
+    names = sorted(name for name, file in made.moved.items() if file == "sdk/index.js")
+    paths = [tmp_path / "joined.mjs", site.SDK / "index.js", *(site.SDK / name.removeprefix("sdk/") for name in names)]
+    script = """const all = await Promise.all(process.argv.slice(1).map((path) => import(path)));
+        console.log(JSON.stringify(all.map((module) => Object.keys(module))))"""
+    done = subprocess.run(
+        [sdk.NODE, "--input-type=module", "-e", script, *map(str, paths)],
+        check=True, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    joined, *apart = json.loads(done.stdout)
+    assert len(apart) > 20
+    assert set(joined) == {name for names in apart for name in names}
 
 
 def test_digest_changes_with_any_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
