@@ -1,8 +1,9 @@
 """What pairs of users do about each other during a chaos run: requests, answers, removals and blocks, by either of the
 two, now and then both at once.
 
-A call whose answer does not come may have taken effect. `end` lifts all blocks before a run settles, because users
-with a block between them do not see each other's presence.
+A call whose answer does not come may have taken effect. Calls that are under way when the run ends go on until they are
+answered. Then `end` lifts all blocks before a run settles, because users with a block between them do not see each
+other's presence.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Relations:
         self._rng = rng
         self._pairs = pairs
         self._path = folder / "relations.jsonl"
+        self._under_way: set[asyncio.Task[bool]] = set()
 
     async def run(self) -> None:
         await asyncio.gather(*(self._run(self._pairs[number::AT_ONCE]) for number in range(AT_ONCE)))
@@ -56,6 +58,7 @@ class Relations:
 
     async def end(self) -> None:
         """Lift all blocks; a call that fails is repeated, because no fault is left."""
+        await asyncio.gather(*self._under_way)
         for one, two in self._pairs:
             for user, other in ((one, two), (two, one)):
                 for _ in range(TRIES):
@@ -64,7 +67,13 @@ class Relations:
                     await asyncio.sleep(0.5)
 
     async def _call(self, user: str, other: str, action: str) -> bool:
-        """Make a call and record it; return whether it succeeded."""
+        """Make a call and record it, also if the caller is cancelled meanwhile; return whether it succeeded."""
+        task = asyncio.create_task(self._recorded(user, other, action))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return await asyncio.shield(task)
+
+    async def _recorded(self, user: str, other: str, action: str) -> bool:
         (method, path, _), began, answer = CALLS[action], now_ms(), 0
         body: dict[str, str] | None = {} if method == "PUT" else None
         try:
