@@ -1,9 +1,4 @@
-/**
- * What an application holds: it composes the parts, which have the rules.
- *
- * All tabs of a browser share a store, and one of them, the leader, a connection. A tab learns from the channel that the store
- * has moved, and reads the store.
- */
+/** What an application holds: it composes the parts, which have the rules. What all tabs share: README, *Tabs*. */
 
 import { Connection } from "./connection.js";
 import { Conversation, viewOf } from "./conversation.js";
@@ -23,21 +18,14 @@ import { Media } from "./media.js";
 import { received } from "./values.js";
 
 /** @import { Status, TokenReason } from "./connection.js" */
-/** @import { HandedEvent, ClientOptions, Listeners } from "./types.js" */
-
-/** @typedef {(event: HandedEvent) => unknown} Handler */
+/** @import { ClientOptions, ConversationRow, HandedEvent, Handler, Listeners, Store } from "./types.js" */
 
 const DEFAULT_DEVICE = "js";
 const AGAIN_MS = 1000;
 const LABEL = /^[A-Za-z0-9._-]{1,55}$/;
 
 export class Client {
-  /**
-   * Open the store. `connect` follows; what is sent before it is queued.
-   *
-   * @param {ClientOptions} options
-   * @returns {Promise<Client>}
-   */
+  /** Open the store. `connect` follows; what is sent before it is queued. @param {ClientOptions} options */
   static async open(options) {
     if (!LABEL.test(options.device ?? DEFAULT_DEVICE)) throw new TypeError("`device` is not a label: expected 1-55 of A-Z a-z 0-9 . _ -");
     const store = await openStore(options);
@@ -46,7 +34,7 @@ export class Client {
     return client;
   }
 
-  /** @internal @param {ClientOptions} options @param {import("./types.js").Store} store */
+  /** @internal @param {ClientOptions} options @param {Store} store */
   constructor(options, store) {
     this._options = options;
     /** @type {string} */
@@ -85,7 +73,7 @@ export class Client {
     this._closed = false;
     /** @type {Promise<void> | undefined} */
     this._reopening = undefined;
-    /** @type {import("./types.js").Store} */
+    /** @type {Store} */
     this._store;
     /** @type {Outbox} */
     this._outbox;
@@ -97,8 +85,6 @@ export class Client {
     this._receiver;
     /** @type {Sender} */
     this._sender;
-    /** What every conversation uses, also once the store is another one. */
-    this._shared = /** @type {import("./types.js").ConversationParts} */ ({});
     this._parts(store);
   }
 
@@ -134,7 +120,7 @@ export class Client {
 
   /** @param {Handler | undefined} handler */
   _connect(handler) {
-    if (this._election) return this.leader ? this._connection.start() : this._post({ type: "connect" });
+    if (this._election) return this._share({ type: "connect" });
     this._handler = handler;
     this._events.handles = handler !== undefined;
     const events = {
@@ -193,7 +179,7 @@ export class Client {
 
   /** A conversation by its id, or the direct one with `@user`. @param {string} target */
   conversation(target) {
-    return new Conversation(this._shared, target);
+    return new Conversation(this, target);
   }
 
   /** All conversations of the model. */
@@ -245,8 +231,7 @@ export class Client {
 
   /** Get `presence` whenever one of these users comes or goes. @param {string[]} users */
   watch(users) {
-    for (const user of users) this._watched.add(user);
-    this._post({ type: "watch", users });
+    this._share({ type: "watch", users });
     this._send({ type: "presence", users, watch: true });
   }
 
@@ -278,7 +263,7 @@ export class Client {
 
   // -- parts
 
-  /** @param {import("./types.js").Store} store */
+  /** @param {Store} store */
   _parts(store) {
     this._store = store;
     this._outbox = new Outbox(store);
@@ -308,27 +293,16 @@ export class Client {
       outbox: this._outbox,
       connection: this._connection,
       events: {
-        moved: (ids) => this._moved(ids),
+        moved: (ids) => this._share({ type: "moved", ids }),
         copied: () => void this._rename(false),
         otherDevice: () => void this._choose().then(() => this._connection.restart(), (error) => this._failed(error)),
         failed: (error) => this._failed(error),
       },
     });
-    Object.assign(this._shared, {
-      user: this.user,
-      outbox: this._outbox,
-      events: this._events,
-      http: this._http,
-      queue: (/** @type {string} */ conversation, /** @type {Record<string, unknown>} */ command) => this._queue(conversation, command),
-      read: (/** @type {string} */ conversation) => this._read(conversation),
-      typing: (/** @type {string} */ to) => this._send({ type: "typing", to }),
-      changed: (/** @type {string} */ conversation) => this._changed([conversation]),
-    });
   }
 
-  /** One tab at a time: two that open a new store agree on its device name. */
   async _openStore() {
-    const work = async () => {
+    const work = async () => { // in one tab at a time: two that open a new store agree on its device name
       const known = await this._events.device();
       this.device = await this._outbox.open(this._options.device ?? DEFAULT_DEVICE, (device) => device !== known);
       await this._events.adopt(this.device);
@@ -403,7 +377,7 @@ export class Client {
       case "typing":
       case "presence":
       case "state":
-        return this._tell(event);
+        return this._share({ type: "news", event });
     }
     if (this._settling) {
       if (event.type === "welcome") this._leading.then(() => this._sender.up(event.device), () => undefined);
@@ -418,7 +392,7 @@ export class Client {
 
   /** @param {import("./wire.js").Welcome} welcome */
   _welcomed(welcome) {
-    this._tell({ type: "state", version: welcome.state ?? 0 });
+    this._share({ type: "news", event: { type: "state", version: welcome.state ?? 0 } });
     const attempt = this._leading.then(async () => {
       this._sender.up(welcome.device);
       if (this._watched.size) this._send({ type: "presence", users: [...this._watched], watch: true });
@@ -508,7 +482,7 @@ export class Client {
     const handle = new MessageHandle(stored, {
       retry: async (id) => {
         const status = await this._outbox.retry(id);
-        if (status) this._queued(id, status.conversation);
+        if (status) this._share({ type: "queued", conversation: status.conversation });
         return status;
       },
       cancel: async (id) => {
@@ -523,18 +497,11 @@ export class Client {
     stored.then(
       ({ id, conversation }) => {
         this._handles.set(id, handle);
-        this._queued(id, conversation);
+        this._share({ type: "queued", conversation });
       },
       () => undefined, // `handle.stored` says it
     );
     return handle;
-  }
-
-  /** @param {string} id @param {string} conversation */
-  _queued(id, conversation) {
-    this._emit("change", [conversation]);
-    this._post({ type: "queued", id, conversation });
-    if (this.leader) this._sender.wake(conversation);
   }
 
   /** The browser is asked to keep the store when its disk is full. */
@@ -550,15 +517,14 @@ export class Client {
     void this._events.conversation(conversation).then((row) => row && this._sendRead(row));
   }
 
-  /** @param {import("./types.js").ConversationRow} row */
+  /** @param {ConversationRow} row */
   _sendRead(row) {
     this._send({ type: "read", conversation: row.conversation, seq: row.readWanted });
   }
 
-  /** Send a command that nothing waits for, in the leader's tab. @param {Record<string, unknown>} command */
+  /** Send a command that nothing waits for. @param {Record<string, unknown>} command */
   _send(command) {
-    if (this.leader) this._connection.send(command);
-    else this._post({ type: "send", command });
+    this._share({ type: "send", command });
   }
 
   // -- other tabs
@@ -566,6 +532,12 @@ export class Client {
   /** @param {any} message */
   _post(message) {
     this._election?.post(message);
+  }
+
+  /** Tell all tabs, this one, too. @param {any} message */
+  _share(message) {
+    this._post(message);
+    this._message(message);
   }
 
   /** @param {any} message */
@@ -602,12 +574,6 @@ export class Client {
     }
   }
 
-  /** What all tabs are told. @param {any} event */
-  _tell(event) {
-    this._post({ type: "news", event });
-    this._news(event);
-  }
-
   /** @param {any} event */
   _news(event) {
     if (event.type === "state") this.state.told(event);
@@ -617,14 +583,7 @@ export class Client {
 
   /** @param {string[]} conversations */
   _changed(conversations) {
-    this._post({ type: "changed", conversations });
-    this._emit("change", conversations);
-  }
-
-  /** @param {string[]} ids */
-  _moved(ids) {
-    this._post({ type: "moved", ids });
-    void this._refresh(ids);
+    this._share({ type: "changed", conversations });
   }
 
   /** Read the states of commands again, for the handles of this tab. @param {string[]} ids */
@@ -639,12 +598,7 @@ export class Client {
     }
   }
 
-  /**
-   * Listeners run after what is under way, and what they throw ends with them.
-   *
-   * @param {keyof Listeners} name
-   * @param {...any} args
-   */
+  /** Listeners run after what is under way, and what they throw ends with them. @param {keyof Listeners} name @param {...any} args */
   _emit(name, ...args) {
     for (const listener of this._listeners.get(name) ?? []) {
       setTimeout(() => {
@@ -663,7 +617,7 @@ function storeName({ api, user }) {
   return `linnet:${new URL(api).origin}:${user}`;
 }
 
-/** @param {ClientOptions} options @returns {Promise<import("./types.js").Store>} */
+/** @param {ClientOptions} options @returns {Promise<Store>} */
 async function openStore(options) {
   const openMemory = async () => (await import("./store_memory.js")).openMemory();
   if (options.store === false) return openMemory();

@@ -23,12 +23,7 @@ export function afterClose(code, reason) {
   return seconds === undefined ? { action: "retry" } : { action: "retry", afterMs: Number(seconds) * 1000 };
 }
 
-/**
- * Full jitter: a random time up to twice as long as before, between 0.3 and 30 s.
- *
- * @param {number} failures
- * @param {() => number} random
- */
+/** Full jitter: a random time up to twice as long as before, between 0.3 and 30 s. @param {number} failures */
 export function backoffMs(failures, random = Math.random) {
   const most = Math.min(LONGEST_MS, FIRST_MS * 2 ** (failures + 1));
   return FIRST_MS + random() * (most - FIRST_MS);

@@ -6,7 +6,7 @@ import { LinnetError, after } from "./errors.js";
 /** @typedef {"idle" | "preparing" | "connecting" | "live" | "waiting" | "stopped"} Status */
 /** @typedef {"connect" | "expiring" | "token_expired" | "unauthorized"} TokenReason */
 
-/** @import { ConnectionEvents } from "./types.js" */
+/** @import { ConnectionParts } from "./types.js" */
 
 const SUBPROTOCOL = "linnet.v1.json";
 const GREETING_MS = 15_000;
@@ -17,9 +17,7 @@ const TIMER_MAX_MS = 2 ** 31 - 1;
 const REFUSALS = 2;
 
 export class Connection {
-  /**
-   * @param {{ http: import("./http.js").Http, token: (reason: TokenReason) => Promise<string>, events: ConnectionEvents }} parts
-   */
+  /** @param {ConnectionParts} parts */
   constructor({ http, token, events }) {
     this._http = http;
     this._token = token;

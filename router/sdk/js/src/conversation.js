@@ -5,61 +5,61 @@ import { fromWire, received, toWire } from "./values.js";
 
 const NEWEST = 50;
 
-/** @import { ConversationView, MessageView, ConversationParts } from "./types.js" */
+/** @import { ConversationView, MessageView, ConversationOwner, SendOptions } from "./types.js" */
 
 export class Conversation {
   /**
    * @internal
-   * @param {ConversationParts} parts
+   * @param {ConversationOwner} owner
    * @param {string} target
    */
-  constructor(parts, target) {
-    this._parts = parts;
+  constructor(owner, target) {
+    this._owner = owner;
     this._target = target;
     /** @type {string} */
-    this.id = target.startsWith("@") ? `d:${[parts.user, target.slice(1)].sort().join(":")}` : target;
+    this.id = target.startsWith("@") ? `d:${[owner.user, target.slice(1)].sort().join(":")}` : target;
   }
 
   /**
    * Send a message. Returns at once; `await handle.stored` for the promise that it will not be lost.
    *
    * @param {any} body
-   * @param {{ media?: string, replyTo?: number, files?: (string | import("./wire.js").SharedFile)[] }} [options] `files`: hashes of own uploads, or files that are seen elsewhere.
+   * @param {SendOptions} [options]
    */
   send(body, { media = "text", replyTo, files } = {}) {
     const more = { ...(replyTo === undefined ? {} : { reply_to: replyTo }), ...(files?.length ? { files } : {}) };
-    return this._parts.queue(this.id, { type: "send", to: this._target, body: toWire(body), media, ...more });
+    return this._owner._queue(this.id, { type: "send", to: this._target, body: toWire(body), media, ...more });
   }
 
   /** @param {number} seq @param {any} body */
   edit(seq, body) {
-    return this._parts.queue(this.id, { type: "edit", conversation: this.id, seq, body: toWire(body) });
+    return this._owner._queue(this.id, { type: "edit", conversation: this.id, seq, body: toWire(body) });
   }
 
   /** @param {number} seq */
   delete(seq) {
-    return this._parts.queue(this.id, { type: "delete", conversation: this.id, seq });
+    return this._owner._queue(this.id, { type: "delete", conversation: this.id, seq });
   }
 
   /** @param {number} seq @param {string} emoji @param {{ remove?: boolean }} [options] */
   react(seq, emoji, { remove = false } = {}) {
-    return this._parts.queue(this.id, { type: "react", conversation: this.id, seq, emoji, remove });
+    return this._owner._queue(this.id, { type: "react", conversation: this.id, seq, emoji, remove });
   }
 
   /** Mark as read up to a seq, or all that is here; it is kept and sent when there is a connection. @param {number} [seq] */
   async markRead(seq) {
-    await this._parts.events.wantRead(this.id, seq ?? (await this._parts.events.conversation(this.id))?.cursor ?? 0);
-    this._parts.read(this.id);
+    await this._owner._events.wantRead(this.id, seq ?? (await this._owner._events.conversation(this.id))?.cursor ?? 0);
+    this._owner._read(this.id);
   }
 
   /** Say that the user is typing, if there is a connection. */
   typing() {
-    this._parts.typing(this._target);
+    this._owner._send({ type: "typing", to: this._target });
   }
 
   /** @returns {Promise<ConversationView>} */
   async view() {
-    return viewOf((await this._parts.events.conversation(this.id)) ?? newConversation(this.id, 0, this._parts.user));
+    return viewOf((await this._owner._events.conversation(this.id)) ?? newConversation(this.id, 0, this._owner.user));
   }
 
   /**
@@ -69,7 +69,7 @@ export class Conversation {
    * @returns {Promise<MessageView[]>}
    */
   async messages({ limit = NEWEST, before = Infinity } = {}) {
-    const { outbox, events, user } = this._parts;
+    const { _outbox: outbox, _events: events, user } = this._owner;
     // The outbox first: what is acked and received after this line is dropped as received, instead of missed by both.
     const own = before === Infinity ? await outbox.pending(this.id) : [];
     const rows = await events.messages(this.id, before, limit);
@@ -94,7 +94,7 @@ export class Conversation {
   /** @param {{ before?: number, after?: number, limit?: number }} options */
   _page({ before, after, limit = NEWEST }) {
     const range = before !== undefined ? `before=${before}&` : after !== undefined ? `after=${after}&` : "";
-    return this._parts.http.call("GET", `/v1/conversations/${encodeURIComponent(this.id)}/events?${range}limit=${limit}`);
+    return this._owner._http.call("GET", `/v1/conversations/${encodeURIComponent(this.id)}/events?${range}limit=${limit}`);
   }
 
   /**
@@ -104,21 +104,21 @@ export class Conversation {
    * @returns {Promise<boolean>}
    */
   async loadOlder(limit = NEWEST) {
-    const { events } = this._parts;
+    const { _events: events } = this._owner;
     const row = await events.conversation(this.id);
     if (!row || row.oldest === 0) return false;
     const page = await this._page({ before: row.oldest + 1, limit });
     await events.older(this.id, page.events, page.more);
-    this._parts.changed(this.id);
+    this._owner._changed([this.id]);
     return page.events.length > 0;
   }
 
   /** Read the others' read marks anew, such as when the conversation is opened. */
   async loadReads() {
-    const { events, http } = this._parts;
+    const { _events: events, _http: http } = this._owner;
     const { reads } = await http.call("GET", `/v1/conversations/${encodeURIComponent(this.id)}/reads`);
     await events.reads(this.id, reads);
-    this._parts.changed(this.id);
+    this._owner._changed([this.id]);
   }
 }
 

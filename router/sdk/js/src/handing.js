@@ -5,14 +5,10 @@ import { backoffMs } from "./closes.js";
 const PAGE = 32;
 const STORE_MS = 1000;
 
+/** @import { HandedEvent, HandingParts } from "./types.js" */
+
 export class Handing {
-  /**
-   * @param {object} parts
-   * @param {import("./events.js").Events} parts.events
-   * @param {(event: import("./types.js").HandedEvent) => unknown} parts.handler
-   * @param {(cursors: Map<string, number>) => void} parts.stored
-   * @param {(error: unknown) => void} parts.failed
-   */
+  /** @param {HandingParts} parts */
   constructor({ events, handler, stored, failed }) {
     this._events = events;
     this._handler = handler;
@@ -50,23 +46,23 @@ export class Handing {
     }
   }
 
-  /** @param {{ arrival: number, event: import("./types.js").HandedEvent }[]} entries */
+  /** @param {{ arrival: number, event: HandedEvent }[]} entries */
   async _hand(entries) {
     let first = 0;
-    let storedAt = Date.now();
+    let storedAt = performance.now();
     for (const [i, entry] of entries.entries()) {
       await this._one(entry.event);
       if (this._stopped) return;
       this._at = entry.arrival;
-      if (i === entries.length - 1 || Date.now() - storedAt >= STORE_MS) {
+      if (i === entries.length - 1 || performance.now() - storedAt >= STORE_MS) {
         this._stored(await this._events.handed(entries.slice(first, i + 1)));
         first = i + 1;
-        storedAt = Date.now();
+        storedAt = performance.now();
       }
     }
   }
 
-  /** @param {import("./types.js").HandedEvent} event */
+  /** @param {HandedEvent} event */
   async _one(event) {
     for (let failures = 0; !this._stopped; failures += 1) {
       try {

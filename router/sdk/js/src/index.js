@@ -7,7 +7,11 @@ export { LinnetError } from "./errors.js";
 export { login } from "./login.js";
 
 /** @typedef {import("./types.js").ClientOptions} ClientOptions */
+/** @typedef {import("./types.js").LoginOptions} LoginOptions */
+/** @typedef {import("./types.js").SendOptions} SendOptions */
+/** @typedef {import("./types.js").UploadOptions} UploadOptions */
 /** @typedef {import("./types.js").Listeners} Listeners */
+/** @typedef {import("./types.js").Contact} Contact */
 /** @typedef {import("./types.js").ConversationView} ConversationView */
 /** @typedef {import("./types.js").MessageView} MessageView */
 /** @typedef {import("./types.js").LoggedEvent} LoggedEvent */

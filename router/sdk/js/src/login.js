@@ -1,4 +1,4 @@
-/** A token source from a login: keeps the token, renews it before it expires, and logs in again if it has a password. */
+/** A token source: keeps the token of a login, renews it, and logs in again if it has a password. */
 
 import { LinnetError } from "./errors.js";
 import { Http } from "./http.js";
@@ -9,7 +9,7 @@ import { Http } from "./http.js";
  * @param {string} api
  * @param {string} user
  * @param {string} [password] Without it the token is renewed until that is refused.
- * @param {{ device?: string, token?: string, save?: (token: string) => void }} [options] `token`: of an earlier run; `save` is given each new one.
+ * @param {import("./types.js").LoginOptions} [options]
  * @returns {(reason: import("./connection.js").TokenReason) => Promise<string>}
  */
 export function login(api, user, password, { device = "default", token = "", save = () => undefined } = {}) {

@@ -10,7 +10,7 @@ export class People {
   /**
    * Contacts and requests by user. To follow changes: `client.state.watch("contact/", …)`.
    *
-   * @returns {Promise<Record<string, { state: "contact" | "incoming" | "outgoing", message?: string, at: number, until?: number | null }>>}
+   * @returns {Promise<Record<string, import("./types.js").Contact>>}
    */
   async contacts() {
     const found = Object.entries(await this._state.entries("contact/"));

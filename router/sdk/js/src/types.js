@@ -26,6 +26,28 @@ export {};
  */
 
 /**
+ * @typedef {object} LoginOptions
+ * @property {string} [device]
+ * @property {string} [token] Of an earlier run.
+ * @property {(token: string) => void} [save] Called with each new token.
+ */
+
+/**
+ * @typedef {object} SendOptions
+ * @property {string} [media] What the body is: `text` without it.
+ * @property {number} [replyTo] The seq of another message.
+ * @property {(string | import("./wire.js").SharedFile)[]} [files] Hashes of own uploads, or files that are seen elsewhere.
+ */
+
+/**
+ * @typedef {object} Contact
+ * @property {"contact" | "incoming" | "outgoing"} state
+ * @property {string} [message]
+ * @property {number} at
+ * @property {number | null} [until]
+ */
+
+/**
  * What a list of conversations shows.
  *
  * @typedef {object} ConversationView
@@ -64,15 +86,15 @@ export {};
 /**
  * What a conversation asks of its client.
  *
- * @typedef {object} ConversationParts
+ * @typedef {object} ConversationOwner
  * @property {string} user
- * @property {import("./outbox.js").Outbox} outbox
- * @property {import("./events.js").Events} events
- * @property {import("./http.js").Http} http
- * @property {(conversation: string, command: Record<string, unknown>) => import("./handle.js").MessageHandle} queue
- * @property {(conversation: string) => void} read The read mark has been raised.
- * @property {(to: string) => void} typing
- * @property {(conversation: string) => void} changed
+ * @property {import("./outbox.js").Outbox} _outbox Another one once the store was lost, as `_events`.
+ * @property {import("./events.js").Events} _events
+ * @property {import("./http.js").Http} _http
+ * @property {(conversation: string, command: Record<string, unknown>) => import("./handle.js").MessageHandle} _queue
+ * @property {(conversation: string) => void} _read The read mark has been raised.
+ * @property {(command: Record<string, unknown>) => void} _send
+ * @property {(conversations: string[]) => void} _changed
  */
 
 /**
@@ -213,6 +235,8 @@ export {};
 
 /** @typedef {LoggedEvent | import("./wire.js").GapEvent} HandedEvent */
 
+/** @typedef {(event: HandedEvent) => unknown} Handler */
+
 /**
  * @typedef {import("./wire.js").MessageEvent | import("./wire.js").EditEvent | import("./wire.js").DeleteEvent | import("./wire.js").ReactEvent | import("./wire.js").MemberEvent | import("./wire.js").TitleEvent} LoggedEvent
  */
@@ -248,6 +272,21 @@ export {};
  * @property {(frame: any) => void} frame Every event but answers to `request`.
  * @property {() => Promise<Record<string, unknown>>} hello The fields of `hello` beside the token.
  * @property {() => void} replaced Another session of this device was opened: `restart` follows under another name.
+ */
+
+/**
+ * @typedef {object} ConnectionParts
+ * @property {import("./http.js").Http} http
+ * @property {(reason: import("./connection.js").TokenReason) => Promise<string>} token
+ * @property {ConnectionEvents} events
+ */
+
+/**
+ * @typedef {object} HandingParts
+ * @property {import("./events.js").Events} events
+ * @property {Handler} handler
+ * @property {(cursors: Map<string, number>) => void} stored These are stored: they may be acked.
+ * @property {(error: unknown) => void} failed
  */
 
 /**

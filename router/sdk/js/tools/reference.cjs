@@ -52,13 +52,24 @@ function section(exported) {
   return [`## ${symbol.name}`, "", text(symbol), "", table(checker.getPropertiesOfType(type)), ""];
 }
 
+/** The classes that an exported class has objects of, such as `client.media`. */
+function classesOf(exported) {
+  const symbol = exported.flags & ts.SymbolFlags.Alias ? checker.getAliasedSymbol(exported) : exported;
+  if (!(symbol.flags & ts.SymbolFlags.Class)) return [];
+  const members = checker.getPropertiesOfType(checker.getDeclaredTypeOfSymbol(symbol)).filter((one) => one.declarations && !hidden(one));
+  const types = members.map((one) => checker.getTypeOfSymbolAtLocation(one, one.declarations[0]).symbol);
+  return types.filter((type) => type?.declarations?.some((at) => ts.isClassDeclaration(at) && at.getSourceFile().fileName.startsWith(path.resolve(folder))));
+}
+
 const page = ["# Reference", "", "Made by `make sdk` from the types and comments of the code.", ""];
 const written = new Set(); // names that several modules give the same type
 for (const [number, entry] of Object.keys(entries).entries()) {
   if (entry !== ".") page.push(`# ${packageName}${entry.slice(1)}`, "");
   for (const exported of checker.getExportsOfModule(checker.getSymbolAtLocation(program.getSourceFile(files[number])))) {
-    if (!written.has(exported.name)) page.push(...section(exported));
-    written.add(exported.name);
+    for (const one of [exported, ...classesOf(exported)]) {
+      if (!written.has(one.name)) page.push(...section(one));
+      written.add(one.name);
+    }
   }
 }
 process.stdout.write(page.join("\n").replace(/\n{3,}/g, "\n\n"));
