@@ -107,13 +107,23 @@ class Stack:
 
 
 def _ours(stack: Stack, shared: Mapping[str, str]) -> list[Service]:
-    """Routers and gateways, each on its own address and the ports it has in a container."""
+    """Routers and gateways, each on its own address and the ports it has in a container.
+
+    Clients reach all gateways through the load balancer, and so does the page, which it serves with TLS and without.
+    """
+    front = stack.only("haproxy")
+    through = {
+        "LINNET_GATEWAY_URL": f"wss://{front}:8443/ws",
+        "LINNET_ORIGINS": f"https://{front}:8443,http://{front}:8000",
+    }
+    shared = {
+        **{name: value for name, value in through.items() if not given(shared, name.removeprefix("LINNET_"))},
+        **shared,
+    }
     found = []
     for module in ("router", "gateway"):
         for number, host in enumerate(stack.table[module], 1):
             own = {"LINNET_LISTEN": f"{host}:8000", "LINNET_ADMIN_LISTEN": f"{host}:9000"}
-            if module == "gateway":
-                own["LINNET_GATEWAY_URL"] = shared.get("LINNET_GATEWAY_URL", f"ws://{host}:8000/ws")
             found.append(Service(f"{module}-{number}", module, (host, 8000), (host, 9000), {**shared, **own}))
     return [*found, _canary(stack, shared)]
 
@@ -230,6 +240,7 @@ def _greeting(stack: Stack) -> str:
     proxy = stack.only("haproxy")
     return f"""linnet: the stack is ready
 
+  page         https://{proxy}:8443/  (the browser warns of the certificate)
   clients      ws://{proxy}:8000/ws  wss://{proxy}:8443/ws  (certificate: {stack.certificate})
   HTTP API     http://{proxy}:8000/v1
   HAProxy      http://{proxy}:8404/stats

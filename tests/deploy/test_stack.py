@@ -25,6 +25,7 @@ from deploy.local import answers_ready
 from tests import support
 from tests.deploy.balancing import closing_clients
 from tests.deploy.test_balancers import Pair
+from tests.router.web.people import CHROMIUM, EXECUTABLE, town
 from tests.support import JWT_SECRET, ROOT, SERVER_KEY
 
 pytestmark = [
@@ -112,6 +113,33 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     support.run(running.ready(), 90)
     yield running
     running.close()
+
+
+@pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium here; on Debian: apt-get install chromium")
+def test_two_people_talk_at_the_page_with_tls_while_a_gateway_is_killed(stack: Running) -> None:
+    """The page, the API and the sockets have one address, that of HAProxy."""
+
+    async def scenario() -> None:
+        try:
+            async with town(f"https://{stack.front}:8443") as people:
+                ann, bob = [await people.person(name, ignore_https_errors=True) for name in ("ann-page", "bob-page")]
+                sockets: list[str] = []
+                for one in (ann, bob):
+                    one.page.on("websocket", lambda socket: sockets.append(socket.url))
+                    await one.register()
+                await ann.write_to(bob.name)
+                await ann.say("Through the load balancer")
+                await bob.row(ann.name).click()
+                await bob.sees("Through the load balancer")
+                os.kill(stack.pid("11"), signal.SIGKILL)
+                await bob.say("And without that gateway")
+                await ann.sees("And without that gateway")
+                await bob.message("And without that gateway").get_by_label("Read").wait_for()
+                assert set(sockets) == {f"wss://{stack.front}:8443/ws"}
+        finally:
+            await CHROMIUM.close()
+
+    support.run(scenario(), 180)
 
 
 def test_rolling_restart_loses_nothing(stack: Running) -> None:

@@ -58,6 +58,20 @@ def test_settings_that_the_stack_sets_itself_are_refused(tmp_path: Path) -> None
         Stack(tmp_path, {"LINNET_LISTEN": "127.0.0.1:1"})
 
 
+def test_page_and_clients_reach_gateways_through_the_load_balancer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack, "PROGRAMS", {})
+    monkeypatch.setattr(stack, "_surroundings", lambda *_: [])
+    found = [one for one in Stack(tmp_path, {}, "127.0.9").services if one.module == "gateway"]
+    assert {one.environ["LINNET_GATEWAY_URL"] for one in found} == {"wss://127.0.9.10:8443/ws"}
+    assert {one.environ["LINNET_ORIGINS"] for one in found} == {"https://127.0.9.10:8443,http://127.0.9.10:8000"}
+    given = Stack(tmp_path, {"LINNET_ORIGINS": "*", "LINNET_GATEWAY_URL": "wss://chat.example/ws"}, "127.0.9").services
+    found = [one for one in given if one.module == "gateway"]
+    assert {one.environ["LINNET_GATEWAY_URL"] for one in found} == {"wss://chat.example/ws"}
+    assert {one.environ["LINNET_ORIGINS"] for one in found} == {"*"}
+
+
 def test_missing_programs_are_named_with_their_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line for all of them."""
     monkeypatch.setattr(stack, "PROGRAMS", {"no-such-program": "no-such-package", "nor-this": "nor-that"})
