@@ -166,7 +166,7 @@ class Installation:
             for name, one in report["conversations"].items()
         }
         self.state = {key: digest(value(one)) for key, one in report["state"].items()}
-        self.add(rows.Shown(at, life, found, report["open"], self.state))
+        self.add(rows.Shown(at, life, found, report["open"], self.state, report["failed"]))
         self.open &= set(report["open"])
         self.reads = {name: one["read"] for name, one in report["conversations"].items()}
         self.shown = True

@@ -132,8 +132,10 @@ export function start(Client, report, die) {
         const messages = await this.client.conversation(id).messages({ limit: SHOWN });
         conversations[id] = { read, messages: messages.map(({ seq, body, state }) => [state === "acked" ? seq : null, toLine(body)]) };
       }
-      const open = (await this.client.outbox()).filter(({ state }) => state !== "failed").map((handle) => refOf(handle.command?.body));
-      this.say("shown", { conversations, open, state: toLine(state) });
+      const open = [];
+      const failed = [];
+      for (const handle of await this.client.outbox()) (handle.state === "failed" ? failed : open).push(refOf(handle.command?.body));
+      this.say("shown", { conversations, open, failed, state: toLine(state) });
     }
   }
 

@@ -202,6 +202,7 @@ class Installation:
             "shown",
             conversations=shown,
             open=[_ref(one.command.get("body")) for one in self.client.outbox if one.state != "failed"],
+            failed=[_ref(one.command.get("body")) for one in self.client.outbox if one.state == "failed"],
             state=jsonable(state),
         )
 

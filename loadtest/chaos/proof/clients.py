@@ -249,11 +249,13 @@ class ClientAccount:
 
     def _check_commands(self) -> None:
         still_open = set(self.shown.open) if self.shown is not None else set()
+        # A delayed copy of a refused command may be accepted later: then its event must make it an acked one.
+        still_failed = set(self.shown.failed) if self.shown is not None else set()
         for ref, one in self.sent.items():
             places = self._known.places.get(one.body, set()) if one.body else set()
             if len(places) > self.copies:
                 self._add("G3", f"{ref} took effect {len(places)} times: {sorted(places)}", one.at, one.conversation)
-            if one.failed and places and one.failed not in ("conflict", "StoreError", "StoreLost"):
+            if places and ref in still_failed and one.failed not in ("conflict", "StoreError", "StoreLost"):
                 self._add("G3", f"{ref} failed with {one.failed} and took effect: {places}", one.at, one.conversation)
             if not one.body or one.seq or places or one.excused or not one.stored_at:
                 continue

@@ -13,6 +13,7 @@ const { afterClose, backoffMs } = await source("closes");
 const { Client } = await source("client");
 const { Election } = await source("election");
 const { Events } = await source("events");
+const { MessageHandle } = await source("handle");
 const { Http } = await source("http");
 const { Media } = await source("media");
 const { viewOf } = await source("conversation");
@@ -124,6 +125,49 @@ for (const clock of ["goes on", "is put back"]) test(`refused commands go again 
   ack(3);
   ack(4);
   assert.deepEqual(await count(1), ["new"]);
+});
+
+for (const first of ["event", "error"]) test(`a refused command whose earlier copy was accepted later is acked; the ${first} comes first`, async () => {
+  const { outbox, device } = await filled(1);
+  const sent = [];
+  let moved = () => undefined;
+  const fail = (error) => assert.fail(error);
+  const events = { moved: () => moved(), copied: fail, otherDevice: fail, failed: fail };
+  const sender = new Sender({ outbox, connection: { send: (command) => sent.push(command) }, events });
+  const until = async (state) => {
+    while ((await outbox.pending("c"))[0].state !== state) await new Promise((resolve) => (moved = resolve));
+  };
+  sender.up(device);
+  await until("sent");
+  const { n } = sent[0];
+  const steps = {
+    error: () => sender.answered({ type: "error", code: "read_only", message: "", n }),
+    event: () => sender.landed({ type: "message", conversation: "c", device, n, seq: 7, at: 1 }),
+  };
+  steps[first]();
+  if (first === "error") await until("failed");
+  steps[first === "error" ? "event" : "error"]();
+  await until("acked");
+  const [{ seq, error }] = await outbox.pending("c");
+  assert.deepEqual([seq, error], [7, undefined]);
+});
+
+test("an event does not ack a command that another has taken the number of", async () => {
+  const { outbox, device, take } = await filled(1);
+  const [row] = (await take()).rows;
+  await outbox.settle([{ row, result: { error: { code: "conflict", message: "" } } }]);
+  assert.deepEqual(await outbox.settle([], [{ device, n: row.n, conversation: "c", seq: 7, at: 1 }]), []);
+  assert.equal((await outbox.status(row.id)).state, "failed");
+});
+
+test("a handle that has failed is acked by a later ack", async () => {
+  const status = { id: "1", n: 1, device: "d", conversation: "c", command: {}, at: 1 };
+  const handle = new MessageHandle(Promise.resolve({ ...status, state: "failed", error: { code: "read_only", message: "" } }), {});
+  await handle.stored;
+  await assert.rejects(handle.acked, { code: "read_only" });
+  handle._take({ ...status, state: "acked", seq: 7 });
+  assert.equal((await handle.acked).seq, 7);
+  assert.equal(handle.error, undefined);
 });
 
 async function opened(connected) {

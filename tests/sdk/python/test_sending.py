@@ -187,6 +187,39 @@ async def test_refused_message_is_shown_as_failed_and_can_be_retried(tmp_path: P
             assert gateway.of("send")[-1]["n"] == handle.n
 
 
+@pytest.mark.parametrize("first", ["refusal", "event"])
+async def test_refused_message_whose_delayed_copy_is_accepted_is_acked(tmp_path: Path, first: str) -> None:
+    async with scripted() as gateway, client(gateway, tmp_path / "s") as ann:
+        handle = ann.conversation("g:1").send("x")
+        await handle.stored
+        event = {"media": "text", "body": "x"}
+        if first == "refusal":
+            gateway.refusals.append({"code": "read_only"})
+            with pytest.raises(Refused):
+                await handle.acked
+            await gateway.deliver(gateway.append("g:1", "ann", ann.device, handle.n, event))
+        else:
+            gateway.silent = True
+            await gateway.until(1, "send")
+            await gateway.say({"type": "error", "code": "read_only", "message": "no", "n": handle.n})
+        await eventually(lambda: handle.state == "acked")
+        ack = await handle.acked
+        assert (ack.seq, ann.outbox, handle.error) == (1, [], None)
+        entry = ann.conversation("g:1").view.entries[1]
+        assert (entry is handle.entry, entry.state) == (True, "acked")
+
+
+async def test_event_does_not_ack_a_message_whose_number_another_has_taken(tmp_path: Path) -> None:
+    async with scripted() as gateway, client(gateway, tmp_path / "s") as ann:
+        gateway.refusals.append({"code": "conflict", "reason": "content"})
+        handle = ann.conversation("g:1").send("x")
+        with pytest.raises(Refused):
+            await handle.acked
+        await gateway.deliver(gateway.append("g:1", "ann", ann.device, handle.n, {"media": "text", "body": "y"}))
+        await eventually(lambda: 1 in ann.conversation("g:1").view.entries)
+        assert handle.state == "failed"
+
+
 async def test_message_that_was_not_written_can_be_cancelled(tmp_path: Path) -> None:
     async with client(NOWHERE, tmp_path / "s") as ann:
         handle = ann.conversation("g:1").send("x")

@@ -384,6 +384,7 @@ export class Client {
       return undefined; // the events of a given-up name are received by the present one
     }
     if (event.conversation || event.conversations) this._receiver.push(event);
+    if (event.from === this.user && event.device === this.device) this._sender.landed(event);
     if (event.type === "welcome") this._welcomed(event);
     else if (event.type === "gap") this._emit("gap", event);
     else if (event.conversations) this._sendReads(event.conversations).catch((error) => this._failed(error));

@@ -38,6 +38,11 @@ export class MessageHandle {
     /** Resolves when the command is in the outbox; rejects if it cannot be written there. @type {Promise<void>} */
     this.stored = stored.then((status) => this._take(status));
     this.stored.catch((error) => this._fail(new LinnetError("unavailable", `the outbox cannot be written: ${error.message}`)));
+    this._renew();
+  }
+
+  _renew() {
+    this.error = undefined;
     this._settled = withResolvers();
     this._settled.promise.catch(() => undefined);
   }
@@ -67,9 +72,6 @@ export class MessageHandle {
   async retry() {
     const status = this.state === "failed" && this.id ? await this._actions.retry(this.id) : undefined;
     if (!status) return false;
-    this._settled = withResolvers();
-    this._settled.promise.catch(() => undefined);
-    this.error = undefined;
     this._take(status);
     return true;
   }
@@ -98,6 +100,7 @@ export class MessageHandle {
     if (status.state === "failed" && status.error) {
       if (this.state !== "failed") this._fail(new LinnetError(status.error.code, status.error.message, status.error.retryAt));
     } else if (status.state !== this.state) {
+      if (this.error) this._renew();
       this._change(status.state);
       if (status.state === "acked") this._settled.resolve(this);
     }

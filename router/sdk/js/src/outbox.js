@@ -6,7 +6,7 @@ export const WINDOW = 32;
 const RESULTS_KEPT_MS = 600_000;
 const NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789";
 
-/** @import { RowState, Row, Status, Answer } from "./types.js" */
+/** @import { RowState, Row, Status, Answer, LoggedEvent } from "./types.js" */
 
 /** @typedef {{ device: string, last: number, epoch: number }} Meta */
 
@@ -147,8 +147,14 @@ export class Outbox {
     });
   }
 
-  /** End rows that are answered. @param {Answer[]} answers */
-  settle(answers) {
+  /**
+   * End rows that are answered. `landed`: own events that may be of refused commands. Returns the commands of those that are.
+   *
+   * @param {Answer[]} answers
+   * @param {LoggedEvent[]} [landed]
+   * @returns {Promise<string[]>}
+   */
+  settle(answers, landed = []) {
     return this._store.transact("outbox", true, async (t) => {
       await this._check(t);
       const series = new Map();
@@ -161,16 +167,29 @@ export class Outbox {
         if ("error" in result) {
           await t.put("status", row.id, { ...statusOf(row), state: "failed", error: result.error });
         } else {
-          await t.remove("status", row.id);
-          await t.put("results", row.id, { ...statusOf(row), ...result, state: "acked", settled: this._now() });
+          await this._acked(t, row, result);
         }
+      }
+      const late = [];
+      for (const [id, status] of landed.length ? await t.range("status", "") : []) {
+        if (status.state !== "failed" || status.error.code === "conflict") continue; // then its n may be of another command
+        const event = landed.find(({ device, n }) => n === status.n && device === status.device);
+        if (event) await this._acked(t, status, event);
+        if (event) late.push(id);
       }
       for (const start of series.keys()) await clearAnswered(t, start);
       const until = this._now() - RESULTS_KEPT_MS;
       for (const [id, { settled }] of await t.range("results", "", { limit: WINDOW })) {
         if (settled < until) await t.remove("results", id);
       }
+      return late;
     });
+  }
+
+  /** @param {import("./types.js").Transaction} t @param {Row | Status} row @param {{ conversation: string, seq: number, at: number }} place */
+  async _acked(t, row, { conversation, seq, at }) {
+    await t.remove("status", row.id);
+    await t.put("results", row.id, { ...statusOf(row), conversation, seq, at, state: "acked", settled: this._now() });
   }
 
   /** A row that was never accepted gets another n. @param {Row} row @param {number} least */
@@ -276,7 +295,7 @@ function rowKey(row) {
   return key(row.device, row.conversation, row.n);
 }
 
-/** @param {Row} row @returns {Status} */
+/** @param {Row | Status} row @returns {Status} */
 function statusOf({ id, n, device, conversation, command, at }) {
   return { id, state: "queued", n, device, conversation, command, at };
 }

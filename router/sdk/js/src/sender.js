@@ -5,7 +5,7 @@ const RESEND_MS = 1000;
 const LOOKED_BACK_MS = 86_400_000;
 const PAGE = 200;
 
-/** @import { Row, Answer, SenderEvents } from "./types.js" */
+/** @import { Row, Answer, LoggedEvent, SenderEvents } from "./types.js" */
 
 export class Sender {
   /**
@@ -27,6 +27,8 @@ export class Sender {
     this._dirty = new Set();
     /** @type {Answer[]} */
     this._answers = [];
+    /** @type {LoggedEvent[]} own events, perhaps of refused commands */
+    this._landed = [];
     this._running = false;
   }
 
@@ -75,6 +77,14 @@ export class Sender {
     }
     this._run();
     return true;
+  }
+
+  /** An own event came: an earlier copy of its command may have been delayed, and accepted after the last one was refused. @param {LoggedEvent} event */
+  landed(event) {
+    const row = this._open.get(event.n);
+    if (row) row.landed = event;
+    else this._landed.push(event);
+    this._run();
   }
 
   /** @param {Row} row @param {import("./wire.js").ErrorEvent} error */
@@ -135,21 +145,24 @@ export class Sender {
   }
 
   _busy() {
-    return this._answers.length > 0 || (this.device !== "" && this._dirty.size > 0);
+    return this._answers.length + this._landed.length > 0 || (this.device !== "" && this._dirty.size > 0);
   }
 
   async _work() {
     while (this._busy()) {
-      if (this._answers.length) await this._settle(this._answers.splice(0));
+      if (this._answers.length + this._landed.length) await this._settle(this._answers.splice(0), this._landed.splice(0));
       else await this._write();
     }
   }
 
-  /** @param {Answer[]} answers */
-  async _settle(answers) {
-    await this._outbox.settle(answers);
-    for (const { row } of answers) this._forget(row);
-    this._events.moved(answers.map(({ row }) => row.id));
+  /** @param {Answer[]} answers @param {LoggedEvent[]} landed */
+  async _settle(answers, landed) {
+    const late = await this._outbox.settle(answers, landed);
+    for (const { row, result } of answers) {
+      if (row.landed && "error" in result) this._landed.push(row.landed);
+      this._forget(row);
+    }
+    this._events.moved([...answers.map(({ row }) => row.id), ...late]);
     if (this.device && (await this._outbox.device()) !== this.device) await this._look();
   }
 

@@ -108,6 +108,7 @@ export {};
  * @property {number} at When it was queued.
  * @property {boolean} [lookup] Its name was taken over: whether it was accepted is looked up in the history.
  * @property {boolean} [answered]
+ * @property {LoggedEvent} [landed] Its event, if that came before its answer.
  */
 
 /**

@@ -303,6 +303,8 @@ class Client:
         kind = event["type"]
         if kind in events.LOGGED or kind == "gap":
             self._receiving.logged(event)
+            if event.get("from") == self.user and event["device"] == self.device:
+                self._sending.landed(event)
         elif kind == "ack":
             self._sending.ack(cast("AckEvent", event))
         elif kind == "error":

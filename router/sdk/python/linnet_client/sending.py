@@ -13,6 +13,7 @@ Theory of operation:
 6. `conflict` `old` or `answered` for the first write of n: n was not accepted, so the row gets a new n from `next`. For
    a later write the n may have been accepted: the history is searched for it. Found: acked. Else: failed.
 7. Any other error is final: the row is stored as failed and shown.
+8. The event of a refused command acks it: an earlier copy was delayed and accepted later.
 """
 
 from __future__ import annotations
@@ -115,6 +116,7 @@ class Sending:
         self._link = link
         self._owner = owner
         self._attempts: dict[int, int] = {}
+        self._landed: dict[int, Ack] = {}  # events of commands that are not acked
         self._unanswered: dict[str, dict[int, float]] = {}  # by conversation: n and when it was written last
         self._paused: dict[str, _Pause] = {}
         self._due: set[str] = set()
@@ -171,7 +173,10 @@ class Sending:
         if handle.state != "failed" or handle.n not in self.handles:
             raise ClientError("only a command that has failed, and was not cancelled, can be retried")
         old = handle.n
-        n = await self._store.run(lambda db: outbox.retry(db, old, time.time_ns() // 1000))
+        try:
+            n = await self._store.run(lambda db: outbox.retry(db, old, time.time_ns() // 1000))
+        except LookupError:
+            return  # it was acked or cancelled meanwhile
         self._moved(handle, old, n)
         handle.queued_again(n)
         self.wake(handle.conversation)
@@ -256,26 +261,50 @@ class Sending:
             self._owner.copied()
         self._settle(handle, Ack(event["conversation"], event["seq"], event["at"], event["duplicate"]))
 
+    def landed(self, event: dict[str, Any]) -> None:
+        """Take an event of this device."""
+        handle = self.handles.get(event["n"])
+        if handle is None:
+            return
+        ack = Ack(event["conversation"], event["seq"], event["at"], duplicate=True)
+        if handle.state == "failed":
+            self._settle_refused(handle, ack)
+        else:
+            self._landed[handle.n] = ack
+
+    def _settle_refused(self, handle: MessageHandle, ack: Ack) -> None:
+        if isinstance(handle.error, Refused) and handle.error.code != "conflict":  # then n may be of another command
+            self._settle(handle, ack)
+
     def _settle(self, handle: MessageHandle, ack: Ack) -> None:
-        future = self._store.run(lambda db: outbox.answer(db, handle.n))
-        future.add_done_callback(partial(self._answered, handle, lambda: handle.was_acked(ack)))
+        n = handle.n
+        future = self._store.run(lambda db: outbox.answer(db, n))
+        future.add_done_callback(partial(self._answered, handle, n, lambda: handle.was_acked(ack)))
 
     def _fail(self, handle: MessageHandle, error: dict[str, Any]) -> None:
         at = retry_at(error.get("retry_after"))
         stored = {"code": error["code"], "message": error.get("message", ""), "retry_at": at}
-        future = self._store.run(lambda db: outbox.fail(db, handle.n, stored))
-        future.add_done_callback(partial(self._answered, handle, lambda: handle.was_refused(_refusal(stored))))
+        n = handle.n
+        future = self._store.run(lambda db: outbox.fail(db, n, stored))
+        future.add_done_callback(partial(self._answered, handle, n, lambda: handle.was_refused(_refusal(stored))))
 
-    def _answered(self, handle: MessageHandle, settle: Callable[[], None], future: asyncio.Future[None]) -> None:
+    def _answered(
+        self, handle: MessageHandle, n: int, settle: Callable[[], None], future: asyncio.Future[None]
+    ) -> None:
+        if handle.n != n:
+            return  # it was refused, and the application has tried it again
         if error := future.exception():
-            log.error("an answer cannot be stored, the command is sent again: %s", error)
-            self._again(handle, STORE_RETRY_S)
+            log.error("an answer cannot be stored: %s", error)
+            if handle.state != "failed":
+                self._again(handle, STORE_RETRY_S)
             return
         settle()
         if handle.ack is not None:
-            self.handles.pop(handle.n, None)
+            self.handles.pop(n, None)
             self._owner.settled(handle)
-        self._forget(handle.conversation, handle.n)
+        elif (landed := self._landed.get(n)) is not None:
+            self._settle_refused(handle, landed)
+        self._forget(handle.conversation, n)
 
     def _forget(self, conversation: str, n: int) -> None:
         """Note that n is answered; go on with what is new."""
@@ -283,6 +312,7 @@ class Sending:
         if handle is not None and handle.state != "failed":
             del self.handles[n]
         self._attempts.pop(n, None)
+        self._landed.pop(n, None)
         self._unanswered.get(conversation, {}).pop(n, None)
         if (pause := self._paused.get(conversation)) is not None:
             pause.waiting.pop(n, None)

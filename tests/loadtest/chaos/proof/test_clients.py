@@ -132,6 +132,8 @@ def test_ack_of_another_event_is_found() -> None:
 def test_failed_command_that_took_effect_is_found() -> None:
     forged = Forged()
     forged.first[4] = rows.Failed(20_000, 1, "ann 1", "not_found")
+    assert forged.broken() == []  # a delayed copy was accepted, and its event has told the user so
+    forged.second[-1] = rows.Shown(60_000, 2, {TALK: forged.shown()}, [], failed=["ann 1"])
     assert forged.first_broken() == "G3"
 
 
