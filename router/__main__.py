@@ -27,6 +27,7 @@ from router.contract import metrics
 from router.contract.settings import VERSION
 from router.jobs.finisher import Finisher
 from router.jobs.janitor import Janitor
+from router.jobs.pair_checks import PairChecks
 from router.jobs.row_audit import RowAudit
 from router.jobs.sweeper import Sweeper
 from router.jobs.upgrades import Upgrades
@@ -81,7 +82,7 @@ async def work(process: Process, client: Client) -> None:
         )
     )
     stores = services.conversations, services.users, services.pushes
-    workers: list[Finisher | Janitor | RowAudit | Sweeper | Upgrades | Webhooks] = [
+    workers: list[Finisher | Janitor | PairChecks | RowAudit | Sweeper | Upgrades | Webhooks] = [
         Finisher(
             settings,
             *stores,
@@ -91,6 +92,7 @@ async def work(process: Process, client: Client) -> None:
             services.audit,
         ),
         Janitor(services.presence, partial(restore, client, settings), services.reports.erase),
+        PairChecks(services.people, services.contacts),
         RowAudit(services.conversations, services.users, services.audit),
         Upgrades(services.row_formats, services.presence, node, meter.load),
         *([Webhooks(settings, *stores, services.state)] if settings.webhook_url else []),

@@ -245,6 +245,10 @@ PEOPLE_CROWDED = Counter(
     "linnet_router_people_crowded",
     "Blocks that were not noted with the blocked user, because others had filled the rows of that user's people",
 )
+PAIRS_TAKEN_BACK = Counter(
+    "linnet_router_pairs_taken_back",
+    "Changes between two users that a failover took back after the users' lists had them, and that left the lists",
+)
 TRIMMED_EVENTS = Counter("linnet_router_trimmed_events", "Events that this router trimmed from logs")
 TRIMMING_HELD = Gauge(
     "linnet_router_trimming_held",
@@ -252,7 +256,7 @@ TRIMMING_HELD = Gauge(
 )
 ROUND_ITEMS = Gauge(
     "linnet_router_round_items",
-    "Claimed items that this router works on now, by round: finisher, webhooks or files",
+    "Claimed items that this router works on now, by round: finisher, webhooks, files or pairs",
     ("round",),
 )
 PUSH_BACKLOG = Gauge(

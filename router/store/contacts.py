@@ -3,6 +3,10 @@
 A call changes the record first (`pairs`) and then writes the copies. If the process dies in between, a router finds the
 pair's mark in `dirty` and calls `repeat`. Copies carry the number of their change, so any number of processes may write
 them at once and in any order.
+
+A failover of one of the three servers may take back the record or a copy. So a router compares them again some time
+after each change (`check`, by the marks beside the copies; `repeat`, by the mark beside the record). Copies of a change
+that the record has lost are replaced by what the record says.
 """
 
 from __future__ import annotations
@@ -15,16 +19,17 @@ from typing import Final
 from msgspec import to_builtins
 
 from router.contract import keys, metrics
-from router.contract.errors import Unavailable
+from router.contract.errors import Conflict, Unavailable
 from router.contract.packing import pack
 from router.contract.state import BLOCK, CONTACT, ME
 from router.store.answers import reply_of
 from router.store.pairs import Change, Entry, PairAction, Pairs, Record
-from router.store.people import People, Person, Related
+from router.store.people import Ahead, People, Person, Related
 from router.store.profiles import Profile, Profiles
 from router.store.state import State
 from router.store.users import Users
 
+NOBODY: Final = Person(0, "-", False, False, 0, 0)
 _KINDS: Final = {"contact": "c", "outgoing": "o", "incoming": "i"}
 
 
@@ -52,12 +57,16 @@ class Contacts:
             with suppress(Unavailable):
                 await self.copy(user, other, change)
 
-    async def repeat(self, conv: str) -> None:
+    async def repeat(self, conv: str, *, checks: bool = False) -> None:
         """Write the copies of a marked pair again, and unmark it."""
         user, other = keys.parties(conv)
         change = await reply_of(self._pairs.change, user, other, "look", "", 0)
-        change = await self.copy(user, other, change)
+        change = await self.copy(user, other, change, checks=checks)
         await self._pairs.copied(conv, change.record)
+
+    async def check(self, conv: str) -> None:
+        """Compare the copies of a pair with its record, and end the marks beside the copies."""
+        await self.repeat(conv, checks=True)
 
     async def settle(self, user: str) -> None:
         """Settle what follows from the profile of a marked user, and unmark them.
@@ -96,14 +105,20 @@ class Contacts:
             await asyncio.gather(*changes)
             more = cursor != 0
 
-    async def copy(self, user: str, other: str, change: Change) -> Change:
+    async def copy(self, user: str, other: str, change: Change, *, checks: bool = False) -> Change:
         """Write the copies of a record, and return the change that was copied in the end.
 
         A request that finds no room in the other's list is no longer shown. If an account has ended meanwhile, the
-        record learns that, too.
+        record learns that, too. Copies of a later change are of another process, or of a record that is lost: then
+        the record takes a higher number than theirs.
         """
         record = change.record
-        related = await asyncio.gather(self._relate(user, other, change), self._relate(other, user, change))
+        related = await asyncio.gather(
+            self._relate(user, other, change, checks), self._relate(other, user, change, checks)
+        )
+        if number := max((found.number for found in related if isinstance(found, Ahead)), default=0):
+            differs = "".join(_differences(found, names) for found, names in zip(related, ("cb", "CB"), strict=True))
+            return await self.copy(user, other, await self._latest(user, other, differs, number))
         if record is None:
             return change
         for owner, person, found in ((user, other, related[0]), (other, user, related[1])):
@@ -118,17 +133,25 @@ class Contacts:
         )
         return change
 
-    async def _relate(self, owner: str, person: str, change: Change) -> Related:
+    async def _latest(self, user: str, other: str, differs: str, number: int) -> Change:
+        """The record, with a higher number than copies of which the latest has this number."""
+        try:
+            latest = await reply_of(self._pairs.change, user, other, "ahead", differs, number)
+        except Conflict:  # another process has copied a later change
+            return await reply_of(self._pairs.change, user, other, "look", "", 0)
+        metrics.PAIRS_TAKEN_BACK.inc()
+        return latest
+
+    async def _relate(self, owner: str, person: str, change: Change, checks: bool) -> Related:
         record, entry = change.record, change.entry(owner, person)
         if record is None:
-            return await self._people.set_relation(owner, person, Person(change.now * 1000, "-", False, False, 0, 0))
+            return await self._people.set_relation(owner, person, NOBODY, checks=checks)
         kind, at, until, message = "-", record.of[owner].blocked, 0, ""
         if entry is not None:
             kind, at, until, message = _KINDS[entry.state], entry.at, entry.until, entry.message
         blocks = bool(record.of[owner].blocked)
-        return await self._people.set_relation(
-            owner, person, Person(record.n, kind, blocks, record.hidden, at, until, message)
-        )
+        copied = Person(record.n, kind, blocks, record.hidden, at, until, message)
+        return await self._people.set_relation(owner, person, copied, checks=checks)
 
     async def _put_state(self, owner: str, person: str, record: Record, now: int) -> None:
         """Write the owner's keys. What never was anything for the owner gets no key."""
@@ -142,6 +165,13 @@ class Contacts:
         if mine.block_n:
             value = pack({"at": mine.blocked}) if mine.blocked else None
             await reply_of(self._state.put, owner, f"{BLOCK}{person}", value, mine.block_n)
+
+
+def _differences(found: Related, names: str) -> str:
+    """What a later copy says otherwise, as the action `ahead` names a contact and a block."""
+    if not isinstance(found, Ahead):
+        return ""
+    return names[0] * found.contact + names[1] * found.block
 
 
 def me(profile: Profile) -> dict[str, object]:

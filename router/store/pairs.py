@@ -25,7 +25,9 @@ from router.contract.errors import FunctionError, LinnetError, from_function
 from router.store.redis.client import Client
 from router.store.redis.decoding import answer
 
-PairAction: TypeAlias = Literal["ask", "accept", "remove", "block", "unblock", "only", "ended", "unseen", "look"]
+PairAction: TypeAlias = Literal[
+    "ask", "accept", "remove", "block", "unblock", "only", "ended", "unseen", "ahead", "look"
+]
 ContactState: TypeAlias = Literal["contact", "incoming", "outgoing"]
 
 MARK: Final = "="  # before the conversation's id in `dirty`: copies are out of date

@@ -5,13 +5,14 @@ From these rows the API lists and counts, and presence learns from whom a user i
 Invariants
 - A row has the number of the change that it copies, and the higher one wins, so a copy may be repeated and come late.
 - A request that is over counts as absent, whether its row is there or not.
+- A pair whose row changes is marked in the same slot, for a check some time later: `contacts.check`.
 - The user's hash has `hides` exactly while a row is hidden, so that nothing is loaded for users without blocks.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from struct import Struct as Packing
 from typing import Any, Final, Literal, TypeAlias
@@ -20,14 +21,26 @@ from msgspec import Struct
 
 from router.contract import keys, signals
 from router.contract.errors import LinnetError, from_function
+from router.store.due import parts_due
 from router.store.redis.client import Client
 from router.store.redis.decoding import answer
 
 PAGE: Final = 200
+LISTS: Final = [keys.copied(part) for part in range(keys.PARTITIONS)]
 _ROW: Final = Packing(">QcBBQQ")
 
 Kind: TypeAlias = Literal["c", "o", "i", "-"]
-Related: TypeAlias = Literal["copied", "gone", "full", "crowded"]
+
+
+class Ahead(Struct, frozen=True):
+    """The row that a copy did not replace, because it is of a later change: its number, and what it says otherwise."""
+
+    number: int
+    contact: bool
+    block: bool
+
+
+Related: TypeAlias = Literal["copied", "gone", "full", "crowded"] | Ahead
 
 
 class Person(Struct, frozen=True):
@@ -62,9 +75,12 @@ class People:
         self._client = client
         self._channels = client.channels
 
-    async def set_relation(self, user: str, other: str, person: Person) -> Related:
+    async def set_relation(self, user: str, other: str, person: Person, *, checks: bool = False) -> Related:
         """Copy what `other` is to `user`. `gone`: no such user; `full`: no room for an incoming request;
-        `crowded`: none for another user's block."""
+        `crowded`: none for another user's block; `Ahead`: the row says something else, and is of a later change.
+
+        A pair whose row changes is due to be checked some time later; `checks`: this is that.
+        """
         args = (
             other,
             person.number,
@@ -78,9 +94,30 @@ class People:
             signals.encode(signals.Hidden(user)),
             self._channels.presence(user),
             signals.encode(signals.Hidden(user)),
+            f"={keys.direct(user, other)}",
+            int(checks),
         )
-        value = await self._fcall("set_relation", (keys.user(user), keys.people(user), keys.ends(user)), args)
+        names = keys.user(user), keys.people(user), keys.ends(user), keys.copied(keys.partition(user))
+        value = await self._fcall("set_relation", names, args)
+        if isinstance(value, list):
+            number, contact, block = value
+            return Ahead(number, bool(contact), bool(block))
         return "copied" if value == 1 else value.decode()
+
+    async def claims(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str] | LinnetError]:
+        """Claim up to `limit` pairs of each partition that are due to be checked, for `lease_ms`."""
+        try:
+            found = await self._client.fcall_each("claim", list(map(keys.copied, parts)), (limit, lease_ms))
+        except LinnetError as error:
+            raise from_function(error) from None
+        return [
+            from_function(pairs) if isinstance(pairs, LinnetError) else [pair.decode()[1:] for pair in pairs]
+            for pairs in found
+        ]
+
+    async def due(self) -> Sequence[int]:
+        """The partitions with pairs that are due to be checked."""
+        return await parts_due(self._client, LISTS)
 
     async def counts(self, user: str) -> Counts:
         """How many of each the user has now."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from deploy.embedded import EmbeddedValkey
-from router.contract import keys, signals
+from router.contract import keys, metrics, signals
 from router.contract.errors import Blocked, Conflict, LinnetError, NotFound, Unavailable
 from router.contract.packing import unpack
 from router.store.accounts import Accounts
@@ -63,6 +63,18 @@ class Town:
         conv = keys.direct(user, other)
         due = await self.client.fetch("ZSCORE", keys.dirty(keys.partition(conv)), f"={conv}")
         return None if due is None else float(due)
+
+    async def due_checks(self, *users: str) -> list[str]:
+        """Let all marks beside these users' copies be due, and check their pairs; return these."""
+        for part in map(keys.partition, users):
+            for mark in await self.client.fetch("ZRANGE", keys.copied(part), 0, -1):
+                await self.client.fetch("ZADD", keys.copied(part), 1, mark)
+        parts = sorted({keys.partition(user) for user in users})
+        claims = await self.people.claims(parts, 10, 1000)
+        pairs = sorted({pair for found in claims if not isinstance(found, LinnetError) for pair in found})
+        for pair in pairs:
+            await self.contacts.check(pair)
+        return pairs
 
     async def entry(self, user: str, other: str) -> Any:
         """The user's copy in their state."""
@@ -307,7 +319,6 @@ async def test_router_repeats_copies_of_a_process_that_died(valkey: EmbeddedValk
         assert await t.marked("ann", "bob") is not None
         await t.contacts.repeat("d:ann:bob")
         assert (await t.entry("ann", "bob"))["state"] == (await t.entry("bob", "ann"))["state"] == "contact"
-        assert await t.marked("ann", "bob") is None
 
 
 async def test_copy_that_comes_late_does_not_win(valkey: EmbeddedValkey) -> None:
@@ -320,6 +331,79 @@ async def test_copy_that_comes_late_does_not_win(valkey: EmbeddedValkey) -> None
         assert not await t.entry("ann", "bob")
         assert not await t.entry("bob", "ann")
         assert await t.people.counts("bob") == Counts(0, 0, 0, 0)
+
+
+# What a failover takes back on one server, while the others keep theirs: the record and its mark, or a user's copies.
+LOSSES: Final[dict[str, list[tuple[str, PairAction]]]] = {
+    "request": [("ann", "ask")],
+    "contact": [("ann", "ask"), ("bob", "ask")],
+    "end": [("ann", "ask"), ("bob", "ask"), ("ann", "remove")],
+    "block": [("ann", "ask"), ("bob", "ask"), ("ann", "block")],
+    "unblock": [("ann", "block"), ("ann", "unblock")],
+    "other block": [("bob", "block")],
+}
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize("last", LOSSES)
+async def test_users_agree_with_a_record_that_a_failover_took_back(
+    valkey: EmbeddedValkey, last: str, copied: bool
+) -> None:
+    """The copies are ahead of the record, whose mark is lost with it. The marks beside the copies lead to the check."""
+    async with town(valkey, "ann", "bob") as t:
+        conv, *earlier, change = keys.direct("ann", "bob"), *LOSSES[last]
+        for user, action in earlier:
+            await t.contacts.change(user, "bob" if user == "ann" else "ann", action, "", 1)
+        await t.contacts.repeat(conv)
+        names = keys.conversation(conv), keys.dirty(keys.partition(conv))
+        before, was = await agreed(t, "ann", "bob"), [await t.client.fetch("DUMP", name) for name in names]
+        user, action = change
+        await t.contacts.change(user, "bob" if user == "ann" else "ann", action, "", 1)
+        if copied:
+            await t.contacts.repeat(conv)
+        for name, packed in zip(names, was, strict=True):
+            await t.client.fetch("DEL", name)
+            if packed is not None:
+                await t.client.fetch("RESTORE", name, 0, packed)
+        taken = metrics.PAIRS_TAKEN_BACK._value.get()
+        assert await t.due_checks("ann", "bob") == [conv]
+        assert await agreed(t, "ann", "bob") == before
+        assert metrics.PAIRS_TAKEN_BACK._value.get() == taken + 1
+        await t.contacts.change("ann", "bob", "block")
+        assert (await agreed(t, "ann", "bob"))[0] == (None, True)
+
+
+@pytest.mark.parametrize("lost", ["ann", "bob"])
+async def test_copies_that_a_failover_took_back_are_written_again(
+    valkey: EmbeddedValkey, tmp_path: Path, lost: str
+) -> None:
+    """The pair stays marked for a while after its copies were written, and no longer."""
+    async with stepped(valkey, tmp_path) as clock:
+        t = Town(clock.client)
+        for user in ("ann", "bob"):
+            await t.accounts.ensure(user)
+        await t.contacts.change("ann", "bob", "ask", "", 1)
+        await t.contacts.change("bob", "ann", "ask", "", 1)
+        await t.contacts.repeat("d:ann:bob")
+        await t.client.fetch("DEL", keys.people(lost), keys.state(lost), keys.versions(lost))
+        due = await t.marked("ann", "bob")
+        assert due is not None
+        assert await clock.now_ms() < due <= await clock.now_ms() + 30_000
+        await clock.step(31)
+        await t.contacts.repeat("d:ann:bob")
+        assert await agreed(t, "ann", "bob") == [("contact", False)] * 2
+        assert await t.marked("ann", "bob") is None
+
+
+async def test_check_that_finds_nothing_ends_and_tells_nobody(valkey: EmbeddedValkey) -> None:
+    async with town(valkey, "ann", "bob") as t:
+        await t.contacts.change("ann", "bob", "ask", "", 1)
+        versions = [(await t.state.entries(user, 0, "", 10)).version for user in ("ann", "bob")]
+        taken = metrics.PAIRS_TAKEN_BACK._value.get()
+        assert await t.due_checks("ann", "bob") == ["d:ann:bob"]
+        assert await t.due_checks("ann", "bob") == []
+        assert [(await t.state.entries(user, 0, "", 10)).version for user in ("ann", "bob")] == versions
+        assert metrics.PAIRS_TAKEN_BACK._value.get() == taken
 
 
 async def test_pair_that_changes_while_it_is_copied_stays_marked(valkey: EmbeddedValkey) -> None:

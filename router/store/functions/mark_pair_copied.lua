@@ -3,10 +3,12 @@
 -- ARGV  conv n                                         (the number of the record that was copied; 0: there was none)
 -- Returns 1, or 0 if the record has changed since
 --
--- Keeps true: a record that has changed stays marked. One with an open request is marked for the end of the request. One
+-- Keeps true: a record that has changed stays marked. For a while its copies are repeated once more after that, because a
+-- failover of a user's server may take a copy back. One with an open request is marked for the end of the request. One
 -- that says nothing any more is deleted once it is old, and is marked until then.
 
 local LATER_MS = 3600000           -- so that one call handles all requests that end in an hour
+local AGAIN_MS = 30000             -- until then a failover is over
 
 local function mark_pair_copied(k, a)
   local record = pair_of(redis.call('HGET', k[1], 'pair'))
@@ -15,8 +17,11 @@ local function mark_pair_copied(k, a)
   for _, side in pairs(record and record.of or {}) do
     if side.asked then ends = math.min(ends or side.ends, side.ends) end
   end
-  local blank = record and is_blank(record)
-  if ends then
+  local blank, now = record and is_blank(record), now_ms()
+  local again = record and math.floor(record.n / 1000) + AGAIN_MS
+  if again and again > now and not of_another_clock(again, now + AGAIN_MS) then
+    redis.call('ZADD', k[2], again, '=' .. a[1])
+  elseif ends then
     redis.call('ZADD', k[2], ends + LATER_MS, '=' .. a[1])
   elseif blank and not is_old(record, now_us()) then
     redis.call('ZADD', k[2], (record.n + BLANK_US) / 1000 + LATER_MS, '=' .. a[1])

@@ -8,16 +8,20 @@
 --         block, unblock
 --         only    accept messages only from contacts (argument 1) or from every user (0), as of setting `number`
 --         ended   the user's account has ended
+--         ahead   copies have `number`, a higher one than the record, so a failover took the record back. argument: what
+--                 copies say otherwise: c and b the contact and block of the user, C and B those of the other
 --         unseen  there was no room for the user's request in the other's list
 --         look    no change; but requests that are over are removed, and so is a record that says nothing any more
 -- Returns {record ('' if there is none), replication id, now (ms), role of the user, role of the other};
---         NOTFOUND: there is no request to accept, or no such user any more; CONFLICT: the user blocks the other
+--         NOTFOUND: there is no request to accept, or no such user any more; CONFLICT: the user blocks the other, or the
+--         record has the number of the copies
 --
 -- Keeps true:
 -- - The record may exist before the conversation does; `create` reads it. If the conversation exists, both roles follow
 --   from the record at every call. So if a user has written since (`w:`), the other may answer.
 -- - n only rises, over failovers too. The users' slots have copies with the number of their change, and the higher number
---   wins. A change that makes a copy out of date marks `=conv`, until `mark_pair_copied` records that it was copied.
+--   wins. A change that makes a copy out of date marks `=conv`, until `mark_pair_copied` records that it was copied. If
+--   copies have a higher number than the record, the next change (`ahead`) is above theirs.
 -- - A user that a release without records has blocked was a party of an account that has ended.
 
 local LASTS_DAYS = 30
@@ -120,6 +124,10 @@ function actions.unseen(_, mine, _, _, now) decline(mine, now) end
 
 function actions.look() end
 
+function actions.ahead(record, _, _, a)
+  if tonumber(a[6]) <= record.n then return fail('CONFLICT') end
+end
+
 local function drop_old(side, now)
   if side.quiet and side.quiet <= now then side.quiet = nil end
   if side.asked and side.ends <= now then forget_request(side) end
@@ -144,10 +152,13 @@ local function pair(k, a)
   if refusal then return refusal end
   mine.wrote, theirs.wrote = mine.wrote or h[5] and true, theirs.wrote or h[6] and true
 
-  local n, outdated = math.max(us, record.n + 1), false
-  if entry(record, user, other, now) ~= had then mine.contact_n, outdated = n, true end
-  if entry(record, other, user, now) ~= others_had then theirs.contact_n, outdated = n, true end
-  if mine.blocked ~= blocked then mine.block_n, outdated = n, true end
+  local ahead = action == 'ahead'
+  local n, outdated, lost = math.max(us, record.n + 1), ahead, ahead and a[5] or ''
+  if ahead then n = math.max(n, tonumber(a[6]) + 1) end
+  if entry(record, user, other, now) ~= had or string.find(lost, 'c') then mine.contact_n, outdated = n, true end
+  if entry(record, other, user, now) ~= others_had or string.find(lost, 'C') then theirs.contact_n, outdated = n, true end
+  if mine.blocked ~= blocked or string.find(lost, 'b') then mine.block_n, outdated = n, true end
+  if string.find(lost, 'B') then theirs.block_n = n end
   if outdated then
     redis.call('ZADD', k[2], 'NX', '+inf', '!')
     redis.call('ZADD', k[2], now + COALESCE_MS, '=' .. a[1])
@@ -157,7 +168,7 @@ local function pair(k, a)
   if not outdated and is_blank(record) and not kept then
     if h[1] then redis.call('HDEL', k[1], 'pair') end
     packed = ''
-  elseif not h[1] or said(record, user, other) ~= was then
+  elseif not h[1] or ahead or said(record, user, other) ~= was then
     record.n = n
     packed = cmsgpack.pack(record)
     redis.call('HSET', k[1], 'pair', packed)

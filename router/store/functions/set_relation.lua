@@ -1,22 +1,26 @@
 -- set_relation: copy what another user is to this one from their pair's record.
--- KEYS  user people ends
--- ARGV  other number kind blocks(0|1) hidden(0|1) at until message channel signal presence_channel touched
+-- KEYS  user people ends copied
+-- ARGV  other number kind blocks(0|1) hidden(0|1) at until message channel signal presence_channel touched mark checks(0|1)
 --   kind: c contact, o outgoing, i incoming request, - nothing; hidden: one of the two blocks the other; until: of a
---   request
+--   request; mark: of the pair; checks: this is the check for which the pair is marked
 -- Returns 1 if it was copied or is here already; 'gone': there is no such user; 'full': no room for an incoming request;
---   'crowded': no room for another user's block
+--   'crowded': no room for another user's block; {number, whether the contact differs, whether the block differs (0|1)}
+--   if the row is of a later change and says something else
 --
 -- Keeps true: the record's later change wins, whatever the order in which changes arrive. So a row that says nothing any
 -- more stays for an hour. `#<kind>` and `#b`, `#h` count the rows of a kind, blocks, and users who are hidden; `hides` in
--- the user's hash says that there are any. A request that is over is no row: every call removes some of them. Rows that only others make
--- (requests to the user, blocks of the user) are refused beyond ROWS; of a block that is refused, the blocked user's
--- presence is not hidden from the user who blocks. The user's own contacts, requests and blocks have room always.
+-- the user's hash says that there are any. A request that is over is no row: every call removes some of them. A pair whose
+-- row changes is marked in `copied`, so that a router compares it with the record once more: a failover of the record's
+-- server may take the record back, and its mark with it. Rows that only others make (requests to the user, blocks of the
+-- user) are refused beyond ROWS; of a block that is refused, the blocked user's presence is not hidden from the user who
+-- blocks. The user's own contacts, requests and blocks have room always.
 
 local ROW = '>I8c1BBI8I8'          -- number, kind, blocks, hidden, at, until; the message follows
 local INCOMING = 500
 local ROWS = 20000
 local STAYS_MS = 3600000
 local SWEEP = 100
+local CHECK_MS = 30000             -- until then a failover is over
 
 local function count(people, row, by)
   local _, kind, blocks, hidden = struct.unpack(ROW, row)
@@ -46,14 +50,23 @@ local function sweep(people, ends, now)
 end
 
 local function set_relation(keys, a)
-  local user, people, ends = keys[1], keys[2], keys[3]
+  local user, people, ends, copied = keys[1], keys[2], keys[3], keys[4]
   local other, number, kind, until_ms, now = a[1], tonumber(a[2]), a[3], tonumber(a[7]), now_ms()
+  if a[14] == '1' then redis.call('ZREM', copied, a[13]) end
   if not alive(user) then return 'gone' end
   sweep(people, ends, now)
   local old = redis.call('HGET', people, other)
-  local had, was_hidden, was, _ = 0, 0, '-', nil
-  if old then had, was, _, was_hidden = struct.unpack(ROW, old) end
-  if number <= had then return 1 end
+  local had, was, did_block, was_hidden, had_at, had_until, message_at = 0, '-', 0, 0, 0, 0, nil
+  if old then had, was, did_block, was_hidden, had_at, had_until, message_at = struct.unpack(ROW, old) end
+  if number == had then return 1 end
+  if number < had then
+    local contact = was ~= kind
+      or kind ~= '-' and (had_at ~= tonumber(a[6]) or had_until ~= until_ms or string.sub(old, message_at) ~= a[8])
+    local block = did_block ~= tonumber(a[4]) or kind == '-' and did_block == 1 and had_at ~= tonumber(a[6])
+    if not contact and not block and was_hidden == tonumber(a[5]) then return 1 end
+    redis.call('ZADD', copied, now + CHECK_MS, a[13])
+    return {had, contact and 1 or 0, block and 1 or 0}
+  end
   local blank = kind == '-' and a[4] == '0' and a[5] == '0'
   if blank and not old then return 1 end
   if not old and a[4] == '0' and kind ~= 'c' and kind ~= 'o' and redis.call('HLEN', people) >= ROWS then
@@ -64,6 +77,7 @@ local function set_relation(keys, a)
   if old then count(people, old, -1) end
   redis.call('HSET', people, other, row)
   count(people, row, 1)
+  redis.call('ZADD', copied, now + CHECK_MS, a[13])
   if blank then until_ms = now + STAYS_MS end
   if until_ms > 0 then redis.call('ZADD', ends, until_ms, other) else redis.call('ZREM', ends, other) end
   local hides = tonumber(redis.call('HGET', people, '#h') or 0) > 0

@@ -1,0 +1,33 @@
+"""Checks of pairs, by the marks beside the copies of their records."""
+
+from __future__ import annotations
+
+from deploy.embedded import EmbeddedValkey
+from router.contract import keys
+from router.contract.errors import Unavailable
+from router.jobs.pair_checks import PairChecks
+from tests.store.test_contacts import town
+
+
+async def test_router_finds_a_pair_whose_record_is_lost(valkey: EmbeddedValkey) -> None:
+    """A check that fails leaves its mark, so the pair is due again when the claim has run out."""
+    async with town(valkey, "ann", "bob") as t:
+        await t.contacts.change("ann", "bob", "block")
+        conv = keys.direct("ann", "bob")
+        await t.client.fetch("DEL", keys.conversation(conv), keys.dirty(keys.partition(conv)))
+        marks, checks = keys.copied(keys.partition("ann")), PairChecks(t.people, t.contacts)
+        assert (await checks.round()).done == 0
+        await t.client.fetch("ZADD", marks, 1, f"={conv}")
+
+        async def fails(_: str) -> None:
+            raise Unavailable
+
+        checks_that_fail = PairChecks(t.people, t.contacts)
+        checks_that_fail._rounds._work = fails
+        assert (await checks_that_fail.round()).unavailable == 1
+        assert await t.client.fetch("ZSCORE", marks, f"={conv}") is not None
+        await t.client.fetch("ZADD", marks, 1, f"={conv}")
+        assert (await checks.round()).done == 1
+        assert not await t.block("ann", "bob")
+        assert not (await t.people.everybody("ann"))["bob"].blocks
+        assert await t.people.hiding(["ann", "bob"]) == []
