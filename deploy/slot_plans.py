@@ -17,7 +17,6 @@ from router.store.redis.slots import slot_of
 FULL: Final = 0.75  # of a server's memory limit
 EVEN: Final = 1.02  # of the mean: a plan does not go below
 UNEVEN: Final = 1.25  # of the mean, from which on `check` says so
-PARTITIONS: Final = frozenset(slot_of(tag) for family in "cuf" for tag in keys.tags(family))
 
 
 class SlotsError(Exception):
@@ -48,6 +47,11 @@ class Move(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         return f"move {self.slot} --to {self.target}   # from {self.source}"
+
+
+def with_partitions() -> frozenset[int]:
+    """The slots of the deployment's partitions."""
+    return frozenset(slot_of(tag) for family in "cuf" for tag in keys.tags(family))
 
 
 def plan(primaries: Sequence[Primary]) -> list[Move]:
@@ -122,8 +126,9 @@ def require_safe(target: Primary, size: int = 0) -> None:
 
 def check(primaries: Sequence[Primary], by: str = "keys") -> list[str]:
     """One line for each primary, and then what is wrong."""
+    ours = with_partitions()
     lines = [
-        f"{one.address}: {len(one.slots)} slots, {len(one.slots & PARTITIONS)} partitions, {one.load} {by},"
+        f"{one.address}: {len(one.slots)} slots, {len(one.slots & ours)} partitions, {one.load} {by},"
         f" {one.replicas} replicas" + (f", {one.lagging} of them behind" if one.lagging else "")
         for one in primaries
     ]

@@ -27,13 +27,15 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import product
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import redis
 
-from deploy.slot_plans import PARTITIONS, Primary, SlotsError, check, isolation, plan, require_safe
+from deploy.slot_plans import Primary, SlotsError, check, isolation, plan, require_safe, with_partitions
 from router.contract import keys
+from router.contract.tags import SPREAD, TAGS
 from router.store.redis.cluster import SCHEMES
 from router.store.redis.slots import SLOTS, slot_of
 
@@ -110,6 +112,15 @@ class Servers:
     def masters(self) -> list[str]:
         return [address for address, flags in self.nodes().items() if "master" in flags]
 
+    def partitions(self) -> str:
+        """The field `partitions` of the deployment, by which its tags are known; of a new one if there is none."""
+        for name, address in product(keys.DEPLOYMENT_COPIES, self.masters()):
+            with suppress(redis.RedisError):  # another server has this copy, or this one does not answer
+                found = (self.at(address).hget(name, "partitions") or b"").decode()
+                if found in TAGS:
+                    return str(found)
+        return SPREAD
+
     def primaries(self, by: str = "keys") -> list[Primary]:
         """All primaries, also those without slots, with their load measured `by` one of MEASURES; `SlotsError` if they
         do not agree or a server is failing."""
@@ -133,7 +144,7 @@ class Servers:
         lagging = sum(one["state"] != "online" or offset - int(one["offset"]) > 1 << 20 for one in replicas)
         memory = client.info("memory")
         return Primary(
-            address, ident, slots, self.loads(address, slots & PARTITIONS, by), len(replicas), lagging,
+            address, ident, slots, self.loads(address, slots & with_partitions(), by), len(replicas), lagging,
             memory["used_memory"], memory.get("maxmemory", 0),
         )  # fmt: skip
 
@@ -323,14 +334,15 @@ def main(given: Sequence[str]) -> None:
 
     servers = Servers(args.url)
     try:
+        if args.command == "begin":
+            begin(servers.only(), say)
+            return
+        keys.use_tags(servers.partitions())
         if args.command == "move":
             move(servers, args.slot, args.to, say)
             return
         if args.command == "isolate":
             isolate(servers, slot_named(args.name), args.to, args.by, say, only_say=args.only_say)
-            return
-        if args.command == "begin":
-            begin(servers.only(), say)
             return
         primaries = servers.primaries(args.by)
         lines = check(primaries, args.by) if args.command == "check" else list(map(str, plan(primaries)))

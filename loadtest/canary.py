@@ -12,7 +12,8 @@ balancer it cannot choose gateways. Now and then it therefore reconnects a user 
 so that in time every gateway has one (`linnet_canary_gateways`).
 
 On a cluster with `--shards N`, each of N equal ranges of slots has a group, and users in turn, so that trouble on any
-shard is noticed.
+shard is noticed. The canary does not see Redis, so it must be told if the deployment has numbered tags
+(`contract/tags.py`).
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from loadtest.chaos.device import Device
 from loadtest.chaos.proof import history
 from loadtest.chaos.proof.history import Rows
 from router.contract import keys, metrics
+from router.contract.tags import NUMBERED
 from router.process import serving
 from router.process.admin import Readiness, create_admin
 from router.process.isolate import attempt, each
@@ -325,6 +327,9 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     one.add_argument("--listen", default="127.0.0.1:9000", help="host:port of /livez and /metrics (%(default)s)")
     one.add_argument("--users", type=int, default=6, help="synthetic users, at least 2 (%(default)s)")
     one.add_argument("--shards", type=int, default=1, help="ranges of slots with a group each (%(default)s)")
+    one.add_argument(
+        "--numbered-tags", action="store_true", help="the deployment has `partitions` 256, of an earlier release"
+    )
     one.add_argument("--every", type=float, default=1.0, help="seconds between two messages (%(default)s)")
 
 
@@ -337,6 +342,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 async def serve(arguments: argparse.Namespace) -> None:
     """Run until SIGTERM or SIGINT."""
+    if arguments.numbered_tags:
+        keys.use_tags(NUMBERED)
     api = Api(arguments.api, secret("LINNET_SERVER_KEY"), secret("LINNET_JWT_SECRET"))
     canary = Canary(arguments.target, api, max(2, arguments.users), arguments.every, max(1, arguments.shards))
     admin = uvicorn.Server(serving.config(create_admin(lambda: Readiness(True, "ok"), canary.observe)))

@@ -24,6 +24,7 @@ import hypothesis
 import pytest
 
 from deploy.embedded import EmbeddedValkey
+from router.contract import keys
 from tests import support
 
 # No deadline for one example, because a busy machine may be slow.
@@ -86,6 +87,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+@pytest.fixture(autouse=True)
+def tags() -> None:
+    """Make keys with the tags of the deployments that tests make; a test's deployment may have had others."""
+    keys.use_tags(support.PARTITIONS)
+
+
 @pytest.fixture(scope="session")
 def starts_processes() -> None:
     """Mark the tests of each fixture that requests this one with `processes`."""
@@ -107,6 +114,7 @@ def valkey(_shared_valkey: EmbeddedValkey) -> EmbeddedValkey:
         client.function_flush()
         client.config_set("maxmemory", 0)
         client.config_set("appendfsync", "always")
+    support.begin_deployment(_shared_valkey)
     return _shared_valkey
 
 

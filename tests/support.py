@@ -19,8 +19,10 @@ from typing import Any, TypeVar, overload
 
 import uvloop
 
-from deploy.embedded import tied
+from deploy.embedded import EmbeddedValkey, tied
 from loadtest import ports
+from router.contract import keys
+from router.contract.tags import SPREAD
 
 T = TypeVar("T")
 
@@ -29,9 +31,17 @@ READY_S = 120.0  # of a process that starts, which takes most CPU of all; one th
 TEST_S = 300.0  # of a whole test: longer than its waits together, so that a wait fails first and names its event
 PATIENCE = 3.0  # times the deadlines of the product that tests shorten; 1 in the quick check (conftest.py)
 JWT_SECRET = "a-secret-for-tests-of-32-bytes-or-more"
+PARTITIONS = os.environ.get("TEST_PARTITIONS", SPREAD)  # of the deployments that tests make: NUMBERED or SPREAD
 SERVER_KEY = "a-server-key-for-tests-of-32-bytes-or-more"
 
 ROOT = Path(__file__).parent.parent
+
+
+def begin_deployment(valkey: EmbeddedValkey, partitions: str = PARTITIONS) -> None:
+    """Let the next deployment on an empty server have these partitions; processes by themselves make `SPREAD`."""
+    if partitions != SPREAD:
+        with valkey.client() as client:
+            client.hset(keys.DEPLOYMENT, mapping={"partitions": partitions, "format": keys.NEWEST})
 
 
 def loop() -> asyncio.Runner:

@@ -32,7 +32,6 @@ from router.store.heads import Head
 SILENT_S: Final = 5.0  # longer than a failover of a cluster with the node timeout that deploy/README.md advises
 PER_CALL: Final = 200
 PER_TURN: Final = 200
-PARTS: Final = tuple(tag.encode() for tag in keys.tags("c"))
 
 
 class Outages:
@@ -51,6 +50,7 @@ class Outages:
         self._apart = apart
         self._reaches = reaches
         self._soon: Callable[..., Any] = loop.call_soon
+        self._parts = [tag.encode() for tag in keys.tags("c")]
         self._since: dict[int, float] = {}  # part that does not answer -> since when
         self._silent: set[int] = set()
         self._notified: dict[int, dict[str, None]] = {}  # part -> its conversations whose members are notified
@@ -64,7 +64,7 @@ class Outages:
         """Look at every part: which is silent now, and which answers again?"""
         if not self._apart():
             return
-        down = [part for part, name in enumerate(PARTS) if not self._reaches(name)]
+        down = [part for part, name in enumerate(self._parts) if not self._reaches(name)]
         self._since = {part: self._since.get(part, now) for part in down}
         silent = {part for part, since in self._since.items() if now - since >= SILENT_S}
         if silent - self._silent:

@@ -25,7 +25,7 @@ import redis
 from redis.cluster import ClusterNode
 
 from deploy.embedded import EmbeddedValkey, known
-from deploy.slot_plans import PARTITIONS, SlotsError
+from deploy.slot_plans import SlotsError, with_partitions
 from deploy.slots import Servers, move
 from loadtest.chaos.stores import START_S, Store
 from loadtest.ports import free_ports
@@ -290,7 +290,7 @@ class Sharded(Store):
     def _choose(self) -> tuple[int, Server, Server]:
         """A slot with a partition, its primary, and another primary."""
         primaries = [max(pair, key=Server.rank) for pair in zip(self.nodes[:SHARDS], self.nodes[SHARDS:], strict=True)]
-        slot = self._rng.choice(sorted(PARTITIONS))
+        slot = self._rng.choice(sorted(with_partitions()))
         ranges = map(_range, primaries[0].ask("CLUSTER", "SLOTS"))
         owner = next(ident for first, last, ident in ranges if first <= slot <= last)
         source = next(node for node in primaries if node.ident == owner)

@@ -10,6 +10,7 @@ addressing  the conversations that a user may name
 text        the names and titles that other users may see
 errors      the error tree and the one table from it to wire codes, close codes and HTTP status
 keys        every Redis key and channel
+tags        the hash tags of partitions, of which a deployment has one of two sets
 state       the keys of a user's state
 load        the load of a process, as its lease has it
 signals     the hints that a channel carries beside events

@@ -1,9 +1,12 @@
 """Every Redis key and channel, spelled once.
 
 Conversations are divided into `PARTITIONS` by the crc32 of their id, users likewise, and files by the first byte of
-their hash. The partition is the cluster hash tag (`{c12}`, `{u200}`, `{f7}`), and all keys of one function call have
-the same tag. Only `idem` has a TTL (IDEMPOTENCY_S). The kind of a conversation is the first letter of its id, so
-neither process reads it from Redis.
+their hash. Each partition has a cluster hash tag (`{c<p>}`, `{u<q>}` and `{f<r>}` below, see `tags.py`), and all keys
+of one function call have the same tag. Only `idem` has a TTL (IDEMPOTENCY_S). The kind of a conversation is the first
+letter of its id, so neither process reads it from Redis.
+
+The tags are those of the process's deployment. A process belongs to one deployment, so they are chosen once, before it
+makes the first key (`use_tags`). Until then they are those of a new deployment.
 
 key                            type    content                                              written by / read by
 {c<p>}:conv:<conv>             hash    `m` packed meta, kind, title, ver, routed, floor,    functions / both
@@ -107,9 +110,13 @@ from zlib import crc32
 
 import msgspec
 
-PARTITIONS: Final = 256
-_CONVERSATION_TAGS: Final = tuple(f"{{c{part}}}" for part in range(PARTITIONS))
-_USER_TAGS: Final = tuple(f"{{u{part}}}" for part in range(PARTITIONS))
+from router.contract.tags import COUNT, SPREAD, TAGS
+
+PARTITIONS: Final = COUNT
+_TAGS: Final = {family: list(tags) for family, tags in TAGS[SPREAD].items()}  # by partition; `use_tags` replaces them
+_CONVERSATION_TAGS: Final = _TAGS["c"]
+_USER_TAGS: Final = _TAGS["u"]
+_FILE_TAGS: Final = _TAGS["f"]
 # Formats of a deployment. Earlier releases refuse to start on those behind the first one.
 PLAIN: Final = "1"  # channel names without `<bus>`, as in earlier releases
 MOVING: Final = "1-2"  # events are published on names with `<bus>` and received on both
@@ -166,6 +173,18 @@ def other_party(conv: str, user: str) -> str:
     return second if user == first else first
 
 
+def use_tags(partitions: str) -> None:
+    """Make all keys and channels from now on with the tags of a deployment whose field `partitions` this is."""
+    for family, tags in TAGS[partitions].items():
+        _TAGS[family][:] = tags
+    of_conversation.cache_clear()
+
+
+def used_tags() -> str:
+    """The field `partitions` of a deployment that has the tags in use."""
+    return next(partitions for partitions, tags in TAGS.items() if tuple(_CONVERSATION_TAGS) == tags["c"])
+
+
 def partition(name: str) -> int:
     return crc32(name.encode()) % PARTITIONS
 
@@ -195,7 +214,7 @@ def log(conv: str) -> str:
 
 
 def dirty(part: int) -> str:
-    return f"{{c{part}}}:dirty"
+    return f"{_CONVERSATION_TAGS[part]}:dirty"
 
 
 @lru_cache(maxsize=1 << 14)
@@ -205,17 +224,17 @@ def of_conversation(conv: str) -> tuple[str, str, str]:
 
 
 def audit_of_conversations(part: int) -> str:
-    return f"{{c{part}}}:audit"
+    return f"{_CONVERSATION_TAGS[part]}:audit"
 
 
 def audit_of_users(part: int) -> str:
-    return f"{{u{part}}}:audit"
+    return f"{_USER_TAGS[part]}:audit"
 
 
-def reports(tag: str) -> tuple[str, ...]:
-    """The keys of the reports in a partition (`c<p>` or `u<q>`): rows, all by time, by state, closed ones, audit."""
+def reports(family: str, part: int) -> tuple[str, ...]:
+    """The keys of the reports in a partition: rows, all by time, by state, closed ones, audit."""
     names = "report", "reports", "open", "resolved", "dismissed", "closed", "audit"
-    return tuple(f"{{{tag}}}:{name}" for name in names)
+    return tuple(f"{_TAGS[family][part]}:{name}" for name in names)
 
 
 EVERY_USER: Final = "{u*}:user:*"  # for a scan; never on the hot path
@@ -271,7 +290,7 @@ def cursor(name: str, device: str) -> str:
 
 
 def push(part: int) -> str:
-    return f"{{u{part}}}:push"
+    return f"{_USER_TAGS[part]}:push"
 
 
 def pushes(name: str) -> str:
@@ -341,7 +360,7 @@ def sha256_of(name: str) -> str:
 
 
 def file(sha256: str) -> str:
-    return f"{{f{file_partition(sha256)}}}:file:{file_name(sha256)}"
+    return f"{_FILE_TAGS[file_partition(sha256)]}:file:{file_name(sha256)}"
 
 
 def is_tus(text: str) -> bool:
@@ -350,15 +369,15 @@ def is_tus(text: str) -> bool:
 
 
 def tus(upload: str) -> str:
-    return f"{{f{file_partition(upload)}}}:tus:{upload}"
+    return f"{_FILE_TAGS[file_partition(upload)]}:tus:{upload}"
 
 
 def file_due(part: int) -> str:
-    return f"{{f{part}}}:due"
+    return f"{_FILE_TAGS[part]}:due"
 
 
 def file_held(part: int) -> str:
-    return f"{{f{part}}}:held"
+    return f"{_FILE_TAGS[part]}:held"
 
 
 class Channels(msgspec.Struct, frozen=True):
@@ -409,7 +428,7 @@ def row_format(layout: str) -> int:
 
 def tags(family: str) -> Iterator[str]:
     """The hash tags of all partitions of conversations (`c`), users (`u`) or files (`f`)."""
-    return (f"{{{family}{part}}}" for part in range(PARTITIONS))
+    return iter(_TAGS[family])
 
 
 def tick_beside(key: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Final, Literal
 
 import msgspec
@@ -17,10 +18,11 @@ import msgspec
 from router.contract import keys
 from router.contract.errors import LinnetError, StartupError
 from router.contract.settings import Settings
+from router.store.deployment import partitions_of
 from router.store.durability import durability
 from router.store.redis import choose
 from router.store.redis.client import Client
-from router.store.redis.cluster_client import ADVISED, CLUSTER_CONFIG, PARTITION_TAGS, ClusterClient
+from router.store.redis.cluster_client import ADVISED, CLUSTER_CONFIG, ClusterClient
 from router.store.redis.fitness import config_of, info_of
 from router.store.redis.slots import slot_of
 
@@ -152,10 +154,13 @@ async def _advise_cluster(found: Findings, client: ClusterClient) -> None:
     if ahead and max(ahead) - min(ahead) > CLOCKS_MS:
         apart_s = (max(ahead) - min(ahead)) / 1000
         found.unwise(f"the clocks of the servers differ by {apart_s:.1f} s: let NTP set them")
-    counts = [sum(client.routing.owner(slot_of(tag)) is line for tag in PARTITION_TAGS) for line in lines]
+    with suppress(LinnetError):
+        keys.use_tags(await partitions_of(client))
+    tags = [*keys.tags("c"), *keys.tags("u")]
+    counts = [sum(client.routing.owner(slot_of(tag)) is line for tag in tags) for line in lines]
     mean = sum(counts) / max(len(counts), 1)
     if counts and max(counts) > UNEVEN * mean:
-        found.costs(f"one server has {max(counts)} of {len(PARTITION_TAGS)} partitions, and the mean is {mean:.0f}")
+        found.costs(f"one server has {max(counts)} of {len(tags)} partitions, and the mean is {mean:.0f}")
     if len(lines) > 1:
         found.costs(f"with {len(lines)} primaries a direct message takes three calls instead of one")
 

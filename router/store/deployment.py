@@ -1,10 +1,10 @@
 """The deployment in a Redis database: whether this process belongs to it, and the names of its channels.
 
-The hash `keys.DEPLOYMENT` has the fields `partitions` and `format` (the layout of keys and channels), `id` (in every
-channel name) and `fingerprint` (the same for all processes of a deployment: LINNET_DEPLOYMENT, else a digest of the
-token secret, else of the address of the key set). A process with another fingerprint belongs to another deployment and
-stops. While the field is `rotating`, every fingerprint is accepted and none is written, so that a secret can be changed
-by a rolling restart.
+The hash `keys.DEPLOYMENT` has the fields `partitions` (their number, and by their tags where the keys are:
+`contract/tags.py`), `format` (the layout of channels and rows), `id` (in every channel name) and `fingerprint` (the
+same for all processes of a deployment: LINNET_DEPLOYMENT, else a digest of the token secret, else of the address of the
+key set). A process with another fingerprint belongs to another deployment and stops. While the field is `rotating`,
+every fingerprint is accepted and none is written, so that a secret can be changed by a rolling restart.
 
 Users' rows are written in format 1 or 2. The format of the deployment says in which (`keys.row_format`), and processes
 follow it while they run (`RowFormats`). `keys.READING` comes between: processes that read only format 1 do not start
@@ -15,7 +15,10 @@ Invariants
 - The id is derived from the first fingerprint, so processes that start after the hash was lost agree with those that
   are still running. The channel names also contain the number of the database: a copy of a deployment in another
   database of the same server, with the same id, receives none of its events.
-- On a cluster, copies of the hash let processes start while the server of the hash is down (`_known`).
+- On a cluster, copies of the hash let processes start while the server of the hash is down (`_known`), and keep the
+  deployment what it is if that server comes back empty.
+- `partitions` never changes while there is data. If the hash is lost and a process makes it anew before a router has
+  restored it, processes with other tags stop (`RowFormats.follow`), because each would not find what the other writes.
 - A deployment whose channels have no id (`keys.PLAIN`, `keys.MOVING`) is accepted in database 0 alone: channels are
   shared by all databases of a server.
 """
@@ -36,6 +39,7 @@ from router.contract.errors import StartupError, Unavailable
 from router.contract.keys import Channels
 from router.contract.load import Load
 from router.contract.settings import Settings
+from router.contract.tags import SPREAD, TAGS
 from router.store.redis.client import Client, RedisArg
 from router.store.redis.decoding import unreadable
 
@@ -55,16 +59,17 @@ def fingerprint(settings: Settings) -> str:
 
 
 async def deployment_check(client: Client, settings: Settings) -> Channels:
-    """The channel names of the deployment; `StartupError` if the database contains a deployment of other processes."""
+    """The channel names of the deployment, whose tags this process uses from now on; `StartupError` if the database
+    contains a deployment of other processes."""
     ours = fingerprint(settings)
     fresh = sha256(ours.encode()).hexdigest()[:12]
-    values = await _known(client, (keys.PARTITIONS, keys.NEWEST, fresh, ours))
+    values = await _known(client, (SPREAD, keys.NEWEST, fresh, ours))
     partitions, layout, ident, theirs = ((value or b"?").decode() for value in values)  # `?`: a field is lost
     where = f"database {client.database} of Redis at {client.address}"
-    if partitions != str(keys.PARTITIONS) or layout not in FORMATS:
+    if partitions not in TAGS or layout not in FORMATS:
         raise StartupError(
             f"{where} holds a deployment with partitions {partitions} and format {layout}, this version needs"
-            f" {keys.PARTITIONS} and one of {', '.join(FORMATS)}: use another Redis, or run the version that made it"
+            f" {' or '.join(TAGS)} and one of {', '.join(FORMATS)}: use another Redis, or run the version that made it"
         )
     if layout in (keys.PLAIN, keys.MOVING) and client.database != 0:
         raise StartupError(
@@ -78,25 +83,35 @@ async def deployment_check(client: Client, settings: Settings) -> Channels:
             " process's): use another database, or, if the secret was changed on purpose, see deploy/README.md,"
             " Changing the token secret"
         )
+    keys.use_tags(partitions)
     return keys.channels(layout, f"{ident}.{client.database}:")
+
+
+async def partitions_of(client: Client) -> str:
+    """The field `partitions` of the deployment; of a new one if there is none, or one that this version cannot read."""
+    first, *copies = (keys.DEPLOYMENT,) if client.one_server else keys.DEPLOYMENT_COPIES
+    found = await client.fetch_each(("HGET", name, "partitions") for name in (first, *copies))
+    known = [value.decode() for value in found if isinstance(value, bytes)]
+    return known[0] if known and known[0] in TAGS else SPREAD
 
 
 async def _known(client: Client, begins: Sequence[RedisArg]) -> list[bytes | None]:
     """The fields of the deployment, which begins with these if there is none.
 
     On a cluster the fields are copied to other servers. If the first copy does not answer, another one does, so that
-    processes can start while one server is down.
+    processes can start while one server is down. If the first copy is lost, it is made anew from another one.
     """
-    first, *copies = (keys.DEPLOYMENT,) if client.one_server else keys.DEPLOYMENT_COPIES
-    try:
-        values: list[bytes | None] = await client.fcall("deployment", (first,), begins)
-    except Unavailable as unavailable:
-        for copy in copies:
-            with suppress(Unavailable):
-                found: list[bytes | None] = await client.fetch("HMGET", copy, *FIELDS)
-                if None not in found:
-                    return found
-        raise unavailable from None
+    if client.one_server:
+        return list(await client.fcall("deployment", (keys.DEPLOYMENT,), begins))
+    first, *copies = keys.DEPLOYMENT_COPIES
+    found = await client.fetch_each(("HMGET", name, *FIELDS) for name in keys.DEPLOYMENT_COPIES)
+    whole = [fields for fields in found[1:] if not isinstance(fields, Unavailable) and None not in fields]
+    if isinstance(found[0], Unavailable):
+        if not whole:
+            raise found[0]
+        return list(whole[0])
+    lost = not any(found[0])
+    values: list[bytes | None] = await client.fcall("deployment", (first,), whole[0] if lost and whole else begins)
     fields = [part for name, value in zip(FIELDS, values, strict=True) if value is not None for part in (name, value)]
     for copy in copies if None not in values else ():
         with suppress(Unavailable):
@@ -115,7 +130,7 @@ async def restore(client: Client, settings: Settings) -> None:
     layout = keys.PLAIN if not bus else keys.MOVING if also == "" else own
     ident, _, _ = (bus or also or "").partition(".")
     if ident:
-        await client.fcall("deployment", (keys.DEPLOYMENT,), (keys.PARTITIONS, layout, ident, fingerprint(settings)))
+        await client.fcall("deployment", (keys.DEPLOYMENT,), (keys.used_tags(), layout, ident, fingerprint(settings)))
 
 
 async def ident(client: Client) -> str:
@@ -154,13 +169,22 @@ class RowFormats:
 
     async def follow(self) -> str:
         """Write users' rows in the format of the deployment from now on; return the format of the deployment. If the
-        database has lost it, or on a cluster its server does not answer, nothing changes."""
+        database has lost it, or on a cluster its server does not answer, nothing changes.
+
+        `SystemExit` if the deployment was made anew with other tags. Nothing may be acked any more: it would be lost.
+        """
         try:
-            layout = (await self._client.fetch("HGET", keys.DEPLOYMENT, "format") or b"").decode()
+            found = await self._client.fetch("HMGET", keys.DEPLOYMENT, "format", "partitions")
         except Unavailable:
             if self._client.one_server:
                 raise
-            layout = ""
+            found = (None, None)
+        layout, partitions = ((value or b"").decode() for value in found)
+        if partitions and partitions != keys.used_tags():
+            raise SystemExit(
+                f"linnet: the deployment has partitions {partitions} now, and had {keys.used_tags()} when this process"
+                " started: its data was lost, and it was made anew"
+            )
         if layout:
             self._client.row_format = keys.row_format(layout)
         return layout

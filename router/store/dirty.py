@@ -24,7 +24,6 @@ from router.store.due import Overdue, look_due, parts_due
 from router.store.redis.client import Client, RedisArg
 
 AHEAD_MS: Final = 86_400_000  # as mark_routed.lua has it
-LISTS: Final = [keys.dirty(part) for part in range(keys.PARTITIONS)]
 
 
 def wall_ms() -> int:
@@ -70,7 +69,7 @@ class Dirty:
 
     async def due(self) -> Sequence[int]:
         """The partitions with due conversations."""
-        return await parts_due(self._client, LISTS)
+        return await parts_due(self._client, [keys.dirty(part) for part in range(keys.PARTITIONS)])
 
     async def mark_routed(self, conv: str, upto: int, retention_events: int, retention_age_ms: int) -> Routed:
         """Record that all events up to `upto` are delivered, trim the log, and unmark the conversation if it is done.

@@ -26,7 +26,6 @@ from router.store.redis.client import Client
 from router.store.redis.connection import RedisArg
 
 _MARKS: Final = 10**15  # as in functions/prelude.lua: scores from here on are no deadlines
-LISTS: Final = [keys.push(part) for part in range(keys.PARTITIONS)]
 
 
 class Wait(Struct, frozen=True):
@@ -72,7 +71,7 @@ class Pushes:
 
     async def due(self) -> Sequence[int]:
         """The partitions with users whose deadline has passed."""
-        return await parts_due(self._client, LISTS)
+        return await parts_due(self._client, [keys.push(part) for part in range(keys.PARTITIONS)])
 
     async def waiting(self, user: str) -> Waiting:
         """The user's waiting events, and how far the user and their devices have come."""

@@ -139,8 +139,7 @@ class Reports:
 
 def _keys(part: int) -> tuple[str, ...]:
     """The keys of the reports in a partition: first those of conversations, then those of users."""
-    tag = f"c{part}" if part < keys.PARTITIONS else f"u{part - keys.PARTITIONS}"
-    return keys.reports(tag)
+    return keys.reports("c", part) if part < keys.PARTITIONS else keys.reports("u", part - keys.PARTITIONS)
 
 
 def _position(report: str) -> tuple[int, int, str]:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from router.contract import keys
+from router.contract import keys, tags
 from router.contract.wire import is_name
 
 GROUP = "g:0123456789012345678901"
+TAGS = tags.TAGS[tags.SPREAD]
 NAMES = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)
 CHANNELS = keys.Channels("0123456789ab.0:")
 CONVERSATION_KEYS = (keys.conversation, keys.log, CHANNELS.conversation)
@@ -34,13 +35,13 @@ def test_keys_of_a_conversation_share_one_tag(user: str, other: str) -> None:
     """Otherwise one function could not use them all; the worklist of its partition has the same tag."""
     for conv in (keys.direct(user, other), keys.new_conversation(keys.GROUP), keys.new_conversation(keys.CHANNEL)):
         part = keys.partition(conv)
-        assert {tag(of(conv)) for of in CONVERSATION_KEYS} == {tag(keys.dirty(part))} == {f"c{part}"}
+        assert {tag(of(conv)) for of in CONVERSATION_KEYS} == {tag(keys.dirty(part))} == {TAGS["c"][part][1:-1]}
 
 
 @given(NAMES)
 def test_keys_of_a_user_share_one_tag(user: str) -> None:
     part = keys.partition(user)
-    assert {tag(of(user)) for of in USER_KEYS} == {tag(keys.push(part))} == {f"u{part}"}
+    assert {tag(of(user)) for of in USER_KEYS} == {tag(keys.push(part))} == {TAGS["u"][part][1:-1]}
 
 
 @given(st.lists(NAMES, min_size=2, max_size=6, unique=True))
@@ -57,7 +58,10 @@ def test_partitions_never_change() -> None:
     """Golden: with another hash or number of partitions every stored conversation would be lost."""
     assert (keys.PARTITIONS, keys.PLAIN, keys.MOVING, keys.OWN) == (256, "1", "1-2", "2")
     assert [keys.partition(name) for name in ("ann", "bob", "d:ann:bob", GROUP)] == [115, 64, 115, 20]
-    assert keys.log(GROUP) == "{c20}:log:g:0123456789012345678901"
+    assert keys.log(GROUP) == keys.of_conversation(GROUP)[1] == "{c20.b30}:log:g:0123456789012345678901"
+    assert keys.cursor("ann", "phone") == "{u115.cp}:cursor:ann:phone"
+    keys.use_tags(tags.NUMBERED)
+    assert keys.log(GROUP) == keys.of_conversation(GROUP)[1] == "{c20}:log:g:0123456789012345678901"
     assert keys.cursor("ann", "phone") == "{u115}:cursor:ann:phone"
 
 
@@ -117,7 +121,7 @@ def test_channels_of_two_deployments_or_databases_differ() -> None:
 def test_channels_of_a_moving_deployment_are_received_under_both_names(user: str) -> None:
     """A process of each step of the move receives events of the steps before and after it."""
     plain, moving, own = (keys.channels(form, "aa.0:") for form in (keys.PLAIN, keys.MOVING, keys.OWN))
-    assert plain.user(user) == f"{{u{keys.partition(user)}}}:ch:{user}"
+    assert plain.user(user) == f"{TAGS['u'][keys.partition(user)]}:ch:{user}"
     for sender, receiver in ((plain, moving), (moving, plain), (moving, own), (own, moving), (plain, plain)):
         published, wanted = sender.user(user).encode(), receiver.user(user).encode()
         also = None if receiver.also is None else keys.renamed(wanted, receiver.also.encode())
@@ -127,5 +131,5 @@ def test_channels_of_a_moving_deployment_are_received_under_both_names(user: str
 
 def test_names_that_differ_only_in_case_share_a_key() -> None:
     """All other names have different keys."""
-    assert keys.names("Ada.L-7") == keys.names("aDA.l-7") == f"{{u{keys.partition('ada.l-7')}}}:name:ada.l-7"
+    assert keys.names("Ada.L-7") == keys.names("aDA.l-7") == f"{TAGS['u'][keys.partition('ada.l-7')]}:name:ada.l-7"
     assert keys.names("ada") != keys.names("ada.")

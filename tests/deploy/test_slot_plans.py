@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from deploy.slot_plans import Primary, SlotsError, check, isolation, plan, require_safe
-from router.contract import keys
+from router.contract.tags import NUMBERED, TAGS
 from router.store.redis.slots import slot_of
 
 
@@ -25,7 +25,7 @@ def after(primaries: list[Primary]) -> dict[str, int]:
 @pytest.mark.parametrize("shards", [2, 3, 8, 16, 32])
 def test_plan_is_even(shards: int) -> None:
     """Contiguous ranges give the busiest of 32 primaries half as much again as the mean."""
-    every = sorted({slot_of(tag) for family in "cu" for tag in keys.tags(family)})
+    every = sorted({slot_of(tag) for family in "cu" for tag in TAGS[NUMBERED][family]})
     parts: list[dict[int, int]] = [{} for _ in range(shards)]
     for slot in every:
         parts[slot * shards // 16384][slot] = 1000 + slot % 7
@@ -37,7 +37,7 @@ def test_plan_is_even(shards: int) -> None:
 @pytest.mark.parametrize("shards", [3, 12, 32])
 def test_plan_of_unlike_slots_is_within_a_fiftieth_of_the_mean(shards: int) -> None:
     """Where plain moves end, two slots change places."""
-    every = sorted({slot_of(tag) for family in "cu" for tag in keys.tags(family)})
+    every = sorted({slot_of(tag) for family in "cu" for tag in TAGS[NUMBERED][family]})
     parts: list[dict[int, int]] = [{} for _ in range(shards)]
     for slot in every:
         parts[slot * shards // 16384][slot] = 100_000 + slot * 7919 % 90_001

@@ -10,6 +10,7 @@ from deploy import slots
 from deploy.slot_plans import SlotsError
 from deploy.slots import Servers, main, move
 from router.contract import keys
+from router.contract.tags import NUMBERED, SPREAD
 from router.store.redis.slots import slot_of
 from tests import support
 from tests.cluster import Cluster
@@ -51,6 +52,11 @@ async def test_slots_move_only_to_a_server_whose_replicas_have_them(
             replica.resume()
         servers.close()
         main(["--url", url, "check"])
+        assert keys.used_tags() == SPREAD, "what a new deployment will have"
+        home = next(node for node in cluster.primaries if node.id == node.owner(slot_of(keys.DEPLOYMENT)))
+        home.call("HSET", keys.DEPLOYMENT, "partitions", NUMBERED)
+        main(["--url", url, "check"])
+        assert keys.used_tags() == NUMBERED, "what the deployment has"
         assert f"{target}: " in capsys.readouterr().out
         main(["--url", url, "plan"])
         assert capsys.readouterr().out

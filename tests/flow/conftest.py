@@ -21,6 +21,7 @@ import httpx
 import pytest
 
 from deploy.embedded import EmbeddedValkey
+from router.contract import keys
 from tests import support
 from tests.flow.client import OPEN, token
 from tests.support import SERVER_KEY, Process
@@ -58,11 +59,14 @@ class System:
     and audit, and with the two beside each other.
     """
 
-    def __init__(self, folder: Path, gateways: int = 2, router: bool = True, **env: str) -> None:
+    def __init__(
+        self, folder: Path, gateways: int = 2, router: bool = True, partitions: str = support.PARTITIONS, **env: str
+    ) -> None:
         self.folder = folder
         self.env = env
         self.valkey = EmbeddedValkey(folder / "valkey", support.free_ports(1)[0])
         self.valkey.start()
+        support.begin_deployment(self.valkey, partitions)
         self.processes: list[Process] = []
         self.gateways = [self.start("gateway", number % 2 == 1) for number in range(gateways)]
         self.router: Process | None = self.start("router") if router else None
@@ -126,7 +130,7 @@ class System:
 
 
 class Start(Protocol):
-    async def __call__(self, gateways: int = 2, router: bool = True, **env: str) -> System: ...
+    async def __call__(self, gateways: int = 2, router: bool = True, partitions: str = ..., **env: str) -> System: ...
 
 
 @pytest.fixture(scope="session")
@@ -150,8 +154,9 @@ def start(starts_processes: None, tmp_path: Path) -> Iterator[Start]:
     """Return a function that starts a system for this test: `system = await start(LINNET_HEARTBEAT_S="1")`."""
     systems: list[System] = []
 
-    async def make(gateways: int = 2, router: bool = True, **env: str) -> System:
-        systems.append(System(tmp_path / str(len(systems)), gateways, router, **env))
+    async def make(gateways: int = 2, router: bool = True, partitions: str = support.PARTITIONS, **env: str) -> System:
+        keys.use_tags(partitions)
+        systems.append(System(tmp_path / str(len(systems)), gateways, router, partitions, **env))
         return await systems[-1].ready()
 
     yield make

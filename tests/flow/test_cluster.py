@@ -15,12 +15,15 @@ from pathlib import Path
 import pytest
 
 from router.contract import keys, stamp
+from router.contract.tags import NUMBERED, SPREAD
+from router.store.redis.slots import slot_of
 from tests import support
-from tests.cluster import Cluster, Node, slot
+from tests.cluster import Cluster, Node
 from tests.flow.client import ChatClient, Event
 from tests.flow.conftest import Start, System
 from tests.flow.resilient import ResilientClient
 from tests.flow.test_presence import tells
+from tests.support import begin_deployment
 
 
 @pytest.fixture
@@ -30,16 +33,20 @@ def cluster(starts_processes: None, tmp_path: Path) -> Iterator[Cluster]:
     made.close()
 
 
-async def chat_on(cluster: Cluster, start: Start, durability: str) -> System:
+async def chat_on(cluster: Cluster, start: Start, durability: str, partitions: str = SPREAD) -> System:
     await cluster.start()
+    begin_deployment(primary_of(cluster, keys.DEPLOYMENT), partitions)
     seeds = ",".join(f"127.0.0.1:{node.port}" for node in cluster.primaries)
     return await start(
-        LINNET_REDIS_URL=f"redis+cluster://{seeds}", LINNET_REDIS_MODE="cluster", LINNET_DURABILITY=durability
+        partitions=partitions,
+        LINNET_REDIS_URL=f"redis+cluster://{seeds}",
+        LINNET_REDIS_MODE="cluster",
+        LINNET_DURABILITY=durability,
     )
 
 
 def primary_of(cluster: Cluster, key: str) -> Node:
-    ident = next(node for node in cluster.nodes if node.runs).owner(slot(key))
+    ident = next(node for node in cluster.nodes if node.runs).owner(slot_of(key))
     return next(node for node in cluster.nodes if node.runs and node.id == ident)
 
 
@@ -124,7 +131,7 @@ async def test_slot_moves_and_failovers_by_hand_show_clients_nothing(cluster: Cl
         for key in (keys.conversation(group), keys.conversation(direct), keys.user("ben")):
             source = primary_of(cluster, key)
             target = next(node for node in cluster.primaries if node is not source)
-            await cluster.move(slot(key), source, target)
+            await cluster.move(slot_of(key), source, target)
             await talk.goes_on()
         for key in (keys.conversation(group), keys.user("cem")):
             await cluster.fail_over(replica_of(cluster, primary_of(cluster, key)))
@@ -149,8 +156,11 @@ async def test_slot_moves_and_failovers_by_hand_show_clients_nothing(cluster: Cl
 
 
 async def test_dead_primary_costs_nothing_that_was_acked_and_nobody_else(cluster: Cluster, start: Start) -> None:
-    """At `replicated`: meanwhile a group on another server is acked; afterwards both are, with every acked event."""
-    system = await chat_on(cluster, start, "replicated")
+    """At `replicated`: meanwhile a group on another server is acked; afterwards both are, with every acked event.
+
+    The deployment has the tags of earlier releases.
+    """
+    system = await chat_on(cluster, start, "replicated", NUMBERED)
     ann, ben = ResilientClient("ann", system.urls), ResilientClient("ben", system.urls, codec="msgpack")
     for at, client in enumerate((ann, ben)):
         await client.stay(at)

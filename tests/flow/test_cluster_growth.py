@@ -18,6 +18,7 @@ import redis
 from deploy import slots
 from deploy.slot_plans import SlotsError
 from router.contract import keys, stamp
+from router.contract.tags import NUMBERED
 from router.store.redis.slots import slot_of
 from tests import support
 from tests.cluster import CONFIG, Node
@@ -39,7 +40,8 @@ def joining(starts_processes: None, tmp_path: Path) -> Iterator[list[Node]]:
 
 
 async def test_one_server_becomes_a_cluster_and_grows_under_load(start: Start, joining: list[Node]) -> None:
-    system = await start(LINNET_DURABILITY="fsync")
+    """The deployment was made by an earlier release, and keeps its tags."""
+    system = await start(partitions=NUMBERED, LINNET_DURABILITY="fsync")
     server = system.valkey
     port, bus = int(server.url.rpartition(":")[2].partition("/")[0]), *support.free_ports(1)
     url = f"redis+cluster://127.0.0.1:{port}"

@@ -7,8 +7,11 @@ import asyncio
 import pytest
 
 from router.contract import keys
+from router.contract.tags import NUMBERED, SPREAD
 from tests.flow.client import ChatClient
 from tests.flow.conftest import Start, System
+from tests.flow.test_presence import tells
+from tests.support import eventually
 
 
 async def talk(url: str, title: str) -> tuple[ChatClient, ChatClient, str]:
@@ -40,7 +43,7 @@ async def of_an_earlier_release(start: Start) -> System:
     """A system whose database was laid out by an earlier release, before any process of this one has started."""
     system = await start(gateways=0, router=False)
     with system.valkey.client() as redis:
-        redis.hset(keys.DEPLOYMENT, mapping={"partitions": str(keys.PARTITIONS), "format": keys.PLAIN})
+        redis.hset(keys.DEPLOYMENT, mapping={"partitions": NUMBERED, "format": keys.PLAIN})
     return system
 
 
@@ -65,3 +68,32 @@ async def test_gateways_of_two_steps_of_the_move_receive_each_others_events(
         assert (await receiver.event("typing"))["from"] == sender.user
     await bob.sent("@ann", "from after")
     assert await ann.has(conversation, 2) == ["from before", "from after"]
+
+
+@pytest.mark.parametrize("partitions", [NUMBERED, SPREAD])
+async def test_chat_is_the_same_with_either_set_of_tags(start: Start, partitions: str) -> None:
+    """Group and direct messages, presence, a resume, the calls of the API, and what routers finish."""
+    system = await start(partitions=partitions)
+    ann, bob, direct = await talk(system.urls[0], "hi")
+    group = await system.group("ann", "bob")
+    await ann.sent(group, "all")
+    assert await bob.has(group, 1) == ["all"]
+    assert (await ann.ask("presence", users=["bob"], watch=True))["users"]["bob"]["online"]
+    here = ann.here
+    await bob.disconnect()
+    await tells(ann, "bob", False, here, 60.0)
+    last = (await ann.sent(group, "missed"))["seq"]
+    await bob.connect(system.urls[1], cursors={group: max(bob.received[group])})
+    await bob.event("message", conversation=group, seq=last)
+    rows = await system.api("GET", "/v1/conversations", user="bob")
+    assert {row["conversation"] for row in rows["conversations"]} == {group, direct}
+    report = {"conversation": group, "seq": last, "reason": "spam"}
+    await system.api("POST", "/v1/reports", report, user="bob")
+    reports = await system.api("GET", "/v1/reports")
+    assert [one["seq"] for one in reports["reports"]] == [last]
+    await eventually(lambda: not system.unfinished())
+    with system.valkey.client() as redis:
+        families = {key.split(b"}")[0][1:2] for key in redis.scan_iter("{*") if b"." in key.split(b"}")[0]}
+        numbered = [key for key in redis.scan_iter("{*") if b"." not in key.split(b"}")[0]]
+        assert families == ({b"c", b"u"} if partitions == SPREAD else set())
+        assert not numbered or partitions == NUMBERED

@@ -10,6 +10,7 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router import __main__ as main
 from router.contract import keys
+from router.contract.tags import NUMBERED, SPREAD
 from router.process import loop
 from tests import support
 from tests.conftest import StartProcess
@@ -141,6 +142,20 @@ async def test_fault_of_a_part_at_the_start_is_one_line(
         assert await router.ended() == 1, text
         assert text in router.log
         assert len(router.log.splitlines()) == 1, router.log
+
+
+async def test_process_whose_deployment_is_made_anew_with_other_tags_ends(
+    valkey: EmbeddedValkey, process: StartProcess
+) -> None:
+    """Its supervisor starts it again, and it finds what the others write."""
+    support.begin_deployment(valkey, NUMBERED)
+    both = [process(module, LINNET_REDIS_URL=valkey.url) for module in ("router", "gateway")]
+    await asyncio.gather(*(one.ready() for one in both))
+    with valkey.client() as redis:
+        redis.hset(keys.DEPLOYMENT, "partitions", SPREAD)
+    for one in both:
+        assert await one.ended() == 1
+        assert f"the deployment has partitions {SPREAD} now, and had {NUMBERED}" in one.log
 
 
 async def test_part_that_ends_by_itself_ends_the_process() -> None:

@@ -11,7 +11,8 @@ from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from router.contract.errors import StartupError
 from router.contract.settings import Settings
-from router.store.deployment import ROTATING, deployment_check, fingerprint, restore
+from router.contract.tags import NUMBERED, SPREAD
+from router.store.deployment import ROTATING, RowFormats, deployment_check, fingerprint, partitions_of, restore
 from router.store.redis.client import Client
 from tests.store.function_calls import PartsClient
 
@@ -29,7 +30,7 @@ async def connected(valkey: EmbeddedValkey, database: int = 0) -> AsyncIterator[
 
 
 async def made_by_an_earlier_release(client: Client) -> None:
-    await client.fetch("HSET", keys.DEPLOYMENT, "partitions", str(keys.PARTITIONS), "format", "1")
+    await client.fetch("HSET", keys.DEPLOYMENT, "partitions", NUMBERED, "format", "1")
 
 
 async def test_processes_that_start_at_once_agree_on_the_channels(valkey: EmbeddedValkey) -> None:
@@ -52,6 +53,35 @@ async def test_deployments_in_two_databases_have_other_channels(valkey: Embedded
         await second.fetch("FLUSHDB")
         await first.fetch("COPY", keys.DEPLOYMENT, keys.DEPLOYMENT, "DB", 1)
         assert own.user("bob") != (await deployment_check(second, OURS)).user("bob")
+
+
+async def test_new_deployment_has_spread_tags_and_an_earlier_one_keeps_its_own(valkey: EmbeddedValkey) -> None:
+    """Each process makes its keys and channels with the tags of its deployment."""
+    async with connected(valkey) as client:
+        for partitions, own in ((SPREAD, "{u115.cp}:user:ann"), (NUMBERED, "{u115}:user:ann")):
+            await client.fetch("FLUSHALL")
+            if partitions == NUMBERED:
+                await made_by_an_earlier_release(client)
+            channels = await deployment_check(client, OURS)
+            assert (keys.used_tags(), keys.user("ann")) == (partitions, own)
+            assert channels.user("ann").endswith("{u115.cp}:ch:ann" if partitions == SPREAD else "{u115}:ch:ann")
+            assert await client.fetch("HGET", keys.DEPLOYMENT, "partitions") == partitions.encode()
+            assert await partitions_of(client) == partitions
+            await RowFormats(client).follow()
+
+
+async def test_process_ends_when_the_deployment_was_made_anew_with_other_tags(valkey: EmbeddedValkey) -> None:
+    """What it acked from then on would be where no process looks."""
+    async with connected(valkey) as client:
+        await made_by_an_earlier_release(client)
+        await deployment_check(client, OURS)
+        formats = RowFormats(client)
+        await formats.follow()
+        await client.fetch("FLUSHALL")
+        await formats.follow()
+        await client.fetch("HSET", keys.DEPLOYMENT, "partitions", SPREAD)
+        with pytest.raises(SystemExit, match="made anew"):
+            await formats.follow()
 
 
 async def test_other_layout_is_refused(valkey: EmbeddedValkey) -> None:
@@ -140,6 +170,7 @@ async def test_process_that_starts_after_the_hash_was_lost_has_the_channels_of_t
         await client.fetch("FLUSHALL")
         await restore(client, OTHERS)
         assert await deployment_check(client, OTHERS) == client.channels
+        assert keys.used_tags() == NUMBERED
 
 
 async def test_restoring_changes_nothing_that_is_there(valkey: EmbeddedValkey) -> None:
@@ -164,5 +195,25 @@ async def test_copies_follow_what_an_operator_changes(valkey: EmbeddedValkey) ->
         await deployment_check(client, OTHERS)
         first, *copies = [await client.fetch("HGETALL", name) for name in keys.DEPLOYMENT_COPIES]
         assert [sorted(copy) for copy in copies] == [sorted(first)] * 2
+    finally:
+        await client.close()
+
+
+async def test_deployment_whose_server_comes_back_empty_is_what_its_copies_say(valkey: EmbeddedValkey) -> None:
+    """A new one would have other tags than all that the other servers have; and a stranger may not begin it."""
+    client = PartsClient.make(valkey.url)
+    await client.open()
+    try:
+        await made_by_an_earlier_release(client)
+        names = await deployment_check(client, OURS)
+        before = await client.fetch("HGETALL", keys.DEPLOYMENT)
+        await client.fetch("DEL", keys.DEPLOYMENT)
+        with pytest.raises(StartupError, match="another deployment"):
+            await deployment_check(client, OTHERS)
+        await client.fetch("DEL", keys.DEPLOYMENT, keys.DEPLOYMENT_COPIES[1])
+        assert await deployment_check(client, OURS) == names
+        assert keys.used_tags() == NUMBERED
+        for name in keys.DEPLOYMENT_COPIES:
+            assert sorted(await client.fetch("HGETALL", name)) == sorted(before)
     finally:
         await client.close()

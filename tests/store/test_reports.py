@@ -108,7 +108,7 @@ async def test_number_of_reports_is_bounded(valkey: EmbeddedValkey) -> None:
     async with store(valkey.url) as s:
         reports = Reports(s.client)
         first, _ = await reports.report_user("ann", "bob", "")
-        by_time = keys.reports(f"u{keys.partition('bob')}")[1]
+        by_time = keys.reports("u", keys.partition("bob"))[1]
         crowd = [part for number in range(9999) for part in (number + 1, f"other-{number}")]
         await s.client.fetch("ZADD", by_time, *crowd)
         with pytest.raises(Quota):
@@ -127,7 +127,7 @@ async def test_id_of_a_report_that_made_room_is_of_no_later_one(valkey: Embedded
     async with store(valkey.url) as s:
         reports = Reports(s.client)
         old, _ = await reports.report_user("ann", "bob", "then")
-        for key in keys.reports(f"u{keys.partition('bob')}"):
+        for key in keys.reports("u", keys.partition("bob")):
             await s.client.fetch("DEL", key)
         new, is_new = await reports.report_user("ann", "bob", "now")
         assert is_new

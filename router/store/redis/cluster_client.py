@@ -53,7 +53,6 @@ JITTER_S: Final = 0.3  # a sixth of all processes asks within 50 ms, on average
 UNNAMED_S: Final = 60.0  # for which a connection to a server without slots is kept
 SETTLE_S: Final = 2.0  # for which a start waits for further servers once one answers
 SHARDS: Final = 64  # that have metrics of their own
-PARTITION_TAGS: Final = (*names.tags("c"), *names.tags("u"))
 NODE_TIMEOUT_S: Final = 15.0  # the servers' default, where they do not tell their own
 # Settings without which a part that is down takes others with it, or a server that is cut off looks well.
 ADVISED: Final = {
@@ -300,7 +299,8 @@ class ClusterClient(Client):
         return self._fitness.fault_of(line)
 
     def cluster_statistics(self) -> ClusterStatistics:
-        up = [(line := self.routing.owner(slot_of(tag))) is not None and line.up for tag in PARTITION_TAGS]
+        owners = [self.routing.owner(slot_of(tag)) for tag in (*names.tags("c"), *names.tags("u"))]
+        up = [line is not None and line.up for line in owners]
         longest, self.routing.longest_hold_s = self.routing.longest_hold_s, 0.0
         shards = [(line, line.statistics()) for line in self.routing.primaries[:SHARDS]]
         before, self._calls_seen = self._calls_seen, {line: now.calls for line, now in shards}
