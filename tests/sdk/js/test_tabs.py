@@ -12,6 +12,51 @@ from tests.sdk.js.browser import EXECUTABLE, Browser
 from tests.sdk.js.conftest import Proxied
 from tests.support import eventually
 
+# Six writers, each with a connection of its own; `written` resolves when all of them have written once more.
+WRITERS = """async () => {
+  const { openIndexedDb } = await import("/sdk/store_indexeddb.js");
+  const rounds = Array(6).fill(0);
+  window.failures = [];
+  addEventListener("unhandledrejection", ({ reason }) => window.failures.push(`unhandled ${reason}`));
+  rounds.forEach(async (_, writer) => {
+    for (;;) {
+      try {
+        const store = await openIndexedDb("removed");
+        for (;; rounds[writer] += 1) await store.transact("outbox", true, async (t) => {
+          for (let i = 0; i < 20; i += 1) await t.put("rows", `${writer} ${i}`, await t.get("meta", "meta") ?? i);
+        });
+      } catch (error) {
+        window.failures.push(error.constructor.name === "StoreLost" ? "StoreLost" : String(error));
+      }
+    }
+  });
+  window.written = async () => {
+    const before = [...rounds];
+    while (rounds.some((round, writer) => round === before[writer])) await new Promise((done) => setTimeout(done, 20));
+  };
+}"""
+# How two transactions fail: a request of the first fails as it does if the browser closes the database under it (which
+# Chromium seldom reports so), and the second has ended when its work is done.
+ENDED = """async () => {
+  const { openIndexedDb } = await import("/sdk/store_indexeddb.js");
+  const store = await openIndexedDb("ended");
+  const failure = (working) => working.then(() => "none", (error) => error.constructor.name);
+  const closed = await failure(store.transact("outbox", true, async (t) => {
+    await t.get("meta", "meta");
+    throw new DOMException("Backend aborted error", "InvalidStateError");
+  }));
+  const begin = IDBDatabase.prototype.transaction;
+  let transaction;
+  IDBDatabase.prototype.transaction = function (...args) { return (transaction = begin.apply(this, args)); };
+  const working = store.transact("outbox", true, async (t) => {
+    await t.get("meta", "meta");
+    transaction.abort();
+    await new Promise((done) => transaction.addEventListener("abort", done));
+  });
+  IDBDatabase.prototype.transaction = begin;
+  return [closed, await failure(working)];
+}"""
+
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium here; on Debian: apt-get install chromium")
 
 
@@ -147,6 +192,22 @@ async def test_store_wiped_while_running_is_a_new_device_that_settles_what_is_op
         assert [report for report in tab.reports if report["type"] == "error"] == []
     assert sorted(bob.bodies("d:alice-t5:bob-t5")) == sorted(["after", "before", "open", *burst])
     assert bob.whole("d:alice-t5:bob-t5")
+
+
+async def test_store_that_the_browser_removes_is_lost_and_opened_again() -> None:
+    """Whatever it is doing then, it fails as lost, and the next one is durable, too."""
+    async with Browser() as browser:
+        tab = await browser.tab()
+        await tab.page.evaluate(WRITERS)
+        assert browser.context is not None
+        devtools = await browser.context.new_cdp_session(tab.page)
+        for _ in range(5):
+            await tab.page.evaluate("() => window.written()")
+            origin = {"origin": await tab.page.evaluate("location.origin"), "storageTypes": "indexeddb"}
+            await devtools.send("Storage.clearDataForOrigin", origin)
+        await tab.page.evaluate("() => window.written()")
+        assert await tab.page.evaluate(ENDED) == ["StoreLost", "StoreLost"]
+        assert set(await tab.page.evaluate("() => window.failures")) == {"StoreLost"}
 
 
 async def test_tabs_of_no_secure_context_are_devices_of_their_own_from_a_pool_of_four(proxied: Proxied) -> None:

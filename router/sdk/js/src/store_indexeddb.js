@@ -2,6 +2,10 @@
 
 import { LAST, StoreLost, TABLES } from "./store.js";
 
+const TRIES = 50; // while a browser removes the data of an origin, it refuses what is opened
+const AGAIN_MS = 100;
+const ENDED = ["AbortError", "InvalidStateError"]; // by the browser: a transaction, or what was asked of it
+
 /** @param {string} name @returns {Promise<import("./types.js").Store>} */
 export async function openIndexedDb(name) {
   const databases = { outbox: await open(name, "outbox"), events: await open(name, "events") };
@@ -15,7 +19,19 @@ export async function openIndexedDb(name) {
 }
 
 /** @param {string} name @param {import("./store.js").Database} part @returns {Promise<IDBDatabase>} */
-function open(name, part) {
+async function open(name, part) {
+  for (let tries = 1; ; tries += 1) {
+    try {
+      return await openOnce(name, part);
+    } catch (error) {
+      if (/** @type {Error} */ (error).name !== "AbortError" || tries === TRIES) throw error;
+    }
+    await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+  }
+}
+
+/** @param {string} name @param {import("./store.js").Database} part @returns {Promise<IDBDatabase>} */
+function openOnce(name, part) {
   return new Promise((resolve, reject) => {
     const request = indexedDB.open(`${name}:${part}`, 1);
     request.onupgradeneeded = () => {
@@ -54,20 +70,19 @@ function attempt(database, write, work) {
     let failure;
     transaction.oncomplete = () => resolve(result);
     transaction.onabort = () => reject(failure ?? new StoreLost(String(transaction.error)));
-    work(requests(transaction)).then(
-      (value) => {
+    work(requests(transaction))
+      .then((value) => {
         result = value;
         transaction.commit();
-      },
-      (error) => {
-        failure = error.name === "AbortError" ? new StoreLost(String(error)) : error;
+      })
+      .catch((error) => {
+        failure = ENDED.includes(error.name) ? new StoreLost(String(error)) : error;
         try {
           transaction.abort();
         } catch {
           reject(failure); // it has ended already
         }
-      },
-    );
+      });
   });
 }
 
