@@ -29,7 +29,7 @@ $(shell rm -rf .venv)
 endif
 endif
 
-.PHONY: up stack check quick test lint format types bench bench-peers chaos stores conformance k8s limits settings sdk web deploy-check k8s-check lock clean
+.PHONY: up stack check quick test lint format types bench bench-peers chaos stores kills conformance k8s limits settings sdk web deploy-check k8s-check lock clean
 .DEFAULT_GOAL := up
 
 # With DEMO=1 there are also five people who have talked through a day, and who answer. With CLUSTER=1 the store is a cluster
@@ -87,6 +87,10 @@ chaos: $(DEV)
 	$(PY) -m loadtest chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) \
 	    $(if $(USERS),--users $(USERS)) $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(CLUSTER),--cluster) \
 	    $(if $(PICTURES),--pictures) $(if $(HOOK),--hook)
+
+# Routers and a Redis that are killed at fifty points of uploads and sends; `make test` has four. KILLS=… is another number.
+kills: $(DEV)
+	KILLS=$(or $(KILLS),50) $(PY) -m pytest -q tests/flow/test_files.py
 
 # The tests of object stores against Azure's emulator, too, which `make test` has no time to install.
 stores: $(DEV) $(AZURITE)

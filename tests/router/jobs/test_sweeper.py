@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -27,7 +28,7 @@ from router.media.uploads import Limits, Uploads, as_it_is
 from router.store.answers import reply_of
 from router.store.appends import Append, Appended
 from router.store.deployment import mark_media, media_marked
-from router.store.files import Files, Times
+from router.store.files import COUNT, Files, Times
 from router.store.objects import MARKER, Objects
 from router.store.resumable import Resumables
 from tests.router.world import World, settings, world
@@ -403,6 +404,56 @@ async def test_store_that_is_away_is_not_asked_for_every_due_object(
         monkeypatch.setattr(store.objects, "delete", away)
         await sweeper.sweep()
         assert len(asked) == LIMIT
+
+
+async def test_sweep_that_ends_at_any_step_is_finished_by_the_next_one(
+    valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after the death of its router: nothing stays that nothing refers to, and nothing else goes."""
+    async with a_store(valkey, tmp_path) as store:
+        await store.sweeper().start()
+        conv = await store.w.group("ann", "bob")
+        sent, steps, reached = await store.upload("ann", "sent"), 0, False
+        await store.send("ann", conv, sent)
+        while not reached:
+            await store.upload("bob", f"unsent {steps}")
+            deleted = await store.upload("bob", f"deleted {steps}")
+            await store.delete("bob", conv, (await store.send("bob", conv, deleted)).seq)
+            await store.finish(conv)
+            store.due_now()
+            with monkeypatch.context() as patch:
+                calls = dies_after(patch, store, steps)
+                for _ in range(2):
+                    with suppress(Unavailable):
+                        await store.sweeper().sweep()
+                reached = calls[0] <= steps
+            await sweep(store)
+            assert store.names == {sent}, steps
+            with store.w.valkey.client() as redis:
+                assert [key.decode() for key in redis.scan_iter("{f*}:file:*")] == [keys.file(sent)]
+                due = [item for key in redis.scan_iter("{f*}:due") for item in redis.zrange(key, 0, -1)]
+            assert due == [COUNT.encode()], steps
+            assert await store.w.client.fetch("EXISTS", keys.uploads("bob")) == 0
+            steps += 1
+        assert steps > 10
+
+
+def dies_after(patch: pytest.MonkeyPatch, store: Store, steps: int) -> list[int]:
+    """Let the store and Redis answer so many calls and no more; return the number of calls so far, in a list."""
+    calls = [0]
+
+    def counted(real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def call(*args: Any) -> Any:
+            calls[0] += 1
+            if calls[0] > steps:
+                raise Unavailable
+            return await real(*args)
+
+        return call
+
+    for part, name in ((store.w.client, "fetch"), (store.w.client, "fcall"), (store.objects, "delete")):
+        patch.setattr(part, name, counted(getattr(part, name)))
+    return calls
 
 
 async def test_what_killed_processes_left_is_removed(valkey: EmbeddedValkey, tmp_path: Path) -> None:
