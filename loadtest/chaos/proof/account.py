@@ -220,6 +220,7 @@ class Account:
         if row.code == "rejected" and command.seq and command.conversation not in self.findings.lost:
             what = f"n {row.n} was acked as {command.seq}, and then rejected"
             self._add("G3", what, row.at, command.conversation, command.seq, row.n)
+        stranger = stranger or self.findings.may_be_unknown(command.conversation, row.at)
         explained = (row.code == "not_found" and stranger) or blocked or rejected
         if command.kind == "message" and not explained:
             self._add("G3", f"n {row.n} was refused finally: {row.code}", row.at, n=row.n)

@@ -30,6 +30,7 @@ STEPPED_MS: Final = 20_000  # a client that does not read, or whose link is held
 # Within this time every process has noticed that a setting of Redis breaks the durability.
 NOTICED_MS: Final = 6_000
 NEVER: Final = 1 << 62
+HASH_OF: Final = "hash of "  # before the user whom a fault deleted
 # The log line of a failover, in local time: of a sentinel, or of a cluster's server that was elected. They start one
 # themselves if a busy machine does not answer.
 _SWITCHED: Final = re.compile(
@@ -131,6 +132,11 @@ class Findings:
         self.read: dict[str, dict[str, dict[str, tuple[int, int]]]] = {}
         self.shares: dict[str, list[Share]] = {}
         self._failovers = [(began, ended + SETTLED_MS) for began, ended in _failovers(evidence)]
+        self._unknown = {
+            fault.target.removeprefix(HASH_OF): fault.began
+            for fault in evidence.faults
+            if fault.kind == "keys-deleted" and fault.target.startswith(HASH_OF)
+        }
         self._steps = [fault for fault in evidence.faults if fault.kind == "gateway-clock"]
         changed = (fault for fault in evidence.faults if fault.kind == "valkey-settings")
         self._unfit = [(fault.began + NOTICED_MS, fault.ended) for fault in changed]
@@ -146,6 +152,12 @@ class Findings:
         return max(
             (loss.upto for loss in self._whole if loss.conversation == conversation and loss.at <= at), default=0
         )
+
+    def may_be_unknown(self, conversation: str, at: int) -> bool:
+        """Whether one of the two users may not have existed at this time: a fault deleted them, and they exist again
+        only once they connect."""
+        pair = keys.parties(conversation) if conversation.startswith(keys.DIRECT) else ()
+        return any(self._unknown.get(user, NEVER) <= at for user in pair)
 
     def failed_over(self, since: int, until: int) -> bool:
         """Whether a failover may have taken back, by one of these times, something not acked at the other."""

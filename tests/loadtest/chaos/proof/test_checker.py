@@ -274,6 +274,16 @@ def test_not_found_during_a_failover_is_no_violation(forged: Forged) -> None:
     forged.only("G3", "n 3 was refused finally: not_found")
 
 
+def test_not_found_for_the_first_message_to_a_deleted_user_is_no_violation(forged: Forged) -> None:
+    """The user exists again only once they connect. Before the fault the refusal is a violation."""
+    forged.rows["ann/phone"] += [Sent(2000, "d:ann:eve", 3, "send", 0, "x", 1), Refused(2001, 3, "not_found", True)]
+    forged.faults = [Fault("keys-deleted", "hash of eve", 1900, 1901)]
+    assert forged.found() == []
+    for fault in (Fault("keys-deleted", "hash of eve", 2100, 2101), Fault("keys-deleted", "hash of bob", 1900, 1901)):
+        forged.faults = [fault]
+        forged.only("G3", "n 3 was refused finally: not_found")
+
+
 def test_not_found_for_a_removed_member_is_no_violation(forged: Forged) -> None:
     """A removed member may write before the removal event arrives."""
     removed = Entry(105, 104, 4, 1105, "member", "", "", 0, 0, "remove bob")
