@@ -11,6 +11,7 @@ import { test } from "node:test";
 const source = (name) => import(new URL(`../../../router/sdk/js/src/${name}.js`, import.meta.url));
 const { afterClose, backoffMs } = await source("closes");
 const { Client } = await source("client");
+const { Connection } = await source("connection");
 const { Election } = await source("election");
 const { Events } = await source("events");
 const { MessageHandle } = await source("handle");
@@ -170,8 +171,8 @@ test("a handle that has failed is acked by a later ack", async () => {
   assert.equal(handle.error, undefined);
 });
 
-async function opened(connected) {
-  const client = await Client.open({ api: "http://127.0.0.1:9", user: "ann", token: "t" });
+async function opened(connected, store = false) {
+  const client = await Client.open({ api: "http://127.0.0.1:9", user: "ann", token: "t", store });
   client._connect = connected;
   return client;
 }
@@ -198,6 +199,84 @@ test("a store that cannot be opened at once, for whatever reason, is opened late
   await client._storeLost(new StoreLost("wiped"));
   assert.deepEqual([errors, connects], [["the disk does not answer"], 1]);
   await client.close();
+});
+
+test("a leader that could not write its store at first leads as soon as it can", async () => {
+  const client = await opened(Client.prototype._connect);
+  let full = true;
+  const { transact } = client._store;
+  client._store.transact = (database, write, work) => (full && write ? Promise.reject(new Error("the disk is full")) : transact(database, write, work));
+  const failed = new Promise((resolve) => client.on("error", resolve));
+  const welcome = { type: "welcome", device: client.device, conversations: [] };
+  client.connect();
+  client._frame(welcome);
+  assert.equal((await failed).message, "the disk is full");
+  full = false;
+  const leads = new Promise((resolve) => (client._sender.up = resolve));
+  client._frame(welcome); // of the next connection
+  assert.equal(await leads, client.device);
+  await client.close();
+});
+
+test("a message whose store is lost again and again is stored in the one that stays", async () => {
+  const client = await opened(() => undefined);
+  const { _parts } = client;
+  let losses = 2;
+  const lose = () => {
+    const { put } = client._outbox;
+    client._outbox.put = (...args) => (losses-- > 0 ? Promise.reject(new StoreLost("wiped")) : put.apply(client._outbox, args));
+  };
+  client._parts = (store) => {
+    _parts.call(client, store);
+    lose();
+  };
+  lose();
+  const handle = client.conversation("@bob").send("hi");
+  await handle.stored;
+  assert.equal(handle.state, "queued");
+  await client.close();
+});
+
+test("what was acked while the store could not be read is seen when it can", async () => {
+  const client = await opened(() => undefined, mkdtempSync(join(tmpdir(), "linnet-")));
+  const handles = ["one", "two"].map((body) => client.conversation("@bob").send(body));
+  await Promise.all(handles.map(({ stored }) => stored));
+  await client._outbox.raiseEpoch();
+  const { rows } = await client._outbox.take(client.device, handles[0].conversation, () => true);
+  await client._outbox.settle([{ row: rows[1], result: { conversation: rows[1].conversation, seq: 2, at: 1 } }]);
+  await client._storeLost(new StoreLost("closed"));
+  assert.deepEqual(handles.map(({ state }) => state), ["sent", "acked"]);
+  await client.close();
+});
+
+test("a clock that is set neither ends a live connection nor hides a dead one", (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  let now = 0;
+  let ahead = 1e12;
+  t.mock.method(performance, "now", () => now);
+  t.mock.method(Date, "now", () => now + ahead);
+  const pass = (ms) => {
+    now += ms;
+    t.mock.timers.tick(ms);
+  };
+  const live = (answer) => {
+    const events = { state: () => undefined, frame: () => undefined };
+    const connection = new Connection({ http: {}, token: async () => "t", events });
+    const send = () => answer && connection._received({ type: "pong" });
+    connection._socket = { readyState: WebSocket.OPEN, send, close: () => undefined };
+    connection._received({ type: "welcome", heartbeat_s: 30, expires_at: Date.now() + 1e12 });
+    return connection;
+  };
+  const [alive, dead] = [live(true), live(false)];
+  ahead += 86_400_000;
+  pass(30_000);
+  pass(5000);
+  assert.deepEqual([alive.state, dead.state], ["live", "waiting"]); // a sleep would look the same: they were asked
+  const silent = live(false);
+  ahead -= 2 * 86_400_000;
+  pass(30_000);
+  pass(30_000);
+  assert.deepEqual([alive.state, silent.state], ["live", "waiting"]);
 });
 
 test("an election that was stopped while it took the lock does not keep it", async (t) => {

@@ -2,6 +2,7 @@
 
 import { Connection } from "./connection.js";
 import { Conversation, viewOf } from "./conversation.js";
+import { pause } from "./closes.js";
 import { Alone, Election } from "./election.js";
 import { LinnetError } from "./errors.js";
 import { Events } from "./events.js";
@@ -68,9 +69,10 @@ export class Client {
     this.people = new People(this._http, this.state);
     /** @type {Election | Alone | undefined} */
     this._election = undefined;
-    /** Resolves when transactions of an earlier leader abort. @type {Promise<void>} */
-    this._leading = Promise.resolve();
+    /** @type {Promise<void> | undefined} */
+    this._leading = undefined;
     this._closed = false;
+    this._reopenedAt = -Infinity;
     /** @type {Promise<void> | undefined} */
     this._reopening = undefined;
     /** @type {Store} */
@@ -282,7 +284,7 @@ export class Client {
     this._receiver = new Receiver({
       events: this._events,
       connection: this._connection,
-      ready: () => this._leading,
+      ready: () => this._ready(),
       listeners: {
         changed: (conversations) => this._changed([...conversations]),
         logged: () => this._handing?.wake(),
@@ -330,20 +332,32 @@ export class Client {
 
   /** The connection is opened at once: only what is written waits for the store. */
   _lead() {
-    this._leading = Promise.all([this._outbox.raiseEpoch(), this._events.raiseEpoch()]).then(() => {
-      this._handing?.stop();
-      const handler = this._handler;
-      if (!handler || !this.leader) return;
-      this._handing = new Handing({
-        events: this._events,
-        handler: (event) => handler(received(event)),
-        stored: (cursors) => this._receiver.stored(cursors),
-        failed: (error) => this._failed(error),
-      });
-      this._handing.wake();
-    });
-    this._leading.catch((error) => this._failed(error));
+    this._leading = undefined;
+    this._ready().catch((error) => this._failed(error));
     this._connection.start();
+  }
+
+  /** Resolves when transactions of an earlier leader abort. If the store could not be written, the next call tries again. */
+  _ready() {
+    if (this._leading) return this._leading;
+    const leading = this._raise();
+    this._leading = leading;
+    leading.catch(() => this._leading === leading && (this._leading = undefined));
+    return leading;
+  }
+
+  async _raise() {
+    await Promise.all([this._outbox.raiseEpoch(), this._events.raiseEpoch()]);
+    this._handing?.stop();
+    const handler = this._handler;
+    if (!handler || !this.leader) return;
+    this._handing = new Handing({
+      events: this._events,
+      handler: (event) => handler(received(event)),
+      stored: (cursors) => this._receiver.stored(cursors),
+      failed: (error) => this._failed(error),
+    });
+    this._handing.wake();
   }
 
   _follow() {
@@ -379,13 +393,11 @@ export class Client {
       case "state":
         return this._share({ type: "news", event });
     }
-    if (this._settling) {
-      if (event.type === "welcome") this._leading.then(() => this._sender.up(event.device), () => undefined);
-      return undefined; // the events of a given-up name are received by the present one
-    }
-    if (event.conversation || event.conversations) this._receiver.push(event);
-    if (event.from === this.user && event.device === this.device) this._sender.landed(event);
+    const settling = this._settling !== ""; // the events of a given-up name are received by the present one
+    if (!settling && (event.conversation || event.conversations)) this._receiver.push(event);
+    if (!settling && event.from === this.user && event.device === this.device) this._sender.landed(event);
     if (event.type === "welcome") this._welcomed(event);
+    else if (settling) return undefined;
     else if (event.type === "gap") this._emit("gap", event);
     else if (event.conversations) this._sendReads(event.conversations).catch((error) => this._failed(error));
     return undefined;
@@ -394,8 +406,9 @@ export class Client {
   /** @param {import("./wire.js").Welcome} welcome */
   _welcomed(welcome) {
     this._share({ type: "news", event: { type: "state", version: welcome.state ?? 0 } });
-    const attempt = this._leading.then(async () => {
+    const attempt = this._ready().then(async () => {
       this._sender.up(welcome.device);
+      if (this._settling) return;
       if (this._watched.size) this._send({ type: "presence", users: [...this._watched], watch: true });
       await this._sendReads(welcome.conversations);
     });
@@ -414,7 +427,7 @@ export class Client {
   async _rename(replaced) {
     if (!this.leader) return;
     try {
-      await this._leading;
+      await this._ready();
       await this._outbox.checkEpoch(); // a tab that lost its lock was replaced by its successor
       const device = await this._outbox.rename(this._options.device ?? DEFAULT_DEVICE, replaced);
       await this._events.adopt(device, true);
@@ -449,6 +462,8 @@ export class Client {
     this._election?.stop();
     this._election = undefined;
     try {
+      if (performance.now() - this._reopenedAt < AGAIN_MS) await pause(AGAIN_MS);
+      this._reopenedAt = performance.now();
       await this._store.close();
       const store = await openStore(this._options); // every put has ended
       const open = lost instanceof PlaceLost ? [] : [...this._handles.values()].flatMap((handle) => handle.row ?? []);
@@ -456,11 +471,12 @@ export class Client {
       await this._openStore();
       await this._outbox.restore(open);
       await this._choose();
+      await this._refresh([...this._handles.keys()]); // what was answered while the store could not be read
       this._emit("change", []);
       if (!this._closed) this._connect(this._handler);
     } catch (error) {
       if (!(error instanceof StoreLost)) this._emit("error", error);
-      await new Promise((resolve) => setTimeout(resolve, AGAIN_MS)); // it has gone again
+      await pause(AGAIN_MS); // it has gone again
       if (!this._closed) await this._reopen(lost);
     }
   }
@@ -469,13 +485,18 @@ export class Client {
 
   /** @param {string} conversation @param {Record<string, unknown>} command */
   _queue(conversation, command) {
-    const stored = this._outbox.put(conversation, command).catch(async (error) => {
-      if (this._closed || !(error instanceof StoreLost)) throw error;
-      await this._storeLost(error);
-      return this._outbox.put(conversation, command);
-    });
+    const stored = this._put(conversation, command);
     this._persist();
     return this._handle(stored);
+  }
+
+  /** @param {string} conversation @param {Record<string, unknown>} command @returns {Promise<import("./types.js").Status>} */
+  _put(conversation, command) {
+    return this._outbox.put(conversation, command).catch(async (error) => {
+      if (this._closed || !(error instanceof StoreLost)) throw error;
+      await this._storeLost(error);
+      return this._put(conversation, command);
+    });
   }
 
   /** @param {Promise<import("./types.js").Status>} stored */

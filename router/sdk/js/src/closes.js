@@ -1,4 +1,4 @@
-/** What follows the end of a connection, as the protocol's list of close codes says. Pure. */
+/** What follows the end of a connection, as the protocol's list of close codes says. */
 
 /** @import { Next } from "./types.js" */
 
@@ -27,4 +27,9 @@ export function afterClose(code, reason) {
 export function backoffMs(failures, random = Math.random) {
   const most = Math.min(LONGEST_MS, FIRST_MS * 2 ** (failures + 1));
   return FIRST_MS + random() * (most - FIRST_MS);
+}
+
+/** @param {number} ms */
+export function pause(ms) {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }

@@ -69,10 +69,10 @@ export class Connection {
 
   /** The network or the page is back: try now, and find out whether a connection still lives. */
   wake() {
-    if (this.state === "waiting" && this._timers.size && Date.now() >= this._resumeAt) {
+    if (this.state === "waiting" && this._timers.size && performance.now() >= this._resumeAt) {
       this._connect();
     } else if (this.state === "live") {
-      const asked = Date.now();
+      const asked = performance.now();
       this.send({ type: "ping" });
       this._later(PROBE_MS, () => {
         if (this._heardAt < asked) this._lost(1006, "");
@@ -151,11 +151,11 @@ export class Connection {
 
   /** @param {any} event */
   _received(event) {
-    this._heardAt = Date.now();
+    this._heardAt = performance.now();
     const request = typeof event.id === "number" ? this._requests.get(event.id) : undefined;
     if (request) {
       this._requests.delete(event.id);
-      if (event.type === "error") request.reject(errorOf(event));
+      if (event.type === "error") request.reject(new LinnetError(event.code, event.message, after(event.retry_after)));
       else request.resolve(event);
       return;
     }
@@ -174,10 +174,12 @@ export class Connection {
   }
 
   _listen() {
+    const ahead = Date.now() - performance.now();
     this._later(this._heartbeatMs, () => {
-      const silentMs = Date.now() - this._heardAt;
+      const silentMs = performance.now() - this._heardAt;
       if (silentMs >= 2 * this._heartbeatMs) return this._lost(1006, "");
-      if (silentMs >= this._heartbeatMs / 2) this.send({ type: "ping" });
+      if (Date.now() - performance.now() - ahead >= this._heartbeatMs) this.wake(); // the machine slept, or its clock was set
+      else if (silentMs >= this._heartbeatMs / 2) this.send({ type: "ping" });
       return this._listen();
     });
   }
@@ -225,7 +227,7 @@ export class Connection {
   _wait(afterMs, detail) {
     this._drop();
     const pauseMs = Math.max(afterMs ?? 0, backoffMs(this._failures++));
-    this._resumeAt = Date.now() + (afterMs ?? 0);
+    this._resumeAt = performance.now() + (afterMs ?? 0);
     this._enter("waiting", detail);
     this._later(pauseMs, () => this._connect());
   }
@@ -251,11 +253,6 @@ export class Connection {
     }, ms);
     this._timers.add(timer);
   }
-}
-
-/** @param {import("./wire.js").ErrorEvent} event */
-export function errorOf(event) {
-  return new LinnetError(event.code, event.message, after(event.retry_after));
 }
 
 /** The less loaded half in random order, then the others. @param {string[]} gateways */

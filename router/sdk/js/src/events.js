@@ -1,6 +1,6 @@
 /** What was received: events, lists, receipts and gaps, applied to the model together with the cursor. Its rules: README. */
 
-import { LAST, Superseded, StoreLost, key, prefix } from "./store.js";
+import { LAST, check, key, prefix, raiseEpoch } from "./store.js";
 import { advance, changedAt, changeMessage, listed, messageOf, newConversation, readTo, takeBack } from "./model.js";
 
 const KEPT = 1000; // messages of a conversation
@@ -49,32 +49,19 @@ export class Events {
   }
 
   async raiseEpoch() {
-    this.epoch = await this._store.transact("events", true, async (t) => {
-      const meta = await t.get("meta", "meta");
-      if (!meta) throw new StoreLost("the events have lost their device name");
-      await t.put("meta", "meta", { ...meta, epoch: meta.epoch + 1 });
-      return meta.epoch + 1;
-    });
+    this.epoch = await raiseEpoch(this._store, "events");
   }
 
   /** @param {Item[]} items @returns {Promise<Applied>} */
   async apply(items) {
     const held = new Map([...this._held].map(([conversation, events]) => [conversation, [...events]]));
     const applied = await this._store.transact("events", true, async (t) => {
-      const batch = new Batch(t, await this.check(t), held, this._user, this.handles);
+      const batch = new Batch(t, await check(t, this.epoch), held, this._user, this.handles);
       for (const item of items) await batch.take(item);
       return batch.end();
     });
     this._held = held;
     return applied;
-  }
-
-  /** @param {import("./types.js").Transaction} t @returns {Promise<Meta>} */
-  async check(t) {
-    const meta = await t.get("meta", "meta");
-    if (!meta) throw new StoreLost("the events have lost their device name");
-    if (meta.epoch !== this.epoch) throw new Superseded();
-    return meta;
   }
 
   /**
@@ -98,7 +85,7 @@ export class Events {
    */
   handed(entries) {
     return this._store.transact("events", true, async (t) => {
-      await this.check(t);
+      await check(t, this.epoch);
       /** @type {Map<string, number>} */
       const cursors = new Map();
       for (const { arrival, event } of entries) {
@@ -170,30 +157,18 @@ export class Events {
     });
   }
 
-  /**
-   * The user has read up to here: kept until the server has said so, too.
-   *
-   * @param {string} conversation
-   * @param {number} seq
-   */
+  /** The user has read up to here: kept until the server has said so, too. @param {string} conversation @param {number} seq */
   wantRead(conversation, seq) {
-    return this._store.transact("events", true, async (t) => {
-      const row = await t.get("conversations", conversation);
-      if (!row || seq <= row.readWanted) return;
-      const read = readTo(row, this._user, seq, this._user, await countAt(t, conversation, seq));
-      await t.put("conversations", conversation, { ...read, readWanted: seq });
-    });
+    return this.reads(conversation, { [this._user]: seq }, seq);
   }
 
   /** Read marks as the server has them. @param {string} conversation @param {Record<string, number>} reads */
-  reads(conversation, reads) {
+  reads(conversation, reads, wanted = 0) {
     return this._store.transact("events", true, async (t) => {
       let row = await t.get("conversations", conversation);
       if (!row) return;
-      for (const [user, seq] of Object.entries(reads)) {
-        row = readTo(row, user, seq, this._user, user === this._user ? await countAt(t, conversation, seq) : 0);
-      }
-      await t.put("conversations", conversation, row);
+      for (const [user, seq] of Object.entries(reads)) row = await marked(t, row, user, seq, this._user);
+      await t.put("conversations", conversation, { ...row, readWanted: Math.max(row.readWanted, wanted) });
     });
   }
 }
@@ -340,7 +315,7 @@ class Batch {
   /** @param {import("./wire.js").ReceiptEvent} event */
   async _receipt({ conversation, user, read }) {
     const row = await this._row(conversation);
-    if (row) this._keep(readTo(row, user, read, this._user, user === this._user ? await countAt(this._t, conversation, read) : 0));
+    if (row) this._keep(await marked(this._t, row, user, read, this._user));
   }
 
   /** @param {import("./wire.js").GapEvent} event */
@@ -388,14 +363,9 @@ async function removeMessage(t, message) {
   if (message.n > 0) await t.remove("ids", key(message.conversation, message.from, message.device, message.n));
 }
 
-/**
- * Messages up to a seq, by the newest one at or below it; 0 if none is here.
- *
- * @param {import("./types.js").Transaction} t
- * @param {string} conversation
- * @param {number} seq
- */
-async function countAt(t, conversation, seq) {
-  const found = await t.range("messages", prefix(conversation), { reverse: true, before: key(conversation, seq + 1), limit: 1 });
-  return found[0]?.[1].count ?? 0;
+/** @param {import("./types.js").Transaction} t @param {ConversationRow} row @param {string} reader @param {number} seq @param {string} user */
+async function marked(t, row, reader, seq, user) {
+  const { conversation } = row;
+  const newest = await t.range("messages", prefix(conversation), { reverse: true, before: key(conversation, seq + 1), limit: 1 });
+  return readTo(row, reader, seq, user, newest[0]?.[1].count ?? 0);
 }

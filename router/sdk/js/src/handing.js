@@ -1,6 +1,6 @@
 /** Events → the application's handler, one at a time, in the order of their arrival. Its rules: README. */
 
-import { backoffMs } from "./closes.js";
+import { backoffMs, pause } from "./closes.js";
 
 const PAGE = 32;
 const STORE_MS = 1000;
@@ -70,7 +70,7 @@ export class Handing {
         return;
       } catch (error) {
         this._failed(error);
-        await new Promise((resolve) => setTimeout(resolve, backoffMs(failures)));
+        await pause(backoffMs(failures));
       }
     }
   }

@@ -1,19 +1,15 @@
 /** The outbox: each command from `send` to its answer, and the numbers (`n`) that make a resend take effect once. Its rules: README. */
 
-import { Superseded, StoreLost, key, prefix } from "./store.js";
+import { check, key, meta, prefix, raiseEpoch, random } from "./store.js";
 
 export const WINDOW = 32;
 const RESULTS_KEPT_MS = 600_000;
-const NAME_CHARACTERS = "abcdefghijklmnopqrstuvwxyz0123456789";
 
 /** @import { RowState, Row, Status, Answer, LoggedEvent } from "./types.js" */
 
-/** @typedef {{ device: string, last: number, epoch: number }} Meta */
-
 /** @param {string} label */
-export function newDeviceName(label) {
-  const random = crypto.getRandomValues(new Uint8Array(8));
-  return `${label}.${Array.from(random, (byte) => NAME_CHARACTERS[byte % NAME_CHARACTERS.length]).join("")}`;
+function newDeviceName(label) {
+  return `${label}.${random().slice(0, 8)}`;
 }
 
 export class Outbox {
@@ -37,7 +33,6 @@ export class Outbox {
    */
   open(label, lost) {
     return this._store.transact("outbox", true, async (t) => {
-      /** @type {Meta | undefined} */
       const meta = await t.get("meta", "meta");
       if (meta && !lost(meta.device)) return meta.device;
       const device = newDeviceName(label);
@@ -51,22 +46,11 @@ export class Outbox {
     return this._store.transact("outbox", false, async (t) => (await meta(t)).device);
   }
 
-  /** Become the leader: from now on transactions of an earlier one abort. */
   async raiseEpoch() {
-    this.epoch = await this._store.transact("outbox", true, async (t) => {
-      const found = await meta(t);
-      await t.put("meta", "meta", { ...found, epoch: found.epoch + 1 });
-      return found.epoch + 1;
-    });
+    this.epoch = await raiseEpoch(this._store, "outbox");
   }
 
-  /**
-   * Queue a command; its row is durable when this resolves.
-   *
-   * @param {string} conversation
-   * @param {Record<string, any>} command
-   * @returns {Promise<Status>}
-   */
+  /** Queue a command; its row is durable when this resolves. @param {string} conversation @param {Record<string, any>} command */
   put(conversation, command) {
     return this._store.transact("outbox", true, async (t) => {
       const { device, n } = await this._next(t);
@@ -82,18 +66,13 @@ export class Outbox {
     return { device: found.device, n };
   }
 
-  /**
-   * What is known of a command; undefined if it was acked long ago, or dismissed.
-   *
-   * @param {string} id
-   * @returns {Promise<Status | undefined>}
-   */
+  /** What is known of a command; undefined if it was acked long ago, or dismissed. @param {string} id @returns {Promise<Status | undefined>} */
   status(id) {
     return this._store.transact("outbox", false, async (t) => (await t.get("status", id)) ?? t.get("results", id));
   }
 
   /**
-   * The commands of a conversation (or of all) that are not acked, in order, and before them those that were acked lately.
+   * The commands (of a conversation) that are not acked, in order, and before them those that were acked lately.
    *
    * @param {string} [conversation]
    * @returns {Promise<Status[]>}
@@ -108,8 +87,6 @@ export class Outbox {
   /**
    * The device whose rows are to be settled now: an old name as long as it has any that are not looked up, then the
    * present one; with its conversations that have something to send.
-   *
-   * @returns {Promise<{ device: string, conversations: string[], lookups: Row[] }>}
    */
   work() {
     return this._store.transact("outbox", false, async (t) => {
@@ -133,7 +110,7 @@ export class Outbox {
    */
   take(device, conversation, wanted) {
     return this._store.transact("outbox", true, async (t) => {
-      await this._check(t);
+      await check(t, this.epoch);
       const first = await t.range("rows", prefix(device, conversation), { limit: WINDOW });
       const rows = [];
       for (const [k, row] of first) {
@@ -156,7 +133,7 @@ export class Outbox {
    */
   settle(answers, landed = []) {
     return this._store.transact("outbox", true, async (t) => {
-      await this._check(t);
+      await check(t, this.epoch);
       const series = new Map();
       for (const { row, result } of answers) {
         const at = rowKey(row);
@@ -195,7 +172,7 @@ export class Outbox {
   /** A row that was never accepted gets another n. @param {Row} row @param {number} least */
   renumber(row, least) {
     return this._store.transact("outbox", true, async (t) => {
-      await this._check(t);
+      await check(t, this.epoch);
       if (!(await t.get("rows", rowKey(row)))) return;
       await t.remove("rows", rowKey(row));
       const { device, n } = await this._next(t, least);
@@ -235,12 +212,7 @@ export class Outbox {
     });
   }
 
-  /**
-   * The row of a command that has failed goes into the queue again, under a new n.
-   *
-   * @param {string} id
-   * @returns {Promise<Status | undefined>}
-   */
+  /** The row of a command that has failed goes into the queue again, under a new n. @param {string} id */
   retry(id) {
     return this._store.transact("outbox", true, async (t) => {
       /** @type {Status | undefined} */
@@ -252,12 +224,7 @@ export class Outbox {
     });
   }
 
-  /**
-   * Remove a command that was never written, or that has failed; false if it was written.
-   *
-   * @param {string} id
-   * @returns {Promise<boolean>}
-   */
+  /** Remove a command that was never written, or that has failed; false if it was written. @param {string} id */
   cancel(id) {
     return this._store.transact("outbox", true, async (t) => {
       /** @type {Status | undefined} */
@@ -274,20 +241,8 @@ export class Outbox {
 
   /** Whether this client is still the leader: `Superseded` if it is not. */
   checkEpoch() {
-    return this._store.transact("outbox", false, (t) => this._check(t));
+    return this._store.transact("outbox", false, (t) => check(t, this.epoch));
   }
-
-  /** @param {import("./types.js").Transaction} t */
-  async _check(t) {
-    if ((await meta(t)).epoch !== this.epoch) throw new Superseded();
-  }
-}
-
-/** @param {import("./types.js").Transaction} t @returns {Promise<Meta>} */
-async function meta(t) {
-  const found = await t.get("meta", "meta");
-  if (!found) throw new StoreLost("the outbox has lost its device name");
-  return found;
 }
 
 /** @param {{ device: string, conversation: string, n: number }} row */

@@ -12,14 +12,10 @@ const ACK_MS = 1000;
 const ACK_MOST = 1000; // cursors in one command
 const ASK_AGAIN_MS = 1000;
 
-/** @import { Item, ReceiverEvents } from "./types.js" */
+/** @import { Item, ReceiverParts } from "./types.js" */
 
 export class Receiver {
-  /**
-   * `ready` resolves when this client may write.
-   *
-   * @param {{ events: import("./events.js").Events, connection: import("./connection.js").Connection, ready: () => Promise<void>, listeners: ReceiverEvents }} parts
-   */
+  /** @param {ReceiverParts} parts */
   constructor({ events, connection, ready, listeners }) {
     this._ready = ready;
     this._events = events;

@@ -5,12 +5,10 @@ const RESEND_MS = 1000;
 const LOOKED_BACK_MS = 86_400_000;
 const PAGE = 200;
 
-/** @import { Row, Answer, LoggedEvent, SenderEvents } from "./types.js" */
+/** @import { Row, Answer, LoggedEvent, SenderParts } from "./types.js" */
 
 export class Sender {
-  /**
-   * @param {{ outbox: import("./outbox.js").Outbox, connection: import("./connection.js").Connection, events: SenderEvents }} parts
-   */
+  /** @param {SenderParts} parts */
   constructor({ outbox, connection, events }) {
     this._outbox = outbox;
     this._connection = connection;
@@ -145,7 +143,7 @@ export class Sender {
   }
 
   _busy() {
-    return this._answers.length + this._landed.length > 0 || (this.device !== "" && this._dirty.size > 0);
+    return this._answers.length > 0 || (this.device !== "" && this._landed.length + this._dirty.size > 0);
   }
 
   async _work() {

@@ -25,7 +25,30 @@ export function prefix(...parts) {
 
 /** A name that nothing else has; `crypto.randomUUID` is only for secure contexts. */
 export function random() {
-  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return Array.from(crypto.getRandomValues(new Uint8Array(32)), (byte) => (byte % 32).toString(32)).join("");
+}
+
+/** The row with the device name, of either database. @param {import("./types.js").Transaction} t */
+export async function meta(t) {
+  const found = await t.get("meta", "meta");
+  if (!found) throw new StoreLost("the store has lost its device name");
+  return found;
+}
+
+/** Become the leader: from now on transactions of an earlier one abort. @param {import("./types.js").Store} store @param {Database} database @returns {Promise<number>} */
+export function raiseEpoch(store, database) {
+  return store.transact(database, true, async (t) => {
+    const found = await meta(t);
+    await t.put("meta", "meta", { ...found, epoch: found.epoch + 1 });
+    return found.epoch + 1;
+  });
+}
+
+/** @param {import("./types.js").Transaction} t @param {number} epoch */
+export async function check(t, epoch) {
+  const found = await meta(t);
+  if (found.epoch !== epoch) throw new Superseded();
+  return found;
 }
 
 /** The content of the store is not what this client has written: it is lost, or it is another one. */

@@ -276,6 +276,21 @@ export {};
  */
 
 /**
+ * @typedef {object} SenderParts
+ * @property {import("./outbox.js").Outbox} outbox
+ * @property {import("./connection.js").Connection} connection
+ * @property {SenderEvents} events
+ */
+
+/**
+ * @typedef {object} ReceiverParts
+ * @property {import("./events.js").Events} events
+ * @property {import("./connection.js").Connection} connection
+ * @property {() => Promise<void>} ready Resolves when this client may write.
+ * @property {ReceiverEvents} listeners
+ */
+
+/**
  * @typedef {object} ConnectionParts
  * @property {import("./http.js").Http} http
  * @property {(reason: import("./connection.js").TokenReason) => Promise<string>} token
