@@ -133,6 +133,17 @@ def test_backoff_has_full_jitter_between_its_bounds() -> None:
     assert min(waits[11]) < 15
 
 
+@pytest.mark.parametrize(
+    ("rest_s", "after_s", "again_s"),
+    [(3600.0, 3540.0, 1800.0), (100.0, 80.0, 50.0), (6.0, 4.0, 3.0), (1.0, 0.0, 1.0), (-7200.0, 30.0, 30.0)],
+)
+def test_token_is_renewed_before_it_ends_and_seldom_if_the_clock_is_wrong(
+    rest_s: float, after_s: float, again_s: float
+) -> None:
+    assert machine.renew_after_s(rest_s) == pytest.approx(after_s)
+    assert machine.renew_again_s(rest_s) == pytest.approx(again_s)
+
+
 def test_gateway_that_failed_is_not_chosen_again_while_there_is_another() -> None:
     gateways = ["a", "b", "c"]
     assert {machine.choose(gateways, "a") for _ in range(50)} == {"b", "c"}

@@ -29,8 +29,6 @@ ANSWER_S: Final = 15.0
 PING_S: Final = 15.0
 TICK_S: Final = 1.0
 STEADY_S: Final = 10.0  # a connection that lived so long begins the backoff anew
-EXPIRING: Final = 0.2  # of a token's lifetime, at most EXPIRING_S, at least two ticks: a new one is asked for
-EXPIRING_S: Final = 60.0
 SUBPROTOCOL: Final = Subprotocol("linnet.v1.json")
 
 log = logging.getLogger("linnet_client")
@@ -281,7 +279,7 @@ class Connection:
             if not self._handlers.ticked():
                 log.warning("a command has no answer: the connection is made anew")
                 self.reconnect()
-            if time.time() >= self._renew_at and self._renewing is None:
+            if time.monotonic() >= self._renew_at and self._renewing is None:
                 self._renew_at = float("inf")
                 self._renewing = asyncio.get_running_loop().create_task(self._renew())
                 self._renewing.add_done_callback(self._renewed)
@@ -297,10 +295,8 @@ class Connection:
     # -- tokens
 
     def _expire(self, expires_at: int) -> None:
-        """Plan the renewal: before a fifth of the rest is left, at most a minute."""
         self.expires_at = expires_at
-        rest_s = expires_at / 1000 - time.time()
-        self._renew_at = time.time() + max(0.0, rest_s - min(EXPIRING_S, max(rest_s * EXPIRING, 2 * TICK_S)))
+        self._renew_at = time.monotonic() + machine.renew_after_s(expires_at / 1000 - time.time())
 
     async def _renew(self) -> None:
         token = await self._token("expiring")
@@ -312,8 +308,7 @@ class Connection:
         self._renewing = None
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("the token was not renewed: %s", error)
-            rest_s = self.expires_at / 1000 - time.time()
-            self._renew_at = time.time() + max(1.0, rest_s / 2)
+            self._renew_at = time.monotonic() + machine.renew_again_s(self.expires_at / 1000 - time.time())
 
 
 def _after(error: ClientError) -> Ending:

@@ -22,6 +22,10 @@ from typing import Final
 
 FIRST_S: Final = 0.3
 MOST_S: Final = 30.0
+EXPIRING: Final = 0.2  # of the rest of a token's life, EXPIRING_LEAST_S to EXPIRING_MOST_S: a new one is asked for
+EXPIRING_LEAST_S: Final = 2.0
+EXPIRING_MOST_S: Final = 60.0
+WRONG_CLOCK_S: Final = 30.0  # between renewals if tokens that the server accepts seem to have expired
 
 
 class Status(StrEnum):
@@ -97,6 +101,18 @@ def ending(code: int, reason: str, drain_s: float | None = None) -> Ending:
 def backoff_s(attempt: int) -> float:
     """Return a wait before the `attempt`-th try (from 0) in a row: full jitter between 0.3 and at most 30 s."""
     return random.uniform(FIRST_S, max(FIRST_S, min(MOST_S, FIRST_S * 2.0 ** min(attempt + 1, 10))))
+
+
+def renew_after_s(rest_s: float) -> float:
+    """Return the wait before the renewal of a token, which the server has accepted, and which ends in `rest_s`."""
+    if rest_s <= 0:
+        return WRONG_CLOCK_S
+    return max(0.0, rest_s - min(EXPIRING_MOST_S, max(rest_s * EXPIRING, EXPIRING_LEAST_S)))
+
+
+def renew_again_s(rest_s: float) -> float:
+    """Return the wait after a renewal that has failed."""
+    return max(1.0, rest_s / 2) if rest_s > 0 else WRONG_CLOCK_S
 
 
 def choose(gateways: list[str], failed: str | None) -> str:
