@@ -312,10 +312,10 @@ test("only what was never written can be cancelled", async () => {
 });
 
 test("a name that was taken over: new rows move, written ones are looked up", async () => {
-  const { outbox, take } = await filled(1);
+  const { outbox, device, take } = await filled(1);
   const { rows } = await take();
   await outbox.put("c", { type: "send", body: "new" });
-  const renamed = await outbox.rename("web", true);
+  const renamed = await outbox.rename("web", device, true);
   const work = await outbox.work();
   assert.equal(work.device, renamed);
   assert.deepEqual(work.lookups.map(({ n }) => n), [rows[0].n]);
@@ -325,8 +325,45 @@ test("a name that was taken over: new rows move, written ones are looked up", as
 
 test("a name that was given up is settled before the new one", async () => {
   const { outbox, device } = await filled(1);
-  await outbox.rename("web", false);
+  const renamed = await outbox.rename("web", device, false);
   assert.equal((await outbox.work()).device, device);
+  assert.equal(await outbox.rename("web", device, false), renamed); // said twice
+});
+
+test("an old name that another process uses is looked up, and the present one stays", async () => {
+  const { outbox, device, take } = await filled(1);
+  await take();
+  const renamed = await outbox.rename("web", device, false);
+  assert.equal(await outbox.rename("web", device, true), renamed);
+  const { device: next, lookups } = await outbox.work();
+  assert.deepEqual([next, lookups.length], [renamed, 1]);
+});
+
+test("what another process may have sent is looked up until the server answers; it has failed if its conversation is gone", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const { outbox, device, take } = await filled(1);
+  await take();
+  const renamed = await outbox.rename("web", device, true);
+  const connection = new Connection({ http: {}, token: async () => "t", events: { state: () => undefined, frame: () => undefined } });
+  const codes = ["unavailable", "rate_limited", "not_found"];
+  const send = (text) => {
+    const { id } = JSON.parse(text);
+    const code = codes.shift();
+    queueMicrotask(() => connection._received({ type: "error", id, code, message: "" }));
+  };
+  connection._socket = { readyState: WebSocket.OPEN, send, close: () => undefined };
+  connection.state = "live";
+  const fail = (error) => assert.fail(error);
+  const moved = new Promise((resolve) => {
+    const sender = new Sender({ outbox, connection, events: { moved: resolve, copied: fail, otherDevice: fail, failed: fail } });
+    sender.up(renamed);
+  });
+  while (codes.length) {
+    await new Promise((resolve) => setImmediate(resolve));
+    t.mock.timers.tick(1000);
+  }
+  const [id] = await moved;
+  assert.equal((await outbox.status(id)).error.code, "conflict");
 });
 
 const base = { conversation: "c", prev: 0, count: 1, at: 1, device: "d", n: 1 };

@@ -426,10 +426,11 @@ export class Client {
   /** @param {boolean} replaced */
   async _rename(replaced) {
     if (!this.leader) return;
+    const old = (replaced && this._settling) || this.device;
     try {
       await this._ready();
       await this._outbox.checkEpoch(); // a tab that lost its lock was replaced by its successor
-      const device = await this._outbox.rename(this._options.device ?? DEFAULT_DEVICE, replaced);
+      const device = await this._outbox.rename(this._options.device ?? DEFAULT_DEVICE, old, replaced);
       await this._events.adopt(device, true);
       await this._choose();
       this._post({ type: "device" });

@@ -1,6 +1,6 @@
 /** The leader's connection: one WebSocket at a time. Its states and rules: README. */
 
-import { afterClose, backoffMs } from "./closes.js";
+import { afterClose, backoffMs, pause } from "./closes.js";
 import { LinnetError, after } from "./errors.js";
 
 /** @typedef {"idle" | "preparing" | "connecting" | "live" | "waiting" | "stopped"} Status */
@@ -15,6 +15,8 @@ const RENEW_AT = 0.8; // of the time that is left to a token
 const RENEW_AGAIN_MS = 30_000;
 const TIMER_MAX_MS = 2 ** 31 - 1;
 const REFUSALS = 2;
+const PAGE = 200;
+const ASK_AGAIN_MS = 1000;
 
 export class Connection {
   /** @param {ConnectionParts} parts */
@@ -97,6 +99,21 @@ export class Connection {
       }
       this._requests.set(id, { resolve, reject });
     });
+  }
+
+  /** A page of history, asked for until this connection ends; it is empty if the conversation is gone. @param {{ conversation: string, before?: number, after?: number }} of */
+  async history(of) {
+    const attempt = this._attempt;
+    while (attempt === this._attempt) {
+      try {
+        return await this.request({ type: "history", limit: PAGE, ...of });
+      } catch (error) {
+        const { code, retryAt = 0 } = /** @type {LinnetError} */ (error);
+        if (code === "not_found") return { events: [], more: false };
+        await pause(Math.max(ASK_AGAIN_MS, retryAt - Date.now()));
+      }
+    }
+    throw new LinnetError("unavailable", "the connection ended");
   }
 
   /** @param {Status} state @param {string} [detail] */

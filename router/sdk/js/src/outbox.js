@@ -181,18 +181,17 @@ export class Outbox {
   }
 
   /**
-   * Give up this device name. If another process uses it (`replaced`), nothing can be settled under it: rows that were never
-   * written move to the new name, the others are looked up. Otherwise they are settled under the old name first.
+   * Give up a device name, which may be an old one. If another process uses it (`replaced`), nothing can be settled under it: rows
+   * that were never written move to the new name, the others are looked up. Otherwise they are settled under the old name first.
    *
    * @param {string} label
+   * @param {string} old
    * @param {boolean} replaced
-   * @returns {Promise<string>}
    */
-  rename(label, replaced) {
+  rename(label, old, replaced) {
     return this._store.transact("outbox", true, async (t) => {
       const found = await meta(t);
-      const old = found.device;
-      const device = newDeviceName(label);
+      const device = old === found.device ? newDeviceName(label) : found.device;
       await t.put("meta", "meta", { ...found, device });
       if (replaced) {
         for (const [k, row] of await t.range("rows", prefix(old))) {

@@ -3,14 +3,10 @@
  * acks of cursors that are stored.
  */
 
-import { LinnetError } from "./errors.js";
-
 const BATCH = 200;
-const PAGE = 200;
 const ACK_EVENTS = 32;
 const ACK_MS = 1000;
 const ACK_MOST = 1000; // cursors in one command
-const ASK_AGAIN_MS = 1000;
 
 /** @import { Item, ReceiverParts } from "./types.js" */
 
@@ -102,14 +98,7 @@ export class Receiver {
 
   /** @param {string} conversation @param {number} after */
   async _ask(conversation, after) {
-    try {
-      const { events, more } = await this._connection.request({ type: "history", conversation, after, limit: PAGE });
-      this.push({ type: "page", conversation, events, more });
-    } catch (error) {
-      const code = error instanceof LinnetError ? error.code : "";
-      if (this._connection.state !== "live") return; // the next connection begins where this one ended
-      if (code === "not_found") this.push({ type: "page", conversation, events: [], more: false });
-      else setTimeout(() => this._connection.state === "live" && void this._ask(conversation, after), ASK_AGAIN_MS);
-    }
+    const page = await this._connection.history({ conversation, after }).catch(() => undefined);
+    if (page) this.push({ type: "page", conversation, ...page }); // else the next connection begins where this one ended
   }
 }

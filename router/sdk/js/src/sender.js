@@ -3,7 +3,6 @@
 const RESEND_MOST_MS = 60_000;
 const RESEND_MS = 1000;
 const LOOKED_BACK_MS = 86_400_000;
-const PAGE = 200;
 
 /** @import { Row, Answer, LoggedEvent, SenderParts } from "./types.js" */
 
@@ -196,8 +195,7 @@ export class Sender {
   async _lookUp(row) {
     let before;
     for (let more = true; more; ) {
-      const page = await this._connection.request({ type: "history", conversation: row.conversation, before, limit: PAGE });
-      /** @type {any} */
+      const page = await this._connection.history({ conversation: row.conversation, before });
       const found = page.events.find((/** @type {any} */ event) => event.device === row.device && event.n === row.n);
       if (found) {
         this._answers.push({ row, result: { conversation: row.conversation, seq: found.seq, at: found.at } });
