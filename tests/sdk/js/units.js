@@ -279,6 +279,19 @@ test("a clock that is set neither ends a live connection nor hides a dead one", 
   assert.deepEqual([alive.state, silent.state], ["live", "waiting"]);
 });
 
+test("a tab watches as many users as it likes, and again whenever a leader is connected", async () => {
+  const client = await opened(() => undefined);
+  const posted = [];
+  client._election = { leader: false, post: (message) => posted.push(message), stop: () => undefined };
+  const users = Array.from({ length: 201 }, (_, i) => `u${i}`);
+  const asked = () => posted.splice(0).map(({ command }) => command?.users.length);
+  client.watch(users);
+  assert.deepEqual(asked(), [200, 1]);
+  client._message({ type: "state", state: "live" }); // of a tab that was opened later, and leads now
+  assert.deepEqual(asked(), [200, 1]);
+  await client.close();
+});
+
 test("an election that was stopped while it took the lock does not keep it", async (t) => {
   const listens = { hidden: false, addEventListener: () => undefined, removeEventListener: () => undefined };
   Object.assign(globalThis, { document: listens, addEventListener: () => undefined, removeEventListener: () => undefined });

@@ -10,10 +10,9 @@ import { MessageHandle } from "./handle.js";
 import { Handing } from "./handing.js";
 import { Http } from "./http.js";
 import { Outbox } from "./outbox.js";
-import { People } from "./people.js";
 import { Receiver } from "./receiver.js";
 import { Sender } from "./sender.js";
-import { State } from "./state.js";
+import { People, State } from "./state.js";
 import { PlaceLost, StoreLost, Superseded, random } from "./store.js";
 import { Media } from "./media.js";
 import { received } from "./values.js";
@@ -23,6 +22,7 @@ import { received } from "./values.js";
 
 const DEFAULT_DEVICE = "js";
 const AGAIN_MS = 1000;
+const PRESENCE_USERS = 200; // of one command
 const LABEL = /^[A-Za-z0-9._-]{1,55}$/;
 
 export class Client {
@@ -233,8 +233,15 @@ export class Client {
 
   /** Get `presence` whenever one of these users comes or goes. @param {string[]} users */
   watch(users) {
-    this._share({ type: "watch", users });
-    this._send({ type: "presence", users, watch: true });
+    for (const user of users) this._watched.add(user);
+    this._watch(users);
+  }
+
+  /** @param {string[]} users */
+  _watch(users) {
+    for (let first = 0; first < users.length; first += PRESENCE_USERS) {
+      this._send({ type: "presence", users: users.slice(first, first + PRESENCE_USERS), watch: true });
+    }
   }
 
   /**
@@ -379,6 +386,7 @@ export class Client {
   _status(status, detail) {
     this.status = status;
     this.stopped = status === "stopped" ? detail : "";
+    if (status === "live") this._watch([...this._watched]); // in each tab: the leader does not know what the others watch
     this._emit("status", status, detail);
   }
 
@@ -409,7 +417,6 @@ export class Client {
     const attempt = this._ready().then(async () => {
       this._sender.up(welcome.device);
       if (this._settling) return;
-      if (this._watched.size) this._send({ type: "presence", users: [...this._watched], watch: true });
       await this._sendReads(welcome.conversations);
     });
     attempt.catch((error) => this._failed(error));
@@ -591,9 +598,6 @@ export class Client {
         return;
       case "send":
         if (this.leader) this._connection.send(message.command);
-        return;
-      case "watch":
-        for (const user of message.users) this._watched.add(user);
     }
   }
 
