@@ -20,6 +20,7 @@ const { Media } = await source("media");
 const { viewOf } = await source("conversation");
 const { advance, changeMessage, listed, newConversation, takeBack } = await source("model");
 const { Outbox } = await source("outbox");
+const { Receiver } = await source("receiver");
 const { Sender } = await source("sender");
 const { StoreLost, Superseded, key, prefix } = await source("store");
 const { openMemory } = await source("store_memory");
@@ -443,6 +444,20 @@ test("events behind a hole wait for its page, and come once", async () => {
   await events.apply([{ type: "page", conversation: "c", events: [message(3)], more: false }, message(6), message(5)]);
   const handed = (await events.unhanded(0, 100)).map(({ event }) => event.seq);
   assert.deepEqual(handed, [1, 3, 4, 5, 6]);
+});
+
+test("a hole is filled by the server's answer", async () => {
+  const events = new Events(openMemory(), "alice");
+  await events.adopt("web.1");
+  await events.raiseEpoch();
+  const message = (seq) => ({ ...changes[0], seq, prev: seq - 1, n: seq, count: seq, body: seq });
+  const history = async ({ conversation, after }) => ({ type: "history", id: 1, conversation, events: [message(after + 1)], more: false });
+  let filled = () => undefined;
+  const listeners = { changed: () => filled(), logged: () => undefined, failed: (error) => assert.fail(error) };
+  const receiver = new Receiver({ events, connection: { state: "live", history, send: () => true, request: async () => undefined }, ready: async () => undefined, listeners });
+  for (const seq of [1, 3]) receiver.push(message(seq));
+  while ((await events.conversation("c"))?.cursor !== 3) await new Promise((resolve) => (filled = resolve));
+  assert.deepEqual((await events.messages("c", Infinity, 10)).map(({ seq }) => seq), [1, 2, 3]);
 });
 
 test("an entry of a part that does not answer changes nothing else", async () => {

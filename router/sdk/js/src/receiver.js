@@ -99,6 +99,6 @@ export class Receiver {
   /** @param {string} conversation @param {number} after */
   async _ask(conversation, after) {
     const page = await this._connection.history({ conversation, after }).catch(() => undefined);
-    if (page) this.push({ type: "page", conversation, ...page }); // else the next connection begins where this one ended
+    if (page) this.push({ ...page, type: "page", conversation }); // else the next connection begins where this one ended
   }
 }
