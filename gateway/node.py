@@ -85,11 +85,11 @@ class Node:
         # the store
         self.conversations = Conversations(client, 2 * settings.retention_events)
         self.users = Users(client)
-        self.files = Files(client)
         self.presence = Presence(client)
         self.people = People(client)
         self.profiles = Profiles(client)
         self.durability = durability(settings.durability, client, settings.replicas)
+        self.files = Files(client, kept=self.durability.when_file_kept)
 
         # delivery
         hubs: dict[str, Hub] = {}

@@ -117,6 +117,7 @@ class Services(Struct, frozen=True):
         state = State(client, rate_us(settings))
         direct = DirectConversations(users, conversations, pairs, profiles, rate_us(settings))
         hook = SendHook(settings) if settings.send_hook_url else None
+        durable = durability(settings.durability, client, settings.replicas)
         return cls(
             settings=settings,
             conversations=conversations,
@@ -138,13 +139,13 @@ class Services(Struct, frozen=True):
             presence=Presence(client),
             accounts=Accounts(client),
             pushes=Pushes(client),
-            durability=durability(settings.durability, client, settings.replicas),
+            durability=durable,
             verifier=Verifier(settings, fetch, clocks=client.clocks),
             passwords=Passwords(settings.password_min),
             addresses=Limiter(ADDRESS_EVERY_S, ADDRESS_BURST),
             unknown_users=Limiter(UNKNOWN_USER_EVERY_S, UNKNOWN_USER_BURST),
             event_numbers=EventNumbers(node),
-            files=media.files if media else Files(client),
+            files=Files(client, kept=durable.when_file_kept),
             media=media,
         )
 

@@ -166,7 +166,7 @@ REDIS_PROVIDER = Gauge(
 )
 KEPT = Counter(
     "linnet_redis_kept",
-    "Appends that waited for replicas, by result: kept, failover, timeout, error or refused",
+    "Appends, and pins of files, that waited for replicas, by result: kept, failover, timeout, error or refused",
     ("result",),
 )
 KEPT_SECONDS = Histogram("linnet_redis_kept_seconds", "Seconds of one wait for replicas", buckets=_LATENCY)

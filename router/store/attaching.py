@@ -1,6 +1,9 @@
 """The files of a message to append: what its sender may use is looked up, then pinned for the conversation.
 
-The poster of a video is a file of the message like the others. Its sender has uploaded it, or forwards a video with it.
+Invariants
+- Every pin is kept (`store/durability.py`) before the message is appended, so a failover that keeps the message keeps
+  its files.
+- The poster of a video is a file of the message, too. Its sender has uploaded it, or forwards a video with it.
 """
 
 from __future__ import annotations
@@ -8,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from struct import Struct as Packing
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -36,10 +39,19 @@ class Attached(Struct, frozen=True):
 REFUSED: Final = Attached([], b"")  # the sender may not use one of the files; only an accepted `n` is acked with it
 
 
+# Calls back when a write for this file, which returned this replid, is kept, or with the error if it may be lost.
+FileKept: TypeAlias = Callable[[str, bytes, Callable[[LinnetError | None], None]], None]
+
+
+def at_once(sha256: str, replid: bytes, reply: Callable[[LinnetError | None], None]) -> None:
+    """Take every write for kept, as where no user waits for an ack."""
+    reply(None)
+
+
 class Lookup:
     """The calls of one `attach` and its one reply: first what the user may use, then a pin for each file."""
 
-    __slots__ = ("_client", "_conv", "_given", "_infos", "_missing", "_pin_s", "_pinned", "_posters",
+    __slots__ = ("_client", "_conv", "_given", "_infos", "_kept", "_missing", "_pin_s", "_pinned", "_posters",
                  "_reply", "_user")  # fmt: skip
 
     def __init__(
@@ -49,6 +61,7 @@ class Lookup:
         conv: str,
         given: Sequence[SharedFile],
         pin_s: int,
+        kept: FileKept,
         reply: Reply[Attached],
     ) -> None:
         self._client = client
@@ -56,6 +69,7 @@ class Lookup:
         self._conv = conv
         self._given = given
         self._pin_s = pin_s
+        self._kept = kept
         self._reply: Reply[Attached] | None = reply
         self._infos: list[FileInfo | None] = [None] * len(given)
         self._pinned = 1 << 32
@@ -148,15 +162,22 @@ class Lookup:
         for sha256 in hashes:
             where = (keys.file(sha256), keys.file_due(keys.file_partition(sha256)))
             args = (keys.file_name(sha256), self._conv, self._pin_s)
-            self._client.call("file_pin", where, args, self._then(self._pin, None))
+            self._client.call("file_pin", where, args, self._then(self._pin, sha256))
 
     def _hashes(self) -> dict[str, None]:
         """The files and their posters, each once."""
         infos = [info for info in self._infos if info is not None]
         return dict.fromkeys(one.sha256 for info in infos for one in (info, info.poster) if one is not None)
 
-    def _pin(self, _: None, at_s: Any) -> None:
+    def _pin(self, sha256: str, pinned: Any) -> None:
+        at_s, replid = pinned
         self._pinned = min(self._pinned, at_s)
+        self._kept(sha256, replid, self._pin_kept)
+
+    def _pin_kept(self, error: LinnetError | None) -> None:
+        if error is not None:
+            self._end(error)
+            return
         self._missing -= 1
         if not self._missing:
             infos = [info for info in self._infos if info is not None]

@@ -83,6 +83,10 @@ class Durability:
         """The part that decides about writes of a user."""
         return self
 
+    def when_file_kept(self, sha256: str, replid: bytes, reply: Kept) -> None:
+        """As `when_kept`, of a write in the slot of a file."""
+        self.when_kept(replid, reply)
+
     def require_fit(self) -> None:
         """Raise `Unavailable` while the server is unfit, so that a send is refused before it is appended."""
         if self._fitness.fault:
@@ -191,6 +195,9 @@ class ClusterDurability(Durability):
 
     def at_user(self, user: str) -> Keeper:
         return _Place(self, keys.user(user))
+
+    def when_file_kept(self, sha256: str, replid: bytes, reply: Kept) -> None:
+        self.when_kept_at(keys.file(sha256), replid, reply)
 
     def require_fit_at(self, key: str) -> None:
         if self._client.fault(key):

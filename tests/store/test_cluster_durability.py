@@ -12,11 +12,14 @@ import redis
 
 from router.contract import keys
 from router.contract.errors import Unavailable
+from router.contract.files import SharedFile
 from router.store import durability as module
 from router.store.answers import reply_of
+from router.store.attaching import REFUSED
 from router.store.conversations import Conversations
 from router.store.dirty import Dirty
 from router.store.durability import ClusterDurability, Durability, durability
+from router.store.files import Files
 from router.store.redis import choose
 from router.store.redis.cluster_client import ClusterClient
 from router.store.redis.connection import RedisArg
@@ -25,6 +28,7 @@ from router.store.redis.pipeline import HotConnection, Reply
 from tests import support
 from tests.cluster import Cluster, Node, slot
 from tests.store.calling import Store
+from tests.store.test_files import attach, uploaded
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +99,25 @@ async def test_missing_replica_stops_the_acks_of_its_own_server_only(
         again = await store_.send(convs[0], "ann", 1)
         assert again.duplicate
         await reply_of(kept.at_conversation(convs[0]).when_kept, again.replid)
+
+
+async def test_files_are_pinned_where_a_failover_keeps_them(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message whose pin may be lost is not to be appended, although its conversation is on another server."""
+    monkeypatch.setattr(module, "WAIT_MS", 1000)
+    async with store(cluster, "replicated") as (store_, kept):
+        files = Files(store_.client, kept=kept.when_file_kept)
+        conv, shas = await group_on(store_, cluster, 1), [await uploaded(files, "ann", str(i)) for i in range(12)]
+        shards = {sha: cluster.primaries[0].owner(slot(keys.file(sha))) for sha in shas}
+        here, there = (next(sha for sha in shas if shards[sha] == node.id) for node in cluster.primaries)
+        cluster.replicas[0][0].pause()
+        try:
+            with pytest.raises(Unavailable):
+                await attach(files, "ann", conv, SharedFile(there), SharedFile(here))
+            assert await attach(files, "ann", conv, SharedFile(there)) != REFUSED
+        finally:
+            cluster.replicas[0][0].resume()
+        await cluster.caught_up(cluster.replicas[0][0], cluster.primaries[0])
+        assert await attach(files, "ann", conv, SharedFile(here)) != REFUSED
 
 
 class _Between:

@@ -1,7 +1,7 @@
 -- file_pin: pin a file, because a conversation is about to refer to it (by a message or an avatar).
 -- KEYS  file due
 -- ARGV  name conv pin_s
--- Returns the time (s) of the pin, which counts as a reference for pin_s; NOTFOUND if there is no such file
+-- Returns {the time (s) of the pin, which counts as a reference for pin_s, replid}; NOTFOUND if there is no such file
 --
 -- Keeps true: a file is pinned before a message with it is written, so the file exists as long as the message does. When
 -- the pin is due, a router finds out whether the message was written (file_settle).
@@ -16,7 +16,7 @@ local function file_pin(k, a)
   keep_file(k[1], f)
   redis.call('ZREM', k[2], a[1])
   due_at(k[2], a[1] .. ' ' .. a[2], now + tonumber(a[3]))
-  return now
+  return {now, replid()}
 end
 
 register('file_pin', file_pin)
