@@ -123,6 +123,7 @@ def own_valkey(starts_processes: None, tmp_path: Path) -> Iterator[EmbeddedValke
     """Start a server for this test alone, which may kill, restart and stop it."""
     server = EmbeddedValkey(tmp_path / "valkey", support.free_ports(1)[0])
     server.start()
+    support.begin_deployment(server)
     yield server
     server.kill()
 

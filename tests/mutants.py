@@ -66,6 +66,12 @@ MUTANTS: Final = {
         "        restored, self._restored = [], []\n",
         "tests/store/redis/test_cluster_bus.py::test_channels_of_a_slot_that_moves_are_followed_and_reported",
     ),
+    "server that refuses all calls": Mutant(
+        _ROUTING,
+        "        if text.startswith(DOWN):\n",
+        "        if False:\n",
+        f"{_REDIRECTS}::test_server_that_says_the_cluster_is_down_does_not_count_as_one_that_serves",
+    ),
     "epoch of the map": Mutant(
         "router/store/redis/cluster_client.py",
         "        if epoch < self.epoch and now - self._confirmed_at < STALE_S:\n",

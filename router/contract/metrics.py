@@ -140,7 +140,8 @@ REDIS_SECONDS = Histogram(
 REDIS_IN_FLIGHT = Gauge("linnet_redis_in_flight", "Calls that were sent to Redis and have no reply yet")
 REDIS_PARTITIONS = Gauge(
     "linnet_redis_partitions",
-    "On a cluster: partitions of conversations and users whose server is connected (served) or not (down), by state",
+    "On a cluster: partitions of conversations and users whose server is connected and serves calls (served), or not"
+    " (down), by state",
     ("state",),
 )
 REDIS_REDIRECTS = Counter(

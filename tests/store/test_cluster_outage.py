@@ -20,7 +20,7 @@ from router.store.redis import choose
 from router.store.redis.cluster_client import ClusterClient
 from router.store.reports import Reports
 from tests import support
-from tests.cluster import Cluster, slot
+from tests.cluster import Cluster, Node, slot
 from tests.store.calling import called
 
 OURS: Settings = load({"LINNET_JWT_SECRET": support.JWT_SECRET})
@@ -67,10 +67,27 @@ async def test_any_one_server_may_be_down(starts_processes: None, tmp_path: Path
         failed = [answer for answer in answers if isinstance(answer, LinnetError)]
         assert 0 < len(failed) < 128
         assert all(isinstance(answer, Unavailable) for answer in failed)
+        if lost == keys.DEPLOYMENT:
+            await _refuses_all_calls(first, [node for node in cluster.primaries if node is not dead])
         await first.close()
         await second.close()
     finally:
         cluster.close()
+
+
+async def _refuses_all_calls(client: ClusterClient, nodes: list[Node]) -> None:
+    """Servers that answer, but only that the cluster is down, are down; nothing has to be sent to notice it."""
+    for node in nodes:
+        node.call("CONFIG", "SET", "cluster-require-full-coverage", "yes")
+    await support.eventually(lambda: not client.available)
+    assert "say that it is down" in client.trouble
+    assert client.cluster_statistics().partitions_served == 0
+    with pytest.raises(Unavailable):
+        await client.fetch("GET", next(keys.tags("c")))
+    for node in nodes:
+        node.call("CONFIG", "SET", "cluster-require-full-coverage", "no")
+    await support.eventually(lambda: len(client.servers) == 2)
+    assert not client.trouble
 
 
 async def test_audit_and_reports_without_a_server_say_what_is_missing(starts_processes: None, tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ class ClusterBus:
         """Whether the server of this channel can be reached now, for calls and for subscriptions."""
         owner = self._routing.owner(slot_of(channel))
         ear = None if owner is None else self._ears.get(owner)
-        return owner is not None and owner.up and (ear is None or ear.up)
+        return owner is not None and owner.serves and (ear is None or ear.up)
 
     def statistics(self) -> BusStatistics:
         ears = [ear.statistics() for ear in self._ears.values()]

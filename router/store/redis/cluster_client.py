@@ -44,7 +44,7 @@ from router.store.redis.slots import slot_of
 
 POLL_S: Final = 1.0
 ASK_S: Final = 1.0  # for one answer about the map
-ASKED: Final = 3  # servers that are asked for their state
+ASKED: Final = 3  # servers that are asked for their state, besides those that refuse all calls
 FULL_S: Final = 30.0
 SPREAD_S: Final = 1.0  # in which an elected server has told the others what it owns
 STALE_S: Final = 10.0
@@ -162,15 +162,18 @@ class ClusterClient(Client):
         now = asyncio.get_running_loop().time()
         lines = [line for line in self.routing.lines.values() if line.up]
         random.shuffle(lines)
-        some = sorted(lines, key=_asked_at)[: ASKED - 1]
+        some = [line for line in lines if line.refuses]
+        some += sorted((line for line in lines if not line.refuses), key=_asked_at)[: ASKED - 1]
         asked: list[HotConnection] = [self._hot] * self._hot.up + list(some)
         found = await asyncio.gather(*map(self._state, asked))
         states = [(*state, connection) for state, connection in zip(found, asked, strict=True) if state is not None]
         for line in some:
             line.asked_at = now
         for ok, named, connection in states:
-            if ok and isinstance(connection, Line):
-                connection.confirmed = named, now
+            if isinstance(connection, Line):
+                connection.told(ok=ok)
+                if ok:
+                    connection.confirmed = named, now
         if not states:
             return
         with_majority, epoch, best = max(states, key=lambda one: one[:2])
@@ -263,6 +266,8 @@ class ClusterClient(Client):
     @property
     def trouble(self) -> str:
         """The reason why no part of the cluster is usable now; empty if one is."""
+        if not self.available and any(line.up for line in self.routing.primaries):
+            return f"Redis at {self.address}: the servers of the cluster say that it is down, and refuse all calls"
         if not self.available:
             return f"Redis at {self.address}: no server of the cluster can be reached: {self._hot.why}"
         return f"Redis is unfit: {self.fitness.fault}" if self.fitness.fault else ""
@@ -300,7 +305,7 @@ class ClusterClient(Client):
 
     def cluster_statistics(self) -> ClusterStatistics:
         owners = [self.routing.owner(slot_of(tag)) for tag in (*names.tags("c"), *names.tags("u"))]
-        up = [line is not None and line.up for line in owners]
+        up = [line is not None and line.serves for line in owners]
         longest, self.routing.longest_hold_s = self.routing.longest_hold_s, 0.0
         shards = [(line, line.statistics()) for line in self.routing.primaries[:SHARDS]]
         before, self._calls_seen = self._calls_seen, {line: now.calls for line, now in shards}

@@ -9,7 +9,8 @@ Theory of operation
    behind them), and the new owner is connected. Then the calls that waited are sent, in the order in which they were
    made.
 4. A slot whose owner is not connected is held, too, if it was connected within the last HOLD_S; else its calls are
-   refused at once.
+   refused at once. A server that says that the whole cluster is down (CLUSTERDOWN) counts like one that is not
+   connected, until it says that it is with the majority again.
 
 Invariants
 - A callback receives exactly one reply, never before `call` has returned, and no call is sent twice unless a server
@@ -45,6 +46,7 @@ MOVED_S: Final = 2.0  # for which a MOVED counts more than a map of the same epo
 MAX_CALLS: Final = 20_000
 MAX_CALLS_PER_SERVER: Final = 2_000  # added for each server
 KINDS: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING")
+DOWN: Final = "CLUSTERDOWN The cluster is down"  # else it is one slot that has no server
 
 _PING: Final = pack(("PING",))
 _ASKING: Final = pack(("ASKING",))
@@ -67,7 +69,8 @@ class Line(HotConnection):
     def __init__(self, address: Address, library: bytes, changed: Callable[[Line], None]) -> None:
         super().__init__(address, library)
         self._changed = changed  # the line is up, or down
-        self.down_since = self._loop.time()
+        self.refuses = False  # all calls, by its own word
+        self.down_since = self._loop.time()  # or since when it refuses
         self.unnamed_since: float | None = None  # no map has named it since
         self.charged = 0  # bytes of the calls without a reply whose slot it had when they were made
         self.ahead_ms: float | None = None  # of its clock before the loop's
@@ -80,6 +83,17 @@ class Line(HotConnection):
     def busy(self) -> bool:
         """Whether calls are without a reply."""
         return bool(self._pending or self._missed or self._held)
+
+    @property
+    def serves(self) -> bool:
+        """Whether it is connected and does not refuse all calls."""
+        return self.up and not self.refuses
+
+    def told(self, *, ok: bool) -> None:
+        """Note what the server has said of itself: whether it is with the majority and serves its slots."""
+        if self.up and self.refuses is ok:
+            self.refuses, self.down_since = not ok, self._loop.time()
+            self._changed(self)
 
     def after_all(self, reply: Reply) -> None:
         """Call `reply` once every call that was sent before has its reply, or the connection is lost."""
@@ -97,7 +111,7 @@ class Line(HotConnection):
         self._changed(self)
 
     def closed(self, why: str) -> None:
-        self.down_since = self._loop.time()
+        self.refuses, self.down_since = False, self._loop.time()
         super().closed(why)
         self._changed(self)
 
@@ -106,6 +120,8 @@ class Line(HotConnection):
         if kind not in KINDS:
             return super()._error(text)
         self.errors[kind] += 1
+        if text.startswith(DOWN):
+            self.told(ok=False)
         return Redirect(kind, rest.partition(" ")[2] if kind in ("MOVED", "ASK") else "")
 
 
@@ -179,7 +195,7 @@ class Routing:
         now = self._loop.time()
         full = self._bytes + size > MAX_BYTES or self._calls >= MAX_CALLS + MAX_CALLS_PER_SERVER * len(self.lines)
         if full or line is None or line.charged + size > MAX_BYTES // 2 or (
-            not line.up and now - line.down_since > HOLD_S
+            (line.refuses or not line.up) and now - line.down_since > HOLD_S
         ):  # fmt: skip
             self.refused += 1
             self._loop.call_soon(reply, Unavailable(retry_after=RETRY_S))
@@ -213,8 +229,8 @@ class Routing:
 
     @property
     def serving(self) -> list[Line]:
-        """The lines to servers that have slots and answer, each once."""
-        return [line for line in self.primaries if line.up]
+        """The lines to servers that have slots and serve them, each once."""
+        return [line for line in self.primaries if line.serves]
 
     def held(self) -> tuple[int, int]:
         """The number of slots that are held, and of the calls that wait in them."""
@@ -398,7 +414,7 @@ class Routing:
         return gone
 
     def _line_changed(self, line: Line) -> None:
-        if not line.up:
+        if not line.serves:
             self._doubted()
         self._notify()
 

@@ -12,7 +12,7 @@ import pytest
 from router.contract.errors import Unavailable
 from router.store.redis.cluster import Cluster, Owners
 from router.store.redis.connection import Address, pack
-from router.store.redis.routing import Line, Routing
+from router.store.redis.routing import HOLD_S, Line, Routing
 from tests import support
 
 pytestmark = pytest.mark.usefixtures("either_loop")
@@ -232,6 +232,37 @@ async def test_call_that_cannot_be_served_now_is_tried_again(why: str) -> None:
         await s.replied("GET 1")
         assert s.replies == {"GET 1": b"1"}
         assert s.routing.redirects[why] == 1
+
+
+async def test_server_that_says_the_cluster_is_down_does_not_count_as_one_that_serves() -> None:
+    """Until it says otherwise. Within the hold its calls are tried again, later ones are refused at once."""
+    async with serving() as s:
+        line = s.line(s.first)
+        s.call("GET 1")
+        await s.first.has("GET 1")
+        s.first.answer("-CLUSTERDOWN Hash slot not served")
+        await s.first.has("GET 1", "GET 1")
+        assert s.routing.serving == [line]
+        s.first.answer("-CLUSTERDOWN The cluster is down")
+        await support.eventually(lambda: not s.routing.serving)
+        assert line.up
+        while "GET 1" not in s.replies:
+            if s.first.waits:
+                s.first.answer("-CLUSTERDOWN The cluster is down")
+            await asyncio.sleep(0)
+        await support.eventually(lambda: asyncio.get_running_loop().time() - line.down_since > HOLD_S)
+        sent = len(s.first.got)
+        s.call("GET 2")
+        await s.replied("GET 2")
+        assert isinstance(s.replies["GET 2"], Unavailable)
+        assert len(s.first.got) == sent
+        line.told(ok=True)
+        assert s.routing.serving == [line]
+        s.call("GET 3")
+        await support.eventually(lambda: len(s.first.got) > sent)
+        s.first.answer("+3")
+        await s.replied("GET 3")
+        assert s.replies["GET 3"] == b"3"
 
 
 async def test_servers_that_send_each_other_a_call_do_not_keep_it() -> None:
