@@ -13,6 +13,7 @@ PEERS   := .venv/peers.stamp
 SDK     := .venv/sdk.stamp
 WEB     := .venv/web.stamp
 AZURITE := .venv/azurite.stamp
+LIGHTHOUSE := .venv/lighthouse.stamp
 CODE    := $(wildcard gateway router deploy loadtest tests)
 CENTRIFUGO := v6.9.1
 COMPILE := $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
@@ -29,7 +30,7 @@ $(shell rm -rf .venv)
 endif
 endif
 
-.PHONY: up stack check quick test lint format types bench bench-peers chaos stores kills conformance k8s limits settings sdk web deploy-check k8s-check lock clean
+.PHONY: up stack check quick test lint format types bench bench-peers chaos stores page kills conformance k8s limits settings sdk web deploy-check k8s-check lock clean
 .DEFAULT_GOAL := up
 
 # With DEMO=1 there are also five people who have talked through a day, and who answer. With CLUSTER=1 the store is a cluster
@@ -96,6 +97,11 @@ kills: $(DEV)
 stores: $(DEV) $(AZURITE)
 	$(PY) -m pytest -q tests/store/test_objects.py tests/router/media/test_signed.py
 
+# What the web page promises in figures, on a machine that does nothing else, in about five minutes; with QUICK=1 in two, with
+# fewer messages.
+page: $(DEV) $(LIGHTHOUSE)
+	PAGE_FIGURES=$(if $(QUICK),quick,full) $(PY) -m pytest -q -s tests/router/web/test_figures.py
+
 conformance: $(DEV)
 	bash tests/gateway/websocket/conformance.sh
 
@@ -140,6 +146,7 @@ lock: $(DEV)
 	cd router/web && npm update --package-lock-only --ignore-scripts --no-audit --no-fund
 	cd router/sdk/js && npm update --package-lock-only --ignore-scripts --no-audit --no-fund
 	cd tests/router/media/azurite && npm update --package-lock-only --ignore-scripts --no-audit --no-fund
+	cd tests/router/web/lighthouse && npm update --package-lock-only --ignore-scripts --no-audit --no-fund
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
@@ -208,6 +215,10 @@ $(WEB): router/web/package-lock.json $(DEV)
 # An emulator of Azure's object store, about 190 MB, which only `stores` needs.
 $(AZURITE): tests/router/media/azurite/package-lock.json $(DEV)
 	$(call install_npm,tests/router/media/azurite,.venv/azurite)
+
+# Lighthouse, 150 packages, which only `page` needs.
+$(LIGHTHOUSE): tests/router/web/lighthouse/package-lock.json $(DEV)
+	$(call install_npm,tests/router/web/lighthouse,.venv/lighthouse)
 
 $(RUNTIME): deploy/requirements.txt | .venv/made.stamp
 	$(call install,deploy/requirements.txt)
