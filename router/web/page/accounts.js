@@ -2,7 +2,8 @@
  * The accounts that this browser knows, and the one of this tab.
  *
  * A token is a row of IndexedDB and nowhere else. Which account a tab uses is in its `sessionStorage`, so that two tabs can be
- * two people. Tabs tell each other on a channel when an account is logged out.
+ * two people. Tabs tell each other on a channel when an account is logged out. A token that could not be ended then (there was
+ * no connection) waits in a database of its own, which exists only meanwhile, until the server has ended it or it expires.
  */
 
 /**
@@ -15,8 +16,10 @@
 
 const MINE = "linnet-account";
 const ROWS = "accounts";
+const ENDED = "linnet-ended";
 const RENEW_BEFORE_MS = 60_000;
 const LOGOUT_MS = 3000;
+const END_AGAIN_MS = 30_000;
 
 export class Refusal extends Error {
   /** @param {string} code @param {string} message @param {number} retryAfter */
@@ -143,12 +146,52 @@ export async function forget(user) {
   const account = (await accounts()).find((one) => one.user === user);
   await rows("readwrite", (store) => store.delete(user));
   channel.postMessage({ logout: user }); // only now: the other tabs load the login page, which lists the accounts
-  const ended = account && call("POST", "/v1/logout", {}, account.token).catch(() => undefined); // without a connection the token lives to its end
-  await Promise.race([ended, new Promise((resolve) => setTimeout(resolve, LOGOUT_MS))]);
+  if (account) await ended("readwrite", (tokens) => tokens.put({ token: account.token, expiresAt: account.expiresAt }));
+  await Promise.race([endTokens(), new Promise((resolve) => setTimeout(resolve, LOGOUT_MS))]);
   const stores = `linnet:${location.origin}:${user}:`;
   for (const { name = "" } of await indexedDB.databases()) {
     if (name.startsWith(stores)) indexedDB.deleteDatabase(name);
   }
   for (const key of Object.keys(sessionStorage)) if (key.startsWith(`linnet-draft ${user} `)) sessionStorage.removeItem(key);
   useInTab("");
+}
+
+/**
+ * Use the tokens that the server still has to end. The database is closed after each use, so that it can be deleted.
+ *
+ * @template T @param {IDBTransactionMode} mode @param {(tokens: IDBObjectStore) => IDBRequest<T>} work @returns {Promise<T>}
+ */
+async function ended(mode, work) {
+  /** @type {IDBDatabase} */
+  const opened = await new Promise((resolve, reject) => {
+    const request = indexedDB.open(ENDED, 1);
+    request.onupgradeneeded = () => request.result.createObjectStore(ROWS, { keyPath: "token" });
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+  return new Promise((resolve, reject) => {
+    const transaction = opened.transaction(ROWS, mode);
+    const request = work(transaction.objectStore(ROWS));
+    transaction.oncomplete = () => (opened.close(), resolve(request.result));
+    transaction.onabort = () => (opened.close(), reject(transaction.error));
+  });
+}
+
+/** Let the server end the tokens that were logged out here; those that it cannot end now are tried again. */
+export async function endTokens() {
+  if (!(await indexedDB.databases()).some(({ name }) => name === ENDED)) return;
+  for (const { token, expiresAt } of await ended("readonly", (tokens) => tokens.getAll())) {
+    const over = expiresAt <= Date.now() || (await isEnded(token));
+    if (over) await ended("readwrite", (tokens) => tokens.delete(token));
+  }
+  if (await ended("readonly", (tokens) => tokens.count())) setTimeout(() => void endTokens().catch(() => undefined), END_AGAIN_MS);
+  else indexedDB.deleteDatabase(ENDED);
+}
+
+/** Whether the server has ended a token, or does not know it any more. @param {string} token */
+function isEnded(token) {
+  return call("POST", "/v1/logout", {}, token).then(
+    () => true,
+    (error) => error.code === "unauthorized",
+  );
 }

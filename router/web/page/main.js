@@ -4,7 +4,7 @@
  * A file that is gone (a deploy between two requests) reloads the page, once.
  */
 
-import { accountOfTab } from "./accounts.js";
+import { accountOfTab, endTokens } from "./accounts.js";
 import { options } from "./options.js";
 import { loadLanguage } from "./strings.js";
 import { html, render } from "./ui.js";
@@ -26,6 +26,7 @@ async function start() {
     render(html`<${Login} options=${options()} />`, root);
   }
   sessionStorage.removeItem(RELOADED);
+  void endTokens().catch(() => undefined); // it is tried again with the next page
   if (navigator.serviceWorker) void registerWorker();
 }
 

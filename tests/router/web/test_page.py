@@ -329,8 +329,7 @@ async def test_logging_out_deletes_everything_in_all_tabs(address: str) -> None:
             await route.continue_()
 
         await ann.page.route("**/v1/logout", slow)
-        await ann.page.get_by_role("button", name=ann.name, exact=True).click()
-        await ann.page.get_by_role("menuitem", name="Log out").click()
+        await ann.menu("Log out")
         for tab in (ann, second):
             await expect(tab.page.get_by_role("button", name="Create account and enter")).to_be_visible()
         kept = await ann.page.evaluate(
@@ -338,8 +337,28 @@ async def test_logging_out_deletes_everything_in_all_tabs(address: str) -> None:
         )
         assert [name for name in kept[0] if ann.name in name] == []
         assert ann.name not in json.dumps(kept[1])
-        async with httpx.AsyncClient(base_url=address, timeout=60, trust_env=False) as http:
-            assert (await http.get("/v1/me", headers={"Authorization": f"Bearer {token}"})).status_code == 401
+        assert await status_of(token, address) == 401
+
+        other = await people.person("ben-p5", service_workers="block")
+        await other.register()
+        token = await other.page.evaluate(TOKEN)
+        await other.page.route("**/v1/logout", lambda route: route.abort())  # as without a connection
+        await other.menu("Log out")
+        await other.page.get_by_role("button", name="Create account and enter").wait_for()
+        assert await status_of(token, address) == 200
+        await other.page.unroute_all()
+        await other.open()
+
+        async def is_ended() -> bool:
+            names = await other.page.evaluate("async () => (await indexedDB.databases()).map(({ name }) => name)")
+            return await status_of(token, address) == 401 and "linnet-ended" not in names
+
+        await eventually(is_ended, 30, every_s=0.2)
+
+
+async def status_of(token: str, address: str) -> int:
+    async with httpx.AsyncClient(base_url=address, timeout=60, trust_env=False) as http:
+        return (await http.get("/v1/me", headers={"Authorization": f"Bearer {token}"})).status_code
 
 
 async def test_page_that_is_too_old_offers_to_load_it_again(address: str) -> None:
