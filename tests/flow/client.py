@@ -75,9 +75,14 @@ class ChatClient:
         self._reader = asyncio.create_task(self._read(self._socket))
 
     async def connect(self, url: str, *, slow: bool = False, **hello: Any) -> Event:
-        """Connect and send `hello`; return the welcome, or the error."""
-        await self.open(url, slow=slow)
-        return await self.hello(**hello)
+        """Connect and send `hello`; return the welcome, or the error. While Redis does not answer, connect again when
+        the client may."""
+        while True:
+            await self.open(url, slow=slow)
+            if (answer := await self.hello(**hello)).get("code") != "unavailable":
+                return answer
+            await self.gone()
+            await asyncio.sleep(answer.get("retry_after", 1))
 
     async def hello(self, **hello: Any) -> Event:
         hello = {"token": token(self.user), "device": self.device, **hello}
@@ -150,11 +155,13 @@ class ChatClient:
         return await self.ask("send", to=to, body=body, **{"n": self.next_n(), **fields})
 
     async def sent(self, to: str, body: Any, **fields: Any) -> Event:
-        """Send a message that must be acked; return its `ack`. A client over its rate sends again when it may."""
+        """Send a message that must be acked; return its `ack`. If it is over its rate, or Redis was too slow, the
+        client sends again when it may."""
         fields = {"n": self.next_n(), **fields}
-        while (answer := await self.send(to, body, **fields)).get("code") == "rate_limited":
-            assert answer["retry_after"] < DEADLINE_S, answer
-            await asyncio.sleep(answer["retry_after"])
+        while (answer := await self.send(to, body, **fields)).get("code") in ("rate_limited", "unavailable"):
+            retry_after = answer.get("retry_after", 1)
+            assert retry_after < DEADLINE_S, answer
+            await asyncio.sleep(retry_after)
         assert answer["type"] == "ack", answer
         return answer
 

@@ -65,7 +65,8 @@ class ResilientClient(ChatClient):
             self._at += 1
             cursors = {conversation: max(log) for conversation, log in self.received.items() if log}
             try:
-                welcome = await self.connect(url, cursors=cursors)
+                await self.open(url)
+                welcome = await self.hello(cursors=cursors)
             except GONE:
                 continue
             if welcome["type"] == "welcome":
