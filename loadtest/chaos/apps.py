@@ -50,9 +50,10 @@ def value(found: Any) -> Any:
 class Installation:
     """One store, the clients that have used it, and what the last of them has reported."""
 
-    def __init__(self, name: str, user: str, store: Path, folder: Path) -> None:
+    def __init__(self, name: str, user: str, store: Path, folder: Path, watched: list[str]) -> None:
         self.name = name
         self.user = user
+        self.watched = watched  # users whose presence it watches
         self.store = store
         self.life = 0
         self.live = False
@@ -66,6 +67,7 @@ class Installation:
         self.shown = False
         self.reads: dict[str, int] = {}
         self.state: dict[str, str] = {}
+        self.online: dict[str, bool | None] = {}
         self._writer = ClientWriter(folder / f"{name}.jsonl")
         self._refs = 0
         self._kinds: dict[str, str] = {}
@@ -166,7 +168,8 @@ class Installation:
             for name, one in report["conversations"].items()
         }
         self.state = {key: digest(value(one)) for key, one in report["state"].items()}
-        self.add(rows.Shown(at, life, found, report["open"], self.state, report["failed"]))
+        self.online = {user: report["online"].get(user) for user in self.watched}
+        self.add(rows.Shown(at, life, found, report["open"], self.state, report["failed"], self.online))
         self.open &= set(report["open"])
         self.reads = {name: one["read"] for name, one in report["conversations"].items()}
         self.shown = True
@@ -234,6 +237,7 @@ class ProcessApp:
         self.tell(
             installation, "open", api=self._api, user=installation.user, store=str(installation.store),
             device=installation.name.rpartition(".")[2], slow=SLOW, seed=self._rng.randrange(1 << 30),
+            watch=installation.watched,
         )  # fmt: skip
 
     def tell(self, installation: Installation, what: str, **fields: Any) -> None:

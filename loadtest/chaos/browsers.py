@@ -189,6 +189,7 @@ class BrowserApp:
         self._send(
             tab, "open", api=self._api, user=self.installation.user, store=None,
             device=self.installation.name.rpartition(".")[2], slow=SLOW, seed=0,
+            watch=self.installation.watched,
         )  # fmt: skip
 
     def tell(self, installation: Installation, what: str, **fields: Any) -> None:

@@ -36,11 +36,13 @@ export function start(Client, report, die) {
     });
 
   class Installation {
-    constructor({ installation, slow }, client) {
+    constructor({ installation, slow, watch }, client) {
       this.name = installation;
       this.slow = slow;
       this.client = client;
       this.device = client.device;
+      this.watched = watch;
+      this.online = {};
       this.kept = {};
       this.closed = false;
     }
@@ -57,6 +59,10 @@ export function start(Client, report, die) {
         this.say("status", { status, reason: status === "stopped" ? detail : "" });
         if (status === "stopped") setTimeout(() => !this.closed && client.connect(), Math.random() * PATIENCE_MS);
       });
+      client.on("presence", (users) => {
+        for (const [user, { online }] of Object.entries(users)) this.online[user] = online;
+      });
+      client.watch(this.watched);
       for (const handle of await client.outbox()) this.follow(refOf(handle.command?.body), handle);
       client.listen((event) => this.handle(event));
       void this.watch();
@@ -135,7 +141,7 @@ export function start(Client, report, die) {
       const open = [];
       const failed = [];
       for (const handle of await this.client.outbox()) (handle.state === "failed" ? failed : open).push(refOf(handle.command?.body));
-      this.say("shown", { conversations, open, failed, state: toLine(state) });
+      this.say("shown", { conversations, open, failed, state: toLine(state), online: this.online });
     }
   }
 

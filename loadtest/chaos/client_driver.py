@@ -25,6 +25,7 @@ from linnet_client import (
     Member,
     Message,
     MessageHandle,
+    Presence,
     Refused,
     Status,
     Stopped,
@@ -72,6 +73,8 @@ class Installation:
         self.client = Client(command["api"], user, token, store=command["store"], device=command["device"])
         self._tasks: list[asyncio.Task[None]] = []
         self._device = ""
+        self._watched: list[str] = command["watch"]
+        self._online: dict[str, bool | None] = {}
 
     def say(self, kind: str, **fields: Any) -> None:
         report(kind, installation=self._name, **fields)
@@ -80,6 +83,7 @@ class Installation:
         await self.client.open()
         self._device = self.client.device
         self.say("opened", device=self._device)
+        self.client.watch(self._watched)
         for handle in self.client.outbox:
             self._follow(_ref(handle.command.get("body")), handle)
         self._tasks += [asyncio.create_task(self._listen()), asyncio.create_task(self._watch())]
@@ -108,6 +112,8 @@ class Installation:
         self._named()
         if isinstance(event, Logged):
             self.say("handed", event=_raw(event))
+        elif isinstance(event, Presence):
+            self._online |= {user: one.online for user, one in event.users.items()}
         elif isinstance(event, Gap):
             self.say("gap", conversation=event.conversation, first=event.first, last=event.last, reason=event.reason)
         if self._rng.random() < self._slow:
@@ -204,6 +210,7 @@ class Installation:
             open=[_ref(one.command.get("body")) for one in self.client.outbox if one.state != "failed"],
             failed=[_ref(one.command.get("body")) for one in self.client.outbox if one.state == "failed"],
             state=jsonable(state),
+            online=self._online,
         )
 
 

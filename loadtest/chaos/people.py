@@ -39,7 +39,8 @@ PEERS: Final = 3
 GROUP_OF: Final = 10
 START_S: Final = 120.0
 SETTLE_S: Final = 120.0
-AGREE_S: Final = 20.0
+AGREE_S: Final = 40.0  # also of presence, which follows lease, heartbeat and grace period
+WATCHED: Final = 5  # users whose presence every application watches
 SHOWN_S: Final = 3.0  # then all are asked again: a tab that was just opened does not answer
 DIED_S: Final = 15.0
 CLOCK_S: Final = 60.0
@@ -113,6 +114,7 @@ class People:
         self._apps: list[App] = []
         self._copies = 0
         self._texts = 0
+        self._watched: list[str] = []
         self._closing: Callable[[], None] = lambda: None
         (folder / "clients").mkdir()
         (folder / "stores").mkdir()
@@ -123,6 +125,7 @@ class People:
         """Start all applications, wait until their clients are live, and make the groups."""
         count, each = PROCESSES[self._clients]
         users = [f"u{number:02}" for number in range(max(count, count * each * 5 // 8))]
+        self._watched = users[:WATCHED]
         devices = [f"{user}.phone" for user in users] + [f"{user}.laptop" for user in users]
         for number in range(count):
             app = self._app(number)
@@ -151,7 +154,8 @@ class People:
 
     def _installation(self, name: str) -> Installation:
         user = name.partition(".")[0]
-        installation = Installation(name, user, self._folder / "stores" / name, self._folder / "clients")
+        store, histories = self._folder / "stores" / name, self._folder / "clients"
+        installation = Installation(name, user, store, histories, self._watched)
         self.installations.append(installation)
         return installation
 
@@ -387,7 +391,8 @@ class People:
     def _agree(self) -> bool:
         first: dict[str, Installation] = {}
         pairs = [(first.setdefault(one.user, one), one) for one in self.installations]
-        return all(one.reads == other.reads and one.state == other.state for one, other in pairs)
+        online = all(all(one.online.values()) for one in self.installations)
+        return online and all(one.reads == other.reads and one.state == other.state for one, other in pairs)
 
     @staticmethod
     def _has_all(installation: Installation, heads: dict[str, int]) -> bool:

@@ -130,13 +130,14 @@ class ShownConversation(msgspec.Struct, frozen=True, array_like=True):
 
 class Shown(Row, frozen=True, array_like=True, tag="shown"):
     """The client's conversations at the end; `open` and `failed`: the commands of its outbox; `state`: the user's
-    keys, with digests of their values."""
+    keys, with digests of their values; `online`: the users whose presence it watches."""
 
     life: int
     conversations: dict[str, ShownConversation]
     open: list[str]
     state: dict[str, str] = msgspec.field(default_factory=dict)
     failed: list[str] = msgspec.field(default_factory=list)
+    online: dict[str, bool | None] = msgspec.field(default_factory=dict)
 
 
 class Bug(Row, frozen=True, array_like=True, tag="bug"):

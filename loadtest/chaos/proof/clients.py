@@ -8,6 +8,7 @@ G3  a command takes effect at most once (a copied store promises it twice), and 
 G4  no hole without a gap, no gap without a hole, over all lives of a store
 G5  a later life is given only what is above the stored cursor of the earlier ones
 G6  no client stops by itself, except where a store was copied
+G8  at the end, when every client is connected, the users whose presence an application watches are online to it
 G9  the devices of a user end with the same read marks
 
 A *line* is what lives on one store have in common; a store that was removed begins a new line, with a new device.
@@ -349,6 +350,10 @@ class ClientAccount:
 
     def _check_shown(self, shown: rows.Shown) -> None:
         """Compare what is shown with what the log makes of it: the last text of each message, in its order."""
+        for user, online in shown.online.items():
+            if online is not True:
+                seen = "offline" if online is False else "unknown"
+                self._add("G8", f"sees that {user} is {seen}, but {user} is online", shown.at)
         for name, conversation in shown.conversations.items():
             log = self._findings.logs.get(name)
             if log is None or self.user not in log.members:

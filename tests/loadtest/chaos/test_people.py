@@ -26,7 +26,7 @@ def test_schedule_is_decided_by_its_seed_and_ends_in_time(clients: str) -> None:
 
 def test_reports_become_rows_of_the_life_that_made_them(tmp_path: Path) -> None:
     """A body is compared as it is, with its bytes; after a kill reactions, which have no name, are not waited for."""
-    installation = Installation("u1.phone", "u1", tmp_path / "store", tmp_path)
+    installation = Installation("u1.phone", "u1", tmp_path / "store", tmp_path, [])
     body = {"ref": "u1.phone 1", "data": {"$b64": "AAE="}}
     event = {"conversation": "d:u1:u2", "seq": 5, "prev": 4, "count": 1, "at": 9, "type": "message", "from": "u2",
              "device": "d", "n": 3, "body": body}  # fmt: skip

@@ -137,6 +137,15 @@ def test_failed_command_that_took_effect_is_found() -> None:
     assert forged.first_broken() == "G3"
 
 
+def test_user_who_is_shown_offline_at_the_end_is_found() -> None:
+    forged = Forged()
+    forged.second[-1] = rows.Shown(60_000, 2, {TALK: forged.shown()}, [], online={"bob": True})
+    assert forged.broken() == []
+    for seen in (False, None):
+        forged.second[-1] = rows.Shown(60_000, 2, {TALK: forged.shown()}, [], online={"bob": True, "eve": seen})
+        assert forged.first_broken() == "G8"
+
+
 def test_event_given_twice_in_a_life_is_found() -> None:
     forged = Forged()
     forged.second += handed(2, 5)
