@@ -26,7 +26,6 @@ from router.store.redis.client import Client
 from router.store.redis.decoding import answer
 
 PAGE: Final = 200
-LISTS: Final = [keys.copied(part) for part in range(keys.PARTITIONS)]
 _ROW: Final = Packing(">QcBBQQ")
 
 Kind: TypeAlias = Literal["c", "o", "i", "-"]
@@ -117,7 +116,7 @@ class People:
 
     async def due(self) -> Sequence[int]:
         """The partitions with pairs that are due to be checked."""
-        return await parts_due(self._client, LISTS)
+        return await parts_due(self._client, [keys.copied(part) for part in range(keys.PARTITIONS)])
 
     async def counts(self, user: str) -> Counts:
         """How many of each the user has now."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from deploy.embedded import EmbeddedValkey
-from router.contract import keys
+from router.contract import keys, tags
 from router.contract.errors import Unavailable
 from router.jobs.pair_checks import PairChecks
 from tests.store.test_contacts import town
@@ -31,3 +33,12 @@ async def test_router_finds_a_pair_whose_record_is_lost(valkey: EmbeddedValkey) 
         assert not await t.block("ann", "bob")
         assert not (await t.people.everybody("ann"))["bob"].blocks
         assert await t.people.hiding(["ann", "bob"]) == []
+
+
+@pytest.mark.parametrize("partitions", tags.TAGS)
+async def test_look_names_the_partitions_with_due_pairs(valkey: EmbeddedValkey, partitions: str) -> None:
+    """In a deployment whose tags are numbers, too: a process knows the tags only once it has read the deployment."""
+    async with town(valkey, "ann", "bob") as t:
+        keys.use_tags(partitions)
+        await t.client.fetch("ZADD", keys.copied(7), 1, "=d:ann:bob")
+        assert await t.people.due() == [7]
