@@ -282,7 +282,7 @@ def ends(name: str) -> str:
 
 
 def copied(part: int) -> str:
-    return f"{{u{part}}}:copied"
+    return f"{_USER_TAGS[part]}:copied"
 
 
 def cursor(name: str, device: str) -> str:

@@ -60,6 +60,7 @@ def test_partitions_never_change() -> None:
     assert [keys.partition(name) for name in ("ann", "bob", "d:ann:bob", GROUP)] == [115, 64, 115, 20]
     assert keys.log(GROUP) == keys.of_conversation(GROUP)[1] == "{c20.b30}:log:g:0123456789012345678901"
     assert keys.cursor("ann", "phone") == "{u115.cp}:cursor:ann:phone"
+    assert keys.copied(115) == "{u115.cp}:copied"  # in the slot of its users, whose functions use it
     keys.use_tags(tags.NUMBERED)
     assert keys.log(GROUP) == keys.of_conversation(GROUP)[1] == "{c20}:log:g:0123456789012345678901"
     assert keys.cursor("ann", "phone") == "{u115}:cursor:ann:phone"
