@@ -89,7 +89,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture(autouse=True)
 def tags() -> None:
-    """Make keys with the tags of the deployments that tests make; a test's deployment may have had others."""
+    """Use the tags of new test deployments again; the deployment of the test before may have had others."""
     keys.use_tags(support.PARTITIONS)
 
 

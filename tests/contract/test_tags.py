@@ -1,4 +1,4 @@
-"""Tags: where partitions are on a cluster, and that this never changes."""
+"""Hash tags: the slots of partitions on a cluster are even, and never change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from router.store.redis.slots import SLOTS, slot_of
 
 
 def share_of_the_busiest(partitions: str, shards: int) -> float:
-    """How many of the partitions of conversations and users the fullest of so many equal ranges has, by the mean."""
+    """Return the partitions of the fullest of `shards` equal ranges of slots, as a multiple of the mean."""
     counts = [0] * shards
     for family in "cu":
         for tag in TAGS[partitions][family]:
@@ -20,14 +20,14 @@ def share_of_the_busiest(partitions: str, shards: int) -> float:
 
 
 def test_tags_never_change() -> None:
-    """Golden: with another tag all that is stored in its partition would be lost."""
+    """If a tag changed, all data of its partition would be lost."""
     found = {name: sha256(repr(sorted(tags.items())).encode()).hexdigest()[:16] for name, tags in TAGS.items()}
     assert found == {NUMBERED: "84d2ac635497565c", SPREAD: "7601a45c6cb382bf"}
     assert TAGS[NUMBERED]["f"][7] == "{f7}"
 
 
 def test_spread_tags_have_slots_of_their_own() -> None:
-    """So a slot that moves is a whole partition, and no other one."""
+    """If a slot moves, one whole partition moves, and no other."""
     slots = [slot_of(tag) for tags in TAGS[SPREAD].values() for tag in tags]
     assert len(set(slots)) == len(slots) == 3 * COUNT
     for family, first in (("u", 16), ("f", 32), ("c", 48)):
@@ -36,13 +36,13 @@ def test_spread_tags_have_slots_of_their_own() -> None:
 
 @pytest.mark.parametrize("family", ["c", "u", "f"])
 def test_spread_tags_are_the_numbered_ones_with_an_ending(family: str) -> None:
-    """So the rights of a Redis user and the patterns of scans are the same for both."""
+    """The rights of a Redis user and the patterns of scans are therefore the same for both sets."""
     for numbered, spread in zip(TAGS[NUMBERED][family], TAGS[SPREAD][family], strict=True):
         assert spread.startswith(f"{numbered[:-1]}.")
         assert len(spread) <= len("{c255.0000}")
 
 
 def test_spread_tags_are_even_over_equal_ranges() -> None:
-    """Numbered ones are not: the fullest of 48 ranges has twice the mean."""
+    """Numbered tags are not even: the fullest of 48 ranges has twice the mean."""
     assert max(share_of_the_busiest(SPREAD, shards) for shards in range(2, 65)) <= 1.12
     assert share_of_the_busiest(NUMBERED, 48) > 2

@@ -1,4 +1,4 @@
-"""Files of acked messages survive routers and a Redis that are killed at any moment, and nothing else stays.
+"""If routers and Redis are killed at any moment, the files of acked messages remain, and in the end no other files do.
 
 `make kills` kills at fifty points.
 """
@@ -43,7 +43,7 @@ QUIET_S = 60.0  # without a command to Redis, at the most
 STEP_S = 180.0  # until a step comes, at the most
 AFTER = 6  # commands after a step
 EVERYTHING_IS_OLD = Times(pin_s=0, upload_s=0, keep_s=0, hold_s=0)
-# The steps of an upload and of a send: the functions after which a router may be killed, those of every send last.
+# The steps of an upload and of a send, as functions after which a router is killed; those of every send are last.
 STEPS = ("file_intent", "tus_advance", "file_pin", "upload_begin", "tus_create", "file_stored", "tus_lock",
          "upload_own", "tus_finish", "upload_rows", "append")  # fmt: skip
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -119,7 +119,7 @@ def picture(number: int) -> bytes:
 
 
 def kill_at(valkey: EmbeddedValkey, router: Process, step: str, after: int) -> None:
-    """Kill a router as soon as Redis has run a function, and so many commands more."""
+    """Kill a router once Redis has run the function `step` and then `after` more commands."""
     with redis.Redis.from_url(valkey.url, socket_timeout=QUIET_S, retry=None) as client, client.monitor() as monitor:
         reached, until = False, time.monotonic() + STEP_S
         for one in monitor.listen():
@@ -144,7 +144,7 @@ async def sweep_everything(valkey: EmbeddedValkey, client: Client, folder: Path)
     await sweeper.start()
     for _ in range(4):
         with valkey.client() as redis:
-            for key in redis.scan_iter("{f*}:held"):  # a router has seen that Redis is new
+            for key in redis.scan_iter("{f*}:held"):  # of a router that has noticed an empty Redis
                 redis.delete(key)
             for key in redis.scan_iter("{f*}:tus:*"):
                 redis.hset(key, "ends", 0)
@@ -155,7 +155,7 @@ async def sweep_everything(valkey: EmbeddedValkey, client: Client, folder: Path)
 
 
 def objects_of(folder: Path) -> dict[str, int]:
-    """The objects of the store by their names, with their sizes; a draft of a put is none."""
+    """Return the sizes of the store's objects by name, without drafts of puts."""
     paths = (path for path in folder.rglob("*") if path.is_file() and "#" not in path.name and path.name != MARKER)
     return {str(path.relative_to(folder)): path.stat().st_size for path in paths}
 
@@ -181,7 +181,7 @@ async def check_references(valkey: EmbeddedValkey, folder: Path, group: str) -> 
         for sha in map(keys.sha256_of, recorded):
             try:
                 record = await files.record(sha)
-            except NotFound:  # its bytes are coming
+            except NotFound:  # its bytes are still being uploaded
                 continue
             whole = names.object_of(sha, record.gen)
             own = {whole, *(names.object_of(sha, record.gen, edge) for edge in record.previews)}
@@ -228,7 +228,7 @@ async def test_killed_routers_and_a_killed_redis_lose_no_file_of_an_acked_messag
     for point in range(POINTS):
         step, after = STEPS[point % len(STEPS)], choice.randrange(AFTER)
         await asyncio.to_thread(kill_at, own_valkey, people.router, step, after)
-        people.up.clear()  # not before: users that are refused meanwhile go on
+        people.up.clear()  # only now: users that are refused before this go on
         if point % 3 == 2:
             own_valkey.kill()
             own_valkey.start()

@@ -76,7 +76,7 @@ async def test_any_one_server_may_be_down(starts_processes: None, tmp_path: Path
 
 
 async def _refuses_all_calls(client: ClusterClient, nodes: list[Node]) -> None:
-    """Servers that answer, but only that the cluster is down, are down; nothing has to be sent to notice it."""
+    """Servers whose only answer is that the cluster is down count as down, and a process notices it without a call."""
     for node in nodes:
         node.call("CONFIG", "SET", "cluster-require-full-coverage", "yes")
     await support.eventually(lambda: not client.available)

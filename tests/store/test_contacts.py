@@ -65,7 +65,7 @@ class Town:
         return None if due is None else float(due)
 
     async def due_checks(self, *users: str) -> list[str]:
-        """Let all marks beside these users' copies be due, and check their pairs; return these."""
+        """Make all marks beside these users' copies due, and check their pairs; return the pairs."""
         for part in map(keys.partition, users):
             for mark in await self.client.fetch("ZRANGE", keys.copied(part), 0, -1):
                 await self.client.fetch("ZADD", keys.copied(part), 1, mark)
@@ -333,7 +333,7 @@ async def test_copy_that_comes_late_does_not_win(valkey: EmbeddedValkey) -> None
         assert await t.people.counts("bob") == Counts(0, 0, 0, 0)
 
 
-# What a failover takes back on one server, while the others keep theirs: the record and its mark, or a user's copies.
+# The data of one server that a failover takes back: the record and its mark, or a user's copies.
 LOSSES: Final[dict[str, list[tuple[str, PairAction]]]] = {
     "request": [("ann", "ask")],
     "contact": [("ann", "ask"), ("bob", "ask")],

@@ -71,7 +71,7 @@ async def test_new_deployment_has_spread_tags_and_an_earlier_one_keeps_its_own(v
 
 
 async def test_process_ends_when_the_deployment_was_made_anew_with_other_tags(valkey: EmbeddedValkey) -> None:
-    """What it acked from then on would be where no process looks."""
+    """Other processes would not find what it acks from then on."""
     async with connected(valkey) as client:
         await made_by_an_earlier_release(client)
         await deployment_check(client, OURS)
@@ -200,7 +200,7 @@ async def test_copies_follow_what_an_operator_changes(valkey: EmbeddedValkey) ->
 
 
 async def test_deployment_whose_server_comes_back_empty_is_what_its_copies_say(valkey: EmbeddedValkey) -> None:
-    """A new one would have other tags than all that the other servers have; and a stranger may not begin it."""
+    """A new deployment would have other tags than the data on the other servers, and might be another application's."""
     client = PartsClient.make(valkey.url)
     await client.open()
     try:

@@ -228,7 +228,7 @@ async def test_poster_is_a_file_of_its_message(valkey: EmbeddedValkey) -> None:
 
 
 async def test_poster_is_a_picture_of_the_sender_for_a_video(valkey: EmbeddedValkey) -> None:
-    """Everything else is refused, and one that is a file of its own, too, is shown as that."""
+    """Any other poster is refused. A picture that is also a file of the message is shown as that file."""
     async with store(valkey.url) as s:
         files = Files(s.client)
         conv, other = await s.group(ann="o", bob="m"), await s.group(bob="o")

@@ -30,6 +30,6 @@ def test_ratio_is_that_to_the_phases_before_and_after() -> None:
 
 
 def figures(measured: list[Measurement]) -> list[list[str]]:
-    """What the table has behind the names of the phases."""
+    """Return the columns of the table after the names of the phases."""
     lines = hook_latency.table(Result("hook-latency", {}, "", "", measured, Failures(), {})).splitlines()
     return [line[44:].split() for line in lines[1:-1]]

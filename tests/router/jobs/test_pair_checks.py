@@ -37,7 +37,7 @@ async def test_router_finds_a_pair_whose_record_is_lost(valkey: EmbeddedValkey) 
 
 @pytest.mark.parametrize("partitions", tags.TAGS)
 async def test_look_names_the_partitions_with_due_pairs(valkey: EmbeddedValkey, partitions: str) -> None:
-    """In a deployment whose tags are numbers, too: a process knows the tags only once it has read the deployment."""
+    """With numbered tags, too: a process knows its tags only after it has read the deployment."""
     async with town(valkey, "ann", "bob") as t:
         keys.use_tags(partitions)
         await t.client.fetch("ZADD", keys.copied(7), 1, "=d:ann:bob")

@@ -409,7 +409,7 @@ async def test_store_that_is_away_is_not_asked_for_every_due_object(
 async def test_sweep_that_ends_at_any_step_is_finished_by_the_next_one(
     valkey: EmbeddedValkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As after the death of its router: nothing stays that nothing refers to, and nothing else goes."""
+    """A sweep ends so if its router dies. The next one removes all objects without a reference, and no others."""
     async with a_store(valkey, tmp_path) as store:
         await store.sweeper().start()
         conv = await store.w.group("ann", "bob")
@@ -439,7 +439,7 @@ async def test_sweep_that_ends_at_any_step_is_finished_by_the_next_one(
 
 
 def dies_after(patch: pytest.MonkeyPatch, store: Store, steps: int) -> list[int]:
-    """Let the store and Redis answer so many calls and no more; return the number of calls so far, in a list."""
+    """Let the store and Redis answer only so many calls; return the number of calls so far, in a list."""
     calls = [0]
 
     def counted(real: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:

@@ -1,7 +1,7 @@
-"""`make page`: what the page promises in figures. It scrolls, a large group talks, and Lighthouse judges it.
+"""`make page`: what the page promises in figures, for scrolling, for a large group, and as Lighthouse measures it.
 
-A busy machine would fail it, and Lighthouse is 150 packages, so `make test` leaves it out. With QUICK=1 it is the same
-with fewer messages. `-s` shows the figures.
+On a busy machine these tests fail, and Lighthouse is 150 packages, so `make test` leaves them out. With QUICK=1 they
+use fewer messages. `-s` shows the figures.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def system(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 async def heap_mb(devtools: CDPSession) -> float:
-    """The heap in use after a collection."""
+    """Return the heap in use after a garbage collection."""
     await devtools.send("HeapProfiler.collectGarbage")
     measured = await devtools.send("Performance.getMetrics")
     (used,) = [one["value"] for one in measured["metrics"] if one["name"] == "JSHeapUsedSize"]
@@ -177,7 +177,7 @@ def test_lighthouse_finds_it_accessible_and_quick(address: str, form: str, tmp_p
 
 
 def judged(address: str, form: str, report: Path) -> dict[str, Any]:
-    """What Lighthouse says of a visit with an empty browser."""
+    """Return the report of Lighthouse about one visit with an empty browser cache."""
     command = [
         sdk.NODE, str(LIGHTHOUSE), f"{address}/", "--output=json", f"--output-path={report}", "--quiet",
         "--only-categories=performance,accessibility", "--chrome-flags=--headless=new --no-sandbox --disable-gpu",

@@ -1,4 +1,4 @@
-"""Modules that are joined to one file behave, as Node runs them, as they did apart."""
+"""Modules that are joined to one file behave in Node as they do apart."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ globalThis.ran.push("d");
 
 @pytest.mark.processes
 def test_joined_modules_keep_their_scopes_their_order_and_their_exports(tmp_path: Path) -> None:
-    """Each sees what it imports alone: `open` of another is not there, nor `d`, and two have a `secret`."""
+    """A module sees only what it imports: b.js not the `open` of a.js, a.js not `d`; and each has its own `secret`."""
     assert with_imports("a.js", MODULES) == ["d.js", "b.js", "words.js", "a.js"]
     (tmp_path / "package.json").write_text('{"type": "module"}')
     for name, code in MODULES.items():

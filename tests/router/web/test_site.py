@@ -39,7 +39,7 @@ def loaded_with(made: Site, *names: str) -> set[str]:
 
 
 def test_list_needs_at_most_fifteen_modules_and_the_browser_is_told_of_each() -> None:
-    """A module that is found late costs a round trip, and one that is not needed yet the place of another."""
+    """A module that the browser finds late costs a round trip. One that is not needed yet delays the others."""
     made = Site.load({})
     assert set(told(made)) == loaded_with(made, "main.js", "session.js", "shell.js")
     assert len(told(made)) == len(set(told(made)))
@@ -61,7 +61,7 @@ def test_every_import_leads_to_one_file_that_is_served() -> None:
 
 
 def asked_late(name: str, code: str) -> set[str]:
-    """What a module imports when it is needed; comments name types in the same way."""
+    """Return the modules that a module imports only when it needs them, without the types that comments name."""
     code = re.sub(r"/\*.*?\*/", "", code, flags=re.DOTALL)
     folder = Path(name).parent
     return {(folder / one).as_posix() for one in re.findall(r"""\bimport\("\./([^"]+)"\)""", code)}
@@ -69,7 +69,7 @@ def asked_late(name: str, code: str) -> set[str]:
 
 @pytest.mark.processes
 def test_joined_file_exports_what_its_modules_export(tmp_path: Path) -> None:
-    """Of the SDK, whose modules need no browser until they are used."""
+    """Tested with the SDK, because its modules can be loaded without a browser."""
     made = Site.load({})
     (tmp_path / "joined.mjs").write_bytes(made.files["sdk/index.js"].body)
     names = sorted(name for name, file in made.moved.items() if file == "sdk/index.js")

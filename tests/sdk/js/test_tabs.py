@@ -35,8 +35,8 @@ WRITERS = """async () => {
     while (rounds.some((round, writer) => round === before[writer])) await new Promise((done) => setTimeout(done, 20));
   };
 }"""
-# How two transactions fail: a request of the first fails as it does if the browser closes the database under it (which
-# Chromium seldom reports so), and the second has ended when its work is done.
+# Returns the errors of two transactions. A request of the first fails as if the browser had closed the database, which
+# Chromium seldom reports in this way; the second has already ended when its work is done.
 ENDED = """async () => {
   const { openIndexedDb } = await import("/sdk/store_indexeddb.js");
   const store = await openIndexedDb("ended");
@@ -195,7 +195,7 @@ async def test_store_wiped_while_running_is_a_new_device_that_settles_what_is_op
 
 
 async def test_store_that_the_browser_removes_is_lost_and_opened_again() -> None:
-    """Whatever it is doing then, it fails as lost, and the next one is durable, too."""
+    """Whatever the store is doing then, it fails as lost. The store that is opened next is durable, too."""
     async with Browser() as browser:
         tab = await browser.tab()
         await tab.page.evaluate(WRITERS)

@@ -235,7 +235,7 @@ async def test_call_that_cannot_be_served_now_is_tried_again(why: str) -> None:
 
 
 async def test_server_that_says_the_cluster_is_down_does_not_count_as_one_that_serves() -> None:
-    """Until it says otherwise. Within the hold its calls are tried again, later ones are refused at once."""
+    """This ends when it says otherwise. Within HOLD_S its calls are tried again, later ones are refused at once."""
     async with serving() as s:
         line = s.line(s.first)
         s.call("GET 1")

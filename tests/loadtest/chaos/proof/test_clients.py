@@ -225,8 +225,8 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
 
 
 def test_every_tab_of_a_browser_goes_on_with_its_new_store() -> None:
-    """The tab that says the new device name later is given the events anew, too. One that was opened while the store
-    was being removed says the old name first, and the removal may end only after the new name was said."""
+    """A tab that reports the new device name later receives the events again, too. A tab that was opened while the
+    store was being removed reports the old name first, and the removal may end after the new name was reported."""
     forged = Forged()
     forged.first = [
         rows.Opened(0, 1, "ann", "phone.x"),
