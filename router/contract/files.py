@@ -23,7 +23,7 @@ PREVIEWS: Final = (320, 1600)
 
 
 class SharedFile(Struct, frozen=True, omit_defaults=True):
-    """A file of a message: seen by the sender in the conversation `in`; of a video, with a picture of their own."""
+    """A file of a message to send. `in`: a conversation where the sender sees it; `poster`: of a video, a picture."""
 
     sha256: Sha256
     in_: Annotated[str, Meta(min_length=1, max_length=160)] | None = field(name="in", default=None)
@@ -35,7 +35,7 @@ GivenFiles = Annotated[list[GivenFile], Meta(max_length=MAX_FILES)]
 
 
 class Poster(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A picture that is shown until a video plays: a file of the message, too."""
+    """A picture that is shown until a video plays. It is a file of the message, too."""
 
     sha256: str
     type: str

@@ -248,7 +248,7 @@ PEOPLE_CROWDED = Counter(
 )
 PAIRS_TAKEN_BACK = Counter(
     "linnet_router_pairs_taken_back",
-    "Changes between two users that a failover took back after the users' lists had them, and that left the lists",
+    "Changes between two users that a failover took back, and that were therefore removed from the users' lists",
 )
 TRIMMED_EVENTS = Counter("linnet_router_trimmed_events", "Events that this router trimmed from logs")
 TRIMMING_HELD = Gauge(

@@ -1,12 +1,12 @@
 """The hash tags of partitions: which keys are in one slot of a cluster.
 
 A deployment has one of two sets of tags for its whole life, as its field `partitions` says (`store/deployment.py`).
-`NUMBERED`, of deployments made by earlier releases: `c12`, `u200`, `f7`. The slots of these tags are as good as random,
-so of 32 equal ranges of slots one has half as many partitions again as the mean.
+`NUMBERED`, of deployments made by earlier releases: `c12`, `u200`, `f7`. The slots of these tags follow no order,
+so of 48 equal ranges of slots one has twice as many partitions as the mean.
 `SPREAD`, of new deployments: the same names with an ending that gives partition p of users the slot 64p + 16, of files
 64p + 32, and of conversations 64p + 48. So equal ranges of slots have equally many partitions, and no slot has two.
 
-The endings below are part of the format: with another one, what is stored in its partition would be lost.
+The endings below are part of the format: if one were changed, all data of its partition would be lost.
 """
 
 from __future__ import annotations

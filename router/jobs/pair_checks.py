@@ -1,12 +1,12 @@
 """Compares the copies of pairs' records with the records, some time after each change.
 
 A pair whose copy changed in a user's slot is marked there (`=<conversation>` in `copied`). If a failover has taken the
-record back meanwhile, its mark in `dirty` is gone, too, and only this check finds that the user's lists say something
-else than the record. The opposite, a copy that was taken back, is found by the finisher.
+record back meanwhile, its mark in `dirty` is gone, too, and only this check finds that the users' lists differ from the
+record. The opposite, a copy that was taken back, is found by the finisher.
 
 Invariants
 - A check may run twice, late, or beside another router's: the record decides, and the higher number wins.
-- The mark ends in the step that finds the copy as the record says, or makes it so.
+- The step that compares a copy removes its mark. It marks a copy again that it replaces, or that is of a later change.
 """
 
 from __future__ import annotations

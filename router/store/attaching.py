@@ -39,12 +39,13 @@ class Attached(Struct, frozen=True):
 REFUSED: Final = Attached([], b"")  # the sender may not use one of the files; only an accepted `n` is acked with it
 
 
-# Calls back when a write for this file, which returned this replid, is kept, or with the error if it may be lost.
+# Takes the hash of a file and the replid that a write in its slot returned. Calls back once the write is kept (None) or
+# may be lost (an error).
 FileKept: TypeAlias = Callable[[str, bytes, Callable[[LinnetError | None], None]], None]
 
 
 def at_once(sha256: str, replid: bytes, reply: Callable[[LinnetError | None], None]) -> None:
-    """Take every write for kept, as where no user waits for an ack."""
+    """Count every write as kept: for callers that append no message."""
     reply(None)
 
 

@@ -6,7 +6,7 @@ them at once and in any order.
 
 A failover of one of the three servers may take back the record or a copy. So a router compares them again some time
 after each change (`check`, by the marks beside the copies; `repeat`, by the mark beside the record). Copies of a change
-that the record has lost are replaced by what the record says.
+that the record has lost are replaced by copies of the record.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from router.store.profiles import Profile, Profiles
 from router.store.state import State
 from router.store.users import Users
 
-NOBODY: Final = Person(0, "-", False, False, 0, 0)
+NOBODY: Final = Person(0, "-", False, False, 0, 0)  # the copy of a record that does not exist
 _KINDS: Final = {"contact": "c", "outgoing": "o", "incoming": "i"}
 
 
@@ -108,9 +108,9 @@ class Contacts:
     async def copy(self, user: str, other: str, change: Change, *, checks: bool = False) -> Change:
         """Write the copies of a record, and return the change that was copied in the end.
 
-        A request that finds no room in the other's list is no longer shown. If an account has ended meanwhile, the
-        record learns that, too. Copies of a later change are of another process, or of a record that is lost: then
-        the record takes a higher number than theirs.
+        A request that finds no room in the other's list is no longer shown. If an account has ended meanwhile, that is
+        entered in the record, too. If a copy is of a later change, another process has changed the record, or a
+        failover took that change back: then the record gets a higher number than the copies, and is copied again.
         """
         record = change.record
         related = await asyncio.gather(
@@ -134,10 +134,10 @@ class Contacts:
         return change
 
     async def _latest(self, user: str, other: str, differs: str, number: int) -> Change:
-        """The record, with a higher number than copies of which the latest has this number."""
+        """Give the record a higher number than `number`, that of the latest copy, and return it as a change."""
         try:
             latest = await reply_of(self._pairs.change, user, other, "ahead", differs, number)
-        except Conflict:  # another process has copied a later change
+        except Conflict:  # no change is lost: the record has this number by now
             return await reply_of(self._pairs.change, user, other, "look", "", 0)
         metrics.PAIRS_TAKEN_BACK.inc()
         return latest
@@ -168,7 +168,7 @@ class Contacts:
 
 
 def _differences(found: Related, names: str) -> str:
-    """What a later copy says otherwise, as the action `ahead` names a contact and a block."""
+    """In what a later copy differs from the record: `names` are the letters of its contact and its block (pair.lua)."""
     if not isinstance(found, Ahead):
         return ""
     return names[0] * found.contact + names[1] * found.block

@@ -1,10 +1,10 @@
 """The deployment in a Redis database: whether this process belongs to it, and the names of its channels.
 
-The hash `keys.DEPLOYMENT` has the fields `partitions` (their number, and by their tags where the keys are:
-`contract/tags.py`), `format` (the layout of channels and rows), `id` (in every channel name) and `fingerprint` (the
-same for all processes of a deployment: LINNET_DEPLOYMENT, else a digest of the token secret, else of the address of the
-key set). A process with another fingerprint belongs to another deployment and stops. While the field is `rotating`,
-every fingerprint is accepted and none is written, so that a secret can be changed by a rolling restart.
+The hash `keys.DEPLOYMENT` has the fields `partitions` (their number, and which set of hash tags the keys
+have: `contract/tags.py`), `format` (the layout of channels and rows), `id` (in every channel name) and `fingerprint`
+(the same for all processes of a deployment: LINNET_DEPLOYMENT, else a digest of the token secret, else of the address
+of the key set). A process with another fingerprint belongs to another deployment and stops. While the field is
+`rotating`, every fingerprint is accepted and none is written, so that a secret can be changed by a rolling restart.
 
 Users' rows are written in format 1 or 2. The format of the deployment says in which (`keys.row_format`), and processes
 follow it while they run (`RowFormats`). `keys.READING` comes between: processes that read only format 1 do not start
@@ -15,8 +15,8 @@ Invariants
 - The id is derived from the first fingerprint, so processes that start after the hash was lost agree with those that
   are still running. The channel names also contain the number of the database: a copy of a deployment in another
   database of the same server, with the same id, receives none of its events.
-- On a cluster, copies of the hash let processes start while the server of the hash is down (`_known`), and keep the
-  deployment what it is if that server comes back empty.
+- On a cluster, copies of the hash let processes start while the server of the hash is down (`_known`), and
+  restore the hash if that server comes back empty.
 - `partitions` never changes while there is data. If the hash is lost and a process makes it anew before a router has
   restored it, processes with other tags stop (`RowFormats.follow`), because each would not find what the other writes.
 - A deployment whose channels have no id (`keys.PLAIN`, `keys.MOVING`) is accepted in database 0 alone: channels are
@@ -88,7 +88,7 @@ async def deployment_check(client: Client, settings: Settings) -> Channels:
 
 
 async def partitions_of(client: Client) -> str:
-    """The field `partitions` of the deployment; of a new one if there is none, or one that this version cannot read."""
+    """Return the deployment's field `partitions`; `SPREAD` if there is none, or if this version does not know it."""
     first, *copies = (keys.DEPLOYMENT,) if client.one_server else keys.DEPLOYMENT_COPIES
     found = await client.fetch_each(("HGET", name, "partitions") for name in (first, *copies))
     known = [value.decode() for value in found if isinstance(value, bytes)]
@@ -98,8 +98,8 @@ async def partitions_of(client: Client) -> str:
 async def _known(client: Client, begins: Sequence[RedisArg]) -> list[bytes | None]:
     """The fields of the deployment, which begins with these if there is none.
 
-    On a cluster the fields are copied to other servers. If the first copy does not answer, another one does, so that
-    processes can start while one server is down. If the first copy is lost, it is made anew from another one.
+    On a cluster the fields are copied to other servers. If the server of the hash does not answer, a copy is read, so
+    that processes can start while one server is down. If the hash is lost, it is created anew from a copy.
     """
     if client.one_server:
         return list(await client.fcall("deployment", (keys.DEPLOYMENT,), begins))
@@ -171,7 +171,8 @@ class RowFormats:
         """Write users' rows in the format of the deployment from now on; return the format of the deployment. If the
         database has lost it, or on a cluster its server does not answer, nothing changes.
 
-        `SystemExit` if the deployment was made anew with other tags. Nothing may be acked any more: it would be lost.
+        `SystemExit` if the deployment was made anew with other tags. This process may ack nothing any more, because
+        the others would not find it.
         """
         try:
             found = await self._client.fetch("HMGET", keys.DEPLOYMENT, "format", "partitions")

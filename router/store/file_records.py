@@ -95,7 +95,7 @@ def upload_of(sha256: str, row: bytes) -> Upload:
 
 
 def poster_of(picture: FileInfo) -> Poster | None:
-    """The picture as the poster of a video; None if it is no picture."""
+    """Return the file as the poster of a video; None if it is not a picture."""
     if picture.kind != "image" or picture.width is None or picture.height is None:
         return None
     size = picture.width, picture.height

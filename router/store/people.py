@@ -32,7 +32,7 @@ Kind: TypeAlias = Literal["c", "o", "i", "-"]
 
 
 class Ahead(Struct, frozen=True):
-    """The row that a copy did not replace, because it is of a later change: its number, and what it says otherwise."""
+    """The row that a copy did not replace, because it is of a later change: its number, and in what it differs."""
 
     number: int
     contact: bool
@@ -78,7 +78,7 @@ class People:
         """Copy what `other` is to `user`. `gone`: no such user; `full`: no room for an incoming request;
         `crowded`: none for another user's block; `Ahead`: the row says something else, and is of a later change.
 
-        A pair whose row changes is due to be checked some time later; `checks`: this is that.
+        A pair whose row changes is due for a check some time later; `checks`: this call is part of that check.
         """
         args = (
             other,

@@ -8,13 +8,13 @@
 --         block, unblock
 --         only    accept messages only from contacts (argument 1) or from every user (0), as of setting `number`
 --         ended   the user's account has ended
---         ahead   copies have `number`, a higher one than the record, so a failover took the record back. argument: what
---                 copies say otherwise: c and b the contact and block of the user, C and B those of the other
+--         ahead   copies have `number`, a higher one than the record, so a failover took the record back. argument: in
+--                 what copies differ: c and b are the contact and block of the user, C and B those of the other
 --         unseen  there was no room for the user's request in the other's list
 --         look    no change; but requests that are over are removed, and so is a record that says nothing any more
 -- Returns {record ('' if there is none), replication id, now (ms), role of the user, role of the other};
---         NOTFOUND: there is no request to accept, or no such user any more; CONFLICT: the user blocks the other, or the
---         record has the number of the copies
+--         NOTFOUND: there is no request to accept, or no such user any more; CONFLICT: the user blocks the other, or for
+--         `ahead` the record has `number`, or a higher one
 --
 -- Keeps true:
 -- - The record may exist before the conversation does; `create` reads it. If the conversation exists, both roles follow

@@ -2,7 +2,7 @@
 -- KEYS  user people ends copied
 -- ARGV  other number kind blocks(0|1) hidden(0|1) at until message channel signal presence_channel touched mark checks(0|1)
 --   kind: c contact, o outgoing, i incoming request, - nothing; hidden: one of the two blocks the other; until: of a
---   request; mark: of the pair; checks: this is the check for which the pair is marked
+--   request; mark: of the pair in `copied`; checks: 1 if this call is the check for which the pair is marked
 -- Returns 1 if it was copied or is here already; 'gone': there is no such user; 'full': no room for an incoming request;
 --   'crowded': no room for another user's block; {number, whether the contact differs, whether the block differs (0|1)}
 --   if the row is of a later change and says something else
@@ -20,7 +20,7 @@ local INCOMING = 500
 local ROWS = 20000
 local STAYS_MS = 3600000
 local SWEEP = 100
-local CHECK_MS = 30000             -- until then a failover is over
+local CHECK_MS = 30000             -- after which a failover is over
 
 local function count(people, row, by)
   local _, kind, blocks, hidden = struct.unpack(ROW, row)

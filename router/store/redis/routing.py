@@ -46,7 +46,7 @@ MOVED_S: Final = 2.0  # for which a MOVED counts more than a map of the same epo
 MAX_CALLS: Final = 20_000
 MAX_CALLS_PER_SERVER: Final = 2_000  # added for each server
 KINDS: Final = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING")
-DOWN: Final = "CLUSTERDOWN The cluster is down"  # else it is one slot that has no server
+DOWN: Final = "CLUSTERDOWN The cluster is down"  # other texts of CLUSTERDOWN are about one slot that has no server
 
 _PING: Final = pack(("PING",))
 _ASKING: Final = pack(("ASKING",))
@@ -69,8 +69,8 @@ class Line(HotConnection):
     def __init__(self, address: Address, library: bytes, changed: Callable[[Line], None]) -> None:
         super().__init__(address, library)
         self._changed = changed  # the line is up, or down
-        self.refuses = False  # all calls, by its own word
-        self.down_since = self._loop.time()  # or since when it refuses
+        self.refuses = False  # all calls, because it says that the cluster is down
+        self.down_since = self._loop.time()  # or refuses since
         self.unnamed_since: float | None = None  # no map has named it since
         self.charged = 0  # bytes of the calls without a reply whose slot it had when they were made
         self.ahead_ms: float | None = None  # of its clock before the loop's
