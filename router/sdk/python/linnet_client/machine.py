@@ -22,7 +22,7 @@ from typing import Final
 
 FIRST_S: Final = 0.3
 MOST_S: Final = 30.0
-EXPIRING: Final = 0.2  # of the rest of a token's life, EXPIRING_LEAST_S to EXPIRING_MOST_S: a new one is asked for
+EXPIRING: Final = 0.2  # a token is renewed when this share of its remaining life is left, within the two bounds below
 EXPIRING_LEAST_S: Final = 2.0
 EXPIRING_MOST_S: Final = 60.0
 WRONG_CLOCK_S: Final = 30.0  # between renewals if tokens that the server accepts seem to have expired
@@ -104,7 +104,7 @@ def backoff_s(attempt: int) -> float:
 
 
 def renew_after_s(rest_s: float) -> float:
-    """Return the wait before the renewal of a token, which the server has accepted, and which ends in `rest_s`."""
+    """Return the wait before the renewal of an accepted token, which expires in `rest_s` by this clock."""
     if rest_s <= 0:
         return WRONG_CLOCK_S
     return max(0.0, rest_s - min(EXPIRING_MOST_S, max(rest_s * EXPIRING, EXPIRING_LEAST_S)))

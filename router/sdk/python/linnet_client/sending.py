@@ -13,7 +13,8 @@ Theory of operation:
 6. `conflict` `old` or `answered` for the first write of n: n was not accepted, so the row gets a new n from `next`. For
    a later write the n may have been accepted: the history is searched for it. Found: acked. Else: failed.
 7. Any other error is final: the row is stored as failed and shown.
-8. The event of a refused command acks it: an earlier copy was delayed and accepted later.
+8. If an own event has the n of a refused command, the command is acked: an earlier copy was delayed and accepted later.
+   After `conflict` this does not hold, because the n may be that of another command.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class Sending:
         self._link = link
         self._owner = owner
         self._attempts: dict[int, int] = {}
-        self._landed: dict[int, Ack] = {}  # events of commands that are not acked
+        self._landed: dict[int, Ack] = {}  # acks made from own events, by n, of commands that have no answer yet
         self._unanswered: dict[str, dict[int, float]] = {}  # by conversation: n and when it was written last
         self._paused: dict[str, _Pause] = {}
         self._due: set[str] = set()
@@ -262,7 +263,7 @@ class Sending:
         self._settle(handle, Ack(event["conversation"], event["seq"], event["at"], event["duplicate"]))
 
     def landed(self, event: dict[str, Any]) -> None:
-        """Take an event of this device."""
+        """Take an own event of this device: it acks a command that was refused, or is refused later."""
         handle = self.handles.get(event["n"])
         if handle is None:
             return
