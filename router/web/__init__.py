@@ -2,6 +2,6 @@
 
 serve      the paths of the page, around the HTTP API
 site       all files of the page, read once, under one digest
-joined     modules that are always loaded together, made one file
+joined     joins modules that are always loaded together to one file
 headers    what every answer of a router says to browsers, and what the page may do
 """

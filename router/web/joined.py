@@ -50,7 +50,7 @@ def with_imports(root: str, sources: Mapping[str, str]) -> list[str]:
         if name in found:
             return
         if name in entered:
-            raise ValueError(f"{name} imports itself by a circle: {' → '.join(entered)}")
+            raise ValueError(f"{name} imports itself in a circle: {' → '.join(entered)}")
         entered.append(name)
         for other in imports_of(name, sources[name]):
             visit(other)
@@ -62,8 +62,9 @@ def with_imports(root: str, sources: Mapping[str, str]) -> list[str]:
 
 
 def joined(names: Iterable[str], sources: Mapping[str, str]) -> str:
-    """One module of several in one folder. `names` is in the order in which they run."""
-    outside: dict[str, str] = {}  # the name here of each module that is not among them
+    """Return one module that does what several do. `names` is in the order in which they run; all are in one folder, so
+    that the relative addresses of other modules stay right."""
+    outside: dict[str, str] = {}  # address of an imported module that is not among them -> its name here
     inside: dict[str, str] = {}
     exports: dict[str, tuple[str, ...]] = {}
     exported: dict[str, str] = {}
@@ -79,7 +80,7 @@ def joined(names: Iterable[str], sources: Mapping[str, str]) -> str:
             bound |= dict.fromkeys(wanted, of)
         for one in part.exports:
             of = exported.setdefault(one, name)
-            if of != name and inside[of] != bound.get(one):  # what a module passes on is the same
+            if of != name and inside[of] != bound.get(one):  # a module may export again what it imports
                 raise ValueError(f"{of} and {name} both export {one}")
         inside[name], exports[name] = f"$i{len(inside)}", part.exports
         first = "".join(f"const {{ {one} }} = {of};\n" for one, of in bound.items())

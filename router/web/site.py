@@ -1,7 +1,8 @@
 """All files of the web client, read once at the start, compressed, and named by one digest of all of them.
 
 The modules that are always loaded together are joined to one file (joined.py): those of the first screen, of the SDK,
-of the session, and of the list. A file has the name of the module that imports the others; the import map leads there.
+of the session, and of the list. A joined file has the name of the module that imports the others. The import map
+gives this file for the address of each of its modules.
 
 Invariants
 - A file is served at `/web/<digest>/<name>`. The digest covers every file, so a page never mixes files of two versions.
@@ -41,13 +42,13 @@ TYPES: Final = {
 }
 ROOT: Final = ("index.html", "sw.js", "manifest.webmanifest", "boot.js")  # served at paths without a digest
 NOT_SERVED: Final = frozenset({"sdk/store_sqlite.js", "sdk/types.js", "sdk/wire.js"})  # Node's store; types alone
-JOINED: Final = {  # a file, and the modules in it beside those that they import and that no file above has
+JOINED: Final = {  # file -> its modules; what they import is in it, too, unless a file above has it
     "main.js": ("login.js", "main.js"),
     "sdk/index.js": ("sdk/index.js", "sdk/store_indexeddb.js"),
     "session.js": ("session.js",),
     "shell.js": ("shell.js",),
 }
-APART: Final = ("vendor/", "lang/")  # others' work, which is one file each, and what one user of three needs
+APART: Final = ("vendor/", "lang/")  # never joined: vendored modules; languages, of which a page loads two at most
 MIN_COMPRESSED: Final = 512
 
 
@@ -69,7 +70,7 @@ class Site(Struct, frozen=True):
 
     digest: str
     files: Mapping[str, File]
-    moved: Mapping[str, str]  # the file of each module that was joined to others
+    moved: Mapping[str, str]  # module that was joined to others -> their file
     index: File
     worker: File
     manifest: File
@@ -153,7 +154,7 @@ def _paths() -> dict[str, Path]:
 
 
 def _join(sources: dict[str, bytes]) -> dict[str, str]:
-    """Replace modules by the files that they are joined to, and return the file of each that has gone."""
+    """Replace modules in `sources` by the files that they are joined to; return `moved`."""
     text = {name: body.decode() for name, body in sources.items() if name.endswith(".js")}
     into: dict[str, str] = {}
     for file, roots in JOINED.items():
