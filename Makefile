@@ -89,7 +89,7 @@ chaos: $(DEV)
 	    $(if $(USERS),--users $(USERS)) $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(CLUSTER),--cluster) \
 	    $(if $(PICTURES),--pictures) $(if $(HOOK),--hook)
 
-# Routers and a Redis that are killed at fifty points of uploads and sends; `make test` has four. KILLS=… is another number.
+# Kills routers and Redis at fifty points of uploads and sends; `make test` has four. KILLS=… sets the number.
 kills: $(DEV)
 	KILLS=$(or $(KILLS),50) $(PY) -m pytest -q tests/flow/test_files.py
 

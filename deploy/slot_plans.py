@@ -50,7 +50,7 @@ class Move(msgspec.Struct, frozen=True):
 
 
 def with_partitions() -> frozenset[int]:
-    """The slots of the deployment's partitions."""
+    """Return all slots that contain a partition of the deployment."""
     return frozenset(slot_of(tag) for family in "cuf" for tag in keys.tags(family))
 
 

@@ -113,7 +113,7 @@ class Servers:
         return [address for address, flags in self.nodes().items() if "master" in flags]
 
     def partitions(self) -> str:
-        """The field `partitions` of the deployment, by which its tags are known; of a new one if there is none."""
+        """Return the deployment's field `partitions`, which names its set of hash tags; `SPREAD` if it is not found."""
         for name, address in product(keys.DEPLOYMENT_COPIES, self.masters()):
             with suppress(redis.RedisError):  # another server has this copy, or this one does not answer
                 found = (self.at(address).hget(name, "partitions") or b"").decode()

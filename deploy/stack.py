@@ -109,7 +109,7 @@ class Stack:
 def _ours(stack: Stack, shared: Mapping[str, str]) -> list[Service]:
     """Routers and gateways, each on its own address and the ports it has in a container.
 
-    Clients reach all gateways through the load balancer, and so does the page, which it serves with TLS and without.
+    Clients, and browsers with the page, reach routers and gateways through the load balancer, with TLS or without.
     """
     front = stack.only("haproxy")
     through = {

@@ -12,8 +12,8 @@ balancer it cannot choose gateways. Now and then it therefore reconnects a user 
 so that in time every gateway has one (`linnet_canary_gateways`).
 
 On a cluster with `--shards N`, each of N equal ranges of slots has a group, and users in turn, so that trouble on any
-shard is noticed. The canary does not see Redis, so it must be told if the deployment has numbered tags
-(`contract/tags.py`).
+shard is noticed. The canary does not read Redis, so it needs `--numbered-tags` if the deployment has numbered
+tags (`contract/tags.py`).
 """
 
 from __future__ import annotations
@@ -328,7 +328,7 @@ def add_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     one.add_argument("--users", type=int, default=6, help="synthetic users, at least 2 (%(default)s)")
     one.add_argument("--shards", type=int, default=1, help="ranges of slots with a group each (%(default)s)")
     one.add_argument(
-        "--numbered-tags", action="store_true", help="the deployment has `partitions` 256, of an earlier release"
+        "--numbered-tags", action="store_true", help="if the field `partitions` of the deployment is `256`"
     )
     one.add_argument("--every", type=float, default=1.0, help="seconds between two messages (%(default)s)")
 

@@ -4,7 +4,7 @@ Two kinds of traffic do not need an answer of the failing hook: reactions, about
 fails for all messages; and messages of other users, while it does not answer about one user. Each is measured while
 the hook answers and while it fails, in turns, so that a phase with a failure is between two without one, and a busy
 machine changes all three. The result is the 99th percentile of the time from a command to its ack, and its ratio to the
-mean of these two: the median over the rounds, and the range that the middle half of the rounds is in.
+mean of the phases before and after: the median of all rounds, and the range of the middle half of them.
 
 Messages go on at an even rate throughout. What the hook does not answer is accepted, so nothing may be refused.
 """
@@ -174,7 +174,7 @@ def _deployment() -> Iterator[tuple[Target, int]]:
 
 
 def table(result: Result) -> str:
-    """Return one line for each kind of phase: medians over the rounds, and of ratios the middle half, too."""
+    """Return one line for each kind of phase: medians over the rounds, and the middle half of the ratios."""
     lines = [f"{'time from a command to its ack':44} {'p50 ms':>8} {'p99 ms':>8} {'p99 ratio':>10}  middle half"]
     measured = [one for one in result.measurements if one.name != report.WARM_UP]
     ratios: dict[str, list[float]] = {}
@@ -185,7 +185,7 @@ def table(result: Result) -> str:
     for one in report.shown(result):
         line = f"{one.name:44} {one.ack_us['50'] / 1000:8.2f} {one.ack_us['99'] / 1000:8.2f}"
         if found := ratios.get(one.name):
-            # Twice each, because quartiles need two numbers and there may be one round.
+            # Each number twice, because quartiles need two numbers, and there may be only one round.
             low, middle, high = quantiles(found * 2, n=4, method="inclusive")
             line += f" {middle:10.2f}  {low:.2f}-{high:.2f}"
         lines.append(line)

@@ -108,8 +108,8 @@ class Ended(Row, frozen=True, array_like=True, tag="ended"):
 
 
 class Wiped(Row, frozen=True, array_like=True, tag="wiped"):
-    """The store is removed. `running`: under a client that goes on; `done`: the second row of a removal that takes
-    a while, in which the client may already report the name of its new store."""
+    """The store is removed. `running`: while its client goes on. Such a removal has two rows, because it takes a while,
+    and the client may report the device name of its new store meanwhile; `done`: the second of them."""
 
     running: bool
     done: bool = False

@@ -114,7 +114,7 @@ class ClientAccount:
         self._shared = False  # several tabs use the store at the same time
         self._leads = 0  # the tab that was given an event last
         self._live_at = 0
-        self._wipes = 0  # so many of the next new device names are of new stores
+        self._wipes = 0  # removals of the store after which no new device name was reported yet
         for row in history:
             self._row(row)
 
@@ -187,7 +187,8 @@ class ClientAccount:
         self._live(row.life)
 
     def _named(self, device: str, at: int) -> None:
-        """Begin a line with the name of a new store; a life that began before the removal reports the old name."""
+        """Begin a new line if the name is that of a new store. A life that began before the removal may report the old
+        name."""
         if device in self.devices:
             return
         self.devices.add(device)
@@ -250,7 +251,7 @@ class ClientAccount:
 
     def _check_commands(self) -> None:
         still_open = set(self.shown.open) if self.shown is not None else set()
-        # A delayed copy of a refused command may be accepted later: then its event must make it an acked one.
+        # A delayed copy of a refused command may be accepted later. Then the client must show the command as acked.
         still_failed = set(self.shown.failed) if self.shown is not None else set()
         for ref, one in self.sent.items():
             places = self._known.places.get(one.body, set()) if one.body else set()

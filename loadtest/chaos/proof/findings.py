@@ -30,7 +30,7 @@ STEPPED_MS: Final = 20_000  # a client that does not read, or whose link is held
 # Within this time every process has noticed that a setting of Redis breaks the durability.
 NOTICED_MS: Final = 6_000
 NEVER: Final = 1 << 62
-HASH_OF: Final = "hash of "  # before the user whom a fault deleted
+HASH_OF: Final = "hash of "  # in the target of a fault, before the user whose hash it deleted
 # The log line of a failover, in local time: of a sentinel, or of a cluster's server that was elected. They start one
 # themselves if a busy machine does not answer.
 _SWITCHED: Final = re.compile(
