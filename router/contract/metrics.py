@@ -250,6 +250,10 @@ PAIRS_TAKEN_BACK = Counter(
     "linnet_router_pairs_taken_back",
     "Changes between two users that a failover took back, and that were therefore removed from the users' lists",
 )
+PAIR_CHECKS_FAILED = Counter(
+    "linnet_router_pair_checks_failed",
+    "Checks of a pair's copies that raised an error; they are tried again after their lease",
+)
 TRIMMED_EVENTS = Counter("linnet_router_trimmed_events", "Events that this router trimmed from logs")
 TRIMMING_HELD = Gauge(
     "linnet_router_trimming_held",

@@ -32,7 +32,7 @@ class PairChecks:
             "pairs",
             people.claims,
             contacts.check,
-            metrics.FINISHED.labels("failed"),
+            metrics.PAIR_CHECKS_FAILED,
             limit=LIMIT,
             lease_ms=LEASE_MS,
             due=people.due,
