@@ -111,6 +111,9 @@ async def _known(client: Client, begins: Sequence[RedisArg]) -> list[bytes | Non
             raise found[0]
         return list(whole[0])
     lost = not any(found[0])
+    silent = next((copy for copy in found[1:] if isinstance(copy, Unavailable)), None)
+    if lost and not whole and silent is not None:
+        raise silent  # it may say what the deployment was, and one made anew would have other tags
     values: list[bytes | None] = await client.fcall("deployment", (first,), whole[0] if lost and whole else begins)
     fields = [part for name, value in zip(FIELDS, values, strict=True) if value is not None for part in (name, value)]
     for copy in copies if None not in values else ():

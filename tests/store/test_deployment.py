@@ -1,15 +1,16 @@
 """Deployments: refused processes, and the names of channels."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
-from router.contract.errors import StartupError
+from router.contract.errors import StartupError, Unavailable
 from router.contract.settings import Settings
 from router.contract.tags import NUMBERED, SPREAD
 from router.store.deployment import ROTATING, RowFormats, deployment_check, fingerprint, partitions_of, restore
@@ -195,6 +196,28 @@ async def test_copies_follow_what_an_operator_changes(valkey: EmbeddedValkey) ->
         await deployment_check(client, OTHERS)
         first, *copies = [await client.fetch("HGETALL", name) for name in keys.DEPLOYMENT_COPIES]
         assert [sorted(copy) for copy in copies] == [sorted(first)] * 2
+    finally:
+        await client.close()
+
+
+class SilentCopies(PartsClient):
+    """The servers of the copies do not answer."""
+
+    async def fetch_each(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        first, *copies = await super().fetch_each(commands)
+        return [first, *(Unavailable("no answer") for _ in copies)]
+
+
+async def test_deployment_is_not_made_anew_while_its_copies_do_not_answer(valkey: EmbeddedValkey) -> None:
+    """An empty server is back at once; those of the copies may still load the data."""
+    client = SilentCopies.make(valkey.url)
+    await client.open()
+    try:
+        await made_by_an_earlier_release(client)
+        await client.fetch("DEL", keys.DEPLOYMENT)
+        with pytest.raises(Unavailable):
+            await deployment_check(client, OURS)
+        assert await client.fetch("EXISTS", keys.DEPLOYMENT) == 0
     finally:
         await client.close()
 
