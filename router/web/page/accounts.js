@@ -146,8 +146,7 @@ export async function forget(user) {
   const account = (await accounts()).find((one) => one.user === user);
   await rows("readwrite", (store) => store.delete(user));
   channel.postMessage({ logout: user }); // only now: the other tabs load the login page, which lists the accounts
-  if (account) await ended("readwrite", (tokens) => tokens.put({ token: account.token, expiresAt: account.expiresAt }));
-  await Promise.race([endTokens(), new Promise((resolve) => setTimeout(resolve, LOGOUT_MS))]);
+  if (account) await end(account);
   const stores = `linnet:${location.origin}:${user}:`;
   for (const { name = "" } of await indexedDB.databases()) {
     if (name.startsWith(stores)) indexedDB.deleteDatabase(name);
@@ -156,12 +155,29 @@ export async function forget(user) {
   useInTab("");
 }
 
+/** End the token of an account; if the server cannot be reached now, the token is kept to end it later. @param {Account} account */
+async function end({ token, expiresAt }) {
+  const keeping = alone(() => withEndedTokens("readwrite", (tokens) => tokens.put({ token, expiresAt })));
+  const kept = await keeping.then(() => true, () => false); // a browser without space refuses it
+  const ending = kept ? endTokens().catch(() => undefined) : endToken(token);
+  await Promise.race([ending, new Promise((resolve) => setTimeout(resolve, LOGOUT_MS))]);
+}
+
+/**
+ * Run `work` while no other tab keeps a token to end it later, or deletes the database of these tokens.
+ *
+ * @template T @param {() => Promise<T>} work @returns {Promise<T>}
+ */
+async function alone(work) {
+  return navigator.locks ? navigator.locks.request(ENDED, work) : work(); // without TLS a browser has no locks
+}
+
 /**
  * Use the tokens that the server still has to end. The database is closed after each use, so that it can be deleted.
  *
  * @template T @param {IDBTransactionMode} mode @param {(tokens: IDBObjectStore) => IDBRequest<T>} work @returns {Promise<T>}
  */
-async function ended(mode, work) {
+async function withEndedTokens(mode, work) {
   /** @type {IDBDatabase} */
   const opened = await new Promise((resolve, reject) => {
     const request = indexedDB.open(ENDED, 1);
@@ -177,21 +193,39 @@ async function ended(mode, work) {
   });
 }
 
+/** The timer of the next try to end tokens: one per page. @type {number | undefined} */
+let again;
+
 /** Let the server end the tokens that were logged out here; those that it cannot end now are tried again. */
 export async function endTokens() {
   if (!(await indexedDB.databases()).some(({ name }) => name === ENDED)) return;
-  for (const { token, expiresAt } of await ended("readonly", (tokens) => tokens.getAll())) {
-    const over = expiresAt <= Date.now() || (await isEnded(token));
-    if (over) await ended("readwrite", (tokens) => tokens.delete(token));
+  /** @type {string[]} */
+  const over = [];
+  for (const { token, expiresAt } of await withEndedTokens("readonly", (tokens) => tokens.getAll())) {
+    if (expiresAt <= Date.now() || (await endToken(token))) over.push(token);
   }
-  if (await ended("readonly", (tokens) => tokens.count())) setTimeout(() => void endTokens().catch(() => undefined), END_AGAIN_MS);
-  else indexedDB.deleteDatabase(ENDED);
+  const left = await alone(async () => {
+    for (const token of over) await withEndedTokens("readwrite", (tokens) => tokens.delete(token));
+    const count = await withEndedTokens("readonly", (tokens) => tokens.count());
+    if (count === 0) await deleteEndedTokens();
+    return count;
+  });
+  clearTimeout(again);
+  if (left > 0) again = setTimeout(() => void endTokens().catch(() => undefined), END_AGAIN_MS);
 }
 
-/** Whether the server has ended a token, or does not know it any more. @param {string} token */
-function isEnded(token) {
+/** Delete the database. If a page still has it open, the deletion waits for that page, and a later opening for the deletion. */
+function deleteEndedTokens() {
+  return new Promise((resolve) => {
+    const request = indexedDB.deleteDatabase(ENDED);
+    request.onsuccess = request.onerror = request.onblocked = resolve;
+  });
+}
+
+/** Let the server end a token. Return whether it has ended, now or before. @param {string} token */
+function endToken(token) {
   return call("POST", "/v1/logout", {}, token).then(
     () => true,
-    (error) => error.code === "unauthorized",
+    (error) => error.code === "unauthorized" || error.code === "token_expired",
   );
 }

@@ -72,8 +72,7 @@ export function Shell({ session }) {
   const logOut = async (/** @type {boolean} */ sure) => {
     if (!sure && session.unsent + session.failed + session.uploads.length > 0) return show("logout", { confirm: () => void logOut(true) });
     await session.close();
-    await forget(session.user);
-    return leave();
+    return forget(session.user).finally(leave);
   };
 
   return html`<div class=${id ? "shell has-chat" : "shell"}>
