@@ -1,12 +1,13 @@
 """Copies of pairs' records and of profiles: the sequences of calls that API and finisher both need.
 
 A call changes the record first (`pairs`) and then writes the copies. If the process dies in between, a router finds the
-pair's mark in `dirty` and calls `repeat`. Copies carry the number of their change, so any number of processes may write
-them at once and in any order.
+pair's mark in `dirty` and calls `repeat`. Copies carry the record's number, so any number of processes may write them
+at once and in any order.
 
 A failover of one of the three servers may take back the record or a copy. So a router compares them again some time
 after each change (`check`, by the marks beside the copies; `repeat`, by the mark beside the record). Copies of a change
-that the record has lost are replaced by copies of the record.
+that the record has lost are replaced by copies of the record. Every copy carries the number of the whole record,
+whatever its last change was. So a change that follows a lost one replaces all that the lost one has left.
 """
 
 from __future__ import annotations
@@ -117,8 +118,7 @@ class Contacts:
             self._relate(user, other, change, checks), self._relate(other, user, change, checks)
         )
         if number := max((found.number for found in related if isinstance(found, Ahead)), default=0):
-            differs = "".join(_differences(found, names) for found, names in zip(related, ("cb", "CB"), strict=True))
-            return await self.copy(user, other, await self._latest(user, other, differs, number))
+            return await self.copy(user, other, await self._latest(user, other, number))
         if record is None:
             return change
         for owner, person, found in ((user, other, related[0]), (other, user, related[1])):
@@ -133,10 +133,10 @@ class Contacts:
         )
         return change
 
-    async def _latest(self, user: str, other: str, differs: str, number: int) -> Change:
+    async def _latest(self, user: str, other: str, number: int) -> Change:
         """Give the record a higher number than `number`, that of the latest copy, and return it as a change."""
         try:
-            latest = await reply_of(self._pairs.change, user, other, "ahead", differs, number)
+            latest = await reply_of(self._pairs.change, user, other, "ahead", "", number)
         except Conflict:  # no change is lost: the record has this number by now
             return await reply_of(self._pairs.change, user, other, "look", "", 0)
         metrics.PAIRS_TAKEN_BACK.inc()
@@ -154,24 +154,22 @@ class Contacts:
         return await self._people.set_relation(owner, person, copied, checks=checks)
 
     async def _put_state(self, owner: str, person: str, record: Record, now: int) -> None:
-        """Write the owner's keys. What never was anything for the owner gets no key."""
+        """Write the owner's keys. What never was anything for the owner gets no key.
+
+        A key that the record knows nothing of is of a change that the record has lost, so it is removed.
+        """
         mine = record.of[owner]
         if mine.ended:
             return
-        if mine.contact_n:
+        contact, block = f"{CONTACT}{person}", f"{BLOCK}{person}"
+        has_contact, has_block = await self._state.values(owner, (contact, block))
+        if mine.contact_n or has_contact:
             entry = record.entry(owner, person, now)
             value = pack(shown(entry)) if entry else None
-            await reply_of(self._state.put, owner, f"{CONTACT}{person}", value, mine.contact_n)
-        if mine.block_n:
+            await reply_of(self._state.put, owner, contact, value, record.n)
+        if mine.block_n or has_block:
             value = pack({"at": mine.blocked}) if mine.blocked else None
-            await reply_of(self._state.put, owner, f"{BLOCK}{person}", value, mine.block_n)
-
-
-def _differences(found: Related, names: str) -> str:
-    """In what a later copy differs from the record: `names` are the letters of its contact and its block (pair.lua)."""
-    if not isinstance(found, Ahead):
-        return ""
-    return names[0] * found.contact + names[1] * found.block
+            await reply_of(self._state.put, owner, block, value, record.n)
 
 
 def me(profile: Profile) -> dict[str, object]:

@@ -32,11 +32,9 @@ Kind: TypeAlias = Literal["c", "o", "i", "-"]
 
 
 class Ahead(Struct, frozen=True):
-    """The row that a copy did not replace, because it is of a later change: its number, and in what it differs."""
+    """The number of a row that a copy did not replace, because it is of a later change."""
 
     number: int
-    contact: bool
-    block: bool
 
 
 Related: TypeAlias = Literal["copied", "gone", "full", "crowded"] | Ahead
@@ -76,7 +74,7 @@ class People:
 
     async def set_relation(self, user: str, other: str, person: Person, *, checks: bool = False) -> Related:
         """Copy what `other` is to `user`. `gone`: no such user; `full`: no room for an incoming request;
-        `crowded`: none for another user's block; `Ahead`: the row says something else, and is of a later change.
+        `crowded`: none for another user's block; `Ahead`: the row is of a later change.
 
         A pair whose row changes is due for a check some time later; `checks`: this call is part of that check.
         """
@@ -99,8 +97,7 @@ class People:
         names = keys.user(user), keys.people(user), keys.ends(user), keys.copied(keys.partition(user))
         value = await self._fcall("set_relation", names, args)
         if isinstance(value, list):
-            number, contact, block = value
-            return Ahead(number, bool(contact), bool(block))
+            return Ahead(*value)
         return "copied" if value == 1 else value.decode()
 
     async def claims(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str] | LinnetError]:

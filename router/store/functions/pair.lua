@@ -8,8 +8,7 @@
 --         block, unblock
 --         only    accept messages only from contacts (argument 1) or from every user (0), as of setting `number`
 --         ended   the user's account has ended
---         ahead   copies have `number`, a higher one than the record, so a failover took the record back. argument: in
---                 what copies differ: c and b are the contact and block of the user, C and B those of the other
+--         ahead   copies have `number`, a higher one than the record, so a failover took the record back
 --         unseen  there was no room for the user's request in the other's list
 --         look    no change; but requests that are over are removed, and so is a record that says nothing any more
 -- Returns {record ('' if there is none), replication id, now (ms), role of the user, role of the other};
@@ -153,12 +152,11 @@ local function pair(k, a)
   mine.wrote, theirs.wrote = mine.wrote or h[5] and true, theirs.wrote or h[6] and true
 
   local ahead = action == 'ahead'
-  local n, outdated, lost = math.max(us, record.n + 1), ahead, ahead and a[5] or ''
+  local n, outdated = math.max(us, record.n + 1), ahead
   if ahead then n = math.max(n, tonumber(a[6]) + 1) end
-  if entry(record, user, other, now) ~= had or string.find(lost, 'c') then mine.contact_n, outdated = n, true end
-  if entry(record, other, user, now) ~= others_had or string.find(lost, 'C') then theirs.contact_n, outdated = n, true end
-  if mine.blocked ~= blocked or string.find(lost, 'b') then mine.block_n, outdated = n, true end
-  if string.find(lost, 'B') then theirs.block_n = n end
+  if entry(record, user, other, now) ~= had then mine.contact_n, outdated = n, true end
+  if entry(record, other, user, now) ~= others_had then theirs.contact_n, outdated = n, true end
+  if mine.blocked ~= blocked then mine.block_n, outdated = n, true end
   if outdated then
     redis.call('ZADD', k[2], 'NX', '+inf', '!')
     redis.call('ZADD', k[2], now + COALESCE_MS, '=' .. a[1])

@@ -4,8 +4,7 @@
 --   kind: c contact, o outgoing, i incoming request, - nothing; hidden: one of the two blocks the other; until: of a
 --   request; mark: of the pair in `copied`; checks: 1 if this call is the check for which the pair is marked
 -- Returns 1 if it was copied or is here already; 'gone': there is no such user; 'full': no room for an incoming request;
---   'crowded': no room for another user's block; {number, whether the contact differs, whether the block differs (0|1)}
---   if the row is of a later change and says something else
+--   'crowded': no room for another user's block; {number} of the row if it is of a later change
 --
 -- Keeps true: the record's later change wins, whatever the order in which changes arrive. So a row that says nothing any
 -- more stays for an hour. `#<kind>` and `#b`, `#h` count the rows of a kind, blocks, and users who are hidden; `hides` in
@@ -56,16 +55,12 @@ local function set_relation(keys, a)
   if not alive(user) then return 'gone' end
   sweep(people, ends, now)
   local old = redis.call('HGET', people, other)
-  local had, was, did_block, was_hidden, had_at, had_until, message_at = 0, '-', 0, 0, 0, 0, nil
-  if old then had, was, did_block, was_hidden, had_at, had_until, message_at = struct.unpack(ROW, old) end
+  local had, was, was_hidden, _ = 0, '-', 0, nil
+  if old then had, was, _, was_hidden = struct.unpack(ROW, old) end
   if number == had then return 1 end
   if number < had then
-    local contact = was ~= kind
-      or kind ~= '-' and (had_at ~= tonumber(a[6]) or had_until ~= until_ms or string.sub(old, message_at) ~= a[8])
-    local block = did_block ~= tonumber(a[4]) or kind == '-' and did_block == 1 and had_at ~= tonumber(a[6])
-    if not contact and not block and was_hidden == tonumber(a[5]) then return 1 end
     redis.call('ZADD', copied, now + CHECK_MS, a[13])
-    return {had, contact and 1 or 0, block and 1 or 0}
+    return {had}
   end
   local blank = kind == '-' and a[4] == '0' and a[5] == '0'
   if blank and not old then return 1 end
