@@ -236,7 +236,7 @@ INNER_LIMITS = {
     "AHEAD_MS": "clocks of servers", "LOOK": "entries looked at at once", "LOOKUP_US": "pace", "MARKS": "layout",
     "MOST_PUSH_MS": "the longest backoff of a push",
     "MAX_INCOMING": "INCOMING of set_relation.lua", "LATER_MS": "pace", "STAYS_MS": "pace", "SWEEP": "pace",
-    "CHECK_MS": "pace", "AGAIN_MS": "pace",
+    "RECHECK_MS": "pace",
     "AHEAD_US": "clocks of servers", "DROPPED": "pace", "RANGES": "a reader from before them gets everything anew",
     "FOR_EVER": "no end", "BLANK_US": "clocks of servers",
 }  # fmt: skip

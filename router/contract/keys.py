@@ -56,7 +56,7 @@ key                            type    content                                  
                                        `#<kind>` counts
 {u<q>}:ends:<user>             zset    other user -> when the row is over, in ms            set_relation /
                                                                                             count_relations
-{u<q>}:copied                  zset    `=conv` -> when a router compares the copies in      set_relation / claim
+{u<q>}:copied                  zset    conv -> when a router compares the copies in        set_relation / claim
                                        `people` with the pair's record, in ms
 {u<q>}:cursor:<user>:<device>  hash    conv -> acked seq                                    ack, sync / sync, pushes
 {u<q>}:push                    zset    user -> due ms; sentinel `!`                         schedule_push / claims

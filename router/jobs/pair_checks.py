@@ -1,6 +1,6 @@
 """Compares the copies of pairs' records with the records, some time after each change.
 
-A pair whose copy changed in a user's slot is marked there (`=<conversation>` in `copied`). If a failover has taken the
+A pair whose copy changed in a user's slot is marked there (`<conversation>` in `copied`). If a failover has taken the
 record back meanwhile, its mark in `dirty` is gone, too, and only this check finds that the users' lists differ from the
 record. The opposite, a copy that was taken back, is found by the finisher.
 

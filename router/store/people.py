@@ -91,7 +91,7 @@ class People:
             signals.encode(signals.Hidden(user)),
             self._channels.presence(user),
             signals.encode(signals.Hidden(user)),
-            f"={keys.direct(user, other)}",
+            keys.direct(user, other),
             int(checks),
         )
         names = keys.user(user), keys.people(user), keys.ends(user), keys.copied(keys.partition(user))
@@ -103,11 +103,11 @@ class People:
     async def claims(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str] | LinnetError]:
         """Claim up to `limit` pairs of each partition that are due to be checked, for `lease_ms`."""
         try:
-            found = await self._client.fcall_each("claim", list(map(keys.copied, parts)), (limit, lease_ms))
+            found = await self._client.fcall_each("claim", list(map(keys.copied, parts)), (limit, lease_ms, 1))
         except LinnetError as error:
             raise from_function(error) from None
         return [
-            from_function(pairs) if isinstance(pairs, LinnetError) else [pair.decode()[1:] for pair in pairs]
+            from_function(pairs) if isinstance(pairs, LinnetError) else [pair.decode() for pair in pairs]
             for pairs in found
         ]
 

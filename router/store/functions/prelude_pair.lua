@@ -25,6 +25,7 @@ local function pair_role(record, user, other)
   return 'm'
 end
 
+local RECHECK_MS = 30000           -- after a change, copies and record are compared: a failover is over by then
 local BLANK_US = 7200000000        -- how far the clock may be put back
 
 -- Whether a record is so old that, with a clock that is put back, the next record of the pair has no lower number. Copies

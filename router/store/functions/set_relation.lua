@@ -19,7 +19,6 @@ local INCOMING = 500
 local ROWS = 20000
 local STAYS_MS = 3600000
 local SWEEP = 100
-local CHECK_MS = 30000             -- after which a failover is over
 
 local function count(people, row, by)
   local _, kind, blocks, hidden = struct.unpack(ROW, row)
@@ -59,7 +58,7 @@ local function set_relation(keys, a)
   if old then had, was, _, was_hidden = struct.unpack(ROW, old) end
   if number == had then return 1 end
   if number < had then
-    redis.call('ZADD', copied, now + CHECK_MS, a[13])
+    redis.call('ZADD', copied, now + RECHECK_MS, a[13])
     return {had}
   end
   local blank = kind == '-' and a[4] == '0' and a[5] == '0'
@@ -72,7 +71,7 @@ local function set_relation(keys, a)
   if old then count(people, old, -1) end
   redis.call('HSET', people, other, row)
   count(people, row, 1)
-  redis.call('ZADD', copied, now + CHECK_MS, a[13])
+  redis.call('ZADD', copied, now + RECHECK_MS, a[13])
   if blank then until_ms = now + STAYS_MS end
   if until_ms > 0 then redis.call('ZADD', ends, until_ms, other) else redis.call('ZREM', ends, other) end
   local hides = tonumber(redis.call('HGET', people, '#h') or 0) > 0
