@@ -395,6 +395,7 @@ async def test_token_that_was_logged_out_without_a_connection_is_ended_later(add
         await until_ended(first, address)
         await until_ended(second, address)
 
+        await ben.page.bring_to_front()  # a page in the background draws seldom, and a click waits for it
         await ben.log_in()
         third = await ben.page.evaluate(TOKEN)
         await tab.evaluate("""() => new Promise((resolve) => {
