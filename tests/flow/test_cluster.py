@@ -166,7 +166,7 @@ async def test_dead_primary_costs_nothing_that_was_acked_and_nobody_else(cluster
         await client.stay(at)
     home = {primary_of(cluster, keys.user(name)) for name in ("ann", "ben")}
     dead = next(node for node in cluster.primaries if node not in home)
-    groups = [await system.group("ann", "ben", title=str(i)) for i in range(12)]
+    groups = [await system.group("ann", "ben", title=str(i)) for i in range(40)]  # so that each server has some
     lost = next(group for group in groups if primary_of(cluster, keys.conversation(group)) is dead)
     other = next(group for group in groups if primary_of(cluster, keys.conversation(group)) is not dead)
     async with talking() as talk:

@@ -72,6 +72,20 @@ async def test_older_session_cannot_replace_a_newer_one(valkey: EmbeddedValkey, 
         assert (await audit(users, later)).status == "ok"
 
 
+async def test_session_that_may_have_started_later_by_another_clock_is_to_try_again(valkey: EmbeddedValkey) -> None:
+    """A device that comes back at once at another gateway, whose clock is a little behind, was not replaced."""
+    async with connected(valkey) as client:
+        users = Users(client)
+        before = session("s-before", 10_000)
+        await register(users, before)
+        with pytest.raises(Unavailable) as refused:
+            await register(users, session("s-again", 9_900, node="node-2"))
+        assert refused.value.retry_after == 1.0
+        assert (await audit(users, before)).status == "ok"
+        assert (await register(users, session("s-late", 8_900, node="node-2"))).status == "replaced"
+        assert (await register(users, session("s-retried", 10_900, node="node-2"))).status == "ok"
+
+
 @pytest.mark.parametrize("swapped", [False, True])
 async def test_sessions_with_equal_starts_have_a_fixed_winner(valkey: EmbeddedValkey, swapped: bool) -> None:
     """The same one is kept in either order, so they never replace each other in turn."""
