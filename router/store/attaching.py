@@ -44,7 +44,7 @@ REFUSED: Final = Attached([], b"")  # the sender may not use one of the files; o
 FileKept: TypeAlias = Callable[[str, bytes, Callable[[LinnetError | None], None]], None]
 
 
-def at_once(sha256: str, replid: bytes, reply: Callable[[LinnetError | None], None]) -> None:
+def kept_at_once(sha256: str, replid: bytes, reply: Callable[[LinnetError | None], None]) -> None:
     """Count every write as kept: for callers that append no message."""
     reply(None)
 

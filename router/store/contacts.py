@@ -30,7 +30,7 @@ from router.store.profiles import Profile, Profiles
 from router.store.state import State
 from router.store.users import Users
 
-NOBODY: Final = Person(0, "-", False, False, 0, 0)  # the copy of a record that does not exist
+NO_RECORD: Final = Person(0, "-", False, False, 0, 0)  # what is copied if a pair has no record
 _KINDS: Final = {"contact": "c", "outgoing": "o", "incoming": "i"}
 
 
@@ -145,7 +145,7 @@ class Contacts:
     async def _relate(self, owner: str, person: str, change: Change, checks: bool) -> Related:
         record, entry = change.record, change.entry(owner, person)
         if record is None:
-            return await self._people.set_relation(owner, person, NOBODY, checks=checks)
+            return await self._people.set_relation(owner, person, NO_RECORD, checks=checks)
         kind, at, until, message = "-", record.of[owner].blocked, 0, ""
         if entry is not None:
             kind, at, until, message = _KINDS[entry.state], entry.at, entry.until, entry.message

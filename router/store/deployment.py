@@ -15,8 +15,8 @@ Invariants
 - The id is derived from the first fingerprint, so processes that start after the hash was lost agree with those that
   are still running. The channel names also contain the number of the database: a copy of a deployment in another
   database of the same server, with the same id, receives none of its events.
-- On a cluster, copies of the hash let processes start while the server of the hash is down (`_known`), and
-  restore the hash if that server comes back empty.
+- On a cluster other servers have copies of the hash (`_known`). So processes can start while the server of the hash is
+  down, and if that server comes back empty, a process that starts writes the hash again from a copy.
 - `partitions` never changes while there is data. If the hash is lost and a process makes it anew before a router has
   restored it, processes with other tags stop (`RowFormats.follow`), because each would not find what the other writes.
 - A deployment whose channels have no id (`keys.PLAIN`, `keys.MOVING`) is accepted in database 0 alone: channels are

@@ -23,7 +23,7 @@ from router.contract import keys
 from router.contract.errors import FunctionError, LinnetError, NotFound, RateLimited, Rejected, from_function
 from router.contract.files import FileInfo, SharedFile
 from router.store.answers import Reply, each_answer
-from router.store.attaching import SENDABLE_MS, Attached, FileKept, Lookup, at_once
+from router.store.attaching import SENDABLE_MS, Attached, FileKept, Lookup, kept_at_once
 from router.store.file_records import (
     BITS,
     PICTURES,
@@ -70,7 +70,7 @@ class UploadRate(Struct, frozen=True):
 
 
 class Files:
-    def __init__(self, client: Client, times: Times | None = None, kept: FileKept = at_once) -> None:
+    def __init__(self, client: Client, times: Times | None = None, kept: FileKept = kept_at_once) -> None:
         self._client = client
         self._times = times or Times()
         self._kept = kept

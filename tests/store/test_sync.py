@@ -73,7 +73,7 @@ async def test_older_session_cannot_replace_a_newer_one(valkey: EmbeddedValkey, 
 
 
 async def test_session_that_may_have_started_later_by_another_clock_is_to_try_again(valkey: EmbeddedValkey) -> None:
-    """A device that comes back at once at another gateway, whose clock is a little behind, was not replaced."""
+    """The clock of its gateway is a little behind that of the gateway where the device was before."""
     async with connected(valkey) as client:
         users = Users(client)
         before = session("s-before", 10_000)

@@ -171,7 +171,7 @@ class ClusterClient(Client):
             line.asked_at = now
         for ok, named, connection in states:
             if isinstance(connection, Line):
-                connection.told(ok=ok)
+                connection.note_state(serves=ok)
                 if ok:
                     connection.confirmed = named, now
         if not states:

@@ -89,10 +89,10 @@ class Line(HotConnection):
         """Whether it is connected and does not refuse all calls."""
         return self.up and not self.refuses
 
-    def told(self, *, ok: bool) -> None:
+    def note_state(self, *, serves: bool) -> None:
         """Note what the server has said of itself: whether it is with the majority and serves its slots."""
-        if self.up and self.refuses is ok:
-            self.refuses, self.down_since = not ok, self._loop.time()
+        if self.up and self.refuses is serves:
+            self.refuses, self.down_since = not serves, self._loop.time()
             self._changed(self)
 
     def after_all(self, reply: Reply) -> None:
@@ -121,7 +121,7 @@ class Line(HotConnection):
             return super()._error(text)
         self.errors[kind] += 1
         if text.startswith(DOWN):
-            self.told(ok=False)
+            self.note_state(serves=False)
         return Redirect(kind, rest.partition(" ")[2] if kind in ("MOVED", "ASK") else "")
 
 

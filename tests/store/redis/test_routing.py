@@ -256,7 +256,7 @@ async def test_server_that_says_the_cluster_is_down_does_not_count_as_one_that_s
         await s.replied("GET 2")
         assert isinstance(s.replies["GET 2"], Unavailable)
         assert len(s.first.got) == sent
-        line.told(ok=True)
+        line.note_state(serves=True)
         assert s.routing.serving == [line]
         s.call("GET 3")
         await support.eventually(lambda: len(s.first.got) > sent)
