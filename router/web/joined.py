@@ -61,7 +61,7 @@ def with_imports(root: str, sources: Mapping[str, str]) -> list[str]:
     return found
 
 
-def joined(names: Iterable[str], sources: Mapping[str, str]) -> str:
+def join(names: Iterable[str], sources: Mapping[str, str]) -> str:
     """Return one module that does what several do. `names` is in the order in which they run; all are in one folder, so
     that the relative addresses of other modules stay right."""
     outside: dict[str, str] = {}  # address of an imported module that is not among them -> its name here
@@ -70,7 +70,7 @@ def joined(names: Iterable[str], sources: Mapping[str, str]) -> str:
     exported: dict[str, str] = {}
     code: list[str] = []
     for name in names:
-        part = read(name, sources[name])
+        part = parse(name, sources[name])
         bound: dict[str, str] = {}
         for address, wanted in part.imports:
             source = _resolved(name, address)
@@ -92,7 +92,7 @@ def joined(names: Iterable[str], sources: Mapping[str, str]) -> str:
     return "".join((*head, *code, *ends, f"export {{ {listed} }};\n"))
 
 
-def read(name: str, source: str) -> Module:
+def parse(name: str, source: str) -> Module:
     """Take a module apart."""
     imports: list[tuple[str, tuple[str, ...]]] = []
     exports: list[str] = []

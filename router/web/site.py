@@ -161,7 +161,7 @@ def _join(sources: dict[str, bytes]) -> dict[str, str]:
         found = [name for root in roots for name in joined.with_imports(root, text)]
         names = [name for name in dict.fromkeys(found) if name not in into and not name.startswith(APART)]
         into |= dict.fromkeys(names, file)
-        sources[file] = joined.joined(names, text).encode()
+        sources[file] = joined.join(names, text).encode()
     moved = {name: file for name, file in into.items() if name != file}
     for name in moved:
         del sources[name]

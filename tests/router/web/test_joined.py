@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deploy import sdk
-from router.web.joined import joined, with_imports
+from router.web.joined import join, with_imports
 
 MODULES = {
     "a.js": """/** Asks others, e.g. import { b } from "./b.js"; */
@@ -52,7 +52,7 @@ def test_joined_modules_keep_their_scopes_their_order_and_their_exports(tmp_path
     (tmp_path / "package.json").write_text('{"type": "module"}')
     for name, code in MODULES.items():
         (tmp_path / name).write_text(code)
-    (tmp_path / "joined.js").write_text(joined(("d.js", "b.js", "a.js"), MODULES))
+    (tmp_path / "joined.js").write_text(join(("d.js", "b.js", "a.js"), MODULES))
     script = """globalThis.ran = [];
         const m = await import(process.argv[1]);
         console.log(JSON.stringify([Object.keys(m).sort(), await m.a(2), ran]))"""
@@ -84,11 +84,11 @@ def test_joined_modules_keep_their_scopes_their_order_and_their_exports(tmp_path
 )
 def test_module_that_cannot_be_joined_is_refused_by_its_name(modules: dict[str, str], why: str) -> None:
     with pytest.raises(ValueError, match=rf"a\.js.*{why}"):
-        joined(with_imports("a.js", modules), modules)
+        join(with_imports("a.js", modules), modules)
 
 
 def test_two_exports_of_one_name_are_refused() -> None:
     modules = {"a.js": 'import { x } from "./b.js";\nexport const y = x;', "b.js": "export const x = 1;"}
-    assert joined(["b.js", "a.js"], modules)
+    assert join(["b.js", "a.js"], modules)
     with pytest.raises(ValueError, match=r"b\.js and a\.js both export x"):
-        joined(["b.js", "a.js"], {**modules, "a.js": "export const x = 2;"})
+        join(["b.js", "a.js"], {**modules, "a.js": "export const x = 2;"})
