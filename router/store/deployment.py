@@ -26,10 +26,12 @@ Invariants
 from __future__ import annotations
 
 import hmac
+import os
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 from msgspec import Struct
@@ -48,6 +50,13 @@ FIELDS: Final = ("partitions", "format", "id", "fingerprint")
 FORMATS: Final = (keys.PLAIN, keys.MOVING, keys.OWN, keys.READING, keys.ROWS)
 LEASE_MS: Final = 10_000
 KEEP_MS: Final = 60_000
+
+
+def _end(why: str) -> NoReturn:
+    """End this process with one line, and without the steps of a stop, in which it would still ack."""
+    sys.stderr.write(f"{why}\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def fingerprint(settings: Settings) -> str:
@@ -174,7 +183,7 @@ class RowFormats:
         """Write users' rows in the format of the deployment from now on; return the format of the deployment. If the
         database has lost it, or on a cluster its server does not answer, nothing changes.
 
-        `SystemExit` if the deployment was made anew with other tags. This process may ack nothing any more, because
+        If the deployment was made anew with other tags, this process ends at once: it may ack nothing any more, because
         the others would not find it.
         """
         try:
@@ -185,7 +194,7 @@ class RowFormats:
             found = (None, None)
         layout, partitions = ((value or b"").decode() for value in found)
         if partitions and partitions != keys.used_tags():
-            raise SystemExit(
+            _end(
                 f"linnet: the deployment has partitions {partitions} now, and had {keys.used_tags()} when this process"
                 " started: its data was lost, and it was made anew"
             )

@@ -70,6 +70,22 @@ async def test_gateways_of_two_steps_of_the_move_receive_each_others_events(
     assert await ann.has(conversation, 2) == ["from before", "from after"]
 
 
+async def test_processes_end_with_one_line_when_the_deployment_was_made_anew_with_other_tags(start: Start) -> None:
+    """Other processes would not find what they ack from then on."""
+    system = await start(gateways=1, partitions=NUMBERED)
+    with system.valkey.client() as redis:
+        redis.flushall()
+        redis.hset(keys.DEPLOYMENT, "partitions", SPREAD)
+    for process in system.processes:
+        assert await process.ended() == 1
+        *_, last = process.log.splitlines()
+        assert last == (
+            "linnet: the deployment has partitions 256 spread now, and had 256 when this process started: its data was"
+            " lost, and it was made anew"
+        )
+        assert "Traceback" not in process.log
+
+
 @pytest.mark.parametrize("partitions", [NUMBERED, SPREAD])
 async def test_chat_is_the_same_with_either_set_of_tags(start: Start, partitions: str) -> None:
     """Group and direct messages, presence, a resume, the calls of the API, and what routers finish."""

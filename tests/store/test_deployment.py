@@ -71,20 +71,6 @@ async def test_new_deployment_has_spread_tags_and_an_earlier_one_keeps_its_own(v
             await RowFormats(client).follow()
 
 
-async def test_process_ends_when_the_deployment_was_made_anew_with_other_tags(valkey: EmbeddedValkey) -> None:
-    """Other processes would not find what it acks from then on."""
-    async with connected(valkey) as client:
-        await made_by_an_earlier_release(client)
-        await deployment_check(client, OURS)
-        formats = RowFormats(client)
-        await formats.follow()
-        await client.fetch("FLUSHALL")
-        await formats.follow()
-        await client.fetch("HSET", keys.DEPLOYMENT, "partitions", SPREAD)
-        with pytest.raises(SystemExit, match="made anew"):
-            await formats.follow()
-
-
 async def test_other_layout_is_refused(valkey: EmbeddedValkey) -> None:
     async with connected(valkey) as client:
         await deployment_check(client, OURS)
