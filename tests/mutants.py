@@ -54,6 +54,12 @@ MUTANTS: Final = {
         "  if true then return since end\n",
         "tests/store/test_tenure.py::test_conversation_of_a_lost_server_moves_to_an_older_one",
     ),
+    "no tenure on one server": Mutant(
+        "router/store/functions/prelude.lua",
+        "  if not in_cluster() then return since end\n",
+        "",
+        "tests/store/test_one_server_cost.py::test_message_on_one_server_costs_what_it_did_before_there_were_clusters",
+    ),
     "jump to a younger tenure": Mutant(
         "router/store/functions/prelude.lua",
         "clustered and from > last_at * 1000 + 999 and last < jump_to(from)",
