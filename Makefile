@@ -84,6 +84,7 @@ bench-peers: $(DEV) $(PEERS)
 # CLUSTER=1: Redis is a cluster of three shards, which has faults, too.
 # PICTURES=1: some people also send pictures, and the object store is killed, too.
 # CLIENTS=python, js or browser: the people are applications on that SDK, which are killed, frozen, wiped and copied, too.
+# CLIENTS=page: two people at the web page do all that one can do with messages, while gateways, routers and Redis are killed.
 chaos: $(DEV)
 	$(PY) -m loadtest chaos --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED)) $(if $(FAULTS),--faults $(FAULTS)) \
 	    $(if $(USERS),--users $(USERS)) $(if $(CLIENTS),--clients $(CLIENTS)) $(if $(CLUSTER),--cluster) \

@@ -19,6 +19,7 @@ people         the same, where applications on the SDKs are the people
 apps           those applications as processes, and what each installation has reported
 browsers       those applications as tabs of Chromium
 client_driver  an application on the Python SDK; in client_driver.mjs and client_node.mjs one on the JavaScript SDK
+pages          two people at the web page, in Chromium; page_recorder.js tells what a page shows
 device         one device of one user, implemented as the protocol page advises
 user_state     the user state of a device, kept by the rules for client authors
 proof/         the evidence that a run leaves, and the checker

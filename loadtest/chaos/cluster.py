@@ -239,6 +239,13 @@ class Cluster:
         for process in self.processes.values():
             process.env["LINNET_ORIGINS"] = "*"
 
+    def serve_pages(self) -> None:
+        """Let people use the page of each router, with accounts, files, and all that they wrote; before `start`."""
+        self.allow_pages()
+        files = (self.folder / "files").absolute().as_uri()
+        for process in self.processes.values():
+            process.env |= {"LINNET_ACCOUNTS": "true", "LINNET_MEDIA_URL": files, "LINNET_RETENTION_EVENTS": "10000"}
+
     @property
     def urls(self) -> list[str]:
         return [gateway.url for gateway in self.gateways]

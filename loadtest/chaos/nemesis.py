@@ -28,6 +28,7 @@ from loadtest.chaos.stores import Replicated, Single
 
 FIRST_S: Final = 3.0
 EVERY_S: Final = 3.0
+KILLED_S: Final = 1.0  # how long a process is away whose turn it is
 ALL: Final = ("gateway", "router")
 CLOCK_S: Final = 60.0  # the largest step of a process's clock
 
@@ -168,6 +169,17 @@ def schedule(
         if at + for_s < seconds and free_from.get((target, fault.occupies), 0) <= at:
             free_from[target, fault.occupies] = at + for_s
             faults.append(PlannedFault(round(at, 3), kind, target, round(for_s, 3)))
+    return faults
+
+
+def in_turn(seconds: float, processes: Collection[str], every_s: float) -> list[PlannedFault]:
+    """Return kills of gateways, routers and the store, one after the other, again and again."""
+    gateways, routers = (sorted(name for name in processes if name.startswith(kind)) for kind in ALL)
+    kinds = [("gateway-kill", gateways), ("router-kill", routers), ("valkey-kill", [""])]
+    faults: list[PlannedFault] = []
+    while (at := FIRST_S + len(faults) * every_s) + KILLED_S < seconds:
+        (kind, targets), turn = kinds[len(faults) % len(kinds)], len(faults) // len(kinds)
+        faults.append(PlannedFault(at, kind, targets[turn % len(targets)], KILLED_S))
     return faults
 
 

@@ -13,6 +13,8 @@ trimmed    the part that judges events which the logs no longer contain
 findings   logs, violations and counts, shared by the parts of the checker
 client_history the same of an application on an SDK
 clients    the part of the checker that judges those applications
+page_history what a person did at the web page, and what the page showed
+pages      the part of the checker that judges those pages
 story      the shortest explanation of a violation
 effects    the effects of each kind of fault on people
 """

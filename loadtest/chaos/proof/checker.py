@@ -44,6 +44,7 @@ from loadtest.chaos.proof.evidence import Ending, Evidence, Fault, Sample, SentF
 from loadtest.chaos.proof.files import check_files
 from loadtest.chaos.proof.findings import Command, Findings, Log, Violation
 from loadtest.chaos.proof.hook import check_hook
+from loadtest.chaos.proof.pages import check_pages
 from loadtest.chaos.proof.relations import check_relations
 from loadtest.chaos.proof.restraints import check_restraints
 from loadtest.chaos.proof.states import check_client_states, check_states
@@ -83,6 +84,7 @@ class Checker:
             counts["devices"] += 1
             commands[device] = Account(self.findings, device).read(rows)
         check_clients(self.evidence.clients, self.findings)
+        check_pages(self.evidence.pages, self.evidence.contents, self.findings)
         found += check_commands(commands, self.findings)
         found += check_trimmed(self.findings, commands)
         found += self._reads()

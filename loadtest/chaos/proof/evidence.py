@@ -2,6 +2,8 @@
 
 histories/<user>_<device>.jsonl   what each device did and received (`history.py`)
 clients/<installation>.jsonl             the same of applications on an SDK (`client_history.py`)
+pages/<user>.jsonl                what a person did at the web page, and what the page showed (`pages.py`)
+contents.jsonl                    what the logs make of each message, for the pages, read from Redis at the end
 logs.jsonl                        the log of every conversation, read from Redis at the end
 faults.jsonl                      each fault, its target, its begin and its end
 losses.jsonl                      what faults deleted from Redis
@@ -27,6 +29,7 @@ import redis
 
 from loadtest.chaos.proof.client_history import ClientHistory, ClientRows
 from loadtest.chaos.proof.history import Entry, History, Rows, digest, entry, now_ms
+from loadtest.chaos.proof.page_history import Content, PageHistory, PageRows
 from router.contract import keys, stamp
 from router.contract.packing import unpack
 from router.store.pairs import Record
@@ -192,6 +195,8 @@ class Evidence(msgspec.Struct):
     pairs: list[StoredPair] = []
     hook: list[Judged] = []
     files: list[FileRows] = []
+    pages: Mapping[str, Iterable[PageRows]] = {}
+    contents: list[Content] = []
 
 
 def load(folder: Path) -> Evidence:
@@ -219,6 +224,8 @@ def load(folder: Path) -> Evidence:
         pairs=list(pairs),
         hook=list(hook),
         files=list(files),
+        pages={path.stem: PageHistory(path) for path in sorted((folder / "pages").glob("*.jsonl"))},
+        contents=list(map(msgspec.json.Decoder(Content).decode, _lines(folder / "contents.jsonl"))),
         processes=list(processes),
         process_logs={path.stem: path for path in sorted(folder.glob("*.log"))},
     )
@@ -260,6 +267,30 @@ def _conversation(client: redis.Redis, name: str, fields: dict[bytes, bytes]) ->
     return Conversation(
         name, head, int(fields.get(b"floor", 0)), members, [entry(event) for event in events], restraints, exempt
     )
+
+
+def dump_contents(client: redis.Redis, path: Path) -> None:
+    """Write what the log of every conversation makes of each of its messages, as Redis has it now."""
+    for key in client.scan_iter(match=keys.EVERY_CONVERSATION, count=1000):
+        name = keys.conversation_of(key)
+        append(path, *contents_of(name, _events(client, keys.log(name))))
+
+
+def contents_of(name: str, events: Iterable[dict[str, Any]]) -> list[Content]:
+    found: dict[int, Content] = {}
+    for event in events:
+        target = found.get(event.get("target", 0))
+        if event["type"] == "message":
+            of_files, answers = len(event.get("files") or ()), event.get("reply_to") is not None
+            found[event["seq"]] = Content(
+                name, event["seq"], event["from"], digest(event["body"]), [], of_files, answers
+            )
+        elif event["type"] == "edit" and target is not None:
+            target.edits.append(digest(event["body"]))
+        elif event["type"] == "react" and target is not None:
+            users = [user for user in target.reactions.get(event["emoji"], ()) if user != event["from"]]
+            target.reactions[event["emoji"]] = users if event.get("remove") else [*users, event["from"]]
+    return list(found.values())
 
 
 def _restraint(event: dict[str, Any]) -> Restraint | None:

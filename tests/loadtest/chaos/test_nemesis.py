@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from loadtest.chaos.nemesis import FAULTS, FIRST_S, LEVELS, possible, schedule
+from loadtest.chaos.nemesis import FAULTS, FIRST_S, LEVELS, in_turn, possible, schedule
 
 PROCESSES = ["gateway-0", "gateway-1", "gateway-2", "router-0", "router-1"]
 
@@ -82,3 +82,11 @@ def test_schedule_contains_only_the_requested_kinds() -> None:
         "store-cut",
         "gateway-kill",
     }
+
+
+def test_kills_in_turn_reach_every_process_and_end_in_time() -> None:
+    faults = in_turn(40, PROCESSES, 4)
+    assert [fault.kind for fault in faults[:3]] == ["gateway-kill", "router-kill", "valkey-kill"]
+    assert {fault.target for fault in faults} == {*PROCESSES, ""}
+    assert all(fault.at_s >= FIRST_S and fault.at_s + fault.for_s < 40 for fault in faults)
+    assert {fault.kind for fault in faults} <= set(possible(list(FAULTS), "fsync", clocks=False))
