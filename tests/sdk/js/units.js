@@ -71,6 +71,8 @@ for (const [name, open] of Object.entries(stores)) {
   });
 }
 
+const none = async () => [];
+
 async function filled(count) {
   const outbox = new Outbox(openMemory());
   const device = await outbox.open("web", () => false);
@@ -107,7 +109,7 @@ for (const clock of ["goes on", "is put back"]) test(`refused commands go again 
   };
   const connection = { send: (command) => (sent.push({ ...command }), arrived(), true) };
   const fail = (error) => assert.fail(error);
-  const events = { moved: () => undefined, copied: fail, otherDevice: fail, failed: fail };
+  const events = { moved: () => undefined, landed: none, copied: fail, otherDevice: fail, failed: fail };
   const sender = new Sender({ outbox, connection, events });
   sender.up(device);
   while (sent.length < 5) await new Promise((resolve) => (arrived = resolve));
@@ -134,7 +136,7 @@ for (const first of ["event", "error"]) test(`a refused command whose earlier co
   const sent = [];
   let moved = () => undefined;
   const fail = (error) => assert.fail(error);
-  const events = { moved: () => moved(), copied: fail, otherDevice: fail, failed: fail };
+  const events = { moved: () => moved(), landed: none, copied: fail, otherDevice: fail, failed: fail };
   const sender = new Sender({ outbox, connection: { send: (command) => sent.push(command) }, events });
   const until = async (state) => {
     while ((await outbox.pending("c"))[0].state !== state) await new Promise((resolve) => (moved = resolve));
@@ -144,7 +146,7 @@ for (const first of ["event", "error"]) test(`a refused command whose earlier co
   const { n } = sent[0];
   const steps = {
     error: () => sender.answered({ type: "error", code: "read_only", message: "", n }),
-    event: () => sender.landed({ type: "message", conversation: "c", device, n, seq: 7, at: 1 }),
+    event: () => [device, "other"].forEach((from) => sender.landed({ type: "message", conversation: "c", device: from, n, seq: 7, at: 1 })),
   };
   steps[first]();
   if (first === "error") await until("failed");
@@ -250,6 +252,86 @@ test("what was acked while the store could not be read is seen when it can", asy
   await client.close();
 });
 
+test("what was settled while the store could not be read is not queued again when it can", async () => {
+  const client = await opened(() => undefined, mkdtempSync(join(tmpdir(), "linnet-")));
+  const handles = ["refused", "acked"].map((body) => client.conversation("@bob").send(body));
+  await Promise.all(handles.map(({ stored }) => stored));
+  await client._outbox.raiseEpoch();
+  const { rows } = await client._outbox.take(client.device, handles[0].conversation, () => true);
+  const results = [{ error: { code: "read_only", message: "" } }, { conversation: rows[1].conversation, seq: 2, at: 1 }];
+  await client._outbox.settle(rows.map((row, i) => ({ row, result: results[i] })));
+  assert.deepEqual(handles.map(({ state }) => state), ["queued", "queued"]); // this tab was not told
+  await client._storeLost(new StoreLost("closed"));
+  assert.deepEqual(handles.map(({ state }) => state), ["failed", "acked"]);
+  assert.deepEqual((await client._outbox.work()).conversations, []);
+  await assert.rejects(handles[0].acked, { code: "read_only" });
+  await client.close();
+});
+
+/** A client with a command that was refused, and then received: it was accepted late, and this client has not seen that. */
+async function refused() {
+  const client = await opened(() => undefined);
+  const handle = client.conversation("@bob").send("hi");
+  await Promise.all([handle.stored, client._ready()]);
+  const { rows } = await client._outbox.take(client.device, handle.conversation, () => true);
+  await client._outbox.settle([{ row: rows[0], result: { error: { code: "read_only", message: "" } } }]);
+  await client._refresh([handle.id]);
+  await assert.rejects(handle.acked, { code: "read_only" });
+  const event = { ...changes[0], conversation: handle.conversation, from: "ann", device: client.device, n: rows[0].n, seq: 7 };
+  return { client, handle, event };
+}
+
+for (const who of ["the next connection", "a retry"]) test(`a refused command whose event was stored, but not seen, is acked by ${who}`, async () => {
+  const { client, handle, event } = await refused();
+  await client._events.apply([event]);
+  const acked = new Promise((resolve) => handle.onChange(resolve));
+  if (who === "a retry") {
+    client._outbox.epoch = 0; // of a tab that does not lead
+    assert.equal(await handle.retry(), false);
+  } else client._sender.up(client.device);
+  await acked;
+  assert.deepEqual([handle.state, handle.seq, await client._outbox.work().then(({ conversations }) => conversations)], ["acked", 7, []]);
+  await client.close();
+});
+
+test("a command that was refused under a name that was given up is acked by its event", async () => {
+  for (const settling of [false, true]) {
+    const { client, handle, event } = await refused();
+    await client._outbox.rename("web", client.device, false);
+    await client._choose();
+    if (settling) client._settling = event.device;
+    client._sender.up(settling ? event.device : client.device);
+    client._frame(event);
+    await new Promise((resolve) => handle.onChange(resolve));
+    assert.deepEqual([handle.state, handle.seq], ["acked", 7]);
+    await client.close();
+  }
+});
+
+test("an own event costs no transaction while no command is refused", async () => {
+  const { outbox, device } = await filled(0);
+  const fail = (error) => assert.fail(error);
+  let looked;
+  const looks = new Promise((resolve) => (looked = resolve));
+  const landed = async () => (looked(), []);
+  const sender = new Sender({ outbox, connection: {}, events: { moved: fail, landed, copied: fail, otherDevice: fail, failed: fail } });
+  sender.up(device);
+  await looks;
+  outbox.settle = fail;
+  sender.landed({ ...changes[0], device, n: 1 });
+  await new Promise((resolve) => setImmediate(resolve));
+});
+
+test("a tab of the last release leaves what it watches to the next leader", async () => {
+  const client = await opened(() => undefined);
+  const posted = [];
+  client._election = { leader: false, post: (message) => posted.push(message), stop: () => undefined };
+  client._message({ type: "watch", users: ["bob"] });
+  client._message({ type: "state", state: "live" });
+  assert.deepEqual(posted.map(({ command }) => command?.users), [["bob"]]);
+  await client.close();
+});
+
 test("a clock that is set neither ends a live connection nor hides a dead one", (t) => {
   t.mock.timers.enable({ apis: ["setTimeout"] });
   let now = 0;
@@ -313,7 +395,7 @@ test("a leader of an earlier epoch can neither take nor settle", async () => {
   const successor = new Outbox(outbox._store);
   await successor.raiseEpoch();
   await assert.rejects(outbox.take(device, "c", () => true), Superseded);
-  await assert.rejects(outbox.settle([]), Superseded);
+  await assert.rejects(outbox.settle([{}]), Superseded);
   assert.equal((await successor.take(device, "c", () => true)).rows.length, 1);
 });
 
@@ -369,7 +451,7 @@ test("what another process may have sent is looked up until the server answers; 
   connection.state = "live";
   const fail = (error) => assert.fail(error);
   const moved = new Promise((resolve) => {
-    const sender = new Sender({ outbox, connection, events: { moved: resolve, copied: fail, otherDevice: fail, failed: fail } });
+    const sender = new Sender({ outbox, connection, events: { moved: resolve, landed: none, copied: fail, otherDevice: fail, failed: fail } });
     sender.up(renamed);
   });
   while (codes.length) {

@@ -303,6 +303,7 @@ export class Client {
       connection: this._connection,
       events: {
         moved: (ids) => this._share({ type: "moved", ids }),
+        landed: (commands) => this._events.landed(commands),
         copied: () => void this._rename(false),
         otherDevice: () => void this._choose().then(() => this._connection.restart(), (error) => this._failed(error)),
         failed: (error) => this._failed(error),
@@ -386,7 +387,7 @@ export class Client {
   _status(status, detail) {
     this.status = status;
     this.stopped = status === "stopped" ? detail : "";
-    if (status === "live") this._watch([...this._watched]); // in each tab: the leader does not know what the others watch
+    if (status === "live") this._watch([...this._watched]); // each tab for its own
     this._emit("status", status, detail);
   }
 
@@ -403,7 +404,7 @@ export class Client {
     }
     const settling = this._settling !== ""; // the events of a given-up name are received by the present one
     if (!settling && (event.conversation || event.conversations)) this._receiver.push(event);
-    if (!settling && event.from === this.user && event.device === this.device) this._sender.landed(event);
+    if (event.from === this.user) this._sender.landed(event);
     if (event.type === "welcome") this._welcomed(event);
     else if (settling) return undefined;
     else if (event.type === "gap") this._emit("gap", event);
@@ -511,6 +512,8 @@ export class Client {
   _handle(stored) {
     const handle = new MessageHandle(stored, {
       retry: async (id) => {
+        const known = await this._outbox.status(id);
+        if (known) this._share({ type: "moved", ids: await this._outbox.settle([], await this._events.landed([known])) });
         const status = await this._outbox.retry(id);
         if (status) this._share({ type: "queued", conversation: status.conversation });
         return status;
@@ -598,6 +601,9 @@ export class Client {
         return;
       case "send":
         if (this.leader) this._connection.send(message.command);
+        return;
+      case "watch": // by tabs of the last release
+        for (const user of message.users) this._watched.add(user);
     }
   }
 

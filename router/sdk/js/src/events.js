@@ -134,16 +134,16 @@ export class Events {
     });
   }
 
-  /**
-   * The seq of an own message that has been received already.
-   *
-   * @param {string} conversation
-   * @param {string} device
-   * @param {number} n
-   * @returns {Promise<number | undefined>}
-   */
-  seqOf(conversation, device, n) {
-    return this._store.transact("events", false, (t) => t.get("ids", key(conversation, this._user, device, n)));
+  /** The messages of commands that were received. @param {import("./types.js").Status[]} commands */
+  landed(commands) {
+    return this._store.transact("events", false, async (t) => {
+      const found = [];
+      for (const { conversation, device, n } of commands) {
+        const seq = await t.get("ids", key(conversation, this._user, device, n));
+        if (seq) found.push(await t.get("messages", key(conversation, seq)));
+      }
+      return found;
+    });
   }
 
   /** A page of older history. @param {string} conversation @param {LoggedEvent[]} events @param {boolean} more */

@@ -5,7 +5,7 @@ import { check, key, meta, prefix, raiseEpoch, random } from "./store.js";
 export const WINDOW = 32;
 const RESULTS_KEPT_MS = 600_000;
 
-/** @import { RowState, Row, Status, Answer, LoggedEvent } from "./types.js" */
+/** @import { RowState, Row, Status, Answer, Place } from "./types.js" */
 
 /** @param {string} label */
 function newDeviceName(label) {
@@ -68,7 +68,7 @@ export class Outbox {
 
   /** What is known of a command; undefined if it was acked long ago, or dismissed. @param {string} id @returns {Promise<Status | undefined>} */
   status(id) {
-    return this._store.transact("outbox", false, async (t) => (await t.get("status", id)) ?? t.get("results", id));
+    return this._store.transact("outbox", false, (t) => known(t, id));
   }
 
   /**
@@ -128,12 +128,12 @@ export class Outbox {
    * End rows that are answered. `landed`: own events that may be of refused commands. Returns the commands of those that are.
    *
    * @param {Answer[]} answers
-   * @param {LoggedEvent[]} [landed]
+   * @param {Place[]} [landed]
    * @returns {Promise<string[]>}
    */
   settle(answers, landed = []) {
     return this._store.transact("outbox", true, async (t) => {
-      await check(t, this.epoch);
+      if (answers.length) await check(t, this.epoch);
       const series = new Map();
       for (const { row, result } of answers) {
         const at = rowKey(row);
@@ -207,7 +207,7 @@ export class Outbox {
   /** Rows of a store that was lost while they were open, to be settled under their old name. @param {Row[]} rows */
   restore(rows) {
     return this._store.transact("outbox", true, async (t) => {
-      for (const row of rows) if (!(await t.get("rows", rowKey(row)))) await enqueue(t, row);
+      for (const row of rows) if (!(await t.get("rows", rowKey(row))) && !(await known(t, row.id))) await enqueue(t, row);
     });
   }
 
@@ -252,6 +252,11 @@ function rowKey(row) {
 /** @param {Row | Status} row @returns {Status} */
 function statusOf({ id, n, device, conversation, command, at }) {
   return { id, state: "queued", n, device, conversation, command, at };
+}
+
+/** @param {import("./types.js").Transaction} t @param {string} id @returns {Promise<Status | undefined>} */
+async function known(t, id) {
+  return (await t.get("status", id)) ?? t.get("results", id);
 }
 
 /** @param {import("./types.js").Transaction} t @param {Row} row */

@@ -4,7 +4,7 @@ const RESEND_MOST_MS = 60_000;
 const RESEND_MS = 1000;
 const LOOKED_BACK_MS = 86_400_000;
 
-/** @import { Row, Answer, LoggedEvent, SenderParts } from "./types.js" */
+/** @import { Row, Answer, Place, SenderParts } from "./types.js" */
 
 export class Sender {
   /** @param {SenderParts} parts */
@@ -24,7 +24,8 @@ export class Sender {
     this._dirty = new Set();
     /** @type {Answer[]} */
     this._answers = [];
-    /** @type {LoggedEvent[]} own events, perhaps of refused commands */
+    this._refusals = true; // whether there may be refused commands
+    /** @type {Place[]} perhaps of these */
     this._landed = [];
     this._running = false;
   }
@@ -40,6 +41,7 @@ export class Sender {
     this._open.clear();
     this._resting.clear();
     this._holding.clear();
+    this._refusals = true;
   }
 
   async _look() {
@@ -48,7 +50,17 @@ export class Sender {
     if (work.device !== this.device) return this._events.otherDevice();
     for (const conversation of work.conversations) this._dirty.add(conversation);
     this._run();
+    await this._lookBack();
     for (const row of work.lookups) await this._lookUp(row);
+  }
+
+  /** Refused commands may have landed unseen. */
+  async _lookBack() {
+    this._refusals = true;
+    const refused = (await this._outbox.pending()).filter(({ state }) => state === "failed");
+    this._refusals = refused.length > 0;
+    this._landed.push(...(await this._events.landed(refused)));
+    this._run();
   }
 
   /** There is something to send in a conversation. @param {string} conversation */
@@ -76,11 +88,11 @@ export class Sender {
     return true;
   }
 
-  /** An own event came: an earlier copy of its command may have been delayed, and accepted after the last one was refused. @param {LoggedEvent} event */
+  /** An own event came, perhaps of a refused command. @param {Place} event */
   landed(event) {
     const row = this._open.get(event.n);
-    if (row) row.landed = event;
-    else this._landed.push(event);
+    if (row?.device === event.device) row.landed = event;
+    else if (this._refusals) this._landed.push(event);
     this._run();
   }
 
@@ -152,7 +164,7 @@ export class Sender {
     }
   }
 
-  /** @param {Answer[]} answers @param {LoggedEvent[]} landed */
+  /** @param {Answer[]} answers @param {Place[]} landed */
   async _settle(answers, landed) {
     const late = await this._outbox.settle(answers, landed);
     for (const { row, result } of answers) {
@@ -160,6 +172,7 @@ export class Sender {
       this._forget(row);
     }
     this._events.moved([...answers.map(({ row }) => row.id), ...late]);
+    if (answers.some(({ result }) => "error" in result)) this._lookBack().catch(this._events.failed);
     if (this.device && (await this._outbox.device()) !== this.device) await this._look();
   }
 

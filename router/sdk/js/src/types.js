@@ -108,7 +108,7 @@ export {};
  * @property {number} at When it was queued.
  * @property {boolean} [lookup] Its name was taken over: whether it was accepted is looked up in the history.
  * @property {boolean} [answered]
- * @property {LoggedEvent} [landed] Its event, if that came before its answer.
+ * @property {Place} [landed] Its event, if that came before its answer.
  */
 
 /**
@@ -199,6 +199,7 @@ export {};
 /**
  * @typedef {object} SenderEvents
  * @property {(ids: string[]) => void} moved These commands have a new state.
+ * @property {(commands: Status[]) => Promise<MessageRow[]>} landed The messages of these commands that were received.
  * @property {() => void} copied Another client uses a copy of this store.
  * @property {() => void} otherDevice The connection's device name has nothing more to do.
  * @property {(error: unknown) => void} failed
@@ -241,6 +242,8 @@ export {};
 /**
  * @typedef {import("./wire.js").MessageEvent | import("./wire.js").EditEvent | import("./wire.js").DeleteEvent | import("./wire.js").ReactEvent | import("./wire.js").MemberEvent | import("./wire.js").TitleEvent} LoggedEvent
  */
+
+/** @typedef {{ conversation: string, device: string, n: number, seq: number, at: number }} Place Where a command is in its log. */
 
 /**
  * @typedef {{ row: Row, result: { seq: number, at: number, conversation: string } | { error: NonNullable<Status["error"]> } }} Answer
