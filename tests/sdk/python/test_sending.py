@@ -209,6 +209,41 @@ async def test_refused_message_whose_delayed_copy_is_accepted_is_acked(tmp_path:
         assert (entry is handle.entry, entry.state) == (True, "acked")
 
 
+async def test_crash_after_a_late_refusal_leaves_an_accepted_message_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its event came first, and does not come again: a stored refusal would show it as failed for ever."""
+    async with scripted() as gateway:
+        gateway.silent = True
+        with monkeypatch.context() as crash:
+            answers: list[int] = []
+
+            def ends(_db: object, n: int) -> None:
+                answers.append(n)
+                raise sqlite3.OperationalError("the process ends here")
+
+            crash.setattr(tables, "answer", ends)
+            async with client(gateway, tmp_path / "s") as ann:
+                handle = ann.conversation("g:1").send("x")
+                await eventually(lambda: 1 in ann.conversation("g:1").view.entries)
+                await gateway.say({"type": "error", "code": "read_only", "message": "no", "n": handle.n})
+                await eventually(lambda: bool(answers))
+        gateway.silent = False
+        async with client(gateway, tmp_path / "s") as ann:
+            (handle,) = ann.outbox
+            assert (await handle.acked).seq == 1
+
+
+async def test_refused_message_that_is_cancelled_leaves_the_outbox(tmp_path: Path) -> None:
+    async with scripted() as gateway, client(gateway, tmp_path / "s") as ann:
+        gateway.refusals.append({"code": "read_only"})
+        handle = ann.conversation("g:1").send("x")
+        with pytest.raises(Refused):
+            await handle.acked
+        assert await handle.cancel()
+        assert ann.outbox == []
+
+
 async def test_event_does_not_ack_a_message_whose_number_another_has_taken(tmp_path: Path) -> None:
     async with scripted() as gateway, client(gateway, tmp_path / "s") as ann:
         gateway.refusals.append({"code": "conflict", "reason": "content"})

@@ -118,6 +118,7 @@ class Sending:
         self._owner = owner
         self._attempts: dict[int, int] = {}
         self._landed: dict[int, Ack] = {}  # acks made from own events, by n, of commands that have no answer yet
+        self._refused: set[int] = set()  # n of commands that have failed or are about to, but for `conflict`
         self._unanswered: dict[str, dict[int, float]] = {}  # by conversation: n and when it was written last
         self._paused: dict[str, _Pause] = {}
         self._due: set[str] = set()
@@ -165,6 +166,7 @@ class Sending:
         n = handle.n
         if handle.state == "acked" or not await self._store.run(lambda db: outbox.remove(db, n)):
             return False
+        self._drop(n)
         self._forget(handle.conversation, n)
         handle.was_refused(Cancelled("the message was cancelled"))
         self._owner.cancelled(handle)
@@ -190,6 +192,8 @@ class Sending:
             self.handles[row.n] = handle
             self._attempts[row.n] = row.attempts
             if row.failed is not None:
+                if row.failed["code"] != "conflict":
+                    self._refused.add(row.n)
                 handle.was_refused(_refusal(row.failed))
 
     # -- the connection's side
@@ -268,14 +272,10 @@ class Sending:
         if handle is None:
             return
         ack = Ack(event["conversation"], event["seq"], event["at"], duplicate=True)
-        if handle.state == "failed":
-            self._settle_refused(handle, ack)
-        else:
-            self._landed[handle.n] = ack
-
-    def _settle_refused(self, handle: MessageHandle, ack: Ack) -> None:
-        if isinstance(handle.error, Refused) and handle.error.code != "conflict":  # then n may be of another command
+        if handle.n in self._refused:
             self._settle(handle, ack)
+        elif handle.state != "failed":
+            self._landed[handle.n] = ack
 
     def _settle(self, handle: MessageHandle, ack: Ack) -> None:
         n = handle.n
@@ -283,6 +283,11 @@ class Sending:
         future.add_done_callback(partial(self._answered, handle, n, lambda: handle.was_acked(ack)))
 
     def _fail(self, handle: MessageHandle, error: dict[str, Any]) -> None:
+        if error["code"] != "conflict":  # after which n may be of another command
+            if (landed := self._landed.get(handle.n)) is not None:
+                self._settle(handle, landed)  # at once: a refusal that is stored first would outlast a crash
+                return
+            self._refused.add(handle.n)
         at = retry_at(error.get("retry_after"))
         stored = {"code": error["code"], "message": error.get("message", ""), "retry_at": at}
         n = handle.n
@@ -301,17 +306,17 @@ class Sending:
             return
         settle()
         if handle.ack is not None:
-            self.handles.pop(n, None)
+            self._drop(n)
             self._owner.settled(handle)
-        elif (landed := self._landed.get(n)) is not None:
-            self._settle_refused(handle, landed)
         self._forget(handle.conversation, n)
+
+    def _drop(self, n: int) -> None:
+        """Remove a command that is acked, cancelled, or goes on under another n."""
+        self.handles.pop(n, None)
+        self._refused.discard(n)
 
     def _forget(self, conversation: str, n: int) -> None:
         """Note that n is answered; go on with what is new."""
-        handle = self.handles.get(n)
-        if handle is not None and handle.state != "failed":
-            del self.handles[n]
         self._attempts.pop(n, None)
         self._landed.pop(n, None)
         self._unanswered.get(conversation, {}).pop(n, None)
@@ -391,7 +396,7 @@ class Sending:
         self._forget(handle.conversation, old)
 
     def _moved(self, handle: MessageHandle, old: int, new: int) -> None:
-        self.handles.pop(old, None)
+        self._drop(old)
         self.handles[new] = handle
         handle.renumbered(new)
 
