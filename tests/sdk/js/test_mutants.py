@@ -194,8 +194,8 @@ MUTANTS: dict[str, tuple[Check, str, str, str]] = {
     ),
     "lock ignored": (
         one_tab_connects, "election.js",
-        "navigator.locks.request(this._name, options, () => this._hold()).then(",
-        "this._hold().then(",
+        "navigator.locks.request(this._name, options, () => this._hold()).catch(",
+        "this._hold().catch(",
     ),
 }  # fmt: skip
 HANDLING = ("handing.js", "await this._handler(event);", "await (globalThis.handling = this._handler(event));")

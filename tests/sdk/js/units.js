@@ -176,7 +176,7 @@ test("a handle that has failed is acked by a later ack", async () => {
 
 async function opened(connected, store = false) {
   const client = await Client.open({ api: "http://127.0.0.1:9", user: "ann", token: "t", store });
-  client._connect = connected;
+  client.connect = connected;
   return client;
 }
 
@@ -205,7 +205,7 @@ test("a store that cannot be opened at once, for whatever reason, is opened late
 });
 
 test("a leader that could not write its store at first leads as soon as it can", async () => {
-  const client = await opened(Client.prototype._connect);
+  const client = await opened(Client.prototype.connect);
   let full = true;
   const { transact } = client._store;
   client._store.transact = (database, write, work) => (full && write ? Promise.reject(new Error("the disk is full")) : transact(database, write, work));

@@ -18,7 +18,7 @@ import { Media } from "./media.js";
 import { received } from "./values.js";
 
 /** @import { Status, TokenReason } from "./connection.js" */
-/** @import { ClientOptions, ConversationRow, HandedEvent, Handler, Listeners, Store } from "./types.js" */
+/** @import { ClientOptions, HandedEvent, Handler, Listeners, Store } from "./types.js" */
 
 const DEFAULT_DEVICE = "js";
 const AGAIN_MS = 1000;
@@ -105,11 +105,6 @@ export class Client {
     return this._election?.leader ?? false;
   }
 
-  /** Connect, and stay connected; again after the client has stopped. */
-  connect() {
-    return this._connect(undefined);
-  }
-
   /**
    * Connect, and hand each event to a function, once its promise for the one before has resolved. What it had is acked, and
    * comes no more.
@@ -117,14 +112,14 @@ export class Client {
    * @param {Handler} handler
    */
   listen(handler) {
-    return this._connect(handler);
+    if (!this._election) this._handler = handler;
+    this.connect();
   }
 
-  /** @param {Handler | undefined} handler */
-  _connect(handler) {
+  /** Connect, and stay connected; again after the client has stopped. */
+  connect() {
     if (this._election) return this._share({ type: "connect" });
-    this._handler = handler;
-    this._events.handles = handler !== undefined;
+    this._events.handles = this._handler !== undefined;
     const events = {
       lead: () => this._lead(),
       follow: () => this._follow(),
@@ -294,7 +289,7 @@ export class Client {
       ready: () => this._ready(),
       listeners: {
         changed: (conversations) => this._changed([...conversations]),
-        logged: () => this._handing?.wake(),
+        logged: () => void this._handing?.wake(),
         failed: (error) => this._failed(error),
       },
     });
@@ -347,9 +342,7 @@ export class Client {
 
   /** Resolves when transactions of an earlier leader abort. If the store could not be written, the next call tries again. */
   _ready() {
-    if (this._leading) return this._leading;
-    const leading = this._raise();
-    this._leading = leading;
+    const leading = (this._leading ??= this._raise());
     leading.catch(() => this._leading === leading && (this._leading = undefined));
     return leading;
   }
@@ -365,7 +358,7 @@ export class Client {
       stored: (cursors) => this._receiver.stored(cursors),
       failed: (error) => this._failed(error),
     });
-    this._handing.wake();
+    void this._handing.wake();
   }
 
   _follow() {
@@ -401,33 +394,22 @@ export class Client {
       case "presence":
       case "state":
         return this._share({ type: "news", event });
+      case "welcome":
+        this._share({ type: "news", event: { type: "state", version: event.state ?? 0 } });
+        this._ready().then(() => this._sender.up(event.device)).catch((error) => this._failed(error));
     }
-    const settling = this._settling !== ""; // the events of a given-up name are received by the present one
-    if (!settling && (event.conversation || event.conversations)) this._receiver.push(event);
     if (event.from === this.user) this._sender.landed(event);
-    if (event.type === "welcome") this._welcomed(event);
-    else if (settling) return undefined;
-    else if (event.type === "gap") this._emit("gap", event);
-    else if (event.conversations) this._sendReads(event.conversations).catch((error) => this._failed(error));
-    return undefined;
+    if (this._settling) return; // what else comes under a given-up name is received under the present one
+    if (event.conversation || event.conversations) this._receiver.push(event);
+    if (event.conversations) this._sendReads(event.conversations).catch((error) => this._failed(error));
+    if (event.type === "gap") this._emit("gap", event);
   }
 
-  /** @param {import("./wire.js").Welcome} welcome */
-  _welcomed(welcome) {
-    this._share({ type: "news", event: { type: "state", version: welcome.state ?? 0 } });
-    const attempt = this._ready().then(async () => {
-      this._sender.up(welcome.device);
-      if (this._settling) return;
-      await this._sendReads(welcome.conversations);
-    });
-    attempt.catch((error) => this._failed(error));
-  }
-
-  /** Read marks that were set without a connection. @param {import("./wire.js").ConversationState[]} entries */
+  /** Read marks that the server does not have. @param {{ conversation: string, read?: number }[]} entries */
   async _sendReads(entries) {
     for (const { conversation, read = 0 } of entries) {
-      const row = await this._events.conversation(conversation);
-      if (row && row.readWanted > read) this._sendRead(row);
+      const { readWanted: seq = 0 } = (await this._events.conversation(conversation)) ?? {};
+      if (seq > read) this._send({ type: "read", conversation, seq });
     }
   }
 
@@ -482,10 +464,9 @@ export class Client {
       await this._choose();
       await this._refresh([...this._handles.keys()]); // what was answered while the store could not be read
       this._emit("change", []);
-      if (!this._closed) this._connect(this._handler);
+      if (!this._closed) this.connect();
     } catch (error) {
       if (!(error instanceof StoreLost)) this._emit("error", error);
-      await pause(AGAIN_MS); // it has gone again
       if (!this._closed) await this._reopen(lost);
     }
   }
@@ -495,7 +476,10 @@ export class Client {
   /** @param {string} conversation @param {Record<string, unknown>} command */
   _queue(conversation, command) {
     const stored = this._put(conversation, command);
-    this._persist();
+    if (!this._persisted && this.durable && typeof document !== "undefined") {
+      this._persisted = true; // the browser is asked, once, to keep the store when its disk is full
+      navigator.storage?.persist?.().catch(() => undefined); // it may refuse
+    }
     return this._handle(stored);
   }
 
@@ -537,22 +521,10 @@ export class Client {
     return handle;
   }
 
-  /** The browser is asked to keep the store when its disk is full. */
-  _persist() {
-    if (this._persisted || !this.durable || typeof document === "undefined") return;
-    this._persisted = true;
-    navigator.storage?.persist?.().catch(() => undefined); // it may refuse: nothing else follows from it
-  }
-
   /** @param {string} conversation */
   _read(conversation) {
     this._changed([conversation]);
-    void this._events.conversation(conversation).then((row) => row && this._sendRead(row));
-  }
-
-  /** @param {ConversationRow} row */
-  _sendRead(row) {
-    this._send({ type: "read", conversation: row.conversation, seq: row.readWanted });
+    this._sendReads([{ conversation }]).catch((error) => this._failed(error));
   }
 
   /** Send a command that nothing waits for. @param {Record<string, unknown>} command */

@@ -59,14 +59,12 @@ export class Connection {
 
   /** Connect anew, such as under another device name. */
   restart() {
-    if (this.state === "idle" || this.state === "stopped") return;
-    this._drop();
-    this._connect();
+    if (this.state !== "idle" && this.state !== "stopped") this._connect();
   }
 
   /** Give up this connection and try again later. @param {string} detail */
   fail(detail) {
-    if (this.state !== "idle" && this.state !== "stopped") this._wait(undefined, detail);
+    if (this.state !== "idle" && this.state !== "stopped") this._wait(detail);
   }
 
   /** The network or the page is back: try now, and find out whether a connection still lives. */
@@ -93,11 +91,8 @@ export class Connection {
   request(command) {
     return new Promise((resolve, reject) => {
       const id = ++this._lastId;
-      if (this.state !== "live" || !this.send({ ...command, id })) {
-        reject(new LinnetError("unavailable", "there is no connection"));
-        return;
-      }
-      this._requests.set(id, { resolve, reject });
+      if (this.state === "live" && this.send({ ...command, id })) this._requests.set(id, { resolve, reject });
+      else reject(new LinnetError("unavailable", "there is no connection"));
     });
   }
 
@@ -130,7 +125,7 @@ export class Connection {
       if (attempt !== this._attempt) return;
       if (error?.code === "unauthorized") this._lost(4500, "");
       else if (error?.code === "token_expired") this._lost(4501, "");
-      else this._wait(undefined, String(error?.message ?? error));
+      else this._wait(String(error?.message ?? error));
     });
   }
 
@@ -234,19 +229,16 @@ export class Connection {
       if (++this._refusals >= REFUSALS) return this.stop("stopped", next.reason);
     }
     const detail = reason || `closed with ${code}`;
-    if (next.action !== "replaced") return this._wait(next.action === "retry" ? next.afterMs : undefined, detail);
-    this._drop(); // no attempt by itself: it would replace the other session in turn
-    this._enter("waiting", detail);
+    if (next.action !== "replaced") return this._wait(detail, next.afterMs);
+    this.stop("waiting", detail); // no attempt by itself: it would replace the other session in turn
     return this._events.replaced();
   }
 
-  /** @param {number | undefined} afterMs @param {string} detail */
-  _wait(afterMs, detail) {
-    this._drop();
-    const pauseMs = Math.max(afterMs ?? 0, backoffMs(this._failures++));
-    this._resumeAt = performance.now() + (afterMs ?? 0);
-    this._enter("waiting", detail);
-    this._later(pauseMs, () => this._connect());
+  /** @param {string} detail @param {number} [afterMs] */
+  _wait(detail, afterMs = 0) {
+    this.stop("waiting", detail);
+    this._resumeAt = performance.now() + afterMs;
+    this._later(Math.max(afterMs, backoffMs(this._failures++)), () => this._connect());
   }
 
   /** Forget the present attempt, and with it all that may still come from it. */
@@ -254,12 +246,10 @@ export class Connection {
     this._attempt += 1;
     for (const timer of this._timers) clearTimeout(timer);
     this._timers.clear();
-    const socket = this._socket;
+    this._socket?.close();
     this._socket = undefined;
-    if (socket) socket.close();
-    const requests = [...this._requests.values()];
+    for (const { reject } of this._requests.values()) reject(new LinnetError("unavailable", "the connection ended"));
     this._requests.clear();
-    for (const { reject } of requests) reject(new LinnetError("unavailable", "the connection ended"));
   }
 
   /** @param {number} ms @param {() => void} work */
@@ -275,6 +265,6 @@ export class Connection {
 /** The less loaded half in random order, then the others. @param {string[]} gateways */
 function shuffled(gateways) {
   const half = Math.max(2, Math.ceil(gateways.length / 2));
-  const first = gateways.slice(0, half).map((url) => ({ url, order: Math.random() }));
-  return [...first.sort((a, b) => a.order - b.order).map(({ url }) => url), ...gateways.slice(half)];
+  const ordered = gateways.map((url, i) => ({ url, order: i < half ? Math.random() : i }));
+  return ordered.sort((a, b) => a.order - b.order).map(({ url }) => url);
 }

@@ -12,7 +12,6 @@ export class Election {
     this._name = name;
     this._events = events;
     this.leader = false;
-    this._id = crypto.randomUUID();
     this._channel = new BroadcastChannel(name);
     this._channel.onmessage = ({ data }) => this._message(data);
     /** @type {AbortController | undefined} */
@@ -54,10 +53,9 @@ export class Election {
     const waiting = new AbortController();
     this._waiting = waiting;
     const options = steal ? { steal } : { signal: waiting.signal };
-    navigator.locks.request(this._name, options, () => this._hold()).then(
-      () => undefined,
-      () => this.leader && this._waiting === waiting && this._robbed(),
-    );
+    navigator.locks.request(this._name, options, () => this._hold()).catch(() => {
+      if (this.leader && this._waiting === waiting) this._robbed();
+    });
   }
 
   /** @returns {Promise<void>} */
@@ -102,7 +100,7 @@ export class Election {
   }
 
   _here() {
-    this.post({ type: "here", hidden: document.hidden, state: this._events.state(), leader: this._id });
+    this.post({ type: "here", hidden: document.hidden, state: this._events.state() });
   }
 
   /** @param {any} message */

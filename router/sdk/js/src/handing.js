@@ -25,29 +25,20 @@ export class Handing {
   }
 
   /** There may be something to hand over. */
-  wake() {
+  async wake() {
     this._again = true;
-    if (this._running || this._stopped) return;
+    if (this._running) return;
     this._running = true;
-    this._run()
-      .catch(this._failed)
-      .finally(() => {
-        this._running = false;
-        if (this._again) this.wake();
-      });
-  }
-
-  async _run() {
     while (this._again && !this._stopped) {
       this._again = false;
-      const entries = await this._events.unhanded(this._at, PAGE);
-      this._again ||= entries.length === PAGE;
-      await this._hand(entries);
+      await this._hand().catch(this._failed);
     }
+    this._running = false;
   }
 
-  /** @param {{ arrival: number, event: HandedEvent }[]} entries */
-  async _hand(entries) {
+  async _hand() {
+    const entries = await this._events.unhanded(this._at, PAGE);
+    this._again ||= entries.length === PAGE;
     let first = 0;
     let storedAt = performance.now();
     for (const [i, entry] of entries.entries()) {

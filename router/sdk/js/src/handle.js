@@ -2,9 +2,9 @@
 
 import { LinnetError } from "./errors.js";
 
-/** @typedef {"saving" | import("./types.js").RowState} HandleState */
+/** @typedef {"saving" | RowState} HandleState */
 
-/** @import { HandleActions } from "./types.js" */
+/** @import { HandleActions, Row, RowState, Status } from "./types.js" */
 
 /**
  * A command on its way: *saving → queued → sent → acked | failed*, or *cancelled* before it was sent.
@@ -14,12 +14,12 @@ import { LinnetError } from "./errors.js";
 export class MessageHandle {
   /**
    * @internal
-   * @param {Promise<import("./types.js").Status>} stored
+   * @param {Promise<Status>} stored
    * @param {HandleActions} actions
    */
   constructor(stored, actions) {
     this._actions = actions;
-    /** @type {import("./types.js").Status | undefined} */
+    /** @type {Status | undefined} */
     this._status = undefined;
     /** @type {Set<(handle: MessageHandle) => void>} */
     this._listeners = new Set();
@@ -38,18 +38,19 @@ export class MessageHandle {
     /** Resolves when the command is in the outbox; rejects if it cannot be written there. @type {Promise<void>} */
     this.stored = stored.then((status) => this._take(status));
     this.stored.catch((error) => this._fail(new LinnetError("unavailable", `the outbox cannot be written: ${error.message}`)));
-    this._renew();
+    /** Resolves when the command is acked; rejects when it fails or is cancelled. */
+    this.acked = this._renewed();
   }
 
-  _renew() {
+  /** @returns {Promise<MessageHandle>} */
+  _renewed() {
     this.error = undefined;
-    this._settled = withResolvers();
-    this._settled.promise.catch(() => undefined);
-  }
-
-  /** Resolves when the command is acked; rejects when it fails or is cancelled. @type {Promise<MessageHandle>} */
-  get acked() {
-    return this._settled.promise;
+    const acked = new Promise((resolve, reject) => {
+      this._resolve = resolve;
+      this._reject = reject;
+    });
+    acked.catch(() => undefined);
+    return acked;
   }
 
   /** The command as it goes over the wire; undefined until it is stored. @type {Record<string, any> | undefined} */
@@ -85,11 +86,11 @@ export class MessageHandle {
     await this.stored;
     if (!this.id || !(await this._actions.cancel(this.id))) return false;
     this._change("cancelled");
-    this._settled.reject(new LinnetError("cancelled"));
+    this._reject?.(new LinnetError("cancelled"));
     return true;
   }
 
-  /** @internal @param {import("./types.js").Status} status */
+  /** @internal @param {Status} status */
   _take(status) {
     if (this.state === "cancelled" || this.state === "acked") return;
     this._status = status;
@@ -100,29 +101,23 @@ export class MessageHandle {
     if (status.state === "failed" && status.error) {
       if (this.state !== "failed") this._fail(new LinnetError(status.error.code, status.error.message, status.error.retryAt));
     } else if (status.state !== this.state) {
-      if (this.error) this._renew();
+      if (this.error) this.acked = this._renewed();
       this._change(status.state);
-      if (status.state === "acked") this._settled.resolve(this);
+      if (status.state === "acked") this._resolve?.(this);
     }
   }
 
-  /**
-   * Its row of the outbox, if it is open: all that is left of it if the store is lost.
-   *
-   * @internal
-   * @returns {import("./types.js").Row | undefined}
-   */
+  /** Its row of the outbox, if it is open: all that is left of it if the store is lost. @internal @returns {Row | undefined} */
   get row() {
-    const { id, n, device, conversation, command = {}, at } = this._status ?? {};
-    if (this.state !== "queued" && this.state !== "sent") return undefined;
-    return /** @type {import("./types.js").Row} */ ({ id, n, device, conversation, command, at, attempts: 1 });
+    const open = this.state === "queued" || this.state === "sent";
+    return open ? /** @type {any} */ ({ ...this._status, attempts: 1 }) : undefined;
   }
 
   /** @param {LinnetError} error */
   _fail(error) {
     this.error = error;
     this._change("failed");
-    this._settled.reject(error);
+    this._reject?.(error);
   }
 
   /** @param {HandleState} state */
@@ -130,12 +125,4 @@ export class MessageHandle {
     this.state = state;
     for (const listener of this._listeners) queueMicrotask(() => listener(this));
   }
-}
-
-/** @returns {any} */
-function withResolvers() {
-  /** @type {any} */
-  const parts = {};
-  parts.promise = new Promise((resolve, reject) => Object.assign(parts, { resolve, reject }));
-  return parts;
 }

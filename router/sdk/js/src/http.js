@@ -28,8 +28,7 @@ export class Http {
    * @returns {Promise<any>}
    */
   async call(method, path, body) {
-    const json = body !== undefined;
-    return (await this.send(method, path, json ? JSON.stringify(body) : undefined, json ? { "Content-Type": "application/json" } : {})).content;
+    return (await this.send(method, path, JSON.stringify(body), body === undefined ? {} : { "Content-Type": "application/json" })).content;
   }
 
   /**
@@ -57,7 +56,6 @@ export class Http {
     try {
       return await ask(method, this.urlOf(path), body, headers, sending);
     } catch (error) {
-      if (sending.signal?.aborted) throw new LinnetError("cancelled");
       throw new LinnetError("unavailable", `${this._api} cannot be reached: ${/** @type {Error} */ (error).message}`);
     }
   }

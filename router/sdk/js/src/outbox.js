@@ -5,7 +5,7 @@ import { check, key, meta, prefix, raiseEpoch, random } from "./store.js";
 export const WINDOW = 32;
 const RESULTS_KEPT_MS = 600_000;
 
-/** @import { RowState, Row, Status, Answer, Place } from "./types.js" */
+/** @import { RowState, Row, Status, Answer, Place, Transaction } from "./types.js" */
 
 /** @param {string} label */
 function newDeviceName(label) {
@@ -58,7 +58,7 @@ export class Outbox {
     });
   }
 
-  /** @param {import("./types.js").Transaction} t */
+  /** @param {Transaction} t */
   async _next(t, least = 0) {
     const found = await meta(t);
     const n = Math.max(found.last + 1, least, this._now() * 1000);
@@ -134,13 +134,13 @@ export class Outbox {
   settle(answers, landed = []) {
     return this._store.transact("outbox", true, async (t) => {
       if (answers.length) await check(t, this.epoch);
-      const series = new Map();
+      const series = new Set();
       for (const { row, result } of answers) {
         const at = rowKey(row);
         const kept = await t.get("rows", at);
         if (!kept || kept.answered) continue;
         await t.put("rows", at, { n: row.n, answered: true });
-        series.set(prefix(row.device, row.conversation), true);
+        series.add(prefix(row.device, row.conversation));
         if ("error" in result) {
           await t.put("status", row.id, { ...statusOf(row), state: "failed", error: result.error });
         } else {
@@ -154,7 +154,7 @@ export class Outbox {
         if (event) await this._acked(t, status, event);
         if (event) late.push(id);
       }
-      for (const start of series.keys()) await clearAnswered(t, start);
+      for (const start of series) await clearAnswered(t, start);
       const until = this._now() - RESULTS_KEPT_MS;
       for (const [id, { settled }] of await t.range("results", "", { limit: WINDOW })) {
         if (settled < until) await t.remove("results", id);
@@ -163,7 +163,7 @@ export class Outbox {
     });
   }
 
-  /** @param {import("./types.js").Transaction} t @param {Row | Status} row @param {{ conversation: string, seq: number, at: number }} place */
+  /** @param {Transaction} t @param {Row | Status} row @param {{ conversation: string, seq: number, at: number }} place */
   async _acked(t, row, { conversation, seq, at }) {
     await t.remove("status", row.id);
     await t.put("results", row.id, { ...statusOf(row), conversation, seq, at, state: "acked", settled: this._now() });
@@ -195,9 +195,12 @@ export class Outbox {
       await t.put("meta", "meta", { ...found, device });
       if (replaced) {
         for (const [k, row] of await t.range("rows", prefix(old))) {
-          if (row.answered || row.attempts === 0) await t.remove("rows", k);
-          else await t.put("rows", k, { ...row, lookup: true });
-          if (!row.answered && row.attempts === 0) await enqueue(t, { ...row, ...(await this._next(t)) });
+          if (row.attempts > 0) {
+            await t.put("rows", k, { ...row, lookup: true });
+          } else {
+            await t.remove("rows", k);
+            if (!row.answered) await enqueue(t, { ...row, ...(await this._next(t)) });
+          }
         }
       }
       return device;
@@ -254,12 +257,12 @@ function statusOf({ id, n, device, conversation, command, at }) {
   return { id, state: "queued", n, device, conversation, command, at };
 }
 
-/** @param {import("./types.js").Transaction} t @param {string} id @returns {Promise<Status | undefined>} */
+/** @param {Transaction} t @param {string} id @returns {Promise<Status | undefined>} */
 async function known(t, id) {
   return (await t.get("status", id)) ?? t.get("results", id);
 }
 
-/** @param {import("./types.js").Transaction} t @param {Row} row */
+/** @param {Transaction} t @param {Row} row */
 async function enqueue(t, row) {
   const status = { ...statusOf(row), state: /** @type {RowState} */ (row.attempts ? "sent" : "queued") };
   await t.put("rows", rowKey(row), row);
@@ -267,7 +270,7 @@ async function enqueue(t, row) {
   return status;
 }
 
-/** @param {import("./types.js").Transaction} t @param {string} start */
+/** @param {Transaction} t @param {string} start */
 async function clearAnswered(t, start) {
   for (;;) {
     const first = await t.range("rows", start, { limit: WINDOW });

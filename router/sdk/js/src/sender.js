@@ -49,7 +49,7 @@ export class Sender {
     if (this.device === "") return;
     if (work.device !== this.device) return this._events.otherDevice();
     for (const conversation of work.conversations) this._dirty.add(conversation);
-    this._run();
+    void this._run();
     await this._lookBack();
     for (const row of work.lookups) await this._lookUp(row);
   }
@@ -60,23 +60,19 @@ export class Sender {
     const refused = (await this._outbox.pending()).filter(({ state }) => state === "failed");
     this._refusals = refused.length > 0;
     this._landed.push(...(await this._events.landed(refused)));
-    this._run();
+    void this._run();
   }
 
   /** There is something to send in a conversation. @param {string} conversation */
   wake(conversation) {
     this._dirty.add(conversation);
-    this._run();
+    void this._run();
   }
 
-  /**
-   * An `ack` or `error` came; whether it answers one of the rows.
-   *
-   * @param {import("./wire.js").AckEvent | import("./wire.js").ErrorEvent} event
-   */
+  /** @param {import("./wire.js").AckEvent | import("./wire.js").ErrorEvent} event */
   answered(event) {
-    const row = typeof event.n === "number" ? this._open.get(event.n) : undefined;
-    if (!row) return false;
+    const row = this._open.get(event.n ?? 0);
+    if (!row) return; // it answers none of the rows
     if (event.type === "ack") {
       const { conversation, seq, at } = event;
       this._answers.push({ row, result: { conversation, seq, at } });
@@ -84,8 +80,7 @@ export class Sender {
     } else {
       this._refused(row, event);
     }
-    this._run();
-    return true;
+    void this._run();
   }
 
   /** An own event came, perhaps of a refused command. @param {Place} event */
@@ -93,7 +88,7 @@ export class Sender {
     const row = this._open.get(event.n);
     if (row?.device === event.device) row.landed = event;
     else if (this._refusals) this._landed.push(event);
-    this._run();
+    void this._run();
   }
 
   /** @param {Row} row @param {import("./wire.js").ErrorEvent} error */
@@ -138,30 +133,19 @@ export class Sender {
     this.wake(conversation);
   }
 
-  _run() {
+  async _run() {
     if (this._running) return;
     this._running = true;
-    this._work().then(
-      () => {
-        this._running = false;
-        if (this._busy()) this._run();
-      },
-      (error) => {
-        this._running = false;
-        this._events.failed(error);
-      },
-    );
-  }
-
-  _busy() {
-    return this._answers.length > 0 || (this.device !== "" && this._landed.length + this._dirty.size > 0);
-  }
-
-  async _work() {
-    while (this._busy()) {
-      if (this._answers.length + this._landed.length) await this._settle(this._answers.splice(0), this._landed.splice(0));
-      else await this._write();
+    try {
+      for (;;) {
+        if (this._answers.length || (this.device && this._landed.length)) await this._settle(this._answers.splice(0), this._landed.splice(0));
+        else if (this.device && this._dirty.size) await this._write();
+        else break;
+      }
+    } catch (error) {
+      this._events.failed(error);
     }
+    this._running = false;
   }
 
   /** @param {Answer[]} answers @param {Place[]} landed */
@@ -218,6 +202,6 @@ export class Sender {
       more = page.more && before !== undefined && page.events[0].at > row.at - LOOKED_BACK_MS;
       if (!more) this._answers.push({ row, result: { error: { code: "conflict", message: "its number was refused, and it is not in the history" } } });
     }
-    this._run();
+    void this._run();
   }
 }

@@ -1,5 +1,6 @@
 /** The user's state: keys with values that follow the user to every device, also contacts and blocks. Each tab keeps a copy, in memory. Its rules: README. */
 
+import { pause } from "./closes.js";
 import { fromWire, toWire } from "./values.js";
 
 const LIMIT = 1000;
@@ -18,8 +19,7 @@ export class State {
     this._used = this._read = false;
     this._whole = true; // what is asked for next is everything
     this._wanted = 0; // a version that exists
-    /** @type {Promise<void> | undefined} */
-    this._following = undefined;
+    this._following = false;
   }
 
   /** The value of a key; undefined if there is none. @param {string} key @returns {Promise<any>} */
@@ -72,7 +72,7 @@ export class State {
     const entry = { prefix, watcher };
     this._watchers.add(entry);
     this._used = true;
-    if (!this._read) this._follow();
+    if (!this._read) void this._follow();
     return () => this._watchers.delete(entry);
   }
 
@@ -87,7 +87,7 @@ export class State {
     }
     this._whole ||= before < this.version;
     this._wanted = Math.max(this._wanted, version);
-    this._follow();
+    void this._follow();
   }
 
   /** A call has changed the state. @internal */
@@ -101,28 +101,21 @@ export class State {
   }
 
   /** Read until the copy has what is known to exist; if the API does not answer, again after a while. */
-  _follow() {
-    this._following ??= this._catchUp().then(
-      () => {
-        this._wanted = 0;
-        this._following = undefined;
-      },
-      (error) => {
-        this._failed(error);
-        setTimeout(() => {
-          this._following = undefined;
-          this._follow();
-        }, AGAIN_MS);
-      },
-    );
-  }
-
-  async _catchUp() {
+  async _follow() {
+    if (this._following) return;
+    this._following = true;
     while (this._whole || this.version < this._wanted) {
       const before = this.version;
-      await this._sync();
-      if (this.version === before && !this._whole) return; // a failover has taken back what was to come
+      try {
+        await this._sync();
+        if (this.version === before && !this._whole) break; // a failover has taken back what was to come
+      } catch (error) {
+        this._failed(error);
+        await pause(AGAIN_MS);
+      }
     }
+    this._wanted = 0;
+    this._following = false;
   }
 
   async _sync() {

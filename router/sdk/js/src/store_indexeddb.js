@@ -1,5 +1,6 @@
 /** A store in two IndexedDB databases, shared by all tabs of an origin. Its rules: README. */
 
+import { pause } from "./closes.js";
 import { LAST, StoreLost, TABLES } from "./store.js";
 
 const TRIES = 50; // while a browser removes the data of an origin, it refuses what is opened
@@ -26,7 +27,7 @@ async function open(name, part) {
     } catch (error) {
       if (/** @type {Error} */ (error).name !== "AbortError" || tries === TRIES) throw error;
     }
-    await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+    await pause(AGAIN_MS);
   }
 }
 

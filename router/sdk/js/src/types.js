@@ -258,7 +258,7 @@ export {};
  */
 
 /**
- * @typedef {{ action: "retry", afterMs?: number } | { action: "token", reason: "unauthorized" | "token_expired" } | { action: "replaced" } | { action: "stop", reason: string }} Next
+ * @typedef {{ action: "retry", afterMs?: number } | { action: "token", reason: "unauthorized" | "token_expired", afterMs?: undefined } | { action: "replaced" } | { action: "stop", reason: string }} Next
  */
 
 /**
