@@ -528,6 +528,18 @@ test("events behind a hole wait for its page, and come once", async () => {
   assert.deepEqual(handed, [1, 3, 4, 5, 6]);
 });
 
+test("as many cursors as leave room for a token go into one frame", () => {
+  const sent = [];
+  const connection = { state: "live", send: (command) => sent.push(command), request: () => new Promise(() => undefined) };
+  const receiver = new Receiver({ connection, ready: async () => undefined, listeners: {} });
+  const name = (i) => `d:${"a".repeat(64)}:${String(i).padStart(64, "b")}`;
+  receiver.stored(new Map(Array.from({ length: 2000 }, (_, i) => [name(i), Number.MAX_SAFE_INTEGER])));
+  for (const cursors of [sent[0].cursors, receiver.cursors()]) {
+    assert.ok(JSON.stringify(cursors).length < 131_072 - 8192);
+    assert.ok(Object.keys(cursors).length > 500);
+  }
+});
+
 test("a hole is filled by the server's answer", async () => {
   const events = new Events(openMemory(), "alice");
   await events.adopt("web.1");

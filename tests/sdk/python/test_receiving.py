@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from linnet_client import Client, Event, Gap, Gone, Joined, Message, Status, Stopped
+from linnet_client import Client, Event, Gap, Gone, Joined, Message, Status, Stopped, values
 from linnet_client import receiving as inbox
 
 from tests.sdk.python.gateway import scripted
@@ -87,6 +87,12 @@ async def test_only_what_the_application_has_is_acked(tmp_path: Path) -> None:
         assert gateway.cursors == {"g:1": 1}
         async with client(gateway, tmp_path / "s") as ann:
             assert await bodies(ann, 2) == [2, 3]
+
+
+def test_cursors_of_the_longest_ids_fit_into_one_frame() -> None:
+    """The server closes a connection that sends a larger one, and would do so on every later one."""
+    cursors = {f"d:{'a' * 64}:{i:064}": 2**53 - 1 for i in range(inbox.ACK_CURSORS)}
+    assert len(values.encode({"type": "ack", "cursors": cursors}).encode()) <= values.MAX_COMMAND_BYTES
 
 
 async def test_event_is_given_again_after_a_crash_before_its_ack(tmp_path: Path) -> None:

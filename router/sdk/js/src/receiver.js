@@ -6,7 +6,7 @@
 const BATCH = 200;
 const ACK_EVENTS = 32;
 const ACK_MS = 1000;
-const ACK_MOST = 1000; // cursors in one command
+const ACK_MOST = 800; // cursors in one frame, which has 128 KiB
 
 /** @import { Item, ReceiverParts } from "./types.js" */
 

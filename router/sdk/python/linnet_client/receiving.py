@@ -36,7 +36,7 @@ HELD: Final = 256
 RECENT: Final = 512
 PAGE: Final = 200
 ACK_EVENTS: Final = 32
-ACK_CURSORS: Final = 1000
+ACK_CURSORS: Final = 800  # of the longest ids, in a frame of 128 KiB
 
 log = logging.getLogger("linnet_client")
 
