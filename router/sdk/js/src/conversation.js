@@ -113,7 +113,7 @@ export class Conversation {
     return page.events.length > 0;
   }
 
-  /** Read the others' read marks anew, such as when the conversation is opened. */
+  /** Read the others' read marks anew: when the conversation is opened, and whenever the client is live again. */
   async loadReads() {
     const { _events: events, _http: http } = this._owner;
     const { reads } = await http.call("GET", `/v1/conversations/${encodeURIComponent(this.id)}/reads`);

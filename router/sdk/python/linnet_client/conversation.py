@@ -120,7 +120,7 @@ class Conversation:
         return len(found)
 
     async def load_reads(self) -> dict[str, int]:
-        """Ask how far each member has read (direct conversations, and groups of at most 32)."""
+        """Ask how far each member has read (direct ones, groups of at most 32): at first, and when live again."""
         answer = await self._owner.call("GET", f"/v1/conversations/{quote(self.id, safe='')}/reads")
         for user, read in answer["reads"].items():
             self.view.receipt(user, read)
