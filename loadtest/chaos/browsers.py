@@ -28,7 +28,7 @@ FLAGS: Final = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 TABS: Final = 2
-LOAD_S: Final = 30.0
+LOAD_S: Final = 90.0  # a tab that is stopped, for up to a minute, loads a page after it
 CRASH_S: Final = 10.0
 
 START: Final = """async (tab) => {
