@@ -60,20 +60,24 @@ ENDED = """async () => {
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium here; on Debian: apt-get install chromium")
 
 
-async def test_message_stored_before_a_reload_is_sent_after_it(chat: System, api: str) -> None:
+async def test_messages_stored_before_a_reload_are_sent_after_it(chat: System, api: str) -> None:
+    """The browser is asked once, after the first message, to keep the store when its disk is full."""
     bob = ChatClient("bob-t1")
     await bob.connect(chat.urls[0])
     async with Browser() as browser:
         tab = await browser.tab()
         first = await tab.open(api, "alice-t1")
         assert first["durable"]
-        await tab.call("send", to="@bob-t1", body="kept")
+        asked = "navigator.storage.persist = async () => { window.asked = (window.asked ?? 0) + 1; }"
+        await tab.page.evaluate(f"() => {{ {asked} }}")
+        await tab.call("send_many", to="@bob-t1", bodies=["kept", "kept too"])
+        assert await tab.page.evaluate("window.asked") == 1
         await tab.load()
         assert (await tab.start(api, "alice-t1"))["device"] == first["device"]
-        assert await bob.has("d:alice-t1:bob-t1", 1) == ["kept"]
+        assert await bob.has("d:alice-t1:bob-t1", 2) == ["kept", "kept too"]
 
         async def shown_once() -> bool:
-            return await tab.shown("@bob-t1") == ["kept"] and await tab.call("outbox", to="@bob-t1") == []
+            return await tab.shown("@bob-t1") == ["kept", "kept too"] and await tab.call("outbox", to="@bob-t1") == []
 
         await eventually(shown_once)
     assert bob.whole("d:alice-t1:bob-t1")
