@@ -29,6 +29,7 @@ from loadtest.chaos.proof.history import Entry
 
 RACE_MS: Final = 2_000  # a report of what was stored before the store was removed may come so much later
 BEGUN_MS: Final = 5_000
+PAST: Final = 100  # events that a device which is new to the server is given of the past
 SHARED: Final = ("replaced", "copied")
 FINAL: Final = ("not_found", "read_only", "conflict", "Cancelled")
 
@@ -51,6 +52,7 @@ class Line(msgspec.Struct):
 
     began: int
     given: dict[str, dict[int, Entry]] = msgspec.field(default_factory=dict)
+    given_at: dict[str, int] = msgspec.field(default_factory=dict)  # the first event of each conversation
     gaps: dict[str, list[tuple[int, int, str]]] = msgspec.field(default_factory=dict)
     kept: dict[str, int] = msgspec.field(default_factory=dict)
     kept_by: dict[int, dict[str, int]] = msgspec.field(default_factory=dict)  # what each life has reported of it
@@ -284,6 +286,7 @@ class ClientAccount:
             self._add("G5", what, row.at, name, seq)
         life.last[name] = max(seq, life.last.get(name, 0))
         line.given.setdefault(name, {})[seq] = entry
+        line.given_at.setdefault(name, row.at)
         there = self._known.add(name, entry)
         if there != entry:
             self._add("G2", f"is given {entry} where others have {there}", row.at, name, seq)
@@ -327,12 +330,15 @@ class ClientAccount:
         if not last:
             upto = min(upto, max(given, default=0))
         begins = min(given, default=1 << 62)
+        known = self._known.events.get(name, {})
+        # A new name may connect long after its store was made, because the old one is settled first.
+        past = [seq for seq, entry in known.items() if seq >= begins and entry.stamp <= line.given_at.get(name, 0)]
         missing = [
             entry
-            for seq, entry in sorted(self._known.events.get(name, {}).items())
+            for seq, entry in sorted(known.items())
             if first <= seq <= upto
             and seq not in given
-            and (seq > begins or entry.stamp > line.began + BEGUN_MS)
+            and (seq > begins or (len(past) < PAST and entry.stamp > line.began + BEGUN_MS))
             and not any(low <= seq <= high for low, high, _ in gaps)
             # Before, a copy of the store may have acked events in the name of both.
             and (self.copies == 1 or entry.stamp > self._live_at + BEGUN_MS)

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from loadtest.chaos.proof import checker
+from loadtest.chaos.proof import checker, clients
 from loadtest.chaos.proof import client_history as rows
 from loadtest.chaos.proof.client_history import ClientHistory, ClientRows, ClientWriter
 from loadtest.chaos.proof.evidence import Conversation, Evidence, Run
@@ -76,9 +76,13 @@ class Forged:
             for seq in (1, 3, 5)
             for row in (rows.Asked(seq, 1, f"bob {seq}", TALK, "message", f"b{seq}"), rows.Stored(seq, 1, f"bob {seq}"))
         ]
-        clients = {PHONE: self.first + self.second, "bob.phone": [rows.Opened(0, 1, "bob", "phone.y"), *bob], **others}
-        clients["bob.phone"] += handed(1, 1, 2, 3, 4, 5)
-        made = Evidence(Run(1, 60, "fsync", 5, 100 << 20), {TALK: talk}, {}, clients=clients)
+        installations = {
+            PHONE: self.first + self.second,
+            "bob.phone": [rows.Opened(0, 1, "bob", "phone.y"), *bob],
+            **others,
+        }
+        installations["bob.phone"] += handed(1, 1, 2, 3, 4, 5)
+        made = Evidence(Run(1, 60, "fsync", 5, 100 << 20), {TALK: talk}, {}, clients=installations)
         return [(one.promise, one.what) for one in checker.check(made).violations]
 
     def first_broken(self) -> str:
@@ -222,6 +226,19 @@ def test_rows_are_read_as_they_were_written(tmp_path: Path) -> None:
     writer.close()
     assert list(ClientHistory(path)) == forged.first + forged.second
     assert all(isinstance(row, msgspec.Struct) for row in ClientHistory(path))
+
+
+@pytest.mark.parametrize(("past", "found"), [(2, []), (3, ["G4"])])
+def test_new_store_that_connects_late_begins_with_the_newest_events(
+    past: int, found: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clients, "PAST", past)
+    forged = Forged()
+    forged.first[-2:] = [rows.Kept(9_000, 1, {TALK: 1}), rows.Wiped(9_500, True), rows.Renamed(10_000, 1, "phone.z")]
+    forged.first = [row for row in forged.first if not isinstance(row, rows.Handed) or row.event.seq == 1]
+    late: list[ClientRows] = [rows.Handed(55_000, 1, TALK, LOG[seq - 1]) for seq in (4, 5)]
+    forged.second = [*sent("ann 2", "a4", 4, "edit"), *late, rows.Shown(60_000, 1, {TALK: forged.shown()}, [])]
+    assert [promise for promise, _ in forged.broken()] == found
 
 
 def test_every_tab_of_a_browser_goes_on_with_its_new_store() -> None:
