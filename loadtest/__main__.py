@@ -15,12 +15,14 @@ from typing import Any, get_args, get_origin
 import msgspec
 
 from loadtest import canary
-from loadtest.bench import hook_latency, report, sets
+from loadtest.bench import hook_latency, report, sets, upload_latency
 from loadtest.chaos import command as chaos
 from loadtest.load import local
 from loadtest.load.conductor import LoadFailed, Target, run
 from loadtest.load.results import Result
 from loadtest.load.scenarios.table import SCENARIOS
+
+IN_TURNS = {"hook-latency": hook_latency, "upload-latency": upload_latency}  # the last option is not the user's
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,9 +41,10 @@ def parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="all of it small and without a verdict on figures: 1 minute"
     )
     _add_outputs(sets)
-    hook = commands.add_parser("hook-latency", help=hook_latency.SCENARIO.about)
-    for field in msgspec.structs.fields(hook_latency.Options)[:-1]:
-        _add_option(hook, field)
+    for name, measured in IN_TURNS.items():
+        one = commands.add_parser(name, help=measured.SCENARIO.about)
+        for field in msgspec.structs.fields(measured.Options)[:-1]:
+            _add_option(one, field)
     chaos.add_commands(commands)
     canary.add_command(commands)
     page = commands.add_parser("report", help="a JSON result as an HTML page, or as pictures")
@@ -120,10 +123,11 @@ def main() -> int:
         if arguments.pictures:
             report.write_pictures(results, arguments.pictures)
         return 0
-    if arguments.scenario == "hook-latency":
-        given = {name: getattr(arguments, name) for name in hook_latency.Options.__struct_fields__[:-1]}
-        measured = hook_latency.measure(hook_latency.Options(**given))
-        print(hook_latency.table(measured))
+    if arguments.scenario in IN_TURNS:
+        bench = IN_TURNS[arguments.scenario]
+        given = {name: getattr(arguments, name) for name in bench.Options.__struct_fields__[:-1]}
+        measured = bench.measure(bench.Options(**given))
+        print(bench.table(measured))
         return 0 if measured.good else 1
     if arguments.scenario == "canary":
         return canary.run(arguments)

@@ -16,14 +16,13 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from statistics import mean, quantiles
 from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
 
 from loadtest.api import Api
-from loadtest.bench import report
+from loadtest.bench import in_turns, report
 from loadtest.bench.hook_process import DEAD, change
 from loadtest.load import local
 from loadtest.load.client import Client, Route
@@ -174,20 +173,4 @@ def _deployment() -> Iterator[tuple[Target, int]]:
 
 
 def table(result: Result) -> str:
-    """Return one line for each kind of phase: medians over the rounds, and the middle half of the ratios."""
-    lines = [f"{'time from a command to its ack':44} {'p50 ms':>8} {'p99 ms':>8} {'p99 ratio':>10}  middle half"]
-    measured = [one for one in result.measurements if one.name != report.WARM_UP]
-    ratios: dict[str, list[float]] = {}
-    for before, one, after in zip(measured, measured[1:], measured[2:], strict=False):
-        if not one.name.endswith(ANSWERS):
-            calm = mean((before.ack_us["99"], after.ack_us["99"]))
-            ratios.setdefault(one.name, []).append(one.ack_us["99"] / calm)
-    for one in report.shown(result):
-        line = f"{one.name:44} {one.ack_us['50'] / 1000:8.2f} {one.ack_us['99'] / 1000:8.2f}"
-        if found := ratios.get(one.name):
-            # Each number twice, because quartiles need two numbers, and there may be only one round.
-            low, middle, high = quantiles(found * 2, n=4, method="inclusive")
-            line += f" {middle:10.2f}  {low:.2f}-{high:.2f}"
-        lines.append(line)
-    lines.append("nothing lost or refused" if result.good else f"WRONG: {result.failures}. {result.complaint}")
-    return "\n".join(lines)
+    return in_turns.table(result, "time from a command to its ack", ANSWERS, lambda one: one.ack_us)
