@@ -31,11 +31,17 @@ from loadtest.chaos.proof.page_history import Asked, PageRows, Raised, ShownMess
 PEOPLE: Final = ("ann", "bob")
 PASSWORD: Final = "correct-horse"  # noqa: S105  of people who are made for a run
 GROUP: Final = "Tour"
+START_S: Final = 180.0
 STEP_S: Final = 60.0  # a step may need what is being killed
 POLL_S: Final = 0.05
 RECORDER: Final = HERE / "page_recorder.js"
 MEDIA: Final = ("--use-fake-device-for-media-stream", "--mute-audio")
-CHIP: Final = re.compile(r"live at (\S+?),")
+CHIP: Final = re.compile("live at [^,]+")
+# The worker answers for the page, which it does only if it has all of the page's files.
+WHOLE: Final = """() => new Promise((resolve) => {
+  navigator.serviceWorker.addEventListener("controllerchange", () => resolve());
+  if (navigator.serviceWorker.controller) resolve();
+})"""
 
 
 def body_of(shown: dict[str, Any]) -> Any:
@@ -132,17 +138,14 @@ class Visitor:
         await self.live()
 
     async def live(self) -> None:
+        """Wait until the page is connected, and has all its modules, which no router need serve from then on."""
         await self.page.locator(".chip.live").wait_for(state="attached")
+        await self.page.evaluate(WHOLE)
 
     async def gateway(self) -> str:
         """Return the address of the gateway that the page names."""
-        return str(await self._until_chip())
-
-    async def _until_chip(self) -> str:
-        while True:
-            if found := CHIP.search(await self.page.locator(".chip").inner_text()):
-                return found[1]
-            await asyncio.sleep(POLL_S)
+        text = await self.page.locator(".chip", has_text=CHIP).inner_text()
+        return text.partition(",")[0]
 
     async def make_group(self) -> str:
         await self.page.locator("#main").get_by_role("button", name="Make a group").click()
@@ -348,6 +351,10 @@ class Pages:
 
     async def gather(self) -> None:
         """Register both, each at a router of its own; make their group; and let them be on two gateways."""
+        async with asyncio.timeout(START_S):
+            await self._gather()
+
+    async def _gather(self) -> None:
         self._playwright = await async_playwright().start()
         flags = [*FLAGS, *MEDIA]
         self._browser = await self._playwright.chromium.launch(executable_path=EXECUTABLE, headless=True, args=flags)
@@ -383,6 +390,13 @@ class Pages:
 
     async def settle(self, _heads: object) -> list[Mark]:
         """Let both look at both conversations until they show the same and all is read, and see the other type."""
+        try:
+            await self._settle()
+        except (TimeoutError, Error) as error:
+            self.people[0].failed(error)
+        return []
+
+    async def _settle(self) -> None:
         ann, bob = self.people
         for conversation in (ann.direct, ann.group):
             for one in self.people:
@@ -396,7 +410,6 @@ class Pages:
             if not other.typing:
                 other.failed(TimeoutError("it does not show that the other person types"))
         await self._agree(ann.group)
-        return []
 
     async def _agree(self, conversation: str) -> None:
         ann, bob = self.people
@@ -405,6 +418,9 @@ class Pages:
             shown = ann.at_rest(conversation)
             if shown and shown == bob.at_rest(conversation):
                 return
+            for one in self.people:
+                if await (newest := one.page.locator(".to-newest")).count():
+                    await newest.click()
             await asyncio.sleep(POLL_S)
 
     def progress(self) -> str:

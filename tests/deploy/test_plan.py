@@ -34,7 +34,7 @@ def test_pages_of_the_api_may_connect_to_the_gateways(tmp_path: Path, listen: st
     shared = shared_environ({"LINNET_LISTEN": listen}, tmp_path)
     for gateway in services(shared, load(shared))[1:]:
         door = Admission(load(gateway.environ))
-        for origin in ("http://127.0.0.1:7000", "http://localhost:7000"):
+        for origin in ("http://127.0.0.1:7000", "http://localhost:7000", "http://[::1]:7000"):
             assert door.origin_allowed([origin], "127.0.0.1:7001")
         assert not door.origin_allowed(["http://127.0.0.1:7001"], "127.0.0.1:7001")
     shared = shared_environ({"LINNET_LISTEN": listen, "LINNET_ORIGINS": "https://app.example"}, tmp_path)

@@ -240,18 +240,19 @@ export function Chat({ id, session, show, say }) {
   </section>`;
 }
 
-/** @param {any} box @param {{ end: boolean, element?: any, top?: number }} place */
+/** Note the topmost message that is seen; they are in the order of their places. @param {any} box @param {{ end: boolean, element?: any, top?: number }} place */
 function note(box, place) {
   place.end = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR;
   const top = box.getBoundingClientRect().top;
-  place.element = undefined;
-  for (const element of box.querySelectorAll(".message")) {
-    const found = element.getBoundingClientRect();
-    if (found.bottom < top) continue;
-    place.element = element;
-    place.top = found.top;
-    return;
+  const all = box.querySelectorAll(".message");
+  let [low, high] = [0, all.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (all[middle].getBoundingClientRect().bottom < top) low = middle + 1;
+    else high = middle;
   }
+  place.element = all[low];
+  place.top = place.element?.getBoundingClientRect().top;
 }
 
 /** @param {string[]} users */

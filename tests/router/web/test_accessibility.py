@@ -6,7 +6,9 @@ The colours do not depend on the width, so the dark ones are looked at on the ph
 from __future__ import annotations
 
 import io
+import os
 import wave
+from pathlib import Path
 from typing import Literal
 
 import httpx
@@ -36,6 +38,9 @@ SCHEMES: tuple[tuple[Literal["dark", "light"], str], ...] = (
 )
 
 
+PICTURES = os.environ.get("LINNET_PICTURES")  # a folder for a picture of each state, for people to look at
+
+
 class Judge:
     """Looks at a page in each of its states. The dark colours need only the rules about colours."""
 
@@ -48,11 +53,13 @@ class Judge:
     async def look(self, state: str) -> None:
         if not await self.page.evaluate("typeof axe === 'object'"):
             await self.page.evaluate(self.axe)
-        for scheme, rules in SCHEMES if self.width < WIDE else SCHEMES[1:]:
+        for scheme, rules in SCHEMES if self.width < WIDE or PICTURES else SCHEMES[1:]:
             await self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
             result = await self.page.evaluate(f"axe.run({{ {rules} resultTypes: ['violations'] }})")
             found = [(one["id"], [node["html"][:200] for node in one["nodes"][:3]]) for one in result["violations"]]
             assert found == [], (state, scheme)
+            if PICTURES:
+                await self.page.screenshot(path=Path(PICTURES) / f"{state} {self.width} {scheme}.png")
         wide = await self.page.evaluate("document.documentElement.scrollWidth")
         assert wide <= self.width, (state, wide)
         edges = await self.page.evaluate(EDGES)

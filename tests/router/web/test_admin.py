@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import httpx
 import pytest
 from playwright.async_api import Page
@@ -18,12 +15,6 @@ from tests.support import SERVER_KEY, eventually
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium here; on Debian: apt-get install chromium")
 
 SERVER = {"Authorization": f"Bearer {SERVER_KEY}"}
-PICTURES = os.environ.get("LINNET_PICTURES")  # a folder for pictures of each step, for people to look at
-
-
-async def pictures(page: Page, step: str) -> None:
-    if PICTURES:
-        await page.screenshot(path=str(Path(PICTURES) / f"admin-{step}.png"))
 
 
 async def section(page: Page, name: str) -> None:
@@ -56,7 +47,7 @@ async def test_admin_finds_suspends_reads_with_a_reason_and_closes_a_report(syst
             await page.get_by_label("Password").fill(PASSWORD)
             await page.get_by_role("button", name="Log in").click()
             await page.get_by_role("alert").filter(has_text="takes a role").wait_for()
-            await judge.look("login")
+            await judge.look("admin, login")
             await page.get_by_label("Name").fill("adm-boss")
             await page.get_by_role("button", name="Log in").click()
 
@@ -68,12 +59,10 @@ async def test_admin_finds_suspends_reads_with_a_reason_and_closes_a_report(syst
             row = page.get_by_role("row").filter(has_text="adm-bob")
             await row.get_by_role("button", name="Suspend").click()
             await page.get_by_label("Reason").fill("spam")
-            await judge.look("question")
-            await pictures(page, "question")
+            await judge.look("admin, question")
             await page.get_by_role("dialog").get_by_role("button", name="Suspend").click()
             await row.get_by_text("suspended", exact=True).wait_for()
-            await judge.look("users")
-            await pictures(page, "users")
+            await judge.look("admin, users")
             refused = await http.post("/v1/login", json={"user": "adm-bob", "password": PASSWORD})
             assert (refused.status_code, refused.json()["error"]["code"]) == (403, "blocked")
             await row.get_by_role("button", name="End suspension").click()
@@ -82,10 +71,14 @@ async def test_admin_finds_suspends_reads_with_a_reason_and_closes_a_report(syst
             await page.get_by_role("dialog").get_by_role("button", name="Reset").evaluate(TWICE)
             await page.get_by_role("dialog").get_by_text("adm-bob.").wait_for()
             await page.get_by_role("dialog").get_by_role("button", name="Close").click()
+            await row.get_by_role("button", name="End sessions").click()
+            async with page.expect_response("**/v1/sessions/adm-bob") as ended:
+                await page.get_by_role("dialog").get_by_role("button", name="End").click()
+            assert (await ended.value).status == 204
             audit = (await http.get("/v1/audit?limit=200")).json()
             assert not audit["more"]
             done = [one["action"] for one in audit["entries"] if one["target"].get("user") == "adm-bob"]
-            assert done == ["suspend", "unsuspend", "password_reset"]
+            assert done == ["suspend", "unsuspend", "password_reset", "sessions_ended"]
 
             await section(page, "Conversations")
             await page.get_by_label("Id").fill(group)
@@ -96,28 +89,24 @@ async def test_admin_finds_suspends_reads_with_a_reason_and_closes_a_report(syst
             await page.get_by_label("Reason").fill("a report")
             await page.get_by_role("dialog").get_by_role("button", name="Read the log").click()
             await page.get_by_text("<b>rude</b>").wait_for()
-            await judge.look("conversation")
-            await pictures(page, "conversation")
+            await judge.look("admin, conversation")
 
             await section(page, "Reports")
             row = page.get_by_role("row").filter(has_text="adm-bob").filter(has_text="rude")
-            await judge.look("reports")
+            await judge.look("admin, reports")
             await row.first.get_by_role("button", name="Resolve").click()
             await page.get_by_role("dialog").get_by_role("button", name="Resolve").click()
             await eventually(lambda: _none(row), 30)
 
             await section(page, "Audit")
             await page.get_by_role("row").filter(has_text="conversation read").filter(has_text="a report").wait_for()
-            await judge.look("audit")
-            await pictures(page, "audit")
+            await judge.look("admin, audit")
             await page.get_by_role("button", name="Nodes").click()
             await page.get_by_role("row").filter(has_text="alive").nth(1).wait_for()
-            await judge.look("nodes")
-            await pictures(page, "nodes")
+            await judge.look("admin, nodes")
             await page.set_viewport_size({"width": 360, "height": 740})
             narrow = Judge(boss, 360)
-            await narrow.look("nodes on a phone")
-            await pictures(page, "phone")
+            await narrow.look("admin, nodes on a phone")
             await nothing_is_kept(boss)
 
 

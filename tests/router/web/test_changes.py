@@ -11,7 +11,7 @@ from shutil import copytree
 import httpx
 import pytest
 from msgspec.structs import replace
-from playwright.async_api import expect
+from playwright.async_api import Error, expect
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -19,7 +19,7 @@ from router.contract.settings import Settings
 from router.web import site
 from router.web.serve import with_web
 from tests.flow.conftest import System
-from tests.router.web.people import EXECUTABLE, town
+from tests.router.web.people import EXECUTABLE, Person, town
 from tests.support import JWT_SECRET
 
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no Chromium here; on Debian: apt-get install chromium")
@@ -132,7 +132,7 @@ async def test_deploy_of_another_version_is_not_noticed_until_the_user_wants_it(
 
 
 async def test_five_messages_of_an_offline_hour_are_sent_after_it(address: str) -> None:
-    """Across a reload, once each and in their order."""
+    """Across a reload, and a crash of the tab that leads since then, once each and in their order."""
     async with town(address) as people:
         ann, bob = await people.person("ann-c2"), await people.person("bob-c2")
         await ann.register()
@@ -141,19 +141,26 @@ async def test_five_messages_of_an_offline_hour_are_sent_after_it(address: str) 
         await ann.say("Before")
         await expect(ann.message("Before").get_by_label("Stored by the server")).to_be_visible()
         await ann.page.evaluate("async () => (await navigator.serviceWorker.ready).active.state")
+        other = Person(await ann.context.new_page(), ann.context, address, ann.name)
+        await other.open()
+        await other.row(bob.name).click()
+        await other.sees("Before")
         await ann.context.set_offline(True)
         await ann.page.reload()
         for number in range(5):
             await ann.say(f"Offline {number}")
             await expect(ann.message(f"Offline {number}").get_by_label("Waiting to be sent")).to_be_visible()
         await expect(ann.page.locator(".banner button")).to_have_text("5 waiting")
-        await ann.page.reload()
-        await ann.sees("Offline 4")
+        await other.sees("Offline 4")
+        with suppress(Error):
+            await other.page.goto("chrome://crash", timeout=1000)
+        await other.page.close()
         await ann.context.set_offline(False)
         await bob.row(ann.name).click()
         await bob.sees("Offline 4")
         expected = ["Before", *(f"Offline {number}" for number in range(5))]
         assert await bob.texts() == expected
+        await expect(ann.message("Offline 4").get_by_label("Read")).to_be_visible()
         assert await ann.texts() == expected
 
 

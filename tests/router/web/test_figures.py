@@ -37,6 +37,8 @@ FRAMES_PER_S: Final = 50
 HEAP_MB: Final = 150
 LIGHTHOUSE_QUICK: Final = 0.95
 WINDOW: Final = 400
+OFFLINE_S: Final = 60
+SOON_S: Final = 10
 
 pytestmark = [
     pytest.mark.alone,
@@ -159,6 +161,27 @@ async def test_group_of_a_thousand_with_a_message_a_second_stays_smooth(system: 
         await expect(ann.page.locator(".banner")).to_have_count(0)
         assert rate >= FRAMES_PER_S
         assert heap < HEAP_MB
+
+
+async def test_five_messages_of_a_minute_without_network_are_there_soon_after_it(address: str) -> None:
+    async with town(address) as people:
+        ann, bob = await people.person("ann-f3"), await people.person("bob-f3")
+        await ann.register()
+        await bob.register()
+        await ann.write_to(bob.name)
+        await ann.context.set_offline(True)
+        for number in range(5):
+            await ann.say(f"queued {number}")
+            await expect(ann.message(f"queued {number}").get_by_label("Waiting to be sent")).to_be_visible()
+        await asyncio.sleep(OFFLINE_S)
+        await ann.context.set_offline(False)
+        back = time.monotonic()
+        await bob.row(ann.name).click()
+        await bob.sees("queued 4")
+        took_s = time.monotonic() - back
+        print(f"\nafter {OFFLINE_S} s without network, five messages are there after {took_s:.1f} s")
+        assert await bob.texts() == [f"queued {number}" for number in range(5)]
+        assert took_s < SOON_S
 
 
 @pytest.mark.skipif(not LIGHTHOUSE.exists(), reason="`make page` installs Lighthouse into .venv/lighthouse")

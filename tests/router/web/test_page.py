@@ -176,7 +176,8 @@ async def test_socket_does_not_wait_for_the_views(address: str) -> None:
 
 
 async def test_list_of_a_distant_page_needs_at_most_fifteen_modules(address: str) -> None:
-    """A round trip takes 150 ms, the browser has kept no file, and the user is logged in. The time is only printed."""
+    """A round trip takes 150 ms, the browser has kept no file, the user is logged in, and reads German, which is one
+    module more. The time is only printed."""
     (port,) = free_ports(1)
     proxy = Proxy(port, int(address.rpartition(":")[2]))
     await proxy.start()
@@ -187,6 +188,7 @@ async def test_list_of_a_distant_page_needs_at_most_fifteen_modules(address: str
             await ann.write_to(await people.account("bob-p23"))
             await ann.say("Hello")
             await expect(ann.message("Hello").get_by_label("Stored by the server")).to_be_visible()
+            await ann.page.evaluate("localStorage.setItem('linnet-language', 'de')")
             await ann.page.goto("about:blank")
             devtools = await ann.context.new_cdp_session(ann.page)
             await devtools.send("Network.clearBrowserCache")
@@ -198,6 +200,7 @@ async def test_list_of_a_distant_page_needs_at_most_fifteen_modules(address: str
     finally:
         await proxy.close()
     print(f"the list is shown after {shown_ms:.0f} ms at 150 ms for a round trip, with {len(modules)} modules")
+    assert any(path.endswith("/lang/de.js") for path in modules), modules
     assert 3 <= len(modules) <= 15, modules
 
 
@@ -229,6 +232,65 @@ async def test_blocked_person_reaches_nobody_until_unblocked(address: str) -> No
         await bob.page.get_by_role("button", name="Block", exact=True).wait_for()
         await ann.message("Are you there?").get_by_role("button", name="Send again").click()
         await bob.sees("Are you there?")
+
+
+NOTE_QUESTION = """Object.defineProperty(Notification, "permission", { get: () => "default" });
+Notification.requestPermission = async () => { window.askedToNotify = true; return "default"; };"""
+
+
+async def test_conversation_shows_who_is_there_its_days_and_what_is_new(address: str) -> None:
+    """Presence and last seen, the line before what is unread, the search; only a click asks for notifications."""
+    async with town(address) as people:
+        ann, bob = await people.person("ann-p24"), await people.person("bob-p24")
+        await ann.page.add_init_script(NOTE_QUESTION)
+        await ann.register()
+        await bob.register()
+        await ann.write_to(bob.name)
+        await expect(ann.page.locator(".chat-title")).to_contain_text("online")
+        await ann.say("Seen before")
+        await bob.row(ann.name).click()
+        await bob.sees("Seen before")
+        await expect(bob.page.locator(".day")).to_have_text(["Today"])
+        await expect(ann.message("Seen before").get_by_label("Read")).to_be_visible()
+        await bob.page.evaluate("location.hash = '#/'")
+        for text in ("New one", "New two"):
+            await ann.say(text)
+        await bob.row(ann.name).get_by_label("2 unread messages").click()
+        line = bob.page.locator(".unread-line")
+        await expect(line).to_have_text("New messages")
+        assert await line.evaluate("(line) => line.nextElementSibling.querySelector('.text').textContent") == "New one"
+        for query, found in (("no such", 0), ("new two", 1)):
+            await bob.page.get_by_role("searchbox", name="Search").fill(query)
+            await expect(bob.row(ann.name)).to_have_count(found)
+        await bob.page.goto("about:blank")
+        await expect(ann.page.locator(".chat-title")).to_contain_text("last seen just now")
+        assert await ann.page.evaluate("window.askedToNotify") is None
+        await ann.menu("Show notifications")
+        await ann.until("window.askedToNotify === true")
+
+
+async def test_page_that_cannot_connect_names_the_setting_that_is_wrong(address: str) -> None:
+    """Nothing is refused before the socket is open but by a setting: the page asks the API and says which."""
+    async with town(address) as people:
+        ann = await people.person("ann-p25", service_workers="block")
+        await ann.register()
+        gateways: list[str] = []
+
+        async def answer(route: Route) -> None:
+            await route.fulfill(json={"gateways": gateways})
+
+        await ann.page.route("**/v1/gateways", answer)
+        refusing = f"{address.replace('http', 'ws')}/ws"  # a router, which takes no sockets
+        for given, said in (
+            ([], "no gateway is running"),
+            ([refusing], "LINNET_ORIGINS lacks this page's origin"),
+            (["ws://elsewhere.example/ws"], "LINNET_WEB_CONNECT must name it: ws://elsewhere.example"),
+        ):
+            gateways[:] = given
+            await ann.page.reload()
+            await expect(ann.page.locator(".banner.bad")).to_contain_text(said)
+        assert all("Content Security Policy" in error for error in ann.errors)
+        ann.errors.clear()
 
 
 async def test_picture_that_is_received_is_shown(address: str) -> None:
@@ -338,6 +400,7 @@ async def test_logging_out_deletes_everything_in_all_tabs(address: str) -> None:
         )
         assert [name for name in kept[0] if ann.name in name] == []
         assert ann.name not in json.dumps(kept[1])
+        assert await ann.context.cookies() == []
         await until_ended(token, address)
 
 
@@ -452,6 +515,15 @@ async def test_second_person_in_a_new_tab_is_somebody_else(address: str) -> None
         await expect(ann.page.get_by_role("menuitem", name=f"Switch to {ben.name}")).to_be_visible()
 
 
+REGISTER = """async () => {
+  try {
+    await navigator.serviceWorker.register("/sw.js");
+  } catch (error) {
+    return error.name;
+  }
+}"""
+
+
 async def test_installed_page_opens_without_the_server(address: str) -> None:
     """The worker has the whole version and nothing of the API; messages that were here can be read. Behind a visit it
     fetches the page again, with its policy."""
@@ -471,6 +543,9 @@ async def test_installed_page_opens_without_the_server(address: str) -> None:
             " return found; }"
         )
         assert "/" in names
+        assert await ann.page.evaluate(REGISTER) == "TypeError"  # only the page's own policy may name a worker
+        assert all("Trusted" in error for error in ann.errors)
+        ann.errors.clear()
         assert [name for name in names if name.startswith("/v1")] == []
         await ann.page.evaluate(
             "async () => { const cache = await caches.open((await caches.keys())[0]);"
