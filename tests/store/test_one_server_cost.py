@@ -23,6 +23,7 @@ BEFORE: Final = {
     keys.DIRECT: (["HMGET", "TIME", "XADD", "HSET", "HGET", *["ZRANGE", "HSET", "ZADD", "SPUBLISH"] * 2], 519, 11),
 }
 MORE: Final = 1.02
+TENURE: Final = {"cmdstat_zscore", "cmdstat_zrangebyscore"}  # which only a cluster's partitions have
 
 
 async def conversation(s: Store, kind: str) -> str:
@@ -59,12 +60,16 @@ async def test_message_on_one_server_costs_what_it_did_before_there_were_cluster
 ) -> None:
     """One call, with no other command and no byte more. Tags of new deployments are longer, by at most six bytes."""
     commands, size, names = BEFORE[kind]
+    with valkey.client() as client:
+        client.config_resetstat()
     for tags in (NUMBERED, SPREAD):
         keys.use_tags(tags)
         async with store(valkey.url) as s:
             its, sent = await cost(valkey, s, await conversation(s, kind))
         assert not Counter(its) - Counter(commands), (tags, its)
         assert sent <= MORE * size + (0 if tags == NUMBERED else 6 * names)
+    with valkey.client() as client:
+        assert not TENURE & client.info("commandstats").keys(), "not even now and then"
 
 
 async def test_sentinels_add_nothing_to_a_call() -> None:
