@@ -79,10 +79,10 @@ MUTANTS: Final = {
         f"{_REDIRECTS}::test_server_that_says_the_cluster_is_down_does_not_count_as_one_that_serves",
     ),
     "epoch of the map": Mutant(
-        "router/store/redis/cluster_client.py",
+        "router/store/redis/map_follower.py",
         "        if epoch < self.epoch and now - self._confirmed_at < STALE_S:\n",
         "        if False:\n",
-        "tests/store/redis/test_cluster_client.py::test_older_map_is_not_used",
+        "tests/store/redis/test_map_follower.py::test_older_map_is_not_used",
     ),
     "declared keys": Mutant(
         "router/store/functions/deliver.lua",
@@ -97,7 +97,7 @@ MUTANTS: Final = {
         "tests/store/redis/test_cluster_client.py::test_server_that_is_silent_leaves_room_for_the_others",
     ),
     "spread of questions": Mutant(
-        "router/store/redis/cluster_client.py",
+        "router/store/redis/map_follower.py",
         "await asyncio.sleep(random.uniform(0, JITTER_S))",
         "pass",
         "tests/store/redis/test_many_processes.py::test_processes_ask_little_and_not_at_once",

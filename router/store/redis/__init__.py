@@ -7,7 +7,8 @@ pubsub          sharded pub/sub: batches of messages, subscriptions that restore
 slots           which slot of a cluster a key or channel is in
 cluster         a cluster's URL and its map; pure
 routing         calls to a cluster: a connection for each primary, holds over redirects
-cluster_client  the client of a cluster: follows the map, checks every server
+map_follower    asks for the map of a cluster, and again when it may have changed
+cluster_client  the client of a cluster: has a client of every server, and checks all of them
 cluster_bus     pub/sub of a cluster: subscriptions follow their slots
 choose          one server or a cluster, chosen once at start
 functions       `store/functions/*.lua` as one source, whose name contains its hash

@@ -1,4 +1,4 @@
-"""A cluster's URL, and its map: which server is the primary of which slots. Pure; `cluster_client` asks for the map.
+"""A cluster's URL, and its map: which server is the primary of which slots. Pure; `map_follower` asks for the map.
 
 Invariants
 - A host that a server leaves out (null or empty) is the host that was asked; `?` is a server that nobody can name yet,

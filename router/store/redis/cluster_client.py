@@ -1,30 +1,15 @@
-"""The client of a cluster: it finds the servers, follows its map, and has the interface of the client of one server.
+"""The client of a cluster: it has the interface of the client of one server, and a client of each of its servers.
 
-The map is asked every POLL_S from a few servers, and at once if a redirect or a lost connection puts it in doubt. The
-answer with the newest epoch counts, from a server that is with the majority. `routing` has the connections and sends
-the calls.
-
-Invariants
-- A map with an older epoch than the present one is not used, unless no server has named the present one for STALE_S (a
-  cluster that was made anew).
-- CLUSTER SLOTS is asked only if the epoch is new, once more SPREAD_S later, if the map is in doubt, or after FULL_S;
-  one at a time, at most one in DOUBT_S, and after a random delay, because many processes learn of a failover at the
-  same moment.
-- A replica is elected by the votes of most primaries, and a vote raises the voter's epoch. So if most primaries name
-  the epoch of the map, no server of the map had been replaced when they were asked (`certain_at`). A voter knows the
-  new epoch a little before the new owner, so only a map that was asked for SPREAD_S after its epoch was new counts.
-- A process starts if one server with slots answers.
+`map_follower` follows the map; `routing` has the connections and sends the calls. A process starts if one server with
+slots answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
 from functools import partial
 from statistics import median
 from typing import Any, Final
@@ -32,24 +17,17 @@ from typing import Any, Final
 import msgspec
 
 from router.contract import keys as names
-from router.contract.errors import FunctionError, Internal, LinnetError, StartupError, Unavailable
-from router.store.redis.client import CONNECT_S, Client, ClientStatistics, settle
-from router.store.redis.cluster import Cluster, state_of
+from router.contract.errors import Internal, LinnetError, StartupError, Unavailable
+from router.store.redis.client import CONNECT_S, Client, ClientStatistics
+from router.store.redis.cluster import Cluster
 from router.store.redis.connection import CommandTemplate, RedisArg, pack
 from router.store.redis.fitness import ClusterFitness, Level, config_of
 from router.store.redis.functions import Library, build
-from router.store.redis.pipeline import RETRY_S, Denied, HotConnection, HotStatistics, Reply
+from router.store.redis.map_follower import ASK_S, DOUBT_S, POLL_S, MapFollower
+from router.store.redis.pipeline import RETRY_S, HotConnection, HotStatistics, Reply
 from router.store.redis.routing import Line, Routing
 from router.store.redis.slots import slot_of
 
-POLL_S: Final = 1.0
-ASK_S: Final = 1.0  # for one answer about the map
-ASKED: Final = 3  # servers that are asked for their state, besides those that refuse all calls
-FULL_S: Final = 30.0
-SPREAD_S: Final = 1.0  # in which an elected server has told the others what it owns
-STALE_S: Final = 10.0
-DOUBT_S: Final = 0.25
-JITTER_S: Final = 0.3  # a sixth of all processes asks within 50 ms, on average
 UNNAMED_S: Final = 60.0  # for which a connection to a server without slots is kept
 SETTLE_S: Final = 2.0  # for which a start waits for further servers once one answers
 SHARDS: Final = 64  # that have metrics of their own
@@ -82,28 +60,23 @@ class ClusterClient(Client):
     def __init__(self, cluster: Cluster, library: Library | None = None) -> None:
         super().__init__(cluster, library or build())
         self.cluster = cluster
-        self._doubt = asyncio.Event()
-        self.routing = Routing(cluster, self.library.source, self._doubt.set)
+        doubted = asyncio.Event()
+        self.routing = Routing(cluster, self.library.source, doubted.set)
+        self.map = MapFollower(cluster, self.routing, self._hot, doubted, self._look_round)
         self.routing.changed.append(self._watch_lines)
         self._servers: dict[Line, Client] = {}
         self._fitness = ClusterFitness()
         self.fitness = self._fitness
-        self._following: asyncio.Task[None] | None = None
-        self._asked_at = self._confirmed_at = -FULL_S
-        self._epoch_at = self._asked_at  # since when the present epoch is known
         self._past = _NONE  # of connections that are closed
         self._calls_seen: dict[Line, int] = {}  # of each primary, when the statistics were last read
         self._closing: set[asyncio.Task[None]] = set()
         self._node_timeout_s = NODE_TIMEOUT_S
-        self._refusal = ""  # why a server did not tell the map, if asking again does not help
-        self.epoch = 0
-        self.maps = 0  # that were asked for
 
     async def open(self, within_s: float = CONNECT_S) -> None:
         """Find the cluster and load the library on the servers that answer; `StartupError` if none is usable."""
         try:
             await self._hot.connect(within_s)
-            self._following = asyncio.create_task(self._follow_map())
+            self.map.start()
             await self._until_served(within_s)
             await self._each(Client.load)
         except BaseException:
@@ -121,105 +94,31 @@ class ClusterClient(Client):
             timed = all(line.ahead_ms is not None for line in serving)
             if first is not None and timed and (serving == self.routing.primaries or loop.time() - first > SETTLE_S):
                 return
-            if first is None and self._refusal:
-                raise StartupError(f"Redis at {self.address} {self._refusal}")
+            if first is None and self.map.refusal:
+                raise StartupError(f"Redis at {self.address} {self.map.refusal}")
             if first is None and loop.time() - began > within_s:
                 raise StartupError(f"Redis at {self.address}: none of the cluster's servers with slots can be reached")
             await asyncio.sleep(DOUBT_S / 10)
 
     async def close(self) -> None:
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.wait((self._following,))
+        await self.map.stop()
         self._fitness.stop()
         await asyncio.gather(*(line.close() for line in self.routing.lines.values()), self._hot.close())
         if self._closing:
             await asyncio.wait(self._closing)
 
-    # -- the map
+    # -- its servers
 
-    async def _follow_map(self) -> None:
-        while True:
-            doubted = self._doubt.is_set()
-            self._doubt.clear()
-            if doubted:
-                await asyncio.sleep(random.uniform(0, JITTER_S))
-            try:
-                await self._ask(doubted or not self.maps)
-                for line in self.routing.serving:
-                    self._ask_time(line)
-                for line in self.routing.unnamed(UNNAMED_S):
-                    self._close(line)
-            except Exception:  # a bug here must not leave the process with an old map for ever
-                log.exception("the cluster's map could not be followed")
-            await asyncio.sleep(DOUBT_S)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(random.uniform(0.75, 1.25) * POLL_S - DOUBT_S):
-                    await self._doubt.wait()
-
-    async def _ask(self, doubted: bool) -> None:
-        """Ask some servers for their state, and the one that knows most for the map if that may be new."""
-        now = asyncio.get_running_loop().time()
-        lines = [line for line in self.routing.lines.values() if line.up]
-        random.shuffle(lines)
-        some = [line for line in lines if line.refuses]
-        some += sorted((line for line in lines if not line.refuses), key=_asked_at)[: ASKED - 1]
-        asked: list[HotConnection] = [self._hot] * self._hot.up + list(some)
-        found = await asyncio.gather(*map(self._state, asked))
-        states = [(*state, connection) for state, connection in zip(found, asked, strict=True) if state is not None]
-        for line in some:
-            line.asked_at = now
-        for ok, named, connection in states:
-            if isinstance(connection, Line):
-                connection.note_state(serves=ok)
-                if ok:
-                    connection.confirmed = named, now
-        if not states:
-            return
-        with_majority, epoch, best = max(states, key=lambda one: one[:2])
-        if with_majority and any(one[2] is self._hot and not one[0] for one in states):
-            self._hot.drop("it is cut off from the majority of the cluster")
-        if not with_majority and self.maps:
-            return
-        if epoch == self.epoch:
-            self._confirmed_at = now
-        if epoch < self.epoch and now - self._confirmed_at < STALE_S:
-            return
-        spread = self._asked_at < self._epoch_at + SPREAD_S < now
-        if doubted or epoch != self.epoch or spread or now - self._asked_at > FULL_S:
-            reply = await self._question(best, "CLUSTER", "SLOTS")
-            if reply is None:
-                return
-            owners = self.cluster.owners(reply, best.address)
-            self._asked_at = self._confirmed_at = now
-            newer, self.epoch, self.maps = epoch != self.epoch, epoch, self.maps + 1
-            if newer:
-                self._epoch_at = now
-            self.cluster.epoch, self.cluster.known = epoch, owners.addresses
-            self.routing.take(owners, newer=newer)
-
-    async def _state(self, connection: HotConnection) -> tuple[bool, int] | None:
-        reply = await self._question(connection, "CLUSTER", "INFO")
-        return None if reply is None else state_of(reply)
-
-    async def _question(self, connection: HotConnection, *command: RedisArg) -> Any:
-        """The reply of one server; None if there is none."""
-        future = asyncio.get_running_loop().create_future()
-        connection.call(command, partial(settle, future))
-        try:
-            async with asyncio.timeout(ASK_S):
-                return await future
-        except Denied as denied:
-            self._refusal = f"refuses what Linnet needs ({denied.why}): give its user the rights in deploy/README.md"
-        except FunctionError as error:
-            self._refusal = f"is no cluster node ({error.detail}): set LINNET_REDIS_MODE=standalone or sentinel"
-        except (LinnetError, TimeoutError):
-            pass
-        return None
+    def _look_round(self) -> None:
+        """Ask all servers for their time, and leave those that no map names any more."""
+        for line in self.routing.serving:
+            self._ask_time(line)
+        for line in self.routing.unnamed(UNNAMED_S):
+            self._close(line)
 
     def doubt(self) -> None:
         """Ask for the map soon: it may have changed."""
-        self._doubt.set()
+        self.map.doubted.set()
 
     def server(self, line: Line) -> Client:
         """The client of one server, for its checks and subscriptions; `line` is its connection for calls."""
@@ -283,13 +182,7 @@ class ClusterClient(Client):
 
     @property
     def certain_at(self) -> float:
-        primaries = self.routing.primaries
-        times = sorted(
-            (at for epoch, at in (line.confirmed for line in primaries) if epoch == self.epoch), reverse=True
-        )
-        most = len(primaries) // 2
-        settled = self._asked_at >= self._epoch_at + SPREAD_S
-        return times[most] if settled and len(times) > most else -math.inf
+        return self.map.certain_at
 
     @property
     def busy(self) -> bool:
@@ -310,7 +203,7 @@ class ClusterClient(Client):
         shards = [(line, line.statistics()) for line in self.routing.primaries[:SHARDS]]
         before, self._calls_seen = self._calls_seen, {line: now.calls for line, now in shards}
         return ClusterStatistics(
-            epoch=self.epoch,
+            epoch=self.map.epoch,
             partitions_served=sum(up),
             partitions_down=len(up) - sum(up),
             redirects=dict(self.routing.redirects),
@@ -433,10 +326,6 @@ async def _cluster_config(server: Client) -> dict[str, str]:
         return config_of(await server.fetch(*CLUSTER_CONFIG))
     except LinnetError:
         return {}
-
-
-def _asked_at(line: Line) -> float:
-    return line.asked_at
 
 
 def _timed(line: Line, asked: float, clock: Callable[[], float], reply: object) -> None:

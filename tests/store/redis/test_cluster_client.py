@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from router.contract.errors import LinnetError, StartupError, Unavailable
-from router.store.redis import choose, cluster_client, routing
+from router.store.redis import choose, routing
 from router.store.redis.cluster_client import ClusterClient
 from router.store.redis.functions import Library, build
 from tests import support
@@ -220,26 +220,6 @@ async def test_server_that_is_silent_leaves_room_for_the_others(
         await support.eventually(lambda: client.routing.waiting == (0, 0))
 
 
-async def test_older_map_is_not_used(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that is cut off tells one for ever. If nobody knows the newer one, the cluster was made anew."""
-    monkeypatch.setattr(cluster_client, "STALE_S", 1000.0)
-    async with connected(cluster.url) as client:
-        number = slot("{c1}:any")
-        before = client.routing.owner(number)
-
-        async def old(_: object, *command: str) -> Any:
-            if command[1] == "INFO":
-                return f"cluster_state:ok\r\ncluster_current_epoch:{client.epoch - 1}\r\n".encode()
-            return [[0, 16383, [b"127.0.0.1", 1, b"id", []]]]
-
-        monkeypatch.setattr(client, "_question", old)
-        await client._ask(True)
-        assert client.routing.owner(number) is before
-        monkeypatch.setattr(cluster_client, "STALE_S", 0.0)
-        await client._ask(True)
-        assert client.routing.owner(number) is not before
-
-
 async def test_calls_do_not_wait_for_a_silent_server_that_was_replaced(cluster: Cluster) -> None:
     """It has calls that it never answered; those behind them go to its successor."""
     await cluster.home()
@@ -284,27 +264,6 @@ async def test_times_are_of_all_servers(cluster: Cluster) -> None:
                 found = await ask()
                 after = redis.time()
             assert before[0] * 1000 - 50 <= found <= after[0] * 1000 + 1050
-
-
-async def test_map_is_certain_once_most_primaries_have_named_its_epoch(cluster: Cluster) -> None:
-    """A new epoch makes it uncertain, until its map was asked for again and the primaries agree."""
-    async with connected(cluster.url) as client:
-        loop = asyncio.get_running_loop()
-        for _ in range(2):
-            began = loop.time()
-            await support.eventually(lambda began=began: client.certain_at > began, 60)  # type: ignore[misc]
-        before = client.epoch
-        await cluster.fail_over(cluster.replicas[0][0])
-        await support.eventually(lambda: client.epoch > before, 60)
-        changed = loop.time()
-        await support.eventually(lambda: client.certain_at > changed, 60)
-        assert client._epoch_at + cluster_client.SPREAD_S <= client._asked_at
-        await cluster.home()
-        for line in client.routing.primaries:
-            line.confirmed = client.epoch - 1, loop.time()
-        client._following.cancel()  # type: ignore[union-attr]
-        client.routing.primaries[0].confirmed = client.epoch, loop.time()
-        assert client.certain_at == -float("inf"), "one of three is not most"
 
 
 async def test_checks_of_start_ask_every_server(cluster: Cluster) -> None:

@@ -113,7 +113,7 @@ async def follow(number: int, library: functions.Library) -> tuple[ClusterClient
     process.set(number)
     client = ClusterClient(Cluster("redis+cluster://127.0.0.1:7000,127.0.0.1:7001"), library)
     client._hot.start()
-    return client, asyncio.create_task(client._follow_map())
+    return client, asyncio.create_task(client.map.follow())
 
 
 def test_processes_ask_little_and_not_at_once(servers: Servers) -> None:
