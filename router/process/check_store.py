@@ -128,6 +128,8 @@ async def _advise(found: Findings, server: Client, settings: Settings) -> None:
     replicas, wanted = int(info.get("connected_slaves", 0)), settings.replicas
     if info.get("maxmemory") == "0":
         found.unwise(f"{where} has no `maxmemory`: when it is full, the system kills it")
+    if (policy := info.get("maxmemory_policy", "")).startswith("volatile-"):
+        found.unwise(f"{where} evicts answers to `Idempotency-Key` if it is full ({policy}): set it to `noeviction`")
     if level == "replicated" and replicas < wanted:
         found.missing(f"{where} has {replicas} replicas, and LINNET_REPLICAS is {wanted}: no send is acked")
     if level == "replicated" and replicas > wanted:

@@ -59,13 +59,17 @@ async def test_missing_right_is_named(own_valkey: EmbeddedValkey, denied: str) -
 
 
 async def test_service_that_hides_its_configuration_needs_its_provider(own_valkey: EmbeddedValkey) -> None:
+    """Of the managed services: no CONFIG, DEBUG or WAITAOF, no change of slots, and `volatile-lru`."""
+    refused = ("-config", "-debug", "-waitaof", "-cluster|setslot")
     with own_valkey.client() as redis:
-        redis.execute_command(*LINE.replace("PASSWORD", "pw").split(), "-config|get")
+        redis.config_set("maxmemory-policy", "volatile-lru")
+        redis.execute_command(*LINE.replace("PASSWORD", "pw").split(), *refused)
     url = own_valkey.url.replace("://", f"://{rights.USER}:pw@")
     assert any("CONFIG GET" in text for text in texts(await check_store(settings(url)), "missing"))
     found = await check_store(settings(url, durability="provider"))
     assert not texts(found, "missing")
     assert any("LINNET_DURABILITY=provider" in text for text in texts(found, "unwise"))
+    assert any("(volatile-lru): set it to `noeviction`" in text for text in texts(found, "unwise"))
 
 
 async def test_server_that_cannot_be_reached_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
