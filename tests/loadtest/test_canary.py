@@ -16,8 +16,9 @@ from loadtest.canary import FORGOTTEN_S, LATE_S, LOST_S, Flight, Flights, Ledger
 from loadtest.chaos.device import Device
 from loadtest.chaos.proof.history import Acked, Closed, Entry, Gap, Known, Received, Refused, Welcomed
 from router.contract import keys
+from router.contract.tags import NUMBERED
 from tests.conftest import StartProcess
-from tests.support import SERVER_KEY, eventually, free_ports, http_get
+from tests.support import SERVER_KEY, begin_deployment, eventually, free_ports, http_get
 
 TALK = "g:talk"
 
@@ -186,7 +187,9 @@ def test_gaps_errors_and_closes_are_counted(users: Users) -> None:
 async def test_canary_loses_nothing_on_a_real_deployment(
     valkey: EmbeddedValkey, process: StartProcess, tmp_path: Path
 ) -> None:
-    """With two gateways and a router, all messages arrive; SIGTERM ends the canary; it finds its group again."""
+    """With two gateways and a router, all messages arrive; SIGTERM ends the canary; it finds its groups again. The
+    deployment has the tags of earlier releases, of which the canary must be told."""
+    begin_deployment(valkey, NUMBERED)
     router = process("router", LINNET_REDIS_URL=valkey.url)
     gateways = [process("gateway", LINNET_REDIS_URL=valkey.url) for _ in range(2)]
     await asyncio.gather(router.ready(), *(gateway.ready() for gateway in gateways))
@@ -208,6 +211,7 @@ async def test_canary_loses_nothing_on_a_real_deployment(
                 "0.05",
                 "--shards",
                 "3",
+                "--numbered-tags",
                 "--target",
                 *(gateway.url for gateway in gateways),
             ),
