@@ -30,7 +30,7 @@ $(shell rm -rf .venv)
 endif
 endif
 
-.PHONY: up stack check quick test lint format types bench bench-peers chaos stores page kills conformance k8s limits settings sdk web deploy-check k8s-check lock clean
+.PHONY: up stack check quick test lint format types bench bench-peers chaos cluster-check stores page kills conformance k8s limits settings sdk web deploy-check k8s-check lock clean
 .DEFAULT_GOAL := up
 
 # With DEMO=1 there are also five people who have talked through a day, and who answer. With CLUSTER=1 the store is a cluster
@@ -93,6 +93,12 @@ chaos: $(DEV)
 # Kills routers and Redis at fifty points of uploads and sends; `make test` has four. KILLS=… sets the number.
 kills: $(DEV)
 	KILLS=$(or $(KILLS),50) $(PY) -m pytest -q tests/flow/test_files.py
+
+# What a cluster promises under load, in figures, in about twenty minutes; with QUICK=1 in three, without the bounds that a busy
+# machine exceeds.
+cluster-check: $(DEV)
+	CLUSTER_CHECK=$(if $(QUICK),quick,full) $(PY) -m pytest -q -s tests/flow/test_cluster_check.py \
+	    tests/flow/test_cluster_growth.py tests/store/redis/test_cluster_bus.py
 
 # The tests of object stores against Azure's emulator, too, which `make test` has no time to install.
 stores: $(DEV) $(AZURITE)

@@ -17,10 +17,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+import pytest
 import redis
 
 from deploy.embedded import EmbeddedValkey, known
 from tests import support
+
+FORM: Final = os.environ.get("CLUSTER_CHECK", "")  # `full` or `quick` in make cluster-check
+long: Final = pytest.mark.skipif(FORM not in ("full", "quick"), reason="part of make cluster-check")
 
 SLOTS: Final = 16384
 NODE_TIMEOUT_MS: Final = 2000
@@ -44,8 +48,10 @@ def slot(key: str) -> int:
 class Node(EmbeddedValkey):
     """One server of the cluster."""
 
-    def __init__(self, folder: Path, port: int, bus_port: int, timeout_ms: int) -> None:
-        super().__init__(folder, port, appendfsync="everysec")
+    def __init__(
+        self, folder: Path, port: int, bus_port: int, timeout_ms: int = NODE_TIMEOUT_MS, *, fsync: bool = False
+    ) -> None:
+        super().__init__(folder, port, appendfsync="always" if fsync else "everysec")
         self.port = port
         self.bus_port = bus_port
         self._config += CONFIG.format(timeout=timeout_ms, port=bus_port)
@@ -72,6 +78,11 @@ class Node(EmbeddedValkey):
     def healthy(self) -> bool:
         return b"cluster_state:ok" in self.call("CLUSTER", "INFO")
 
+    @property
+    def knows_all(self) -> bool:
+        """Whether it knows a primary for every slot. It is healthy without, as long as no shard is required."""
+        return bool(sum(last - first + 1 for first, last, *_ in self.call("CLUSTER", "SLOTS")) == SLOTS)
+
     def owner(self, number: int) -> str:
         """The id of the slot's primary, as this node knows it; empty if there is none."""
         for first, last, primary, *_ in self.call("CLUSTER", "SLOTS"):
@@ -91,17 +102,22 @@ class Cluster:
     """`primaries[i]` begins with the i-th range of slots; `replicas[i]` are its replicas."""
 
     def __init__(
-        self, folder: Path, replicas: Sequence[int], *, timeout_ms: int = NODE_TIMEOUT_MS, empty: int = 0
+        self,
+        folder: Path,
+        replicas: Sequence[int],
+        *,
+        timeout_ms: int = NODE_TIMEOUT_MS,
+        empty: int = 0,
+        fsync: bool = False,
     ) -> None:
         """`replicas`: their number, for each primary. `empty`: primaries without slots, the last in `primaries`."""
         primaries = len(replicas)
         size = primaries + sum(replicas) + empty
         ports = support.free_ports(2 * size)
         self.nodes = [
-            Node(folder / str(port), port, bus, timeout_ms)
+            Node(folder / str(port), port, bus, timeout_ms, fsync=fsync)
             for port, bus in zip(ports[:size], ports[size:], strict=True)
         ]
-        self._busses = dict(zip(ports[:size], ports[size:], strict=True))
         self._holders = primaries
         self.primaries = self.nodes[: primaries + empty]
         others = iter(self.nodes[primaries + empty :])
@@ -121,7 +137,7 @@ class Cluster:
         for epoch, node in enumerate(self.nodes, 1):
             node.call("CLUSTER", "SET-CONFIG-EPOCH", epoch)
         for node in others:
-            first.call("CLUSTER", "MEET", "127.0.0.1", node.port, self._busses[node.port])
+            first.call("CLUSTER", "MEET", "127.0.0.1", node.port, node.bus_port)
         for i in range(self._holders):
             ends = (i * SLOTS // self._holders, (i + 1) * SLOTS // self._holders - 1)
             self.primaries[i].call("CLUSTER", "ADDSLOTSRANGE", *ends)
@@ -132,7 +148,7 @@ class Cluster:
         for primary, replicas in zip(self.primaries, self.replicas, strict=False):
             for node in replicas:
                 node.call("CLUSTER", "REPLICATE", primary.id)
-        await support.eventually(lambda: all(node.healthy for node in self.nodes), AGREE_S)
+        await support.eventually(lambda: all(node.healthy and node.knows_all for node in self.nodes), AGREE_S)
         await support.eventually(self._replicated, AGREE_S)
         return self
 
@@ -147,8 +163,10 @@ class Cluster:
 
     # -- a slot moved as a whole
 
-    async def move(self, number: int, source: Node, target: Node) -> None:
-        """Move a slot by atomic slot migration; while a server refuses to begin or gives up, begin again."""
+    async def move(self, number: int, source: Node, target: Node, last: int | None = None) -> None:
+        """Move a slot, or all from it to `last`, by atomic slot migration; while a server refuses to begin or gives up,
+        begin again."""
+        ends = (number, number if last is None else last)
 
         def moved() -> bool:
             if target.owner(number) == target.id:
@@ -156,7 +174,7 @@ class Cluster:
             migrations = source.call("CLUSTER", "GETSLOTMIGRATIONS")
             if all(one[b"state"] in _ENDED for one in migrations):
                 with suppress(redis.ResponseError):  # right after a failover the servers do not agree on the owner yet
-                    source.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", number, number, "NODE", target.id)
+                    source.call("CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", *ends, "NODE", target.id)
             return False
 
         await support.eventually(moved, AGREE_S, every_s=0.05)

@@ -23,11 +23,14 @@ import pytest
 from deploy.embedded import EmbeddedValkey
 from router.contract import keys
 from tests import support
+from tests.cluster import FORM
 from tests.flow.client import OPEN, token
 from tests.support import SERVER_KEY, Process
 
 # Short enough for tests, long enough for a busy machine.
 SETTINGS = {"LINNET_HEARTBEAT_S": "3", "LINNET_DRAIN_ACCEPT_S": "0", "LINNET_DRAIN_WINDOW_S": "1"}
+
+FULL_S = 1800.0  # of a test of make cluster-check
 
 Names = Callable[..., list[str]]
 
@@ -39,7 +42,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     wanted = pyfuncitem._fixtureinfo.argnames
     test = pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in wanted})
-    support.run(_and_close(test))
+    support.run(_and_close(test), FULL_S if FORM == "full" else support.TEST_S)
     return True
 
 

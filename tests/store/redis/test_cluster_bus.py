@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -10,11 +11,11 @@ import pytest
 
 from router.contract.keys import Channels
 from router.store.redis import choose
-from router.store.redis.cluster_bus import ClusterBus
+from router.store.redis.cluster_bus import ClusterBus, Ear
 from router.store.redis.cluster_client import ClusterClient
 from router.store.redis.pubsub import Messages
 from tests import support
-from tests.cluster import Cluster, Node, slot
+from tests.cluster import FORM, Cluster, Node, long, slot
 from tests.store.conftest import LIBRARY
 
 CHANNELS = [f"x.0:{{c{i}}}:ch:{number}" for number in range(2) for i in range(256)]
@@ -265,3 +266,36 @@ async def test_last_of_quick_changes_counts(cluster: Cluster) -> None:
         await support.eventually(lambda: open_requests)
         assert open_requests == [0]
         await listener.receives(cluster, CHANNELS[0])
+
+
+@long
+@pytest.mark.alone
+async def test_many_channels_are_back_within_a_second_of_a_failover(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Part of make cluster-check. No call meets a redirect meanwhile, from which the client could learn of it."""
+    number = 10_000 if FORM == "full" else 2_000
+    channels = [f"x.0:{{c{i % 256}}}:ch:many-{i}" for i in range(number)]
+    await cluster.home()
+    async with listening(cluster, *channels) as listener:
+        old, new = cluster.primaries[0], cluster.replicas[0][0]
+        moving = {channel.encode() for channel, node in holders(cluster, channels).items() if node is old}
+        taken: list[float] = []
+        take = listener.bus.taken
+
+        def note(ear: Ear, channel: bytes) -> None:
+            taken.append(time.monotonic())
+            take(ear, channel)
+
+        monkeypatch.setattr(listener.bus, "taken", note)
+        failing_over = asyncio.create_task(asyncio.to_thread(asyncio.run, cluster.fail_over(new)))
+        await support.eventually(
+            lambda: len(taken) >= len(moving) and listener.bus.statistics().restored, every_s=0.001
+        )
+        took = time.monotonic() - taken[0]
+        await failing_over
+        await listener.reports(moving)
+        print(f"\n    {len(moving)} of {number} channels confirmed {took:.3f} s after the first was taken away")
+        assert took <= 1.0 or FORM == "quick"
+        await listener.receives(cluster, *channels)
+        await cluster.home()
