@@ -212,7 +212,7 @@ def welcome(
     home = folder.resolve()
     url = shlex.quote(str(home / "cluster/url"))
     # The password is in no command line, which every user of the machine can read.
-    tool = f'LINNET_REDIS_URL="$(cat {url})" {shlex.quote(os.path.relpath(sys.executable))} -m deploy.slots check'
+    tool = f"LINNET_REDIS_URL_FILE={url} {shlex.quote(os.path.relpath(sys.executable))} -m deploy.slots check"
     servers = f"  cluster    127.0.0.1:{cluster[0]} to {cluster[-1]}  ({tool})\n" if cluster else ""
     post = f"curl -sS -H 'Content-Type: application/json' {api}/v1"
     return f"""linnet: ready

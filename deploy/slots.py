@@ -4,7 +4,7 @@
 share of the load. `move SLOT … --to HOST:PORT` moves slots as a whole, a few at a time (`CLUSTER MIGRATESLOTS`).
 `isolate NAME --to HOST:PORT` gives a primary to the slot of one busy conversation or user: what else the primary has
 goes to the others first. `begin` makes a server that was restarted in cluster mode a cluster of one server.
-The cluster is that of LINNET_REDIS_URL (`redis+cluster://…`), else of `--url`.
+The cluster is that of `--url`, else of LINNET_REDIS_URL (`redis+cluster://…`) or LINNET_REDIS_URL_FILE.
 
 The load of a slot is its `bytes` (estimated from some of its keys), its number of `keys`, or the `cpu` time that the
 servers have counted for it (`cluster-slot-stats-enabled yes`, Valkey).
@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import product
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -57,7 +58,7 @@ class Servers:
         given = urlsplit(url)
         credentials, at, hosts = given.netloc.rpartition("@")
         if given.scheme not in SCHEMES:
-            raise SlotsError("expected a redis+cluster:// or rediss+cluster:// URL, by LINNET_REDIS_URL or --url")
+            raise SlotsError("expected a redis+cluster:// or rediss+cluster:// URL, by --url or LINNET_REDIS_URL")
         self._form = f"{SCHEMES[given.scheme]}://{credentials}{at}{{}}/0" + (f"?{given.query}" if given.query else "")
         self._seeds = hosts.split(",")
         self._clients: dict[str, redis.Redis] = {}
@@ -310,9 +311,19 @@ def _replicas_behind(client: Any, upto: int, expected: int) -> int:
     return expected - len(having)
 
 
+def _own_url() -> str:
+    """The URL that the processes of this environment use."""
+    if file := os.environ.get("LINNET_REDIS_URL_FILE"):
+        try:
+            return Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SlotsError(f"LINNET_REDIS_URL_FILE: cannot read the file ({type(error).__name__})") from None
+    return os.environ.get("LINNET_REDIS_URL", "")
+
+
 def main(given: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.slots", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--url", default=os.environ.get("LINNET_REDIS_URL", ""))
+    parser.add_argument("--url", help="redis+cluster://…, else that of LINNET_REDIS_URL or LINNET_REDIS_URL_FILE")
     commands = parser.add_subparsers(dest="command", required=True)
     checking = commands.add_parser("check", help="what each primary has, and what is wrong")
     planning = commands.add_parser("plan", help="the moves that give every primary its share")
@@ -332,7 +343,7 @@ def main(given: Sequence[str]) -> None:
         sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
 
-    servers = Servers(args.url)
+    servers = Servers(args.url or _own_url())
     try:
         if args.command == "begin":
             begin(servers.only(), say)

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import re
+import subprocess
+import sys
+
 import pytest
 
 from deploy import check
+from deploy.manifests import ROOT
+
+LOADED = """
+import importlib.metadata, json, sys
+import deploy.slots, gateway.__main__, loadtest.__main__, router.__main__
+owners = importlib.metadata.packages_distributions()
+packages = {one for name in sys.modules for one in owners.get(name.partition(".")[0], ())}
+print(json.dumps([[name for name in sys.modules if name.startswith("deploy.")], sorted(packages)]))
+"""
 
 
 def passing() -> str:
@@ -43,3 +57,17 @@ def test_failed_tool_is_quoted() -> None:
     """The output of the tool, on either stream, is the reason."""
     with pytest.raises(check.Failed, match=r"out\nerr"):
         check.tool("sh", "-c", "echo out; echo err >&2; exit 3")
+
+
+@pytest.mark.processes
+def test_image_has_all_that_its_programs_import() -> None:
+    """Of deploy/ it has single files, and of the packages only those of its lock."""
+    done = subprocess.run([sys.executable, "-c", LOADED], cwd=ROOT, capture_output=True, text=True, check=True)
+    modules, packages = json.loads(done.stdout)
+    files = {f"{name.replace('.', '/')}.py" for name in modules}
+    copies = re.compile(r"^COPY (deploy/__init__.py .*) deploy/$", re.MULTILINE)
+    (copied,) = copies.findall((ROOT / "deploy/Dockerfile").read_text())
+    assert files <= set(copied.split())
+    assert {f"!{file}" for file in copied.split()} <= set((ROOT / ".dockerignore").read_text().splitlines())
+    locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "deploy/requirements-image.txt").read_text(), re.MULTILINE))
+    assert {re.sub("[._]", "-", name.lower()) for name in packages} <= locked

@@ -106,6 +106,17 @@ async def isolates_a_busy_group(cluster: Cluster, url: str, capsys: pytest.Captu
     assert "has this slot and no other" in capsys.readouterr().out
 
 
+def test_url_of_the_processes_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a pod it is in a file, as all secrets are."""
+    file = tmp_path / "url"
+    monkeypatch.setenv("LINNET_REDIS_URL_FILE", str(file))
+    with pytest.raises(SlotsError, match="cannot read the file"):
+        slots.main(["check"])
+    file.write_text("redis+cluster://127.0.0.1:1\n")
+    with pytest.raises(SlotsError, match="none of the cluster's servers"):
+        slots.main(["check"])
+
+
 def test_other_urls_are_refused() -> None:
     with pytest.raises(SlotsError, match="redis\\+cluster"):
         slots.main(["--url", "redis://127.0.0.1:1", "check"])
