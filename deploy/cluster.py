@@ -6,9 +6,10 @@ Everything happens in the namespace `linnet`, which must not exist before and do
 in use is never touched. The witness is the canary: its users must miss no message, and receive none twice or out of
 order.
 
-It takes six to ten minutes. The cluster needs nodes with 1 CPU and 4 GiB free in all, a volume of 2 GiB (a default
-StorageClass, or a PersistentVolume without a claim), and two images: `linnet:VERSION` or the one that IMAGE names, and
-overlays/dev's Valkey or the one that VALKEY_IMAGE names.
+It takes ten to fifteen minutes. The cluster needs two nodes with 2 CPUs and 16 GiB free in all, seven volumes of 2
+GiB (a default StorageClass, or PersistentVolumes without a claim), and images: `linnet:VERSION` or the one that IMAGE
+names, and the Valkeys of overlays/dev and overlays/dev-cluster, or the one that VALKEY_IMAGE names. With one node, a
+volume and 4 GiB are enough, and the checks of components/cluster are skipped.
 
 Invariant: every wait is for an answer of the cluster. If kubectl cannot ask it, or does not end, the check fails at
 once with the output of kubectl.
@@ -21,6 +22,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from deploy import manifests
@@ -31,6 +33,8 @@ from router.contract.settings import VERSION
 NAMESPACE = "linnet"
 IMAGE = f"linnet:{VERSION}"
 VALKEY = "valkey/valkey:8.1"
+VALKEY_9 = "valkey/valkey:9.1"  # of components/cluster
+SHARDS = ("valkey-0", "valkey-1", "valkey-2")
 DEADLINE_S = 600
 GONE_S = 10.0  # from the end of a drain, which lets the successor join, to the end of the pod
 ALL_SEEN_S = LOST_S + 10.0  # after a change: until then, every message of its last moment has arrived or counts as lost
@@ -75,8 +79,8 @@ def objects(kind: str, selector: str) -> list[dict[str, Any]]:
     return list(found["items"])
 
 
-def rolled_out() -> None:
-    for name in ("deployment/gateway", "deployment/router", "deployment/canary"):
+def rolled_out(*more: str) -> None:
+    for name in (*more, "deployment/gateway", "deployment/router", "deployment/canary"):
         kubectl("rollout", "status", name, f"--timeout={DEADLINE_S}s")
 
 
@@ -123,11 +127,14 @@ def check_dry_run() -> str:
     return "all admitted" + (f", but the cluster has no {', '.join(sorted(strangers))}" if strangers else "")
 
 
-def check_deployed() -> str:
-    text = manifests.render_with("overlays/dev", "canary")
-    for name, image in (("IMAGE", IMAGE), ("VALKEY_IMAGE", VALKEY)):
+def with_given_images(text: str) -> str:
+    for name, image in (("IMAGE", IMAGE), ("VALKEY_IMAGE", VALKEY), ("VALKEY_IMAGE", VALKEY_9)):
         text = text.replace(f"image: {image}", f"image: {os.environ.get(name) or image}")
-    kubectl("apply", "--filename", "-", stdin=text)
+    return text
+
+
+def check_deployed() -> str:
+    kubectl("apply", "--filename", "-", stdin=with_given_images(manifests.render_with("overlays/dev", "canary")))
     rolled_out()
     return "gateways, router, Valkey and canary are up"
 
@@ -218,6 +225,84 @@ def gone(pod: str) -> bool:
     return True
 
 
+def require_two_nodes() -> None:
+    if len(tool("kubectl", "get", "nodes", "--output", "name").split()) < 2:
+        raise Skipped("the two servers of a shard need two nodes")
+
+
+def check_cluster_deployed() -> str:
+    """Begin anew on the Valkey Cluster of components/cluster, and apply a second time, which changes nothing."""
+    require_two_nodes()
+    check_removed()
+    tool("kubectl", "create", "namespace", NAMESPACE)
+    text = with_given_images(manifests.render(manifests.ROOT / "k8s/overlays/dev-cluster"))
+    kubectl("apply", "--filename", "-", stdin=text)
+    rolled_out(*(f"statefulset/{name}" for name in SHARDS))
+    kubectl("apply", "--filename", "-", stdin=text)
+    python = ("exec", "deployment/router", "--", "/opt/linnet/bin/python", "-m")
+    kubectl(*python, "router", "check-store")
+    return kubectl(*python, "deploy.slots", "check").strip().replace("\n", "; ")
+
+
+def primaries() -> list[str]:
+    """Return the pods of the primaries that answer."""
+    found = []
+    for pod in objects("pods", "valkey"):
+        name = pod["metadata"]["name"]
+        with suppress(Failed):
+            if "role:master" in kubectl("exec", name, "--", "valkey-cli", "info", "replication"):
+                found.append(name)
+    return found
+
+
+def check_cluster_failover() -> str:
+    """Let a primary crash until its replica has taken over: Kubernetes restarts it at once, but not a second time."""
+    require_two_nodes()
+    crashed = primaries()[0]
+    shard = crashed.rpartition("-")[0]
+
+    def crash() -> None:
+        for _ in range(DEADLINE_S):
+            if any(name != crashed and name.startswith(shard) for name in primaries()):
+                break
+            with suppress(Failed):  # the server ends before it answers
+                kubectl("exec", crashed, "--", "valkey-cli", "shutdown", "nosave", "now", "force")
+        else:
+            raise Failed(f"the replica of {crashed} was not promoted")
+        rolled_out(f"statefulset/{shard}")
+
+    return f"{crashed} crashed; {unharmed(crash)}"
+
+
+def check_cluster_rollout() -> str:
+    """Roll all shards at once: each primary hands over before it ends."""
+    require_two_nodes()
+
+    def restart() -> None:
+        sets = [f"statefulset/{name}" for name in SHARDS]
+        kubectl("rollout", "restart", *sets)
+        rolled_out(*sets)
+
+    return unharmed(restart)
+
+
+def check_cluster_addresses() -> str:
+    """End all servers at once: they find each other at their new addresses."""
+    require_two_nodes()
+
+    def addresses() -> set[str]:
+        return {pod["status"]["podIP"] for pod in objects("pods", "valkey")}
+
+    before = addresses()
+
+    def end() -> None:
+        kubectl("delete", "pods", "--selector", "app.kubernetes.io/component=valkey", f"--timeout={DEADLINE_S}s")
+        rolled_out(*(f"statefulset/{name}" for name in SHARDS))
+
+    found = unharmed(end)
+    return f"{len(addresses() - before)} of {len(before)} servers have a new address; {found}"
+
+
 def check_removed() -> str:
     tool("kubectl", "delete", "namespace", NAMESPACE, f"--timeout={DEADLINE_S}s")
     return f"no namespace {NAMESPACE} is left"
@@ -229,6 +314,10 @@ CHECKS = {
     "rollout": check_rollout,
     "scaling": check_scaling,
     "eviction": check_eviction,
+    "cluster": check_cluster_deployed,
+    "failover": check_cluster_failover,
+    "its rollout": check_cluster_rollout,
+    "addresses": check_cluster_addresses,
 }
 
 

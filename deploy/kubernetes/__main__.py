@@ -34,13 +34,19 @@ USER 65532:65532
 ENTRYPOINT []
 """
 
-# The manifests need only `valkey-cli ping` of the client, for a probe.
+# A client that can say what the probes and scripts of the manifests do.
 CLI = """\
-#!/opt/linnet/bin/python
+#!/opt/linnet/bin/python -SE
 import socket, sys
-with socket.create_connection(("127.0.0.1", 6379), 2) as server:
-    server.sendall(b"PING\\r\\n")
-    sys.exit(server.recv(7) != b"+PONG\\r\\n")
+host, *command = sys.argv[2:] if sys.argv[1] == "-h" else ["127.0.0.1", *sys.argv[1:]]
+request = b"*%d\\r\\n" % len(command)
+for one in map(str.encode, command):
+    request += b"$%d\\r\\n%s\\r\\n" % (len(one), one)
+with socket.create_connection((host, 6379), 2) as server, server.makefile("rb") as answer:
+    server.sendall(request)
+    head = answer.readline()
+    print((answer.read(int(head[1:])) if head[:1] == b"$" else head[1:].strip()).decode())
+    sys.exit(head[:1] == b"-")
 """
 
 

@@ -1,7 +1,8 @@
 """A DNS server for a cluster whose pods connect to Services: `python3 dns.py KUBECONFIG ADDRESS`, UDP port 53.
 
-NAME.NAMESPACE.svc.cluster.local answers with the Service's address, or with its ready endpoints if it has none. IPv4
-only; any other name does not exist. It only uses the standard library, because it runs outside of the .venv.
+NAME.NAMESPACE.svc.cluster.local answers with the Service's address, or with its ready endpoints if it has none;
+POD.NAME.NAMESPACE.svc.cluster.local with the pod of that name behind a Service without an address, as a StatefulSet has
+them. IPv4 only; any other name does not exist. It only uses the standard library, because it runs outside of the .venv.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-NAME = re.compile(r"([a-z0-9-]+)\.([a-z0-9-]+)\.svc\.cluster\.local")
+NAME = re.compile(r"(?:([a-z0-9-]+)\.)?([a-z0-9-]+)\.([a-z0-9-]+)\.svc\.cluster\.local")
 NO_SUCH_NAME = 3
 
 Get = Callable[[str], Any]
@@ -43,17 +44,19 @@ def addresses(get: Get, name: str) -> list[str] | None:
     found = NAME.fullmatch(name.lower())
     if not found:
         return None
-    service, namespace = found.groups()
+    pod, service, namespace = found.groups()
     try:
         address = get(f"/api/v1/namespaces/{namespace}/services/{service}")["spec"]["clusterIP"]
     except urllib.error.HTTPError:
         return None
     if address != "None":
-        return [address]
+        return [address] if pod is None else None
     query = f"?labelSelector=kubernetes.io/service-name%3D{service}"
     slices = get(f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices{query}")["items"]
-    ends = [end for one in slices for end in one.get("endpoints") or ()]
-    return [address for end in ends if end.get("conditions", {}).get("ready") for address in end["addresses"]]
+    ends = [end for one in slices for end in one.get("endpoints") or () if end.get("conditions", {}).get("ready")]
+    if pod is not None:
+        ends = [end for end in ends if end.get("hostname") == pod]
+    return [address for end in ends for address in end["addresses"]] if ends or pod is None else None
 
 
 def answer(get: Get, query: bytes) -> bytes:

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import redis
 
 from deploy import manifests
 from deploy.embedded import binary, tied
+from deploy.kubernetes.__main__ import CLI
 from deploy.manifests import Manifest, documents, pod_specs
 from gateway.drain import FINISH_S
 from loadtest.__main__ import parser
@@ -31,10 +33,11 @@ from tests.support import eventually, free_ports
 
 pytestmark = pytest.mark.processes  # kubectl renders the manifests
 
+CLUSTER = manifests.ROOT / "k8s/components/cluster"
 MARGIN_S = 5
 MOUNT = "/run/secrets/linnet"
 SECRET_KEYS = {"redis-url", "jwt-secret", "server-key", "webhook-secret"}
-DEPLOYMENTS = ("base", "dev", "prod")
+DEPLOYMENTS = ("base", "dev", "dev-cluster", "prod")
 
 
 @functools.cache
@@ -78,8 +81,9 @@ def settings(name: str, component: str, folder: Path) -> Settings:
     (volume,) = template["spec"]["volumes"]
     for item in volume["secret"]["items"]:
         assert item["key"] in SECRET_KEYS
-        is_url = item["key"] == "redis-url"
-        (folder / item["path"]).write_text("redis://redis.example.com:6379/0" if is_url else "s" * 32)
+        is_url, is_cluster = item["key"] == "redis-url", name == "dev-cluster"
+        url = "redis+cluster://redis.example.com:6379" if is_cluster else "redis://redis.example.com:6379/0"
+        (folder / item["path"]).write_text(url if is_url else "s" * 32)
     return load({key: value.replace(MOUNT, str(folder)) for key, value in environ(name, component).items()})
 
 
@@ -92,7 +96,7 @@ def test_each_process_starts_with_these_settings(name: str, component: str, tmp_
     """The code knows every variable, every value is valid, every file is mounted; no secret is in a ConfigMap."""
     found = settings(name, component, tmp_path)
     assert found.jwt_secret == "s" * 32
-    assert found.redis_url.startswith("redis://redis.example.com")
+    assert "://redis.example.com:6379" in found.redis_url
     assert bool(found.server_key) == (component == "router")
     assert not re.search("secret=|key=", " ".join(environ(name, component)).lower())
 
@@ -458,45 +462,79 @@ def test_servers_of_a_shard_are_apart() -> None:
         environment = {one["name"]: one.get("value") for one in container(spec["template"])["env"]}
         assert environment["SERVICE"] == spec["serviceName"] == shard["metadata"]["name"]
         assert spec["minReadySeconds"] > 0
-    pods_of = [f"{one['metadata']['name']}-{i}.{one['spec']['serviceName']}" for one in shards for i in range(2)]
-    assert environment["SERVERS"].split() == pods_of
 
 
-SHIM = """\
-#!{python} -SE
-import json, os, socket, sys
-host, *command = sys.argv[2:] if sys.argv[1] == "-h" else ["", *sys.argv[1:]]
-request = b"*%d\\r\\n" % len(command)
-for one in map(os.fsencode, command):
-    request += b"$%d\\r\\n%s\\r\\n" % (len(one), one)
-with socket.create_connection(("127.0.0.1", json.loads(os.environ["PORTS"])[host])) as server:
-    server.sendall(request)
-    with server.makefile("rb") as answer:
-        head = answer.readline()
-        print((answer.read(int(head[1:])) if head[:1] == b"$" else head[1:].strip()).decode())
-"""
+def test_servers_of_all_shards_have_one_name() -> None:
+    """They meet by it before they are ready, and a new shard changes no pod of the others."""
+    services = [item for item in rendered()["base-with-cluster"] if item["kind"] == "Service"]
+    (shared,) = (item["spec"] for item in services if item["metadata"]["name"] == "valkey")
+    shards = [item for item in rendered()["base-with-cluster"] if item["kind"] == "StatefulSet"]
+    assert shared["clusterIP"] == "None"
+    assert shared["publishNotReadyAddresses"]
+    assert all(
+        selects({"matchLabels": shared["selector"]}, one["spec"]["template"]["metadata"]["labels"]) for one in shards
+    )
+    assert "getent ahosts valkey" in (CLUSTER / "start.sh").read_text()
 
 
-async def test_cluster_is_formed_by_its_script(tmp_path: Path) -> None:
-    """Six real servers with the component's configuration: three shards afterwards, and no change by a second run."""
-    config = (manifests.ROOT / "k8s/components/cluster/valkey.conf").read_text()
+def test_small_cluster_is_found_by_its_servers() -> None:
+    """The URL in the Secret names a server of each shard."""
+    secret = one("dev-cluster", "Secret", "linnet")["data"]
+    url = b64decode(secret["redis-url"]).decode()
+    shards = [item["metadata"]["name"] for item in rendered()["dev-cluster"] if item["kind"] == "StatefulSet"]
+    assert url == "redis+cluster://" + ",".join(f"{name}-0.{name}:6379" for name in shards)
+
+
+def test_cluster_can_be_applied_again() -> None:
+    """A Job that exists cannot be changed, so a changed configuration would be refused: it must not stay."""
+    job = one("base-with-cluster", "Job", "valkey-form")
+    assert job["spec"]["ttlSecondsAfterFinished"] <= 60
+
+
+def test_scripts_of_the_cluster_are_mounted() -> None:
+    configs = [item for item in rendered()["base-with-cluster"] if item["kind"] == "ConfigMap"]
+    (files,) = (item["data"] for item in configs if item["metadata"]["name"].startswith("valkey"))
+    for workload, pod in pod_specs(rendered()["base-with-cluster"]):
+        if workload["metadata"]["name"].startswith("valkey"):
+            used = set(re.findall(r"/etc/valkey/([\w.]+)", json.dumps(pod)))
+            assert used
+            assert used <= set(files)
+
+
+# The client of `make deploy-check`, which finds each server of this machine by its name.
+SHIM = (
+    CLI.replace("/opt/linnet/bin/python", sys.executable)
+    .replace("import socket", "import json, os, socket")
+    .replace("(host, 6379)", '("127.0.0.1", json.loads(os.environ["PORTS"])[host])')
+)
+
+
+async def test_cluster_is_formed_and_hands_over_by_its_scripts(tmp_path: Path) -> None:
+    """Six real servers with the component's configuration: three shards afterwards, and no change by a second run.
+
+    All primaries that are told to end at once are replaced by their replicas first. A server without its disk becomes a
+    replica. A replica without a primary is not ready."""
+    config = (CLUSTER / "valkey.conf").read_text()
     ports = free_ports(12)
     names = [f"valkey-{shard}-{i}.valkey-{shard}" for shard in range(3) for i in range(2)]
     servers = []
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        command = tied(binary(), tmp_path / name / "valkey.conf", "--cluster-announce-hostname", name)
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+
     for name, port, bus in zip(names, ports[:6], ports[6:], strict=True):
         folder = tmp_path / name
         folder.mkdir()
         text = config.replace("/data", str(folder)).replace("port 6379", f"port {port}\ncluster-port {bus}")
         (folder / "valkey.conf").write_text(text)
-        command = tied(binary(), folder / "valkey.conf", "--cluster-announce-hostname", name)
-        servers.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        servers.append(start(name))
     clients: list[Any] = [redis.Redis(port=port, decode_responses=True) for port in ports[:6]]
     shim = tmp_path / "valkey-cli"
-    shim.write_text(SHIM.format(python=sys.executable))
+    shim.write_text(SHIM)
     shim.chmod(0o755)
     environment = {
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "PORTS": json.dumps(dict(zip(names, ports[:6], strict=True))),
         "SHARDS": "0 1 2",
     }
 
@@ -506,14 +544,18 @@ async def test_cluster_is_formed_by_its_script(tmp_path: Path) -> None:
         except redis.ConnectionError:
             return False
 
-    async def formed() -> list[list[str]]:
-        program = ["/bin/sh", str(manifests.ROOT / "k8s/components/cluster/form.sh")]
-        script = await asyncio.create_subprocess_exec(*tied(*program), env=environment)
+    async def run(name: str, own: int = 0) -> int:
+        """The exit code of a script, run beside the server with this port."""
+        beside = environment | {"PORTS": json.dumps(dict(zip(names, ports[:6], strict=True)) | {"127.0.0.1": own})}
+        script = await asyncio.create_subprocess_exec(*tied("/bin/sh", str(CLUSTER / name)), env=beside)
         try:
-            assert await asyncio.wait_for(script.wait(), 120) == 0
+            return await asyncio.wait_for(script.wait(), 120)
         finally:
             if script.returncode is None:
                 script.kill()
+
+    async def formed() -> list[list[str]]:
+        assert await run("form.sh") == 0
         await eventually(lambda: all(_replicas(client) == [1, 1, 1] for client in clients), 60)
         return [[str(row[0]), str(row[1]), row[2][0]] for row in clients[0].execute_command("CLUSTER", "SLOTS")]
 
@@ -527,10 +569,32 @@ async def test_cluster_is_formed_by_its_script(tmp_path: Path) -> None:
         assert [row[2] for row in sorted(first, key=lambda row: int(row[0]))] == names[::2]
         wanted = {"appendonly": "yes", "maxmemory-policy": "noeviction", "shutdown-on-sigterm": "failover", **ADVISED}
         assert clients[0].config_get(*wanted) == wanted
+        await eventually(lambda: all(_link(client) == "up" for client in clients[1::2]), 60)
+        assert await asyncio.gather(*(run("ready.sh", port) for port in ports[:2])) == [0, 0]
+        assert await asyncio.gather(*(run("stop.sh", port) for port in ports[:6:2])) == [0] * 3
+        assert [client.info("replication")["role"] for client in clients] == ["slave", "master"] * 3
+        servers[0].kill()
+        servers[0].wait()
+        for lost in ("nodes.conf", "appendonlydir"):
+            subprocess.run(["rm", "-r", tmp_path / names[0] / lost], check=True)
+        servers[0] = start(names[0])
+        await eventually(answer, 60)
+        clients[0].execute_command("CLUSTER", "MEET", "127.0.0.1", ports[1], ports[7])
+        assert await run("form.sh") == 0
+        await eventually(lambda: _link(clients[0]) == "up", 60)
+        for server in servers[1::2]:
+            server.kill()
+        await eventually(lambda: _link(clients[0]) == "down", 60)
+        assert await run("ready.sh", ports[0]) == 1
     finally:
         for server in servers:
             server.kill()
             server.wait()
+
+
+def _link(client: Any) -> str:
+    """Whether a replica has a connection to its primary."""
+    return str(client.info("replication").get("master_link_status"))
 
 
 def _replicas(client: Any) -> list[int]:

@@ -14,13 +14,13 @@ import pytest
 from deploy import cluster
 from deploy.kubernetes import __main__ as kubernetes
 from deploy.kubernetes import dns
-from deploy.manifests import documents, pod_specs, render_with
+from deploy.manifests import ROOT, documents, pod_specs, render, render_with
 
 SERVICES = {"gateway": "10.96.0.7", "gateways": "None"}
 ENDS = [
     {"addresses": ["10.244.0.12"], "conditions": {"ready": True}},
     {"addresses": ["10.244.0.13"], "conditions": {"ready": False}},
-    {"addresses": ["10.244.0.14"], "conditions": {"ready": True}},
+    {"addresses": ["10.244.0.14"], "conditions": {"ready": True}, "hostname": "gateway-1"},
 ]
 
 
@@ -55,6 +55,13 @@ def test_services_have_their_address_and_headless_ones_their_ready_pods() -> Non
     assert asked("Gateways.linnet.svc.cluster.local") == (0, ["10.244.0.12", "10.244.0.14"])
 
 
+def test_pods_of_a_headless_service_have_names_of_their_own() -> None:
+    """The servers of components/cluster find each other by them."""
+    assert asked("gateway-1.gateways.linnet.svc.cluster.local") == (0, ["10.244.0.14"])
+    assert asked("gateway-2.gateways.linnet.svc.cluster.local") == (dns.NO_SUCH_NAME, [])
+    assert asked("gateway-1.gateway.linnet.svc.cluster.local") == (dns.NO_SUCH_NAME, [])
+
+
 def test_names_that_are_no_service_do_not_exist() -> None:
     """An IPv6 query for an existing name has no records, else resolvers would take the name for missing."""
     assert asked("nobody.linnet.svc.cluster.local") == (dns.NO_SUCH_NAME, [])
@@ -80,6 +87,10 @@ def test_machine_without_the_tools_skips_and_says_which(
 @pytest.mark.processes
 def test_images_that_are_exchanged_are_those_of_the_manifests() -> None:
     """A renamed image would be requested from a registry that the cluster cannot reach."""
-    pods = pod_specs(documents(render_with("overlays/dev", "canary")))
-    images = {container["image"] for _, template in pods for container in template["spec"]["containers"]}
-    assert images == {cluster.IMAGE, cluster.VALKEY}
+    for text, valkey in (
+        (render_with("overlays/dev", "canary"), cluster.VALKEY),
+        (render(ROOT / "k8s/overlays/dev-cluster"), cluster.VALKEY_9),
+    ):
+        pods = pod_specs(documents(text))
+        images = {container["image"] for _, template in pods for container in template["spec"]["containers"]}
+        assert images == {cluster.IMAGE, valkey}

@@ -1,10 +1,12 @@
-# Give the slots to the first server of each shard, and make the second one its replica. It changes nothing that exists.
+# Give the slots to the first server of each shard, and make the second one its replica. A server that has lost its disk
+# becomes the replica of the other one. It changes nothing that exists.
 set -eu
-[ ! -r /run/secrets/valkey/password ] || REDISCLI_AUTH=$(cat /run/secrets/valkey/password)
-export REDISCLI_AUTH="${REDISCLI_AUTH:-}"
+if [ -r /run/secrets/valkey/password ]; then REDISCLI_AUTH=$(cat /run/secrets/valkey/password); export REDISCLI_AUTH; fi
 count=$(echo $SHARDS | wc -w)
 at() { server=$1; shift; valkey-cli -h "$server" "$@"; }
-known() { at "$1" cluster info | grep -q "cluster_known_nodes:$((2 * count))"; }
+known() {  # whether a server has connections to all others; a lost one may still be on its list
+  [ "$(at "$1" cluster nodes | grep -v 'fail\|handshake\|noaddr' | grep -c ' connected')" -ge $((2 * count)) ]
+}
 for shard in $SHARDS; do
   for server in "valkey-$shard-0.valkey-$shard" "valkey-$shard-1.valkey-$shard"; do
     until known "$server"; do sleep 1; done
@@ -13,6 +15,7 @@ done
 # Of a server, its own line among the nodes: a primary with slots ends with them, and a replica names its flag.
 own() { at "$1" cluster nodes | grep myself; }
 empty() { ! own "$1" | grep -q 'slave\|connected [0-9]'; }
+replicate() { until at "$1" cluster replicate "$(at "$2" cluster myid)" | grep -q OK; do sleep 1; done; }
 number=0
 for shard in $SHARDS; do
   first="valkey-$shard-0.valkey-$shard" second="valkey-$shard-1.valkey-$shard"
@@ -22,7 +25,9 @@ for shard in $SHARDS; do
     at "$first" cluster addslotsrange $((number * 16384 / count)) $(((number + 1) * 16384 / count - 1))
   fi
   if empty "$second" && ! own "$first" | grep -q slave; then
-    until at "$second" cluster replicate "$(at "$first" cluster myid)" | grep -q OK; do sleep 1; done
+    replicate "$second" "$first"
+  elif empty "$first" && ! own "$second" | grep -q slave; then
+    replicate "$first" "$second"
   fi
   number=$((number + 1))
 done
