@@ -169,7 +169,7 @@ async def test_gateway_drains_under_traffic(site: Site) -> None:
                 await ChatClient("late").connect(site.url)
                 return await newest.connections() > 0
 
-            await support.eventually(found, 15, every_s=0.1)
+            await support.eventually(found, every_s=0.1)
 
 
 async def test_gateway_is_killed_under_traffic(site: Site) -> None:

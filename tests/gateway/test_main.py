@@ -46,7 +46,7 @@ async def run(valkey: EmbeddedValkey, monkeypatch: pytest.MonkeyPatch, serve: An
         with socket.socket() as public:
             gateway = Gateway(of.node)
             monkeypatch.setattr(gateway._server, "_serve", serve)
-            await asyncio.wait_for(gateway.run(Process(of.node.settings, asyncio.Event(), public)), 10)
+            await asyncio.wait_for(gateway.run(Process(of.node.settings, asyncio.Event(), public)), 60)
 
 
 @pytest.mark.parametrize("module", ["gateway", "router"])

@@ -256,14 +256,17 @@ async def test_one_server_is_no_cluster(own_valkey: Any) -> None:
 
 
 async def test_times_are_of_all_servers(cluster: Cluster) -> None:
-    """The servers of this test share a clock, so the median and each server's own time agree with it."""
+    """The servers of this test share a clock, so the median and each server's own time agree with it.
+
+    How far that is exact depends on how long the answers took.
+    """
     async with connected(cluster.url) as client:
         for ask in (client.clock_ms, partial(client.clock_ms, "{c1}:any")):
             with cluster.primaries[1].client() as redis:
                 before = redis.time()
                 found = await ask()
                 after = redis.time()
-            assert before[0] * 1000 - 50 <= found <= after[0] * 1000 + 1050
+            assert (before[0] - 5) * 1000 <= found <= (after[0] + 6) * 1000
 
 
 async def test_checks_of_start_ask_every_server(cluster: Cluster) -> None:
