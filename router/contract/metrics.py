@@ -287,7 +287,7 @@ PASSWORD_SECONDS = Histogram(
 MEDIA_WORK_SECONDS = Histogram(
     "linnet_router_media_work_seconds",
     "Seconds in which a worker read one upload, by work (picture or recording) and result: ok, unreadable, too_large,"
-    " killed (it hit a bound), or unavailable",
+    " killed (it hit its bound of memory or CPU), or unavailable",
     ("work", "result"),
     buckets=(0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120),
 )

@@ -9,8 +9,8 @@ Order and reasons
 
 Invariants
 - No byte of a file is decoded in this process; only its first HEAD_BYTES are compared.
-- A user whose files hit the worker's bounds KILLS times within KILLS_S gets `RateLimited` for pictures and recordings,
-  on this router, so that nobody can occupy the workers. At most USERS users are remembered.
+- A user whose files hit the worker's bounds of memory or CPU KILLS times within KILLS_S gets `RateLimited` for pictures
+  and recordings, on this router, so that nobody can occupy the workers. At most USERS users are remembered.
 """
 
 from __future__ import annotations

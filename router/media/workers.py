@@ -4,6 +4,8 @@ Invariants
 - At most `count` jobs run and WAITING wait; further ones are `Unavailable` at once.
 - A job ends within its `Bounds`: the kernel bounds a child's memory and CPU, and this class kills the process of a job
   that takes longer on the clock. The same happens to a job whose caller was cancelled.
+- Only memory and CPU are the file's fault. A job that took its CPU time too slowly ran on a busy machine, and may be
+  tried again.
 - A worker gets an empty environment and open files, never a path, a secret or a setting. What it answers is decoded
   into the types of `worker.job`, so that no other value gets out of it.
 - A process is started at the first job that needs one. It ends with this process, because its socket closes.
@@ -34,7 +36,7 @@ START_S: Final = 60.0
 MESSAGE_BYTES: Final = 8192
 ROOT: Final = Path(__file__).parents[2]
 
-Reason = Literal["memory", "cpu", "time", "crash", "lost"]
+Reason = Literal["memory", "cpu", "crash"]
 
 log = logging.getLogger("linnet.media")
 
@@ -48,7 +50,7 @@ class Bounds(Struct, frozen=True):
 
 
 class Killed(TooLarge):
-    """The worker hit one of its bounds with this file, or died of it."""
+    """The worker hit its bound of memory or CPU time with this file, or died of it."""
 
 
 class Lost(Exception):
@@ -166,7 +168,8 @@ class Workers:
                 ended = await worker.do(job, files)
         except TimeoutError:
             self._retire(worker)
-            raise killed("time", "the file takes too long to read") from None
+            metrics.MEDIA_WORKER_KILLS.labels("time").inc()
+            raise Unavailable("this router is too busy to read the file: try again", RETRY_S) from None
         except Lost:
             self._retire(worker)
             metrics.MEDIA_WORKER_KILLS.labels("lost").inc()
