@@ -18,6 +18,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from io import BytesIO
 from typing import IO, Final
 
@@ -55,6 +56,11 @@ UNSEALED: Final = b"ready, without a filter of system calls"
 
 
 def main() -> None:
+    with suppress(BrokenPipeError, ConnectionResetError):  # the router has died
+        serve()
+
+
+def serve() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     bounds = int(sys.argv[2]), int(sys.argv[3])
     sandbox.yield_cpu()

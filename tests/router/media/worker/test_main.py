@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from router.media.worker import __main__ as worker
 from router.media.worker.job import Failure, PictureJob, decode_answer
 from tests.router.media.worker.test_sandbox import CPU_S, MEMORY, resident
+from tests.support import ROOT
 
 
 @pytest.mark.processes
@@ -33,3 +36,16 @@ def test_child_cannot_speak_to_the_router(tmp_path: Path, monkeypatch: pytest.Mo
         ours.setblocking(False)
         with pytest.raises(BlockingIOError):
             ours.recv(99)
+
+
+@pytest.mark.processes
+def test_worker_ends_quietly_if_its_router_has_died() -> None:
+    """In the log of a router that was killed, a trace would look like a fault of the router."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.close()
+    with theirs:
+        command = [sys.executable, "-m", "router.media.worker", str(theirs.fileno()), str(MEMORY), str(CPU_S)]
+        done = subprocess.run(
+            command, cwd=ROOT, pass_fds=[theirs.fileno()], capture_output=True, check=False, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
