@@ -32,7 +32,7 @@ PEOPLE: Final = ("ann", "bob")
 PASSWORD: Final = "correct-horse"  # noqa: S105  of people who are made for a run
 GROUP: Final = "Tour"
 START_S: Final = 180.0
-STEP_S: Final = 60.0  # a step may need what is being killed
+STEP_S: Final = 120.0  # a step may need what is killed again and again
 POLL_S: Final = 0.05
 RECORDER: Final = HERE / "page_recorder.js"
 MEDIA: Final = ("--use-fake-device-for-media-stream", "--mute-audio")
@@ -321,9 +321,10 @@ class Visitor:
     def at_rest(self, conversation: str) -> list[Any]:
         """What the page shows, without what differs from person to person; empty if something is on its way."""
         rows = self.shown.get(conversation, [])
-        if any(one["mine"] and not one["deleted"] and not one["state"].startswith("Read") for one in rows):
+        kept = [one for one in rows if not one["deleted"]]  # of what was deleted while a page was away it knows nothing
+        if any(one["mine"] and not one["state"].startswith("Read") for one in kept):
             return []
-        return [{**one, "mine": None, "state": None, "text": (one["text"], one["mentions"])} for one in rows]
+        return [{**one, "mine": None, "state": None, "text": (one["text"], one["mentions"])} for one in kept]
 
     def failed(self, error: BaseException) -> None:
         self._note(Raised(now_ms(), f"stopped its person: {error}"))

@@ -101,7 +101,7 @@ export function length(seconds) {
 export function sizeOf(bytes) {
   const unit = bytes >= 1e6 ? "megabyte" : bytes >= 1e3 ? "kilobyte" : "byte";
   const value = bytes / { megabyte: 1e6, kilobyte: 1e3, byte: 1 }[unit];
-  return new Intl.NumberFormat(languageNow(), { style: "unit", unit, unitDisplay: "short", maximumFractionDigits: value < 10 && unit === "megabyte" ? 1 : 0 }).format(value);
+  return new Intl.NumberFormat(languageNow(), { style: "unit", unit, unitDisplay: unit === "byte" ? "long" : "short", maximumFractionDigits: value < 10 && unit === "megabyte" ? 1 : 0 }).format(value);
 }
 
 /** @param {any} body @returns {string[]} */
