@@ -25,6 +25,7 @@ from router.api import call as api_call
 from router.api import contacts, passwords, profiles, steps
 from router.api import messages as api_messages
 from router.api import rate_limits as rates
+from router.api import search as api_search
 from router.api import tus as api_tus
 from router.api import uploads as api_uploads
 from router.api.types import uploads as uploads_types
@@ -35,13 +36,14 @@ from router.api.types.conversations import MAX_SLOW_S, Title
 from router.api.types.moderation import Reason
 from router.api.types.profiles import About, DisplayName, StatusText
 from router.api.types.state import StateQuery
-from router.contract import files, keys, packing, settings, signals, state, tokens, verifier, wire
+from router.contract import files, keys, packing, settings, signals, state, tokens, verifier, wire, words
 from router.jobs import finisher, janitor, webhooks
 from router.jobs.rounds import CHUNK
 from router.media import places, prepare, turns, workers
 from router.media.worker import __main__ as worker
 from router.media.worker import header
 from router.process import bounded, breaker, hooked, http_client, jwks, poster, send_hook, spans
+from router.search import query
 from router.store import accounts, attaching, conversations, durability, presence, reports, resumable, users
 from router.store import files as store_files
 from router.store import profiles as user_profiles
@@ -259,6 +261,12 @@ LIMITS: Final[dict[str, list[Limit]]] = {
               count(api_tus.PARTS), "413"),
         Limit("life of a resumable upload after its last byte", time(resumable.KEEP_S), "404"),
         Limit("files in one call for links", count(uploads_types.FILES_AT_ONCE), "422"),
+        Limit("`q` of a search", f"{count(query.MAX_QUERY)} characters, {count(query.MAX_QUERY_WORDS)} words", "422"),
+        Limit("searches of a user", rate(users.QUERY_COST_US / 1e6, users.QUERY_BURST_US / users.QUERY_COST_US), "429"),
+        Limit("letters of a word that a search compares", count(words.MAX_WORD), "found by its beginning"),
+        Limit("conversations of a user that are searched", count(api_search.MAX_CONVERSATIONS),
+              "those that moved last; `incomplete`"),
+        Limit("marks of a hit", count(query.MAX_MARKS), "the first ones"),
         Limit("life of a link", "30 min to 1 h", "404"),
         Limit("time for which an `Idempotency-Key` is remembered", time(keys.IDEMPOTENCY_S), "it is a new message"),
     ],

@@ -311,6 +311,8 @@ def own_cluster(
     shared["LINNET_REDIS_MODE"] = "cluster"
     if not given(environ, "MEDIA_URL"):
         shared["LINNET_MEDIA_URL"] = (home / "media").resolve().as_uri()
+    if not given(environ, "SEARCH_URL"):
+        shared["LINNET_SEARCH_URL"] = (home / "search").resolve().as_uri()
     return cluster
 
 

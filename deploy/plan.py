@@ -64,6 +64,8 @@ def shared_environ(environ: Mapping[str, str], folder: Path) -> dict[str, str]:
     # With an outside identity provider no secret is made, as it would be a second key that signs tokens.
     if not given(environ, "MEDIA_URL"):
         shared["LINNET_MEDIA_URL"] = (folder / "media").resolve().as_uri()
+    if not given(environ, "SEARCH_URL"):
+        shared["LINNET_SEARCH_URL"] = (folder / "search").resolve().as_uri()
     for name in ("SERVER_KEY",) if given(environ, "JWKS_URL") else ("SERVER_KEY", "JWT_SECRET"):
         if not given(environ, name):
             shared[f"LINNET_{name}_FILE"] = str(own_secret(folder / name.lower().replace("_", "-")))

@@ -35,7 +35,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
         "webhook_url", "webhook_secret", "media_url", "media_public_url", "media_origin", "media_spool",
         "media_image_mb", "media_voice_mb", "media_video_mb", "media_file_mb", "media_quota_mb",
         "media_uploads_per_min", "media_uploads_at_once", "media_workers", "media_scan_url", "media_scan_on_failure",
-        "media_scan_timeout_s",
+        "media_scan_timeout_s", "search_url", "search_address",
         "web", "web_connect", "web_bot",
     ),
 }  # fmt: skip

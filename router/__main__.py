@@ -38,6 +38,7 @@ from router.process import check_store, logs, loop, serving
 from router.process.admin import Readiness
 from router.process.jwks import fetcher
 from router.process.run import FOREVER_S, Process, checked, main
+from router.search.parts import Search
 from router.store.deployment import ident, mark_media, media_marked, restore
 from router.store.files import Files
 from router.store.objects import Objects
@@ -64,7 +65,8 @@ async def work(process: Process, client: Client) -> None:
     if settings.media_url:
         objects = Objects(settings.media_url, deployment, settings.media_public_url)
         media = Media.make(settings, Files(client), Resumables(client), objects, preparer)
-    services = Services.make(settings, client, node, fetch, media)
+    search = Search(settings, client) if settings.search_url else None
+    services = Services.make(settings, client, node, fetch, media, search)
 
     async def gateways(host: str) -> list[str]:
         return [dialable(gateway.url, host) for gateway in (await services.presence.gateways()).values()]
@@ -82,7 +84,7 @@ async def work(process: Process, client: Client) -> None:
         )
     )
     stores = services.conversations, services.users, services.pushes
-    workers: list[Finisher | Janitor | PairChecks | RowAudit | Sweeper | Upgrades | Webhooks] = [
+    workers: list[Finisher | Janitor | PairChecks | RowAudit | Search | Sweeper | Upgrades | Webhooks] = [
         Finisher(
             settings,
             *stores,
@@ -104,6 +106,9 @@ async def work(process: Process, client: Client) -> None:
         )  # fmt: skip
         await sweeper.start()
         workers.append(sweeper)
+    if search:
+        await process.unless_stopped(search.start())
+        workers.append(search)
     metrics.BUILD_INFO.labels("router", VERSION, platform.python_version(), node).set(1)
 
     def readiness() -> Readiness:
@@ -115,7 +120,8 @@ async def work(process: Process, client: Client) -> None:
         await process.unless_stopped(services.durability.connect(FOREVER_S))
         if not stop.is_set():
             process.readiness, process.observe = readiness, RedisObserver(client).observe
-            process.admin_view = with_admin_page(create_admin_api(services), settings)
+            private = with_admin_page(create_admin_api(services), settings)
+            process.admin_view = search.serves(private) if search else private
             logs.life(
                 log, "ready", "ready: HTTP API on %s, admin on %s, node %s",
                 settings.listen, settings.admin_listen, node,
@@ -124,6 +130,8 @@ async def work(process: Process, client: Client) -> None:
             await together(meter, [api._serve([process.public]), *(worker.run(stop) for worker in workers)], stop, api)
     finally:
         await services.close()
+        if search:
+            await search.close()
         await preparer.close()
         await services.durability.close()
     logs.life(log, "stopped", "stopped")

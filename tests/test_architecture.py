@@ -135,9 +135,10 @@ ROUTER: Final[dict[str, set[str]]] = {
     "media.worker": set(),
     "media": {"media.worker", "process", "store", "contract"},
     "jobs": {"media", "process", "store", "contract"},
-    "api": {"media", "process", "store", "store.redis", "contract"},
+    "search": {"jobs", "process", "store", "store.redis", "contract"},
+    "api": {"search", "media", "process", "store", "store.redis", "contract"},
     "web": {"contract"},
-    "__main__": {"web", "api", "jobs", "media", "process", "store", "store.redis", "contract"},
+    "__main__": {"web", "api", "search", "jobs", "media", "process", "store", "store.redis", "contract"},
 }
 LOADTEST: Final[dict[str, set[str]]] = {
     "base": set(),

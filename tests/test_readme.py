@@ -120,6 +120,7 @@ def test_every_call_of_the_api_is_listed() -> None:
             *table.MODERATION,
             *table.ADMIN,
             *table.MEDIA,
+            *table.SEARCH,
             *table.DOCUMENTS,
         )
     }
@@ -219,6 +220,8 @@ INNER_LIMITS = {
     "MAX_DECODED_BYTES": "of a progressive JPEG, so that it stays below the memory of a worker",
     "MAX_PROFILE_BYTES": "of a colour profile; a longer one is dropped",
     "HASH": "layout", "EVERY_S": "pace", "MOST_DUE_MS": "clocks of servers", "PINNED_S": "pace of a stopped sender",
+    "MAX_ORDER": "beyond all times", "MOVED_MS": "pace", "OLD": "pace",
+    "MAX_QUESTIONS_BYTES": "what a router asks another at most",
     "MAX_EVENT_BYTES": "a body of MAX_BODY_BYTES and its envelope",
     "MAX_CONTROL_BYTES": "RFC 6455's, of a ping or close frame",
     "CONNECTION_LIMIT": "a metric",

@@ -6,6 +6,7 @@ steps          the steps around every call: authentication, decoding, error answ
 call           one call as its handler receives it, and a row of the table
 types/         the structs of requests and answers
 accounts, profiles, contacts, conversations, messages, commands, sessions, state, uploads, tus   the handlers
+search         searches the messages that a user may see
 moderation, reports   the handlers of moderation
 admin          the calls of the admin view
 addresses      gateway addresses that the caller can dial

@@ -24,6 +24,7 @@ from router.contract.verifier import Fetch, Verifier
 from router.media.parts import Media
 from router.process.hooked import Appends, HookedAppends
 from router.process.send_hook import SendHook
+from router.search.parts import Search
 from router.store.accounts import Accounts
 from router.store.audit import Audit
 from router.store.contacts import Contacts
@@ -102,14 +103,21 @@ class Services(Struct, frozen=True):
     event_numbers: EventNumbers
     files: Files
     media: Media | None
+    search: Search | None
 
     @classmethod
     def make(
-        cls, settings: Settings, client: Client, node: str, fetch: Fetch | None = None, media: Media | None = None
+        cls,
+        settings: Settings,
+        client: Client,
+        node: str,
+        fetch: Fetch | None = None,
+        media: Media | None = None,
+        search: Search | None = None,
     ) -> Services:
         """Make all parts on one client; `node` names this process in the API's devices.
 
-        `media` is None in a deployment without a store of files.
+        `media` is None in a deployment without a store of files, `search` in one without search.
         """
         cap = 2 * settings.retention_events
         users, conversations = Users(client), Conversations(client, cap)
@@ -128,7 +136,7 @@ class Services(Struct, frozen=True):
             reports=Reports(client),
             directory=Directory(client),
             row_formats=RowFormats(client),
-            dirty=Dirty(client, None if settings.trust_redis_clock else wall_ms),
+            dirty=Dirty(client, None if settings.trust_redis_clock else wall_ms, followed=bool(settings.search_url)),
             users=users,
             direct=direct,
             pairs=pairs,
@@ -147,6 +155,7 @@ class Services(Struct, frozen=True):
             event_numbers=EventNumbers(node),
             files=Files(client, kept=durable.when_file_kept),
             media=media,
+            search=search,
         )
 
     async def close(self) -> None:

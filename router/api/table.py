@@ -25,6 +25,7 @@ from router.api import (
     moderation,
     profiles,
     reports,
+    search,
     sessions,
     state,
     tus,
@@ -41,6 +42,7 @@ from router.api.types import conversations as conversations_types
 from router.api.types import messages as messages_types
 from router.api.types import moderation as moderation_types
 from router.api.types import profiles as profiles_types
+from router.api.types import search as search_types
 from router.api.types import sessions as sessions_types
 from router.api.types import state as state_types
 from router.api.types import uploads as uploads_types
@@ -208,6 +210,12 @@ MEDIA: Final = (
 )  # fmt: skip
 
 
+SEARCH: Final = (
+    Endpoint("GET", "/v1/search", CALLER, search.search, query=search_types.SearchQuery, answer=search_types.Found,
+             refusals=(404, 429)),
+)  # fmt: skip
+
+
 @cache  # both documents take milliseconds to make and need no authentication
 def _document(settings: Settings, private: bool) -> bytes:
     return msgspec.json.encode(document((admin_endpoints if private else endpoints)(settings)))
@@ -237,7 +245,8 @@ DOCUMENTS: Final = (
 def endpoints(settings: Settings) -> tuple[Endpoint, ...]:
     """The rows that this deployment serves; without accounts and without its own tokens there are fewer."""
     own = (ACCOUNTS if settings.accounts else ()) + (TOKENS if settings.jwt_secret else ())
-    return own + ALWAYS + MODERATION + (MEDIA if settings.media_url else ()) + DOCUMENTS
+    media, searching = (MEDIA if settings.media_url else ()), (SEARCH if settings.search_url else ())
+    return own + ALWAYS + MODERATION + media + searching + DOCUMENTS
 
 
 def admin_endpoints(settings: Settings) -> tuple[Endpoint, ...]:

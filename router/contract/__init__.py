@@ -18,6 +18,7 @@ clocks      this node's clock and Redis's, and whether they agree
 tokens      the user that a token names, and the check of a token against keys
 verifier    the keys of a process, and when the provider's are fetched again
 origins     the browser origins that may connect
+words       the words of a text, as search compares them
 settings    every environment variable
 metrics     every Prometheus metric
 """

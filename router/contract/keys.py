@@ -80,9 +80,12 @@ key                            type    content                                  
 {f<r>}:due                     zset    files and objects -> due ms                          file_* / file_claim
 {f<r>}:held                    hash    the server that claimed last, and until when         file_claim / file_claim
                                        nothing is claimed
+{c<p>}:moved                   zset    conv -> when a router finished it last, in ms; of    mark_routed,
+                                       a day, and only where search is on                  forget_conversation / moved
 {c<p>}:tick {u<q>}:tick        string  empty; on a cluster, at durability replicated       write_tick
 linnet:gateways                hash    node -> lease row; on a cluster also two copies      gateways / both
 linnet:routers                 hash    node -> lease row                                    routers / routers
+linnet:searchers               hash    node -> lease row: which routers keep the index      routers / routers
 linnet:deployment              hash    partitions, format, id, fingerprint (store/            first start / every start
                                        deployment.py)
 
@@ -133,6 +136,7 @@ GATEWAYS: Final = "linnet:gateways"
 GATEWAYS_COPIES: Final = (GATEWAYS, "linnet:gateways:280", "linnet:gateways:3")
 DEPLOYMENT_COPIES: Final = ("linnet:deployment", "linnet:deployment:62", "linnet:deployment:269")
 ROUTERS: Final = "linnet:routers"
+SEARCHERS: Final = "linnet:searchers"
 DEPLOYMENT: Final = "linnet:deployment"
 TICK: Final = "linnet:tick"
 PROBES: Final = ("{c0}:probe", "{u0}:probe", "{f0}:probe", "linnet:{probe}")  # scratch keys, one of each family
@@ -221,6 +225,10 @@ def dirty(part: int) -> str:
 def of_conversation(conv: str) -> tuple[str, str, str]:
     """The keys of a conversation: its hash, its log, and the dirty set of its partition."""
     return conversation(conv), log(conv), dirty(partition(conv))
+
+
+def moved(part: int) -> str:
+    return f"{_CONVERSATION_TAGS[part]}:moved"
 
 
 def audit_of_conversations(part: int) -> str:

@@ -344,6 +344,23 @@ MEDIA_STORE_SECONDS = Histogram(
 MEDIA_STORE_ERRORS = Counter(
     "linnet_router_media_store_errors", "Failed calls of the object store, by operation", ("operation",)
 )
+SEARCH_INDEXED = Counter("linnet_router_search_indexed_events", "Events that were read into the index of search")
+SEARCH_PARTITIONS = Gauge(
+    "linnet_router_search_partitions",
+    "Partitions of the index that this router keeps, by state: whole, or building (answers are incomplete)",
+    ("state",),
+)
+SEARCH_BEHIND_SECONDS = Gauge(
+    "linnet_router_search_behind_seconds", "Seconds by which the part of the index that is furthest behind is late"
+)
+SEARCH_INDEX_BYTES = Gauge("linnet_router_search_index_bytes", "Bytes of the files of the index that this router keeps")
+SEARCH_SECONDS = Histogram(
+    "linnet_router_search_seconds", "Seconds of one question to all routers that keep the index", buckets=_LATENCY
+)
+SEARCH_INCOMPLETE = Counter(
+    "linnet_router_search_incomplete_answers",
+    "Questions to the index of which a part was being built or could not be reached",
+)
 GATEWAYS_ALIVE = Gauge("linnet_gateways_alive", "Gateways whose lease runs, as this process read last")
 
 
@@ -384,3 +401,5 @@ for _result in ("clean", "known", "found", "failed"):
     MEDIA_SCANS.labels(_result)
 for _place in ("worker", "scan"):
     MEDIA_WAITING.labels(_place)
+for _state in ("whole", "building"):
+    SEARCH_PARTITIONS.labels(_state)

@@ -257,6 +257,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     media_scan_timeout_s: Annotated[
         float, Meta(gt=0, le=600, description="seconds for one scan; then there is no verdict")
     ] = 60
+    # -- search
+    search_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^(file:///[^?#]+)?$",
+            description="folder of this router's own, as `file:///var/lib/linnet/search`, in which it keeps its part of"
+            " the index of all messages; the same kind for all routers. Empty: no search",
+        ),
+    ] = ""
+    search_address: Annotated[
+        str,
+        Meta(
+            pattern=r"^((\[[0-9A-Fa-f:.]+\]|[^:\[\]/ ]+):[0-9]{1,5})?$",
+            description="`host:port` at which other routers reach this one's ADMIN_LISTEN, to ask its part of the"
+            " index; empty: ADMIN_LISTEN, or the name of the host if that is all addresses",
+        ),
+    ] = ""
     # -- logs and traces
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="log level")] = "info"
     log_format: Annotated[Literal["text", "json"], Meta(description="log lines as text or JSON")] = "text"

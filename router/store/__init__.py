@@ -11,6 +11,7 @@ appends, heads, members, openings   parts of `conversations`: what an append tak
              pages of members, roles in many conversations
 sync, rows   parts of `users`: the registering and audit of a session, the user's rows of conversations
 attaching, file_records    parts of `files`: the files of a message to append, what Redis has of a file
+moved, searchers    what has moved, for the index of search; which routers keep it
 due          which due lists have items that are due
 cursor_keys  calls of functions that use the cursors of all devices of a user
 direct       the creation of a direct conversation by its first message

@@ -51,10 +51,12 @@ class Backlog(msgspec.Struct, frozen=True):
 
 
 class Dirty:
-    def __init__(self, client: Client, own_ms: Callable[[], int] | None = wall_ms) -> None:
-        """`own_ms` is this process's clock; None to trim by the server's clock alone."""
+    def __init__(self, client: Client, own_ms: Callable[[], int] | None = wall_ms, *, followed: bool = False) -> None:
+        """`own_ms` is this process's clock; None to trim by the server's clock alone. `followed`: note what has moved
+        (`store/moved.py`)."""
         self._client = client
         self._own_ms = own_ms
+        self._followed = followed
 
     async def claims(self, parts: Sequence[int], limit: int, lease_ms: int) -> list[list[str] | LinnetError]:
         """Claim up to `limit` due conversations of each partition for `lease_ms`; one call if one server has them."""
@@ -78,11 +80,11 @@ class Dirty:
         """
         own = self._own_ms() if self._own_ms else 0
         args = (conv, upto, retention_events, retention_age_ms, own)
-        return Routed(*await self._fcall("mark_routed", _where(conv), args))
+        return Routed(*await self._fcall("mark_routed", self._where(conv), args))
 
     async def forget_conversation(self, conv: str) -> None:
         """Delete the keys of a removed conversation, after it was removed from all members' rows."""
-        await self._fcall("forget_conversation", _where(conv), (conv,))
+        await self._fcall("forget_conversation", self._where(conv), (conv,))
 
     async def backlog(self, parts: Iterable[int]) -> Backlog:
         """How much is due in these partitions together, by their server's clock: the deadlines are of that.
@@ -100,6 +102,7 @@ class Dirty:
         except LinnetError as error:
             raise from_function(error) from None
 
-
-def _where(conv: str) -> tuple[str, str, str]:
-    return keys.conversation(conv), keys.log(conv), keys.dirty(keys.partition(conv))
+    def _where(self, conv: str) -> tuple[str, ...]:
+        part = keys.partition(conv)
+        where = keys.conversation(conv), keys.log(conv), keys.dirty(part)
+        return (*where, keys.moved(part)) if self._followed else where

@@ -31,6 +31,7 @@ USERS_PER_CALL: Final = 50  # the server does nothing else for about as many µs
 CONNECT_COST_US, CONNECT_BURST_US = 1_000_000, 30_000_000
 OPEN_COST_US, OPEN_BURST_US = 2_000_000, 120_000_000
 SEARCH_COST_US, SEARCH_BURST_US = 200_000, 1_000_000
+QUERY_COST_US, QUERY_BURST_US = 200_000, 4_000_000  # 5 a second, 20 at once
 ASK_COST_US, ASK_BURST_US = 180_000_000, 3_600_000_000  # 20 an hour
 REPORT_COST_US, REPORT_BURST_US = 180_000_000, 3_600_000_000  # 20 an hour
 ACT_COST_US, ACT_BURST_US = 1_000_000, 120_000_000
@@ -267,6 +268,10 @@ class Users:
     def spend_search(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
         """Count a search for users against the user's rate: None, or `RateLimited`."""
         self._take_from_rate(user, "searches", SEARCH_COST_US, SEARCH_BURST_US, reply)
+
+    def spend_query(self, user: str, reply: Callable[[LinnetError | None], None]) -> None:
+        """Count a search for messages against the user's rate: None, or `RateLimited`."""
+        self._take_from_rate(user, "queries", QUERY_COST_US, QUERY_BURST_US, reply)
 
     def _take_from_rate(
         self, user: str, field: str, cost_us: int, burst_us: int, reply: Callable[[LinnetError | None], None]

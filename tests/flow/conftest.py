@@ -139,7 +139,8 @@ class Start(Protocol):
 @pytest.fixture(scope="session")
 def _chat(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     media = tmp_path_factory.mktemp("media").as_uri()
-    system = System(tmp_path_factory.mktemp("chat"), LINNET_MEDIA_URL=media)
+    search = tmp_path_factory.mktemp("search").as_uri()
+    system = System(tmp_path_factory.mktemp("chat"), LINNET_MEDIA_URL=media, LINNET_SEARCH_URL=search)
     support.run(system.ready())
     yield system
     system.close()

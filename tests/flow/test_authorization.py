@@ -38,7 +38,7 @@ PASSWORD: Final = "correct horse battery"
 PICTURE: Final = b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
-SETTINGS: Final = Settings(jwt_secret=JWT_SECRET, media_url="file:///everything")
+SETTINGS: Final = Settings(jwt_secret=JWT_SECRET, media_url="file:///everything", search_url="file:///index")
 AT_ONCE: Final = 8
 EVERYTHING: Final = "<stranger> <friend> <newcomer> <own> <direct>"
 NOWHERE: Final = "g:" + "A" * 22
@@ -389,6 +389,9 @@ ROWS: Final = (
     Row(f"DELETE {TUS}/{{upload}}",           "204 204 204 204 204 204 401 401 422", "<my upload>", headers=RESUMABLE),
     Row(f"DELETE {TUS}/{{upload}}",           "404 404 404 404 404 404 401 401 422", "<their upload>",
         headers=RESUMABLE),
+    # what a user may not see is no hit
+    Row("GET /v1/search",                     "200 200 200 200 200 200 401 401 422", "/v1/search?q=hi"),
+    Row("GET /v1/search",                     "404 404 404 404 404 404 401 401 422", "/v1/search?q=hi&in=<direct>"),
     Row("GET /v1/openapi.json",               "200 200 200 200 200 200 200 200 200", "/v1/openapi.json"),
     Row("GET /v1/schema.json",                "200 200 200 200 200 200 200 200 200", "/v1/schema.json"),
 )

@@ -22,6 +22,7 @@ from router.store.due import look_due
 from router.store.file_records import Record
 from router.store.files import Files, UploadRate
 from router.store.moderation import Act, Moderation
+from router.store.moved import Moved
 from router.store.openings import Wanted
 from router.store.pairs import Pairs
 from router.store.people import People, Person
@@ -297,6 +298,7 @@ CASES: Final[dict[str, Case]] = {
     "member": Case(_GROUP, lambda w: w.conversations.member(w.group, w.ann, _MEMBER, "put")),
     "moderate": Case(_GROUP, lambda w: w.moderation.restrain(_act(w), "mute")),
     "note_reading": Case(_nothing, lambda w: w.audit.note_reading(w.group, w.ann, "why")),
+    "moved": Case(_GROUP, lambda w: Moved(w.client).finished([w.dirty_part], 1000)),
     "move_acts": Case(_with_acts, lambda w: w.audit.move(w.group)),
     "move_format": Case(_nothing, lambda w: RowFormats(w.client).write_newest()),
     "offer_reset": Case(_USER, lambda w: w.accounts.offer_reset(w.ann, "digest")),
