@@ -37,6 +37,7 @@ class Account:
         self.starts: dict[str, int] = {}
         self.sessions = 0
         self.began = 0  # when the first session began
+        self.complete = False  # whether a session began while all of Redis answered, so that no conversation was held
         self.gaps: dict[str, list[tuple[int, int]]] = {}
         self.session: dict[str, int] = {}  # conversation -> the highest seq that this session had or received
         self.given: set[tuple[str, int]] = set()  # in this session
@@ -137,11 +138,13 @@ class Account:
                 what = f"read mark went from {read} back to {known.read}"
                 self._add("G9", what, row.at, known.conversation, known.read)
         self._known(row.conversations, row.at)
+        self.complete = self.complete or not self.findings.parts_away(row.at)
 
     def _known(self, conversations: list[history.Known], at: int) -> None:
         for known in conversations:
             name, had = known.conversation, known.conversation in self.received
-            if self.sessions == 1 and name not in self.starts and not had:
+            # A new device begins with a conversation that was held when it first connects and finds it answering.
+            if (self.sessions == 1 or not self.complete) and name not in self.starts and not had:
                 self._start(known, at)
                 self.began = at
             elif name in self.starts and not had and self.findings.failed_over(self.began, at):

@@ -29,6 +29,8 @@ SETTLED_MS: Final = 10_000
 STEPPED_MS: Final = 20_000  # a client that does not read, or whose link is held, notices later
 # Within this time every process has noticed that a setting of Redis breaks the durability.
 NOTICED_MS: Final = 6_000
+# Of these kinds are the faults by which a process may miss a part of Redis and still have the others.
+PARTS: Final = ("shard-", "store-", "bus-")
 NEVER: Final = 1 << 62
 HASH_OF: Final = "hash of "  # in the target of a fault, before the user whose hash it deleted
 # The log line of a failover, in local time: of a sentinel, or of a cluster's server that was elected. They start one
@@ -162,6 +164,13 @@ class Findings:
     def failed_over(self, since: int, until: int) -> bool:
         """Whether a failover may have taken back, by one of these times, something not acked at the other."""
         return any(began <= until and ended >= since for began, ended in self._failovers)
+
+    def parts_away(self, at: int) -> bool:
+        """Whether a part of a cluster may not have answered a process at this time."""
+        return any(
+            fault.kind.startswith(PARTS) and fault.began <= at <= fault.ended + SETTLED_MS
+            for fault in self.evidence.faults
+        )
 
     def unfit(self, since: int, until: int) -> bool:
         """Whether a setting of Redis broke the durability all that time, and the processes had noticed it before."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from loadtest.chaos.proof import checker
+from loadtest.chaos.proof import account, checker
 from loadtest.chaos.proof.evidence import Conversation, Ending, Evidence, Fault, Loss, Mark, Run, Sample
 from loadtest.chaos.proof.findings import NOTICED_MS, SETTLED_MS, Violation
 from loadtest.chaos.proof.history import (
@@ -441,6 +441,21 @@ def test_device_whose_first_session_a_failover_took_back_begins_anew(forged: For
     ]  # fmt: skip
     assert any("misses 2 events" in one.what for one in forged.found())
     forged.faults = [Fault("primary-kill", "", 4_900, 5_100)]
+    assert not any("misses" in one.what for one in forged.found())
+
+
+def test_device_begins_with_a_held_conversation_once_its_part_answers(
+    forged: Forged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the newest events of that time, not with those of its first session. If all answered then, it may not."""
+    monkeypatch.setattr(account, "START_EVENTS", 2)
+    begins = Known(TALK, 102, 104, 0)
+    forged.rows["ann/laptop"] = [
+        *welcome(5000), Closed(5001, 1006, "", False), *welcome(5002, begins), received(forged.log[2], 5003),
+        received(forged.log[3], 5003),
+    ]  # fmt: skip
+    assert any("misses 2 events" in one.what for one in forged.found())
+    forged.faults = [Fault("shard-gone", "", 4_900, 5_001)]
     assert not any("misses" in one.what for one in forged.found())
 
 
