@@ -96,6 +96,12 @@ MUTANTS: Final = {
         "line.charged + size > MAX_BYTES * 2",
         "tests/store/redis/test_cluster_client.py::test_server_that_is_silent_leaves_room_for_the_others",
     ),
+    "doubt of the map that lasts": Mutant(
+        "router/store/redis/map_follower.py",
+        "                if await self.ask(doubted or not self._maps):\n",
+        "                if await self.ask(doubted or not self._maps) or True:\n",
+        "tests/store/redis/test_many_processes.py::test_doubt_lasts_until_a_server_answers",
+    ),
     "spread of questions": Mutant(
         "router/store/redis/map_follower.py",
         "await asyncio.sleep(random.uniform(0, JITTER_S))",

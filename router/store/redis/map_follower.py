@@ -8,7 +8,8 @@ Invariants
   cluster that was made anew).
 - CLUSTER SLOTS is asked only if the epoch is new, once more SPREAD_S later, if the map is in doubt, or after FULL_S;
   one at a time, at most one in DOUBT_S, and after a random delay, because many processes learn of a failover at the
-  same moment.
+  same moment. A doubt lasts until a server has told the map: all may be down, and return with other addresses and
+  the epoch of before.
 - A replica is elected by the votes of most primaries, and a vote raises the voter's epoch. So if most primaries name
   the epoch of the map, no server of the map had been replaced when they were asked (`certain_at`). A voter knows the
   new epoch a little before the new owner, so only a map that was asked for SPREAD_S after its epoch was new counts.
@@ -88,13 +89,15 @@ class MapFollower:
 
     async def follow(self) -> None:
         """Ask for ever."""
+        doubted = False
         while True:
-            doubted = self.doubted.is_set()
+            doubted = doubted or self.doubted.is_set()
             self.doubted.clear()
             if doubted:
                 await asyncio.sleep(random.uniform(0, JITTER_S))
             try:
-                await self.ask(doubted or not self._maps)
+                if await self.ask(doubted or not self._maps):
+                    doubted = False
                 self._asked()
             except Exception:  # a bug here must not leave the process with an old map for ever
                 log.exception("the cluster's map could not be followed")
@@ -103,8 +106,9 @@ class MapFollower:
                 async with asyncio.timeout(random.uniform(0.75, 1.25) * POLL_S - DOUBT_S):
                     await self.doubted.wait()
 
-    async def ask(self, doubted: bool) -> None:
-        """Ask some servers for their state, and the one that knows most for the map if that may be new."""
+    async def ask(self, doubted: bool) -> bool:
+        """Ask some servers for their state, and the one that knows most for the map if that may be new. Return whether
+        the map was used."""
         now = asyncio.get_running_loop().time()
         lines = [line for line in self._routing.lines.values() if line.up]
         random.shuffle(lines)
@@ -121,21 +125,21 @@ class MapFollower:
                 if ok:
                     connection.confirmed = named, now
         if not states:
-            return
+            return False
         with_majority, epoch, best = max(states, key=lambda one: one[:2])
         if with_majority and any(one[2] is self._asking and not one[0] for one in states):
             self._asking.drop("it is cut off from the majority of the cluster")
         if not with_majority and self._maps:
-            return
+            return False
         if epoch == self.epoch:
             self._confirmed_at = now
         if epoch < self.epoch and now - self._confirmed_at < STALE_S:
-            return
+            return False
         spread = self._asked_at < self._epoch_at + SPREAD_S < now
         if doubted or epoch != self.epoch or spread or now - self._asked_at > FULL_S:
             reply = await self._question(best, "CLUSTER", "SLOTS")
             if reply is None:
-                return
+                return False
             owners = self._cluster.owners(reply, best.address)
             self._asked_at = self._confirmed_at = now
             newer, self.epoch, self._maps = epoch != self.epoch, epoch, self._maps + 1
@@ -143,6 +147,8 @@ class MapFollower:
                 self._epoch_at = now
             self._cluster.epoch, self._cluster.known = epoch, owners.addresses
             self._routing.take(owners, newer=newer)
+            return True
+        return False
 
     async def _state(self, connection: HotConnection) -> tuple[bool, int] | None:
         reply = await self._question(connection, "CLUSTER", "INFO")

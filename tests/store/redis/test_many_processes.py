@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from router.contract.errors import Unavailable
 from router.store.redis import functions
 from router.store.redis.cluster import Cluster
 from router.store.redis.cluster_client import ClusterClient
@@ -59,6 +60,7 @@ class Servers:
 
     def __init__(self) -> None:
         self.epoch = SHARDS
+        self.silent = False
         self.ports = list(range(7000, 7000 + SHARDS))
         self.asked: list[tuple[float, int, str]] = []
 
@@ -67,6 +69,8 @@ class Servers:
         self.ports[shard] += 1000
 
     def answer(self, command: str) -> Any:
+        if self.silent:
+            return Unavailable(retry_after=1)
         match command:
             case "CLUSTER INFO":
                 return f"cluster_state:ok\r\ncluster_current_epoch:{self.epoch}\r\n".encode()
@@ -114,6 +118,29 @@ async def follow(number: int, library: functions.Library) -> tuple[ClusterClient
     client = ClusterClient(Cluster("redis+cluster://127.0.0.1:7000,127.0.0.1:7001"), library)
     client._hot.start()
     return client, asyncio.create_task(client.map.follow())
+
+
+def test_doubt_lasts_until_a_server_answers(servers: Servers) -> None:
+    """All servers are down for a while, and return with other addresses; no epoch tells that."""
+    with asyncio.Runner(loop_factory=JumpingLoop) as runner:
+        runner.run(new_addresses(servers))
+
+
+async def new_addresses(servers: Servers) -> None:
+    client, following = await asyncio.create_task(follow(0, functions.build()))
+    await asyncio.sleep(3.0)
+    servers.silent = True
+    client.doubt()
+    await asyncio.sleep(3.0)
+    servers.silent = False
+    servers.ports = [port + 1000 for port in servers.ports]
+    await asyncio.sleep(3.0)
+    owner = client.routing.owner(0)
+    assert owner is not None
+    assert owner.address.port == servers.ports[0]
+    following.cancel()
+    for connection in (client._hot, *client.routing.lines.values()):
+        connection.closed("")
 
 
 def test_processes_ask_little_and_not_at_once(servers: Servers) -> None:
