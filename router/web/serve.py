@@ -86,6 +86,7 @@ class Web:
             "bot": settings.web_bot,
             "password": str(settings.password_min),
             "media": _megabytes(settings) if settings.media_url else "",
+            "search": "yes" if settings.search_url else "",
         }
         self._site = Site.load(options) if settings.web else None
 

@@ -1,12 +1,14 @@
-/** The list of conversations, with its search, and the user's own menu. */
+/** The list of conversations, with its search, and the user's own menu. Messages are searched by the server, if it can. */
 
 import { useInTab } from "./accounts.js";
 import { short, summaryOf } from "./format.js";
 import { addressOf, open, titleOf } from "./names.js";
+import { options } from "./options.js";
 import { Face, nameOf } from "./profiles.js";
 import { otherAccounts } from "./session.js";
 import { t } from "./strings.js";
 import { Avatar, html, Icon, Menu, useEffect, useState } from "./ui.js";
+import { late } from "./updates.js";
 
 const NAME = /^[A-Za-z0-9._-]{1,64}$/;
 
@@ -20,6 +22,11 @@ export function List({ session, current, show, logOut }) {
     return text.includes(wanted);
   });
   const name = query.trim().replace(/^@/, "");
+  const searches = options().search && wanted.length > 1;
+  const [Hits, setHits] = useState(/** @type {any} */ (undefined));
+  useEffect(() => {
+    if (searches && !Hits) late(() => import("./search.js")).then((found) => setHits(() => found.Hits), () => undefined); // the list still searches
+  }, [searches]);
   const stranger = NAME.test(name) && !all.some(({ view }) => view.with === name);
   const onKeyDown = (/** @type {any} */ event) => {
     const rows = [...document.querySelectorAll(".conversations a")];
@@ -46,6 +53,7 @@ export function List({ session, current, show, logOut }) {
       ${found.map((entry) => html`<${Row} key=${entry.view.id} entry=${entry} session=${session} current=${entry.view.id === current} />`)}
       ${wanted && stranger && html`<li key="new"><a href=${`#/@${name}`} onClick=${() => setQuery("")}><${Avatar} name=${name} /><span class="row-text"><span class="row-title" dir="auto">${t("write_to_name", { name })}</span></span></a></li>`}
     </ul>
+    ${searches && Hits && html`<${Hits} session=${session} query=${query.trim()} show=${show} />`}
     ${session.loaded && !all.length && !wanted && html`<div class="empty"><p>${t("nothing_yet")}</p><${Actions} show=${show} /></div>`}
     ${session.loaded && all.length > 0 && all.length < 4 && !wanted && html`<div class="begin"><${Actions} show=${show} /></div>`}
     <footer><${Chip} session=${session} /></footer>

@@ -8,6 +8,7 @@ export function options() {
     accounts: given.get("accounts") === "yes",
     bot: given.get("bot") ?? "",
     passwordMin: Number(given.get("password")) || 8,
+    search: given.get("search") === "yes",
     media: image ? { image, voice, video, file } : undefined,
   };
 }

@@ -17,11 +17,13 @@ const files = () => import("./attach.js");
 const people = () => import("./people.js");
 const settings = () => import("./settings.js");
 const moderation = () => import("./moderation.js");
+const search = () => import("./search.js");
 
 /** Where dialogs are that are not in dialogs.js. @type {Record<string, () => Promise<{ DIALOGS: Record<string, any> }>>} */
 const ELSEWHERE = {
   attach: files, camera: files, picture: files,
   contacts: people, person: people,
+  found: search,
   restrain: moderation, bans: moderation, rules: moderation, report: moderation,
   settings, profile: settings, privacy: settings, blocks: settings, password: settings, devices: settings,
 };

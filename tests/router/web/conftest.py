@@ -36,8 +36,11 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(scope="session")
 def system(starts_processes: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    media = tmp_path_factory.mktemp("media").as_uri()
-    made = System(tmp_path_factory.mktemp("web"), 2, LINNET_ORIGINS="*", LINNET_MEDIA_URL=media)
+    stores = {name: tmp_path_factory.mktemp(name).as_uri() for name in ("media", "search")}
+    made = System(
+        tmp_path_factory.mktemp("web"), 2, LINNET_ORIGINS="*",
+        LINNET_MEDIA_URL=stores["media"], LINNET_SEARCH_URL=stores["search"],
+    )  # fmt: skip
     support.run(made.ready())
     yield made
     made.close()
