@@ -93,7 +93,8 @@ async def eventually(predicate: Callable[[], Any], deadline_s: float = DEADLINE_
         except AssertionError as error:
             why = error
         if time.monotonic() > until:
-            raise AssertionError(f"not within {deadline_s:g} s: {inspect.getsource(predicate).strip()} → {why!r}")
+            source = inspect.getsource(getattr(predicate, "func", predicate)).strip()  # of a partial, too
+            raise AssertionError(f"not within {deadline_s:g} s: {source} → {why!r}")
         await asyncio.sleep(every_s)
 
 

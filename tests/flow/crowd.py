@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from itertools import pairwise
 from typing import Any, Final, NamedTuple, TypeVar
 
-from loadtest.load.client import Client, Failures, Route, now_us
+from loadtest.load.client import Client, Failures, Refused, Route, now_us
 from loadtest.load.local import OPEN_LIMITS
 from router.contract import stamp
 from tests import support
@@ -29,14 +29,15 @@ LIMITS: Final = {**OPEN_LIMITS, "LINNET_RETENTION_EVENTS": "1000000"}
 
 class Refusal(NamedTuple):
     code: str
-    after_s: float  # since the message was sent
+    silent_s: float  # for which nobody had been acked in the conversation
 
 
 class Sender:
     """One device that writes to one conversation. If a message is refused, it sends that again before any new one."""
 
-    def __init__(self, user: str, failures: Failures) -> None:
+    def __init__(self, user: str, failures: Failures, last_acks: dict[str, float]) -> None:
         self.conversation = ""
+        self._last_acks = last_acks  # when somebody was acked last, by conversation
         self.client = Client(user, failures, n=time.time_ns() // 1000)
         self.client.acks = self.acks_us = array("q")
         self.client.on_ack, self.client.on_other = self._acked, self._answered
@@ -66,18 +67,20 @@ class Sender:
         self.acked.add(n)
         self._waiting.discard(n)
         self.acked_at.append(time.monotonic())
+        self._last_acks[self.conversation] = self.acked_at[-1]
 
     def _answered(self, event: dict[str, Any]) -> None:
         if event["type"] != "error":
             return
+        silent_s = time.monotonic() - self._last_acks.get(self.conversation, 0.0)
+        self.refused.append(Refusal(event["code"], silent_s))
         n = event.get("n")
-        began = self.route.pending.get(n) if n is not None else None
-        self.refused.append(Refusal(event["code"], 0.0 if began is None else (now_us() - began) / 1e6))
-        if n is not None and began is not None:
+        if n in self.route.pending:
             self._waiting.add(n)
-            self._later(event.get("retry_after") or 1, self._again, n)
+            self._later(event.get("retry_after") or 1, self.again, n)
 
-    def _again(self, n: int) -> None:
+    def again(self, n: int) -> None:
+        """Send a message again, if it is not acked."""
         if n in self.route.pending and not self.client.closing:
             self.client.transport.write(self.route.message(n, self.route.pending[n]))
 
@@ -88,13 +91,16 @@ class Crowd:
     def __init__(self) -> None:
         self.failures = Failures()
         self.senders: list[Sender] = []
+        self._last_acks: dict[str, float] = {}
         self._writing: asyncio.Task[None] | None = None
+        self._staying: list[asyncio.Task[None]] = []
 
     async def add(self, url: str, user: str) -> Sender:
         """Connect a device; it writes once it has a conversation."""
-        sender = Sender(user, self.failures)
+        sender = Sender(user, self.failures, self._last_acks)
         await sender.client.connect(url, token(user))
         self.senders.append(sender)
+        self._staying.append(asyncio.create_task(_stay(sender, url)))
         return sender
 
     def write(self, rate: float) -> None:
@@ -150,6 +156,8 @@ class Crowd:
 
     async def leave(self) -> None:
         self.pause()
+        for task in self._staying:
+            task.cancel()
         for sender in self.senders:
             sender.client.abort()
         self.senders.clear()
@@ -166,6 +174,20 @@ class Crowd:
         """Begin a new phase of measuring."""
         for sender in self.senders:
             del sender.acks_us[:], sender.refused[:], sender.acked_at[:]
+
+
+async def _stay(sender: Sender, url: str) -> None:
+    """Connect again whenever the connection ends, and send again what is not acked."""
+    client = sender.client
+    while client.closed is not None:
+        await client.closed
+        try:
+            await client.connect(url, token(client.user))
+        except (Refused, OSError):
+            await asyncio.sleep(0.5)
+            continue
+        for n in sorted(sender.route.pending):
+            sender.again(n)
 
 
 def longest_ack_s(senders: Iterable[Sender]) -> float:

@@ -57,6 +57,7 @@ RATE: Final = 2000.0  # sends a second, or half of what is reached
 LONGEST_ACK_S: Final = 2.0
 GROUPS: Final = 6  # of each shard
 MEMBERS: Final = 3
+SLOW_TIMEOUT_MS: Final = 15_000
 GROWTH_BYTES: Final = 64 << 20
 
 pytestmark = [clusters.long, pytest.mark.alone]
@@ -122,10 +123,16 @@ async def half_of_the_highest_rate(crowd: Crowd) -> float:
 
 @pytest.fixture
 def cluster(starts_processes: None, tmp_path: Path) -> Iterator[Cluster]:
-    """Three primaries, each with a replica; all fsync."""
-    made = Cluster(tmp_path / "cluster", (1, 1, 1), fsync=True)
+    """Three primaries, each with a replica; all fsync. On a busy machine none must look dead to the others."""
+    made = Cluster(tmp_path / "cluster", (1, 1, 1), fsync=True, timeout_ms=SLOW_TIMEOUT_MS)
     yield made
     made.close()
+
+
+def new_node(folder: Path) -> Node:
+    """A server of that cluster, at an address that is new."""
+    port, bus_port = support.free_ports(2)
+    return Node(folder, port, bus_port, SLOW_TIMEOUT_MS, fsync=True)
 
 
 async def some_move(cluster: Cluster, crowd: Crowd, rng: random.Random) -> None:
@@ -165,17 +172,18 @@ async def test_moves_and_failovers_by_hand_under_load_show_clients_nothing(clust
     longest = longest_ack_s(crowd.senders)
     say(f"{MOVES} moves, {FAILOVERS} failovers in {took:.0f} s; {sent:.0f} of {rate:.0f} acks/s; longest {longest:.2f}"
         f" s, p99 {p99_s(crowd.senders) * 1000:.0f} ms; refused {len(crowd.refused)}")  # fmt: skip
-    assert all(one.code == "unavailable" and one.after_s >= HELD_S for one in crowd.refused)
+    assert all(one.code == "unavailable" and one.silent_s >= HELD_S for one in crowd.refused)
     if FULL:
         assert not crowd.refused
         assert longest <= LONGEST_ACK_S
     found = judge(crowd, log_on(cluster))
     assert found == Verdict()
-    assert (crowd.failures.holes, crowd.failures.duplicates, crowd.failures.gaps) == (0, 0, 0)
+    failures = crowd.failures
+    assert (failures.holes, failures.duplicates, failures.gaps, failures.closes) == (0, 0, 0, 0)
     await crowd.leave()
 
     crowd = await crowd_without("hold", system, cluster)
-    while not any(one.after_s < HELD_S for one in crowd.refused):
+    while not any(one.silent_s < HELD_S for one in crowd.refused):
         await aside(some_move(cluster, crowd, rng))
     await crowd.leave()
     if FULL:
@@ -213,7 +221,7 @@ async def test_empty_primary_joins_under_load(cluster: Cluster, start: Start, tm
     await system.router.ended()
     await half_of_the_highest_rate(crowd)
     crowd.forget()
-    joined = Node(tmp_path / "joined", *support.free_ports(2), fsync=True)
+    joined = new_node(tmp_path / "joined")
     joined.spawn()
     try:
         joined.wait_ready()
@@ -232,10 +240,10 @@ async def test_empty_primary_joins_under_load(cluster: Cluster, start: Start, tm
         await crowd.settled()
         say(f"moved a quarter of the slots; longest ack {longest_ack_s(crowd.senders):.2f} s,"
             f" refused {len(crowd.refused)}")  # fmt: skip
-        assert all(one.code == "unavailable" and one.after_s >= HELD_S for one in crowd.refused)
+        assert all(one.code == "unavailable" and one.silent_s >= HELD_S for one in crowd.refused)
         assert not FULL or not crowd.refused
         assert judge(crowd, log_on(cluster)) == Verdict()
-        assert not crowd.failures.holes
+        assert (crowd.failures.holes, crowd.failures.closes) == (0, 0)
         home = slot_of(keys.conversation(control.senders[0].conversation))
         joined.call("FUNCTION", "FLUSH")
         source = next(node for node in cluster.nodes if node.id == joined.owner(home))
@@ -262,7 +270,7 @@ async def test_servers_with_new_addresses_are_found(cluster: Cluster, start: Sta
 
     def elsewhere(node: Node) -> Node:
         node.kill()
-        made = Node(node.folder, *support.free_ports(2), fsync=True)
+        made = new_node(node.folder)
         cluster.nodes[cluster.nodes.index(node)] = made
         made.spawn()
         return made
@@ -303,8 +311,8 @@ async def test_servers_with_new_addresses_are_found(cluster: Cluster, start: Sta
         say(f"all addresses new: back {took:.1f} s after the servers")
         assert took <= 15.0 or not FULL
         await crowd.settled()
-        assert judge(crowd, log_on(cluster)) == Verdict()
-        assert not crowd.failures.holes
+        found = judge(crowd, log_on(cluster))
+        assert (found.broken, found.doubled, found.lost) == (0, 0, 0)
         await crowd.leave()
     finally:
         await seed.close()
@@ -344,7 +352,7 @@ async def test_killed_primaries_cost_the_others_nothing(starts_processes: None, 
         await crowd.settled()
         say(f"{KILLS} kills at {rate:.0f}/s: own shard silent {median(silences):.1f} s (median), {max(silences):.1f} s"
             f" (most); p99 of the others {median(during) * 1000:.0f} ms, before"
-            f" {median(calm) * 1000:.0f} ms; refused there {refused}")  # fmt: skip
+            f" {median(calm) * 1000:.0f} ms; refused there {refused}; {crowd.failures.closes} closes")  # fmt: skip
         found = judge(crowd, log_on(cluster))
         assert (found.broken, found.doubled, found.lost) == (0, 0, 0)
         assert not refused
@@ -357,7 +365,9 @@ async def test_killed_primaries_cost_the_others_nothing(starts_processes: None, 
 
 def have_more(counts: dict[Sender, int]) -> bool:
     """Whether each of them has had more acks than these."""
-    return all(len(sender.acked) > count for sender, count in counts.items())
+    late = {one: count for one, count in counts.items() if len(one.acked) <= count}
+    assert not late, [(one.client.user, len(one.route.pending), one.refused[-1:], one.client.error) for one in late]
+    return True
 
 
 def serves_without(cluster: Cluster) -> bool:
