@@ -94,8 +94,8 @@ chaos: $(DEV)
 kills: $(DEV)
 	KILLS=$(or $(KILLS),50) $(PY) -m pytest -q tests/flow/test_files.py
 
-# What a cluster promises under load, in figures, in about twenty minutes; with QUICK=1 in three, without the bounds that a busy
-# machine exceeds.
+# What a cluster promises under load, in figures, in about twenty minutes; with QUICK=1 some of it in about four, without the
+# bounds that a busy machine exceeds.
 cluster-check: $(DEV)
 	CLUSTER_CHECK=$(if $(QUICK),quick,full) $(PY) -m pytest -q -s tests/flow/test_cluster_check.py \
 	    tests/flow/test_cluster_growth.py tests/store/redis/test_cluster_bus.py

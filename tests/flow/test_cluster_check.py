@@ -1,7 +1,7 @@
 """`make cluster-check`: what a cluster promises under load, in figures. `-s` shows them.
 
 A crowd on real gateways writes all the time while slots move, servers fail over, die, are cut off, join, and change
-their addresses. QUICK=1 causes less of it, and without the bounds that a busy machine exceeds. Where a part of the
+their addresses. QUICK=1 causes some of it, without the bounds that a busy machine exceeds. Where a part of the
 product keeps what is shown, it is switched off once (tests/apart.py), and the same look at the logs must find faults.
 """
 
