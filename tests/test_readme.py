@@ -238,6 +238,7 @@ INNER_LIMITS = {
     "SKEW_MS": "clocks of servers", "CONNECT_MS": "clocks of servers",
     "AHEAD_MS": "clocks of servers", "LOOK": "entries looked at at once", "LOOKUP_US": "pace", "MARKS": "layout",
     "MOST_PUSH_MS": "the longest backoff of a push",
+    "ACTIVE_MS": "pace", "LAGGING_MAX": "beyond it each message raises the rows at once",
     "MAX_INCOMING": "INCOMING of set_relation.lua", "LATER_MS": "pace", "STAYS_MS": "pace", "SWEEP": "pace",
     "RECHECK_MS": "pace",
     "AHEAD_US": "clocks of servers", "DROPPED": "pace", "RANGES": "a reader from before them gets everything anew",

@@ -20,6 +20,8 @@ key                            type    content                                  
                                        seqs of the messages with a file, `freed` files that
                                        lost their last one; of a direct one `pair`, also
                                        before `m`: contacts and blocks                     pair / create, append's roles
+                                       `lagging`, `rows`, `o:<user>` last own message,      append / the rows' readers
+                                       while rows lag (functions/prelude_user_lagging.lua)
                                        `rules`, `mutes`, `x:<user>` mute, `b:<user>` ban, `s:<user>`
                                        last message in slow mode, `acts` not in the audit
                                        yet (functions/prelude_rules.lua)
@@ -50,6 +52,7 @@ key                            type    content                                  
                                        `~state` version of the state, `~tokens` when tokens
                                        were ended
 {u<q>}:recent:<user>           zset    the same names -> time of the last change, in us     deliver, join, read / sync
+{u<q>}:lagging:<user>          hash    direct conversation whose row lags -> its keys       append / the rows' readers
 {u<q>}:groups:<user>           zset    group or channel -> joined seq                       join / sync
 {u<q>}:dev:<user>              hash    device -> session row; `*` the kick mark of all      sync, leave, kick / both
 {u<q>}:people:<user>           hash    other user -> packed row (contact, request, block);  set_relation / both

@@ -77,7 +77,7 @@ class Pushes:
         """The user's waiting events, and how far the user and their devices have come."""
 
         async def ask(devices: list[str], cursors: list[str]) -> Any:
-            where = (keys.pushes(user), keys.convs(user), keys.devices(user), *cursors)
+            where = (keys.pushes(user), keys.convs(user), keys.devices(user), keys.recent(user), *cursors)
             return await self._fcall("waiting_pushes", where, devices)
 
         attempts, *flat = await naming_devices(self._client, user, ask)

@@ -21,6 +21,7 @@ from typing import Any, Final, Literal, cast
 
 from router.contract import keys, signals
 from router.contract.errors import FunctionError, LinnetError, RateLimited, from_function
+from router.store.answers import reply_of
 from router.store.redis.client import Client
 from router.store.redis.connection import RedisArg
 from router.store.redis.decoding import answer
@@ -300,7 +301,7 @@ class Users:
 
     async def row(self, user: str, conv: str) -> Row | None:
         """The user's row of one conversation, without a device's cursor; its score is 0. None for a damaged row too."""
-        packed = await self._client.fetch("HGET", keys.convs(user), conv)
+        packed = await reply_of(partial(_read_row, self._client), user, conv)
         rows = [] if packed is None else rows_of([conv.encode(), packed, b"0", None])
         return rows[0] if rows else None
 
@@ -368,7 +369,7 @@ class _DeviceRow:
         self._conv = conv
         self._reply = reply
         self._found: list[object] = []
-        client.command("HGET", keys.convs(user), conv, reply=partial(self._received, True))
+        _read_row(client, user, conv, partial(self._received, True))
         client.command("HGET", keys.cursor(user, device), conv, reply=partial(self._received, False))
 
     def _received(self, first: bool, value: object) -> None:
@@ -383,6 +384,14 @@ class _DeviceRow:
         packed, cursor = found
         rows = [] if packed is None else rows_of([self._conv.encode(), packed, b"0", cursor])
         return rows[0] if rows else None
+
+
+def _read_row(client: Client, user: str, conv: str, reply: Callable[[Any], None]) -> None:
+    """Read the user's row of one conversation as it is stored. Only rows of direct conversations may lag."""
+    if conv.startswith(keys.DIRECT):
+        client.call("row", (keys.convs(user), keys.recent(user)), (conv,), reply)
+    else:
+        client.command("HGET", keys.convs(user), conv, reply=reply)
 
 
 def refusal(error: LinnetError) -> LinnetError:

@@ -315,6 +315,7 @@ CASES: Final[dict[str, Case]] = {
     ),
     "report": Case(_GROUP, lambda w: w.reports.report_message(w.bob, w.group, 1, "spam")),
     "retry_push": Case(_USER, lambda w: w.pushes.retry(w.ann, 1)),
+    "row": Case(_USER, lambda w: w.users.row(w.ann, w.direct)),
     "schedule_push": Case(_USER, lambda w: w.pushes.schedule(w.ann, w.direct, 2, 1)),
     "sessions_to_sync": Case(_USER, lambda w: w.users.sessions_to_sync([w.session(since=b"0" * 16 + b"(0")], _ignored)),
     "set_roles": Case(_USER, lambda w: w.accounts.set_roles(w.ann, ["moderator"])),

@@ -35,13 +35,13 @@ async def conversation(s: Store, kind: str) -> str:
     return conv
 
 
-async def cost(valkey: EmbeddedValkey, s: Store, conv: str) -> tuple[list[str], int]:
+async def cost(valkey: EmbeddedValkey, s: Store, conv: str, n: int = 4) -> tuple[list[str], int]:
     """The commands that one more message makes functions run, and the bytes that are sent for it. Not counted are those
     that come now and then: INFO at most 50 times a second, and XLEN with every 64th seq."""
     before = s.client.statistics().hot
     seen: list[str] = []
     with valkey.client() as watching, watching.monitor() as monitor:
-        await s.send(conv, "ann", 4, done=3)
+        await s.send(conv, "ann", n, done=n - 1)
         with valkey.client() as other:
             other.echo("the end")
         for one in monitor.listen():
@@ -70,6 +70,20 @@ async def test_message_on_one_server_costs_what_it_did_before_there_were_cluster
         assert sent <= MORE * size + (0 if tags == NUMBERED else 6 * names)
     with valkey.client() as client:
         assert not TENURE & client.info("commandstats").keys(), "not even now and then"
+
+
+async def test_message_of_an_active_direct_conversation_raises_no_row(valkey: EmbeddedValkey) -> None:
+    """Six commands in place of eleven; the rows are raised when they are read (store/test_lagging_rows.py)."""
+    async with store(valkey.url) as s:
+        conv = keys.direct("ann", "bob")
+        assert await s.conversations.create(conv, keys.DIRECT, "", {"ann": "m", "bob": "m"}, 1, 1_000_000)
+        n = 1
+        while not await s.client.fetch("HEXISTS", keys.conversation(conv), "lagging"):
+            await s.send(conv, "ann", n, done=n - 1)
+            n += 1
+        its, sent = await cost(valkey, s, conv, n)
+        assert its == ["HMGET", "TIME", "XADD", "HSET", "SPUBLISH", "SPUBLISH"]
+        assert sent <= MORE * BEFORE[keys.DIRECT][1] + 6 * 11
 
 
 async def test_sentinels_add_nothing_to_a_call() -> None:

@@ -22,6 +22,9 @@
 
 local DELETIONS = 256              -- the last of a conversation, which do not count as unread
 local DUPLICATE, UNCHANGED = 1, 2  -- `duplicate` of an ANSWER if no event was written
+local LAGGING_MAX = 64             -- conversations of a user whose rows lag (prelude_user_lagging.lua)
+local ACTIVE_MS = 500              -- between two messages of a conversation whose rows may lag: to begin and end that costs
+                                   -- as much as is saved with three messages, and it ends after DELIVERED_MS
 local DEVICES = 64                 -- rows of a user in one conversation; clients choose device names
 
 local function again(log, seq, id, how)
@@ -72,11 +75,56 @@ local function admit(key, user, device)
   redis.call('HSET', key, 'w:' .. user, known == '' and device or known .. ' ' .. device)
 end
 
+-- Append a message whose conversation's rows lag: most messages of a direct conversation that is active. It is what
+-- `append` does, without all that such a message does not need. Nil, before anything is written, if the message needs
+-- more, or is not accepted: then `append` goes its usual way.
+local function append_lagging(k, a, h, us, n, answered, fingerprint, first)
+  local d = h[3]
+  if not h[1] or not d or h[2] ~= 'm 0 0' or h[5] or n <= greatest(d) then return nil end
+  local tat, done = struct.unpack('>I8I8', d)
+  local last, count, cost, burst, wrote = struct.unpack(META, h[1])
+  if answered > done then done = answered end
+  if n <= done or tonumber(h[4] or 0) >= last or in_cluster() or wrote ~= replid(us) then return nil end
+  if tat > us + burst then tat = us end
+  tat = math.max(tat, us) + cost
+  if tat - us > burst then return nil end
+  local at, seq, total = math.floor(us / 1000), last + 1, count + 1
+  local event = struct.pack(SLOTS, first, '\163seq\207', seq, '\164prev\207', last, '\165count\207', total,
+    '\162at\207', at) .. a[8]
+  if type(redis.pcall('XADD', k[2], seq, 'e', event, 'f', a[4])) ~= 'string' then return nil end
+  redis.call('HSET', k[1], 'm', struct.pack(META, seq, total, cost, burst, wrote, at),
+    'd:' .. a[5], accepted(d, #d + 1, tat, done, n, seq, fingerprint), 'o:' .. a[4], struct.pack('>I8I8', seq, total))
+  if seq % CAP_EVERY == 0 then cut_log(k[1], k[2], tonumber(a[3])) end
+  redis.call('SPUBLISH', a[12], event)
+  redis.call('SPUBLISH', a[17], event)
+  return struct.pack(ANSWER, seq, last, total, at, 0, wrote)
+end
+
+-- Leave the rows of a direct conversation to be raised later, from its next message on.
+local function let_lag(key, a)
+  local lagging, others = lagging_of(a[10]), lagging_of(a[15])
+  if in_cluster() then return end
+  for _, one in ipairs({lagging, others}) do
+    local size = redis.pcall('HLEN', one)
+    if type(size) ~= 'number' or size >= LAGGING_MAX then return end
+  end
+  redis.call('HSET', lagging, a[1], cmsgpack.pack({key, a[9], a[18], a[13]}))
+  redis.call('HSET', others, a[1], cmsgpack.pack({key, a[14], a[13], a[18]}))
+  redis.call('HSET', key, 'lagging', 1, 'rows', cmsgpack.pack({{a[10], a[11], a[18]}, {a[15], a[16], a[13]}}))
+end
+
 local function append(k, a)
   local user = a[4]
   local action, files, moderator, limited, format, n, answered, seen, target, fingerprint, first = append_facts(a)
-  local refusal, known, us, h, p, tat, done, said, note, aimed, acts, held, slow, counted, count, cost, burst, wrote,
-    last_at = check_append(k, a, action, files, moderator, limited, n, answered, target, fingerprint, first)
+  local h, us = read_for_append(k, a), now_us()
+  -- A user's message without files, in a conversation of two users.
+  local plain = action == 'message' and limited and format == 2 and n > 0 and target == 0 and not files and #a == 18
+  if plain and h[6] then
+    local answer = append_lagging(k, a, h, us, n, answered, fingerprint, first)
+    if answer then return answer end
+  end
+  local refusal, known, p, tat, done, said, note, aimed, acts, held, slow, counted, count, cost, burst, wrote,
+    last_at = check_append(k, a, h, us, action, files, moderator, limited, n, answered, target, fingerprint, first)
   if refusal then return refusal end
   if known then return again(k[2], known, replid(us), DUPLICATE) end
 
@@ -94,7 +142,15 @@ local function append(k, a)
   if not w then return err end
   if slow then redis.call('HSET', k[1], 's:' .. user, us) end
   if action ~= 'message' then apply(k, action, target, w.seq, note, aimed, acts) end
-  if tonumber(h[4] or 0) >= counted then mark_dirty(k[3], a[1], w.at + (a[9] and DELIVERED_MS or COALESCE_MS)) end
+  local routed = tonumber(h[4] or 0)
+  if routed >= counted then mark_dirty(k[3], a[1], w.at + (a[9] and DELIVERED_MS or COALESCE_MS)) end
+  if h[6] and not a[9] then
+    redis.call('HDEL', k[1], 'lagging')  -- its caller delivers it, and a router what was to be raised
+  elseif h[6] and not in_cluster() then
+    local others, own = unpack(redis.call('HMGET', k[1], 'o:' .. a[18], 'o:' .. a[13]))
+    raise_lagging(a[9], a[10], a[11], a[13], a[1], counted, count, others)
+    raise_lagging(a[14], a[15], a[16], a[18], a[1], counted, count, own)
+  end
   local answer
   if held then
     for i = 2, #held, 2 do held[i] = held[i] .. struct.pack('>I8', w.seq) end
@@ -120,6 +176,8 @@ local function append(k, a)
     deliver_event(a[own], a[own + 1], a[own + 2], a[own + 3], a[own + 4], a[1], w.seq, w.count, w.event, false,
       gone, us, format)
   end
+  -- From the third message of a burst on, because most bursts of people are shorter.
+  if plain and not h[6] and counted - routed >= 2 and w.at - last_at < ACTIVE_MS then let_lag(k[1], a) end
   return answer
 end
 

@@ -8,7 +8,8 @@
 
 local function may_append(k, a)
   local action, files, moderator, limited, _, n, answered, _, target, fingerprint, first = append_facts(a)
-  local refusal, known = check_append(k, a, action, files, moderator, limited, n, answered, target, fingerprint, first)
+  local h, us = read_for_append(k, a), now_us()
+  local refusal, known = check_append(k, a, h, us, action, files, moderator, limited, n, answered, target, fingerprint, first)
   return refusal or known and 0 or 1
 end
 

@@ -333,7 +333,7 @@ end
 local function end_conversation(k, conv, m)
   local gone = struct.unpack('>I8', m) + 1
   redis.call('HSET', k[1], 'gone', string.format('%.0f', gone))
-  redis.call('HDEL', k[1], 'm')
+  redis.call('HDEL', k[1], 'm', 'lagging')
   redis.call('XTRIM', k[2], 'MAXLEN', 0)
   redis.call('ZADD', k[3], math.floor(now_us() / 1000), conv)
   redis.call('ZREM', k[3], '~' .. conv)

@@ -17,7 +17,7 @@
 
 local ACCEPTED_AT = 17
 local NO_ACCEPTED = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
-local append_facts, check_append, accepted
+local append_facts, read_for_append, check_append, greatest, accepted
 
 do  -- a library has at most 200 locals that are visible at once
   local FACTS = '>I8I8I8I8c8Bc1'
@@ -42,7 +42,7 @@ do  -- a library has at most 200 locals that are visible at once
   end
 
   -- The greatest n among the rows, which is in the last one; 0 if there is none.
-  local function greatest(d)
+  function greatest(d)
     return #d >= ACCEPTED_AT and struct.unpack('>I8', d, #d + 1 - ACCEPTED) or 0
   end
 
@@ -160,19 +160,22 @@ do  -- a library has at most 200 locals that are visible at once
     return action, files, moderator, flags % 2 == 1, flags >= 2 and 2 or 1, n, done, seen, target, fingerprint, first
   end
 
-  -- Decide whether an event is accepted. Returns
+  -- The fields of the conversation that an event needs: m, u:, d:, routed, rules, lagging.
+  function read_for_append(k, a)
+    return redis.call('HMGET', k[1], 'm', 'u:' .. a[4], 'd:' .. a[5], 'routed', 'rules', 'lagging')
+  end
+
+  -- Decide whether an event is accepted; `h`: the fields (`read_for_append`), `us`: the time (µs). Returns
   --   the error, if it is not; or nil, and
-  --   the seq with which its n was accepted before, nil if it is new; the time (µs); the fields m, u:, d:, routed, rules;
+  --   the seq with which its n was accepted before, nil if it is new;
   --   if it is new: the place of n among the rows, the rate's stamp after it, `done`;
   --   of a reaction: the seq that it repeats, the new notes (`compare`; false: it has none);
   --   of an edit, delete or reaction: the target's bytes; of the delete of another user's message: the acts with this one;
   --   of a message with files: their references (`referring`); in slow mode whether the time is to be noted;
   --   and the conversation's meta.
-  function check_append(k, a, action, files, moderator, limited, n, answered, target, fingerprint, first)
+  function check_append(k, a, h, us, action, files, moderator, limited, n, answered, target, fingerprint, first)
     local user = a[4]
-    local h = redis.call('HMGET', k[1], 'm', 'u:' .. user, 'd:' .. a[5], 'routed', 'rules')
     if not h[1] then return fail('NOTFOUND') end
-    local us = now_us()
     local d, p = h[3] or NO_ACCEPTED, nil
     local tat, done = struct.unpack('>I8I8', d)
     if n > 0 then
@@ -180,7 +183,7 @@ do  -- a library has at most 200 locals that are visible at once
       if n > greatest(d) then p = #d + 1 else p, seq, other = seek(d, n, fingerprint) end
       done = math.max(done, answered)
       if other then return fail('CONTENT') end
-      if seq then return nil, seq, us, h end
+      if seq then return nil, seq end
       if n <= done then return fail('ANSWERED', after_all(d, done)) end
       if p == ACCEPTED_AT and #d >= ACCEPTED_FULL then return fail('OLD', after_all(d, done)) end
     end
@@ -223,6 +226,6 @@ do  -- a library has at most 200 locals that are visible at once
       tat = math.max(tat, us) + cost
       if tat - us > burst then return fail('RATE', string.format('%.0f', tat - us - burst)) end
     end
-    return nil, nil, us, h, p, tat, done, said, note, aimed, acts, held, slow, counted, count, cost, burst, wrote, last_at
+    return nil, nil, p, tat, done, said, note, aimed, acts, held, slow, counted, count, cost, burst, wrote, last_at
   end
 end

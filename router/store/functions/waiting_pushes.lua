@@ -1,12 +1,12 @@
 -- waiting_pushes: read the events that wait for a user, the user's read marks and the devices' cursors, all at one moment.
--- KEYS  pushes convs dev, then the cursor of each device
+-- KEYS  pushes convs dev recent, then the cursor of each device
 -- ARGV  the names of these devices
 -- Returns {attempts, conv, seq, due, read, cursor, …}, `cursor` of the furthest device, 0 without one; nil if the user has
 --   a device that the caller did not name: its cursor is a key, too, so the caller asks again
 
 local function furthest(k, conv)
   local cursor = 0
-  for i = 4, #k do cursor = math.max(cursor, tonumber(redis.call('HGET', k[i], conv) or 0)) end
+  for i = 5, #k do cursor = math.max(cursor, tonumber(redis.call('HGET', k[i], conv) or 0)) end
   return cursor
 end
 
@@ -16,6 +16,7 @@ local function waiting_pushes(k, a)
   for _, device in ipairs(redis.call('HKEYS', dev)) do
     if device ~= '*' and not named[device] then return nil end
   end
+  catch_up_rows(convs, k[4])
   local waits, out = redis.call('HGETALL', pushes), {0}
   for i = 1, #waits, 2 do
     local conv, value = waits[i], waits[i + 1]
@@ -32,4 +33,4 @@ local function waiting_pushes(k, a)
   return out
 end
 
-register('waiting_pushes', waiting_pushes, {'no-writes'})
+register('waiting_pushes', waiting_pushes, {'allow-oom'})
