@@ -129,6 +129,30 @@ async def test_deleted_message_takes_its_references(valkey: EmbeddedValkey) -> N
         assert head.freed == bytes.fromhex(sha)
 
 
+async def test_message_with_files_and_any_body_can_be_deleted(valkey: EmbeddedValkey) -> None:
+    """Its body has byte strings, extensions, all kinds of numbers, and what looks like the files. So for trimming."""
+    odd: list[object] = [b"raw", b"x" * 300, b"y" * 40_000, 1.5, -1, -200, -70_000, 2**31]
+    odd += [2**63, 300, 70_000, None, True, "s" * 40, "t" * 300, list(range(20)), {str(i): i for i in range(20)}]
+    async with store(valkey.url) as s:
+        files = Files(s.client)
+        bodies = [pack(body) for body in (b"bytes", {"files": [b"\xa5files", {"sha256": "no"}]}, odd)]
+        for body in (*bodies, b"\x92\xd6\x05abcd\xc7\x03\x05abc"):
+            sha = await uploaded(files, "ann", "a")
+            conv = await s.group(ann="o")
+            sent = []
+            for n in (1, 2):
+                attached = await attach(files, "ann", conv, SharedFile(sha))
+                fields = {"media": pack("text"), "body": body, "files": pack(attached.infos)}
+                tail = stamp.tail("message", conv, "ann", "phone", n, fields)
+                append = replace(event(conv, "ann", n), tail=tail, files=attached.pins)
+                sent.append((await called(s.conversations.append, append)).seq)
+            await s.send(conv, "ann", 3, action="delete", target=sent[1])
+            head = await s.send(conv, "ann", 4)
+            assert (await s.dirty.mark_routed(conv, head.seq, 1, 10**12)).trimmed
+            (found,) = await called(s.conversations.heads, [conv])
+            assert found.freed == bytes.fromhex(sha)
+
+
 async def test_trimmed_message_takes_its_references(valkey: EmbeddedValkey) -> None:
     """By retention and by the safety cap; the conversation stays marked until the file's slot knows."""
     async with store(valkey.url, cap=10) as s:

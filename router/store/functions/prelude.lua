@@ -251,15 +251,56 @@ local function has_files(event)
 end
 
 -- The hashes of an event's files and their posters, 32 bytes each.
-local function files_of(event)
-  local hashes, files = {}, cmsgpack.unpack(event).files
-  if type(files) ~= 'table' then return hashes end
-  for _, file in ipairs(files) do
-    for _, one in ipairs({file, file.poster}) do
-      hashes[#hashes + 1] = string.gsub(one.sha256, '%x%x', function(byte) return string.char(tonumber(byte, 16)) end)
+local files_of
+do  -- a library has at most 200 locals that are visible at once
+  -- By the first byte of an object in msgpack: how many bytes follow it, or the format of its length; an extension has one
+  -- byte more. cmsgpack knows no byte strings and extensions, which a body may have.
+  local FIXED = {[0xca] = 4, [0xcb] = 8, [0xcc] = 1, [0xcd] = 2, [0xce] = 4, [0xcf] = 8, [0xd0] = 1, [0xd1] = 2, [0xd2] = 4,
+    [0xd3] = 8, [0xd4] = 2, [0xd5] = 3, [0xd6] = 5, [0xd7] = 9, [0xd8] = 17}
+  local SIZED = {[0xc4] = '>B', [0xc5] = '>I2', [0xc6] = '>I4', [0xc7] = '>B', [0xc8] = '>I2', [0xc9] = '>I4',
+    [0xd9] = '>B', [0xda] = '>I2', [0xdb] = '>I4'}
+  local MANY = {[0xdc] = '>I2', [0xdd] = '>I4', [0xde] = '>I2', [0xdf] = '>I4'}
+
+  -- The place behind the object that begins there.
+  local function behind(bytes, at)
+    local left = 1
+    while left > 0 do
+      local first = string.byte(bytes, at)
+      left, at = left - 1, at + 1
+      if FIXED[first] then at = at + FIXED[first]
+      elseif SIZED[first] then
+        local size, from = struct.unpack(SIZED[first], bytes, at)
+        at = from + size + (first >= 0xc7 and first <= 0xc9 and 1 or 0)
+      elseif MANY[first] then
+        local count, from = struct.unpack(MANY[first], bytes, at)
+        left, at = left + count * (first >= 0xde and 2 or 1), from
+      elseif first >= 0xa0 and first < 0xc0 then at = at + first - 0xa0
+      elseif first >= 0x90 and first < 0xa0 then left = left + first - 0x90
+      elseif first >= 0x80 and first < 0x90 then left = left + 2 * (first - 0x80) end
+    end
+    return at
+  end
+
+  -- The field of this name, in msgpack; nil if the event has none.
+  local function field(event, name)
+    local at = 2
+    for _ = 1, string.byte(event) - 0x80 do
+      local value = behind(event, at)
+      local ends = behind(event, value)
+      if string.sub(event, at, value - 1) == name then return string.sub(event, value, ends - 1) end
+      at = ends
     end
   end
-  return hashes
+
+  function files_of(event)
+    local packed, hashes = field(event, FILES), {}
+    for _, file in ipairs(packed and cmsgpack.unpack(packed) or {}) do
+      for _, one in ipairs({file, file.poster}) do
+        hashes[#hashes + 1] = string.gsub(one.sha256, '%x%x', function(byte) return string.char(tonumber(byte, 16)) end)
+      end
+    end
+    return hashes
+  end
 end
 
 -- The seqs of a `f:` field without one of them.
