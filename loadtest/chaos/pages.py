@@ -16,6 +16,7 @@ import json
 import random
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -421,7 +422,8 @@ class Pages:
                 return
             for one in self.people:
                 if await (newest := one.page.locator(".to-newest")).count():
-                    await newest.click()
+                    with suppress(Error):  # it is gone by now
+                        await newest.click(timeout=1000)
             await asyncio.sleep(POLL_S)
 
     def progress(self) -> str:
