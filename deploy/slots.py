@@ -10,8 +10,8 @@ The load of a slot is its `bytes` (estimated from some of its keys), its number 
 servers have counted for it (`cluster-slot-stats-enabled yes`, Valkey).
 
 Invariants of a move
-- It begins only if all primaries agree about every slot, no server is failing, and the target is safe
-  (`slot_plans.py`): a slot that has just come is only where the target's replicas have it, too.
+- It begins only if all primaries agree about every slot, no server is failing, no slot of the two moves key by key, and
+  the target is safe (`slot_plans.py`): a slot that has just come is only where the target's replicas have it, too.
 - Slots move in batches of BATCH or BATCH_BYTES. Before the next batch all primaries know the new owner, and the
   target's replicas have everything that it had after the batch.
 - It stops at the first sign of a failover, and says so. What has moved stays where it is.
@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -46,8 +47,12 @@ SAMPLE: Final = 64  # keys of a slot whose memory is asked for
 AGREE_S: Final = 30.0
 MOVE_S: Final = 600.0
 REPLICAS_S: Final = 30.0
+RETRY_S: Final = 0.5  # after a move that was refused or has failed
+ANSWER_S: Final = 3.0  # for the first answer of a server that may hang
+PATIENCE_S: Final = 60.0  # for every other answer
 POLL_S: Final = 0.05
 MEASURES: Final = ("bytes", "keys", "cpu")
+OPEN: Final = re.compile(r"\[(\d+)-[<>]-")  # in a server's own line: a slot that moves key by key
 ENDED: Final = (b"success", b"failed", b"cancelled", b"canceled")  # states of a migration
 
 
@@ -65,16 +70,18 @@ class Servers:
 
     def at(self, address: str) -> Any:
         if address not in self._clients:
-            self._clients[address] = redis.Redis.from_url(self._form.format(address), socket_timeout=60)
+            self._clients[address] = redis.Redis.from_url(self._form.format(address), socket_timeout=PATIENCE_S)
         return self._clients[address]
 
     def seed(self) -> Any:
-        """A server that answers."""
-        for seed in self._seeds:
-            with suppress(redis.RedisError):
-                client = self.at(seed)
-                client.ping()
-                return client
+        """A server that answers. One that hangs is passed over, if another one does not."""
+        for within_s, seed in product((ANSWER_S, PATIENCE_S), self._seeds):
+            with (
+                suppress(redis.RedisError),
+                redis.Redis.from_url(self._form.format(seed), socket_timeout=within_s) as asked,
+            ):
+                asked.ping()
+                return self.at(seed)
         raise SlotsError("none of the cluster's servers in the URL answers")
 
     def only(self) -> Any:
@@ -111,7 +118,7 @@ class Servers:
         return found
 
     def masters(self) -> list[str]:
-        return [address for address, flags in self.nodes().items() if "master" in flags]
+        return [address for address, flags in self.nodes().items() if "master" in flags and "fail" not in flags]
 
     def partitions(self) -> str:
         """Return the deployment's field `partitions`, which names its set of hash tags; `SPREAD` if it is not found."""
@@ -134,6 +141,12 @@ class Servers:
         if any(view != first for view in views.values()) or len(first) != SLOTS:
             raise SlotsError("the servers do not agree about all slots, or some have no primary: try again later")
         return [self._primary(address, first, by) for address in addresses]
+
+    def require_closed(self, addresses: Iterable[str]) -> None:
+        """`SlotsError` if a slot moves key by key from or to one of these servers: it moves none as a whole then."""
+        for address in addresses:
+            if slot := OPEN.search(self.at(address).execute_command("CLUSTER", "NODES").decode()):
+                raise SlotsError(f"slot {slot[1]} of {address} moves key by key: finish that, or take it back, first")
 
     def _primary(self, address: str, owners: dict[int, str], by: str) -> Primary:
         client = self.at(address)
@@ -201,6 +214,7 @@ def move(servers: Servers, slots: Sequence[int], target: str, say: Callable[[str
             batch = left[: len(batch) + 1]
         left = left[len(batch) :]
         require_safe(found[target], sum(sizes[slot] for slot in batch))
+        servers.require_closed(one.address for one in found.values() if one.address == target or one.slots & set(batch))
         epochs = {address: one.ident for address, one in found.items()}
         for source in found.values():
             its = [slot for slot in batch if slot in source.slots and source.address != target]
@@ -271,14 +285,21 @@ def _move_as_a_whole(servers: Servers, slots: Sequence[int], source: Primary, ta
     client = servers.at(source.address)
     ranges = [part for slot in slots for part in ("SLOTSRANGE", slot, slot, "NODE", target.ident)]
     began = time.monotonic()
+    begun, why = False, ""
     while not servers.knows(target.address, slots, target):
         migrations = client.execute_command("CLUSTER", "GETSLOTMIGRATIONS")
         if all(one[b"state"] in ENDED for one in migrations):
+            if begun and migrations and migrations[0][b"state"] == b"failed":  # the newest is the first
+                why = migrations[0][b"message"].decode()
+            if why and time.monotonic() - began > AGREE_S:
+                raise SlotsError(f"{source.address} does not move slots to {target.address}: {why}")
+            if why:
+                time.sleep(RETRY_S)
             try:
                 client.execute_command("CLUSTER", "MIGRATESLOTS", *ranges)
+                begun = True
             except redis.ResponseError as error:  # right after a change the servers may not agree about the owner yet
-                if time.monotonic() - began > AGREE_S:
-                    raise SlotsError(f"{source.address} refuses to move slots: {error}") from None
+                begun, why = False, str(error)
         if time.monotonic() - began > MOVE_S:
             raise SlotsError(f"the slots did not move within {MOVE_S:g} s: see CLUSTER GETSLOTMIGRATIONS")
         time.sleep(POLL_S)
@@ -356,6 +377,7 @@ def main(given: Sequence[str]) -> None:
             isolate(servers, slot_named(args.name), args.to, args.by, say, only_say=args.only_say)
             return
         primaries = servers.primaries(args.by)
+        servers.require_closed(one.address for one in primaries)
         lines = check(primaries, args.by) if args.command == "check" else list(map(str, plan(primaries)))
         for line in lines or ["every primary has its share"]:
             say(line)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,15 @@ async def test_slots_move_only_to_a_server_whose_replicas_have_them(
         assert len(said) == 1, "it is there already"
         replica = cluster.replicas[cluster.primaries.index(at)][0]
         another = next(slot for tag in keys.tags("c") if owner.owner(slot := slot_of(tag)) == owner.id)
+        at.call("CLUSTER", "SETSLOT", another, "IMPORTING", owner.id)
+        with pytest.raises(SlotsError, match=f"slot {another} of {target} moves key by key"):
+            move(servers, [another], target, said.append)
+        with monkeypatch.context() as unseen:
+            unseen.setattr(slots, "OPEN", re.compile("(?!)"))
+            unseen.setattr(slots, "AGREE_S", 1.0)
+            with pytest.raises(SlotsError, match=r"does not move slots to .* manually imported"):
+                move(servers, [another], target, said.append)
+        at.call("CLUSTER", "SETSLOT", another, "STABLE")
         monkeypatch.setattr(slots, "REPLICAS_S", 1.0)
         replica.pause()
         try:
@@ -51,7 +62,10 @@ async def test_slots_move_only_to_a_server_whose_replicas_have_them(
         finally:
             replica.resume()
         servers.close()
-        main(["--url", url, "check"])
+        with socket.create_server(("127.0.0.1", 0)) as hanging, monkeypatch.context() as impatient:
+            impatient.setattr(slots, "ANSWER_S", 1.0)
+            impatient.setattr(slots, "PATIENCE_S", 1_000.0)
+            main(["--url", url.replace("//", f"//127.0.0.1:{hanging.getsockname()[1]},"), "check"])
         assert keys.used_tags() == SPREAD, "what a new deployment will have"
         home = next(node for node in cluster.primaries if node.id == node.owner(slot_of(keys.DEPLOYMENT)))
         home.call("HSET", keys.DEPLOYMENT, "partitions", NUMBERED)
