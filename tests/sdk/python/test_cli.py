@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,18 @@ async def test_a_message_is_sent_listened_to_listed_and_traced(chat: System, nam
     assert status == 0
     assert f"{bob}: has read it" in traced
     assert await Api(chat.router.url).gateways(printed.strip()) if chat.router else None
+
+
+async def test_refused_line_is_named_and_the_others_are_sent(chat: System, names: Names, tmp_path: Path) -> None:
+    """It leaves the store, too: no later command sends it or loads it again."""
+    ann, bob = names("ann", "bob")
+    at_ann = await logged_in(chat, tmp_path / "a", ann)
+    await chat.api("POST", "/v1/tokens", {"user": bob})
+    status, out, said = await linnet(at_ann, "send", f"@{bob}", given=f"one\n{'x' * 70_000}\ntwo\n")
+    assert (status, len(out.splitlines())) == (1, 2)
+    assert "too_large" in said
+    with closing(sqlite3.connect(next(at_ann.rglob("*send*.db")))) as db:
+        assert db.execute("SELECT count(*) FROM outbox").fetchone() == (0,)
 
 
 async def test_chat_sends_lines_and_shows_answers(chat: System, names: Names, tmp_path: Path) -> None:

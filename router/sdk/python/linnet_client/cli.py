@@ -27,6 +27,7 @@ from linnet_client.errors import ClientError, Refused
 from linnet_client.events import Event, Logged
 from linnet_client.http import Api
 from linnet_client.machine import Status
+from linnet_client.messages import MessageHandle
 from linnet_client.session_file import Session, default_home
 
 API: Final = "http://127.0.0.1:8000"
@@ -114,9 +115,7 @@ async def _send(given: argparse.Namespace) -> int:
             await handle.stored
         try:
             async with asyncio.timeout(given.timeout):
-                for handle in handles:
-                    ack = await handle.acked
-                    print(f"{ack.conversation} {ack.seq}")
+                return max([await _answer(handle) for handle in handles], default=0)
         except TimeoutError:
             reason = client.stopped or client.status
             print(f"linnet: stored, not acked yet ({reason}); the next `linnet send` sends it", file=sys.stderr)
@@ -125,6 +124,17 @@ async def _send(given: argparse.Namespace) -> int:
         discarding.cancel()
         await asyncio.wait([discarding])
         await client.close()
+
+
+async def _answer(handle: MessageHandle) -> int:
+    """Print the ack or the refusal of a message. What was refused leaves the store: no later command shows it."""
+    try:
+        ack = await handle.acked
+    except Refused as error:
+        print(f"linnet: {error}", file=sys.stderr)
+        await handle.cancel()
+        return 1
+    print(f"{ack.conversation} {ack.seq}")
     return 0
 
 
@@ -246,10 +256,12 @@ async def _chat(given: argparse.Namespace) -> int:
 async def _send_lines(client: Client, conversation: str, lines: asyncio.Queue[str | None]) -> None:
     while (line := await lines.get()) is not None:
         if line:
+            handle = client.conversation(conversation).send(line)
             try:
-                await client.conversation(conversation).send(line).acked
+                await handle.acked
             except Refused as error:
                 print(f"linnet: {error}", file=sys.stderr)
+                await handle.cancel()
 
 
 async def _doctor(given: argparse.Namespace) -> int:
