@@ -18,7 +18,7 @@ import { Media } from "./media.js";
 import { received } from "./values.js";
 
 /** @import { Status, TokenReason } from "./connection.js" */
-/** @import { ClientOptions, HandedEvent, Handler, Listeners, Store } from "./types.js" */
+/** @import { ClientOptions, ConversationOwner, HandedEvent, Handler, Listeners, Store } from "./types.js" */
 
 const DEFAULT_DEVICE = "js";
 const AGAIN_MS = 1000;
@@ -88,6 +88,17 @@ export class Client {
     /** @type {Sender} */
     this._sender;
     this._parts(store);
+    /** @type {ConversationOwner} */
+    this._owner = {
+      user: options.user,
+      http: this._http,
+      outbox: () => this._outbox,
+      events: () => this._events,
+      queue: (conversation, command) => this._queue(conversation, command),
+      send: (command) => this._send(command),
+      changed: (conversation) => this._changed([conversation]),
+      read: (conversation) => this._sendReads([{ conversation }]),
+    };
   }
 
   /** Whether what is sent outlasts this page or process. */
@@ -176,7 +187,7 @@ export class Client {
 
   /** A conversation by its id, or the direct one with `@user`. @param {string} target */
   conversation(target) {
-    return new Conversation(this, target);
+    return new Conversation(this._owner, target);
   }
 
   /** All conversations of the model. */
@@ -401,15 +412,19 @@ export class Client {
     if (event.from === this.user) this._sender.landed(event);
     if (this._settling) return; // what else comes under a given-up name is received under the present one
     if (event.conversation || event.conversations) this._receiver.push(event);
-    if (event.conversations) this._sendReads(event.conversations).catch((error) => this._failed(error));
+    if (event.conversations) void this._sendReads(event.conversations);
     if (event.type === "gap") this._emit("gap", event);
   }
 
   /** Read marks that the server does not have. @param {{ conversation: string, read?: number }[]} entries */
   async _sendReads(entries) {
-    for (const { conversation, read = 0 } of entries) {
-      const { readWanted: seq = 0 } = (await this._events.conversation(conversation)) ?? {};
-      if (seq > read) this._send({ type: "read", conversation, seq });
+    try {
+      for (const { conversation, read = 0 } of entries) {
+        const { readWanted: seq = 0 } = (await this._events.conversation(conversation)) ?? {};
+        if (seq > read) this._send({ type: "read", conversation, seq });
+      }
+    } catch (error) {
+      this._failed(error);
     }
   }
 
@@ -519,12 +534,6 @@ export class Client {
       () => undefined, // `handle.stored` says it
     );
     return handle;
-  }
-
-  /** @param {string} conversation */
-  _read(conversation) {
-    this._changed([conversation]);
-    this._sendReads([{ conversation }]).catch((error) => this._failed(error));
   }
 
   /** Send a command that nothing waits for. @param {Record<string, unknown>} command */

@@ -28,38 +28,40 @@ export class Conversation {
    */
   send(body, { media = "text", replyTo, files } = {}) {
     const more = { ...(replyTo === undefined ? {} : { reply_to: replyTo }), ...(files?.length ? { files } : {}) };
-    return this._owner._queue(this.id, { type: "send", to: this._target, body: toWire(body), media, ...more });
+    return this._owner.queue(this.id, { type: "send", to: this._target, body: toWire(body), media, ...more });
   }
 
   /** @param {number} seq @param {any} body */
   edit(seq, body) {
-    return this._owner._queue(this.id, { type: "edit", conversation: this.id, seq, body: toWire(body) });
+    return this._owner.queue(this.id, { type: "edit", conversation: this.id, seq, body: toWire(body) });
   }
 
   /** @param {number} seq */
   delete(seq) {
-    return this._owner._queue(this.id, { type: "delete", conversation: this.id, seq });
+    return this._owner.queue(this.id, { type: "delete", conversation: this.id, seq });
   }
 
   /** @param {number} seq @param {string} emoji @param {{ remove?: boolean }} [options] */
   react(seq, emoji, { remove = false } = {}) {
-    return this._owner._queue(this.id, { type: "react", conversation: this.id, seq, emoji, remove });
+    return this._owner.queue(this.id, { type: "react", conversation: this.id, seq, emoji, remove });
   }
 
   /** Mark as read up to a seq, or all that is here; it is kept and sent when there is a connection. @param {number} [seq] */
   async markRead(seq) {
-    await this._owner._events.wantRead(this.id, seq ?? (await this._owner._events.conversation(this.id))?.cursor ?? 0);
-    this._owner._read(this.id);
+    const events = this._owner.events();
+    await events.wantRead(this.id, seq ?? (await events.conversation(this.id))?.cursor ?? 0);
+    this._owner.changed(this.id);
+    await this._owner.read(this.id);
   }
 
   /** Say that the user is typing, if there is a connection. */
   typing() {
-    this._owner._send({ type: "typing", to: this._target });
+    this._owner.send({ type: "typing", to: this._target });
   }
 
   /** @returns {Promise<ConversationView>} */
   async view() {
-    return viewOf((await this._owner._events.conversation(this.id)) ?? newConversation(this.id, 0, this._owner.user));
+    return viewOf((await this._owner.events().conversation(this.id)) ?? newConversation(this.id, 0, this._owner.user));
   }
 
   /**
@@ -69,9 +71,10 @@ export class Conversation {
    * @returns {Promise<MessageView[]>}
    */
   async messages({ limit = NEWEST, before = Infinity } = {}) {
-    const { _outbox: outbox, _events: events, user } = this._owner;
+    const { user } = this._owner;
+    const events = this._owner.events();
     // The outbox first: what is acked and received after this line is dropped as received, instead of missed by both.
-    const own = before === Infinity ? await outbox.pending(this.id) : [];
+    const own = before === Infinity ? await this._owner.outbox().pending(this.id) : [];
     const rows = await events.messages(this.id, before, limit);
     const { cursor = 0 } = (await events.conversation(this.id)) ?? {};
     const here = new Set(rows.map((row) => `${row.from} ${row.device} ${row.n}`));
@@ -94,7 +97,7 @@ export class Conversation {
   /** @param {{ before?: number, after?: number, limit?: number }} options */
   _page({ before, after, limit = NEWEST }) {
     const range = before !== undefined ? `before=${before}&` : after !== undefined ? `after=${after}&` : "";
-    return this._owner._http.call("GET", `/v1/conversations/${encodeURIComponent(this.id)}/events?${range}limit=${limit}`);
+    return this._owner.http.call("GET", `/v1/conversations/${encodeURIComponent(this.id)}/events?${range}limit=${limit}`);
   }
 
   /**
@@ -104,21 +107,20 @@ export class Conversation {
    * @returns {Promise<boolean>}
    */
   async loadOlder(limit = NEWEST) {
-    const { _events: events } = this._owner;
+    const events = this._owner.events();
     const row = await events.conversation(this.id);
     if (!row || row.oldest === 0) return false;
     const page = await this._page({ before: row.oldest + 1, limit });
     await events.older(this.id, page.events, page.more);
-    this._owner._changed([this.id]);
+    this._owner.changed(this.id);
     return page.events.length > 0;
   }
 
   /** Read the others' read marks anew: when the conversation is opened, and whenever the client is live again. */
   async loadReads() {
-    const { _events: events, _http: http } = this._owner;
-    const { reads } = await http.call("GET", `/v1/conversations/${encodeURIComponent(this.id)}/reads`);
-    await events.reads(this.id, reads);
-    this._owner._changed([this.id]);
+    const { reads } = await this._owner.http.call("GET", `/v1/conversations/${encodeURIComponent(this.id)}/reads`);
+    await this._owner.events().reads(this.id, reads);
+    this._owner.changed(this.id);
   }
 }
 

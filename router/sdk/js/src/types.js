@@ -88,13 +88,13 @@ export {};
  *
  * @typedef {object} ConversationOwner
  * @property {string} user
- * @property {import("./outbox.js").Outbox} _outbox Another one once the store was lost, as `_events`.
- * @property {import("./events.js").Events} _events
- * @property {import("./http.js").Http} _http
- * @property {(conversation: string, command: Record<string, unknown>) => import("./handle.js").MessageHandle} _queue
- * @property {(conversation: string) => void} _read The read mark has been raised.
- * @property {(command: Record<string, unknown>) => void} _send
- * @property {(conversations: string[]) => void} _changed
+ * @property {import("./http.js").Http} http
+ * @property {() => import("./outbox.js").Outbox} outbox Another one once the store was lost, as `events`.
+ * @property {() => import("./events.js").Events} events
+ * @property {(conversation: string, command: Record<string, unknown>) => import("./handle.js").MessageHandle} queue
+ * @property {(command: Record<string, unknown>) => void} send Send a command that nothing waits for.
+ * @property {(conversation: string) => void} changed The conversation looks different.
+ * @property {(conversation: string) => Promise<void>} read Send its read mark, if there is a connection.
  */
 
 /**
