@@ -362,6 +362,62 @@ test("a clock that is set neither ends a live connection nor hides a dead one", 
   assert.deepEqual([alive.state, silent.state], ["live", "waiting"]);
 });
 
+test("a token is renewed before it ends, a gateway that drains is left, and a token that is refused twice stops", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout"] });
+  const sockets = [];
+  class Socket {
+    static OPEN = 1;
+    readyState = Socket.OPEN;
+    sent = [];
+    constructor() {
+      sockets.push(this);
+    }
+    send(text) {
+      this.sent.push(JSON.parse(text));
+    }
+    close() {
+      this.readyState = 3;
+    }
+  }
+  const { WebSocket } = globalThis;
+  globalThis.WebSocket = Socket;
+  t.after(() => (globalThis.WebSocket = WebSocket));
+  const reasons = [];
+  const states = [];
+  const connection = new Connection({
+    http: { call: async () => ({ gateways: ["ws://one", "ws://two"] }) },
+    token: async (reason) => `token ${reasons.push(reason)}`,
+    events: { state: (...state) => states.push(state), frame: () => undefined, hello: async () => ({}), replaced: () => undefined },
+  });
+  const pass = async (ms) => {
+    t.mock.timers.tick(ms);
+    await new Promise(setImmediate);
+  };
+  connection.start();
+  await pass(0);
+  const [first] = sockets;
+  const say = (event) => first.onmessage({ data: JSON.stringify(event) });
+  first.onopen();
+  say({ type: "welcome", heartbeat_s: 1e6, expires_at: Date.now() + 1e6 });
+  await pass(790_000);
+  assert.deepEqual(reasons, ["connect"]);
+  await pass(20_000);
+  assert.deepEqual(reasons, ["connect", "expiring"]);
+  const { id, ...auth } = first.sent.at(-1);
+  assert.deepEqual(auth, { type: "auth", token: "token 2" });
+  say({ type: "ok", id, expires_at: Date.now() + 1e9 });
+  say({ type: "drain", retry_after: 2 });
+  await pass(1999);
+  assert.equal(connection.state, "live");
+  await pass(1);
+  assert.deepEqual([connection.state, first.readyState, sockets.length], ["connecting", 3, 2]);
+  sockets[1].onclose({ code: 4501, reason: "" });
+  await pass(30_000);
+  assert.deepEqual(reasons.slice(2), ["connect", "token_expired"]);
+  sockets[2].onclose({ code: 4501, reason: "" });
+  assert.deepEqual(states.at(-1), ["stopped", "token_expired"]);
+});
+
 test("a tab watches as many users as it likes, and again whenever a leader is connected", async () => {
   const client = await opened(() => undefined);
   const posted = [];
