@@ -97,7 +97,7 @@ def test_lines_to_try_are_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tool,) = re.findall(r"127.0.0.1:7001 to 7006  \((.*)\)", text)
     subprocess.run(["sh", "-n", "-c", tool], check=True)
     assert shlex.split(tool)[1] == os.path.relpath(sys.executable)
-    assert f"cat '{folder}/cluster/url'" in tool
+    assert shlex.split(tool)[0] == f"LINNET_REDIS_URL_FILE={folder}/cluster/url"
     lines = [line.strip() for line in text.splitlines() if "curl" in line]
     (admin,) = (line for line in lines if "/v1/roles/NAME" in line)
     assert "http://127.0.0.1:9000/admin" in text
