@@ -158,6 +158,8 @@ class Visitor:
         return str(await self.page.evaluate("decodeURIComponent(location.hash.slice(4))"))
 
     async def open(self, conversation: str) -> None:
+        if conversation != self.here:
+            self.shown.pop(conversation, None)  # what was shown before it was left is old
         await self.page.evaluate("(id) => { location.hash = `#/c/${encodeURIComponent(id)}`; }", conversation)
         title = GROUP if conversation == self.group else self._other
         await self.page.locator(".chat-title", has_text=title).wait_for()
