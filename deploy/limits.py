@@ -266,6 +266,8 @@ LIMITS: Final[dict[str, list[Limit]]] = {
         Limit("letters of a word that a search compares", count(words.MAX_WORD), "found by its beginning"),
         Limit("conversations of a user that are searched", count(api_search.MAX_CONVERSATIONS),
               "those that moved last; `incomplete`"),
+        Limit("messages about which a search asks the log", count(api_search.MAX_CANDIDATES),
+              "`incomplete`: ask for an earlier time (`before`)"),
         Limit("marks of a hit", count(query.MAX_MARKS), "the first ones"),
         Limit("life of a link", "30 min to 1 h", "404"),
         Limit("time for which an `Idempotency-Key` is remembered", time(keys.IDEMPOTENCY_S), "it is a new message"),

@@ -54,7 +54,9 @@ DELETE FROM message WHERE conversation = ? AND seq BETWEEN ? AND ?;
 _NUMBERS: Final = "SELECT id, name FROM conversation WHERE name IN (SELECT value FROM json_each(?))"
 _FIND: Final = """
 SELECT message.id, conversation, seq, edit FROM terms JOIN message ON message.id = terms.rowid
-WHERE terms MATCH ? AND terms.rowid < ? AND terms.rowid > ? ORDER BY terms.rowid DESC LIMIT ?
+WHERE terms MATCH ? AND terms.rowid < ? AND terms.rowid > ?
+    AND seq <= coalesce((SELECT value FROM json_each(?) WHERE key = CAST(conversation AS TEXT)), seq)
+ORDER BY terms.rowid DESC LIMIT ?
 """
 
 
@@ -80,13 +82,13 @@ class Known(Struct, frozen=True):
 
 
 class Question(Struct, frozen=True):
-    """What is asked of one partition: of these conversations, messages with the phrases and all tags.
+    """What is asked of one partition: of these conversations, each up to a seq, messages with the phrases and all tags.
 
     `below`: only orders below this one; `above`: only orders above that one.
     """
 
     phrases: tuple[Phrase, ...]
-    conversations: list[str]
+    conversations: dict[str, int]
     tags: tuple[str, ...]
     below: int
     above: int
@@ -214,7 +216,7 @@ class Index:
     def candidates(self, question: Question) -> list[Candidate]:
         """The newest messages that may be hits, the newest first, at most `limit`."""
         found: list[Candidate] = []
-        names = question.conversations
+        names = list(question.conversations)
         for at in range(0, len(names), CONVERSATIONS):
             found += self._candidates(question, names[at : at + CONVERSATIONS])
         return sorted(found, key=_newest_first)[: question.limit]
@@ -223,7 +225,10 @@ class Index:
         known = dict(self._db.execute(_NUMBERS, (msgspec.json.encode(names).decode(),)))
         if not known:
             return []
-        rows = self._db.execute(_FIND, (_match(question, known), question.below, question.above, question.limit))
+        ends = {str(number): question.conversations[name] for number, name in known.items()}
+        ended = msgspec.json.encode({number: end for number, end in ends.items() if end < MAX_INTEGER}).decode()
+        asked = _match(question, known), question.below, question.above, ended, question.limit
+        rows = self._db.execute(_FIND, asked)
         return [Candidate(order, known[conversation], seq, edit) for order, conversation, seq, edit in rows]
 
     # -- the file

@@ -389,9 +389,10 @@ ROWS: Final = (
     Row(f"DELETE {TUS}/{{upload}}",           "204 204 204 204 204 204 401 401 422", "<my upload>", headers=RESUMABLE),
     Row(f"DELETE {TUS}/{{upload}}",           "404 404 404 404 404 404 401 401 422", "<their upload>",
         headers=RESUMABLE),
-    # what a user may not see is no hit
+    # what a user may not see is no hit, and is not found as `in`
     Row("GET /v1/search",                     "200 200 200 200 200 200 401 401 422", "/v1/search?q=hi"),
     Row("GET /v1/search",                     "404 404 404 404 404 404 401 401 422", "/v1/search?q=hi&in=<direct>"),
+    Row("GET /v1/search",                     "200 200 200 200 200 404 401 401 422", "/v1/search?q=hi&in=<group>"),
     Row("GET /v1/openapi.json",               "200 200 200 200 200 200 200 200 200", "/v1/openapi.json"),
     Row("GET /v1/schema.json",                "200 200 200 200 200 200 200 200 200", "/v1/schema.json"),
 )

@@ -167,3 +167,27 @@ async def test_only_routers_are_answered_on_the_private_port(chat: System) -> No
             assert (
                 await http.post(url, headers={"Authorization": f"Bearer {key}"}, content=b"\x80")
             ).status_code == 401
+
+
+async def test_answer_says_nothing_of_messages_that_the_user_may_not_see(chat: System, names: Names) -> None:
+    """Not even that there are some, nor when: a member who was removed, one who came later, and a stranger."""
+    ann_, bob_, eve_ = names("ann", "bob", "eve")
+    ann = await person(chat, ann_)
+    await person(chat, bob_)
+    await person(chat, eve_)
+    group = await chat.group(ann_, bob_)
+    early = await ann.sent(group, "bittern early")
+    await chat.api("DELETE", f"/v1/conversations/{group}/members/{bob_}", user=ann_)
+    for number in range(12):
+        await ann.sent(group, f"bittern {number}")
+    await chat.api("PUT", f"/v1/conversations/{group}/members/{eve_}", {"role": "member"}, user=ann_)
+    await eventually(lambda: _count(chat, ann_, "bittern", 13), every_s=EVERY_S)
+    nothing = {"hits": [], "more": False, "cursor": "", "incomplete": False}
+    for where in ({}, {"in_": group}):
+        asked: dict[str, Any] = {"limit": 1, **where}
+        assert await search(chat, eve_, "bittern", **asked) == nothing
+        found = await search(chat, bob_, "bittern", **asked)
+        assert ([hit["seq"] for hit in found["hits"]], found["more"], found["cursor"]) == ([early["seq"]], False, "")
+    (stranger,) = names("stranger")
+    await person(chat, stranger)
+    assert await _status(chat, stranger, "bittern", **{"in": group, "limit": 1}) == 404

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from router.contract.packing import MAX_INTEGER
 from router.search.documents import File, Indexed, by, edited, has, searched
 from router.search.index import MAX_ORDER, Events, Index, Known, Question, order_of
 from router.search.query import found, phrases_of
 
 NOW_MS = 1_795_000_000_000
+BOTH = {"c": MAX_INTEGER, "d": MAX_INTEGER}
 SCRIPTS = (
     "the quick brown fox jumps over a lazy dog don't café",
     "der schnelle Fuchs springt über Straße groß",
@@ -30,7 +32,7 @@ def message(seq: int, body: object, at: int = NOW_MS, user: str = "ann", files: 
 
 
 def asked(query: str, *conversations: str, tags: tuple[str, ...] = (), below: int = MAX_ORDER) -> Question:
-    return Question(phrases_of(query), list(conversations), tags, below, 0, 100)
+    return Question(phrases_of(query), dict.fromkeys(conversations, MAX_INTEGER), tags, below, 0, 100)
 
 
 def seqs(index: Index, query: str, *conversations: str, tags: tuple[str, ...] = ()) -> list[int]:
@@ -102,17 +104,24 @@ def test_tags_narrow_down_to_an_author_and_to_what_a_message_has(index: Index) -
     assert seqs(index, "see", tags=(has("image"),)) == []
 
 
+def test_conversation_is_searched_up_to_a_seq(index: Index) -> None:
+    index.add([Events(name, [message(seq, "wren") for seq in range(1, 6)], 5) for name in "cd"])
+    question = Question(phrases_of("wren"), {"c": 2, "d": MAX_INTEGER}, (), MAX_ORDER, 0, 100)
+    found_there = sorted((one.conversation, one.seq) for one in index.candidates(question))
+    assert found_there == [("c", 1), ("c", 2), *(("d", seq) for seq in range(1, 6))]
+
+
 def test_newest_come_first_and_pages_leave_nothing_out(index: Index) -> None:
     """Also messages of one millisecond."""
     index.add([Events(name, [message(seq, "wren", NOW_MS + seq // 7) for seq in range(1, 50)], 49) for name in "cd"])
     orders: list[int] = []
     below = MAX_ORDER
-    while page := index.candidates(Question(phrases_of("wren"), ["c", "d"], (), below, 0, 9)):
+    while page := index.candidates(Question(phrases_of("wren"), BOTH, (), below, 0, 9)):
         orders += [one.order for one in page]
         below = orders[-1]
     assert len(orders) == 98
     assert orders == sorted(set(orders), reverse=True)
-    between = Question(phrases_of("wren"), ["c"], (), order_of(NOW_MS + 3), order_of(NOW_MS + 2) - 1, 99)
+    between = Question(phrases_of("wren"), {"c": MAX_INTEGER}, (), order_of(NOW_MS + 3), order_of(NOW_MS + 2) - 1, 99)
     assert sorted(one.seq for one in index.candidates(between)) == list(range(14, 21))
 
 
