@@ -38,6 +38,7 @@ POLL_S: Final = 0.05
 RECORDER: Final = HERE / "page_recorder.js"
 MEDIA: Final = ("--use-fake-device-for-media-stream", "--mute-audio")
 CHIP: Final = re.compile("live at [^,]+")
+WHOLE_S: Final = 10.0
 # The worker answers for the page, which it does only if it has all of the page's files.
 WHOLE: Final = """() => new Promise((resolve) => {
   navigator.serviceWorker.addEventListener("controllerchange", () => resolve());
@@ -140,8 +141,14 @@ class Visitor:
 
     async def live(self) -> None:
         """Wait until the page is connected, and has all its modules, which no router need serve from then on."""
-        await self.page.locator(".chip.live").wait_for(state="attached")
-        await self.page.evaluate(WHOLE)
+        while True:
+            await self.page.locator(".chip.live").wait_for(state="attached")
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WHOLE_S):
+                    await self.page.evaluate(WHOLE)
+                    return
+            # Right after its start a router may not know the gateways, and then no worker keeps the page.
+            await self.page.reload()
 
     async def gateway(self) -> str:
         """Return the address of the gateway that the page names."""
